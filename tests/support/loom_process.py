@@ -50,6 +50,9 @@ def run_loom(
         try:
             process.join(timeout)
             if process.exitcode is None:
+                # At TERM loom ends what it started, which would else hold the output open.
+                process.terminate()
+                process.join(timeout)
                 raise subprocess.TimeoutExpired(["loom", *arguments], timeout)
             stdout, stderr = (text.result(timeout) for text in printed)
         finally:

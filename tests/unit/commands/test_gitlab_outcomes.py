@@ -25,4 +25,4 @@ def test_a_run_ends_as_with_gitlab_ci_local(name: str, tmp_path: Path) -> None:
     seen = ran_by_loom(Tools(other=[], environ=environ, answers=tmp_path), tmp_path / "project", ".gitlab-ci.yml")
     expected = yaml.safe_load((CASES / name / "outcome.yml").read_text())
     assert (seen.refused, seen.succeeds) == ("", expected["succeeds"])
-    assert {job: [one["result"], one["output"]] for job, one in seen.jobs.items()} == expected["jobs"]
+    assert {job: [one["result"], one["stdout"]] for job, one in seen.jobs.items()} == expected["jobs"]
