@@ -1,5 +1,5 @@
 # The main process of the container beside the job's. Comments and blank lines are cut out before it is put into the pod.
-# It needs `sh`, `mkfifo`, `dd`, `sleep`, `date` and `rm`.
+# It needs `sh`, `mkfifo`, `dd`, `wc`, `sleep`, `date` and `mv`.
 #
 # The driver's streams are FIFOs, which this container and the job's share. What the driver prints is written to files here,
 # segment by segment, until loom has taken it: a connection may break at any byte. When as many segments as may wait are
@@ -19,13 +19,18 @@ umask 0
 mkfifo "$loom_io/out" "$loom_io/err" "$loom_io/new"
 exec 9<>"$loom_io/new"
 
-# A segment is 128 reads of at most 64 KiB. One is complete when the next one exists, or the end.
+# A segment ends when it has 2 MiB, and has less than 4: it is written in parts of at most 2 MiB, which end after 128 reads.
+# It is complete when the next one exists, or the end.
 loom_pump() {
   loom_n=1 loom_gone=0
   while :; do
-    while [ "$loom_most" != 0 ] && [ $((loom_n - loom_gone)) -ge "$loom_most" ]; do read -r loom_gone <&"$2"; done
-    dd bs=65536 count=128 >"$loom_spool/$1.$loom_n" 2>/dev/null
-    [ -s "$loom_spool/$1.$loom_n" ] || break
+    while [ "$loom_most" != 0 ] && [ $((loom_n - loom_gone)) -gt "$loom_most" ]; do read -r loom_gone <&"$2"; done
+    loom_size=0
+    while [ "$loom_size" -lt 2097152 ]; do
+      dd bs=16384 count=128 >>"$loom_spool/$1.$loom_n" 2>/dev/null
+      loom_before=$loom_size loom_size=$(($(wc -c <"$loom_spool/$1.$loom_n")))
+      [ "$loom_size" != "$loom_before" ] || break 2
+    done
     loom_n=$((loom_n + 1))
   done
   : >"$loom_spool/$1.end"

@@ -30,8 +30,8 @@ DEADLINE_S = 48 * 3600.0
 """The longest life of a pod, where its pool does not say."""
 LEASE_S = 900.0
 """How long a pod lives on without its loom."""
-WAITING = 4
-"""How many segments of a stream, each of at most 8 MiB, may wait for loom."""
+WAITING = 8
+"""How many segments of a stream, each of 2 to 4 MiB, may wait for loom."""
 DETACHED_BYTES = 512 << 20
 """How much output a pod keeps that lives on without its loom. Beyond that the cluster evicts it."""
 DETACHED = "loom.detached"
