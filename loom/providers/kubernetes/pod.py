@@ -205,10 +205,12 @@ def unenforced(resources: Resources, network: str | None) -> list[str]:
 
 
 def _helper(request: SessionRequest, image: str, confined: bool) -> dict[str, Any]:
-    """Keeps the driver's streams, and reads and writes the workspace. Without any of the job's settings."""
+    """Keeps the driver's streams, and reads and writes the workspace: as root, or confined, as the job's user."""
     limited = request.resources.memory is not None or request.resources.cpus is not None
     rights: dict[str, Any] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    if not confined:
+    if confined:
+        rights |= _user_of(request)
+    else:
         rights["capabilities"]["add"] = _OWNERS
         rights["runAsUser"] = 0
     return {
@@ -243,7 +245,7 @@ def _job(request: SessionRequest, environment: Mapping[str, str], image: str, co
 
 
 def _rights(request: SessionRequest, confined: bool) -> dict[str, Any]:
-    rights: dict[str, Any] = _user((request.image.user if request.image else None) or "")
+    rights = _user_of(request)
     if request.privileged:
         rights["privileged"] = True
     if request.resources.read_only:
@@ -253,6 +255,10 @@ def _rights(request: SessionRequest, confined: bool) -> dict[str, Any]:
         rights["capabilities"] = {"drop": ["ALL"], **({} if confined else {"add": _OWNERS})}
         rights["seccompProfile"] = {"type": "RuntimeDefault"}
     return rights
+
+
+def _user_of(request: SessionRequest) -> dict[str, Any]:
+    return _user((request.image.user if request.image else None) or "")
 
 
 def _user(user: str) -> dict[str, Any]:
@@ -416,7 +422,7 @@ def _of_pool(pool: Pool) -> dict[str, Any]:
     return {key: value for key, value in keys.items() if value}
 
 
-def is_confined(pool: Pool) -> bool:
+def is_confined(pool: Pool | None) -> bool:
     """Whether its pods may not be root's (the level `restricted`)."""
-    context = ((pool.pod_template.get("spec") or {}).get("securityContext")) or {}
+    context = ((pool.pod_template.get("spec") or {}).get("securityContext") if pool else None) or {}
     return bool(context.get("runAsNonRoot"))

@@ -24,7 +24,7 @@ from loom.providers.kubernetes.cluster import Gone, is_transient
 from loom.providers.kubernetes.files import Parcels, PodFiles
 from loom.providers.kubernetes.inside import PodInside, commands_in
 from loom.providers.kubernetes.link import Link, Positions
-from loom.providers.kubernetes.pod import JOB, KEPT_UNTIL
+from loom.providers.kubernetes.pod import JOB, KEPT_UNTIL, is_confined
 from loom.status import Ended, Exit, OnOutput
 
 if TYPE_CHECKING:
@@ -222,7 +222,8 @@ class PodSession:
             proved = self._files.prove(self._pushed.digests, self._pushed.files)
         else:
             proved = self._files.fill(self._parcels.of(self._request), cancel)
-        if self._owner is not None and self._owner[0] != 0:
+        # A confined helper is the job's user already.
+        if self._owner is not None and self._owner[0] != 0 and not is_confined(self._request.pool):
             self._files.give_to(*self._owner)
         self._filled = True
         self._driven.facts = replace(self.facts, details={**self.facts.details, "files_proved": proved})
