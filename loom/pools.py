@@ -54,6 +54,8 @@ class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The image with `sh` and `cp` below the snapshot's layers; None: busybox of Docker Hub."""
     deadline: float | None = None
     """How long one of its jobs may exist, in seconds; the cluster enforces it."""
+    start_timeout: float | None = None
+    """How long one of its jobs may wait for a node, and then for its images, in seconds."""
     name: str = ""
     """Its key in the configuration; empty for a provider that `--on` names."""
 
@@ -82,6 +84,7 @@ class Misplaced(ValueError):
 
 _FIELDS = tuple(name for name in Pool.__struct_fields__ if name != "name")
 _OF_CLUSTERS = frozenset(_FIELDS) - {"provider", "jobs"}
+_DURATIONS = ("deadline", "start_timeout")
 _POD_TEMPLATE = ("metadata", "spec")
 
 
@@ -104,21 +107,21 @@ def _pool(name: str, settings: Any) -> Pool:
     if settings["provider"] in HERE and (foreign := sorted(settings.keys() & _OF_CLUSTERS)):
         text = f"{name}: {foreign[0]} has no meaning for the provider {settings['provider']}; remove it"
         raise Misplaced(text, name, foreign[0])
+    times = {key: _seconds(name, key, settings.get(key)) for key in _DURATIONS}
     try:
-        deadline = _seconds(settings.get("deadline"))
-    except ValueError as error:
-        raise Misplaced(f"{name}.deadline: {error}", name, "deadline") from error
-    try:
-        pool = msgspec.convert({**settings, "deadline": deadline, "name": name}, Pool)
+        pool = msgspec.convert({**settings, **times, "name": name}, Pool)
     except msgspec.ValidationError as error:
         raise _readable(name, str(error)) from error
     return _checked(pool)
 
 
-def _seconds(value: Any) -> float | None:
+def _seconds(name: str, key: str, value: Any) -> float | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
-    return duration(str(value).strip())
+    try:
+        return duration(str(value).strip())
+    except ValueError as error:
+        raise Misplaced(f"{name}.{key}: {error}", name, key) from error
 
 
 def _checked(pool: Pool) -> Pool:

@@ -14,10 +14,11 @@ from typing import Any
 
 from loom import snapshot
 from loom.analysis.printed import Check, Doctor
-from loom.commands import retention
+from loom.commands import planning, retention
 from loom.commands.project import WORKFLOWS, Here, here, not_counted
 from loom.commands.screen import screen_parts
 from loom.errors import LoomError
+from loom.plan.model import Job
 from loom.pools import Pool, named
 from loom.providers import labels
 from loom.providers.docker.capabilities import Traits
@@ -92,8 +93,17 @@ def _elsewhere(place: Here, pool: Pool) -> Iterator[Check]:
     except ImportError as error:
         yield _bad("cluster", f"its library is not installed: {error}", "pip install 'loom-ci[kubernetes]'")
         return
-    for found in checkup.findings(pool, place.environ, place.config.default_image):
+    for found in checkup.findings(pool, place.environ, place.config.default_image, _jobs_in(place, pool)):
         yield _check(found.state, found.name, found.text, found.advice)
+
+
+def _jobs_in(place: Here, pool: Pool) -> list[Job]:
+    """Return the jobs of the workflow that would run in the pool; none of a workflow that is not valid."""
+    try:
+        _, jobs = planning.rehearse(planning.load(place, place.workflow()), place.config)
+    except LoomError:
+        return []
+    return [job for _, job in jobs if (job.pool or Pool(provider=job.provider)) == pool]
 
 
 # -- the engine ---------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from loom.config import Config
 from loom.errors import EngineUnavailable
 from loom.plan.image_lock import LOCK_PATH, load_lock
 from loom.plan.model import Job, Plan, Secret, services_provider
+from loom.pools import HERE
 from loom.providers.base import SecretValues, Setup
 from loom.record.store import Store
 from loom.runner import JobTools
@@ -27,6 +28,7 @@ def preflight(plan: Plan, tools: JobTools, config: Config) -> None:
     """InfrastructureError for what has to be true before anything starts, and is not."""
     images = [job.image for job in plan.jobs if job.image is not None]
     optional = images and all(image.build is None and image.name == config.default_image for image in images)
+    optional = optional and tools.providers.keys() <= HERE.keys()
     for provider in tools.providers.values():
         try:
             provider.check()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -54,6 +56,8 @@ class Pods:
         self.workspace = folder / "workspace"
         self.workspace.mkdir(exist_ok=True)
         self.heard: Output = []
+        self.account = ""
+        """The service account of its credentials, where a test made one."""
 
     def request(self, **changes: Any) -> SessionRequest:
         request = SessionRequest(
@@ -113,3 +117,39 @@ def control() -> Callable[..., None] | None:
         subprocess.run([f"{tool}/cluster", command, "--dir", directory, *arguments], check=True, timeout=120)
 
     return call
+
+
+@pytest.fixture
+def restart_api_server() -> Callable[[], None] | None:
+    """Kill the API server of a cluster that the tests own, and start it again. None for one that they don't."""
+    directory = os.environ.get("LOOM_TEST_CLUSTER_DIR")
+    if not directory:
+        return None
+    state = Path(directory, "state.json")
+
+    def restart() -> None:
+        known = json.loads(state.read_text())
+        pid, _ = known["pids"]["kube-apiserver"]
+        command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
+        os.kill(pid, signal.SIGKILL)  # else it lets connections end first
+        until(lambda: _started(pid) is None)
+        with Path(directory, "log/kube-apiserver.log").open("ab") as log:
+            words = ["nsenter", f"--net=/run/netns/{known['cp']}", *command]
+            # It outlives the test: the cluster's own tool ends it.
+            server = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        known["pids"]["kube-apiserver"] = [server.pid, _started(server.pid)]
+        state.write_text(json.dumps(known, indent=1))
+        server.returncode = 0  # not waited for
+
+    return restart
+
+
+def _started(pid: int) -> int | None:
+    """When a process started, in ticks; None for one that has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,62 +38,89 @@ test:
 """
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    folder = tmp_path / "project"
-    (folder / ".loom").mkdir(parents=True)
-    (folder / ".loom/workflow.yml").write_text(WORKFLOW)
-    for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"]):
-        subprocess.run(["git", *words], cwd=folder, check=True)
-    return folder
+RETRY = f"""
+version: v1
+stages: [test]
+default: {{image: "{kubernetes.IMAGE}"}}
+build:
+  stage: test
+  retry: {{max: 1}}
+  script:
+    - echo attempt $LOOM_ATTEMPT begins
+    - test $LOOM_ATTEMPT = 2
+    - until [ -e /tmp/go ]; do sleep 0.2; done; echo attempt $LOOM_ATTEMPT ends
+"""
 
 
-def test_a_run_is_left_followed_killed_and_followed_to_its_end(project: Path, tmp_path: Path) -> None:
-    environ: Mapping[str, str] = {
-        **kubernetes.environ(),
-        "LOOM_STATE_DIR": str(tmp_path / "state"),
-        "LOOM_TMP_DIR": str(tmp_path),
-        "LOOM_CACHE_DIR": str(tmp_path / "cache"),
-        "STORY_KEY": "s3cr3t-value",
-        "LOOM_TRUST": "1",
-    }
+class Left:
+    """A project with a run that was detached."""
 
-    def loom(*words: str) -> subprocess.CompletedProcess[str]:
-        return run_loom(words, cwd=project, environ=environ, timeout=200)
+    def __init__(self, folder: Path, workflow: str) -> None:
+        self.project = folder / "project"
+        (self.project / ".loom").mkdir(parents=True)
+        (self.project / ".loom/workflow.yml").write_text(workflow)
+        user = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        for words in (["init", "-q"], ["add", "-A"], [*user, "commit", "-qm", "x"]):
+            subprocess.run(["git", *words], cwd=self.project, check=True)
+        self.environ: Mapping[str, str] = {
+            **kubernetes.environ(),
+            "LOOM_STATE_DIR": str(folder / "state"),
+            "LOOM_TMP_DIR": str(folder),
+            "LOOM_CACHE_DIR": str(folder / "cache"),
+            "STORY_KEY": "s3cr3t-value",
+            "LOOM_TRUST": "1",
+        }
+        self.said = self.loom("run", "--container", "--on", "kubernetes", "--detach", "--trust")
+        assert self.said.returncode == 0, self.said.stdout + self.said.stderr
+        self.run_id = str(self.row()["run_id"])
+        assert self.row()["status"] == "detached"
+        self.steps = folder / "state/runs" / self.run_id / "logs" / self.run_id / "jobs/build/user"
 
-    left = loom("run", "--container", "--on", "kubernetes", "--detach", "--trust")
-    assert left.returncode == 0, left.stdout + left.stderr
-    (row,) = json.loads(loom("runs", "--json").stdout)["runs"]
-    run_id = row["run_id"]
-    assert row["status"] == "detached"
-    assert f"loom attach {run_id}" in left.stdout
+    def loom(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return run_loom(words, cwd=self.project, environ=self.environ, timeout=200)
+
+    def row(self) -> dict[str, Any]:
+        """The only run, as it is listed."""
+        (row,) = json.loads(self.loom("runs", "--json").stdout)["runs"]
+        return dict(row)
+
+    def followed_until(self, text: str) -> None:
+        """Follow the run until a step of the job has printed this; then kill that loom."""
+        following = subprocess.Popen(
+            [sys.executable, "-m", "loom", "attach", self.run_id, "--trust"],
+            cwd=self.project,
+            env=dict(self.environ),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        until(
+            lambda: any(text in path.read_text() for path in self.steps.rglob("events.jsonl")),
+            while_runs=following,
+            limit_s=180,
+        )
+        assert self.loom("attach", self.run_id).returncode == 2
+        following.send_signal(signal.SIGKILL)
+        following.wait(timeout=60)
+
+    def followed(self) -> None:
+        """Let the job end, and follow the run to its end."""
+        assert self.loom("exec", self.run_id, "build", "--", "touch", "/tmp/go").returncode == 0
+        ended = self.loom("attach", self.run_id, "--trust")
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        row = self.row()
+        assert (row["run_id"], row["status"]) == (self.run_id, "success")
+
+
+def test_a_run_is_left_followed_killed_and_followed_to_its_end(tmp_path: Path) -> None:
+    left = Left(tmp_path, WORKFLOW)
+    loom, run_id = left.loom, left.run_id
+    assert f"loom attach {run_id}" in left.said.stdout
     assert len(kubernetes.pods_of(run_id)) == 1
     assert loom("resume", run_id).returncode == 2
     assert loom("clean", "--keep-last", "0").returncode == 0
     assert loom("runs", "--json").stdout.count(run_id)
-
-    steps = tmp_path / "state/runs" / run_id / "logs" / run_id / "jobs/build/user"
-    following = subprocess.Popen(
-        [sys.executable, "-m", "loom", "attach", run_id, "--trust"],
-        cwd=project,
-        env=dict(environ),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    until(
-        lambda: any("line 199" in path.read_text() for path in steps.rglob("events.jsonl")),
-        while_runs=following,
-        limit_s=180,
-    )
-    assert loom("attach", run_id).returncode == 2
-    following.send_signal(signal.SIGKILL)
-    following.wait(timeout=60)
-
-    assert loom("exec", run_id, "build", "--", "touch", "/tmp/go").returncode == 0
-    ended = loom("attach", run_id, "--trust")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    (row,) = json.loads(loom("runs", "--json").stdout)["runs"]
-    assert (row["run_id"], row["status"]) == (run_id, "success")
+    left.followed_until("line 199")
+    left.followed()
     lines = "".join(f"line {number}\n" for number in range(200))
     said = loom("logs", run_id, "build").stdout
     assert lines in said
@@ -100,3 +128,13 @@ def test_a_run_is_left_followed_killed_and_followed_to_its_end(project: Path, tm
     assert "s3cr3t" not in said
     assert "made" in loom("logs", run_id, "test").stdout
     until(lambda: kubernetes.pods_of(run_id) == [])
+
+
+def test_a_job_that_is_left_is_tried_again_by_the_loom_that_follows_it(tmp_path: Path) -> None:
+    left = Left(tmp_path, RETRY)
+    left.followed_until("attempt 2 begins")
+    left.followed()
+    said = left.loom("logs", left.run_id, "build").stdout
+    assert "attempt 1 ends" not in said
+    assert [said.count(line) for line in ("attempt 1 begins\n", "attempt 2 begins\n", "attempt 2 ends\n")] == [1, 1, 1]
+    until(lambda: kubernetes.pods_of(left.run_id) == [])

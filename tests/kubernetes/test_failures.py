@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
+from loom import providers
 from loom.cancel import Cancel
+from loom.config import Config
 from loom.errors import LoomError
-from loom.plan.model import Resources
+from loom.plan.model import Image, Job, Resources
 from loom.pools import Pool
-from loom.providers.base import Command
-from loom.providers.kubernetes.checkup import findings
+from loom.providers.base import Command, Setup
+from loom.providers.kubernetes.checkup import CheckResult, findings
 from tests.support import kubernetes
 from tests.support.effort import LONG
-from tests.support.waiting import until
+from tests.support.waiting import promptly, until
 
 if TYPE_CHECKING:
-    from tests.kubernetes.conftest import Job, Pods
+    from tests.kubernetes.conftest import Job as OpenJob
+    from tests.kubernetes.conftest import Pods
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.slow]
 long = pytest.mark.skipif(not LONG, reason="takes long: LOOM_TEST_LONG=1 runs it")
@@ -32,7 +40,7 @@ def refused(pods: Pods, **changes: Any) -> LoomError:
     return raised.value
 
 
-def lost(job: Job, disturb: Callable[[], object]) -> LoomError:
+def lost(job: OpenJob, disturb: Callable[[], object]) -> LoomError:
     """The error of a step that runs while something happens to its pod."""
     started = threading.Event()
     disturbing = threading.Thread(target=lambda: started.wait(60) and disturb())
@@ -78,6 +86,21 @@ def test_rules_of_the_namespace(pods: Pods, namespace: Any) -> None:
         "CLUSTER_POD_REFUSED",
         True,
     )
+    # A plain job's pod would be taken, one of the workflow's would not.
+    large = Job(
+        id="large", name="large", stage="", steps=(), provider="kubernetes", resources=Resources(memory=128 << 20)
+    )
+    namespace.call("ruling", "delete_namespaced_resource_quota", "rule")
+    until(lambda: asked(pool)["pods"].state == "ok")
+    found = asked(pool, [large])
+    assert found["job large"].state == "bad"
+    assert "maximum memory usage" in found["job large"].text
+    assert "pods" not in found
+
+
+def asked(pool: Pool, jobs: Sequence[Job] = ()) -> dict[str, CheckResult]:
+    """What `loom doctor` finds, by name."""
+    return {one.name: one for one in findings(pool, kubernetes.environ(), kubernetes.IMAGE, jobs)}
 
 
 def test_a_namespace_that_is_deleted_in_mid_run(pods: Pods, namespace: Any, cluster: Any) -> None:
@@ -106,3 +129,77 @@ def test_a_pod_that_its_node_evicts(pods: Pods) -> None:
         job.run("head -c 20000000 /dev/zero >/big; sleep 600", timeout_s=100)
     assert raised.value.code == "POD_EVICTED"
     assert "ephemeral local storage" in raised.value.message
+
+
+def test_a_job_that_is_larger_than_any_node_is_told_without_the_long_wait(pods: Pods) -> None:
+    with promptly(180):
+        error = refused(pods, resources=Resources(memory=1 << 50))
+    assert error.code == "POD_UNSCHEDULABLE"
+    assert "Insufficient memory" in error.message
+    assert "it asks for 1125.9 TB of memory, and no node has more than" in error.message
+    assert b"waits for a node: 0/" in b"".join(data for _, data in pods.heard)
+    large = Job(
+        id="large", name="large", stage="", steps=(), provider="kubernetes", resources=Resources(memory=1 << 50)
+    )
+    found = asked(Pool(provider="kubernetes"), [large])
+    assert (found["job large"].state, found["pods"].state) == ("warn", "ok")
+
+
+def test_the_pool_says_how_long_a_pod_waits_for_a_node(pods: Pods) -> None:
+    pool = Pool(provider="kubernetes", node_selector={"there": "is-none"}, start_timeout=1)
+    error = refused(pods, pool=pool)
+    assert error.code == "POD_UNSCHEDULABLE"
+    assert "within 1 s" in error.message
+
+
+def test_a_registry_that_the_nodes_do_not_reach(pods: Pods) -> None:
+    error = refused(pods, image=Image(name="127.0.0.1:1/nothing/there:1"))
+    assert error.code == "CLUSTER_IMAGE_UNAVAILABLE"
+    assert "127.0.0.1:1: connect: connection refused" in error.message
+
+
+def with_user(tmp_path: Path, user: dict[str, Any]) -> dict[str, str]:
+    """The environment with a kubeconfig for this user."""
+    environ = kubernetes.environ()
+    given = yaml.safe_load(Path(environ["KUBECONFIG"]).read_text())
+    context = next(one for one in given["contexts"] if one["name"] == given["current-context"])
+    given["users"] = [{"name": context["context"]["user"], "user": user}]
+    (tmp_path / "config").write_text(json.dumps(given))
+    return {**environ, "KUBECONFIG": str(tmp_path / "config")}
+
+
+def test_credentials_that_the_cluster_does_not_accept(tmp_path: Path) -> None:
+    def unauthorized(user: dict[str, Any]) -> str:
+        provider = providers.make("kubernetes", Setup(environ=with_user(tmp_path, user), config=Config()))
+        with pytest.raises(LoomError) as raised:
+            provider.check()
+        list(provider.close())
+        assert (raised.value.code, raised.value.exit_code) == ("CLUSTER_UNAUTHORIZED", 3)
+        return raised.value.message
+
+    assert "does not accept the credentials" in unauthorized({"token": "of-yesterday"})
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    signed = [
+        "-subj",
+        "/CN=me",
+        "-not_before",
+        "20200101000000Z",
+        "-not_after",
+        "20200201000000Z",
+        "-out",
+        str(certificate),
+    ]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), *signed], check=True
+    )
+    expired = {
+        f"client-{name}-data": base64.b64encode(path.read_bytes()).decode()
+        for name, path in (("key", key), ("certificate", certificate))
+    }
+    assert "does not accept the credentials" in unauthorized(expired)
+    program = {
+        "apiVersion": "client.authentication.k8s.io/v1beta1",
+        "command": "sh",
+        "args": ["-c", "echo the session has expired >&2; exit 1"],
+    }
+    assert "the session has expired" in unauthorized({"exec": program})

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +17,19 @@ from loom import providers
 from loom.cancel import Cancel
 from loom.config import Config
 from loom.errors import ImageError, LoomError, ProviderError, ServiceError
-from loom.plan.model import Image, Job, Network, Ready, Resources, Service
+from loom.plan.model import Image, Network, Ready, Resources, Service
+from loom.plan.model import Job as PlannedJob
 from loom.pools import Pool
-from loom.providers.base import NO_SECRETS, ReadOnlyMount, Setup
+from loom.providers.base import NO_SECRETS, Command, ReadOnlyMount, Setup
 from loom.providers.kubernetes.cleanup import reap
 from loom.providers.kubernetes.cluster import Cluster
 from loom.providers.kubernetes.pod import KEPT_UNTIL
-from loom.status import Ended
+from loom.status import Ended, Exit
 from tests.support import kubernetes
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from tests.kubernetes.conftest import Pods
+    from tests.kubernetes.conftest import Job, Pods
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.slow]
 
@@ -37,7 +41,6 @@ def counted(name: str) -> bytes:
 
 
 def test_no_byte_is_lost_or_doubled_where_the_connection_breaks_again_and_again(pods: Pods) -> None:
-    heard: dict[str, bytes] = {"stdout": b"", "stderr": b""}
     with pods.job() as job:
         link = job.session._link
         over = threading.Event()
@@ -49,18 +52,45 @@ def test_no_byte_is_lost_or_doubled_where_the_connection_breaks_again_and_again(
 
         breaking = threading.Thread(target=break_it)
         breaking.start()
-
-        def take(stream: str, data: bytes) -> None:
-            heard[stream] += data
-
         try:
-            from loom.providers.base import Command
-
-            ended = job.session.run(Command(script=COUNTED, shell=()), take, Cancel())
+            ended, heard = counting(job)
         finally:
             over.set()
             breaking.join()
         assert link.connections > 2
+        assert job.run("echo next")[1] == b"next\n"
+    assert ended.code == 0
+    assert heard == {"stdout": counted("line"), "stderr": counted("err")}
+
+
+def counting(job: Job, on_line: Callable[[], None] = lambda: None) -> tuple[Exit, dict[str, bytes]]:
+    """Run the counting step; return its end and the bytes of each stream."""
+    heard: dict[str, bytes] = {"stdout": b"", "stderr": b""}
+
+    def take(stream: str, data: bytes) -> None:
+        heard[stream] += data
+        on_line()
+
+    return job.session.run(Command(script=COUNTED, shell=()), take, Cancel()), heard
+
+
+def test_no_byte_is_lost_or_doubled_where_the_api_server_restarts(
+    pods: Pods, restart_api_server: Callable[[], None] | None
+) -> None:
+    if restart_api_server is None:
+        pytest.skip("restarts the API server: needs a cluster that the tests own (LOOM_TEST_CLUSTER_DIR)")
+    began = threading.Event()
+
+    def restart() -> None:
+        began.wait(60)
+        restart_api_server()
+
+    restarting = threading.Thread(target=restart)
+    restarting.start()
+    with pods.job() as job:
+        ended, heard = counting(job, began.set)
+        restarting.join()
+        assert job.session._link.connections > 1
         assert job.run("echo next")[1] == b"next\n"
     assert ended.code == 0
     assert heard == {"stdout": counted("line"), "stderr": counted("err")}
@@ -112,6 +142,21 @@ def test_limits_and_places_in_memory(pods: Pods, cluster: Any) -> None:
         assert container["resources"]["limits"] == {"cpu": "500m", "memory": str(128 << 20)}
 
 
+@pytest.mark.parametrize("user", ["1000:1000", "2000:2000"])
+def test_a_pod_without_a_root_user_has_files_of_its_own(pods: Pods, user: str) -> None:
+    (pods.workspace / "a").write_text("a\n")
+    context = {"runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000}
+    pool = Pool(provider="kubernetes", pod_template={"spec": {"securityContext": context}})
+    image = Image(name=kubernetes.IMAGE, user=None if user == "1000:1000" else user)
+    with pods.job(pool=pool, image=image) as job:
+        ended, said = job.run("echo $(id -u):$(id -g); cat a; echo b >>a; mkdir made; echo c >made/c; stat -c %u a")
+        assert (ended.code, said.decode()) == (0, f"{user}\na\n{user.split(':')[0]}\n")
+        archive = list(job.session.get_archive(["made"]))
+        job.run("rm -r made")
+        job.session.put_archive(archive)
+        assert job.run("echo d >>made/c; cat made/c a")[1] == b"c\nd\na\nb\n"
+
+
 def test_a_secret_is_nowhere_in_the_cluster(pods: Pods, cluster: Any) -> None:
     secret = b"s3cr3t-\xff-value"
     with pods.job() as job:
@@ -143,7 +188,9 @@ def test_the_services_share_the_pod(pods: Pods) -> None:
     once = Service(name="once", aliases=(), image=Image(name=kubernetes.IMAGE), command=("echo", "did it"), once=True)
     died: list[tuple[str, str]] = []
     said: list[bytes] = []
-    job = Job(id="job", name="job", stage="s", steps=(), provider="kubernetes", image=web.image, services=(once, web))
+    job = PlannedJob(
+        id="job", name="job", stage="s", steps=(), provider="kubernetes", image=web.image, services=(once, web)
+    )
     with (
         pods.provider.services(
             job,
@@ -175,7 +222,7 @@ def test_a_service_that_is_not_ready_says_its_last_lines(pods: Pods) -> None:
     bad = Service(
         name="bad", aliases=(), image=Image(name=kubernetes.IMAGE), command=("sh", "-c", "echo no license; exit 2")
     )
-    job = Job(id="job", name="job", stage="s", steps=(), provider="kubernetes", image=bad.image, services=(bad,))
+    job = PlannedJob(id="job", name="job", stage="s", steps=(), provider="kubernetes", image=bad.image, services=(bad,))
     with (
         pytest.raises(ServiceError, match="service bad ended with exit code 2 before it was ready") as raised,
         pods.provider.services(
@@ -224,6 +271,42 @@ def test_a_kept_pod_goes_on_as_it_was_and_is_ended_by_the_cluster(pods: Pods, cl
         assert (ended.code, said) == (3, b"changed\nbrought\nmore\n")
 
 
+def test_a_command_whose_output_is_heard_reads_standard_input(pods: Pods) -> None:
+    with pods.job() as job:
+
+        def heard(command: str) -> bytes:
+            out: list[bytes] = []
+            inside = job.session.inside({})
+            assert (
+                inside.exec(["sh", "-c", command], lambda _, data: out.append(data), Cancel(), timeout_s=60).code == 0
+            )
+            return b"".join(out)
+
+        with standard_input(b"given\n"):
+            assert heard("read line; echo got $line") == b"got given\n"
+        with standard_input(None):
+            assert heard("cat; echo over") == b"over\n"
+
+
+@contextmanager
+def standard_input(content: bytes | None) -> Iterator[None]:
+    """Put a pipe with this content in the place of the descriptor; None: the null device."""
+    before = os.dup(0)
+    try:
+        if content is None:
+            given = os.open(os.devnull, os.O_RDONLY)
+        else:
+            given, end = os.pipe()
+            os.write(end, content)
+            os.close(end)
+        os.dup2(given, 0)
+        os.close(given)
+        yield
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+
+
 def test_a_pod_of_a_loom_that_is_gone_is_removed_by_the_next(pods: Pods, cluster: Any) -> None:
     with pods.job() as job:
         marks = {"loom.pid": "1", "loom.pid_start": "0"}
@@ -263,7 +346,7 @@ def test_pull_policies_are_tried_in_turn_each_in_a_new_pod(pods: Pods) -> None:
     [said] = [data.decode() for _, data in pods.heard if b"the next pull policy is tried" in data]
     assert "the cluster can't get the image registry.invalid/nothing:1" in said
     service = Service(name="db", aliases=(), image=nowhere)
-    job = Job(id="job", name="job", stage="s", steps=(), provider="kubernetes", services=(service,))
+    job = PlannedJob(id="job", name="job", stage="s", steps=(), provider="kubernetes", services=(service,))
     pods.heard.clear()
     with (
         pytest.raises(ServiceError, match="of service db"),

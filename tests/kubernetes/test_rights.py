@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
+from loom.cancel import Cancel
 from loom.errors import LoomError
+from loom.providers.base import Command
+from loom.providers.kubernetes.cluster import Gone
+from loom.providers.kubernetes.session import remove
 from tests.kubernetes.conftest import Pods
 from tests.support import kubernetes
 from tests.support.waiting import until
@@ -50,6 +56,7 @@ def member(tmp_path: Path, cluster: Any) -> Iterator[Callable[[list[dict[str, An
         rbac.create_namespaced_role_binding(namespace, binding, _preload_content=False)
         held = until(lambda: cluster.call("reading a token", "read_namespaced_secret", name).get("data"))
         made.append(Pods({**kubernetes.environ(), "KUBECONFIG": str(config(held["token"]))}, tmp_path))
+        made[-1].account = name
         return made[-1]
 
     def config(encoded: str) -> Path:
@@ -64,7 +71,8 @@ def member(tmp_path: Path, cluster: Any) -> Iterator[Callable[[list[dict[str, An
         one.provider.close()
     rbac.delete_namespaced_role_binding(name, namespace, _preload_content=False)
     rbac.delete_namespaced_role(name, namespace, _preload_content=False)
-    cluster.call("removing a token", "delete_namespaced_secret", name)
+    with contextlib.suppress(Gone):
+        cluster.call("removing a token", "delete_namespaced_secret", name)
     cluster.call("removing an account", "delete_namespaced_service_account", name)
 
 
@@ -85,3 +93,33 @@ def test_a_missing_verb_is_named(member: Callable[..., Pods]) -> None:
         pass
     assert raised.value.code == "CLUSTER_FORBIDDEN"
     assert "pods/exec" in raised.value.message
+
+
+def test_credentials_that_end_in_mid_run(member: Callable[..., Pods], cluster: Any) -> None:
+    pods = member(rules())
+    began = threading.Event()
+    with pods.job() as job:
+
+        def end_them() -> None:
+            began.wait(60)
+            cluster.call("removing a token", "delete_namespaced_secret", pods.account)
+            until(lambda: not accepted(pods))
+            job.session._link.connection.abort()
+
+        ending = threading.Thread(target=end_them)
+        ending.start()
+        step = Command(script="echo begins; sleep 600", shell=(), timeout_s=100)
+        with pytest.raises(LoomError) as raised:
+            job.session.run(step, lambda *_: began.set(), Cancel())
+        ending.join()
+    assert (raised.value.code, raised.value.exit_code) == ("CLUSTER_UNAUTHORIZED", 3)
+    assert any(job.pod in problem for problem in pods.provider.close())
+    remove(cluster, job.pod)
+
+
+def accepted(pods: Pods) -> bool:
+    try:
+        pods.provider.check()
+    except LoomError:
+        return False
+    return True

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import ImageError, LoomError
+from loom.plan.model import Job
 from loom.pools import Pool
 from loom.providers.base import SessionRequest
 from loom.providers.kubernetes import pods as states
 from loom.providers.kubernetes.cluster import Cluster, Json
+from loom.providers.kubernetes.images import PodImage
 from loom.providers.kubernetes.pod import MANAGED, name_of, specification
 from loom.providers.kubernetes.pods import Pods
+from loom.providers.kubernetes.services import placed
 from loom.providers.kubernetes.session import remove
 from loom.providers.kubernetes.snapshot_image import COPY, Pushed, SnapshotImages, copying
+from loom.providers.kubernetes.starting import LargestNode, too_large
+from loom.util.units import counted
 
 VERBS = (
     *((verb, "pods", "") for verb in ("create", "get", "list", "watch", "delete", "patch")),
@@ -39,14 +47,14 @@ class CheckResult(Struct, frozen=True, kw_only=True):
     advice: str | None = None
 
 
-def findings(pool: Pool, environ: Mapping[str, str], image: str) -> Iterator[CheckResult]:
-    """Look at the pool's cluster. Nothing stays in it."""
+def findings(pool: Pool, environ: Mapping[str, str], image: str, jobs: Sequence[Job] = ()) -> Iterator[CheckResult]:
+    """Look at the pool's cluster. Nothing stays in it. `jobs`: those of the workflow that would run there."""
     cluster = Cluster.of(pool.context, environ).at(pool.namespace)
     try:
         cluster.call("looking for the cluster", "list_namespaced_pod", limit=1, patience_s=0.0)
         yield CheckResult(state="ok", name="cluster", text=f"{cluster.host}, namespace {cluster.namespace}")
         yield _verbs(cluster)
-        yield _admission(cluster, pool, image)
+        yield from _admission(cluster, pool, image, jobs)
         yield from _quotas(cluster)
         if pool.registry is not None:
             yield _registry(cluster, pool, environ)
@@ -70,18 +78,56 @@ def _verbs(cluster: Cluster) -> CheckResult:
     )
 
 
-def _admission(cluster: Cluster, pool: Pool, image: str) -> CheckResult:
-    """Ask the API server whether it would take a plain job's pod: rules of pod security, quotas, webhooks."""
-    request = _request(Path("/"), pool)
-    pod = specification(request, name_of(request), {}, (), image=image, pid=0)
-    try:
-        cluster.call("asking for a pod", "create_namespaced_pod", pod, dry_run="All")
-    except LoomError as error:
-        advice = error.hint
-        if error.code == "CLUSTER_POD_REFUSED":
-            advice = "at the level `restricted`: pod_template: {spec: {securityContext: {runAsNonRoot: true, runAsUser: 1000}}}"
-        return CheckResult(state="bad", name="pods", text=error.message, advice=advice)
-    return CheckResult(state="ok", name="pods", text="the API server would take a job's pod (asked without making one)")
+def _admission(cluster: Cluster, pool: Pool, image: str, jobs: Sequence[Job]) -> Iterator[CheckResult]:
+    """Ask the API server whether it would take these jobs' pods: pod security, limit ranges, quotas, webhooks."""
+    plain = Job(id="doctor", name="doctor", stage="", steps=(), provider=pool.place)
+    largest = LargestNode().of(cluster)
+    refused: list[str] = []
+    for name, pod in _pods((plain, *jobs), pool, image):
+        try:
+            answer = cluster.call("asking for a pod", "create_namespaced_pod", pod(), dry_run="All")
+            if found := too_large(answer, largest):
+                yield CheckResult(
+                    state="warn", name=name, text="; ".join(found), advice="an autoscaler may add such a node"
+                )
+        except LoomError as error:
+            refused.append(name)
+            yield CheckResult(state="bad", name=name, text=error.message, advice=error.hint)
+            if name == "pods":
+                return
+    if not refused:
+        also = f", and those of {counted(len(jobs), 'job')} of the workflow" if jobs else ""
+        text = f"the API server would take a plain job's pod{also} (asked without making one)"
+        yield CheckResult(state="ok", name="pods", text=text)
+
+
+def _pods(jobs: Iterable[Job], pool: Pool, image: str) -> Iterator[tuple[str, Callable[[], Json]]]:
+    """A function for the pod of each job, and what to call it; jobs whose pods differ only in their names count as one."""
+    alike: set[bytes] = set()
+    for job in jobs:
+        shape = msgspec.json.encode(
+            [job.image, job.resources, job.network, job.privileged, job.docker_socket, job.hardened, job.services]
+        )
+        if shape not in alike:
+            alike.add(shape)
+            yield "pods" if job.id == "doctor" else f"job {job.id}", partial(_pod, job, pool, image)
+
+
+def _pod(job: Job, pool: Pool, image: str) -> Json:
+    """The pod of a job in a run, without its variables. LoomError for what a pod can't have."""
+    request = replace(
+        _request(Path("/"), pool),
+        job_id=job.id,
+        image=job.image,
+        resources=job.resources,
+        network=job.network,
+        privileged=job.privileged,
+        docker_socket=job.docker_socket,
+        hardened=job.hardened,
+    )
+    images = [PodImage(name=one.image.name or image, image_id=one.image.name or image) for one in job.services]
+    named = (job.image.name if job.image else None) or image
+    return specification(request, name_of(request), {}, placed(job.services, images), image=named, pid=0)
 
 
 def _request(workspace: Path, pool: Pool) -> SessionRequest:

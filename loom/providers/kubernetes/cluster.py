@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 import socket
 import threading
@@ -35,7 +36,8 @@ WATCH_S = 330.0
 PATIENCE_S = 60.0
 """How long a request is repeated while the API server does not answer."""
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-_CHANNELS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+CHANNELS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+"""The protocols of a command's streams, the best first."""
 _UNAVAILABLE = (429, 500, 502, 503, 504)
 
 
@@ -73,15 +75,29 @@ class _Connection:
         home = Path(self._environ.get("HOME", "~"))
         file = self._environ.get("KUBECONFIG") or str(home / ".kube/config")
         there = any(Path(path).expanduser().exists() for path in file.split(":"))
+        configuration = client.Configuration()
+        configuration.retries = False  # `Cluster.patiently` repeats
         if not there and not self.context and _SERVICE_ACCOUNT.exists():
-            configuration = client.Configuration()
             config.load_incluster_config(client_configuration=configuration)
             return client.CoreV1Api(client.ApiClient(configuration)), _SERVICE_ACCOUNT.read_text()
-        api_client = config.new_client_from_config(config_file=file, context=self.context, persist_config=False)
-        api_client.configuration.retries = False
+        with _logged() as said:
+            config.load_kube_config(file, self.context, client_configuration=configuration, persist_config=False)
+        if said:
+            raise EngineUnavailable(
+                f"the kubeconfig's program for credentials failed: {_shortened(said[0])} ({self.named})",
+                hint="log in again as it says, or install it; `kubectl get pods` runs it too",
+                code="CLUSTER_UNAUTHORIZED",
+            )
         contexts, current = config.list_kube_config_contexts(config_file=file)
         chosen = next((one for one in contexts if one["name"] == self.context), current)
-        return client.CoreV1Api(api_client), (chosen.get("context") or {}).get("namespace") or "default"
+        self.context = chosen["name"]
+        return client.CoreV1Api(client.ApiClient(configuration)), (chosen.get("context") or {}).get(
+            "namespace"
+        ) or "default"
+
+    @property
+    def named(self) -> str:
+        return f"context {self.context}" if self.context else "the context in use"
 
     def close(self) -> None:
         if self._made is not None:
@@ -122,7 +138,7 @@ class Cluster:
 
     @property
     def _place(self) -> str:
-        return f"context {self._connection.context or 'in use'}, namespace {self.namespace}"
+        return f"{self._connection.named}, namespace {self.namespace}"
 
     # Requests
 
@@ -200,9 +216,11 @@ class Cluster:
 
     def _of_status(self, status: int, message: str, doing: str) -> LoomError:
         place = self._place
-        if status == 401:
+        anonymous = status == 403 and '"system:anonymous"' in message
+        if status == 401 or anonymous:
+            how = "got no credentials" if anonymous else "does not accept the credentials"
             return EngineUnavailable(
-                f"{doing}: the cluster at {self.host} does not accept the credentials ({place})",
+                f"{doing}: the cluster at {self.host} {how} ({place})",
                 hint="they may have expired: log in again; `kubectl auth whoami` tells",
                 code="CLUSTER_UNAUTHORIZED",
             )
@@ -248,7 +266,7 @@ class Cluster:
         """Start a command in a container; return the connection to its streams."""
         self._connection.requests += 1
         api_client = self.api.api_client
-        headers: dict[str, str] = {"sec-websocket-protocol": ",".join(_CHANNELS)}
+        headers: dict[str, str] = {"sec-websocket-protocol": ",".join(CHANNELS)}
         query: list[tuple[str, str]] = [
             ("container", container),
             *(("command", word) for word in command),
@@ -319,7 +337,13 @@ _REFUSALS = (
         "CLUSTER_POD_REFUSED",
     ),
     (
-        r"(.*(?:PodSecurity|denied the request).*)",
+        r"(.*PodSecurity.*)",
+        "the namespace's rules do not allow such a pod: {}",
+        "at the level `restricted`, the pool needs a `pod_template` with a user: see loom's guide for a team's cluster",
+        "CLUSTER_POD_REFUSED",
+    ),
+    (
+        r"(.*denied the request.*)",
         "the namespace's rules do not allow such a pod: {}",
         "ask for another namespace, or remove what the rules name from the job",
         "CLUSTER_POD_REFUSED",
@@ -351,6 +375,25 @@ def _handshake_reason(error: Exception) -> str:
         return str(json.loads(body or b"")["message"])
     except (ValueError, KeyError, TypeError):
         return _first_line(error)
+
+
+@contextlib.contextmanager
+def _logged() -> Iterator[list[str]]:
+    """The errors that are logged in the block, instead of printed: so the library reports a credential plugin that failed."""
+    said: list[str] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield said
+    finally:
+        root.removeHandler(handler)
+
+
+def _shortened(text: str, most: int = 400) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[:most] + "..."
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,17 +9,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from websocket import WebSocketException
 
 from loom.errors import EngineUnavailable, ProviderError
+from loom.providers.kubernetes.cluster import CHANNELS, Cluster
 from loom.status import Stream
 
-if TYPE_CHECKING:
-    from loom.providers.kubernetes.cluster import Cluster
-
-_STDIN, _STDOUT, _STDERR, _STATUS, _RESIZE = b"\x00", 1, 2, 3, b"\x04"
+_STDIN, _STDOUT, _STDERR, _STATUS, _RESIZE, _END_OF = b"\x00", 1, 2, 3, b"\x04", b"\xff"
 _PIECE = 128 * 1024
 _BINARY, _CLOSE, _PING = 0x2, 0x8, 0x9
 SILENT_S = 60.0
@@ -98,6 +96,11 @@ class Exec:
     def send(self, data: bytes) -> None:
         """Send to its standard input. OSError when the connection is broken."""
         self._frame(_STDIN, data)
+
+    def end_input(self) -> None:
+        """Close its standard input. Clusters before 1.30 have no message for that: the command sees no end."""
+        if self._socket.subprotocol == CHANNELS[0]:
+            self._frame(_END_OF, _STDIN)
 
     def resize(self, height: int, width: int) -> None:
         self._frame(_RESIZE, json.dumps({"Height": height, "Width": width}).encode())

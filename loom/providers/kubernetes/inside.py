@@ -6,9 +6,11 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from signal import SIGPIPE
 from typing import TYPE_CHECKING
 
@@ -68,7 +70,7 @@ class PodInside(Struct, frozen=True, kw_only=True):
         grace_s: float = 10.0,
         stdin: bool = True,
     ) -> Exit:
-        given = stdin and on_output is None
+        given = stdin and not _is_empty(0)
         ran, watcher = self._start(command, stdin=given, watched_after_s=_WATCHED_AFTER_S)
         wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         unregister = cancel.on_request(lambda: os.eventfd_write(wake, 1))
@@ -227,7 +229,17 @@ def _new_path(what: str) -> str:
 
 
 def _feed(ran: Exec) -> None:
-    """Send standard input until its end or the command's. The protocol can't close it: the command sees no end."""
+    """Send standard input until its end or the command's."""
     with contextlib.suppress(OSError):
         while data := os.read(0, _READ):
             ran.send(data)
+        ran.end_input()
+
+
+def _is_empty(file: int) -> bool:
+    """Whether it is closed, or the null device."""
+    try:
+        found = os.fstat(file)
+    except OSError:
+        return True
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == Path(os.devnull).stat().st_rdev

@@ -226,6 +226,20 @@ def refusal(pod: Mapping[str, Any] | None, places: Mapping[str, str]) -> LoomErr
     return None
 
 
+def explained(error: LoomError, cluster: Cluster, name: str) -> LoomError:
+    """Add the reason to the error of an image: while the kubelet waits before it tries again, only an event has it."""
+    text, waits, _ = error.message.partition(": Back-off pulling image")
+    pulls = (
+        [event for event in events_of(cluster, name) if event.startswith("Failed: Failed to pull image")]
+        if waits
+        else []
+    )
+    if not pulls:
+        return error
+    reason = pulls[-1].partition('": ')[2] or pulls[-1]
+    return type(error)(f"{text}: {reason.rpartition(' desc = ')[2]}", hint=error.hint, code=error.code)
+
+
 def _containers(pod: Mapping[str, Any]) -> list[Json]:
     spec = pod.get("spec") or {}
     return [*(spec.get("containers") or ()), *(spec.get("initContainers") or ())]

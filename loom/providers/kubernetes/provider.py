@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from loom.providers import driver
 from loom.providers.base import Capabilities, Provider, SecretValues, SessionFacts, SessionRequest, Setup
 from loom.providers.kubernetes import pods as states
 from loom.providers.kubernetes import services as of_pod
+from loom.providers.kubernetes import starting
 from loom.providers.kubernetes.cleanup import PodRemovals, reap
 from loom.providers.kubernetes.cluster import Cluster
 from loom.providers.kubernetes.files import Parcels
@@ -28,7 +28,6 @@ from loom.providers.kubernetes.kept import KeptPod, find
 from loom.providers.kubernetes.link import Link
 from loom.providers.kubernetes.pod import (
     HELPER,
-    JOB,
     is_confined,
     lease_of,
     name_of,
@@ -39,16 +38,11 @@ from loom.providers.kubernetes.pod import (
 from loom.providers.kubernetes.pods import Pods
 from loom.providers.kubernetes.services import PodServices
 from loom.providers.kubernetes.session import PodSession
-from loom.providers.kubernetes.snapshot_image import COPY, Pushed, SnapshotImages
+from loom.providers.kubernetes.snapshot_image import Pushed, SnapshotImages
 from loom.status import OnOutput
 
 if TYPE_CHECKING:
     from loom.storage.workspace import OnSkipped
-
-START_S = 600.0
-"""How long a pod may wait for a node and its images."""
-_TELL_S = 10.0
-"""A pod that has not started by then says why, once."""
 
 
 def provider(setup: Setup) -> Provider:
@@ -72,6 +66,7 @@ class KubernetesProvider:
         self._pods: dict[str, Pods] = {}
         self._services: dict[str, PodServices] = {}
         self._images_of: dict[str, SnapshotImages] = {}
+        self._largest_node = starting.LargestNode()
         self._removals = PodRemovals()
         self._reaped: set[str] = set()
 
@@ -167,9 +162,11 @@ class KubernetesProvider:
         cancel: Cancel,
         stack: ExitStack,
     ) -> PodSession:
+        stack.callback(cancel.on_request(pods.wake))
+        starting.until_on_node(cluster, pods, self._largest_node, name, request, on_output, cancel)
         if services is not None:
             of_pod.wait_until_ended(cluster, pods, name, services)
-        pod = _until_runs(cluster, pods, name, request, on_output, cancel)
+        pod = starting.until_runs(cluster, pods, name, request, cancel)
         link = Link(
             cluster,
             name,
@@ -260,63 +257,6 @@ def _with_next_policy(request: SessionRequest, services: PodServices | None, err
     if image is None or not image.pull_else:
         return None
     return replace(request, image=replace(image, pull=image.pull_else[0], pull_else=image.pull_else[1:]))
-
-
-def _until_runs(
-    cluster: Cluster, pods: Pods, name: str, request: SessionRequest, on_output: OnOutput, cancel: Cancel
-) -> Mapping[str, object]:
-    """Wait until the pod's helper and the job run. The error says why they don't."""
-    places = {JOB: f"job {request.job_id}", HELPER: f"the helper of job {request.job_id}"}
-    places[COPY] = f"the snapshot of job {request.job_id}"
-    started = told_at = time.monotonic()
-    unregister = cancel.on_request(pods.wake)
-    try:
-        while True:
-            seen = pods.wait_for(
-                name,
-                lambda pod: (
-                    cancel.requested
-                    or states.refusal(pod, places) is not None
-                    or (states.runs(pod, HELPER) and "waiting" not in (states.state_of(pod, JOB) or {"waiting": 1}))
-                ),
-                _TELL_S,
-            )
-            if cancel.requested:
-                raise ProviderError(f"canceled while the pod of job {request.job_id} was starting", code="CANCELED")
-            if (refused := states.refusal(seen, places)) is not None:
-                raise refused
-            if states.runs(seen, HELPER) and states.state_of(seen, JOB):
-                assert seen is not None
-                return seen
-            why = states.unscheduled(seen)
-            if time.monotonic() - started > START_S or (why and _never(why) and time.monotonic() - started > _TELL_S):
-                raise _not_started(cluster, name, request, why)
-            if why and time.monotonic() - told_at >= _TELL_S:
-                told_at = time.monotonic() + START_S
-                on_output("stdout", f"no node takes the pod yet: {why}\n".encode())
-    finally:
-        unregister()
-
-
-def _never(why: str) -> bool:
-    """Whether no node could take the pod, however long it waits: none has the labels or the size."""
-    counted = why.partition(": ")[2]
-    return "nodes are available" in why and all("match" in part or "selector" in part for part in counted.split(","))
-
-
-def _not_started(cluster: Cluster, name: str, request: SessionRequest, why: str) -> LoomError:
-    events = states.events_of(cluster, name)
-    if why:
-        return ProviderError(
-            f"no node takes the pod of job {request.job_id}: {why}",
-            hint="lower the job's limits, or see the pool's node selector and tolerations",
-            code="POD_UNSCHEDULABLE",
-        )
-    return ProviderError(
-        f"the pod of job {request.job_id} did not start within {START_S:.0f} s",
-        hint="\n".join(events) or f"kubectl describe pod {name} tells more",
-        code="POD_NOT_STARTED",
-    )
 
 
 def _facts(cluster: Cluster, name: str, request: SessionRequest, pod: Mapping[str, object]) -> SessionFacts:

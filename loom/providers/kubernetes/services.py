@@ -200,8 +200,7 @@ def _wait(
         return states.is_ready(seen, one.container) and follower.seen.is_set()
 
     while not is_ready(pods.get(pod)):
-        if services.cancel.requested:
-            raise ServiceError(f"canceled while service {service.name} was starting", code="CANCELED")
+        _unless_canceled(services, service)
         if ended := _ended(pods.get(pod), one.container):
             follower.join(2.0)
             once = "Write `run: once` for one that does something and ends.\n" * ended.endswith("exit code 0")
@@ -225,7 +224,12 @@ def wait_until_ended(cluster: Cluster, pods: Pods, pod: str, services: PodServic
         if not service.once:
             return
         follower = _followed(cluster, pods, pod, one, services)
-        seen = pods.wait_for(pod, lambda seen, name=one.container: bool(_ended(seen, name)), limit_s)  # type: ignore[misc]
+        seen = pods.wait_for(
+            pod,
+            lambda seen, name=one.container: services.cancel.requested or bool(_ended(seen, name)),  # type: ignore[misc]
+            limit_s,
+        )
+        _unless_canceled(services, service)
         follower.join(2.0)
         ended = _ended(seen, one.container)
         if not ended:
@@ -243,12 +247,15 @@ def _followed(cluster: Cluster, pods: Pods, pod: str, one: Placed, services: Pod
     seen = pods.wait_for(
         pod,
         lambda pod: (
-            bool({"running", "terminated"} & states.state_of(pod, one.container).keys())
+            services.cancel.requested
+            or bool({"running", "terminated"} & states.state_of(pod, one.container).keys())
             or states.refusal(pod, {one.container: service.name}) is not None
         ),
         service.ready.timeout_s + 600.0,
     )
+    _unless_canceled(services, service)
     if (refused := states.refusal(seen, {one.container: f"service {service.name}"})) is not None:
+        refused = states.explained(refused, cluster, pod)
         raise ServiceError(refused.message, hint=refused.hint, code=refused.code)
     follower = ServiceLogFollower(cluster, pod, one, services.output)
     services.followers.append(follower)
@@ -267,6 +274,11 @@ def _followed(cluster: Cluster, pods: Pods, pod: str, one: Placed, services: Pod
                 f"service {service.name} could not be given its secrets: {reason or f'exit code {code}'}"
             )
     return follower
+
+
+def _unless_canceled(services: PodServices, service: Service) -> None:
+    if services.cancel.requested:
+        raise ServiceError(f"canceled while service {service.name} was starting", code="CANCELED")
 
 
 def _ended(pod: Mapping[str, Any] | None, container: str) -> str:

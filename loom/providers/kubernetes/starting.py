@@ -1,0 +1,203 @@
+"""From a created pod to one whose containers run: the wait for a node and for the images, and why there is none."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from loom.cancel import Cancel
+from loom.errors import LoomError, ProviderError
+from loom.providers.base import SessionRequest
+from loom.providers.kubernetes import pods as states
+from loom.providers.kubernetes.pod import HELPER, JOB
+from loom.providers.kubernetes.snapshot_image import COPY
+from loom.status import OnOutput
+from loom.util.units import rough_size
+
+if TYPE_CHECKING:
+    from loom.providers.kubernetes.cluster import Cluster
+    from loom.providers.kubernetes.pods import Pods
+
+START_S = 600.0
+"""How long a pod may wait for a node, and then for its images, where its pool does not say."""
+NEVER_S = 30.0
+"""How long one may wait that no node can ever take, unless an autoscaler promises a new node."""
+TELL_S = 10.0
+"""A pod without a node by then says why, once."""
+_NEW_NODE = ("TriggeredScaleUp:", "Nominated:")
+"""Events of the Cluster Autoscaler and of Karpenter: a node for the pod is on its way."""
+_UNITS = {
+    "m": 1e-3,
+    **{unit: 1000.0**power for power, unit in enumerate(("", "k", "M", "G", "T", "P"))},
+    **{unit: 1024.0**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi"), 1)},
+}
+_SILENT = "the scheduler has not said why"
+
+
+class LargestNode:
+    """The most that one node of a cluster has of each resource; asked for once. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: Mapping[str, float] | None = None
+
+    def of(self, cluster: Cluster) -> Mapping[str, float]:
+        """Empty where nodes may not be listed: that right is beyond a namespace."""
+        with self._lock:
+            if self._found is None:
+                self._found = _largest(cluster)
+            return self._found
+
+
+def _largest(cluster: Cluster) -> Mapping[str, float]:
+    try:
+        nodes = cluster.call("looking at the nodes", "list_node", patience_s=0.0, resource_version="0")["items"]
+    except LoomError:
+        return {}
+    found: dict[str, float] = {}
+    for node in nodes:
+        for key, text in ((node.get("status") or {}).get("allocatable") or {}).items():
+            found[key] = max(found.get(key, 0.0), amount(text))
+    return found
+
+
+def until_on_node(
+    cluster: Cluster,
+    pods: Pods,
+    largest: LargestNode,
+    name: str,
+    request: SessionRequest,
+    on_output: OnOutput,
+    cancel: Cancel,
+) -> None:
+    """Wait until a node takes the pod. ProviderError with the scheduler's reason when none does."""
+    within = partial(_on_node_within, pods, name, request, cancel)
+    given_s = request.pool.start_timeout if request.pool else None
+    limit_s = given_s or START_S
+    if within(min(TELL_S, limit_s)):
+        return
+    seen = pods.get(name) or {}
+    why = states.unscheduled(seen) or _SILENT
+    on_output("stdout", f"waits for a node: {why}\n".encode())
+    large = too_large(seen, largest.of(cluster))
+    short = given_s is None and bool(large or no_node_ever(why))
+    waits_s = NEVER_S if short else limit_s
+    if within(waits_s - TELL_S):
+        return
+    if short and _promised(cluster, name):
+        waits_s = limit_s
+        if within(waits_s - NEVER_S):
+            return
+    why = states.unscheduled(pods.get(name)) or why
+    raise ProviderError(
+        f"no node took the pod of job {request.job_id} within {waits_s:.0f} s: {'; '.join([why.rstrip('.'), *large])}",
+        hint="lower the job's limits, or see the pool's node selector and tolerations; `start_timeout` of the pool says "
+        "how long to wait",
+        code="POD_UNSCHEDULABLE",
+    )
+
+
+def _on_node_within(pods: Pods, name: str, request: SessionRequest, cancel: Cancel, limit_s: float) -> bool:
+    seen = pods.wait_for(name, lambda pod: cancel.requested or pod is None or _on_node(pod), limit_s)
+    _unless_canceled(cancel, request)
+    if (refused := states.refusal(seen, {})) is not None:
+        raise refused
+    return _on_node(seen or {})
+
+
+def _on_node(pod: Mapping[str, Any]) -> bool:
+    return bool((pod.get("spec") or {}).get("nodeName"))
+
+
+def _unless_canceled(cancel: Cancel, request: SessionRequest) -> None:
+    if cancel.requested:
+        raise ProviderError(f"canceled while the pod of job {request.job_id} was starting", code="CANCELED")
+
+
+def _promised(cluster: Cluster, name: str) -> bool:
+    return any(event.startswith(_NEW_NODE) for event in states.events_of(cluster, name))
+
+
+def no_node_ever(why: str) -> bool:
+    """Whether the scheduler's reason holds for each node as long as it exists: its labels, or its size.
+
+    Schedulers before 1.31 do not tell a node that is too small from one that is full.
+    """
+    found = re.fullmatch(r"0/(\d+) nodes are available: (.*?)\.?(?: preemption: (.*?)\.?)?", why)
+    if found is None:
+        return False
+    nodes, told, preemption = found.groups()
+    reasons = told.split(", ")
+    if all(re.search("node selector|node affinity", reason) for reason in reasons):
+        return True
+    no_use = f"0/{nodes} nodes are available: {nodes} Preemption is not helpful for scheduling"
+    return preemption == no_use and all(
+        re.search("node selector|node affinity|Insufficient", reason) for reason in reasons
+    )
+
+
+def too_large(pod: Mapping[str, Any], largest: Mapping[str, float]) -> list[str]:
+    """Which of the pod's requests no node can meet, even if it were empty; nothing where the nodes are not known."""
+    needs = _requests(pod) if largest else {}
+    return [
+        f"it asks for {_shown(key, needs[key])} of {key}, and no node has more than {_shown(key, largest.get(key, 0.0))}"
+        for key in sorted(needs)
+        if needs[key] > largest.get(key, 0.0)
+    ]
+
+
+def _requests(pod: Mapping[str, Any]) -> Mapping[str, float]:
+    spec = pod.get("spec") or {}
+    found: dict[str, float] = {}
+    for container in spec.get("containers") or ():
+        for key, text in _of(container).items():
+            found[key] = found.get(key, 0.0) + amount(text)
+    for container in spec.get("initContainers") or ():
+        for key, text in _of(container).items():
+            found[key] = max(found.get(key, 0.0), amount(text))
+    return found
+
+
+def _of(container: Mapping[str, Any]) -> Mapping[str, str]:
+    return (container.get("resources") or {}).get("requests") or {}
+
+
+def amount(text: str) -> float:
+    """Parse a quantity of Kubernetes."""
+    found = re.fullmatch(r"([0-9.]+(?:[eE][+-]?\d+)?)([A-Za-z]*)", str(text))
+    return float(found[1]) * _UNITS.get(found[2], 1.0) if found else 0.0
+
+
+def _shown(key: str, value: float) -> str:
+    return rough_size(int(value)) if key in ("memory", "ephemeral-storage") else f"{value:g}"
+
+
+def until_runs(
+    cluster: Cluster, pods: Pods, name: str, request: SessionRequest, cancel: Cancel
+) -> Mapping[str, object]:
+    """Wait until the pod's helper and the job run. The error says why they don't."""
+    places = {JOB: f"job {request.job_id}", HELPER: f"the helper of job {request.job_id}"}
+    places[COPY] = f"the snapshot of job {request.job_id}"
+    limit_s = (request.pool.start_timeout if request.pool else None) or START_S
+
+    def known(pod: Mapping[str, Any] | None) -> bool:
+        return cancel.requested or states.refusal(pod, places) is not None or _runs(pod)
+
+    seen = pods.wait_for(name, known, limit_s)
+    _unless_canceled(cancel, request)
+    if (refused := states.refusal(seen, places)) is not None:
+        raise states.explained(refused, cluster, name)
+    if seen is None or not _runs(seen):
+        raise ProviderError(
+            f"the pod of job {request.job_id} did not start within {limit_s:.0f} s",
+            hint="\n".join(states.events_of(cluster, name)) or f"kubectl describe pod {name} tells more",
+            code="POD_NOT_STARTED",
+        )
+    return seen
+
+
+def _runs(pod: Mapping[str, Any] | None) -> bool:
+    return states.runs(pod, HELPER) and "waiting" not in (states.state_of(pod, JOB) or {"waiting": 1})
