@@ -177,7 +177,7 @@ def _show(form: str, name: str, problems: Sequence[Problem], loaded: Loaded | No
             print(line)
         if len(problems) > MAX_SHOWN:
             print(f"... and {len(problems) - MAX_SHOWN} more; --format json has all of them")
-        for line in _verdicts(name, problems, loaded):
+        for line in _verdicts(name, problems, loaded, jobs):
             print(line)
         if loaded is not None and any(job.pool is not None for job in jobs):
             for place, ids in _places(jobs).items():
@@ -190,9 +190,15 @@ def _facts(loaded: Loaded | None, jobs: Sequence[Job]) -> dict[str, Any]:
     return {
         "files": [file.name for file in loaded.files],
         "jobs": len(loaded.jobs),
-        "stages": list(loaded.stages),
+        "stages": _stages(loaded, jobs),
         "places": _places(jobs),
     }
+
+
+def _stages(loaded: Loaded, jobs: Sequence[Job]) -> list[str]:
+    """Return the stages that have a job."""
+    used = {job.stage for job in jobs}
+    return [stage for stage in loaded.stages if stage in used]
 
 
 def _places(jobs: Sequence[Job]) -> dict[str, list[str]]:
@@ -204,15 +210,15 @@ def _places(jobs: Sequence[Job]) -> dict[str, list[str]]:
     return found
 
 
-def _verdicts(name: str, problems: Sequence[Problem], loaded: Loaded | None) -> Iterator[str]:
+def _verdicts(name: str, problems: Sequence[Problem], loaded: Loaded | None, jobs: Sequence[Job]) -> Iterator[str]:
     """Summarise errors: one line for the workflow and its includes, and one per invalid configuration file."""
     files = dict.fromkeys(problem.file for problem in problems if problem.code == CODE)
-    yield _verdict(name, [problem for problem in problems if problem.code != CODE], loaded)
+    yield _verdict(name, [problem for problem in problems if problem.code != CODE], loaded, jobs)
     for file in files:
         yield f"{file}: {counted(sum(1 for problem in problems if problem.file == file), 'error')}"
 
 
-def _verdict(name: str, problems: Sequence[Problem], loaded: Loaded | None) -> str:
+def _verdict(name: str, problems: Sequence[Problem], loaded: Loaded | None, jobs: Sequence[Job]) -> str:
     errors = sum(1 for problem in problems if problem.severity == "error")
     found = [counted(errors, "error")] if errors else []
     for severity in ("warning", "notice"):
@@ -220,5 +226,5 @@ def _verdict(name: str, problems: Sequence[Problem], loaded: Loaded | None) -> s
         found += [counted(number, severity)] if number else []
     if errors or loaded is None:
         return f"{name}: {', '.join(found)}"
-    size = f"{counted(len(loaded.jobs), 'job')} in {counted(len(loaded.stages), 'stage')}"
+    size = f"{counted(len(loaded.jobs), 'job')} in {counted(len(_stages(loaded, jobs)), 'stage')}"
     return f"{name}: ok, {size}" + (f", {', '.join(found)}" if found else "")

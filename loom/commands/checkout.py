@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -185,7 +185,7 @@ def resolve_context(
     given: Iterable[str] = (),
     inputs: Iterable[str] = (),
 ) -> ResolveContext:
-    """Gather the facts about the checkout for a plan of the workflow at a path.
+    """Gather the facts about the checkout for one plan of the workflow at a path; git is asked once for each.
 
     `predefined` are loom's own variables (None: derived from git, for `event`); `base` is the commit for `changes:` (None:
     HEAD); `given` and `inputs`: `NAME=value` of the command line. RequestError for an unknown base.
@@ -205,9 +205,9 @@ def resolve_context(
     return ResolveContext(
         config=here.config,
         predefined=predefined,
-        changed=changed_since(root, environ, base),
+        changed=cache(changed_since(root, environ, base)),
         changes_base=base,
-        files=files_of(root, environ),
+        files=cache(files_of(root, environ)),
         own_variables=partial(_own_variables, here, predefined),
         given=pairs(given, "--var"),
         inputs=pairs(inputs, "--input"),

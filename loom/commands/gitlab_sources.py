@@ -162,27 +162,28 @@ class Elsewhere:
         self._must("update-ref", store, "update-ref", last, commit)
         return _Commit(self, store, path, ref, commit)
 
-    def _tag(self, path: str, version: str) -> str:
-        """Return the newest tag of a version such as `1`, `1.2` or `~latest`."""
+    def _tag(self, path: str, version: str) -> str | None:
+        """Return the newest tag of a version such as `1`, `1.2` or `~latest`; None if none fits a `1.2`, which may be a tag."""
         clone = self.settings.projects.get(path)
-        listed = self._must("tag", clone, "tag", "--list") if clone is not None else self._tags(self.url_of(path))
+        listed = self._must("tag", clone, "tag", "--list") if clone is not None else self._tags(path)
         names = [line.rpartition("/")[2] for line in listed.decode("utf-8", "replace").split()]
         versions = {tuple(map(int, found.groups())): name for name in names if (found := _VERSION.fullmatch(name))}
         wanted = () if version == "~latest" else tuple(map(int, version.split(".")))
         fitting = [numbers for numbers in versions if numbers[: len(wanted)] == wanted]
-        if not fitting:
-            raise NotFound(f"{path} has no release {version}")
-        return versions[max(fitting)]
+        if not fitting and not wanted:
+            raise NotFound(f"{path} has no release: no tag is a version such as 1.0.0")
+        return versions[max(fitting)] if fitting else None
 
-    def _tags(self, url: str) -> bytes:
-        """List the tags on a server; if it does not answer, those of the last time."""
+    def _tags(self, path: str) -> bytes:
+        """List the tags of a project on its server; if it does not answer, those of the last time."""
+        url = self.url_of(path)
         kept = self._kept("tags", url)
         try:
             listed = self._must("ls-remote", None, "ls-remote", "--tags", "--refs", "--end-of-options", url)
-        except NotFound:
+        except NotFound as error:
             if kept.is_file():
                 return kept.read_bytes()
-            raise
+            raise NotFound(f"{error}; {self._advice(path)}") from error
         _keep(kept, listed)
         return listed
 

@@ -49,6 +49,9 @@ _LATE = {*_PROJECT, "CI_BUILDS_DIR", *KNOWN_AT_START}
 _When = Literal["on_success", "on_failure", "always", "manual"]
 _WHEN: Mapping[str, _When] = {"on_failure": "on_failure", "always": "always", "manual": "manual"}
 
+_OTHER_SYSTEM = re.compile(r"(?:saas|shared)-(w|m)(?:indows|acos)\b")
+"""The tags of GitLab.com's runners with another system."""
+
 
 class GitLabJobBuilder:
     """`problems` are errors in values, warnings of refused jobs, and notices of what is left out."""
@@ -70,6 +73,7 @@ class GitLabJobBuilder:
         config, merged, decided = self.context.config, candidate.entry.merged, candidate.decided
         texts = _Texts(self, candidate)
         self._refuse_keywords(candidate)
+        self._refuse_tags(candidate)
         place = self.place(merged)
         timeout = merged.get("timeout")
         job = p.Job(
@@ -134,6 +138,18 @@ class GitLabJobBuilder:
             for key in _keys_at(candidate.entry.merged, parts):
                 why = f"{keyword.name} is not supported: {keyword.about}"
                 self.refuse(candidate, key, pointer(candidate.name, *parts), why)
+
+    def _refuse_tags(self, candidate: JobCandidate) -> None:
+        """Refuse a job for a system that no container has, unless a tag names a pool."""
+        tags = one_or_more(candidate.entry.merged.get("tags"))
+        if any(text_of(tag) in self.context.config.pools for tag in tags):
+            return
+        for tag in tags:
+            if found := _OTHER_SYSTEM.match(text_of(tag)):
+                system = {"w": "Windows", "m": "macOS"}[found[1].lower()]
+                why = f"tags: {text_of(tag)} is a runner with {system}; jobs run on Linux here"
+                self.refuse(candidate, tag, pointer(candidate.name, "tags"), why)
+                return
 
     def place(self, job: Node) -> Pool:
         """A tag that is the name of a pool chooses it."""
@@ -435,8 +451,9 @@ class _Texts:
         """Return paths below the project; one outside is left out, as GitLab's runner does, with a notice."""
         found = []
         values = {**self.values, **_PROJECT}
+        there = f"/builds/{self.values.get('CI_PROJECT_PATH', '')}/"  # where GitLab's runner has the project
         for item in one_or_more(node):
-            path = of_runner(expand(text_of(item), values))
+            path = of_runner(expand(text_of(item), values).removeprefix(there))
             if path.startswith(("/", "~")) or ".." in path.split("/"):
                 message = f"{path} is outside the project, and left out; GitLab's runner leaves it out too"
                 self.builder.say(item, self.at(), message, severity="notice", code="GL_NO_EFFECT")

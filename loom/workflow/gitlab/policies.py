@@ -22,11 +22,11 @@ DEFAULT = ("branches", "tags")
 def excluded(entry: Entry, scope: Scope, facts: Facts, problems: Problems, *, default: bool) -> str:
     """Say why `only` or `except` leaves a job out; empty if they do not. `default`: whether `only:refs` has one."""
     only, unless = _given(entry, "only"), _given(entry, "except")
-    refs = _refs(only)
+    refs, implied = _refs(only), ""
     if not refs and (default or only is not None):
-        refs = list(DEFAULT)
+        refs, implied = list(DEFAULT), " (the default)"
     if refs and not any(_matches(ref, facts.predefined) for ref in refs):
-        return f"only: {', '.join(refs)}: not {_name_of(facts.predefined)}"
+        return f"only: {', '.join(refs)}{implied}: not {_name_of(facts.predefined)}"
     for keyword, clause in _clauses(only, entry, "only", scope, facts, problems):
         if not clause:
             return f"only:{keyword} does not hold"

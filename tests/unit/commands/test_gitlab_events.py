@@ -100,6 +100,12 @@ def test_a_tag_and_a_schedule_count_every_file_as_changed(project: Project) -> N
     assert project.jobs("schedule") == {"changed", "same", "on-main"}
 
 
+def test_git_is_asked_once_for_each_fact_of_a_plan(project: Project) -> None:
+    context = checkout.resolve_context(project.here(), project.root / ".gitlab-ci.yml")
+    assert context.changed("HEAD") is context.changed("HEAD")
+    assert context.files() is context.files()
+
+
 def test_a_branch_knows_where_it_left_the_default_branch(project: Project) -> None:
     assert "CI_COMMIT_DEFAULT_BRANCH_BASE_SHA" not in project.variables()
     fork = project.variables()["CI_COMMIT_SHA"]

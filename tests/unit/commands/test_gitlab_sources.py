@@ -110,8 +110,19 @@ def test_a_version_without_its_server_is_what_it_was_the_last_time(tmp_path: Pat
     again = elsewhere.component("127.0.0.1", "group/shared", "~latest")
     assert (again.version, again.tree.sha) == ("1.10.0", found.tree.sha)
     assert again.tree.read("templates/part.yml").startswith(b"# 1.10.0")
-    with pytest.raises(NotFound, match="git ls-remote"):
+    with pytest.raises(NotFound, match=r"git ls-remote: .*; name a clone in your configuration"):
         elsewhere.component("127.0.0.1", "group/other", "~latest")
+
+
+def test_a_version_of_two_numbers_may_be_a_tag_itself(tmp_path: Path, shared: Path) -> None:
+    elsewhere = sources(
+        tmp_path, "git@example.com:group/own.git", f"gitlab: {{projects: {{group/shared: {shared}}}}}\n"
+    )
+    git(shared, "tag", "25.5", "1.2.0")
+    found = elsewhere.component("example.com", "group/shared", "25.5")
+    assert (found.version, found.tree.read("templates/part.yml")[:7]) == ("", b"# 1.2.0")
+    with pytest.raises(NotFound, match=r"has no 25\.6; fetch it there"):
+        elsewhere.component("example.com", "group/shared", "25.6")
 
 
 def test_a_clone_of_the_configuration_is_read_without_a_server(tmp_path: Path, shared: Path) -> None:

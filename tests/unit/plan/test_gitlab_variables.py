@@ -12,6 +12,7 @@ from loom.errors import LoomError
 from loom.plan.model import Image, Job, JobSelection, Plan, ResolveContext, Secret
 from loom.plan.resolve import resolve
 from loom.plan.variables import HeadCommit, Message, for_run, job_environment, of_attempt, of_status, placed
+from loom.pools import Pool
 from loom.status import Status
 from loom.workflow import dialects
 from loom.workflow.gitlab import variables
@@ -266,6 +267,23 @@ def test_caches_and_exclusions_of_artifacts_are_gitlabs(tmp_path: Path) -> None:
     assert (found.artifacts.paths, found.artifacts.exclude_alone) == (("out*", "a/**/*.o"), True)
     assert all(cache.by_key for cache in found.cache)
     assert [key.prefix for cache in found.cache if not isinstance(key := cache.key, str)] == ["0", "1", "p"]
+
+
+def test_a_path_below_the_runners_directory_of_the_project_is_a_path_of_the_project(tmp_path: Path) -> None:
+    found = job(tmp_path, "job: {script: x, artifacts: {paths: [/builds/group/project/out/log, /builds/other/x, ./a]}}")
+    assert found.artifacts is not None
+    assert found.artifacts.paths == ("out/log", "a")
+
+
+def test_a_job_for_another_system_is_refused_unless_a_tag_is_a_pool(tmp_path: Path) -> None:
+    text = "a: {script: x, tags: [saas-windows-medium-amd64]}\nb: {script: x, tags: [saas-macos-medium-m1, linux]}\nc: {script: x}"
+    refused = {one.id: one.refused for one in plan(tmp_path, text).jobs}
+    assert "tags: saas-windows-medium-amd64 is a runner with Windows; jobs run on Linux here" in refused["a"][0]
+    assert "a runner with macOS" in refused["b"][0]
+    config = Config(pools={"linux": Pool(name="linux", provider="docker")})
+    loaded = dialects.load(tmp_path / ".gitlab-ci.yml", tmp_path, ResolveContext)
+    found = resolve(loaded, JobSelection(), ResolveContext(config=config, predefined=PUSH))
+    assert {one.id: bool(one.refused) for one in found.jobs} == {"a": True, "b": False, "c": False}
 
 
 def test_a_job_runs_until_after_script_says_how_it_ended(tmp_path: Path) -> None:
