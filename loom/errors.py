@@ -20,6 +20,7 @@ A failing step raises none of these: it is a value (`status.Exit`).
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
@@ -140,6 +141,8 @@ def refusal(error: BaseException) -> InfrastructureError | None:
     if isinstance(error, OSError) and error.errno in _USED_UP:
         where = f"{error.filename}: " if isinstance(error.filename, str) else ""
         return InfrastructureError(f"{where}{error.strerror}", hint=_USED_UP[error.errno])
+    if isinstance(error, ImportError) and os.strerror(errno.EMFILE) in str(error):  # of a compiled module
+        return InfrastructureError(str(error), hint=_USED_UP[errno.EMFILE])
     if isinstance(error, MemoryError):
         return InfrastructureError("no memory left", hint=_USED_UP[errno.ENOMEM])
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
@@ -152,7 +155,7 @@ def refusals() -> Iterator[None]:
     """Raise what the machine refuses in the block as InfrastructureError."""
     try:
         yield
-    except (OSError, MemoryError, RuntimeError) as error:
+    except (OSError, ImportError, MemoryError, RuntimeError) as error:
         if (refused := refusal(error)) is None:
             raise
         raise refused from error

@@ -220,7 +220,13 @@ def execute(request: RunRequest) -> Ran:
         beginning = _begin(request, watch)
     try:
         with profile.span("part", "rest of loom"):
-            from loom.runner.pipeline import Run
+            try:
+                with refusals():
+                    from loom.runner.pipeline import Run
+            except LoomError as error:  # what works beside this has used up the descriptors
+                beginning.undo()
+                beginning.problem = beginning.problem or error
+                from loom.runner.pipeline import Run
 
         return Run(request, beginning).execute()
     except BaseException:
@@ -268,7 +274,8 @@ def _begin(request: RunRequest, watch: Watch) -> Beginning:
                 ahead.taken_over()
             elif reuse is None:
                 make_workspace(request, workspace)
-                if not settings.alone:  # one job alone needs the engine first: its container starts without the files
+                # One job alone needs the engine first, since its container starts without the files.
+                if not settings.alone and any(one.capabilities.isolated for one in request.tools.providers.values()):
                     beginning.taking = Taking(request.source, workspace, request.cancel)
             request.preflight()
             if reuse is None:

@@ -17,8 +17,8 @@ from loom.record import derive
 from loom.record.documents import dump
 from loom.record.events import PhaseEvent, decode
 from loom.record.fold import RunFold
-from tests.docker.run.conftest import Project, Ran, events_of, load, output_of, tree
-from tests.support.waiting import until
+from tests.docker.run.conftest import IMAGE, Project, Ran, events_of, load, output_of, tree
+from tests.support.waiting import promptly, until
 
 pytestmark = pytest.mark.docker
 
@@ -548,6 +548,28 @@ later: {stage: b, script: [echo no]}
     assert ran.manifest("long")["status"] == "canceled"
     assert ran.output("long", "after_script/01") == ["cleaned up"]
     assert ran.manifest("later")["status"] == "skipped"
+
+
+@pytest.mark.parametrize("jobs", ["a", "ab"])
+def test_an_interrupt_ends_the_snapshot_and_leaves_no_workspace(project: Project, tmp_path: Path, jobs: str) -> None:
+    """The snapshot of a run with several jobs is taken by a thread of its own."""
+    started = tmp_path / "started"
+    project.workflow(
+        f"version: v1\nstages: [s]\ndefault: {{image: '{IMAGE}'}}\n"
+        + "".join(f"{job}: {{stage: s, script: [echo]}}\n" for job in jobs)
+    )
+    project.write(".gitattributes", "*.slow filter=slow\n")
+    project.write("a.slow", "x")
+    clean = f"touch {started}; exec sleep 600"
+    subprocess.run(["git", "config", "filter.slow.clean", clean], cwd=project.root, check=True)
+    process = project.start("run", "--local", "--container")
+    until(started.exists, while_runs=process)
+    with promptly():
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    ran = Ran(process.returncode, out, err)
+    assert (ran.code, ran.receipt["status"]) == (130, "canceled")
+    assert list(project.tmp.glob("loom-run-local-*")) == []
 
 
 @pytest.mark.parametrize("mode", ["bind_mount", "ephemeral_volume"])

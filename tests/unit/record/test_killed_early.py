@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-from tests.support.waiting import promptly, until
 
 from .conftest import Make, Project
 
@@ -80,23 +77,3 @@ def test_a_run_that_left_something_is_listed_and_cleaned(make: Make, tmp_path: P
     assert not workspaces.exists() or list(workspaces.iterdir()) == []
     begun = project.store.runs_dir.glob("*/*")
     assert [path.name for path in begun if path.name != "CACHEDIR.TAG"] == [], moment
-
-
-@pytest.mark.parametrize("jobs", ["a", "ab"])
-def test_an_interrupt_ends_the_snapshot_and_leaves_no_workspace(make: Make, tmp_path: Path, jobs: str) -> None:
-    """The snapshot of a run with several jobs is taken by a thread of its own."""
-    started = tmp_path / "started"
-    project = make("version: v1\nstages: [s]\n" + "".join(f"{job}: {{stage: s, script: [echo]}}\n" for job in jobs))
-    (project.root / ".gitattributes").write_text("*.slow filter=slow\n")
-    (project.root / "a.slow").write_text("x")
-    clean = f"touch {started}; exec sleep 600"
-    subprocess.run(["git", "config", "filter.slow.clean", clean], cwd=project.root, check=True)
-    command = [sys.executable, "-m", "loom", "run", "--local"]
-    with subprocess.Popen(command, cwd=project.root, env=project.environ, stdout=subprocess.PIPE, text=True) as process:
-        until(started.exists, while_runs=process)
-        with promptly():
-            process.send_signal(signal.SIGINT)
-            assert process.wait(120) == 130
-    [run] = json.loads(project.loom("runs", "--json"))["runs"]
-    assert run["status"] == "canceled"
-    assert list((project.places / "workspaces").iterdir()) == []
