@@ -26,7 +26,7 @@ from loom.secrets.trace import Trace, traces
 from loom.status import ExitCode
 from loom.util.units import counted
 from loom.util.yaml_file import Kind, Node, pointer, problem_in_text
-from loom.workflow import lint
+from loom.workflow import Workflow, lint
 from loom.workflow.dialects import AnyEntry, Loaded, examine, refuse_inputs
 from loom.workflow.lint import warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
@@ -57,7 +57,7 @@ def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict:
         planned, jobs = rehearse(loaded, here.config if here is not None else None)
         problems += planned
         problems += _secrets(loaded, jobs)
-        problems += _syntax(jobs)
+        problems += _syntax(jobs, "error" if isinstance(loaded, Workflow) else "warning")
     if loaded is not None and not examined.problems:  # anything related to an invalid part is unknown
         pools = here.config.pools if here is not None else ()
         problems += warnings(loaded, predefined=KNOWN_TO_PLANS, default_shell=shell, pools=pools)
@@ -91,11 +91,15 @@ def _notice(place: str, message: str, code: str) -> Problem:
     )
 
 
-def _syntax(jobs: Iterable[tuple[AnyEntry, Job]]) -> Iterator[Problem]:
-    """Check steps' syntax with this machine's shells; report inherited steps once."""
+def _syntax(jobs: Iterable[tuple[AnyEntry, Job]], severity: str) -> Iterator[Problem]:
+    """Check steps' syntax with this machine's shells; report inherited steps once.
+
+    A file of another CI system may have jobs for other shells, such as PowerShell: there, it is no error.
+    """
     steps = {
         (id(node), *job.shell): (entry, key, number, node, job.shell)
         for entry, job in jobs
+        if not job.refused
         for _, key, number, node in lint.scripts_of([entry])
     }
     places = list(steps.values())
@@ -103,7 +107,7 @@ def _syntax(jobs: Iterable[tuple[AnyEntry, Job]]) -> Iterator[Problem]:
         entry, key, number, node, _ = places[position]
         at = pointer(entry.name, key, number)
         yield problem_in_text(
-            node, at, found.message, number=found.number, found=found.text, code="WF_SHELL_SYNTAX", severity="error"
+            node, at, found.message, number=found.number, found=found.text, code="WF_SHELL_SYNTAX", severity=severity
         )
 
 

@@ -116,9 +116,9 @@ class Candidates:
     def gets_reported(self, candidate: JobCandidate) -> bool:
         """Whether jobs before this one may report variables to it."""
         if candidate.wanted is None:
-            stages = self.pipeline.stages
-            own = stages.index(candidate.stage)
-            return any(stages.index(self.pipeline.entries[name].stage) < own for name in self.reporting)
+            position = {stage: number for number, stage in enumerate(self.pipeline.stages)}
+            own = position.get(candidate.stage, 0)  # an unknown stage is reported by the loader
+            return any(position.get(self.pipeline.entries[name].stage, 0) < own for name in self.reporting)
         wanted = [want.job for want in candidate.wanted]
         return any(
             name == want or want.startswith((f"{name}: [", f"{name} ")) for name in self.reporting for want in wanted

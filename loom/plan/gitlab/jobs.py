@@ -17,6 +17,7 @@ from loom.plan.hardening import hardened
 from loom.plan.jobs import service_aliases
 from loom.plan.placement import placed
 from loom.pools import Pool
+from loom.util.bounded import listed
 from loom.util.toposort import CycleError
 from loom.util.yaml_file import Kind, Node, fields_of, line_in_file, one_or_more, pointer
 from loom.workflow.gitlab import yaml
@@ -61,13 +62,19 @@ class GitLabJobBuilder:
         self.context = context
         self.known = known
         """The candidates by their ids."""
-        self.problems: list[Problem] = []
+        self._said: list[Problem] = []
+        self._refusing: dict[tuple[str, int, int, str], tuple[Problem, dict[str, None]]] = {}
+        """What is refused at a place, and the names of the jobs that are refused for it."""
         self.refused: dict[str, list[Problem]] = {}
         """By job id, what this machine can't do for the job: it is refused when it would run."""
 
     @property
     def errors(self) -> list[Problem]:
-        return [problem for problem in self.problems if problem.severity == "error"]
+        return [problem for problem in self._said if problem.severity == "error"]
+
+    @property
+    def problems(self) -> list[Problem]:
+        return [*self._said, *(_of_refused(why, list(names)) for why, names in self._refusing.values())]
 
     def job(self, candidate: JobCandidate) -> p.Job:
         config, merged, decided = self.context.config, candidate.entry.merged, candidate.decided
@@ -124,13 +131,14 @@ class GitLabJobBuilder:
         return hardened(job, config, lambda at, message: self.say(candidate.entry.key, candidate.name, message))
 
     def say(self, node: Node, at: str, message: str, severity: str = "error", code: str = yaml.CODE) -> None:
-        self.problems.append(node.file.problem(node, at, message, code=code, severity=severity))
+        self._said.append(node.file.problem(node, at, message, code=code, severity=severity))
 
     def refuse(self, candidate: JobCandidate, node: Node, at: str, message: str) -> None:
         """Refuse the job, not the file: other jobs can run without it."""
         refusal = node.file.problem(node, at, message, code=UNSUPPORTED)
         self.refused.setdefault(candidate.id, []).append(refusal)
-        self.say(node, at, f"{message} (a run refuses {candidate.name} when its turn comes)", "warning", UNSUPPORTED)
+        place = (refusal.file, refusal.line, refusal.column, message)
+        self._refusing.setdefault(place, (refusal, {}))[1][candidate.name] = None
 
     def _refuse_keywords(self, candidate: JobCandidate) -> None:
         for keyword in _REFUSING:
@@ -331,6 +339,13 @@ class GitLabJobBuilder:
         if found is None:
             self.say(job, texts.at("trigger", "include", "job"), f"trigger:include:job: there is no job {named}")
         return p.ChildFile(path=texts(text_of(path)), job=found)
+
+
+def _of_refused(refusal: Problem, names: Sequence[str]) -> Problem:
+    """Return the warning of what a run refuses jobs of these names for."""
+    turn = "its turn comes" if len(names) == 1 else "their turn comes"
+    message = f"{refusal.message} (a run refuses {', '.join(listed(names, 3))} when {turn})"
+    return replace(refusal, message=message, severity="warning")
 
 
 def _keys_at(node: Node, parts: Sequence[str]) -> Iterator[Node]:

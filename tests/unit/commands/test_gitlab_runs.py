@@ -175,6 +175,32 @@ def test_inputs_of_the_main_file_come_from_the_command_line(project: Project) ->
         assert (code, said.partition("GL_INVALID")[2] in shown + err) == (2, True)
 
 
+WINDOWS = """
+.shared: {script: ["if (Test-Path x) {", echo], image: $NOWHERE/x}
+a: {extends: .shared}
+b: {extends: .shared}
+c: {extends: .shared}
+d: {extends: .shared, image: base}
+e: {script: x, artifacts: {reports: {dotenv: a.env}}}
+"""
+
+
+def test_check_says_once_what_refuses_several_jobs_and_forgives_other_shells(project: Project) -> None:
+    project.write(gitlab=WINDOWS)
+    code, shown, _ = project.loom("check")
+    assert code == 0, shown
+    [refused] = [line for line in shown.splitlines() if "GL_UNSUPPORTED" in line]
+    assert refused.endswith("configuration names (a run refuses a, b, c when their turn comes)")
+    [syntax] = [line for line in shown.splitlines() if "WF_SHELL_SYNTAX" in line]
+    assert "warning" in syntax
+
+
+def test_check_reports_an_unknown_stage_of_a_job_beside_one_that_reports_variables(project: Project) -> None:
+    project.write(gitlab=WINDOWS + "f: {script: x, stage: nowhere}\n")
+    code, shown, _ = project.loom("check")
+    assert (code, "f: there is no stage nowhere" in shown) == (2, True)
+
+
 CHILD = """\
 spec: {inputs: {n: {type: number}, flag: {type: boolean}, list: {type: array}, word: {}}}
 ---
