@@ -7,6 +7,7 @@ imports the rest of loom; `run` records everything in the order of the phases.
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -37,7 +38,7 @@ from loom.secrets.masking import Masker
 from loom.snapshot import SnapshotCanceled
 from loom.status import JobResult
 from loom.util import controls, processes, profile
-from loom.util.paths import new_workspace
+from loom.util.paths import jobs_of, new_workspace
 
 if TYPE_CHECKING:
     from loom.analysis.diagnosis import Diagnosis
@@ -207,6 +208,7 @@ class Beginning(Struct, kw_only=True):
         if not self.reused:
             with suppress(OSError):
                 self.workspace.rmdir()
+                shutil.rmtree(jobs_of(self.workspace), ignore_errors=True)
 
 
 def execute(request: RunRequest) -> Ran:
