@@ -190,7 +190,7 @@ def ended_by(cancel: Cancel) -> Iterator[None]:
 
     def stop_all() -> None:
         for process in list(_at_work):
-            process.kill()  # on TERM, git waits for its running filter
+            processes.kill_tree(process)  # on TERM, git waits for its running filter, which may hang
 
     _heeded.append(cancel)
     unregister = cancel.on_request(stop_all)
@@ -247,6 +247,7 @@ class Running:
 
     def stop(self) -> None:
         """Kill the process when its result is no longer needed."""
+        processes.kill_tree(self._process)
         processes.end(self._process)
         self._result = self._process.returncode, b"", ""
         _at_work.discard(self._process)

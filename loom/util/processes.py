@@ -55,6 +55,20 @@ def end(*children: subprocess.Popen[bytes], grace_s: float = 0.0, group: bool = 
         child.wait()  # no limit: it was killed
 
 
+def kill_tree(child: subprocess.Popen[bytes]) -> None:
+    """Kill a child process and its descendants, as far as the system names them (Linux). The caller waits for the child."""
+    if child.poll() is not None:
+        return
+    found = [child.pid]
+    for pid in found:
+        with contextlib.suppress(OSError, ValueError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                found += map(int, task.joinpath("children").read_text().split())
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def boot_id() -> str:
     """Return the kernel's id of this boot (shared by containers and their host); empty if it has none."""
     try:

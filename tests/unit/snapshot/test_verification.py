@@ -19,7 +19,7 @@ from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import Snapshot, SnapshotCanceled, discover, git, is_workspace, remove, take, verify
 from tests.support.loom_process import run_loom
-from tests.support.waiting import promptly
+from tests.support.waiting import promptly, until
 
 from .conftest import ENVIRONMENT, Repo, check
 
@@ -322,6 +322,8 @@ def test_interrupted_while_a_filter_hangs(work: Repo, tmp_path: Path) -> None:
     with promptly(), pytest.raises(SnapshotCanceled):
         take(discover(work.root, environ=work.environ), workspace, cancel=cancel)
     assert list(workspace.iterdir()) == []
+    filters_process = Path("/proc", started.read_text().strip())
+    until(lambda: not filters_process.exists())
     with contextlib.suppress(ProcessLookupError):
         os.kill(int(started.read_text()), signal.SIGKILL)
 
