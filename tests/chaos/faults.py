@@ -20,10 +20,10 @@ from pathlib import Path
 from docker.errors import APIError
 
 from tests.chaos.proxy import How, shape
-from tests.chaos.registry import random_harm
 from tests.chaos.trial import Trial
 from tests.chaos.workflows import random_workflow
 from tests.chaos.world import git
+from tests.support.disturbed_registry import random_harm
 
 FAILED, REQUEST, INFRASTRUCTURE = 1, 2, 3
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import docker
 from docker.errors import APIError, DockerException
 
-from tests.chaos.registry import Registry
+from tests.support.disturbed_registry import DisturbedRegistry
 from tests.support.own_engine import OwnEngine
 
 RUNTIME = """#!/bin/sh
@@ -66,20 +66,14 @@ class World:
         self.client = self.engine.start(*self._options)
         return self.client
 
-    def registry(self) -> Registry:
+    def registry(self) -> DisturbedRegistry:
         """A registry for the engine that runs now, with its image, which the engine does not have."""
         assert self.engine.process is not None
-        registry = Registry(self.directory / "registry", self.engine.process.pid)
-        eventually(lambda: self._pushed(registry), 30)
+        registry = DisturbedRegistry(self.directory / "registry", self.engine.process.pid)
+        registry.fill(self.client)
         for image in self.client.api.images(name=registry.image.rpartition(":")[0]):
             self.client.api.remove_image(image["Id"], force=True)
         return registry
-
-    def _pushed(self, registry: Registry) -> bool:
-        with suppress(APIError, AssertionError):
-            registry.fill(self.client)
-            return True
-        return False
 
     def mend(self) -> None:
         """Have the engine answer again."""

@@ -16,9 +16,8 @@ from loom.providers.docker.client import connect
 from tests.support.own_engine import OwnEngine, end_processes_of
 
 
-@pytest.fixture
-def new_engine() -> Iterator[Callable[..., OwnEngine]]:
-    """Make engines of the test's own; they are stopped when it is over."""
+def _engines() -> Iterator[Callable[..., OwnEngine]]:
+    """Make engines of the tests' own; they are stopped at the end."""
     if os.geteuid() != 0 or not shutil.which("dockerd") or not shutil.which("unshare"):
         pytest.skip("needs root, dockerd and unshare for an engine of its own")
     directory = Path(f"/tmp/loom-test-engine-{os.getpid()}-{time.monotonic_ns()}")  # short: a socket's path
@@ -26,14 +25,20 @@ def new_engine() -> Iterator[Callable[..., OwnEngine]]:
 
     made: list[OwnEngine] = []
 
-    def new(hidden: Path | None = None) -> OwnEngine:
-        made.append(OwnEngine(directory, hidden))
+    def new(hidden: Path | None = None, *, network: bool = False) -> OwnEngine:
+        made.append(OwnEngine(directory, hidden, network=network))
         return made[-1]
 
     yield new
     for engine in made:
         engine.stop()
     shutil.rmtree(directory, ignore_errors=True)
+
+
+new_engine = pytest.fixture(_engines)
+"""For one test."""
+new_engine_of_module = pytest.fixture(_engines, scope="module")
+"""For the tests of one module, which leave it as it was."""
 
 
 @pytest.fixture(scope="session")

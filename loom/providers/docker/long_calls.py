@@ -15,6 +15,7 @@ from docker.types.daemon import CancellableStream
 from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.providers.docker.errors import engine_errors
+from loom.providers.docker.retries import NotRepeated
 from loom.status import OnOutput
 
 _STALLED_AFTER_S = 300.0
@@ -89,7 +90,7 @@ def in_background(
                 item, error, last = arrived.get(timeout=0.1)
             except queue.Empty:
                 if time.monotonic() - heard_at > _STALLED_AFTER_S:
-                    raise ImageError(
+                    raise NotRepeated(
                         f"{what}: nothing was heard for {_STALLED_AFTER_S:.0f} s",
                         hint="The registry or the network stalls. Try again later.",
                         code="IMAGE_REGISTRY_DOWN",

@@ -104,7 +104,7 @@ class Registry:
 
             for tick in in_background(lines(), cancel, what=f"pulling {reference.name}", cut=line.cut):
                 if "error" in tick:
-                    raise explain(reference, str(tick["error"]), platform, credentials)
+                    raise progress.given_up(explain(reference, str(tick["error"]), platform, credentials))
                 progress.see(tick)
                 now = time.monotonic()
                 if now - said_at >= _PROGRESS_EVERY_S and progress.layers:
@@ -121,6 +121,7 @@ class Progress:
     def __init__(self) -> None:
         self._layers: dict[str, tuple[int, int]] = {}
         self._done: set[str] = set()
+        self._repeated: set[str] = set()
         self.digest = ""
         self.outcome = ""
 
@@ -141,15 +142,25 @@ class Progress:
             self._layers[layer] = (max(current, total), total)
             if status != "Download complete":
                 self._done.add(layer)
+        elif status.startswith("Retrying in "):
+            self._repeated.add(layer)
         elif status.startswith("Digest: "):
             self.digest = status.removeprefix("Digest: ")
         elif "Image is up to date" in status:
             self.outcome = "already up to date:"
 
+    def given_up(self, error: ImageError) -> ImageError:
+        """Return the error that ends the pull. An engine that repeated a layer has tried it for almost a minute already."""
+        if not self._repeated:
+            return error
+        message = f"{error.message} (the engine's own repetitions failed too)"
+        return retries.NotRepeated(message, hint=error.hint, code=error.code)
+
     def __str__(self) -> str:
         loaded = sum(current for current, _ in self._layers.values())
         total = sum(total for _, total in self._layers.values())
-        return f"{len(self._done)} of {len(self._layers)} layers, {rough_size(loaded)} of {rough_size(total)}"
+        repeated = f"; {len(self._repeated)} repeated by the engine" if self._repeated else ""
+        return f"{len(self._done)} of {len(self._layers)} layers, {rough_size(loaded)} of {rough_size(total)}{repeated}"
 
 
 def same_platform(actual: str, wanted: str) -> bool:

@@ -9,7 +9,8 @@
 | a registry that does not answer, or wants fewer pulls | `PULL` | the pull | the connection that carries it |
 | a connection to a running container | `RESUMED_AT_MOST` | reading its output, out of its log | the reader of the log |
 
-Never repeated: a step, a call that was silent for as long as it may be, what the engine refuses.
+Never repeated: a step, a call that was silent for as long as it may be, what the engine refuses, a pull of which the engine
+repeated a layer itself.
 """
 
 from __future__ import annotations
@@ -76,6 +77,10 @@ def start_failed(error: BaseException, doing: str) -> StartFailed | None:
     return failed
 
 
+class NotRepeated(ImageError):
+    """A pull or build that is not repeated: the engine repeated it itself, or was silent for as long as it may be."""
+
+
 class Policy(Struct, frozen=True, kw_only=True):
     when: Callable[[BaseException], bool]
     attempts: int
@@ -93,7 +98,9 @@ REMOVAL = Policy(
 START = Policy(when=lambda error: isinstance(error, StartFailed), attempts=3)
 RESTART = Policy(when=START.when, attempts=4)
 PULL = Policy(
-    when=lambda error: isinstance(error, ImageError) and error.code in _OF_REGISTRY,
+    when=lambda error: (
+        isinstance(error, ImageError) and error.code in _OF_REGISTRY and not isinstance(error, NotRepeated)
+    ),
     attempts=4,
     first_wait_s=0.5,
     factor=3,

@@ -17,7 +17,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.plan.image_lock import ImageLock, Locked
 from loom.plan.model import Build, Image
-from loom.providers.docker import retries
+from loom.providers.docker import long_calls, retries
 from loom.providers.docker.connection import Engine
 from loom.providers.docker.images import Images, ResolvedImage
 from tests.support.waiting import promptly
@@ -168,6 +168,16 @@ def test_a_cancel_ends_the_wait_for_a_registry(tmp_path: Path) -> None:
         with promptly(), pytest.raises(ImageError, match="canceled while pulling") as ended:
             run(f"localhost:{silent.getsockname()[1]}/x:1")
         assert ended.value.code == "CANCELED"
+
+
+def test_a_registry_that_stays_silent_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long_calls, "_STALLED_AFTER_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        run = Run(tmp_path)
+        with pytest.raises(ImageError, match="nothing was heard") as ended:
+            run(f"localhost:{silent.getsockname()[1]}/x:1")
+    assert ended.value.code == "IMAGE_REGISTRY_DOWN"
+    assert b"trying again" not in run.said
 
 
 def test_no_credentials_and_wrong_ones_are_told_apart(

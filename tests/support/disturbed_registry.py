@@ -19,13 +19,14 @@ from typing import Literal
 import docker
 
 from tests.support.connections import serve_each
+from tests.support.waiting import until
 
 Harm = Literal["cut", "silence", "slow", "corrupt"]
 _CLONE_NEWNET = 0x40000000
 _CONFIG = "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {0}/data}}}}\nhttp: {{addr: '127.0.0.1:{1}'}}\n"
 
 
-class Registry:
+class DisturbedRegistry:
     """It listens outside of the engine's network, the proxy inside, at the same port. `image` is in it."""
 
     def __init__(self, directory: Path, engine_pid: int) -> None:
@@ -54,7 +55,12 @@ class Registry:
                 stderr=log,
                 start_new_session=True,
             )
+        until(self._answers)
         serve_each(self._listener, self._serve)
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(self._upstream) == 0
 
     def fill(self, client: docker.DockerClient) -> None:
         """Push `ash:test` with two megabytes more, which no other image has."""
