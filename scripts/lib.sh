@@ -38,6 +38,21 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 say() { printf '==> %s\n' "$*" >&2; }
 
+# at_end COMMAND: run it when this shell ends, also by a signal; the last of several first.
+at_end() {
+  AT_END+=("$1")
+  trap end_all EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+}
+AT_END=()
+
+end_all() {
+  local i
+  trap '' INT TERM # what follows is done once
+  for ((i = ${#AT_END[@]} - 1; i >= 0; i--)); do eval "${AT_END[i]}" || true; done
+}
+
 # part NAME COMMAND...: print the name of a part of the work, do it, and note how long it took.
 part() {
   local name=$1 begun=$SECONDS
@@ -127,13 +142,10 @@ packages_for_tests() {
     ours=1
     printf '#!/bin/sh\nexit 101\n' >"$policy"
     chmod +x "$policy"
-    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    at_end "rm -f '$policy'"
   fi
   packages "$@"
-  if [ -n "$ours" ]; then
-    rm -f "$policy"
-    trap - EXIT
-  fi
+  [ -z "$ours" ] || rm -f "$policy"
 }
 
 die_for_packages() {
@@ -436,29 +448,32 @@ docker_tests() {
   return "$status"
 }
 
-MACHINES=()        # the process ids of their dockerds, of those that have the images
-MACHINE_PLACES=()  # the directory of each that was started; `dockerd.pid` and `slirp.pid` are in it
+MACHINES=()       # the process ids of their dockerds, of those that have the images
+MACHINE_STARTS=() # the process ids of the shells that start them
+MACHINE_PLACES=() # the directory of each that was started; `dockerd.pid` and `slirp.pid` are in it
 
 # other_machines NUMBER: start that many engines, each in network and mount namespaces of its own, as if on another machine:
 # programs there find it at the usual socket, with the images of the first. Without them, tests run one after the other.
 other_machines() {
-  local number=$1 place loads=() i
+  local number=$1 place i
   if ((number < 1)) || ! is_root || [ -n "${DOCKER_HOST:-}" ] || ! command -v dockerd unshare nsenter slirp4netns >/dev/null; then return 0; fi
   say "starting engines, so that $((number + 1)) tests run at a time: $number more"
+  at_end end_other_machines
   for ((i = 0; i < number; i++)); do
     place=$(mktemp -d /var/tmp/loom-test-machine.XXXXXX)
     MACHINE_PLACES+=("$place")
     other_machine "$place" &
-    loads+=($!)
+    MACHINE_STARTS+=($!)
   done
   for ((i = 0; i < number; i++)); do
-    place=${MACHINE_PLACES[-number + i]}
-    if wait "${loads[i]}"; then
+    place=${MACHINE_PLACES[i]}
+    if wait "${MACHINE_STARTS[i]}"; then
       MACHINES+=("$(cat "$place/dockerd.pid")")
     else
       say "an engine does not work ($(tail -n 1 "$place/log")): fewer tests run at a time"
     fi
   done
+  MACHINE_STARTS=()
 }
 
 # other_machine PLACE: one of them. In the background of a script: what it starts has a session of its own.
@@ -483,8 +498,12 @@ other_machine() {
 
 end_other_machines() {
   local place pid i
+  for pid in "${MACHINE_STARTS[@]}"; do
+    kill "$pid" 2>/dev/null || true
+    wait "$pid" || true
+  done
   for place in "${MACHINE_PLACES[@]}"; do
-    pid=$(cat "$place/dockerd.pid")
+    pid=$(cat "$place/dockerd.pid" 2>/dev/null)
     kill "$pid" 2>/dev/null || true
     for ((i = 0; i < 60; i++)); do
       kill -0 "$pid" 2>/dev/null || break
@@ -494,7 +513,7 @@ end_other_machines() {
     [ ! -f "$place/slirp.pid" ] || kill "$(cat "$place/slirp.pid")" 2>/dev/null || true
     rm -rf "$place"
   done
-  MACHINES=() MACHINE_PLACES=()
+  MACHINES=() MACHINE_STARTS=() MACHINE_PLACES=()
 }
 
 # Several at once: most of their time is the cluster's. Without one they skip.
