@@ -67,7 +67,13 @@ def patch(before: Mapping[str, tuple[int, bytes]], after: Mapping[str, tuple[int
     """
     repository = _repository(scratch)
     old, new = (_tree(repository, files) for files in (before, after))
-    return b"".join(part.data for part in old.diff_to_tree(new, flags=DiffOption.SHOW_BINARY) if part is not None)
+    return b"".join(_text(part) for part in old.diff_to_tree(new, flags=DiffOption.SHOW_BINARY) if part is not None)
+
+
+def _text(part: pygit2.Patch) -> bytes:
+    """The patch of one file. Where only a binary file's mode changed, libgit2 adds a line that `git apply` refuses."""
+    modes, refused, _ = part.data.partition(b"\nBinary files ")
+    return modes + b"\n" if refused and part.delta.old_file.id == part.delta.new_file.id else part.data
 
 
 def first_hunks(

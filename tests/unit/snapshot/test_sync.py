@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -362,6 +362,7 @@ def lay_out(root: Path, wanted: dict[str, tuple[str, bytes]]) -> None:
 
 @fuzzed(15)
 @given(before=files, job=files, mine=files, edited=st.booleans())
+@example(before={"a": ("file", b"\0\xff")}, job={"a": ("exec", b"\0\xff")}, mine={}, edited=False)
 def test_pull_does_what_git_apply_does(
     before: dict[str, tuple[str, bytes]], job: dict[str, tuple[str, bytes]], mine: Any, edited: bool
 ) -> None:
