@@ -114,7 +114,7 @@ def _processes(trial: Trial) -> None:
 
 
 def _runs(trial: Trial) -> list[dict[str, Any]]:
-    document = trial.document("runs", "--all")
+    document = trial.document("runs", "--all", "--limit", "1000")
     return [] if document is None else list(document["runs"])
 
 
