@@ -241,7 +241,8 @@ def from_root(path: str) -> str:
 
 # -- groups -----------------------------------------------------------------------------------------------------------
 
-_VARIABLE = re.compile(r"0x[0-9a-fA-F]+|\d+|'[^']*'|\"[^\"]*\"|`[^`]*`|(?:[\w.-]*/)+[\w.-]*")
+# A path begins where no part of one stands in front: a search from each letter of a long word would take the square of its length.
+_VARIABLE = re.compile(r"(?<![\w.-])(?:[\w.-]*/)+[\w.-]*|0x[0-9a-fA-F]+|\d+|'[^']*'|\"[^\"]*\"|`[^`]*`")
 
 
 def groups(found: Sequence[Failure], tests: Sequence[FailingTest]) -> list[FailureGroup]:
