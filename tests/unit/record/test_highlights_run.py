@@ -57,6 +57,7 @@ def test_a_run_that_was_killed(make: Make, tmp_path: Path) -> None:
     run = project.start("run", "--local", "--trust", MY_TOKEN="hunter2hunter2")
     until((tmp_path / "printed").exists, while_runs=run)
     events = project.last().paths.job("long") / "user/script/01/events.jsonl"
+    until(events.exists, while_runs=run)
     # The last line of each stream.
     until(lambda: "cannot log in" in (text := events.read_text()) and text.count('"ok 2500"') == 2, while_runs=run)
     run.kill()
