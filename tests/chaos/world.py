@@ -142,8 +142,9 @@ class World:
         self.client.close()
         self.engine.stop()
         for controller in [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").glob("*")]:
-            with suppress(OSError):
-                (controller / self._parent.lstrip("/")).rmdir()
+            for group, _, _ in os.walk(controller / self._parent.lstrip("/"), topdown=False):
+                with suppress(OSError):
+                    os.rmdir(group)
         shutil.rmtree(self.engine.directory if keep else self.directory, ignore_errors=True)
 
 
