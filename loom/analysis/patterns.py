@@ -241,7 +241,7 @@ def from_root(path: str) -> str:
 
 # -- groups -----------------------------------------------------------------------------------------------------------
 
-# A path begins where no part of one stands in front: a search from each letter of a long word would take the square of its length.
+# A path begins where no part of one stands in front: tried at each letter of a long word, it would take the square of its length.
 _VARIABLE = re.compile(r"(?<![\w.-])(?:[\w.-]*/)+[\w.-]*|0x[0-9a-fA-F]+|\d+|'[^']*'|\"[^\"]*\"|`[^`]*`")
 
 

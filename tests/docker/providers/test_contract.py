@@ -13,6 +13,7 @@ import pytest
 from loom.cancel import Cancel
 from loom.errors import ProviderError, RequestError
 from loom.status import Ended
+from tests.support.effort import effort
 from tests.support.waiting import promptly
 
 if TYPE_CHECKING:
@@ -27,62 +28,62 @@ def after(seconds: float, call: object) -> threading.Timer:
     return timer
 
 
-@pytest.mark.parametrize(
-    ("script", "code"),
-    [
-        ("true", 0),
-        ("false", 1),
-        ("exit 3", 3),
-        ("exit 255", 255),
-        ("exec sh -c 'exit 9'", 9),
-        ("kill -9 $$", 137),
-        ("kill -TERM $$", 143),
-        ("kill -INT $$", 130),
-        ("kill -PIPE $$", 141),
-        ("trap 'exit 7' EXIT; exit 1", 7),
-        ("trap 'exit 8' TERM; kill -TERM $$; exit 1", 8),
-        ("set +e; false; true", 0),
-        ("false; echo no", 1),
-        ("false | true", 0),
-        ("nosuchcommand", 127),
-        ("exec >&- 2>&-; exit 4", 4),
-        ("exec >/dev/null; echo no; exit 5", 5),
-        ("(exit 6)", 6),
-        ("if", 2),
-    ],
-)
-def test_a_step_ends_with_its_own_exit_code(place: Place, script: str, code: int) -> None:
-    with place.job() as job:
-        ran = job.run(script)
-        assert (ran.code, ran.exit.ended) == (code, Ended.EXITED)
-        assert b"no" not in ran.out
-        assert job.run("echo next").out == b"next\n"
+ENDS = {
+    "true": 0,
+    "false": 1,
+    "exit 3": 3,
+    "exit 255": 255,
+    "exec sh -c 'exit 9'": 9,
+    "kill -9 $$": 137,
+    "kill -TERM $$": 143,
+    "kill -INT $$": 130,
+    "kill -PIPE $$": 141,
+    "trap 'exit 7' EXIT; exit 1": 7,
+    "trap 'exit 8' TERM; kill -TERM $$; exit 1": 8,
+    "set +e; false; true": 0,
+    "false; echo no": 1,
+    "false | true": 0,
+    "nosuchcommand": 127,
+    "exec >&- 2>&-; exit 4": 4,
+    "exec >/dev/null; echo no; exit 5": 5,
+    "(exit 6)": 6,
+    "if": 2,
+}
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        b"plain\n",
-        b"no newline",
-        b"\xff\xfe\x80\n",
-        b"a\r\nb\r\n",
-        b"10%\r20%\r\x1b[K",
-        b"\x1e",
-        b"\x1eloom:",
-        b"\x00\x01\x02",
-        b"\n\n",
-    ],
-    ids=repr,
-)
-def test_output_is_exact(place: Place, text: bytes) -> None:
-    (place.workspace / "text").write_bytes(text)
+def test_a_step_ends_with_its_own_exit_code_and_another_runs(place: Place) -> None:
     with place.job() as job:
-        ran = job.run("cat text; cat text >&2")
-    assert (ran.code, ran.out, ran.err) == (0, text, text)
+        for script, code in ENDS.items():
+            ran = job.run(script)
+            assert (script, ran.code, ran.exit.ended) == (script, code, Ended.EXITED)
+            assert b"no" not in ran.out
+            assert job.run("echo next").out == b"next\n", script
+
+
+TEXTS = [
+    b"plain\n",
+    b"no newline",
+    b"\xff\xfe\x80\n",
+    b"a\r\nb\r\n",
+    b"10%\r20%\r\x1b[K",
+    b"\x1e",
+    b"\x1eloom:",
+    b"\x00\x01\x02",
+    b"\n\n",
+]
+
+
+def test_output_is_exact(place: Place) -> None:
+    for number, text in enumerate(TEXTS):
+        (place.workspace / f"text{number}").write_bytes(text)
+    with place.job() as job:
+        for number, text in enumerate(TEXTS):
+            ran = job.run(f"cat text{number}; cat text{number} >&2")
+            assert (ran.code, ran.out, ran.err) == (0, text, text)
 
 
 def test_every_byte_and_a_long_line_come_through(place: Place) -> None:
-    content = bytes(range(256)) * 4096 * 12 + b"x" * (50 * 1024 * 1024)
+    content = bytes(range(256)) * 4096 * effort(4, 12) + b"x" * effort(20_000_000, 50_000_000)
     (place.workspace / "binary").write_bytes(content)
     with place.job() as job:
         ran = job.run("cat binary")
@@ -166,11 +167,11 @@ def test_a_script_of_200_kilobytes(place: Place) -> None:
 
 
 # Of the job, not of the run: the others go on.
-@pytest.mark.parametrize("environment", [{"A-B": "1"}, {"A": "nul\0"}, {"": "x"}, {"1A": "x"}])
-def test_what_no_shell_can_take_is_refused(place: Place, environment: dict[str, str]) -> None:
+def test_what_no_shell_can_take_is_refused(place: Place) -> None:
     with place.job() as job:
-        with pytest.raises(ProviderError):
-            job.run("true", environment=environment)
+        for environment in ({"A-B": "1"}, {"A": "nul\0"}, {"": "x"}, {"1A": "x"}):
+            with pytest.raises(ProviderError):
+                job.run("true", environment=environment)
         with pytest.raises(ProviderError):
             job.run("echo \0")
         assert job.run("echo next").out == b"next\n"
@@ -213,8 +214,9 @@ def test_a_background_child_does_not_hold_the_step_and_loses_nothing(place: Plac
 
 def test_what_a_background_child_printed_before_the_end_is_kept(place: Place) -> None:
     with place.job() as job:
-        job.run("(sleep 0.2; echo late; echo late >&2; sleep 30) &")
-        time.sleep(3)
+        job.run("(sleep 0.2; echo late; echo late >&2; echo >printed; sleep 30) &")
+        printed = ["sh", "-c", "while [ ! -e printed ]; do sleep 0.02; done"]
+        assert job.session.inside({}).exec(printed, lambda *_: None, Cancel(), timeout_s=60).code == 0
     assert (job.heard.out, job.heard.err) == (b"late\n", b"late\n")
 
 
@@ -309,14 +311,11 @@ def test_archives_go_in_and_out_of_the_jobs_view(place: Place) -> None:
 def test_many_steps(place: Place) -> None:
     with place.job() as job:
         job.run("true")
-        # A step in a pod takes as long as its helper looks for output, 30 ms.
-        steps = 100 if place.kind == "kubernetes" else 300
-        for number in range(steps):
+        for number in range(effort(100, 300)):
             assert job.run(f"echo {number}; exit {number % 250}").code == number % 250
 
 
-@pytest.mark.parametrize("name", ["LOOM_ENV", "LOOM_MASK"])
-@pytest.mark.parametrize("make", ["mkfifo", "mkdir"])
+@pytest.mark.parametrize(("name", "make"), [("LOOM_ENV", "mkfifo"), ("LOOM_MASK", "mkdir")])
 def test_a_steps_file_that_became_something_else_is_no_hang(place: Place, name: str, make: str) -> None:
     with place.job() as job:
         assert job.run(f"rm ${name}; {make} ${name}", timeout_s=30).code == 0
