@@ -26,17 +26,17 @@ pytestmark = pytest.mark.slow
 
 
 def laid_out(workspace: Path, without_times: frozenset[str]) -> dict[str, tuple[int, object, object]]:
-    """All that is in a workspace but what says when it was made: type and mode, content, and time of a file."""
+    """All that is in a workspace but what says when it was made: type and mode, content, and time of a file or link."""
     found: dict[str, tuple[int, object, object]] = {}
     for path in sorted(workspace.rglob("*")):
         name, status = os.fsdecode(os.path.relpath(path, workspace)), path.lstat()
         if path.name in ("loom-snapshot.json", "index") or name.startswith(".git/objects"):
             continue
+        time_ns = None if name.startswith(".git/") or name in without_times else status.st_mtime_ns
         if stat.S_ISLNK(status.st_mode):
-            found[name] = (status.st_mode, str(path.readlink()), status.st_mtime_ns)
+            found[name] = (status.st_mode, str(path.readlink()), time_ns)
         elif stat.S_ISREG(status.st_mode):
-            of_git = name.startswith(".git/") or name in without_times
-            found[name] = (status.st_mode, path.read_bytes(), None if of_git else status.st_mtime_ns)
+            found[name] = (status.st_mode, path.read_bytes(), time_ns)
         else:
             found[name] = (status.st_mode, None, None)
     return found
@@ -109,11 +109,16 @@ def repo(tmp_path: Path) -> Repo:
     return repo
 
 
+def files_of(workspace: Path) -> dict[Path, tuple[int, int]]:
+    """What tells a file from a later one, which may have its inode number again."""
+    return {path: ((status := path.lstat()).st_ino, status.st_ctime_ns) for path in workspace.glob("dir*/*")}
+
+
 def test_only_what_changed_is_copied_and_the_directory_stays(repo: Repo, tmp_path: Path) -> None:
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     _, files = take_to_stand(discover(repo.root, environ=repo.environ), workspace, cancel=Cancel())
-    before = {path: path.lstat().st_ino for path in (workspace, *workspace.glob("dir*/*"))}
+    directory, before = workspace.stat().st_ino, files_of(workspace)
     repo.write("dir1/file1", "changed\n")
     repo.write("dir9/new", "new\n")
     (repo.root / "dir2/file2").unlink()
@@ -122,7 +127,8 @@ def test_only_what_changed_is_copied_and_the_directory_stays(repo: Repo, tmp_pat
     repo.commit("second")
     repo.write("dir1/file4", "uncommitted\n")
     renewed = renew(discover(repo.root, environ=repo.environ), workspace, files, cancel=Cancel())
-    after = {path: path.lstat().st_ino for path in (workspace, *workspace.glob("dir*/*"))}
+    after = files_of(workspace)
+    assert workspace.stat().st_ino == directory
     assert {path.name for path in after if before.get(path) != after[path]} == {"file1", "file4", "new"}
     equal_to_a_new_one(repo, tmp_path, renewed)
 
