@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from loom.errors import InfrastructureError
 from loom.status import OnOutput, Stream
 
 LAST_LINES = 20
@@ -13,17 +14,30 @@ _LONGEST_LINE = 65536
 
 
 class Output:
-    """Writes lines of several threads one at a time, and none after `close`."""
+    """Writes lines of several threads one at a time, and none after `close`.
+
+    A thread that follows a service has nobody to raise to: where the record takes no more lines, `check` raises it.
+    """
 
     def __init__(self, on_output: OnOutput) -> None:
         self._on_output = on_output
         self._guard = threading.Lock()
         self._closed = False
+        self._failed: InfrastructureError | None = None
 
     def line(self, stream: Stream, text: bytes) -> None:
         with self._guard:
-            if not self._closed:
+            if self._closed or self._failed is not None:
+                return
+            try:
                 self._on_output(stream, text + b"\n")
+            except InfrastructureError as error:
+                self._failed = error
+
+    def check(self) -> None:
+        """Raise the failure of an earlier `line`."""
+        if self._failed is not None:
+            raise self._failed
 
     def say(self, text: str) -> None:
         self.line("stdout", text.encode())

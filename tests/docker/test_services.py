@@ -15,7 +15,7 @@ import docker
 import pytest
 
 from loom.cancel import Cancel
-from loom.errors import ImageError, ServiceError
+from loom.errors import ImageError, InfrastructureError, ServiceError
 from loom.plan.model import Build, Image, Ready, Secret, Service
 from loom.providers.base import SecretValues
 from loom.providers.docker.client import connect
@@ -41,6 +41,9 @@ class Bench:
         self.run_id = f"test-{uuid.uuid4().hex[:8]}"
         self.cancel = Cancel()
         self.said = ""
+        self.refuse = ""
+        """The record has no room for output with this in it."""
+        self.refused = threading.Event()
         self.died: list[tuple[str, str]] = []
         self.engine = Engine(os.environ)
         self.images = Images(self.engine)
@@ -69,6 +72,9 @@ class Bench:
         )
 
     def _hear(self, _stream: str, data: bytes) -> None:
+        if self.refuse and self.refuse in data.decode():
+            self.refused.set()
+            raise InfrastructureError("no room", code="RECORD_UNWRITABLE")
         self.said += data.decode()
 
     def lines(self, name: str) -> list[str]:
@@ -492,3 +498,25 @@ def test_a_variable_can_t_hold_a_nul(bench: Bench) -> None:
     told = "the secret TOKEN of service db holds a NUL"
     with pytest.raises(ServiceError, match=told), bench.open(wanted, secrets=values):
         raise AssertionError("it was started")
+
+
+def test_output_that_the_record_does_not_take_ends_the_start(bench: Bench) -> None:
+    bench.refuse = "| one"
+    with (
+        pytest.raises(InfrastructureError, match="no room"),
+        bench.open(service("a", "echo one; sleep 600", ready=Ready(log="never"))),
+    ):
+        pass
+    assert bench.lines("a") == []
+
+
+def test_output_that_the_record_does_not_take_ends_the_job(bench: Bench) -> None:
+    bench.refuse = "| two"
+    script = "while [ ! -e /go ]; do sleep 0.02; done; echo two; echo three; sleep 600"
+    opened = bench.open(service("a", script, ready=Ready(command=("true",))))
+    network = opened.__enter__()
+    bench.client.containers.get(network.services[0].container_id).exec_run(["touch", "/go"])
+    until(bench.refused.is_set)
+    with pytest.raises(InfrastructureError, match="no room"):
+        opened.__exit__(None, None, None)
+    assert bench.lines("a") == []

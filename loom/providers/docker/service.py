@@ -148,6 +148,7 @@ class ServiceContainer:
             getting.end()
 
     def _go_on_or_leave(self) -> None:
+        self._group.output.check()
         if self._group.cancel.requested:
             raise ServiceError(f"canceled while service {self._service.name} was starting", code="CANCELED")
         if self._group.give_up.is_set():

@@ -114,6 +114,7 @@ def services(
     finally:
         output.close()
         client.close()
+    output.check()
 
 
 def _containers(

@@ -216,6 +216,7 @@ class KubernetesProvider:
         finally:
             del self._services[key]
             opened.close()
+        opened.output.check()
 
     def find(self, run_id: str, job_id: str, place_id: str = "", *, user: str = "") -> KeptPod | None:
         namespaces = {pool.namespace for pool in self._setup.config.pools.values() if pool.provider == self.name}

@@ -200,6 +200,7 @@ def _wait(
         return states.is_ready(seen, one.container) and follower.seen.is_set()
 
     while not is_ready(pods.get(pod)):
+        services.output.check()
         _unless_canceled(services, service)
         if ended := _ended(pods.get(pod), one.container):
             follower.join(2.0)
