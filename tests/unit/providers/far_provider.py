@@ -264,5 +264,8 @@ class FarInside:
             on_output("stderr", ended.stderr)
         return Exit(code=ended.returncode)
 
+    def continued(self, command: Sequence[str]) -> Sequence[str]:
+        return command
+
     def shell(self, shell: Sequence[str], *, script: str, name: str, cancel: Cancel) -> int:
         return subprocess.run(["sh", "-i"], cwd=self._files, env=dict(self._environment), check=False).returncode
