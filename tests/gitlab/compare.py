@@ -323,7 +323,7 @@ def ran_by_other(tools: Tools, project: Path, file: str) -> Seen:
             told = summary[2].removeprefix(name).split()
             if not name and summary[1] != "WARN":
                 # One that failed before it started, or a trigger: known by this line alone.
-                name = re.split(r" {2}", summary[2])[0]
+                name = re.split(r" {2}", summary[2])[0].rstrip()
             if name and told != ["after_script"]:  # which does not count
                 results[name] = _STATUS[summary[1]]
         elif name := next((name for name in names if line.startswith(f"{name} ")), ""):

@@ -35,25 +35,31 @@ _PULL = {"always": "always", "never": "never", "if-not-present": "missing"}
 
 def translated(pipeline: Pipeline) -> str:
     """Return the workflow as text; its jobs have what `extends`, `default` and includes gave them."""
-    stages = [stage for stage in pipeline.stages if any(entry.stage == stage for entry in pipeline.jobs.values())]
+    jobs = {name: entry for name, entry in pipeline.jobs.items() if entry.merged.get("script") is not None}
+    stages = [stage for stage in pipeline.stages if any(entry.stage == stage for entry in jobs.values())]
     parts = [
         f"# From {pipeline.path}, by `loom import`: each comment names what loom's language says otherwise.",
         _dumped({"version": "v1", "stages": [_stage(stage) for stage in stages]}),
     ]
     if variables := read(pipeline.root.get("variables")):
         parts.append(_dumped({"variables": {name: one.value for name, one in variables.items()}}))
-    names = {name: found[0].id.partition(".")[0] for name, found in instances(dict.fromkeys(pipeline.jobs)).items()}
+    names = {name: found[0].id.partition(".")[0] for name, found in instances(dict.fromkeys(jobs)).items()}
     rules = pipeline.root.find("workflow", "rules")
     if rules is not None:
         comments: list[str] = []
         text = _dumped({"workflow": {"rules": list(_rules(rules, comments))}})
         parts.append("".join(f"# {comment}\n" for comment in comments) + text)
     cached: dict[str, set[tuple[str, ...]]] = defaultdict(set)
-    for entry in pipeline.jobs.values():
+    for entry in jobs.values():
         for fields in map(fields_of, one_or_more(entry.merged.get("cache"))):
             if one_or_more(fields.get("paths")):
                 cached[_key(fields)].add(tuple(_paths(fields["paths"])))
-    parts += ["\n".join(_Job(entry, names, cached).lines()) for entry in pipeline.jobs.values()]
+    parts += [
+        "\n".join(_Job(entry, names, cached).lines())
+        if name in jobs
+        else f"# {name} ({entry.key.place}) is left out: a job without a script has no counterpart\n"
+        for name, entry in pipeline.jobs.items()
+    ]
     return "\n".join(parts)
 
 
@@ -120,8 +126,7 @@ class _Job:
                 found |= method(node)
             elif key not in _ELSEWHERE:
                 self.comments.append(f"{key} ({node.place}) has no counterpart")
-        if "script" in found:
-            found["shared_shell"] = True
+        found["shared_shell"] = True
         if found.get("when") == "delayed":
             found["when"] = "on_success"
         return found

@@ -52,3 +52,14 @@ def test_rules(tmp_path: Path) -> None:
     comments, lines = imported(tmp_path, text)
     assert comments == ["rules:needs (.gitlab-ci.yml:2:40) has no counterpart"]
     assert {"- src/*", "- '**/c'"} <= set(lines)
+
+
+def test_a_trigger_is_left_out_and_so_is_the_need_of_it(tmp_path: Path) -> None:
+    text = "t: {trigger: {include: c.yml}}\na: {script: x, needs: [t]}"
+    comments, lines = imported(tmp_path, text)
+    assert comments == [
+        "t (.gitlab-ci.yml:1:1) is left out: a job without a script has no counterpart",
+        "the need of t (.gitlab-ci.yml:2:24) can't be said",
+    ]
+    assert "a:" in lines
+    assert "t:" not in lines
