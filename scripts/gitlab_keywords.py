@@ -21,7 +21,7 @@ with its place and the nearest known one.
 | --- | --- |
 | as in GitLab | The same effect. |
 | differs | An effect, but another one on one machine; the last column says which. |
-| no effect | No meaning on one machine. `loom check` says so once, as a notice with the place. |
+| no effect | No meaning on one machine. `loom check` says so once, as a notice with the place; a run says how many there are. |
 | refused | An error with the reason: without the keyword the job would not do what its file says. |
 | refuses the job | Other jobs run. `loom check` warns with the place; a run that does not name the job ends it as an error. |
 """

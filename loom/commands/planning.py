@@ -11,10 +11,12 @@ from loom.commands.children import ChildRuns
 from loom.commands.project import Here
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import rehearse, resolve
+from loom.util.units import counted
 from loom.util.yaml_file import scalars_of
 from loom.workflow import Workflow, dialects
 from loom.workflow.dialects import Loaded
 from loom.workflow.lint import of_run
+from loom.workflow.messages import NO_EFFECT
 from loom.workflow.predefined import KNOWN_TO_PLANS
 from loom.workflow.values import shell_words
 
@@ -39,7 +41,12 @@ def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection, context: Res
         default_shell=shell_words(context.config.default_shell),
     )
     refused = [f"{job.id} will be refused: {text}" for job in plan.jobs for text in job.refused]
-    told = [*refused, *(f"{problem.file}:{problem.line}: {problem.message}" for problem in found)]
+    idle = sum(problem.code == NO_EFFECT for problem in found)
+    told = [
+        *refused,
+        *(f"{problem.file}:{problem.line}: {problem.message}" for problem in found if problem.code != NO_EFFECT),
+        *([f"{counted(idle, 'keyword')} of {loaded.path} without effect here: loom check"] if idle else []),
+    ]
     shown = told[:MAX_NOTICES]
     more = len(told) - len(shown)
     return (*shown, f"and {more} more: loom check") if more else tuple(shown)

@@ -15,6 +15,8 @@ from loom.util.units import nearest
 from loom.util.yaml_file import Kind, Node
 from loom.workflow import models, values
 
+NO_EFFECT = "GL_NO_EFFECT"
+"""The code of notices about keywords without a meaning on one machine."""
 FOREIGN = {
     "steps": "script",
     "run": "script",

@@ -28,6 +28,7 @@ from loom.workflow.gitlab.paths import of_runner
 from loom.workflow.gitlab.shapes import UNSUPPORTED
 from loom.workflow.gitlab.variables import GIVE, Variable, expand, expand_all, names, read, text_of
 from loom.workflow.interpolation import ExpansionTooLong
+from loom.workflow.messages import NO_EFFECT
 from loom.workflow.predefined import KNOWN_AT_START
 from loom.workflow.values import shell_words
 
@@ -471,7 +472,7 @@ class _Texts:
             path = of_runner(expand(text_of(item), values).removeprefix(there))
             if path.startswith(("/", "~")) or ".." in path.split("/"):
                 message = f"{path} is outside the project, and left out; GitLab's runner leaves it out too"
-                self.builder.say(item, self.at(), message, severity="notice", code="GL_NO_EFFECT")
+                self.builder.say(item, self.at(), message, severity="notice", code=NO_EFFECT)
             else:
                 found.append(path)
         return tuple(found)

@@ -24,8 +24,8 @@ from loom.workflow.gitlab.keywords import (
     by_name,
     runner_variable,
 )
+from loom.workflow.messages import NO_EFFECT
 
-NO_EFFECT = "GL_NO_EFFECT"
 UNSUPPORTED = "GL_UNSUPPORTED"
 MAX_LISTS = 10
 MAX_NODES = 500_000

@@ -175,6 +175,18 @@ def test_inputs_of_the_main_file_come_from_the_command_line(project: Project) ->
         assert (code, said.partition("GL_INVALID")[2] in shown + err) == (2, True)
 
 
+def test_a_run_counts_the_keywords_without_effect_and_check_lists_them(project: Project) -> None:
+    project.write(
+        gitlab="a: {script: echo, tags: [x], variables: {GIT_DEPTH: 1}, rules: [{if: $CI_PROJECT_ID}, {if: $CI}]}\n"
+    )
+    code, shown = project.run()
+    assert code == 0, shown
+    assert "2 keywords of .gitlab-ci.yml without effect here: loom check" in shown
+    assert "this condition reads $CI_PROJECT_ID" in shown
+    assert "tags has no effect" not in shown
+    assert project.loom("check")[1].count("GL_NO_EFFECT") == 2
+
+
 WINDOWS = """
 .shared: {script: ["if (Test-Path x) {", echo], image: $NOWHERE/x}
 a: {extends: .shared}
