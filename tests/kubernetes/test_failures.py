@@ -20,6 +20,7 @@ from loom.errors import LoomError
 from loom.plan.model import Image, Job, Resources
 from loom.pools import Pool
 from loom.providers.base import Command, Setup
+from loom.providers.kubernetes import starting
 from loom.providers.kubernetes.checkup import CheckResult, findings
 from tests.support import kubernetes
 from tests.support.effort import LONG
@@ -150,6 +151,47 @@ def test_the_pool_says_how_long_a_pod_waits_for_a_node(pods: Pods) -> None:
     error = refused(pods, pool=pool)
     assert error.code == "POD_UNSCHEDULABLE"
     assert "within 1 s" in error.message
+
+
+def test_a_pod_waits_for_its_turn_while_others_of_the_run_have_the_nodes(
+    pods: Pods, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A port of a node is one that only one pod can have."""
+    monkeypatch.setattr(starting, "TELL_S", 0.2)
+    monkeypatch.setattr(starting, "NODE_S", 0.4)
+    port = {"name": "job", "ports": [{"containerPort": 31999, "hostPort": 31999}]}
+    with pods.job(pool=Pool(provider="kubernetes", pod_template={"spec": {"containers": [port]}})) as first:
+        node = cluster.call("looking", "read_namespaced_pod", first.pod)["spec"]["nodeName"]
+        there = Pool(
+            provider="kubernetes",
+            pod_template={"spec": {"containers": [port]}},
+            node_selector={"kubernetes.io/hostname": node},
+        )
+        looked, ending = threading.Semaphore(0), threading.Event()
+        within: Any = starting._on_node_within
+
+        def counted(*given: Any) -> bool:
+            looked.release()
+            return bool(within(*given[:-1], 60.0 if ending.is_set() else given[-1]))
+
+        monkeypatch.setattr(starting, "_on_node_within", counted)
+        said: list[bytes] = []
+        failed: list[BaseException] = []
+
+        def wait_for_turn() -> None:
+            try:
+                with pods.job(pool=there, job_id="second") as second:
+                    said.append(second.run("echo its turn")[1])
+            except LoomError as error:
+                failed.append(error)
+
+        second = threading.Thread(target=wait_for_turn)
+        second.start()
+        for _ in range(5):
+            assert looked.acquire(timeout=60)
+        ending.set()
+    second.join(120)
+    assert (said, failed) == ([b"its turn\n"], [])
 
 
 def test_a_registry_that_the_nodes_do_not_reach(pods: Pods) -> None:

@@ -62,6 +62,11 @@ class Pods:
     def get(self, name: str) -> Json | None:
         return None if name in self._gone else self._seen.get(name, {})
 
+    def beside(self, name: str) -> list[Json]:
+        """The other pods of the run that are there."""
+        with self._changed:
+            return [pod for one, pod in self._seen.items() if one != name and one not in self._gone]
+
     def put(self, pod: Json) -> None:
         """Take note of a pod that was just made."""
         with self._changed:

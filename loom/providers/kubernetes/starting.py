@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError
 from loom.providers.base import SessionRequest
 from loom.providers.kubernetes import pods as states
-from loom.providers.kubernetes.pod import HELPER, JOB
+from loom.providers.kubernetes.pod import HELPER, JOB, KEPT_UNTIL
 from loom.providers.kubernetes.snapshot_image import COPY
 from loom.status import OnOutput
 from loom.util.units import rough_size
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster import Cluster
     from loom.providers.kubernetes.pods import Pods
 
+NODE_S = 600.0
+"""How long a pod may wait for a node while no other of the run has one. `start_timeout` of the pool counts instead."""
 START_S = 600.0
-"""How long a pod may wait for a node, and then for its images, where its pool does not say."""
+"""How long it may then wait for its images. `start_timeout` counts here too."""
 NEVER_S = 30.0
 """How long one may wait that no node can ever take, unless an autoscaler promises a new node."""
 TELL_S = 10.0
@@ -76,24 +79,30 @@ def until_on_node(
     """Wait until a node takes the pod. ProviderError with the scheduler's reason when none does."""
     within = partial(_on_node_within, pods, name, request, cancel)
     given_s = request.pool.start_timeout if request.pool else None
-    limit_s = given_s or START_S
+    limit_s = given_s or NODE_S
+    started = time.monotonic()
     if within(min(TELL_S, limit_s)):
         return
     seen = pods.get(name) or {}
     why = states.unscheduled(seen) or _SILENT
     on_output("stdout", f"waits for a node: {why}\n".encode())
     large = too_large(seen, largest.of(cluster))
-    short = given_s is None and bool(large or no_node_ever(why))
-    waits_s = NEVER_S if short else limit_s
-    if within(waits_s - TELL_S):
+    never = bool(large or no_node_ever(why))
+    if given_s is None and never:
+        if within(NEVER_S - TELL_S):
+            return
+        limit_s = NODE_S if _promised(cluster, name) else NEVER_S
+    others = given_s is None and not never and _others_have_nodes(pods, name)
+    if within(started + limit_s - time.monotonic()):
         return
-    if short and _promised(cluster, name):
-        waits_s = limit_s
-        if within(waits_s - NEVER_S):
+    while others:
+        others = _others_have_nodes(pods, name)
+        if within(limit_s):
             return
     why = states.unscheduled(pods.get(name)) or why
+    waited_s = time.monotonic() - started
     raise ProviderError(
-        f"no node took the pod of job {request.job_id} within {waits_s:.0f} s: {'; '.join([why.rstrip('.'), *large])}",
+        f"no node took the pod of job {request.job_id} within {waited_s:.0f} s: {'; '.join([why.rstrip('.'), *large])}",
         hint="lower the job's limits, or see the pool's node selector and tolerations; `start_timeout` of the pool says "
         "how long to wait",
         code="POD_UNSCHEDULABLE",
@@ -110,6 +119,11 @@ def _on_node_within(pods: Pods, name: str, request: SessionRequest, cancel: Canc
 
 def _on_node(pod: Mapping[str, Any]) -> bool:
     return bool((pod.get("spec") or {}).get("nodeName"))
+
+
+def _others_have_nodes(pods: Pods, name: str) -> bool:
+    """Whether pods of the run take room that they will leave; a kept one stays too long to wait for it."""
+    return any(_on_node(pod) and KEPT_UNTIL not in (pod["metadata"].get("labels") or {}) for pod in pods.beside(name))
 
 
 def _unless_canceled(cancel: Cancel, request: SessionRequest) -> None:
