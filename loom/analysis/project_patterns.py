@@ -16,10 +16,11 @@ from loom.storage.files import read_regular
 from loom.util import yaml_file
 from loom.util.paths import leads_out
 from loom.util.yaml_file import Kind, Node
-from loom.workflow.messages import Problems, describe
+from loom.workflow.messages import Problems
 from loom.workflow.models import Model
 from loom.workflow.patterns import PatternError, SearchError, pattern_of
 from loom.workflow.shapes import Shapes
+from loom.workflow.wording import describe
 
 NAME = ".loom/patterns.yml"
 MOST_FORMATS = 50

@@ -30,7 +30,7 @@ from loom.workflow import Workflow, lint
 from loom.workflow.dialects import AnyEntry, Loaded, examine, refuse_inputs
 from loom.workflow.lint import warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
-from loom.workflow.values import shell_words
+from loom.workflow.words import shell_words
 
 MAX_SHOWN = 200
 

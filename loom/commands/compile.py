@@ -7,14 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from loom.analysis.printed import PlanExplanation, made
 from loom.commands import checkout, planning, project
 from loom.errors import RequestError
 from loom.plan.model import JobSelection, Plan
 from loom.plan.provenance import sources
 from loom.plan.resolve import resolve
-from loom.render.output import print_json
-from loom.render.plan import FORMATS
+from loom.render.plan import FORMATS, explanation_json
 from loom.status import ExitCode
 from loom.util.units import duration_text, nearest
 from loom.workflow.dialects import Loaded
@@ -88,5 +86,5 @@ def _explain(loaded: Loaded, plan: Plan, wanted: str, selection: JobSelection, s
                 shown = shown if len(shown) <= 60 else shown[:57] + "..."
                 print(f"{row.key:<{width}}  {shown:<30}  {row.by}" + (f" ({row.place})" if row.place else ""))
     if as_json:
-        print_json(made(PlanExplanation, {"jobs": documents}))
+        sys.stdout.write(explanation_json(documents))
     return ExitCode.OK

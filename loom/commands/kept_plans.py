@@ -196,9 +196,7 @@ class Planner:
     def _kept(self, plan: Plan, notices: tuple[str, ...], answers: _Answers) -> _Kept | None:
         """None for a plan that another run can't have, or of files that have changed meanwhile."""
         loaded, root = self.workflow, self._here.root
-        if not isinstance(
-            loaded, self._fresh.Workflow
-        ):  # what another dialect reads besides its files is its own affair
+        if not self._fresh.is_own(loaded):  # what another dialect reads besides its files is its own affair
             return None
         variables = self._mentioned(self._fresh.mentioned(loaded, KNOWN_TO_PLANS))
         if variables is None:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from loom import workflow
 from loom.commands import checkout
-from loom.commands.children import ChildRuns
 from loom.commands.project import Here
+from loom.errors import Problem
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import rehearse, resolve
+from loom.util import startup
 from loom.util.units import counted
 from loom.util.yaml_file import scalars_of
-from loom.workflow import Workflow, dialects
-from loom.workflow.dialects import Loaded
-from loom.workflow.lint import of_run
+from loom.workflow import dialects
+from loom.workflow.dialects import Loaded, is_own
 from loom.workflow.messages import NO_EFFECT
 from loom.workflow.predefined import KNOWN_TO_PLANS
-from loom.workflow.values import shell_words
+from loom.workflow.words import shell_words
 
-__all__ = ["ChildRuns", "Workflow", "load", "mentioned", "notices_of", "rehearse", "resolve"]
+if TYPE_CHECKING:
+    from loom.commands.children import ChildRuns
+else:  # only a run with a trigger needs what runs are made of
+    __getattr__ = startup.names_of("loom.commands", {"children": "ChildRuns"})
+
+__all__ = ["ChildRuns", "is_own", "load", "mentioned", "notices_of", "rehearse", "resolve"]
 
 MAX_NOTICES = 5
 
@@ -34,12 +41,14 @@ def load(here: Here, path: Path, context: Callable[[], ResolveContext] | None = 
 
 def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection, context: ResolveContext) -> tuple[str, ...]:
     """Return the warnings of `loom check` about keys that have no effect, or another one, on the plan's jobs; bounded."""
-    found = of_run(
-        loaded,
-        {job.name for job in plan.jobs},
-        defined=(*KNOWN_TO_PLANS, *selection.variables),
-        default_shell=shell_words(context.config.default_shell),
-    )
+    found: Sequence[Problem] = dialects.notices_of(loaded)
+    if is_own(loaded):
+        found = workflow.of_run(
+            loaded,
+            {job.name for job in plan.jobs},
+            defined=(*KNOWN_TO_PLANS, *selection.variables),
+            default_shell=shell_words(context.config.default_shell),
+        )
     refused = [f"{job.id} will be refused: {text}" for job in plan.jobs for text in job.refused]
     idle = sum(problem.code == NO_EFFECT for problem in found)
     told = [
@@ -52,7 +61,7 @@ def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection, context: Res
     return (*shown, f"and {more} more: loom check") if more else tuple(shown)
 
 
-def mentioned(loaded: Workflow, names: Collection[str]) -> list[str]:
+def mentioned(loaded: workflow.Workflow, names: Collection[str]) -> list[str]:
     """Return those of the names that any text of the workflow's files contains."""
     nodes = (node for file in loaded.files if file.root is not None for _, node in scalars_of(file.root))
     texts = "\0".join(node.text for node in nodes)

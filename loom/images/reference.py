@@ -94,3 +94,12 @@ def normal_platform(text: str) -> str:
 def short(digest: str) -> str:
     """Shorten a digest for display."""
     return digest.removeprefix("sha256:")[:12]
+
+
+def service_aliases(reference: str) -> tuple[str, ...]:
+    """Derive a service's host names from its image: `postgres:16` is postgres, `a/b:1` is a-b and a__b."""
+    path = re.sub(r"(@[^/]*)?$", "", reference)
+    path = re.sub(r":[^/:]*$", "", path)
+    parts = [part.split(":")[0] for part in path.split("/")]
+    names = ("-".join(parts), "__".join(parts)) if len(parts) > 1 else (parts[0],)
+    return tuple(dict.fromkeys(name.lower() for name in names))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
 
 from loom.errors import Problem, RequestError
-from loom.images.reference import parse_reference
+from loom.images.reference import parse_reference, service_aliases
 from loom.plan import model as p
 from loom.plan.placement import placed, unknown_pool
 from loom.plan.rules import EntryCandidate, job_values
@@ -15,8 +14,8 @@ from loom.pools import Pool
 from loom.util.units import platform
 from loom.util.yaml_file import Node, line_in_file, pointer
 from loom.workflow import Entry, Workflow, interpolation, models
-from loom.workflow.values import shell_words
 from loom.workflow.values import user as checked_user
+from loom.workflow.words import shell_words
 
 _EMPTY_WHEN_UNSET = frozenset({"CI_COMMIT_BRANCH", "CI_COMMIT_TAG", "CI_COMMIT_DESCRIPTION"})
 
@@ -449,12 +448,3 @@ def _retry(fields: models.RetryFields | None) -> p.Retry:
     return p.Retry(
         max=fields.max, when=frozenset(fields.when), exit_codes=frozenset(fields.exit_codes), backoff_s=fields.backoff
     )
-
-
-def service_aliases(reference: str) -> tuple[str, ...]:
-    """Derive a service's host names from its image: `postgres:16` is postgres, `a/b:1` is a-b and a__b."""
-    path = re.sub(r"(@[^/]*)?$", "", reference)
-    path = re.sub(r":[^/:]*$", "", path)
-    parts = [part.split(":")[0] for part in path.split("/")]
-    names = ("-".join(parts), "__".join(parts)) if len(parts) > 1 else (parts[0],)
-    return tuple(dict.fromkeys(name.lower() for name in names))

@@ -1,74 +1,32 @@
-"""Turn a workflow into a plan: candidates, selection, jobs."""
+"""Turn a workflow of any language into a plan."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
 
+from loom import plan as languages
 from loom.config import Config
-from loom.errors import Problem, WorkflowError
+from loom.errors import Problem
 from loom.plan import model as p
-from loom.plan.jobs import JobBuilder
-from loom.plan.rules import RuleDecision, RuleEvaluator, candidate_of, job_ids
-from loom.plan.selection import Choice
-from loom.workflow import Entry, Workflow
-from loom.workflow.dialects import AnyEntry, Loaded
-from loom.workflow.predefined import KNOWN_TO_PLANS
-
-__all__ = ["problems_of", "rehearse", "resolve"]
+from loom.workflow.dialects import AnyEntry, Loaded, is_own
 
 
 def resolve(workflow: Loaded, selection: p.JobSelection, context: p.ResolveContext) -> p.Plan:
-    """Resolve a checked workflow of any dialect: matrix, rules, variables, needs, selection.
+    """Resolve a checked workflow: matrix, rules, variables, needs, selection.
 
     RequestError for an invalid selection, WorkflowError for problems that appear only now. Pure, except for the
     context's callables, which are called at most once per question.
     """
-    if not isinstance(workflow, Workflow):
-        plan: p.Plan = _gitlab().resolve(workflow, selection, context)
-        return plan
-    choice = Choice(workflow.stages, selection)
-    choice.check_variables()
-    rules = RuleEvaluator(workflow, selection, context)
-    candidates = rules.candidates()
-    jobs = choice.connect(candidates, choice.select(candidates))
-    builder = JobBuilder(workflow, selection, context, rules.workflow_variables)
-    built = tuple(builder.job(candidate) for candidate in jobs)
-    problems = choice.problems + builder.problems
-    if problems:
-        raise WorkflowError(list(dict.fromkeys(problems)))
-    return p.Plan(
-        workflow_path=workflow.path,
-        stages=workflow.stages,
-        jobs=built,
-        left_out=tuple(p.NotSelected(id=name, reason=reason) for name, reason in choice.left_out.items()),
-    )
+    if is_own(workflow):
+        return languages.resolve_own(workflow, selection, context)
+    return languages.resolve_gitlab(workflow, selection, context)  # type: ignore[arg-type]
 
 
 def rehearse(workflow: Loaded, config: Config | None = None) -> tuple[list[Problem], Sequence[tuple[AnyEntry, p.Job]]]:
     """Build every job regardless of its rules; return the problems that any plan of this workflow would have."""
-    if not isinstance(workflow, Workflow):
-        found: tuple[list[Problem], Sequence[tuple[AnyEntry, p.Job]]] = _gitlab().rehearse(workflow, config)
-        return found
-    placeholders = dict.fromkeys(KNOWN_TO_PLANS, "x")
-    context = p.ResolveContext(config=config or Config(), predefined=placeholders, host_project_dir="/x")
-    selection = p.JobSelection(container=context.config.container, on=context.config.on)
-    builder = JobBuilder(workflow, selection, context, {})
-    jobs: list[tuple[Entry, p.Job]] = []
-    for entry in workflow.jobs.values():
-        given: dict[str, str] = {}
-        for rule in (*(workflow.rules or ()), *(entry.fields.rules or ())):
-            given |= rule.variables
-        for number, (job_id, matrix) in enumerate(job_ids(entry.name, entry.fields.parallel), start=1):
-            decision = RuleDecision(runs=True, when="on_success", variables=given)
-            jobs.append((entry, builder.job(candidate_of(entry, job_id, matrix, (number, 1), decision))))
-    return list(dict.fromkeys(builder.problems)), jobs
-
-
-def _gitlab() -> ModuleType:
-    from loom.plan.gitlab import resolve  # costs nothing where the workflow is loom's
-
-    return resolve
+    if is_own(workflow):
+        return languages.rehearse_own(workflow, config)
+    return languages.rehearse_gitlab(workflow, config)  # type: ignore[arg-type]
 
 
 def problems_of(workflow: Loaded, config: Config | None = None) -> list[Problem]:

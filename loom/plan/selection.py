@@ -8,12 +8,12 @@ from typing import TypeVar
 
 from loom.errors import Problem, RequestError
 from loom.plan import model as p
-from loom.plan.rules import Candidate, RuleDecision, WantedNeed
+from loom.plan.candidates import Candidate, RuleDecision, WantedNeed
 from loom.util import globs
 from loom.util.bounded import listed
 from loom.util.toposort import closure
 from loom.util.units import nearest
-from loom.workflow.values import VARIABLE
+from loom.workflow.words import VARIABLE
 
 C = TypeVar("C", bound=Candidate)
 

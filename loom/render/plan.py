@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import yaml
+from yaml.resolver import Resolver
 
 from loom import __version__
 from loom.plan.model import Job, Plan
@@ -45,9 +46,17 @@ def job_document(job: Job, mount_mode: str) -> dict[str, Any]:
 
 
 def plan_json(plan: Plan, mount_mode: str = "auto") -> str:
-    from loom.analysis.printed import PlanDocument, made  # not for `loom run`
+    return _json("PlanDocument", plan_document(plan, mount_mode))
 
-    return json_text(made(PlanDocument, plan_document(plan, mount_mode)))
+
+def explanation_json(jobs: list[dict[str, Any]]) -> str:
+    return _json("PlanExplanation", {"jobs": jobs})
+
+
+def _json(kind: str, document: dict[str, Any]) -> str:
+    from loom.analysis import printed  # 15 ms, for this form alone
+
+    return json_text(printed.made(getattr(printed, kind), document))
 
 
 def plan_yaml(plan: Plan, mount_mode: str = "auto") -> str:
@@ -129,17 +138,41 @@ def _without_nothing(value: Any) -> Any:
     return value
 
 
+_TAG = "tag:yaml.org,2002:"
+
+
 @cache
 def _dumper() -> Any:
     base: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    resolver = Resolver()
+
+    @lru_cache(maxsize=10_000)  # a plan says the same words for each of its jobs
+    def tag_of(value: str, implicit: tuple[bool, bool]) -> Any:
+        return resolver.resolve(yaml.ScalarNode, value, implicit)  # type: ignore[no-untyped-call]
+
+    @lru_cache(maxsize=10_000)
+    def style_of(value: str) -> str | None:
+        readable = "\n" in value and not any(line.endswith(" ") or "\t" in line for line in value.split("\n"))
+        return "|" if readable else None
 
     class Dumper(base):  # type: ignore[misc]
+        """Writes plain values alone, each time it meets them: no aliases."""
+
+        def represent_data(self, data: Any) -> Any:
+            kind = type(data)
+            if kind is str:
+                return yaml.ScalarNode(_TAG + "str", data, style=style_of(data))
+            if kind is dict:
+                pairs = [(self.represent_data(key), self.represent_data(value)) for key, value in data.items()]
+                return yaml.MappingNode(_TAG + "map", pairs, flow_style=False)
+            if kind is list:
+                return yaml.SequenceNode(_TAG + "seq", [self.represent_data(item) for item in data], flow_style=False)
+            return super().represent_data(data)
+
         def ignore_aliases(self, data: Any) -> bool:
             return True
 
-    def text(dumper: Any, value: str) -> Any:
-        readable = "\n" in value and not any(line.endswith(" ") or "\t" in line for line in value.split("\n"))
-        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if readable else None)
+        def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+            return tag_of(value, implicit) if kind is yaml.ScalarNode else super().resolve(kind, value, implicit)
 
-    Dumper.add_representer(str, text)
     return Dumper

@@ -4,7 +4,7 @@
 | --- | --- |
 | `configure`: the garbage collector looks less often | 35 ms of a run with one job |
 | `leave`: the process ends without taking the interpreter apart | 80 ms of a run |
-| `names_of`: a package's names are imported when they are first used | 90 ms of a run, which needs no libgit2 |
+| `names_of`: a package's names are imported when they are first used | 90 ms of a run (no libgit2) or of a GitLab file's plan |
 | `cli.app.app_for`: only the given command is described to the parser | 60 ms of each command |
 
 Measures that saved less than 20 ms are gone: pydantic's plugins are looked for again, and the collector runs while a workflow

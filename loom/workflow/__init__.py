@@ -6,8 +6,11 @@ from loom.util import startup
 
 if TYPE_CHECKING:
     from loom.workflow.inheritance import Entry
+    from loom.workflow.lint import of_run
     from loom.workflow.loader import Examined, Workflow, examine, load
 else:  # a run with a kept plan needs the names of variables from here, and not the language
-    __getattr__ = startup.names_of(__name__, {"inheritance": "Entry", "loader": "Examined Workflow examine load"})
+    __getattr__ = startup.names_of(
+        __name__, {"inheritance": "Entry", "lint": "of_run", "loader": "Examined Workflow examine load"}
+    )
 
-__all__ = ["Entry", "Examined", "Workflow", "examine", "load"]
+__all__ = ["Entry", "Examined", "Workflow", "examine", "load", "of_run"]

@@ -7,23 +7,25 @@ the same plan of each. Nothing after the plan asks which dialect it was.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard, cast
 
 from msgspec import Struct
 
+from loom import workflow as own
 from loom.errors import Problem, RequestError
 from loom.util import yaml_file
 from loom.util.paths import name_from
-from loom.workflow import loader
-from loom.workflow.inheritance import Entry
-from loom.workflow.loader import Workflow
+from loom.workflow.messages import in_order, refused
 
 if TYPE_CHECKING:
     from loom.workflow.gitlab.pipeline import Entry as GitLabEntry
     from loom.workflow.gitlab.pipeline import Facts, Pipeline
+    from loom.workflow.inheritance import Entry
+    from loom.workflow.loader import Workflow
 
 Loaded: TypeAlias = "Workflow | Pipeline"
 AnyEntry: TypeAlias = "Entry | GitLabEntry"
@@ -42,7 +44,18 @@ class Examined(Struct, frozen=True, kw_only=True):
 
     def in_order(self, problems: Iterable[Problem]) -> list[Problem]:
         """Unique, sorted by file, line and column."""
-        return loader.in_order(problems, self.ranks)
+        return in_order(problems, self.ranks)
+
+
+def is_own(workflow: Loaded) -> TypeGuard[Workflow]:
+    """Whether a workflow is in loom's own language, whose modules are imported only for such a workflow."""
+    module = sys.modules.get("loom.workflow.loader")
+    return module is not None and isinstance(workflow, module.Workflow)
+
+
+def notices_of(workflow: Loaded) -> tuple[Problem, ...]:
+    """Return what the reader of another language's file has to say of it."""
+    return () if is_own(workflow) else cast("Pipeline", workflow).notices
 
 
 def load(path: Path, root: Path, facts: Callable[[], Facts], *, like: Path | None = None) -> Loaded:
@@ -52,19 +65,19 @@ def load(path: Path, root: Path, facts: Callable[[], Facts], *, like: Path | Non
     """
     examined = examine(path, root, facts, like=like)
     if examined.problems or examined.workflow is None:
-        raise loader.refused(examined.problems)
+        raise refused(examined.problems)
     return examined.workflow
 
 
 def examine(path: Path, root: Path, facts: Callable[[], Facts], *, like: Path | None = None) -> Examined:
     """Load and return all findings instead of raising WorkflowError; RequestError is still raised. `like`: as of `load`."""
     if not is_gitlab(like or path, root):
-        own = loader.examine(path, root)
-        return Examined(workflow=own.workflow, problems=own.problems, ranks=own.ranks)
+        there = own.examine(path, root)
+        return Examined(workflow=there.workflow, problems=there.problems, ranks=there.ranks)
     name = name_from(root, path)
     found = _gitlab().Loaded(name, _bytes(path, name), root, facts())
     ranks = {file.name: number for number, file in enumerate(found.files)} | {name: -1}
-    problems = tuple(loader.in_order(found.problems.found, ranks))
+    problems = tuple(in_order(found.problems.found, ranks))
     return Examined(workflow=found.pipeline, problems=problems, ranks=ranks)
 
 

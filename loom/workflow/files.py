@@ -11,7 +11,7 @@ from loom.util import globs, yaml_file
 from loom.util.paths import name_from
 from loom.util.units import nearest
 from loom.util.yaml_file import Kind, Node, YamlFile, one_or_more, pointer
-from loom.workflow import messages
+from loom.workflow import wording
 from loom.workflow.messages import Problems
 
 TEMPLATES = ".loom/templates"
@@ -53,7 +53,7 @@ class WorkflowFiles:
                 f"{name}: workflow file not found",
                 hint=f"There is {self._label(other)}; rename it."
                 if other.exists()
-                else FIRST_ONE + messages.of_others(self._root)
+                else FIRST_ONE + wording.of_others(self._root)
                 if name == ".loom/workflow.yml"
                 else "The path is relative to the working directory.",
                 code="WF_NOT_FOUND",
@@ -85,10 +85,10 @@ class WorkflowFiles:
                 self._problems.say(
                     yaml.root,
                     "/",
-                    f"expected a mapping with version, stages and jobs, found {messages.describe(yaml.root)}",
+                    f"expected a mapping with version, stages and jobs, found {wording.describe(yaml.root)}",
                 )
             return
-        if main and (foreign := messages.foreign_file(yaml.root)):
+        if main and (foreign := wording.foreign_file(yaml.root)):
             self._problems.say(yaml.root, "/", foreign)
             return
         for number, node in enumerate(one_or_more(yaml.root.get("include"))):

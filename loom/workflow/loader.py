@@ -6,22 +6,20 @@ are left to `resolve`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from loom.errors import Problem, WorkflowError
+from loom.errors import Problem
 from loom.util.yaml_file import Kind, Node, YamlFile, items_of, pointer
 from loom.workflow import merge, models
 from loom.workflow.files import File, WorkflowFiles
 from loom.workflow.inheritance import Entry, Inheritance, Written
-from loom.workflow.messages import Problems, Suggestions
+from loom.workflow.messages import Problems, Suggestions, in_order, refused
 from loom.workflow.references import EntryView, References
 from loom.workflow.shapes import Shapes
-
-MAX_PROBLEMS = 200
 
 
 class Workflow(Struct, frozen=True, kw_only=True):
@@ -59,25 +57,12 @@ class Examined(Struct, frozen=True, kw_only=True):
         return in_order(problems, self.ranks)
 
 
-def in_order(problems: Iterable[Problem], ranks: Mapping[str, int]) -> list[Problem]:
-    """Unique, sorted by file, line and column."""
-    unique = dict.fromkeys(problems)
-    return sorted(unique, key=lambda one: (ranks.get(one.file, 0), one.file, one.line, one.column))
-
-
 def load(path: Path, root: Path) -> Workflow:
     """Read, merge and check. RequestError for a missing file, WorkflowError with every problem otherwise."""
     examined = examine(path, root)
     if examined.problems or examined.workflow is None:
         raise refused(examined.problems)
     return examined.workflow
-
-
-def refused(problems: Sequence[Problem]) -> WorkflowError:
-    """Return the error that has these problems, up to a limit."""
-    more = len(problems) - MAX_PROBLEMS
-    hint = f"{more} more problems are not shown." if more > 0 else None
-    return WorkflowError(problems[:MAX_PROBLEMS], hint=hint)
 
 
 def examine(path: Path, root: Path) -> Examined:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from loom.util.units import nearest
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, pointer, scalars_of
-from loom.workflow import messages, models, values
+from loom.workflow import models, values, wording
 from loom.workflow.expressions import ExpressionError
 from loom.workflow.files import File
 from loom.workflow.messages import Problems
@@ -35,7 +35,7 @@ class Shapes:
             self._problems.say(
                 default,
                 pointer("default"),
-                f"expected a mapping of keys for every job, found {messages.describe(default)}",
+                f"expected a mapping of keys for every job, found {wording.describe(default)}",
             )
         if not file.main:
             for key in ("stages", "workflow"):
@@ -88,14 +88,14 @@ class Shapes:
         return checked if len(self._problems.found) == before else None  # type: ignore[return-value]
 
     def _no_job(self, name: str, node: Node) -> str:
-        found = messages.describe(node)
+        found = wording.describe(node)
         if name in models.DEFAULT_KEYS:
             return f"{name} is not a root key; put it below `default`, or into a job"
         if name in models.JOB_KEYS and f"{name}s" not in models.ROOT_KEYS:
             return f"{name} is not a root key; put it into a job"
         close = (
-            messages.FOREIGN.get(name)
-            if messages.FOREIGN.get(name) in models.ROOT_KEYS
+            wording.FOREIGN.get(name)
+            if wording.FOREIGN.get(name) in models.ROOT_KEYS
             else nearest(name, models.ROOT_KEYS)
         )
         if close:
@@ -150,7 +150,7 @@ class Shapes:
             return
         if kind == "extra_forbidden":
             name = str(location[-1])
-            self._problems.say(key or found, pointer(*path), messages.unknown_key(model, location, name))
+            self._problems.say(key or found, pointer(*path), wording.unknown_key(model, location, name))
             return
         if kind == "missing":
             name = str(location[-1])
@@ -163,9 +163,9 @@ class Shapes:
             offset = error.position
         place = key if is_key and key is not None else found
         problem = place.file.problem(
-            place, pointer(*path), messages.words(kind, detail, found, place, is_key), offset=offset
+            place, pointer(*path), wording.words(kind, detail, found, place, is_key), offset=offset
         )
-        if messages.may_be_secret(detail):
+        if wording.may_be_secret(detail):
             problem = replace(problem, source_line=None)
         self._problems.found.append(problem)
 

@@ -6,7 +6,6 @@ Validators raise ValueError with text for users.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -17,11 +16,11 @@ from pydantic_core import CoreSchema, core_schema
 from loom.util.units import DURATION_PATTERN, PLATFORM_PATTERN, SIZE_PATTERN, duration, memory, nearest, platform, size
 from loom.workflow import expressions
 from loom.workflow.patterns import compile_pattern
+from loom.workflow.words import VARIABLE, line_in, shell_words, text_in
 
 STAGE = r"^[a-z][a-z0-9_-]{0,31}$"
 JOB = r"^[a-z][a-z0-9_-]{0,63}$"
 TEMPLATE = r"^\.[a-z][a-z0-9_-]{0,63}$"
-VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 HOST_NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 EXTRA_HOST = r"^[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$"
 ULIMITS = (
@@ -59,10 +58,6 @@ class Parsed(Struct, frozen=True, eq=False):
         return dict(self.schema)
 
 
-class NotText(ValueError):
-    """A value of another type instead of text; the loader writes the message because it knows the source."""
-
-
 class Unrepeated(ValueError):
     """The value may be a misplaced secret and must not appear in messages."""
 
@@ -74,16 +69,10 @@ class Incomplete(ValueError):
 _DEVICE = r"/[^:\s]+(:/[^:\s]+)?(:[rwm]{1,3})?|[A-Za-z][\w.-]*/[A-Za-z][\w.-]*=[\w.:-]+"
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise NotText
-    return value
-
-
 def _seconds(value: Any) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise ValueError(f"expected a duration with its unit, such as {value}s or {value}m")
-    return duration(_text(value))
+    return duration(text_in(value))
 
 
 def _limit(value: Any) -> float:
@@ -94,14 +83,14 @@ def _limit(value: Any) -> float:
 
 
 def _host_name(value: Any) -> str:
-    text = _line(value)
+    text = line_in(value)
     if not re.fullmatch(HOST_NAME[1:-1], text):
         raise ValueError("expected a host name: letters, digits, . _ and -")
     return text
 
 
 def _bytes(value: Any) -> int:
-    return size(str(value)) if isinstance(value, int) and not isinstance(value, bool) else size(_text(value))
+    return size(str(value)) if isinstance(value, int) and not isinstance(value, bool) else size(text_in(value))
 
 
 def _memory(value: Any) -> int:
@@ -109,17 +98,8 @@ def _memory(value: Any) -> int:
     return memory(str(value))
 
 
-def _line(value: Any) -> str:
-    text = _text(value)
-    if not text.strip():
-        raise ValueError("expected text, found an empty text")
-    if "\n" in text.strip() or "\0" in text:
-        raise ValueError("expected one line of text")
-    return text.strip()
-
-
 def _script(value: Any) -> str:
-    text = _text(value)
+    text = text_in(value)
     if not text.strip():
         raise ValueError("expected a command, found an empty text; remove it")
     return text
@@ -135,7 +115,7 @@ def _reference(value: Any) -> str:
 
 
 def _relative(value: Any) -> str:
-    text = _line(value)
+    text = line_in(value)
     if text.startswith(("/", "~")):
         raise ValueError("expected a path inside the project, relative to its root")
     if ".." in text.split("/"):
@@ -144,25 +124,7 @@ def _relative(value: Any) -> str:
 
 
 def _condition(value: Any) -> expressions.Expression:
-    return expressions.parse(_text(value))
-
-
-def shell_words(value: Any) -> list[str]:
-    if isinstance(value, list):
-        words = [_text(word) for word in value]
-    else:
-        try:
-            words = shlex.split(_line(value))
-        except ValueError as error:
-            if isinstance(error, NotText):
-                raise
-            raise ValueError(f"not a command line: {error}") from error
-        name = words[0].rsplit("/", 1)[-1] if len(words) == 1 else ""
-        if name in ("sh", "bash", "dash", "ash", "ksh", "zsh", "mksh"):
-            words += ["-e", "-o", "pipefail"] if name == "bash" else ["-e"]
-    if not words or not words[0]:
-        raise ValueError("expected a shell such as bash, or its command line as a list")
-    return words
+    return expressions.parse(text_in(value))
 
 
 def _cpus(value: Any) -> float:
@@ -183,7 +145,7 @@ def _gpus(value: Any) -> str:
 
 
 def _ulimit_name(value: Any) -> str:
-    name = _text(value)
+    name = text_in(value)
     if name not in ULIMITS:
         close = nearest(name, ULIMITS)
         meant = f"did you mean {close}?" if close else f"the limits are {', '.join(ULIMITS)}"
@@ -192,7 +154,7 @@ def _ulimit_name(value: Any) -> str:
 
 
 def _tmpfs(value: Any) -> str:
-    text = _line(value)
+    text = line_in(value)
     path = text.partition(":")[0].rstrip("/")
     if not path.startswith("/"):
         raise ValueError("expected an absolute path below /, such as /cache or /cache:size=64m")
@@ -200,7 +162,7 @@ def _tmpfs(value: Any) -> str:
 
 
 def _extra_host(value: Any) -> str:
-    text = _line(value)
+    text = line_in(value)
     if not re.fullmatch(EXTRA_HOST[1:-1], text):
         raise ValueError(f"{text!r} is not a valid host name: letters, digits, . _ and -")
     return text
@@ -209,7 +171,7 @@ def _extra_host(value: Any) -> str:
 def _address(value: Any) -> str:
     import ipaddress
 
-    text = _line(value)
+    text = line_in(value)
     try:
         if text != "host-gateway":
             ipaddress.ip_address(text.replace("%", " "))  # no zone: it would be this machine's, not the container's
@@ -229,23 +191,23 @@ def user(text: str) -> str:
 
 
 def _user(value: Any) -> str:
-    return user(_line(value))
+    return user(line_in(value))
 
 
 def _platform(value: Any) -> str:
-    text = _line(value)
+    text = line_in(value)
     return text if "$" in text else platform(text)  # variables are expanded later
 
 
 def _device(value: Any) -> str:
-    text = _line(value)
+    text = line_in(value)
     if not re.fullmatch(_DEVICE, text):
         raise ValueError("expected a device such as /dev/fuse, /dev/fuse:/dev/fuse:rw or vendor.com/class=name")
     return text
 
 
 def _pattern(value: Any) -> str:
-    text = _text(value)
+    text = text_in(value)
     compile_pattern(f"/{text}/")  # PatternError is a ValueError
     return text
 
@@ -284,8 +246,8 @@ _CPUS = _any({"type": "number", "minimum": 0.01, "maximum": 4096}, _matching(r"^
 _GPUS = _any({"type": "integer", "minimum": 1}, _matching(r"^(all|[1-9][0-9]*|device=[A-Za-z0-9_,.:-]+)$"))
 # All zeros and units: a zero duration.
 _LIMIT = _matching(DURATION_PATTERN, examples=["10m", "1h30m"]) | {"not": {"pattern": "^[0.wdhms]*$"}}
-Text = Annotated[str, Parsed(_text, _TEXT)]
-Line = Annotated[str, Parsed(_line, LINE)]
+Text = Annotated[str, Parsed(text_in, _TEXT)]
+Line = Annotated[str, Parsed(line_in, LINE)]
 Script = Annotated[str, Parsed(_script, FILLED)]
 Reference = Annotated[str, Parsed(_reference, REFERENCE)]
 Seconds = Annotated[float, Parsed(_seconds, _DURATION)]

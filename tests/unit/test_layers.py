@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,11 @@ def test_commands_share_two_modules_and_import_no_other_command() -> None:
     for path in (ROOT / "cli").glob("*.py"):
         if path.stem not in {"__init__", "app", "boundary"}:
             assert modules_of_the_command_line(path) <= below.get(path.stem, set(below)), path.name
+
+
+def test_a_plan_of_gitlabs_file_needs_nothing_of_looms_own_language() -> None:
+    asked = (
+        "import sys, loom.commands.compile, loom.workflow.gitlab.loader, loom.plan.gitlab.resolve; print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True)
+    assert {"pydantic", "loom.workflow.models", "loom.plan.own", "urllib.request"} & {*done.stdout.split()} == set()

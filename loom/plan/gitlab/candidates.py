@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 
 from loom.plan import model as p
-from loom.plan.rules import Candidate, RuleDecision, WantedNeed
+from loom.plan.candidates import Candidate, RuleDecision, WantedNeed
 from loom.plan.variables import of_plan
 from loom.util.toposort import CycleError, order
 from loom.util.yaml_file import Node, fields_of, one_or_more

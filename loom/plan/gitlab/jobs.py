@@ -10,11 +10,10 @@ from typing import Any, Literal
 from msgspec.structs import replace
 
 from loom.errors import Problem, RequestError
-from loom.images.reference import parse_reference
+from loom.images.reference import parse_reference, service_aliases
 from loom.plan import model as p
 from loom.plan.gitlab.candidates import Candidates, JobCandidate
 from loom.plan.hardening import hardened
-from loom.plan.jobs import service_aliases
 from loom.plan.placement import placed
 from loom.pools import Pool
 from loom.util.bounded import listed
@@ -30,7 +29,7 @@ from loom.workflow.gitlab.variables import GIVE, Variable, expand, expand_all, n
 from loom.workflow.interpolation import ExpansionTooLong
 from loom.workflow.messages import NO_EFFECT
 from loom.workflow.predefined import KNOWN_AT_START
-from loom.workflow.values import shell_words
+from loom.workflow.words import shell_words
 
 _PULL: Mapping[str, p.PullPolicy] = {"always": "always", "never": "never", "if-not-present": "missing"}
 _RETRY: Mapping[str, p.RetryWhen] = {

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -41,13 +42,16 @@ class GitLabFiles:
     def __init__(self, root: Path, facts: Facts, problems: Problems) -> None:
         self.own = Checkout(root, facts.files)
         self.facts = facts
-        self.sources: Sources = facts.sources() or Nowhere()
         self.problems = problems
         self.found: list[YamlFile] = []
         """Included files first; unreadable ones are missing."""
         own = {name: variable.value for name, variable in in_environment(facts.own_variables()).items()}
         self.variables: Mapping[str, str] = {"GITLAB_CI": "true", **facts.predefined, **own, **facts.given}
         self._number = 0
+
+    @cached_property
+    def sources(self) -> Sources:
+        return self.facts.sources() or Nowhere()
 
     def load(self, data: bytes, name: str) -> Node | None:
         """Parse the main file and return its content merged over that of its includes."""

@@ -1,0 +1,65 @@
+"""The possible jobs of a plan, in any language: what rules decide for each, and what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct, field
+
+from loom.plan import model as p
+from loom.util.yaml_file import Node
+
+
+class RuleDecision(Struct, frozen=True, kw_only=True):
+    """The decision of a job's rules. `reason` explains to people why it does not run."""
+
+    runs: bool
+    when: str
+    variables: Mapping[str, str] = field(default_factory=dict)
+    allow_failure: bool | None = None
+    reason: str = ""
+    rule: int | None = None
+
+
+class WantedNeed(Struct, frozen=True, kw_only=True):
+    """A need as the workflow has it, before selection and rules say which jobs there are."""
+
+    job: str
+    """One of the other candidate's `names`."""
+    node: Node
+    at: str
+    optional: bool = False
+    artifacts: bool = True
+    matrix: tuple[Mapping[str, str], ...] = ()
+    """The combinations that it means, each by some of its values; empty: all."""
+    hint: str = ""
+    """How to write that it is optional."""
+
+    def means(self, matrix: Mapping[str, str]) -> bool:
+        return not self.matrix or any(
+            all(matrix.get(key) == value for key, value in wanted.items()) for wanted in self.matrix
+        )
+
+
+class Candidate(Struct, kw_only=True):
+    """One possible job of any dialect: a job of the workflow, or one combination of its matrix."""
+
+    id: str
+    name: str
+    stage: str
+    matrix: Mapping[str, str]
+    node_index: int | None
+    node_total: int | None
+    decision: RuleDecision
+    wanted: tuple[WantedNeed, ...] | None
+    """None: waits for all earlier stages."""
+    leaves_artifacts: bool
+    base_when: str | None
+    """The job's own `when`."""
+    title: str = ""
+    """One more name that people may use for it."""
+    needs: list[p.Need] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self.id, self.name, self.title or self.id)))

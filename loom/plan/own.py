@@ -1,0 +1,52 @@
+"""Turn a workflow in loom's own language into a plan: candidates, selection, jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loom.config import Config
+from loom.errors import Problem, WorkflowError
+from loom.plan import model as p
+from loom.plan.candidates import RuleDecision
+from loom.plan.jobs import JobBuilder
+from loom.plan.rules import RuleEvaluator, candidate_of, job_ids
+from loom.plan.selection import Choice
+from loom.workflow import Entry, Workflow
+from loom.workflow.predefined import KNOWN_TO_PLANS
+
+
+def resolve(workflow: Workflow, selection: p.JobSelection, context: p.ResolveContext) -> p.Plan:
+    """As `plan.resolve.resolve`."""
+    choice = Choice(workflow.stages, selection)
+    choice.check_variables()
+    rules = RuleEvaluator(workflow, selection, context)
+    candidates = rules.candidates()
+    jobs = choice.connect(candidates, choice.select(candidates))
+    builder = JobBuilder(workflow, selection, context, rules.workflow_variables)
+    built = tuple(builder.job(candidate) for candidate in jobs)
+    problems = choice.problems + builder.problems
+    if problems:
+        raise WorkflowError(list(dict.fromkeys(problems)))
+    return p.Plan(
+        workflow_path=workflow.path,
+        stages=workflow.stages,
+        jobs=built,
+        left_out=tuple(p.NotSelected(id=name, reason=reason) for name, reason in choice.left_out.items()),
+    )
+
+
+def rehearse(workflow: Workflow, config: Config | None = None) -> tuple[list[Problem], Sequence[tuple[Entry, p.Job]]]:
+    """As `plan.resolve.rehearse`."""
+    placeholders = dict.fromkeys(KNOWN_TO_PLANS, "x")
+    context = p.ResolveContext(config=config or Config(), predefined=placeholders, host_project_dir="/x")
+    selection = p.JobSelection(container=context.config.container, on=context.config.on)
+    builder = JobBuilder(workflow, selection, context, {})
+    jobs: list[tuple[Entry, p.Job]] = []
+    for entry in workflow.jobs.values():
+        given: dict[str, str] = {}
+        for rule in (*(workflow.rules or ()), *(entry.fields.rules or ())):
+            given |= rule.variables
+        for number, (job_id, matrix) in enumerate(job_ids(entry.name, entry.fields.parallel), start=1):
+            decision = RuleDecision(runs=True, when="on_success", variables=given)
+            jobs.append((entry, builder.job(candidate_of(entry, job_id, matrix, (number, 1), decision))))
+    return list(dict.fromkeys(builder.problems)), jobs
