@@ -29,8 +29,8 @@ pytestmark = pytest.mark.docker
 
 HERE = Path(__file__).parent
 SHELL = Image(name="debian:trixie-slim")
-POSTGRES = Image(name="loom-test-postgres", build=Build(context="images/postgres"))
-REDIS = Image(name="loom-test-redis", build=Build(context="images/redis"))
+POSTGRES = Image(name="loom-test-postgres", build=Build(context="images", target="postgres"))
+REDIS = Image(name="loom-test-redis", build=Build(context="images", target="redis"))
 
 
 class Bench:

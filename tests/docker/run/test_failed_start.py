@@ -30,16 +30,17 @@ unit:
 """
 
 RUNTIME = """#!/bin/sh
-# runc, but for the first {failures} `create` of {what}.
+# runc, but for so many first `create` as the file `failures` says: of all, or of each container.
 for word; do
   [ "$before" = --log ] && log=$word
   [ "$word" = create ] && creating=1
   before=$word
 done
 if [ -n "$creating" ]; then
-  mkdir -p {directory}/created
-  echo >>{directory}/created/{key}
-  if [ "$(wc -l <{directory}/created/{key})" -le {failures} ]; then
+  read -r failures of <{directory}/failures
+  [ "$of" = each ] && key=$before || key=all
+  echo >>{directory}/created/$key
+  if [ "$(wc -l <{directory}/created/$key)" -le "$failures" ]; then
     echo '{{"level":"error","msg":"runc create failed: unable to start container process: can'"'"'t get final child'"'"'s PID from pipe: read init-p: connection reset by peer","time":"2026-01-01T00:00:00Z"}}' >>"$log"
     exit 1
   fi
@@ -49,37 +50,36 @@ exec {runc} "$@"
 
 
 class Engine:
+    """An engine whose runtime fails as often as a test says."""
+
     def __init__(self, own: Any, busybox: bytes) -> None:
         self.own = own
-        self._busybox = busybox
+        directory: Path = own.directory
+        script = directory / "runtime"
+        script.write_text(RUNTIME.format(directory=directory, runc=shutil.which("runc")))
+        script.chmod(0o755)
+        self.client = own.start(f"--add-runtime=failing={script}", "--default-runtime=failing")
+        own.load_busybox(self.client, busybox)
 
     def fail(self, failures: int, *, of_each: bool) -> str:
-        """Start the engine with a runtime that fails so often; its address."""
+        """Let the next starts fail so often; its address."""
         directory: Path = self.own.directory
-        what, key = ("each container", "$before") if of_each else ("all", "all")
-        script = directory / "runtime"
-        script.write_text(
-            RUNTIME.format(failures=failures, what=what, key=key, directory=directory, runc=shutil.which("runc"))
-        )
-        script.chmod(0o755)
-        client = self.own.start(f"--add-runtime=failing={script}", "--default-runtime=failing")
-        self.own.load_busybox(client, self._busybox)
-        client.close()
+        shutil.rmtree(directory / "created", ignore_errors=True)
+        (directory / "created").mkdir()
+        (directory / "failures").write_text(f"{failures} {'each' if of_each else 'all'}\n")
         return str(self.own.url)
 
     def containers(self) -> list[Any]:
-        client = self.own.connect()
-        try:
-            return list(client.api.containers(all=True))
-        finally:
-            client.close()
+        return list(self.client.api.containers(all=True))
 
 
-@pytest.fixture
-def engine(new_engine: Callable[[], Any], busybox: bytes) -> Engine:
+@pytest.fixture(scope="module")
+def engine(new_engine_of_module: Callable[[], Any], busybox: bytes) -> Iterator[Engine]:
     if not shutil.which("runc"):
         pytest.skip("needs runc, to be wrapped")
-    return Engine(new_engine(), busybox)
+    engine = Engine(new_engine_of_module(), busybox)
+    yield engine
+    engine.client.close()
 
 
 @pytest.mark.parametrize("mode", ["bind_mount", "ephemeral_volume"])
@@ -114,15 +114,11 @@ def test_a_kept_container_is_started_again_too(project: Project, engine: Engine)
     address = engine.fail(3, of_each=False)
     ran = project.run("--keep", "on-failure", DOCKER_HOST=address)
     assert ran.code == 1, ran.out + ran.err
-    client = engine.own.connect()
-    try:
-        (kept,) = engine.containers()
-        client.api.kill(kept["Id"])
-        (engine.own.directory / "created" / "all").unlink()
-        shell = project.loom("exec", "--", "echo", "in it", DOCKER_HOST=address)
-        assert (shell.code, shell.out) == (0, "in it\n"), shell.err
-    finally:
-        client.close()
+    (kept,) = engine.containers()
+    engine.client.api.kill(kept["Id"])
+    engine.fail(3, of_each=False)
+    shell = project.loom("exec", "--", "echo", "in it", DOCKER_HOST=address)
+    assert (shell.code, shell.out) == (0, "in it\n"), shell.err
     assert project.loom("clean", "--all", "--keep-last", "0", DOCKER_HOST=address).code == 0
     assert engine.containers() == []
 

@@ -11,6 +11,7 @@ import pytest
 from msgspec import Struct
 
 from loom.providers.docker.client import connect
+from tests.support.effort import LONG
 from tests.support.own_engine import load_busybox
 from tests.support.waiting import until
 
@@ -66,17 +67,21 @@ class Row(Struct, frozen=True, kw_only=True):
         return text
 
 
+# Each value of a row once; the long form has more of their combinations.
 ASH = {"image": "ash:test", "user": "1234:4321"}
 ROWS = {
     "bash, overlay": Row(shell="bash", mode="overlay"),
-    "dash, overlay, user of the image": Row(shell="sh", mode="overlay", user="1234:4321"),
     "dash, bind_mount": Row(shell="sh", mode="bind_mount"),
-    "bash, ephemeral_volume": Row(shell="bash", mode="ephemeral_volume"),
     "ash, copy": Row(shell="sh", mode="copy", **ASH),
-    "ash, overlay, podman": Row(shell="sh", mode="overlay", podman=True, **ASH),
-    "ash, bind_mount, podman": Row(shell="sh", mode="bind_mount", podman=True, **ASH),
     "ash, ephemeral_volume, podman": Row(shell="sh", mode="ephemeral_volume", podman=True, **ASH),
 }
+if LONG:
+    ROWS |= {
+        "dash, overlay, user of the image": Row(shell="sh", mode="overlay", user="1234:4321"),
+        "bash, ephemeral_volume": Row(shell="bash", mode="ephemeral_volume"),
+        "ash, overlay, podman": Row(shell="sh", mode="overlay", podman=True, **ASH),
+        "ash, bind_mount, podman": Row(shell="sh", mode="bind_mount", podman=True, **ASH),
+    }
 
 
 @pytest.fixture
@@ -160,4 +165,6 @@ def test_a_resumed_step_finds_what_the_step_found(kept: Project) -> None:
     again = kept.loom("resume", "--keep", "never")
     assert (first.code, again.code) == (1, 1), again.out + again.err
     assert "in its kept container" in again.out
-    assert again.output("unit", "script/02") == first.output("unit", "script/02")
+    outputs = (ran.output("unit", "script/02") for ran in (first, again))
+    one, other = ([line for line in output if not line.startswith("CI_JOB_STARTED_AT")] for output in outputs)
+    assert one == other
