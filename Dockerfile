@@ -11,10 +11,15 @@ FROM debian:trixie-slim AS build
 ARG EXTRA_CA=""
 RUN apt-get -o Acquire::Retries=3 -o APT::Update::Error-Mode=any update && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv \
  && printf '%s\n' "$EXTRA_CA" >> /etc/ssl/certs/ca-certificates.crt
-COPY . /src
+# Dependencies first: a change of loom itself installs none again.
+ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt
+COPY pyproject.toml /tmp/
 RUN python3 -m venv --without-pip /opt/loom \
  && python3 -m venv /tmp/pip \
- && PIP_CERT=/etc/ssl/certs/ca-certificates.crt /tmp/pip/bin/pip --python /opt/loom/bin/python install --no-cache-dir /src
+ && python3 -c 'import tomllib; print(*tomllib.load(open("/tmp/pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' >/tmp/dependencies \
+ && /tmp/pip/bin/pip --python /opt/loom/bin/python install --no-cache-dir -r /tmp/dependencies
+COPY . /src
+RUN /tmp/pip/bin/pip --python /opt/loom/bin/python install --no-cache-dir --no-deps /src
 
 FROM debian:trixie-slim
 RUN apt-get -o Acquire::Retries=3 -o APT::Update::Error-Mode=any update && apt-get install -y --no-install-recommends ca-certificates docker-buildx git python3 \

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 import pytest_rerunfailures
+from xdist.scheduler import LoadFileScheduling
 
 # It would connect to 127.0.0.1, where a worker on another engine's network finds nobody.
 pytest_rerunfailures.HAS_PYTEST_HANDLECRASHITEM = False
@@ -31,6 +33,27 @@ gc.disable()  # until all tests are collected: nothing of that becomes garbage
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
+
+
+BUILDS = ("docker/test_setup.py", "docker/test_services.py", "docker/run/test_own_image.py")
+"""What builds images from packages, for minutes where an engine has not built them before."""
+
+
+class BuildsOnFirstEngine(LoadFileScheduling):
+    """Of several engines, the first is the machine's own: it has what it built in earlier runs. Builds are begun first."""
+
+    def _assign_work_unit(self, node: Any) -> None:
+        builds = node.gateway.id == "gw0"
+        for scope in self.workqueue:
+            if scope.endswith(BUILDS) == builds:
+                self.workqueue.move_to_end(scope, last=False)
+                break
+        super()._assign_work_unit(node)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    return BuildsOnFirstEngine(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

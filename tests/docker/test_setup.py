@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.effort import LONG
+
 ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
@@ -146,6 +148,7 @@ def test_loom_as_an_image_shows_the_way_to_a_failure(loom_image: str, sample: Pa
         shutil.rmtree(workspace)
 
 
+@pytest.mark.skipif(not LONG, reason="scripts/lint for minutes: in the long form (LOOM_TEST_LONG)")
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this copy of the project is no repository")
 @pytest.mark.usefixtures("images")
 def test_loom_lints_itself_in_its_own_image() -> None:
