@@ -15,7 +15,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.errors import RequestError
-from loom.plan.model import Image, Job
+from loom.images.reference import service_aliases
+from loom.plan.model import Image, Job, Service
 from loom.plan.origin import origin_of, variables_of
 from loom.status import Status
 from loom.util.slugs import slug
@@ -302,6 +303,15 @@ def with_reported(job: Job, reported: Mapping[str, str]) -> Job:
     def image(one: Image) -> Image:
         return one if one.name is None else replace(one, name=expanded(one.name))
 
+    def service(one: Service) -> Service:
+        got = replace(one, image=image(one.image))
+        if not any("$" in alias for alias in one.aliases):
+            return got
+        derived = service_aliases(one.image.name or "")
+        given = [expanded(alias) for alias in one.aliases if alias not in derived]
+        aliases = tuple(dict.fromkeys((*given, *service_aliases(got.image.name or ""))))
+        return replace(got, name=aliases[0], aliases=aliases)
+
     artifacts = job.artifacts
     if artifacts is not None:
         artifacts = replace(artifacts, paths=tuple(expanded(path) for path in artifacts.paths))
@@ -309,7 +319,7 @@ def with_reported(job: Job, reported: Mapping[str, str]) -> Job:
         job,
         variables={**{name: expanded(value) for name, value in job.variables.items()}, **found},
         image=None if job.image is None else image(job.image),
-        services=tuple(replace(service, image=image(service.image)) for service in job.services),
+        services=tuple(map(service, job.services)),
         artifacts=artifacts,
         cache=tuple(
             replace(cache, key=expanded(cache.key)) if isinstance(cache.key, str) else cache for cache in job.cache

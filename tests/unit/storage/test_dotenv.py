@@ -37,7 +37,10 @@ def test_reported_variables_stand_between_the_jobs_own_and_the_users() -> None:
         steps=(),
         provider="docker",
         image=Image(name="app:$TAG"),
-        services=(Service(name="db", aliases=("db",), image=Image(name="db:${TAG}")),),
+        services=(
+            Service(name="db", aliases=("db",), image=Image(name="db:${TAG}")),
+            Service(name="$HOST", aliases=("$HOST", "$own-$tag", "$own__$tag"), image=Image(name="$OWN/$TAG")),
+        ),
         variables={"OWN": "own", "GIVEN": "user", "URL": "http://$HOST/$OTHER", "FILE": "content"},
         given_variables=("GIVEN",),
         file_variables=("FILE",),
@@ -54,5 +57,6 @@ def test_reported_variables_stand_between_the_jobs_own_and_the_users() -> None:
         "TAG": "1",
     }
     assert (made.image, made.services[0].image.name) == (Image(name="app:1"), "db:1")
+    assert (made.services[1].name, made.services[1].aliases) == ("h", ("h", "new-1", "new__1"))
     assert (made.artifacts, made.cache[0].key) == (Artifacts(paths=("out/1",)), "k-1")
     assert files_of(made, {}) == {"FILE": b"content"}
