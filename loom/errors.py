@@ -108,6 +108,10 @@ class ServiceError(InfrastructureError):
     default_code = "SERVICE_FAILED"
 
 
+class NotServing(ServiceError):
+    """A service that started, and ended or was not ready in time."""
+
+
 class SecretError(InfrastructureError):
     default_code = "SECRETS_PROVIDER_UNAVAILABLE"
 

@@ -184,6 +184,8 @@ class Service(Struct, frozen=True, kw_only=True):
     """The place of its image in the workflow."""
     once: bool = False
     """Run to completion: ready after exit code 0. Services later in the list start then."""
+    needed: bool = True
+    """Whether the job fails when it ends, or is not ready in time. As in GitLab, False: its output says so."""
 
 
 When = Literal["on_success", "on_failure", "always"]

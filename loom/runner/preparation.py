@@ -96,7 +96,11 @@ class Preparation:
         if not job.services:
             return None
 
+        needed = {service.name for service in job.services if service.needed}
+
         def on_died(name: str, how: str) -> None:
+            if name not in needed:
+                return  # the section says how it ended
             hint = "write `run: once` for a service that does something and ends" if how == "exit code 0" else None
             attempt.service_died = ServiceError(f"service {name} ended while the job ran: {how}", hint=hint)
             self._cancel.request(None)

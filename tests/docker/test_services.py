@@ -257,6 +257,17 @@ def test_a_service_that_ends_before_it_is_ready(bench: Bench) -> None:
     assert "no config" in (failed.value.hint or "")
 
 
+def test_a_service_that_is_not_needed_may_end_or_not_get_ready(bench: Bench) -> None:
+    broken = service("broken", "echo no config >&2; exit 42", ready=Ready(tcp=80, timeout_s=300), needed=False)
+    late = service("late", "sleep 60", ready=Ready(tcp=9, timeout_s=0.5), needed=False)
+    with promptly(), bench.open(broken, late) as network:
+        assert [one.name for one in network.services] == ["broken", "late"]
+    assert (
+        "broken: service broken ended with exit code 42 before it was ready; the job goes on without it" in bench.said
+    )
+    assert "late: service late was not ready within 0.5 s: nothing listens on port 9; the job goes on" in bench.said
+
+
 def test_a_service_that_dies_later_is_reported_once(bench: Bench) -> None:
     with bench.open(service("dies", "sleep 0.7; echo goodbye; exit 3")):
         until(lambda: bench.died)

@@ -125,7 +125,20 @@ HARMLESS: dict[type, frozenset[str]] = {
     model.Network: frozenset(),
     model.Ready: frozenset({"tcp", "command", "http", "log", "interval_s", "timeout_s"}),
     model.Service: frozenset(
-        {"name", "aliases", "image", "variables", "command", "entrypoint", "user", "ready", "secrets", "once", "place"}
+        {
+            "name",
+            "aliases",
+            "image",
+            "variables",
+            "command",
+            "entrypoint",
+            "user",
+            "ready",
+            "secrets",
+            "once",
+            "needed",
+            "place",
+        }
     ),
     model.Artifacts: frozenset(
         {"paths", "exclude", "exclude_alone", "untracked", "when", "name", "expire_in_s", "reports"}

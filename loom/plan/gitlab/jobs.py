@@ -48,6 +48,8 @@ _REFUSING = [one for one in JOB if one.support is Support.NO_JOB]
 _PROJECT = {"CI_PROJECT_DIR": ".", "LOOM_PROJECT_DIR": "."}
 _LATE = {*_PROJECT, "CI_BUILDS_DIR", *KNOWN_AT_START}
 _When = Literal["on_success", "on_failure", "always", "manual"]
+_SERVICE_WAIT_S = 30.0
+"""How long GitLab's runner waits for a service by default, before the job goes on all the same."""
 _WHEN: Mapping[str, _When] = {"on_failure": "on_failure", "always": "always", "manual": "manual"}
 
 _OTHER_SYSTEM = re.compile(r"(?:saas|shared)-(w|m)(?:indows|acos)\b")
@@ -209,6 +211,8 @@ class GitLabJobBuilder:
             command=_words(node.get("command")),
             entrypoint=_words(node.get("entrypoint")),
             user=texts.maybe(docker.get("user") if docker is not None else None),
+            ready=p.Ready(timeout_s=_SERVICE_WAIT_S),
+            needed=False,
         )
 
     def resources(self) -> p.Resources:

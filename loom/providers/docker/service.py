@@ -14,7 +14,7 @@ import docker.errors
 from msgspec import Struct, field
 
 from loom.cancel import Cancel
-from loom.errors import ImageError, ServiceError
+from loom.errors import ImageError, NotServing, ServiceError
 from loom.plan import model
 from loom.providers import labels
 from loom.providers import service_secrets as of_service
@@ -120,7 +120,12 @@ class ServiceContainer:
         if service.once:
             self._wait_until_ended(container_id)
         else:
-            self._wait_until_ready(container_id, probe)
+            try:
+                self._wait_until_ready(container_id, probe)
+            except NotServing as error:
+                if service.needed:
+                    raise
+                self._say(f"{error.message}; the job goes on without it")
         return RunningService(
             name=service.name,
             aliases=service.aliases,
@@ -301,9 +306,7 @@ class ServiceContainer:
                 self.join(2.0)
                 ended = self._how_it_ended(container_id) or "ended"
                 once = "Write `run: once` for one that does something and ends.\n" * ended.endswith("exit code 0")
-                raise ServiceError(
-                    f"service {service.name} {ended} before it was ready", hint=once + self._lines.last()
-                )
+                raise NotServing(f"service {service.name} {ended} before it was ready", hint=once + self._lines.last())
             try:
                 with engine_errors():
                     probe.check(target)
@@ -318,7 +321,7 @@ class ServiceContainer:
         limit_s, every_s = service.ready.timeout_s, service.ready.interval_s
         # Frequent first checks: most services start within the interval. A failed neighbour ends each pause.
         if not wait_until(ready, limit_s=limit_s, every_s=every_s, first_s=0.05, pause=self._group.give_up.wait):
-            raise ServiceError(
+            raise NotServing(
                 f"service {service.name} was not ready within {limit_s:g} s: {why}", hint=self._lines.last()
             )
         self._say(f"ready after {time.monotonic() - started:.1f} s ({probe.what})")

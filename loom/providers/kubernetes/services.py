@@ -13,7 +13,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.errors import LoomError, ServiceError
+from loom.errors import LoomError, NotServing, ServiceError
 from loom.plan.model import Service
 from loom.providers.base import SecretValues
 from loom.providers.kubernetes import exec as execs
@@ -181,8 +181,14 @@ def wait_until_ready(cluster: Cluster, pods: Pods, pod: str, services: PodServic
     for one in services.placed:
         if not one.service.once:
             follower = _followed(cluster, pods, pod, one, services)
-            _wait(cluster, pods, pod, one, services, follower, started)
-            services.output.say(f"{one.service.name}: ready after {time.monotonic() - started:.1f} s")
+            try:
+                _wait(cluster, pods, pod, one, services, follower, started)
+            except NotServing as error:
+                if one.service.needed:
+                    raise
+                services.output.say(f"{one.service.name}: {error.message}; the job goes on without it")
+            else:
+                services.output.say(f"{one.service.name}: ready after {time.monotonic() - started:.1f} s")
 
 
 def _wait(
@@ -205,13 +211,13 @@ def _wait(
         if ended := _ended(pods.get(pod), one.container):
             follower.join(2.0)
             once = "Write `run: once` for one that does something and ends.\n" * ended.endswith("exit code 0")
-            raise ServiceError(f"service {service.name} {ended} before it was ready", hint=once + follower.lines.last())
+            raise NotServing(f"service {service.name} {ended} before it was ready", hint=once + follower.lines.last())
         if (left := started + service.ready.timeout_s - time.monotonic()) <= 0:
             told = "; ".join(text for text in states.events_of(cluster, pod) if text.startswith("Unhealthy"))
             why = told or (
                 f"no line matches {service.ready.log!r}" if service.ready.log else "the cluster does not say why"
             )
-            raise ServiceError(
+            raise NotServing(
                 f"service {service.name} was not ready within {service.ready.timeout_s:g} s: {why}",
                 hint=follower.lines.last(),
             )

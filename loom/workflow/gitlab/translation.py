@@ -141,6 +141,7 @@ class _Job:
         return {"image": image | {key: text_of(docker[key]) for key in ("user", "platform") if key in docker}}
 
     def _services(self, node: Node) -> dict[str, Any]:
+        self.comments.append(f"services ({node.place}): one that ends, or is not ready in its time, fails the job")
         return {"services": [self._service(one) for one in one_or_more(node)]}
 
     def _service(self, node: Node) -> dict[str, Any]:

@@ -38,6 +38,33 @@ def test_later_jobs_have_them_also_when_they_run_again(project: Project) -> None
     assert again.output("test") == ['1.2 reported "q" https://1.2/']
 
 
+SERVICES = """
+stages: [build, test]
+build:
+  stage: build
+  script: ['printf "IMAGE=debian:trixie-slim\\nALIAS=found\\n" > vars.env']
+  artifacts: {reports: {dotenv: vars.env}}
+test:
+  stage: test
+  image: debian:trixie-slim
+  services:
+    - {name: $IMAGE, alias: $ALIAS, command: [sleep, "60"]}
+    - {name: "debian:trixie-slim", alias: ends, command: ["true"]}
+    - {name: "debian:trixie-slim", alias: dies, command: [sh, -c, "sleep 0.5; exit 3"]}
+  script: ["getent hosts found debian >/dev/null", sleep 2]
+"""
+
+
+def test_services_of_gitlab_have_names_that_are_reported_and_may_end(project: Project) -> None:
+    project.write(".gitlab-ci.yml", SERVICES)
+    project.commit()
+    ran = project.run("--container")
+    assert ran.code == 0, ran.out + ran.err
+    logs = project.loom("logs", "last", "test", "--system").out
+    assert "starting debian:trixie-slim as found, debian" in logs
+    assert "dies: ended with exit code 3" in logs
+
+
 def test_a_report_that_is_no_list_of_variables_fails_the_job(project: Project) -> None:
     project.workflow(WORKFLOW.replace("VERSION=1.2", "# a comment"))
     ran = project.run()

@@ -54,6 +54,11 @@ def test_rules(tmp_path: Path) -> None:
     assert {"- src/*", "- '**/c'"} <= set(lines)
 
 
+def test_services(tmp_path: Path) -> None:
+    comments, _ = imported(tmp_path, "a: {script: x, services: [redis]}")
+    assert comments == ["services (.gitlab-ci.yml:1:26): one that ends, or is not ready in its time, fails the job"]
+
+
 def test_a_trigger_is_left_out_and_so_is_the_need_of_it(tmp_path: Path) -> None:
     text = "t: {trigger: {include: c.yml}}\na: {script: x, needs: [t]}"
     comments, lines = imported(tmp_path, text)
