@@ -84,6 +84,9 @@ class GitLabJobBuilder:
         self._refuse_keywords(candidate)
         self._refuse_tags(candidate)
         place = self.place(merged)
+        image = self.image(merged.get("image"), texts) if place.in_container else None
+        if image is not None and image.name:
+            texts.values["CI_JOB_IMAGE"] = image.name  # for the texts below, such as a cache's key
         timeout = merged.get("timeout")
         job = p.Job(
             id=candidate.id,
@@ -91,7 +94,7 @@ class GitLabJobBuilder:
             stage=candidate.stage,
             steps=tuple(step for phase in _PHASES for step in _steps(phase, merged.get(phase))),
             provider=place.place,
-            image=self.image(merged.get("image"), texts) if place.in_container else None,
+            image=image,
             shell=tuple(shell_words(config.default_shell)),
             shared_shell=True,
             variables=texts.variables,

@@ -305,6 +305,7 @@ job:
   tags: [big, $CI_COMMIT_BRANCH]
   variables: {A: "$CI_JOB_ID $CI_BUILDS_DIR $CI_JOB_IMAGE $CI_JOB_TIMEOUT", B: "$CI_JOB_STARTED_AT $CI_JOB_IMAGE"}
   artifacts: {name: $CI_JOB_ID, paths: [a]}
+  cache: {key: $CI_JOB_IMAGE, paths: [b]}
   rules: [{if: $CI_JOB_ID == null}]
 """
 
@@ -316,6 +317,7 @@ def test_variables_that_a_job_gets_when_it_starts_wait_for_it(tmp_path: Path) ->
         "job",
         '["big", "main"]',
     )
+    assert [cache.key for cache in found.cache] == ["base"]
     environment = job_environment(
         found, {"CI_PROJECT_URL": "https://x/p"}, project_dir="/workspace", image_name="base:1"
     )
