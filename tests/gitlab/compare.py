@@ -162,7 +162,8 @@ def configured(project: Path, environ: Mapping[str, str]) -> dict[str, str]:
         own = home / "variables.yml"
         own.write_text(yaml.safe_dump(given))
         (home / ".config/loom/config.yml").write_text(f"gitlab: {{variables: {own}}}\n")
-    return {**environ, "HOME": str(home)}
+    (home / "tmp").mkdir(exist_ok=True)
+    return {**environ, "HOME": str(home), "TMPDIR": str(home / "tmp")}
 
 
 def _given(value: Any) -> Any:
