@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import urllib3
 
 from loom import providers
 from loom.cancel import Cancel
@@ -21,8 +23,10 @@ from loom.plan.model import Image, Network, Ready, Resources, Service
 from loom.plan.model import Job as PlannedJob
 from loom.pools import Pool
 from loom.providers.base import NO_SECRETS, Command, ReadOnlyMount, Setup
+from loom.providers.kubernetes import files
 from loom.providers.kubernetes.cleanup import reap
 from loom.providers.kubernetes.cluster import Cluster
+from loom.providers.kubernetes.exec import Exec
 from loom.providers.kubernetes.pod import KEPT_UNTIL
 from loom.status import Ended, Exit
 from tests.support import kubernetes
@@ -121,6 +125,64 @@ def test_git_is_real_in_the_pod_and_the_files_are_proved(pods: Pods, tmp_path: P
         assert f"{store}\n" in listed.decode()
         packed = job.run(f"find {store} -type f | wc -l")[1]
         assert int(packed) == len([path for path in store.rglob("*") if path.is_file()])
+
+
+def test_a_pod_is_made_once_where_the_answer_is_lost(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kubernetes.client import CoreV1Api
+
+    create = CoreV1Api.create_namespaced_pod
+    lost: list[str] = []
+
+    def create_and_lose(self: Any, namespace: str, pod: Any, **more: Any) -> Any:
+        answer = create(self, namespace, pod, **more)
+        if not lost:
+            lost.append(pod["metadata"]["name"])
+            raise urllib3.exceptions.ProtocolError("the connection was lost")
+        return answer
+
+    monkeypatch.setattr(CoreV1Api, "create_namespaced_pod", create_and_lose)
+    with pods.job() as job:
+        assert lost == [job.pod]
+        assert job.run("echo works")[1] == b"works\n"
+
+
+def test_files_arrive_where_the_connection_breaks(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken: set[str] = set()
+
+    class Breaking(Exec):
+        """Breaks once in each direction, after a MiB."""
+
+        sent = received = 0
+
+        def send(self, data: bytes) -> None:
+            self.sent += len(data)
+            self._break("sending", self.sent)
+            super().send(data)
+
+        def read(self) -> Any:
+            piece = super().read()
+            self.received += len(piece[1]) if piece else 0
+            self._break("receiving", self.received)
+            return piece
+
+        def _break(self, direction: str, size: int) -> None:
+            if size > 1 << 20 and direction not in broken:
+                broken.add(direction)
+                self.abort()
+
+    monkeypatch.setattr(files, "Exec", Breaking)
+    content = os.urandom(5 << 20)
+    (pods.workspace / "a").write_bytes(content)
+    with pods.job() as job:
+        assert broken == {"sending"}
+        assert job.session.facts.details["files_proved"] == "sha256 of 1 files"
+        archive = list(job.session.get_archive(["a"]))
+        assert broken == {"sending", "receiving"}
+        broken.remove("sending")
+        job.run("rm a")
+        job.session.put_archive(archive)
+        assert broken == {"sending", "receiving"}
+        assert job.run("sha256sum a")[1] == f"{hashlib.sha256(content).hexdigest()}  a\n".encode()
 
 
 def test_a_job_that_takes_too_much_memory_is_told(pods: Pods) -> None:

@@ -47,6 +47,10 @@ class Gone(ProviderError):
     default_code = "POD_GONE"
 
 
+class Exists(ProviderError):
+    """An object of this name is there already, such as from a request whose answer was lost."""
+
+
 class _Connection:
     """The client of one context, made at the first request."""
 
@@ -232,6 +236,8 @@ class Cluster:
             )
         if status == 404:
             return Gone(f"{doing}: {message}")
+        if status == 409 and message.endswith("already exists"):
+            return Exists(f"{doing}: {message}")
         if status in _UNAVAILABLE:
             return EngineUnavailable(f"{doing}: {message}", code="CLUSTER_UNAVAILABLE")
         if status in (400, 422):

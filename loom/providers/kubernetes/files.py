@@ -11,9 +11,10 @@ import os
 import tarfile
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, TypeVar, cast
 
 from msgspec import Struct
 
@@ -21,6 +22,7 @@ from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError
 from loom.providers.files import Members, members_of, packed, renamed, unnoticed
 from loom.providers.kubernetes import exec as execs
+from loom.providers.kubernetes.cluster import Gone, is_transient
 from loom.providers.kubernetes.exec import Exec
 from loom.providers.kubernetes.pod import HELPER
 from loom.providers.kubernetes.pods import why_lost
@@ -30,9 +32,14 @@ if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster import Cluster
     from loom.storage.workspace import OnSkipped
 
+T = TypeVar("T")
 _PIECE = 256 * 1024
 _AT_ONCE = 200
 """Paths of one command."""
+_SILENT_S = 600.0
+"""How long a transfer may stand still."""
+_TRIES = 12
+"""How often a transfer is begun whose connection breaks. With the pauses, about 5 minutes of a cluster that does not answer."""
 # $1: the number of bytes, which follow; $2: the folder. The input of a command in a pod can't be closed.
 _UNPACK = 'head -c "$1" | tar -x -p -f - -C "$2"'
 # $1: the folder, then paths; those that are not there are left out.
@@ -174,7 +181,8 @@ class PodFiles:
                     raise ProviderError(f"canceled while the workspace was sent to job {job_id}", code="CANCELED")
                 yield piece
 
-        self._unpack("/", parcel.size, unless_canceled(), f"sending the workspace to job {job_id}")
+        doing = f"sending the workspace to job {job_id}"
+        self._repeated(lambda: self._unpack("/", parcel.size, unless_canceled(), doing))
         return self.prove(parcel.digests, parcel.files)
 
     def prove(self, digests: bytes, files: int) -> str:
@@ -182,15 +190,8 @@ class PodFiles:
         job_id = self._request.job_id
         if not digests:
             return "sha256 of 0 files"
-        code, out, err = execs.run(
-            self._cluster,
-            self._pod,
-            HELPER,
-            ["sh", "-c", _PROVE, "loom", str(len(digests)), self._root],
-            stdin=lambda: [digests],
-            silent_s=600.0,
-            doing="proving the workspace in the pod",
-        )
+        command = ["sh", "-c", _PROVE, "loom", str(len(digests)), self._root]
+        code, out, err = self._run(command, [digests], doing="proving the workspace in the pod")
         if code == 127:
             return "not proved: the image has no sha256sum"
         if code or out.strip():
@@ -202,19 +203,37 @@ class PodFiles:
 
     def give_to(self, uid: int, gid: int) -> None:
         """Give the files to the job's user."""
-        code, _, err = execs.run(
-            self._cluster,
-            self._pod,
-            HELPER,
-            ["chown", "-Rh", f"{uid}:{gid}", self._root],
-            silent_s=600.0,
-            doing="giving the workspace to the job's user",
-        )
+        command = ["chown", "-Rh", f"{uid}:{gid}", self._root]
+        code, _, err = self._run(command, None, doing="giving the workspace to the job's user")
         if code:
             raise ProviderError(
                 f"the workspace of job {self._request.job_id} can't be given to its user {uid}:{gid}: "
                 + err.decode("utf-8", "replace").strip()
             )
+
+    def _run(self, command: Sequence[str], given: list[bytes] | None, *, doing: str) -> tuple[int, bytes, bytes]:
+        """Run a command in the helper that may be run again."""
+        stdin = None if given is None else lambda: given
+        return self._repeated(
+            lambda: execs.run(self._cluster, self._pod, HELPER, command, stdin=stdin, silent_s=_SILENT_S, doing=doing)
+        )
+
+    def _repeated(self, do: Callable[[], T]) -> T:
+        """Do something again whose connection breaks, such as by a restart of the API server."""
+        for number in range(_TRIES):
+            try:
+                return do()
+            except LoomError as error:
+                self._pause(number, error)
+        raise AssertionError("the last pause raises")
+
+    def _pause(self, number: int, error: LoomError) -> None:
+        """Wait before the next try. Raises the error of the last one, and one that another try would not change."""
+        if isinstance(error, Gone):
+            raise why_lost(self._cluster, self._pod, self._request.job_id) from error
+        if not is_transient(error) or number == _TRIES - 1:
+            raise error
+        time.sleep(min(0.2 * 2**number, 30.0))
 
     def put(self, archive: Iterable[bytes], owner: tuple[int, int] | None) -> None:
         """Unpack a stream over the workspace."""
@@ -228,18 +247,18 @@ class PodFiles:
         with tempfile.TemporaryFile(prefix="loom-archive-") as file:  # its length has to be known first
             for piece in renamed([("", archive)], change=owned, form=tarfile.GNU_FORMAT):
                 file.write(piece)
-            size = file.tell()
-            file.seek(0)
+            file.flush()
+            packed_up = Parcel(file, file.tell(), b"", 0)
             doing = f"writing to the workspace of job {self._request.job_id}"
-            self._unpack(self._root, size, iter(lambda: file.read(_PIECE), b""), doing)
+            self._repeated(lambda: self._unpack(self._root, packed_up.size, packed_up.content(), doing))
 
     def _unpack(self, folder: str, size: int, content: Iterator[bytes], doing: str) -> None:
-        failed: list[BaseException] = []
+        failed: list[Exception] = []
 
         def watched() -> Iterator[bytes]:
             try:
                 yield from content
-            except BaseException as error:
+            except (LoomError, OSError) as error:
                 failed.append(error)
                 ran.abort()
                 raise
@@ -248,7 +267,7 @@ class PodFiles:
         said = b""
         try:
             feeding = ran.feed(watched())
-            for _, data in ran.output(silent_s=600.0):
+            for _, data in ran.output(silent_s=_SILENT_S):
                 said = (said + data)[-4000:]
             feeding.join(10.0)
         except OSError as error:
@@ -265,11 +284,32 @@ class PodFiles:
         return renamed((("", self._pack(group)) for group in groups), on_skipped)
 
     def _pack(self, paths: Sequence[str]) -> Iterator[bytes]:
+        """Pass on an archive. One that breaks off is made again, and its beginning, which has to be the same, is left out."""
+        passed, digest = 0, hashlib.sha256()
+        for number in range(_TRIES):
+            again, repeated = passed, hashlib.sha256()
+            try:
+                for data in self._packed(paths):
+                    known, fresh = data[:again], data[again:]
+                    again -= len(known)
+                    repeated.update(known)
+                    if known and not again and repeated.digest() != digest.digest():
+                        raise ProviderError(
+                            "files of the workspace changed while they were read, and the connection broke"
+                        )
+                    digest.update(fresh)
+                    passed += len(fresh)
+                    yield fresh
+                return
+            except LoomError as error:
+                self._pause(number, error)
+
+    def _packed(self, paths: Sequence[str]) -> Iterator[bytes]:
         doing = f"reading from the workspace of job {self._request.job_id}"
         ran = Exec(self._cluster, self._pod, HELPER, ["sh", "-c", _PACK, "loom", self._root, *paths])
         said, last, total = b"", b"", 0
         try:
-            for stream, data in ran.output(silent_s=600.0):
+            for stream, data in ran.output(silent_s=_SILENT_S):
                 if stream == "stdout":
                     total += len(data)
                     last = (last + data)[-1024:]

@@ -21,7 +21,7 @@ from loom.providers.kubernetes import pods as states
 from loom.providers.kubernetes import services as of_pod
 from loom.providers.kubernetes import starting
 from loom.providers.kubernetes.cleanup import PodRemovals, reap
-from loom.providers.kubernetes.cluster import Cluster
+from loom.providers.kubernetes.cluster import Cluster, Exists
 from loom.providers.kubernetes.files import Parcels
 from loom.providers.kubernetes.images import PodImages
 from loom.providers.kubernetes.kept import KeptPod, find
@@ -147,7 +147,12 @@ class KubernetesProvider:
         }
         placed = services.placed if services else ()
         pod = specification(request, name, environment, placed, image=image, pid=self._pid, pushed=pushed)
-        pods.put(cluster.call(f"creating the pod of job {request.job_id}", "create_namespaced_pod", pod))
+        doing = f"creating the pod of job {request.job_id}"
+        try:
+            pods.put(cluster.call(doing, "create_namespaced_pod", pod))
+        except Exists:
+            # Nobody else knows the name: an earlier try was heard, and its answer was lost.
+            pods.put(cluster.call(doing, "read_namespaced_pod", name))
         return name
 
     def _session(
