@@ -47,6 +47,8 @@ class GitLabFiles:
         """Included files first; unreadable ones are missing."""
         own = {name: variable.value for name, variable in in_environment(facts.own_variables()).items()}
         self.variables: Mapping[str, str] = {"GITLAB_CI": "true", **facts.predefined, **own, **facts.given}
+        self.rules: list[Node] = []
+        """Those of all includes."""
         self._number = 0
 
     @cached_property
@@ -102,6 +104,8 @@ class GitLabFiles:
                 self._say(item, at, f"include: expected one of {', '.join(KINDS)}")
             return
         scope = Scope(layered={}, known=self.variables)
+        if "rules" in entry:
+            self.rules.append(entry["rules"])
         try:
             if "rules" in entry and not rules.include_applies(entry["rules"], scope, self.facts, self.problems):
                 return

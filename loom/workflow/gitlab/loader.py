@@ -40,6 +40,7 @@ class Loaded:
         self.problems = Problems(code=yaml.CODE)
         files = GitLabFiles(root, facts, self.problems)
         content = files.load(data, path)
+        self._of_includes = files.rules
         self.files: tuple[YamlFile, ...] = tuple(files.found)
         self.shapes = Shapes()
         of_files = list(self.problems.found)
@@ -71,7 +72,10 @@ class Loaded:
             root=root,
             stages=stages,
             entries=entries,
-            notices=(*self.shapes.notices.values(), *rules.without_value(root, entries.values(), self.facts)),
+            notices=(
+                *self.shapes.notices.values(),
+                *rules.without_value(root, entries.values(), self.facts, self._of_includes),
+            ),
         )
 
     def _stages(self, root: Node) -> tuple[str, ...]:

@@ -87,12 +87,14 @@ def check(rules: Node | None, at: tuple[str | int, ...], problems: Problems) -> 
     list(_parsed(rules, at, problems))
 
 
-def without_value(root: Node, entries: Iterable[Entry], facts: Facts) -> Iterator[Problem]:
+def without_value(
+    root: Node, entries: Iterable[Entry], facts: Facts, of_includes: Iterable[Node] = ()
+) -> Iterator[Problem]:
     """Report the variables that conditions read and only the server knows, each once: here, they have no value."""
     source = facts.predefined.get("CI_PIPELINE_SOURCE")
     asked = {one.name: one.why for one in NOT_SET if one.missing in ("*", source)}
     given = {*facts.own_variables(), *facts.given, *fields_of(root.get("variables"))}
-    for at, node, own in _conditions(root, entries):
+    for at, node, own in _conditions(root, entries, of_includes):
         for name in _NAMES.findall(_text(node)):
             if name in asked and name not in given and name not in own:
                 why = f"this condition reads ${name}, which has no value here: {asked.pop(name)[:-1].lower()}; {GIVE}"
@@ -100,18 +102,27 @@ def without_value(root: Node, entries: Iterable[Entry], facts: Facts) -> Iterato
 
 
 def _conditions(
-    root: Node, entries: Iterable[Entry]
+    root: Node, entries: Iterable[Entry], of_includes: Iterable[Node]
 ) -> Iterator[tuple[tuple[str | int, ...], Node, Mapping[str, Node]]]:
     """Yield each condition with its place and the variables of its job."""
+    for rules in of_includes:
+        yield from ((("include", *below), node, {}) for below, node in _ifs(rules))
     owners: list[tuple[tuple[str, ...], Node | None, Mapping[str, Node]]] = [(("workflow",), root.get("workflow"), {})]
     owners += [((entry.name,), entry.merged, fields_of(entry.merged.get("variables"))) for entry in entries]
     for at, owner, own in owners:
-        for number, rule in enumerate(flat(owner.get("rules")) if owner is not None else ()):
-            if (node := rule.get("if")) is not None:
-                yield (*at, "rules", number, "if"), node, own
+        yield from (
+            ((*at, *below), node, own) for below, node in _ifs(owner.get("rules") if owner is not None else None)
+        )
         for key in ("only", "except"):
             for node in one_or_more(owner.find(key, "variables")) if owner is not None else ():
                 yield (*at, key, "variables"), node, own
+
+
+def _ifs(rules: Node | None) -> Iterator[tuple[tuple[str | int, ...], Node]]:
+    """Yield each condition with its place below the owner of the rules."""
+    for number, rule in enumerate(flat(rules)):
+        if (node := rule.get("if")) is not None:
+            yield ("rules", number, "if"), node
 
 
 def _decision(

@@ -368,5 +368,8 @@ def test_a_condition_on_what_only_the_server_knows_is_said_once(tmp_path: Path) 
     [said] = notices(tmp_path, READS)
     assert said.startswith("3:19 this condition reads $CI_PROJECT_ID, which has no value here: a number that only the")
     assert len(notices(tmp_path, READS, CI_PIPELINE_SOURCE="schedule")) == 2
+    (tmp_path / "x.yml").write_text("d: {script: x}")
+    [said] = notices(tmp_path, "include: [{local: x.yml, rules: [{if: $GITLAB_FEATURES}]}]\na: {script: x}")
+    assert said.startswith("1:39 this condition reads $GITLAB_FEATURES")
     assert notices(tmp_path, READS, given={"CI_PROJECT_ID": "2"}) == notices(tmp_path, READS, own="CI_PROJECT_ID: 2")
     assert notices(tmp_path, READS, given={"CI_PROJECT_ID": "2"}) == []
