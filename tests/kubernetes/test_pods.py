@@ -78,6 +78,7 @@ def counting(job: Job, on_line: Callable[[], None] = lambda: None) -> tuple[Exit
     return job.session.run(Command(script=COUNTED, shell=()), take, Cancel()), heard
 
 
+@pytest.mark.disturbs
 def test_no_byte_is_lost_or_doubled_where_the_api_server_restarts(
     pods: Pods, restart_api_server: Callable[[], None] | None
 ) -> None:

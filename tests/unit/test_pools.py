@@ -25,6 +25,7 @@ pools:
     tolerations: [{key: dedicated, value: ci, effect: NoSchedule}]
     pod_template: {spec: {hostUsers: false}}
     deadline: 2h
+    start_timeout: 90
   here: {provider: docker, jobs: 1}
   metal: {provider: host}
 """
@@ -64,6 +65,7 @@ def test_a_pool_has_every_value(tmp_path: Path) -> None:
         tolerations=(Toleration(key="dedicated", value="ci", effect="NoSchedule"),),
         pod_template={"spec": {"hostUsers": False}},
         deadline=7200,
+        start_timeout=90,
     )
     assert found.place == "kubernetes:team"
 
@@ -85,6 +87,7 @@ def test_a_pool_has_every_value(tmp_path: Path) -> None:
             "big.tolerations[0].effect: invalid enum value 'Never'",
         ),
         ("\n  big:\n    provider: kubernetes\n    deadline: soon", 4, "big.deadline: "),
+        ("\n  big:\n    provider: kubernetes\n    start_timeout: soon", 4, "big.start_timeout: "),
         ("\n  big:\n    provider: kubernetes\n    jobs: 0", 4, "big.jobs: expected a whole number from 1 up"),
         ("\n  big:\n    provider: kubernetes:team", 3, "write the context of kubernetes:team under `context`"),
         (
