@@ -6,6 +6,7 @@ import base64
 import json
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,6 +193,32 @@ def test_a_pod_waits_for_its_turn_while_others_of_the_run_have_the_nodes(
         ending.set()
     second.join(120)
     assert (said, failed) == ([b"its turn\n"], [])
+
+
+def test_a_pod_that_a_quota_refuses_waits_for_the_others_of_the_run(pods: Pods, namespace: Any) -> None:
+    pool = Pool(provider="kubernetes", namespace=namespace.namespace)
+    hard = {"pods": "1"}
+    rule = {"metadata": {"name": "rule"}, "spec": {"hard": hard}}
+    namespace.call("ruling", "create_namespaced_resource_quota", rule)
+    until(lambda: namespace.call("looking", "read_namespaced_resource_quota", "rule")["status"].get("hard") == hard)
+    said: list[bytes] = []
+
+    def run(job_id: str) -> None:
+        with pods.job(pool=pool, job_id=job_id) as job:
+            said.append(job.run("echo its turn")[1])
+
+    with pods.job(pool=pool):
+        waiting = [threading.Thread(target=run, args=(name,)) for name in ("second", "third")]
+        for one in waiting:
+            one.start()
+        until(lambda: sum(b"waits for other jobs" in data for _, data in pods.heard) == 2)
+    for one in waiting:
+        one.join(120)
+    assert said == [b"its turn\n"] * 2
+    with pods.job(pool=pool) as first:
+        first.session.keep(time.time() + 100)
+        error = refused(pods, pool=pool, job_id="fourth")  # a kept pod is not waited for
+    assert error.code == "CLUSTER_QUOTA"
 
 
 def test_a_registry_that_the_nodes_do_not_reach(pods: Pods) -> None:

@@ -333,7 +333,7 @@ _REFUSALS = (
     (
         r"(?:exceeded|failed|unknown for) quota: (.*)",
         "the namespace's quota does not allow it: {}",
-        "run fewer jobs at once, or give the job lower limits; where the quota counts limits, each container needs some",
+        "give the job lower limits, or remove other pods there; where the quota counts limits, each container needs some",
         "CLUSTER_QUOTA",
     ),
     (

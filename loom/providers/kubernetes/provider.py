@@ -21,7 +21,7 @@ from loom.providers.kubernetes import pods as states
 from loom.providers.kubernetes import services as of_pod
 from loom.providers.kubernetes import starting
 from loom.providers.kubernetes.cleanup import PodRemovals, reap
-from loom.providers.kubernetes.cluster import Cluster, Exists
+from loom.providers.kubernetes.cluster import Cluster
 from loom.providers.kubernetes.files import Parcels
 from loom.providers.kubernetes.images import PodImages
 from loom.providers.kubernetes.kept import KeptPod, find
@@ -67,6 +67,7 @@ class KubernetesProvider:
         self._services: dict[str, PodServices] = {}
         self._images_of: dict[str, SnapshotImages] = {}
         self._largest_node = starting.LargestNode()
+        self._turn = threading.Lock()
         self._removals = PodRemovals()
         self._reaped: set[str] = set()
 
@@ -93,7 +94,7 @@ class KubernetesProvider:
             name = ""
             try:
                 while session is None:
-                    name = self._created(cluster, pods, request, services, pushed)
+                    name = self._created(cluster, pods, request, services, pushed, on_output, cancel)
                     self._reap_once(cluster)
                     try:
                         session = self._session(
@@ -137,6 +138,8 @@ class KubernetesProvider:
         request: SessionRequest,
         services: PodServices | None,
         pushed: Pushed | None,
+        on_output: OnOutput,
+        cancel: Cancel,
     ) -> str:
         image = request.image_id or (request.image.name if request.image else None)
         if image is None:
@@ -147,12 +150,7 @@ class KubernetesProvider:
         }
         placed = services.placed if services else ()
         pod = specification(request, name, environment, placed, image=image, pid=self._pid, pushed=pushed)
-        doing = f"creating the pod of job {request.job_id}"
-        try:
-            pods.put(cluster.call(doing, "create_namespaced_pod", pod))
-        except Exists:
-            # Nobody else knows the name: an earlier try was heard, and its answer was lost.
-            pods.put(cluster.call(doing, "read_namespaced_pod", name))
+        starting.create(cluster, pods, self._turn, pod, request, on_output, cancel)
         return name
 
     def _session(

@@ -13,13 +13,14 @@ from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError
 from loom.providers.base import SessionRequest
 from loom.providers.kubernetes import pods as states
+from loom.providers.kubernetes.cluster import Exists
 from loom.providers.kubernetes.pod import HELPER, JOB, KEPT_UNTIL
 from loom.providers.kubernetes.snapshot_image import COPY
 from loom.status import OnOutput
 from loom.util.units import rough_size
 
 if TYPE_CHECKING:
-    from loom.providers.kubernetes.cluster import Cluster
+    from loom.providers.kubernetes.cluster import Cluster, Json
     from loom.providers.kubernetes.pods import Pods
 
 NODE_S = 600.0
@@ -65,6 +66,67 @@ def _largest(cluster: Cluster) -> Mapping[str, float]:
         for key, text in ((node.get("status") or {}).get("allocatable") or {}).items():
             found[key] = max(found.get(key, 0.0), amount(text))
     return found
+
+
+def create(
+    cluster: Cluster,
+    pods: Pods,
+    turn: threading.Lock,
+    pod: Json,
+    request: SessionRequest,
+    on_output: OnOutput,
+    cancel: Cancel,
+) -> None:
+    """Create the pod. One that a quota refuses while the run has others waits for their end; `turn` is its queue's front."""
+    name = pod["metadata"]["name"]
+    try:
+        return _create(cluster, pods, pod, request)
+    except LoomError as error:
+        if not _is_full(error) or not _beside(pods, name):
+            raise
+        on_output("stdout", f"waits for other jobs: {error.message}\n".encode())
+    while not turn.acquire(timeout=1.0):
+        _unless_canceled(cancel, request)
+    try:
+        others_at = time.monotonic()
+        while True:
+            others = _beside(pods, name)
+            others_at = time.monotonic() if others else others_at
+            try:
+                return _create(cluster, pods, pod, request)
+            except LoomError as error:
+                # The quota counts a pod for a while after its end.
+                if not _is_full(error) or time.monotonic() - others_at > TELL_S:
+                    raise
+            changed = partial(_changed, pods, name, others, cancel)
+            pods.wait_for(name, changed, TELL_S if others else 1.0)
+            _unless_canceled(cancel, request)
+    finally:
+        turn.release()
+
+
+def _create(cluster: Cluster, pods: Pods, pod: Json, request: SessionRequest) -> None:
+    doing = f"creating the pod of job {request.job_id}"
+    try:
+        pods.put(cluster.call(doing, "create_namespaced_pod", pod))
+    except Exists:
+        # Nobody else knows the name: an earlier try was heard, and its answer was lost.
+        pods.put(cluster.call(doing, "read_namespaced_pod", pod["metadata"]["name"]))
+
+
+def _is_full(error: LoomError) -> bool:
+    """Whether a quota is used up; it may also ask for limits, which no other pod's end gives."""
+    return error.code == "CLUSTER_QUOTA" and ", used: " in error.message
+
+
+def _beside(pods: Pods, name: str) -> set[str]:
+    """The other pods of the run that will leave their room; a kept one stays too long to wait for it."""
+    there = (pod["metadata"] for pod in pods.beside(name))
+    return {one["name"] for one in there if KEPT_UNTIL not in (one.get("labels") or {})}
+
+
+def _changed(pods: Pods, name: str, others: set[str], cancel: Cancel, _: Json | None) -> bool:
+    return cancel.requested or not others <= _beside(pods, name)
 
 
 def until_on_node(
@@ -122,8 +184,9 @@ def _on_node(pod: Mapping[str, Any]) -> bool:
 
 
 def _others_have_nodes(pods: Pods, name: str) -> bool:
-    """Whether pods of the run take room that they will leave; a kept one stays too long to wait for it."""
-    return any(_on_node(pod) and KEPT_UNTIL not in (pod["metadata"].get("labels") or {}) for pod in pods.beside(name))
+    """Whether pods of the run take room that they will leave."""
+    leave = _beside(pods, name)
+    return any(_on_node(pod) for pod in pods.beside(name) if pod["metadata"]["name"] in leave)
 
 
 def _unless_canceled(cancel: Cancel, request: SessionRequest) -> None:
