@@ -55,7 +55,12 @@ class World:
         runtime = directory / "runtime"
         runtime.write_text(RUNTIME.format(failures=self.failures, runc=shutil.which("runc")))
         runtime.chmod(0o755)
-        self._options = (f"--add-runtime=chaos={runtime}", "--default-runtime=chaos", f"--cgroup-parent={self._parent}")
+        self._options = (
+            f"--add-runtime=chaos={runtime}",
+            "--default-runtime=chaos",
+            f"--cgroup-parent={self._parent}",
+            "--default-address-pool=base=10.99.0.0/16,size=24",  # 50 looms at once want more networks than the default's 31
+        )
         self.client: docker.DockerClient = self.start()
         busybox = shutil.which("busybox")
         assert busybox is not None, "needs a statically linked busybox"

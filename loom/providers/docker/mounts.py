@@ -355,7 +355,10 @@ class OverlayMount(_EngineVolume):
 
     def changes(self, as_root: AsRoot) -> Sequence[ViewChange] | None:
         self.chown_back(as_root)  # otherwise the job's private directories are inaccessible
-        return sorted(differences(self._request.workspace, self._upper), key=lambda change: change.path)
+        try:
+            return sorted(differences(self._request.workspace, self._upper), key=lambda change: change.path)
+        except OSError as error:  # somebody removed it
+            raise ProviderError(f"the layer of job {self._request.job_id} can't be read: {error}") from error
 
     def chown_back(self, as_root: AsRoot) -> None:
         # For a non-root caller: only files of the upper layer; a chown of others would copy them up.

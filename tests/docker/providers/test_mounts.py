@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import docker
 import pytest
 
+from loom.errors import ProviderError
 from loom.plan.model import MountMode
 from loom.providers.base import ReadOnlyMount, ViewChange
 from tests.support.effort import LONG
@@ -137,6 +138,16 @@ def test_an_overlay_lists_what_the_job_wrote(docker_place: Place) -> None:
             ViewChange(path="whole/new", kind="added"),
             ViewChange(path="whole/old", kind="deleted"),
         ]
+
+
+def test_an_overlay_that_somebody_removes_is_an_error(docker_place: Place) -> None:
+    docker_place.mount_mode = MountMode.OVERLAY
+    with docker_place.job() as job:
+        job.run("echo new >new")
+        for layers in docker_place.workspace.parent.glob("*.jobs/*"):
+            shutil.rmtree(layers, ignore_errors=True)
+        with pytest.raises(ProviderError, match="the layer of job job can't be read"):
+            job.session.changes()
 
 
 def test_what_the_workspace_borrows_is_at_the_same_path_and_read_only(mounted: Place, tmp_path: Path) -> None:
