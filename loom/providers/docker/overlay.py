@@ -43,14 +43,17 @@ def remove_work(layers: Path) -> None:
 
 
 def foreign_paths(upper: Path, me: Owner) -> Iterator[str]:
-    """Yield the paths of an upper layer, relative to it, that belong to other users; whiteouts do not count."""
-    if upper.stat().st_uid != me.uid:
+    """Yield the paths of an upper layer, relative to it, that belong to other users; whiteouts do not count.
+
+    Somebody may remove it meanwhile.
+    """
+    if (status := lstat(upper)) is not None and status.st_uid != me.uid:
         yield "."
     for directory, names, files in os.walk(upper, onerror=None):
         for name in (*names, *files):
             path = Path(directory) / name
-            status = path.lstat()
-            if status.st_uid != me.uid and not stat.S_ISCHR(status.st_mode):
+            status = lstat(path)
+            if status is not None and status.st_uid != me.uid and not stat.S_ISCHR(status.st_mode):
                 yield path.relative_to(upper).as_posix()
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from loom.providers.docker.ownership import Ids, Owner
+from loom.providers.docker.overlay import foreign_paths
+from loom.providers.docker.ownership import Ids, Owner, foreign
 
 ROOTLESS = "0:1000:1,1:100000:65536,"
 
@@ -39,3 +40,11 @@ def test_who_is_nobody_on_the_other_side_is_told() -> None:
     assert ids.outside(Owner(65537, 0)) is None
     assert ids.inside(Owner(0, 0)) is None
     assert ids.inside(Owner(1000, 1001)) is None
+
+
+def test_what_was_removed_has_no_files_of_others(tmp_path: Path) -> None:
+    nobody = Owner(12345, 12345)
+    (tmp_path / "file").touch()
+    assert [*foreign_paths(tmp_path, nobody)] == [".", "file"]
+    assert [*foreign_paths(tmp_path / "removed", nobody)] == []
+    assert foreign(tmp_path / "removed", nobody) == ""
