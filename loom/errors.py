@@ -19,10 +19,7 @@ A failing step raises none of these: it is a value (`status.Exit`).
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import ClassVar
 
 from msgspec import Struct
@@ -126,40 +123,3 @@ class CacheError(InfrastructureError):
 
 class RecordError(InfrastructureError):
     default_code = "RECORD_UNREADABLE"
-
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-_USED_UP = {
-    **dict.fromkeys(_NO_ROOM, "free some space there"),
-    errno.EMFILE: "allow more open files: ulimit -n",
-    errno.ENFILE: "the machine has too many open files",
-    errno.ENOMEM: "the machine has no memory left",
-    errno.EAGAIN: "the machine or its limit (ulimit -u, pids) allows no more processes",
-    errno.EROFS: "the file system is read-only",
-    errno.EIO: "see the kernel's messages: dmesg",
-}
-
-
-def refusal(error: BaseException) -> InfrastructureError | None:
-    """Return the error for what the machine refuses: no space, descriptors, processes or memory. None for a bug."""
-    if isinstance(error, OSError) and error.errno in _USED_UP:
-        where = f"{error.filename}: " if isinstance(error.filename, str) else ""
-        return InfrastructureError(f"{where}{error.strerror}", hint=_USED_UP[error.errno])
-    if isinstance(error, ImportError) and os.strerror(errno.EMFILE) in str(error):  # of a compiled module
-        return InfrastructureError(str(error), hint=_USED_UP[errno.EMFILE])
-    if isinstance(error, MemoryError):
-        return InfrastructureError("no memory left", hint=_USED_UP[errno.ENOMEM])
-    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
-        return InfrastructureError(str(error), hint=_USED_UP[errno.EAGAIN])
-    return None
-
-
-@contextmanager
-def refusals() -> Iterator[None]:
-    """Raise what the machine refuses in the block as InfrastructureError."""
-    try:
-        yield
-    except (OSError, ImportError, MemoryError, RuntimeError) as error:
-        if (refused := refusal(error)) is None:
-            raise
-        raise refused from error

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from loom import __version__
 from loom.commands import terminal
-from loom.errors import InfrastructureError, LoomError, RequestError, WorkflowError, refusal
+from loom.errors import InfrastructureError, LoomError, RequestError, WorkflowError
 from loom.record.lines import STANDARD_OUTPUT
 from loom.status import ExitCode
 from loom.util import profile
 from loom.util.controls import without_commands
+from loom.util.refusals import refusal
 
 RUNS = ("run", "rerun", "resume")
 """The commands that start a run."""

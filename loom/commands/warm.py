@@ -23,7 +23,7 @@ from loom.commands import run as running
 from loom.commands import wiring
 from loom.commands.project import Here
 from loom.commands.run import Options, Prepared
-from loom.errors import LoomError, refusals
+from loom.errors import LoomError
 from loom.plan.model import Plan
 from loom.record.events import PhaseEvent
 from loom.record.journal import OutputBatch
@@ -31,6 +31,7 @@ from loom.runner import Gate, api
 from loom.runner.ahead import Ahead
 from loom.runner.api import Ran
 from loom.status import JobResult, Status
+from loom.util.refusals import refusals
 
 if TYPE_CHECKING:
     from loom.record.journal import Sink

@@ -22,7 +22,7 @@ from loom import __version__, snapshot
 from loom.analysis import patterns
 from loom.cancel import Cancel
 from loom.config import Config
-from loom.errors import LoomError, SnapshotError, refusals
+from loom.errors import LoomError, SnapshotError
 from loom.plan import variables as environment
 from loom.plan.model import Job, MountMode, Plan
 from loom.providers.base import ReadOnlyMount
@@ -39,6 +39,7 @@ from loom.snapshot import SnapshotCanceled
 from loom.status import JobResult
 from loom.util import controls, processes, profile
 from loom.util.paths import jobs_of, new_workspace
+from loom.util.refusals import refusals
 
 if TYPE_CHECKING:
     from loom.analysis.diagnosis import Diagnosis

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from loom.cancel import Cancel
-from loom.errors import EngineUnavailable, InfrastructureError, ServiceError, refusals
+from loom.errors import EngineUnavailable, InfrastructureError, ServiceError
 from loom.plan.model import Job
 from loom.record.events import PhaseCode, Section, Where
 from loom.record.journal import Journal, Outcome, OutputWriter
 from loom.status import Status, Stream
+from loom.util.refusals import refusals
 
 
 class Attempt:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from loom import snapshot
-from loom.errors import LoomError, refusals
+from loom.errors import LoomError
 from loom.plan.image_lock import identity, shown
 from loom.plan.model import Build, Job, Plan, WorkspaceMode
 from loom.record import visits
@@ -35,6 +35,7 @@ from loom.snapshot import Snapshot
 from loom.status import ExitCode, JobResult, Skip, Status, exit_code_of, run_status
 from loom.storage.cache import Cache
 from loom.util import profile
+from loom.util.refusals import refusals
 from loom.util.threads import beside
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import IO, Any, TypeVar
 from msgspec.structs import asdict
 
 from loom.cancel import Cancel
-from loom.errors import InfrastructureError, refusals
+from loom.errors import InfrastructureError
 from loom.plan import variables
 from loom.plan.model import Job, Plan, ReportKind, wanted
 from loom.providers.base import Session
@@ -26,6 +26,7 @@ from loom.storage.cache_keys import key_of
 from loom.storage.selection import Tracked
 from loom.storage.workspace import view_of
 from loom.util.bounded import bounded, listed
+from loom.util.refusals import refusals
 
 MAX_CHANGES = 1000
 """Number of changed paths in a job's manifest."""

@@ -21,7 +21,7 @@ from loom.providers import labels
 from loom.providers.base import SessionRequest, ViewChange
 from loom.providers.docker.capabilities import Traits
 from loom.providers.docker.cleanup import remove_volume
-from loom.providers.docker.errors import translated
+from loom.providers.docker.errors import engine_errors, translated
 from loom.providers.docker.ownership import Ids, Owner, Workspaces, chown_all, foreign, open_to_all
 from loom.providers.docker.retries import retrying
 from loom.providers.files import Edit, archive_of, packed, renamed, unnoticed, unpack
@@ -346,7 +346,9 @@ class OverlayMount(_EngineVolume):
     def view(self) -> Path | None:
         """Return the engine's mount point of the view, if this process may enter it: as fast as any directory."""
         try:
-            mounted = Path(str(retrying(lambda: self._api.inspect_volume(self._name))["Mountpoint"]))
+            with engine_errors():
+                found = retrying(lambda: self._api.inspect_volume(self._name))
+            mounted = Path(str(found["Mountpoint"]))
             return mounted if mounted.is_mount() and os.access(mounted, os.R_OK | os.W_OK | os.X_OK) else None
         except Exception as error:
             if isinstance(error, PermissionError) or getattr(error, "status_code", None) is not None:

@@ -178,6 +178,19 @@ def test_an_engine_that_ends_in_mid_step(
         assert client.api.containers(all=True) == []
 
 
+def test_an_engine_that_is_lost_before_the_artifacts_is_an_error(
+    own_engine: tuple[OwnEngine, docker.DockerClient], docker_place: Place
+) -> None:
+    own, _ = own_engine
+    docker_place.mount_mode = MountMode.OVERLAY
+    with docker_place.job(network=NO_NETWORK) as job:
+        own.signal(signal.SIGKILL)
+        own.process.wait(60)
+        with pytest.raises(EngineUnavailable):
+            job.session.workspace_view()
+    docker_place.provider.close()
+
+
 @pytest.mark.parametrize("request_", [b"/create?", b"/attach?", b"/start"])
 def test_a_job_starts_although_an_answer_is_lost(docker_place: Place, tmp_path: Path, request_: bytes) -> None:
     proxy = Proxy(tmp_path / "proxy.sock", "/var/run/docker.sock", lose=request_)
