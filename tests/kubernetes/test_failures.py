@@ -211,7 +211,7 @@ def test_a_pod_that_a_quota_refuses_waits_for_the_others_of_the_run(pods: Pods, 
         waiting = [threading.Thread(target=run, args=(name,)) for name in ("second", "third")]
         for one in waiting:
             one.start()
-        until(lambda: sum(b"waits for other jobs" in data for _, data in pods.heard) == 2)
+        until(lambda: sum(b"waits for other pods" in data for _, data in pods.heard) == 2)
     for one in waiting:
         one.join(120)
     assert said == [b"its turn\n"] * 2

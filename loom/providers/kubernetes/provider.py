@@ -67,7 +67,7 @@ class KubernetesProvider:
         self._services: dict[str, PodServices] = {}
         self._images_of: dict[str, SnapshotImages] = {}
         self._largest_node = starting.LargestNode()
-        self._turn = threading.Lock()
+        self._turn = starting.Turn()
         self._removals = PodRemovals()
         self._reaped: set[str] = set()
 

@@ -68,41 +68,52 @@ def _largest(cluster: Cluster) -> Mapping[str, float]:
     return found
 
 
+class Turn:
+    """The front of the queue of jobs whose pods a quota refuses."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.others_at = 0.0
+        """When the run had other pods last, or a quota refused a pod first."""
+
+
 def create(
     cluster: Cluster,
     pods: Pods,
-    turn: threading.Lock,
+    turn: Turn,
     pod: Json,
     request: SessionRequest,
     on_output: OnOutput,
     cancel: Cancel,
 ) -> None:
-    """Create the pod. One that a quota refuses while the run has others waits for their end; `turn` is its queue's front."""
+    """Create the pod. One that a quota refuses waits for the end of the run's other pods."""
     name = pod["metadata"]["name"]
     try:
         return _create(cluster, pods, pod, request)
     except LoomError as error:
-        if not _is_full(error) or not _beside(pods, name):
+        if not _is_full(error):
             raise
-        on_output("stdout", f"waits for other jobs: {error.message}\n".encode())
-    while not turn.acquire(timeout=1.0):
+        on_output("stdout", f"waits for other pods to end: {error.message}\n".encode())
+    refused_at = time.monotonic()
+    while not turn.lock.acquire(timeout=1.0):
         _unless_canceled(cancel, request)
     try:
-        others_at = time.monotonic()
+        turn.others_at = max(turn.others_at, refused_at)
         while True:
             others = _beside(pods, name)
-            others_at = time.monotonic() if others else others_at
+            if others:
+                turn.others_at = time.monotonic()
             try:
                 return _create(cluster, pods, pod, request)
             except LoomError as error:
                 # The quota counts a pod for a while after its end.
-                if not _is_full(error) or time.monotonic() - others_at > TELL_S:
+                if not _is_full(error) or time.monotonic() - turn.others_at > TELL_S:
                     raise
             changed = partial(_changed, pods, name, others, cancel)
             pods.wait_for(name, changed, TELL_S if others else 1.0)
             _unless_canceled(cancel, request)
     finally:
-        turn.release()
+        turn.lock.release()
 
 
 def _create(cluster: Cluster, pods: Pods, pod: Json, request: SessionRequest) -> None:
