@@ -19,7 +19,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """# Commands
 
 This page is made from the commands themselves by `scripts/docs commands`: change the help texts in `loom/cli`, then run it again.
-`loom COMMAND --help` prints the same. [How it works](../explanation/how-it-works.md#exit-codes) lists the exit codes,
+`loom COMMAND --help` prints the same texts. [How it works](../explanation/how-it-works.md#exit-codes) lists the exit codes,
 [environment variables](environment.md) the variables that loom reads.
 """
 

@@ -17,7 +17,7 @@ Everywhere = Annotated[bool, typer.Option("--all", "-a", help="The caches of eve
 @cache.command("ls")
 @done_by("cache")
 def ls(
-    keys: Annotated[list[str] | None, typer.Argument(metavar="KEY", help="Only these keys (globs).")] = None,
+    keys: Annotated[list[str] | None, typer.Argument(metavar="KEY...", help="Only these keys (globs).")] = None,
     everywhere: Everywhere = False,
     as_json: options.AsJson = False,
 ) -> None:

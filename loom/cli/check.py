@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -54,8 +55,13 @@ def compile_(
 
 
 @done_by("import_")
-def import_(workflow: options.WorkflowFile = None, inputs: options.Inputs = None) -> None:
-    """Print a `.gitlab-ci.yml` in loom's own language. Comments name what it says otherwise, or can't say."""
+def import_(
+    workflow: Annotated[
+        Path | None, typer.Option("--workflow", "-f", metavar="PATH", help="File to read (default: .gitlab-ci.yml).")
+    ] = None,
+    inputs: options.Inputs = None,
+) -> None:
+    """Print a `.gitlab-ci.yml` in loom's own language. Comments mark what differs, or can't be expressed."""
 
 
 @done_by("schema")

@@ -14,7 +14,7 @@ from loom.cli.command import completion, done_by
 def clean(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RUN", help=options.RUN_HELP, autocompletion=completion("run")),
+        typer.Argument(metavar="RUN...", help=options.RUN_HELP, autocompletion=completion("run")),
     ] = None,
     keep_last: Annotated[
         int | None,

@@ -24,12 +24,14 @@ Color = Annotated[
 Jobs = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="JOB", help="Only these jobs: names, ids or globs.", autocompletion=completion("workflow-job")
+        metavar="JOB...", help="Only these jobs: names, ids or globs.", autocompletion=completion("workflow-job")
     ),
 ]
 WorkflowFile = Annotated[
     Path | None,
-    typer.Option("--workflow", "-f", metavar="PATH", help="Workflow file (default: .loom/workflow.yml)."),
+    typer.Option(
+        "--workflow", "-f", metavar="PATH", help="Workflow file (default: .loom/workflow.yml, else .gitlab-ci.yml)."
+    ),
 ]
 Container = Annotated[
     bool | None,

@@ -62,7 +62,7 @@ def resume(
 ) -> None:
     """Continue a failed run from the steps that failed. Then run the jobs that depend on these.
 
-    A job continues in its kept container. What its files differ in from the snapshot is saved in the record first.
+    A job continues in its kept container. The differences between its files and the snapshot are saved in the record first.
     """
 
 
@@ -78,7 +78,7 @@ def attach(
 
     Jobs that have not started begin now. ^C cancels the run; closing the terminal leaves it as it is.
 
-    Exit code: the run's, as of `loom run`.
+    Exit code: the run's, as for `loom run`.
     """
 
 

@@ -21,7 +21,7 @@ def shell(
     as_root: AsRoot = False,
     trust: options.Trust = False,
 ) -> None:
-    """Open a shell inside a job, where it failed or where it runs. Or in a new container like it, when nothing was kept.
+    """Open a shell inside a job, where it failed or where it runs, or in a new container like it where nothing was kept.
 
     Same container, user, directory and variables as the step had. The step's commands are in the history, and `again`
     runs the whole step as the job did.

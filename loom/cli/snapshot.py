@@ -13,10 +13,11 @@ from loom.cli.command import completion, done_by
 @done_by("snapshot")
 def snapshot(
     paths: Annotated[
-        list[str] | None, typer.Argument(help="With --explain: the paths to explain.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="PATH...", help="With --explain: the paths to explain.", show_default=False),
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show whether CI would see PATHS, and which rule decides.")
+        bool, typer.Option("--explain", help="Show whether CI would see each PATH, and which rule decides.")
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:

@@ -72,7 +72,7 @@ def _git() -> Check:
     try:
         done = subprocess.run(["git", "--version"], capture_output=True, text=True, check=True, timeout=60)
     except (OSError, subprocess.CalledProcessError) as error:
-        return _bad("git", f"can't be run: {error}", "install git 2.30 or newer")
+        return _bad("git", f"can't be run: {error}", "install git 2.31 or newer")
     return _ok("git", done.stdout.strip().removeprefix("git version "))
 
 

@@ -27,7 +27,7 @@ try:
     from pydantic import Field
 except ImportError as error:
     raise RequestError(
-        f"`loom mcp` needs the package mcp ({error})", hint="pip install 'loom[mcp]'", code="EXTRA_MISSING"
+        f"`loom mcp` needs the package mcp ({error})", hint="pip install 'loom-ci[mcp]'", code="EXTRA_MISSING"
     ) from error
 
 Given = TypeVar("Given")

@@ -98,13 +98,6 @@ class _Layers:
     def propose(self, name: str, value: Any, node: yaml_file.Node, allows: Callable[[Asked], bool]) -> None:
         """Apply a line of the project's file."""
         rule = SETTINGS[name].project
-        if rule.refused and value not in (None, {}, GitLabSettings()):
-            variable = "" if name in MAPPINGS else f", or set LOOM_{name.upper()}"
-            raise RequestError(
-                f"{node.place}: {name} can't be set by a repository",
-                hint=f"set it in your own configuration (`loom config init --user`){variable}",
-                code=CODE,
-            )
         before, origin, text = self.values[name], self._origins[name], _as_written(node, value, self._root)
         if origin.layer == "user" and rule.rank(value) > rule.rank(before):
             by = f"{text_of(name, before)}, {origin.place}"
@@ -239,7 +232,14 @@ def _read(path: Path, context: ValueContext, problems: list[Problem]) -> Iterato
         if isinstance(value, int | float) and not isinstance(value, bool) and SETTINGS[key].parse in MEASURES:
             value = node.text
         try:
-            yield key, _value(key, value, context), node
+            read = _value(key, value, context)
+            if name == PROJECT_FILE and SETTINGS[key].project.refused and read not in (None, {}, GitLabSettings()):
+                variable = "" if key in MAPPINGS else f", or set LOOM_{key.upper()}"
+                raise ValueError(
+                    f"{key} can't be set by a repository: set it in your own configuration "
+                    f"(`loom config init --user`){variable}"
+                )
+            yield key, read, node
         except ValueError as error:
             keys = error.keys if isinstance(error, Misplaced) else ()
             at = yaml_file.pointer(key, *keys)

@@ -18,7 +18,7 @@ MODULES = {
     "host": "loom.providers.host",
     "kubernetes": "loom.providers.kubernetes.provider",
 }
-"""Each provider's name, and its module with a function `provider(setup)`. The only list of providers."""
+"""Each provider's name, and its module with a function `provider(setup)`. `pools.HERE` names those of this machine."""
 
 
 def make(place: str, setup: Setup) -> Provider:

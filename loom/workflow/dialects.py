@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 Loaded: TypeAlias = "Workflow | Pipeline"
 AnyEntry: TypeAlias = "Entry | GitLabEntry"
 
-_OWN_KEY = re.compile(rb"^[\"']?(version|jobs|on)[\"']?[ \t]*:", re.MULTILINE)
+# `jobs` and `on` are GitHub's, whose files get a better error from the reader of loom's own.
+_NOT_GITLABS = re.compile(rb"^[\"']?(version|jobs|on)[\"']?[ \t]*:", re.MULTILINE)
 _FOREIGN_KEY = re.compile(rb"^[ \t]+[\"']?(script|trigger|extends)[\"']?[ \t]*:|^include[ \t]*:", re.MULTILINE)
 
 
@@ -121,4 +122,4 @@ def is_gitlab(path: Path, root: Path) -> bool:
         data = yaml_file.read_bytes(absolute)
     except OSError:
         return False
-    return _OWN_KEY.search(data) is None and _FOREIGN_KEY.search(data) is not None
+    return _NOT_GITLABS.search(data) is None and _FOREIGN_KEY.search(data) is not None
