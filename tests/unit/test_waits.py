@@ -110,7 +110,6 @@ def test_the_kinds_are_told_apart(line: str, finds: bool, tmp_path: Path, monkey
 PAUSES = {
     "commands/logs.py": "follows a record for as long as its run goes on",
     "providers/docker/attach.py": "gathers output that comes line by line",
-    "providers/kubernetes/files.py": "begins a transfer again whose connection broke, also in its middle, a number of times",
     "providers/host.py": "kills until nothing is left, a number of rounds",
     "providers/kubernetes/files.py": "begins a transfer again that broke off, a number of times",
     "runner/assistance.py": "lets the clock of the file system pass the present moment",
