@@ -207,17 +207,20 @@ def _not_needed(place: Here, chosen: Sequence[tuple[RunEntry, ...]]) -> Iterator
 def _runs(place: Here, chosen: Sequence[RunEntry]) -> list[CleanedRun]:
     going = {entry.run_id for entry in chosen}
     needed = {path for entry in place.store.entries() if entry.run_id not in going for path in entry.workspaces}
-    return [_run(place, entry, needed) for entry in chosen]
+    claims = {claim.run_id: str(claim.path) for claim in place.store.claims.all() if claim.kind == "run"}
+    return [_run(place, entry, needed, claims.get(entry.run_id)) for entry in chosen]
 
 
-def _run(place: Here, entry: RunEntry, needed: Container[str]) -> CleanedRun:
-    """`needed`: workspaces of remaining runs, such as a resumed one's."""
+def _run(place: Here, entry: RunEntry, needed: Container[str], claimed: str | None) -> CleanedRun:
+    """`needed`: workspaces of remaining runs, such as a resumed one's. `claimed`: what it made, if its record does not tell."""
+    workspace = entry.identity.get("workspace")
+    if workspace is None and claimed is not None and not is_occupied(Path(claimed)):
+        workspace = claimed
     there = [
         path
-        for path in entry.workspaces
+        for path in dict.fromkeys((*filter(None, (workspace,)), *entry.workspaces))
         if path not in needed and remains(Path(path)) and retention.vouched(place.store, Path(path))
     ]
-    workspace = entry.identity.get("workspace")
     return CleanedRun(
         run_id=entry.run_id,
         record=str(entry.paths.root),

@@ -48,6 +48,16 @@ def test_the_newest_stay(three: Project) -> None:
     assert ids(three) == []
 
 
+def test_a_record_that_lost_its_identity_goes_with_its_workspace(make: Make) -> None:
+    project = make(TINY)
+    project.loom("run", "--local")
+    (run_id,) = ids(project)
+    workspace = Path(str(project.store.entry(run_id).identity["workspace"]))
+    (project.store.runs_dir / run_id / "run.json").unlink()
+    assert str(workspace) in project.loom("clean", "--all", "--keep-last", "0")
+    assert (ids(project), workspace.exists()) == ([], False)
+
+
 def test_a_run_that_a_wrong_clock_dates_into_the_future_goes_too(make: Make) -> None:
     project = make(TINY)
     project.loom("run", "--local")
