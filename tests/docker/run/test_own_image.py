@@ -41,7 +41,9 @@ Loom = Callable[..., str]
 def image() -> Iterator[str]:
     # Certificates that this machine has of its own, as Debian keeps them: those of a proxy or mirror, perhaps.
     own = sorted(Path("/usr/local/share/ca-certificates").glob("*.crt"))
-    extra = "".join(path.read_text() for path in own)
+    extra = "".join(path.read_text() for path in own).rstrip(
+        "\n"
+    )  # as the shell of scripts/lib.sh: one build serves both
     command = ["docker", "build", "-q", "-t", IMAGE, "--build-arg", f"EXTRA_CA={extra}", str(ROOT)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     if "Temporary failure resolving" in built.stderr:
