@@ -62,6 +62,10 @@ class Ahead:
     def taken_over(self) -> None:
         """The workspace belongs to a run with a record from now on."""
         self._made = False
+        request = self._request
+        claims = request.store.claims
+        if claims.of(self.workspace) is None:  # the state directory had no room when it was made
+            claims.claim(self.workspace, run_id=self.run_id, repo_root=request.source.root)
 
     def drop(self) -> list[str]:
         """Remove what no run took over, and wait until it is removed; return the problems. Safe to repeat."""

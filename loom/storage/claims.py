@@ -55,11 +55,12 @@ class Claims:
         self.folder = state_dir / "workspaces"
 
     def make(self, workspace: Path, *, run_id: str, repo_root: Path, kind: Literal["run", "snapshot"] = "run") -> None:
-        """Create the directory, private to the user, and claim it. OSError when it can't be created.
-
-        An unclaimed one (unwritable state directory) remains until a person removes it.
-        """
+        """Create the directory, private to the user, and claim it. OSError when it can't be created."""
         workspace.mkdir(mode=0o700, parents=True)
+        self.claim(workspace, run_id=run_id, repo_root=repo_root, kind=kind)
+
+    def claim(self, workspace: Path, *, run_id: str, repo_root: Path, kind: Literal["run", "snapshot"] = "run") -> None:
+        """Claim a directory, unless the state directory can't be written: it then remains until a person removes it."""
         with suppress(OSError):
             status = workspace.lstat()
             claim = Claim(

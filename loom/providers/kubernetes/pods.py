@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError
 from loom.providers.kubernetes.cluster import Gone, Json, is_transient
 from loom.providers.kubernetes.snapshot_image import COPY
+from loom.util.within import wait_until
 
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster import Cluster
@@ -231,14 +232,21 @@ def refusal(pod: Mapping[str, Any] | None, places: Mapping[str, str]) -> LoomErr
     return None
 
 
+_EVENT_S = 10.0
+"""How much later an event may come than the state that it explains."""
+
+
 def explained(error: LoomError, cluster: Cluster, name: str) -> LoomError:
-    """Add the reason to the error of an image: while the kubelet waits before it tries again, only an event has it."""
+    """Add the reason to the error of an image: while the kubelet waits before it tries again, only an event has it, which
+    comes a little later than the state."""
     text, waits, _ = error.message.partition(": Back-off pulling image")
-    pulls = (
-        [event for event in events_of(cluster, name) if event.startswith("Failed: Failed to pull image")]
-        if waits
-        else []
-    )
+    if not waits:
+        return error
+
+    def failed() -> list[str]:
+        return [event for event in events_of(cluster, name) if event.startswith("Failed: Failed to pull image")]
+
+    pulls = wait_until(failed, limit_s=_EVENT_S, every_s=0.5)
     if not pulls:
         return error
     reason = pulls[-1].partition('": ')[2] or pulls[-1]
