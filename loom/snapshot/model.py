@@ -104,7 +104,7 @@ class Source:
     head_sha: str
     head_tree_sha: str
     commit: bytes
-    """git's answer to `source.COMMIT`; empty where it has none."""
+    """git's answer to `source.COMMIT`; empty where it has none, or was not asked."""
     branch: str | None
     """The checked-out branch; None with a detached HEAD."""
     tags: tuple[str, ...]

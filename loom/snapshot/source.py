@@ -76,28 +76,23 @@ class ObjectStore(Struct, frozen=True, kw_only=True):
         return self.bytes <= COPY_UP_TO_BYTES and self.files <= COPY_UP_TO_FILES
 
 
-Questions = tuple[git.Running, git.Running, git.Running, git.Running]
-_asked: dict[tuple[Path, tuple[tuple[str, str], ...]], Questions] = {}
+_asked: dict[tuple[Path, tuple[tuple[str, str], ...]], list[git.Running]] = {}
 
 
 def ask_ahead() -> None:
     """Start the git commands of the next `discover` in this directory, which run while loom's own modules are imported."""
     start, inherited = Path.cwd(), git.as_inherited(os.environ)
     with suppress(SnapshotError):  # `discover` finds it again, and raises it
-        _asked[start, tuple(inherited.items())] = _ask(start, inherited)
+        _asked[start, tuple(inherited.items())] = _ask(start, inherited, commit=True)
 
 
-def _ask(start: Path, inherited: Mapping[str, str]) -> Questions:
-    return (
-        git.Running(_ABOUT, inherited, cwd=start),
-        git.Running(("config", "-z", "--list"), inherited, cwd=start),
-        git.Running(_refs_with(_REF_FIELDS), inherited, cwd=start),
-        git.Running(COMMIT, inherited, cwd=start),
-    )
+def _ask(start: Path, inherited: Mapping[str, str], *, commit: bool) -> list[git.Running]:
+    questions = (_ABOUT, ("config", "-z", "--list"), _refs_with(_REF_FIELDS), *([COMMIT] if commit else []))
+    return [git.Running(question, inherited, cwd=start) for question in questions]
 
 
-def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
-    """Find the repository of the checkout at `start` as git does (also by `GIT_DIR` etc.).
+def discover(start: Path, *, environ: Mapping[str, str], commit: bool = True) -> Source:
+    """Find the repository of the checkout at `start` as git does (also by `GIT_DIR` etc.). `commit`: read `Source.commit`.
 
     RequestError for a path without a checkout, a bare repository, one without a commit, or one that git refuses.
     """
@@ -105,7 +100,7 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
         raise RequestError(f"{start}: no such directory", code="NO_REPOSITORY", hint="start loom inside a git checkout")
     inherited = git.as_inherited(environ)
     key = (start, tuple(inherited.items()))
-    about, config, refs, commit = _asked.pop(key) if key in _asked else _ask(start, inherited)
+    about, config, refs, *of_commit = _asked.pop(key) if key in _asked else _ask(start, inherited, commit=commit)
     try:
         code, out, stderr = about.result(check=False)
         if code != 0:
@@ -117,7 +112,7 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
                 for one in _ONE_BY_ONE
             ]
     except BaseException:
-        for process in (config, refs, commit):
+        for process in (config, refs, *of_commit):
             process.stop()
         raise
     git_dir, common_dir, object_format, shallow, objects, index, root, head, tree = fields[2:]
@@ -138,7 +133,7 @@ def discover(start: Path, *, environ: Mapping[str, str]) -> Source:
         index_path=Path(index),
         head_sha=head,
         head_tree_sha=tree,
-        commit=commit.result(check=False)[1],
+        commit=of_commit[0].result(check=False)[1] if of_commit else b"",
         branch=branch.removeprefix("refs/heads/") or None,
         tags=tuple(
             ref.name.removeprefix("refs/tags/") for ref in found if ref.is_tag and head in (ref.sha, ref.peeled)

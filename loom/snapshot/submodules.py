@@ -20,7 +20,7 @@ def inner_repository(place: Path, outer: Source) -> Source | None:
     as_it_says = outer.environment
     for environ in (as_it_says, {**as_it_says, "GIT_DIR": str(place / ".git"), "GIT_WORK_TREE": str(place)}):
         try:
-            inner = discover(place, environ=environ)
+            inner = discover(place, environ=environ, commit=False)
         except RequestError as error:
             if error.code == "REPOSITORY_NOT_TRUSTED":
                 raise

@@ -23,14 +23,11 @@ import anyio
 from mcp import StdioServerParameters
 from mcp.client.client import Client
 from mcp.client.stdio import stdio_client
-from watch import IMAGE, repository
+from watch import IMAGE, environment, repository
 
 
 async def rounds(root: Path, base: Path, number: int) -> tuple[list[float], list[float]]:
-    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    environ |= {"LOOM_STATE_DIR": str(base / "state"), "LOOM_TMP_DIR": str(base / "tmp"), "LOOM_AUTO_CLEAN": "false"}
-    (base / "tmp").mkdir()
-    server = StdioServerParameters(command=sys.executable, args=["-m", "loom", "mcp"], env=environ, cwd=root)
+    server = StdioServerParameters(command=sys.executable, args=["-m", "loom", "mcp"], env=environment(base), cwd=root)
     calls, docker = [], []
     with open(os.devnull, "w") as errors:
         async with Client(stdio_client(server, errlog=errors)) as client:

@@ -40,19 +40,24 @@ def repository(base: Path, files: int) -> Path:
     return root
 
 
+def environment(base: Path) -> dict[str, str]:
+    """Loom as it is installed, with its bytecode and with everything that it makes in `base`."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {
+        **kept,
+        "LOOM_STATE_DIR": str(base / "state"),
+        "LOOM_TMP_DIR": str(base),
+        "LOOM_AUTO_CLEAN": "false",
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--files", type=int, default=150)
     arguments = parser.parse_args()
     base = Path(tempfile.mkdtemp(prefix="loom-bench-"))
-    environ = {
-        **os.environ,
-        "LOOM_STATE_DIR": str(base / "state"),
-        "LOOM_TMP_DIR": str(base),
-        "LOOM_AUTO_CLEAN": "false",
-    }
-    environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    environ = environment(base)
     first, end, docker = [], [], []
     try:
         root = repository(base, arguments.files)

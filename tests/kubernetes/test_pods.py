@@ -22,7 +22,7 @@ from loom.errors import ImageError, LoomError, ProviderError, ServiceError
 from loom.plan.model import Image, Network, Ready, Resources, Service
 from loom.plan.model import Job as PlannedJob
 from loom.pools import Pool
-from loom.providers.base import NO_SECRETS, Command, ReadOnlyMount, Setup
+from loom.providers.base import NO_SECRETS, Command, OpenedServices, ReadOnlyMount, Setup
 from loom.providers.kubernetes import files
 from loom.providers.kubernetes.cleanup import reap
 from loom.providers.kubernetes.cluster import Cluster
@@ -235,6 +235,22 @@ def test_a_secret_is_nowhere_in_the_cluster(pods: Pods, cluster: Any) -> None:
         assert "t0k3n" not in str((found, events))
 
 
+@contextmanager
+def beside_services(
+    pods: Pods,
+    job: PlannedJob,
+    *,
+    on_output: Callable[..., None] = lambda *_: None,
+    on_died: Callable[..., None] = lambda *_: None,
+) -> Iterator[tuple[OpenedServices, Job]]:
+    """The job's services, and its pod with them."""
+    opening = pods.provider.services(
+        job, workspace=pods.workspace, on_output=on_output, cancel=Cancel(), on_died=on_died, secrets=NO_SECRETS
+    )
+    with opening as opened, pods.job(network_id=opened.network_id) as place:
+        yield opened, place
+
+
 def test_the_services_share_the_pod(pods: Pods) -> None:
     serve = "import http.server as h; h.HTTPServer(('', 8123), h.SimpleHTTPRequestHandler).serve_forever()"
     web = Service(
@@ -254,17 +270,9 @@ def test_the_services_share_the_pod(pods: Pods) -> None:
     job = PlannedJob(
         id="job", name="job", stage="s", steps=(), provider="kubernetes", image=web.image, services=(once, web)
     )
-    with (
-        pods.provider.services(
-            job,
-            workspace=pods.workspace,
-            on_output=lambda _, data: said.append(data),
-            cancel=Cancel(),
-            on_died=lambda *how: died.append(how),
-            secrets=NO_SECRETS,
-        ) as opened,
-        pods.job(network_id=opened.network_id) as place,
-    ):
+    with beside_services(
+        pods, job, on_output=lambda _, data: said.append(data), on_died=lambda *how: died.append(how)
+    ) as (opened, place):
         assert opened.variables["LOOM_SERVICE_WEB_PORT"] == "8123"
         ended, _ = place.run("bash -c 'exec 3<>/dev/tcp/www/8123 && echo quit >&3'")
         assert ended.code == 0
@@ -288,15 +296,7 @@ def test_a_service_that_is_not_ready_says_its_last_lines(pods: Pods) -> None:
     job = PlannedJob(id="job", name="job", stage="s", steps=(), provider="kubernetes", image=bad.image, services=(bad,))
     with (
         pytest.raises(ServiceError, match="service bad ended with exit code 2 before it was ready") as raised,
-        pods.provider.services(
-            job,
-            workspace=pods.workspace,
-            on_output=lambda *_: None,
-            cancel=Cancel(),
-            on_died=lambda *_: None,
-            secrets=NO_SECRETS,
-        ) as opened,
-        pods.job(network_id=opened.network_id),
+        beside_services(pods, job),
     ):
         pass
     assert "no license" in (raised.value.hint or "")
@@ -413,15 +413,7 @@ def test_pull_policies_are_tried_in_turn_each_in_a_new_pod(pods: Pods) -> None:
     pods.heard.clear()
     with (
         pytest.raises(ServiceError, match="of service db"),
-        pods.provider.services(
-            job,
-            workspace=pods.workspace,
-            on_output=lambda *_: None,
-            cancel=Cancel(),
-            on_died=lambda *_: None,
-            secrets=NO_SECRETS,
-        ) as opened,
-        pods.job(network_id=opened.network_id),
+        beside_services(pods, job),
     ):
         pass
     assert sum(b"the next pull policy is tried" in data for _, data in pods.heard) == 1

@@ -1,4 +1,4 @@
-"""From a created pod to one whose containers run: the wait for a node and for the images, and why there is none."""
+"""Create a pod, and wait until its containers run: for its turn, for a node, for the images. An error says what is missing."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Variable(Struct, frozen=True, kw_only=True):
     ref: str = ""
     """The place of a secret, which only the job gets: `value` is the text that conditions see instead."""
     environments: Mapping[str, Variable] = MappingProxyType({})
-    """By globs: it is one of these, in a job whose environment has such a name; there is none in other jobs."""
+    """By globs of environment names: the variable's value in a job of such an environment. Other jobs do not get it."""
     node: Node | None = None
 
 
