@@ -164,7 +164,8 @@ class SessionFacts(Struct, frozen=True, kw_only=True):
     container_id: str = ""
     container_name: str = ""
     user: str = ""
-    has_bash: bool = False
+    auto_shell: tuple[str, ...] = ("sh", "-e")
+    """What runs the steps of a job that names no shell."""
     details: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     """Unsupported requests (a limit that the engine can't enforce), for people."""

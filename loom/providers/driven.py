@@ -13,7 +13,7 @@ from loom.errors import LoomError, ProviderError, RequestError
 from loom.providers import driver
 from loom.providers.base import Command, SessionFacts, SessionRequest
 from loom.providers.channel import Channel, Died, Lost, Talk
-from loom.providers.steps import chosen, handed_on
+from loom.providers.steps import AUTO, SH, chosen, handed_on
 from loom.status import Ended, Exit, OnOutput, Stream
 from loom.util import profile
 
@@ -34,8 +34,8 @@ class Hello:
     """The driver's first answer: its user, and what the container has."""
 
     def __init__(self, answer: str) -> None:
-        uid, gid, ooms, refused_forks, self.users, self.groups, bash, member_of = answer.split()
-        self.has_bash = bash == "bash"
+        uid, gid, ooms, refused_forks, self.users, self.groups, shell, member_of = answer.split()
+        self.auto_shell = AUTO.get(shell, SH)
         self.ooms, self.refused_forks = int(ooms), int(refused_forks)
         known = uid.isdigit() and gid.isdigit()
         self.uid = int(uid) if known else None
@@ -91,7 +91,7 @@ class Driven:
             answered = self._hear(talk, cancel, ended_at_once)
         if answered:
             found = Hello(str(talk.answer))
-            self.facts = replace(self.facts, has_bash=found.has_bash)
+            self.facts = replace(self.facts, auto_shell=found.auto_shell)
             if found.uid is not None:
                 self.facts = replace(self.facts, user=f"{found.uid}:{found.gid}")
             self._ooms, self._refused_forks = found.ooms, found.refused_forks
@@ -220,7 +220,7 @@ class Driven:
         return talk, start + step
 
     def _shell_of(self, command: Command) -> tuple[str, ...]:
-        return tuple(chosen(command.shell or self._request.shell, has_bash=self.facts.has_bash))
+        return tuple(chosen(command.shell or self._request.shell, self.facts.auto_shell))
 
     def _step(self, command: Command, token: bytes, number: int, *, handed_over: bool = False) -> bytes:
         return driver.step(

@@ -97,7 +97,11 @@ loom_hello() {
   loom_read_ids /proc/self/gid_map
   loom_groups=$loom_ids
   loom_word=-
-  command -v bash >/dev/null 2>&1 && loom_word=bash
+  if command -v bash >/dev/null 2>&1; then
+    loom_word=bash
+  elif (set -o pipefail) 2>/dev/null; then
+    loom_word=pipefail
+  fi
   loom_mark "$1" "$loom_uid $loom_gid $loom_ooms $loom_forks ${loom_users:--} ${loom_groups:--} $loom_word ${loom_more:--}"
 }
 

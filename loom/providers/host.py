@@ -44,7 +44,7 @@ from loom.providers.base import (
     ViewChange,
 )
 from loom.providers.files import archive_of, unnoticed, unpack
-from loom.providers.steps import arguments_of, checked, chosen, handed_on, still_running
+from loom.providers.steps import AUTO, KNOWS_PIPEFAIL, SH, arguments_of, checked, chosen, handed_on, still_running
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
 from loom.storage.files import read_regular
 
@@ -185,7 +185,7 @@ class HostSession:
             "LOOM_MASK": str(self._private / "mask"),
             name: value,
         }
-        self._has_bash = shutil.which("bash", path=self._environment.get("PATH")) is not None
+        self._auto_shell = _auto_shell(self._environment.get("PATH"))
         self._terminal = environ.get("TERM", "dumb")
         self._handed_on: dict[str, str] = {}
         self._still_ran: tuple[str, ...] = ()
@@ -210,7 +210,7 @@ class HostSession:
         return SessionFacts(
             provider="host",
             user=f"{os.getuid()}:{os.getgid()}",
-            has_bash=self._has_bash,
+            auto_shell=self._auto_shell,
             details={"mount_mode": "none", "network": "host"},
         )
 
@@ -236,7 +236,7 @@ class HostSession:
                 hint="an earlier step has put something else in the place of $LOOM_ENV or $LOOM_MASK, or the disk is full",
             ) from error
         deadline = None if command.timeout_s is None else time.monotonic() + command.timeout_s
-        shell = chosen(command.shell or self._request.shell, has_bash=self._has_bash)
+        shell = chosen(command.shell or self._request.shell, self._auto_shell)
         arguments = arguments_of(shell, str(file)) if command.share is None else list(shell)
         shared = self._shared
         try:
@@ -630,6 +630,15 @@ class HostInside(Struct, frozen=True, kw_only=True):
             if not self.workspace.is_dir():
                 raise ProviderError(f"the workspace {self.workspace} is gone") from error
             raise
+
+
+def _auto_shell(path: str | None) -> tuple[str, ...]:
+    """Return the shell of jobs that name none, among the programs of `path`."""
+    if shutil.which("bash", path=path) is not None:
+        return AUTO["bash"]
+    sh = shutil.which("sh", path=path) or "/bin/sh"
+    asked = subprocess.run([sh, "-c", KNOWS_PIPEFAIL], check=False, stdin=subprocess.DEVNULL, capture_output=True)
+    return AUTO["pipefail"] if asked.returncode == 0 else SH
 
 
 def _code_of(process: subprocess.Popen[bytes]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec import Struct
 
 from loom.config import AUTO_SHELL
-from loom.providers.steps import BASH, SH, arguments_of
+from loom.providers.steps import AUTO, KNOWS_PIPEFAIL, SH, arguments_of
 
 _SHELLS = ("sh", "bash", "dash", "ash", "zsh", "ksh", "mksh")
 # $1: its start-up file. Then the shell and its options.
@@ -51,8 +51,10 @@ def prepared(
     step, rc, history = (new_path(what) for what in ("step", "rc", "history"))
     words = " ".join(_quoted(word) for word in arguments_of(shell, step))
     if tuple(shell) == AUTO_SHELL:
-        bash, sh = (" ".join(_quoted(word) for word in arguments_of(one, step)) for one in (BASH, SH))
-        words = f"if command -v bash >/dev/null 2>&1; then {bash}; else {sh}; fi"
+        bash, strict, plain = (" ".join(arguments_of(one, _quoted(step))) for one in (*AUTO.values(), SH))
+        words = (
+            f"if command -v bash >/dev/null 2>&1; then {bash}; elif {KNOWS_PIPEFAIL}; then {strict}; else {plain}; fi"
+        )
     program = shell[0] if shell and shell[0].rpartition("/")[2] in _SHELLS else "sh"
     return ShellCommand(
         files={
@@ -119,7 +121,7 @@ def _rc(words: str, step: str, history: str, name: str, state: str) -> str:
 unset ENV
 {_became(state)}\
 if [ -s {_quoted(state)} ]; then
-  again() {{ ( set -e; [ -z "$BASH_VERSION" ] || set -o pipefail; . {step} ); }}
+  again() {{ ( set -e; ! {KNOWS_PIPEFAIL} || set -o pipefail; . {step} ); }}
 else
   again() {{ {words}; }}
 fi

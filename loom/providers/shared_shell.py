@@ -15,6 +15,12 @@ from collections.abc import Mapping
 from loom.providers.base import Share
 
 REPORTS = 8
+# After a command: whether the shell ends with `loom_code`, since the command returned. What GitLab's runner has in one `eval`,
+# where `return` is an error for bash, and the end for other shells, is a file here.
+_RETURNED = b"""{ loom_code=${loom_code-r$?}; [ "$loom_code" != "${loom_code#r}" ] && { loom_code=${loom_code#r}
+[ -z "${BASH_VERSION-}" ] || { echo "bash: return: can only \\`return' from a function or sourced script" >&9
+loom_code=2; case $- in *e*) ;; *) false ;; esac; }; }; } 9>&2 2>/dev/null && exit "$loom_code"
+"""
 
 # Without a process of its own. bash prints all of its state as commands; other shells can't print functions.
 _SAVE = """if [ -n "${BASH_VERSION-}" ]; then declare -p; declare -f; alias -p; shopt -p; trap -p; umask -p; set +o
@@ -44,9 +50,10 @@ def program(file: str, state: str, environment: Mapping[str, str], share: Share,
         (_RESTORE % {"state": state}).encode() if restore else b"",
         b"{\n" + exports + b"} 2>/dev/null\n" if exports else b"",
         f". {file} </dev/null {REPORTS}>&-\n".encode(),
-        b'exit "${loom_code-$?}"\n'
+        _RETURNED,
+        b'exit "$loom_code"\n'
         if share.last
-        else b"{ loom_code=${loom_code-$?}\n"
+        else b"{\n"
         + ((_SAVE % {"state": state}).encode() if share.saved else b"")
         + f"\nprintf 'n %s\\n' \"$loom_code\" >&{REPORTS}\nunset loom_code\n}} 2>/dev/null || :\n".encode(),
     ]

@@ -11,17 +11,18 @@ from loom.errors import ProviderError
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _OPENER = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)<<(\S.*)\Z")
 
-
-BASH = ("bash", "-e", "-o", "pipefail")
+_STRICT = ("-e", "-o", "pipefail")
 SH = ("sh", "-e")
-
-
+AUTO: Mapping[str, tuple[str, ...]] = {"bash": ("bash", *_STRICT), "pipefail": ("sh", *_STRICT)}
+"""What `AUTO_SHELL` is where there is bash, and where only `sh` is but knows `pipefail`; else SH. GitLab's runner chooses so."""
+KNOWS_PIPEFAIL = "(set -o pipefail) 2>/dev/null"
+"""A condition in the language of the shell that it asks about."""
 MOST_COMMANDS = 5
 
 
-def chosen(shell: Sequence[str], *, has_bash: bool) -> Sequence[str]:
-    """Return a job's actual shell: resolves `AUTO_SHELL` in its place."""
-    return shell if tuple(shell) != AUTO_SHELL else BASH if has_bash else SH
+def chosen(shell: Sequence[str], auto: Sequence[str]) -> Sequence[str]:
+    """Return a job's actual shell: `auto` in place of `AUTO_SHELL`."""
+    return auto if tuple(shell) == AUTO_SHELL else shell
 
 
 def arguments_of(shell: Sequence[str], file: str) -> list[str]:

@@ -171,7 +171,7 @@ class Preparation:
             "container_id": facts.container_id,
             "container_name": facts.container_name,
             "user": facts.user,
-            "shell": " ".join(chosen(self._job.shell, has_bash=facts.has_bash)),
+            "shell": " ".join(chosen(self._job.shell, facts.auto_shell)),
             "workspace": str(opened.view.place),
             "view_of": str(opened.view.workspace),
             "mount_mode": opened.view.mode.value,

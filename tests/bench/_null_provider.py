@@ -43,7 +43,7 @@ class NullProvider:
 
 
 class NullSession:
-    facts = SessionFacts(provider="null", has_bash=True)
+    facts = SessionFacts(provider="null", auto_shell=("bash", "-e", "-o", "pipefail"))
 
     def answers(self) -> bool:
         return True

@@ -29,6 +29,7 @@ from loom.providers.kubernetes.link import Link
 from loom.providers.kubernetes.pod import DETACHED, HELPER, JOB, KEPT_UNTIL, lease_of, selector
 from loom.providers.kubernetes.pods import Pods
 from loom.providers.kubernetes.session import PodSession, SavedSession, not_as_root, remove, saved_of
+from loom.providers.steps import SH
 from loom.status import OnOutput
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ class KeptPod(Struct, frozen=True):
             container_id=self.place_id,
             container_name=self.name,
             user=saved.user if saved is not None else "",
-            has_bash=saved is not None and saved.has_bash,
+            auto_shell=saved.auto_shell if saved is not None else SH,
             details={
                 "mount_mode": request.mount_mode.value,
                 "kept": "adopted",

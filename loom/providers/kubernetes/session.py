@@ -102,7 +102,7 @@ class SavedSession(Struct, frozen=True, kw_only=True):
     tokens: Mapping[str, str]
     taken: Positions
     user: str
-    has_bash: bool
+    auto_shell: tuple[str, ...]
     details: Mapping[str, str]
 
 
@@ -204,7 +204,7 @@ class PodSession:
             tokens=tokens,
             taken=self._link.taken(),
             user=facts.user,
-            has_bash=facts.has_bash,
+            auto_shell=facts.auto_shell,
             details=facts.details,
         )
 

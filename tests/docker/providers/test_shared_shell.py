@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from loom.cancel import Cancel
+from loom.config import AUTO_SHELL
 from loom.providers.base import Share
-from loom.providers.steps import BASH, SH
+from loom.providers.steps import AUTO, SH
 from loom.status import Ended, Status
 
 if TYPE_CHECKING:
     from conftest import Place
 
+BASH = AUTO["bash"]
 FIRST, NEXT, LAST = Share(first=True), Share(), Share(last=True)
 
 
@@ -157,3 +159,27 @@ def test_every_sh(any_sh: Place) -> None:
         assert ([each.code for each in ran], ran[1].out) == ([0, 0, 1], b"f\n1\n")
         assert job.run('echo "$X"; f', shell=("sh",), share=NEXT).out.startswith(b"1\n")
         assert job.run("echo after").out == b"after\n"
+
+
+@pytest.mark.docker
+def test_every_sh_fails_with_any_command_of_a_pipe(any_sh: Place) -> None:
+    """As with GitLab's runner, whose shell has `pipefail` wherever it knows that."""
+    with any_sh.job(shell=AUTO_SHELL) as job:
+        ran = job.run_in_one_shell("false | true; echo no")
+        assert [(each.code, each.out) for each in ran] == [(1, b"")]
+        assert job.run("(exit 3) | true; echo no", share=NEXT).code == 3
+        assert job.run("(exit 3) | true; echo no").code == 3
+
+
+@pytest.mark.docker
+def test_a_return_ends_every_sh_and_is_an_error_for_bash(any_sh: Place) -> None:
+    """In GitLab's runner, the script is one `eval` at the top level of a shell."""
+    for steps, code in ((("return 0", "echo no"), 0), (("true", "return 4; echo no"), 4), (("return 0",), 0)):
+        with any_sh.job(shell=AUTO_SHELL) as job:
+            ran = job.run_in_one_shell(*steps)
+            is_bash = job.session.facts.auto_shell == BASH
+            assert (ran[-1].code, ran[-1].out) == (2 if is_bash and not code else code, b""), steps
+            assert (b"can only `return'" in ran[-1].err) == (is_bash and not code)
+        with any_sh.job(shell=AUTO_SHELL) as job:
+            off = job.run_in_one_shell("set +e", "return 0", "echo on")
+            assert off[-1].out == (b"on\n" if is_bash else b"")

@@ -53,7 +53,7 @@ def test_steps_run_in_bash_where_the_image_has_it(shells: Project) -> None:
     assert shown == {
         "bash": "bash -e -o pipefail",
         "pipe": "bash -e -o pipefail",
-        "plain": "sh -e",
+        "plain": "sh -e -o pipefail",
         "asked": "sh -e",
     }
     assert "shell=bash -e -o pipefail" in ran.out

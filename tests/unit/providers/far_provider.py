@@ -21,7 +21,7 @@ from loom.errors import ProviderError
 from loom.plan.model import PROJECT_DIR, Job, MountMode
 from loom.providers.base import Capabilities, Command, Provider, SessionFacts, SessionRequest, Setup, ViewChange
 from loom.providers.files import archive_of, unnoticed, unpack
-from loom.providers.steps import arguments_of, checked, chosen, handed_on
+from loom.providers.steps import AUTO, arguments_of, checked, chosen, handed_on
 from loom.status import Ended, Exit, OnOutput, Stream
 from loom.storage.workspace import OnSkipped
 
@@ -102,7 +102,9 @@ class FarSession:
         }
         self._handed_on: dict[str, str] = {}
         self._to_mask: list[bytes] = []
-        self.facts = SessionFacts(provider="far", container_id=place.name, container_name=place.name, has_bash=True)
+        self.facts = SessionFacts(
+            provider="far", container_id=place.name, container_name=place.name, auto_shell=AUTO["bash"]
+        )
 
     def _send(self) -> None:
         """Before the first step: the workspace may not be filled when the place is opened."""
@@ -123,7 +125,7 @@ class FarSession:
         for name in ("env", "mask"):
             (self._private / name).write_bytes(b"")
         process = subprocess.Popen(
-            arguments_of(chosen(command.shell or self._request.shell, has_bash=True), str(script)),
+            arguments_of(chosen(command.shell or self._request.shell, AUTO["bash"]), str(script)),
             cwd=self._files,
             env={**self._environment, **command.environment},
             stdin=subprocess.DEVNULL,

@@ -33,7 +33,9 @@ def environ(tmp_path: Path) -> dict[str, str]:
     return {"PATH": "/usr/bin:/bin", "TERM": "xterm", "LOOM_STEP": "script/02", "HOME": str(tmp_path)}
 
 
-SHELLS = pytest.mark.parametrize("shell", [("bash", "-e", "-o", "pipefail"), ("dash", "-e")])
+SHELLS = pytest.mark.parametrize(
+    "shell", [("bash", "-e", "-o", "pipefail"), ("dash", "-e"), ("busybox", "ash", "-e", "-o", "pipefail")]
+)
 
 
 @SHELLS
