@@ -24,21 +24,23 @@ from typing import ClassVar
 
 from msgspec import Struct
 
+from loom.addresses import without_credentials
+
 
 class LoomError(Exception):
     """An error whose message a user reads: the place, the reason, the next move.
 
     `code` is a stable upper-case name for machines, `hint` the next move (one or more lines), `exit_code` what the
-    process ends with.
+    process ends with. Addresses in both lose their credentials: libraries and programs repeat those that they were given.
     """
 
     exit_code: ClassVar[int] = 70
     default_code: ClassVar[str] = "LOOM_ERROR"
 
     def __init__(self, message: str, *, hint: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = without_credentials(message)
+        self.hint = without_credentials(hint) if hint else hint
+        super().__init__(self.message)
         self.code = code or self.default_code
 
     def __str__(self) -> str:

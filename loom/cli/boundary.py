@@ -13,11 +13,12 @@ import traceback
 from pathlib import Path
 
 from loom import __version__
+from loom.addresses import without_credentials
 from loom.commands import terminal
 from loom.errors import InfrastructureError, LoomError, RequestError, WorkflowError
 from loom.record.lines import STANDARD_OUTPUT
 from loom.status import ExitCode
-from loom.util import profile
+from loom.util import controls, profile
 from loom.util.controls import without_commands
 from loom.util.refusals import refusal
 
@@ -108,7 +109,7 @@ def _bug(error: Exception) -> int:
     with contextlib.suppress(OSError):
         handle, name = tempfile.mkstemp(prefix="loom-bug-", suffix=".txt")
         with os.fdopen(handle, "w") as file:
-            file.write(report)
+            file.write(controls.hide(without_credentials(report)))
         where = str(Path(name))
     _print(f"loom: internal error: {type(error).__name__}: {error}")
     _print(f"This is a bug in loom. The details are in {where}; please attach them to a report.")

@@ -90,7 +90,8 @@ def _opened() -> tuple[Cache, str]:
     """Open the configured store for this project."""
     here = project.here()
     settings = here.config
-    name = cache_project(settings, here.root, checkout.origin_of(here.root, here.environ))
+    origin = checkout.origin_of(here.root, here.environ)
+    name = cache_project(settings, here.root, str(origin) if origin else None)
     return Cache(settings.cache_dir, max_size=settings.cache_max_size, project=name, clock=time.time), name
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from loom.addresses import Address
 from loom.commands.project import Here
 from loom.errors import RequestError, SnapshotError
 from loom.plan.model import CONTAINERS, JobSelection, ResolveContext
@@ -140,7 +141,8 @@ def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dic
     branch = _git(root, environ, "symbolic-ref", "-q", "--short", "HEAD")
     tags = _git(root, environ, "tag", "--points-at", "HEAD")
     default = _first(_git(root, environ, "symbolic-ref", "-q", "refs/remotes/origin/HEAD")) or ""
-    origin_url = origin_of(root, environ)
+    origin = origin_of(root, environ)
+    origin_url = str(origin) if origin else None
     at_origin = _git(root, environ, "rev-parse", "-q", "--verify", f"refs/remotes/origin/{_first(branch) or 'HEAD'}")
     commit = HeadCommit(
         sha=_first(head) or "",
@@ -167,8 +169,9 @@ def _usual_branches(root: Path, environ: Mapping[str, str]) -> list[str]:
     return os.fsdecode(_git(root, environ, "for-each-ref", "--format=%(refname)", *wanted) or b"").split()
 
 
-def origin_of(root: Path, environ: Mapping[str, str]) -> str | None:
-    return _first(_git(root, environ, "config", "--get", "remote.origin.url"))
+def origin_of(root: Path, environ: Mapping[str, str]) -> Address | None:
+    url = _first(_git(root, environ, "config", "--get", "remote.origin.url"))
+    return Address(url) if url else None
 
 
 def _first(answer: bytes | None) -> str | None:

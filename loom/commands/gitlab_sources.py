@@ -18,11 +18,12 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from loom.addresses import Address
 from loom.commands.checkout import origin_of
 from loom.commands.project import Here, trusts_all
 from loom.commands.trust import decisions_of
 from loom.plan.permissions import PermissionRequest
-from loom.snapshot.git import Running, as_inherited
+from loom.snapshot.git import Running, as_inherited, with_config
 from loom.util import atomic
 from loom.util.yaml_file import MAX_BYTES
 from loom.workflow.gitlab.sources import Component, NotFound, Tree
@@ -67,29 +68,37 @@ class Elsewhere:
         return Component(tree=tree, version=tag or (version if _VERSION.fullmatch(version) else ""))
 
     def remote(self, url: str) -> bytes:
+        address = Address(url)
         if not url.startswith(("https://", "http://")):
-            raise NotFound(f"{url}: expected an address that begins with https://")
+            raise NotFound(f"{address}: expected an address that begins with https://")
         own = self._host()
         if own is None or _host_of(url) != own.lower():
-            self._check_allowed(url)
+            self._check_allowed(address)
+        if "@" in urlsplit(url).netloc:
+            raise NotFound(
+                f"{address} was written with a user or a password, which `include` does not send; leave it out"
+            )
         kept = self._kept("remote", url)
         try:
             with _OPENER.open(Request(url, headers={"User-Agent": "loom"}), timeout=TIMEOUT_S) as answer:
                 data: bytes = answer.read(MAX_BYTES + 1)
         except HTTPError as error:
-            raise NotFound(f"{url} can't be fetched: {error}") from error
+            raise NotFound(f"{address} can't be fetched: {error}") from error
         except (URLError, OSError, ValueError) as error:
             if not kept.is_file():
                 raise NotFound(
-                    f"{url} can't be fetched: {error}; with a connection, loom keeps a copy for later"
+                    f"{address} can't be fetched: {error}; with a connection, loom keeps a copy for later"
                 ) from error
             return kept.read_bytes()
         _keep(kept, data)
         return data
 
-    def _check_allowed(self, url: str) -> None:
+    def _check_allowed(self, url: Address) -> None:
+        which = hashlib.sha256(url.revealed().encode()).hexdigest()[:12]
         request = PermissionRequest(
-            kind="include", subject=url, gives="loom fetches this address and reads the file there"
+            kind="include",
+            subject=f"{url} (with the token {which})" if url.has_credential else str(url),
+            gives="loom fetches this address and reads the file there",
         )
         self.here.includes.append(request)
         if trusts_all(self.environ, self.here.trusting):
@@ -121,24 +130,24 @@ class Elsewhere:
             raise NotFound(f"{path} can't be read: {(error.strerror or str(error)).lower()}") from error
 
     def _host(self) -> str | None:
-        found = _REMOTE.fullmatch(self.origin or "")
+        found = _REMOTE.fullmatch(self.origin.revealed() if self.origin else "")
         return found["host"] if found else None
 
-    def url_of(self, path: str) -> str:
+    def url_of(self, path: str) -> Address:
         """Return where git finds a project: beside this one, on the server of `origin`."""
-        found = _REMOTE.fullmatch(self.origin or "")
+        found = _REMOTE.fullmatch(self.origin.revealed() if self.origin else "")
         if found is None:
             raise NotFound(
                 f"{path} is a project of the server; this repository has no `origin` there: {self._advice(path)}"
             )
-        return f"{found['before']}{path}{found['git'] or ''}"
+        return Address(f"{found['before']}{path}{found['git'] or ''}")
 
     def _advice(self, path: str) -> str:
         return f"name a clone in your configuration (gitlab: {{projects: {{{path}: FOLDER}}}})"
 
     def _fetched(self, path: str, ref: str) -> Tree:
         url = self.url_of(path)
-        server = hashlib.sha256(url.encode()).hexdigest()[:12]
+        server = hashlib.sha256(str(url).encode()).hexdigest()[:12]
         store = self.cache / f"{re.sub(r'[^a-zA-Z0-9_.-]+', '_', path)}-{server}"
         if re.fullmatch(r"[0-9a-f]{40}", ref) and self._git(store, "cat-file", "-e", ref) is not None:
             return _Commit(self, store, path, ref, ref)
@@ -177,7 +186,7 @@ class Elsewhere:
     def _tags(self, path: str) -> bytes:
         """List the tags of a project on its server; if it does not answer, those of the last time."""
         url = self.url_of(path)
-        kept = self._kept("tags", url)
+        kept = self._kept("tags", str(url))
         try:
             listed = self._must("ls-remote", None, "ls-remote", "--tags", "--refs", "--end-of-options", url)
         except NotFound as error:
@@ -190,16 +199,22 @@ class Elsewhere:
     def _kept(self, kind: str, url: str) -> Path:
         return self.cache / kind / hashlib.sha256(url.encode()).hexdigest()
 
-    def _run(self, directory: Path | None, *arguments: str) -> tuple[int, bytes, str]:
-        where = () if directory is None else ("-C", str(directory))
+    def _run(self, directory: Path | None, *arguments: str | Address) -> tuple[int, bytes, str]:
+        where = [] if directory is None else ["-C", str(directory)]
         place = {} if directory is None or not (directory / "HEAD").exists() else {"GIT_DIR": str(directory)}
-        return Running((*where, *arguments), {**as_inherited(self.environ), **place}, cwd=None).result(check=False)
+        environment = {**as_inherited(self.environ), **place}
+        for argument in arguments:
+            if isinstance(argument, Address):
+                argument, config, given = argument.for_git()
+                environment = with_config({**environment, **given}, config)
+            where.append(argument)
+        return Running(where, environment, cwd=None).result(check=False)
 
     def _git(self, directory: Path | None, *arguments: str) -> bytes | None:
         code, out, _ = self._run(directory, *arguments)
         return out if code == 0 else None
 
-    def _must(self, what: str, directory: Path | None, *arguments: str) -> bytes:
+    def _must(self, what: str, directory: Path | None, *arguments: str | Address) -> bytes:
         code, out, said = self._run(directory, *arguments)
         if code != 0:
             raise NotFound(f"git {what}: {said.strip() or code}")
@@ -225,7 +240,9 @@ class _SameHost(HTTPRedirectHandler):
 
     def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
         if _host_of(newurl) != _host_of(req.full_url):
-            raise NotFound(f"{req.full_url} leads to another server, {newurl}; include that address instead")
+            raise NotFound(
+                f"{Address(req.full_url)} leads to another server, {Address(newurl)}; include that address instead"
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from loom.addresses import without_credentials
 from loom.errors import InfrastructureError, SnapshotError
 from loom.plan.permissions import PermissionRequest
 from loom.record.store import Store
 from loom.snapshot import git
 from loom.snapshot.manifest import read_manifest
-from loom.snapshot.source import without_password
 from loom.storage.files import open_regular
 from loom.storage.private import make_private, own_state
 from loom.util import atomic
@@ -138,4 +138,4 @@ def _origin_of(root: Path, environ: Mapping[str, str]) -> str | None:
         code, out, _ = asked.result(check=False)
     except SnapshotError:  # no git
         return None
-    return without_password(os.fsdecode(out).rstrip("\n")) if code == 0 else None
+    return without_credentials(os.fsdecode(out).rstrip("\n")) if code == 0 else None

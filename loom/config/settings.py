@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from msgspec import Struct
 
+from loom.addresses import without_credentials
 from loom.config.values import (
     GitLabSettings,
     KeepassDatabase,
@@ -316,4 +317,4 @@ def text_of(name: str, value: Any) -> str:
         return "{" + ", ".join(f"{key}: {text}" for key, text in shown.items()) + "}"
     if isinstance(value, GitLabSettings):
         return "{" + ", ".join(key for key in value.__struct_fields__ if getattr(value, key)) + "}"
-    return str(value)
+    return without_credentials(str(value))

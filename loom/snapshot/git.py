@@ -18,6 +18,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
+from loom.addresses import without_credentials
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot.model import SnapshotCanceled
@@ -261,7 +262,11 @@ class Running:
         """Return (exit code, output, standard error). GitFailed when `check` and the code is not 0."""
         if self._result is None:
             code = self._ended()
-            self._result = code, _content(self._out), _content(self._err).decode("utf-8", "backslashreplace")
+            self._result = (
+                code,
+                _content(self._out),
+                without_credentials(_content(self._err).decode("utf-8", "backslashreplace")),
+            )
         code, _, stderr = self._result
         if check and code != 0:
             raise GitFailed(self._arguments, code, stderr, place=self._place)

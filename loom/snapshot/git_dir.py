@@ -14,7 +14,7 @@ from loom.snapshot import copy_files
 from loom.snapshot.copy_workers import CopyPool
 from loom.snapshot.git import quoted_store
 from loom.snapshot.model import Rules, Source
-from loom.snapshot.source import object_stores, store_paths, to_borrow, without_password
+from loom.snapshot.source import object_stores, store_paths, to_borrow
 from loom.util.paths import RUNTIME
 
 RUNTIME_RULE = f"/{RUNTIME}\n".encode()
@@ -108,9 +108,9 @@ def config_text(source: Source, *, work_tree: str | None, attributes: str | None
         name, _, variable = rest.rpartition(".")
         if section == "remote" and name and (name == "origin" or name in partial):
             if variable in ("url", "pushurl", "fetch", "promisor", "partialclonefilter"):
-                sections += [(f'remote "{_inside(name)}"', {variable: without_password(value)}) for value in values]
+                sections += [(f'remote "{_inside(name)}"', {variable: value}) for value in values]
         elif section == "submodule" and name and variable in ("url", "active", "update", "branch", "ignore"):
-            sections.append((f'submodule "{_inside(name)}"', {variable: without_password(values[-1])}))
+            sections.append((f'submodule "{_inside(name)}"', {variable: values[-1]}))
     # A disposable repository: packing it in the background is work for nobody.
     sections += [("gc", {"auto": "0"}), ("maintenance", {"auto": "false"})]
     lines = []

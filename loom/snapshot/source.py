@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from msgspec import Struct
 
+from loom.addresses import without_credentials
 from loom.errors import RequestError, SnapshotError
 from loom.snapshot import git
 from loom.snapshot.model import Source
@@ -138,7 +139,7 @@ def discover(start: Path, *, environ: Mapping[str, str], commit: bool = True) ->
         tags=tuple(
             ref.name.removeprefix("refs/tags/") for ref in found if ref.is_tag and head in (ref.sha, ref.peeled)
         ),
-        origin_url=without_password(origin[-1]) if origin else None,
+        origin_url=origin[-1] if origin else None,
         read_only_mounts=to_borrow(object_stores(Path(objects))) + _borrowed_by_modules(Path(git_dir)),
         object_format=object_format,
         shallow=shallow == "true",
@@ -242,27 +243,16 @@ def _closed_refs(git_dir: Path, common_dir: Path) -> Path | None:
 
 
 def parse_config(data: bytes) -> dict[str, tuple[str, ...]]:
+    """Parse `git config --list -z`; addresses are without credentials, which neither jobs nor records need."""
     result: dict[str, tuple[str, ...]] = {}
     for item in git.nul_list(data):
         key, given, value = os.fsdecode(item).partition("\n")
-        result[key] = (*result.get(key, ()), value if given else "true")  # as in "[core] autocrlf"
+        result[key] = (*result.get(key, ()), without_credentials(value) if given else "true")  # as in "[core] autocrlf"
     return result
 
 
 def parse_refs(data: bytes) -> list[Ref]:
     return [Ref(*line.split("\0")) for line in os.fsdecode(data).split("\n") if line]
-
-
-def without_password(url: str) -> str:
-    """Return `url` without its password: jobs and records do not need it."""
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return url
-    authority, slash, path = rest.partition("/")
-    user, at, host = authority.rpartition("@")
-    if not at or ":" not in user:
-        return url
-    return f"{scheme}://{user.partition(':')[0]}@{host}{slash}{path}"
 
 
 def truth(values: tuple[str, ...], default: bool) -> bool:

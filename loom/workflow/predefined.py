@@ -122,7 +122,7 @@ PREDEFINED = (
     Predefined("CI_PROJECT_ROOT_NAMESPACE", "plan", "The first group."),
     Predefined("CI_PROJECT_ROOT_NAMESPACE_SLUG", "plan", "The same as a slug."),
     Predefined("CI_PROJECT_URL", "plan", "The address of the project on the server of `origin`."),
-    Predefined("CI_REPOSITORY_URL", "plan", "The URL of `origin`, without a password; not set without one."),
+    Predefined("CI_REPOSITORY_URL", "plan", "The URL of `origin`, without a credential; not set without one."),
     Predefined("CI_SERVER", "plan", "`yes`."),
     Predefined("CI_SERVER_NAME", "plan", "`GitLab`."),
     Predefined("CI_SERVER_HOST", "plan", "The server in the URL of `origin`."),

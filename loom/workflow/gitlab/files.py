@@ -12,6 +12,7 @@ from pathlib import Path
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from loom.addresses import without_credentials
 from loom.util import yaml_file
 from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, one_or_more, pointer
 from loom.workflow.gitlab import inputs, rules, yaml
@@ -135,7 +136,7 @@ class GitLabFiles:
                 url = self._text(entry[kind])
                 data = self.sources.remote(url)
                 _check_integrity(data, entry.get("integrity"))
-                yield from self._one(self.own, url, data, entry[kind], at, where, given)
+                yield from self._one(self.own, without_credentials(url), data, entry[kind], at, where, given)
             case _:
                 name = self._text(entry[kind])
                 yield from self._one(

@@ -130,7 +130,7 @@ def test_a_clone_of_the_configuration_is_read_without_a_server(tmp_path: Path, s
         tmp_path, "git@example.com:group/own.git", f"gitlab: {{projects: {{group/shared: {shared}}}}}\n"
     )
     assert elsewhere.project("group/shared", None).read("templates/part.yml").startswith(b"# unreleased")
-    assert elsewhere.url_of("a/b") == "git@example.com:a/b.git"
+    assert str(elsewhere.url_of("a/b")) == "git@example.com:a/b.git"
     with pytest.raises(NotFound, match="has no v9; fetch it there"):
         elsewhere.project("group/shared", "v9")
     with pytest.raises(NotFound, match="components come from the server of this project"):

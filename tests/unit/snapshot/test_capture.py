@@ -342,7 +342,7 @@ def test_git_is_real(work: Repo, snap: Snap) -> None:
     assert inside.git("rev-list", "--count", "HEAD") == "2\n"
     assert inside.git("log", "--format=%H %s") == work.git("log", "--format=%H %s")
     assert inside.git("blame", "README") == work.git("blame", "README")
-    assert inside.git("remote", "get-url", "origin") == "https://user@example.com/x.git\n"
+    assert inside.git("remote", "get-url", "origin") == "https://example.com/x.git\n"
     assert inside.git("for-each-ref") == work.git("for-each-ref")
     assert inside.git("rev-parse", "--abbrev-ref", "HEAD") == "HEAD\n"
     assert inside.git("rev-parse", "--abbrev-ref", "origin/HEAD") == "origin/main\n"
