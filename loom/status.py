@@ -42,6 +42,8 @@ class ExitCode(IntEnum):
     BUG = 70
     PAUSED = 77
     """A job waits at its failing step for `loom resume` (`--pause-on-failure`)."""
+    NOT_RUN = 125
+    """`loom exec` could not run the command: the codes of its own errors, which a command could end with too, become this one."""
     HANGUP = 129
     INTERRUPTED = 130
     TERMINATED = 143

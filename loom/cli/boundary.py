@@ -49,7 +49,8 @@ def _run(arguments: list[str]) -> int:
         code = _print_error(error) if isinstance(error, LoomError) else _foreign(error)
         if arguments and arguments[0] in RUNS:
             _note_refusal(arguments, error, code, began_ns)
-        return code
+        refused = arguments[:1] == ["exec"] and code in (ExitCode.REQUEST, ExitCode.INFRASTRUCTURE)
+        return ExitCode.NOT_RUN if refused else code
 
 
 def _note_refusal(arguments: list[str], error: Exception, code: int, began_ns: int) -> None:

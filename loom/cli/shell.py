@@ -47,7 +47,10 @@ def exec_(
     ] = False,
     trust: options.Trust = False,
 ) -> None:
-    """Run one command inside a job. Its streams and its exit code are passed through."""
+    """Run one command inside a job. Its streams and its exit code are passed through.
+
+    Exit code 125: loom could not run it; with --json, nothing is printed then but the reason on standard error.
+    """
     from loom.commands import shell as commands
 
     raise SystemExit(

@@ -289,4 +289,4 @@ def _error_of(ended: subprocess.CompletedProcess[str]) -> LoomError:
         f"\n{ended.stderr.strip()}".rpartition("\nloom: ")[2].strip()
         or f"loom ended with {ExitCode(ended.returncode).name.lower()}"
     )
-    return (RequestError if ended.returncode == ExitCode.REQUEST else InfrastructureError)(text)
+    return (RequestError if ended.returncode in (ExitCode.REQUEST, ExitCode.NOT_RUN) else InfrastructureError)(text)
