@@ -204,37 +204,46 @@ def run_jobs(
     A job that `waits` is first given to `until_free`, in a thread and before it takes a place of its lanes; that
     returns when the job may start, or why it does not. `done` are results of an earlier run. `stop` is called when
     `fail_fast` ends the rest. After a cancel nothing new starts: waiting jobs are skipped. A job that still runs
-    `cancel.AT_ONCE_S` after the second request is abandoned with the result of `on_stuck`. An exception from `run_job`
-    (a bug, an unwritable record) is raised after the running jobs end.
+    `cancel.AT_ONCE_S` after the second request is abandoned with the result of `on_stuck`. An exception from any of
+    these functions (a bug, an unwritable record) ends the run as `fail_fast` does, without further calls of `on_skip`,
+    and is raised after the running jobs end.
     """
     lanes = at_most if callable(at_most) else lambda _: {"": at_most}
     schedule = _Schedule(plan, run_job, on_skip, dict(done or {}), lanes, _Waiting(waits, until_free))
     unregister = cancel.on_request(schedule.wake)
     while not schedule.complete:
-        if schedule.ending is None and cancel.requested:
-            schedule.ending = "the run was interrupted"
-        if schedule.ending is None:
-            schedule.start()
-        else:
-            schedule.skip_the_rest()
-        if not schedule.running and not schedule.waiting:
-            continue
         try:
-            # No limit before the second request: jobs have their own, and a request wakes the queue.
-            ended = schedule.over.get(timeout=cancel.at_once_s)
-        except queue.Empty:
-            for job_id in sorted(schedule.running):
-                schedule.results[job_id] = on_stuck(plan.job(job_id))
-            schedule.running.clear()
-            continue
-        if isinstance(ended, _Free):
-            schedule.settle_wait(ended)
-        elif ended is not None and schedule.settle(*ended, fail_fast=fail_fast) and stop is not None:
+            stops = _go_on(schedule, cancel, on_stuck, fail_fast=fail_fast)
+        except BaseException as error:  # noqa: BLE001  raised below, once no job runs any more
+            schedule.break_off(error)
+            stops = True
+        if stops and stop is not None:
             stop()
     unregister()
     if schedule.broken is not None:
         raise schedule.broken
     return {job.id: schedule.results[job.id] for job in plan.jobs}
+
+
+def _go_on(schedule: _Schedule, cancel: Cancel, on_stuck: Callable[[Job], JobResult], *, fail_fast: bool) -> bool:
+    """Start or skip what can be decided, then settle what ends next; return whether running jobs must stop."""
+    if schedule.ending is None and cancel.requested:
+        schedule.ending = "the run was interrupted"
+    if schedule.ending is None:
+        schedule.start()
+    else:
+        schedule.skip_the_rest()
+    if not schedule.running and not schedule.waiting:
+        return False
+    try:
+        # No limit before the second request: jobs have their own, and a request wakes the queue.
+        ended = schedule.over.get(timeout=cancel.at_once_s)
+    except queue.Empty:
+        schedule.leave_behind(on_stuck)
+        return False
+    if isinstance(ended, _Free):
+        return schedule.settle_wait(ended)
+    return ended is not None and schedule.settle(*ended, fail_fast=fail_fast)
 
 
 class _Waiting(Struct, frozen=True):
@@ -316,10 +325,10 @@ class _Schedule:
         except BaseException as error:  # noqa: BLE001  carried to the loop, which raises it
             self.over.put(_Free(job.id, error))
 
-    def settle_wait(self, free: _Free) -> None:
-        """Let a job start that waited, or skip it."""
+    def settle_wait(self, free: _Free) -> bool:
+        """Let a job start that waited, or skip it; return whether running jobs must stop."""
         if free.job_id not in self.waiting:  # the run ends, and it is skipped with the rest
-            return
+            return False
         self.waiting.discard(free.job_id)
         if free.outcome is None:
             self._let_start(free.job_id)
@@ -330,7 +339,18 @@ class _Schedule:
             self._on_skip(job, free.outcome)
             self._frontier.end(job.id, result)
         else:
-            self.broken, self.ending = self.broken or free.outcome, self.ending or "the run broke"
+            self.break_off(free.outcome)
+        return self.broken is not None
+
+    def break_off(self, error: BaseException) -> None:
+        """Let nothing start any more; the first error counts."""
+        self.broken, self.ending = self.broken or error, self.ending or "the run broke"
+
+    def leave_behind(self, on_stuck: Callable[[Job], JobResult]) -> None:
+        stuck, self.running = sorted(self.running), set()
+        self.results.update(dict.fromkeys(stuck, JobResult(status=Status.ERROR)))
+        for job_id in stuck:
+            self.results[job_id] = on_stuck(self._plan.job(job_id))
 
     def _next(self) -> str | None:
         """Take the first job in plan order whose lanes all have a place."""
@@ -343,10 +363,10 @@ class _Schedule:
 
     def _start(self, job_id: str) -> None:
         job = self._plan.job(job_id)
-        self.running.add(job_id)
         for lane in self._lanes(job):
             self._taken[lane] += 1
         beside(partial(self._work, job), name=f"job {job_id}")
+        self.running.add(job_id)
 
     def _work(self, job: Job) -> None:
         try:
@@ -357,13 +377,13 @@ class _Schedule:
     def skip_the_rest(self) -> None:
         if self.complete or self._rest_is_skipped:
             return
-        self._rest_is_skipped = True
         self.waiting.clear()
         for job in self._plan.jobs:
             if job.id not in self.results and job.id not in self.running:
                 self.results[job.id] = _SKIPPED
                 if self.broken is None:
                     self._on_skip(job, Skip(job_id=job.id, reason=self.ending or ""))
+        self._rest_is_skipped = True
 
     def settle(self, job_id: str, outcome: JobResult | BaseException, *, fail_fast: bool) -> bool:
         """Record the end of a job; return whether other jobs must stop."""
@@ -371,8 +391,7 @@ class _Schedule:
         for lane in self._lanes(self._plan.job(job_id)):
             self._taken[lane] -= 1
         if isinstance(outcome, BaseException):
-            self.broken = self.broken or outcome
-            self.ending = self.ending or "the run broke"
+            self.break_off(outcome)
             self.results[job_id] = JobResult(status=Status.ERROR)
             return True
         self.results[job_id] = outcome

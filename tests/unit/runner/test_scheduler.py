@@ -318,6 +318,54 @@ def test_a_bug_in_one_job_comes_out_after_the_others_ended() -> None:
     assert ended == ["b"]
 
 
+@pytest.mark.parametrize("broken", ["decided", "rest", "waited", "stuck"])
+def test_an_error_beside_the_jobs_stops_them_and_comes_out_when_they_ended(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a full disk, while the record of a skipped job is written."""
+    monkeypatch.setattr("loom.cancel.AT_ONCE_S", 0.1)
+    stopped, released, ended, calls = threading.Event(), threading.Event(), list[str](), list[str]()
+    cancel = Cancel()
+
+    def work(the_job: Job) -> JobResult:
+        if the_job.id == "bad":
+            return BAD
+        if broken == "rest":
+            cancel.request()
+        if broken == "stuck":
+            cancel.request()
+            cancel.request()
+            released.wait(60)
+        assert stopped.wait(60)
+        ended.append(the_job.id)
+        return OK
+
+    def fails(*_: object) -> JobResult:
+        calls.append("")
+        raise OSError(28, "No space left on device")
+
+    the_plan = plan(
+        *(job(name, "build") for name in ("long", "bad", "late")), *(job(f"t{number}", "test") for number in range(3))
+    )
+    with pytest.raises(OSError, match="No space left"):
+        run_jobs(
+            the_plan,
+            run_job=work,
+            on_skip=(lambda *_: None) if broken == "stuck" else fails,
+            waits=lambda the_job: the_job.id == "late" and broken == "waited",
+            until_free=lambda the_job: Skip(job_id=the_job.id, reason="nobody"),
+            on_stuck=fails,
+            at_most=1 if broken == "rest" else 2,
+            cancel=cancel,
+            stop=stopped.set,
+        )
+    released.set()
+    assert len(calls) == 1
+    assert stopped.is_set()
+    if broken != "stuck":
+        assert ended[:1] == ["long"]
+
+
 def test_fail_fast_stops_what_waits() -> None:
     skipped: list[tuple[str, str]] = []
     stopped = []
