@@ -50,9 +50,9 @@ class Bucket:
             store.get_file(f"{root}/{name}", str(target))
 
     def upload(self, source: Path, name: str) -> None:
-        """Store a file, unless there is an object of this name."""
+        """Store a file, unless there is an object of this name and size."""
         with self._errors("written") as (store, root):
-            if not store.exists(f"{root}/{name}"):
+            if not store.exists(f"{root}/{name}") or store.size(f"{root}/{name}") != source.stat().st_size:
                 store.put_file(str(source), f"{root}/{name}")
 
     def names(self, folder: str) -> list[str]:

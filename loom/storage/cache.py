@@ -20,7 +20,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal, cast
@@ -228,8 +228,7 @@ class Cache:
                 return SaveResult(
                     key=key,
                     saved=False,
-                    warning=f"the cache {key!r} takes {rough_size(packed.size)}, more than the limit of "
-                    f"{rough_size(self._max_size)} for all (cache_max_size)",
+                    warning=f"the cache {key!r} takes {self._too_large(packed.size)}",
                 )
             now = self._clock()
             entry = Stored(
@@ -249,7 +248,6 @@ class Cache:
             )
             with self._locked():
                 self._publish(entry, file.name)
-                self._evict(keep=entry.id)
         unchanged = any(other.blob == entry.blob for other in before)
         return SaveResult(
             key=key,
@@ -316,12 +314,17 @@ class Cache:
             here = self._read(self._path_of(wanted)) if wanted is not None else None
             if wanted is None or (here is not None and here.created_at >= wanted.created_at):
                 return
+            if wanted.packed_bytes > self._max_size:
+                warnings.append(f"{wanted.key!r} in the bucket takes {self._too_large(wanted.packed_bytes)}")
+                return
             self._prepare()
             with _temporary(self.folder / "tmp") as file:
                 self._bucket.download(self._name(self._blob_path(wanted.blob)), Path(file.name))
+                if (damage := _damage_of(Path(file.name), wanted.blob)) is not None:
+                    warnings.append(f"{wanted.key!r} in the bucket is not used: {damage}")
+                    return
                 with self._locked():
                     self._publish(wanted, file.name)
-                    self._evict(keep=wanted.id)
         except (CacheError, OSError) as error:
             warnings.append(error.message if isinstance(error, CacheError) else _reason(error))
 
@@ -357,6 +360,9 @@ class Cache:
             return replace(result, warning=error.message if isinstance(error, CacheError) else _reason(error))
         return result
 
+    def _too_large(self, size: int) -> str:
+        return f"{rough_size(size)}, more than the limit of {rough_size(self._max_size)} for all (cache_max_size)"
+
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
 
@@ -365,28 +371,30 @@ class Cache:
     def entries(self) -> list[Stored]:
         """List every entry of every project, last used first. CacheError when the store can't be read."""
         with self._as_subject():
-            root = self.folder / "entries"
-            folders = [path for path in root.iterdir() if path.is_dir()] if root.exists() else []
-            found = [entry for folder in folders for entry in self._entries_in(folder)]
+            return self._all()
+
+    def _all(self) -> list[Stored]:
+        root = self.folder / "entries"
+        found = [entry for path in (root.iterdir() if root.exists() else ()) for entry in self._entries_in(path)]
         return sorted(found, key=lambda entry: (-entry.used_at, entry.key))
 
     def remove(self, entries: Sequence[Stored]) -> Pruned:
         with self._as_subject(), self._locked():
-            freed = self._drop(entries)
+            freed = self._drop(entries, self._all())
         return Pruned(entries=tuple(entries), freed_bytes=freed)
 
     def prune(self, *, max_size: int | None = None, unused_for_s: float | None = None) -> Pruned:
         """Remove entries unused for this long, then the least recently used until the rest fits."""
         with self._as_subject(), self._locked():
-            entries = self.entries()
+            entries = self._all()
             old = [
                 entry for entry in entries if unused_for_s is not None and entry.used_at < self._clock() - unused_for_s
             ]
             gone = old + _over(
                 [entry for entry in entries if entry not in old], self._max_size if max_size is None else max_size
             )
-            freed = self._drop(gone)
-            freed += self._sweep()
+            freed = self._drop(gone, entries, orphans={_blob_of(path) for path in (self.folder / "blobs").glob("*/*")})
+            freed += self._sweep_unfinished()
         return Pruned(entries=tuple(gone), freed_bytes=freed)
 
     def verify(self) -> list[Damage]:
@@ -407,7 +415,7 @@ class Cache:
             damaged.extend(
                 Damage(what="no entry knows this archive", path=str(blob))
                 for blob in sorted((self.folder / "blobs").glob("*/*"))
-                if blob.name.removesuffix(".tar.zst") not in known
+                if _blob_of(blob) not in known
             )
         return damaged
 
@@ -486,7 +494,7 @@ class Cache:
             os.close(descriptor)
 
     def _publish(self, entry: Stored, written: str) -> None:
-        """With the lock held: write the archive, then the entry that refers to it."""
+        """With the lock held: write the archive, then the entry that refers to it; keep the store within its limit."""
         blob = self._blob_path(entry.blob)
         blob.parent.mkdir(parents=True, exist_ok=True)
         Path(written).replace(blob)
@@ -497,8 +505,10 @@ class Cache:
         with atomic.replacing(path, drafts=self.folder / "tmp") as draft:
             draft.write_bytes(msgspec.json.encode(shape))
             os.utime(draft, (entry.used_at, entry.used_at))
-        if replaced is not None and replaced.blob != entry.blob:
-            self._drop_blobs({replaced.blob})
+        entries = self._all()
+        newest = [one for one in entries if one.id == entry.id]
+        over = _over(newest + [one for one in entries if one.id != entry.id], self._max_size)
+        self._drop(over, entries, orphans={replaced.blob} if replaced is not None else set())
 
     def _touch(self, entry: Stored) -> None:
         now = self._clock()
@@ -507,34 +517,23 @@ class Cache:
 
     def _forget(self, entries: Sequence[Stored]) -> None:
         with suppress(OSError), self._locked():
-            self._drop(entries)
+            self._drop(entries, self._all())
 
-    def _drop(self, entries: Sequence[Stored]) -> int:
-        """With the lock held: remove entries, and archives that no other entry uses; return the freed bytes."""
-        for entry in entries:
-            self._path_of(entry).unlink(missing_ok=True)
-        return self._drop_blobs({entry.blob for entry in entries})
-
-    def _drop_blobs(self, candidates: set[str]) -> int:
-        still = {entry.blob for path in (self.folder / "entries").glob("*") for entry in self._entries_in(path)}
+    def _drop(self, gone: Sequence[Stored], entries: Sequence[Stored], *, orphans: Set[str] = frozenset()) -> int:
+        """With the lock held: remove `gone`, and their archives and `orphans` unless others of `entries`, which are all,
+        use them; return the freed bytes.
+        """
+        paths = {self._path_of(entry) for entry in gone}
+        for path in paths:
+            path.unlink(missing_ok=True)
+        used = {entry.blob for entry in entries if self._path_of(entry) not in paths}
         freed = 0
-        for blob in candidates - still:
+        for blob in ({entry.blob for entry in gone} | orphans) - used:
             path = self._blob_path(blob)
             with suppress(FileNotFoundError, IsADirectoryError):
                 freed += path.stat().st_size
                 path.unlink()
         return freed
-
-    def _evict(self, *, keep: str) -> None:
-        entries = self.entries()
-        newest = [entry for entry in entries if entry.id == keep]
-        self._drop(_over(newest + [entry for entry in entries if entry.id != keep], self._max_size))
-
-    def _sweep(self) -> int:
-        """With the lock held: find orphaned archives and remains of killed processes in tmp."""
-        blobs = {path.name.removesuffix(".tar.zst") for path in (self.folder / "blobs").glob("*/*")}
-        freed = self._drop_blobs(blobs)
-        return freed + self._sweep_unfinished()
 
     def _sweep_unfinished(self) -> int:
         """Remove remains of killed processes; return the freed bytes."""
@@ -589,6 +588,10 @@ def _over(entries: Sequence[Stored], max_size: int) -> list[Stored]:
         total += more
         seen.add(entry.blob)
     return over
+
+
+def _blob_of(archive: Path) -> str:
+    return archive.name.removesuffix(".tar.zst")
 
 
 def _damage_of(blob: Path, sha256: str) -> str | None:

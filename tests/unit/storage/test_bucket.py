@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,13 +42,13 @@ def address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
 class Machine:
     """A machine with a folder for caches, a checkout, and the bucket."""
 
-    def __init__(self, base: Path, address: str, *, protected: bool = False, now: float = 1_700_000_000.0) -> None:
-        self.now = now
+    def __init__(self, base: Path, address: str, *, protected: bool = False, max_size: int = 1 << 30) -> None:
+        self.now = 1_700_000_000.0
         self.workspace = base / "workspace"
         (self.workspace / "deps").mkdir(parents=True, exist_ok=True)
         self.cache = Cache(
             base / "cache",
-            max_size=1 << 30,
+            max_size=max_size,
             project="example.org/a",
             clock=lambda: self.now,
             protected=protected,
@@ -97,15 +98,34 @@ def test_a_protected_branch_reads_nothing_of_others(tmp_path: Path, address: str
     assert Machine(tmp_path / "main", address, protected=True).restore("deps-1") == ("miss", "", "")
 
 
-def test_a_damaged_archive_counts_as_missing(tmp_path: Path, address: str) -> None:
-    one = Machine(tmp_path / "one", address)
-    one.save("deps-1", "first")
+def _damage(address: str, content: bytes) -> None:
     bucket = Bucket(address)
-    (blob,) = [name for folder in bucket.names("blobs") for name in bucket.names(folder)]
-    bucket.write(blob, b"something else")
-    hit, content, warning = Machine(tmp_path / "two", address).restore("deps-1")
-    assert (hit, content) == ("miss", "")
-    assert "is damaged (its checksum is wrong)" in warning
+    for blob in [name for folder in bucket.names("blobs") for name in bucket.names(folder)]:
+        bucket.write(blob, content)
+
+
+def test_a_damaged_archive_never_comes_into_the_folder(tmp_path: Path, address: str) -> None:
+    one, two = Machine(tmp_path / "one", address), Machine(tmp_path / "two", address)
+    two.now -= 10
+    two.save("deps-1", "of its own")
+    one.save("deps-1", "newer")
+    _damage(address, b"something else")
+    said = "'deps-1' in the bucket is not used: the archive is damaged"
+    assert two.restore("deps-1") == ("exact", "of its own", said)
+    assert two.cache.verify() == []
+    assert Machine(tmp_path / "three", address).restore("deps-1") == ("miss", "", said)
+    one.save("deps-1", "newer")  # what was cut is stored again
+    assert two.restore("deps-1") == ("exact", "newer", "")
+
+
+def test_an_archive_beyond_the_limit_does_not_drive_out_the_others(tmp_path: Path, address: str) -> None:
+    one = Machine(tmp_path / "one", address)
+    one.save("deps-1", os.urandom(30_000).hex())
+    two = Machine(tmp_path / "two", address, max_size=20_000)
+    two.save("deps-2", "small")
+    hit, _, warning = two.restore("deps-1")
+    assert (hit, "more than the limit of 20.0 kB" in warning) == ("fallback", True), warning
+    assert [entry.key for entry in two.cache.entries()] == ["deps-2"]
 
 
 def test_without_the_bucket_the_folder_is_there(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,6 +240,20 @@ def test_least_recently_used_go_first(tmp_path: Path, store: Cache, workspace: P
     assert sorted(entry.key for entry in small.entries()) == ["a", "c", "d"]
 
 
+def test_a_save_reads_each_entry_once_under_the_lock(
+    store: Cache, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("a", "b", "c"):
+        save(store, workspace, key)
+    (workspace / "deps/zero").write_text("not any more")
+    read: list[str] = []
+    entries_in = Cache._entries_in
+    monkeypatch.setattr(Cache, "_entries_in", lambda self, folder: read.append(folder.name) or entries_in(self, folder))
+    assert save(store, workspace, "a").saved
+    assert len(read) == 1
+    assert len(blobs(store)) == 2
+
+
 def test_prune(tmp_path: Path, store: Cache, workspace: Path, clock: Clock) -> None:
     for key in "abc":
         (workspace / "deps/pkg/tool").write_bytes(os.urandom(100_000))
