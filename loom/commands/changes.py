@@ -4,36 +4,47 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from loom.commands import checkout
 from loom.snapshot import Source
-from loom.util.paths import run_of_workspace, workspace_beside
+from loom.snapshot.observed import Difference, Observed, is_own
 
 QUIET_MS = 10
 """How long nothing may change for a burst to be over."""
 LONGEST_BURST_MS = 1_000
 POLL_EVERY_MS = 1_000
-_LOOK_EVERY_MS = 5_000
+_LOOK_EVERY_MS = 1_000
+"""How often loom looks at the files outside of the checkout that count."""
 _LOCKED_FOR_S = 10.0
 """How long a lock of git's index counts: a killed git leaves one behind."""
 
-OnChange = Callable[[frozenset[str]], None]
-"""Gets the paths of a burst, relative to the root; empty: HEAD, a branch or a tag moved."""
+_DECIDE = ("HEAD", "index", "packed-refs", "config", "config.worktree", "exclude", "attributes")
+"""The files below `.git` whose content may decide a snapshot; and all in `refs`."""
+
+OnChange = Callable[[Difference], None]
+"""Gets what changed in a burst; paths are relative to the root."""
 
 
 @contextmanager
 def watched(
-    source: Source, environ: Mapping[str, str], on_change: OnChange, *, poll: bool, say: Callable[[str], None]
+    source: Source,
+    environ: Mapping[str, str],
+    on_change: OnChange,
+    *,
+    poll: bool,
+    say: Callable[[str], None],
+    also: Sequence[Path] = (),
 ) -> Iterator[None]:
     """In the block, call `on_change` for each burst of changes, from a thread.
 
-    `poll`: look at every file again and again instead of asking the kernel, which is also the way where the kernel's limit is
-    reached; `say` gets the reason then, or why there can be no watching.
+    `also`: files that no snapshot has, and whose content counts too. `poll`: look at every file again and again instead of
+    asking the kernel, which is also the way where the kernel's limit is reached; `say` gets the reason then, or why there can
+    be no watching.
     """
-    watching = _Watching(source, environ, on_change, say)
+    watching = _Watching(source, environ, on_change, say, Observed(root=source.root, environ=environ, also=tuple(also)))
     thread = threading.Thread(target=watching.run, args=(poll,), name="watch", daemon=True)
     thread.start()
     try:
@@ -46,13 +57,19 @@ def watched(
 
 class _Watching:
     def __init__(
-        self, source: Source, environ: Mapping[str, str], on_change: OnChange, say: Callable[[str], None]
+        self,
+        source: Source,
+        environ: Mapping[str, str],
+        on_change: OnChange,
+        say: Callable[[str], None],
+        observed: Observed,
     ) -> None:
         self._source = source
         self._root = os.path.realpath(source.root)
         self._tell = on_change
         self._say = say
         self._ignored = checkout.ignored_among(source.root, environ)
+        self._observed = observed
         self.stop = threading.Event()
         self.started = threading.Event()
 
@@ -80,20 +97,17 @@ class _Watching:
         from watchfiles._rust_notify import RustNotify  # 40 ms, and only watching needs it
 
         with RustNotify([self._root], False, poll, POLL_EVERY_MS, True, closed) as watcher:
+            self._observed.news()
             self.started.set()
             while not self.stop.is_set():
                 burst = watcher.watch(LONGEST_BURST_MS, QUIET_MS, _LOOK_EVERY_MS, self.stop)
-                paths = {path for _, path in burst if self._counts(path)} if isinstance(burst, set) else set()
-                if paths:
+                paths = {os.path.relpath(path, self._root) for _, path in burst} if isinstance(burst, set) else set()
+                of_git = {path for path in paths if ".git" in Path(path).parts}
+                files = {path for path in paths - of_git if not is_own(path)}
+                aside = any(map(_decides, of_git)) or self._observed.stale
+                if aside or files:
                     self._wait_for_git()
-                    self._pass_on({os.path.relpath(path, self._root) for path in paths})
-
-    def _counts(self, path: str) -> bool:
-        """Whether a snapshot may hold it, or be of another commit by it; git's own files change all the time."""
-        parts = list(Path(os.path.relpath(path, self._root)).parts)
-        if ".git" in parts:
-            return _moves(parts[parts.index(".git") + 1 :]) and parts[0] == ".git"
-        return not any(run_of_workspace(workspace_beside(Path(part)).name) for part in parts[:-1] or parts)
+                    self._pass_on(files, aside)
 
     def _wait_for_git(self) -> None:
         """A switch of branches is over when git releases its index."""
@@ -102,16 +116,21 @@ class _Watching:
             if not lock.exists() or self.stop.wait(0.02):
                 return
 
-    def _pass_on(self, paths: set[str]) -> None:
-        files = {path for path in paths if not path.startswith(".git/")}
-        counted = frozenset(files - self._ignored(files)) if files else frozenset[str]()
-        if counted or len(files) < len(paths):
-            self._tell(counted)
+    def _pass_on(self, files: set[str], aside: bool) -> None:
+        """Tell of files that a snapshot may hold, and of what else decides it; git's own files change all the time."""
+        ignored = self._ignored(files) if files else set[str]()
+        rules = {path for path in ignored if Path(path).name in (".gitignore", ".gitattributes")}
+        found = Difference(paths=frozenset(files - ignored | rules))
+        if aside or any(map(self._observed.may_move, found.paths)):
+            found |= self._observed.news()
+        if found:
+            self._tell(found)
 
 
-def _moves(parts: list[str]) -> bool:
-    """Whether this path below `.git` is HEAD, or one of a branch or tag."""
-    return bool(parts) and not parts[-1].endswith(".lock") and parts[0] in ("HEAD", "packed-refs", "refs")
+def _decides(path: str) -> bool:
+    """Whether a file below a `.git` may decide a snapshot."""
+    parts = Path(path).parts
+    return (parts[-1] in _DECIDE or "refs" in parts) and "logs" not in parts and not parts[-1].endswith(".lock")
 
 
 def _reason(error: Exception) -> str:

@@ -22,22 +22,20 @@ from loom.commands.changes import watched
 from loom.commands.keys import HANGUP, Keys
 from loom.commands.retention import clean_later
 from loom.commands.rounds import Rounds
-from loom.commands.run import Options
+from loom.commands.run import Options, Prepared
 from loom.commands.screen import screen_parts
 from loom.commands.warm import Finished, Warm
+from loom.config.layers import user_file
 from loom.errors import LoomError, RequestError, WorkflowError
 from loom.plan.model import Plan
 from loom.render.problems import problem_lines
 from loom.render.screen import Detail
 from loom.render.watching import changed_line, end_lines, waiting_line
+from loom.snapshot.observed import Difference
 from loom.status import ExitCode
 from loom.util.controls import shown, without_commands
 
 CLEAN_EVERY_S = 60.0
-
-
-class _Changed(Struct, frozen=True):
-    paths: frozenset[str]
 
 
 class _Key(Struct, frozen=True):
@@ -61,15 +59,18 @@ class _Watch:
         self._options = options
         self._source = prepared.source
         self._here = prepared.here
+        self._counts_too = list(_beside_the_snapshot(prepared, options))
         self._stream = config.stream
         look, self._write = screen_parts(config.color, verbose=options.verbose, stream=config.stream)
         self._look = replace(look, calm=look.detail is not Detail.VERBOSE)
         self._cancel = Cancel()
-        self._events: SimpleQueue[_Changed | _Key | _Wake] = SimpleQueue()
+        self._events: SimpleQueue[Difference | _Key | _Wake] = SimpleQueue()
         self._keys = Keys(lambda key: self._events.put(_Key(key)))
         self._rounds = Rounds(everything=everything)
         self._touched: set[str] | None = None
         """What changed since a plan took it into account; None: everything."""
+        self._because: frozenset[str] = frozenset()
+        """What the next run is for."""
         self._plan_ids: list[str] = []
         self._last: Finished | None = None
         self._quits = False
@@ -80,7 +81,9 @@ class _Watch:
         with (
             signals(self._cancel),
             Warm() as warm,
-            watched(self._source, self._here.environ, self._heard, poll=poll, say=self._say),
+            watched(
+                self._source, self._here.environ, self._events.put, poll=poll, say=self._say, also=self._counts_too
+            ),
             self._keys,
         ):
             self._runs(warm, self._rounds.choose)
@@ -94,9 +97,6 @@ class _Watch:
     def _over(self) -> bool:
         return self._quits or self._cancel.requested
 
-    def _heard(self, paths: frozenset[str]) -> None:
-        self._events.put(_Changed(paths))
-
     def _say(self, line: str) -> None:
         self._write(without_commands(line))
 
@@ -104,27 +104,26 @@ class _Watch:
 
     def _next(self, warm: Warm) -> None:
         """Wait for what comes next, and do it."""
-        paths: set[str] = set()
-        key, moved = None, False
-        while not (paths or key or self._over):
+        found, key = Difference(), None
+        while not (found.paths or found.settings or key or self._over):
             for event in self._come():
-                if isinstance(event, _Changed):
-                    paths |= event.paths
-                    moved = moved or not event.paths
+                if isinstance(event, Difference):
+                    found |= event
                 elif isinstance(event, _Key):
                     key = key or self._meaning(event.key)
-            if moved and not paths:
-                moved = False
+            if found.head and not (found.paths or found.settings):
+                found = Difference()
                 self._prepare(warm)  # what waits is of another commit
         if self._over:
             return
-        if paths:
-            self._touched = None if self._touched is None else self._touched | paths
+        if found:
+            self._because = found.paths | found.settings
+            self._touched = None if self._touched is None or found.settings else self._touched | found.paths
             self._runs(warm, self._rounds.choose)
         elif key is not None:
             key(warm)
 
-    def _come(self) -> Iterator[_Changed | _Key | _Wake]:
+    def _come(self) -> Iterator[Difference | _Key | _Wake]:
         """Yield the next event, and those that came with it."""
         yield self._events.get()  # no limit: until something changes
         while not self._events.empty():
@@ -179,7 +178,8 @@ class _Watch:
     def _run(self, warm: Warm, choose: Callable[[Plan], list[str] | None]) -> bool:
         """Run once; tell whether jobs ran."""
         touched = self._touched
-        self._say("\n" + changed_line(touched or (), time.strftime("%H:%M:%S"), self._look))
+        because, self._because = self._because.union(touched or ()), frozenset()
+        self._say("\n" + changed_line(because, time.strftime("%H:%M:%S"), self._look))
 
         def chosen(plan: Plan, concerned: Collection[str] | None) -> list[str] | None:
             if touched != set():
@@ -226,6 +226,19 @@ class _Watch:
             self._say(shown(f"loom: {error.message}"))
             for line in (error.hint or "").splitlines():
                 self._say(shown(f"  {line}"))
+
+
+def _beside_the_snapshot(prepared: Prepared, options: Options) -> Iterator[Path]:
+    """Yield the files that decide a run besides its snapshot."""
+    here = prepared.here
+    yield here.workflow(options.workflow)
+    for path in (user_file(here.environ), here.config.gitlab.variables):
+        if path is not None:
+            yield path
+    for job in prepared.plan.jobs:
+        for secret in job.all_secrets:
+            if secret.ref.startswith("file://"):
+                yield here.root / Path(secret.ref.removeprefix("file://")).expanduser()
 
 
 @contextmanager

@@ -155,6 +155,12 @@ def own_attributes_of(source: Source) -> bytes:
     return _contents(source.common_dir / "info" / "attributes")
 
 
+def rule_files(source: Source) -> list[Path]:
+    """Return the files that these rules are read from, also those that may come."""
+    own = (_user_file(source, "core.excludesfile", "ignore"), _user_file(source, "core.attributesfile", "attributes"))
+    return [*filter(None, own), *(source.common_dir / "info" / name for name in ("exclude", "attributes"))]
+
+
 def _contents(path: Path | None) -> bytes:
     try:
         return b"" if path is None else path.read_bytes()

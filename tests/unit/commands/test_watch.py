@@ -8,14 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
 from loom import snapshot
 from loom.commands.changes import watched
+from loom.snapshot.observed import Difference
 from tests.support.waiting import until
 from tests.support.watching import WAITING, Watched, gone, left
 
@@ -229,8 +231,8 @@ from loom.commands.changes import watched
 import os
 heard = threading.Event()
 source = snapshot.discover(Path.cwd(), environ=os.environ)
-def on_change(paths):
-    print("changed", *paths, flush=True)
+def on_change(found):
+    print("changed", *found.paths, flush=True)
     heard.set()
 with watched(source, os.environ, on_change, poll=False, say=lambda text: print(text, flush=True)):
     while not heard.wait(0.3):
@@ -250,20 +252,103 @@ with watched(source, os.environ, on_change, poll=False, say=lambda text: print(t
     assert "changed many/7/file" in ran.stdout
 
 
+class Heard:
+    """What is told of a watched repository."""
+
+    def __init__(self, repo: Watched, *, also: Sequence[Path] = ()) -> None:
+        self._repo = repo
+        self._told: SimpleQueue[Difference] = SimpleQueue()
+        self._also = also
+
+    @contextmanager
+    def watching(self) -> Iterator[Heard]:
+        source = snapshot.discover(self._repo.root, environ=self._repo.environ)
+        with watched(source, self._repo.environ, self._told.put, poll=False, say=pytest.fail, also=self._also):
+            yield self
+
+    def next(self) -> Difference:
+        return self._told.get(timeout=30)
+
+    def nothing_but(self, path: str) -> None:
+        """All that went before told nothing: an edit of this file is told next."""
+        self._repo.write(path, "another")
+        assert self.next() == Difference(paths=frozenset({path}))
+
+
 def test_tracked_files_count_though_a_rule_ignores_them(tmp_path: Path) -> None:
     repo = Watched(tmp_path, ONE)
     repo.write("build/kept", "1")
     repo.git("add", "-f", "build/kept")
-    heard: list[frozenset[str]] = []
-    told = threading.Event()
-
-    def on_change(paths: frozenset[str]) -> None:
-        heard.append(paths)
-        told.set()
-
-    source = snapshot.discover(repo.root, environ=repo.environ)
-    with watched(source, repo.environ, on_change, poll=False, say=pytest.fail):
+    with Heard(repo).watching() as heard:
         repo.write("build/other", "1")
-        repo.write("build/kept", "2")
-        assert told.wait(30)
-    assert heard == [frozenset({"build/kept"})]
+        heard.nothing_but("build/kept")
+
+
+def test_what_decides_a_snapshot_besides_its_files_counts(tmp_path: Path) -> None:
+    repo = Watched(tmp_path, ONE, ignore="build/\nown/.gitignore\n*.secret\n")
+    repo.write("build/made", "1")
+    repo.write("token.secret", "1")
+    own, token = repo.base / "home/.config/git", repo.root / "token.secret"
+    own.mkdir(parents=True)
+    repo.environ |= {"XDG_CONFIG_HOME": str(own.parent)}
+
+    with Heard(repo, also=[token]).watching() as heard:
+
+        def told(*paths: str, settings: Sequence[str | Path] = ()) -> None:
+            found = heard.next()
+            assert (found.paths, found.settings) == (frozenset(paths), frozenset(map(str, settings)))
+
+        repo.git("add", "-f", "build/made")
+        told("build/made")
+        repo.git("rm", "-q", "--cached", "build/made")
+        told("build/made")
+        repo.git("update-index", "--skip-worktree", "a.txt")
+        told("a.txt")
+        repo.git("update-index", "--no-skip-worktree", "a.txt")
+        told("a.txt")
+        repo.write("left", "1")
+        told("left")
+        repo.write(".git/info/exclude", "left\n")
+        told("left", settings=[repo.root / ".git/info/exclude"])
+        (own / "ignore").write_text("more\n")
+        told(settings=[own / "ignore"])
+        repo.write("own/x", "1")
+        told("own", "own/x")
+        repo.write("own/.gitignore", "x\n")
+        told("own/x", "own/.gitignore")
+        repo.git("config", "core.autocrlf", "input")
+        told(settings=["git's configuration"])
+        token.write_text("2")
+        told(settings=[token])
+        repo.git("switch", "-qc", "other")
+        told(settings=["the branch"])
+        repo.git("commit", "-q", "--allow-empty", "-m", "second")
+        assert heard.next() == Difference(head=True)
+
+
+def test_what_does_not_decide_a_snapshot_does_not_count(tmp_path: Path) -> None:
+    repo = Watched(tmp_path, ONE)
+    with Heard(repo).watching() as heard:
+        heard.nothing_but("a.txt")
+        repo.git("status")
+        repo.git("add", "a.txt")
+        repo.git("config", "alias.st", "status")
+        repo.git("rm", "-q", "--cached", "a.txt")  # it is as new as it was tracked
+        heard.nothing_but("b.txt")
+        repo.git("add", "b.txt")
+        heard.nothing_but("b.txt")
+
+
+def test_a_linked_checkout_and_a_submodule_are_watched_too(tmp_path: Path) -> None:
+    repo = Watched(tmp_path, ONE)
+    repo.git("-c", "protocol.file.allow=always", "submodule", "add", "-q", str(repo.root), "sub")
+    repo.git("commit", "-qm", "with a submodule")
+    with Heard(repo).watching() as heard:
+        repo.git("-C", "sub", "commit", "-q", "--allow-empty", "-m", "inside")
+        assert heard.next().paths == {"sub"}
+    repo.git("worktree", "add", "-q", str(repo.base / "linked"))
+    repo.root = repo.base / "linked"
+    repo.write("build/made", "1")
+    with Heard(repo).watching() as heard:
+        repo.git("add", "-f", "build/made")
+        assert heard.next().paths == {"build/made"}
