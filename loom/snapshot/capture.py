@@ -25,6 +25,7 @@ from loom.snapshot.index import (
     pin_name,
     same_content,
 )
+from loom.snapshot.inside import directory_in, remove_empty
 from loom.snapshot.lock import occupied
 from loom.snapshot.manifest import FILLING, Manifest, write_manifest
 from loom.snapshot.model import Snapshot, SnapshotCanceled, Source, Submodule, readable
@@ -326,10 +327,7 @@ class _Filling:
         self._refuse_links(copied.found)
         # Directories created for missing files.
         for directory in sorted(directories(copied.absent), reverse=True):
-            try:
-                (self._target / directory).rmdir()
-            except OSError:
-                continue  # not empty, or not a directory
+            remove_empty(self._target, directory)
 
     def _look_again(
         self, copied: _Copied, changes: Mapping[str, str], unseen: set[str], edits: tree.IndexEdits
@@ -464,7 +462,8 @@ class _Filling:
         for path, tracked in [*((path, True) for path in index.gitlinks), *((path, False) for path in repositories)]:
             nested = decide(self._source, path, index, self._submodule_names, tracked=tracked)
             if nested.directory:
-                (self._target / path).mkdir(parents=True, exist_ok=True)
+                with directory_in(self._target, path, make=True):
+                    pass  # a link that the index hides can't be in its way
             elif tracked:
                 edits.removed.append(path)
             if nested.reason is not None:

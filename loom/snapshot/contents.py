@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from msgspec import Struct, field
 
 from loom.snapshot import git, skip_worktree
-from loom.snapshot.index import LIST, Index, ancestors, is_directory, is_runtime, pin_name
+from loom.snapshot.index import LIST, Index, is_directory, is_runtime, pin_name
 from loom.snapshot.model import Source
+from loom.snapshot.names import checked_listing
 from loom.snapshot.removal import is_workspace
 from loom.snapshot.submodules import inner_repository, submodule_names, submodule_names_in_index
 from loom.util.paths import RUNTIME
@@ -60,8 +61,7 @@ def give_way(source: Source, index: Index, new: New, directories: Iterable[str])
 
 
 def _is_repository(source: Source, path: str) -> bool:
-    place = source.root / path
-    return is_directory(place) and git.is_repository(place, source.environment)
+    return is_directory(source.root, path) and git.is_repository(source.root / path, source.environment)
 
 
 class Nested(Struct, frozen=True, kw_only=True):
@@ -83,7 +83,7 @@ class Nested(Struct, frozen=True, kw_only=True):
 def decide(source: Source, path: str, index: Index, names: Callable[[], Mapping[str, str]], *, tracked: bool) -> Nested:
     """`names` maps paths to the names in the snapshot's .gitmodules."""
     place = source.root / path
-    there = is_directory(place) and os.path.lexists(place / ".git")
+    there = is_directory(source.root, path) and os.path.lexists(place / ".git")
     inner = inner_repository(place, source) if there else None
     if path in index.pinned_gitlinks:
         tag, commit = index.pinned_gitlinks[path]
@@ -92,7 +92,7 @@ def decide(source: Source, path: str, index: Index, names: Callable[[], Mapping[
         if inner.head_sha != commit:
             why = f"a submodule at another commit ({pin_name(tag)} hides that): an empty directory"
             return Nested(path=path, reason=why)
-    if tracked and not is_directory(place):
+    if tracked and not is_directory(source.root, path):
         return Nested(path=path, held=False, directory=False)
     if inner is None:
         if not tracked:
@@ -135,16 +135,16 @@ class Contents:
         self.dropped: dict[str, str] = {}
         """path -> why a tracked file is left out."""
         self._directories: dict[str, bool] = {"": True}
-        self.index = Index(os.fsdecode(self._ask(*LIST)).split("\0")[:-1])
+        self.index = Index(checked_listing(self._ask(*LIST), source.index_path))
         expected = []
         for path, _ in self.index.tracked(source, outermost=outermost):
             if why := self._missing(path):
                 self.dropped[path] = why
-                expected += [path] if is_directory(source.root / path) else []
+                expected += [path] if is_directory(source.root, path) else []
             else:
                 self.files[path] = "tracked"
         for path in self.index.gitlinks:
-            if path not in self.index.pinned_gitlinks and not is_directory(source.root / path):
+            if path not in self.index.pinned_gitlinks and not is_directory(source.root, path):
                 self.dropped[path] = "tracked, and deleted on disk"
         self.new = new_files(source, self._ask(*new_files_command(own, outermost=outermost)), outermost=outermost)
         for path in give_way(source, self.index, self.new, expected):
@@ -178,7 +178,7 @@ class Contents:
     def _is_directory(self, path: str) -> bool:
         """A real directory, with real parents."""
         if path not in self._directories:
-            self._directories[path] = all(is_directory(self._source.root / one) for one in (*ancestors(path), path))
+            self._directories[path] = is_directory(self._source.root, path)
         return self._directories[path]
 
     @property

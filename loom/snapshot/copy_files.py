@@ -35,6 +35,7 @@ _MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _MAKE_AGAIN = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 # errno values for files that can't be opened: missing, a symbolic link, a socket.
 _NOT_A_FILE = (errno.ENOENT, errno.ELOOP, errno.ENXIO)
+_NO_NAMES = ("", ".", "..")
 _NOT_SUPPORTED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
 
 
@@ -74,8 +75,8 @@ class WriteFailed(Exception):
     """The workspace could not be written: (path, error number)."""
 
 
-class _Directories:
-    """Open descriptors of one directory and its ancestors, cached for neighbouring files."""
+class Directories:
+    """Open descriptors of one directory and its ancestors, cached for neighbouring files; never of one outside of `root`."""
 
     def __init__(self, root: int, *, create: bool, since_ns: int) -> None:
         self._stack: list[tuple[str, int, bool]] = [("", root, False)]
@@ -83,12 +84,15 @@ class _Directories:
         self._since = since_ns
 
     def enter(self, path: str) -> tuple[int, bool]:
-        """Return (descriptor, whether it or an ancestor changed since the copy began). OSError for a missing directory."""
+        """Return (descriptor, whether it or an ancestor changed since the copy began). OSError for a missing directory;
+        OSError for a link, WriteFailed for a path that could lead out of the root by its text."""
         while not (self._stack[-1][0] == "" or path == self._stack[-1][0] or path.startswith(self._stack[-1][0] + "/")):
             os.close(self._stack.pop()[1])
         here, descriptor, recent = self._stack[-1]
-        rest = path[len(here) :].lstrip("/")
+        rest = path[len(here) + 1 :] if here else path
         for name in rest.split("/") if rest else ():
+            if name in _NO_NAMES:
+                raise WriteFailed(path, errno.EINVAL)
             if self._create:
                 try:
                     os.mkdir(name, 0o755, dir_fd=descriptor)
@@ -114,8 +118,8 @@ class Copier:
         self._source_root = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._target_root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._since = since_ns
-        self._source = _Directories(self._source_root, create=False, since_ns=since_ns)
-        self._target = _Directories(self._target_root, create=True, since_ns=since_ns)
+        self._source = Directories(self._source_root, create=False, since_ns=since_ns)
+        self._target = Directories(self._target_root, create=True, since_ns=since_ns)
         self._exact_modes = _umask() & 0o755 == 0
         self._move = _in_kernel
         self.findings = Findings()

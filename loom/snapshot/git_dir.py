@@ -14,6 +14,7 @@ from loom.snapshot import copy_files
 from loom.snapshot.copy_workers import CopyPool
 from loom.snapshot.git import quoted_store
 from loom.snapshot.model import Rules, Source
+from loom.snapshot.names import is_refused
 from loom.snapshot.source import object_stores, store_paths, to_borrow
 from loom.util.paths import RUNTIME
 
@@ -44,8 +45,6 @@ _CARRIED = (
     "core.eol",
     "core.safecrlf",
     "core.ignorecase",
-    "core.protectntfs",
-    "core.protecthfs",
     "core.precomposeunicode",
     "core.quotepath",
 )
@@ -128,6 +127,8 @@ def _inside(text: str) -> str:
 def _write_refs(source: Source, git_dir: Path) -> None:
     packed = ["# pack-refs with: sorted \n"]
     for name, sha, target in sorted(source.refs):
+        if is_refused(name):
+            continue  # git ignores it as well
         if target:
             path = git_dir / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,7 @@ class Index(Struct):
             elif about[-1] != "0":
                 if path not in self.unmerged:
                     mode = self.unmerged[path] = _mode_in_conflict(self.items, at)
-                    if mode == "160000" and is_directory(source.root / path):
+                    if mode == "160000" and is_directory(source.root, path):
                         self.gitlinks.append(path)
                     else:
                         yield path, become.get(mode, other)
@@ -64,7 +64,7 @@ class Index(Struct):
                 self.gitlinks.append(path)
                 self.pinned_gitlinks[path] = about[0], about[9:-2]
             elif about[2:8] == "160000":
-                if is_directory(source.root / path) or not os.path.lexists(source.root / path):
+                if is_directory(source.root, path) or not os.path.lexists(source.root / path):
                     self.gitlinks.append(path)
                 else:
                     self.replaced.add(path)
@@ -130,10 +130,10 @@ def ancestors(path: str) -> list[str]:
     return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
-def is_directory(path: Path) -> bool:
-    """Whether it is a real directory, not a link."""
-    status = lstat(path)
-    return status is not None and stat.S_ISDIR(status.st_mode)
+def is_directory(root: Path, path: str) -> bool:
+    """Return whether it is a real directory below `root`: neither it nor one above it is a link."""
+    found = (lstat(root / one) for one in (*ancestors(path), path))
+    return all(status is not None and stat.S_ISDIR(status.st_mode) for status in found)
 
 
 def lstat(path: Path) -> os.stat_result | None:

@@ -10,13 +10,17 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct, field
 
 from loom.errors import SnapshotError
 from loom.snapshot.index import ancestors, lstat, walk
+from loom.snapshot.inside import parent_in, remove_empty
 from loom.snapshot.model import Change
+from loom.snapshot.names import is_refused
+from loom.storage.files import open_regular
 from loom.util import atomic
 from loom.util.paths import below
 
@@ -43,8 +47,9 @@ def merge(source: Path, changes: Iterable[Change], target: Path, changed_there: 
     SnapshotError for a file that can't be read.
     """
     everything = {change.path: change for change in changes if change.mode != GITLINK}
+    conflicts = {path: "git allows no file of that name" for path in everything if is_refused(path)}
+    everything = {path: change for path, change in everything.items() if path not in conflicts}
     wanted = dict(everything)
-    conflicts: dict[str, str] = {}
     for path, change in everything.items():
         there = content_at(target, path)
         if there == content_at(source, path):
@@ -61,7 +66,7 @@ def merge(source: Path, changes: Iterable[Change], target: Path, changed_there: 
     return Merge(
         changes=tuple(wanted.values()),
         conflicts=dict(sorted(conflicts.items())),
-        both=tuple(everything[path] for path in sorted(conflicts)),
+        both=tuple(everything[path] for path in sorted(conflicts) if path in everything),
     )
 
 
@@ -133,64 +138,62 @@ def apply_to(
 
 def _clear(target: Path, path: str, applied: Applied) -> None:
     for above in (*ancestors(path), path):
-        place, status = target / above, lstat(target / above)
-        if status is None:
+        if (status := lstat(target / above)) is None:
             return
         if stat.S_ISDIR(status.st_mode):
             if above == path:
-                shutil.rmtree(place)
+                with parent_in(target, path) as place:
+                    shutil.rmtree(place)
                 applied.removed.append(above)
         elif above != path or not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
-            place.unlink()
+            with parent_in(target, above) as place:
+                place.unlink()
             applied.removed.append(above)
 
 
 def _take_away(target: Path, path: str, applied: Applied) -> None:
-    (target / path).unlink(missing_ok=True)
+    with suppress(FileNotFoundError), parent_in(target, path) as place:
+        place.unlink(missing_ok=True)
     applied.removed.append(path)
     for above in reversed(ancestors(path)):
-        try:
-            (target / above).rmdir()
-        except OSError:
+        if not remove_empty(target, above):
             return  # something else is in it
         applied.removed.append(above)
 
 
 def _put(target: Path, path: str, content: Content, applied: Applied) -> None:
-    place = target / path
-    if place.is_dir() and not place.is_symlink():
-        for here, _, _ in reversed(list(walk(place))):  # empty ones alone: a file in one would be in the way
-            Path(here).rmdir()
-        applied.removed.append(path)
     made = next((above for above in ancestors(path) if lstat(target / above) is None), path)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    mode, data = content
-    if mode == LINK:
-        place.unlink(missing_ok=True)
-        place.symlink_to(os.fsdecode(data))
-    else:
-        atomic.write(place, data, mode=0o777 if mode & 0o100 else 0o666)  # less the umask, as git does it
+    with parent_in(target, path, make=True) as place:
+        if place.is_dir() and not place.is_symlink():
+            for here, _, _ in reversed(list(walk(place))):  # empty ones alone: a file in one would be in the way
+                Path(here).rmdir()
+            applied.removed.append(path)
+        mode, data = content
+        if mode == LINK:
+            place.unlink(missing_ok=True)
+            place.symlink_to(os.fsdecode(data))
+        else:
+            atomic.write(place, data, mode=0o777 if mode & 0o100 else 0o666)  # less the umask, as git does it
     if os.geteuid() == 0:  # else a job of another user, or whoever owns the checkout, could not change them
         owner = target.stat()
         for one in (*ancestors(path), path):
             if below(one, made):
-                os.chown(target / one, owner.st_uid, owner.st_gid, follow_symlinks=False)
+                with parent_in(target, one) as place:
+                    os.chown(place, owner.st_uid, owner.st_gid, follow_symlinks=False)
     applied.written.append(made)
 
 
 def content_at(root: Path, path: str) -> Content | None:
     """Of a file or a link; None for all else, for nothing, and for what lies behind a link. SnapshotError if it can't be read."""
     try:
-        for above in ancestors(path):
-            if (root / above).is_symlink():
+        with parent_in(root, path) as place:
+            mode = place.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                return LINK, os.fsencode(place.readlink())
+            if not stat.S_ISREG(mode):
                 return None
-        place = root / path
-        mode = place.lstat().st_mode
-        if stat.S_ISLNK(mode):
-            return LINK, os.fsencode(place.readlink())
-        if not stat.S_ISREG(mode):
-            return None
-        return (0o100755 if mode & 0o100 else 0o100644), place.read_bytes()
+            with open_regular(place) as file:
+                return (0o100755 if mode & 0o100 else 0o100644), file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

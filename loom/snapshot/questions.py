@@ -11,6 +11,7 @@ from loom.snapshot import git_dir as layout
 from loom.snapshot.contents import new_files_command
 from loom.snapshot.index import LIST
 from loom.snapshot.model import Source
+from loom.snapshot.names import checked_listing
 from loom.snapshot.source import truth
 
 _DIFF_FILES = ("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=all")
@@ -53,7 +54,7 @@ class Questions:
 
     def index(self) -> list[str]:
         assert self._listing is not None, "make_index_plain comes first"
-        return os.fsdecode(self._listing.output()).split("\0")[:-1]
+        return checked_listing(self._listing.output(), self._source.index_path)
 
     def ask(self) -> None:
         """Start asking what of the tracked files changed, and what else is there."""

@@ -51,7 +51,7 @@ def _names(where: tuple[str, str], source: Source) -> dict[str, str]:
     pairs = (os.fsdecode(item).partition("\n") for item in git.nul_list(out))
     named = {path: key.removeprefix("submodule.").removesuffix(".path") for key, _, path in pairs}
     # The others git refuses as well: a name becomes a path below .git/modules.
-    return {path: name for path, name in named.items() if name and ".." not in re.split(r"[/\\]", name)}
+    return {path: name for path, name in named.items() if name and not {".", ".."} & set(re.split(r"[/\\]", name))}
 
 
 def own_place(name: str, taken: list[str]) -> str:

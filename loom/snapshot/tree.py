@@ -39,10 +39,9 @@ class IndexEdits(Struct):
         return bool(self.removed or self.present or self.reset or self.gitlinks)
 
 
-DECIDES = (
-    *("core.autocrlf", "core.eol", "core.bigfilethreshold", "core.ignorecase"),
-    *("core.protectntfs", "core.protecthfs"),
-)
+DECIDES = ("core.autocrlf", "core.eol", "core.bigfilethreshold", "core.ignorecase")
+_PROTECTED = (("core.protectNTFS", "true"), ("core.protectHFS", "true"))
+"""As in `snapshot.names`, whatever the repository says."""
 
 
 def hashing_config(source: Source) -> list[tuple[str, str]]:
@@ -52,7 +51,7 @@ def hashing_config(source: Source) -> list[tuple[str, str]]:
     result += source.attributes_config
     # Git would refuse to add what it could not restore byte for byte; here only the id is wanted. And it packs a large
     # file even where it keeps nothing of it, which takes longer than hashing it.
-    return [*result, ("core.safecrlf", "false"), ("pack.compression", "0")]
+    return [*result, *_PROTECTED, ("core.safecrlf", "false"), ("pack.compression", "0")]
 
 
 def index_lines(edits: IndexEdits, zero_sha: str) -> bytes:

@@ -388,8 +388,5 @@ def test_names_that_mean_git_elsewhere(work: Repo, snap: Snap) -> None:
     snapshot = snap(work)
     assert not (snapshot.path / "git~1").exists()
     assert [left.path for left in snapshot.left_out] == ["git~1"]
-    work.git("config", "core.protectNTFS", "false")
-    snapshot = snap(work)
-    check(work, snapshot)
-    assert (snapshot.path / "git~1").exists()
-    assert verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha).same
+    work.git("config", "core.protectNTFS", "false")  # no server takes such a path
+    assert [left.path for left in snap(work).left_out] == ["git~1"]

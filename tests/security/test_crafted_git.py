@@ -1,0 +1,197 @@
+"""A directory that was not cloned but unpacked or shared: somebody else wrote its `.git`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from loom.cancel import Cancel
+from loom.errors import LoomError, SnapshotError
+from loom.snapshot import copy_files, inside, merge
+from loom.snapshot.capture import take
+from loom.snapshot.model import Change
+from loom.snapshot.names import checked_listing, is_refused
+from loom.snapshot.source import discover
+
+from .conftest import Victim
+
+ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "GIT_CONFIG_GLOBAL": "/dev/null"}
+FILE, LINK, GITLINK = 0o100644, 0o120000, 0o160000
+
+REFUSED = [
+    *("../up", "a/../../up", "..", "a/..", "/tmp/absolute", "a//b", "./a", "a/.", "a/", ""),
+    *(".git/config", ".git", "a/.git/hooks/x", ".GIT/config", "a/.Git"),
+    *(".git ", ".git. .", "git~1", "a/GIT~1/x", ".git::$INDEX_ALLOCATION/x", "a\\.git\\config", ".git\\config"),
+    *(".g\u200cit/config", "\ufeff.git", ".GI\u206fT", "a/.git\u200e/x"),
+]
+ALLOWED = [
+    *(
+        ".gitignore",
+        ".github/x",
+        "a.git/HEAD",
+        "..a",
+        "a..",
+        "...",
+        "a\\b",
+        "git~2",
+        "x/.gitmodules",
+        "d.git",
+        "-",
+        "~",
+    ),
+    *("\u2018quoted\u2019", ".g\u2018it", "\u200ca"),
+]
+
+
+@pytest.mark.parametrize("path", REFUSED)
+def test_paths_that_git_refuses(path: str) -> None:
+    assert is_refused(path)
+    listing = b"H 100644 0 0\tbefore\0H 100644 0 0\t" + os.fsencode(path) + b"\0H 100644 0 0\tz\0"
+    with pytest.raises(SnapshotError) as raised:
+        checked_listing(listing, Path("index"))
+    assert raised.value.code == "INDEX_PATH_REFUSED"
+
+
+def test_paths_that_git_allows() -> None:
+    for path in ALLOWED:
+        assert not is_refused(path), path
+        listing = b"H 100644 0 0\t" + os.fsencode(path) + b"\0"
+        assert checked_listing(listing, Path("index")) == [f"H 100644 0 0\t{path}"]
+
+
+def test_it_is_what_git_itself_says(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    strict = ["git", "-c", "core.protectHFS=true", "-c", "core.protectNTFS=true", "update-index", "--add", "-z"]
+    for path in (*REFUSED, *ALLOWED):
+        entry = f"100644 {'1' * 40}\t{path}".encode() + b"\0"
+        done = subprocess.run([*strict, "--index-info"], cwd=tmp_path, input=entry, capture_output=True, check=False)
+        assert (done.returncode != 0 or b"gnoring path" in done.stderr) == is_refused(path), path
+
+
+def crafted(git_dir: Path, *entries: tuple[str, int], skip: bool = False) -> None:
+    """Write an index as nobody's git would."""
+    data = b"DIRC" + struct.pack(">II", 3 if skip else 2, len(entries))
+    for path, mode in entries:
+        command = ["git", f"--git-dir={git_dir}", "hash-object", "-w", "--stdin"]
+        content = os.fsencode(git_dir.parents[3] / "outside") if mode == LINK else b""
+        blob = bytes.fromhex(subprocess.check_output(command, input=content).decode())
+        name = os.fsencode(path)
+        flags = min(len(name), 0xFFF) | (0x4000 if skip else 0)
+        entry = struct.pack(">10I", 0, 0, 0, 0, 0, 0, mode, 0, 0, 0) + blob + struct.pack(">H", flags)
+        entry += (struct.pack(">H", 0x4000) if skip else b"") + name
+        data += entry + b"\0" * (8 - len(entry) % 8)
+    (git_dir / "index").write_bytes(data + hashlib.sha1(data).digest())
+
+
+@pytest.fixture
+def unpacked(victim: Victim) -> Victim:
+    """The repository as it comes out of an archive, in the user's downloads."""
+    archive = victim.home.parent / "project.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(victim.root, "project")
+    downloads = victim.home / "downloads"
+    downloads.mkdir()
+    with tarfile.open(archive) as tar:
+        tar.extractall(downloads, filter="tar")
+    victim.root = downloads / "project"
+    return victim
+
+
+COMMANDS = (("snapshot",), ("run", "--dry-run"), ("run",), ("check",), ("compile",), ("trust",), ("explain", "a"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["../../.bash_profile", ".git/hooks/post-checkout", "a/../../../.bash_profile"])
+def test_no_command_writes_where_a_crafted_index_leads(unpacked: Victim, path: str) -> None:
+    for beside in (unpacked.root.parent, unpacked.root):
+        (beside / ".bash_profile").write_text("touch /tmp/taken-over\n")
+    crafted(unpacked.root / ".git", (".loom/workflow.yml", FILE), (path, FILE))
+    before = {file: file.stat().st_mtime_ns for file in unpacked.home.iterdir()}
+    for command in COMMANDS:
+        done = unpacked.loom(*command)
+        if command[0] in ("snapshot", "run") and command != ("run", "--dry-run"):
+            assert "git never writes such a path" in " ".join((done.stdout + done.stderr).split())
+            assert done.returncode == 3
+        assert not (unpacked.home / ".bash_profile").exists(), command
+    assert all(file.stat().st_mtime_ns == time for file, time in before.items() if file.name not in (".local", "tmp"))
+    assert not list((unpacked.home / "tmp").rglob("post-checkout"))
+
+
+def snapshot_of(root: Path, workspace: Path) -> Path:
+    return take(discover(root, environ=ENVIRONMENT), workspace, cancel=Cancel()).path
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_nothing_is_made_behind_a_link_of_the_index(unpacked: Victim, tmp_path: Path, *, skip: bool) -> None:
+    """A submodule, a file and a missing file below what is a link in the index or on disk."""
+    outside = unpacked.home.parent / "outside"
+    (outside / "sub/empty").mkdir(parents=True)
+    root = unpacked.root
+    for entries in (
+        [("a", LINK), ("a/sub", GITLINK), ("a/x", FILE)],
+        [("a/new", GITLINK), ("a/sub/empty/gone", FILE), ("a/x", FILE)],
+        [("a", LINK), ("a", FILE), ("a/x", FILE), ("B", FILE), ("A", FILE)],
+    ):
+        crafted(root / ".git", *entries, skip=skip)
+        for on_disk in ("link", "directory"):
+            subprocess.run(["rm", "-rf", str(root / "a")], check=True)
+            if on_disk == "link":
+                (root / "a").symlink_to(outside)
+            else:
+                (root / "a/sub").mkdir(parents=True)
+            workspace = tmp_path / f"loom-run-local-{os.urandom(4).hex()}"
+            workspace.mkdir()
+            try:
+                snapshot_of(root, workspace)
+            except (LoomError, OSError):
+                pass  # a refusal is as good
+            assert [str(found.relative_to(outside)) for found in sorted(outside.rglob("*"))] == ["sub", "sub/empty"]
+
+
+def test_a_copier_can_not_leave_its_root(tmp_path: Path) -> None:
+    (tmp_path / "source/in").mkdir(parents=True)
+    (tmp_path / "target").mkdir()
+    (tmp_path / "source/in/file").touch()
+    (tmp_path / "up").mkdir()
+    (tmp_path / "up/file").touch()
+    (tmp_path / "target/link").symlink_to(tmp_path / "up")
+    (tmp_path / "source/link").mkdir()
+    (tmp_path / "source/link/other").touch()
+    copier = copy_files.Copier(str(tmp_path / "source"), str(tmp_path / "target"), since_ns=0)
+    for directory in ("../up", "in/../../up", "/up", "in//", ".", "in/."):
+        with pytest.raises(copy_files.WriteFailed):
+            copier.copy(directory, [("file", copy_files.ANY)], look_around=False)
+    copier.copy("link", [("other", copy_files.ANY)], look_around=False)
+    assert copier.findings.absent == ["link/other"]
+    copier.close()
+    assert [path.name for path in (tmp_path / "up").iterdir()] == ["file"]
+    for path in ("../up", "link", "/up"):
+        with pytest.raises(OSError), inside.directory_in(tmp_path / "target", path, make=True):
+            pass
+
+
+def test_what_a_job_left_is_applied_inside_the_checkout_alone(tmp_path: Path) -> None:
+    """The paths are checked when both sides are compared, and links are not followed when it is written."""
+    source, target, outside = (tmp_path / name for name in ("source", "target", "outside"))
+    for directory in (source / "link", target, outside):
+        directory.mkdir(parents=True)
+    (source / "link/new").touch()
+    paths = ["../outside/new", ".git/config", "a/.GIT/config", "git~1"]
+    changes = [
+        Change(path=path, kind="added", old_mode="0", mode="100644", old_sha="0", sha="0")
+        for path in (*paths, "link/new")
+    ]
+    found = merge.merge(source, changes, target, {})
+    assert sorted(found.conflicts) == sorted(paths)
+    assert [change.path for change in found.changes] == ["link/new"]
+    (target / "link").symlink_to(outside)  # by a job, after the comparison
+    applied = merge.apply_to(target, [*changes], lambda _: (0o100644, b"taken over"))
+    assert {"../outside/new", "link/new"} <= applied.failed.keys()
+    assert merge.content_at(target, "link/new") is None
+    assert list(outside.iterdir()) == []
