@@ -134,13 +134,14 @@ class FarSession:
         )
 
         def read(stream: Stream, pipe: Any) -> None:
-            for line in pipe:
-                on_output(stream, line)
+            with pipe:
+                for line in pipe:
+                    on_output(stream, line)
 
         threads = [
             threading.Thread(target=read, args=("stdout", process.stdout)),
-            threading.Thread(target=read, args=("stderr", process.stderr or ())),
-        ]
+            threading.Thread(target=read, args=("stderr", process.stderr)),
+        ][: 1 if command.merge_output else 2]
         for thread in threads:
             thread.start()
         ended = Ended.EXITED

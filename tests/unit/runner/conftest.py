@@ -1,0 +1,179 @@
+"""Runs of real repositories in this process, on the host or on a provider of the tests: what the record says of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from loom import providers
+from loom.cancel import Cancel
+from loom.commands import run as running
+from loom.commands import wiring
+from loom.providers.host import HostProvider
+from loom.record.event_files import read_events, read_phases
+from loom.record.events import OutputEvent, PhaseEvent
+from loom.record.fold import JobState
+from loom.record.reader import Reading
+from loom.record.store import Store
+from loom.runner import api
+from loom.status import Status
+
+Make = Callable[..., "Project"]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A finished run, by its record."""
+
+    code: int
+    reading: Reading
+    events: Sequence[PhaseEvent]
+    result: api.Ran
+
+    @property
+    def workspace(self) -> Path:
+        return Path(str(self.reading.fold.started["workspace"]))
+
+    @property
+    def statuses(self) -> dict[str, str]:
+        """By job; what failed and may fail has a `?`."""
+        jobs = self.reading.fold.jobs.values()
+        return {job.id: f"{(job.status or Status.ERROR).value}{'?' if job.allowed_failure else ''}" for job in jobs}
+
+    def job(self, job_id: str) -> JobState:
+        return self.reading.fold.jobs[job_id]
+
+    def error(self, job_id: str) -> str:
+        result = self.job(job_id).result
+        assert result is not None
+        return result.error or ""
+
+    def facts(self, name: str, job_id: str | None = None) -> list[Mapping[str, Any]]:
+        return [event.data for event in self.events if event.message == name and event.job_id == job_id]
+
+    def warnings(self, job_id: str | None = None) -> list[str]:
+        return [str(fact["text"]) for fact in self.facts("warning", job_id)]
+
+    def notices(self) -> list[str]:
+        return [str(fact["text"]) for fact in self.facts("notice")]
+
+    def lines(self, job_id: str, name: str = "script/01", *, attempt: int | None = None) -> list[str]:
+        """What a step printed, or a section (its name)."""
+        units = [unit for unit in self.reading.units(job_id) if name in (unit.step, unit.section)]
+        files = [unit.events for unit in units if attempt in (None, unit.attempt) and unit.events.exists()]
+        found = [event for file in files for event in read_events(file)]
+        return [event.text for event in found if isinstance(event, OutputEvent)]
+
+
+@dataclass(frozen=True)
+class Project:
+    root: Path
+    places: Path
+
+    @property
+    def store(self) -> Store:
+        return Store(self.places / "state")
+
+    def request(
+        self,
+        *names: str,
+        tools: Callable[[Any], Any] = lambda tools: tools,
+        cancel: Cancel | None = None,
+        sinks: Sequence[Any] = (),
+        **options: Any,
+    ) -> api.RunRequest:
+        chosen = running.Options.of({"names": names, "trust": True, "container": "on" in options, **options})
+        prepared = running.prepare(chosen, ask=False)
+        config = prepared.here.config
+        made = wiring.tools_for(
+            prepared.plan, config, prepared.source.root, prepared.here.environ, run_id=prepared.run_id
+        )
+        return running.request_of(prepared, chosen, tools=tools(made), cancel=cancel or Cancel(), sinks=sinks)
+
+    def run(self, *names: str, code: int | None = 0, **options: Any) -> Ran:
+        """Run jobs, as `loom run` with these options; the exit code must be `code` (None: whatever)."""
+        return self.execute(self.request(*names, **options), code=code)
+
+    def execute(self, request: api.RunRequest, *, code: int | None = 0) -> Ran:
+        result = api.execute(request)
+        reading = Reading(self.store.entry(request.run_id))
+        events = list(read_phases(reading.entry.paths))
+        assert code is None or result.receipt.exit_code == code, (result.receipt, [e for e in events if e.error])
+        return Ran(code=result.receipt.exit_code, reading=reading, events=events, result=result)
+
+
+def on(provider: Any, name: str = "host") -> Callable[[Any], Any]:
+    """Return a change of a run's tools: `provider` is the one that has this name."""
+    return lambda tools: replace(tools, providers={**tools.providers, name: provider})
+
+
+class Session:
+    """A session of which some methods are replaced."""
+
+    def __init__(self, session: Any, **replaced: Any) -> None:
+        self.__dict__.update(replaced, _session=session)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+class Replaced(HostProvider):
+    """The provider of this machine, with other methods in its sessions."""
+
+    def __init__(self, **replaced: Any) -> None:
+        super().__init__(os.environ)
+        self.replaced = replaced
+
+    def open(self, *arguments: Any, **named: Any) -> Any:
+        return _Opening(super().open(*arguments, **named), self.replaced)
+
+
+class _Opening:
+    def __init__(self, opening: Any, replaced: dict[str, Any]) -> None:
+        self.opening, self.replaced = opening, replaced
+
+    def __enter__(self) -> Session:
+        return Session(self.opening.__enter__(), **self.replaced)
+
+    def __exit__(self, *error: Any) -> Any:
+        return self.opening.__exit__(*error)
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """`make(workflow, **files)`: a repository with loom's own directories beside it, in which this process then is."""
+    root, places = tmp_path.resolve() / "project", tmp_path.resolve() / "places"
+    for name in [name for name in os.environ if name.startswith(("LOOM_", "GIT_", "CI"))]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "HOME": places,
+        "FAR": places / "far",
+        "LOOM_STATE_DIR": places / "state",
+        "LOOM_TMP_DIR": places / "workspaces",
+        "LOOM_CACHE_DIR": places / "cache",
+        "LOOM_CONTAINER": "0",
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setitem(providers.MODULES, "far", "tests.unit.providers.far_provider")
+
+    def made(workflow: str, **files: str) -> Project:
+        (places / "far").mkdir(parents=True)
+        named = {".loom/workflow.yml": f"version: v1\n{workflow}" if workflow.lstrip().startswith("stages") else ""}
+        for name, text in {**named, **files}.items():
+            if text:
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).write_text(text)
+        git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+        for arguments in (["init", "-q", "-b", "main", "."], ["add", "-A"], ["commit", "-q", "-m", "start"]):
+            subprocess.run([*git, *arguments], cwd=root, check=True)
+        monkeypatch.chdir(root)
+        return Project(root=root, places=places)
+
+    return made

@@ -1,0 +1,411 @@
+"""What jobs hand to each other and to later runs: artifacts, variables, reports, caches; and what the record says of it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+
+from loom.cancel import Cancel
+from loom.errors import ProviderError
+from loom.providers.base import ViewChange
+from tests.unit.providers.far_provider import FarProvider
+
+from .conftest import Make, Ran, Replaced, on
+
+JUNIT = """<testsuite><testcase classname="tests.test_x" name="test_a" file="tests/test_x.py" line="3">
+<failure message="1 != 2">tests/test_x.py:4: AssertionError</failure></testcase>
+<testcase classname="tests.test_x" name="test_b"/><testcase classname="c" name="d"><skipped/></testcase></testsuite>"""
+SARIF = """{"version": "2.1.0", "runs": [{"tool": {"driver": {"name": "lint"}}, "results": [
+{"ruleId": "E1", "level": "error", "message": {"text": "bad"}, "locations": [{"physicalLocation":
+{"artifactLocation": {"uri": "a.py"}, "region": {"startLine": 7}}}]}]}]}"""
+COBERTURA = '<coverage lines-covered="30" lines-valid="40" line-rate="0.75"/>'
+
+
+def job(stage: str, script: str, more: str = "") -> str:
+    return f"{{stage: {stage}, script: [{script!r}]{', ' if more else ''}{more}}}\n"
+
+
+# -- artifacts --------------------------------------------------------------------------------------------------------
+
+HANDED = f"""stages: [build, test]
+build: {job("build", "mkdir out; echo one >out/a; ln -s a out/link; echo no >rest", "artifacts: {paths: [out, nothing/*], exclude: [out/x]}")}
+second: {job("build", "mkdir out; echo two >out/a; echo b >out/b", "artifacts: {paths: [out]}")}
+test: {job("test", "cat out/a out/b out/link; test ! -e rest", "needs: [build, second]")}
+bare: {job("test", "test ! -e out", "needs: [{job: build, artifacts: false}]")}
+"""
+
+
+@pytest.mark.parametrize("provider", ["host", "far"])
+def test_a_job_gets_the_artifacts_that_it_needs_in_the_order_of_the_plan(make: Make, provider: str) -> None:
+    ran = make(HANDED).run(on=provider)
+    assert set(ran.statuses.values()) == {"success"}
+    assert ran.lines("test") == ["two", "b", "two"]
+    assert ran.warnings("test") == [
+        "artifacts: out/a is left differently by build, second; here it is that of second, the last in the plan"
+    ]
+    assert ran.warnings("build") == ["artifacts: nothing matches nothing/*"]
+    (saved,) = ran.facts("artifacts_saved", "build")
+    assert (saved["files"], saved["bytes"], saved["missing"]) == (2, 4, ["nothing/*"])
+    assert (ran.reading.paths.logs / saved["archive_path"]).is_file()
+    assert ran.lines("test", "artifact_restore") == ["build: 2 files, 4 bytes", "second: 2 files, 6 bytes"]
+    assert ran.lines("bare", "artifact_restore") == []
+
+
+def test_jobs_that_share_a_workspace_are_told_that_the_last_writer_counts(make: Make) -> None:
+    project = make(HANDED.replace("mkdir out", "mkdir -p out").replace("test ! -e rest", "true"))
+    ran = project.run("test", needs=True, mount_mode="bind_mount", jobs=1)
+    assert ran.warnings("test") == [
+        "artifacts: out/a is left differently by build, second; they share a workspace: the last one to write it counts"
+    ]
+    assert ran.lines("test", "artifact_restore") == []
+
+
+def test_without_needs_a_job_gets_the_artifacts_of_all_earlier_stages_and_of_no_other(make: Make) -> None:
+    ran = make(f"""stages: [a, b, c]
+first: {job("a", "echo 1 >first", "artifacts: {paths: [first]}")}
+second: {job("b", "cat first; echo 2 >second", "artifacts: {paths: [second]}")}
+beside: {job("b", "test ! -e second; cat first", "artifacts: {paths: [beside]}")}
+last: {job("c", "cat first second")}
+""").run()
+    assert ran.lines("last") == ["1", "2"]
+    assert ran.lines("last", "artifact_restore") == [
+        "first: 1 files, 2 bytes",
+        "second: 1 files, 2 bytes",
+        "beside: 0 files, 0 bytes",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("when", "script", "kept"),
+    [
+        ("on_success", "true", True),
+        ("on_success", "false", False),
+        ("on_failure", "false", True),
+        ("on_failure", "true", False),
+        ("always", "false", True),
+    ],
+)
+def test_artifacts_are_kept_by_the_result(make: Make, when: str, script: str, kept: bool) -> None:
+    ran = make(f"stages: [a]\none: {job('a', f'echo x >x; {script}', f'artifacts: {{paths: [x], when: {when}}}')}").run(
+        code=None
+    )
+    assert bool(ran.facts("artifacts_saved", "one")) == kept
+    assert ran.reading.paths.artifacts_archive("one").exists() == kept
+
+
+def test_untracked_files_are_artifacts_and_those_of_git_are_not(make: Make) -> None:
+    ran = make(
+        f"stages: [a]\none: {job('a', 'echo 1 >new; echo 2 >>old', 'artifacts: {untracked: true}')}", old="1\n"
+    ).run()
+    assert ran.facts("artifacts_saved", "one")[0]["files"] == 1
+
+
+def test_files_that_are_left_out_are_named_up_to_a_number(make: Make) -> None:
+    script = "mkdir out; for i in 1 2 3 4 5 6 7; do mkfifo out/$i; done; echo x >out/x"
+    ran = make(f"stages: [a]\none: {job('a', script, 'artifacts: {paths: [out]}')}").run()
+    warnings = ran.warnings("one")
+    assert warnings[:2] == [
+        "artifacts: out/1 left out: a FIFO, not a file",
+        "artifacts: out/2 left out: a FIFO, not a file",
+    ]
+    assert warnings[5:] == ["artifacts: 2 more left out: `loom logs one --system` names them"]
+    (saved,) = ran.facts("artifacts_saved", "one")
+    assert (saved["files"], len(saved["skipped"])) == (1, 7)
+
+
+def test_a_file_with_a_secret_is_no_artifact(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "correct horse battery")
+    spec = 'secrets: {KEY: {ref: "env://TOKEN", file: false}}, artifacts: {paths: [out]}'
+    ran = make(f"stages: [a]\none: {job('a', 'mkdir out; echo $KEY >out/key; echo x >out/x', spec)}").run()
+    assert [warning.partition(":")[2] for warning in ran.warnings("one")] == [
+        " out/key left out: it holds the secret KEY"
+    ]
+
+
+# -- faults -----------------------------------------------------------------------------------------------------------
+
+
+def gone(*_: object, **__: object) -> Any:
+    raise ProviderError("the place is gone", code="CONTAINER_LOST")
+
+
+ONE_ARTIFACT = f"stages: [a]\none: {job('a', 'echo x >x; exit 0', 'artifacts: {paths: [x]}')}"
+
+
+def test_artifacts_that_can_not_be_kept_are_the_error_of_a_job_that_succeeded(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> Iterable[Any]:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("loom.storage.artifacts.packing", full)
+    ran = make(ONE_ARTIFACT).run(code=3)
+    assert ran.statuses == {"one": "error"}
+    assert ran.job("one").outcome["error_code"] == "ARTIFACT_NO_SPACE"
+    assert ran.job("one").outcome["failing_section"] == "artifact_extract"
+    assert ran.warnings("one") == []
+
+
+def test_artifacts_that_can_not_be_kept_are_a_warning_for_a_job_that_failed(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> Iterable[Any]:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("loom.storage.artifacts.packing", full)
+    ran = make(ONE_ARTIFACT.replace("exit 0", "exit 4").replace("[x]", "[x], when: always")).run(code=1)
+    assert ran.error("one") == "script/01 failed with exit code 4"
+    (warning,) = ran.warnings("one")
+    assert warning.startswith("artifacts: not kept: ")
+    assert "failing_section" not in ran.job("one").outcome
+
+
+def test_a_session_that_does_not_settle_or_list_its_changes_is_a_warning(make: Make) -> None:
+    ran = make(ONE_ARTIFACT).run(tools=on(Replaced(settle=gone, changes=gone)))
+    assert ran.warnings("one") == [
+        "the place is gone",
+        "what the job changed could not be listed: the place is gone",
+    ]
+    assert ran.facts("artifacts_saved", "one")
+
+
+def test_a_job_that_was_broken_off_says_why_its_files_are_missing(make: Make) -> None:
+    reports = "artifacts: {paths: [y], when: always, reports: {dotenv: z.env}}"
+    ran = make(f"stages: [a]\none: {job('a', 'true', reports)}").run(tools=on(Replaced(run=gone)), code=3)
+    assert ran.warnings("one") == [
+        "artifacts: nothing matches y, since the job was broken off: the place is gone",
+        "artifacts: no dotenv report matches z.env, since the job was broken off: the place is gone",
+    ]
+
+
+def test_changes_of_a_view_are_stated(make: Make) -> None:
+    changes = [ViewChange(path=f"p{number:04}", kind="added") for number in range(1001)]
+    ran = make(ONE_ARTIFACT).run(tools=on(Replaced(changes=lambda: changes)))
+    (fact,) = ran.facts("workspace_changed", "one")
+    assert (fact["count"], len(fact["paths"]), fact["paths"][1]) == (1001, 1000, "added p0001")
+
+
+@pytest.mark.parametrize(("times", "saved"), [(1, True), (2, False)])
+def test_what_a_job_leaves_is_kept_after_one_interrupt_and_not_after_two(make: Make, times: int, saved: bool) -> None:
+    cancel = Cancel()
+
+    def interrupted() -> None:
+        for _ in range(times):
+            cancel.request()
+
+    project = make(ONE_ARTIFACT.replace("[x]", "[x], when: always").replace("exit 0", "sleep 0"))
+    ran = project.run(code=130, cancel=cancel, tools=on(Replaced(settle=interrupted)))
+    assert bool(ran.facts("artifacts_saved", "one")) == saved
+    assert ran.warnings("one") == []
+
+
+def test_after_an_interrupt_no_artifacts_are_restored(make: Make) -> None:
+    cancel = Cancel()
+
+    class Interrupting(FarProvider):
+        def open(self, request: Any, *arguments: Any) -> Any:
+            if request.job_id == "two":
+                cancel.request()
+            return super().open(request, *arguments)
+
+    project = make(f"stages: [a, b]\none: {job('a', 'echo x >x', 'artifacts: {paths: [x]}')}two: {job('b', 'true')}")
+    ran = project.run(code=130, on="far", cancel=cancel, tools=on(Interrupting(project.places / "far"), "far"))
+    assert ran.lines("two", "artifact_restore") == []
+    assert ran.statuses == {"one": "success", "two": "canceled"}
+
+
+# -- variables --------------------------------------------------------------------------------------------------------
+
+
+def test_variables_that_a_job_reports_reach_the_jobs_that_get_its_artifacts(make: Make) -> None:
+    dotenv = "artifacts: {reports: {dotenv: build.env}}"
+    ran = make(f"""stages: [a, b]
+one: {job("a", "echo VERSION=1 >build.env; echo OTHER=x >>build.env", dotenv)}
+two: {job("a", "echo VERSION=2 >build.env", dotenv)}
+last: {job("b", "echo $VERSION$OTHER")}
+without: {job("b", "echo ${VERSION-none}", "needs: [{job: one, artifacts: false}]")}
+""").run()
+    assert ran.lines("last") == ["2x"]
+    assert ran.lines("without") == ["none"]
+    assert ran.lines("one", "artifact_extract") == ["variables for later jobs: VERSION, OTHER"]
+    assert ran.warnings("one") == []
+    kept = ran.reading.paths.artifacts_archive("one").with_name("variables.json")
+    assert '"VERSION"' in kept.read_text()
+
+
+def test_a_reported_variable_with_a_secret_is_not_in_the_record(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "correct horse battery")
+    spec = 'secrets: {KEY: {ref: "env://TOKEN", file: false}}, artifacts: {reports: {dotenv: build.env}}'
+    ran = make(f"""stages: [a, b]
+one: {job("a", "echo VALUE=$KEY >build.env", spec)}
+two: {job("b", "echo ${#VALUE}")}
+""").run()
+    assert ran.lines("two") == [str(len("correct horse battery"))]
+    assert not ran.reading.paths.artifacts_archive("one").with_name("variables.json").exists()
+
+
+def test_a_report_without_a_file_is_a_warning_and_one_that_is_wrong_an_error(make: Make) -> None:
+    project = make(f"""stages: [a]
+none: {job("a", "true", "artifacts: {reports: {dotenv: build.env}}")}
+wrong: {job("a", "echo nothing >build.env", "artifacts: {reports: {dotenv: build.env}}")}
+""")
+    ran = project.run(code=None)
+    assert ran.warnings("none") == ["artifacts: no dotenv report matches build.env"]
+    assert ran.lines("none", "artifact_extract") == ["variables for later jobs: none"]
+    assert ran.job("wrong").outcome["error_code"] == "DOTENV_INVALID"
+
+
+# -- reports ----------------------------------------------------------------------------------------------------------
+
+
+def test_reports_are_facts_of_the_record_whatever_the_result(make: Make) -> None:
+    reports = "artifacts: {reports: {junit: [r.xml, none.xml, bad.xml], sarif: s.json, cobertura: c.xml}}"
+    ran = make(
+        f"stages: [a]\none: {job('a', 'echo no >bad.xml; cat r.xml >/dev/null; exit 1', reports)}",
+        **{"r.xml": JUNIT, "s.json": SARIF, "c.xml": COBERTURA},
+    ).run(code=1)
+    (tests,) = ran.facts("test_reports", "one")
+    assert {name: tests[name] for name in ("reports", "tests", "failures", "errors", "skipped")} == {
+        "reports": 1,
+        "tests": 3,
+        "failures": 1,
+        "errors": 0,
+        "skipped": 1,
+    }
+    assert len(tests["problems"]) == 2
+    assert tests["problems"][1] == "none.xml: no such file"
+    (failing,) = ran.facts("failing_test", "one")
+    assert (failing["file"], failing["line"]) == ("tests/test_x.py", 4)
+    (findings,) = ran.facts("finding_reports", "one")
+    assert (findings["findings"], findings["reports"], findings["problems"]) == (1, 1, [])
+    (finding,) = ran.facts("finding", "one")
+    assert (finding["file"], finding["line"], finding["code"]) == ("a.py", 7, "E1")
+    assert ran.facts("coverage", "one") == [{"percent": 75.0}]
+    assert "one: coverage 75 %" in ran.notices()
+
+
+def test_a_job_without_reports_states_none(make: Make) -> None:
+    ran = make(ONE_ARTIFACT).run()
+    assert not any(ran.facts(name, "one") for name in ("test_reports", "finding_reports", "coverage"))
+
+
+def test_coverage_of_several_reports_is_that_of_all_lines(make: Make) -> None:
+    reports = "artifacts: {reports: {cobertura: [c*.xml, none.xml]}}"
+    ran = make(
+        f"stages: [a]\none: {job('a', 'true', reports)}",
+        **{"c1.xml": COBERTURA, "c2.xml": COBERTURA.replace('lines-covered="30"', 'lines-covered="0"')},
+    ).run()
+    assert ran.facts("coverage", "one") == [{"percent": 37.5}]
+    assert ran.warnings("one") == ["cobertura: none.xml: no such file"]
+
+
+def test_coverage_that_the_output_states_counts_before_a_report(make: Make) -> None:
+    script = """one:
+  script: ['echo "covered 12"', 'printf "covered 20"']
+  coverage: '/covered \\d+/'
+  artifacts: {reports: {coverage_report: {coverage_format: cobertura, path: c.xml}}}
+"""
+    ran = make("", **{".gitlab-ci.yml": script, "c.xml": COBERTURA}).run()
+    assert ran.facts("coverage", "one") == [{"percent": 20.0}]
+
+
+def test_findings_that_two_reports_have_count_once() -> None:
+    from loom.runner.products import finding_facts
+    from loom.status import Failure
+    from loom.storage.artifacts import ReadReports
+    from loom.storage.findings import FindingReport
+
+    def finding(line: int) -> Failure:
+        return Failure(file="a.py", line=line, code="E1", message="m", tool="lint")
+
+    def reports(*lines: int, total: int | None = None) -> ReadReports[FindingReport]:
+        first = tuple(finding(line) for line in lines)
+        return ReadReports(read=(FindingReport(total=total or len(lines), first=first),), missing=(), problems=())
+
+    totals, named = finding_facts([reports(1, 2), reports(2, 3, total=10)])
+    assert totals["findings"] == 2 + 9
+    assert [one["line"] for one in named] == [1, 2, 3]
+    assert totals["reports"] == 2
+
+
+# -- caches -----------------------------------------------------------------------------------------------------------
+
+CACHE = "cache: {{key: k, paths: [store]{more}}}"
+
+
+def caching(script: str, more: str = "") -> str:
+    return f"stages: [a]\none: {job('a', script, CACHE.format(more=more))}"
+
+
+GROW = "mkdir -p store; echo x >>store/x; wc -l <store/x"
+
+
+def twice(make: Make, workflow: str, **options: Any) -> tuple[Ran, Ran]:
+    project = make(workflow)
+    return project.run(code=None, **options), project.run(code=None, **options)
+
+
+@pytest.mark.parametrize("provider", ["host", "far"])
+def test_a_cache_is_there_in_the_next_run(make: Make, provider: str) -> None:
+    first, second = twice(make, caching(GROW), on=provider)
+    assert (first.lines("one"), second.lines("one")) == (["1"], ["2"])
+    restored, saved = second.facts("cache", "one")
+    assert (restored["action"], restored["wanted"], saved["action"]) == ("restore", "k", "save")
+    assert second.facts("cache_keys", "one") == [{"keys": ["k"]}]
+    assert second.lines("one", "cache_restore")
+    assert second.lines("one", "cache_save")
+
+
+@pytest.mark.parametrize(("policy", "lines"), [("pull", ["1"]), ("push", ["1"]), ("pull-push", ["2"])])
+def test_the_policy_of_a_cache(make: Make, policy: str, lines: list[str]) -> None:
+    _, second = twice(make, caching(GROW, f", policy: {policy}"))
+    assert second.lines("one") == lines
+    actions = [fact["action"] for fact in second.facts("cache", "one")]
+    assert actions == {"pull": ["restore"], "push": ["save"], "pull-push": ["restore", "save"]}[policy]
+
+
+@pytest.mark.parametrize(
+    ("when", "end", "lines"),
+    [("on_success", "false", ["1"]), ("always", "false", ["2"]), ("on_failure", "true", ["1"])],
+)
+def test_a_cache_is_saved_by_the_result(make: Make, when: str, end: str, lines: list[str]) -> None:
+    _, second = twice(make, caching(f"{GROW}; {end}", f", when: {when}"))
+    assert second.lines("one") == lines
+
+
+def test_without_caches_none_is_restored_or_saved(make: Make) -> None:
+    first, second = twice(make, caching(GROW), no_cache=True)
+    assert (first.lines("one"), second.lines("one")) == (["1"], ["1"])
+    assert second.facts("cache", "one") == []
+    assert second.facts("cache_keys", "one") == []
+
+
+def test_the_key_is_that_of_the_files_before_the_job_changes_them(make: Make) -> None:
+    project = make(
+        f"stages: [a]\none: {job('a', f'{GROW}; echo changed >lock', 'cache: {key: {files: [lock]}, paths: [store]}')}",
+        lock="1\n",
+    )
+    assert [project.run(mount_mode="bind_mount").lines("one") for _ in range(2)] == [["1"], ["2"]]
+
+
+def test_what_a_cache_leaves_out_is_a_warning(make: Make) -> None:
+    ran = make(caching("mkdir store; mkfifo store/fifo; echo x >store/x")).run()
+    assert ran.warnings("one") == ["cache: store/fifo left out: a FIFO, not a file"]
+
+
+def test_a_cache_that_can_not_be_saved_ends_a_successful_job_as_an_error(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> Iterator[Any]:
+        raise ProviderError("the disk is full", code="CACHE_FULL")
+
+    monkeypatch.setattr("loom.storage.cache.Cache.save", full)
+    project = make(caching("mkdir store; exit $CODE"))
+    succeeded = project.run(code=3, var=["CODE=0"])
+    assert succeeded.job("one").outcome["failing_section"] == "cache_save"
+    assert succeeded.warnings("one") == []
+    failed = project.run(code=1, var=["CODE=1"])
+    assert failed.error("one") == "script/01 failed with exit code 1"
