@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from loom.snapshot.git import quoted_store
 from loom.snapshot.model import Rules, Source
 from loom.snapshot.names import is_refused
 from loom.snapshot.source import object_stores, store_paths, to_borrow
+from loom.storage.files import open_regular, read_regular
 from loom.util.paths import RUNTIME
 
 RUNTIME_RULE = f"/{RUNTIME}\n".encode()
@@ -27,7 +29,10 @@ ATTRIBUTES_BELOW = "info/attributes-below"
 _FICLONE = 0x40049409
 _CHECKSUMS = (20, 32)
 """Bytes at the end of an index, by object format."""
-_PACK_FILES = (".pack", ".idx", ".rev", ".mtimes", ".promisor")
+_OBJECTS = re.compile("[0-9a-f]{2}")
+_OBJECT = re.compile("[0-9a-f]{38}(?:[0-9a-f]{24})?")
+# `git maintenance` makes loose-... ones.
+_PACK = re.compile(r"(?:pack|loose)-[0-9a-f]{40}(?:[0-9a-f]{24})?\.(?:pack|idx|rev|mtimes|promisor)")
 
 AS_LAID_OUT = (
     ("core.fileMode", "true"),
@@ -62,7 +67,7 @@ def lay_out(source: Source, git_dir: Path, *, work_tree: str | None, rules: Rule
     _write_refs(source, git_dir)
     if source.shallow:
         try:
-            (git_dir / "shallow").write_bytes((source.common_dir / "shallow").read_bytes())
+            (git_dir / "shallow").write_bytes(read_regular(source.common_dir / "shallow"))
         except FileNotFoundError:
             pass  # unshallowed a moment ago
     (git_dir / "info" / "exclude").write_bytes(rules.excludes + RUNTIME_RULE)
@@ -236,18 +241,15 @@ def _copy_store(store: Path, target: Path, there: set[str], cancel: Cancel) -> N
 
 def _object_files(store: Path) -> Iterator[str]:
     for entry in os.scandir(store):
-        if entry.name == "pack":
+        found = _PACK if entry.name == "pack" else _OBJECT if _OBJECTS.fullmatch(entry.name) else None
+        if found is None or not entry.is_dir(follow_symlinks=False):
+            continue
+        try:
             for name in os.listdir(entry.path):  # noqa: PTH208
-                # Not all are called pack-...: `git maintenance` makes loose-... ones. Unfinished ones are hidden.
-                if not name.startswith((".", "tmp_")) and name.endswith(_PACK_FILES):
-                    yield f"pack/{name}"
-        elif len(entry.name) == 2:
-            try:
-                for name in os.listdir(entry.path):  # noqa: PTH208
-                    if not name.startswith("tmp_"):
-                        yield f"{entry.name}/{name}"
-            except OSError:
-                continue  # a gc emptied and removed it
+                if found.fullmatch(name):
+                    yield f"{entry.name}/{name}"
+        except FileNotFoundError:
+            continue  # a gc emptied and removed it
 
 
 def copy_index(source: Source, git_dir: Path) -> bytes:
@@ -256,7 +258,7 @@ def copy_index(source: Source, git_dir: Path) -> bytes:
     Its time comes along, to the second below: git reads files again that are younger than their index.
     """
     try:
-        with source.index_path.open("rb") as reading:
+        with open_regular(source.index_path) as reading:
             status = os.fstat(reading.fileno())
             data = reading.read()
     except FileNotFoundError:
@@ -271,7 +273,7 @@ def copy_index(source: Source, git_dir: Path) -> bytes:
 def copy_shared_indexes(source: Source, git_dir: Path) -> None:
     """Return the shared file of a split index."""
     for shared in source.git_dir.glob("sharedindex.*"):
-        (git_dir / shared.name).write_bytes(shared.read_bytes())
+        (git_dir / shared.name).write_bytes(read_regular(shared))
 
 
 def is_plain(index: bytes) -> bool:

@@ -123,6 +123,7 @@ def discover(start: Path, *, environ: Mapping[str, str], commit: bool = True) ->
         listed = git.run(
             _refs_with(tuple("" if name.startswith("*") else name for name in _REF_FIELDS)), inherited, cwd=start
         )
+    refuse_links(Path(git_dir), Path(common_dir))
     found = parse_refs(listed)
     branch = next((ref.name for ref in found if ref.checked_out), "")
     origin = settings.get("remote.origin.url", ())
@@ -265,15 +266,62 @@ def truth(values: tuple[str, ...], default: bool) -> bool:
 
 
 def store_paths(objects: Path) -> Iterator[Path]:
-    """Return `objects` and every store that it borrows from, each once."""
+    """Return `objects` and every store that it borrows from, each once.
+
+    SnapshotError for a link, and for one to borrow from that is not in a repository of the same user: jobs get all of it.
+    """
     seen: set[Path] = set()
     waiting = [objects]
     while waiting:
         path = waiting.pop(0)
         if path not in seen and path.is_dir():
+            for inside in (path, *(path / name for name in _STORE)):
+                refuse_link(inside)
+            if path != objects:
+                _check_lender(path, objects)
             seen.add(path)
             yield path
             waiting += _alternates(path)
+
+
+_STORE = ("pack", "info", "info/alternates")
+_GIT_FILES = ("HEAD", "index", "refs", "packed-refs", "shallow", "info", "info/exclude", "info/attributes", "modules")
+
+
+def refuse_links(git_dir: Path, common_dir: Path) -> None:
+    """Raise RequestError where a file of git is a link that leads out of its directory: jobs would get what is there."""
+    for place in {git_dir, common_dir}:
+        for name in _GIT_FILES:
+            refuse_link(place / name, place)
+
+
+def refuse_link(path: Path, within: Path | None = None) -> None:
+    """Raise RequestError for a link, unless it leads to something `within` a directory, as a HEAD of old versions of git."""
+    if not path.is_symlink() or (within is not None and path.resolve().is_relative_to(within.resolve())):
+        return
+    raise RequestError(
+        f"{path}: a link to {os.fsdecode(path.readlink())}; loom follows none out of a repository",
+        hint="put what it leads to in its place; or make the checkout with git clone, or git worktree add",
+        code="REPOSITORY_LINKED",
+    )
+
+
+def _check_lender(store: Path, objects: Path) -> None:
+    """Raise RequestError for a directory that is not the object store of a repository of the owner of `objects`."""
+    real = store.resolve()
+    above = real.parent
+    is_repository = (above / "HEAD").is_file() and (above / "refs").is_dir() and real.name == "objects"
+    if not is_repository:
+        why = "is no repository's store of objects"
+    elif any(place.stat().st_uid != objects.stat().st_uid for place in (real, above)):
+        why = "belongs to another user"
+    else:
+        return
+    raise RequestError(
+        f"{objects / 'info/alternates'}: it names {store}, which {why}",
+        hint="if you made this clone with --shared or --reference: git repack -ad, then remove that file; else clone it anew",
+        code="OBJECTS_ELSEWHERE",
+    )
 
 
 def object_stores(objects: Path) -> tuple[ObjectStore, ...]:

@@ -195,3 +195,72 @@ def test_what_a_job_left_is_applied_inside_the_checkout_alone(tmp_path: Path) ->
     assert {"../outside/new", "link/new"} <= applied.failed.keys()
     assert merge.content_at(target, "link/new") is None
     assert list(outside.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_only_objects_of_a_repository_are_borrowed_or_copied(unpacked: Victim) -> None:
+    """`objects/info/alternates` of an archive names any directory of the user."""
+    private = unpacked.home / "private"
+    for name in ("ab", "pack"):
+        (private / "objects" / name).mkdir(parents=True)
+    (private / "objects/ab" / ("c" * 38)).write_text("an object by its name")
+    (private / "objects/pack" / f"pack-{'c' * 40}.pack").write_text("a pack by its name")
+    fake = unpacked.root / "fake"
+    (fake / "refs").mkdir(parents=True)
+    (fake / "HEAD").write_text("ref: refs/heads/main\n")
+    (fake / "objects").symlink_to(private / "objects")
+    alternates = unpacked.root / ".git/objects/info/alternates"
+    for named in (private / "objects", fake / "objects", unpacked.home, private / "objects/ab"):
+        alternates.write_text(f"{named}\n")
+        for command in (("snapshot",), ("run",)):
+            done = unpacked.loom(*command)
+            assert done.returncode == 2
+            assert "which is no repository's store" in done.stderr or "loom follows none" in done.stderr
+    for file in (unpacked.home / "tmp").rglob("*"):
+        assert not file.is_file() or b"by its name" not in file.read_bytes()
+
+
+def test_objects_are_copied_by_name(unpacked: Victim, tmp_path: Path) -> None:
+    objects = unpacked.root / ".git/objects"
+    (objects / "zz").mkdir()
+    for name in ("zz/" + "a" * 38, "pack/notes.pack", "pack/pack-x.idx", "pack/id_rsa.pack"):
+        (objects / name).write_text("no object")
+    folder = next(path for path in objects.iterdir() if path.name not in ("zz", "pack", "info"))
+    (folder / "notes").write_text("no object")
+    (objects / "ee").symlink_to(tmp_path)
+    (tmp_path / ("a" * 38)).write_text("no object")
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    copied = snapshot_of(unpacked.root, workspace) / ".git/objects"
+    assert any(path.is_file() for path in copied.rglob("*"))
+    assert not [path for path in copied.rglob("*") if path.is_file() and b"no object" in path.read_bytes()]
+
+
+LINKS = ["info/exclude", "info/attributes", "info", "index", "packed-refs", "shallow", "HEAD", "refs", "objects/info"]
+
+
+@pytest.mark.parametrize("name", [*LINKS, "objects/pack", "objects/info/alternates", "modules"])
+def test_no_link_is_followed_out_of_git(unpacked: Victim, tmp_path: Path, name: str) -> None:
+    place = unpacked.root / ".git" / name
+    aside = unpacked.home / "aside"
+    if os.path.lexists(place):
+        place.rename(aside)
+    else:
+        aside.write_text("")
+    place.symlink_to(aside)
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    with pytest.raises(LoomError) as raised:
+        snapshot_of(unpacked.root, workspace)
+    assert raised.value.code == "REPOSITORY_LINKED" or (name == "HEAD" and raised.value.code == "NO_REPOSITORY")
+    assert list(workspace.iterdir()) == []
+
+
+def test_a_head_that_is_a_link_inside_of_git(unpacked: Victim, tmp_path: Path) -> None:
+    """As git made it twenty years ago."""
+    head = unpacked.root / ".git/HEAD"
+    head.unlink()
+    head.symlink_to("refs/heads/main")
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    assert (snapshot_of(unpacked.root, workspace) / ".loom/workflow.yml").is_file()
