@@ -36,10 +36,9 @@ from loom.providers.docker.image_status import Inventory, Row, exit_code_of
 from loom.providers.docker.images import Images, ResolvedImage
 from loom.render.output import print_json, table
 from loom.secrets.lookup import resolve
-from loom.secrets.masking import Masker
+from loom.secrets.masking import Masker, known
 from loom.snapshot import Source
 from loom.status import ExitCode, Stream
-from loom.util import controls
 from loom.util.globs import match_name
 from loom.util.units import counted, duration, rough_age, rough_size
 from loom.workflow.dialects import Loaded
@@ -261,8 +260,7 @@ class _Context(Struct, kw_only=True):
     def on_output(
         self, quiet: bool, hidden: Mapping[str, bytes] = MappingProxyType({})
     ) -> Callable[[Stream, bytes], None]:
-        masker = Masker(hidden)
-        controls.hide = masker.mask  # errors follow it
+        masker = known(Masker(hidden))
 
         def on_output(_stream: Stream, data: bytes) -> None:
             # Progress goes to standard error, so that a pipe gets only the result.

@@ -34,9 +34,8 @@ from loom.runner.previous_run import PastJob, PastRun
 from loom.runner.products import Handover
 from loom.runner.views import laid_out
 from loom.secrets.lookup import resolve
-from loom.secrets.masking import Masker
+from loom.secrets.masking import Masker, known
 from loom.storage import holds
-from loom.util import controls
 from loom.util.paths import job_directory_name, jobs_of
 
 if TYPE_CHECKING:
@@ -413,8 +412,7 @@ class _Progress:
     """Output of loom's own work around the place, on standard error: standard output belongs to the command."""
 
     def __init__(self) -> None:
-        self.masker = Masker()
-        controls.hide = self.masker.mask  # errors follow it
+        self.masker = known(Masker())
 
     def mask(self, secrets: SecretValues) -> None:
         """Hide these values from now on."""

@@ -34,10 +34,10 @@ from loom.record.recorder import Recorder
 from loom.record.run_record import RunRecord
 from loom.record.store import Store
 from loom.runner import JobTools, PlaceOpener, Resumption, RunSettings
-from loom.secrets.masking import Masker
+from loom.secrets.masking import Masker, known
 from loom.snapshot import SnapshotCanceled
 from loom.status import JobResult
-from loom.util import controls, processes, profile
+from loom.util import processes, profile
 from loom.util.paths import jobs_of, new_workspace
 from loom.util.refusals import refusals
 
@@ -248,7 +248,7 @@ def _begin(request: RunRequest, watch: Watch) -> Beginning:
         run_id=request.run_id,
         pipeline_id=request.run_id,
         clock_ns=request.clock_ns,
-        masker=_known_secrets(),
+        masker=known(Masker()),
         sinks=[recorder, *request.sinks],
         seq=request.so_far[-1].seq if request.so_far else 0,
     )
@@ -288,13 +288,6 @@ def _begin(request: RunRequest, watch: Watch) -> Beginning:
     except LoomError as error:
         beginning.problem = error
     return beginning
-
-
-def _known_secrets() -> Masker:
-    """Return the run's masker, which also masks errors printed after the run."""
-    masker = Masker()
-    controls.hide = masker.mask
-    return masker
 
 
 def _what_begins(request: RunRequest, record: RunRecord, workspace: Path) -> dict[str, Any]:

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING
+from weakref import WeakSet
 
 from msgspec import Struct
 
 from loom.errors import SecretError
 from loom.secrets.forms import origins, pieces_of, views
+from loom.util import controls
 
 if TYPE_CHECKING:
     from ahocorasick_rs import BytesAhoCorasick
@@ -134,7 +137,7 @@ class Masker:
     def __init__(self, secrets: Mapping[str, str | bytes] | None = None) -> None:
         self._lock = threading.Lock()
         self._values: dict[tuple[str, bytes], None] = {}
-        self._built: _Rules | None = None
+        self._built: tuple[int, Mapping[tuple[str, bytes], None], _Rules | None] = (0, {}, None)
         for name, value in (secrets or {}).items():
             self.add(name, value)
 
@@ -142,23 +145,26 @@ class Masker:
         """Add a secret. SecretError for a value that can't be hidden (too short, or over 64 KiB)."""
         data = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
         _check(name, data)
-        with self._lock:
-            self._values[(name, data)] = None
-            self._built = None
+        self._values[(name, data)] = None
+        _changed()
 
     @property
     def active(self) -> bool:
         """False when there is nothing to hide, so callers can skip masking."""
-        return bool(self._values)
+        return self.rules is not None
 
     @property
     def rules(self) -> _Rules | None:
         """Return None when there is nothing to hide."""
-        built = self._built
-        if built is None and self._values:
+        of, before, rules = self._built
+        if of != _changes:
             with self._lock:
-                built = self._built = self._built or _rules_of(self._values)
-        return built
+                of = _changes
+                values = dict(self._values) | _values_of_others(self)
+                if values != before:
+                    rules = _rules_of(values)
+                self._built = of, values, rules
+        return rules
 
     def mask_bytes(self, data: bytes) -> bytes:
         """Mask a whole text; return `data` itself when it contains no secret."""
@@ -193,6 +199,43 @@ class Masker:
                     return name
             kept = data[-_REACH:]
         return None
+
+
+_changes = 0
+"""Counts the secrets that were added, and the maskers that were made known."""
+_known: WeakSet[Masker] = WeakSet()
+_latest: deque[Masker] = deque(maxlen=8)
+"""The last ones stay known when their run has ended: errors that are printed afterwards may hold their secrets."""
+_knowing = threading.Lock()
+
+
+def known(masker: Masker) -> Masker:
+    """Make the secrets of a run known to the process: all such maskers, and messages of loom, hide those of all runs.
+
+    A run may begin and end during another one: child pipelines, rounds of `loom watch`, calls of `loom mcp`.
+    """
+    with _knowing:
+        _known.add(masker)
+        _latest.append(masker)
+    _changed()
+    controls.hide = _OF_ALL.mask
+    return masker
+
+
+def _changed() -> None:
+    global _changes
+    with _knowing:
+        _changes += 1
+
+
+def _values_of_others(masker: Masker) -> dict[tuple[str, bytes], None]:
+    with _knowing:
+        others = list(_known) if masker in _known else []
+    return {key: None for other in others for key in dict(other._values)}
+
+
+_OF_ALL = Masker()
+_known.add(_OF_ALL)
 
 
 class StreamMasker:
