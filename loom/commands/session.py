@@ -173,7 +173,7 @@ def _found(here: Here, job: PastJob, step: Step, found: KeptPlace, *, as_root: b
         project_dir=here.provider(job).project_dir(job.run.workspace),
         image_name=job.image.name if job.image is not None else "",
     )
-    placed = variables.placed(job.job, known, secrets, paths, _attempt(job))
+    placed = variables.placed(job.job, known, {}, secrets, paths, _attempt(job))
     environment, notes = _environment(job, step, secrets, placed)
     if woken:
         notes.append(f"the container was stopped and runs again: its files are unchanged; {lost_memory(job)}")
@@ -216,7 +216,8 @@ def _fresh(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cance
         secrets = values.own
         files = variables.files_of(planned, secrets)
         paths = {name: session.put_secret(name, value) for name, value in files.items()}
-        placed = variables.placed(planned, opened.request.environment, secrets, paths, _attempt(job))
+        request = opened.request
+        placed = variables.placed(planned, request.environment, request.concealed, secrets, paths, _attempt(job))
         environment, notes = _environment(job, step, secrets, placed)
         yield EnteredJob(
             inside=session.inside(environment, as_root=as_root),

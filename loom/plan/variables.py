@@ -18,6 +18,7 @@ from loom.errors import RequestError
 from loom.images.reference import service_aliases
 from loom.plan.model import Image, Job, Service
 from loom.plan.origin import origin_of, variables_of
+from loom.plan.reported import is_looms, is_refused_here
 from loom.status import Status
 from loom.util.slugs import slug
 from loom.util.units import machine
@@ -293,9 +294,14 @@ def remote_sha(sha: str | None, origin_url: str | None) -> str | None:
 def with_reported(job: Job, reported: Mapping[str, str]) -> Job:
     """Return the job with variables that jobs before it reported: above its own, below the user's.
 
-    What the plan left unexpanded in its other values, because only those jobs could know it, is expanded.
+    What the plan left unexpanded in its other values, because only those jobs could know it, is expanded. A job on this
+    machine that would get a variable by which programs are loaded is refused.
     """
-    found = {name: value for name, value in reported.items() if name not in job.given_variables}
+    barred = is_refused_here if job.image is None and job.trigger is None else is_looms
+    refused = sorted(name for name in reported if name not in job.given_variables and barred(name))
+    if refused:
+        job = replace(job, refused=(*job.refused, _refusal(job, refused)))
+    found = {name: value for name, value in reported.items() if name not in (*job.given_variables, *refused)}
 
     def expanded(text: str) -> str:
         return _replaced(text, found)
@@ -327,6 +333,13 @@ def with_reported(job: Job, reported: Mapping[str, str]) -> Job:
     )
 
 
+def _refusal(job: Job, names: Sequence[str]) -> str:
+    return (
+        f"a job before {job.id} reports {', '.join(names)} in its dotenv file; where {job.id} runs, on this machine, such a "
+        "variable decides which programs run: report the value under another name, or run the job in a container"
+    )
+
+
 def files_of(job: Job, secrets: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return the content of the files that the job's place gets: secrets, and variables of type file."""
     as_file = {secret.name for secret in job.secrets if secret.file}
@@ -340,17 +353,19 @@ def files_of(job: Job, secrets: Mapping[str, bytes]) -> dict[str, bytes]:
 def placed(
     job: Job,
     environment: Mapping[str, str],
+    concealed: Mapping[str, str],
     secrets: Mapping[str, bytes],
     paths: Mapping[str, str],
     attempt: Mapping[str, str],
 ) -> dict[str, str]:
-    """Return what only the job's place adds to its `environment`: a file's path, the value of a secret with `file: false`,
-    the variables of the `attempt`, and those of the job's variables that refer to any of them.
+    """Return what only the job's place adds to its `environment`: what is `concealed` from the engine, a file's path, the
+    value of a secret with `file: false`, the variables of the `attempt`, and those of the job that refer to any of them.
     """
     own = {**attempt, **{name: value.decode(errors="surrogateescape") for name, value in secrets.items()}, **paths}
-    given = {name: _replaced(environment.get(name, value), own) for name, value in job.variables.items()}
+    whole = {**environment, **concealed}
+    given = {name: _replaced(whole.get(name, value), own) for name, value in job.variables.items()}
     added = {name: value for name, value in own.items() if name not in attempt or name not in given}
-    return {**{name: value for name, value in given.items() if value != environment.get(name)}, **added}
+    return {**concealed, **{name: value for name, value in given.items() if value != environment.get(name)}, **added}
 
 
 def _replaced(text: str, values: Mapping[str, str]) -> str:

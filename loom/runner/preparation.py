@@ -162,7 +162,8 @@ class Preparation:
         files = variables.files_of(job, secrets)
         paths = {name: opened.session.put_secret(name, value) for name, value in files.items()}
         own = variables.of_attempt(attempt.number, attempt.began_ns)
-        return variables.placed(job, opened.request.environment, secrets, paths, own)
+        request = opened.request
+        return variables.placed(job, request.environment, request.concealed, secrets, paths, own)
 
     def _tell(self, opened: Opened) -> None:
         facts = opened.session.facts

@@ -33,6 +33,7 @@ from loom.providers.base import (
 from loom.runner.hooks import Gate, Resumption, RunChild
 from loom.runner.views import View, Views
 from loom.status import OnOutput, Stream
+from loom.util import controls
 
 
 class ResolveSecrets(Protocol):
@@ -91,7 +92,7 @@ class OpenJob:
 
     def handed_on(self) -> dict[str, str]:
         """Outputs of earlier steps, also of an earlier run, and variables with new values."""
-        resumed, environment = self.resumed, self.request.environment
+        resumed, environment = self.resumed, {**self.request.environment, **self.request.concealed}
         given = {name: environment[name] for name in resumed.variables} if resumed else {}
         before = resumed.handed_on if resumed else {}
         return {**before, **given, **self.session.handed_on()}
@@ -196,19 +197,22 @@ class PlaceOpener:
     ) -> SessionRequest:
         settings = self.settings
         project_dir = self.provider(job).project_dir(view.workspace)
+        variables = environment.job_environment(
+            job,
+            settings.variables,
+            project_dir=project_dir,
+            image_name=image.name if image else "",
+            services=services.variables if services is not None else {},
+        )
+        concealed = {name: value for name, value in variables.items() if controls.hide(value) != value}
         return SessionRequest(
             run_id=settings.run_id,
             job_id=job.id,
             workspace=view.workspace,
             directory=view.directory,
             project_dir=project_dir,
-            environment=environment.job_environment(
-                job,
-                settings.variables,
-                project_dir=project_dir,
-                image_name=image.name if image else "",
-                services=services.variables if services is not None else {},
-            ),
+            environment={name: value for name, value in variables.items() if name not in concealed},
+            concealed=concealed,
             shell=job.shell,
             image=job.image,
             image_id=image.image_id if image else None,

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from loom.errors import ArtifactError
+from loom.plan.reported import is_looms
 from loom.storage.files import read_regular
 from loom.storage.selection import PathSelection
 from loom.storage.workspace import Skipped, WorkspaceView
@@ -46,6 +47,8 @@ def parsed(content: bytes, name: str) -> dict[str, str]:
         if found is None or not _NAME.fullmatch(found["name"].strip()):
             said = "empty" if not line.strip() else "a comment" if line.lstrip().startswith("#") else "not NAME=value"
             raise _invalid(f"{name}:{number}: the line is {said}")
+        if is_looms(found["name"].strip()):
+            raise _invalid(f"{name}:{number}: {found['name'].strip()} is a variable of loom's own")
         variables[found["name"].strip()] = found["value"].strip()
     return variables
 

@@ -323,7 +323,7 @@ def test_variables_that_a_job_gets_when_it_starts_wait_for_it(tmp_path: Path) ->
     )
     assert (environment["A"], environment["B"]) == ("job / base:1 3600", "$CI_JOB_STARTED_AT base:1")
     assert environment["CI_JOB_URL"] == "https://x/p/-/jobs/job"
-    own = placed(found, environment, {}, {}, of_attempt(2, 1_700_000_000 * 10**9))
+    own = placed(found, environment, {}, {}, {}, of_attempt(2, 1_700_000_000 * 10**9))
     assert own == {
         "B": "2023-11-14T22:13:20Z base:1",
         "CI_JOB_STARTED_AT": "2023-11-14T22:13:20Z",

@@ -1,0 +1,104 @@
+"""What a job reports for later jobs (dotenv): it loads nothing on this machine, and a secret in it stays one."""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+import pytest
+
+from loom.errors import ArtifactError
+from loom.plan.reported import is_refused_here
+from loom.providers import labels
+from loom.storage import dotenv
+
+from .conftest import Victim
+
+WORKFLOW = """
+version: v1
+stages: [build, test]
+build:
+  stage: build
+  script: ['printf "%s\\n" "NAME=$HOME/evil" VERSION=1.2 > vars.env']
+  artifacts: {reports: {dotenv: vars.env}}
+test: {stage: test, shell: [bash], script: ['echo "version=$VERSION"', 'echo "$HOME" > "$HOME/ran"']}
+"""
+
+
+def test_names_that_load_trust_or_contact_what_they_name_are_refused_here() -> None:
+    refused = (
+        "LD_PRELOAD BASH_ENV ENV PATH HOME TMPDIR IFS PS4 PROMPT_COMMAND SHELLOPTS BASH_FUNC_x%% PYTHONPATH PYTHONSTARTUP "
+        "NODE_OPTIONS PERL5OPT RUBYOPT JAVA_TOOL_OPTIONS GIT_SSH_COMMAND GIT_CONFIG_COUNT DOCKER_HOST KUBECONFIG LOOM_MASK "
+        "http_proxy HTTPS_PROXY SSL_CERT_FILE PIP_INDEX_URL npm_config_registry GOPROXY RUSTC_WRAPPER SSH_AUTH_SOCK CC "
+        "XDG_CONFIG_HOME LESSOPEN DYLD_INSERT_LIBRARIES loom_x"
+    )
+    assert not [name for name in refused.split() if not is_refused_here(name)]
+    usual = (
+        "VERSION IMAGE_TAG PYTHON_VERSION NODE_VERSION DEPLOY_URL CI_COMMIT_TAG ENVIRONMENT PATHS HOMEPAGE GO_VERSION"
+    )
+    assert not [name for name in usual.split() if is_refused_here(name)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["BASH_ENV", "LD_PRELOAD", "PATH", "DOCKER_HOST"])
+def test_a_job_on_this_machine_does_not_start_with_a_reported_name_that_loads(victim: Victim, name: str) -> None:
+    victim.configure("container: false\n")
+    (victim.home / "evil").write_text(f"echo loaded > {victim.home}/loaded\n")
+    victim.write(workflow=WORKFLOW.replace("NAME=", f"{name}="))
+    done = victim.loom("run")
+    assert done.returncode == 3, done
+    assert f"a job before test reports {name} in its dotenv file" in done.stdout + done.stderr
+    assert not (victim.home / "ran").exists()
+    assert not (victim.home / "loaded").exists()
+    again = victim.loom("rerun", "last", "--failed")
+    assert again.returncode == 3, again
+    assert not (victim.home / "ran").exists()
+    victim.write(workflow=WORKFLOW.replace("NAME=", "OTHER="))
+    assert victim.loom("run").returncode == 0
+    assert (victim.home / "ran").exists()
+
+
+def test_no_job_reports_a_variable_of_looms_own() -> None:
+    with pytest.raises(ArtifactError, match=r"vars\.env:2: LOOM_MASK is a variable of loom's own"):
+        dotenv.parsed(b"A=1\nLOOM_MASK=/x\n", "vars.env")
+
+
+HANDED_ON = """
+version: v1
+stages: [build, test]
+build:
+  stage: build
+  image: debian:trixie-slim
+  secrets: {TOKEN: {ref: 'env://TOKEN', file: false}}
+  script: ['echo "URL=https://user:$TOKEN@host/" > vars.env']
+  artifacts: {reports: {dotenv: vars.env}}
+test:
+  stage: test
+  image: debian:trixie-slim
+  variables: {COMPOSED: "$$URL/path", PLAIN: here}
+  script: ['printf "%s|" "$URL" "$COMPOSED" "$PLAIN" > got; exit 3']
+"""
+
+
+@pytest.mark.docker
+def test_a_secret_that_is_handed_on_is_not_in_the_next_containers_configuration(victim: Victim) -> None:
+    import docker
+
+    token = f"token-{uuid.uuid4().hex}"
+    victim.write(workflow=HANDED_ON.replace("build:", f"build-{token[-8:]}:").replace("test:", f"test-{token[-8:]}:"))
+    done = victim.loom("run", "--trust", "--container", "--keep", "always", TOKEN=token, LOOM_CONTAINER="1")
+    assert done.returncode == 1, done
+    engine = docker.from_env()
+    mine = [one for one in engine.containers.list(all=True) if token[-8:] in one.labels.get(labels.JOB, "")]
+    try:
+        [kept] = [one for one in mine if one.labels[labels.JOB].startswith("test")]
+        assert token not in json.dumps(kept.attrs)
+        assert "PLAIN=here" in kept.attrs["Config"]["Env"]
+        assert token not in done.stdout + done.stderr
+        got = kept.exec_run(["cat", "/workspace/got"]).output.decode()
+        assert got == f"https://user:{token}@host/|https://user:{token}@host//path|here|"
+        files = [path for path in victim.state.rglob("*") if path.is_file()]
+        assert not [path for path in files if token.encode() in path.read_bytes()]
+    finally:
+        for one in mine:
+            one.remove(force=True)
