@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -305,6 +305,8 @@ class _Removal:
         self._store = place.store
         self._engine = engine
         self._kept = there
+        self._silent: dict[str, str] = {}
+        """The providers that do not answer, with what they said."""
 
     def of_all(self, document: Clean) -> Clean:
         """Return the document after removal."""
@@ -324,15 +326,17 @@ class _Removal:
     def _run(self, run: CleanedRun) -> CleanedRun:
         problems: list[str] = []
         try:
-            if run.in_engine:
-                problems += self._from_engine(run.run_id)
-            if run.record is not None:
-                problems += kept.remove_elsewhere(self._here, run.run_id)
-            for workspace in filter(None, (run.workspace, *run.job_workspaces)):
-                problems += self._directory(Path(workspace))
-            if run.record is not None and not problems:
-                # The record last, and only when everything else is removed: it locates the rest.
-                self._store.remove(run.run_id)
+            with ExitStack() as held:
+                if run.record is not None:
+                    entry = self._store.find(run.run_id, repo_root=None)
+                    held.enter_context(kept.held_alone(self._store, entry))
+                    problems += kept.remove_places(self._here, entry, self._silent, in_engine=run.in_engine)
+                if not problems:  # a container that is left needs the workspace
+                    for workspace in filter(None, (run.workspace, *run.job_workspaces)):
+                        problems += self._directory(Path(workspace))
+                if run.record is not None and not problems:
+                    # The record last, and only when everything else is removed: it locates the rest.
+                    self._store.remove(run.run_id)
         except LoomError as error:
             problems.append(error.message)
         return replace(run, removed=not problems, problems=problems)
@@ -352,6 +356,8 @@ class _Removal:
         """Remove the kept containers of its runs first."""
         problems: list[str] = []
         try:
+            if any(map(kept.keeps_here, self._entries(space.run_ids))):
+                self._engine()  # only one that answers can tell what of that is still there
             for one in self._kept:
                 if one.entry.run_id in space.run_ids and one.goes is None:
                     problems += kept.remove(self._here, one, self._from_engine)
@@ -361,6 +367,11 @@ class _Removal:
             problems.append(error.message)
         return replace(space, removed=not problems, problems=problems)
 
+    def _entries(self, run_ids: Sequence[str]) -> Iterator[RunEntry]:
+        for run_id in run_ids:
+            with suppress(LoomError):  # its record is gone, or damaged
+                yield self._store.find(run_id, repo_root=None)
+
     def _directory(self, workspace: Path) -> list[str]:
         """Remove it; return the failures with reasons."""
         removal = snapshot.remove(workspace, recorded=True)  # `vouched` for
@@ -368,10 +379,6 @@ class _Removal:
             self._store.claims.forget(workspace)
         return listed((f"{path}: {why}" for path, why in removal.remaining), _MOST_NAMED)
 
-    def _from_engine(self, run_id: str, job_id: str | None = None) -> list[str]:
-        """Remove engine resources; return failures, none if no engine answers: its resources are gone too."""
-        try:
-            client = self._engine()
-        except (EngineUnavailable, RequestError):
-            return []
-        return [str(left) for left in remove_run(client, run_id, job_id) if left.problem]
+    def _from_engine(self, run_id: str, job_id: str) -> list[str]:
+        """Remove what a job has in the engine; return the failures. EngineUnavailable when no engine answers."""
+        return [str(left) for left in remove_run(self._engine(), run_id, job_id) if left.problem]

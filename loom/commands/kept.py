@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
@@ -13,9 +13,10 @@ from loom.commands import saved, session
 from loom.commands.project import Here
 from loom.commands.retention import kept_facts
 from loom.errors import EngineUnavailable, LoomError
-from loom.pools import HERE
-from loom.record.store import DETACHED, RunEntry, Store
+from loom.plan.model import CONTAINERS, Job, services_provider
+from loom.record.store import RunEntry, Store
 from loom.runner import previous_run as past
+from loom.storage import holds
 from loom.storage.holds import holders
 from loom.util.units import rough_size
 
@@ -110,27 +111,56 @@ def in_use(store: Store, entry: RunEntry) -> bool:
     return any(holders(store.lock_of_place(str(place))) for place in places if place)
 
 
-def remove_elsewhere(here: Here, run_id: str) -> list[str]:
-    """Remove what a run has outside of this machine's engine: what it keeps, or what goes on; return the problems."""
-    entry = here.store.find(run_id, repo_root=None)
-    if entry.state != DETACHED and not any(
-        _is_elsewhere(str(fact.get("container_id"))) for _, fact in kept_facts(entry)
-    ):
-        return []
-    problems: list[str] = []
+def remove_places(here: Here, entry: RunEntry, silent: dict[str, str], *, in_engine: bool) -> list[str]:
+    """Remove what a run has with each provider, running or kept; return the problems.
+
+    `silent` gets the providers that do not answer, with what they said; none of them is asked twice.
+    """
+    by_provider: dict[str, list[Job]] = {}
     try:
-        run = past.read(entry)
-    except LoomError:
-        return []  # an older or damaged record: what it kept ends by its own deadline
-    for job in run.planned.plan.jobs:
-        if job.provider.partition(":")[0] in HERE or job.id not in run.fold.jobs:
+        for job in past.read(entry).planned.plan.jobs:
+            for name in {job.provider, *([services_provider(job)] if job.services else ())}:
+                by_provider.setdefault(name, []).append(job)
+    except LoomError:  # an older or damaged record, or one that ended before it had a plan
+        by_provider[CONTAINERS] = []
+    problems: list[str] = []
+    for name, jobs in by_provider.items():
+        if name == CONTAINERS and not in_engine:
             continue
-        try:
-            if (found := session.find_place(here, run.job(job.id))) is not None:
-                problems += found.remove()
-        except LoomError as error:
-            problems.append(error.message)
+        if name not in silent:
+            try:
+                problems += here.provider_named(name).remove_run(entry.run_id, jobs)
+                continue
+            except LoomError as error:
+                silent[name] = error.message
+        # What else the engine of this machine has of a run that is over goes by its labels, with or without a record.
+        if name != CONTAINERS or keeps_here(entry) or (jobs and entry.receipt is None):
+            problems.append(f"its places on {name} are left: {silent[name]}")
     return problems
+
+
+@contextmanager
+def held_alone(store: Store, entry: RunEntry) -> Iterator[None]:
+    """Keep everybody out of the run's kept places, and forget their locks if its record goes. RequestError when one is
+    in use.
+    """
+    places = dict.fromkeys(str(fact["container_id"]) for _, fact in kept_facts(entry) if fact.get("container_id"))
+    locks = list(map(store.lock_of_place, places))
+    with ExitStack() as stack:
+        for lock in locks:
+            what = f"a kept container of run {entry.run_id}"
+            stack.enter_context(holds.held(lock, what, f"loom clean {entry.run_id}", alone=True))
+        yield
+        if not entry.paths.root.exists():
+            for lock in locks:
+                lock.unlink(missing_ok=True)
+
+
+def keeps_here(entry: RunEntry) -> bool:
+    """Whether a container of this machine's engine was kept of the run."""
+    return any(
+        fact.get("container_id") and not _is_elsewhere(str(fact["container_id"])) for _, fact in kept_facts(entry)
+    )
 
 
 def remove(here: Here, one: KeptByRun, of_job: Callable[[str, str], list[str]]) -> list[str]:

@@ -153,7 +153,9 @@ def _entered(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Can
 
 
 def find_place(here: Here, job: PastJob) -> KeptPlace | None:
-    """Return the job's container if it runs or was kept."""
+    """Return the job's container if it runs or was kept. No engine is asked where there can be none."""
+    if not job.may_have_place:
+        return None
     return here.provider(job).find(job.run.run_id, job.job.id, job.place_id, user=job.command_user)
 
 
@@ -266,6 +268,8 @@ def _opener(
             f"{'the kept one is gone' if job.kept else 'nothing was kept'}, so what its steps changed outside of the "
             "workspace is not here"
         )
+        if view is not None and view.mode is MountMode.VOLUME:
+            about += "; what you change goes with the container"
     return PlaceOpener(tools, settings, cancel), image, about
 
 
@@ -282,7 +286,9 @@ def view_of_files(here: Here, job: PastJob, left_out: dict[str, str] | None = No
 
 def view_now(here: Here, job: PastJob) -> Path | None:
     """The job's files as they are mounted in its kept place, only to read; None where this process can't read them so."""
-    found = find_place(here, job) if job.in_container else None
+    if job.view is None or job.view.mode is MountMode.BIND:
+        return None  # its files are a plain directory, which needs no engine
+    found = find_place(here, job)
     return found.view() if found is not None else None
 
 
@@ -318,7 +324,8 @@ def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -
         raise _gone(job)
     if (found := find_place(here, job)) is not None:
         return laid_out(view.place, partial(found.copy_files, on_skipped=on_skipped))
-    if view.mode is MountMode.OVERLAY and view.workspace.is_dir() and (view.place.parent / "upper").is_dir():
+    layer = view.place.parent / "upper"
+    if view.mode is MountMode.OVERLAY and view.workspace.is_dir() and layer.is_dir():
         request = SessionRequest(
             run_id=job.run.run_id,
             job_id=job.job.id,
@@ -329,7 +336,10 @@ def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -
             shell=(),
             image_id=job.image.image_id if job.image is not None else None,
         )
-        return laid_out(view.place, partial(here.provider(job).lay_out, request, on_skipped=on_skipped))
+        laid = laid_out(view.place, partial(here.provider(job).lay_out, request, on_skipped=on_skipped))
+        # From now on these are the files: what a new container changes in them must not be laid over again.
+        layer.rename(layer.with_name("upper.laid-out"))
+        return laid
     if view.place.is_dir():
         return view.place
     raise _gone(job)

@@ -29,7 +29,7 @@ def shell(run: str | None, job: str | None, step: str | None, *, as_root: bool, 
         for line in banner(entered.about, entered.notes, past.job.id, at.id, at.script):
             print(line)
         if entered.fresh and entered.container_name:
-            print("  this container is removed when you exit; the files stay")
+            print("  this container is removed when you exit")
         sys.stdout.flush()
         code = entered.inside.shell(past.job.shell, script=at.script, name=past.job.id, cancel=cancel)
     return cancel.exit_code or code

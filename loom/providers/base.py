@@ -495,6 +495,13 @@ class Provider(Protocol):
         """
         ...
 
+    def remove_run(self, run_id: str, jobs: Sequence[Job]) -> Sequence[str]:
+        """Remove every place that these jobs of a run have, running or kept; return failures as lines of text.
+
+        ProviderError when that can't be asked (EngineUnavailable when no engine answers).
+        """
+        ...
+
     def has_image(self, image_id: str) -> bool:
         """Whether the image of a job still exists."""
         ...

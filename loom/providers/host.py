@@ -127,6 +127,9 @@ class HostProvider:
     def find(self, run_id: str, job_id: str, place_id: str = "", *, user: str = "") -> KeptPlace | None:
         return None
 
+    def remove_run(self, run_id: str, jobs: Sequence[Job]) -> Sequence[str]:
+        return ()
+
     def has_image(self, image_id: str) -> bool:
         return False
 

@@ -173,6 +173,12 @@ class PastJob(Struct, frozen=True, kw_only=True):
         return str((self.kept or self.state.facts.get("session_opened", {})).get("container_id") or "")
 
     @property
+    def may_have_place(self) -> bool:
+        """Whether it may still have a container: it runs, was kept, or went on in one that was."""
+        adopted = self.state.facts.get("session_opened", {}).get("kept") == "adopted"
+        return self.in_container and (self.run.entry.receipt is None or bool(self.kept) or adopted)
+
+    @property
     def ran_as_root(self) -> bool:
         return str(self.state.facts.get("session_opened", {}).get("user", "")).startswith("0:")
 

@@ -20,7 +20,7 @@ from loom.providers.base import Capabilities, Provider, SecretValues, SessionFac
 from loom.providers.docker import container, refusals
 from loom.providers.docker.attach import Attachment
 from loom.providers.docker.capabilities import Traits
-from loom.providers.docker.cleanup import Removals, remove_container, sweep, tidied
+from loom.providers.docker.cleanup import Removals, remove_container, remove_run, sweep, tidied
 from loom.providers.docker.connection import Engine
 from loom.providers.docker.endpoint import endpoint_of
 from loom.providers.docker.errors import DISK_FULL, translated
@@ -216,6 +216,9 @@ class DockerProvider:
         client = self._connect()
         found = (find(client, run_id, job_id, place_id) if place_id else None) or find(client, run_id, job_id)
         return None if found is None else replace(found, user=user)
+
+    def remove_run(self, run_id: str, jobs: Sequence[Job]) -> Sequence[str]:
+        return [str(left) for left in remove_run(self._connect(), run_id) if left.problem]
 
     def has_image(self, image_id: str) -> bool:
         return container.image_is_there(self._connect(), image_id)

@@ -37,7 +37,7 @@ from loom.providers.kubernetes.pod import (
 )
 from loom.providers.kubernetes.pods import Pods
 from loom.providers.kubernetes.services import PodServices
-from loom.providers.kubernetes.session import PodSession
+from loom.providers.kubernetes.session import PodSession, remove
 from loom.providers.kubernetes.snapshot_image import Pushed, SnapshotImages
 from loom.status import OnOutput
 
@@ -224,6 +224,16 @@ class KubernetesProvider:
     def find(self, run_id: str, job_id: str, place_id: str = "", *, user: str = "") -> KeptPod | None:
         namespaces = {pool.namespace for pool in self._setup.config.pools.values() if pool.provider == self.name}
         return find(self._cluster, run_id, job_id, place_id, {*namespaces, None})
+
+    def remove_run(self, run_id: str, jobs: Sequence[Job]) -> Sequence[str]:
+        for namespace in {job.pool.namespace if job.pool else None for job in jobs}:
+            there = self._cluster.at(namespace)
+            listed = there.call(
+                f"looking for the pods of run {run_id}", "list_namespaced_pod", label_selector=selector(run_id)
+            )
+            for pod in listed["items"]:
+                remove(there, pod["metadata"]["name"])
+        return ()
 
     def has_image(self, image_id: str) -> bool:
         return True

@@ -269,6 +269,21 @@ def expire(ran: Ran) -> None:
     manifest.write_text(json.dumps(document))
 
 
+def test_nothing_of_a_run_with_a_kept_container_goes_while_no_engine_answers(failing: Project) -> None:
+    ran = run(failing, "--mount-mode", "bind_mount")
+    run_id = ran.receipt["run_id"]
+    down = {"DOCKER_HOST": "unix:///nonexistent"}
+    for which in ((run_id,), ("--keep-last", "0")):
+        refused = failing.loom("clean", *which, **down)
+        assert refused.code == 3, refused.out + refused.err
+        assert "its places on docker are left: no Docker engine answers" in refused.out
+    assert failing.loom("pull", run_id, "unit", **down).out.endswith("+made\n"), "its files are here"
+    assert failing.loom("verify", run_id, "unit", **down).code == 1
+    assert loom(failing, "exec", run_id, "unit", "--", "cat", "made.txt").out == "made\n"
+    assert failing.loom("clean", run_id).code == 0
+    assert containers_of(run_id) == []
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_an_expired_container_goes_when_nobody_is_in_it_and_its_changes_stay(failing: Project, mode: str) -> None:
     ran = run(failing, "--mount-mode", mode)
@@ -510,6 +525,18 @@ def test_a_new_container_stands_in_when_nothing_was_kept(failing: Project) -> No
     assert "loom rerun" in resumed.err
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_what_a_person_changes_in_a_new_container_is_there_in_the_next(failing: Project, mode: str) -> None:
+    failing.run("--mount-mode", mode, MY_TOKEN=SECRET)
+    for text in ("one", "two"):
+        inside = loom(failing, "exec", "unit", "--", "sh", "-c", f"echo {text} >>mine")
+        assert (inside.code, "what you change" in inside.err) == (0, mode == "ephemeral_volume"), inside.err
+    if mode == "ephemeral_volume":
+        return  # nobody would bring the changes back, and loom says so
+    assert loom(failing, "exec", "unit", "--", "cat", "mine", "made.txt").out == "one\ntwo\nmade\n"
+    assert "+two" in loom(failing, "pull", "unit").out
+
+
 # -- on a terminal
 
 
@@ -619,7 +646,7 @@ def test_exec_on_a_terminal(failing: Project) -> None:
     """A program that draws: it has the window's size, also when that changes, and every key; the terminal is as it was."""
     run(failing)
     refused = loom(failing, "exec", "-t", "unit", "--", "true")
-    assert (refused.code, "requires an interactive terminal" in refused.err) == (2, True)
+    assert (refused.code, "requires an interactive terminal" in refused.err) == (125, True)
     shown = pexpect.spawn(
         "sh",
         [

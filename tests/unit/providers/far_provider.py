@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from loom.cancel import Cancel
-from loom.errors import ProviderError
+from loom.errors import EngineUnavailable, ProviderError
 from loom.plan.model import PROJECT_DIR, Job, MountMode
 from loom.providers.base import Capabilities, Command, Provider, SessionFacts, SessionRequest, Setup, ViewChange
 from loom.providers.files import archive_of, unnoticed, unpack
@@ -77,6 +77,13 @@ class FarProvider:
             if json.loads((place / "job").read_text()) == [run_id, job_id]:
                 return FarKept(place, self._session)
         return None
+
+    def remove_run(self, run_id: str, jobs: Sequence[Job]) -> Sequence[str]:
+        if not self._machine.is_dir():
+            raise EngineUnavailable("the far machine does not answer")
+        for place in self._machine.glob(f"{run_id}.*"):
+            shutil.rmtree(place)
+        return ()
 
     def has_image(self, image_id: str) -> bool:
         return False

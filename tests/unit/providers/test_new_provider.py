@@ -129,6 +129,27 @@ def test_what_a_failed_job_leaves_is_brought_back_where_nothing_is_kept(far: dic
     assert jobs_of(again) == {"build": "passed", "test": "failed", "after": "passed"}, again.stdout + again.stderr
 
 
+def test_a_run_is_cleaned_with_its_places_when_its_machine_answers_and_others_are_cleaned_meanwhile(
+    far: dict[str, str],
+) -> None:
+    assert python(far, RUN, "on-failure").returncode == 1
+    workflow = Path(far["FAR"]).parent / "repo/.loom/workflow.yml"
+    workflow.write_text("version: v1\nstages: [here]\nhere: {stage: here, script: 'true'}\n")
+    assert python(far, LOOM, "run", "--local", "--no-container").returncode == 0
+    machine = Path(far["FAR"])
+    machine.rename(away := machine.with_name("away"))
+    left = python(far, LOOM, "clean", "--keep-last", "0")
+    assert left.returncode == 3, left.stdout + left.stderr
+    lines = left.stdout.splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == ["removed", "could", "1"]
+    assert "  its places on far are left: the far machine does not answer" in lines
+    away.rename(machine)
+    assert len(list(machine.iterdir())) == 1
+    done = python(far, LOOM, "clean", "--keep-last", "0")
+    assert (done.returncode, list(machine.iterdir())) == (0, []), done.stdout + done.stderr
+    assert not list(machine.parent.glob("loom-run-local-*"))
+
+
 def test_a_machine_that_does_not_answer_ends_the_run_before_its_jobs(far: dict[str, str]) -> None:
     Path(far["FAR"]).rmdir()
     ran = python(far, RUN, "never")
