@@ -271,15 +271,15 @@ def pairs(given: Iterable[str], flag: str) -> dict[str, str]:
 
 
 def _git(root: Path, environ: Mapping[str, str], *arguments: str, given: bytes | None = None) -> bytes | None:
-    """Return git's output, or None on failure (no git, no repository, no such commit).
-
-    Runs no program from the repository's configuration, such as a file system monitor, because a job may have written
-    it.
-    """
-    from loom.snapshot.git import Running, as_inherited  # 10 ms, and `loom check` asks git nothing
+    """Return git's output, or None on failure (no git, no repository, no such commit)."""
+    from loom.snapshot.git import Running, in_repository  # 10 ms, and `loom check` asks git nothing
+    from loom.snapshot.repository import find
 
     try:
-        asked = as_inherited(environ) | {"GIT_LITERAL_PATHSPECS": "0"}
+        repository = find(root, environ)
+        if repository is None:
+            return None
+        asked = in_repository(repository, environ) | {"GIT_LITERAL_PATHSPECS": "0"}
         code, out, _ = Running(arguments, asked, cwd=root, given=given).result(check=False)
     except SnapshotError:
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,7 +16,7 @@ from loom.analysis.printed import Check, Doctor
 from loom.commands import planning, retention
 from loom.commands.project import WORKFLOWS, Here, here, not_counted
 from loom.commands.screen import screen_parts
-from loom.errors import LoomError
+from loom.errors import LoomError, SnapshotError
 from loom.plan.model import Job
 from loom.pools import Pool, named
 from loom.providers import labels
@@ -26,6 +25,7 @@ from loom.providers.docker.connection import Engine
 from loom.providers.docker.endpoint import endpoint_of
 from loom.providers.docker.probe import probe
 from loom.render.output import print_json
+from loom.snapshot import git
 from loom.status import ExitCode
 from loom.util.file_systems import allocated, file_system_of, in_memory
 from loom.util.units import counted, rough_size
@@ -70,10 +70,10 @@ def _checks(place: Here) -> Iterator[Check]:
 
 def _git() -> Check:
     try:
-        done = subprocess.run(["git", "--version"], capture_output=True, text=True, check=True, timeout=60)
-    except (OSError, subprocess.CalledProcessError) as error:
-        return _bad("git", f"can't be run: {error}", "install git 2.31 or newer")
-    return _ok("git", done.stdout.strip().removeprefix("git version "))
+        version = git.run(("version",), git.without_repository(os.environ))
+    except SnapshotError as error:
+        return _bad("git", f"can't be run: {error.message}", "install git 2.31 or newer")
+    return _ok("git", version.decode().strip().removeprefix("git version "))
 
 
 def _repository(place: Here) -> Check:

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -22,8 +23,9 @@ from loom.addresses import Address
 from loom.commands.checkout import origin_of
 from loom.commands.project import Here, trusts_all
 from loom.commands.trust import decisions_of
+from loom.errors import LoomError
 from loom.plan.permissions import PermissionRequest
-from loom.snapshot.git import Running, as_inherited, with_config
+from loom.snapshot import git, repository
 from loom.util import atomic
 from loom.util.yaml_file import MAX_BYTES
 from loom.workflow.gitlab.sources import Component, NotFound, Tree
@@ -154,9 +156,10 @@ class Elsewhere:
         last = f"refs/loom/{hashlib.sha256(ref.encode()).hexdigest()}"
         if not store.exists():
             store.mkdir(parents=True, mode=0o700)
-            self._must("init", store, "init", "--bare", "--quiet")
+            made = git.environment_for(self.environ, git_dir=store)
+            _succeeded("init", git.Running(("init", "--bare", "--quiet"), made, cwd=store).result(check=False))
         wanted = ("fetch", "--quiet", "--depth=1", "--no-tags", "--end-of-options", url, ref)
-        code, _, said = self._run(store, *wanted)
+        code, _, said = self._at_server(store, *wanted)
         if (
             code != 0
             and "find remote ref" not in said
@@ -188,7 +191,8 @@ class Elsewhere:
         url = self.url_of(path)
         kept = self._kept("tags", str(url))
         try:
-            listed = self._must("ls-remote", None, "ls-remote", "--tags", "--refs", "--end-of-options", url)
+            asked = self._at_server(None, "ls-remote", "--tags", "--refs", "--end-of-options", url)
+            listed = _succeeded("ls-remote", asked)
         except NotFound as error:
             if kept.is_file():
                 return kept.read_bytes()
@@ -199,29 +203,58 @@ class Elsewhere:
     def _kept(self, kind: str, url: str) -> Path:
         return self.cache / kind / hashlib.sha256(url.encode()).hexdigest()
 
-    def _run(self, directory: Path | None, *arguments: str | Address) -> tuple[int, bytes, str]:
-        where = [] if directory is None else ["-C", str(directory)]
-        place = {} if directory is None or not (directory / "HEAD").exists() else {"GIT_DIR": str(directory)}
-        environment = {**as_inherited(self.environ), **place}
+    def _run(self, directory: Path, *arguments: str) -> tuple[int, bytes, str]:
+        """Ask a repository of this machine, of whose configuration nothing counts that names a program or an address."""
+        environ = {name: value for name, value in self.environ.items() if name not in git.LOCAL_VARIABLES}
+        try:
+            bare = (directory / "HEAD").exists()
+            found = repository.at(directory, directory, environ) if bare else repository.find(directory, environ)
+        except LoomError as error:
+            return 1, b"", error.message
+        if found is None:
+            return 1, b"", f"{directory}: no repository"
+        asked = git.environment_for(environ, repository=found)
+        return git.Running(arguments, asked, cwd=directory).result(check=False)
+
+    def _at_server(self, store: Path | None, *arguments: str | Address) -> tuple[int, bytes, str]:
+        """Run a command that talks to a server: outside of this repository, with the user's own configuration alone."""
+        environment = git.for_server(self.environ, self._users_own(), store)
+        words = []
         for argument in arguments:
             if isinstance(argument, Address):
                 argument, config, given = argument.for_git()
-                environment = with_config({**environment, **given}, config)
-            where.append(argument)
-        return Running(where, environment, cwd=None).result(check=False)
+                environment = git.with_config({**environment, **given}, config)
+            words.append(argument)
+        return git.Running(words, environment, cwd=Path("/")).result(check=False)
 
-    def _git(self, directory: Path | None, *arguments: str) -> bytes | None:
+    @cache  # noqa: B019  # one of these lives as long as a command
+    def _users_own(self) -> tuple[tuple[str, str], ...] | None:
+        """Return the user's configuration as it counts for this repository; None where that can't be told."""
+        found = repository.find(self.here.root, self.environ)
+        if found is None:
+            return None
+        asked = git.in_repository(found, self.environ)
+        listed = git.run(("config", "-z", "--list", "--show-scope"), asked, cwd=self.here.root)
+        items = list(map(os.fsdecode, git.nul_list(listed)))
+        given = (item.partition("\n") for scope, item in zip(items[::2], items[1::2], strict=True) if scope != "local")
+        return tuple((key, value if has_value else "true") for key, has_value, value in given)
+
+    def _git(self, directory: Path, *arguments: str) -> bytes | None:
         code, out, _ = self._run(directory, *arguments)
         return out if code == 0 else None
 
-    def _must(self, what: str, directory: Path | None, *arguments: str | Address) -> bytes:
-        code, out, said = self._run(directory, *arguments)
-        if code != 0:
-            raise NotFound(f"git {what}: {said.strip() or code}")
-        return out
+    def _must(self, what: str, directory: Path, *arguments: str) -> bytes:
+        return _succeeded(what, self._run(directory, *arguments))
 
     def show(self, directory: Path, *arguments: str) -> bytes | None:
         return self._git(directory, *arguments)
+
+
+def _succeeded(what: str, result: tuple[int, bytes, str]) -> bytes:
+    code, out, said = result
+    if code != 0:
+        raise NotFound(f"git {what}: {said.strip() or code}")
+    return out
 
 
 def _keep(path: Path, data: bytes) -> None:

@@ -17,10 +17,10 @@ import msgspec
 from msgspec import Struct
 
 from loom.addresses import without_credentials
-from loom.errors import InfrastructureError, SnapshotError
+from loom.errors import InfrastructureError, LoomError, SnapshotError
 from loom.plan.permissions import PermissionRequest
 from loom.record.store import Store
-from loom.snapshot import git
+from loom.snapshot import git, repository
 from loom.snapshot.manifest import read_manifest
 from loom.storage.files import open_regular
 from loom.storage.private import make_private, own_state
@@ -132,10 +132,11 @@ def _source_of(workspace: Path, state_dir: Path) -> Path | None:
 def _origin_of(root: Path, environ: Mapping[str, str]) -> str | None:
     if not root.is_dir():
         return None
-    plain = {name: value for name, value in environ.items() if name not in git.LOCAL_VARIABLES}
     try:
-        asked = git.Running(("config", "--get", "remote.origin.url"), git.as_inherited(plain), cwd=root)
-        code, out, _ = asked.result(check=False)
-    except SnapshotError:  # no git
+        found = repository.find(
+            root, {name: value for name, value in environ.items() if name not in git.LOCAL_VARIABLES}
+        )
+    except LoomError:
         return None
-    return without_credentials(os.fsdecode(out).rstrip("\n")) if code == 0 else None
+    urls = [value for key, value in found.config if key == "remote.origin.url"] if found is not None else []
+    return without_credentials(urls[-1]) if urls else None

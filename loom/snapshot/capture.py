@@ -428,14 +428,13 @@ class _Filling:
             here = self._proof.here(index=own)
             for path, tag in skip_worktree.drop_intended(index, here, self._target, "0" * len(source.head_sha)):
                 self._done.leave_out(path, skip_worktree.intended_reason(tag))
-        # Files pass the user's filters, as in a checkout; these may need the source's git directory. A partial clone
-        # may have to fetch them, which takes addresses and credentials.
+        # Files pass the user's filters, as in a checkout; these may need the source's git directory.
         kept = [(key, value) for key, value in self._done.config if not key.startswith("filter.")]
         lfs = [("filter.lfs.required", "false"), *((f"filter.lfs.{key}", "") for key in ("clean", "smudge", "process"))]
         there = git.environment_for(
             source.environment,
             keep_config=True,
-            git_dir=source.git_dir if filters.at_home(self._done.config) else self._git_dir,
+            repository=source.repository,
             work_tree=self._target,
             index=own,
             objects=self._git_dir / "objects",
@@ -444,11 +443,11 @@ class _Filling:
         )
         paths = [path for path, _ in index.pinned]
         try:
-            skip_worktree.lay_out(paths, there, self._target, source.root)
+            skip_worktree.lay_out(paths, there, self._target, source)
         except git.GitFailed as error:
             self._proof.give_up_filters(error)
             there = git.with_config(there, filters.without(source.config))
-            skip_worktree.lay_out(paths, there, self._target, source.root)
+            skip_worktree.lay_out(paths, there, self._target, source)
         for path, tag in index.pinned:
             status = lstat(self._target / path)
             self._done.files += 1

@@ -126,8 +126,7 @@ class Contents:
         self._here = git.environment_for(
             source.environment,
             keep_config=True,
-            git_dir=source.git_dir,
-            work_tree=source.root,
+            repository=source.repository,
             index=source.index_path,
         )
         self.files: dict[str, str] = {}

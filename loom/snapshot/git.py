@@ -1,4 +1,9 @@
-"""Run git processes: environment, errors, concurrency.
+"""Run git processes, the only module that does: environment, configuration, errors, concurrency.
+
+No process searches for a repository: each is led to one by `GIT_DIR`, either a directory that loom made, or a `Repository`,
+of whose configuration git sees a short list (`snapshot.repository`). No process starts a hook or a file system monitor, asks
+for a password, or fetches an object that is missing; only one that `for_server` made the environment of may talk to a server, and
+it has no repository but loom's own. The user's own configuration (system, home, environment) counts.
 
 Snapshots are taken and proved by git itself, not libgit2: a git process costs 3 ms, `import pygit2` 40 to 100, and
 libgit2's status takes twice the time on a large tree (docs/benchmarks.md). git is also the only authority on its own
@@ -20,8 +25,10 @@ from typing import BinaryIO
 
 from loom.addresses import without_credentials
 from loom.cancel import Cancel
-from loom.errors import SnapshotError
+from loom.errors import RequestError, SnapshotError
+from loom.snapshot import repository as repositories
 from loom.snapshot.model import SnapshotCanceled
+from loom.snapshot.repository import Repository
 from loom.util import processes, profile
 
 # What points a git process at a repository; a workspace's git must never inherit it from the caller (`git rev-parse
@@ -48,9 +55,8 @@ LOCAL_VARIABLES = frozenset(
     }
 )
 
-# On the command line, so that they win over every file: no hook, no file system monitor (which may be a program of the
-# repository's choosing), no background work, and nothing that rewrites an index in passing, or makes trees of it. A bare
-# repository that is found, and not named, may be files of a commit: its configuration would be a stranger's.
+# On the command line, so that they win over every file: no hook, no file system monitor, no question in a window, no
+# background work, and nothing that rewrites an index in passing, or makes trees of it.
 _ALWAYS = (
     "-c",
     "safe.bareRepository=explicit",
@@ -58,6 +64,8 @@ _ALWAYS = (
     "core.hooksPath=/dev/null",
     "-c",
     "core.fsmonitor=false",
+    "-c",
+    "core.askPass=",
     "-c",
     "core.untrackedCache=false",
     "-c",
@@ -68,6 +76,9 @@ _ALWAYS = (
     "maintenance.auto=false",
 )
 
+_NOWHERE = Path("/dev/null")
+"""In place of a git directory."""
+
 IDLE_S = 30.0
 """How long git may sleep without a child process to wait for."""
 
@@ -76,6 +87,10 @@ _QUIET = {
     "GIT_NO_REPLACE_OBJECTS": "1",
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_TERMINAL_PROMPT": "0",
+    "GIT_ASKPASS": "",
+    "SSH_ASKPASS_REQUIRE": "never",
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_ALLOW_PROTOCOL": "none",  # for versions of git that do not know the line above
     "GIT_LITERAL_PATHSPECS": "1",
     "GIT_LFS_SKIP_SMUDGE": "1",
     "LC_ALL": "C",
@@ -83,6 +98,7 @@ _QUIET = {
 }
 
 
+_SERVERS = "https:http:ssh:git:file"
 NO_USER_CONFIG = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null"}
 
 
@@ -115,6 +131,7 @@ def environment_for(
     environ: Mapping[str, str],
     *,
     keep_config: bool = False,
+    repository: Repository | None = None,
     git_dir: Path | None = None,
     work_tree: Path | None = None,
     index: Path | None = None,
@@ -124,7 +141,7 @@ def environment_for(
 ) -> dict[str, str]:
     """Return `environ` for a git process with exactly these settings.
 
-    git writes to `objects` and also reads `alternates`. `keep_config`: keep configuration variables of the environment;
+    `git_dir` is a directory whose configuration loom wrote, `repository` anybody's. git writes to `objects` and also reads `alternates`. `keep_config`: keep configuration variables of the environment;
     `config` overrides them.
     """
     result = {
@@ -138,6 +155,8 @@ def environment_for(
         "GIT_INDEX_FILE": index,
         "GIT_OBJECT_DIRECTORY": objects,
     }
+    if repository is not None:
+        result |= repository.environment
     result.update({name: str(path) for name, path in named.items() if path is not None})
     if alternates:
         result["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = ":".join(quoted_store(path) for path in alternates)
@@ -154,8 +173,32 @@ def with_config(environment: Mapping[str, str], config: Sequence[tuple[str, str]
     return result
 
 
+def in_repository(repository: Repository, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return `environ` for a git process in a repository that was found with it: git's own variables count, as for the user's git."""
+    return as_inherited(environ) | repository.environment
+
+
+def without_repository(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return `environ` for a git process that needs no repository, and finds none."""
+    return environment_for(environ, keep_config=True, git_dir=_NOWHERE)
+
+
+def for_server(
+    environ: Mapping[str, str], config: Sequence[tuple[str, str]] | None, store: Path | None = None
+) -> dict[str, str]:
+    """Return `environ` for a git process that talks to a server, in no repository, or in a `store` that loom made.
+
+    `config` is the user's own configuration as it counts for the repository that asks (`includeIf`), with credentials, addresses
+    and ssh; without it, as git reads it. The repository's own configuration, and what its variables name, do not count.
+    """
+    result = environment_for(environ, keep_config=config is None, git_dir=store or _NOWHERE)
+    if config is not None:
+        result = with_config(result | NO_USER_CONFIG, config)
+    return result | {"GIT_ALLOW_PROTOCOL": environ.get("GIT_ALLOW_PROTOCOL", _SERVERS)}
+
+
 def as_inherited(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return `environ` for discovery of a repository: git's own variables count, as for the user's git."""
+    """Return `environ` for git, with git's own variables, but without what would change the answers or ask somebody."""
     # GIT_TRACE=1 would write to standard error, which is parsed; pathspec switches contradict ours.
     return {
         name: value
@@ -202,6 +245,23 @@ def ended_by(cancel: Cancel) -> Iterator[None]:
         _heeded.remove(cancel)
 
 
+def started(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    streams: tuple[int | BinaryIO, int | BinaryIO, int | BinaryIO],
+    cwd: Path | None = None,
+    searching: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Start git with standard input, output and error. `environment` leads it to a repository, unless it is `searching`."""
+    if "GIT_DIR" not in environment and not searching:
+        raise AssertionError(f"git {arguments[0]} is led to no repository, and would search for one")
+    stdin, stdout, stderr = streams
+    return subprocess.Popen(
+        ["git", *_ALWAYS, *arguments], stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd, env=dict(environment)
+    )
+
+
 class Running:
     """A running git process. Output goes to memory, so that several run concurrently without readers."""
 
@@ -213,7 +273,9 @@ class Running:
         cwd: Path | None,
         given: bytes | None = None,
         stdin: BinaryIO | None = None,
+        searching: bool = False,
     ) -> None:
+        """Start it. `searching`: git itself looks for the repository, to explain why it refuses it."""
         self._result: tuple[int, bytes, str] | None = (0, b"", "")
         if any(cancel.requested for cancel in _heeded):
             raise SnapshotCanceled("interrupted while git was at work")
@@ -223,13 +285,12 @@ class Running:
         self._began_ns = time.perf_counter_ns()
         with _in_memory(given) if given is not None else nullcontext(stdin) as stdin:
             try:
-                self._process = subprocess.Popen(
-                    ["git", *_ALWAYS, *arguments],
-                    stdin=subprocess.DEVNULL if stdin is None else stdin,
-                    stdout=self._out,
-                    stderr=self._err,
+                self._process = started(
+                    arguments,
+                    environment,
                     cwd=cwd,
-                    env=dict(environment),
+                    streams=(subprocess.DEVNULL if stdin is None else stdin, self._out, self._err),
+                    searching=searching,
                 )
             except FileNotFoundError as error:
                 self._close()
@@ -413,9 +474,20 @@ def intended(environment: Mapping[str, str], *paths: str, cwd: Path) -> set[str]
     return result
 
 
+def repository_at(place: Path, environ: Mapping[str, str]) -> Repository | None:
+    """Return the repository whose checkout a directory is; None for one that is none, or that git does not recognise."""
+    if not os.path.lexists(place / ".git"):
+        return None
+    try:
+        found = repositories.find(place, environment_for(environ) | {"GIT_CEILING_DIRECTORIES": str(place.parent)})
+    except RequestError:
+        return None
+    return found
+
+
 def is_repository(place: Path, environment: Mapping[str, str]) -> bool:
     """Whether git recognises the directory as another repository; its `.git` may be invalid."""
     if not os.path.lexists(place / ".git"):
         return False
-    asked = Running(("rev-parse", "--resolve-git-dir", str(place / ".git")), environment_for(environment), cwd=place)
+    asked = Running(("rev-parse", "--resolve-git-dir", str(place / ".git")), without_repository(environment), cwd=place)
     return asked.result(check=False)[0] == 0

@@ -34,5 +34,5 @@ def identity_of(source: Source, workspace: Path, folder: str, *, manifest_file: 
 
 def _tree_of(source: Source, manifest: Manifest, folder: str) -> bytes:
     """Return the commit's entry at this path; empty if none."""
-    here = git.environment_for(source.environment, git_dir=source.git_dir, work_tree=source.root)
+    here = git.environment_for(source.environment, repository=source.repository)
     return git.run(("ls-tree", "--full-tree", "-z", manifest.head_sha, "--", folder), here, cwd=source.root)

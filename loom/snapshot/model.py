@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from msgspec import Struct
 
 from loom.errors import SnapshotError
+from loom.snapshot.repository import Repository
 from loom.status import ExitCode
 
 
@@ -95,6 +96,7 @@ class LeftOut(Struct, frozen=True, kw_only=True):
 class Source:
     """A repository that `discover` found. Paths are absolute."""
 
+    repository: Repository
     root: Path
     git_dir: Path
     """This checkout's git directory (of a linked worktree: `.git/worktrees/<name>` of the main repository)."""
@@ -118,11 +120,9 @@ class Source:
     refs: tuple[tuple[str, str, str], ...] = field(default=(), repr=False)
     """(name, id, target of a symbolic ref or "") of branches, remote branches and tags."""
     config: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False, hash=False)
-    """git's effective configuration, keys as git prints them."""
+    """git's configuration as far as it counts (`snapshot.repository`), keys as git prints them."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False, compare=False)
     """The environment of git processes that read this source."""
-    located: bool = False
-    """The environment sets its location (`GIT_DIR`, `GIT_WORK_TREE`)."""
     attributes_tree: str | None = None
     """The tree that replaces the work tree's .gitattributes (`GIT_ATTR_SOURCE`, `attr.tree`)."""
 
@@ -132,7 +132,7 @@ class Source:
         # Messages are parsed, so in English; "en" has no catalogue, and filters keep their locale.
         result = {name: value for name, value in self.environment.items() if not name.startswith("GIT_TRACE")}
         result["LANGUAGE"] = "en"
-        return result | ({"GIT_DIR": str(self.git_dir), "GIT_WORK_TREE": str(self.root)} if self.located else {})
+        return result | self.repository.environment
 
     @property
     def attributes_config(self) -> list[tuple[str, str]]:

@@ -86,8 +86,7 @@ class Questions:
             git.environment_for(
                 source.environment,
                 keep_config=True,
-                git_dir=source.git_dir,
-                work_tree=source.root,
+                repository=source.repository,
                 index=self._git_dir / "index",
                 objects=self._git_dir / "objects",
                 alternates=(source.objects_dir,),

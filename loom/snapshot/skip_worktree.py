@@ -8,6 +8,7 @@ from pathlib import Path
 from loom.errors import SnapshotError
 from loom.snapshot import git, tree
 from loom.snapshot.index import Index, directories, pin_name
+from loom.snapshot.model import Source
 
 
 def give_way(index: Index, new: Iterable[str]) -> list[str]:
@@ -42,11 +43,10 @@ def intended_reason(tag: str) -> str:
     return f"intended to be added, but {pin_name(tag)} hides it from git"
 
 
-def lay_out(paths: list[str], environment: Mapping[str, str], workspace: Path, source: Path) -> None:
+def lay_out(paths: list[str], environment: Mapping[str, str], workspace: Path, source: Source) -> None:
     """Write what the index holds for these files into the workspace, where git may look at them.
 
-    `environment` names the workspace's index, with the user's configuration: a partial clone may have to fetch, which
-    takes addresses and credentials.
+    `environment` names the workspace's index, with the user's configuration.
     """
     given = git.nul_joined(paths)
     for switch in ("--no-skip-worktree", "--no-assume-unchanged"):
@@ -54,11 +54,11 @@ def lay_out(paths: list[str], environment: Mapping[str, str], workspace: Path, s
     try:
         git.run(("checkout-index", "--force", "-u", "-z", "--stdin"), environment, cwd=workspace, given=given)
     except git.GitFailed as error:
-        if "promisor" not in error.stderr:
+        if not source.repository.partial:
             raise
         raise SnapshotError(
-            f"{source}: files that are hidden from git, or outside of a sparse checkout, have to be fetched, "
-            f"and git can't: {error.stderr.strip()}",
-            hint="make the remote reachable and try again; loom needs them, as CI checks them out",
+            f"{source.root}: this partial clone lacks files that are hidden from git, or outside of a sparse checkout, and loom "
+            f"fetches nothing for it: {error.stderr.strip()}",
+            hint=f"fetch what CI checks out: git -C {source.root} archive --output=/dev/null HEAD",
             code="OBJECTS_NOT_FETCHED",
         ) from error

@@ -12,9 +12,11 @@ from typing import NoReturn
 from msgspec import Struct
 
 from loom.addresses import without_credentials
-from loom.errors import RequestError, SnapshotError
+from loom.errors import LoomError, RequestError, SnapshotError
 from loom.snapshot import git
+from loom.snapshot import repository as repositories
 from loom.snapshot.model import Source
+from loom.snapshot.repository import Repository
 
 # Object stores up to this size are copied (docs/benchmarks.md: copying 50 MB costs about what laying out 600 files
 # does); a bigger one is borrowed. Loose objects cost per file, so many of them count as big too.
@@ -24,20 +26,8 @@ COPY_UP_TO_FILES = 1_000
 # The workspace path in containers: a store below it can't be mounted at its own path.
 _TAKEN_IN_CONTAINERS = ("/workspace", "/proc", "/sys", "/dev")
 
-_ONE_BY_ONE = (
-    ("--is-bare-repository",),
-    ("--is-inside-work-tree",),
-    ("--git-dir",),
-    ("--git-common-dir",),
-    ("--show-object-format",),
-    ("--is-shallow-repository",),
-    ("--git-path", "objects"),
-    ("--git-path", "index"),
-    ("--show-toplevel",),
-    ("HEAD^{commit}",),
-    ("HEAD^{tree}",),
-)
-_ABOUT = ("rev-parse", "--path-format=absolute", *(word for one in _ONE_BY_ONE for word in one))
+_ABOUT = ("rev-parse", "--is-shallow-repository", "HEAD^{commit}", "HEAD^{tree}")
+_WHY = ("rev-parse", "--is-bare-repository", "--is-inside-work-tree", "--git-dir")
 
 
 COMMIT = ("log", "-1", "--no-show-signature", "--format=%an <%ae>%x00%cI%x00%P%x00%B", "HEAD")
@@ -77,62 +67,86 @@ class ObjectStore(Struct, frozen=True, kw_only=True):
         return self.bytes <= COPY_UP_TO_BYTES and self.files <= COPY_UP_TO_FILES
 
 
-_asked: dict[tuple[Path, tuple[tuple[str, str], ...]], list[git.Running]] = {}
+_Asked = tuple[Repository, list[git.Running]]
+_asked: dict[tuple[Path, tuple[tuple[str, str], ...]], _Asked] = {}
 
 
 def ask_ahead() -> None:
     """Start the git commands of the next `discover` in this directory, which run while loom's own modules are imported."""
     start, inherited = Path.cwd(), git.as_inherited(os.environ)
-    with suppress(SnapshotError):  # `discover` finds it again, and raises it
-        _asked[start, tuple(inherited.items())] = _ask(start, inherited, commit=True)
+    with suppress(LoomError):  # `discover` finds it again, and raises it
+        if asked := _ask(start, inherited, commit=True):
+            _asked[start, tuple(inherited.items())] = asked
 
 
-def _ask(start: Path, inherited: Mapping[str, str], *, commit: bool) -> list[git.Running]:
+def _ask(start: Path, inherited: Mapping[str, str], *, commit: bool, modules: Sequence[Path] = ()) -> _Asked | None:
+    """Find the repository and start the questions about it; None without one."""
+    repository = repositories.find(start, inherited, modules=modules)
+    if repository is None:
+        return None
+    if not _is_owned(repository):
+        why = git.Running(_WHY, inherited, cwd=start, searching=True)
+        code, _, stderr = why.result(check=False)
+        if code != 0 and "dubious ownership" in stderr:
+            _explain_refusal(start, inherited)
+    here = git.in_repository(repository, inherited)
     questions = (_ABOUT, ("config", "-z", "--list"), _refs_with(_REF_FIELDS), *([COMMIT] if commit else []))
-    return [git.Running(question, inherited, cwd=start) for question in questions]
+    return repository, [git.Running(question, here, cwd=repository.root) for question in questions]
 
 
-def discover(start: Path, *, environ: Mapping[str, str], commit: bool = True) -> Source:
+def _is_owned(repository: Repository) -> bool:
+    """Whether it is this user's, so that git need not be asked whether it trusts it."""
+    owners = {os.geteuid()}
+    if os.geteuid() == 0 and (sudo := os.environ.get("SUDO_UID", "")).isdigit():
+        owners.add(int(sudo))
+    dot = repository.root / ".git"
+    places = (repository.root, repository.git_dir, *([dot] if os.path.lexists(dot) else []))
+    return all(os.lstat(place).st_uid in owners for place in places)
+
+
+def discover(start: Path, *, environ: Mapping[str, str], commit: bool = True, modules: Sequence[Path] = ()) -> Source:
     """Find the repository of the checkout at `start` as git does (also by `GIT_DIR` etc.). `commit`: read `Source.commit`.
 
-    RequestError for a path without a checkout, a bare repository, one without a commit, or one that git refuses.
+    `modules`: where the git directories of submodules may be. RequestError for a path without a checkout, a bare
+    repository, one without a commit, or one that git or loom refuses.
     """
     if not start.is_dir():
         raise RequestError(f"{start}: no such directory", code="NO_REPOSITORY", hint="start loom inside a git checkout")
     inherited = git.as_inherited(environ)
     key = (start, tuple(inherited.items()))
-    about, config, refs, *of_commit = _asked.pop(key) if key in _asked else _ask(start, inherited, commit=commit)
+    asked = _asked.pop(key) if key in _asked else _ask(start, inherited, commit=commit, modules=modules)
+    if asked is None:
+        _explain_refusal(start, inherited)
+    repository, (about, config, refs, *of_commit) = asked
+    here = git.in_repository(repository, inherited)
+    root, git_dir, common_dir = repository.root, repository.git_dir, repository.common_dir
     try:
         code, out, stderr = about.result(check=False)
         if code != 0:
-            _explain_refusal(start, inherited, out.decode("utf-8", "surrogateescape").splitlines(), stderr)
-        fields = os.fsdecode(out).rstrip("\n").split("\n")
-        if len(fields) != 11:  # a path with a line break: query one value at a time
-            fields = [
-                os.fsdecode(git.run(("rev-parse", "--path-format=absolute", *one), inherited, cwd=start))[:-1]
-                for one in _ONE_BY_ONE
-            ]
+            _explain_head(repository, here, stderr)
     except BaseException:
         for process in (config, refs, *of_commit):
             process.stop()
         raise
-    git_dir, common_dir, object_format, shallow, objects, index, root, head, tree = fields[2:]
-    settings = parse_config(config.result(check=False)[1])
+    shallow, head, tree = out.decode().split()
+    settings = _settings(config, repository)
     code, listed, _ = refs.result(check=False)
     if code != 0:  # one ref to a missing object aborts, if objects are read
         listed = git.run(
-            _refs_with(tuple("" if name.startswith("*") else name for name in _REF_FIELDS)), inherited, cwd=start
+            _refs_with(tuple("" if name.startswith("*") else name for name in _REF_FIELDS)), here, cwd=root
         )
     refuse_links(Path(git_dir), Path(common_dir))
     found = parse_refs(listed)
     branch = next((ref.name for ref in found if ref.checked_out), "")
     origin = settings.get("remote.origin.url", ())
+    objects = root / (inherited.get("GIT_OBJECT_DIRECTORY") or common_dir / "objects")
     return Source(
-        root=Path(root),
-        git_dir=Path(git_dir),
-        common_dir=Path(common_dir),
-        objects_dir=Path(objects),
-        index_path=Path(index),
+        repository=repository,
+        root=root,
+        git_dir=git_dir,
+        common_dir=common_dir,
+        objects_dir=objects,
+        index_path=root / (inherited.get("GIT_INDEX_FILE") or git_dir / "index"),
         head_sha=head,
         head_tree_sha=tree,
         commit=of_commit[0].result(check=False)[1] if of_commit else b"",
@@ -141,27 +155,36 @@ def discover(start: Path, *, environ: Mapping[str, str], commit: bool = True) ->
             ref.name.removeprefix("refs/tags/") for ref in found if ref.is_tag and head in (ref.sha, ref.peeled)
         ),
         origin_url=origin[-1] if origin else None,
-        read_only_mounts=to_borrow(object_stores(Path(objects))) + _borrowed_by_modules(Path(git_dir)),
-        object_format=object_format,
+        read_only_mounts=to_borrow(object_stores(objects)) + _borrowed_by_modules(git_dir),
+        object_format=settings.get("extensions.objectformat", ("sha1",))[-1],
         shallow=shallow == "true",
         refs=tuple((ref.name, ref.sha, ref.target) for ref in found),
         config=settings,
         environment={
             name: value for name, value in environ.items() if git.is_config(name) or name not in git.LOCAL_VARIABLES
         },
-        located="GIT_DIR" in inherited or "GIT_WORK_TREE" in inherited,
-        attributes_tree=_attributes_tree(start, inherited, settings),
+        attributes_tree=_attributes_tree(here, repository, settings),
     )
 
 
-def _attributes_tree(start: Path, inherited: Mapping[str, str], settings: Mapping[str, tuple[str, ...]]) -> str | None:
+def _settings(config: git.Running, repository: Repository) -> dict[str, tuple[str, ...]]:
+    """Return the configuration that counts: the user's own, and what does of the repository's."""
+    settings = parse_config(config.result()[1])
+    for key, value in repository.partial:
+        settings[key] = (*settings.get(key, ()), value)
+    return settings
+
+
+def _attributes_tree(
+    here: Mapping[str, str], repository: Repository, settings: Mapping[str, tuple[str, ...]]
+) -> str | None:
     """Return the tree id that attributes come from, if not the work tree. RequestError where git would refuse."""
-    variable = inherited.get("GIT_ATTR_SOURCE")
+    variable = here.get("GIT_ATTR_SOURCE")
     named = variable or settings.get("attr.tree", ("",))[-1]
     if not named:
         return None
-    quiet = {name: value for name, value in inherited.items() if name != "GIT_ATTR_SOURCE"}
-    asked = git.Running(("rev-parse", "--verify", "-q", f"{named}^{{tree}}"), quiet, cwd=start)
+    quiet = {name: value for name, value in here.items() if name != "GIT_ATTR_SOURCE"}
+    asked = git.Running(("rev-parse", "--verify", "-q", f"{named}^{{tree}}"), quiet, cwd=repository.root)
     code, out, _ = asked.result(check=False)
     if code == 0:
         return out.decode().strip()
@@ -179,8 +202,10 @@ def _refs_with(fields: Sequence[str]) -> tuple[str, ...]:
     return ("for-each-ref", f"--format={wanted}", "refs/heads", "refs/remotes", "refs/tags")
 
 
-def _explain_refusal(start: Path, inherited: Mapping[str, str], fields: list[str], stderr: str) -> NoReturn:
-    """Convert git's refusal to place, reason and next move."""
+def _explain_refusal(start: Path, inherited: Mapping[str, str]) -> NoReturn:
+    """Convert git's reason for finding no checkout to place, reason and next move."""
+    _, out, stderr = git.Running(_WHY, inherited, cwd=start, searching=True).result(check=False)
+    fields = out.decode("utf-8", "surrogateescape").splitlines()
     if "dubious ownership" in stderr:
         raise RequestError(
             f"{start}: the repository belongs to another user, and git does not trust it",
@@ -199,33 +224,44 @@ def _explain_refusal(start: Path, inherited: Mapping[str, str], fields: list[str
             hint="start loom in the checkout that belongs to it",
             code="NO_REPOSITORY",
         )
-    if len(fields) >= 9:
-        code, head, _ = git.Running(("rev-parse", "--verify", "-q", "HEAD"), inherited, cwd=start).result(check=False)
-        if code == 0:
-            raise RequestError(
-                f"{fields[8]}: HEAD is {os.fsdecode(head).strip()}, and git does not find this commit, or its tree",
-                hint="see what `git fsck` says; objects borrowed from another repository (objects/info/alternates) may be gone",
-                code="REPOSITORY_UNREADABLE",
-            )
-        if closed := _closed_refs(Path(fields[2]), Path(fields[3])):
-            raise RequestError(
-                f"{closed}: you may not read it, so git finds no commit",
-                hint="give yourself the rights: some of it may have been made by another user, as by `sudo git`",
-                code="REPOSITORY_UNREADABLE",
-            )
-        raise RequestError(
-            f"{fields[8]}: the repository has no commit yet",
-            hint='make the first one: git commit --allow-empty -m "Start"',
-            code="REPOSITORY_UNBORN",
-        )
     if "not a git repository" in stderr:
         raise RequestError(
             f"{start}: not inside a git repository",
             hint="go to a checkout, or make one here: git init && git add -A && git commit",
             code="NO_REPOSITORY",
         )
+    raise _unreadable(start, stderr)
+
+
+def _explain_head(repository: Repository, here: Mapping[str, str], stderr: str) -> NoReturn:
+    """Convert the reason why there is no commit to place, reason and next move."""
+    root = repository.root
+    asked = git.Running(("rev-parse", "--verify", "-q", "HEAD"), here, cwd=root)
+    code, head, _ = asked.result(check=False)
+    if code == 0:
+        raise RequestError(
+            f"{root}: HEAD is {os.fsdecode(head).strip()}, and git does not find this commit, or its tree",
+            hint="see what `git fsck` says; objects borrowed from another repository (objects/info/alternates) may be gone",
+            code="REPOSITORY_UNREADABLE",
+        )
+    if closed := _closed_refs(repository.git_dir, repository.common_dir):
+        raise RequestError(
+            f"{closed}: you may not read it, so git finds no commit",
+            hint="give yourself the rights: some of it may have been made by another user, as by `sudo git`",
+            code="REPOSITORY_UNREADABLE",
+        )
+    if "unknown revision" in stderr:
+        raise RequestError(
+            f"{root}: the repository has no commit yet",
+            hint='make the first one: git commit --allow-empty -m "Start"',
+            code="REPOSITORY_UNBORN",
+        )
+    raise _unreadable(root, stderr)
+
+
+def _unreadable(place: Path, stderr: str) -> RequestError:
     reason = stderr.strip().removeprefix("fatal: ") or "git can't read the repository"
-    raise RequestError(f"{start}: {reason}", hint="see what `git status` says there", code="REPOSITORY_UNREADABLE")
+    return RequestError(f"{place}: {reason}", hint="see what `git status` says there", code="REPOSITORY_UNREADABLE")
 
 
 def _closed_refs(git_dir: Path, common_dir: Path) -> Path | None:

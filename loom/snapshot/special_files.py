@@ -51,8 +51,7 @@ def rules_environment(source: Source) -> dict[str, str]:
     here = git.environment_for(
         source.environment,
         keep_config=True,
-        git_dir=source.git_dir,
-        work_tree=source.root,
+        repository=source.repository,
         index=source.index_path,
     )
     return {name: value for name, value in here.items() if name != "GIT_LITERAL_PATHSPECS"}

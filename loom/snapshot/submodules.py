@@ -15,19 +15,16 @@ from loom.snapshot.source import discover
 def inner_repository(place: Path, outer: Source) -> Source | None:
     """The repository at `place` in another's checkout, as its own checkout; None without a commit.
 
-    RequestError when git does not trust it. A submodule that was moved still names its old place for its work tree.
+    RequestError when git does not trust it, or when its `.git` leads to a repository that does not lead back.
     """
-    as_it_says = outer.environment
-    for environ in (as_it_says, {**as_it_says, "GIT_DIR": str(place / ".git"), "GIT_WORK_TREE": str(place)}):
-        try:
-            inner = discover(place, environ=environ, commit=False)
-        except RequestError as error:
-            if error.code == "REPOSITORY_NOT_TRUSTED":
-                raise
-            continue
-        if inner.root in (place, place.resolve()):
-            return inner
-    return None
+    modules = (outer.git_dir / "modules", outer.common_dir / "modules")
+    try:
+        inner = discover(place, environ=outer.environment, commit=False, modules=modules)
+    except RequestError as error:
+        if error.code in ("REPOSITORY_NOT_TRUSTED", "REPOSITORY_ELSEWHERE"):
+            raise
+        return None
+    return inner if inner.root == place.resolve() else None
 
 
 def submodule_names(file: Path, source: Source) -> dict[str, str]:
@@ -45,7 +42,7 @@ def submodule_names_in_index(source: Source) -> dict[str, str]:
 def _names(where: tuple[str, str], source: Source) -> dict[str, str]:
     _, out, _ = git.Running(
         ("config", "-z", *where, "--get-regexp", r"^submodule\..*\.path$"),
-        git.environment_for(source.environment, git_dir=source.git_dir, index=source.index_path),
+        git.environment_for(source.environment, repository=source.repository, index=source.index_path),
         cwd=source.root,
     ).result(check=False)
     pairs = (os.fsdecode(item).partition("\n") for item in git.nul_list(out))

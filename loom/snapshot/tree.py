@@ -15,7 +15,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from loom.errors import SnapshotError
-from loom.snapshot import filters, git
+from loom.snapshot import filters, git, repository
 from loom.snapshot.index import directories
 from loom.snapshot.manifest import read_manifest
 from loom.snapshot.model import Change, Source
@@ -105,7 +105,8 @@ def tracked(workspace: Path, environ: Mapping[str, str], *, manifest_file: Path 
 
     Jobs may have written the index, so git reads nothing else, and fetches nothing.
     """
-    environment = git.environment_for({**environ, **git.NO_USER_CONFIG, "GIT_ALLOW_PROTOCOL": "none"})
+    found = repository.at(workspace / ".git", workspace, environ)
+    environment = git.environment_for(environ, repository=found) | git.NO_USER_CONFIG
     entries = entries_of(environment, workspace)
     submodules = tuple(path for path, (mode, _) in entries.items() if mode == "160000")
     changed = read_manifest(workspace, manifest_file).changed
@@ -202,13 +203,8 @@ class _Trees:
 
     def __init__(self, environment: Mapping[str, str], id_bytes: int) -> None:
         self._id_bytes = id_bytes
-        self._process = subprocess.Popen(
-            ["git", "cat-file", "--batch"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=dict(environment),
-        )
+        streams = subprocess.PIPE, subprocess.PIPE, subprocess.DEVNULL
+        self._process = git.started(("cat-file", "--batch"), environment, streams=streams)
 
     def __enter__(self) -> _Trees:
         return self

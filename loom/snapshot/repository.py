@@ -1,0 +1,411 @@
+"""Find a repository without git, and let git read none of its configuration but a short list.
+
+A directory that was unpacked or shared has a `.git` that somebody else wrote, and a job can write the one of its workspace. git reads
+a repository's configuration from `$GIT_COMMON_DIR/config`, so every git process of loom gets a GIT_COMMON_DIR of loom's
+own: a view with links to the repository's objects and refs, and with a configuration that loom wrote from the list below.
+Whatever else the repository's own file says (programs, addresses, includes, keys of later versions of git), git does not
+see. The name of a view is the digest of its content, so a view never changes and any number of processes may use it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from msgspec import Struct
+
+from loom.errors import RequestError, SnapshotError
+
+_COUNTS = re.compile(
+    r"core\.(filemode|symlinks|ignorecase|precomposeunicode|protectntfs|protecthfs|autocrlf|eol|safecrlf|bigfilethreshold"
+    r"|quotepath|checkstat|trustctime|sparsecheckout|sparsecheckoutcone)"
+    r"|sparse\.expectfilesoutsideofpatterns|attr\.tree|diff\.ignoresubmodules|user\.(name|email)"
+    r"|extensions\.(objectformat|compatobjectformat|refstorage)"
+    r"|remote\.[^\n]+\.(url|pushurl|fetch)|submodule\.[^\n]+\.(url|active|branch|ignore)",
+    re.DOTALL,
+)
+"""The keys of a repository's own configuration that git may see. None of them names a program or a file to read, and no git
+process that sees them talks to a server."""
+_SUBMODULE_UPDATES = ("checkout", "rebase", "merge", "none")
+_FORMER_CLONE = re.compile(r"extensions\.partialclone|remote\.[^\n]+\.(promisor|partialclonefilter)", re.DOTALL)
+"""Keys that loom alone sees: with them, git would fetch missing objects."""
+_LFS = re.compile(
+    r"filter\.lfs\.(clean\ngit-lfs clean -- %f|smudge\ngit-lfs smudge( --skip)? -- %f"
+    r"|process\ngit-lfs filter-process( --skip)?|required\ntrue)"
+)
+"""What `git lfs install` writes."""
+_EXTENSIONS = frozenset(
+    f"extensions.{name}"
+    for name in (
+        *("noop", "noop-v1", "preciousobjects", "partialclone", "worktreeconfig", "objectformat", "compatobjectformat"),
+        *("refstorage", "relativeworktrees", "submodulepathconfig"),
+    )
+)
+_LINKED = ("objects", "refs", "packed-refs", "reftable", "shallow", "lfs", "git-crypt", "annex")
+_RULES = ("exclude", "attributes")
+_LARGEST = 10_000_000
+
+
+class Repository(Struct, frozen=True, kw_only=True):
+    """A repository on disk and the view through which git reads it. Paths are absolute."""
+
+    root: Path
+    git_dir: Path
+    common_dir: Path
+    view: Path
+    config: tuple[tuple[str, str], ...]
+    """What counts of its own configuration."""
+    partial: tuple[tuple[str, str], ...] = ()
+    """What its configuration says about objects that it lacks; git sees none of it."""
+    filters: tuple[tuple[str, str], ...] = ()
+    """Filters that its configuration names and that do not count."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the variables that lead a git process here."""
+        return {
+            "GIT_DIR": str(self.git_dir),
+            "GIT_COMMON_DIR": str(self.view),
+            "GIT_WORK_TREE": str(self.root),
+        }
+
+
+def find(start: Path, environ: Mapping[str, str], *, modules: Iterable[Path] = ()) -> Repository | None:
+    """Find the repository of a checkout as git would, by `GIT_DIR` or upward from `start`; None without one.
+
+    `modules`: directories in which the git directory of a submodule may be. RequestError for a `.git` that leads to a
+    repository which does not lead back, and for a configuration that can't be read or names another work tree.
+    """
+    named, tree = environ.get("GIT_DIR"), environ.get("GIT_WORK_TREE")
+    if named:
+        git_dir = Path(os.path.realpath(start / named))
+        if git_dir.is_file():
+            git_dir = _target(git_dir) or git_dir
+        common = _common(git_dir, environ)
+        if not _is_git_dir(git_dir, common, environ):
+            return None
+        return _seen(
+            Path(os.path.realpath(start / (tree or "."))), git_dir, common, environ, root_is_given=tree is not None
+        )
+    for directory in _upward(Path(os.path.realpath(start)), environ):
+        dot = directory / ".git"
+        git_dir = dot
+        if dot.is_file():
+            target = _target(dot)
+            if target is None:
+                return None
+            git_dir = target
+        elif dot.is_symlink():
+            git_dir = Path(os.path.realpath(dot))
+        common = _common(git_dir, environ)
+        if _is_git_dir(git_dir, common, environ):
+            root = Path(os.path.realpath(start / tree)) if tree else directory
+            moved = _check_way(dot, git_dir, common, modules)
+            return _seen(root, git_dir, common, environ, root_is_given=tree is not None or moved)
+        if git_dir != dot or _is_git_dir(directory, directory, environ):
+            return None
+    return None
+
+
+def at(git_dir: Path, root: Path, environ: Mapping[str, str]) -> Repository:
+    """Return the repository whose git directory is `git_dir`, whatever its configuration says of its work tree."""
+    return _seen(root, git_dir, git_dir, environ, root_is_given=True)
+
+
+def _upward(start: Path, environ: Mapping[str, str]) -> Iterator[Path]:
+    """Return the directories in which git looks for a repository."""
+    ceilings = {
+        os.path.realpath(path) for path in environ.get("GIT_CEILING_DIRECTORIES", "").split(":") if path[:1] == "/"
+    }
+    across = environ.get("GIT_DISCOVERY_ACROSS_FILESYSTEM", "").lower() in ("1", "true", "yes", "on")
+    try:
+        device = start.stat().st_dev
+        for directory in (start, *start.parents):
+            if directory != start and (str(directory) in ceilings or not (across or directory.stat().st_dev == device)):
+                return
+            yield directory
+    except OSError:
+        return
+
+
+def _is_git_dir(git_dir: Path, common: Path, environ: Mapping[str, str]) -> bool:
+    objects = environ.get("GIT_OBJECT_DIRECTORY") or common / "objects"
+    return os.path.lexists(git_dir / "HEAD") and os.path.isdir(objects) and (common / "refs").is_dir()  # noqa: PTH112
+
+
+def _target(file: Path) -> Path | None:
+    """Return the git directory that a `.git` file names."""
+    text = _text(file)
+    if text is None or not text.startswith("gitdir: "):
+        return None
+    return Path(os.path.realpath(file.parent / text.removeprefix("gitdir: ").rstrip("\r\n")))
+
+
+def _common(git_dir: Path, environ: Mapping[str, str]) -> Path:
+    if named := environ.get("GIT_COMMON_DIR"):
+        return Path(os.path.realpath(named))
+    text = _text(git_dir / "commondir")
+    return git_dir if text is None else Path(os.path.realpath(git_dir / text.rstrip("\r\n")))
+
+
+def _text(file: Path) -> str | None:
+    """Return the content of a small regular file."""
+    try:
+        status = file.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
+            return None
+        return os.fsdecode(file.read_bytes())
+    except OSError:
+        return None
+
+
+def _check_way(dot: Path, git_dir: Path, common: Path, modules: Iterable[Path]) -> bool:
+    """Raise RequestError where a `.git` leads to a repository that does not lead back: it may be anybody's.
+
+    Return whether the repository is a submodule's, whose note of its work tree may be old.
+    """
+    if git_dir != common:
+        back = _text(git_dir / "gitdir")
+        leads_back = back is not None and os.path.realpath(git_dir / back.rstrip("\n")) == os.path.realpath(dot)
+        if git_dir.parent == common / "worktrees" and leads_back:
+            return False
+        hint = (
+            "if it is a linked worktree that was moved: git worktree repair; else remove it, and clone the repository"
+        )
+    elif git_dir == dot:
+        return False
+    else:
+        if any(git_dir.is_relative_to(os.path.realpath(place)) for place in modules):
+            return True
+        if _work_tree(git_dir, _entries(git_dir / "config")) == dot.parent:
+            return False
+        hint = f"if you made it so: git -C {dot.parent} config core.worktree {dot.parent}"
+    raise RequestError(
+        f"{dot} leads to {common}, a repository that does not lead back to it", hint=hint, code="REPOSITORY_ELSEWHERE"
+    )
+
+
+def _work_tree(git_dir: Path, entries: Iterable[tuple[str, str]]) -> Path | None:
+    named = [value for key, value in entries if key == "core.worktree"]
+    return Path(os.path.realpath(git_dir / named[-1])) if named else None
+
+
+def _seen(root: Path, git_dir: Path, common: Path, environ: Mapping[str, str], *, root_is_given: bool) -> Repository:
+    entries = _entries(common / "config")
+    if git_dir == common and not root_is_given:
+        if (named := _work_tree(git_dir, entries)) not in (None, root):
+            raise RequestError(
+                f"{git_dir / 'config'}: core.worktree names {named}, and not {root}",
+                hint="remove it: git config --unset core.worktree; or say it yourself: GIT_DIR=... GIT_WORK_TREE=... loom ...",
+                code="REPOSITORY_ELSEWHERE",
+            )
+        if ("core.bare", "true") in entries:
+            raise RequestError(
+                f"{root}: a bare repository has no files to run jobs on",
+                hint="make a checkout of it: git clone, or git worktree add",
+                code="REPOSITORY_BARE",
+            )
+    if unknown := [key for key, _ in entries if key.startswith("extensions.") and key not in _EXTENSIONS]:
+        raise RequestError(
+            f"{common / 'config'}: {unknown[0]}: an extension of git's format that loom does not know",
+            hint="update loom, or clone the repository without it",
+            code="REPOSITORY_UNREADABLE",
+        )
+    if any(
+        key == "extensions.worktreeconfig" and value.lower() in ("true", "yes", "on", "1") for key, value in entries
+    ):
+        entries += _entries(git_dir / "config.worktree")
+    allowed = tuple((key, value) for key, value in entries if _counts(key, value))
+    return Repository(
+        root=root,
+        git_dir=git_dir,
+        common_dir=common,
+        view=_view(common, allowed, environ),
+        config=allowed,
+        partial=tuple((key, value) for key, value in entries if _FORMER_CLONE.fullmatch(key)),
+        filters=tuple((key, value) for key, value in entries if key.startswith("filter.") and not _counts(key, value)),
+    )
+
+
+def _counts(key: str, value: str) -> bool:
+    if key.startswith("submodule.") and key.endswith(".update"):
+        return value in _SUBMODULE_UPDATES
+    return _COUNTS.fullmatch(key) is not None or _LFS.fullmatch(f"{key}\n{value}") is not None
+
+
+# The view
+
+
+def _view(common: Path, config: Iterable[tuple[str, str]], environ: Mapping[str, str]) -> Path:
+    """Return the directory that stands for `common` before git, made if it is not there yet."""
+    config = list(config)
+    version = 1 if any(key.startswith("extensions.") for key, _ in config) else 0
+    text = config_text([("core.repositoryformatversion", str(version)), ("core.bare", "false"), *config])
+    links = {name: common / name for name in _LINKED}
+    links |= {f"info/{name}": common / "info" / name for name in _RULES if _is_file_or_none(common / "info" / name)}
+    content = text + "".join(f"{name} {target}\n" for name, target in links.items())
+    name = hashlib.sha256(os.fsencode(content)).hexdigest()[:32]
+    for base in _bases(environ):
+        path = base / name
+        if path.is_dir() and _is_ours(base):
+            return path
+        try:
+            base.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            base.mkdir(exist_ok=True, mode=0o700)
+            if _is_ours(base):
+                return _made(path, text, links)
+        except OSError:
+            continue
+    raise SnapshotError(
+        "git's view of the repository can't be written, neither in the cache directory nor in the temporary one",
+        hint="see what `loom doctor` says of these directories",
+    )
+
+
+def _bases(environ: Mapping[str, str]) -> Iterator[Path]:
+    home = environ.get("HOME", "")
+    cache = Path(environ.get("XDG_CACHE_HOME") or f"{home}/.cache")
+    if cache.is_absolute() and _is_ours(next((path for path in (cache, *cache.parents) if path.exists()), cache)):
+        yield cache / "loom" / "git"
+    yield Path(tempfile.gettempdir(), f"loom-git-{os.geteuid()}")
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a directory is this user's, and nobody else may write into it."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
+
+
+def _is_file_or_none(path: Path) -> bool:
+    if path.parent.is_symlink():
+        return False
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return True
+
+
+def _made(path: Path, text: str, links: Mapping[str, Path]) -> Path:
+    making = Path(tempfile.mkdtemp(prefix=".", dir=path.parent))
+    (making / "info").mkdir()
+    (making / "config").write_bytes(os.fsencode(text))
+    for name, target in links.items():
+        (making / name).symlink_to(target)
+    try:
+        making.rename(path)
+    except OSError:  # another process was faster
+        with suppress(OSError):
+            shutil.rmtree(making)
+        if not path.is_dir():
+            raise
+    return path
+
+
+# git's format of configuration
+
+
+def config_text(entries: Iterable[tuple[str, str]]) -> str:
+    """Write a configuration with these keys, as git prints them."""
+    lines = []
+    for key, value in entries:
+        section, _, rest = key.partition(".")
+        name, dot, variable = rest.rpartition(".")
+        lines.append(f'[{section} "{_escaped(name)}"]' if dot else f"[{section}]")
+        quoted = _escaped(value).replace("\n", "\\n").replace("\t", "\\t")
+        lines.append(f'\t{variable} = "{quoted}"')
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+_HEADER = re.compile(r'\[([A-Za-z0-9.-]+)(?:[ \t]+"((?:\\[^\n]|[^"\\\n])*)")?\]')
+_KEY = re.compile(r"([A-Za-z][A-Za-z0-9-]*)[ \t]*(=?)[ \t]*")
+_BETWEEN = re.compile(r"(?:\s|[#;][^\n]*)+")
+_PIECE = re.compile(r'\\(\n)|\\([ntb"\\])|(")|([ \t]+)|([#;][^\n]*)|(\n)|([^\\\n"#; \t]+)|([#;])')
+_ESCAPED, _AS_IT_IS = re.compile(r"\\(.)"), r"\1"
+_ESCAPES = {"n": "\n", "t": "\t", "b": "\b"}
+
+
+def parse(text: str) -> list[tuple[str, str]]:
+    """Return the keys and values of a configuration as `git config --list` does, without what it includes.
+
+    ValueError where git would refuse the text.
+    """
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n") + "\n"
+    found: list[tuple[str, str]] = []
+    at, section = 0, ""
+    while True:
+        if between := _BETWEEN.match(text, at):
+            at = between.end()
+        if at >= len(text):
+            return found
+        if header := _HEADER.match(text, at):
+            name, sub = header[1].lower(), header[2]
+            section = name if sub is None else f"{name}.{_ESCAPED.sub(_AS_IT_IS, sub)}"
+            at = header.end()
+        elif section and (key := _KEY.match(text, at)):
+            at = key.end()
+            value = "true"
+            if key[2]:
+                value, at = _value(text, at)
+            elif text[at] != "\n":
+                raise ValueError(text.count("\n", 0, at) + 1)
+            found.append((f"{section}.{key[1].lower()}", value))
+        else:
+            raise ValueError(text.count("\n", 0, at) + 1)
+
+
+def _value(text: str, at: int) -> tuple[str, int]:
+    """Return the value that begins there, and where it ends."""
+    parts: list[str] = []
+    quoted, kept = False, 0
+    while piece := _PIECE.match(text, at):
+        at = piece.end()
+        continued, escape, quote, blank, comment, end, plain, mark = piece.groups()
+        if end or (comment and not quoted):
+            if quoted:
+                break
+            return "".join(parts[:kept]), at
+        if continued:
+            continue
+        if quote:
+            quoted = not quoted
+        elif comment:  # none: in quotes
+            at = piece.start() + 1
+            parts.append(comment[0])
+        else:
+            parts.append(_ESCAPES.get(escape, escape) if escape else blank or plain or mark)
+        if quoted or not blank:
+            kept = len(parts)
+    raise ValueError(text.count("\n", 0, at) + 1)
+
+
+def _entries(file: Path) -> list[tuple[str, str]]:
+    """Return what a configuration file says; nothing for one that is not there. RequestError for one that git would refuse."""
+    if not os.path.lexists(file):
+        return []
+    text = _text(file)
+    if text is None:
+        raise RequestError(
+            f"{file}: no regular file that can be read", hint="clone the repository", code="REPOSITORY_UNREADABLE"
+        )
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise RequestError(
+            f"{file}:{error}: no line of git's configuration",
+            hint="see what `git config --list` says",
+            code="REPOSITORY_UNREADABLE",
+        ) from error
