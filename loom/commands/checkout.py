@@ -170,8 +170,11 @@ def _usual_branches(root: Path, environ: Mapping[str, str]) -> list[str]:
 
 
 def origin_of(root: Path, environ: Mapping[str, str]) -> Address | None:
-    url = _first(_git(root, environ, "config", "--get", "remote.origin.url"))
-    return Address(url) if url else None
+    from loom.snapshot.repository import find  # as in `_git`
+
+    found = find(root, environ)
+    urls = [value for key, value in found.config if key == "remote.origin.url"] if found is not None else []
+    return Address(urls[-1]) if urls else None
 
 
 def _first(answer: bytes | None) -> str | None:

@@ -19,6 +19,7 @@ from loom.commands import sync as syncing
 from loom.commands.project import Here
 from loom.commands.run import Options
 from loom.commands.same_tree import taken_again
+from loom.commands.trust import filters_allowed
 from loom.errors import RequestError, SnapshotError
 from loom.plan.model import MountMode, Plan
 from loom.record.documents import Invocation
@@ -355,7 +356,9 @@ def execute(
 ) -> int:
     """`follow`: see `commands.run.execute`."""
     planned = past.planned
-    source = snapshot.discover(past.repo_root, environ=here.environ)
+    source = snapshot.discover(
+        past.repo_root, environ=here.environ, filters=filters_allowed(here.environ, flag=options.trust)
+    )
     options = replace(_as_planned(options, past), invocation=_with_variables(past.invocation, options.var))
     ids = dict.fromkeys(("LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_PIPELINE_ID"), run_id)
     prepared = running.Prepared(

@@ -172,7 +172,9 @@ def prepare(
     """
     run_id = run_id or str(time.time_ns())
     with profile.span("part", "find the repository"):
-        source = snapshot.discover(Path.cwd(), environ=os.environ)
+        source = snapshot.discover(
+            Path.cwd(), environ=os.environ, filters=trusting.filters_allowed(os.environ, flag=options.trust)
+        )
     with profile.span("part", "configuration"):
         here = here_for(options, source.root)
     path = here.workflow(options.workflow)

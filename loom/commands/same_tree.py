@@ -8,6 +8,7 @@ from pathlib import Path
 from loom import snapshot
 from loom.cancel import Cancel
 from loom.commands.project import Here
+from loom.commands.trust import filters_allowed
 from loom.errors import LoomError
 from loom.util.paths import run_of_workspace
 
@@ -28,7 +29,11 @@ def taken_again(
             continue
         here.store.claims.make(workspace, run_id=run_of_workspace(workspace.name) or "", repo_root=checkout)
         try:
-            taken = snapshot.take(snapshot.discover(place, environ=here.environ), workspace, cancel=cancel)
+            taken = snapshot.take(
+                snapshot.discover(place, environ=here.environ, filters=filters_allowed(here.environ)),
+                workspace,
+                cancel=cancel,
+            )
         except LoomError as error:
             workspace.rmdir()
             if cancel.requested:

@@ -14,6 +14,7 @@ from loom import snapshot as snapshots
 from loom.analysis.printed import SnapshotExplanation, SnapshotReport, VerificationReport, made
 from loom.cancel import Cancel, signals
 from loom.commands import project
+from loom.commands.trust import filters_allowed
 from loom.errors import RequestError, SnapshotError
 from loom.record.store import RunEntry, Store
 from loom.render.output import print_json
@@ -25,7 +26,7 @@ from loom.util.units import rough_size
 
 def snapshot(paths: list[str] | None, *, explain: bool, as_json: bool) -> None:
     """`loom snapshot`."""
-    source = snapshots.discover(Path.cwd(), environ=os.environ)
+    source = snapshots.discover(Path.cwd(), environ=os.environ, filters=filters_allowed(os.environ))
     if explain:
         if not paths:
             raise RequestError("--explain needs at least one path", hint="loom snapshot --explain PATH...")

@@ -10,6 +10,7 @@ from msgspec import Struct
 from loom import snapshot
 from loom.cancel import Cancel, signals
 from loom.commands.project import Here
+from loom.commands.trust import filters_allowed
 from loom.errors import RequestError
 from loom.runner.previous_run import PastRun
 from loom.snapshot import Merge, Snapshot, readable
@@ -43,7 +44,11 @@ def take(here: Here, past: PastRun, workspace: Path, run_id: str) -> Snapshot:
     cancel = Cancel()
     with signals(cancel):
         here.store.claims.make(workspace, run_id=run_id, repo_root=past.repo_root)
-        return snapshot.take(snapshot.discover(past.repo_root, environ=here.environ), workspace, cancel=cancel)
+        return snapshot.take(
+            snapshot.discover(past.repo_root, environ=here.environ, filters=filters_allowed(here.environ)),
+            workspace,
+            cancel=cancel,
+        )
 
 
 def sync(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,8 @@ from loom.errors import RequestError, WorkflowError
 from loom.plan import permissions
 from loom.plan.permissions import PermissionRequest
 from loom.render.output import print_json
+from loom.snapshot import repository
+from loom.snapshot.repository import Repository
 from loom.status import ExitCode
 from loom.util.controls import shown
 from loom.util.units import counted
@@ -43,10 +45,42 @@ def requests_of(
         is_ignored=ignored_in(here.root, here.environ),
     )
     place_of = _places_in(workflow) if workflow is not None else None
+    found = repository.find(here.root, here.environ)
     return (
         *map(permissions.of_setting, here.config.asked),
+        *_of_filters(found),
         *permissions.of_jobs(jobs, around, place_of),
     )
+
+
+def _of_filters(found: Repository | None) -> list[PermissionRequest]:
+    """Find the requests of a repository whose own configuration names programs."""
+    return [
+        PermissionRequest(
+            kind="filter",
+            subject=f"{key}: {value}",
+            gives="git runs this program for files of the checkout",
+            place=".git/config",
+        )
+        for key, value in (found.filters if found is not None else ())
+    ]
+
+
+def filters_allowed(environ: Mapping[str, str], *, flag: bool = False) -> Callable[[Repository], bool]:
+    """Tell of a repository whether the user has allowed all filters that its own configuration names.
+
+    `flag`: allowed on the command line.
+    """
+
+    def allowed(found: Repository) -> bool:
+        from loom.commands.trust_store import Trust  # as in `decisions_of`
+
+        if trusts_all(environ, flag):
+            return True
+        trust = Trust(project.configured(found.root, environ).own_state_dir, found.root, environ)
+        return all(map(trust.holds, _of_filters(found)))
+
+    return allowed
 
 
 def _is_reference(reference: str) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from loom.snapshot import git
 from loom.snapshot.index import lstat, same_content
 from loom.snapshot.model import Source
+from loom.snapshot.repository import as_under_git
 
 _RUNS = (".clean", ".process")
 HIDING = ("ident", "working-tree-encoding")
@@ -122,6 +123,7 @@ def ids_at_home(
 
     Stores nothing. GitFailed when a required filter fails.
     """
+    config = as_under_git(source.repository, config) if source.repository.trusted else config
     environment = git.with_config(source.home_environment, config)
     there = [path for path in paths if file_mode(source.root / path) is not None]
     try:

@@ -141,8 +141,8 @@ def environment_for(
 ) -> dict[str, str]:
     """Return `environ` for a git process with exactly these settings.
 
-    `git_dir` is a directory whose configuration loom wrote, `repository` anybody's. git writes to `objects` and also reads `alternates`. `keep_config`: keep configuration variables of the environment;
-    `config` overrides them.
+    `git_dir` is a directory whose configuration loom wrote, `repository` anybody's. git writes to `objects` and also reads
+    `alternates`. `keep_config`: keep configuration variables of the environment; `config` overrides them.
     """
     result = {
         name: value
@@ -174,7 +174,7 @@ def with_config(environment: Mapping[str, str], config: Sequence[tuple[str, str]
 
 
 def in_repository(repository: Repository, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return `environ` for a git process in a repository that was found with it: git's own variables count, as for the user's git."""
+    """Return `environ` for a git process in a repository that was found with it: git's own variables count."""
     return as_inherited(environ) | repository.environment
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -92,6 +92,10 @@ class LeftOut(Struct, frozen=True, kw_only=True):
         return {**path_fields(self.path), "reason": self.reason}
 
 
+Allows = Callable[[Repository], bool]
+"""Whether the filters count that a repository's own configuration names."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """A repository that `discover` found. Paths are absolute."""
@@ -123,6 +127,8 @@ class Source:
     """git's configuration as far as it counts (`snapshot.repository`), keys as git prints them."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False, compare=False)
     """The environment of git processes that read this source."""
+    may_filter: Allows = field(default=lambda _: False, repr=False, hash=False, compare=False)
+    """Tells of a repository below whether its own filters count."""
     attributes_tree: str | None = None
     """The tree that replaces the work tree's .gitattributes (`GIT_ATTR_SOURCE`, `attr.tree`)."""
 

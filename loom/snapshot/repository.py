@@ -1,10 +1,13 @@
 """Find a repository without git, and let git read none of its configuration but a short list.
 
-A directory that was unpacked or shared has a `.git` that somebody else wrote, and a job can write the one of its workspace. git reads
-a repository's configuration from `$GIT_COMMON_DIR/config`, so every git process of loom gets a GIT_COMMON_DIR of loom's
-own: a view with links to the repository's objects and refs, and with a configuration that loom wrote from the list below.
-Whatever else the repository's own file says (programs, addresses, includes, keys of later versions of git), git does not
-see. The name of a view is the digest of its content, so a view never changes and any number of processes may use it.
+A directory that was unpacked or shared has a `.git` that somebody else wrote, and a job can write the one of its workspace.
+git reads a repository's configuration from `$GIT_COMMON_DIR/config`, so every git process of loom gets a GIT_COMMON_DIR of
+loom's own: a view with links to the repository's objects and refs, and with a configuration that loom wrote from the list
+below. git does not see what else the repository's file says: programs, addresses, includes, keys of later versions of git.
+The name of a view is the digest of its content, so a view never changes and any number of processes may use it.
+
+libgit2 would start no program for this either, but it reads no SHA-256 repository, and its import takes longer than all of
+git's answers at the start of a run.
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from loom.addresses import without_credentials
 from loom.errors import RequestError, SnapshotError
 
 _COUNTS = re.compile(
@@ -61,11 +66,13 @@ class Repository(Struct, frozen=True, kw_only=True):
     common_dir: Path
     view: Path
     config: tuple[tuple[str, str], ...]
-    """What counts of its own configuration."""
+    """What counts of its own configuration; an address in it may hold a credential."""
     partial: tuple[tuple[str, str], ...] = ()
     """What its configuration says about objects that it lacks; git sees none of it."""
     filters: tuple[tuple[str, str], ...] = ()
-    """Filters that its configuration names and that do not count."""
+    """The programs of filters that its configuration names; they count once they are allowed (`with_filters`)."""
+    trusted: bool = False
+    """They were allowed."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -117,6 +124,21 @@ def find(start: Path, environ: Mapping[str, str], *, modules: Iterable[Path] = (
 def at(git_dir: Path, root: Path, environ: Mapping[str, str]) -> Repository:
     """Return the repository whose git directory is `git_dir`, whatever its configuration says of its work tree."""
     return _seen(root, git_dir, git_dir, environ, root_is_given=True)
+
+
+def with_filters(found: Repository, environ: Mapping[str, str]) -> Repository:
+    """Return the repository with the filters that its own configuration names."""
+    config = (*found.config, *as_under_git(found, found.filters))
+    return replace(found, config=config, filters=(), trusted=True, view=_view(found.common_dir, config, environ))
+
+
+def as_under_git(found: Repository, filters: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return filters that find the repository as under the user's git, with the whole of its configuration."""
+    names = "GIT_COMMON_DIR GIT_DIR GIT_WORK_TREE" if os.path.lexists(found.root / ".git") else "GIT_COMMON_DIR"
+    return [
+        (key, f"unset {names}; {value}" if value and key.endswith((".clean", ".smudge", ".process")) else value)
+        for key, value in filters
+    ]
 
 
 def _upward(start: Path, environ: Mapping[str, str]) -> Iterator[Path]:
@@ -247,7 +269,8 @@ def _view(common: Path, config: Iterable[tuple[str, str]], environ: Mapping[str,
     """Return the directory that stands for `common` before git, made if it is not there yet."""
     config = list(config)
     version = 1 if any(key.startswith("extensions.") for key, _ in config) else 0
-    text = config_text([("core.repositoryformatversion", str(version)), ("core.bare", "false"), *config])
+    format_ = [("core.repositoryformatversion", str(version)), ("core.bare", "false")]
+    text = config_text([*format_, *((key, without_credentials(value)) for key, value in config)])
     links = {name: common / name for name in _LINKED}
     links |= {f"info/{name}": common / "info" / name for name in _RULES if _is_file_or_none(common / "info" / name)}
     content = text + "".join(f"{name} {target}\n" for name, target in links.items())

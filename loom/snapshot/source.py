@@ -15,7 +15,7 @@ from loom.addresses import without_credentials
 from loom.errors import LoomError, RequestError, SnapshotError
 from loom.snapshot import git
 from loom.snapshot import repository as repositories
-from loom.snapshot.model import Source
+from loom.snapshot.model import Allows, Source
 from loom.snapshot.repository import Repository
 
 # Object stores up to this size are copied (docs/benchmarks.md: copying 50 MB costs about what laying out 600 files
@@ -71,6 +71,11 @@ _Asked = tuple[Repository, list[git.Running]]
 _asked: dict[tuple[Path, tuple[tuple[str, str], ...]], _Asked] = {}
 
 
+def none(_: Repository) -> bool:
+    """Allow nothing."""
+    return False
+
+
 def ask_ahead() -> None:
     """Start the git commands of the next `discover` in this directory, which run while loom's own modules are imported."""
     start, inherited = Path.cwd(), git.as_inherited(os.environ)
@@ -104,10 +109,18 @@ def _is_owned(repository: Repository) -> bool:
     return all(os.lstat(place).st_uid in owners for place in places)
 
 
-def discover(start: Path, *, environ: Mapping[str, str], commit: bool = True, modules: Sequence[Path] = ()) -> Source:
+def discover(
+    start: Path,
+    *,
+    environ: Mapping[str, str],
+    commit: bool = True,
+    modules: Sequence[Path] = (),
+    filters: Allows = none,
+) -> Source:
     """Find the repository of the checkout at `start` as git does (also by `GIT_DIR` etc.). `commit`: read `Source.commit`.
 
-    `modules`: where the git directories of submodules may be. RequestError for a path without a checkout, a bare
+    `modules`: where the git directories of submodules may be. `filters` tells whether those count that the repository's own
+    configuration names. RequestError for a path without a checkout, a bare
     repository, one without a commit, or one that git or loom refuses.
     """
     if not start.is_dir():
@@ -118,6 +131,9 @@ def discover(start: Path, *, environ: Mapping[str, str], commit: bool = True, mo
     if asked is None:
         _explain_refusal(start, inherited)
     repository, (about, config, refs, *of_commit) = asked
+    own_filters = repository.filters
+    if own_filters and filters(repository):
+        repository = repositories.with_filters(repository, environ)
     here = git.in_repository(repository, inherited)
     root, git_dir, common_dir = repository.root, repository.git_dir, repository.common_dir
     try:
@@ -129,7 +145,9 @@ def discover(start: Path, *, environ: Mapping[str, str], commit: bool = True, mo
             process.stop()
         raise
     shallow, head, tree = out.decode().split()
-    settings = _settings(config, repository)
+    settings = parse_config(config.result()[1])
+    for name, value in (*repository.partial, *(own_filters if not repository.filters else ())):
+        settings[name] = (*settings.get(name, ()), value)
     code, listed, _ = refs.result(check=False)
     if code != 0:  # one ref to a missing object aborts, if objects are read
         listed = git.run(
@@ -164,15 +182,8 @@ def discover(start: Path, *, environ: Mapping[str, str], commit: bool = True, mo
             name: value for name, value in environ.items() if git.is_config(name) or name not in git.LOCAL_VARIABLES
         },
         attributes_tree=_attributes_tree(here, repository, settings),
+        may_filter=filters,
     )
-
-
-def _settings(config: git.Running, repository: Repository) -> dict[str, tuple[str, ...]]:
-    """Return the configuration that counts: the user's own, and what does of the repository's."""
-    settings = parse_config(config.result()[1])
-    for key, value in repository.partial:
-        settings[key] = (*settings.get(key, ()), value)
-    return settings
 
 
 def _attributes_tree(

@@ -19,7 +19,7 @@ def inner_repository(place: Path, outer: Source) -> Source | None:
     """
     modules = (outer.git_dir / "modules", outer.common_dir / "modules")
     try:
-        inner = discover(place, environ=outer.environment, commit=False, modules=modules)
+        inner = discover(place, environ=outer.environment, commit=False, modules=modules, filters=outer.may_filter)
     except RequestError as error:
         if error.code in ("REPOSITORY_NOT_TRUSTED", "REPOSITORY_ELSEWHERE"):
             raise

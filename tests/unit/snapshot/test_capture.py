@@ -207,7 +207,8 @@ def test_a_file_that_stands_for_a_link_and_can_not_be_one(work: Repo, tmp_path: 
 
 def test_a_byte_order_mark_before_the_repositorys_rules(work: Repo, snap: Snap, tmp_path: Path) -> None:
     (tmp_path / "ignored").write_text("*.one\n")
-    work.git("config", "core.excludesFile", str(tmp_path / "ignored"))
+    work.environ["GIT_CONFIG_GLOBAL"] = str(tmp_path / "gitconfig")
+    work.git("config", "--global", "core.excludesFile", str(tmp_path / "ignored"))
     (work.root / ".git/info/exclude").write_bytes(b"\xef\xbb\xbf*.other\n")
     for name in ("x.one", "x.other", "x.seen"):
         work.write(name)

@@ -202,6 +202,9 @@ def test_git_dir_elsewhere(tmp_path: Path, snap: Snap) -> None:
     repo.write("a")
     repo.commit()
     repo.write("b")
+    # It may be anybody's, until it leads back.
+    assert refusal(root).code == "REPOSITORY_ELSEWHERE"
+    repo.git("config", "core.worktree", str(root))
     check(repo, snap(repo))
 
 

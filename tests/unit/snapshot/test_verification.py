@@ -299,7 +299,12 @@ def test_interrupted_in_the_middle(work: Repo, tmp_path: Path) -> None:
             cancel.request()
 
     with pytest.raises(SnapshotCanceled):
-        take(discover(work.root, environ=work.environ), workspace, cancel=cancel, on_progress=stop)
+        take(
+            discover(work.root, environ=work.environ, filters=lambda _: True),
+            workspace,
+            cancel=cancel,
+            on_progress=stop,
+        )
     assert max(seen) < 3000
     assert list(workspace.iterdir()) == []
 
@@ -320,7 +325,7 @@ def test_interrupted_while_a_filter_hangs(work: Repo, tmp_path: Path) -> None:
 
     threading.Thread(target=ask, daemon=True).start()
     with promptly(), pytest.raises(SnapshotCanceled):
-        take(discover(work.root, environ=work.environ), workspace, cancel=cancel)
+        take(discover(work.root, environ=work.environ, filters=lambda _: True), workspace, cancel=cancel)
     assert list(workspace.iterdir()) == []
     filters_process = Path("/proc", started.read_text().strip())
     until(lambda: not filters_process.exists())
@@ -330,7 +335,9 @@ def test_interrupted_while_a_filter_hangs(work: Repo, tmp_path: Path) -> None:
 
 def test_a_git_command_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(git, "PATIENCE_S", 0.2)
-    hanging = git.Running(("-c", "alias.hang=!exec sleep 600", "hang"), dict(os.environ), cwd=tmp_path)
+    hanging = git.Running(
+        ("-c", "alias.hang=!exec sleep 600", "hang"), git.without_repository(os.environ), cwd=tmp_path
+    )
     with pytest.raises(SnapshotError, match="has not ended within"):
         hanging.result()
 
@@ -395,13 +402,13 @@ def test_a_full_disk(work: Repo, tmp_path: Path) -> None:
     try:
         work.write("big", b"x" * 1_000_000)
         with pytest.raises(SnapshotError, match="No space left") as caught:
-            take(discover(work.root, environ=work.environ), workspace, cancel=Cancel())
+            take(discover(work.root, environ=work.environ, filters=lambda _: True), workspace, cancel=Cancel())
         assert caught.value.exit_code == 3
         assert "TMPDIR" in (caught.value.hint or "")
         assert list(workspace.iterdir()) == []
         (work.root / "big").unlink()
         # From one file system to another: copy_file_range can't, sendfile can.
-        check(work, take(discover(work.root, environ=work.environ), workspace, cancel=Cancel()))
+        check(work, take(discover(work.root, environ=work.environ, filters=lambda _: True), workspace, cancel=Cancel()))
     finally:
         subprocess.run(["umount", str(workspace)], check=True)
 
