@@ -25,6 +25,7 @@ from loom.plan.variables import (
     remote_sha,
     tag_of,
 )
+from loom.snapshot.repository import find
 from loom.util.paths import name_from
 
 if TYPE_CHECKING:
@@ -170,8 +171,6 @@ def _usual_branches(root: Path, environ: Mapping[str, str]) -> list[str]:
 
 
 def origin_of(root: Path, environ: Mapping[str, str]) -> Address | None:
-    from loom.snapshot.repository import find  # as in `_git`
-
     found = find(root, environ)
     urls = [value for key, value in found.config if key == "remote.origin.url"] if found is not None else []
     return Address(urls[-1]) if urls else None
@@ -276,7 +275,6 @@ def pairs(given: Iterable[str], flag: str) -> dict[str, str]:
 def _git(root: Path, environ: Mapping[str, str], *arguments: str, given: bytes | None = None) -> bytes | None:
     """Return git's output, or None on failure (no git, no repository, no such commit)."""
     from loom.snapshot.git import Running, in_repository  # 10 ms, and `loom check` asks git nothing
-    from loom.snapshot.repository import find
 
     try:
         repository = find(root, environ)

@@ -19,7 +19,7 @@ from loom.plan import permissions
 from loom.plan.permissions import PermissionRequest
 from loom.render.output import print_json
 from loom.snapshot import repository
-from loom.snapshot.repository import Repository
+from loom.snapshot.repository import RepositoryView
 from loom.status import ExitCode
 from loom.util.controls import shown
 from loom.util.units import counted
@@ -53,7 +53,7 @@ def requests_of(
     )
 
 
-def _of_filters(found: Repository | None) -> list[PermissionRequest]:
+def _of_filters(found: RepositoryView | None) -> list[PermissionRequest]:
     """Find the requests of a repository whose own configuration names programs."""
     return [
         PermissionRequest(
@@ -66,13 +66,13 @@ def _of_filters(found: Repository | None) -> list[PermissionRequest]:
     ]
 
 
-def filters_allowed(environ: Mapping[str, str], *, flag: bool = False) -> Callable[[Repository], bool]:
+def filters_allowed(environ: Mapping[str, str], *, flag: bool = False) -> Callable[[RepositoryView], bool]:
     """Tell of a repository whether the user has allowed all filters that its own configuration names.
 
     `flag`: allowed on the command line.
     """
 
-    def allowed(found: Repository) -> bool:
+    def allowed(found: RepositoryView) -> bool:
         from loom.commands.trust_store import Trust  # as in `decisions_of`
 
         if trusts_all(environ, flag):

@@ -1,6 +1,6 @@
 """Run git processes, the only module that does: environment, configuration, errors, concurrency.
 
-No process searches for a repository: each is led to one by `GIT_DIR`, either a directory that loom made, or a `Repository`,
+No process searches for a repository: each is led to one by `GIT_DIR`, either a directory that loom made, or a `RepositoryView`,
 of whose configuration git sees a short list (`snapshot.repository`). No process starts a hook or a file system monitor, asks
 for a password, or fetches an object that is missing; only one that `for_server` made the environment of may talk to a server, and
 it has no repository but loom's own. The user's own configuration (system, home, environment) counts.
@@ -28,7 +28,7 @@ from loom.cancel import Cancel
 from loom.errors import RequestError, SnapshotError
 from loom.snapshot import repository as repositories
 from loom.snapshot.model import SnapshotCanceled
-from loom.snapshot.repository import Repository
+from loom.snapshot.repository import RepositoryView
 from loom.util import processes, profile
 
 # What points a git process at a repository; a workspace's git must never inherit it from the caller (`git rev-parse
@@ -131,7 +131,7 @@ def environment_for(
     environ: Mapping[str, str],
     *,
     keep_config: bool = False,
-    repository: Repository | None = None,
+    repository: RepositoryView | None = None,
     git_dir: Path | None = None,
     work_tree: Path | None = None,
     index: Path | None = None,
@@ -173,7 +173,7 @@ def with_config(environment: Mapping[str, str], config: Sequence[tuple[str, str]
     return result
 
 
-def in_repository(repository: Repository, environ: Mapping[str, str]) -> dict[str, str]:
+def in_repository(repository: RepositoryView, environ: Mapping[str, str]) -> dict[str, str]:
     """Return `environ` for a git process in a repository that was found with it: git's own variables count."""
     return as_inherited(environ) | repository.environment
 
@@ -474,7 +474,7 @@ def intended(environment: Mapping[str, str], *paths: str, cwd: Path) -> set[str]
     return result
 
 
-def repository_at(place: Path, environ: Mapping[str, str]) -> Repository | None:
+def repository_at(place: Path, environ: Mapping[str, str]) -> RepositoryView | None:
     """Return the repository whose checkout a directory is; None for one that is none, or that git does not recognise."""
     if not os.path.lexists(place / ".git"):
         return None

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from msgspec import Struct
 
 from loom.errors import SnapshotError
-from loom.snapshot.repository import Repository
+from loom.snapshot.repository import RepositoryView
 from loom.status import ExitCode
 
 
@@ -92,7 +92,7 @@ class LeftOut(Struct, frozen=True, kw_only=True):
         return {**path_fields(self.path), "reason": self.reason}
 
 
-Allows = Callable[[Repository], bool]
+Allows = Callable[[RepositoryView], bool]
 """Whether the filters count that a repository's own configuration names."""
 
 
@@ -100,7 +100,7 @@ Allows = Callable[[Repository], bool]
 class Source:
     """A repository that `discover` found. Paths are absolute."""
 
-    repository: Repository
+    repository: RepositoryView
     root: Path
     git_dir: Path
     """This checkout's git directory (of a linked worktree: `.git/worktrees/<name>` of the main repository)."""

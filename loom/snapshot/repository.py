@@ -58,7 +58,7 @@ _RULES = ("exclude", "attributes")
 _LARGEST = 10_000_000
 
 
-class Repository(Struct, frozen=True, kw_only=True):
+class RepositoryView(Struct, frozen=True, kw_only=True):
     """A repository on disk and the view through which git reads it. Paths are absolute."""
 
     root: Path
@@ -84,7 +84,7 @@ class Repository(Struct, frozen=True, kw_only=True):
         }
 
 
-def find(start: Path, environ: Mapping[str, str], *, modules: Iterable[Path] = ()) -> Repository | None:
+def find(start: Path, environ: Mapping[str, str], *, modules: Iterable[Path] = ()) -> RepositoryView | None:
     """Find the repository of a checkout as git would, by `GIT_DIR` or upward from `start`; None without one.
 
     `modules`: directories in which the git directory of a submodule may be. RequestError for a `.git` that leads to a
@@ -121,18 +121,18 @@ def find(start: Path, environ: Mapping[str, str], *, modules: Iterable[Path] = (
     return None
 
 
-def at(git_dir: Path, root: Path, environ: Mapping[str, str]) -> Repository:
+def at(git_dir: Path, root: Path, environ: Mapping[str, str]) -> RepositoryView:
     """Return the repository whose git directory is `git_dir`, whatever its configuration says of its work tree."""
     return _seen(root, git_dir, git_dir, environ, root_is_given=True)
 
 
-def with_filters(found: Repository, environ: Mapping[str, str]) -> Repository:
+def with_filters(found: RepositoryView, environ: Mapping[str, str]) -> RepositoryView:
     """Return the repository with the filters that its own configuration names."""
     config = (*found.config, *as_under_git(found, found.filters))
     return replace(found, config=config, filters=(), trusted=True, view=_view(found.common_dir, config, environ))
 
 
-def as_under_git(found: Repository, filters: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+def as_under_git(found: RepositoryView, filters: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return filters that find the repository as under the user's git, with the whole of its configuration."""
     names = "GIT_COMMON_DIR GIT_DIR GIT_WORK_TREE" if os.path.lexists(found.root / ".git") else "GIT_COMMON_DIR"
     return [
@@ -219,7 +219,9 @@ def _work_tree(git_dir: Path, entries: Iterable[tuple[str, str]]) -> Path | None
     return Path(os.path.realpath(git_dir / named[-1])) if named else None
 
 
-def _seen(root: Path, git_dir: Path, common: Path, environ: Mapping[str, str], *, root_is_given: bool) -> Repository:
+def _seen(
+    root: Path, git_dir: Path, common: Path, environ: Mapping[str, str], *, root_is_given: bool
+) -> RepositoryView:
     entries = _entries(common / "config")
     if git_dir == common and not root_is_given:
         if (named := _work_tree(git_dir, entries)) not in (None, root):
@@ -245,7 +247,7 @@ def _seen(root: Path, git_dir: Path, common: Path, environ: Mapping[str, str], *
     ):
         entries += _entries(git_dir / "config.worktree")
     allowed = tuple((key, value) for key, value in entries if _counts(key, value))
-    return Repository(
+    return RepositoryView(
         root=root,
         git_dir=git_dir,
         common_dir=common,

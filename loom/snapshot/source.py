@@ -16,7 +16,7 @@ from loom.errors import LoomError, RequestError, SnapshotError
 from loom.snapshot import git
 from loom.snapshot import repository as repositories
 from loom.snapshot.model import Allows, Source
-from loom.snapshot.repository import Repository
+from loom.snapshot.repository import RepositoryView
 
 # Object stores up to this size are copied (docs/benchmarks.md: copying 50 MB costs about what laying out 600 files
 # does); a bigger one is borrowed. Loose objects cost per file, so many of them count as big too.
@@ -67,11 +67,11 @@ class ObjectStore(Struct, frozen=True, kw_only=True):
         return self.bytes <= COPY_UP_TO_BYTES and self.files <= COPY_UP_TO_FILES
 
 
-_Asked = tuple[Repository, list[git.Running]]
+_Asked = tuple[RepositoryView, list[git.Running]]
 _asked: dict[tuple[Path, tuple[tuple[str, str], ...]], _Asked] = {}
 
 
-def none(_: Repository) -> bool:
+def none(_: RepositoryView) -> bool:
     """Allow nothing."""
     return False
 
@@ -99,7 +99,7 @@ def _ask(start: Path, inherited: Mapping[str, str], *, commit: bool, modules: Se
     return repository, [git.Running(question, here, cwd=repository.root) for question in questions]
 
 
-def _is_owned(repository: Repository) -> bool:
+def _is_owned(repository: RepositoryView) -> bool:
     """Whether it is this user's, so that git need not be asked whether it trusts it."""
     owners = {os.geteuid()}
     if os.geteuid() == 0 and (sudo := os.environ.get("SUDO_UID", "")).isdigit():
@@ -187,7 +187,7 @@ def discover(
 
 
 def _attributes_tree(
-    here: Mapping[str, str], repository: Repository, settings: Mapping[str, tuple[str, ...]]
+    here: Mapping[str, str], repository: RepositoryView, settings: Mapping[str, tuple[str, ...]]
 ) -> str | None:
     """Return the tree id that attributes come from, if not the work tree. RequestError where git would refuse."""
     variable = here.get("GIT_ATTR_SOURCE")
@@ -244,7 +244,7 @@ def _explain_refusal(start: Path, inherited: Mapping[str, str]) -> NoReturn:
     raise _unreadable(start, stderr)
 
 
-def _explain_head(repository: Repository, here: Mapping[str, str], stderr: str) -> NoReturn:
+def _explain_head(repository: RepositoryView, here: Mapping[str, str], stderr: str) -> NoReturn:
     """Convert the reason why there is no commit to place, reason and next move."""
     root = repository.root
     asked = git.Running(("rev-parse", "--verify", "-q", "HEAD"), here, cwd=root)
