@@ -1,12 +1,13 @@
 # One connection of loom to the pod's helper: sends what the driver prints, and takes the commands for the driver. Comments and
-# blank lines are cut out before it is sent. It needs `sh`, `cat`, `sleep`, `date`, `wc` and `rm`.
+# blank lines are cut out before it is sent. It needs `sh`, `cat`, `date`, `sleep`, `wc` and `rm`.
 #
 # $1: the folder of the segments  $2: the FIFO of the driver's input  $3: a token, which marks what is not output
 # $4, $5: the first segment of each stream to send from its beginning; 0: those that are written now
 loom_spool=$1 loom_in=$2 loom_token=$3 loom_n_out=$4 loom_n_err=$5
 umask 077
 { read -r loom_old <"$loom_spool/sender" && kill -KILL $loom_old; } 2>/dev/null
-exec 5<&0 9<>"$loom_in"
+# What a shell says itself is no output.
+exec 5<&0 6<>"$loom_spool/wake" 7>&2 2>/dev/null 9<>"$loom_in"
 
 loom_current() {
   loom_n=1
@@ -22,7 +23,7 @@ if [ "$loom_n_out" = 0 ]; then
   printf '%s from %s %s\n' "$loom_token" "$loom_n" "$((loom_size))"
   loom_current err
   loom_n_err=$loom_n
-  printf '%s from %s %s\n' "$loom_token" "$loom_n" "$((loom_size))" >&2
+  printf '%s from %s %s\n' "$loom_token" "$loom_n" "$((loom_size))" >&7
 fi
 
 # A line a word: `a STREAM N` takes a segment for done, `h S` lets the pod live S seconds on, `c N TEXT` is the driver's.
@@ -57,44 +58,55 @@ loom_taker=$!
 echo "$$ $loom_taker" >"$loom_spool/sender"
 exec 5<&-
 
-# Stream, descriptor. What is complete is looked up before it is read. A file that has changed is read again for more than a
-# second, because some shells compare times by the second; only what is found to have changed moves the mark.
-loom_open_out= loom_open_err=
+# Stream, descriptor: send what is there, and wait for more. What is complete is looked up before it is read.
+loom_open_out= loom_open_err= loom_polls=0
 loom_send() {
   eval "loom_n=\$loom_n_$1 loom_open=\$loom_open_$1"
+  [ "$loom_polls" != 0 ] || echo 1 >"$loom_spool/waits.$1"
   while [ -e "$loom_spool/$1.$loom_n" ]; do
-    loom_file=$loom_spool/$1.$loom_n loom_whole=
-    [ -n "$loom_open" ] || { eval "exec $2<\"\$loom_file\"" && loom_open=40; }
+    loom_whole=
     if [ -e "$loom_spool/$1.$((loom_n + 1))" ] || [ -e "$loom_spool/$1.end" ]; then loom_whole=1; fi
-    if [ -n "$loom_whole" ] || [ "$loom_file" -nt "$loom_spool/seen.$1" ]; then
-      loom_open=40 loom_quiet=0
-      : >"$loom_spool/seen.$1"
-    elif [ "$loom_open" = 0 ]; then
-      break
-    else
-      loom_open=$((loom_open - 1))
-    fi
+    [ -n "$loom_open" ] || { eval "exec $2<\"\$loom_spool/$1.$loom_n\"" && loom_open=1; }
     cat <&"$2"
     [ -n "$loom_whole" ] || break
     printf '%s done %s\n' "$loom_token" "$loom_n"
     eval "exec $2<&-"
     loom_n=$((loom_n + 1)) loom_open=
+    [ "$loom_polls" = 0 ] || loom_polls=1
   done
   eval "loom_n_$1=\$loom_n loom_open_$1=\$loom_open"
   [ -e "$loom_spool/$1.end" ] && [ ! -e "$loom_spool/$1.$loom_n" ]
 }
 
-loom_quiet=0
-while :; do
-  loom_quiet=$((loom_quiet + 1)) loom_ends=
-  loom_send out 3 && loom_ends=1
-  if loom_send err 4 >&2 && [ -n "$loom_ends" ]; then
-    printf '%s end\n' "$loom_token"
-    printf '%s end\n' "$loom_token" >&2
-    kill -KILL "$loom_taker"
-    exit 0
+# Woken, except in a flood: then it looks often, and seldom when no segment has ended for 10 seconds.
+loom_ended_out= loom_ended_err=
+loom_send_out() { loom_send out 3 && loom_ended_out=1; }
+loom_send_err() { loom_send err 4 >&7 && loom_ended_err=1; }
+loom_send_out
+loom_send_err
+until [ "$loom_ended_out$loom_ended_err" = 11 ]; do
+  if [ -s "$loom_spool/flood.out" ] || [ -s "$loom_spool/flood.err" ]; then
+    loom_polls=$((loom_polls + 1))
+    if [ "$loom_polls" -lt 100 ]; then loom_pause=0.1; else loom_pause=0.5; fi
+    sleep "$loom_pause" 2>/dev/null || sleep 1
+    loom_send_out
+    loom_send_err
+  elif [ "$loom_polls" != 0 ]; then
+    loom_polls=0
+    loom_send_out
+    loom_send_err
+  else
+    read -r loom_line <&6
+    read -r loom_old <"$loom_spool/sender"
+    if [ "$loom_old" != "$$ $loom_taker" ]; then
+      echo >&6
+      exit 1
+    fi
+    [ -s "$loom_spool/waits.out" ] || loom_send_out
+    [ -s "$loom_spool/waits.err" ] || loom_send_err
   fi
-  # Often while something happens, seldom after a long silence.
-  if [ "$loom_quiet" -lt 200 ]; then loom_pause=0.03; elif [ "$loom_quiet" -lt 600 ]; then loom_pause=0.1; else loom_pause=0.5; fi
-  sleep "$loom_pause" 2>/dev/null || sleep 1
 done
+printf '%s end\n' "$loom_token"
+printf '%s end\n' "$loom_token" >&7
+kill -KILL "$loom_taker"
+exit 0
