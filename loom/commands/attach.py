@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -19,44 +19,64 @@ from loom.record.store import DETACHED, RUNNING
 from loom.runner import Resumption, api
 from loom.runner.previous_run import PastJob, PastRun
 from loom.status import OnOutput
+from loom.storage import holds
 from loom.storage.files import read_regular
 
 
 def attach(run: str | None, *, stream: bool | None, quiet: bool, jobs: int | None, trust: bool) -> int:
     """Follow the jobs of a detached run and run those that have not started; return the run's exit code."""
-    here = session.around(trust)
-    past = session.find_run(here, run)
-    _check(past)
-    resume.require_own(here, past)
-    session.permit(here, past, trust)
-    options = running.Options.of({"stream": stream, "quiet": quiet, "jobs": jobs, "trust": trust, "detach": True})
+    here = session.around()
+    found = session.find_run(here, run)
+    resume.require_own(here, found)
+    with _alone(found):
+        past = session.find_run(here, found.run_id)
+        _check(past)
+        # The run began after all that its jobs ask for was allowed.
+        session.permit(here, past, trust=True)
+        trusted = trust or bool(past.invocation.options.get("trust"))
+        here = session.around(trusted)
+        options = running.Options.of({"stream": stream, "quiet": quiet, "jobs": jobs, "trust": trusted, "detach": True})
+        plan = past.planned.plan
+        wiring.preflight(plan, session.tools_of(here, past, plan, past.run_id), here.config)
+        return resume.execute(here, past, plan, _reuse(here, past), options, past.run_id, follow=True)
+
+
+@contextmanager
+def _alone(past: PastRun) -> Iterator[None]:
+    """Be the only one that goes on with the run. RequestError where another loom does."""
+    with ExitStack() as stack:
+        file = past.entry.paths.root / "follower.lock"
+        try:
+            stack.enter_context(holds.held(file, "it", f"loom attach {past.run_id}", alone=True))
+        except RequestError as error:
+            raise _followed(past.run_id, error.message) from error
+        yield
+
+
+def _reuse(here: Here, past: PastRun) -> api.Reuse:
     plan = past.planned.plan
-    wiring.preflight(plan, session.tools_of(here, past, plan, past.run_id), here.config)
-    so_far = _so_far(past)
-    going = [job.id for job in plan.jobs if past.result_of(job.id) is None]
-    reuse = api.Reuse(
+    results = {job.id: result for job in plan.jobs if (result := past.result_of(job.id)) is not None}
+    going = [past.job(job.id) for job in plan.jobs if job.id not in results]
+    for job in going:
+        session.resolve_secrets(here, job)  # one that is missing is told before the record is touched
+    return api.Reuse(
         parent_run_id=past.run_id,
         workspace=past.workspace,
         snapshot=past.snapshot or {},
-        results={job.id: result for job in plan.jobs if (result := past.result_of(job.id)) is not None},
-        resumed={job_id: resumed for job_id in going if (resumed := _resumed(here, past.job(job_id))) is not None},
+        results=results,
+        resumed={job.job.id: resumed for job in going if (resumed := _resumed(here, job)) is not None},
         archive_of=past.archive_of,
         run_of=past.run_of,
         has_products=False,
-        so_far=so_far,
+        so_far=_so_far(past),
     )
-    return resume.execute(here, past, plan, reuse, options, past.run_id, follow=True)
 
 
 def _check(past: PastRun) -> None:
     """RequestError for a run that nothing can be attached to."""
     state = past.entry.state
     if state == RUNNING:
-        raise RequestError(
-            f"run {past.run_id} is followed by another loom (process {past.entry.identity.get('pid')})",
-            hint=f"see its output: loom logs {past.run_id} --follow",
-            code="RUN_FOLLOWED",
-        )
+        raise _followed(past.run_id, f"it is followed by process {past.entry.identity.get('pid')}")
     if state != DETACHED:
         raise RequestError(
             f"run {past.run_id} does not go on: it is {state}",
@@ -73,6 +93,14 @@ def _check(past: PastRun) -> None:
             hint=f"remove what is left of the run: loom clean {past.run_id}",
             code="WORKSPACE_GONE",
         )
+
+
+def _followed(run_id: str, why: str) -> RequestError:
+    return RequestError(
+        f"run {run_id} is followed by another loom: {why}",
+        hint=f"see its output: loom logs {run_id} --follow",
+        code="RUN_FOLLOWED",
+    )
 
 
 def _so_far(past: PastRun) -> Sequence[PhaseEvent]:

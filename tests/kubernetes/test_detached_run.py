@@ -68,7 +68,6 @@ class Left:
             "LOOM_TMP_DIR": str(folder),
             "LOOM_CACHE_DIR": str(folder / "cache"),
             "STORY_KEY": "s3cr3t-value",
-            "LOOM_TRUST": "1",
         }
         self.said = self.loom("run", "--container", "--on", "kubernetes", "--detach", "--trust")
         assert self.said.returncode == 0, self.said.stdout + self.said.stderr
@@ -76,8 +75,9 @@ class Left:
         assert self.row()["status"] == "detached"
         self.steps = folder / "state/runs" / self.run_id / "logs" / self.run_id / "jobs/build/user"
 
-    def loom(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return run_loom(words, cwd=self.project, environ=self.environ, timeout=200)
+    def loom(self, *words: str, without: str = "") -> subprocess.CompletedProcess[str]:
+        environ = {name: value for name, value in self.environ.items() if name != without}
+        return run_loom(words, cwd=self.project, environ=environ, timeout=200)
 
     def row(self) -> dict[str, Any]:
         """The only run, as it is listed."""
@@ -87,7 +87,7 @@ class Left:
     def followed_until(self, text: str) -> None:
         """Follow the run until a step of the job has printed this; then kill that loom."""
         following = subprocess.Popen(
-            [sys.executable, "-m", "loom", "attach", self.run_id, "--trust"],
+            [sys.executable, "-m", "loom", "attach", self.run_id],
             cwd=self.project,
             env=dict(self.environ),
             stdout=subprocess.DEVNULL,
@@ -104,8 +104,8 @@ class Left:
 
     def followed(self) -> None:
         """Let the job end, and follow the run to its end."""
-        assert self.loom("exec", self.run_id, "build", "--", "touch", "/tmp/go").returncode == 0
-        ended = self.loom("attach", self.run_id, "--trust")
+        assert self.loom("exec", "--trust", self.run_id, "build", "--", "touch", "/tmp/go").returncode == 0
+        ended = self.loom("attach", self.run_id)
         assert ended.returncode == 0, ended.stdout + ended.stderr
         row = self.row()
         assert (row["run_id"], row["status"]) == (self.run_id, "success")
@@ -119,6 +119,9 @@ def test_a_run_is_left_followed_killed_and_followed_to_its_end(tmp_path: Path) -
     assert loom("resume", run_id).returncode == 2
     assert loom("clean", "--keep-last", "0").returncode == 0
     assert loom("runs", "--json").stdout.count(run_id)
+    refused = loom("attach", run_id, without="STORY_KEY")
+    assert "STORY_KEY" in refused.stderr
+    assert left.row()["status"] == "detached"
     left.followed_until("line 199")
     left.followed()
     lines = "".join(f"line {number}\n" for number in range(200))
@@ -128,6 +131,31 @@ def test_a_run_is_left_followed_killed_and_followed_to_its_end(tmp_path: Path) -
     assert "s3cr3t" not in said
     assert "made" in loom("logs", run_id, "test").stdout
     until(lambda: kubernetes.pods_of(run_id) == [])
+
+
+def test_of_two_that_would_follow_a_run_one_does(tmp_path: Path) -> None:
+    left = Left(tmp_path, RETRY)
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "loom", "attach", left.run_id],
+            cwd=left.project,
+            env=dict(left.environ),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    until(lambda: any(one.poll() is not None for one in both))
+    (refused,) = [one for one in both if one.poll() is not None]
+    (other,) = [one for one in both if one is not refused]
+    said = refused.communicate()[1]
+    assert (refused.returncode, "followed by another loom" in said) == (2, True), said
+    until(lambda: any("attempt 2 begins" in path.read_text() for path in left.steps.rglob("events.jsonl")), limit_s=180)
+    assert left.loom("exec", "--trust", left.run_id, "build", "--", "touch", "/tmp/go").returncode == 0
+    assert other.communicate(timeout=180)[1] == ""
+    assert other.returncode == 0
+    until(lambda: kubernetes.pods_of(left.run_id) == [])
 
 
 def test_a_job_that_is_left_is_tried_again_by_the_loom_that_follows_it(tmp_path: Path) -> None:
