@@ -101,6 +101,52 @@ def test_no_byte_is_lost_or_doubled_where_the_api_server_restarts(
     assert heard == {"stdout": counted("line"), "stderr": counted("err")}
 
 
+@pytest.mark.parametrize("image", [kubernetes.IMAGE, kubernetes.BUSYBOX])
+def test_silence_floods_and_trickles(pods: Pods, image: str) -> None:
+    with pods.job(image=Image(name=image)) as job:
+        # Both streams are silent for longer than any shell's clock is coarse.
+        assert job.run("echo a; sleep 2.5; echo b >&2; sleep 1.5; echo c")[1] == b"a\nb\nc\n"
+        flood = "i=0; while [ $i -lt 40000 ]; do i=$((i+1)); echo line $i; done"
+        ended, heard = job.run(f"{flood}; sleep 2; printf last")
+        assert ended.code == 0
+        assert heard == b"".join(b"line %d\n" % number for number in range(1, 40001)) + b"last"
+        trickle = "for i in 1 2 3 4 5 6 7 8 9; do echo $i; sleep 0.1; echo $i >&2; done"
+        assert sorted(job.run(trickle)[1].split()) == sorted(b"112233445566778899"[i : i + 1] for i in range(18))
+        ended, heard = job.run("trap 'echo hup' HUP; sleep 60", timeout_s=2)
+        assert ended.ended is Ended.TIMED_OUT
+
+
+VALUES = {"A": "$$", "B": "$(HOME) $$(A)", "C": "$\N{LATIN SMALL LETTER U WITH DIAERESIS}$", "D": "$A ${A} \\$$$ '"}
+
+
+@pytest.mark.parametrize("image", [kubernetes.IMAGE, kubernetes.BUSYBOX])
+def test_each_dollar_arrives(pods: Pods, image: str) -> None:
+    told = "; ".join(f"printf '%s\\n' \"${name}\"" for name in VALUES)
+    expected = "".join(f"{value}\n" for value in VALUES.values()).encode()
+    with pods.job(image=Image(name=image), environment=VALUES) as job:
+        assert job.run(told)[1] == expected
+    db = Service(
+        name="db",
+        aliases=(),
+        image=Image(name=image),
+        variables=VALUES,
+        entrypoint=("sh", "-c"),
+        command=(f"{told}; printf '%s\\n' '$$'; echo done; sleep 1000",),
+        ready=Ready(command=("sh", "-c", "[ '$$' = \"$A\" ]")),
+    )
+    said: list[bytes] = []
+    with beside_services(pods, with_service(db), on_output=lambda _, data: said.append(data)):
+        pass
+    for line in (*VALUES.values(), "$$"):
+        assert f"db | {line}\n".encode() in b"".join(said)
+
+
+def with_service(service: Service) -> PlannedJob:
+    return PlannedJob(
+        id="job", name="job", stage="s", steps=(), provider="kubernetes", image=service.image, services=(service,)
+    )
+
+
 def test_git_is_real_in_the_pod_and_the_files_are_proved(pods: Pods, tmp_path: Path) -> None:
     def git(*words: str, cwd: Path) -> str:
         setup = ["-c", "user.name=a", "-c", "user.email=a@b"]
@@ -293,7 +339,7 @@ def test_a_service_that_is_not_ready_says_its_last_lines(pods: Pods) -> None:
     bad = Service(
         name="bad", aliases=(), image=Image(name=kubernetes.IMAGE), command=("sh", "-c", "echo no license; exit 2")
     )
-    job = PlannedJob(id="job", name="job", stage="s", steps=(), provider="kubernetes", image=bad.image, services=(bad,))
+    job = with_service(bad)
     with (
         pytest.raises(ServiceError, match="service bad ended with exit code 2 before it was ready") as raised,
         beside_services(pods, job),

@@ -13,7 +13,8 @@ from typing import Any, cast
 
 from msgspec import Struct, to_builtins
 
-from loom.errors import ProviderError
+from loom.errors import ProviderError, ServiceError
+from loom.images.reference import service_aliases
 from loom.plan.model import Image, PullPolicy, Resources, Service
 from loom.pools import Pool
 from loom.providers import driver, labels, service_secrets
@@ -122,13 +123,19 @@ def specification(
             "automountServiceAccountToken": bool(pool.service_account),
             "enableServiceLinks": False,
             "containers": [
-                _helper(request, image, confined),
-                _job(request, environment, image, confined),
-                *(_service(one, request.hardened, confined) for one in services if not one.service.once),
+                _literal(container)
+                for container in (
+                    _helper(request, image, confined),
+                    _job(request, environment, image, confined),
+                    *(_service(one, request.hardened, confined) for one in services if not one.service.once),
+                )
             ],
             "initContainers": [
-                *([copying(pushed, mounts)] if pushed is not None else []),
-                *(_service(one, request.hardened, confined) for one in services if one.service.once),
+                _literal(container)
+                for container in (
+                    *([copying(pushed, mounts)] if pushed is not None else []),
+                    *(_service(one, request.hardened, confined) for one in services if one.service.once),
+                )
             ],
             "volumes": [
                 *({"name": one["name"], "emptyDir": one["emptyDir"]} for one in volumes),
@@ -204,6 +211,23 @@ def unenforced(resources: Resources, network: str | None) -> list[str]:
 # Containers
 
 
+_EXPANDED = frozenset({"command", "args", "value"})
+"""The fields in which the kubelet replaces `$(NAME)` and `$$`, and breaks a character behind another `$`."""
+
+
+def _literal(part: Any, *, expanded: bool = False) -> Any:
+    """Return a part of a container, with its texts written so that the kubelet leaves them as they are here."""
+    if isinstance(part, Mapping):
+        return {key: _literal(value, expanded=key in _EXPANDED) for key, value in part.items()}
+    if isinstance(part, list):
+        return [_literal(one, expanded=expanded) for one in part]
+    return part.replace("$", "$$") if expanded and isinstance(part, str) else part
+
+
+def _environment(given: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"name": key, "value": value} for key, value in given.items()]
+
+
 def _helper(request: SessionRequest, image: str, confined: bool) -> dict[str, Any]:
     """Keeps the driver's streams, and reads and writes the workspace: as root, or confined, as the job's user."""
     limited = request.resources.memory is not None or request.resources.cpus is not None
@@ -236,8 +260,7 @@ def _job(request: SessionRequest, environment: Mapping[str, str], image: str, co
         "imagePullPolicy": _PULL[request.image.pull if request.image else "missing"],
         "command": ["sh", "-c", scripts.JOINS, "loom", *entrypoint, *driver.boot(int(LEASE_S))],
         "workingDir": request.project_dir,
-        # `$(NAME)` would be replaced.
-        "env": [{"name": key, "value": value.replace("$(", "$$(")} for key, value in environment.items()],
+        "env": _environment(environment),
         "securityContext": _rights(request, confined),
         "resources": _limits(request.resources),
         "volumeMounts": [one["mount"] for one in _volumes(request) if JOB in one["in"]],
@@ -285,7 +308,7 @@ def _service(one: Placed, hardened: bool, confined: bool) -> dict[str, Any]:
         "name": one.container,
         "image": one.image,
         "imagePullPolicy": _PULL[service.image.pull],
-        "env": [{"name": key, "value": value.replace("$(", "$$(")} for key, value in given.items()],
+        "env": _environment(given),
         "securityContext": _user(service.user or service.image.user or ""),
     }
     if entrypoint is not None:
@@ -407,9 +430,31 @@ def _platform(image: Image | None) -> dict[str, str]:
 
 
 def _aliases(request: SessionRequest, services: Sequence[Placed]) -> list[dict[str, Any]]:
-    names = [name for one in services for name in dict.fromkeys((*one.service.aliases, one.service.name))]
+    names = list(dict.fromkeys(name for one in services for name in host_names(one.service)))
     here = [{"ip": "127.0.0.1", "hostnames": names}] if names else []
     return [*here, *({"ip": ip, "hostnames": [name]} for name, ip in request.network.extra_hosts.items())]
+
+
+def host_names(service: Service) -> tuple[str, ...]:
+    """The names of a service that a pod can have. ServiceError for one that the workflow gives it.
+
+    As in GitLab's runner, those that its image gives it and that are no DNS names are left out.
+    """
+    names = tuple(dict.fromkeys((*service.aliases, service.name)))
+    of_image = service_aliases(service.image.name or "")
+    for name in names:
+        if not _is_dns_name(name) and name not in of_image:
+            raise ServiceError(
+                f"service {service.name}: a pod can't have the host name {name!r}",
+                hint="write an alias of lowercase letters, digits, `-` and `.`, or run this job in Docker",
+                code="POD_UNSUPPORTED",
+            )
+    return tuple(name for name in names if _is_dns_name(name))
+
+
+def _is_dns_name(name: str) -> bool:
+    label = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
+    return len(name) <= 253 and re.fullmatch(rf"{label}(?:\.{label})*", name) is not None
 
 
 def _of_pool(pool: Pool) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from loom.providers.kubernetes import exec as execs
 from loom.providers.kubernetes import pods as states
 from loom.providers.kubernetes import scripts
 from loom.providers.kubernetes.images import PodImage
-from loom.providers.kubernetes.pod import Placed, entrypoint_of
+from loom.providers.kubernetes.pod import Placed, entrypoint_of, host_names
 from loom.providers.service_output import Lines, Output
 from loom.providers.service_secrets import line_for
 from loom.status import OnOutput
@@ -102,7 +102,7 @@ def variables(services: Sequence[Service]) -> dict[str, str]:
     found: dict[str, str] = {}
     for service in services:
         prefix = f"LOOM_SERVICE_{re.sub('[^A-Za-z0-9]', '_', service.name).upper()}"
-        found[f"{prefix}_HOST"] = next(iter(service.aliases), service.name)
+        found[f"{prefix}_HOST"] = next(iter(host_names(service)), "localhost")
         if (port := _port(service)) is not None:
             found |= {f"{prefix}_PORT": str(port), f"{prefix}_PORT_{port}": str(port)}
     return found

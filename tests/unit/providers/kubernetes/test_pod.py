@@ -2,30 +2,85 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 
 pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
-from loom.plan.model import Image, Service
+from loom.errors import ServiceError
+from loom.images.reference import service_aliases
+from loom.plan.model import Image, Ready, Service
 from loom.pools import Pool
 from loom.providers.base import SessionRequest
 from loom.providers.kubernetes.images import PodImage
 from loom.providers.kubernetes.pod import specification
-from loom.providers.kubernetes.services import placed
+from loom.providers.kubernetes.scripts import program
+from loom.providers.kubernetes.services import placed, variables
 
 
-def test_a_confined_pod_keeps_to_the_level_restricted() -> None:
-    template = {"spec": {"securityContext": {"runAsNonRoot": True, "runAsUser": 1000}}}
-    request = SessionRequest(
+def request_of(**changes: Any) -> SessionRequest:
+    return SessionRequest(
         run_id="1",
         job_id="job",
         workspace=Path("/w"),
         project_dir="/workspace",
         environment={},
         shell=(),
-        pool=Pool(provider="kubernetes", pod_template=template),
+        **changes,
     )
+
+
+def spec_with(service: Service, environment: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    there = placed([service], [PodImage(name="image", image_id="image")])
+    found: dict[str, Any] = specification(request_of(), "name", environment, there, image="image", pid=1)["spec"]
+    return found
+
+
+def test_the_kubelet_expands_nothing_that_loom_writes() -> None:
+    service = Service(
+        name="db",
+        aliases=(),
+        image=Image(name="image"),
+        variables={"A": "$$ $(B) $x"},
+        entrypoint=("sh", "$$"),
+        command=("$(A)",),
+        ready=Ready(command=("test", "$A")),
+    )
+    helper, job, db = spec_with(service, {"C": "$$"})["containers"]
+    assert {"name": "C", "value": "$$$$"} in job["env"]
+    assert db["env"] == [{"name": "A", "value": "$$$$ $$(B) $$x"}]
+    assert db["command"] == ["sh", "$$$$"]
+    assert db["args"] == ["$$(A)"]
+    assert db["readinessProbe"]["exec"]["command"] == ["test", "$$A"]
+    assert helper["command"][2].replace("$$", "$") == program("helper.sh")
+    assert "kill $$$$" in job["command"][-2]
+
+
+@pytest.mark.parametrize(
+    ("image", "names"),
+    [("postgres:16", ["postgres"]), ("registry.example/a/b:1", ["registry.example-a-b"]), ("a/b_c", [])],
+)
+def test_a_pod_has_those_names_of_an_image_that_are_dns_names(image: str, names: list[str]) -> None:
+    aliases = service_aliases(image)
+    service = Service(name=aliases[0], aliases=aliases, image=Image(name=image))
+    found = spec_with(service)["hostAliases"]
+    assert found == ([{"ip": "127.0.0.1", "hostnames": names}] if names else [])
+    assert variables([service]).popitem()[1] == (names[0] if names else "localhost")
+
+
+@pytest.mark.parametrize("alias", ["my_db", "Db", "-db", "a..b", "x" * 254])
+def test_a_name_that_the_workflow_gives_and_no_pod_can_have_is_refused(alias: str) -> None:
+    with pytest.raises(ServiceError, match="can't have the host name") as raised:
+        spec_with(Service(name="db", aliases=(alias,), image=Image(name="postgres")))
+    assert raised.value.code == "POD_UNSUPPORTED"
+
+
+def test_a_confined_pod_keeps_to_the_level_restricted() -> None:
+    template = {"spec": {"securityContext": {"runAsNonRoot": True, "runAsUser": 1000}}}
+    request = request_of(pool=Pool(provider="kubernetes", pod_template=template))
     image = Image(name="image")
     services = (Service(name="first", aliases=(), image=image, once=True), Service(name="db", aliases=(), image=image))
     images = [PodImage(name="image", image_id="image")] * 2
