@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from loom.config import KEYS
 from loom.record.documents import Invocation
 
 NOT_REPEATED = frozenset(
@@ -28,6 +29,10 @@ NOT_REPEATED = frozenset(
     }
 )
 """Options of `loom run` and settings that do not decide how a job ends; consent (`trust`) is given each time."""
+WITH_OPTION = frozenset(
+    ("color", "container", "fail_fast", "frozen", "jobs", "keep", "mount_mode", "on", "pull", "stream")
+)
+"""The settings that are options of `loom run` too; the others are set by variables."""
 _SELECTION = frozenset({"names", "stage", "from_job", "only_failed"})
 _FLAGS = {"from_job": "--from", "inputs": "--input"}
 
@@ -55,8 +60,13 @@ def reproduce_command(invocation: Invocation, job_id: str | None, jobs: list[str
     if job_id is not None and options.get("needs") is not False and "from_job" not in options:
         options = {name: value for name, value in options.items() if name not in _SELECTION} | {"names": [job_id]}
     names = options.pop("names", ())
+    unnamed = {name: options.pop(name) for name in KEYS if name in options and name not in WITH_OPTION}
     words = [word for name, value in options.items() for word in _words(_FLAGS.get(name) or _flag(name), value)]
-    variables = [f"{name}={shlex.quote(value)}" for name, value in invocation.variables.items()]
+    given = {
+        f"LOOM_{name.upper()}": str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in unnamed.items()
+    }
+    variables = [f"{name}={shlex.quote(value)}" for name, value in {**invocation.variables, **given}.items()]
     return " ".join([*variables, shlex.join(["loom", "run", "--local", *words, *names])])
 
 

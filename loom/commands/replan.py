@@ -94,7 +94,7 @@ def not_rebuilt(jobs: Iterable[Job], brought: Iterable[str]) -> Iterator[str]:
             files = {normal(image.build.dockerfile), normal(f"{context}/{image.build.dockerfile}")}
             for path in paths:
                 if path in files or (context and below(path, context)):
-                    yield f"{job.id} goes on in an image from before {readable(path)} changed: loom rerun --fresh builds it"
+                    yield f"{job.id} goes on in an image from before {readable(path)} changed: `loom rerun --fresh` builds it"
                     break
 
 

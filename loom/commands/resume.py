@@ -422,7 +422,7 @@ def require_own(here: Here, past: PastRun) -> None:
         )
     if not past.repo_root.is_dir():
         raise RequestError(
-            f"the checkout of run {past.run_id} ({past.repo_root}) is gone", hint="loom resume goes on without it"
+            f"the checkout of run {past.run_id} ({past.repo_root}) is gone", hint="`loom resume` goes on without it"
         )
 
 

@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from loom import config
-from loom.analysis.reproduction import NOT_REPEATED, options_again, reproduce_command, setting_of
+from loom.analysis.reproduction import NOT_REPEATED, WITH_OPTION, options_again, reproduce_command, setting_of
 from loom.cli.app import app_for
 from loom.commands.project import Here
 from loom.commands.run import Options
@@ -49,6 +49,14 @@ def test_each_option_survives_or_is_left_out_on_purpose(parameter: Any) -> None:
             assert again == parsed("loom run --local")
         else:
             assert (str(again[name]) if name == "workflow" else again[name]) == given
+
+
+def test_a_setting_without_an_option_is_repeated_as_a_variable() -> None:
+    """As `loom mcp` gives it to the runs of an agent."""
+    assert {parameter.name for parameter in PARAMETERS} & {*config.KEYS} == WITH_OPTION
+    of_agent = Options.of({"names": ("a",), "container": True, "network": "none", "keep": "on-failure"})
+    command = reproduce_command(of_agent.saved(here(network="none")), "a", ["a"])
+    assert command == "LOOM_NETWORK=none loom run --local --container a"
 
 
 @pytest.mark.parametrize("name", [key for key in config.KEYS if key not in config.MAPPINGS])
