@@ -35,17 +35,21 @@ from loom.record.extent import extent_text, read_extent
 from loom.record.fold import JobState
 from loom.record.journal import OutputBatch
 from loom.render.diagnosis import agent
+from loom.render.live import doing
 from loom.render.screen import Look
 from loom.status import ExitCode
 from loom.util.controls import cleaned
+from loom.util.units import rough_duration
 
+MOST_TOLD = 200
+"""Characters of a step's command in a message about progress."""
 MOST_LINES = 2000
 """Of a log in one answer and its rest."""
 _END_S = 60.0
 """How long a command may take to end after it was asked to."""
 
-Report = Callable[[int, int, str], None]
-"""Gets how many of how many jobs are done, and what happened last."""
+Send = Callable[[float, float | None, str], None]
+"""Gets a number that grows, of how many (None: unknown), and what happens. Called in any thread."""
 
 
 class AgentTools:
@@ -61,7 +65,7 @@ class AgentTools:
 
     # -- acting
 
-    def run(self, jobs: Sequence[str], variables: Mapping[str, str], report: Report, cancel: Cancel) -> RunAnswer:
+    def run(self, jobs: Sequence[str], variables: Mapping[str, str], progress: Progress, cancel: Cancel) -> RunAnswer:
         options = Options.of(
             {
                 **self._limits.settings,
@@ -70,7 +74,6 @@ class AgentTools:
                 "workflow": self._workflow,
             }
         )
-        progress = _Progress(report)
 
         def choose(plan: Plan, _: object) -> None:
             self._limits.permit(plan.jobs, here())
@@ -255,21 +258,38 @@ class _Started(subprocess.Popen[str]):
         super().__exit__(*error)
 
 
-class _Progress:
-    """A sink that reports each job that ends."""
+class Progress:
+    """Tells a client what its call does: each step that begins, each job that ends, and from time to time that it goes on.
 
-    def __init__(self, report: Report) -> None:
-        self._report = report
-        self._done = 0
-        self.total = 0
+    It is a sink of a run; a call of another kind only goes on.
+    """
+
+    def __init__(self, send: Send, what: str) -> None:
+        self._send = send
+        self._doing = what
+        self._since = time.monotonic()
+        self._done = self._told = 0
+        self.total: int | None = None
+
+    def goes_on(self) -> None:
+        self._tell(f"{self._doing}, for {rough_duration((time.monotonic() - self._since) * 1000)}")
 
     def phase(self, event: PhaseEvent) -> None:
-        if event.kind == "message" and event.message == "job_finished":
-            self._done += 1
-            self._report(self._done, self.total, f"{event.job_id}: {event.status}")
+        if event.kind == "phase_started" and event.job_id is not None:
+            self._doing, self._since = f"{event.job_id}: {cleaned(doing(event))[:MOST_TOLD]}", time.monotonic()
+            if event.step is not None:
+                self._tell(self._doing)
+        elif event.kind == "message" and event.message == "job_finished":
+            self._done, self._told = self._done + 1, 0
+            self._send(self._done, self.total, f"{event.job_id}: {event.status}")
 
     def output(self, batch: OutputBatch) -> None:
         """Output is read from the record."""
+
+    def _tell(self, message: str) -> None:
+        """The protocol asks for a number that grows with each message: it comes ever closer to the next whole job."""
+        self._told += 1
+        self._send(self._done + 1 - 1 / (1 + self._told), self.total, message)
 
 
 def _lines(diagnosis: Diagnosis) -> Iterable[str]:

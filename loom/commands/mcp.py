@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -14,7 +14,7 @@ from loom import __version__
 from loom.cancel import Cancel, signals
 from loom.commands.agent_answers import Answer, ExecAnswer, LogsAnswer, RunAnswer
 from loom.commands.agent_limits import Limits
-from loom.commands.agent_tools import AgentTools, Report
+from loom.commands.agent_tools import AgentTools, Progress
 from loom.commands.project import here
 from loom.errors import LoomError, RequestError
 from loom.status import ExitCode
@@ -23,7 +23,8 @@ try:
     import anyio
     from mcp.server.mcpserver import Context, MCPServer
     from mcp.server.mcpserver.exceptions import ResourceError, ToolError
-    from mcp_types import ToolAnnotations
+    from mcp_types import CallToolResult, InputRequiredResult, ToolAnnotations
+    from mcp_types import Tool as MCPTool
     from pydantic import Field
 except ImportError as error:
     raise RequestError(
@@ -38,6 +39,8 @@ loom runs this repository's CI workflow as CI would, on the present state of the
 Repair the checkout, then `resume` with sync="ask": it goes on from the failing step. Finish with `run`: only a whole run proves.
 Answers have at most 2 KB of text; `more` gives the rest of one. `explain` tells whether CI would see a file."""
 
+GOES_ON_EVERY_S = 10.0
+"""How often a client hears that its call goes on."""
 RunName = Annotated[str, Field(description="A run's id or a part of it, `last` or `last-failed`.")]
 JobName = Annotated[str | None, Field(description="A job's name; null: the one that failed first.")]
 _LOOK = ToolAnnotations(read_only_hint=True)
@@ -72,6 +75,8 @@ def mcp(
         cancel.on_request(lambda: threading.Thread(target=end, name="end of loom mcp").start())
         try:
             _server(serving, acting=not read_only).run("stdio")
+        except* (BrokenPipeError, ConnectionError):
+            pass  # the client is gone, and reads no answer
         finally:
             serving.close()
     return 0
@@ -84,9 +89,16 @@ class _Serving:
         self.tools = tools
         self._active: dict[Cancel, threading.Event] = {}
 
-    async def call(self, work: Callable[[Cancel], Given], *, refused: type[Exception] = ToolError) -> Given:
+    async def call(
+        self,
+        work: Callable[[Cancel], Given],
+        *,
+        refused: type[Exception] = ToolError,
+        progress: Progress | None = None,
+    ) -> Given:
         cancel, over = Cancel(), threading.Event()
         self._active[cancel] = over
+        telling = asyncio.ensure_future(_tells(progress)) if progress is not None else None
 
         def done() -> Given:
             try:
@@ -102,6 +114,9 @@ class _Serving:
             raise
         except LoomError as error:
             raise refused(f"{error} ({error.code})") from error
+        finally:
+            if telling is not None:
+                telling.cancel()
 
     def close(self) -> None:
         for cancel, over in [*self._active.items()]:
@@ -110,8 +125,36 @@ class _Serving:
         self.tools.close()
 
 
+async def _tells(progress: Progress) -> None:
+    while True:
+        await asyncio.sleep(GOES_ON_EVERY_S)
+        progress.goes_on()
+
+
+class _Server(MCPServer[Any]):
+    """Refuses arguments that a tool does not have: without them, a call would mean something else."""
+
+    async def list_tools(self) -> list[MCPTool]:
+        tools = await super().list_tools()
+        return [
+            tool.model_copy(update={"input_schema": {**tool.input_schema, "additionalProperties": False}})
+            for tool in tools
+        ]
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        known = {tool.name: tool.input_schema.get("properties", {}) for tool in await super().list_tools()}
+        if name not in known:
+            raise ToolError(f"there is no tool {name!r}; there are {', '.join(known)}")
+        if unknown := [one for one in arguments if one not in known[name]]:
+            has = f"it has {', '.join(known[name])}" if known[name] else "it has none"
+            raise ToolError(f"the tool {name} has no argument {unknown[0]!r}: {has}")
+        return await super().call_tool(name, arguments, context)
+
+
 def _server(serving: _Serving, *, acting: bool) -> MCPServer[Any]:
-    server: MCPServer[Any] = MCPServer("loom", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING")
+    server = _Server("loom", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING")
     _looking(server, serving)
     if acting:
         _acting(server, serving)
@@ -193,21 +236,26 @@ def _acting(server: MCPServer[Any], serving: _Serving) -> None:
         variables: Annotated[dict[str, str], Field(description="Override the workflow's variables.")] = {},  # noqa: B006
     ) -> RunAnswer:
         """Run the workflow on the checkout as it is now. Of a failure, the answer has the diagnosis."""
-        report = _report(context)
-        return await call(lambda cancel: tools.run(jobs, variables, report, cancel))
+        progress = _progress(context, "preparing")
+        return await call(lambda cancel: tools.run(jobs, variables, progress, cancel), progress=progress)
 
     @server.tool(annotations=_ACT)
     async def exec(
+        context: Context[Any],
         job: str,
         command: Annotated[list[str], Field(min_length=1, description='Such as ["sh", "-c", "ls | head"].')],
         run: Annotated[str | None, Field(description="A run's id; null: the last one.")] = None,
         timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 60,
     ) -> ExecAnswer:
         """Run a command where a failed job stands: its container, files and environment. What it changes stays there."""
-        return await call(lambda cancel: tools.exec(job, command, run, timeout_seconds, cancel))
+        return await call(
+            lambda cancel: tools.exec(job, command, run, timeout_seconds, cancel),
+            progress=_progress(context, "the command runs"),
+        )
 
     @server.tool(annotations=_ACT)
     async def resume(
+        context: Context[Any],
         run: RunName = "last",
         sync: Annotated[
             Literal["ask", "theirs", "ours"] | None,
@@ -218,16 +266,27 @@ def _acting(server: MCPServer[Any], serving: _Serving) -> None:
         ] = "ask",
     ) -> RunAnswer:
         """Go on from the failing step, in the failed job's container, then run what waited for the job."""
-        return await call(lambda cancel: tools.resume(run, sync, cancel))
+        return await call(
+            lambda cancel: tools.resume(run, sync, cancel), progress=_progress(context, "the run goes on")
+        )
 
 
-def _report(context: Context[Any]) -> Report:
-    """Return a function that reports progress to the client, from any thread."""
+def _progress(context: Context[Any], what: str) -> Progress:
+    """Return what reports the progress of a call to its client, from any thread."""
     loop = asyncio.get_running_loop()
-
-    def report(done: int, total: int, message: str) -> None:
-        coroutine = partial(context.report_progress, done, total, message)
-        loop.call_soon_threadsafe(lambda: tasks.add(asyncio.ensure_future(coroutine())))
-
     tasks: set[asyncio.Future[None]] = set()  # the loop itself only has weak references
-    return report
+
+    async def reported(done: float, total: float | None, message: str) -> None:
+        with suppress(Exception):  # the client is gone, which its call meets
+            await context.report_progress(done, total, message)
+
+    def begin(done: float, total: float | None, message: str) -> None:
+        task = asyncio.ensure_future(reported(done, total, message))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    def send(done: float, total: float | None, message: str) -> None:
+        with suppress(RuntimeError):  # the server has ended
+            loop.call_soon_threadsafe(begin, done, total, message)
+
+    return Progress(send, what)

@@ -125,7 +125,7 @@ class Live:
             self._done += 1
         elif event.kind == "phase_started":
             job = self._running.setdefault(event.job_id, _Running(since=self._clock(), doing=""))
-            job.doing, job.last = visible(_doing(event)), ""
+            job.doing, job.last = visible(doing(event)), ""
 
     # -- how it looks ---------------------------------------------------------------------------------------------
 
@@ -211,7 +211,8 @@ class Live:
         )
 
 
-def _doing(event: PhaseEvent) -> str:
+def doing(event: PhaseEvent) -> str:
+    """Say what begins with a `phase_started`."""
     if event.step is not None:
         lines = str(event.data.get("command", "")).strip().splitlines() or [""]
         return f"{event.step}  $ {lines[0]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -116,7 +117,14 @@ def test_an_agent_finds_repairs_and_proves(served: Project) -> None:
         assert (failed["status"], failed["exit_code"], failed["failed_jobs"]) == ("failure", 1, ["unit"])
         assert "failed: job unit, step script/02" in failed["text"]
         assert "the value is bad" in (await call(client, "logs", job="unit"))["text"]
-        assert [message for _, _, message in heard] == ["build: success", "unit: failure"]
+        steps = ["script/01  $ seq 3000", "script/01  $ echo", "script/02  $ grep -q good value"]
+        for told, step in zip([message for _, _, message in heard if message and "$" in message], steps, strict=True):
+            assert step in (told or "")
+        assert [message for _, _, message in heard if message and "$" not in message] == [
+            "build: success",
+            "unit: failure",
+        ]
+        assert (sorted(heard) == heard, heard[-1][:2]) == (True, (2, 2))
 
         found = await call(client, "logs", job="build", grep="7$", first=1, count=300)
         assert (found["lines"], found["text"].splitlines()[:2]) == (300, ["1: 7", "2: 17"])
@@ -152,6 +160,55 @@ def test_an_agent_finds_repairs_and_proves(served: Project) -> None:
         assert "passed; failed, which the workflow allows: odd; no proof" in odd
 
     talk(served, conversation)
+
+
+def test_what_a_call_asks_for_is_known_or_refused(served: Project) -> None:
+    async def conversation(client: Client) -> None:
+        assert all(not tool.input_schema["additionalProperties"] for tool in (await client.list_tools()).tools)
+        said = await refused(client, "run", job=["unit"])
+        assert "the tool run has no argument 'job': it has jobs, variables" in said
+        assert "the tool check has no argument 'x': it has none" in await refused(client, "check", x=1)
+        assert "there is no tool 'test'" in await refused(client, "test")
+        assert "unknown job nope" in await refused(client, "run", jobs=["nope"])
+        assert "no run of this checkout yet" in (await call(client, "runs"))["text"]
+
+    talk(served, conversation)
+
+
+def test_a_long_call_tells_that_it_goes_on_and_ends_with_its_client(served: Project) -> None:
+    """The client is killed while its call runs."""
+    program = """
+import os, sys, anyio
+from mcp import StdioServerParameters
+from mcp.client.client import Client
+from mcp.client.stdio import stdio_client
+async def told(done, total, message):
+    print(done, total, message, flush=True)
+async def main():
+    server = StdioServerParameters(command=sys.executable, args=["-c", sys.argv[1], "mcp"], env=dict(os.environ))
+    async with Client(stdio_client(server, errlog=open(sys.argv[2], "w"))) as client:
+        await client.call_tool("run", {"jobs": ["slow"]}, progress_callback=told)
+anyio.run(main)
+"""
+    loom = "import loom.commands.mcp as mcp; mcp.GOES_ON_EVERY_S = 0.2; from loom.cli import main; main()"
+    errors = served.tmp / "errors"
+    client = subprocess.Popen(
+        [sys.executable, "-c", program, loom, str(errors)],
+        cwd=served.root,
+        env=dict(served.environ),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert client.stdout is not None
+    heard = "".join(next(client.stdout) for _ in range(12))
+    until(lambda: "it runs" in served.loom("logs", "slow").out)
+    client.kill()
+    client.wait()
+    client.stdout.close()
+    until(lambda: "canceled" in served.loom("runs").out)
+    assert "s\n" in heard, heard
+    until(lambda: served.leftovers() == [])
+    assert errors.read_text() == ""
 
 
 def test_the_person_who_starts_it_sets_the_limits(served: Project) -> None:
