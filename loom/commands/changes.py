@@ -10,7 +10,7 @@ from pathlib import Path
 
 from loom.commands import checkout
 from loom.snapshot import Source
-from loom.snapshot.observed import Difference, Observed, is_own
+from loom.snapshot.observed import CheckoutChange, Observed, is_own
 
 QUIET_MS = 10
 """How long nothing may change for a burst to be over."""
@@ -24,7 +24,7 @@ _LOCKED_FOR_S = 10.0
 _DECIDE = ("HEAD", "index", "packed-refs", "config", "config.worktree", "exclude", "attributes")
 """The files below `.git` whose content may decide a snapshot; and all in `refs`."""
 
-OnChange = Callable[[Difference], None]
+OnChange = Callable[[CheckoutChange], None]
 """Gets what changed in a burst; paths are relative to the root."""
 
 
@@ -120,7 +120,7 @@ class _Watching:
         """Tell of files that a snapshot may hold, and of what else decides it; git's own files change all the time."""
         ignored = self._ignored(files) if files else set[str]()
         rules = {path for path in ignored if Path(path).name in (".gitignore", ".gitattributes")}
-        found = Difference(paths=frozenset(files - ignored | rules))
+        found = CheckoutChange(paths=frozenset(files - ignored | rules))
         if aside or any(map(self._observed.may_move, found.paths)):
             found |= self._observed.news()
         if found:

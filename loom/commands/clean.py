@@ -54,6 +54,8 @@ def clean(
         document = _named(place, runs) if runs else _chosen(place, keep_last, older_than, there, everywhere=everywhere)
         if not dry_run:
             document = _Removal(place, engine, there).of_all(document)
+            if not runs:
+                retention.note_clean(place.store, place.config, place.root)
     if as_json:
         print_json(document)
     else:

@@ -8,19 +8,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from loom.config import Config
 from loom.record.store import DETACHED, RUNNING, RunEntry, Store
 from loom.snapshot import is_occupied, is_workspace, remains
 from loom.storage.files import read_regular
-from loom.util import jsons
+from loom.util import atomic, jsons
 from loom.util.file_systems import allocated
 from loom.util.paths import run_of_workspace
 from loom.util.units import rough_size
@@ -28,6 +30,10 @@ from loom.util.units import rough_size
 IN_USE = "in use"
 BACKGROUND_S = 600
 """Time limit of a background removal; the next run continues it."""
+CLEAN_AFTER_RUNS = 5
+CLEAN_AFTER_S = 3600.0
+CLEAN_AFTER_BYTES = 1 << 30
+"""A clean-up in the background is due after so many workspaces, so long, or so much less free space."""
 
 
 class OwnedWorkspace(Struct, kw_only=True):
@@ -145,8 +151,7 @@ def forget_gone(store: Store) -> None:
 
 def size_limit(config: Config) -> int:
     """As configured, at most half of the file system."""
-    above = next(folder for folder in (config.tmp_dir, *config.tmp_dir.parents) if folder.exists())
-    return min(config.workspaces_max_size, shutil.disk_usage(above).total // 2)
+    return min(config.workspaces_max_size, shutil.disk_usage(_existing(config.tmp_dir)).total // 2)
 
 
 def newest_failed(entries: Iterable[RunEntry]) -> set[str]:
@@ -235,9 +240,62 @@ def into_background(store: Store) -> bool:
     return True
 
 
-def clean_later(store: Store, environ: Mapping[str, str], root: Path) -> None:
-    """Run `loom clean` in a background process, so that the run ends without delay."""
-    if len(store.claims.all()) < 2:
+class LastClean(Struct, frozen=True):
+    """The state of a checkout after its last clean-up."""
+
+    at: float
+    workspaces: int
+    free: int
+    """Of the workspaces' file system, in bytes."""
+
+
+def note_clean(store: Store, config: Config, root: Path) -> None:
+    """Note that the checkout was cleaned now; checkouts that are gone are forgotten."""
+    known = {path: last for path, last in _last_cleans(store).items() if Path(path).is_dir()}
+    now = LastClean(time.time(), _workspaces_of(store, root), _free(config))
+    with suppress(OSError):  # the next run's end tries again
+        atomic.write(_cleans(store), msgspec.json.encode(known | {str(root): now}), mode=0o600)
+
+
+def is_due(store: Store, config: Config, root: Path) -> bool:
+    """Tell whether a clean-up may find something, from what is known without looking at records and sizes."""
+    number, last = _workspaces_of(store, root), _last_cleans(store).get(str(root))
+    if last is None:
+        return number > 1
+    enough = min(CLEAN_AFTER_BYTES, size_limit(config) // 10)
+    return (
+        number - last.workspaces >= CLEAN_AFTER_RUNS
+        or not 0 <= time.time() - last.at < CLEAN_AFTER_S
+        or last.free - _free(config) >= enough
+    )
+
+
+def _cleans(store: Store) -> Path:
+    return store.claims.folder / ".cleaned"
+
+
+def _last_cleans(store: Store) -> dict[str, LastClean]:
+    try:
+        return msgspec.json.decode(read_regular(_cleans(store)), type=dict[str, LastClean])
+    except (OSError, ValueError):
+        return {}
+
+
+def _workspaces_of(store: Store, root: Path) -> int:
+    return sum(claim.repo_root == str(root) for claim in store.claims.all())
+
+
+def _free(config: Config) -> int:
+    return shutil.disk_usage(_existing(config.tmp_dir)).free
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def clean_later(store: Store, config: Config, environ: Mapping[str, str], root: Path) -> None:
+    """Run `loom clean` in a background process where it is due, so that the run ends without delay."""
+    if not (config.auto_clean and is_due(store, config, root)):
         return
     with suppress(OSError):  # the next run's end retries
         subprocess.Popen(

@@ -348,8 +348,7 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None,
     with signals(cancel), closing(audience):
         ran = api.execute(request_of(prepared, options, tools=tools, cancel=cancel, sinks=[audience], reuse=reuse))
     _say_the_end(ran, audience, here, options.form, look, write)
-    if config.auto_clean:
-        clean_later(here.store, here.environ, source.root)
+    clean_later(here.store, config, here.environ, source.root)
     terminal.written(f"the run finished ({ran.receipt.status.value}); its record is complete: {ran.receipt_path}")
     return ran.receipt.exit_code
 

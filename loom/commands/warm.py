@@ -22,6 +22,7 @@ from loom.cancel import Cancel
 from loom.commands import run as running
 from loom.commands import wiring
 from loom.commands.project import Here
+from loom.commands.retention import clean_later
 from loom.commands.run import Options, Prepared
 from loom.errors import LoomError
 from loom.plan.model import Plan
@@ -115,7 +116,9 @@ class Warm:
             prepared, options = made
             results = _Results()
             request = _request(prepared, options, cancel, sinks=[*sinks, results], gate=gate, ahead=ahead)
-            return Finished(ran=api.execute(request), here=prepared.here, results=results.found)
+            finished = Finished(ran=api.execute(request), here=prepared.here, results=results.found)
+            clean_later(prepared.here.store, prepared.here.config, prepared.here.environ, prepared.here.root)
+            return finished
         finally:
             if ahead is not None:
                 ahead.drop()

@@ -20,7 +20,6 @@ from loom.cancel import Cancel, signals
 from loom.commands import run as running
 from loom.commands.changes import watched
 from loom.commands.keys import HANGUP, Keys
-from loom.commands.retention import clean_later
 from loom.commands.rounds import Rounds
 from loom.commands.run import Options, Prepared
 from loom.commands.screen import screen_parts
@@ -31,11 +30,9 @@ from loom.plan.model import Plan
 from loom.render.problems import problem_lines
 from loom.render.screen import Detail
 from loom.render.watching import changed_line, end_lines, waiting_line
-from loom.snapshot.observed import Difference
+from loom.snapshot.observed import CheckoutChange
 from loom.status import ExitCode
 from loom.util.controls import shown, without_commands
-
-CLEAN_EVERY_S = 60.0
 
 
 class _Key(Struct, frozen=True):
@@ -64,7 +61,7 @@ class _Watch:
         look, self._write = screen_parts(config.color, verbose=options.verbose, stream=config.stream)
         self._look = replace(look, calm=look.detail is not Detail.VERBOSE)
         self._cancel = Cancel()
-        self._events: SimpleQueue[Difference | _Key | _Wake] = SimpleQueue()
+        self._events: SimpleQueue[CheckoutChange | _Key | _Wake] = SimpleQueue()
         self._keys = Keys(lambda key: self._events.put(_Key(key)))
         self._rounds = Rounds(everything=everything)
         self._touched: set[str] | None = None
@@ -74,7 +71,6 @@ class _Watch:
         self._plan_ids: list[str] = []
         self._last: Finished | None = None
         self._quits = False
-        self._cleaned = time.monotonic()
 
     def until_the_end(self, *, poll: bool) -> int:
         self._cancel.on_request(lambda: self._events.put(_Wake()))
@@ -104,15 +100,15 @@ class _Watch:
 
     def _next(self, warm: Warm) -> None:
         """Wait for what comes next, and do it."""
-        found, key = Difference(), None
+        found, key = CheckoutChange(), None
         while not (found.paths or found.settings or key or self._over):
             for event in self._come():
-                if isinstance(event, Difference):
+                if isinstance(event, CheckoutChange):
                     found |= event
                 elif isinstance(event, _Key):
                     key = key or self._meaning(event.key)
             if found.head and not (found.paths or found.settings):
-                found = Difference()
+                found = CheckoutChange()
                 self._prepare(warm)  # what waits is of another commit
         if self._over:
             return
@@ -123,7 +119,7 @@ class _Watch:
         elif key is not None:
             key(warm)
 
-    def _come(self) -> Iterator[Difference | _Key | _Wake]:
+    def _come(self) -> Iterator[CheckoutChange | _Key | _Wake]:
         """Yield the next event, and those that came with it."""
         yield self._events.get()  # no limit: until something changes
         while not self._events.empty():
@@ -205,14 +201,7 @@ class _Watch:
         self._rounds.ended(self._plan_ids, ended.results)
         for line in end_lines(ended.ran.diagnosis, self._look):
             self._say(line)
-        self._clean()
         return True
-
-    def _clean(self) -> None:
-        """Keep the records and workspaces of many runs within their limits."""
-        if self._here.config.auto_clean and time.monotonic() - self._cleaned > CLEAN_EVERY_S:
-            self._cleaned = time.monotonic()
-            clean_later(self._here.store, self._here.environ, self._here.root)
 
     @contextmanager
     def _helped(self) -> Iterator[None]:

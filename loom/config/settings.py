@@ -207,7 +207,7 @@ class Config:
     auto_clean: bool = _key(
         True,
         _asked("your old runs are removed"),
-        "Run `loom clean` in the background after each run.",
+        "Run `loom clean` in the background after a run, when it is due.",
     )
     stream: bool = _key(False, FREE, "Show what steps print while they run.")
     color: Literal["auto", "always", "never"] = _key("auto", FREE, "When to use colours.")

@@ -32,7 +32,7 @@ class State(Struct, frozen=True, kw_only=True):
     """The files outside of the work tree that all this was read from."""
 
 
-class Difference(Struct, frozen=True, kw_only=True):
+class CheckoutChange(Struct, frozen=True, kw_only=True):
     """What two states differ in."""
 
     paths: frozenset[str] = frozenset()
@@ -43,8 +43,8 @@ class Difference(Struct, frozen=True, kw_only=True):
     def __bool__(self) -> bool:
         return bool(self.paths or self.settings or self.head)
 
-    def __or__(self, other: Difference) -> Difference:
-        return Difference(
+    def __or__(self, other: CheckoutChange) -> CheckoutChange:
+        return CheckoutChange(
             paths=self.paths | other.paths, settings=self.settings | other.settings, head=self.head or other.head
         )
 
@@ -68,7 +68,7 @@ class Observed(Struct, kw_only=True):
         known = self._state is not None and path in self._state.names
         return not known or path.endswith(".gitignore") or not os.path.lexists(self.root / path)
 
-    def news(self) -> Difference:
+    def news(self) -> CheckoutChange:
         """Ask git, and return what changed since the last call; nothing at the first."""
         before, read = self._state, self._statuses()
         try:
@@ -77,12 +77,12 @@ class Observed(Struct, kw_only=True):
                 read = self._statuses()  # first, so that a change in between is seen the next time
                 self._state = _state_of(self.root, self.environ, self.also)
         except LoomError:  # such as in the middle of a rebase; looked at again the next time
-            return Difference()
+            return CheckoutChange()
         self._read, after = read, self._state
         if before is None:
-            return Difference()
+            return CheckoutChange()
         settings = before.settings.items() ^ after.settings.items()
-        return Difference(
+        return CheckoutChange(
             paths=frozenset(self._differing(before, after)),
             settings=frozenset(name for name, _ in settings),
             head=before.head != after.head,

@@ -17,7 +17,7 @@ import pytest
 
 from loom import snapshot
 from loom.commands.changes import watched
-from loom.snapshot.observed import Difference
+from loom.snapshot.observed import CheckoutChange
 from tests.support.waiting import until
 from tests.support.watching import WAITING, Watched, gone, left
 
@@ -257,7 +257,7 @@ class Heard:
 
     def __init__(self, repo: Watched, *, also: Sequence[Path] = ()) -> None:
         self._repo = repo
-        self._told: SimpleQueue[Difference] = SimpleQueue()
+        self._told: SimpleQueue[CheckoutChange] = SimpleQueue()
         self._also = also
 
     @contextmanager
@@ -266,13 +266,13 @@ class Heard:
         with watched(source, self._repo.environ, self._told.put, poll=False, say=pytest.fail, also=self._also):
             yield self
 
-    def next(self) -> Difference:
+    def next(self) -> CheckoutChange:
         return self._told.get(timeout=30)
 
     def nothing_but(self, path: str) -> None:
         """All that went before told nothing: an edit of this file is told next."""
         self._repo.write(path, "another")
-        assert self.next() == Difference(paths=frozenset({path}))
+        assert self.next() == CheckoutChange(paths=frozenset({path}))
 
 
 def test_tracked_files_count_though_a_rule_ignores_them(tmp_path: Path) -> None:
@@ -323,7 +323,7 @@ def test_what_decides_a_snapshot_besides_its_files_counts(tmp_path: Path) -> Non
         repo.git("switch", "-qc", "other")
         told(settings=["the branch"])
         repo.git("commit", "-q", "--allow-empty", "-m", "second")
-        assert heard.next() == Difference(head=True)
+        assert heard.next() == CheckoutChange(head=True)
 
 
 def test_what_does_not_decide_a_snapshot_does_not_count(tmp_path: Path) -> None:

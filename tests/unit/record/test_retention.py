@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from loom.commands import retention
 from loom.commands.doctor import directory
 from loom.commands.retention import held, vouched
+from loom.config import Config
+from loom.record.store import Store
 from loom.snapshot import occupied
 from tests.support.waiting import until
 
@@ -48,12 +53,51 @@ def run(project: Project, *, fails: bool = False) -> Path:
 
 def test_a_run_leaves_the_last_few_and_all_records(make: Make) -> None:
     project = make(FILLS)
-    for _ in range(4):
-        project.loom("run", "--local", LOOM_KEEP_WORKSPACES="2", LOOM_AUTO_CLEAN="yes")
-    last = sorted(project.store.run_ids())[-2:]
+    for _ in range(2):
+        project.loom("run", "--local", LOOM_KEEP_WORKSPACES="1", LOOM_AUTO_CLEAN="yes")
+    last = sorted(project.store.run_ids())[-1:]
     until(lambda: [path.name.split("-")[3] for path in workspaces(project)] == last)
-    assert len(project.store.run_ids()) == 4
-    until(lambda: len(project.store.claims.all()) == 2)
+    assert len(project.store.run_ids()) == 2
+    until(lambda: len(project.store.claims.all()) == 1)
+
+
+def test_a_clean_up_follows_a_run_when_it_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, root, free = Store(tmp_path / "state"), tmp_path / "repo", 50 << 30
+    root.mkdir()
+    monkeypatch.setattr(retention.shutil, "disk_usage", lambda _: SimpleNamespace(total=100 << 30, free=free))
+    config = Config(tmp_dir=tmp_path)
+
+    def made(number: int) -> None:
+        for _ in range(number):
+            name = f"loom-run-local-{time.time_ns()}"
+            store.claims.make(tmp_path / name, run_id=name[15:], repo_root=root)
+
+    def due() -> bool:
+        return retention.is_due(store, config, root)
+
+    assert not due()
+    made(2)
+    assert due()  # never cleaned yet
+    retention.note_clean(store, config, root)
+    assert not due()
+    made(retention.CLEAN_AFTER_RUNS - 1)
+    assert not due()
+    made(1)
+    assert due()
+    assert not retention.is_due(store, config, tmp_path / "another")
+    retention.note_clean(store, config, root)
+    free -= 900 << 20
+    assert not due()
+    free -= 200 << 20
+    assert due()
+    retention.note_clean(store, config, root)
+    now = time.time()
+    monkeypatch.setattr(retention.time, "time", lambda: now + retention.CLEAN_AFTER_S - 60)
+    assert not due()
+    monkeypatch.setattr(retention.time, "time", lambda: now + retention.CLEAN_AFTER_S + 60)
+    assert due()
+    monkeypatch.setattr(retention.time, "time", lambda: now - 60)  # the clock was set
+    assert due()
 
 
 def test_what_somebody_needs_stays(make: Make) -> None:
