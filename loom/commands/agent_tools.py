@@ -65,7 +65,9 @@ class AgentTools:
 
     # -- acting
 
-    def run(self, jobs: Sequence[str], variables: Mapping[str, str], progress: Progress, cancel: Cancel) -> RunAnswer:
+    def run(
+        self, jobs: Sequence[str], variables: Mapping[str, str], progress: CallProgress, cancel: Cancel
+    ) -> RunAnswer:
         options = Options.of(
             {
                 **self._limits.settings,
@@ -258,7 +260,7 @@ class _Started(subprocess.Popen[str]):
         super().__exit__(*error)
 
 
-class Progress:
+class CallProgress:
     """Tells a client what its call does: each step that begins, each job that ends, and from time to time that it goes on.
 
     It is a sink of a run; a call of another kind only goes on.

@@ -14,7 +14,7 @@ from loom import __version__
 from loom.cancel import Cancel, signals
 from loom.commands.agent_answers import Answer, ExecAnswer, LogsAnswer, RunAnswer
 from loom.commands.agent_limits import Limits
-from loom.commands.agent_tools import AgentTools, Progress
+from loom.commands.agent_tools import AgentTools, CallProgress
 from loom.commands.project import here
 from loom.errors import LoomError, RequestError
 from loom.status import ExitCode
@@ -94,7 +94,7 @@ class _Serving:
         work: Callable[[Cancel], Given],
         *,
         refused: type[Exception] = ToolError,
-        progress: Progress | None = None,
+        progress: CallProgress | None = None,
     ) -> Given:
         cancel, over = Cancel(), threading.Event()
         self._active[cancel] = over
@@ -125,7 +125,7 @@ class _Serving:
         self.tools.close()
 
 
-async def _tells(progress: Progress) -> None:
+async def _tells(progress: CallProgress) -> None:
     while True:
         await asyncio.sleep(GOES_ON_EVERY_S)
         progress.goes_on()
@@ -271,7 +271,7 @@ def _acting(server: MCPServer[Any], serving: _Serving) -> None:
         )
 
 
-def _progress(context: Context[Any], what: str) -> Progress:
+def _progress(context: Context[Any], what: str) -> CallProgress:
     """Return what reports the progress of a call to its client, from any thread."""
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Future[None]] = set()  # the loop itself only has weak references
@@ -289,4 +289,4 @@ def _progress(context: Context[Any], what: str) -> Progress:
         with suppress(RuntimeError):  # the server has ended
             loop.call_soon_threadsafe(begin, done, total, message)
 
-    return Progress(send, what)
+    return CallProgress(send, what)
