@@ -1,0 +1,334 @@
+"""How a job's place is opened: ahead of time or when the job starts, with its own files or the run's, in another way if one fails."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from loom.cancel import Cancel
+from loom.errors import ImageError, ProviderError, SnapshotError
+from loom.plan.model import MountMode
+from loom.providers.base import Capabilities, SecretValues, SessionFacts, SessionRequest
+from loom.providers.host import HostProvider
+from loom.runner.api import settings_of
+from loom.runner.session import PlaceOpener
+
+from .conftest import Make, Project, Replaced, on
+
+ONE = "stages: [a]\none: {stage: a, script: ['cat file; echo x >file'], image: debian}\n"
+TWO = f"{ONE}two: {{stage: a, script: ['cat file'], image: debian}}\n"
+
+
+class Image:
+    name, image_id, digest = "debian", "sha256:1", "sha256:2"
+
+
+class Engine(HostProvider):
+    """This machine as if it were an engine: with images, and places that are opened ahead of time."""
+
+    def __init__(self, *mounts: MountMode, problem: str = "") -> None:
+        super().__init__(os.environ)
+        self.capabilities = Capabilities(mounts=frozenset(mounts or {MountMode.BIND}), isolated=True)
+        self.opened: list[SessionRequest] = []
+        self.closed: list[str] = []
+        self.threads: list[str] = []
+        self.problem = problem
+        self.images: Any = self
+        self.identity_of: Any = None
+        self.image_error: ImageError | None = None
+
+    def resolve(self, image: Any, *, on_output: Any, **_: Any) -> Any:
+        on_output("stdout", b"resolved\n")
+        if self.image_error is not None:
+            raise self.image_error
+        return Image()
+
+    @contextmanager
+    def open(self, request: SessionRequest, on_output: Any, cancel: Cancel) -> Iterator[Any]:
+        self.opened.append(request)
+        self.threads.append(threading.current_thread().name)
+        on_output("stdout", b"opened\n")
+        if self.problem and len(self.opened) == 1:
+            raise ProviderError("no such view", code=self.problem)
+        if request.until_filled is not None:
+            request.until_filled()
+        with super().open(replace(request, mount_mode=MountMode.BIND), on_output, cancel) as session:
+            yield session
+        self.closed.append(request.job_id)
+
+    def overlays(self, workspace: Any) -> bool:
+        return True
+
+
+def project(make: Make, workflow: str = ONE) -> Project:
+    return make(workflow, file="snapshot\n")
+
+
+def running(project: Project, engine: Engine, **options: Any) -> Any:
+    return project.run(container=True, tools=on(engine, "docker"), **options)
+
+
+def test_a_job_alone_has_its_place_before_the_snapshot_is_complete(make: Make) -> None:
+    engine = Engine()
+    ran = running(project(make), engine)
+    assert engine.threads == ["open one"]
+    (request,) = engine.opened
+    assert (request.workspace, request.directory, request.image_id) == (ran.workspace, None, "sha256:1")
+    assert engine.closed == ["one"]
+    assert ran.lines("one") == ["snapshot"]
+    assert ran.lines("one", "image_build") == ["resolved"]
+    assert ran.lines("one", "provider") == ["opened"]
+    assert ran.facts("image_resolved", "one") == [{"name": "debian", "id": "sha256:1", "digest": "sha256:2"}]
+    opened = ran.job("one").facts["session_opened"]
+    assert (opened["workspace"], opened["view_of"], opened["mount_mode"]) == (
+        str(ran.workspace),
+        str(ran.workspace),
+        "none",
+    )
+
+
+def test_the_request_has_what_the_plan_and_the_settings_say(make: Make) -> None:
+    text = ONE.replace("image: debian", "image: debian, resources: {memory: 64m}, network: none, variables: {A: b}")
+    engine = Engine()
+    ran = running(project(make, text), engine, grace="7s")
+    (request,) = engine.opened
+    assert (request.run_id, request.job_id, request.grace_s, request.detached) == (
+        ran.reading.run_id,
+        "one",
+        7.0,
+        False,
+    )
+    assert (request.environment["A"], request.environment["CI_JOB_NAME"]) == ("b", "one")
+    assert request.resources.memory == 64 << 20
+    assert request.network.mode == "none"
+    assert (request.privileged, request.docker_socket, request.pool) == (False, False, None)
+    assert request.image is not None
+    assert request.image.name == "debian"
+    assert request.environment["CI_PROJECT_DIR"] == request.project_dir
+
+
+def test_jobs_beside_each_other_have_copies_of_their_own(make: Make) -> None:
+    engine = Engine()
+    ran = running(project(make, TWO), engine)
+    assert {request.job_id: request.workspace.parent.name for request in engine.opened} == {"one": "one", "two": "two"}
+    assert (ran.lines("one"), ran.lines("two")) == (["snapshot"], ["snapshot"])
+    assert (ran.workspace / "file").read_text() == "snapshot\n"
+    assert all(not thread.startswith("open") for thread in engine.threads)
+
+
+def test_jobs_over_an_overlay_are_opened_early_and_start_when_the_snapshot_is_there(make: Make) -> None:
+    engine = Engine(MountMode.OVERLAY, MountMode.BIND, MountMode.VOLUME)
+    ran = running(project(make, TWO), engine)
+    assert sorted(engine.threads) == ["open one", "open two"]
+    assert {request.mount_mode for request in engine.opened} == {MountMode.OVERLAY}
+    assert all(request.until_filled is not None for request in engine.opened)
+    assert ran.statuses == {"one": "success", "two": "success"}
+
+
+@pytest.mark.parametrize("more", [", resource_group: g", ", runner_pool: p"])
+def test_a_job_that_may_wait_for_others_is_not_opened_early(make: Make, more: str) -> None:
+    engine = Engine(MountMode.OVERLAY, MountMode.BIND)
+    text = TWO.replace("image: debian}", f"image: debian{more}}}", 1)
+    made = project(make, text)
+    (made.places / ".config/loom").mkdir(parents=True)
+    (made.places / ".config/loom/config.yml").write_text("pools: {p: {provider: docker}}\n")
+    running(made, engine)
+    assert sum(thread == "open one" for thread in engine.threads) == 0
+    assert sum(thread == "open two" for thread in engine.threads) == 1
+
+
+@pytest.mark.parametrize("code", ["VIEW_UNAVAILABLE", "WORKSPACE_UNSEEN"])
+@pytest.mark.parametrize("workflow", [ONE, TWO])
+def test_a_view_that_can_not_be_had_is_replaced_by_another(make: Make, code: str, workflow: str) -> None:
+    engine = Engine(*MountMode, problem=code)
+    ran = running(project(make, workflow), engine, jobs=1)
+    assert set(ran.statuses.values()) == {"success"}
+    said = ran.lines("one", "provider") + (ran.lines("two", "provider") if "two" in workflow else [])
+    assert "not here: no such view; the job gets its files in another way" in said
+
+
+def test_a_place_that_can_not_be_had_at_all_is_the_jobs_error(make: Make) -> None:
+    ran = running(project(make), Engine(problem="ENGINE_BROKEN"), code=3)
+    assert (ran.error("one"), ran.job("one").outcome["error_code"]) == ("no such view", "ENGINE_BROKEN")
+    assert ran.job("one").outcome["failing_section"] == "provider"
+    assert ran.lines("one", "provider") == ["opened"]
+
+
+def test_an_image_that_can_not_be_had_is_an_error_at_the_line_that_names_it(make: Make) -> None:
+    engine = Engine()
+    engine.image_error = ImageError("no such image", code="IMAGE_NOT_FOUND")
+    ran = running(project(make), engine, code=3)
+    assert ran.job("one").outcome["failing_section"] == "image_build"
+    assert ran.job("one").outcome["error_code"] == "IMAGE_NOT_FOUND"
+    assert ".loom/workflow.yml:3" in ran.error("one")
+    assert engine.opened == []
+    assert ran.lines("one", "image_build") == ["resolved"]
+
+
+def test_places_that_no_job_takes_are_closed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine()
+
+    def take(*_: object, **__: object) -> Any:
+        raise SnapshotError("unreadable", code="X")
+
+    monkeypatch.setattr("loom.snapshot.take", take)
+    ran = running(project(make), engine, code=3)
+    assert engine.closed == ["one"]
+    assert not ran.workspace.exists()
+
+
+def test_places_over_an_overlay_end_when_the_workspace_is_not_filled(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(MountMode.OVERLAY, MountMode.BIND)
+
+    def take(*_: object, **__: object) -> Any:
+        raise SnapshotError("unreadable", code="X")
+
+    monkeypatch.setattr("loom.snapshot.take", take)
+    running(project(make, TWO), engine, code=3)
+    assert engine.closed == []
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("open ")] == []
+
+
+def test_a_copy_that_fails_is_the_jobs_error(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def duplicate(*_: object, **__: object) -> None:
+        raise SnapshotError("no room", code="WORKSPACE_NOT_WRITTEN")
+
+    monkeypatch.setattr("loom.snapshot.duplicate", duplicate)
+    ran = running(project(make, TWO), Engine(), code=3)
+    assert (ran.error("one"), ran.job("one").outcome["error_code"]) == ("no room", "WORKSPACE_NOT_WRITTEN")
+
+
+# -- services, secrets, facts -----------------------------------------------------------------------------------------
+
+
+class Serving(Engine):
+    """An engine with services."""
+
+    def __init__(self, dies: str = "", error: ProviderError | None = None) -> None:
+        super().__init__()
+        self.dies, self.error = dies, error
+        self.values: SecretValues | None = None
+        self.over: list[str] = []
+
+    @contextmanager
+    def services(self, job: Any, *, on_output: Any, on_died: Any, secrets: SecretValues, **_: Any) -> Iterator[Any]:
+        self.values = secrets
+        on_output("stdout", b"started\n")
+        if self.error is not None:
+            raise self.error
+        if self.dies:
+            on_died("db", self.dies)
+        yield SimpleNamespace(images=(Image(),), network_id="net", variables={"DB": "here"})
+        on_output("stdout", b"stopped\n")
+        self.over.append("over")
+
+
+SERVED = "stages: [a]\none: {stage: a, script: ['echo $DB; sleep 0'], image: debian, services: [{name: db}]}\n"
+
+
+def test_a_job_has_its_services_until_its_end(make: Make) -> None:
+    engine = Serving()
+    ran = running(project(make, SERVED), engine)
+    assert ran.lines("one") == ["here"]
+    assert engine.opened[0].network_id == "net"
+    assert ran.lines("one", "services") == ["started", "stopped"]
+    assert engine.over == ["over"]
+    assert ran.facts("image_used", "one") == [{"name": "debian", "id": "sha256:1", "digest": "sha256:2"}]
+    assert engine.threads != ["open one"]
+
+
+def test_services_that_do_not_start_are_the_jobs_error(make: Make) -> None:
+    ran = running(
+        project(make, SERVED), Serving(error=ProviderError("db is not ready", code="SERVICE_NOT_READY")), code=3
+    )
+    assert ran.job("one").outcome["failing_section"] == "services"
+    assert ran.error("one") == "db is not ready"
+    assert ran.reading.fold.jobs["one"].sections["services"].error == "db is not ready"
+
+
+@pytest.mark.parametrize(("how", "hint"), [("exit code 1", False), ("exit code 0", True)])
+def test_a_service_that_ends_while_the_job_needs_it_is_the_jobs_error(make: Make, how: str, hint: bool) -> None:
+    text = SERVED.replace("echo $DB; sleep 0", "sleep 60")
+    ran = running(project(make, text), Serving(dies=how), code=3)
+    assert ran.error("one").startswith(f"service db ended while the job ran: {how}")
+    assert ("run: once" in ran.error("one")) == hint
+    assert ran.job("one").outcome["failing_section"] == "services"
+    assert "failing_step" not in ran.job("one").outcome
+
+
+def test_secrets_are_found_before_anything_is_printed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "correct horse battery")
+    secrets = (
+        """secrets: {A: "env://TOKEN", B: {ref: "env://TOKEN", file: false}, C: {ref: "env://NONE", required: false}}"""
+    )
+    text = f"stages: [a]\none: {{stage: a, script: ['cat $A; echo; echo $B; echo ${{C-none}}'], image: debian, {secrets}}}\n"
+    ran = running(project(make, text), Engine())
+    assert ran.lines("one", "secrets")[:2] == ["A: found", "B: found"]
+    assert all("REDACTED" in line for line in ran.lines("one")[:2])
+    assert ran.lines("one")[2] == "none"
+    (warning,) = ran.warnings("one")
+    assert warning.startswith("C is not set: ")
+
+
+def test_a_secret_that_no_variable_can_hold_is_the_jobs_error(make: Make) -> None:
+    text = """stages: [a]
+one: {stage: a, script: ['true'], secrets: {A: {ref: "file://key", file: false}}}
+"""
+    made = make(text)
+    (made.root / "key").write_bytes(b"with\0nul-and-more")
+    ran = made.run(code=3)
+    assert ran.job("one").outcome["error_code"] == "SECRETS_VALUE_NOT_TEXT"
+    assert ran.job("one").outcome["failing_section"] == "secrets"
+
+
+def test_what_the_place_can_not_do_is_a_warning(make: Make) -> None:
+    facts = SessionFacts(provider="host", user="0:0", warnings=("no limit here",), details={"pod": "p"})
+    ran = make("stages: [a]\none: {stage: a, script: ['true']}\n").run(tools=on(Replaced(facts=facts)))
+    assert ran.warnings("one") == ["no limit here"]
+    opened = ran.job("one").facts["session_opened"]
+    assert (opened["pod"], opened["user"], opened["shell"], opened["provider"]) == ("p", "0:0", opened["shell"], "host")
+
+
+def test_a_place_that_is_still_being_opened_is_left_after_two_interrupts(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loom.cancel.AT_ONCE_S", 0.0)
+    cancel, over = Cancel(), threading.Event()
+
+    class Slow(Engine):
+        @contextmanager
+        def open(self, *arguments: Any) -> Iterator[Any]:
+            cancel.request()
+            cancel.request()
+            over.wait(60)
+            with super().open(*arguments) as session:
+                yield session
+
+    ran = running(project(make), Slow(), code=130, cancel=cancel)
+    over.set()
+    assert ran.statuses == {"one": "skipped"}
+    assert ran.warnings() == [
+        (
+            "the place of job one was still being opened 15 s after the second interrupt;"
+            " the next loom removes what is there of it"
+        )
+    ]
+
+
+def test_a_workspace_that_will_not_be_filled_is_said_to_who_waits_for_it(make: Make) -> None:
+    request = project(make).request()
+    opener = PlaceOpener(request.tools, settings_of(request, request.source.root), request.cancel)
+    opener.close_unused()
+    with pytest.raises(ProviderError) as error:
+        opener.until_filled()
+    assert error.value.code == "CANCELED"
+    assert opener.left_behind == []
