@@ -126,6 +126,7 @@ class Retry(Struct, frozen=True, kw_only=True):
     max: int = 0
     when: frozenset[RetryWhen] = frozenset({"always"})
     exit_codes: frozenset[int] = frozenset()
+    """A reason or a code is enough. Where there are codes, `always` means nothing."""
     backoff_s: float = 0.0
 
 
@@ -308,6 +309,8 @@ class Job(Struct, frozen=True, kw_only=True):
     retry: Retry = field(default_factory=Retry)
     timeout_s: float | None = None
     step_timeout_s: float | None = None
+    ends_at_timeout: bool = False
+    """When its time is over, `after_script` does not run."""
     resources: Resources = field(default_factory=Resources)
     network: Network = field(default_factory=Network)
     privileged: bool = False

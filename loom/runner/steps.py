@@ -126,6 +126,10 @@ class Steps:
     def run_after_script(self, cancel: Cancel) -> None:
         """Run `after_script` regardless of the result. It has its own time limit and never changes the result."""
         job, attempt = self._job, self._attempt
+        if attempt.status is Status.TIMED_OUT and job.ends_at_timeout:
+            if any(step.phase == "after_script" for step in job.steps):
+                attempt.warn("`after_script` was not run: the job's time was over, as in GitLab", CODE)
+            return
         extra = of_status(attempt.status)
         deadline_ns = attempt.journal.now_ns() + int(AFTER_SCRIPT_TIMEOUT_S * 1e9)
         failed = attempt.status is not Status.SUCCESS and any(step.phase == "after_script" for step in job.steps)

@@ -265,7 +265,9 @@ class RetryFields(Model):
     when: Annotated[list[RetryReason], ShortForm(listed, None)] = Field(
         default_factory=lambda: list[RetryReason](["always"]), description="What to try again after.", min_length=1
     )
-    exit_codes: ExitCodes = Field(default_factory=list, description="Try again only after these exit codes.")
+    exit_codes: ExitCodes = Field(
+        default_factory=list, description="Try again after these exit codes, and else only after the reasons of `when`."
+    )
     backoff: Seconds = Field(
         default=0.0, description="How long to wait before the first further attempt; doubles each time."
     )

@@ -87,7 +87,7 @@ class GitLabJobBuilder:
         image = self.image(merged.get("image"), texts) if place.in_container else None
         if image is not None and image.name:
             texts.values["CI_JOB_IMAGE"] = image.name  # for the texts below, such as a cache's key
-        timeout = merged.get("timeout")
+        timeout_s, ends_at_timeout = self.timeout(candidate, texts)
         job = p.Job(
             id=candidate.id,
             name=candidate.name,
@@ -111,7 +111,8 @@ class GitLabJobBuilder:
             coverage=_coverage(merged.get("coverage")),
             allow_failure=_allow_failure(decided.allow_failure),
             retry=_retry(merged.get("retry")),
-            timeout_s=seconds(timeout.text) if timeout is not None else config.job_timeout,
+            timeout_s=timeout_s,
+            ends_at_timeout=ends_at_timeout,
             step_timeout_s=config.step_timeout,
             resources=self.resources(),
             network=p.Network(mode=config.network),
@@ -218,6 +219,20 @@ class GitLabJobBuilder:
             needed=False,
         )
 
+    def timeout(self, candidate: JobCandidate, texts: _Texts) -> tuple[float | None, bool]:
+        """Return the job's limit, and whether `after_script` is over with it: not if that of the script is shorter."""
+        node = candidate.entry.merged.get("timeout")
+        whole = seconds(node.text) if node is not None else self.context.config.job_timeout
+        written = texts.values.get("RUNNER_SCRIPT_TIMEOUT", "")
+        try:
+            of_script = seconds(written) if written else None
+        except ValueError as error:
+            self.say(candidate.entry.key, texts.at("variables"), f"RUNNER_SCRIPT_TIMEOUT: {error}")
+            return whole, True
+        if of_script is None or (whole is not None and of_script >= whole):
+            return whole, True
+        return of_script, False
+
     def resources(self) -> p.Resources:
         config = self.context.config
         places = {
@@ -252,8 +267,7 @@ class GitLabJobBuilder:
 
     def artifacts(self, job: Node, texts: _Texts) -> p.Artifacts | None:
         node = job.get("artifacts")
-        pages = job.get("pages")
-        public = self._public(job, pages, texts)
+        public = self._public(job, texts)
         if node is None and not public:
             return None
         fields = fields_of(node)
@@ -269,11 +283,12 @@ class GitLabJobBuilder:
             reports=_reports(fields.get("reports"), texts),
         )
 
-    def _public(self, job: Node, pages: Node | None, texts: _Texts) -> tuple[str, ...]:
-        """Return the folder that `pages` publishes: it is an artifact even if nobody says so."""
-        if pages is None or pages.value is False:
+    def _public(self, job: Node, texts: _Texts) -> tuple[str, ...]:
+        """Return the folder that a job with `pages`, or of that name, publishes: it is an artifact even if nobody says so."""
+        pages = job.get("pages")
+        if pages.value is False if pages is not None else texts.candidate.name != "pages":
             return ()
-        return texts.paths(pages.get("publish") or job.get("publish")) or ("public",)
+        return texts.paths((pages and pages.get("publish")) or job.get("publish")) or ("public",)
 
     def cache(self, number: int, node: Node, texts: _Texts) -> p.Cache:
         fields = fields_of(node)
@@ -577,11 +592,9 @@ def _retry(node: Node | None) -> p.Retry:
         return p.Retry(max=int(node.value))
     most = node.get("max")
     reasons = [text_of(reason) for reason in one_or_more(node.get("when"))]
-    when = frozenset(_RETRY[reason] for reason in reasons if reason in _RETRY)
-    codes: Sequence[Node] = one_or_more(node.get("exit_codes"))
-    if codes and not reasons:
-        when = frozenset({"script_failure"})
-    elif reasons and not when:
-        return p.Retry()  # only reasons that never occur here
-    retry = p.Retry(max=int(most.value) if most is not None else 2, when=when or frozenset({"always"}))
-    return replace(retry, exit_codes=frozenset(int(code.value) for code in codes))
+    codes = [] if "always" in reasons else one_or_more(node.get("exit_codes"))
+    return p.Retry(
+        max=int(most.value) if most is not None else 2,
+        when=frozenset(_RETRY[reason] for reason in reasons or ["always"] if reason in _RETRY),
+        exit_codes=frozenset(int(code.value) for code in codes),
+    )

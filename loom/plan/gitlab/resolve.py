@@ -8,7 +8,7 @@ from loom.plan import model as p
 from loom.plan.gitlab.candidates import Candidates
 from loom.plan.gitlab.jobs import GitLabJobBuilder
 from loom.plan.selection import Choice
-from loom.workflow.gitlab import needs, parallel, rules, variables, yaml
+from loom.workflow.gitlab import limits, needs, parallel, rules, variables, yaml
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.rules import RulesResult
 from loom.workflow.messages import Problems
@@ -66,4 +66,5 @@ def _checked(pipeline: Pipeline) -> list[Problem]:
         rules.check(entry.merged.get("rules"), (name, "rules"), problems)
         parallel.check(entry.merged.get("parallel"), name, problems)
     needs.check(pipeline, problems)
+    limits.check_stops({name: entry.merged for name, entry in pipeline.jobs.items()}, problems)
     return problems.found

@@ -68,6 +68,10 @@ class GitLabFiles:
         root = None
         if not file.problems:
             root = inputs.load(file, replace(where.given, variables=self.variables))
+            if not file.problems and (root is None or root.value in (None, {})):
+                empty = root or Node(file, Kind.SCALAR, None, 1, 1, 1)
+                self._say(empty, "/", f"{name} is empty; add a job to it: a name, and below it `script`")
+                root = None
         self.problems.found += file.problems
         file.root = root
         if root is not None and root.kind is not Kind.MAPPING:

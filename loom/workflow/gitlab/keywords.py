@@ -124,7 +124,7 @@ def _below(prefix: str, keywords: tuple[Keyword, ...], *left_out: str) -> tuple[
 
 
 JOB = (
-    Keyword("after_script", "text | [text]", _DIFFERS, _STEPS),
+    Keyword("after_script", "text | [text]", _DIFFERS, f"{_STEPS} Not after a job that took longer than `timeout`."),
     Keyword("allow_failure", "boolean | map"),
     Keyword("allow_failure:exit_codes", "integer | [integer]"),
     Keyword("artifacts", "map"),
@@ -439,7 +439,7 @@ RUNNER_VARIABLES = (
             "TRANSFER_METER_FREQUENCY",
         )
     ),
-    Keyword("RUNNER_SCRIPT_TIMEOUT", "duration", _NONE, "`timeout` limits the job."),
+    Keyword("RUNNER_SCRIPT_TIMEOUT", "duration", _SAME, "`after_script` runs when this time is over."),
     Keyword("RUNNER_AFTER_SCRIPT_TIMEOUT", "duration", _NONE, "`after_script` may take 5 minutes."),
 )
 """Variables by which a file tells GitLab's runner how to run a job; `*` is any ending."""

@@ -5,15 +5,15 @@ In GitLab's order. All errors are reported at once, each at its place.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from loom.util import yaml_file
 from loom.util.yaml_file import Kind, Node, YamlFile, items_of, one_or_more, pointer
-from loom.workflow.gitlab import inputs, rules, yaml
+from loom.workflow.gitlab import inputs, limits, rules, yaml
 from loom.workflow.gitlab.files import CODE, GitLabFiles
-from loom.workflow.gitlab.inheritance import defaults_of, entry_names, extended, with_defaults
+from loom.workflow.gitlab.inheritance import defaults_of, entry_names, extended, with_defaults, without
+from loom.workflow.gitlab.keywords import GLOBALS
 from loom.workflow.gitlab.pipeline import Entry, Facts, Pipeline
 from loom.workflow.gitlab.references import Resolver
 from loom.workflow.gitlab.shapes import Shapes
@@ -22,8 +22,6 @@ from loom.workflow.messages import Problems
 STAGES = ("build", "test", "deploy")
 FIRST, LAST = ".pre", ".post"
 MAX_NAME = 255
-MAX_KEY_FILES = 2
-_UNFIT_KEY = re.compile(r"/|%2f|^(\.|%2e){1,2}$", re.IGNORECASE)
 
 
 def known_inputs(data: bytes, path: str) -> list[str]:
@@ -57,6 +55,11 @@ class Loaded:
         defaults = defaults_of(root)
         if (default := root.get("default")) is not None:
             self._filled("default", default)
+            limits.check("default", default, self.problems)
+            for key in (key for key in GLOBALS if key in default.value and root.get(key) is not None):
+                why = f"{key} is at the root and in `default`; remove one"
+                self.problems.say(default.keys[key], pointer("default", key), why)
+        limits.check("/", without(root, (name for name in root.value if name not in GLOBALS)), self.problems)
         entries: dict[str, Entry] = {}
         for name in entry_names(root):
             entry = self._entry(name, root, content, defaults, stages)
@@ -97,6 +100,7 @@ class Loaded:
                 self.problems.say(key, pointer(name), f"{why}; a name that is no job begins with a dot")
             return None
         checked = self.shapes.job(name, node)
+        limits.check(name, checked, self.problems)
         entry = Entry(name=name, key=key, node=own, merged=with_defaults(checked, defaults))
         self._sound(entry, stages)
         self._filled(name, node)
@@ -113,8 +117,6 @@ class Loaded:
             self.problems.say(node, pointer(name, "stage"), why)
         if len(name) > MAX_NAME:
             self.problems.say(entry.key, pointer(name), f"the name of a job has at most {MAX_NAME} characters")
-        if job.get("script") is not None and job.get("trigger") is not None:
-            self.problems.say(entry.key, pointer(name), f"{name}: a job has `script` or `trigger`, not both")
 
     def _filled(self, name: str, job: Node) -> None:
         """Check what may not be empty."""
@@ -126,17 +128,6 @@ class Loaded:
             if not any(one.text.strip() or one.value or one.kind is Kind.REFUSED for one in items):
                 why = f"{key} is empty, which GitLab refuses; remove it or fill it"
                 self.problems.say(node, pointer(name, key), why)
-        for key in ("files", "files_commits"):
-            for cache in one_or_more(job.get("cache")):
-                node = cache.find("key", key)
-                if node is not None and not 1 <= len(items_of(node)) <= MAX_KEY_FILES:
-                    why = f"cache:key:{key} has 1 or {MAX_KEY_FILES} paths in GitLab, not {len(items_of(node))}"
-                    self.problems.say(node, pointer(name, "cache", "key", key), why)
-        for cache in one_or_more(job.get("cache")):
-            for node in (cache.get("key"), cache.find("key", "prefix")):
-                if node is not None and _UNFIT_KEY.search(node.text):
-                    why = f"cache:key {node.text}: GitLab refuses a key with a slash, and the keys . and .."
-                    self.problems.say(node, pointer(name, "cache", "key"), f"{why}; write it with hyphens")
 
     def _refused(self, entry: Entry) -> bool:
         """Whether the reason that a job has no script is reported already."""

@@ -146,10 +146,15 @@ def _check_needs(
 ) -> list[str]:
     """Check one `needs`; return the jobs that it names."""
     found = []
+    seen = set[str]()
     for number, item, name in _items(node):
         place = pointer(*at, number)
         if name is None:  # the keyword's own notice has said so
             continue
+        if item.get("parallel") is None:
+            if name in seen:
+                problems.say(item, place, f"needs: {name} is listed twice; remove one")
+            seen.add(name)
         if (target := owner.get(name)) is not None:
             found.append(target)
             if position[target] > position[entry.name]:

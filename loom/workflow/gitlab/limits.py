@@ -1,0 +1,226 @@
+"""What GitLab refuses in values whose shapes are right: keywords that exclude or require each other, numbers, lengths.
+
+Each row of LIMITS has a keyword's path, and what is wrong with its value; `""` is the job itself. A list on the way, or at the
+end, stands for each of its items, except where a row counts them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from loom.util.units import duration_text
+from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, pointer
+from loom.workflow.gitlab.durations import seconds
+
+if TYPE_CHECKING:
+    from loom.workflow.messages import Problems
+
+Check = Callable[[Node], "str | None"]
+
+_OF_TRIGGERS = {
+    "trigger", "parallel", "manual_confirmation", "extends", "stage", "only", "except", "rules", "variables", "inherit",
+    "allow_failure", "when", "needs", "resource_group", "environment", "interruptible", "inputs",
+}  # fmt: skip
+_STORES = ("vault", "gcp_secret_manager", "azure_key_vault", "aws_secrets_manager", "gitlab_secrets_manager")
+_UNFIT_KEY = re.compile(r"/|%2f|^(\.|%2e){1,2}$", re.IGNORECASE)
+_EXPOSED = re.compile(r"\w[-\w ]{0,99}")
+WEEK, MONTH = 604_800, 30 * 86_400
+
+
+def _has(node: Node, key: str) -> bool:
+    child = node.get(key)
+    return child is not None and child.value is not None
+
+
+def _apart(key: str, *others: str) -> Check:
+    def check(node: Node) -> str | None:
+        found = next((other for other in others if _has(node, other)), None) if _has(node, key) else None
+        return f"`{key}` and `{found}` exclude each other; remove one" if found else None
+
+    return check
+
+
+def _requires(*keys: str, one_of: bool = False, when: str | None = None) -> Check:
+    """Ask a mapping for keys; `when`: only if it has this one."""
+
+    def check(node: Node) -> str | None:
+        if node.kind is not Kind.MAPPING or (when is not None and not _has(node, when)):
+            return None
+        lacks = [key for key in keys if not _has(node, key)]
+        if one_of and len(lacks) < len(keys):
+            return None
+        beside = f" beside `{when}`" if when else ""
+        return f"{' or '.join(lacks) if one_of else lacks[0]} is missing{beside}; add it" if lacks else None
+
+    return check
+
+
+def _between(least: int, most: int) -> Check:
+    def check(node: Node) -> str | None:
+        fits = not isinstance(node.value, int) or least <= node.value <= most
+        return None if fits else f"expected {least} to {most}, found {node.text}"
+
+    return check
+
+
+def _count(least: int, most: int, what: str) -> Check:
+    def check(node: Node) -> str | None:
+        number = len(one_or_more(node))
+        allowed = f"{least} or {most}" if least else f"at most {most}"
+        return None if least <= number <= most else f"there are {number} {what}; GitLab allows {allowed}"
+
+    return check
+
+
+def _at_most(limit_s: int) -> Check:
+    def check(node: Node) -> str | None:
+        too_long = isinstance(node.value, str) and seconds(node.value) > limit_s
+        return f"{node.text} is longer than {duration_text(limit_s)}, the most in GitLab" if too_long else None
+
+    return check
+
+
+def _length(most: int) -> Check:
+    return lambda node: f"it has more than {most} characters" if len(node.text) > most else None
+
+
+def _delayed(node: Node) -> str | None:
+    is_delayed, starts_in = _text(node, "when") == "delayed", _has(node, "start_in")
+    if is_delayed == starts_in or node.kind is not Kind.MAPPING:
+        return None
+    return "`when: delayed` has no `start_in`; add it" if is_delayed else "`start_in` counts only with `when: delayed`"
+
+
+def _delayed_job(node: Node) -> str | None:
+    return None if _has(node, "rules") and _has(node, "start_in") else _delayed(node)
+
+
+def _of_trigger(node: Node) -> str | None:
+    if not _has(node, "trigger") or _has(node, "script"):
+        return None
+    unfit = [key for key in node.value if key not in _OF_TRIGGERS and _has(node, key)]
+    if unfit:
+        return f"a job with `trigger` runs no script, so it can't have `{unfit[0]}`"
+    return "a job with `trigger` can't be delayed" if _text(node, "when") == "delayed" else None
+
+
+def _exposed(node: Node) -> str | None:
+    if not _has(node, "expose_as"):
+        return None
+    if not _EXPOSED.fullmatch(_text(node, "expose_as")):
+        return "`expose_as` is up to 100 letters, digits, -, _ and spaces"
+    paths = one_or_more(node.get("paths"))
+    if any("*" in path.text for path in paths):
+        return "`expose_as` allows no `*` in `paths`"
+    return None if paths else "`expose_as` needs `paths`"
+
+
+def _key(node: Node) -> str | None:
+    unfit = node.kind is Kind.SCALAR and _UNFIT_KEY.search(node.text)
+    why = f"{node.text}: GitLab refuses a key with a slash, and the keys . and ..; write it with hyphens"
+    return why if unfit else None
+
+
+def _of_other_project(node: Node) -> str | None:
+    if not _has(node, "project"):
+        return None
+    return _requires("job", "ref")(node) or _apart("project", "optional", "pipeline")(node)
+
+
+def _text(node: Node, key: str) -> str:
+    child = node.get(key)
+    return child.text if child is not None else ""
+
+
+LIMITS: tuple[tuple[str, Check], ...] = (
+    ("", _apart("rules", "only", "except", "start_in")),
+    ("", _apart("script", "trigger", "run")),
+    ("", _delayed_job),
+    ("", _of_trigger),
+    ("start_in", _at_most(WEEK)),
+    ("timeout", _at_most(MONTH)),
+    ("artifacts", _apart("access", "public")),
+    ("artifacts", _exposed),
+    ("artifacts:reports:coverage_report", _requires("coverage_format", "path")),
+    ("cache[]", _count(0, 4, "caches")),
+    ("cache:key", _requires("files", "files_commits", one_of=True)),
+    ("cache:key", _apart("files", "files_commits")),
+    ("cache:key", _key),
+    ("cache:key:prefix", _key),
+    ("cache:key:files[]", _count(1, 2, "paths")),
+    ("cache:key:files_commits[]", _count(1, 2, "paths")),
+    ("cache:fallback_keys[]", _count(0, 5, "keys")),
+    ("environment", _requires("name")),
+    ("environment:name", _length(255)),
+    ("environment:url", _length(255)),
+    ("id_tokens:*", _requires("aud")),
+    ("image", _requires("name")),
+    ("needs", _of_other_project),
+    ("release", _requires("tag_name", "description")),
+    ("release:assets:links", _requires("name", "url")),
+    ("retry", _between(0, 2)),
+    ("retry:max", _between(0, 2)),
+    ("rules", _delayed),
+    ("rules:start_in", _at_most(WEEK)),
+    *(
+        (f"rules:{key}{below}[]", _count(0, 50, "patterns"))
+        for key in ("changes", "exists")
+        for below in ("", ":paths")
+    ),
+    ("rules:changes", _requires("paths", "regexp", one_of=True)),
+    ("rules:exists", _requires("paths", "regexp", one_of=True)),
+    ("secrets:*", _requires(*_STORES, one_of=True)),
+    ("services", _requires("name")),
+    ("tags[]", _count(0, 50, "tags")),
+    ("trigger", _apart("include", "project", "branch")),
+    ("trigger", _requires("include", "project", one_of=True)),
+    ("trigger:include[]", _count(0, 3, "files")),
+    ("trigger:include", _requires("job", when="artifact")),
+    ("trigger:include", _requires("file", when="project")),
+)
+
+
+def check(name: str, job: Node, problems: Problems) -> None:
+    """Report what GitLab refuses in a job, or in `default`, whose shapes are checked."""
+    for path, wrong in LIMITS:
+        keyword, whole = path.removesuffix("[]"), path.endswith("[]")
+        parts = keyword.split(":") if keyword else []
+        for node in _at(job, parts, whole=whole):
+            if (why := wrong(node)) is not None:
+                problems.say(node, pointer(name, *parts), f"{keyword.removesuffix(':*') or name}: {why}")
+
+
+def check_stops(jobs: Mapping[str, Node], problems: Problems) -> None:
+    """Report an `environment:on_stop` that names no job which stops that environment."""
+    for name, job in jobs.items():
+        on_stop = job.find("environment", "on_stop")
+        if on_stop is None or on_stop.value is None:
+            continue
+        stopping = jobs.get(on_stop.text)
+        there = stopping.get("environment") if stopping is not None else None
+        if stopping is None:
+            why = f"there is no job {on_stop.text}"
+        elif there is None or _name(there) != _name(job.value["environment"]):
+            why = f"{on_stop.text} has not the same environment"
+        elif _text(there, "action") != "stop":
+            why = f"{on_stop.text} has no `action: stop`"
+        else:
+            continue
+        problems.say(on_stop, pointer(name, "environment", "on_stop"), f"environment:on_stop: {why}")
+
+
+def _name(environment: Node) -> str:
+    return (environment.get("name") or environment).text
+
+
+def _at(node: Node, parts: Sequence[str], *, whole: bool) -> Iterator[Node]:
+    if not parts:
+        yield from [node] if whole else one_or_more(node)
+        return
+    for owner in one_or_more(node):
+        fields = fields_of(owner)
+        for child in fields.values() if parts[0] == "*" else [fields[parts[0]]] if parts[0] in fields else []:
+            if child.value is not None:
+                yield from _at(child, parts[1:], whole=whole)

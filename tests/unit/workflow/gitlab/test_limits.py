@@ -1,0 +1,120 @@
+"""What GitLab refuses in a file whose keywords have the right shapes (lib/gitlab/ci/config/entry in its source)."""
+
+from pathlib import Path
+
+import pytest
+
+from loom.errors import WorkflowError
+from loom.plan.model import JobSelection, ResolveContext
+from loom.plan.resolve import resolve
+from loom.workflow.dialects import load
+from tests.support.gitlab import PUSH
+
+
+def said(root: Path, text: str) -> list[str]:
+    path = root / ".gitlab-ci.yml"
+    path.write_text(text + "\n")
+    context = ResolveContext(predefined=PUSH)
+    try:
+        resolve(load(path, root, lambda: context), JobSelection(container=True), context)
+    except WorkflowError as error:
+        return [f"{one.line}:{one.column}: {one.message}" for one in error.problems]
+    return []
+
+
+def of_job(keywords: str) -> str:
+    return f"job: {{script: x, {keywords}}}"
+
+
+FIVE = "[{paths: [a]}, {paths: [b]}, {paths: [c]}, {paths: [d]}, {paths: [e]}]"
+MANY = "[" + ", ".join(f"p{number}" for number in range(51)) + "]"
+REFUSED = {
+    of_job("rules: [{when: always}], only: [main]"): "job: `rules` and `only` exclude each other; remove one",
+    of_job("rules: [{when: always}], except: [main]"): "job: `rules` and `except` exclude each other; remove one",
+    of_job("rules: [{when: always}], start_in: 1h"): "job: `rules` and `start_in` exclude each other; remove one",
+    ".a: {only: [main]}\njob: {extends: .a, script: x, rules: [{when: always}]}": "`rules` and `only` exclude each other",
+    of_job("trigger: {include: a.yml}"): "job: `script` and `trigger` exclude each other; remove one",
+    "job: {trigger: {include: a.yml}, image: x}": "a job with `trigger` runs no script, so it can't have `image`",
+    "job: {trigger: {include: a.yml}, when: delayed, start_in: 1h}": "it can't have `start_in`",
+    "job: {trigger: {strategy: depend}}": "trigger: include or project is missing; add it",
+    "job: {trigger: {include: a.yml, branch: x}}": "trigger: `include` and `branch` exclude each other",
+    "job: {trigger: {include: [a.yml, b.yml, c.yml, d.yml]}}": "trigger:include: there are 4 files; GitLab allows at most 3",
+    "job: {trigger: {include: [{artifact: a.yml}]}}": "trigger:include: job is missing beside `artifact`",
+    of_job("start_in: 1h"): "job: `start_in` counts only with `when: delayed`",
+    of_job("when: delayed"): "job: `when: delayed` has no `start_in`; add it",
+    of_job("when: delayed, start_in: 2 weeks"): "start_in: 2 weeks is longer than 168h, the most in GitLab",
+    of_job("rules: [{if: $CI, start_in: 1h}]"): "rules: `start_in` counts only with `when: delayed`",
+    of_job("rules: [{if: $CI, when: delayed}]"): "rules: `when: delayed` has no `start_in`; add it",
+    of_job("timeout: 2 months"): "timeout: 2 months is longer than 720h, the most in GitLab",
+    of_job("retry: 3"): "retry: expected 0 to 2, found 3",
+    of_job("retry: {max: 5}"): "retry:max: expected 0 to 2, found 5",
+    "default: {retry: 3}\n" + of_job("tags: [a]"): "retry: expected 0 to 2, found 3",
+    of_job(f"cache: {FIVE}"): "cache: there are 5 caches; GitLab allows at most 4",
+    f"cache: {FIVE}\n" + of_job("tags: [a]"): "cache: there are 5 caches; GitLab allows at most 4",
+    of_job("cache: {key: {files: [a, b, c]}}"): "cache:key:files: there are 3 paths; GitLab allows 1 or 2",
+    of_job("cache: {key: {prefix: a}}"): "cache:key: files or files_commits is missing; add it",
+    of_job(
+        "cache: {key: {files: [a], files_commits: [b]}}"
+    ): "cache:key: `files` and `files_commits` exclude each other",
+    of_job("cache: {paths: [a], fallback_keys: [a, b, c, d, e, f]}"): "cache:fallback_keys: there are 6 keys",
+    of_job("artifacts: {access: all, public: true}"): "artifacts: `access` and `public` exclude each other",
+    of_job("artifacts: {expose_as: it, paths: ['a*']}"): "artifacts: `expose_as` allows no `*` in `paths`",
+    of_job("artifacts: {expose_as: it}"): "artifacts: `expose_as` needs `paths`",
+    of_job("artifacts: {expose_as: 'a/b', paths: [a]}"): "artifacts: `expose_as` is up to 100 letters",
+    of_job("artifacts: {reports: {coverage_report: {path: a}}}"): "coverage_report: coverage_format is missing",
+    of_job("environment: {url: x}"): "environment: name is missing; add it",
+    of_job("environment: {name: a, on_stop: nope}"): "environment:on_stop: there is no job nope",
+    of_job("environment: {name: a, on_stop: b}") + "\nb: {script: x}": "on_stop: b has not the same environment",
+    of_job("environment: {name: a, on_stop: b}")
+    + "\nb: {script: x, environment: a}": "on_stop: b has no `action: stop`",
+    of_job("image: {entrypoint: [sh]}"): "image: name is missing; add it",
+    of_job("services: [{alias: a}]"): "services: name is missing; add it",
+    of_job("id_tokens: {T: {}}"): "id_tokens: aud is missing; add it",
+    of_job("secrets: {S: {file: true}}"): "secrets: vault or gcp_secret_manager or",
+    of_job("release: {tag_name: v1}"): "release: description is missing; add it",
+    of_job("release: {tag_name: a, description: b, assets: {links: [{name: a}]}}"): "links: url is missing; add it",
+    of_job("needs: [{project: a/b, job: c}]"): "needs: ref is missing; add it",
+    "a: {script: x}\n" + of_job("needs: [a, {job: a}]"): "needs: a is listed twice; remove one",
+    of_job(f"rules: [{{changes: {MANY}}}]"): "rules:changes: there are 51 patterns; GitLab allows at most 50",
+    of_job(f"rules: [{{exists: {{paths: {MANY}}}}}]"): "rules:exists:paths: there are 51 patterns",
+    of_job(f"tags: {MANY}"): "tags: there are 51 tags; GitLab allows at most 50",
+    "before_script: [a]\ndefault: {before_script: [b]}\n"
+    + of_job("tags: [a]"): "before_script is at the root and in `default`",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), REFUSED.items(), ids=[text[:70] for text in REFUSED])
+def test_gitlab_refuses(tmp_path: Path, text: str, message: str) -> None:
+    found = said(tmp_path, text)
+    assert len(found) == 1, found
+    assert message in found[0]
+
+
+def test_a_mistake_of_several_jobs_is_at_its_place(tmp_path: Path) -> None:
+    text = "default:\n  retry: 3\na: {script: x}\nb: {script: x, rules: [{if: $CI}], only: [x]}"
+    assert [one.partition(": ")[0] for one in said(tmp_path, text)] == ["2:10", "4:4"]
+
+
+ACCEPTED = [
+    of_job("rules: [{if: $CI}], only: null"),
+    of_job("rules: [{if: $CI, when: delayed, start_in: 1 week}]"),
+    of_job("when: delayed, start_in: 30 minutes"),
+    of_job("retry: 2"),
+    of_job("retry: {max: 0, when: [script_failure], exit_codes: 3}"),
+    of_job("timeout: 4 weeks"),
+    of_job("cache: [{paths: [a]}, {paths: [b]}, {paths: [c]}, {paths: [d]}]"),
+    of_job("cache: {key: {files: [a], prefix: b}, fallback_keys: [a, b, c, d, e]}"),
+    of_job("artifacts: {expose_as: 'my 1st-file', paths: [a]}"),
+    of_job("environment: review"),
+    of_job("environment: {name: a, on_stop: b}") + "\nb: {script: x, environment: {name: a, action: stop}}",
+    of_job("needs: [{project: a/b, job: c, ref: main}]"),
+    "job: {trigger: {include: a.yml}, needs: [], rules: [{when: always}], variables: {A: b}, inherit: {variables: false}}",
+    "default: {image: x, tags: [y]}\njob: {trigger: {include: a.yml}}",
+    "image: a\ndefault: {before_script: [b]}\n" + of_job("tags: [a]"),
+    ".a: {retry: 9}\n" + of_job("tags: [a]"),
+]
+
+
+@pytest.mark.parametrize("text", ACCEPTED, ids=[text[:70] for text in ACCEPTED])
+def test_gitlab_accepts(tmp_path: Path, text: str) -> None:
+    assert said(tmp_path, text) == []
