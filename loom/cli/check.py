@@ -41,6 +41,7 @@ def compile_(
         ),
     ] = None,
     container: options.Container = None,
+    deploy: options.Deploy = None,
     on: options.On = None,
     stage: options.Stages = None,
     from_job: options.FromJob = None,

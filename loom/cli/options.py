@@ -49,6 +49,10 @@ On = Annotated[
         autocompletion=completion("place"),
     ),
 ]
+Deploy = Annotated[
+    bool | None,
+    typer.Option("--deploy/--no-deploy", help="Run also the jobs of a .gitlab-ci.yml that deploy or release."),
+]
 Stages = Annotated[
     list[str] | None,
     typer.Option("--stage", metavar="STAGE", help="Only the jobs of this stage.", autocompletion=completion("stage")),

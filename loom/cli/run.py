@@ -35,6 +35,7 @@ def run(
     verbose: options.Verbose = False,
     color: options.Color = None,
     jobs: options.AtOnce = None,
+    deploy: options.Deploy = None,
     fail_fast: Annotated[bool | None, typer.Option("--fail-fast", help="Stop everything at the first failure.")] = None,
     mount_mode: options.MountMode = None,
     strict: options.Strict = False,

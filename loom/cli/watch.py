@@ -14,6 +14,7 @@ from loom.cli.command import done_by
 def watch(
     names: options.Jobs = None,
     container: options.Container = None,
+    deploy: options.Deploy = None,
     on: options.On = None,
     workflow: options.WorkflowFile = None,
     stage: options.Stages = None,

@@ -22,10 +22,11 @@ from loom.commands.same_tree import taken_again
 from loom.errors import RequestError
 from loom.plan.model import ChildFile, Plan
 from loom.plan.resolve import resolve
+from loom.plan.selection import held_back
 from loom.render.screen import Look, Screen
 from loom.runner import Gate, api
 from loom.runner.hooks import Child, ChildEnded
-from loom.status import OnOutput
+from loom.status import OnOutput, Status
 from loom.storage import artifacts
 from loom.util.paths import name_from, new_workspace
 from loom.workflow import dialects
@@ -61,6 +62,11 @@ class ChildRuns:
         run_id = str(time.time_ns())
         with _PREPARING, _file_of(child) as path:
             plan, variables = self._planned(child, here, path, run_id)
+        if not plan.jobs:
+            if not (held := held_back(plan)):
+                raise RequestError(f"the child pipeline of {child.job.id} has no jobs", code="NOTHING_TO_RUN")
+            on_output("stdout", f"child pipeline: no job runs; {held[0]}\n".encode())
+            return ChildEnded(run_id=run_id, status=Status.SUCCESS)
         trusting.settle(
             trusting.requests_of(plan.jobs, self._parent.here),
             self._parent.here,
@@ -89,8 +95,6 @@ class ChildRuns:
         loaded = dialects.load(path, child.workspace, lambda: context, like=self._dialect)
         selection = replace(checkout.selection(container=here.config.container, on=here.config.on), variables=given)
         plan = resolve(loaded, selection, context)
-        if not plan.jobs:
-            raise RequestError(f"the child pipeline of {child.job.id} has no jobs", code="NOTHING_TO_RUN")
         return (running.undelayed(plan) if options.no_delay else plan), variables
 
     def _run(
@@ -116,7 +120,9 @@ class ChildRuns:
         options = replace(
             self._options, names=(), stage=(), from_job=None, only_failed=False, matrix=(), parent_run_id=child.run_id
         )
-        prepared = Prepared(run_id=run_id, here=here, source=source, plan=plan, variables=variables)
+        prepared = Prepared(
+            run_id=run_id, here=here, source=source, plan=plan, variables=variables, notices=held_back(plan)
+        )
         tools = wiring.tools_for(
             plan, here.config, source.root, here.environ, run_id=run_id, isolated=self._options.strict
         )

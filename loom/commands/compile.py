@@ -25,6 +25,7 @@ def compile_(
     *,
     explain: str | None,
     container: bool | None,
+    deploy: bool | None,
     on: str | None,
     stage: list[str] | None,
     from_job: str | None,
@@ -36,7 +37,7 @@ def compile_(
     event: str,
 ) -> int:
     """`loom compile`."""
-    here = project.here({"container": container, "on": on})
+    here = project.here({"container": container, "deploy": deploy, "on": on})
     selection = checkout.selection(
         jobs=jobs,
         stages=stage,

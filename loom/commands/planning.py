@@ -13,6 +13,7 @@ from loom.commands.project import Here
 from loom.errors import Problem
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import rehearse, resolve
+from loom.plan.selection import held_back
 from loom.util import startup
 from loom.util.units import counted
 from loom.util.yaml_file import scalars_of
@@ -52,6 +53,7 @@ def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection, context: Res
     refused = [f"{job.id} will be refused: {text}" for job in plan.jobs for text in job.refused]
     idle = sum(problem.code == NO_EFFECT for problem in found)
     told = [
+        *held_back(plan),
         *refused,
         *(f"{problem.file}:{problem.line}: {problem.message}" for problem in found if problem.code != NO_EFFECT),
         *([f"{counted(idle, 'keyword')} of {loaded.path} without effect here: loom check"] if idle else []),

@@ -233,7 +233,11 @@ def _read(path: Path, context: ValueContext, problems: list[Problem]) -> Iterato
             value = node.text
         try:
             read = _value(key, value, context)
-            if name == PROJECT_FILE and SETTINGS[key].project.refused and read not in (None, {}, GitLabSettings()):
+            if (
+                name == PROJECT_FILE
+                and SETTINGS[key].project.refused
+                and read not in (None, False, {}, GitLabSettings())
+            ):
                 variable = "" if key in MAPPINGS else f", or set LOOM_{key.upper()}"
                 raise ValueError(
                     f"{key} can't be set by a repository: set it in your own configuration "

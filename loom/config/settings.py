@@ -175,6 +175,7 @@ class Config:
         "json-file", FREE, "The containers' log driver; none is faster but leaves `docker logs` empty."
     )
     jobs: Count | None = _key(None, LESS_IS_STRICTER, "How many jobs run at once; default: the number of processors.")
+    deploy: bool = _key(False, THE_USERS, "Run also the jobs of a `.gitlab-ci.yml` that deploy or release.")
     fail_fast: bool = _key(False, FREE, "Stop the run at the first failed job.")
     grace: Duration = _key(10.0, LESS_IS_STRICTER, "How long a canceled step may take to exit before it is killed.")
     job_timeout: Duration | None = _key(3600.0, LESS_IS_STRICTER, "The timeout of jobs without one.")

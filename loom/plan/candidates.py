@@ -41,6 +41,13 @@ class WantedNeed(Struct, frozen=True, kw_only=True):
         )
 
 
+class Withheld(Struct, frozen=True):
+    """Why a run leaves a job out, unless it is named, though its rules let it run."""
+
+    reason: str
+    of_several: str
+
+
 class Candidate(Struct, kw_only=True):
     """One possible job of any dialect: a job of the workflow, or one combination of its matrix."""
 
@@ -59,6 +66,7 @@ class Candidate(Struct, kw_only=True):
     title: str = ""
     """One more name that people may use for it."""
     needs: list[p.Need] | None = None
+    held: Withheld | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -351,6 +351,8 @@ class NotSelected(Struct, frozen=True, kw_only=True):
 
     id: str
     reason: str
+    held: str = ""
+    """Why a run leaves it out though CI would run it: said of several jobs."""
 
 
 class Plan(Struct, frozen=True, kw_only=True, dict=True):

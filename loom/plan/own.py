@@ -31,7 +31,7 @@ def resolve(workflow: Workflow, selection: p.JobSelection, context: p.ResolveCon
         workflow_path=workflow.path,
         stages=workflow.stages,
         jobs=built,
-        left_out=tuple(p.NotSelected(id=name, reason=reason) for name, reason in choice.left_out.items()),
+        left_out=choice.not_selected(),
     )
 
 

@@ -15,6 +15,7 @@ from loom.util.toposort import closure
 from loom.util.units import nearest
 from loom.workflow.words import VARIABLE
 
+_ADDED = "Name that job too, or add --deploy or --no-needs."
 C = TypeVar("C", bound=Candidate)
 
 
@@ -26,6 +27,7 @@ class Choice:
         self.selection = selection
         self.code = code
         self.left_out: dict[str, str] = {}
+        self.held: dict[str, str] = {}
         self.problems: list[Problem] = []
         self._index: dict[str, list[Candidate]] = {}
         self._index_of: Iterable[Candidate] | None = None
@@ -38,7 +40,7 @@ class Choice:
                 )
 
     def select(self, candidates: Sequence[C]) -> dict[str, C]:
-        """Return the selected candidates by id; record those that their rules exclude."""
+        """Return the selected candidates by id; record those that their rules exclude, and those that are held."""
         pool = self.by_matrix(candidates)
         exact = self.named(pool)
         chosen = self.asked_for(pool)
@@ -65,9 +67,19 @@ class Choice:
                 self.left_out[candidate.id] = p.NOT_SELECTED
             elif not candidate.decision.runs:
                 self.left_out[candidate.id] = candidate.decision.reason
+            elif candidate.held and candidate.id not in exact:
+                self.left_out[candidate.id] = candidate.held.reason
+                self.held[candidate.id] = candidate.held.of_several
             else:
                 result[candidate.id] = candidate
         return result
+
+    def not_selected(self) -> tuple[p.NotSelected, ...]:
+        """Return what is left out, for the plan."""
+        return tuple(
+            p.NotSelected(id=name, reason=reason, held=self.held.get(name, ""))
+            for name, reason in self.left_out.items()
+        )
 
     def by_matrix(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         for key, value in self.selection.matrix.items():
@@ -185,6 +197,7 @@ class Choice:
                 continue
             needs: dict[str, p.Need] = {}
             blocked: str | None = None
+            held = False
             for need, target in self.need_targets(candidate, candidates):
                 reason = self.left_out.get(target.id)
                 if reason is None:
@@ -197,7 +210,9 @@ class Choice:
                 elif reason == p.NOT_SELECTED or need.optional:
                     continue
                 elif target.decision.when == "manual" or not target.decision.reason:
-                    blocked = blocked or f"needs {target.id}, which is left out ({reason})"
+                    held = held or target.id in self.held
+                    why = "" if target.id in self.held else f" ({reason})"
+                    blocked = blocked or f"needs {target.id}, which is left out{why}"
                 else:
                     self.missing_need(need, target, reason)
             if blocked is None:
@@ -205,13 +220,30 @@ class Choice:
                 jobs.append(candidate)
                 continue
             if candidate.id in asked:
-                raise RequestError(f"{candidate.id} {blocked}", hint="Name that job too, or add --no-needs.")
+                raise RequestError(
+                    f"{candidate.id} {blocked}", hint=_ADDED if held else "Name that job too, or add --no-needs."
+                )
+            if held:
+                self.held[candidate.id] = "they need those"
             self.left_out[candidate.id] = blocked
         return jobs
 
     def missing_need(self, need: WantedNeed, target: Candidate, reason: str) -> None:
         message = f"{target.id} is not part of this run ({reason}); {need.hint}"
         self.problems.append(need.node.file.problem(need.node, need.at, message, code=self.code))
+
+
+def held_back(plan: p.Plan) -> tuple[str, ...]:
+    """Return the line about the jobs that a run leaves out though CI runs them, if there are any."""
+    by_reason: dict[str, list[p.NotSelected]] = {}
+    for left in plan.left_out:
+        if left.held:
+            by_reason.setdefault(left.held, []).append(left)
+    told = [
+        f"{', '.join(listed([one.id for one in several], 10))} ({why if len(several) > 1 else several[0].reason})"
+        for why, several in by_reason.items()
+    ]
+    return (f"left out: {'; '.join(told)}",) if told else ()
 
 
 def _some(names: list[str]) -> str:

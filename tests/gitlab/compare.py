@@ -163,7 +163,7 @@ def configured(project: Path, environ: Mapping[str, str]) -> dict[str, str]:
         own.write_text(yaml.safe_dump(given))
         (home / ".config/loom/config.yml").write_text(f"gitlab: {{variables: {own}}}\n")
     (home / "tmp").mkdir(exist_ok=True)
-    return {**environ, "HOME": str(home), "TMPDIR": str(home / "tmp")}
+    return {**environ, "HOME": str(home), "TMPDIR": str(home / "tmp"), "LOOM_DEPLOY": "true"}
 
 
 def _given(value: Any) -> Any:

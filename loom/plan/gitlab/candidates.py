@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Container, Iterator, Mapping
 from functools import partial
 
 from loom.plan import model as p
-from loom.plan.candidates import Candidate, RuleDecision, WantedNeed
+from loom.plan.candidates import Candidate, RuleDecision, WantedNeed, Withheld
 from loom.plan.variables import of_plan
 from loom.util.toposort import CycleError, order
 from loom.util.yaml_file import Node, fields_of, one_or_more
@@ -18,6 +19,12 @@ from loom.workflow.gitlab.rules import RulesResult
 from loom.workflow.gitlab.variables import Scope, Variable, expand, in_environment, layers, read, text_of
 from loom.workflow.messages import Problems
 
+_DEPLOYS = Withheld("it deploys; --deploy or its name runs it", "they deploy; --deploy runs them")
+_OTHER_SYSTEM = re.compile(
+    r"(?:^|[^a-z])(?:(?P<Windows>windows|win(?:32|64|10|11)?)|(?P<macOS>mac|macos|osx|darwin|ios)|(?P<FreeBSD>freebsd))(?:[^a-z]|$)"
+)
+"""In the tags of runners with another system than Linux."""
+_NO_STAGE = "GitLab makes no pipeline of jobs in .pre and .post alone"
 _OUTSIDE = "it would start a pipeline of another project, which is not done here"
 
 
@@ -139,6 +146,10 @@ class Candidates:
                 ordered = names
             for name in ordered:
                 found += [self.candidate(jobs[name], instance) for instance in self.instances[name]]
+        if all(one.stage in (".pre", ".post") for one in found if one.decision.runs):
+            for one in found:
+                if one.decision.runs:
+                    one.decision = RuleDecision(runs=False, when="never", reason=_NO_STAGE)
         return found
 
     def check_needs(self, candidates: list[JobCandidate]) -> None:
@@ -159,6 +170,17 @@ class Candidates:
             job = node.get("job") or node
             if isinstance(job.value, str):
                 yield job.value
+
+    def _held(self, job: Node) -> Withheld | None:
+        config = self.context.config
+        if (found := system_of(job, config.pools)) is not None:
+            tag, system = found
+            one = f"its tag {text_of(tag)} is of runners with {system}; jobs run on Linux here"
+            return Withheld(one, f"they want runners with {system}")
+        environment = job.get("environment")
+        action = text_of(environment.get("action")) if environment is not None else ""
+        deploys = environment is not None and action in ("", "start", "stop")
+        return _DEPLOYS if (deploys or job.get("release") is not None) and not config.deploy else None
 
     def candidate(self, entry: Entry, instance: Instance, decided: RulesResult | None = None) -> JobCandidate:
         """`decided`: instead of what the rules say."""
@@ -181,11 +203,23 @@ class Candidates:
             wanted=None if wanted is None else tuple(map(_wanted, wanted)),
             leaves_artifacts=_leaves(entry.merged),
             base_when=when.text if when is not None else None,
+            held=self._held(entry.merged),
             entry=entry,
             instance=instance,
             decided=decided,
             scope=scope,
         )
+
+
+def system_of(job: Node, pools: Container[str]) -> tuple[Node, str] | None:
+    """Return the tag that asks for a runner with another system, and the system; None if a tag names a pool."""
+    tags = one_or_more(job.get("tags"))
+    if any(text_of(tag) in pools for tag in tags):
+        return None
+    for tag in tags:
+        if found := _OTHER_SYSTEM.search(text_of(tag).lower()):
+            return tag, found.lastgroup or ""
+    return None
 
 
 def _decision(decided: RulesResult, outside: str) -> RuleDecision:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from loom.errors import Problem, RequestError
 from loom.images.reference import parse_reference, service_aliases
 from loom.plan import model as p
-from loom.plan.gitlab.candidates import Candidates, JobCandidate
+from loom.plan.gitlab.candidates import Candidates, JobCandidate, system_of
 from loom.plan.hardening import hardened
 from loom.plan.placement import placed
 from loom.pools import Pool
@@ -51,9 +51,6 @@ _When = Literal["on_success", "on_failure", "always", "manual"]
 _SERVICE_WAIT_S = 30.0
 """How long GitLab's runner waits for a service by default, before the job goes on all the same."""
 _WHEN: Mapping[str, _When] = {"on_failure": "on_failure", "always": "always", "manual": "manual"}
-
-_OTHER_SYSTEM = re.compile(r"(?:saas|shared)-(w|m)(?:indows|acos)\b")
-"""The tags of GitLab.com's runners with another system."""
 
 
 class GitLabJobBuilder:
@@ -144,7 +141,8 @@ class GitLabJobBuilder:
         refusal = node.file.problem(node, at, message, code=UNSUPPORTED)
         self.refused.setdefault(candidate.id, []).append(refusal)
         place = (refusal.file, refusal.line, refusal.column, message)
-        self._refusing.setdefault(place, (refusal, {}))[1][candidate.name] = None
+        if candidate.held is None:
+            self._refusing.setdefault(place, (refusal, {}))[1][candidate.name] = None
 
     def _refuse_keywords(self, candidate: JobCandidate) -> None:
         for keyword in _REFUSING:
@@ -154,16 +152,11 @@ class GitLabJobBuilder:
                 self.refuse(candidate, key, pointer(candidate.name, *parts), why)
 
     def _refuse_tags(self, candidate: JobCandidate) -> None:
-        """Refuse a job for a system that no container has, unless a tag names a pool."""
-        tags = one_or_more(candidate.entry.merged.get("tags"))
-        if any(text_of(tag) in self.context.config.pools for tag in tags):
-            return
-        for tag in tags:
-            if found := _OTHER_SYSTEM.match(text_of(tag)):
-                system = {"w": "Windows", "m": "macOS"}[found[1].lower()]
-                why = f"tags: {text_of(tag)} is a runner with {system}; jobs run on Linux here"
-                self.refuse(candidate, tag, pointer(candidate.name, "tags"), why)
-                return
+        """Refuse a job, which was named, for a system that no container has."""
+        if (found := system_of(candidate.entry.merged, self.context.config.pools)) is not None:
+            tag, system = found
+            why = f"tags: {text_of(tag)} is of runners with {system}; jobs run on Linux here"
+            self.refuse(candidate, tag, pointer(candidate.name, "tags"), why)
 
     def place(self, job: Node) -> Pool:
         """A tag that is the name of a pool chooses it."""

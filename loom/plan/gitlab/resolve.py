@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from loom.config import Config
 from loom.errors import Problem, WorkflowError
 from loom.plan import model as p
-from loom.plan.gitlab.candidates import Candidates
+from loom.plan.gitlab.candidates import Candidates, JobCandidate
 from loom.plan.gitlab.jobs import GitLabJobBuilder
 from loom.plan.selection import Choice
+from loom.util.bounded import listed
+from loom.util.yaml_file import pointer
 from loom.workflow.gitlab import limits, needs, parallel, rules, variables, yaml
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.rules import RulesResult
 from loom.workflow.messages import Problems
 from loom.workflow.predefined import KNOWN_TO_PLANS
+
+HELD = "GL_LEFT_OUT"
 
 
 def resolve(pipeline: Pipeline, selection: p.JobSelection, context: p.ResolveContext) -> p.Plan:
@@ -37,7 +43,7 @@ def resolve(pipeline: Pipeline, selection: p.JobSelection, context: p.ResolveCon
             stage for stage in pipeline.stages if any(entry.stage == stage for entry in pipeline.jobs.values())
         ),
         jobs=built,
-        left_out=tuple(p.NotSelected(id=name, reason=reason) for name, reason in choice.left_out.items()),
+        left_out=choice.not_selected(),
     )
 
 
@@ -53,8 +59,20 @@ def rehearse(pipeline: Pipeline, config: Config | None = None) -> tuple[list[Pro
     ]
     builder = GitLabJobBuilder(candidates, context, {one.id: one for one in found})
     jobs = [(candidate.entry, builder.job(candidate)) for candidate in found]
-    problems = [*_checked(pipeline), *candidates.problems.found, *builder.problems]
+    problems = [*_checked(pipeline), *candidates.problems.found, *builder.problems, *_held(found)]
     return list(dict.fromkeys(problems)), jobs
+
+
+def _held(found: Iterable[JobCandidate]) -> Iterator[Problem]:
+    """Yield a notice of the jobs that a run leaves out for each reason, at the first of them."""
+    by_reason: dict[str, dict[str, Entry]] = {}
+    for one in found:
+        if one.held is not None:
+            by_reason.setdefault(one.held.of_several, {})[one.name] = one.entry
+    for reason, entries in by_reason.items():
+        key = next(iter(entries.values())).key
+        message = f"a run leaves out {', '.join(listed(list(entries), 5))}: {reason}"
+        yield key.file.problem(key, pointer(key.text), message, code=HELD, severity="notice")
 
 
 def _checked(pipeline: Pipeline) -> list[Problem]:

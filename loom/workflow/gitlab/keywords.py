@@ -51,7 +51,8 @@ _STEPS = "In the same shells as in GitLab, and each command is a step of its own
 _FOUND = "`loom diagnose` names the findings of a job that failed."
 _COVERED = "The share of covered lines is the job's coverage, unless `coverage` says what is."
 _NOT_SHOWN = "GitLab shows this report; a local run keeps the file alone."
-_NO_DEPLOYMENT = "A local run deploys nothing; the job's script runs."
+_NO_DEPLOYMENT = "A local run knows of no deployments."
+_HELD = "A job that deploys or releases is left out, unless it is named or `--deploy` is given."
 _NO_RULES_OF_TIME = "Each local run is one pipeline."
 
 _REPORTS = (
@@ -162,7 +163,7 @@ JOB = (
     Keyword("dast_configuration:site_profile", "text"),
     Keyword("dast_configuration:scanner_profile", "text"),
     Keyword("dependencies", "[text]"),
-    Keyword("environment", "text | map", _DIFFERS, "Sets the `CI_ENVIRONMENT_*` variables; nothing is deployed."),
+    Keyword("environment", "text | map", _DIFFERS, f"Sets the `CI_ENVIRONMENT_*` variables. {_HELD}"),
     Keyword("environment:name", "text"),
     Keyword("environment:url", "text"),
     Keyword("environment:on_stop", "text", _NONE, _NO_DEPLOYMENT),
@@ -225,7 +226,7 @@ JOB = (
     Keyword("parallel", "integer | map"),
     Keyword("parallel:matrix", "[open]"),
     Keyword("parallel:matrix:NAME", "scalar | [scalar]"),
-    Keyword("release", "map", _DIFFERS, "No release is made; the job's script runs."),
+    Keyword("release", "map", _DIFFERS, f"No release is made. {_HELD}"),
     Keyword("release:tag_name", "text"),
     Keyword("release:tag_message", "text"),
     Keyword("release:name", "text"),
@@ -295,7 +296,12 @@ JOB = (
     Keyword("services:variables:NAME:expand", "boolean"),
     Keyword("stage", "text"),
     Keyword("start_in", "duration", _SAME, "`--no-delay` leaves the wait out."),
-    Keyword("tags", "text | [text]", _NONE, "Jobs run on this machine, or in the pool of yours that a tag names."),
+    Keyword(
+        "tags",
+        "text | [text]",
+        _NONE,
+        "Jobs run on this machine, or in the pool of yours that a tag names; those for another system are left out.",
+    ),
     Keyword("timeout", "duration"),
     Keyword(
         "trigger",

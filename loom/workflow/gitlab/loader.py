@@ -59,7 +59,7 @@ class Loaded:
             for key in (key for key in GLOBALS if key in default.value and root.get(key) is not None):
                 why = f"{key} is at the root and in `default`; remove one"
                 self.problems.say(default.keys[key], pointer("default", key), why)
-        limits.check("/", without(root, (name for name in root.value if name not in GLOBALS)), self.problems)
+        limits.check("/", without(root, [name for name in root.value if name not in GLOBALS]), self.problems)
         entries: dict[str, Entry] = {}
         for name in entry_names(root):
             entry = self._entry(name, root, content, defaults, stages)

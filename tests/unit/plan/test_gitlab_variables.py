@@ -43,7 +43,7 @@ def plan(
     path, mine = tmp_path / ".gitlab-ci.yml", tmp_path / "variables.yml"
     path.write_text(text)
     mine.write_text(own)
-    config = Config(gitlab=settings or GitLabSettings())
+    config = Config(gitlab=settings or GitLabSettings(), deploy=True)
     context = ResolveContext(config=config, predefined=PUSH, own_variables=lambda: variables.own(mine, "group/project"))
     loaded = dialects.load(path, tmp_path, lambda: context)
     return resolve(loaded, JobSelection(container=True, variables=given or {}, jobs=jobs), context)
@@ -275,15 +275,19 @@ def test_a_path_below_the_runners_directory_of_the_project_is_a_path_of_the_proj
     assert found.artifacts.paths == ("out/log", "a")
 
 
-def test_a_job_for_another_system_is_refused_unless_a_tag_is_a_pool(tmp_path: Path) -> None:
+def test_a_job_for_another_system_is_left_out_unless_a_tag_is_a_pool(tmp_path: Path) -> None:
     text = "a: {script: x, tags: [saas-windows-medium-amd64]}\nb: {script: x, tags: [saas-macos-medium-m1, linux]}\nc: {script: x}"
-    refused = {one.id: one.refused for one in plan(tmp_path, text).jobs}
-    assert "tags: saas-windows-medium-amd64 is a runner with Windows; jobs run on Linux here" in refused["a"][0]
-    assert "a runner with macOS" in refused["b"][0]
+    made = plan(tmp_path, text)
+    assert [(one.id, one.reason) for one in made.left_out] == [
+        ("a", "its tag saas-windows-medium-amd64 is of runners with Windows; jobs run on Linux here"),
+        ("b", "its tag saas-macos-medium-m1 is of runners with macOS; jobs run on Linux here"),
+    ]
+    with pytest.raises(LoomError, match="tags: saas-macos-medium-m1 is of runners with macOS; jobs run on Linux here"):
+        plan(tmp_path, text, jobs=("b",))
     config = Config(pools={"linux": Pool(name="linux", provider="docker")})
     loaded = dialects.load(tmp_path / ".gitlab-ci.yml", tmp_path, ResolveContext)
     found = resolve(loaded, JobSelection(), ResolveContext(config=config, predefined=PUSH))
-    assert {one.id: bool(one.refused) for one in found.jobs} == {"a": True, "b": False, "c": False}
+    assert {one.id: bool(one.refused) for one in found.jobs} == {"b": False, "c": False}
 
 
 def test_a_job_runs_until_after_script_says_how_it_ended(tmp_path: Path) -> None:
