@@ -26,6 +26,7 @@ from loom.commands.trust import decisions_of
 from loom.errors import LoomError
 from loom.plan.permissions import PermissionRequest
 from loom.snapshot import git, repository
+from loom.storage.private import make_private
 from loom.util import atomic
 from loom.util.yaml_file import MAX_BYTES
 from loom.workflow.gitlab.sources import Component, NotFound, Tree
@@ -73,8 +74,7 @@ class Elsewhere:
         address = Address(url)
         if not url.startswith(("https://", "http://")):
             raise NotFound(f"{address}: expected an address that begins with https://")
-        own = self._host()
-        if own is None or _host_of(url) != own.lower():
+        if _server_of(url) != self._server():
             self._check_allowed(address)
         if "@" in urlsplit(url).netloc:
             raise NotFound(
@@ -92,7 +92,7 @@ class Elsewhere:
                     f"{address} can't be fetched: {error}; with a connection, loom keeps a copy for later"
                 ) from error
             return kept.read_bytes()
-        _keep(kept, data)
+        self._keep(kept, data)
         return data
 
     def _check_allowed(self, url: Address) -> None:
@@ -131,6 +131,14 @@ class Elsewhere:
         except OSError as error:
             raise NotFound(f"{path} can't be read: {(error.strerror or str(error)).lower()}") from error
 
+    def _server(self) -> tuple[str, str, int | None] | None:
+        """Return the server of `origin` as `_server_of` does; over SSH, the one that answers HTTPS there."""
+        origin = self.origin.revealed() if self.origin else ""
+        if origin.startswith(("https://", "http://")):
+            return _server_of(origin)
+        host = self._host()
+        return ("https", host.lower(), _PORTS["https"]) if host else None
+
     def _host(self) -> str | None:
         found = _REMOTE.fullmatch(self.origin.revealed() if self.origin else "")
         return found["host"] if found else None
@@ -155,6 +163,7 @@ class Elsewhere:
             return _Commit(self, store, path, ref, ref)
         last = f"refs/loom/{hashlib.sha256(ref.encode()).hexdigest()}"
         if not store.exists():
+            make_private(self.cache.parent)
             store.mkdir(parents=True, mode=0o700)
             made = git.environment_for(self.environ, git_dir=store)
             _succeeded("init", git.Running(("init", "--bare", "--quiet"), made, cwd=store).result(check=False))
@@ -197,8 +206,15 @@ class Elsewhere:
             if kept.is_file():
                 return kept.read_bytes()
             raise NotFound(f"{error}; {self._advice(path)}") from error
-        _keep(kept, listed)
+        self._keep(kept, listed)
         return listed
+
+    def _keep(self, path: Path, data: bytes) -> None:
+        """Keep a copy of what was fetched; nothing happens where that is impossible."""
+        with suppress(OSError):
+            make_private(self.cache.parent)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            atomic.write(path, data, mode=0o600)
 
     def _kept(self, kind: str, url: str) -> Path:
         return self.cache / kind / hashlib.sha256(url.encode()).hexdigest()
@@ -257,22 +273,24 @@ def _succeeded(what: str, result: tuple[int, bytes, str]) -> bytes:
     return out
 
 
-def _keep(path: Path, data: bytes) -> None:
-    """Keep a copy of what was fetched; nothing happens where that is impossible."""
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        atomic.write(path, data, mode=0o600)
+_PORTS = {"https": 443, "http": 80}
 
 
-def _host_of(url: str) -> str:
-    return (urlsplit(url).hostname or "").lower()
+def _server_of(url: str) -> tuple[str, str, int | None]:
+    """Return scheme, host and port. NotFound for a port that is none."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme)
+    except ValueError as error:
+        raise NotFound(f"{Address(url)}: {error}") from error
 
 
 class _SameHost(HTTPRedirectHandler):
     """Whoever was allowed to answer for an address does not choose another server."""
 
     def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
-        if _host_of(newurl) != _host_of(req.full_url):
+        before, after = _server_of(req.full_url), _server_of(newurl)
+        if after not in (before, ("https", before[1], _PORTS["https"])):
             raise NotFound(
                 f"{Address(req.full_url)} leads to another server, {Address(newurl)}; include that address instead"
             )

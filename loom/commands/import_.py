@@ -16,8 +16,7 @@ from loom.workflow.gitlab.translation import translated
 def import_(workflow: Path | None, inputs: list[str] | None) -> int:
     """`loom import`."""
     here = project.here()
-    found = here.root / ".gitlab-ci.yml"
-    path = here.workflow(workflow) if workflow is not None or not found.exists() else found
+    path = project.workflow_path(here.root, workflow, here.start, among=reversed(project.WORKFLOWS))
     context = checkout.resolve_context(here, path, inputs=inputs or ())
     loaded = planning.load(here, path, lambda: context)
     if isinstance(loaded, Workflow):

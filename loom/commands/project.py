@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from loom import config
 from loom.config import Asked, Config
 from loom.errors import RequestError
 from loom.util.controls import shown
-from loom.util.paths import leads_out
+from loom.util.paths import leads_out, name_from
 
 if TYPE_CHECKING:
     from loom.plan.permissions import PermissionRequest
@@ -127,19 +127,23 @@ def trusts_all(environ: Mapping[str, str], flag: bool) -> bool:
     return flag or given in ("1", "true", "yes", "on")
 
 
-def workflow_path(root: Path, named: Path | None, start: Path) -> Path:
-    """Return the workflow file: as named (relative to where the command was started), else the project's first one."""
+def workflow_path(root: Path, named: Path | None, start: Path, among: Iterable[Path] = WORKFLOWS) -> Path:
+    """Return the workflow file: as named (relative to where the command was started), else the project's first one.
+
+    RequestError for a link that leads out of the project.
+    """
+    path = next((root / path for path in among if (root / path).exists()), root / WORKFLOWS[0])
     if named is not None:
-        return named if named.is_absolute() else start / named
-    path = next((path for path in WORKFLOWS if (root / path).exists()), WORKFLOWS[0])
-    if (elsewhere := leads_out(root / path, root)) is not None:
+        path = named if named.is_absolute() else start / named
+    inside = Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root))
+    if inside and (elsewhere := leads_out(path, root)) is not None:
         # Its lines would be shown, and whoever committed the link may not read them.
         raise RequestError(
-            f"{path} is a link that points outside the repository, to {elsewhere}",
+            f"{name_from(root, path)} is a link that points outside the repository, to {elsewhere}",
             hint=f"if you mean that file: --workflow {elsewhere}",
             code="LEADS_OUT",
         )
-    return root / path
+    return path
 
 
 def not_counted(settings: Config) -> dict[str, str]:

@@ -22,6 +22,7 @@ from loom.config import Config
 from loom.record.store import DETACHED, RUNNING, RunEntry, Store
 from loom.snapshot import is_occupied, is_workspace, remains
 from loom.storage.files import read_regular
+from loom.storage.private import make_private
 from loom.util import atomic, jsons
 from loom.util.file_systems import allocated
 from loom.util.paths import run_of_workspace
@@ -229,7 +230,8 @@ def somebody_stands_in(workspace: Path) -> bool:
 
 def into_background(store: Store) -> bool:
     """Lower this process's priority and limit its time. False when another clean-up is running."""
-    store.claims.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(store.claims.folder.parent)
+    store.claims.folder.mkdir(exist_ok=True, mode=0o700)
     lock = os.open(store.claims.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # held until the end
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

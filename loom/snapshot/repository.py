@@ -27,6 +27,7 @@ from msgspec.structs import replace
 
 from loom.addresses import without_credentials
 from loom.errors import RequestError, SnapshotError
+from loom.storage.private import make_private
 
 _COUNTS = re.compile(
     r"core\.(filemode|symlinks|ignorecase|precomposeunicode|protectntfs|protecthfs|autocrlf|eol|safecrlf|bigfilethreshold"
@@ -282,10 +283,8 @@ def _view(common: Path, config: Iterable[tuple[str, str]], environ: Mapping[str,
         if path.is_dir() and _is_ours(base):
             return path
         try:
-            base.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            base.mkdir(exist_ok=True, mode=0o700)
-            if _is_ours(base):
-                return _made(path, text, links)
+            make_private(base)
+            return _made(path, text, links)
         except OSError:
             continue
     raise SnapshotError(

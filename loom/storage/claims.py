@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from loom.storage.private import make_private
+from loom.storage.private import make_in_shared, make_private
 from loom.util import atomic, processes
 from loom.util.paths import half_removed
 
@@ -56,7 +56,7 @@ class Claims:
 
     def make(self, workspace: Path, *, run_id: str, repo_root: Path, kind: Literal["run", "snapshot"] = "run") -> None:
         """Create the directory, private to the user, and claim it. OSError when it can't be created."""
-        workspace.mkdir(mode=0o700, parents=True)
+        make_in_shared(workspace)
         self.claim(workspace, run_id=run_id, repo_root=repo_root, kind=kind)
 
     def claim(self, workspace: Path, *, run_id: str, repo_root: Path, kind: Literal["run", "snapshot"] = "run") -> None:

@@ -11,10 +11,40 @@ from loom.errors import InfrastructureError
 
 
 def make_private(directory: Path) -> None:
-    """Create a directory with mode 0700 if missing. OSError on failure, or when it is not private."""
-    for missing in reversed([place for place in (directory, *directory.parents) if not os.path.lexists(place)]):
-        missing.mkdir(mode=0o700 if missing == directory else 0o755, exist_ok=True)
+    """Create a directory and those above it with mode 0700, if missing, and take the others' rights to one that is there.
+
+    OSError on failure, or when it is not private.
+    """
+    _make_all(directory)
     check_private(directory)
+    if directory.stat().st_mode & 0o077:
+        directory.chmod(0o700)
+
+
+def make_in_shared(directory: Path) -> None:
+    """Create a directory with mode 0700 in a temporary one, which is created if missing.
+
+    OSError if somebody else could replace it there: only the sticky bit keeps others from that.
+    """
+    above = directory.parent
+    _make_all(above)
+    status = above.stat()
+    if not status.st_mode & stat.S_ISVTX:
+        if status.st_uid not in (os.geteuid(), 0):
+            raise PermissionError(errno.EPERM, f"{above} belongs to another user (uid {status.st_uid})", str(above))
+        if _others_may_write(status):
+            why = f"others may replace what is in {above} (mode {status.st_mode & 0o777:o}, without the sticky bit)"
+            raise PermissionError(errno.EPERM, why, str(above))
+    directory.mkdir(mode=0o700)
+
+
+def _make_all(directory: Path) -> None:
+    for missing in reversed([place for place in (directory, *directory.parents) if not os.path.lexists(place)]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+
+
+def _others_may_write(status: os.stat_result) -> bool:
+    return bool(status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid != os.getegid()))
 
 
 def make_own(directory: Path) -> None:
@@ -47,7 +77,7 @@ def check_private(directory: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
     if status.st_uid != me:
         raise _refused(directory, f"belongs to another user (uid {status.st_uid})")
-    if status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid != os.getegid()):
+    if _others_may_write(status):
         raise _refused(
             directory, f"may be written by others (mode {status.st_mode & 0o777:o}; remove it, or chmod 700)"
         )

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+from urllib.request import Request
 
 import pytest
+
+from loom.commands import gitlab_sources
+from loom.commands.project import Here, configured
+from loom.workflow.gitlab.sources import NotFound
 
 from .conftest import Listener, Victim
 
@@ -58,3 +64,82 @@ def test_the_users_word_for_one_time_is_not_recorded(victim: Victim, listener: L
     assert asked
     assert f"{including}" in victim.loom("check").stdout
     assert len(listener.connections) == asked
+
+
+@pytest.mark.parametrize(
+    ("origin", "url", "own"),
+    [
+        ("https://git.example/a/b.git", "https://git.example/f.yml", True),
+        ("https://git.example/a/b.git", "https://GIT.example:443/f.yml", True),
+        ("https://git.example:8443/a/b.git", "https://git.example:8443/f.yml", True),
+        ("http://git.example:8080/a/b.git", "http://git.example:8080/f.yml", True),
+        ("git@git.example:a/b.git", "https://git.example/f.yml", True),
+        ("ssh://git@git.example:2222/a/b.git", "https://git.example/f.yml", True),
+        ("https://git.example/a/b.git", "https://git.example:8443/f.yml", False),
+        ("https://git.example/a/b.git", "http://git.example/f.yml", False),
+        ("https://git.example:8443/a/b.git", "https://git.example/f.yml", False),
+        ("http://git.example/a/b.git", "https://git.example/f.yml", False),
+        ("git@git.example:a/b.git", "http://git.example/f.yml", False),
+        ("ssh://git@git.example:2222/a/b.git", "https://git.example:2222/f.yml", False),
+        ("https://git.example/a/b.git", "https://git.example.evil/f.yml", False),
+        ("/srv/b.git", "https://git.example/f.yml", False),
+    ],
+)
+def test_only_the_very_server_of_origin_is_asked_without_a_question(
+    victim: Victim, monkeypatch: pytest.MonkeyPatch, origin: str, url: str, *, own: bool
+) -> None:
+    """Another port, and the same one without encryption, is another server."""
+    victim.git("remote", "set-url", "origin", origin)
+    asked: list[str] = []
+
+    def opened(request: Request, timeout: float) -> None:
+        asked.append(request.full_url)
+        raise OSError
+
+    monkeypatch.setattr(gitlab_sources._OPENER, "open", opened)
+    environ = {"PATH": os.environ["PATH"], "HOME": str(victim.home)}
+    here = Here(environ=environ, start=victim.root, root=victim.root, config=configured(victim.root, environ))
+    with pytest.raises(NotFound):
+        gitlab_sources.Elsewhere(here).remote(url)
+    assert bool(asked) == own
+
+
+def test_a_redirection_leads_to_no_other_port_and_drops_no_encryption() -> None:
+    before = Request("https://git.example/f.yml")
+    for url in ("http://git.example/f.yml", "https://git.example:8443/f.yml", "https://other.example/f.yml"):
+        with pytest.raises(NotFound, match="leads to another server"):
+            gitlab_sources._SameHost().redirect_request(before, None, 302, "", {}, url)
+    for old in (before, Request("http://git.example/f.yml")):
+        assert gitlab_sources._SameHost().redirect_request(old, None, 302, "", {}, "https://git.example/g.yml")
+
+
+def test_a_workflow_that_is_a_link_out_of_the_repository_is_shown_by_no_command(victim: Victim) -> None:
+    private = victim.home / "private.yml"
+    private.write_text("password: {script: [hunter2]}\n")
+    (victim.root / ".loom/workflow.yml").unlink()
+    (victim.root / ".gitlab-ci.yml").symlink_to(private)
+    for command in ("import", "check", "compile", "run --dry-run", "run", "trust", "images ls", "watch"):
+        for named in ("", " --workflow .gitlab-ci.yml"):
+            done = victim.loom(*(command + named).split())
+            said = done.stdout + done.stderr
+            assert done.returncode == 2, (command, named)
+            assert "is a link that points outside the repository" in " ".join(said.split()), (command, named)
+            assert "hunter2" not in said
+            assert "password" not in said
+
+
+def test_the_cache_is_closed_when_an_include_is_its_first_user(
+    victim: Victim, listener: Listener, including: str
+) -> None:
+    victim.loom("check", LOOM_TRUST="1")
+    here = gitlab_sources.Elsewhere(
+        Here(
+            environ={"HOME": str(victim.home)},
+            start=victim.root,
+            root=victim.root,
+            config=configured(victim.root, {"HOME": str(victim.home)}),
+        )
+    )
+    here._keep(here._kept("remote", including), b"a file")
+    assert here._kept("remote", including).read_bytes() == b"a file"
+    assert {(victim.home / name).stat().st_mode & 0o777 for name in (".cache", ".cache/loom")} == {0o700}

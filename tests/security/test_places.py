@@ -11,8 +11,10 @@ from loom.errors import SnapshotError
 from loom.plan.model import Job, WorkspaceMode
 from loom.providers.host import HostProvider
 from loom.runner.views import Views
-from loom.storage.private import make_own
+from loom.storage.private import make_in_shared, make_own, make_private
 from loom.util.paths import jobs_of
+
+from .conftest import Victim
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes directories of another user")
 
@@ -42,3 +44,42 @@ def test_what_is_there_of_the_users_own_is_taken_again(tmp_path: Path) -> None:
     make_own(tmp_path / "mine")
     make_own(tmp_path / "mine")
     assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_private_directory_is_closed_with_all_that_is_made_above_it(tmp_path: Path) -> None:
+    make_private(tmp_path / "a/b/c")
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "a/b", "a/b/c")} == {0o700}
+    opened = tmp_path / "opened"
+    opened.mkdir(mode=0o755)
+    opened.chmod(0o755)
+    make_private(opened)
+    assert opened.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o757, 0o1777, 0o755])
+def test_a_workspace_is_made_where_nobody_else_can_replace_it(tmp_path: Path, mode: int) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(mode)
+    if mode in (0o777, 0o757):
+        with pytest.raises(PermissionError, match="without the sticky bit"):
+            make_in_shared(shared / "workspace")
+        assert list(shared.iterdir()) == []
+    else:
+        make_in_shared(shared / "workspace")
+        assert (shared / "workspace").stat().st_mode & 0o777 == 0o700
+
+
+@needs_root
+@pytest.mark.slow
+def test_the_temporary_directory_of_somebody_else_holds_no_workspace(victim: Victim) -> None:
+    theirs = victim.home.parent / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, 1500, 1500)
+    for command in (("snapshot",), ("run",)):
+        done = victim.loom(*command, TMPDIR=str(theirs))
+        assert done.returncode == 3
+        assert "belongs to another user (uid 1500)" in " ".join((done.stdout + done.stderr).split())
+        assert list(theirs.iterdir()) == []
+    theirs.chmod(0o1777)
+    assert victim.loom("snapshot", TMPDIR=str(theirs)).returncode == 0

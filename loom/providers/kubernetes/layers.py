@@ -23,6 +23,7 @@ from msgspec import Struct
 from loom.errors import ProviderError
 from loom.providers.files import packed
 from loom.storage.files import open_regular
+from loom.storage.private import make_private
 from loom.storage.tar import Kind
 from loom.storage.workspace import DirectoryView, Skipped
 from loom.util import atomic
@@ -189,7 +190,8 @@ class Packer:
                 _write(file, outer, gzip.compress(piece))
             _write(file, outer, gzip.flush())
             layer = Layer(digest=f"sha256:{outer.hexdigest()}", size=file.tell(), diff_id=f"sha256:{inner.hexdigest()}")
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(self._folder.parent)
+            self._folder.mkdir(exist_ok=True, mode=0o700)
             atomic.write(self._folder / plan.key, msgspec.json.encode(layer))
             file.seek(0)
             yield layer, file
