@@ -1,25 +1,29 @@
-"""Caches that machines share through a bucket: a real S3 server in this process, and its failures."""
+"""Caches that machines share through a bucket: in memory, and on a real S3 server in this process; and their failures."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from loom.errors import CacheError
 from loom.plan.model import Cache as Spec
 from loom.storage.bucket import Bucket
 from loom.storage.cache import Cache
 from loom.storage.workspace import DirectoryView
 
-pytestmark = pytest.mark.slow
-
 SPEC = Spec(paths=("deps/",), key="k", fallback_keys=("deps-",))
 
 
-@pytest.fixture
-def address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.slow)])
+def address(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    if request.param == "memory":
+        pytest.importorskip("fsspec", reason="the extra `s3` is not installed")
+        yield f"memory://caches/{tmp_path.name}"
+        return
     pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
     moto_server = pytest.importorskip("moto.server", reason="moto is not installed")
     import boto3
@@ -128,10 +132,105 @@ def test_an_archive_beyond_the_limit_does_not_drive_out_the_others(tmp_path: Pat
     assert [entry.key for entry in two.cache.entries()] == ["deps-2"]
 
 
-def test_without_the_bucket_the_folder_is_there(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("address", [pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
+def test_without_the_bucket_the_folder_is_there(tmp_path: Path, address: str) -> None:
     one = Machine(tmp_path / "one", "s3://no-such-bucket/x")
     warning = one.save("deps-1", "first")
     assert "the bucket s3://no-such-bucket/x can't be" in warning
     hit, content, warning = one.restore("deps-1")
     assert (hit, content) == ("exact", "first")
     assert "the bucket s3://no-such-bucket/x can't be" in warning or warning == ""
+
+
+class Refusing:
+    """A store that answers nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        def refuse(*_: object, **__: object) -> Any:
+            raise OSError(f"no {name}\nin detail")
+
+        return refuse
+
+
+@pytest.mark.parametrize(
+    ("call", "verb"),
+    [
+        (lambda bucket, file: bucket.read(["a"]), "read: no cat"),
+        (lambda bucket, file: bucket.write("a", b"x"), "written: no pipe_file"),
+        (lambda bucket, file: bucket.download("a", file), "read: no get_file"),
+        (lambda bucket, file: bucket.upload(file, "a"), "written: no exists"),
+        (lambda bucket, file: bucket.names("a"), "listed: no ls"),
+    ],
+)
+def test_a_store_that_refuses_is_named_with_what_was_to_be_done(
+    tmp_path: Path, call: Callable[[Bucket, Path], object], verb: str
+) -> None:
+    bucket = Bucket("memory://caches/")
+    bucket._made = (Refusing(), "/caches")
+    with pytest.raises(CacheError) as error:
+        call(bucket, tmp_path / "file")
+    assert error.value.message == f"the bucket memory://caches can't be {verb}"
+    assert error.value.code == "BUCKET_UNAVAILABLE"
+
+
+@pytest.mark.parametrize(
+    ("kind", "hint"), [("s3", "pip install 'loom-ci[s3]'"), ("gs", "install fsspec's package for gs")]
+)
+def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, kind: str, hint: str) -> None:
+    def missing(name: str) -> Any:
+        raise ImportError("no such library")
+
+    monkeypatch.setattr("loom.storage.bucket.import_module", missing)
+    with pytest.raises(CacheError) as error:
+        Bucket(f"{kind}://x").names("a")
+    assert (error.value.hint, error.value.code) == (hint, "BUCKET_UNAVAILABLE")
+
+
+@pytest.mark.parametrize("address", ["memory"], indirect=True)
+def test_objects_go_in_and_out_by_name(tmp_path: Path, address: str) -> None:
+    bucket = Bucket(f"{address}/")
+    assert (bucket.read([]), bucket.read(["a/none"]), bucket.names("a")) == ({}, {}, [])
+    bucket.write("a/one", b"1")
+    (tmp_path / "file").write_bytes(b"22")
+    bucket.upload(tmp_path / "file", "a/two")
+    assert sorted(bucket.names("a")) == ["a/one", "a/two"]
+    assert bucket.read(["a/one", "a/two", "a/none"]) == {"a/one": b"1", "a/two": b"22"}
+    bucket.download("a/two", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == b"22"
+    (tmp_path / "file").write_bytes(b"33")
+    bucket.upload(tmp_path / "file", "a/two")
+    assert bucket.read(["a/two"]) == {"a/two": b"22"}, "an object of this size is there"
+    (tmp_path / "file").write_bytes(b"333")
+    bucket.upload(tmp_path / "file", "a/two")
+    assert bucket.read(["a/two"]) == {"a/two": b"333"}
+    with pytest.raises(CacheError):
+        bucket.download("a/none", tmp_path / "back")
+
+
+@pytest.mark.parametrize("address", ["memory"], indirect=True)
+def test_what_is_unchanged_is_shared_too_and_what_can_not_be_saved_is_not(tmp_path: Path, address: str) -> None:
+    alone = Machine(tmp_path / "one", address)
+    bucket, alone.cache._bucket = alone.cache._bucket, None
+    alone.save("deps-1", "first")
+    assert Machine(tmp_path / "two", address).restore("deps-1")[0] == "miss"
+    alone.cache._bucket = bucket
+    alone.save("deps-1", "first")
+    assert Machine(tmp_path / "two", address).restore("deps-1") == ("exact", "first", "")
+
+
+@pytest.mark.parametrize("address", ["memory"], indirect=True)
+def test_a_bucket_that_can_not_be_reached_is_a_warning(tmp_path: Path, address: str) -> None:
+    one = Machine(tmp_path / "one", address)
+    assert one.cache._bucket is not None
+    one.cache._bucket._made = (Refusing(), "/caches")
+    assert one.save("deps-1", "first") == f"the bucket {address} can't be written: no exists"
+    assert one.restore("deps-1") == ("exact", "first", f"the bucket {address} can't be read: no cat")
+
+
+@pytest.mark.parametrize("address", ["memory"], indirect=True)
+def test_the_newest_entry_that_a_fallback_key_means_is_brought(tmp_path: Path, address: str) -> None:
+    one = Machine(tmp_path / "one", address)
+    for key, content in (("deps-1", "first"), ("deps-3", "third"), ("deps-2", "second"), ("other", "other")):
+        one.now += 10
+        one.save(key, content)
+    assert Machine(tmp_path / "two", address).restore("deps-9") == ("fallback", "second", "")

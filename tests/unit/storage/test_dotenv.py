@@ -1,11 +1,15 @@
 """What a dotenv report may hold."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from loom.errors import ArtifactError
 from loom.plan.model import Artifacts, Cache, Image, Job, Service
 from loom.plan.variables import files_of, with_reported
 from loom.storage import dotenv
+from loom.storage.workspace import DirectoryView
 
 
 def test_a_value_is_the_rest_of_its_line() -> None:
@@ -60,3 +64,31 @@ def test_reported_variables_stand_between_the_jobs_own_and_the_users() -> None:
     assert (made.services[1].name, made.services[1].aliases) == ("h", ("h", "new-1", "new__1"))
     assert (made.artifacts, made.cache[0].key) == (Artifacts(paths=("out/1",)), "k-1")
     assert files_of(made, {}) == {"FILE": b"content"}
+
+
+def test_a_report_that_can_not_be_read_is_refused_by_name(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.env")
+    with pytest.raises(ArtifactError) as error:
+        dotenv.read(["a.env"], DirectoryView(tmp_path))
+    assert "a.env: a FIFO, not a file" in error.value.message
+    assert error.value.code == "DOTENV_INVALID"
+
+
+def test_later_files_count_and_patterns_without_a_file_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.env").write_text("A=1\nB=1\n")
+    (tmp_path / "b.env").write_text("A=2\n")
+    assert dotenv.read(["*.env", "none"], DirectoryView(tmp_path)) == ({"A": "2", "B": "1"}, ("none",))
+
+
+def test_a_report_of_the_largest_size_is_read() -> None:
+    assert dotenv.parsed(b"A=" + b"x" * (dotenv.MAX_BYTES - 2), "f") == {"A": "x" * (dotenv.MAX_BYTES - 2)}
+
+
+def test_reported_variables_are_kept_beside_the_artifacts(tmp_path: Path) -> None:
+    archive = tmp_path / "artifacts.tar.gz"
+    assert dotenv.kept(archive) == {}
+    dotenv.keep({"A": "é"}, archive)
+    assert dotenv.kept(archive) == {"A": "é"}
+    for damaged in ("[]", "{", '"text"'):
+        (tmp_path / "variables.json").write_text(damaged)
+        assert dotenv.kept(archive) == {}

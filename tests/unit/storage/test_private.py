@@ -1,0 +1,89 @@
+"""Directories that loom trusts: who may have filled them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from loom.errors import InfrastructureError
+from loom.storage import private
+
+
+def test_missing_directories_are_made_and_only_the_last_is_closed(tmp_path: Path) -> None:
+    mask = os.umask(0o022)
+    try:
+        private.make_private(tmp_path / "a" / "b")
+    finally:
+        os.umask(mask)
+    assert ((tmp_path / "a").stat().st_mode & 0o777, (tmp_path / "a/b").stat().st_mode & 0o777) == (0o755, 0o700)
+    private.make_private(tmp_path / "a" / "b")
+
+
+def test_a_file_in_its_place_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for make in (private.make_private, private.check_private):
+        with pytest.raises(NotADirectoryError):
+            make(tmp_path / "file")
+    with pytest.raises(PermissionError, match="is a link, a file or another user's directory"):
+        private.make_own(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("mode", "private_"), [(0o700, True), (0o755, True), (0o770, True), (0o702, False), (0o707, False)]
+)
+def test_others_may_not_write(tmp_path: Path, mode: int, private_: bool) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a").chmod(mode)
+    if private_:
+        private.check_private(tmp_path / "a")
+        assert private.own_state(tmp_path / "a") == tmp_path / "a"
+        return
+    with pytest.raises(PermissionError, match=f"may be written by others \\(mode {mode:o}"):
+        private.check_private(tmp_path / "a")
+    with pytest.raises(InfrastructureError) as error:
+        private.own_state(tmp_path / "a")
+    assert error.value.code == "STATE_DIR_NOT_PRIVATE"
+
+
+def test_a_link_to_ones_own_directory_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to("a")
+    private.check_private(tmp_path / "link")
+    (tmp_path / "a").chmod(0o777)
+    with pytest.raises(PermissionError):
+        private.check_private(tmp_path / "link")
+    private.check_private(tmp_path / "missing")
+    private.check_private(tmp_path / "missing" / "below")
+
+
+def test_a_directory_of_ones_own_is_closed_or_was_there(tmp_path: Path) -> None:
+    private.make_own(tmp_path / "own")
+    assert (tmp_path / "own").stat().st_mode & 0o777 == 0o700
+    private.make_own(tmp_path / "own")
+    (tmp_path / "link").symlink_to("own")
+    with pytest.raises(PermissionError):
+        private.make_own(tmp_path / "link")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a directory to somebody else")
+def test_what_another_user_made_is_not_believed(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir(mode=0o700)
+    (tmp_path / "theirs" / "mine").mkdir()
+    (tmp_path / "link").symlink_to("theirs/mine")
+    (tmp_path / "group").mkdir()
+    (tmp_path / "group").chmod(0o770)
+    os.chown(tmp_path / "theirs", 12345, -1)
+    os.chown(tmp_path / "link", 12345, -1, follow_symlinks=False)
+    os.chown(tmp_path / "group", -1, 12345)
+    for path, why in (
+        ("theirs", "belongs to another user \\(uid 12345\\)"),
+        ("theirs/mine", "lies in a directory of another user \\(uid 12345\\)"),
+        ("link", "is a link that another user made"),
+        ("group", "may be written by others"),
+    ):
+        with pytest.raises(PermissionError, match=why):
+            private.check_private(tmp_path / path)
+    with pytest.raises(PermissionError):
+        private.make_own(tmp_path / "theirs")
