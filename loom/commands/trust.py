@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from loom.errors import RequestError, WorkflowError
 from loom.plan import permissions
 from loom.plan.permissions import PermissionRequest
 from loom.render.output import print_json
-from loom.snapshot import repository
+from loom.snapshot import repository, source
 from loom.snapshot.repository import RepositoryView
 from loom.status import ExitCode
 from loom.util.controls import shown
@@ -49,6 +50,7 @@ def requests_of(
     return (
         *map(permissions.of_setting, here.config.asked),
         *_of_filters(found),
+        *_of_objects(found, here),
         *permissions.of_jobs(jobs, around, place_of),
     )
 
@@ -60,9 +62,28 @@ def _of_filters(found: RepositoryView | None) -> list[PermissionRequest]:
             kind="filter",
             subject=f"{key}: {value}",
             gives="git runs this program for files of the checkout",
-            place=".git/config",
+            place=".git/config:1:1",
         )
         for key, value in (found.filters if found is not None else ())
+    ]
+
+
+def _of_objects(found: RepositoryView | None, here: Here) -> list[PermissionRequest]:
+    """Find the requests of a repository that borrows its objects from others: an archive may name any of the user's."""
+    stores = list(source.lenders(found.common_dir / "objects")) if found is not None else []
+    if stores and (checkout := decisions_of(here).root) != Path(os.path.realpath(here.root)):
+        # A workspace borrows from its checkout, and what that borrows was asked about there.
+        of_checkout = repository.find(checkout, here.environ)
+        known = set() if of_checkout is None else set(source.store_paths(of_checkout.common_dir / "objects"))
+        stores = [store for store in stores if store not in known]
+    return [
+        PermissionRequest(
+            kind="objects",
+            subject=str(store),
+            gives="jobs can read all that is committed in that repository",
+            place=".git/objects/info/alternates:1:1",
+        )
+        for store in stores
     ]
 
 

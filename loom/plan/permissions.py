@@ -43,7 +43,12 @@ class PermissionRequest(Struct, frozen=True, kw_only=True):
 
     @property
     def _asker(self) -> str:
-        return f"job {self.job}" if self.job else "the workflow" if self.kind == "include" else "the configuration"
+        others = {
+            "include": "the workflow",
+            "filter": "git's configuration here",
+            "objects": "this copy of the repository",
+        }
+        return f"job {self.job}" if self.job else others.get(self.kind, "the configuration")
 
     def __str__(self) -> str:
         return f"{self._asker} asks for {self.subject}: {self.gives}"

@@ -15,6 +15,7 @@ from loom.snapshot import git_dir as layout
 from loom.snapshot.contents import new_files_command
 from loom.snapshot.index import LIST, modes_count
 from loom.snapshot.model import Source
+from loom.snapshot.names import checked_listing
 from loom.snapshot.source import discover
 from loom.util.paths import run_of_workspace, workspace_beside
 
@@ -139,7 +140,7 @@ def _names(root: Path, environ: Mapping[str, str], *, modes: bool, prefix: str) 
     tracked, new = (
         git.Running(each, inherited, cwd=root) for each in (LIST, new_files_command((), outermost=not prefix))
     )
-    for item in os.fsdecode(tracked.output()).split("\0")[:-1]:
+    for item in checked_listing(tracked.output(), root / ".git/index"):
         about, _, path = item.partition("\t")
         tag, mode, _, stage = about.split(" ")
         if mode == "160000" and (root / path / ".git").exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -173,7 +174,7 @@ def discover(
             ref.name.removeprefix("refs/tags/") for ref in found if ref.is_tag and head in (ref.sha, ref.peeled)
         ),
         origin_url=origin[-1] if origin else None,
-        read_only_mounts=to_borrow(object_stores(objects)) + _borrowed_by_modules(git_dir),
+        read_only_mounts=to_borrow(object_stores(objects)) + _borrowed_by_modules(git_dir, objects),
         object_format=settings.get("extensions.objectformat", ("sha1",))[-1],
         shallow=shallow == "true",
         refs=tuple((ref.name, ref.sha, ref.target) for ref in found),
@@ -383,7 +384,24 @@ def object_stores(objects: Path) -> tuple[ObjectStore, ...]:
         ) from error
 
 
-def _borrowed_by_modules(git_dir: Path) -> tuple[Path, ...]:
+def lenders(objects: Path) -> Iterator[Path]:
+    """Return the stores that one borrows from. SnapshotError as `store_paths`."""
+    return itertools.islice(store_paths(objects), 1, None)
+
+
+def check_lenders_of_module(objects: Path, outer: Path) -> None:
+    """Raise RequestError where a submodule's store borrows from a repository which that of its project does not."""
+    allowed = [store.resolve().parent for store in store_paths(outer)]
+    for store in lenders(objects):
+        if not any(store.resolve().is_relative_to(place) for place in allowed):
+            raise RequestError(
+                f"{objects / 'info/alternates'}: it names {store}, and the project borrows nothing there",
+                hint="if you made this clone: git repack -ad in the submodule, then remove that file; else clone it anew",
+                code="OBJECTS_ELSEWHERE",
+            )
+
+
+def _borrowed_by_modules(git_dir: Path, outer: Path) -> tuple[Path, ...]:
     """Return the stores that workspaces of submodules, at any depth, will borrow from."""
     if not (git_dir / "modules").is_dir():
         return ()
@@ -391,7 +409,9 @@ def _borrowed_by_modules(git_dir: Path) -> tuple[Path, ...]:
     for here, directories, files in os.walk(git_dir / "modules"):
         if "HEAD" in files and "objects" in directories:
             directories[:] = [name for name in directories if name == "modules"]
-            result += to_borrow(object_stores(Path(here, "objects")))
+            objects = Path(here, "objects")
+            check_lenders_of_module(objects, outer)
+            result += to_borrow(object_stores(objects))
     return tuple(dict.fromkeys(result))
 
 

@@ -9,21 +9,23 @@ from pathlib import Path
 from loom.errors import RequestError
 from loom.snapshot import git
 from loom.snapshot.model import Source
-from loom.snapshot.source import discover
+from loom.snapshot.source import check_lenders_of_module, discover
 
 
 def inner_repository(place: Path, outer: Source) -> Source | None:
     """The repository at `place` in another's checkout, as its own checkout; None without a commit.
 
-    RequestError when git does not trust it, or when its `.git` leads to a repository that does not lead back.
+    RequestError when git does not trust it, or when its `.git` leads to a repository that does not lead back, or has links
+    or borrows objects that lead elsewhere.
     """
     modules = (outer.git_dir / "modules", outer.common_dir / "modules")
     try:
         inner = discover(place, environ=outer.environment, commit=False, modules=modules, filters=outer.may_filter)
     except RequestError as error:
-        if error.code in ("REPOSITORY_NOT_TRUSTED", "REPOSITORY_ELSEWHERE"):
+        if error.code in ("REPOSITORY_NOT_TRUSTED", "REPOSITORY_ELSEWHERE", "REPOSITORY_LINKED", "OBJECTS_ELSEWHERE"):
             raise
         return None
+    check_lenders_of_module(inner.objects_dir, outer.objects_dir)
     return inner if inner.root == place.resolve() else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import struct
 import subprocess
@@ -264,3 +265,52 @@ def test_a_head_that_is_a_link_inside_of_git(unpacked: Victim, tmp_path: Path) -
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     assert (snapshot_of(unpacked.root, workspace) / ".loom/workflow.yml").is_file()
+
+
+@pytest.mark.slow
+def test_objects_of_another_repository_of_the_user_need_trust(unpacked: Victim) -> None:
+    """An archive can name any repository by a path that can be guessed; `git clone --shared` writes just that."""
+    private = Victim(root=unpacked.home / "private", home=unpacked.home)
+    subprocess.run(["git", "init", "-q", str(private.root)], check=True)
+    private.write(secret="committed in private\n")
+    store = private.root / ".git/objects"
+    (unpacked.root / ".git/objects/info/alternates").write_text(f"{store}\n")
+    for command in (("run",), ("run", "--dry-run")):
+        done = unpacked.loom(*command)
+        if command == ("run",):
+            assert done.returncode == 2
+            assert f"asks for {store}" in " ".join(done.stderr.split())
+        assert not [path for path in (unpacked.home / "tmp").rglob("*") if "pack" in path.name and path.is_file()]
+    [request] = json.loads(unpacked.loom("trust", "--json").stdout)["requests"]
+    assert (request["kind"], request["subject"], request["allowed"]) == ("objects", str(store), False)
+    assert str(store) in unpacked.loom("check").stdout
+    unpacked.loom("trust", "--yes")
+    assert unpacked.loom("run").returncode == 0
+    taken = unpacked.loom("snapshot")
+    workspace = next(Path(word) for word in taken.stdout.split() if "/loom-run-local-" in word)
+    assert unpacked.loom("run", cwd=workspace).returncode == 0, "a workspace borrows from its checkout"
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_submodule_borrows_nothing_that_its_project_does_not(unpacked: Victim, tmp_path: Path, *, used: bool) -> None:
+    private = Victim(root=unpacked.home / "private", home=unpacked.home)
+    subprocess.run(["git", "init", "-q", str(private.root)], check=True)
+    private.write(secret="committed in private\n")
+    allow = ("-c", "protocol.file.allow=always")
+    unpacked.git(*allow, "submodule", "add", "-q", str(private.root), "inner")
+    unpacked.git("commit", "-q", "-m", "a submodule")
+    module = unpacked.root / ".git/modules/inner"
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    assert (snapshot_of(unpacked.root, workspace) / "inner/.loom/secret.yml").is_file()
+    (module / "objects/info/alternates").write_text(f"{private.root / '.git/objects'}\n")
+    if not used:
+        unpacked.git("rm", "-q", "-f", "inner")
+        unpacked.git("commit", "-q", "-m", "no submodule")
+        assert module.is_dir()
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(LoomError, match="the project borrows nothing there"):
+        snapshot_of(unpacked.root, other)
+    (unpacked.root / ".git/objects/info/alternates").write_text(f"{private.root / '.git/objects'}\n")
+    assert snapshot_of(unpacked.root, other).is_dir()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 PAGE = (TESTS.parent / "docs/security.md").read_text()
-ATTACKERS = 9
+ATTACKERS = 10
 ASSETS = ["host files", "other jobs", "secrets", "record", "engine", "checkout", "network"]
 
 
