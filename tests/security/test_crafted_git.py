@@ -237,6 +237,7 @@ def test_objects_are_copied_by_name(unpacked: Victim, tmp_path: Path) -> None:
     assert not [path for path in copied.rglob("*") if path.is_file() and b"no object" in path.read_bytes()]
 
 
+GIT_SAYS_NO = ("NO_REPOSITORY", "REPOSITORY_UNREADABLE")
 LINKS = ["info/exclude", "info/attributes", "info", "index", "packed-refs", "shallow", "HEAD", "refs", "objects/info"]
 
 
@@ -253,7 +254,7 @@ def test_no_link_is_followed_out_of_git(unpacked: Victim, tmp_path: Path, name: 
     workspace.mkdir()
     with pytest.raises(LoomError) as raised:
         snapshot_of(unpacked.root, workspace)
-    assert raised.value.code == "REPOSITORY_LINKED" or (name == "HEAD" and raised.value.code == "NO_REPOSITORY")
+    assert raised.value.code == "REPOSITORY_LINKED" or (name == "HEAD" and raised.value.code in GIT_SAYS_NO)
     assert list(workspace.iterdir()) == []
 
 
