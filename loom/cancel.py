@@ -33,6 +33,8 @@ class Cancel:
         self.exit_code: ExitCode | None = None
         self.detach: Callable[[], None] = lambda: None
         """For a child flag: forget the parent, which may live longer."""
+        self.pass_on: Callable[[str], None] = lambda name: None
+        """Give the command that runs a signal that asks for no end (`USR1`)."""
 
     @property
     def again(self) -> Cancel:
@@ -114,8 +116,10 @@ class Cancel:
 
 
 @contextmanager
-def signals(cancel: Cancel) -> Iterator[None]:
+def signals(cancel: Cancel, *, passing: bool = False) -> Iterator[None]:
     """Within the block, INT, TERM and HUP ask for a graceful end; a second one for an immediate one; a third leaves at once.
+
+    `passing`: QUIT, USR1 and USR2 are passed on (`Cancel.pass_on`); else they end this process.
 
     Python runs signal handlers only in the main thread, between two instructions: it may be blocked, or hold the lock that
     the handler needs. So handlers do nothing; the interpreter writes each signal to a pipe, which a thread reads.
@@ -124,6 +128,7 @@ def signals(cancel: Cancel) -> Iterator[None]:
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
+    passed = [signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2] if passing else []
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
 
@@ -136,11 +141,13 @@ def signals(cancel: Cancel) -> Iterator[None]:
                 if cancel.now:
                     os._exit(code)
                 cancel.request(code)
+            elif came[0] in passed:
+                cancel.pass_on(signal.Signals(came[0]).name.removeprefix("SIG"))
         os.close(reader)
 
     threading.Thread(target=ask, name="signals", daemon=True).start()
     wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    before = {number: signal.signal(number, lambda *_: None) for number in (*numbers, *passed)}
     try:
         yield
     finally:

@@ -60,7 +60,10 @@ def exec_(
     at, cancel = job.step(step), Cancel()
     heard: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
     begun = time.monotonic()
-    with signals(cancel), session.entered(here, job, at, command=command, as_root=as_root, cancel=cancel) as entered:
+    with (
+        signals(cancel, passing=True),
+        session.entered(here, job, at, command=command, as_root=as_root, cancel=cancel) as entered,
+    ):
         for note in (*([entered.about] if entered.fresh else []), *entered.notes):
             print(f"loom: {note}", file=sys.stderr)
         sys.stderr.flush()

@@ -163,6 +163,11 @@ class Driven:
             self._handed_over = {}
             self.channel.send(driver.STAY)
 
+    @property
+    def lost(self) -> bool:
+        """Whether the place was lost during a command, and may still be there."""
+        return self._unfinished and not self.died
+
     def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
         """As `Session.run`."""
         if self.died:

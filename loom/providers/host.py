@@ -550,6 +550,12 @@ class HostInside(Struct, frozen=True, kw_only=True):
             else:
                 on_output("stderr", text.encode())
             return Exit(code=127 if error.errno == errno.ENOENT else 126)
+
+        def pass_on(name: str) -> None:
+            if not (name == "QUIT" and _is_foreground()):  # the terminal sent it
+                process.send_signal(signal.Signals[f"SIG{name}"])
+
+        cancel.pass_on = pass_on
         ended = Ended.EXITED
         kill_at: float | None = None
         out, err = None, None

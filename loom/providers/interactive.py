@@ -18,9 +18,18 @@ case ${1##*/} in
     if command -v bash >/dev/null 2>&1; then shift; exec bash --rcfile "$rc" "$@" -i; fi
     ENV=$rc; export ENV ;;
   bash) p=$1; shift; exec "$p" --rcfile "$rc" "$@" -i ;;
+  zsh) mkdir -p "$rc.d" && cat "$rc" >"$rc.d/.zshrc"; ZDOTDIR=$rc.d; export ZDOTDIR ;;
   *) ENV=$rc; export ENV ;;
 esac
 exec "$@" -i
+"""
+# $1: the caller's TERM, which counts where the place has a description of such a terminal. Then a command.
+_ON_TERMINAL = """
+t=$1; shift
+for d in "${TERMINFO:-/etc/terminfo}" "$HOME/.terminfo" /etc/terminfo /lib/terminfo /usr/share/terminfo; do
+  if [ -f "$d/${t%"${t#?}"}/$t" ]; then TERM=$t; export TERM; break; fi
+done
+exec "$@"
 """
 # $1: the program. Functions are only in the state of a bash.
 _BASH_IF_THERE = """
@@ -62,7 +71,15 @@ def prepared(
             history: _bytes("".join(f"{line}\n" for line in script.splitlines() if line.strip())),
             rc: _bytes(_rc(words, step, history, name, state)),
         },
-        command=("sh", "-c", _INTERACTIVE, "loom", rc, program, *options_of(shell)),
+        command=(
+            "sh",
+            "-c",
+            _INTERACTIVE,
+            "loom",
+            rc,
+            program,
+            *options_of(shell, without="eof" if _is_zsh(shell) else "eo"),
+        ),
     )
 
 
@@ -71,11 +88,21 @@ def continued(command: Sequence[str], state: str) -> Sequence[str]:
     return ("sh", "-c", _BASH_IF_THERE, "loom", _became(state) + _RUN, *command)
 
 
+def on_terminal(command: Sequence[str], term: str) -> Sequence[str]:
+    """Return `command` for a terminal of the kind `term`; the place's own default counts where it does not know that kind."""
+    return ("sh", "-c", _ON_TERMINAL, "loom", term, *command) if term and "/" not in term else command
+
+
 def _quoted(word: str) -> str:
     return "'" + word.replace("'", "'\\''") + "'"
 
 
-def options_of(shell: Sequence[str]) -> list[str]:
+def _is_zsh(shell: Sequence[str]) -> bool:
+    """Whether it is one whose `-f` would pass over its start-up file."""
+    return bool(shell) and shell[0].rpartition("/")[2] == "zsh"
+
+
+def options_of(shell: Sequence[str], without: str = "eo") -> list[str]:
     """Convert a step shell's options to interactive use: without `-e` and the script's placeholder."""
     options: list[str] = []
     rest = list(shell[1:])
@@ -87,7 +114,7 @@ def options_of(shell: Sequence[str]) -> list[str]:
             continue
         if option[:1] in "+-" and len(option) > 1:
             takes_name = "o" in option
-            letters = "".join(letter for letter in option[1:] if letter not in "eo")
+            letters = "".join(letter for letter in option[1:] if letter not in without)
             if letters:
                 options.append(option[0] + letters)
             if takes_name and rest:
@@ -117,6 +144,7 @@ fi
 
 def _rc(words: str, step: str, history: str, name: str, state: str) -> str:
     plain = name.replace("'", "").replace("\\", "")
+    percents = plain.replace("%", "%%")
     return f"""\
 unset ENV
 {_became(state)}\
@@ -133,6 +161,10 @@ if [ -n "$BASH_VERSION" ]; then
   history -s -- "${{loom_script%?}}"
   unset loom_script
   PS1='[{plain}] \\w \\$ '
+elif [ -n "$ZSH_VERSION" ]; then
+  unset ZDOTDIR HISTFILE
+  print -sr -- "$(cat {step})"
+  PS1='[{percents}] %~ %# '
 else
   PS1='[{plain}] $ '
 fi

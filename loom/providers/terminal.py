@@ -8,7 +8,7 @@ import os
 import struct
 import termios
 import tty
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from loom.record.lines import STANDARD_OUTPUT
 from loom.status import OnOutput, Stream
@@ -24,6 +24,11 @@ def raw(descriptor: int) -> Iterator[None]:
     finally:
         with contextlib.suppress(termios.error, OSError):  # the terminal is gone
             termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def kind(environment: Mapping[str, str]) -> str:
+    """Return the caller's TERM, for a place whose commands have none of their own in `environment`; empty to leave it."""
+    return "" if "TERM" in environment else os.environ.get("TERM", "")
 
 
 def size_of(descriptor: int) -> tuple[int, int]:

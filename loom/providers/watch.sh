@@ -1,8 +1,8 @@
 # Beside a command in a container: ends it with everything that it started. Comments and blank lines are cut out before it
 # is sent. It needs a POSIX shell and nothing else in the image: every command below but `sleep` is a builtin.
 #
-# $1: the file with the command's process id. Its input has one word a line: a signal, `rest` or `ok`. An input that ends
-# without `ok` means that loom is gone.
+# $1: the file with the command's process id. Its input has one word a line: a signal (`TERM`), one for the command alone
+# (`onlyUSR1`), `rest` or `ok`. An input that ends without `ok` means that loom is gone.
 loom_file=$1 loom_p= loom_found=' ' loom_due=
 
 # The command, its session, and their descendants; what was found once stays, since a parent may end before its child.
@@ -47,6 +47,8 @@ while read -r loom_word; do
   case $loom_word in
     ok) exit 0 ;;
     KILL) loom_kill ;;
+    # For the command alone, which may go on.
+    only*) loom_look && kill "-${loom_word#only}" "$loom_p" 2>/dev/null ;;
     # The command itself has ended: what it left has no more time.
     rest) if [ -n "$loom_due" ]; then loom_signal "$loom_due"; elif [ ! -d "/proc/$loom_p" ]; then loom_kill; fi ;;
     *) loom_signal "$loom_word" ;;

@@ -44,20 +44,30 @@ Connect = Callable[[Sequence[str], float], Connection]
 class Watcher:
     """A second process beside a command in its container, connected to loom: it also ends the command when loom dies.
 
-    It starts with the first signal, else after `after_s`, so that a short command costs nothing. A thread talks to it:
-    the engine may not answer while the command's output blocks.
+    A thread talks to it: the engine may not answer while the command's output blocks.
     """
 
-    def __init__(self, connect: Connect, pid_file: str, *, after_s: float) -> None:
+    def __init__(self, connect: Connect, pid_file: str, *, at_once: bool) -> None:
+        """`at_once`: it is there before the command starts, so that no death of loom leaves one. Else with the first signal:
+        for loom's own work, which ends by itself.
+        """
         self._connect = connect
         self._pid_file = pid_file
+        self._connection = self._connected() if at_once else None
         self._words: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._talk, args=(after_s,), name="end of a command", daemon=True)
+        self._thread = threading.Thread(target=self._talk, name="end of a command", daemon=True)
         self._thread.start()
+
+    def _connected(self) -> Connection:
+        return self._connect(["sh", "-c", _program(), "loom", self._pid_file], _SIGNAL_WITHIN_S)
 
     def signal(self, name: str) -> None:
         """Send a signal (`TERM`) to the command and everything that it started; KILL leaves none of them."""
         self._words.put(name)
+
+    def pass_on(self, name: str) -> None:
+        """Send a signal to the command alone."""
+        self._words.put(f"only{name}")
 
     def look(self) -> None:
         """After a signal: kill what is left if the command itself has ended."""
@@ -68,22 +78,19 @@ class Watcher:
         self._words.put(_OK)
         self._thread.join(2 * _SIGNAL_WITHIN_S)
 
-    def _talk(self, after_s: float) -> None:
-        try:
-            word = self._words.get(timeout=after_s)
-        except queue.Empty:
-            word = ""
-        if word == _OK:
-            return
+    def _talk(self) -> None:
         # A command that has ended, or a container that is gone, needs no signal.
         with contextlib.suppress(ProviderError, OSError):
-            connection = self._connect(["sh", "-c", _program(), "loom", self._pid_file], _SIGNAL_WITHIN_S)
+            word = self._words.get()  # no limit: as long as the command runs; `close` ends it
+            if word == _OK and self._connection is None:
+                return
+            connection = self._connection or self._connected()
             try:
                 while True:
-                    connection.send(f"{word}\n".encode() if word else b"")
+                    connection.send(f"{word}\n".encode())
                     if word == _OK:
                         break
-                    word = self._words.get()  # no limit: as long as the command runs; `close` ends it
+                    word = self._words.get()  # no limit: for the same reason
                 connection.ends_within(_SIGNAL_WITHIN_S)
             finally:
                 connection.close()

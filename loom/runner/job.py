@@ -68,8 +68,11 @@ class JobRunner:
                 break
             attempt.fact("attempt_failed", {"attempt": number, "status": attempt.status, "error": attempt.error})
             self._opener.forget_resumed(job)
-            self._cancel.wait(job.retry.backoff_s * 2 ** (number - 1))
             number += 1
+            if self._cancel.wait(job.retry.backoff_s * 2 ** (number - 2)):
+                attempt = Attempt(job, self._journal, self._cancel, number)
+                attempt.status, attempt.error = Status.CANCELED, f"interrupted before attempt {number}"
+                break
         return self._finish(attempt, begun, allowed=_is_allowed(attempt))
 
     def _tries_again(self, attempt: Attempt) -> bool:

@@ -27,7 +27,7 @@ from loom.providers import driver, interactive
 from loom.providers.docker.attach import Demultiplexer, Hijacked
 from loom.providers.docker.errors import explanation, translated
 from loom.providers.docker.retries import retrying
-from loom.providers.terminal import raw, size_of, to_streams, write_all
+from loom.providers.terminal import kind, raw, size_of, to_streams, write_all
 from loom.providers.watcher import BECOME, Watcher
 from loom.status import Ended, Exit, ExitCode, OnOutput
 from loom.util.within import wait_until
@@ -39,8 +39,6 @@ _READ = 64 * 1024
 _SIZE_EVERY_S = 0.25
 """Interval for checking the terminal's size: its signal reaches only the main thread."""
 _AFTER_HANGUP_S = 2.0
-_WATCHED_AFTER_S = 1.0
-"""A command that is over before then is not worth a second process beside it."""
 _LOOK_EVERY_S = 0.25
 _TYPED_WITHIN_S = 60.0
 """Time limit for the container to accept terminal input."""
@@ -89,7 +87,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
         A cancel or timeout sends TERM, and KILL after the grace period; a BrokenPipeError of `on_output` sends PIPE and
         returns the shell's exit code for it.
         """
-        exec_id, watcher = self._start(command, stdin=stdin is not None, watched_after_s=_WATCHED_AFTER_S)
+        exec_id, watcher = self._start(command, stdin=stdin is not None, at_once=not isinstance(stdin, bytes))
         connection = Hijacked.of_exec(self.client, exec_id)
         wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
@@ -98,6 +96,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
                 os.write(wake_write, b"x")
 
         unregister = cancel.on_request(wake)
+        cancel.pass_on = watcher.pass_on
         try:
             if stdin is not None:
                 threading.Thread(target=_feed, args=(stdin, connection.socket), daemon=True).start()
@@ -158,11 +157,11 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
                     on_output(stream, chunk)
 
     def _start(
-        self, command: Sequence[str], *, stdin: bool, watched_after_s: float, tty: bool = False
+        self, command: Sequence[str], *, stdin: bool, tty: bool = False, at_once: bool = True
     ) -> tuple[str, Watcher]:
         pid_file = _name("exec")
         exec_id = self._create(["sh", "-c", BECOME, "loom", pid_file, *command], stdin=stdin, tty=tty)
-        return exec_id, Watcher(self._watch, pid_file, after_s=watched_after_s)
+        return exec_id, Watcher(self._watch, pid_file, at_once=at_once)
 
     def _watch(self, program: Sequence[str], limit_s: float) -> Hijacked:
         api: Any = self.client.api
@@ -194,7 +193,9 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
         return self.terminal(prepared.command, cancel).code
 
     def terminal(self, command: Sequence[str], cancel: Cancel, *, timeout_s: float | None = None) -> Exit:
-        exec_id, watcher = self._start(command, stdin=True, tty=True, watched_after_s=0)
+        command = interactive.on_terminal(command, kind(self.environment))
+        exec_id, watcher = self._start(command, stdin=True, tty=True)
+        cancel.pass_on = watcher.pass_on
         with raw(0):
             connection = Hijacked.of_exec(self.client, exec_id, tty=True)
             try:

@@ -249,7 +249,7 @@ class KeptContainer(Struct, frozen=True):
             attachment.close()
             raise
         problems = session.leave()
-        if session.kept_until is None:
+        if session.may_go:
             problems += self.remove()
         for problem in problems:
             on_output("stderr", f"{problem}\n".encode())

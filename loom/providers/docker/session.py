@@ -70,6 +70,12 @@ class DockerSession:
         self.gid: int | None = None
         self._ids = Ids()
         self.kept_until: float | None = None
+        self._to_stay = False
+
+    @property
+    def may_go(self) -> bool:
+        """Whether nobody needs the container any more: not one that was lost, or that could not be kept again."""
+        return self.kept_until is None and not self._to_stay and not self._driven.lost
 
     @property
     def facts(self) -> SessionFacts:
@@ -188,6 +194,7 @@ class DockerSession:
         return int((listed[0] if listed else {}).get("SizeRw") or 0) + self._mount.size()
 
     def keep(self, expires_at: float) -> None:
+        self._to_stay = True
         # One that a step ended is started again by whoever enters it.
         if not self._driven.died and self._driven.ask(driver.keep) is None:
             raise ProviderError(

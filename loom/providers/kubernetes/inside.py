@@ -23,7 +23,7 @@ from loom.providers.kubernetes import exec as execs
 from loom.providers.kubernetes.exec import Exec
 from loom.providers.kubernetes.pod import JOB
 from loom.providers.steps import still_running
-from loom.providers.terminal import raw, size_of, to_streams, write_all
+from loom.providers.terminal import kind, raw, size_of, to_streams, write_all
 from loom.providers.watcher import BECOME, Watcher
 from loom.status import Ended, Exit, ExitCode, OnOutput
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 _READ = 64 * 1024
 _SIZE_EVERY_S = 0.25
 _LOOK_EVERY_S = 0.25
-_WATCHED_AFTER_S = 1.0
 _AFTER_HANGUP_S = 2.0
 _SIGNALS: Mapping[ExitCode | None, str] = {ExitCode.INTERRUPTED: "INT", ExitCode.HANGUP: "HUP"}
 # $1: the directory, $2: a file with `export` lines, which goes; then the command.
@@ -71,9 +70,10 @@ class PodInside(Struct, frozen=True, kw_only=True):
         stdin: bool = True,
     ) -> Exit:
         given = stdin and not _is_empty(0)
-        ran, watcher = self._start(command, stdin=given, watched_after_s=_WATCHED_AFTER_S)
+        ran, watcher = self._start(command, stdin=given)
         wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         unregister = cancel.on_request(lambda: os.eventfd_write(wake, 1))
+        cancel.pass_on = watcher.pass_on
         try:
             if given:
                 threading.Thread(target=_feed, args=(ran,), daemon=True).start()
@@ -126,7 +126,9 @@ class PodInside(Struct, frozen=True, kw_only=True):
         return ended
 
     def terminal(self, command: Sequence[str], cancel: Cancel, *, timeout_s: float | None = None) -> Exit:
-        ran, watcher = self._start(command, stdin=True, tty=True, watched_after_s=0)
+        command = interactive.on_terminal(command, kind(self.environment))
+        ran, watcher = self._start(command, stdin=True, tty=True)
+        cancel.pass_on = watcher.pass_on
         try:
             with raw(0):
                 ended = self._pass_through(ran, cancel, timeout_s)
@@ -192,17 +194,15 @@ class PodInside(Struct, frozen=True, kw_only=True):
             reason = err.decode("utf-8", "replace").strip()
             raise ProviderError(f"files could not be put into the pod: {reason or f'exit code {code}'}")
 
-    def _start(
-        self, command: Sequence[str], *, stdin: bool, watched_after_s: float, tty: bool = False
-    ) -> tuple[Exec, Watcher]:
+    def _start(self, command: Sequence[str], *, stdin: bool, tty: bool = False) -> tuple[Exec, Watcher]:
         pid_file, variables = _new_path("exec"), ""
         if self.environment:
             variables = _new_path("variables")
             self.write({variables: _exports(self.environment)})
         entered = driver.entering(command, dict.fromkeys(self.environment, ""))
         words = ["sh", "-c", BECOME, "loom", pid_file, "sh", "-c", _ENTER, "loom", self.workdir, variables, *entered]
-        ran = Exec(self.cluster, self.pod, JOB, words, stdin=stdin, tty=tty)
-        return ran, Watcher(self._watch, pid_file, after_s=watched_after_s)
+        watcher = Watcher(self._watch, pid_file, at_once=True)
+        return Exec(self.cluster, self.pod, JOB, words, stdin=stdin, tty=tty), watcher
 
     def _watch(self, program: Sequence[str], limit_s: float) -> Exec:
         return Exec(self.cluster, self.pod, JOB, program, stdin=True)

@@ -8,11 +8,14 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ import pexpect
 import pytest
 
 from loom.providers.docker.cleanup import remove_run
+from tests.support.connections import serve_each
 from tests.support.waiting import until
 
 from .conftest import Project, Ran, ended
@@ -209,6 +213,88 @@ def test_a_repair_by_hand_is_pulled_after_the_resume_that_passed(failing: Projec
     assert os.access(failing.root / "README", os.X_OK)
     assert (failing.root / "bin").read_bytes() == bytes(99)
     assert not (failing.root / "doomed").exists()
+
+
+class Cut:
+    """Passes the engine's socket on, until the connections that are open then are cut."""
+
+    def __init__(self, path: Path) -> None:
+        self.url = f"unix://{path}"
+        self._open: list[socket.socket] = []
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        listener.listen()
+        serve_each(listener, self._serve)
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.socket(socket.AF_UNIX) as engine:
+            engine.connect("/var/run/docker.sock")
+            self._open += (client, engine)
+            back = threading.Thread(target=self._pass, args=(engine, client), daemon=True)
+            back.start()
+            self._pass(client, engine)
+            back.join()
+
+    @staticmethod
+    def _pass(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        for one in self._open:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_kept_container_stays_when_a_resume_loses_its_engine(debugged: Project) -> None:
+    debugged.workflow(
+        """
+version: v1
+stages: [test]
+unit:
+  stage: test
+  image: debian:trixie-slim
+  script: ["echo up; test ! -e again || sleep 100", "exit 1"]
+"""
+    )
+    run(debugged)
+    assert loom(debugged, "exec", "unit", "--", "sh", "-c", "echo kept > again").code == 0
+    between = Cut(debugged.tmp / "cut.sock")
+    lost = debugged.start("resume", "--from", "unit:1", "--stream", DOCKER_HOST=between.url)
+    assert lost.stdout is not None
+    until(lambda: "up" in lost.stdout.readline(), while_runs=lost)
+    between.cut()
+    out, err = lost.communicate(timeout=60)
+    assert lost.returncode == 3, out + err
+    assert loom(debugged, "exec", "unit", "--", "sh", "-c", "cat again; rm again").out == "kept\n"
+    assert "unit goes on from script/01, in its kept container" in loom(debugged, "resume").out
+
+
+def test_a_command_ends_with_a_loom_that_is_killed_at_once(failing: Project) -> None:
+    run(failing)
+    script = "echo in; exec sleep 12345"
+    begun = failing.start("exec", "unit", "--", "sh", "-c", script, MY_TOKEN=SECRET)
+    assert begun.stdout is not None
+    assert begun.stdout.readline() == "in\n"
+    begun.kill()
+    begun.communicate()
+    look = "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c '[s]leep 12345'"
+    until(lambda: loom(failing, "exec", "unit", "--", "sh", "-c", look).out == "0\n")
+
+
+@pytest.mark.parametrize("name", ["QUIT", "USR1", "USR2"])
+def test_a_signal_that_asks_for_no_end_is_the_commands_alone(failing: Project, name: str) -> None:
+    run(failing)
+    child = "(trap 'echo child >told' USR1 USR2; sleep 100 & echo in; wait) &"
+    script = f"{child} trap 'sleep 0.2; cat told; echo got; kill %1; exit 9' {name}; while :; do wait; done"
+    begun = failing.start("exec", "unit", "--", "sh", "-c", script, MY_TOKEN=SECRET)
+    assert begun.stdout is not None
+    assert begun.stdout.readline() == "in\n"
+    begun.send_signal(getattr(signal, f"SIG{name}"))
+    out, err = begun.communicate(timeout=60)
+    assert (begun.returncode, out) == (9, "got\n"), err
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -89,3 +91,34 @@ def test_a_command_has_them_too(tmp_path: Path, shell: tuple[str, ...]) -> None:
     assert done("no-such-command")[0] == 127
     state.unlink()
     assert done("pwd") == (0, f"{tmp_path}\n")
+
+
+def test_a_terminals_kind_counts_where_its_description_is(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f/fancy").touch()
+    for term, counts in (("fancy", "fancy"), ("strange", "xterm"), ("../f/fancy", "xterm"), ("", "xterm")):
+        command = interactive.on_terminal(["sh", "-c", "echo $TERM $0", "an argument"], term)
+        env = {**environ(tmp_path), "TERMINFO": str(tmp_path)}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        assert done.stdout == f"{counts} an argument\n"
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_a_zsh_has_the_step_its_history_and_a_prompt(tmp_path: Path) -> None:
+    prepared = interactive.prepared(
+        ("zsh", "-e", "-f", "{0}"),
+        script="echo 100% of\nfalse; echo never",
+        name="a %job",
+        state=str(tmp_path / "state"),
+        new_path=lambda what: str(tmp_path / what),
+    )
+    for path, content in prepared.files.items():
+        Path(path).write_bytes(content)
+    typed = 'print -r -- "$PS1=$ZDOTDIR="; again; echo "code $?"; fc -l -1\nfalse; echo "goes on"\n'
+    env = {**environ(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        prepared.command, input=typed, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines()[:3] == ["[a %%job] %~ %# ==", "100% of", "code 1"], done.stderr
+    assert "goes on" in done.stdout
+    assert "echo 100% of" in done.stdout.partition("code 1")[2]

@@ -69,6 +69,7 @@ def test_an_interrupt_in_the_pause_ends_the_job(make: Make, monkeypatch: pytest.
     monkeypatch.setattr(Cancel, "wait", wait)
     ran = make(workflow({"max": 2, "backoff": "2s"})).run(code=130, cancel=cancel)
     assert [unit.attempt for unit in ran.reading.units("one") if unit.step] == [1]
+    assert {span.start.data["attempt"] for span in ran.job("one").phases} == {1}, "no other attempt begins"
 
 
 @pytest.mark.parametrize(
