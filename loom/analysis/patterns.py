@@ -53,7 +53,7 @@ class Format(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return "test" if any("(?P<test>" in expression for expression in self.expressions) else "error"
 
 
-Search = Callable[[str], Mapping[str, str | None] | None]
+Finder = Callable[[str], Mapping[str, str | None] | None]
 """Return the named groups of an expression that is found in a line."""
 
 
@@ -61,7 +61,7 @@ class Reader(Struct, frozen=True, eq=False):
     """A format that is ready to read lines."""
 
     format: Format
-    searches: Sequence[Search]
+    searches: Sequence[Finder]
 
 
 @cache
@@ -96,7 +96,7 @@ def _readers() -> tuple[Reader, ...]:
     return tuple(Reader(each, [_search(expression) for expression in each.expressions]) for each in table())
 
 
-def _search(pattern: str) -> Search:
+def _search(pattern: str) -> Finder:
     compiled = re.compile(pattern)
 
     def found(line: str) -> Mapping[str, str | None] | None:
@@ -174,7 +174,7 @@ def _with(groups: Mapping[str, str | None], more: Mapping[str, str | None] | Non
     return {**groups, **{name: value for name, value in (more or {}).items() if value is not None}}
 
 
-def _next(search: Search, first: Search, lines: Sequence[str], at: int, within: int) -> int | None:
+def _next(search: Finder, first: Finder, lines: Sequence[str], at: int, within: int) -> int | None:
     """The line, `within` lines further at most, in which it is found; another beginning ends it, a gap counts as a line."""
     while at < len(lines) and within >= 0:
         if search(lines[at]) is not None:

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from loom.analysis import problem_matchers
-from loom.analysis.patterns import GROUPS, Format, Reader, Search
+from loom.analysis.patterns import GROUPS, Finder, Format, Reader
 from loom.errors import Problem, RequestError, WorkflowError
 from loom.storage.files import read_regular
 from loom.util import yaml_file
@@ -18,7 +18,7 @@ from loom.util.paths import leads_out
 from loom.util.yaml_file import Kind, Node
 from loom.workflow.messages import Problems
 from loom.workflow.models import Model
-from loom.workflow.patterns import PatternError, SearchError, pattern_of
+from loom.workflow.patterns import PatternError, Search, SearchError, pattern_of
 from loom.workflow.shapes import Shapes
 from loom.workflow.wording import describe
 
@@ -123,17 +123,18 @@ def _imported(root: Path, path: Node, problems: Problems) -> list[Format]:
 
 
 def readers(formats: Sequence[Format]) -> list[Reader]:
-    """Prepare the formats. RequestError from a search that takes too long."""
-    return [Reader(each, [_search(each.name, text) for text in each.expressions]) for each in formats]
+    """Prepare the formats. RequestError from searches that take too long."""
+    return [Reader(each, [_finder(each.name, text) for text in each.expressions]) for each in formats]
 
 
-def _search(name: str, text: str) -> Search:
-    pattern = pattern_of(text)
+def _finder(name: str, text: str) -> Finder:
+    search = Search(pattern_of(text))
 
     def found(line: str) -> Mapping[str, str | None] | None:
         try:
-            return pattern.groups_in(line)
+            match = search.first_in(line)
         except SearchError as error:
             raise RequestError(f"{NAME}: {name}: {error}") from error
+        return None if match is None else match.groupdict()
 
     return found

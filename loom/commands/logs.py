@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import math
 import sys
 import time
 from collections import deque
@@ -17,6 +17,7 @@ from loom.record.events import Where
 from loom.record.reader import Follower, Reading, Unit, lines_in_order
 from loom.record.store import is_alive
 from loom.render.records import log_json, log_line
+from loom.workflow.patterns import PatternError, Search, SearchError, pattern_of
 
 FOLLOW_EVERY_S = 0.1
 
@@ -57,10 +58,17 @@ def _wanted(grep: str | None) -> Callable[[str], bool]:
     if grep is None:
         return lambda _: True
     try:
-        pattern = re.compile(grep)
-    except re.error as error:
+        search = Search(pattern_of(grep), most_s=math.inf)
+    except (PatternError, SearchError) as error:
         raise RequestError(f"--grep {grep}: {error}", hint="it is a regular expression of Python's `re`") from error
-    return lambda text: pattern.search(text) is not None
+
+    def wanted(text: str) -> bool:
+        try:
+            return search.first_in(text) is not None
+        except SearchError as error:
+            raise RequestError(f"--grep: {error}") from error
+
+    return wanted
 
 
 class _Chosen:

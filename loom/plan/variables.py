@@ -22,6 +22,7 @@ from loom.plan.reported import is_looms, is_refused_here
 from loom.status import Status
 from loom.util.slugs import slug
 from loom.util.units import machine
+from loom.workflow.interpolation import substituted
 from loom.workflow.predefined import KNOWN_AT_START
 
 _REFERENCE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
@@ -372,7 +373,7 @@ def _replaced(text: str, values: Mapping[str, str]) -> str:
     """Replace the references to these variables alone."""
     if "$" not in text:
         return text
-    return _REFERENCE.sub(lambda match: values.get(match[1] or match[2], match[0]), text)
+    return substituted(_REFERENCE, lambda match: values.get(match[1] or match[2], match[0]), text)
 
 
 def project_name_of(root: PurePath) -> str:

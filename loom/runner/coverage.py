@@ -7,6 +7,7 @@ import re
 from loom.record.events import RUN, PhaseCode
 from loom.runner.attempt import Attempt
 from loom.status import OnOutput, Stream
+from loom.workflow.patterns import Search, SearchError, pattern_of
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -22,10 +23,14 @@ def state_coverage(attempt: Attempt, percent: float, code: PhaseCode) -> None:
 
 
 class Coverage:
-    """Looks at the output of a job's steps. re.error for an invalid pattern."""
+    """Looks at the output of a job's steps. PatternError for an invalid pattern.
+
+    `problem` has the reason why it gave up: a pattern of the workflow may take any time.
+    """
 
     def __init__(self, pattern: str) -> None:
-        self._pattern = re.compile(pattern)
+        self._search = Search(pattern_of(pattern))
+        self.problem: str | None = None
         self._rest: dict[Stream, bytes] = {}
         self.percent: float | None = None
 
@@ -48,8 +53,13 @@ class Coverage:
         self._rest.clear()
 
     def _look_at(self, line: bytes) -> None:
+        if self.problem is not None:
+            return
         text = _COLOUR.sub("", line.decode("utf-8", "replace"))
-        for found in self._pattern.finditer(text):
-            number = _NUMBER.search(next((group for group in found.groups() if group), found[0]))
-            if number is not None:
-                self.percent = float(number[0])
+        try:
+            for found in self._search.all_in(text):
+                number = _NUMBER.search(next((group for group in found.groups() if group), found[0]))
+                if number is not None:
+                    self.percent = float(number[0])
+        except SearchError as error:
+            self.problem, self.percent = str(error), None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -23,6 +22,7 @@ from loom.runner.session import OpenJob
 from loom.snapshot import readable
 from loom.status import Ended, Exit, Status
 from loom.util.units import counted, duration_text
+from loom.workflow.patterns import PatternError, SearchError
 
 CODE = PhaseCode.JOB_EXECUTION
 MAX_CHANGED = 20
@@ -53,12 +53,14 @@ class Steps:
             return None
         try:
             return Coverage(attempt.job.coverage)
-        except re.error as error:
+        except (PatternError, SearchError) as error:
             attempt.warn(f"coverage: {attempt.job.coverage!r} is not a regular expression here: {error}", CODE)
             return None
 
     def _state_coverage(self) -> None:
-        if self._coverage is not None and self._coverage.percent is not None:
+        if self._coverage is not None and self._coverage.problem is not None:
+            self._attempt.warn(f"coverage: not known: {self._coverage.problem}", CODE)
+        elif self._coverage is not None and self._coverage.percent is not None:
             state_coverage(self._attempt, self._coverage.percent, CODE)
 
     def hand_over(self, save: Callable[[bytes], None]) -> None:

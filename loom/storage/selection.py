@@ -29,7 +29,7 @@ def pattern_problem(pattern: str) -> str | None:
         return "the path must be relative to the workspace"
     if ".." in pattern.split("/"):
         return "the path must not climb out of the workspace with `..`"
-    return None
+    return globs.problem(pattern)
 
 
 class Tracked(Struct, frozen=True, kw_only=True):
@@ -68,8 +68,8 @@ class PathSelection:
             problem = pattern_problem(pattern)
             if problem:
                 raise UnsafePath(f"{pattern!r}: {problem}")
-        self._include = [(pattern, _compiled(pattern), _depth_patterns(pattern)) for pattern in self.paths]
-        self._exclude = [_compiled(pattern) for pattern in exclude if not exclude_alone]
+        self._include = [(pattern, _all_of(pattern), _depth_patterns(pattern)) for pattern in self.paths]
+        self._exclude = [_all_of(pattern) for pattern in exclude if not exclude_alone]
         self._exclude_alone = [globs.compile(normal(pattern) or "**") for pattern in exclude if exclude_alone]
         self._with_git = any(normal(pattern).split("/")[0] == _GIT for pattern in self.paths)
         self._beyond = beyond
@@ -97,7 +97,7 @@ class PathSelection:
             return False
         taken = self._beyond is not None and path not in self._beyond
         for pattern, compiled, _ in self._include:
-            if compiled.match(path):
+            if compiled.fullmatch(path):
                 self.matched.add(pattern)
                 taken = True
         return taken and not self.left_out(path)
@@ -115,7 +115,7 @@ class PathSelection:
                 return True
         elif path.startswith(".loom/") and below(path, OWN_PLACES[1]):
             return True
-        return any(compiled.match(path) for compiled in self._exclude)
+        return any(compiled.fullmatch(path) for compiled in self._exclude)
 
     def may_hold(self, directory: str) -> bool:
         """Whether paths below this directory may be selected."""
@@ -125,17 +125,8 @@ class PathSelection:
         return any(_reaches(levels, parts) for _, _, alternatives in self._include for levels in alternatives)
 
 
-def _braces(pattern: str) -> list[str]:
-    """Expand `a{b,c}` to [`ab`, `ac`], from the inside out."""
-    match = re.search(r"\{([^{}]*)\}", pattern)
-    if match is None:
-        return [pattern]
-    before, after = pattern[: match.start()], pattern[match.end() :]
-    return [whole for choice in match[1].split(",") for whole in _braces(before + choice + after)][:1000]
-
-
 def _roots(pattern: str) -> Iterator[str]:
-    for plain in _braces(pattern):
+    for plain in globs.expanded(pattern):
         parts = normal(plain).split("/")
         fixed = 0
         while fixed < len(parts) and not _META.search(parts[fixed]):
@@ -143,20 +134,20 @@ def _roots(pattern: str) -> Iterator[str]:
         yield "/".join(parts[:fixed])
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _all_of(pattern: str) -> globs.Glob:
     """Match the pattern and everything below."""
-    return re.compile(f"(?:{globs.compile(normal(pattern) or '**').pattern})(?:/.*)?\\Z", re.DOTALL)
+    return globs.compile(normal(pattern) or "**", below=True)
 
 
-def _depth_patterns(pattern: str) -> list[list[re.Pattern[str] | None]]:
+def _depth_patterns(pattern: str) -> list[list[globs.Glob | None]]:
     """For each brace alternative, the levels of the pattern; None for `**`."""
     return [
         [None if part in ("**", "") else globs.compile(part) for part in normal(plain).split("/")]
-        for plain in _braces(pattern)
+        for plain in globs.expanded(pattern)
     ]
 
 
-def _reaches(levels: list[re.Pattern[str] | None], parts: list[str]) -> bool:
+def _reaches(levels: list[globs.Glob | None], parts: list[str]) -> bool:
     for level, part in zip(levels, parts, strict=False):
         if level is None:
             return True

@@ -108,6 +108,9 @@ class WorkflowFiles:
             self._problems.say(node, at, f"expected a file below {TEMPLATES}/, found {text}; move the file there")
             return
         if "*" in text or "?" in text:
+            if (wrong := globs.problem(text)) is not None:
+                self._problems.say(node, at, wrong)
+                return
             paths = sorted(
                 path
                 for path in (self._root / TEMPLATES).rglob("*")

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+from loom.errors import RequestError
 
 _REFERENCE = re.compile(r"\$(?:\$|([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 MAX_LENGTH = 1024 * 1024
@@ -20,7 +22,7 @@ class ExpansionCycle(ValueError):
         self.names = names
 
 
-class ExpansionTooLong(ValueError):
+class ExpansionTooLong(RequestError, ValueError):
     """An expanded value that exceeds the limit (variables that double each other)."""
 
 
@@ -41,10 +43,22 @@ def expand(text: str, values: Mapping[str, str]) -> str:
         name = match[1] or match[2]
         return "$" if name is None else values.get(name, match[0])
 
-    expanded = _REFERENCE.sub(value, text)
-    if len(expanded) > MAX_LENGTH:
-        raise ExpansionTooLong(f"the expanded value exceeds {MAX_LENGTH // 1024} KiB")
-    return expanded
+    return substituted(_REFERENCE, value, text)
+
+
+def substituted(pattern: re.Pattern[str], value: Callable[[re.Match[str]], str], text: str) -> str:
+    """Replace the matches of a pattern. ExpansionTooLong before the result has more than MAX_LENGTH characters."""
+    left = MAX_LENGTH - len(text)
+
+    def bounded(match: re.Match[str]) -> str:
+        nonlocal left
+        found = value(match)
+        left -= len(found) - len(match[0])
+        if left < 0:
+            raise ExpansionTooLong(f"the expanded value exceeds {MAX_LENGTH // 1024} KiB")
+        return found
+
+    return pattern.sub(bounded, text)
 
 
 def expand_all(

@@ -24,6 +24,7 @@ from loom.workflow.values import (
     Devices,
     ExitCodes,
     ExtraHost,
+    Globs,
     Gpus,
     HostName,
     Incomplete,
@@ -206,7 +207,7 @@ class ArtifactsFields(Model):
 
 
 class ChangesFields(Model):
-    paths: Lines = Field(description="Globs, relative to the project's root; ** crosses folders.", min_length=1)
+    paths: Globs = Field(description="Globs, relative to the project's root; ** crosses folders.", min_length=1)
     compare_to: Line | None = optional("The branch, tag or commit to compare with; HEAD if not given.")
 
 
@@ -220,7 +221,7 @@ _GLOBS: dict[str, Any] = {"anyOf": [LINE, {"type": "array", "items": LINE, "minI
 class RuleFields(Model):
     if_: Condition | None = Field(default=None, alias="if", description="A condition on variables.")
     changes: Annotated[ChangesFields, ShortForm(_paths, _GLOBS)] | None = optional("True when a changed file matches.")
-    exists: Lines | None = optional("True when a file matches one of these globs.")
+    exists: Globs | None = optional("True when a file matches one of these globs.")
     variables: Variables = Field(default_factory=dict, description="Variables that hold when this rule matches.")
 
 

@@ -7,12 +7,18 @@ syntax, and the library `regex`, which supports it and has a time limit, perform
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Iterator
 from functools import lru_cache
 
 from msgspec import Struct
 
 MAX_LENGTH = 1000
 MAX_SEARCH_S = 1.0
+"""Of one value."""
+MAX_SEARCHES_S = 10.0
+"""Of all values of a `Search` together, as far as one takes more than _USUAL_S."""
+_USUAL_S = 0.0002
 FLAGS = {"i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL}
 
 
@@ -36,19 +42,43 @@ class Pattern(Struct, frozen=True, kw_only=True):
 
     def groups_in(self, value: str) -> dict[str, str | None] | None:
         """Return the named groups of the first match; None without a match. Raises SearchError."""
+        found = Search(self).first_in(value)
+        return None if found is None else found.groupdict()
+
+
+class Search:
+    """Looks for a pattern in many values. Each method raises SearchError, also when all searches together take too long."""
+
+    def __init__(self, pattern: Pattern, most_s: float = MAX_SEARCHES_S) -> None:
         import regex  # late: takes 8 ms, and only workflows with patterns need it
 
+        self._written = pattern.written
+        self._left_s = self._most_s = most_s
         try:
-            compiled = regex.compile(self.source, self.flags)
-            match = compiled.search(value, timeout=MAX_SEARCH_S, concurrent=True)
-            return None if match is None else match.groupdict()
-        except TimeoutError:
-            raise SearchError(
-                f"the search for {self.written} in a value of {len(value)} characters took longer than {MAX_SEARCH_S:g} s; "
-                "begin the pattern with ^, or use no repeat inside another, such as (a+)+"
-            ) from None
+            self._compiled = regex.compile(pattern.source, pattern.flags)
         except regex.error as error:
-            raise SearchError(f"{self.written} is not a valid pattern: {error}") from error
+            raise SearchError(f"{self._written} is not a valid pattern: {error}") from error
+
+    def first_in(self, value: str) -> re.Match[str] | None:
+        return next(self.all_in(value), None)
+
+    def all_in(self, value: str) -> Iterator[re.Match[str]]:
+        """Yield the matches, each after the one before."""
+        limit_s = min(MAX_SEARCH_S, self._left_s)
+        began = time.thread_time()
+        try:
+            if limit_s > 0:
+                yield from self._compiled.finditer(value, timeout=limit_s, concurrent=True)
+                return
+        except TimeoutError:
+            self._left_s -= limit_s
+        finally:
+            self._left_s -= max(0.0, time.thread_time() - began - _USUAL_S)
+        limit = f"{MAX_SEARCH_S:g} s" if self._left_s > 0 else f"{self._most_s:g} s in all"
+        raise SearchError(
+            f"the search for {self._written} in a value of {len(value)} characters took longer than {limit}; "
+            "begin the pattern with ^, or use no repeat inside another, such as (a+)+"
+        ) from None
 
 
 def pattern_for_search(written: str, source: str, flags: int) -> Pattern:

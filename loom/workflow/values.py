@@ -13,6 +13,7 @@ from msgspec import Struct
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from loom.util import globs
 from loom.util.units import DURATION_PATTERN, PLATFORM_PATTERN, SIZE_PATTERN, duration, memory, nearest, platform, size
 from loom.workflow import expressions
 from loom.workflow.patterns import compile_pattern
@@ -120,6 +121,13 @@ def _relative(value: Any) -> str:
         raise ValueError("expected a path inside the project, relative to its root")
     if ".." in text.split("/"):
         raise ValueError("expected a path inside the project, without ..")
+    globs.compile(text)
+    return text
+
+
+def _glob(value: Any) -> str:
+    text = line_in(value)
+    globs.compile(text)
     return text
 
 
@@ -271,6 +279,7 @@ Platform = Annotated[str, Parsed(_platform, _matching(_PLATFORM))]
 RegularExpression = Annotated[str, Parsed(_pattern, _TEXT)]
 Device = Annotated[str, Parsed(_device, _matching(f"^({_DEVICE})$"))]
 Lines = Annotated[list[Line], ShortForm(listed, None)]
+Globs = Annotated[list[Annotated[str, Parsed(_glob, LINE)]], ShortForm(listed, None)]
 TmpfsMounts = Annotated[list[Tmpfs], ShortForm(listed, None)]
 Devices = Annotated[list[Device], ShortForm(listed, None)]
 Paths = Annotated[list[RelativePath], ShortForm(listed, None)]

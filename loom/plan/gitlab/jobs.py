@@ -16,6 +16,7 @@ from loom.plan.gitlab.candidates import Candidates, JobCandidate, system_of
 from loom.plan.hardening import hardened
 from loom.plan.placement import placed
 from loom.pools import Pool
+from loom.util import globs
 from loom.util.bounded import listed
 from loom.util.toposort import CycleError
 from loom.util.yaml_file import Kind, Node, fields_of, line_in_file, one_or_more, pointer
@@ -487,6 +488,8 @@ class _Texts:
             if path.startswith(("/", "~")) or ".." in path.split("/"):
                 message = f"{path} is outside the project, and left out; GitLab's runner leaves it out too"
                 self.builder.say(item, self.at(), message, severity="notice", code=NO_EFFECT)
+            elif (wrong := globs.problem(path)) is not None:
+                self.builder.say(item, self.at(), wrong)
             else:
                 found.append(path)
         return tuple(found)

@@ -13,7 +13,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom.addresses import without_credentials
-from loom.util import yaml_file
+from loom.util import globs, yaml_file
 from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, one_or_more, pointer
 from loom.workflow.gitlab import inputs, rules, yaml
 from loom.workflow.gitlab.inheritance import merge, without
@@ -157,11 +157,14 @@ class GitLabFiles:
             raise NotFound(f"{text} leads out of the project; write the path from the project's root")
         names = [path]
         if "*" in path:
-            wanted = re.compile(_wildcards(path))
+            try:
+                wanted = globs.compile(_wildcards(path))
+            except globs.GlobError as error:
+                raise NotFound(str(error)) from error
             names = sorted(name for name in tree.paths() if wanted.fullmatch(name) and name.endswith(SUFFIXES))
             if not names:
                 raise NotFound(f"no file matches {text}")
-        for name in names:
+        for name in names[: MAX_INCLUDES + 1]:
             yield from self._one(tree, f"{tree.label}{name}", tree.read(name), node, at, where, given)
 
     def _component(self, address: str, node: Node, at: str, where: _Where, given: Given) -> Iterator[Node]:
@@ -204,8 +207,8 @@ class GitLabFiles:
 
 
 def _wildcards(path: str) -> str:
-    """Return the pattern that GitLab makes of a path: `**` is any text, `*` any without a slash."""
-    return re.escape(path).replace(r"\*\*", ".*").replace(r"\*", "[^/]*")
+    """Return the glob for what GitLab makes of a path: `**` is any text, `*` any without a slash, and all else itself."""
+    return re.sub(r"[\\?\[\]{}]", r"\\\g<0>", path).replace("**/", "**\\/")
 
 
 def _check_integrity(data: bytes, node: Node | None) -> None:

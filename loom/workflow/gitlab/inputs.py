@@ -236,10 +236,12 @@ def _content(file: YamlFile, end: int, values: Mapping[str, Any], given: Given) 
         ]
         length += len(value)
         last = block.end()
+        if length + len(source) - last > yaml_file.MAX_BYTES:
+            limit = yaml_file.MAX_BYTES // (1024 * 1024)
+            said = f"with its inputs, {file.name} is larger than {limit} MiB; hand over less"
+            say(_node_at(file, start + block.start(), len(block[0])), said, file, "/")
+            return None
     new = "".join([*text, source[last:]])
-    if len(new) > yaml_file.MAX_BYTES:
-        limit = yaml_file.MAX_BYTES // (1024 * 1024)
-        say(_node_at(file, 0, 1), f"with its inputs, {file.name} is larger than {limit} MiB; hand over less", file, "/")
     return None if file.problems else yaml.parse(file, new, _origin(file.text, new, pieces))[0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from loom.util.globs import GlobError
 from loom.util.yaml_file import Kind, Node, one_or_more, pointer
 from loom.workflow.expressions import ExpressionError
 from loom.workflow.gitlab import conditions, paths
@@ -64,7 +65,10 @@ def _clauses(
         holds = [_holds(written, at, f"{key}:variables", scope, problems) for written in one_or_more(variables)]
         found.append(("variables", any(holds)))
     if (changes := node.get("changes")) is not None:
-        found.append(("changes", paths.any_changed(facts, [text_of(glob) for glob in one_or_more(changes)])))
+        try:
+            found.append(("changes", paths.any_changed(facts, [text_of(glob) for glob in one_or_more(changes)])))
+        except GlobError as error:
+            problems.say(changes, pointer(entry.name, key, "changes"), f"{key}:changes: {error}")
     return found
 
 

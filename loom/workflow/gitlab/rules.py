@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 
 from loom.errors import Problem
+from loom.util.globs import GlobError
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer
 from loom.workflow.expressions import Expression, ExpressionError
 from loom.workflow.gitlab import conditions, durations, paths, policies
@@ -223,9 +224,13 @@ def _applies(
         problems.say(rule.get("if") or rule, pointer(*at, "if"), f"rules:if: {error}")
         return False
     changes, exists = rule.get("changes"), rule.get("exists")
-    if changes is not None and not _changed(changes, scope, facts):
+    try:
+        if changes is not None and not _changed(changes, scope, facts):
+            return False
+        return exists is None or _exists(exists, scope, facts, problems, (*at, "exists"))
+    except GlobError as error:
+        problems.say(rule, pointer(*at), f"rules: {error}")
         return False
-    return exists is None or _exists(exists, scope, facts, problems, (*at, "exists"))
 
 
 def _changed(node: Node, scope: Scope, facts: Facts) -> bool:

@@ -20,7 +20,7 @@ from loom.errors import RequestError, WorkflowError
 from loom.util import globs, yaml_file
 from loom.util.toposort import CycleError, order
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, pointer
-from loom.workflow.interpolation import MAX_LENGTH, ExpansionTooLong
+from loom.workflow.interpolation import ExpansionTooLong, substituted
 
 if TYPE_CHECKING:
     from loom.workflow.messages import Problems
@@ -239,14 +239,14 @@ def expand(text: str, values: Mapping[str, str], *, late: Callable[[str], bool] 
             return ""
         return match[0] if name not in values and late(name) else values.get(name, "")
 
-    return _limited(_RUNNER.sub(value, text))
+    return substituted(_RUNNER, value, text)
 
 
 def expand_existing(text: str, values: Mapping[str, str]) -> str:
     """Expand a text as GitLab's server does for globs, refs and names: references to unknown names stay."""
     if "$" not in text and "%" not in text:
         return text
-    return _limited(_EXISTING.sub(lambda found: values.get(found[1] or found[2] or found[3], found[0]), text))
+    return substituted(_EXISTING, lambda found: values.get(found[1] or found[2] or found[3], found[0]), text)
 
 
 def expand_all(
@@ -274,16 +274,10 @@ def expand_all(
 
     for name in order(layered, needs):
         text = layered[name].value
-        served[name] = _limited(_SERVER.sub(from_server, text)) if layered[name].expand else text
+        served[name] = substituted(_SERVER, from_server, text) if layered[name].expand else text
     values = {name: value for name, value in served.items() if name not in at_place}
     at_run = (lambda name: name in at_place or late(name)) if at_place else late
     return {
         name: expand(served[name], values, late=at_run) if variable.expand else variable.value
         for name, variable in layered.items()
     }
-
-
-def _limited(text: str) -> str:
-    if len(text) > MAX_LENGTH:
-        raise ExpansionTooLong(f"the expanded value exceeds {MAX_LENGTH // 1024} KiB")
-    return text

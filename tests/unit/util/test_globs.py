@@ -46,6 +46,10 @@ def test_matches(glob: str, path: str, expected: bool) -> None:
         ("*a" * 12 + "b", "a" * 200),
         ("**a" * 12 + "b", "a" * 200),
         ("**/*a*a*a*a*a*/" * 3 + "zz", ("a" * 30 + "/") * 10 + "f"),
+        ("*{a,b}" * 7 + "x", "a" * 200),
+        ("*[a/]" * 20 + "x", "a" * 200),
+        ("**/*a" * 15 + "x", "a" * 4000),
+        ("*?**?" * 10 + "x", "a" * 4000),
     ],
 )
 def test_many_stars_take_no_time(glob: str, path: str) -> None:
@@ -54,20 +58,56 @@ def test_many_stars_take_no_time(glob: str, path: str) -> None:
         assert not matches(glob, path)
 
 
-def test_stars_that_never_go_back_find_what_others_find() -> None:
+def test_a_search_in_one_pass_finds_what_one_that_goes_back_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = random.Random(1)
     tokens = ["*", "**", "**/", "/", "a", "b", "?", "[ab]", "[!a]", "[+-b]", "{a,", "}", ",", "a/", "*a", "b*", "***"]
     found = 0
-    for _ in range(4000):
-        glob = "".join(chosen.choice(tokens) for _ in range(chosen.randint(1, 9))).rstrip("/")
+    for number in range(4000):
+        glob = "".join(chosen.choice(tokens) for _ in range(chosen.randint(1, 9)))
+        below = number % 2 == 0
         with warnings.catch_warnings(action="ignore"):
-            plain = re.compile("".join(globs._STARS.get(part, part) for part in globs._parts(glob)), re.DOTALL)
+            both = globs.Glob(glob, below=below)
             for _ in range(8):
                 path = re.sub("/+", "/", "".join(chosen.choice(["a", "b", "/", "ab"]) for _ in range(8))).strip("/")
-                expected = plain.fullmatch(path) is not None
+                with monkeypatch.context() as going_back:
+                    going_back.setattr(globs, "_CHEAP", 1 << 60)
+                    expected = both.fullmatch(path)
+                with monkeypatch.context() as in_one_pass:
+                    in_one_pass.setattr(globs, "_CHEAP", 0)
+                    assert both.fullmatch(path) is expected, (glob, path)
                 found += expected
-                assert (globs.compile(glob).fullmatch(path) is not None) is expected, (glob, path)
     assert found > 500
+
+
+@pytest.mark.parametrize(
+    ("glob", "expected"),
+    [
+        ("a", ["a"]),
+        ("a.{js,ts}", ["a.js", "a.ts"]),
+        ("{a,b{c,d}}/{,e}", ["a/", "a/e", "bc/", "bc/e", "bd/", "bd/e"]),
+        ("[{a,b}]", ["[{a,b}]"]),
+        (r"\{a,b}", [r"\{a,b}"]),
+        ("{a,b", ["{a,b"]),
+        ("{{a,b}", ["a", "b"]),
+        ("{a}", ["a"]),
+    ],
+)
+def test_braces_stand_for_each_of_their_words(glob: str, expected: list[str]) -> None:
+    assert globs.expanded(glob) == expected
+
+
+@pytest.mark.parametrize(
+    ("glob", "reason"),
+    [
+        ("{a,b}" * 18, "the braces of the glob .* stand for more than 200 paths; write several globs"),
+        ("{" * 18 + "a" + ",b}" * 18 + "{c,d}" * 20, "more than 200 paths"),
+        ("*a" * 51, "more than 50 stars; write fewer"),
+        ("a" * 2001, "longer than 2000 characters"),
+    ],
+)
+def test_a_glob_that_stands_for_too_much_is_an_error(glob: str, reason: str) -> None:
+    with promptly(), pytest.raises(globs.GlobError, match=reason):
+        globs.compile(glob)
 
 
 def test_names_know_no_folders() -> None:

@@ -1,0 +1,165 @@
+"""A stranger's pattern, glob or expansion costs a bounded time and amount of memory, and says so where it is written."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from loom.runner.coverage import Coverage
+from loom.workflow.patterns import Search, SearchError, pattern_of
+from tests.support.waiting import promptly
+
+from .conftest import Victim
+
+LOOM = Path(__file__).parents[2] / "loom"
+SEARCHES = {"compile", "search", "match", "fullmatch", "findall", "finditer", "sub", "subn", "split", "template"}
+BUILT = {
+    ("analysis/known_failures.py", "self.command"): "data of loom",
+    ("analysis/known_failures.py", "known.error"): "data of loom",
+    ("analysis/known_failures.py", "pattern"): "data of loom",
+    ("analysis/patterns.py", "pattern"): "data of loom",
+    (
+        "analysis/project_patterns.py",
+        "pattern_of(text).source",
+    ): "compiled for the names of its groups, and not searched",
+    ("plan/reported.py", "_LOADS"): "a table of loom",
+    ("providers/kubernetes/cluster.py", "pattern"): "a table of loom",
+    ("snapshot/manifest.py", "pattern"): "two constants",
+    ("util/controls.py", "(escape if in_ascii else f'{escape}|{c1}|{_INVISIBLE}').encode('ascii')"): "constants",
+    ("util/globs.py", "text"): "three constants",
+    ("util/globs.py", "f'(?:{written}){end}'"): "not searched where it could go back often",
+    ("util/globs.py", "re.escape(glob) + end"): "a text",
+    ("util/globs.py", "part"): "one character",
+    ("workflow/gitlab/predefined.py", "pattern"): "a table of loom",
+    ("workflow/lint.py", "f'\\\\s{{{node.column - 2},}}- '"): "a number in a constant",
+    ("workflow/patterns.py", "source"): "checked here, and searched with a limit",
+    ("workflow/patterns.py", "pattern.source"): "searched with a limit",
+    ("workflow/shapes.py", "values.TEMPLATE if template else values.JOB"): "two constants",
+}
+"""Patterns that are no literals, each with the reason why nobody else wrote one that takes long."""
+
+
+def built_patterns() -> Iterator[tuple[str, str]]:
+    for path in LOOM.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(func=ast.Attribute(value=ast.Name(id="re" | "regex"), attr=name), args=[first, *_]) if (
+                    name in SEARCHES and not is_literal(first)
+                ):
+                    yield str(path.relative_to(LOOM)), ast.unparse(first)
+
+
+def is_literal(node: ast.expr) -> bool:
+    """A constant, made of constants (by their names, in capitals), or of texts that are escaped."""
+    match node:
+        case ast.Constant():
+            return True
+        case ast.Tuple(elts=values):
+            return all(map(is_literal, values))
+        case ast.BinOp(left=left, right=right):
+            return is_literal(left) and is_literal(right)
+        case ast.JoinedStr(values=values):
+            return all(map(is_literal, values))
+        case ast.FormattedValue(value=value) | ast.Subscript(value=value):
+            return is_literal(value)
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name == name.upper()
+        case ast.Call(func=ast.Attribute(attr="escape")):
+            return True
+        case ast.Call(func=ast.Attribute(value=ast.Constant() | ast.Name(), attr="join"), args=[argument]):
+            return is_literal(argument) or ast.unparse(argument).endswith(".split()")
+        case _:
+            return False
+
+
+def test_no_pattern_of_somebody_else_is_searched_without_a_limit() -> None:
+    found = set(built_patterns())
+    assert found - BUILT.keys() == set(), "search it by loom.workflow.patterns"
+    imports = [str(path.relative_to(LOOM)) for path in LOOM.rglob("*.py") if "import regex" in path.read_text()]
+    assert imports == ["workflow/patterns.py"]
+    assert not [path for path in LOOM.rglob("*.py") if "from re import" in path.read_text()]
+
+
+def test_a_search_ends_and_all_searches_of_one_pattern_do() -> None:
+    slow = Search(pattern_of("(x+x+)+y"), most_s=1.5)
+    line = "x" * 2000
+    with promptly():
+        with pytest.raises(SearchError, match=r"took longer than 1 s"):
+            slow.first_in(line)
+        for text in (line, "x"):
+            with pytest.raises(SearchError, match=r"took longer than 1.5 s in all"):
+                slow.first_in(text)
+    quick = Search(pattern_of("x$"), most_s=0.01)
+    assert all(quick.first_in(line[:20]) for _ in range(10_000))
+
+
+def test_a_coverage_pattern_gives_up() -> None:
+    coverage = Coverage("(x+x+)+y|([0-9]+)%")
+    write = coverage.watching(lambda stream, data: None)
+    with promptly():
+        write("stdout", b"50%\n" + b"x" * 2000 + b"\n" + b"60%\n")
+        coverage.end()
+    assert coverage.percent is None
+    assert coverage.problem is not None
+    assert coverage.problem.startswith("the search for (x+x+)+y|([0-9]+)% in a value of 2000 characters took longer")
+
+
+@pytest.mark.slow
+def test_a_coverage_that_never_ends_lets_the_run_end(victim: Victim) -> None:
+    victim.configure("container: false\n")
+    (victim.root / ".loom/workflow.yml").unlink()
+    script = 'python3 -c "print(chr(120) * 2000)"'
+    (victim.root / ".gitlab-ci.yml").write_text(f"j: {{script: ['{script}'], coverage: '/(x+x+)+y/'}}\n")
+    victim.git("add", "-A")
+    victim.git("commit", "-q", "-m", "a change")
+    done = victim.loom("run")
+    assert done.returncode == 0, done
+    assert "coverage: not known: the search for" in done.stdout + done.stderr
+
+
+BRACES = "{a,b}" * 18
+TEXT = "x" * 900_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"j: {{script: x, artifacts: {{paths: ['{BRACES}']}}}}", "/j: the braces of the glob"),
+        (f"j: {{script: x, cache: {{paths: ['{BRACES}']}}}}", "/j: the braces of the glob"),
+        (f"j: {{script: x, rules: [{{exists: ['{BRACES}']}}]}}", "/j/rules/0: rules: the braces of the glob"),
+        (f"j: {{script: x, only: {{changes: ['{BRACES}']}}}}", "only:changes: the braces of the glob"),
+        (f"include: '{'**a' * 51}.yml'\nj: {{script: x}}", "more than 50 stars"),
+        (
+            f"spec: {{inputs: {{a: {{default: {TEXT}}}}}}}\n---\nj: {{script: [{', '.join(['$[[ inputs.a ]]'] * 9000)}]}}",
+            "with its inputs, .gitlab-ci.yml is larger than",
+        ),
+        (
+            f"variables: {{V: {TEXT}}}\nj: {{script: x, environment: '{'$V' * 200_000}'}}",
+            "the expanded value exceeds 1024 KiB",
+        ),
+        ("j: {script: x, parallel: 100000000}", "GitLab makes 1 to 200 instances"),
+    ],
+)
+def test_what_stands_for_too_much_is_an_error_with_its_place(victim: Victim, text: str, said: str) -> None:
+    (victim.root / ".loom/workflow.yml").unlink()
+    (victim.root / ".gitlab-ci.yml").write_text(text)
+    (victim.root / ("a" * 200)).write_text("")
+    victim.git("add", "-A")
+    victim.git("commit", "-q", "-m", "a change")
+    with promptly():
+        done = victim.loom("compile")
+    assert done.returncode == 2, done.stderr[:500]
+    assert said in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("key", ["artifacts: {paths: [G]}", "rules: [{changes: [G]}]", "rules: [{exists: [G]}]"])
+def test_looms_own_language_refuses_the_same(victim: Victim, key: str) -> None:
+    victim.write(workflow=f"version: v1\nstages: [t]\nj: {{stage: t, script: x, {key.replace('G', repr(BRACES))}}}\n")
+    done = victim.loom("check")
+    assert done.returncode == 2
+    assert ".loom/workflow.yml:3:" in done.stdout + done.stderr
+    assert "stand for more than 200 paths; write several globs" in done.stdout + done.stderr
