@@ -44,6 +44,10 @@ class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     runtime_class: str | None = None
     priority_class: str | None = None
     image_pull_secrets: tuple[str, ...] = ()
+    requests: Mapping[str, str | int | float] = field(default_factory=dict)
+    """What a job's container reserves on its node, where the job does not say less: Kubernetes' names and quantities."""
+    limits: Mapping[str, str | int | float] = field(default_factory=dict)
+    """What a job's container may use at most, where the job does not say."""
     pod_template: Mapping[str, Any] = field(default_factory=dict)
     """A pod's `metadata` and `spec`, which loom's own values are merged over."""
     registry: str | None = None
@@ -85,6 +89,7 @@ class Misplaced(ValueError):
 _FIELDS = tuple(name for name in Pool.__struct_fields__ if name != "name")
 _OF_CLUSTERS = frozenset(_FIELDS) - {"provider", "jobs"}
 _DURATIONS = ("deadline", "start_timeout")
+_QUANTITY = r"\d+(\.\d+)?([numkMGTPE]|[KMGTPE]i)?"
 _POD_TEMPLATE = ("metadata", "spec")
 
 
@@ -129,6 +134,11 @@ def _checked(pool: Pool) -> Pool:
         raise Misplaced(f"{pool.name}: write the context of {pool.provider} under `context`", pool.name, "provider")
     if pool.jobs is not None and pool.jobs < 1:
         raise Misplaced(f"{pool.name}.jobs: expected a whole number from 1 up, found {pool.jobs}", pool.name, "jobs")
+    for key in ("requests", "limits"):
+        for resource, quantity in getattr(pool, key).items():
+            if not re.fullmatch(_QUANTITY, str(quantity)):
+                text = f"{pool.name}.{key}.{resource}: {quantity!r} is no quantity of Kubernetes, such as 500m or 2Gi"
+                raise Misplaced(text, pool.name, key, resource)
     for key in pool.pod_template.keys() - set(_POD_TEMPLATE):
         text = f"{pool.name}.pod_template: unknown key {key}; a template has {' and '.join(_POD_TEMPLATE)}"
         raise Misplaced(text, pool.name, "pod_template", key)

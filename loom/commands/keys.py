@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import sys
 import termios
 import threading
@@ -11,6 +10,8 @@ import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+
+from loom.util.within import readable
 
 HANGUP = ""
 """Stands for the end of the terminal."""
@@ -66,7 +67,7 @@ class Keys:
             termios.tcsetattr(0, termios.TCSADRAIN, self._before)
 
     def _read(self, wake: int) -> None:
-        while wake not in select.select([0, wake], [], [])[0]:  # no limit: a person may take any time
+        while wake not in readable((0, wake), None):  # no limit: a person may take any time
             try:
                 typed = os.read(0, 1)
             except OSError:

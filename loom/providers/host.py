@@ -12,7 +12,6 @@ import fcntl
 import math
 import os
 import secrets
-import select
 import shutil
 import signal
 import struct
@@ -47,6 +46,7 @@ from loom.providers.files import archive_of, unnoticed, unpack
 from loom.providers.steps import AUTO, KNOWS_PIPEFAIL, SH, arguments_of, checked, chosen, handed_on, still_running
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
 from loom.storage.files import read_regular
+from loom.util.within import readable
 
 if TYPE_CHECKING:
     from loom.storage.workspace import OnSkipped
@@ -380,13 +380,11 @@ class HostSession:
                     self.kill_everything()
                     kill_at = None
                 until = kill_at if ended is not Ended.EXITED else deadline
-                poll = select.poll()
                 reports = self._shared.reports if self._shared is not None else -1
-                for descriptor in (pidfd, self._wake, *((reports,) if reports >= 0 else ()), *self._lingering):
-                    poll.register(descriptor, select.POLLIN)
-                ready = [
-                    descriptor for descriptor, _ in poll.poll(None if until is None else max(0.0, until - now) * 1000)
-                ]
+                ready = readable(
+                    (pidfd, self._wake, *((reports,) if reports >= 0 else ()), *self._lingering),
+                    None if until is None else until - now,
+                )
                 if self._wake in ready:
                     os.eventfd_read(self._wake)
                 for descriptor in ready:

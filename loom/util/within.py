@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import select
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+def readable(descriptors: Iterable[int], timeout_s: float | None) -> list[int]:
+    """Wait until some of the descriptors can be read, or have ended; return those. None: without a limit.
+
+    By `poll`: `select` fails in a process with more than 1,024 open files.
+    """
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [found for found, _ in poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000)]
 
 
 def within(limit_s: float, call: Callable[[], T]) -> T:

@@ -480,7 +480,8 @@ def test_no_cluster_wrong_context_and_bad_credentials(tmp_path: Path) -> None:
         return raised.value.code
 
     assert code("no-such-context", config) == "CLUSTER_NOT_CONFIGURED"
-    assert code(None, "") == "CLUSTER_NOT_CONFIGURED"
+    for text in ("", "a: b: c", "[]", "text", "{contexts: 3}", "\0"):
+        assert code(None, text) == "CLUSTER_NOT_CONFIGURED"
     there = Cluster.of(None, environ)
     host = there.host
     there.close()

@@ -23,6 +23,8 @@ pools:
     namespace: ci
     node_selector: {disk: ssd}
     tolerations: [{key: dedicated, value: ci, effect: NoSchedule}]
+    requests: {cpu: 2, memory: 1Gi}
+    limits: {ephemeral-storage: 20Gi}
     pod_template: {spec: {hostUsers: false}}
     deadline: 2h
     start_timeout: 90
@@ -63,6 +65,8 @@ def test_a_pool_has_every_value(tmp_path: Path) -> None:
         namespace="ci",
         node_selector={"disk": "ssd"},
         tolerations=(Toleration(key="dedicated", value="ci", effect="NoSchedule"),),
+        requests={"cpu": 2, "memory": "1Gi"},
+        limits={"ephemeral-storage": "20Gi"},
         pod_template={"spec": {"hostUsers": False}},
         deadline=7200,
         start_timeout=90,
@@ -89,6 +93,11 @@ def test_a_pool_has_every_value(tmp_path: Path) -> None:
         ("\n  big:\n    provider: kubernetes\n    deadline: soon", 4, "big.deadline: "),
         ("\n  big:\n    provider: kubernetes\n    start_timeout: soon", 4, "big.start_timeout: "),
         ("\n  big:\n    provider: kubernetes\n    jobs: 0", 4, "big.jobs: expected a whole number from 1 up"),
+        (
+            "\n  big:\n    provider: kubernetes\n    limits: {memory: 2 GB}",
+            4,
+            "big.limits.memory: '2 GB' is no quantity of Kubernetes",
+        ),
         ("\n  big:\n    provider: kubernetes:team", 3, "write the context of kubernetes:team under `context`"),
         (
             "\n  big:\n    provider: kubernetes\n    pod_template: {kind: Pod}",

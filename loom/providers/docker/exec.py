@@ -11,7 +11,6 @@ import errno
 import math
 import os
 import secrets
-import select
 import socket
 import threading
 import time
@@ -30,7 +29,7 @@ from loom.providers.docker.retries import retrying
 from loom.providers.terminal import kind, raw, size_of, to_streams, write_all
 from loom.providers.watcher import BECOME, Watcher
 from loom.status import Ended, Exit, ExitCode, OnOutput
-from loom.util.within import wait_until
+from loom.util.within import readable, wait_until
 
 if TYPE_CHECKING:
     import docker
@@ -143,9 +142,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
                 kill_at = now + grace_s
                 watcher.signal(_signal_of(cancel))
             until = deadline if ended is Ended.EXITED else now + _LOOK_EVERY_S
-            ready, _, _ = select.select(
-                [connection.fileno(), wake], [], [], None if until is None else max(0.0, until - now)
-            )
+            ready = readable((connection.fileno(), wake), None if until is None else until - now)
             if wake in ready:
                 os.read(wake, 100)
             if connection.fileno() in ready:
@@ -221,7 +218,7 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
             if (now := size_of(1)) != size:
                 size = now
                 self._resize(exec_id, *now)
-            ready, _, _ = select.select([connection.fileno(), 0], [], [], min(left, _SIZE_EVERY_S))
+            ready = readable((connection.fileno(), 0), min(left, _SIZE_EVERY_S))
             try:
                 if 0 in ready:
                     typed = os.read(0, _READ)

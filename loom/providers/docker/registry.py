@@ -76,11 +76,12 @@ class Registry:
             of = retries.PULL.attempts - 1
             say(on_output, f"{getattr(wrong, 'message', wrong)}; trying again in {pause_s:g} s ({attempt} of {of})")
 
-        def pause(pause_s: float) -> None:
-            if cancel.wait(pause_s):
-                raise canceled(f"pulling {reference.name}")
-
-        retries.retrying(pull, retries.PULL, announce=announce, pause=pause)
+        try:
+            retries.retrying(pull, retries.PULL, before=announce, cancel=cancel)
+        except ImageError as error:
+            if cancel.requested:
+                raise canceled(f"pulling {reference.name}") from error
+            raise
 
     def _pull_once(
         self, reference: Reference, platform: str, credentials: Credentials, on_output: OnOutput, cancel: Cancel

@@ -15,15 +15,14 @@ repeated a layer itself.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
-
-from msgspec import Struct
 
 from loom.cancel import Cancel
 from loom.errors import ImageError, ProviderError
 from loom.providers.docker.errors import explanation, names_of, root_cause
+from loom.providers.retrying import Policy
+from loom.providers.retrying import retrying as repeated
 
 T = TypeVar("T")
 Made = TypeVar("Made")
@@ -81,15 +80,6 @@ class NotRepeated(ImageError):
     """A pull or build that is not repeated: the engine repeated it itself, or was silent for as long as it may be."""
 
 
-class Policy(Struct, frozen=True, kw_only=True):
-    when: Callable[[BaseException], bool]
-    attempts: int
-    first_wait_s: float = 0.1
-    """Each wait is `factor` times the previous one; a random part of it is used, unless `exact`."""
-    factor: float = 2
-    exact: bool = False
-
-
 HICCUP = Policy(when=is_transient, attempts=4)
 REMOVAL = Policy(
     when=lambda error: is_transient(error) or "has active endpoints" in explanation(error),
@@ -113,40 +103,11 @@ def retrying(
     call: Callable[[], T],
     policy: Policy = HICCUP,
     *,
-    announce: Callable[[BaseException, float, int], None] = lambda error, pause_s, attempt: None,
-    pause: Callable[[float], object] = time.sleep,
+    before: Callable[[BaseException, float, int], object] = lambda error, pause_s, attempt: None,
+    cancel: Cancel | None = None,
 ) -> T:
-    """Return the result of `call`, repeating it by the policy. `announce` is called before each `pause`."""
-    try:
-        return call()
-    except Exception as error:
-        if not policy.when(error):
-            raise
-        failed = [error]
-    # Late: tenacity takes 50 ms to import, and most calls succeed at once.
-    import tenacity
-
-    def again() -> T:
-        if failed:
-            raise failed.pop()
-        return call()
-
-    def before_sleep(state: tenacity.RetryCallState) -> None:
-        assert state.outcome is not None
-        assert state.next_action is not None
-        error = state.outcome.exception()
-        assert error is not None
-        announce(error, state.next_action.sleep, state.attempt_number)
-
-    wait: Any = tenacity.wait_exponential if policy.exact else tenacity.wait_random_exponential
-    return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(policy.when),
-        wait=wait(multiplier=policy.first_wait_s, exp_base=policy.factor, max=5),
-        stop=tenacity.stop_after_attempt(policy.attempts),
-        before_sleep=before_sleep,
-        sleep=pause,  # type: ignore[arg-type]
-        reraise=True,
-    )(again)
+    """As `providers.retrying`; without a policy, for a call that is safe to repeat."""
+    return repeated(call, policy, before=before, cancel=cancel)
 
 
 def starting(make: Callable[[], Made], start: Callable[[Made], T], remove: Callable[[Made], None], cancel: Cancel) -> T:
@@ -169,10 +130,7 @@ def starting(make: Callable[[], Made], start: Callable[[Made], T], remove: Calla
             remove(made)
             raise
 
-    def when(error: BaseException) -> bool:
-        return START.when(error) and not cancel.requested
-
-    return retrying(attempt, Policy(when=when, attempts=START.attempts), pause=cancel.wait)
+    return retrying(attempt, START, cancel=cancel)
 
 
 def restarting(api: Any, container_id: str, doing: str, connect: Callable[[], None] = lambda: None) -> None:

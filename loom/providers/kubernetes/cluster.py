@@ -19,10 +19,12 @@ from kubernetes import config as untyped_config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.stream import ws_client as untyped_websockets
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_before_delay, wait_exponential
 from websocket import WebSocket, WebSocketException
+from yaml import YAMLError
 
+from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, LoomError, ProviderError
+from loom.providers.retrying import Policy, retrying
 
 config: Any = untyped_config
 ws_client: Any = untyped_websockets
@@ -67,7 +69,7 @@ class _Connection:
             if self._made is None:
                 try:
                     self._made = self._make()
-                except (ConfigException, OSError, ValueError, TypeError, KeyError) as error:
+                except (ConfigException, YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
                     raise EngineUnavailable(
                         f"no cluster is configured: {_first_line(error)}",
                         hint="name a kubeconfig (KUBECONFIG) and one of its contexts; `kubectl config get-contexts` lists them",
@@ -146,7 +148,15 @@ class Cluster:
 
     # Requests
 
-    def call(self, doing: str, method: str, *arguments: Any, patience_s: float = PATIENCE_S, **more: Any) -> Json:
+    def call(
+        self,
+        doing: str,
+        method: str,
+        *arguments: Any,
+        patience_s: float = PATIENCE_S,
+        cancel: Cancel | None = None,
+        **more: Any,
+    ) -> Json:
         """Call a method of the API with the namespace and these arguments; return the answer's object.
 
         Repeats what the API server does not answer. `doing` names the operation for the error.
@@ -159,7 +169,7 @@ class Cluster:
             )
             return cast("Json", json.loads(answer.data or b"{}"))
 
-        return self.patiently(doing, ask, patience_s)
+        return self.patiently(doing, ask, patience_s, cancel)
 
     def _placed(self, method: str, arguments: Sequence[Any]) -> tuple[Any, ...]:
         """The namespace has its place behind an object's name."""
@@ -168,19 +178,14 @@ class Cluster:
         named = method.startswith(("read", "delete", "patch", "replace"))
         return (arguments[0], self.namespace, *arguments[1:]) if named else (self.namespace, *arguments)
 
-    def patiently(self, doing: str, ask: Callable[[], T], limit_s: float) -> T:
-        """Repeat a request while the API server does not answer, at most for so long."""
+    def patiently(self, doing: str, ask: Callable[[], T], limit_s: float, cancel: Cancel | None = None) -> T:
+        """Repeat a request while the API server does not answer, at most for so long, and until a cancel."""
 
         def once() -> T:
             with self.translated(doing):
                 return ask()
 
-        return Retrying(
-            retry=retry_if_exception(lambda error: isinstance(error, LoomError) and is_transient(error)),
-            stop=stop_before_delay(limit_s) if limit_s else stop_after_attempt(1),
-            wait=wait_exponential(multiplier=0.2, max=5.0),
-            reraise=True,
-        )(once)
+        return retrying(once, Policy(when=is_transient, limit_s=limit_s, first_wait_s=0.2), cancel=cancel)
 
     @contextlib.contextmanager
     def translated(self, doing: str) -> Iterator[None]:
@@ -324,9 +329,9 @@ class _Lines:
             socket.socket.shutdown(self._answer.connection.sock, socket.SHUT_RDWR)
 
 
-def is_transient(error: LoomError) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether a later request may get an answer."""
-    return error.code == "CLUSTER_UNAVAILABLE"
+    return isinstance(error, LoomError) and error.code == "CLUSTER_UNAVAILABLE"
 
 
 _REFUSALS = (

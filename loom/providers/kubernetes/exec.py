@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import select
 import socket
 import threading
 import time
@@ -16,10 +15,12 @@ from websocket import WebSocketException
 from loom.errors import EngineUnavailable, ProviderError
 from loom.providers.kubernetes.cluster import CHANNELS, Cluster
 from loom.status import Stream
+from loom.util.within import readable
 
 _STDIN, _STDOUT, _STDERR, _STATUS, _RESIZE, _END_OF = b"\x00", 1, 2, 3, b"\x04", b"\xff"
 _PIECE = 128 * 1024
 _BINARY, _CLOSE, _PING = 0x2, 0x8, 0x9
+_LOOK_S = 2.0
 SILENT_S = 60.0
 """How long a transfer may stand still."""
 
@@ -60,7 +61,7 @@ class Exec:
         """Wait until there is something to read here or from the other descriptors; return those."""
         if self.pending():
             return [self.fileno()]
-        return select.select([self.fileno(), *others], [], [], max(0.0, timeout_s))[0]
+        return readable((self.fileno(), *others), timeout_s)
 
     def read(self) -> tuple[Stream, bytes] | None:
         """Return the next piece of output; None for a message without one. Broken, TimeoutError."""
@@ -127,13 +128,21 @@ class Exec:
         thread.start()
         return thread
 
-    def output(self, *, silent_s: float = SILENT_S) -> Iterator[tuple[Stream, bytes]]:
-        """Everything up to the command's end. Broken when the connection is, TimeoutError after so long a silence."""
+    def output(
+        self, *, silent_s: float = SILENT_S, is_vain: Callable[[float], bool] = lambda silent_s: False
+    ) -> Iterator[tuple[Stream, bytes]]:
+        """Everything up to the command's end. Broken when the connection is, TimeoutError after so long a silence.
+
+        `is_vain` is asked in a silence, with its seconds: whether to wait no longer.
+        """
+        heard = time.monotonic()
         while not self.ended:
-            if not self.ready(silent_s):
-                raise TimeoutError(f"silent for {silent_s:.0f} s")
-            if (piece := self.read()) is not None:
-                yield piece
+            if self.ready(_LOOK_S):
+                heard = time.monotonic()
+                if (piece := self.read()) is not None:
+                    yield piece
+            elif (silent := time.monotonic() - heard) > silent_s or is_vain(silent):
+                raise TimeoutError(f"silent for {silent:.0f} s")
 
     def ends_within(self, limit_s: float) -> bool:
         """As `watcher.Connection`."""
@@ -164,6 +173,7 @@ def run(
     *,
     stdin: Callable[[], Iterable[bytes]] | None = None,
     silent_s: float = SILENT_S,
+    is_vain: Callable[[float], bool] = lambda silent_s: False,
     doing: str,
 ) -> tuple[int, bytes, bytes]:
     """Run a small command; return its exit code and output. Repeats nothing. EngineUnavailable when the connection breaks."""
@@ -173,7 +183,7 @@ def run(
         try:
             if stdin is not None:
                 ran.feed(stdin())
-            for stream, data in ran.output(silent_s=silent_s):
+            for stream, data in ran.output(silent_s=silent_s, is_vain=is_vain):
                 out[stream] += data
         finally:
             ran.close()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tarfile
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar, cast
 
@@ -26,6 +27,7 @@ from loom.providers.kubernetes.cluster import Gone, is_transient
 from loom.providers.kubernetes.exec import Exec
 from loom.providers.kubernetes.pod import HELPER
 from loom.providers.kubernetes.pods import why_lost
+from loom.providers.retrying import Policy, retrying
 
 if TYPE_CHECKING:
     from loom.providers.base import SessionRequest
@@ -38,10 +40,13 @@ _AT_ONCE = 200
 """Paths of one command."""
 _SILENT_S = 600.0
 """How long a transfer may stand still."""
-_TRIES = 12
-"""How often a transfer is begun whose connection breaks. With the pauses, about 5 minutes of a cluster that does not answer."""
-# $1: the number of bytes, which follow; $2: the folder. The input of a command in a pod can't be closed.
-_UNPACK = 'head -c "$1" | tar -x -p -f - -C "$2"'
+_CANCELED_SILENT_S = 10.0
+"""The same, after a cancel."""
+_TRIES = Policy(when=is_transient, limit_s=300.0, first_wait_s=0.2, most_wait_s=30.0)
+"""Of a transfer whose connection breaks."""
+# $1: the number of bytes, which follow; $2: the folder. The input of a command in a pod can't be closed. $3, $4: a directory, and
+# the mode that it gets if the helper owns it.
+_UNPACK = 'head -c "$1" | tar -x -p -f - -C "$2" && { [ -z "$3" ] || chmod "$4" "$3" 2>/dev/null || :; }'
 # $1: the folder, then paths; those that are not there are left out.
 _PACK = """cd "$1" || exit 3
 shift
@@ -66,6 +71,8 @@ class Parcel(Struct, frozen=True):
     size: int
     digests: bytes
     files: int
+    mode: str = ""
+    """The mode of the workspace itself, which is a volume in the pod."""
 
     def content(self) -> Iterator[bytes]:
         at = 0
@@ -108,7 +115,8 @@ def _packed(workspace: Path, stores: Sequence[Path], project_dir: str) -> Parcel
     for piece in packed(_members(workspace, stores, project_dir, digests), form=tarfile.GNU_FORMAT):
         file.write(piece)
     file.flush()
-    return Parcel(file, file.tell(), b"".join(digests), len(digests))
+    mode = f"{stat.S_IMODE(workspace.stat().st_mode):o}"
+    return Parcel(file, file.tell(), b"".join(digests), len(digests), mode)
 
 
 def _members(workspace: Path, stores: Sequence[Path], project_dir: str, digests: list[bytes]) -> Members:
@@ -165,10 +173,21 @@ class _Hashed:
 class PodFiles:
     """The workspace in one pod."""
 
-    def __init__(self, cluster: Cluster, pod: str, request: SessionRequest) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        pod: str,
+        request: SessionRequest,
+        *,
+        is_lost: Callable[[], bool] = lambda: False,
+        cancel: Cancel | None = None,
+    ) -> None:
+        """`is_lost`: whether the cluster has given the pod up. After a `cancel` nothing is repeated."""
         self._cluster = cluster
         self._pod = pod
         self._request = request
+        self._is_lost = is_lost
+        self._cancel = cancel or Cancel()
         self._root = request.project_dir
 
     def fill(self, parcel: Parcel, cancel: Cancel) -> str:
@@ -182,7 +201,7 @@ class PodFiles:
                 yield piece
 
         doing = f"sending the workspace to job {job_id}"
-        self._repeated(lambda: self._unpack("/", parcel.size, unless_canceled(), doing))
+        self._repeated(lambda: self._unpack("/", parcel.size, unless_canceled(), doing, parcel.mode))
         return self.prove(parcel.digests, parcel.files)
 
     def prove(self, digests: bytes, files: int) -> str:
@@ -213,27 +232,31 @@ class PodFiles:
 
     def _run(self, command: Sequence[str], given: list[bytes] | None, *, doing: str) -> tuple[int, bytes, bytes]:
         """Run a command in the helper that may be run again."""
-        stdin = None if given is None else lambda: given
-        return self._repeated(
-            lambda: execs.run(self._cluster, self._pod, HELPER, command, stdin=stdin, silent_s=_SILENT_S, doing=doing)
-        )
+        run = partial(execs.run, self._cluster, self._pod, HELPER, command, silent_s=_SILENT_S, is_vain=self._is_vain)
+        return self._repeated(lambda: run(stdin=None if given is None else lambda: given, doing=doing))
+
+    def _is_vain(self, silent_s: float) -> bool:
+        return self._is_lost() or (self._cancel.requested and silent_s > _CANCELED_SILENT_S)
 
     def _repeated(self, do: Callable[[], T]) -> T:
-        """Do something again whose connection breaks, such as by a restart of the API server."""
-        for number in range(_TRIES):
+        """Do something again whose connection breaks, such as by a restart of the API server, while the pod is there."""
+
+        def once() -> T:
+            if self._is_lost():
+                raise self._why()
             try:
                 return do()
-            except LoomError as error:
-                self._pause(number, error)
-        raise AssertionError("the last pause raises")
+            except Gone as error:
+                raise self._why() from error
 
-    def _pause(self, number: int, error: LoomError) -> None:
-        """Wait before the next try. Raises the error of the last one, and one that another try would not change."""
-        if isinstance(error, Gone):
-            raise why_lost(self._cluster, self._pod, self._request.job_id) from error
-        if not is_transient(error) or number == _TRIES - 1:
-            raise error
-        time.sleep(min(0.2 * 2**number, 30.0))
+        def look(*_: object) -> None:
+            if not is_transient(found := self._why()):
+                raise found
+
+        return retrying(once, _TRIES, before=look, cancel=self._cancel)
+
+    def _why(self, doing: str = "while it ran") -> LoomError:
+        return why_lost(self._cluster, self._pod, self._request.job_id, doing=doing)
 
     def put(self, archive: Iterable[bytes], owner: tuple[int, int] | None) -> None:
         """Unpack a stream over the workspace."""
@@ -252,8 +275,9 @@ class PodFiles:
             doing = f"writing to the workspace of job {self._request.job_id}"
             self._repeated(lambda: self._unpack(self._root, packed_up.size, packed_up.content(), doing))
 
-    def _unpack(self, folder: str, size: int, content: Iterator[bytes], doing: str) -> None:
+    def _unpack(self, folder: str, size: int, content: Iterator[bytes], doing: str, mode: str = "") -> None:
         failed: list[Exception] = []
+        words = ["sh", "-c", _UNPACK, "loom", str(size), folder, self._root if mode else "", mode]
 
         def watched() -> Iterator[bytes]:
             try:
@@ -263,11 +287,11 @@ class PodFiles:
                 ran.abort()
                 raise
 
-        ran = Exec(self._cluster, self._pod, HELPER, ["sh", "-c", _UNPACK, "loom", str(size), folder], stdin=True)
+        ran = Exec(self._cluster, self._pod, HELPER, words, stdin=True)
         said = b""
         try:
             feeding = ran.feed(watched())
-            for _, data in ran.output(silent_s=_SILENT_S):
+            for _, data in ran.output(silent_s=_SILENT_S, is_vain=self._is_vain):
                 said = (said + data)[-4000:]
             feeding.join(10.0)
         except OSError as error:
@@ -284,36 +308,24 @@ class PodFiles:
         return renamed((("", self._pack(group)) for group in groups), on_skipped)
 
     def _pack(self, paths: Sequence[str]) -> Iterator[bytes]:
-        """Pass on an archive. One that breaks off is made again, and its beginning, which has to be the same, is left out."""
-        passed, digest = 0, hashlib.sha256()
-        for number in range(_TRIES):
-            again, repeated = passed, hashlib.sha256()
-            try:
-                for data in self._packed(paths):
-                    known, fresh = data[:again], data[again:]
-                    again -= len(known)
-                    repeated.update(known)
-                    if known and not again and repeated.digest() != digest.digest():
-                        raise ProviderError(
-                            "files of the workspace changed while they were read, and the connection broke"
-                        )
-                    digest.update(fresh)
-                    passed += len(fresh)
-                    yield fresh
-                return
-            except LoomError as error:
-                self._pause(number, error)
+        """Pass on an archive when it is here: one that breaks off is made again."""
+        with tempfile.TemporaryFile(prefix="loom-archive-") as file:
+            self._repeated(lambda: self._packed(paths, file))
+            file.seek(0)
+            while piece := file.read(_PIECE):
+                yield piece
 
-    def _packed(self, paths: Sequence[str]) -> Iterator[bytes]:
+    def _packed(self, paths: Sequence[str], file: IO[bytes]) -> None:
         doing = f"reading from the workspace of job {self._request.job_id}"
         ran = Exec(self._cluster, self._pod, HELPER, ["sh", "-c", _PACK, "loom", self._root, *paths])
-        said, last, total = b"", b"", 0
+        said, last = b"", b""
+        file.seek(0)
+        file.truncate()
         try:
-            for stream, data in ran.output(silent_s=_SILENT_S):
+            for stream, data in ran.output(silent_s=_SILENT_S, is_vain=self._is_vain):
                 if stream == "stdout":
-                    total += len(data)
+                    _write(file, data, doing)
                     last = (last + data)[-1024:]
-                    yield data
                 else:
                     said = (said + data)[-4000:]
         except OSError as error:
@@ -321,13 +333,22 @@ class PodFiles:
         finally:
             ran.close()
         # 1: a file changed while it was read.
-        if ran.code not in (0, 1) or (total and last.strip(b"\0")):
+        if ran.code not in (0, 1) or last.strip(b"\0"):
             raise ProviderError(f"{doing}: {said.decode('utf-8', 'replace').strip() or 'the stream was cut short'}")
-        if not total:
-            yield bytes(tarfile.RECORDSIZE)
+        if not last:
+            file.write(bytes(tarfile.RECORDSIZE))
 
     def _lost(self, doing: str, error: OSError) -> LoomError:
-        found = why_lost(self._cluster, self._pod, self._request.job_id, doing=f"while {doing}")
-        if found.code != "CLUSTER_UNAVAILABLE":
+        found = self._why(f"while {doing}")
+        if not is_transient(found):
             return found
         return ProviderError(f"{doing}: the connection to the pod was lost: {error}", code=found.code)
+
+
+def _write(file: IO[bytes], data: bytes, doing: str) -> None:
+    try:
+        file.write(data)
+    except OSError as error:
+        raise ProviderError(
+            f"{doing}: {error.strerror} ({tempfile.gettempdir()})", hint="TMPDIR names another directory"
+        ) from error

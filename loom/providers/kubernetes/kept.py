@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from loom.providers.kubernetes.cluster import Gone
 from loom.providers.kubernetes.files import PodFiles
 from loom.providers.kubernetes.inside import PodInside
 from loom.providers.kubernetes.link import Link
-from loom.providers.kubernetes.pod import DETACHED, HELPER, JOB, KEPT_UNTIL, lease_of, selector
+from loom.providers.kubernetes.pod import HELPER, JOB, KEPT_UNTIL, lease_of, selector
 from loom.providers.kubernetes.pods import Pods
 from loom.providers.kubernetes.session import PodSession, SavedSession, not_as_root, remove, saved_of
 from loom.providers.steps import SH
@@ -42,9 +42,9 @@ def find(cluster: Cluster, run_id: str, job_id: str, place_id: str, namespaces: 
     for there, pod in _candidates(cluster, run_id, job_id, place_id, namespaces):
         if states.runs(pod, JOB) and not pod["metadata"].get("deletionTimestamp"):
             marks = pod["metadata"]["labels"]
-            kept = KEPT_UNTIL in marks
-            if kept or DETACHED in marks or not place_id:
-                return KeptPod(there, pod["metadata"]["name"], kept, pod["metadata"].get("annotations") or {})
+            return KeptPod(
+                there, pod["metadata"]["name"], KEPT_UNTIL in marks, pod["metadata"].get("annotations") or {}
+            )
     return None
 
 
@@ -55,11 +55,8 @@ def _candidates(
     namespace, _, name = place_id.partition("/")
     if name:
         there = cluster.at(namespace)
-        try:
+        with suppress(Gone):
             yield there, there.call(doing, "read_namespaced_pod", name)
-        except Gone:
-            return
-        return
     for there in {cluster.at(one).namespace: cluster.at(one) for one in namespaces}.values():
         listed = there.call(doing, "list_namespaced_pod", label_selector=selector(run_id, job_id))
         yield from (
@@ -146,7 +143,7 @@ class KeptPod(Struct, frozen=True):
 
     @contextmanager
     def adopt(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[PodSession]:
-        with self._session(request, on_output) as (session, link):
+        with self._session(request, on_output, cancel) as (session, link):
             try:
                 session.start(cancel, running=True)
                 yield session
@@ -165,7 +162,7 @@ class KeptPod(Struct, frozen=True):
     def attach(
         self, saved: bytes, request: SessionRequest, on_output: OnOutput, cancel: Cancel
     ) -> Iterator[PodSession]:
-        with self._session(request, on_output, saved_of(saved)) as (session, _):
+        with self._session(request, on_output, cancel, saved_of(saved)) as (session, _):
             try:
                 yield session
             finally:
@@ -175,7 +172,7 @@ class KeptPod(Struct, frozen=True):
 
     @contextmanager
     def _session(
-        self, request: SessionRequest, on_output: OnOutput, saved: SavedSession | None = None
+        self, request: SessionRequest, on_output: OnOutput, cancel: Cancel, saved: SavedSession | None = None
     ) -> Iterator[tuple[PodSession, Link]]:
         pods = Pods(self.cluster, selector(self.marks.get(labels.RUN, ""), self.marks.get(labels.JOB, "")))
         pods.wait_for(self.name, lambda pod: bool(pod), 10.0)
@@ -214,6 +211,7 @@ class KeptPod(Struct, frozen=True):
             environment=driver.environment(request.environment),
             parcels=None,
             on_output=on_output,
+            cancel=cancel,
             saved=saved,
         )
         try:

@@ -8,7 +8,6 @@ already is left out. Commands for the driver are numbered too, and sent again if
 from __future__ import annotations
 
 import os
-import select
 import threading
 import time
 from collections import deque
@@ -17,12 +16,14 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from loom.cancel import Cancel
 from loom.errors import LoomError
 from loom.providers import driver
 from loom.providers.kubernetes import scripts
 from loom.providers.kubernetes.cluster import is_transient
 from loom.providers.kubernetes.exec import Broken, Exec
 from loom.status import Stream
+from loom.util.within import readable
 
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster import Cluster
@@ -35,6 +36,8 @@ HEARTBEAT_S = 10.0
 """How often loom tells the pod that it is there, and asks whether its lines arrived."""
 SILENT_S = 45.0
 """A connection that carries no answer to that for so long is lost."""
+_LOOK_S = 2.0
+"""How often a silent connection asks whether its pod is lost."""
 CLOSE_S = 10.0
 RECONNECT_S = 300.0
 """How long a lost connection is made again, unless the pod is over."""
@@ -170,13 +173,22 @@ class Link:
             self._to_send.append(self._beat())
         self._signal()
 
-    def confirmed(self, limit_s: float) -> bool:
-        """Wait until everything that was sent has arrived."""
+    def confirmed(self, limit_s: float, cancel: Cancel | None = None) -> bool:
+        """Wait until everything that was sent has arrived; False where it can't any more, and after a cancel."""
+        cancel = cancel or Cancel()
         with self._changed:
             self._to_send.append(self._beat())
         self._signal()
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._unconfirmed and not self._to_send, limit_s)
+        forget = cancel.on_request(self.wake)
+        try:
+            with self._changed:
+                self._changed.wait_for(lambda: self._arrived() or self.failed is not None or cancel.requested, limit_s)
+                return self._arrived()
+        finally:
+            forget()
+
+    def _arrived(self) -> bool:
+        return not self._unconfirmed and not self._to_send
 
     def taken(self) -> Positions:
         """What was read so far. Call when nothing is on its way."""
@@ -275,8 +287,9 @@ class Link:
         heard = beat = time.monotonic()
         while not self._closed:
             now = time.monotonic()
-            if now - heard > SILENT_S:
-                raise Broken(f"silent for {SILENT_S:.0f} s")
+            # A node that is lost breaks no connection: the cluster says that the pod is.
+            if now - heard > SILENT_S or (now - heard > HEARTBEAT_S * 1.5 and self._over()):
+                raise Broken(f"silent for {now - heard:.0f} s")
             if now - beat > HEARTBEAT_S:
                 beat = now
                 with self._changed:
@@ -288,7 +301,7 @@ class Link:
                 heard = now  # not read, so not known to be silent
                 self._wait_for_wake(0.5)
                 continue
-            ready = connection.ready(max(0.0, beat + HEARTBEAT_S - now), self._wake)
+            ready = connection.ready(min(_LOOK_S, beat + HEARTBEAT_S - now), self._wake)
             if self._wake in ready:
                 os.eventfd_read(self._wake)
             if connection.fileno() in ready:
@@ -302,7 +315,7 @@ class Link:
         self._send_all(connection)
 
     def _wait_for_wake(self, seconds: float) -> None:
-        if select.select([self._wake], [], [], seconds)[0]:
+        if readable((self._wake,), seconds):
             os.eventfd_read(self._wake)
 
     def _send_all(self, connection: Exec) -> None:

@@ -37,8 +37,15 @@ DETACHED_BYTES = 512 << 20
 """How much output a pod keeps that lives on without its loom. Beyond that the cluster evicts it."""
 DETACHED = "loom.detached"
 """The label of a pod that lives on without its loom."""
+REQUESTS: Mapping[str, str] = {"cpu": "250m", "memory": "128Mi"}
+"""What a job's container reserves where nobody says."""
 LOST_NODE_S = 30
 """How long a pod stays on a node that does not answer."""
+_UNITS = {
+    "m": 1e-3,
+    **{unit: 1000.0**power for power, unit in enumerate(("", "k", "M", "G", "T", "P"))},
+    **{unit: 1024.0**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi"), 1)},
+}
 _PULL: Mapping[PullPolicy, str] = {"always": "Always", "missing": "IfNotPresent", "never": "Never"}
 _OWNERS = ["CHOWN", "DAC_OVERRIDE", "FOWNER"]
 _SERVICE_CAPABILITIES = [*_OWNERS, "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID"]
@@ -153,7 +160,17 @@ def specification(
             **_of_pool(pool),
         },
     }
-    return cast("dict[str, Any]", merged(to_builtins(pool.pod_template), pod))
+    whole = cast("dict[str, Any]", merged(to_builtins(pool.pod_template), pod))
+    _request_something(next(one for one in whole["spec"]["containers"] if one["name"] == JOB))
+    return whole
+
+
+def _request_something(container: dict[str, Any]) -> None:
+    """Let a container reserve what most jobs need. Without requests, a node takes any number of jobs."""
+    resources = container["resources"]
+    there = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
+    missing = {key: value for key, value in REQUESTS.items() if key not in there}
+    container["resources"] = {**resources, "requests": {**missing, **(resources.get("requests") or {})}}
 
 
 def merged(below: Any, above: Any) -> Any:
@@ -262,7 +279,7 @@ def _job(request: SessionRequest, environment: Mapping[str, str], image: str, co
         "workingDir": request.project_dir,
         "env": _environment(environment),
         "securityContext": _rights(request, confined),
-        "resources": _limits(request.resources),
+        "resources": _resources(request.resources, request.pool),
         "volumeMounts": [one["mount"] for one in _volumes(request) if JOB in one["in"]],
     }
 
@@ -289,15 +306,27 @@ def _user(user: str) -> dict[str, Any]:
     return {**({"runAsUser": int(uid)} if uid else {}), **({"runAsGroup": int(gid)} if gid else {})}
 
 
-def _limits(resources: Resources) -> dict[str, Any]:
-    limits: dict[str, str] = {}
+def _resources(resources: Resources, pool: Pool | None) -> dict[str, Any]:
+    """The job's limits count more than its pool's, and no request is above its limit."""
+    limits = {key: str(value) for key, value in pool.limits.items()} if pool is not None else {}
     if resources.cpus is not None:
         limits["cpu"] = f"{int(resources.cpus * 1000)}m"
     if resources.memory is not None:
         limits["memory"] = str(resources.memory)
     if resources.gpus is not None:
         limits["nvidia.com/gpu"] = resources.gpus
-    return {"limits": limits} if limits else {}
+    requests = {
+        key: str(value)
+        for key, value in (pool.requests.items() if pool is not None else ())
+        if key not in limits or amount(str(value)) <= amount(limits[key])
+    }
+    return {**({"limits": limits} if limits else {}), **({"requests": requests} if requests else {})}
+
+
+def amount(text: str) -> float:
+    """Parse a quantity of Kubernetes."""
+    found = re.fullmatch(r"([0-9.]+(?:[eE][+-]?\d+)?)([A-Za-z]*)", str(text))
+    return float(found[1]) * _UNITS.get(found[2], 1.0) if found else 0.0
 
 
 def _service(one: Placed, hardened: bool, confined: bool) -> dict[str, Any]:

@@ -189,6 +189,7 @@ class KubernetesProvider:
             parcels=self._parcels,
             pushed=pushed,
             on_output=on_output,
+            cancel=cancel,
         )
         session.start(cancel)
         if services is not None:

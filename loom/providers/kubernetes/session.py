@@ -121,6 +121,7 @@ class PodSession:
         environment: Mapping[str, str],
         parcels: Parcels | None,
         on_output: OnOutput,
+        cancel: Cancel,
         pushed: Pushed | None = None,
         saved: SavedSession | None = None,
     ) -> None:
@@ -141,7 +142,10 @@ class PodSession:
             environment={key: value for key, value in environment.items() if not driver.is_text(value)},
             still_running=lambda: commands_in(cluster, pod),
         )
-        self._files = PodFiles(cluster, pod, request)
+        self._cancel = cancel
+        self._files = PodFiles(
+            cluster, pod, request, is_lost=lambda: states.is_taken_away(pods.get(pod)), cancel=cancel
+        )
         self._parcels = parcels
         self._pushed = pushed
         self._filled = parcels is None
@@ -186,7 +190,7 @@ class PodSession:
             saved = replace(saved, begun=self._link.sent + lines.count(b"\n") + 1)
             save(msgspec.json.encode(saved))
             self._driven.channel.send(lines + driver.GO)
-            if not self._link.confirmed(CONFIRMED_S):
+            if not self._link.confirmed(CONFIRMED_S, self._cancel):
                 raise states.why_lost(self._cluster, self._pod, self._request.job_id)
         self._driven.hand_over(tokens)
 

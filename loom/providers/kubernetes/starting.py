@@ -14,7 +14,7 @@ from loom.errors import LoomError, ProviderError
 from loom.providers.base import SessionRequest
 from loom.providers.kubernetes import pods as states
 from loom.providers.kubernetes.cluster import Exists
-from loom.providers.kubernetes.pod import HELPER, JOB, KEPT_UNTIL
+from loom.providers.kubernetes.pod import HELPER, JOB, KEPT_UNTIL, amount
 from loom.providers.kubernetes.snapshot_image import COPY
 from loom.status import OnOutput
 from loom.util.units import rough_size
@@ -33,11 +33,6 @@ TELL_S = 10.0
 """A pod without a node by then says why, once."""
 _NEW_NODE = ("TriggeredScaleUp:", "Nominated:")
 """Events of the Cluster Autoscaler and of Karpenter: a node for the pod is on its way."""
-_UNITS = {
-    "m": 1e-3,
-    **{unit: 1000.0**power for power, unit in enumerate(("", "k", "M", "G", "T", "P"))},
-    **{unit: 1024.0**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi"), 1)},
-}
 _SILENT = "the scheduler has not said why"
 
 
@@ -89,7 +84,7 @@ def create(
     """Create the pod. One that a quota refuses waits for the end of the run's other pods."""
     name = pod["metadata"]["name"]
     try:
-        return _create(cluster, pods, pod, request)
+        return _create(cluster, pods, pod, request, cancel)
     except LoomError as error:
         if not _is_full(error):
             raise
@@ -104,7 +99,7 @@ def create(
             if others:
                 turn.others_at = time.monotonic()
             try:
-                return _create(cluster, pods, pod, request)
+                return _create(cluster, pods, pod, request, cancel)
             except LoomError as error:
                 # The quota counts a pod for a while after its end.
                 if not _is_full(error) or time.monotonic() - turn.others_at > TELL_S:
@@ -116,10 +111,10 @@ def create(
         turn.lock.release()
 
 
-def _create(cluster: Cluster, pods: Pods, pod: Json, request: SessionRequest) -> None:
+def _create(cluster: Cluster, pods: Pods, pod: Json, request: SessionRequest, cancel: Cancel) -> None:
     doing = f"creating the pod of job {request.job_id}"
     try:
-        pods.put(cluster.call(doing, "create_namespaced_pod", pod))
+        pods.put(cluster.call(doing, "create_namespaced_pod", pod, cancel=cancel))
     except Exists:
         # Nobody else knows the name: an earlier try was heard, and its answer was lost.
         pods.put(cluster.call(doing, "read_namespaced_pod", pod["metadata"]["name"]))
@@ -251,12 +246,6 @@ def _requests(pod: Mapping[str, Any]) -> Mapping[str, float]:
 
 def _of(container: Mapping[str, Any]) -> Mapping[str, str]:
     return (container.get("resources") or {}).get("requests") or {}
-
-
-def amount(text: str) -> float:
-    """Parse a quantity of Kubernetes."""
-    found = re.fullmatch(r"([0-9.]+(?:[eE][+-]?\d+)?)([A-Za-z]*)", str(text))
-    return float(found[1]) * _UNITS.get(found[2], 1.0) if found else 0.0
 
 
 def _shown(key: str, value: float) -> str:

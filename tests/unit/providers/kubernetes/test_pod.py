@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
 from loom.errors import ServiceError
 from loom.images.reference import service_aliases
-from loom.plan.model import Image, Ready, Service
+from loom.plan.model import Image, Ready, Resources, Service
 from loom.pools import Pool
 from loom.providers.base import SessionRequest
 from loom.providers.kubernetes.images import PodImage
@@ -76,6 +76,35 @@ def test_a_name_that_the_workflow_gives_and_no_pod_can_have_is_refused(alias: st
     with pytest.raises(ServiceError, match="can't have the host name") as raised:
         spec_with(Service(name="db", aliases=(alias,), image=Image(name="postgres")))
     assert raised.value.code == "POD_UNSUPPORTED"
+
+
+TEMPLATE = {"spec": {"containers": [{"name": "job", "resources": {"requests": {"cpu": "2"}}}]}}
+
+
+@pytest.mark.parametrize(
+    ("resources", "pool", "limits", "requests"),
+    [
+        (Resources(), {}, {}, {"cpu": "250m", "memory": "128Mi"}),
+        (Resources(cpus=0.1), {}, {"cpu": "100m"}, {"memory": "128Mi"}),
+        (Resources(), {"requests": {"cpu": 1}}, {}, {"cpu": "1", "memory": "128Mi"}),
+        (
+            Resources(cpus=0.5),
+            {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"cpu": 4, "ephemeral-storage": "2Gi"}},
+            {"cpu": "500m", "ephemeral-storage": "2Gi"},
+            {"memory": "1Gi"},
+        ),
+        (Resources(cpus=2), {"requests": {"cpu": 1}}, {"cpu": "2000m"}, {"cpu": "1", "memory": "128Mi"}),
+        (Resources(), {"pod_template": TEMPLATE}, {}, {"cpu": "2", "memory": "128Mi"}),
+    ],
+)
+def test_a_job_reserves_what_the_job_the_pool_or_nobody_says(
+    resources: Resources, pool: dict[str, Any], limits: dict[str, str], requests: dict[str, str]
+) -> None:
+    request = request_of(resources=resources, pool=Pool(provider="kubernetes", **pool))
+    spec = specification(request, "name", {}, (), image="image", pid=1)["spec"]
+    (job,) = [one for one in spec["containers"] if one["name"] == "job"]
+    assert job["resources"].get("limits", {}) == limits
+    assert job["resources"]["requests"] == requests
 
 
 def test_a_confined_pod_keeps_to_the_level_restricted() -> None:

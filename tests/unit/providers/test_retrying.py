@@ -1,0 +1,60 @@
+"""The one retry: what ends it."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from loom.cancel import Cancel
+from loom.providers.retrying import Policy, retrying
+
+POLICY = Policy(when=lambda error: isinstance(error, OSError), attempts=5, first_wait_s=0.001)
+
+
+class Failing:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> None:
+        self.calls += 1
+        raise OSError(self.calls)
+
+
+@pytest.mark.parametrize(("policy", "calls"), [(POLICY, 5), (Policy(when=POLICY.when, limit_s=0), 1)])
+def test_the_last_error_is_raised_when_the_budget_is_used_up(policy: Policy, calls: int) -> None:
+    call = Failing()
+    with pytest.raises(OSError, match=str(calls)):
+        retrying(call, policy)
+    assert call.calls == calls
+
+
+def test_a_cancel_in_the_pause_begins_no_other_try() -> None:
+    call, cancel = Failing(), Cancel()
+    threads: list[threading.Thread] = []
+
+    def before(error: BaseException, pause_s: float, attempt: int) -> None:
+        threads.append(threading.Thread(target=cancel.request))
+        threads[-1].start()
+
+    with pytest.raises(OSError, match="1"):
+        retrying(
+            call,
+            Policy(when=POLICY.when, first_wait_s=1000, most_wait_s=1000, exact=True),
+            before=before,
+            cancel=cancel,
+        )
+    assert call.calls == 1
+    threads[0].join()
+
+
+def test_what_is_asked_between_two_tries_may_end_them() -> None:
+    call = Failing()
+
+    def before(error: BaseException, pause_s: float, attempt: int) -> None:
+        if attempt == 2:
+            raise LookupError("it is gone") from error
+
+    with pytest.raises(LookupError, match="it is gone"):
+        retrying(call, POLICY, before=before)
+    assert call.calls == 2
