@@ -111,7 +111,6 @@ PAUSES = {
     "commands/logs.py": "follows a record for as long as its run goes on",
     "providers/docker/attach.py": "gathers output that comes line by line",
     "providers/host.py": "kills until nothing is left, a number of rounds",
-    "providers/kubernetes/files.py": "begins a transfer again that broke off, a number of times",
     "runner/assistance.py": "lets the clock of the file system pass the present moment",
     "snapshot/copy_files.py": "reads a file again that was written to meanwhile, a number of times",
 }
