@@ -162,7 +162,7 @@ class Masker:
                 of = _changes
                 values = dict(self._values) | _values_of_others(self)
                 if values != before:
-                    rules = _rules_of(values)
+                    rules = _rules_of(values) if values else None
                 self._built = of, values, rules
         return rules
 

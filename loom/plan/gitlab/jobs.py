@@ -450,6 +450,8 @@ class _Texts:
     def image_name(self, node: Node) -> str:
         """Return the reference of an image or a service, which is text or has a `name`."""
         written = node.get("name") or node
+        if written.kind is not Kind.SCALAR:
+            return ""  # its shape is reported
         name = self(text_of(written))
         if "$" in name and self._reported:
             return name  # a job before it may report the value

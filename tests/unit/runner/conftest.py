@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 from msgspec.structs import replace
@@ -23,7 +25,9 @@ from loom.record.fold import JobState
 from loom.record.reader import Reading
 from loom.record.store import Store
 from loom.runner import api
+from loom.secrets import masking
 from loom.status import Status
+from loom.util import controls
 
 Make = Callable[..., "Project"]
 
@@ -161,6 +165,9 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         "LOOM_CONTAINER": "0",
     }.items():
         monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(controls, "hide", controls.hide)
+    monkeypatch.setattr(masking, "_known", WeakSet())  # a test's secrets are not those of the next
+    monkeypatch.setattr(masking, "_latest", deque())
     monkeypatch.setitem(providers.MODULES, "far", "tests.unit.providers.far_provider")
 
     def made(workflow: str, **files: str) -> Project:

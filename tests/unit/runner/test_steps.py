@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
+from loom.providers.base import Command
 from loom.runner import steps as steps_module
 from loom.runner.hooks import AtStep, Verdict
 from loom.status import Ended, Exit
@@ -61,17 +63,55 @@ def test_a_step_says_where_it_stands_and_which_attempt_it_is(make: Make) -> None
     ],
 )
 def test_a_step_that_runs_out_of_time_says_whose_limit_it_was_and_what_ran(make: Make, more: str, said: str) -> None:
-    ran = make(workflow("sleep 61", more=more)).run(code=4)
+    out_of_time = Exit(code=137, ended=Ended.TIMED_OUT, still_ran=("sleep 61",))
+    ran = make(workflow("sleep 61", more=more)).run(code=4, tools=on(Replaced(run=lambda *_: out_of_time)))
     assert ran.statuses == {"one": "timed_out"}
     assert ran.error("one").startswith(f"script/01 ran out of time: {said}")
     assert ran.error("one").endswith("; still running: sleep 61")
 
 
+class Timed:
+    """Runs commands of which each takes a moment and ends as it is told; keeps the limits that they had."""
+
+    def __init__(self, *exits: Exit) -> None:
+        self.exits = iter(exits)
+        self.limits: list[float] = []
+
+    def __call__(self, command: Command, *_: Any) -> Exit:
+        self.limits.append(command.timeout_s or 0)
+        time.sleep(0.02)
+        return next(self.exits)
+
+
 def test_the_time_of_a_job_is_that_of_its_steps_together(make: Make) -> None:
-    ran = make(workflow("sleep 0.2", "sleep 61", more="  timeout: 1s\n")).run(code=4)
-    (_, second) = ran.job("one").steps.values()
-    assert second.duration_ms is not None
-    assert second.duration_ms < 950
+    timed = Timed(Exit(code=0), Exit(code=0), Exit(code=137, ended=Ended.TIMED_OUT))
+    make(workflow("one", "two", "three", more="  timeout: 100s\n")).run(code=4, tools=on(Replaced(run=timed)))
+    first, second, third = timed.limits
+    assert 99 < third <= second - 0.02 <= first - 0.04 < 100
+
+
+def test_a_job_that_used_up_its_time_ends_at_once(make: Make) -> None:
+    timed = Timed(Exit(code=0), Exit(code=137, ended=Ended.TIMED_OUT))
+    make(workflow("one", "two", more="  timeout: 10ms\n")).run(code=4, tools=on(Replaced(run=timed)))
+    assert timed.limits[1] == 0.001
+
+
+def test_the_time_in_which_a_person_decides_is_not_the_jobs(make: Make) -> None:
+    class Slow(NoGate):
+        def before(self, at: AtStep, cancel: Cancel) -> None:
+            time.sleep(0.1)
+
+        def failed(self, at: AtStep, exit_: Exit, cancel: Cancel) -> Verdict:
+            time.sleep(0.1)
+            return Verdict.NEXT
+
+    timed = Timed(Exit(code=1), Exit(code=0))
+    ran = make(workflow("one", "two", more="  timeout: 100s\n")).run(
+        code=1, tools=lambda tools: gated(Slow())(on(Replaced(run=timed))(tools))
+    )
+    assert ran.statuses == {"one": "failure"}
+    first, second = timed.limits
+    assert first - second < 0.1, "the person took a tenth of a second and more"
 
 
 EXITS = [
@@ -183,10 +223,11 @@ def test_after_script_has_a_time_of_its_own(make: Make, monkeypatch: pytest.Monk
 
 def test_the_limit_of_a_step_counts_for_each_step_of_after_script(make: Make) -> None:
     after = f"{AFTER}    - sleep 60\n    - echo second\n"
-    ran = make(workflow("true", more=f"{after}  step_timeout: 300ms\n")).run()
+    timed = Timed(Exit(code=0), Exit(code=137, ended=Ended.TIMED_OUT), Exit(code=0))
+    ran = make(workflow("true", more=f"{after}  step_timeout: 300ms\n")).run(tools=on(Replaced(run=timed)))
     limit = "each of its steps may take 300ms (`step_timeout`)"
     assert ran.warnings("one") == [f"after_script/01 ran out of time and was ended; {limit}"]
-    assert ran.lines("one", "after_script/02") == ["second"]
+    assert timed.limits == [0.3, 0.3, 0.3]
 
 
 def test_after_script_ends_with_the_place(make: Make) -> None:

@@ -1,11 +1,14 @@
 import base64
+import gc
 import json
 import re
 import shlex
 import subprocess
 import threading
 import time
+from collections import deque
 from urllib.parse import quote, quote_plus
+from weakref import WeakSet
 from xml.sax.saxutils import escape, quoteattr
 
 import pytest
@@ -13,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loom.errors import SecretError
-from loom.secrets.masking import Masker
+from loom.secrets import masking
+from loom.secrets.masking import Masker, known
+from loom.util import controls
 from tests.support.effort import effort, fuzzed
 
 PLAIN = "hunter2secret"
@@ -326,3 +331,17 @@ def test_any_bytes_without_a_secret_stay_as_they_are(data: bytes, cuts: list[int
     masker = Masker({"S": "no-such-thing-in-there"})
     assert masker.mask_bytes(data) is data
     assert streamed(masker, data, [min(cut, len(data)) for cut in cuts]) == data
+
+
+def test_a_process_goes_on_without_the_secrets_of_runs_that_are_long_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Masker()
+    monkeypatch.setattr(masking, "_known", WeakSet([own]))
+    monkeypatch.setattr(masking, "_latest", deque(maxlen=1))
+    monkeypatch.setattr(controls, "hide", controls.hide)
+    known(Masker({"A": "a-long-secret"}))
+    assert own.mask("a-long-secret") == "[REDACTED:SECRET_A]"
+    known(Masker())
+    gc.collect()
+    known(Masker())
+    assert own.mask("a-long-secret") == "a-long-secret"
+    assert not own.active

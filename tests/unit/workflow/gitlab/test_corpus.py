@@ -1,0 +1,74 @@
+"""tests/workflows/gitlab: files of GitLab's language with many keywords, and beside each exactly what loom makes of it.
+
+`LOOM_TEST_ACCEPT=1 pytest tests/unit/workflow/gitlab/test_corpus.py` writes the present state; read it before you commit it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from loom import __version__
+from loom.config import Config
+from loom.errors import Problem
+from loom.plan import permissions
+from loom.plan.model import JobSelection, ResolveContext
+from loom.plan.provenance import sources
+from loom.plan.resolve import problems_of, resolve
+from loom.render.plan import plan_yaml
+from loom.workflow.dialects import examine
+from loom.workflow.gitlab.pipeline import Pipeline
+from loom.workflow.gitlab.translation import translated
+from loom.workflow.lint import warnings
+from loom.workflow.predefined import KNOWN_TO_PLANS
+from tests.support.gitlab import PUSH
+
+CORPUS = Path(__file__).parents[3] / "workflows/gitlab"
+FOLDERS = sorted(path for path in CORPUS.iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_what_loom_makes_of_a_file(folder: Path) -> None:
+    said = made_of(folder)
+    beside = folder.with_suffix(".expected")
+    if os.environ.get("LOOM_TEST_ACCEPT"):
+        beside.write_text(said)
+    assert said == beside.read_text()
+
+
+def listed(problems: Iterable[Problem]) -> str:
+    return "".join(f"{problem}\n" for problem in problems)
+
+
+def made_of(folder: Path) -> str:
+    files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    config = Config()
+    context = ResolveContext(config=config, predefined=PUSH, files=lambda: files, changed=lambda _: ["src/a.py"])
+    found = examine(folder / ".gitlab-ci.yml", folder, lambda: context)
+    loaded = found.workflow
+    problems = found.in_order([*found.problems, *(problems_of(loaded) if loaded is not None else ())])
+    if found.problems or loaded is None:
+        return listed(problems)
+    assert isinstance(loaded, Pipeline)
+    selection = JobSelection(container=True)
+    plan = resolve(loaded, selection, context)
+    origins = {
+        job.id: [f"{one.key}: {one.by} {one.place}".rstrip() for one in sources(loaded, job, selection, config)]
+        for job in plan.jobs
+        if job.id in ("build", "test.one-1")
+    }
+    around = permissions.Around(root=folder, home="/home/u")
+    return "\n---\n".join(
+        (
+            listed(problems),
+            listed(warnings(loaded, predefined=KNOWN_TO_PLANS)),
+            plan_yaml(plan).replace(f"loom_version: {__version__}\n", ""),
+            "".join(f"{request}\n" for request in permissions.of_jobs(plan.jobs, around)),
+            yaml.safe_dump(origins, sort_keys=False, width=200),
+            translated(loaded),
+        )
+    )
