@@ -41,5 +41,5 @@ def mcp(
 
     Its tools check and run the workflow, explain failures, search logs, run commands in a failed job, continue it, and
     show its changes. Answers are short; the agent asks for more. The options set what the agent may do. Needs the extra
-    `mcp`: pip install 'loom-ci[mcp]'.
+    `mcp` (pipx install '.[mcp]' in a checkout of loom).
     """

@@ -27,6 +27,7 @@ from loom.providers.docker.probe import probe
 from loom.render.output import print_json
 from loom.snapshot import git
 from loom.status import ExitCode
+from loom.util.extras import install_command
 from loom.util.file_systems import allocated, file_system_of, in_memory
 from loom.util.units import counted, rough_size
 
@@ -91,7 +92,7 @@ def _elsewhere(place: Here, pool: Pool) -> Iterator[Check]:
     try:
         checkup = import_module("loom.providers.kubernetes.checkup")  # its library is an optional extra
     except ImportError as error:
-        yield _bad("cluster", f"its library is not installed: {error}", "pip install 'loom-ci[kubernetes]'")
+        yield _bad("cluster", f"its library is not installed: {error}", install_command("kubernetes"))
         return
     for found in checkup.findings(pool, place.environ, place.config.default_image, _jobs_in(place, pool)):
         yield _check(found.state, found.name, found.text, found.advice)

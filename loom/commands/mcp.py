@@ -18,6 +18,7 @@ from loom.commands.agent_tools import AgentTools, CallProgress
 from loom.commands.project import here
 from loom.errors import LoomError, RequestError
 from loom.status import ExitCode
+from loom.util.extras import install_command
 
 try:
     import anyio
@@ -28,7 +29,7 @@ try:
     from pydantic import Field
 except ImportError as error:
     raise RequestError(
-        f"`loom mcp` needs the package mcp ({error})", hint="pip install 'loom-ci[mcp]'", code="EXTRA_MISSING"
+        f"`loom mcp` needs the package mcp ({error})", hint=install_command("mcp"), code="EXTRA_MISSING"
     ) from error
 
 Given = TypeVar("Given")

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from loom.errors import ProviderError
 from loom.pools import HERE
+from loom.util.extras import install_command
 
 if TYPE_CHECKING:
     from loom.providers.base import Provider, Setup
@@ -35,7 +36,7 @@ def make(place: str, setup: Setup) -> Provider:
     except ModuleNotFoundError as error:
         raise ProviderError(
             f"the provider {name} needs the package {error.name}, which is not installed",
-            hint=f"pip install 'loom-ci[{name}]'",
+            hint=install_command(name),
             code="PROVIDER_NOT_INSTALLED",
         ) from error
     return cast("Provider", module.provider(replace(setup, context=context or None)))

@@ -9,6 +9,7 @@ import subprocess
 
 from loom.errors import SecretError
 from loom.secrets.base import Surroundings, not_found, unavailable
+from loom.util.extras import install_command
 
 _TOKEN = "OP_SERVICE_ACCOUNT_TOKEN"
 _TIMEOUT_S = 60.0
@@ -37,7 +38,7 @@ class OnePassword:
             raise unavailable(
                 "1Password can't be queried: the `op` command is not installed",
                 f"Install 1Password's command line and sign in (`op signin`),\n"
-                f"or `pip install onepassword-sdk` and set {_TOKEN}.",
+                f"or `{install_command('onepassword')}` and set {_TOKEN}.",
             )
         if not value:
             raise not_found(f"the 1Password value at {whole} is empty")

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loom.errors import CacheError
-
-INSTALL = {"s3": "pip install 'loom-ci[s3]'"}
+from loom.util.extras import install_command
 
 
 class Bucket:
@@ -76,7 +75,7 @@ class Bucket:
             kind = self.address.partition("://")[0]
             raise CacheError(
                 f"the bucket {self.address} needs a library that is not installed: {error}",
-                hint=INSTALL.get(kind, f"install fsspec's package for {kind}"),
+                hint=install_command("s3") if kind == "s3" else f"install fsspec's package for {kind} beside loom",
                 code="BUCKET_UNAVAILABLE",
             ) from error
         except Exception as error:
