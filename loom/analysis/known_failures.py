@@ -191,7 +191,9 @@ def _in_output(failed: Failed) -> list[Cause]:
     found: dict[str, Cause] = {}
     reported: Cause | None = None
     surely = failed.ended not in ("timed_out", "interrupted")
-    lines = [line for line in failed.lines if line.strip()]
+    # An error of loom's that has a next move needs no second one; its words are not those of a program.
+    explained = failed.error.splitlines() if failed.error and failed.error_code and "\n" in failed.error else []
+    lines = [line for line in failed.lines if line.strip() and line not in explained]
     for after, line in enumerate(reversed(lines)):
         if after > NEAR and line not in failed.in_source and not speaks_of_error(line):
             continue

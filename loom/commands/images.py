@@ -100,7 +100,8 @@ def lock(
             # Keep the entries of images that were not selected.
             after = ImageLock(images={**before.images, **after.images})
         changes = _changes(before, after)
-        if changes or (context.lock is None and not failed):
+        written = changes or (context.lock is None and not failed)
+        if written:
             save_lock(context.lock_path, after)
         if as_json:
             problems = [{"name": named.name, "platform": named.platform, "problem": why} for named, why in failed]
@@ -117,7 +118,10 @@ def lock(
                 print(
                     "  Lock what this engine has, without asking a registry: loom images lock --local", file=sys.stderr
                 )
-            print(f"{context.lock_path}: {counted(len(after.images), 'image')}{'' if changes else ', as before'}")
+            if written or context.lock is not None:
+                print(f"{context.lock_path}: {counted(len(after.images), 'image')}{'' if written else ', as before'}")
+            else:
+                print(f"{context.lock_path} is not written", file=sys.stderr)
     return ExitCode.INFRASTRUCTURE if failed else ExitCode.OK
 
 

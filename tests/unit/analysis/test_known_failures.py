@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from loom.analysis.known_failures import (
     NEAR,
@@ -346,3 +347,18 @@ def test_what_the_checkout_shows_is_surer_than_the_line(seen: InSource, code: st
     said = found(line, 127, in_source={line: seen})
     assert [cause.code for cause in said] == [code]
     assert seen.path in said[0].summary
+
+
+def test_an_error_of_loom_with_a_next_move_has_no_second_one() -> None:
+    error = "no Docker engine answers at unix:///var/run/docker.sock (the default): permission denied\njoin the group"
+    failed = Failed(
+        ended="error",
+        error=error,
+        error_code="ENGINE_UNAVAILABLE",
+        exit_code=None,
+        lines=error.splitlines(),
+        in_step=False,
+    )
+    assert [cause.code for cause in causes(failed)] == ["engine_unavailable"]
+    printed = replace(failed, lines=[*failed.lines, "touch: cannot touch '/etc/x': Permission denied"])
+    assert [cause.code for cause in causes(printed)] == ["engine_unavailable", "permission_denied"]
