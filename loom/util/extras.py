@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+import sysconfig
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 _PACKAGE = "loom-ci"
@@ -23,8 +26,6 @@ def install_command(extra: str) -> str:
         return shlex.join(["pipx", "inject", environment.name, *needs])
     if (environment / "uv-receipt.toml").exists() or not _has_pip():
         return shlex.join(["uv", "pip", "install", "--python", sys.executable, *needs])
-    import sysconfig  # as in `_needs`
-
     managed = sys.prefix == sys.base_prefix and Path(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED").exists()
     against = ["--break-system-packages"] if managed else []
     return shlex.join([sys.executable, "-m", "pip", "install", *against, *needs])
@@ -32,17 +33,14 @@ def install_command(extra: str) -> str:
 
 def _needs(extra: str) -> list[str] | None:
     """Return the requirements of the extra; None where loom is not installed as a package."""
-    from importlib.metadata import PackageNotFoundError, requires  # 20 ms, for an error
-
+    metadata = import_module("importlib.metadata")  # 20 ms, for an error
     try:
-        listed = requires(_PACKAGE) or []
-    except PackageNotFoundError:
+        listed = metadata.requires(_PACKAGE) or []
+    except metadata.PackageNotFoundError:
         return None
     found = (re.fullmatch(rf"(.*?)\s*; extra == ['\"]{extra}['\"]", text) for text in listed)
     return [match[1].strip() for match in found if match] or None
 
 
 def _has_pip() -> bool:
-    from importlib.util import find_spec
-
     return find_spec("pip") is not None
