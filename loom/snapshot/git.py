@@ -474,12 +474,13 @@ def intended(environment: Mapping[str, str], *paths: str, cwd: Path) -> set[str]
     return result
 
 
-def repository_at(place: Path, environ: Mapping[str, str]) -> RepositoryView | None:
+def repository_at(place: Path, environ: Mapping[str, str], *, modules: Iterable[Path] = ()) -> RepositoryView | None:
     """Return the repository whose checkout a directory is; None for one that is none, or that git does not recognise."""
     if not os.path.lexists(place / ".git"):
         return None
     try:
-        found = repositories.find(place, environment_for(environ) | {"GIT_CEILING_DIRECTORIES": str(place.parent)})
+        plain = environment_for(environ) | {"GIT_CEILING_DIRECTORIES": str(place.parent)}
+        found = repositories.find(place, plain, modules=modules)
     except RequestError:
         return None
     return found

@@ -16,6 +16,7 @@ from loom.snapshot.contents import new_files_command
 from loom.snapshot.index import LIST, modes_count
 from loom.snapshot.model import Source
 from loom.snapshot.names import checked_listing
+from loom.snapshot.repository import RepositoryView
 from loom.snapshot.source import discover
 from loom.util.paths import run_of_workspace, workspace_beside
 
@@ -117,7 +118,7 @@ def is_own(path: str) -> bool:
 def _state_of(root: Path, environ: Mapping[str, str], also: tuple[Path, ...]) -> State:
     """LoomError where git can't tell."""
     source = discover(root, environ=environ, commit=False)
-    names = dict(_names(source.root, environ, modes=modes_count(source), prefix=""))
+    names = dict(_names(source.repository, git.as_inherited(environ), modes=modes_count(source), prefix=""))
     outside = [path for path in also if str(Path(os.path.relpath(path, source.root))) not in names]
     outside += layout.rule_files(source)
     files = _config_files(source, environ)
@@ -134,18 +135,21 @@ def _state_of(root: Path, environ: Mapping[str, str], also: tuple[Path, ...]) ->
     )
 
 
-def _names(root: Path, environ: Mapping[str, str], *, modes: bool, prefix: str) -> Iterator[tuple[str, str]]:
+def _names(
+    repository: RepositoryView, inherited: Mapping[str, str], *, modes: bool, prefix: str
+) -> Iterator[tuple[str, str]]:
     """Yield the paths that a snapshot would have, also those of submodules, with what the index decides of each."""
-    inherited = git.environment_for(environ, keep_config=True) if prefix else git.as_inherited(environ)
-    tracked, new = (
-        git.Running(each, inherited, cwd=root) for each in (LIST, new_files_command((), outermost=not prefix))
-    )
-    for item in checked_listing(tracked.output(), root / ".git/index"):
+    root, here = repository.root, {**inherited, **repository.environment}
+    modules = (repository.git_dir / "modules", repository.common_dir / "modules")
+    tracked, new = (git.Running(each, here, cwd=root) for each in (LIST, new_files_command((), outermost=not prefix)))
+    for item in checked_listing(tracked.output(), repository.git_dir / "index"):
         about, _, path = item.partition("\t")
         tag, mode, _, stage = about.split(" ")
-        if mode == "160000" and (root / path / ".git").exists():
-            yield prefix + path, os.fsdecode(git.run(("rev-parse", "HEAD"), inherited, cwd=root / path))
-            yield from _names(root / path, environ, modes=modes, prefix=f"{prefix}{path}/")
+        if mode == "160000" and (inner := git.repository_at(root / path, inherited, modules=modules)) is not None:
+            plain = git.environment_for(inherited, keep_config=True)
+            there = {**plain, **inner.environment}
+            yield prefix + path, os.fsdecode(git.run(("rev-parse", "HEAD"), there, cwd=inner.root))
+            yield from _names(inner, plain, modes=modes, prefix=f"{prefix}{path}/")
         elif tag == "H" and stage == "0" and mode != "160000":
             yield prefix + path, _ANY_MODE if modes or mode == "100644" else mode
         else:
@@ -158,12 +162,15 @@ def _names(root: Path, environ: Mapping[str, str], *, modes: bool, prefix: str) 
 def _config_files(source: Source, environ: Mapping[str, str]) -> Iterable[Path]:
     """Return the files that git's configuration is made of, also those that may come."""
     listed = git.run(
-        ("config", "--list", "--show-origin", "--name-only", "-z"), git.as_inherited(environ), cwd=source.root
+        ("config", "--list", "--show-origin", "--name-only", "-z"),
+        git.in_repository(source.repository, environ),
+        cwd=source.root,
     )
     origins = {part[5:] for part in os.fsdecode(listed).split("\0") if part.startswith("file:")}
     home = Path(environ.get("HOME", "/"))
     usual = (home / ".gitconfig", Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "git/config")
-    return sorted({*usual, *(source.root / path for path in origins)})
+    own = (source.common_dir / "config", source.git_dir / "config.worktree")
+    return sorted({*usual, *own, *(source.root / path for path in origins)})
 
 
 def _content(path: Path) -> bytes:

@@ -1,0 +1,327 @@
+"""A stranger's `.git`, unpacked or shared: git starts nothing, reads nothing and fetches nothing that it names."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import loom
+from loom.snapshot import repository
+from tests.support.watching import Watched
+
+from .conftest import Victim
+
+HOME = Path(loom.__file__).parent
+STARTS = re.compile(
+    r"Popen|run|call|check_call|check_output|system|popen|exec\w*|spawn\w*|posix_spawnp?|create_subprocess_\w+"
+)
+WORKFLOW = """\
+version: v1
+stages: [t]
+a: {stage: t, script: [cat *.data], rules: [{changes: [x]}, {exists: ["*.data"]}, {when: always}]}
+"""
+SECRET = "line-of-a-private-file"
+COMPLETION = {"_LOOM_COMPLETE": "complete_bash", "COMP_WORDS": "loom run --job ", "COMP_CWORD": "3"}
+COMMANDS: list[tuple[str, ...]] = [
+    ("trust", "--json"),
+    ("check",),
+    ("doctor",),
+    ("compile",),
+    ("snapshot",),
+    ("snapshot", "--explain", "new.data"),
+    ("run", "--dry-run"),
+    ("images", "ls"),
+    ("cache", "ls"),
+    ("diff", "last", "last"),
+    ("verify",),
+    (),
+]
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield node, ast.unparse(node.func).rpartition(".")[2]
+
+
+def test_every_git_process_starts_in_one_module_and_is_led_to_a_view() -> None:
+    starting, searching, made_by_loom = set(), set(), set()
+    for file in HOME.rglob("*.py"):
+        name = str(file.relative_to(HOME))
+        for call, called in calls(ast.parse(file.read_text())):
+            words = [
+                part.value for part in ast.walk(call) if isinstance(part, ast.Constant) and isinstance(part.value, str)
+            ]
+            if STARTS.fullmatch(called) and any(re.match(r"(\S*/)?git(\s|$)", word) for word in words):
+                starting.add(name)
+            keywords = {keyword.arg for keyword in call.keywords}
+            if "searching" in keywords and ast.unparse(call.func) == "git.Running":
+                searching.add(name)
+            if called == "environment_for" and "git_dir" in keywords:
+                made_by_loom.add(name)
+    assert starting == {"snapshot/git.py"}
+    assert searching == {"snapshot/source.py"}
+    # Directories that loom has just made, or whose processes get no configuration of anybody's.
+    assert made_by_loom == {
+        "commands/gitlab_sources.py",
+        "snapshot/git.py",
+        "snapshot/proof.py",
+        "snapshot/questions.py",
+        "snapshot/verification.py",
+    }
+
+
+def test_a_git_process_that_would_search_for_a_repository_is_a_mistake() -> None:
+    from loom.snapshot import git
+
+    with pytest.raises(AssertionError, match="would search"):
+        git.started(("status",), {}, streams=(0, 1, 2))
+
+
+# What a configuration can name
+
+
+def keys_of_git() -> list[str]:
+    """All keys that git knows, with something in place of what varies, but those that count."""
+    listed = subprocess.run(["git", "help", "--config"], capture_output=True, text=True, check=True).stdout.splitlines()
+    keys = [re.sub(r"<[^>]*>|\*", "x", key) for key in listed if "." in key]
+    keys += [f"filter.evil.{name}" for name in ("clean", "smudge", "process")]
+    keys += ["remote.origin.uploadpack", "remote.origin.vcs", "url.ext::x.insteadOf", "lfs.extension.x.clean"]
+    keys += ["include.path", "includeIf.gitdir:/.path", "core.unknownToThisVersion", "trace2.eventTarget"]
+    left_out = r"core\.(worktree|bare|repositoryformatversion)|extensions\..*|submodule\.x\.update"
+    return [
+        key
+        for key in dict.fromkeys(keys)
+        if re.fullmatch(r"[A-Za-z].*\.[A-Za-z][A-Za-z0-9-]*", key, re.DOTALL)
+        and not repository._counts(key.lower(), "x")
+        and not re.fullmatch(left_out, key.lower())
+    ]
+
+
+class Trap:
+    """A program that leaves a mark; as a file with rules, it hides `new.data` and gives it a filter."""
+
+    def __init__(self, home: Path) -> None:
+        self.mark = home / "taken over"
+        self.program = home / "canary"
+        self.program.write_text(
+            f"#!/bin/sh\n[ 1 ] && echo \"$0 $*\" >>'{self.mark}'; exit 1\n: <<'x'\nnew.data\n*.data filter=evil\n{SECRET}\n"
+        )
+        self.program.chmod(0o755)
+
+    def sprung(self) -> str:
+        return self.mark.read_text() if self.mark.exists() else ""
+
+
+@pytest.fixture
+def trap(victim: Victim) -> Trap:
+    return Trap(victim.home)
+
+
+def unpacked(victim: Victim, workflow: str = WORKFLOW) -> None:
+    """The clone becomes what an archive held: files of every kind that git asks about."""
+    (victim.root / ".gitattributes").write_text("*.data filter=evil diff=evil merge=evil\n")
+    for number in range(3):
+        (victim.root / f"{number}.data").write_text("data\n")
+    victim.write(workflow=workflow)
+    (victim.root / "1.data").write_text("changed\n")
+    (victim.root / "new.data").write_text("new\n")
+
+
+def nothing_happens(victim: Victim, trap: Trap, **environ: str) -> None:
+    for command in COMMANDS:
+        done = victim.loom(*command, **environ, **({} if command else COMPLETION))
+        assert trap.sprung() == "", command
+        assert SECRET not in done.stdout + done.stderr, command
+        assert "Traceback" not in done.stderr, (command, done.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["config", "worktree", "included", "submodule"])
+def test_no_key_of_git_starts_or_reads_what_it_names(victim: Victim, trap: Trap, where: str) -> None:
+    keys = keys_of_git()
+    assert len(keys) > 600
+    assert {"core.sshCommand", "core.alternateRefsCommand", "core.excludesFile", "filter.evil.clean"} <= set(keys)
+    text = repository.config_text((key, str(trap.program)) for key in keys)
+    unpacked(victim)
+    own = victim.root / ".git"
+    if where == "config":
+        file = own / "config"
+    elif where == "worktree":
+        file = own / "config.worktree"
+        victim.git("config", "extensions.worktreeConfig", "true")
+    elif where == "included":
+        file = victim.home / "more"
+        victim.git("config", "include.path", str(file))
+        victim.git("config", "includeIf.gitdir:/.path", str(file))
+    else:
+        subprocess.run(["git", "clone", "-q", str(victim.root), str(victim.root / "sub")], check=True)
+        (victim.root / "sub/new.data").write_text("new\n")
+        victim.write(x="")
+        victim.git("config", "-f", ".gitmodules", "submodule.sub.path", "sub")
+        victim.git("config", "-f", ".gitmodules", "submodule.sub.url", "./sub")
+        victim.git("add", "-A")
+        file = victim.root / "sub/.git/config"
+    with file.open("a") as config:
+        config.write(text)
+    nothing_happens(victim, trap)
+    # Even a run that the user trusts starts only filters, which were shown.
+    assert ("filter.evil.clean" in victim.loom("trust", "--json").stdout) == (where in ("config", "worktree"))
+
+
+@pytest.mark.slow
+def test_rules_that_the_configuration_names_do_not_count(victim: Victim, trap: Trap) -> None:
+    unpacked(victim)
+    for key in ("core.excludesFile", "core.attributesFile"):
+        victim.git("config", key, str(trap.program))
+    assert "is part of" in (shown := victim.loom("snapshot", "--explain", "new.data").stdout) or "yes" in shown, shown
+    ran = victim.loom("run", "--no-container")
+    assert ran.returncode == 0, ran.stderr
+    for path in (victim.home / "tmp").rglob("attributes*"):
+        assert SECRET not in path.read_text()
+
+
+@pytest.mark.slow
+def test_a_filter_of_the_repository_runs_once_it_is_allowed(victim: Victim, trap: Trap) -> None:
+    unpacked(victim)
+    victim.git("config", "filter.evil.clean", f"{trap.program}; cat")
+    nothing_happens(victim, trap)
+    assert "filter evil of .git/config is not run until you allow it" in victim.loom("snapshot").stdout
+    refused = victim.loom("run", "--no-container")
+    assert (refused.returncode, "TRUST_REQUIRED" in refused.stderr) == (2, True)
+    assert f"filter.evil.clean: {trap.program}; cat" in refused.stderr
+    assert trap.sprung() == ""
+    assert victim.loom("trust", "--yes").returncode == 0
+    assert victim.loom("run", "--no-container").returncode == 0
+    assert trap.sprung() != ""
+
+
+# What it can have git fetch
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["no-lazy-fetch", "an older git"])
+def test_a_missing_object_is_not_fetched(victim: Victim, trap: Trap, how: str) -> None:
+    unpacked(victim)
+    upload = f"{trap.program}"
+    for key, value in (
+        ("remote.origin.promisor", "true"),
+        ("remote.origin.uploadpack", upload),
+        ("remote.origin.url", str(victim.root.with_name("origin"))),
+        ("extensions.partialClone", "origin"),
+        ("core.repositoryFormatVersion", "1"),
+    ):
+        victim.git("config", key, value)
+    for spec in ("HEAD:1.data", "HEAD:.loom"):
+        sha = subprocess.check_output(["git", "rev-parse", spec], cwd=victim.root, text=True).strip()
+        (victim.root / ".git/objects" / sha[:2] / sha[2:]).unlink()
+    victim.git("update-index", "--skip-worktree", "1.data")
+    environ = {}
+    if how == "an older git":  # one that does not know the variable
+        real, programs = shutil.which("git"), victim.home / "bin"
+        programs.mkdir()
+        (programs / "git").write_text(f'#!/bin/sh\nunset GIT_NO_LAZY_FETCH\nexec {real} "$@"\n')
+        (programs / "git").chmod(0o755)
+        environ = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    nothing_happens(victim, trap, **environ)
+    subprocess.run(["git", "cat-file", "-p", "HEAD:.loom"], cwd=victim.root, check=False, capture_output=True)
+    assert trap.sprung() != ""  # git itself does
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("origin", ["ssh://git@127.0.0.1:9/group/project.git", "ext::x/y"])
+def test_what_talks_to_a_server_reads_nothing_of_the_repository(victim: Victim, trap: Trap, origin: str) -> None:
+    mark = str(trap.program).replace(" ", "% ")
+    (victim.root / ".gitlab-ci.yml").write_text(
+        "include:\n"
+        f"  - {{component: 127.0.0.1/group/thing/part@1, inputs: {{}}}}\n"
+        f"  - {{project: ':{mark} x', file: a.yml}}\n"
+        "  - {project: group/other, file: a.yml}\n"
+        "a: {script: x}\n"
+    )
+    shutil.rmtree(victim.root / ".loom")
+    for key, value in (
+        ("remote.origin.url", origin),
+        ("core.sshCommand", str(trap.program)),
+        ("core.gitProxy", str(trap.program)),
+        ("core.askPass", str(trap.program)),
+        ("credential.helper", str(trap.program)),
+        ("protocol.ext.allow", "always"),
+        ("protocol.allow", "always"),
+        (f"url.ext::{mark}.insteadOf", "ssh:"),
+    ):
+        victim.git("config", key, value)
+    nothing_happens(victim, trap)
+    nothing_happens(victim, trap, GIT_DIR=str(victim.root / ".git"), GIT_ASKPASS=str(trap.program))
+
+
+@pytest.mark.slow
+def test_the_users_own_ssh_and_addresses_count_for_a_server_also_where_they_are_for_some_repositories(
+    victim: Victim, trap: Trap
+) -> None:
+    (victim.root / ".gitlab-ci.yml").write_text("include: {project: group/other, file: a.yml}\na: {script: x}\n")
+    shutil.rmtree(victim.root / ".loom")
+    victim.git("config", "remote.origin.url", "ssh://git@example.invalid/group/project.git")
+    more = victim.home / "work"
+    more.write_text(f"[core]\nsshCommand = {trap.program}\n")
+    (victim.home / ".gitconfig").write_text(f'[includeIf "gitdir:{victim.root}/"]\npath = {more}\n')
+    victim.loom("check")
+    assert "example.invalid" in trap.sprung()
+
+
+# Repositories that lead elsewhere
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["core.worktree", "gitdir", "link", "commondir", "nested"])
+def test_a_git_directory_that_leads_to_the_users_own_files_is_refused(victim: Victim, kind: str) -> None:
+    private = victim.home / "private"
+    subprocess.run(["git", "clone", "-q", str(victim.root), str(private)], check=True)
+    (private / SECRET).write_text(SECRET)
+    subprocess.run(["git", "add", "-A"], cwd=private, check=True)
+    unpacked(victim)
+    own = victim.root / ".git"
+    if kind == "core.worktree":
+        victim.git("config", kind, str(private))
+    elif kind == "commondir":
+        (own / "commondir").write_text(f"{private}/.git\n")
+    elif kind == "nested":
+        (victim.root / "sub").mkdir()
+        (victim.root / "sub/.git").write_text(f"gitdir: {private}/.git\n")
+    else:
+        own.rename(victim.home / "away")
+        if kind == "link":
+            own.symlink_to(private / ".git")
+        else:
+            own.write_text(f"gitdir: {private}/.git\n")
+    for command in (("snapshot",), ("run", "--dry-run"), ("run", "--no-container"), ("check",), ("compile",)):
+        named = ("-f", str(victim.root / ".loom/workflow.yml")) if command[0] != "snapshot" else ()
+        done = victim.loom(*command, *named)
+        said = done.stdout + done.stderr
+        assert SECRET not in said
+        if command in (("snapshot",), ("run", "--no-container")):
+            assert done.returncode in (2, 3)
+            assert "does not lead back" in said or "core.worktree names" in said
+    assert not [path for path in (victim.home / "tmp").rglob("*") if path.name == SECRET]
+
+
+@pytest.mark.slow
+def test_the_first_look_of_a_watch_starts_nothing(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, WORKFLOW.replace("{stage: t,", "{stage: t, shell: sh,"))
+    trap = Trap(tmp_path / "home")
+    watched.environ |= {"LOOM_CONTAINER": "0"}
+    keys = [key for key in keys_of_git() if not key.startswith("filter.")]
+    with (watched.root / ".git/config").open("a") as config:
+        config.write(repository.config_text((key, str(trap.program)) for key in keys))
+    watched.write("new.data", "new\n")
+    with watched.watch() as terminal:
+        watched.changed(terminal, "new.data", "newer\n")
+    assert trap.sprung() == ""
+    assert len(watched.receipts()) == 2
