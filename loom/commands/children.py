@@ -124,7 +124,13 @@ class ChildRuns:
             run_id=run_id, here=here, source=source, plan=plan, variables=variables, notices=held_back(plan)
         )
         tools = wiring.tools_for(
-            plan, here.config, source.root, here.environ, run_id=run_id, isolated=self._options.strict
+            plan,
+            here.config,
+            source.root,
+            here.environ,
+            run_id=run_id,
+            judged=here.judged,
+            isolated=self._options.strict,
         )
         reuse = api.Reuse(
             parent_run_id=child.run_id,

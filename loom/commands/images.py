@@ -286,7 +286,10 @@ class _Context(Struct, kw_only=True):
         requests = tuple(request for request in requests if request.job)
         trust.settle(requests, self.here, flag=False)
         return [
-            resolve(secrets, environ=os.environ, root=self.root, config=self.here.config).values for secrets in wanted
+            resolve(
+                secrets, environ=os.environ, root=self.root, config=self.here.config, judged=self.here.judged
+            ).values
+            for secrets in wanted
         ]
 
     @contextmanager

@@ -45,6 +45,11 @@ class Here(Struct, frozen=True, kw_only=True, dict=True):
         """The addresses on other servers that the workflow, as far as it was read, includes files of."""
         return []
 
+    @cached_property
+    def judged(self) -> dict[str, str]:
+        """The real path of each secret's file, as it was when the user's trust was asked for."""
+        return {}
+
     # These load what only some commands use.
 
     @cached_property

@@ -335,7 +335,7 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None,
     audience, gate = audience_for(options, plan, look, write, stream=config.stream)
     with profile.span("part", "tools"):
         tools = wiring.tools_for(
-            plan, config, source.root, here.environ, run_id=prepared.run_id, isolated=options.strict
+            plan, config, source.root, here.environ, run_id=prepared.run_id, judged=here.judged, isolated=options.strict
         )
     tools = replace(tools, gate=gate)
     if options.detach:

@@ -82,6 +82,7 @@ def permit(here: Here, past: PastRun, trust: bool, job: PastJob | None = None) -
         )
     there = structs.replace(here, root=root, config=dataclasses.replace(here.config, asked=()))
     trusting.settle(trusting.requests_of(jobs, there), there, flag=trust)
+    here.judged.update(there.judged)
 
 
 def find_run(here: Here, wanted: str | None, *, default: str = "last") -> PastRun:
@@ -116,7 +117,9 @@ def find_job(here: Here, names: Sequence[str], *, default: str = "last") -> Past
 
 def tools_of(here: Here, run: PastRun, plan: Plan, run_id: str) -> JobTools:
     root = run.repo_root if run.repo_root.is_dir() else run.workspace
-    return wiring.tools_for(plan, here.config, root, here.environ, run_id=run_id, isolated=run.planned.isolated)
+    return wiring.tools_for(
+        plan, here.config, root, here.environ, run_id=run_id, judged=here.judged, isolated=run.planned.isolated
+    )
 
 
 @contextmanager
@@ -361,7 +364,7 @@ def _gone(job: PastJob) -> RequestError:
 def resolve_secrets(here: Here, job: PastJob) -> Mapping[str, bytes]:
     """Resolve the secrets again: the record has no values."""
     root = job.run.repo_root
-    return resolve(job.job.secrets, environ=here.environ, root=root, config=here.config).values
+    return resolve(job.job.secrets, environ=here.environ, root=root, config=here.config, judged=here.judged).values
 
 
 def _environment(

@@ -43,6 +43,7 @@ def requests_of(
         network=here.config.network,
         pools=here.config.pools,
         is_reference=_is_reference,
+        judged=here.judged,
         is_ignored=ignored_in(here.root, here.environ),
     )
     place_of = _places_in(workflow) if workflow is not None else None

@@ -197,7 +197,13 @@ def _request(
 ) -> api.RunRequest:
     here = prepared.here
     tools = wiring.tools_for(
-        prepared.plan, here.config, here.root, here.environ, run_id=prepared.run_id, isolated=options.strict
+        prepared.plan,
+        here.config,
+        here.root,
+        here.environ,
+        run_id=prepared.run_id,
+        judged=here.judged,
+        isolated=options.strict,
     )
     request = running.request_of(prepared, options, tools=replace(tools, gate=gate), cancel=cancel, sinks=sinks)
     return replace(request, ahead=ahead)

@@ -47,9 +47,13 @@ def tools_for(
     environ: Mapping[str, str],
     *,
     run_id: str,
+    judged: Mapping[str, str],
     isolated: bool = False,
 ) -> JobTools:
-    """Create the dependencies of the plan's jobs. `isolated`: isolate the network of a job with services."""
+    """Create the dependencies of the plan's jobs. `isolated`: isolate the network of a job with services.
+
+    `judged`: the files that the user's trust was asked for (`Here.judged`).
+    """
     setup = Setup(
         environ=environ,
         config=config,
@@ -60,7 +64,7 @@ def tools_for(
     names = {job.provider for job in plan.jobs} | {services_provider(job) for job in plan.jobs if job.services}
     return JobTools(
         providers={name: providers.make(name, setup) for name in sorted(names)},
-        secrets=partial(secret_values, config=config, environ=environ, root=root),
+        secrets=partial(secret_values, config=config, environ=environ, root=root, judged=dict(judged)),
     )
 
 
@@ -106,7 +110,7 @@ def _is_protected(config: Config, source: Source, snapshot: Mapping[str, Any]) -
 
 
 def secret_values(
-    job: Job, *, config: Config, environ: Mapping[str, str], root: Path
+    job: Job, *, config: Config, environ: Mapping[str, str], root: Path, judged: Mapping[str, str]
 ) -> tuple[SecretValues, Sequence[str]]:
     """Resolve the secrets of a job and its services; report unavailable optional ones. SecretError as in `secrets.resolve`."""
     from loom.secrets.lookup import resolve as resolve_secrets
@@ -116,7 +120,7 @@ def secret_values(
     missing: list[str] = []
 
     def values_of(wanted: Sequence[Secret], whose: str = "") -> Mapping[str, bytes]:
-        found = resolve_secrets(wanted, environ=environ, root=root, config=config)
+        found = resolve_secrets(wanted, environ=environ, root=root, config=config, judged=judged)
         missing.extend(f"{whose}{one.name} is not set: {one.reason}" for one in found.missing)
         return found.values
 

@@ -65,6 +65,8 @@ class Around(Struct, frozen=True, kw_only=True):
     """The configured network mode, which the user already allowed."""
     pools: Mapping[str, Pool] = field(default_factory=dict)
     """Those of the user's configuration."""
+    judged: dict[str, str] = field(default_factory=dict)
+    """Filled: the real path of the file behind each reference. Only this file may be read for it (`secrets.local`)."""
     is_ignored: Callable[[Path], bool] = lambda _: False
     """Whether git ignores a file below `root`; such a file is the user's own and in no snapshot."""
 
@@ -136,6 +138,7 @@ def _elsewhere(path: str, around: Around) -> str | None:
     home = f"{around.home or ''}{path[1:]}"
     place = home if path.startswith("~") else os.path.join(around.root, path)  # noqa: PTH118  may be absolute
     real, root = Path(os.path.realpath(place)), Path(os.path.realpath(around.root))
+    around.judged[f"file://{path}"] = str(real)
     inside = real.relative_to(root) if real.is_relative_to(root) else None
     if inside is not None and ".git" not in map(str.lower, inside.parts) and not around.is_ignored(inside):
         return None

@@ -25,6 +25,8 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     root: Path
     """The user's repository, not its snapshot."""
     config: Config
+    judged: Mapping[str, str]
+    """The real path that each `file://` reference led to when the user's trust was asked for."""
     read: Callable[[str], bytes]
     """Resolve another reference: the key of a store may itself be kept in another store."""
 

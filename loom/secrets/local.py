@@ -9,6 +9,7 @@ from pathlib import Path
 
 from loom.secrets.base import Surroundings, not_found, unavailable
 from loom.secrets.masking import LONGEST
+from loom.util.paths import open_without_links
 
 
 class EnvironmentVariables:
@@ -42,8 +43,14 @@ class FileSecrets:
     def read(self, reference: str, around: Surroundings) -> bytes:
         path = self._path(reference, around)
         try:
-            # Open without blocking: a FIFO would wait for a writer.
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            real = os.path.realpath(path)
+            allowed = around.judged.get(f"file://{reference}", real)
+            if real != allowed:
+                raise unavailable(
+                    f"{path} led to {allowed} when this run was allowed to read it, and leads to {real} now",
+                    "Run again: `loom trust` shows what is new.",
+                )
+            descriptor = open_without_links(allowed)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise not_found(f"there is no file {path}") from error
         except OSError as error:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import MappingProxyType
 
 from msgspec import Struct
 
@@ -55,14 +56,21 @@ def check_reference(reference: str) -> str | None:
         return error.message
 
 
-def resolve(refs: Iterable[Secret], *, environ: Mapping[str, str], root: Path, config: Config) -> Resolution:
+def resolve(
+    refs: Iterable[Secret],
+    *,
+    environ: Mapping[str, str],
+    root: Path,
+    config: Config,
+    judged: Mapping[str, str] = MappingProxyType({}),
+) -> Resolution:
     """Look up the values of a job's secrets.
 
     All secrets are tried; one SecretError then reports every failure: SECRETS_REF_INVALID for a malformed reference
     (required or not), SECRETS_REQUIRED_MISSING for a required secret that its store lacks, SECRETS_PROVIDER_UNAVAILABLE
     for a required secret of an unavailable store.
     """
-    reader = _Reader(environ=environ, root=root, config=config)
+    reader = _Reader(environ=environ, root=root, config=config, judged=judged)
     values: dict[str, bytes] = {}
     missing: list[Missing] = []
     failed: list[tuple[Secret, SecretError]] = []
@@ -82,8 +90,8 @@ def resolve(refs: Iterable[Secret], *, environ: Mapping[str, str], root: Path, c
 class _Reader:
     """Queries the stores; creates each provider once."""
 
-    def __init__(self, *, environ: Mapping[str, str], root: Path, config: Config) -> None:
-        self._around = Surroundings(environ=environ, root=root, config=config, read=self.read)
+    def __init__(self, *, environ: Mapping[str, str], root: Path, config: Config, judged: Mapping[str, str]) -> None:
+        self._around = Surroundings(environ=environ, root=root, config=config, judged=judged, read=self.read)
         self._providers: dict[str, SecretProvider] = {}
 
     def read(self, reference: str) -> bytes:

@@ -491,3 +491,44 @@ def test_what_a_subfolder_holds_is_not_the_project_in_place_of_the_checkout(vict
     assert asked.stdout == victim.loom("trust", "--json").stdout
     assert "privileged" in asked.stdout
     assert victim.loom("check", cwd=folder).stdout == victim.loom("check").stdout
+
+
+SWAPPED = """version: v1
+stages: [build, test]
+build: {{stage: build, script: ['{swap}']}}
+test:
+  stage: test
+  secrets: {{CONF: 'file://{reference}'}}
+  script: ['cat "$CONF" > ~/got']
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("reference", "swap"),
+    [
+        ("conf", "rm {root}/conf; ln -s ~/id_rsa {root}/conf"),
+        ("folder/id_rsa", "rm -r {root}/folder; ln -s ~ {root}/folder"),
+        ("~/allowed", "rm ~/allowed; ln -s ~/id_rsa ~/allowed"),
+    ],
+)
+def test_a_file_that_becomes_a_link_after_trust_was_given_is_not_read(
+    victim: Victim, reference: str, swap: str
+) -> None:
+    victim.configure("container: false\n")
+    (victim.home / "id_rsa").write_text("private key of the user")
+    (victim.home / "allowed").write_text("what was allowed")
+    (victim.root / "conf").write_text("a setting of the repository")
+    (victim.root / "folder").mkdir()
+    (victim.root / "folder/id_rsa").write_text("a setting of the repository")
+    victim.write(workflow=SWAPPED.format(reference=reference, swap="true"))
+    if reference.startswith("~"):
+        victim.loom("trust", "--yes")
+    assert victim.loom("run").returncode == 0
+    assert (victim.home / "got").read_text().startswith(("a setting", "what was allowed"))
+    (victim.home / "got").unlink()
+    victim.write(workflow=SWAPPED.format(reference=reference, swap=swap.format(root=victim.root)))
+    done = victim.loom("run")
+    assert done.returncode == 3, done
+    assert "when this run was allowed to read it, and leads to" in done.stdout + done.stderr
+    assert not (victim.home / "got").exists()

@@ -97,7 +97,7 @@ class Project:
         prepared = running.prepare(chosen, ask=False)
         config = prepared.here.config
         made = wiring.tools_for(
-            prepared.plan, config, prepared.source.root, prepared.here.environ, run_id=prepared.run_id
+            prepared.plan, config, prepared.source.root, prepared.here.environ, run_id=prepared.run_id, judged={}
         )
         return running.request_of(prepared, chosen, tools=tools(made), cancel=cancel or Cancel(), sinks=sinks)
 
