@@ -317,11 +317,14 @@ class _Resuming:
 
     def _nothing_kept(self, job: PastJob) -> RequestError:
         run_id = job.run.run_id
-        hint = f"start again: loom rerun {run_id} --failed; `--keep on-failure` keeps the containers of failed jobs"
+        hint = f"start again: loom rerun {run_id} --failed"
+        why = "it was kept, and is gone" if job.kept else job.not_kept
+        if not why:
+            hint += "; `--keep on-failure` keeps the containers of failed jobs"
         if job.run.entry.paths.saved(job.job.id).exists():
             hint += f"\nthe changes in its files are saved: loom pull {run_id} {job.job.id}"
         return RequestError(
-            f"job {job.job.id} has no container to go on in" + (": it was kept, and is gone" if job.kept else ""),
+            f"job {job.job.id} has no container to go on in" + (f": {why}" if why else ""),
             hint=hint,
             code="NOTHING_KEPT",
         )

@@ -354,9 +354,10 @@ def may_enter(directory: Path) -> bool:
 
 
 def _gone(job: PastJob) -> RequestError:
+    keeps = "" if job.kept or job.not_kept else "; `loom run --keep on-failure` keeps what it takes to go on"
     return RequestError(
         f"nothing is left of the files of job {job.job.id} of run {job.run.run_id}",
-        hint=f"run it again: loom rerun {job.run.run_id}; `loom run --keep on-failure` keeps what it takes to go on",
+        hint=f"run it again: loom rerun {job.run.run_id}{keeps}",
         code="NOTHING_KEPT",
     )
 

@@ -15,6 +15,9 @@ from loom.record.journal import Journal, Outcome, OutputWriter
 from loom.status import Status, Stream
 from loom.util.refusals import refusals
 
+NOT_KEPT = "not kept: "
+"""How the warning about a container that can't be kept begins."""
+
 
 class Attempt:
     """`number` is 0 for a job that never ran. A broken place becomes a result at the end of its `phase`."""

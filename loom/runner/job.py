@@ -16,7 +16,7 @@ from loom.plan.model import Job, MountMode
 from loom.record.events import PhaseCode, Section, timestamp
 from loom.record.journal import Journal
 from loom.runner.assistance import Assistances
-from loom.runner.attempt import Attempt
+from loom.runner.attempt import NOT_KEPT, Attempt
 from loom.runner.children import Children
 from loom.runner.hooks import keeps
 from loom.runner.preparation import Preparation
@@ -209,7 +209,7 @@ class JobRunner:
             self._assistances.kept(job.id, place.session, place.request)
         except InfrastructureError as error:
             not_run = "; its `after_script` was not run" if attempt.paused else ""
-            attempt.warn(f"not kept: {error.message}{not_run}", PhaseCode.JOB_CLEANUP)
+            attempt.warn(f"{NOT_KEPT}{error.message}{not_run}", PhaseCode.JOB_CLEANUP)
             return False
         attempt.fact("session_kept", kept, PhaseCode.JOB_CLEANUP)
         return True

@@ -20,6 +20,7 @@ from loom.record.fold import JobState, RunFold
 from loom.record.saved_plan import SavedPlan, load_planned
 from loom.record.step_outputs import restored
 from loom.record.store import RunEntry, entry_at
+from loom.runner.attempt import NOT_KEPT
 from loom.runner.views import View
 from loom.status import JobResult, Status
 from loom.util.paths import is_of_job
@@ -166,6 +167,12 @@ class PastJob(Struct, frozen=True, kw_only=True):
     def kept(self) -> Mapping[str, Any]:
         """Empty if nothing was kept."""
         return self.state.facts.get("session_kept", {})
+
+    @property
+    def not_kept(self) -> str:
+        """Why it could not be kept; empty if it was, or nobody wanted that."""
+        warnings = (str(warning["text"]) for warning in self.state.lists.get("warning", ()))
+        return next((text.removeprefix(NOT_KEPT) for text in warnings if text.startswith(NOT_KEPT)), "")
 
     @property
     def place_id(self) -> str:

@@ -428,6 +428,9 @@ large: {stage: test, image: debian:trixie-slim, script: ["head -c 3000000 /dev/z
     first = debugged.run("--keep", "on-failure", LOOM_KEEP_MAX_SIZE="2m")
     assert "its container takes 3.0 MB, and at most 2.1 MB are kept (keep_max_size)" in first.out
     assert "look inside: loom shell" in first.out
+    refused = loom(debugged, "resume")
+    assert "job large has no container to go on in: its container takes 3.0 MB" in refused.err
+    assert "--keep" not in refused.err
     second = debugged.run("--keep", "on-failure", LOOM_KEEP_MAX_SIZE="2m")
     listed = debugged.loom("clean", "--dry-run", LOOM_KEEP_MAX_SIZE="1500k")
     assert f"would remove the container of small in {first.receipt['run_id']}" in listed.out
