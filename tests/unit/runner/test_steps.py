@@ -97,21 +97,25 @@ def test_a_job_that_used_up_its_time_ends_at_once(make: Make) -> None:
 
 
 def test_the_time_in_which_a_person_decides_is_not_the_jobs(make: Make) -> None:
+    passed_ns = 0
+
     class Slow(NoGate):
         def before(self, at: AtStep, cancel: Cancel) -> None:
-            time.sleep(0.1)
+            nonlocal passed_ns
+            passed_ns += int(100e9)
 
         def failed(self, at: AtStep, exit_: Exit, cancel: Cancel) -> Verdict:
-            time.sleep(0.1)
+            self.before(at, cancel)
             return Verdict.NEXT
 
-    timed = Timed(Exit(code=1), Exit(code=0))
-    ran = make(workflow("one", "two", more="  timeout: 100s\n")).run(
-        code=1, tools=lambda tools: gated(Slow())(on(Replaced(run=timed))(tools))
-    )
-    assert ran.statuses == {"one": "failure"}
-    first, second = timed.limits
-    assert first - second < 0.1, "the person took a tenth of a second and more"
+    timed = Timed(Exit(code=1), Exit(code=0), Exit(code=0), Exit(code=0))
+    more = f"  timeout: 90s\n{AFTER}    - one\n    - two\n"
+    project = make(workflow("one", "two", more=more))
+    request = project.request(tools=lambda tools: gated(Slow())(on(Replaced(run=timed))(tools)))
+    project.execute(replace(request, clock_ns=lambda: time.time_ns() + passed_ns), code=1)
+    first, second, third, fourth = timed.limits
+    assert 80 < second < first < 90
+    assert 280 < fourth <= third < 300.1
 
 
 EXITS = [
