@@ -1,0 +1,88 @@
+"""A run that was prepared before anybody asked for it: what waits, who takes it over, what is removed otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from loom.cancel import Cancel
+from loom.errors import EngineUnavailable
+from loom.runner.ahead import Ahead
+
+from .conftest import Make, Project, on
+from .test_session import ONE, Engine
+
+
+def prepared(project: Project, engine: Engine) -> tuple[Ahead, Any]:
+    request = project.request(container=True, tools=on(engine, "docker"))
+    ahead = Ahead(replace(request, cancel=Cancel()))
+    ahead.prepare()
+    return ahead, request
+
+
+def project(make: Make) -> Project:
+    return make(ONE, file="old\n")
+
+
+def test_the_next_run_takes_the_workspace_and_the_place_with_the_files_of_now(make: Make) -> None:
+    made, engine = project(make), Engine()
+    ahead, request = prepared(made, engine)
+    assert ahead.workspace.is_dir()
+    assert list(ahead.places) == ["one"]
+    assert ahead.ready()
+    (made.root / "file").write_text("new\n")
+    fresh = made.request(container=True, tools=on(engine, "docker"))
+    ran = made.execute(replace(fresh, run_id=request.run_id, ahead=ahead))
+    assert ran.lines("one") == ["new"]
+    assert ran.workspace == ahead.workspace
+    assert ahead.places == {}
+    assert engine.closed == ["one"] * len(engine.opened)
+    assert made.store.claims.confirms(ran.workspace)
+    assert ahead.drop() == []
+    assert ran.workspace.is_dir(), "it belongs to the run"
+
+
+def test_what_no_run_takes_over_is_removed(make: Make) -> None:
+    made, engine = project(make), Engine()
+    ahead, _ = prepared(made, engine)
+    assert ahead.drop() == []
+    assert not ahead.workspace.exists()
+    assert made.store.claims.of(ahead.workspace) is None
+    assert engine.closed == ["one"]
+    assert ahead.drop() == []
+
+
+def test_it_is_not_for_a_run_that_begins_after_another(make: Make) -> None:
+    made, engine = project(make), Engine()
+    ahead, _ = prepared(made, engine)
+    made.run(container=True, tools=on(Engine(), "docker"))
+    assert not ahead.ready()
+    ahead.drop()
+
+
+def test_it_is_not_ready_before_the_snapshot(make: Make) -> None:
+    class Silent(Engine):
+        def check(self) -> None:
+            raise EngineUnavailable("no engine answers")
+
+    made = project(make)
+    request = made.request(container=True, tools=on(Silent(), "docker"))
+    ahead = Ahead(request)
+    with pytest.raises(EngineUnavailable):
+        ahead.prepare()
+    assert not ahead.ready()
+    assert ahead.drop() == []
+    assert not ahead.workspace.exists()
+
+
+def test_a_workspace_without_a_claim_gets_one_when_a_run_takes_it(make: Make) -> None:
+    made, engine = project(make), Engine()
+    ahead, _ = prepared(made, engine)
+    made.store.claims.forget(ahead.workspace)
+    ahead.taken_over()
+    claim = made.store.claims.of(ahead.workspace)
+    assert claim is not None
+    assert (claim.run_id, claim.repo_root) == (ahead.run_id, str(made.root))
+    ahead.drop()
