@@ -1,49 +1,114 @@
-"""Jobs of one group in two runs at once, as real processes on this machine."""
+"""What a job waits for before it starts: a person, a time, and jobs of its group."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from __future__ import annotations
+
+import threading
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from tests.support.waiting import until
+from loom.cancel import Cancel
+from loom.storage import holds
 
-pytestmark = pytest.mark.slow
+from .conftest import Make
+from .test_steps import NoGate, gated
 
-WORKFLOW = """
-version: v1
-stages: [deploy]
-deploy:
-  stage: deploy
-  resource_group: production
-  script:
-    - echo "begin $NAME" >> "$SEEN"; while [ ! -e "$SEEN.go" ]; do sleep 0.05; done; echo "end $NAME" >> "$SEEN"
-"""
+MANUAL = {".gitlab-ci.yml": "hand: {stage: build, script: ['true'], when: manual}\nafter: {script: ['true']}\n"}
 
 
-def test_two_runs_take_turns_and_the_second_says_for_whom_it_waits(tmp_path: Path) -> None:
-    repo, seen = tmp_path / "repo", tmp_path / "seen"
-    (repo / ".loom").mkdir(parents=True)
-    (repo / ".loom/workflow.yml").write_text(WORKFLOW)
-    environ = {**os.environ, "HOME": str(tmp_path), "TMPDIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")}
-    for arguments in (
-        ["init", "-q"],
-        ["add", "-A"],
-        ["-c", "user.name=t", "-c", "user.email=t@e", "commit", "-qm", "x"],
-    ):
-        subprocess.run(["git", *arguments], cwd=repo, check=True, env=environ)
+@pytest.mark.parametrize("starts", [True, False])
+def test_a_person_starts_a_manual_job_or_not(make: Make, starts: bool) -> None:
+    asked: list[str] = []
 
-    def run(name: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "loom", "run", "--local", "--no-container", "--stream"]
-        variables = ["--var", f"NAME={name}", "--var", f"SEEN={seen}"]
-        with (tmp_path / f"{name}.out").open("w") as out:
-            return subprocess.Popen([*command, *variables], cwd=repo, env=environ, stdout=out, stderr=out, text=True)
+    class Gate(NoGate):
+        def start(self, job: Any, cancel: Cancel) -> bool:
+            asked.append(job.id)
+            return starts
 
-    with run("one") as one:
-        until(lambda: seen.exists())
-        with run("two") as two:
-            until(lambda: "deploy waits: resource group production is in use by" in (tmp_path / "two.out").read_text())
-            (tmp_path / "seen.go").touch()
-            assert (one.wait(60), two.wait(60)) == (0, 0)
-    assert seen.read_text().splitlines() == ["begin one", "end one", "begin two", "end two"]
+    ran = make("", **MANUAL).run(tools=gated(Gate()), code=None)
+    assert asked == ["hand"]
+    assert ran.statuses["hand"] == ("success" if starts else "skipped")
+    if not starts:
+        assert ran.error("hand") == "manual: name it to run it"
+
+
+def test_without_a_person_a_manual_job_is_skipped(make: Make) -> None:
+    assert make("", **MANUAL).run(code=None).error("hand") == "manual: name it to run it"
+
+
+DELAYED = "one: {script: ['true'], when: delayed, start_in: 5 minutes}\n"
+
+
+def test_a_delayed_job_waits_and_says_so(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(Cancel, "wait", lambda self, seconds: waited.append(seconds) or self.requested)
+    ran = make("", **{".gitlab-ci.yml": DELAYED}).run()
+    assert 300 in waited
+    assert "one starts in 5m; at once with --no-delay" in ran.notices()
+
+
+def test_no_delay_on_request(make: Make) -> None:
+    ran = make("", **{".gitlab-ci.yml": DELAYED}).run(no_delay=True)
+    assert not any("starts in" in text for text in ran.notices())
+
+
+GROUP = "stages: [a]\none: {stage: a, resource_group: production, script: ['true']}\n"
+
+
+class Told:
+    def __init__(self, then: Any) -> None:
+        self.then = then
+        self.texts: list[str] = []
+
+    def phase(self, event: Any) -> None:
+        if event.message == "notice" and "waits" in event.data["text"]:
+            self.texts.append(event.data["text"])
+            self.then()
+
+    def output(self, batch: Any) -> None:
+        """It does not matter."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_a_job_waits_for_its_group_says_so_once_and_holds_it_until_its_end(make: Make) -> None:
+    project = make(GROUP)
+    request = project.request()
+    file = project.store.lock_of_group(str(project.root), "production")
+    over = threading.Event()
+    held_at_end: list[str] = []
+
+    def other() -> None:
+        with holds.held(file, "x", "another loom", alone=True):
+            begun.set()
+            over.wait(60)
+
+    class AtEnd(Told):
+        def phase(self, event: Any) -> None:
+            super().phase(event)
+            if event.message == "job_finished":
+                held_at_end.append(holds.holders(file))
+
+    begun = threading.Event()
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert begun.wait(60)
+    told = AtEnd(over.set)
+    ran = project.execute(replace(request, sinks=[told], command=["loom", "run one"]))
+    thread.join()
+    assert ran.statuses == {"one": "success"}
+    (text,) = told.texts
+    assert text.startswith("one waits: resource group production is in use by `another loom`")
+    assert held_at_end[0].startswith("`loom 'run one'`")
+    assert holds.holders(file) == ""
+
+
+def test_an_interrupt_ends_the_wait_for_a_group(make: Make) -> None:
+    project = make(GROUP)
+    cancel = Cancel()
+    file = project.store.lock_of_group(str(project.root), "production")
+    with holds.held(file, "x", "another loom", alone=True):
+        ran = project.run(code=130, cancel=cancel, sinks=[Told(cancel.request)])
+    assert ran.statuses == {"one": "skipped"}
