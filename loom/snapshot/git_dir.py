@@ -16,7 +16,7 @@ from loom.snapshot.copy_workers import CopyPool
 from loom.snapshot.git import quoted_store
 from loom.snapshot.model import Rules, Source
 from loom.snapshot.names import is_refused
-from loom.snapshot.source import object_stores, store_paths, to_borrow
+from loom.snapshot.source import object_stores, refuse_link, store_paths, to_borrow
 from loom.storage.files import open_regular, read_regular
 from loom.util.paths import RUNTIME
 
@@ -273,6 +273,7 @@ def copy_index(source: Source, git_dir: Path) -> bytes:
 def copy_shared_indexes(source: Source, git_dir: Path) -> None:
     """Return the shared file of a split index."""
     for shared in source.git_dir.glob("sharedindex.*"):
+        refuse_link(shared)
         (git_dir / shared.name).write_bytes(read_regular(shared))
 
 

@@ -315,3 +315,29 @@ def test_a_submodule_borrows_nothing_that_its_project_does_not(unpacked: Victim,
         snapshot_of(unpacked.root, other)
     (unpacked.root / ".git/objects/info/alternates").write_text(f"{private.root / '.git/objects'}\n")
     assert snapshot_of(unpacked.root, other).is_dir()
+
+
+def test_a_shared_index_is_no_link(unpacked: Victim, tmp_path: Path) -> None:
+    unpacked.git("update-index", "--split-index")
+    [shared] = (unpacked.root / ".git").glob("sharedindex.*")
+    shared.rename(unpacked.home / "aside")
+    shared.symlink_to(unpacked.home / "aside")
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    with pytest.raises(LoomError) as raised:
+        snapshot_of(unpacked.root, workspace)
+    assert raised.value.code == "REPOSITORY_LINKED"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes directories of another user")
+@pytest.mark.slow
+def test_a_folder_that_another_user_shares_is_no_repository(unpacked: Victim) -> None:
+    crafted(unpacked.root / ".git", ("../../.bash_profile", FILE))
+    for path in (unpacked.root, *unpacked.root.rglob("*")):
+        os.chown(path, 1500, 1500, follow_symlinks=False)
+    for command in (("snapshot",), ("run",)):
+        done = unpacked.loom(*command)
+        assert done.returncode == 2
+        assert "belongs to another user" in done.stderr
+    assert not (unpacked.home / ".bash_profile").exists()
+    assert list((unpacked.home / "tmp").glob("loom-run-*")) == []
