@@ -11,13 +11,13 @@ from loom.errors import InfrastructureError
 from loom.storage import private
 
 
-def test_missing_directories_are_made_and_only_the_last_is_closed(tmp_path: Path) -> None:
+def test_missing_directories_are_made_and_closed(tmp_path: Path) -> None:
     mask = os.umask(0o022)
     try:
         private.make_private(tmp_path / "a" / "b")
     finally:
         os.umask(mask)
-    assert ((tmp_path / "a").stat().st_mode & 0o777, (tmp_path / "a/b").stat().st_mode & 0o777) == (0o755, 0o700)
+    assert ((tmp_path / "a").stat().st_mode & 0o777, (tmp_path / "a/b").stat().st_mode & 0o777) == (0o700, 0o700)
     private.make_private(tmp_path / "a" / "b")
 
 
@@ -87,3 +87,24 @@ def test_what_another_user_made_is_not_believed(tmp_path: Path) -> None:
             private.check_private(tmp_path / path)
     with pytest.raises(PermissionError):
         private.make_own(tmp_path / "theirs")
+
+
+def test_a_directory_that_was_open_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a").chmod(0o755)
+    private.make_private(tmp_path / "a")
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(("mode", "safe"), [(0o1777, True), (0o755, True), (0o777, False), (0o757, False)])
+def test_a_directory_in_one_that_others_write_to_needs_the_sticky_bit(tmp_path: Path, mode: int, safe: bool) -> None:  # noqa: FBT001
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(mode)
+    if safe:
+        private.make_in_shared(tmp_path / "shared" / "own")
+        assert (tmp_path / "shared" / "own").stat().st_mode & 0o777 == 0o700
+        with pytest.raises(FileExistsError):
+            private.make_in_shared(tmp_path / "shared" / "own")
+    else:
+        with pytest.raises(PermissionError, match="without the sticky bit"):
+            private.make_in_shared(tmp_path / "shared" / "own")
