@@ -97,7 +97,7 @@ def test_a_directory_that_was_open_is_closed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "safe"), [(0o1777, True), (0o755, True), (0o777, False), (0o757, False)])
-def test_a_directory_in_one_that_others_write_to_needs_the_sticky_bit(tmp_path: Path, mode: int, safe: bool) -> None:  # noqa: FBT001
+def test_a_directory_in_one_that_others_write_to_needs_the_sticky_bit(tmp_path: Path, mode: int, safe: bool) -> None:
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared").chmod(mode)
     if safe:
