@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 
 from loom.errors import Problem
+from loom.util import globs
 from loom.util.globs import GlobError
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer
 from loom.workflow.expressions import Expression, ExpressionError
@@ -84,8 +85,15 @@ def include_applies(rules: Node | None, scope: Scope, facts: Facts, problems: Pr
 
 
 def check(rules: Node | None, at: tuple[str | int, ...], problems: Problems) -> None:
-    """Report each invalid condition, also those that no pipeline evaluates."""
-    list(_parsed(rules, at, problems))
+    """Report each invalid condition and glob, also those that no pipeline evaluates."""
+    for number, rule, _ in _parsed(rules, at, problems):
+        for keyword in (rule.get("changes"), rule.get("exists")):
+            wanted = (
+                keyword.get("paths") or keyword if keyword is not None and keyword.kind is Kind.MAPPING else keyword
+            )
+            for glob in one_or_more(wanted):
+                if (wrong := globs.problem(_text(glob))) is not None:
+                    problems.say(rule, pointer(*at, number), f"rules: {wrong}")
 
 
 def without_value(
