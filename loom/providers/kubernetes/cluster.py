@@ -37,6 +37,8 @@ WATCH_S = 330.0
 """How long an answer that goes on may be silent; then it is asked for again."""
 PATIENCE_S = 60.0
 """How long a request is repeated while the API server does not answer."""
+HURRY_S = 5.0
+"""The same, and the limit of one request, when the user has asked for the end."""
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 CHANNELS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 """The protocols of a command's streams, the best first."""
@@ -62,6 +64,7 @@ class _Connection:
         self._lock = threading.Lock()
         self._made: tuple[Any, str] | None = None
         self.requests = 0
+        self.hurry = Cancel()
 
     def __call__(self) -> tuple[Any, str]:
         """Return the client and the context's namespace. EngineUnavailable when nothing is configured."""
@@ -146,17 +149,13 @@ class Cluster:
     def _place(self) -> str:
         return f"{self._connection.named}, namespace {self.namespace}"
 
+    def hurry(self) -> None:
+        """Have hardly any patience from now on: the user waits for the end."""
+        self._connection.hurry.request()
+
     # Requests
 
-    def call(
-        self,
-        doing: str,
-        method: str,
-        *arguments: Any,
-        patience_s: float = PATIENCE_S,
-        cancel: Cancel | None = None,
-        **more: Any,
-    ) -> Json:
+    def call(self, doing: str, method: str, *arguments: Any, patience_s: float = PATIENCE_S, **more: Any) -> Json:
         """Call a method of the API with the namespace and these arguments; return the answer's object.
 
         Repeats what the API server does not answer. `doing` names the operation for the error.
@@ -164,12 +163,13 @@ class Cluster:
 
         def ask() -> Json:
             self._connection.requests += 1
+            limits = (HURRY_S, HURRY_S) if self._connection.hurry.requested else CALL_S
             answer = getattr(self.api, method)(
-                *self._placed(method, arguments), _preload_content=False, _request_timeout=CALL_S, **more
+                *self._placed(method, arguments), _preload_content=False, _request_timeout=limits, **more
             )
             return cast("Json", json.loads(answer.data or b"{}"))
 
-        return self.patiently(doing, ask, patience_s, cancel)
+        return self.patiently(doing, ask, patience_s)
 
     def _placed(self, method: str, arguments: Sequence[Any]) -> tuple[Any, ...]:
         """The namespace has its place behind an object's name."""
@@ -178,13 +178,15 @@ class Cluster:
         named = method.startswith(("read", "delete", "patch", "replace"))
         return (arguments[0], self.namespace, *arguments[1:]) if named else (self.namespace, *arguments)
 
-    def patiently(self, doing: str, ask: Callable[[], T], limit_s: float, cancel: Cancel | None = None) -> T:
-        """Repeat a request while the API server does not answer, at most for so long, and until a cancel."""
+    def patiently(self, doing: str, ask: Callable[[], T], limit_s: float) -> T:
+        """Repeat a request while the API server does not answer, at most for so long, and until `hurry`."""
 
         def once() -> T:
             with self.translated(doing):
                 return ask()
 
+        hurry = self._connection.hurry
+        limit_s, cancel = (min(limit_s, HURRY_S), None) if hurry.requested else (limit_s, hurry)
         return retrying(once, Policy(when=is_transient, limit_s=limit_s, first_wait_s=0.2), cancel=cancel)
 
     @contextlib.contextmanager

@@ -88,6 +88,8 @@ class KubernetesProvider:
         cluster = self._cluster.at(request.pool.namespace if request.pool else None)
         pods = self._pods_in(cluster)
         with ExitStack() as stack:
+            # Not after `--fail-fast`: other jobs go on.
+            stack.callback(cancel.on_request(lambda: None if cancel.exit_code is None else cluster.hurry()))
             services = self._services.get(request.network_id or "")
             pushed = self._pushed(request, on_output, cancel)
             session: PodSession | None = None

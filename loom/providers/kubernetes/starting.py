@@ -84,7 +84,7 @@ def create(
     """Create the pod. One that a quota refuses waits for the end of the run's other pods."""
     name = pod["metadata"]["name"]
     try:
-        return _create(cluster, pods, pod, request, cancel)
+        return _create(cluster, pods, pod, request)
     except LoomError as error:
         if not _is_full(error):
             raise
@@ -99,7 +99,7 @@ def create(
             if others:
                 turn.others_at = time.monotonic()
             try:
-                return _create(cluster, pods, pod, request, cancel)
+                return _create(cluster, pods, pod, request)
             except LoomError as error:
                 # The quota counts a pod for a while after its end.
                 if not _is_full(error) or time.monotonic() - turn.others_at > TELL_S:
@@ -111,10 +111,10 @@ def create(
         turn.lock.release()
 
 
-def _create(cluster: Cluster, pods: Pods, pod: Json, request: SessionRequest, cancel: Cancel) -> None:
+def _create(cluster: Cluster, pods: Pods, pod: Json, request: SessionRequest) -> None:
     doing = f"creating the pod of job {request.job_id}"
     try:
-        pods.put(cluster.call(doing, "create_namespaced_pod", pod, cancel=cancel))
+        pods.put(cluster.call(doing, "create_namespaced_pod", pod))
     except Exists:
         # Nobody else knows the name: an earlier try was heard, and its answer was lost.
         pods.put(cluster.call(doing, "read_namespaced_pod", pod["metadata"]["name"]))
