@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from loom.cancel import Cancel
+from loom.plan.model import Image
 from loom.providers.base import Command, Share
 from loom.status import Exit
+from tests.support import kubernetes
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.slow]
 
 STEPS = (
     "echo one; echo V=it\\'s >>$LOOM_ENV; printf 'W<<E\\na\\nb\\nE\\n' >>$LOOM_ENV",
-    "i=0; while [ $i -lt 3000 ]; do echo line $i; echo err $i >&2; i=$((i+1)); done; until [ -e /tmp/go ]; do sleep 0.2; done",
+    "i=0; while [ $i -lt 3000 ]; do echo line $i; echo err $i >&2; i=$((i+1)); done; until [ -e /run/loom/go ]; do sleep 0.2; done",
     'echo "$V|$W|$S"; exit 3',
     "echo never",
 )
@@ -63,11 +65,12 @@ def run_all(session: Any, heard: dict[str, bytes], *, shared: bool) -> list[Exit
     return ended
 
 
+@pytest.mark.parametrize("image", [kubernetes.IMAGE, kubernetes.BUSYBOX])
 @pytest.mark.parametrize("shared", [False, True])
-def test_steps_go_on_without_loom_and_another_one_hears_all_of_them(pods: Pods, *, shared: bool) -> None:
+def test_steps_go_on_without_loom_and_another_one_hears_all_of_them(pods: Pods, image: str, *, shared: bool) -> None:
     saved: list[bytes] = []
     steps, after = commands(shared=shared)
-    request = pods.request(detached=True)
+    request = pods.request(detached=True, image=Image(name=image))
     opened = pods.provider.open(request, lambda *_: None, Cancel())
     session = opened.__enter__()
     session.put_secret("KEY", b"s3cr3t-value")
@@ -76,7 +79,7 @@ def test_steps_go_on_without_loom_and_another_one_hears_all_of_them(pods: Pods, 
 
     found = pods.provider.find(pods.run_id, "job")
     assert found is not None
-    found.inside({}).exec(["touch", "/tmp/go"], lambda *_: None, Cancel())
+    found.inside({}).exec(["touch", "/run/loom/go"], lambda *_: None, Cancel())
     until(lambda: (b"after it's failed" if shared else b"last") in _spooled(found))
     left = [(opened, session)]
     for _ in range(2):

@@ -377,7 +377,8 @@ def _forbidden(message: str, doing: str, place: str) -> ProviderError:
             return ProviderError(f"{doing}: {text.format(found[1])} ({place})", hint=hint, code=code)
     return ProviderError(
         f"{doing}: {message} ({place})",
-        hint="the Role in loom's guide for clusters has each verb that loom uses; `kubectl auth can-i --list` shows yours",
+        hint="the Role in loom's guide for clusters has each verb that loom uses; `kubectl auth can-i --list` shows yours\n"
+        "a namespace that was deleted, or is misspelled, is refused in the same words: its Roles are gone with it",
         code="CLUSTER_FORBIDDEN",
     )
 
