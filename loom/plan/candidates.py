@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from msgspec import Struct, field
 
@@ -71,3 +72,15 @@ class Candidate(Struct, kw_only=True):
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((self.id, self.name, self.title or self.id)))
+
+
+C = TypeVar("C", bound=Candidate)
+
+
+def by_name(candidates: Iterable[C]) -> dict[str, list[C]]:
+    """Return the candidates that each name in `needs` means: a job's name, or the title of one instance."""
+    found: dict[str, list[C]] = {}
+    for candidate in candidates:
+        for name in dict.fromkeys((candidate.name, candidate.title or candidate.name)):
+            found.setdefault(name, []).append(candidate)
+    return found

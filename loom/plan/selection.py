@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from loom.errors import Problem, RequestError
 from loom.plan import model as p
-from loom.plan.candidates import Candidate, RuleDecision, WantedNeed
+from loom.plan.candidates import Candidate, RuleDecision, WantedNeed, by_name
 from loom.util import globs
 from loom.util.bounded import listed
 from loom.util.toposort import closure
@@ -29,7 +29,9 @@ class Choice:
         self.left_out: dict[str, str] = {}
         self.held: dict[str, str] = {}
         self.problems: list[Problem] = []
-        self._index: dict[str, list[Candidate]] = {}
+        self._makers: dict[str, list[str]] = {}
+        """By stage, the jobs that leave artifacts for it."""
+        self._index: Mapping[str, Sequence[Candidate]] = {}
         self._index_of: Iterable[Candidate] | None = None
 
     def check_variables(self) -> None:
@@ -48,7 +50,8 @@ class Choice:
             self.selection.with_needs if self.selection.with_needs is not None else self.selection.from_job is None
         )
         if not self.selection.everything and wants_needs:
-            chosen = closure(chosen, {c.id: self.gets_from(c, pool) for c in pool})
+            there = {candidate.id: candidate for candidate in pool}
+            chosen = closure(chosen, lambda job_id: self.gets_from(there[job_id], pool))
         for candidate in pool:
             if candidate.id in exact and (not candidate.decision.runs or candidate.decision.when == "manual"):
                 decision = candidate.decision
@@ -167,8 +170,11 @@ class Choice:
         """
         if candidate.wanted is not None:
             return [target.id for _, target in self.need_targets(candidate, pool)]
-        before = self.stages[: self.stages.index(candidate.stage)]
-        return [c.id for c in pool if c.stage in before and c.decision.runs and c.leaves_artifacts]
+        if candidate.stage not in self._makers:
+            before = self.stages[: self.stages.index(candidate.stage)]
+            makers = [c.id for c in pool if c.stage in before and c.decision.runs and c.leaves_artifacts]
+            self._makers[candidate.stage] = makers
+        return self._makers[candidate.stage]
 
     def need_targets(self, candidate: Candidate, pool: Iterable[Candidate]) -> Iterator[tuple[WantedNeed, Candidate]]:
         if not candidate.wanted:
@@ -179,12 +185,9 @@ class Choice:
                 if need.means(target.matrix):
                     yield need, target
 
-    def _by_name(self, pool: Iterable[Candidate]) -> dict[str, list[Candidate]]:
+    def _by_name(self, pool: Iterable[Candidate]) -> Mapping[str, Sequence[Candidate]]:
         if self._index_of is not pool:
-            self._index, self._index_of = {}, pool
-            for candidate in pool:
-                for name in dict.fromkeys((candidate.name, candidate.title or candidate.name)):
-                    self._index.setdefault(name, []).append(candidate)
+            self._index, self._index_of = by_name(pool), pool
         return self._index
 
     def connect(self, candidates: Sequence[C], chosen: Mapping[str, C]) -> list[C]:

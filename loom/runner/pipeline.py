@@ -438,7 +438,6 @@ def builds_after_writers(plan: Plan, writers: Container[str], done: Container[st
     Builds that every writer waits for are excluded: each image is built once in a run, before the writers.
     """
     jobs = [job for job in plan.jobs if job.id not in done]
-    before = {job.id: {other for other in waits_for(plan, job) if other not in done} for job in jobs}
     users: dict[tuple[object, ...], set[str]] = {}
     builds: dict[tuple[object, ...], Build] = {}
     for job in jobs:
@@ -446,6 +445,9 @@ def builds_after_writers(plan: Plan, writers: Container[str], done: Container[st
             if image is not None and image.build is not None:
                 users.setdefault(identity(image), set()).add(job.id)
                 builds[identity(image)] = image.build
+    if not builds:
+        return []
+    before = {job.id: {other for other in waits_for(plan, job) if other not in done} for job in jobs}
     late = []
     for key, build in builds.items():
         waiting = {job_id for job_id in users[key] if not before[job_id]}

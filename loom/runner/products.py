@@ -61,9 +61,13 @@ class Handover:
         """
         self._missing_here = set(missing_here)
         self._cancel = cancel or Cancel()
-        self._plan = plan
         self._tracked = tracked
-        self._makers = [job for job in plan.jobs if job.artifacts is not None]
+        makers = [job for job in plan.jobs if job.artifacts is not None]
+        self._position = {job.id: number for number, job in enumerate(makers)}
+        self._before = {
+            stage: [job.id for job in makers if job.stage in plan.stages[:number]]
+            for number, stage in enumerate(plan.stages)
+        }
         self._archive_of = archive_of
         self._logs = logs
         self._masker = masker
@@ -72,28 +76,45 @@ class Handover:
         self._indexes: dict[str, Sequence[artifacts.ArtifactFile]] = {}
         self._cache_keys: dict[str, list[str]] = {}
         self._reported: dict[str, dict[str, str]] = {}
+        self._merged: dict[str, dict[str, str]] = {}
+        self._sources: dict[str, list[str]] = {}
+        self._overlaps: dict[tuple[str, ...], dict[str, list[str]]] = {}
 
     def sources(self, job: Job) -> list[str]:
         """Return the jobs with artifacts for `job`, in plan order: its needs, or all earlier stages without `needs`."""
-        return [other for other in self._origins(job) if self._archive_of(other).exists()]
+        return self._once(
+            self._sources, job, lambda jobs: [other for other in jobs if self._archive_of(other).exists()]
+        )
+
+    def _once(self, known: dict[str, T], job: Job, found: Callable[[Sequence[str]], T]) -> T:
+        """Return what is `found` for the jobs that `job` gets from. Those of earlier stages are the same for its whole stage."""
+        if job.artifacts_from is not None or job.needs is not None:
+            return found(self._origins(job))
+        if job.stage not in known:  # concurrent jobs may both find it, which is harmless
+            known[job.stage] = found(self._origins(job))
+        return known[job.stage]
 
     def _origins(self, job: Job) -> list[str]:
         """Return the jobs whose artifacts and variables `job` gets, whether they left any or not."""
-        if job.artifacts_from is not None:
-            named = set(job.artifacts_from)
-        elif job.needs is not None:
-            named = {need.job for need in job.needs if need.artifacts}
-        else:
-            before = self._plan.stages[: self._plan.stages.index(job.stage)]
-            named = {other.id for other in self._makers if other.stage in before}
-        return [other.id for other in self._makers if other.id in named]
+        if job.artifacts_from is None and job.needs is None:
+            return self._before[job.stage]
+        named = job.artifacts_from
+        if named is None:
+            named = tuple(need.job for need in job.needs or () if need.artifacts)
+        return sorted({other for other in named if other in self._position}, key=self._position.__getitem__)
 
     def with_reported(self, job: Job) -> Job:
         """Return the job with the variables that the jobs before it reported; of the same name, the last job's counts."""
-        found: dict[str, str] = {}
-        for other in self._origins(job):
-            found |= self._reported.get(other) or dotenv.kept(self._archive_of(other))
+        found = self._once(self._merged, job, self._reported_by)
         return variables.with_reported(job, found) if found else job
+
+    def _reported_by(self, jobs: Sequence[str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for other in jobs:
+            if other not in self._reported:  # of an earlier run, or none
+                self._reported[other] = dotenv.kept(self._archive_of(other))
+            found |= self._reported[other]
+        return found
 
     def restore(self, job: Job, session: Session, shared_workspace: Path, on_output: OnOutput) -> list[str]:
         """Restore earlier jobs' artifacts into this job's view; a shared workspace already holds them.
@@ -108,7 +129,7 @@ class Handover:
                 continue
             restored = artifacts.restore(self._archive_of(source), view, sha256=self._checksums.get(source))
             on_output("stdout", f"{source}: {restored.files} files, {restored.bytes} bytes\n".encode())
-        found = artifacts.overlaps({source: self._index_of(source) for source in sources}) if len(sources) > 1 else {}
+        found = self._overlaps_of(tuple(sources))
         return [
             f"{path} is left differently by {', '.join(jobs)}; "
             + (
@@ -118,6 +139,14 @@ class Handover:
             )
             for path, jobs in found.items()
         ]
+
+    def _overlaps_of(self, sources: tuple[str, ...]) -> Mapping[str, Sequence[str]]:
+        if sources not in self._overlaps:
+            found = (
+                artifacts.overlaps({source: self._index_of(source) for source in sources}) if len(sources) > 1 else {}
+            )
+            self._overlaps[sources] = found
+        return self._overlaps[sources]
 
     def _index_of(self, source: str) -> Sequence[artifacts.ArtifactFile]:
         if source not in self._indexes:  # concurrent jobs may both read it, which is harmless

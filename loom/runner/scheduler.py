@@ -405,7 +405,10 @@ class _Schedule:
 def dependents(plan: Plan, job_ids: Collection[str]) -> set[str]:
     """Return these jobs and all that wait for them, directly or not."""
     again = set(job_ids)
+    position = {stage: number for number, stage in enumerate(plan.stages)}
+    first = min((position[job.stage] for job in plan.jobs if job.id in again), default=len(position))
     for job in plan.jobs:  # in topological order
-        if again & set(waits_for(plan, job)):
+        if first < position[job.stage] if job.needs is None else any(need.job in again for need in job.needs):
             again.add(job.id)
+            first = min(first, position[job.stage])
     return again

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 Name = TypeVar("Name", bound=str)
@@ -47,12 +47,12 @@ def order(names: Iterable[Name], needs: Mapping[Name, Iterable[Name]]) -> list[N
     return list(done)
 
 
-def closure(starts: Iterable[Name], edges: Mapping[Name, Iterable[Name]]) -> set[Name]:
+def closure(starts: Iterable[Name], edges: Callable[[Name], Iterable[Name]]) -> set[Name]:
     """Return everything reachable from `starts`, including them."""
     found = set(starts)
     pending = list(found)
     while pending:
-        for target in edges.get(pending.pop(), ()):
+        for target in edges(pending.pop()):
             if target not in found:
                 found.add(target)
                 pending.append(target)

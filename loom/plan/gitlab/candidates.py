@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator, Mapping
 from functools import partial
 
 from loom.plan import model as p
-from loom.plan.candidates import Candidate, RuleDecision, WantedNeed, Withheld
+from loom.plan.candidates import Candidate, RuleDecision, WantedNeed, Withheld, by_name
 from loom.plan.variables import of_plan
 from loom.util.toposort import CycleError, order
 from loom.util.yaml_file import Node, fields_of, one_or_more
@@ -50,7 +50,13 @@ class Candidates:
         self.instances = instances({name: entry.merged.get("parallel") for name, entry in pipeline.jobs.items()})
         self._own = context.own_variables()
         self.own = in_environment(self._own)
-        self.reporting = [name for name, entry in pipeline.jobs.items() if _reports_variables(entry.merged)]
+        reporting = [name for name, entry in pipeline.jobs.items() if _reports_variables(entry.merged)]
+        position = {stage: number for number, stage in enumerate(pipeline.stages)}
+        stages = [position.get(pipeline.jobs[name].stage, 0) for name in reporting]  # unknown: the loader reports it
+        self._reported_to = pipeline.stages[min(stages) + 1 :] if stages else ()
+        self._reporting = {
+            title for name in reporting for title in (name, *(one.title for one in self.instances[name]))
+        }
         rule = rules.workflow(pipeline, self.scope(), context, self.problems)
         self.verdict = rule if not rule.runs else None
         self.workflow_variables: Mapping[str, Variable] = rule.variables
@@ -123,13 +129,8 @@ class Candidates:
     def gets_reported(self, candidate: JobCandidate) -> bool:
         """Whether jobs before this one may report variables to it."""
         if candidate.wanted is None:
-            position = {stage: number for number, stage in enumerate(self.pipeline.stages)}
-            own = position.get(candidate.stage, 0)  # an unknown stage is reported by the loader
-            return any(position.get(self.pipeline.entries[name].stage, 0) < own for name in self.reporting)
-        wanted = [want.job for want in candidate.wanted]
-        return any(
-            name == want or want.startswith((f"{name}: [", f"{name} ")) for name in self.reporting for want in wanted
-        )
+            return candidate.stage in self._reported_to
+        return any(want.job in self._reporting for want in candidate.wanted)
 
     def all(self) -> list[JobCandidate]:
         """Return every instance in plan order: by stage, then needs, then file order."""
@@ -154,9 +155,10 @@ class Candidates:
 
     def check_needs(self, candidates: list[JobCandidate]) -> None:
         """Report a need whose matrix no instance has; one of an unknown job is reported already."""
+        there = by_name(candidates)
         for candidate in candidates:
             for need in candidate.wanted or ():
-                named = [one for one in candidates if need.job in one.names]
+                named = there.get(need.job, ())
                 if named and not need.optional and not any(need.means(one.matrix) for one in named):
                     why = f"needs:parallel:matrix: no instance of {need.job} has these values"
                     self.problems.say(need.node, need.at, f"{why}; its matrix is {self._matrix(need.job)}")

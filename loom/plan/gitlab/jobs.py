@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from loom.errors import Problem, RequestError
 from loom.images.reference import parse_reference, service_aliases
 from loom.plan import model as p
+from loom.plan.candidates import by_name
 from loom.plan.gitlab.candidates import Candidates, JobCandidate, system_of
 from loom.plan.hardening import hardened
 from loom.plan.placement import placed
@@ -62,6 +63,8 @@ class GitLabJobBuilder:
         self.context = context
         self.known = known
         """The candidates by their ids."""
+        self._named = by_name(known.values())
+        self._position = {job_id: number for number, job_id in enumerate(known)}
         self._said: list[Problem] = []
         self._refusing: dict[tuple[str, int, int, str], tuple[Problem, dict[str, None]]] = {}
         """What is refused at a place, and the names of the jobs that are refused for it."""
@@ -253,11 +256,8 @@ class GitLabJobBuilder:
         if wanted is None:
             return None
         given = None if candidate.needs is None else {need.job for need in candidate.needs if need.artifacts}
-        return tuple(
-            one.id
-            for one in self.known.values()
-            if any(name in wanted for name in (one.name, one.title)) and (given is None or one.id in given)
-        )
+        named = {one.id for name in wanted for one in self._named.get(name, ())}
+        return tuple(sorted(named if given is None else named & given, key=self._position.__getitem__))
 
     def artifacts(self, job: Node, texts: _Texts) -> p.Artifacts | None:
         node = job.get("artifacts")

@@ -38,4 +38,4 @@ def test_a_chain_of_thousands() -> None:
 
 
 def test_closure() -> None:
-    assert closure(["a"], {"a": ["b"], "b": ["c", "a"], "d": ["a"]}) == {"a", "b", "c"}
+    assert closure(["a"], {"a": ["b"], "b": ["c", "a"], "c": [], "d": ["a"]}.__getitem__) == {"a", "b", "c"}
