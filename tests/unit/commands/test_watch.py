@@ -337,6 +337,10 @@ def test_what_does_not_decide_a_snapshot_does_not_count(tmp_path: Path) -> None:
         heard.nothing_but("b.txt")
         repo.git("add", "b.txt")
         heard.nothing_but("b.txt")
+        (repo.root / "b.txt").unlink()
+        assert heard.next().paths == {"b.txt"}
+        repo.git("add", "-A")
+        heard.nothing_but("a.txt")
 
 
 def test_a_linked_checkout_and_a_submodule_are_watched_too(tmp_path: Path) -> None:
