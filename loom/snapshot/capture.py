@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
-from loom.snapshot import copy_files, filters, git, skip_worktree, submodules, tree
+from loom.snapshot import copy_files, filters, git, line_endings, skip_worktree, submodules, tree
 from loom.snapshot import git_dir as layout
 from loom.snapshot.contents import New, decide, give_way, new_files
 from loom.snapshot.copy_workers import CopyPool
@@ -33,6 +33,7 @@ from loom.snapshot.proof import Filled, Proof
 from loom.snapshot.questions import Questions
 from loom.snapshot.removal import delete
 from loom.snapshot.renewal import Renewal, Standing, standing
+from loom.snapshot.repository import as_under_git
 from loom.snapshot.special_files import ignored, specials
 from loom.util.bounded import listed
 from loom.util.paths import own_directories
@@ -234,6 +235,7 @@ class _Filling:
         done.config = tree.hashing_config(source)
         copied = self._copy()
         self._check(copied)
+        self._end_lines_as_in_ci(copied)
         index, new, found = copied.index, copied.new, copied.found
         changes = self._questions.changes()
         self._name(copied)
@@ -328,6 +330,26 @@ class _Filling:
         # Directories created for missing files.
         for directory in sorted(directories(copied.absent), reverse=True):
             remove_empty(self._target, directory)
+
+    def _end_lines_as_in_ci(self, copied: _Copied) -> None:
+        source = self._source
+        if line_endings.by_default(source.config):
+            return
+        here = self._proof.here(index=self._git_dir / "index", config=source.attributes_config)
+        autocrlf = source.config.get("core.autocrlf", ("false",))[-1].lower() not in ("false", "no", "off", "0", "")
+        changed = line_endings.restore(here, self._target, autocrlf=autocrlf)
+        copied.found.recent += changed
+        self._done.config = [
+            *((key, value) for key, value in self._done.config if key not in line_endings.KEYS),
+            *line_endings.DEFAULTS,
+        ]
+        if changed:
+            more = f", and {counted(len(changed) - 1, 'other file')}" if changed[1:] else ""
+            why = (
+                f"CRLF on disk by your core.autocrlf or core.eol{more}: the workspace has LF, as CI; to have that here: "
+                "git config core.autocrlf input, and check the files out again"
+            )
+            self._done.leave_out(changed[0], why)
 
     def _look_again(
         self, copied: _Copied, changes: Mapping[str, str], unseen: set[str], edits: tree.IndexEdits
@@ -431,6 +453,9 @@ class _Filling:
         # Files pass the user's filters, as in a checkout; these may need the source's git directory.
         kept = [(key, value) for key, value in self._done.config if not key.startswith("filter.")]
         lfs = [("filter.lfs.required", "false"), *((f"filter.lfs.{key}", "") for key in ("clean", "smudge", "process"))]
+        if source.repository.trusted:
+            drivers = [(key, values[-1]) for key, values in source.config.items() if key.startswith("filter.")]
+            lfs = [*as_under_git(source.repository, drivers, elsewhere=True), *lfs]
         there = git.environment_for(
             source.environment,
             keep_config=True,

@@ -11,7 +11,7 @@ from pathlib import Path
 from loom.snapshot import git
 from loom.snapshot.index import lstat, same_content
 from loom.snapshot.model import Source
-from loom.snapshot.repository import as_under_git
+from loom.snapshot.repository import as_under_git, as_written
 
 _RUNS = (".clean", ".process")
 HIDING = ("ident", "working-tree-encoding")
@@ -89,7 +89,7 @@ def failed(stderr: str) -> bool:
 
 def complaints(stderr: str) -> list[str]:
     """Select messages about failed optional filters: git used the file unchanged."""
-    lines = {line for line in stderr.splitlines() if line.startswith("error: ")}
+    lines = {line for line in as_written(stderr).splitlines() if line.startswith("error: ")}
     return sorted(line.removeprefix("error: ") for line in lines if "external filter" in line or "subprocess" in line)
 
 

@@ -46,9 +46,6 @@ AS_LAID_OUT = (
 
 # Settings of the source that change what git sees in the same bytes.
 _CARRIED = (
-    "core.autocrlf",
-    "core.eol",
-    "core.safecrlf",
     "core.ignorecase",
     "core.precomposeunicode",
     "core.quotepath",

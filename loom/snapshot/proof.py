@@ -12,6 +12,7 @@ from msgspec import Struct, field
 from loom.cancel import Cancel
 from loom.snapshot import filters, git, tree
 from loom.snapshot.model import Change, LeftOut, Rules, SnapshotCanceled, Source, Submodule
+from loom.snapshot.repository import as_written
 
 
 class Filled(Struct):
@@ -100,7 +101,7 @@ class Proof:
             raise error
         self._filters_given_up = True
         self._done.config += filters.without(self._source.config)
-        last = error.stderr.strip().splitlines()[-1].removeprefix("fatal: ")
+        last = as_written(error.stderr).strip().splitlines()[-1].removeprefix("fatal: ")
         self._done.leave_out(".gitattributes", f"a filter that can't run ({last}): files count as they are on disk")
 
     def _hash_at_home(self, edits: tree.IndexEdits, index: Path) -> tuple[tree.IndexEdits, str]:

@@ -133,13 +133,24 @@ def with_filters(found: RepositoryView, environ: Mapping[str, str]) -> Repositor
     return replace(found, config=config, filters=(), trusted=True, view=_view(found.common_dir, config, environ))
 
 
-def as_under_git(found: RepositoryView, filters: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return filters that find the repository as under the user's git, with the whole of its configuration."""
-    names = "GIT_COMMON_DIR GIT_DIR GIT_WORK_TREE" if os.path.lexists(found.root / ".git") else "GIT_COMMON_DIR"
+def as_under_git(
+    found: RepositoryView, filters: Iterable[tuple[str, str]], *, elsewhere: bool = False
+) -> list[tuple[str, str]]:
+    """Return filters that find the repository as under the user's git, with the whole of its configuration.
+
+    `elsewhere`: they are started outside of its work tree.
+    """
+    here = os.path.lexists(found.root / ".git") and not elsewhere
+    names = "GIT_COMMON_DIR GIT_DIR GIT_WORK_TREE" if here else "GIT_COMMON_DIR"
     return [
         (key, f"unset {names}; {value}" if value and key.endswith((".clean", ".smudge", ".process")) else value)
         for key, value in filters
     ]
+
+
+def as_written(message: str) -> str:
+    """Return git's message about filters with their commands as somebody wrote them."""
+    return re.sub(r"unset GIT_COMMON_DIR[A-Z_ ]*; ", "", message)
 
 
 def _upward(start: Path, environ: Mapping[str, str]) -> Iterator[Path]:

@@ -15,12 +15,12 @@ import pytest
 from loom.errors import RequestError
 from loom.snapshot import apply_patch, discover, manifest_bytes, patch_of, verify
 
-from .conftest import ENVIRONMENT, NewRepo, Repo, Snap, check, contents, proved
+from .conftest import ENVIRONMENT, NewRepo, Repo, Snap, check, clone, contents, proved
 
 pytestmark = pytest.mark.slow
 
 
-def test_line_endings(work: Repo, snap: Snap) -> None:
+def test_line_endings(work: Repo, snap: Snap, tmp_path: Path) -> None:
     work.write(".gitattributes", "*.txt text eol=crlf\n*.auto text=auto\n*.bin -text\n")
     work.write("a.txt", "one\r\ntwo\r\n")
     work.write("b.auto", "one\r\n")
@@ -33,7 +33,19 @@ def test_line_endings(work: Repo, snap: Snap) -> None:
         work.write("d.bin", "x\r\n")
         work.write("plain", "x\r\ny\r\n")
         work.write("README", "now with\r\nother endings\r\n")
-        check(work, snap(work))
+        snapshot = snap(work)
+        if autocrlf == "false":
+            check(work, snapshot)
+            continue
+        # The user's setting is not CI's: a clone has what the workspace has, and git there sees no change.
+        assert snapshot.tree_sha == work.would_commit()
+        (named,) = snapshot.left_out
+        assert "the workspace has LF, as CI" in named.reason
+        assert proved(snapshot).same
+        work.commit(autocrlf)
+        assert contents(snap(work).path) == contents(clone(work, tmp_path / autocrlf, str(work.root)).root)
+        assert contents(snapshot.path) == contents(tmp_path / autocrlf)
+        assert Repo(snap(work).path).git("status", "--porcelain") == ""
 
 
 def test_attributes_outside_of_the_work_tree(work: Repo, snap: Snap, new_repo: NewRepo, tmp_path: Path) -> None:
@@ -390,7 +402,9 @@ def test_settings_without_a_value_and_numbers(work: Repo, snap: Snap) -> None:
         config.write("[core]\n\tautocrlf\n\tfilemode = 2\n")
     (work.root / "README").chmod(0o755)
     work.write("crlf", "a\r\n")
-    check(work, snap(work))
+    snapshot = snap(work)
+    assert snapshot.tree_sha == work.would_commit()
+    assert contents(snapshot.path)["crlf"] == ("100644", b"a\n")
     work.git("config", "--replace-all", "core.filemode", "")
     assert snap(work).tree_sha == work.would_commit()
 
