@@ -292,8 +292,14 @@ class _Resuming:
             return Resumption(step=step.id, handed_on=handed_on, cache_keys=job.cache_keys, view=self._files(job))
 
         found, view = session.find_place(self._here, job), job.view
-        if found is None or view is None or not found.has_its_files(view.mode):
+        if found is None or view is None:
             raise self._nothing_kept(job)
+        if not found.has_its_files(view.mode):
+            raise RequestError(
+                f"job {job.job.id} has a kept container, and its files are gone ({view.workspace})",
+                hint=f"start again: loom rerun {job.run.run_id} --failed",
+                code="NOTHING_KEPT",
+            )
         self._held.enter_context(session.held(self._here, job, found.place_id, alone=True))
         self._save(job)
         if view.mode is not MountMode.BIND:

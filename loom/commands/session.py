@@ -143,6 +143,8 @@ def _entered(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Can
             f"job {job.job.id} runs on this machine, as you", hint="--root is for jobs in containers; leave it out"
         )
     if (found := find_place(here, job)) is not None:
+        if job.view is not None and not found.has_its_files(job.view.mode):
+            raise _gone(job)  # the engine starts no command in a directory that is not there
         with nullcontext() if job.run.entry.alive else held(here, job, found.place_id, alone=False):
             yield _found(here, job, step, found, as_root=as_root)
         return
@@ -292,7 +294,7 @@ def view_now(here: Here, job: PastJob) -> Path | None:
     if job.view is None or job.view.mode is MountMode.BIND:
         return None  # its files are a plain directory, which needs no engine
     found = find_place(here, job)
-    return found.view() if found is not None else None
+    return found.view() if found is not None and found.has_its_files(job.view.mode) else None
 
 
 def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -> Path:
@@ -325,7 +327,8 @@ def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -
         return laid_out(copy, partial(found.copy_files, on_skipped=on_skipped))
     if view.mode is MountMode.BIND:
         raise _gone(job)
-    if (found := find_place(here, job)) is not None:
+    # An overlay whose lower directory somebody removed would look as if the job had deleted all of its files.
+    if (found := find_place(here, job)) is not None and found.has_its_files(view.mode):
         return laid_out(view.place, partial(found.copy_files, on_skipped=on_skipped))
     layer = view.place.parent / "upper"
     if view.mode is MountMode.OVERLAY and view.workspace.is_dir() and layer.is_dir():

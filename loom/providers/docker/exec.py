@@ -39,6 +39,7 @@ _SIZE_EVERY_S = 0.25
 """Interval for checking the terminal's size: its signal reaches only the main thread."""
 _AFTER_HANGUP_S = 2.0
 _LOOK_EVERY_S = 0.25
+_CODE_WITHIN_S = 60.0
 _TYPED_WITHIN_S = 60.0
 """Time limit for the container to accept terminal input."""
 _NEVER_TYPED = ",".join(["ctrl-@"] * 16)
@@ -99,7 +100,12 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
         try:
             if stdin is not None:
                 threading.Thread(target=_feed, args=(stdin, connection.socket), daemon=True).start()
+            deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
             ended = self._follow(connection, on_output, cancel, watcher, wake_read, timeout_s, grace_s)
+            if ended is Ended.EXITED and not self._ends(exec_id, cancel, deadline):  # it had closed its output
+                ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
+                watcher.signal(_signal_of(cancel))
+                self._wait(exec_id, grace_s)
             if ended is not Ended.EXITED:
                 watcher.signal("KILL")
         except OSError as error:
@@ -276,10 +282,22 @@ class ContainerInside(Struct, frozen=True, kw_only=True):
             found: Mapping[str, Any] = retrying(lambda: api.exec_inspect(exec_id))
         return found
 
+    def _ends(self, exec_id: str, cancel: Cancel, deadline: float) -> bool:
+        """Wait for the command's end, which may follow that of its output; False when it was canceled or out of time."""
+        pause_s = 0.005
+        while self._inspect(exec_id)["Running"]:  # no limit: as long as the command runs
+            if cancel.wait(min(pause_s, _LOOK_EVERY_S)) or time.monotonic() >= deadline:
+                return False
+            pause_s *= 2
+        return True
+
     def _code(self, exec_id: str) -> int:
-        """Return the command's exit code, which may follow the end of its output."""
-        wait_until(lambda: not self._inspect(exec_id)["Running"], limit_s=1.0, every_s=0.01)
-        return int(self._inspect(exec_id)["ExitCode"] or 0)
+        """Return the command's exit code. ProviderError when the engine does not tell it: no guess stands for it."""
+        self._wait(exec_id, _CODE_WITHIN_S)
+        code = self._inspect(exec_id)["ExitCode"]
+        if code is None:
+            raise ProviderError(f"the engine has not told the command's exit code within {_CODE_WITHIN_S:.0f} s")
+        return int(code)
 
 
 def _signal_of(cancel: Cancel) -> str:

@@ -15,6 +15,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import pytest
 
 from loom.providers.docker.cleanup import remove_run
 from tests.support.connections import serve_each
+from tests.support.effort import effort
 from tests.support.waiting import until
 
 from .conftest import Project, Ran, ended
@@ -213,6 +215,38 @@ def test_a_repair_by_hand_is_pulled_after_the_resume_that_passed(failing: Projec
     assert os.access(failing.root / "README", os.X_OK)
     assert (failing.root / "bin").read_bytes() == bytes(99)
     assert not (failing.root / "doomed").exists()
+
+
+@pytest.mark.parametrize("mode", MODES[:2])
+def test_a_kept_container_whose_files_somebody_removed_is_not_taken_for_a_job_that_deleted_them(
+    failing: Project, mode: str
+) -> None:
+    ran = run(failing, "--mount-mode", mode)
+    for workspace in failing.tmp.glob("loom-run-local-*[0-9]"):
+        shutil.rmtree(workspace)
+    for command in (["pull", "unit", "--apply"], ["exec", "unit", "--", "true"], ["resume"]):
+        refused = loom(failing, *command)
+        assert refused.code == (125 if command[0] == "exec" else 2), refused.out + refused.err
+        assert "files" in refused.err.splitlines()[0]
+    assert (failing.root / "README").exists()
+    assert failing.loom("clean", ran.receipt["run_id"]).code == 0
+
+
+def test_a_command_that_closes_its_output_is_waited_for(failing: Project) -> None:
+    run(failing)
+    closed = "exec >&- 2>&-; sleep 2; exit 6"
+    assert loom(failing, "exec", "unit", "--", "sh", "-c", closed).code == 6
+    assert loom(failing, "exec", "--timeout", "1s", "unit", "--", "sh", "-c", closed.replace("2;", "60;")).code == 4
+
+
+def test_many_commands_at_once_are_all_run(failing: Project) -> None:
+    run(failing)
+    with ThreadPoolExecutor(20) as many:
+        numbers = range(effort(40, 5000))
+        done = list(many.map(lambda n: loom(failing, "exec", "unit", "--", "sh", "-c", f"exit {n % 100}"), numbers))
+    assert [one.err for one in done if one.code == 125] == []
+    # 255 is containerd's word for an end that it missed, once in some hundred on a machine with a load of 40.
+    assert [(one.code, n) for one, n in zip(done, numbers, strict=True) if one.code not in (n % 100, 255)] == []
 
 
 class Cut:
