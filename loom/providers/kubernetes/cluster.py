@@ -248,7 +248,13 @@ class Cluster:
         if status in _UNAVAILABLE:
             return EngineUnavailable(f"{doing}: {message}", code="CLUSTER_UNAVAILABLE")
         if status in (400, 422):
-            return ProviderError(f"{doing}: the cluster refuses it: {message}", code="POD_INVALID")
+            low = ".resources.requests" in message and "must be less than or equal to" in message
+            hint = (
+                "a LimitRange of the namespace sets a limit below it: `requests` of the pool can be lower"
+                if low
+                else None
+            )
+            return ProviderError(f"{doing}: the cluster refuses it: {message}", hint=hint, code="POD_INVALID")
         return ProviderError(f"{doing}: {message} (status {status})")
 
     def lines(self, doing: str, method: str, *arguments: Any, **more: Any) -> Iterator[bytes]:

@@ -37,7 +37,7 @@ DETACHED_BYTES = 512 << 20
 """How much output a pod keeps that lives on without its loom. Beyond that the cluster evicts it."""
 DETACHED = "loom.detached"
 """The label of a pod that lives on without its loom."""
-REQUESTS: Mapping[str, str] = {"cpu": "250m", "memory": "128Mi"}
+REQUESTS: Mapping[str, str] = {"cpu": "250m"}
 """What a job's container reserves where nobody says."""
 LOST_NODE_S = 30
 """How long a pod stays on a node that does not answer."""

@@ -84,17 +84,17 @@ TEMPLATE = {"spec": {"containers": [{"name": "job", "resources": {"requests": {"
 @pytest.mark.parametrize(
     ("resources", "pool", "limits", "requests"),
     [
-        (Resources(), {}, {}, {"cpu": "250m", "memory": "128Mi"}),
-        (Resources(cpus=0.1), {}, {"cpu": "100m"}, {"memory": "128Mi"}),
-        (Resources(), {"requests": {"cpu": 1}}, {}, {"cpu": "1", "memory": "128Mi"}),
+        (Resources(), {}, {}, {"cpu": "250m"}),
+        (Resources(cpus=0.1), {}, {"cpu": "100m"}, {}),
+        (Resources(), {"requests": {"cpu": 1}}, {}, {"cpu": "1"}),
         (
             Resources(cpus=0.5),
             {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"cpu": 4, "ephemeral-storage": "2Gi"}},
             {"cpu": "500m", "ephemeral-storage": "2Gi"},
             {"memory": "1Gi"},
         ),
-        (Resources(cpus=2), {"requests": {"cpu": 1}}, {"cpu": "2000m"}, {"cpu": "1", "memory": "128Mi"}),
-        (Resources(), {"pod_template": TEMPLATE}, {}, {"cpu": "2", "memory": "128Mi"}),
+        (Resources(cpus=2), {"requests": {"cpu": 1}}, {"cpu": "2000m"}, {"cpu": "1"}),
+        (Resources(), {"pod_template": TEMPLATE}, {}, {"cpu": "2"}),
     ],
 )
 def test_a_job_reserves_what_the_job_the_pool_or_nobody_says(
