@@ -20,6 +20,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom.errors import Problem
+from loom.util.paths import open_without_links
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 32
@@ -225,9 +226,12 @@ def read(path: Path, name: str, *, code: str = "WF_SCHEMA_V1") -> YamlFile:
     return parse(read_bytes(path), name, code=code)
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a regular file, up to one byte more than `MAX_BYTES`. OSError for anything else."""
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+def read_bytes(path: Path, *, judged: bool = False) -> bytes:
+    """Read a regular file, up to one byte more than `MAX_BYTES`. OSError for anything else.
+
+    `judged`: a real path, by which it was decided that the file may be read; one with a link in it is not read.
+    """
+    handle = open_without_links(str(path)) if judged else os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as file:
         mode = os.fstat(handle).st_mode
         if stat.S_ISDIR(mode):

@@ -136,7 +136,7 @@ class WorkflowFiles:
                     self._problems.say(node, at, f"more than {MAX_FILES} files are included")
                     return
                 try:
-                    included = yaml_file.read(path, name)
+                    included = yaml_file.parse(yaml_file.read_bytes(real, judged=True), name)
                 except OSError as error:
                     self._problems.say(
                         node,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
@@ -9,7 +10,6 @@ from typing import Protocol
 from msgspec import Struct
 
 from loom.util import yaml_file
-from loom.util.paths import leads_out
 from loom.util.units import nearest
 
 SUFFIXES = (".yml", ".yaml")
@@ -79,13 +79,13 @@ class Checkout:
         self.paths = files
 
     def read(self, path: str) -> bytes:
-        here = self.root / path
-        if (elsewhere := leads_out(here, self.root)) is not None:
+        real = Path(os.path.realpath(self.root / path))
+        if not real.is_relative_to(os.path.realpath(self.root)):
             raise NotFound(
-                f"{path} is a link that points outside the project, to {elsewhere}; include a file of the project"
+                f"{path} is a link that points outside the project, to {real}; include a file of the project"
             )
         try:
-            return yaml_file.read_bytes(here)
+            return yaml_file.read_bytes(real, judged=True)
         except OSError as error:
             close = nearest(path, [name for name in self.paths() if name.endswith(SUFFIXES)][:2000])
             meant = f"; did you mean {close}?" if close else ""
