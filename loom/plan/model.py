@@ -363,6 +363,8 @@ class Plan(Struct, frozen=True, kw_only=True, dict=True):
     stages: tuple[str, ...]
     jobs: tuple[Job, ...]
     left_out: tuple[NotSelected, ...] = ()
+    ends_at_failure: bool = False
+    """The first failed job stops the run, as the workflow says."""
 
     def job(self, job_id: str) -> Job:
         """Return the job with this id. KeyError if the plan does not contain it."""

@@ -300,7 +300,7 @@ class Run:
                 on_stuck=runner.leave_behind,
                 at_most=request.lanes,
                 cancel=self._cancel,
-                fail_fast=request.config.fail_fast,
+                fail_fast=request.config.fail_fast or request.plan.ends_at_failure,
                 stop=self._stop_others,
                 done=self._done,
             )

@@ -398,7 +398,7 @@ class _Schedule:
         self._frontier.end(job_id, outcome)
         if not fail_fast or self.ending is not None or outcome.lets_go_on or outcome.status is Status.SKIPPED:
             return False
-        self.ending = f"{job_id} did not succeed, and --fail-fast ends the run"
+        self.ending = f"{job_id} did not succeed, which ends the run"
         return True
 
 

@@ -59,6 +59,7 @@ class Candidates:
         }
         rule = rules.workflow(pipeline, self.scope(), context, self.problems)
         self.verdict = rule if not rule.runs else None
+        self.ends_at_failure = rules.ends_at_failure(pipeline, rule)
         self.workflow_variables: Mapping[str, Variable] = rule.variables
         self.pipeline_values = self._pipeline_values()
         self._global_rules = pipeline.root.find("workflow", "rules") is not None

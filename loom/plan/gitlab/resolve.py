@@ -44,6 +44,7 @@ def resolve(pipeline: Pipeline, selection: p.JobSelection, context: p.ResolveCon
         ),
         jobs=built,
         left_out=choice.not_selected(),
+        ends_at_failure=candidates.ends_at_failure,
     )
 
 

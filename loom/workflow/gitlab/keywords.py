@@ -53,7 +53,6 @@ _COVERED = "The share of covered lines is the job's coverage, unless `coverage` 
 _NOT_SHOWN = "GitLab shows this report; a local run keeps the file alone."
 _NO_DEPLOYMENT = "A local run knows of no deployments."
 _HELD = "A job that deploys or releases is left out, unless it is named or `--deploy` is given."
-_NO_RULES_OF_TIME = "Each local run is one pipeline."
 
 _REPORTS = (
     Keyword("artifacts:reports", "map"),
@@ -337,8 +336,8 @@ JOB = (
 """The keywords of a job."""
 
 _AUTO_CANCEL = (
-    Keyword("auto_cancel", "map", _NONE, _NO_RULES_OF_TIME),
-    Keyword("auto_cancel:on_new_commit", "(conservative interruptible none)"),
+    Keyword("auto_cancel", "map"),
+    Keyword("auto_cancel:on_new_commit", "(conservative interruptible none)", _NONE, _NOT_CANCELED),
     Keyword("auto_cancel:on_job_failure", "(all none)"),
 )
 

@@ -75,6 +75,17 @@ def workflow(pipeline: Pipeline, scope: Scope, facts: Facts, problems: Problems)
     return RulesResult(when="never", runs=False, reason="no rule of `workflow: rules` matches")
 
 
+def ends_at_failure(pipeline: Pipeline, decided: RulesResult) -> bool:
+    """Return whether the first failed job cancels the pipeline, as the matching rule of `workflow` says, else `workflow`."""
+    path = ("auto_cancel", "on_job_failure")
+    workflow = pipeline.root.get("workflow")
+    if workflow is None:
+        return False
+    rule = None if decided.rule is None else list(flat(workflow.get("rules")))[decided.rule]
+    said = (rule.find(*path) if rule is not None else None) or workflow.find(*path)
+    return _text(said) == "all"
+
+
 def include_applies(rules: Node | None, scope: Scope, facts: Facts, problems: Problems) -> bool:
     """Whether a file is included."""
     if rules is None or rules.value is None:

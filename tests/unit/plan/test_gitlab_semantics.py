@@ -1,0 +1,177 @@
+"""Small pipelines whose outcome GitLab's documentation decides (docs.gitlab.com/ci/yaml)."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loom.config import Config
+from loom.plan.model import Job, JobSelection, Plan, ResolveContext, Retry
+from loom.plan.resolve import resolve
+from loom.workflow.dialects import load
+from tests.support.gitlab import PUSH
+
+
+def plan(tmp_path: Path, text: str) -> Plan:
+    path = tmp_path / ".gitlab-ci.yml"
+    path.write_text(text)
+    context = ResolveContext(predefined=PUSH, config=Config(deploy=True), files=lambda: ["src/a.py", "Dockerfile"])
+    return resolve(load(path, tmp_path, lambda: context), JobSelection(container=True), context)
+
+
+def job(tmp_path: Path, keywords: str, root: str = "") -> Job:
+    return plan(tmp_path, f"{root}\njob: {{script: x, {keywords}}}").job("job")
+
+
+@pytest.mark.parametrize(
+    ("written", "retry"),
+    [
+        ("1", Retry(max=1)),
+        ("{max: 1}", Retry(max=1)),
+        ("{when: script_failure}", Retry(max=2, when=frozenset({"script_failure"}))),
+        # `always` means nothing beside codes: only a code is tried again.
+        ("{max: 1, exit_codes: [137]}", Retry(max=1, exit_codes=frozenset({137}))),
+        ("{max: 1, exit_codes: 3, when: runner_system_failure}", Retry(max=1, when=frozenset({"provider_failure"}), exit_codes=frozenset({3}))),
+        ("{max: 1, exit_codes: 3, when: always}", Retry(max=1)),
+        ("{max: 1, when: stale_schedule}", Retry(max=1, when=frozenset())),
+        ("{max: 1, exit_codes: 3, when: stale_schedule}", Retry(max=1, when=frozenset(), exit_codes=frozenset({3}))),
+    ],
+)  # fmt: skip
+def test_a_retry_is_for_a_reason_or_a_code(tmp_path: Path, written: str, retry: Retry) -> None:
+    assert job(tmp_path, f"retry: {written}").retry == retry
+
+
+@pytest.mark.parametrize(
+    ("keywords", "limit"),
+    [
+        ("timeout: 10m", (600.0, True)),
+        ("timeout: 10m, variables: {RUNNER_SCRIPT_TIMEOUT: 5m}", (300.0, False)),
+        ("timeout: 10m, variables: {RUNNER_SCRIPT_TIMEOUT: 20m}", (600.0, True)),
+        ("tags: [a]", (3600.0, True)),
+    ],
+)
+def test_after_script_runs_after_the_limit_of_the_script_alone(
+    tmp_path: Path, keywords: str, limit: tuple[float, bool]
+) -> None:
+    found = job(tmp_path, keywords)
+    assert (found.timeout_s, found.ends_at_timeout) == limit
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("pages: {script: x}", ("public",)),
+        ("pages: {script: x, publish: site}", ("site",)),
+        ("pages: {script: x, pages: false}", None),
+        ("pages: {script: x, artifacts: {paths: [a]}}", ("a", "public")),
+        ("pages: {script: x, artifacts: {paths: [public]}}", ("public",)),
+        ("other: {script: x, pages: true}", ("public",)),
+        ("other: {script: x, pages: {publish: out}}", ("out",)),
+        ("other: {script: x}", None),
+    ],
+)
+def test_what_pages_publish_is_an_artifact(tmp_path: Path, text: str, paths: tuple[str, ...] | None) -> None:
+    (found,) = plan(tmp_path, text).jobs
+    assert (found.artifacts and found.artifacts.paths) == paths
+
+
+@pytest.mark.parametrize(
+    ("workflow", "ends"),
+    [
+        ("{auto_cancel: {on_job_failure: all}}", True),
+        ("{auto_cancel: {on_job_failure: none}}", False),
+        ("{auto_cancel: {on_new_commit: none}}", False),
+        ("{rules: [{when: always, auto_cancel: {on_job_failure: all}}]}", True),
+        (
+            "{auto_cancel: {on_job_failure: all}, rules: [{if: $CI_COMMIT_BRANCH, auto_cancel: {on_job_failure: none}}]}",
+            False,
+        ),
+        ("{auto_cancel: {on_job_failure: all}, rules: [{if: $NOT}, {when: always}]}", True),
+        ("{rules: [{if: $NOT, auto_cancel: {on_job_failure: all}}, {when: always}]}", False),
+    ],
+)
+def test_a_failure_cancels_the_pipeline(tmp_path: Path, workflow: str, ends: bool) -> None:
+    assert plan(tmp_path, f"workflow: {workflow}\njob: {{script: x}}").ends_at_failure is ends
+
+
+VARIABLES: list[tuple[str, str, dict[str, str]]] = [
+    ("variables: {A: root}", "variables: {A: job}", {"A": "job"}),
+    ("variables: {A: root}", "inherit: {variables: false}, variables: {B: '[$A]'}", {"B": "[]"}),
+    ("variables: {A: 1, B: 2}", "inherit: {variables: [B]}, variables: {C: '$A-$B'}", {"C": "-2"}),
+    ("variables: {A: $B, B: $C, C: deep}", "tags: [a]", {"A": "deep"}),
+    ("variables: {A: '$$B', B: x}", "tags: [a]", {"A": "$B"}),
+    ("variables: {A: {value: $B, expand: false}, B: x}", "tags: [a]", {"A": "$B"}),
+    ("variables: {A: {value: $B, expand: false}, B: x, C: $A}", "tags: [a]", {"C": "$B"}),
+    ("variables: {A: '${B}x', B: b}", "tags: [a]", {"A": "bx"}),
+    ("variables: {A: root}", "rules: [{if: $A == 'root', variables: {A: rule}}]", {"A": "rule"}),
+    ("variables: {A: root}\nworkflow: {rules: [{when: always, variables: {A: flow}}]}", "tags: [a]", {"A": "flow"}),
+    ("workflow: {rules: [{when: always, variables: {A: flow}}]}", "variables: {A: job}", {"A": "job"}),
+    ("variables: {A: 017, B: true, C: 1.50}", "tags: [a]", {"A": "15", "B": "true", "C": "1.5"}),
+    ("variables: {A: }", "tags: [a]", {"A": ""}),
+    ("variables: {A: 'x y', B: \"$A\"}", "tags: [a]", {"B": "x y"}),
+]
+
+
+@pytest.mark.parametrize(("root", "keywords", "values"), VARIABLES)
+def test_the_value_of_a_variable(tmp_path: Path, root: str, keywords: str, values: dict[str, str]) -> None:
+    found = job(tmp_path, keywords, root).variables
+    assert {name: found[name] for name in values} == values
+
+
+RULES: list[tuple[str, Any]] = [
+    ("rules: [{if: $NOT}, {when: always}]", "always"),
+    ("rules: [{if: $CI_COMMIT_BRANCH, when: never}, {when: always}]", None),
+    ("rules: [{exists: ['src/*.py']}]", "on_success"),
+    ("rules: [{exists: ['*.py']}]", None),
+    ("rules: [{exists: ['**/*.py']}]", "on_success"),
+    ("rules: [{exists: [Dockerfile], if: $NOT}]", None),
+    ("rules: [{if: '$CI_COMMIT_BRANCH && $NOT == null'}]", "on_success"),
+    ("rules: [{if: '$CI_COMMIT_BRANCH =~ /^[a-z]+$/'}]", "on_success"),
+    ("rules: [{if: '$NOT || $CI_COMMIT_BRANCH'}], when: on_failure", "on_failure"),
+    ("rules: [{when: manual}]", "manual"),
+    ("when: manual", "manual"),
+    ("only: [tags]", None),
+    ("only: [branches]", "on_success"),
+    ("except: [branches]", None),
+]
+
+
+@pytest.mark.parametrize(("keywords", "when"), RULES)
+def test_whether_a_job_runs(tmp_path: Path, keywords: str, when: Any) -> None:
+    found = plan(tmp_path, f"job: {{script: x, {keywords}}}\nother: {{script: x}}")
+    assert next((one.when for one in found.jobs if one.id == "job"), None) == when
+
+
+@pytest.mark.parametrize(
+    ("keywords", "allowed"),
+    [("when: manual", True), ("rules: [{when: manual}]", False), ("tags: [a]", False), ("rules: [{when: manual, allow_failure: true}]", True)],
+)  # fmt: skip
+def test_a_manual_job_may_fail_unless_a_rule_makes_it_manual(tmp_path: Path, keywords: str, allowed: bool) -> None:
+    assert job(tmp_path, keywords).allow_failure.always is allowed
+
+
+MERGES: list[tuple[str, str, Any]] = [
+    (
+        ".a: {variables: {X: 1, Y: 2}}\njob: {extends: .a, script: x, variables: {Y: 3}}",
+        "variables",
+        {"X": "1", "Y": "3"},
+    ),
+    (".a: {script: [a]}\njob: {extends: .a, script: [b]}", "script", ["b"]),
+    (".a: {script: a}\n.b: {script: b}\njob: {extends: [.a, .b]}", "script", ["b"]),
+    (".a: {script: [a, b]}\njob: {script: [!reference [.a, script], c]}", "script", ["a", "b", "c"]),
+    ("default: {before_script: [d]}\njob: {script: x, before_script: []}", "before", []),
+    ("default: {before_script: [d]}\njob: {script: x}", "before", ["d"]),
+    ("default: {before_script: [d]}\njob: {script: x, inherit: {default: false}}", "before", []),
+    ("default: {before_script: [d], image: i}\njob: {script: x, inherit: {default: [image]}}", "before", []),
+]
+
+
+@pytest.mark.parametrize(("text", "what", "value"), MERGES)
+def test_what_a_job_inherits(tmp_path: Path, text: str, what: str, value: Any) -> None:
+    found = plan(tmp_path, text).job("job")
+    shown = {
+        "variables": {name: found.variables.get(name) for name in value} if isinstance(value, dict) else None,
+        "script": [step.script for step in found.steps if step.phase == "script"],
+        "before": [step.script for step in found.steps if step.phase == "before_script"],
+    }
+    assert shown[what] == value
