@@ -75,7 +75,7 @@ def renew(source: Source, workspace: Path, files: Standing, *, cancel: Cancel) -
     """As `take`, of `source` as it is now, in the workspace that `take_to_stand` filled."""
     with occupied(workspace), git.ended_by(cancel):
         try:
-            if files.plain:
+            if files.plain and line_endings.by_default(source.config):
                 return _take(source, workspace, cancel, None, files)
         except SnapshotCanceled:
             raise
