@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from weakref import WeakSet
 
 import pytest
@@ -104,6 +104,16 @@ class Project:
     def run(self, *names: str, code: int | None = 0, **options: Any) -> Ran:
         """Run jobs, as `loom run` with these options; the exit code must be `code` (None: whatever)."""
         return self.execute(self.request(*names, **options), code=code)
+
+    def last(self) -> Ran:
+        """Return the last run that another command made."""
+        reading = Reading(self.store.find("last", repo_root=self.root))
+        return Ran(
+            code=reading.receipt()["exit_code"],
+            reading=reading,
+            events=list(read_phases(reading.paths)),
+            result=cast("api.Ran", None),
+        )
 
     def execute(self, request: api.RunRequest, *, code: int | None = 0) -> Ran:
         result = api.execute(request)

@@ -1,0 +1,114 @@
+"""Runs that go on from an earlier one: what they take over, where jobs continue, and what the record says of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from loom.commands import resume
+
+from .conftest import Make, Project, Ran
+
+WORKFLOW = """stages: [a, b, c]
+first: {stage: a, script: ['echo made >made; echo V=1 >r.env'], artifacts: {paths: [made], reports: {dotenv: r.env}}}
+middle:
+  stage: b
+  cache: {key: k, paths: [store]}
+  script:
+    - echo "HANDED=on" >>"$LOOM_ENV"; echo "step one"
+    - echo "$HANDED $V $(cat made)"; test -e repaired
+    - echo "step three"
+  artifacts: {paths: [repaired]}
+last: {stage: c, script: ['cat made repaired; echo $V']}
+"""
+
+
+def resumed(project: Project, from_step: str | None = None, **options: Any) -> Ran:
+    given = dict.fromkeys(("stream", "jobs", "keep", "sync", "var")) | {
+        "quiet": True,
+        "shell_on_failure": False,
+        "pause_on_failure": False,
+        "trust": True,
+    }
+    code = resume.resume(None, from_step=from_step, **{**given, **options})
+    ran = project.last()
+    assert ran.code == code
+    return ran
+
+
+def rerun(project: Project, **options: Any) -> Ran:
+    given = {"failed": False, "fresh": False, "stream": None, "quiet": True, "keep": None, "trust": True}
+    code = resume.rerun(None, **{**given, **options})
+    ran = project.last()
+    assert ran.code == code
+    return ran
+
+
+def test_a_job_goes_on_in_its_kept_place_and_the_jobs_after_it_follow(make: Make) -> None:
+    project = make(WORKFLOW)
+    before = project.run(on="far", keep="on-failure", code=1)
+    assert before.statuses == {"first": "success", "middle": "failure", "last": "skipped"}
+    (place,) = (project.places / "far").iterdir()
+    (place / "files" / "repaired").write_text("by hand\n")
+    ran = resumed(project)
+    assert ran.statuses == {"middle": "success", "last": "success"}
+    assert [unit.step for unit in ran.reading.units("middle") if unit.step] == ["script/02", "script/03"]
+    assert ran.lines("middle", "script/02") == ["on 1 made"]
+    assert ran.lines("last") == ["made", "by hand", "1"]
+    assert list((project.places / "far").iterdir()) == []
+    (reused,) = ran.facts("results_reused")
+    assert reused["jobs"]["first"]["status"] == "success"
+    assert reused["jobs"]["first"]["run_id"] == before.reading.run_id
+    assert Path(reused["jobs"]["first"]["archive"]) == before.reading.paths.artifacts_archive("first")
+    (steps,) = ran.facts("steps_reused")
+    assert steps["resumed"] is True
+    assert [one["job_id"] for one in steps["jobs"]] == ["first", "middle"]
+    assert ran.reading.fold.started["parent_run_id"] == before.reading.run_id
+    assert ran.facts("cache_keys", "middle") == [{"keys": ["k"]}]
+    assert ran.lines("middle", "cache_restore") == []
+    assert ran.facts("handed_on", "middle")[0]["step"] == ""
+
+
+def test_a_resumed_job_that_fails_again_is_kept_again(make: Make) -> None:
+    project = make(WORKFLOW)
+    project.run(on="far", keep="on-failure", code=1)
+    ran = resumed(project)
+    assert ran.statuses == {"middle": "failure", "last": "skipped"}
+    assert len(ran.facts("session_kept", "middle")) == 1
+    assert len(list((project.places / "far").iterdir())) == 1
+
+
+def test_without_a_kept_place_a_job_goes_on_in_its_saved_files(make: Make) -> None:
+    project = make(WORKFLOW.replace("test -e repaired", 'test -e "$REPAIRED"; touch repaired'))
+    project.run(code=1, var=[f"REPAIRED={project.places}/repaired"], keep="never")
+    (project.places / "repaired").touch()
+    ran = resumed(project)
+    assert ran.statuses == {"middle": "success", "last": "success"}
+    assert ran.lines("middle", "script/02") == ["on 1 made"]
+
+
+def test_the_failed_jobs_run_again_from_their_start(make: Make) -> None:
+    project = make(WORKFLOW.replace("test -e repaired", 'test -e "$REPAIRED"; touch repaired'))
+    project.run(code=1, var=[f"REPAIRED={project.places}/repaired"])
+    (project.places / "repaired").touch()
+    ran = rerun(project, failed=True)
+    assert ran.statuses == {"middle": "success", "last": "success"}
+    assert ran.lines("middle") == ["step one"]
+    assert ran.lines("middle", "script/02") == ["on 1 made"]
+    assert ran.lines("middle", "artifact_restore")[0].startswith("first: 1 files")
+    assert ran.facts("steps_reused")[0]["resumed"] is False
+    everything = rerun(project)
+    assert everything.statuses == {"first": "success", "middle": "success", "last": "success"}
+
+
+def test_a_job_that_failed_and_did_not_run_again_fails_the_run(make: Make) -> None:
+    project = make("""stages: [a]
+one: {stage: a, script: exit 3}
+two: {stage: a, script: 'test -e "$REPAIRED"'}
+""")
+    before = project.run(code=1, var=[f"REPAIRED={project.places}/repaired"])
+    (project.places / "repaired").touch()
+    ran = resumed(project, "two")
+    assert ran.statuses == {"two": "success"}
+    assert ran.code == 1
+    assert ran.reading.receipt()["error"] == f"one: failed in run {before.reading.run_id}, and did not run again"
