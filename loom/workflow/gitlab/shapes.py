@@ -187,9 +187,7 @@ class Shapes(Struct, kw_only=True):
         return self._fitting(node, shape, keyword, table, at)
 
     def _open(self, node: Node, keyword: Keyword, table: Mapping[str, Keyword], at: tuple[str | int, ...]) -> Node:
-        below = table.get(f"{keyword.name}:NAME")
-        if below is None:
-            return node
+        below = table[f"{keyword.name}:NAME"]
         found = {}
         for key, child in node.value.items():
             if keyword.name.endswith("variables") and (known := runner_variable(key)) is not None:

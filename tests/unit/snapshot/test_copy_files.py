@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -595,4 +596,23 @@ def test_a_failure_in_this_thread_ends_the_copy(source: Path, target: Path, help
         pool._own._move = failing
         with pytest.raises(SnapshotError) as error:
             pool.copy(files, about=30, look_around=False)
+    assert error.value.code == "WORKSPACE_NOT_WRITTEN"
+
+
+def test_a_failure_in_a_helper_ends_the_copy(
+    source: Path, target: Path, helpers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+
+    def receive(_: object) -> dict[str, object]:
+        answered.set()
+        return {"failed": ("a/b", errno.ENOSPC)}
+
+    files = many(source)
+    monkeypatch.setattr(copy_files, "receive", receive)
+    with copy_workers.CopyPool(source, target, since_ns=LATER, cancel=Cancel()) as pool:
+        pool._own._move = lambda *_: (answered.wait(60) and 0) or 0
+        with pytest.raises(SnapshotError) as error:
+            pool.copy(files, about=30, look_around=False)
+    assert "a/b" in str(error.value)
     assert error.value.code == "WORKSPACE_NOT_WRITTEN"

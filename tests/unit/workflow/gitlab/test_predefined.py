@@ -1,0 +1,65 @@
+"""What GitLab knows of a job by its name and its environment."""
+
+from __future__ import annotations
+
+import pytest
+
+from loom.workflow.gitlab import predefined
+from loom.workflow.gitlab.durations import seconds
+from tests.support.gitlab import node
+
+
+@pytest.mark.parametrize(
+    ("name", "tier"),
+    [
+        ("dev", "development"),
+        ("review/x", "development"),
+        ("trunk", "development"),
+        ("test", "testing"),
+        ("acpt", "testing"),
+        ("qa-1", "testing"),
+        ("quality", "testing"),
+        ("stg", "staging"),
+        ("staging", "staging"),
+        ("model", "staging"),
+        ("pre", "staging"),
+        ("demo", "staging"),
+        ("prod", "production"),
+        ("PRD", "production"),
+        ("live", "production"),
+        ("elsewhere", "other"),
+    ],
+)
+def test_the_tier_of_an_environment_follows_from_its_name(name: str, tier: str) -> None:
+    assert predefined.of_environment(node(name), {})["CI_ENVIRONMENT_TIER"] == tier
+
+
+def test_an_environment_says_its_tier_and_action_itself() -> None:
+    found = predefined.of_environment(node("{name: prod $A, deployment_tier: other, action: stop}"), {"A": "b"})
+    assert found["CI_ENVIRONMENT_NAME"] == "prod b"
+    assert (found["CI_ENVIRONMENT_TIER"], found["CI_ENVIRONMENT_ACTION"]) == ("other", "stop")
+    assert predefined.of_environment(node("$NONE"), {"NONE": ""}) == predefined.of_environment(None, {}) == {}
+    assert predefined.of_environment(node("prod"), {})["CI_ENVIRONMENT_ACTION"] == "start"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("90", 90),
+        ("1:30", 90),
+        ("1:00:05", 3605),
+        ("1h 30m", 5400),
+        ("2 weeks and 1 day", 15 * 86400),
+        ("1.5 hours", 5400),
+        (" 3 MINS ", 180),
+        ("never", None),
+        ("", None),
+        ("5 parsecs", None),
+    ],
+)
+def test_durations(text: str, found: float | None) -> None:
+    if found is None:
+        with pytest.raises(ValueError, match="expected a duration such as 30 minutes"):
+            seconds(text)
+    else:
+        assert seconds(text) == found
