@@ -29,6 +29,10 @@ def of_job(keywords: str) -> str:
 FIVE = "[{paths: [a]}, {paths: [b]}, {paths: [c]}, {paths: [d]}, {paths: [e]}]"
 MANY = "[" + ", ".join(f"p{number}" for number in range(51)) + "]"
 REFUSED = {
+    "": "1:1: .gitlab-ci.yml is empty; add a job to it",
+    "# a comment": "1:1: .gitlab-ci.yml is empty; add a job to it",
+    "{}": "1:1: .gitlab-ci.yml is empty; add a job to it",
+    "null": "1:1: .gitlab-ci.yml is empty; add a job to it",
     of_job("rules: [{when: always}], only: [main]"): "job: `rules` and `only` exclude each other; remove one",
     of_job("rules: [{when: always}], except: [main]"): "job: `rules` and `except` exclude each other; remove one",
     of_job("rules: [{when: always}], start_in: 1h"): "job: `rules` and `start_in` exclude each other; remove one",
