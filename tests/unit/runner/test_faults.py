@@ -19,6 +19,7 @@ from loom.providers.host import HostProvider
 from loom.record.run_record import RunRecord
 from loom.runner import api
 from loom.status import ExitCode
+from tests.support.waiting import until
 
 from .conftest import Make, Replaced, on
 
@@ -101,7 +102,7 @@ def test_a_record_that_is_full_ends_the_run_and_its_jobs(
             code=None,
         )
     assert closed
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("job ")] == []
+    until(lambda: not any(thread.name.startswith("job ") for thread in threading.enumerate()))
 
 
 # -- the beginning ----------------------------------------------------------------------------------------------------

@@ -173,9 +173,7 @@ def test_a_store_that_refuses_is_named_with_what_was_to_be_done(
     assert error.value.code == "BUCKET_UNAVAILABLE"
 
 
-@pytest.mark.parametrize(
-    ("kind", "hint"), [("s3", "pip install 'loom-ci[s3]'"), ("gs", "install fsspec's package for gs")]
-)
+@pytest.mark.parametrize(("kind", "hint"), [("s3", "s3fs"), ("gs", "fsspec's package for gs")])
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, kind: str, hint: str) -> None:
     def missing(name: str) -> Any:
         raise ImportError("no such library")
@@ -183,7 +181,8 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, kin
     monkeypatch.setattr("loom.storage.bucket.import_module", missing)
     with pytest.raises(CacheError) as error:
         Bucket(f"{kind}://x").names("a")
-    assert (error.value.hint, error.value.code) == (hint, "BUCKET_UNAVAILABLE")
+    assert hint in (error.value.hint or "")
+    assert error.value.code == "BUCKET_UNAVAILABLE"
 
 
 @pytest.mark.parametrize("address", ["memory"], indirect=True)

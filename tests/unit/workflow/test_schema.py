@@ -33,6 +33,7 @@ BEYOND_SHAPES = {
     "no_job",
     "references",
     "stage_twice",
+    "texts",
     "variable_cycle",
     "keys_that_are_no_text",
 }
