@@ -21,8 +21,8 @@ from loom.record.highlights import of_file
 from loom.record.reader import Reading
 from loom.record.saved_plan import load_planned
 from loom.record.store import UNFINISHED, entry_at, read_document
-from loom.storage.files import open_regular
 from loom.util.controls import visible
+from loom.util.untrusted_files import open_regular
 
 
 def diagnosis_of(reading: Reading, job: str | None = None, *, at_end: bool = False) -> Diagnosis:

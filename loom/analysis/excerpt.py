@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from loom.analysis.diagnosis import Diagnosis, Excerpt
-from loom.storage.files import read_regular
 from loom.util.controls import cleaned
+from loom.util.untrusted_files import read_regular
 
 AROUND = 3
 _LARGEST = 4 << 20

@@ -14,7 +14,7 @@ from loom import snapshot
 from loom.analysis.known_failures import InSource
 from loom.analysis.patterns import from_root
 from loom.errors import LoomError
-from loom.storage.files import open_regular
+from loom.util.untrusted_files import open_regular
 
 Look = Callable[[Sequence[str]], Mapping[str, InSource]]
 """From paths below the project's root to what is true of those that are there."""

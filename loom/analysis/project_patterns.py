@@ -12,9 +12,9 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from loom.analysis import problem_matchers
 from loom.analysis.patterns import GROUPS, Finder, Format, Reader
 from loom.errors import Problem, RequestError, WorkflowError
-from loom.storage.files import read_regular
 from loom.util import yaml_file
 from loom.util.paths import leads_out
+from loom.util.untrusted_files import read_regular
 from loom.util.yaml_file import Kind, Node
 from loom.workflow.messages import Problems
 from loom.workflow.models import Model

@@ -54,7 +54,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _note_refusal(arguments: list[str], error: Exception, code: int, began_ns: int) -> None:
-    from loom.commands.refusal import note_refusal  # only a failed run needs it
+    from loom.commands.run.refusal import note_refusal  # only a failed run needs it
 
     note_refusal(arguments, error, code, began_ns=began_ns)
 

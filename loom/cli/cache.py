@@ -15,7 +15,7 @@ Everywhere = Annotated[bool, typer.Option("--all", "-a", help="The caches of eve
 
 
 @cache.command("ls")
-@done_by("cache")
+@done_by("keep.cache")
 def ls(
     keys: Annotated[list[str] | None, typer.Argument(metavar="KEY...", help="Only these keys (globs).")] = None,
     everywhere: Everywhere = False,
@@ -25,7 +25,7 @@ def ls(
 
 
 @cache.command("rm")
-@done_by("cache")
+@done_by("keep.cache")
 def rm(
     keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys or globs; `*` is all.")],
     everywhere: Everywhere = False,
@@ -35,7 +35,7 @@ def rm(
 
 
 @cache.command("prune")
-@done_by("cache")
+@done_by("keep.cache")
 def prune(
     max_size: Annotated[
         str | None,
@@ -55,7 +55,7 @@ def prune(
 
 
 @cache.command("verify")
-@done_by("cache")
+@done_by("keep.cache")
 def verify(
     remove: Annotated[bool, typer.Option("--remove", help="Remove the damaged entries.")] = False,
     as_json: options.AsJson = False,

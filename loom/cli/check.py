@@ -11,7 +11,7 @@ from loom.cli import options
 from loom.cli.command import completion, done_by
 
 
-@done_by("check")
+@done_by("run.check")
 def check(
     workflow: options.WorkflowFile = None,
     form: Annotated[Literal["text", "json", "github"], typer.Option("--format", help="Output format.")] = "text",
@@ -25,7 +25,7 @@ def check(
     """
 
 
-@done_by("compile")
+@done_by("run.compile")
 def compile_(
     jobs: options.Jobs = None,
     workflow: options.WorkflowFile = None,
@@ -65,7 +65,7 @@ def import_(
     """Print a `.gitlab-ci.yml` in loom's own language. Comments mark what differs, or can't be expressed."""
 
 
-@done_by("schema")
+@done_by("record.schema")
 def schema(
     record: Annotated[
         str | None,
@@ -80,7 +80,7 @@ def schema(
     """Print the JSON Schema of workflow files, for editors. With --record, of a document in a run's record."""
 
 
-@done_by("trust")
+@done_by("keep.trust")
 def trust(
     workflow: options.WorkflowFile = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Allow it without a question.")] = False,

@@ -10,7 +10,7 @@ from loom.cli import options
 from loom.cli.command import completion, done_by
 
 
-@done_by("clean")
+@done_by("keep.clean")
 def clean(
     runs: Annotated[
         list[str] | None,

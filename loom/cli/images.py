@@ -19,13 +19,13 @@ Names = Annotated[
 
 
 @images.command("ls")
-@done_by("images")
+@done_by("keep.images")
 def ls(names: Names = None, as_json: options.AsJson = False, workflow: options.WorkflowFile = None) -> None:
     """List every image of the workflow, its jobs, and its local state."""
 
 
 @images.command("pull")
-@done_by("images")
+@done_by("keep.images")
 def pull(
     names: Names = None,
     frozen: options.Frozen = None,
@@ -36,7 +36,7 @@ def pull(
 
 
 @images.command("build")
-@done_by("images")
+@done_by("keep.images")
 def build(
     names: Names = None,
     frozen: options.Frozen = None,
@@ -47,7 +47,7 @@ def build(
 
 
 @images.command("lock")
-@done_by("images")
+@done_by("keep.images")
 def lock(
     names: Names = None,
     platform: Annotated[
@@ -61,7 +61,7 @@ def lock(
 
 
 @images.command("verify")
-@done_by("images")
+@done_by("keep.images")
 def verify(names: Names = None, as_json: options.AsJson = False, workflow: options.WorkflowFile = None) -> None:
     """Compare local images with the registries and the lock file.
 
@@ -70,7 +70,7 @@ def verify(names: Names = None, as_json: options.AsJson = False, workflow: optio
 
 
 @images.command("export")
-@done_by("images")
+@done_by("keep.images")
 def export(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="The file to write; compressed when it ends in .gz or .zst.")
@@ -83,7 +83,7 @@ def export(
 
 
 @images.command("import")
-@done_by("images")
+@done_by("keep.images")
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of `loom images export`.")],
     as_json: options.AsJson = False,
@@ -92,7 +92,7 @@ def import_(
 
 
 @images.command("prune")
-@done_by("images")
+@done_by("keep.images")
 def prune(
     older_than: Annotated[
         str, typer.Option("--older-than", metavar="TIME", help="Only images that were not used for this long.")

@@ -10,7 +10,7 @@ from loom.cli import options
 from loom.cli.command import completion, done_by
 
 
-@done_by("mcp")
+@done_by("agents.mcp")
 def mcp(
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Only look: no runs, no commands in jobs, no resume.")

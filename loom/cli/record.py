@@ -12,7 +12,7 @@ from loom.cli.command import completion, done_by
 from loom.render.diagnosis import DiagnosisForm
 
 
-@done_by("runs")
+@done_by("record.runs")
 def runs(
     everywhere: Annotated[bool, typer.Option("--all", "-a", help="The runs of every checkout.")] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, metavar="N", help="At most N runs.")] = 20,
@@ -22,7 +22,7 @@ def runs(
     """List the runs of this repository, newest first. Prints status, tree, duration and failed job."""
 
 
-@done_by("runs")
+@done_by("record.runs")
 def show(
     run: options.Run = "last",
     stream: Annotated[bool, typer.Option("--stream", help="All output, as `loom run --stream` shows it.")] = False,
@@ -34,7 +34,7 @@ def show(
     """Print a run as its screen showed it."""
 
 
-@done_by("logs")
+@done_by("record.logs")
 def logs(
     run: options.Run = "last",
     job: Annotated[
@@ -64,7 +64,7 @@ def logs(
     """
 
 
-@done_by("diagnose")
+@done_by("record.diagnose")
 def diagnose(
     run: options.Run = "last",
     job: Annotated[
@@ -81,7 +81,7 @@ def diagnose(
     """
 
 
-@done_by("diff")
+@done_by("record.diff")
 def diff(
     run_a: Annotated[str, typer.Argument(metavar="RUN", help=options.RUN_HELP, autocompletion=completion("run"))],
     run_b: Annotated[
@@ -102,7 +102,7 @@ def diff(
     """
 
 
-@done_by("report")
+@done_by("record.report")
 def report(
     run: options.Run = "last",
     output: Annotated[
@@ -118,7 +118,7 @@ def report(
     """Write a run as one HTML page. It is self-contained, with graph, timeline and searchable logs."""
 
 
-@done_by("artifacts")
+@done_by("record.artifacts")
 def artifacts(
     run: options.RunOrJob = None,
     job: Annotated[

@@ -30,7 +30,7 @@ class ResumeCommand(TyperCommand):
 CLASSES = {"resume": ResumeCommand}
 
 
-@done_by("resume")
+@done_by("inside.resume")
 def resume(
     run: options.RunName = None,
     from_step: Annotated[
@@ -66,7 +66,7 @@ def resume(
     """
 
 
-@done_by("attach")
+@done_by("run.attach")
 def attach(
     run: options.RunName = None,
     stream: options.Stream = None,
@@ -82,7 +82,7 @@ def attach(
     """
 
 
-@done_by("resume")
+@done_by("inside.resume")
 def rerun(
     run: options.RunName = None,
     failed: Annotated[

@@ -11,7 +11,7 @@ from loom.cli import options
 from loom.cli.command import completion, done_by
 
 
-@done_by("run", ahead="loom.snapshot.source:ask_ahead")
+@done_by("run.run", ahead="loom.snapshot.source:ask_ahead")
 def run(
     names: options.Jobs = None,
     local: Annotated[bool, typer.Option("--local", help="Run locally (the default; accepted for clarity).")] = False,

@@ -13,7 +13,7 @@ from loom.cli.command import done_by
 AsRoot = Annotated[bool, typer.Option("--root", help="As root, whatever user the job has.")]
 
 
-@done_by("shell")
+@done_by("inside.shell")
 def shell(
     run: options.RunOrJob = None,
     job: options.JobOfRun = None,
@@ -51,7 +51,7 @@ def exec_(
 
     Exit code 125: loom could not run it; with --json, nothing is printed then but the reason on standard error.
     """
-    from loom.commands import shell as commands
+    from loom.commands.inside import shell as commands
 
     raise SystemExit(
         commands.exec_(

@@ -10,7 +10,7 @@ from loom.cli import options
 from loom.cli.command import completion, done_by
 
 
-@done_by("snapshot")
+@done_by("keep.snapshot")
 def snapshot(
     paths: Annotated[
         list[str] | None,
@@ -28,7 +28,7 @@ def snapshot(
     """
 
 
-@done_by("snapshot")
+@done_by("keep.snapshot")
 def verify(
     what: Annotated[
         str,
@@ -43,7 +43,7 @@ def verify(
     """
 
 
-@done_by("pull")
+@done_by("inside.pull")
 def workspace(run: options.RunOrJob = None, job: options.JobOfRun = None, as_json: options.AsJson = False) -> None:
     """Print the directory of a run's snapshot. With JOB, the directory of that job's own files.
 
@@ -52,7 +52,7 @@ def workspace(run: options.RunOrJob = None, job: options.JobOfRun = None, as_jso
     """
 
 
-@done_by("pull")
+@done_by("inside.pull")
 def pull(
     run: options.RunOrJob = None,
     job: options.JobOfRun = None,

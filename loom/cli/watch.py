@@ -10,7 +10,7 @@ from loom.cli import options
 from loom.cli.command import done_by
 
 
-@done_by("watch")
+@done_by("run.watch")
 def watch(
     names: options.Jobs = None,
     container: options.Container = None,

@@ -79,7 +79,7 @@ def _workflow() -> Loaded:
 
 
 def _planning() -> ModuleType:
-    from loom.commands import planning  # not for a run's name
+    from loom.commands.run import planning  # not for a run's name
 
     return planning
 

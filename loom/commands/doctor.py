@@ -13,17 +13,18 @@ from typing import Any
 
 from loom import snapshot
 from loom.analysis.printed import Check, Doctor
-from loom.commands import planning, retention
+from loom.commands.keep import retention
 from loom.commands.project import WORKFLOWS, Here, here, not_counted
+from loom.commands.run import planning
 from loom.commands.screen import screen_parts
 from loom.errors import LoomError, SnapshotError
 from loom.plan.model import Job
 from loom.pools import Pool, named
 from loom.providers import labels
-from loom.providers.docker.capabilities import Traits
-from loom.providers.docker.connection import Engine
-from loom.providers.docker.endpoint import endpoint_of
-from loom.providers.docker.probe import probe
+from loom.providers.docker.engine.capabilities import Traits
+from loom.providers.docker.engine.connection import Engine
+from loom.providers.docker.engine.endpoint import endpoint_of
+from loom.providers.docker.engine.probe import probe
 from loom.render.output import print_json
 from loom.snapshot import git
 from loom.status import ExitCode
@@ -90,7 +91,7 @@ def _repository(place: Here) -> Check:
 
 def _elsewhere(place: Here, pool: Pool) -> Iterator[Check]:
     try:
-        checkup = import_module("loom.providers.kubernetes.checkup")  # its library is an optional extra
+        checkup = import_module("loom.providers.kubernetes.cluster.checkup")  # its library is an optional extra
     except ImportError as error:
         yield _bad("cluster", f"its library is not installed: {error}", install_command("kubernetes"))
         return

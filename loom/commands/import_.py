@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from loom.commands import checkout, planning, project
+from loom.commands import project
+from loom.commands.run import checkout, planning
 from loom.errors import RequestError
 from loom.status import ExitCode
 from loom.util.paths import name_from

@@ -116,7 +116,7 @@ def configured(
 
     def allows(asked: Asked, state_dir: Path) -> bool:
         # Only for a project that asks for something; a plain one never meets these modules.
-        from loom.commands.trust_store import Trust
+        from loom.commands.keep.trust_store import Trust
         from loom.plan.permissions import of_setting
 
         return trusts_all(environ, trusting) or Trust(state_dir, root or Path(), environ).holds(of_setting(asked))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loom.providers.shared_shell import quoted
+from loom.providers.driver.shared_shell import quoted
 
 _CLEAR = b"""clear() {
     a=$1

@@ -10,11 +10,11 @@ from typing import IO, Literal, cast
 
 from loom.errors import ProviderError
 from loom.storage import tar, unpacking
-from loom.storage.files import open_regular, reader
 from loom.storage.selection import Chosen
 from loom.storage.tar import Kind, TarEntry
 from loom.storage.workspace import DirectoryView, OnSkipped, Skipped
 from loom.util import atomic
+from loom.util.untrusted_files import open_regular, reader
 
 _CHUNK = 256 * 1024
 _READ = 1 << 20

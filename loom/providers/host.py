@@ -30,7 +30,7 @@ from msgspec import Struct
 from loom.cancel import Cancel
 from loom.errors import ProviderError, RequestError
 from loom.plan.model import Job, MountMode
-from loom.providers import interactive, shared_shell
+from loom.providers import interactive
 from loom.providers.base import (
     Capabilities,
     Command,
@@ -42,10 +42,20 @@ from loom.providers.base import (
     Setup,
     ViewChange,
 )
+from loom.providers.driver import shared_shell
+from loom.providers.driver.steps import (
+    AUTO,
+    KNOWS_PIPEFAIL,
+    SH,
+    arguments_of,
+    checked,
+    chosen,
+    handed_on,
+    still_running,
+)
 from loom.providers.files import archive_of, unnoticed, unpack
-from loom.providers.steps import AUTO, KNOWS_PIPEFAIL, SH, arguments_of, checked, chosen, handed_on, still_running
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
-from loom.storage.files import read_regular
+from loom.util.untrusted_files import read_regular
 from loom.util.within import readable
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from loom.record.coverage import recorded_extent
 from loom.record.documents import (
     CommandPackage,
     Highlights,
@@ -29,7 +30,6 @@ from loom.record.documents import (
     StepSummary,
 )
 from loom.record.events import PhaseCode, PhaseEvent
-from loom.record.extent import recorded_extent
 from loom.record.fold import JobState, RunFold, Span, duration, image_of
 from loom.status import ExitCode, FailingTest, Failure, Status
 

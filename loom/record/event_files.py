@@ -11,7 +11,7 @@ from typing import BinaryIO
 from loom.errors import RecordError
 from loom.record.events import Event, OutputEvent, PhaseEvent, decode
 from loom.record.run_paths import RunPaths
-from loom.storage.files import open_regular
+from loom.util.untrusted_files import open_regular
 
 LONGEST_LINE = 32 << 20
 """Limit of an event's line; a sparse file could otherwise exhaust memory."""

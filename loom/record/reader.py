@@ -37,7 +37,7 @@ from loom.record.journal import OutputBatch, Sink
 from loom.record.lines import TAIL_LINES, Line
 from loom.record.run_paths import RunPaths
 from loom.record.store import UNFINISHED, RunEntry, other_schema, read_document
-from loom.storage.files import open_regular
+from loom.util.untrusted_files import open_regular
 
 _CHUNK = 1 << 20
 

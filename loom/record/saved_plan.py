@@ -15,8 +15,8 @@ from msgspec import Struct
 from loom.errors import RecordError
 from loom.plan.model import Plan, WorkspaceMode
 from loom.record.documents import Place
-from loom.storage.files import read_regular
 from loom.util import jsons
+from loom.util.untrusted_files import read_regular
 
 
 class SavedPlan(Struct, frozen=True, kw_only=True):

@@ -36,10 +36,10 @@ from loom.record.fold import RunFold
 from loom.record.run_paths import RunPaths
 from loom.record.run_record import RUNTIME_LINK, TAG, RunRecord, write_document
 from loom.storage.claims import Claims
-from loom.storage.files import read_regular
-from loom.storage.private import make_private, own_state
 from loom.util import jsons, processes
 from loom.util.paths import half_removed, run_of_workspace
+from loom.util.private import make_private, own_state
+from loom.util.untrusted_files import read_regular
 
 RUNNING = "running"
 DETACHED = "detached"

@@ -11,9 +11,9 @@ import msgspec
 from loom.record.documents import Document, Moment
 from loom.record.events import timestamp
 from loom.status import Code
-from loom.storage.files import read_regular
-from loom.storage.private import check_private, make_private
 from loom.util import atomic
+from loom.util.private import check_private, make_private
+from loom.util.untrusted_files import read_regular
 
 LONGEST = 2000
 """Characters of a text to keep."""

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from loom.record.documents import Receipt
     from loom.record.events import PhaseEvent
     from loom.record.journal import Sink
-    from loom.runner.ahead import Ahead
     from loom.runner.assistance import Assisted
+    from loom.runner.prewarmed import Ahead
     from loom.snapshot import Change, Snapshot, Source
     from loom.storage.cache import Cache
 

@@ -15,10 +15,10 @@ from loom import snapshot
 from loom.errors import LoomError
 from loom.plan.image_lock import identity, shown
 from loom.plan.model import Build, Job, Plan, WorkspaceMode
-from loom.record import visits
+from loom.record import visitors as visits
+from loom.record.coverage import extent_of
 from loom.record.documents import Receipt, dump, plain
 from loom.record.events import PIPELINE, RUN, PhaseCode, Where, epoch_ns
-from loom.record.extent import extent_of
 from loom.record.journal import Outcome
 from loom.record.lines import encodable
 from loom.record.reader import Reading

@@ -10,7 +10,7 @@ from loom.errors import InfrastructureError, ProviderError, SecretError, Service
 from loom.plan import variables
 from loom.plan.model import Job
 from loom.providers.base import NO_SECRETS, BuiltImage, OpenedServices, Resolved, SecretValues
-from loom.providers.steps import chosen
+from loom.providers.driver.steps import chosen
 from loom.record.events import PhaseCode, Section
 from loom.runner.attempt import Attempt, SectionOutput
 from loom.runner.hooks import Adopt

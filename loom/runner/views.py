@@ -18,8 +18,8 @@ from loom.errors import LoomError, ProviderError, SnapshotError
 from loom.plan.model import Job, MountMode, WorkspaceMode
 from loom.providers.base import Provider, Session
 from loom.providers.files import unpack
-from loom.storage.private import make_own
 from loom.util.paths import job_directory_name, jobs_of, workspace_beside
+from loom.util.private import make_own
 from loom.util.units import rough_size
 
 CANNOT = ("VIEW_UNAVAILABLE", "WORKSPACE_UNSEEN")

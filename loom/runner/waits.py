@@ -10,11 +10,11 @@ from pathlib import Path
 from loom.cancel import Cancel
 from loom.errors import RequestError
 from loom.plan.model import Job
+from loom.providers import locks as holds
 from loom.record.events import RUN, PhaseCode
 from loom.record.journal import Journal
 from loom.runner.hooks import Gate
 from loom.status import Skip
-from loom.storage import holds
 from loom.util.units import duration_text
 
 NOT_STARTED = "manual: name it to run it"

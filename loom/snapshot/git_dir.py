@@ -17,8 +17,8 @@ from loom.snapshot.git import quoted_store
 from loom.snapshot.model import Rules, Source
 from loom.snapshot.names import is_refused
 from loom.snapshot.source import object_stores, refuse_link, store_paths, to_borrow
-from loom.storage.files import open_regular, read_regular
 from loom.util.paths import RUNTIME
+from loom.util.untrusted_files import open_regular, read_regular
 
 RUNTIME_RULE = f"/{RUNTIME}\n".encode()
 """The record is never part of what git sees in a workspace."""

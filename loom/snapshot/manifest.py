@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from loom.errors import SnapshotError
 from loom.snapshot.model import Change, LeftOut, Rules, Submodule
-from loom.storage.files import read_regular
+from loom.util.untrusted_files import read_regular
 
 NAME = "loom-snapshot.json"
 FILLING = "loom-filling"

@@ -20,9 +20,9 @@ from loom.snapshot.index import ancestors, lstat, walk
 from loom.snapshot.inside import parent_in, remove_empty
 from loom.snapshot.model import Change
 from loom.snapshot.names import is_refused
-from loom.storage.files import open_regular
 from loom.util import atomic
 from loom.util.paths import below
+from loom.util.untrusted_files import open_regular
 
 Content = tuple[int, bytes]
 """A file's mode in git's terms and its bytes; of a link, where it leads."""

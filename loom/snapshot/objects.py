@@ -20,7 +20,7 @@ from pygit2.enums import ConfigLevel, DiffOption, FileMode
 from loom.errors import SnapshotError
 from loom.snapshot.manifest import Manifest
 from loom.snapshot.model import readable
-from loom.storage.files import read_regular
+from loom.util.untrusted_files import read_regular
 
 for _level in (ConfigLevel.PROGRAMDATA, ConfigLevel.SYSTEM, ConfigLevel.XDG, ConfigLevel.GLOBAL):
     pygit2.settings.search_path[_level] = ""

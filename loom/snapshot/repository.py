@@ -27,7 +27,7 @@ from msgspec.structs import replace
 
 from loom.addresses import without_credentials
 from loom.errors import RequestError, SnapshotError
-from loom.storage.private import make_private
+from loom.util.private import make_private
 
 _COUNTS = re.compile(
     r"core\.(filemode|symlinks|ignorecase|precomposeunicode|protectntfs|protecthfs|autocrlf|eol|safecrlf|bigfilethreshold"

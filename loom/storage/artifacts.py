@@ -21,7 +21,6 @@ from loom.errors import ArtifactError
 from loom.plan.model import Artifacts
 from loom.secrets.masking import Masker
 from loom.status import OnOutput
-from loom.storage.files import open_regular
 from loom.storage.packing import Hashed, leads_out, packing
 from loom.storage.reports import UnreadableReport
 from loom.storage.selection import PathSelection, Tracked, UnsafePath
@@ -30,6 +29,7 @@ from loom.storage.unpacking import EntryWriter, UnsafeArchive, checked, unpack
 from loom.storage.workspace import Skipped, WorkspaceView
 from loom.util import atomic
 from loom.util.units import counted, rough_size
+from loom.util.untrusted_files import open_regular
 
 PATH_INVALID = "ARTIFACT_PATH_INVALID"
 NO_SPACE = "ARTIFACT_NO_SPACE"

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 from loom.errors import CacheError
 from loom.plan.model import Cache as Spec
 from loom.plan.model import CacheKeyFiles
-from loom.storage import files
 from loom.storage.selection import PathSelection, Tracked, UnsafePath
 from loom.storage.workspace import DirectoryView
+from loom.util import untrusted_files as files
 
 _LONGEST_KEY = 1000
 _LONGEST_LINE = 1 << 14

@@ -14,9 +14,9 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from loom.storage.private import make_in_shared, make_private
 from loom.util import atomic, processes
 from loom.util.paths import half_removed
+from loom.util.private import make_in_shared, make_private
 
 
 class Claim(Struct, frozen=True, kw_only=True):

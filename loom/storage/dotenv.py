@@ -9,10 +9,10 @@ from pathlib import Path
 
 from loom.errors import ArtifactError
 from loom.plan.reported import is_looms
-from loom.storage.files import read_regular
 from loom.storage.selection import PathSelection
 from loom.storage.workspace import Skipped, WorkspaceView
 from loom.util import atomic, jsons
+from loom.util.untrusted_files import read_regular
 
 MAX_BYTES = 5 * 1024
 """Of one file, as in GitLab."""

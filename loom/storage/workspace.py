@@ -19,12 +19,12 @@ from typing import IO, Protocol, cast
 
 from msgspec import Struct
 
-from loom.storage.files import reader
 from loom.storage.selection import OWN_PLACES, Chosen, PathSelection
 from loom.storage.tar import Check, CheckedStream, Item, Kind, TarEntry, packed, read
 from loom.storage.unpacking import EntryWriter, checked, unpack
 from loom.util.paths import normal
 from loom.util.special_files import special_kind
+from loom.util.untrusted_files import reader
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

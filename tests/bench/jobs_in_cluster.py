@@ -21,7 +21,7 @@ GIT = ["git", "-c", "user.name=b", "-c", "user.email=b@example.org"]
 PROGRAM = """
 import json, resource, sys, time
 from loom.commands import run
-from loom.providers.kubernetes.cluster import Cluster
+from loom.providers.kubernetes.cluster.client import Cluster
 place, jobs = sys.argv[1], int(sys.argv[2])
 made, of = [], Cluster.of
 Cluster.of = lambda *given: made.append(of(*given)) or made[-1]

@@ -20,8 +20,8 @@ from loom.cancel import Cancel
 from loom.config import Config
 from loom.plan.model import Image, MountMode
 from loom.providers.base import Command, SessionRequest, Setup
-from loom.providers.kubernetes.cluster import Cluster
-from loom.providers.kubernetes.pods import Pods, runs, state_of
+from loom.providers.kubernetes.cluster.client import Cluster
+from loom.providers.kubernetes.cluster.pods import Pods, runs, state_of
 
 IMAGE = os.environ.get("LOOM_TEST_KUBERNETES_IMAGE", "debian:trixie-slim")
 SCRIPT = "echo begins; ls / | wc -l; echo ends"

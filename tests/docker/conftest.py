@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from loom.errors import EngineUnavailable
-from loom.providers.docker.client import connect
+from loom.providers.docker.engine.client import connect
 from tests.support.own_engine import OwnEngine, end_processes_of
 
 

@@ -7,7 +7,7 @@ import docker
 import pytest
 
 from loom.providers import labels
-from loom.providers.docker.cleanup import remove_run
+from loom.providers.docker.container.cleanup import remove_run
 
 pytestmark = pytest.mark.docker
 RUN_ID = f"990{os.getpid()}"

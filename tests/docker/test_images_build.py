@@ -17,11 +17,11 @@ from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.images.dockerfile import context_files
 from loom.plan.model import Build, Image, Secret
-from loom.providers.docker.buildx import find_buildx
-from loom.providers.docker.cleanup import prune_builds
-from loom.providers.docker.client import connect
-from loom.providers.docker.connection import Engine
-from loom.providers.docker.images import Images, ResolvedImage
+from loom.providers.docker.container.cleanup import prune_builds
+from loom.providers.docker.engine.client import connect
+from loom.providers.docker.engine.connection import Engine
+from loom.providers.docker.images.buildx import find_buildx
+from loom.providers.docker.images.images import Images, ResolvedImage
 from tests.support.waiting import promptly
 
 pytestmark = pytest.mark.docker
@@ -190,7 +190,7 @@ def test_where_nobody_knows_the_files_the_builder_is_asked(build: Builder) -> No
 def test_files_that_are_left_out_change_nothing_and_tags_do_not_pile_up(
     build: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loom.providers.docker.build._TAGS", 2)
+    monkeypatch.setattr("loom.providers.docker.images.build._TAGS", 2)
     build.write_all({"Dockerfile": f"FROM {BASE}\nCOPY a /a\n", "a": uuid.uuid4().hex, ".dockerignore": "noise\n"})
     first = build()
     for number in range(4):

@@ -18,11 +18,11 @@ from loom.cancel import Cancel
 from loom.errors import ImageError, InfrastructureError, ServiceError
 from loom.plan.model import Build, Image, Ready, Secret, Service
 from loom.providers.base import SecretValues
-from loom.providers.docker.client import connect
-from loom.providers.docker.connection import Engine
-from loom.providers.docker.images import Images
-from loom.providers.docker.readiness import ProbeTarget
-from loom.providers.docker.services import ServiceNetwork, services
+from loom.providers.docker.engine.client import connect
+from loom.providers.docker.engine.connection import Engine
+from loom.providers.docker.images.images import Images
+from loom.providers.docker.services.readiness import ProbeTarget
+from loom.providers.docker.services.services import ServiceNetwork, services
 from tests.support.waiting import promptly, until
 
 pytestmark = pytest.mark.docker

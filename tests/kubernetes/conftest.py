@@ -21,7 +21,7 @@ from loom.cancel import Cancel
 from loom.config import Config
 from loom.plan.model import Image, MountMode
 from loom.providers.base import Command, SessionRequest, Setup
-from loom.providers.kubernetes.cluster import Gone
+from loom.providers.kubernetes.cluster.client import Gone
 from loom.status import Exit
 from tests.support import kubernetes
 from tests.support.waiting import until

@@ -104,7 +104,7 @@ def test_steps_go_on_without_loom_and_another_one_hears_all_of_them(pods: Pods, 
 
 
 def _spooled(found: Any) -> bytes:
-    from loom.providers.kubernetes import exec as execs
+    from loom.providers.kubernetes.session import exec as execs
 
     command = ["sh", "-c", "cat /run/loom.spool/out.*"]
     return execs.run(found.cluster, found.name, "loom", command, doing="looking")[1]

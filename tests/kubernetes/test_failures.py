@@ -21,8 +21,8 @@ from loom.errors import LoomError
 from loom.plan.model import Image, Job, Resources
 from loom.pools import Pool
 from loom.providers.base import Command, Setup
-from loom.providers.kubernetes import starting
-from loom.providers.kubernetes.checkup import CheckResult, findings
+from loom.providers.kubernetes.cluster.checkup import CheckResult, findings
+from loom.providers.kubernetes.pod import starting
 from tests.support import kubernetes
 from tests.support.effort import LONG
 from tests.support.waiting import promptly, until

@@ -23,11 +23,11 @@ from loom.plan.model import Image, Network, Ready, Resources, Service
 from loom.plan.model import Job as PlannedJob
 from loom.pools import Pool
 from loom.providers.base import NO_SECRETS, Command, OpenedServices, ReadOnlyMount, Setup
-from loom.providers.kubernetes import files
-from loom.providers.kubernetes.cleanup import reap
-from loom.providers.kubernetes.cluster import Cluster
-from loom.providers.kubernetes.exec import Exec
-from loom.providers.kubernetes.pod import KEPT_UNTIL
+from loom.providers.kubernetes.cluster.cleanup import reap
+from loom.providers.kubernetes.cluster.client import Cluster
+from loom.providers.kubernetes.pod.spec import KEPT_UNTIL
+from loom.providers.kubernetes.session import files
+from loom.providers.kubernetes.session.exec import Exec
 from loom.status import Ended, Exit
 from tests.support import kubernetes
 from tests.support.waiting import until

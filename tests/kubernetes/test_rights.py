@@ -18,8 +18,8 @@ import yaml
 from loom.cancel import Cancel
 from loom.errors import LoomError
 from loom.providers.base import Command
-from loom.providers.kubernetes.cluster import Gone
-from loom.providers.kubernetes.session import remove
+from loom.providers.kubernetes.cluster.client import Gone
+from loom.providers.kubernetes.session.session import remove
 from tests.kubernetes.conftest import Pods
 from tests.support import kubernetes
 from tests.support.waiting import until

@@ -12,7 +12,7 @@ from typing import Any
 import pexpect
 import pytest
 
-from loom.providers.kubernetes.pod import selector
+from loom.providers.kubernetes.pod.spec import selector
 from tests.support import kubernetes
 from tests.support.loom_process import run_loom
 from tests.support.waiting import until

@@ -8,8 +8,8 @@ from urllib.request import Request
 
 import pytest
 
-from loom.commands import gitlab_sources
 from loom.commands.project import Here, configured
+from loom.commands.run import gitlab_sources
 from loom.workflow.gitlab.sources import NotFound
 
 from .conftest import Listener, Victim

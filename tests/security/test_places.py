@@ -11,8 +11,8 @@ from loom.errors import SnapshotError
 from loom.plan.model import Job, WorkspaceMode
 from loom.providers.host import HostProvider
 from loom.runner.views import Views
-from loom.storage.private import make_in_shared, make_own, make_private
 from loom.util.paths import jobs_of
+from loom.util.private import make_in_shared, make_own, make_private
 
 from .conftest import Victim
 

@@ -26,14 +26,14 @@ def environ() -> Mapping[str, str]:
 
 
 def cluster() -> Any:
-    from loom.providers.kubernetes.cluster import Cluster
+    from loom.providers.kubernetes.cluster.client import Cluster
 
     return Cluster.of(None, environ())
 
 
 def pods_of(run_id: str) -> list[str]:
     """The names of a run's pods that are there and not on their way out."""
-    from loom.providers.kubernetes.pod import selector
+    from loom.providers.kubernetes.pod.spec import selector
 
     there = cluster()
     try:

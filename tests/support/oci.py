@@ -9,7 +9,7 @@ import json
 import tarfile
 from pathlib import Path
 
-from loom.providers.kubernetes.registry import CONFIG, LAYER, MANIFEST, Repository
+from loom.providers.kubernetes.images.registry import CONFIG, LAYER, MANIFEST, Repository
 
 APPLETS = ("sh", "cp", "tar", "sha256sum", "cat", "ls", "find", "sleep")
 

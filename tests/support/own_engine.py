@@ -17,7 +17,7 @@ import docker
 import pytest
 
 from loom.errors import EngineUnavailable
-from loom.providers.docker.client import connect
+from loom.providers.docker.engine.client import connect
 
 
 def end_processes_of(directory: Path) -> None:

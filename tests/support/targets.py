@@ -16,8 +16,8 @@ from pathlib import Path
 from types import FunctionType
 
 from loom.errors import ProviderError
-from loom.providers.docker import attach
-from loom.providers.docker.attach import Demultiplexer
+from loom.providers.docker.session import attach
+from loom.providers.docker.session.attach import Demultiplexer
 from loom.record import events
 from loom.storage import junit, tar, unpacking
 from loom.storage.unpacking import UnsafeArchive, checked

@@ -70,9 +70,9 @@ def test_imports_stand_at_the_top() -> None:
 
 
 ENGINE_ADMINISTRATION = {
-    "commands/clean.py": "removes what runs left in the engine, and looks at the engine itself for `loom doctor`",
+    "commands/keep/clean.py": "removes what runs left in the engine, and looks at the engine itself for `loom doctor`",
     "commands/doctor.py": "looks at the engine itself",
-    "commands/images.py": "lists, pulls, builds, locks, exports and removes the engine's images",
+    "commands/keep/images.py": "lists, pulls, builds, locks, exports and removes the engine's images",
 }
 """Who reaches into a provider, and why that is no verb of the promise."""
 
@@ -118,8 +118,6 @@ def test_commands_share_two_modules_and_import_no_other_command() -> None:
 
 
 def test_a_plan_of_gitlabs_file_needs_nothing_of_looms_own_language() -> None:
-    asked = (
-        "import sys, loom.commands.compile, loom.workflow.gitlab.loader, loom.plan.gitlab.resolve; print(*sys.modules)"
-    )
+    asked = "import sys, loom.commands.run.compile, loom.workflow.gitlab.loader, loom.plan.gitlab.resolve; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True)
     assert {"pydantic", "loom.workflow.models", "loom.plan.own", "urllib.request"} & {*done.stdout.split()} == set()

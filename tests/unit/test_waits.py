@@ -108,8 +108,8 @@ def test_the_kinds_are_told_apart(line: str, finds: bool, tmp_path: Path, monkey
 
 # What pauses by itself, and why it is neither `wait_until` nor one of the policies of a retry (providers/retrying.py).
 PAUSES = {
-    "commands/logs.py": "follows a record for as long as its run goes on",
-    "providers/docker/attach.py": "gathers output that comes line by line",
+    "commands/record/logs.py": "follows a record for as long as its run goes on",
+    "providers/docker/session/attach.py": "gathers output that comes line by line",
     "providers/host.py": "kills until nothing is left, a number of rounds",
     "runner/assistance.py": "lets the clock of the file system pass the present moment",
     "snapshot/copy_files.py": "reads a file again that was written to meanwhile, a number of times",

@@ -18,7 +18,7 @@ from loom.analysis.evidence import diagnosis_of
 from loom.analysis.html_report.graph import graph
 from loom.analysis.html_report.logs import Log, ReadBudget, key_of, numbered, read_log
 from loom.analysis.html_report.timeline import Bar, Scale, bars, scale, ticks
-from loom.record.extent import extent_text, recorded_extent
+from loom.record.coverage import extent_text, recorded_extent
 from loom.record.fold import JobState, RunFold, Span
 from loom.record.reader import Reading, Unit
 from loom.util.controls import cleaned

@@ -17,26 +17,27 @@ from loom.errors import ProviderError, ServiceError
 from loom.plan.model import PROJECT_DIR, Job, MountMode
 from loom.providers import labels
 from loom.providers.base import Capabilities, Provider, SecretValues, SessionFacts, SessionRequest, Setup
-from loom.providers.docker import container, refusals
-from loom.providers.docker.attach import Attachment
-from loom.providers.docker.capabilities import Traits
-from loom.providers.docker.cleanup import Removals, remove_container, remove_run, sweep, tidied
-from loom.providers.docker.connection import Engine
-from loom.providers.docker.endpoint import endpoint_of
-from loom.providers.docker.errors import DISK_FULL, translated
-from loom.providers.docker.mounts import Mount, mount_of
-from loom.providers.docker.overlay import can_lie_over
-from loom.providers.docker.ownership import Workspaces
-from loom.providers.docker.retries import StartFailed, starting
-from loom.providers.docker.session import DockerSession
+from loom.providers.docker.container import create as container
+from loom.providers.docker.container import refusals
+from loom.providers.docker.container.cleanup import Removals, remove_container, remove_run, sweep, tidied
+from loom.providers.docker.container.mounts import Mount, mount_of
+from loom.providers.docker.container.overlay import can_lie_over
+from loom.providers.docker.container.ownership import Workspaces
+from loom.providers.docker.engine.capabilities import Traits
+from loom.providers.docker.engine.connection import Engine
+from loom.providers.docker.engine.endpoint import endpoint_of
+from loom.providers.docker.engine.errors import DISK_FULL, translated
+from loom.providers.docker.engine.retries import StartFailed, starting
+from loom.providers.docker.session.attach import Attachment
+from loom.providers.docker.session.session import DockerSession
 from loom.status import OnOutput
 
 if TYPE_CHECKING:
     import docker
 
-    from loom.providers.docker.images import Images
-    from loom.providers.docker.kept import KeptContainer
-    from loom.providers.docker.services import ServiceNetwork
+    from loom.providers.docker.images.images import Images
+    from loom.providers.docker.services.services import ServiceNetwork
+    from loom.providers.docker.session.kept import KeptContainer
     from loom.storage.workspace import OnSkipped
 
 REAP_AFTER_S = 1.0
@@ -83,7 +84,7 @@ class DockerProvider:
     def images(self) -> Images | None:
         if self._engine is None or self._setup is None:
             return None
-        from loom.providers.docker.images import Images  # it imports the SDK, when the run has its record
+        from loom.providers.docker.images.images import Images  # it imports the SDK, when the run has its record
 
         return Images(self._engine, lock=self._setup.lock, frozen=self._setup.config.frozen)
 
@@ -182,7 +183,7 @@ class DockerProvider:
         on_died: Callable[[str, str], None],
         secrets: SecretValues,
     ) -> Iterator[ServiceNetwork]:
-        from loom.providers.docker.services import services
+        from loom.providers.docker.services.services import services
 
         engine, images, setup = self._engine, self.images, self._setup
         assert engine is not None
@@ -211,7 +212,7 @@ class DockerProvider:
             yield network
 
     def find(self, run_id: str, job_id: str, place_id: str = "", *, user: str = "") -> KeptContainer | None:
-        from loom.providers.docker.kept import find
+        from loom.providers.docker.session.kept import find
 
         client = self._connect()
         found = (find(client, run_id, job_id, place_id) if place_id else None) or find(client, run_id, job_id)
@@ -224,7 +225,7 @@ class DockerProvider:
         return container.image_is_there(self._connect(), image_id)
 
     def lay_out(self, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:
-        from loom.providers.docker import kept
+        from loom.providers.docker.session import kept
 
         kept.lay_out(self._connect(), request, target, on_skipped)
 

@@ -15,18 +15,18 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.errors import ImageError, LoomError, ProviderError, ServiceError
 from loom.plan.model import PROJECT_DIR, Job, MountMode
-from loom.providers import driver
 from loom.providers.base import Capabilities, Provider, SecretValues, SessionFacts, SessionRequest, Setup
-from loom.providers.kubernetes import pods as states
-from loom.providers.kubernetes import services as of_pod
-from loom.providers.kubernetes import starting
-from loom.providers.kubernetes.cleanup import PodRemovals, reap
-from loom.providers.kubernetes.cluster import Cluster
-from loom.providers.kubernetes.files import Parcels
-from loom.providers.kubernetes.images import PodImages
-from loom.providers.kubernetes.kept import KeptPod, find
-from loom.providers.kubernetes.link import Link
-from loom.providers.kubernetes.pod import (
+from loom.providers.driver import protocol as driver
+from loom.providers.kubernetes.cluster import pods as states
+from loom.providers.kubernetes.cluster.cleanup import PodRemovals, reap
+from loom.providers.kubernetes.cluster.client import Cluster
+from loom.providers.kubernetes.cluster.pods import Pods
+from loom.providers.kubernetes.images.names import PodImages
+from loom.providers.kubernetes.images.snapshot import Pushed, SnapshotImages
+from loom.providers.kubernetes.pod import services as of_pod
+from loom.providers.kubernetes.pod import starting
+from loom.providers.kubernetes.pod.services import PodServices
+from loom.providers.kubernetes.pod.spec import (
     HELPER,
     is_confined,
     lease_of,
@@ -35,10 +35,10 @@ from loom.providers.kubernetes.pod import (
     specification,
     unenforced,
 )
-from loom.providers.kubernetes.pods import Pods
-from loom.providers.kubernetes.services import PodServices
-from loom.providers.kubernetes.session import PodSession, remove
-from loom.providers.kubernetes.snapshot_image import Pushed, SnapshotImages
+from loom.providers.kubernetes.session.files import Parcels
+from loom.providers.kubernetes.session.kept import KeptPod, find
+from loom.providers.kubernetes.session.link import Link
+from loom.providers.kubernetes.session.session import PodSession, remove
 from loom.status import OnOutput
 
 if TYPE_CHECKING:

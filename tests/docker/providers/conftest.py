@@ -22,7 +22,7 @@ from loom.cancel import Cancel
 from loom.config import Config
 from loom.plan.model import Image, MountMode, Network
 from loom.providers.base import Command, Provider, Session, SessionRequest, Setup, Share
-from loom.providers.docker.client import connect
+from loom.providers.docker.engine.client import connect
 from loom.providers.docker.provider import DockerProvider
 from loom.providers.host import HostProvider
 from loom.status import Exit, Stream

@@ -12,10 +12,10 @@ import pytest
 
 from loom.errors import ProviderError
 from loom.plan.model import Resources
-from loom.providers.docker.capabilities import Traits
-from loom.providers.docker.container import host_config
-from loom.providers.docker.mounts import BindMount
-from loom.providers.docker.ownership import Workspaces
+from loom.providers.docker.container.create import host_config
+from loom.providers.docker.container.mounts import BindMount
+from loom.providers.docker.container.ownership import Workspaces
+from loom.providers.docker.engine.capabilities import Traits
 
 if TYPE_CHECKING:
     from conftest import Place

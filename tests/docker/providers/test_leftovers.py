@@ -20,7 +20,7 @@ import pytest
 from loom.errors import ProviderError
 from loom.plan.model import MountMode
 from loom.providers import labels
-from loom.providers.docker.cleanup import UNCLAIMED_S, reap
+from loom.providers.docker.container.cleanup import UNCLAIMED_S, reap
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -34,7 +34,7 @@ LOOM = textwrap.dedent(
     from loom.cancel import Cancel
     from loom.plan.model import Image, MountMode
     from loom.providers.base import Command, SessionRequest
-    from loom.providers.docker.connection import Engine
+    from loom.providers.docker.engine.connection import Engine
     from loom.providers.docker.provider import DockerProvider
 
     run_id, workspace, mode, script = sys.argv[1:]

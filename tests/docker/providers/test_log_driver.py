@@ -6,7 +6,7 @@ from typing import Literal
 import docker
 import pytest
 
-from loom.providers.docker.connection import Engine
+from loom.providers.docker.engine.connection import Engine
 from loom.providers.docker.provider import DockerProvider
 from tests.docker.providers.conftest import Place
 from tests.support.waiting import until

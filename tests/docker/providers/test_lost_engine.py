@@ -22,12 +22,12 @@ import pytest
 
 from loom.errors import EngineUnavailable, ProviderError
 from loom.plan.model import MountMode, Network
-from loom.providers import channel as any_channel
-from loom.providers import driven
-from loom.providers.docker import channel, session
-from loom.providers.docker.cleanup import reap
-from loom.providers.docker.client import ANSWER_S, connect
+from loom.providers.docker.container.cleanup import reap
+from loom.providers.docker.engine.client import ANSWER_S, connect
 from loom.providers.docker.provider import DockerProvider
+from loom.providers.docker.session import channel, session
+from loom.providers.driver import channel as any_channel
+from loom.providers.driver import session as driven
 from loom.status import Ended
 from tests.support.connections import serve_each
 from tests.support.waiting import promptly

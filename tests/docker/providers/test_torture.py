@@ -17,9 +17,9 @@ import pytest
 from loom.cancel import Cancel
 from loom.errors import ImageError, InfrastructureError, ProviderError
 from loom.plan.model import Image, Network, Resources, Ulimit
-from loom.providers import driver
 from loom.providers.base import Command
-from loom.providers.docker.cleanup import reap
+from loom.providers.docker.container.cleanup import reap
+from loom.providers.driver import protocol as driver
 from loom.status import Ended, Stream
 from tests.support.effort import effort
 from tests.support.waiting import promptly, until
@@ -344,7 +344,7 @@ HOLD = textwrap.dedent(
     from loom.cancel import Cancel
     from loom.plan.model import Image
     from loom.providers.base import Command, SessionRequest
-    from loom.providers.docker.connection import Engine
+    from loom.providers.docker.engine.connection import Engine
     from loom.providers.docker.provider import DockerProvider
 
     run_id, workspace, script = sys.argv[1:]

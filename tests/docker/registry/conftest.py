@@ -13,7 +13,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from loom.providers.docker.client import connect
+from loom.providers.docker.engine.client import connect
 from tests.support.waiting import until
 
 # No container that watches over the others: its image is not on this machine.

@@ -17,9 +17,9 @@ from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.plan.image_lock import ImageLock, Locked
 from loom.plan.model import Build, Image
-from loom.providers.docker import long_calls, retries
-from loom.providers.docker.connection import Engine
-from loom.providers.docker.images import Images, ResolvedImage
+from loom.providers.docker.engine import long_calls, retries
+from loom.providers.docker.engine.connection import Engine
+from loom.providers.docker.images.images import Images, ResolvedImage
 from tests.support.waiting import promptly
 
 pytestmark = pytest.mark.docker

@@ -15,8 +15,8 @@ import pytest
 from loom.cancel import Cancel
 from loom.pools import Pool
 from loom.providers.base import SessionRequest
-from loom.providers.kubernetes.registry import Repository
-from loom.providers.kubernetes.snapshot_image import Pushed, SnapshotImages
+from loom.providers.kubernetes.images.registry import Repository
+from loom.providers.kubernetes.images.snapshot import Pushed, SnapshotImages
 from tests.support.oci import push_busybox
 
 pytestmark = [

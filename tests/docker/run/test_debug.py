@@ -24,7 +24,7 @@ import docker
 import pexpect
 import pytest
 
-from loom.providers.docker.cleanup import remove_run
+from loom.providers.docker.container.cleanup import remove_run
 from tests.support.connections import serve_each
 from tests.support.effort import effort
 from tests.support.waiting import until

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from loom.errors import ProviderError
-from loom.providers.docker.probe import probe
+from loom.providers.docker.engine.probe import probe
 from tests.support.own_engine import end_processes_of
 from tests.support.waiting import promptly
 

@@ -190,7 +190,7 @@ async def main():
         await client.call_tool("run", {"jobs": ["slow"]}, progress_callback=told)
 anyio.run(main)
 """
-    loom = "import loom.commands.mcp as mcp; mcp.GOES_ON_EVERY_S = 0.2; from loom.cli import main; main()"
+    loom = "import loom.commands.agents.mcp as mcp; mcp.GOES_ON_EVERY_S = 0.2; from loom.cli import main; main()"
     errors = served.tmp / "errors"
     client = subprocess.Popen(
         [sys.executable, "-c", program, loom, str(errors)],

@@ -9,7 +9,7 @@ import docker
 import pytest
 
 from loom.plan.model import MountMode
-from loom.providers.docker.client import connect
+from loom.providers.docker.engine.client import connect
 
 from .conftest import Project
 

@@ -16,7 +16,7 @@ import pytest
 
 from loom.errors import EngineUnavailable
 from loom.plan.model import MountMode
-from loom.providers.docker.client import connect
+from loom.providers.docker.engine.client import connect
 
 from .conftest import Project
 

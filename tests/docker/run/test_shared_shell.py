@@ -3,7 +3,7 @@
 import docker
 import pytest
 
-from loom.providers.docker.cleanup import remove_run
+from loom.providers.docker.container.cleanup import remove_run
 
 from .conftest import Project
 

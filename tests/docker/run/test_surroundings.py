@@ -10,7 +10,7 @@ import docker
 import pytest
 from msgspec import Struct
 
-from loom.providers.docker.client import connect
+from loom.providers.docker.engine.client import connect
 from tests.support.effort import LONG
 from tests.support.own_engine import load_busybox
 from tests.support.waiting import until

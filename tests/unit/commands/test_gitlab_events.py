@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from loom import config
-from loom.commands import checkout, planning
 from loom.commands.project import Here
+from loom.commands.run import checkout, planning
 from loom.plan.model import JobSelection
 
 pytestmark = pytest.mark.slow

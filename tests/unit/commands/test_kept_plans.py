@@ -10,9 +10,9 @@ import pytest
 
 import loom
 from loom import config
-from loom.commands import checkout
-from loom.commands.kept_plans import Planner
 from loom.commands.project import Here
+from loom.commands.run import checkout
+from loom.commands.run.kept_plans import Planner
 from loom.errors import WorkflowError
 from loom.plan.model import JobSelection, Plan
 
@@ -186,7 +186,7 @@ def test_a_run_with_a_kept_plan_imports_no_language_and_no_engine() -> None:
     """Before its record: each of these takes 50 to 100 ms."""
     program = """
 import sys
-import loom.commands.run, loom.runner.pipeline, loom.providers.docker.provider
+import loom.commands.run.run, loom.runner.pipeline, loom.providers.docker.provider
 print({"yaml", "pydantic", "docker", "kubernetes", "pygit2"} & sys.modules.keys() or "none")
 """
     command = [sys.executable, "-c", program]

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 import pytest
 
 from loom import snapshot
-from loom.commands.changes import watched
+from loom.commands.run.changes import watched
 from loom.snapshot.observed import CheckoutChange
 from tests.support.waiting import until
 from tests.support.watching import WAITING, Watched, gone, left
@@ -227,7 +227,7 @@ import sys, threading
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parents[3])!r})
 from loom import snapshot
-from loom.commands.changes import watched
+from loom.commands.run.changes import watched
 import os
 heard = threading.Event()
 source = snapshot.discover(Path.cwd(), environ=os.environ)

@@ -20,8 +20,8 @@ from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, ProviderError
 from loom.plan.model import PROJECT_DIR, Job, MountMode
 from loom.providers.base import Capabilities, Command, Provider, SessionFacts, SessionRequest, Setup, ViewChange
+from loom.providers.driver.steps import AUTO, arguments_of, checked, chosen, handed_on
 from loom.providers.files import archive_of, unnoticed, unpack
-from loom.providers.steps import AUTO, arguments_of, checked, chosen, handed_on
 from loom.status import Ended, Exit, OnOutput, Stream
 from loom.storage.workspace import OnSkipped
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from loom.providers import interactive, shared_shell
+from loom.providers import interactive
 from loom.providers.base import Share
+from loom.providers.driver import shared_shell
 
 STEP = """\
 export EXPORTED=yes; plain=too; TERM=dumb-of-the-step

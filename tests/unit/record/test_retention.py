@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from loom.commands import retention
 from loom.commands.doctor import directory
-from loom.commands.retention import held, vouched
+from loom.commands.keep import retention
+from loom.commands.keep.retention import held, vouched
 from loom.config import Config
 from loom.record.store import Store
 from loom.snapshot import occupied

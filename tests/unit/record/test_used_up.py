@@ -114,7 +114,7 @@ def stepped():
     ago += 86400 * 10**9
     return now() - ago
 from loom.cli import main
-import loom.commands.run
+import loom.commands.run.run
 time.time_ns = stepped
 sys.argv[0] = "loom"
 main()

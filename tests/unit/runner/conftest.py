@@ -16,8 +16,8 @@ from msgspec.structs import replace
 
 from loom import providers
 from loom.cancel import Cancel
-from loom.commands import run as running
-from loom.commands import wiring
+from loom.commands.run import run as running
+from loom.commands.run import wiring
 from loom.providers.host import HostProvider
 from loom.record.event_files import read_events, read_phases
 from loom.record.events import OutputEvent, PhaseEvent

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable
-from loom.runner.ahead import Ahead
+from loom.runner.prewarmed import Ahead
 
 from .conftest import Make, Project, on
 from .test_session import ONE, Engine

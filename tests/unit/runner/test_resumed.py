@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from loom.commands import resume
+from loom.commands.inside import resume
 
 from .conftest import Make, Project, Ran
 

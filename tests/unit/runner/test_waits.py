@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.storage import holds
+from loom.providers import locks as holds
 
 from .conftest import Make
 from .test_steps import NoGate, gated

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from loom.errors import RequestError
-from loom.storage import holds
+from loom.providers import locks as holds
 from tests.support.effort import effort
 
 _LOOP = """

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loom.errors import InfrastructureError
-from loom.storage import private
+from loom.util import private
 
 
 def test_missing_directories_are_made_and_closed(tmp_path: Path) -> None:

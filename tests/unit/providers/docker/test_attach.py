@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loom.errors import ProviderError
-from loom.providers.docker.attach import Demultiplexer
+from loom.providers.docker.session.attach import Demultiplexer
 from tests.support.effort import fuzzed
 
 FRAMES = st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.binary(max_size=40)), max_size=12)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from loom.errors import EngineUnavailable
-from loom.providers.docker import client
-from loom.providers.docker.client import connect
+from loom.providers.docker.engine import client
+from loom.providers.docker.engine.client import connect
 
 
 def test_a_hanging_socket_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

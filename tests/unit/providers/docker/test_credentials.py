@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.providers.docker.credentials import DOCKER_HUB_KEY, credentials_for
+from loom.providers.docker.images.credentials import DOCKER_HUB_KEY, credentials_for
 
 
 def configured(folder: Path, config: object) -> dict[str, str]:

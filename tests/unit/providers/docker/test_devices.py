@@ -7,7 +7,7 @@ import pytest
 
 from loom.plan.model import Resources
 from loom.providers.base import SessionRequest
-from loom.providers.docker.devices import device_requests_of, devices_of, refused
+from loom.providers.docker.container.devices import device_requests_of, devices_of, refused
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from loom.errors import EngineUnavailable, RequestError
-from loom.providers.docker import endpoint
-from loom.providers.docker.client import connect
-from loom.providers.docker.endpoint import Endpoint, endpoint_of
+from loom.providers.docker.engine import endpoint
+from loom.providers.docker.engine.client import connect
+from loom.providers.docker.engine.endpoint import Endpoint, endpoint_of
 
 
 def make_context(home: Path, name: str, host: str, *, tls: bool = False) -> None:

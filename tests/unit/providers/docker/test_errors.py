@@ -8,8 +8,8 @@ import pytest
 import requests
 
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError
-from loom.providers.docker import errors
-from loom.providers.docker.errors import engine_errors, to_loom_error, translated
+from loom.providers.docker.engine import errors
+from loom.providers.docker.engine.errors import engine_errors, to_loom_error, translated
 
 
 def test_every_error_of_the_sdk_is_in_the_table() -> None:

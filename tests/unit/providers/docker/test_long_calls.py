@@ -6,7 +6,7 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.errors import ImageError
-from loom.providers.docker.long_calls import in_background
+from loom.providers.docker.engine.long_calls import in_background
 from tests.support.waiting import promptly
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from loom.providers.docker.overlay import foreign_paths
-from loom.providers.docker.ownership import Ids, Owner, foreign
+from loom.providers.docker.container.overlay import foreign_paths
+from loom.providers.docker.container.ownership import Ids, Owner, foreign
 
 ROOTLESS = "0:1000:1,1:100000:65536,"
 

@@ -4,7 +4,7 @@ import pytest
 
 from loom.errors import RequestError
 from loom.plan.model import Image, Ready, Service
-from loom.providers.docker.readiness import (
+from loom.providers.docker.services.readiness import (
     CommandProbe,
     HttpProbe,
     LogProbe,

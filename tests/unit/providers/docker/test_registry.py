@@ -3,8 +3,8 @@
 import pytest
 
 from loom.images.reference import parse_reference
-from loom.providers.docker.credentials import Credentials
-from loom.providers.docker.registry import Progress, explain
+from loom.providers.docker.images.credentials import Credentials
+from loom.providers.docker.images.registry import Progress, explain
 
 
 def test_progress_sums_layers_and_never_goes_back() -> None:

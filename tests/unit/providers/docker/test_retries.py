@@ -7,8 +7,8 @@ import requests
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.providers.docker import retries
-from loom.providers.docker.retries import HICCUP, retrying
+from loom.providers.docker.engine import retries
+from loom.providers.docker.engine.retries import HICCUP, retrying
 
 QUICKLY = replace(HICCUP, first_wait_s=0.001)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.providers.docker.cleanup import scratch, sweep
+from loom.providers.docker.container.cleanup import scratch, sweep
 
 
 def killed_with_one(files: int) -> None:

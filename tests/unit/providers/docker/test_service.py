@@ -1,7 +1,7 @@
 """Where a running service is."""
 
-from loom.providers.docker.images import ResolvedImage
-from loom.providers.docker.service import RunningService
+from loom.providers.docker.images.images import ResolvedImage
+from loom.providers.docker.services.service import RunningService
 
 
 def test_variables_are_named_after_the_service() -> None:

@@ -1,6 +1,6 @@
 """What services are called."""
 
-from loom.providers.docker.services import container_names
+from loom.providers.docker.services.services import container_names
 
 
 def test_container_names_are_fit_and_unique() -> None:

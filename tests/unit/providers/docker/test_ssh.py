@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from loom.errors import EngineUnavailable, RequestError
-from loom.providers.docker import ssh
-from loom.providers.docker.client import connect
+from loom.providers.docker.engine import ssh
+from loom.providers.docker.engine.client import connect
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
 from loom.errors import EngineUnavailable
-from loom.providers.kubernetes.cluster import Cluster
+from loom.providers.kubernetes.cluster.client import Cluster
 
 
 def test_who_waits_for_the_end_is_not_kept_by_a_cluster_that_does_not_answer() -> None:

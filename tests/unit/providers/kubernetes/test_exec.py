@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
-from loom.providers.kubernetes.exec import Exec
+from loom.providers.kubernetes.session.exec import Exec
 
 
 class Socket:

@@ -11,9 +11,9 @@ pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installe
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable
 from loom.providers.base import SessionRequest
-from loom.providers.kubernetes.cluster import Gone
-from loom.providers.kubernetes.files import PodFiles
-from loom.providers.kubernetes.pods import PodLost
+from loom.providers.kubernetes.cluster.client import Gone
+from loom.providers.kubernetes.cluster.pods import PodLost
+from loom.providers.kubernetes.session.files import PodFiles
 
 
 class Broken:

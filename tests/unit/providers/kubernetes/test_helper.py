@@ -18,9 +18,9 @@ from typing import IO
 import pytest
 
 pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
-from loom.providers import driver
-from loom.providers.kubernetes.pod import WAITING
-from loom.providers.kubernetes.scripts import program
+from loom.providers.driver import protocol as driver
+from loom.providers.kubernetes.pod.scripts import program
+from loom.providers.kubernetes.pod.spec import WAITING
 from tests.support.waiting import until
 
 MIB = 1 << 20

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from loom.errors import ProviderError
-from loom.providers.kubernetes import layers
-from loom.providers.kubernetes.layers import LayerSource, Packer, PlannedLayer, planned
+from loom.providers.kubernetes.images import layers
+from loom.providers.kubernetes.images.layers import LayerSource, Packer, PlannedLayer, planned
 
 
 @pytest.fixture

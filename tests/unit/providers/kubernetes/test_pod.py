@@ -15,10 +15,10 @@ from loom.images.reference import service_aliases
 from loom.plan.model import Image, Ready, Resources, Service
 from loom.pools import Pool
 from loom.providers.base import SessionRequest
-from loom.providers.kubernetes.images import PodImage
-from loom.providers.kubernetes.pod import specification
-from loom.providers.kubernetes.scripts import program
-from loom.providers.kubernetes.services import placed, variables
+from loom.providers.kubernetes.images.names import PodImage
+from loom.providers.kubernetes.pod.scripts import program
+from loom.providers.kubernetes.pod.services import placed, variables
+from loom.providers.kubernetes.pod.spec import specification
 
 
 def request_of(**changes: Any) -> SessionRequest:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
-from loom.providers.kubernetes.pods import Pods
+from loom.providers.kubernetes.cluster.pods import Pods
 
 
 class Silent:

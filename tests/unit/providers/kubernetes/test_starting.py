@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
-from loom.providers.kubernetes.starting import amount, no_node_ever, too_large
+from loom.providers.kubernetes.pod.starting import amount, no_node_ever, too_large
 
 NO_USE = "preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
 

@@ -1,0 +1,314 @@
+"""The tools of `loom mcp`, without the protocol. Each ends by a Cancel; one acts at a time.
+
+A run happens in this process, which prepares the next one ahead. Everything else is the command of that name, as a process
+with `--json`: one implementation, and nothing that a command does can disturb the server.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from loom.analysis.diagnosis import Diagnosis
+from loom.analysis.evidence import diagnosis_of
+from loom.cancel import Cancel
+from loom.commands.agents.answers import Answer, ExecAnswer, LogsAnswer, Pages, RunAnswer
+from loom.commands.agents.limits import Limits
+from loom.commands.inside import session
+from loom.commands.project import here
+from loom.commands.record.naming import jobs_of
+from loom.commands.run.prewarmed import Warm
+from loom.commands.run.run import Options
+from loom.errors import InfrastructureError, LoomError, RequestError
+from loom.plan.model import Plan
+from loom.record.coverage import extent_text, read_extent
+from loom.record.events import PhaseEvent
+from loom.record.fold import JobState
+from loom.record.journal import OutputBatch
+from loom.render.diagnosis import agent
+from loom.render.live import doing
+from loom.render.screen import Look
+from loom.status import ExitCode
+from loom.util.controls import cleaned
+from loom.util.units import rough_duration
+
+MOST_TOLD = 200
+"""Characters of a step's command in a message about progress."""
+MOST_LINES = 2000
+"""Of a log in one answer and its rest."""
+_END_S = 60.0
+"""How long a command may take to end after it was asked to."""
+
+Send = Callable[[float, float | None, str], None]
+"""Gets a number that grows, of how many (None: unknown), and what happens. Called in any thread."""
+
+
+class AgentTools:
+    def __init__(self, limits: Limits, workflow: Path | None) -> None:
+        self._limits = limits
+        self._workflow = workflow
+        self._pages = Pages()
+        self._acting = threading.Lock()
+        self._warm = Warm()
+
+    def close(self) -> None:
+        self._warm.drop()
+
+    # -- acting
+
+    def run(
+        self, jobs: Sequence[str], variables: Mapping[str, str], progress: CallProgress, cancel: Cancel
+    ) -> RunAnswer:
+        options = Options.of(
+            {
+                **self._limits.settings,
+                "names": tuple(jobs),
+                "var": tuple(f"{name}={value}" for name, value in variables.items()),
+                "workflow": self._workflow,
+            }
+        )
+
+        def choose(plan: Plan, _: object) -> None:
+            self._limits.permit(plan.jobs, here())
+            progress.total = len(plan.jobs)
+
+        self._limits.permit_acting()
+        with self._acting:
+            finished = self._warm.run(options, sinks=[progress], cancel=cancel, choose=choose)
+            if finished is None:
+                raise RequestError("no job is to run", hint="the tool `check` shows the jobs and their rules")
+            if not cancel.requested:
+                self._warm.prepare(options, choose)
+        return self._about(finished.ran.receipt.run_id)
+
+    def resume(self, run: str, sync: str | None, cancel: Cancel) -> RunAnswer:
+        self._permit_run(run)
+        arguments = ["resume", run, "-q", "--pause-on-failure", *([f"--sync={sync}"] if sync else [])]
+        with self._acting:
+            before = self._newest()
+            ended = self._command(arguments, cancel)
+            if (after := self._newest()) == before:  # refused: the reason is on standard error
+                raise _error_of(ended)
+        return self._about(after)
+
+    def exec(self, job: str, command: Sequence[str], run: str | None, timeout_s: float, cancel: Cancel) -> ExecAnswer:
+        place = here()
+        found = session.find_job(place, [*([run] if run else []), job])
+        self._limits.permit([found.job], place)
+        arguments = ["exec", found.run.run_id, found.job.id, "--json", "--timeout", f"{timeout_s:g}s", "--", *command]
+        with self._acting:
+            document = self._document(arguments, cancel)
+        out, err = cleaned(document["stdout"]), cleaned(document["stderr"])
+        cut = self._pages.cut(out if not err else f"{out}\n[standard error]\n{err}" if out else err)
+        return ExecAnswer(
+            **cut.model_dump(),
+            exit_code=document["exit_code"],
+            ended=document["ended"],
+            container=document["container_name"],
+        )
+
+    # -- looking
+
+    def check(self, cancel: Cancel) -> Answer:
+        arguments = ["check", *([str(self._workflow)] if self._workflow else []), "--json"]
+        document = self._document(arguments, cancel)
+        problems = [
+            f"{each['file']}:{each['line']}:{each['column']}: {each['severity']}: {each['message']}"
+            for each in document["problems"]
+        ]
+        return self._pages.cut("\n".join(problems) or "the workflow is valid")
+
+    def diagnose(self, run: str, job: str | None) -> Answer:
+        reading = here().find(run)
+        return self._pages.cut("\n".join(_lines(diagnosis_of(reading, job))))
+
+    def logs(
+        self, run: str, job: str | None, step: str | None, grep: str | None, first: int, count: int, cancel: Cancel
+    ) -> LogsAnswer:
+        """`first`: the number of the first line, from 1; negative: from the end."""
+        names = [run, *([job] if job else []), *([step] if step else [])]
+        arguments = ["logs", *names, "--json", *(["--grep", grep] if grep else [])]
+        total = 0
+
+        def numbered() -> Iterator[str]:
+            nonlocal total
+            for total, (name, text) in enumerate(self._lines_of(arguments, cancel), 1):
+                yield f"{total}: {'' if job else f'{name}: '}{cleaned(text)}\n"
+
+        lines = numbered()
+        count = min(count, MOST_LINES)
+        if first < 0:
+            chosen = list(islice(deque(lines, maxlen=-first), count))
+        else:
+            chosen = list(islice(lines, first - 1, first - 1 + count))
+            deque(lines, maxlen=0)  # for their number
+        cut = self._pages.cut("".join(chosen))
+        return LogsAnswer(**cut.model_dump(), lines=total)
+
+    def pull(self, run: str, job: str | None, cancel: Cancel) -> Answer:
+        document = self._document(["pull", run, *([job] if job else []), "--json"], cancel)
+        left = [f"not in it: {each['path']} ({each['reason']})" for each in document["conflicts"]]
+        return self._pages.cut("\n".join([*left, document["patch"]]) or "nothing changed since the snapshot")
+
+    def explain(self, paths: Sequence[str], cancel: Cancel) -> Answer:
+        text = self._text(["snapshot", "--explain", *paths], cancel)
+        return self._pages.cut(text)
+
+    def runs(self, limit: int, cancel: Cancel) -> Answer:
+        return self._pages.cut(self._text(["runs", "--limit", str(limit)], cancel) or "no run of this checkout yet")
+
+    def diff(self, run_a: str, run_b: str, cancel: Cancel) -> Answer:
+        return self._pages.cut(self._text(["diff", run_a, run_b], cancel))
+
+    def more(self, name: str) -> Answer:
+        if (found := self._pages.more(name)) is None:
+            raise RequestError(f"there is no rest with the id {name}", hint="call the tool again that gave it")
+        return found
+
+    def document(self, run: str, job: str | None) -> str:
+        """The receipt of a run, or the manifest of a job, as it is in the record."""
+        reading = here().find(run)
+        if job is None:
+            return reading.paths.receipt.read_text()
+        return (reading.paths.job(jobs_of(reading, job)[0]) / "manifest.json").read_text()
+
+    # -- parts
+
+    def _about(self, run: str) -> RunAnswer:
+        reading = here().find(run)
+        receipt = json.loads(reading.paths.receipt.read_text())
+        diagnosis = diagnosis_of(reading, None)
+        proof = receipt["extent"]["proof"]
+        text = "\n".join(_lines(diagnosis)) if diagnosis.failed else _passed(run, reading.fold.jobs.values())
+        if not (diagnosis.failed or proof):
+            text += f"; no proof that the workflow passes: {extent_text(read_extent(receipt['extent']))}"
+        return RunAnswer(
+            **self._pages.cut(text).model_dump(),
+            run_id=receipt["run_id"],
+            status=receipt["status"],
+            exit_code=receipt["exit_code"],
+            proof=proof,
+            failed_jobs=[job.id for job in reading.fold.failed_jobs()],
+            receipt=str(reading.paths.receipt),
+        )
+
+    def _permit_run(self, run: str) -> None:
+        place = here()
+        self._limits.permit(session.find_run(place, run).planned.plan.jobs, place)
+
+    def _newest(self) -> str:
+        place = here()
+        return next((entry.run_id for entry, *_ in place.store.families(place.root)), "")
+
+    def _document(self, arguments: Sequence[str], cancel: Cancel) -> dict[str, Any]:
+        ended = self._command(arguments, cancel)
+        try:
+            document: dict[str, Any] = json.loads(ended.stdout)
+        except ValueError:
+            raise _error_of(ended) from None
+        return document
+
+    def _text(self, arguments: Sequence[str], cancel: Cancel) -> str:
+        ended = self._command(arguments, cancel)
+        if ended.returncode not in (0, 1):
+            raise _error_of(ended)
+        return ended.stdout
+
+    def _command(self, arguments: Sequence[str], cancel: Cancel) -> subprocess.CompletedProcess[str]:
+        with _Started(arguments, cancel) as process:
+            out, err = process.communicate()  # no limit: a cancel ends it
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def _lines_of(self, arguments: Sequence[str], cancel: Cancel) -> Iterator[tuple[str, str]]:
+        """Yield the job and the text of each line."""
+        with _Started(arguments, cancel) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                event = json.loads(line)
+                yield event["job_id"], event["text"]
+            assert process.stderr is not None
+            err = process.stderr.read()
+        if process.returncode:
+            raise _error_of(subprocess.CompletedProcess(arguments, process.returncode, "", err))
+
+
+class _Started(subprocess.Popen[str]):
+    """loom with these arguments; a cancel interrupts it."""
+
+    def __init__(self, arguments: Sequence[str], cancel: Cancel) -> None:
+        super().__init__(
+            [sys.executable, "-m", "loom", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="backslashreplace",
+        )
+        self._unregister = cancel.on_request(lambda: self.send_signal(signal.SIGINT))
+
+    def __exit__(self, *error: Any) -> None:
+        self._unregister()
+        super().__exit__(*error)
+
+
+class CallProgress:
+    """Tells a client what its call does: each step that begins, each job that ends, and from time to time that it goes on.
+
+    It is a sink of a run; a call of another kind only goes on.
+    """
+
+    def __init__(self, send: Send, what: str) -> None:
+        self._send = send
+        self._doing = what
+        self._since = time.monotonic()
+        self._done = self._told = 0
+        self.total: int | None = None
+
+    def goes_on(self) -> None:
+        self._tell(f"{self._doing}, for {rough_duration((time.monotonic() - self._since) * 1000)}")
+
+    def phase(self, event: PhaseEvent) -> None:
+        if event.kind == "phase_started" and event.job_id is not None:
+            self._doing, self._since = f"{event.job_id}: {cleaned(doing(event))[:MOST_TOLD]}", time.monotonic()
+            if event.step is not None:
+                self._tell(self._doing)
+        elif event.kind == "message" and event.message == "job_finished":
+            self._done, self._told = self._done + 1, 0
+            self._send(self._done, self.total, f"{event.job_id}: {event.status}")
+
+    def output(self, batch: OutputBatch) -> None:
+        """Output is read from the record."""
+
+    def _tell(self, message: str) -> None:
+        """The protocol asks for a number that grows with each message: it comes ever closer to the next whole job."""
+        self._told += 1
+        self._send(self._done + 1 - 1 / (1 + self._told), self.total, message)
+
+
+def _lines(diagnosis: Diagnosis) -> Iterable[str]:
+    return agent.lines(diagnosis, Look(), now_ns=time.time_ns())
+
+
+def _passed(run: str, jobs: Iterable[JobState]) -> str:
+    allowed = ", ".join(job.id for job in jobs if job.allowed_failure)
+    return (
+        f"run {run}: passed; failed, which the workflow allows: {allowed}" if allowed else f"run {run}: all jobs passed"
+    )
+
+
+def _error_of(ended: subprocess.CompletedProcess[str]) -> LoomError:
+    """The error that a command printed, without its own beginning and what it printed before."""
+    text = (
+        f"\n{ended.stderr.strip()}".rpartition("\nloom: ")[2].strip()
+        or f"loom ended with {ExitCode(ended.returncode).name.lower()}"
+    )
+    return (RequestError if ended.returncode in (ExitCode.REQUEST, ExitCode.NOT_RUN) else InfrastructureError)(text)

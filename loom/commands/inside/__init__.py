@@ -1,0 +1,1 @@
+"""Stand inside a job: shell, exec, resume, and its files."""

@@ -1,0 +1,208 @@
+"""`loom pull`: changes that a job or its shell made, as a patch for the checkout. `loom workspace`: the path to them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+
+from msgspec import UNSET, Struct
+
+from loom import snapshot
+from loom.analysis.printed import PathReason, Pulled, PulledChange, WorkspacePath
+from loom.commands.inside import saved, session
+from loom.commands.project import Here
+from loom.errors import RequestError
+from loom.record.lines import line_of
+from loom.render.output import print_json
+from loom.runner.previous_run import PastJob, PastRun
+from loom.snapshot import Change, Patch, readable
+from loom.storage.selection import PathSelection
+from loom.util.bounded import listed
+
+MAX_NAMED = 10
+
+
+def pull(run: str | None, job: str | None, *, apply: bool, as_json: bool) -> None:
+    """`loom pull`."""
+    here = session.around()
+    with ExitStack() as stack:
+        source = _source(here, [name for name in (run, job) if name], stack)
+        past, left_out = source.run, source.left_out
+        if apply and not here.store.holds(past.entry):
+            raise RequestError(
+                f"{past.entry.paths.root} is not a record of this user's runs: nothing was applied",
+                hint="look at the patch without --apply, and `git apply` it yourself",
+            )
+        patch = snapshot.patch_of(
+            source.files,
+            past.repo_root,
+            environ=os.environ,
+            manifest_file=source.manifest if source.manifest.exists() else None,
+            leave_out=_generated(past),
+            not_there=left_out,
+            saved=source.saved,
+        )
+    failed = dict(snapshot.apply_patch(patch, past.repo_root).failed) if apply else {}
+    special = {path: f"a {kind}, not a file" for path, kind in patch.special}
+    generated = {change.path: "made by the job" for change in patch.left_out}
+    without = {**left_out, **special, **dict(patch.unreadable), **generated}
+    if as_json:
+        _print_document(past, patch, without, failed, applied=apply)
+    else:
+        _print(patch, without, failed, applied=apply)
+    if apply and (not_applied := sorted({*patch.conflicts, *failed})):
+        raise RequestError(
+            f"not applied: {', '.join(listed(map(readable, not_applied), MAX_NAMED))}",
+            hint="all other changes are applied; commit or undo your edits of these files, then pull again,"
+            " or copy them by hand: `loom workspace` prints where they are",
+            code="CHECKOUT_CHANGED",
+        )
+
+
+def _print_document(
+    run: PastRun, patch: Patch, left_out: Mapping[str, str], failed: Mapping[str, str], *, applied: bool
+) -> None:
+    text = line_of(patch.text)
+    print_json(
+        Pulled(
+            run_id=run.run_id,
+            changes=[
+                PulledChange(path=readable(change.path), kind=change.kind)
+                for change in patch.changes
+                if change.path not in failed
+            ],
+            patch=text.text,
+            patch_b64=UNSET if text.raw_b64 is None else text.raw_b64,
+            applied=applied,
+            left_out=_reasons(left_out),
+            conflicts=_reasons({**patch.conflicts, **failed}),
+        )
+    )
+
+
+def _reasons(paths: Mapping[str, str]) -> list[PathReason]:
+    return [PathReason(path=readable(path), reason=reason) for path, reason in paths.items()]
+
+
+def _print(patch: Patch, left_out: Mapping[str, str], failed: Mapping[str, str], *, applied: bool) -> None:
+    for path, reason in left_out.items():
+        print(f"left out: {readable(path)} ({reason})", file=sys.stderr)
+    for path, reason in patch.conflicts.items():
+        print(f"conflict: {readable(path)}: {reason}", file=sys.stderr)
+    nothing = not patch.changes and not patch.conflicts
+    if applied:
+        for change in patch.changes:
+            if change.path not in failed:
+                print(f"{change.kind.replace('_', ' ')}: {readable(change.path)}")
+        for path, reason in failed.items():
+            print(f"not applied: {readable(path)}: {reason}", file=sys.stderr)
+        if nothing:
+            print("nothing to apply: the workspace is as the snapshot was")
+        return
+    sys.stdout.flush()
+    if sys.stdout.isatty():
+        print(patch.text.decode("utf-8", "replace"), end="")  # for reading; a pipe or a file gets the exact bytes
+    else:
+        sys.stdout.buffer.write(patch.text)
+    if nothing:
+        print("nothing changed in the workspace since the snapshot", file=sys.stderr)
+
+
+class _Source(Struct, kw_only=True):
+    """Where the changes of a job are: its files, or those that were saved of it, with their list."""
+
+    run: PastRun
+    files: Path
+    manifest: Path
+    """Of the snapshot that they were."""
+    saved: tuple[Change, ...] | None = None
+    left_out: dict[str, str]
+
+
+def _source(here: Here, names: list[str], stack: ExitStack) -> _Source:
+    """Find what to pull; without a name, of the failing, the resumed or the only job."""
+    try:
+        job = session.find_job(here, names)
+    except RequestError as error:
+        if len(names) == 2 or error.code in ("RUN_UNKNOWN", "JOB_UNKNOWN", "RUN_AMBIGUOUS"):
+            raise
+        run = session.find_run(here, names[0] if names else None)
+        sharing = next((run.job(job_id) for job_id in run.fold.jobs if run.job(job_id).shares_workspace), None)
+        if sharing is None or not run.workspace.is_dir():
+            raise
+        return _Source(run=run, files=run.workspace, manifest=sharing.manifest, left_out={})  # all jobs share it
+    if job.job.no_checkout:
+        raise RequestError(
+            f"{job.job.id} ran in an empty directory (GIT_STRATEGY), so its files are not those of the checkout",
+            hint=f"`loom workspace {job.run.run_id} {job.job.id}` prints where they are",
+            code="NO_CHECKOUT",
+        )
+    left_out: dict[str, str] = {}
+    try:
+        files = session.view_now(here, job) or session.files_of(here, job, left_out)
+        return _Source(run=job.run, files=files, manifest=job.manifest, left_out=left_out)
+    except RequestError as error:
+        found = stack.enter_context(saved.opened(job)) if error.code == "NOTHING_KEPT" else None
+        if found is None:
+            raise
+        left_out = dict(found.left_out)
+        return _Source(run=job.run, files=found.files, manifest=job.manifest, saved=found.changes, left_out=left_out)
+
+
+def _generated(run: PastRun) -> Callable[[Change], bool]:
+    """Return a test for files that the run's jobs generate: artifacts, reports and caches."""
+    patterns: list[str] = []
+    for job in run.planned.plan.jobs:
+        if job.artifacts is not None:
+            patterns += [*job.artifacts.paths, *chain.from_iterable(job.artifacts.reports.values())]
+        for cache in job.cache:
+            patterns += cache.paths
+    selection = PathSelection(patterns)
+
+    def generated(change: Change) -> bool:
+        return change.kind == "added" and selection.takes(change.path)
+
+    return generated
+
+
+def workspace(run: str | None, job: str | None, *, as_json: bool) -> None:
+    """`loom workspace`."""
+    here = session.around()
+    names = [name for name in (run, job) if name]
+    left_out: dict[str, str] = {}
+    found = _named_job(here, names)
+    if found is not None:
+        past, path = found.run, session.files_of(here, found, left_out)
+    else:
+        past = session.find_run(here, names[0] if names else None)
+        path = past.workspace
+        if not path.is_dir():
+            raise RequestError(
+                f"the workspace of run {past.run_id} ({path}) is gone",
+                hint=f"run it again: loom rerun {past.run_id}",
+                code="WORKSPACE_GONE",
+            )
+    if as_json:
+        job_id = found.job.id if found is not None else None
+        print_json(
+            WorkspacePath(run_id=past.run_id, job_id=job_id, path=readable(str(path)), left_out=_reasons(left_out))
+        )
+        return
+    print(path)
+    for item, reason in left_out.items():
+        print(f"left out: {readable(item)} ({reason})", file=sys.stderr)
+
+
+def _named_job(here: Here, names: list[str]) -> PastJob | None:
+    """The job that the last of the names is; None where they mean a run."""
+    try:
+        found = session.find_job(here, names) if names else None
+    except RequestError as error:
+        if len(names) == 2 or error.code in ("RUN_UNKNOWN", "JOB_UNKNOWN", "RUN_AMBIGUOUS"):
+            raise
+        return None  # a run without one job that could be meant
+    return found if found is not None and names[-1] in (found.job.id, found.job.name) else None

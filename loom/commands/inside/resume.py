@@ -1,0 +1,500 @@
+"""Run an earlier run's jobs again: `loom resume` from where they failed, `loom rerun` from the start."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from loom import snapshot
+from loom.cancel import Cancel, signals
+from loom.commands.inside import assisted, saved, session
+from loom.commands.inside import sync as syncing
+from loom.commands.inside.recreate_tree import taken_again
+from loom.commands.keep.trust import filters_allowed
+from loom.commands.project import Here
+from loom.commands.run import replan
+from loom.commands.run import run as running
+from loom.commands.run.run import Options
+from loom.errors import RequestError, SnapshotError
+from loom.plan.model import MountMode, Plan
+from loom.record.documents import Invocation
+from loom.record.store import DETACHED
+from loom.runner import Resumption, View, api
+from loom.runner.api import Reuse
+from loom.runner.scheduler import dependents
+from loom.snapshot import Snapshot
+from loom.status import JobResult, Status
+from loom.util.paths import new_workspace
+
+if TYPE_CHECKING:
+    from loom.providers.base import KeptPlace
+    from loom.runner.previous_run import PastJob, PastRun
+
+
+def resume(
+    run: str | None,
+    *,
+    from_step: str | None,
+    sync: str | None,
+    var: list[str] | None,
+    stream: bool | None,
+    quiet: bool,
+    jobs: int | None,
+    keep: str | None,
+    shell_on_failure: bool,
+    pause_on_failure: bool,
+    trust: bool,
+) -> int:
+    """Go on with a failed run; return the exit code."""
+    here = session.around(trust)
+    past = session.find_run(here, run)
+    session.permit(here, past, trust)
+    # What was kept once is kept again, also where there is no terminal.
+    given = {"var": var, "stream": stream, "quiet": quiet, "jobs": jobs, "keep": keep or "on-failure", "trust": trust}
+    # What paused once pauses again, unless somebody wants to stand there.
+    paused = not shell_on_failure and bool(past.invocation.options.get("pause_on_failure"))
+    around = {"shell_on_failure": shell_on_failure, "pause_on_failure": pause_on_failure or paused}
+    options = running.Options.of({**given, **around})
+    return _Resuming(here, past, options, sync).run(from_step)
+
+
+def rerun(
+    run: str | None, *, failed: bool, fresh: bool, stream: bool | None, quiet: bool, keep: str | None, trust: bool
+) -> int:
+    """Run a run's jobs again from the start; return the exit code."""
+    here = session.around(trust)
+    past = session.find_run(here, run)
+    if not fresh:
+        session.permit(here, past, trust)
+    options = running.Options.of({"stream": stream, "quiet": quiet, "keep": keep, "trust": trust})
+    return _fresh(here, past, options, failed=failed) if fresh else _same(here, past, options, failed=failed)
+
+
+class _Resuming:
+    """`sync`: what to do about conflicts with the checkout, as `commands.sync` names it; None: do not sync."""
+
+    def __init__(self, here: Here, past: PastRun, options: Options, sync: str | None) -> None:
+        self._here = here
+        self._past = past
+        self._options = options
+        self._sync = sync
+        self._said: list[str] = []
+        self._run_id = str(time.time_ns())
+        self._made: list[Path] = []
+        """Workspaces that no run owns yet: they are removed if the new run does not start."""
+        self._kept: dict[str, KeptPlace] = {}
+        """The kept containers that hold their job's files; a sync copies changes into them."""
+        self._held = ExitStack()
+
+    def run(self, from_step: str | None) -> int:
+        past = self._past
+        if past.entry.alive:
+            raise RequestError(f"run {past.run_id} has not ended yet", hint="wait for it, or interrupt it first")
+        if past.entry.state == DETACHED:
+            raise RequestError(f"run {past.run_id} goes on", hint=f"follow it: loom attach {past.run_id}")
+        with self._held:
+            try:
+                plan, reuse = self._reuse(from_step)
+            except BaseException:
+                for workspace in self._made:
+                    snapshot.remove(workspace, recorded=True)
+                raise
+            for workspace in self._made:
+                if workspace != reuse.workspace:
+                    snapshot.remove(workspace, recorded=True)
+            for job_id in self._kept:  # what was laid out of these is older than what they leave now
+                if (view := reuse.resumed[job_id].view) is not None:
+                    shutil.rmtree(view.place, ignore_errors=True)
+            if not self._options.quiet:
+                print("\n".join(self._said), flush=True)
+            return execute(self._here, past, plan, reuse, self._options, self._run_id)
+
+    def _reuse(self, from_step: str | None) -> tuple[Plan, Reuse]:
+        past, jobs = self._past, self._wanted(from_step)
+        plan, results = self._plan(jobs, also_unfinished=from_step is None)
+        resumed = {job.job.id: resumption for job, step in jobs if (resumption := self._resumption(job, step))}
+        own = [
+            resumption.view.workspace
+            for resumption in resumed.values()
+            if resumption.view is not None and resumption.view.workspace != past.workspace
+        ]
+        shared = any(job.shares_workspace for job, _ in jobs)
+        taken = self._take() if self._sync else None
+        workspace = taken.path if taken is not None and not shared else self._workspace(own, shared=shared)
+        self._said += [
+            f"{job_id} does not run again: it failed in run {past.run_of(job_id)}"
+            for job_id, result in results.items()
+            if not result.lets_go_on and result.status is not Status.SKIPPED
+        ]
+        edits = assisted.edits_in(self._here, past, resumed)
+        brought: Iterable[str] = ()
+        before = jobs[0][0].manifest
+        manifest = before.read_bytes() if before.exists() else None
+        if taken is not None:
+            places = self._places([job for job, _ in jobs], resumed, workspace)
+            brought = syncing.sync(taken, places, self._sync or "", environ=self._here.environ, say=self._said.append)
+            self._said += replan.not_rebuilt([job.job for job, _ in jobs], brought)
+            manifest = snapshot.manifest_bytes(taken.path)
+        return plan, api.Reuse(
+            parent_run_id=past.run_id,
+            workspace=workspace,
+            snapshot=(past.snapshot or {}) if taken is None else taken.document(),
+            manifest=manifest,
+            results=results,
+            resumed=self._present_steps(plan, jobs, resumed),
+            archive_of=past.archive_of,
+            run_of=past.run_of,
+            has_products=workspace == past.workspace,
+            steps=assisted.steps_taken_over(past, results, resumed),
+            assisted=assisted.assistances(self._here, past, edits, brought, self._options.var, taken_over=results),
+        )
+
+    def _plan(
+        self, jobs: list[tuple[PastJob, str | None]], *, also_unfinished: bool
+    ) -> tuple[Plan, dict[str, JobResult]]:
+        """Return the plan to go on with, and the results of its jobs that do not run again.
+
+        The plan is the run's; with `--sync` that of the present workflow. RequestError if that changes what has run.
+        """
+        past, ids = self._past, [job.job.id for job, _ in jobs]
+        old = past.planned.plan
+        again = dependents(old, ids)
+        options = _asked(self._options, past)
+        if self._sync is None and not self._options.var:
+            if text := replan.notice(past, options, again):
+                self._said.append(text)
+            return old, results_besides(past, old, again, also_unfinished=also_unfinished)
+        require_own(self._here, past)
+        plan = replan.present_plan(past, _asked(replace(self._options, var=()), past), ask=True)
+        results = results_besides(past, plan, dependents(plan, ids), also_unfinished=also_unfinished)
+        taken_over = [job_id for job_id in results if past.result_of(job_id) is not None]
+        resumed = [(job.job, job.step(step) if step is not None else None) for job, step in jobs]
+        replan.check_done_is_same(past, plan, resumed, taken_over)
+        if found := replan.difference(old, plan, again):
+            if self._sync is None:
+                raise RequestError(
+                    f"--var: the workflow has changed since the run ({found})",
+                    hint="go on with the present workflow: --sync",
+                    code="WORKFLOW_CHANGED",
+                )
+            self._said.append(f"the present workflow runs from here on ({found})")
+        if self._options.var:
+            plan = replan.present_plan(past, options, ask=True)
+            replan.check_done_is_same(past, plan, resumed, taken_over, apart_from=("variables", "given_variables"))
+        return plan, results
+
+    def _present_steps(
+        self, plan: Plan, jobs: list[tuple[PastJob, str | None]], resumed: Mapping[str, Resumption]
+    ) -> dict[str, Resumption]:
+        """Return the resumptions from the steps that have these places in the plan."""
+        found = dict(resumed)
+        for job, step in jobs:
+            if step is not None and job.job.id in found:
+                now = replan.step_now(job.job, plan.job(job.job.id), job.step(step))
+                assert now is not None
+                old, new = job.job.variables, plan.job(job.job.id).variables
+                given = tuple(name for name, value in new.items() if old.get(name) != value)
+                found[job.job.id] = replace(found[job.job.id], step=now.id, variables=given)
+        return found
+
+    def _take(self) -> Snapshot:
+        workspace = new_workspace(self._here.config.tmp_dir, self._run_id)
+        self._made.append(workspace)
+        return syncing.take(self._here, self._past, workspace, self._run_id)
+
+    def _places(
+        self, jobs: list[PastJob], resumed: Mapping[str, Resumption], workspace: Path
+    ) -> list[syncing.SyncTarget]:
+        """The files to sync: those of the jobs that go on, and a workspace that jobs share."""
+        places: dict[Path, syncing.SyncTarget] = {}
+        for job in jobs:
+            resumption = resumed.get(job.job.id)
+            view = resumption.view if resumption is not None else None
+            if job.job.no_checkout or (view is None and not job.shares_workspace):
+                continue  # it has none of the checkout's files, or runs from its start, over the new snapshot
+            view = view or View(mode=MountMode.BIND, workspace=workspace)
+            manifest = view.brought if view.brought.exists() else job.run.entry.paths.snapshot
+            kept, left_out = self._kept.get(job.job.id), dict[str, str]()
+            files = view.workspace if kept is None else session.files_of(self._here, job, left_out)
+            places[files] = syncing.SyncTarget(
+                job_id=job.job.id,
+                files=files,
+                manifest=manifest,
+                brought=view.brought,
+                not_there=tuple(left_out),
+                bring=None if kept is None else kept.bring,
+            )
+        return list(places.values())
+
+    def _workspace(self, own: list[Path], *, shared: bool) -> Path:
+        """The run's: what jobs share, or what views of their own are made from. `own` are what single jobs go on in."""
+        past = self._past
+        if past.workspace.is_dir():
+            return past.workspace
+        if not shared:
+            workspace = new_workspace(self._here.config.tmp_dir, self._run_id)
+            try:
+                snapshot_again(self._here, past, workspace)
+            except RequestError:
+                if own:
+                    self._said.append(
+                        "the run's snapshot can't be made again: later jobs get the files that the first of these left"
+                    )
+                    return own[0]
+            else:
+                self._made.append(workspace)
+                return workspace
+        raise RequestError(
+            f"the workspace of run {past.run_id} ({past.workspace}) is gone",
+            hint=f"start again: loom rerun {past.run_id}",
+            code="NOTHING_KEPT",
+        )
+
+    def _wanted(self, from_step: str | None) -> list[tuple[PastJob, str | None]]:
+        past = self._past
+        if from_step is not None:
+            job_id, _, step = from_step.partition(":")
+            job = past.job(job_id)
+            return [(job, job.step(step or None).id)]
+        ended = (Status.FAILURE, Status.TIMED_OUT, Status.ERROR, Status.CANCELED)
+        failed = [
+            job
+            for job in map(past.job, past.failed())
+            # A job that runs in a record without an end was killed with its loom.
+            if job.state.status in ended or (job.state.status is None and job.last_step is not None)
+        ]
+        if not failed:
+            raise RequestError(
+                f"no job of run {past.run_id} failed", hint="say where to go on from: loom resume --from JOB:STEP"
+            )
+        return [(job, job.failing_step or job.last_step) for job in failed]
+
+    def _resumption(self, job: PastJob, step_id: str | None) -> Resumption | None:
+        """Decide how the job continues; None when it failed before its first step and runs from the start."""
+        if step_id is None:
+            self._said.append(f"{job.job.id} runs from its start: it failed before its first step")
+            return None
+        step = job.step(step_id)
+        handed_on, lost = job.handed_on(step, session.resolve_secrets(self._here, job))
+        if lost:
+            self._said.append(
+                f"{job.job.id}: not set, since the record has them without their secret: {', '.join(lost)}"
+            )
+        self._said += [f"{job.job.id}: {note}" for note in session.after_script_notes(job)]
+        if not job.in_container:
+            self._save(job)
+            self._said.append(f"{job.job.id} goes on from {step.id}, on this machine")
+            return Resumption(step=step.id, handed_on=handed_on, cache_keys=job.cache_keys, view=self._files(job))
+
+        found, view = session.find_place(self._here, job), job.view
+        if found is None or view is None:
+            raise self._nothing_kept(job)
+        if not found.has_its_files(view.mode):
+            raise RequestError(
+                f"job {job.job.id} has a kept container, and its files are gone ({view.workspace})",
+                hint=f"start again: loom rerun {job.run.run_id} --failed",
+                code="NOTHING_KEPT",
+            )
+        self._held.enter_context(session.held(self._here, job, found.place_id, alone=True))
+        self._save(job)
+        if view.mode is not MountMode.BIND:
+            self._kept[job.job.id] = found
+        self._said.append(f"{job.job.id} goes on from {step.id}, in its kept container")
+        return Resumption(
+            step=step.id,
+            handed_on=handed_on,
+            cache_keys=job.cache_keys,
+            image=job.image,
+            adopt=found.adopt,
+            view=view,
+        )
+
+    def _save(self, job: PastJob) -> None:
+        """Save the job's changes before its files change; a job that destroyed its `.git` goes on without that."""
+        try:
+            saved.save(self._here, job)
+        except SnapshotError as error:
+            self._said.append(f"the changes in the files of {job.job.id} are not saved: {error.message}")
+
+    def _nothing_kept(self, job: PastJob) -> RequestError:
+        run_id = job.run.run_id
+        hint = f"start again: loom rerun {run_id} --failed"
+        why = "it was kept, and is gone" if job.kept else job.not_kept
+        if not why:
+            hint += "; `--keep on-failure` keeps the containers of failed jobs"
+        if job.run.entry.paths.saved(job.job.id).exists():
+            hint += f"\nthe changes in its files are saved: loom pull {run_id} {job.job.id}"
+        return RequestError(
+            f"job {job.job.id} has no container to go on in" + (f": {why}" if why else ""),
+            hint=hint,
+            code="NOTHING_KEPT",
+        )
+
+    def _files(self, job: PastJob) -> View | None:
+        """Return the view of a new place for the job; None for the workspace that this run's jobs share."""
+        if job.shares_workspace:
+            return None
+        left_out: dict[str, str] = {}
+        view = session.view_of_files(self._here, job, left_out)
+        for path, reason in left_out.items():
+            self._said.append(f"left out: {path} ({reason})")
+        return view
+
+
+def results_besides(past: PastRun, plan: Plan, again: set[str], *, also_unfinished: bool) -> dict[str, JobResult]:
+    """Return the results of the plan's jobs that do not run again; one that never ended counts as skipped, or runs too."""
+    results = {}
+    for job in plan.jobs:
+        if job.id in again:
+            continue
+        result = past.result_of(job.id)
+        if result is not None and not (also_unfinished and result.status in (Status.CANCELED, Status.SKIPPED)):
+            results[job.id] = result
+        elif not also_unfinished:
+            results[job.id] = JobResult(status=Status.SKIPPED)
+    return results
+
+
+def execute(
+    here: Here, past: PastRun, plan: Plan, reuse: Reuse, options: Options, run_id: str, *, follow: bool = False
+) -> int:
+    """`follow`: see `commands.run.execute`."""
+    planned = past.planned
+    source = snapshot.discover(
+        past.repo_root, environ=here.environ, filters=filters_allowed(here.environ, flag=options.trust)
+    )
+    options = replace(_as_planned(options, past), invocation=_with_variables(past.invocation, options.var))
+    ids = dict.fromkeys(("LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_PIPELINE_ID"), run_id)
+    prepared = running.Prepared(
+        run_id=run_id,
+        here=running.here_for(options, source.root),
+        source=source,
+        plan=plan,
+        variables={**planned.variables, **ids},
+    )
+    return running.execute(prepared, options, reuse=reuse, follow=follow)
+
+
+def _as_planned(options: Options, past: PastRun) -> Options:
+    """Take the options and settings of the earlier run, but for those of `options` that concern this one alone."""
+    planned = past.planned
+    again = Options.of_saved(past.invocation)
+    flags = {
+        **again.flags,
+        **options.flags,
+        "container": planned.container,
+        "mount_mode": planned.mount_mode.value,
+    }
+    return replace(
+        again,
+        quiet=options.quiet,
+        trust=options.trust,
+        detach=options.detach,
+        strict=planned.isolated,
+        var=(*again.var, *options.var),
+        shell_on_failure=options.shell_on_failure,
+        pause_on_failure=options.pause_on_failure,
+        flags=flags,
+    )
+
+
+def _with_variables(invocation: Invocation, var: Sequence[str]) -> Invocation:
+    """Return the options that repeat the run, with these variables."""
+    if not var:
+        return invocation
+    return replace(invocation, options={**invocation.options, "var": [*invocation.options.get("var", ()), *var]})
+
+
+def _asked(options: Options, past: PastRun) -> Options:
+    """As `_as_planned`, with the selection of jobs that the earlier run was asked for."""
+    given = past.invocation.options
+    names = [job.id for job in past.planned.plan.jobs] if "only_failed" in given else given.get("names", ())
+    return replace(
+        _as_planned(options, past),
+        names=tuple(names),
+        stage=tuple(given.get("stage", ())),
+        from_job=given.get("from_job"),
+    )
+
+
+def require_own(here: Here, past: PastRun) -> None:
+    """RequestError for a record from elsewhere: its options would count for a checkout here."""
+    if not here.store.holds(past.entry):
+        raise RequestError(
+            f"{past.entry.paths.root} is not a record of this user's runs",
+            hint="run the workflow of the checkout: loom run --local",
+        )
+    if not past.repo_root.is_dir():
+        raise RequestError(
+            f"the checkout of run {past.run_id} ({past.repo_root}) is gone", hint="`loom resume` goes on without it"
+        )
+
+
+def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
+    run_id = str(time.time_ns())
+    results: Mapping[str, JobResult] = {}
+    if failed:
+        ids = past.failed()
+        if not ids:
+            raise RequestError(
+                f"no job of run {past.run_id} failed", hint="leave --failed out to run all of them again"
+            )
+        plan = past.planned.plan
+        results = results_besides(past, plan, dependents(plan, ids), also_unfinished=True)
+    workspace = new_workspace(here.config.tmp_dir, run_id)
+    document = snapshot_again(here, past, workspace)
+    reuse = api.Reuse(
+        parent_run_id=past.run_id,
+        workspace=workspace,
+        snapshot=document,
+        results=results,
+        archive_of=past.archive_of,
+        run_of=past.run_of,
+        has_products=False,
+        steps=assisted.steps_taken_over(past, results, {}),
+        assisted=assisted.assistances(here, past, (), (), (), taken_over=results),
+    )
+    return execute(here, past, past.planned.plan, reuse, options, run_id)
+
+
+def snapshot_again(here: Here, past: PastRun, workspace: Path) -> Mapping[str, object]:
+    """Fill `workspace` with the tree of the earlier run: from the checkout, else from that run's workspace."""
+    wanted = (past.snapshot or {}).get("tree_sha")
+    if wanted is None:
+        raise RequestError(
+            f"run {past.run_id} has no snapshot to run on again", hint=f"loom rerun {past.run_id} --fresh"
+        )
+    cancel = Cancel()
+    places = ((past.repo_root, "the checkout"), (past.workspace, "that run's workspace"))
+    with signals(cancel):
+        document, reasons = taken_again(here, wanted, places, workspace, cancel)
+    if document is not None:
+        return document
+    raise RequestError(
+        f"the snapshot of run {past.run_id} (tree {wanted[:12]}) can't be made again: {'; '.join(reasons)}",
+        hint=f"run on what is there now: loom rerun {past.run_id} --fresh",
+        code="SNAPSHOT_GONE",
+    )
+
+
+def _fresh(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
+    if here.root.resolve() != past.repo_root.resolve():
+        raise RequestError(
+            f"run {past.run_id} is one of {past.repo_root}, which is not the checkout here",
+            hint=f"run it there: cd {past.repo_root}",
+        )
+    require_own(here, past)
+    again = _asked(options, past)
+    if failed:
+        again = replace(again, names=tuple(past.failed()), stage=(), from_job=None)
+        if not again.names:
+            raise RequestError(
+                f"no job of run {past.run_id} failed", hint="leave --failed out to run all of them again"
+            )
+    return running.run_with(replace(again, parent_run_id=past.run_id, invocation=past.invocation))

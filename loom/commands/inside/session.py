@@ -1,0 +1,444 @@
+"""Into a job of an earlier (or running) run: its kept container, else a new one with the same things around it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct, structs
+
+from loom import snapshot
+from loom.cancel import Cancel
+from loom.commands import project
+from loom.commands.keep import trust as trusting
+from loom.commands.project import Here
+from loom.commands.run import wiring
+from loom.errors import LoomError, RequestError
+from loom.plan import variables
+from loom.plan.model import MountMode, Plan, Step
+from loom.providers import locks as holds
+from loom.providers.base import Inside, KeptPlace, ReadOnlyMount, Resolved, SecretValues, SessionRequest
+from loom.record import visitors as visits
+from loom.record.events import epoch_ns
+from loom.record.lines import encodable
+from loom.record.visitors import Visit
+from loom.runner import JobTools, PlaceOpener, Resumption, RunSettings, View
+from loom.runner import previous_run as past
+from loom.runner.previous_run import PastJob, PastRun
+from loom.runner.products import Handover
+from loom.runner.views import laid_out
+from loom.secrets.lookup import resolve
+from loom.secrets.masking import Masker, known
+from loom.util.paths import job_directory_name, jobs_of
+
+if TYPE_CHECKING:
+    from loom.storage.workspace import Skipped
+
+
+MAX_SHOWN = 5
+"""How many paths a note names."""
+
+
+class EnteredJob(Struct, frozen=True, kw_only=True):
+    inside: Inside
+    about: str
+    """The description that `loom shell` prints on entry."""
+    fresh: bool
+    note: Callable[[Sequence[str] | None], None]
+    """Note the visit in the record."""
+    notes: tuple[str, ...] = ()
+    container_name: str = ""
+
+
+def around(trust: bool | None = None) -> Here:
+    """Find the project, and ask for what its configuration asks for.
+
+    `trust`: whether all is allowed on the command line; None for a command that starts nothing, and so never asks.
+    """
+    here = project.here(trusting=bool(trust))
+    if trust is not None and here.config.asked:
+        trusting.settle(trusting.requests_of((), here), here, flag=trust)
+        here = project.here(trusting=trust)
+    return here
+
+
+def permit(here: Here, past: PastRun, trust: bool, job: PastJob | None = None) -> None:
+    """Ask for trust in the requests of a run's jobs (or of this one), before any is granted again."""
+    # A record that was brought from elsewhere may name any checkout as its own.
+    root = past.repo_root if here.store.holds(past.entry) else past.entry.paths.root
+    jobs = past.planned.plan.jobs if job is None else (job.job,)
+    if here.config.hardened and not all(job.hardened for job in jobs):
+        raise RequestError(
+            f"run {past.run_id} was made without the hardened profile ({here.config.origins['hardened'].place})",
+            hint=f"run it again with it: loom rerun {past.run_id} --fresh",
+            code="NOT_HARDENED",
+        )
+    there = structs.replace(here, root=root, config=dataclasses.replace(here.config, asked=()))
+    trusting.settle(trusting.requests_of(jobs, there), there, flag=trust)
+    here.judged.update(there.judged)
+
+
+def find_run(here: Here, wanted: str | None, *, default: str = "last") -> PastRun:
+    # Of this project, also where it has no repository (any more): the last run may well be another's.
+    root = here.root if wanted in (None, "last", "last-failed") else None
+    return past.read(here.store.find(wanted or default, repo_root=root))
+
+
+def find_job(here: Here, names: Sequence[str], *, default: str = "last") -> PastJob:
+    """The job that `[RUN] [JOB]` mean; a single name that is a job of the default run is that job."""
+    if len(names) == 2:
+        return find_run(here, names[0]).job(names[1])
+    if not names:
+        return find_run(here, None, default=default).one_job()
+    try:
+        return find_run(here, None, default=default).job(names[0])
+    except LoomError as no_job:
+        try:
+            return find_run(here, names[0]).one_job()
+        except RequestError as no_run:
+            if no_run.code != "RUN_UNKNOWN":
+                raise
+            if no_job.code == "RUN_UNKNOWN":
+                raise RequestError(
+                    f"{names[0]!r} is neither a run nor a job: {no_job.message}", hint=no_job.hint
+                ) from no_run
+            raise RequestError(
+                f"{names[0]!r} is neither a job of the last run nor a run",
+                hint=f"{no_job.hint or no_job.message}\n`loom runs` lists the runs",
+            ) from no_run
+
+
+def tools_of(here: Here, run: PastRun, plan: Plan, run_id: str) -> JobTools:
+    root = run.repo_root if run.repo_root.is_dir() else run.workspace
+    return wiring.tools_for(
+        plan, here.config, root, here.environ, run_id=run_id, judged=here.judged, isolated=run.planned.isolated
+    )
+
+
+@contextmanager
+def entered(
+    here: Here, job: PastJob, step: Step, *, command: Sequence[str] | None, as_root: bool = False, cancel: Cancel
+) -> Iterator[EnteredJob]:
+    """The place of `job`, with the environment and services of `step`. On exit, removes what was made for it.
+
+    The record notes the visit with its `command`; None: a shell.
+    """
+    with snapshot.occupied(job.run.workspace), _entered(here, job, step, as_root=as_root, cancel=cancel) as place:
+        place.note(command)
+        yield place
+
+
+@contextmanager
+def _entered(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cancel) -> Iterator[EnteredJob]:
+    isolated = here.provider(job).capabilities.isolated
+    if as_root and not isolated and os.geteuid() != 0:
+        raise RequestError(
+            f"job {job.job.id} runs on this machine, as you", hint="--root is for jobs in containers; leave it out"
+        )
+    if (found := find_place(here, job)) is not None:
+        if job.view is not None and not found.has_its_files(job.view.mode):
+            raise _gone(job)  # the engine starts no command in a directory that is not there
+        with nullcontext() if job.run.entry.alive else held(here, job, found.place_id, alone=False):
+            yield _found(here, job, step, found, as_root=as_root)
+        return
+    if job.run.entry.alive and isolated:
+        raise RequestError(
+            f"job {job.job.id} of the running run {job.run.run_id} has no container now",
+            hint="it has not started yet, or is over and was not kept; `loom show` tells",
+        )
+    with _fresh(here, job, step, as_root=as_root, cancel=cancel) as made:
+        yield made
+
+
+def find_place(here: Here, job: PastJob) -> KeptPlace | None:
+    """Return the job's container if it runs or was kept. No engine is asked where there can be none."""
+    if not job.may_have_place:
+        return None
+    return here.provider(job).find(job.run.run_id, job.job.id, job.place_id, user=job.command_user)
+
+
+def held(here: Here, job: PastJob, place_id: str, *, alone: bool) -> AbstractContextManager[None]:
+    """Use a kept place: `alone` to go on in it or to remove it, else beside others. RequestError when it is in use."""
+    command = shlex.join(["loom", *sys.argv[1:3]])
+    what = f"the container of {job.job.id} (run {job.run.run_id})"
+    return holds.held(here.store.lock_of_place(place_id), what, command, alone=alone)
+
+
+def _found(here: Here, job: PastJob, step: Step, found: KeptPlace, *, as_root: bool) -> EnteredJob:
+    secrets = resolve_secrets(here, job)
+    paths, woken = found.wake(variables.files_of(job.job, secrets))
+    known = variables.job_environment(
+        job.job,
+        job.run.planned.variables,
+        project_dir=here.provider(job).project_dir(job.run.workspace),
+        image_name=job.image.name if job.image is not None else "",
+    )
+    placed = variables.placed(job.job, known, {}, secrets, paths, _attempt(job))
+    environment, notes = _environment(job, step, secrets, placed)
+    if woken:
+        notes.append(f"the container was stopped and runs again: its files are unchanged; {lost_memory(job)}")
+    return EnteredJob(
+        inside=found.inside(environment, as_root=as_root),
+        about=f"in the {'kept' if found.kept else 'running'} container of {job.job.id} (run {job.run.run_id})",
+        fresh=False,
+        note=partial(_note_visit, here, job, secrets),
+        notes=tuple(notes),
+        container_name=found.name,
+    )
+
+
+@contextmanager
+def _fresh(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cancel) -> Iterator[EnteredJob]:
+    with ExitStack() as stack:
+        opener, image, about = _opener(here, job, step, stack, cancel)
+        progress = _Progress()
+        handover = Handover(
+            job.run.planned.plan,
+            archive_of=job.run.archive_of,
+            tracked=partial(snapshot.tracked, job.run.workspace, here.environ),
+            missing_here=frozenset(),
+            logs=job.run.entry.paths.logs,
+            masker=progress.masker,
+            cache=None,
+            cancel=cancel,
+        )
+        planned = handover.with_reported(job.job)
+        values, _ = opener.secrets(planned)
+        progress.mask(values)
+        image = image or opener.resolve(planned, progress, values)
+        services = None
+        if planned.services:
+            services = stack.enter_context(opener.services(planned, progress, cancel, lambda name, how: None, values))
+        opened = stack.enter_context(opener.open(planned, image, progress, services))
+        session = opened.session
+        if job.view is None:
+            handover.restore(planned, session, job.run.workspace, progress)
+        secrets = values.own
+        files = variables.files_of(planned, secrets)
+        paths = {name: session.put_secret(name, value) for name, value in files.items()}
+        request = opened.request
+        placed = variables.placed(planned, request.environment, request.concealed, secrets, paths, _attempt(job))
+        environment, notes = _environment(job, step, secrets, placed)
+        yield EnteredJob(
+            inside=session.inside(environment, as_root=as_root),
+            about=about,
+            fresh=True,
+            note=partial(_note_visit, here, job, secrets),
+            notes=tuple(notes),
+            container_name=session.facts.container_name,
+        )
+
+
+def _opener(
+    here: Here, job: PastJob, step: Step, stack: ExitStack, cancel: Cancel
+) -> tuple[PlaceOpener, Resolved | None, str]:
+    """Return the opener of a new session over the job's files, the image if the engine still has it, and a description."""
+    run, planned = job.run, job.run.planned
+    run_id = str(time.time_ns())
+    image = job.image if job.in_container else None
+    if image is not None and not here.provider(job).has_image(image.image_id):
+        image = None
+    view = None if job.view is None else view_of_files(here, job)
+    if view is None and not run.workspace.is_dir():
+        raise _gone(job)
+    settings = RunSettings(
+        run_id=run_id,
+        workspace=run.workspace,
+        variables=planned.variables,
+        config=dataclasses.replace(here.config, mount_mode=planned.mount_mode.value, grace=planned.grace_s),
+        resumed={} if view is None else {job.job.id: Resumption(step=step.id, view=view)},
+        read_only_mounts=tuple(
+            ReadOnlyMount(path=Path(path)) for path in planned.read_only_mounts if Path(path).is_dir()
+        ),
+    )
+    tools = tools_of(here, run, planned.plan, run_id)
+    stack.callback(lambda: [provider.close(cancel) for provider in tools.providers.values()])
+    if job.view is None:
+        about = (
+            f"in a new place for {job.job.id} (run {run.run_id}), as its first step would find it: the job ended before "
+            "it had files; caches are not restored"
+        )
+    elif not job.in_container:
+        about = f"on this machine, in the files of {job.job.id} (run {run.run_id})"
+    else:
+        about = (
+            f"in a new container of {job.job.id}'s image, with its files of run {run.run_id}: "
+            f"{'the kept one is gone' if job.kept else 'nothing was kept'}, so what its steps changed outside of the "
+            "workspace is not here"
+        )
+        if view is not None and view.mode is MountMode.VOLUME:
+            about += "; what you change goes with the container"
+    return PlaceOpener(tools, settings, cancel), image, about
+
+
+def view_of_files(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -> View:
+    """Return the view of a new place for the job: its files as a plain directory, sent where the engine does not see them."""
+    files, view = files_of(here, job, left_out), job.view
+    plain = {MountMode.BIND: MountMode.BIND, MountMode.OVERLAY: MountMode.BIND, MountMode.VOLUME: MountMode.VOLUME}
+    return View(
+        mode=MountMode.BIND if view is None else plain[view.mode],
+        workspace=files,
+        directory=view.directory if view is not None else None,
+    )
+
+
+def view_now(here: Here, job: PastJob) -> Path | None:
+    """The job's files as they are mounted in its kept place, only to read; None where this process can't read them so."""
+    if job.view is None or job.view.mode is MountMode.BIND:
+        return None  # its files are a plain directory, which needs no engine
+    found = find_place(here, job)
+    return found.view() if found is not None and found.has_its_files(job.view.mode) else None
+
+
+def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -> Path:
+    """A plain directory with the job's files as it left them, laid out first where its view has none.
+
+    Of a job whose container is kept: as they are now. RequestError when nothing is left of them.
+    `left_out` gets the path and the reason of each special file that was not laid out.
+    """
+
+    def on_skipped(item: Skipped) -> None:
+        if left_out is not None:
+            left_out[item.path] = item.reason
+
+    view = job.view
+    if view is None:
+        raise RequestError(
+            f"job {job.job.id} of run {job.run.run_id} ended before its workspace was created",
+            hint="`loom show` gives the reason",
+        )
+    if view.mode is MountMode.BIND and view.place.is_dir():
+        if may_enter(view.place):
+            return view.place
+        if (found := find_place(here, job)) is None:
+            raise RequestError(
+                f"the files of job {job.job.id} ({view.place}) belong to the user of its image, and its container is gone",
+                hint=f"as root: chown -R {os.geteuid()}:{os.getegid()} {view.place}",
+            )
+        # While the container is kept, its user has the files.
+        copy = jobs_of(view.run_workspace) / f"{job_directory_name(job.job.id)}.copy" / "workspace"
+        return laid_out(copy, partial(found.copy_files, on_skipped=on_skipped))
+    if view.mode is MountMode.BIND:
+        raise _gone(job)
+    # An overlay whose lower directory somebody removed would look as if the job had deleted all of its files.
+    if (found := find_place(here, job)) is not None and found.has_its_files(view.mode):
+        return laid_out(view.place, partial(found.copy_files, on_skipped=on_skipped))
+    layer = view.place.parent / "upper"
+    if view.mode is MountMode.OVERLAY and view.workspace.is_dir() and layer.is_dir():
+        request = SessionRequest(
+            run_id=job.run.run_id,
+            job_id=job.job.id,
+            workspace=view.workspace,
+            directory=view.directory,
+            project_dir=here.provider(job).project_dir(view.workspace),
+            environment={},
+            shell=(),
+            image_id=job.image.image_id if job.image is not None else None,
+        )
+        laid = laid_out(view.place, partial(here.provider(job).lay_out, request, on_skipped=on_skipped))
+        # From now on these are the files: what a new container changes in them must not be laid over again.
+        layer.rename(layer.with_name("upper.laid-out"))
+        return laid
+    if view.place.is_dir():
+        return view.place
+    raise _gone(job)
+
+
+def may_enter(directory: Path) -> bool:
+    """Whether this process may read the directory: a job's files may belong to the user of its image."""
+    return os.access(directory, os.R_OK | os.X_OK)
+
+
+def _gone(job: PastJob) -> RequestError:
+    keeps = "" if job.kept or job.not_kept else "; `loom run --keep on-failure` keeps what it takes to go on"
+    return RequestError(
+        f"nothing is left of the files of job {job.job.id} of run {job.run.run_id}",
+        hint=f"run it again: loom rerun {job.run.run_id}{keeps}",
+        code="NOTHING_KEPT",
+    )
+
+
+def resolve_secrets(here: Here, job: PastJob) -> Mapping[str, bytes]:
+    """Resolve the secrets again: the record has no values."""
+    root = job.run.repo_root
+    return resolve(job.job.secrets, environ=here.environ, root=root, config=here.config, judged=here.judged).values
+
+
+def _environment(
+    job: PastJob, step: Step, secrets: Mapping[str, bytes], placed: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    handed_on, lost = job.handed_on(step, secrets)
+    notes = after_script_notes(job)
+    if lost:
+        notes.append(f"not set, since the record has them without the secret that they held: {', '.join(lost)}")
+    return {
+        **handed_on,
+        **placed,
+        "LOOM_STEP": step.id,
+        "LOOM_ATTEMPT": str(max(1, job.state.attempts)),
+    }, notes
+
+
+def _attempt(job: PastJob) -> dict[str, str]:
+    """Return the variables of its last attempt."""
+    began = job.state.attempt_started_at
+    return {} if began is None else variables.of_attempt(max(1, job.state.attempts), epoch_ns(began))
+
+
+def after_script_notes(job: PastJob) -> list[str]:
+    """State that the place is not as the failing step left it, since `after_script` ran there."""
+    ran = job.state.facts.get("after_script_ran")
+    if ran is None:
+        return []
+    paths, count = ran.get("paths", ())[:MAX_SHOWN], ran.get("count", 0)
+    more = f" and {count - len(paths)} more" if count > len(paths) else ""
+    changed = f" and changed {', '.join(paths)}{more}" if paths else ""
+    before = "`loom run --shell-on-failure` stops before it"
+    return [f"after_script has run here since {job.failing_step or 'the last step'}{changed}; {before}"]
+
+
+def lost_memory(job: PastJob) -> str:
+    """Name what a stopped container lost."""
+    places = [entry.partition(":")[0] for entry in job.job.resources.tmpfs]
+    memory = f", and so is what was in {', '.join(places)} (tmpfs)" if places else ""
+    return f"its processes are gone{memory}"
+
+
+def _note_visit(here: Here, job: PastJob, secrets: Mapping[str, bytes], command: Sequence[str] | None) -> None:
+    """Record a visit to a job: with a command, else with a shell."""
+    if not here.store.holds(job.run.entry):
+        return
+    text = None
+    if command is not None:
+        masker = Masker()
+        for name, value in secrets.items():
+            masker.add(name, value)
+        text = masker.mask(shlex.join(encodable(command)))
+    visit = Visit(at=time.time(), job_id=job.job.id, how="shell" if command is None else "exec", command=text)
+    with suppress(OSError):  # on a full disk, a person looks for the reason
+        visits.note(job.run.entry.paths, visit)
+
+
+class _Progress:
+    """Output of loom's own work around the place, on standard error: standard output belongs to the command."""
+
+    def __init__(self) -> None:
+        self.masker = known(Masker())
+
+    def mask(self, secrets: SecretValues) -> None:
+        """Hide these values from now on."""
+        for values in (secrets.own, *secrets.services):
+            for name, value in values.items():
+                self.masker.add(name, value)
+
+    def __call__(self, stream: str, data: bytes) -> None:
+        sys.stderr.write(self.masker.mask_bytes(data).decode("utf-8", "replace"))
+        sys.stderr.flush()

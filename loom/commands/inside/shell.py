@@ -1,0 +1,111 @@
+"""`loom shell` and `loom exec`: stand inside a job, or run one command there."""
+
+from __future__ import annotations
+
+import sys
+import time
+from signal import SIGKILL
+
+from loom.analysis.printed import Executed, made
+from loom.cancel import Cancel, signals
+from loom.commands.flags import read_flag
+from loom.commands.inside import session
+from loom.commands.inside.breakpoints import banner, needs_terminal
+from loom.errors import RequestError
+from loom.record.lines import encodable, line_of
+from loom.render.output import print_json
+from loom.status import Ended, ExitCode
+from loom.util.units import duration
+
+
+def shell(run: str | None, job: str | None, step: str | None, *, as_root: bool, trust: bool) -> int:
+    """`loom shell`."""
+    needs_terminal("loom shell")
+    here = session.around(trust)
+    past = session.find_job(here, [name for name in (run, job) if name])
+    session.permit(here, past.run, trust, past)
+    at, cancel = past.step(step), Cancel()
+    with signals(cancel), session.entered(here, past, at, command=None, as_root=as_root, cancel=cancel) as entered:
+        for line in banner(entered.about, entered.notes, past.job.id, at.id, at.script):
+            print(line)
+        if entered.fresh and entered.container_name:
+            print("  this container is removed when you exit")
+        sys.stdout.flush()
+        code = entered.inside.shell(past.job.shell, script=at.script, name=past.job.id, cancel=cancel)
+    return cancel.exit_code or code
+
+
+def exec_(
+    command: list[str],
+    names: list[str] | None,
+    step: str | None,
+    *,
+    as_root: bool,
+    as_json: bool,
+    timeout: str | None,
+    tty: bool,
+    trust: bool,
+) -> int:
+    """`loom exec`."""
+    if tty:
+        needs_terminal("loom exec -t")
+        if as_json:
+            raise RequestError("-t and --json exclude each other", hint="leave -t out: --json records what is printed")
+    if not command:
+        raise RequestError("there is no command to run", hint="loom exec [RUN] JOB -- COMMAND...")
+    seconds = None if timeout is None else read_flag("--timeout", timeout, duration)
+    here = session.around(trust)
+    job = session.find_job(here, _at_most_two(names))
+    session.permit(here, job.run, trust, job)
+    at, cancel = job.step(step), Cancel()
+    heard: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+    begun = time.monotonic()
+    with (
+        signals(cancel, passing=True),
+        session.entered(here, job, at, command=command, as_root=as_root, cancel=cancel) as entered,
+    ):
+        for note in (*([entered.about] if entered.fresh else []), *entered.notes):
+            print(f"loom: {note}", file=sys.stderr)
+        sys.stderr.flush()
+        inside = entered.inside
+        asked = inside.continued(command) if job.job.shared_shell else command
+        on_output = (lambda stream, data: heard[stream].append(data)) if as_json else None
+        ended = (
+            inside.terminal(asked, cancel, timeout_s=seconds)
+            if tty
+            else inside.exec(asked, on_output, cancel, timeout_s=seconds, grace_s=job.run.planned.grace_s)
+        )
+        took_ms = round((time.monotonic() - begun) * 1000, 3)
+    if as_json:
+        document = {
+            "run_id": job.run.run_id,
+            "job_id": job.job.id,
+            "step": at.id,
+            "command": encodable(command),
+            "exit_code": ended.code,
+            "ended": ended.ended.value,
+            "fresh": entered.fresh,
+            "container_name": entered.container_name,
+            "duration_ms": took_ms,
+            **_heard_fields("stdout", heard["stdout"]),
+            **_heard_fields("stderr", heard["stderr"]),
+        }
+        print_json(made(Executed, document))
+    if ended.ended is Ended.TIMED_OUT:
+        print(f"loom: {command[0]} was ended after {timeout}", file=sys.stderr)
+        return ExitCode.TIMED_OUT
+    if ended.ended is Ended.CANCELED and ended.code == 128 + SIGKILL:  # it took no notice of the signal
+        return cancel.exit_code or ended.code
+    return ended.code
+
+
+def _heard_fields(name: str, chunks: list[bytes]) -> dict[str, str]:
+    """Make the fields of a stream for a JSON document: with the exact bytes where they are not UTF-8."""
+    heard = line_of(b"".join(chunks))
+    return {name: heard.text} if heard.raw_b64 is None else {name: heard.text, f"{name}_b64": heard.raw_b64}
+
+
+def _at_most_two(names: list[str] | None) -> list[str]:
+    if names and len(names) > 2:
+        raise RequestError(f"too many names: {' '.join(names)}", hint="give [RUN] [JOB], a command behind --")
+    return names or []

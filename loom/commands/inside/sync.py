@@ -1,0 +1,113 @@
+"""`loom resume --sync`: bring the checkout's changes since the last sync into the files of the jobs that go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from loom import snapshot
+from loom.cancel import Cancel, signals
+from loom.commands.keep.trust import filters_allowed
+from loom.commands.project import Here
+from loom.errors import RequestError
+from loom.runner.previous_run import PastRun
+from loom.snapshot import Merge, Snapshot, readable
+from loom.util import atomic
+from loom.util.bounded import listed
+from loom.util.private import make_own
+
+ASK, THEIRS, OURS = "ask", "theirs", "ours"
+"""What becomes of a file that both the checkout and the job changed: refuse, take the checkout's, keep the job's."""
+MAX_NAMED = 20
+
+
+class SyncTarget(Struct, frozen=True, kw_only=True):
+    """The files of one job, or of all that share them."""
+
+    job_id: str
+    files: Path
+    """A plain directory."""
+    manifest: Path
+    """Of the snapshot that they were last synced with."""
+    brought: Path
+    """Where the manifest of this sync goes."""
+    not_there: tuple[str, ...] = ()
+    """The paths that `files` was copied without."""
+    bring: Callable[[Path, Sequence[str]], None] | None = None
+    """Where `files` is a copy: make these paths so in the place itself."""
+
+
+def take(here: Here, past: PastRun, workspace: Path, run_id: str) -> Snapshot:
+    """Fill `workspace` with a new snapshot of the checkout."""
+    cancel = Cancel()
+    with signals(cancel):
+        here.store.claims.make(workspace, run_id=run_id, repo_root=past.repo_root)
+        return snapshot.take(
+            snapshot.discover(past.repo_root, environ=here.environ, filters=filters_allowed(here.environ)),
+            workspace,
+            cancel=cancel,
+        )
+
+
+def sync(
+    taken: Snapshot,
+    places: Sequence[SyncTarget],
+    prefer: str,
+    *,
+    environ: Mapping[str, str],
+    say: Callable[[str], None],
+) -> list[str]:
+    """Bring into each place what changed in the checkout since that place was last synced; return the paths.
+
+    RequestError for files that both sides changed, unless `prefer` decides; nothing is changed then.
+    """
+    compared = [
+        (
+            place,
+            snapshot.compare(
+                taken.path, place.files, environ=environ, manifest_file=place.manifest, not_there=place.not_there
+            ),
+        )
+        for place in places
+    ]
+    if prefer == ASK:
+        _refuse_conflicts(compared)
+    for place, found in compared:
+        applied = snapshot.bring(taken.path, place.files, found, theirs=prefer == THEIRS)
+        if place.bring is not None:
+            place.bring(place.files, list(dict.fromkeys([*applied.removed, *applied.written])))
+        make_own(place.brought.parent)
+        atomic.write(place.brought, snapshot.manifest_bytes(taken.path), mode=0o600)
+    return _report([found for _, found in compared], prefer, say)
+
+
+def _refuse_conflicts(compared: Sequence[tuple[SyncTarget, Merge]]) -> None:
+    lines = [
+        f"{place.job_id}: {readable(path)} ({reason})"
+        for place, found in compared
+        for path, reason in found.conflicts.items()
+    ]
+    if lines:
+        raise RequestError(
+            "nothing was synced, since the checkout's changes conflict with those in the job's files:\n  "
+            + "\n  ".join(listed(lines, MAX_NAMED)),
+            hint="take the checkout's: `loom resume --sync=theirs`; keep the job's: `loom resume --sync=ours`;"
+            " `loom pull` shows what changed in the job's files",
+            code="SYNC_CONFLICT",
+        )
+
+
+def _report(found: Sequence[Merge], prefer: str, say: Callable[[str], None]) -> list[str]:
+    brought = {change.path: change.kind for merge in found for change in merge.changes}
+    conflicts = {change.path: change.kind for merge in found for change in merge.both}
+    for path, kind in sorted((brought | conflicts).items()):
+        what = f"{readable(path)} ({kind.replace('_', ' ')})"
+        if path not in conflicts:
+            say(f"brought {what}")
+        else:
+            say(f"brought {what}, over the job's change" if prefer == THEIRS else f"kept the job's {readable(path)}")
+    if not brought and not conflicts:
+        say("nothing to sync: the job's files have all changes of the checkout")
+    return sorted(brought | conflicts if prefer == THEIRS else brought)

@@ -1,0 +1,142 @@
+"""`loom cache`: list, remove and check entries."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import asdict
+
+from loom.analysis.printed import CacheDamage, CacheList, CacheRemoval, CacheVerification, made
+from loom.commands import project
+from loom.commands.flags import read_flag
+from loom.commands.run import checkout
+from loom.commands.run.wiring import cache_project
+from loom.errors import RequestError
+from loom.record.events import timestamp
+from loom.render.output import print_json, table
+from loom.storage.cache import Cache, Pruned, Stored
+from loom.util.globs import match_name
+from loom.util.units import counted, duration, rough_age, rough_size, size
+
+
+def ls(keys: list[str] | None, *, everywhere: bool, as_json: bool) -> None:
+    """`loom cache ls`."""
+    cache, project = _opened()
+    entries = _chosen(cache, project, keys, everywhere=everywhere)
+    if as_json:
+        print_json(made(CacheList, {"entries": [_fields(entry) for entry in entries]}))
+        return
+    if not entries:
+        print("no cache entries" if everywhere else f"no cache entries of {project}")
+        return
+    for line in _table(entries, with_project=everywhere):
+        print(line)
+
+
+def rm(keys: list[str], *, everywhere: bool, as_json: bool) -> None:
+    """`loom cache rm`."""
+    cache, project = _opened()
+    entries = _chosen(cache, project, keys, everywhere=everywhere)
+    if not entries:
+        raise RequestError(
+            f"no cache entry has the key {', '.join(keys)}",
+            hint="`loom cache ls` lists the keys.",
+            code="CACHE_NO_SUCH_KEY",
+        )
+    _print_removed(cache.remove(entries), as_json=as_json)
+
+
+def prune(*, max_size: str | None, unused_for: str | None, as_json: bool) -> None:
+    """`loom cache prune`."""
+    cache, _ = _opened()
+    limit = None if max_size is None else read_flag("--max-size", max_size, size)
+    age = None if unused_for is None else read_flag("--unused-for", unused_for, duration)
+    _print_removed(cache.prune(max_size=limit, unused_for_s=age), as_json=as_json)
+
+
+def verify(*, remove: bool, as_json: bool) -> int:
+    """`loom cache verify`."""
+    cache, _ = _opened()
+    entries = cache.entries()
+    damaged = cache.verify()
+    if remove and damaged:
+        cache.remove([damage.entry for damage in damaged if damage.entry is not None])
+        for damage in damaged:
+            if damage.entry is None:
+                Path(damage.path).unlink(missing_ok=True)
+    if as_json:
+        print_json(
+            CacheVerification(
+                entries=len(entries),
+                damaged=[
+                    CacheDamage(what=damage.what, path=damage.path, key=damage.entry.key if damage.entry else None)
+                    for damage in damaged
+                ],
+                removed=remove and bool(damaged),
+            )
+        )
+    else:
+        for damage in damaged:
+            print(f"{damage.what}: {damage.entry.key if damage.entry else damage.path}")
+        print(
+            f"{counted(len(entries), 'entry', 'entries')} read, {len(damaged)} damaged{', removed' if remove and damaged else ''}"
+        )
+    return 1 if damaged and not remove else 0
+
+
+def _opened() -> tuple[Cache, str]:
+    """Open the configured store for this project."""
+    here = project.here()
+    settings = here.config
+    origin = checkout.origin_of(here.root, here.environ)
+    name = cache_project(settings, here.root, str(origin) if origin else None)
+    return Cache(settings.cache_dir, max_size=settings.cache_max_size, project=name, clock=time.time), name
+
+
+def _chosen(cache: Cache, project: str, keys: list[str] | None, *, everywhere: bool) -> list[Stored]:
+    return [
+        entry
+        for entry in cache.entries()
+        if (everywhere or entry.project == project)
+        and (not keys or any(key in (entry.key, entry.id) or match_name(key, entry.key) for key in keys))
+    ]
+
+
+def _print_removed(pruned: Pruned, *, as_json: bool) -> None:
+    if as_json:
+        removed = [_fields(entry) for entry in pruned.entries]
+        print_json(made(CacheRemoval, {"removed": removed, "freed_bytes": pruned.freed_bytes}))
+        return
+    for entry in pruned.entries:
+        print(f"removed {entry.key} ({entry.project})")
+    print(f"{counted(len(pruned.entries), 'entry', 'entries')} removed, {rough_size(pruned.freed_bytes)} freed")
+
+
+def _table(entries: Sequence[Stored], *, with_project: bool) -> list[str]:
+    now = time.time()
+    with_kind = any(entry.protected for entry in entries)
+    more = [*(["BRANCH"] if with_kind else []), *(["PROJECT"] if with_project else [])]
+    rows = [["KEY", "PATHS", "FILES", "SIZE", "PACKED", "USED", *more]]
+    rows += [
+        [
+            entry.key,
+            " ".join(entry.paths),
+            str(entry.files),
+            rough_size(entry.bytes),
+            rough_size(entry.packed_bytes),
+            rough_age(now - entry.used_at),
+            *(["protected" if entry.protected else "any"] if with_kind else []),
+            *([entry.project] if with_project else []),
+        ]
+        for entry in entries
+    ]
+    shared = {entry.blob: entry.packed_bytes for entry in entries}
+    return [*table(rows), f"{counted(len(entries), 'entry', 'entries')}, {rough_size(sum(shared.values()))} on disk"]
+
+
+def _fields(entry: Stored) -> dict[str, Any]:
+    shape = {name: value for name, value in asdict(entry).items() if name != "trees"}
+    return shape | {name: timestamp(int(shape[name] * 1e9)) for name in ("created_at", "used_at")}

@@ -1,0 +1,451 @@
+"""`loom images`: the workflow's images in the engine, the lock file and the registries."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from loom import snapshot
+from loom.analysis.printed import ImageList, ImageLocking, ImageRemoval, ImageSet, ImageVerification, made
+from loom.cancel import Cancel, signals
+from loom.commands import project
+from loom.commands.flags import read_flag
+from loom.commands.keep import trust
+from loom.commands.project import Here
+from loom.commands.run import checkout, planning
+from loom.errors import ImageError, RequestError
+from loom.images.reference import parse_reference, short
+from loom.plan.image_lock import LOCK_PATH, ImageLock, ImageUse, images_of, load_lock, save_lock, shown
+from loom.plan.model import Job, JobSelection
+from loom.plan.resolve import resolve as resolve_plan
+from loom.providers.docker.container.cleanup import prune_builds
+from loom.providers.docker.engine.connection import Engine
+from loom.providers.docker.images import status as image_status
+from loom.providers.docker.images.archive import export_images, import_images
+from loom.providers.docker.images.images import Images, ResolvedImage
+from loom.providers.docker.images.status import Inventory, Row, exit_code_of
+from loom.render.output import print_json, table
+from loom.secrets.lookup import resolve
+from loom.secrets.masking import Masker, known
+from loom.snapshot import Source
+from loom.status import ExitCode, Stream
+from loom.util.globs import match_name
+from loom.util.units import counted, duration, rough_age, rough_size
+from loom.workflow.dialects import Loaded
+
+
+def ls(names: list[str] | None, *, as_json: bool, workflow: Path | None) -> None:
+    """`loom images ls`."""
+    with _context(workflow, names) as context:
+        with context.files() as root:
+            rows = context.inventory(root).rows()
+        if as_json:
+            print_json(made(ImageList, {"images": [image_status.as_json(row) for row in rows]}))
+        elif not rows:
+            print("no job of the workflow runs in an image")
+        else:
+            for line in _table(rows, time.time()):
+                print(line)
+
+
+def pull(names: list[str] | None, *, frozen: bool | None, as_json: bool, workflow: Path | None) -> None:
+    """`loom images pull`."""
+    with _context(workflow, names, frozen=frozen) as context:
+        inventory = context.inventory()
+        wanted = [named for named in inventory.named() if named.pull != "never"]
+        images = [
+            inventory.pull(named, on_output=context.on_output(as_json), cancel=context.cancel) for named in wanted
+        ]
+        _report(images, as_json)
+
+
+def build(names: list[str] | None, *, frozen: bool | None, as_json: bool, workflow: Path | None) -> None:
+    """`loom images build`."""
+    with _context(workflow, names, frozen=frozen) as context:
+        wanted = [use for use in context.uses if use.image.build is not None]
+        images = []
+        if wanted:
+            values = context.secrets_of(wanted)
+            with context.snapshot() as workspace:
+                for use, secrets in zip(wanted, values, strict=True):
+                    on_output = context.on_output(as_json, hidden=secrets)
+                    images.append(
+                        context.images.resolve(
+                            use.image, workspace=workspace, on_output=on_output, cancel=context.cancel, secrets=secrets
+                        )
+                    )
+        elif not as_json:
+            print("the workflow builds no image")
+        _report(images, as_json)
+
+
+def lock(
+    names: list[str] | None, *, platform: list[str] | None, local: bool, as_json: bool, workflow: Path | None
+) -> int:
+    """`loom images lock`."""
+    with _context(workflow, names) as context:
+        before = context.lock or ImageLock()
+        after, failed = context.inventory().lock(platform or (), local_only=local)
+        if names:
+            # Keep the entries of images that were not selected.
+            after = ImageLock(images={**before.images, **after.images})
+        changes = _changes(before, after)
+        written = changes or (context.lock is None and not failed)
+        if written:
+            save_lock(context.lock_path, after)
+        if as_json:
+            problems = [{"name": named.name, "platform": named.platform, "problem": why} for named, why in failed]
+            locked = {"path": str(context.lock_path), "changes": changes, "problems": problems}
+            print_json(made(ImageLocking, locked))
+        else:
+            for change in changes:
+                print(
+                    f"{change['name']} ({change['platform']}): {change['before'] or 'new'} -> {change['after'] or 'gone'}"
+                )
+            for named, why in failed:
+                print(f"{named.name} ({named.platform}) is not locked: {why}", file=sys.stderr)
+            if not local and any(context.images.local(named.reference, named.platform) for named, _ in failed):
+                print(
+                    "  Lock what this engine has, without asking a registry: loom images lock --local", file=sys.stderr
+                )
+            if written or context.lock is not None:
+                print(f"{context.lock_path}: {counted(len(after.images), 'image')}{'' if written else ', as before'}")
+            else:
+                print(f"{context.lock_path} is not written", file=sys.stderr)
+    return ExitCode.INFRASTRUCTURE if failed else ExitCode.OK
+
+
+def verify(names: list[str] | None, *, as_json: bool, workflow: Path | None) -> int:
+    """`loom images verify`."""
+    with _context(workflow, names) as context:
+        verified = context.inventory().verify()
+        if as_json:
+            print_json(
+                made(
+                    ImageVerification,
+                    {
+                        "images": [
+                            {
+                                "name": one.name,
+                                "platform": one.platform,
+                                "verdict": one.verdict.value,
+                                "reason": one.reason,
+                                "local_digest": one.facts.local_digest or None,
+                                "image_id": one.facts.local_id or None,
+                                "served_digest": one.facts.served or None,
+                                "locked_digest": (one.facts.locked.digest or None) if one.facts.locked else None,
+                                "locked_image_id": (one.facts.locked.image_id or None) if one.facts.locked else None,
+                            }
+                            for one in verified
+                        ]
+                    },
+                )
+            )
+        else:
+            for line in table([(one.verdict.value, one.name, one.reason) for one in verified]):
+                print(line)
+            if not verified:
+                print("the workflow has no image that a registry could serve")
+        return exit_code_of(verified)
+
+
+def export(file: Path, names: list[str] | None, *, as_json: bool, workflow: Path | None) -> None:
+    """`loom images export`."""
+    with _context(workflow, names) as context:
+        context.refuse_in_snapshot(file)
+        missing: list[str] = []
+        chosen: dict[tuple[str, str], ResolvedImage] = {}
+        for image in context.to_export(missing.append):
+            chosen[image.name, image.image_id] = image
+        if missing:
+            raise ImageError(
+                f"not on this engine: {', '.join(missing)}",
+                hint="Get them first: `loom images pull`, `loom images build`.",
+                code="IMAGE_NOT_PRESENT",
+            )
+        if not chosen:
+            raise ImageError(
+                "there is no image to export", hint=f"Known: {', '.join(shown(u.image) for u in context.uses)}"
+            )
+        size = export_images(context.images.client, list(chosen.values()), file)
+        if as_json:
+            listed = [_fields(one) for one in chosen.values()]
+            print_json(made(ImageSet, {"path": str(file.absolute()), "size": size, "images": listed}))
+        else:
+            for image in chosen.values():
+                print(f"{image.name} {image.image_id}")
+            print(f"{file}: {counted(len(chosen), 'image')}, {rough_size(size)}")
+
+
+def import_(file: Path, *, as_json: bool) -> None:
+    """`loom images import`."""
+    with closing(_engine()) as engine:
+        images = import_images(engine(), file)
+    if as_json:
+        listed = [{"name": one.name, "image_id": one.image_id, "digest": one.digest or None} for one in images]
+        print_json(made(ImageSet, {"images": listed}))
+    else:
+        for image in images:
+            print(f"{image.name} {image.image_id}")
+
+
+def prune(*, older_than: str, as_json: bool) -> None:
+    """`loom images prune`."""
+    age_s = read_flag("--older-than", older_than, duration)
+    with closing(_engine()) as engine:
+        removed = prune_builds(engine(), before=time.time() - age_s)
+    if as_json:
+        listed = [{"name": one.name, "image_id": one.image_id, "size": one.size} for one in removed]
+        print_json(made(ImageRemoval, {"removed": listed}))
+    else:
+        for one in removed:
+            print(f"removed {one.name} ({rough_size(one.size)}, with what it shares)")
+        if not removed:
+            print(f"nothing that loom built is older than {older_than}")
+
+
+class _Context(Struct, kw_only=True):
+    """The plan's images, the lock file and the engine, for one command."""
+
+    here: Here
+    source: Source
+    written: Loaded
+    job_names: Mapping[str, str]
+    uses: Sequence[ImageUse]
+    images: Images
+    lock: ImageLock | None
+    cancel: Cancel
+
+    @property
+    def root(self) -> Path:
+        return self.source.root
+
+    @property
+    def lock_path(self) -> Path:
+        return self.root / LOCK_PATH
+
+    def inventory(self, root: Path | None = None) -> Inventory:
+        return Inventory(self.images, self.uses, root=root or self.root, lock=self.lock)
+
+    @contextmanager
+    def files(self) -> Iterator[Path]:
+        """Return the directory for builds' files: a snapshot if there is a build, because only a snapshot identifies
+        its inputs.
+        """
+        if any(use.image.build is not None for use in self.uses):
+            with self.snapshot() as workspace:
+                yield workspace
+        else:
+            yield self.root
+
+    def refuse_in_snapshot(self, file: Path) -> None:
+        """RequestError for an output file that later snapshots would contain, which would change builds."""
+        place, root = file.parent.resolve() / file.name, self.root.resolve()
+        if root not in place.parents:
+            return
+        path = place.relative_to(root).as_posix()
+        if not path.startswith(".git/") and not snapshot.ignored(self.source, [path], rules_in_index=True):
+            raise RequestError(
+                f"{file} would be part of every snapshot of this repository: git does not ignore it",
+                hint=f"write it beside the repository ({Path('..', file.name)}), or to a place that .gitignore names",
+                code="IMAGE_EXPORT_IN_SNAPSHOT",
+            )
+
+    def on_output(
+        self, quiet: bool, hidden: Mapping[str, bytes] = MappingProxyType({})
+    ) -> Callable[[Stream, bytes], None]:
+        masker = known(Masker(hidden))
+
+        def on_output(_stream: Stream, data: bytes) -> None:
+            # Progress goes to standard error, so that a pipe gets only the result.
+            if not quiet:
+                sys.stderr.write(masker.mask_bytes(data).decode("utf-8", "replace"))
+                sys.stderr.flush()
+
+        return on_output
+
+    def secrets_of(self, uses: Sequence[ImageUse]) -> list[Mapping[str, bytes]]:
+        """Resolve the secrets for each image's build, once the user allows them."""
+        wanted = [use.image.build.secrets if use.image.build is not None else () for use in uses]
+        asking = [
+            Job(id=name, name=name, stage="", steps=(), provider="docker", secrets=secrets)
+            for use, secrets in zip(uses, wanted, strict=True)
+            for name in dict.fromkeys(self.job_names[user.partition("/")[0]] for user in use.used_by)
+        ]
+        requests = trust.requests_of(asking, self.here, lambda: self.written)
+        requests = tuple(request for request in requests if request.job)
+        trust.settle(requests, self.here, flag=False)
+        return [
+            resolve(
+                secrets, environ=os.environ, root=self.root, config=self.here.config, judged=self.here.judged
+            ).values
+            for secrets in wanted
+        ]
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="loom-images-", dir=self.here.config.tmp_dir) as folder:
+            workspace = Path(folder, "workspace")
+            workspace.mkdir()
+            snapshot.take(self.source, workspace, cancel=self.cancel)
+            self.images.identity_of = partial(snapshot.identity_of, self.source, workspace)
+            yield workspace
+
+    def to_export(self, missing: Callable[[str], None]) -> Iterator[ResolvedImage]:
+        """Select direct images, built images under both names, and base images: a machine with all of them can run, and
+        can detect that no build is needed.
+        """
+        builds = [use.image for use in self.uses if use.image.build is not None]
+        with self.files() as root:
+            for named in self.inventory(root).named():
+                found = self.images.present(named.name, named.platform)
+                if found is None:
+                    missing(named.name)
+                else:
+                    yield found
+            for image in builds:
+                tag = self.images.build_tag(image, workspace=root)
+                found = self.images.find(image, workspace=root)
+                if found is None or tag is None:
+                    missing(shown(image))
+                    continue
+                yield replace(found, name=tag)
+                if image.name is not None:
+                    yield found
+
+
+def _engine() -> Engine:
+    here = project.here()
+    return Engine(here.environ, here.config.engine)
+
+
+@contextmanager
+def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool | None = None) -> Iterator[_Context]:
+    source = snapshot.discover(Path.cwd(), environ=os.environ)
+    here = project.here({"frozen": frozen}, root=source.root)
+    project.say_not_counted(here.config)
+    path = here.workflow(workflow)
+    context = checkout.resolve_context(here, path)
+    written = planning.load(here, path, lambda: context)
+    # Include jobs excluded by their rules: naming a job overrides them.
+    # Include jobs without an image, in containers: `--frozen` requires a locked default image.
+    selection = JobSelection(jobs=tuple(written.jobs), container=True)
+    plan = resolve_plan(written, selection, context)
+    lock = load_lock(source.root / LOCK_PATH)
+    engine = Engine(here.environ, here.config.engine)
+    images = Images(engine, lock=lock, frozen=here.config.frozen)
+    cancel = Cancel()
+    with signals(cancel):
+        try:
+            yield _Context(
+                here=here,
+                source=source,
+                written=written,
+                job_names={job.id: job.name for job in plan.jobs},
+                uses=_chosen(images_of(plan), names),
+                images=images,
+                lock=lock,
+                cancel=cancel,
+            )
+        except Exception:
+            if cancel.requested:
+                raise SystemExit(int(cancel.exit_code or 130)) from None
+            raise
+        finally:
+            engine.close()
+
+
+def _chosen(uses: Sequence[ImageUse], names: Sequence[str] | None) -> list[ImageUse]:
+    if not names:
+        return list(uses)
+
+    def called(use: ImageUse) -> set[str]:
+        own = {shown(use.image), *use.used_by, *(user.partition("/")[0] for user in use.used_by)}
+        return own | {parse_reference(use.image.name).name} if use.image.name else own
+
+    chosen = [use for use in uses if any(match_name(pattern, *called(use)) for pattern in names)]
+    unknown = [pattern for pattern in names if not any(match_name(pattern, *called(use)) for use in uses)]
+    if unknown:
+        known = ", ".join(shown(use.image) for use in uses) or "none"
+        raise RequestError(f"the workflow has no image {', '.join(unknown)}", hint=f"Its images are: {known}")
+    return chosen
+
+
+def _table(rows: Sequence[Row], now: float) -> list[str]:
+    cells = [("IMAGE", "HERE", "DIGEST", "SIZE", "AGE", "LOCKED", "USED BY")]
+    for row in rows:
+        image = row.image
+        here = ("built", "to build") if row.kind == "build" else ("yes", "no")
+        cells.append(
+            (
+                row.name,
+                here[0] if row.present else here[1],
+                short(image.digest) if image is not None and image.digest else "-",
+                rough_size(image.size) if image is not None else "-",
+                _age(image.created, now) if image is not None else "-",
+                "yes" if row.locked else "-",
+                ", ".join(row.used_by) + (f" ({row.problem})" if row.problem else ""),
+            )
+        )
+    return table(cells)
+
+
+def _age(created: str, now: float) -> str:
+    try:
+        made = datetime.fromisoformat(created)
+    except ValueError:
+        return "-"
+    seconds = max(0.0, now - made.timestamp())
+    # An image without a date has year 1; reproducible builds have 1970. Neither is an age.
+    if made.year < 1980:
+        return "-"
+    return rough_age(seconds)
+
+
+def _changes(before: ImageLock, after: ImageLock) -> list[dict[str, str | None]]:
+    entries = {
+        (name, platform): None
+        for lock in (before, after)
+        for name, platforms in lock.images.items()
+        for platform in platforms
+    }
+    changes: list[dict[str, str | None]] = []
+    for name, platform in sorted(entries):
+        old = before.images.get(name, {}).get(platform)
+        new = after.images.get(name, {}).get(platform)
+        if old != new:
+            was = (old.digest or old.image_id) if old is not None else None
+            now = (new.digest or new.image_id) if new is not None else None
+            changes.append({"name": name, "platform": platform, "before": was, "after": now})
+    return changes
+
+
+def _fields(image: ResolvedImage) -> dict[str, Any]:
+    return {
+        "name": image.name,
+        "digest": image.digest or None,
+        "image_id": image.image_id,
+        "platform": image.platform,
+        "size": image.size,
+        "built": image.built,
+    }
+
+
+def _report(images: Sequence[ResolvedImage], as_json: bool) -> None:
+    if as_json:
+        print_json(made(ImageSet, {"images": [_fields(image) for image in images]}))
+    else:
+        for image in images:
+            print(f"{image.name} {image.digest or image.image_id}")

@@ -1,0 +1,182 @@
+"""The kept containers of a state directory: until when they stay, how large they are, who uses them, and which go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
+from typing import Any
+
+from msgspec import Struct
+
+from loom.commands.inside import saved, session
+from loom.commands.keep.retention import kept_facts
+from loom.commands.project import Here
+from loom.errors import EngineUnavailable, LoomError
+from loom.plan.model import CONTAINERS, Job, services_provider
+from loom.providers import locks as holds
+from loom.providers.locks import holders
+from loom.record.store import RunEntry, Store
+from loom.runner import previous_run as past
+from loom.util.units import rough_size
+
+
+class KeptByRun(Struct, kw_only=True):
+    """A kept container that is there, as the newest run that kept it records it."""
+
+    entry: RunEntry
+    job_id: str
+    container_id: str
+    container_name: str
+    labelled: tuple[str, str]
+    """The run and the job that its labels name: those that made it."""
+    until: datetime
+    bytes: int
+    """Without the job's files, which are the workspace's."""
+    used_by: str
+    goes: str | None = None
+    """The reason to remove it."""
+
+
+def kept(here: Here, listed: Callable[[], Mapping[str, tuple[str, str]]]) -> list[KeptByRun]:
+    """The newest first, with what goes: the expired ones, and the oldest beyond `keep_max_size`. Nothing that is in use.
+
+    `listed`: the kept containers that are there, by id, with the run and the job that their labels name.
+    """
+    recorded = list(_recorded(here.store))
+    there = {**listed(), **_in_clusters(here, recorded)} if recorded else {}
+    found: dict[str, KeptByRun] = {}
+    for entry, job_id, fact in recorded:
+        container_id = str(fact["container_id"])
+        if container_id in there and container_id not in found:
+            found[container_id] = KeptByRun(
+                entry=entry,
+                job_id=job_id,
+                container_id=container_id,
+                container_name=str(fact.get("container_name") or ""),
+                labelled=there[container_id],
+                until=datetime.fromisoformat(str(fact["expires_at"])),
+                bytes=int(fact.get("bytes") or 0),
+                used_by=holders(here.store.lock_of_place(container_id)),
+            )
+    total = 0
+    for one in found.values():
+        total += one.bytes
+        if one.used_by or one.entry.alive:
+            continue
+        if one.until <= datetime.now(one.until.tzinfo):
+            one.goes = "its time is over (keep_for)"
+        elif total > here.config.keep_max_size:
+            one.goes = f"all together take more than {rough_size(here.config.keep_max_size)} (keep_max_size)"
+    return list(found.values())
+
+
+def _recorded(store: Store) -> Iterator[tuple[RunEntry, str, dict[str, Any]]]:
+    """(run, job, fact) of what runs kept, the newest run first."""
+    for entry in store.entries():
+        for job_id, fact in kept_facts(entry):
+            if fact.get("container_id"):
+                yield entry, job_id, fact
+
+
+def _in_clusters(here: Here, recorded: Iterable[tuple[RunEntry, str, dict[str, Any]]]) -> dict[str, tuple[str, str]]:
+    """As `listed` of `kept`, on other machines than this one."""
+    found: dict[str, tuple[str, str]] = {}
+    silent: set[str] = set()
+    for entry, job_id, fact in recorded:
+        place_id = str(fact["container_id"])
+        if not _is_elsewhere(place_id) or place_id in found:
+            continue
+        with suppress(LoomError):  # an older or damaged record: what it kept ends by its own deadline
+            job = past.read(entry).job(job_id)
+            name = job.job.provider
+            if name in silent:
+                continue
+            try:
+                if session.find_place(here, job) is not None:
+                    found[place_id] = (entry.run_id, job_id)
+            except EngineUnavailable:
+                silent.add(name)
+    return found
+
+
+def _is_elsewhere(place_id: str) -> bool:
+    """Whether it names a pod (`namespace/name`)."""
+    return "/" in place_id
+
+
+def in_use(store: Store, entry: RunEntry) -> bool:
+    """Tell whether somebody is in a kept container of the run."""
+    places = (fact.get("container_id") for _, fact in kept_facts(entry))
+    return any(holders(store.lock_of_place(str(place))) for place in places if place)
+
+
+def remove_places(here: Here, entry: RunEntry, silent: dict[str, str], *, in_engine: bool) -> list[str]:
+    """Remove what a run has with each provider, running or kept; return the problems.
+
+    `silent` gets the providers that do not answer, with what they said; none of them is asked twice.
+    """
+    by_provider: dict[str, list[Job]] = {}
+    try:
+        for job in past.read(entry).planned.plan.jobs:
+            for name in {job.provider, *([services_provider(job)] if job.services else ())}:
+                by_provider.setdefault(name, []).append(job)
+    except LoomError:  # an older or damaged record, or one that ended before it had a plan
+        by_provider[CONTAINERS] = []
+    problems: list[str] = []
+    for name, jobs in by_provider.items():
+        if name == CONTAINERS and not in_engine:
+            continue
+        if name not in silent:
+            try:
+                problems += here.provider_named(name).remove_run(entry.run_id, jobs)
+                continue
+            except LoomError as error:
+                silent[name] = error.message
+        # What else the engine of this machine has of a run that is over goes by its labels, with or without a record.
+        if name != CONTAINERS or keeps_here(entry) or (jobs and entry.receipt is None):
+            problems.append(f"its places on {name} are left: {silent[name]}")
+    return problems
+
+
+@contextmanager
+def held_alone(store: Store, entry: RunEntry) -> Iterator[None]:
+    """Keep everybody out of the run's kept places, and forget their locks if its record goes. RequestError when one is
+    in use.
+    """
+    places = dict.fromkeys(str(fact["container_id"]) for _, fact in kept_facts(entry) if fact.get("container_id"))
+    locks = list(map(store.lock_of_place, places))
+    with ExitStack() as stack:
+        for lock in locks:
+            what = f"a kept container of run {entry.run_id}"
+            stack.enter_context(holds.held(lock, what, f"loom clean {entry.run_id}", alone=True))
+        yield
+        if not entry.paths.root.exists():
+            for lock in locks:
+                lock.unlink(missing_ok=True)
+
+
+def keeps_here(entry: RunEntry) -> bool:
+    """Whether a container of this machine's engine was kept of the run."""
+    return any(
+        fact.get("container_id") and not _is_elsewhere(str(fact["container_id"])) for _, fact in kept_facts(entry)
+    )
+
+
+def remove(here: Here, one: KeptByRun, of_job: Callable[[str, str], list[str]]) -> list[str]:
+    """Save the changes in the job's files, then remove its container by `of_job`; return the problems."""
+    try:
+        job = past.read(one.entry).job(one.job_id)
+        lock = here.store.lock_of_place(one.container_id)
+        with session.held(here, job, one.container_id, alone=True):
+            saved.save(here, job)
+            if _is_elsewhere(one.container_id):
+                found = session.find_place(here, job)
+                problems = list(found.remove()) if found is not None else []
+            else:
+                problems = of_job(*one.labelled)
+            if not problems:
+                lock.unlink(missing_ok=True)
+    except LoomError as error:
+        return [error.message]
+    return problems

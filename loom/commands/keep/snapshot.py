@@ -1,0 +1,180 @@
+"""`loom snapshot` and `loom verify`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from loom import snapshot as snapshots
+from loom.analysis.printed import SnapshotExplanation, SnapshotReport, VerificationReport, made
+from loom.cancel import Cancel, signals
+from loom.commands import project
+from loom.commands.keep.trust import filters_allowed
+from loom.errors import RequestError, SnapshotError
+from loom.record.store import RunEntry, Store
+from loom.render.output import print_json
+from loom.snapshot import Explanation, Snapshot, Source, Verification, is_workspace, readable
+from loom.status import ExitCode
+from loom.util.paths import new_workspace, run_of_workspace
+from loom.util.units import rough_size
+
+
+def snapshot(paths: list[str] | None, *, explain: bool, as_json: bool) -> None:
+    """`loom snapshot`."""
+    source = snapshots.discover(Path.cwd(), environ=os.environ, filters=filters_allowed(os.environ))
+    if explain:
+        if not paths:
+            raise RequestError("--explain needs at least one path", hint="loom snapshot --explain PATH...")
+
+        tmp_dir = project.here(root=source.root).config.tmp_dir
+        answers = snapshots.explain(source, paths, start=Path.cwd(), tmp_dir=tmp_dir)
+        _print_answers(answers, as_json=as_json)
+        return
+    if paths:
+        raise RequestError(
+            f"unexpected argument {paths[0]!r}", hint="to ask about paths: loom snapshot --explain PATH..."
+        )
+    taken = _take(source, show_progress=not as_json)
+    if as_json:
+        print_json(made(SnapshotReport, taken.document(changes=None)))
+    else:
+        for line in _snapshot_lines(taken):
+            print(line)
+
+
+def _take(source: Source, *, show_progress: bool) -> Snapshot:
+    cancel = Cancel()
+    here = project.here(root=source.root)
+    run_id = str(time.time_ns())
+    workspace = new_workspace(here.config.tmp_dir, run_id)
+    on_progress = _progress_line() if show_progress and sys.stderr.isatty() else None
+    try:
+        with signals(cancel):
+            try:
+                # Only the person who asked: what is in the checkout may be private.
+                here.store.claims.make(workspace, run_id=run_id, repo_root=source.root, kind="snapshot")
+            except OSError as error:
+                raise SnapshotError(
+                    f"{workspace}: {error.strerror}", hint="name another place with LOOM_TMP_DIR or TMPDIR"
+                ) from error
+            try:
+                taken = snapshots.take(source, workspace, cancel=cancel, on_progress=on_progress)
+            except BaseException:
+                with suppress(OSError):  # the first error is the reason
+                    workspace.rmdir()
+                raise
+        try:
+            here.store.add_snapshot(workspace, snapshots.manifest_bytes(workspace))
+        except OSError as error:
+            print(f"loom: `loom verify` will have to believe the workspace: {error}", file=sys.stderr)
+        return taken
+    except snapshots.SnapshotCanceled:
+        print("interrupted: no workspace was left behind", file=sys.stderr)
+        raise SystemExit(int(cancel.exit_code or ExitCode.INTERRUPTED)) from None
+    finally:
+        if on_progress is not None:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _progress_line() -> Any:
+    last = time.monotonic() + 0.3  # a small repository is done before anyone could read it
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > 0.1:
+            last = time.monotonic()
+            print(f"\r\033[Kcopying: {done:,} of {max(done, total):,} files", end="", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _snapshot_lines(taken: Snapshot) -> list[str]:
+    lines = [
+        f"isolated workspace: {taken.path}",
+        f"head: {taken.head_sha}" + (f" ({taken.branch})" if taken.branch else " (detached)"),
+        f"tree: {taken.tree_sha}",
+        f"files: {taken.files:,} ({rough_size(taken.bytes)}), {taken.duration_ms:,.0f} ms",
+        f"changed since HEAD: {len(taken.changed):,}",
+    ]
+    shown = 20
+    lines += [f"  {change.kind:12} {readable(change.path)}" for change in taken.changed[:shown]]
+    if len(taken.changed) > shown:
+        lines.append(f"  and {len(taken.changed) - shown:,} more (--json lists all)")
+    lines += [f"submodule: {readable(sub.path)} at {sub.head_sha}" for sub in taken.submodules]
+    lines.append(f"left out: {len(taken.left_out):,}")
+    lines += [f"  {readable(left.path)}: {left.reason}" for left in taken.left_out]
+    return lines
+
+
+def _print_answers(answers: Sequence[Explanation], *, as_json: bool) -> None:
+    if as_json:
+        print_json(made(SnapshotExplanation, {"paths": [answer.document() for answer in answers]}))
+        return
+    for answer in answers:
+        print(f"{'yes' if answer.included else 'no ':3}  {snapshots.readable(answer.path) or '.'}: {answer.reason}")
+        if answer.rule is not None:
+            print(f"     {snapshots.readable(str(answer.rule))}")
+
+
+def verify(what: str, job: str | None, *, as_json: bool) -> int:
+    """`loom verify`."""
+    workspace, tree_sha, manifest = _workspace_of(what) if job is None else _files_of(what, job)
+    verified = snapshots.verify(workspace, environ=os.environ, tree_sha=tree_sha, manifest_file=manifest)
+    if as_json:
+        print_json(made(VerificationReport, verified.document()))
+    else:
+        for line in _verification_lines(verified):
+            print(line)
+    return ExitCode.OK if verified.same else ExitCode.JOB_FAILED
+
+
+def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
+    """The workspace, the tree that its receipt names and the record's copy of its manifest, where there are such."""
+    here = project.here()
+    around = next((folder for folder in (here.start, *here.start.parents) if run_of_workspace(folder.name)), None)
+    store = here.store
+    place = around if what == "last" else Path(os.path.realpath(what))
+    if what and place is not None and os.path.isdir(place):  # noqa: PTH112  a name may be too long for Path
+        if (found := store.run_in(place)) is not None:
+            return place, *_kept(found, store)
+        if (kept := store.manifest_of(place)) is not None or is_workspace(place):
+            return place, None, kept  # `loom snapshot` made it, or its run's record is gone
+    entry = store.find(what, repo_root=here.root)
+    receipt = entry.receipt or {}
+    recorded = next(iter(entry.workspaces), None) or receipt.get("snapshot_path")
+    if not isinstance(recorded, str) or (entry.receipt and not receipt.get("snapshot_tree_sha")):
+        raise RequestError(f"run {entry.run_id} ended before it had a workspace", hint="`loom show` gives the reason")
+    return Path(recorded), *_kept(entry, store)
+
+
+def _files_of(run: str, job: str) -> tuple[Path, str | None, Path | None]:
+    from loom.commands.inside import session  # with providers and runner: only for a job's own files
+
+    here = session.around()
+    past = session.find_job(here, [run, job])
+    return session.files_of(here, past), *_kept(past.run.entry, here.store)
+
+
+def _kept(entry: RunEntry, store: Store) -> tuple[str | None, Path | None]:
+    """The tree that a run's receipt names, and the record's copy of the manifest, if it is in the store, out of jobs' reach."""
+    kept = entry.paths.snapshot
+    return (entry.receipt or {}).get("snapshot_tree_sha"), kept if store.holds(entry) and kept.is_file() else None
+
+
+def _verification_lines(verified: Verification) -> list[str]:
+    lines = [f"isolated workspace: {verified.workspace}", f"snapshot tree: {verified.snapshot_tree_sha}"]
+    if not verified.believed:
+        lines.append("held to its own word, which whoever works in it can change")
+    if verified.same:
+        return [*lines, "verified: the workspace holds exactly this tree"]
+    lines.append(f"tree now:      {verified.tree_sha}")
+    lines.append(f"changed since the snapshot: {len(verified.changes):,}")
+    lines += [f"  {change.kind:12} {readable(change.path)}" for change in verified.changes]
+    lines += [f"  unreadable   {readable(path)}: {why}" for path, why in verified.unreadable]
+    lines += [f"  left out     {readable(path)}: a {kind}, not a file" for path, kind in verified.special]
+    return lines

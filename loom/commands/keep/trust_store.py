@@ -1,0 +1,142 @@
+"""Permissions that the user gave each repository: decisions on requests (`loom.plan.permissions`) in the user's state directory.
+
+One file a repository, readable and writable by the user alone. It belongs to the checkout's real path and its remote
+`origin`; a decision is the hash of one request, so that a changed request is a new one. Nothing in the repository decides
+where decisions are read from. A workspace has the trust of the checkout that the user's own record names for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from loom.addresses import without_credentials
+from loom.errors import InfrastructureError, LoomError, SnapshotError
+from loom.plan.permissions import PermissionRequest
+from loom.record.store import Store
+from loom.snapshot import git, repository
+from loom.snapshot.manifest import read_manifest
+from loom.util import atomic
+from loom.util.paths import is_of_job, run_of_workspace, workspace_beside
+from loom.util.private import make_private, own_state
+from loom.util.untrusted_files import open_regular
+
+_MAX_BYTES = 4 << 20
+
+
+class _File(Struct, frozen=True, kw_only=True):
+    schema_version: str
+    root: str
+    origin: str | None
+    allowed: dict[str, str]
+    """The description of each request, by id."""
+
+
+_SCHEMA = "loom.trust.v1"
+
+
+class Trust:
+    """The decisions for the repository at `root`. `state_dir` is the user's own, never the project's."""
+
+    def __init__(self, state_dir: Path, root: Path, environ: Mapping[str, str]) -> None:
+        self.root = _checkout_of(root, state_dir)
+        self.origin = _origin_of(self.root, environ)
+        self._folder = own_state(state_dir) / "trust"
+        self._allowed = self._read()
+
+    @property
+    def path(self) -> Path:
+        return self._folder / f"{hashlib.sha256(os.fsencode(self.root)).hexdigest()[:40]}.json"
+
+    def holds(self, request: PermissionRequest) -> bool:
+        return request.id in self._allowed
+
+    def allow(self, requests: Iterable[PermissionRequest]) -> None:
+        """Record these in addition to earlier ones. InfrastructureError on failure."""
+        self._allowed |= {request.id: str(request) for request in requests}
+        shape = {
+            "schema_version": _SCHEMA,
+            "root": os.fsencode(self.root).decode(errors="backslashreplace"),
+            "origin": self.origin,
+            "allowed": self._allowed,
+        }
+        try:
+            make_private(self._folder.parent)
+            self._folder.mkdir(exist_ok=True, mode=0o700)
+            atomic.write(self.path, msgspec.json.encode(shape), mode=0o600)
+        except OSError as error:
+            raise InfrastructureError(
+                f"your decision can't be kept at {self.path}: {error.strerror or error}",
+                hint="free some space or give permission there, or name another place with LOOM_STATE_DIR",
+                code="TRUST_UNWRITABLE",
+            ) from error
+
+    def revoke(self) -> int:
+        """Delete all decisions; return their number."""
+        count = len(self._allowed)
+        self.path.unlink(missing_ok=True)
+        self._allowed = {}
+        return count
+
+    def _read(self) -> dict[str, str]:
+        """Read the file; empty if it is missing, not private to this user, or for another origin."""
+        try:
+            with open_regular(self.path) as file:
+                status = os.fstat(file.fileno())
+                is_private = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+                if not is_private or status.st_size > _MAX_BYTES:
+                    return {}
+                found = msgspec.json.decode(file.read(), type=_File)
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return found.allowed if found.schema_version == _SCHEMA and found.origin == self.origin else {}
+
+
+def _checkout_of(root: Path, state_dir: Path) -> Path:
+    """Return the real path of a checkout; for a path in a workspace, the path in the recorded checkout."""
+    real = Path(os.path.realpath(root))
+    for _ in range(10):  # a run inside a workspace has its own workspace
+        found = next(((place, ws) for place in (real, *real.parents) if (ws := _workspace_of(place))), None)
+        source = _source_of(found[1], state_dir) if found is not None else None
+        if found is None or source is None:
+            break
+        real = Path(os.path.realpath(source / real.relative_to(found[0])))
+    return real
+
+
+def _workspace_of(place: Path) -> Path | None:
+    """Return the workspace with this name, or of the job with files at `place`."""
+    workspace = workspace_beside(place.parent.parent) if place.name == "workspace" and is_of_job(place) else place
+    return workspace if run_of_workspace(workspace.name) else None
+
+
+def _source_of(workspace: Path, state_dir: Path) -> Path | None:
+    """Return the checkout of a workspace from the user's record; the workspace itself is untrusted."""
+    store = Store(state_dir)
+    if (run := store.run_in(workspace)) is not None:
+        root = run.identity.get("repo_root")
+        return Path(root) if isinstance(root, str) and root else None
+    kept = store.manifest_of(workspace)
+    try:
+        return Path(read_manifest(workspace, kept).source_root) if kept is not None else None
+    except SnapshotError:
+        return None
+
+
+def _origin_of(root: Path, environ: Mapping[str, str]) -> str | None:
+    if not root.is_dir():
+        return None
+    try:
+        found = repository.find(
+            root, {name: value for name, value in environ.items() if name not in git.LOCAL_VARIABLES}
+        )
+    except LoomError:
+        return None
+    urls = [value for key, value in found.config if key == "remote.origin.url"] if found is not None else []
+    return without_credentials(urls[-1]) if urls else None

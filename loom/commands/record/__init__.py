@@ -1,0 +1,1 @@
+"""Read the record of a run: its output, its diagnosis, its report."""

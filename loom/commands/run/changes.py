@@ -1,0 +1,137 @@
+"""Watch a checkout for changes of what a snapshot of it would hold."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from loom.commands.run import checkout
+from loom.snapshot import Source
+from loom.snapshot.observed import CheckoutChange, Observed, is_own
+
+QUIET_MS = 10
+"""How long nothing may change for a burst to be over."""
+LONGEST_BURST_MS = 1_000
+POLL_EVERY_MS = 1_000
+_LOOK_EVERY_MS = 1_000
+"""How often loom looks at the files outside of the checkout that count."""
+_LOCKED_FOR_S = 10.0
+"""How long a lock of git's index counts: a killed git leaves one behind."""
+
+_DECIDE = ("HEAD", "index", "packed-refs", "config", "config.worktree", "exclude", "attributes")
+"""The files below `.git` whose content may decide a snapshot; and all in `refs`."""
+
+OnChange = Callable[[CheckoutChange], None]
+"""Gets what changed in a burst; paths are relative to the root."""
+
+
+@contextmanager
+def watched(
+    source: Source,
+    environ: Mapping[str, str],
+    on_change: OnChange,
+    *,
+    poll: bool,
+    say: Callable[[str], None],
+    also: Sequence[Path] = (),
+) -> Iterator[None]:
+    """In the block, call `on_change` for each burst of changes, from a thread.
+
+    `also`: files that no snapshot has, and whose content counts too. `poll`: look at every file again and again instead of
+    asking the kernel, which is also the way where the kernel's limit is reached; `say` gets the reason then, or why there can
+    be no watching.
+    """
+    watching = _Watching(source, environ, on_change, say, Observed(root=source.root, environ=environ, also=tuple(also)))
+    thread = threading.Thread(target=watching.run, args=(poll,), name="watch", daemon=True)
+    thread.start()
+    try:
+        watching.started.wait()  # no limit: the thread sets it, also when it fails
+        yield
+    finally:
+        watching.stop.set()
+        thread.join(_LOOK_EVERY_MS / 1000)
+
+
+class _Watching:
+    def __init__(
+        self,
+        source: Source,
+        environ: Mapping[str, str],
+        on_change: OnChange,
+        say: Callable[[str], None],
+        observed: Observed,
+    ) -> None:
+        self._source = source
+        self._root = os.path.realpath(source.root)
+        self._tell = on_change
+        self._say = say
+        self._ignored = checkout.ignored_among(source.root, environ)
+        self._observed = observed
+        self.stop = threading.Event()
+        self.started = threading.Event()
+
+    def run(self, poll: bool) -> None:
+        try:
+            try:
+                self._watch(poll=poll)
+            except PermissionError:  # without it, a reached limit would be passed over too
+                self._watch(poll=poll, closed=True)
+            except (OSError, RuntimeError) as error:
+                if poll:
+                    raise
+                self._say(
+                    f"the kernel takes no more watches ({_reason(error)}): loom looks at every file each"
+                    f" {POLL_EVERY_MS / 1000:g} s instead; to raise the limit: sudo sysctl fs.inotify.max_user_watches=1048576"
+                )
+                self._watch(poll=True, closed=True)
+        except (OSError, RuntimeError) as error:
+            self._say(f"changes are not seen any more: {_reason(error)}; press r to run")
+        finally:
+            self.started.set()
+
+    def _watch(self, *, poll: bool, closed: bool = False) -> None:
+        """`closed`: pass over directories that may not be read."""
+        from watchfiles._rust_notify import RustNotify  # 40 ms, and only watching needs it
+
+        with RustNotify([self._root], False, poll, POLL_EVERY_MS, True, closed) as watcher:
+            self._observed.news()
+            self.started.set()
+            while not self.stop.is_set():
+                burst = watcher.watch(LONGEST_BURST_MS, QUIET_MS, _LOOK_EVERY_MS, self.stop)
+                paths = {os.path.relpath(path, self._root) for _, path in burst} if isinstance(burst, set) else set()
+                of_git = {path for path in paths if ".git" in Path(path).parts}
+                files = {path for path in paths - of_git if not is_own(path)}
+                aside = any(map(_decides, of_git)) or self._observed.stale
+                if aside or files:
+                    self._wait_for_git()
+                    self._pass_on(files, aside)
+
+    def _wait_for_git(self) -> None:
+        """A switch of branches is over when git releases its index."""
+        lock = self._source.index_path.with_name(f"{self._source.index_path.name}.lock")
+        for _ in range(int(_LOCKED_FOR_S / 0.02)):
+            if not lock.exists() or self.stop.wait(0.02):
+                return
+
+    def _pass_on(self, files: set[str], aside: bool) -> None:
+        """Tell of files that a snapshot may hold, and of what else decides it; git's own files change all the time."""
+        ignored = self._ignored(files) if files else set[str]()
+        rules = {path for path in ignored if Path(path).name in (".gitignore", ".gitattributes")}
+        found = CheckoutChange(paths=frozenset(files - ignored | rules))
+        if aside or any(map(self._observed.may_move, found.paths)):
+            found |= self._observed.news()
+        if found:
+            self._tell(found)
+
+
+def _decides(path: str) -> bool:
+    """Whether a file below a `.git` may decide a snapshot."""
+    parts = Path(path).parts
+    return (parts[-1] in _DECIDE or "refs" in parts) and "logs" not in parts and not parts[-1].endswith(".lock")
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition(" about [")[0].strip(". ")

@@ -1,0 +1,234 @@
+"""`loom check`: errors, warnings and notices about the workflow and the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from loom.analysis import project_patterns
+from loom.analysis.printed import Checked, made
+from loom.commands import project
+from loom.commands.keep import trust as trusting
+from loom.commands.project import Here, find_root, workflow_path
+from loom.commands.run.checkout import resolve_context
+from loom.commands.run.syntax import syntax_errors
+from loom.config import AUTO_SHELL, CODE
+from loom.errors import Problem, WorkflowError
+from loom.plan.model import Job, ResolveContext, Secret
+from loom.plan.resolve import rehearse
+from loom.render.output import print_json
+from loom.render.problems import check_document, github_lines, problem_lines
+from loom.secrets.trace import Trace, traces
+from loom.status import ExitCode
+from loom.util.units import counted
+from loom.util.yaml_file import Kind, Node, pointer, problem_in_text
+from loom.workflow import Workflow, lint
+from loom.workflow.dialects import AnyEntry, Loaded, examine, refuse_inputs
+from loom.workflow.lint import warnings
+from loom.workflow.predefined import KNOWN_TO_PLANS
+from loom.workflow.words import shell_words
+
+MAX_SHOWN = 200
+
+
+def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict: bool) -> int:
+    """`loom check`."""
+    root = find_root(Path.cwd())
+    path = workflow_path(root, workflow, Path.cwd())
+    here: Here | None = None
+    problems: list[Problem] = []
+    try:
+        here = project.here()
+    except WorkflowError as error:  # a run would refuse it too
+        problems += error.problems
+    facts = partial(resolve_context, here, path, inputs=inputs or ()) if here is not None else ResolveContext
+    refuse_inputs(inputs or (), path, root)
+    examined = examine(path, root, facts)
+    loaded = examined.workflow
+    jobs: Sequence[tuple[AnyEntry, Job]] = ()
+    problems += examined.problems
+    problems += project_patterns.read(root)[0]
+    shell = shell_words(here.config.default_shell) if here is not None else AUTO_SHELL
+    if loaded is not None:
+        planned, jobs = rehearse(loaded, here.config if here is not None else None)
+        problems += planned
+        problems += _secrets(loaded, jobs)
+        problems += _syntax(jobs, "error" if isinstance(loaded, Workflow) else "warning")
+    if loaded is not None and not examined.problems:  # anything related to an invalid part is unknown
+        pools = here.config.pools if here is not None else ()
+        problems += warnings(loaded, predefined=KNOWN_TO_PLANS, default_shell=shell, pools=pools)
+    if here is not None:
+        problems += _notices(loaded, [job for _, job in jobs], here)
+    problems = examined.in_order(problems)
+    sound = loaded if not examined.problems else None
+    _show(form, loaded.path if loaded is not None else _name(path, root), problems, sound, [job for _, job in jobs])
+    if any(problem.severity == "error" for problem in problems):
+        return ExitCode.REQUEST
+    doubts = any(problem.severity == "warning" for problem in problems)
+    return ExitCode.JOB_FAILED if strict and doubts else ExitCode.OK
+
+
+def _notices(loaded: Loaded | None, jobs: Sequence[Job], here: Here) -> Iterator[Problem]:
+    """List what a run asks the user to allow, and the settings of the project that do not count."""
+    requests = trusting.requests_of(jobs, here, None if loaded is None else lambda: loaded)
+    if requests:
+        trust = trusting.decisions_of(here)
+        for request in requests:
+            state = "you have allowed it" if trust.holds(request) else "a run asks you first; so does `loom trust`"
+            yield _notice(request.place, f"{request} ({state})", trusting.CODE)
+    for overruled in here.config.overruled:
+        yield _notice(overruled.place, str(overruled).partition(": ")[2], "CONFIG_OVERRULED")
+
+
+def _notice(place: str, message: str, code: str) -> Problem:
+    file, line, column = place.rsplit(":", 2)
+    return Problem(
+        file=file, line=int(line), column=int(column), pointer="/", message=message, code=code, severity="notice"
+    )
+
+
+def _syntax(jobs: Iterable[tuple[AnyEntry, Job]], severity: str) -> Iterator[Problem]:
+    """Check steps' syntax with this machine's shells; report inherited steps once.
+
+    A file of another CI system may have jobs for other shells, such as PowerShell: there, it is no error.
+    """
+    steps = {
+        (id(node), *job.shell): (entry, key, number, node, job.shell)
+        for entry, job in jobs
+        if not job.refused
+        for _, key, number, node in lint.scripts_of([entry])
+    }
+    places = list(steps.values())
+    for position, found in syntax_errors([(shell, node.text) for *_, node, shell in places]):
+        entry, key, number, node, _ = places[position]
+        at = pointer(entry.name, key, number)
+        yield problem_in_text(
+            node, at, found.message, number=found.number, found=found.text, code="WF_SHELL_SYNTAX", severity=severity
+        )
+
+
+def _secrets(loaded: Loaded, jobs: Iterable[tuple[AnyEntry, Job]]) -> list[Problem]:
+    """Find references and traces that a job with secrets refuses at its start."""
+    found: dict[Problem, None] = {}
+    for entry, job in jobs:
+        if not job.all_secrets:
+            continue
+
+        from loom.secrets.lookup import check_reference  # 20 ms, for jobs with secrets alone
+
+        for place, secret in _secret_places(job):
+            wrong = check_reference(secret.ref)
+            if wrong is not None:
+                node = _node_at(entry, place) or entry.key
+                at = pointer(entry.name, *place)
+                problem = node.file.problem(node.get("ref") or node, at, wrong, code="SECRETS_REF_INVALID")
+                found[replace(problem, source_line=None)] = None  # the text may be the secret itself
+        for trace in traces(job):
+            found[_traced(loaded, entry, job, trace)] = None
+    return list(found)
+
+
+def _secret_places(job: Job) -> Iterator[tuple[tuple[str | int, ...], Secret]]:
+    for secret in job.secrets:
+        yield ("secrets", secret.name), secret
+    for number, service in enumerate(job.services):
+        for secret in service.secrets:
+            yield ("services", number, "secrets", secret.name), secret
+
+
+def _node_at(entry: AnyEntry, place: Sequence[str | int]) -> Node | None:
+    node: Node | None = entry.merged
+    for part in place:
+        node = node.get(part) if node is not None else None
+    return node
+
+
+def _traced(loaded: Loaded, entry: AnyEntry, job: Job, trace: Trace) -> Problem:
+    """Point at the exact line, if the value's lines correspond to the file's."""
+    names = ", ".join(sorted(secret.name for secret in job.secrets))
+    message = f"{trace.line!r} prints every command, and {entry.name} has secrets ({names}), parts of which could show"
+    message += "; take it out, or move what needs the secrets to a job without it"
+    node: Node | None = entry.merged
+    at = pointer(entry.name, *trace.key)
+    for part in trace.key:
+        if node is not None and node.kind is not Kind.SCALAR:  # `script` may be one text
+            node = node.get(part)
+    if node is None and trace.key[0] == "variables":
+        node, at = loaded.variable_nodes.get(str(trace.key[1])), pointer(*trace.key)
+    if node is None:
+        node, at = entry.key, pointer(entry.name)
+    return problem_in_text(
+        node, at, message, number=trace.number, found=trace.line, code="SECRETS_UNSAFE_DEBUG_TRACE", severity="error"
+    )
+
+
+def _name(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _show(form: str, name: str, problems: Sequence[Problem], loaded: Loaded | None, jobs: Sequence[Job]) -> None:
+    if form == "json":
+        print_json(made(Checked, check_document(name, problems, facts=_facts(loaded, jobs))))
+    elif form == "github":
+        for line in github_lines(problems):
+            print(line)
+    else:
+        for line in problem_lines(problems[:MAX_SHOWN]):
+            print(line)
+        if len(problems) > MAX_SHOWN:
+            print(f"... and {len(problems) - MAX_SHOWN} more; --format json has all of them")
+        for line in _verdicts(name, problems, loaded, jobs):
+            print(line)
+        if loaded is not None and any(job.pool is not None for job in jobs):
+            for place, ids in _places(jobs).items():
+                print(f"{place}: {', '.join(ids[:MAX_SHOWN])}" + (" ..." if len(ids) > MAX_SHOWN else ""))
+
+
+def _facts(loaded: Loaded | None, jobs: Sequence[Job]) -> dict[str, Any]:
+    if loaded is None:
+        return {"files": [], "jobs": 0, "stages": [], "places": {}}
+    return {
+        "files": [file.name for file in loaded.files],
+        "jobs": len(loaded.jobs),
+        "stages": _stages(loaded, jobs),
+        "places": _places(jobs),
+    }
+
+
+def _stages(loaded: Loaded, jobs: Sequence[Job]) -> list[str]:
+    """Return the stages that have a job."""
+    used = {job.stage for job in jobs}
+    return [stage for stage in loaded.stages if stage in used]
+
+
+def _places(jobs: Sequence[Job]) -> dict[str, list[str]]:
+    """Return where each job would run: a pool with its provider, or a provider."""
+    found: dict[str, list[str]] = {}
+    for job in jobs:
+        pool = job.pool.name if job.pool is not None else ""
+        found.setdefault(f"{pool} ({job.provider})" if pool else job.provider, []).append(job.id)
+    return found
+
+
+def _verdicts(name: str, problems: Sequence[Problem], loaded: Loaded | None, jobs: Sequence[Job]) -> Iterator[str]:
+    """Summarise errors: one line for the workflow and its includes, and one per invalid configuration file."""
+    files = dict.fromkeys(problem.file for problem in problems if problem.code == CODE)
+    yield _verdict(name, [problem for problem in problems if problem.code != CODE], loaded, jobs)
+    for file in files:
+        yield f"{file}: {counted(sum(1 for problem in problems if problem.file == file), 'error')}"
+
+
+def _verdict(name: str, problems: Sequence[Problem], loaded: Loaded | None, jobs: Sequence[Job]) -> str:
+    errors = sum(1 for problem in problems if problem.severity == "error")
+    found = [counted(errors, "error")] if errors else []
+    for severity in ("warning", "notice"):
+        number = sum(1 for problem in problems if problem.severity == severity)
+        found += [counted(number, severity)] if number else []
+    if errors or loaded is None:
+        return f"{name}: {', '.join(found)}"
+    size = f"{counted(len(loaded.jobs), 'job')} in {counted(len(_stages(loaded, jobs)), 'stage')}"
+    return f"{name}: ok, {size}" + (f", {', '.join(found)}" if found else "")

@@ -1,0 +1,198 @@
+"""Child pipelines: the file of a trigger job as a run of its own, on the snapshot of the run that starts it."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from msgspec.structs import replace
+
+from loom.cancel import Cancel
+from loom.commands.inside.recreate_tree import taken_again
+from loom.commands.keep import trust as trusting
+from loom.commands.project import Here
+from loom.commands.run import checkout, wiring
+from loom.commands.run import run as running
+from loom.commands.run.run import Options, Prepared
+from loom.errors import RequestError
+from loom.plan.model import ChildFile, Plan
+from loom.plan.resolve import resolve
+from loom.plan.selection import held_back
+from loom.render.screen import Look, Screen
+from loom.runner import Gate, api
+from loom.runner.hooks import Child, ChildEnded
+from loom.status import OnOutput, Status
+from loom.storage import artifacts
+from loom.util.paths import name_from, new_workspace
+from loom.workflow import dialects
+
+_PREPARING = threading.Lock()
+"""One child at a time is planned and gets its files: its jobs are what takes time."""
+MOST_DEEP = 2
+"""How deep child pipelines may be nested, as in GitLab."""
+
+
+class ChildRuns:
+    """Implements `runner.hooks.RunChild` for the runs of one command; `depth` is that of the run that starts them.
+
+    `dialect`: a file in the dialect of the first run.
+    """
+
+    def __init__(
+        self, options: Options, parent: Prepared, gate: Gate | None, depth: int = 0, dialect: Path | None = None
+    ) -> None:
+        self._options = options
+        self._parent = parent
+        self._gate = gate
+        self._depth = depth
+        self._dialect = dialect or parent.source.root / parent.plan.workflow_path
+
+    def __call__(self, child: Child, on_output: OnOutput, cancel: Cancel, started: Callable[[str], None]) -> ChildEnded:
+        if self._depth >= MOST_DEEP:
+            raise RequestError(
+                f"{child.job.id} would start a child pipeline {MOST_DEEP + 1} levels deep; GitLab allows {MOST_DEEP}",
+                code="CHILD_TOO_DEEP",
+            )
+        here = replace(self._parent.here, root=child.workspace)
+        run_id = str(time.time_ns())
+        with _PREPARING, _file_of(child) as path:
+            plan, variables = self._planned(child, here, path, run_id)
+        if not plan.jobs:
+            if not (held := held_back(plan)):
+                raise RequestError(f"the child pipeline of {child.job.id} has no jobs", code="NOTHING_TO_RUN")
+            on_output("stdout", f"child pipeline: no job runs; {held[0]}\n".encode())
+            return ChildEnded(run_id=run_id, status=Status.SUCCESS)
+        trusting.settle(
+            trusting.requests_of(plan.jobs, self._parent.here),
+            self._parent.here,
+            flag=self._options.trust,
+            can_ask=False,
+        )
+        return self._run(child, plan, variables, run_id, on_output, cancel, started)
+
+    def _planned(self, child: Child, here: Here, path: Path, run_id: str) -> tuple[Plan, Mapping[str, str]]:
+        source, options, trigger = self._parent.source, self._options, child.job.trigger
+        assert trigger is not None
+        message = checkout.message_of_head(source.root, here.environ, source.commit, api.head_of(source), options.event)
+        name = name_from(child.workspace, path)
+        variables = {
+            **api.run_variables(run_id, source, name, event=options.event, message=message),
+            "CI_PIPELINE_SOURCE": "parent_pipeline",
+            "CI_UPSTREAM_PIPELINE_ID": child.run_id,
+            "CI_UPSTREAM_JOB_ID": child.job.id,
+        }
+        own = {name for name in trigger.variables if name.startswith(("CI_", "LOOM_")) or name == "GITLAB_CI"}
+        given = {name: value for name, value in trigger.variables.items() if name not in own}
+        context = checkout.resolve_context(
+            here, path, predefined=variables, given=[f"{name}={value}" for name, value in given.items()]
+        )
+        context = replace(context, typed_inputs=trigger.files[0].inputs if len(trigger.files) == 1 else {})
+        loaded = dialects.load(path, child.workspace, lambda: context, like=self._dialect)
+        selection = replace(checkout.selection(container=here.config.container, on=here.config.on), variables=given)
+        plan = resolve(loaded, selection, context)
+        return (running.undelayed(plan) if options.no_delay else plan), variables
+
+    def _run(
+        self,
+        child: Child,
+        plan: Plan,
+        variables: Mapping[str, str],
+        run_id: str,
+        on_output: OnOutput,
+        cancel: Cancel,
+        started: Callable[[str], None],
+    ) -> ChildEnded:
+        here, source = self._parent.here, self._parent.source
+        workspace = new_workspace(here.config.tmp_dir, run_id)
+        places = ((source.root, "the checkout"), (child.workspace, "the parent's workspace"))
+        with _PREPARING:
+            document, reasons = taken_again(here, child.tree_sha, places, workspace, cancel)
+        if document is None:
+            raise RequestError(
+                f"the snapshot of run {child.run_id} can't be made again for {child.job.id}: {'; '.join(reasons)}",
+                code="SNAPSHOT_GONE",
+            )
+        options = replace(
+            self._options, names=(), stage=(), from_job=None, only_failed=False, matrix=(), parent_run_id=child.run_id
+        )
+        prepared = Prepared(
+            run_id=run_id, here=here, source=source, plan=plan, variables=variables, notices=held_back(plan)
+        )
+        tools = wiring.tools_for(
+            plan,
+            here.config,
+            source.root,
+            here.environ,
+            run_id=run_id,
+            judged=here.judged,
+            isolated=self._options.strict,
+        )
+        reuse = api.Reuse(
+            parent_run_id=child.run_id,
+            workspace=workspace,
+            snapshot=document,
+            archive_of=child.archive_of,
+            run_of=lambda _: child.run_id,
+            has_products=False,
+        )
+        request = running.request_of(
+            prepared,
+            options,
+            tools=replace(
+                tools,
+                gate=self._gate,
+                run_child=ChildRuns(options, prepared, self._gate, self._depth + 1, self._dialect),
+            ),
+            cancel=cancel,
+            sinks=[_Shown(on_output)],
+            reuse=reuse,
+        )
+        started(run_id)
+        receipt = api.execute(replace(request, child_of=child.run_id)).receipt
+        return ChildEnded(run_id=run_id, status=receipt.status, error=receipt.error)
+
+
+class _Shown(Screen):
+    """What the child's run shows, as output of the job that started it."""
+
+    def __init__(self, on_output: OnOutput) -> None:
+        super().__init__(Look(), lambda line: on_output("stdout", f"{line}\n".encode("utf-8", "surrogateescape")))
+
+
+@contextmanager
+def _file_of(child: Child) -> Iterator[Path]:
+    """Yield the path of the child's file, in the workspace or with the artifacts of a job; several become one that includes
+    them."""
+    trigger = child.job.trigger
+    assert trigger is not None
+    with tempfile.TemporaryDirectory(prefix="loom-child-") as folder:
+        only = trigger.files[0]
+        if len(trigger.files) == 1:
+            yield _path_of(only, child, Path(folder))
+            return
+        if any(file.job is not None for file in trigger.files):
+            raise RequestError(
+                f"{child.job.id}: a file from artifacts is a child pipeline by itself, without others",
+                code="GL_UNSUPPORTED",
+            )
+        includes = [
+            {"local": file.path, **({"inputs": dict(file.inputs)} if file.inputs else {})} for file in trigger.files
+        ]
+        whole = Path(folder) / "child.gitlab-ci.yml"
+        whole.write_text(yaml.safe_dump({"include": includes}))
+        yield whole
+
+
+def _path_of(file: ChildFile, child: Child, folder: Path) -> Path:
+    if file.job is None:
+        return child.workspace / file.path
+    archive = child.archive_of(file.job)
+    if not archive.exists():
+        raise RequestError(f"{child.job.id}: {file.job} left no artifacts, and so no {file.path}", code="WF_NOT_FOUND")
+    artifacts.fetch(archive, folder)
+    return folder / file.path

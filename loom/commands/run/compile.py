@@ -1,0 +1,92 @@
+"""`loom compile`: the plan, and the origins of its values."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from loom.commands import project
+from loom.commands.run import checkout, planning
+from loom.errors import RequestError
+from loom.plan.model import JobSelection, Plan
+from loom.plan.provenance import sources
+from loom.plan.resolve import resolve
+from loom.render.plan import FORMATS, explanation_json
+from loom.status import ExitCode
+from loom.util.units import duration_text, nearest
+from loom.workflow.dialects import Loaded
+
+
+def compile_(
+    jobs: list[str] | None,
+    workflow: Path | None,
+    form: str,
+    *,
+    explain: str | None,
+    container: bool | None,
+    deploy: bool | None,
+    on: str | None,
+    stage: list[str] | None,
+    from_job: str | None,
+    needs: bool | None,
+    var: list[str] | None,
+    inputs: list[str] | None,
+    matrix: list[str] | None,
+    changes_base: str | None,
+    event: str,
+) -> int:
+    """`loom compile`."""
+    here = project.here({"container": container, "deploy": deploy, "on": on})
+    selection = checkout.selection(
+        jobs=jobs,
+        stages=stage,
+        from_job=from_job,
+        needs=needs,
+        variables=var,
+        matrix=matrix,
+        container=here.config.container,
+        on=here.config.on,
+    )
+    path = here.workflow(workflow)
+    context = checkout.resolve_context(here, path, base=changes_base, event=event, given=var or (), inputs=inputs or ())
+    loaded = planning.load(here, path, lambda: context)
+    plan = resolve(loaded, selection, context)
+    if explain is not None:
+        return _explain(loaded, plan, explain, selection, here.config, as_json=form == "json")
+    sys.stdout.write(FORMATS[form](plan, here.config.mount_mode))
+    if not plan.jobs:
+        sys.stderr.write("nothing would run; `left_out` in the plan says why\n")
+    return ExitCode.OK
+
+
+def _explain(loaded: Loaded, plan: Plan, wanted: str, selection: JobSelection, settings: Any, *, as_json: bool) -> int:
+    jobs = [job for job in plan.jobs if wanted in (job.id, job.name)]
+    if not jobs:
+        reason = next((item.reason for item in plan.left_out if item.id == wanted), None)
+        if reason is not None:
+            raise RequestError(
+                f"{wanted} is not in the plan: {reason}",
+                hint=f"Name it to plan it anyway: loom compile {wanted} --explain {wanted}",
+            )
+        close = nearest(wanted, [job.id for job in plan.jobs])
+        raise RequestError(f"the plan has no job {wanted}" + (f"; did you mean {close}?" if close else ""))
+    documents = []
+    for job in jobs:
+        rows = sources(loaded, job, selection, settings)
+        documents.append(
+            {"id": job.id, "values": [{"key": r.key, "value": r.value, "by": r.by, "place": r.place} for r in rows]}
+        )
+        if not as_json:
+            width = min(40, max(len(row.key) for row in rows))
+            for row in rows:
+                value = row.value if isinstance(row.value, str) else json.dumps(row.value)
+                if row.key in ("timeout", "step_timeout") and isinstance(row.value, float):
+                    value = duration_text(row.value)
+                shown = value.replace("\n", "⏎ ")
+                shown = shown if len(shown) <= 60 else shown[:57] + "..."
+                print(f"{row.key:<{width}}  {shown:<30}  {row.by}" + (f" ({row.place})" if row.place else ""))
+    if as_json:
+        sys.stdout.write(explanation_json(documents))
+    return ExitCode.OK

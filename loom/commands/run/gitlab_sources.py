@@ -1,0 +1,322 @@
+"""Files of other places that a `.gitlab-ci.yml` includes: of clones, of a server's projects by git, of the web.
+
+git fetches with the user's own credentials, from the server of this project's `origin` alone. A file of any other server is
+fetched only after the user has allowed its address: a stranger's file would otherwise choose what this machine connects to.
+What was fetched stays in the cache, for when its server does not answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from loom.addresses import Address
+from loom.commands.keep.trust import decisions_of
+from loom.commands.project import Here, trusts_all
+from loom.commands.run.checkout import origin_of
+from loom.errors import LoomError
+from loom.plan.permissions import PermissionRequest
+from loom.snapshot import git, repository
+from loom.util import atomic
+from loom.util.private import make_private
+from loom.util.yaml_file import MAX_BYTES
+from loom.workflow.gitlab.sources import Component, NotFound, Tree
+
+TIMEOUT_S = 30.0
+_REMOTE = re.compile(
+    r"(?P<before>(?:[a-z+]+://)?(?:[^@/\s]+@)?(?P<host>[^:/\s]+)(?::[0-9]+)?[:/])(?P<path>.+?)(?P<git>\.git)?/?"
+)
+_VERSION = re.compile(r"v?([0-9]+)\.([0-9]+)\.([0-9]+)")
+_PARTIAL = re.compile(r"[0-9]+(\.[0-9]+)?")
+
+
+class Elsewhere:
+    """`workflow.gitlab.sources.Sources` of this machine."""
+
+    def __init__(self, here: Here) -> None:
+        self.here = here
+        self.settings = here.config.gitlab
+        self.cache = here.config.cache_dir / "gitlab"
+        self.environ = here.environ
+        self.origin = origin_of(here.root, here.environ)
+
+    def project(self, path: str, ref: str | None) -> Tree:
+        clone = self.settings.projects.get(path)
+        if clone is None:
+            return self._fetched(path, ref or "HEAD")
+        commit = self._git(clone, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref or 'HEAD'}^{{commit}}")
+        if commit is None:
+            commit = self._git(
+                clone, "rev-parse", "--verify", "--quiet", "--end-of-options", f"origin/{ref}^{{commit}}"
+            )
+        if commit is None:
+            raise NotFound(f"the clone of {path} at {clone} has no {ref or 'commit'}; fetch it there")
+        return _Commit(self, clone, path, ref, commit.decode().strip())
+
+    def component(self, host: str, path: str, version: str) -> Component:
+        own = self._host()
+        if own is not None and host != own:
+            raise NotFound(f"components come from the server of this project, {own}, not from {host}, as in GitLab")
+        tag = self._tag(path, version) if version == "~latest" or _PARTIAL.fullmatch(version) else None
+        tree = self.project(path, tag or version)
+        return Component(tree=tree, version=tag or (version if _VERSION.fullmatch(version) else ""))
+
+    def remote(self, url: str) -> bytes:
+        address = Address(url)
+        if not url.startswith(("https://", "http://")):
+            raise NotFound(f"{address}: expected an address that begins with https://")
+        if _server_of(url) != self._server():
+            self._check_allowed(address)
+        if "@" in urlsplit(url).netloc:
+            raise NotFound(
+                f"{address} was written with a user or a password, which `include` does not send; leave it out"
+            )
+        kept = self._kept("remote", url)
+        try:
+            with _OPENER.open(Request(url, headers={"User-Agent": "loom"}), timeout=TIMEOUT_S) as answer:
+                data: bytes = answer.read(MAX_BYTES + 1)
+        except HTTPError as error:
+            raise NotFound(f"{address} can't be fetched: {error}") from error
+        except (URLError, OSError, ValueError) as error:
+            if not kept.is_file():
+                raise NotFound(
+                    f"{address} can't be fetched: {error}; with a connection, loom keeps a copy for later"
+                ) from error
+            return kept.read_bytes()
+        self._keep(kept, data)
+        return data
+
+    def _check_allowed(self, url: Address) -> None:
+        which = hashlib.sha256(url.revealed().encode()).hexdigest()[:12]
+        request = PermissionRequest(
+            kind="include",
+            subject=f"{url} (with the token {which})" if url.has_credential else str(url),
+            gives="loom fetches this address and reads the file there",
+        )
+        self.here.includes.append(request)
+        if trusts_all(self.environ, self.here.trusting):
+            return
+        if not decisions_of(self.here).holds(request):
+            whose = (
+                f"the server of this repository, {self._host()}"
+                if self._host()
+                else "a server of this repository's own"
+            )
+            raise NotFound(
+                f"{url} is not on {whose}, so loom does not fetch it before you allow it: `loom trust`; or, for one time, "
+                "LOOM_TRUST=1"
+            )
+
+    def template(self, name: str) -> bytes:
+        folder = self.settings.templates
+        if folder is None:
+            raise NotFound(
+                f"{name} is one of GitLab's templates; name a folder with a copy of them in your configuration "
+                "(gitlab: {templates: FOLDER}; they are in lib/gitlab/ci/templates of GitLab's source)"
+            )
+        path = Path(os.path.normpath(folder / name))
+        if not path.is_relative_to(folder):
+            raise NotFound(f"{name} is outside of {folder}")
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise NotFound(f"{path} can't be read: {(error.strerror or str(error)).lower()}") from error
+
+    def _server(self) -> tuple[str, str, int | None] | None:
+        """Return the server of `origin` as `_server_of` does; over SSH, the one that answers HTTPS there."""
+        origin = self.origin.revealed() if self.origin else ""
+        if origin.startswith(("https://", "http://")):
+            return _server_of(origin)
+        host = self._host()
+        return ("https", host.lower(), _PORTS["https"]) if host else None
+
+    def _host(self) -> str | None:
+        found = _REMOTE.fullmatch(self.origin.revealed() if self.origin else "")
+        return found["host"] if found else None
+
+    def url_of(self, path: str) -> Address:
+        """Return where git finds a project: beside this one, on the server of `origin`."""
+        found = _REMOTE.fullmatch(self.origin.revealed() if self.origin else "")
+        if found is None:
+            raise NotFound(
+                f"{path} is a project of the server; this repository has no `origin` there: {self._advice(path)}"
+            )
+        return Address(f"{found['before']}{path}{found['git'] or ''}")
+
+    def _advice(self, path: str) -> str:
+        return f"name a clone in your configuration (gitlab: {{projects: {{{path}: FOLDER}}}})"
+
+    def _fetched(self, path: str, ref: str) -> Tree:
+        url = self.url_of(path)
+        server = hashlib.sha256(str(url).encode()).hexdigest()[:12]
+        store = self.cache / f"{re.sub(r'[^a-zA-Z0-9_.-]+', '_', path)}-{server}"
+        if re.fullmatch(r"[0-9a-f]{40}", ref) and self._git(store, "cat-file", "-e", ref) is not None:
+            return _Commit(self, store, path, ref, ref)
+        last = f"refs/loom/{hashlib.sha256(ref.encode()).hexdigest()}"
+        if not store.exists():
+            make_private(self.cache.parent)
+            store.mkdir(parents=True, mode=0o700)
+            made = git.environment_for(self.environ, git_dir=store)
+            _succeeded("init", git.Running(("init", "--bare", "--quiet"), made, cwd=store).result(check=False))
+        wanted = ("fetch", "--quiet", "--depth=1", "--no-tags", "--end-of-options", url, ref)
+        code, _, said = self._at_server(store, *wanted)
+        if (
+            code != 0
+            and "find remote ref" not in said
+            and (kept := self._git(store, "rev-parse", "--verify", "-q", last))
+        ):
+            return _Commit(self, store, path, ref, kept.decode().strip())  # no connection
+        if code != 0:
+            raise NotFound(
+                f"git fetch {url} {ref}: {said.strip().splitlines()[-1] if said.strip() else code}; {self._advice(path)}"
+            )
+        commit = self._must("rev-parse", store, "rev-parse", "--verify", "FETCH_HEAD^{commit}").decode().strip()
+        self._must("update-ref", store, "update-ref", last, commit)
+        return _Commit(self, store, path, ref, commit)
+
+    def _tag(self, path: str, version: str) -> str | None:
+        """Return the newest tag of a version such as `1`, `1.2` or `~latest`; None if none fits a `1.2`, which may be a tag."""
+        clone = self.settings.projects.get(path)
+        listed = self._must("tag", clone, "tag", "--list") if clone is not None else self._tags(path)
+        names = [line.rpartition("/")[2] for line in listed.decode("utf-8", "replace").split()]
+        versions = {tuple(map(int, found.groups())): name for name in names if (found := _VERSION.fullmatch(name))}
+        wanted = () if version == "~latest" else tuple(map(int, version.split(".")))
+        fitting = [numbers for numbers in versions if numbers[: len(wanted)] == wanted]
+        if not fitting and not wanted:
+            raise NotFound(f"{path} has no release: no tag is a version such as 1.0.0")
+        return versions[max(fitting)] if fitting else None
+
+    def _tags(self, path: str) -> bytes:
+        """List the tags of a project on its server; if it does not answer, those of the last time."""
+        url = self.url_of(path)
+        kept = self._kept("tags", str(url))
+        try:
+            asked = self._at_server(None, "ls-remote", "--tags", "--refs", "--end-of-options", url)
+            listed = _succeeded("ls-remote", asked)
+        except NotFound as error:
+            if kept.is_file():
+                return kept.read_bytes()
+            raise NotFound(f"{error}; {self._advice(path)}") from error
+        self._keep(kept, listed)
+        return listed
+
+    def _keep(self, path: Path, data: bytes) -> None:
+        """Keep a copy of what was fetched; nothing happens where that is impossible."""
+        with suppress(OSError):
+            make_private(self.cache.parent)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            atomic.write(path, data, mode=0o600)
+
+    def _kept(self, kind: str, url: str) -> Path:
+        return self.cache / kind / hashlib.sha256(url.encode()).hexdigest()
+
+    def _run(self, directory: Path, *arguments: str) -> tuple[int, bytes, str]:
+        """Ask a repository of this machine, of whose configuration nothing counts that names a program or an address."""
+        environ = {name: value for name, value in self.environ.items() if name not in git.LOCAL_VARIABLES}
+        try:
+            bare = (directory / "HEAD").exists()
+            found = repository.at(directory, directory, environ) if bare else repository.find(directory, environ)
+        except LoomError as error:
+            return 1, b"", error.message
+        if found is None:
+            return 1, b"", f"{directory}: no repository"
+        asked = git.environment_for(environ, repository=found)
+        return git.Running(arguments, asked, cwd=directory).result(check=False)
+
+    def _at_server(self, store: Path | None, *arguments: str | Address) -> tuple[int, bytes, str]:
+        """Run a command that talks to a server: outside of this repository, with the user's own configuration alone."""
+        environment = git.for_server(self.environ, self._users_own(), store)
+        words = []
+        for argument in arguments:
+            if isinstance(argument, Address):
+                argument, config, given = argument.for_git()
+                environment = git.with_config({**environment, **given}, config)
+            words.append(argument)
+        return git.Running(words, environment, cwd=Path("/")).result(check=False)
+
+    @cache  # noqa: B019  # one of these lives as long as a command
+    def _users_own(self) -> tuple[tuple[str, str], ...] | None:
+        """Return the user's configuration as it counts for this repository; None where that can't be told."""
+        found = repository.find(self.here.root, self.environ)
+        if found is None:
+            return None
+        asked = git.in_repository(found, self.environ)
+        listed = git.run(("config", "-z", "--list", "--show-scope"), asked, cwd=self.here.root)
+        items = list(map(os.fsdecode, git.nul_list(listed)))
+        given = (item.partition("\n") for scope, item in zip(items[::2], items[1::2], strict=True) if scope != "local")
+        return tuple((key, value if has_value else "true") for key, has_value, value in given)
+
+    def _git(self, directory: Path, *arguments: str) -> bytes | None:
+        code, out, _ = self._run(directory, *arguments)
+        return out if code == 0 else None
+
+    def _must(self, what: str, directory: Path, *arguments: str) -> bytes:
+        return _succeeded(what, self._run(directory, *arguments))
+
+    def show(self, directory: Path, *arguments: str) -> bytes | None:
+        return self._git(directory, *arguments)
+
+
+def _succeeded(what: str, result: tuple[int, bytes, str]) -> bytes:
+    code, out, said = result
+    if code != 0:
+        raise NotFound(f"git {what}: {said.strip() or code}")
+    return out
+
+
+_PORTS = {"https": 443, "http": 80}
+
+
+def _server_of(url: str) -> tuple[str, str, int | None]:
+    """Return scheme, host and port. NotFound for a port that is none."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme)
+    except ValueError as error:
+        raise NotFound(f"{Address(url)}: {error}") from error
+
+
+class _SameHost(HTTPRedirectHandler):
+    """Whoever was allowed to answer for an address does not choose another server."""
+
+    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+        before, after = _server_of(req.full_url), _server_of(newurl)
+        if after not in (before, ("https", before[1], _PORTS["https"])):
+            raise NotFound(
+                f"{Address(req.full_url)} leads to another server, {Address(newurl)}; include that address instead"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = build_opener(_SameHost)
+
+
+class _Commit:
+    """The files of one commit in a repository of this machine."""
+
+    def __init__(self, sources: Elsewhere, directory: Path, path: str, ref: str | None, sha: str) -> None:
+        self.label = f"{path}@{ref}:" if ref else f"{path}:"
+        self.project = path
+        self.sha = sha
+        self._sources = sources
+        self._directory = directory
+
+    def read(self, path: str) -> bytes:
+        data = self._sources.show(self._directory, "cat-file", "blob", f"{self.sha}:{path}")
+        if data is None:
+            raise NotFound(f"{self.label}{path}: there is no such file")
+        return data
+
+    def paths(self) -> Iterable[str]:
+        listed = self._sources.show(self._directory, "ls-tree", "-r", "-z", "--name-only", self.sha)
+        names: Sequence[bytes] = (listed or b"").split(b"\0")
+        return [os.fsdecode(name) for name in names if name]

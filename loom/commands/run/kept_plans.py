@@ -1,0 +1,281 @@
+"""The plan of a run: made from its workflow, or the one that an earlier run has kept.
+
+Reading a workflow takes 0.1 s, most of it imports, so that the modules of the language are imported only where they are needed.
+A kept plan counts only if all that went into it is the same: loom's code, the selection, the configuration, each file of the
+workflow, the names of those that may be included, those of loom's variables that they mention, and the answers of git that rules
+asked for. Decisions on trust are no part of it: the requests of its jobs are looked up in each run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+import loom
+from loom.commands.project import Here
+from loom.errors import InfrastructureError
+from loom.plan.model import JobSelection, Plan, ResolveContext
+from loom.record.saved_plan import check_consistent
+from loom.util import atomic, profile
+from loom.util.private import make_private, own_state
+from loom.util.untrusted_files import open_regular
+from loom.workflow.predefined import KNOWN_TO_PLANS
+
+if TYPE_CHECKING:
+    from loom.workflow.dialects import Loaded
+
+_SCHEMA = "loom.kept_plan.v1"
+_MOST = 100
+"""Kept plans of all repositories; the oldest go first."""
+_MAX_BYTES = 32 << 20
+_TEMPLATES = ".loom/templates"
+
+
+class _File(Struct, frozen=True, kw_only=True):
+    """A file of the workflow: where it is after all links, and its content."""
+
+    path: str
+    real: str
+    digest: str
+
+
+class _Kept(Struct, frozen=True, kw_only=True):
+    schema_version: str
+    given: str
+    """What went into the plan and is known before the workflow is read (`Planner._given`)."""
+    files: tuple[_File, ...]
+    templates: str
+    """The names in the folder of includes, if the workflow includes any."""
+    variables: Mapping[str, str | None]
+    """Those of loom's that the workflow mentions; None: not set."""
+    changed: tuple[tuple[str | None, str], ...]
+    """git's answers, by the commit compared with."""
+    listed: str | None
+    """The list of all files, if a rule asked for it."""
+    plan: Plan
+    notices: tuple[str, ...]
+
+
+def fresh() -> ModuleType:
+    """Return the module that makes plans, which is imported only where it is needed."""
+    from loom.commands.run import planning
+
+    return planning
+
+
+class Planner:
+    """Makes the plan of the workflow at `path`, by the project's configuration, a selection and facts about the checkout.
+
+    `keeping`: use plans that earlier runs have kept, and keep this one.
+    """
+
+    def __init__(
+        self, path: Path, here: Here, selection: JobSelection, context: ResolveContext, *, keeping: bool
+    ) -> None:
+        self._path = path
+        self._here = here
+        self._selection = selection
+        self.context = context
+        self._keeping = keeping
+        self._answers = _Answers(context)
+        self.asks_for_changes = True
+        """Whether a rule may look at `changes`; known when the plan is made."""
+
+    @cached_property
+    def workflow(self) -> Loaded:
+        """The workflow itself, read when it is first needed. Errors as of `load`."""
+        with profile.span("part", "workflow"):
+            loaded: Loaded = self._fresh.load(self._here, self._path, self._answers.asked)
+            return loaded
+
+    @property
+    def _fresh(self) -> ModuleType:
+        return fresh()
+
+    def made(self) -> tuple[Plan, tuple[str, ...]]:
+        """Return the plan, and the warnings about its jobs. RequestError and WorkflowError as of `load` and `resolve`."""
+        if not self._keeping:
+            return self._resolved(self.context)
+        with profile.span("part", "kept plan"):
+            kept = self._found()
+        if kept is not None:
+            self.asks_for_changes = bool(kept.changed)
+            return kept.plan, kept.notices
+        plan, notices = self._resolved(self._answers.asked())
+        self.asks_for_changes = bool(self._answers.changed)
+        self._keep(plan, notices, self._answers)
+        return plan, notices
+
+    def _resolved(self, context: ResolveContext) -> tuple[Plan, tuple[str, ...]]:
+        loaded = self.workflow
+        with profile.span("part", "plan"):
+            plan = self._fresh.resolve(loaded, self._selection, context)
+            return plan, self._fresh.notices_of(loaded, plan, self._selection, context)
+
+    def with_changed(self, changed: Callable[[str | None], Iterable[str] | None]) -> Plan:
+        """Return the plan as it would be with other answers to `changes`. WorkflowError as of `resolve`."""
+        plan: Plan = self._fresh.resolve(self.workflow, self._selection, replace(self.context, changed=changed))
+        return plan
+
+    # -- kept plans -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _given(self) -> str:
+        return _digest_of(
+            [
+                loom.__version__,
+                _code(),
+                str(self._here.root),
+                str(self._path),
+                self._selection,
+                self.context.config,
+                self.context.host_project_dir,
+                self.context.inputs,
+            ]
+        )
+
+    @property
+    def _folder(self) -> Path:
+        return self._here.config.own_state_dir / "plans"
+
+    def _mentioned(self, names: Iterable[str]) -> dict[str, str | None] | None:
+        """Return the values of these variables; None if there are variables that no workflow was searched for."""
+        predefined = self.context.predefined
+        return {name: predefined.get(name) for name in names} if predefined.keys() <= {*KNOWN_TO_PLANS} else None
+
+    def _found(self) -> _Kept | None:
+        """Return the kept plan if everything that went into it is the same; whatever is wrong with it, None."""
+        try:
+            own_state(self._folder.parent)
+            with open_regular(self._folder / f"{self._given[:40]}.json") as file:
+                status = os.fstat(file.fileno())
+                if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077 or status.st_size > _MAX_BYTES:
+                    return None
+                kept = msgspec.json.decode(file.read(), type=_Kept)
+            check_consistent(kept.plan)
+            return kept if self._still_holds(kept) else None
+        except (OSError, ValueError, RecursionError, InfrastructureError):
+            return None
+
+    def _still_holds(self, kept: _Kept) -> bool:
+        return (
+            (kept.schema_version, kept.given) == (_SCHEMA, self._given)
+            and all(_file(Path(file.path)) == file for file in kept.files)
+            and (len(kept.files) == 1 or kept.templates == _names_below(self._here.root / _TEMPLATES))
+            and self._mentioned(kept.variables) == kept.variables
+            and all(_digest_of(self.context.changed(base)) == answer for base, answer in kept.changed)
+            and (kept.listed is None or kept.listed == _digest_of(self.context.files()))
+        )
+
+    def _keep(self, plan: Plan, notices: tuple[str, ...], answers: _Answers) -> None:
+        """Keep the plan for later runs; nothing happens where that is impossible."""
+        try:
+            kept = self._kept(plan, notices, answers)
+            if kept is None:
+                return
+            encoded = msgspec.json.encode(kept)
+            if msgspec.json.decode(encoded, type=_Kept) != kept:
+                return
+            make_private(self._folder.parent)
+            self._folder.mkdir(exist_ok=True, mode=0o700)
+            atomic.write(self._folder / f"{self._given[:40]}.json", encoded, mode=0o600)
+            _drop_oldest(self._folder)
+        except (OSError, ValueError, RecursionError):
+            return
+
+    def _kept(self, plan: Plan, notices: tuple[str, ...], answers: _Answers) -> _Kept | None:
+        """None for a plan that another run can't have, or of files that have changed meanwhile."""
+        loaded, root = self.workflow, self._here.root
+        if not self._fresh.is_own(loaded):  # what another dialect reads besides its files is its own affair
+            return None
+        variables = self._mentioned(self._fresh.mentioned(loaded, KNOWN_TO_PLANS))
+        if variables is None:
+            return None
+        read = [(self._path if file.name == loaded.path else root / file.name, file.text) for file in loaded.files]
+        files = tuple(_file(path) for path, _ in read)
+        if any(file.digest != _digest(text.encode()) for file, (_, text) in zip(files, read, strict=True)):
+            return None
+        return _Kept(
+            schema_version=_SCHEMA,
+            given=self._given,
+            files=files,
+            templates=_names_below(root / _TEMPLATES) if len(files) > 1 else "",
+            variables=variables,
+            changed=tuple(answers.changed.items()),
+            listed=answers.listed,
+            plan=plan,
+            notices=notices,
+        )
+
+
+class _Answers:
+    """Notes what a plan asks git for."""
+
+    def __init__(self, context: ResolveContext) -> None:
+        self._context = context
+        self.changed: dict[str | None, str] = {}
+        self.listed: str | None = None
+
+    def asked(self) -> ResolveContext:
+        return replace(self._context, changed=self._changed, files=self._files)
+
+    def _changed(self, base: str | None) -> Iterable[str] | None:
+        found = self._context.changed(base)
+        answer = None if found is None else list(found)
+        self.changed[base] = _digest_of(answer)
+        return answer
+
+    def _files(self) -> Iterable[str]:
+        answer = list(self._context.files())
+        self.listed = _digest_of(answer)
+        return answer
+
+
+def _file(path: Path) -> _File:
+    return _File(path=str(path), real=os.path.realpath(path), digest=_digest(path.read_bytes()))
+
+
+def _names_below(folder: Path) -> str:
+    """The digest of all names below, with what each is after its links."""
+
+    def names() -> Iterator[tuple[str, str, bool]]:
+        for directory, folders, files in os.walk(folder):
+            for name in (*folders, *files):
+                path = os.path.join(directory, name)  # noqa: PTH118  of thousands
+                yield path, os.path.realpath(path), os.path.isfile(path)  # noqa: PTH113
+
+    return _digest_of(sorted(names()))
+
+
+def _code() -> str:
+    """The digest of the modules that plans are made by, by size and time: an installed loom changes in development."""
+    here = Path(loom.__file__).parent
+    below = (Path(path) for name in ("plan", "workflow") for path, _, _ in os.walk(here / name))
+    folders = (here, here / "util", *below)
+    entries = (entry for folder in folders for entry in os.scandir(folder) if entry.name.endswith(".py"))
+    return _digest_of(sorted((entry.path, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _digest_of(value: Any) -> str:
+    """ValueError for text that is not UTF-8."""
+    return _digest(msgspec.json.encode(value, enc_hook=str, order="deterministic"))
+
+
+def _drop_oldest(folder: Path) -> None:
+    found = sorted((entry.stat().st_mtime, entry.path) for entry in os.scandir(folder))
+    for _, path in found[:-_MOST]:
+        Path(path).unlink(missing_ok=True)

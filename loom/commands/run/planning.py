@@ -1,0 +1,70 @@
+"""Make a plan from its workflow. This takes 0.1 s, most of it imports: `loom run` imports it only if no kept plan fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loom import workflow
+from loom.commands.project import Here
+from loom.commands.run import checkout
+from loom.errors import Problem
+from loom.plan.model import JobSelection, Plan, ResolveContext
+from loom.plan.resolve import rehearse, resolve
+from loom.plan.selection import held_back
+from loom.util import startup
+from loom.util.units import counted
+from loom.util.yaml_file import scalars_of
+from loom.workflow import dialects
+from loom.workflow.dialects import Loaded, is_own
+from loom.workflow.messages import NO_EFFECT
+from loom.workflow.predefined import KNOWN_TO_PLANS
+from loom.workflow.words import shell_words
+
+if TYPE_CHECKING:
+    from loom.commands.run.children import ChildRuns
+else:  # only a run with a trigger needs what runs are made of
+    __getattr__ = startup.names_of("loom.commands.run", {"children": "ChildRuns"})
+
+__all__ = ["ChildRuns", "is_own", "load", "mentioned", "notices_of", "rehearse", "resolve"]
+
+MAX_NOTICES = 5
+
+
+def load(here: Here, path: Path, context: Callable[[], ResolveContext] | None = None) -> Loaded:
+    """Load the workflow at a path; `context`: what an include may depend on, if not the facts about the checkout."""
+    if context is not None:
+        dialects.refuse_inputs(context().inputs, path, here.root)
+    return dialects.load(path, here.root, context or partial(checkout.resolve_context, here, path))
+
+
+def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection, context: ResolveContext) -> tuple[str, ...]:
+    """Return the warnings of `loom check` about keys that have no effect, or another one, on the plan's jobs; bounded."""
+    found: Sequence[Problem] = dialects.notices_of(loaded)
+    if is_own(loaded):
+        found = workflow.of_run(
+            loaded,
+            {job.name for job in plan.jobs},
+            defined=(*KNOWN_TO_PLANS, *selection.variables),
+            default_shell=shell_words(context.config.default_shell),
+        )
+    refused = [f"{job.id} will be refused: {text}" for job in plan.jobs for text in job.refused]
+    idle = sum(problem.code == NO_EFFECT for problem in found)
+    told = [
+        *held_back(plan),
+        *refused,
+        *(f"{problem.file}:{problem.line}: {problem.message}" for problem in found if problem.code != NO_EFFECT),
+        *([f"{counted(idle, 'keyword')} of {loaded.path} without effect here: loom check"] if idle else []),
+    ]
+    shown = told[:MAX_NOTICES]
+    more = len(told) - len(shown)
+    return (*shown, f"and {more} more: loom check") if more else tuple(shown)
+
+
+def mentioned(loaded: workflow.Workflow, names: Collection[str]) -> list[str]:
+    """Return those of the names that any text of the workflow's files contains."""
+    nodes = (node for file in loaded.files if file.root is not None for _, node in scalars_of(file.root))
+    texts = "\0".join(node.text for node in nodes)
+    return [name for name in names if name in texts]

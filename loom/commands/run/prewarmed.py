@@ -1,0 +1,209 @@
+"""Runs of one checkout, one after the other, in a process that stays: for `loom watch`, and without a terminal.
+
+with Warm() as warm:
+    finished = warm.run(options, sinks=[screen], cancel=cancel)
+    warm.prepare(options)
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from loom.cancel import Cancel
+from loom.commands.keep.retention import clean_later
+from loom.commands.project import Here
+from loom.commands.run import run as running
+from loom.commands.run import wiring
+from loom.commands.run.run import Options, Prepared
+from loom.errors import LoomError
+from loom.plan.model import Plan
+from loom.record.events import PhaseEvent
+from loom.record.journal import OutputBatch
+from loom.runner import Gate, api
+from loom.runner.api import Ran
+from loom.runner.prewarmed import Ahead
+from loom.status import JobResult, Status
+from loom.util.refusals import refusals
+
+if TYPE_CHECKING:
+    from loom.record.journal import Sink
+
+
+IDLE_S = 600.0
+"""How long what is prepared may wait for a run."""
+
+Choose = Callable[[Plan, frozenset[str] | None], Sequence[str] | None]
+"""From the plan, and `Prepared.concerned`, to the ids of the jobs that run, and bring those that they need; None: the plan."""
+
+
+class Finished(Struct, frozen=True, kw_only=True):
+    """A run that ended, with the results of its jobs by id."""
+
+    ran: Ran
+    here: Here
+    results: Mapping[str, JobResult]
+
+
+class _Results:
+    """A sink for the results of jobs."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, JobResult] = {}
+
+    def phase(self, event: PhaseEvent) -> None:
+        if event.kind == "message" and event.message == "job_finished" and event.job_id is not None:
+            allowed = bool(event.data.get("allowed_failure"))
+            self.found[event.job_id] = JobResult(status=event.status or Status.ERROR, allowed_failure=allowed)
+
+    def output(self, batch: OutputBatch) -> None:
+        """Only results count here."""
+
+
+class Warm:
+    """Every run is a whole one: its own workspace, containers, record, proof and receipt, as `loom run` makes them.
+
+    After `prepare`, one workspace and the containers of the first jobs wait for the next run: until it begins, for `idle_s`
+    seconds, or to the end of the block. Callers use one thread.
+    """
+
+    def __init__(self, *, idle_s: float = IDLE_S) -> None:
+        self._idle_s = idle_s
+        self._guard = threading.Lock()
+        """Held by who changes what is prepared: the caller, and the clock."""
+        self._ahead: Ahead | None = None
+        self._preparing: threading.Thread | None = None
+        self._clock: threading.Timer | None = None
+        self._cancel = Cancel()
+
+    def __enter__(self) -> Warm:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.drop()
+
+    def run(
+        self,
+        options: Options,
+        *,
+        sinks: Sequence[Sink],
+        cancel: Cancel,
+        gate: Gate | None = None,
+        touched: AbstractSet[str] | None = None,
+        choose: Choose = lambda _plan, _concerned: None,
+    ) -> Finished | None:
+        """Run the workflow on the checkout as it is now, and return when the record is complete.
+
+        `choose` decides which jobs of the plan run; `touched` as in `run.prepare`. None if no job is to run. Errors as in
+        `run.prepare` and `api.execute`.
+        """
+        ahead = self._taken()
+        try:
+            run_id = ahead.run_id if ahead is not None else str(time.time_ns())
+            made = _prepared(options, run_id, choose, touched)
+            if made is None:
+                return None
+            prepared, options = made
+            results = _Results()
+            request = _request(prepared, options, cancel, sinks=[*sinks, results], gate=gate, ahead=ahead)
+            finished = Finished(ran=api.execute(request), here=prepared.here, results=results.found)
+            clean_later(prepared.here.store, prepared.here.config, prepared.here.environ, prepared.here.root)
+            return finished
+        finally:
+            if ahead is not None:
+                ahead.drop()
+
+    def prepare(self, options: Options, choose: Choose = lambda _plan, _concerned: None) -> None:
+        """Prepare a run of `options` in a thread; `run` checks what is prepared, and replaces what does not fit."""
+        self.drop()
+        with self._guard:
+            self._cancel = cancel = Cancel()
+            self._preparing = threading.Thread(
+                target=self._prepare, args=(options, choose, cancel), name="prepare", daemon=True
+            )
+            self._preparing.start()
+
+    def _prepare(self, options: Options, choose: Choose, cancel: Cancel) -> None:
+        with suppress(LoomError), refusals():  # the run itself meets it, and reports it
+            if (made := _prepared(options, str(time.time_ns()), choose, None)) is None or cancel.requested:
+                return
+            self._ahead = Ahead(_request(*made, cancel))
+            self._clock = threading.Timer(self._idle_s, self.drop)
+            self._clock.daemon = True
+            self._ahead.prepare()
+            self._clock.start()
+
+    def _taken(self) -> Ahead | None:
+        """Take what is prepared, if it can be used; wait for its workspace."""
+        with self._guard:
+            if self._preparing is not None:
+                self._preparing.join()  # no limit: each of its waits has one
+            self._stop_clock()
+            ahead, self._ahead, self._preparing = self._ahead, None, None
+        if ahead is not None and not ahead.ready():
+            ahead.drop()
+            return None
+        return ahead
+
+    def drop(self) -> None:
+        """Remove what is prepared. Safe to repeat."""
+        with self._guard:
+            self._cancel.request(None)
+            if self._preparing is not None:
+                self._preparing.join()  # no limit: the cancel ends its waits
+            self._stop_clock()
+            ahead, self._ahead, self._preparing = self._ahead, None, None
+            if ahead is not None:
+                ahead.drop()
+
+    def _stop_clock(self) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+
+
+def _prepared(
+    options: Options, run_id: str, choose: Choose, touched: AbstractSet[str] | None
+) -> tuple[Prepared, Options] | None:
+    """Return the plan of the chosen jobs, and the options that `loom run` would need for it; None without jobs."""
+    prepared = running.prepare(options, run_id=run_id, ask=False, touched=touched)
+    chosen = choose(prepared.plan, prepared.concerned)
+    if chosen:
+        options = replace(options, names=tuple(chosen))
+        prepared = running.prepare(options, run_id=run_id, ask=False)
+    if not prepared.plan.jobs or (chosen is not None and not chosen):
+        return None
+    return prepared, options
+
+
+def _request(
+    prepared: Prepared,
+    options: Options,
+    cancel: Cancel,
+    *,
+    sinks: Sequence[Sink] = (),
+    gate: Gate | None = None,
+    ahead: Ahead | None = None,
+) -> api.RunRequest:
+    here = prepared.here
+    tools = wiring.tools_for(
+        prepared.plan,
+        here.config,
+        here.root,
+        here.environ,
+        run_id=prepared.run_id,
+        judged=here.judged,
+        isolated=options.strict,
+    )
+    request = running.request_of(prepared, options, tools=replace(tools, gate=gate), cancel=cancel, sinks=sinks)
+    return replace(request, ahead=ahead)

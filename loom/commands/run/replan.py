@@ -1,0 +1,113 @@
+"""For `loom resume`: the plan of the present workflow, compared with the one that the run had."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
+
+from loom.commands.keep import trust as trusting
+from loom.commands.run import run as running
+from loom.commands.run.run import Options
+from loom.errors import LoomError, RequestError
+from loom.plan.comparison import PlanPart, first_change
+from loom.plan.model import Job, Plan, Step
+from loom.runner.previous_run import PastRun
+from loom.snapshot import readable
+from loom.util.paths import below, normal
+
+_AFTER = "after_script"
+
+
+def present_plan(past: PastRun, options: Options, *, ask: bool) -> Plan:
+    """Make the plan of the present workflow, as the run was asked for, with the run's own variables.
+
+    RequestError and WorkflowError as from `loom run`. `ask`: for what its jobs ask for.
+    """
+    here = running.here_for(options, past.repo_root)
+    planner = running.planner_of(options, here, past.planned.variables)
+    plan, _ = planner.made()
+    plan = running.undelayed(plan) if options.no_delay else plan
+    if ask:
+        requests = trusting.requests_of(plan.jobs, here, lambda: planner.workflow)
+        trusting.settle(requests, here, flag=options.trust)
+    return plan
+
+
+def check_done_is_same(
+    past: PastRun,
+    plan: Plan,
+    resumed: Sequence[tuple[Job, Step | None]],
+    taken_over: Iterable[str],
+    *,
+    apart_from: Collection[str] = (),
+) -> None:
+    """RequestError where `plan` defines otherwise what does not run again: earlier steps, and jobs that are `taken_over`.
+
+    `resumed` has jobs as they were, and the steps that they go on from; None: they run from their start.
+    `apart_from`: fields of jobs that may differ.
+    """
+    now = {job.id: job for job in plan.jobs}
+    done = [*resumed, *((past.planned.plan.job(job_id), None) for job_id in taken_over)]
+    changed: list[str] = []
+    for old, step in done:
+        new = now.get(old.id)
+        if new is None:
+            changed.append(f"{old.id}: the present workflow does not run it")
+        elif (old, step) in resumed and step is None:
+            continue
+        elif part := first_change(old, new, before=step.id if step is not None else None, apart_from=apart_from):
+            changed.append(f"{old.id}: {part} has changed")
+        elif step is not None and step_now(old, new, step) is None:
+            changed.append(f"{old.id}: no step is left from {step.id} on")
+    if changed:
+        raise RequestError(
+            "the workflow has changed in what ran already and would not run again:\n  " + "\n  ".join(changed),
+            hint=f"run it from the start: loom rerun {past.run_id} --fresh",
+            code="WORKFLOW_CHANGED",
+        )
+
+
+def step_now(old: Job, new: Job, step: Step) -> Step | None:
+    """Return the step of `new` that takes the place of this one of `old`; None where only `after_script` is left."""
+    number = old.steps.index(step)
+    found = new.steps[number] if number < len(new.steps) else None
+    return None if found is None or (found.phase == _AFTER and step.phase != _AFTER) else found
+
+
+def difference(old: Plan, new: Plan, job_ids: Container[str]) -> str | None:
+    """Name the first part of these jobs that differs."""
+    there = {job.id: job for job in new.jobs}
+    for job in old.jobs:
+        part = first_change(job, there[job.id]) if job.id in there else PlanPart(what="the job itself")
+        if part is not None and job.id in job_ids:
+            return f"{job.id}: {part}"
+    return None
+
+
+def not_rebuilt(jobs: Iterable[Job], brought: Iterable[str]) -> Iterator[str]:
+    """Name the images of jobs that go on which were built from files that a sync has changed."""
+    paths = list(brought)
+    for job in jobs:
+        for image in (job.image, *(service.image for service in job.services)):
+            if image is None or image.build is None:
+                continue
+            context = normal(image.build.context)
+            files = {normal(image.build.dockerfile), normal(f"{context}/{image.build.dockerfile}")}
+            for path in paths:
+                if path in files or (context and below(path, context)):
+                    yield f"{job.id} goes on in an image from before {readable(path)} changed: `loom rerun --fresh` builds it"
+                    break
+
+
+def notice(past: PastRun, options: Options, job_ids: Container[str]) -> str | None:
+    """Say that the present workflow is another one, to a run that goes on with the steps of the earlier run."""
+    if not past.repo_root.is_dir():
+        return None
+    try:
+        found = difference(past.planned.plan, present_plan(past, options, ask=False), job_ids)
+    except LoomError as error:
+        found = error.message
+    if found is None:
+        return None
+    return (
+        f"the workflow has changed since the run ({found}): resume runs the steps of the run, --sync the present ones"
+    )

@@ -1,0 +1,248 @@
+"""`loom watch`: run the workflow again at each change of the checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from loom.cancel import Cancel, signals
+from loom.commands.inside.keys import HANGUP, Keys
+from loom.commands.run import run as running
+from loom.commands.run.changes import watched
+from loom.commands.run.next_jobs import Rounds
+from loom.commands.run.prewarmed import Finished, Warm
+from loom.commands.run.run import Options, Prepared
+from loom.commands.screen import screen_parts
+from loom.config.layers import user_file
+from loom.errors import LoomError, RequestError, WorkflowError
+from loom.plan.model import Plan
+from loom.render.problems import problem_lines
+from loom.render.screen import Detail
+from loom.render.watching import changed_line, end_lines, waiting_line
+from loom.snapshot.observed import CheckoutChange
+from loom.status import ExitCode
+from loom.util.controls import shown, without_commands
+
+
+class _Key(Struct, frozen=True):
+    key: str
+
+
+class _Wake(Struct, frozen=True):
+    """Somebody asked for the end."""
+
+
+def watch(*, everything: bool, on_failure: str | None, poll: bool, **given: Any) -> int:
+    """`loom watch`."""
+    options = Options.of({**given, "shell_on_failure": on_failure == "shell"})
+    return _Watch(options, everything=everything).until_the_end(poll=poll)
+
+
+class _Watch:
+    def __init__(self, options: Options, *, everything: bool) -> None:
+        prepared = running.prepare(options)  # as `loom run`: asks for trust, and ends for what can't be run
+        config = prepared.here.config
+        self._options = options
+        self._source = prepared.source
+        self._here = prepared.here
+        self._counts_too = list(_beside_the_snapshot(prepared, options))
+        self._stream = config.stream
+        look, self._write = screen_parts(config.color, verbose=options.verbose, stream=config.stream)
+        self._look = replace(look, calm=look.detail is not Detail.VERBOSE)
+        self._cancel = Cancel()
+        self._events: SimpleQueue[CheckoutChange | _Key | _Wake] = SimpleQueue()
+        self._keys = Keys(lambda key: self._events.put(_Key(key)))
+        self._rounds = Rounds(everything=everything)
+        self._touched: set[str] | None = None
+        """What changed since a plan took it into account; None: everything."""
+        self._because: frozenset[str] = frozenset()
+        """What the next run is for."""
+        self._plan_ids: list[str] = []
+        self._last: Finished | None = None
+        self._quits = False
+
+    def until_the_end(self, *, poll: bool) -> int:
+        self._cancel.on_request(lambda: self._events.put(_Wake()))
+        with (
+            signals(self._cancel),
+            Warm() as warm,
+            watched(
+                self._source, self._here.environ, self._events.put, poll=poll, say=self._say, also=self._counts_too
+            ),
+            self._keys,
+        ):
+            self._runs(warm, self._rounds.choose)
+            while not self._over:
+                self._prepare(warm)
+                self._say(waiting_line(keys=sys.stdin.isatty(), look=self._look))
+                self._next(warm)
+        return self._cancel.exit_code or ExitCode.OK
+
+    @property
+    def _over(self) -> bool:
+        return self._quits or self._cancel.requested
+
+    def _say(self, line: str) -> None:
+        self._write(without_commands(line))
+
+    # -- what is to be done ---------------------------------------------------------------------------------------
+
+    def _next(self, warm: Warm) -> None:
+        """Wait for what comes next, and do it."""
+        found, key = CheckoutChange(), None
+        while not (found.paths or found.settings or key or self._over):
+            for event in self._come():
+                if isinstance(event, CheckoutChange):
+                    found |= event
+                elif isinstance(event, _Key):
+                    key = key or self._meaning(event.key)
+            if found.head and not (found.paths or found.settings):
+                found = CheckoutChange()
+                self._prepare(warm)  # what waits is of another commit
+        if self._over:
+            return
+        if found:
+            self._because = found.paths | found.settings
+            self._touched = None if self._touched is None or found.settings else self._touched | found.paths
+            self._runs(warm, self._rounds.choose)
+        elif key is not None:
+            key(warm)
+
+    def _come(self) -> Iterator[CheckoutChange | _Key | _Wake]:
+        """Yield the next event, and those that came with it."""
+        yield self._events.get()  # no limit: until something changes
+        while not self._events.empty():
+            yield self._events.get_nowait()
+
+    def _meaning(self, key: str) -> Callable[[Warm], None] | None:
+        if key in ("q", HANGUP):
+            self._quits = True
+        return {"r": self._run_all, "f": self._run_failed, "s": self._shell, "o": self._report}.get(key)
+
+    def _run_all(self, warm: Warm) -> None:
+        self._touched = None
+        self._runs(warm, self._rounds.choose)
+
+    def _run_failed(self, warm: Warm) -> None:
+        if failed := self._rounds.failed:
+            self._runs(warm, lambda _: failed, goes_on=False)
+        else:
+            self._say("no job has failed")
+
+    def _shell(self, warm: Warm) -> None:
+        from loom.commands.inside.shell import shell  # only who stands in a job needs it
+
+        with self._helped(), self._keys.away():
+            shell(self._run_id(), None, None, as_root=False, trust=self._options.trust)
+
+    def _report(self, warm: Warm) -> None:
+        from loom.commands.record.report import report
+
+        with self._helped():
+            path = self._here.store.entry(self._run_id()).paths.root / "report.html"
+            report(self._run_id(), path)
+            _open(path)
+
+    def _run_id(self) -> str:
+        if self._last is None:
+            raise RequestError("no run has ended yet")
+        return self._last.ran.receipt.run_id
+
+    def _prepare(self, warm: Warm) -> None:
+        warm.prepare(self._options, lambda plan, _: self._rounds.forecast(plan))
+
+    # -- one run after the other ----------------------------------------------------------------------------------
+
+    def _runs(self, warm: Warm, choose: Callable[[Plan], list[str] | None], *, goes_on: bool = True) -> None:
+        """Run what is to be run now, and what only waited for that; edits meanwhile count first."""
+        with self._helped():
+            while self._run(warm, choose) and goes_on and self._rounds.goes_on:
+                if self._over or not self._events.empty():
+                    break
+
+    def _run(self, warm: Warm, choose: Callable[[Plan], list[str] | None]) -> bool:
+        """Run once; tell whether jobs ran."""
+        touched = self._touched
+        because, self._because = self._because.union(touched or ()), frozenset()
+        self._say("\n" + changed_line(because, time.strftime("%H:%M:%S"), self._look))
+
+        def chosen(plan: Plan, concerned: Collection[str] | None) -> list[str] | None:
+            if touched != set():
+                self._rounds.changed(concerned)
+            self._touched = set()
+            self._plan_ids = [job.id for job in plan.jobs]
+            return choose(plan)
+
+        audience, gate = running.audience_for(self._options, None, self._look, self._write, stream=self._stream)
+        attended = self._keys.away() if self._options.attended else _nothing()
+        with attended, closing(audience):
+            cancel = self._cancel.child()
+            try:
+                ended = warm.run(
+                    self._options, sinks=[audience], cancel=cancel, gate=gate, touched=touched, choose=chosen
+                )
+            finally:
+                cancel.detach()
+        if ended is None:
+            self._say("no job is concerned by that")
+            return False
+        self._last = ended
+        self._rounds.ended(self._plan_ids, ended.results)
+        for line in end_lines(ended.ran.diagnosis, self._look):
+            self._say(line)
+        return True
+
+    @contextmanager
+    def _helped(self) -> Iterator[None]:
+        """Show an error instead of ending: the next change may repair what it is about."""
+        try:
+            yield
+        except WorkflowError as error:
+            for line in problem_lines(error.problems):
+                self._say(line)
+        except LoomError as error:
+            self._say(shown(f"loom: {error.message}"))
+            for line in (error.hint or "").splitlines():
+                self._say(shown(f"  {line}"))
+
+
+def _beside_the_snapshot(prepared: Prepared, options: Options) -> Iterator[Path]:
+    """Yield the files that decide a run besides its snapshot."""
+    here = prepared.here
+    yield here.workflow(options.workflow)
+    for path in (user_file(here.environ), here.config.gitlab.variables):
+        if path is not None:
+            yield path
+    for job in prepared.plan.jobs:
+        for secret in job.all_secrets:
+            if secret.ref.startswith("file://"):
+                yield here.root / Path(secret.ref.removeprefix("file://")).expanduser()
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _open(path: Path) -> None:
+    """Show a page in the person's browser, where there is a desktop."""
+    opener = shutil.which("xdg-open") or shutil.which("open")
+    if opener and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform == "darwin"):
+        subprocess.Popen(
+            [opener, str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )

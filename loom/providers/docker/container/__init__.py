@@ -1,0 +1,1 @@
+"""Make and remove the container of a job."""

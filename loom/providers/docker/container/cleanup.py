@@ -1,0 +1,354 @@
+"""Remove loom's resources from the engine: one rule for what to remove, and one way to do it.
+
+Labels record the process and job of each resource. A resource is removed with its job or run by name, when its process
+has ended (`reap`), or when it was kept and has expired. Resources of a living process or a kept job are never touched.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from http import HTTPStatus
+from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
+from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct
+
+from loom.cancel import Cancel
+from loom.errors import EngineUnavailable, LoomError
+from loom.providers import labels
+from loom.providers.docker.engine.capabilities import Traits
+from loom.providers.docker.engine.errors import explanation, translated
+from loom.providers.docker.engine.retries import REMOVAL, retrying
+from loom.util.threads import beside
+
+if TYPE_CHECKING:
+    import docker
+
+UNKNOWN_AFTER_S = 600.0
+"""The age at which an ended container counts as abandoned, if its process can't be checked from here."""
+
+UNCLAIMED_S = 7 * 86400.0
+"""How long after its time a kept container goes in any case: its record may be gone, or another machine's."""
+
+Kind = Literal["container", "network", "volume"]
+
+
+class Resource(Struct, frozen=True, kw_only=True):
+    """A resource with loom's labels."""
+
+    kind: Kind
+    key: str
+    """Its id or name in the engine."""
+    name: str
+    labels: Mapping[str, str]
+    expires_at: float | None = None
+    """The expiry time of a kept resource."""
+    ended: bool = False
+    created: float = 0.0
+
+    @property
+    def job(self) -> tuple[str, str]:
+        return self.labels.get(labels.RUN, ""), self.labels.get(labels.JOB, "")
+
+
+class Removed(Struct, frozen=True):
+    """A resource that was removed, or `problem` if that failed."""
+
+    kind: Kind
+    name: str
+    job_id: str
+    problem: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}" + (f": {self.problem}" if self.problem else "")
+
+
+# -- what goes ----------------------------------------------------------------------------------------------------
+
+
+def reap(client: docker.DockerClient, *, now: Callable[[], float] = time.time) -> list[Removed]:
+    """Remove abandoned resources. ProviderError when the engine can't be queried.
+
+    A kept container is `loom clean`'s to remove, which saves its changes first; one without such a loom goes much later.
+    """
+    found = list(_found(client, "what earlier runs left behind", [labels.PID]))
+    kept = {one.job for one in found if one.expires_at is not None and one.expires_at + UNCLAIMED_S > now()}
+    done = []
+    for one in found:
+        if _may_go(one, kept, now()):
+            try:
+                done.append(_removed(client, one))
+            except _InUse:
+                continue  # another process may be removing it; the next run finds it unlocked
+    return done
+
+
+def _may_go(one: Resource, kept: set[tuple[str, str]], now: float) -> bool:
+    if one.expires_at is not None:
+        return one.expires_at + UNCLAIMED_S <= now
+    gone = labels.maker_is_gone(one.labels)
+    if gone is None:
+        gone = one.ended and now - one.created > UNKNOWN_AFTER_S
+    return gone and one.job not in kept
+
+
+def kept_containers(client: docker.DockerClient) -> dict[str, tuple[str, str]]:
+    """The containers that jobs were kept in: by id, the run and the job that their labels name."""
+    api: Any = client.api
+    with translated("looking for kept containers"):
+        listed = retrying(lambda: api.containers(all=True, filters={"label": f"{labels.ROLE}=job"}))
+    return {
+        one["Id"]: (one["Labels"].get(labels.RUN, ""), one["Labels"].get(labels.JOB, ""))
+        for one in listed
+        if labels.kept_until(str((one.get("Names") or [""])[0])) is not None
+    }
+
+
+def tidied(client: docker.DockerClient) -> list[str]:
+    """Remove abandoned resources; return failures as lines of text. Never raises."""
+    try:
+        return [
+            f"{one.kind} {one.name} of an earlier run could not be removed: {one.problem}"
+            for one in reap(client)
+            if one.problem
+        ]
+    except EngineUnavailable:
+        return []  # the engine was lost; whoever uses it reports that; the next run retries
+    except LoomError as error:
+        return [error.message]
+
+
+_SCRATCH = "loom-build-"
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A private directory for the files of one build, locked as long as this process lives."""
+    with TemporaryDirectory(prefix=_SCRATCH, ignore_cleanup_errors=True) as folder:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            yield Path(folder)
+        finally:
+            os.close(descriptor)
+
+
+def sweep() -> None:
+    """Remove the directories of builds whose loom is gone."""
+    for folder in Path(gettempdir()).glob(f"{_SCRATCH}*"):
+        with suppress(OSError):  # another user's; in use; another process removes it
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                made = os.fstat(descriptor)
+                # One that is empty and young may not be locked yet.
+                if made.st_uid == os.getuid() and (
+                    any(folder.iterdir()) or time.time() - made.st_mtime > UNKNOWN_AFTER_S
+                ):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+def remove_run(client: docker.DockerClient, run_id: str, job_id: str | None = None) -> list[Removed]:
+    """Remove everything that a run, or one of its jobs, has in the engine; the caller ensures that it is over.
+
+    ProviderError when the engine can't be queried.
+    """
+    marks = [f"{labels.RUN}={run_id}", *([f"{labels.JOB}={job_id}"] if job_id is not None else [])]
+    done = []
+    for one in _found(client, f"what run {run_id} left in the engine", marks):
+        try:
+            done.append(_removed(client, one))
+        except _InUse as error:
+            done.append(Removed(one.kind, one.name, one.job[1], error.message))
+    return done
+
+
+def _found(client: docker.DockerClient, what: str, marks: list[str]) -> Iterator[Resource]:
+    """Sort by the order of removal."""
+    api: Any = client.api
+    filters = {"label": marks}
+    with translated(f"looking for {what}"):
+        containers = retrying(lambda: api.containers(all=True, filters=filters))
+        networks = retrying(lambda: api.networks(filters=filters))
+        volumes = retrying(lambda: api.volumes(filters=filters))["Volumes"] or []
+    for one in containers:
+        name = str((one.get("Names") or [one["Id"][:12]])[0]).lstrip("/")
+        yield Resource(
+            kind="container",
+            key=one["Id"],
+            name=name,
+            labels=one["Labels"],
+            expires_at=labels.kept_until(name),
+            ended=one["State"] in ("exited", "dead"),
+            created=float(one["Created"]),
+        )
+    for one in networks:
+        yield Resource(kind="network", key=one["Id"], name=one["Name"], labels=one["Labels"])
+    for one in volumes:
+        yield Resource(kind="volume", key=one["Name"], name=one["Name"], labels=one["Labels"] or {})
+
+
+# -- how it goes --------------------------------------------------------------------------------------------------
+
+
+class _InUse(LoomError):
+    """Another resource uses it, or another process is removing it."""
+
+
+def _removed(client: docker.DockerClient, one: Resource) -> Removed:
+    how = {
+        "container": remove_container,
+        "network": remove_network,
+        "volume": remove_volume,
+    }[one.kind]
+    try:
+        how(client, one.key)
+        problem = ""
+    except LoomError as error:
+        if getattr(error.__cause__, "status_code", None) == HTTPStatus.CONFLICT:
+            raise _InUse(error.message) from error
+        problem = error.message
+    return Removed(one.kind, one.name, one.job[1], problem)
+
+
+def remove_container(client: docker.DockerClient, name: str) -> None:
+    """Remove a container, running or not, with its anonymous volumes."""
+    api: Any = client.api
+
+    def call() -> None:
+        if Traits(client).podman:
+            # Docker kills a container on forced removal; podman asks it to end first and waits ten seconds.
+            try:
+                api.kill(name)
+            except Exception as error:
+                if getattr(error, "status_code", None) not in (404, 409, 500):
+                    raise  # these: it is not running
+        api.remove_container(name, v=True, force=True)
+
+    _remove(f"the container {name}", call)
+
+
+def remove_network(client: docker.DockerClient, name: str, *, disconnect: bool = False) -> None:
+    """`disconnect`: first detach remaining containers, which the engine may be slow to remove."""
+    api: Any = client.api
+
+    def call() -> None:
+        try:
+            api.remove_network(name)
+        except Exception as error:
+            if not disconnect or getattr(error, "status_code", 404) == 404:
+                raise
+            with suppress(Exception):  # the next attempt reports the reason
+                for container_id in api.inspect_network(name).get("Containers") or {}:
+                    api.disconnect_container_from_network(container_id, name, force=True)
+            raise
+
+    _remove(f"the network {name}", call)
+
+
+def remove_volume(client: docker.DockerClient, name: str) -> None:
+    api: Any = client.api
+    _remove(f"the volume {name}", lambda: api.remove_volume(name, force=True))
+
+
+def _remove(what: str, call: Callable[[], object]) -> None:
+    """Remove permanently: a missing resource is no error, and temporary engine errors are retried."""
+
+    def remove() -> None:
+        try:
+            call()
+        except Exception as error:
+            status = getattr(error, "status_code", None)
+            if status != 404 and not (status == 409 and "already in progress" in explanation(error)):
+                raise
+
+    with translated(f"removing {what}"):
+        retrying(remove, REMOVAL)
+
+
+class Removals:
+    """Background removal, so that jobs do not wait. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._problems: list[str] = []
+
+    def start(self, name: str, remove: Callable[[], Iterable[str] | None]) -> None:
+        """Call `remove` in a thread; exceptions and return values are problems."""
+
+        def run() -> None:
+            try:
+                self.failed(remove() or ())
+            except LoomError as error:
+                self.failed([str(error)])
+
+        thread = beside(run, name=name)
+        with self._lock:
+            self._threads.append(thread)
+
+    def failed(self, problems: Iterable[str]) -> None:
+        with self._lock:
+            self._problems += problems
+
+    def wait(self, cancel: Cancel) -> None:
+        """Wait for all removals, or until the second request of `cancel`."""
+        with self._lock:
+            threads, self._threads = self._threads, []
+        for thread in threads:
+            if not cancel.join(thread):
+                self.failed([f"not waited for any longer: {thread.name}; the next loom removes it"])
+
+    def problems(self) -> list[str]:
+        """Return the failures since the last call."""
+        with self._lock:
+            problems, self._problems = self._problems, []
+        return problems
+
+
+# -- images that loom built ---------------------------------------------------------------------------------------
+
+
+class PrunedImage(Struct, frozen=True, kw_only=True):
+    name: str
+    image_id: str
+    size: int
+
+
+def prune_builds(client: docker.DockerClient, *, before: float) -> tuple[PrunedImage, ...]:
+    """Remove loom's built images last used before that time (seconds since the epoch), except those in use."""
+    api: Any = client.api
+    removed = []
+    with translated("looking for images that loom built"):
+        for listed in api.images(labels.BUILD_REPOSITORY):
+            found = api.inspect_image(listed["Id"])
+            if datetime.fromisoformat(str(found["Metadata"]["LastTagTime"])).timestamp() < before:
+                removed += [
+                    PrunedImage(name=name, image_id=str(found["Id"]), size=int(found["Size"]))
+                    for name in untagged(client, found["RepoTags"])
+                ]
+    return tuple(removed)
+
+
+def untagged(client: docker.DockerClient, names: Iterable[str]) -> Iterator[str]:
+    """Remove these names of built images; return the removed ones (names in use stay)."""
+    api: Any = client.api
+    for name in names:
+        if name.startswith(f"{labels.BUILD_REPOSITORY}:"):
+            try:
+                api.remove_image(name)
+            except Exception as error:
+                if getattr(error, "status_code", None) is None:
+                    raise
+                continue  # in use, or already gone
+            yield name

@@ -1,0 +1,158 @@
+"""Create a job's container."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from loom.errors import ImageError, LoomError
+from loom.providers import labels
+from loom.providers.base import SessionFacts, SessionRequest
+from loom.providers.docker.container import hardening, refusals
+from loom.providers.docker.container.devices import device_requests_of, devices_of
+from loom.providers.docker.container.mounts import Mount
+from loom.providers.docker.engine.capabilities import ENGINES_SOCKET, Traits
+from loom.providers.docker.engine.errors import translated
+from loom.providers.docker.engine.retries import retrying
+from loom.providers.driver import protocol as driver
+
+if TYPE_CHECKING:
+    import docker
+
+DRIVER_FILES_SIZE = 128 * 1024 * 1024
+
+
+def create(
+    client: docker.DockerClient,
+    request: SessionRequest,
+    name: str,
+    mount: Mount,
+    traits: Traits,
+    marks: Mapping[str, str],
+    *,
+    log_driver: Literal["json-file", "none"],
+) -> SessionFacts:
+    """Create it with its workspace view. ImageError or ProviderError on failure."""
+    api: Any = client.api
+    image = request.image_id or (request.image.name if request.image else None)
+    if image is None:
+        raise ImageError(f"job {request.job_id} has no image to run in", hint="give the job an `image:`")
+    mount.make()
+    config = api.create_container_config(
+        image=image,
+        command=None,
+        entrypoint=[*((request.image.entrypoint if request.image else None) or ()), *driver.BOOT],
+        environment=environment_of(request)[0],
+        working_dir=request.project_dir,
+        user=request.image.user if request.image else None,
+        stdin_open=True,
+        stop_signal="SIGKILL",  # the driver ignores TERM, and a step's `kill 1` should not look like a stop
+        labels=dict(marks),
+        host_config=api.create_host_config(
+            **host_config(request, mount, traits), log_config=_log_config(log_driver, traits)
+        ),
+    )
+    # When the only attached client disappears, even by `kill -9`, the input closes.
+    config["StdinOnce"] = True
+    try:
+        made = api.create_container_from_config(config, name, request.image.platform if request.image else None)
+    except Exception as error:
+        raise refusals.not_created(error, request, image) or error from error
+    warnings = [*map(str, made.get("Warnings") or ())]
+    if unenforced := traits.unenforced(request.resources):
+        warnings.append(f"the engine does not enforce {', '.join(unenforced)}: it has no control groups for that")
+    return SessionFacts(
+        provider="docker",
+        image=(request.image.name if request.image else None) or "",
+        image_id=request.image_id or "",
+        container_id=str(made["Id"]),
+        container_name=name,
+        details={
+            "mount_mode": request.mount_mode.value,
+            "network": request.network_id or request.network.mode or "default",
+            "privileged": str(request.privileged).lower(),
+            "docker_socket": str(request.docker_socket).lower(),
+        },
+        warnings=tuple(warnings),
+    )
+
+
+def labels_of(request: SessionRequest, pid: int) -> dict[str, str]:
+    return labels.labels(
+        run_id=request.run_id,
+        job_id=request.job_id,
+        workspace=request.workspace,
+        pid=pid,
+        role="job",
+        more={labels.PROJECT_DIR: request.project_dir, **request.labels},
+    )
+
+
+def _log_config(log_driver: Literal["json-file", "none"], traits: Traits) -> dict[str, Any]:
+    """Keep the whole log, whatever the engine's default: a lost connection is resumed from its beginning.
+
+    The size is practically unlimited; without one, an engine with its own default would apply that.
+    """
+    rotates = log_driver == "json-file" and not traits.podman
+    return {"Type": log_driver, "Config": {"max-size": "1000t"} if rotates else {}}
+
+
+def name_of(request: SessionRequest) -> str:
+    job = re.sub(r"[^A-Za-z0-9_.-]+", "-", request.job_id)[:60]
+    return f"loom-{request.run_id[-10:]}-{job}-{secrets.token_hex(3)}"
+
+
+def environment_of(request: SessionRequest) -> tuple[list[str], dict[str, str]]:
+    """Return the container's environment, and the variables that each step must set because the engine's JSON can't
+    encode them.
+    """
+    environment = driver.environment(request.environment)
+    sent = [f"{name}={value}" for name, value in environment.items() if driver.is_text(value)]
+    return sent, {name: value for name, value in environment.items() if not driver.is_text(value)}
+
+
+def host_config(request: SessionRequest, mount: Mount, traits: Traits) -> dict[str, Any]:
+    """Return arguments for the SDK's `create_host_config`: no more rights than in CI, unless requested."""
+    resources = request.resources
+    mounts = mount.spec()
+    if request.docker_socket:
+        mounts.append({"Type": "bind", "Source": traits.socket, "Target": ENGINES_SOCKET})
+    tmpfs = {driver.DIRECTORY: f"mode=1777,size={DRIVER_FILES_SIZE}"}
+    for entry in resources.tmpfs:
+        path, _, options = entry.partition(":")
+        tmpfs[path] = options
+    config: dict[str, Any] = {
+        "init": True,
+        "mounts": mounts,
+        "tmpfs": tmpfs,
+        "network_mode": request.network_id or request.network.mode,
+        "extra_hosts": dict(request.network.extra_hosts) or None,
+        "privileged": request.privileged,
+        "nano_cpus": None if resources.cpus is None else int(resources.cpus * 1_000_000_000),
+        "mem_limit": resources.memory,
+        # Swap would delay and hide an out-of-memory end.
+        "memswap_limit": resources.memory,
+        "pids_limit": resources.pids,
+        "shm_size": resources.shm_size,
+        "ulimits": [{"Name": limit.name, "Soft": limit.soft, "Hard": limit.hard} for limit in resources.ulimits]
+        or None,
+        "devices": devices_of(resources),
+        "device_requests": device_requests_of(resources, podman=traits.podman),
+        "read_only": resources.read_only or None,
+        **(hardening.JOB if request.hardened else {}),
+    }
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def image_is_there(client: docker.DockerClient, image_id: str) -> bool:
+    api: Any = client.api
+    try:
+        with translated("looking for the image"):
+            retrying(lambda: api.inspect_image(image_id))
+    except LoomError as error:
+        if getattr(error.__cause__, "status_code", None) == 404:
+            return False
+        raise
+    return True

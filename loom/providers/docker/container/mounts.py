@@ -1,0 +1,445 @@
+"""How a job's container gets the workspace: directly, as a copy-on-write view, or as a filled volume.
+
+A `Mount` is prepared before the container, supplies its arguments, and is removed after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from loom.cancel import Cancel
+from loom.errors import ProviderError
+from loom.plan.model import MountMode
+from loom.providers import labels
+from loom.providers.base import SessionRequest, ViewChange
+from loom.providers.docker.container.cleanup import remove_volume
+from loom.providers.docker.container.ownership import Ids, Owner, Workspaces, chown_all, foreign, open_to_all
+from loom.providers.docker.engine.capabilities import Traits
+from loom.providers.docker.engine.errors import engine_errors, translated
+from loom.providers.docker.engine.retries import retrying
+from loom.providers.files import Edit, archive_of, packed, renamed, unnoticed, unpack
+from loom.util.paths import climbs_out, jobs_of
+
+if TYPE_CHECKING:
+    import docker
+
+    from loom.storage.workspace import OnSkipped
+from loom.providers.docker.container.overlay import can_be_named, differences, foreign_paths, lstat, remove_work
+
+UNAVAILABLE = "VIEW_UNAVAILABLE"
+"""The error code for an unsupported view."""
+
+AsRoot = Callable[[str], int]
+"""Runs a line of shell as root with the workspace mounted; returns its exit code."""
+
+
+class Mount(Protocol):
+    """One job's view of the workspace."""
+
+    def make(self) -> None:
+        """Prepare it for the container's creation; may be repeated."""
+        ...
+
+    def spec(self) -> list[dict[str, Any]]:
+        """Return the mounts of the workspace at the project directory, and of the stores that it borrows from."""
+        ...
+
+    def fill(self, container_id: str, cancel: Cancel) -> None:
+        """Fill the view, between the container's creation and its start."""
+        ...
+
+    def chown_to_job(self, user: Owner, ids: Ids, as_root: AsRoot) -> None:
+        """Give the job's user write access; before the first step, when the workspace is complete.
+
+        `user` has the container's ids, `ids` maps them to this machine's.
+        """
+        ...
+
+    def chown_back(self, as_root: AsRoot) -> None:
+        """Give the caller full access after the last step; the container may have ended."""
+        ...
+
+    def view(self) -> Path | None: ...
+
+    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = ...) -> Iterator[bytes]: ...
+
+    def put_archive(self, archive: Iterable[bytes]) -> None: ...
+
+    def changes(self, as_root: AsRoot) -> Sequence[ViewChange] | None: ...
+
+    def size(self) -> int:
+        """Return the bytes that the view takes and that go with the container; 0 for files of this machine."""
+        ...
+
+    def undo(self) -> None:
+        """Remove the view; the container is already gone."""
+        ...
+
+
+def mount_of(
+    client: docker.DockerClient, request: SessionRequest, workspaces: Workspaces, pid: int, traits: Traits
+) -> Mount:
+    match request.mount_mode:
+        case MountMode.BIND:
+            return BindMount(request, workspaces)
+        case MountMode.OVERLAY:
+            return OverlayMount(client, request, pid, rootless=traits.rootless)
+        case MountMode.VOLUME:
+            return VolumeMount(client, request, pid)
+
+
+class BindMount:
+    """The workspace itself. Jobs' changes are shared and permanent."""
+
+    def __init__(self, request: SessionRequest, workspaces: Workspaces) -> None:
+        self._request = request
+        self._workspace = request.workspace
+        self._workspaces = workspaces
+        self._user: Owner | None = None
+        self._ids = Ids()
+        self._mode = 0o700
+
+    def make(self) -> None:
+        if (status := lstat(self._workspace)) is not None:  # otherwise the engine reports the reason
+            self._mode = stat.S_IMODE(status.st_mode)
+
+    def spec(self) -> list[dict[str, Any]]:
+        return [_bind(self._workspace, self._request.project_dir), *_read_only(self._request)]
+
+    def fill(self, container_id: str, cancel: Cancel) -> None:
+        pass
+
+    def chown_to_job(self, user: Owner, ids: Ids, as_root: AsRoot) -> None:
+        self._ids = ids
+        self._user = user = ids.outside(user) or user
+        if self._workspaces.enter(self._workspace, user):
+            chown_all(self._workspace, user, ids, self._request.project_dir, as_root)
+        if self._workspaces.open(self._workspace):
+            open_to_all(self._workspace, self._request.project_dir, as_root)
+
+    def chown_back(self, as_root: AsRoot) -> None:
+        if self._user is None:
+            return
+        me = Owner.of_this_process()
+        chowned = self._workspaces.leave(self._workspace, self._user)
+        # Root may change all files, so no search is needed. Running jobs need their own files there.
+        alone = self._workspaces.nobody_in(self._workspace)
+        if chowned or (me.uid != 0 and alone and foreign(self._workspace, me)):
+            chown_all(self._workspace, me, self._ids, self._request.project_dir, as_root)
+            if me.uid != 0 and (path := foreign(self._workspace, me)):
+                raise ProviderError(
+                    f"job {self._request.job_id} left files in the workspace that belong to others, such as {path}",
+                    hint="its image has no `chown`; remove the workspace with: sudo rm -r " + str(self._workspace),
+                )
+        if alone:
+            self._close(me, 0o700 if self._workspaces.close(self._workspace) else self._mode)
+
+    def _close(self, me: Owner, mode: int) -> None:
+        """A run's workspace belongs to its owner and is closed to others, even after changes by jobs."""
+        status = lstat(self._workspace)
+        if status is None:
+            return
+        if me.uid == 0 and (status.st_uid, status.st_gid) != (me.uid, me.gid):
+            os.chown(self._workspace, me.uid, me.gid, follow_symlinks=False)
+        if stat.S_IMODE(status.st_mode) != mode:
+            self._workspace.chmod(mode)
+
+    def view(self) -> Path | None:
+        return self._workspace
+
+    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
+        return archive_of(self._workspace, paths, on_skipped)
+
+    def put_archive(self, archive: Iterable[bytes]) -> None:
+        unpack(archive, self._workspace)
+
+    def changes(self, as_root: AsRoot) -> Sequence[ViewChange] | None:
+        return None
+
+    def size(self) -> int:
+        return 0
+
+    def undo(self) -> None:
+        pass
+
+
+class _EngineVolume:
+    """Common parts of both kinds of volume: name, file transfer through the engine, removal."""
+
+    role: str
+
+    def __init__(self, client: docker.DockerClient, request: SessionRequest, pid: int) -> None:
+        self._client = client
+        self._api: Any = client.api
+        self._request = request
+        self._pid = pid
+        self._name = f"loom-{request.run_id[-10:]}-{secrets.token_hex(6)}"
+        self._container_id = ""
+        self._user = Owner(0, 0)
+        self._ids = Ids()
+        self._made = False
+
+    def adopt(self, volume: str, container_id: str, user: Owner = Owner(0, 0)) -> None:  # noqa: B008  a value
+        """Use the existing view of a kept container."""
+        self._name, self._container_id, self._made, self._user = volume, container_id, True, user
+
+    def _create(self, options: Mapping[str, str]) -> None:
+        request = self._request
+        marks = labels.labels(
+            run_id=request.run_id,
+            job_id=request.job_id,
+            workspace=request.workspace,
+            pid=self._pid,
+            role=self.role,
+            more=request.labels,
+        )
+        with translated(f"making the workspace's volume for job {request.job_id}"):
+            self._made = True
+            # Repeatable: the engine returns an existing volume with this name and options.
+            retrying(lambda: self._api.create_volume(self._name, "local", dict(options), marks))
+
+    def _mount(self) -> dict[str, Any]:
+        # Do not copy the image's content at that path to the view.
+        options = {"NoCopy": True}
+        return {"Type": "volume", "Source": self._name, "Target": self._request.project_dir, "VolumeOptions": options}
+
+    def fill(self, container_id: str, cancel: Cancel) -> None:
+        self._container_id = container_id
+
+    def view(self) -> Path | None:
+        return None
+
+    def size(self) -> int:
+        return 0
+
+    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
+        view = self.view()
+        if view is not None:
+            return archive_of(view, paths, on_skipped)
+        return renamed(self._archives(list(paths)), on_skipped)
+
+    def _archives(self, paths: Sequence[str]) -> Iterator[tuple[str, Iterator[bytes]]]:
+        root = self._request.project_dir.rstrip("/")
+        for path in paths:
+            plain = "/".join(part for part in path.split("/") if part not in ("", "."))
+            try:
+                with translated(f"reading {path} from job {self._request.job_id}"):
+                    # A trailing slash would follow a link.
+                    source = f"{root}/{plain}" if plain else f"{root}/."
+                    stream, _ = self._api.get_archive(self._container_id, source, chunk_size=1 << 20)
+            except ProviderError as error:
+                if getattr(error.__cause__, "status_code", None) != 404:
+                    raise
+                if "no such container" in error.message.lower():
+                    raise ProviderError(
+                        f"the container of job {self._request.job_id} is gone, and its files can't be reached without it",
+                        code="CONTAINER_LOST",
+                    ) from error
+                continue
+            yield plain, stream
+
+    def put_archive(self, archive: Iterable[bytes]) -> None:
+        user = self._user
+
+        with self._links_apart() as apart:
+
+            def owned(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+                member.uid, member.gid, member.uname, member.gname = user.uid, user.gid, "", ""
+                return apart(member)
+
+            self._put(self._request.project_dir, renamed([("", archive)], change=owned))
+
+    @contextlib.contextmanager
+    def _links_apart(self) -> Iterator[Edit]:
+        """For uploads: move links that climb out behind the others, and upload them from the root directory.
+
+        The engine refuses such links below any directory.
+        """
+        links: list[tuple[tarfile.TarInfo, None]] = []
+
+        def apart(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+            if not member.issym() or not climbs_out(member.name, member.linkname):
+                return member
+            member.name = f"{self._request.project_dir.strip('/')}/{member.name}"
+            links.append((member, None))
+            return None
+
+        yield apart
+        if links:
+            self._put("/", packed(links))
+
+    def _put(self, directory: str, archive: Iterable[bytes]) -> None:
+        with translated(f"writing to the workspace of job {self._request.job_id}"):
+            self._api.put_archive(self._container_id, directory, archive)
+
+    def chown_to_job(self, user: Owner, ids: Ids, as_root: AsRoot) -> None:
+        self._user, self._ids = user, ids
+        if user.uid != 0:
+            as_root(_chown(user, self._request.project_dir))
+
+    def chown_back(self, as_root: AsRoot) -> None:
+        pass
+
+    def undo(self) -> None:
+        if self._made:
+            remove_volume(self._client, self._name)
+
+
+class OverlayMount(_EngineVolume):
+    """A copy-on-write view: the workspace is the lower layer; the job's changes go to a separate directory.
+
+    The engine mounts it with its own rights, so loom needs none.
+    """
+
+    role = "overlay"
+
+    def __init__(
+        self, client: docker.DockerClient, request: SessionRequest, pid: int, *, rootless: bool = False
+    ) -> None:
+        super().__init__(client, request, pid)
+        self._rootless = rootless
+        # Beside the workspace: on the same file system, and visible to the engine like the workspace.
+        self._layers = request.directory or jobs_of(request.workspace) / self._name
+        self._upper = self._layers / "upper"
+
+    def make(self) -> None:
+        lower, work = self._request.workspace, self._layers / "work"
+        try:
+            of_lower = lower.stat()
+            # Closed to all others on this machine, so that the view's root, which the upper directory is, can be open to
+            # whomever a step becomes (`su postgres`), as a checkout in CI is.
+            self._layers.mkdir(parents=True, mode=0o700, exist_ok=True)
+            work.mkdir(exist_ok=True)
+            self._upper.mkdir(exist_ok=True)
+            self._upper.chmod(0o755)
+            if os.geteuid() == 0:
+                os.chown(self._upper, of_lower.st_uid, of_lower.st_gid)
+        except OSError as error:
+            raise ProviderError(f"no place for the layers of job {self._request.job_id}: {error}") from error
+        for path in (lower, self._upper, work):
+            if not can_be_named(path):
+                raise ProviderError(
+                    f"an overlay can't be made of {path}: overlayfs takes no path with a comma, colon or backslash",
+                    hint="use the mount mode `auto`, or another temporary directory",
+                    code=UNAVAILABLE,
+                )
+        options = {
+            "type": "overlay",
+            "device": "overlay",
+            "o": f"lowerdir={lower},upperdir={self._upper},workdir={work}",
+        }
+        # Without the marks of a user's own a rootless engine can't remove a directory below, since the others are root's alone;
+        # and these can't say where a directory was moved from, so that `mv` copies it and a plain rename fails (EXDEV).
+        options["o"] += ",userxattr" if self._rootless else ",redirect_dir=on"
+        self._create(options)
+
+    def spec(self) -> list[dict[str, Any]]:
+        return [self._mount(), *_read_only(self._request)]
+
+    def view(self) -> Path | None:
+        """Return the engine's mount point of the view, if this process may enter it: as fast as any directory."""
+        try:
+            with engine_errors():
+                found = retrying(lambda: self._api.inspect_volume(self._name))
+            mounted = Path(str(found["Mountpoint"]))
+            return mounted if mounted.is_mount() and os.access(mounted, os.R_OK | os.W_OK | os.X_OK) else None
+        except Exception as error:
+            if isinstance(error, PermissionError) or getattr(error, "status_code", None) is not None:
+                return None
+            raise
+
+    def changes(self, as_root: AsRoot) -> Sequence[ViewChange] | None:
+        self.chown_back(as_root)  # otherwise the job's private directories are inaccessible
+        try:
+            return sorted(differences(self._request.workspace, self._upper), key=lambda change: change.path)
+        except OSError as error:  # somebody removed it
+            raise ProviderError(f"the layer of job {self._request.job_id} can't be read: {error}") from error
+
+    def chown_back(self, as_root: AsRoot) -> None:
+        # For a non-root caller: only files of the upper layer; a chown of others would copy them up.
+        if os.geteuid() == 0:
+            return
+        me = Owner.of_this_process()
+        inside = self._ids.inside(me)
+        if inside is None:
+            return
+        seen: set[str] = set()
+        # Directories become accessible one level at a time.
+        while paths := set(foreign_paths(self._upper, me)) - seen:
+            seen |= paths
+            shown = sorted(f"{self._request.project_dir}/{path}" for path in paths)
+            for start in range(0, len(shown), 200):
+                words = " ".join("'" + path.replace("'", "'\\''") + "'" for path in shown[start : start + 200])
+                as_root(f"chown -h {inside.uid}:{inside.gid} {words}")
+
+    def undo(self) -> None:
+        super().undo()
+        remove_work(self._layers)
+
+
+class VolumeMount(_EngineVolume):
+    """An engine volume, filled through the API: for an engine without access to this machine's files."""
+
+    role = "volume"
+
+    def make(self) -> None:
+        self._create({})
+
+    def spec(self) -> list[dict[str, Any]]:
+        return [self._mount()]
+
+    def fill(self, container_id: str, cancel: Cancel) -> None:
+        super().fill(container_id, cancel)
+        workspace = self._request.workspace
+
+        def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+            member.uid, member.gid, member.uname, member.gname = 0, 0, "", ""
+            return member
+
+        with self._links_apart() as apart:
+            whole = archive_of(workspace, ["."], change=lambda member: apart(plain(member)))
+            self._put(self._request.project_dir, self._unless_canceled(whole, cancel))
+        for borrowed in self._request.read_only_mounts:
+            # git looks for borrowed object stores at their original path.
+            # By its real path, since links on the way are not followed.
+            root = borrowed.path.resolve()
+            objects = archive_of(root.parent, [root.name], change=plain)
+            below = renamed([(borrowed.path.as_posix().lstrip("/"), objects)])
+            self._put("/", self._unless_canceled(below, cancel))
+
+    def _unless_canceled(self, archive: Iterable[bytes], cancel: Cancel) -> Iterator[bytes]:
+        for piece in archive:
+            if cancel.requested:
+                raise ProviderError(
+                    f"canceled while the workspace was sent to job {self._request.job_id}", code="CANCELED"
+                )
+            yield piece
+
+    def size(self) -> int:
+        with translated("measuring the job's volume"):
+            url = self._api._url("/system/df")  # the SDK's own call also measures all images
+            used = self._api._result(self._api._get(url, params={"type": "volume"}), True)
+        sizes = {volume["Name"]: (volume.get("UsageData") or {}).get("Size") for volume in used.get("Volumes") or ()}
+        return max(0, sizes.get(self._name) or 0)  # -1: unknown
+
+    def changes(self, as_root: AsRoot) -> Sequence[ViewChange] | None:
+        return None
+
+
+def _bind(source: Path, target: str, *, read_only: bool = False) -> dict[str, Any]:
+    return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": read_only}
+
+
+def _read_only(request: SessionRequest) -> list[dict[str, Any]]:
+    return [_bind(shown.path, str(shown.path), read_only=True) for shown in request.read_only_mounts]
+
+
+def _chown(user: Owner, directory: str) -> str:
+    return f"chown -Rh {user.uid}:{user.gid} '{directory}'"

@@ -1,0 +1,172 @@
+"""Errors for containers that the engine refuses to create or start, or that end at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+
+from loom.errors import ImageError, LoomError, ProviderError
+from loom.plan.model import MountMode, Resources
+from loom.providers.base import SessionFacts, SessionRequest
+from loom.providers.docker.container import devices, mounts
+from loom.providers.docker.engine.errors import explanation, to_loom_error
+from loom.providers.docker.engine.retries import start_failed
+from loom.util.units import size_text
+
+UNSEEN = "WORKSPACE_UNSEEN"
+"""The error code for an engine that can't see or read the workspace."""
+
+
+def not_created(error: Exception, request: SessionRequest, image: str) -> LoomError | None:
+    """Return the error to raise instead of `error`; None when it is not the engine's."""
+    answer = explanation(error)
+    if known := known_reason(request, answer):
+        return known
+    if getattr(error, "status_code", None) == 404 and "No such image" in answer:
+        return ImageError(
+            f"the image {image} of job {request.job_id} is not on the engine", hint=f"docker pull {image}"
+        )
+    if "init binary" in answer:  # recommended by podman, possibly missing
+        return ProviderError(
+            f"podman has no init for the container of job {request.job_id}: {answer}",
+            hint="install catatonit where podman runs (Debian, Ubuntu and Fedora: the package catatonit)",
+        )
+    doing = f"creating the container of job {request.job_id}"
+    return start_failed(error, doing) or to_loom_error(error, doing)
+
+
+def not_started(error: Exception, request: SessionRequest, facts: SessionFacts) -> LoomError | None:
+    """The same for a container that was created."""
+    answer = explanation(error)
+    if known := known_reason(request, answer):
+        return known
+    if "executable file" in answer or ("exec: " in answer and "no such file or directory" in answer):
+        return _no_shell(facts)
+    doing = f"starting the container of job {request.job_id}"
+    return start_failed(error, doing) or to_loom_error(error, doing)
+
+
+def ended_at_once(answer: str, reason: str, request: SessionRequest, facts: SessionFacts) -> LoomError:
+    """For a container that was started and printed `answer` before it ended, for `reason`."""
+    if "exec sh failed" in answer:
+        if "Exec format error" in answer:
+            return ImageError(
+                f"image {facts.image or facts.image_id} is built for another kind of processor than this machine's",
+                hint="choose another `image:`, or set its `platform:` and install the emulation for it",
+            )
+        return _no_shell(facts)
+    return ProviderError(
+        f"the container of job {request.job_id} did not start: {reason}"
+        + (f"; its output: {answer[-2000:]}" * bool(answer))
+    )
+
+
+def known_reason(request: SessionRequest, answer: str) -> LoomError | None:
+    """Return the error for an engine's answer `answer` to a container's creation or start, where the reason is a known one."""
+    asked_too_much = devices.refused(request, answer) or _limit(request, answer)
+    return (
+        asked_too_much
+        or _unseen_workspace(request, answer)
+        or _no_overlay(request, answer)
+        or _no_user(request, answer)
+    )
+
+
+def _no_shell(facts: SessionFacts) -> ImageError:
+    return ImageError(
+        f"image {facts.image or facts.image_id} has no shell: loom needs `sh` in it to run a job's steps",
+        hint="use the image's variant with a shell (often called debug or slim), or build one from it",
+    )
+
+
+def _unseen_workspace(request: SessionRequest, answer: str) -> ProviderError | None:
+    job, other_mode = request.job_id, "use --mount-mode ephemeral_volume"
+    of_volume = "failed to mount local volume" in answer and "no such file or directory" in answer
+    if of_volume or "bind source path does not exist" in answer:
+        return ProviderError(
+            f"the engine does not see the workspace of job {job}: there is no {request.workspace} where it runs",
+            hint=f"it runs on another machine, or sees other files: {other_mode}",
+            code=UNSEEN,
+        )
+    if "chdir to cwd" in answer and "permission denied" in answer:
+        return ProviderError(
+            f"the engine may not look into the workspace of job {job}: root in its containers is another user here",
+            hint=f"{other_mode}; a rootless engine is best used by the user whose it is",
+            code=UNSEEN,
+        )
+    return None
+
+
+def _no_overlay(request: SessionRequest, answer: str) -> ProviderError | None:
+    if request.mount_mode is not MountMode.OVERLAY or "mount" not in answer:
+        return None
+    if "overlay" not in answer and "volume" not in answer:
+        return None
+    return ProviderError(
+        f"the engine can't mount an overlay of the workspace of job {request.job_id}: {answer}",
+        hint="use another `mount_mode`: auto and copy work everywhere where the engine sees this machine's files",
+        code=mounts.UNAVAILABLE,
+    )
+
+
+def _no_user(request: SessionRequest, answer: str) -> ImageError | None:
+    if "unable to find user" not in answer and "unable to find group" not in answer:
+        return None
+    image = request.image
+    name, asked = (image.name if image else None) or request.image_id, image.user if image else None
+    return ImageError(
+        f"image {name} can't run job {request.job_id} as {asked or 'the user that it names itself'}: {answer}",
+        hint="name a user that the image knows, or a number such as 1000:1000, in `user:`",
+    )
+
+
+class _Limit(Struct, frozen=True, kw_only=True):
+    phrase: str
+    """A word of the engine's answer, in lower case."""
+    key: str
+    """Of `resources`."""
+    asked: Callable[[Resources], Any]
+    hint: str
+
+
+_LIMITS = (
+    _Limit(
+        phrase="range of cpus",
+        key="cpus",
+        asked=lambda resources: resources.cpus and f"{resources.cpus:g}",
+        hint="ask for at most what the engine's machine has (`docker info` names it), or leave `cpus` out for all of it",
+    ),
+    _Limit(
+        phrase="memory limit",
+        key="memory",
+        asked=lambda resources: resources.memory and size_text(resources.memory),
+        hint="ask for as much as the engine says, or leave `memory` out for no limit",
+    ),
+    _Limit(
+        phrase="rlimit",
+        key="ulimits",
+        asked=lambda resources: ", ".join(f"{limit.name} {limit.soft}:{limit.hard}" for limit in resources.ulimits),
+        hint="ask for no more than the engine itself may set; `ulimit -H -a` in a job tells what that is",
+    ),
+    _Limit(
+        phrase="tmpfs",
+        key="tmpfs",
+        asked=lambda resources: ", ".join(resources.tmpfs),
+        hint="the options are those of mount(8): /path:size=64m,mode=1777",
+    ),
+)
+
+
+def _limit(request: SessionRequest, answer: str) -> ProviderError | None:
+    for limit in _LIMITS:
+        asked = limit.asked(request.resources)
+        if asked and limit.phrase in answer.lower():
+            place = request.resources.places.get(limit.key, "the workflow")
+            return ProviderError(
+                f"{place}: the engine can't give job {request.job_id} its `{limit.key}: {asked}`: {answer}",
+                hint=limit.hint,
+                code="LIMIT_REFUSED",
+            )
+    return None

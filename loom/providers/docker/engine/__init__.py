@@ -1,0 +1,1 @@
+"""The connection to an engine: its address, its errors, its abilities."""

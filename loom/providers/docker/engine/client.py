@@ -1,0 +1,147 @@
+"""The connection to the engine's API. The SDK takes 80 ms to import, so its import is late."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import docker
+from loom.providers.docker.engine.endpoint import Endpoint, endpoint_of, unavailable
+from loom.util import profile
+
+FIRST_ANSWER_S = 10
+"""Time limit of an engine's first answer."""
+ANSWER_S = 60
+"""Maximum silence in later calls: a busy engine is slow to create and remove."""
+LONG_S = 600
+"""Maximum silence in calls that move much data before the engine answers (`taking_long`)."""
+CONNECTIONS = 80
+"""Connection pool size: one per waiting job, plus some for brief calls."""
+
+
+def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.DockerClient:
+    """Return a client of the engine that `environ` names, after a first answer. The caller closes it; threads may share
+    it.
+
+    EngineUnavailable, with the next move, when none answers.
+    """
+    endpoint = endpoint_of(environ)
+    # Report a missing socket before importing the SDK.
+    _look_at_socket(endpoint, environ)
+    import docker
+    from docker.constants import DEFAULT_DOCKER_API_VERSION
+    from docker.tls import TLSConfig
+    from docker.transport import UnixHTTPAdapter
+
+    class OnePool(UnixHTTPAdapter):
+        """Keeps the connections to the engine's socket in one pool: the SDK's own makes one for each URL, with room for
+        all connections, which is half of what a request costs."""
+
+        def get_connection(self, url: str | bytes, proxies: Any = None) -> Any:
+            return super().get_connection("http+docker://localhost", proxies)
+
+    class EnginesOwn(TLSConfig):
+        """Trust only the engine's certificates: REQUESTS_CA_BUNDLE would silently replace its ca.pem."""
+
+        def configure_client(self, client: docker.APIClient) -> None:
+            super().configure_client(client)
+            client.trust_env = False
+
+    class Api(docker.APIClient):
+        """Queries the engine's version once, when it connects: repeating it would delay each job's start."""
+
+        _said: dict[str, Any] | None = None
+
+        def _set_request_timeout(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+            return {"timeout": getattr(_of_thread, "limit_s", self.timeout), **kwargs}
+
+        def send(self, request: Any, **more: Any) -> Any:
+            with profile.span("engine", f"{request.method} {request.path_url.partition('?')[0]}"):
+                return super().send(request, **more)
+
+        def through(self, adapter: Any) -> Api:
+            """Send every request through `adapter`; only then query the engine's version."""
+            self.mount("http+docker://", adapter)
+            self._custom_adapter = adapter
+            # Otherwise each request looks through the environment for proxies, which a socket has no use for.
+            self.trust_env = False
+            self._version = str(self.version(api_version=False)["ApiVersion"])
+            return self
+
+        def version(self, api_version: bool = True) -> dict[str, Any]:
+            if self._said is None:
+                self._said = super().version(api_version)
+            return self._said
+
+    class Client(docker.DockerClient):
+        def __init__(self, api: Api) -> None:  # same as the SDK's, with our class
+            self.api = api
+            self.endpoint = endpoint
+
+    tls: TLSConfig | bool = False
+    adapter: Any = None
+    try:
+        if endpoint.tls:
+            pair = (str(endpoint.client_cert), str(endpoint.client_key))
+            tls = EnginesOwn(
+                client_cert=pair if endpoint.client_cert and endpoint.client_key else None,
+                ca_cert=str(endpoint.ca_cert) if endpoint.ca_cert else None,
+                verify=endpoint.verify,
+            )
+        if endpoint.ssh:
+            from loom.providers.docker.engine.ssh import Dialler, SshAdapter
+
+            adapter = SshAdapter(Dialler(endpoint.url, environ), timeout=FIRST_ANSWER_S, connections=CONNECTIONS)
+        elif endpoint.url.startswith("unix://"):
+            adapter = OnePool(endpoint.url.removeprefix("unix://"), FIRST_ANSWER_S, max_pool_size=CONNECTIONS)
+        if adapter is not None:
+            # Requesting the version later keeps the SDK from connecting now.
+            api = Api("unix://none", version=DEFAULT_DOCKER_API_VERSION, timeout=FIRST_ANSWER_S).through(adapter)
+        else:
+            api = Api(base_url=endpoint.url, tls=tls, timeout=FIRST_ANSWER_S, max_pool_size=CONNECTIONS)
+        client = Client(api)
+    except Exception as error:
+        if adapter is not None:
+            adapter.close()
+        raise unavailable(endpoint, environ, error) from error
+    client.api.timeout = answer_s
+    return client
+
+
+_of_thread = threading.local()
+
+
+@contextlib.contextmanager
+def taking_long() -> Iterator[None]:
+    """In the block, this thread's calls may be silent for LONG_S: saving or loading a file system, changing owners."""
+    _of_thread.limit_s = LONG_S
+    try:
+        yield
+    finally:
+        del _of_thread.limit_s
+
+
+def endpoint_behind(client: docker.DockerClient) -> Endpoint | None:
+    """Return the endpoint of a client from `connect`."""
+    return getattr(client, "endpoint", None)
+
+
+def _look_at_socket(endpoint: Endpoint, environ: Mapping[str, str]) -> None:
+    if not endpoint.url.startswith("unix://"):
+        return
+    path = Path(endpoint.url.removeprefix("unix://"))
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise unavailable(endpoint, environ, error) from error
+    if not stat.S_ISSOCK(mode):
+        raise unavailable(endpoint, environ, OSError(errno.ENOTSOCK, "is not a socket"))
+    if not os.access(path, os.W_OK):
+        raise unavailable(endpoint, environ, PermissionError(errno.EACCES, "permission denied"))

@@ -1,0 +1,116 @@
+"""Long engine calls: cancelable streams, and detection of a silent engine."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import docker
+import docker.errors
+from docker.types.daemon import CancellableStream
+
+from loom.cancel import Cancel
+from loom.errors import ImageError
+from loom.providers.docker.engine.errors import engine_errors
+from loom.providers.docker.engine.retries import NotRepeated
+from loom.status import OnOutput
+
+_STALLED_AFTER_S = 300.0
+
+
+def say(on_output: OnOutput, text: str) -> None:
+    """Prints one line about loom's work for a job."""
+    on_output("stdout", f"{text}\n".encode())
+
+
+Item = TypeVar("Item")
+
+
+class LongCall:
+    """A client for one long call (a pull, a build). `cut` ends it at once: the engine stops when the connection closes."""
+
+    def __init__(self, client: docker.DockerClient) -> None:
+        self.client = client
+        self._response: Any = None
+        # The SDK exposes only the decoded stream; requests' hook gives access to the connection.
+        client.api.hooks["response"].append(self._see)
+
+    def _see(self, response: Any, *_: object, **__: object) -> None:
+        self._response = response
+
+    def cut(self) -> None:
+        try:
+            if self._response is not None:
+                CancellableStream(iter(()), self._response).close()
+        except Exception:  # noqa: BLE001  it has ended, or the transport has no socket to close
+            pass
+
+    def __enter__(self) -> LongCall:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+
+
+def in_background(
+    items: Iterable[Item], cancel: Cancel, *, what: str, cut: Callable[[], None] | None = None
+) -> Iterator[Item]:
+    """Yield the items of a blocking iterable, read in a thread, so that a cancel or a stall ends the wait.
+
+    `cut` is called to abandon the rest. The daemon thread may outlive that briefly.
+    """
+    arrived: queue.Queue[tuple[Item | None, BaseException | None, bool]] = queue.Queue(maxsize=1000)
+    given_up = threading.Event()
+
+    def read() -> None:
+        try:
+            for item in items:
+                if given_up.is_set():
+                    return
+                arrived.put((item, None, False))
+            arrived.put((None, None, True))
+        except BaseException as error:  # noqa: BLE001  handed to the caller's thread, whatever it is
+            if not given_up.is_set():
+                arrived.put((None, error, True))
+        finally:
+            close = getattr(items, "close", None)
+            if close is not None:
+                close()
+
+    threading.Thread(target=read, name="loom-engine-stream", daemon=True).start()
+    heard_at = time.monotonic()
+    try:
+        while True:
+            if cancel.requested:
+                raise canceled(what)
+            try:
+                item, error, last = arrived.get(timeout=0.1)
+            except queue.Empty:
+                if time.monotonic() - heard_at > _STALLED_AFTER_S:
+                    raise NotRepeated(
+                        f"{what}: nothing was heard for {_STALLED_AFTER_S:.0f} s",
+                        hint="The registry or the network stalls. Try again later.",
+                        code="IMAGE_REGISTRY_DOWN",
+                    ) from None
+                continue
+            heard_at = time.monotonic()
+            if error is not None:
+                with engine_errors():
+                    raise error
+            if last:
+                cut = None
+                return
+            yield item  # type: ignore[misc]  # only the last tuple carries no item
+    finally:
+        given_up.set()
+        if cut is not None:
+            cut()
+        while not arrived.empty():
+            arrived.get_nowait()
+
+
+def canceled(what: str) -> ImageError:
+    return ImageError(f"canceled while {what}", code="CANCELED")

@@ -1,0 +1,148 @@
+"""What is repeated after which failure: all of it, one policy for each kind of failure.
+
+| failure | policy | what is repeated | what must be new before it is repeated |
+| --- | --- | --- | --- |
+| the engine's hiccup: a connection broke, a gateway answered 5xx | `HICCUP` | one call, which is safe to repeat | nothing |
+| the same, or a user that is just leaving, while a resource is removed | `REMOVAL` | the removal | nothing |
+| a container's start | `START` | making and starting a container | its name, and each connection made for it |
+| the start of a container that can't be replaced | `RESTART` | the start | each connection made for it |
+| a registry that does not answer, or wants fewer pulls | `PULL` | the pull | the connection that carries it |
+| a connection to a running container | `RESUMED_AT_MOST` | reading its output, out of its log | the reader of the log |
+
+Never repeated: a step, a call that was silent for as long as it may be, what the engine refuses, a pull of which the engine
+repeated a layer itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from loom.cancel import Cancel
+from loom.errors import ImageError, ProviderError
+from loom.providers.docker.engine.errors import explanation, names_of, root_cause
+from loom.providers.retrying import Policy
+from loom.providers.retrying import retrying as repeated
+
+T = TypeVar("T")
+Made = TypeVar("Made")
+
+
+_TIMEOUTS = {"requests.exceptions.Timeout", "builtins.TimeoutError"}
+_BROKEN = {
+    "requests.exceptions.ConnectionError",
+    "requests.exceptions.ChunkedEncodingError",
+    "urllib3.exceptions.ProtocolError",
+    "http.client.HTTPException",
+    "builtins.ConnectionError",
+}
+_OF_REGISTRY = frozenset({"IMAGE_REGISTRY_DOWN", "IMAGE_RATE_LIMITED"})
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether an error is temporary: a broken connection, a gateway's 5xx, a slow engine.
+
+    Not an engine that exceeded the maximum silence: a retry would only double that time.
+    """
+    status = getattr(error, "status_code", None)
+    if isinstance(status, int):
+        return status in (429, 502, 503, 504) or (status == 500 and "deadline exceeded" in explanation(error))
+    names = set(names_of(error))
+    return bool(names & _BROKEN) and not names & _TIMEOUTS and not _is_timeout(root_cause(error))
+
+
+def _is_timeout(error: BaseException) -> bool:
+    return isinstance(error, TimeoutError) or "Read timed out" in str(error)
+
+
+class StartFailed(ProviderError):
+    """A container did not start, through no fault of the request. Nothing of its image ran, but it is unusable.
+
+    `refused`: the engine reported it; otherwise its answer was lost, and the container may run.
+    """
+
+    default_code = "CONTAINER_START_FAILED"
+    refused: bool = True
+
+
+def start_failed(error: BaseException, doing: str) -> StartFailed | None:
+    """Return the error for a failed start that may succeed next time; `doing` names container and owner."""
+    # The runtime's init process exited at once, as happens on a busy machine.
+    refused = getattr(error, "status_code", None) == 500 and "read init-p" in explanation(error)
+    if not refused and not is_transient(error):
+        return None
+    failed = StartFailed(f"{doing}: {explanation(error)}", hint="the machine may be overloaded: run it again")
+    failed.refused = refused
+    return failed
+
+
+class NotRepeated(ImageError):
+    """A pull or build that is not repeated: the engine repeated it itself, or was silent for as long as it may be."""
+
+
+HICCUP = Policy(when=is_transient, attempts=4)
+REMOVAL = Policy(
+    when=lambda error: is_transient(error) or "has active endpoints" in explanation(error),
+    attempts=6,
+)
+START = Policy(when=lambda error: isinstance(error, StartFailed), attempts=3)
+RESTART = Policy(when=START.when, attempts=4)
+PULL = Policy(
+    when=lambda error: (
+        isinstance(error, ImageError) and error.code in _OF_REGISTRY and not isinstance(error, NotRepeated)
+    ),
+    attempts=4,
+    first_wait_s=0.5,
+    factor=3,
+    exact=True,  # it is announced
+)
+RESUMED_AT_MOST = 100
+
+
+def retrying(
+    call: Callable[[], T],
+    policy: Policy = HICCUP,
+    *,
+    before: Callable[[BaseException, float, int], object] = lambda error, pause_s, attempt: None,
+    cancel: Cancel | None = None,
+) -> T:
+    """As `providers.retrying`; without a policy, for a call that is safe to repeat."""
+    return repeated(call, policy, before=before, cancel=cancel)
+
+
+def starting(make: Callable[[], Made], start: Callable[[Made], T], remove: Callable[[Made], None], cancel: Cancel) -> T:
+    """What `start` returns for a container that `make` has made; after StartFailed both are repeated.
+
+    `start` makes new connections each time: an engine that fails a start drops the connections that were made for it. A container
+    is given a second start where the engine says that the first did not happen; then it is removed, and a new one is made.
+    """
+
+    def attempt() -> T:
+        made = make()
+        try:
+            try:
+                return start(made)
+            except StartFailed as failed:
+                if not failed.refused or cancel.requested:
+                    raise
+                return start(made)
+        except StartFailed:
+            remove(made)
+            raise
+
+    return retrying(attempt, START, cancel=cancel)
+
+
+def restarting(api: Any, container_id: str, doing: str, connect: Callable[[], None] = lambda: None) -> None:
+    """Start a container that can't be replaced, again after StartFailed; `connect` is called before each start."""
+
+    def start() -> None:
+        connect()
+        try:
+            api.start(container_id)
+        except Exception as error:
+            if failed := start_failed(error, doing):
+                raise failed from error
+            raise
+
+    retrying(start, RESTART)

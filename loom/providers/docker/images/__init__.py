@@ -1,0 +1,1 @@
+"""Images in an engine: pulled, built, looked up."""

@@ -1,0 +1,202 @@
+"""Build images from the snapshot: with BuildKit if installed, else with the engine's classic builder.
+
+The engine's API offers only the classic builder; the program `buildx` reaches BuildKit in the same engine. A result has
+the tag `loom-build:<hash of all inputs>`, computed from git's object ids. If the tag is missing, the builder runs and
+uses its own cache.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Container, Iterator, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import docker
+import docker.errors
+from docker.utils.build import create_archive, exclude_paths
+from msgspec.structs import replace
+
+from loom.cancel import Cancel
+from loom.errors import ImageError
+from loom.images.dockerfile import (
+    ALWAYS_OUT,
+    needs_buildkit,
+)
+from loom.images.reference import parse_reference
+from loom.plan import model
+from loom.plan.image_lock import shown
+from loom.providers.docker.container.cleanup import untagged
+from loom.providers.docker.engine.capabilities import Traits
+from loom.providers.docker.engine.errors import engine_errors, explanation, translated
+from loom.providers.docker.engine.long_calls import in_background, say
+from loom.providers.labels import BUILD_REPOSITORY
+from loom.status import OnOutput
+
+if TYPE_CHECKING:
+    from loom.providers.docker.images.images import Images, ResolvedImage
+from loom.providers.docker.images.build_inputs import BuildInputs, settle
+from loom.providers.docker.images.build_output import Tail, build_failed
+from loom.providers.docker.images.buildx import build_with_buildx, find_buildx
+
+_GET_BUILDX = "Install the buildx plugin (Debian: docker-buildx, Docker's own packages: docker-buildx-plugin)."
+# Docker's client always keeps the Dockerfile in the context; here it is added under another name.
+_NO_DOCKERFILE = ".loom/no/Dockerfile"
+_TAGS = 20
+"""Number of file states to remember per image."""
+
+
+def build_image(
+    images: Images,
+    image: model.Image,
+    *,
+    environ: Mapping[str, str],
+    workspace: Path,
+    on_output: OnOutput,
+    cancel: Cancel,
+    secrets: Mapping[str, bytes],
+) -> ResolvedImage:
+    """Build the image, or find it from an earlier build with the same inputs. `secrets`: values that the build can
+    mount by name.
+    """
+    build = image.build
+    assert build is not None
+
+    def ensure(name: str, platform: str) -> ResolvedImage:
+        return images.ensure(name, image.pull, platform, on_output=on_output, cancel=cancel)
+
+    inputs = settle(images, image, workspace=workspace, ensure=ensure)
+    tag = parse_reference(inputs.tag)
+    found = images.local(tag, inputs.platform) if inputs.known else None
+    if found is not None:
+        say(on_output, f"nothing that goes into {shown(image)} has changed: using {tag.name}")
+        with translated(f"naming the image {tag.name}"):
+            # `prune` uses the engine's last tag time.
+            images.client.api.tag(found.image_id, BUILD_REPOSITORY, tag.tag, force=True)
+    else:
+        say(on_output, f"building {shown(image)} as {tag.name}")
+        # Podman implements BuildKit's features itself; buildx would need its own builder in a container.
+        buildx = None if _is_podman(images) else find_buildx(environ)
+        values = {secret.name: secrets[secret.name] for secret in build.secrets if secret.name in secrets}
+        if buildx is not None:
+            build_with_buildx(
+                buildx, build, inputs, environ=environ, on_output=on_output, cancel=cancel, secrets=values
+            )
+        elif build.secrets:
+            raise ImageError(
+                f"{inputs.place}: the secrets of a build ({', '.join(secret.name for secret in build.secrets)}) need "
+                f"BuildKit, which {'podman has not' if _is_podman(images) else 'was not found'}",
+                hint=None if _is_podman(images) else _GET_BUILDX,
+                code="IMAGE_NEEDS_BUILDKIT",
+            )
+        else:
+            _build_classic(images, build, inputs, on_output=on_output, cancel=cancel)
+        found = images.local(tag, inputs.platform)
+        if found is None:
+            raise ImageError(f"{shown(image)} was built, and the engine does not have it as {tag.name}")
+        _forget_tags(images, found, tag.name)
+    if image.name is not None:
+        named = parse_reference(image.name)
+        with translated(f"naming the image {named.name}"):
+            images.client.api.tag(found.image_id, named.repository_name, named.tag or "latest", force=True)
+        found = replace(found, name=named.name)
+    return replace(found, built=True, bases=inputs.bases)
+
+
+def _forget_tags(images: Images, image: ResolvedImage, current: str) -> None:
+    """Remove old tags: each file change with the same result adds one."""
+    with translated(f"looking for older names of {current}"):
+        names = images.client.api.inspect_image(image.image_id)["RepoTags"] or ()  # type: ignore[no-untyped-call]
+    old = [name for name in names if name.startswith(f"{BUILD_REPOSITORY}:") and name != current]
+    if len(old) >= _TAGS:
+        list(untagged(images.client, old))
+
+
+def _build_classic(
+    images: Images, build: model.Build, inputs: BuildInputs, *, on_output: OnOutput, cancel: Cancel
+) -> None:
+    podman = _is_podman(images)
+    modern = needs_buildkit(inputs.text)
+    if modern is not None and not podman:
+        number, feature = modern
+        raise ImageError(
+            f"{inputs.place}:{number}: {feature} needs BuildKit, and there is only the engine's classic builder",
+            hint=_GET_BUILDX,
+            code="IMAGE_NEEDS_BUILDKIT",
+        )
+    if not podman:
+        say(on_output, "BuildKit (the buildx plugin) was not found: using the engine's classic builder")
+    with tempfile.TemporaryFile(prefix="loom-build-") as archive, images.line() as line:
+        try:
+            name = _write_context(archive, inputs)
+        except OSError as error:
+            raise ImageError(
+                f"the build's context can't be read: {error.__cause__ or error}",
+                hint="Let it be read, or list it in .dockerignore.",
+                code="IMAGE_BUILD_INPUT",
+            ) from error
+
+        def lines() -> Iterator[dict[str, Any]]:
+            with engine_errors():
+                yield from line.client.api.build(
+                    fileobj=archive,
+                    custom_context=True,
+                    dockerfile=name,
+                    tag=inputs.tag,
+                    buildargs=dict(build.args),
+                    target=build.target,
+                    platform=inputs.platform,
+                    rm=True,
+                    forcerm=True,
+                    decode=True,
+                    timeout=None,  # no limit: the stream's reader has one
+                )
+
+        tail = Tail(on_output)
+        try:
+            for entry in in_background(lines(), cancel, what=f"building {inputs.tag}", cut=line.cut):
+                if "error" in entry:
+                    _, instruction, _ = tail.failure()
+                    raise build_failed(inputs.place, None, instruction, str(entry["error"]))
+                if entry.get("stream"):
+                    tail.feed(str(entry["stream"]).encode())
+        except docker.errors.APIError as error:
+            raise build_failed(inputs.place, None, None, explanation(error)) from error
+        finally:
+            tail.end()
+
+
+def _write_context(archive: IO[bytes], inputs: BuildInputs) -> str:
+    """Write the context as a tar file; return the name of its Dockerfile.
+
+    The Dockerfile gets another name if the context's differs. The engine reads the file, then applies `.dockerignore`,
+    so `COPY . .` copies the same files as usual.
+    """
+    # Ignoring files is the client's task; use Docker's own implementation.
+    lines = [line.strip() for line in (*inputs.ignore_lines, *ALWAYS_OUT)]
+    rules = [line for line in lines if line and not line.startswith("#")]
+    kept = exclude_paths(str(inputs.context), rules, dockerfile=_NO_DOCKERFILE)
+    own = inputs.dockerfile.relative_to(inputs.context).as_posix() if _holds(inputs, kept) else None
+    added: list[tuple[str, str]] = []
+    if own is None:
+        own = ".loom.Dockerfile"
+        while (inputs.context / own).exists():
+            own += "_"
+        ignore_file = inputs.context / ".dockerignore"
+        before = ignore_file.read_text(errors="replace") if ignore_file.is_file() else ".dockerignore"
+        added = [(own, inputs.text), (".dockerignore", f"{before}\n{own}\n")]
+    create_archive(str(inputs.context), files=sorted(kept), fileobj=archive, extra_files=added)
+    return own
+
+
+def _holds(inputs: BuildInputs, kept: Container[str]) -> bool:
+    if inputs.context not in inputs.dockerfile.parents:
+        return False
+    path = inputs.dockerfile.relative_to(inputs.context).as_posix()
+    return path in kept and inputs.dockerfile.read_bytes() == inputs.text.encode()
+
+
+def _is_podman(images: Images) -> bool:
+    """Podman's build API supports BuildKit's features, except BuildKit services."""
+    with engine_errors():
+        return Traits(images.client).podman

@@ -1,0 +1,178 @@
+"""Build with BuildKit, through the `buildx` program and the same engine."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from loom.cancel import Cancel
+from loom.errors import ImageError
+from loom.images.dockerfile import (
+    ALWAYS_OUT,
+)
+from loom.plan import model
+from loom.providers.docker.container.cleanup import scratch
+from loom.providers.docker.engine.endpoint import endpoint_of
+from loom.providers.docker.images.build_inputs import BuildInputs
+from loom.providers.docker.images.build_output import Tail, build_failed
+from loom.status import OnOutput
+from loom.util import processes
+
+_PLUGIN_FOLDERS = (
+    "/usr/local/lib/docker/cli-plugins",
+    "/usr/local/libexec/docker/cli-plugins",
+    "/usr/lib/docker/cli-plugins",
+    "/usr/libexec/docker/cli-plugins",
+)
+_TERMINATE_GRACE_S = 5.0
+
+
+def find_buildx(environ: Mapping[str, str]) -> list[str] | None:
+    """Return the command that runs BuildKit builds, if installed; `LOOM_BUILDKIT=0` or `DOCKER_BUILDKIT=0` disables it."""
+    if "0" in (environ.get("LOOM_BUILDKIT"), environ.get("DOCKER_BUILDKIT")):
+        return None
+    home = environ.get("DOCKER_CONFIG") or f"{environ.get('HOME', '')}/.docker"
+    for folder in (f"{home}/cli-plugins", *_PLUGIN_FOLDERS):
+        program = f"{folder}/docker-buildx"
+        if os.access(program, os.X_OK):
+            # The plugin also runs directly, without the `docker` program.
+            return [program]
+    program = shutil.which("docker-buildx", path=environ.get("PATH")) or ""
+    return [program] if program else None
+
+
+def build_with_buildx(
+    buildx: list[str],
+    build: model.Build,
+    inputs: BuildInputs,
+    *,
+    environ: Mapping[str, str],
+    on_output: OnOutput,
+    cancel: Cancel,
+    secrets: Mapping[str, bytes],
+) -> None:
+    with scratch() as folder, _in_memory(secrets) as descriptors:
+        # The Dockerfile goes in from here, beside ignore rules that also leave loom's own record out: the builder looks
+        # for `<Dockerfile>.dockerignore` first, and the workspace stays untouched.
+        dockerfile = folder / inputs.dockerfile.name
+        dockerfile.write_text(inputs.text)
+        rules = "\n".join([*inputs.ignore_lines, *ALWAYS_OUT]) + "\n"
+        dockerfile.with_name(f"{dockerfile.name}.dockerignore").write_text(rules, errors="surrogateescape")
+        command = [*buildx, "build", "--builder", "default", "--progress", "plain", "--provenance", "false"]
+        command += ["--file", str(dockerfile), "--tag", inputs.tag, "--platform", inputs.platform]
+        if build.target is not None:
+            command += ["--target", build.target]
+        for name, value in build.args.items():
+            command += ["--build-arg", f"{name}={value}"]
+        for name, descriptor in descriptors.items():
+            command += ["--secret", f"id={name},src=/proc/self/fd/{descriptor}"]
+        tail = Tail(on_output)
+        code = _run(
+            [*command, str(inputs.context)],
+            scratch=str(folder),
+            descriptors=tuple(descriptors.values()),
+            environ=_buildx_environment(environ),
+            on_bytes=tail.feed,
+            cancel=cancel,
+        )
+        tail.end()
+        if cancel.requested:
+            raise ImageError(f"canceled while building {inputs.tag}", code="CANCELED")
+        if code != 0:
+            raise build_failed(inputs.place, *tail.failure())
+
+
+@contextmanager
+def _in_memory(secrets: Mapping[str, bytes]) -> Iterator[dict[str, int]]:
+    """Provide each value as a private file in memory, which is freed with its last process."""
+    descriptors: dict[str, int] = {}
+    try:
+        for name, value in secrets.items():
+            made = os.memfd_create("loom-secret", os.MFD_CLOEXEC)
+            # Above the descriptor numbers that a shell may use itself.
+            descriptors[name] = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 10)
+            with os.fdopen(made, "wb") as file:
+                file.write(value)
+        yield descriptors
+    finally:
+        for descriptor in descriptors.values():
+            os.close(descriptor)
+
+
+def _buildx_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Make builder `default` use loom's engine, even if a Docker context names it."""
+    endpoint = endpoint_of(environ)
+    values = {**environ, "DOCKER_HOST": endpoint.url, "NO_COLOR": "1", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+    values.pop("DOCKER_CONTEXT", None)
+    if endpoint.ca_cert is not None:
+        values |= {
+            "DOCKER_CERT_PATH": str(endpoint.ca_cert.parent),
+            "DOCKER_TLS_VERIFY": "1" if endpoint.verify else "",
+        }
+    return values
+
+
+# The input of this script ends when loom ends, also by `kill -9`. Then it ends the command, which would go on building, and
+# removes the directory that loom made for it ($0).
+_WITH_LOOM = """
+exec 3<&0
+"$@" </dev/null 3<&- &
+command=$!
+{ read -r line <&3; kill -TERM "$command"; } >/dev/null 2>&1 &
+watcher=$!
+wait "$command"
+code=$?
+kill "$watcher" 2>/dev/null
+rm -rf "$0"
+exit "$code"
+"""
+
+
+def _run(
+    command: list[str],
+    *,
+    scratch: str,
+    descriptors: tuple[int, ...],
+    environ: Mapping[str, str],
+    on_bytes: Any,
+    cancel: Cancel,
+) -> int:
+    """Run it; return the exit code. Removes the directory `scratch` afterwards, also when loom is killed; the command
+    inherits `descriptors`.
+    """
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", _WITH_LOOM, scratch, *command],
+        env=dict(environ),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        pass_fds=descriptors,
+    )
+    end = partial(processes.end, process, grace_s=_TERMINATE_GRACE_S, group=True)
+
+    def end_aside() -> None:
+        # Runs in the thread of the cancel request, which must not wait.
+        threading.Thread(target=end, name="loom-build-end", daemon=True).start()
+
+    unregister = cancel.on_request(end_aside)
+    try:
+        assert process.stdout is not None
+        while chunk := os.read(process.stdout.fileno(), 65536):
+            on_bytes(chunk)
+        return process.wait()  # no limit: a cancel kills it
+    except BaseException:
+        processes.end(process, group=True)
+        raise
+    finally:
+        unregister()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()

@@ -1,0 +1,271 @@
+"""Registries through the engine: lookups, pulls, and errors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import docker.errors
+from msgspec import Struct
+
+from loom.cancel import Cancel
+from loom.errors import ImageError
+from loom.images.reference import Reference, normal_platform
+from loom.providers.docker.engine import retries
+from loom.providers.docker.engine.connection import Engine
+from loom.providers.docker.engine.errors import engine_errors, explanation
+from loom.providers.docker.engine.long_calls import LongCall, canceled, in_background, say
+from loom.providers.docker.images.credentials import Credentials, credentials_for
+from loom.status import OnOutput
+from loom.util.units import rough_size
+
+if TYPE_CHECKING:
+    import docker
+
+_PROGRESS_EVERY_S = 5.0
+
+
+class Served(Struct, frozen=True, kw_only=True):
+    """A registry's answer for a name. `platforms` is empty if it does not list them."""
+
+    digest: str
+    platforms: tuple[str, ...] = ()
+
+    def made_for(self, platform: str) -> bool:
+        return any(same_platform(one, platform) for one in self.platforms)
+
+
+class Registry:
+    """Queries through the engine with the user's credentials. Thread-safe."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def served(self, reference: Reference) -> Served:
+        """Look up a name without pulling. ImageError on failure."""
+        credentials = credentials_for(reference.registry, self._engine.environ)
+        try:
+            with engine_errors():
+                served = self._engine().api.inspect_distribution(  # type: ignore[no-untyped-call]
+                    reference.name, auth_config=dict(credentials.auth)
+                )
+        except docker.errors.APIError as error:
+            raise explain(reference, explanation(error), "", credentials) from error
+        platforms = (
+            normal_platform("/".join(filter(None, (entry.get("os"), entry.get("architecture"), entry.get("variant")))))
+            for entry in served.get("Platforms") or ()
+            if entry.get("os") not in (None, "", "unknown")
+        )
+        return Served(digest=str(served["Descriptor"]["digest"]), platforms=tuple(platforms))
+
+    def pull(self, reference: Reference, platform: str, *, on_output: OnOutput, cancel: Cancel) -> None:
+        """Pull with the user's credentials; retry when the registry does not answer."""
+        credentials = credentials_for(reference.registry, self._engine.environ)
+        if credentials.problem:
+            say(on_output, f"going on without credentials for {reference.registry}: {credentials.problem}")
+        say(on_output, f"pulling {reference.name} ({platform})")
+
+        def pull() -> None:
+            try:
+                self._pull_once(reference, platform, credentials, on_output, cancel)
+            except docker.errors.APIError as error:
+                raise explain(reference, explanation(error), platform, credentials) from error
+
+        def announce(wrong: BaseException, pause_s: float, attempt: int) -> None:
+            of = retries.PULL.attempts - 1
+            say(on_output, f"{getattr(wrong, 'message', wrong)}; trying again in {pause_s:g} s ({attempt} of {of})")
+
+        try:
+            retries.retrying(pull, retries.PULL, before=announce, cancel=cancel)
+        except ImageError as error:
+            if cancel.requested:
+                raise canceled(f"pulling {reference.name}") from error
+            raise
+
+    def _pull_once(
+        self, reference: Reference, platform: str, credentials: Credentials, on_output: OnOutput, cancel: Cancel
+    ) -> None:
+        started = said_at = time.monotonic()
+        progress = Progress()
+
+        with LongCall(self._engine.another()) as line:
+
+            def lines() -> Iterator[dict[str, Any]]:
+                # The request itself belongs here: it blocks until the registry has answered the engine.
+                yield from line.client.api.pull(
+                    reference.repository_name,
+                    tag=reference.digest or reference.tag,
+                    stream=True,
+                    decode=True,
+                    # An empty mapping, unlike None, keeps the SDK from looking for credentials of its own.
+                    auth_config=dict(credentials.auth),
+                    platform=platform,
+                )
+
+            for tick in in_background(lines(), cancel, what=f"pulling {reference.name}", cut=line.cut):
+                if "error" in tick:
+                    raise progress.given_up(explain(reference, str(tick["error"]), platform, credentials))
+                progress.see(tick)
+                now = time.monotonic()
+                if now - said_at >= _PROGRESS_EVERY_S and progress.layers:
+                    said_at = now
+                    say(on_output, f"  {progress}")
+        took = time.monotonic() - started
+        digest = f" {progress.digest}" if progress.digest and not reference.digest else ""
+        say(on_output, f"{progress.outcome or 'pulled'} {reference.name}{digest} in {took:.1f} s")
+
+
+class Progress:
+    """The state of a pull's layers, folded from the engine's progress messages."""
+
+    def __init__(self) -> None:
+        self._layers: dict[str, tuple[int, int]] = {}
+        self._done: set[str] = set()
+        self._repeated: set[str] = set()
+        self.digest = ""
+        self.outcome = ""
+
+    @property
+    def layers(self) -> int:
+        return len(self._layers)
+
+    def see(self, line: Mapping[str, Any]) -> None:
+        status = str(line.get("status", ""))
+        layer = str(line.get("id", ""))
+        detail = line.get("progressDetail") or {}
+        if status == "Pulling fs layer":
+            self._layers.setdefault(layer, (0, 0))
+        elif status == "Downloading" and detail.get("total"):
+            self._layers[layer] = (int(detail.get("current", 0)), int(detail["total"]))
+        elif status in ("Download complete", "Pull complete", "Already exists"):
+            current, total = self._layers.get(layer, (0, 0))
+            self._layers[layer] = (max(current, total), total)
+            if status != "Download complete":
+                self._done.add(layer)
+        elif status.startswith("Retrying in "):
+            self._repeated.add(layer)
+        elif status.startswith("Digest: "):
+            self.digest = status.removeprefix("Digest: ")
+        elif "Image is up to date" in status:
+            self.outcome = "already up to date:"
+
+    def given_up(self, error: ImageError) -> ImageError:
+        """Return the error that ends the pull. An engine that repeated a layer has tried it for almost a minute already."""
+        if not self._repeated:
+            return error
+        message = f"{error.message} (the engine's own repetitions failed too)"
+        return retries.NotRepeated(message, hint=error.hint, code=error.code)
+
+    def __str__(self) -> str:
+        loaded = sum(current for current, _ in self._layers.values())
+        total = sum(total for _, total in self._layers.values())
+        repeated = f"; {len(self._repeated)} repeated by the engine" if self._repeated else ""
+        return f"{len(self._done)} of {len(self._layers)} layers, {rough_size(loaded)} of {rough_size(total)}{repeated}"
+
+
+def same_platform(actual: str, wanted: str) -> bool:
+    """An image without a variant serves every variant of its architecture, and vice versa."""
+    return actual.split("/")[:2] == wanted.split("/")[:2] and (
+        actual.count("/") < 2 or wanted.count("/") < 2 or actual == wanted
+    )
+
+
+class _Refusal(Struct, frozen=True, kw_only=True):
+    words: tuple[str, ...]
+    """Any of them in the engine's answer, in lower case, tells it."""
+    code: str
+    message: str
+    hint: str
+
+
+# The first match counts.
+_REFUSALS = (
+    _Refusal(
+        words=("no matching manifest", "does not match the specified platform", "no match for platform"),
+        code="IMAGE_PLATFORM",
+        message="{name} is not made for {platform}: {answer}",
+        hint="Set the image's `platform` to one that it is made for, or choose another image.",
+    ),
+    _Refusal(
+        words=("toomanyrequests", "too many requests", "rate limit"),
+        code="IMAGE_RATE_LIMITED",
+        message="{registry} refuses more pulls for now: {answer}",
+        hint="Wait, or log in for a higher limit: {login}",
+    ),
+    _Refusal(
+        words=(
+            "unauthorized",
+            "authentication required",
+            "no basic auth",
+            "access denied",
+            "access to the resource is denied",
+            "forbidden",
+            "incorrect username or password",
+            "denied:",
+        ),
+        code="IMAGE_DENIED",
+        message="{registry} denies access to {name}: {used}",
+        hint="Log in ({login}), or check the name: many registries answer so for an image that is not there.\n"
+        "The registry's answer: {answer}",
+    ),
+    _Refusal(
+        words=("manifest unknown", "not found", "repository does not exist", "name unknown"),
+        code="IMAGE_NOT_FOUND",
+        message="{name} is not in {registry}",
+        hint="Check the name and the tag. The registry's answer: {answer}",
+    ),
+    _Refusal(
+        words=("no space left",),
+        code="IMAGE_DISK_FULL",
+        message="the engine's disk is full: {answer}",
+        hint="Make room there: docker system df",
+    ),
+    _Refusal(
+        words=(
+            "connection refused",
+            "no such host",
+            "i/o timeout",
+            "timeout",
+            "tls:",
+            "x509",
+            "eof",
+            "connection reset",
+            "server misbehaving",
+            "unreachable",
+            "no route",
+            "temporary failure",
+            "deadline exceeded",
+            "http response to",
+            "502",
+            "503",
+            "504",
+            "500 internal",
+            "service unavailable",
+            "bad gateway",
+            "dial tcp",
+        ),
+        code="IMAGE_REGISTRY_DOWN",
+        message="{registry} can't be reached: {answer}",
+        hint="Is the registry up, and does the engine's machine reach it (proxy, VPN, certificate)?",
+    ),
+)
+
+
+def explain(reference: Reference, answer: str, platform: str, credentials: Credentials) -> ImageError:
+    """Return the error for the engine's message about a failed pull, with the next move."""
+    refused = f"the credentials from {credentials.source} were refused"
+    values = {
+        "name": reference.name,
+        "registry": reference.registry,
+        "platform": platform,
+        "answer": answer,
+        "login": "docker login" if reference.registry == "docker.io" else f"docker login {reference.registry}",
+        "used": credentials.problem or (refused if credentials.auth else "no credentials were used"),
+    }
+    for one in _REFUSALS:
+        if any(word in answer.lower() for word in one.words):
+            return ImageError(one.message.format(**values), hint=one.hint.format(**values), code=one.code)
+    return ImageError(
+        f"{reference.name} could not be pulled: {answer}", hint=f"Try it by hand: docker pull {reference.name}"
+    )

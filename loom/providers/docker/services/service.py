@@ -1,0 +1,357 @@
+"""One service: image, container, output, readiness."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+from msgspec import Struct, field
+
+from loom.cancel import Cancel
+from loom.errors import ImageError, NotServing, ServiceError
+from loom.plan import model
+from loom.providers import labels
+from loom.providers import service_secrets as of_service
+from loom.providers.docker.container import hardening
+from loom.providers.docker.container.cleanup import remove_container
+from loom.providers.docker.engine.errors import engine_errors, explanation, translated
+from loom.providers.docker.engine.retries import retrying, start_failed, starting
+from loom.providers.docker.images.images import Images, ResolvedImage
+from loom.providers.docker.services import secrets as service_secrets
+from loom.providers.docker.services.readiness import NotReady, Probe, ProbeTarget, ports_of, probe_of
+from loom.providers.docker.session.attach import Demultiplexer, Hijacked
+from loom.providers.service_output import Lines, Output
+from loom.util.within import wait_until
+
+_READ = 65536
+
+OnDied = Callable[[str, str], None]
+"""Called with the name of a service that ended after it was ready, and how ("exit code 3"); once per service, from a thread
+of its own."""
+
+
+class RunningService(Struct, frozen=True, kw_only=True):
+    name: str
+    aliases: tuple[str, ...]
+    container_id: str
+    container_name: str
+    image: ResolvedImage
+    host: str = ""
+    """Its address for the job: its alias, or this machine's if ports are published."""
+    ports: Mapping[int, int] = field(default_factory=dict)
+    """Its ports, with the numbers under which they are reachable there."""
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables with its address for a job's steps; the same names in a container and on the host."""
+        prefix = f"LOOM_SERVICE_{re.sub('[^A-Za-z0-9]', '_', self.name).upper()}"
+        variables = {f"{prefix}_HOST": self.host}
+        for number, (port, reached) in enumerate(self.ports.items()):
+            variables |= {f"{prefix}_PORT": str(reached)} if number == 0 else {}
+            variables[f"{prefix}_PORT_{port}"] = str(reached)
+        return variables
+
+
+class ServiceGroup(Struct, kw_only=True):
+    """The shared settings of a job's services."""
+
+    client: docker.DockerClient
+    network: str
+    images: Images
+    workspace: Path
+    labels: Mapping[str, str]
+    output: Output
+    cancel: Cancel
+    published: bool
+    """The job runs on this machine and reaches the services' ports at 127.0.0.1."""
+    hardened: bool
+    build_secrets: Mapping[str, bytes]
+    give_up: threading.Event = field(default_factory=threading.Event)
+    """One service failed, so the others need not become ready."""
+    closing: threading.Event = field(default_factory=threading.Event)
+    on_died: OnDied | None = None
+
+
+class GaveUp(ServiceError):
+    """A service that failed only because of another one."""
+
+
+class ServiceContainer:
+    """One service of a group. `start` returns when it is ready, or ended if it runs once."""
+
+    def __init__(
+        self, group: ServiceGroup, service: model.Service, container_name: str, secrets: Mapping[str, bytes]
+    ) -> None:
+        self._group = group
+        self._api: Any = group.client.api
+        self._service = service
+        self._name = container_name
+        self._values = secrets
+        self._secrets = b""
+        """The shell code that stores its secrets; empty without any."""
+        self._say: Callable[[str], None] = lambda text: group.output.say(f"{service.name}: {text}")
+        self._guard = threading.Lock()
+        self._made: list[str] = []
+        self._outputs: list[Hijacked] = []
+        self._follower = threading.Thread()
+        self._lines = Lines(service.name, group.output)
+
+    def start(self) -> RunningService:
+        service = self._service
+        self._secrets = of_service.line_for(service, self._values)
+        image = self._image()
+        self._go_on_or_leave()
+        with translated(f"reading the image of service {service.name}"):
+            config = retrying(lambda: self._api.inspect_image(image.image_id)).get("Config") or {}
+        probe, ports = probe_of(service, config), ports_of(service, config)
+        self._lines = Lines(service.name, self._group.output, probe.see_line)
+        self._say(f"starting {image.name} as {', '.join(service.aliases) or service.name}")
+        container_id = starting(
+            lambda: self._create(image, config, ports),
+            lambda made: self._start(made, image),
+            lambda made: remove_container(self._group.client, made),
+            self._group.cancel,
+        )
+        if service.once:
+            self._wait_until_ended(container_id)
+        else:
+            try:
+                self._wait_until_ready(container_id, probe)
+            except NotServing as error:
+                if service.needed:
+                    raise
+                self._say(f"{error.message}; the job goes on without it")
+        return RunningService(
+            name=service.name,
+            aliases=service.aliases,
+            container_id=container_id,
+            container_name=self._name,
+            image=image,
+            host="127.0.0.1" if self._group.published else next(iter(service.aliases), service.name),
+            ports=self._reached(container_id, ports),
+        )
+
+    def _image(self) -> ResolvedImage:
+        # Concurrent pulls and builds: their lines are prefixed too.
+        getting = Lines(self._service.name, self._group.output)
+        try:
+            return self._group.images.resolve(
+                self._service.image,
+                workspace=self._group.workspace,
+                on_output=getting.feed,
+                cancel=self._group.cancel,
+                secrets=self._group.build_secrets,
+            )
+        except ImageError as error:
+            raise error.named_at(self._service.place) from error
+        finally:
+            getting.end()
+
+    def _go_on_or_leave(self) -> None:
+        self._group.output.check()
+        if self._group.cancel.requested:
+            raise ServiceError(f"canceled while service {self._service.name} was starting", code="CANCELED")
+        if self._group.give_up.is_set():
+            raise GaveUp(f"service {self._service.name} was given up, since another one failed")
+
+    def _create(self, image: ResolvedImage, config: Mapping[str, Any], ports: list[int]) -> str:
+        service, group = self._service, self._group
+        entrypoint: Sequence[str] | None = service.entrypoint
+        entrypoint = entrypoint if entrypoint is not None else service.image.entrypoint
+        command: Sequence[str] | None = service.command
+        variables = dict(service.variables)
+        marks = {**group.labels, labels.ROLE: "service", labels.SERVICE: service.name}
+        marks |= {labels.ONCE: "true"} if service.once else {}
+        host: dict[str, Any] = dict(hardening.SERVICE) if group.hardened else {}
+        if group.published and ports:
+            host["port_bindings"] = dict.fromkeys(ports, ("127.0.0.1", None))
+        if self._secrets:
+            entrypoint, command = service_secrets.wrapped(entrypoint, command, config)
+            host["tmpfs"] = {of_service.FOLDER: "mode=1777,size=4m"}
+            variables |= of_service.variables(service)
+            marks[labels.HANDED_OVER] = "true"
+        aliases = list(dict.fromkeys((*service.aliases, service.name)))
+        try:
+            with engine_errors(), self._guard:
+                created = self._api.create_container(
+                    image.image_id,
+                    entrypoint=None if entrypoint is None else list(entrypoint),
+                    command=None if command is None else list(command),
+                    user=service.user or service.image.user,
+                    environment=variables,
+                    name=self._name,
+                    labels=marks,
+                    ports=list(host.get("port_bindings", ())) or None,
+                    stdin_open=bool(self._secrets),
+                    host_config=self._api.create_host_config(**host),
+                    networking_config=self._api.create_networking_config(
+                        {group.network: self._api.create_endpoint_config(aliases=aliases)}
+                    ),
+                )
+                self._made.append(str(created["Id"]))
+        except docker.errors.APIError as error:
+            raise ServiceError(f"service {service.name} could not be created: {explanation(error)}") from error
+        return str(created["Id"])
+
+    def _start(self, container_id: str, image: ResolvedImage) -> str:
+        name = self._service.name
+        # Attach before the start: the first output may explain its end.
+        output = Hijacked(self._group.client, container_id, *(("stdin",) if self._secrets else ()), "stdout", "stderr")
+        self._follower = threading.Thread(
+            target=self._follow, args=(container_id, output), name=f"loom-log-{name}", daemon=True
+        )
+        self._outputs.append(output)
+        self._follower.start()
+        try:
+            self._api.start(container_id)
+        except Exception as error:
+            if failed := start_failed(error, f"service {name} could not be started"):
+                output.close()
+                self._group.output.say(failed.message)
+                raise failed from error
+            if isinstance(error, docker.errors.APIError):
+                shell = " Its secrets are handed over by the image's own /bin/sh, which it has to have."
+                raise ServiceError(
+                    f"service {name} could not be started: {explanation(error)}",
+                    hint=f"Check its command, entrypoint and user against the image {image.name}."
+                    + (shell if self._secrets else ""),
+                ) from error
+            with engine_errors():
+                raise
+        if self._secrets:
+            service_secrets.send(output, self._secrets)
+        return container_id
+
+    def _reached(self, container_id: str, ports: list[int]) -> dict[int, int]:
+        if not self._group.published or self._service.once:
+            return {port: port for port in ports}
+        if not ports:
+            self._say("no port of it is known; name it: `ready: {tcp: PORT}`")
+        with translated(f"looking for the ports of service {self._service.name}"):
+            bound = retrying(lambda: self._api.inspect_container(container_id))["NetworkSettings"]["Ports"]
+        return {port: int(bound[f"{port}/tcp"][0]["HostPort"]) for port in ports if bound.get(f"{port}/tcp")}
+
+    # Output
+
+    def _follow(self, container_id: str, output: Hijacked) -> None:
+        lines, demultiplexer = self._lines, Demultiplexer()
+        try:
+            while data := output.socket.recv(_READ):  # no limit: a service may be silent; it ends with the connection
+                for stream, chunk in demultiplexer.feed(data):
+                    lines.feed(stream, chunk)
+            demultiplexer.end()
+        except Exception as error:  # noqa: BLE001  a lost stream must not end the job's thread; it is printed instead
+            if not self._group.closing.is_set():
+                self._say(f"its output was lost: {error}")
+        finally:
+            output.close()
+        lines.end()
+        on_died = self._group.on_died
+        if self._group.closing.is_set() or on_died is None or self._service.once:
+            return
+        ended = self._how_it_ended(container_id)
+        if ended is not None and not self._group.closing.is_set():
+            self._say(ended)
+            on_died(self._service.name, ended.removeprefix("ended with "))
+
+    def let_go(self, limit_s: float) -> None:
+        """Stop following its output; it keeps running."""
+        for output in self._outputs:
+            output.close()
+        self.join(limit_s)
+
+    def join(self, limit_s: float) -> None:
+        """Wait for the end of its output."""
+        if self._follower.ident is not None:
+            self._follower.join(limit_s)
+
+    def containers(self) -> list[str]:
+        """Return the ids of all its resources."""
+        with self._guard:
+            return list(self._made)
+
+    # Waiting
+
+    def _how_it_ended(self, container_id: str) -> str | None:
+        """None while it runs."""
+
+        def ended() -> str | None:
+            try:
+                state = self._api.inspect_container(container_id)["State"]
+            except docker.errors.NotFound:
+                return "was removed by someone else"
+            except Exception as error:  # noqa: BLE001  whatever keeps the engine from answering, the service is not there
+                return f"is lost with the engine: {explanation(error)}"
+            if state["Running"] or state.get("Restarting"):
+                return None
+            out_of_memory = ": it was out of memory" if state.get("OOMKilled") else ""
+            return f"ended with exit code {state['ExitCode']}{out_of_memory}"
+
+        # The stream may close just before the engine records the end.
+        return wait_until(ended, limit_s=2.0, every_s=0.05)
+
+    def _wait_until_ready(self, container_id: str, probe: Probe) -> None:
+        started = time.monotonic()
+        service, target, why = self._service, ProbeTarget(self._group.client, container_id, self._group.network), ""
+
+        def ready() -> bool:
+            nonlocal why
+            self._go_on_or_leave()
+            if not self._runs(container_id):
+                self.join(2.0)
+                ended = self._how_it_ended(container_id) or "ended"
+                once = "Write `run: once` for one that does something and ends.\n" * ended.endswith("exit code 0")
+                raise NotServing(f"service {service.name} {ended} before it was ready", hint=once + self._lines.last())
+            try:
+                with engine_errors():
+                    probe.check(target)
+            except NotReady as reason:
+                why = str(reason)
+            except docker.errors.APIError as error:
+                why = explanation(error)
+            else:
+                return True
+            return False
+
+        limit_s, every_s = service.ready.timeout_s, service.ready.interval_s
+        # Frequent first checks: most services start within the interval. A failed neighbour ends each pause.
+        if not wait_until(ready, limit_s=limit_s, every_s=every_s, first_s=0.05, pause=self._group.give_up.wait):
+            raise NotServing(
+                f"service {service.name} was not ready within {limit_s:g} s: {why}", hint=self._lines.last()
+            )
+        self._say(f"ready after {time.monotonic() - started:.1f} s ({probe.what})")
+
+    def _wait_until_ended(self, container_id: str) -> None:
+        started = time.monotonic()
+        service, limit_s = self._service, self._service.ready.timeout_s
+
+        def ended() -> bool:
+            if not self._runs(container_id):
+                return True
+            self._go_on_or_leave()
+            return False
+
+        every_s = min(0.1, service.ready.interval_s)
+        if not wait_until(ended, limit_s=limit_s, every_s=every_s, pause=self._group.give_up.wait):
+            raise ServiceError(
+                f"service {service.name} did not end within {limit_s:g} s (`run: once`)",
+                hint=f"`ready: {{timeout: ...}}` gives it more.\n{self._lines.last()}",
+            )
+        self.join(2.0)
+        how = self._how_it_ended(container_id) or "ended"
+        if how != "ended with exit code 0":
+            raise ServiceError(f"service {service.name} {how} (`run: once`)", hint=self._lines.last())
+        self._say(f"ended with 0 after {time.monotonic() - started:.1f} s")
+
+    def _runs(self, container_id: str) -> bool:
+        with translated(f"asking whether service {self._service.name} still runs"):
+            try:
+                return bool(retrying(lambda: self._api.inspect_container(container_id))["State"]["Running"])
+            except docker.errors.NotFound:
+                return False

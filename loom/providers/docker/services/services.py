@@ -1,0 +1,231 @@
+"""A job's services: containers beside it, on a network of its own, ready before its first step.
+
+    with services(client, job.services, ...) as network:
+        ...the job runs with network.network_id; `db:5432` is the service with the alias `db`...
+
+Each service has a thread that gets its image, starts it and waits until it is ready, and one that follows its output.
+One that runs once waits for those that are listed before it, and those after it wait for it.
+Whichever way the block is left, containers, their volumes and the network are gone, and the threads have ended.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
+
+import docker
+import docker.errors
+from msgspec import Struct
+
+from loom.cancel import Cancel
+from loom.errors import LoomError, ServiceError
+from loom.plan import model
+from loom.providers.base import SecretValues
+from loom.providers.docker.container.cleanup import remove_container, remove_network
+from loom.providers.docker.engine.errors import engine_errors, explanation
+from loom.providers.docker.images.images import Images, ResolvedImage
+from loom.providers.docker.services.service import GaveUp, OnDied, RunningService, ServiceContainer, ServiceGroup
+from loom.providers.labels import ROLE
+from loom.providers.service_output import Output
+from loom.status import OnOutput
+
+_LEAVE_WITHIN_S = 10.0
+
+
+class ServiceNetwork(Struct, frozen=True, kw_only=True):
+    """The network for the job's container, and the services on it."""
+
+    network_id: str
+    network_name: str
+    services: tuple[RunningService, ...] = ()
+
+    keep: Callable[[], None] = lambda: None
+    """Keep the services and the network after the block; they are removed with the job's container."""
+
+    @property
+    def images(self) -> tuple[ResolvedImage, ...]:
+        return tuple(service.image for service in self.services)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {name: value for service in self.services for name, value in service.variables.items()}
+
+
+@contextmanager
+def services(
+    client_factory: Callable[[], docker.DockerClient],
+    wanted: tuple[model.Service, ...],
+    *,
+    run_id: str,
+    job_id: str,
+    images: Images,
+    workspace: Path,
+    labels: Mapping[str, str],
+    on_output: OnOutput,
+    cancel: Cancel,
+    on_died: OnDied | None = None,
+    isolated: bool = False,
+    published: bool = False,
+    hardened: bool = False,
+    secrets: SecretValues | None = None,
+) -> Iterator[ServiceNetwork]:
+    """Yields when every service is ready. ServiceError (its hint holds the last lines) when one ends or does not get
+    ready in its time, ImageError when an image can't be had. `on_output` gets the services' lines, each behind the
+    service's name, and is not called any more when the block has been left. `isolated`: the network has no way out.
+    `published`: the job runs on this machine, and reaches the services' ports at 127.0.0.1; their network then has a way
+    out."""
+    client = client_factory()
+    name = f"loom-{run_id}-{job_id}-{token_hex(3)}"
+    output = Output(on_output)
+    values = secrets or SecretValues()
+    kept = threading.Event()
+    try:
+        # The engine publishes no ports of an isolated network.
+        network_id = _create_network(client, name, labels, isolated=isolated and not published)
+        group = ServiceGroup(
+            client=client,
+            network=name,
+            images=images,
+            workspace=workspace,
+            labels=labels,
+            output=output,
+            cancel=cancel,
+            published=published,
+            hardened=hardened,
+            build_secrets=values.own,
+        )
+        containers = _containers(group, wanted, values.services)
+        try:
+            running = _started(group, wanted, containers)
+            group.on_died = on_died
+            yield ServiceNetwork(network_id=network_id, network_name=name, services=running, keep=kept.set)
+        finally:
+            group.closing.set()
+            group.give_up.set()
+            if kept.is_set():
+                for one in containers:
+                    one.let_go(_LEAVE_WITHIN_S)
+            else:
+                _remove(group, containers, network_id)
+    finally:
+        output.close()
+        client.close()
+    output.check()
+
+
+def _containers(
+    group: ServiceGroup, wanted: Sequence[model.Service], values: Sequence[Mapping[str, bytes]]
+) -> list[ServiceContainer]:
+    names = container_names([service.name for service in wanted])
+    return [
+        ServiceContainer(group, service, f"{group.network}-{names[index]}", values[index] if values else {})
+        for index, service in enumerate(wanted)
+    ]
+
+
+def _started(
+    group: ServiceGroup, wanted: Sequence[model.Service], containers: Sequence[ServiceContainer]
+) -> tuple[RunningService, ...]:
+    running: dict[int, RunningService] = {}
+    for together in _groups(wanted):
+        _start_together(group, {index: (wanted[index].name, containers[index]) for index in together}, running)
+    return tuple(running[index] for index in sorted(running))
+
+
+def _start_together(
+    group: ServiceGroup, together: Mapping[int, tuple[str, ServiceContainer]], running: dict[int, RunningService]
+) -> None:
+    """All at once: a service may need another one to become ready."""
+    failed: list[BaseException] = []
+
+    def start(index: int, one: ServiceContainer) -> None:
+        try:
+            running[index] = one.start()
+        except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
+            failed.append(error)
+            group.give_up.set()
+
+    threads = [
+        threading.Thread(target=start, args=(index, one), name=f"loom-service-{name}", daemon=True)
+        for index, (name, one) in together.items()
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            if not group.cancel.join(thread):
+                raise ServiceError("services were still starting after the second interrupt", code="CANCELED")
+    except BaseException:
+        # An interrupt in this thread: nothing may be created during removal.
+        group.give_up.set()
+        for thread in threads:
+            thread.join(_LEAVE_WITHIN_S)
+        raise
+    if failed:
+        raise next((error for error in failed if not isinstance(error, GaveUp)), failed[0])
+
+
+def _groups(wanted: Sequence[model.Service]) -> Iterator[list[int]]:
+    """Group services that start together; one that runs once separates those before and after it."""
+    group: list[int] = []
+    for index, service in enumerate(wanted):
+        if service.once:
+            yield group
+            yield [index]
+            group = []
+        else:
+            group.append(index)
+    yield group
+
+
+def _remove(group: ServiceGroup, containers: Sequence[ServiceContainer], network_id: str) -> None:
+    """Never raises: failures are printed, and the labels lead the next clean-up to them."""
+
+    def attempt(remove: Callable[[], None]) -> None:
+        try:
+            remove()
+        except LoomError as error:
+            group.output.say(error.message)
+
+    threads = [
+        threading.Thread(target=attempt, args=(lambda made=made: remove_container(group.client, made),), daemon=True)
+        for one in containers
+        for made in one.containers()
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(_LEAVE_WITHIN_S)
+    for one in containers:
+        one.join(_LEAVE_WITHIN_S)
+    attempt(lambda: remove_network(group.client, network_id, disconnect=True))
+
+
+def container_names(names: Sequence[str]) -> list[str]:
+    """Return a unique part of a container's name for each service; characters that names can't have are replaced."""
+    taken: set[str] = set()
+    result = []
+    for name in names:
+        slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:40] or "service"
+        unique, number = slug, 2
+        while unique.lower() in taken:
+            unique, number = f"{slug}-{number}", number + 1
+        taken.add(unique.lower())
+        result.append(unique)
+    return result
+
+
+def _create_network(client: docker.DockerClient, name: str, labels: Mapping[str, str], *, isolated: bool) -> str:
+    try:
+        with engine_errors():
+            marks = {**labels, ROLE: "network"}
+            return str(client.api.create_network(name, driver="bridge", internal=isolated, labels=marks)["Id"])
+    except docker.errors.APIError as error:
+        hint = None
+        if "address pool" in str(error):
+            hint = "The engine has no more networks to give: `loom clean` removes loom's own, `docker network ls` shows all."
+        raise ServiceError(f"the services' network could not be made: {explanation(error)}", hint=hint) from error

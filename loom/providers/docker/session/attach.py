@@ -1,0 +1,409 @@
+"""A container's standard input and output as two connections to the engine, read without loss or much copying.
+
+They are separate: the end of input orders the container to stop, while lost output can be resumed from the container's
+log.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct
+
+from loom.errors import LoomError, ProviderError
+from loom.providers.docker.engine.client import ANSWER_S
+from loom.providers.docker.engine.errors import to_loom_error, translated
+from loom.providers.docker.engine.retries import start_failed
+from loom.status import Stream
+
+if TYPE_CHECKING:
+    import docker
+
+Chunk = tuple[Stream, bytes]
+
+_READ = 256 * 1024
+_SOON_S = 0.001
+_FLOOD_FROM = 20
+_GATHER_S = 0.0004
+_SEND_TIMEOUT_S = 60.0
+_HEADER = struct.Struct(">BxxxL")
+_STREAMS: dict[int, Stream] = {1: "stdout", 2: "stderr"}
+
+
+class Demultiplexer:
+    """Remove the engine's eight-byte frame headers from a byte stream; merge adjacent frames of one stream.
+
+    ProviderError at a frame that is the engine's own message, after all output that stands before it: from the next
+    `feed`, or from `end`.
+    """
+
+    def __init__(self) -> None:
+        self._header = b""
+        """An incomplete header."""
+        self._kind = 1
+        self._left = 0
+
+    def feed(self, data: bytes) -> list[Chunk]:
+        if self._header:
+            data, self._header = self._header + data, b""
+        chunks: list[Chunk] = []
+        pieces: list[bytes] = []
+        take, header = pieces.append, _HEADER.unpack_from
+        current, left = self._kind, self._left
+        size = len(data)
+        at = min(left, size)
+        if at:
+            take(data[:at])
+            left -= at
+        # One iteration per frame, often a single line: this is the hot path.
+        last_header = size - _HEADER.size
+        while at <= last_header:
+            kind, left = header(data, at)
+            at += _HEADER.size
+            if kind != current:
+                if kind not in _STREAMS:
+                    if chunks or pieces:
+                        at, left = at - _HEADER.size, 0
+                        break
+                    text = data[at:].decode("utf-8", "replace").strip()
+                    raise ProviderError(
+                        f"the engine could not continue the container's output: {text or f'frame {kind}'}"
+                    )
+                if pieces:
+                    chunks.append((_STREAMS[current], b"".join(pieces)))
+                    pieces.clear()
+                current = kind
+            end = at + left
+            take(data[at:end])
+            if end > size:
+                left = end - size
+                at = size
+                break
+            at, left = end, 0
+        if at < size:
+            self._header = data[at:]
+        self._kind, self._left = current, left
+        if pieces:
+            chunks.append((_STREAMS[current], b"".join(pieces)))
+        return chunks
+
+    def end(self) -> None:
+        """The stream ended."""
+        self.feed(b"")
+
+
+class Hijacked:
+    """One raw connection to the engine (from the SDK's attach), as a blocking socket."""
+
+    @classmethod
+    def of_exec(cls, client: docker.DockerClient, exec_id: str, *, tty: bool = False) -> Hijacked:
+        """Start a command in a running container, connected to its input and output."""
+        api: Any = client.api
+        with translated("starting a command in the container"):
+            raw = api.exec_start(exec_id, tty=tty, socket=True)
+        hijacked = cls.__new__(cls)
+        hijacked._take(raw)
+        return hijacked
+
+    def __init__(
+        self, client: docker.DockerClient, container_id: str, *what: Literal["stdin", "stdout", "stderr"]
+    ) -> None:
+        api: Any = client.api
+        params = {"stream": 1} | dict.fromkeys(what, 1)
+        doing = "attaching to the container"
+        try:
+            raw = api.attach_socket(container_id, params)
+        except Exception as error:
+            # Never retried: once the engine loses an input, it is closed for good.
+            raise start_failed(error, doing) or to_loom_error(error, doing) or error from error
+        self._take(raw)
+
+    def _take(self, raw: Any) -> None:
+        # The SDK's response object closes the socket when it is collected.
+        self._response = getattr(raw, "_response", None)
+        self._raw = raw
+        self.socket: socket.socket = raw if hasattr(raw, "recv") else raw._sock
+        self.socket.settimeout(None)
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def ends_within(self, limit_s: float) -> bool:
+        """Drain a socket; return whether it ended in time."""
+        poll, deadline = select.poll(), time.monotonic() + limit_s
+        poll.register(self.fileno(), select.POLLIN)
+        while (left := deadline - time.monotonic()) > 0:
+            if (self.pending() or poll.poll(left * 1000)) and not self.socket.recv(
+                _READ
+            ):  # no limit: the data is there
+                return True
+        return False
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)  # no limit: where one is needed, the socket has it
+
+    def pending(self) -> bool:
+        """Whether TLS has buffered decrypted data, which a poll of the descriptor does not show."""
+        pending = getattr(self.socket, "pending", None)
+        return bool(pending and pending())
+
+    def close(self) -> None:
+        try:
+            self.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the engine closed it first
+        for part in (self._response, self._raw, self.socket):
+            if part is not None:
+                try:
+                    part.close()
+                except (OSError, ValueError):
+                    pass  # both own the shared socket
+
+
+class _Position(Struct):
+    """The position in one stream: whole lines, and bytes after the last one. The log has the same lines."""
+
+    lines: int = 0
+    partial: int = 0
+
+    def advance(self, data: bytes) -> None:
+        lines = data.count(b"\n")
+        if lines:
+            self.lines += lines
+            self.partial = len(data) - data.rfind(b"\n") - 1
+        else:
+            self.partial += len(data)
+
+
+class _Skip:
+    """Drops the part of a stream that was already read."""
+
+    def __init__(self, position: _Position) -> None:
+        self._left = _Position(position.lines, position.partial)
+
+    @property
+    def done(self) -> bool:
+        return not self._left.lines and not self._left.partial
+
+    def feed(self, data: bytes) -> bytes:
+        left = self._left
+        at = 0
+        while left.lines:
+            end = data.find(b"\n", at)
+            if end < 0:
+                return b""
+            at = end + 1
+            left.lines -= 1
+        take = min(left.partial, len(data) - at)
+        left.partial -= take
+        return data[at + take :]
+
+
+class LogFollower:
+    """Follow a container's log from its beginning, as a pollable socket: the engine offers no raw connection for logs."""
+
+    def __init__(self, client: docker.DockerClient, container_id: str) -> None:
+        self._api: Any = client.api
+        self._url = f"{self._api.base_url}/v{self._api.api_version}/containers/{container_id}/logs"
+        self._response: Any = None
+        self.refused: LoomError | None = None
+        """The reason why the engine has no log."""
+        self.socket, self._writer = socket.socketpair()
+        self._thread = threading.Thread(target=self._pump, name=f"log of {container_id[:12]}", daemon=True)
+        self._thread.start()
+
+    def _pump(self) -> None:
+        params = {"stdout": 1, "stderr": 1, "follow": 1, "tail": "all"}
+        try:
+            # Not in the reader's thread: the engine answers only once the log has content.
+            self._response = self._api.get(self._url, params=params, stream=True, timeout=(ANSWER_S, None))
+            if not self._response.ok:
+                self.refused = ProviderError(f"the container's log can't be read again: {self._response.text.strip()}")
+            for chunk in () if self.refused else self._response.iter_content(chunk_size=None):
+                self._writer.sendall(chunk)  # no limit: nobody may read; the reader closes it
+        except Exception:  # noqa: BLE001  its end is all that the reader has to see; it asks the engine for the reason
+            pass
+        finally:
+            self._writer.close()
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def pending(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.socket.close()
+        if self._response is not None:
+            self._response.close()
+
+
+class Attachment:
+    """The connections to a container: `send` to its input, `read` its output, until `at_end`."""
+
+    def __init__(self, client: docker.DockerClient, container_id: str, *, apart: bool = True) -> None:
+        """Attach before the container starts, because earlier output is lost.
+
+        `apart=False`: one connection for input and output. Podman sends output to every connection, even for input
+        only, and stalls when nobody reads it.
+        """
+        if not apart:
+            both = Hijacked(client, container_id, "stdin", "stdout", "stderr")
+            self._use(client, container_id, both, both)
+            return
+        input_ = Hijacked(client, container_id, "stdin")
+        try:
+            output = Hijacked(client, container_id, "stdout", "stderr")
+        except BaseException:
+            input_.close()
+            raise
+        self._use(client, container_id, input_, output)
+
+    def _use(self, client: docker.DockerClient, container_id: str, input_: Hijacked, output: Hijacked) -> None:
+        self._input: Hijacked | None = input_
+        self._output: Hijacked | LogFollower = output
+        self._client = client
+        self._container_id = container_id
+        self._frames = Demultiplexer()
+        self._read: dict[Stream, _Position] = {"stdout": _Position(), "stderr": _Position()}
+        self._skip: dict[Stream, _Skip] = {}
+        self._behind_since: float | None = None
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._output.fileno(), select.POLLIN)
+        self._poll.register(self._wake, select.POLLIN)
+        self._read_at, self._small_reads = 0.0, 0
+        self.at_end = False
+        self._closed = False
+
+    def send(self, data: bytes) -> None:
+        """OSError when the container's input is closed by the container or engine."""
+        if self._input is None:
+            raise BrokenPipeError("the container's input is closed")
+        self._input.socket.settimeout(_SEND_TIMEOUT_S)
+        try:
+            self._input.socket.sendall(data)  # no limit: set in the previous line
+        finally:
+            self._input.socket.settimeout(None)
+
+    def wake(self) -> None:
+        """Make a concurrent `read` return at once. Callable from any thread, also after `close`."""
+        if not self._closed:
+            try:
+                os.eventfd_write(self._wake, 1)
+            except OSError:
+                pass  # closed concurrently
+
+    def read(self, timeout_s: float) -> list[Chunk]:
+        """Return new output; wait up to `timeout_s`. Empty after a timeout, a wake, and at the end.
+
+        OSError when the connection broke.
+        """
+        if self.at_end:
+            return []
+        if not self._output.pending():
+            ready = dict(self._poll.poll(max(0.0, timeout_s) * 1000))
+            if self._wake in ready:
+                os.eventfd_read(self._wake)
+            if self._output.fileno() not in ready:
+                return []
+        if self._in_flood():
+            time.sleep(_GATHER_S)
+        data = self._output.socket.recv(_READ)  # no limit: the data is there
+        self._count(len(data))
+        if not data:
+            self.at_end = True
+            if isinstance(self._output, LogFollower) and self._output.refused is not None:
+                raise self._output.refused
+            self._frames.end()
+            return []
+        chunks = self._frames.feed(data)
+        if self._skip:
+            chunks = [(stream, rest) for stream, piece in chunks if (rest := self._skip[stream].feed(piece))]
+            if self._behind_since is not None:
+                behind = not all(skip.done for skip in self._skip.values())
+                self._behind_since = time.monotonic() if behind else None
+        for stream, piece in chunks:
+            self._read[stream].advance(piece)
+        return chunks
+
+    def _count(self, size: int) -> None:
+        """Consecutive small reads without a pause."""
+        now = time.monotonic()
+        small_and_soon = size < _READ // 4 and now - self._read_at < _SOON_S + _GATHER_S
+        self._small_reads = self._small_reads + 1 if small_and_soon else 0
+        self._read_at = now
+
+    def _in_flood(self) -> bool:
+        """Whether output arrives line by line without a pause: a read then costs the same for one line as for many."""
+        return self._small_reads >= _FLOOD_FROM and time.monotonic() - self._read_at < _SOON_S
+
+    def resume(self) -> None:
+        """Resume lost output from the log. `read` raises ProviderError when the engine keeps no log."""
+        follower = LogFollower(self._client, self._container_id)
+        self._poll.unregister(self._output.fileno())
+        self._output.close()
+        self._output = follower
+        self._poll.register(follower.fileno(), select.POLLIN)
+        self._frames = Demultiplexer()
+        self._skip = {stream: _Skip(position) for stream, position in self._read.items()}
+        self._behind_since = None if all(skip.done for skip in self._skip.values()) else time.monotonic()
+        self.at_end = False
+
+    @property
+    def behind_s(self) -> float | None:
+        """Return how long the log has been silent before reaching the point of the loss; None when past it.
+
+        An engine that could not write its log (a full disk) never reaches it.
+        """
+        return None if self._behind_since is None else time.monotonic() - self._behind_since
+
+    def close_input(self) -> None:
+        """Order the driver to stop."""
+        if self._input is None:
+            return
+        if self._input is self._output:
+            try:
+                self._input.socket.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # the engine closed it first
+        else:
+            self._input.close()
+        self._input = None
+
+    def drain(self, timeout_s: float) -> list[Chunk]:
+        """Return everything up to the end of the output, or the output within `timeout_s`."""
+        chunks: list[Chunk] = []
+        deadline = time.monotonic() + timeout_s
+        while not self.at_end and (left := deadline - time.monotonic()) > 0:
+            chunks += self.read(left)
+        return chunks
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.close_input()
+            self._output.close()
+            os.close(self._wake)
+
+
+class ExecAttachment(Attachment):
+    """An attachment to a driver that an exec started in a kept container."""
+
+    def __init__(
+        self, client: docker.DockerClient, container_id: str, command: Sequence[str], workdir: str, user: str
+    ) -> None:
+        api: Any = client.api
+        with translated("starting a driver in the kept container"):
+            made = api.exec_create(container_id, list(command), stdin=True, workdir=workdir, user=user)
+        self._use(client, container_id, *[Hijacked.of_exec(client, made["Id"])] * 2)
+
+    def resume(self) -> None:
+        raise ProviderError("the connection to a kept container was lost: no log has what its steps print")

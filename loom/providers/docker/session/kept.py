@@ -1,0 +1,319 @@
+"""Containers that outlive their run: find, restart and resume them.
+
+A kept container idles with its driver stopped. A resume starts a second driver by an exec, so that background processes
+of earlier steps keep running. After a restart of the engine the container is started again, with its files but without
+its processes.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from loom.cancel import Cancel
+from loom.errors import ProviderError
+from loom.plan.model import MountMode
+from loom.providers import clearing, labels
+from loom.providers.base import SessionFacts, SessionRequest
+from loom.providers.docker.container.cleanup import remove_container, remove_run
+from loom.providers.docker.container.create import image_is_there, name_of
+from loom.providers.docker.container.mounts import BindMount, Mount, OverlayMount, VolumeMount
+from loom.providers.docker.container.ownership import Owner, Workspaces
+from loom.providers.docker.engine.capabilities import Traits
+from loom.providers.docker.engine.errors import translated
+from loom.providers.docker.engine.retries import restarting, retrying
+from loom.providers.docker.session.attach import Attachment, ExecAttachment
+from loom.providers.docker.session.channel import channel_to
+from loom.providers.docker.session.exec import ContainerInside
+from loom.providers.docker.session.session import DockerSession
+from loom.providers.driver import protocol as driver
+from loom.providers.driver.channel import Channel, Died, Lost, Talk
+from loom.providers.driver.session import HELLO_S
+from loom.providers.files import archive_of, unpack
+from loom.status import OnOutput
+from loom.util.untrusted_files import reader
+
+if TYPE_CHECKING:
+    import docker
+
+    from loom.storage.workspace import OnSkipped
+
+_NOT_RUNNING = ("exited", "created", "dead")
+
+
+def find(
+    client: docker.DockerClient, run_id: str, job_id: str, container_id: str | None = None
+) -> KeptContainer | None:
+    """Return a job's container: the one with this id, else the newest with the job's labels; None if gone."""
+    api: Any = client.api
+    of_job = {"label": [f"{labels.RUN}={run_id}", f"{labels.JOB}={job_id}", f"{labels.ROLE}=job"]}
+    wanted = {"id": container_id} if container_id else of_job
+    with translated(f"looking for the container of job {job_id}"):
+        listed = retrying(lambda: api.containers(all=True, filters=wanted))
+    for container in sorted(listed, key=lambda item: -float(item["Created"])):
+        name = str((container.get("Names") or [""])[0]).lstrip("/")
+        kept = labels.kept_until(name) is not None
+        running = container["State"] not in _NOT_RUNNING
+        if kept or (running and not container_id):
+            return KeptContainer(client, container["Id"], name, running, kept, container["Labels"])
+    return None
+
+
+class KeptContainer(Struct, frozen=True):
+    """Implements `providers.base.KeptPlace`: a job's container, running or kept."""
+
+    client: docker.DockerClient
+    container_id: str
+    name: str
+    running: bool
+    kept: bool
+    labels: Mapping[str, str]
+    user: str = ""
+    """Of commands in it; empty: the container's own."""
+
+    @property
+    def place_id(self) -> str:
+        return self.container_id
+
+    @property
+    def project_dir(self) -> str:
+        return self.labels.get(labels.PROJECT_DIR, "/workspace")
+
+    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> ContainerInside:
+        return ContainerInside(
+            client=self.client,
+            container_id=self.container_id,
+            workdir=self.project_dir,
+            environment=environment,
+            user="0:0" if as_root else self.user or None,
+        )
+
+    def has_its_files(self, mode: MountMode) -> bool:
+        if mode is MountMode.VOLUME and self.running:
+            return True
+        return Path(self.labels.get(labels.WORKSPACE, "")).is_dir()
+
+    def copy_files(self, target: Path, on_skipped: OnSkipped) -> None:
+        api: Any = self.client.api
+        target.mkdir(parents=True, mode=0o700)
+        with translated("reading the job's view of the workspace"):
+            stream, _ = api.get_archive(self.container_id, f"{self.project_dir}/.", chunk_size=1 << 20)
+            unpack(stream, target, on_skipped)
+
+    def view(self) -> Path | None:
+        if (volume := self._volume()) is None:
+            return None
+        api: Any = self.client.api
+        with translated("looking at the job's view of the workspace"):
+            found = retrying(lambda: api.inspect_volume(volume))
+        place = Path(str(found["Mountpoint"]))
+        try:
+            # An overlay is mounted only while its container runs.
+            there = place.is_mount() if (found.get("Options") or {}).get("type") == "overlay" else place.is_dir()
+        except OSError:
+            return None
+        return place if there and os.access(place, os.R_OK | os.X_OK) else None
+
+    def bring(self, source: Path, paths: Sequence[str]) -> None:
+        self._wake()
+        said: list[bytes] = []
+        ended = self.inside({}, as_root=True).run(
+            ["sh"], lambda _, data: said.append(data), Cancel(), stdin=clearing.script(self.project_dir, paths)
+        )
+        if ended.code != 0:
+            raise ProviderError(
+                f"files of the kept container {self.name} could not be replaced: "
+                + b"".join(said).decode("utf-8", "replace").strip()
+            )
+        mount = VolumeMount(self.client, self._request(), os.getpid())
+        mount.adopt("", self.container_id, self._owner())
+        mount.put_archive(archive_of(source, [path for path in paths if os.path.lexists(source / path)]))
+
+    def remove(self) -> Sequence[str]:
+        gone = remove_run(self.client, self.labels[labels.RUN], self.labels[labels.JOB])
+        return [one.problem for one in gone if one.problem]
+
+    def _request(self) -> SessionRequest:
+        return SessionRequest(
+            run_id=self.labels[labels.RUN],
+            job_id=self.labels[labels.JOB],
+            workspace=Path(self.labels[labels.WORKSPACE]),
+            project_dir=self.project_dir,
+            environment={},
+            shell=(),
+        )
+
+    def _owner(self) -> Owner:
+        """The owner of the job's view: its user."""
+        api: Any = self.client.api
+        with translated("looking at the job's view of the workspace"):
+            stream, _ = api.get_archive(self.container_id, f"{self.project_dir}/.", chunk_size=1 << 16)
+            with tarfile.open(mode="r|*", fileobj=reader(stream)) as archive:
+                first = archive.next()
+        return Owner(first.uid, first.gid) if first is not None else Owner(0, 0)
+
+    # Waking
+
+    def wake(self, secrets: Mapping[str, bytes]) -> tuple[Mapping[str, str], bool]:
+        paths = {name: f"{driver.DIRECTORY}/secret.{name}" for name in secrets}
+        woken = self.kept and self._wake()
+        if woken and secrets:
+            plain = ContainerInside(client=self.client, container_id=self.container_id, workdir="/", environment={})
+            plain.write({paths[name]: value for name, value in secrets.items()})
+        return paths, woken
+
+    def _wake(self) -> bool:
+        """Restart it, its services first; return whether it had stopped. ProviderError when it can't run."""
+        self._wake_services()
+        if self.running:
+            return False
+        talk, channels = Talk(), list[Channel]()
+
+        def connect() -> None:
+            for dead in channels:
+                dead.attachment.close()
+            attachment = Attachment(self.client, self.container_id, apart=False)
+            channels[:] = [channel_to(self.client, attachment, self.container_id, self.labels.get(labels.JOB, ""))]
+            channels[0].send(driver.program() + driver.hello(driver.new_token()) + driver.keep(talk.token))
+
+        doing = "starting the kept container again"
+        try:
+            with translated(doing):
+                restarting(self.client.api, self.container_id, doing, connect)
+            deadline = time.monotonic() + HELLO_S
+            answered = channels[0].listen(talk, lambda *_: None, deadline=deadline, cancel=None)
+        except (Died, Lost):
+            answered = False
+        finally:
+            for channel in channels:
+                channel.attachment.close()
+        if not answered:
+            raise ProviderError(
+                f"the kept container {self.name} was started again, but ended at once or did not answer"
+            )
+        return True
+
+    def _wake_services(self) -> None:
+        api: Any = self.client.api
+        of_job = [f"{name}={self.labels.get(name, '')}" for name in (labels.RUN, labels.JOB)]
+        filters = {"label": [*of_job, f"{labels.ROLE}=service"]}
+        with translated("looking for the kept services"):
+            services = retrying(lambda: api.containers(all=True, filters=filters))
+        for service in services:
+            if service["State"] in _NOT_RUNNING and labels.ONCE not in service["Labels"]:
+                if labels.HANDED_OVER in service["Labels"]:
+                    raise ProviderError(
+                        f"the kept service {service['Names'][0].lstrip('/')} has ended, and the secrets it had with it",
+                        hint="run the job again: `loom rerun`",
+                    )
+                with translated("starting a kept service again"):
+                    restarting(api, service["Id"], "starting a kept service again")
+
+    # Going on
+
+    @contextmanager
+    def adopt(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[DockerSession]:
+        woken = self._wake()
+        places = [entry.partition(":")[0] for entry in request.resources.tmpfs]
+        lost = " and ".join(["its processes", *([f"what was in {', '.join(places)} (tmpfs)"] if places else ())])
+        attachment = ExecAttachment(self.client, self.container_id, driver.BOOT, self.project_dir, self.user)
+        session = DockerSession(
+            client=self.client,
+            request=request,
+            attachment=attachment,
+            facts=SessionFacts(
+                provider="docker",
+                image=(request.image.name if request.image else None) or "",
+                image_id=request.image_id or "",
+                container_id=self.container_id,
+                container_name=self.name,
+                details={"mount_mode": request.mount_mode.value, "kept": "adopted"},
+                warnings=(f"the kept container was stopped and runs again without {lost}",) if woken else (),
+            ),
+            mount=self._mount(request),
+            container_labels=self.labels,
+            on_output=on_output,
+        )
+        try:
+            session.start(cancel, running=True)
+            yield session
+        except BaseException:
+            # An error does not remove a container that was kept for a person.
+            attachment.close()
+            raise
+        problems = session.leave()
+        if session.may_go:
+            problems += self.remove()
+        for problem in problems:
+            on_output("stderr", f"{problem}\n".encode())
+
+    def _volume(self) -> str | None:
+        """The name of the volume that is its view; None for the workspace itself."""
+        api: Any = self.client.api
+        with translated("looking at the kept container"):
+            mounts = retrying(lambda: api.inspect_container(self.container_id))["Mounts"]
+        return next((mount.get("Name") for mount in mounts if mount["Destination"] == self.project_dir), None)
+
+    def _mount(self, request: SessionRequest) -> Mount:
+        if request.mount_mode is MountMode.BIND:
+            return BindMount(request, Workspaces())
+        volume = self._volume()
+        if volume is None:
+            raise ProviderError(f"the kept container {self.name} has no view of the workspace at {self.project_dir}")
+        kinds: dict[MountMode, type[OverlayMount | VolumeMount]]
+        kinds = {MountMode.OVERLAY: OverlayMount, MountMode.VOLUME: VolumeMount}
+        request = replace(request, workspace=Path(self.labels[labels.WORKSPACE]))
+        mount = kinds[request.mount_mode](self.client, request, os.getpid())
+        mount.adopt(volume, self.container_id)
+        return mount
+
+
+def lay_out(client: docker.DockerClient, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:
+    """Fill the new directory `target` with a job's overlay view after its container is gone.
+
+    The engine assembles the layers, because only it can read all of their marks; nothing of the job runs.
+    """
+    api: Any = client.api
+    traits = Traits(client)
+    mount = OverlayMount(client, request, os.getpid(), rootless=traits.rootless)
+    marks = labels.labels(
+        run_id=request.run_id, job_id=request.job_id, workspace=request.workspace, pid=os.getpid(), role="helper"
+    )
+    marks[labels.PROJECT_DIR] = request.project_dir
+    name = f"{name_of(request)}-files"
+    try:
+        mount.make()
+        with translated(f"reading what job {request.job_id} left"):
+            config = api.create_container_config(
+                image=_some_image(client, request),
+                entrypoint=["sh"],
+                command=None,
+                stdin_open=True,
+                labels=marks,
+                host_config=api.create_host_config(mounts=mount.spec()[:1], network_mode="none"),
+            )
+            made = retrying(lambda: api.create_container_from_config(config, name))
+            if traits.podman:
+                api.start(made["Id"])  # it mounts a volume only now; the shell waits for input that never comes
+        KeptContainer(client, made["Id"], name, False, False, marks).copy_files(target, on_skipped)
+    finally:
+        remove_container(client, name)
+        mount.undo()
+
+
+def _some_image(client: docker.DockerClient, request: SessionRequest) -> str:
+    """The job's image, or any other: a container that never starts needs nothing of it."""
+    if request.image_id and image_is_there(client, request.image_id):
+        return request.image_id
+    api: Any = client.api
+    for image in retrying(lambda: api.images()):
+        return str(image["Id"])
+    raise ProviderError("the engine has no image at all to make a container from", hint="docker pull an image")

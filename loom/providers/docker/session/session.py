@@ -1,0 +1,233 @@
+"""One job's container, from the first step to the last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from loom.cancel import Cancel
+from loom.errors import LoomError, ProviderError
+from loom.providers.base import COMMAND_USER, Command, SessionFacts, SessionRequest, ViewChange
+from loom.providers.docker.container import refusals
+from loom.providers.docker.container.as_root import RootShell
+from loom.providers.docker.container.create import environment_of
+from loom.providers.docker.container.mounts import Mount
+from loom.providers.docker.container.ownership import Ids, Owner
+from loom.providers.docker.engine.errors import translated
+from loom.providers.docker.session.attach import Attachment
+from loom.providers.docker.session.channel import channel_to
+from loom.providers.docker.session.exec import ContainerInside
+from loom.providers.driver import protocol as driver
+from loom.providers.driver.channel import Talk
+from loom.providers.driver.session import LEAVE_S, Driven, Hello
+from loom.providers.driver.steps import still_running
+from loom.providers.files import unnoticed
+from loom.providers.labels import kept_name
+from loom.status import Ended, Exit, OnOutput
+
+if TYPE_CHECKING:
+    import docker
+
+    from loom.storage.workspace import OnSkipped
+
+
+class DockerSession:
+    """Implements `providers.base.Session`; created by `DockerProvider.open` with an attached, started container."""
+
+    def __init__(
+        self,
+        *,
+        client: docker.DockerClient,
+        request: SessionRequest,
+        attachment: Attachment,
+        facts: SessionFacts,
+        mount: Mount,
+        container_labels: Mapping[str, str],
+        on_output: OnOutput,
+    ) -> None:
+        self._client = client
+        self._api: Any = client.api
+        self._request = request
+        self._driven = Driven(
+            channel_to(client, attachment, facts.container_id, request.job_id),
+            request,
+            facts,
+            on_output,
+            # Each step sets the variables that the engine's JSON can't encode (bytes that are not UTF-8).
+            environment=environment_of(request)[1],
+            still_running=self._commands,
+        )
+        self._mount = mount
+        self._as_root = RootShell(
+            client=client, facts=facts, mount=mount, job_id=request.job_id, labels=container_labels
+        )
+        self._chowned = False
+        self._started = False
+        self.uid: int | None = None
+        self.gid: int | None = None
+        self._ids = Ids()
+        self.kept_until: float | None = None
+        self._to_stay = False
+
+    @property
+    def may_go(self) -> bool:
+        """Whether nobody needs the container any more: not one that was lost, or that could not be kept again."""
+        return self.kept_until is None and not self._to_stay and not self._driven.lost
+
+    @property
+    def facts(self) -> SessionFacts:
+        return self._driven.facts
+
+    @property
+    def container_id(self) -> str:
+        return self.facts.container_id
+
+    # The start
+
+    def start(self, cancel: Cancel, *, running: bool = False) -> None:
+        """Start the container, unless it runs, and wait for the driver. ImageError when the image can't run it.
+
+        After StartFailed, neither this session nor its attachment can be used.
+        """
+        talk = Talk()
+        # Before the start: the engine buffers it until the driver reads, which saves a round trip.
+        self._driven.channel.send(driver.program() + driver.hello(talk.token))
+        try:
+            if not running:
+                self._api.start(self.container_id)
+        except Exception as error:
+            raise refusals.not_started(error, self._request, self.facts) or error from error
+        self._started = True
+
+        def ended_at_once(output: str, reason: str) -> LoomError:
+            return refusals.ended_at_once(output, reason, self._request, self.facts)
+
+        if (hello := self._driven.hello(talk, cancel, ended_at_once)) is not None and hello.uid is not None:
+            self._take(hello)
+
+    def _take(self, hello: Hello) -> None:
+        self.uid, self.gid = hello.uid, hello.gid
+        self._ids = Ids.read(hello.users, hello.groups)
+        if self._request.image is not None and self._request.image.entrypoint:
+            # It may have become another user, which the engine starts no command as. The engine looks for further groups
+            # of a user only where it is asked for none.
+            user = str(hello.uid) if hello.further_groups else f"{hello.uid}:{hello.gid}"
+            self._add_facts(details={**self.facts.details, COMMAND_USER: user})
+
+    def _add_facts(self, **changes: Any) -> None:
+        self._driven.facts = replace(self.facts, **changes)
+
+    # Steps
+
+    def answers(self) -> bool:
+        return self.kept_until is None and self._driven.answers()
+
+    def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
+        if cancel.wait(0):
+            return Exit(code=130, ended=Ended.CANCELED)
+        if self.kept_until is not None:
+            raise ProviderError("the container is kept for inspection and runs no further steps")
+        if not self._chowned:
+            self._chowned = True
+            self._chown_to_job()
+        return self._driven.run(command, on_output, cancel)
+
+    def _commands(self) -> tuple[str, ...]:
+        """Return the command lines of what the step runs; nothing if the engine can't tell."""
+        try:
+            with translated("listing the processes of the container"):
+                listed = self._api.top(self.container_id, "-eo pid,args")["Processes"]
+        except LoomError:
+            return ()
+        commands = [args for _, args in listed or () if driver.MARK not in args]
+        return still_running(commands, f"{driver.DIRECTORY}/step.")
+
+    def handed_on(self) -> Mapping[str, str]:
+        return self._driven.handed_on()
+
+    def to_mask(self) -> list[bytes]:
+        return self._driven.to_mask()
+
+    # Files
+
+    def _chown_to_job(self) -> None:
+        self._mount.chown_to_job(Owner(self.uid or 0, self.gid or 0), self._ids, self._as_root)
+
+    def put_secret(self, name: str, content: bytes) -> str:
+        return self._driven.put_secret(name, content)
+
+    def settle(self) -> None:
+        if self._chowned:
+            self._mount.chown_back(self._as_root)
+
+    def workspace_view(self) -> Path | None:
+        return self._mount.view()
+
+    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
+        return self._mount.get_archive(paths, on_skipped)
+
+    def put_archive(self, archive: Iterable[bytes]) -> None:
+        self._mount.put_archive(archive)
+
+    def changes(self) -> Sequence[ViewChange] | None:
+        return self._mount.changes(self._as_root)
+
+    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> ContainerInside:
+        if not self._chowned:  # the first step gives the job its files
+            self.run(Command(script=":", shell=("sh",)), self._driven.on_output, Cancel())
+        return ContainerInside(
+            client=self._client,
+            container_id=self.container_id,
+            workdir=self._request.project_dir,
+            environment=environment,
+            user="0:0" if as_root else self.facts.details.get(COMMAND_USER),
+        )
+
+    # The end
+
+    def size(self) -> int:
+        with translated("measuring the container"):
+            listed = self._api.containers(all=True, size=True, filters={"id": self.container_id})
+        return int((listed[0] if listed else {}).get("SizeRw") or 0) + self._mount.size()
+
+    def keep(self, expires_at: float) -> None:
+        self._to_stay = True
+        # One that a step ended is started again by whoever enters it.
+        if not self._driven.died and self._driven.ask(driver.keep) is None:
+            raise ProviderError(
+                f"the container of job {self._request.job_id} could not be kept: its driver does not answer"
+            )
+        if (
+            self._chowned and not self._driven.died
+        ):  # the caller owned the files while reading; the job's user needs them
+            self._chown_to_job()
+        name = kept_name(self.facts.container_name, expires_at)
+        if name != self.facts.container_name:  # otherwise, keeping it again within a second would reuse its own name
+            with translated("keeping the container"):
+                self._api.rename(self.container_id, name)
+        self._add_facts(container_name=name)
+        self.kept_until = expires_at
+
+    def disconnect(self) -> None:
+        """Release a container that did not start."""
+        self._driven.channel.attachment.close()
+
+    def leave(self) -> list[str]:
+        """End everything in the container; its last output goes to the session's `on_output`. Return the problems."""
+        problems = []
+        if self.kept_until is None:
+            if self._started:
+                self._driven.end()
+            if self._chowned:
+                try:
+                    self._mount.chown_back(self._as_root)
+                except LoomError as error:
+                    problems.append(str(error))
+            # Root's kill reaches everything; after another user's, wait for the container's end (30 ms).
+            if self.uid != 0 and self._started:
+                self._driven.channel.drain(self._driven.on_output, LEAVE_S)
+        self.disconnect()
+        return problems

@@ -1,0 +1,290 @@
+"""The protocol with the driver in a container: commands are lines of shell, answers are marks in the output.
+
+A mark is `<token> <text>` up to a line end, on both streams. Each command has a new random token, so a step can't forge
+a mark. `Cutter` removes marks from a stream, at any chunk boundaries.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from msgspec import Struct
+
+from loom.providers.base import Share
+from loom.providers.driver import shared_shell
+from loom.providers.driver.steps import arguments_of, checked
+
+DIRECTORY = "/run/loom"
+"""A tmpfs of the container, writable for all its users, for scripts, `$LOOM_ENV` and secrets."""
+ENV_FILE = f"{DIRECTORY}/env"
+MASK_FILE = f"{DIRECTORY}/mask"
+_FIRST = b"\x1e"
+
+HANDED_ON = f"{DIRECTORY}/handed"
+"""What steps that were handed over have appended to `$LOOM_ENV`, as shell text for those after them."""
+
+STATE_FILE = f"{DIRECTORY}/state"
+"""What the shell that steps share leaves behind after each of them."""
+
+MARK = "loom_boot"
+"""Is in the command line of each process of the driver, and of nothing else."""
+SURROUNDINGS = f"{DIRECTORY}/surroundings"
+"""What steps inherit from the driver: shell text that sets environment, umask and limits. Only its owner believes it, so that
+root runs no text of the job's user."""
+_INHERIT = f"[ -O {SURROUNDINGS} ] && . {SURROUNDINGS}"
+_ENTER = f"""
+loom_names=$1 loom_bytes=$2; shift 2
+if [ -O {SURROUNDINGS} ]; then
+  for loom_name in $loom_names; do eval "loom_own_$loom_name=\\${{$loom_name-}}"; done
+  . {SURROUNDINGS}
+  for loom_name in $loom_names; do eval "$loom_name=\\$loom_own_$loom_name; export $loom_name"; done
+fi 2>/dev/null
+eval "$loom_bytes"
+exec "$@"
+"""
+
+
+def environment(given: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a container: those `given`, and the driver's own."""
+    found = {**given, "LOOM_ENV": ENV_FILE, "LOOM_MASK": MASK_FILE}
+    # The workspace may have another owner, which git would reject as dubious.
+    try:
+        count = int(found.get("GIT_CONFIG_COUNT", "0"))
+    except ValueError:
+        count = 0
+    found[f"GIT_CONFIG_KEY_{count}"] = "safe.directory"
+    found[f"GIT_CONFIG_VALUE_{count}"] = "*"
+    found["GIT_CONFIG_COUNT"] = str(count + 1)
+    return found
+
+
+def entering(command: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """`command` with what steps inherit around it; `environment`, which it is started with, counts more.
+
+    A value that is not text is set here, since the engine's JSON can't encode it.
+    """
+    names = [name for name in environment if name.isidentifier() and name.isascii()]
+    set_bytes = [_assignment(name, environment[name]) for name in names if not is_text(environment[name])]
+    return ["sh", "-c", _ENTER, "loom", " ".join(names), "\n".join(set_bytes), *command]
+
+
+def is_text(value: str) -> bool:
+    """Whether `value` has no bytes that are not UTF-8 (surrogates, in Python)."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _assignment(name: str, value: str) -> str:
+    escaped = "".join(f"\\0{byte:03o}" for byte in os.fsencode(value))
+    # The `x` protects newlines at the end, which a substitution drops.
+    return f"{name}=$(printf %b '{escaped}x'); {name}=${{{name}%x}}; export {name}"
+
+
+NOBODY_CAME_S = 120
+"""How long a container waits for the driver. Then it ends, because its creator can't reach it."""
+NOBODY_CAME_CODE = 155
+
+
+def boot(limit_s: int = NOBODY_CAME_S) -> tuple[str, ...]:
+    """The container's command: reads the driver up to an empty line and runs it.
+
+    Keeping the driver out of the arguments keeps `ps` readable and protects it from a step's `pkill -f`. Not every
+    shell's `read` supports a limit, so a guard (if the image has `sleep`) ends this shell; the driver ends the guard.
+    """
+    # KILL, because the signal may arrive before the child runs `sleep`; by `$!`, which is set before a trap can run.
+    guard = f"(trap 'kill -9 $! && wait $!; exit' TERM; sleep {limit_s} & wait $! && kill $$) >/dev/null 2>&1 &"
+    ended = f"loom_boot=$!; trap 'exit {NOBODY_CAME_CODE}' TERM; loom_s="
+    read = 'while IFS= read -r loom_line && [ -n "$loom_line" ]; do loom_s="$loom_s$loom_line\n"; done; eval "$loom_s"'
+    return ("sh", "-c", f"{_INHERIT}; {guard} {ended}; {read}", "loom")
+
+
+BOOT = boot()
+
+
+@cache
+def program() -> bytes:
+    """The driver as sent: no comments, no empty lines, then one empty line."""
+    return _source("driver.sh") + b"\n"
+
+
+@cache
+def handing_over() -> bytes:
+    """The command before `later`: the part of the driver for it, with nothing handed over."""
+    return b"eval " + quoted(_source("detached.sh")) + b"\n"
+
+
+def _source(name: str) -> bytes:
+    source = (Path(__file__).parent / name).read_text().splitlines()
+    return b"".join(line.encode() + b"\n" for line in source if line.strip() and not line.lstrip().startswith("#"))
+
+
+def new_token() -> bytes:
+    return _FIRST + b"loom:" + secrets.token_hex(16).encode()
+
+
+def quoted(text: str | bytes) -> bytes:
+    """Quote `text` as one word of a one-line shell command; any bytes except NUL."""
+    raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+    # A line end would end the command, so it comes from a variable of the driver.
+    return b"'" + raw.replace(b"'", b"'\\''").replace(b"\n", b"'\"$loom_nl\"'") + b"'"
+
+
+def hello(token: bytes) -> bytes:
+    return b"loom_hello " + quoted(token) + b"\n"
+
+
+def step(
+    token: bytes,
+    *,
+    script: str,
+    environment: Mapping[str, str],
+    shell: tuple[str, ...],
+    number: int,
+    merge_output: bool = False,
+    handed_over: bool = False,
+) -> bytes:
+    """Run `script` in `shell`. ProviderError for text that no shell accepts.
+
+    `handed_over`: with the variables that the steps before it handed on.
+    """
+    checked(script, environment)
+    file = f"{DIRECTORY}/step.{number}"
+    settings = (_TAKE_ON if handed_over else b"") + _settings(environment, merge_output=merge_output)
+    words: list[bytes | str] = [token, script, settings, file, *arguments_of(shell, file)]
+    return b"loom_step " + b" ".join(quoted(word) for word in words) + b"\n"
+
+
+_TAKE_ON = f"[ ! -r {HANDED_ON} ] || . {HANDED_ON}\n".encode()
+
+
+def _settings(environment: Mapping[str, str], *, merge_output: bool) -> bytes:
+    exports = [b"export " + name.encode() + b"=" + shared_shell.quoted(value) for name, value in environment.items()]
+    return b"\n".join([*exports, *([b"exec 2>&1"] if merge_output else [])])
+
+
+def share(token: bytes, *, environment: Mapping[str, str], shell: Sequence[str], merge_output: bool = False) -> bytes:
+    """Start a shell that steps share, until CLOSE or its own end; each step is `next_step`."""
+    words: list[bytes | str] = [token, _settings(environment, merge_output=merge_output), *shell]
+    return b"loom_share " + b" ".join(quoted(word) for word in words) + b"\n"
+
+
+def next_step(
+    *,
+    script: str,
+    environment: Mapping[str, str],
+    number: int,
+    share: Share,
+    restore: bool = False,
+    handed_over: bool = False,
+) -> bytes:
+    """Run `script` in the shared shell, with `handed_over` as in `step`. ProviderError for text that no shell accepts."""
+    checked(script, environment)
+    file = f"{DIRECTORY}/step.{number}"
+    words: list[bytes | str] = [
+        shared_shell.file_of(script, share),
+        file,
+        (_TAKE_ON if handed_over else b"")
+        + shared_shell.program(file, STATE_FILE, environment, share, restore=restore),
+    ]
+    return b"loom_next " + b" ".join(quoted(word) for word in words) + b"\n"
+
+
+def later(when: str, *lines: bytes) -> bytes:
+    """Hand lines over: to run them after what was handed over before (see `loom_later` in detached.sh)."""
+    return (
+        b"loom_later " + when.encode() + b" " + quoted(b"; ".join(line.removesuffix(b"\n") for line in lines)) + b"\n"
+    )
+
+
+GO = b"loom_go 0\n"
+"""Begin with what was handed over."""
+GO_INSIDE = b"printf 'loom_go 0\\n' >&5"
+"""The shared shell that starts next begins with what was handed over."""
+STAY = b"loom_stay\n"
+"""Do nothing more of what was handed over."""
+
+
+def put(token: bytes, path: str, content: bytes) -> bytes:
+    """Write `content`, any bytes, to `path`, readable only for the driver's user."""
+    escaped = content.replace(b"\\", b"\\\\").replace(b"\0", b"\\0000")
+    return b"loom_put " + b" ".join(quoted(word) for word in (token, path, escaped)) + b"\n"
+
+
+def keep(token: bytes) -> bytes:
+    return b"loom_keep " + quoted(token) + b"\n"
+
+
+def ping(token: bytes) -> bytes:
+    """Only answer."""
+    return b"loom_mark " + quoted(token) + b" 0\n"
+
+
+def end(token: bytes) -> bytes:
+    return b"loom_quit " + quoted(token) + b"\n"
+
+
+INPUT_LOST_CODE = 154
+"""The driver's exit code when its input closed without an order to end: 128 plus signal 26."""
+OK = b"ok\n"
+TERM = b"term\n"
+KILL = b"kill\n"
+CLOSE = b"close\n"
+"""The shared shell has no further step: its input ends."""
+
+
+class Mark(Struct, frozen=True):
+    """The text between a token and the line end: ` <answer>`, `=<a line of $LOOM_ENV>`, `-<a line of $LOOM_MASK>`, or
+    `.<answer>` at the end of a shared shell.
+    """
+
+    text: bytes
+
+
+class Cutter:
+    """Removes the marks of one token from one stream. Holds back text that may begin a mark."""
+
+    def __init__(self, token: bytes) -> None:
+        self._token = token
+        self._held = b""
+
+    def feed(self, chunk: bytes) -> list[bytes | Mark]:
+        """Return output and marks in order."""
+        token = self._token
+        if self._held:
+            chunk = self._held + chunk
+            self._held = b""
+        if _FIRST not in chunk:  # searching one byte is ten times faster than a token
+            return [chunk] if chunk else []
+        at = chunk.find(token)
+        parts: list[bytes | Mark] = []
+        done = 0
+        while at >= 0:
+            end = chunk.find(b"\n", at + len(token))
+            if end < 0:
+                break
+            if at > done:
+                parts.append(chunk[done:at])
+            parts.append(Mark(chunk[at + len(token) : end]))
+            done = end + 1
+            at = chunk.find(token, done)
+        if at < 0:
+            # The token contains its first byte once, so only the last occurrence in the chunk can begin a cut token.
+            at = chunk.rfind(_FIRST, max(done, len(chunk) - len(token) + 1))
+            if at < 0 or not token.startswith(chunk[at:]):
+                at = len(chunk)
+        if at > done:
+            parts.append(chunk[done:at])
+        self._held = chunk[at:]
+        return parts
+
+    def rest(self) -> bytes:
+        """Return the held text, which the end of the stream proves to be output."""
+        held, self._held = self._held, b""
+        return held

@@ -1,0 +1,360 @@
+"""Run the steps of a job through the driver of its container: the part of a session that every kind of container shares."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from loom.cancel import Cancel
+from loom.errors import LoomError, ProviderError, RequestError
+from loom.providers.base import Command, SessionFacts, SessionRequest
+from loom.providers.driver import protocol as driver
+from loom.providers.driver.channel import Channel, Died, Lost, Talk
+from loom.providers.driver.steps import AUTO, SH, chosen, handed_on
+from loom.status import Ended, Exit, OnOutput, Stream
+from loom.util import profile
+
+HELLO_S = 60.0
+"""Time limit from the container's start to the driver's first answer, on a busy machine."""
+AFTER_KILL_S = 10.0
+"""Time limit of the driver's report after KILL; then the container is killed."""
+LEAVE_S = 3.0
+"""Time limit for the end of the container's processes after the driver is ordered to stop."""
+ANSWER_S = 5.0
+"""Time limit of the driver's answer when it is only asked whether it is there."""
+_MOST_HEARD = 10_000
+_HANDED_OVER_S = 600.0
+"""Time limit of an end that was not ordered from here: a lot of output may come before it."""
+
+
+class Hello:
+    """The driver's first answer: its user, and what the container has."""
+
+    def __init__(self, answer: str) -> None:
+        uid, gid, ooms, refused_forks, self.users, self.groups, shell, member_of = answer.split()
+        self.auto_shell = AUTO.get(shell, SH)
+        self.ooms, self.refused_forks = int(ooms), int(refused_forks)
+        known = uid.isdigit() and gid.isdigit()
+        self.uid = int(uid) if known else None
+        self.gid = int(gid) if known else None
+        self.further_groups = set(member_of.split(",")) - {"", "-", gid}
+
+
+class _Shared(Struct, frozen=True, kw_only=True):
+    """The shell that steps share: what it was last given, and its command line."""
+
+    token: bytes
+    environment: Mapping[str, str]
+    command: str
+
+
+class Driven:
+    """One container's driver, told what to do over `channel`. `facts` grow with what the driver says."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        request: SessionRequest,
+        facts: SessionFacts,
+        on_output: OnOutput,
+        *,
+        environment: Mapping[str, str],
+        still_running: Callable[[], tuple[str, ...]],
+    ) -> None:
+        """`environment`: what each step's extends. `still_running` lists the command lines of a step that ran out of time."""
+        self.channel = channel
+        self.facts = facts
+        self.on_output = on_output
+        """The session's own."""
+        self._request = request
+        self._environment = environment
+        self._still_running = still_running
+        self._handed_on: dict[str, str] = {}
+        self._to_mask: list[bytes] = []
+        self._number = 0
+        self._ooms = self._refused_forks = 0
+        self._unfinished = False
+        self._shared: _Shared | None = None
+        self._handed_over: Mapping[str, bytes] = {}
+        """The tokens of the commands that the driver does by itself, by their names; empty when it waits for orders."""
+        self.died = False
+
+    def hello(self, talk: Talk, cancel: Cancel, ended_at_once: Callable[[str, str], LoomError]) -> Hello | None:
+        """Wait for the answer to `talk`, a hello that was sent; None on a cancel. ImageError when the image can't run it.
+
+        `ended_at_once` makes the error for a container that ended, from its output and its end.
+        """
+        with profile.span("part", "wait for the container"):
+            answered = self._hear(talk, cancel, ended_at_once)
+        if answered:
+            found = Hello(str(talk.answer))
+            self.facts = replace(self.facts, auto_shell=found.auto_shell)
+            if found.uid is not None:
+                self.facts = replace(self.facts, user=f"{found.uid}:{found.gid}")
+            self._ooms, self._refused_forks = found.ooms, found.refused_forks
+            return found
+        if not cancel.requested:
+            raise ProviderError(
+                f"the container of job {self._request.job_id} started, but nothing in it answered within {HELLO_S:.0f} s",
+                hint='an image\'s own `entrypoint` must end by running the command that it is given: exec "$@"',
+            )
+        return None
+
+    def _hear(self, talk: Talk, cancel: Cancel, ended_at_once: Callable[[str, str], LoomError]) -> bool:
+        heard: list[bytes] = []
+
+        def listen(stream: Stream, data: bytes) -> None:
+            if sum(map(len, heard)) < _MOST_HEARD:
+                heard.append(data)
+            self.on_output(stream, data)
+
+        unregister = cancel.on_request(self.channel.attachment.wake)
+        try:
+            return self.channel.listen(talk, listen, deadline=time.monotonic() + HELLO_S, cancel=cancel)
+        except (Lost, Died) as lost:
+            reason = lost.message if isinstance(lost, Lost) else f"it ended with exit code {lost.code}"
+            output = b"".join(heard).decode("utf-8", "replace").strip()
+            if isinstance(lost, Lost) and not output:
+                raise
+            raise ended_at_once(output, reason) from lost
+        finally:
+            unregister()
+
+    def hand_over(self, tokens: Mapping[str, bytes]) -> None:
+        """The driver does the commands with these names and tokens by itself (`lines_of`)."""
+        self._handed_over = tokens
+
+    def lines_of(
+        self, steps: Sequence[Command], after: Mapping[bool, Sequence[Command]], tokens: Mapping[str, bytes]
+    ) -> bytes:
+        """Return what lets the driver do these commands by itself, up to the order to begin (`Detachable.hand_over`)."""
+        lines = [driver.handing_over()]
+        for when, commands in (("m", steps), ("0", after[True]), ("1", after[False])):
+            for number, command in enumerate(commands):
+                if command.share is None:
+                    step = self._step(command, tokens[command.name], len(lines), handed_over=True)
+                    lines.append(driver.later(when, step))
+                    continue
+                if number == 0:
+                    share = self._share(command, tokens[command.name])
+                    after_script = [] if when == "m" else [b"loom_after=1"]
+                    lines.append(driver.later(when, *after_script, driver.GO_INSIDE, share))
+                following = driver.next_step(
+                    script=command.script,
+                    environment={**self._environment, **command.environment},
+                    number=len(lines),
+                    share=command.share,
+                    handed_over=True,
+                )
+                lines.append(driver.later("s0" if when == "m" else f"s{when}", following))
+        return b"".join(lines)
+
+    def _tell(self, line: bytes) -> None:
+        """Order what the driver does not do by itself."""
+        if not self._handed_over:
+            self.channel.send(line)
+
+    def _take_over(self) -> None:
+        """From now on, let the driver do only what loom sends."""
+        if self._handed_over:
+            self._handed_over = {}
+            self.channel.send(driver.STAY)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the place was lost during a command, and may still be there."""
+        return self._unfinished and not self.died
+
+    def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
+        """As `Session.run`."""
+        if self.died:
+            raise Lost(f"a step of job {self._request.job_id} has ended its container; no other can run in it")
+        if command.share is None or command.share.first:
+            self.end_shared()
+        self._number += 1
+        talk, order = self._order(command)
+        deadline = None if command.timeout_s is None else time.monotonic() + command.timeout_s
+        ended = Ended.EXITED
+        still_ran: tuple[str, ...] = ()
+        unregister = cancel.on_request(self.channel.attachment.wake)
+        self._unfinished = True
+        try:
+            self._tell(order)
+            if not self.channel.listen(talk, on_output, deadline=deadline, cancel=cancel):
+                ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
+                still_ran = self._commands() if ended is Ended.TIMED_OUT else ()
+                self._end_step(talk, on_output, cancel)
+            goes_on = talk.goes_on and ended is Ended.EXITED
+            if not goes_on:
+                self._let_go(talk, on_output)
+            self._unfinished = False
+        except Died as died:
+            self.died = True
+            if ended is Ended.EXITED and died.oom:
+                ended = Ended.OOM_KILLED
+            return Exit(code=died.code, ended=ended, still_ran=still_ran, ended_place=True)
+        finally:
+            unregister()
+            talk.let_go(on_output)
+        self._handed_on.update(handed_on(talk.env_lines))
+        self._to_mask += [line for line in talk.mask_lines if line.strip()]
+        return replace(self._exit(str(talk.answer), ended), still_ran=still_ran, goes_on=goes_on)
+
+    def _order(self, command: Command) -> tuple[Talk, bytes]:
+        """Return the command for the driver, and the talk for its answer."""
+        environment = {**self._environment, **command.environment}
+        share, shared = command.share, self._shared
+        token = self._handed_over.get(command.name, b"")
+        later = self.channel.later if self._handed_over else None
+        if share is None:
+            talk = Talk(token, later)
+            return talk, self._step(command, talk.token, self._number)
+        talk, start, restore = Talk(shared.token if shared is not None else token, later), b"", False
+        if shared is None:
+            start = self._share(command, talk.token)
+            restore, given = not share.first, environment if not share.first else {}
+        else:
+            given = {name: value for name, value in environment.items() if shared.environment.get(name) != value}
+        step = driver.next_step(
+            script=command.script, environment=given, number=self._number, share=share, restore=restore
+        )
+        self._shared = _Shared(token=talk.token, environment=environment, command=" ".join(self._shell_of(command)))
+        return talk, start + step
+
+    def _shell_of(self, command: Command) -> tuple[str, ...]:
+        return tuple(chosen(command.shell or self._request.shell, self.facts.auto_shell))
+
+    def _step(self, command: Command, token: bytes, number: int, *, handed_over: bool = False) -> bytes:
+        return driver.step(
+            token,
+            script=command.script,
+            environment={**self._environment, **command.environment},
+            shell=self._shell_of(command),
+            number=number,
+            merge_output=command.merge_output,
+            handed_over=handed_over,
+        )
+
+    def _share(self, command: Command, token: bytes) -> bytes:
+        return driver.share(
+            token,
+            environment={**self._environment, **command.environment},
+            shell=self._shell_of(command),
+            merge_output=command.merge_output,
+        )
+
+    def _let_go(self, talk: Talk, on_output: OnOutput) -> None:
+        """Let the driver take another command: the step is over, and with it a shell that it shared."""
+        self._tell(driver.OK)
+        if self._shared is not None:
+            self._shared = None
+            talk.to_the_end = True
+            limit_s = _HANDED_OVER_S if self._handed_over else AFTER_KILL_S
+            if not self.channel.listen(talk, on_output, deadline=time.monotonic() + limit_s, cancel=None):
+                self.channel.kill()
+                raise Died(137, oom=False)
+
+    def end_shared(self) -> None:
+        """End the shell that steps shared, if there is one: it gets no further command."""
+        if self._shared is None or self.died:
+            return
+        talk = Talk(self._shared.token, self.channel.later if self._handed_over else None)
+        try:
+            self._tell(driver.CLOSE)
+            limit_s = _HANDED_OVER_S if self._handed_over else LEAVE_S
+            if not self.channel.listen(talk, self.on_output, deadline=time.monotonic() + limit_s, cancel=None):
+                self._end_step(talk, self.on_output, Cancel())
+            self._let_go(talk, self.on_output)
+        except Died:
+            self.died = True
+        finally:
+            talk.let_go(self.on_output)
+
+    def _commands(self) -> tuple[str, ...]:
+        """Return what a step that ran out of time had running, if possible besides the shared shell."""
+        listed = self._still_running()
+        own = self._shared.command if self._shared is not None else None
+        return tuple(command for command in listed if command != own) or listed
+
+    def _exit(self, answer: str, ended: Ended) -> Exit:
+        code, ooms, refused_forks = (int(word) for word in answer.split()[:3])
+        if code < 0:
+            raise ProviderError(
+                f"the step could not be handed to the container of job {self._request.job_id}: its {driver.DIRECTORY},"
+                " where steps, $LOOM_ENV and secrets are, takes no more files",
+                hint="an earlier step has filled it, or made it read-only, or put something else in the place of"
+                " $LOOM_ENV or $LOOM_MASK",
+            )
+        killed, self._ooms = ooms - self._ooms, ooms
+        refused, self._refused_forks = refused_forks - self._refused_forks, refused_forks
+        if ended is Ended.EXITED and code != 0 and killed > 0:
+            ended = Ended.OOM_KILLED
+        return Exit(code=code, ended=ended, oom_kills=killed, refused_forks=refused)
+
+    def _end_step(self, talk: Talk, on_output: OnOutput, cancel: Cancel) -> None:
+        """Send TERM to all processes of the job, KILL after the grace period, and finally kill the container.
+
+        After KILL, nothing but the driver itself can report the end of a shared shell.
+        """
+        self._take_over()
+        if not cancel.now:
+            self.channel.send(driver.TERM)
+            grace = time.monotonic() + self._request.grace_s
+            if self.channel.listen(talk, on_output, deadline=grace, cancel=cancel, only_now=True):
+                self.channel.send(driver.KILL)  # the step ended in time; end its background processes too
+                return
+        self.channel.send(driver.KILL)
+        talk.to_the_end = self._shared is not None
+        if self.channel.listen(talk, on_output, deadline=time.monotonic() + AFTER_KILL_S, cancel=None):
+            return
+        self.channel.kill()
+        raise Died(137, oom=False)
+
+    def handed_on(self) -> Mapping[str, str]:
+        return dict(self._handed_on)
+
+    def to_mask(self) -> list[bytes]:
+        found, self._to_mask = self._to_mask, []
+        return found
+
+    def answers(self) -> bool:
+        """As `Session.answers`."""
+        try:
+            return not self.died and self.channel.ask(driver.ping, self.on_output, ANSWER_S) is not None
+        except LoomError:
+            return False
+
+    def put_secret(self, name: str, content: bytes) -> str:
+        if not name or "/" in name or name in (".", ".."):
+            raise RequestError(f"{name!r} can't be the name of a secret's file")
+        path = f"{driver.DIRECTORY}/secret.{name}"
+        if self.ask(lambda token: driver.put(token, path, content)) != "0":
+            raise ProviderError(f"the secret {name} could not be put into the container of job {self._request.job_id}")
+        return path
+
+    def ask(self, line: Callable[[bytes], bytes]) -> str | None:
+        """As `Channel.ask`; output belongs to the session."""
+        self.end_shared()
+        return self.channel.ask(line, self.on_output, HELLO_S)
+
+    def end(self) -> None:
+        """End everything in the container; its last output is the session's."""
+        if self.channel.attachment.at_end or self.died:
+            return
+        talk = Talk()
+        try:
+            if self._unfinished:
+                # For example, its output could not be recorded: drop the rest.
+                self.on_output = lambda *_: None
+                self._take_over()
+                self.channel.send(driver.KILL + driver.OK)
+                self._shared = None
+            self.end_shared()
+            self.channel.send(driver.end(talk.token))
+            self.channel.listen(talk, self.on_output, deadline=time.monotonic() + LEAVE_S, cancel=None)
+            talk.let_go(self.on_output)
+        except (Died, LoomError):
+            pass  # it already ended, or is removed by force next

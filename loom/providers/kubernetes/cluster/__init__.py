@@ -1,0 +1,1 @@
+"""The API server: its client, its pods, what a pool needs of it."""

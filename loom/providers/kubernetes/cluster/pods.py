@@ -1,0 +1,323 @@
+"""What the cluster says of the pods of a run: one watch for all of them, and why a pod does not run or is gone."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError
+from loom.providers.kubernetes.cluster.client import Gone, Json, is_transient
+from loom.providers.kubernetes.images.snapshot import COPY
+from loom.util.within import wait_until
+
+if TYPE_CHECKING:
+    from loom.providers.kubernetes.cluster.client import Cluster
+
+NO_IMAGE = "CLUSTER_IMAGE_UNAVAILABLE"
+_NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
+_NO_START = (
+    "CreateContainerError",
+    "CreateContainerConfigError",
+    "RunContainerError",
+    "StartError",
+    "ContainerCannotRun",
+)
+_COURSE = ("Scheduled", "Pulling", "Pulled", "Created", "Started", "MissingClusterDNS")
+"""Reasons of events that only say how far a pod has come."""
+
+
+class PodLost(ProviderError):
+    """The pod is gone through no fault of the job."""
+
+    default_code = "POD_LOST"
+
+
+class Pods:
+    """The pods with one label, as last seen. The watch starts with the first wait. Thread-safe."""
+
+    def __init__(self, cluster: Cluster, selector: str) -> None:
+        self._cluster = cluster
+        self._selector = selector
+        self._changed = threading.Condition()
+        self._seen: dict[str, Json] = {}
+        self._gone: set[str] = set()
+        self._thread: threading.Thread | None = None
+        self._lines: Any = None
+        self._closing = threading.Event()
+        self._error: LoomError | None = None
+
+    def wait_for(self, name: str, found: Callable[[Json | None], bool], limit_s: float) -> Json | None:
+        """Wait until the pod (None: gone) is as wanted; return it as it is then, wanted or not."""
+        self._start()
+        deadline = time.monotonic() + limit_s
+        with self._changed:
+            while not found(self.get(name)) and (left := deadline - time.monotonic()) > 0:
+                if self._error is not None:
+                    raise self._error
+                self._changed.wait(left)
+            return self.get(name)
+
+    def get(self, name: str) -> Json | None:
+        return None if name in self._gone else self._seen.get(name, {})
+
+    def beside(self, name: str) -> list[Json]:
+        """The other pods of the run that are there."""
+        with self._changed:
+            return [pod for one, pod in self._seen.items() if one != name and one not in self._gone]
+
+    def put(self, pod: Json) -> None:
+        """Take note of a pod that was just made."""
+        with self._changed:
+            self._seen.setdefault(pod["metadata"]["name"], pod)
+
+    def forget(self, name: str) -> None:
+        with self._changed:
+            self._seen.pop(name, None)
+            self._gone.add(name)
+
+    def wake(self) -> None:
+        """Let whoever waits look again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        self._closing.set()
+        if self._lines is not None:
+            self._lines.close()
+        if self._thread is not None:
+            self._thread.join(5.0)
+
+    def _start(self) -> None:
+        with self._changed:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="pods of the run", daemon=True)
+                self._thread.start()
+
+    def _watch(self) -> None:
+        doing = "watching the pods of the run"
+        while not self._closing.is_set():
+            try:
+                before = set(self._seen)
+                listed = self._cluster.call(doing, "list_namespaced_pod", label_selector=self._selector)
+                self._replace(listed["items"], before)
+                self._follow(doing, listed["metadata"]["resourceVersion"])
+            except LoomError as error:
+                if self._closing.is_set():
+                    return
+                if not is_transient(error):
+                    self._fail(error)
+                    return
+                self._closing.wait(0.5)
+            except Exception as error:  # noqa: BLE001  raised where it is waited for
+                if not self._closing.is_set():
+                    self._fail(ProviderError(f"{doing}: {error!r}"))
+                return
+
+    def _fail(self, error: LoomError) -> None:
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+
+    def _follow(self, doing: str, version: str) -> None:
+        self._lines = self._cluster.lines(
+            doing,
+            "list_namespaced_pod",
+            label_selector=self._selector,
+            resource_version=version,
+            watch=True,
+            timeout_seconds=300,
+        )
+        for line in self._lines:
+            event = json.loads(line)
+            if event["type"] == "ERROR":  # too old: list again
+                return
+            if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
+                self._note(event["object"], deleted=event["type"] == "DELETED")
+
+    def _replace(self, pods: list[Json], before: set[str]) -> None:
+        """`before`: those that were known when the list was asked for; one that was made since may not be in it."""
+        with self._changed:
+            self._gone |= before - {pod["metadata"]["name"] for pod in pods}
+            for pod in pods:
+                self._seen[pod["metadata"]["name"]] = pod
+            self._changed.notify_all()
+
+    def _note(self, pod: Json, *, deleted: bool) -> None:
+        with self._changed:
+            self._seen[pod["metadata"]["name"]] = pod
+            if deleted:
+                self._gone.add(pod["metadata"]["name"])
+            self._changed.notify_all()
+
+
+# What a pod's status says
+
+
+def state_of(pod: Mapping[str, Any] | None, container: str) -> Json:
+    """The state of a container: a mapping with `waiting`, `running` or `terminated`; empty if unknown."""
+    status = (pod or {}).get("status") or {}
+    for one in (*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ())):
+        if one["name"] == container:
+            return dict(one.get("state") or {})
+    return {}
+
+
+def is_ready(pod: Mapping[str, Any] | None, container: str) -> bool:
+    statuses = ((pod or {}).get("status") or {}).get("containerStatuses") or ()
+    return any(one["name"] == container and one.get("ready") for one in statuses)
+
+
+def runs(pod: Mapping[str, Any] | None, container: str) -> bool:
+    return "running" in state_of(pod, container)
+
+
+def is_taken_away(pod: Mapping[str, Any] | None) -> bool:
+    """Whether someone or the cluster ends the pod: it was deleted or evicted, or is out of time."""
+    if pod is None or (pod.get("metadata") or {}).get("deletionTimestamp"):
+        return True
+    return (pod.get("status") or {}).get("reason") in (
+        "Evicted",
+        "DeadlineExceeded",
+        "Preempting",
+        "NodeLost",
+        "Shutdown",
+    )
+
+
+def is_over(pod: Mapping[str, Any] | None, container: str) -> bool:
+    """Whether a container can't be connected to any more; not for one that has not started."""
+    if is_taken_away(pod):
+        return True
+    assert pod is not None
+    return "terminated" in state_of(pod, container) or (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
+
+
+def refusal(pod: Mapping[str, Any] | None, places: Mapping[str, str]) -> LoomError | None:
+    """The error of a pod that will not start; None while it may. `places` names the container in words, by its name."""
+    if pod is None:
+        return PodLost("the pod was deleted before it ran", hint="someone deleted it, or its namespace")
+    status = pod.get("status") or {}
+    if status.get("phase") == "Failed" and not status.get("containerStatuses"):
+        return PodLost(
+            f"the pod failed before it ran: {status.get('reason')}: {status.get('message') or ''}".rstrip(": ")
+        )
+    for name, what in places.items():
+        state = state_of(pod, name)
+        if name == COPY and (state.get("terminated") or {}).get("exitCode"):
+            return ProviderError(
+                f"{what} could not be copied in the pod",
+                hint=f"the image of the pool's `registry_base` needs sh and cp, and the node room: "
+                f"kubectl logs {pod['metadata']['name']} -c {name}",
+                code="POD_FILES_DIFFER",
+            )
+        waiting = state.get("waiting") or {}
+        why, message = str(waiting.get("reason") or ""), str(waiting.get("message") or "")
+        image = next((one["image"] for one in _containers(pod) if one["name"] == name), "")
+        if why in _NO_IMAGE:
+            return ImageError(
+                f"the cluster can't get the image {image} of {what}: {message or why}",
+                hint="its nodes need a registry that they reach and may pull from (`image_pull_secrets` of the pool)",
+                code=NO_IMAGE,
+            )
+        ended = state.get("terminated") or {}
+        if why in _NO_START or ended.get("reason") in _NO_START:
+            return ImageError(
+                f"{what} can't start from the image {image}: {message or ended.get('message') or why or ended.get('reason')}",
+                hint="a job needs `sh` in its image; see also its user and entrypoint",
+                code="CLUSTER_CONTAINER_NOT_STARTED",
+            )
+    return None
+
+
+_EVENT_S = 10.0
+"""How much later an event may come than the state that it explains."""
+
+
+def explained(error: LoomError, cluster: Cluster, name: str) -> LoomError:
+    """Add the reason to the error of an image: while the kubelet waits before it tries again, only an event has it, which
+    comes a little later than the state."""
+    text, waits, _ = error.message.partition(": Back-off pulling image")
+    if not waits:
+        return error
+
+    def failed() -> list[str]:
+        return [event for event in events_of(cluster, name) if event.startswith("Failed: Failed to pull image")]
+
+    pulls = wait_until(failed, limit_s=_EVENT_S, every_s=0.5)
+    if not pulls:
+        return error
+    reason = pulls[-1].partition('": ')[2] or pulls[-1]
+    return type(error)(f"{text}: {reason.rpartition(' desc = ')[2]}", hint=error.hint, code=error.code)
+
+
+def _containers(pod: Mapping[str, Any]) -> list[Json]:
+    spec = pod.get("spec") or {}
+    return [*(spec.get("containers") or ()), *(spec.get("initContainers") or ())]
+
+
+def unscheduled(pod: Mapping[str, Any] | None) -> str:
+    """Why no node takes the pod; empty when one does, or when the scheduler has not said."""
+    for condition in ((pod or {}).get("status") or {}).get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return str(condition.get("message") or condition.get("reason") or "")
+    return ""
+
+
+def events_of(cluster: Cluster, name: str) -> list[str]:
+    """The newest events of a pod that say more than its course, as text; empty where they may not be read."""
+    try:
+        listed = cluster.call("reading events", "list_namespaced_event", field_selector=f"involvedObject.name={name}")
+    except LoomError:
+        return []
+    telling = (one for one in listed["items"] if one.get("reason") not in _COURSE)
+    items = sorted(telling, key=lambda one: str(one.get("lastTimestamp") or one.get("eventTime") or ""))
+    return list(dict.fromkeys(f"{one.get('reason')}: {one.get('message')}" for one in items))[-5:]
+
+
+def _disruption(status: Mapping[str, Any]) -> str:
+    """Why the cluster takes the pod away (preemption, a drained node); clusters before 1.26 don't say."""
+    for one in status.get("conditions") or ():
+        if one.get("type") == "DisruptionTarget" and one.get("status") == "True":
+            return f"{one.get('reason')}: {one.get('message')}"
+    return ""
+
+
+def why_lost(cluster: Cluster, name: str, job_id: str, *, doing: str = "while it ran") -> LoomError:
+    """The error for a pod whose helper is gone, with the cluster's reason."""
+    try:
+        pod: Json | None = cluster.call("looking at the pod", "read_namespaced_pod", name, patience_s=10.0)
+    except Gone:
+        pod = None
+    except LoomError as error:
+        return error
+    where = f"the pod {name} of job {job_id}"
+    told = "\n".join(events_of(cluster, name))
+    if pod is None:
+        return PodLost(f"{where} was deleted {doing}", hint=told or "by someone, or with its namespace")
+    status = pod.get("status") or {}
+    node = (pod.get("spec") or {}).get("nodeName", "")
+    if status.get("reason") == "Evicted":
+        return PodLost(
+            f"{where} was evicted from node {node}: {status.get('message')}", code="POD_EVICTED", hint=told or None
+        )
+    if status.get("reason") == "DeadlineExceeded":
+        return PodLost(f"{where} reached its deadline", hint="`deadline` of the pool allows more", code="POD_DEADLINE")
+    if said := _disruption(status):
+        return PodLost(f"{where} on node {node} was taken away {doing}: {said}", code="POD_EVICTED", hint=told or None)
+    if (pod.get("metadata") or {}).get("deletionTimestamp"):
+        how = "was lost with its node" if "NodeNotReady" in told else "was deleted from node"
+        return PodLost(f"{where} {how} {node} {doing}", hint=told or None)
+    ended = state_of(pod, "loom").get("terminated")
+    if ended is not None:
+        return PodLost(
+            f"{where} ended {doing}: its helper's exit code was {ended.get('exitCode')} ({ended.get('reason')})",
+            hint=told or None,
+        )
+    return EngineUnavailable(
+        f"the connection to {where} on node {node} was lost, and could not be made again",
+        hint=told or "`kubectl get pods,nodes` shows their state",
+        code="CLUSTER_UNAVAILABLE",
+    )

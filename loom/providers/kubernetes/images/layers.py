@@ -1,0 +1,230 @@
+"""A snapshot as layers of an image: the same files give the same layers, so that a registry and a node get each one once.
+
+The files are cut into layers in the order of their paths. Where to cut depends on the paths alone, so that a file that
+changes, comes or goes affects its own layer. The workspace's files are read in each run, since their content decides; a
+layer is packed only when no earlier run has packed it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+import msgspec
+from msgspec import Struct
+
+from loom.errors import ProviderError
+from loom.providers.files import packed
+from loom.storage.tar import Kind
+from loom.storage.workspace import DirectoryView, Skipped
+from loom.util import atomic
+from loom.util.private import make_private
+from loom.util.untrusted_files import open_regular
+
+WORKSPACE = "workspace"
+"""The folder of the workspace in the image, below `ROOT`; the stores are beside it, by number."""
+ROOT = "loom-snapshot"
+_TYPES: dict[Kind, bytes] = {
+    "file": tarfile.REGTYPE,
+    "directory": tarfile.DIRTYPE,
+    "link": tarfile.SYMTYPE,
+    "hardlink": tarfile.LNKTYPE,
+}
+_MOST_LAYERS = 64
+_SMALLEST = 4 << 20
+_CHUNK = 1 << 20
+
+
+class Item(Struct, frozen=True):
+    """A member of a layer. `content`: what decides whether it is the same; for a file of the workspace, its SHA-256."""
+
+    name: str
+    kind: bytes
+    mode: int
+    mtime: int
+    size: int
+    target: str
+    content: str
+
+    def key(self) -> bytes:
+        return msgspec.json.encode((self.name, self.kind, self.mode, self.mtime, self.size, self.target, self.content))
+
+
+class LayerSource(Struct, frozen=True, kw_only=True):
+    """A folder that goes into the image: where it is, and its folder there."""
+
+    source: Path
+    folder: str
+    by_name: bool = False
+    """Its files never change under one name, size and time (git's objects), so they need not be read."""
+
+
+class Layer(Struct, frozen=True, kw_only=True):
+    """A packed layer. `digest` and `size` are those of the blob, `diff_id` of what is in it."""
+
+    digest: str
+    size: int
+    diff_id: str
+
+
+class PlannedLayer(Struct, frozen=True, kw_only=True):
+    """A layer before it is packed."""
+
+    part: LayerSource
+    items: tuple[Item, ...]
+
+    @property
+    def key(self) -> str:
+        found = hashlib.sha256(f"{self.part.folder}\0".encode())
+        for item in self.items:
+            found.update(item.key() + b"\n")
+        return found.hexdigest()
+
+
+def planned(parts: Sequence[LayerSource]) -> list[PlannedLayer]:
+    """Divide the files of these folders into layers."""
+    read = [(part, list(_items(part))) for part in parts]
+    total = sum(item.size for _, items in read for item in items)
+    smallest = _SMALLEST
+    while total > smallest * _MOST_LAYERS:
+        smallest *= 2
+    return [PlannedLayer(part=part, items=tuple(group)) for part, items in read for group in _cut(items, smallest)]
+
+
+def _cut(items: Iterable[Item], smallest: int) -> Iterator[list[Item]]:
+    group: list[Item] = []
+    size, top = 0, None
+    for item in items:
+        own = item.name.partition("/")[0] == ".git"
+        # Git rewrites its files in each run, so they form a layer of their own.
+        if group and (
+            own != top or item.size > smallest or (size > smallest and zlib.crc32(item.name.encode()) % 16 == 0)
+        ):
+            yield group
+            group, size = [], 0
+        group.append(item)
+        size, top = size + item.size + 512, own
+    if group:
+        yield group
+
+
+class _Everything:
+    """Selects a whole folder (`storage.selection.Chosen`)."""
+
+    roots = ("",)
+
+    def never(self, path: str) -> bool:
+        return False
+
+    left_out = never
+
+    def takes(self, path: str) -> bool:
+        return True
+
+    may_hold = takes
+
+
+def _items(part: LayerSource) -> Iterator[Item]:
+    """Read the entries of a folder; PermissionError for one that can't be read, as git would have it."""
+    skipped: list[Skipped] = []
+    for entry, file in DirectoryView(part.source).read(_Everything(), skipped.append):
+        what = "" if file is None else str(entry.mtime_ns) if part.by_name else _sha256(file)
+        mtime = entry.mtime_ns // 1_000_000_000 if entry.kind == "file" else 0
+        size = entry.size if entry.kind == "file" else 0
+        yield Item(entry.path, _TYPES[entry.kind], entry.mode, mtime, size, entry.target, what)
+    if unread := [item for item in skipped if not item.is_special]:
+        raise PermissionError(errno.EACCES, unread[0].reason, str(part.source / unread[0].path))
+
+
+def _sha256(file: IO[bytes]) -> str:
+    found = hashlib.sha256()
+    while data := file.read(_CHUNK):
+        found.update(data)
+    return found.hexdigest()
+
+
+def digests(plan: Iterable[PlannedLayer]) -> bytes:
+    """Return the digests of the workspace's files as `sha256sum` reads them.
+
+    Without names that have another form in each `sha256sum`.
+    """
+    lines = [
+        f"{item.content}  {item.name}\n".encode("utf-8", "surrogateescape")
+        for layer in plan
+        if not layer.part.by_name
+        for item in layer.items
+        if item.content and "\n" not in item.name and "\\" not in item.name
+    ]
+    return b"".join(lines)
+
+
+class Packer:
+    """Packs layers, and remembers in `folder` what became of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def known(self, plan: PlannedLayer) -> Layer | None:
+        """The layer as an earlier run packed it."""
+        try:
+            return msgspec.json.decode((self._folder / plan.key).read_bytes(), type=Layer)
+        except (OSError, msgspec.DecodeError):
+            return None
+
+    @contextmanager
+    def pack(self, plan: PlannedLayer) -> Iterator[tuple[Layer, IO[bytes]]]:
+        """Give the layer and its content."""
+        inner, outer = hashlib.sha256(), hashlib.sha256()
+        # The header has no time and no name: the same files give the same bytes.
+        gzip = zlib.compressobj(1, zlib.DEFLATED, 31)
+        with tempfile.TemporaryFile(prefix="loom-layer-") as file:
+            for piece in packed(_members(plan)):
+                inner.update(piece)
+                _write(file, outer, gzip.compress(piece))
+            _write(file, outer, gzip.flush())
+            layer = Layer(digest=f"sha256:{outer.hexdigest()}", size=file.tell(), diff_id=f"sha256:{inner.hexdigest()}")
+            make_private(self._folder.parent)
+            self._folder.mkdir(exist_ok=True, mode=0o700)
+            atomic.write(self._folder / plan.key, msgspec.json.encode(layer))
+            file.seek(0)
+            yield layer, file
+
+
+def _write(file: IO[bytes], digest: hashlib._Hash, data: bytes) -> None:
+    digest.update(data)
+    file.write(data)
+
+
+def _members(plan: PlannedLayer) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+    """The members of a layer, below its folder; without owners, and with whole seconds."""
+    base = f"{ROOT}/{plan.part.folder}"
+    for item in plan.items:
+        member = tarfile.TarInfo(f"{base}/{item.name}")
+        member.type, member.mode, member.mtime, member.size = item.kind, item.mode, item.mtime, item.size
+        member.linkname = f"{base}/{item.target}" if item.kind == tarfile.LNKTYPE else item.target
+        if item.kind != tarfile.REGTYPE:
+            yield member, None
+            continue
+        with open_regular(plan.part.source / item.name) as file:
+            content = _Hashed(file)
+            yield member, cast("IO[bytes]", content)
+            if not plan.part.by_name and content.digest.hexdigest() != item.content:
+                raise ProviderError(f"{plan.part.source / item.name} changed while the snapshot was packed")
+
+
+class _Hashed:
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.digest.update(data)
+        return data

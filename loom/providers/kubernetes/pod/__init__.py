@@ -1,0 +1,1 @@
+"""The pod of a job: its specification, its start, its services."""

@@ -1,0 +1,344 @@
+"""A job's services: containers of its pod. The kubelet probes them, loom follows their logs."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from loom.cancel import Cancel
+from loom.errors import LoomError, NotServing, ServiceError
+from loom.plan.model import Service
+from loom.providers.base import SecretValues
+from loom.providers.kubernetes.cluster import pods as states
+from loom.providers.kubernetes.images.names import PodImage
+from loom.providers.kubernetes.pod import scripts
+from loom.providers.kubernetes.pod.spec import Placed, entrypoint_of, host_names
+from loom.providers.kubernetes.session import exec as execs
+from loom.providers.service_output import Lines, Output
+from loom.providers.service_secrets import line_for
+from loom.status import OnOutput
+from loom.workflow.patterns import compile_pattern
+
+if TYPE_CHECKING:
+    from loom.providers.kubernetes.cluster.client import Cluster
+    from loom.providers.kubernetes.cluster.pods import Pods
+
+_LOOK_S = 1.0
+
+
+class PodServices(Struct, kw_only=True):
+    """Implements `providers.base.OpenedServices`: they start with the pod of their job, in `Provider.open`."""
+
+    network_id: str
+    placed: tuple[Placed, ...]
+    images: Sequence[PodImage]
+    variables: Mapping[str, str]
+    output: Output
+    secrets: Mapping[str, bytes]
+    """What hands their secrets to services, by the container."""
+    cancel: Cancel
+    on_died: Callable[[str, str], None]
+    keep: Callable[[], None] = lambda: None
+    """They are kept with the pod."""
+    followers: list[ServiceLogFollower] = field(default_factory=list)
+
+    def next_policies(self) -> bool:
+        """Take the next pull policy of each service that has one, for a new pod; False without any."""
+        if not any(one.service.image.pull_else for one in self.placed):
+            return False
+        self.placed = tuple(_with_next_policy(one) for one in self.placed)
+        self._leave()
+        return True
+
+    def _leave(self) -> None:
+        for one in self.followers:
+            one.close()
+        self.followers.clear()
+
+    def close(self) -> None:
+        self._leave()
+        self.output.close()
+
+
+def _with_next_policy(one: Placed) -> Placed:
+    image = one.service.image
+    if not image.pull_else:
+        return one
+    image = replace(image, pull=image.pull_else[0], pull_else=image.pull_else[1:])
+    return replace(one, service=replace(one.service, image=image))
+
+
+def placed(services: Sequence[Service], images: Sequence[PodImage]) -> tuple[Placed, ...]:
+    """Give each service a container. ServiceError for what a pod can't have."""
+    found: list[Placed] = []
+    for number, (service, image) in enumerate(zip(services, images, strict=True)):
+        if service.once and any(not one.service.once for one in found):
+            raise ServiceError(
+                f"service {service.name} runs once, after one that goes on running: a pod starts all of those together",
+                hint="list the services with `run: once` first",
+                code="POD_UNSUPPORTED",
+            )
+        if service.secrets and entrypoint_of(service) is None:
+            raise ServiceError(
+                f"service {service.name} takes secrets, and only its image knows its program: loom can't start that after"
+                " the secrets have arrived",
+                hint="write its program as `entrypoint:`, and its arguments as `command:`, or run this job in Docker",
+                code="POD_UNSUPPORTED",
+            )
+        slug = re.sub(r"[^a-z0-9]+", "-", service.name.lower()).strip("-")[:40] or "service"
+        found.append(Placed(service=service, container=f"svc-{number}-{slug}".rstrip("-"), image=image.image_id))
+    return tuple(found)
+
+
+def variables(services: Sequence[Service]) -> dict[str, str]:
+    """The variables with their addresses for a job's steps; the same names as for other providers."""
+    found: dict[str, str] = {}
+    for service in services:
+        prefix = f"LOOM_SERVICE_{re.sub('[^A-Za-z0-9]', '_', service.name).upper()}"
+        found[f"{prefix}_HOST"] = next(iter(host_names(service)), "localhost")
+        if (port := _port(service)) is not None:
+            found |= {f"{prefix}_PORT": str(port), f"{prefix}_PORT_{port}": str(port)}
+    return found
+
+
+def _port(service: Service) -> int | None:
+    if service.ready.tcp is not None:
+        return service.ready.tcp
+    named = re.match(r"^(?:https?://[^/:]*)?:(\d+)", service.ready.http or "")
+    return int(named[1]) if named else None
+
+
+class ServiceLogFollower:
+    """Follows the log of one service, from its beginning. A lost connection goes on where the log was."""
+
+    def __init__(self, cluster: Cluster, pod: str, one: Placed, output: Output) -> None:
+        self._cluster = cluster
+        self._pod = pod
+        self._container = one.container
+        pattern = one.service.ready.log
+        self._pattern = compile_pattern(f"/{pattern}/") if pattern is not None else None
+        self.seen = threading.Event()
+        """A line matched `ready: log`."""
+        if self._pattern is None:
+            self.seen.set()
+        self.lines = Lines(one.service.name, output, self._look_at)
+        self._answer: Any = None
+        self._closing = threading.Event()
+        self._last = ""
+        self._thread = threading.Thread(target=self._follow, name=f"log of {one.container}", daemon=True)
+        self._thread.start()
+
+    def _look_at(self, line: str) -> None:
+        if self._pattern is not None and not self.seen.is_set() and self._pattern.found_in(line):
+            self.seen.set()
+
+    def _follow(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._once()
+                break
+            except LoomError as error:
+                if error.code == "POD_GONE":
+                    break
+                self._closing.wait(_LOOK_S)
+        self.lines.end()
+
+    def _once(self) -> None:
+        self._answer = self._cluster.lines(
+            "reading the log of a service",
+            "read_namespaced_pod_log",
+            self._pod,
+            container=self._container,
+            follow=True,
+            timestamps=True,
+        )
+        for line in self._answer:
+            stamp, _, text = line.decode("utf-8", "surrogateescape").partition(" ")
+            if stamp > self._last:  # nanoseconds: what a second connection repeats is left out
+                self._last = stamp
+                self.lines.feed("stdout", text.encode("utf-8", "surrogateescape") + b"\n")
+
+    def join(self, limit_s: float) -> None:
+        self._thread.join(limit_s)
+
+    def close(self) -> None:
+        self._closing.set()
+        if self._answer is not None:
+            self._answer.close()
+        self.join(2.0)
+
+
+def wait_until_ready(cluster: Cluster, pods: Pods, pod: str, services: PodServices) -> None:
+    """Follow the services' logs, and wait until each is ready. ServiceError."""
+    started = time.monotonic()
+    for one in services.placed:
+        if not one.service.once:
+            follower = _followed(cluster, pods, pod, one, services)
+            try:
+                _wait(cluster, pods, pod, one, services, follower, started)
+            except NotServing as error:
+                if one.service.needed:
+                    raise
+                services.output.say(f"{one.service.name}: {error.message}; the job goes on without it")
+            else:
+                services.output.say(f"{one.service.name}: ready after {time.monotonic() - started:.1f} s")
+
+
+def _wait(
+    cluster: Cluster,
+    pods: Pods,
+    pod: str,
+    one: Placed,
+    services: PodServices,
+    follower: ServiceLogFollower,
+    started: float,
+) -> None:
+    service = one.service
+
+    def is_ready(seen: Mapping[str, Any] | None) -> bool:
+        return states.is_ready(seen, one.container) and follower.seen.is_set()
+
+    while not is_ready(pods.get(pod)):
+        services.output.check()
+        _unless_canceled(services, service)
+        if ended := _ended(pods.get(pod), one.container):
+            follower.join(2.0)
+            once = "Write `run: once` for one that does something and ends.\n" * ended.endswith("exit code 0")
+            raise NotServing(f"service {service.name} {ended} before it was ready", hint=once + follower.lines.last())
+        if (left := started + service.ready.timeout_s - time.monotonic()) <= 0:
+            told = "; ".join(text for text in states.events_of(cluster, pod) if text.startswith("Unhealthy"))
+            why = told or (
+                f"no line matches {service.ready.log!r}" if service.ready.log else "the cluster does not say why"
+            )
+            raise NotServing(
+                f"service {service.name} was not ready within {service.ready.timeout_s:g} s: {why}",
+                hint=follower.lines.last(),
+            )
+        pods.wait_for(pod, lambda seen: bool(_ended(seen, one.container)) or is_ready(seen), min(left, _LOOK_S))
+
+
+def wait_until_ended(cluster: Cluster, pods: Pods, pod: str, services: PodServices) -> None:
+    """Follow the services that run once, one after the other, until they have ended. ServiceError."""
+    for one in services.placed:
+        service, limit_s = one.service, one.service.ready.timeout_s
+        if not service.once:
+            return
+        follower = _followed(cluster, pods, pod, one, services)
+        seen = pods.wait_for(
+            pod,
+            lambda seen, name=one.container: services.cancel.requested or bool(_ended(seen, name)),  # type: ignore[misc]
+            limit_s,
+        )
+        _unless_canceled(services, service)
+        follower.join(2.0)
+        ended = _ended(seen, one.container)
+        if not ended:
+            raise ServiceError(
+                f"service {service.name} did not end within {limit_s:g} s (`run: once`)",
+                hint=f"`ready: {{timeout: ...}}` gives it more.\n{follower.lines.last()}",
+            )
+        if not ended.endswith("exit code 0"):
+            raise ServiceError(f"service {service.name} {ended} (`run: once`)", hint=follower.lines.last())
+
+
+def _followed(cluster: Cluster, pods: Pods, pod: str, one: Placed, services: PodServices) -> ServiceLogFollower:
+    """Wait until a service has started, and follow its log."""
+    service = one.service
+    seen = pods.wait_for(
+        pod,
+        lambda pod: (
+            services.cancel.requested
+            or bool({"running", "terminated"} & states.state_of(pod, one.container).keys())
+            or states.refusal(pod, {one.container: service.name}) is not None
+        ),
+        service.ready.timeout_s + 600.0,
+    )
+    _unless_canceled(services, service)
+    if (refused := states.refusal(seen, {one.container: f"service {service.name}"})) is not None:
+        refused = states.explained(refused, cluster, pod)
+        raise ServiceError(refused.message, hint=refused.hint, code=refused.code)
+    follower = ServiceLogFollower(cluster, pod, one, services.output)
+    services.followers.append(follower)
+    if line := services.secrets.get(one.container):
+        code, _, err = execs.run(
+            cluster,
+            pod,
+            one.container,
+            ["sh", "-c", scripts.GIVES_SECRETS],
+            stdin=lambda: [line],
+            doing=f"handing over the secrets of service {service.name}",
+        )
+        if code:
+            reason = err.decode("utf-8", "replace").strip()
+            raise ServiceError(
+                f"service {service.name} could not be given its secrets: {reason or f'exit code {code}'}"
+            )
+    return follower
+
+
+def _unless_canceled(services: PodServices, service: Service) -> None:
+    if services.cancel.requested:
+        raise ServiceError(f"canceled while service {service.name} was starting", code="CANCELED")
+
+
+def _ended(pod: Mapping[str, Any] | None, container: str) -> str:
+    """How a container ended; empty while it may still run."""
+    ended = states.state_of(pod, container).get("terminated")
+    if ended is None:
+        return ""
+    out_of_memory = ": it was out of memory" if ended.get("reason") == "OOMKilled" else ""
+    return f"ended with exit code {ended.get('exitCode')}{out_of_memory}"
+
+
+@contextlib.contextmanager
+def watched(pods: Pods, pod: str, services: PodServices) -> Iterator[None]:
+    """Within the block, tell of services that end."""
+    left = threading.Event()
+
+    def watch() -> None:
+        running = {one.container: one.service.name for one in services.placed if not one.service.once}
+        while running and not left.is_set():
+            seen = pods.wait_for(pod, lambda pod: left.is_set() or any(_ended(pod, name) for name in running), 2.0)
+            for container, name in list(running.items()):
+                if (ended := _ended(seen, container)) and not left.is_set():
+                    del running[container]
+                    services.output.say(f"{name}: {ended}")
+                    services.on_died(name, ended.removeprefix("ended with "))
+
+    thread = threading.Thread(target=watch, name=f"services of {pod}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        left.set()
+        thread.join(5.0)
+
+
+def opened(
+    wanted: Sequence[Service],
+    images: Sequence[PodImage],
+    output: OnOutput,
+    cancel: Cancel,
+    on_died: Callable[[str, str], None],
+    key: str,
+    secrets: SecretValues,
+) -> PodServices:
+    there = placed(wanted, images)
+    values = secrets.services or ({},) * len(there)
+    return PodServices(
+        network_id=key,
+        placed=there,
+        secrets={one.container: line_for(one.service, given) for one, given in zip(there, values, strict=True)},
+        images=images,
+        variables=variables(wanted),
+        output=Output(output),
+        cancel=cancel,
+        on_died=on_died,
+    )

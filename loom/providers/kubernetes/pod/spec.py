@@ -1,0 +1,503 @@
+"""The specification of a job's pod.
+
+A pod, not a Job object: what a Job adds is a new pod for a lost one, which would start without the snapshot, unseen by the
+run. Attempts are the run's (`retry`), and so they are in its record.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from msgspec import Struct, to_builtins
+
+from loom.errors import ProviderError, ServiceError
+from loom.images.reference import service_aliases
+from loom.plan.model import Image, PullPolicy, Resources, Service
+from loom.pools import Pool
+from loom.providers import labels, service_secrets
+from loom.providers.base import SessionRequest
+from loom.providers.driver import protocol as driver
+from loom.providers.kubernetes.images.snapshot import Pushed, copying
+from loom.providers.kubernetes.pod import scripts
+
+JOB, HELPER = "job", "loom"
+"""The names of the two containers of each pod."""
+KEPT_UNTIL = "loom.kept-until"
+"""The label of a kept pod, with its expiry in seconds since the epoch."""
+MANAGED = "app.kubernetes.io/managed-by"
+DEADLINE_S = 48 * 3600.0
+"""The longest life of a pod, where its pool does not say."""
+LEASE_S = 900.0
+"""How long a pod lives on without its loom."""
+WAITING = 8
+"""How many segments of a stream, each of 2 to 4 MiB, may wait for loom."""
+DETACHED_BYTES = 512 << 20
+"""How much output a pod keeps that lives on without its loom. Beyond that the cluster evicts it."""
+DETACHED = "loom.detached"
+"""The label of a pod that lives on without its loom."""
+REQUESTS: Mapping[str, str] = {"cpu": "250m"}
+"""What a job's container reserves where nobody says."""
+LOST_NODE_S = 30
+"""How long a pod stays on a node that does not answer."""
+_UNITS = {
+    "m": 1e-3,
+    **{unit: 1000.0**power for power, unit in enumerate(("", "k", "M", "G", "T", "P"))},
+    **{unit: 1024.0**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi"), 1)},
+}
+_PULL: Mapping[PullPolicy, str] = {"always": "Always", "missing": "IfNotPresent", "never": "Never"}
+_OWNERS = ["CHOWN", "DAC_OVERRIDE", "FOWNER"]
+_SERVICE_CAPABILITIES = [*_OWNERS, "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID"]
+_FOR_ALL = (None, "bridge", "default")
+
+
+class Placed(Struct, frozen=True, kw_only=True):
+    """A service in the pod."""
+
+    service: Service
+    container: str
+    image: str
+
+
+def deadline_of(request: SessionRequest) -> int:
+    return int((request.pool.deadline if request.pool else None) or DEADLINE_S)
+
+
+def lease_of(request: SessionRequest) -> float:
+    return deadline_of(request) if request.detached else LEASE_S
+
+
+def name_of(request: SessionRequest) -> str:
+    job = re.sub(r"[^a-z0-9]+", "-", request.job_id.lower()).strip("-")[:30].strip("-") or "job"
+    return f"loom-{request.run_id[-10:]}-{job}-{secrets.token_hex(3)}".lower()
+
+
+def selector(run_id: str, job_id: str = "") -> str:
+    of_job = f",{labels.JOB}={_label(job_id)}" if job_id else ""
+    return f"{MANAGED}=loom,{labels.RUN}={_label(run_id)}{of_job}"
+
+
+def _label(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:63].strip("._-")
+
+
+def specification(
+    request: SessionRequest,
+    name: str,
+    environment: Mapping[str, str],
+    services: Sequence[Placed],
+    *,
+    image: str,
+    pid: int,
+    pushed: Pushed | None = None,
+) -> dict[str, Any]:
+    """Return the pod, which copies the snapshot if it is `pushed`. ProviderError for what a pod can't have."""
+    _refuse(request)
+    pool = request.pool or Pool(provider="kubernetes")
+    marks = labels.labels(
+        run_id=request.run_id,
+        job_id=request.job_id,
+        workspace=request.workspace,
+        pid=pid,
+        role="job",
+        more=request.labels,
+    )
+    marks.pop(labels.WORKSPACE)  # a path of this machine is nobody else's business
+    marks[labels.PROJECT_DIR] = request.project_dir
+    volumes = _volumes(request)
+    confined = is_confined(pool)
+    mounts = {one["mount"]["mountPath"]: one["name"] for one in volumes}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "labels": {
+                MANAGED: "loom",
+                labels.RUN: _label(request.run_id),
+                labels.JOB: _label(request.job_id),
+                **{key: _label(value) for key, value in request.labels.items()},
+                **({"loom.network": "none"} if request.network.mode == "none" else {}),
+                **({DETACHED: "true"} if request.detached else {}),
+            },
+            "annotations": marks,
+        },
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 1,
+            "activeDeadlineSeconds": deadline_of(request),
+            "automountServiceAccountToken": bool(pool.service_account),
+            "enableServiceLinks": False,
+            "containers": [
+                _literal(container)
+                for container in (
+                    _helper(request, image, confined),
+                    _job(request, environment, image, confined),
+                    *(_service(one, request.hardened, confined) for one in services if not one.service.once),
+                )
+            ],
+            "initContainers": [
+                _literal(container)
+                for container in (
+                    *([copying(pushed, mounts)] if pushed is not None else []),
+                    *(_service(one, request.hardened, confined) for one in services if one.service.once),
+                )
+            ],
+            "volumes": [
+                *({"name": one["name"], "emptyDir": one["emptyDir"]} for one in volumes),
+                *(
+                    {"name": _secrets_of(one), "emptyDir": {"medium": "Memory", "sizeLimit": "4Mi"}}
+                    for one in services
+                    if one.service.secrets
+                ),
+            ],
+            "tolerations": _tolerations(pool),
+            "nodeSelector": {**_platform(request.image), **pool.node_selector},
+            "hostAliases": _aliases(request, services),
+            **({"hostNetwork": True} if request.network.mode == "host" else {}),
+            **({"securityContext": {"seccompProfile": {"type": "RuntimeDefault"}}} if confined else {}),
+            **_of_pool(pool),
+        },
+    }
+    whole = cast("dict[str, Any]", merged(to_builtins(pool.pod_template), pod))
+    _request_something(next(one for one in whole["spec"]["containers"] if one["name"] == JOB))
+    return whole
+
+
+def _request_something(container: dict[str, Any]) -> None:
+    """Let a container reserve what most jobs need. Without requests, a node takes any number of jobs."""
+    resources = container["resources"]
+    there = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
+    missing = {key: value for key, value in REQUESTS.items() if key not in there}
+    container["resources"] = {**resources, "requests": {**missing, **(resources.get("requests") or {})}}
+
+
+def merged(below: Any, above: Any) -> Any:
+    """Merge two parts of a specification; `above` counts more. Lists of named parts merge by name, others are joined."""
+    if isinstance(below, Mapping) and isinstance(above, Mapping):
+        return {
+            key: merged(below[key], above[key]) if key in below and key in above else above.get(key, below.get(key))
+            for key in (*above, *(key for key in below if key not in above))
+        }
+    if isinstance(below, list) and isinstance(above, list):
+        named = {one["name"]: one for one in below if isinstance(one, Mapping) and "name" in one}
+        own = [merged(named.pop(one["name"]), one) if _name(one) in named else one for one in above]
+        return [*own, *(one for one in below if _name(one) is None or _name(one) in named)]
+    return above
+
+
+def _name(part: Any) -> str | None:
+    return part.get("name") if isinstance(part, Mapping) else None
+
+
+def _refuse(request: SessionRequest) -> None:
+    def no(what: str, hint: str) -> ProviderError:
+        return ProviderError(f"job {request.job_id}: a pod can't have {what}", hint=hint, code="POD_UNSUPPORTED")
+
+    if request.docker_socket:
+        raise no(
+            "the engine's socket", "run the job in Docker (`runner_pool`), or build with a tool that needs no engine"
+        )
+    if request.resources.devices:
+        raise no("devices by path", "give it `gpus`, or a pool whose nodes offer the device as a resource")
+    if request.network.mode not in (*_FOR_ALL, "none", "host"):
+        raise no(f"the network {request.network.mode}", "a pod has the cluster's network, or `host`")
+    gpus = request.resources.gpus
+    if gpus is not None and not gpus.isdigit():
+        raise no(f"`gpus: {gpus}`", "name a number of GPUs")
+    user = (request.image.user if request.image else None) or ""
+    if user and not re.fullmatch(r"\d+(:\d+)?", user):
+        raise no(f"a user by name ({user})", "write the number, as in `user: 1000:1000`")
+
+
+def unenforced(resources: Resources, network: str | None) -> list[str]:
+    """What the job asks for and a pod can't promise, for people."""
+    found = []
+    if resources.pids is not None:
+        found.append("`pids` is not enforced: the kubelet has one limit for all pods of a node")
+    if resources.ulimits:
+        found.append("`ulimits` are not set: a pod has none of its own")
+    if network == "none":
+        found.append(
+            "`network: none` is only as strict as the namespace: a NetworkPolicy for pods with the label loom.network=none"
+        )
+    return found
+
+
+# Containers
+
+
+_EXPANDED = frozenset({"command", "args", "value"})
+"""The fields in which the kubelet replaces `$(NAME)` and `$$`, and breaks a character behind another `$`."""
+
+
+def _literal(part: Any, *, expanded: bool = False) -> Any:
+    """Return a part of a container, with its texts written so that the kubelet leaves them as they are here."""
+    if isinstance(part, Mapping):
+        return {key: _literal(value, expanded=key in _EXPANDED) for key, value in part.items()}
+    if isinstance(part, list):
+        return [_literal(one, expanded=expanded) for one in part]
+    return part.replace("$", "$$") if expanded and isinstance(part, str) else part
+
+
+def _environment(given: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"name": key, "value": value} for key, value in given.items()]
+
+
+def _helper(request: SessionRequest, image: str, confined: bool) -> dict[str, Any]:
+    """Keeps the driver's streams, and reads and writes the workspace: as root, or confined, as the job's user."""
+    limited = request.resources.memory is not None or request.resources.cpus is not None
+    rights: dict[str, Any] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    if confined:
+        rights |= _user_of(request)
+    else:
+        rights["capabilities"]["add"] = _OWNERS
+        rights["runAsUser"] = 0
+    return {
+        "name": HELPER,
+        "image": image,
+        "imagePullPolicy": _PULL[request.image.pull if request.image else "missing"],
+        "command": scripts.helper(lease_of(request), 0 if request.detached else WAITING),
+        "workingDir": "/",
+        "securityContext": rights,
+        "resources": {
+            "requests": {"cpu": "10m", "memory": "32Mi"},
+            **({"limits": {"cpu": "1", "memory": "256Mi"}} if limited else {}),
+        },
+        "volumeMounts": [one["mount"] for one in _volumes(request) if HELPER in one["in"]],
+    }
+
+
+def _job(request: SessionRequest, environment: Mapping[str, str], image: str, confined: bool) -> dict[str, Any]:
+    entrypoint = (request.image.entrypoint if request.image else None) or ()
+    return {
+        "name": JOB,
+        "image": image,
+        "imagePullPolicy": _PULL[request.image.pull if request.image else "missing"],
+        "command": ["sh", "-c", scripts.JOINS, "loom", *entrypoint, *driver.boot(int(LEASE_S))],
+        "workingDir": request.project_dir,
+        "env": _environment(environment),
+        "securityContext": _rights(request, confined),
+        "resources": _resources(request.resources, request.pool),
+        "volumeMounts": [one["mount"] for one in _volumes(request) if JOB in one["in"]],
+    }
+
+
+def _rights(request: SessionRequest, confined: bool) -> dict[str, Any]:
+    rights = _user_of(request)
+    if request.privileged:
+        rights["privileged"] = True
+    if request.resources.read_only:
+        rights["readOnlyRootFilesystem"] = True
+    if request.hardened or confined:
+        rights["allowPrivilegeEscalation"] = False
+        rights["capabilities"] = {"drop": ["ALL"], **({} if confined else {"add": _OWNERS})}
+        rights["seccompProfile"] = {"type": "RuntimeDefault"}
+    return rights
+
+
+def _user_of(request: SessionRequest) -> dict[str, Any]:
+    return _user((request.image.user if request.image else None) or "")
+
+
+def _user(user: str) -> dict[str, Any]:
+    uid, _, gid = user.partition(":")
+    return {**({"runAsUser": int(uid)} if uid else {}), **({"runAsGroup": int(gid)} if gid else {})}
+
+
+def _resources(resources: Resources, pool: Pool | None) -> dict[str, Any]:
+    """The job's limits count more than its pool's, and no request is above its limit."""
+    limits = {key: str(value) for key, value in pool.limits.items()} if pool is not None else {}
+    if resources.cpus is not None:
+        limits["cpu"] = f"{int(resources.cpus * 1000)}m"
+    if resources.memory is not None:
+        limits["memory"] = str(resources.memory)
+    if resources.gpus is not None:
+        limits["nvidia.com/gpu"] = resources.gpus
+    requests = {
+        key: str(value)
+        for key, value in (pool.requests.items() if pool is not None else ())
+        if key not in limits or amount(str(value)) <= amount(limits[key])
+    }
+    return {**({"limits": limits} if limits else {}), **({"requests": requests} if requests else {})}
+
+
+def amount(text: str) -> float:
+    """Parse a quantity of Kubernetes."""
+    found = re.fullmatch(r"([0-9.]+(?:[eE][+-]?\d+)?)([A-Za-z]*)", str(text))
+    return float(found[1]) * _UNITS.get(found[2], 1.0) if found else 0.0
+
+
+def _service(one: Placed, hardened: bool, confined: bool) -> dict[str, Any]:
+    service = one.service
+    entrypoint = entrypoint_of(service)
+    given = {**service.variables, **(service_secrets.variables(service) if service.secrets else {})}
+    container: dict[str, Any] = {
+        "name": one.container,
+        "image": one.image,
+        "imagePullPolicy": _PULL[service.image.pull],
+        "env": _environment(given),
+        "securityContext": _user(service.user or service.image.user or ""),
+    }
+    if entrypoint is not None:
+        container["command"] = list(entrypoint)
+    if service.command is not None:
+        container["args"] = list(service.command)
+    if service.secrets:
+        container["command"] = ["sh", "-c", scripts.TAKES_SECRETS, "loom", *(entrypoint or ())]
+        container["volumeMounts"] = [{"name": _secrets_of(one), "mountPath": service_secrets.FOLDER}]
+    if hardened or confined:
+        container["securityContext"] |= {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"], **({} if confined else {"add": _SERVICE_CAPABILITIES})},
+        }
+    if (probe := _probe(service)) is not None:
+        container["readinessProbe"] = probe
+    return container
+
+
+def _secrets_of(one: Placed) -> str:
+    """The name of the volume with a service's secrets."""
+    return f"secrets-{one.container}"[:63].rstrip("-")
+
+
+def entrypoint_of(service: Service) -> tuple[str, ...] | None:
+    """The program that the workflow gives a service; None: its image's."""
+    return service.entrypoint if service.entrypoint is not None else service.image.entrypoint
+
+
+def _probe(service: Service) -> dict[str, Any] | None:
+    """The kubelet asks, beside the container: no tool is needed in it."""
+    ready = service.ready
+    how: dict[str, Any]
+    if service.once:
+        return None
+    if ready.command is not None:
+        how = {"exec": {"command": list(ready.command)}}
+    elif ready.tcp is not None:
+        how = {"tcpSocket": {"port": ready.tcp}}
+    elif ready.http is not None:
+        how = {"httpGet": _address(ready.http)}
+    else:
+        return None
+    return {**how, "periodSeconds": max(1, round(ready.interval_s)), "timeoutSeconds": 5, "failureThreshold": 1}
+
+
+def _address(url: str) -> dict[str, Any]:
+    found = re.fullmatch(r"(?:(https?)://([^/:]*))?(?::(\d+))?(/.*)?", url)
+    if found is None:
+        raise ProviderError(
+            f"ready: http: {url!r} is not an address",
+            hint="Write a path (/health), a port and a path (:8080/health) or a URL (http://localhost:8080/health).",
+            code="POD_UNSUPPORTED",
+        )
+    scheme, _, port, path = found.groups()
+    default = 443 if scheme == "https" else 80
+    return {"port": int(port or default), "path": path or "/", "scheme": (scheme or "http").upper()}
+
+
+# Volumes and the rest
+
+
+def _volumes(request: SessionRequest) -> list[dict[str, Any]]:
+    """Each volume, where it is mounted, and in which of the two containers."""
+    memory = "Memory"
+    both, resources = (JOB, HELPER), request.resources
+    found = [
+        _volume("workspace", request.project_dir, both),
+        _volume("io", scripts.IO, both),
+        _volume("spool", scripts.SPOOL, (HELPER,), size=DETACHED_BYTES if request.detached else None),
+        _volume("driver", driver.DIRECTORY, (JOB,), medium=memory, size=128 << 20),
+    ]
+    found += [_volume(f"store-{index}", str(one.path), both) for index, one in enumerate(request.read_only_mounts)]
+    if resources.shm_size is not None:
+        found.append(_volume("shm", "/dev/shm", (JOB,), medium=memory, size=resources.shm_size))
+    for index, entry in enumerate(resources.tmpfs):
+        path, _, options = entry.partition(":")
+        if path.rstrip("/") == "/run":
+            continue  # the driver's directory is below; its own mount is enough
+        found.append(_volume(f"tmpfs-{index}", path, (JOB,), medium=memory, size=_size(options)))
+    return found
+
+
+def _volume(name: str, path: str, where: Sequence[str], *, medium: str = "", size: int | None = None) -> dict[str, Any]:
+    limits = {**({"medium": medium} if medium else {}), **({"sizeLimit": str(size)} if size else {})}
+    return {"name": name, "emptyDir": limits, "mount": {"name": name, "mountPath": path}, "in": tuple(where)}
+
+
+def _size(options: str) -> int | None:
+    found = re.search(r"(?:^|,)size=(\d+)([kmg]?)", options.lower())
+    return int(found[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[found[2]] if found else None
+
+
+def _tolerations(pool: Pool) -> list[dict[str, Any]]:
+    lost = [
+        {
+            "key": f"node.kubernetes.io/{key}",
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": LOST_NODE_S,
+        }
+        for key in ("not-ready", "unreachable")
+    ]
+    given = [
+        {_camel(key): value for key, value in to_builtins(one).items() if value is not None} for one in pool.tolerations
+    ]
+    return [*given, *lost]
+
+
+def _camel(key: str) -> str:
+    return re.sub(r"_(.)", lambda found: found[1].upper(), key)
+
+
+def _platform(image: Image | None) -> dict[str, str]:
+    if image is None or not image.platform:
+        return {}
+    system, _, rest = image.platform.partition("/")
+    return {"kubernetes.io/os": system, **({"kubernetes.io/arch": rest.partition("/")[0]} if rest else {})}
+
+
+def _aliases(request: SessionRequest, services: Sequence[Placed]) -> list[dict[str, Any]]:
+    names = list(dict.fromkeys(name for one in services for name in host_names(one.service)))
+    here = [{"ip": "127.0.0.1", "hostnames": names}] if names else []
+    return [*here, *({"ip": ip, "hostnames": [name]} for name, ip in request.network.extra_hosts.items())]
+
+
+def host_names(service: Service) -> tuple[str, ...]:
+    """The names of a service that a pod can have. ServiceError for one that the workflow gives it.
+
+    As in GitLab's runner, those that its image gives it and that are no DNS names are left out.
+    """
+    names = tuple(dict.fromkeys((*service.aliases, service.name)))
+    of_image = service_aliases(service.image.name or "")
+    for name in names:
+        if not _is_dns_name(name) and name not in of_image:
+            raise ServiceError(
+                f"service {service.name}: a pod can't have the host name {name!r}",
+                hint="write an alias of lowercase letters, digits, `-` and `.`, or run this job in Docker",
+                code="POD_UNSUPPORTED",
+            )
+    return tuple(name for name in names if _is_dns_name(name))
+
+
+def _is_dns_name(name: str) -> bool:
+    label = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
+    return len(name) <= 253 and re.fullmatch(rf"{label}(?:\.{label})*", name) is not None
+
+
+def _of_pool(pool: Pool) -> dict[str, Any]:
+    keys = {
+        "serviceAccountName": pool.service_account,
+        "runtimeClassName": pool.runtime_class,
+        "priorityClassName": pool.priority_class,
+        "imagePullSecrets": [{"name": name} for name in pool.image_pull_secrets],
+    }
+    return {key: value for key, value in keys.items() if value}
+
+
+def is_confined(pool: Pool | None) -> bool:
+    """Whether its pods may not be root's (the level `restricted`)."""
+    context = ((pool.pod_template.get("spec") or {}).get("securityContext") if pool else None) or {}
+    return bool(context.get("runAsNonRoot"))

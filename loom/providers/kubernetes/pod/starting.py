@@ -1,0 +1,280 @@
+"""Create a pod, and wait until its containers run: for its turn, for a node, for the images. An error says what is missing."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from loom.cancel import Cancel
+from loom.errors import LoomError, ProviderError
+from loom.providers.base import SessionRequest
+from loom.providers.kubernetes.cluster import pods as states
+from loom.providers.kubernetes.cluster.client import Exists
+from loom.providers.kubernetes.images.snapshot import COPY
+from loom.providers.kubernetes.pod.spec import HELPER, JOB, KEPT_UNTIL, amount
+from loom.status import OnOutput
+from loom.util.units import rough_size
+
+if TYPE_CHECKING:
+    from loom.providers.kubernetes.cluster.client import Cluster, Json
+    from loom.providers.kubernetes.cluster.pods import Pods
+
+NODE_S = 600.0
+"""How long a pod may wait for a node while no other of the run has one. `start_timeout` of the pool counts instead."""
+START_S = 600.0
+"""How long it may then wait for its images. `start_timeout` counts here too."""
+NEVER_S = 30.0
+"""How long one may wait that no node can ever take, unless an autoscaler promises a new node."""
+TELL_S = 10.0
+"""A pod without a node by then says why, once."""
+_NEW_NODE = ("TriggeredScaleUp:", "Nominated:")
+"""Events of the Cluster Autoscaler and of Karpenter: a node for the pod is on its way."""
+_SILENT = "the scheduler has not said why"
+
+
+class LargestNode:
+    """The most that one node of a cluster has of each resource; asked for once. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: Mapping[str, float] | None = None
+
+    def of(self, cluster: Cluster) -> Mapping[str, float]:
+        """Empty where nodes may not be listed: that right is beyond a namespace."""
+        with self._lock:
+            if self._found is None:
+                self._found = _largest(cluster)
+            return self._found
+
+
+def _largest(cluster: Cluster) -> Mapping[str, float]:
+    try:
+        nodes = cluster.call("looking at the nodes", "list_node", patience_s=0.0, resource_version="0")["items"]
+    except LoomError:
+        return {}
+    found: dict[str, float] = {}
+    for node in nodes:
+        for key, text in ((node.get("status") or {}).get("allocatable") or {}).items():
+            found[key] = max(found.get(key, 0.0), amount(text))
+    return found
+
+
+class Turn:
+    """The front of the queue of jobs whose pods a quota refuses."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.others_at = 0.0
+        """When the run had other pods last, or a quota refused a pod first."""
+
+
+def create(
+    cluster: Cluster,
+    pods: Pods,
+    turn: Turn,
+    pod: Json,
+    request: SessionRequest,
+    on_output: OnOutput,
+    cancel: Cancel,
+) -> None:
+    """Create the pod. One that a quota refuses waits for the end of the run's other pods."""
+    name = pod["metadata"]["name"]
+    try:
+        return _create(cluster, pods, pod, request)
+    except LoomError as error:
+        if not _is_full(error):
+            raise
+        on_output("stdout", f"waits for other pods to end: {error.message}\n".encode())
+    refused_at = time.monotonic()
+    while not turn.lock.acquire(timeout=1.0):
+        _unless_canceled(cancel, request)
+    try:
+        turn.others_at = max(turn.others_at, refused_at)
+        while True:
+            others = _beside(pods, name)
+            if others:
+                turn.others_at = time.monotonic()
+            try:
+                return _create(cluster, pods, pod, request)
+            except LoomError as error:
+                # The quota counts a pod for a while after its end.
+                if not _is_full(error) or time.monotonic() - turn.others_at > TELL_S:
+                    raise
+            changed = partial(_changed, pods, name, others, cancel)
+            pods.wait_for(name, changed, TELL_S if others else 1.0)
+            _unless_canceled(cancel, request)
+    finally:
+        turn.lock.release()
+
+
+def _create(cluster: Cluster, pods: Pods, pod: Json, request: SessionRequest) -> None:
+    doing = f"creating the pod of job {request.job_id}"
+    try:
+        pods.put(cluster.call(doing, "create_namespaced_pod", pod))
+    except Exists:
+        # Nobody else knows the name: an earlier try was heard, and its answer was lost.
+        pods.put(cluster.call(doing, "read_namespaced_pod", pod["metadata"]["name"]))
+
+
+def _is_full(error: LoomError) -> bool:
+    """Whether a quota is used up; it may also ask for limits, which no other pod's end gives."""
+    return error.code == "CLUSTER_QUOTA" and ", used: " in error.message
+
+
+def _beside(pods: Pods, name: str) -> set[str]:
+    """The other pods of the run that will leave their room; a kept one stays too long to wait for it."""
+    there = (pod["metadata"] for pod in pods.beside(name))
+    return {one["name"] for one in there if KEPT_UNTIL not in (one.get("labels") or {})}
+
+
+def _changed(pods: Pods, name: str, others: set[str], cancel: Cancel, _: Json | None) -> bool:
+    return cancel.requested or not others <= _beside(pods, name)
+
+
+def until_on_node(
+    cluster: Cluster,
+    pods: Pods,
+    largest: LargestNode,
+    name: str,
+    request: SessionRequest,
+    on_output: OnOutput,
+    cancel: Cancel,
+) -> None:
+    """Wait until a node takes the pod. ProviderError with the scheduler's reason when none does."""
+    within = partial(_on_node_within, pods, name, request, cancel)
+    given_s = request.pool.start_timeout if request.pool else None
+    limit_s = given_s or NODE_S
+    started = time.monotonic()
+    if within(min(TELL_S, limit_s)):
+        return
+    seen = pods.get(name) or {}
+    why = states.unscheduled(seen) or _SILENT
+    on_output("stdout", f"waits for a node: {why}\n".encode())
+    large = too_large(seen, largest.of(cluster))
+    never = bool(large or no_node_ever(why))
+    if given_s is None and never:
+        if within(NEVER_S - TELL_S):
+            return
+        limit_s = NODE_S if _promised(cluster, name) else NEVER_S
+    others = given_s is None and not never and _others_have_nodes(pods, name)
+    if within(started + limit_s - time.monotonic()):
+        return
+    while others:
+        others = _others_have_nodes(pods, name)
+        if within(limit_s):
+            return
+    why = states.unscheduled(pods.get(name)) or why
+    waited_s = time.monotonic() - started
+    raise ProviderError(
+        f"no node took the pod of job {request.job_id} within {waited_s:.0f} s: {'; '.join([why.rstrip('.'), *large])}",
+        hint="lower the job's limits, or see the pool's node selector and tolerations; `start_timeout` of the pool says "
+        "how long to wait",
+        code="POD_UNSCHEDULABLE",
+    )
+
+
+def _on_node_within(pods: Pods, name: str, request: SessionRequest, cancel: Cancel, limit_s: float) -> bool:
+    seen = pods.wait_for(name, lambda pod: cancel.requested or pod is None or _on_node(pod), limit_s)
+    _unless_canceled(cancel, request)
+    if (refused := states.refusal(seen, {})) is not None:
+        raise refused
+    return _on_node(seen or {})
+
+
+def _on_node(pod: Mapping[str, Any]) -> bool:
+    return bool((pod.get("spec") or {}).get("nodeName"))
+
+
+def _others_have_nodes(pods: Pods, name: str) -> bool:
+    """Whether pods of the run take room that they will leave."""
+    leave = _beside(pods, name)
+    return any(_on_node(pod) for pod in pods.beside(name) if pod["metadata"]["name"] in leave)
+
+
+def _unless_canceled(cancel: Cancel, request: SessionRequest) -> None:
+    if cancel.requested:
+        raise ProviderError(f"canceled while the pod of job {request.job_id} was starting", code="CANCELED")
+
+
+def _promised(cluster: Cluster, name: str) -> bool:
+    return any(event.startswith(_NEW_NODE) for event in states.events_of(cluster, name))
+
+
+def no_node_ever(why: str) -> bool:
+    """Whether the scheduler's reason holds for each node as long as it exists: its labels, or its size.
+
+    Schedulers before 1.31 do not tell a node that is too small from one that is full.
+    """
+    found = re.fullmatch(r"0/(\d+) nodes are available: (.*?)\.?(?: preemption: (.*?)\.?)?", why)
+    if found is None:
+        return False
+    nodes, told, preemption = found.groups()
+    reasons = told.split(", ")
+    if all(re.search("node selector|node affinity", reason) for reason in reasons):
+        return True
+    no_use = f"0/{nodes} nodes are available: {nodes} Preemption is not helpful for scheduling"
+    return preemption == no_use and all(
+        re.search("node selector|node affinity|Insufficient", reason) for reason in reasons
+    )
+
+
+def too_large(pod: Mapping[str, Any], largest: Mapping[str, float]) -> list[str]:
+    """Which of the pod's requests no node can meet, even if it were empty; nothing where the nodes are not known."""
+    needs = _requests(pod) if largest else {}
+    return [
+        f"it asks for {_shown(key, needs[key])} of {key}, and no node has more than {_shown(key, largest.get(key, 0.0))}"
+        for key in sorted(needs)
+        if needs[key] > largest.get(key, 0.0)
+    ]
+
+
+def _requests(pod: Mapping[str, Any]) -> Mapping[str, float]:
+    spec = pod.get("spec") or {}
+    found: dict[str, float] = {}
+    for container in spec.get("containers") or ():
+        for key, text in _of(container).items():
+            found[key] = found.get(key, 0.0) + amount(text)
+    for container in spec.get("initContainers") or ():
+        for key, text in _of(container).items():
+            found[key] = max(found.get(key, 0.0), amount(text))
+    return found
+
+
+def _of(container: Mapping[str, Any]) -> Mapping[str, str]:
+    return (container.get("resources") or {}).get("requests") or {}
+
+
+def _shown(key: str, value: float) -> str:
+    return rough_size(int(value)) if key in ("memory", "ephemeral-storage") else f"{value:g}"
+
+
+def until_runs(
+    cluster: Cluster, pods: Pods, name: str, request: SessionRequest, cancel: Cancel
+) -> Mapping[str, object]:
+    """Wait until the pod's helper and the job run. The error says why they don't."""
+    places = {JOB: f"job {request.job_id}", HELPER: f"the helper of job {request.job_id}"}
+    places[COPY] = f"the snapshot of job {request.job_id}"
+    limit_s = (request.pool.start_timeout if request.pool else None) or START_S
+
+    def known(pod: Mapping[str, Any] | None) -> bool:
+        return cancel.requested or states.refusal(pod, places) is not None or _runs(pod)
+
+    seen = pods.wait_for(name, known, limit_s)
+    _unless_canceled(cancel, request)
+    if (refused := states.refusal(seen, places)) is not None:
+        raise states.explained(refused, cluster, name)
+    if seen is None or not _runs(seen):
+        raise ProviderError(
+            f"the pod of job {request.job_id} did not start within {limit_s:.0f} s",
+            hint="\n".join(states.events_of(cluster, name)) or f"kubectl describe pod {name} tells more",
+            code="POD_NOT_STARTED",
+        )
+    return seen
+
+
+def _runs(pod: Mapping[str, Any] | None) -> bool:
+    return states.runs(pod, HELPER) and "waiting" not in (states.state_of(pod, JOB) or {"waiting": 1})

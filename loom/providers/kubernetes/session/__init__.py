@@ -1,0 +1,1 @@
+"""Run steps and commands in a job's pod."""

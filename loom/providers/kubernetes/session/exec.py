@@ -1,0 +1,194 @@
+"""One command in a container, over a WebSocket: its streams are channels, the end of each is known, and so is its exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from websocket import WebSocketException
+
+from loom.errors import EngineUnavailable, ProviderError
+from loom.providers.kubernetes.cluster.client import CHANNELS, Cluster
+from loom.status import Stream
+from loom.util.within import readable
+
+_STDIN, _STDOUT, _STDERR, _STATUS, _RESIZE, _END_OF = b"\x00", 1, 2, 3, b"\x04", b"\xff"
+_PIECE = 128 * 1024
+_BINARY, _CLOSE, _PING = 0x2, 0x8, 0x9
+_LOOK_S = 2.0
+SILENT_S = 60.0
+"""How long a transfer may stand still."""
+
+
+class Broken(OSError):
+    """The connection ended before the command did."""
+
+
+class Exec:
+    """A command in a container. One thread reads; any may send."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        pod: str,
+        container: str,
+        command: Sequence[str],
+        *,
+        stdin: bool = False,
+        tty: bool = False,
+    ) -> None:
+        self._socket: Any = cluster.websocket(pod, container, command, stdin=stdin, tty=tty)
+        self._socket.settimeout(SILENT_S)
+        self._sending = threading.Lock()
+        self._status: dict[str, Any] | None = None
+        self.ended = False
+        """The command and its output have ended."""
+
+    def fileno(self) -> int:
+        return int(self._socket.fileno())
+
+    def pending(self) -> bool:
+        """Whether data was received that a poll of the descriptor does not show."""
+        pending = getattr(self._socket.sock, "pending", None)
+        return bool(self._socket.frame_buffer.recv_buffer) or bool(pending and pending())
+
+    def ready(self, timeout_s: float, *others: int) -> list[int]:
+        """Wait until there is something to read here or from the other descriptors; return those."""
+        if self.pending():
+            return [self.fileno()]
+        return readable((self.fileno(), *others), timeout_s)
+
+    def read(self) -> tuple[Stream, bytes] | None:
+        """Return the next piece of output; None for a message without one. Broken, TimeoutError."""
+        try:
+            opcode, frame = self._socket.recv_data_frame(True)
+        except WebSocketException as error:
+            raise Broken(str(error)) from error
+        data = bytes(frame.data)
+        if opcode == _CLOSE:
+            if self._status is None:
+                raise Broken("it was closed")
+            self.ended = True
+        if opcode in (_CLOSE, _PING) or not data:
+            return None
+        channel = data[0]
+        if channel == _STATUS:
+            self._status = json.loads(data[1:])
+        elif channel in (_STDOUT, _STDERR) and len(data) > 1:
+            return ("stdout" if channel == _STDOUT else "stderr"), data[1:]
+        return None
+
+    @property
+    def code(self) -> int:
+        """The exit code, after the end. ProviderError when the command could not be started."""
+        status = self._status or {}
+        if status.get("status") == "Success":
+            return 0
+        for cause in (status.get("details") or {}).get("causes") or ():
+            if cause.get("reason") == "ExitCode":
+                return int(cause["message"])
+        raise ProviderError(f"the command could not be run: {status.get('message') or 'the connection was lost'}")
+
+    def send(self, data: bytes) -> None:
+        """Send to its standard input. OSError when the connection is broken."""
+        self._frame(_STDIN, data)
+
+    def end_input(self) -> None:
+        """Close its standard input. Clusters before 1.30 have no message for that: the command sees no end."""
+        if self._socket.subprotocol == CHANNELS[0]:
+            self._frame(_END_OF, _STDIN)
+
+    def resize(self, height: int, width: int) -> None:
+        self._frame(_RESIZE, json.dumps({"Height": height, "Width": width}).encode())
+
+    def _frame(self, channel: bytes, data: bytes) -> None:
+        view = memoryview(data)
+        with self._sending:
+            try:
+                while view:
+                    self._socket.send(channel + view[:_PIECE], opcode=_BINARY)
+                    view = view[_PIECE:]
+            except WebSocketException as error:
+                raise Broken(str(error)) from error
+
+    def feed(self, content: Iterable[bytes]) -> threading.Thread:
+        """Send from a thread, so that the output is read meanwhile. A command that ends early takes no more."""
+
+        def send() -> None:
+            with contextlib.suppress(OSError):
+                for piece in content:
+                    self.send(piece)
+
+        thread = threading.Thread(target=send, name="input of a command", daemon=True)
+        thread.start()
+        return thread
+
+    def output(
+        self, *, silent_s: float = SILENT_S, is_vain: Callable[[float], bool] = lambda silent_s: False
+    ) -> Iterator[tuple[Stream, bytes]]:
+        """Everything up to the command's end. Broken when the connection is, TimeoutError after so long a silence.
+
+        `is_vain` is asked in a silence, with its seconds: whether to wait no longer.
+        """
+        heard = time.monotonic()
+        while not self.ended:
+            if self.ready(_LOOK_S):
+                heard = time.monotonic()
+                if (piece := self.read()) is not None:
+                    yield piece
+            elif (silent := time.monotonic() - heard) > silent_s or is_vain(silent):
+                raise TimeoutError(f"silent for {silent:.0f} s")
+
+    def ends_within(self, limit_s: float) -> bool:
+        """As `watcher.Connection`."""
+        deadline = time.monotonic() + limit_s
+        with contextlib.suppress(OSError):
+            while not self.ended and (left := deadline - time.monotonic()) > 0:
+                if self.ready(left):
+                    self.read()
+        return self.ended
+
+    def abort(self) -> None:
+        """Break the connection, from any thread: a concurrent `read` returns."""
+        with contextlib.suppress(OSError, AttributeError, TypeError):  # closed before
+            # Not the TLS socket's own method, which pulls its state away from under the reader.
+            socket.socket.shutdown(self._socket.sock, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.abort()
+        with contextlib.suppress(OSError, WebSocketException):
+            self._socket.shutdown()
+
+
+def run(
+    cluster: Cluster,
+    pod: str,
+    container: str,
+    command: Sequence[str],
+    *,
+    stdin: Callable[[], Iterable[bytes]] | None = None,
+    silent_s: float = SILENT_S,
+    is_vain: Callable[[float], bool] = lambda silent_s: False,
+    doing: str,
+) -> tuple[int, bytes, bytes]:
+    """Run a small command; return its exit code and output. Repeats nothing. EngineUnavailable when the connection breaks."""
+    out: dict[Stream, bytes] = {"stdout": b"", "stderr": b""}
+    try:
+        ran = Exec(cluster, pod, container, command, stdin=stdin is not None)
+        try:
+            if stdin is not None:
+                ran.feed(stdin())
+            for stream, data in ran.output(silent_s=silent_s, is_vain=is_vain):
+                out[stream] += data
+        finally:
+            ran.close()
+    except OSError as error:
+        raise EngineUnavailable(
+            f"{doing}: the connection to the pod was lost: {error}", code="CLUSTER_UNAVAILABLE"
+        ) from error
+    return ran.code, out["stdout"], out["stderr"]

@@ -1,0 +1,354 @@
+"""The files of a job in its pod, as tar streams over the connection to the pod's helper.
+
+The snapshot is packed once, however many pods get it. Its content is proved in the pod: the digests of all its files, made
+while it was packed, are compared there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tarfile
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, TypeVar, cast
+
+from msgspec import Struct
+
+from loom.cancel import Cancel
+from loom.errors import LoomError, ProviderError
+from loom.providers.files import Members, members_of, packed, renamed, unnoticed
+from loom.providers.kubernetes.cluster.client import Gone, is_transient
+from loom.providers.kubernetes.cluster.pods import why_lost
+from loom.providers.kubernetes.pod.spec import HELPER
+from loom.providers.kubernetes.session import exec as execs
+from loom.providers.kubernetes.session.exec import Exec
+from loom.providers.retrying import Policy, retrying
+
+if TYPE_CHECKING:
+    from loom.providers.base import SessionRequest
+    from loom.providers.kubernetes.cluster.client import Cluster
+    from loom.storage.workspace import OnSkipped
+
+T = TypeVar("T")
+_PIECE = 256 * 1024
+_AT_ONCE = 200
+"""Paths of one command."""
+_SILENT_S = 600.0
+"""How long a transfer may stand still."""
+_CANCELED_SILENT_S = 10.0
+"""The same, after a cancel."""
+_TRIES = Policy(when=is_transient, limit_s=300.0, first_wait_s=0.2, most_wait_s=30.0)
+"""Of a transfer whose connection breaks."""
+# $1: the number of bytes, which follow; $2: the folder. The input of a command in a pod can't be closed. $3, $4: a directory, and
+# the mode that it gets if the helper owns it.
+_UNPACK = 'head -c "$1" | tar -x -p -f - -C "$2" && { [ -z "$3" ] || chmod "$4" "$3" 2>/dev/null || :; }'
+# $1: the folder, then paths; those that are not there are left out.
+_PACK = """cd "$1" || exit 3
+shift
+for p; do
+  shift
+  if [ -e "$p" ] || [ -h "$p" ]; then set -- "$@" "./$p"; fi
+done
+[ "$#" != 0 ] || exit 0
+exec tar -c -f - -- "$@"
+"""
+# $1: the number of bytes, which follow; $2: the folder.
+_PROVE = """cd "$2" || exit 3
+command -v sha256sum >/dev/null || { head -c "$1" >/dev/null; exit 127; }
+head -c "$1" | sha256sum -c - 2>&1 | while IFS= read -r l; do case $l in *": OK") ;; *) printf '%s\\n' "$l" ;; esac; done
+"""
+
+
+class Parcel(Struct, frozen=True):
+    """A packed snapshot: its tar stream in a file without a name, and the digests of its files as `sha256sum` reads them."""
+
+    file: IO[bytes]
+    size: int
+    digests: bytes
+    files: int
+    mode: str = ""
+    """The mode of the workspace itself, which is a volume in the pod."""
+
+    def content(self) -> Iterator[bytes]:
+        at = 0
+        while piece := os.pread(self.file.fileno(), _PIECE, at):
+            at += len(piece)
+            yield piece
+
+
+class Parcels:
+    """The snapshots of one run, each packed once. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: dict[tuple[Path, tuple[Path, ...]], Parcel] = {}
+
+    def of(self, request: SessionRequest) -> Parcel:
+        key = (request.workspace, tuple(one.path for one in request.read_only_mounts))
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = _packed(*key, request.project_dir)
+            return self._made[key]
+
+    def close(self) -> None:
+        with self._lock:
+            for parcel in self._made.values():
+                parcel.file.close()
+            self._made.clear()
+
+
+def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid, member.gid, member.uname, member.gname = 0, 0, "", ""
+    member.mtime = int(member.mtime)
+    return member
+
+
+def _packed(workspace: Path, stores: Sequence[Path], project_dir: str) -> Parcel:
+    """Pack a workspace, and the stores of git objects that it borrows from, which stay at their paths."""
+    file = tempfile.TemporaryFile(prefix="loom-parcel-")  # noqa: SIM115  closed with the run
+    digests: list[bytes] = []
+    for piece in packed(_members(workspace, stores, project_dir, digests), form=tarfile.GNU_FORMAT):
+        file.write(piece)
+    file.flush()
+    mode = f"{stat.S_IMODE(workspace.stat().st_mode):o}"
+    return Parcel(file, file.tell(), b"".join(digests), len(digests), mode)
+
+
+def _members(workspace: Path, stores: Sequence[Path], project_dir: str, digests: list[bytes]) -> Members:
+    """Members for the root directory, in a form that each `tar` reads. The digests are those of the workspace.
+
+    Without the directories themselves, which are volumes.
+    """
+    for member, content in members_of(workspace, ["."], change=_plain):
+        if member.name != ".":
+            if content is not None:
+                content = cast("IO[bytes]", _Hashed(content, member.size, member.name, digests))
+            yield _below(project_dir, member), content
+    for store in stores:
+        # By its real path, since links on the way are not followed.
+        for member, content in members_of(store.resolve(), ["."], change=_plain):
+            if member.name != ".":
+                yield _below(store.as_posix(), member), content
+
+
+def _below(folder: str, member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.name = f"{folder.strip('/')}/{member.name}"
+    if member.islnk():
+        member.linkname = f"{folder.strip('/')}/{member.linkname}"
+    return member
+
+
+class _Hashed:
+    """A file of an archive, which adds its digest when it was read."""
+
+    def __init__(self, file: IO[bytes], size: int, name: str, digests: list[bytes]) -> None:
+        self._file = file
+        self._left = size
+        self._name = name
+        self._digest = hashlib.sha256()
+        self._digests = digests
+        if not size:
+            self._note()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._digest.update(data)
+        self._left -= len(data)
+        if data and not self._left:
+            self._note()
+        return data
+
+    def _note(self) -> None:
+        # A name with a line end or a backslash has another form in each `sha256sum`.
+        if "\n" not in self._name and "\\" not in self._name:
+            name = self._name.encode("utf-8", "surrogateescape")
+            self._digests.append(self._digest.hexdigest().encode() + b"  " + name + b"\n")
+
+
+class PodFiles:
+    """The workspace in one pod."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        pod: str,
+        request: SessionRequest,
+        *,
+        is_lost: Callable[[], bool] = lambda: False,
+        cancel: Cancel | None = None,
+    ) -> None:
+        """`is_lost`: whether the cluster has given the pod up. After a `cancel` nothing is repeated."""
+        self._cluster = cluster
+        self._pod = pod
+        self._request = request
+        self._is_lost = is_lost
+        self._cancel = cancel or Cancel()
+        self._root = request.project_dir
+
+    def fill(self, parcel: Parcel, cancel: Cancel) -> str:
+        """Send the snapshot and prove it; return what was proved, for the record."""
+        job_id = self._request.job_id
+
+        def unless_canceled() -> Iterator[bytes]:
+            for piece in parcel.content():
+                if cancel.requested:
+                    raise ProviderError(f"canceled while the workspace was sent to job {job_id}", code="CANCELED")
+                yield piece
+
+        doing = f"sending the workspace to job {job_id}"
+        self._repeated(lambda: self._unpack("/", parcel.size, unless_canceled(), doing, parcel.mode))
+        return self.prove(parcel.digests, parcel.files)
+
+    def prove(self, digests: bytes, files: int) -> str:
+        """Compare the workspace with these digests; return what was proved, for the record."""
+        job_id = self._request.job_id
+        if not digests:
+            return "sha256 of 0 files"
+        command = ["sh", "-c", _PROVE, "loom", str(len(digests)), self._root]
+        code, out, err = self._run(command, [digests], doing="proving the workspace in the pod")
+        if code == 127:
+            return "not proved: the image has no sha256sum"
+        if code or out.strip():
+            differs = (out or err).decode("utf-8", "replace").strip().splitlines()
+            raise ProviderError(
+                f"the workspace of job {job_id} is not what was sent: {'; '.join(differs[:5])}", code="POD_FILES_DIFFER"
+            )
+        return f"sha256 of {files} files"
+
+    def give_to(self, uid: int, gid: int) -> None:
+        """Give the files to the job's user."""
+        command = ["chown", "-Rh", f"{uid}:{gid}", self._root]
+        code, _, err = self._run(command, None, doing="giving the workspace to the job's user")
+        if code:
+            raise ProviderError(
+                f"the workspace of job {self._request.job_id} can't be given to its user {uid}:{gid}: "
+                + err.decode("utf-8", "replace").strip()
+            )
+
+    def _run(self, command: Sequence[str], given: list[bytes] | None, *, doing: str) -> tuple[int, bytes, bytes]:
+        """Run a command in the helper that may be run again."""
+        run = partial(execs.run, self._cluster, self._pod, HELPER, command, silent_s=_SILENT_S, is_vain=self._is_vain)
+        return self._repeated(lambda: run(stdin=None if given is None else lambda: given, doing=doing))
+
+    def _is_vain(self, silent_s: float) -> bool:
+        return self._is_lost() or (self._cancel.requested and silent_s > _CANCELED_SILENT_S)
+
+    def _repeated(self, do: Callable[[], T]) -> T:
+        """Do something again whose connection breaks, such as by a restart of the API server, while the pod is there."""
+
+        def once() -> T:
+            if self._is_lost():
+                raise self._why()
+            try:
+                return do()
+            except Gone as error:
+                raise self._why() from error
+
+        def look(*_: object) -> None:
+            if not is_transient(found := self._why()):
+                raise found
+
+        return retrying(once, _TRIES, before=look, cancel=self._cancel)
+
+    def _why(self, doing: str = "while it ran") -> LoomError:
+        return why_lost(self._cluster, self._pod, self._request.job_id, doing=doing)
+
+    def put(self, archive: Iterable[bytes], owner: tuple[int, int] | None) -> None:
+        """Unpack a stream over the workspace."""
+
+        def owned(member: tarfile.TarInfo) -> tarfile.TarInfo:
+            _plain(member)
+            if owner is not None:
+                member.uid, member.gid = owner
+            return member
+
+        with tempfile.TemporaryFile(prefix="loom-archive-") as file:  # its length has to be known first
+            for piece in renamed([("", archive)], change=owned, form=tarfile.GNU_FORMAT):
+                file.write(piece)
+            file.flush()
+            packed_up = Parcel(file, file.tell(), b"", 0)
+            doing = f"writing to the workspace of job {self._request.job_id}"
+            self._repeated(lambda: self._unpack(self._root, packed_up.size, packed_up.content(), doing))
+
+    def _unpack(self, folder: str, size: int, content: Iterator[bytes], doing: str, mode: str = "") -> None:
+        failed: list[Exception] = []
+        words = ["sh", "-c", _UNPACK, "loom", str(size), folder, self._root if mode else "", mode]
+
+        def watched() -> Iterator[bytes]:
+            try:
+                yield from content
+            except (LoomError, OSError) as error:
+                failed.append(error)
+                ran.abort()
+                raise
+
+        ran = Exec(self._cluster, self._pod, HELPER, words, stdin=True)
+        said = b""
+        try:
+            feeding = ran.feed(watched())
+            for _, data in ran.output(silent_s=_SILENT_S, is_vain=self._is_vain):
+                said = (said + data)[-4000:]
+            feeding.join(10.0)
+        except OSError as error:
+            raise (failed[0] if failed else self._lost(doing, error)) from error
+        finally:
+            ran.close()
+        if ran.code:
+            raise ProviderError(f"{doing}: {said.decode('utf-8', 'replace').strip() or f'exit code {ran.code}'}")
+
+    def get(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
+        """As `Session.get_archive`."""
+        plain = ["/".join(part for part in path.split("/") if part not in ("", ".")) or "." for path in paths]
+        groups = [plain[start : start + _AT_ONCE] for start in range(0, len(plain), _AT_ONCE)]
+        return renamed((("", self._pack(group)) for group in groups), on_skipped)
+
+    def _pack(self, paths: Sequence[str]) -> Iterator[bytes]:
+        """Pass on an archive when it is here: one that breaks off is made again."""
+        with tempfile.TemporaryFile(prefix="loom-archive-") as file:
+            self._repeated(lambda: self._packed(paths, file))
+            file.seek(0)
+            while piece := file.read(_PIECE):
+                yield piece
+
+    def _packed(self, paths: Sequence[str], file: IO[bytes]) -> None:
+        doing = f"reading from the workspace of job {self._request.job_id}"
+        ran = Exec(self._cluster, self._pod, HELPER, ["sh", "-c", _PACK, "loom", self._root, *paths])
+        said, last = b"", b""
+        file.seek(0)
+        file.truncate()
+        try:
+            for stream, data in ran.output(silent_s=_SILENT_S, is_vain=self._is_vain):
+                if stream == "stdout":
+                    _write(file, data, doing)
+                    last = (last + data)[-1024:]
+                else:
+                    said = (said + data)[-4000:]
+        except OSError as error:
+            raise self._lost(doing, error) from error
+        finally:
+            ran.close()
+        # 1: a file changed while it was read.
+        if ran.code not in (0, 1) or last.strip(b"\0"):
+            raise ProviderError(f"{doing}: {said.decode('utf-8', 'replace').strip() or 'the stream was cut short'}")
+        if not last:
+            file.write(bytes(tarfile.RECORDSIZE))
+
+    def _lost(self, doing: str, error: OSError) -> LoomError:
+        found = self._why(f"while {doing}")
+        if not is_transient(found):
+            return found
+        return ProviderError(f"{doing}: the connection to the pod was lost: {error}", code=found.code)
+
+
+def _write(file: IO[bytes], data: bytes, doing: str) -> None:
+    try:
+        file.write(data)
+    except OSError as error:
+        raise ProviderError(
+            f"{doing}: {error.strerror} ({tempfile.gettempdir()})", hint="TMPDIR names another directory"
+        ) from error

@@ -1,0 +1,327 @@
+"""One job's pod, from the first step to the last."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from loom.cancel import Cancel
+from loom.errors import ImageError, LoomError, ProviderError
+from loom.providers.base import Command, SessionFacts, SessionRequest, ViewChange
+from loom.providers.driver import protocol as driver
+from loom.providers.driver.channel import Attached, Channel, Died, Lost, Talk
+from loom.providers.driver.session import Driven
+from loom.providers.files import unnoticed
+from loom.providers.kubernetes.cluster import pods as states
+from loom.providers.kubernetes.cluster.client import Gone, is_transient
+from loom.providers.kubernetes.pod.spec import JOB, KEPT_UNTIL, is_confined
+from loom.providers.kubernetes.session.files import Parcels, PodFiles
+from loom.providers.kubernetes.session.inside import PodInside, commands_in
+from loom.providers.kubernetes.session.link import Link, Positions
+from loom.status import Ended, Exit, OnOutput
+
+if TYPE_CHECKING:
+    from loom.providers.kubernetes.cluster.client import Cluster, Json
+    from loom.providers.kubernetes.cluster.pods import Pods
+    from loom.providers.kubernetes.images.snapshot import Pushed
+    from loom.storage.workspace import OnSkipped
+
+CONFIRMED_S = 60.0
+"""How long the pod may take to receive a job's steps."""
+ENDED_S = 30.0
+"""How long the cluster may take to say how a container ended whose output has ended."""
+
+
+class PodContainer:
+    """Implements `providers.channel.Container`."""
+
+    def __init__(self, cluster: Cluster, pods: Pods, pod: str, job_id: str) -> None:
+        self._cluster = cluster
+        self._pods = pods
+        self._pod = pod
+        self._job_id = job_id
+
+    def check(self, attached: Attached) -> float | None:
+        return None
+
+    def ask(self) -> None:
+        """The link finds out by itself."""
+
+    def resume(self, attached: Attached, error: OSError | None, let_go: Callable[[], None]) -> None:
+        let_go()
+        if error is not None:
+            refused = cast("Link", attached).failed
+            # A pod that is gone has a reason, which the refusal of a request to it does not name.
+            if isinstance(refused, LoomError) and not is_transient(refused) and not isinstance(refused, Gone):
+                raise refused
+            raise states.why_lost(self._cluster, self._pod, self._job_id) from error
+        seen = self._pods.wait_for(
+            self._pod, lambda pod: pod is None or "terminated" in states.state_of(pod, JOB), ENDED_S
+        )
+        ended = states.state_of(seen, JOB).get("terminated")
+        if ended is None or states.is_taken_away(seen):
+            raise states.why_lost(self._cluster, self._pod, self._job_id)
+        code = int(ended.get("exitCode") or 0)
+        if code == driver.INPUT_LOST_CODE:
+            raise Lost(
+                f"the pod {self._pod} of job {self._job_id} ended itself, since nothing of loom reached it any more",
+                hint="run it again; if that happens often, see the network on the way to the cluster",
+            )
+        raise Died(code or 137, oom=ended.get("reason") == "OOMKilled")
+
+    def kill(self) -> None:
+        remove(self._cluster, self._pod)
+
+
+def saved_of(data: bytes) -> SavedSession:
+    """Return what `PodSession.hand_over` saved."""
+    return msgspec.json.decode(data, type=SavedSession)
+
+
+def remove(cluster: Cluster, pod: str) -> None:
+    """Delete a pod at once, also one whose node does not answer. Safe to repeat."""
+    try:
+        cluster.call(f"removing the pod {pod}", "delete_namespaced_pod", pod, grace_period_seconds=0)
+    except Gone:
+        pass
+
+
+class SavedSession(Struct, frozen=True, kw_only=True):
+    """What a loom needs to go on with a session of an earlier one."""
+
+    pod: str
+    begun: int
+    """The number of the line that began the commands."""
+    tokens: Mapping[str, str]
+    taken: Positions
+    user: str
+    auto_shell: tuple[str, ...]
+    details: Mapping[str, str]
+
+
+class PodSession:
+    """Implements `providers.base.Session` and `Detachable` for a pod whose two containers run."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        pods: Pods,
+        request: SessionRequest,
+        facts: SessionFacts,
+        link: Link,
+        *,
+        pod: str,
+        environment: Mapping[str, str],
+        parcels: Parcels | None,
+        on_output: OnOutput,
+        cancel: Cancel,
+        pushed: Pushed | None = None,
+        saved: SavedSession | None = None,
+    ) -> None:
+        """`parcels`: None for a pod that has its files; `pushed`: what the pod copied from the registry, still to be proved.
+
+        `saved`: of the session that an earlier loom had there.
+        """
+        self._cluster = cluster
+        self._pod = pod
+        self._request = request
+        self._link = link
+        self._environment = environment
+        self._driven = Driven(
+            Channel(link, PodContainer(cluster, pods, pod, request.job_id), request.job_id),
+            request,
+            facts,
+            on_output,
+            environment={key: value for key, value in environment.items() if not driver.is_text(value)},
+            still_running=lambda: commands_in(cluster, pod),
+        )
+        self._cancel = cancel
+        self._files = PodFiles(
+            cluster, pod, request, is_lost=lambda: states.is_taken_away(pods.get(pod)), cancel=cancel
+        )
+        self._parcels = parcels
+        self._pushed = pushed
+        self._filled = parcels is None
+        self._saved = saved
+        self._owner: tuple[int, int] | None = None
+        if saved is not None:
+            self._set_owner(saved.user)
+        self.kept_until: float | None = None
+
+    @property
+    def facts(self) -> SessionFacts:
+        return self._driven.facts
+
+    def start(self, cancel: Cancel, *, running: bool = False) -> None:
+        """Hear the driver, and give it the workspace. ImageError when the image can't run it."""
+        talk = Talk()
+        hello = driver.hello(talk.token)
+        self._driven.channel.send(hello if running else driver.program() + hello)
+        if self._driven.hello(talk, cancel, self._ended_at_once) is None:
+            return
+        self._set_owner(self.facts.user)
+        if not self._filled:
+            self._fill(cancel)
+
+    def _set_owner(self, user: str) -> None:
+        uid, _, gid = user.partition(":")
+        if gid:
+            self._owner = (int(uid), int(gid))
+
+    def hand_over(
+        self, steps: Sequence[Command], after: Mapping[bool, Sequence[Command]], save: Callable[[bytes], None]
+    ) -> None:
+        saved = self._saved
+        if saved is None:
+            saved = self._to_save(steps, after)
+        tokens = {name: token.encode("latin-1") for name, token in saved.tokens.items()}
+        lines = self._driven.lines_of(steps, after, tokens)
+        received = self._link.received(CONFIRMED_S)
+        if received < 0:
+            raise states.why_lost(self._cluster, self._pod, self._request.job_id)
+        if self._saved is None or received < saved.begun:
+            saved = replace(saved, begun=self._link.sent + lines.count(b"\n") + 1)
+            save(msgspec.json.encode(saved))
+            self._driven.channel.send(lines + driver.GO)
+            if not self._link.confirmed(CONFIRMED_S, self._cancel):
+                raise states.why_lost(self._cluster, self._pod, self._request.job_id)
+        self._driven.hand_over(tokens)
+
+    def _to_save(self, steps: Sequence[Command], after: Mapping[bool, Sequence[Command]]) -> SavedSession:
+        shared = {kind: driver.new_token() for kind in ("steps", "after")}
+        tokens = {}
+        for kind, commands in (("steps", steps), ("after", after[True])):
+            for command in commands:
+                token = shared[kind] if command.share is not None else driver.new_token()
+                tokens[command.name] = token.decode("latin-1")
+        facts = self.facts
+        return SavedSession(
+            pod=facts.container_id,
+            begun=0,
+            tokens=tokens,
+            taken=self._link.taken(),
+            user=facts.user,
+            auto_shell=facts.auto_shell,
+            details=facts.details,
+        )
+
+    def _ended_at_once(self, output: str, reason: str) -> LoomError:
+        image = self._request.image.name if self._request.image else ""
+        return ImageError(
+            f"the container of job {self._request.job_id} (image {image}) ended at once: {output or reason}",
+            hint="a job needs `sh` in its image; an `entrypoint` must run the command that it is given",
+            code="CLUSTER_CONTAINER_NOT_STARTED",
+        )
+
+    def _fill(self, cancel: Cancel) -> None:
+        assert self._parcels is not None
+        if self._pushed is not None:
+            proved = self._files.prove(self._pushed.digests, self._pushed.files)
+        else:
+            proved = self._files.fill(self._parcels.of(self._request), cancel)
+        # A confined helper is the job's user already.
+        if self._owner is not None and self._owner[0] != 0 and not is_confined(self._request.pool):
+            self._files.give_to(*self._owner)
+        self._filled = True
+        self._driven.facts = replace(self.facts, details={**self.facts.details, "files_proved": proved})
+
+    # Steps
+
+    def answers(self) -> bool:
+        return self.kept_until is None and self._driven.answers()
+
+    def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
+        if cancel.wait(0):
+            return Exit(code=130, ended=Ended.CANCELED)
+        if self.kept_until is not None:
+            raise ProviderError("the pod is kept for inspection and runs no further steps")
+        return self._driven.run(command, on_output, cancel)
+
+    def handed_on(self) -> Mapping[str, str]:
+        return self._driven.handed_on()
+
+    def to_mask(self) -> list[bytes]:
+        return self._driven.to_mask()
+
+    def put_secret(self, name: str, content: bytes) -> str:
+        if self._saved is not None:
+            return f"{driver.DIRECTORY}/secret.{name}"  # it is there, and the driver is busy
+        return self._driven.put_secret(name, content)
+
+    # Files
+
+    def settle(self) -> None:
+        """The helper may read all files."""
+
+    def workspace_view(self) -> Path | None:
+        return None
+
+    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
+        return self._files.get(paths, on_skipped)
+
+    def put_archive(self, archive: Iterable[bytes]) -> None:
+        self._files.put(archive, self._owner)
+
+    def changes(self) -> Sequence[ViewChange] | None:
+        return None
+
+    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> PodInside:
+        if as_root and self._owner is not None and self._owner[0] != 0:
+            raise not_as_root(self._request.job_id)
+        return PodInside(
+            cluster=self._cluster, pod=self._pod, workdir=self._request.project_dir, environment=environment
+        )
+
+    # The end
+
+    def size(self) -> int:
+        return 0
+
+    def keep(self, expires_at: float) -> None:
+        left = expires_at - time.time()
+        if self._driven.died:
+            raise ProviderError(
+                f"the pod of job {self._request.job_id} could not be kept: a step ended its container, and no other can"
+                " be started in it"
+            )
+        self._link.lease(left)
+        if not self._link.confirmed(ENDED_S):
+            raise ProviderError(f"the pod of job {self._request.job_id} could not be kept: it does not answer")
+        mark_kept(self._cluster, self._pod, expires_at)
+        self.kept_until = expires_at
+
+    def leave(self) -> None:
+        """End everything in the job's container; its last output goes to the session's `on_output`."""
+        if self.kept_until is None and self._link.failed is None:
+            self._driven.end()
+        self._link.close()
+
+
+def not_as_root(job_id: str) -> ProviderError:
+    return ProviderError(
+        f"job {job_id} runs as another user than root, and Kubernetes starts a command only as the container's user",
+        hint="leave --root out, or give the job `user: 0`",
+        code="POD_UNSUPPORTED",
+    )
+
+
+def mark_kept(cluster: Cluster, pod: str, expires_at: float) -> None:
+    """Label the pod with its expiry, and let the cluster end it then."""
+    found: Json = cluster.call("keeping the pod", "read_namespaced_pod", pod)
+    deadline = int(expires_at - _started(found))
+    changes: Json = {"metadata": {"labels": {KEPT_UNTIL: str(int(expires_at))}}}
+    # It can only be made shorter.
+    if deadline < found["spec"].get("activeDeadlineSeconds", deadline + 1):
+        changes["spec"] = {"activeDeadlineSeconds": max(1, deadline)}
+    cluster.call("keeping the pod", "patch_namespaced_pod", pod, changes)
+
+
+def _started(pod: Json) -> float:
+    return datetime.fromisoformat(pod["status"].get("startTime") or pod["metadata"]["creationTimestamp"]).timestamp()
