@@ -30,7 +30,7 @@ NOT_REPEATED = frozenset(
 )
 """Options of `loom run` and settings that do not decide how a job ends; consent (`trust`) is given each time."""
 WITH_OPTION = frozenset(
-    ("color", "container", "fail_fast", "frozen", "jobs", "keep", "mount_mode", "on", "pull", "stream")
+    ("color", "container", "deploy", "fail_fast", "frozen", "jobs", "keep", "mount_mode", "on", "pull", "stream")
 )
 """The settings that are options of `loom run` too; the others are set by variables."""
 _SELECTION = frozenset({"names", "stage", "from_job", "only_failed"})

@@ -18,7 +18,7 @@ _LOOP = """
 import sys
 from pathlib import Path
 from loom.errors import RequestError
-from loom.storage import holds
+from loom.providers import locks as holds
 
 lost = 0
 for _ in range(int(sys.argv[2])):
