@@ -217,8 +217,6 @@ def _unknown_in_value(
         if other in secrets:
             message = f"${other} is a secret, which only steps can read; it is not expanded here"
             yield _warn(node, at, "WF_NAME_UNKNOWN", message)
-        elif other == name:
-            continue  # a cycle, which is an error
         elif other.startswith("LOOM_SERVICE_") and entry.fields.services:
             continue  # expanded when the service starts
         elif other not in known:

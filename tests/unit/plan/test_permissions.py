@@ -123,3 +123,9 @@ def test_the_same_request_elsewhere_is_the_same() -> None:
     assert len(others) == 4
     assert str(replace(request, job="")).startswith("the configuration asks for env://A")
     assert str(replace(request, job="", kind="include")).startswith("the workflow asks for env://A")
+
+
+def test_without_a_home_its_files_are_those_of_the_root(around: Around) -> None:
+    job = replace(PLAIN, secrets=(Secret(name="A", ref="file://~/key"),))
+    (request,) = of_jobs([job], replace(around, home=None))
+    assert request.subject == "file://~/key"

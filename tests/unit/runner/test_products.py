@@ -11,6 +11,9 @@ import pytest
 from loom.cancel import Cancel
 from loom.errors import ProviderError
 from loom.providers.base import ViewChange
+from loom.runner import products
+from loom.storage import junit
+from loom.storage.artifacts import ReadReports
 from tests.unit.providers.far_provider import FarProvider
 
 from .conftest import Make, Ran, Replaced, on
@@ -409,3 +412,13 @@ def test_a_cache_that_can_not_be_saved_ends_a_successful_job_as_an_error(
     assert succeeded.warnings("one") == []
     failed = project.run(code=1, var=["CODE=1"])
     assert failed.error("one") == "script/01 failed with exit code 1"
+
+
+def test_failing_tests_are_named_up_to_a_number_and_all_are_counted() -> None:
+    failing = tuple(junit.FailingTest(name=f"t{number}", classname="c", message="m") for number in range(25))
+    report = junit.Report(tests=30, failures=25, errors=0, skipped=1, failing=failing)
+    reports = ReadReports(read=(report, report), missing=(), problems=tuple(f"p{number}" for number in range(30)))
+    totals, named = products.test_facts(reports)
+    assert (totals["tests"], totals["failures"], totals["skipped"], totals["reports"]) == (60, 50, 2, 2)
+    assert (len(named), named[-1]["name"]) == (20, "t19")
+    assert len(totals["problems"]) == 20

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from loom.plan.model import ResolveContext
+from loom.workflow.gitlab import yaml as gitlab_yaml
 from loom.workflow.gitlab.loader import Loaded
 from loom.workflow.gitlab.sources import NotFound, Nowhere, Tree
 from loom.workflow.gitlab.yaml import resolve
@@ -278,3 +279,24 @@ def test_an_expansion_bomb_is_refused_before_anything_walks_it(tmp_path: Path) -
     levels = "".join(f".l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 12))
     text = f".l0: &l0 [x, x, x, x, x, x, x, x, x]\n{levels}job: {{script: ok}}\n"
     assert "6:11: the alias *l4 brings more than 100000 values, which GitLab refuses" in problems(tmp_path, text)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("-1:30", -90),
+        ("1:30", 90),
+        ("+1:00:01", 3601),
+        ("-0x10", -16),
+        ("010", 8),
+        ("-0o7", -7),
+        ("0b11", 3),
+        ("1_000", 1000),
+        ("-1,5.5", -15.5),
+        (".inf", float("inf")),
+        (":symbol", "symbol"),
+        ("1a", "1a"),
+    ],
+)
+def test_plain_scalars_are_numbers_as_rubys_parser_reads_them(text: str, number: object) -> None:
+    assert gitlab_yaml._number(text) == number
