@@ -18,15 +18,20 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 HEAD = """# Commands
 
-This page is made from the commands themselves by `scripts/docs commands`: change the help texts in `loom/cli`, then run it again.
-`loom COMMAND --help` prints the same texts. [How it works](../explanation/how-it-works.md#exit-codes) lists the exit codes,
+`loom COMMAND --help` prints the options of a command, `man loom` those of all; the
+[documentation's site](../contributing.md#daily-commands) has them below this table. All of these texts are made from `loom/cli`
+by `scripts/docs commands`. [How it works](../explanation/how-it-works.md#exit-codes) lists the exit codes,
 [environment variables](environment.md) the variables that loom reads.
 """
 
 
 def page() -> str:
-    root = typer.main.get_command(app_for([]))
-    return "\n".join([HEAD, *_contents(root), *_sections(root, "loom")]).rstrip() + "\n"
+    return "\n".join([HEAD, *_contents(typer.main.get_command(app_for([])))]).rstrip() + "\n"
+
+
+def options() -> str:
+    """Return the sections that the site adds to the page."""
+    return "\n".join(_sections(typer.main.get_command(app_for([])), "loom"))
 
 
 def man_page() -> str:
@@ -91,7 +96,7 @@ def _contents(root: Any) -> Iterator[str]:
     yield "| command | |"
     yield "| --- | --- |"
     for name, command in _below(root):
-        yield f"| [`loom {name}`](#loom-{name}) | {_cell(_paragraphs(command.help)[0])} |"
+        yield f"| `loom {name}` | {_cell(_paragraphs(command.help)[0])} |"
     yield ""
 
 

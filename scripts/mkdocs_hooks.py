@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,10 @@ def on_files(files: Any, *, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
-    """Turn links to files of the repository into links to their pages."""
+    """Turn links to files of the repository into links to their pages; give the page of commands their options."""
     here = _origin(page.file)
+    if page.file.src_uri == "reference/commands.md":
+        markdown += runpy.run_path(str(ROOT / "scripts" / "command_reference.py"))["options"]()
 
     def link(match: re.Match[str]) -> str:
         target = _resolve(here, match["path"])

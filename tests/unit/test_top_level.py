@@ -51,6 +51,11 @@ def test_our_own_workflows_are_right_and_use_images_that_are_built_here(project:
     assert used.removeprefix("loom/") in built
 
 
+@pytest.mark.parametrize("example", sorted(path.parent.name for path in ROOT.glob("docs/examples/*/workflow.yml")))
+def test_an_example_is_a_workflow_without_mistakes(example: str, tmp_path: Path) -> None:
+    assert load(ROOT / "docs/examples" / example / "workflow.yml", tmp_path).jobs
+
+
 def test_each_kind_of_test_is_in_a_folder_that_its_script_reads() -> None:
     """`scripts/lib.sh` leaves out the folders that have only tests of another kind."""
     left_out = {"docker": ("unit", "kubernetes"), "kubernetes": ("unit", "security", "docker/run", "docker/registry")}
