@@ -86,16 +86,23 @@ def test_the_end_of_a_long_output_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "image", "asks"),
-    [(127, True, True), (127, False, False), (3, True, False)],
+    ("code", "image", "answer", "asks"),
+    [
+        (127, True, b"apt command frob\n", True),
+        (127, True, b"", False),
+        (127, False, b"", False),
+        (3, True, b"apt command frob\n", False),
+    ],
 )
-def test_a_job_in_a_container_asks_for_what_it_missed(make: Make, code: int, image: bool, asks: bool) -> None:
+def test_a_job_in_a_container_asks_for_what_it_missed(
+    make: Make, code: int, image: bool, answer: bytes, asks: bool
+) -> None:
     text = ONE.replace("cat file; echo x >file", f"echo sh: 1: frobnicate: not found; exit {code}")
     project = make(text, file="x")
     if image:
         engine = Engine()
         opening = engine.open
-        answers = Inside(b"apt command frob\n")
+        answers = Inside(answer)
 
         def opened(*arguments: Any) -> Any:
             context = opening(*arguments)
@@ -117,5 +124,6 @@ def test_a_job_in_a_container_asks_for_what_it_missed(make: Make, code: int, ima
     else:
         (project.root / ".loom/workflow.yml").write_text(f"version: v1\n{text.replace(', image: debian', '')}")
         ran = project.run(code=1)
+    assert ran.statuses == {"one": "failure"}
     found = ran.facts("missing_command", "one")
     assert found == ([{"command": "frobnicate", "manager": "apt", "by": "command", "package": "frob"}] if asks else [])

@@ -50,6 +50,8 @@ def test_a_job_gets_the_artifacts_that_it_needs_in_the_order_of_the_plan(make: M
         "artifacts: out/a is left differently by build, second; here it is that of second, the last in the plan"
     ]
     assert ran.warnings("build") == ["artifacts: nothing matches nothing/*"]
+    codes = {event.phase_code for event in ran.events if event.message == "warning" and event.job_id == "build"}
+    assert codes == {"job.artifact_extract"}
     (saved,) = ran.facts("artifacts_saved", "build")
     assert (saved["files"], saved["bytes"], saved["missing"]) == (2, 4, ["nothing/*"])
     assert (ran.reading.paths.logs / saved["archive_path"]).is_file()

@@ -254,3 +254,10 @@ def test_the_share_of_covered_lines() -> None:
 def test_no_coverage_report(kind: coverage_report.Kind, content: str | bytes, reason: str) -> None:
     with pytest.raises(UnreadableReport, match=reason):
         coverage(kind, content)
+
+
+def test_the_most_severe_come_first_whatever_the_tool_calls_them() -> None:
+    order = ["info", "minor", "major", "critical", "blocker", "MAJOR"]
+    issues = [{"description": one, "severity": one, "location": {"path": one}} for one in order]
+    found = [place for place, *_ in places(read("codequality", issues))]
+    assert found == ["critical", "blocker", "major", "MAJOR", "minor", "info"]
