@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -52,19 +51,16 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _table(keywords: Iterable[Keyword], what: str = "keyword") -> Iterator[str]:
-    yield f"| {what} | value | here | how |"
-    yield "| --- | --- | --- | --- |"
+    """List what is as in GitLab in one paragraph; a table has the others."""
+    same = [one.name for one in keywords if one.support is Support.SAME and not one.about]
+    if same:
+        yield f"As in GitLab: {_names(same)}."
+        yield ""
+    yield f"| {what} | here | how |"
+    yield "| --- | --- | --- |"
     for one in keywords:
-        shape = _shape(one.shape)
-        yield f"| `{one.name}` | {shape} | {one.support} | {one.about} |"
-
-
-def _shape(shape: str) -> str:
-    if len(shape) > 100:
-        return "GitLab's reasons"
-    text = re.sub(r"\bmap\b", "mapping", re.sub(r"\bopen\b", "mapping of names", shape))
-    text = re.sub(r"\[(.*)\]", lambda found: f"list of {found[1].replace(' | ', ' or ')}", text)
-    return re.sub(r"\((.*?)\)", lambda found: found[1].replace(" ", ", "), text).replace(" | ", " or ")
+        if one.name not in same:
+            yield f"| `{one.name}` | {one.support} | {one.about} |"
 
 
 if __name__ == "__main__":
