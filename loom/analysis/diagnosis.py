@@ -138,7 +138,7 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     @property
     def telling_line(self) -> str | None:
         """The line to look at first: the evidence of a cause, else the first line of an error, else the last line."""
-        evidence = next((cause.line for cause in self.causes if cause.line and cause.confidence == "likely"), None)
+        evidence = next((cause.line for cause in self.causes if cause.line), None)
         if evidence is not None:
             return evidence
         lines = [line for line in self.lines if line.strip() and line != patterns.GAP and not _HEADING.match(line)]

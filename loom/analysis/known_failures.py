@@ -1,7 +1,8 @@
 """Find the known failures that fit a failed run. The failures themselves are data: `known_failures.yml`, beside this module.
 
-A cause is `likely` only where the failing line shows it, that is: no line after it speaks of another error. Everything above
-is `possible`, since programs print errors that they expect and survive.
+A cause comes from the words that ended the step: the last line that a rule knows, if each line after it is one that the same
+tool, or the program that started it, prints with them. Programs print errors that they expect and survive, so a line before
+any other line is no cause.
 """
 
 from __future__ import annotations
@@ -12,18 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import msgspec
-from msgspec import Struct
-from msgspec.structs import replace
+from msgspec import Struct, field
 
 from loom.record.documents import CommandPackage, Document
-from loom.record.highlights import speaks_of_error
 
-MOST_CAUSES = 3
-NEAR = 40
-"""A cause with more lines than this after it, none of which speaks of an error, is only possible: the unit went on."""
+FAR = 200
+"""So many lines from the end are looked at."""
 LINE_MATCHED = 1000
 """Of a longer line, this much of its beginning and of its end is looked at."""
 
@@ -34,42 +31,68 @@ class Cause(Document, frozen=True, kw_only=True):
     code: str
     summary: str
     advice: str
-    confidence: Literal["likely", "possible"] = "likely"
-    """`likely`: an error of loom itself, or the line that the unit failed with. `possible`: any line before that one."""
     line: str | None = None
 
 
-class Known(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An entry of `known_failures.yml`, which documents its fields."""
+class Says(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one tool prints; `known_failures.yml` documents the fields of this and the following classes."""
 
+    tool: str
+    line: str
+    exit: int | tuple[int, ...] = ()
+    given: str | None = None
+    unless: str | None = None
+
+    def search(self, lines: Sequence[str], end: _End) -> dict[str, str] | None:
+        """Return what the groups found, if this is what ended the step."""
+        exits = (self.exit,) if isinstance(self.exit, int) else self.exit
+        if (end.tools is not None and self.tool not in end.tools) or (exits and end.exit_code not in (None, *exits)):
+            return None
+        line = lines[end.at]
+        match = _compiled(self.line).match(line) if required_by(self.line) in line else None
+        if match is None:
+            return None
+        found = match.groupdict()
+        if self.given or self.unless:
+            before = "".join(f"{each}\n" for each in lines[: end.at])
+            if self.unless and _compiled(self.unless).search(before):
+                return None
+            if self.given:
+                given = _compiled(self.given).search(before)
+                if given is None:
+                    return None
+                found |= given.groupdict()
+        return {name: value for name, value in found.items() if value}
+
+
+class Known(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     code: str
-    summary: str = ""
-    advice: str = ""
+    summary: str
+    advice: str
     ended: str | None = None
     error: str | None = None
     exit_code: int | None = None
-    last: bool = False
     command: str | None = None
-    output: tuple[str, ...] = ()
-    unless: tuple[str, ...] = ()
-    not_after: tuple[str, ...] = ()
-    instead_of: tuple[str, ...] = ()
-    reports: bool = False
-    example: str | None = None
-
-    def fits_step(self, failed: Failed) -> bool:
-        """Whether the step is one that the entry's lines count in."""
-        fits_command = self.command is None or re.search(self.command, failed.command or "") is not None
-        fits = fits_command and self.exit_code in (None, failed.exit_code) and self.ended in (None, failed.ended)
-        return fits and not any(_compiled(text).search(line) for text in self.not_after for line in failed.lines)
+    says: tuple[Says, ...] = ()
 
     def fits_end(self, failed: Failed) -> bool:
         """Whether the end alone says enough."""
-        if self.output or self.error is not None:
+        if self.says or self.error is not None or (self.ended is None and self.exit_code is None):
             return False
-        if self.exit_code is not None:
-            return failed.exit_code == self.exit_code
-        return failed.ended == self.ended
+        fits_command = self.command is None or re.search(self.command, failed.command or "") is not None
+        return fits_command and self.exit_code in (None, failed.exit_code) and self.ended in (None, failed.ended)
+
+
+class Wrapper(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    last: str
+    lines: tuple[str, ...]
+
+
+class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    shell: str
+    tails: Mapping[str, tuple[str, ...]]
+    wrappers: tuple[Wrapper, ...]
+    causes: tuple[Known, ...]
 
 
 class InSource(Struct, frozen=True, kw_only=True):
@@ -96,12 +119,15 @@ class Failed(Struct, frozen=True, kw_only=True):
     error_code: str | None
     exit_code: int | None
     lines: Sequence[str]
+    """The output of the command that ended the step, as far as that is known; else of the step."""
     in_step: bool
     """Whether `lines` are those of a step, not of loom's own work."""
+    before: Sequence[str] = ()
+    """The step's output before `lines`."""
     command: str | None = None
     image: str | None = None
     """None: on this machine."""
-    in_source: Mapping[str, InSource] = {}
+    in_source: Mapping[str, InSource] = field(default_factory=dict)
     """By the line that names it."""
     indexed: CommandPackage | None = None
     """What an index in the image knows about a missing command."""
@@ -109,10 +135,18 @@ class Failed(Struct, frozen=True, kw_only=True):
     """The job's mounts that are in memory."""
 
 
+class _End(Struct, frozen=True):
+    """A line after which only words of one failure follow: those of `tools` (None: of any), ended by `exit_code` (None: any)."""
+
+    at: int
+    tools: frozenset[str] | None
+    exit_code: int | None
+
+
 @cache
-def table() -> tuple[Known, ...]:
+def table() -> Table:
     data = Path(__file__).with_suffix(".yml").read_bytes()
-    return msgspec.yaml.decode(data, type=tuple[Known, ...])
+    return msgspec.yaml.decode(data, type=Table)
 
 
 @cache
@@ -122,128 +156,95 @@ def packages() -> Mapping[str, str]:
     return msgspec.yaml.decode(data, type=dict[str, str])
 
 
-class _Pattern(Struct):
-    """One expression of an entry. Most lines lack the text that it requires, so few are ever compiled."""
-
-    known: Known
-    text: str
-    required: str
-
-    def search(self, line: str, lowered: str) -> re.Match[str] | None:
-        return _compiled(self.text).search(line) if self.required in lowered else None
+@cache
+def _compiled(text: str) -> re.Pattern[str]:
+    pattern = text.replace("{shell}", f"(?:{table().shell})")
+    return re.compile(pattern, re.MULTILINE)
 
 
 @cache
-def _patterns() -> list[_Pattern]:
-    return [_Pattern(known, text, required_by(text)) for known in table() for text in known.output]
-
-
-@cache
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.IGNORECASE)
-
-
-def required_by(pattern: str) -> str:
-    """Return a text, in lower case, without which the expression fits nothing: its longest plain part outside of groups."""
-    plain = re.sub(r"\\.|\[[^\]]*\]", "\0", pattern)
+def required_by(text: str) -> str:
+    """Return a text without which the expression fits nothing: most lines lack it, so few expressions are ever compiled."""
+    plain = re.sub(r"\{shell\}|\\.|\[[^\]]*\]", "\0", text)
     while plain != (plain := re.sub(r"\([^()]*\)", "\0", plain)):
         pass
-    if "|" in plain:
-        return ""
-    return max(re.split(r".[?*+]|.\{[^}]*\}|[\0^$.]", plain), key=len).lower()
+    return "" if "|" in plain else max(re.split(r".[?*+]|.\{[^}]*\}|[\0^$.]", plain), key=len)
 
 
 def causes(failed: Failed) -> list[Cause]:
-    """Return what fits, the surest first."""
+    """Return what ended the run, as far as that is certain."""
     if failed.ended == "canceled":  # what it printed until then is no reason
-        return [_cause(known) for known in table() if known.ended == "canceled"]
-    found = [*_own(failed)]
-    if not found or not failed.in_step or failed.ended == "timed_out":
-        found += _in_output(failed)
-    if not any(cause.confidence == "likely" for cause in found):
-        found = [*[_cause(known) for known in table() if known.fits_end(failed)][:1], *found]
-    return _chosen(found)
+        return [_cause(known) for known in table().causes if known.ended == "canceled"]
+    own = _own(failed)
+    looked_at = failed.in_step or failed.error_code == "IMAGE_BUILD_FAILED"
+    said = _in_output(failed) if looked_at and (not own or failed.error_code or failed.ended == "timed_out") else []
+    if own:
+        return [*said, *own] if failed.ended == "timed_out" else [*own, *said]
+    return said or [_cause(known) for known in table().causes if known.fits_end(failed)][:1]
 
 
-def _own(failed: Failed) -> Iterator[Cause]:
-    """Loom's own words: an error with a code, or what loom knows better than the output."""
+def _own(failed: Failed) -> list[Cause]:
+    """Return loom's own words: an error with a code, or what loom knows better than the output."""
     if failed.error and failed.error_code:
         summary, _, hint = failed.error.partition("\n")
-        yield Cause(code=failed.error_code.lower(), summary=summary, advice=hint)
-    else:
-        found = ((known, re.search(known.error, failed.error or "")) for known in table() if known.error is not None)
-        yield from islice((_cause(known, **match.groupdict("")) for known, match in found if match is not None), 1)
-
-
-def _chosen(found: Sequence[Cause]) -> list[Cause]:
-    """The likely ones first; beside a line that is the reason, nothing is only possible."""
-    codes = {cause.code for cause in found}
-    hidden = {other for known in table() if known.code in codes for other in known.instead_of}
-    ordered = sorted((cause for cause in found if cause.code not in hidden), key=lambda cause: cause.confidence)
-    reports = {known.code for known in table() if known.reports}
-    if any(cause.confidence == "likely" and cause.line and cause.code not in reports for cause in ordered):
-        ordered = [cause for cause in ordered if cause.confidence == "likely"]
-    return ordered[:MOST_CAUSES]
+        return [Cause(code=failed.error_code.lower(), summary=summary, advice=hint)]
+    found = ((known, re.search(known.error, failed.error or "")) for known in table().causes if known.error is not None)
+    return [_cause(known, **match.groupdict("")) for known, match in found if match is not None][:1]
 
 
 def _in_output(failed: Failed) -> list[Cause]:
-    """What the lines show, the last one first. A line that only reports a failure counts where no reason stands above it."""
-    found: dict[str, Cause] = {}
-    reported: Cause | None = None
-    surely = failed.ended not in ("timed_out", "interrupted")
-    # An error of loom's that has a next move needs no second one; its words are not those of a program.
-    explained = failed.error.splitlines() if failed.error and failed.error_code and "\n" in failed.error else []
-    lines = [line for line in failed.lines if line.strip() and line not in explained]
-    for after, line in enumerate(reversed(lines)):
-        if after > NEAR and line not in failed.in_source and not speaks_of_error(line):
-            continue
-        known, groups = _known(line[:LINE_MATCHED] + line[LINE_MATCHED:][-LINE_MATCHED:], failed, last=after == 0)
-        sure: Literal["likely", "possible"] = "likely" if surely and after <= NEAR else "possible"
-        if (cause := _of_source(line, failed)) is not None:
-            pass
-        elif known is None:
-            surely = surely and not speaks_of_error(line)
-            continue
-        elif known.reports:
-            reported = reported or replace(_cause(known, line=line), confidence=sure)
-            continue
-        elif not known.summary:
-            continue
-        else:
-            cause = _cause(known, line=line, **_values(known, groups, line, failed))
-            sure = "likely" if known.last else sure
-        found.setdefault(cause.code, replace(cause, confidence=sure))
-        surely = False
-        if len(found) == MOST_CAUSES:
-            break
-    if reported is None:
-        return [*found.values()]
-    if reported.code in found:
-        surest = min(reported.confidence, found[reported.code].confidence)  # `likely` comes first
-        found[reported.code] = replace(found[reported.code], confidence=surest)
-        return [*found.values()]
-    hides = {code for known in table() if known.code == reported.code for code in known.instead_of}
-    reasons = [cause for cause in found.values() if cause.confidence == "likely" and cause.code not in hides]
-    return [*found.values()] if reasons else [reported, *found.values()]
+    return [cause for cause, _, _ in islice(_fitting(failed), 1)]
 
 
-def _known(line: str, failed: Failed, *, last: bool) -> tuple[Known | None, dict[str, str]]:
-    """The first entry that fits a line, and what its groups found."""
-    lowered = line.lower()
-    for pattern in _patterns():
-        match = pattern.search(line, lowered)
-        if match is None or any(_compiled(text).search(line) for text in pattern.known.unless):
+def rules_that_fit(failed: Failed) -> Iterator[tuple[Known, Says]]:
+    """Yield the rules whose words the end of the output has, each asked by itself."""
+    return ((known, says) for _, known, says in _fitting(failed) if says is not None)
+
+
+def _fitting(failed: Failed) -> Iterator[tuple[Cause, Known, Says | None]]:
+    """Yield what fits the end of the output, the last line first; what the checkout shows is surer than words."""
+    ended = failed.ended if failed.ended in ("timed_out", "interrupted") else None
+    lines = [line[:LINE_MATCHED] + line[LINE_MATCHED:][-LINE_MATCHED:] for line in (*failed.before, *failed.lines)]
+    for end in _ends(lines, len(failed.before), failed.exit_code):
+        line = failed.lines[end.at - len(failed.before)]
+        if ended is None and (seen := failed.in_source.get(line)) is not None:
+            known, values = _of_source(seen)
+            yield _cause(known, line=line, **values), known, None
+        for known in table().causes:
+            for says in known.says if known.ended == ended else ():
+                if (groups := says.search(lines, end)) is not None:
+                    yield _cause(known, line=line, **_values(known, groups, line, failed)), known, says
+
+
+def _ends(lines: Sequence[str], first: int, exit_code: int | None) -> Iterator[_End]:
+    """Yield the lines, the last one first, up to one that does not belong to those after it."""
+    wrappers: list[Wrapper] = []
+    tools: frozenset[str] | None = None
+    for at in range(len(lines) - 1, max(first - 1, len(lines) - FAR), -1):
+        if not lines[at].strip():
             continue
-        if pattern.known.fits_step(failed) and (last or not pattern.known.last):
-            return pattern.known, {name: value for name, value in match.groupdict().items() if value}
-    return None, {}
+        yield _End(at, tools, exit_code)
+        if tools is None:
+            ended = next(((each, m) for each in table().wrappers if (m := _compiled(each.last).match(lines[at]))), None)
+            if ended is not None:
+                wrappers.append(ended[0])
+                told = ended[1].groupdict().get("exit")
+                exit_code = int(told) if told else None
+            if ended is not None or any(_fits(each.lines, lines[at]) for each in wrappers):
+                continue
+        tails = table().tails
+        tools = frozenset(tool for tool in (tails if tools is None else tools) if _fits(tails[tool], lines[at]))
+        if not tools:
+            return
+
+
+def _fits(patterns: Sequence[str], line: str) -> bool:
+    return any(_compiled(pattern).match(line) for pattern in patterns)
 
 
 def _values(known: Known, groups: Mapping[str, str], line: str, failed: Failed) -> dict[str, str]:
-    name = next(iter(groups.values()), "")
-    values = {"name": name or "it", "where": "" if failed.image else " (on this machine)", "file": "", "named": ""}
-    if name:
-        values["file"] = values["named"] = f": {name}"
+    name = next(iter(groups.values()), "it")
+    values = {"name": name, "where": "" if failed.image else " (on this machine)"}
     if "{install}" in known.advice:
         values["install"] = how_to_install(name, failed.image, failed.indexed)
     if "{fullness}" in known.summary:
@@ -301,19 +302,15 @@ def how_to_install(command: str, image: str | None, indexed: CommandPackage | No
 
 def missing_command(lines: Sequence[str]) -> str | None:
     """Return the command that a step with exit code 127 missed, as its last lines tell."""
-    failed = Failed(ended="failure", error=None, error_code=None, exit_code=127, lines=lines, in_step=True)
-    for line in reversed(lines):
-        known, groups = _known(line, failed, last=False)
-        if known is not None and known.code == "command_not_found":
-            return next(iter(groups.values()), None)
+    for end in _ends(lines, 0, 127):
+        for says in (says for known in table().causes if known.code == "command_not_found" for says in known.says):
+            if (groups := says.search(lines, end)) is not None:
+                return groups["name"]
     return None
 
 
-def _of_source(line: str, failed: Failed) -> Cause | None:
-    """A cause that the checkout shows and no pattern can."""
-    seen = failed.in_source.get(line)
-    if seen is None:
-        return None
+def _of_source(seen: InSource) -> tuple[Known, dict[str, str]]:
+    """Return the cause that the checkout shows and no words can."""
     if seen.ignored:
         code = "ignored_file"
     elif seen.empty_submodule:
@@ -322,15 +319,13 @@ def _of_source(line: str, failed: Failed) -> Cause | None:
         code = "crlf_file"
     else:
         code = "no_executable_bit" if seen.interpreter is None else "missing_interpreter"
-    known = next(known for known in table() if known.code == code)
-    return _cause(
-        known,
-        line=line,
-        path=seen.path,
-        quoted=shlex.quote(seen.path),
-        rule=f" ({seen.rule})" if seen.rule else "",
-        interpreter=seen.interpreter or "",
-    )
+    values = {
+        "path": seen.path,
+        "quoted": shlex.quote(seen.path),
+        "rule": f" ({seen.rule})" if seen.rule else "",
+        "interpreter": seen.interpreter or "",
+    }
+    return next(known for known in table().causes if known.code == code), values
 
 
 def _cause(known: Known, *, line: str | None = None, **values: str) -> Cause:

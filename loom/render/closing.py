@@ -42,7 +42,7 @@ def _how_long(kept: Mapping[str, Any]) -> str:
 def diagnosis_lines(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
     """The parts of the diagnosis that the failing job's lines do not show."""
     for cause in diagnosis.shown_causes[:1]:
-        yield f"{look.styled(f'{cause.confidence}:', 'bold')}  {cause.summary}"
+        yield f"{look.styled('likely:', 'bold')}  {cause.summary}"
         yield f"         {cause.advice}"
     telling = diagnosis.telling_line
     if telling in diagnosis.lines and "…" in diagnosis.lines[diagnosis.lines.index(telling) :]:  # not among the last

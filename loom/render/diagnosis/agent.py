@@ -77,7 +77,7 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
         first, *more = diagnosis.error.splitlines()[:3]
         lines += [f"error{code}: {_short(first, 300)}", *(f"  {_short(line, 300)}" for line in more)]
     for cause in diagnosis.shown_causes:
-        lines.append(f"{cause.confidence}: {cause.summary}")
+        lines.append(f"likely: {cause.summary}")
         lines.append(f"  do: {cause.advice}")
     lines += history.agent_lines(diagnosis, now_ns=now_ns)
     for test in diagnosis.failing_tests[:5]:

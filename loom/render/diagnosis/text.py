@@ -42,7 +42,7 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
     yield from _groups(diagnosis, look)
     for cause in diagnosis.shown_causes:
         yield ""
-        yield f"{look.styled(f'{cause.confidence}:', 'bold')} {cause.summary}"
+        yield f"{look.styled('likely:', 'bold')} {cause.summary}"
         yield f"        {cause.advice}"
     yield from history.lines(diagnosis, look, now_ns=now_ns)
     yield ""
