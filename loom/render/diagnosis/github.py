@@ -27,11 +27,7 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
 
 def _message(diagnosis: Diagnosis, total: int) -> str:
     told = [diagnosis.error or "", diagnosis.telling_line or ""]
-    told += [
-        line
-        for cause in diagnosis.shown_causes
-        for line in (f"likely: {cause.summary}", f"  {cause.advice}")
-    ]
+    told += [line for cause in diagnosis.shown_causes for line in (f"likely: {cause.summary}", f"  {cause.advice}")]
     if total > MOST - 1:
         told.append(f"{total} failures, {MOST - 1} of them have annotations")
     told.append(f"again: {diagnosis.reproduce}")
