@@ -16,7 +16,7 @@ MODULES = {
     "watch": ("watch",),
     "mcp": ("mcp",),
     "record": ("runs", "show", "logs", "diagnose", "diff", "report", "artifacts"),
-    "check": ("check", "compile", "import", "schema", "trust"),
+    "check": ("check", "compile", "schema", "trust"),
     "config": ("config",),
     "images": ("images",),
     "cache": ("cache",),

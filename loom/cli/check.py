@@ -1,8 +1,7 @@
-"""`loom check`, `compile`, `import`, `schema`, `trust`: inspect the workflow without running it."""
+"""`loom check`, `compile`, `schema`, `trust`: inspect the workflow without running it."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -53,16 +52,6 @@ def compile_(
     event: options.EventOption = options.Event.PUSH,
 ) -> None:
     """Print the plan. `loom run` with the same arguments runs exactly this plan."""
-
-
-@done_by("import_")
-def import_(
-    workflow: Annotated[
-        Path | None, typer.Option("--workflow", "-f", metavar="PATH", help="File to read (default: .gitlab-ci.yml).")
-    ] = None,
-    inputs: options.Inputs = None,
-) -> None:
-    """Print a `.gitlab-ci.yml` in loom's own language. Comments mark what differs, or can't be expressed."""
 
 
 @done_by("record.schema")

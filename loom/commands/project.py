@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,12 +132,12 @@ def trusts_all(environ: Mapping[str, str], flag: bool) -> bool:
     return flag or given in ("1", "true", "yes", "on")
 
 
-def workflow_path(root: Path, named: Path | None, start: Path, among: Iterable[Path] = WORKFLOWS) -> Path:
+def workflow_path(root: Path, named: Path | None, start: Path) -> Path:
     """Return the workflow file: as named (relative to where the command was started), else the project's first one.
 
     RequestError for a link that leads out of the project.
     """
-    path = next((root / path for path in among if (root / path).exists()), root / WORKFLOWS[0])
+    path = next((root / path for path in WORKFLOWS if (root / path).exists()), root / WORKFLOWS[0])
     if named is not None:
         path = named if named.is_absolute() else start / named
     inside = Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root))

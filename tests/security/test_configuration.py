@@ -154,7 +154,6 @@ COMMANDS = [
     ["config", "show"],
     ["watch"],
     ["mcp"],
-    ["import"],
     ["snapshot"],
     ["verify"],
     ["shell"],

@@ -9,10 +9,7 @@ import yaml
 from loom.errors import WorkflowError
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import resolve
-from loom.util.yaml_file import one_or_more
 from loom.workflow.dialects import load
-from loom.workflow.gitlab.pipeline import Pipeline
-from loom.workflow.gitlab.translation import translated
 from tests.support.gitlab import PUSH
 
 CASES = Path(__file__).parents[2] / "gitlab/cases"
@@ -48,18 +45,3 @@ def test_a_case_has_the_jobs_that_a_push_has_in_gitlab(name: str) -> None:
     else:
         found = shown(planned(CASES / name))
         assert (found, list(found)) == (expected, list(expected))
-
-
-@pytest.mark.parametrize("name", sorted(path.name for path in CASES.iterdir() if not path.name.startswith("refused")))
-def test_an_imported_case_is_a_workflow_with_the_same_jobs(name: str, tmp_path: Path) -> None:
-    folder = CASES / name
-    files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
-    context = ResolveContext(predefined=PUSH, files=lambda: files)
-    loaded = load(folder / ".gitlab-ci.yml", folder, lambda: context)
-    assert isinstance(loaded, Pipeline)
-    (tmp_path / "workflow.yml").write_text(f"version: v1\n{translated(loaded).partition('version: v1')[2]}")
-    own = load(tmp_path / "workflow.yml", tmp_path, lambda: context)
-    scripts = [entry.merged.get("script") for entry in loaded.jobs.values()]
-    assert [entry.merged.plain()["script"] for entry in own.jobs.values()] == [
-        [node.value for node in one_or_more(script)] for script in scripts if script is not None
-    ]

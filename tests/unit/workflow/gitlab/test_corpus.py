@@ -22,7 +22,6 @@ from loom.plan.resolve import problems_of, resolve
 from loom.render.plan import plan_yaml
 from loom.workflow.dialects import examine
 from loom.workflow.gitlab.pipeline import Pipeline
-from loom.workflow.gitlab.translation import translated
 from loom.workflow.lint import warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
 from tests.support.gitlab import PUSH
@@ -69,6 +68,5 @@ def made_of(folder: Path) -> str:
             plan_yaml(plan).replace(f"loom_version: {__version__}\n", ""),
             "".join(f"{request}\n" for request in permissions.of_jobs(plan.jobs, around)),
             yaml.safe_dump(origins, sort_keys=False, width=200),
-            translated(loaded),
         )
     )
