@@ -7,17 +7,17 @@ from typing import Annotated
 import typer
 
 from loom.cli import options
-from loom.cli.command import done_by
+from loom.cli.command import argument, done_by, option
 
 cache = typer.Typer(help="Jobs' caches: list, remove, prune, verify.", no_args_is_help=True)
 
-Everywhere = Annotated[bool, typer.Option("--all", "-a", help="The caches of every repository, not only of this one.")]
+Everywhere = Annotated[bool, option("--all -a", "The caches of every repository, not only of this one.")]
 
 
 @cache.command("ls")
 @done_by("keep.cache")
 def ls(
-    keys: Annotated[list[str] | None, typer.Argument(metavar="KEY...", help="Only these keys (globs).")] = None,
+    keys: Annotated[list[str] | None, argument("KEY...", "Only these keys (globs).")] = None,
     everywhere: Everywhere = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -27,7 +27,7 @@ def ls(
 @cache.command("rm")
 @done_by("keep.cache")
 def rm(
-    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys or globs; `*` is all.")],
+    keys: Annotated[list[str], argument("KEY...", "Keys or globs; `*` is all.")],
     everywhere: Everywhere = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -38,16 +38,10 @@ def rm(
 @done_by("keep.cache")
 def prune(
     max_size: Annotated[
-        str | None,
-        typer.Option(
-            "--max-size", metavar="SIZE", help="Leave at most this much, such as 5g (default: `cache_max_size`)."
-        ),
+        str | None, option("--max-size SIZE", "Leave at most this much, such as 5g (default: `cache_max_size`).")
     ] = None,
     unused_for: Annotated[
-        str | None,
-        typer.Option(
-            "--unused-for", metavar="DURATION", help="Remove entries that were not used for this long, such as 30d."
-        ),
+        str | None, option("--unused-for DURATION", "Remove entries that were not used for this long, such as 30d.")
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -57,7 +51,7 @@ def prune(
 @cache.command("verify")
 @done_by("keep.cache")
 def verify(
-    remove: Annotated[bool, typer.Option("--remove", help="Remove the damaged entries.")] = False,
+    remove: Annotated[bool, option("--remove", "Remove the damaged entries.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Read every archive and compare checksums; the exit code is 1 when something is damaged."""

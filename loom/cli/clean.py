@@ -4,35 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from loom.cli import options
-from loom.cli.command import completion, done_by
+from loom.cli.command import argument, done_by, option
 
 
 @done_by("keep.clean")
 def clean(
-    runs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="RUN...", help=options.RUN_HELP, autocompletion=completion("run")),
-    ] = None,
+    runs: Annotated[list[str] | None, argument("RUN...", options.RUN_HELP, "run")] = None,
     keep_last: Annotated[
-        int | None,
-        typer.Option(
-            "--keep-last", min=0, metavar="N", help="Keep the newest N (default: `keep_runs` of the configuration)."
-        ),
+        int | None, option("--keep-last N", "Keep the newest N (default: `keep_runs` of the configuration).", min=0)
     ] = None,
-    older_than: Annotated[
-        str | None, typer.Option("--older-than", metavar="AGE", help="Only what is older: `12h`, `7d`.")
-    ] = None,
+    older_than: Annotated[str | None, option("--older-than AGE", "Only what is older: `12h`, `7d`.")] = None,
     everywhere: Annotated[
-        bool, typer.Option("--all", "-a", help="The runs of every checkout, and workspaces without a record.")
+        bool, option("--all -a", "The runs of every checkout, and workspaces without a record.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Print what would be deleted; delete nothing.")
-    ] = False,
+    dry_run: Annotated[bool, option("--dry-run -n", "Print what would be deleted; delete nothing.")] = False,
     as_json: options.AsJson = False,
-    in_background: Annotated[bool, typer.Option("--in-background", hidden=True)] = False,
+    in_background: Annotated[bool, option("--in-background", "", hidden=True)] = False,
 ) -> None:
     """Delete old runs. Removes records, isolated workspaces, and their resources in the engine.
 

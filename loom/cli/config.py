@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from loom.cli import options
-from loom.cli.command import completion, done_by
+from loom.cli.command import argument, done_by, option
 
 config = typer.Typer(help="Loom's runtime configuration.", no_args_is_help=True)
 
@@ -15,12 +15,9 @@ config = typer.Typer(help="Loom's runtime configuration.", no_args_is_help=True)
 @config.command("show")
 @done_by("config")
 def show(
-    key: Annotated[
-        str | None,
-        typer.Argument(metavar="KEY", help="Only the value of this setting.", autocompletion=completion("setting")),
-    ] = None,
-    origin: Annotated[bool, typer.Option("--origin", help="Print where each value comes from.")] = False,
-    form: Annotated[Literal["text", "json"], typer.Option("--format", help="Output format.")] = "text",
+    key: Annotated[str | None, argument("KEY", "Only the value of this setting.", "setting")] = None,
+    origin: Annotated[bool, option("--origin", "Print where each value comes from.")] = False,
+    form: Annotated[Literal["text", "json"], option("--format", "Output format.")] = "text",
     as_json: options.AsJson = False,
 ) -> None:
     """Print the effective settings."""
@@ -29,6 +26,6 @@ def show(
 @config.command("init")
 @done_by("config")
 def init(
-    user: Annotated[bool, typer.Option("--user", help="Your own configuration instead of the project's.")] = False,
+    user: Annotated[bool, option("--user", "Your own configuration instead of the project's.")] = False,
 ) -> None:
     """Write a configuration file with every setting, commented out."""

@@ -4,36 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from loom.cli import options
-from loom.cli.command import completion, done_by
+from loom.cli.command import done_by, option
 
 
 @done_by("agents.mcp")
 def mcp(
-    read_only: Annotated[
-        bool, typer.Option("--read-only", help="Only look: no runs, no commands in jobs, no resume.")
-    ] = False,
+    read_only: Annotated[bool, option("--read-only", "Only look: no runs, no commands in jobs, no resume.")] = False,
     job: Annotated[
         list[str] | None,
-        typer.Option(
-            "--job",
-            metavar="PATTERN",
-            help="The jobs that may run, by name or glob (repeatable; default: all).",
-            autocompletion=completion("workflow-job"),
-        ),
+        option("--job PATTERN", "The jobs that may run, by name or glob (repeatable; default: all).", "workflow-job"),
     ] = None,
-    allow_host: Annotated[
-        bool, typer.Option("--allow-host", help="Allow jobs on this machine, outside of containers.")
-    ] = False,
+    allow_host: Annotated[bool, option("--allow-host", "Allow jobs on this machine, outside of containers.")] = False,
     allow_privileged: Annotated[
-        bool,
-        typer.Option("--allow-privileged", help="Allow privileged jobs, devices, and jobs with the engine's socket."),
+        bool, option("--allow-privileged", "Allow privileged jobs, devices, and jobs with the engine's socket.")
     ] = False,
     allow_network: Annotated[
-        bool,
-        typer.Option("--allow-network", help="Allow jobs a network. Else they have none, apart from their services."),
+        bool, option("--allow-network", "Allow jobs a network. Else they have none, apart from their services.")
     ] = False,
     workflow: options.WorkflowFile = None,
 ) -> None:

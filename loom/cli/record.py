@@ -5,17 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from loom.cli import options
-from loom.cli.command import completion, done_by
+from loom.cli.command import argument, done_by, option
 from loom.render.diagnosis import DiagnosisForm
 
 
 @done_by("record.runs")
 def runs(
-    everywhere: Annotated[bool, typer.Option("--all", "-a", help="The runs of every checkout.")] = False,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, metavar="N", help="At most N runs.")] = 20,
+    everywhere: Annotated[bool, option("--all -a", "The runs of every checkout.")] = False,
+    limit: Annotated[int, option("--limit -n N", "At most N runs.", min=1)] = 20,
     as_json: options.AsJson = False,
     color: options.Color = None,
 ) -> None:
@@ -25,7 +23,7 @@ def runs(
 @done_by("record.runs")
 def show(
     run: options.Run = "last",
-    stream: Annotated[bool, typer.Option("--stream", help="All output, as `loom run --stream` shows it.")] = False,
+    stream: Annotated[bool, option("--stream", "All output, as `loom run --stream` shows it.")] = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     as_json: options.AsJson = False,
@@ -37,24 +35,15 @@ def show(
 @done_by("record.logs")
 def logs(
     run: options.Run = "last",
-    job: Annotated[
-        str | None, typer.Argument(metavar="JOB", help="One job (or a glob).", autocompletion=completion("job"))
-    ] = None,
+    job: Annotated[str | None, argument("JOB", "One job (or a glob).", "job")] = None,
     step: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="STEP",
-            help="One step (`2`, `script/02`) or section (`provider`).",
-            autocompletion=completion("step"),
-        ),
+        str | None, argument("STEP", "One step (`2`, `script/02`) or section (`provider`).", "step")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until the run ends.")] = False,
-    grep: Annotated[
-        str | None, typer.Option("--grep", metavar="RE", help="Only lines that match this regular expression.")
-    ] = None,
-    tail: Annotated[int | None, typer.Option("--tail", "-n", min=0, metavar="N", help="Only the last N lines.")] = None,
-    timestamps: Annotated[bool, typer.Option("--timestamps", "-t", help="Print the time of each line.")] = False,
-    system: Annotated[bool, typer.Option("--system", help="Include loom's own work for the job.")] = False,
+    follow: Annotated[bool, option("--follow -f", "Continue until the run ends.")] = False,
+    grep: Annotated[str | None, option("--grep RE", "Only lines that match this regular expression.")] = None,
+    tail: Annotated[int | None, option("--tail -n N", "Only the last N lines.", min=0)] = None,
+    timestamps: Annotated[bool, option("--timestamps -t", "Print the time of each line.")] = False,
+    system: Annotated[bool, option("--system", "Include loom's own work for the job.")] = False,
     as_json: options.AsJson = False,
     color: options.Color = None,
 ) -> None:
@@ -67,11 +56,8 @@ def logs(
 @done_by("record.diagnose")
 def diagnose(
     run: options.Run = "last",
-    job: Annotated[
-        str | None,
-        typer.Argument(metavar="JOB", help="A job (default: the first that failed).", autocompletion=completion("job")),
-    ] = None,
-    form: Annotated[DiagnosisForm, typer.Option("--format", help="Output format.")] = DiagnosisForm.TEXT,
+    job: Annotated[str | None, argument("JOB", "A job (default: the first that failed).", "job")] = None,
+    form: Annotated[DiagnosisForm, option("--format", "Output format.")] = DiagnosisForm.TEXT,
     as_json: options.AsJson = False,
     color: options.Color = None,
 ) -> None:
@@ -83,15 +69,9 @@ def diagnose(
 
 @done_by("record.diff")
 def diff(
-    run_a: Annotated[str, typer.Argument(metavar="RUN", help=options.RUN_HELP, autocompletion=completion("run"))],
+    run_a: Annotated[str, argument("RUN", options.RUN_HELP, "run")],
     run_b: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN",
-            help="The other run (default: the last one).",
-            show_default=False,
-            autocompletion=completion("run"),
-        ),
+        str, argument("RUN", "The other run (default: the last one).", "run", show_default=False)
     ] = "last",
     as_json: options.AsJson = False,
     color: options.Color = None,
@@ -107,11 +87,8 @@ def report(
     run: options.Run = "last",
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="The file to write (default: report.html in the run's record); - is standard output.",
+        option(
+            "--output -o FILE", "The file to write (default: report.html in the run's record); - is standard output."
         ),
     ] = None,
 ) -> None:
@@ -121,15 +98,9 @@ def report(
 @done_by("record.artifacts")
 def artifacts(
     run: options.RunOrJob = None,
-    job: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="JOB", help="A job of the run (a name or glob; default: all).", autocompletion=completion("job")
-        ),
-    ] = None,
+    job: Annotated[str | None, argument("JOB", "A job of the run (a name or glob; default: all).", "job")] = None,
     to: Annotated[
-        Path | None,
-        typer.Option("--to", metavar="DIR", help="Unpack the files into this directory, which must be new or empty."),
+        Path | None, option("--to DIR", "Unpack the files into this directory, which must be new or empty.")
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:

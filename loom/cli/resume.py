@@ -5,11 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any
 
-import typer
 from typer.core import TyperCommand
 
 from loom.cli import options
-from loom.cli.command import completion, done_by
+from loom.cli.command import done_by, option
 
 
 class Sync(StrEnum):
@@ -34,20 +33,13 @@ CLASSES = {"resume": ResumeCommand}
 def resume(
     run: options.RunName = None,
     from_step: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="JOB[:STEP]",
-            help="The job and step to continue from (default: where it failed).",
-            autocompletion=completion("job"),
-        ),
+        str | None, option("--from JOB[:STEP]", "The job and step to continue from (default: where it failed).", "job")
     ] = None,
     sync: Annotated[
         Sync | None,
-        typer.Option(
-            "--sync",
-            metavar="[=theirs|ours]",
-            help="First bring what changed in the checkout since the last sync into the job's files. Of a file that the job"
+        option(
+            "--sync [=theirs|ours]",
+            "First bring what changed in the checkout since the last sync into the job's files. Of a file that the job"
             " changed as well, take the checkout's (theirs) or keep the job's (ours); else nothing is changed.",
         ),
     ] = None,
@@ -86,11 +78,9 @@ def attach(
 def rerun(
     run: options.RunName = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="Only the jobs that failed or were skipped, and what depends on them.")
+        bool, option("--failed", "Only the jobs that failed or were skipped, and what depends on them.")
     ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Use a new snapshot of the checkout and its present workflow.")
-    ] = False,
+    fresh: Annotated[bool, option("--fresh", "Use a new snapshot of the checkout and its present workflow.")] = False,
     stream: options.Stream = None,
     quiet: options.Quiet = False,
     keep: options.Keep = None,

@@ -8,9 +8,9 @@ import typer
 from typer.core import TyperCommand
 
 from loom.cli import options
-from loom.cli.command import done_by
+from loom.cli.command import argument, done_by, option
 
-AsRoot = Annotated[bool, typer.Option("--root", help="As root, whatever user the job has.")]
+AsRoot = Annotated[bool, option("--root", "As root, whatever user the job has.")]
 
 
 @done_by("inside.shell")
@@ -30,20 +30,17 @@ def shell(
 
 def exec_(
     context: typer.Context,
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN] JOB -- COMMAND...", help="The command stands after --.")
-    ] = None,
+    names: Annotated[list[str] | None, argument("[RUN] JOB -- COMMAND...", "The command stands after --.")] = None,
     step: options.StepOfJob = None,
     as_root: AsRoot = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the command's output and exit code as one JSON document.")
+        bool, option("--json", "Print the command's output and exit code as one JSON document.")
     ] = False,
     timeout: Annotated[
-        str | None,
-        typer.Option("--timeout", metavar="T", help="End the command after this time (30s, 5m), with exit code 4."),
+        str | None, option("--timeout T", "End the command after this time (30s, 5m), with exit code 4.")
     ] = None,
     tty: Annotated[
-        bool, typer.Option("--tty", "-t", help="Give the command this terminal, for an editor, a debugger or a REPL.")
+        bool, option("--tty -t", "Give the command this terminal, for an editor, a debugger or a REPL.")
     ] = False,
     trust: options.Trust = False,
 ) -> None:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from loom.cli import options
-from loom.cli.command import completion, done_by
+from loom.cli.command import argument, done_by, option
 
 
 @done_by("keep.snapshot")
 def snapshot(
     paths: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="PATH...", help="With --explain: the paths to explain.", show_default=False),
+        list[str] | None, argument("PATH...", "With --explain: the paths to explain.", show_default=False)
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show whether CI would see each PATH, and which rule decides.")
+        bool, option("--explain", "Show whether CI would see each PATH, and which rule decides.")
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -30,10 +27,7 @@ def snapshot(
 
 @done_by("keep.snapshot")
 def verify(
-    what: Annotated[
-        str,
-        typer.Argument(metavar="RUN|WORKSPACE", help="A run, or a workspace's path.", autocompletion=completion("run")),
-    ] = "last",
+    what: Annotated[str, argument("RUN|WORKSPACE", "A run, or a workspace's path.", "run")] = "last",
     job: options.JobOfRun = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -56,7 +50,7 @@ def workspace(run: options.RunOrJob = None, job: options.JobOfRun = None, as_jso
 def pull(
     run: options.RunOrJob = None,
     job: options.JobOfRun = None,
-    apply: Annotated[bool, typer.Option("--apply", help="Change the checkout instead of printing the patch.")] = False,
+    apply: Annotated[bool, option("--apply", "Change the checkout instead of printing the patch.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Bring a job's changes to its files into the checkout. Prints a patch; --apply applies it.

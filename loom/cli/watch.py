@@ -4,50 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import typer
-
 from loom.cli import options
-from loom.cli.command import done_by
+from loom.cli.command import done_by, option
 
 
-@done_by("run.watch")
+@done_by("run.watch", takes=(options.Selection, options.Running))
 def watch(
-    names: options.Jobs = None,
-    container: options.Container = None,
-    deploy: options.Deploy = None,
-    on: options.On = None,
-    workflow: options.WorkflowFile = None,
-    stage: options.Stages = None,
-    from_job: options.FromJob = None,
-    needs: options.Needs = None,
-    var: options.Variables = None,
-    inputs: options.Inputs = None,
-    matrix: options.Matrix = None,
-    changes_base: options.ChangesBase = None,
-    event: options.EventOption = options.Event.PUSH,
     everything: Annotated[
-        bool, typer.Option("--all", help="Run all jobs at each change, from the start, not first those that failed.")
+        bool, option("--all", "Run all jobs at each change, from the start, not first those that failed.")
     ] = False,
     on_failure: Annotated[
         Literal["shell"] | None,
-        typer.Option(
-            "--on-failure", metavar="shell", help="Open a shell at a step that fails, then ask how to continue."
-        ),
+        option("--on-failure shell", "Open a shell at a step that fails, then ask how to continue."),
     ] = None,
     poll: Annotated[
-        bool, typer.Option("--poll", help="Look at every file each second: for file systems that report no changes.")
+        bool, option("--poll", "Look at every file each second: for file systems that report no changes.")
     ] = False,
-    stream: options.Stream = None,
-    verbose: options.Verbose = False,
-    color: options.Color = None,
-    jobs: options.AtOnce = None,
-    mount_mode: options.MountMode = None,
-    strict: options.Strict = False,
-    frozen: options.Frozen = None,
-    pull: options.Pull = None,
-    no_cache: options.NoCache = False,
-    keep: options.Keep = None,
-    trust: options.Trust = False,
 ) -> None:
     """Run the workflow's jobs, and again each time that a file changes.
 

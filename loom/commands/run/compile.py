@@ -20,7 +20,7 @@ from loom.workflow.dialects import Loaded
 
 
 def compile_(
-    jobs: list[str] | None,
+    names: list[str] | None,
     workflow: Path | None,
     form: str,
     *,
@@ -40,7 +40,7 @@ def compile_(
     """`loom compile`."""
     here = project.here({"container": container, "deploy": deploy, "on": on})
     selection = checkout.selection(
-        jobs=jobs,
+        jobs=names,
         stages=stage,
         from_job=from_job,
         needs=needs,

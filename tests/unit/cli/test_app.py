@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from typing import get_type_hints
 
 import pytest
 import typer.main
@@ -53,8 +52,8 @@ def test_json_is_asked_for_in_one_way() -> None:
     for name, signature in SIGNATURES.items():
         options = {
             option: parameter
-            for parameter, hint in get_type_hints(signature, include_extras=True).items()
-            for info in getattr(hint, "__metadata__", ())
+            for parameter, declared in inspect.signature(signature, eval_str=True).parameters.items()
+            for info in getattr(declared.annotation, "__metadata__", ())
             for option in info.param_decls or ()
         }
         assert options.get("--json", "as_json") == "as_json", name
