@@ -22,7 +22,7 @@ def check(
     """
 
 
-@done_by("run.compile", takes=(options.Selection,))
+@done_by("run.compile", takes=(options.PlanOptions,))
 def compile_(
     form: Annotated[Literal["yaml", "json", "mermaid"], option("--format", "Output format.")] = "yaml",
     as_json: options.AsJson = False,

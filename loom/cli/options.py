@@ -73,7 +73,7 @@ PauseOnFailure = Annotated[
 AtOnce = Annotated[int | None, option("--jobs -j N", "At most N jobs at once.", min=1)]
 
 
-class Selection:
+class PlanOptions:
     """Parameters of the commands that make a plan."""
 
     names: Annotated[list[str] | None, argument("JOB...", "Only these jobs: names, ids or globs.", "workflow-job")] = (
@@ -111,7 +111,7 @@ class Selection:
     )
 
 
-class Running:
+class RunOptions:
     """Parameters of the commands that run a plan."""
 
     stream: Stream = None

@@ -9,7 +9,7 @@ from loom.cli import options
 from loom.cli.command import done_by, option
 
 
-@done_by("run.run", ahead="loom.snapshot.source:ask_ahead", takes=(options.Selection, options.Running))
+@done_by("run.run", ahead="loom.snapshot.source:ask_ahead", takes=(options.PlanOptions, options.RunOptions))
 def run(
     local: Annotated[bool, option("--local", "Run locally (the default; accepted for clarity).")] = False,
     only_failed: Annotated[bool, option("--only-failed", "Only the jobs that failed in the last run.")] = False,

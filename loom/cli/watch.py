@@ -8,7 +8,7 @@ from loom.cli import options
 from loom.cli.command import done_by, option
 
 
-@done_by("run.watch", takes=(options.Selection, options.Running))
+@done_by("run.watch", takes=(options.PlanOptions, options.RunOptions))
 def watch(
     everything: Annotated[
         bool, option("--all", "Run all jobs at each change, from the start, not first those that failed.")
