@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from loom.plan.model import ResolveContext
+from loom.workflow.dialects import examine
 from loom.workflow.gitlab import yaml as gitlab_yaml
 from loom.workflow.gitlab.loader import Loaded
 from loom.workflow.gitlab.sources import NotFound, Nowhere, Tree
@@ -300,3 +301,12 @@ def test_an_expansion_bomb_is_refused_before_anything_walks_it(tmp_path: Path) -
 )
 def test_plain_scalars_are_numbers_as_rubys_parser_reads_them(text: str, number: object) -> None:
     assert gitlab_yaml._number(text) == number
+
+
+@pytest.mark.parametrize(("levels", "refused"), [(10, False), (11, True)])
+def test_references_lead_on_ten_times_and_no_further(tmp_path: Path, levels: int, refused: bool) -> None:
+    jobs = [f".r{number}: {{script: !reference [.r{number + 1}, script]}}" for number in range(levels - 1)]
+    text = "\n".join(["job: {script: !reference [.r0, script]}", *jobs, f".r{levels - 1}: {{script: [echo]}}"])
+    (tmp_path / ".gitlab-ci.yml").write_text(text)
+    found = examine(tmp_path / ".gitlab-ci.yml", tmp_path, ResolveContext)
+    assert bool(found.problems) == refused
