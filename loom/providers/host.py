@@ -654,7 +654,9 @@ def _auto_shell(path: str | None) -> tuple[str, ...]:
     if shutil.which("bash", path=path) is not None:
         return AUTO["bash"]
     sh = shutil.which("sh", path=path) or "/bin/sh"
-    asked = subprocess.run([sh, "-c", KNOWS_PIPEFAIL], check=False, stdin=subprocess.DEVNULL, capture_output=True)
+    asked = subprocess.run(
+        [sh, "-c", KNOWS_PIPEFAIL], check=False, stdin=subprocess.DEVNULL, capture_output=True, timeout=60
+    )
     return AUTO["pipefail"] if asked.returncode == 0 else SH
 
 

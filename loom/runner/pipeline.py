@@ -24,12 +24,13 @@ from loom.record.lines import encodable
 from loom.record.reader import Reading
 from loom.record.saved_plan import SavedPlan, dump_planned
 from loom.record.store import RunEntry
-from loom.runner.api import Beginning, Ran, RunRequest
 from loom.runner.assistance import Assistances, Assisted
 from loom.runner.children import Children
 from loom.runner.job import JobRunner
 from loom.runner.products import Handover
+from loom.runner.request import Ran, RunRequest
 from loom.runner.scheduler import run_jobs, waits_for
+from loom.runner.start import RunStart
 from loom.runner.waits import Waits, waits
 from loom.snapshot import Snapshot
 from loom.status import ExitCode, JobResult, Skip, Status, exit_code_of, run_status
@@ -47,21 +48,21 @@ _ENDING = threading.Lock()
 
 
 class Run:
-    def __init__(self, request: RunRequest, beginning: Beginning) -> None:
+    def __init__(self, request: RunRequest, started: RunStart) -> None:
         self._request = request
-        self._beginning = beginning
-        self._workspace = beginning.workspace
-        self._record = beginning.record
-        self._recorder = beginning.recorder
+        self._start = started
+        self._workspace = started.workspace
+        self._record = started.record
+        self._recorder = started.recorder
         self._diagnosed: Diagnosis | None = None
-        self._journal = beginning.journal
+        self._journal = started.journal
         self._assistances = Assistances(self._journal, environ=request.source.environment, paths=self._record.paths)
         self._cancel = request.cancel
         self._done = request.reuse.results if request.reuse else {}
-        self._opener = beginning.opener
+        self._opener = started.opener
         self._error: str | None = None
         self._error_code: str | None = None
-        self._begun = beginning.begun_ns
+        self._begun = started.begun_ns
         self._deaf: Callable[[], None] = lambda: None
         self._stating: list[threading.Thread] = []
 
@@ -123,7 +124,7 @@ class Run:
             self._error = outcome.error
         finally:
             if not filled:
-                self._beginning.undo()
+                self._start.undo()
             self._journal.finished(RUN, PhaseCode.RUN_BOOTSTRAP, self._begun, outcome)
         return filled
 
@@ -136,7 +137,7 @@ class Run:
         self._deaf = self._cancel.on_request(self._interrupted)
         self._recorder.complete()
         self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "attached")
-        problem = self._beginning.problem
+        problem = self._start.problem
         if problem is not None:
             self._error, self._error_code = str(problem), problem.code
         return problem is None
@@ -154,8 +155,8 @@ class Run:
 
     def _fill(self) -> None:
         request = self._request
-        if self._beginning.problem is not None:
-            raise self._beginning.problem
+        if self._start.problem is not None:
+            raise self._start.problem
         if request.reuse is None:
             document = self._take_snapshot().document()
             self._opener.filled()
@@ -178,11 +179,11 @@ class Run:
         return taken
 
     def _taken(self) -> Snapshot:
-        source, ahead = self._request.source, self._request.ahead
-        if ahead is not None:
-            return ahead.renewed(source, self._cancel)
-        if (taking := self._beginning.taking) is not None:
-            return taking.result()
+        source, prepared = self._request.source, self._start.prepared
+        if prepared is not None:
+            return prepared.renewed(source, self._cancel)
+        if (thread := self._start.snapshot_thread) is not None:
+            return thread.result()
         return snapshot.take(source, self._workspace, cancel=self._cancel)
 
     def _keep_build_inputs(self) -> None:
@@ -412,14 +413,14 @@ class Run:
 
     def _close_providers(self) -> list[str]:
         """Wait until everything is removed; return the failures. Idempotent."""
-        ahead = self._request.ahead
-        providers = (*self._request.tools.providers.values(), *(ahead.providers if ahead is not None else ()))
+        prepared = self._start.prepared
+        providers = (*self._request.tools.providers.values(), *(prepared.providers if prepared is not None else ()))
         return [text for provider in providers for text in provider.close(self._cancel)]
 
     # -- values ---------------------------------------------------------------------------------------------------
 
     def _planned(self) -> SavedPlan:
-        request, settings = self._request, self._beginning.settings
+        request, settings = self._request, self._start.settings
         return SavedPlan(
             plan=request.plan,
             variables=settings.variables,

@@ -8,13 +8,13 @@ from contextlib import ExitStack
 from loom import snapshot
 from loom.cancel import Cancel
 from loom.providers.base import Provider
-from loom.runner.api import RunRequest, first_jobs, make_workspace, settings_of
+from loom.runner.request import RunRequest, first_jobs, make_workspace, settings_of
 from loom.runner.session import PlaceOpener, Prewarmed
 from loom.snapshot import Snapshot, Source, Standing
 from loom.util.paths import new_workspace
 
 
-class Ahead:
+class NextRun:
     """What `request` would need first. The run that takes it over checks all of it.
 
     Its containers have the labels of this process, so that a later loom removes them if this one is killed.

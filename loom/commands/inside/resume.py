@@ -25,8 +25,8 @@ from loom.errors import RequestError, SnapshotError
 from loom.plan.model import MountMode, Plan
 from loom.record.documents import Invocation
 from loom.record.store import DETACHED
-from loom.runner import Resumption, View, api
-from loom.runner.api import Reuse
+from loom.runner import Resumption, View
+from loom.runner.request import Reuse
 from loom.runner.scheduler import dependents
 from loom.snapshot import Snapshot
 from loom.status import JobResult, Status
@@ -141,7 +141,7 @@ class _Resuming:
             brought = syncing.sync(taken, places, self._sync or "", environ=self._here.environ, say=self._said.append)
             self._said += replan.not_rebuilt([job.job for job, _ in jobs], brought)
             manifest = snapshot.manifest_bytes(taken.path)
-        return plan, api.Reuse(
+        return plan, Reuse(
             parent_run_id=past.run_id,
             workspace=workspace,
             snapshot=(past.snapshot or {}) if taken is None else taken.document(),
@@ -449,7 +449,7 @@ def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
         results = results_besides(past, plan, dependents(plan, ids), also_unfinished=True)
     workspace = new_workspace(here.config.tmp_dir, run_id)
     document = snapshot_again(here, past, workspace)
-    reuse = api.Reuse(
+    reuse = Reuse(
         parent_run_id=past.run_id,
         workspace=workspace,
         snapshot=document,

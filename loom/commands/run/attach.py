@@ -18,8 +18,9 @@ from loom.providers.base import DetachedPlace, Session, SessionRequest
 from loom.record.event_files import read_phases
 from loom.record.events import PhaseCode, PhaseEvent
 from loom.record.store import DETACHED, RUNNING
-from loom.runner import Resumption, api
+from loom.runner import Resumption
 from loom.runner.previous_run import PastJob, PastRun
+from loom.runner.request import Reuse
 from loom.status import OnOutput
 from loom.util.untrusted_files import read_regular
 
@@ -54,13 +55,13 @@ def _alone(past: PastRun) -> Iterator[None]:
         yield
 
 
-def _reuse(here: Here, past: PastRun) -> api.Reuse:
+def _reuse(here: Here, past: PastRun) -> Reuse:
     plan = past.planned.plan
     results = {job.id: result for job in plan.jobs if (result := past.result_of(job.id)) is not None}
     going = [past.job(job.id) for job in plan.jobs if job.id not in results]
     for job in going:
         session.resolve_secrets(here, job)  # one that is missing is told before the record is touched
-    return api.Reuse(
+    return Reuse(
         parent_run_id=past.run_id,
         workspace=past.workspace,
         snapshot=past.snapshot or {},

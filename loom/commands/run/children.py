@@ -26,6 +26,7 @@ from loom.plan.selection import held_back
 from loom.render.screen import Look, Screen
 from loom.runner import Gate, api
 from loom.runner.hooks import Child, ChildEnded
+from loom.runner.request import Reuse
 from loom.status import OnOutput, Status
 from loom.storage import artifacts
 from loom.util.paths import name_from, new_workspace
@@ -132,7 +133,7 @@ class ChildRuns:
             judged=here.judged,
             isolated=self._options.strict,
         )
-        reuse = api.Reuse(
+        reuse = Reuse(
             parent_run_id=child.run_id,
             workspace=workspace,
             snapshot=document,

@@ -29,8 +29,8 @@ from loom.plan.model import Plan
 from loom.record.events import PhaseEvent
 from loom.record.journal import OutputBatch
 from loom.runner import Gate, api
-from loom.runner.api import Ran
-from loom.runner.prewarmed import Ahead
+from loom.runner.prewarmed import NextRun
+from loom.runner.request import Ran, RunRequest
 from loom.status import JobResult, Status
 from loom.util.refusals import refusals
 
@@ -79,7 +79,7 @@ class Warm:
         self._idle_s = idle_s
         self._guard = threading.Lock()
         """Held by who changes what is prepared: the caller, and the clock."""
-        self._ahead: Ahead | None = None
+        self._next: NextRun | None = None
         self._preparing: threading.Thread | None = None
         self._clock: threading.Timer | None = None
         self._cancel = Cancel()
@@ -107,21 +107,21 @@ class Warm:
         `choose` decides which jobs of the plan run; `touched` as in `run.prepare`. None if no job is to run. Errors as in
         `run.prepare` and `api.execute`.
         """
-        ahead = self._taken()
+        prepared_run = self._taken()
         try:
-            run_id = ahead.run_id if ahead is not None else str(time.time_ns())
+            run_id = prepared_run.run_id if prepared_run is not None else str(time.time_ns())
             made = _prepared(options, run_id, choose, touched)
             if made is None:
                 return None
             prepared, options = made
             results = _Results()
-            request = _request(prepared, options, cancel, sinks=[*sinks, results], gate=gate, ahead=ahead)
-            finished = Finished(ran=api.execute(request), here=prepared.here, results=results.found)
+            request = _request(prepared, options, cancel, sinks=[*sinks, results], gate=gate)
+            finished = Finished(ran=api.execute(request, prepared_run), here=prepared.here, results=results.found)
             clean_later(prepared.here.store, prepared.here.config, prepared.here.environ, prepared.here.root)
             return finished
         finally:
-            if ahead is not None:
-                ahead.drop()
+            if prepared_run is not None:
+                prepared_run.drop()
 
     def prepare(self, options: Options, choose: Choose = lambda _plan, _concerned: None) -> None:
         """Prepare a run of `options` in a thread; `run` checks what is prepared, and replaces what does not fit."""
@@ -137,23 +137,23 @@ class Warm:
         with suppress(LoomError), refusals():  # the run itself meets it, and reports it
             if (made := _prepared(options, str(time.time_ns()), choose, None)) is None or cancel.requested:
                 return
-            self._ahead = Ahead(_request(*made, cancel))
+            self._next = NextRun(_request(*made, cancel))
             self._clock = threading.Timer(self._idle_s, self.drop)
             self._clock.daemon = True
-            self._ahead.prepare()
+            self._next.prepare()
             self._clock.start()
 
-    def _taken(self) -> Ahead | None:
+    def _taken(self) -> NextRun | None:
         """Take what is prepared, if it can be used; wait for its workspace."""
         with self._guard:
             if self._preparing is not None:
                 self._preparing.join()  # no limit: each of its waits has one
             self._stop_clock()
-            ahead, self._ahead, self._preparing = self._ahead, None, None
-        if ahead is not None and not ahead.ready():
-            ahead.drop()
+            prepared_run, self._next, self._preparing = self._next, None, None
+        if prepared_run is not None and not prepared_run.ready():
+            prepared_run.drop()
             return None
-        return ahead
+        return prepared_run
 
     def drop(self) -> None:
         """Remove what is prepared. Safe to repeat."""
@@ -162,9 +162,9 @@ class Warm:
             if self._preparing is not None:
                 self._preparing.join()  # no limit: the cancel ends its waits
             self._stop_clock()
-            ahead, self._ahead, self._preparing = self._ahead, None, None
-            if ahead is not None:
-                ahead.drop()
+            prepared_run, self._next, self._preparing = self._next, None, None
+            if prepared_run is not None:
+                prepared_run.drop()
 
     def _stop_clock(self) -> None:
         if self._clock is not None:
@@ -193,8 +193,7 @@ def _request(
     *,
     sinks: Sequence[Sink] = (),
     gate: Gate | None = None,
-    ahead: Ahead | None = None,
-) -> api.RunRequest:
+) -> RunRequest:
     here = prepared.here
     tools = wiring.tools_for(
         prepared.plan,
@@ -205,5 +204,4 @@ def _request(
         judged=here.judged,
         isolated=options.strict,
     )
-    request = running.request_of(prepared, options, tools=replace(tools, gate=gate), cancel=cancel, sinks=sinks)
-    return replace(request, ahead=ahead)
+    return running.request_of(prepared, options, tools=replace(tools, gate=gate), cancel=cancel, sinks=sinks)

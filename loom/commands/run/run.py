@@ -40,7 +40,7 @@ from loom.render import diagnosis as forms
 from loom.render.closing import closing_lines
 from loom.render.screen import Look, Screen
 from loom.runner import Gate, JobTools, api
-from loom.runner.api import Ran, Reuse
+from loom.runner.request import Ran, Reuse, RunRequest
 from loom.snapshot import Source
 from loom.status import ExitCode
 from loom.util import clock, profile
@@ -326,7 +326,7 @@ def _profile_into(target: Path) -> None:
 
 
 def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None, follow: bool = False) -> int:
-    """Run a prepared plan and show it on the terminal. `reuse`: see `api.RunRequest`.
+    """Run a prepared plan and show it on the terminal. `reuse`: see `RunRequest`.
 
     `follow`: stay until the end also with `options.detach`.
     """
@@ -363,11 +363,11 @@ def request_of(
     cancel: Cancel,
     sinks: Sequence[Sink],
     reuse: Reuse | None = None,
-) -> api.RunRequest:
-    """Return the request to run what was prepared. `reuse`: see `api.RunRequest`."""
+) -> RunRequest:
+    """Return the request to run what was prepared. `reuse`: see `RunRequest`."""
     here, source, plan = prepared.here, prepared.source, prepared.plan
     config = here.config
-    return api.RunRequest(
+    return RunRequest(
         run_id=prepared.run_id,
         command=sys.argv,
         invocation=options.saved(here),

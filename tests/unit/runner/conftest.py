@@ -25,6 +25,9 @@ from loom.record.fold import JobState
 from loom.record.reader import Reading
 from loom.record.store import Store
 from loom.runner import api
+from loom.runner import request as requests
+from loom.runner.prewarmed import NextRun
+from loom.runner.request import RunRequest
 from loom.secrets import masking
 from loom.status import Status
 from loom.util import controls
@@ -39,7 +42,7 @@ class Ran:
     code: int
     reading: Reading
     events: Sequence[PhaseEvent]
-    result: api.Ran
+    result: requests.Ran
 
     @property
     def workspace(self) -> Path:
@@ -92,7 +95,7 @@ class Project:
         cancel: Cancel | None = None,
         sinks: Sequence[Any] = (),
         **options: Any,
-    ) -> api.RunRequest:
+    ) -> RunRequest:
         chosen = running.Options.of({"names": names, "trust": True, "container": "on" in options, **options})
         prepared = running.prepare(chosen, ask=False)
         config = prepared.here.config
@@ -112,11 +115,11 @@ class Project:
             code=reading.receipt()["exit_code"],
             reading=reading,
             events=list(read_phases(reading.paths)),
-            result=cast("api.Ran", None),
+            result=cast("requests.Ran", None),
         )
 
-    def execute(self, request: api.RunRequest, *, code: int | None = 0) -> Ran:
-        result = api.execute(request)
+    def execute(self, request: RunRequest, prepared: NextRun | None = None, *, code: int | None = 0) -> Ran:
+        result = api.execute(request, prepared)
         reading = Reading(self.store.entry(request.run_id))
         events = list(read_phases(reading.entry.paths))
         assert code is None or result.receipt.exit_code == code, (result.receipt, [e for e in events if e.error])

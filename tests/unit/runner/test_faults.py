@@ -17,7 +17,7 @@ from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, InfrastructureError, ProviderError, RecordError, SnapshotError
 from loom.providers.host import HostProvider
 from loom.record.run_record import RunRecord
-from loom.runner import api
+from loom.runner.request import JOBS_ELSEWHERE, first_jobs
 from loom.status import ExitCode
 from tests.support.waiting import until
 
@@ -294,7 +294,7 @@ def test_jobs_count_where_they_run(make: Make, monkeypatch: pytest.MonkeyPatch) 
     assert request.lanes(job) == {"": 3}
     far = project.request(on="far", jobs=7)
     assert far.lanes(far.plan.jobs[0]) == {"far": 7}
-    assert project.request(on="far").lanes(far.plan.jobs[0]) == {"far": api.JOBS_ELSEWHERE}
+    assert project.request(on="far").lanes(far.plan.jobs[0]) == {"far": JOBS_ELSEWHERE}
     monkeypatch.setattr(os, "cpu_count", lambda: 5)
     assert project.request().lanes(job) == {"": 5}
 
@@ -313,8 +313,8 @@ later: {stage: b, script: 'true'}
         .request()
         .plan
     )
-    assert [job.id for job in api.first_jobs(plan, 10)] == ["now", "also", "free"]
-    assert [job.id for job in api.first_jobs(plan, 2)] == ["now", "also"]
+    assert [job.id for job in first_jobs(plan, 10)] == ["now", "also", "free"]
+    assert [job.id for job in first_jobs(plan, 2)] == ["now", "also"]
 
 
 def test_a_plan_that_is_saved_is_the_plan_that_ran(make: Make) -> None:

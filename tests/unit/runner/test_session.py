@@ -17,7 +17,7 @@ from loom.errors import ImageError, ProviderError, SnapshotError
 from loom.plan.model import MountMode
 from loom.providers.base import Capabilities, SecretValues, SessionFacts, SessionRequest
 from loom.providers.host import HostProvider
-from loom.runner.api import settings_of
+from loom.runner.request import settings_of
 from loom.runner.session import PlaceOpener
 
 from .conftest import Make, Project, Replaced, on

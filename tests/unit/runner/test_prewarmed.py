@@ -9,15 +9,15 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable
-from loom.runner.prewarmed import Ahead
+from loom.runner.prewarmed import NextRun
 
 from .conftest import Make, Project, on
 from .test_session import ONE, Engine
 
 
-def prepared(project: Project, engine: Engine) -> tuple[Ahead, Any]:
+def prepared(project: Project, engine: Engine) -> tuple[NextRun, Any]:
     request = project.request(container=True, tools=on(engine, "docker"))
-    ahead = Ahead(replace(request, cancel=Cancel()))
+    ahead = NextRun(replace(request, cancel=Cancel()))
     ahead.prepare()
     return ahead, request
 
@@ -34,7 +34,7 @@ def test_the_next_run_takes_the_workspace_and_the_place_with_the_files_of_now(ma
     assert ahead.ready()
     (made.root / "file").write_text("new\n")
     fresh = made.request(container=True, tools=on(engine, "docker"))
-    ran = made.execute(replace(fresh, run_id=request.run_id, ahead=ahead))
+    ran = made.execute(replace(fresh, run_id=request.run_id), prepared=ahead)
     assert ran.lines("one") == ["new"]
     assert ran.workspace == ahead.workspace
     assert ahead.places == {}
@@ -69,7 +69,7 @@ def test_it_is_not_ready_before_the_snapshot(make: Make) -> None:
 
     made = project(make)
     request = made.request(container=True, tools=on(Silent(), "docker"))
-    ahead = Ahead(request)
+    ahead = NextRun(request)
     with pytest.raises(EngineUnavailable):
         ahead.prepare()
     assert not ahead.ready()

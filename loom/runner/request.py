@@ -1,0 +1,166 @@
+"""The inputs of a run, and what several parts of it make of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
+
+from loom.cancel import Cancel
+from loom.config import Config
+from loom.errors import SnapshotError
+from loom.plan.model import Job, MountMode, Plan
+from loom.providers.base import ReadOnlyMount
+from loom.record.documents import Invocation
+from loom.record.store import Store
+from loom.runner import JobTools, Resumption, RunSettings
+from loom.status import JobResult
+
+if TYPE_CHECKING:
+    from loom.analysis.diagnosis import Diagnosis
+    from loom.record.documents import Receipt
+    from loom.record.events import PhaseEvent
+    from loom.record.journal import Sink
+    from loom.runner.assistance import Assisted
+    from loom.snapshot import Change, Source
+    from loom.storage.cache import Cache
+
+
+JOBS_ELSEWHERE = 100
+"""How many jobs run at once in a place on other machines. Each one costs this machine a thread and connections."""
+
+
+class RunRequest(Struct, frozen=True, kw_only=True):
+    """The inputs of a run."""
+
+    run_id: str
+    command: Sequence[str]
+    invocation: Invocation
+    """The options of this run; a rerun keeps those of the original run."""
+    plan: Plan
+    source: Source
+    config: Config
+    """The effective settings, including the command line's."""
+    tools: JobTools
+    store: Store
+    clock_ns: Callable[[], int]
+    cancel: Cancel
+    sinks: Sequence[Sink]
+    cache: Callable[[Mapping[str, Any]], Cache] | None
+    """Return the caches of a run from the recorded snapshot facts (empty for an earlier run's snapshot).
+
+    None: caches are neither restored nor saved.
+    """
+    preflight: Callable[[], None]
+    """A check before any job starts (does an engine answer?); raises InfrastructureError."""
+    isolated: bool
+    """Whether services' networks are isolated (`--strict`)."""
+    reuse: Reuse | None = None
+    parent_run_id: str | None = None
+    """The run that this one repeats from the start; with `reuse`, that names it."""
+    child_of: str | None = None
+    """The run that starts this one as a child pipeline."""
+    variables: Mapping[str, str]
+    """The variables that loom sets for every job."""
+    notices: Sequence[str] = ()
+    """Messages for people before the first job runs."""
+    detached: bool = False
+    """Whether jobs go on without this process: it hands them over to their places."""
+
+    @property
+    def so_far(self) -> Sequence[PhaseEvent]:
+        return self.reuse.so_far if self.reuse is not None else ()
+
+    @property
+    def jobs_at_once(self) -> int:
+        """How many run on this machine, in its engine included."""
+        return self.config.jobs or os.cpu_count() or 2
+
+    def lanes(self, job: Job) -> Mapping[str, int]:
+        """Return where the job counts while it runs: in its pool, elsewhere, or here (see `scheduler.Lanes`)."""
+        if job.pool is not None and job.pool.jobs is not None:
+            return {f"pool {job.pool.name}": job.pool.jobs}
+        if MountMode.BIND not in self.tools.providers[job.provider].capabilities.mounts:
+            return {job.provider: self.config.jobs or JOBS_ELSEWHERE}
+        return {"": self.jobs_at_once}
+
+
+class Reuse(Struct, frozen=True, kw_only=True):
+    """What a run takes over from its parent."""
+
+    parent_run_id: str
+    workspace: Path
+    """Already filled; nothing is copied."""
+    snapshot: Mapping[str, Any]
+    """The recorded facts of the workspace's snapshot."""
+    results: Mapping[str, JobResult] = field(default_factory=dict)
+    """Results of the plan's jobs that do not run again."""
+    resumed: Mapping[str, Resumption] = field(default_factory=dict)
+    archive_of: Callable[[str], Path]
+    """The location of those jobs' artifacts."""
+    manifest: bytes | None = None
+    """The manifest of the snapshot that the resumed jobs' files were last synced with; None: the workspace's own."""
+    run_of: Callable[[str], str]
+    """The run that ran each of those jobs."""
+    has_products: bool = True
+    """Whether the workspace holds those jobs' output; if not, their artifacts are restored into it."""
+    steps: Sequence[Mapping[str, Any]] = ()
+    """What the record states of the steps that do not run again (`steps_reused`)."""
+    so_far: Sequence[PhaseEvent] = ()
+    """The events of the record that goes on, of a run that was left; none for a run with a record of its own."""
+    assisted: Sequence[tuple[Assisted | None, tuple[Change, ...] | None]] = ()
+    """What was done besides those steps, and how the files differ from the snapshot by it."""
+
+
+class Ran(Struct, frozen=True, kw_only=True):
+    """A finished run. `receipt_path` exists."""
+
+    receipt: Receipt
+    receipt_path: Path
+    diagnosis: Diagnosis | None = None
+    kept: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By job, the facts of its kept place. Jobs that can be entered or resumed."""
+
+
+def make_workspace(request: RunRequest, workspace: Path) -> None:
+    try:
+        request.store.claims.make(workspace, run_id=request.run_id, repo_root=request.source.root)
+    except OSError as error:
+        raise SnapshotError(
+            f"the isolated workspace can't be made at {workspace}: {error.strerror or error}",
+            hint="name another place with LOOM_TMP_DIR or TMPDIR",
+        ) from error
+
+
+def first_jobs(plan: Plan, at_most: int) -> Iterable[Job]:
+    """Return the jobs that start right after the snapshot."""
+    first_stage = next((stage for stage in plan.stages if any(job.stage == stage for job in plan.jobs)), None)
+    ready = [
+        job
+        for job in plan.jobs
+        if job.when in ("on_success", "always")
+        and not job.refused
+        and job.trigger is None
+        and job.delay_s is None
+        and (job.needs == () or (job.needs is None and job.stage == first_stage))
+    ]
+    return ready[:at_most]
+
+
+def settings_of(request: RunRequest, workspace: Path) -> RunSettings:
+    source, reuse = request.source, request.reuse
+    done = reuse.results if reuse else {}
+    untouched = reuse is None or not (reuse.has_products or reuse.resumed)
+    return RunSettings(
+        run_id=request.run_id,
+        workspace=workspace,
+        variables=request.variables,
+        config=request.config,
+        alone=untouched and len([job for job in request.plan.jobs if job.id not in done]) == 1,
+        read_only_mounts=tuple(ReadOnlyMount(path=path) for path in source.read_only_mounts),
+        detached=request.detached,
+        resumed=reuse.resumed if reuse else {},
+    )

@@ -1,0 +1,189 @@
+"""Start a run: its record, its workspace, and the containers of its first jobs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from loom import __version__, snapshot
+from loom.cancel import Cancel
+from loom.errors import LoomError
+from loom.record.documents import plain
+from loom.record.events import RUN, PhaseCode, epoch_ns
+from loom.record.highlights import Watch
+from loom.record.journal import Journal
+from loom.record.recorder import Recorder
+from loom.record.run_record import RunRecord
+from loom.runner import PlaceOpener, RunSettings
+from loom.runner.request import RunRequest, first_jobs, make_workspace, settings_of
+from loom.secrets.masking import Masker, known
+from loom.snapshot import SnapshotCanceled
+from loom.util import processes, profile
+from loom.util.paths import jobs_of, new_workspace
+from loom.util.refusals import refusals
+
+if TYPE_CHECKING:
+    from loom.runner.prewarmed import NextRun
+    from loom.snapshot import Snapshot, Source
+
+
+class SnapshotThread:
+    """A snapshot that a thread takes while the engine is reached."""
+
+    def __init__(self, source: Source, workspace: Path, cancel: Cancel) -> None:
+        self._source = source
+        self._workspace = workspace
+        self._waits = cancel
+        self._cancel = cancel.child()
+        self._taken: Future[Snapshot] = Future()
+        self._passed_on = False
+        self._thread = threading.Thread(target=self._take, name="snapshot", daemon=True)
+        self._thread.start()
+
+    def _take(self) -> None:
+        try:
+            with profile.span("part", "snapshot"):
+                self._taken.set_result(snapshot.take(self._source, self._workspace, cancel=self._cancel))
+        except BaseException as error:  # noqa: BLE001  raised again by the thread that waits
+            self._taken.set_exception(error)
+
+    def result(self) -> Snapshot:
+        """Errors as of `snapshot.take`."""
+        if not self._waits.join(self._thread):
+            raise SnapshotCanceled("interrupted while the workspace was being filled")
+        taken = self._taken.result()  # no limit: the thread has ended
+        self._passed_on = True
+        return taken
+
+    def drop(self) -> None:
+        """End it, and leave the workspace empty, unless somebody has the result. Safe to repeat."""
+        self._cancel.request(None)
+        if self._waits.join(self._thread) and not self._passed_on and self._taken.exception() is None:
+            snapshot.empty(self._workspace)
+
+
+class RunStart(Struct, kw_only=True):
+    """The record, the empty workspace and the opening places of the first jobs; or the `problem` that ends the run."""
+
+    record: RunRecord
+    recorder: Recorder
+    journal: Journal
+    """It has the run's first event."""
+    begun_ns: int
+    workspace: Path
+    settings: RunSettings
+    opener: PlaceOpener
+    reused: bool
+    prepared: NextRun | None = None
+    """What was prepared for this run, by its id."""
+    snapshot_thread: SnapshotThread | None = None
+    """The snapshot, where it has begun."""
+    problem: LoomError | None = None
+
+    def undo(self) -> None:
+        """Close places that no job took, and remove an empty workspace. Safe to repeat."""
+        self.opener.close_unused()
+        if self.snapshot_thread is not None:
+            self.snapshot_thread.drop()
+        if not self.reused:
+            with suppress(OSError):
+                self.workspace.rmdir()
+                shutil.rmtree(jobs_of(self.workspace), ignore_errors=True)
+
+
+def start(request: RunRequest, watch: Watch, prepared: NextRun | None = None) -> RunStart:
+    """Write the record's first event and open the first containers. Raises InfrastructureError if the record can't be written."""
+    reuse = request.reuse
+    there = reuse or prepared
+    workspace = there.workspace if there else new_workspace(request.config.tmp_dir, request.run_id)
+    record = request.store.new(request.run_id)
+    recorder = Recorder(record, watch)
+    journal = Journal(
+        run_id=request.run_id,
+        pipeline_id=request.run_id,
+        clock_ns=request.clock_ns,
+        masker=known(Masker()),
+        sinks=[recorder, *request.sinks],
+        seq=request.so_far[-1].seq if request.so_far else 0,
+    )
+    if request.so_far:
+        record.reopen(_identity(request, workspace), request.so_far)
+        begun_ns = epoch_ns(request.so_far[0].ts)
+    else:
+        # First of all, so that the record tells of the run and its resources after any end of this process.
+        with record.created(_identity(request, workspace)):
+            begun_ns = journal.started(RUN, PhaseCode.RUN_BOOTSTRAP, _what_begins(request, record, workspace))
+    settings = settings_of(request, workspace)
+    opener = PlaceOpener(request.tools, settings, request.cancel)
+    started = RunStart(
+        record=record,
+        recorder=recorder,
+        journal=journal,
+        begun_ns=begun_ns,
+        workspace=workspace,
+        settings=settings,
+        opener=opener,
+        reused=reuse is not None,
+        prepared=prepared,
+    )
+    try:
+        with refusals():
+            if prepared is not None:
+                prepared.taken_over()
+            elif reuse is None:
+                make_workspace(request, workspace)
+                # One job alone needs the engine first, since its container starts without the files.
+                if not settings.alone and any(one.capabilities.isolated for one in request.tools.providers.values()):
+                    started.snapshot_thread = SnapshotThread(request.source, workspace, request.cancel)
+            request.preflight()
+            if reuse is None:
+                for job in first_jobs(request.plan, request.jobs_at_once):
+                    opener.prewarm(job, prepared.places.pop(job.id, None) if prepared is not None else None)
+                    opener.make_ready(job)
+    except LoomError as error:
+        started.problem = error
+    return started
+
+
+def _what_begins(request: RunRequest, record: RunRecord, workspace: Path) -> dict[str, Any]:
+    reuse = request.reuse
+    return {
+        "parent_run_id": reuse.parent_run_id if reuse else request.parent_run_id,
+        "loom_version": __version__,
+        "command": list(request.command),
+        "invocation": plain(request.invocation),
+        "repo_root": str(request.source.root),
+        "workflow_path": request.plan.workflow_path,
+        "workspace": str(workspace),
+        "logs_dir": str(record.paths.logs),
+        "mount_mode": request.config.mount_mode,
+    }
+
+
+def _identity(request: RunRequest, workspace: Path) -> dict[str, Any]:
+    return {
+        "schema_version": "loom.identity.v1",
+        "kind": "run-identity",
+        "run_id": request.run_id,
+        "repo_root": str(request.source.root),
+        "workspace": str(workspace),
+        "workflow_path": request.plan.workflow_path,
+        "child_of": request.child_of,
+        "job_workspaces": {
+            job_id: str(resumed.view.run_workspace)
+            for job_id, resumed in (request.reuse.resumed if request.reuse else {}).items()
+            if resumed.view is not None and resumed.view.run_workspace != workspace
+        },
+        "command": list(request.command),
+        "pid": os.getpid(),
+        "pid_started": processes.started_at(os.getpid()),
+        "boot_id": processes.boot_id(),
+        **({"detached": True} if request.detached else {}),
+    }
