@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct, field
@@ -289,6 +290,8 @@ class Job(Struct, frozen=True, kw_only=True):
     """None: waits for all earlier stages; a tuple (also empty): waits only for these."""
     artifacts_from: tuple[str, ...] | None = None
     """The jobs with artifacts and dotenv variables for this one; None: its needs, or all jobs of earlier stages."""
+    artifacts_above: Mapping[str, str] = field(default_factory=dict)
+    """The archives of jobs of the pipelines that start this one, by the names that the output gives them; it gets these too."""
     when: Literal["on_success", "on_failure", "always", "manual"] = "on_success"
     """`manual`: runs when a person says so; not run, it is skipped, and holds up later jobs unless it may fail."""
     delay_s: float | None = None
@@ -428,3 +431,8 @@ class ResolveContext(Struct, frozen=True, kw_only=True):
     """Where files of other projects come from that a workflow includes; None: nowhere."""
     host_project_dir: str | None = None
     """The project directory of host jobs; `$CI_PROJECT_DIR` stays unexpanded in their values while it is unknown."""
+    above: Callable[[str, str], tuple[str, Path] | None] | None = None
+    """Return a name for a job's artifacts, and their archive: of a pipeline above this one, by its id and the job's name.
+
+    None if it has no such job; RequestError for another pipeline, or a job that has not succeeded. Unset: not asked.
+    """

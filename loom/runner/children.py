@@ -28,6 +28,7 @@ class Children:
         workspace: Path,
         tree_sha: str,
         archive_of: Callable[[str], Path],
+        succeeded: Callable[[str], bool],
         cancel: Cancel,
     ) -> None:
         self._run_child = run_child
@@ -35,6 +36,7 @@ class Children:
         self._workspace = workspace
         self._tree_sha = tree_sha
         self._archive_of = archive_of
+        self._succeeded = succeeded
         self._cancel = cancel
         self._others: list[threading.Thread] = []
 
@@ -79,6 +81,7 @@ class Children:
             workspace=self._workspace,
             tree_sha=self._tree_sha,
             archive_of=self._archive_of,
+            succeeded=self._succeeded,
         )
         cancel = self._cancel.child()
         try:

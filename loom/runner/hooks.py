@@ -61,6 +61,8 @@ class Child(Struct, frozen=True, kw_only=True):
     tree_sha: str
     archive_of: Callable[[str], Path]
     """The place of the artifacts of a job of the parent."""
+    succeeded: Callable[[str], bool]
+    """Return whether a job of the parent has succeeded so far."""
 
 
 class ChildEnded(Struct, frozen=True, kw_only=True):

@@ -236,6 +236,7 @@ class Run:
                 workspace=self._workspace,
                 tree_sha=taken.get("tree_sha", ""),
                 archive_of=self._archive_of,
+                succeeded=self._succeeded,
                 cancel=self._cancel,
             )
             runner = JobRunner(
@@ -316,6 +317,10 @@ class Run:
         if reuse is not None and job_id in self._done:
             return reuse.archive_of(job_id)
         return self._record.paths.artifacts_archive(job_id)
+
+    def _succeeded(self, job_id: str) -> bool:
+        ended = self._done.get(job_id) or self._recorder.fold.jobs.get(job_id)
+        return ended is not None and ended.status is Status.SUCCESS
 
     def _results_reused(self, run_of: Callable[[str], str]) -> dict[str, Any]:
         return {

@@ -68,7 +68,8 @@ class Handover:
             stage: [job.id for job in makers if job.stage in plan.stages[:number]]
             for number, stage in enumerate(plan.stages)
         }
-        self._archive_of = archive_of
+        self._own_archive_of = archive_of
+        self._above = {name: Path(archive) for job in plan.jobs for name, archive in job.artifacts_above.items()}
         self._logs = logs
         self._masker = masker
         self._cache = cache
@@ -81,10 +82,15 @@ class Handover:
         self._overlaps: dict[tuple[str, ...], dict[str, list[str]]] = {}
 
     def sources(self, job: Job) -> list[str]:
-        """Return the jobs with artifacts for `job`, in plan order: its needs, or all earlier stages without `needs`."""
+        """Return the jobs with artifacts for `job`, in plan order: its needs, or all earlier stages without `needs`; then
+        those of the pipelines above.
+        """
         return self._once(
             self._sources, job, lambda jobs: [other for other in jobs if self._archive_of(other).exists()]
         )
+
+    def _archive_of(self, source: str) -> Path:
+        return self._above.get(source) or self._own_archive_of(source)
 
     def _once(self, known: dict[str, T], job: Job, found: Callable[[Sequence[str]], T]) -> T:
         """Return what is `found` for the jobs that `job` gets from. Those of earlier stages are the same for its whole stage."""
@@ -101,7 +107,8 @@ class Handover:
         named = job.artifacts_from
         if named is None:
             named = tuple(need.job for need in job.needs or () if need.artifacts)
-        return sorted({other for other in named if other in self._position}, key=self._position.__getitem__)
+        own = {other for other in named if other in self._position}
+        return [*sorted(own, key=self._position.__getitem__), *job.artifacts_above]
 
     def with_reported(self, job: Job) -> Job:
         """Return the job with the variables that the jobs before it reported; of the same name, the last job's counts."""
@@ -125,7 +132,7 @@ class Handover:
         view = view_of(session, self._not_if_canceled)
         sources = self.sources(job)
         for source in sources:
-            if shared and source not in self._missing_here:
+            if shared and source not in self._missing_here and source not in self._above:
                 continue
             restored = artifacts.restore(self._archive_of(source), view, sha256=self._checksums.get(source))
             on_output("stdout", f"{source}: {restored.files} files, {restored.bytes} bytes\n".encode())

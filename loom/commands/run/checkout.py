@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from msgspec.structs import replace
 
@@ -217,7 +217,12 @@ def resolve_context(
         given=pairs(given, "--var"),
         inputs=pairs(inputs, "--input"),
         sources=partial(_sources, here),
+        above=_nothing_above,
     )
+
+
+def _nothing_above(pipeline: str, job: str) -> NoReturn:
+    raise RequestError(f"no pipeline started this one, so {job} of pipeline {pipeline} left nothing for it")
 
 
 def _own_variables(here: Here, predefined: Mapping[str, str]) -> Mapping[str, Variable]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -41,20 +42,25 @@ MOST_DEEP = 2
 class ChildRuns:
     """Implements `runner.hooks.RunChild` for the runs of one command; `depth` is that of the run that starts them.
 
-    `dialect`: a file in the dialect of the first run.
+    `dialect`: a file in the dialect of the first run. `above`: the runs above that one, by their ids.
     """
 
     def __init__(
-        self, options: Options, parent: Prepared, gate: Gate | None, depth: int = 0, dialect: Path | None = None
+        self,
+        options: Options,
+        parent: Prepared,
+        gate: Gate | None,
+        dialect: Path | None = None,
+        above: Mapping[str, tuple[Plan, Child]] | None = None,
     ) -> None:
         self._options = options
         self._parent = parent
         self._gate = gate
-        self._depth = depth
         self._dialect = dialect or parent.source.root / parent.plan.workflow_path
+        self._above = above or {}
 
     def __call__(self, child: Child, on_output: OnOutput, cancel: Cancel, started: Callable[[str], None]) -> ChildEnded:
-        if self._depth >= MOST_DEEP:
+        if len(self._above) >= MOST_DEEP:
             raise RequestError(
                 f"{child.job.id} would start a child pipeline {MOST_DEEP + 1} levels deep; GitLab allows {MOST_DEEP}",
                 code="CHILD_TOO_DEEP",
@@ -92,7 +98,8 @@ class ChildRuns:
         context = checkout.resolve_context(
             here, path, predefined=variables, given=[f"{name}={value}" for name, value in given.items()]
         )
-        context = replace(context, typed_inputs=trigger.files[0].inputs if len(trigger.files) == 1 else {})
+        typed_inputs = trigger.files[0].inputs if len(trigger.files) == 1 else {}
+        context = replace(context, typed_inputs=typed_inputs, above=partial(_artifacts, self._with(child)))
         loaded = dialects.load(path, child.workspace, lambda: context, like=self._dialect)
         selection = replace(checkout.selection(container=here.config.container, on=here.config.on), variables=given)
         plan = resolve(loaded, selection, context)
@@ -147,7 +154,7 @@ class ChildRuns:
             tools=replace(
                 tools,
                 gate=self._gate,
-                run_child=ChildRuns(options, prepared, self._gate, self._depth + 1, self._dialect),
+                run_child=ChildRuns(options, prepared, self._gate, self._dialect, self._with(child)),
             ),
             cancel=cancel,
             sinks=[_Shown(on_output)],
@@ -156,6 +163,23 @@ class ChildRuns:
         started(run_id)
         receipt = api.execute(replace(request, child_of=child.run_id)).receipt
         return ChildEnded(run_id=run_id, status=receipt.status, error=receipt.error)
+
+    def _with(self, child: Child) -> dict[str, tuple[Plan, Child]]:
+        """Return the runs above a child, by their ids."""
+        return {**self._above, child.run_id: (self._parent.plan, child)}
+
+
+def _artifacts(above: Mapping[str, tuple[Plan, Child]], pipeline: str, name: str) -> tuple[str, Path] | None:
+    """As `ResolveContext.above`. A job's name is that of the instance, as in GitLab."""
+    if pipeline not in above:
+        raise RequestError(f"{pipeline} is no pipeline above this one: these are {', '.join(above)}")
+    plan, child = above[pipeline]
+    for job in plan.jobs:
+        if job.variables.get("CI_JOB_NAME", job.name) == name:
+            if not child.succeeded(job.id):
+                raise RequestError(f"{name} of run {pipeline} has not succeeded, so it has no artifacts to give")
+            return f"{job.id} of run {pipeline}", child.archive_of(job.id)
+    return None
 
 
 class _Shown(Screen):

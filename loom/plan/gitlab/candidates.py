@@ -131,6 +131,8 @@ class Candidates:
         """Whether jobs before this one may report variables to it."""
         if candidate.wanted is None:
             return candidate.stage in self._reported_to
+        if any(needs.above(candidate.entry, candidate.decided.needs)):
+            return True
         return any(want.job in self._reporting for want in candidate.wanted)
 
     def all(self) -> list[JobCandidate]:

@@ -21,10 +21,9 @@ from loom.util import globs
 from loom.util.bounded import listed
 from loom.util.toposort import CycleError
 from loom.util.yaml_file import Kind, Node, fields_of, line_in_file, one_or_more, pointer
-from loom.workflow.gitlab import yaml
+from loom.workflow.gitlab import needs, yaml
 from loom.workflow.gitlab.durations import seconds
 from loom.workflow.gitlab.keywords import JOB, Support
-from loom.workflow.gitlab.needs import dependencies
 from loom.workflow.gitlab.paths import of_runner
 from loom.workflow.gitlab.shapes import UNSUPPORTED
 from loom.workflow.gitlab.variables import GIVE, Variable, expand, expand_all, names, read, text_of
@@ -102,6 +101,7 @@ class GitLabJobBuilder:
             file_variables=texts.file_variables,
             needs=None if candidate.needs is None else tuple(candidate.needs),
             artifacts_from=self.artifacts_from(candidate),
+            artifacts_above=dict(self.artifacts_above(candidate, texts)),
             when=_WHEN.get(candidate.decision.when, "on_success"),
             delay_s=decided.start_in if candidate.decision.when == "delayed" else None,
             resource_group=texts.maybe(merged.get("resource_group")),
@@ -252,12 +252,29 @@ class GitLabJobBuilder:
 
     def artifacts_from(self, candidate: JobCandidate) -> tuple[str, ...] | None:
         """Return the ids of the jobs that `dependencies` names; with `needs`, of those that give it artifacts."""
-        wanted = dependencies(candidate.entry)
+        wanted = needs.dependencies(candidate.entry)
         if wanted is None:
             return None
         given = None if candidate.needs is None else {need.job for need in candidate.needs if need.artifacts}
         named = {one.id for name in wanted for one in self._named.get(name, ())}
         return tuple(sorted(named if given is None else named & given, key=self._position.__getitem__))
+
+    def artifacts_above(self, candidate: JobCandidate, texts: _Texts) -> Iterator[tuple[str, str]]:
+        """Yield the names and archives of what a job gets from the pipelines above; it is refused if there is none."""
+        artifacts_of = self.context.above
+        if artifacts_of is None:
+            return
+        for item, at in needs.above(candidate.entry, candidate.decided.needs):
+            pipeline, job = texts.maybe(item.get("pipeline")) or "", texts.maybe(item.get("job")) or ""
+            try:
+                found = artifacts_of(pipeline, job)
+            except RequestError as error:
+                self.refuse(candidate, item, at, f"needs:pipeline: {error.message}")
+                continue
+            if found is not None:
+                yield found[0], str(found[1])
+            elif not needs.is_optional(item):
+                self.refuse(candidate, item, at, f"needs:pipeline: run {pipeline} has no job {job}")
 
     def artifacts(self, job: Node, texts: _Texts) -> p.Artifacts | None:
         node = job.get("artifacts")

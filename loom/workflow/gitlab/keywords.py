@@ -204,7 +204,9 @@ JOB = (
     Keyword("manual_confirmation", "text", _DIFFERS, "It is the question on the terminal."),
     Keyword("needs", "[text | map] | map"),
     *_below("needs", _NEED),
-    Keyword("needs:pipeline", "text", _NONE, "There is no other pipeline; the job runs without its artifacts."),
+    Keyword(
+        "needs:pipeline", "text", _DIFFERS, "A pipeline that starts this one; for another one, the job is refused."
+    ),
     Keyword("needs:project", "text", _NONE, "Artifacts of other projects are not fetched; the job runs without them."),
     Keyword("needs:ref", "text", _NONE, "See `needs:project`."),
     Keyword("only", "text | [text] | map"),

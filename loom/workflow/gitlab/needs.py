@@ -42,7 +42,7 @@ def wanted(entry: Entry, instance: Instance, rule_needs: Node | None, problems: 
 
     Entries of other pipelines and projects are left out: a job with no other ones waits for nothing, as in GitLab.
     """
-    node = entry.merged.get("needs") if rule_needs is None or rule_needs.value is None else rule_needs
+    node = _written_needs(entry, rule_needs)
     if node is None or node.value is None:
         return None
     return [
@@ -50,6 +50,19 @@ def wanted(entry: Entry, instance: Instance, rule_needs: Node | None, problems: 
         for number, item, name in _items(node)
         if name is not None
     ]
+
+
+def above(entry: Entry, rule_needs: Node | None) -> Iterator[tuple[Node, str]]:
+    """Yield the entries of `needs`, with their places, that want artifacts of a job of another pipeline of this project."""
+    for number, item in enumerate(one_or_more(_written_needs(entry, rule_needs))):
+        job, wants = item.get("job"), item.get("artifacts")
+        elsewhere = item.get("pipeline") is not None and item.get("project") is None
+        if elsewhere and job is not None and (wants is None or wants.value is not False):
+            yield item, pointer(entry.name, "needs", number)
+
+
+def _written_needs(entry: Entry, rule_needs: Node | None) -> Node | None:
+    return entry.merged.get("needs") if rule_needs is None or rule_needs.value is None else rule_needs
 
 
 def dependencies(entry: Entry) -> list[str] | None:
@@ -115,7 +128,7 @@ def _wanted(item: Node, name: str, at: str, instance: Instance, problems: Proble
         node=item,
         at=at,
         artifacts=artifacts is None or artifacts.value is not False,
-        optional=_is_optional(item),
+        optional=is_optional(item),
         matrix=tuple(_combinations(item, at, instance, problems)),
     )
 
@@ -160,7 +173,7 @@ def _check_needs(
             if position[target] > position[entry.name]:
                 message = f"needs: {name} is in a later stage; a job can need jobs of its own stage or earlier"
                 problems.say(item, place, message)
-        elif not _is_optional(item):
+        elif not is_optional(item):
             problems.say(item, place, f"needs: there is no job {name}{_meant(name, owner)}")
     if len(found) > LIMIT:
         message = f"needs: a job can need {LIMIT} others, and this one lists {len(found)}; wait for a stage instead"
@@ -168,7 +181,7 @@ def _check_needs(
     return found
 
 
-def _is_optional(item: Node) -> bool:
+def is_optional(item: Node) -> bool:
     optional = item.get("optional")
     return optional is not None and optional.value is True
 

@@ -69,6 +69,61 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     return Project(root, capsys)
 
 
+ABOVE = """
+stages: [make, more, test]
+a: {stage: make, script: [mkdir out, "echo of $CI_JOB_NAME > out/a", "echo WORD=$CI_JOB_NAME > env"],
+    artifacts: {paths: [out], reports: {dotenv: env}}}
+b: {stage: make, parallel: {matrix: [{X: [one, two]}]}, script: ["echo $X > $X"], artifacts: {paths: ["$X"]}}
+fails: {stage: make, allow_failure: true, script: [exit 1], artifacts: {paths: [out], when: always}}
+later: {stage: test, script: [":"]}
+child: {stage: more, variables: {ABOVE: $CI_PIPELINE_ID}, trigger: {include: child.yml, strategy: depend}}
+"""
+BELOW = """
+gets: {script: ["cat out/a two; ls; echo $WORD"], needs: [{pipeline: $ABOVE, job: a}, {pipeline: $ABOVE, job: $B}]}
+optional: {script: [ls], needs: [{pipeline: $ABOVE, job: nobody, optional: true}]}
+leaves: {script: [ls], needs: [{pipeline: $ABOVE, job: a, artifacts: false}]}
+below: {variables: {PARENT: $CI_PIPELINE_ID}, trigger: {include: grandchild.yml, strategy: depend}}
+variables: {B: "b: [two]"}
+"""
+FAR_BELOW = """
+deep: {script: ["cat out/a"], dependencies: [], needs: [{pipeline: $ABOVE, job: a}]}
+"""
+REFUSED = """
+unknown: {script: [ls], needs: [{pipeline: $ABOVE, job: c}]}
+several: {script: [ls], needs: [{pipeline: $ABOVE, job: b}]}
+failed: {script: [ls], needs: [{pipeline: $ABOVE, job: fails, optional: true}]}
+not_yet: {script: [ls], needs: [{pipeline: $ABOVE, job: later}]}
+elsewhere: {script: [ls], needs: [{pipeline: "12", job: a}]}
+"""
+
+
+def test_a_child_gets_artifacts_and_variables_of_the_jobs_above_it(project: Project) -> None:
+    project.write(gitlab=ABOVE, child=BELOW, grandchild=FAR_BELOW)
+    code, shown = project.run()
+    assert code == 0, shown
+    _, child, deep = (run["run_id"] for run in project.runs())
+    assert project.output("gets", child).split() == ["of", "a", "two", "child.yml", "grandchild.yml", "out", "two", "a"]
+    assert [project.output(job, child).split() for job in ("optional", "leaves")] == [
+        ["child.yml", "grandchild.yml"]
+    ] * 2
+    assert project.output("deep", deep) == "of a\n"
+
+
+def test_a_job_that_wants_artifacts_that_no_job_above_has_is_refused(project: Project) -> None:
+    project.write(gitlab=ABOVE, child=REFUSED)
+    code, shown = project.run()
+    assert code == 1
+    assert re.findall(r"child.yml:(\d+):\d+: .* needs:pipeline: (.*)", re.sub(r"\d{9,}", "ID", shown)) == [
+        ("2", "run ID has no job c"),
+        ("3", "run ID has no job b"),
+        ("4", "fails of run ID has not succeeded, so it has no artifacts to give"),
+        ("5", "later of run ID has not succeeded, so it has no artifacts to give"),
+        ("6", "12 is no pipeline above this one: these are ID"),
+    ]
+    project.write(gitlab="a: {script: [ls], needs: [{pipeline: $ABOVE, job: a}]}\nb: {script: [ls]}\n")
+    assert "no pipeline started this one, so a of pipeline $ABOVE left nothing for it" in project.run()[1]
+
+
 def test_a_refused_job_fails_alone_when_its_turn_comes(project: Project) -> None:
     project.write(gitlab="a: {script: echo sound}\nb: {script: x, id_tokens: {T: {aud: x}}, retry: 2}\n")
     assert project.loom("check")[0] == 0
