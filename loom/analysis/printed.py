@@ -196,7 +196,8 @@ class ListedImage(Document, frozen=True, kw_only=True):
     kind: str
     platform: str
     used_by: list[str]
-    present: bool
+    present: bool | None
+    """Null for a build: only a run knows whether it is current."""
     locked: bool
     digest: str | None
     image_id: str | None
@@ -217,20 +218,17 @@ class AvailableImage(Document, frozen=True, kw_only=True):
     name: str
     digest: str | None
     image_id: str
-    platform: str | UnsetType = UNSET
-    size: Count | UnsetType = UNSET
-    built: bool | UnsetType = UNSET
+    platform: str
+    size: Count
+    built: bool
 
 
 class ImageSet(Document, frozen=True, kw_only=True):
-    """The document of `loom images pull`, `build`, `import` and `export` with `--json`."""
+    """The document of `loom images pull` and `build` with `--json`."""
 
     schema_version: Literal["loom.images.v1"] = "loom.images.v1"
     kind: Literal["images"] = "images"
     images: list[AvailableImage]
-    path: str | UnsetType = UNSET
-    """The file of an export, and its size."""
-    size: Count | UnsetType = UNSET
 
 
 class LockChange(Document, frozen=True, kw_only=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -67,28 +66,6 @@ def verify(names: Names = None, as_json: options.AsJson = False, workflow: optio
 
     Exit code: 0 when all are the same, 1 when one differs, 3 when a registry or the engine does not answer.
     """
-
-
-@images.command("export")
-@done_by("keep.images")
-def export(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="The file to write; compressed when it ends in .gz or .zst.")
-    ],
-    names: Names = None,
-    as_json: options.AsJson = False,
-    workflow: options.WorkflowFile = None,
-) -> None:
-    """Write the workflow's images into one file, for a machine without access to a registry."""
-
-
-@images.command("import")
-@done_by("keep.images")
-def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of `loom images export`.")],
-    as_json: options.AsJson = False,
-) -> None:
-    """Load the images of an export into the engine."""
 
 
 @images.command("prune")

@@ -102,15 +102,12 @@ def inputs_hash(
 
 
 class Instruction(Struct, frozen=True, kw_only=True):
-    """One instruction with its continuation lines joined. `line` counts from 1; `heredoc` is true when `<<NAME` lines
-    follow.
-    """
+    """One instruction with its continuation lines joined. `line` counts from 1."""
 
     line: int
     name: str
     flags: Mapping[str, tuple[str, ...]]
     words: str
-    heredoc: bool = False
 
 
 class Stage(Struct, frozen=True, kw_only=True):
@@ -124,7 +121,6 @@ class Stage(Struct, frozen=True, kw_only=True):
 _FLAG = re.compile(r"--([a-z-]+)(?:=(\S+))?\s*")
 _HEREDOC = re.compile(r"(?<!<)<<-?\s*([\"']?)([A-Za-z_][A-Za-z0-9_]*)\1")
 _ESCAPE = re.compile(r"#\s*escape\s*=\s*(\S)\s*", re.IGNORECASE)
-_SYNTAX = re.compile(r"#\s*syntax\s*=\s*(\S+)\s*", re.IGNORECASE)
 
 
 def instructions_of(text: str) -> list[Instruction]:
@@ -161,31 +157,12 @@ def instructions_of(text: str) -> list[Instruction]:
             flags[match[1]] = (*flags.get(match[1], ()), match[2] or "")
             rest = rest[match.end() :]
         ends = [match[2] for match in _HEREDOC.finditer(rest)] if name in ("RUN", "COPY", "ADD") else []
-        for end in list(ends):
+        for end in ends:
             while at < len(lines) and lines[at].strip() != end:
                 at += 1
             at += 1
-        found_instructions.append(
-            Instruction(line=start + 1, name=name, flags=flags, words=rest, heredoc=bool(ends)),
-        )
+        found_instructions.append(Instruction(line=start + 1, name=name, flags=flags, words=rest))
     return found_instructions
-
-
-def needs_buildkit(text: str) -> tuple[int, str] | None:
-    """Return the first line that requires BuildKit and its feature, or None when the classic builder suffices."""
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.startswith("#"):
-            break
-        if _SYNTAX.fullmatch(line.strip()):
-            return number, "a `# syntax=` line"
-    for instruction in instructions_of(text):
-        if instruction.heredoc:
-            return instruction.line, f"a heredoc in {instruction.name}"
-        modern = {"RUN": {"mount", "network", "security"}, "COPY": {"link", "chmod", "parents", "exclude"}}
-        modern["ADD"] = {"link", "chmod", "checksum", "keep-git-dir", "exclude"}
-        for flag in sorted(modern.get(instruction.name, set()) & set(instruction.flags)):
-            return instruction.line, f"`{instruction.name} --{flag}`"
-    return None
 
 
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?::([-+])([^}]*))?\})")

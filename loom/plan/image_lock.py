@@ -1,7 +1,7 @@
 """The lock file, and the images of a plan.
 
 `.loom/images.lock` pins every image of a workflow: the registry's digest and the engine's image id, by name and
-platform. Both are kept because either may be missing: an imported image has no digest, and engines with another image
+platform. Both are kept because either may be missing: a loaded image has no digest, and engines with another image
 store use other ids.
 """
 
@@ -196,39 +196,24 @@ class ImageDigests(Struct, frozen=True, kw_only=True):
 def verdict(facts: ImageDigests) -> tuple[LockVerdict, str]:
     """Return the verdict and its reason: all known digests must agree, and at least two must be known."""
     locked = facts.locked or Locked()
-    local_digest = facts.local_digest
-    if not local_digest and facts.local_id and facts.local_id == locked.image_id:
-        # An imported image has no digest; the lock maps its content to one.
-        local_digest = locked.digest
-    if facts.gone and (local_digest or locked.digest):
+    local = facts.local_digest
+    if not local and facts.local_id and facts.local_id == locked.image_id:
+        # A loaded image has no digest; the lock maps its content to one.
+        local = locked.digest
+    if facts.gone and (local or locked.digest):
         return LockVerdict.DIFFERS, "the registry no longer has this image"
-    if locked.digest and facts.served and locked.digest != facts.served:
-        return (
-            LockVerdict.DIFFERS,
-            f"the registry serves {short(facts.served)}, the lock file has {short(locked.digest)}",
-        )
-    if facts.local_id:
-        if locked.digest and local_digest and local_digest != locked.digest:
-            return (
-                LockVerdict.DIFFERS,
-                f"the local image is {short(local_digest)}, the lock file has {short(locked.digest)}",
-            )
-        if not locked.digest and locked.image_id and locked.image_id != facts.local_id:
-            return (
-                LockVerdict.DIFFERS,
-                f"the local image is {short(facts.local_id)}, the lock file has {short(locked.image_id)}",
-            )
-        if facts.served and local_digest and local_digest != facts.served:
-            return (
-                LockVerdict.DIFFERS,
-                f"the local image is {short(local_digest)}, the registry serves {short(facts.served)}",
-            )
+    known = {"the registry serves": facts.served, "the lock file has": locked.digest, "the local image is": local}
+    if facts.local_id and locked.image_id and not locked.digest:
+        known = {"the local image is": facts.local_id, "the lock file has": locked.image_id}
+    known = {who: digest for who, digest in known.items() if digest}
+    if len(set(known.values())) > 1:
+        return LockVerdict.DIFFERS, ", ".join(f"{who} {short(digest)}" for who, digest in known.items())
     if not facts.served:
         if facts.local_id and locked.image_id == facts.local_id and not locked.digest:
             return LockVerdict.SAME, "matches the lock file; not from a registry"
         return LockVerdict.UNKNOWN, "the registry could not be queried"
     if not facts.local_id:
         return LockVerdict.ABSENT, f"not on this engine; the registry serves {short(facts.served)}"
-    if not local_digest:
-        return LockVerdict.UNKNOWN, "the local image was built or imported, and the lock file does not list it"
+    if not local:
+        return LockVerdict.UNKNOWN, "the local image was built or loaded, and the lock file does not list it"
     return LockVerdict.SAME, f"{short(facts.served)} everywhere"

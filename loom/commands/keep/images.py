@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from loom import snapshot
 from loom.analysis.printed import ImageList, ImageLocking, ImageRemoval, ImageSet, ImageVerification, made
@@ -25,7 +24,7 @@ from loom.commands.flags import read_flag
 from loom.commands.keep import trust
 from loom.commands.project import Here
 from loom.commands.run import checkout, planning
-from loom.errors import ImageError, RequestError
+from loom.errors import RequestError
 from loom.images.reference import parse_reference, short
 from loom.plan.image_lock import LOCK_PATH, ImageLock, ImageUse, images_of, load_lock, save_lock, shown
 from loom.plan.model import Job, JobSelection
@@ -33,9 +32,9 @@ from loom.plan.resolve import resolve as resolve_plan
 from loom.providers.docker.container.cleanup import prune_builds
 from loom.providers.docker.engine.connection import Engine
 from loom.providers.docker.images import status as image_status
-from loom.providers.docker.images.archive import export_images, import_images
-from loom.providers.docker.images.images import Images, ResolvedImage
+from loom.providers.docker.images.images import Images
 from loom.providers.docker.images.status import Inventory, Row, exit_code_of
+from loom.providers.docker.images.store import ResolvedImage
 from loom.render.output import print_json, table
 from loom.secrets.lookup import resolve
 from loom.secrets.masking import Masker, known
@@ -49,8 +48,7 @@ from loom.workflow.dialects import Loaded
 def ls(names: list[str] | None, *, as_json: bool, workflow: Path | None) -> None:
     """`loom images ls`."""
     with _context(workflow, names) as context:
-        with context.files() as root:
-            rows = context.inventory(root).rows()
+        rows = context.inventory().rows()
         if as_json:
             print_json(made(ImageList, {"images": [image_status.as_json(row) for row in rows]}))
         elif not rows:
@@ -116,7 +114,7 @@ def lock(
                 )
             for named, why in failed:
                 print(f"{named.name} ({named.platform}) is not locked: {why}", file=sys.stderr)
-            if not local and any(context.images.local(named.reference, named.platform) for named, _ in failed):
+            if not local and any(context.images.store.local(named.reference, named.platform) for named, _ in failed):
                 print(
                     "  Lock what this engine has, without asking a registry: loom images lock --local", file=sys.stderr
                 )
@@ -161,46 +159,6 @@ def verify(names: list[str] | None, *, as_json: bool, workflow: Path | None) -> 
         return exit_code_of(verified)
 
 
-def export(file: Path, names: list[str] | None, *, as_json: bool, workflow: Path | None) -> None:
-    """`loom images export`."""
-    with _context(workflow, names) as context:
-        context.refuse_in_snapshot(file)
-        missing: list[str] = []
-        chosen: dict[tuple[str, str], ResolvedImage] = {}
-        for image in context.to_export(missing.append):
-            chosen[image.name, image.image_id] = image
-        if missing:
-            raise ImageError(
-                f"not on this engine: {', '.join(missing)}",
-                hint="Get them first: `loom images pull`, `loom images build`.",
-                code="IMAGE_NOT_PRESENT",
-            )
-        if not chosen:
-            raise ImageError(
-                "there is no image to export", hint=f"Known: {', '.join(shown(u.image) for u in context.uses)}"
-            )
-        size = export_images(context.images.client, list(chosen.values()), file)
-        if as_json:
-            listed = [_fields(one) for one in chosen.values()]
-            print_json(made(ImageSet, {"path": str(file.absolute()), "size": size, "images": listed}))
-        else:
-            for image in chosen.values():
-                print(f"{image.name} {image.image_id}")
-            print(f"{file}: {counted(len(chosen), 'image')}, {rough_size(size)}")
-
-
-def import_(file: Path, *, as_json: bool) -> None:
-    """`loom images import`."""
-    with closing(_engine()) as engine:
-        images = import_images(engine(), file)
-    if as_json:
-        listed = [{"name": one.name, "image_id": one.image_id, "digest": one.digest or None} for one in images]
-        print_json(made(ImageSet, {"images": listed}))
-    else:
-        for image in images:
-            print(f"{image.name} {image.image_id}")
-
-
 def prune(*, older_than: str, as_json: bool) -> None:
     """`loom images prune`."""
     age_s = read_flag("--older-than", older_than, duration)
@@ -236,32 +194,8 @@ class _Context(Struct, kw_only=True):
     def lock_path(self) -> Path:
         return self.root / LOCK_PATH
 
-    def inventory(self, root: Path | None = None) -> Inventory:
-        return Inventory(self.images, self.uses, root=root or self.root, lock=self.lock)
-
-    @contextmanager
-    def files(self) -> Iterator[Path]:
-        """Return the directory for builds' files: a snapshot if there is a build, because only a snapshot identifies
-        its inputs.
-        """
-        if any(use.image.build is not None for use in self.uses):
-            with self.snapshot() as workspace:
-                yield workspace
-        else:
-            yield self.root
-
-    def refuse_in_snapshot(self, file: Path) -> None:
-        """RequestError for an output file that later snapshots would contain, which would change builds."""
-        place, root = file.parent.resolve() / file.name, self.root.resolve()
-        if root not in place.parents:
-            return
-        path = place.relative_to(root).as_posix()
-        if not path.startswith(".git/") and not snapshot.ignored(self.source, [path], rules_in_index=True):
-            raise RequestError(
-                f"{file} would be part of every snapshot of this repository: git does not ignore it",
-                hint=f"write it beside the repository ({Path('..', file.name)}), or to a place that .gitignore names",
-                code="IMAGE_EXPORT_IN_SNAPSHOT",
-            )
+    def inventory(self) -> Inventory:
+        return Inventory(self.images.store, self.uses, root=self.root, lock=self.lock)
 
     def on_output(
         self, quiet: bool, hidden: Mapping[str, bytes] = MappingProxyType({})
@@ -302,28 +236,6 @@ class _Context(Struct, kw_only=True):
             snapshot.take(self.source, workspace, cancel=self.cancel)
             self.images.identity_of = partial(snapshot.identity_of, self.source, workspace)
             yield workspace
-
-    def to_export(self, missing: Callable[[str], None]) -> Iterator[ResolvedImage]:
-        """Select direct images, built images under both names, and base images: a machine with all of them can run, and
-        can detect that no build is needed.
-        """
-        builds = [use.image for use in self.uses if use.image.build is not None]
-        with self.files() as root:
-            for named in self.inventory(root).named():
-                found = self.images.present(named.name, named.platform)
-                if found is None:
-                    missing(named.name)
-                else:
-                    yield found
-            for image in builds:
-                tag = self.images.build_tag(image, workspace=root)
-                found = self.images.find(image, workspace=root)
-                if found is None or tag is None:
-                    missing(shown(image))
-                    continue
-                yield replace(found, name=tag)
-                if image.name is not None:
-                    yield found
 
 
 def _engine() -> Engine:
@@ -387,11 +299,10 @@ def _table(rows: Sequence[Row], now: float) -> list[str]:
     cells = [("IMAGE", "HERE", "DIGEST", "SIZE", "AGE", "LOCKED", "USED BY")]
     for row in rows:
         image = row.image
-        here = ("built", "to build") if row.kind == "build" else ("yes", "no")
         cells.append(
             (
                 row.name,
-                here[0] if row.present else here[1],
+                "build" if row.kind == "build" else "yes" if image is not None else "no",
                 short(image.digest) if image is not None and image.digest else "-",
                 rough_size(image.size) if image is not None else "-",
                 _age(image.created, now) if image is not None else "-",

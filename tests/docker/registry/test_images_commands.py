@@ -165,92 +165,6 @@ def test_a_damaged_lock_is_the_users_to_repair(tmp_path: Path, named: tuple[str,
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.zst"])
-def test_export_and_import_for_a_machine_without_a_registry(
-    tmp_path: Path,
-    named: tuple[str, str],
-    suffix: str,
-    client: docker.DockerClient,
-    remove: Callable[[str], None],
-) -> None:
-    name, digest = named
-    image = f"{{name: {name.replace(':1', '')}-built, build: {{context: .}}}}"
-    build = f"b:\n  stage: test\n  image: {image}\n  script: ['true']\n"
-    project = Project(tmp_path, workflow(name, build), {"Dockerfile": f"FROM {name}\nCOPY data /\n", "data": suffix})
-    file = tmp_path / f"images.{suffix}"
-    done = project.run("images", "export", str(file))
-    assert done.returncode == 3
-    assert "not on this engine" in done.stderr
-    assert not file.exists()
-    project.images("pull")
-    # Before the build: the lock file is part of the repository, and so of what goes into this build.
-    project.images("lock", "a")
-    project.images("build")
-    exported = {one["name"]: one["image_id"] for one in project.images_json("export", str(file))["images"]}
-    built = f"{name.replace(':1', '')}-built:latest"
-    assert set(exported) >= {name, built}
-    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
-    for one in (*exported, name.rpartition(":")[0] + f"@{digest}"):
-        remove(one)
-    with pytest.raises(docker.errors.ImageNotFound):
-        client.images.get(exported[built])
-
-    imported = {one["name"]: one["image_id"] for one in project.images_json("import", str(file))["images"]}
-    assert imported == exported
-    rows = {row["name"]: row for row in project.images_json("ls")["images"]}
-    assert rows[name]["present"]
-    assert rows[built]["present"], "nothing has to be built again"
-    # The digest is not in an archive; the lock knows which one this content has.
-    assert rows[name]["digest"] == digest
-    assert project.images_json("verify", "a")["images"][0]["verdict"] == "same"
-    for one in exported:
-        remove(one)
-
-
-def test_what_was_imported_can_be_built_from_without_a_registry(
-    tmp_path: Path,
-    named: tuple[str, str],
-    remove: Callable[[str], None],
-    registry: Any,
-    client: docker.DockerClient,
-) -> None:
-    name, digest = named
-    built = f"{name.replace(':1', '')}-built"
-    job = (
-        f"version: v1\nstages: [test]\nb:\n  stage: test\n  image: {{name: {built}, build: {{}}}}\n  script: ['true']\n"
-    )
-    project = Project(tmp_path, job, {"Dockerfile": f"FROM {name}\nCOPY data /\n", "data": "1"})
-    for command in ("pull", "lock", "build"):
-        project.images(command)
-    exported = project.images_json("export", "../images.tar.zst")["images"]
-    for one in (*(image["name"] for image in exported), f"{name.rpartition(':')[0]}@{digest}"):
-        remove(one)
-    project.images("import", "../images.tar.zst")
-    (project.root / "data").write_text("2")
-    registry.stop()
-    try:
-        done = project.run("images", "build", "--frozen", "--json")
-    finally:
-        registry.start()
-    assert done.returncode == 0, done.stderr
-    made = {image["image_id"] for image in (*exported, *json.loads(done.stdout)["images"])}
-    for tag in [tag for image_id in made for tag in client.images.get(image_id).tags]:
-        remove(tag)
-
-
-def test_an_export_into_the_snapshot_is_refused(tmp_path: Path, named: tuple[str, str]) -> None:
-    project = Project(tmp_path, workflow(named[0]), {".gitignore": "/kept/\n"})
-    project.images("pull")
-    done = project.run("images", "export", "images.tar.zst")
-    assert done.returncode == 2
-    assert "would be part of every snapshot" in done.stderr
-    assert "../images.tar.zst" in done.stderr
-    assert not (project.root / "images.tar.zst").exists()
-    (project.root / "kept").mkdir()
-    for fine in ("kept/images.tar", "../images.tar", str(tmp_path / "other.tar")):
-        project.images("export", fine)
-
-
 def test_a_job_without_an_image_is_locked_to_the_default_one(tmp_path: Path) -> None:
     # An image that is from no registry, as the engine here has it.
     project = Project(
@@ -265,36 +179,6 @@ def test_a_job_without_an_image_is_locked_to_the_default_one(tmp_path: Path) -> 
     assert "debian:trixie-slim" in project.lock
     done = project.run("run", "--local", "--container", "--frozen")
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_import_refuses_what_is_no_export(tmp_path: Path, named: tuple[str, str]) -> None:
-    project = Project(tmp_path, workflow(named[0]))
-    wrong = tmp_path / "wrong.tar"
-    for content in (b"", b"not a tar at all" * 100, b"\x1f\x8bbroken", b"\x28\xb5\x2f\xfdbroken"):
-        wrong.write_bytes(content)
-        done = project.run("images", "import", str(wrong))
-        assert done.returncode == 2, done.stderr
-        assert "export of loom's" in done.stderr
-    done = project.run("images", "import", str(tmp_path / "absent.tar"))
-    assert done.returncode == 2
-    assert "No such file" in done.stderr
-
-
-def test_a_cut_off_export_is_refused_and_changes_nothing(
-    tmp_path: Path, named: tuple[str, str], client: docker.DockerClient, remove: Callable[[str], None]
-) -> None:
-    name, _ = named
-    project = Project(tmp_path, workflow(name))
-    project.images("pull")
-    file = tmp_path / "images.tar.zst"
-    project.images("export", str(file))
-    remove(name)
-    file.write_bytes(file.read_bytes()[:-200])
-    done = project.run("images", "import", str(file))
-    assert done.returncode in (2, 3)
-    assert "Traceback" not in done.stderr
-    with pytest.raises(docker.errors.ImageNotFound):
-        client.images.get(name)
 
 
 def test_unknown_images_are_named_with_the_known_ones(tmp_path: Path, named: tuple[str, str]) -> None:

@@ -19,7 +19,8 @@ from loom.plan.image_lock import ImageLock, Locked
 from loom.plan.model import Build, Image
 from loom.providers.docker.engine import long_calls, retries
 from loom.providers.docker.engine.connection import Engine
-from loom.providers.docker.images.images import Images, ResolvedImage
+from loom.providers.docker.images.images import Images
+from loom.providers.docker.images.store import ResolvedImage
 from tests.support.waiting import promptly
 
 pytestmark = pytest.mark.docker
@@ -196,58 +197,72 @@ def test_no_credentials_and_wrong_ones_are_told_apart(
     assert b"wrong" not in run.said
 
 
-@pytest.mark.parametrize("entry", [{"auth": BASIC}, {"username": "loom", "password": "open-sesame"}])
 @pytest.mark.parametrize("key", ["{host}", "http://{host}", "https://{host}/v1/"])
 def test_credentials_from_the_configuration(
-    tmp_path: Path, guarded: Any, publish: Callable[..., str], key: str, entry: dict[str, str]
+    tmp_path: Path, guarded: Any, publish: Callable[..., str], key: str
 ) -> None:
     digest = publish(guarded, "secret:2")
-    run = Run(tmp_path).config(auths={key.format(host=guarded.host): entry})
+    run = Run(tmp_path).config(auths={key.format(host=guarded.host): {"auth": BASIC}})
     assert run(f"{guarded.host}/secret:2").digest == digest
 
 
-def helper(folder: Path, name: str, script: str) -> str:
-    """A credential helper; returns a PATH that finds it."""
-    path = folder / "bin" / f"docker-credential-{name}"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    return f"{path.parent}:{os.environ['PATH']}"
+@pytest.fixture
+def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Install the credential helper `test`."""
+
+    def install(script: str) -> None:
+        path = tmp_path / "bin" / "docker-credential-test"
+        path.parent.mkdir()
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+
+    return install
 
 
 @pytest.mark.parametrize("store", [True, False])
-def test_credentials_from_a_helper(tmp_path: Path, guarded: Any, publish: Callable[..., str], store: bool) -> None:
+def test_credentials_from_a_helper(
+    tmp_path: Path, guarded: Any, publish: Callable[..., str], helper: Callable[[str], None], store: bool
+) -> None:
     digest = publish(guarded, "secret:3")
     answer = '{"ServerURL":"x","Username":"loom","Secret":"open-sesame"}'
-    path = helper(tmp_path, "test", f'read -r host; [ "$1 $host" = "get {guarded.host}" ] && echo \'{answer}\'')
+    helper(f'read -r host; [ "$1 $host" = "get {guarded.host}" ] && echo \'{answer}\'')
     config = {"credsStore": "test"} if store else {"credHelpers": {guarded.host: "test"}}
-    run = Run(tmp_path, PATH=path).config(**config)
+    run = Run(tmp_path).config(**config)
     assert run(f"{guarded.host}/secret:3").digest == digest
 
 
 @pytest.mark.parametrize(
     ("script", "problem"),
     [
-        ("echo 'the vault is sealed'; exit 1", "docker-credential-test failed: the vault is sealed"),
-        ("echo nonsense", "did not return credentials"),
-        (None, "docker-credential-test is not installed"),
+        ("echo 'the vault is sealed'; exit 1", "the vault is sealed"),
+        ("echo nonsense", "config.json can't be read"),
+        (None, "docker-credential-test not installed"),
     ],
 )
 def test_a_broken_helper_is_named(
-    tmp_path: Path, guarded: Any, publish: Callable[..., str], script: str | None, problem: str
+    tmp_path: Path,
+    guarded: Any,
+    publish: Callable[..., str],
+    helper: Callable[[str], None],
+    script: str | None,
+    problem: str,
 ) -> None:
     publish(guarded, "secret:4")
-    path = helper(tmp_path, "test", script) if script else os.environ["PATH"]
-    run = Run(tmp_path, PATH=path).config(credHelpers={guarded.host: "test"})
+    if script:
+        helper(script)
+    run = Run(tmp_path).config(credHelpers={guarded.host: "test"})
     with pytest.raises(ImageError) as refused:
         run(f"{guarded.host}/secret:4")
     assert problem in refused.value.message
 
 
-def test_a_helper_that_knows_nothing_is_no_problem(tmp_path: Path, registry: Any, publish: Callable[..., str]) -> None:
+def test_a_helper_that_knows_nothing_is_no_problem(
+    tmp_path: Path, registry: Any, publish: Callable[..., str], helper: Callable[[str], None]
+) -> None:
     digest = publish(registry, "open:1")
-    path = helper(tmp_path, "test", "echo 'credentials not found in native keychain'; exit 1")
-    run = Run(tmp_path, PATH=path).config(credsStore="test")
+    helper("echo 'credentials not found in native keychain'; exit 1")
+    run = Run(tmp_path).config(credsStore="test")
     assert run(f"{registry.host}/open:1").digest == digest
     assert b"without credentials" not in run.said
 
@@ -338,9 +353,9 @@ def test_what_is_served_now(tmp_path: Path, registry: Any, guarded: Any, publish
 
     digest = publish(registry, "served:1")
     run = Run(tmp_path).config(auths={guarded.host: {"auth": BASIC}})
-    assert run.images.registry.served(parse_reference(f"{registry.host}/served:1")).digest == digest
+    assert run.images.store.registry.served(parse_reference(f"{registry.host}/served:1")).digest == digest
     secret = publish(guarded, "served:1")
-    assert run.images.registry.served(parse_reference(f"{guarded.host}/served:1")).digest == secret
+    assert run.images.store.registry.served(parse_reference(f"{guarded.host}/served:1")).digest == secret
     with pytest.raises(ImageError) as refused:
-        run.images.registry.served(parse_reference(f"{registry.host}/served:2"))
+        run.images.store.registry.served(parse_reference(f"{registry.host}/served:2"))
     assert refused.value.code == "IMAGE_NOT_FOUND"

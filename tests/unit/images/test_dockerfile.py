@@ -14,7 +14,6 @@ from loom.images.dockerfile import (
     copy_inputs,
     fill_in,
     inputs_hash,
-    needs_buildkit,
     pin_bases,
     read_ignore,
     stages_of,
@@ -171,25 +170,6 @@ def test_pinning_changes_from_lines_and_no_line_number() -> None:
         "debian@sha256:1",
         "other/image",
     ]
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("FROM x\nRUN true\n", None),
-        ("# syntax=docker/dockerfile:1\nFROM x\n", (1, "a `# syntax=` line")),
-        ("FROM x\n# syntax=later is a comment\n", None),
-        ("FROM x\nRUN <<EOF\nFROM y\nEOF\nRUN true", (2, "a heredoc in RUN")),
-        ("FROM x\nCOPY <<-'A' <<B /t\na\nA\nb\nB\n", (2, "a heredoc in COPY")),
-        ("FROM x\nRUN cat <<<here\n", None),
-        ("FROM x\nRUN true \\\n  && true\nRUN --mount=type=cache,target=/c true\n", (4, "`RUN --mount`")),
-        ("FROM x\nCOPY --chmod=755 a b\n", (2, "`COPY --chmod`")),
-        ("FROM x\nCOPY --from=y --chown=1 a b\nADD --chown=1 a b\n", None),
-        ("FROM x\nADD --checksum=sha256:1 http://h/a b\n", (2, "`ADD --checksum`")),
-    ],
-)
-def test_what_only_buildkit_understands(text: str, found: tuple[int, str] | None) -> None:
-    assert needs_buildkit(text) == found
 
 
 def test_instructions_in_a_heredoc_are_not_instructions() -> None:

@@ -161,8 +161,8 @@ def test_images_of_a_plan_once_each_with_their_users() -> None:
         (ImageDigests(served=A, locked=Locked(digest=A)), LockVerdict.ABSENT, "not on this engine"),
         (ImageDigests(local_digest=A, local_id=B), LockVerdict.UNKNOWN, "could not be queried"),
         (ImageDigests(local_digest=A, local_id=B, locked=Locked(digest=B)), LockVerdict.DIFFERS, "the lock file has"),
-        (ImageDigests(local_id=B, served=A), LockVerdict.UNKNOWN, "built or imported"),
-        # Imported: the digest is lost, the content is the locked one.
+        (ImageDigests(local_id=B, served=A), LockVerdict.UNKNOWN, "built or loaded"),
+        # Loaded: the digest is lost, the content is the locked one.
         (ImageDigests(local_id=B, served=A, locked=Locked(digest=A, image_id=B)), LockVerdict.SAME, "everywhere"),
         # Local only, locked by its id.
         (ImageDigests(local_id=B, locked=Locked(image_id=B)), LockVerdict.SAME, "not from a registry"),

@@ -9,14 +9,11 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import Struct
 
 from loom.errors import EngineUnavailable, LoomError, RequestError
-
-if TYPE_CHECKING:
-    pass
 from loom.providers.docker.engine.errors import first_line, root_cause
 
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
@@ -53,34 +50,35 @@ def endpoint_of(environ: Mapping[str, str]) -> Endpoint:
     """Return the engine that `environ` names. RequestError for a missing or unreadable context."""
     if host := environ.get("DOCKER_HOST"):
         return Endpoint(url=_with_scheme(host), source="DOCKER_HOST", **_tls_of(environ))
-    config_dir = _config_dir(environ)
+    directory = config_dir(environ)
     if name := environ.get("DOCKER_CONTEXT"):
         source = f"context {name}, from DOCKER_CONTEXT"
     else:
-        name = _current_context(config_dir)
+        name = _current_context(directory)
         source = f"context {name}"
     if name in ("", "default"):
         return Endpoint(url=DEFAULT_SOCKET, source="the default", **_tls_of(environ))
-    return _context(config_dir, name, source)
+    return _context(directory, name, source)
 
 
-def _config_dir(environ: Mapping[str, str]) -> Path:
+def config_dir(environ: Mapping[str, str]) -> Path:
+    """Return the directory of the `docker` command's configuration."""
     if directory := environ.get("DOCKER_CONFIG"):
         return Path(directory)
     return Path(environ.get("HOME") or Path("~").expanduser()) / ".docker"
 
 
-def _current_context(config_dir: Path) -> str:
+def _current_context(directory: Path) -> str:
     try:
-        config = json.loads((config_dir / "config.json").read_bytes())
+        config = json.loads((directory / "config.json").read_bytes())
     except (OSError, ValueError):
         return ""  # like the docker command, continue without it
     return str(config.get("currentContext") or "") if isinstance(config, dict) else ""
 
 
-def _context(config_dir: Path, name: str, source: str) -> Endpoint:
+def _context(directory: Path, name: str, source: str) -> Endpoint:
     digest = hashlib.sha256(name.encode()).hexdigest()
-    meta = config_dir / "contexts" / "meta" / digest / "meta.json"
+    meta = directory / "contexts" / "meta" / digest / "meta.json"
     try:
         endpoint = json.loads(meta.read_bytes())["Endpoints"]["docker"]
         url = _with_scheme(endpoint["Host"])
@@ -89,7 +87,7 @@ def _context(config_dir: Path, name: str, source: str) -> Endpoint:
             f"the Docker context {name!r} can't be read: {meta}: {error}",
             hint="see `docker context ls`; choose one with `docker context use NAME`, or set DOCKER_HOST",
         ) from error
-    tls = config_dir / "contexts" / "tls" / digest / "docker"
+    tls = directory / "contexts" / "tls" / digest / "docker"
     return Endpoint(
         url=url,
         source=source,
@@ -103,7 +101,7 @@ def _context(config_dir: Path, name: str, source: str) -> Endpoint:
 def _tls_of(environ: Mapping[str, str]) -> dict[str, Any]:
     if not environ.get("DOCKER_TLS_VERIFY") and not environ.get("DOCKER_TLS"):
         return {}
-    directory = Path(environ.get("DOCKER_CERT_PATH") or _config_dir(environ))
+    directory = Path(environ.get("DOCKER_CERT_PATH") or config_dir(environ))
     return {
         "ca_cert": _existing(directory / "ca.pem"),
         "client_cert": _existing(directory / "cert.pem"),

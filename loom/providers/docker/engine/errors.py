@@ -4,39 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError
 
-if TYPE_CHECKING:
-    pass
 DISK_FULL = "ENGINE_DISK_FULL"
 MAKE_ROOM = "the engine's disk is full; see what it holds with `docker system df`, and make room there"
 
-
-# Maps SDK error classes to loom's; the most specific class counts. Names instead of classes avoid an import; a test
-# compares them with the SDK's list.
+# Maps SDK error classes to loom's; the most specific class counts. Names instead of classes avoid an import.
 OUR_ERROR: Mapping[str, type[LoomError]] = {
     "docker.errors.APIError": ProviderError,
-    "docker.errors.BuildError": ImageError,
-    "docker.errors.ContainerError": ProviderError,
-    "docker.errors.ContextAlreadyExists": ProviderError,
-    "docker.errors.ContextException": ProviderError,
-    "docker.errors.ContextNotFound": EngineUnavailable,
-    "docker.errors.DeprecatedMethod": ProviderError,
     "docker.errors.DockerException": ProviderError,
+    "docker.errors.StreamParseError": ProviderError,
+    "docker.errors.BuildError": ImageError,
     "docker.errors.ImageLoadError": ImageError,
     "docker.errors.ImageNotFound": ImageError,
-    "docker.errors.InvalidArgument": ProviderError,
-    "docker.errors.InvalidConfigFile": ProviderError,
     "docker.errors.InvalidRepository": ImageError,
+    "docker.errors.ContextNotFound": EngineUnavailable,
     "docker.errors.InvalidVersion": EngineUnavailable,
     "docker.errors.MissingContextParameter": EngineUnavailable,
-    "docker.errors.NotFound": ProviderError,
-    "docker.errors.NullResource": ProviderError,
-    "docker.errors.StreamParseError": ProviderError,
     "docker.errors.TLSParameterError": EngineUnavailable,
-    "docker.credentials.errors.StoreError": ImageError,
     "requests.exceptions.RequestException": EngineUnavailable,
     "urllib3.exceptions.HTTPError": EngineUnavailable,
     "http.client.HTTPException": EngineUnavailable,

@@ -8,9 +8,9 @@ uses its own cache.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import docker
 import docker.errors
@@ -19,10 +19,7 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import ImageError
-from loom.images.dockerfile import (
-    ALWAYS_OUT,
-    needs_buildkit,
-)
+from loom.images.dockerfile import ALWAYS_OUT
 from loom.images.reference import parse_reference
 from loom.plan import model
 from loom.plan.image_lock import shown
@@ -30,14 +27,12 @@ from loom.providers.docker.container.cleanup import untagged
 from loom.providers.docker.engine.capabilities import Traits
 from loom.providers.docker.engine.errors import engine_errors, explanation, translated
 from loom.providers.docker.engine.long_calls import in_background, say
-from loom.providers.labels import BUILD_REPOSITORY
-from loom.status import OnOutput
-
-if TYPE_CHECKING:
-    from loom.providers.docker.images.images import Images, ResolvedImage
 from loom.providers.docker.images.build_inputs import BuildInputs, settle
 from loom.providers.docker.images.build_output import Tail, build_failed
 from loom.providers.docker.images.buildx import build_with_buildx, find_buildx
+from loom.providers.docker.images.store import ImageStore, ResolvedImage
+from loom.providers.labels import BUILD_REPOSITORY
+from loom.status import OnOutput
 
 _GET_BUILDX = "Install the buildx plugin (Debian: docker-buildx, Docker's own packages: docker-buildx-plugin)."
 # Docker's client always keeps the Dockerfile in the context; here it is added under another name.
@@ -47,11 +42,11 @@ _TAGS = 20
 
 
 def build_image(
-    images: Images,
+    store: ImageStore,
     image: model.Image,
     *,
-    environ: Mapping[str, str],
     workspace: Path,
+    identity_of: Callable[[str], str | None],
     on_output: OnOutput,
     cancel: Cancel,
     secrets: Mapping[str, bytes],
@@ -63,70 +58,61 @@ def build_image(
     assert build is not None
 
     def ensure(name: str, platform: str) -> ResolvedImage:
-        return images.ensure(name, image.pull, platform, on_output=on_output, cancel=cancel)
+        return store.ensure(name, image.pull, platform, on_output=on_output, cancel=cancel)
 
-    inputs = settle(images, image, workspace=workspace, ensure=ensure)
+    inputs = settle(store, image, workspace=workspace, identity_of=identity_of, ensure=ensure)
     tag = parse_reference(inputs.tag)
-    found = images.local(tag, inputs.platform) if inputs.known else None
+    found = store.local(tag, inputs.platform) if inputs.known else None
     if found is not None:
         say(on_output, f"nothing that goes into {shown(image)} has changed: using {tag.name}")
         with translated(f"naming the image {tag.name}"):
             # `prune` uses the engine's last tag time.
-            images.client.api.tag(found.image_id, BUILD_REPOSITORY, tag.tag, force=True)
+            store.client.api.tag(found.image_id, BUILD_REPOSITORY, tag.tag, force=True)
     else:
         say(on_output, f"building {shown(image)} as {tag.name}")
         # Podman implements BuildKit's features itself; buildx would need its own builder in a container.
-        buildx = None if _is_podman(images) else find_buildx(environ)
+        buildx = None if _is_podman(store) else find_buildx(store.engine.environ)
         values = {secret.name: secrets[secret.name] for secret in build.secrets if secret.name in secrets}
         if buildx is not None:
             build_with_buildx(
-                buildx, build, inputs, environ=environ, on_output=on_output, cancel=cancel, secrets=values
+                buildx, build, inputs, environ=store.engine.environ, on_output=on_output, cancel=cancel, secrets=values
             )
         elif build.secrets:
             raise ImageError(
                 f"{inputs.place}: the secrets of a build ({', '.join(secret.name for secret in build.secrets)}) need "
-                f"BuildKit, which {'podman has not' if _is_podman(images) else 'was not found'}",
-                hint=None if _is_podman(images) else _GET_BUILDX,
+                f"BuildKit, which {'podman has not' if _is_podman(store) else 'was not found'}",
+                hint=None if _is_podman(store) else _GET_BUILDX,
                 code="IMAGE_NEEDS_BUILDKIT",
             )
         else:
-            _build_classic(images, build, inputs, on_output=on_output, cancel=cancel)
-        found = images.local(tag, inputs.platform)
+            _build_classic(store, build, inputs, on_output=on_output, cancel=cancel)
+        found = store.local(tag, inputs.platform)
         if found is None:
             raise ImageError(f"{shown(image)} was built, and the engine does not have it as {tag.name}")
-        _forget_tags(images, found, tag.name)
+        _forget_tags(store, found, tag.name)
     if image.name is not None:
         named = parse_reference(image.name)
         with translated(f"naming the image {named.name}"):
-            images.client.api.tag(found.image_id, named.repository_name, named.tag or "latest", force=True)
+            store.client.api.tag(found.image_id, named.repository_name, named.tag or "latest", force=True)
         found = replace(found, name=named.name)
     return replace(found, built=True, bases=inputs.bases)
 
 
-def _forget_tags(images: Images, image: ResolvedImage, current: str) -> None:
+def _forget_tags(store: ImageStore, image: ResolvedImage, current: str) -> None:
     """Remove old tags: each file change with the same result adds one."""
     with translated(f"looking for older names of {current}"):
-        names = images.client.api.inspect_image(image.image_id)["RepoTags"] or ()  # type: ignore[no-untyped-call]
+        names = store.client.api.inspect_image(image.image_id)["RepoTags"] or ()  # type: ignore[no-untyped-call]
     old = [name for name in names if name.startswith(f"{BUILD_REPOSITORY}:") and name != current]
     if len(old) >= _TAGS:
-        list(untagged(images.client, old))
+        list(untagged(store.client, old))
 
 
 def _build_classic(
-    images: Images, build: model.Build, inputs: BuildInputs, *, on_output: OnOutput, cancel: Cancel
+    store: ImageStore, build: model.Build, inputs: BuildInputs, *, on_output: OnOutput, cancel: Cancel
 ) -> None:
-    podman = _is_podman(images)
-    modern = needs_buildkit(inputs.text)
-    if modern is not None and not podman:
-        number, feature = modern
-        raise ImageError(
-            f"{inputs.place}:{number}: {feature} needs BuildKit, and there is only the engine's classic builder",
-            hint=_GET_BUILDX,
-            code="IMAGE_NEEDS_BUILDKIT",
-        )
-    if not podman:
+    if not (podman := _is_podman(store)):
         say(on_output, "BuildKit (the buildx plugin) was not found: using the engine's classic builder")
-    with tempfile.TemporaryFile(prefix="loom-build-") as archive, images.line() as line:
+    with tempfile.TemporaryFile(prefix="loom-build-") as archive, store.line() as line:
         try:
             name = _write_context(archive, inputs)
         except OSError as error:
@@ -152,16 +138,22 @@ def _build_classic(
                     timeout=None,  # no limit: the stream's reader has one
                 )
 
+        def failed(instruction: str | None, words: str) -> ImageError:
+            error = build_failed(inputs.place, None, instruction, words)
+            if not podman:
+                error.hint = f"{error.hint}\nThe file may need BuildKit, which was not found. {_GET_BUILDX}"
+            return error
+
         tail = Tail(on_output)
         try:
             for entry in in_background(lines(), cancel, what=f"building {inputs.tag}", cut=line.cut):
                 if "error" in entry:
                     _, instruction, _ = tail.failure()
-                    raise build_failed(inputs.place, None, instruction, str(entry["error"]))
+                    raise failed(instruction, str(entry["error"]))
                 if entry.get("stream"):
                     tail.feed(str(entry["stream"]).encode())
         except docker.errors.APIError as error:
-            raise build_failed(inputs.place, None, None, explanation(error)) from error
+            raise failed(None, explanation(error)) from error
         finally:
             tail.end()
 
@@ -196,7 +188,7 @@ def _holds(inputs: BuildInputs, kept: Container[str]) -> bool:
     return path in kept and inputs.dockerfile.read_bytes() == inputs.text.encode()
 
 
-def _is_podman(images: Images) -> bool:
+def _is_podman(store: ImageStore) -> bool:
     """Podman's build API supports BuildKit's features, except BuildKit services."""
     with engine_errors():
-        return Traits(images.client).podman
+        return Traits(store.client).podman

@@ -1,28 +1,18 @@
-"""The inputs of a build in the snapshot: context, Dockerfile and base images."""
+"""The inputs of a build in the snapshot: context, Dockerfile and base store."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from loom.errors import ImageError
-from loom.images.dockerfile import (
-    Stage,
-    bases_of,
-    inputs_hash,
-    pin_bases,
-    read_ignore,
-    stages_of,
-)
+from loom.images.dockerfile import Stage, bases_of, inputs_hash, pin_bases, read_ignore, stages_of
 from loom.images.reference import parse_reference
 from loom.plan import model
+from loom.providers.docker.images.store import ImageStore, ResolvedImage
 from loom.providers.labels import BUILD_REPOSITORY
-
-if TYPE_CHECKING:
-    from loom.providers.docker.images.images import Images, ResolvedImage
 
 
 class BuildInputs(Struct, frozen=True, kw_only=True):
@@ -43,11 +33,16 @@ class BuildInputs(Struct, frozen=True, kw_only=True):
 
 
 def settle(
-    images: Images, image: model.Image, *, workspace: Path, ensure: Callable[[str, str], ResolvedImage]
+    store: ImageStore,
+    image: model.Image,
+    *,
+    workspace: Path,
+    identity_of: Callable[[str], str | None],
+    ensure: Callable[[str, str], ResolvedImage],
 ) -> BuildInputs:
     """Read context and Dockerfile, ensure the base images, and name the result."""
-    build, context, dockerfile, raw, stages, predefined = _read(images, image, workspace)
-    platform = images.platform_of(image)
+    build, context, dockerfile, raw, stages, predefined = _read(store, image, workspace)
+    platform = store.platform_of(image)
     ignore_lines = read_ignore(context, dockerfile)
     bases: dict[str, ResolvedImage] = {}
     pins = {}
@@ -56,12 +51,12 @@ def settle(
         found = ensure(base.name, base_platform)
         bases[f"{base.name} {base_platform}"] = found
         reference = parse_reference(base.name)
-        pinned = images.locked(reference, base_platform)
-        # An imported image has no digest for the builder; use its id, which the lock has.
+        pinned = store.locked(reference, base_platform)
+        # A loaded image has no digest for the builder; use its id, which the lock has.
         digest = pinned.digest if pinned is not None and not reference.digest else ""
-        if digest and images.local(parse_reference(reference.pinned(digest))) is not None:
+        if digest and store.local(parse_reference(reference.pinned(digest))) is not None:
             pins[base.name] = reference.pinned(digest)
-    files = images.identity_of(context.relative_to(workspace.resolve()).as_posix())
+    files = identity_of(context.relative_to(workspace.resolve()).as_posix())
     total = inputs_hash(
         files=files or "",
         dockerfile=raw,
@@ -85,15 +80,15 @@ def settle(
     )
 
 
-def bases_for(images: Images, image: model.Image, workspace: Path) -> tuple[tuple[str, str], ...]:
+def bases_for(store: ImageStore, image: model.Image, workspace: Path) -> tuple[tuple[str, str], ...]:
     """Return name and platform of every image that a build starts from or copies from."""
-    build, _, _, _, stages, _ = _read(images, image, workspace)
-    platform = images.platform_of(image)
+    build, _, _, _, stages, _ = _read(store, image, workspace)
+    platform = store.platform_of(image)
     return tuple((base.name, base.platform or platform) for base in bases_of(stages, target=build.target))
 
 
 def _read(
-    images: Images, image: model.Image, workspace: Path
+    store: ImageStore, image: model.Image, workspace: Path
 ) -> tuple[model.Build, Path, Path, bytes, list[Stage], dict[str, str]]:
     build = image.build
     assert build is not None
@@ -123,7 +118,7 @@ def _read(
         raise ImageError(
             f"the Dockerfile {build.dockerfile} can't be read: {error}", code="IMAGE_BUILD_INPUT"
         ) from error
-    predefined = _predefined(images.platform_of(model.Image()), images.platform_of(image))
+    predefined = _predefined(store.platform_of(model.Image()), store.platform_of(image))
     stages = stages_of(text, args=build.args, predefined=predefined)
     if build.target is not None and build.target.lower() not in {stage.name for stage in stages}:
         raise ImageError(

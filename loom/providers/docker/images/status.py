@@ -15,7 +15,7 @@ from loom.plan import model
 from loom.plan.image_lock import ImageDigests, ImageLock, ImageUse, Locked, LockVerdict, shown, verdict
 from loom.providers.docker.engine.long_calls import say
 from loom.providers.docker.images.build_inputs import bases_for
-from loom.providers.docker.images.images import Images, ResolvedImage
+from loom.providers.docker.images.store import ImageStore, ResolvedImage
 from loom.status import OnOutput
 
 
@@ -33,14 +33,16 @@ class Named(Struct, frozen=True, kw_only=True):
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """One row of `images ls`. `kind` is `pull`, `build` or `base` (of a build); `problem` explains missing data."""
+    """One row of `images ls`. `kind` is `pull`, `build` or `base` (of a build); `problem` explains missing data.
+
+    Only a run can tell whether a build is still current.
+    """
 
     name: str
     kind: str
     platform: str
     used_by: tuple[str, ...]
-    present: bool
-    locked: bool
+    locked: bool = False
     image: ResolvedImage | None = None
     problem: str | None = None
 
@@ -56,13 +58,13 @@ class Verified(Struct, frozen=True, kw_only=True):
 
 
 class Inventory:
-    """The images of one plan. `root` holds the inputs of builds: the checkout, or a snapshot."""
+    """The images of one plan. `root` holds the inputs of builds: the checkout."""
 
-    def __init__(self, images: Images, uses: Sequence[ImageUse], *, root: Path, lock: ImageLock | None) -> None:
-        self._images = images
+    def __init__(self, store: ImageStore, uses: Sequence[ImageUse], *, root: Path, lock: ImageLock | None) -> None:
+        self._store = store
         self._uses = uses
         self._root = root
-        self._lock = lock
+        self._lock = lock or ImageLock()
 
     def rows(self) -> list[Row]:
         rows = [self._row(use) for use in self._uses]
@@ -73,44 +75,36 @@ class Inventory:
     def _row(self, use: ImageUse) -> Row:
         if use.image.build is None:
             return self._named_row(self._direct(use), "pull")
-        platform = self._images.platform_of(use.image)
+        problem = None
         try:
-            found, problem = self._images.find(use.image, workspace=self._root), None
+            bases_for(self._store, use.image, self._root)
         except ImageError as error:
-            found, problem = None, error.message
+            problem = error.message
         return Row(
             name=parse_reference(use.image.name).name if use.image.name else shown(use.image),
             kind="build",
-            platform=platform,
+            platform=self._store.platform_of(use.image),
             used_by=use.used_by,
-            present=found is not None,
-            locked=False,
-            image=found,
             problem=problem,
         )
 
     def _named_row(self, named: Named, kind: str) -> Row:
-        found = self._images.present(named.name, named.platform)
         return Row(
             name=named.name,
             kind=kind,
             platform=named.platform,
             used_by=named.used_by,
-            present=found is not None,
-            locked=self._locked(named) is not None,
-            image=found,
+            locked=self._lock.get(named.name, named.platform) is not None,
+            image=self._store.present(named.name, named.platform),
         )
 
     def _direct(self, use: ImageUse) -> Named:
         return Named(
             reference=parse_reference(use.image.name or ""),
-            platform=self._images.platform_of(use.image),
+            platform=self._store.platform_of(use.image),
             used_by=use.used_by,
             pull=use.image.pull,
         )
-
-    def _locked(self, named: Named) -> Locked | None:
-        return self._lock.get(named.name, named.platform) if self._lock is not None else None
 
     def named(self, *, whole: bool = True) -> list[Named]:
         """Return every named image, including bases of builds, once per platform.
@@ -130,7 +124,7 @@ class Inventory:
                 add(self._direct(use))
                 continue
             try:
-                bases = bases_for(self._images, use.image, self._root)
+                bases = bases_for(self._store, use.image, self._root)
             except ImageError:
                 if whole:
                     raise
@@ -143,9 +137,9 @@ class Inventory:
     def pull(self, named: Named, *, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
         """Pull each image by the lock file or, without an entry, by name. Images without a registry are skipped."""
         try:
-            return self._images.ensure(named.name, "always", named.platform, on_output=on_output, cancel=cancel)
+            return self._store.ensure(named.name, "always", named.platform, on_output=on_output, cancel=cancel)
         except ImageError as error:
-            local = self._images.local(named.reference, named.platform)
+            local = self._store.local(named.reference, named.platform)
             if local is None or local.digest or error.code not in ("IMAGE_NOT_FOUND", "IMAGE_DENIED"):
                 raise
             say(on_output, f"{named.name} is from no registry: using the one that is here")
@@ -157,21 +151,21 @@ class Inventory:
         `platforms` are locked in addition to each image's own. Other platforms' entries of used images stay.
         `local_only`: lock this engine's images without a registry.
         """
-        lock = (self._lock or ImageLock()).only({named.name for named in self.named()})
+        lock = self._lock.only({named.name for named in self.named()})
         failed: list[tuple[Named, str]] = []
         for named in self.named():
             if named.reference.digest:
                 continue  # a pinned name needs no entry
-            local = self._images.local(named.reference, named.platform)
+            local = self._store.local(named.reference, named.platform)
             if local_only:
                 if local is None:
                     failed.append((named, "it is not on this engine"))
                 else:
-                    here = Locked(digest=local.digest, image_id=local.image_id)
-                    lock = lock.holding(named.name, named.platform, here)
+                    found = Locked(digest=local.digest, image_id=local.image_id)
+                    lock = lock.holding(named.name, named.platform, found)
                 continue
             try:
-                served = self._images.registry.served(named.reference)
+                served = self._store.registry.served(named.reference)
             except ImageError as error:
                 if local is not None and not local.digest and error.code in ("IMAGE_NOT_FOUND", "IMAGE_DENIED"):
                     # Built here and never published: lock its content.
@@ -183,27 +177,23 @@ class Inventory:
                 if served.platforms and not served.made_for(platform):
                     failed.append((replace(named, platform=platform), f"it is not made for {platform}"))
                     continue
-                if local is not None and platform == named.platform and local.digest == served.digest:
-                    image_id = local.image_id
-                else:
-                    image_id = self._known_id(named, platform, served.digest)
+                before = self._lock.get(named.name, platform)
+                here = local is not None and platform == named.platform and local.digest == served.digest
+                image_id = local.image_id if here and local is not None else ""
+                if not here and before is not None and before.digest == served.digest:
+                    image_id = before.image_id  # perhaps from another machine
                 lock = lock.holding(named.name, platform, Locked(digest=served.digest, image_id=image_id))
         return lock, failed
-
-    def _known_id(self, named: Named, platform: str, digest: str) -> str:
-        """Return the locked id for the same digest, perhaps from another machine."""
-        old = self._lock.get(named.name, platform) if self._lock is not None else None
-        return old.image_id if old is not None and old.digest == digest else ""
 
     def verify(self) -> list[Verified]:
         return [self._verify(named) for named in self.named()]
 
     def _verify(self, named: Named) -> Verified:
-        local = self._images.local(named.reference, named.platform)
-        locked = self._locked(named)
+        local = self._store.local(named.reference, named.platform)
+        locked = self._lock.get(named.name, named.platform)
         served, gone, trouble = "", False, ""
         try:
-            served = self._images.registry.served(named.reference).digest
+            served = self._store.registry.served(named.reference).digest
         except ImageError as error:
             gone = error.code == "IMAGE_NOT_FOUND"
             trouble = error.message
@@ -235,7 +225,7 @@ def as_json(row: Row) -> Mapping[str, object]:
         "kind": row.kind,
         "platform": row.platform,
         "used_by": list(row.used_by),
-        "present": row.present,
+        "present": None if row.kind == "build" else image is not None,
         "locked": row.locked,
         "digest": image.digest or None if image else None,
         "image_id": image.image_id if image else None,

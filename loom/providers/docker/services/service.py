@@ -22,7 +22,8 @@ from loom.providers.docker.container import hardening
 from loom.providers.docker.container.cleanup import remove_container
 from loom.providers.docker.engine.errors import engine_errors, explanation, translated
 from loom.providers.docker.engine.retries import retrying, start_failed, starting
-from loom.providers.docker.images.images import Images, ResolvedImage
+from loom.providers.docker.images.images import Images
+from loom.providers.docker.images.store import ResolvedImage
 from loom.providers.docker.services import secrets as service_secrets
 from loom.providers.docker.services.readiness import NotReady, Probe, ProbeTarget, ports_of, probe_of
 from loom.providers.docker.session.attach import Demultiplexer, Hijacked

@@ -27,7 +27,8 @@ from loom.plan import model
 from loom.providers.base import SecretValues
 from loom.providers.docker.container.cleanup import remove_container, remove_network
 from loom.providers.docker.engine.errors import engine_errors, explanation
-from loom.providers.docker.images.images import Images, ResolvedImage
+from loom.providers.docker.images.images import Images
+from loom.providers.docker.images.store import ResolvedImage
 from loom.providers.docker.services.service import GaveUp, OnDied, RunningService, ServiceContainer, ServiceGroup
 from loom.providers.labels import ROLE
 from loom.providers.service_output import Output

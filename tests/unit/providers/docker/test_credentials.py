@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+from docker.auth import INDEX_URL
 
-from loom.providers.docker.images.credentials import DOCKER_HUB_KEY, credentials_for
+from loom.providers.docker.images.credentials import credentials_for
 
 
 def configured(folder: Path, config: object) -> dict[str, str]:
@@ -18,25 +19,29 @@ BASIC = base64.b64encode(b"user:pass:word").decode()
 
 
 def test_credentials_of_docker_hub_in_its_spellings(tmp_path: Path) -> None:
-    for key in (DOCKER_HUB_KEY, "docker.io", "index.docker.io", "registry-1.docker.io"):
+    for key in (INDEX_URL, "docker.io", "index.docker.io"):
         found = credentials_for("docker.io", configured(tmp_path, {"auths": {key: {"auth": BASIC}}}))
-        assert found.auth == {"username": "user", "password": "pass:word", "serveraddress": DOCKER_HUB_KEY}
-    assert credentials_for("quay.io", configured(tmp_path, {"auths": {DOCKER_HUB_KEY: {"auth": BASIC}}})).auth == {}
+        assert dict(found.auth) | {"email": None} == {
+            "username": "user",
+            "password": "pass:word",
+            "email": None,
+            "serveraddress": INDEX_URL,
+        }
+    assert credentials_for("quay.io", configured(tmp_path, {"auths": {INDEX_URL: {"auth": BASIC}}})).auth == {}
 
 
 def test_tokens(tmp_path: Path) -> None:
     found = credentials_for("h", configured(tmp_path, {"auths": {"h": {"identitytoken": "t"}}}))
-    assert found.auth == {"identitytoken": "t", "serveraddress": "h"}
+    assert found.auth == {"IdentityToken": "t", "serveraddress": "h"}
 
 
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
-        ([], "is not a JSON object"),
-        ({"auths": {"h": {"auth": "%%%"}}}, "entry for h is not valid"),
-        ({"auths": {"h": {"auth": base64.b64encode(b"nocolon").decode()}}}, "entry for h is not valid"),
-        ({"credsStore": "x"}, "docker-credential-x is not installed"),
-        ({"credHelpers": {"h": "y"}}, "docker-credential-y is not installed"),
+        ({"auths": {"h": {"auth": "%%%"}}}, "config.json can't be read"),
+        ({"auths": {"h": {"auth": base64.b64encode(b"nocolon").decode()}}}, "config.json can't be read"),
+        ({"credsStore": "x"}, "docker-credential-x not installed"),
+        ({"credHelpers": {"h": "y"}}, "docker-credential-y not installed"),
     ],
 )
 def test_configured_and_not_to_be_had(tmp_path: Path, config: object, problem: str) -> None:

@@ -1,6 +1,6 @@
 """Where a running service is."""
 
-from loom.providers.docker.images.images import ResolvedImage
+from loom.providers.docker.images.store import ResolvedImage
 from loom.providers.docker.services.service import RunningService
 
 
