@@ -1,4 +1,5 @@
-# loom's driver: the main process of a job's container. Comments and blank lines are cut out before it is sent.
+# loom's driver: the main process of a job's container, or of a job on this machine. Comments and blank lines are cut out before
+# it is sent. container.sh or host.sh stands before it: what it signals, where its files are, what the kernel counts.
 #
 # It reads commands from its standard input, one on each line, and runs one step at a time in a fresh shell. It
 # needs a POSIX shell and nothing else in the image: every command below is a builtin. What it says itself is marked with
@@ -22,7 +23,7 @@ loom_over=
 loom_signals='HUP INT QUIT PIPE ALRM TERM USR1 USR2'
 # Ignored, so that neither a step's `kill 0` nor a signal to process 1 ends the job; a step's shell gets the defaults back.
 trap '' $loom_signals
-# What would have ended this container if nobody had come.
+# Watchdog that stops a container no client has connected to.
 { kill "$loom_boot" && wait "$loom_boot"; } 2>/dev/null
 unset loom_boot loom_s
 
@@ -30,28 +31,6 @@ unset loom_boot loom_s
 loom_mark() {
   printf '%s %s\n' "$1" "$2" >&2
   printf '%s %s\n' "$1" "$2"
-}
-
-# What the kernel has counted here: the number behind a word, in the first of the files that is there.
-loom_counted() {
-  loom_word=$1 loom_count=0
-  shift
-  for loom_p in "$@"; do
-    [ -r "$loom_p" ] || continue
-    while read -r loom_line loom_me; do
-      [ "$loom_line" = "$loom_word" ] && loom_count=$loom_me
-    done <"$loom_p"
-    return
-  done 2>/dev/null
-}
-
-# How many processes it has killed for want of memory, which the engine itself does not notice everywhere, and how many it
-# has not let be made since there were as many as there may be.
-loom_count_refusals() {
-  loom_counted oom_kill /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control
-  loom_ooms=$loom_count
-  loom_counted max /sys/fs/cgroup/pids.events /sys/fs/cgroup/pids/pids.events
-  loom_forks=$loom_count
 }
 
 # What the kernel says of a user namespace: which ids here are which outside.
@@ -75,13 +54,13 @@ loom_write_surroundings() {
       printf 'ulimit -H -%s ' "$loom_p"
       ulimit -H "-$loom_p"
     done
-  } >/run/loom/surroundings 2>/dev/null
+  } >"$loom_dir/surroundings" 2>/dev/null
 }
 
 # Of a kept container: the driver before this one, which is stopped and holds the container alive.
 loom_hello() {
   loom_spare=
-  { read -r loom_spare </run/loom/kept; } 2>/dev/null
+  { read -r loom_spare <"$loom_dir/kept"; } 2>/dev/null
   loom_uid=? loom_gid=? loom_more=
   while read -r loom_line loom_me loom_rest; do
     case $loom_line in
@@ -105,27 +84,11 @@ loom_hello() {
   loom_mark "$1" "$loom_uid $loom_gid $loom_ooms $loom_forks ${loom_users:--} ${loom_groups:--} $loom_word ${loom_more:--}"
 }
 
-# Everything in the container but process 1, the driver and the caller. Losing its guard is what tells the driver to go on.
-loom_kill_all() {
-  read -r loom_me loom_rest </proc/self/stat
-  for loom_p in /proc/[0-9]*; do
-    loom_p=${loom_p##*/}
-    case $loom_p in
-      1 | "$$" | "$loom_me" | "$loom_spare") ;;
-      *) kill -KILL "$loom_p" ;;
-    esac
-  done 2>/dev/null
-}
-
-loom_kill_rest() {
-  if [ -n "$loom_spare" ]; then loom_kill_all; else kill -KILL -1 2>/dev/null; fi
-}
-
 loom_watch() {
   while IFS= read -r loom_line; do
     case $loom_line in
       ok) exit 0 ;;
-      term) kill -TERM -1 2>/dev/null ;;
+      term) loom_term_all ;;
       kill)
         loom_kill_all
         [ -z "$loom_shared" ] || exit 0
@@ -139,25 +102,26 @@ loom_watch() {
   # or the driver reports its guard's death as the step's.
   kill -26 "$$"
   loom_kill_all
+  loom_gone
 }
 
 # script, its file. Not by `:`, which is a special builtin: what it can't write to would end this shell. A FIFO would stop it.
 loom_give() {
-  [ ! -p /run/loom/env ] && [ ! -p /run/loom/mask ] && { printf '%s' "$1" >"$2" && printf '' >/run/loom/env && printf '' >/run/loom/mask; } 2>/dev/null
+  [ ! -p "$loom_dir/env" ] && [ ! -p "$loom_dir/mask" ] && { printf '%s' "$1" >"$2" && printf '' >"$loom_dir/env" && printf '' >"$loom_dir/mask"; } 2>/dev/null
 }
 
 # What the driver knows of a step that has ended.
 loom_tell() {
   printf '%s %s\n' "$loom_token" "$1" >&2
-  if [ -s /run/loom/mask ]; then
+  if [ -s "$loom_dir/mask" ]; then
     while IFS= read -r loom_line || [ -n "$loom_line" ]; do
       printf '%s-%s\n' "$loom_token" "$loom_line"
-    done </run/loom/mask
+    done <"$loom_dir/mask"
   fi
-  if [ -s /run/loom/env ]; then
+  if [ -s "$loom_dir/env" ]; then
     while IFS= read -r loom_line || [ -n "$loom_line" ]; do
       printf '%s=%s\n' "$loom_token" "$loom_line"
-    done </run/loom/env
+    done <"$loom_dir/env"
   fi
   loom_count_refusals
   printf '%s %s\n' "$loom_token" "$1 $loom_ooms $loom_forks${2:+ $2}"
@@ -221,7 +185,7 @@ loom_report() {
 loom_share() {
   loom_token=$1 loom_settings=$2 loom_shared=1
   shift 2
-  (umask 077 && printf '' >>/run/loom/state) 2>/dev/null
+  (umask 077 && printf '' >>"$loom_dir/state") 2>/dev/null
   {
     loom_watch <&5 2>/dev/null | {
       (
@@ -251,7 +215,7 @@ loom_put() {
 
 # From here on the input may close; the container stays until it is removed.
 loom_keep() {
-  [ -n "$loom_spare" ] || printf '%s\n' "$$" >/run/loom/kept
+  [ -n "$loom_spare" ] || printf '%s\n' "$$" >"$loom_dir/kept"
   loom_mark "$1" 0
   [ -z "$loom_spare" ] || exit 0
   exec 5<&-
@@ -273,5 +237,5 @@ term() { :; }
 while IFS= read -r loom_line <&5; do
   eval "$loom_line"
 done
-[ -n "$loom_over" ] || exit 154
+[ -n "$loom_over" ] || { loom_gone; exit 154; }
 exit 0

@@ -110,8 +110,14 @@ BOOT = boot()
 
 @cache
 def program() -> bytes:
-    """The driver as sent: no comments, no empty lines, then one empty line."""
-    return _source("driver.sh") + b"\n"
+    """Return the driver of a container as sent: no comments, no empty lines, then one empty line."""
+    return _source("container.sh") + _source("driver.sh") + b"\n"
+
+
+def program_here(directory: str, mark: str) -> bytes:
+    """Return the driver of a job on this machine, whose processes have `mark` in their environment."""
+    settings = b"loom_dir=%b loom_own=%b\n" % (shared_shell.quoted(directory), shared_shell.quoted(mark))
+    return settings + _source("host.sh") + _source("driver.sh")
 
 
 @cache
@@ -147,6 +153,7 @@ def step(
     environment: Mapping[str, str],
     shell: tuple[str, ...],
     number: int,
+    directory: str = DIRECTORY,
     merge_output: bool = False,
     handed_over: bool = False,
 ) -> bytes:
@@ -155,7 +162,7 @@ def step(
     `handed_over`: with the variables that the steps before it handed on.
     """
     checked(script, environment)
-    file = f"{DIRECTORY}/step.{number}"
+    file = f"{directory}/step.{number}"
     settings = (_TAKE_ON if handed_over else b"") + _settings(environment, merge_output=merge_output)
     words: list[bytes | str] = [token, script, settings, file, *arguments_of(shell, file)]
     return b"loom_step " + b" ".join(quoted(word) for word in words) + b"\n"
@@ -181,17 +188,17 @@ def next_step(
     environment: Mapping[str, str],
     number: int,
     share: Share,
+    directory: str = DIRECTORY,
     restore: bool = False,
     handed_over: bool = False,
 ) -> bytes:
     """Run `script` in the shared shell, with `handed_over` as in `step`. ProviderError for text that no shell accepts."""
     checked(script, environment)
-    file = f"{DIRECTORY}/step.{number}"
+    file, state = f"{directory}/step.{number}", f"{directory}/state"
     words: list[bytes | str] = [
         shared_shell.file_of(script, share),
         file,
-        (_TAKE_ON if handed_over else b"")
-        + shared_shell.program(file, STATE_FILE, environment, share, restore=restore),
+        (_TAKE_ON if handed_over else b"") + shared_shell.program(file, state, environment, share, restore=restore),
     ]
     return b"loom_next " + b" ".join(quoted(word) for word in words) + b"\n"
 

@@ -63,8 +63,11 @@ class Driven:
         *,
         environment: Mapping[str, str],
         still_running: Callable[[], tuple[str, ...]],
+        directory: str = driver.DIRECTORY,
     ) -> None:
-        """`environment`: what each step's extends. `still_running` lists the command lines of a step that ran out of time."""
+        """`environment`: what each step's extends. `still_running` lists the command lines of a step that ran out of time.
+        `directory`: the driver's own.
+        """
         self.channel = channel
         self.facts = facts
         self.on_output = on_output
@@ -72,6 +75,7 @@ class Driven:
         self._request = request
         self._environment = environment
         self._still_running = still_running
+        self._directory = directory
         self._handed_on: dict[str, str] = {}
         self._to_mask: list[bytes] = []
         self._number = 0
@@ -171,7 +175,7 @@ class Driven:
     def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
         """As `Session.run`."""
         if self.died:
-            raise Lost(f"a step of job {self._request.job_id} has ended its container; no other can run in it")
+            raise Lost(f"a step of job {self._request.job_id} has ended its session; no other can run in it")
         if command.share is None or command.share.first:
             self.end_shared()
         self._number += 1
@@ -219,7 +223,12 @@ class Driven:
         else:
             given = {name: value for name, value in environment.items() if shared.environment.get(name) != value}
         step = driver.next_step(
-            script=command.script, environment=given, number=self._number, share=share, restore=restore
+            script=command.script,
+            environment=given,
+            number=self._number,
+            share=share,
+            directory=self._directory,
+            restore=restore,
         )
         self._shared = _Shared(token=talk.token, environment=environment, command=" ".join(self._shell_of(command)))
         return talk, start + step
@@ -234,6 +243,7 @@ class Driven:
             environment={**self._environment, **command.environment},
             shell=self._shell_of(command),
             number=number,
+            directory=self._directory,
             merge_output=command.merge_output,
             handed_over=handed_over,
         )
@@ -283,7 +293,7 @@ class Driven:
         code, ooms, refused_forks = (int(word) for word in answer.split()[:3])
         if code < 0:
             raise ProviderError(
-                f"the step could not be handed to the container of job {self._request.job_id}: its {driver.DIRECTORY},"
+                f"the step of job {self._request.job_id} could not be begun: {self._directory},"
                 " where steps, $LOOM_ENV and secrets are, takes no more files",
                 hint="an earlier step has filled it, or made it read-only, or put something else in the place of"
                 " $LOOM_ENV or $LOOM_MASK",
@@ -330,9 +340,9 @@ class Driven:
     def put_secret(self, name: str, content: bytes) -> str:
         if not name or "/" in name or name in (".", ".."):
             raise RequestError(f"{name!r} can't be the name of a secret's file")
-        path = f"{driver.DIRECTORY}/secret.{name}"
+        path = f"{self._directory}/secret.{name}"
         if self.ask(lambda token: driver.put(token, path, content)) != "0":
-            raise ProviderError(f"the secret {name} could not be put into the container of job {self._request.job_id}")
+            raise ProviderError(f"the secret {name} could not be handed to job {self._request.job_id}")
         return path
 
     def ask(self, line: Callable[[bytes], bytes]) -> str | None:
