@@ -47,19 +47,12 @@ class Watcher:
     A thread talks to it: the engine may not answer while the command's output blocks.
     """
 
-    def __init__(self, connect: Connect, pid_file: str, *, at_once: bool) -> None:
-        """`at_once`: it is there before the command starts, so that no death of loom leaves one. Else with the first signal:
-        for loom's own work, which ends by itself.
-        """
-        self._connect = connect
-        self._pid_file = pid_file
-        self._connection = self._connected() if at_once else None
+    def __init__(self, connect: Connect, pid_file: str) -> None:
+        """It is there before the command starts, so that no death of loom leaves one."""
+        self._connection = connect(["sh", "-c", _program(), "loom", pid_file], _SIGNAL_WITHIN_S)
         self._words: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._talk, name="end of a command", daemon=True)
         self._thread.start()
-
-    def _connected(self) -> Connection:
-        return self._connect(["sh", "-c", _program(), "loom", self._pid_file], _SIGNAL_WITHIN_S)
 
     def signal(self, name: str) -> None:
         """Send a signal (`TERM`) to the command and everything that it started; KILL leaves none of them."""
@@ -81,16 +74,11 @@ class Watcher:
     def _talk(self) -> None:
         # A command that has ended, or a container that is gone, needs no signal.
         with contextlib.suppress(ProviderError, OSError):
-            word = self._words.get()  # no limit: as long as the command runs; `close` ends it
-            if word == _OK and self._connection is None:
-                return
-            connection = self._connection or self._connected()
             try:
-                while True:
-                    connection.send(f"{word}\n".encode())
-                    if word == _OK:
-                        break
-                    word = self._words.get()  # no limit: for the same reason
-                connection.ends_within(_SIGNAL_WITHIN_S)
+                word = ""
+                while word != _OK:
+                    word = self._words.get()  # no limit: as long as the command runs; `close` ends it
+                    self._connection.send(f"{word}\n".encode())
+                self._connection.ends_within(_SIGNAL_WITHIN_S)
             finally:
-                connection.close()
+                self._connection.close()

@@ -124,15 +124,9 @@ class KeptContainer(Struct, frozen=True):
 
     def bring(self, source: Path, paths: Sequence[str]) -> None:
         self._wake()
-        said: list[bytes] = []
-        ended = self.inside({}, as_root=True).run(
-            ["sh"], lambda _, data: said.append(data), Cancel(), stdin=clearing.script(self.project_dir, paths)
-        )
-        if ended.code != 0:
-            raise ProviderError(
-                f"files of the kept container {self.name} could not be replaced: "
-                + b"".join(said).decode("utf-8", "replace").strip()
-            )
+        code, said = self.inside({}, as_root=True).script(clearing.script(self.project_dir, paths))
+        if code != 0:
+            raise ProviderError(f"files of the kept container {self.name} could not be replaced: {said}")
         mount = VolumeMount(self.client, self._request(), os.getpid())
         mount.adopt("", self.container_id, self._owner())
         mount.put_archive(archive_of(source, [path for path in paths if os.path.lexists(source / path)]))

@@ -1,0 +1,245 @@
+"""Run commands in a job's container beside its driver: with connected streams, or as a shell on a terminal.
+
+Like `docker exec` (`-i`, `-it`), except that a signal, timeout or closed terminal also ends the command, which an engine
+would leave running.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import secrets
+import stat
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from signal import SIGPIPE
+from typing import Protocol
+
+from msgspec import Struct
+
+from loom.cancel import Cancel
+from loom.errors import LoomError, ProviderError
+from loom.providers import interactive
+from loom.providers.driver import protocol as driver
+from loom.providers.driver.shared_shell import quoted
+from loom.providers.terminal import kind, raw, size_of, to_streams, write_all
+from loom.providers.watcher import Connection, Watcher
+from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
+
+_READ = 64 * 1024
+_SIZE_EVERY_S = 0.25
+"""Interval for checking the terminal's size: its signal reaches only the main thread."""
+_LOOK_EVERY_S = 0.25
+_AFTER_HANGUP_S = 2.0
+_SIGNALS: Mapping[ExitCode | None, str] = {ExitCode.INTERRUPTED: "INT", ExitCode.HANGUP: "HUP"}
+
+
+class RunningCommand(Connection, Protocol):
+    """A command that an engine runs, connected to its streams. One thread reads; any may send."""
+
+    @property
+    def ended(self) -> bool:
+        """The command and its output have ended."""
+        ...
+
+    @property
+    def code(self) -> int:
+        """The exit code, after the end. ProviderError when the engine does not tell it: no guess stands for it."""
+        ...
+
+    def fileno(self) -> int: ...
+
+    def ready(self, timeout_s: float, *others: int) -> list[int]:
+        """Wait until there is something to read here or from the other descriptors; return those."""
+        ...
+
+    def read(self) -> tuple[Stream, bytes] | None:
+        """Return the next piece of output; None if there is none after all. OSError when the connection breaks."""
+        ...
+
+    def end_input(self) -> None:
+        """Close its standard input."""
+        ...
+
+    def resize(self, height: int, width: int) -> None: ...
+
+
+class CommandsInside(Struct, frozen=True, kw_only=True):
+    """Implements `providers.base.Inside` by what an engine can do: `begin`, `script`, `lost`."""
+
+    environment: Mapping[str, str]
+
+    def begin(self, command: Sequence[str], *, stdin: bool, tty: bool = False) -> tuple[RunningCommand, Watcher]:
+        """Start a command in the project's directory."""
+        raise NotImplementedError
+
+    def script(self, program: bytes) -> tuple[int, str]:
+        """Let `sh` read a small program; return its exit code and output."""
+        raise NotImplementedError
+
+    def lost(self, error: OSError) -> LoomError | None:
+        """Return the error for a broken connection; None for another one."""
+        return None
+
+    def exec(
+        self,
+        command: Sequence[str],
+        on_output: OnOutput | None,
+        cancel: Cancel,
+        *,
+        timeout_s: float | None = None,
+        grace_s: float = 10.0,
+        stdin: bool = True,
+    ) -> Exit:
+        given = stdin and not _is_empty(0)
+        ran, watcher = self.begin(command, stdin=given)
+        wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        unregister = cancel.on_request(lambda: os.eventfd_write(wake, 1))
+        cancel.pass_on = watcher.pass_on
+        try:
+            if given:
+                threading.Thread(target=_feed, args=(ran,), daemon=True).start()
+            ended = _follow(ran, on_output or to_streams(1, 2), cancel, watcher, wake, timeout_s, grace_s)
+            if ended is not Ended.EXITED:
+                watcher.signal("KILL")
+        except OSError as error:
+            # First, because an engine may not answer while the command's output blocks.
+            ran.close()
+            watcher.signal("PIPE")
+            if not isinstance(error, BrokenPipeError):
+                raise self.lost(error) or error from error
+            return Exit(code=128 + SIGPIPE, ended=Ended.EXITED)
+        finally:
+            unregister()
+            ran.close()
+            watcher.close()
+            os.close(wake)
+        return Exit(code=ran.code, ended=ended)
+
+    def terminal(self, command: Sequence[str], cancel: Cancel, *, timeout_s: float | None = None) -> Exit:
+        command = interactive.on_terminal(command, kind(self.environment))
+        ran, watcher = self.begin(command, stdin=True, tty=True)
+        cancel.pass_on = watcher.pass_on
+        try:
+            with raw(0):
+                ended = _pass_through(ran, cancel, timeout_s)
+                if ended is not Ended.EXITED:
+                    watcher.signal("HUP" if ended is Ended.CANCELED else "TERM")
+                    ran.ends_within(_AFTER_HANGUP_S)
+                    watcher.signal("KILL")
+        except OSError as error:
+            raise self.lost(error) or error from error
+        finally:
+            ran.close()
+            watcher.close()
+        return Exit(code=ran.code if ended is Ended.EXITED or ran.ended else 137, ended=ended)
+
+    def continued(self, command: Sequence[str]) -> Sequence[str]:
+        return interactive.continued(command, driver.STATE_FILE)
+
+    def shell(self, shell: Sequence[str], *, script: str, name: str, cancel: Cancel) -> int:
+        prepared = interactive.prepared(shell, script=script, name=name, state=driver.STATE_FILE, new_path=new_path)
+        self.write(prepared.files)
+        return self.terminal(prepared.command, cancel).code
+
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Create small private files. Their content is in no request's address, which an engine may log."""
+        lines = [b"umask 077\n"]
+        for path, content in files.items():
+            # Any bytes: quoted for the shell and `%b`; only NUL needs an escape.
+            escaped = content.replace(b"\\", b"\\\\").replace(b"\0", b"\\0000").replace(b"'", b"'\\''")
+            lines.append(b"printf %b '" + escaped + b"' >" + quoted(path) + b" || exit 1\n")
+        code, output = self.script(b"".join([*lines, b"exit 0\n"]))
+        if code != 0:
+            raise ProviderError(f"files could not be put into the container: {output or f'exit code {code}'}")
+
+
+def new_path(what: str) -> str:
+    """Return a new path in the driver's directory."""
+    return f"{driver.DIRECTORY}/{what}.{secrets.token_hex(6)}"
+
+
+def _follow(
+    ran: RunningCommand,
+    on_output: OnOutput,
+    cancel: Cancel,
+    watcher: Watcher,
+    wake: int,
+    timeout_s: float | None,
+    grace_s: float,
+) -> Ended:
+    ended = Ended.EXITED
+    deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    kill_at: float | None = None
+    while not ran.ended:
+        now = time.monotonic()
+        if kill_at is not None and (now >= kill_at or cancel.now):
+            watcher.signal("KILL")
+            kill_at = None if cancel.now else now + grace_s
+        elif ended is not Ended.EXITED:
+            watcher.look()
+        elif cancel.requested or now >= deadline:
+            ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
+            kill_at = now + grace_s
+            watcher.signal(_SIGNALS.get(cancel.exit_code, "TERM") if cancel.requested else "TERM")
+        until = deadline if ended is Ended.EXITED else now + _LOOK_EVERY_S
+        ready = ran.ready(min(3600.0, until - now), wake)
+        if wake in ready:
+            os.eventfd_read(wake)
+        if ran.fileno() in ready and (piece := ran.read()) is not None:
+            on_output(*piece)
+    return ended
+
+
+def _pass_through(ran: RunningCommand, cancel: Cancel, timeout_s: float | None) -> Ended:
+    """Connect the terminal until the output ends, the terminal closes, a cancel arrives or the time is over."""
+    size: tuple[int, int] | None = None
+    deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    while not cancel.requested:
+        left = min(_SIZE_EVERY_S, deadline - time.monotonic())
+        if left <= 0:
+            return Ended.TIMED_OUT
+        if (now := size_of(1)) != size:
+            size = now
+            ran.resize(*now)
+        ready = ran.ready(left, 0)
+        try:
+            if 0 in ready:
+                typed = os.read(0, _READ)
+                if not typed:
+                    return Ended.CANCELED
+                ran.send(typed)
+            if ran.fileno() in ready and (piece := ran.read()) is not None:
+                write_all(1, piece[1])
+        except TimeoutError as error:
+            raise ProviderError("the container has taken no input for a minute") from error
+        except OSError as error:
+            if error.errno in (errno.EIO, errno.EBADF, errno.ENXIO):
+                return Ended.CANCELED
+            if error.errno in (errno.EPIPE, errno.ECONNRESET):
+                return Ended.EXITED
+            raise
+        if ran.ended:
+            return Ended.EXITED
+    return Ended.CANCELED
+
+
+def _feed(ran: RunningCommand) -> None:
+    """Send standard input until its end or the command's."""
+    with contextlib.suppress(OSError):
+        while data := os.read(0, _READ):
+            ran.send(data)
+        ran.end_input()
+
+
+def _is_empty(file: int) -> bool:
+    """Whether it is closed, or the null device."""
+    try:
+        found = os.fstat(file)
+    except OSError:
+        return True
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == Path(os.devnull).stat().st_rdev
