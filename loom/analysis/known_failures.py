@@ -42,17 +42,23 @@ class Says(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     exit: int | tuple[int, ...] = ()
     given: str | None = None
     unless: str | None = None
+    script: str | None = None
 
-    def search(self, lines: Sequence[str], end: _End) -> dict[str, str] | None:
+    def search(self, lines: Sequence[str], end: _End, script: str | None) -> dict[str, str] | None:
         """Return what the groups found, if this is what ended the step."""
         exits = (self.exit,) if isinstance(self.exit, int) else self.exit
         if (end.tools is not None and self.tool not in end.tools) or (exits and end.exit_code not in (None, *exits)):
+            return None
+        if self.script and script is not None and not _compiled(self.script).search(script):
             return None
         line = lines[end.at]
         match = _compiled(self.line).match(line) if required_by(self.line) in line else None
         if match is None:
             return None
         found = match.groupdict()
+        program = found.pop("program", None)
+        if program and script is not None and not end.wrapped and not re.search(rf"\b{re.escape(program)}\b", script):
+            return None
         if self.given or self.unless:
             before = "".join(f"{each}\n" for each in lines[: end.at])
             if self.unless and _compiled(self.unless).search(before):
@@ -120,6 +126,8 @@ class Failed(Struct, frozen=True, kw_only=True):
     exit_code: int | None
     lines: Sequence[str]
     """The output of the command that ended the step, as far as that is known; else of the step."""
+    own: bool = False
+    """Whether that is known."""
     in_step: bool
     """Whether `lines` are those of a step, not of loom's own work."""
     before: Sequence[str] = ()
@@ -135,12 +143,18 @@ class Failed(Struct, frozen=True, kw_only=True):
     """The job's mounts that are in memory."""
 
 
+_TOLERATES = re.compile(r"\||(?:^|\s)!\s|\b(?:if|while|until)\b|\bset \+e")
+"""In a script with one of these, a command may fail and the script go on; it then ends with 1 for many reasons."""
+
+
 class _End(Struct, frozen=True):
     """A line after which only words of one failure follow: those of `tools` (None: of any), ended by `exit_code` (None: any)."""
 
     at: int
     tools: frozenset[str] | None
     exit_code: int | None
+    wrapped: bool
+    """Whether another program reports the end."""
 
 
 @cache
@@ -204,15 +218,18 @@ def rules_that_fit(failed: Failed) -> Iterator[tuple[Known, Says]]:
 def _fitting(failed: Failed) -> Iterator[tuple[Cause, Known, Says | None]]:
     """Yield what fits the end of the output, the last line first; what the checkout shows is surer than words."""
     ended = failed.ended if failed.ended in ("timed_out", "interrupted") else None
+    doubtful = not failed.own and _TOLERATES.search(failed.command or "")
     lines = [line[:LINE_MATCHED] + line[LINE_MATCHED:][-LINE_MATCHED:] for line in (*failed.before, *failed.lines)]
     for end in _ends(lines, len(failed.before), failed.exit_code):
         line = failed.lines[end.at - len(failed.before)]
+        if doubtful and end.exit_code == 1 and not end.wrapped:
+            continue
         if ended is None and (seen := failed.in_source.get(line)) is not None:
             known, values = _of_source(seen)
             yield _cause(known, line=line, **values), known, None
         for known in table().causes:
             for says in known.says if known.ended == ended else ():
-                if (groups := says.search(lines, end)) is not None:
+                if (groups := says.search(lines, end, failed.command)) is not None:
                     yield _cause(known, line=line, **_values(known, groups, line, failed)), known, says
 
 
@@ -223,7 +240,7 @@ def _ends(lines: Sequence[str], first: int, exit_code: int | None) -> Iterator[_
     for at in range(len(lines) - 1, max(first - 1, len(lines) - FAR), -1):
         if not lines[at].strip():
             continue
-        yield _End(at, tools, exit_code)
+        yield _End(at, tools, exit_code, bool(wrappers))
         if tools is None:
             ended = next(((each, m) for each in table().wrappers if (m := _compiled(each.last).match(lines[at]))), None)
             if ended is not None:
@@ -304,7 +321,7 @@ def missing_command(lines: Sequence[str]) -> str | None:
     """Return the command that a step with exit code 127 missed, as its last lines tell."""
     for end in _ends(lines, 0, 127):
         for says in (says for known in table().causes if known.code == "command_not_found" for says in known.says):
-            if (groups := says.search(lines, end)) is not None:
+            if (groups := says.search(lines, end, None)) is not None:
                 return groups["name"]
     return None
 

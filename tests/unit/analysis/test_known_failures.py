@@ -127,7 +127,7 @@ def test_what_only_looks_alike(exit_code: int, output: str) -> None:
 
 def test_each_entry_has_what_it_needs() -> None:
     for known in table().causes:
-        assert len(re.findall(r"\(\?P<(?!name2?>)", "".join(says.line for says in known.says))) == 0, known
+        assert len(re.findall(r"\(\?P<(?!name2?>|program>)", "".join(says.line for says in known.says))) == 0, known
         assert known.says or known.ended or known.error or known.exit_code or "{path}" in known.summary, known
         if "{name}" in known.summary + known.advice:
             assert known.error or all("(?P<name>" in f"{says.line}{says.given}" for says in known.says), known
@@ -179,6 +179,44 @@ def test_what_another_command_printed_is_no_cause() -> None:
     offline = "W: Failed to fetch http://deb.debian.org/x  Temporary failure resolving 'deb.debian.org'"
     assert said("", 127, before=[MISSING]) == set()
     assert said("E: Unable to locate package jq", 100, before=[offline]) == {"name_resolution"}
+
+
+MISSING_FILE = "cat: a.txt: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("script", "codes"),
+    [
+        ("cat a.txt", {"missing_file"}),
+        ("cd app && cat a.txt", {"missing_file"}),
+        ("cat a.txt || true\ntest -f b.txt", set()),
+        ("x=$(cat a.txt)", {"missing_file"}),
+        ("if cat a.txt; then false; fi; test -f b.txt", set()),
+        ("! cat a.txt; test -f b.txt", set()),
+        ("set +e; cat a.txt; test -f b.txt", set()),
+        ("./build.py", set()),
+    ],
+)
+def test_a_script_that_may_survive_an_error_has_no_cause_unless_its_last_command_is_known(
+    script: str, codes: set[str]
+) -> None:
+    assert said(MISSING_FILE, command=script) == codes
+    assert said(MISSING_FILE, command=script, own=True) == ({"missing_file"} if "cat" in script else set())
+    assert said(f"{MISSING_FILE}\nmake: *** [Makefile:2: all] Error 1", 2, command="make || exit 2") == {"missing_file"}
+    assert said(MISSING, 127, command="x || jq") == {"command_not_found"}
+
+
+def test_what_the_script_has_to_contain() -> None:
+    words = "/tmp/step.01: 1: Bad substitution"
+    assert said(words, 2, command="echo ${x^^}") == said(words, 2, command="echo ${!x}") == {"bashism"}
+    assert said(words, 2, command="echo ${app.version}") == set()
+
+
+def test_apt_found_the_network_at_last() -> None:
+    lost = "Err:1 http://deb.debian.org x\n  Temporary failure resolving 'deb.debian.org'"
+    no_package = "E: Unable to locate package jqq"
+    assert said(f"{lost}\n{no_package}", 100) == {"name_resolution"}
+    assert said(f"{lost}\nGet:1 http://deb.debian.org x\n{no_package}", 100) == {"apt_no_index"}
 
 
 def test_the_end_is_looked_at_and_no_more() -> None:
@@ -277,7 +315,12 @@ def test_a_build_that_failed_has_its_own_reason_too() -> None:
 @pytest.mark.parametrize(
     ("mounts", "output", "command", "summary"),
     [
-        (("/mnt/small:size=64k",), "dd: error writing '/mnt/small/big': No space left on device", "x", "/mnt/small"),
+        (
+            ("/mnt/small:size=64k",),
+            "dd: error writing '/mnt/small/big': No space left on device",
+            "dd of=big",
+            "/mnt/small",
+        ),
         (("/mnt/small",), "cat: write error: No space left on device", "cat a >/mnt/small/b", "/mnt/small"),
         ((), "cat: write error: No space left on device", "cat a >/dev/shm/b", "/dev/shm"),
         (("/mnt/small",), "cat: write error: No space left on device", "cat a >/mnt/smaller/b", ""),
