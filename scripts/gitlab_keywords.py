@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from loom.workflow.gitlab.keywords import DEFAULTS, GLOBALS, JOB, ROOT_KEYWORDS, RUNNER_VARIABLES, Keyword, Support
+from loom.workflow.gitlab.keywords import DEFAULTS, GLOBALS, JOB, ROOT_KEYWORDS, RUNNER_VARIABLES
+from loom.workflow.keywords import Keyword, Support
 
 PAGE = Path(__file__).parents[1] / "docs/reference/gitlab-keywords.md"
 
@@ -28,7 +29,7 @@ with its place and the nearest known one.
 
 def page() -> str:
     counts = Counter(one.support for one in (*ROOT_KEYWORDS, *JOB))
-    numbers = ", ".join(f"{counts[support]} {support}" for support in Support)
+    numbers = ", ".join(f"{counts[support]} {_named(support)}" for support in Support)
     lines = [HEAD, f"{sum(counts.values())} keywords: {numbers}.", ""]
     lines += ["## At the root of a file", "", *_table(ROOT_KEYWORDS), ""]
     lines += [
@@ -46,6 +47,10 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _named(support: Support) -> str:
+    return "as in GitLab" if support is Support.SAME else support.value
+
+
 def _names(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
@@ -60,7 +65,7 @@ def _table(keywords: Iterable[Keyword], what: str = "keyword") -> Iterator[str]:
     yield "| --- | --- | --- |"
     for one in keywords:
         if one.name not in same:
-            yield f"| `{one.name}` | {one.support} | {one.about} |"
+            yield f"| `{one.name}` | {_named(one.support)} | {one.about} |"
 
 
 if __name__ == "__main__":

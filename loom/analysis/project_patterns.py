@@ -17,10 +17,10 @@ from loom.util.paths import leads_out
 from loom.util.untrusted_files import read_regular
 from loom.util.yaml_file import Kind, Node
 from loom.workflow.messages import Problems
-from loom.workflow.models import Model
+from loom.workflow.native.models import Model
+from loom.workflow.native.shapes import Shapes
+from loom.workflow.native.wording import describe
 from loom.workflow.patterns import PatternError, Search, SearchError, pattern_of
-from loom.workflow.shapes import Shapes
-from loom.workflow.wording import describe
 
 NAME = ".loom/patterns.yml"
 MOST_FORMATS = 50

@@ -17,7 +17,7 @@ from loom.providers import MODULES
 from loom.util.yaml_file import items_of, one_or_more
 
 if TYPE_CHECKING:
-    from loom.workflow.dialects import Loaded
+    from loom.workflow.loaded import Loaded
 
 MAX_RUNS = 40
 """About a screenful."""

@@ -16,6 +16,7 @@ from loom.config import Asked, Config
 from loom.errors import RequestError
 from loom.util.controls import shown
 from loom.util.paths import leads_out, name_from
+from loom.workflow.languages import LANGUAGES
 
 if TYPE_CHECKING:
     from loom.plan.permissions import PermissionRequest
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from loom.runner.previous_run import PastJob
 
 
-WORKFLOWS = (Path(".loom/workflow.yml"), Path(".gitlab-ci.yml"))
+WORKFLOWS = tuple(Path(language.default) for language in LANGUAGES)
 """Where a project's workflow is, in the order of precedence."""
 
 

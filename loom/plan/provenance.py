@@ -10,7 +10,7 @@ from msgspec import Struct
 from loom.config import Config
 from loom.plan.model import Job, JobSelection
 from loom.util.yaml_file import Kind, Node
-from loom.workflow.dialects import AnyEntry, Loaded
+from loom.workflow.loaded import Entry, Loaded
 
 
 class ValueSource(Struct, frozen=True, kw_only=True):
@@ -40,12 +40,12 @@ def sources(workflow: Loaded, job: Job, selection: JobSelection, config: Config)
     return found
 
 
-def owner(node: Node, entry: AnyEntry) -> str:
+def owner(node: Node, entry: Entry) -> str:
     """Return the root key of a value's place: the job itself, `default`, or a template."""
     return "job" if node.owner == entry.name else node.owner
 
 
-def _leaves(key: str, node: Node, entry: AnyEntry, job: Job) -> Iterator[ValueSource]:
+def _leaves(key: str, node: Node, entry: Entry, job: Job) -> Iterator[ValueSource]:
     if node.kind is Kind.MAPPING and node.value:
         for name, child in node.value.items():
             yield from _leaves(f"{key}.{name}", child, entry, job)
@@ -57,7 +57,7 @@ def _leaves(key: str, node: Node, entry: AnyEntry, job: Job) -> Iterator[ValueSo
         yield ValueSource(key=key, value=planned, by=owner(node, entry), place=node.place)
 
 
-def _variables(workflow: Loaded, entry: AnyEntry, job: Job, selection: JobSelection) -> Iterator[ValueSource]:
+def _variables(workflow: Loaded, entry: Entry, job: Job, selection: JobSelection) -> Iterator[ValueSource]:
     own = entry.merged.get("variables")
     matrix = _matrix_nodes(entry, job.matrix)
     rule = _rule_nodes(entry, job.variables)
@@ -78,7 +78,7 @@ def _variables(workflow: Loaded, entry: AnyEntry, job: Job, selection: JobSelect
             yield ValueSource(key=key, value=value, by="parallel" if name.startswith("CI_NODE_") else "workflow rules")
 
 
-def _matrix_nodes(entry: AnyEntry, matrix: Mapping[str, str]) -> dict[str, Node]:
+def _matrix_nodes(entry: Entry, matrix: Mapping[str, str]) -> dict[str, Node]:
     parallel = entry.merged.get("parallel")
     rows = parallel.get("matrix") if parallel is not None else None
     found: dict[str, Node] = {}
@@ -97,7 +97,7 @@ def _matrix_nodes(entry: AnyEntry, matrix: Mapping[str, str]) -> dict[str, Node]
     return found
 
 
-def _rule_nodes(entry: AnyEntry, variables: Mapping[str, str]) -> dict[str, tuple[str, Node]]:
+def _rule_nodes(entry: Entry, variables: Mapping[str, str]) -> dict[str, tuple[str, Node]]:
     """Return the variables set by a rule: those with the rule's value instead of the job's."""
     rules = entry.merged.get("rules")
     own = entry.merged.get("variables")
@@ -111,7 +111,7 @@ def _rule_nodes(entry: AnyEntry, variables: Mapping[str, str]) -> dict[str, tupl
     return found
 
 
-def _from_configuration(entry: AnyEntry, job: Job, config: Config) -> Iterator[ValueSource]:
+def _from_configuration(entry: Entry, job: Job, config: Config) -> Iterator[ValueSource]:
     """Return the values that come from loom's configuration."""
     written = entry.merged.value
     image = entry.merged.get("image")

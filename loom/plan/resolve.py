@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Protocol, cast
 
-from loom import plan as languages
 from loom.config import Config
 from loom.errors import Problem
 from loom.plan import model as p
-from loom.workflow.dialects import AnyEntry, Loaded, is_own
+from loom.workflow.loaded import Entry, Loaded
+
+Rehearsed = tuple[list[Problem], Sequence[tuple[Entry, p.Job]]]
+
+
+class Planning(Protocol):
+    """The module `resolve` in the folder of a language."""
+
+    def resolve(self, workflow: Loaded, selection: p.JobSelection, context: p.ResolveContext) -> p.Plan: ...
+
+    def rehearse(self, workflow: Loaded, config: Config | None) -> Rehearsed: ...
+
+
+def _of(workflow: Loaded) -> Planning:
+    return cast(Planning, import_module(f"loom.plan.{workflow.language}.resolve"))
 
 
 def resolve(workflow: Loaded, selection: p.JobSelection, context: p.ResolveContext) -> p.Plan:
@@ -17,16 +32,12 @@ def resolve(workflow: Loaded, selection: p.JobSelection, context: p.ResolveConte
     RequestError for an invalid selection, WorkflowError for problems that appear only now. Pure, except for the
     context's callables, which are called at most once per question.
     """
-    if is_own(workflow):
-        return languages.resolve_own(workflow, selection, context)
-    return languages.resolve_gitlab(workflow, selection, context)  # type: ignore[arg-type]
+    return _of(workflow).resolve(workflow, selection, context)
 
 
-def rehearse(workflow: Loaded, config: Config | None = None) -> tuple[list[Problem], Sequence[tuple[AnyEntry, p.Job]]]:
+def rehearse(workflow: Loaded, config: Config | None = None) -> Rehearsed:
     """Build every job regardless of its rules; return the problems that any plan of this workflow would have."""
-    if is_own(workflow):
-        return languages.rehearse_own(workflow, config)
-    return languages.rehearse_gitlab(workflow, config)  # type: ignore[arg-type]
+    return _of(workflow).rehearse(workflow, config)
 
 
 def problems_of(workflow: Loaded, config: Config | None = None) -> list[Problem]:

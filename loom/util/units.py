@@ -164,6 +164,12 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return close[0] if close else None
 
 
+def meant(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: `; did you mean X?`, or nothing."""
+    close = nearest(name, known)
+    return f"; did you mean {close}?" if close else ""
+
+
 def counted(number: int, what: str, many: str | None = None) -> str:
     """Format `1 file`, `2 files`; `many` is an irregular plural."""
     return f"{number:,} {what if number == 1 else many or f'{what}s'}"

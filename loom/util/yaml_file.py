@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,26 @@ def items_of(node: Node | None) -> list[Node]:
 def one_or_more(node: Node | None) -> list[Node]:
     """Return the items of a list, or the single value in place of one."""
     return [] if node is None else node.value if node.kind is Kind.LIST else [node]
+
+
+def flat(nodes: Iterable[Node]) -> list[Node]:
+    """Return the nodes, and in place of each list its items."""
+    found: list[Node] = []
+    for node in nodes:
+        found += flat(node.value) if node.kind is Kind.LIST else [node]
+    return found
+
+
+def depth(node: Node) -> int:
+    """Return how many lists are inside each other."""
+    return 1 + max((depth(item) for item in node.value), default=0) if node.kind is Kind.LIST else 0
+
+
+def mapping(like: Node, value: Mapping[str, Node]) -> Node:
+    """Return a mapping with another content at the same position; `like` has the nodes of its keys."""
+    copy = Node(like.file, Kind.MAPPING, dict(value), like.line, like.column, like.length)
+    copy.keys = like.keys
+    return copy
 
 
 def fields_of(node: Node | None) -> dict[str, Node]:

@@ -1,47 +1,93 @@
-"""Merge inherited values: mappings by key, other values as a whole."""
+"""Merge inherited values: mappings by key, other values as a whole; and what entries extend."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
-from loom.util.yaml_file import Kind, Node
+from loom.util.toposort import CycleError, order
+from loom.util.yaml_file import Kind, Node, mapping, one_or_more, pointer
+from loom.workflow.messages import Problems
+
+Rules = Mapping[str, Callable[[Node, Node], Node]]
+"""How the values of these keys are merged instead: from the inherited and the own one."""
 
 
-def merge(base: Node, over: Node) -> Node:
-    """Merge `over` into `base`: mappings by key, everything else is replaced.
-
-    An image with `name` or `build` (or just a name) replaces the inherited image entirely, because the properties of
-    one image do not apply to another.
-    """
+def merge(base: Node, over: Node, rules: Rules = MappingProxyType({})) -> Node:
+    """Merge `over` into `base`: mappings by key, everything else is replaced."""
     if base.kind is not Kind.MAPPING or over.kind is not Kind.MAPPING or base is over:
         return over
-    merged = Node(over.file, Kind.MAPPING, dict(base.value), over.line, over.column, over.length)
+    merged = mapping(over, base.value)
     merged.keys = base.keys | over.keys
     for key, node in over.value.items():
         below = base.value.get(key)
-        if below is None or (
-            key == "image" and ("name" in node.value or "build" in node.value if node.kind is Kind.MAPPING else True)
-        ):
+        if below is None:
             merged.value[key] = node
-        elif key == "image" and below.kind is Kind.SCALAR and node.kind is Kind.MAPPING:
-            full = Node(below.file, Kind.MAPPING, {"name": below}, below.line, below.column, below.length)
-            full.keys = {"name": below}
-            merged.value[key] = merge(full, node)
         else:
-            merged.value[key] = merge(below, node)
+            merged.value[key] = rules[key](below, node) if key in rules else merge(below, node, rules)
     return merged
 
 
 def without(node: Node, keys: Iterable[str]) -> Node:
+    """Return the mapping without these keys."""
     if node.kind is not Kind.MAPPING or not any(key in node.value for key in keys):
         return node
-    copy = Node(
-        node.file,
-        Kind.MAPPING,
-        {k: v for k, v in node.value.items() if k not in keys},
-        node.line,
-        node.column,
-        node.length,
-    )
-    copy.keys = node.keys
-    return copy
+    return mapping(node, {key: value for key, value in node.value.items() if key not in keys})
+
+
+def parents_of(node: Node) -> list[Node]:
+    """Return what an entry extends: the names as nodes. A wrong shape is reported elsewhere."""
+    return [one for one in one_or_more(node.get("extends")) if isinstance(one.value, str)]
+
+
+def extended(
+    entries: Mapping[str, Node],
+    problems: Problems,
+    *,
+    most: int,
+    rules: Rules = MappingProxyType({}),
+    broken: Iterable[str] = (),
+) -> dict[str, Node]:
+    """Merge each entry over what it extends, parents in their order; the result has parents before their children.
+
+    An entry that extends an unknown one, goes deeper than `most` levels or into a cycle is reported and missing, as those
+    are that extend it; so are `broken` entries, which are reported already.
+    """
+    wrong = set(broken)
+    for name, node in entries.items():
+        for parent in parents_of(node) if name not in wrong else ():
+            known = entries.get(parent.value)
+            if known is None or (known.kind is not Kind.MAPPING and parent.value not in wrong):
+                why = f"extends: unknown job or template {parent.value}{problems.meant(parent.value, entries)}"
+                problems.say(parent, pointer(name, "extends"), why)
+                wrong.add(name)
+    names = {name: [parent.value for parent in parents_of(node)] for name, node in entries.items()}
+    levels: dict[str, int] = {}
+    found: dict[str, Node] = {}
+    for name in _in_order(entries, names, problems):
+        own = entries[name]
+        if name in wrong or not wrong.isdisjoint(names[name]):
+            wrong.add(name)
+            continue
+        levels[name] = 1 + max((levels[parent] for parent in names[name]), default=-1)
+        if levels[name] > most:
+            problems.say(own.get("extends") or own, pointer(name, "extends"), f"extends goes deeper than {most} levels")
+            wrong.add(name)
+            continue
+        found[name] = own
+        if names[name]:
+            inherited, *others = (found[parent] for parent in names[name])
+            for other in others:
+                inherited = merge(inherited, other, rules)
+            found[name] = merge(without(inherited, ("extends",)), own, rules)
+    return found
+
+
+def _in_order(entries: Mapping[str, Node], parents: Mapping[str, list[str]], problems: Problems) -> list[str]:
+    try:
+        return order(entries, parents)
+    except CycleError as error:
+        own = entries[error.cycle[0]]
+        why = f"extends forms a cycle: {' -> '.join(error.cycle)}; remove one"
+        problems.say(own.get("extends") or own, pointer(error.cycle[0], "extends"), why)
+        return []

@@ -7,10 +7,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from msgspec import Struct, field
 
 from loom.errors import Problem, WorkflowError
-from loom.util.units import nearest
+from loom.util.units import meant
 from loom.util.yaml_file import Node
 
 MAX_PROBLEMS = 200
+MAX_COMPARISONS = 50_000
+"""Names compared for suggestions: after thousands of misspellings, suggestions stop."""
 NO_EFFECT = "GL_NO_EFFECT"
 """The code of notices about keywords without a meaning on one machine."""
 
@@ -20,24 +22,19 @@ class Problems(Struct):
 
     found: list[Problem] = field(default_factory=list)
     code: str = "WF_SCHEMA_V1"
+    _left: int = MAX_COMPARISONS
 
     def say(self, node: Node, at: str, message: str) -> None:
         self.found.append(node.file.problem(node, at, message, code=self.code))
 
-
-class Suggestions:
-    """Suggest nearest names within a time budget: after thousands of misspellings, suggestions stop."""
-
-    def __init__(self, comparisons: int = 50_000) -> None:
-        self.left = comparisons
-
-    def __call__(self, name: str, known: Collection[str]) -> str | None:
-        self.left -= len(known)
-        return nearest(name, known) if self.left > 0 else None
+    def meant(self, name: str, known: Collection[str], else_: str = "") -> str:
+        """Return `; did you mean X?` for an unknown name, if one is similar, else `else_`."""
+        self._left -= len(known)
+        return (meant(name, known) if self._left > 0 else "") or else_
 
 
 def in_order(problems: Iterable[Problem], ranks: Mapping[str, int]) -> list[Problem]:
-    """Unique, sorted by file, line and column."""
+    """Return the problems without repetition, sorted by file, line and column."""
     unique = dict.fromkeys(problems)
     return sorted(unique, key=lambda one: (ranks.get(one.file, 0), one.file, one.line, one.column))
 

@@ -1,175 +1,171 @@
-"""Check the shape of workflow nodes with pydantic; translate its errors to loom's messages at their places."""
+"""Check values against a table of keywords; report what is wrong, what loom refuses, and what has no effect."""
 
 from __future__ import annotations
 
-import re
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
-from msgspec.structs import replace
-from pydantic import BaseModel, ValidationError
+from msgspec import Struct, field
 
-from loom.util.units import nearest
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, pointer, scalars_of
-from loom.workflow import models, values, wording
-from loom.workflow.expressions import ExpressionError
-from loom.workflow.files import File
-from loom.workflow.messages import Problems
+from loom.errors import Problem
+from loom.util.units import duration, meant, nearest
+from loom.util.yaml_file import Kind, Node, depth, flat, mapping, pointer
+from loom.workflow.keywords import Keyword, Shape, Support, shape_of
+from loom.workflow.messages import NO_EFFECT
+
+MAX_LISTS = 10
+MAX_NODES = 500_000
+"""Aliases may make a small file a big value; nobody writes so many."""
+_FITS: Mapping[str, Callable[[object], bool]] = {
+    "text": lambda value: isinstance(value, str),
+    "scalar": lambda value: value is not None,
+    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "boolean": lambda value: isinstance(value, bool),
+    "duration": lambda value: isinstance(value, str),
+}
+_NAMES = {"map": "a mapping", "open": "a mapping", "scalar": "text", "integer": "a number", "boolean": "true or false"}
 
 
-class Shapes:
-    def __init__(self, problems: Problems, *, nulls: bool) -> None:
-        self._problems = problems
-        self._look_for_nulls = nulls
+Table = Mapping[str, Keyword]
 
-    def root(self, file: File) -> models.Root | models.Included | None:
-        model: type[models.Root] | type[models.Included] = models.Root if file.main else models.Included
-        only = {key: node for key, node in file.root.value.items() if key in models.ROOT_KEYS and key != "default"}
-        node = Node(file.yaml, Kind.MAPPING, only, file.root.line, file.root.column, 1)
-        node.keys = file.root.keys
-        before = len(self._problems.found)
-        checked = self.validated(model, node, ())
-        default = file.root.get("default")
-        if default is not None and default.kind is Kind.MAPPING:
-            self.validated(models.Common, default, ("default",), partial=True)
-        elif default is not None and default.kind is not Kind.REFUSED:
-            self._problems.say(
-                default,
-                pointer("default"),
-                f"expected a mapping of keys for every job, found {wording.describe(default)}",
+
+class Shapes(Struct, kw_only=True):
+    """`problems` are errors, `notices` one for each keyword without effect."""
+
+    code: str
+    refused_code: str
+    """The code of keywords that loom refuses."""
+    problems: list[Problem] = field(default_factory=list)
+    notices: dict[str, Problem] = field(default_factory=dict)
+    _checked: dict[tuple[int, str], tuple[Node, Node]] = field(default_factory=dict)
+    """Values by the ids of the nodes that they come from; both nodes are kept, so that an id stays taken."""
+    _left: int = MAX_NODES
+
+    def _say(self, node: Node, at: tuple[str | int, ...], message: str, code: str = "") -> None:
+        self.problems.append(node.file.problem(node, pointer(*at), message, code=code or self.code))
+
+    def fields(self, node: Node, prefix: str, table: Table, at: tuple[str | int, ...]) -> Node:
+        """Check a mapping, whose keywords begin with `prefix` in the table; return it without wrong and empty ones.
+
+        Lists inside of lists become flat.
+        """
+        found: dict[str, Node] = {}
+        for key, child in node.value.items():
+            keyword = table.get(f"{prefix}{key}")
+            if keyword is None:
+                self._unknown(node.keys.get(key, child), prefix, key, table, (*at, key))
+            elif (value := self.value(child, keyword, table, (*at, key), node.keys.get(key))) is not None:
+                found[key] = value
+        return mapping(node, found)
+
+    def _unknown(self, node: Node, prefix: str, key: str, table: Table, at: tuple[str | int, ...]) -> None:
+        known = [name[len(prefix) :] for name in table if name.startswith(prefix) and ":" not in name[len(prefix) :]]
+        close = nearest(key, known)
+        where = f" in {prefix.rstrip(':')}" if prefix else ""
+        advice = f"did you mean {close}?" if close else f"the keywords are {', '.join(known)}"
+        self._say(node, at, f"unknown keyword {key}{where}; {advice}")
+
+    def value(
+        self,
+        node: Node,
+        keyword: Keyword,
+        table: Table,
+        at: tuple[str | int, ...],
+        key: Node | None = None,
+    ) -> Node | None:
+        """Return the checked value; None for an empty or a wrong one."""
+        if node.kind is Kind.REFUSED or (node.kind is Kind.SCALAR and node.value is None):
+            return None
+        known = self._checked.get((id(node), keyword.name))
+        if known is not None:
+            return known[1]
+        self.supported(key or node, keyword, at)
+        value = self._fitting(node, shape_of(keyword.shape), keyword, table, at)
+        if value is not None:
+            self._checked[id(node), keyword.name] = node, value
+        return value
+
+    def supported(self, node: Node, keyword: Keyword, at: tuple[str | int, ...]) -> None:
+        if keyword.support is Support.REFUSED:
+            self._say(node, at, f"{keyword.name} is not supported: {keyword.about}", self.refused_code)
+        elif keyword.support is Support.NO_EFFECT and keyword.name not in self.notices:
+            message = f"{keyword.name} has no effect here: {keyword.about}"
+            self.notices[keyword.name] = node.file.problem(
+                node, pointer(*at), message, code=NO_EFFECT, severity="notice"
             )
-        if not file.main:
-            for key in ("stages", "workflow"):
-                if key in only:
-                    self._drop(before, file.root.keys[key])
-                    self._problems.say(
-                        file.root.keys[key], pointer(key), f"only the main file has {key}; move it there"
-                    )
-        self._unique(items_of(only.get("stages")), "stages", "stage")
-        self._reserve(only.get("variables"), "variables")
-        return checked  # type: ignore[return-value]
 
-    def _drop(self, start: int, node: Node) -> None:
-        self._problems.found[start:] = [
-            p for p in self._problems.found[start:] if (p.line, p.column) != (node.line, node.column)
-        ]
+    def _fitting(
+        self, node: Node, shape: Shape, keyword: Keyword, table: Table, at: tuple[str | int, ...]
+    ) -> Node | None:
+        self._left -= 1
+        if self._left == 0:
+            self._say(node, at, f"the file has more than {MAX_NODES} values, with those that aliases repeat")
+        if self._left <= 0 or "any" in shape.kinds:
+            return node if self._left > 0 else None
+        match node.kind:
+            case Kind.MAPPING if "map" in shape.kinds:
+                return self.fields(node, f"{keyword.name}:", table, at)
+            case Kind.MAPPING if "open" in shape.kinds:
+                return self._open(node, keyword, table, at)
+            case Kind.LIST if shape.items is not None:
+                if depth(node) > MAX_LISTS:
+                    self._say(node, at, f"{keyword.name}: lists are nested deeper than {MAX_LISTS} levels")
+                    return None
+                items = flat(node.value)
+                checked = [self._item(item, shape.items, keyword, table, (*at, n)) for n, item in enumerate(items)]
+                there = [one for one in checked if one is not None]
+                return Node(node.file, Kind.LIST, there, node.line, node.column, node.length)
+            case Kind.SCALAR if self._is_scalar(node, shape):
+                return node
+        self.wrong(node, at, keyword.name, shape)
+        return None
 
-    def _unique(self, listed: list[Node], at: str, word: str) -> None:
-        first: dict[Any, Node] = {}
-        for number, node in enumerate(listed):
-            if node.kind is Kind.SCALAR and node.value in first:
-                self._problems.say(node, pointer(at, number), f"the {word} {node.value} is a duplicate; keep one")
-            elif node.kind is Kind.SCALAR:
-                first[node.value] = node
-
-    def _reserve(self, variables: Node | None, *at: str) -> None:
-        for name in fields_of(variables):
-            if variables is not None and name.upper().startswith("LOOM_"):  # lower-case ones belong to the driver
-                why = f"{name} is reserved: loom sets {name[:5]} variables; choose another name"
-                self._problems.say(variables.keys[name], pointer(*at, name), why)
-
-    def entry(self, name: str, key: Node, node: Node) -> models.Job | None:
-        at = pointer(name)
-        template = name.startswith(".")
-        before = len(self._problems.found)
+    def _item(self, node: Node, shape: Shape, keyword: Keyword, table: Table, at: tuple[str | int, ...]) -> Node | None:
         if node.kind is Kind.REFUSED:
             return None
-        if node.kind is not Kind.MAPPING:
-            self._problems.say(key, at, self._no_job(name, node))
-            return None
-        if not re.fullmatch(values.TEMPLATE if template else values.JOB, name):
-            kind = "template" if template else "job"
-            rule = "lower-case letters, digits, _ and -, at most 64, and a letter first"
-            close = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-")
-            meant = f", such as {'.' if template else ''}{close}" if close and close[0].isalpha() else ""
-            self._problems.say(key, at, f"{name!r} is not a valid {kind} name: {rule}{meant}")
-        checked = self.validated(models.Job, node, (name,), partial=template)
-        self._reserve(node.get("variables"), name, "variables")
-        self._reserve(node.get("secrets"), name, "secrets")
-        return checked if len(self._problems.found) == before else None  # type: ignore[return-value]
+        return self._fitting(node, shape, keyword, table, at)
 
-    def _no_job(self, name: str, node: Node) -> str:
-        found = wording.describe(node)
-        if name in models.DEFAULT_KEYS:
-            return f"{name} is not a root key; put it below `default`, or into a job"
-        if name in models.JOB_KEYS and f"{name}s" not in models.ROOT_KEYS:
-            return f"{name} is not a root key; put it into a job"
-        close = (
-            wording.FOREIGN.get(name)
-            if wording.FOREIGN.get(name) in models.ROOT_KEYS
-            else nearest(name, models.ROOT_KEYS)
-        )
-        if close:
-            return f"unknown root key {name}; did you mean {close}? (a job would be a mapping, this is {found})"
-        return f"expected a job, a mapping with stage and script, found {found}"
+    def _open(self, node: Node, keyword: Keyword, table: Table, at: tuple[str | int, ...]) -> Node:
+        below = table[f"{keyword.name}:NAME"]
+        found = {}
+        for key, child in node.value.items():
+            self.named(keyword, key, node.keys.get(key, child), (*at, key))
+            if child.kind is Kind.SCALAR and child.value is None:
+                found[key] = child  # an empty variable
+            elif (value := self.value(child, below, table, (*at, key))) is not None:
+                found[key] = value
+        return mapping(node, found)
 
-    def validated(
-        self, model: type[BaseModel], node: Node, at: tuple[str | int, ...], *, partial: bool = False
-    ) -> BaseModel | None:
-        """Validate a node; None after reporting errors. `partial`: merging may add missing keys."""
-        nulls = []
-        if self._look_for_nulls:  # all keys need a value
-            nulls = [(place, scalar) for place, scalar in scalars_of(node, at) if scalar.value is None]
-        for place, null in nulls:
-            self._problems.say(null, pointer(*place), "expected a value, found nothing; give one or remove the key")
+    def named(self, keyword: Keyword, name: str, node: Node, at: tuple[str | int, ...]) -> None:
+        """Look at a name in a mapping of any names."""
+
+    def _is_scalar(self, node: Node, shape: Shape) -> bool:
+        if node.value in shape.words or any(kind in _FITS and _FITS[kind](node.value) for kind in shape.kinds):
+            return "duration" not in shape.kinds or self._is_duration(str(node.value))
+        return False
+
+    def seconds(self, text: str) -> float:
+        """Parse a duration. ValueError for another text."""
+        return duration(text)
+
+    def _is_duration(self, text: str) -> bool:
         try:
-            checked = model.model_validate(node.plain())
-        except ValidationError as error:
-            silent = {id(null) for _, null in nulls}
-            details = error.errors(include_url=False, include_context=True)
-            if partial:
-                details = [detail for detail in details if not _may_come_later(detail)]
-            for detail in details:
-                self._explain(model, node, at, detail, silent)
-            if details or nulls:
-                return None
-            extends = node.get("extends")
-            parents = [] if extends is None else [extends.value] if extends.kind is Kind.SCALAR else extends.plain()
-            return models.Job.model_construct(extends=parents)
-        return None if nulls else checked
+            return text.strip() == "never" or self.seconds(text) >= 0
+        except ValueError:
+            return False
 
-    def _explain(
-        self, model: type[BaseModel], node: Node, at: tuple[str | int, ...], detail: Any, silent: set[int]
-    ) -> None:
-        """Translate one pydantic error to a message at its place."""
-        kind, location = detail["type"], detail["loc"]
-        is_key = bool(location) and location[-1] == "[key]"
-        if is_key:
-            location = location[:-1]
-        found, path = node, list(at)
-        key: Node | None = None
-        for part in location:
-            child = found.get(part)
-            if child is None:
-                if found.kind is (Kind.MAPPING if isinstance(part, int) else Kind.LIST):
-                    continue  # a short form: an item without its list, or a list without its mapping
-                break
-            key = found.key_node(part) if isinstance(part, str) else None
-            found = child
-            path.append(part)
-        if found.kind is Kind.REFUSED or id(found) in silent:
-            return
-        if kind == "extra_forbidden":
-            name = str(location[-1])
-            self._problems.say(key or found, pointer(*path), wording.unknown_key(model, location, name))
-            return
-        if kind == "missing":
-            name = str(location[-1])
-            holder = key or found
-            example = {"version": ": write `version: v1`", "stages": ": write `stages: [build, test]`"}.get(name, "")
-            self._problems.say(holder, pointer(*path), f"the key {name} is missing{example}")
-            return
-        offset = 0
-        if kind == "value_error" and isinstance(error := detail["ctx"]["error"], ExpressionError):
-            offset = error.position
-        place = key if is_key and key is not None else found
-        problem = place.file.problem(
-            place, pointer(*path), wording.words(kind, detail, found, place, is_key), offset=offset
-        )
-        if wording.may_be_secret(detail):
-            problem = replace(problem, source_line=None)
-        self._problems.found.append(problem)
+    def wrong(self, node: Node, at: tuple[str | int, ...], name: str, shape: Shape) -> None:
+        expected = " or ".join(dict.fromkeys(_expected(shape)))
+        text = node.text if len(node.text) <= 40 else f"{node.text[:37]}..."
+        found = {Kind.MAPPING: "a mapping", Kind.LIST: "a list"}.get(node.kind, repr(text))
+        close = meant(node.text, shape.words) if node.kind is Kind.SCALAR and shape.words else ""
+        quote = f'; write it in quotes: "{text}"' if "text" in shape.kinds and node.kind is Kind.SCALAR else ""
+        self._say(node, at, f"{name}: expected {expected}, found {found}{close}{quote}")
 
 
-def _may_come_later(detail: Any) -> bool:
-    """Whether merging may resolve an error of a template or of `default`: a required key is missing."""
-    return detail["type"] == "missing" or isinstance((detail.get("ctx") or {}).get("error"), values.Incomplete)
+def _expected(shape: Shape) -> Iterator[str]:
+    for kind in shape.kinds:
+        yield "a duration such as 1h 30m" if kind == "duration" else _NAMES.get(kind, kind)
+    if shape.words:
+        yield f"one of {', '.join(shape.words)}" if len(shape.words) <= 8 else "one of the documented words"
+    if shape.items is not None:
+        yield "a list"

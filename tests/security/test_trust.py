@@ -20,7 +20,7 @@ from loom.commands.keep.trust_store import Trust
 from loom.plan import model, permissions
 from loom.plan.permissions import Around, PermissionRequest
 from loom.pools import Pool, Toleration
-from loom.workflow import models
+from loom.workflow.native import models
 
 from .conftest import PLAIN, Victim
 

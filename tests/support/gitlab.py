@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from loom.config import Config
 from loom.plan.model import ResolveContext
-from loom.util.yaml_file import Node, parse
+from loom.util.yaml_file import Node, fields_of, parse
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.variables import Scope, Variable
 
@@ -61,7 +61,14 @@ def pipeline(text: str) -> Pipeline:
     names = ["build", "test", "deploy"] if stages is None else stages.plain()
     jobs = {name: value for name, value in root.value.items() if name not in ("stages", "workflow", "variables")}
     entries = {name: Entry(name=name, key=root.keys[name], node=value, merged=value) for name, value in jobs.items()}
-    return Pipeline(path=".gitlab-ci.yml", files=(), root=root, stages=(".pre", *names, ".post"), entries=entries)
+    return Pipeline(
+        path=".gitlab-ci.yml",
+        files=(),
+        root=root,
+        stages=(".pre", *names, ".post"),
+        entries=entries,
+        variable_nodes=fields_of(root.get("variables")),
+    )
 
 
 def scope(known: Mapping[str, str] = PUSH, **values: str) -> Scope:

@@ -42,7 +42,7 @@ from loom.snapshot import Source
 from loom.status import ExitCode, Stream
 from loom.util.globs import match_name
 from loom.util.units import counted, duration, rough_age, rough_size
-from loom.workflow.dialects import Loaded
+from loom.workflow.loaded import Loaded
 
 
 def ls(names: list[str] | None, *, as_json: bool, workflow: Path | None) -> None:

@@ -28,7 +28,7 @@ from loom.util.units import counted
 if TYPE_CHECKING:
     from loom.commands.keep.trust_store import Trust
     from loom.plan.model import Job
-    from loom.workflow.dialects import Loaded
+    from loom.workflow.loaded import Loaded
 
 CODE = "TRUST_REQUIRED"
 

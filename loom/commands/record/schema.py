@@ -7,7 +7,7 @@ import sys
 from loom.analysis import schemas
 from loom.errors import RequestError
 from loom.render.output import json_text
-from loom.workflow.schema import workflow_schema
+from loom.workflow.native.schema import workflow_schema
 
 
 def schema(record: str | None) -> None:

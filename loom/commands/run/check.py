@@ -26,9 +26,11 @@ from loom.secrets.trace import Trace, traces
 from loom.status import ExitCode
 from loom.util.units import counted
 from loom.util.yaml_file import Kind, Node, pointer, problem_in_text
-from loom.workflow import Workflow, lint
-from loom.workflow.dialects import AnyEntry, Loaded, examine, refuse_inputs
-from loom.workflow.lint import warnings
+from loom.workflow import Workflow
+from loom.workflow.dialects import examine, refuse_inputs
+from loom.workflow.loaded import Entry, Loaded
+from loom.workflow.native import lint
+from loom.workflow.native.lint import warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
 from loom.workflow.words import shell_words
 
@@ -49,7 +51,7 @@ def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict:
     refuse_inputs(inputs or (), path, root)
     examined = examine(path, root, facts)
     loaded = examined.workflow
-    jobs: Sequence[tuple[AnyEntry, Job]] = ()
+    jobs: Sequence[tuple[Entry, Job]] = ()
     problems += examined.problems
     problems += project_patterns.read(root)[0]
     shell = shell_words(here.config.default_shell) if here is not None else AUTO_SHELL
@@ -91,7 +93,7 @@ def _notice(place: str, message: str, code: str) -> Problem:
     )
 
 
-def _syntax(jobs: Iterable[tuple[AnyEntry, Job]], severity: str) -> Iterator[Problem]:
+def _syntax(jobs: Iterable[tuple[Entry, Job]], severity: str) -> Iterator[Problem]:
     """Check steps' syntax with this machine's shells; report inherited steps once.
 
     A file of another CI system may have jobs for other shells, such as PowerShell: there, it is no error.
@@ -111,7 +113,7 @@ def _syntax(jobs: Iterable[tuple[AnyEntry, Job]], severity: str) -> Iterator[Pro
         )
 
 
-def _secrets(loaded: Loaded, jobs: Iterable[tuple[AnyEntry, Job]]) -> list[Problem]:
+def _secrets(loaded: Loaded, jobs: Iterable[tuple[Entry, Job]]) -> list[Problem]:
     """Find references and traces that a job with secrets refuses at its start."""
     found: dict[Problem, None] = {}
     for entry, job in jobs:
@@ -140,14 +142,14 @@ def _secret_places(job: Job) -> Iterator[tuple[tuple[str | int, ...], Secret]]:
             yield ("services", number, "secrets", secret.name), secret
 
 
-def _node_at(entry: AnyEntry, place: Sequence[str | int]) -> Node | None:
+def _node_at(entry: Entry, place: Sequence[str | int]) -> Node | None:
     node: Node | None = entry.merged
     for part in place:
         node = node.get(part) if node is not None else None
     return node
 
 
-def _traced(loaded: Loaded, entry: AnyEntry, job: Job, trace: Trace) -> Problem:
+def _traced(loaded: Loaded, entry: Entry, job: Job, trace: Trace) -> Problem:
     """Point at the exact line, if the value's lines correspond to the file's."""
     names = ", ".join(sorted(secret.name for secret in job.secrets))
     message = f"{trace.line!r} prints every command, and {entry.name} has secrets ({names}), parts of which could show"

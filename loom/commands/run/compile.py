@@ -16,7 +16,7 @@ from loom.plan.resolve import resolve
 from loom.render.plan import FORMATS, explanation_json
 from loom.status import ExitCode
 from loom.util.units import duration_text, nearest
-from loom.workflow.dialects import Loaded
+from loom.workflow.loaded import Loaded
 
 
 def compile_(

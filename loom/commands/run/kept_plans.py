@@ -29,10 +29,11 @@ from loom.record.saved_plan import check_consistent
 from loom.util import atomic, profile
 from loom.util.private import make_private, own_state
 from loom.util.untrusted_files import open_regular
+from loom.workflow.languages import NATIVE
 from loom.workflow.predefined import KNOWN_TO_PLANS
 
 if TYPE_CHECKING:
-    from loom.workflow.dialects import Loaded
+    from loom.workflow.loaded import Loaded
 
 _SCHEMA = "loom.kept_plan.v1"
 _MOST = 100
@@ -196,7 +197,7 @@ class Planner:
     def _kept(self, plan: Plan, notices: tuple[str, ...], answers: _Answers) -> _Kept | None:
         """None for a plan that another run can't have, or of files that have changed meanwhile."""
         loaded, root = self.workflow, self._here.root
-        if not self._fresh.is_own(loaded):  # what another dialect reads besides its files is its own affair
+        if loaded.language != NATIVE.name:  # what another dialect reads besides its files is its own affair
             return None
         variables = self._mentioned(self._fresh.mentioned(loaded, KNOWN_TO_PLANS))
         if variables is None:

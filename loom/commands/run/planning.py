@@ -18,7 +18,8 @@ from loom.util import startup
 from loom.util.units import counted
 from loom.util.yaml_file import scalars_of
 from loom.workflow import dialects
-from loom.workflow.dialects import Loaded, is_own
+from loom.workflow.languages import NATIVE
+from loom.workflow.loaded import Loaded
 from loom.workflow.messages import NO_EFFECT
 from loom.workflow.predefined import KNOWN_TO_PLANS
 from loom.workflow.words import shell_words
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 else:  # only a run with a trigger needs what runs are made of
     __getattr__ = startup.names_of("loom.commands.run", {"children": "ChildRuns"})
 
-__all__ = ["ChildRuns", "is_own", "load", "mentioned", "notices_of", "rehearse", "resolve"]
+__all__ = ["ChildRuns", "load", "mentioned", "notices_of", "rehearse", "resolve"]
 
 MAX_NOTICES = 5
 
@@ -42,8 +43,8 @@ def load(here: Here, path: Path, context: Callable[[], ResolveContext] | None = 
 
 def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection, context: ResolveContext) -> tuple[str, ...]:
     """Return the warnings of `loom check` about keys that have no effect, or another one, on the plan's jobs; bounded."""
-    found: Sequence[Problem] = dialects.notices_of(loaded)
-    if is_own(loaded):
+    found: Sequence[Problem] = loaded.notices
+    if loaded.language == NATIVE.name:  # the lint is of that language, and imported with it
         found = workflow.of_run(
             loaded,
             {job.name for job in plan.jobs},
@@ -63,7 +64,7 @@ def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection, context: Res
     return (*shown, f"and {more} more: loom check") if more else tuple(shown)
 
 
-def mentioned(loaded: workflow.Workflow, names: Collection[str]) -> list[str]:
+def mentioned(loaded: Loaded, names: Collection[str]) -> list[str]:
     """Return those of the names that any text of the workflow's files contains."""
     nodes = (node for file in loaded.files if file.root is not None for _, node in scalars_of(file.root))
     texts = "\0".join(node.text for node in nodes)

@@ -23,11 +23,12 @@ from loom.util.toposort import CycleError
 from loom.util.yaml_file import Kind, Node, fields_of, line_in_file, one_or_more, pointer
 from loom.workflow.gitlab import needs, yaml
 from loom.workflow.gitlab.durations import seconds
-from loom.workflow.gitlab.keywords import JOB, Support
+from loom.workflow.gitlab.keywords import JOB
 from loom.workflow.gitlab.paths import of_runner
 from loom.workflow.gitlab.shapes import UNSUPPORTED
 from loom.workflow.gitlab.variables import GIVE, Variable, expand, expand_all, names, read, text_of
 from loom.workflow.interpolation import ExpansionTooLong
+from loom.workflow.keywords import Support
 from loom.workflow.messages import NO_EFFECT
 from loom.workflow.predefined import KNOWN_AT_START
 from loom.workflow.words import shell_words

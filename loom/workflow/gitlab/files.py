@@ -14,13 +14,13 @@ from msgspec.structs import replace
 
 from loom.addresses import without_credentials
 from loom.util import globs, yaml_file
-from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, one_or_more, pointer
+from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, one_or_more, pointer
 from loom.workflow.gitlab import inputs, rules, yaml
-from loom.workflow.gitlab.inheritance import merge, without
 from loom.workflow.gitlab.inputs import Given
-from loom.workflow.gitlab.pipeline import Facts
 from loom.workflow.gitlab.sources import SUFFIXES, Checkout, Component, NotFound, Nowhere, Sources, Tree
 from loom.workflow.gitlab.variables import Scope, expand, in_environment, text_of
+from loom.workflow.loaded import Facts
+from loom.workflow.merge import merge, without
 from loom.workflow.messages import Problems
 
 CODE = "GL_INCLUDE"
@@ -90,7 +90,7 @@ class GitLabFiles:
         """Merge the files that a file includes, in their order; None without any."""
         merged: Node | None = None
         include = root.get("include")
-        for number, item in enumerate(yaml.items(one_or_more(include)) if include is not None else ()):
+        for number, item in enumerate(flat(one_or_more(include))):
             for content in self._item(item, pointer("include", number), where):
                 merged = content if merged is None else merge(merged, content)
         return merged
@@ -132,7 +132,7 @@ class GitLabFiles:
                 if not files:
                     raise NotFound("`file` says which file of the project; add it")
                 tree = self.sources.project(self._text(entry[kind]), ref)
-                for node in yaml.items(files):
+                for node in flat(files):
                     yield from self._of_tree(tree, self._text(node), node, at, where, given)
             case "component":
                 yield from self._component(self._text(entry[kind]), entry[kind], at, where, given)

@@ -1,37 +1,11 @@
 """Every keyword of GitLab's CI/CD YAML reference, its values, and what loom makes of it.
 
 `loom check` reads this table, and so does the page docs/reference/gitlab-keywords.md (`scripts/docs gitlab`).
-
-A shape is a list of alternatives: `text`, `scalar` (text, number or boolean), `integer`, `boolean`, `duration`, words in
-parentheses, `map` (the keywords below it), `open` (any names; what each may be stands at `NAME`), `any`, and
-`[shape]` for a list, which may contain lists of its items. `null` is as good as no keyword, everywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import StrEnum
-
-from msgspec import Struct
-
-
-class Support(StrEnum):
-    SAME = "as in GitLab"
-    DIFFERS = "differs"
-    NO_EFFECT = "no effect"
-    REFUSED = "refused"
-    NO_JOB = "refuses the job"
-    """The file is sound; a job with it is refused when it would run (`shapes.refusals`)."""
-
-
-class Keyword(Struct, frozen=True):
-    name: str
-    """As in GitLab's reference: `artifacts:reports:junit`."""
-    shape: str
-    support: Support = Support.SAME
-    about: str = ""
-    """How it differs, or why it has no effect or is refused."""
-
+from loom.workflow.keywords import Keyword, Support, below
 
 _SAME, _DIFFERS, _NONE, _REFUSED, _NO_JOB = Support
 _WHEN = "(on_success on_failure always)"
@@ -115,14 +89,6 @@ _NEED = (
 )
 
 
-def _below(prefix: str, keywords: tuple[Keyword, ...], *left_out: str) -> tuple[Keyword, ...]:
-    return tuple(
-        Keyword(f"{prefix}:{one.name}", one.shape, one.support, one.about)
-        for one in keywords
-        if one.name.split(":")[0] not in left_out
-    )
-
-
 JOB = (
     Keyword("after_script", "text | [text]", _DIFFERS, f"{_STEPS} Not after a job that took longer than `timeout`."),
     Keyword("allow_failure", "boolean | map"),
@@ -203,7 +169,7 @@ JOB = (
     Keyword("interruptible", "boolean", _DIFFERS, _NOT_CANCELED),
     Keyword("manual_confirmation", "text", _DIFFERS, "It is the question on the terminal."),
     Keyword("needs", "[text | map] | map"),
-    *_below("needs", _NEED),
+    *below("needs", _NEED),
     Keyword(
         "needs:pipeline", "text", _DIFFERS, "A pipeline that starts this one; for another one, the job is refused."
     ),
@@ -249,7 +215,7 @@ JOB = (
     ),
     Keyword("retry:exit_codes", "integer | [integer]"),
     Keyword("rules", "[map]"),
-    *_below("rules", _RULE),
+    *below("rules", _RULE),
     Keyword("rules:when", _JOB_WHEN),
     Keyword("rules:start_in", "duration"),
     Keyword("rules:allow_failure", "boolean | map"),
@@ -257,7 +223,7 @@ JOB = (
     Keyword("rules:variables", "open"),
     Keyword("rules:variables:NAME", "scalar"),
     Keyword("rules:needs", "[text | map] | map"),
-    *_below("rules:needs", _NEED),
+    *below("rules:needs", _NEED),
     Keyword("rules:interruptible", "boolean", _DIFFERS, _NOT_CANCELED),
     Keyword("run", "any", _NO_JOB, "CI/CD steps need GitLab's step runner; write `script`."),
     Keyword(
@@ -359,7 +325,7 @@ ROOT_KEYWORDS = (
     ),
     Keyword("include:ref", "text"),
     Keyword("include:remote", "text"),
-    *_below("include", (Keyword("rules", "[map]"), *_below("rules", _RULE), Keyword("rules:when", "(always never)"))),
+    *below("include", (Keyword("rules", "[map]"), *below("rules", _RULE), Keyword("rules:when", "(always never)"))),
     Keyword("include:template", "text", _DIFFERS, "From the folder that `gitlab: templates` names."),
     Keyword("spec", "map", _SAME, "In the header of a file, before a line `---`."),
     Keyword("spec:description", "text"),
@@ -386,13 +352,13 @@ ROOT_KEYWORDS = (
     Keyword("variables:NAME:options", "[text]"),
     Keyword("workflow", "map"),
     Keyword("workflow:name", "text"),
-    *_below("workflow", _AUTO_CANCEL),
+    *below("workflow", _AUTO_CANCEL),
     Keyword("workflow:rules", "[map]"),
-    *_below("workflow:rules", _RULE),
+    *below("workflow:rules", _RULE),
     Keyword("workflow:rules:variables", "open"),
     Keyword("workflow:rules:variables:NAME", "scalar"),
     Keyword("workflow:rules:when", "(always never)"),
-    *_below("workflow:rules", _AUTO_CANCEL),
+    *below("workflow:rules", _AUTO_CANCEL),
 )
 """The keywords at the root of a file."""
 
@@ -457,7 +423,3 @@ def runner_variable(name: str) -> Keyword | None:
         if name == one.name or (one.name.endswith("*") and name.startswith(one.name[:-1])):
             return one
     return None
-
-
-def by_name(keywords: tuple[Keyword, ...]) -> Mapping[str, Keyword]:
-    return {one.name: one for one in keywords}

@@ -5,50 +5,79 @@ In GitLab's order. All errors are reported at once, each at its place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from loom.errors import RequestError
 from loom.util import yaml_file
-from loom.util.yaml_file import Kind, Node, YamlFile, items_of, one_or_more, pointer
+from loom.util.paths import name_from
+from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, items_of, one_or_more, pointer
 from loom.workflow.gitlab import inputs, limits, rules, yaml
 from loom.workflow.gitlab.files import CODE, GitLabFiles
-from loom.workflow.gitlab.inheritance import defaults_of, entry_names, extended, with_defaults, without
+from loom.workflow.gitlab.inheritance import defaults_of, entry_names, extended, with_defaults
 from loom.workflow.gitlab.keywords import GLOBALS
-from loom.workflow.gitlab.pipeline import Entry, Facts, Pipeline
+from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.references import Resolver
-from loom.workflow.gitlab.shapes import Shapes
-from loom.workflow.messages import Problems
+from loom.workflow.gitlab.shapes import GitLabShapes
+from loom.workflow.loaded import Examined, Facts
+from loom.workflow.merge import without
+from loom.workflow.messages import Problems, in_order
 
 STAGES = ("build", "test", "deploy")
 FIRST, LAST = ".pre", ".post"
 MAX_NAME = 255
 
 
-def known_inputs(data: bytes, path: str) -> list[str]:
-    """Return `NAME=value` for the inputs that a file declares, for completion."""
-    return list(inputs.known(yaml_file.decoded(data, path, code=yaml.CODE)))
+def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
+    """As of `dialects.Loader`: `workflow` is None when the file, or one that it includes, is missing or unreadable."""
+    name = name_from(root, path)
+    return examine_text(name, _bytes(path, name), root, facts())
 
 
-class Loaded:
-    """A pipeline in the making: `pipeline` is None when the file, or one that it includes, is missing or unreadable."""
+def examine_text(name: str, data: bytes, root: Path, facts: Facts) -> Examined:
+    """As `examine`, of the content of a file."""
+    problems = Problems(code=yaml.CODE)
+    files = GitLabFiles(root, facts, problems)
+    content = files.load(data, name)
+    found = list(problems.found)
+    pipeline = None
+    # What the jobs of a file with wrong includes lack may be in the file that is not there.
+    if not any(problem.code == CODE for problem in found) and content is not None:
+        assembly = _Assembly(name, tuple(files.found), files.rules, facts, problems)
+        pipeline = assembly.pipeline(content)
+        found = [*problems.found, *assembly.shapes.problems]
+    ranks = {file.name: number for number, file in enumerate(files.found)} | {name: -1}
+    return Examined(workflow=pipeline, problems=tuple(in_order(found, ranks)), ranks=ranks)
 
-    def __init__(self, path: str, data: bytes, root: Path, facts: Facts) -> None:
+
+def known_inputs(path: Path, root: Path) -> Iterable[str]:
+    """As of `dialects.Loader`."""
+    name = name_from(root, path)
+    return list(inputs.known(yaml_file.decoded(_bytes(path, name), name, code=yaml.CODE)))
+
+
+def _bytes(path: Path, name: str) -> bytes:
+    try:
+        return yaml_file.read_bytes(path)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise RequestError(f"{name}: the workflow file can't be read: {reason}", code="WF_NOT_FOUND") from error
+
+
+class _Assembly:
+    """A pipeline in the making, of the merged content of its files."""
+
+    def __init__(
+        self, path: str, files: tuple[YamlFile, ...], of_includes: Sequence[Node], facts: Facts, problems: Problems
+    ) -> None:
         self.path = path
+        self.files = files
         self.facts = facts
-        self.problems = Problems(code=yaml.CODE)
-        files = GitLabFiles(root, facts, self.problems)
-        content = files.load(data, path)
-        self._of_includes = files.rules
-        self.files: tuple[YamlFile, ...] = tuple(files.found)
-        self.shapes = Shapes()
-        of_files = list(self.problems.found)
-        self.pipeline = None if content is None else self._assembled(content)
-        if any(problem.code == CODE for problem in of_files):
-            # What its jobs lack may be in the file that is not there.
-            self.problems.found, self.pipeline = of_files, None
-        self.problems.found += self.shapes.problems
+        self.problems = problems
+        self.shapes = GitLabShapes()
+        self._of_includes = of_includes
 
-    def _assembled(self, content: Node) -> Pipeline:
+    def pipeline(self, content: Node) -> Pipeline:
         whole = Resolver(extended(content, self.problems), self.problems).resolved()
         root = self.shapes.root(whole)
         stages = self._stages(root)
@@ -75,6 +104,7 @@ class Loaded:
             root=root,
             stages=stages,
             entries=entries,
+            variable_nodes=fields_of(root.get("variables")),
             notices=(
                 *self.shapes.notices.values(),
                 *rules.without_value(root, entries.values(), self.facts, self._of_includes),
@@ -124,7 +154,7 @@ class Loaded:
             node = job.get(key)
             if node is None or node.value is None:
                 continue
-            items = yaml.items(one_or_more(node))
+            items = flat(one_or_more(node))
             if not any(one.text.strip() or one.value or one.kind is Kind.REFUSED for one in items):
                 why = f"{key} is empty, which GitLab refuses; remove it or fill it"
                 self.problems.say(node, pointer(name, key), why)

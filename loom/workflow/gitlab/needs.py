@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from loom.util.toposort import CycleError, order
-from loom.util.units import nearest
-from loom.util.yaml_file import Kind, Node, items_of, one_or_more, pointer
+from loom.util.yaml_file import Kind, Node, flat, items_of, one_or_more, pointer
 from loom.workflow.gitlab.parallel import Instance, combinations, instances
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
-from loom.workflow.gitlab.rules import flat
 from loom.workflow.gitlab.variables import text_of
+from loom.workflow.needs import Need, Needing
+from loom.workflow.needs import check as check_needs
 
 if TYPE_CHECKING:
     from loom.workflow.messages import Problems
@@ -81,31 +80,44 @@ def targets(name: str, matrix: Sequence[Mapping[str, str]], known: Mapping[str, 
 def check(pipeline: Pipeline, problems: Problems) -> None:
     """Report unknown needs, needs of later stages, cycles, and dependencies that can't be."""
     known = instances({name: entry.merged.get("parallel") for name, entry in pipeline.jobs.items()})
-    owner = {one.title: name for name, several in known.items() for one in several} | {name: name for name in known}
-    place = {stage: number for number, stage in enumerate(pipeline.stages)}
-    jobs = pipeline.jobs
-    position = {name: place.get(entry.stage, 0) for name, entry in jobs.items()}
-    graph: dict[str, list[str]] = {}
-    for name, entry in jobs.items():
-        graph[name] = []
-        for node, at, conditional in _written(entry):
-            needed = _check_needs(entry, node, at, owner, position, problems)
-            if not conditional:
-                graph[name] += needed
-        _check_dependencies(entry, owner, position, problems)
-    try:
-        order(graph, graph)
-    except CycleError as error:
-        entry = jobs[error.cycle[0]]
-        chain = " -> ".join(error.cycle)
-        problems.say(entry.key, pointer(entry.name, "needs"), f"needs: the jobs need each other in a cycle: {chain}")
+    titles = {one.title: name for name, several in known.items() for one in several}
+    needing = {
+        name: Needing(stage=entry.stage, key=entry.key, node=entry.merged, needs=list(_needs_of(entry)))
+        for name, entry in pipeline.jobs.items()
+    }
+    check_needs(needing, pipeline.stages, problems, titles)
+    position = {
+        name: pipeline.stages.index(entry.stage)
+        for name, entry in pipeline.jobs.items()
+        if entry.stage in pipeline.stages
+    }
+    for name, entry in pipeline.jobs.items():
+        count = sum(need.always for need in needing[name].needs)
+        if count > LIMIT:
+            message = f"needs: a job can need {LIMIT} others, and this one lists {count}; wait for a stage instead"
+            problems.say(entry.merged.get("needs") or entry.key, pointer(name, "needs"), message)
+        _check_dependencies(entry, titles | {one: one for one in known}, position, problems)
+
+
+def _needs_of(entry: Entry) -> Iterator[Need]:
+    for node, at, conditional in _written(entry):
+        for number, item, name in _items(node):
+            if name is not None:  # the keyword's own notice has said so
+                yield Need(
+                    job=name,
+                    node=item,
+                    at=pointer(*at, number),
+                    optional=is_optional(item),
+                    which=at if item.get("parallel") is None else id(item),
+                    always=not conditional,
+                )
 
 
 def _written(entry: Entry) -> Iterator[tuple[Node, tuple[str | int, ...], bool]]:
     """Yield each `needs` of a job with its place, and whether a rule decides on it."""
     if (node := entry.merged.get("needs")) is not None:
         yield node, (entry.name, "needs"), False
-    for number, rule in enumerate(flat(entry.merged.get("rules"))):
+    for number, rule in enumerate(flat(items_of(entry.merged.get("rules")))):
         if (node := rule.get("needs")) is not None:
             yield node, (entry.name, "rules", number, "needs"), True
 
@@ -149,38 +161,6 @@ def _combinations(item: Node, at: str, instance: Instance, problems: Problems) -
         }
 
 
-def _check_needs(
-    entry: Entry,
-    node: Node,
-    at: tuple[str | int, ...],
-    owner: Mapping[str, str],
-    position: Mapping[str, int],
-    problems: Problems,
-) -> list[str]:
-    """Check one `needs`; return the jobs that it names."""
-    found = []
-    seen = set[str]()
-    for number, item, name in _items(node):
-        place = pointer(*at, number)
-        if name is None:  # the keyword's own notice has said so
-            continue
-        if item.get("parallel") is None:
-            if name in seen:
-                problems.say(item, place, f"needs: {name} is listed twice; remove one")
-            seen.add(name)
-        if (target := owner.get(name)) is not None:
-            found.append(target)
-            if position[target] > position[entry.name]:
-                message = f"needs: {name} is in a later stage; a job can need jobs of its own stage or earlier"
-                problems.say(item, place, message)
-        elif not is_optional(item):
-            problems.say(item, place, f"needs: there is no job {name}{_meant(name, owner)}")
-    if len(found) > LIMIT:
-        message = f"needs: a job can need {LIMIT} others, and this one lists {len(found)}; wait for a stage instead"
-        problems.say(node, pointer(*at), message)
-    return found
-
-
 def is_optional(item: Node) -> bool:
     optional = item.get("optional")
     return optional is not None and optional.value is True
@@ -195,15 +175,10 @@ def _check_dependencies(
         name, place = text_of(item), pointer(entry.name, "dependencies", number)
         target = owner.get(name)
         if target is None:
-            problems.say(item, place, f"dependencies: there is no job {name}{_meant(name, owner)}")
+            problems.say(item, place, f"dependencies: unknown job {name}{problems.meant(name, owner)}")
         elif needed:
             if name not in needed and target not in needed:
                 problems.say(item, place, f"dependencies: {name} must be one of the job's needs too")
         elif position[target] >= position[entry.name]:
             message = f"dependencies: {name} is not in an earlier stage, so its artifacts are not there yet"
             problems.say(item, place, message)
-
-
-def _meant(name: str, known: Mapping[str, str]) -> str:
-    close = nearest(name, known)
-    return f"; did you mean {close}?" if close else ""

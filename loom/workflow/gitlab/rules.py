@@ -14,11 +14,12 @@ from msgspec import Struct, field
 from loom.errors import Problem
 from loom.util import globs
 from loom.util.globs import GlobError
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer
+from loom.util.yaml_file import Kind, Node, fields_of, flat, items_of, one_or_more, pointer
 from loom.workflow.expressions import Expression, ExpressionError
 from loom.workflow.gitlab import conditions, durations, paths, policies
-from loom.workflow.gitlab.pipeline import Entry, Facts, Pipeline
+from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.variables import GIVE, Scope, Variable, expand_existing, read
+from loom.workflow.loaded import Facts
 from loom.workflow.patterns import SearchError
 from loom.workflow.predefined import NOT_SET
 
@@ -81,7 +82,7 @@ def ends_at_failure(pipeline: Pipeline, decided: RulesResult) -> bool:
     workflow = pipeline.root.get("workflow")
     if workflow is None:
         return False
-    rule = None if decided.rule is None else list(flat(workflow.get("rules")))[decided.rule]
+    rule = None if decided.rule is None else flat(items_of(workflow.get("rules")))[decided.rule]
     said = (rule.find(*path) if rule is not None else None) or workflow.find(*path)
     return _text(said) == "all"
 
@@ -140,7 +141,7 @@ def _conditions(
 
 def _ifs(rules: Node | None) -> Iterator[tuple[tuple[str | int, ...], Node]]:
     """Yield each condition with its place below the owner of the rules."""
-    for number, rule in enumerate(flat(rules)):
+    for number, rule in enumerate(flat(items_of(rules))):
         if (node := rule.get("if")) is not None:
             yield ("rules", number, "if"), node
 
@@ -199,21 +200,12 @@ def _parsed(
     rules: Node | None, at: tuple[str | int, ...], problems: Problems
 ) -> Iterator[tuple[int, Node, Expression | None]]:
     """Yield each rule with its condition; one whose condition is invalid is reported and left out."""
-    for number, rule in enumerate(flat(rules)):
+    for number, rule in enumerate(flat(items_of(rules))):
         node = rule.get("if")
         if node is None or node.value is None:
             yield number, rule, None
         elif (condition := condition_of(node, (*at, number, "if"), "rules:if", problems)) is not None:
             yield number, rule, condition
-
-
-def flat(rules: Node | None) -> Iterable[Node]:
-    """Return the rules of a list that may hold lists (of anchors and `!reference`)."""
-    for item in items_of(rules):
-        if item.kind is Kind.LIST:
-            yield from flat(item)
-        else:
-            yield item
 
 
 def condition_of(node: Node, at: tuple[str | int, ...], keyword: str, problems: Problems) -> Expression | None:

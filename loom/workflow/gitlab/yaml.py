@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from loom.util.yaml_file import Kind, Node, NodeBuilder, YamlFile, fields_of
@@ -211,16 +211,3 @@ def _base_60(text: str) -> float:
     for part in text.lstrip("+-").replace("_", "").split(":"):
         total = total * 60 + (float(part) if "." in part else int(part))
     return -total if text[0] == "-" else total
-
-
-def depth(node: Node) -> int:
-    """Return how many lists are inside each other."""
-    return 1 + max((depth(item) for item in node.value), default=0) if node.kind is Kind.LIST else 0
-
-
-def items(nodes: Sequence[Node]) -> list[Node]:
-    """Return the items of a list with those of the lists inside it."""
-    flat: list[Node] = []
-    for node in nodes:
-        flat += items(node.value) if node.kind is Kind.LIST else [node]
-    return flat

@@ -13,7 +13,7 @@ from loom import __version__, workflow
 from loom.plan.model import JobSelection, ResolveContext
 from loom.plan.resolve import problems_of, resolve
 from loom.render.plan import plan_yaml
-from loom.workflow.lint import warnings
+from loom.workflow.native.lint import warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
 
 CORPUS = Path(__file__).parents[2] / "workflows"

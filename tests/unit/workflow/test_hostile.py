@@ -15,7 +15,7 @@ from loom.errors import RequestError, WorkflowError
 from loom.plan.model import JobSelection, ResolveContext
 from loom.plan.resolve import problems_of, resolve
 from loom.util import yaml_file
-from loom.workflow.lint import warnings
+from loom.workflow.native.lint import warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
 from tests.support.effort import fuzzed
 

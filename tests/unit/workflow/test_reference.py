@@ -11,7 +11,8 @@ from loom.errors import RequestError
 from loom.plan import model as plan
 from loom.plan import variables
 from loom.plan.resolve import problems_of
-from loom.workflow import models, predefined
+from loom.workflow import predefined
+from loom.workflow.native import models
 
 ROOT = Path(__file__).parents[3]
 PAGES = ROOT / "docs/reference"
@@ -44,7 +45,7 @@ def keys_of(model: type[models.Model]) -> set[str]:
 
 
 def test_every_warning_is_in_the_reference() -> None:
-    codes = set(re.findall(r'"(WF_[A-Z_]+)"', (ROOT / "loom/workflow/lint.py").read_text()))
+    codes = set(re.findall(r'"(WF_[A-Z_]+)"', (ROOT / "loom/workflow/native/lint.py").read_text()))
     assert codes == set(re.findall(r"`(WF_[A-Z_]+)`", (PAGES / "workflow.md").read_text()))
 
 

@@ -13,8 +13,8 @@ import yaml
 from loom import workflow
 from loom.errors import WorkflowError
 from loom.util import yaml_file
-from loom.workflow import models
-from loom.workflow.schema import workflow_schema
+from loom.workflow.native import models
+from loom.workflow.native.schema import workflow_schema
 from tests.support.effort import effort
 
 ROOT = Path(__file__).parents[3]

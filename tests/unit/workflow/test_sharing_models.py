@@ -17,13 +17,13 @@ from loom.errors import Problem
 from loom.plan.model import ResolveContext
 from loom.util import yaml_file
 from loom.util.yaml_file import YamlFile, scalars_of
-from loom.workflow import loader
 from loom.workflow.gitlab import inputs, yaml
 from loom.workflow.gitlab.files import MAX_INCLUDES
-from loom.workflow.gitlab.loader import Loaded
+from loom.workflow.gitlab.loader import examine_text
 from loom.workflow.gitlab.references import Resolver
 from loom.workflow.interpolation import ExpansionCycle, expand, expand_all, names
 from loom.workflow.messages import Problems
+from loom.workflow.native import loader
 from tests.support.effort import fuzzed
 from tests.support.targets import assert_stands_in
 
@@ -139,13 +139,15 @@ def test_gitlab_merges_each_include_and_hands_inputs_down(
     lay_out(root, {name: spec + text(name) for name in NAMES})
     listed = [f"{FOLDER}{name}.yml" for name in NAMES]
     context = ResolveContext(files=lambda: listed, inputs={"way": "top"})
-    found = Loaded("main.yml", (spec + text("main")).encode(), root, context)
+    found = examine_text("main.yml", (spec + text("main")).encode(), root, context)
+    files = [YamlFile(name=f"{FOLDER}{name}.yml", text=spec + text(name)) for name in NAMES]
+    files.append(YamlFile(name="main.yml", text=spec + text("main")))
     order, refused = visited(graph, once=False)
     header = spec.count("\n")
-    assert_found(found.problems.found, [((name, line + header), why) for (name, line), why in refused], found.files)
-    assert refused or found.pipeline is not None
-    if found.pipeline is not None:
-        assert found.pipeline.root.find("variables").plain() == dict(ways(graph, order))  # type: ignore[union-attr]
+    assert_found(found.problems, [((name, line + header), why) for (name, line), why in refused], files)
+    assert refused or found.workflow is not None
+    if found.workflow is not None:
+        assert found.workflow.root.find("variables").plain() == dict(ways(graph, order))  # type: ignore[union-attr]
 
 
 def ways(graph: Graph, order: Sequence[str]) -> Iterator[tuple[str, str]]:

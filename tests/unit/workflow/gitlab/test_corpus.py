@@ -22,7 +22,7 @@ from loom.plan.resolve import problems_of, resolve
 from loom.render.plan import plan_yaml
 from loom.workflow.dialects import examine
 from loom.workflow.gitlab.pipeline import Pipeline
-from loom.workflow.lint import warnings
+from loom.workflow.native.lint import warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
 from tests.support.gitlab import PUSH
 

@@ -78,7 +78,7 @@ REFUSED = {
     of_job("release: {tag_name: v1}"): "release: description is missing; add it",
     of_job("release: {tag_name: a, description: b, assets: {links: [{name: a}]}}"): "links: url is missing; add it",
     of_job("needs: [{project: a/b, job: c}]"): "needs: ref is missing; add it",
-    "a: {script: x}\n" + of_job("needs: [a, {job: a}]"): "needs: a is listed twice; remove one",
+    "a: {script: x}\n" + of_job("needs: [a, {job: a}]"): "needs: the job a is a duplicate; keep one",
     of_job(f"rules: [{{changes: {MANY}}}]"): "rules:changes: there are 51 patterns; GitLab allows at most 50",
     of_job(f"rules: [{{exists: {{paths: {MANY}}}}}]"): "rules:exists:paths: there are 51 patterns",
     of_job(f"tags: {MANY}"): "tags: there are 51 tags; GitLab allows at most 50",

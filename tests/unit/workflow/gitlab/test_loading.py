@@ -9,9 +9,10 @@ import pytest
 from loom.plan.model import ResolveContext
 from loom.workflow.dialects import examine
 from loom.workflow.gitlab import yaml as gitlab_yaml
-from loom.workflow.gitlab.loader import Loaded
+from loom.workflow.gitlab.loader import examine_text
 from loom.workflow.gitlab.sources import NotFound, Nowhere, Tree
 from loom.workflow.gitlab.yaml import resolve
+from loom.workflow.loaded import Examined
 from tests.support.gitlab import PUSH
 
 HERE = ".gitlab-ci.yml"
@@ -44,7 +45,7 @@ class Server(Nowhere):
         return b"from_web: {script: web}\n"
 
 
-def loaded(root: Path, text: str, server: Server | None = None, **files: str) -> Loaded:
+def loaded(root: Path, text: str, server: Server | None = None, **files: str) -> Examined:
     """Load a file; the others are given by names with `__` for a slash, without `.yml`."""
     for name, content in files.items():
         path = root / f"{name.replace('__', '/')}.yml"
@@ -52,20 +53,19 @@ def loaded(root: Path, text: str, server: Server | None = None, **files: str) ->
         path.write_text(content)
     listed = [str(path.relative_to(root)) for path in sorted(root.rglob("*")) if path.is_file()]
     context = ResolveContext(predefined=PUSH, files=lambda: listed, sources=lambda: server)
-    return Loaded(HERE, text.encode(), root, context)
+    return examine_text(HERE, text.encode(), root, context)
 
 
 def jobs(root: Path, text: str, server: Server | None = None, **files: str) -> dict[str, Any]:
     found = loaded(root, text, server, **files)
-    assert [str(problem) for problem in found.problems.found] == []
-    assert found.pipeline is not None
-    return {name: entry.merged.plain() for name, entry in found.pipeline.jobs.items()}
+    assert [str(problem) for problem in found.problems] == []
+    assert found.workflow is not None
+    return {name: entry.merged.plain() for name, entry in found.workflow.jobs.items()}
 
 
 def problems(root: Path, text: str, server: Server | None = None, **files: str) -> list[str]:
     return [
-        f"{one.file}:{one.line}:{one.column}: {one.message}"
-        for one in loaded(root, text, server, **files).problems.found
+        f"{one.file}:{one.line}:{one.column}: {one.message}" for one in loaded(root, text, server, **files).problems
     ]
 
 
@@ -117,8 +117,8 @@ job:
   variables: !reference [.c, variables]
 """
     found = loaded(tmp_path, "include: /c.yml\n" + text, c=".c: {variables: {X: 1}}\n")
-    assert found.pipeline is not None
-    job = found.pipeline.jobs["job"].merged
+    assert found.workflow is not None
+    job = found.workflow.jobs["job"].merged
     assert job.plain() == {"script": ["one", "two", "three", "four", "five"], "variables": {"X": 1}}
     first = job.find("script", 0)
     assert first is not None
@@ -161,12 +161,12 @@ variables: {A: own}
         ci__first="job: {script: [first], stage: test}\nvariables: {A: first, B: first}\n",
         ci__deep__second="job: {script: [second]}\n",
     )  # fmt: skip
-    assert found.problems.found == []
-    assert found.pipeline is not None
-    assert found.pipeline.jobs["job"].merged.plain() == {"script": ["second"], "stage": "build"}
-    assert found.pipeline.root.find("variables").plain() == {"A": "own", "B": "first"}  # type: ignore[union-attr]
-    assert set(found.pipeline.jobs) == {"job", "from_project", "from_web"}
-    assert "group/templates@v1:b.yml" in [file.name for file in found.files]
+    assert list(found.problems) == []
+    assert found.workflow is not None
+    assert found.workflow.jobs["job"].merged.plain() == {"script": ["second"], "stage": "build"}
+    assert found.workflow.root.find("variables").plain() == {"A": "own", "B": "first"}  # type: ignore[union-attr]
+    assert set(found.workflow.jobs) == {"job", "from_project", "from_web"}
+    assert "group/templates@v1:b.yml" in [file.name for file in found.workflow.files]
 
 
 INPUTS = """\
@@ -188,9 +188,9 @@ spec:
 def test_inputs_are_replaced_in_the_text_and_places_stay_those_of_the_file(tmp_path: Path) -> None:
     text = "include: {local: part.yml, inputs: {name: abcdef}}\n"
     found = loaded(tmp_path, text, part=INPUTS)
-    assert [str(one).partition(": ")[0] for one in found.problems.found] == ["part.yml:12:3"]
-    assert found.pipeline is not None
-    job = found.pipeline.jobs["abcdef"].merged
+    assert [str(one).partition(": ")[0] for one in found.problems] == ["part.yml:12:3"]
+    assert found.workflow is not None
+    job = found.workflow.jobs["abcdef"].merged
     assert job.plain() == {"script": ["echo abc", "2"], "needs": ["a", "b"], "interruptible": False}
     second = job.find("script", 1)
     assert second is not None
@@ -225,7 +225,7 @@ def test_a_wrong_input_is_reported_where_it_is_given(tmp_path: Path, given: str,
         ("job: {script: x, stage: none}", "job: there is no stage none; the stages are .pre, build, test, deploy, .post"),
         ("job: {image: x}", "1:1: job has no script; every job has `script` or `trigger`"),
         ("job: {script: x, timeout: soon}", "timeout: expected a duration such as 1h 30m, found 'soon'"),
-        ("job: {script: x, extends: .bas}\n.base: {tags: [x]}", "1:27: extends: unknown job .bas; did you mean .base?"),
+        ("job: {script: x, extends: .bas}\n.base: {tags: [x]}", "1:27: extends: unknown job or template .bas; did you mean .base?"),
         (".a: {extends: .b}\n.b: {extends: .a}", "extends forms a cycle: "),
         ("job: {script: [!reference [job, script]]}", "!reference [job, script] is part of a cycle: [job, script] -> "),
         ("job: {script: [!reference [.x, y]]}", "!reference [.x, y]: there is no .x; name a job and a key of it"),
@@ -259,7 +259,7 @@ def test_includes_in_a_circle_and_too_many_of_them_are_refused(tmp_path: Path) -
 
 
 def test_a_keyword_without_effect_is_noticed_once(tmp_path: Path) -> None:
-    found = loaded(tmp_path, "a: {script: x, tags: [t]}\nb: {script: x, tags: [t]}\n").pipeline
+    found = loaded(tmp_path, "a: {script: x, tags: [t]}\nb: {script: x, tags: [t]}\n").workflow
     assert found is not None
     assert [(one.line, one.severity, one.message.partition(":")[0]) for one in found.notices] == [
         (1, "notice", "tags has no effect here")
@@ -268,7 +268,7 @@ def test_a_keyword_without_effect_is_noticed_once(tmp_path: Path) -> None:
 
 def test_a_variable_for_the_runner_without_effect_is_noticed_once(tmp_path: Path) -> None:
     text = "variables: {FF_A: 1, GIT_STRATEGY: none}\na: {script: x, variables: {GIT_DEPTH: 1, FF_B: 1, DEPTH: 1}}\n"
-    found = loaded(tmp_path, f"{text}b: {{script: x, variables: {{GIT_DEPTH: 2}}}}\n").pipeline
+    found = loaded(tmp_path, f"{text}b: {{script: x, variables: {{GIT_DEPTH: 2}}}}\n").workflow
     assert found is not None
     assert [(one.line, one.message.partition(":")[0]) for one in found.notices] == [
         (1, "FF_* has no effect here"),

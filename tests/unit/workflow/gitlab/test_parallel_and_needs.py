@@ -152,26 +152,26 @@ def test_a_name_means_all_instances_and_a_title_one() -> None:
         ("{a: {stage: test}, b: {stage: test, needs: [a]}}", []),
         (
             "{a: {stage: test, needs: [deplo]}, deploy: {stage: test}}",
-            ["needs: there is no job deplo; did you mean deploy?"],
+            ["needs: unknown job deplo; did you mean deploy?"],
         ),
         ("{a: {stage: test, needs: [{job: gone, optional: true}]}}", []),
         (
             "{a: {stage: build, needs: [b]}, b: {stage: test}}",
-            ["needs: b is in a later stage; a job can need jobs of its own stage or earlier"],
+            ["needs: b is in a later stage (test) than a (build); need a job of the same or an earlier stage"],
         ),
         (
             "{a: {stage: test, needs: [b]}, b: {stage: test, needs: [a]}}",
-            ["needs: the jobs need each other in a cycle: a -> b -> a"],
+            ["needs: the jobs need each other in a cycle: a -> b -> a; remove one"],
         ),
-        ("{a: {stage: test, needs: [a]}}", ["needs: the jobs need each other in a cycle: a -> a"]),
+        ("{a: {stage: test, needs: [a]}}", ["needs: the jobs need each other in a cycle: a -> a; remove one"]),
         ("{a: {stage: build, parallel: 2}, b: {stage: test, needs: ['a 2/2']}}", []),
-        ("{a: {stage: test, rules: [{if: $A, needs: [gone]}]}}", ["needs: there is no job gone"]),
+        ("{a: {stage: test, rules: [{if: $A, needs: [gone]}]}}", ["needs: unknown job gone"]),
         (
             "{a: {stage: test, needs: [{project: x/y, job: z}]}}",
             [],
         ),
         ("{a: {stage: build}, b: {stage: test, dependencies: [a]}}", []),
-        ("{a: {stage: build}, b: {stage: test, dependencies: [gone]}}", ["dependencies: there is no job gone"]),
+        ("{a: {stage: build}, b: {stage: test, dependencies: [gone]}}", ["dependencies: unknown job gone"]),
         (
             "{a: {stage: test}, b: {stage: test, dependencies: [a]}}",
             ["dependencies: a is not in an earlier stage, so its artifacts are not there yet"],

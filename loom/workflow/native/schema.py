@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from loom.workflow import models, values
+from loom.workflow.native import models, values
 
 ID = "https://loom.invalid/schema/workflow-v1.json"
 _REFERENCE = "#/$defs/"

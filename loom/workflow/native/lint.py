@@ -10,11 +10,12 @@ from loom.config import AUTO_SHELL
 from loom.errors import Problem
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer, problem_in_text, scalars_of
 from loom.workflow import expressions, interpolation, scripts
-from loom.workflow.dialects import AnyEntry, Loaded
-from loom.workflow.inheritance import Entry
-from loom.workflow.loader import Workflow
+from loom.workflow import loaded as any_language
+from loom.workflow.loaded import Loaded
+from loom.workflow.native.inheritance import Entry
+from loom.workflow.native.loader import Workflow
 
-E = TypeVar("E", bound=AnyEntry)
+E = TypeVar("E", bound=any_language.Entry)
 
 _LOST = re.compile(
     r"(cd|pushd|export|source|\.|alias|unset|set|shopt|umask|ulimit|trap)(\s+|$)|[A-Za-z_][A-Za-z0-9_]*=\S*$"

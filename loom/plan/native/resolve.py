@@ -8,8 +8,8 @@ from loom.config import Config
 from loom.errors import Problem, WorkflowError
 from loom.plan import model as p
 from loom.plan.candidates import RuleDecision
-from loom.plan.jobs import JobBuilder
-from loom.plan.rules import RuleEvaluator, candidate_of, job_ids
+from loom.plan.native.jobs import JobBuilder
+from loom.plan.native.rules import RuleEvaluator, candidate_of, job_ids
 from loom.plan.selection import Choice
 from loom.workflow import Entry, Workflow
 from loom.workflow.predefined import KNOWN_TO_PLANS

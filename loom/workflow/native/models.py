@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from loom.workflow.values import (
+from loom.workflow.native.values import (
     FILLED,
     LINE,
     NETWORK,

@@ -6,81 +6,57 @@ are left to `resolve`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import ClassVar
 
-from msgspec import Struct
-from msgspec.structs import replace
-
-from loom.errors import Problem
-from loom.util.yaml_file import Kind, Node, YamlFile, items_of, pointer
-from loom.workflow import merge, models
-from loom.workflow.files import File, WorkflowFiles
-from loom.workflow.inheritance import Entry, Inheritance, Written
-from loom.workflow.messages import Problems, Suggestions, in_order, refused
-from loom.workflow.references import EntryView, References
-from loom.workflow.shapes import Shapes
+from loom.util.yaml_file import Kind, Node, items_of, pointer
+from loom.workflow import merge
+from loom.workflow.loaded import Examined, Facts, LoadedOf
+from loom.workflow.messages import Problems, in_order, refused
+from loom.workflow.native import models, references
+from loom.workflow.native.files import File, WorkflowFiles
+from loom.workflow.native.inheritance import RULES, Entry, Written, entries_of
+from loom.workflow.native.references import EntryView
+from loom.workflow.native.shapes import Shapes
 
 
-class Workflow(Struct, frozen=True, kw_only=True):
-    """A checked workflow. Unmerged jobs and templates, in file order (included files first)."""
+class Workflow(LoadedOf[Entry], frozen=True, kw_only=True):
+    language: ClassVar[str] = "native"
 
-    path: str
-    """Relative to the repository root (absolute when outside)."""
-    files: tuple[YamlFile, ...]
-    stages: tuple[str, ...]
     variables: Mapping[str, str]
-    variable_nodes: Mapping[str, Node]
     rules: tuple[models.WorkflowRule, ...] | None
     rules_node: Node | None
-    entries: Mapping[str, Entry]
     default: Node | None
-
-    @property
-    def jobs(self) -> Mapping[str, Entry]:
-        return {name: entry for name, entry in self.entries.items() if not entry.is_template}
-
-    @property
-    def templates(self) -> Mapping[str, Entry]:
-        return {name: entry for name, entry in self.entries.items() if entry.is_template}
-
-
-class Examined(Struct, frozen=True, kw_only=True):
-    """The outcome of loading: every error in order, and the parts that are sound enough for further checks."""
-
-    workflow: Workflow | None
-    problems: tuple[Problem, ...]
-    ranks: Mapping[str, int]
-    """The readable files, in order."""
-
-    def in_order(self, problems: Iterable[Problem]) -> list[Problem]:
-        return in_order(problems, self.ranks)
 
 
 def load(path: Path, root: Path) -> Workflow:
     """Read, merge and check. RequestError for a missing file, WorkflowError with every problem otherwise."""
     examined = examine(path, root)
-    if examined.problems or examined.workflow is None:
+    if examined.problems or not isinstance(examined.workflow, Workflow):
         raise refused(examined.problems)
     return examined.workflow
 
 
-def examine(path: Path, root: Path) -> Examined:
-    """Load and return all findings instead of raising WorkflowError; RequestError is still raised."""
+def examine(path: Path, root: Path, facts: Callable[[], Facts] | None = None) -> Examined:
+    """As of `dialects.Loader`; a file depends on no facts."""
     problems = Problems()
     files = WorkflowFiles(root, problems)
     name = files.read(path)
     workflow = _assemble(name, files.found, problems)
     ranks = {file.yaml.name: number for number, file in enumerate(files.found)} | {name: -1}
-    examined = Examined(workflow=workflow, problems=(), ranks=ranks)
-    return replace(examined, problems=tuple(examined.in_order(problems.found)))
+    return Examined(workflow=workflow, problems=tuple(in_order(problems.found, ranks)), ranks=ranks)
+
+
+def known_inputs(path: Path, root: Path) -> Iterable[str]:
+    return ()
 
 
 def _assemble(path: str, files: list[File], problems: Problems) -> Workflow | None:
     """None when the main file can't be read."""
     if not any(file.main for file in files):
         return None
-    shapes, suggest = Shapes(problems, nulls=any(file.yaml.has_nulls for file in files)), Suggestions()
+    shapes = Shapes(problems, nulls=any(file.yaml.has_nulls for file in files))
     written: dict[str, Written] = {}
     default: Node | None = None
     variables: dict[str, Node] = {}
@@ -91,18 +67,18 @@ def _assemble(path: str, files: list[File], problems: Problems) -> Workflow | No
         if isinstance(shape, models.Root):
             root = shape
         if (own := _mapping(file.root, "default")) is not None:
-            default = own if default is None else merge.merge(default, own)
+            default = own if default is None else merge.merge(default, own, RULES)
         if (own := _mapping(file.root, "variables")) is not None:
             variables |= own.value
         _take_entries(file.root, written, shapes, problems)
     if all(name.startswith(".") for name in written) and not problems.found:
         problems.say(main, "/", "the workflow has no jobs; add a name with `stage` and `script`")
-    entries = Inheritance(written, default, shapes, problems, suggest).entries()
+    entries = entries_of(written, default, shapes, problems)
     stages = main.get("stages")
     declared = None
     if stages is not None and stages.kind is Kind.LIST:
         declared = tuple(node.value for node in items_of(stages) if isinstance(node.value, str))
-    problems.found += References(_views(written, entries), declared, suggest).check()
+    references.check(_views(written, entries), declared, problems)
     return Workflow(
         path=path,
         files=tuple(file.yaml for file in files),

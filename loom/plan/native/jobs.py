@@ -8,13 +8,14 @@ from pathlib import PurePath
 from loom.errors import Problem, RequestError
 from loom.images.reference import parse_reference, service_aliases
 from loom.plan import model as p
+from loom.plan.native.rules import EntryCandidate, job_values
 from loom.plan.placement import placed, unknown_pool
-from loom.plan.rules import EntryCandidate, job_values
 from loom.pools import Pool
 from loom.util.units import platform
 from loom.util.yaml_file import Node, line_in_file, pointer
-from loom.workflow import Entry, Workflow, interpolation, models
-from loom.workflow.values import user as checked_user
+from loom.workflow import Entry, Workflow, interpolation
+from loom.workflow.native import models
+from loom.workflow.native.values import user as checked_user
 from loom.workflow.words import shell_words
 
 _EMPTY_WHEN_UNSET = frozenset({"CI_COMMIT_BRANCH", "CI_COMMIT_TAG", "CI_COMMIT_DESCRIPTION"})

@@ -11,8 +11,8 @@ from loom.util import globs, yaml_file
 from loom.util.paths import name_from
 from loom.util.units import nearest
 from loom.util.yaml_file import Kind, Node, YamlFile, one_or_more, pointer
-from loom.workflow import wording
 from loom.workflow.messages import Problems
+from loom.workflow.native import wording
 
 TEMPLATES = ".loom/templates"
 MAX_FILES = 200

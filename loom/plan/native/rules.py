@@ -15,7 +15,8 @@ from loom.util import globs
 from loom.util.slugs import slug
 from loom.util.toposort import order
 from loom.util.yaml_file import Node, pointer
-from loom.workflow import Entry, Workflow, expressions, interpolation, models
+from loom.workflow import Entry, Workflow, expressions, interpolation
+from loom.workflow.native import models
 from loom.workflow.patterns import SearchError
 
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from loom.util.units import nearest
 from loom.util.yaml_file import Kind, Node
-from loom.workflow import models, values
 from loom.workflow import words as words_of
+from loom.workflow.native import models, values
 
 FOREIGN = {
     "steps": "script",

@@ -1,0 +1,1 @@
+"""The plan of a workflow in loom's own language."""

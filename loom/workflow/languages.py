@@ -1,0 +1,39 @@
+"""The languages of workflow files, with how a file's language is told. To add one: docs/explanation/add-a-language.md."""
+
+from __future__ import annotations
+
+import re
+
+from msgspec import Struct
+
+
+class Language(Struct, frozen=True, kw_only=True):
+    """A language, whose `workflow/NAME/loader.py` reads files and whose `plan/NAME/resolve.py` makes plans of them.
+
+    A file is in the first language whose `named` its path has, else in the first of whose keys it has some, and none of
+    other languages; else in loom's own.
+    """
+
+    name: str
+    default: str
+    """Where a project has its workflow, relative to the project's root."""
+    named: re.Pattern[str]
+    """Searched in the path, relative to the project's root."""
+    keys: re.Pattern[bytes] | None = None
+    foreign_keys: re.Pattern[bytes] | None = None
+    has_inputs: bool = False
+    """`--input` gives values that the file declares (`known_inputs` of its loader)."""
+
+
+NATIVE = Language(name="native", default=".loom/workflow.yml", named=re.compile(r"^\.loom/"))
+GITLAB = Language(
+    name="gitlab",
+    default=".gitlab-ci.yml",
+    named=re.compile(r"\.gitlab-ci[^/]*$"),
+    keys=re.compile(rb"^[ \t]+[\"']?(script|trigger|extends)[\"']?[ \t]*:|^include[ \t]*:", re.MULTILINE),
+    # `jobs` and `on` are GitHub's, whose files get a better error from the reader of loom's own.
+    foreign_keys=re.compile(rb"^[\"']?(version|jobs|on)[\"']?[ \t]*:", re.MULTILINE),
+    has_inputs=True,
+)
+LANGUAGES = (NATIVE, GITLAB)
+"""In the order of precedence where a project has a workflow in several."""

@@ -1,0 +1,130 @@
+"""Check what the jobs of a workflow refer to, and the keys that each has to have.
+
+Works on nodes, so that it can also check jobs with other errors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from msgspec import Struct
+
+from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, pointer
+from loom.workflow.messages import Problems
+from loom.workflow.native import models, values
+from loom.workflow.needs import Need, Needing
+from loom.workflow.needs import check as check_needs
+
+
+class EntryView(Struct, frozen=True, kw_only=True):
+    """A job or template: its nodes, and its fields if its shape is valid."""
+
+    name: str
+    key: Node
+    node: Node
+    fields: models.Job | None
+
+    @property
+    def is_template(self) -> bool:
+        return self.name.startswith(".")
+
+    @property
+    def stage(self) -> str | None:
+        node = self.node.get("stage")
+        return node.value if node is not None and isinstance(node.value, str) else None
+
+
+def check(views: Mapping[str, EntryView], stages: Sequence[str] | None, problems: Problems) -> None:
+    """Report wrong stages, needs and missing keys. `stages`: None when the file's list is invalid."""
+    reported: dict[tuple[int, str], Node] = {}  # a template's mistake is reported once, not in each job that extends it
+
+    def say(node: Node, at: str, message: str) -> None:
+        if (id(node), message) not in reported:
+            reported[id(node), message] = node
+            problems.say(node, at, message)
+
+    jobs = {name: view for name, view in views.items() if not view.is_template}
+    for view in views.values():
+        for node, at, message in (*_stage(view, stages, problems), *(() if view.is_template else _own_keys(view))):
+            say(node, at, message)
+    needs = {name: list(_needs_of(view)) for name, view in jobs.items()}
+    needing = {
+        name: Needing(stage=view.stage, key=view.key, node=view.node, needs=needs[name]) for name, view in jobs.items()
+    }
+    check_needs(needing, stages or (), problems)
+    for need in (need for several in needs.values() for need in several):
+        for message in _combination(need, jobs.get(need.job)):
+            say(need.node, need.at, message)
+
+
+Mistakes = Iterator[tuple[Node, str, str]]
+
+
+def _stage(view: EntryView, stages: Sequence[str] | None, problems: Problems) -> Mistakes:
+    node = view.node.get("stage")
+    if stages is None:
+        return
+    if node is None:
+        if view.fields is not None and not view.is_template:
+            some = ", ".join(stages)
+            yield view.key, pointer(view.name), f"the job has no stage; add `stage:` with one of {some}"
+    elif isinstance(node.value, str) and node.value not in stages:
+        meant = problems.meant(node.value, stages, f"; the stages are {', '.join(stages)}")
+        yield node, pointer(view.name, "stage"), f"unknown stage {node.value}{meant}"
+
+
+def _own_keys(view: EntryView) -> Mistakes:
+    """Yield what is wrong with keys of one job that are sound each for itself."""
+    fields = view.fields
+    if fields is None:
+        return
+
+    def node_of(*path: str | int) -> Node:
+        return view.node.find(*path) or view.key
+
+    if fields.script is None:
+        yield view.key, pointer(view.name), "the job has no script; add the commands it runs"
+    for name in (fields.secrets or {}).keys() & (fields.variables or {}).keys():
+        key = node_of("secrets").key_node(name) or view.key
+        yield key, pointer(view.name, "secrets", name), f"{name} is a variable of this job too; rename one"
+    image = fields.image
+    if image is not None and image.name is None and image.build is None:
+        message = "the image has neither a name nor a build; add `name:`"
+        yield node_of("image"), pointer(view.name, "image"), message
+    if fields.user is not None and image is not None and image.user not in (None, fields.user):
+        message = f"image.user is {image.user}; keep one of the two"
+        yield node_of("user"), pointer(view.name, "user"), message
+    names: list[str] = []
+    for number, service in enumerate(fields.services or ()):
+        node, at = node_of("services", number), ("services", number)
+        if service.image is not None and not service.alias and not re.fullmatch(values.HOST_NAME, service.name):
+            message = f"{service.name!r} is not a valid host name: letters, digits, . _ and -; or add an alias"
+            yield node.get("name") or node, pointer(view.name, *at, "name"), message
+        elif service.name in names and not service.alias:
+            yield node, pointer(view.name, *at), f"the service {service.name} is a duplicate; give one an alias"
+        names.append(service.name)
+
+
+def _combination(need: Need, needed: EntryView | None) -> Iterator[str]:
+    if needed is None or needed.fields is None:
+        return
+    parallel = needed.fields.parallel
+    for key, value in need.which or ():
+        known = [v for row in (parallel.matrix if parallel else None) or () for v in row.get(key, ())]
+        if value not in known:
+            why = f"its values are {', '.join(dict.fromkeys(known))}" if known else "its matrix has no such variable"
+            yield f"{need.job} has no combination with {key}={value}; {why}"
+
+
+def _needs_of(view: EntryView) -> Iterator[Need]:
+    for number, node in enumerate(one_or_more(view.node.get("needs"))):
+        job, optional = node if node.kind is Kind.SCALAR else node.get("job"), node.get("optional")
+        if job is not None and isinstance(job.value, str):
+            yield Need(
+                job=job.value.strip(),
+                node=job,
+                at=pointer(view.name, "needs", number),
+                optional=optional is not None and optional.value is True,
+                which=tuple(sorted((name, str(one.value)) for name, one in fields_of(node.get("matrix")).items())),
+            )

@@ -1,0 +1,85 @@
+"""Check what the jobs of a file need of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from msgspec import Struct
+
+from loom.util.toposort import CycleError, order
+from loom.util.yaml_file import Node, pointer
+from loom.workflow.messages import Problems
+
+
+class Need(Struct, frozen=True, kw_only=True):
+    """One entry of a job's `needs`."""
+
+    job: str
+    """A job's name, or the title of one of its instances."""
+    node: Node
+    at: str
+    optional: bool = False
+    which: Any = None
+    """Tells entries for one job apart that are no duplicates."""
+    always: bool = True
+    """Whether the job needs it in each run; False where a rule decides."""
+
+
+class Needing(Struct, frozen=True, kw_only=True):
+    """A job with its needs."""
+
+    stage: str | None
+    key: Node
+    node: Node
+    needs: Sequence[Need]
+
+
+def check(
+    jobs: Mapping[str, Needing],
+    stages: Sequence[str],
+    problems: Problems,
+    titles: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Report needs of unknown jobs, of jobs in later stages, entries that are there twice, and cycles.
+
+    `titles`: names of instances with their jobs. What several jobs inherit is reported once.
+    """
+    position = {stage: number for number, stage in enumerate(stages)}
+    graph: dict[str, list[str]] = {}
+    reported = set[int]()
+    for name, job in jobs.items():
+        graph[name] = []
+        seen: list[tuple[str, Any]] = []
+        for need in job.needs:
+            target = need.job if need.job in jobs else titles.get(need.job, "")
+            there = position.get(jobs[target].stage or "", -1) if target else -1
+            why = ""
+            if not target:
+                why = "" if need.optional else _unknown(need, {*jobs, *titles}, problems)
+            elif (need.job, need.which) in seen:
+                why = f"the job {need.job} is a duplicate; keep one"
+            elif there > position.get(job.stage or "", len(position)):
+                why = (
+                    f"{need.job} is in a later stage ({jobs[target].stage}) than {name} ({job.stage}); "
+                    "need a job of the same or an earlier stage"
+                )
+            seen.append((need.job, need.which))
+            if target and need.always:
+                graph[name].append(target)
+            if why and id(need.node) not in reported:
+                reported.add(id(need.node))
+                problems.say(need.node, need.at, f"needs: {why}")
+    try:
+        order(graph, graph)
+    except CycleError as error:
+        first = jobs[error.cycle[0]]
+        why = f"needs: the jobs need each other in a cycle: {' -> '.join(error.cycle)}; remove one"
+        problems.say(first.node.get("needs") or first.key, pointer(error.cycle[0], "needs"), why)
+
+
+def _unknown(need: Need, known: Collection[str], problems: Problems) -> str:
+    if need.job.startswith("."):
+        return f"{need.job} is a template and never runs; need a job"
+    return f"unknown job {need.job}{problems.meant(need.job, known)}"
