@@ -33,10 +33,10 @@ BUILT = {
     ("util/globs.py", "part"): "one character",
     ("util/globs.py", "text"): "three constants",
     ("workflow/gitlab/predefined.py", "pattern"): "a table of loom",
-    ("workflow/lint.py", "node"): "a number",
+    ("workflow/native/lint.py", "node"): "a number",
     ("workflow/patterns.py", "pattern"): "searched with a limit",
     ("workflow/patterns.py", "source"): "checked here, and searched with a limit",
-    ("workflow/shapes.py", "template values"): "two constants",
+    ("workflow/native/shapes.py", "template values"): "two constants",
 }
 """Patterns that are no literals, by the names in them: each with the reason why nobody else wrote one that takes long."""
 
