@@ -86,11 +86,8 @@ def check(pipeline: Pipeline, problems: Problems) -> None:
         for name, entry in pipeline.jobs.items()
     }
     check_needs(needing, pipeline.stages, problems, titles)
-    position = {
-        name: pipeline.stages.index(entry.stage)
-        for name, entry in pipeline.jobs.items()
-        if entry.stage in pipeline.stages
-    }
+    place = {stage: number for number, stage in enumerate(pipeline.stages)}
+    position = {name: place.get(entry.stage, 0) for name, entry in pipeline.jobs.items()}
     for name, entry in pipeline.jobs.items():
         count = sum(need.always for need in needing[name].needs)
         if count > LIMIT:
