@@ -13,7 +13,7 @@ from loom.util.yaml_file import Node, pointer
 from loom.workflow.messages import Problems
 
 
-class Need(Struct, frozen=True, kw_only=True):
+class NeedsEntry(Struct, frozen=True, kw_only=True):
     """One entry of a job's `needs`."""
 
     job: str
@@ -33,7 +33,7 @@ class Needing(Struct, frozen=True, kw_only=True):
     stage: str | None
     key: Node
     node: Node
-    needs: Sequence[Need]
+    needs: Sequence[NeedsEntry]
 
 
 def check(
@@ -79,7 +79,7 @@ def check(
         problems.say(first.node.get("needs") or first.key, pointer(error.cycle[0], "needs"), why)
 
 
-def _unknown(need: Need, known: Collection[str], problems: Problems) -> str:
+def _unknown(need: NeedsEntry, known: Collection[str], problems: Problems) -> str:
     if need.job.startswith("."):
         return f"{need.job} is a template and never runs; need a job"
     return f"unknown job {need.job}{problems.meant(need.job, known)}"

@@ -12,7 +12,7 @@ from loom.util.yaml_file import Kind, Node, flat, items_of, one_or_more, pointer
 from loom.workflow.gitlab.parallel import Instance, combinations, instances
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.variables import text_of
-from loom.workflow.needs import Need, Needing
+from loom.workflow.needs import Needing, NeedsEntry
 from loom.workflow.needs import check as check_needs
 
 if TYPE_CHECKING:
@@ -96,11 +96,11 @@ def check(pipeline: Pipeline, problems: Problems) -> None:
         _check_dependencies(entry, titles | {one: one for one in known}, position, problems)
 
 
-def _needs_of(entry: Entry) -> Iterator[Need]:
+def _needs_of(entry: Entry) -> Iterator[NeedsEntry]:
     for node, at, conditional in _written(entry):
         for number, item, name in _items(node):
             if name is not None:  # the keyword's own notice has said so
-                yield Need(
+                yield NeedsEntry(
                     job=name,
                     node=item,
                     at=pointer(*at, number),

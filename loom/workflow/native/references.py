@@ -13,7 +13,7 @@ from msgspec import Struct
 from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, pointer
 from loom.workflow.messages import Problems
 from loom.workflow.native import models, values
-from loom.workflow.needs import Need, Needing
+from loom.workflow.needs import Needing, NeedsEntry
 from loom.workflow.needs import check as check_needs
 
 
@@ -106,7 +106,7 @@ def _own_keys(view: EntryView) -> Mistakes:
         names.append(service.name)
 
 
-def _combination(need: Need, needed: EntryView | None) -> Iterator[str]:
+def _combination(need: NeedsEntry, needed: EntryView | None) -> Iterator[str]:
     if needed is None or needed.fields is None:
         return
     parallel = needed.fields.parallel
@@ -117,11 +117,11 @@ def _combination(need: Need, needed: EntryView | None) -> Iterator[str]:
             yield f"{need.job} has no combination with {key}={value}; {why}"
 
 
-def _needs_of(view: EntryView) -> Iterator[Need]:
+def _needs_of(view: EntryView) -> Iterator[NeedsEntry]:
     for number, node in enumerate(one_or_more(view.node.get("needs"))):
         job, optional = node if node.kind is Kind.SCALAR else node.get("job"), node.get("optional")
         if job is not None and isinstance(job.value, str):
-            yield Need(
+            yield NeedsEntry(
                 job=job.value.strip(),
                 node=job,
                 at=pointer(view.name, "needs", number),
