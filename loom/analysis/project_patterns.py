@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,6 @@ from loom.analysis import problem_matchers
 from loom.analysis.patterns import GROUPS, Finder, Format, Reader
 from loom.errors import Problem, RequestError, WorkflowError
 from loom.util import yaml_file
-from loom.util.paths import leads_out
 from loom.util.untrusted_files import read_regular
 from loom.util.yaml_file import Kind, Node
 from loom.workflow.messages import Problems
@@ -86,7 +86,7 @@ def load(root: Path) -> list[Format]:
 def read(root: Path) -> tuple[Sequence[Problem], list[Format]]:
     """Return what is wrong with the file, and the formats where nothing is."""
     try:
-        file = yaml_file.read(root / NAME, NAME)
+        file = yaml_file.read(root / NAME, NAME, within=root)
     except FileNotFoundError:
         return [], []
     except OSError as error:
@@ -109,12 +109,12 @@ def read(root: Path) -> tuple[Sequence[Problem], list[Format]]:
 
 
 def _imported(root: Path, path: Node, problems: Problems) -> list[Format]:
-    file = root / str(path.value)
-    if leads_out(file, root):
+    file = Path(os.path.realpath(root / str(path.value)))
+    if not file.is_relative_to(os.path.realpath(root)):
         problems.say(path, "matchers", f"{path.value} is outside of the project")
         return []
     try:
-        return problem_matchers.formats(read_regular(file, at_most=LARGEST_FILE))
+        return problem_matchers.formats(read_regular(file, at_most=LARGEST_FILE, judged=True))
     except OSError as error:
         problems.say(path, "matchers", f"{path.value} can't be read: {error.strerror or error}")
     except ValueError as error:

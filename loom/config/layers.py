@@ -27,7 +27,6 @@ from loom.config.values import GitLabSettings, ValueContext
 from loom.errors import Problem, RequestError, WorkflowError
 from loom.pools import Misplaced
 from loom.util.file_systems import in_memory
-from loom.util.paths import leads_out
 from loom.util.units import nearest
 
 if TYPE_CHECKING:
@@ -60,13 +59,7 @@ def load(
     own_places = {name: value for name, value, _ in given if name == "state_dir"}
     own_state_dir = own_places.get("state_dir", layers.values["state_dir"])
     if root is not None:
-        if (elsewhere := leads_out(root / PROJECT_FILE, root)) is not None:
-            raise RequestError(
-                f"{PROJECT_FILE} is a link that points outside the repository, to {elsewhere}",
-                hint="replace it by a file, or remove it",
-                code="LEADS_OUT",
-            )
-        for name, value, node in _read(root / PROJECT_FILE, ValueContext(root, home), problems):
+        for name, value, node in _read(root / PROJECT_FILE, ValueContext(root, home), problems, within=root):
             layers.propose(name, value, node, lambda asked: allows(asked, own_state_dir))
     if problems:
         raise WorkflowError(
@@ -202,15 +195,17 @@ def _tmp_is_memory() -> bool:
     return in_memory(Path("/tmp")) and os.access("/var/tmp", os.W_OK | os.X_OK) and not in_memory(Path("/var/tmp"))
 
 
-def _read(path: Path, context: ValueContext, problems: list[Problem]) -> Iterator[tuple[str, Any, yaml_file.Node]]:
-    """Parse each key of one file; add to `problems`."""
+def _read(
+    path: Path, context: ValueContext, problems: list[Problem], *, within: Path | None = None
+) -> Iterator[tuple[str, Any, yaml_file.Node]]:
+    """Parse each key of one file; add to `problems`. RequestError for one of `within` that leads out of it."""
     if not os.path.lexists(path):
         return
     from loom.util import yaml_file  # YAML takes 10 ms, and most projects have no such file
 
     name = PROJECT_FILE if path.parts[-2:] == (".loom", "config.yml") else str(path)
     try:
-        file = yaml_file.read(path, name, code=CODE)
+        file = yaml_file.read(path, name, code=CODE, within=within)
     except FileNotFoundError:
         return
     except OSError as error:

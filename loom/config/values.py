@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,11 @@ def as_path(value: Any, context: ValueContext) -> Path:
     return path.absolute() if context.base is None else context.base / path
 
 
+def _real(value: Any, context: ValueContext) -> Path:
+    """Return where a path leads now: what trust is asked for, and what is opened later."""
+    return Path(os.path.realpath(as_path(value, context)))
+
+
 def as_keepass(value: Any, context: ValueContext) -> Mapping[str, KeepassDatabase]:
     if not isinstance(value, dict):
         raise ValueError(f"expected a mapping of an alias to a database's path, found {_found(value)}")
@@ -145,8 +151,8 @@ def as_keepass(value: Any, context: ValueContext) -> Mapping[str, KeepassDatabas
             raise ValueError(f"{alias}: expected a path, or a mapping with path and optionally key_file and password")
         key_file, password = entry.get("key_file"), entry.get("password")
         found[alias] = KeepassDatabase(
-            path=as_path(entry["path"], context),
-            key_file=None if key_file is None else as_path(key_file, context),
+            path=_real(entry["path"], context),
+            key_file=None if key_file is None else _real(key_file, context),
             password=None if password is None else as_text(password, context),
         )
     return found

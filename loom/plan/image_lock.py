@@ -20,7 +20,7 @@ from loom.errors import ImageError, RequestError
 from loom.images.reference import DIGEST, normal_platform, parse_reference, short
 from loom.plan.model import Image, Plan
 from loom.util import atomic, jsons
-from loom.util.paths import leads_out
+from loom.util.untrusted_files import open_inside
 
 LOCK_PATH = ".loom/images.lock"
 LOCK_SCHEMA = "loom.images.lock.v1"
@@ -114,10 +114,9 @@ def _is_locked(entry: Any) -> bool:
 
 def load_lock(path: Path) -> ImageLock | None:
     """Read the lock file; None when it does not exist. RequestError for an invalid one."""
-    if (elsewhere := leads_out(path, path.parents[1])) is not None:
-        raise RequestError(f"{path} points outside the repository, to {elsewhere}", code="IMAGES_LOCK_INVALID")
     try:
-        data = path.read_bytes()
+        with open_inside(path, path.parents[1]) as file:
+            data = file.read()
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -10,6 +11,7 @@ from msgspec import Struct
 
 from loom.config import KeepassDatabase
 from loom.secrets.base import Surroundings, not_found, unavailable
+from loom.util.untrusted_files import open_judged
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,7 +98,12 @@ def _opened(alias: str, configured: KeepassDatabase, around: Surroundings) -> An
             raise unavailable(f"the KeePass database {alias!r} can't take its password from a KeePass database")
         password = around.read(configured.password).decode("utf-8", "replace").rstrip("\r\n")
     try:
-        return PyKeePass(str(path), password=password, keyfile=configured.key_file and str(configured.key_file))
+        with ExitStack() as stack:
+            database, key = (
+                None if file is None else stack.enter_context(open_judged(str(file)))
+                for file in (path, configured.key_file)
+            )
+            return PyKeePass(database, password=password, keyfile=key)
     except CredentialsError as error:
         how = (
             "the password or the key file is wrong"

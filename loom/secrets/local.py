@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-import stat
 from pathlib import Path
 
 from loom.secrets.base import Surroundings, not_found, unavailable
 from loom.secrets.masking import LONGEST
-from loom.util.paths import open_without_links
+from loom.util.untrusted_files import open_judged
 
 
 class EnvironmentVariables:
@@ -50,18 +50,16 @@ class FileSecrets:
                     f"{path} led to {allowed} when this run was allowed to read it, and leads to {real} now",
                     "Run again: `loom trust` shows what is new.",
                 )
-            descriptor = open_without_links(allowed)
+            file = open_judged(allowed)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise not_found(f"there is no file {path}") from error
         except OSError as error:
+            if error.errno in (errno.EISDIR, errno.EINVAL):
+                raise not_found(f"{path} is not a file") from error
             raise unavailable(f"{path} can't be read: {error.strerror}") from error
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            os.close(descriptor)
-            raise not_found(f"{path} is not a file")
-        with os.fdopen(descriptor, "rb") as file:
-            if status.st_size > LONGEST:
-                raise unavailable(f"{path} has {status.st_size} bytes; the limit for a secret is {LONGEST}")
+        with file:
+            if (size := os.fstat(file.fileno()).st_size) > LONGEST:
+                raise unavailable(f"{path} has {size} bytes; the limit for a secret is {LONGEST}")
             try:
                 value = file.read(LONGEST + 1)
             except OSError as error:

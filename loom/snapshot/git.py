@@ -79,7 +79,7 @@ _ALWAYS = (
 _NOWHERE = Path("/dev/null")
 """In place of a git directory."""
 
-IDLE_S = 30.0
+IDLE_S = 10.0
 """How long git may sleep without a child process to wait for."""
 
 _QUIET = {
@@ -371,7 +371,7 @@ class Running:
                     raise SnapshotError(
                         f"{self._place or Path.cwd()}: git {self._arguments[0]} waits for something that does not come, "
                         "such as a FIFO in the place of a file",
-                        hint="look behind .git and the .git of repositories below, also outside: find PLACE -type p",
+                        hint=f"look for it, also where a .git leads to: find {self._place or Path.cwd()} -type p",
                         code="GIT_WAITS",
                     )
         finally:

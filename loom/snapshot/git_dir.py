@@ -16,7 +16,7 @@ from loom.snapshot.copy_workers import CopyPool
 from loom.snapshot.git import quoted_store
 from loom.snapshot.model import Rules, Source
 from loom.snapshot.names import is_refused
-from loom.snapshot.source import object_stores, refuse_link, store_paths, to_borrow
+from loom.snapshot.source import check_file, object_stores, store_paths, to_borrow
 from loom.util.paths import RUNTIME
 from loom.util.untrusted_files import open_regular, read_regular
 
@@ -142,20 +142,20 @@ def _write_refs(source: Source, git_dir: Path) -> None:
 
 def excludes_of(source: Source) -> bytes:
     """The ignore rules that lie outside of the work tree, weakest first: the user's own, then the repository's."""
-    paths = (_user_file(source, "core.excludesfile", "ignore"), source.common_dir / "info" / "exclude")
+    found = (_users(source, "core.excludesfile", "ignore"), _repositorys(source, "exclude"))
     # Git passes over a byte-order mark only where a file begins.
-    rules = (_contents(path).removeprefix(codecs.BOM_UTF8) for path in paths)
+    rules = (data.removeprefix(codecs.BOM_UTF8) for data in found)
     return b"".join(data if data.endswith(b"\n") else data + b"\n" for data in rules if data)
 
 
 def attributes_of(source: Source) -> bytes:
     """The user's own attributes, which count below those in the work tree."""
-    return _contents(_user_file(source, "core.attributesfile", "attributes"))
+    return _users(source, "core.attributesfile", "attributes")
 
 
 def own_attributes_of(source: Source) -> bytes:
     """The repository's attributes that lie outside of the work tree, and count above those in it."""
-    return _contents(source.common_dir / "info" / "attributes")
+    return _repositorys(source, "attributes")
 
 
 def rule_files(source: Source) -> list[Path]:
@@ -164,7 +164,15 @@ def rule_files(source: Source) -> list[Path]:
     return [*filter(None, own), *(source.common_dir / "info" / name for name in ("exclude", "attributes"))]
 
 
-def _contents(path: Path | None) -> bytes:
+def _repositorys(source: Source, name: str) -> bytes:
+    try:
+        return read_regular(source.common_dir / "info" / name)
+    except OSError:
+        return b""
+
+
+def _users(source: Source, key: str, default: str) -> bytes:
+    path = _user_file(source, key, default)
     try:
         return b"" if path is None else path.read_bytes()
     except OSError:
@@ -270,7 +278,7 @@ def copy_index(source: Source, git_dir: Path) -> bytes:
 def copy_shared_indexes(source: Source, git_dir: Path) -> None:
     """Return the shared file of a split index."""
     for shared in source.git_dir.glob("sharedindex.*"):
-        refuse_link(shared)
+        check_file(shared)
         (git_dir / shared.name).write_bytes(read_regular(shared))
 
 

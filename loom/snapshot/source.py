@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +20,8 @@ from loom.snapshot import git
 from loom.snapshot import repository as repositories
 from loom.snapshot.model import Allows, Source
 from loom.snapshot.repository import RepositoryView
+from loom.util.special_files import special_kind
+from loom.util.untrusted_files import read_regular
 
 # Object stores up to this size are copied (docs/benchmarks.md: copying 50 MB costs about what laying out 600 files
 # does); a bigger one is borrowed. Loose objects cost per file, so many of them count as big too.
@@ -95,6 +99,7 @@ def _ask(start: Path, inherited: Mapping[str, str], *, commit: bool, modules: Se
         code, _, stderr = why.result(check=False)
         if code != 0 and "dubious ownership" in stderr:
             _explain_refusal(start, inherited)
+    check_files(repository.git_dir, repository.common_dir)
     here = git.in_repository(repository, inherited)
     questions = (_ABOUT, ("config", "-z", "--list"), _refs_with(_REF_FIELDS), *([COMMIT] if commit else []))
     return repository, [git.Running(question, here, cwd=repository.root) for question in questions]
@@ -154,7 +159,6 @@ def discover(
         listed = git.run(
             _refs_with(tuple("" if name.startswith("*") else name for name in _REF_FIELDS)), here, cwd=root
         )
-    refuse_links(Path(git_dir), Path(common_dir))
     found = parse_refs(listed)
     branch = next((ref.name for ref in found if ref.checked_out), "")
     origin = settings.get("remote.origin.url", ())
@@ -322,9 +326,9 @@ def store_paths(objects: Path) -> Iterator[Path]:
     waiting = [objects]
     while waiting:
         path = waiting.pop(0)
-        if path not in seen and path.is_dir():
+        if path not in seen and os.path.isdir(path):  # noqa: PTH112  no error for a name that no file can have
             for inside in (path, *(path / name for name in _STORE)):
-                refuse_link(inside)
+                check_file(inside)
             if path != objects:
                 _check_lender(path, objects)
             seen.add(path)
@@ -332,26 +336,49 @@ def store_paths(objects: Path) -> Iterator[Path]:
             waiting += _alternates(path)
 
 
-_STORE = ("pack", "info", "info/alternates")
-_GIT_FILES = ("HEAD", "index", "refs", "packed-refs", "shallow", "info", "info/exclude", "info/attributes", "modules")
+_STORE = ("pack", "pack/multi-pack-index", "info", "info/alternates", "info/commit-graph")
+_GIT_FILES = (
+    *("HEAD", "index", "refs", "refs/heads", "refs/tags", "packed-refs", "reftable", "reftable/tables.list", "shallow"),
+    *("info", "info/exclude", "info/attributes", "info/sparse-checkout", "modules"),
+    *(f"objects/{name}" for name in _STORE),
+)
 
 
-def refuse_links(git_dir: Path, common_dir: Path) -> None:
-    """Raise RequestError where a file of git is a link that leads out of its directory: jobs would get what is there."""
+def check_files(git_dir: Path, common_dir: Path) -> None:
+    """Raise RequestError where a file of git is a link that leads out of its directory, so that jobs would get what is there,
+    or a FIFO, at which git would wait."""
     for place in {git_dir, common_dir}:
         for name in _GIT_FILES:
-            refuse_link(place / name, place)
+            check_file(place / name, place)
 
 
-def refuse_link(path: Path, within: Path | None = None) -> None:
-    """Raise RequestError for a link, unless it leads to something `within` a directory, as a HEAD of old versions of git."""
-    if not path.is_symlink() or (within is not None and path.resolve().is_relative_to(within.resolve())):
+def check_file(path: Path, within: Path | None = None) -> None:
+    """Raise RequestError for a FIFO, socket or device.
+
+    The same for a link, unless it leads to something `within` a directory, as a HEAD of old versions of git.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return
+    if kind := special_kind(mode):
+        raise RequestError(
+            f"{path}: a {kind} in place of a file of git's",
+            hint="remove it; if git then misses the file, clone the repository",
+            code="REPOSITORY_UNREADABLE",
+        )
+    if not stat.S_ISLNK(mode) or (within is not None and path.resolve().is_relative_to(within.resolve())):
         return
     raise RequestError(
         f"{path}: a link to {os.fsdecode(path.readlink())}; loom follows none out of a repository",
         hint="put what it leads to in its place; or make the checkout with git clone, or git worktree add",
         code="REPOSITORY_LINKED",
     )
+
+
+_REPACK = (
+    "if you made this clone with --shared or --reference: git repack -ad, then remove that file; else clone it anew"
+)
 
 
 def _check_lender(store: Path, objects: Path) -> None:
@@ -367,7 +394,7 @@ def _check_lender(store: Path, objects: Path) -> None:
         return
     raise RequestError(
         f"{objects / 'info/alternates'}: it names {store}, which {why}",
-        hint="if you made this clone with --shared or --reference: git repack -ad, then remove that file; else clone it anew",
+        hint=_REPACK,
         code="OBJECTS_ELSEWHERE",
     )
 
@@ -415,20 +442,39 @@ def _borrowed_by_modules(git_dir: Path, outer: Path) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(result))
 
 
+_QUOTED = re.compile(rb'"((?:[^"\\]|\\(?:[abfnrtv"\\]|[0-3][0-7]{2}))*)"')
+_LONGEST_LIST = 1_000_000
+
+
 def _alternates(objects: Path) -> list[Path]:
+    """Return the stores that a list names as git reads it. RequestError for one that git may read otherwise."""
+    file = objects / "info/alternates"
     try:
-        lines = (objects / "info" / "alternates").read_bytes().split(b"\n")
-    except OSError:
+        data = read_regular(file, at_most=_LONGEST_LIST)
+    except OSError as error:
+        if error.errno in (errno.EFBIG, errno.EINVAL, errno.ELOOP):
+            raise _not_a_list(file) from error
         return []
     result = []
-    for line in lines:
+    for line in data.split(b"\n"):
         if not line or line.startswith(b"#"):
             continue
-        text = os.fsdecode(line)
-        if text.startswith('"') and text.endswith('"') and len(text) > 1:
-            text = text[1:-1].encode("latin-1", "surrogateescape").decode("unicode_escape")
-        result.append(Path(os.path.normpath(objects / text)))
+        if quoted := _QUOTED.fullmatch(line):
+            line = quoted[1].decode("unicode_escape").encode("latin-1")
+        elif line.startswith(b'"'):
+            raise _not_a_list(file)
+        if b"\0" in line:
+            raise _not_a_list(file)
+        result.append(Path(os.path.normpath(objects / os.fsdecode(line))))
     return result
+
+
+def _not_a_list(file: Path) -> RequestError:
+    return RequestError(
+        f"{file}: no list of directories as git writes it",
+        hint=_REPACK,
+        code="OBJECTS_ELSEWHERE",
+    )
 
 
 def measure_store(objects: Path) -> ObjectStore:
@@ -437,6 +483,8 @@ def measure_store(objects: Path) -> ObjectStore:
     readable = True
     for entry in os.scandir(objects):
         name = entry.name
+        if not entry.is_dir(follow_symlinks=False):
+            continue
         if name == "pack":
             readable &= _others_may(entry.path, stat.S_IROTH | stat.S_IXOTH)
             for pack in os.scandir(entry.path):

@@ -7,14 +7,19 @@ takes the address of the server and the credentials from where the store's own p
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from loom.errors import CacheError
 from loom.util.extras import install_command
+from loom.util.within import within
+
+T = TypeVar("T")
+ANSWERS_S = 15.0
+"""Time limit of a request for something small; the libraries' own are minutes for a store that accepts and says nothing."""
 
 
 class Bucket:
@@ -24,6 +29,7 @@ class Bucket:
         self.address = address.rstrip("/")
         self._made: tuple[Any, str] | None = None
         self._lock = threading.Lock()
+        self._silent = False
 
     def read(self, names: Sequence[str]) -> dict[str, bytes]:
         """Return the content of the small objects that exist."""
@@ -32,7 +38,9 @@ class Bucket:
         with self._errors("read") as (store, root):
             found = {
                 path.removeprefix(f"{root}/"): data
-                for path, data in store.cat([f"{root}/{name}" for name in names], on_error="return").items()
+                for path, data in self._asked(
+                    lambda: store.cat([f"{root}/{name}" for name in names], on_error="return")
+                ).items()
             }
             for data in found.values():
                 if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
@@ -41,7 +49,7 @@ class Bucket:
 
     def write(self, name: str, data: bytes) -> None:
         with self._errors("written") as (store, root):
-            store.pipe_file(f"{root}/{name}", data)
+            self._asked(lambda: store.pipe_file(f"{root}/{name}", data))
 
     def download(self, name: str, target: Path) -> None:
         """Fill `target`. CacheError also when there is no such object."""
@@ -51,16 +59,27 @@ class Bucket:
     def upload(self, source: Path, name: str) -> None:
         """Store a file, unless there is an object of this name and size."""
         with self._errors("written") as (store, root):
-            if not store.exists(f"{root}/{name}") or store.size(f"{root}/{name}") != source.stat().st_size:
-                store.put_file(str(source), f"{root}/{name}")
+            path, size = f"{root}/{name}", source.stat().st_size
+            if not self._asked(lambda: store.exists(path) and store.size(path) == size):
+                store.put_file(str(source), path)
 
     def names(self, folder: str) -> list[str]:
         """List the objects of a folder."""
         with self._errors("listed") as (store, root):
             try:
-                return [path.removeprefix(f"{root}/") for path in store.ls(f"{root}/{folder}", detail=False)]
+                found = self._asked(lambda: store.ls(f"{root}/{folder}", detail=False))
+                return [path.removeprefix(f"{root}/") for path in found]
             except FileNotFoundError:
                 return []
+
+    def _asked(self, call: Callable[[], T]) -> T:
+        """Return the answer to a small request. TimeoutError without one, and at once from then on."""
+        if not self._silent:
+            try:
+                return within(ANSWERS_S, call)
+            except TimeoutError:
+                self._silent = True
+        raise TimeoutError(f"it does not answer within {ANSWERS_S:g} s")
 
     @contextmanager
     def _errors(self, verb: str) -> Iterator[tuple[Any, str]]:

@@ -76,22 +76,6 @@ def leads_out(path: Path, root: Path) -> str | None:
     return None if Path(real).is_relative_to(os.path.realpath(root)) else real
 
 
-def open_without_links(real: str) -> int:
-    """Open the file of a real path for reading, without blocking. OSError where a link has taken the name of any part of it."""
-    flags = os.O_NOFOLLOW | os.O_CLOEXEC
-    to_enter = flags | os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY)
-    directory = os.open("/", to_enter)
-    *above, name = real.strip("/").split("/")
-    try:
-        for part in above:
-            inner = os.open(part, to_enter, dir_fd=directory)
-            os.close(directory)
-            directory = inner
-        return os.open(name, flags | os.O_RDONLY | os.O_NONBLOCK, dir_fd=directory)
-    finally:
-        os.close(directory)
-
-
 def own_directories(tmp_dir: Path, root: Path) -> list[str]:
     """Find loom's own entries of `tmp_dir` inside the directory `root`, by name, as relative paths."""
     place = Path(os.path.realpath(tmp_dir))

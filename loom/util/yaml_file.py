@@ -6,9 +6,7 @@ aliases (so no expansion bombs), no tags. Plain scalars follow YAML 1.2 (`no` an
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
@@ -20,7 +18,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom.errors import Problem
-from loom.util.paths import open_without_links
+from loom.util.untrusted_files import open_inside
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 32
@@ -241,23 +239,17 @@ def pointer(*parts: str | int) -> str:
     return "/" + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
 
-def read(path: Path, name: str, *, code: str = "WF_SCHEMA_V1") -> YamlFile:
-    """Read and parse a file; errors in its content are in `problems`. OSError when it can't be read."""
-    return parse(read_bytes(path), name, code=code)
+def read(path: Path, name: str, *, code: str = "WF_SCHEMA_V1", within: Path | None = None) -> YamlFile:
+    """Read and parse a file; errors in its content are in `problems`. OSError when it can't be read. `within`: as below."""
+    return parse(read_bytes(path, within=within), name, code=code)
 
 
-def read_bytes(path: Path, *, judged: bool = False) -> bytes:
+def read_bytes(path: Path, *, within: Path | None = None) -> bytes:
     """Read a regular file, up to one byte more than `MAX_BYTES`. OSError for anything else.
 
-    `judged`: a real path, by which it was decided that the file may be read; one with a link in it is not read.
+    RequestError for one of the directory `within` that is a link which leads out of it.
     """
-    handle = open_without_links(str(path)) if judged else os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(handle, "rb") as file:
-        mode = os.fstat(handle).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(21, "is a directory", str(path))
-        if not stat.S_ISREG(mode):
-            raise OSError(22, "is not a regular file", str(path))
+    with open_inside(path, within) as file:
         return file.read(MAX_BYTES + 1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import struct
 import subprocess
 import tarfile
@@ -18,7 +19,8 @@ from loom.snapshot import copy_files, inside, merge
 from loom.snapshot.capture import take
 from loom.snapshot.model import Change
 from loom.snapshot.names import checked_listing, is_refused
-from loom.snapshot.source import discover
+from loom.snapshot.source import discover, lenders
+from tests.support.waiting import promptly
 
 from .conftest import Victim
 
@@ -256,6 +258,59 @@ def test_no_link_is_followed_out_of_git(unpacked: Victim, tmp_path: Path, name: 
         snapshot_of(unpacked.root, workspace)
     assert raised.value.code == "REPOSITORY_LINKED" or (name == "HEAD" and raised.value.code in GIT_SAYS_NO)
     assert list(workspace.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", [*LINKS, "objects/info/alternates", "objects/info/commit-graph", "info/sparse-checkout"]
+)
+def test_a_fifo_in_place_of_a_file_of_git_is_named(unpacked: Victim, name: str) -> None:
+    place = unpacked.root / ".git" / name
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.unlink(missing_ok=True)
+    place.parent.mkdir(exist_ok=True)
+    os.mkfifo(place)
+    with promptly(), pytest.raises(LoomError) as raised:
+        discover(unpacked.root, environ=ENVIRONMENT)
+    assert raised.value.code in ("REPOSITORY_UNREADABLE", *(["NO_REPOSITORY"] if name == "refs" else []))
+    assert "FIFO in place of a file" in raised.value.message or name == "refs"
+
+
+def test_no_list_of_stores_is_read_by_git_otherwise(unpacked: Victim, tmp_path: Path) -> None:
+    """git takes what stands before the end of a quotation, or before a NUL, for the directory."""
+    subprocess.run(["git", "init", "-q", str(private := tmp_path / "private")], check=True)
+    store = os.fsencode(private / ".git/objects")
+    alternates = unpacked.root / ".git/objects/info/alternates"
+    for refused in (
+        b'"%s"x\n' % store,
+        b'"%s"\\n\n' % store,
+        b"%s\0x\n" % store,
+        b'"%s\\000x"\n' % store,
+        b'"\\x"\n',
+        b'"/a\n',
+        b"#" * 2_000_000,
+    ):
+        alternates.write_bytes(refused)
+        with pytest.raises(LoomError, match="no list of directories as git writes it"):
+            discover(unpacked.root, environ=ENVIRONMENT)
+    octal = b"".join(b"\\%03o" % byte for byte in store)
+    for read in (
+        b'"%s"\n' % octal,
+        b'"%s"\n' % store.replace(b"/", b"\\057"),
+        b"# a remark\n%s" % store,
+        b"x" * 5000 + b"\n" + store,
+    ):
+        alternates.write_bytes(read)
+        assert [path.parent.parent for path in lenders(unpacked.root / ".git/objects")] == [private]
+
+
+def test_what_is_no_directory_among_the_objects_is_passed_over(unpacked: Victim, tmp_path: Path) -> None:
+    objects = unpacked.root / ".git/objects"
+    (objects / "yy").write_text("")
+    os.mkfifo(objects / "zz")
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    assert (snapshot_of(unpacked.root, workspace) / ".loom/workflow.yml").is_file()
 
 
 def test_a_head_that_is_a_link_inside_of_git(unpacked: Victim, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ MAX_NAME = 255
 def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
     """As of `dialects.Loader`: `workflow` is None when the file, or one that it includes, is missing or unreadable."""
     name = name_from(root, path)
-    return examine_text(name, _bytes(path, name), root, facts())
+    return examine_text(name, _bytes(path, name, root), root, facts())
 
 
 def examine_text(name: str, data: bytes, root: Path, facts: Facts) -> Examined:
@@ -53,12 +53,12 @@ def examine_text(name: str, data: bytes, root: Path, facts: Facts) -> Examined:
 def known_inputs(path: Path, root: Path) -> Iterable[str]:
     """As of `dialects.Loader`."""
     name = name_from(root, path)
-    return list(inputs.known(yaml_file.decoded(_bytes(path, name), name, code=yaml.CODE)))
+    return list(inputs.known(yaml_file.decoded(_bytes(path, name, root), name, code=yaml.CODE)))
 
 
-def _bytes(path: Path, name: str) -> bytes:
+def _bytes(path: Path, name: str, root: Path) -> bytes:
     try:
-        return yaml_file.read_bytes(path)
+        return yaml_file.read_bytes(path, within=root)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise RequestError(f"{name}: the workflow file can't be read: {reason}", code="WF_NOT_FOUND") from error

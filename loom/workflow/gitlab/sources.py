@@ -79,13 +79,13 @@ class Checkout:
         self.paths = files
 
     def read(self, path: str) -> bytes:
-        real = Path(os.path.realpath(self.root / path))
-        if not real.is_relative_to(os.path.realpath(self.root)):
+        real, root = Path(os.path.realpath(self.root / path)), Path(os.path.realpath(self.root))
+        if not real.is_relative_to(root):
             raise NotFound(
                 f"{path} is a link that points outside the project, to {real}; include a file of the project"
             )
         try:
-            return yaml_file.read_bytes(real, judged=True)
+            return yaml_file.read_bytes(real, within=root)
         except OSError as error:
             close = nearest(path, [name for name in self.paths() if name.endswith(SUFFIXES)][:2000])
             meant = f"; did you mean {close}?" if close else ""

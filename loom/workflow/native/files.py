@@ -46,7 +46,7 @@ class WorkflowFiles:
         absolute = path if path.is_absolute() else self._root / path
         name = self._label(absolute)
         try:
-            yaml = yaml_file.read(absolute, name)
+            yaml = yaml_file.read(absolute, name, within=self._root)
         except FileNotFoundError as error:
             other = absolute.with_suffix(".yaml")
             raise RequestError(
@@ -136,7 +136,7 @@ class WorkflowFiles:
                     self._problems.say(node, at, f"more than {MAX_FILES} files are included")
                     return
                 try:
-                    included = yaml_file.parse(yaml_file.read_bytes(real, judged=True), name)
+                    included = yaml_file.parse(yaml_file.read_bytes(real, within=folder), name)
                 except OSError as error:
                     self._problems.say(
                         node,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from loom.plan.model import Cache as Spec
 from loom.storage.bucket import Bucket
 from loom.storage.cache import Cache
 from loom.storage.workspace import DirectoryView
+from tests.support.waiting import promptly
 
 SPEC = Spec(paths=("deps/",), key="k", fallback_keys=("deps-",))
 
@@ -224,6 +226,19 @@ def test_a_bucket_that_can_not_be_reached_is_a_warning(tmp_path: Path, address: 
     one.cache._bucket._made = (Refusing(), "/caches")
     assert one.save("deps-1", "first") == f"the bucket {address} can't be written: no exists"
     assert one.restore("deps-1") == ("exact", "first", f"the bucket {address} can't be read: no cat")
+
+
+def test_a_store_that_accepts_and_never_answers_is_given_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
+    monkeypatch.setattr("loom.storage.bucket.ANSWERS_S", 0.5)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        bucket = Bucket("s3://caches")
+        for call in (lambda: bucket.read(["a"]), lambda: bucket.names("a"), lambda: bucket.write("a", b"")):
+            with promptly(), pytest.raises(CacheError, match="it does not answer within"):
+                call()
 
 
 @pytest.mark.parametrize("address", ["memory"], indirect=True)
