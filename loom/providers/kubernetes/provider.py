@@ -170,7 +170,7 @@ class KubernetesProvider:
         stack.callback(cancel.on_request(pods.wake))
         starting.until_on_node(cluster, pods, self._largest_node, name, request, on_output, cancel)
         if services is not None:
-            of_pod.wait_until_ended(cluster, pods, name, services)
+            of_pod.wait_until(cluster, pods, name, services, once=True)
         pod = starting.until_runs(cluster, pods, name, request, cancel)
         link = Link(
             cluster,
@@ -195,7 +195,7 @@ class KubernetesProvider:
         )
         session.start(cancel)
         if services is not None:
-            of_pod.wait_until_ready(cluster, pods, name, services)
+            of_pod.wait_until(cluster, pods, name, services, once=False)
             stack.enter_context(of_pod.watched(pods, name, services))
         return session
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +13,9 @@ import docker.errors
 from msgspec import Struct, field
 
 from loom.cancel import Cancel
-from loom.errors import ImageError, NotServing, ServiceError
+from loom.errors import ImageError, ServiceError
 from loom.plan import model
-from loom.providers import labels
-from loom.providers import service_secrets as of_service
+from loom.providers import labels, services
 from loom.providers.docker.container import hardening
 from loom.providers.docker.container.cleanup import remove_container
 from loom.providers.docker.engine.errors import engine_errors, explanation, translated
@@ -25,9 +23,9 @@ from loom.providers.docker.engine.retries import retrying, start_failed, startin
 from loom.providers.docker.images.images import Images
 from loom.providers.docker.images.store import ResolvedImage
 from loom.providers.docker.services import secrets as service_secrets
-from loom.providers.docker.services.readiness import NotReady, Probe, ProbeTarget, ports_of, probe_of
+from loom.providers.docker.services.readiness import NotReady, ProbeTarget, ports_of, probe_of
 from loom.providers.docker.session.attach import Demultiplexer, Hijacked
-from loom.providers.service_output import Lines, Output
+from loom.providers.services import Lines, Output
 from loom.util.within import wait_until
 
 _READ = 65536
@@ -51,12 +49,7 @@ class RunningService(Struct, frozen=True, kw_only=True):
     @property
     def variables(self) -> dict[str, str]:
         """The variables with its address for a job's steps; the same names in a container and on the host."""
-        prefix = f"LOOM_SERVICE_{re.sub('[^A-Za-z0-9]', '_', self.name).upper()}"
-        variables = {f"{prefix}_HOST": self.host}
-        for number, (port, reached) in enumerate(self.ports.items()):
-            variables |= {f"{prefix}_PORT": str(reached)} if number == 0 else {}
-            variables[f"{prefix}_PORT_{port}"] = str(reached)
-        return variables
+        return services.addresses(self.name, self.host, self.ports)
 
 
 class ServiceGroup(Struct, kw_only=True):
@@ -84,14 +77,14 @@ class GaveUp(ServiceError):
 
 
 class ServiceContainer:
-    """One service of a group. `start` returns when it is ready, or ended if it runs once."""
+    """Implements `services.StartedService` for one of a group. `start` returns when it is ready, or ended if it runs once."""
 
     def __init__(
         self, group: ServiceGroup, service: model.Service, container_name: str, secrets: Mapping[str, bytes]
     ) -> None:
         self._group = group
         self._api: Any = group.client.api
-        self._service = service
+        self.service = service
         self._name = container_name
         self._values = secrets
         self._secrets = b""
@@ -101,17 +94,20 @@ class ServiceContainer:
         self._made: list[str] = []
         self._outputs: list[Hijacked] = []
         self._follower = threading.Thread()
-        self._lines = Lines(service.name, group.output)
+        self.lines = Lines(service.name, group.output)
+        self._id, self._why = "", ""
+        self._is_ready: Callable[[], None] = lambda: None
+        """Raises NotReady."""
 
     def start(self) -> RunningService:
-        service = self._service
-        self._secrets = of_service.line_for(service, self._values)
+        service = self.service
+        self._secrets = services.secrets_line(service, self._values)
         image = self._image()
-        self._go_on_or_leave()
+        self.check()
         with translated(f"reading the image of service {service.name}"):
             config = retrying(lambda: self._api.inspect_image(image.image_id)).get("Config") or {}
         probe, ports = probe_of(service, config), ports_of(service, config)
-        self._lines = Lines(service.name, self._group.output, probe.see_line)
+        self.lines = Lines(service.name, self._group.output, probe.see_line)
         self._say(f"starting {image.name} as {', '.join(service.aliases) or service.name}")
         container_id = starting(
             lambda: self._create(image, config, ports),
@@ -119,15 +115,9 @@ class ServiceContainer:
             lambda made: remove_container(self._group.client, made),
             self._group.cancel,
         )
-        if service.once:
-            self._wait_until_ended(container_id)
-        else:
-            try:
-                self._wait_until_ready(container_id, probe)
-            except NotServing as error:
-                if service.needed:
-                    raise
-                self._say(f"{error.message}; the job goes on without it")
+        self._id, target = container_id, ProbeTarget(self._group.client, container_id, self._group.network)
+        self._is_ready = lambda: probe.check(target)
+        services.wait_for(self, self._say, begun=time.monotonic(), by=f" ({probe.what})")
         return RunningService(
             name=service.name,
             aliases=service.aliases,
@@ -140,29 +130,29 @@ class ServiceContainer:
 
     def _image(self) -> ResolvedImage:
         # Concurrent pulls and builds: their lines are prefixed too.
-        getting = Lines(self._service.name, self._group.output)
+        getting = Lines(self.service.name, self._group.output)
         try:
             return self._group.images.resolve(
-                self._service.image,
+                self.service.image,
                 workspace=self._group.workspace,
                 on_output=getting.feed,
                 cancel=self._group.cancel,
                 secrets=self._group.build_secrets,
             )
         except ImageError as error:
-            raise error.named_at(self._service.place) from error
+            raise error.named_at(self.service.place) from error
         finally:
             getting.end()
 
-    def _go_on_or_leave(self) -> None:
+    def check(self) -> None:
         self._group.output.check()
         if self._group.cancel.requested:
-            raise ServiceError(f"canceled while service {self._service.name} was starting", code="CANCELED")
+            raise services.canceled(self.service)
         if self._group.give_up.is_set():
-            raise GaveUp(f"service {self._service.name} was given up, since another one failed")
+            raise GaveUp(f"service {self.service.name} was given up, since another one failed")
 
     def _create(self, image: ResolvedImage, config: Mapping[str, Any], ports: list[int]) -> str:
-        service, group = self._service, self._group
+        service, group = self.service, self._group
         entrypoint: Sequence[str] | None = service.entrypoint
         entrypoint = entrypoint if entrypoint is not None else service.image.entrypoint
         command: Sequence[str] | None = service.command
@@ -174,8 +164,8 @@ class ServiceContainer:
             host["port_bindings"] = dict.fromkeys(ports, ("127.0.0.1", None))
         if self._secrets:
             entrypoint, command = service_secrets.wrapped(entrypoint, command, config)
-            host["tmpfs"] = {of_service.FOLDER: "mode=1777,size=4m"}
-            variables |= of_service.variables(service)
+            host["tmpfs"] = {services.FOLDER: "mode=1777,size=4m"}
+            variables |= services.secrets_variables(service)
             marks[labels.HANDED_OVER] = "true"
         aliases = list(dict.fromkeys((*service.aliases, service.name)))
         try:
@@ -201,7 +191,7 @@ class ServiceContainer:
         return str(created["Id"])
 
     def _start(self, container_id: str, image: ResolvedImage) -> str:
-        name = self._service.name
+        name = self.service.name
         # Attach before the start: the first output may explain its end.
         output = Hijacked(self._group.client, container_id, *(("stdin",) if self._secrets else ()), "stdout", "stderr")
         self._follower = threading.Thread(
@@ -230,18 +220,18 @@ class ServiceContainer:
         return container_id
 
     def _reached(self, container_id: str, ports: list[int]) -> dict[int, int]:
-        if not self._group.published or self._service.once:
+        if not self._group.published or self.service.once:
             return {port: port for port in ports}
         if not ports:
             self._say("no port of it is known; name it: `ready: {tcp: PORT}`")
-        with translated(f"looking for the ports of service {self._service.name}"):
+        with translated(f"looking for the ports of service {self.service.name}"):
             bound = retrying(lambda: self._api.inspect_container(container_id))["NetworkSettings"]["Ports"]
         return {port: int(bound[f"{port}/tcp"][0]["HostPort"]) for port in ports if bound.get(f"{port}/tcp")}
 
     # Output
 
     def _follow(self, container_id: str, output: Hijacked) -> None:
-        lines, demultiplexer = self._lines, Demultiplexer()
+        lines, demultiplexer = self.lines, Demultiplexer()
         try:
             while data := output.socket.recv(_READ):  # no limit: a service may be silent; it ends with the connection
                 for stream, chunk in demultiplexer.feed(data):
@@ -254,12 +244,12 @@ class ServiceContainer:
             output.close()
         lines.end()
         on_died = self._group.on_died
-        if self._group.closing.is_set() or on_died is None or self._service.once:
+        if self._group.closing.is_set() or on_died is None or self.service.once:
             return
         ended = self._how_it_ended(container_id)
         if ended is not None and not self._group.closing.is_set():
             self._say(ended)
-            on_died(self._service.name, ended.removeprefix("ended with "))
+            on_died(self.service.name, ended.removeprefix("ended with "))
 
     def let_go(self, limit_s: float) -> None:
         """Stop following its output; it keeps running."""
@@ -297,61 +287,32 @@ class ServiceContainer:
         # The stream may close just before the engine records the end.
         return wait_until(ended, limit_s=2.0, every_s=0.05)
 
-    def _wait_until_ready(self, container_id: str, probe: Probe) -> None:
-        started = time.monotonic()
-        service, target, why = self._service, ProbeTarget(self._group.client, container_id, self._group.network), ""
+    def is_ready(self) -> bool:
+        try:
+            with engine_errors():
+                self._is_ready()
+        except NotReady as reason:
+            self._why = str(reason)
+        except docker.errors.APIError as error:
+            self._why = explanation(error)
+        else:
+            return True
+        return False
 
-        def ready() -> bool:
-            nonlocal why
-            self._go_on_or_leave()
-            if not self._runs(container_id):
-                self.join(2.0)
-                ended = self._how_it_ended(container_id) or "ended"
-                once = "Write `run: once` for one that does something and ends.\n" * ended.endswith("exit code 0")
-                raise NotServing(f"service {service.name} {ended} before it was ready", hint=once + self._lines.last())
-            try:
-                with engine_errors():
-                    probe.check(target)
-            except NotReady as reason:
-                why = str(reason)
-            except docker.errors.APIError as error:
-                why = explanation(error)
-            else:
-                return True
-            return False
+    def why(self) -> str:
+        return self._why
 
-        limit_s, every_s = service.ready.timeout_s, service.ready.interval_s
-        # Frequent first checks: most services start within the interval. A failed neighbour ends each pause.
-        if not wait_until(ready, limit_s=limit_s, every_s=every_s, first_s=0.05, pause=self._group.give_up.wait):
-            raise NotServing(
-                f"service {service.name} was not ready within {limit_s:g} s: {why}", hint=self._lines.last()
-            )
-        self._say(f"ready after {time.monotonic() - started:.1f} s ({probe.what})")
-
-    def _wait_until_ended(self, container_id: str) -> None:
-        started = time.monotonic()
-        service, limit_s = self._service, self._service.ready.timeout_s
-
-        def ended() -> bool:
-            if not self._runs(container_id):
-                return True
-            self._go_on_or_leave()
-            return False
-
-        every_s = min(0.1, service.ready.interval_s)
-        if not wait_until(ended, limit_s=limit_s, every_s=every_s, pause=self._group.give_up.wait):
-            raise ServiceError(
-                f"service {service.name} did not end within {limit_s:g} s (`run: once`)",
-                hint=f"`ready: {{timeout: ...}}` gives it more.\n{self._lines.last()}",
-            )
+    def ended(self) -> str:
+        if self._runs(self._id):
+            return ""
         self.join(2.0)
-        how = self._how_it_ended(container_id) or "ended"
-        if how != "ended with exit code 0":
-            raise ServiceError(f"service {service.name} {how} (`run: once`)", hint=self._lines.last())
-        self._say(f"ended with 0 after {time.monotonic() - started:.1f} s")
+        return self._how_it_ended(self._id) or "ended"
+
+    def pause(self, limit_s: float) -> object:
+        return self._group.give_up.wait(limit_s)  # a failed neighbour ends it
 
     def _runs(self, container_id: str) -> bool:
-        with translated(f"asking whether service {self._service.name} still runs"):
+        with translated(f"asking whether service {self.service.name} still runs"):
             try:
                 return bool(retrying(lambda: self._api.inspect_container(container_id))["State"]["Running"])
             except docker.errors.NotFound:

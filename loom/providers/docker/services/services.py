@@ -31,7 +31,7 @@ from loom.providers.docker.images.images import Images
 from loom.providers.docker.images.store import ResolvedImage
 from loom.providers.docker.services.service import GaveUp, OnDied, RunningService, ServiceContainer, ServiceGroup
 from loom.providers.labels import ROLE
-from loom.providers.service_output import Output
+from loom.providers.services import Output
 from loom.status import OnOutput
 
 _LEAVE_WITHIN_S = 10.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from loom.providers.service_secrets import FOLDER
+from loom.providers.services import FOLDER
 
 IO = "/run/loom.io"
 """The FIFOs of the driver's streams, in the job's container and the helper's."""

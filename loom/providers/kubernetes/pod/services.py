@@ -13,7 +13,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.errors import LoomError, NotServing, ServiceError
+from loom.errors import LoomError, ServiceError
 from loom.plan.model import Service
 from loom.providers.base import SecretValues
 from loom.providers.kubernetes.cluster import pods as states
@@ -21,8 +21,7 @@ from loom.providers.kubernetes.images.names import PodImage
 from loom.providers.kubernetes.pod import scripts
 from loom.providers.kubernetes.pod.spec import Placed, entrypoint_of, host_names
 from loom.providers.kubernetes.session import exec as execs
-from loom.providers.service_output import Lines, Output
-from loom.providers.service_secrets import line_for
+from loom.providers.services import Lines, Output, addresses, canceled, secrets_line, wait_for
 from loom.status import OnOutput
 from loom.workflow.patterns import compile_pattern
 
@@ -101,10 +100,9 @@ def variables(services: Sequence[Service]) -> dict[str, str]:
     """The variables with their addresses for a job's steps; the same names as for other providers."""
     found: dict[str, str] = {}
     for service in services:
-        prefix = f"LOOM_SERVICE_{re.sub('[^A-Za-z0-9]', '_', service.name).upper()}"
-        found[f"{prefix}_HOST"] = next(iter(host_names(service)), "localhost")
-        if (port := _port(service)) is not None:
-            found |= {f"{prefix}_PORT": str(port), f"{prefix}_PORT_{port}": str(port)}
+        port = _port(service)
+        host = next(iter(host_names(service)), "localhost")
+        found |= addresses(service.name, host, {port: port} if port is not None else {})
     return found
 
 
@@ -175,77 +173,64 @@ class ServiceLogFollower:
         self.join(2.0)
 
 
-def wait_until_ready(cluster: Cluster, pods: Pods, pod: str, services: PodServices) -> None:
-    """Follow the services' logs, and wait until each is ready. ServiceError."""
-    started = time.monotonic()
-    for one in services.placed:
-        if not one.service.once:
-            follower = _followed(cluster, pods, pod, one, services)
-            try:
-                _wait(cluster, pods, pod, one, services, follower, started)
-            except NotServing as error:
-                if one.service.needed:
-                    raise
-                services.output.say(f"{one.service.name}: {error.message}; the job goes on without it")
-            else:
-                services.output.say(f"{one.service.name}: ready after {time.monotonic() - started:.1f} s")
+class _InPod(Struct, kw_only=True):
+    """Implements `services.StartedService`."""
 
+    cluster: Cluster
+    pods: Pods
+    pod: str
+    one: Placed
+    services: PodServices
+    follower: ServiceLogFollower
 
-def _wait(
-    cluster: Cluster,
-    pods: Pods,
-    pod: str,
-    one: Placed,
-    services: PodServices,
-    follower: ServiceLogFollower,
-    started: float,
-) -> None:
-    service = one.service
+    @property
+    def service(self) -> Service:
+        return self.one.service
 
-    def is_ready(seen: Mapping[str, Any] | None) -> bool:
-        return states.is_ready(seen, one.container) and follower.seen.is_set()
+    @property
+    def lines(self) -> Lines:
+        return self.follower.lines
 
-    while not is_ready(pods.get(pod)):
-        services.output.check()
-        _unless_canceled(services, service)
-        if ended := _ended(pods.get(pod), one.container):
-            follower.join(2.0)
-            once = "Write `run: once` for one that does something and ends.\n" * ended.endswith("exit code 0")
-            raise NotServing(f"service {service.name} {ended} before it was ready", hint=once + follower.lines.last())
-        if (left := started + service.ready.timeout_s - time.monotonic()) <= 0:
-            told = "; ".join(text for text in states.events_of(cluster, pod) if text.startswith("Unhealthy"))
-            why = told or (
-                f"no line matches {service.ready.log!r}" if service.ready.log else "the cluster does not say why"
-            )
-            raise NotServing(
-                f"service {service.name} was not ready within {service.ready.timeout_s:g} s: {why}",
-                hint=follower.lines.last(),
-            )
-        pods.wait_for(pod, lambda seen: bool(_ended(seen, one.container)) or is_ready(seen), min(left, _LOOK_S))
+    def check(self) -> None:
+        self.services.output.check()
+        if self.services.cancel.requested:
+            raise canceled(self.service)
 
+    def ended(self) -> str:
+        if ended := _ended(self.pods.get(self.pod), self.one.container):
+            self.follower.join(2.0)
+        return ended
 
-def wait_until_ended(cluster: Cluster, pods: Pods, pod: str, services: PodServices) -> None:
-    """Follow the services that run once, one after the other, until they have ended. ServiceError."""
-    for one in services.placed:
-        service, limit_s = one.service, one.service.ready.timeout_s
-        if not service.once:
-            return
-        follower = _followed(cluster, pods, pod, one, services)
-        seen = pods.wait_for(
-            pod,
-            lambda seen, name=one.container: services.cancel.requested or bool(_ended(seen, name)),  # type: ignore[misc]
-            limit_s,
+    def is_ready(self) -> bool:
+        return self._is_ready(self.pods.get(self.pod))
+
+    def _is_ready(self, seen: Mapping[str, Any] | None) -> bool:
+        return states.is_ready(seen, self.one.container) and self.follower.seen.is_set()
+
+    def why(self) -> str:
+        told = "; ".join(text for text in states.events_of(self.cluster, self.pod) if text.startswith("Unhealthy"))
+        ready = self.service.ready
+        return told or (f"no line matches {ready.log!r}" if ready.log else "the cluster does not say why")
+
+    def pause(self, limit_s: float) -> object:
+        return self.pods.wait_for(
+            self.pod, lambda seen: bool(_ended(seen, self.one.container)) or self._is_ready(seen), limit_s
         )
-        _unless_canceled(services, service)
-        follower.join(2.0)
-        ended = _ended(seen, one.container)
-        if not ended:
-            raise ServiceError(
-                f"service {service.name} did not end within {limit_s:g} s (`run: once`)",
-                hint=f"`ready: {{timeout: ...}}` gives it more.\n{follower.lines.last()}",
+
+
+def wait_until(cluster: Cluster, pods: Pods, pod: str, services: PodServices, *, once: bool) -> None:
+    """Follow the services' logs, and wait until each is ready, or of those that run `once`: has ended. ServiceError."""
+    begun = time.monotonic()
+    for one in services.placed:
+        if one.service.once is once:
+            follower = _followed(cluster, pods, pod, one, services)
+            started = _InPod(cluster=cluster, pods=pods, pod=pod, one=one, services=services, follower=follower)
+            wait_for(
+                started,
+                lambda text, name=one.service.name: services.output.say(f"{name}: {text}"),  # type: ignore[misc]
+                # Those that run once start one after the other, the others together.
+                begun=time.monotonic() if once else begun,
             )
-        if not ended.endswith("exit code 0"):
-            raise ServiceError(f"service {service.name} {ended} (`run: once`)", hint=follower.lines.last())
 
 
 def _followed(cluster: Cluster, pods: Pods, pod: str, one: Placed, services: PodServices) -> ServiceLogFollower:
@@ -260,7 +245,8 @@ def _followed(cluster: Cluster, pods: Pods, pod: str, one: Placed, services: Pod
         ),
         service.ready.timeout_s + 600.0,
     )
-    _unless_canceled(services, service)
+    if services.cancel.requested:
+        raise canceled(service)
     if (refused := states.refusal(seen, {one.container: f"service {service.name}"})) is not None:
         refused = states.explained(refused, cluster, pod)
         raise ServiceError(refused.message, hint=refused.hint, code=refused.code)
@@ -281,11 +267,6 @@ def _followed(cluster: Cluster, pods: Pods, pod: str, one: Placed, services: Pod
                 f"service {service.name} could not be given its secrets: {reason or f'exit code {code}'}"
             )
     return follower
-
-
-def _unless_canceled(services: PodServices, service: Service) -> None:
-    if services.cancel.requested:
-        raise ServiceError(f"canceled while service {service.name} was starting", code="CANCELED")
 
 
 def _ended(pod: Mapping[str, Any] | None, container: str) -> str:
@@ -335,7 +316,7 @@ def opened(
     return PodServices(
         network_id=key,
         placed=there,
-        secrets={one.container: line_for(one.service, given) for one, given in zip(there, values, strict=True)},
+        secrets={one.container: secrets_line(one.service, given) for one, given in zip(there, values, strict=True)},
         images=images,
         variables=variables(wanted),
         output=Output(output),

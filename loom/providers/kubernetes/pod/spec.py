@@ -17,7 +17,7 @@ from loom.errors import ProviderError, ServiceError
 from loom.images.reference import service_aliases
 from loom.plan.model import Image, PullPolicy, Resources, Service
 from loom.pools import Pool
-from loom.providers import labels, service_secrets
+from loom.providers import labels, services
 from loom.providers.base import SessionRequest
 from loom.providers.driver import protocol as driver
 from loom.providers.kubernetes.images.snapshot import Pushed, copying
@@ -333,7 +333,7 @@ def amount(text: str) -> float:
 def _service(one: Placed, hardened: bool, confined: bool) -> dict[str, Any]:
     service = one.service
     entrypoint = entrypoint_of(service)
-    given = {**service.variables, **(service_secrets.variables(service) if service.secrets else {})}
+    given = {**service.variables, **(services.secrets_variables(service) if service.secrets else {})}
     container: dict[str, Any] = {
         "name": one.container,
         "image": one.image,
@@ -347,7 +347,7 @@ def _service(one: Placed, hardened: bool, confined: bool) -> dict[str, Any]:
         container["args"] = list(service.command)
     if service.secrets:
         container["command"] = ["sh", "-c", scripts.TAKES_SECRETS, "loom", *(entrypoint or ())]
-        container["volumeMounts"] = [{"name": _secrets_of(one), "mountPath": service_secrets.FOLDER}]
+        container["volumeMounts"] = [{"name": _secrets_of(one), "mountPath": services.FOLDER}]
     if hardened or confined:
         container["securityContext"] |= {
             "allowPrivilegeEscalation": False,
