@@ -32,7 +32,6 @@ from loom.plan.model import Job, MountMode
 from loom.providers import interactive
 from loom.providers.base import (
     Capabilities,
-    Command,
     KeptPlace,
     OpenedServices,
     Provider,
@@ -43,7 +42,7 @@ from loom.providers.base import (
 )
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Attached, Channel, Died, Talk
-from loom.providers.driver.session import Driven
+from loom.providers.driver.session import Driven, DrivenSession
 from loom.providers.driver.steps import still_running
 from loom.providers.files import archive_of, unnoticed, unpack
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
@@ -190,7 +189,7 @@ class _Pipes:
         os.close(self._wake)
 
 
-class HostSession:
+class HostSession(DrivenSession):
     """Implements `providers.base.Session`, and `driver.channel.Container` for its own driver."""
 
     def __init__(self, environ: Mapping[str, str], request: SessionRequest, on_output: OnOutput) -> None:
@@ -208,14 +207,16 @@ class HostSession:
             "LOOM_MASK": str(self._private / "mask"),
         }
         self._process = self._started()
-        self._driven = Driven(
-            Channel(_Pipes(self._process), self, request.job_id),
-            request,
-            SessionFacts(provider="host", details={"mount_mode": "none", "network": "host"}),
-            on_output,
-            environment={MARK: self._mark},
-            still_running=self._commands,
-            directory=str(self._private),
+        super().__init__(
+            Driven(
+                Channel(_Pipes(self._process), self, request.job_id),
+                request,
+                SessionFacts(provider="host", details={"mount_mode": "none", "network": "host"}),
+                on_output,
+                environment={MARK: self._mark},
+                still_running=self._commands,
+                directory=str(self._private),
+            )
         )
 
     def _started(self) -> subprocess.Popen[bytes]:
@@ -244,19 +245,9 @@ class HostSession:
             talk, cancel, lambda output, reason: ProviderError(f"the driver did not start: {reason}: {output}")
         )
 
-    @property
-    def facts(self) -> SessionFacts:
-        return self._driven.facts
-
-    def answers(self) -> bool:
-        return self._driven.answers()
-
-    def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
-        if cancel.wait(0):
-            return Exit(code=130, ended=Ended.CANCELED)
+    def before_step(self) -> None:
         if not self._request.workspace.is_dir():
             raise ProviderError(f"the workspace {self._request.workspace} is gone")
-        return self._driven.run(command, on_output, cancel)
 
     # The driver's container
 
@@ -309,15 +300,6 @@ class HostSession:
                 line = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
                 commands.append(line.decode("utf-8", "replace"))
         return still_running(commands, str(self._private / "step."))
-
-    def handed_on(self) -> Mapping[str, str]:
-        return self._driven.handed_on()
-
-    def to_mask(self) -> list[bytes]:
-        return self._driven.to_mask()
-
-    def put_secret(self, name: str, content: bytes) -> str:
-        return self._driven.put_secret(name, content)
 
     def settle(self) -> None:
         """They already belong to the caller."""

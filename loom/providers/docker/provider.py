@@ -19,7 +19,7 @@ from loom.providers import labels
 from loom.providers.base import Capabilities, Provider, SecretValues, SessionFacts, SessionRequest, Setup
 from loom.providers.docker.container import create as container
 from loom.providers.docker.container import refusals
-from loom.providers.docker.container.cleanup import Removals, remove_container, remove_run, sweep, tidied
+from loom.providers.docker.container.cleanup import Removals, remove_container, remove_run, tidied
 from loom.providers.docker.container.mounts import Mount, mount_of
 from loom.providers.docker.container.overlay import can_lie_over
 from loom.providers.docker.container.ownership import Workspaces
@@ -258,7 +258,6 @@ class DockerProvider:
 
         def reap() -> list[str]:
             self._idle.wait(REAP_AFTER_S)
-            sweep()
             return tidied(client)
 
         self._removals.start("reap", reap)

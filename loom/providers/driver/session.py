@@ -368,3 +368,39 @@ class Driven:
             talk.let_go(self.on_output)
         except (Died, LoomError):
             pass  # it already ended, or is removed by force next
+
+
+class DrivenSession:
+    """The part of `providers.base.Session` that the driver does."""
+
+    kept_until: float | None = None
+
+    def __init__(self, driven: Driven) -> None:
+        self._driven = driven
+
+    @property
+    def facts(self) -> SessionFacts:
+        return self._driven.facts
+
+    def answers(self) -> bool:
+        return self.kept_until is None and self._driven.answers()
+
+    def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
+        if cancel.wait(0):
+            return Exit(code=130, ended=Ended.CANCELED)
+        if self.kept_until is not None:
+            raise ProviderError("the session is kept for inspection and runs no further steps")
+        self.before_step()
+        return self._driven.run(command, on_output, cancel)
+
+    def before_step(self) -> None:
+        """Called before each step."""
+
+    def handed_on(self) -> Mapping[str, str]:
+        return self._driven.handed_on()
+
+    def to_mask(self) -> list[bytes]:
+        return self._driven.to_mask()
+
+    def put_secret(self, name: str, content: bytes) -> str:
+        return self._driven.put_secret(name, content)

@@ -6,17 +6,12 @@ has ended (`reap`), or when it was kept and has expired. Resources of a living p
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime
 from http import HTTPStatus
-from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
@@ -124,38 +119,6 @@ def tidied(client: docker.DockerClient) -> list[str]:
         return []  # the engine was lost; whoever uses it reports that; the next run retries
     except LoomError as error:
         return [error.message]
-
-
-_SCRATCH = "loom-build-"
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """A private directory for the files of one build, locked as long as this process lives."""
-    with TemporaryDirectory(prefix=_SCRATCH, ignore_cleanup_errors=True) as folder:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            yield Path(folder)
-        finally:
-            os.close(descriptor)
-
-
-def sweep() -> None:
-    """Remove the directories of builds whose loom is gone."""
-    for folder in Path(gettempdir()).glob(f"{_SCRATCH}*"):
-        with suppress(OSError):  # another user's; in use; another process removes it
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                made = os.fstat(descriptor)
-                # One that is empty and young may not be locked yet.
-                if made.st_uid == os.getuid() and (
-                    any(folder.iterdir()) or time.time() - made.st_mtime > UNKNOWN_AFTER_S
-                ):
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(descriptor)
 
 
 def remove_run(client: docker.DockerClient, run_id: str, job_id: str | None = None) -> list[Removed]:

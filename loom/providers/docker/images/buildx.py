@@ -10,15 +10,14 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from loom.cancel import Cancel
 from loom.errors import ImageError
-from loom.images.dockerfile import (
-    ALWAYS_OUT,
-)
+from loom.images.dockerfile import ALWAYS_OUT
 from loom.plan import model
-from loom.providers.docker.container.cleanup import scratch
 from loom.providers.docker.engine.endpoint import endpoint_of
 from loom.providers.docker.images.build_inputs import BuildInputs
 from loom.providers.docker.images.build_output import Tail, build_failed
@@ -58,7 +57,8 @@ def build_with_buildx(
     cancel: Cancel,
     secrets: Mapping[str, bytes],
 ) -> None:
-    with scratch() as folder, _in_memory(secrets) as descriptors:
+    with TemporaryDirectory(prefix="loom-build-") as scratch, _in_memory(secrets) as descriptors:
+        folder = Path(scratch)
         # The Dockerfile goes in from here, beside ignore rules that also leave loom's own record out: the builder looks
         # for `<Dockerfile>.dockerignore` first, and the workspace stays untouched.
         dockerfile = folder / inputs.dockerfile.name
@@ -76,7 +76,7 @@ def build_with_buildx(
         tail = Tail(on_output)
         code = _run(
             [*command, str(inputs.context)],
-            scratch=str(folder),
+            scratch=scratch,
             descriptors=tuple(descriptors.values()),
             environ=_buildx_environment(environ),
             on_bytes=tail.feed,

@@ -22,11 +22,11 @@ from loom.providers.docker.session.channel import channel_to
 from loom.providers.docker.session.exec import ContainerInside
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Talk
-from loom.providers.driver.session import LEAVE_S, Driven, Hello
+from loom.providers.driver.session import LEAVE_S, Driven, DrivenSession, Hello
 from loom.providers.driver.steps import still_running
 from loom.providers.files import unnoticed
 from loom.providers.labels import kept_name
-from loom.status import Ended, Exit, OnOutput
+from loom.status import OnOutput
 
 if TYPE_CHECKING:
     import docker
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from loom.storage.workspace import OnSkipped
 
 
-class DockerSession:
+class DockerSession(DrivenSession):
     """Implements `providers.base.Session`; created by `DockerProvider.open` with an attached, started container."""
 
     def __init__(
@@ -51,14 +51,16 @@ class DockerSession:
         self._client = client
         self._api: Any = client.api
         self._request = request
-        self._driven = Driven(
-            channel_to(client, attachment, facts.container_id, request.job_id),
-            request,
-            facts,
-            on_output,
-            # Each step sets the variables that the engine's JSON can't encode (bytes that are not UTF-8).
-            environment=environment_of(request)[1],
-            still_running=self._commands,
+        super().__init__(
+            Driven(
+                channel_to(client, attachment, facts.container_id, request.job_id),
+                request,
+                facts,
+                on_output,
+                # Each step sets the variables that the engine's JSON can't encode (bytes that are not UTF-8).
+                environment=environment_of(request)[1],
+                still_running=self._commands,
+            )
         )
         self._mount = mount
         self._as_root = RootShell(
@@ -69,17 +71,12 @@ class DockerSession:
         self.uid: int | None = None
         self.gid: int | None = None
         self._ids = Ids()
-        self.kept_until: float | None = None
         self._to_stay = False
 
     @property
     def may_go(self) -> bool:
         """Whether nobody needs the container any more: not one that was lost, or that could not be kept again."""
         return self.kept_until is None and not self._to_stay and not self._driven.lost
-
-    @property
-    def facts(self) -> SessionFacts:
-        return self._driven.facts
 
     @property
     def container_id(self) -> str:
@@ -122,18 +119,10 @@ class DockerSession:
 
     # Steps
 
-    def answers(self) -> bool:
-        return self.kept_until is None and self._driven.answers()
-
-    def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
-        if cancel.wait(0):
-            return Exit(code=130, ended=Ended.CANCELED)
-        if self.kept_until is not None:
-            raise ProviderError("the container is kept for inspection and runs no further steps")
+    def before_step(self) -> None:
         if not self._chowned:
             self._chowned = True
             self._chown_to_job()
-        return self._driven.run(command, on_output, cancel)
 
     def _commands(self) -> tuple[str, ...]:
         """Return the command lines of what the step runs; nothing if the engine can't tell."""
@@ -145,19 +134,10 @@ class DockerSession:
         commands = [args for _, args in listed or () if driver.MARK not in args]
         return still_running(commands, f"{driver.DIRECTORY}/step.")
 
-    def handed_on(self) -> Mapping[str, str]:
-        return self._driven.handed_on()
-
-    def to_mask(self) -> list[bytes]:
-        return self._driven.to_mask()
-
     # Files
 
     def _chown_to_job(self) -> None:
         self._mount.chown_to_job(Owner(self.uid or 0, self.gid or 0), self._ids, self._as_root)
-
-    def put_secret(self, name: str, content: bytes) -> str:
-        return self._driven.put_secret(name, content)
 
     def settle(self) -> None:
         if self._chowned:

@@ -17,7 +17,7 @@ from loom.errors import ImageError, LoomError, ProviderError
 from loom.providers.base import Command, SessionFacts, SessionRequest, ViewChange
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Attached, Channel, Died, Lost, Talk
-from loom.providers.driver.session import Driven
+from loom.providers.driver.session import Driven, DrivenSession
 from loom.providers.files import unnoticed
 from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.client import Gone, is_transient
@@ -25,7 +25,7 @@ from loom.providers.kubernetes.pod.spec import JOB, KEPT_UNTIL, is_confined
 from loom.providers.kubernetes.session.files import Parcels, PodFiles
 from loom.providers.kubernetes.session.inside import PodInside, commands_in
 from loom.providers.kubernetes.session.link import Link, Positions
-from loom.status import Ended, Exit, OnOutput
+from loom.status import OnOutput
 
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.client import Cluster, Json
@@ -106,7 +106,7 @@ class SavedSession(Struct, frozen=True, kw_only=True):
     details: Mapping[str, str]
 
 
-class PodSession:
+class PodSession(DrivenSession):
     """Implements `providers.base.Session` and `Detachable` for a pod whose two containers run."""
 
     def __init__(
@@ -134,13 +134,15 @@ class PodSession:
         self._request = request
         self._link = link
         self._environment = environment
-        self._driven = Driven(
-            Channel(link, PodContainer(cluster, pods, pod, request.job_id), request.job_id),
-            request,
-            facts,
-            on_output,
-            environment={key: value for key, value in environment.items() if not driver.is_text(value)},
-            still_running=lambda: commands_in(cluster, pod),
+        super().__init__(
+            Driven(
+                Channel(link, PodContainer(cluster, pods, pod, request.job_id), request.job_id),
+                request,
+                facts,
+                on_output,
+                environment={key: value for key, value in environment.items() if not driver.is_text(value)},
+                still_running=lambda: commands_in(cluster, pod),
+            )
         )
         self._cancel = cancel
         self._files = PodFiles(
@@ -153,11 +155,6 @@ class PodSession:
         self._owner: tuple[int, int] | None = None
         if saved is not None:
             self._set_owner(saved.user)
-        self.kept_until: float | None = None
-
-    @property
-    def facts(self) -> SessionFacts:
-        return self._driven.facts
 
     def start(self, cancel: Cancel, *, running: bool = False) -> None:
         """Hear the driver, and give it the workspace. ImageError when the image can't run it."""
@@ -232,28 +229,10 @@ class PodSession:
         self._filled = True
         self._driven.facts = replace(self.facts, details={**self.facts.details, "files_proved": proved})
 
-    # Steps
-
-    def answers(self) -> bool:
-        return self.kept_until is None and self._driven.answers()
-
-    def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
-        if cancel.wait(0):
-            return Exit(code=130, ended=Ended.CANCELED)
-        if self.kept_until is not None:
-            raise ProviderError("the pod is kept for inspection and runs no further steps")
-        return self._driven.run(command, on_output, cancel)
-
-    def handed_on(self) -> Mapping[str, str]:
-        return self._driven.handed_on()
-
-    def to_mask(self) -> list[bytes]:
-        return self._driven.to_mask()
-
     def put_secret(self, name: str, content: bytes) -> str:
         if self._saved is not None:
             return f"{driver.DIRECTORY}/secret.{name}"  # it is there, and the driver is busy
-        return self._driven.put_secret(name, content)
+        return super().put_secret(name, content)
 
     # Files
 
