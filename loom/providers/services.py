@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from loom.errors import InfrastructureError, NotServing, ServiceError
-from loom.plan.model import Service
+from loom.plan.model import Ready, Service
 from loom.status import OnOutput, Stream
 from loom.util.within import wait_until
 
@@ -47,10 +47,10 @@ class StartedService(Protocol):
         ...
 
 
-def wait_for(one: StartedService, say: Callable[[str], None], *, begun: float, by: str = "") -> None:
+def wait_for(one: StartedService, say: Callable[[str], None], *, begun: float, by: Callable[[], str] = str) -> None:
     """Wait until a service that was begun then is ready, or has ended if it runs once. ServiceError for one that the job needs.
 
-    `by`: the condition, for people.
+    `by`: the condition that was met, for people.
     """
     service, started = one.service, time.monotonic()
     try:
@@ -63,8 +63,8 @@ def wait_for(one: StartedService, say: Callable[[str], None], *, begun: float, b
             raise
         say(f"{error.message}; the job goes on without it")
         return
-    how = "ended with 0" if service.once else "ready"
-    say(f"{how} after {time.monotonic() - begun:.1f} s{by if not service.once else ''}")
+    how, met = ("ended with 0", "") if service.once else ("ready", by())
+    say(f"{how} after {time.monotonic() - begun:.1f} s{met}")
 
 
 def _until_ready(one: StartedService, limit_s: float) -> None:
@@ -110,6 +110,12 @@ def addresses(name: str, host: str, ports: Mapping[int, int]) -> dict[str, str]:
         found |= {f"{prefix}_PORT": str(reached)} if number == 0 else {}
         found[f"{prefix}_PORT_{port}"] = str(reached)
     return found
+
+
+def named_port(ready: Ready) -> int | None:
+    """Return the port that a service's condition names."""
+    named = re.match(r"(?:https?://[^/:]*)?:(\d+)", ready.http or "")
+    return int(named[1]) if named else ready.tcp
 
 
 def canceled(service: Service) -> ServiceError:

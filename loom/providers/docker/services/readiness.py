@@ -21,6 +21,7 @@ import docker.errors
 
 from loom.errors import RequestError
 from loom.plan.model import Service
+from loom.providers.services import named_port
 from loom.util.within import within
 from loom.workflow.patterns import PatternError, SearchError, compile_pattern
 
@@ -308,10 +309,8 @@ def probe_of(service: Service, config: Mapping[str, Any]) -> Probe:
 
 def ports_of(service: Service, config: Mapping[str, Any]) -> list[int]:
     """Return a service's known ports: the job's first, then the image's exposed ones."""
-    named = [service.ready.tcp] if service.ready.tcp is not None else []
-    if service.ready.http is not None:
-        named = [int(number) for number in re.findall(r"^(?:https?://[^/:]*)?:(\d+)", service.ready.http)]
-    return list(dict.fromkeys([*named, *exposed_ports(config)]))
+    named = named_port(service.ready)
+    return list(dict.fromkeys([*([named] if named is not None else []), *exposed_ports(config)]))
 
 
 def exposed_ports(config: Mapping[str, Any]) -> list[int]:

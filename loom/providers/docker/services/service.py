@@ -117,7 +117,7 @@ class ServiceContainer:
         )
         self._id, target = container_id, ProbeTarget(self._group.client, container_id, self._group.network)
         self._is_ready = lambda: probe.check(target)
-        services.wait_for(self, self._say, begun=time.monotonic(), by=f" ({probe.what})")
+        services.wait_for(self, self._say, begun=time.monotonic(), by=lambda: f" ({probe.what})")
         return RunningService(
             name=service.name,
             aliases=service.aliases,

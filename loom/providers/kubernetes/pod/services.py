@@ -21,7 +21,7 @@ from loom.providers.kubernetes.images.names import PodImage
 from loom.providers.kubernetes.pod import scripts
 from loom.providers.kubernetes.pod.spec import Placed, entrypoint_of, host_names
 from loom.providers.kubernetes.session import exec as execs
-from loom.providers.services import Lines, Output, addresses, canceled, secrets_line, wait_for
+from loom.providers.services import Lines, Output, addresses, canceled, named_port, secrets_line, wait_for
 from loom.status import OnOutput
 from loom.workflow.patterns import compile_pattern
 
@@ -100,17 +100,10 @@ def variables(services: Sequence[Service]) -> dict[str, str]:
     """The variables with their addresses for a job's steps; the same names as for other providers."""
     found: dict[str, str] = {}
     for service in services:
-        port = _port(service)
+        port = named_port(service.ready)
         host = next(iter(host_names(service)), "localhost")
         found |= addresses(service.name, host, {port: port} if port is not None else {})
     return found
-
-
-def _port(service: Service) -> int | None:
-    if service.ready.tcp is not None:
-        return service.ready.tcp
-    named = re.match(r"^(?:https?://[^/:]*)?:(\d+)", service.ready.http or "")
-    return int(named[1]) if named else None
 
 
 class ServiceLogFollower:
