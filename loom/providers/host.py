@@ -41,7 +41,7 @@ from loom.providers.base import (
     ViewChange,
 )
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.channel import Attached, Channel, Died, Talk
+from loom.providers.driver.channel import Attached, Channel, Died, Exchange
 from loom.providers.driver.session import Driven, DrivenSession
 from loom.providers.driver.steps import still_running
 from loom.providers.files import archive_of, unnoticed, unpack
@@ -239,10 +239,10 @@ class HostSession(DrivenSession):
 
     def start(self, cancel: Cancel) -> None:
         """Hear the driver."""
-        talk = Talk()
-        self._driven.channel.send(driver.hello(talk.token))
+        exchange = Exchange()
+        self._driven.channel.send(driver.hello(exchange.token))
         self._driven.hello(
-            talk, cancel, lambda output, reason: ProviderError(f"the driver did not start: {reason}: {output}")
+            exchange, cancel, lambda output, reason: ProviderError(f"the driver did not start: {reason}: {output}")
         )
 
     def before_step(self) -> None:

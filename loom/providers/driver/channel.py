@@ -16,7 +16,7 @@ ASK_ENGINE_S = 60.0
 """How often to check a silent engine."""
 
 
-class Talk:
+class Exchange:
     """One command to the driver: its output so far, without marks, and its answer, which arrives on both streams."""
 
     def __init__(self, token: bytes = b"", later: list[tuple[Stream, bytes]] | None = None) -> None:
@@ -158,7 +158,7 @@ class Channel:
         self._container = container
         self._job_id = job_id
         self.later: list[tuple[Stream, bytes]] = []
-        """Output of commands that nobody listens to yet (`Talk`)."""
+        """Output of commands that nobody listens to yet (`Exchange`)."""
 
     def send(self, line: bytes) -> None:
         try:
@@ -170,17 +170,17 @@ class Channel:
         """Return the driver's answer to a command, which `line` builds with a token; None on timeout. Lost when the
         container has ended.
         """
-        talk = Talk()
-        self.send(line(talk.token))
+        exchange = Exchange()
+        self.send(line(exchange.token))
         try:
-            answered = self.listen(talk, on_output, deadline=time.monotonic() + limit_s, cancel=None)
+            answered = self.listen(exchange, on_output, deadline=time.monotonic() + limit_s, cancel=None)
         except Died as died:
             raise Lost(f"the container of job {self._job_id} has ended, exit code {died.code}") from died
-        return talk.answer if answered else None
+        return exchange.answer if answered else None
 
     def listen(
         self,
-        talk: Talk,
+        exchange: Exchange,
         on_output: OnOutput,
         *,
         deadline: float | None,
@@ -194,8 +194,8 @@ class Channel:
         """
         arrived, self.later[:] = [*self.later], []
         for stream, data in arrived:
-            talk.feed(stream, data, on_output)
-        while not talk.is_over():
+            exchange.feed(stream, data, on_output)
+        while not exchange.is_over():
             if cancel is not None and (cancel.now if only_now else cancel.requested):
                 return False
             left = ASK_ENGINE_S if deadline is None else min(ASK_ENGINE_S, deadline - time.monotonic())
@@ -210,9 +210,9 @@ class Channel:
                 self._container.resume(self.attachment, error, lambda: None)
                 continue
             for stream, data in chunks:
-                talk.feed(stream, data, on_output)
-            if self.attachment.at_end and not talk.is_over():
-                self._container.resume(self.attachment, None, lambda: talk.let_go(on_output))
+                exchange.feed(stream, data, on_output)
+            if self.attachment.at_end and not exchange.is_over():
+                self._container.resume(self.attachment, None, lambda: exchange.let_go(on_output))
             if not chunks and time.monotonic() - asked >= ASK_ENGINE_S:
                 self._container.ask()
         return True

@@ -12,7 +12,7 @@ from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError, RequestError
 from loom.providers.base import Command, SessionFacts, SessionRequest
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.channel import Channel, Died, Lost, Talk
+from loom.providers.driver.channel import Channel, Died, Exchange, Lost
 from loom.providers.driver.steps import AUTO, SH, chosen, handed_on
 from loom.status import Ended, Exit, OnOutput, Stream
 from loom.util import profile
@@ -86,15 +86,15 @@ class Driven:
         """The tokens of the commands that the driver does by itself, by their names; empty when it waits for orders."""
         self.died = False
 
-    def hello(self, talk: Talk, cancel: Cancel, ended_at_once: Callable[[str, str], LoomError]) -> Hello | None:
-        """Wait for the answer to `talk`, a hello that was sent; None on a cancel. ImageError when the image can't run it.
+    def hello(self, exchange: Exchange, cancel: Cancel, ended_at_once: Callable[[str, str], LoomError]) -> Hello | None:
+        """Wait for the answer to `exchange`, a hello that was sent; None on a cancel. ImageError when the image can't run it.
 
         `ended_at_once` makes the error for a container that ended, from its output and its end.
         """
         with profile.span("part", "wait for the container"):
-            answered = self._hear(talk, cancel, ended_at_once)
+            answered = self._hear(exchange, cancel, ended_at_once)
         if answered:
-            found = Hello(str(talk.answer))
+            found = Hello(str(exchange.answer))
             self.facts = replace(self.facts, auto_shell=found.auto_shell)
             if found.uid is not None:
                 self.facts = replace(self.facts, user=f"{found.uid}:{found.gid}")
@@ -107,7 +107,7 @@ class Driven:
             )
         return None
 
-    def _hear(self, talk: Talk, cancel: Cancel, ended_at_once: Callable[[str, str], LoomError]) -> bool:
+    def _hear(self, exchange: Exchange, cancel: Cancel, ended_at_once: Callable[[str, str], LoomError]) -> bool:
         heard: list[bytes] = []
 
         def listen(stream: Stream, data: bytes) -> None:
@@ -117,7 +117,7 @@ class Driven:
 
         unregister = cancel.on_request(self.channel.attachment.wake)
         try:
-            return self.channel.listen(talk, listen, deadline=time.monotonic() + HELLO_S, cancel=cancel)
+            return self.channel.listen(exchange, listen, deadline=time.monotonic() + HELLO_S, cancel=cancel)
         except (Lost, Died) as lost:
             reason = lost.message if isinstance(lost, Lost) else f"it ended with exit code {lost.code}"
             output = b"".join(heard).decode("utf-8", "replace").strip()
@@ -179,7 +179,7 @@ class Driven:
         if command.share is None or command.share.first:
             self.end_shared()
         self._number += 1
-        talk, order = self._order(command)
+        exchange, order = self._order(command)
         deadline = None if command.timeout_s is None else time.monotonic() + command.timeout_s
         ended = Ended.EXITED
         still_ran: tuple[str, ...] = ()
@@ -187,13 +187,13 @@ class Driven:
         self._unfinished = True
         try:
             self._tell(order)
-            if not self.channel.listen(talk, on_output, deadline=deadline, cancel=cancel):
+            if not self.channel.listen(exchange, on_output, deadline=deadline, cancel=cancel):
                 ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
                 still_ran = self._commands() if ended is Ended.TIMED_OUT else ()
-                self._end_step(talk, on_output, cancel)
-            goes_on = talk.goes_on and ended is Ended.EXITED
+                self._end_step(exchange, on_output, cancel)
+            goes_on = exchange.goes_on and ended is Ended.EXITED
             if not goes_on:
-                self._let_go(talk, on_output)
+                self._let_go(exchange, on_output)
             self._unfinished = False
         except Died as died:
             self.died = True
@@ -202,23 +202,23 @@ class Driven:
             return Exit(code=died.code, ended=ended, still_ran=still_ran, ended_place=True)
         finally:
             unregister()
-            talk.let_go(on_output)
-        self._handed_on.update(handed_on(talk.env_lines))
-        self._to_mask += [line for line in talk.mask_lines if line.strip()]
-        return replace(self._exit(str(talk.answer), ended), still_ran=still_ran, goes_on=goes_on)
+            exchange.let_go(on_output)
+        self._handed_on.update(handed_on(exchange.env_lines))
+        self._to_mask += [line for line in exchange.mask_lines if line.strip()]
+        return replace(self._exit(str(exchange.answer), ended), still_ran=still_ran, goes_on=goes_on)
 
-    def _order(self, command: Command) -> tuple[Talk, bytes]:
-        """Return the command for the driver, and the talk for its answer."""
+    def _order(self, command: Command) -> tuple[Exchange, bytes]:
+        """Return the command for the driver, and the exchange for its answer."""
         environment = {**self._environment, **command.environment}
         share, shared = command.share, self._shared
         token = self._handed_over.get(command.name, b"")
         later = self.channel.later if self._handed_over else None
         if share is None:
-            talk = Talk(token, later)
-            return talk, self._step(command, talk.token, self._number)
-        talk, start, restore = Talk(shared.token if shared is not None else token, later), b"", False
+            exchange = Exchange(token, later)
+            return exchange, self._step(command, exchange.token, self._number)
+        exchange, start, restore = Exchange(shared.token if shared is not None else token, later), b"", False
         if shared is None:
-            start = self._share(command, talk.token)
+            start = self._share(command, exchange.token)
             restore, given = not share.first, environment if not share.first else {}
         else:
             given = {name: value for name, value in environment.items() if shared.environment.get(name) != value}
@@ -230,8 +230,8 @@ class Driven:
             directory=self._directory,
             restore=restore,
         )
-        self._shared = _Shared(token=talk.token, environment=environment, command=" ".join(self._shell_of(command)))
-        return talk, start + step
+        self._shared = _Shared(token=exchange.token, environment=environment, command=" ".join(self._shell_of(command)))
+        return exchange, start + step
 
     def _shell_of(self, command: Command) -> tuple[str, ...]:
         return tuple(chosen(command.shell or self._request.shell, self.facts.auto_shell))
@@ -256,14 +256,14 @@ class Driven:
             merge_output=command.merge_output,
         )
 
-    def _let_go(self, talk: Talk, on_output: OnOutput) -> None:
+    def _let_go(self, exchange: Exchange, on_output: OnOutput) -> None:
         """Let the driver take another command: the step is over, and with it a shell that it shared."""
         self._tell(driver.OK)
         if self._shared is not None:
             self._shared = None
-            talk.to_the_end = True
+            exchange.to_the_end = True
             limit_s = _HANDED_OVER_S if self._handed_over else AFTER_KILL_S
-            if not self.channel.listen(talk, on_output, deadline=time.monotonic() + limit_s, cancel=None):
+            if not self.channel.listen(exchange, on_output, deadline=time.monotonic() + limit_s, cancel=None):
                 self.channel.kill()
                 raise Died(137, oom=False)
 
@@ -271,17 +271,17 @@ class Driven:
         """End the shell that steps shared, if there is one: it gets no further command."""
         if self._shared is None or self.died:
             return
-        talk = Talk(self._shared.token, self.channel.later if self._handed_over else None)
+        exchange = Exchange(self._shared.token, self.channel.later if self._handed_over else None)
         try:
             self._tell(driver.CLOSE)
             limit_s = _HANDED_OVER_S if self._handed_over else LEAVE_S
-            if not self.channel.listen(talk, self.on_output, deadline=time.monotonic() + limit_s, cancel=None):
-                self._end_step(talk, self.on_output, Cancel())
-            self._let_go(talk, self.on_output)
+            if not self.channel.listen(exchange, self.on_output, deadline=time.monotonic() + limit_s, cancel=None):
+                self._end_step(exchange, self.on_output, Cancel())
+            self._let_go(exchange, self.on_output)
         except Died:
             self.died = True
         finally:
-            talk.let_go(self.on_output)
+            exchange.let_go(self.on_output)
 
     def _commands(self) -> tuple[str, ...]:
         """Return what a step that ran out of time had running, if possible besides the shared shell."""
@@ -304,7 +304,7 @@ class Driven:
             ended = Ended.OOM_KILLED
         return Exit(code=code, ended=ended, oom_kills=killed, refused_forks=refused)
 
-    def _end_step(self, talk: Talk, on_output: OnOutput, cancel: Cancel) -> None:
+    def _end_step(self, exchange: Exchange, on_output: OnOutput, cancel: Cancel) -> None:
         """Send TERM to all processes of the job, KILL after the grace period, and finally kill the container.
 
         After KILL, nothing but the driver itself can report the end of a shared shell.
@@ -313,12 +313,12 @@ class Driven:
         if not cancel.now:
             self.channel.send(driver.TERM)
             grace = time.monotonic() + self._request.grace_s
-            if self.channel.listen(talk, on_output, deadline=grace, cancel=cancel, only_now=True):
+            if self.channel.listen(exchange, on_output, deadline=grace, cancel=cancel, only_now=True):
                 self.channel.send(driver.KILL)  # the step ended in time; end its background processes too
                 return
         self.channel.send(driver.KILL)
-        talk.to_the_end = self._shared is not None
-        if self.channel.listen(talk, on_output, deadline=time.monotonic() + AFTER_KILL_S, cancel=None):
+        exchange.to_the_end = self._shared is not None
+        if self.channel.listen(exchange, on_output, deadline=time.monotonic() + AFTER_KILL_S, cancel=None):
             return
         self.channel.kill()
         raise Died(137, oom=False)
@@ -354,7 +354,7 @@ class Driven:
         """End everything in the container; its last output is the session's."""
         if self.channel.attachment.at_end or self.died:
             return
-        talk = Talk()
+        exchange = Exchange()
         try:
             if self._unfinished:
                 # For example, its output could not be recorded: drop the rest.
@@ -363,9 +363,9 @@ class Driven:
                 self.channel.send(driver.KILL + driver.OK)
                 self._shared = None
             self.end_shared()
-            self.channel.send(driver.end(talk.token))
-            self.channel.listen(talk, self.on_output, deadline=time.monotonic() + LEAVE_S, cancel=None)
-            talk.let_go(self.on_output)
+            self.channel.send(driver.end(exchange.token))
+            self.channel.listen(exchange, self.on_output, deadline=time.monotonic() + LEAVE_S, cancel=None)
+            exchange.let_go(self.on_output)
         except (Died, LoomError):
             pass  # it already ended, or is removed by force next
 

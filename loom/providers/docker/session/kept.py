@@ -35,7 +35,7 @@ from loom.providers.docker.session.channel import channel_to
 from loom.providers.docker.session.exec import ContainerInside
 from loom.providers.docker.session.session import DockerSession
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.channel import Channel, Died, Lost, Talk
+from loom.providers.driver.channel import Channel, Died, Exchange, Lost
 from loom.providers.driver.session import HELLO_S
 from loom.providers.files import archive_of, unpack
 from loom.status import OnOutput
@@ -169,21 +169,21 @@ class KeptContainer(Struct, frozen=True):
         self._wake_services()
         if self.running:
             return False
-        talk, channels = Talk(), list[Channel]()
+        exchange, channels = Exchange(), list[Channel]()
 
         def connect() -> None:
             for dead in channels:
                 dead.attachment.close()
             attachment = Attachment(self.client, self.container_id, apart=False)
             channels[:] = [channel_to(self.client, attachment, self.container_id, self.labels.get(labels.JOB, ""))]
-            channels[0].send(driver.program() + driver.hello(driver.new_token()) + driver.keep(talk.token))
+            channels[0].send(driver.program() + driver.hello(driver.new_token()) + driver.keep(exchange.token))
 
         doing = "starting the kept container again"
         try:
             with translated(doing):
                 restarting(self.client.api, self.container_id, doing, connect)
             deadline = time.monotonic() + HELLO_S
-            answered = channels[0].listen(talk, lambda *_: None, deadline=deadline, cancel=None)
+            answered = channels[0].listen(exchange, lambda *_: None, deadline=deadline, cancel=None)
         except (Died, Lost):
             answered = False
         finally:

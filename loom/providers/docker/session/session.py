@@ -21,7 +21,7 @@ from loom.providers.docker.session.attach import Attachment
 from loom.providers.docker.session.channel import channel_to
 from loom.providers.docker.session.exec import ContainerInside
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.channel import Talk
+from loom.providers.driver.channel import Exchange
 from loom.providers.driver.session import LEAVE_S, Driven, DrivenSession, Hello
 from loom.providers.driver.steps import still_running
 from loom.providers.files import unnoticed
@@ -89,9 +89,9 @@ class DockerSession(DrivenSession):
 
         After StartFailed, neither this session nor its attachment can be used.
         """
-        talk = Talk()
+        exchange = Exchange()
         # Before the start: the engine buffers it until the driver reads, which saves a round trip.
-        self._driven.channel.send(driver.program() + driver.hello(talk.token))
+        self._driven.channel.send(driver.program() + driver.hello(exchange.token))
         try:
             if not running:
                 self._api.start(self.container_id)
@@ -102,7 +102,7 @@ class DockerSession(DrivenSession):
         def ended_at_once(output: str, reason: str) -> LoomError:
             return refusals.ended_at_once(output, reason, self._request, self.facts)
 
-        if (hello := self._driven.hello(talk, cancel, ended_at_once)) is not None and hello.uid is not None:
+        if (hello := self._driven.hello(exchange, cancel, ended_at_once)) is not None and hello.uid is not None:
             self._take(hello)
 
     def _take(self, hello: Hello) -> None:

@@ -16,7 +16,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError, LoomError, ProviderError
 from loom.providers.base import Command, SessionFacts, SessionRequest, ViewChange
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.channel import Attached, Channel, Died, Lost, Talk
+from loom.providers.driver.channel import Attached, Channel, Died, Exchange, Lost
 from loom.providers.driver.session import Driven, DrivenSession
 from loom.providers.files import unnoticed
 from loom.providers.kubernetes.cluster import pods as states
@@ -158,10 +158,10 @@ class PodSession(DrivenSession):
 
     def start(self, cancel: Cancel, *, running: bool = False) -> None:
         """Hear the driver, and give it the workspace. ImageError when the image can't run it."""
-        talk = Talk()
-        hello = driver.hello(talk.token)
+        exchange = Exchange()
+        hello = driver.hello(exchange.token)
         self._driven.channel.send(hello if running else driver.program() + hello)
-        if self._driven.hello(talk, cancel, self._ended_at_once) is None:
+        if self._driven.hello(exchange, cancel, self._ended_at_once) is None:
             return
         self._set_owner(self.facts.user)
         if not self._filled:
