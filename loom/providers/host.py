@@ -257,8 +257,8 @@ class HostSession(DrivenSession):
     def ask(self) -> None:
         """There is no engine."""
 
-    def resume(self, attached: Attached, error: OSError | None, let_go: Callable[[], None]) -> None:
-        let_go()
+    def resume(self, attached: Attached, error: OSError | None, release: Callable[[], None]) -> None:
+        release()
         self.kill()
         raise Died(_code_of(self._process), oom=False)
 

@@ -73,7 +73,7 @@ class Exchange:
                 if stream == "stdout":
                     self.answer = part.text.decode("ascii", "replace").strip()
 
-    def let_go(self, on_output: OnOutput) -> None:
+    def release(self, on_output: OnOutput) -> None:
         """Pass on the beginning of an incomplete mark."""
         for stream, cutter in self._cutters.items():
             if rest := cutter.rest():
@@ -140,10 +140,10 @@ class Container(Protocol):
         """Check the engine during a silent step: steps may be silent for hours, engines may not. EngineUnavailable."""
         ...
 
-    def resume(self, attached: Attached, error: OSError | None, let_go: Callable[[], None]) -> None:
+    def resume(self, attached: Attached, error: OSError | None, release: Callable[[], None]) -> None:
         """Continue after an early end of the output, if the container runs.
 
-        Else call `let_go`, and raise the reason: Died if the job itself ended the container, Lost, EngineUnavailable.
+        Else call `release`, and raise the reason: Died if the job itself ended the container, Lost, EngineUnavailable.
         """
         ...
 
@@ -212,7 +212,7 @@ class Channel:
             for stream, data in chunks:
                 exchange.feed(stream, data, on_output)
             if self.attachment.at_end and not exchange.is_over():
-                self._container.resume(self.attachment, None, lambda: exchange.let_go(on_output))
+                self._container.resume(self.attachment, None, lambda: exchange.release(on_output))
             if not chunks and time.monotonic() - asked >= ASK_ENGINE_S:
                 self._container.ask()
         return True

@@ -193,7 +193,7 @@ class Driven:
                 self._end_step(exchange, on_output, cancel)
             goes_on = exchange.goes_on and ended is Ended.EXITED
             if not goes_on:
-                self._let_go(exchange, on_output)
+                self._release(exchange, on_output)
             self._unfinished = False
         except Died as died:
             self.died = True
@@ -202,7 +202,7 @@ class Driven:
             return Exit(code=died.code, ended=ended, still_ran=still_ran, ended_place=True)
         finally:
             unregister()
-            exchange.let_go(on_output)
+            exchange.release(on_output)
         self._handed_on.update(handed_on(exchange.env_lines))
         self._to_mask += [line for line in exchange.mask_lines if line.strip()]
         return replace(self._exit(str(exchange.answer), ended), still_ran=still_ran, goes_on=goes_on)
@@ -256,7 +256,7 @@ class Driven:
             merge_output=command.merge_output,
         )
 
-    def _let_go(self, exchange: Exchange, on_output: OnOutput) -> None:
+    def _release(self, exchange: Exchange, on_output: OnOutput) -> None:
         """Let the driver take another command: the step is over, and with it a shell that it shared."""
         self._tell(driver.OK)
         if self._shared is not None:
@@ -277,11 +277,11 @@ class Driven:
             limit_s = _HANDED_OVER_S if self._handed_over else LEAVE_S
             if not self.channel.listen(exchange, self.on_output, deadline=time.monotonic() + limit_s, cancel=None):
                 self._end_step(exchange, self.on_output, Cancel())
-            self._let_go(exchange, self.on_output)
+            self._release(exchange, self.on_output)
         except Died:
             self.died = True
         finally:
-            exchange.let_go(self.on_output)
+            exchange.release(self.on_output)
 
     def _commands(self) -> tuple[str, ...]:
         """Return what a step that ran out of time had running, if possible besides the shared shell."""
@@ -365,7 +365,7 @@ class Driven:
             self.end_shared()
             self.channel.send(driver.end(exchange.token))
             self.channel.listen(exchange, self.on_output, deadline=time.monotonic() + LEAVE_S, cancel=None)
-            exchange.let_go(self.on_output)
+            exchange.release(self.on_output)
         except (Died, LoomError):
             pass  # it already ended, or is removed by force next
 

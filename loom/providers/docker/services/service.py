@@ -251,7 +251,7 @@ class ServiceContainer:
             self._say(ended)
             on_died(self.service.name, ended.removeprefix("ended with "))
 
-    def let_go(self, limit_s: float) -> None:
+    def release(self, limit_s: float) -> None:
         """Stop following its output; it keeps running."""
         for output in self._outputs:
             output.close()

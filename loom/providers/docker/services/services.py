@@ -109,7 +109,7 @@ def services(
             group.give_up.set()
             if kept.is_set():
                 for one in containers:
-                    one.let_go(_LEAVE_WITHIN_S)
+                    one.release(_LEAVE_WITHIN_S)
             else:
                 _remove(group, containers, network_id)
     finally:

@@ -60,7 +60,7 @@ class EngineContainer:
         with translated(f"asking the engine about job {self._job_id}, which has been silent"):
             retrying(lambda: self._api.get(f"{self._api.base_url}/_ping", timeout=ANSWER_S))
 
-    def resume(self, attached: Attached, error: OSError | None, let_go: Callable[[], None]) -> None:
+    def resume(self, attached: Attached, error: OSError | None, release: Callable[[], None]) -> None:
         state = self._state()
         if state.get("Running"):
             self._resumed += 1
@@ -71,7 +71,7 @@ class EngineContainer:
                 )
             cast("Attachment", attached).resume()
             return
-        let_go()
+        release()
         self._tell(state)
 
     def _tell(self, state: dict[str, Any]) -> None:

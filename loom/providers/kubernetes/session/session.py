@@ -54,8 +54,8 @@ class PodContainer:
     def ask(self) -> None:
         """The link finds out by itself."""
 
-    def resume(self, attached: Attached, error: OSError | None, let_go: Callable[[], None]) -> None:
-        let_go()
+    def resume(self, attached: Attached, error: OSError | None, release: Callable[[], None]) -> None:
+        release()
         if error is not None:
             refused = cast("Link", attached).failed
             # A pod that is gone has a reason, which the refusal of a request to it does not name.
