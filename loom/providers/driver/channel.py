@@ -89,7 +89,7 @@ class Died(Exception):
         self.oom = oom
 
 
-class Lost(ProviderError):
+class ConnectionLost(ProviderError):
     """The container, or the connection to it, is gone."""
 
     default_code = "CONTAINER_LOST"
@@ -133,7 +133,7 @@ class Container(Protocol):
     """What the engine knows about a driver's container."""
 
     def check(self, attached: Attached) -> float | None:
-        """Called before each wait: return how long it may take at most; None: no limit. Lost if waiting is useless."""
+        """Called before each wait: return how long it may take at most; None: no limit. ConnectionLost if waiting is useless."""
         ...
 
     def ask(self) -> None:
@@ -143,7 +143,7 @@ class Container(Protocol):
     def resume(self, attached: Attached, error: OSError | None, release: Callable[[], None]) -> None:
         """Continue after an early end of the output, if the container runs.
 
-        Else call `release`, and raise the reason: Died if the job itself ended the container, Lost, EngineUnavailable.
+        Else call `release`, and raise the reason: Died if the job itself ended the container, ConnectionLost, EngineUnavailable.
         """
         ...
 
@@ -167,7 +167,7 @@ class Channel:
             pass  # the end of the output has the reason
 
     def ask(self, line: Callable[[bytes], bytes], on_output: OnOutput, limit_s: float) -> str | None:
-        """Return the driver's answer to a command, which `line` builds with a token; None on timeout. Lost when the
+        """Return the driver's answer to a command, which `line` builds with a token; None on timeout. ConnectionLost when the
         container has ended.
         """
         exchange = Exchange()
@@ -175,7 +175,7 @@ class Channel:
         try:
             answered = self.listen(exchange, on_output, deadline=time.monotonic() + limit_s, cancel=None)
         except Died as died:
-            raise Lost(f"the container of job {self._job_id} has ended, exit code {died.code}") from died
+            raise ConnectionLost(f"the container of job {self._job_id} has ended, exit code {died.code}") from died
         return exchange.answer if answered else None
 
     def listen(
@@ -189,7 +189,7 @@ class Channel:
     ) -> bool:
         """Pass output on until the answer arrives; False at the deadline or on a cancel.
 
-        `only_now`: only the second cancel request counts. After False, it can be called again. Died, Lost and
+        `only_now`: only the second cancel request counts. After False, it can be called again. Died, ConnectionLost and
         EngineUnavailable mean that no answer will come.
         """
         arrived, self.later[:] = [*self.later], []

@@ -12,7 +12,7 @@ from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError, RequestError
 from loom.providers.base import Command, SessionFacts, SessionRequest
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.channel import Channel, Died, Exchange, Lost
+from loom.providers.driver.channel import Channel, ConnectionLost, Died, Exchange
 from loom.providers.driver.steps import AUTO, SH, chosen, handed_on
 from loom.status import Ended, Exit, OnOutput, Stream
 from loom.util import profile
@@ -118,10 +118,10 @@ class Driven:
         unregister = cancel.on_request(self.channel.attachment.wake)
         try:
             return self.channel.listen(exchange, listen, deadline=time.monotonic() + HELLO_S, cancel=cancel)
-        except (Lost, Died) as lost:
-            reason = lost.message if isinstance(lost, Lost) else f"it ended with exit code {lost.code}"
+        except (ConnectionLost, Died) as lost:
+            reason = lost.message if isinstance(lost, ConnectionLost) else f"it ended with exit code {lost.code}"
             output = b"".join(heard).decode("utf-8", "replace").strip()
-            if isinstance(lost, Lost) and not output:
+            if isinstance(lost, ConnectionLost) and not output:
                 raise
             raise ended_at_once(output, reason) from lost
         finally:
@@ -175,7 +175,7 @@ class Driven:
     def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
         """As `Session.run`."""
         if self.died:
-            raise Lost(f"a step of job {self._request.job_id} has ended its session; no other can run in it")
+            raise ConnectionLost(f"a step of job {self._request.job_id} has ended its session; no other can run in it")
         if command.share is None or command.share.first:
             self.end_shared()
         self._number += 1

@@ -13,7 +13,7 @@ from loom.providers.docker.engine.errors import explanation, to_loom_error, tran
 from loom.providers.docker.engine.retries import RESUMED_AT_MOST, retrying
 from loom.providers.docker.session.attach import Attachment
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.channel import Attached, Channel, Died, Lost
+from loom.providers.driver.channel import Attached, Channel, ConnectionLost, Died
 
 if TYPE_CHECKING:
     import docker
@@ -49,8 +49,8 @@ class EngineContainer:
         with translated("killing the container"):
             self._api.kill(self._container_id)
 
-    def _log_not_whole(self) -> Lost:
-        return Lost(
+    def _log_not_whole(self) -> ConnectionLost:
+        return ConnectionLost(
             f"the connection to the container of job {self._job_id} was lost, and its log, out of which the"
             " output would be taken up again, lacks what it had printed before",
             hint="look for errors of the log in the engine's own log; a full disk of the engine is one",
@@ -66,7 +66,7 @@ class EngineContainer:
             self._resumed += 1
             if self._resumed > RESUMED_AT_MOST:
                 reason = explanation(error) if error else "it was closed"
-                raise Lost(
+                raise ConnectionLost(
                     f"the connection to the running container of job {self._job_id} is lost again and again: {reason}"
                 )
             cast("Attachment", attached).resume()
@@ -78,16 +78,16 @@ class EngineContainer:
         """Raise the reason for the end of the container."""
         code = int(state.get("ExitCode") or 0)
         if by := self._stopped_by_others():
-            raise Lost(
+            raise ConnectionLost(
                 f"the container of job {self._job_id} was stopped from outside ({by}) while it ran, exit code {code}"
             )
         if code == driver.INPUT_LOST_CODE:
-            raise Lost(
+            raise ConnectionLost(
                 f"the connection to the container of job {self._job_id} was lost, and the container ended itself",
                 hint="run it again; if that happens often, see the network on the way to the engine, or the log of sshd there",
             )
         if why := state.get("Error"):
-            raise Lost(f"the container of job {self._job_id} ended while it ran: {why}")
+            raise ConnectionLost(f"the container of job {self._job_id} ended while it ran: {why}")
         raise Died(code or 137, oom=bool(state.get("OOMKilled")))
 
     def _state(self) -> dict[str, Any]:
@@ -98,7 +98,9 @@ class EngineContainer:
             if converted is None:
                 raise
             if getattr(broken, "status_code", None) == 404:
-                raise Lost(f"the container of job {self._job_id} was removed by someone else while it ran") from broken
+                raise ConnectionLost(
+                    f"the container of job {self._job_id} was removed by someone else while it ran"
+                ) from broken
             raise EngineUnavailable(
                 converted.message, hint="see `docker info`; the job's container is removed at the next start of loom"
             ) from broken

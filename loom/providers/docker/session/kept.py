@@ -35,7 +35,7 @@ from loom.providers.docker.session.channel import channel_to
 from loom.providers.docker.session.exec import ContainerInside
 from loom.providers.docker.session.session import DockerSession
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.channel import Channel, Died, Exchange, Lost
+from loom.providers.driver.channel import Channel, ConnectionLost, Died, Exchange
 from loom.providers.driver.session import HELLO_S
 from loom.providers.files import archive_of, unpack
 from loom.status import OnOutput
@@ -184,7 +184,7 @@ class KeptContainer(Struct, frozen=True):
                 restarting(self.client.api, self.container_id, doing, connect)
             deadline = time.monotonic() + HELLO_S
             answered = channels[0].listen(exchange, lambda *_: None, deadline=deadline, cancel=None)
-        except (Died, Lost):
+        except (Died, ConnectionLost):
             answered = False
         finally:
             for channel in channels:

@@ -16,7 +16,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError, LoomError, ProviderError
 from loom.providers.base import Command, SessionFacts, SessionRequest, ViewChange
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.channel import Attached, Channel, Died, Exchange, Lost
+from loom.providers.driver.channel import Attached, Channel, ConnectionLost, Died, Exchange
 from loom.providers.driver.session import Driven, DrivenSession
 from loom.providers.files import unnoticed
 from loom.providers.kubernetes.cluster import pods as states
@@ -70,7 +70,7 @@ class PodContainer:
             raise states.why_lost(self._cluster, self._pod, self._job_id)
         code = int(ended.get("exitCode") or 0)
         if code == driver.INPUT_LOST_CODE:
-            raise Lost(
+            raise ConnectionLost(
                 f"the pod {self._pod} of job {self._job_id} ended itself, since nothing of loom reached it any more",
                 hint="run it again; if that happens often, see the network on the way to the cluster",
             )
