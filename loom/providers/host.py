@@ -240,8 +240,8 @@ class HostSession(DrivenSession):
     def start(self, cancel: Cancel) -> None:
         """Hear the driver."""
         exchange = Exchange()
-        self._driven.channel.send(driver.hello(exchange.token))
-        self._driven.hello(
+        self._driven.channel.send(driver.greeting(exchange.token))
+        self._driven.greet(
             exchange, cancel, lambda output, reason: ProviderError(f"the driver did not start: {reason}: {output}")
         )
 

@@ -142,7 +142,7 @@ def quoted(text: str | bytes) -> bytes:
     return b"'" + raw.replace(b"'", b"'\\''").replace(b"\n", b"'\"$loom_nl\"'") + b"'"
 
 
-def hello(token: bytes) -> bytes:
+def greeting(token: bytes) -> bytes:
     return b"loom_hello " + quoted(token) + b"\n"
 
 

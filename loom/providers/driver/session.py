@@ -30,7 +30,7 @@ _HANDED_OVER_S = 600.0
 """Time limit of an end that was not ordered from here: a lot of output may come before it."""
 
 
-class Hello:
+class Greeting:
     """The driver's first answer: its user, and what the container has."""
 
     def __init__(self, answer: str) -> None:
@@ -86,15 +86,17 @@ class Driven:
         """The tokens of the commands that the driver does by itself, by their names; empty when it waits for orders."""
         self.died = False
 
-    def hello(self, exchange: Exchange, cancel: Cancel, ended_at_once: Callable[[str, str], LoomError]) -> Hello | None:
-        """Wait for the answer to `exchange`, a hello that was sent; None on a cancel. ImageError when the image can't run it.
+    def greet(
+        self, exchange: Exchange, cancel: Cancel, ended_at_once: Callable[[str, str], LoomError]
+    ) -> Greeting | None:
+        """Wait for the answer to `exchange`, a greeting that was sent; None on a cancel. ImageError when the image can't run it.
 
         `ended_at_once` makes the error for a container that ended, from its output and its end.
         """
         with profile.span("part", "wait for the container"):
             answered = self._hear(exchange, cancel, ended_at_once)
         if answered:
-            found = Hello(str(exchange.answer))
+            found = Greeting(str(exchange.answer))
             self.facts = replace(self.facts, auto_shell=found.auto_shell)
             if found.uid is not None:
                 self.facts = replace(self.facts, user=f"{found.uid}:{found.gid}")

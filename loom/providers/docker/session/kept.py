@@ -176,7 +176,7 @@ class KeptContainer(Struct, frozen=True):
                 dead.attachment.close()
             attachment = Attachment(self.client, self.container_id, apart=False)
             channels[:] = [channel_to(self.client, attachment, self.container_id, self.labels.get(labels.JOB, ""))]
-            channels[0].send(driver.program() + driver.hello(driver.new_token()) + driver.keep(exchange.token))
+            channels[0].send(driver.program() + driver.greeting(driver.new_token()) + driver.keep(exchange.token))
 
         doing = "starting the kept container again"
         try:

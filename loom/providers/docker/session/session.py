@@ -22,7 +22,7 @@ from loom.providers.docker.session.channel import channel_to
 from loom.providers.docker.session.exec import ContainerInside
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Exchange
-from loom.providers.driver.session import LEAVE_S, Driven, DrivenSession, Hello
+from loom.providers.driver.session import LEAVE_S, Driven, DrivenSession, Greeting
 from loom.providers.driver.steps import still_running
 from loom.providers.files import unnoticed
 from loom.providers.labels import kept_name
@@ -91,7 +91,7 @@ class DockerSession(DrivenSession):
         """
         exchange = Exchange()
         # Before the start: the engine buffers it until the driver reads, which saves a round trip.
-        self._driven.channel.send(driver.program() + driver.hello(exchange.token))
+        self._driven.channel.send(driver.program() + driver.greeting(exchange.token))
         try:
             if not running:
                 self._api.start(self.container_id)
@@ -102,16 +102,16 @@ class DockerSession(DrivenSession):
         def ended_at_once(output: str, reason: str) -> LoomError:
             return refusals.ended_at_once(output, reason, self._request, self.facts)
 
-        if (hello := self._driven.hello(exchange, cancel, ended_at_once)) is not None and hello.uid is not None:
-            self._take(hello)
+        if (greeting := self._driven.greet(exchange, cancel, ended_at_once)) is not None and greeting.uid is not None:
+            self._take(greeting)
 
-    def _take(self, hello: Hello) -> None:
-        self.uid, self.gid = hello.uid, hello.gid
-        self._ids = Ids.read(hello.users, hello.groups)
+    def _take(self, greeting: Greeting) -> None:
+        self.uid, self.gid = greeting.uid, greeting.gid
+        self._ids = Ids.read(greeting.users, greeting.groups)
         if self._request.image is not None and self._request.image.entrypoint:
             # It may have become another user, which the engine starts no command as. The engine looks for further groups
             # of a user only where it is asked for none.
-            user = str(hello.uid) if hello.further_groups else f"{hello.uid}:{hello.gid}"
+            user = str(greeting.uid) if greeting.further_groups else f"{greeting.uid}:{greeting.gid}"
             self._add_facts(details={**self.facts.details, COMMAND_USER: user})
 
     def _add_facts(self, **changes: Any) -> None:

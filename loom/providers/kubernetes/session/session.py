@@ -159,9 +159,9 @@ class PodSession(DrivenSession):
     def start(self, cancel: Cancel, *, running: bool = False) -> None:
         """Hear the driver, and give it the workspace. ImageError when the image can't run it."""
         exchange = Exchange()
-        hello = driver.hello(exchange.token)
-        self._driven.channel.send(hello if running else driver.program() + hello)
-        if self._driven.hello(exchange, cancel, self._ended_at_once) is None:
+        greeting = driver.greeting(exchange.token)
+        self._driven.channel.send(greeting if running else driver.program() + greeting)
+        if self._driven.greet(exchange, cancel, self._ended_at_once) is None:
             return
         self._set_owner(self.facts.user)
         if not self._filled:
