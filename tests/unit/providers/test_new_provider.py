@@ -21,7 +21,7 @@ from loom import providers
 providers.MODULES["far"] = "far_provider"
 """
 RUN = f"""{ONE_LINE}
-from loom.commands import run
+from loom.commands.run import run
 sys.exit(run.run_with(run.Options(flags={{"on": "far", "keep": sys.argv[1]}})))
 """
 LOOM = f"""{ONE_LINE}
