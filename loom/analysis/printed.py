@@ -21,56 +21,28 @@ def made(kind: type[Printed], values: dict[str, Any]) -> Printed:
     return msgspec.convert(values, kind)
 
 
-class CleanedRun(Document, frozen=True, kw_only=True):
-    """A run, or a workspace without a record. `bytes` counts files on this machine, without the engine's."""
+class Cleaned(Document, frozen=True, kw_only=True):
+    """One thing that `loom clean` removes, or a kept container that stays."""
 
-    run_id: str
-    record: str | None
-    workspace: str | None
-    job_workspaces: list[str]
-    """The workspaces of jobs that continued in one of their own."""
-    in_engine: bool
-    """Whether the engine may hold resources of it."""
-    bytes: Count
-    removed: bool
+    kind: Literal["run", "workspace", "container", "artifacts"]
+    """A run goes with its record and workspaces; of the other kinds the record stays."""
+    name: str
+    """The run's id, the path of the workspace, the container's name, or the job whose artifacts have expired."""
+    run_ids: list[str] = field(default_factory=list)
+    """The runs that used it, the newest one last; empty for workspaces of `loom snapshot`."""
+    job_id: str | None = None
+    workspaces: list[str] = field(default_factory=list)
+    """The directories that go with a run."""
+    bytes: Count = 0
+    """On this machine, or of a container without the job's files."""
+    until: str | None = None
+    used_by: str = ""
+    """Who is in a container; empty when nobody is."""
+    reason: str | None = None
+    """Why a workspace or a container goes; null for a container that stays."""
+    removed: bool = False
     """False in a dry run, and on failure (see `problems`)."""
-    problems: list[str]
-
-
-class ExpiredArtifacts(Document, frozen=True, kw_only=True):
-    run_id: str
-    job_id: str
-
-
-class CleanedWorkspace(Document, frozen=True, kw_only=True):
-    """A workspace beyond the limits; the records of its runs stay."""
-
-    path: str
-    run_ids: list[str]
-    """None for a workspace of `loom snapshot`."""
-    repo_root: str
-    bytes: Count
-    reason: str
-    """The exceeded limit."""
-    removed: bool
-    problems: list[str]
-
-
-class CleanedPlace(Document, frozen=True, kw_only=True):
-    """A kept container. Its changes are saved in the record before it is removed."""
-
-    run_id: str
-    job_id: str
-    container_name: str
-    until: str
-    bytes: Count
-    """Without the job's files."""
-    used_by: str
-    """Who is in it; empty when nobody is."""
-    reason: str | None
-    """Why it is removed; None for one that stays."""
-    removed: bool
-    problems: list[str]
+    problems: list[str] = field(default_factory=list)
 
 
 class Clean(Document, frozen=True, kw_only=True):
@@ -79,11 +51,7 @@ class Clean(Document, frozen=True, kw_only=True):
     schema_version: Literal["loom.clean.v1"] = "loom.clean.v1"
     kind: Literal["clean"] = "clean"
     dry_run: bool
-    runs: list[CleanedRun]
-    expired_artifacts: list[ExpiredArtifacts] = field(default_factory=list)
-    workspaces: list[CleanedWorkspace] = field(default_factory=list)
-    kept: list[CleanedPlace] = field(default_factory=list)
-    """All kept containers, the newest first; those of `runs` go with them."""
+    items: list[Cleaned]
     not_ours: list[str] = field(default_factory=list)
     """With --all: directories named like workspaces that no loom with this state directory created. They are not touched."""
 

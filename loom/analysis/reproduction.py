@@ -25,7 +25,7 @@ NOT_REPEATED = frozenset(
             "keep_workspaces",
             "auto_clean",
         ),
-        *("workspaces_max_size", "cache_max_size", "bucket", "log_driver", "state_dir", "cache_dir", "tmp_dir"),
+        *("cache_max_size", "bucket", "log_driver", "state_dir", "cache_dir", "tmp_dir"),
     }
 )
 """Options of `loom run` and settings that do not decide how a job ends; consent (`trust`) is given each time."""

@@ -24,9 +24,9 @@ def clean(
 ) -> None:
     """Delete old runs. Removes records, isolated workspaces, and their resources in the engine.
 
-    Without arguments: workspaces beyond `keep_workspaces` and `workspaces_max_size`, kept containers beyond `keep_for` and
-    `keep_max_size` (after their changes are saved in the record), records beyond `keep_runs`, and
-    artifacts with an expired `expire_in`. Each run does the same in the background when it ends.
+    Without arguments: workspaces beyond `keep_workspaces`, kept containers beyond `keep_for`, both beyond `keep_max_size`
+    (after the changes in a container's files are saved in the record), records beyond `keep_runs`, and artifacts with an
+    expired `expire_in`. Each run does the same in the background when it ends.
 
     Never deletes anything in use.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
@@ -13,7 +12,7 @@ from typing import Any
 
 from loom import snapshot
 from loom.analysis.printed import Check, Doctor
-from loom.commands.keep import retention
+from loom.commands.keep import background, retention
 from loom.commands.project import WORKFLOWS, Here, here, not_counted
 from loom.commands.run import planning
 from loom.commands.screen import screen_parts
@@ -205,10 +204,10 @@ def space(
 
 def _kept_workspaces(place: Here) -> Check:
     """Report the workspaces' size, and which would be removed."""
-    found = retention.judged(place.store, place.config, place.root, now=time.time())
-    total, most = sum(one.bytes for one in found), retention.size_limit(place.config)
+    found = retention.judged(retention.Records(place.store), place.config, place.root)
+    total, most = sum(one.bytes for one in found), background.size_limit(place.config)
     text = f"{counted(len(found), 'workspace')}, {rough_size(total)} of at most {rough_size(most)}"
-    places = sorted({str(one.path.parent) for one in found})
+    places = sorted({str(Path(one.name).parent) for one in found})
     text += f", in {', '.join(places)}" if places else ""
     if going := [one for one in found if one.goes is not None]:
         text += f"; {len(going)} of them, {rough_size(sum(one.bytes for one in going))}, go when the next run ends"

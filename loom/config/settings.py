@@ -196,15 +196,12 @@ class Config:
     )
     keep_for: Duration = _key(86400.0, LESS_IS_STRICTER, "How long a kept container stays.")
     keep_max_size: Size = _key(
-        10 * 1024**3, LESS_IS_STRICTER, "The size limit of all kept containers; the oldest are removed first."
+        10 * 1024**3,
+        _asked("workspaces and kept containers of all your repositories are removed above this size"),
+        "The size limit of all workspaces and kept containers; the oldest are removed first.",
     )
     keep_runs: Count = _key(100, LESS_IS_STRICTER, "How many run records to keep per checkout.")
     keep_workspaces: Count = _key(3, LESS_IS_STRICTER, "How many workspaces to keep per checkout.")
-    workspaces_max_size: Size = _key(
-        10 * 1024**3,
-        _asked("workspaces of all your repositories are removed above this size"),
-        "The size limit of all workspaces; the oldest are removed first.",
-    )
     auto_clean: bool = _key(
         True,
         _asked("your old runs are removed"),

@@ -1,4 +1,4 @@
-"""The kept containers of a state directory: until when they stay, how large they are, who uses them, and which go."""
+"""The kept containers of a state directory: which are there, and how they are removed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
-from msgspec import Struct
-
 from loom.commands.inside import saved, session
-from loom.commands.keep.retention import kept_facts
+from loom.commands.keep.retention import KeptContainer, kept_facts
 from loom.commands.project import Here
 from loom.errors import EngineUnavailable, LoomError
 from loom.plan.model import CONTAINERS, Job, services_provider
@@ -18,56 +16,31 @@ from loom.providers import locks as holds
 from loom.providers.locks import holders
 from loom.record.store import RunEntry, Store
 from loom.runner import previous_run as past
-from loom.util.units import rough_size
 
 
-class KeptByRun(Struct, kw_only=True):
-    """A kept container that is there, as the newest run that kept it records it."""
+def kept(here: Here, listed: Callable[[], Mapping[str, tuple[str, str]]]) -> list[KeptContainer]:
+    """Return the kept containers that are there, the newest first.
 
-    entry: RunEntry
-    job_id: str
-    container_id: str
-    container_name: str
-    labelled: tuple[str, str]
-    """The run and the job that its labels name: those that made it."""
-    until: datetime
-    bytes: int
-    """Without the job's files, which are the workspace's."""
-    used_by: str
-    goes: str | None = None
-    """The reason to remove it."""
-
-
-def kept(here: Here, listed: Callable[[], Mapping[str, tuple[str, str]]]) -> list[KeptByRun]:
-    """The newest first, with what goes: the expired ones, and the oldest beyond `keep_max_size`. Nothing that is in use.
-
-    `listed`: the kept containers that are there, by id, with the run and the job that their labels name.
+    `listed`: those of this machine's engine, by id, with the run and the job that their labels name.
     """
     recorded = list(_recorded(here.store))
     there = {**listed(), **_in_clusters(here, recorded)} if recorded else {}
-    found: dict[str, KeptByRun] = {}
+    found: dict[str, KeptContainer] = {}
     for entry, job_id, fact in recorded:
         container_id = str(fact["container_id"])
         if container_id in there and container_id not in found:
-            found[container_id] = KeptByRun(
-                entry=entry,
+            found[container_id] = KeptContainer(
+                name=str(fact.get("container_name") or ""),
+                repo_root=str(entry.identity.get("repo_root")),
+                run_ids=[entry.run_id],
+                made_at=int(entry.run_id),
+                bytes=int(fact.get("bytes") or 0),
                 job_id=job_id,
                 container_id=container_id,
-                container_name=str(fact.get("container_name") or ""),
                 labelled=there[container_id],
                 until=datetime.fromisoformat(str(fact["expires_at"])),
-                bytes=int(fact.get("bytes") or 0),
                 used_by=holders(here.store.lock_of_place(container_id)),
             )
-    total = 0
-    for one in found.values():
-        total += one.bytes
-        if one.used_by or one.entry.alive:
-            continue
-        if one.until <= datetime.now(one.until.tzinfo):
-            one.goes = "its time is over (keep_for)"
-        elif total > here.config.keep_max_size:
-            one.goes = f"all together take more than {rough_size(here.config.keep_max_size)} (keep_max_size)"
     return list(found.values())
 
 
@@ -103,12 +76,6 @@ def _in_clusters(here: Here, recorded: Iterable[tuple[RunEntry, str, dict[str, A
 def _is_elsewhere(place_id: str) -> bool:
     """Whether it names a pod (`namespace/name`)."""
     return "/" in place_id
-
-
-def in_use(store: Store, entry: RunEntry) -> bool:
-    """Tell whether somebody is in a kept container of the run."""
-    places = (fact.get("container_id") for _, fact in kept_facts(entry))
-    return any(holders(store.lock_of_place(str(place))) for place in places if place)
 
 
 def remove_places(here: Here, entry: RunEntry, silent: dict[str, str], *, in_engine: bool) -> list[str]:
@@ -163,10 +130,10 @@ def keeps_here(entry: RunEntry) -> bool:
     )
 
 
-def remove(here: Here, one: KeptByRun, of_job: Callable[[str, str], list[str]]) -> list[str]:
+def remove(here: Here, one: KeptContainer, of_job: Callable[[str, str], list[str]]) -> list[str]:
     """Save the changes in the job's files, then remove its container by `of_job`; return the problems."""
     try:
-        job = past.read(one.entry).job(one.job_id)
+        job = past.read(here.store.entry(one.run_ids[-1])).job(one.job_id)
         lock = here.store.lock_of_place(one.container_id)
         with session.held(here, job, one.container_id, alone=True):
             saved.save(here, job)

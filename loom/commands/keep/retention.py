@@ -1,146 +1,198 @@
-"""Retention of workspaces: the last few of each repository, within a limit on their total size."""
+"""What runs leave on this machine and in engines, and the one table of what stays and what goes.
+
+| what a run and its child pipelines left | beyond `keep_workspaces` | beyond `keep_max_size` |
+| --- | --- | --- |
+| in use, of the checkout's newest failed run, or the newest of all | stays | stays |
+| of the checkout's last `keep_workspaces` runs with a kept job | stays | goes, the oldest first |
+| anything else | goes | goes, the oldest first |
+
+A kept container whose time is over (`keep_for`), and files beside a removed workspace, go by themselves.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
+from loom.commands.keep.background import size_limit
 from loom.config import Config
+from loom.providers.locks import holders
 from loom.record.store import DETACHED, RUNNING, RunEntry, Store
-from loom.snapshot import is_occupied, is_workspace, remains
-from loom.util import atomic, jsons
+from loom.snapshot import is_occupied, remains
+from loom.util import jsons
 from loom.util.file_systems import allocated
 from loom.util.paths import run_of_workspace
-from loom.util.private import make_private
 from loom.util.units import rough_size
 from loom.util.untrusted_files import read_regular
 
-IN_USE = "in use"
-BACKGROUND_S = 600
-"""Time limit of a background removal; the next run continues it."""
-CLEAN_AFTER_RUNS = 5
-CLEAN_AFTER_S = 3600.0
-CLEAN_AFTER_BYTES = 1 << 30
-"""A clean-up in the background is due after so many workspaces, so long, or so much less free space."""
+_IN_USE, _KEPT = "in use", "a job of it is kept"
 
 
-class OwnedWorkspace(Struct, kw_only=True):
-    """A workspace, with all that lies beside it, and the runs that used it: the newest one last."""
+class Left(Struct, kw_only=True):
+    """A workspace with all that lies beside it, or a kept container."""
 
-    path: Path
+    name: str
+    """The path of the workspace, or the name of the container."""
     repo_root: str
     run_ids: list[str]
-    """Empty for workspaces of `loom snapshot`."""
+    """The runs that used it, the newest one last; empty for workspaces of `loom snapshot`."""
     made_at: int
     """The id of the newest run, or of the workspace itself: a time in nanoseconds."""
-    bytes: int
-    stays: str | None = None
-    """Why it stays regardless of the limits."""
+    bytes: int = 0
     goes: str | None = None
-    """The limit that it exceeds."""
+    """The reason to remove it."""
 
 
-def vouched(store: Store, workspace: Path) -> bool:
-    """Tell whether the state directory records this directory as one that loom made: nothing else is ever removed.
+class KeptContainer(Left, kw_only=True):
+    """A kept container that is there, as the newest run that kept it records it."""
 
-    Without a claim (an older loom, or one that was killed before it wrote the claim) the record has a name only; then the
-    directory has a mark inside, or nothing at all.
-    """
-    if run_of_workspace(workspace.name) is None:
-        return False
-    if store.claims.of(workspace) is not None:
-        return store.claims.confirms(workspace)
-    recorded = any(str(workspace) in entry.workspaces for entry in store.entries())
-    return (recorded or store.manifest_of(workspace) is not None) and (
-        not os.path.lexists(workspace) or is_workspace(workspace) or _is_empty(workspace)
-    )
+    job_id: str
+    container_id: str
+    labelled: tuple[str, str]
+    """The run and the job that its labels name: those that made it."""
+    until: datetime
+    used_by: str
 
 
-def _is_empty(workspace: Path) -> bool:
-    try:
-        return not workspace.is_symlink() and not any(workspace.iterdir())
-    except OSError:
-        return False
+class Records:
+    """The runs of a state directory, and who needs what they left."""
 
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.families = list(store.families())
+        self.entries = {entry.run_id: entry for family in self.families for entry in family}
+        self._first = {entry.run_id: family[0].run_id for family in self.families for entry in family}
+        firsts = [family[0] for family in self.families]
+        self.failed = _newest((one for one in firsts if one.state not in ("success", RUNNING, DETACHED)), 1)
+        self._stood_in = list(_directories_of_processes())
 
-def held(store: Store) -> list[OwnedWorkspace]:
-    """Return a state directory's existing workspaces, oldest first."""
-    found: dict[Path, OwnedWorkspace] = {}
-    for claim in store.claims.all():
-        made = [claim.run_id] if claim.kind == "run" else []
-        found[claim.path] = OwnedWorkspace(
-            path=claim.path,
-            repo_root=claim.repo_root,
-            run_ids=made,
-            made_at=int(run_of_workspace(claim.path.name) or 0),
-            bytes=0,
+    def in_use(self, entry: RunEntry) -> bool:
+        """Tell whether jobs of the run go on, or somebody is in its workspaces or kept containers."""
+        return (
+            entry.goes_on
+            or any(self.occupied(Path(path)) for path in entry.workspaces)
+            or any(
+                holders(self.store.lock_of_place(str(fact["container_id"])))
+                for _, fact in kept_facts(entry)
+                if fact.get("container_id")
+            )
         )
-    for entry in reversed(list(store.entries())):
-        root = str(entry.identity.get("repo_root"))
-        for path in map(Path, entry.workspaces):
-            known = found.setdefault(path, OwnedWorkspace(path=path, repo_root=root, run_ids=[], made_at=0, bytes=0))
-            known.run_ids = [*(run for run in known.run_ids if run != entry.run_id), entry.run_id]
-            known.made_at = max(known.made_at, int(entry.run_id))
-    there = [one for path, one in found.items() if remains(path) and vouched(store, path)]
-    return sorted(there, key=lambda one: one.made_at)
+
+    def occupied(self, workspace: Path) -> bool:
+        """Tell whether loom works there, or a process of this machine has its current directory there."""
+        below = tuple(f"{os.path.realpath(path)}/" for path in remains(workspace))
+        return bool(is_occupied(workspace)) or any(path.startswith(below) for path in self._stood_in)
+
+    def family_of(self, one: Left) -> str:
+        newest = one.run_ids[-1] if one.run_ids else one.name
+        return self._first.get(newest, newest)
 
 
-def judged(store: Store, config: Config, repo_root: Path | None, *, now: float) -> list[OwnedWorkspace]:
-    """Return all workspaces with sizes and removal decisions: by number for this checkout (None: each), by total size
-    for all. Those of a run and of its child pipelines stay or go together.
+def judged(
+    records: Records, config: Config, repo_root: Path | None, containers: Sequence[KeptContainer] = ()
+) -> list[Left]:
+    """Return all workspaces with their sizes; of these and the containers, those that go have the reason.
+
+    The number counts for this checkout (None: each), the size for all.
     """
-    found = held(store)
-    families = list(store.families())
-    entries = {entry.run_id: entry for family in families for entry in family}
-    first = {entry.run_id: family[0].run_id for family in families for entry in family}
-    protected = newest_failed(family[0] for family in families)
-    here = {run_id for one in found for run_id in one.run_ids}
-    kept = newest_kept((entry for entry in entries.values() if entry.run_id in here), config.keep_workspaces, now=now)
+    found = workspaces(records.store)
     for one in found:
-        one.bytes = allocated(*remains(one.path))
-        one.stays = _why_it_stays(one, entries, protected, kept)
-        if not os.path.lexists(one.path) and one.stays != IN_USE:
-            one.stays, one.goes = None, "the files beside a removed workspace"
-    together: dict[str, list[OwnedWorkspace]] = {}
-    for one in found:
+        one.bytes = allocated(*remains(Path(one.name)))
+        if not os.path.lexists(one.name) and not _used(one, records):
+            one.goes = "the files beside a removed workspace"
+    for container in containers:
+        if container.until <= datetime.now(container.until.tzinfo) and not _used(container, records):
+            container.goes = "its time is over (keep_for)"
+    together: dict[str, list[Left]] = {}
+    for one in sorted((*found, *containers), key=lambda one: one.made_at):
         if one.goes is None:
-            newest = one.run_ids[-1] if one.run_ids else str(one.path)
-            together.setdefault(first.get(newest, newest), []).append(one)
-    whole = list(together.values())
-    for number, some in enumerate(whole, start=1):
-        stays = next((one.stays for one in some if one.stays), "the newest one" if number == len(whole) else None)
-        for one in some:
-            one.stays = one.stays or stays
-    for group in _groups(whole):
-        if repo_root is None or group[0][0].repo_root == str(repo_root):
-            for some in group[: max(len(group) - config.keep_workspaces, 0)]:
-                _let_go(some, f"older than the last {config.keep_workspaces} of {some[0].repo_root} (keep_workspaces)")
+            together.setdefault(records.family_of(one), []).append(one)
+    stays = _what_stays(together, records, config)
+    for group in _by_checkout(together):
+        few = config.keep_workspaces
+        for family in group[:-few]:
+            if family not in stays and repo_root in (None, Path(together[family][0].repo_root)):
+                _let_go(together[family], f"older than the last {few} of {{}} (keep_workspaces)")
     most = size_limit(config)
-    total = sum(one.bytes for one in found if one.goes is None)
-    for some in whole:
-        if total > most and some[0].goes is None and some[0].stays is None:
-            _let_go(some, f"all together take more than {rough_size(most)} (workspaces_max_size)")
+    total = sum(one.bytes for some in together.values() for one in some if one.goes is None)
+    for family, some in together.items():
+        if total > most and some[0].goes is None and stays.get(family) in (None, _KEPT):
+            _let_go(some, f"all together take more than {rough_size(most)} (keep_max_size)")
             total -= sum(one.bytes for one in some)
     return found
 
 
-def _let_go(together: Iterable[OwnedWorkspace], why: str) -> None:
+def _what_stays(together: dict[str, list[Left]], records: Records, config: Config) -> dict[str, str]:
+    """Return why a family stays, for those that have a reason; the strongest reason counts."""
+    there = {run_id for some in together.values() for one in some for run_id in one.run_ids}
+    runs = [entry for run_id, entry in records.entries.items() if run_id in there and is_kept(entry)]
+    kept, newest = _newest(runs, config.keep_workspaces), next(reversed(together), None)
+    stays = {}
+    for family, some in together.items():
+        if any(_used(one, records) for one in some):
+            stays[family] = _IN_USE
+        elif family == newest:
+            stays[family] = "the newest one"
+        elif any(records.failed.intersection(one.run_ids) for one in some):
+            stays[family] = "the newest failed run's"
+        elif any(kept.intersection(one.run_ids) for one in some):
+            stays[family] = _KEPT
+    return stays
+
+
+def _used(one: Left, records: Records) -> bool:
+    if any(records.entries[run_id].goes_on for run_id in one.run_ids if run_id in records.entries):
+        return True
+    return bool(one.used_by) if isinstance(one, KeptContainer) else records.occupied(Path(one.name))
+
+
+def _let_go(together: Iterable[Left], why: str) -> None:
     for one in together:
-        if one.stays is None:
-            one.goes = why
+        one.goes = why.format(one.repo_root)
+
+
+def _by_checkout(together: Mapping[str, list[Left]]) -> Iterable[list[str]]:
+    """Group the families by checkout, those of runs and of `loom snapshot` separately."""
+    groups: dict[tuple[str, bool], list[str]] = {}
+    for family, some in together.items():
+        groups.setdefault((some[0].repo_root, bool(some[0].run_ids)), []).append(family)
+    return groups.values()
+
+
+def _newest(entries: Iterable[RunEntry], most: int) -> set[str]:
+    """Return each checkout's newest `most` runs; `entries` are newest first."""
+    found: dict[object, list[str]] = {}
+    for entry in entries:
+        found.setdefault(entry.identity.get("repo_root"), []).append(entry.run_id)
+    return {run_id for run_ids in found.values() for run_id in run_ids[:most]}
+
+
+def vouched(store: Store, workspace: Path) -> bool:
+    """Tell whether the state directory records this directory as one that loom made: nothing else is ever removed."""
+    return run_of_workspace(workspace.name) is not None and store.claims.confirms(workspace)
+
+
+def workspaces(store: Store) -> list[Left]:
+    """Return a state directory's existing workspaces, oldest first."""
+    found: dict[str, Left] = {}
+    for claim in store.claims.all():
+        made = [claim.run_id] if claim.kind == "run" else []
+        at = int(run_of_workspace(claim.path.name) or 0)
+        found[str(claim.path)] = Left(name=str(claim.path), repo_root=claim.repo_root, run_ids=made, made_at=at)
+    for entry in reversed(list(store.entries())):
+        for path in entry.workspaces:
+            if (known := found.get(path)) is not None:
+                known.run_ids = [*(run for run in known.run_ids if run != entry.run_id), entry.run_id]
+                known.made_at = max(known.made_at, int(entry.run_id))
+    there = [one for path, one in found.items() if remains(Path(path)) and vouched(store, Path(path))]
+    return sorted(there, key=lambda one: one.made_at)
 
 
 def forget_gone(store: Store) -> None:
@@ -150,163 +202,23 @@ def forget_gone(store: Store) -> None:
             store.claims.forget(claim.path)
 
 
-def size_limit(config: Config) -> int:
-    """As configured, at most half of the file system."""
-    return min(config.workspaces_max_size, shutil.disk_usage(_existing(config.tmp_dir)).total // 2)
-
-
-def newest_failed(entries: Iterable[RunEntry]) -> set[str]:
-    """Return each checkout's newest failed run; `entries` are newest first."""
-    found: dict[object, str] = {}
-    for entry in entries:
-        if entry.state not in ("success", RUNNING, DETACHED):
-            found.setdefault(entry.identity.get("repo_root"), entry.run_id)
-    return set(found.values())
-
-
-def newest_kept(entries: Iterable[RunEntry], most: int, *, now: float) -> set[str]:
-    """Return each checkout's newest `most` runs with a kept job; `entries` are newest first.
-
-    On a terminal every failed run keeps jobs, so a limit is needed.
-    """
-    found: dict[object, list[str]] = {}
-    for entry in entries:
-        if is_kept(entry, now=now):
-            found.setdefault(entry.identity.get("repo_root"), []).append(entry.run_id)
-    return {run_id for run_ids in found.values() for run_id in run_ids[:most]}
-
-
-def is_kept(entry: RunEntry, *, now: float) -> bool:
+def is_kept(entry: RunEntry) -> bool:
     """Tell whether a job of the run is kept and has not expired."""
+    now = time.time()
     return any(datetime.fromisoformat(str(fact["expires_at"])).timestamp() > now for _, fact in kept_facts(entry))
 
 
 def kept_facts(entry: RunEntry) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each job with a kept place, and what its manifest records of that place. Damaged manifests are passed over."""
+    """Yield each job with a kept container, and what its manifest records of it. Damaged manifests are passed over."""
     for manifest in sorted(entry.paths.logs.glob("jobs/*/manifest.json")):
-        if fact := _kept_fact(manifest):
+        with suppress(OSError, ValueError, AttributeError, TypeError, KeyError):
+            fact = dict(jsons.decode(read_regular(manifest)).get("kept") or {})
+            datetime.fromisoformat(str(fact["expires_at"]))
             yield manifest.parent.name, fact
 
 
-def _kept_fact(manifest: Path) -> dict[str, Any]:
-    try:
-        found = jsons.decode(read_regular(manifest)).get("kept") or {}
-        datetime.fromisoformat(str(found["expires_at"]))
-    except (OSError, ValueError, AttributeError, TypeError, KeyError):
-        return {}
-    return dict(found)
-
-
-def _groups(found: Iterable[list[OwnedWorkspace]]) -> Iterator[list[list[OwnedWorkspace]]]:
-    """Group by checkout, runs and snapshots separately."""
-    groups: dict[tuple[str, bool], list[list[OwnedWorkspace]]] = {}
-    for together in found:
-        groups.setdefault((together[0].repo_root, bool(together[0].run_ids)), []).append(together)
-    yield from groups.values()
-
-
-def _why_it_stays(one: OwnedWorkspace, entries: Mapping[str, RunEntry], failed: set[str], kept: set[str]) -> str | None:
-    runs = [entries[run_id] for run_id in one.run_ids if run_id in entries]
-    if any(entry.goes_on for entry in runs) or is_occupied(one.path) or any(map(somebody_stands_in, remains(one.path))):
-        return IN_USE
-    if kept.intersection(one.run_ids):
-        return "a job of it is kept"
-    if failed.intersection(one.run_ids):
-        return "the newest failed run's"
-    return None
-
-
-def somebody_stands_in(workspace: Path) -> bool:
-    """Tell whether a process of this machine has its current directory there, such as a shell after `cd`."""
-    below = f"{os.path.realpath(workspace)}/"
+def _directories_of_processes() -> Iterator[str]:
+    """Yield the current directory of each process, such as a shell after `cd`, with a slash at its end."""
     for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"{os.readlink(process / 'cwd')}/".startswith(below):  # noqa: PTH115
-                return True
-        except OSError:
-            continue  # it ended, or belongs to another user
-    return False
-
-
-def into_background(store: Store) -> bool:
-    """Lower this process's priority and limit its time. False when another clean-up is running."""
-    make_private(store.claims.folder.parent)
-    store.claims.folder.mkdir(exist_ok=True, mode=0o700)
-    lock = os.open(store.claims.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # held until the end
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    os.nice(10)
-    signal.alarm(BACKGROUND_S)
-    return True
-
-
-class LastClean(Struct, frozen=True):
-    """The state of a checkout after its last clean-up."""
-
-    at: float
-    workspaces: int
-    free: int
-    """Of the workspaces' file system, in bytes."""
-
-
-def note_clean(store: Store, config: Config, root: Path) -> None:
-    """Note that the checkout was cleaned now; checkouts that are gone are forgotten."""
-    known = {path: last for path, last in _last_cleans(store).items() if Path(path).is_dir()}
-    now = LastClean(time.time(), _workspaces_of(store, root), _free(config))
-    with suppress(OSError):  # the next run's end tries again
-        atomic.write(_cleans(store), msgspec.json.encode(known | {str(root): now}), mode=0o600)
-
-
-def is_due(store: Store, config: Config, root: Path) -> bool:
-    """Tell whether a clean-up may find something, from what is known without looking at records and sizes."""
-    number, last = _workspaces_of(store, root), _last_cleans(store).get(str(root))
-    if last is None:
-        return number > 1
-    enough = min(CLEAN_AFTER_BYTES, size_limit(config) // 10)
-    return (
-        number - last.workspaces >= CLEAN_AFTER_RUNS
-        or not 0 <= time.time() - last.at < CLEAN_AFTER_S
-        or last.free - _free(config) >= enough
-    )
-
-
-def _cleans(store: Store) -> Path:
-    return store.claims.folder / ".cleaned"
-
-
-def _last_cleans(store: Store) -> dict[str, LastClean]:
-    try:
-        return msgspec.json.decode(read_regular(_cleans(store)), type=dict[str, LastClean])
-    except (OSError, ValueError):
-        return {}
-
-
-def _workspaces_of(store: Store, root: Path) -> int:
-    return sum(claim.repo_root == str(root) for claim in store.claims.all())
-
-
-def _free(config: Config) -> int:
-    return shutil.disk_usage(_existing(config.tmp_dir)).free
-
-
-def _existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.exists())
-
-
-def clean_later(store: Store, config: Config, environ: Mapping[str, str], root: Path) -> None:
-    """Run `loom clean` in a background process where it is due, so that the run ends without delay."""
-    if not (config.auto_clean and is_due(store, config, root)):
-        return
-    with suppress(OSError):  # the next run's end retries
-        subprocess.Popen(
-            # -P: do not run a folder `loom` of the repository.
-            [sys.executable, "-P", "-m", "loom", "clean", "--in-background"],
-            cwd=root,
-            env=dict(environ),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with suppress(OSError):  # it ended, or belongs to another user
+            yield f"{os.readlink(process / 'cwd')}/"  # noqa: PTH115

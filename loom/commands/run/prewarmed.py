@@ -19,7 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.commands.keep.retention import clean_later
+from loom.commands.keep.background import clean_later
 from loom.commands.project import Here
 from loom.commands.run import run as running
 from loom.commands.run import wiring

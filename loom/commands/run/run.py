@@ -27,7 +27,7 @@ from loom.cancel import Cancel, signals
 from loom.commands import project, terminal
 from loom.commands.inside import breakpoints
 from loom.commands.keep import trust as trusting
-from loom.commands.keep.retention import clean_later
+from loom.commands.keep.background import clean_later
 from loom.commands.project import Here
 from loom.commands.run import checkout, detaching, kept_plans, wiring
 from loom.commands.run.kept_plans import Planner

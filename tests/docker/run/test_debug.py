@@ -432,8 +432,8 @@ def test_an_expired_container_goes_when_nobody_is_in_it_and_its_changes_stay(fai
     assert "would remove the container of unit in" in failing.loom("clean", "--dry-run").out
     cleaned = failing.loom("clean", "--json")
     assert cleaned.code == 0, cleaned.out + cleaned.err
-    (gone,) = json.loads(cleaned.out)["kept"]
-    assert (gone["container_name"], gone["removed"], gone["problems"]) == (name, True, [])
+    (gone,) = json.loads(cleaned.out)["items"]
+    assert (gone["name"], gone["removed"], gone["problems"]) == (name, True, [])
     assert failing.leftovers() == []
     for path in failing.tmp.glob("loom-run-local-*"):
         shutil.rmtree(path)

@@ -39,7 +39,7 @@ def test_the_newest_stay(three: Project) -> None:
     assert ids(three) == before
     document = json.loads(three.loom("clean", "--keep-last", "1", "--json"))
     validate("clean", document)
-    assert [(item["run_id"], item["removed"]) for item in document["runs"]] == [(before[1], True), (before[2], True)]
+    assert [(item["name"], item["removed"]) for item in document["items"]] == [(before[1], True), (before[2], True)]
     assert ids(three) == before[:1]
     assert [workspace.exists() for workspace in workspaces] == [True, False, False]
     assert three.loom("clean").startswith("0 removed")
@@ -101,7 +101,8 @@ def test_artifacts_go_when_their_time_is_over(make: Make) -> None:
     assert paths.artifacts_archive("short").exists()
     document = json.loads(project.loom("clean", "--json"))
     validate("clean", document)
-    assert document["expired_artifacts"] == [{"run_id": run_id, "job_id": "short"}]
+    (gone,) = document["items"]
+    assert (gone["kind"], gone["run_ids"], gone["name"], gone["removed"]) == ("artifacts", [run_id], "short", True)
     there = {job: paths.artifacts_archive(job).exists() for job in ("short", "long", "forever")}
     assert there == {"short": False, "long": True, "forever": True}
     assert project.loom("clean") == "0 removed, 0 B\n"

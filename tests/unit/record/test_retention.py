@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 from loom.commands.doctor import directory
-from loom.commands.keep import retention
-from loom.commands.keep.retention import held, vouched
+from loom.commands.keep import background
+from loom.commands.keep.retention import vouched
+from loom.commands.keep.retention import workspaces as held
 from loom.config import Config
 from loom.record.store import Store
 from loom.snapshot import occupied
@@ -64,7 +65,7 @@ def test_a_run_leaves_the_last_few_and_all_records(make: Make) -> None:
 def test_a_clean_up_follows_a_run_when_it_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, root, free = Store(tmp_path / "state"), tmp_path / "repo", 50 << 30
     root.mkdir()
-    monkeypatch.setattr(retention.shutil, "disk_usage", lambda _: SimpleNamespace(total=100 << 30, free=free))
+    monkeypatch.setattr(background.shutil, "disk_usage", lambda _: SimpleNamespace(total=100 << 30, free=free))
     config = Config(tmp_dir=tmp_path)
 
     def made(number: int) -> None:
@@ -73,30 +74,30 @@ def test_a_clean_up_follows_a_run_when_it_is_due(tmp_path: Path, monkeypatch: py
             store.claims.make(tmp_path / name, run_id=name[15:], repo_root=root)
 
     def due() -> bool:
-        return retention.is_due(store, config, root)
+        return background.is_due(store, config, root)
 
     assert not due()
     made(2)
     assert due()  # never cleaned yet
-    retention.note_clean(store, config, root)
+    background.note_clean(store, config, root)
     assert not due()
-    made(retention.CLEAN_AFTER_RUNS - 1)
+    made(background.CLEAN_AFTER_RUNS - 1)
     assert not due()
     made(1)
     assert due()
-    assert not retention.is_due(store, config, tmp_path / "another")
-    retention.note_clean(store, config, root)
+    assert not background.is_due(store, config, tmp_path / "another")
+    background.note_clean(store, config, root)
     free -= 900 << 20
     assert not due()
     free -= 200 << 20
     assert due()
-    retention.note_clean(store, config, root)
+    background.note_clean(store, config, root)
     now = time.time()
-    monkeypatch.setattr(retention.time, "time", lambda: now + retention.CLEAN_AFTER_S - 60)
+    monkeypatch.setattr(background.time, "time", lambda: now + background.CLEAN_AFTER_S - 60)
     assert not due()
-    monkeypatch.setattr(retention.time, "time", lambda: now + retention.CLEAN_AFTER_S + 60)
+    monkeypatch.setattr(background.time, "time", lambda: now + background.CLEAN_AFTER_S + 60)
     assert due()
-    monkeypatch.setattr(retention.time, "time", lambda: now - 60)  # the clock was set
+    monkeypatch.setattr(background.time, "time", lambda: now - 60)  # the clock was set
     assert due()
 
 
@@ -113,7 +114,7 @@ def test_what_somebody_needs_stays(make: Make) -> None:
         document = json.loads(project.loom("clean", "--json", LOOM_KEEP_WORKSPACES="1"))
     validate("clean", document)
     assert job.exists()
-    assert {space["path"] for space in document["workspaces"] if space["removed"]} == {
+    assert {item["name"] for item in document["items"] if item["removed"]} == {
         str(path) for path in (older, old, plain)
     }
     assert workspaces(project) == sorted([failed, used, newest])
@@ -145,12 +146,12 @@ def test_a_kept_job_keeps_its_workspace(make: Make) -> None:
 def test_all_together_are_bounded(make: Make) -> None:
     project = make(FILLS)
     failed, *rest = run(project, fails=True), run(project), run(project), run(project)
-    environ = {"LOOM_WORKSPACES_MAX_SIZE": "7m", "LOOM_KEEP_WORKSPACES": "99"}
+    environ = {"LOOM_KEEP_MAX_SIZE": "7m", "LOOM_KEEP_WORKSPACES": "99"}
     doctor = project.loom("doctor", code=None, **environ)
     assert "kept workspaces: 4 workspaces, 1" in doctor
     assert "2 of them, " in doctor
     said = project.loom("clean", **environ)
-    assert "all together take more than 7.3 MB (workspaces_max_size)" in said
+    assert "all together take more than 7.3 MB (keep_max_size)" in said
     assert "2 workspaces removed" in said
     assert workspaces(project) == sorted([failed, rest[-1]])
 
@@ -184,7 +185,7 @@ def test_only_the_very_directory_that_was_made_is_removed(make: Make) -> None:
     replaced.rename(aside)
     shutil.copytree(aside, replaced, symlinks=True)
     assert not vouched(project.store, replaced)
-    assert [one.path for one in held(project.store)] == workspaces(project)[1:]
+    assert [one.name for one in held(project.store)] == list(map(str, workspaces(project)[1:]))
     project.loom("clean", "--all", "--keep-last", "0")
     assert replaced.exists()
     assert f"left alone: {replaced}" in project.loom("clean", "--all")

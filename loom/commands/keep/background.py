@@ -1,0 +1,95 @@
+"""`loom clean` in the background after a run, where it is due."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from loom.config import Config
+from loom.record.store import Store
+from loom.util import atomic
+from loom.util.private import make_private
+
+BACKGROUND_S = 600
+"""Time limit of a background removal; the next run continues it."""
+CLEAN_AFTER_RUNS = 5
+CLEAN_AFTER_S = 3600.0
+CLEAN_AFTER_BYTES = 1 << 30
+"""A clean-up in the background is due after so many workspaces, so long, or so much less free space."""
+
+
+def size_limit(config: Config) -> int:
+    """As configured, at most half of the file system of the workspaces."""
+    return min(config.keep_max_size, shutil.disk_usage(_existing(config.tmp_dir)).total // 2)
+
+
+def into_background(store: Store) -> bool:
+    """Lower this process's priority and limit its time. False when another clean-up is running."""
+    make_private(store.claims.folder.parent)
+    store.claims.folder.mkdir(exist_ok=True, mode=0o700)
+    lock = os.open(store.claims.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # held until the end
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    os.nice(10)
+    signal.alarm(BACKGROUND_S)
+    return True
+
+
+def note_clean(store: Store, config: Config, root: Path) -> None:
+    """Note that the checkout was cleaned now, and how much space is free."""
+    with suppress(OSError):  # the next run's end tries again
+        atomic.write(_stamp(store, root), str(_free(config)).encode(), mode=0o600)
+
+
+def is_due(store: Store, config: Config, root: Path) -> bool:
+    """Tell whether a clean-up may find something, from what is known without looking at records and sizes."""
+    made = [int(claim.run_id) for claim in store.claims.all() if claim.repo_root == str(root)]
+    try:
+        last, free = _stamp(store, root).stat().st_mtime, int(_stamp(store, root).read_text())
+    except (OSError, ValueError):
+        return len(made) > 1
+    return (
+        sum(time_ns > last * 1e9 for time_ns in made) >= CLEAN_AFTER_RUNS
+        or not 0 <= time.time() - last < CLEAN_AFTER_S
+        or free - _free(config) >= min(CLEAN_AFTER_BYTES, size_limit(config) // 10)
+    )
+
+
+def clean_later(store: Store, config: Config, environ: Mapping[str, str], root: Path) -> None:
+    """Run `loom clean` in a background process where it is due, so that the run ends without delay."""
+    if not (config.auto_clean and is_due(store, config, root)):
+        return
+    with suppress(OSError):  # the next run's end retries
+        subprocess.Popen(
+            # -P: do not run a folder `loom` of the repository.
+            [sys.executable, "-P", "-m", "loom", "clean", "--in-background"],
+            cwd=root,
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+
+def _stamp(store: Store, root: Path) -> Path:
+    return store.claims.folder / f".cleaned-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}"
+
+
+def _free(config: Config) -> int:
+    return shutil.disk_usage(_existing(config.tmp_dir)).free
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.exists())
