@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,22 @@ def test_imports_point_down() -> None:
             if ORDER.index(name) <= ORDER.index(own)
         ]
     assert wrong == []
+
+
+def modules_named_in(path: Path) -> set[Path]:
+    """The modules of loom that one imports, at its top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("loom."):
+            below = PROJECT / (node.module or "").replace(".", "/")
+            found |= {below.with_suffix(".py"), *(below / f"{alias.name}.py" for alias in node.names)}
+    return found - {path}
+
+
+@pytest.mark.slow
+def test_no_command_imports_in_a_circle() -> None:
+    modules = set((ROOT / "commands").rglob("*.py"))
+    TopologicalSorter({path: modules_named_in(path) & modules for path in modules}).prepare()
 
 
 LATE = 99

@@ -26,8 +26,8 @@ from loom.commands.agents.limits import Limits
 from loom.commands.inside import session
 from loom.commands.project import here
 from loom.commands.record.naming import jobs_of
+from loom.commands.run.preparing import Options
 from loom.commands.run.prewarmed import Warm
-from loom.commands.run.run import Options
 from loom.errors import InfrastructureError, LoomError, RequestError
 from loom.plan.model import Plan
 from loom.record.coverage import extent_text, read_extent

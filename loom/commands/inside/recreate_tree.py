@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loom import snapshot
 from loom.cancel import Cancel
-from loom.commands.keep.trust import filters_allowed
+from loom.commands.keep.trusting import filters_allowed
 from loom.commands.project import Here
 from loom.errors import LoomError
 from loom.util.paths import run_of_workspace

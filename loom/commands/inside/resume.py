@@ -16,11 +16,11 @@ from loom.cancel import Cancel, signals
 from loom.commands.inside import assisted, saved, session
 from loom.commands.inside import sync as syncing
 from loom.commands.inside.recreate_tree import taken_again
-from loom.commands.keep.trust import filters_allowed
+from loom.commands.keep.trusting import filters_allowed
 from loom.commands.project import Here
-from loom.commands.run import replan
+from loom.commands.run import preparing, replan
 from loom.commands.run import run as running
-from loom.commands.run.run import Options
+from loom.commands.run.preparing import Options
 from loom.errors import RequestError, SnapshotError
 from loom.plan.model import MountMode, Plan
 from loom.record.documents import Invocation
@@ -60,7 +60,7 @@ def resume(
     # What paused once pauses again, unless somebody wants to stand there.
     paused = not shell_on_failure and bool(past.invocation.options.get("pause_on_failure"))
     around = {"shell_on_failure": shell_on_failure, "pause_on_failure": pause_on_failure or paused}
-    options = running.Options.of({**given, **around})
+    options = preparing.Options.of({**given, **around})
     return _Resuming(here, past, options, sync).run(from_step)
 
 
@@ -72,7 +72,7 @@ def rerun(
     past = session.find_run(here, run)
     if not fresh:
         session.permit(here, past, trust)
-    options = running.Options.of({"stream": stream, "quiet": quiet, "keep": keep, "trust": trust})
+    options = preparing.Options.of({"stream": stream, "quiet": quiet, "keep": keep, "trust": trust})
     return _fresh(here, past, options, failed=failed) if fresh else _same(here, past, options, failed=failed)
 
 
@@ -371,9 +371,9 @@ def execute(
     )
     options = replace(_as_planned(options, past), invocation=_with_variables(past.invocation, options.var))
     ids = dict.fromkeys(("LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_PIPELINE_ID"), run_id)
-    prepared = running.Prepared(
+    prepared = preparing.Prepared(
         run_id=run_id,
-        here=running.here_for(options, source.root),
+        here=preparing.here_for(options, source.root),
         source=source,
         plan=plan,
         variables={**planned.variables, **ids},

@@ -18,7 +18,7 @@ from msgspec import Struct, structs
 from loom import snapshot
 from loom.cancel import Cancel
 from loom.commands import project
-from loom.commands.keep import trust as trusting
+from loom.commands.keep import trusting
 from loom.commands.project import Here
 from loom.commands.run import wiring
 from loom.errors import LoomError, RequestError

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from loom import snapshot
 from loom.cancel import Cancel, signals
-from loom.commands.keep.trust import filters_allowed
+from loom.commands.keep.trusting import filters_allowed
 from loom.commands.project import Here
 from loom.errors import RequestError
 from loom.runner.previous_run import PastRun

@@ -15,7 +15,7 @@ from loom import snapshot
 from loom.analysis.printed import Clean, Cleaned
 from loom.commands.flags import read_flag
 from loom.commands.keep import background, kept, retention
-from loom.commands.keep.retention import KeptContainer, Left, Records
+from loom.commands.keep.retention import Left, LeftContainer, Records
 from loom.commands.project import Here, here
 from loom.errors import EngineUnavailable, LoomError, RequestError
 from loom.providers.docker.container.cleanup import kept_containers, remove_run
@@ -298,7 +298,7 @@ class _Cleaning:
 
 
 def _cleaned(one: Left) -> Cleaned:
-    container = one if isinstance(one, KeptContainer) else None
+    container = one if isinstance(one, LeftContainer) else None
     return Cleaned(
         kind="container" if container else "workspace",
         name=one.name,

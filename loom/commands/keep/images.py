@@ -21,9 +21,9 @@ from loom.analysis.printed import ImageList, ImageLocking, ImageRemoval, ImageSe
 from loom.cancel import Cancel, signals
 from loom.commands import project
 from loom.commands.flags import read_flag
-from loom.commands.keep import trust
+from loom.commands.keep import trusting
 from loom.commands.project import Here
-from loom.commands.run import checkout, planning
+from loom.commands.run import contexts, planning
 from loom.errors import RequestError
 from loom.images.reference import parse_reference, short
 from loom.plan.image_lock import LOCK_PATH, ImageLock, ImageUse, images_of, load_lock, save_lock, shown
@@ -218,9 +218,9 @@ class _Context(Struct, kw_only=True):
             for use, secrets in zip(uses, wanted, strict=True)
             for name in dict.fromkeys(self.job_names[user.partition("/")[0]] for user in use.used_by)
         ]
-        requests = trust.requests_of(asking, self.here, lambda: self.written)
+        requests = trusting.requests_of(asking, self.here, lambda: self.written)
         requests = tuple(request for request in requests if request.job)
-        trust.settle(requests, self.here, flag=False)
+        trusting.settle(requests, self.here, flag=False)
         return [
             resolve(
                 secrets, environ=os.environ, root=self.root, config=self.here.config, judged=self.here.judged
@@ -249,7 +249,7 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
     here = project.here({"frozen": frozen}, root=source.root)
     project.say_not_counted(here.config)
     path = here.workflow(workflow)
-    context = checkout.resolve_context(here, path)
+    context = contexts.resolve_context(here, path)
     written = planning.load(here, path, lambda: context)
     # Include jobs excluded by their rules: naming a job overrides them.
     # Include jobs without an image, in containers: `--frozen` requires a locked default image.

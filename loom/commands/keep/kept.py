@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from loom.commands.inside import saved, session
-from loom.commands.keep.retention import KeptContainer, kept_facts
+from loom.commands.keep.retention import LeftContainer, kept_facts
 from loom.commands.project import Here
 from loom.errors import EngineUnavailable, LoomError
 from loom.plan.model import CONTAINERS, Job, services_provider
@@ -18,18 +18,18 @@ from loom.record.store import RunEntry, Store
 from loom.runner import previous_run as past
 
 
-def kept(here: Here, listed: Callable[[], Mapping[str, tuple[str, str]]]) -> list[KeptContainer]:
+def kept(here: Here, listed: Callable[[], Mapping[str, tuple[str, str]]]) -> list[LeftContainer]:
     """Return the kept containers that are there, the newest first.
 
     `listed`: those of this machine's engine, by id, with the run and the job that their labels name.
     """
     recorded = list(_recorded(here.store))
     there = {**listed(), **_in_clusters(here, recorded)} if recorded else {}
-    found: dict[str, KeptContainer] = {}
+    found: dict[str, LeftContainer] = {}
     for entry, job_id, fact in recorded:
         container_id = str(fact["container_id"])
         if container_id in there and container_id not in found:
-            found[container_id] = KeptContainer(
+            found[container_id] = LeftContainer(
                 name=str(fact.get("container_name") or ""),
                 repo_root=str(entry.identity.get("repo_root")),
                 run_ids=[entry.run_id],
@@ -130,7 +130,7 @@ def keeps_here(entry: RunEntry) -> bool:
     )
 
 
-def remove(here: Here, one: KeptContainer, of_job: Callable[[str, str], list[str]]) -> list[str]:
+def remove(here: Here, one: LeftContainer, of_job: Callable[[str, str], list[str]]) -> list[str]:
     """Save the changes in the job's files, then remove its container by `of_job`; return the problems."""
     try:
         job = past.read(here.store.entry(one.run_ids[-1])).job(one.job_id)

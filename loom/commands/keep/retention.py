@@ -50,7 +50,7 @@ class Left(Struct, kw_only=True):
     """The reason to remove it."""
 
 
-class KeptContainer(Left, kw_only=True):
+class LeftContainer(Left, kw_only=True):
     """A kept container that is there, as the newest run that kept it records it."""
 
     job_id: str
@@ -96,7 +96,7 @@ class Records:
 
 
 def judged(
-    records: Records, config: Config, repo_root: Path | None, containers: Sequence[KeptContainer] = ()
+    records: Records, config: Config, repo_root: Path | None, containers: Sequence[LeftContainer] = ()
 ) -> list[Left]:
     """Return all workspaces with their sizes; of these and the containers, those that go have the reason.
 
@@ -150,7 +150,7 @@ def _what_stays(together: dict[str, list[Left]], records: Records, config: Confi
 def _used(one: Left, records: Records) -> bool:
     if any(records.entries[run_id].goes_on for run_id in one.run_ids if run_id in records.entries):
         return True
-    return bool(one.used_by) if isinstance(one, KeptContainer) else records.occupied(Path(one.name))
+    return bool(one.used_by) if isinstance(one, LeftContainer) else records.occupied(Path(one.name))
 
 
 def _let_go(together: Iterable[Left], why: str) -> None:

@@ -14,7 +14,7 @@ from loom import snapshot as snapshots
 from loom.analysis.printed import SnapshotExplanation, SnapshotReport, VerificationReport, made
 from loom.cancel import Cancel, signals
 from loom.commands import project
-from loom.commands.keep.trust import filters_allowed
+from loom.commands.keep.trusting import filters_allowed
 from loom.errors import RequestError, SnapshotError
 from loom.record.store import RunEntry, Store
 from loom.render.output import print_json

@@ -10,8 +10,7 @@ from pathlib import Path
 from loom.cancel import Cancel
 from loom.commands.inside import resume, session
 from loom.commands.project import Here
-from loom.commands.run import run as running
-from loom.commands.run import wiring
+from loom.commands.run import preparing, wiring
 from loom.errors import ProviderError, RequestError
 from loom.providers import locks as holds
 from loom.providers.base import DetachedPlace, Session, SessionRequest
@@ -37,7 +36,9 @@ def attach(run: str | None, *, stream: bool | None, quiet: bool, jobs: int | Non
         session.permit(here, past, trust=True)
         trusted = trust or bool(past.invocation.options.get("trust"))
         here = session.around(trusted)
-        options = running.Options.of({"stream": stream, "quiet": quiet, "jobs": jobs, "trust": trusted, "detach": True})
+        options = preparing.Options.of(
+            {"stream": stream, "quiet": quiet, "jobs": jobs, "trust": trusted, "detach": True}
+        )
         plan = past.planned.plan
         wiring.preflight(plan, session.tools_of(here, past, plan, past.run_id), here.config)
         return resume.execute(here, past, plan, _reuse(here, past), options, past.run_id, follow=True)

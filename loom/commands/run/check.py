@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from loom.analysis import project_patterns
 from loom.analysis.printed import Checked, made
 from loom.commands import project
-from loom.commands.keep import trust as trusting
+from loom.commands.keep import trusting
 from loom.commands.project import Here, find_root, workflow_path
-from loom.commands.run.checkout import resolve_context
+from loom.commands.run.contexts import resolve_context
 from loom.commands.run.syntax import syntax_errors
 from loom.config import AUTO_SHELL, CODE
 from loom.errors import Problem, WorkflowError

@@ -1,19 +1,16 @@
-"""Facts about the checkout for a plan, from git, and the command line's selection."""
+"""Facts about the checkout, from git."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
 
 from msgspec.structs import replace
 
 from loom.addresses import Address
 from loom.commands.project import Here
-from loom.errors import RequestError, SnapshotError
-from loom.plan.model import CONTAINERS, JobSelection, ResolveContext
+from loom.errors import SnapshotError
 from loom.plan.variables import (
     DEFAULT_EVENT,
     HeadCommit,
@@ -26,11 +23,6 @@ from loom.plan.variables import (
     tag_of,
 )
 from loom.snapshot.repository import find
-from loom.util.paths import name_from
-
-if TYPE_CHECKING:
-    from loom.workflow.gitlab.sources import Sources
-    from loom.workflow.gitlab.variables import Variable
 
 
 def changed_since(
@@ -45,12 +37,12 @@ def changed_since(
     def changed(compare_to: str | None) -> list[str] | None:
         since = compare_to or base or "HEAD"
         if since != "HEAD":
-            fork = _git(root, environ, "merge-base", "--end-of-options", since, "HEAD")
+            fork = git(root, environ, "merge-base", "--end-of-options", since, "HEAD")
             if fork is None:
                 return None
             since = fork.decode().strip()
-        tracked = _git(root, environ, "diff", "--name-only", "--no-renames", "-z", "--end-of-options", since, "--")
-        untracked = _git(root, environ, "ls-files", "--others", "--exclude-standard", "-z", "--full-name")
+        tracked = git(root, environ, "diff", "--name-only", "--no-renames", "-z", "--end-of-options", since, "--")
+        untracked = git(root, environ, "ls-files", "--others", "--exclude-standard", "-z", "--full-name")
         if tracked is None or untracked is None:
             return None
         return _paths(tracked + untracked)
@@ -62,7 +54,7 @@ def files_of(root: Path, environ: Mapping[str, str]) -> Callable[[], list[str]]:
     """For `exists:`: list every file that a snapshot would have, tracked or not ignored."""
 
     def files() -> list[str]:
-        listed = _git(root, environ, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--full-name")
+        listed = git(root, environ, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--full-name")
         if listed is None:
             return [
                 str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and ".git" not in path.parts
@@ -77,7 +69,7 @@ def ignored_in(root: Path, environ: Mapping[str, str]) -> Callable[[Path], bool]
 
     def ignored(path: Path) -> bool:
         listed = ("ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", f":(literal){path}")
-        return (root / path).exists() and not _git(root, environ, *listed)
+        return (root / path).exists() and not git(root, environ, *listed)
 
     return ignored
 
@@ -87,7 +79,7 @@ def ignored_among(root: Path, environ: Mapping[str, str]) -> Callable[[Iterable[
 
     def ignored(paths: Iterable[str]) -> set[str]:
         given = b"".join(os.fsencode(path) + b"\0" for path in paths)
-        answer = _git(root, environ, "check-ignore", "-z", "--stdin", given=given)
+        answer = git(root, environ, "check-ignore", "-z", "--stdin", given=given)
         return set(_paths(answer or b""))
 
     return ignored
@@ -116,7 +108,7 @@ def message_of_head(
 def _message_of_tag(root: Path, environ: Mapping[str, str], tag: str) -> str:
     """Return the message of an annotated tag, without its signature; empty for another one."""
     parts = "%(if:equals=tag)%(objecttype)%(then)%(contents)%00%(contents:signature)%(end)"
-    answer = _git(root, environ, "for-each-ref", f"--format={parts}", f"refs/tags/{tag}")
+    answer = git(root, environ, "for-each-ref", f"--format={parts}", f"refs/tags/{tag}")
     text, _, signature = (answer or b"").decode("utf-8", "surrogateescape").removesuffix("\n").partition("\0")
     return text.removesuffix(signature).strip("\n")
 
@@ -127,7 +119,7 @@ def _fork(root: Path, environ: Mapping[str, str], commit: HeadCommit, event: str
     if default is None or (event != "merge_request" and commit.branch in (None, default)):
         return ""
     found = (
-        _first(_git(root, environ, "merge-base", "HEAD", f"refs/{where}/{default}"))
+        _first(git(root, environ, "merge-base", "HEAD", f"refs/{where}/{default}"))
         for where in ("remotes/origin", "heads")
     )
     return next(filter(None, found), "")
@@ -138,13 +130,13 @@ def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dic
     from loom.snapshot.source import COMMIT  # as in `_git`
 
     root, environ = here.root, here.environ
-    head = _git(root, environ, "rev-parse", "HEAD")
-    branch = _git(root, environ, "symbolic-ref", "-q", "--short", "HEAD")
-    tags = _git(root, environ, "tag", "--points-at", "HEAD")
-    default = _first(_git(root, environ, "symbolic-ref", "-q", "refs/remotes/origin/HEAD")) or ""
+    head = git(root, environ, "rev-parse", "HEAD")
+    branch = git(root, environ, "symbolic-ref", "-q", "--short", "HEAD")
+    tags = git(root, environ, "tag", "--points-at", "HEAD")
+    default = _first(git(root, environ, "symbolic-ref", "-q", "refs/remotes/origin/HEAD")) or ""
     origin = origin_of(root, environ)
     origin_url = str(origin) if origin else None
-    at_origin = _git(root, environ, "rev-parse", "-q", "--verify", f"refs/remotes/origin/{_first(branch) or 'HEAD'}")
+    at_origin = git(root, environ, "rev-parse", "-q", "--verify", f"refs/remotes/origin/{_first(branch) or 'HEAD'}")
     commit = HeadCommit(
         sha=_first(head) or "",
         branch=_first(branch),
@@ -152,12 +144,12 @@ def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dic
         default_branch=default_branch(default, _usual_branches(root, environ)),
         remote_sha=remote_sha(_first(at_origin), origin_url),
     )
-    name, email = (_first(_git(root, environ, "config", "--get", f"user.{part}")) or "" for part in ("name", "email"))
+    name, email = (_first(git(root, environ, "config", "--get", f"user.{part}")) or "" for part in ("name", "email"))
     variables = for_run(
         run_id="",
         event=event,
         workflow_path=workflow_path,
-        commit=replace(commit, message=message_of_head(root, environ, _git(root, environ, *COMMIT), commit, event)),
+        commit=replace(commit, message=message_of_head(root, environ, git(root, environ, *COMMIT), commit, event)),
         project_name=project_name_of(root),
         origin_url=origin_url,
         user=User(name=name, email=email),
@@ -167,7 +159,7 @@ def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dic
 
 def _usual_branches(root: Path, environ: Mapping[str, str]) -> list[str]:
     wanted = [f"refs/{where}/{name}" for where in ("heads", "remotes/origin") for name in ("main", "master")]
-    return os.fsdecode(_git(root, environ, "for-each-ref", "--format=%(refname)", *wanted) or b"").split()
+    return os.fsdecode(git(root, environ, "for-each-ref", "--format=%(refname)", *wanted) or b"").split()
 
 
 def origin_of(root: Path, environ: Mapping[str, str]) -> Address | None:
@@ -180,104 +172,7 @@ def _first(answer: bytes | None) -> str | None:
     return os.fsdecode(answer).split("\n")[0] or None if answer is not None else None
 
 
-def resolve_context(
-    here: Here,
-    path: Path,
-    *,
-    predefined: Mapping[str, str] | None = None,
-    base: str | None = None,
-    event: str = "push",
-    given: Iterable[str] = (),
-    inputs: Iterable[str] = (),
-) -> ResolveContext:
-    """Gather the facts about the checkout for one plan of the workflow at a path; git is asked once for each.
-
-    `predefined` are loom's own variables (None: derived from git, for `event`); `base` is the commit for `changes:` (None:
-    HEAD); `given` and `inputs`: `NAME=value` of the command line. RequestError for an unknown base.
-    """
-    root, environ = here.root, here.environ
-    if (
-        base is not None
-        and _git(root, environ, "rev-parse", "--verify", "--end-of-options", f"{base}^{{commit}}") is None
-    ):
-        raise RequestError(
-            f"--changes-base {base}: git knows no such branch, tag or commit here",
-            hint="`git branch --all` lists the branches; one of another repository has to be fetched first",
-            code="CHANGES_BASE_UNKNOWN",
-        )
-    if predefined is None:
-        predefined = commit_variables(here, name_from(root, path), event)
-    return ResolveContext(
-        config=here.config,
-        predefined=predefined,
-        changed=cache(changed_since(root, environ, base)),
-        changes_base=base,
-        files=cache(files_of(root, environ)),
-        own_variables=partial(_own_variables, here, predefined),
-        given=pairs(given, "--var"),
-        inputs=pairs(inputs, "--input"),
-        sources=partial(_sources, here),
-        above=_nothing_above,
-    )
-
-
-def _nothing_above(pipeline: str, job: str) -> NoReturn:
-    raise RequestError(f"no pipeline started this one, so {job} of pipeline {pipeline} left nothing for it")
-
-
-def _own_variables(here: Here, predefined: Mapping[str, str]) -> Mapping[str, Variable]:
-    path = here.config.gitlab.variables
-    if path is None:
-        return {}
-    from loom.workflow.gitlab import variables  # only a GitLab file has such variables
-
-    return variables.own(path, predefined.get("CI_PROJECT_PATH") or predefined.get("CI_PROJECT_NAME", ""))
-
-
-def _sources(here: Here) -> Sources:
-    from loom.commands.run.gitlab_sources import Elsewhere  # for a file that includes files of other places
-
-    return Elsewhere(here)
-
-
-def selection(
-    *,
-    jobs: Iterable[str] | None = None,
-    stages: Iterable[str] | None = None,
-    from_job: str | None = None,
-    only_failed: Iterable[str] | None = None,
-    needs: bool | None = None,
-    variables: Iterable[str] | None = None,
-    matrix: Iterable[str] | None = None,
-    container: bool = False,
-    on: str = CONTAINERS,
-) -> JobSelection:
-    """Build the selection from command-line options; `variables` and `matrix` as `NAME=value`."""
-    return JobSelection(
-        jobs=tuple(jobs or ()),
-        stages=tuple(stages or ()),
-        from_job=from_job,
-        only_failed=None if only_failed is None else tuple(only_failed),
-        with_needs=needs,
-        variables=pairs(variables or (), "--var"),
-        matrix=pairs(matrix or (), "--matrix"),
-        container=container,
-        on=on,
-    )
-
-
-def pairs(given: Iterable[str], flag: str) -> dict[str, str]:
-    """Parse `NAME=value` options."""
-    found = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise RequestError(f"{flag} {text}: expected NAME=value")
-        found[name] = value
-    return found
-
-
-def _git(root: Path, environ: Mapping[str, str], *arguments: str, given: bytes | None = None) -> bytes | None:
+def git(root: Path, environ: Mapping[str, str], *arguments: str, given: bytes | None = None) -> bytes | None:
     """Return git's output, or None on failure (no git, no repository, no such commit)."""
     from loom.snapshot.git import Running, in_repository  # 10 ms, and `loom check` asks git nothing
 

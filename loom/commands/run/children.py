@@ -15,11 +15,10 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.commands.inside.recreate_tree import taken_again
-from loom.commands.keep import trust as trusting
+from loom.commands.keep import trusting
 from loom.commands.project import Here
-from loom.commands.run import checkout, wiring
-from loom.commands.run import run as running
-from loom.commands.run.run import Options, Prepared
+from loom.commands.run import checkout, contexts, preparing, wiring
+from loom.commands.run.preparing import Options, Prepared
 from loom.errors import RequestError
 from loom.plan.model import ChildFile, Plan
 from loom.plan.resolve import resolve
@@ -95,15 +94,15 @@ class ChildRuns:
         }
         own = {name for name in trigger.variables if name.startswith(("CI_", "LOOM_")) or name == "GITLAB_CI"}
         given = {name: value for name, value in trigger.variables.items() if name not in own}
-        context = checkout.resolve_context(
+        context = contexts.resolve_context(
             here, path, predefined=variables, given=[f"{name}={value}" for name, value in given.items()]
         )
         typed_inputs = trigger.files[0].inputs if len(trigger.files) == 1 else {}
         context = replace(context, typed_inputs=typed_inputs, above=partial(_artifacts, self._with(child)))
         loaded = dialects.load(path, child.workspace, lambda: context, like=self._dialect)
-        selection = replace(checkout.selection(container=here.config.container, on=here.config.on), variables=given)
+        selection = replace(contexts.selection(container=here.config.container, on=here.config.on), variables=given)
         plan = resolve(loaded, selection, context)
-        return (running.undelayed(plan) if options.no_delay else plan), variables
+        return (preparing.undelayed(plan) if options.no_delay else plan), variables
 
     def _run(
         self,
@@ -148,7 +147,7 @@ class ChildRuns:
             run_of=lambda _: child.run_id,
             has_products=False,
         )
-        request = running.request_of(
+        request = preparing.request_of(
             prepared,
             options,
             tools=replace(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loom.commands import project
-from loom.commands.run import checkout, planning
+from loom.commands.run import contexts, planning
 from loom.errors import RequestError
 from loom.plan.model import JobSelection, Plan
 from loom.plan.provenance import sources
@@ -39,7 +39,7 @@ def compile_(
 ) -> int:
     """`loom compile`."""
     here = project.here({"container": container, "deploy": deploy, "on": on})
-    selection = checkout.selection(
+    selection = contexts.selection(
         jobs=names,
         stages=stage,
         from_job=from_job,
@@ -50,7 +50,7 @@ def compile_(
         on=here.config.on,
     )
     path = here.workflow(workflow)
-    context = checkout.resolve_context(here, path, base=changes_base, event=event, given=var or (), inputs=inputs or ())
+    context = contexts.resolve_context(here, path, base=changes_base, event=event, given=var or (), inputs=inputs or ())
     loaded = planning.load(here, path, lambda: context)
     plan = resolve(loaded, selection, context)
     if explain is not None:

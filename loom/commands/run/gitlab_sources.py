@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from loom.addresses import Address
-from loom.commands.keep.trust import decisions_of
+from loom.commands.keep.trusting import decisions_of
 from loom.commands.project import Here, trusts_all
 from loom.commands.run.checkout import origin_of
 from loom.errors import LoomError

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from loom import workflow
 from loom.commands.project import Here
-from loom.commands.run import checkout
+from loom.commands.run import contexts
 from loom.errors import Problem
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import rehearse, resolve
 from loom.plan.selection import held_back
-from loom.util import startup
 from loom.util.units import counted
 from loom.util.yaml_file import scalars_of
 from loom.workflow import dialects
@@ -24,12 +22,7 @@ from loom.workflow.messages import NO_EFFECT
 from loom.workflow.predefined import KNOWN_TO_PLANS
 from loom.workflow.words import shell_words
 
-if TYPE_CHECKING:
-    from loom.commands.run.children import ChildRuns
-else:  # only a run with a trigger needs what runs are made of
-    __getattr__ = startup.names_of("loom.commands.run", {"children": "ChildRuns"})
-
-__all__ = ["ChildRuns", "load", "mentioned", "notices_of", "rehearse", "resolve"]
+__all__ = ["load", "mentioned", "notices_of", "rehearse", "resolve"]
 
 MAX_NOTICES = 5
 
@@ -38,7 +31,7 @@ def load(here: Here, path: Path, context: Callable[[], ResolveContext] | None = 
     """Load the workflow at a path; `context`: what an include may depend on, if not the facts about the checkout."""
     if context is not None:
         dialects.refuse_inputs(context().inputs, path, here.root)
-    return dialects.load(path, here.root, context or partial(checkout.resolve_context, here, path))
+    return dialects.load(path, here.root, context or partial(contexts.resolve_context, here, path))
 
 
 def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection, context: ResolveContext) -> tuple[str, ...]:

@@ -21,9 +21,8 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.commands.keep.background import clean_later
 from loom.commands.project import Here
-from loom.commands.run import run as running
-from loom.commands.run import wiring
-from loom.commands.run.run import Options, Prepared
+from loom.commands.run import preparing, wiring
+from loom.commands.run.preparing import Options, Prepared
 from loom.errors import LoomError
 from loom.plan.model import Plan
 from loom.record.events import PhaseEvent
@@ -176,11 +175,11 @@ def _prepared(
     options: Options, run_id: str, choose: Choose, touched: AbstractSet[str] | None
 ) -> tuple[Prepared, Options] | None:
     """Return the plan of the chosen jobs, and the options that `loom run` would need for it; None without jobs."""
-    prepared = running.prepare(options, run_id=run_id, ask=False, touched=touched)
+    prepared = preparing.prepare(options, run_id=run_id, ask=False, touched=touched)
     chosen = choose(prepared.plan, prepared.concerned)
     if chosen:
         options = replace(options, names=tuple(chosen))
-        prepared = running.prepare(options, run_id=run_id, ask=False)
+        prepared = preparing.prepare(options, run_id=run_id, ask=False)
     if not prepared.plan.jobs or (chosen is not None and not chosen):
         return None
     return prepared, options
@@ -204,4 +203,4 @@ def _request(
         judged=here.judged,
         isolated=options.strict,
     )
-    return running.request_of(prepared, options, tools=replace(tools, gate=gate), cancel=cancel, sinks=sinks)
+    return preparing.request_of(prepared, options, tools=replace(tools, gate=gate), cancel=cancel, sinks=sinks)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 
-from loom.commands.keep import trust as trusting
-from loom.commands.run import run as running
-from loom.commands.run.run import Options
+from loom.commands.keep import trusting
+from loom.commands.run import preparing
+from loom.commands.run.preparing import Options
 from loom.errors import LoomError, RequestError
 from loom.plan.comparison import PlanPart, first_change
 from loom.plan.model import Job, Plan, Step
@@ -22,10 +22,10 @@ def present_plan(past: PastRun, options: Options, *, ask: bool) -> Plan:
 
     RequestError and WorkflowError as from `loom run`. `ask`: for what its jobs ask for.
     """
-    here = running.here_for(options, past.repo_root)
-    planner = running.planner_of(options, here, past.planned.variables)
+    here = preparing.here_for(options, past.repo_root)
+    planner = preparing.planner_of(options, here, past.planned.variables)
     plan, _ = planner.made()
-    plan = running.undelayed(plan) if options.no_delay else plan
+    plan = preparing.undelayed(plan) if options.no_delay else plan
     if ask:
         requests = trusting.requests_of(plan.jobs, here, lambda: planner.workflow)
         trusting.settle(requests, here, flag=options.trust)

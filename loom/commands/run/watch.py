@@ -18,11 +18,12 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel, signals
 from loom.commands.inside.keys import HANGUP, Keys
+from loom.commands.run import preparing
 from loom.commands.run import run as running
 from loom.commands.run.changes import watched
 from loom.commands.run.next_jobs import Rounds
+from loom.commands.run.preparing import Options, Prepared
 from loom.commands.run.prewarmed import Finished, Warm
-from loom.commands.run.run import Options, Prepared
 from loom.commands.screen import screen_parts
 from loom.config.layers import user_file
 from loom.errors import LoomError, RequestError, WorkflowError
@@ -51,7 +52,7 @@ def watch(*, everything: bool, on_failure: str | None, poll: bool, **given: Any)
 
 class _Watch:
     def __init__(self, options: Options, *, everything: bool) -> None:
-        prepared = running.prepare(options)  # as `loom run`: asks for trust, and ends for what can't be run
+        prepared = preparing.prepare(options)  # as `loom run`: asks for trust, and ends for what can't be run
         config = prepared.here.config
         self._options = options
         self._source = prepared.source

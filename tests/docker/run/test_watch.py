@@ -14,8 +14,8 @@ import docker
 import pytest
 
 from loom.cancel import Cancel
+from loom.commands.run.preparing import Options
 from loom.commands.run.prewarmed import Warm
-from loom.commands.run.run import Options
 from loom.providers.docker.container.cleanup import reap, remove_run
 from tests.support.loom_process import run_loom
 from tests.support.own_engine import OwnEngine

@@ -10,7 +10,7 @@ import pytest
 
 from loom import config
 from loom.commands.project import Here
-from loom.commands.run import checkout, planning
+from loom.commands.run import checkout, contexts, planning
 from loom.plan.model import JobSelection
 
 pytestmark = pytest.mark.slow
@@ -58,7 +58,7 @@ class Project:
     def jobs(self, event: str = "push", *, base: str | None = None) -> set[str]:
         here = self.here()
         path = self.root / ".gitlab-ci.yml"
-        context = checkout.resolve_context(here, path, event=event, base=base)
+        context = contexts.resolve_context(here, path, event=event, base=base)
         loaded = planning.load(here, path, lambda: context)
         return {job.id for job in planning.resolve(loaded, JobSelection(container=True), context).jobs}
 
@@ -101,7 +101,7 @@ def test_a_tag_and_a_schedule_count_every_file_as_changed(project: Project) -> N
 
 
 def test_git_is_asked_once_for_each_fact_of_a_plan(project: Project) -> None:
-    context = checkout.resolve_context(project.here(), project.root / ".gitlab-ci.yml")
+    context = contexts.resolve_context(project.here(), project.root / ".gitlab-ci.yml")
     assert context.changed("HEAD") is context.changed("HEAD")
     assert context.files() is context.files()
 

@@ -329,8 +329,8 @@ def test_the_run_of_a_child_pipeline_belongs_to_its_parent(project: Project) -> 
     assert json.loads(project.loom("show", "last", "--json")[1])["run_id"] == newest["run_id"]
     code, _, err = project.loom("clean", first["run_id"])
     assert (code, f"they are removed together: loom clean {newest['run_id']}" in err) == (2, True)
-    gone = json.loads(project.loom("clean", "--keep-last", "1", "--dry-run", "--json")[1])["runs"]
-    assert {run["run_id"] for run in gone} == {run["run_id"] for run in runs[3:]}
-    assert older["run_id"] in {run["run_id"] for run in gone}
-    named = json.loads(project.loom("clean", newest["run_id"], "--dry-run", "--json")[1])["runs"]
-    assert [run["run_id"] for run in named] == [run["run_id"] for run in runs[:3]]
+    gone = json.loads(project.loom("clean", "--keep-last", "1", "--dry-run", "--json")[1])["items"]
+    assert {item["name"] for item in gone} == {run["run_id"] for run in runs[3:]}
+    assert older["run_id"] in {item["name"] for item in gone}
+    named = json.loads(project.loom("clean", newest["run_id"], "--dry-run", "--json")[1])["items"]
+    assert [item["name"] for item in named] == [run["run_id"] for run in runs[:3]]

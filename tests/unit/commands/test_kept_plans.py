@@ -11,7 +11,7 @@ import pytest
 import loom
 from loom import config
 from loom.commands.project import Here
-from loom.commands.run import checkout
+from loom.commands.run import contexts
 from loom.commands.run.kept_plans import Planner
 from loom.errors import WorkflowError
 from loom.plan.model import JobSelection, Plan
@@ -61,7 +61,7 @@ class Project:
         here = Here(environ=self.environ, start=self.root, root=self.root, config=settings)
         variables = {"LOOM_RUN_ID": str(time.time_ns())}
         variables["CI_COMMIT_SHORT_SHA"] = self.git("rev-parse", "--short=8", "HEAD")
-        context = checkout.resolve_context(here, here.workflow(), predefined=variables)
+        context = contexts.resolve_context(here, here.workflow(), predefined=variables)
         return Planner(here.workflow(), here, selection or JobSelection(), context, keeping=True)
 
     def planned(self, selection: JobSelection | None = None, **flags: object) -> tuple[Plan, bool]:

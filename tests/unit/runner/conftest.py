@@ -16,8 +16,7 @@ from msgspec.structs import replace
 
 from loom import providers
 from loom.cancel import Cancel
-from loom.commands.run import run as running
-from loom.commands.run import wiring
+from loom.commands.run import preparing, wiring
 from loom.providers.host import HostProvider
 from loom.record.event_files import read_events, read_phases
 from loom.record.events import OutputEvent, PhaseEvent
@@ -96,13 +95,13 @@ class Project:
         sinks: Sequence[Any] = (),
         **options: Any,
     ) -> RunRequest:
-        chosen = running.Options.of({"names": names, "trust": True, "container": "on" in options, **options})
-        prepared = running.prepare(chosen, ask=False)
+        chosen = preparing.Options.of({"names": names, "trust": True, "container": "on" in options, **options})
+        prepared = preparing.prepare(chosen, ask=False)
         config = prepared.here.config
         made = wiring.tools_for(
             prepared.plan, config, prepared.source.root, prepared.here.environ, run_id=prepared.run_id, judged={}
         )
-        return running.request_of(prepared, chosen, tools=tools(made), cancel=cancel or Cancel(), sinks=sinks)
+        return preparing.request_of(prepared, chosen, tools=tools(made), cancel=cancel or Cancel(), sinks=sinks)
 
     def run(self, *names: str, code: int | None = 0, **options: Any) -> Ran:
         """Run jobs, as `loom run` with these options; the exit code must be `code` (None: whatever)."""

@@ -1,0 +1,172 @@
+"""What a repository asks the user for, and the question before a job starts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from loom.commands import project
+from loom.commands.project import Here, trusts_all
+from loom.commands.run.checkout import ignored_in
+from loom.errors import RequestError
+from loom.plan import permissions
+from loom.plan.permissions import PermissionRequest
+from loom.snapshot import repository, source
+from loom.snapshot.repository import RepositoryView
+from loom.util.controls import shown
+from loom.util.units import counted
+
+if TYPE_CHECKING:
+    from loom.commands.keep.trust_store import Trust
+    from loom.plan.model import Job
+    from loom.workflow.loaded import Loaded
+
+CODE = "TRUST_REQUIRED"
+
+
+def requests_of(
+    jobs: Iterable[Job], here: Here, workflow: Callable[[], Loaded] | None = None
+) -> tuple[PermissionRequest, ...]:
+    """Find the requests of these jobs and of the project's configuration; `workflow`, called for a request, has its place."""
+    around = permissions.Around(
+        root=here.root,
+        home=here.environ.get("HOME"),
+        network=here.config.network,
+        pools=here.config.pools,
+        is_reference=_is_reference,
+        judged=here.judged,
+        is_ignored=ignored_in(here.root, here.environ),
+    )
+    place_of = _places_in(workflow) if workflow is not None else None
+    found = repository.find(here.root, here.environ)
+    return (
+        *map(permissions.of_setting, here.config.asked),
+        *_of_filters(found),
+        *_of_objects(found, here),
+        *permissions.of_jobs(jobs, around, place_of),
+    )
+
+
+def _of_filters(found: RepositoryView | None) -> list[PermissionRequest]:
+    """Find the requests of a repository whose own configuration names programs."""
+    return [
+        PermissionRequest(
+            kind="filter",
+            subject=f"{key}: {value}",
+            gives="git runs this program for files of the checkout",
+            place=".git/config:1:1",
+        )
+        for key, value in (found.filters if found is not None else ())
+    ]
+
+
+def _of_objects(found: RepositoryView | None, here: Here) -> list[PermissionRequest]:
+    """Find the requests of a repository that borrows its objects from others: an archive may name any of the user's."""
+    stores = list(source.lenders(found.common_dir / "objects")) if found is not None else []
+    if stores and (checkout := decisions_of(here).root) != Path(os.path.realpath(here.root)):
+        # A workspace borrows from its checkout, and what that borrows was asked about there.
+        of_checkout = repository.find(checkout, here.environ)
+        known = set() if of_checkout is None else set(source.store_paths(of_checkout.common_dir / "objects"))
+        stores = [store for store in stores if store not in known]
+    return [
+        PermissionRequest(
+            kind="objects",
+            subject=str(store),
+            gives="jobs can read all that is committed in that repository",
+            place=".git/objects/info/alternates:1:1",
+        )
+        for store in stores
+    ]
+
+
+def filters_allowed(environ: Mapping[str, str], *, flag: bool = False) -> Callable[[RepositoryView], bool]:
+    """Tell of a repository whether the user has allowed all filters that its own configuration names.
+
+    `flag`: allowed on the command line.
+    """
+
+    def allowed(found: RepositoryView) -> bool:
+        from loom.commands.keep.trust_store import Trust  # as in `decisions_of`
+
+        if trusts_all(environ, flag):
+            return True
+        trust = Trust(project.configured(found.root, environ).own_state_dir, found.root, environ)
+        return all(map(trust.holds, _of_filters(found)))
+
+    return allowed
+
+
+def _is_reference(reference: str) -> bool:
+    from loom.secrets.lookup import check_reference  # 20 ms, for jobs with secrets alone
+
+    return check_reference(reference) is None
+
+
+def decisions_of(here: Here) -> Trust:
+    from loom.commands.keep.trust_store import Trust  # only for a project that asks for something
+
+    return Trust(here.config.own_state_dir, here.root, here.environ)
+
+
+def settle(requests: Sequence[PermissionRequest], here: Here, *, flag: bool, can_ask: bool = True) -> bool:
+    """Return once the user has allowed all requests, and whether the answer is new.
+
+    `flag`: allowed on the command line. Without a terminal, and on a "no": RequestError TRUST_REQUIRED.
+    """
+    if not requests or trusts_all(here.environ, flag):
+        return False
+    trust = decisions_of(here)
+    new = [request for request in requests if not trust.holds(request)]
+    if not new:
+        return False
+    if can_ask and attended() and _agreed(new):
+        trust.allow(new)
+        return True
+    raise RequestError(
+        f"{CODE}: {here.root} asks for {counted(len(new), 'thing')} that you have not allowed",
+        hint="\n".join(
+            [
+                *request_lines(new),
+                "`loom trust` records your decision; --trust (or LOOM_TRUST=1) allows all of it for this one time",
+            ]
+        ),
+        code=CODE,
+    )
+
+
+def attended() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _agreed(requests: Sequence[PermissionRequest]) -> bool:
+    print(f"This repository asks for {counted(len(requests), 'thing')} that a plain container does not get:")
+    for line in request_lines(requests):
+        print(f"  {line}")
+    return typer.confirm("Allow this here from now on?")
+
+
+def request_lines(
+    requests: Sequence[PermissionRequest], mark: Callable[[PermissionRequest], str] = lambda _: ""
+) -> list[str]:
+    return [shown(f"{mark(item)}{f'{item.place}: ' if item.place else ''}{item}") for item in requests]
+
+
+def _places_in(workflow: Callable[[], Loaded]) -> permissions.PlaceOf:
+    def place_of(job: str, path: tuple[str | int, ...]) -> str:
+        loaded = workflow()
+        entry = loaded.jobs.get(job)
+        if entry is None:
+            return f"{loaded.path}:1:1"
+        node = entry.merged
+        for key in path:
+            if (child := node.get(key)) is None:
+                break
+            node = child
+        return (entry.key if node is entry.merged else node).place
+
+    return place_of

@@ -1,0 +1,115 @@
+"""The facts and the selection that a plan is made of, from the checkout, the configuration and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from loom.commands.project import Here
+from loom.commands.run import checkout
+from loom.errors import RequestError
+from loom.plan.model import CONTAINERS, JobSelection, ResolveContext
+from loom.util.paths import name_from
+
+if TYPE_CHECKING:
+    from loom.workflow.gitlab.sources import Sources
+    from loom.workflow.gitlab.variables import Variable
+
+
+def resolve_context(
+    here: Here,
+    path: Path,
+    *,
+    predefined: Mapping[str, str] | None = None,
+    base: str | None = None,
+    event: str = "push",
+    given: Iterable[str] = (),
+    inputs: Iterable[str] = (),
+) -> ResolveContext:
+    """Gather the facts about the checkout for one plan of the workflow at a path; git is asked once for each.
+
+    `predefined` are loom's own variables (None: derived from git, for `event`); `base` is the commit for `changes:` (None:
+    HEAD); `given` and `inputs`: `NAME=value` of the command line. RequestError for an unknown base.
+    """
+    root, environ = here.root, here.environ
+    if (
+        base is not None
+        and checkout.git(root, environ, "rev-parse", "--verify", "--end-of-options", f"{base}^{{commit}}") is None
+    ):
+        raise RequestError(
+            f"--changes-base {base}: git knows no such branch, tag or commit here",
+            hint="`git branch --all` lists the branches; one of another repository has to be fetched first",
+            code="CHANGES_BASE_UNKNOWN",
+        )
+    if predefined is None:
+        predefined = checkout.commit_variables(here, name_from(root, path), event)
+    return ResolveContext(
+        config=here.config,
+        predefined=predefined,
+        changed=cache(checkout.changed_since(root, environ, base)),
+        changes_base=base,
+        files=cache(checkout.files_of(root, environ)),
+        own_variables=partial(_own_variables, here, predefined),
+        given=pairs(given, "--var"),
+        inputs=pairs(inputs, "--input"),
+        sources=partial(_sources, here),
+        above=_nothing_above,
+    )
+
+
+def _nothing_above(pipeline: str, job: str) -> NoReturn:
+    raise RequestError(f"no pipeline started this one, so {job} of pipeline {pipeline} left nothing for it")
+
+
+def _own_variables(here: Here, predefined: Mapping[str, str]) -> Mapping[str, Variable]:
+    path = here.config.gitlab.variables
+    if path is None:
+        return {}
+    from loom.workflow.gitlab import variables  # only a GitLab file has such variables
+
+    return variables.own(path, predefined.get("CI_PROJECT_PATH") or predefined.get("CI_PROJECT_NAME", ""))
+
+
+def _sources(here: Here) -> Sources:
+    from loom.commands.run.gitlab_sources import Elsewhere  # for a file that includes files of other places
+
+    return Elsewhere(here)
+
+
+def selection(
+    *,
+    jobs: Iterable[str] | None = None,
+    stages: Iterable[str] | None = None,
+    from_job: str | None = None,
+    only_failed: Iterable[str] | None = None,
+    needs: bool | None = None,
+    variables: Iterable[str] | None = None,
+    matrix: Iterable[str] | None = None,
+    container: bool = False,
+    on: str = CONTAINERS,
+) -> JobSelection:
+    """Build the selection from command-line options; `variables` and `matrix` as `NAME=value`."""
+    return JobSelection(
+        jobs=tuple(jobs or ()),
+        stages=tuple(stages or ()),
+        from_job=from_job,
+        only_failed=None if only_failed is None else tuple(only_failed),
+        with_needs=needs,
+        variables=pairs(variables or (), "--var"),
+        matrix=pairs(matrix or (), "--matrix"),
+        container=container,
+        on=on,
+    )
+
+
+def pairs(given: Iterable[str], flag: str) -> dict[str, str]:
+    """Parse `NAME=value` options."""
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise RequestError(f"{flag} {text}: expected NAME=value")
+        found[name] = value
+    return found

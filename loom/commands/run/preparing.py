@@ -1,0 +1,312 @@
+"""The request of a run: its options, the plan that is made of them, and what the runner is asked to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from loom import snapshot
+from loom.analysis.reproduction import options_again
+from loom.cancel import Cancel
+from loom.commands import project
+from loom.commands.keep import trusting
+from loom.commands.project import Here
+from loom.commands.run import checkout, contexts, wiring
+from loom.commands.run.kept_plans import Planner
+from loom.config import KEYS, Config
+from loom.errors import RequestError, WorkflowError
+from loom.plan.model import MountMode, Plan
+from loom.record.documents import Invocation
+from loom.runner import JobTools, api
+from loom.runner.request import Reuse, RunRequest
+from loom.snapshot import Source
+from loom.util import clock, profile
+from loom.util.paths import name_from
+
+if TYPE_CHECKING:
+    from loom.record.journal import Sink
+
+
+MAX_NOTICES = 5
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """The request, by the names of the command's parameters. Parameters that are also settings are in `flags`."""
+
+    names: Sequence[str] = ()
+    workflow: Path | None = None
+    stage: Sequence[str] = ()
+    from_job: str | None = None
+    only_failed: bool = False
+    needs: bool | None = None
+    var: Sequence[str] = ()
+    inputs: Sequence[str] = ()
+    """`NAME=value` of the inputs that the workflow's main file declares."""
+    matrix: Sequence[str] = ()
+    changes_base: str | None = None
+    event: str = "push"
+    dry_run: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    strict: bool = False
+    no_cache: bool = False
+    form: str = "screen"
+    """`screen`, `json`, `github` or `gitlab`."""
+    shell_on_failure: bool = False
+    pause_on_failure: bool = False
+    detach: bool = False
+    """Whether jobs are handed over to their places, where they go on without this process."""
+    no_delay: bool = False
+    """Whether delayed jobs start at once."""
+    break_before: str | None = None
+    profile: Path | None = None
+    """Where to write a trace of where the time goes."""
+    trust: bool = False
+    """Whether all that the workflow asks for is allowed, this once."""
+    parent_run_id: str | None = None
+    """The run that this one does again, if it takes nothing over from it."""
+    invocation: Invocation | None = None
+    """What the run that this one does again was asked for."""
+    flags: Mapping[str, object] = field(default_factory=dict)
+    """Settings that the command line gives, by their keys."""
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Options:
+        """Divide what was given into settings and the rest; None means "not given"."""
+        there = {name: value for name, value in given.items() if value is not None}
+        flags = {name: there.pop(name) for name in KEYS if name in there}
+        return cls(flags=flags, **there)
+
+    @classmethod
+    def of_saved(cls, invocation: Invocation) -> Options:
+        """Return those with which a run does again what `invocation` asked for; the jobs are the caller's choice."""
+        given = options_again(invocation)
+        return cls.of({**given, "workflow": Path(given["workflow"])} if "workflow" in given else given)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """The flags. `--strict`: no network but what the workflow declares, and locked images only."""
+        strict = {"mount_mode": "auto", **self.flags, "network": "none", "frozen": True}
+        flags = strict if self.strict else dict(self.flags)
+        return {"keep": "on-failure", **flags} if self.pause_on_failure else flags
+
+    def saved(self, here: Here) -> Invocation:
+        """Return what the record saves, so that the run can be repeated."""
+        if self.invocation is not None:
+            return self.invocation
+        kept = {name: msgspec.to_builtins(getattr(self, name), enc_hook=str) for name in _defaults()}
+        given = {name: value for name, value in kept.items() if value != _defaults()[name]}
+        if self.workflow is not None and here.start != here.root:
+            given["workflow"] = str(here.workflow(self.workflow))
+        return Invocation(
+            options={**given, **msgspec.to_builtins(self.flags, enc_hook=str)},
+            variables={
+                origin.place: here.config.text_of(name)
+                for name, origin in here.config.origins.items()
+                if origin.layer == "environment" and origin.place.startswith("LOOM_")
+            },
+        )
+
+    @property
+    def attended(self) -> bool:
+        """Whether the run asks a person before or after steps."""
+        return self.shell_on_failure or self.break_before is not None
+
+
+@cache
+def _defaults() -> Mapping[str, Any]:
+    """Each option of the command line, with its default."""
+    options: Mapping[str, Any] = msgspec.to_builtins(Options())
+    return {name: value for name, value in options.items() if name not in ("flags", "invocation", "parent_run_id")}
+
+
+class Prepared(Struct, frozen=True, kw_only=True):
+    """A run that is ready to start."""
+
+    run_id: str
+    here: Here
+    source: Source
+    plan: Plan
+    variables: Mapping[str, str]
+    """The variables that loom sets for every job."""
+    concerned: frozenset[str] | None = None
+    """The jobs that the files in question leave in, where a rule looks at `changes`; None: all."""
+    notices: tuple[str, ...] = ()
+    """Warnings of `loom check` about keys that have no effect, or another one, on these jobs."""
+
+
+def prepare(
+    options: Options, *, run_id: str = "", ask: bool = True, touched: AbstractSet[str] | None = None
+) -> Prepared:
+    """Make the plan from the options. After RequestError or WorkflowError there is no record.
+
+    `ask`: a person is at the terminal, to be told of settings that do not count, and asked for trust. `touched`: the files
+    in question for `Prepared.concerned`.
+    """
+    run_id = run_id or str(time.time_ns())
+    with profile.span("part", "find the repository"):
+        source = snapshot.discover(
+            Path.cwd(), environ=os.environ, filters=trusting.filters_allowed(os.environ, flag=options.trust)
+        )
+    with profile.span("part", "configuration"):
+        here = here_for(options, source.root)
+    path = here.workflow(options.workflow)
+    message = checkout.message_of_head(source.root, here.environ, source.commit, api.head_of(source), options.event)
+    variables = api.run_variables(run_id, source, name_from(source.root, path), event=options.event, message=message)
+    planner = planner_of(options, here, variables, keeping=not options.dry_run)
+    plan, notices = planner.made()
+    plan = undelayed(plan) if options.no_delay else plan
+    if not options.dry_run:
+        requests = trusting.requests_of(plan.jobs, here, lambda: planner.workflow)
+        if trusting.settle(requests, here, flag=options.trust, can_ask=ask and options.form == "screen"):
+            return prepare(options, touched=touched)  # now with the settings that were allowed
+        if ask:
+            project.say_not_counted(here.config)
+    return Prepared(
+        run_id=run_id,
+        here=here,
+        source=source,
+        plan=plan,
+        variables=variables,
+        concerned=_concerned(planner, plan, touched) if touched is not None and planner.asks_for_changes else None,
+        notices=(*_other_file(plan, options), *notices),
+    )
+
+
+def _other_file(plan: Plan, options: Options) -> tuple[str, ...]:
+    """Say which file it is where nobody named it and it is not loom's own."""
+    if options.workflow is not None or plan.workflow_path == str(project.WORKFLOWS[0]):
+        return ()
+    return (f"the workflow is {plan.workflow_path}",)
+
+
+def planner_of(options: Options, here: Here, variables: Mapping[str, str], *, keeping: bool = False) -> Planner:
+    """Return what makes the plan that the options select. `variables`: those that loom sets for every job.
+
+    `keeping`: see `Planner`.
+    """
+    path = here.workflow(options.workflow)
+    context = contexts.resolve_context(
+        here, path, predefined=variables, base=options.changes_base, given=options.var, inputs=options.inputs
+    )
+    selection = contexts.selection(
+        jobs=options.names,
+        stages=options.stage,
+        from_job=options.from_job,
+        only_failed=failed_before(here) if options.only_failed else None,
+        needs=options.needs,
+        variables=options.var,
+        matrix=options.matrix,
+        container=here.config.container,
+        on=here.config.on,
+    )
+    return Planner(path, here, selection, context, keeping=keeping)
+
+
+def undelayed(plan: Plan) -> Plan:
+    """Return the plan with jobs that start at once when they may."""
+    return replace(plan, jobs=tuple(replace(job, delay_s=None) for job in plan.jobs))
+
+
+def _concerned(planner: Planner, plan: Plan, touched: AbstractSet[str]) -> frozenset[str] | None:
+    """Return the jobs of the plan that would be in it if only these files had changed."""
+
+    def changed(compare_to: str | None) -> list[str] | None:
+        since = planner.context.changed(compare_to)
+        # A new directory may be all that is known of what came with it.
+        return None if since is None else [p for p in since if not touched.isdisjoint((p, *map(str, Path(p).parents)))]
+
+    try:
+        left = planner.with_changed(changed)
+    except WorkflowError:  # a job needs one that would be left out
+        return None
+    return frozenset(job.id for job in left.jobs) & {job.id for job in plan.jobs}
+
+
+def here_for(options: Options, root: Path) -> Here:
+    """Return the project of a run. `keep: auto` becomes `on-failure` on a terminal, else `never`."""
+    here = project.here(options.settings, root=root, trusting=options.trust)
+    if here.config.keep != "auto":
+        return here
+    person = sys.stdin.isatty() and sys.stdout.isatty()
+    return replace(here, config=dataclasses.replace(here.config, keep="on-failure" if person else "never"))
+
+
+def _not_isolated(plan: Plan, config: Config) -> tuple[str, ...]:
+    """Return the notice that jobs run on this machine, and how to change this."""
+    jobs = [job.id for job in plan.jobs if job.image is None]
+    if not jobs:
+        return ()
+    by = config.origins.get("container")
+    why = f" ({by.place})" if by is not None and by.place and not config.container else ""
+    return (f"on this machine, not isolated{why}: {_some(jobs)}; in a container: loom run --container",)
+
+
+def _not_shared(plan: Plan, tools: JobTools, config: Config) -> tuple[str, ...]:
+    """Return the notice that `bind_mount` has no effect on jobs in places without this machine's directories."""
+    if config.mount_mode != "bind_mount":
+        return ()
+    mounts = {name: one.capabilities.mounts for name, one in tools.providers.items()}
+    jobs = [job.id for job in plan.jobs if MountMode.BIND not in mounts[job.provider]]
+    text = f"bind_mount has no effect where this machine's directories are not; own files for each: {_some(jobs)}"
+    return (text,) if jobs else ()
+
+
+def _some(jobs: Sequence[str]) -> str:
+    more = len(jobs) - MAX_NOTICES
+    return ", ".join(jobs[:MAX_NOTICES]) + (f" and {more} more" if more > 0 else "")
+
+
+def failed_before(here: Here) -> list[str]:
+    """The jobs that did not succeed in this checkout's last run. RequestError without a last run, or when all succeeded."""
+    last = here.find("last")
+    failed = [job.id for job in last.fold.jobs.values() if job.status is None or not job.status.ok]
+    if not failed:
+        raise RequestError(f"no job failed in the last run ({last.run_id})", hint="Leave --only-failed out to run all.")
+    return failed
+
+
+def request_of(
+    prepared: Prepared,
+    options: Options,
+    *,
+    tools: JobTools,
+    cancel: Cancel,
+    sinks: Sequence[Sink],
+    reuse: Reuse | None = None,
+) -> RunRequest:
+    """Return the request to run what was prepared. `reuse`: see `RunRequest`."""
+    here, source, plan = prepared.here, prepared.source, prepared.plan
+    config = here.config
+    return RunRequest(
+        run_id=prepared.run_id,
+        command=sys.argv,
+        invocation=options.saved(here),
+        plan=plan,
+        source=source,
+        config=config,
+        tools=tools,
+        preflight=partial(wiring.preflight, plan, tools, config),
+        store=here.store,
+        clock_ns=clock.steady(),
+        cancel=cancel,
+        sinks=sinks,
+        cache=None if options.no_cache else partial(wiring.cache_for, config, source),
+        isolated=options.strict,
+        reuse=reuse,
+        parent_run_id=options.parent_run_id,
+        variables=prepared.variables,
+        detached=options.detach,
+        notices=(*_not_isolated(plan, config), *_not_shared(plan, tools, config), *prepared.notices),
+    )
