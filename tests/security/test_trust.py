@@ -101,6 +101,7 @@ HARMLESS: dict[type, frozenset[str]] = {
                 "shared_shell",
                 "file_variables",
                 "given_variables",
+                "artifacts_above",
                 "artifacts_from",
                 "delay_s",
                 "resource_group",

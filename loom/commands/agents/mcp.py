@@ -14,7 +14,7 @@ from loom import __version__
 from loom.cancel import Cancel, signals
 from loom.commands.agents.answers import Answer, ExecAnswer, LogsAnswer, RunAnswer
 from loom.commands.agents.limits import Limits
-from loom.commands.agents.tools import AgentTools, CallProgress
+from loom.commands.agents.tools import MOST_LINES, AgentTools, CallProgress, given
 from loom.commands.project import here
 from loom.errors import LoomError, RequestError
 from loom.status import ExitCode
@@ -165,15 +165,18 @@ def _server(serving: _Serving, *, acting: bool) -> MCPServer[Any]:
 def _looking(server: MCPServer[Any], serving: _Serving) -> None:
     call, tools = serving.call, serving.tools
 
+    async def said(*arguments: str) -> Answer:
+        return await call(lambda cancel: tools.said(arguments, cancel))
+
     @server.tool(annotations=_LOOK)
     async def check() -> Answer:
         """Check the workflow: each mistake with file, line and reason. Runs nothing."""
-        return await call(tools.check)
+        return await said("check", *tools.workflow)
 
     @server.tool(annotations=_LOOK)
     async def diagnose(run: RunName = "last", job: JobName = None) -> Answer:
         """Explain why a run failed: job, step, place, likely cause, the lines that tell, what to do."""
-        return await call(lambda _: tools.diagnose(run, job))
+        return await said("diagnose", "--format", "agent", "--", run, *given(job))
 
     @server.tool(annotations=_LOOK)
     async def logs(
@@ -182,34 +185,35 @@ def _looking(server: MCPServer[Any], serving: _Serving) -> None:
         step: Annotated[str | None, Field(description="Such as `script/02`; null: all steps.")] = None,
         grep: Annotated[str | None, Field(description="Only lines in which this regular expression is found.")] = None,
         first: Annotated[int, Field(description="Number of the first line, from 1; -50: the last 50 lines.")] = -50,
-        count: Annotated[int, Field(ge=1, le=2000)] = 200,
+        count: Annotated[int, Field(ge=1, le=MOST_LINES)] = 200,
     ) -> LogsAnswer:
         """Lines of a run's output, numbered. With `grep`, the numbers count the lines that are found."""
         if first == 0:
             raise ToolError("first counts from 1, or from the end if it is negative")
         if step is not None and job is None:
             raise ToolError("name the job of the step")
-        return await call(lambda cancel: tools.logs(run, job, step, grep, first, count, cancel))
+        names = (run, *given(job), *given(step))
+        return await call(lambda cancel: tools.logs(names, grep, first, count, cancel))
 
     @server.tool(annotations=_LOOK)
     async def pull(run: RunName = "last", job: JobName = None) -> Answer:
         """Show what a job changed in its files, as a patch for the checkout. Changes nothing."""
-        return await call(lambda cancel: tools.pull(run, job, cancel))
+        return await said("pull", "--", run, *given(job))
 
     @server.tool(annotations=_LOOK)
     async def explain(paths: Annotated[list[str], Field(min_length=1, max_length=50)]) -> Answer:
         """Tell for each path whether CI would see it as it is in the checkout, and which rule decides."""
-        return await call(lambda cancel: tools.explain(paths, cancel))
+        return await said("snapshot", "--explain", "--", *paths)
 
     @server.tool(annotations=_LOOK)
     async def runs(limit: Annotated[int, Field(ge=1, le=100)] = 10) -> Answer:
         """List the last runs of this checkout: id, age, result, tree."""
-        return await call(lambda cancel: tools.runs(limit, cancel))
+        return await said("runs", "--limit", str(limit))
 
     @server.tool(annotations=_LOOK)
     async def diff(run_a: RunName, run_b: RunName = "last") -> Answer:
         """Compare two runs: files, images, variables, results, output."""
-        return await call(lambda cancel: tools.diff(run_a, run_b, cancel))
+        return await said("diff", "--", run_a, run_b)
 
     @server.tool(annotations=_LOOK)
     async def more(id: str) -> Answer:

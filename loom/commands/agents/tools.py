@@ -56,6 +56,7 @@ class AgentTools:
     def __init__(self, limits: Limits, workflow: Path | None) -> None:
         self._limits = limits
         self._workflow = workflow
+        self.workflow = [] if workflow is None else [f"--workflow={workflow}"]
         self._pages = Pages()
         self._acting = threading.Lock()
         self._warm = Warm()
@@ -92,7 +93,7 @@ class AgentTools:
 
     def resume(self, run: str, sync: str | None, cancel: Cancel) -> RunAnswer:
         self._permit_run(run)
-        arguments = ["resume", run, "-q", "--pause-on-failure", *([f"--sync={sync}"] if sync else [])]
+        arguments = ["resume", "-q", "--pause-on-failure", *([f"--sync={sync}"] if sync else []), "--", run]
         with self._acting:
             before = self._newest()
             ended = self._command(arguments, cancel)
@@ -106,7 +107,11 @@ class AgentTools:
         self._limits.permit([found.job], place)
         arguments = ["exec", found.run.run_id, found.job.id, "--json", "--timeout", f"{timeout_s:g}s", "--", *command]
         with self._acting:
-            document = self._document(arguments, cancel)
+            ended = self._command(arguments, cancel)
+        try:
+            document = json.loads(ended.stdout)
+        except ValueError:
+            raise _error_of(ended) from None
         out, err = cleaned(document["stdout"]), cleaned(document["stderr"])
         cut = self._pages.cut(out if not err else f"{out}\n[standard error]\n{err}" if out else err)
         return ExecAnswer(
@@ -118,56 +123,30 @@ class AgentTools:
 
     # -- looking
 
-    def check(self, cancel: Cancel) -> Answer:
-        arguments = ["check", *([str(self._workflow)] if self._workflow else []), "--json"]
-        document = self._document(arguments, cancel)
-        problems = [
-            f"{each['file']}:{each['line']}:{each['column']}: {each['severity']}: {each['message']}"
-            for each in document["problems"]
-        ]
-        return self._pages.cut("\n".join(problems) or "the workflow is valid")
+    def said(self, arguments: Sequence[str], cancel: Cancel) -> Answer:
+        """Return what a command prints, on standard error too."""
+        ended = self._command(arguments, cancel)
+        if not ended.stdout and ended.returncode not in (0, 1):
+            raise _error_of(ended)
+        return self._pages.cut(cleaned(ended.stdout + ended.stderr))
 
-    def diagnose(self, run: str, job: str | None) -> Answer:
-        reading = here().find(run)
-        return self._pages.cut("\n".join(_lines(diagnosis_of(reading, job))))
-
-    def logs(
-        self, run: str, job: str | None, step: str | None, grep: str | None, first: int, count: int, cancel: Cancel
-    ) -> LogsAnswer:
-        """`first`: the number of the first line, from 1; negative: from the end."""
-        names = [run, *([job] if job else []), *([step] if step else [])]
-        arguments = ["logs", *names, "--json", *(["--grep", grep] if grep else [])]
+    def logs(self, names: Sequence[str], grep: str | None, first: int, count: int, cancel: Cancel) -> LogsAnswer:
+        """`names`: a run, a job and a step; `first`: the number of the first line, from 1; negative: from the end."""
+        arguments = ["logs", "--json", *([f"--grep={grep}"] if grep else []), "--", *names]
         total = 0
 
         def numbered() -> Iterator[str]:
             nonlocal total
             for total, (name, text) in enumerate(self._lines_of(arguments, cancel), 1):
-                yield f"{total}: {'' if job else f'{name}: '}{cleaned(text)}\n"
+                yield f"{total}: {f'{name}: ' if len(names) == 1 else ''}{cleaned(text)}\n"
 
         lines = numbered()
-        count = min(count, MOST_LINES)
         if first < 0:
             chosen = list(islice(deque(lines, maxlen=-first), count))
         else:
             chosen = list(islice(lines, first - 1, first - 1 + count))
             deque(lines, maxlen=0)  # for their number
-        cut = self._pages.cut("".join(chosen))
-        return LogsAnswer(**cut.model_dump(), lines=total)
-
-    def pull(self, run: str, job: str | None, cancel: Cancel) -> Answer:
-        document = self._document(["pull", run, *([job] if job else []), "--json"], cancel)
-        left = [f"not in it: {each['path']} ({each['reason']})" for each in document["conflicts"]]
-        return self._pages.cut("\n".join([*left, document["patch"]]) or "nothing changed since the snapshot")
-
-    def explain(self, paths: Sequence[str], cancel: Cancel) -> Answer:
-        text = self._text(["snapshot", "--explain", *paths], cancel)
-        return self._pages.cut(text)
-
-    def runs(self, limit: int, cancel: Cancel) -> Answer:
-        return self._pages.cut(self._text(["runs", "--limit", str(limit)], cancel) or "no run of this checkout yet")
-
-    def diff(self, run_a: str, run_b: str, cancel: Cancel) -> Answer:
-        return self._pages.cut(self._text(["diff", run_a, run_b], cancel))
+        return LogsAnswer(**self._pages.cut("".join(chosen)).model_dump(), lines=total)
 
     def more(self, name: str) -> Answer:
         if (found := self._pages.more(name)) is None:
@@ -209,20 +188,6 @@ class AgentTools:
         place = here()
         return next((entry.run_id for entry, *_ in place.store.families(place.root)), "")
 
-    def _document(self, arguments: Sequence[str], cancel: Cancel) -> dict[str, Any]:
-        ended = self._command(arguments, cancel)
-        try:
-            document: dict[str, Any] = json.loads(ended.stdout)
-        except ValueError:
-            raise _error_of(ended) from None
-        return document
-
-    def _text(self, arguments: Sequence[str], cancel: Cancel) -> str:
-        ended = self._command(arguments, cancel)
-        if ended.returncode not in (0, 1):
-            raise _error_of(ended)
-        return ended.stdout
-
     def _command(self, arguments: Sequence[str], cancel: Cancel) -> subprocess.CompletedProcess[str]:
         with _Started(arguments, cancel) as process:
             out, err = process.communicate()  # no limit: a cancel ends it
@@ -258,6 +223,10 @@ class _Started(subprocess.Popen[str]):
     def __exit__(self, *error: Any) -> None:
         self._unregister()
         super().__exit__(*error)
+
+
+def given(name: str | None) -> list[str]:
+    return [] if name is None else [name]
 
 
 class CallProgress:
