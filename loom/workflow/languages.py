@@ -23,6 +23,8 @@ class Language(Struct, frozen=True, kw_only=True):
     foreign_keys: re.Pattern[bytes] | None = None
     has_inputs: bool = False
     """`--input` gives values that the file declares (`known_inputs` of its loader)."""
+    reads: frozenset[str] = frozenset()
+    """The variables of the pipeline that its plans depend on, whether or not a file mentions them."""
 
 
 NATIVE = Language(name="native", default=".loom/workflow.yml", named=re.compile(r"^\.loom/"))
@@ -34,6 +36,10 @@ GITLAB = Language(
     # `jobs` and `on` are GitHub's, whose files get a better error from the reader of loom's own.
     foreign_keys=re.compile(rb"^[\"']?(version|jobs|on)[\"']?[ \t]*:", re.MULTILINE),
     has_inputs=True,
+    reads=frozenset(
+        {"CI_PIPELINE_SOURCE", "CI_COMMIT_BRANCH", "CI_COMMIT_TAG", "CI_COMMIT_BEFORE_SHA", "CI_PROJECT_PATH"}
+        | {"CI_PROJECT_NAME", "CI_MERGE_REQUEST_TARGET_BRANCH_NAME"}
+    ),
 )
 LANGUAGES = (NATIVE, GITLAB)
 """In the order of precedence where a project has a workflow in several."""

@@ -2,8 +2,9 @@
 
 Reading a workflow takes 0.1 s, most of it imports, so that the modules of the language are imported only where they are needed.
 A kept plan counts only if all that went into it is the same: loom's code, the selection, the configuration, each file of the
-workflow, the names of those that may be included, those of loom's variables that they mention, and the answers of git that rules
-asked for. Decisions on trust are no part of it: the requests of its jobs are looked up in each run.
+workflow, the names of those that may be included, those of loom's variables that they mention or that the language reads, and
+the answers of git that rules asked for. A plan of files that come from other places is not kept. Decisions on trust are no part
+of it: the requests of its jobs are looked up in each run.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from loom.record.saved_plan import check_consistent
 from loom.util import atomic, profile
 from loom.util.private import make_private, own_state
 from loom.util.untrusted_files import open_regular
-from loom.workflow.languages import NATIVE
 from loom.workflow.predefined import KNOWN_TO_PLANS
 
 if TYPE_CHECKING:
+    from loom.workflow.gitlab.sources import Sources
     from loom.workflow.loaded import Loaded
 
 _SCHEMA = "loom.kept_plan.v1"
@@ -142,6 +143,7 @@ class Planner:
                 self.context.config,
                 self.context.host_project_dir,
                 self.context.inputs,
+                self.context.changes_base,
             ]
         )
 
@@ -196,13 +198,17 @@ class Planner:
 
     def _kept(self, plan: Plan, notices: tuple[str, ...], answers: _Answers) -> _Kept | None:
         """None for a plan that another run can't have, or of files that have changed meanwhile."""
-        loaded, root = self.workflow, self._here.root
-        if loaded.language != NATIVE.name:  # what another dialect reads besides its files is its own affair
-            return None
-        variables = self._mentioned(self._fresh.mentioned(loaded, KNOWN_TO_PLANS))
-        if variables is None:
+        loaded, root, config = self.workflow, self._here.root, self._here.config
+        if answers.elsewhere:
             return None
         read = [(self._path if file.name == loaded.path else root / file.name, file.text) for file in loaded.files]
+        if config.gitlab.variables is not None:
+            read.append((config.gitlab.variables, config.gitlab.variables.read_text()))
+        others = [*(text for _, text in read), *self.context.inputs.values()]
+        asked = self._fresh.mentioned(loaded, KNOWN_TO_PLANS, others)
+        variables = self._mentioned(asked)
+        if variables is None:
+            return None
         files = tuple(_file(path) for path, _ in read)
         if any(file.digest != _digest(text.encode()) for file, (_, text) in zip(files, read, strict=True)):
             return None
@@ -226,9 +232,15 @@ class _Answers:
         self._context = context
         self.changed: dict[str | None, str] = {}
         self.listed: str | None = None
+        self.elsewhere = False
+        """Whether it has files of other places than the checkout."""
 
     def asked(self) -> ResolveContext:
-        return replace(self._context, changed=self._changed, files=self._files)
+        return replace(self._context, changed=self._changed, files=self._files, sources=self._sources)
+
+    def _sources(self) -> Sources | None:
+        self.elsewhere = True
+        return self._context.sources()
 
     def _changed(self, base: str | None) -> Iterable[str] | None:
         found = self._context.changed(base)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from loom.plan.selection import held_back
 from loom.util.units import counted
 from loom.util.yaml_file import scalars_of
 from loom.workflow import dialects
-from loom.workflow.languages import NATIVE
+from loom.workflow.languages import LANGUAGES, NATIVE
 from loom.workflow.loaded import Loaded
 from loom.workflow.messages import NO_EFFECT
 from loom.workflow.predefined import KNOWN_TO_PLANS
@@ -57,8 +57,9 @@ def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection, context: Res
     return (*shown, f"and {more} more: loom check") if more else tuple(shown)
 
 
-def mentioned(loaded: Loaded, names: Collection[str]) -> list[str]:
-    """Return those of the names that any text of the workflow's files contains."""
+def mentioned(loaded: Loaded, names: Collection[str], others: Iterable[str]) -> list[str]:
+    """Return those of the names that a text of the workflow's files or of the `others` contains, or that its language reads."""
     nodes = (node for file in loaded.files if file.root is not None for _, node in scalars_of(file.root))
-    texts = "\0".join(node.text for node in nodes)
-    return [name for name in names if name in texts]
+    texts = "\0".join([*(node.text for node in nodes), *others])
+    read = next(one.reads for one in LANGUAGES if one.name == loaded.language)
+    return [name for name in names if name in texts or name in read]

@@ -34,6 +34,7 @@ TEMPLATE = "from_template: {stage: test, script: [echo template]}\n"
 class Project:
     def __init__(self, root: Path) -> None:
         self.root = root / "checkout"
+        self.variables: dict[str, str] = {}
         self.environ = {"HOME": str(root), "PATH": "/usr/bin:/bin", "GIT_CONFIG_GLOBAL": "/dev/null"}
         self.write(".loom/workflow.yml", WORKFLOW)
         self.write(".loom/templates/one.yml", TEMPLATE)
@@ -59,7 +60,7 @@ class Project:
     def planner(self, selection: JobSelection | None = None, **flags: object) -> Planner:
         settings = config.load(root=self.root, environ=self.environ, flags=flags)
         here = Here(environ=self.environ, start=self.root, root=self.root, config=settings)
-        variables = {"LOOM_RUN_ID": str(time.time_ns())}
+        variables = {"LOOM_RUN_ID": str(time.time_ns()), **self.variables}
         variables["CI_COMMIT_SHORT_SHA"] = self.git("rev-parse", "--short=8", "HEAD")
         context = contexts.resolve_context(here, here.workflow(), predefined=variables)
         return Planner(here.workflow(), here, selection or JobSelection(), context, keeping=True)
@@ -191,3 +192,61 @@ print({"yaml", "pydantic", "docker", "kubernetes", "pygit2"} & sys.modules.keys(
 """
     command = [sys.executable, "-c", program]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "none\n"
+
+
+GITLAB = """\
+include: [{local: 'ci/*.yml'}, {local: more.yml, rules: [{exists: [there]}]}]
+asks:
+  script: [echo $CI_COMMIT_SHORT_SHA $OWN]
+  rules: [{changes: [src/**]}, {exists: [there]}]
+plain: {script: [echo hi], only: [main]}
+"""
+
+
+@pytest.fixture
+def gitlab(project: Project) -> Project:
+    """The project with a file of GitLab's language alone."""
+    (project.root / ".loom/workflow.yml").unlink()
+    project.write(".gitlab-ci.yml", GITLAB)
+    project.write("ci/one.yml", "from_include: {script: [echo include]}\n")
+    project.write("more.yml", "more: {script: [echo more]}\n")
+    project.commit()
+    return project
+
+
+def test_a_plan_of_gitlabs_file_is_kept_too(gitlab: Project) -> None:
+    first, kept = gitlab.planned()
+    assert not kept
+    again, kept = gitlab.planned()
+    assert kept
+    assert again == first
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda project: project.write("ci/one.yml", "other: {script: [echo x]}\n"), id="an included file"),
+        pytest.param(lambda project: project.write("ci/two.yml", "two: {script: [echo x]}\n"), id="a file that fits"),
+        pytest.param(lambda project: project.write("there", ""), id="a file that a rule looks for"),
+        pytest.param(lambda project: project.write("src/b", ""), id="a changed file"),
+        pytest.param(lambda project: project.write("vars.yml", "OWN: b\n"), id="the user's variables"),
+        pytest.param(lambda project: project.variables.update(CI_COMMIT_TAG="v1"), id="a variable that `only` reads"),
+        pytest.param(lambda project: project.variables.update(CI_COMMIT_BEFORE_SHA="HEAD"), id="the commit before"),
+    ],
+)
+def test_a_plan_of_gitlabs_file_is_made_again(gitlab: Project, change: Callable[[Project], object]) -> None:
+    variables = gitlab.write("vars.yml", "OWN: a\n")
+    gitlab.write("../.config/loom/config.yml", f"gitlab: {{variables: {variables}}}\n")
+    gitlab.planned()
+    assert gitlab.planned()[1]
+    change(gitlab)
+    assert not gitlab.planned()[1]
+
+
+def test_a_plan_of_files_from_other_places_is_not_kept(gitlab: Project) -> None:
+    folder = gitlab.root.parent / "templates"
+    gitlab.write("../templates/a.yml", "a: {script: [echo a]}\n")
+    gitlab.write("../.config/loom/config.yml", f"gitlab: {{templates: {folder}}}\n")
+    gitlab.write(".gitlab-ci.yml", "include: [{template: a.yml}]\n")
+    gitlab.planned()
+    assert not gitlab.planned()[1]
