@@ -172,7 +172,12 @@ def test_tools_do_not_end_each_others_words() -> None:
     no_index = "E: Unable to locate package jq"
     assert said(no_index, 100) == {"apt_no_index"}
     assert said(f"{no_index}\n{note}", 100) == set()
-    assert said(f"{no_index}\nmake: *** [Makefile:2: test] Error 100\n{note}", 2) == set()
+    assert said(f"{no_index}\nE: and jqq\n{note}", 100) == set()
+    assert said(f"{REFUSED}\nmake: *** [Makefile:2: test] Error 7\nMore details here: https://curl.se/x", 2) == set()
+
+
+def test_of_a_long_line_the_end_counts_too() -> None:
+    assert said(f"cat: {'a/' * FAR * 10}x: No such file or directory") == {"missing_file"}
 
 
 def test_what_another_command_printed_is_no_cause() -> None:
@@ -238,7 +243,7 @@ def test_an_exit_code_counts_where_no_line_tells_more() -> None:
 @pytest.mark.parametrize(
     ("more", "codes"),
     [
-        ({"ended": "canceled", "error": "interrupted", "exit_code": 143}, ["canceled"]),
+        ({"ended": "canceled", "error": "interrupted"}, ["canceled"]),
         (
             {
                 "ended": "error",
@@ -249,7 +254,7 @@ def test_an_exit_code_counts_where_no_line_tells_more() -> None:
             ["provider_failed"],
         ),
         ({"ended": "error", "error": "the engine was lost while job a ran: x", "exit_code": None}, ["engine_lost"]),
-        ({"ended": "timed_out", "error": "script/01 ran out of time"}, ["timed_out"]),
+        ({"ended": "timed_out", "error": "script/01 ran out of time", "exit_code": 137}, ["timed_out"]),
         (
             {"ended": "timed_out", "error": "script/01 ran out of time: a step may take 2s; still running: sleep 60"},
             ["timed_out"],
@@ -413,3 +418,5 @@ def test_what_the_checkout_shows_is_surer_than_the_line(seen: InSource, code: st
     said = found(line, 127, in_source={line: seen})
     assert [cause.code for cause in said] == [code]
     assert seen.path in said[0].summary
+    assert found(f"{line}\nlint: 14 issues", 127, in_source={line: seen}) == []
+    assert [cause.code for cause in found(line, in_source={line: seen}, ended="interrupted")] == ["loom_killed"]
