@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -235,9 +235,9 @@ class _Filling:
         done.config = tree.hashing_config(source)
         copied = self._copy()
         self._check(copied)
-        self._end_lines_as_in_ci(copied)
-        index, new, found = copied.index, copied.new, copied.found
         changes = self._questions.changes()
+        self._write_as_in_ci(copied, changes)
+        index, new, found = copied.index, copied.new, copied.found
         self._name(copied)
         gone = give_way(source, index, new, found.directories)
         edits = tree.IndexEdits(removed=gone + sorted(copied.absent) + index.runtime)
@@ -331,24 +331,31 @@ class _Filling:
         for directory in sorted(directories(copied.absent), reverse=True):
             remove_empty(self._target, directory)
 
-    def _end_lines_as_in_ci(self, copied: _Copied) -> None:
+    def _write_as_in_ci(self, copied: _Copied, changes: Collection[str]) -> None:
         source = self._source
-        if line_endings.by_default(source.config):
+        attributes = self._proof.attributes_among([*copied.index.paths(), *copied.new.files])
+        own = not line_endings.by_default(source.config)
+        if not own and not line_endings.named_in(attributes):
             return
         here = self._proof.here(index=self._git_dir / "index", config=source.attributes_config)
-        autocrlf = source.config.get("core.autocrlf", ("false",))[-1].lower() not in ("false", "no", "off", "0", "")
-        changed = line_endings.restore(here, self._target, autocrlf=autocrlf)
+        autocrlf = own and source.config.get("core.autocrlf", ("",))[-1].lower() not in ("false", "no", "off", "0", "")
+        changed = line_endings.restore(
+            here, self._target, autocrlf=autocrlf, attributes=attributes, changed=set(changes)
+        )
         copied.found.recent += changed
-        self._done.config = [
-            *((key, value) for key, value in self._done.config if key not in line_endings.KEYS),
-            *line_endings.DEFAULTS,
-        ]
+        if own:
+            self._done.config = [
+                *((key, value) for key, value in self._done.config if key not in line_endings.KEYS),
+                *line_endings.DEFAULTS,
+            ]
         if changed:
             more = f", and {counted(len(changed) - 1, 'other file')}" if changed[1:] else ""
-            why = (
-                f"CRLF on disk by your core.autocrlf or core.eol{more}: the workspace has LF, as CI; to have that here: "
-                "git config core.autocrlf input, and check the files out again"
+            by, remedy = (
+                ("your core.autocrlf or core.eol", "git config core.autocrlf input, and check the files out again")
+                if own
+                else (".gitattributes", "commit, remove the files, and check them out again")
             )
+            why = f"not as a checkout writes it, by {by}{more}: the workspace has the bytes of CI; to have them here: {remedy}"
             self._done.leave_out(changed[0], why)
 
     def _look_again(

@@ -150,6 +150,11 @@ def raw_ids(paths: Sequence[str], environment: Mapping[str, str], workspace: Pat
     return _ids(paths, environment, workspace, "--no-filters")[0]
 
 
+def ids_of(paths: Sequence[str], environment: Mapping[str, str], workspace: Path) -> dict[str, str]:
+    """Return the ids of the files as git would store them."""
+    return _ids(paths, environment, workspace)[0]
+
+
 def _ids(
     paths: Sequence[str], environment: Mapping[str, str], place: Path, *switches: str
 ) -> tuple[dict[str, str], str]:

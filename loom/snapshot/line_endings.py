@@ -1,16 +1,21 @@
-"""Line endings as in CI: by the repository's attributes and git's defaults, not by the user's `core.autocrlf` and `core.eol`."""
+"""Files as a checkout in CI writes them: by the repository's attributes and git's defaults, not by the user's `core.autocrlf`
+and `core.eol`. Line endings, and the `$Id$` of `ident`.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from loom.snapshot import git
-from loom.snapshot.filters import file_mode
+from loom.snapshot import filters, git
 
 KEYS = ("core.autocrlf", "core.eol")
 DEFAULTS = (("core.autocrlf", "false"), ("core.eol", "lf"))
+_WORDS = (b"text", b"eol", b"crlf", b"ident")
+_ID = re.compile(rb"\$Id(?::[^$\n]*)?\$")
+_MOST_NAMED = 200
 
 
 def by_default(config: Mapping[str, tuple[str, ...]]) -> bool:
@@ -19,32 +24,81 @@ def by_default(config: Mapping[str, tuple[str, ...]]) -> bool:
     return autocrlf in ("", "false", "no", "off", "0") and eol in ("", "lf", "native")
 
 
-def restore(environment: Mapping[str, str], workspace: Path, *, autocrlf: bool) -> list[str]:
-    """Give the workspace's text files the line feeds that git would store for them and check out; return their paths.
+def named_in(attributes: bytes) -> bool:
+    """Return whether attributes may make a checkout write other bytes than those that were committed."""
+    return any(word in attributes for word in _WORDS)
+
+
+def restore(
+    environment: Mapping[str, str],
+    workspace: Path,
+    *,
+    autocrlf: bool,
+    attributes: bytes,
+    changed: Collection[str],
+) -> list[str]:
+    """Give the workspace's files the bytes that git would store for them and check out; return the paths of those that differed.
 
     `environment` leads git to the workspace and its index. `autocrlf`: files without attributes are converted too.
+    `changed`: the files that git would store anew. Not looked at: `working-tree-encoding`.
     """
-    changed = []
-    for item in git.nul_list(git.run(("ls-files", "-z", "--eol", "--cached", "--others"), environment, cwd=workspace)):
+    found = []
+    named = None if b"eol=crlf" in attributes else _containing("\r", environment, workspace)
+    for path, stored, here, words in _endings(named, environment, workspace):
+        as_text = not {"text", "eol=lf", "eol=crlf"}.isdisjoint(words) and "text=auto" not in words
+        if "-text" in words or not (as_text or "text=auto" in words or autocrlf):
+            continue
+        kept_as_stored = stored in ("i/crlf", "i/mixed") and not (as_text and path in changed)
+        is_text = as_text or here in ("w/lf", "w/crlf", "w/mixed")
+        if is_text and not kept_as_stored and _rewrite(workspace / path, b"\r\n" if "eol=crlf" in words else b"\n"):
+            found.append(path)
+    if b"ident" in attributes:
+        found += _restore_ids(environment, workspace)
+    return list(dict.fromkeys(found))
+
+
+def _containing(text: str, environment: Mapping[str, str], workspace: Path) -> list[str]:
+    arguments = ("grep", "-alz", "--untracked", "--no-exclude-standard", "--fixed-strings", "-e", text)
+    _, out, _ = git.Running(arguments, environment, cwd=workspace).result(check=False)  # 1: none
+    return [os.fsdecode(name) for name in git.nul_list(out)]
+
+
+def _endings(
+    paths: list[str] | None, environment: Mapping[str, str], workspace: Path
+) -> Iterable[tuple[str, str, str, list[str]]]:
+    """Yield files (None: all) with their line endings in the index and here, and their attributes."""
+    if paths is not None and not paths:
+        return
+    only = (paths or []) if len(paths or ()) <= _MOST_NAMED else []
+    command = ("ls-files", "-z", "--eol", "--cached", "--others", "--", *only)
+    for item in git.nul_list(git.run(command, environment, cwd=workspace)):
         about, _, name = item.partition(b"\t")
         stored, here, attributes = about.decode().split(None, 2) if about.count(b" ") else ("", "", "")
-        path = os.fsdecode(name)
-        if path not in changed and here in ("w/crlf", "w/mixed") and _is_stored_with_lf(stored, attributes, autocrlf):
-            changed += [path] if _rewrite(workspace / path) else []
-    return changed
+        yield os.fsdecode(name), stored, here, attributes.removeprefix("attr/").split()
 
 
-def _is_stored_with_lf(stored: str, attributes: str, autocrlf: bool) -> bool:
-    words = attributes.removeprefix("attr/").split()
-    if "-text" in words or "eol=crlf" in words or stored in ("i/crlf", "i/mixed"):
+def _restore_ids(environment: Mapping[str, str], workspace: Path) -> list[str]:
+    there = _containing("$Id", environment, workspace)
+    paths = filters.filtered(there, frozenset(), environment, workspace, also=("ident",))
+    found = []
+    for path, sha in filters.ids_of(paths, environment, workspace).items():
+        data = (workspace / path).read_bytes()
+        if _write(workspace / path, data, _ID.sub(b"$Id: %s $" % sha.encode(), data)):
+            found.append(path)
+    return found
+
+
+def _rewrite(file: Path, ending: bytes) -> bool:
+    if filters.file_mode(file) is None:
         return False
-    return autocrlf or not {"text", "text=auto", "eol=lf"}.isdisjoint(words)
+    data = file.read_bytes()
+    return _write(file, data, data.replace(b"\r\n", b"\n").replace(b"\n", ending))
 
 
-def _rewrite(file: Path) -> bool:
-    if file_mode(file) is None:
+def _write(file: Path, before: bytes, after: bytes) -> bool:
+    if after == before:
         return False
     status = file.stat()
-    file.write_bytes(file.read_bytes().replace(b"\r\n", b"\n"))
+    file.write_bytes(after)
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     return True

@@ -61,6 +61,7 @@ class Proof:
         self._zero = "0" * len(source.head_sha)
         self._filters_given_up = False
         self._filters_named = False
+        self._attributes: bytes | None = None
 
     def of(self, edits: tree.IndexEdits, paths: list[str], *, index_tree: str | None) -> None:
         """Note the tree, what changed, and what verifying needs. `paths` are all files, `index_tree` is the index's own."""
@@ -87,13 +88,20 @@ class Proof:
         done = self._done
         if self._source.attributes_tree:
             return True
-        files = (self._target / path for path in paths if path.rpartition("/")[2] == ".gitattributes")
-        texts = (done.attributes, done.own_attributes, *(file.read_bytes() for file in files if file.is_file()))
+        text = self.attributes_among(paths)
         own = sorted({filters.driver_of(key) for key, _ in self._source.repository.filters})
-        for name in (name for name in own if any(os.fsencode(f"filter={name}") in text for text in texts)):
+        for name in (name for name in own if os.fsencode(f"filter={name}") in text):
             why = f"the filter {name} of .git/config is not run until you allow it (loom trust): files count as they are on disk"
             done.leave_out(".gitattributes", why)
-        return any(word in text for text in texts for word in filters.NAMED_IN_ATTRIBUTES)
+        return any(word in text for word in filters.NAMED_IN_ATTRIBUTES)
+
+    def attributes_among(self, paths: Iterable[str]) -> bytes:
+        """Return the text of all attributes that count: the user's, and those of the files among `paths`."""
+        if self._attributes is None:
+            files = (self._target / path for path in paths if path.rpartition("/")[2] == ".gitattributes")
+            there = [file.read_bytes() for file in files if file.is_file()]
+            self._attributes = b"\n".join((self._done.attributes, self._done.own_attributes, *there))
+        return self._attributes
 
     def give_up_filters(self, error: git.GitFailed) -> None:
         """Continue without the filters of .gitattributes when one can't run; raise other failures."""

@@ -30,7 +30,7 @@ class Standing(Struct):
     files: dict[str, tuple[Facts, Facts] | None]
     """None: copied while it may have been changing, so that it is copied again."""
     plain: bool = True
-    """Nothing else stands there: no directory of a nested repository."""
+    """Nothing else stands there, no directory of a nested repository, and no file is another than in the source."""
 
 
 def standing(source: Source, workspace: Path, since_ns: int) -> Standing:
@@ -48,6 +48,7 @@ def standing(source: Source, workspace: Path, since_ns: int) -> Standing:
             files[path] = None
             with suppress(OSError):  # the source's is gone
                 theirs = os.lstat(source.root / path)
+                plain = plain and theirs.st_size == entry.stat(follow_symlinks=False).st_size
                 if theirs.st_ctime_ns < since_ns:
                     files[path] = _facts(theirs), _facts(entry.stat(follow_symlinks=False))
     return Standing(files=files, plain=plain)

@@ -34,18 +34,46 @@ def test_line_endings(work: Repo, snap: Snap, tmp_path: Path) -> None:
         work.write("plain", "x\r\ny\r\n")
         work.write("README", "now with\r\nother endings\r\n")
         snapshot = snap(work)
-        if autocrlf == "false":
-            check(work, snapshot)
-            continue
         # The user's setting is not CI's: a clone has what the workspace has, and git there sees no change.
         assert snapshot.tree_sha == work.would_commit()
         (named,) = snapshot.left_out
-        assert "the workspace has LF, as CI" in named.reason
+        assert ("by .gitattributes" if autocrlf == "false" else "by your core.autocrlf") in named.reason
+        assert "the workspace has the bytes of CI" in named.reason
         assert proved(snapshot).same
         work.commit(autocrlf)
         assert contents(snap(work).path) == contents(clone(work, tmp_path / autocrlf, str(work.root)).root)
         assert contents(snapshot.path) == contents(tmp_path / autocrlf)
         assert Repo(snap(work).path).git("status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    ["* text=auto", "* text", "* text eol=lf", "* text eol=crlf", "* text=auto eol=crlf", "* -text", "*.c ident"],
+)
+@pytest.mark.parametrize("before", ["", "* -text"])
+def test_a_job_has_what_a_checkout_writes_by_the_attributes(
+    work: Repo, snap: Snap, tmp_path: Path, attributes: str, before: str
+) -> None:
+    files = {"lf.c": b"a\nb\n", "crlf.c": b"a\r\nb\r\n", "mixed": b"a\r\nb\n", "cr": b"a\rb\n", "nul": b"\0a\r\nb\n", "id.c": b"$Id$ x\r\n$Id: old $\n"}  # fmt: skip
+    for name, content in files.items():
+        work.write(f"same {name}", content)
+        work.write(f"edited {name}", b"x\n" + content)
+    work.write(".gitattributes", f"{before or attributes}\n")
+    work.commit()
+    work.write(".gitattributes", f"{attributes}\n")
+    for name, content in files.items():
+        work.write(f"new {name}", content)
+        work.write(f"edited {name}", content)
+        os.utime(work.root / f"same {name}", (1_600_000_000, 1_600_000_000))
+    work.git("status")
+    snapshot = snap(work)
+    assert snapshot.tree_sha == work.would_commit()
+    assert proved(snapshot).same
+    work.commit()
+    committed = contents(clone(work, tmp_path / "clone", str(work.root)).root)
+    assert contents(snapshot.path) == committed
+    assert bool(snapshot.left_out) == (contents(work.root) != committed)
+    assert contents(snap(work).path) == committed
 
 
 def test_attributes_outside_of_the_work_tree(work: Repo, snap: Snap, new_repo: NewRepo, tmp_path: Path) -> None:
@@ -64,6 +92,10 @@ def test_attributes_outside_of_the_work_tree(work: Repo, snap: Snap, new_repo: N
         work.write(f"{directory}x.unix", "a\r\nb\r\n")
         work.write(f"{directory}x.loud", "LOUD\n")
     work.write("x.own", "a\r\nb\r\n")
+    snapshot = snap(work)
+    assert [item.path for item in snapshot.left_out] == ["x.own"]
+    assert contents(snapshot.path)["x.own"] == ("100644", b"a\nb\n")
+    work.write("x.own", "a\nb\n")
     snapshot = snap(work)
     check(work, snapshot)
     assert [sub.tree_sha for sub in snapshot.submodules] == [Repo(work.root / "inner", work.environ).would_commit()]
@@ -187,7 +219,7 @@ def test_filters_that_need_the_checkout(work: Repo, snap: Snap, new_repo: NewRep
     assert place.state() == state
     tree = snapshot.submodules[0].tree_sha if kind == "submodule" else snapshot.tree_sha
     assert tree == place.would_commit()
-    assert snapshot.left_out == ()
+    assert [item.path.removeprefix("s/") for item in snapshot.left_out] == ["plain.txt"]  # a checkout writes LF
     verified = proved(snapshot)
     assert verified.same, verified.changes
     inside = snapshot.path / ("s" if kind == "submodule" else "")
@@ -438,6 +470,8 @@ def test_changes_of_converted_files_are_pulled_as_bytes(work: Repo, snap: Snap, 
     for path, content in changed.items():
         job.write(path, content)
     patch = patch_of(snapshot.path, work.root, environ=work.environ, manifest_file=manifest, leave_out=lambda _: False)
-    assert not patch.conflicts
+    # The job had the id that a checkout writes, and the bytes of such a file count: nothing is overwritten.
+    assert list(patch.conflicts) == ["a.id"]
     assert not apply_patch(patch, work.root).failed
+    changed["a.id"] = b"$Id: 2 $\nx\n"
     assert {path: (work.root / path).read_bytes() for path in changed} == changed
