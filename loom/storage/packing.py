@@ -42,7 +42,7 @@ def without_secret_names(
 
 
 class Hashed:
-    """A file that counts and hashes what is written to it."""
+    """A file that counts and hashes what is written to it, or read from it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -54,8 +54,19 @@ class Hashed:
         self.size += len(data)
         return self._file.write(data)
 
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.digest.update(data)
+        self.size += len(data)
+        return data
+
     def flush(self) -> None:
         self._file.flush()
+
+
+def digest_line(digest: str, name: str) -> bytes:
+    """Return the line of a file as `sha256sum` reads it; empty for a name that has another form in each `sha256sum`."""
+    return b"" if "\n" in name or "\\" in name else f"{digest}  {name}\n".encode("utf-8", "surrogateescape")
 
 
 def packing(

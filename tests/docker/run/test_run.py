@@ -417,17 +417,17 @@ def test_a_timeout_has_its_own_exit_code(project: Project) -> None:
 @pytest.mark.parametrize(
     ("limits", "environ", "told"),
     [
-        ("cpus: 4000", {}, ".loom/workflow.yml:6:21: the engine can't give job big its `cpus: 4000`: "),
-        ("pids: 50", {"LOOM_CPUS": "4000"}, "LOOM_CPUS: the engine can't give job big its `cpus: 4000`: "),
+        ("cpus: 4000", {}, ".loom/workflow.yml:6:21: the engine can't give job big the `cpus` that it asks for: "),
+        ("pids: 50", {"LOOM_CPUS": "4000"}, "LOOM_CPUS: the engine can't give job big the `cpus` that it asks for: "),
         (
             "tmpfs: ['/x:color=red']",
             {},
-            ".loom/workflow.yml:6:22: the engine can't give job big its `tmpfs: /x:color=red`: ",
+            ".loom/workflow.yml:6:22: the engine can't give job big the `tmpfs` that it asks for: ",
         ),
         (
             "ulimits: {nofile: 99999999999}",
             {},
-            ".loom/workflow.yml:6:24: the engine can't give job big its `ulimits: nofile 99999999999:99999999999`: ",
+            ".loom/workflow.yml:6:24: the engine can't give job big the `ulimits` that it asks for: ",
         ),
     ],
     ids=["cpus", "setting", "tmpfs", "ulimits"],

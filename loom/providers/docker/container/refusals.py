@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from msgspec import Struct
-
 from loom.errors import ImageError, LoomError, ProviderError
-from loom.plan.model import MountMode, Resources
+from loom.plan.model import MountMode
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker.container import devices, mounts
 from loom.providers.docker.engine.errors import explanation, to_loom_error
 from loom.providers.docker.engine.retries import start_failed
-from loom.util.units import size_text
 
 UNSEEN = "WORKSPACE_UNSEEN"
 """The error code for an engine that can't see or read the workspace."""
@@ -122,51 +116,17 @@ def _no_user(request: SessionRequest, answer: str) -> ImageError | None:
     )
 
 
-class _Limit(Struct, frozen=True, kw_only=True):
-    phrase: str
-    """A word of the engine's answer, in lower case."""
-    key: str
-    """Of `resources`."""
-    asked: Callable[[Resources], Any]
-    hint: str
-
-
-_LIMITS = (
-    _Limit(
-        phrase="range of cpus",
-        key="cpus",
-        asked=lambda resources: resources.cpus and f"{resources.cpus:g}",
-        hint="ask for at most what the engine's machine has (`docker info` names it), or leave `cpus` out for all of it",
-    ),
-    _Limit(
-        phrase="memory limit",
-        key="memory",
-        asked=lambda resources: resources.memory and size_text(resources.memory),
-        hint="ask for as much as the engine says, or leave `memory` out for no limit",
-    ),
-    _Limit(
-        phrase="rlimit",
-        key="ulimits",
-        asked=lambda resources: ", ".join(f"{limit.name} {limit.soft}:{limit.hard}" for limit in resources.ulimits),
-        hint="ask for no more than the engine itself may set; `ulimit -H -a` in a job tells what that is",
-    ),
-    _Limit(
-        phrase="tmpfs",
-        key="tmpfs",
-        asked=lambda resources: ", ".join(resources.tmpfs),
-        hint="the options are those of mount(8): /path:size=64m,mode=1777",
-    ),
-)
+_LIMITS = {"range of cpus": "cpus", "memory limit": "memory", "rlimit": "ulimits", "tmpfs": "tmpfs"}
+"""A word of the engine's answer, in lower case, and the key of `resources` that it means."""
 
 
 def _limit(request: SessionRequest, answer: str) -> ProviderError | None:
-    for limit in _LIMITS:
-        asked = limit.asked(request.resources)
-        if asked and limit.phrase in answer.lower():
-            place = request.resources.places.get(limit.key, "the workflow")
+    for phrase, key in _LIMITS.items():
+        if getattr(request.resources, key) and phrase in answer.lower():
+            place = request.resources.places.get(key, "the workflow")
             return ProviderError(
-                f"{place}: the engine can't give job {request.job_id} its `{limit.key}: {asked}`: {answer}",
-                hint=limit.hint,
+                f"{place}: the engine can't give job {request.job_id} the `{key}` that it asks for: {answer}",
+                hint=f"ask for no more than the engine says, or leave `{key}` out",
                 code="LIMIT_REFUSED",
             )
     return None

@@ -15,18 +15,22 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 import msgspec
 from msgspec import Struct
 
 from loom.errors import ProviderError
 from loom.providers.files import packed
+from loom.storage.packing import Hashed, digest_line
 from loom.storage.tar import Kind
 from loom.storage.workspace import DirectoryView, Skipped
 from loom.util import atomic
 from loom.util.private import make_private
 from loom.util.untrusted_files import open_regular
+
+if TYPE_CHECKING:
+    from io import BufferedReader
 
 WORKSPACE = "workspace"
 """The folder of the workspace in the image, below `ROOT`; the stores are beside it, by number."""
@@ -39,7 +43,6 @@ _TYPES: dict[Kind, bytes] = {
 }
 _MOST_LAYERS = 64
 _SMALLEST = 4 << 20
-_CHUNK = 1 << 20
 
 
 class Item(Struct, frozen=True):
@@ -135,7 +138,13 @@ def _items(part: LayerSource) -> Iterator[Item]:
     """Read the entries of a folder; PermissionError for one that can't be read, as git would have it."""
     skipped: list[Skipped] = []
     for entry, file in DirectoryView(part.source).read(_Everything(), skipped.append):
-        what = "" if file is None else str(entry.mtime_ns) if part.by_name else _sha256(file)
+        what = (
+            ""
+            if file is None
+            else str(entry.mtime_ns)
+            if part.by_name
+            else hashlib.file_digest(cast("BufferedReader", file), "sha256").hexdigest()
+        )
         mtime = entry.mtime_ns // 1_000_000_000 if entry.kind == "file" else 0
         size = entry.size if entry.kind == "file" else 0
         yield Item(entry.path, _TYPES[entry.kind], entry.mode, mtime, size, entry.target, what)
@@ -143,26 +152,18 @@ def _items(part: LayerSource) -> Iterator[Item]:
         raise PermissionError(errno.EACCES, unread[0].reason, str(part.source / unread[0].path))
 
 
-def _sha256(file: IO[bytes]) -> str:
-    found = hashlib.sha256()
-    while data := file.read(_CHUNK):
-        found.update(data)
-    return found.hexdigest()
-
-
 def digests(plan: Iterable[PlannedLayer]) -> bytes:
     """Return the digests of the workspace's files as `sha256sum` reads them.
 
     Without names that have another form in each `sha256sum`.
     """
-    lines = [
-        f"{item.content}  {item.name}\n".encode("utf-8", "surrogateescape")
+    return b"".join(
+        digest_line(item.content, item.name)
         for layer in plan
         if not layer.part.by_name
         for item in layer.items
-        if item.content and "\n" not in item.name and "\\" not in item.name
-    ]
-    return b"".join(lines)
+        if item.content
+    )
 
 
 class Packer:
@@ -181,25 +182,23 @@ class Packer:
     @contextmanager
     def pack(self, plan: PlannedLayer) -> Iterator[tuple[Layer, IO[bytes]]]:
         """Give the layer and its content."""
-        inner, outer = hashlib.sha256(), hashlib.sha256()
+        inner = hashlib.sha256()
         # The header has no time and no name: the same files give the same bytes.
         gzip = zlib.compressobj(1, zlib.DEFLATED, 31)
         with tempfile.TemporaryFile(prefix="loom-layer-") as file:
+            outer = Hashed(file)
             for piece in packed(_members(plan)):
                 inner.update(piece)
-                _write(file, outer, gzip.compress(piece))
-            _write(file, outer, gzip.flush())
-            layer = Layer(digest=f"sha256:{outer.hexdigest()}", size=file.tell(), diff_id=f"sha256:{inner.hexdigest()}")
+                outer.write(gzip.compress(piece))
+            outer.write(gzip.flush())
+            layer = Layer(
+                digest=f"sha256:{outer.digest.hexdigest()}", size=outer.size, diff_id=f"sha256:{inner.hexdigest()}"
+            )
             make_private(self._folder.parent)
             self._folder.mkdir(exist_ok=True, mode=0o700)
             atomic.write(self._folder / plan.key, msgspec.json.encode(layer))
             file.seek(0)
             yield layer, file
-
-
-def _write(file: IO[bytes], digest: hashlib._Hash, data: bytes) -> None:
-    digest.update(data)
-    file.write(data)
 
 
 def _members(plan: PlannedLayer) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
@@ -213,18 +212,7 @@ def _members(plan: PlannedLayer) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | 
             yield member, None
             continue
         with open_regular(plan.part.source / item.name) as file:
-            content = _Hashed(file)
+            content = Hashed(file)
             yield member, cast("IO[bytes]", content)
             if not plan.part.by_name and content.digest.hexdigest() != item.content:
                 raise ProviderError(f"{plan.part.source / item.name} changed while the snapshot was packed")
-
-
-class _Hashed:
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        self.digest.update(data)
-        return data

@@ -6,7 +6,6 @@ while it was packed, are compared there.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import tarfile
@@ -28,6 +27,7 @@ from loom.providers.kubernetes.pod.spec import HELPER
 from loom.providers.kubernetes.session import exec as execs
 from loom.providers.kubernetes.session.exec import Exec
 from loom.providers.retrying import Policy, retrying
+from loom.storage.packing import Hashed, digest_line
 
 if TYPE_CHECKING:
     from loom.providers.base import SessionRequest
@@ -126,9 +126,10 @@ def _members(workspace: Path, stores: Sequence[Path], project_dir: str, digests:
     """
     for member, content in members_of(workspace, ["."], change=_plain):
         if member.name != ".":
-            if content is not None:
-                content = cast("IO[bytes]", _Hashed(content, member.size, member.name, digests))
-            yield _below(project_dir, member), content
+            name, hashed = member.name, None if content is None else Hashed(content)
+            yield _below(project_dir, member), cast("IO[bytes] | None", hashed)
+            if hashed is not None and (line := digest_line(hashed.digest.hexdigest(), name)):
+                digests.append(line)
     for store in stores:
         # By its real path, since links on the way are not followed.
         for member, content in members_of(store.resolve(), ["."], change=_plain):
@@ -141,33 +142,6 @@ def _below(folder: str, member: tarfile.TarInfo) -> tarfile.TarInfo:
     if member.islnk():
         member.linkname = f"{folder.strip('/')}/{member.linkname}"
     return member
-
-
-class _Hashed:
-    """A file of an archive, which adds its digest when it was read."""
-
-    def __init__(self, file: IO[bytes], size: int, name: str, digests: list[bytes]) -> None:
-        self._file = file
-        self._left = size
-        self._name = name
-        self._digest = hashlib.sha256()
-        self._digests = digests
-        if not size:
-            self._note()
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        self._digest.update(data)
-        self._left -= len(data)
-        if data and not self._left:
-            self._note()
-        return data
-
-    def _note(self) -> None:
-        # A name with a line end or a backslash has another form in each `sha256sum`.
-        if "\n" not in self._name and "\\" not in self._name:
-            name = self._name.encode("utf-8", "surrogateescape")
-            self._digests.append(self._digest.hexdigest().encode() + b"  " + name + b"\n")
 
 
 class PodFiles:
