@@ -337,3 +337,12 @@ def test_a_command_beside_the_steps_stands_where_they_do(place: Place) -> None:
         assert inside.exec(["nosuchcommand"], lambda *_: None, Cancel()).code == 127
         assert inside.exec(["sleep", "60"], lambda *_: None, Cancel(), timeout_s=0.5).ended is Ended.TIMED_OUT
         assert job.run("cat file").out == b"from the snapshot"
+
+
+def test_a_step_that_kills_the_driver_on_this_machine_ends_the_job_as_its_own_failure(host_place: Place) -> None:
+    with host_place.job() as job:
+        assert job.run("kill -9 $PPID; sleep 5").code == 137
+        ran = job.run("sleep 600.5 & echo before; kill -9 0; sleep 5")
+        assert (ran.code, ran.exit.ended, ran.exit.ended_place, ran.out) == (137, Ended.EXITED, True, b"before\n")
+        with pytest.raises(ProviderError, match="has ended its session"):
+            job.run("echo next")

@@ -21,6 +21,7 @@ from loom.errors import ProviderError
 from loom.plan.model import MountMode
 from loom.providers import labels
 from loom.providers.docker.container.cleanup import UNCLAIMED_S, reap
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -257,3 +258,26 @@ def test_a_killed_loom_leaves_no_process_on_the_host(tmp_path: Path) -> None:
     process.communicate()
     time.sleep(2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loom_killed_between_steps_leaves_no_process_and_no_file_on_the_host(tmp_path: Path) -> None:
+    script = 'sleep 600.75 & echo "$$ $LOOM_ENV"'
+    program = HOST_LOOM[: HOST_LOOM.index("script =")].rstrip() + textwrap.indent(
+        f"""
+session.run(Command(script={script!r}, shell=()), lambda s, d: print(d.decode(), end="", flush=True), Cancel())
+os.kill(os.getpid(), 9)
+""",
+        "    ",
+    )
+    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    folder = Path(killed.stdout.split()[1]).parent
+    until(lambda: not folder.exists())
+    assert not [found for found in Path("/proc").glob("[0-9]*/cmdline") if b"600.75" in content_of(found)]
+
+
+def content_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
