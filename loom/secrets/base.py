@@ -15,7 +15,19 @@ UNAVAILABLE = "SECRETS_PROVIDER_UNAVAILABLE"
 INVALID = "SECRETS_REF_INVALID"
 NOT_FOUND = "SECRETS_REF_NOT_FOUND"
 REQUIRED_MISSING = "SECRETS_REQUIRED_MISSING"
-UNSAFE_DEBUG_TRACE = "SECRETS_UNSAFE_DEBUG_TRACE"
+
+
+class WantedSecret(Protocol):
+    """A secret that a job names."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def ref(self) -> str: ...
+
+    @property
+    def required(self) -> bool: ...
 
 
 class Surroundings(Struct, frozen=True, kw_only=True):

@@ -12,8 +12,16 @@ from msgspec import Struct
 
 from loom.config import Config
 from loom.errors import SecretError
-from loom.plan.model import Secret
-from loom.secrets.base import INVALID, NOT_FOUND, REQUIRED_MISSING, SecretProvider, Surroundings, invalid, unavailable
+from loom.secrets.base import (
+    INVALID,
+    NOT_FOUND,
+    REQUIRED_MISSING,
+    SecretProvider,
+    Surroundings,
+    WantedSecret,
+    invalid,
+    unavailable,
+)
 from loom.secrets.keepass import Keepass
 from loom.secrets.local import EnvironmentVariables, FileSecrets
 from loom.secrets.onepassword import OnePassword
@@ -57,7 +65,7 @@ def check_reference(reference: str) -> str | None:
 
 
 def resolve(
-    refs: Iterable[Secret],
+    refs: Iterable[WantedSecret],
     *,
     environ: Mapping[str, str],
     root: Path,
@@ -73,7 +81,7 @@ def resolve(
     reader = _Reader(environ=environ, root=root, config=config, judged=judged)
     values: dict[str, bytes] = {}
     missing: list[Missing] = []
-    failed: list[tuple[Secret, SecretError]] = []
+    failed: list[tuple[WantedSecret, SecretError]] = []
     for secret in refs:
         try:
             values[secret.name] = reader.read(secret.ref)
@@ -137,7 +145,7 @@ def _provider(scheme: str) -> SecretProvider:
     )
 
 
-def _combined(failed: list[tuple[Secret, SecretError]]) -> SecretError:
+def _combined(failed: list[tuple[WantedSecret, SecretError]]) -> SecretError:
     """Combine all failures; the code is the first one's, with SECRETS_REQUIRED_MISSING for a missing required secret."""
     codes = [REQUIRED_MISSING if error.code == NOT_FOUND else error.code for _, error in failed]
     # With the code in the text: the record keeps messages, and codes may differ per secret.

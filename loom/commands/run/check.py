@@ -20,9 +20,9 @@ from loom.config import AUTO_SHELL, CODE
 from loom.errors import Problem, WorkflowError
 from loom.plan.model import Job, ResolveContext, Secret
 from loom.plan.resolve import rehearse
+from loom.plan.tracing import Trace, traces
 from loom.render.output import print_json
 from loom.render.problems import check_document, github_lines, problem_lines
-from loom.secrets.trace import Trace, traces
 from loom.status import ExitCode
 from loom.util.units import counted
 from loom.util.yaml_file import Kind, Node, pointer, problem_in_text

@@ -113,8 +113,8 @@ def secret_values(
     job: Job, *, config: Config, environ: Mapping[str, str], root: Path, judged: Mapping[str, str]
 ) -> tuple[SecretValues, Sequence[str]]:
     """Resolve the secrets of a job and its services; report unavailable optional ones. SecretError as in `secrets.resolve`."""
+    from loom.plan.tracing import check_debug_trace
     from loom.secrets.lookup import resolve as resolve_secrets
-    from loom.secrets.trace import check_debug_trace
 
     check_debug_trace(job)
     missing: list[str] = []

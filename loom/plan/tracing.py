@@ -14,8 +14,8 @@ from msgspec import Struct
 
 from loom.errors import SecretError
 from loom.plan.model import Job
-from loom.secrets.base import UNSAFE_DEBUG_TRACE
 
+UNSAFE_DEBUG_TRACE = "SECRETS_UNSAFE_DEBUG_TRACE"
 _SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "mksh", "zsh"})
 _SWITCHES = ("CI_DEBUG_TRACE", "LOOM_DEBUG_TRACE")
 _TRUE = frozenset({"1", "true", "yes", "on"})

@@ -3,8 +3,8 @@ import time
 import pytest
 
 from loom.errors import SecretError
+from loom.plan import tracing as trace
 from loom.plan.model import Job, Secret, Step
-from loom.secrets import trace
 
 
 def job(*scripts: str, shell: tuple[str, ...] = ("sh", "-e"), with_secret: bool = True, **variables: str) -> Job:
