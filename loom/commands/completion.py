@@ -54,9 +54,11 @@ def steps(given: Given) -> Iterable[str]:
 
 def workflow_jobs(_given: Given) -> Iterable[str]:
     """Return the ids of the jobs that the workflow would run."""
+    from loom.plan.model import JobSelection  # as in `_planning`
+
     place, planning = here(), _planning()
     context = planning.contexts.resolve_context(place, place.workflow())
-    selection = planning.contexts.selection(container=place.config.container, on=place.config.on)
+    selection = JobSelection(container=place.config.container, on=place.config.on)
     return (job.id for job in planning.resolve(planning.load(place, place.workflow()), selection, context).jobs)
 
 

@@ -20,7 +20,7 @@ from loom.commands.project import Here
 from loom.commands.run import checkout, contexts, preparing, wiring
 from loom.commands.run.preparing import Options, Prepared
 from loom.errors import RequestError
-from loom.plan.model import ChildFile, Plan
+from loom.plan.model import ChildFile, JobSelection, Plan
 from loom.plan.resolve import resolve
 from loom.plan.selection import held_back
 from loom.render.screen import Look, Screen
@@ -100,7 +100,7 @@ class ChildRuns:
         typed_inputs = trigger.files[0].inputs if len(trigger.files) == 1 else {}
         context = replace(context, typed_inputs=typed_inputs, above=partial(_artifacts, self._with(child)))
         loaded = dialects.load(path, child.workspace, lambda: context, like=self._dialect)
-        selection = replace(contexts.selection(container=here.config.container, on=here.config.on), variables=given)
+        selection = JobSelection(container=here.config.container, on=here.config.on, variables=given)
         plan = resolve(loaded, selection, context)
         return (preparing.undelayed(plan) if options.no_delay else plan), variables
 

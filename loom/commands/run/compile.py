@@ -4,57 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from loom.commands import project
-from loom.commands.run import contexts, planning
+from loom.commands.run.preparing import Options, planner_of
 from loom.errors import RequestError
 from loom.plan.model import JobSelection, Plan
 from loom.plan.provenance import sources
-from loom.plan.resolve import resolve
 from loom.render.plan import FORMATS, explanation_json
 from loom.status import ExitCode
 from loom.util.units import duration_text, nearest
 from loom.workflow.loaded import Loaded
 
 
-def compile_(
-    names: list[str] | None,
-    workflow: Path | None,
-    form: str,
-    *,
-    explain: str | None,
-    container: bool | None,
-    deploy: bool | None,
-    on: str | None,
-    stage: list[str] | None,
-    from_job: str | None,
-    needs: bool | None,
-    var: list[str] | None,
-    inputs: list[str] | None,
-    matrix: list[str] | None,
-    changes_base: str | None,
-    event: str,
-) -> int:
+def compile_(*, form: str, explain: str | None, **given: Any) -> int:
     """`loom compile`."""
-    here = project.here({"container": container, "deploy": deploy, "on": on})
-    selection = contexts.selection(
-        jobs=names,
-        stages=stage,
-        from_job=from_job,
-        needs=needs,
-        variables=var,
-        matrix=matrix,
-        container=here.config.container,
-        on=here.config.on,
-    )
-    path = here.workflow(workflow)
-    context = contexts.resolve_context(here, path, base=changes_base, event=event, given=var or (), inputs=inputs or ())
-    loaded = planning.load(here, path, lambda: context)
-    plan = resolve(loaded, selection, context)
+    options = Options.of(given)
+    here = project.here(options.settings)
+    planner = planner_of(options, here)
+    plan, _ = planner.made()
     if explain is not None:
-        return _explain(loaded, plan, explain, selection, here.config, as_json=form == "json")
+        return _explain(planner.workflow, plan, explain, planner.selection, here.config, as_json=form == "json")
     sys.stdout.write(FORMATS[form](plan, here.config.mount_mode))
     if not plan.jobs:
         sys.stderr.write("nothing would run; `left_out` in the plan says why\n")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 from loom.commands.project import Here
 from loom.commands.run import checkout
 from loom.errors import RequestError
-from loom.plan.model import CONTAINERS, JobSelection, ResolveContext
+from loom.plan.model import ResolveContext
 from loom.util.paths import name_from
 
 if TYPE_CHECKING:
@@ -76,32 +76,6 @@ def _sources(here: Here) -> Sources:
     from loom.commands.run.gitlab_sources import Elsewhere  # for a file that includes files of other places
 
     return Elsewhere(here)
-
-
-def selection(
-    *,
-    jobs: Iterable[str] | None = None,
-    stages: Iterable[str] | None = None,
-    from_job: str | None = None,
-    only_failed: Iterable[str] | None = None,
-    needs: bool | None = None,
-    variables: Iterable[str] | None = None,
-    matrix: Iterable[str] | None = None,
-    container: bool = False,
-    on: str = CONTAINERS,
-) -> JobSelection:
-    """Build the selection from command-line options; `variables` and `matrix` as `NAME=value`."""
-    return JobSelection(
-        jobs=tuple(jobs or ()),
-        stages=tuple(stages or ()),
-        from_job=from_job,
-        only_failed=None if only_failed is None else tuple(only_failed),
-        with_needs=needs,
-        variables=pairs(variables or (), "--var"),
-        matrix=pairs(matrix or (), "--matrix"),
-        container=container,
-        on=on,
-    )
 
 
 def pairs(given: Iterable[str], flag: str) -> dict[str, str]:

@@ -86,7 +86,7 @@ class Planner:
     ) -> None:
         self._path = path
         self._here = here
-        self._selection = selection
+        self.selection = selection
         self.context = context
         self._keeping = keeping
         self._answers = _Answers(context)
@@ -121,12 +121,12 @@ class Planner:
     def _resolved(self, context: ResolveContext) -> tuple[Plan, tuple[str, ...]]:
         loaded = self.workflow
         with profile.span("part", "plan"):
-            plan = self._fresh.resolve(loaded, self._selection, context)
-            return plan, self._fresh.notices_of(loaded, plan, self._selection, context)
+            plan = self._fresh.resolve(loaded, self.selection, context)
+            return plan, self._fresh.notices_of(loaded, plan, self.selection, context)
 
     def with_changed(self, changed: Callable[[str | None], Iterable[str] | None]) -> Plan:
         """Return the plan as it would be with other answers to `changes`. WorkflowError as of `resolve`."""
-        plan: Plan = self._fresh.resolve(self.workflow, self._selection, replace(self.context, changed=changed))
+        plan: Plan = self._fresh.resolve(self.workflow, self.selection, replace(self.context, changed=changed))
         return plan
 
     # -- kept plans -----------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ class Planner:
                 _code(),
                 str(self._here.root),
                 str(self._path),
-                self._selection,
+                self.selection,
                 self.context.config,
                 self.context.host_project_dir,
                 self.context.inputs,

@@ -26,7 +26,7 @@ from loom.commands.run import checkout, contexts, wiring
 from loom.commands.run.kept_plans import Planner
 from loom.config import KEYS, Config
 from loom.errors import RequestError, WorkflowError
-from loom.plan.model import MountMode, Plan
+from loom.plan.model import JobSelection, MountMode, Plan
 from loom.record.documents import Invocation
 from loom.runner import JobTools, api
 from loom.runner.request import Reuse, RunRequest
@@ -191,23 +191,28 @@ def _other_file(plan: Plan, options: Options) -> tuple[str, ...]:
     return (f"the workflow is {plan.workflow_path}",)
 
 
-def planner_of(options: Options, here: Here, variables: Mapping[str, str], *, keeping: bool = False) -> Planner:
-    """Return what makes the plan that the options select. `variables`: those that loom sets for every job.
-
-    `keeping`: see `Planner`.
-    """
+def planner_of(
+    options: Options, here: Here, variables: Mapping[str, str] | None = None, *, keeping: bool = False
+) -> Planner:
+    """Return what makes the plan that the options select. `variables`: see `resolve_context`; `keeping`: see `Planner`."""
     path = here.workflow(options.workflow)
     context = contexts.resolve_context(
-        here, path, predefined=variables, base=options.changes_base, given=options.var, inputs=options.inputs
+        here,
+        path,
+        predefined=variables,
+        base=options.changes_base,
+        event=options.event,
+        given=options.var,
+        inputs=options.inputs,
     )
-    selection = contexts.selection(
-        jobs=options.names,
-        stages=options.stage,
+    selection = JobSelection(
+        jobs=tuple(options.names),
+        stages=tuple(options.stage),
         from_job=options.from_job,
-        only_failed=failed_before(here) if options.only_failed else None,
-        needs=options.needs,
-        variables=options.var,
-        matrix=options.matrix,
+        only_failed=tuple(failed_before(here)) if options.only_failed else None,
+        with_needs=options.needs,
+        variables=contexts.pairs(options.var, "--var"),
+        matrix=contexts.pairs(options.matrix, "--matrix"),
         container=here.config.container,
         on=here.config.on,
     )
