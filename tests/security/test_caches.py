@@ -354,4 +354,4 @@ def test_a_repository_protects_no_branch_of_its_own(checkout: Checkout) -> None:
     done = checkout.loom("run", "--local")
     assert done.returncode == 2
     assert "protected_branches" in done.stderr
-    assert not (checkout.base / "home/.cache/loom").exists()
+    assert [path.name for path in (checkout.base / "home/.cache/loom").iterdir()] == ["git"], "no cache of a job"

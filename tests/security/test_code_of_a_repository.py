@@ -31,7 +31,7 @@ def test_a_package_named_like_loom_is_not_what_cleans_up_after_a_run(victim: Vic
         "TMPDIR": str(victim.home / "tmp"),
         "LOOM_CONTAINER": "0",
     }
-    for _ in range(3):
+    for _ in range(2):
         subprocess.run([program, "run"], cwd=victim.root, env=environ, check=True, capture_output=True, timeout=120)
     # Until what cleans has done so.
     until(lambda: marker.exists() or len(list((victim.home / "tmp").glob("loom-run-local-*"))) <= 1, limit_s=120)

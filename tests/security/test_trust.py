@@ -102,6 +102,7 @@ HARMLESS: dict[type, frozenset[str]] = {
                 "file_variables",
                 "given_variables",
                 "artifacts_above",
+                "ends_at_timeout",
                 "artifacts_from",
                 "delay_s",
                 "resource_group",
