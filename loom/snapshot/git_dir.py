@@ -16,7 +16,8 @@ from loom.snapshot.copy_workers import CopyPool
 from loom.snapshot.git import quoted_store
 from loom.snapshot.model import Rules, Source
 from loom.snapshot.names import is_refused
-from loom.snapshot.source import check_file, object_stores, store_paths, to_borrow
+from loom.snapshot.repository import check_file
+from loom.snapshot.source import object_stores, store_paths, to_borrow
 from loom.util.paths import RUNTIME
 from loom.util.untrusted_files import open_regular, read_regular
 

@@ -18,6 +18,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ from msgspec.structs import replace
 from loom.addresses import without_credentials
 from loom.errors import RequestError, SnapshotError
 from loom.util.private import make_private
+from loom.util.special_files import special_kind
 
 _COUNTS = re.compile(
     r"core\.(filemode|symlinks|ignorecase|precomposeunicode|protectntfs|protecthfs|autocrlf|eol|safecrlf|bigfilethreshold"
@@ -57,6 +59,13 @@ _EXTENSIONS = frozenset(
 _LINKED = ("objects", "refs", "packed-refs", "reftable", "shallow", "lfs", "git-crypt", "annex")
 _RULES = ("exclude", "attributes")
 _LARGEST = 10_000_000
+STORE = ("pack", "pack/multi-pack-index", "info", "info/alternates", "info/commit-graph")
+"""Files and directories that git reads in a store of objects."""
+_GIT_FILES = (
+    *("HEAD", "index", "refs", "refs/heads", "refs/tags", "packed-refs", "reftable", "reftable/tables.list", "shallow"),
+    *("info", "info/exclude", "info/attributes", "info/sparse-checkout", "modules"),
+    *(f"objects/{name}" for name in STORE),
+)
 
 
 class RepositoryView(Struct, frozen=True, kw_only=True):
@@ -226,6 +235,38 @@ def _check_way(dot: Path, git_dir: Path, common: Path, modules: Iterable[Path]) 
     )
 
 
+def _check_files(git_dir: Path, common_dir: Path) -> None:
+    """Raise RequestError where a file of git is a link that leads out of its directory, so that jobs would get what is there,
+    or a FIFO, at which git would wait."""
+    for place in {git_dir, common_dir}:
+        for name in _GIT_FILES:
+            check_file(place / name, place)
+
+
+def check_file(path: Path, within: Path | None = None) -> None:
+    """Raise RequestError for a FIFO, socket or device.
+
+    The same for a link, unless it leads to something `within` a directory, as a HEAD of old versions of git.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return
+    if kind := special_kind(mode):
+        raise RequestError(
+            f"{path}: a {kind} in place of a file of git's",
+            hint="remove it; if git then misses the file, clone the repository",
+            code="REPOSITORY_UNREADABLE",
+        )
+    if not stat.S_ISLNK(mode) or (within is not None and path.resolve().is_relative_to(within.resolve())):
+        return
+    raise RequestError(
+        f"{path}: a link to {os.fsdecode(path.readlink())}; loom follows none out of a repository",
+        hint="put what it leads to in its place; or make the checkout with git clone, or git worktree add",
+        code="REPOSITORY_LINKED",
+    )
+
+
 def _work_tree(git_dir: Path, entries: Iterable[tuple[str, str]]) -> Path | None:
     named = [value for key, value in entries if key == "core.worktree"]
     return Path(os.path.realpath(git_dir / named[-1])) if named else None
@@ -234,6 +275,7 @@ def _work_tree(git_dir: Path, entries: Iterable[tuple[str, str]]) -> Path | None
 def _seen(
     root: Path, git_dir: Path, common: Path, environ: Mapping[str, str], *, root_is_given: bool
 ) -> RepositoryView:
+    _check_files(git_dir, common)
     entries = _entries(common / "config")
     if git_dir == common and not root_is_given:
         if (named := _work_tree(git_dir, entries)) not in (None, root):
@@ -292,8 +334,11 @@ def _view(common: Path, config: Iterable[tuple[str, str]], environ: Mapping[str,
     for base in _bases(environ):
         path = base / name
         if path.is_dir() and _is_ours(base):
+            _note_use(path)
             return path
         try:
+            if base.parent.name == "loom":  # the cache directory, which older versions left open to others
+                make_private(base.parent)
             make_private(base)
             return _made(path, text, links)
         except OSError:
@@ -302,6 +347,23 @@ def _view(common: Path, config: Iterable[tuple[str, str]], environ: Mapping[str,
         "git's view of the repository can't be written, neither in the cache directory nor in the temporary one",
         hint="see what `loom doctor` says of these directories",
     )
+
+
+_NOTED_EVERY_S, _UNUSED_S = 86_400.0, 30 * 86_400.0
+
+
+def _note_use(view: Path) -> None:
+    now = time.time()
+    if now - view.stat().st_mtime > _NOTED_EVERY_S:
+        os.utime(view, (now, now))
+
+
+def prune(environ: Mapping[str, str]) -> None:
+    """Remove the views that no command has used for a month."""
+    for base in filter(_is_ours, _bases(environ)):
+        for view in base.iterdir():
+            if time.time() - view.lstat().st_mtime > _UNUSED_S:
+                shutil.rmtree(view, ignore_errors=True)
 
 
 def _bases(environ: Mapping[str, str]) -> Iterator[Path]:

@@ -19,8 +19,7 @@ from loom.errors import LoomError, RequestError, SnapshotError
 from loom.snapshot import git
 from loom.snapshot import repository as repositories
 from loom.snapshot.model import Allows, Source
-from loom.snapshot.repository import RepositoryView
-from loom.util.special_files import special_kind
+from loom.snapshot.repository import STORE, RepositoryView, check_file
 from loom.util.untrusted_files import read_regular
 
 # Object stores up to this size are copied (docs/benchmarks.md: copying 50 MB costs about what laying out 600 files
@@ -99,7 +98,6 @@ def _ask(start: Path, inherited: Mapping[str, str], *, commit: bool, modules: Se
         code, _, stderr = why.result(check=False)
         if code != 0 and "dubious ownership" in stderr:
             _explain_refusal(start, inherited)
-    check_files(repository.git_dir, repository.common_dir)
     here = git.in_repository(repository, inherited)
     questions = (_ABOUT, ("config", "-z", "--list"), _refs_with(_REF_FIELDS), *([COMMIT] if commit else []))
     return repository, [git.Running(question, here, cwd=repository.root) for question in questions]
@@ -327,53 +325,13 @@ def store_paths(objects: Path) -> Iterator[Path]:
     while waiting:
         path = waiting.pop(0)
         if path not in seen and os.path.isdir(path):  # noqa: PTH112  no error for a name that no file can have
-            for inside in (path, *(path / name for name in _STORE)):
+            for inside in (path, *(path / name for name in STORE)):
                 check_file(inside)
             if path != objects:
                 _check_lender(path, objects)
             seen.add(path)
             yield path
             waiting += _alternates(path)
-
-
-_STORE = ("pack", "pack/multi-pack-index", "info", "info/alternates", "info/commit-graph")
-_GIT_FILES = (
-    *("HEAD", "index", "refs", "refs/heads", "refs/tags", "packed-refs", "reftable", "reftable/tables.list", "shallow"),
-    *("info", "info/exclude", "info/attributes", "info/sparse-checkout", "modules"),
-    *(f"objects/{name}" for name in _STORE),
-)
-
-
-def check_files(git_dir: Path, common_dir: Path) -> None:
-    """Raise RequestError where a file of git is a link that leads out of its directory, so that jobs would get what is there,
-    or a FIFO, at which git would wait."""
-    for place in {git_dir, common_dir}:
-        for name in _GIT_FILES:
-            check_file(place / name, place)
-
-
-def check_file(path: Path, within: Path | None = None) -> None:
-    """Raise RequestError for a FIFO, socket or device.
-
-    The same for a link, unless it leads to something `within` a directory, as a HEAD of old versions of git.
-    """
-    try:
-        mode = path.lstat().st_mode
-    except OSError:
-        return
-    if kind := special_kind(mode):
-        raise RequestError(
-            f"{path}: a {kind} in place of a file of git's",
-            hint="remove it; if git then misses the file, clone the repository",
-            code="REPOSITORY_UNREADABLE",
-        )
-    if not stat.S_ISLNK(mode) or (within is not None and path.resolve().is_relative_to(within.resolve())):
-        return
-    raise RequestError(
-        f"{path}: a link to {os.fsdecode(path.readlink())}; loom follows none out of a repository",
-        hint="put what it leads to in its place; or make the checkout with git clone, or git worktree add",
-        code="REPOSITORY_LINKED",
-    )
 
 
 _REPACK = (

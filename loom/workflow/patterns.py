@@ -14,6 +14,8 @@ from functools import lru_cache
 from msgspec import Struct
 
 MAX_LENGTH = 1000
+MOST_REPEATED = 100_000
+"""Parts of a pattern, with each as often as a count in braces says. `regex` crashes at about twice as many."""
 MAX_SEARCH_S = 1.0
 """Of one value."""
 MAX_SEARCHES_S = 10.0
@@ -81,12 +83,35 @@ class Search:
         ) from None
 
 
+_COUNT = re.compile(r"(?<=(.))\{(\d{1,9})\d*(?:,\d*)?\}", re.DOTALL)
+_SPACED = re.compile(r"\(\?(?:#|[A-Za-z]*x)")
+
+
+def _check_size(source: str) -> None:
+    """Raise PatternError for a pattern that takes long to compile: `regex` writes out what counts in braces repeat.
+
+    Whatever is nested: counts of groups are multiplied, and those of characters added.
+    """
+    if len(source) > MAX_LENGTH:
+        raise PatternError(f"the pattern is longer than {MAX_LENGTH} characters")
+    groups, parts = 1, len(source)
+    spaced = _SPACED.search(source) is not None  # a count need not follow its group at once
+    for before, count in _COUNT.findall(source):
+        if before in ")}" or spaced:
+            groups *= max(1, int(count))
+        else:
+            parts += int(count)
+    if groups * parts > MOST_REPEATED:
+        raise PatternError(
+            f"the counts in braces repeat more than {MOST_REPEATED} parts; write smaller ones, or a star or plus"
+        )
+
+
 def pattern_for_search(written: str, source: str, flags: int) -> Pattern:
     """Check a pattern in the syntax of the library that searches, which is wider than Python's. Raises PatternError."""
     import regex  # late: see `groups_in`
 
-    if len(source) > MAX_LENGTH:
-        raise PatternError(f"the pattern is longer than {MAX_LENGTH} characters")
+    _check_size(source)
     try:
         regex.compile(source, flags)
     except (regex.error, OverflowError, RecursionError, ValueError) as error:
@@ -108,8 +133,7 @@ def compile_pattern(written: str) -> Pattern:
 
 def pattern_of(source: str, flags: int = 0, written: str | None = None) -> Pattern:
     """Check a pattern that is written without slashes. Raises PatternError."""
-    if len(source) > MAX_LENGTH:
-        raise PatternError(f"the pattern is longer than {MAX_LENGTH} characters")
+    _check_size(source)
     try:
         re.compile(source, flags)
     except (re.error, OverflowError, RecursionError) as error:

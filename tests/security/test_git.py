@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,23 @@ def test_a_git_process_that_would_search_for_a_repository_is_a_mistake() -> None
 
     with pytest.raises(AssertionError, match="would search"):
         git.started(("status",), {}, streams=(0, 1, 2))
+
+
+def test_views_that_nobody_uses_go_with_a_clean_and_the_cache_is_closed(victim: Victim) -> None:
+    cache = victim.home / ".cache/loom"
+    cache.mkdir(parents=True, mode=0o755)
+    assert victim.loom("check").returncode == 0
+    assert cache.stat().st_mode & 0o777 == 0o700
+    [view] = (cache / "git").iterdir()
+    victim.git("config", "user.name", "another")
+    assert victim.loom("check").returncode == 0
+    [other] = set((cache / "git").iterdir()) - {view}
+    month = time.time() - 31 * 86_400
+    for each in (view, other):
+        os.utime(each, (month, month))
+    assert victim.loom("check").returncode == 0  # uses the other one
+    assert victim.loom("clean").returncode == 0
+    assert list((cache / "git").iterdir()) == [other]
 
 
 # What a configuration can name

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loom.runner.coverage import Coverage
-from loom.workflow.patterns import Search, SearchError, pattern_of
+from loom.workflow.patterns import PatternError, Search, SearchError, pattern_for_search, pattern_of
 from tests.support.waiting import promptly
 
 from .conftest import Victim
@@ -94,6 +94,36 @@ def test_a_search_ends_and_all_searches_of_one_pattern_do() -> None:
                 slow.first_in(text)
     quick = Search(pattern_of("x$"), most_s=0.01)
     assert all(quick.first_in(line[:20]) for _ in range(10_000))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "(?:a?){99999999}",
+        "(?:(?:(?:a|bc){60}){60}){60}",
+        "x{1000000}",
+        "(?x)(?:(?:(?:a|bc) {60}) {60}) {60}",
+        "(?:(?:(?:a|bc)(?#){60})(?#){60}){60}",
+        "x{9}{999}{999}",
+        f"x{{{'9' * 900}}}",
+    ],
+)
+def test_a_pattern_that_takes_long_to_compile_is_refused(source: str) -> None:
+    for check in (pattern_of, lambda text: pattern_for_search(text, text, 0)):
+        with promptly(), pytest.raises(PatternError, match=r"the counts in braces repeat more than|multiple repeat"):
+            check(source)
+
+
+def test_counts_as_people_write_them() -> None:
+    digest = "-".join(f"[0-9a-f]{{{count}}}" for count in (8, 4, 4, 4, 12))
+    for source in (
+        f"^{digest} {digest} [0-9a-f]{{64}}$",
+        r"(?:\d{1,3}\.){3}\d+",
+        r"^.{0,5000}$",
+        r"(?:[a-z]{2}:){5,}",
+        r"\{\d{4}\}",
+    ):
+        assert pattern_of(source).source == source
 
 
 def test_a_coverage_pattern_gives_up() -> None:

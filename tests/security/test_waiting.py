@@ -11,6 +11,7 @@ import pytest
 
 from loom import snapshot
 from loom.cancel import Cancel
+from loom.commands.run import checkout
 from loom.errors import SnapshotError
 from loom.snapshot import git as git_processes
 from tests.support.waiting import promptly
@@ -117,6 +118,16 @@ def test_verify_ends(workspace: Path, trap: Callable[[Path], None]) -> None:
         except SnapshotError as refused:
             codes = [refused.code]
     assert set(codes) <= {"WORKSPACE_UNREADABLE", "GIT_WAITS"}
+
+
+def test_after_a_git_that_waits_no_other_question_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(git_processes, "IDLE_S", 1.5)
+    root = repository(tmp_path / "repo")
+    (root / ".git/refs/heads/main").unlink()
+    os.mkfifo(root / ".git/refs/heads/main")
+    with pytest.raises(SnapshotError) as refused:
+        checkout.git(root, os.environ, "rev-parse", "HEAD")
+    assert refused.value.code == "GIT_WAITS"
 
 
 def test_git_that_works_is_not_taken_for_one_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

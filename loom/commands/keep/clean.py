@@ -23,7 +23,7 @@ from loom.providers.docker.engine.connection import Engine
 from loom.record.documents import JobManifest
 from loom.record.store import RunEntry, read_document
 from loom.render.output import print_json
-from loom.snapshot import remains
+from loom.snapshot import remains, repository
 from loom.status import ExitCode
 from loom.util.bounded import listed
 from loom.util.file_systems import allocated
@@ -58,6 +58,7 @@ def clean(
             retention.forget_gone(place.store)
             if not runs:
                 background.note_clean(place.store, place.config, place.root)
+                repository.prune(os.environ)
     document = Clean(dry_run=dry_run, items=items, not_ours=strangers)
     if as_json:
         print_json(document)

@@ -182,7 +182,9 @@ def git(root: Path, environ: Mapping[str, str], *arguments: str, given: bytes | 
             return None
         asked = in_repository(repository, environ) | {"GIT_LITERAL_PATHSPECS": "0"}
         code, out, _ = Running(arguments, asked, cwd=root, given=given).result(check=False)
-    except SnapshotError:
+    except SnapshotError as error:
+        if error.code == "GIT_WAITS":
+            raise  # the next one would wait as well
         return None
     return out if code == 0 else None
 
