@@ -303,7 +303,7 @@ def how_to_install(command: str, image: str | None, indexed: CommandPackage | No
     """
     package = packages().get(command)
     kind, _, rest = (package or "").partition(":")
-    if image is not None and kind in ("pip", "npm"):
+    if image is not None and rest and kind in ("pip", "npm"):
         return f"install it in the job: `{'pip install' if kind == 'pip' else 'npm install --save-dev'} {rest}`"
     if indexed is not None and indexed.command == command and (package is None or indexed.by == "command"):
         name = indexed.package

@@ -354,6 +354,7 @@ def test_a_command_that_is_missing_on_this_machine() -> None:
         ("ssh", "fedora:42", "dnf install -y openssh-clients`"),
         ("pytest", "python:3.13", "`pip install pytest`"),
         ("tsc", "node:20", "`npm install --save-dev typescript`"),
+        ("npm", "debian", "--no-install-recommends npm`"),
         ("frobnicate", "debian", "install it in the job (or its image)"),
         ("jq", None, "install it in the job (or its image)"),
     ],
