@@ -2,7 +2,7 @@
 
 A cause comes from the words that ended the step: the last line that a rule knows, if each line after it is one that the same
 tool, or the program that started it, prints with them. Programs print errors that they expect and survive, so a line before
-any other line is no cause.
+any other line is no cause, unless the step ended with the exit code of that tool and no other error follows.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ import msgspec
 from msgspec import Struct, field
 
 from loom.record.documents import CommandPackage, Document
+from loom.record.highlights import speaks_of_error
 
 FAR = 200
 """So many lines from the end are looked at."""
+MOST_QUIET = 20
+"""So many lines that speak of no error may follow words whose exit code is that of one tool."""
 LINE_MATCHED = 1000
 """Of a longer line, this much of its beginning and of its end is looked at."""
 
@@ -143,6 +146,8 @@ class Failed(Struct, frozen=True, kw_only=True):
     """The job's mounts that are in memory."""
 
 
+_ANYBODYS = (None, 1, 2)
+"""Exit codes that do not tell which program failed."""
 _TOLERATES = re.compile(r"\||(?:^|\s)!\s|\b(?:if|while|until)\b|\bset \+e")
 """In a script with one of these, a command may fail and the script go on; it then ends with 1 for many reasons."""
 
@@ -234,9 +239,14 @@ def _fitting(failed: Failed) -> Iterator[tuple[Cause, Known, Says | None]]:
 
 
 def _ends(lines: Sequence[str], first: int, exit_code: int | None) -> Iterator[_End]:
-    """Yield the lines, the last one first, up to one that does not belong to those after it."""
+    """Yield the lines, the last one first, up to one that does not belong to those after it.
+
+    Where the exit code tells the tool, lines that speak of no error may follow its words: standard output that arrived
+    late, what a trap prints.
+    """
     wrappers: list[Wrapper] = []
     tools: frozenset[str] | None = None
+    quiet = MOST_QUIET
     for at in range(len(lines) - 1, max(first - 1, len(lines) - FAR), -1):
         if not lines[at].strip():
             continue
@@ -250,9 +260,13 @@ def _ends(lines: Sequence[str], first: int, exit_code: int | None) -> Iterator[_
             if ended is not None or any(_fits(each.lines, lines[at]) for each in wrappers):
                 continue
         tails = table().tails
-        tools = frozenset(tool for tool in (tails if tools is None else tools) if _fits(tails[tool], lines[at]))
-        if not tools:
+        fitting = frozenset(tool for tool in (tails if tools is None else tools) if _fits(tails[tool], lines[at]))
+        if fitting:
+            tools = fitting
+        elif exit_code in _ANYBODYS or not quiet or speaks_of_error(lines[at]) or lines[at].startswith("E: "):
             return
+        else:
+            quiet -= 1
 
 
 def _fits(patterns: Sequence[str], line: str) -> bool:
