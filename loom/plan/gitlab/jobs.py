@@ -115,6 +115,7 @@ class GitLabJobBuilder:
             retry=_retry(merged.get("retry")),
             timeout_s=timeout_s,
             ends_at_timeout=ends_at_timeout,
+            after_script_timeout_s=self._limit("RUNNER_AFTER_SCRIPT_TIMEOUT", candidate, texts),
             step_timeout_s=config.step_timeout,
             resources=self.resources(),
             network=p.Network(mode=config.network),
@@ -221,15 +222,19 @@ class GitLabJobBuilder:
         """Return the job's limit, and whether `after_script` is over with it: not if that of the script is shorter."""
         node = candidate.entry.merged.get("timeout")
         whole = seconds(node.text) if node is not None else self.context.config.job_timeout
-        written = texts.values.get("RUNNER_SCRIPT_TIMEOUT", "")
-        try:
-            of_script = seconds(written) if written else None
-        except ValueError as error:
-            self.say(candidate.entry.key, texts.at("variables"), f"RUNNER_SCRIPT_TIMEOUT: {error}")
-            return whole, True
+        of_script = self._limit("RUNNER_SCRIPT_TIMEOUT", candidate, texts)
         if of_script is None or (whole is not None and of_script >= whole):
             return whole, True
         return of_script, False
+
+    def _limit(self, name: str, candidate: JobCandidate, texts: _Texts) -> float | None:
+        """Return the duration that a variable of GitLab's runner names."""
+        written = texts.values.get(name, "")
+        try:
+            return seconds(written) if written else None
+        except ValueError as error:
+            self.say(candidate.entry.key, texts.at("variables"), f"{name}: {error}")
+            return None
 
     def resources(self) -> p.Resources:
         config = self.context.config

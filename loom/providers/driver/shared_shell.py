@@ -19,7 +19,7 @@ REPORTS = 8
 # where `return` is an error for bash, and the end for other shells, is a file here.
 _RETURNED = b"""{ loom_code=${loom_code-r$?}; [ "$loom_code" != "${loom_code#r}" ] && { loom_code=${loom_code#r}
 [ -z "${BASH_VERSION-}" ] || { echo "bash: return: can only \\`return' from a function or sourced script" >&9
-loom_code=2; case $- in *e*) ;; *) false ;; esac; }; }; } 9>&2 2>/dev/null && exit "$loom_code"
+loom_code=1; case $- in *e*) ;; *) false ;; esac; }; }; } 9>&2 2>/dev/null && exit "$loom_code"
 """
 
 # Without a process of its own. bash prints all of its state as commands; other shells can't print functions.

@@ -413,7 +413,7 @@ RUNNER_VARIABLES = (
         )
     ),
     Keyword("RUNNER_SCRIPT_TIMEOUT", "duration", _SAME, "`after_script` runs when this time is over."),
-    Keyword("RUNNER_AFTER_SCRIPT_TIMEOUT", "duration", _NONE, "`after_script` may take 5 minutes."),
+    Keyword("RUNNER_AFTER_SCRIPT_TIMEOUT", "duration"),
 )
 """Variables by which a file tells GitLab's runner how to run a job; `*` is any ending."""
 

@@ -173,7 +173,7 @@ LIMITS: tuple[tuple[str, Check], ...] = (
     ("rules:exists", _requires("paths", "regexp", one_of=True)),
     ("secrets:*", _requires(*_STORES, one_of=True)),
     ("services", _requires("name")),
-    ("tags[]", _count(0, 50, "tags")),
+    ("tags[]", _count(0, 49, "tags")),
     ("trigger", _apart("include", "project", "branch")),
     ("trigger", _requires("include", "project", one_of=True)),
     ("trigger:include[]", _count(0, 3, "files")),
