@@ -35,7 +35,7 @@ MAX_LEFT_OUT = 5
 MAX_OVERLAPS = 5
 """Number of warnings about paths that several jobs produced differently."""
 MAX_NAMED = 20
-"""Number of missing paths, failing tests or findings to name."""
+"""Number of missing paths, failing tests, findings or restored jobs to name."""
 
 T = TypeVar("T")
 
@@ -131,11 +131,16 @@ class Handover:
         shared = session.workspace_view() == shared_workspace
         view = view_of(session, self._not_if_canceled)
         sources = self.sources(job)
-        for source in sources:
-            if shared and source not in self._missing_here and source not in self._above:
-                continue
+        missing = [each for each in sources if not shared or each in self._missing_here or each in self._above]
+        files = size = 0
+        for number, source in enumerate(missing, start=1):
             restored = artifacts.restore(self._archive_of(source), view, sha256=self._checksums.get(source))
-            on_output("stdout", f"{source}: {restored.files} files, {restored.bytes} bytes\n".encode())
+            if number <= MAX_NAMED:
+                on_output("stdout", f"{source}: {restored.files} files, {restored.bytes} bytes\n".encode())
+            else:  # a line of each for each later job would make the record grow with the square of the jobs
+                files, size = files + restored.files, size + restored.bytes
+        if (more := len(missing) - MAX_NAMED) > 0:
+            on_output("stdout", f"{more} more jobs: {files} files, {size} bytes\n".encode())
         found = self._overlaps_of(tuple(sources))
         return [
             f"{path} is left differently by {', '.join(jobs)}; "

@@ -20,7 +20,7 @@ IMAGE = os.environ.get("LOOM_TEST_KUBERNETES_IMAGE", "debian:trixie-slim")
 GIT = ["git", "-c", "user.name=b", "-c", "user.email=b@example.org"]
 PROGRAM = """
 import json, resource, sys, time
-from loom.commands import run
+from loom.commands.run import run
 from loom.providers.kubernetes.cluster.client import Cluster
 place, jobs = sys.argv[1], int(sys.argv[2])
 made, of = [], Cluster.of

@@ -18,7 +18,7 @@ import json, resource, sys
 sys.path.insert(0, {str(HERE)!r})
 from loom import providers
 providers.MODULES["null"] = "_null_provider"
-from loom.commands import run
+from loom.commands.run import run
 code = run.run_with(run.Options(quiet=True, flags={{"on": "null"}}))
 used = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps([code, used.ru_utime + used.ru_stime, used.ru_maxrss // 1024]), file=sys.stderr)
