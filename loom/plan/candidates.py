@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from msgspec import Struct, field
 
 from loom.plan import model as p
-from loom.util.yaml_file import Node
+from loom.util.toposort import CycleError, order
+from loom.workflow.needs import WantedNeed
 
 
 class RuleDecision(Struct, frozen=True, kw_only=True):
@@ -20,26 +21,6 @@ class RuleDecision(Struct, frozen=True, kw_only=True):
     allow_failure: bool | None = None
     reason: str = ""
     rule: int | None = None
-
-
-class WantedNeed(Struct, frozen=True, kw_only=True):
-    """A need as the workflow has it, before selection and rules say which jobs there are."""
-
-    job: str
-    """One of the other candidate's `names`."""
-    node: Node
-    at: str
-    optional: bool = False
-    artifacts: bool = True
-    matrix: tuple[Mapping[str, str], ...] = ()
-    """The combinations that it means, each by some of its values; empty: all."""
-    hint: str = ""
-    """How to write that it is optional."""
-
-    def means(self, matrix: Mapping[str, str]) -> bool:
-        return not self.matrix or any(
-            all(matrix.get(key) == value for key, value in wanted.items()) for wanted in self.matrix
-        )
 
 
 class Withheld(Struct, frozen=True):
@@ -84,3 +65,17 @@ def by_name(candidates: Iterable[C]) -> dict[str, list[C]]:
         for name in dict.fromkeys((candidate.name, candidate.title or candidate.name)):
             found.setdefault(name, []).append(candidate)
     return found
+
+
+def in_plan_order(
+    stages: Iterable[str], stage_of: Mapping[str, str], needs: Mapping[str, Iterable[str]]
+) -> Iterator[str]:
+    """Yield the jobs by stage, then after their needs, then in the order of the file."""
+    by_stage: dict[str, list[str]] = {stage: [] for stage in stages}
+    for name, stage in stage_of.items():
+        by_stage[stage].append(name)
+    for names in by_stage.values():
+        try:
+            yield from order(names, needs)
+        except CycleError:  # which the check of the file reports
+            yield from names

@@ -8,11 +8,12 @@ from typing import TypeVar
 
 from loom.errors import Problem, RequestError
 from loom.plan import model as p
-from loom.plan.candidates import Candidate, RuleDecision, WantedNeed, by_name
+from loom.plan.candidates import Candidate, RuleDecision, by_name
 from loom.util import globs
 from loom.util.bounded import listed
 from loom.util.toposort import closure
 from loom.util.units import nearest
+from loom.workflow.needs import WantedNeed
 from loom.workflow.words import VARIABLE
 
 _ADDED = "Name that job too, or add --deploy or --no-needs."
@@ -232,7 +233,8 @@ class Choice:
         return jobs
 
     def missing_need(self, need: WantedNeed, target: Candidate, reason: str) -> None:
-        message = f"{target.id} is not part of this run ({reason}); {need.hint}"
+        advice = f"add `optional: true` to the need of {need.job} if it may be missing"
+        message = f"{target.id} is not part of this run ({reason}); {advice}"
         self.problems.append(need.node.file.problem(need.node, need.at, message, code=self.code))
 
 

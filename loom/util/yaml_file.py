@@ -135,6 +135,22 @@ def fields_of(node: Node | None) -> dict[str, Node]:
     return node.value if node is not None and node.kind is Kind.MAPPING else {}
 
 
+def text_of(node: Node | None) -> str:
+    """Return a scalar as text, as GitLab writes numbers and truth values; empty for nothing."""
+    value = None if node is None else node.value
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case float():
+            text = repr(value)
+            special = {"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}.get(text)
+            return special or (text.replace("e", ".0e") if "e" in text and "." not in text else text)
+        case _:
+            return str(value)
+
+
 def scalars_of(node: Node, at: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Node]]:
     """Yield every scalar below a node with its path."""
     pending = [(at, node)]

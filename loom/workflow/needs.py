@@ -13,6 +13,24 @@ from loom.util.yaml_file import Node, pointer
 from loom.workflow.messages import Problems
 
 
+class WantedNeed(Struct, frozen=True, kw_only=True):
+    """A need as the workflow has it, before selection and rules say which jobs there are."""
+
+    job: str
+    """A job's name: all its instances; or the title of one instance."""
+    node: Node
+    at: str
+    optional: bool = False
+    artifacts: bool = True
+    matrix: tuple[Mapping[str, str], ...] = ()
+    """The combinations that it means, each by some of its values; empty: all."""
+
+    def means(self, matrix: Mapping[str, str]) -> bool:
+        return not self.matrix or any(
+            all(matrix.get(key) == value for key, value in wanted.items()) for wanted in self.matrix
+        )
+
+
 class NeedsEntry(Struct, frozen=True, kw_only=True):
     """One entry of a job's `needs`."""
 

@@ -7,16 +7,15 @@ from collections.abc import Container, Iterator, Mapping
 from functools import partial
 
 from loom.plan import model as p
-from loom.plan.candidates import Candidate, RuleDecision, WantedNeed, Withheld, by_name
+from loom.plan.candidates import Candidate, RuleDecision, Withheld, by_name, in_plan_order
 from loom.plan.variables import of_plan
-from loom.util.toposort import CycleError, order
-from loom.util.yaml_file import Node, fields_of, one_or_more
+from loom.util.yaml_file import Node, fields_of, one_or_more, text_of
 from loom.workflow.gitlab import needs, rules, yaml
-from loom.workflow.gitlab.parallel import Instance, instances
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.predefined import for_job, of_environment, url_of_environment
 from loom.workflow.gitlab.rules import RulesResult
-from loom.workflow.gitlab.variables import Scope, Variable, expand, in_environment, layers, read, text_of
+from loom.workflow.gitlab.variables import Scope, Variable, expand, in_environment, layers, read
+from loom.workflow.instances import Instance, instances
 from loom.workflow.messages import Problems
 
 _DEPLOYS = Withheld("it deploys; --deploy or its name runs it", "they deploy; --deploy runs them")
@@ -138,18 +137,13 @@ class Candidates:
     def all(self) -> list[JobCandidate]:
         """Return every instance in plan order: by stage, then needs, then file order."""
         jobs = self.pipeline.jobs
-        by_stage: dict[str, list[str]] = {stage: [] for stage in self.pipeline.stages}
-        for name, entry in jobs.items():
-            by_stage[entry.stage].append(name)
         needed = {name: [need for need in self._names(entry) if need in jobs] for name, entry in jobs.items()}
-        found: list[JobCandidate] = []
-        for names in by_stage.values():
-            try:
-                ordered = order(names, needed)
-            except CycleError:  # reported by `needs.check`
-                ordered = names
-            for name in ordered:
-                found += [self.candidate(jobs[name], instance) for instance in self.instances[name]]
+        stage_of = {name: entry.stage for name, entry in jobs.items()}
+        found = [
+            self.candidate(jobs[name], instance)
+            for name in in_plan_order(self.pipeline.stages, stage_of, needed)
+            for instance in self.instances[name]
+        ]
         if all(one.stage in (".pre", ".post") for one in found if one.decision.runs):
             for one in found:
                 if one.decision.runs:
@@ -205,7 +199,7 @@ class Candidates:
             node_index=instance.index,
             node_total=instance.total,
             decision=_decision(decided, _outside(entry.merged)),
-            wanted=None if wanted is None else tuple(map(_wanted, wanted)),
+            wanted=None if wanted is None else tuple(wanted),
             leaves_artifacts=_leaves(entry.merged),
             base_when=when.text if when is not None else None,
             held=self._held(entry.merged),
@@ -242,18 +236,6 @@ def _outside(job: Node) -> str:
     trigger = job.get("trigger")
     outside = trigger is not None and (trigger.get("project") is not None or isinstance(trigger.value, str))
     return _OUTSIDE if outside else ""
-
-
-def _wanted(need: needs.Wanted) -> WantedNeed:
-    return WantedNeed(
-        job=need.job,
-        node=need.node,
-        at=need.at,
-        optional=need.optional,
-        artifacts=need.artifacts,
-        matrix=need.matrix,
-        hint=f"add `optional: true` to the need of {need.job} if it may be missing",
-    )
 
 
 def _leaves(job: Node) -> bool:

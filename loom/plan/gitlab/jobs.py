@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from msgspec.structs import replace
 
 from loom.errors import Problem, RequestError
 from loom.images.reference import parse_reference, service_aliases
+from loom.plan import builder
 from loom.plan import model as p
 from loom.plan.candidates import by_name
 from loom.plan.gitlab.candidates import Candidates, JobCandidate, system_of
@@ -20,13 +21,13 @@ from loom.pools import Pool
 from loom.util import globs
 from loom.util.bounded import listed
 from loom.util.toposort import CycleError
-from loom.util.yaml_file import Kind, Node, fields_of, line_in_file, one_or_more, pointer
+from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, pointer, text_of
 from loom.workflow.gitlab import needs, yaml
 from loom.workflow.gitlab.durations import seconds
 from loom.workflow.gitlab.keywords import JOB
 from loom.workflow.gitlab.paths import of_runner
 from loom.workflow.gitlab.shapes import UNSUPPORTED
-from loom.workflow.gitlab.variables import GIVE, Variable, expand, expand_all, names, read, text_of
+from loom.workflow.gitlab.variables import GIVE, Variable, expand, expand_all, names, read
 from loom.workflow.interpolation import ExpansionTooLong
 from loom.workflow.keywords import Support
 from loom.workflow.messages import NO_EFFECT
@@ -45,14 +46,11 @@ _RETRY: Mapping[str, p.RetryWhen] = {
     "data_integrity_failure": "provider_failure",
 }
 """GitLab's reasons that can occur here."""
-_PHASES: tuple[p.Phase, ...] = ("before_script", "script", "after_script")
 _REFUSING = [one for one in JOB if one.support is Support.NO_JOB]
 _PROJECT = {"CI_PROJECT_DIR": ".", "LOOM_PROJECT_DIR": "."}
 _LATE = {*_PROJECT, "CI_BUILDS_DIR", *KNOWN_AT_START}
-_When = Literal["on_success", "on_failure", "always", "manual"]
 _SERVICE_WAIT_S = 30.0
 """How long GitLab's runner waits for a service by default, before the job goes on all the same."""
-_WHEN: Mapping[str, _When] = {"on_failure": "on_failure", "always": "always", "manual": "manual"}
 
 
 class GitLabJobBuilder:
@@ -93,7 +91,7 @@ class GitLabJobBuilder:
             id=candidate.id,
             name=candidate.name,
             stage=candidate.stage,
-            steps=tuple(step for phase in _PHASES for step in _steps(phase, merged.get(phase))),
+            steps=tuple(builder.steps(merged)),
             provider=place.place,
             image=image,
             shell=tuple(shell_words(config.default_shell)),
@@ -103,7 +101,7 @@ class GitLabJobBuilder:
             needs=None if candidate.needs is None else tuple(candidate.needs),
             artifacts_from=self.artifacts_from(candidate),
             artifacts_above=dict(self.artifacts_above(candidate, texts)),
-            when=_WHEN.get(candidate.decision.when, "on_success"),
+            when=builder.WHEN.get(candidate.decision.when, "on_success"),
             delay_s=decided.start_in if candidate.decision.when == "delayed" else None,
             resource_group=texts.maybe(merged.get("resource_group")),
             interruptible=bool(decided.interruptible),
@@ -129,8 +127,8 @@ class GitLabJobBuilder:
             secrets=(*self.secrets(merged, texts), *texts.secrets),
             given_variables=(*self.candidates.own_in(texts.known), *self.candidates.selection.variables),
             matrix=candidate.matrix,
-            pool=place if place != Pool(provider=place.provider) else None,
-            places=self.places(merged),
+            pool=builder.settled(place),
+            places=builder.places(merged, config),
             rule=decided.rule,
         )
         if candidate.id in self.refused:
@@ -244,17 +242,6 @@ class GitLabJobBuilder:
             if (origin := config.origins.get(key)) is not None and origin.place
         }
         return p.Resources(cpus=config.cpus, memory=config.memory, pids=config.pids, places=places)
-
-    def places(self, job: Node) -> dict[str, str]:
-        found = {}
-        for key, setting in (("image", "default_image"), ("timeout", "job_timeout"), ("step_timeout", "step_timeout")):
-            if (node := job.get(key)) is not None:
-                node = node.get("name") or node
-                found[key] = f"{node.file.name}:{node.line}"
-            else:
-                origin = self.context.config.origins.get(setting)
-                found[key] = f"`{setting}`, {origin or 'built-in'}"
-        return found
 
     def artifacts_from(self, candidate: JobCandidate) -> tuple[str, ...] | None:
         """Return the ids of the jobs that `dependencies` names; with `needs`, of those that give it artifacts."""
@@ -522,18 +509,6 @@ class _Texts:
     def service_values(self, own: Mapping[str, Variable]) -> dict[str, str]:
         """Return the variables of a service: those of the file and the job, and its own, which see them."""
         return {**self.variables, **{name: self(one.value) if one.expand else one.value for name, one in own.items()}}
-
-
-def _steps(phase: p.Phase, written: Node | None) -> Iterator[p.Step]:
-    for number, node in enumerate((one for one in one_or_more(written) if text_of(one).strip()), start=1):
-        yield p.Step(
-            phase=phase,
-            number=number,
-            script=text_of(node),
-            file=node.file.name,
-            line=line_in_file(node, 1),
-            literal=node.style == "|",
-        )
 
 
 def _words(node: Node | None) -> tuple[str, ...] | None:

@@ -12,7 +12,7 @@ from loom.plan.gitlab.jobs import GitLabJobBuilder
 from loom.plan.selection import Choice
 from loom.util.bounded import listed
 from loom.util.yaml_file import pointer
-from loom.workflow.gitlab import limits, needs, parallel, rules, variables, yaml
+from loom.workflow.gitlab import limits, needs, rules, variables, yaml
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.rules import RulesResult
 from loom.workflow.messages import Problems
@@ -83,7 +83,7 @@ def _checked(pipeline: Pipeline) -> list[Problem]:
     rules.check(pipeline.root.find("workflow", "rules"), ("workflow", "rules"), problems)
     for name, entry in pipeline.jobs.items():
         rules.check(entry.merged.get("rules"), (name, "rules"), problems)
-        parallel.check(entry.merged.get("parallel"), name, problems)
+        limits.check_number(entry.merged.get("parallel"), name, problems)
     needs.check(pipeline, problems)
     limits.check_stops({name: entry.merged for name, entry in pipeline.jobs.items()}, problems)
     return problems.found

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import PurePath
 
 from loom.errors import Problem, RequestError
 from loom.images.reference import parse_reference, service_aliases
+from loom.plan import builder
 from loom.plan import model as p
-from loom.plan.native.rules import EntryCandidate, job_values
+from loom.plan.native.candidates import EntryCandidate, job_values
 from loom.plan.placement import placed, unknown_pool
 from loom.pools import Pool
 from loom.util.units import platform
-from loom.util.yaml_file import Node, line_in_file, pointer
+from loom.util.yaml_file import Node, pointer
 from loom.workflow import Entry, Workflow, interpolation
 from loom.workflow.native import models
 from loom.workflow.native.values import user as checked_user
@@ -56,11 +57,7 @@ class JobBuilder:
             id=candidate.id,
             name=entry.name,
             stage=candidate.stage,
-            steps=(
-                *_steps("before_script", fields.before_script, entry),
-                *_steps("script", fields.script, entry),
-                *_steps("after_script", fields.after_script, entry),
-            ),
+            steps=tuple(builder.steps(entry.merged)),
             provider=place.place,
             image=image,
             shell=tuple(fields.shell or shell_words(config.default_shell)),
@@ -69,7 +66,7 @@ class JobBuilder:
             variables=variables,
             given_variables=tuple(self.selection.variables),
             needs=None if candidate.needs is None else tuple(candidate.needs),
-            when=_WHEN.get(candidate.decision.when, "on_success"),
+            when=builder.WHEN.get(candidate.decision.when, "on_success"),
             allow_failure=_allow_failure(fields.allow_failure, candidate.decision.allow_failure),
             retry=_retry(fields.retry),
             timeout_s=fields.timeout if fields.timeout is not None else config.job_timeout,
@@ -89,8 +86,8 @@ class JobBuilder:
             matrix=candidate.matrix,
             resource_group=text.maybe(fields.resource_group, "resource_group"),
             runner_pool=fields.runner_pool,
-            pool=place if place != Pool(provider=place.provider) else None,
-            places=self.places(entry),
+            pool=builder.settled(place),
+            places=builder.places(entry.merged, config),
             rule=candidate.decision.rule,
         )
         if not config.hardened:
@@ -210,17 +207,6 @@ class JobBuilder:
                 "remove it or the services (`none` is allowed: the private network is then isolated)",
             )
         return p.Network(mode=mode, extra_hosts=dict(written.extra_hosts) if written else {})
-
-    def places(self, entry: Entry) -> dict[str, str]:
-        found = {}
-        for key, setting in (("image", "default_image"), ("timeout", "job_timeout"), ("step_timeout", "step_timeout")):
-            if node := entry.merged.get(key):
-                node = node.get("name") or node
-                found[key] = f"{node.file.name}:{node.line}"
-            else:
-                origin = self.context.config.origins.get(setting)
-                found[key] = f"`{setting}`, {origin or 'built-in'}"
-        return found
 
     def resources(self, fields: models.Resources | None, entry: Entry) -> p.Resources:
         config = self.context.config
@@ -415,23 +401,6 @@ def _secrets(written: Mapping[str, models.SecretFields]) -> tuple[p.Secret, ...]
         p.Secret(name=name, ref=secret.ref, file=secret.file, required=secret.required)
         for name, secret in written.items()
     )
-
-
-_WHEN: Mapping[str, p.When] = {"on_failure": "on_failure", "always": "always"}
-
-
-def _steps(phase: p.Phase, scripts: list[str] | None, entry: Entry) -> Iterator[p.Step]:
-    written = entry.merged.get(phase) or entry.key
-    for number, script in enumerate(scripts or (), start=1):
-        node = written.get(number - 1) or written
-        yield p.Step(
-            phase=phase,
-            number=number,
-            script=script,
-            file=node.file.name,
-            line=line_in_file(node, 1),
-            literal=node.style == "|",
-        )
 
 
 def _allow_failure(fields: models.AllowFailureFields | None, by_rule: bool | None) -> p.AllowFailure:

@@ -8,8 +8,8 @@ from loom.config import Config
 from loom.errors import Problem, WorkflowError
 from loom.plan import model as p
 from loom.plan.candidates import RuleDecision
+from loom.plan.native.candidates import RuleEvaluator, candidate_of, instances_of
 from loom.plan.native.jobs import JobBuilder
-from loom.plan.native.rules import RuleEvaluator, candidate_of, job_ids
 from loom.plan.selection import Choice
 from loom.workflow import Entry, Workflow
 from loom.workflow.predefined import KNOWN_TO_PLANS
@@ -41,12 +41,12 @@ def rehearse(workflow: Workflow, config: Config | None = None) -> tuple[list[Pro
     context = p.ResolveContext(config=config or Config(), predefined=placeholders, host_project_dir="/x")
     selection = p.JobSelection(container=context.config.container, on=context.config.on)
     builder = JobBuilder(workflow, selection, context, {})
+    there = instances_of(workflow)
     jobs: list[tuple[Entry, p.Job]] = []
     for entry in workflow.jobs.values():
         given: dict[str, str] = {}
         for rule in (*(workflow.rules or ()), *(entry.fields.rules or ())):
             given |= rule.variables
-        for number, (job_id, matrix) in enumerate(job_ids(entry.name, entry.fields.parallel), start=1):
-            decision = RuleDecision(runs=True, when="on_success", variables=given)
-            jobs.append((entry, builder.job(candidate_of(entry, job_id, matrix, (number, 1), decision))))
+        decision = RuleDecision(runs=True, when="on_success", variables=given)
+        jobs += [(entry, builder.job(candidate_of(entry, one, decision))) for one in there[entry.name]]
     return list(dict.fromkeys(builder.problems)), jobs

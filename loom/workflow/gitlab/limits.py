@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from loom.util.units import duration_text
 from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, pointer
 from loom.workflow.gitlab.durations import seconds
+from loom.workflow.instances import combinations
 
 if TYPE_CHECKING:
     from loom.workflow.messages import Problems
@@ -26,6 +27,8 @@ _OF_TRIGGERS = {
 _STORES = ("vault", "gcp_secret_manager", "azure_key_vault", "aws_secrets_manager", "gitlab_secrets_manager")
 _UNFIT_KEY = re.compile(r"/|%2f|^(\.|%2e){1,2}$", re.IGNORECASE)
 _EXPOSED = re.compile(r"\w[-\w ]{0,99}")
+MOST_INSTANCES = 200
+"""Of one job."""
 WEEK, MONTH = 604_800, 30 * 86_400
 
 
@@ -190,6 +193,22 @@ def check(name: str, job: Node, problems: Problems) -> None:
         for node in _at(job, parts, whole=whole):
             if (why := wrong(node)) is not None:
                 problems.say(node, pointer(name, *parts), f"{keyword.removesuffix(':*') or name}: {why}")
+
+
+def check_number(node: Node | None, name: str, problems: Problems) -> None:
+    """Report a number of instances that GitLab refuses."""
+    if node is None or node.value is None:
+        return
+    matrix = node.get("matrix")
+    if matrix is None:
+        number = node.value if isinstance(node.value, int) else 0
+        keyword = "parallel"
+    else:
+        number, keyword = len(combinations(matrix)), "parallel:matrix"
+    if not 1 <= number <= MOST_INSTANCES:
+        found = "more" if number > MOST_INSTANCES else number
+        message = f"{keyword}: GitLab makes 1 to {MOST_INSTANCES} instances of a job, not {found}"
+        problems.say(matrix or node, pointer(name, *keyword.split(":")), message)
 
 
 def check_stops(jobs: Mapping[str, Node], problems: Problems) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
-from loom.util.yaml_file import Kind, Node, flat, items_of, one_or_more, pointer
-from loom.workflow.gitlab.parallel import Instance, combinations, instances
+from loom.util.yaml_file import Kind, Node, flat, items_of, one_or_more, pointer, text_of
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
-from loom.workflow.gitlab.variables import text_of
-from loom.workflow.needs import Needing, NeedsEntry
+from loom.workflow.instances import Instance, combinations, instances
+from loom.workflow.needs import Needing, NeedsEntry, WantedNeed
 from loom.workflow.needs import check as check_needs
 
 if TYPE_CHECKING:
@@ -23,20 +20,7 @@ LIMIT = 50
 _EXPRESSION = re.compile(r"\$\[\[\s*matrix\.([A-Za-z0-9_-]+)\s*\]\]")
 
 
-class Wanted(Struct, frozen=True, kw_only=True):
-    """One entry of `needs`."""
-
-    job: str
-    """A job's name: all its instances; or the title of one instance."""
-    node: Node
-    at: str
-    artifacts: bool = True
-    optional: bool = False
-    matrix: tuple[Mapping[str, str], ...] = ()
-    """The combinations that are needed; empty: all."""
-
-
-def wanted(entry: Entry, instance: Instance, rule_needs: Node | None, problems: Problems) -> list[Wanted] | None:
+def wanted(entry: Entry, instance: Instance, rule_needs: Node | None, problems: Problems) -> list[WantedNeed] | None:
     """Return what an instance needs; None: it waits for all earlier stages.
 
     Entries of other pipelines and projects are left out: a job with no other ones waits for nothing, as in GitLab.
@@ -68,13 +52,6 @@ def dependencies(entry: Entry) -> list[str] | None:
     """Return the jobs whose artifacts a job gets; None: all that it needs, else all of earlier stages."""
     node = entry.merged.get("dependencies")
     return None if node is None or node.value is None else [text_of(item) for item in one_or_more(node)]
-
-
-def targets(name: str, matrix: Sequence[Mapping[str, str]], known: Mapping[str, Sequence[Instance]]) -> list[Instance]:
-    """Return the instances that a job's name, or the title of an instance, means."""
-    if name in known:
-        return [one for one in known[name] if not matrix or one.matrix in matrix]
-    return [one for several in known.values() for one in several if one.title == name]
 
 
 def check(pipeline: Pipeline, problems: Problems) -> None:
@@ -130,9 +107,9 @@ def _items(node: Node) -> Iterator[tuple[int, Node, str | None]]:
             yield number, item, text_of(item.get("job"))
 
 
-def _wanted(item: Node, name: str, at: str, instance: Instance, problems: Problems) -> Wanted:
+def _wanted(item: Node, name: str, at: str, instance: Instance, problems: Problems) -> WantedNeed:
     artifacts = item.get("artifacts")
-    return Wanted(
+    return WantedNeed(
         job=name,
         node=item,
         at=at,

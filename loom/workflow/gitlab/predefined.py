@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 
 from loom.util.slugs import slug
-from loom.util.yaml_file import Kind, Node
-from loom.workflow.gitlab.parallel import Instance
+from loom.util.yaml_file import Kind, Node, text_of
 from loom.workflow.gitlab.pipeline import Entry
-from loom.workflow.gitlab.variables import expand, text_of
+from loom.workflow.gitlab.variables import expand
+from loom.workflow.instances import Instance
 
 _TIERS = (
     ("development", r"dev|review|trunk"),

@@ -14,7 +14,7 @@ from msgspec import Struct, field
 from loom.errors import Problem
 from loom.util import globs
 from loom.util.globs import GlobError
-from loom.util.yaml_file import Kind, Node, fields_of, flat, items_of, one_or_more, pointer
+from loom.util.yaml_file import Kind, Node, fields_of, flat, items_of, one_or_more, pointer, text_of
 from loom.workflow.expressions import Expression, ExpressionError
 from loom.workflow.gitlab import conditions, durations, paths, policies
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
@@ -51,13 +51,13 @@ def decide(entry: Entry, scope: Scope, facts: Facts, problems: Problems, *, glob
     """Decide for one instance of a job. `global_rules`: whether the file has `workflow:rules`, which lift the default
     of `only`.
     """
-    base = _text(entry.merged.get("when")) or "on_success"
+    base = text_of(entry.merged.get("when")) or "on_success"
     rules = entry.merged.get("rules")
     if rules is None or rules.value is None:
         reason = policies.excluded(entry, scope, facts, problems, default=not global_rules)
         return _decision(entry, None, "never" if reason else base, problems, reason=reason)
     for number, rule in _matching(rules, scope, facts, problems, (entry.name, "rules")):
-        when = _text(rule.get("when")) or base
+        when = text_of(rule.get("when")) or base
         reason = f"rules[{number}] says never" if when == "never" else ""
         return _decision(entry, rule, when, problems, reason=reason, number=number)
     return _decision(entry, None, "never", problems, reason="none of its rules matches")
@@ -69,7 +69,7 @@ def workflow(pipeline: Pipeline, scope: Scope, facts: Facts, problems: Problems)
     if rules is None or rules.value is None:
         return RulesResult(when="always", runs=True)
     for number, rule in _matching(rules, scope, facts, problems, ("workflow", "rules")):
-        if _text(rule.get("when")) == "never":
+        if text_of(rule.get("when")) == "never":
             reason = f"workflow: rules[{number}] says never"
             return RulesResult(when="never", runs=False, reason=reason, rule=number)
         return RulesResult(when="always", runs=True, variables=read(rule.get("variables")), rule=number)
@@ -84,7 +84,7 @@ def ends_at_failure(pipeline: Pipeline, decided: RulesResult) -> bool:
         return False
     rule = None if decided.rule is None else flat(items_of(workflow.get("rules")))[decided.rule]
     said = (rule.find(*path) if rule is not None else None) or workflow.find(*path)
-    return _text(said) == "all"
+    return text_of(said) == "all"
 
 
 def include_applies(rules: Node | None, scope: Scope, facts: Facts, problems: Problems) -> bool:
@@ -92,7 +92,7 @@ def include_applies(rules: Node | None, scope: Scope, facts: Facts, problems: Pr
     if rules is None or rules.value is None:
         return True
     for _, rule in _matching(rules, scope, facts, problems, ("include", "rules")):
-        return _text(rule.get("when")) != "never"
+        return text_of(rule.get("when")) != "never"
     return False
 
 
@@ -104,7 +104,7 @@ def check(rules: Node | None, at: tuple[str | int, ...], problems: Problems) -> 
                 keyword.get("paths") or keyword if keyword is not None and keyword.kind is Kind.MAPPING else keyword
             )
             for glob in one_or_more(wanted):
-                if (wrong := globs.problem(_text(glob))) is not None:
+                if (wrong := globs.problem(text_of(glob))) is not None:
                     problems.say(rule, pointer(*at, number), f"rules: {wrong}")
 
 
@@ -116,7 +116,7 @@ def without_value(
     asked = {one.name: one.why for one in NOT_SET if one.missing in ("*", source)}
     given = {*facts.own_variables(), *facts.given, *fields_of(root.get("variables"))}
     for at, node, own in _conditions(root, entries, of_includes):
-        for name in _NAMES.findall(_text(node)):
+        for name in _NAMES.findall(text_of(node)):
             if name in asked and name not in given and name not in own:
                 why = f"this condition reads ${name}, which has no value here: {asked.pop(name)[:-1].lower()}; {GIVE}"
                 yield node.file.problem(node, pointer(*at), why, code="GL_NOT_GIVEN", severity="notice")
@@ -172,7 +172,7 @@ def _start_in(entry: Entry, there: Node, problems: Problems) -> float | None:
         )
         return None
     try:
-        return durations.seconds(_text(node))
+        return durations.seconds(text_of(node))
     except ValueError as error:
         problems.say(node, pointer(entry.name, "start_in"), f"start_in: {error}")
         return None
@@ -182,7 +182,7 @@ def _allow_failure(entry: Entry, rule: Node | None) -> bool | frozenset[int]:
     """The rule's, else the job's; a job that is manual by itself may fail."""
     given = (rule.get("allow_failure") if rule is not None else None) or entry.merged.get("allow_failure")
     if given is None:
-        return _text(entry.merged.get("when")) == "manual"
+        return text_of(entry.merged.get("when")) == "manual"
     codes = one_or_more(given.get("exit_codes"))
     return frozenset(int(code.value) for code in codes) if codes else given.value is True
 
@@ -211,7 +211,7 @@ def _parsed(
 def condition_of(node: Node, at: tuple[str | int, ...], keyword: str, problems: Problems) -> Expression | None:
     """Parse a condition; report one that is invalid."""
     try:
-        return conditions.parse(_text(node))
+        return conditions.parse(text_of(node))
     except ExpressionError as error:
         problems.found.append(
             node.file.problem(node, pointer(*at), f"{keyword}: {error}", code="GL_INVALID", offset=error.position)
@@ -246,14 +246,14 @@ def _applies(
 
 def _changed(node: Node, scope: Scope, facts: Facts) -> bool:
     since = node.get("compare_to")
-    base = None if since is None else expand_existing(_text(since), scope.expanded)
-    globs = [expand_existing(_text(glob), scope.expanded) for glob in one_or_more(node.get("paths") or node)]
+    base = None if since is None else expand_existing(text_of(since), scope.expanded)
+    globs = [expand_existing(text_of(glob), scope.expanded) for glob in one_or_more(node.get("paths") or node)]
     return paths.any_changed(facts, globs, base)
 
 
 def _exists(node: Node, scope: Scope, facts: Facts, problems: Problems, at: tuple[str | int, ...]) -> bool:
     project = node.get("project")
-    if project is not None and expand_existing(_text(project), scope.written) != facts.predefined.get(
+    if project is not None and expand_existing(text_of(project), scope.written) != facts.predefined.get(
         "CI_PROJECT_PATH"
     ):
         message = (
@@ -262,9 +262,5 @@ def _exists(node: Node, scope: Scope, facts: Facts, problems: Problems, at: tupl
         problems.found.append(project.file.problem(project, pointer(*at, "project"), message, code="GL_UNSUPPORTED"))
         return False
     wanted = (node.get("paths") or node) if node.kind is Kind.MAPPING else node
-    globs = [expand_existing(_text(glob), scope.written) for glob in one_or_more(wanted)]
+    globs = [expand_existing(text_of(glob), scope.written) for glob in one_or_more(wanted)]
     return paths.any_of(globs, facts.files())
-
-
-def _text(node: Node | None) -> str:
-    return "" if node is None or node.value is None else str(node.value)

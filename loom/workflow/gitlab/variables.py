@@ -19,7 +19,7 @@ from msgspec import Struct
 from loom.errors import RequestError, WorkflowError
 from loom.util import globs, yaml_file
 from loom.util.toposort import CycleError, order
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, pointer
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, pointer, text_of
 from loom.workflow.interpolation import ExpansionTooLong, substituted
 
 if TYPE_CHECKING:
@@ -139,22 +139,6 @@ def check(node: Node | None, at: tuple[str | int, ...], problems: Problems) -> N
         if text_of(value.get("value")) not in allowed:
             message = f"variables:options: the value of {name} must be one of its options: {', '.join(allowed)}"
             problems.say(value.get("value") or value, pointer(*at, name, "value"), message)
-
-
-def text_of(node: Node | None) -> str:
-    """Return the text that GitLab makes of a scalar; empty for nothing."""
-    value = None if node is None else node.value
-    match value:
-        case None:
-            return ""
-        case bool():
-            return "true" if value else "false"
-        case float():
-            text = repr(value)
-            special = {"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}.get(text)
-            return special or (text.replace("e", ".0e") if "e" in text and "." not in text else text)
-        case _:
-            return str(value)
 
 
 class Scope(Struct, frozen=True, kw_only=True, dict=True):

@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from loom.util.yaml_file import Kind, Node, NodeBuilder, YamlFile, fields_of
-from loom.workflow.gitlab.variables import text_of
+from loom.util.yaml_file import Kind, Node, NodeBuilder, YamlFile, fields_of, text_of
 
 CODE = "GL_INVALID"
 MAX_DEPTH = 100

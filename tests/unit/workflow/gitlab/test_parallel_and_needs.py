@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from loom.workflow.gitlab import needs, parallel
-from loom.workflow.gitlab.parallel import Instance
+from loom.workflow import instances as of_jobs
+from loom.workflow.gitlab import limits, needs
+from loom.workflow.instances import Instance
 from loom.workflow.messages import Problems
 from tests.support.gitlab import entry, node, pipeline
 
@@ -13,7 +14,7 @@ ALONE = Instance(id="job", title="job")
 
 
 def instances(text: str) -> dict[str, list[Instance]]:
-    return parallel.instances({name: value.get("parallel") for name, value in node(text).value.items()})
+    return of_jobs.instances({name: value.get("parallel") for name, value in node(text).value.items()})
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_an_instance_knows_its_place() -> None:
 )
 def test_a_number_of_instances_has_limits(text: str, wrong: bool) -> None:
     problems = Problems()
-    parallel.check(node(text).get("parallel"), "job", problems)
+    limits.check_number(node(text).get("parallel"), "job", problems)
     assert bool(problems.found) is wrong
 
 
@@ -134,15 +135,6 @@ def test_expressions_name_the_jobs_own_matrix() -> None:
     assert not problems.found
     needs.wanted(entry(text), ALONE, None, problems)
     assert "the job's matrix has no OS" in problems.found[0].message
-
-
-def test_a_name_means_all_instances_and_a_title_one() -> None:
-    known = instances("{build: {parallel: {matrix: [{OS: [linux, mac]}]}}, test: {parallel: 2}}")
-    assert [one.id for one in needs.targets("build", (), known)] == ["build.linux", "build.mac"]
-    assert [one.id for one in needs.targets("build", ({"OS": "mac"},), known)] == ["build.mac"]
-    assert [one.id for one in needs.targets("build: [mac]", (), known)] == ["build.mac"]
-    assert [one.id for one in needs.targets("test 2/2", (), known)] == ["test.2"]
-    assert needs.targets("nowhere", (), known) == []
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,17 @@
-"""The instances of jobs with `parallel`, with the names that GitLab prints and the ids that loom uses."""
+"""The instances of jobs with `parallel`: the ids that loom uses, and the names that GitLab prints."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from itertools import product
-from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
-from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, pointer
-from loom.workflow.gitlab.variables import text_of
+from loom.util.yaml_file import Node, fields_of, one_or_more, text_of
 
-if TYPE_CHECKING:
-    from loom.workflow.messages import Problems
-
-LIMIT = 200
-"""The most instances that GitLab makes of a job."""
+MOST = 256
+"""The most instances of a job in any language."""
 
 
 class Instance(Struct, frozen=True, kw_only=True):
@@ -45,17 +40,18 @@ def instances(parallel: Mapping[str, Node | None]) -> dict[str, list[Instance]]:
     for name, node in parallel.items():
         if node is None or node.value is None:
             found[name] = [Instance(id=bases[name], title=name)]
-        elif node.kind is Kind.MAPPING:
-            found[name] = _of_matrix(name, bases[name], combinations(node.get("matrix")), taken)
+        elif (matrix := node.get("matrix")) is not None:
+            found[name] = _of_matrix(name, bases[name], combinations(matrix), taken)
         else:
-            found[name] = _copies(name, bases[name], min(int(node.value), LIMIT + 1), taken)
+            count = node.get("count") or node
+            found[name] = _copies(name, bases[name], min(int(count.value or 0), MOST + 1), taken)
     return found
 
 
 def combinations(matrix: Node | None) -> list[dict[str, str]]:
-    """Return the combinations of a `parallel:matrix` in GitLab's order: the last variable varies fastest.
+    """Return the combinations of a `parallel:matrix` in their order: the last variable varies fastest.
 
-    No more than one above LIMIT, so that a number that `check` refuses costs nothing.
+    No more than one above MOST, so that a number that is refused costs nothing.
     """
     found: list[dict[str, str]] = []
     for row in one_or_more(matrix):
@@ -67,24 +63,9 @@ def combinations(matrix: Node | None) -> list[dict[str, str]]:
             combination = dict(zip(values, chosen, strict=True))
             if combination not in found:
                 found.append(combination)
-            if len(found) > LIMIT:
+            if len(found) > MOST:
                 return found
     return found
-
-
-def check(node: Node | None, name: str, problems: Problems) -> None:
-    """Report a number of instances that GitLab refuses."""
-    if node is None or node.value is None:
-        return
-    matrix = node.get("matrix")
-    if matrix is None:
-        number = node.value if isinstance(node.value, int) else 0
-        keyword = "parallel"
-    else:
-        number, keyword = len(combinations(matrix)), "parallel:matrix"
-    if not 1 <= number <= LIMIT:
-        message = f"{keyword}: GitLab makes 1 to {LIMIT} instances of a job, not {'more' if number > LIMIT else number}"
-        problems.say(matrix or node, pointer(name, *keyword.split(":")), message)
 
 
 def _copies(name: str, base: str, total: int, taken: set[str]) -> list[Instance]:

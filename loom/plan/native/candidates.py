@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from itertools import product
 
 from loom.errors import WorkflowError
 from loom.plan import model as p
-from loom.plan.candidates import Candidate, RuleDecision, WantedNeed
+from loom.plan.candidates import Candidate, RuleDecision, in_plan_order
 from loom.plan.placement import placed
 from loom.plan.variables import of_plan
 from loom.util import globs
 from loom.util.slugs import slug
-from loom.util.toposort import order
 from loom.util.yaml_file import Node, pointer
 from loom.workflow import Entry, Workflow, expressions, interpolation
+from loom.workflow.instances import Instance, instances
 from loom.workflow.native import models
+from loom.workflow.needs import WantedNeed
 from loom.workflow.patterns import SearchError
 
 
@@ -24,44 +23,6 @@ class EntryCandidate(Candidate, kw_only=True):
     """A candidate of loom's own language."""
 
     entry: Entry
-
-
-def combinations(parallel: models.ParallelFields | None) -> list[Mapping[str, str]]:
-    """Return the matrix combinations in written order; the last variable varies fastest."""
-    found: list[Mapping[str, str]] = []
-    for row in (parallel.matrix if parallel is not None else None) or ():
-        for values in product(*row.values()):
-            combination = dict(zip(row, values, strict=True))
-            if combination not in found:
-                found.append(combination)
-    return found
-
-
-def job_ids(name: str, parallel: models.ParallelFields | None) -> list[tuple[str, Mapping[str, str]]]:
-    """Return the ids of a job: its name, `name.<values>` per combination, or `name.1` ... per copy.
-
-    Job names contain no dot, so ids are unique across jobs. Values are reduced to characters that are safe in file
-    names and on a command line; equal results get a number.
-    """
-    if parallel is None:
-        return [(name, {})]
-    if parallel.count is not None:
-        return [(f"{name}.{number}", {}) for number in range(1, parallel.count + 1)]
-    taken: set[str] = set()
-    result: list[tuple[str, Mapping[str, str]]] = []
-    for combination in combinations(parallel):
-        slug = "-".join(_slug(value) for value in combination.values())[:80].rstrip(".-")
-        unique, number = slug, 2
-        while unique.lower() in taken:
-            unique, number = f"{slug}-{number}", number + 1
-        taken.add(unique.lower())
-        result.append((f"{name}.{unique}", combination))
-    return result
-
-
-def _slug(value: str) -> str:
-    text = re.sub(r"[^A-Za-z0-9._]+", "-", value).strip("-.")
-    return text[:32].rstrip("-.") or "x"
 
 
 def job_values(
@@ -85,22 +46,15 @@ def job_values(
     return {**values, **of_plan(job_id=job_id, project_dir=project_dir)}
 
 
-def candidate_of(
-    entry: Entry,
-    job_id: str,
-    matrix: Mapping[str, str],
-    numbers: tuple[int, int] | None,
-    decision: RuleDecision,
-) -> EntryCandidate:
-    """`numbers`: which copy it is, and of how many."""
+def candidate_of(entry: Entry, instance: Instance, decision: RuleDecision) -> EntryCandidate:
     fields = entry.fields
     return EntryCandidate(
-        id=job_id,
+        id=instance.id,
         name=entry.name,
         stage=str(fields.stage),
-        matrix=matrix,
-        node_index=numbers[0] if numbers else None,
-        node_total=numbers[1] if numbers else None,
+        matrix=instance.matrix,
+        node_index=instance.index,
+        node_total=instance.total,
         decision=decision,
         wanted=None if fields.needs is None else tuple(_wanted(entry, fields.needs)),
         leaves_artifacts=fields.artifacts is not None and bool(fields.artifacts.paths),
@@ -119,8 +73,11 @@ def _wanted(entry: Entry, needs: list[models.NeedFields]) -> Iterator[WantedNeed
             optional=need.optional,
             artifacts=need.artifacts,
             matrix=(need.matrix,) if need.matrix else (),
-            hint=f"write {{job: {need.job}, optional: true}} if it is optional",
         )
+
+
+def instances_of(workflow: Workflow) -> dict[str, list[Instance]]:
+    return instances({name: entry.merged.get("parallel") for name, entry in workflow.jobs.items()})
 
 
 class RuleEvaluator:
@@ -138,29 +95,15 @@ class RuleEvaluator:
     def candidates(self) -> list[EntryCandidate]:
         """Return every job and combination in plan order: by stage, then needs, then file order."""
         verdict = self.workflow_rules()
-        position = {stage: number for number, stage in enumerate(self.workflow.stages)}
         jobs = self.workflow.jobs
-        by_stage: dict[str, list[str]] = {stage: [] for stage in self.workflow.stages}
-        for name, entry in jobs.items():
-            by_stage[str(entry.fields.stage)].append(name)
         needs = {name: [need.job for need in entry.fields.needs or ()] for name, entry in jobs.items()}
-        found: list[EntryCandidate] = []
-        for stage in sorted(by_stage, key=lambda stage: position[stage]):
-            for name in order(by_stage[stage], needs):
-                entry = jobs[name]
-                ids = job_ids(name, entry.fields.parallel)
-                several = entry.fields.parallel is not None
-                for number, (job_id, matrix) in enumerate(ids, start=1):
-                    found.append(
-                        candidate_of(
-                            entry,
-                            job_id,
-                            matrix,
-                            (number, len(ids)) if several else None,
-                            verdict or self.decide(entry, job_id, matrix),
-                        )
-                    )
-        return found
+        stage_of = {name: str(entry.fields.stage) for name, entry in jobs.items()}
+        there = instances_of(self.workflow)
+        return [
+            candidate_of(jobs[name], one, verdict or self.decide(jobs[name], one))
+            for name in in_plan_order(self.workflow.stages, stage_of, needs)
+            for one in there[name]
+        ]
 
     def workflow_rules(self) -> RuleDecision | None:
         """Evaluate `workflow: rules`: None when the workflow runs, else the decision for each of its jobs."""
@@ -175,7 +118,7 @@ class RuleEvaluator:
                 return None
         return RuleDecision(runs=False, when="never", reason="no rule of `workflow: rules` matches")
 
-    def decide(self, entry: Entry, job_id: str, matrix: Mapping[str, str]) -> RuleDecision:
+    def decide(self, entry: Entry, instance: Instance) -> RuleDecision:
         fields = entry.fields
         base = fields.when or "on_success"
         if fields.rules:
@@ -184,8 +127,8 @@ class RuleEvaluator:
                 if values is None:
                     values = self.rule_values(
                         fields.variables or {},
-                        matrix,
-                        job_values(self.workflow, self.selection, self.context, entry, job_id),
+                        instance.matrix,
+                        job_values(self.workflow, self.selection, self.context, entry, instance.id),
                     )
                 if self.applies(rule, values, entry.merged.get("rules"), (entry.name, "rules", number)):
                     when = rule.when or base
