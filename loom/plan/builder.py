@@ -50,3 +50,11 @@ def places(job: Node, config: Config) -> dict[str, str]:
         else:
             found[key] = f"`{setting}`, {config.origins.get(setting) or 'built-in'}"
     return found
+
+
+def allow_failure(*decided: bool | frozenset[int] | None) -> p.AllowFailure:
+    """Return the first that says something: whether any failure is allowed, or which exit codes."""
+    found = next((one for one in decided if one is not None), False)
+    if isinstance(found, bool):
+        return p.AllowFailure(always=found)
+    return p.AllowFailure(exit_codes=found)

@@ -5,22 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.plan import model as p
 from loom.util.toposort import CycleError, order
 from loom.workflow.needs import WantedNeed
-
-
-class RuleDecision(Struct, frozen=True, kw_only=True):
-    """The decision of a job's rules. `reason` explains to people why it does not run."""
-
-    runs: bool
-    when: str
-    variables: Mapping[str, str] = field(default_factory=dict)
-    allow_failure: bool | None = None
-    reason: str = ""
-    rule: int | None = None
+from loom.workflow.rules import RuleDecision
 
 
 class Withheld(Struct, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from loom.config import Config
 from loom.plan.model import HOST, JobSelection
 from loom.pools import Pool, named
-from loom.util.units import nearest
+from loom.util.units import meant
 
 THIS_MACHINE = Pool(provider=HOST)
 
@@ -22,6 +22,4 @@ def unknown_pool(runner_pool: str | None, config: Config) -> str | None:
     """State that the user's configuration has no such pool. One without any pools makes no use of the key."""
     if runner_pool is None or not config.pools or runner_pool in config.pools:
         return None
-    close = nearest(runner_pool, config.pools)
-    meant = f"; did you mean {close}?" if close else ""
-    return f"your configuration has no pool {runner_pool}; it has {', '.join(config.pools)}{meant}"
+    return f"your configuration has no pool {runner_pool}; it has {', '.join(config.pools)}{meant(runner_pool, config.pools)}"

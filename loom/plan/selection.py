@@ -6,13 +6,15 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from loom.errors import Problem, RequestError
 from loom.plan import model as p
-from loom.plan.candidates import Candidate, RuleDecision, by_name
+from loom.plan.candidates import Candidate, by_name
 from loom.util import globs
 from loom.util.bounded import listed
 from loom.util.toposort import closure
-from loom.util.units import nearest
+from loom.util.units import meant, nearest
 from loom.workflow.needs import WantedNeed
 from loom.workflow.words import VARIABLE
 
@@ -55,16 +57,9 @@ class Choice:
             chosen = closure(chosen, lambda job_id: self.gets_from(there[job_id], pool))
         for candidate in pool:
             if candidate.id in exact and (not candidate.decision.runs or candidate.decision.when == "manual"):
-                decision = candidate.decision
                 base = candidate.base_when
                 when = base if base in ("on_success", "on_failure", "always") else "on_success"
-                candidate.decision = RuleDecision(
-                    runs=True,
-                    when=when,
-                    variables=decision.variables,
-                    allow_failure=decision.allow_failure,
-                    rule=decision.rule,
-                )
+                candidate.decision = replace(candidate.decision, runs=True, when=when, reason="")
         result: dict[str, C] = {}
         for candidate in candidates:
             if candidate.id not in chosen:
@@ -91,10 +86,9 @@ class Choice:
             if not values:
                 keys = list(dict.fromkeys(name for c in candidates for name in c.matrix))
                 close = nearest(key.upper(), [name.lower() for name in keys])
-                meant = (
-                    f"; did you mean {close.upper()}?" if close else f"; there are {', '.join(keys)}" if keys else ""
-                )
-                raise RequestError(f"--matrix {key}={value}: no job has a matrix variable {key}{meant}")
+                known = f"; there are {', '.join(keys)}" if keys else ""
+                advice = f"; did you mean {close.upper()}?" if close else known
+                raise RequestError(f"--matrix {key}={value}: no job has a matrix variable {key}{advice}")
             if value not in values:
                 raise RequestError(
                     f"--matrix {key}={value}: no combination has this value; its values are {', '.join(values)}"
@@ -135,9 +129,8 @@ class Choice:
     def in_stages(self, pool: list[Candidate]) -> set[str]:
         for stage in self.selection.stages:
             if stage not in self.stages:
-                close = nearest(stage, self.stages)
-                meant = f"did you mean {close}?" if close else f"there are {', '.join(self.stages)}"
-                raise RequestError(f"unknown stage {stage}; {meant}")
+                advice = meant(stage, self.stages) or f"; there are {', '.join(self.stages)}"
+                raise RequestError(f"unknown stage {stage}{advice}")
         return {c.id for c in pool if c.stage in self.selection.stages}
 
     def after(self, start: str, pool: list[Candidate]) -> set[str]:
@@ -159,11 +152,9 @@ class Choice:
         known = list(dict.fromkeys(name for c in pool for name in (c.name, *c.names)))
         if re.search(r"[*?\[]", wanted):
             return RequestError(f"no job matches {wanted}", hint=f"The jobs are {_some(known)}.")
-        close = nearest(wanted, known)
         if wanted in self.stages:
             return RequestError(f"unknown job {wanted}, but a stage", hint=f"Select it with --stage {wanted}.")
-        meant = f"; did you mean {close}?" if close else ""
-        return RequestError(f"unknown job {wanted}{meant}", hint=f"The jobs are {_some(known)}.")
+        return RequestError(f"unknown job {wanted}{meant(wanted, known)}", hint=f"The jobs are {_some(known)}.")
 
     def gets_from(self, candidate: Candidate, pool: list[Candidate]) -> list[str]:
         """Return the jobs that this one needs to find the same files as in CI: its needs, or the producers of its

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from msgspec import Struct, field
 
 from loom.errors import Problem
-from loom.util.units import duration, meant, nearest
+from loom.util.units import duration, meant
 from loom.util.yaml_file import Kind, Node, depth, flat, mapping, pointer
 from loom.workflow.keywords import Keyword, Shape, Support, shape_of
 from loom.workflow.messages import NO_EFFECT
@@ -59,10 +59,9 @@ class Shapes(Struct, kw_only=True):
 
     def _unknown(self, node: Node, prefix: str, key: str, table: Table, at: tuple[str | int, ...]) -> None:
         known = [name[len(prefix) :] for name in table if name.startswith(prefix) and ":" not in name[len(prefix) :]]
-        close = nearest(key, known)
         where = f" in {prefix.rstrip(':')}" if prefix else ""
-        advice = f"did you mean {close}?" if close else f"the keywords are {', '.join(known)}"
-        self._say(node, at, f"unknown keyword {key}{where}; {advice}")
+        advice = meant(key, known) or f"; the keywords are {', '.join(known)}"
+        self._say(node, at, f"unknown keyword {key}{where}{advice}")
 
     def value(
         self,

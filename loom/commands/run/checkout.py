@@ -6,20 +6,15 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from loom.addresses import Address
 from loom.commands.project import Here
-from loom.errors import SnapshotError
+from loom.errors import LoomError, SnapshotError
 from loom.plan.variables import (
     DEFAULT_EVENT,
     HeadCommit,
     Message,
-    User,
-    default_branch,
     for_run,
     project_name_of,
-    remote_sha,
     tag_of,
 )
 from loom.snapshot.repository import find
@@ -126,40 +121,24 @@ def _fork(root: Path, environ: Mapping[str, str], commit: HeadCommit, event: str
 
 
 def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dict[str, str]:
-    """Make the variables that `loom run` gives, for commands that make a plan without a run (and without its id)."""
-    from loom.snapshot.source import COMMIT  # as in `_git`
+    """Make the variables that `loom run` gives, for commands that make a plan without a run (and without its id).
 
-    root, environ = here.root, here.environ
-    head = git(root, environ, "rev-parse", "HEAD")
-    branch = git(root, environ, "symbolic-ref", "-q", "--short", "HEAD")
-    tags = git(root, environ, "tag", "--points-at", "HEAD")
-    default = _first(git(root, environ, "symbolic-ref", "-q", "refs/remotes/origin/HEAD")) or ""
-    origin = origin_of(root, environ)
-    origin_url = str(origin) if origin else None
-    at_origin = git(root, environ, "rev-parse", "-q", "--verify", f"refs/remotes/origin/{_first(branch) or 'HEAD'}")
-    commit = HeadCommit(
-        sha=_first(head) or "",
-        branch=_first(branch),
-        tags=[os.fsdecode(tag) for tag in (tags or b"").splitlines()],
-        default_branch=default_branch(default, _usual_branches(root, environ)),
-        remote_sha=remote_sha(_first(at_origin), origin_url),
-    )
-    name, email = (_first(git(root, environ, "config", "--get", f"user.{part}")) or "" for part in ("name", "email"))
-    variables = for_run(
-        run_id="",
-        event=event,
-        workflow_path=workflow_path,
-        commit=replace(commit, message=message_of_head(root, environ, git(root, environ, *COMMIT), commit, event)),
-        project_name=project_name_of(root),
-        origin_url=origin_url,
-        user=User(name=name, email=email),
-    )
+    Without a repository that a run could use, those are missing that come from it.
+    """
+    from loom.runner import api  # as in `_git`
+    from loom.snapshot.source import discover
+
+    try:
+        source = discover(here.root, environ=here.environ)
+    except LoomError:
+        name, none = project_name_of(here.root), HeadCommit(sha="")
+        variables = for_run(
+            run_id="", event=event, workflow_path=workflow_path, commit=none, project_name=name, origin_url=None
+        )
+    else:
+        message = message_of_head(here.root, here.environ, source.commit, api.head_of(source), event)
+        variables = api.run_variables("", source, workflow_path, event=event, message=message)
     return {name: value for name, value in variables.items() if value}
-
-
-def _usual_branches(root: Path, environ: Mapping[str, str]) -> list[str]:
-    wanted = [f"refs/{where}/{name}" for where in ("heads", "remotes/origin") for name in ("main", "master")]
-    return os.fsdecode(git(root, environ, "for-each-ref", "--format=%(refname)", *wanted) or b"").split()
 
 
 def origin_of(root: Path, environ: Mapping[str, str]) -> Address | None:

@@ -6,17 +6,19 @@ import re
 from collections.abc import Container, Iterator, Mapping
 from functools import partial
 
+from msgspec.structs import replace
+
 from loom.plan import model as p
-from loom.plan.candidates import Candidate, RuleDecision, Withheld, by_name, in_plan_order
+from loom.plan.candidates import Candidate, Withheld, by_name, in_plan_order
 from loom.plan.variables import of_plan
 from loom.util.yaml_file import Node, fields_of, one_or_more, text_of
 from loom.workflow.gitlab import needs, rules, yaml
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.predefined import for_job, of_environment, url_of_environment
-from loom.workflow.gitlab.rules import RulesResult
 from loom.workflow.gitlab.variables import Scope, Variable, expand, in_environment, layers, read
 from loom.workflow.instances import Instance, instances
 from loom.workflow.messages import Problems
+from loom.workflow.rules import RuleDecision
 
 _DEPLOYS = Withheld("it deploys; --deploy or its name runs it", "they deploy; --deploy runs them")
 _OTHER_SYSTEM = re.compile(
@@ -28,11 +30,10 @@ _OUTSIDE = "it would start a pipeline of another project, which is not done here
 
 
 class JobCandidate(Candidate, kw_only=True):
-    """One instance of a job. `decided` is what GitLab's rules say, `decision` what the selection reads."""
+    """One instance of a job."""
 
     entry: Entry
     instance: Instance
-    decided: RulesResult
     scope: Scope
     """Its variables, without those of the matching rule."""
 
@@ -130,7 +131,7 @@ class Candidates:
         """Whether jobs before this one may report variables to it."""
         if candidate.wanted is None:
             return candidate.stage in self._reported_to
-        if any(needs.above(candidate.entry, candidate.decided.needs)):
+        if any(needs.above(candidate.entry, candidate.decision.needs)):
             return True
         return any(want.job in self._reporting for want in candidate.wanted)
 
@@ -147,7 +148,7 @@ class Candidates:
         if all(one.stage in (".pre", ".post") for one in found if one.decision.runs):
             for one in found:
                 if one.decision.runs:
-                    one.decision = RuleDecision(runs=False, when="never", reason=_NO_STAGE)
+                    one.decision = replace(one.decision, runs=False, when="never", reason=_NO_STAGE)
         return found
 
     def check_needs(self, candidates: list[JobCandidate]) -> None:
@@ -181,7 +182,7 @@ class Candidates:
         deploys = environment is not None and action in ("", "start", "stop")
         return _DEPLOYS if (deploys or job.get("release") is not None) and not config.deploy else None
 
-    def candidate(self, entry: Entry, instance: Instance, decided: RulesResult | None = None) -> JobCandidate:
+    def candidate(self, entry: Entry, instance: Instance, decided: RuleDecision | None = None) -> JobCandidate:
         """`decided`: instead of what the rules say."""
         scope = self.scope(entry, instance)
         if decided is None:
@@ -205,7 +206,6 @@ class Candidates:
             held=self._held(entry.merged),
             entry=entry,
             instance=instance,
-            decided=decided,
             scope=scope,
         )
 
@@ -221,15 +221,11 @@ def system_of(job: Node, pools: Container[str]) -> tuple[Node, str] | None:
     return None
 
 
-def _decision(decided: RulesResult, outside: str) -> RuleDecision:
+def _decision(decided: RuleDecision, outside: str) -> RuleDecision:
     """A manual job is part of the plan: the run asks, or leaves it."""
-    runs = (decided.runs or decided.when == "manual") and not outside
-    return RuleDecision(
-        runs=runs,
-        when=decided.when if runs else "never",
-        reason="" if runs else outside or decided.reason,
-        rule=decided.rule,
-    )
+    if outside:
+        return replace(decided, runs=False, when="never", reason=outside)
+    return replace(decided, runs=True, reason="") if decided.when == "manual" else decided
 
 
 def _outside(job: Node) -> str:

@@ -78,7 +78,7 @@ class GitLabJobBuilder:
         return [*self._said, *(_of_refused(why, list(names)) for why, names in self._refusing.values())]
 
     def job(self, candidate: JobCandidate) -> p.Job:
-        config, merged, decided = self.context.config, candidate.entry.merged, candidate.decided
+        config, merged, decided = self.context.config, candidate.entry.merged, candidate.decision
         texts = _Texts(self, candidate)
         self._refuse_keywords(candidate)
         self._refuse_tags(candidate)
@@ -109,7 +109,7 @@ class GitLabJobBuilder:
             no_checkout=texts.values.get("GIT_STRATEGY") in ("none", "empty"),
             trace=texts.values.get("CI_DEBUG_TRACE", "").lower() in ("true", "1", "yes", "on"),
             coverage=_coverage(merged.get("coverage")),
-            allow_failure=_allow_failure(decided.allow_failure),
+            allow_failure=builder.allow_failure(decided.allow_failure),
             retry=_retry(merged.get("retry")),
             timeout_s=timeout_s,
             ends_at_timeout=ends_at_timeout,
@@ -257,7 +257,7 @@ class GitLabJobBuilder:
         artifacts_of = self.context.above
         if artifacts_of is None:
             return
-        for item, at in needs.above(candidate.entry, candidate.decided.needs):
+        for item, at in needs.above(candidate.entry, candidate.decision.needs):
             pipeline, job = texts.maybe(item.get("pipeline")) or "", texts.maybe(item.get("job")) or ""
             try:
                 found = artifacts_of(pipeline, job)
@@ -402,7 +402,7 @@ class _Texts:
     def __init__(self, builder: GitLabJobBuilder, candidate: JobCandidate) -> None:
         self.builder = builder
         self.candidate = candidate
-        candidates, rule = builder.candidates, candidate.decided.variables
+        candidates, rule = builder.candidates, candidate.decision.variables
         has_environment = candidate.entry.merged.get("environment") is not None
         scope = candidate.scope
         if rule or has_environment:
@@ -573,12 +573,6 @@ def _cache_key(node: Node | None, number: int, texts: _Texts) -> str | p.CacheKe
 def _coverage(node: Node | None) -> str | None:
     text = text_of(node)
     return None if node is None else text[1:-1] if len(text) > 1 and text[0] == text[-1] == "/" else text
-
-
-def _allow_failure(decided: bool | frozenset[int]) -> p.AllowFailure:
-    if isinstance(decided, bool):
-        return p.AllowFailure(always=decided)
-    return p.AllowFailure(exit_codes=decided)
 
 
 def _retry(node: Node | None) -> p.Retry:

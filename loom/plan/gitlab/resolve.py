@@ -14,9 +14,9 @@ from loom.util.bounded import listed
 from loom.util.yaml_file import pointer
 from loom.workflow.gitlab import limits, needs, rules, variables, yaml
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
-from loom.workflow.gitlab.rules import RulesResult
 from loom.workflow.messages import Problems
 from loom.workflow.predefined import KNOWN_TO_PLANS
+from loom.workflow.rules import decision
 
 HELD = "GL_LEFT_OUT"
 
@@ -54,7 +54,7 @@ def rehearse(pipeline: Pipeline, config: Config | None = None) -> tuple[list[Pro
     context = p.ResolveContext(config=config or Config(), predefined=placeholders, host_project_dir="/x")
     candidates = Candidates(pipeline, p.JobSelection(), context)
     found = [
-        candidates.candidate(entry, instance, RulesResult(when="on_success", runs=True))
+        candidates.candidate(entry, instance, decision("on_success"))
         for name, entry in pipeline.jobs.items()
         for instance in candidates.instances[name]
     ]

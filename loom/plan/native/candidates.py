@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from loom.errors import WorkflowError
 from loom.plan import model as p
-from loom.plan.candidates import Candidate, RuleDecision, in_plan_order
+from loom.plan.candidates import Candidate, in_plan_order
 from loom.plan.placement import placed
 from loom.plan.variables import of_plan
 from loom.util import globs
@@ -17,6 +17,7 @@ from loom.workflow.instances import Instance, instances
 from loom.workflow.native import models
 from loom.workflow.needs import WantedNeed
 from loom.workflow.patterns import SearchError
+from loom.workflow.rules import NO_MATCH, NO_PIPELINE, RuleDecision, decision
 
 
 class EntryCandidate(Candidate, kw_only=True):
@@ -46,7 +47,7 @@ def job_values(
     return {**values, **of_plan(job_id=job_id, project_dir=project_dir)}
 
 
-def candidate_of(entry: Entry, instance: Instance, decision: RuleDecision) -> EntryCandidate:
+def candidate_of(entry: Entry, instance: Instance, decided: RuleDecision) -> EntryCandidate:
     fields = entry.fields
     return EntryCandidate(
         id=instance.id,
@@ -55,7 +56,7 @@ def candidate_of(entry: Entry, instance: Instance, decision: RuleDecision) -> En
         matrix=instance.matrix,
         node_index=instance.index,
         node_total=instance.total,
-        decision=decision,
+        decision=decided,
         wanted=None if fields.needs is None else tuple(_wanted(entry, fields.needs)),
         leaves_artifacts=fields.artifacts is not None and bool(fields.artifacts.paths),
         base_when=fields.when,
@@ -113,10 +114,10 @@ class RuleEvaluator:
         for number, rule in enumerate(self.workflow.rules):
             if self.applies(rule, values, self.workflow.rules_node, ("workflow", "rules", number)):
                 if rule.when == "never":
-                    return RuleDecision(runs=False, when="never", reason=f"workflow: rules[{number}] says never")
+                    return decision("never", number, f"workflow: rules[{number}] says never")
                 self.workflow_variables = rule.variables
                 return None
-        return RuleDecision(runs=False, when="never", reason="no rule of `workflow: rules` matches")
+        return decision("never", reason=NO_PIPELINE)
 
     def decide(self, entry: Entry, instance: Instance) -> RuleDecision:
         fields = entry.fields
@@ -131,20 +132,10 @@ class RuleEvaluator:
                         job_values(self.workflow, self.selection, self.context, entry, instance.id),
                     )
                 if self.applies(rule, values, entry.merged.get("rules"), (entry.name, "rules", number)):
-                    when = rule.when or base
-                    return RuleDecision(
-                        runs=when not in ("never", "manual"),
-                        when=when,
-                        variables=rule.variables,
-                        allow_failure=rule.allow_failure,
-                        reason={"never": f"rules[{number}] says never", "manual": "manual: name it to run it"}.get(
-                            when, ""
-                        ),
-                        rule=number,
-                    )
-            return RuleDecision(runs=False, when="never", reason="none of its rules matches")
-        reason = {"never": "when: never", "manual": "manual: name it to run it"}.get(base, "")
-        return RuleDecision(runs=not reason, when=base, reason=reason)
+                    when, may_fail = rule.when or base, rule.allow_failure
+                    return decision(when, number, variables=rule.variables, allow_failure=may_fail)
+            return decision("never", reason=NO_MATCH)
+        return decision(base)
 
     def rule_values(self, own: Mapping[str, str], matrix: Mapping[str, str], job: Mapping[str, str]) -> dict[str, str]:
         """Return the variables that conditions see: all that have a value before the rule itself."""

@@ -67,7 +67,7 @@ class JobBuilder:
             given_variables=tuple(self.selection.variables),
             needs=None if candidate.needs is None else tuple(candidate.needs),
             when=builder.WHEN.get(candidate.decision.when, "on_success"),
-            allow_failure=_allow_failure(fields.allow_failure, candidate.decision.allow_failure),
+            allow_failure=builder.allow_failure(candidate.decision.allow_failure, _allow_failure(fields.allow_failure)),
             retry=_retry(fields.retry),
             timeout_s=fields.timeout if fields.timeout is not None else config.job_timeout,
             step_timeout_s=fields.step_timeout if fields.step_timeout is not None else config.step_timeout,
@@ -403,13 +403,11 @@ def _secrets(written: Mapping[str, models.SecretFields]) -> tuple[p.Secret, ...]
     )
 
 
-def _allow_failure(fields: models.AllowFailureFields | None, by_rule: bool | None) -> p.AllowFailure:
-    if by_rule is not None:
-        return p.AllowFailure(always=by_rule)
+def _allow_failure(fields: models.AllowFailureFields | None) -> bool | frozenset[int] | None:
     if fields is None:
-        return p.AllowFailure()
+        return None
     codes: list[int] | None = fields.exit_codes
-    return p.AllowFailure(always=codes is None, exit_codes=frozenset(codes or ()))
+    return True if codes is None else frozenset(codes)
 
 
 def _retry(fields: models.RetryFields | None) -> p.Retry:

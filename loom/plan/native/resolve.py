@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from loom.config import Config
 from loom.errors import Problem, WorkflowError
 from loom.plan import model as p
-from loom.plan.candidates import RuleDecision
 from loom.plan.native.candidates import RuleEvaluator, candidate_of, instances_of
 from loom.plan.native.jobs import JobBuilder
 from loom.plan.selection import Choice
 from loom.workflow import Entry, Workflow
 from loom.workflow.predefined import KNOWN_TO_PLANS
+from loom.workflow.rules import decision
 
 
 def resolve(workflow: Workflow, selection: p.JobSelection, context: p.ResolveContext) -> p.Plan:
@@ -47,6 +47,6 @@ def rehearse(workflow: Workflow, config: Config | None = None) -> tuple[list[Pro
         given: dict[str, str] = {}
         for rule in (*(workflow.rules or ()), *(entry.fields.rules or ())):
             given |= rule.variables
-        decision = RuleDecision(runs=True, when="on_success", variables=given)
-        jobs += [(entry, builder.job(candidate_of(entry, one, decision))) for one in there[entry.name]]
+        decided = decision("on_success", variables=given)
+        jobs += [(entry, builder.job(candidate_of(entry, one, decided))) for one in there[entry.name]]
     return list(dict.fromkeys(builder.problems)), jobs

@@ -28,6 +28,11 @@ _NOT_SHOWN = "GitLab shows this report; a local run keeps the file alone."
 _NO_DEPLOYMENT = "A local run knows of no deployments."
 _HELD = "A job that deploys or releases is left out, unless it is named or `--deploy` is given."
 
+_OTHER_REPORTS = """
+    accessibility annotations api_fuzzing browser_performance cluster_image_scanning container_scanning
+    coverage_fuzzing cyclonedx dast dependency_scanning license_management license_scanning load_performance lsif
+    metrics performance repository_xray requirements requirements_v2 sast secret_detection terraform
+"""
 _REPORTS = (
     Keyword("artifacts:reports", "map"),
     Keyword("artifacts:reports:junit", "text | [text]", _SAME, "Failing tests are named by `loom diagnose`."),
@@ -37,33 +42,7 @@ _REPORTS = (
     Keyword("artifacts:reports:coverage_report:path", "text"),
     Keyword("artifacts:reports:codequality", "text | [text]", _SAME, _FOUND),
     Keyword("artifacts:reports:sarif", "text | [text]", _SAME, _FOUND),
-    *(
-        Keyword(f"artifacts:reports:{name}", "text | [text]", _NONE, _NOT_SHOWN)
-        for name in (
-            "accessibility",
-            "annotations",
-            "api_fuzzing",
-            "browser_performance",
-            "cluster_image_scanning",
-            "container_scanning",
-            "coverage_fuzzing",
-            "cyclonedx",
-            "dast",
-            "dependency_scanning",
-            "license_management",
-            "license_scanning",
-            "load_performance",
-            "lsif",
-            "metrics",
-            "performance",
-            "repository_xray",
-            "requirements",
-            "requirements_v2",
-            "sast",
-            "secret_detection",
-            "terraform",
-        )
-    ),
+    *(Keyword(f"artifacts:reports:{name}", "text | [text]", _NONE, _NOT_SHOWN) for name in _OTHER_REPORTS.split()),
 )
 
 _RULE = (
@@ -104,12 +83,7 @@ JOB = (
     *_REPORTS,
     Keyword("artifacts:untracked", "boolean"),
     Keyword("artifacts:when", _WHEN),
-    Keyword(
-        "before_script",
-        "text | [text]",
-        _DIFFERS,
-        _STEPS,
-    ),
+    Keyword("before_script", "text | [text]", _DIFFERS, _STEPS),
     Keyword("cache", "map | [map]"),
     Keyword("cache:key", "scalar | map"),
     Keyword("cache:key:files", "[text]"),
@@ -226,12 +200,7 @@ JOB = (
     *below("rules:needs", _NEED),
     Keyword("rules:interruptible", "boolean", _DIFFERS, _NOT_CANCELED),
     Keyword("run", "any", _NO_JOB, "CI/CD steps need GitLab's step runner; write `script`."),
-    Keyword(
-        "script",
-        "text | [text]",
-        _DIFFERS,
-        _STEPS,
-    ),
+    Keyword("script", "text | [text]", _DIFFERS, _STEPS),
     Keyword(
         "secrets",
         "open",
@@ -375,6 +344,11 @@ _SUBMODULES = "Submodules are in the snapshot as they are in your checkout."
 _FETCH = "Nothing is fetched: the files are those of the snapshot."
 _RUNNER = "It belongs to GitLab's runner."
 
+_OF_RUNNER = """
+    ARTIFACT_COMPRESSION_LEVEL ARTIFACT_DOWNLOAD_ATTEMPTS CACHE_COMPRESSION_FORMAT CACHE_COMPRESSION_LEVEL
+    CACHE_REQUEST_TIMEOUT EXECUTOR_JOB_SECTION_ATTEMPTS KUBERNETES_* RESTORE_CACHE_ATTEMPTS
+    TRANSFER_METER_FREQUENCY
+"""
 RUNNER_VARIABLES = (
     Keyword(
         "GIT_STRATEGY",
@@ -398,20 +372,7 @@ RUNNER_VARIABLES = (
     Keyword("GIT_CLONE_PATH", "text", _NONE, "`$CI_PROJECT_DIR` has the directory."),
     Keyword("CI_DEBUG_SERVICES", "boolean", _NONE, "`loom logs JOB --system` prints what services print."),
     Keyword("FF_*", "boolean", _NONE, "A feature flag of GitLab's runner."),
-    *(
-        Keyword(name, "text", _NONE, _RUNNER)
-        for name in (
-            "ARTIFACT_COMPRESSION_LEVEL",
-            "ARTIFACT_DOWNLOAD_ATTEMPTS",
-            "CACHE_COMPRESSION_FORMAT",
-            "CACHE_COMPRESSION_LEVEL",
-            "CACHE_REQUEST_TIMEOUT",
-            "EXECUTOR_JOB_SECTION_ATTEMPTS",
-            "KUBERNETES_*",
-            "RESTORE_CACHE_ATTEMPTS",
-            "TRANSFER_METER_FREQUENCY",
-        )
-    ),
+    *(Keyword(name, "text", _NONE, _RUNNER) for name in _OF_RUNNER.split()),
     Keyword("RUNNER_SCRIPT_TIMEOUT", "duration", _SAME, "`after_script` runs when this time is over."),
     Keyword("RUNNER_AFTER_SCRIPT_TIMEOUT", "duration"),
 )

@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from msgspec import Struct, field
-
 from loom.errors import Problem
 from loom.util import globs
 from loom.util.globs import GlobError
@@ -18,36 +16,19 @@ from loom.util.yaml_file import Kind, Node, fields_of, flat, items_of, one_or_mo
 from loom.workflow.expressions import Expression, ExpressionError
 from loom.workflow.gitlab import conditions, durations, paths, policies
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
-from loom.workflow.gitlab.variables import GIVE, Scope, Variable, expand_existing, read
+from loom.workflow.gitlab.variables import GIVE, Scope, expand_existing, read
 from loom.workflow.loaded import Facts
 from loom.workflow.patterns import SearchError
 from loom.workflow.predefined import NOT_SET
+from loom.workflow.rules import NO_MATCH, NO_PIPELINE, RuleDecision, decision
 
 if TYPE_CHECKING:
     from loom.workflow.messages import Problems
 
 _NAMES = re.compile(r"\$(\w+)")
-_REASONS = {"manual": "manual: name it to run it", "never": "when: never"}
 
 
-class RulesResult(Struct, frozen=True, kw_only=True):
-    """What rules decide for one instance of a job. `reason` explains to people why it does not run."""
-
-    when: str
-    """`on_success`, `on_failure`, `always`, `manual`, `delayed` or `never`."""
-    runs: bool
-    reason: str = ""
-    start_in: float | None = None
-    """Seconds, of `delayed`."""
-    allow_failure: bool | frozenset[int] = False
-    variables: Mapping[str, Variable] = field(default_factory=dict)
-    needs: Node | None = None
-    """`rules:needs`, which replaces the job's `needs`."""
-    interruptible: bool | None = None
-    rule: int | None = None
-
-
-def decide(entry: Entry, scope: Scope, facts: Facts, problems: Problems, *, global_rules: bool) -> RulesResult:
+def decide(entry: Entry, scope: Scope, facts: Facts, problems: Problems, *, global_rules: bool) -> RuleDecision:
     """Decide for one instance of a job. `global_rules`: whether the file has `workflow:rules`, which lift the default
     of `only`.
     """
@@ -57,26 +38,23 @@ def decide(entry: Entry, scope: Scope, facts: Facts, problems: Problems, *, glob
         reason = policies.excluded(entry, scope, facts, problems, default=not global_rules)
         return _decision(entry, None, "never" if reason else base, problems, reason=reason)
     for number, rule in _matching(rules, scope, facts, problems, (entry.name, "rules")):
-        when = text_of(rule.get("when")) or base
-        reason = f"rules[{number}] says never" if when == "never" else ""
-        return _decision(entry, rule, when, problems, reason=reason, number=number)
-    return _decision(entry, None, "never", problems, reason="none of its rules matches")
+        return _decision(entry, rule, text_of(rule.get("when")) or base, problems, number=number)
+    return _decision(entry, None, "never", problems, reason=NO_MATCH)
 
 
-def workflow(pipeline: Pipeline, scope: Scope, facts: Facts, problems: Problems) -> RulesResult:
+def workflow(pipeline: Pipeline, scope: Scope, facts: Facts, problems: Problems) -> RuleDecision:
     """Decide by `workflow:rules` whether there is a pipeline, and with which variables."""
     rules = pipeline.root.find("workflow", "rules")
     if rules is None or rules.value is None:
-        return RulesResult(when="always", runs=True)
+        return decision("always")
     for number, rule in _matching(rules, scope, facts, problems, ("workflow", "rules")):
         if text_of(rule.get("when")) == "never":
-            reason = f"workflow: rules[{number}] says never"
-            return RulesResult(when="never", runs=False, reason=reason, rule=number)
-        return RulesResult(when="always", runs=True, variables=read(rule.get("variables")), rule=number)
-    return RulesResult(when="never", runs=False, reason="no rule of `workflow: rules` matches")
+            return decision("never", number, f"workflow: rules[{number}] says never")
+        return decision("always", number, variables=read(rule.get("variables")))
+    return decision("never", reason=NO_PIPELINE)
 
 
-def ends_at_failure(pipeline: Pipeline, decided: RulesResult) -> bool:
+def ends_at_failure(pipeline: Pipeline, decided: RuleDecision) -> bool:
     """Return whether the first failed job cancels the pipeline, as the matching rule of `workflow` says, else `workflow`."""
     path = ("auto_cancel", "on_job_failure")
     workflow = pipeline.root.get("workflow")
@@ -147,20 +125,19 @@ def _ifs(rules: Node | None) -> Iterator[tuple[tuple[str | int, ...], Node]]:
 
 
 def _decision(
-    entry: Entry, rule: Node | None, when: str, problems: Problems, *, reason: str, number: int | None = None
-) -> RulesResult:
+    entry: Entry, rule: Node | None, when: str, problems: Problems, *, reason: str = "", number: int | None = None
+) -> RuleDecision:
     there = rule or entry.merged
     interruptible = there.get("interruptible") or entry.merged.get("interruptible")
-    return RulesResult(
-        when=when,
-        runs=when not in ("never", "manual"),
-        reason=reason or _REASONS.get(when, ""),
+    return decision(
+        when,
+        number,
+        reason,
         start_in=_start_in(entry, there, problems) if when == "delayed" else None,
         allow_failure=_allow_failure(entry, rule),
         variables={} if rule is None else read(rule.get("variables")),
         needs=None if rule is None else rule.get("needs"),
         interruptible=None if interruptible is None else interruptible.value is True,
-        rule=number,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from loom.util import yaml_file
-from loom.util.units import nearest
+from loom.util.units import meant
 
 SUFFIXES = (".yml", ".yaml")
 
@@ -87,6 +87,5 @@ class Checkout:
         try:
             return yaml_file.read_bytes(real, within=root)
         except OSError as error:
-            close = nearest(path, [name for name in self.paths() if name.endswith(SUFFIXES)][:2000])
-            meant = f"; did you mean {close}?" if close else ""
-            raise NotFound(f"{path} can't be read: {(error.strerror or str(error)).lower()}{meant}") from error
+            close = meant(path, [name for name in self.paths() if name.endswith(SUFFIXES)][:2000])
+            raise NotFound(f"{path} can't be read: {(error.strerror or str(error)).lower()}{close}") from error

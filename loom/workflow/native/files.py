@@ -9,7 +9,7 @@ from msgspec import Struct
 from loom.errors import RequestError
 from loom.util import globs, yaml_file
 from loom.util.paths import name_from
-from loom.util.units import nearest
+from loom.util.units import meant
 from loom.util.yaml_file import Kind, Node, YamlFile, one_or_more, pointer
 from loom.workflow.messages import Problems
 from loom.workflow.native import wording
@@ -153,5 +153,4 @@ class WorkflowFiles:
             if folder.is_dir()
             else []
         )
-        close = nearest(name, known)
-        return f"; did you mean {close}?" if close else ""
+        return meant(name, known)

@@ -14,7 +14,7 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from loom.util import globs
-from loom.util.units import DURATION_PATTERN, PLATFORM_PATTERN, SIZE_PATTERN, duration, memory, nearest, platform, size
+from loom.util.units import DURATION_PATTERN, PLATFORM_PATTERN, SIZE_PATTERN, duration, meant, memory, platform, size
 from loom.workflow import expressions
 from loom.workflow.patterns import compile_pattern
 from loom.workflow.words import VARIABLE, line_in, shell_words, text_in
@@ -155,9 +155,8 @@ def _gpus(value: Any) -> str:
 def _ulimit_name(value: Any) -> str:
     name = text_in(value)
     if name not in ULIMITS:
-        close = nearest(name, ULIMITS)
-        meant = f"did you mean {close}?" if close else f"the limits are {', '.join(ULIMITS)}"
-        raise ValueError(f"unknown limit {name}; {meant}")
+        advice = meant(name, ULIMITS) or f"; the limits are {', '.join(ULIMITS)}"
+        raise ValueError(f"unknown limit {name}{advice}")
     return name
 
 

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
-from loom.util.units import nearest
+from loom.util.units import meant, nearest
 from loom.util.yaml_file import Kind, Node
 from loom.workflow import words as words_of
 from loom.workflow.native import models, values
@@ -178,10 +178,9 @@ def words(kind: str, detail: Any, found: Node, place: Node, is_key: bool) -> str
         return words if "found" in words or not words.startswith("expected") else f"{words}, found {describe(found)}"
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", context["expected"])
-        close = nearest(found.value, allowed) if isinstance(found.value, str) else None
-        meant = f"; did you mean {close}?" if close and len(allowed) > 1 else ""
+        close = meant(found.value, allowed) if isinstance(found.value, str) and len(allowed) > 1 else ""
         choice = f"one of {', '.join(allowed)}" if len(allowed) > 1 else allowed[0]
-        return f"expected {choice}, found {describe(found)}{meant}"
+        return f"expected {choice}, found {describe(found)}{close}"
     if kind == "string_pattern_mismatch":
         return _pattern_words(context["pattern"], place.text if is_key else str(found.value))
     if kind == "too_short":

@@ -262,7 +262,7 @@ def test_workflow_rules_hold_for_all(plan: MakePlan, tmp_path: Path) -> None:
         ),
         (
             "a: {stage: build, script: x, rules: [{if: $NO}]}\nb: {stage: test, script: x, needs: [a]}",
-            ".loom/workflow.yml:4:37: WF_SCHEMA_V1 /b/needs/0: a is not part of this run (none of its rules matches); write {job: a, optional: true} if it is optional",
+            ".loom/workflow.yml:4:37: WF_SCHEMA_V1 /b/needs/0: a is not part of this run (none of its rules matches); add `optional: true` to the need of a if it may be missing",
         ),
         (
             f"a: {{stage: test, script: x, variables: {{A: {'x' * 2000}}}, rules: [{{if: '$A =~ /(x+x+)+y/'}}]}}",

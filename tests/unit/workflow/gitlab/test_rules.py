@@ -18,7 +18,7 @@ def decided(
     global_rules: bool = False,
     files: tuple[str, ...] = (),
     **given: str,
-) -> rules.RulesResult:
+) -> rules.RuleDecision:
     problems = Problems()
     there = facts(predefined, changed=lambda _: ["src/a.py", "docs/x/y.md"], files=files)
     found = rules.decide(entry(text), scope(predefined, **given), there, problems, global_rules=global_rules)
@@ -181,7 +181,7 @@ def test_the_reason_why_a_job_is_left_out(text: str, reason: str) -> None:
 
 
 def test_workflow_rules() -> None:
-    def of(text: str) -> rules.RulesResult:
+    def of(text: str) -> rules.RuleDecision:
         problems = Problems()
         return rules.workflow(pipeline(text), scope(), facts(), problems)
 
