@@ -83,7 +83,6 @@ def _checked(pipeline: Pipeline) -> list[Problem]:
     rules.check(pipeline.root.find("workflow", "rules"), ("workflow", "rules"), problems)
     for name, entry in pipeline.jobs.items():
         rules.check(entry.merged.get("rules"), (name, "rules"), problems)
-        limits.check_number(entry.merged.get("parallel"), name, problems)
     needs.check(pipeline, problems)
     limits.check_stops({name: entry.merged for name, entry in pipeline.jobs.items()}, problems)
     return problems.found

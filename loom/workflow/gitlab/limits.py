@@ -126,6 +126,21 @@ def _key(node: Node) -> str | None:
     return why if unfit else None
 
 
+def _instances(number: int) -> str | None:
+    found = "more" if number > MOST_INSTANCES else number
+    return (
+        None if 1 <= number <= MOST_INSTANCES else f"GitLab makes 1 to {MOST_INSTANCES} instances of a job, not {found}"
+    )
+
+
+def _copies(node: Node) -> str | None:
+    return None if _has(node, "matrix") else _instances(node.value if isinstance(node.value, int) else 0)
+
+
+def _combined(node: Node) -> str | None:
+    return _instances(len(combinations(node)))
+
+
 def _of_other_project(node: Node) -> str | None:
     if not _has(node, "project"):
         return None
@@ -161,6 +176,8 @@ LIMITS: tuple[tuple[str, Check], ...] = (
     ("id_tokens:*", _requires("aud")),
     ("image", _requires("name")),
     ("needs", _of_other_project),
+    ("parallel", _copies),
+    ("parallel:matrix[]", _combined),
     ("release", _requires("tag_name", "description")),
     ("release:assets:links", _requires("name", "url")),
     ("retry", _between(0, 2)),
@@ -193,22 +210,6 @@ def check(name: str, job: Node, problems: Problems) -> None:
         for node in _at(job, parts, whole=whole):
             if (why := wrong(node)) is not None:
                 problems.say(node, pointer(name, *parts), f"{keyword.removesuffix(':*') or name}: {why}")
-
-
-def check_number(node: Node | None, name: str, problems: Problems) -> None:
-    """Report a number of instances that GitLab refuses."""
-    if node is None or node.value is None:
-        return
-    matrix = node.get("matrix")
-    if matrix is None:
-        number = node.value if isinstance(node.value, int) else 0
-        keyword = "parallel"
-    else:
-        number, keyword = len(combinations(matrix)), "parallel:matrix"
-    if not 1 <= number <= MOST_INSTANCES:
-        found = "more" if number > MOST_INSTANCES else number
-        message = f"{keyword}: GitLab makes 1 to {MOST_INSTANCES} instances of a job, not {found}"
-        problems.say(matrix or node, pointer(name, *keyword.split(":")), message)
 
 
 def check_stops(jobs: Mapping[str, Node], problems: Problems) -> None:

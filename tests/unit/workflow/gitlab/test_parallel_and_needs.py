@@ -65,6 +65,7 @@ def test_an_instance_knows_its_place() -> None:
     [
         ("{parallel: 200}", False),
         ("{parallel: 0}", True),
+        ("{parallel: {}}", True),
         ("{parallel: {matrix: []}}", True),
         ("{parallel: 99999999999999999999}", True),
         (
@@ -76,7 +77,7 @@ def test_an_instance_knows_its_place() -> None:
 )
 def test_a_number_of_instances_has_limits(text: str, wrong: bool) -> None:
     problems = Problems()
-    limits.check_number(node(text).get("parallel"), "job", problems)
+    limits.check("job", node(text), problems)
     assert bool(problems.found) is wrong
 
 

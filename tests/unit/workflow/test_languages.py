@@ -1,0 +1,53 @@
+"""The language of a workflow file, by its path or its keys."""
+
+from pathlib import Path
+
+import pytest
+
+from loom.workflow.dialects import known_inputs, language_of
+from loom.workflow.languages import LANGUAGES
+
+GITLAB = "job:\n  script: x\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "language"),
+    [
+        (".loom/workflow.yml", GITLAB, "native"),
+        (".gitlab-ci.yml", "version: v1\n", "gitlab"),
+        ("ci/child.gitlab-ci.yaml", "", "gitlab"),
+        (".gitlab-ci/notes.yml", "version: v1\n", "native"),
+        ("ci.yml", GITLAB, "gitlab"),
+        ("ci.yml", "'job':\n\t'trigger' : x\n", "gitlab"),
+        ("ci.yml", "include: other.yml\n", "gitlab"),
+        ("ci.yml", f"version: v1\n{GITLAB}", "native"),
+        ("ci.yml", f"on: push\njobs: {{}}\n{GITLAB}", "native"),
+        ("ci.yml", f'"jobs":\n{GITLAB}', "native"),
+        ("ci.yml", "hello: x\n", "native"),
+    ],
+)
+def test_a_file_has_the_language_of_its_path_else_of_its_keys(
+    path: str, text: str, language: str, tmp_path: Path
+) -> None:
+    file = tmp_path / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    assert language_of(Path(path), tmp_path).name == language
+    assert language_of(file, tmp_path).name == language
+
+
+def test_a_file_that_is_not_there_is_for_looms_own_reader_to_report(tmp_path: Path) -> None:
+    assert {language_of(Path(name), tmp_path).name for name in (".gitlab-ci.yml", "ci.yml")} == {"native"}
+
+
+def test_only_a_language_with_inputs_is_asked_for_them(tmp_path: Path) -> None:
+    text = "spec: {inputs: {color: {options: [red, blue]}}}\n---\njob: {script: x}\n"
+    for name in (".loom/workflow.yml", "a.gitlab-ci.yml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert list(known_inputs(tmp_path / ".loom/workflow.yml", tmp_path)) == []
+    assert list(known_inputs(tmp_path / "a.gitlab-ci.yml", tmp_path)) == ["color=red", "color=blue"]
+
+
+def test_each_language_has_a_name_and_a_path_of_its_own() -> None:
+    assert len({one.name for one in LANGUAGES}) == len({one.default for one in LANGUAGES}) == len(LANGUAGES)
