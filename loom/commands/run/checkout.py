@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from loom.addresses import Address
 from loom.commands.project import Here
@@ -13,11 +16,17 @@ from loom.plan.variables import (
     DEFAULT_EVENT,
     HeadCommit,
     Message,
+    User,
+    default_branch,
     for_run,
     project_name_of,
+    remote_sha,
     tag_of,
 )
 from loom.snapshot.repository import find
+
+if TYPE_CHECKING:
+    from loom.snapshot import Source
 
 
 def changed_since(
@@ -120,13 +129,44 @@ def _fork(root: Path, environ: Mapping[str, str], commit: HeadCommit, event: str
     return next(filter(None, found), "")
 
 
+def head_of(source: Source) -> HeadCommit:
+    """Return what `source` says of the commit that is checked out."""
+    refs = {name: (sha, target) for name, sha, target in source.refs}
+    _, default = refs.get("refs/remotes/origin/HEAD", ("", ""))
+    sha, _ = refs.get(f"refs/remotes/origin/{source.branch}", (None, ""))
+    return HeadCommit(
+        sha=source.head_sha,
+        branch=source.branch,
+        tags=source.tags,
+        default_branch=default_branch(default, refs),
+        remote_sha=remote_sha(sha, source.origin_url),
+    )
+
+
+def run_variables(
+    run_id: str, source: Source, workflow_path: str, environ: Mapping[str, str], event: str = DEFAULT_EVENT
+) -> dict[str, str]:
+    """Return the variables for all jobs of a run on `source`."""
+    commit = head_of(source)
+    message = message_of_head(source.root, environ, source.commit, commit, event)
+    name, email = (source.config.get(f"user.{part}", ("",))[-1] for part in ("name", "email"))
+    return for_run(
+        run_id=run_id,
+        event=event,
+        workflow_path=workflow_path,
+        commit=replace(commit, message=message),
+        project_name=project_name_of(source.root),
+        origin_url=source.origin_url,
+        user=User(name=name, email=email),
+    )
+
+
 def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dict[str, str]:
     """Make the variables that `loom run` gives, for commands that make a plan without a run (and without its id).
 
     Without a repository that a run could use, those are missing that come from it.
     """
-    from loom.runner import api  # as in `_git`
-    from loom.snapshot.source import discover
+    from loom.snapshot.source import discover  # as in `git`
 
     try:
         source = discover(here.root, environ=here.environ)
@@ -136,8 +176,7 @@ def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dic
             run_id="", event=event, workflow_path=workflow_path, commit=none, project_name=name, origin_url=None
         )
     else:
-        message = message_of_head(here.root, here.environ, source.commit, api.head_of(source), event)
-        variables = api.run_variables("", source, workflow_path, event=event, message=message)
+        variables = run_variables("", source, workflow_path, here.environ, event)
     return {name: value for name, value in variables.items() if value}
 
 

@@ -84,10 +84,9 @@ class ChildRuns:
     def _planned(self, child: Child, here: Here, path: Path, run_id: str) -> tuple[Plan, Mapping[str, str]]:
         source, options, trigger = self._parent.source, self._options, child.job.trigger
         assert trigger is not None
-        message = checkout.message_of_head(source.root, here.environ, source.commit, api.head_of(source), options.event)
         name = name_from(child.workspace, path)
         variables = {
-            **api.run_variables(run_id, source, name, event=options.event, message=message),
+            **checkout.run_variables(run_id, source, name, here.environ, options.event),
             "CI_PIPELINE_SOURCE": "parent_pipeline",
             "CI_UPSTREAM_PIPELINE_ID": child.run_id,
             "CI_UPSTREAM_JOB_ID": child.job.id,

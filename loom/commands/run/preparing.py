@@ -28,7 +28,7 @@ from loom.config import KEYS, Config
 from loom.errors import RequestError, WorkflowError
 from loom.plan.model import JobSelection, MountMode, Plan
 from loom.record.documents import Invocation
-from loom.runner import JobTools, api
+from loom.runner import JobTools
 from loom.runner.request import Reuse, RunRequest
 from loom.snapshot import Source
 from loom.util import clock, profile
@@ -162,8 +162,7 @@ def prepare(
     with profile.span("part", "configuration"):
         here = here_for(options, source.root)
     path = here.workflow(options.workflow)
-    message = checkout.message_of_head(source.root, here.environ, source.commit, api.head_of(source), options.event)
-    variables = api.run_variables(run_id, source, name_from(source.root, path), event=options.event, message=message)
+    variables = checkout.run_variables(run_id, source, name_from(source.root, path), here.environ, options.event)
     planner = planner_of(options, here, variables, keeping=not options.dry_run)
     plan, notices = planner.made()
     plan = undelayed(plan) if options.no_delay else plan
