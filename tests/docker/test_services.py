@@ -22,7 +22,9 @@ from loom.providers.docker.engine.client import connect
 from loom.providers.docker.engine.connection import Engine
 from loom.providers.docker.images.images import Images
 from loom.providers.docker.services.readiness import ProbeTarget
+from loom.providers.docker.services.service import ServiceGroup
 from loom.providers.docker.services.services import ServiceNetwork, services
+from loom.providers.services import Output
 from tests.support.waiting import promptly, until
 
 pytestmark = pytest.mark.docker
@@ -55,20 +57,20 @@ class Bench:
         published: bool = False,
         secrets: SecretValues | None = None,
     ) -> AbstractContextManager[ServiceNetwork]:
-        return services(
-            lambda: connect(os.environ),
-            wanted,
-            run_id=self.run_id,
-            job_id="job",
+        group = ServiceGroup(
+            client=connect(os.environ),
             images=self.images,
             workspace=HERE,
             labels={"loom.run": self.run_id, "loom.test": "services"},
-            on_output=self._hear,
+            output=Output(self._hear),
             cancel=self.cancel,
-            on_died=lambda name, text: self.died.append((name, text)),
+            network=f"loom-{self.run_id}-{uuid.uuid4().hex[:6]}",
             isolated=isolated,
             published=published,
-            secrets=secrets,
+            build_secrets=secrets.own if secrets else {},
+        )
+        return services(
+            group, wanted, secrets or SecretValues(), on_died=lambda name, text: self.died.append((name, text))
         )
 
     def _hear(self, _stream: str, data: bytes) -> None:
@@ -355,13 +357,13 @@ def test_two_jobs_have_networks_of_their_own(bench: Bench) -> None:
     first = service("same", listening(7000), ready=Ready(tcp=7000))
     with bench.open(first) as one, bench.open(first) as two:
         assert one.network_id != two.network_id
-        assert one.services[0].container_name != two.services[0].container_name
+        assert one.services[0].container_id != two.services[0].container_id
 
 
 def test_any_name_will_do_even_twice(bench: Bench) -> None:
     odd = service("my data base/1", "sleep 60", "db")
     with bench.open(odd, odd) as network:
-        assert len({one.container_name for one in network.services}) == 2
+        assert len({one.container_id for one in network.services}) == 2
 
 
 def test_an_isolated_network_leads_to_the_services_and_nowhere_else(bench: Bench) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Literal
 
 from msgspec.structs import replace
@@ -183,7 +184,9 @@ class DockerProvider:
         on_died: Callable[[str, str], None],
         secrets: SecretValues,
     ) -> Iterator[ServiceNetwork]:
+        from loom.providers.docker.services.service import ServiceGroup
         from loom.providers.docker.services.services import services
+        from loom.providers.services import Output
 
         engine, images, setup = self._engine, self.images, self._setup
         assert engine is not None
@@ -192,22 +195,20 @@ class DockerProvider:
         if published := job.provider != self.name:
             check_reachable(job, engine.environ)
         marks = labels.labels(run_id=setup.run_id, job_id=job.id, workspace=workspace, pid=self._pid, role="service")
-        with services(
-            engine.another,
-            job.services,
-            run_id=setup.run_id,
-            job_id=job.id,
+        group = ServiceGroup(
+            client=engine.another(),
             images=images,
             workspace=workspace,
             labels=marks,
-            on_output=on_output,
+            output=Output(on_output),
             cancel=cancel,
-            on_died=on_died,
+            network=f"loom-{setup.run_id}-{job.id}-{token_hex(3)}",
             isolated=setup.isolated or job.network.mode == "none",
-            hardened=job.hardened,
             published=published,
-            secrets=secrets,
-        ) as network:
+            hardened=job.hardened,
+            build_secrets=secrets.own,
+        )
+        with services(group, job.services, secrets, on_died) as network:
             self._reap_once(self._connect())
             yield network
 

@@ -37,9 +37,7 @@ of its own."""
 
 class RunningService(Struct, frozen=True, kw_only=True):
     name: str
-    aliases: tuple[str, ...]
     container_id: str
-    container_name: str
     image: ResolvedImage
     host: str = ""
     """Its address for the job: its alias, or this machine's if ports are published."""
@@ -56,16 +54,20 @@ class ServiceGroup(Struct, kw_only=True):
     """The shared settings of a job's services."""
 
     client: docker.DockerClient
-    network: str
     images: Images
     workspace: Path
     labels: Mapping[str, str]
     output: Output
+    """Gets the services' lines, each behind the service's name."""
     cancel: Cancel
-    published: bool
-    """The job runs on this machine and reaches the services' ports at 127.0.0.1."""
-    hardened: bool
-    build_secrets: Mapping[str, bytes]
+    network: str
+    """Its name, with which those of the containers begin."""
+    isolated: bool = False
+    """The network has no way out."""
+    published: bool = False
+    """The job runs on this machine and reaches the services' ports at 127.0.0.1; their network then has a way out."""
+    hardened: bool = False
+    build_secrets: Mapping[str, bytes] = field(default_factory=dict)
     give_up: threading.Event = field(default_factory=threading.Event)
     """One service failed, so the others need not become ready."""
     closing: threading.Event = field(default_factory=threading.Event)
@@ -120,9 +122,7 @@ class ServiceContainer:
         services.wait_for(self, self._say, begun=time.monotonic(), by=lambda: f" ({probe.what})")
         return RunningService(
             name=service.name,
-            aliases=service.aliases,
             container_id=container_id,
-            container_name=self._name,
             image=image,
             host="127.0.0.1" if self._group.published else next(iter(service.aliases), service.name),
             ports=self._reached(container_id, ports),

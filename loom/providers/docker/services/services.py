@@ -1,6 +1,6 @@
 """A job's services: containers beside it, on a network of its own, ready before its first step.
 
-    with services(client, job.services, ...) as network:
+    with services(group, job.services) as network:
         ...the job runs with network.network_id; `db:5432` is the service with the alias `db`...
 
 Each service has a thread that gets its image, starts it and waits until it is ready, and one that follows its output.
@@ -14,25 +14,18 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from secrets import token_hex
 
-import docker
 import docker.errors
 from msgspec import Struct
 
-from loom.cancel import Cancel
 from loom.errors import LoomError, ServiceError
 from loom.plan import model
-from loom.providers.base import SecretValues
+from loom.providers import labels
+from loom.providers.base import NO_SECRETS, SecretValues
 from loom.providers.docker.container.cleanup import remove_container, remove_network
 from loom.providers.docker.engine.errors import engine_errors, explanation
-from loom.providers.docker.images.images import Images
 from loom.providers.docker.images.store import ResolvedImage
 from loom.providers.docker.services.service import GaveUp, OnDied, RunningService, ServiceContainer, ServiceGroup
-from loom.providers.labels import ROLE
-from loom.providers.services import Output
-from loom.status import OnOutput
 
 _LEAVE_WITHIN_S = 10.0
 
@@ -41,7 +34,6 @@ class ServiceNetwork(Struct, frozen=True, kw_only=True):
     """The network for the job's container, and the services on it."""
 
     network_id: str
-    network_name: str
     services: tuple[RunningService, ...] = ()
 
     keep: Callable[[], None] = lambda: None
@@ -58,52 +50,23 @@ class ServiceNetwork(Struct, frozen=True, kw_only=True):
 
 @contextmanager
 def services(
-    client_factory: Callable[[], docker.DockerClient],
-    wanted: tuple[model.Service, ...],
-    *,
-    run_id: str,
-    job_id: str,
-    images: Images,
-    workspace: Path,
-    labels: Mapping[str, str],
-    on_output: OnOutput,
-    cancel: Cancel,
+    group: ServiceGroup,
+    wanted: Sequence[model.Service],
+    secrets: SecretValues = NO_SECRETS,
     on_died: OnDied | None = None,
-    isolated: bool = False,
-    published: bool = False,
-    hardened: bool = False,
-    secrets: SecretValues | None = None,
 ) -> Iterator[ServiceNetwork]:
     """Yields when every service is ready. ServiceError (its hint holds the last lines) when one ends or does not get
-    ready in its time, ImageError when an image can't be had. `on_output` gets the services' lines, each behind the
-    service's name, and is not called any more when the block has been left. `isolated`: the network has no way out.
-    `published`: the job runs on this machine, and reaches the services' ports at 127.0.0.1; their network then has a way
-    out."""
-    client = client_factory()
-    name = f"loom-{run_id}-{job_id}-{token_hex(3)}"
-    output = Output(on_output)
-    values = secrets or SecretValues()
+    ready in its time, ImageError when an image can't be had. The group's output is not written to any more when the block has
+    been left. `on_died`: called for those that end after all were ready.
+    """
     kept = threading.Event()
     try:
-        # The engine publishes no ports of an isolated network.
-        network_id = _create_network(client, name, labels, isolated=isolated and not published)
-        group = ServiceGroup(
-            client=client,
-            network=name,
-            images=images,
-            workspace=workspace,
-            labels=labels,
-            output=output,
-            cancel=cancel,
-            published=published,
-            hardened=hardened,
-            build_secrets=values.own,
-        )
-        containers = _containers(group, wanted, values.services)
+        network_id = _create_network(group)
+        containers = _containers(group, wanted, secrets.services)
         try:
             running = _started(group, wanted, containers)
             group.on_died = on_died
-            yield ServiceNetwork(network_id=network_id, network_name=name, services=running, keep=kept.set)
+            yield ServiceNetwork(network_id=network_id, services=running, keep=kept.set)
         finally:
             group.closing.set()
             group.give_up.set()
@@ -113,9 +76,9 @@ def services(
             else:
                 _remove(group, containers, network_id)
     finally:
-        output.close()
-        client.close()
-    output.check()
+        group.output.close()
+        group.client.close()
+    group.output.check()
 
 
 def _containers(
@@ -220,11 +183,15 @@ def container_names(names: Sequence[str]) -> list[str]:
     return result
 
 
-def _create_network(client: docker.DockerClient, name: str, labels: Mapping[str, str], *, isolated: bool) -> str:
+def _create_network(group: ServiceGroup) -> str:
     try:
         with engine_errors():
-            marks = {**labels, ROLE: "network"}
-            return str(client.api.create_network(name, driver="bridge", internal=isolated, labels=marks)["Id"])
+            marks = {**group.labels, labels.ROLE: "network"}
+            # The engine publishes no ports of an isolated network.
+            internal = group.isolated and not group.published
+            return str(
+                group.client.api.create_network(group.network, driver="bridge", internal=internal, labels=marks)["Id"]
+            )
     except docker.errors.APIError as error:
         hint = None
         if "address pool" in str(error):

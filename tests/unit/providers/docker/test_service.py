@@ -8,9 +8,7 @@ def test_variables_are_named_after_the_service() -> None:
     image = ResolvedImage(name="x", image_id="i", digest="", size=0, user="", platform="linux/amd64")
     running = RunningService(
         name="my-db.1",
-        aliases=("db",),
         container_id="c",
-        container_name="c",
         image=image,
         host="127.0.0.1",
         ports={5432: 40001, 9000: 40002},
