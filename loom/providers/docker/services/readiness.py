@@ -12,9 +12,8 @@ import re
 import socket
 import ssl
 import threading
-import urllib.parse
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import docker
 import docker.errors
@@ -33,19 +32,16 @@ class NotReady(Exception):
     """Not ready; the message has the missing condition."""
 
 
-class Probe(Protocol):
-    @property
-    def what(self) -> str:
-        """The result for people when it is ready."""
-        ...
+class Probe:
+    what: str
+    """The result for people when it is ready."""
 
     def check(self, target: ProbeTarget) -> None:
         """Return when ready, raise NotReady otherwise."""
-        ...
+        raise NotImplementedError
 
     def see_line(self, line: str) -> None:
         """Receives each line of the service's output, in another thread."""
-        ...
 
 
 class ProbeTarget:
@@ -100,12 +96,7 @@ class ProbeTarget:
             raise NotReady(f"`{' '.join(command)}` did not answer within {timeout_s:g} s") from None
 
 
-class _Quiet:
-    def see_line(self, line: str) -> None:
-        """Its output is irrelevant."""
-
-
-class CommandProbe(_Quiet):
+class CommandProbe(Probe):
     def __init__(self, command: Sequence[str], *, what: str, timeout_s: float) -> None:
         self._command = command
         self._timeout_s = timeout_s
@@ -118,7 +109,7 @@ class CommandProbe(_Quiet):
             raise NotReady(f"the {self.what} exited with {code}{last}")
 
 
-class PortProbe(_Quiet):
+class PortProbe(Probe):
     """Ready when one of the ports accepts connections."""
 
     def __init__(self, ports: Sequence[int]) -> None:
@@ -169,26 +160,19 @@ def listening_ports(table: str) -> set[int]:
     return ports
 
 
-class HttpProbe(_Quiet):
+class HttpProbe(Probe):
     """Ready when the URL answers with a status below 400."""
 
     def __init__(self, url: str, exposed: Sequence[int]) -> None:
-        if re.match(r"https?://", url):
-            parts = urllib.parse.urlsplit(url)
-            self._secure = parts.scheme == "https"
-            port = parts.port or (443 if self._secure else 80)
-            host = parts.hostname or "localhost"
-            path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
-        else:
-            self._secure = False
-            match = re.fullmatch(r":?(\d+)?(/.*)?", url)
-            if match is None:
-                raise RequestError(
-                    f"ready: http: {url!r} is not an address",
-                    hint="Write a path (/health), a port and a path (:8080/health) or a URL (http://localhost:8080/health).",
-                )
-            port = int(match[1]) if match[1] else min(exposed, default=80)
-            host, path = "localhost", match[2] or "/"
+        match = re.fullmatch(r"(?:(https?)://(\[[^]]+\]|[^/:]+))?:?(\d+)?(/.*)?", url)
+        if match is None:
+            raise RequestError(
+                f"ready: http: {url!r} is not an address",
+                hint="Write a path (/health), a port and a path (:8080/health) or a URL (http://localhost:8080/health).",
+            )
+        self._secure = match[1] == "https"
+        default = (443 if self._secure else 80) if match[1] else min(exposed, default=80)
+        port, host, path = int(match[3] or default), match[2] or "localhost", match[4] or "/"
         self._port, self._host, self._path = port, host, path
         self._url = f"{'https' if self._secure else 'http'}://localhost:{port}{path}"
         self.what = f"answer to {path} on port {port}"
@@ -250,7 +234,7 @@ class HttpProbe(_Quiet):
         )
 
 
-class LogProbe:
+class LogProbe(Probe):
     """Ready when a log line matches."""
 
     def __init__(self, pattern: str) -> None:
@@ -276,7 +260,7 @@ class LogProbe:
             raise NotReady(f"no {self.what}{self._trouble}")
 
 
-class RunsProbe(_Quiet):
+class RunsProbe(Probe):
     """For an image without HEALTHCHECK and ports: running is enough."""
 
     what = "it runs; its image has no HEALTHCHECK and exposes no port"
