@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +25,20 @@ from loom.providers.docker.engine.errors import engine_errors, explanation, tran
 from loom.providers.docker.engine.retries import retrying, start_failed, starting
 from loom.providers.docker.images.images import Images
 from loom.providers.docker.images.store import ResolvedImage
-from loom.providers.docker.services import secrets as service_secrets
 from loom.providers.docker.services.readiness import NotReady, ProbeTarget, ports_of, probe_of
 from loom.providers.docker.session.attach import Demultiplexer, Hijacked
 from loom.providers.services import Lines, Output
 from loom.util.within import wait_until
 
 _READ = 65536
+# Reads one line, shell code that stores the secrets, then runs the container's command.
+_TAKES_SECRETS = (
+    "/bin/sh",
+    "-c",
+    'IFS= read -r line && eval "$line" || { echo "loom: the secrets did not arrive" >&2; exit 125; }; exec "$@" </dev/null',
+    "loom",
+)
+_HAND_OVER_WITHIN_S = 60
 
 OnDied = Callable[[str, str], None]
 """Called with the name of a service that ended after it was ready, and how ("exit code 3"); once per service, from a thread
@@ -163,7 +173,7 @@ class ServiceContainer:
         if group.published and ports:
             host["port_bindings"] = dict.fromkeys(ports, ("127.0.0.1", None))
         if self._secrets:
-            entrypoint, command = service_secrets.wrapped(entrypoint, command, config)
+            entrypoint, command = _taking_secrets(entrypoint, command, config)
             host["tmpfs"] = {services.FOLDER: "mode=1777,size=4m"}
             variables |= services.secrets_variables(service)
             marks[labels.HANDED_OVER] = "true"
@@ -216,7 +226,9 @@ class ServiceContainer:
             with engine_errors():
                 raise
         if self._secrets:
-            service_secrets.send(output, self._secrets)
+            output.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _HAND_OVER_WITHIN_S, 0))
+            with suppress(OSError):  # a service that has ended does not take them; its end is reported elsewhere
+                output.send(self._secrets)
         return container_id
 
     def _reached(self, container_id: str, ports: list[int]) -> dict[int, int]:
@@ -317,3 +329,13 @@ class ServiceContainer:
                 return bool(retrying(lambda: self._api.inspect_container(container_id))["State"]["Running"])
             except docker.errors.NotFound:
                 return False
+
+
+def _taking_secrets(
+    entrypoint: Sequence[str] | None, command: Sequence[str] | None, config: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """Wrap a command to read the secrets from its standard input first; an entrypoint cancels the image's command."""
+    if entrypoint is None:
+        command = command if command is not None else config.get("Cmd")
+        entrypoint = config.get("Entrypoint")
+    return [*_TAKES_SECRETS, *(entrypoint or ())], list(command or ())
