@@ -110,9 +110,11 @@ class CommandsInside(Struct, frozen=True, kw_only=True):
             # First, because an engine may not answer while the command's output blocks.
             ran.close()
             watcher.signal("PIPE")
-            if not isinstance(error, BrokenPipeError):
-                raise self.lost(error) or error from error
-            return Exit(code=128 + SIGPIPE, ended=Ended.EXITED)
+            if isinstance(error, BrokenPipeError):
+                return Exit(code=128 + SIGPIPE, ended=Ended.EXITED)
+            if (lost := self.lost(error)) is not None:
+                raise lost from error
+            raise
         finally:
             unregister()
             ran.close()
@@ -132,7 +134,9 @@ class CommandsInside(Struct, frozen=True, kw_only=True):
                     ran.ends_within(_AFTER_HANGUP_S)
                     watcher.signal("KILL")
         except OSError as error:
-            raise self.lost(error) or error from error
+            if (lost := self.lost(error)) is not None:
+                raise lost from error
+            raise
         finally:
             ran.close()
             watcher.close()
