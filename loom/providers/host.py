@@ -24,12 +24,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
-
 from loom.cancel import Cancel
 from loom.errors import ProviderError
 from loom.plan.model import Job, MountMode
-from loom.providers import interactive
 from loom.providers.base import (
     Capabilities,
     KeptPlace,
@@ -45,6 +42,7 @@ from loom.providers.driver.channel import Attached, Channel, Died, Exchange
 from loom.providers.driver.session import Driven, DrivenSession
 from loom.providers.driver.steps import still_running
 from loom.providers.files import archive_of, unnoticed, unpack
+from loom.providers.inside import CommandsInside
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
 from loom.util.within import readable
 
@@ -320,7 +318,7 @@ class HostSession(DrivenSession):
         return HostInside(
             workspace=self._request.workspace,
             environment={**self._environment, MARK: self._mark, **environment},
-            private=self._private,
+            directory=str(self._private),
             terminal_type=self._terminal,
             kill_everything=self.kill_everything,
         )
@@ -338,12 +336,10 @@ class HostSession(DrivenSession):
         shutil.rmtree(self._private, ignore_errors=True)
 
 
-class HostInside(Struct, frozen=True, kw_only=True):
-    """Implements `providers.base.Inside`."""
+class HostInside(CommandsInside, frozen=True, kw_only=True):
+    """Implements `providers.base.Inside` by processes that have the caller's own streams and terminal."""
 
     workspace: Path
-    environment: Mapping[str, str]
-    private: Path
     terminal_type: str
     kill_everything: Callable[[], None]
 
@@ -397,20 +393,9 @@ class HostInside(Struct, frozen=True, kw_only=True):
             on_output("stderr", err or b"")
         return Exit(code=_code_of(process), ended=ended)
 
-    def continued(self, command: Sequence[str]) -> Sequence[str]:
-        return interactive.continued(command, str(self.private / "state"))
-
-    def shell(self, shell: Sequence[str], *, script: str, name: str, cancel: Cancel) -> int:
-        prepared = interactive.prepared(
-            shell,
-            script=script,
-            name=name,
-            state=str(self.private / "state"),
-            new_path=lambda what: str(self.private / f"{what}.{secrets.token_hex(6)}"),
-        )
-        for path, content in prepared.files.items():
+    def write(self, files: Mapping[str, bytes]) -> None:
+        for path, content in files.items():
             _write_private(Path(path), content)
-        return self.terminal(prepared.command, cancel).code
 
     def terminal(self, command: Sequence[str], cancel: Cancel, *, timeout_s: float | None = None) -> Exit:
         settings = termios.tcgetattr(0)

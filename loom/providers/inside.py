@@ -72,6 +72,8 @@ class CommandsInside(Struct, frozen=True, kw_only=True):
     """Implements `providers.base.Inside` by what an engine can do: `begin`, `script`, `lost`."""
 
     environment: Mapping[str, str]
+    directory: str = driver.DIRECTORY
+    """The driver's."""
 
     def begin(self, command: Sequence[str], *, stdin: bool, tty: bool = False) -> tuple[RunningCommand, Watcher]:
         """Start a command in the project's directory."""
@@ -143,10 +145,16 @@ class CommandsInside(Struct, frozen=True, kw_only=True):
         return Exit(code=ran.code if ended is Ended.EXITED or ran.ended else 137, ended=ended)
 
     def continued(self, command: Sequence[str]) -> Sequence[str]:
-        return interactive.continued(command, driver.STATE_FILE)
+        return interactive.continued(command, f"{self.directory}/state")
 
     def shell(self, shell: Sequence[str], *, script: str, name: str, cancel: Cancel) -> int:
-        prepared = interactive.prepared(shell, script=script, name=name, state=driver.STATE_FILE, new_path=new_path)
+        prepared = interactive.prepared(
+            shell,
+            script=script,
+            name=name,
+            state=f"{self.directory}/state",
+            new_path=lambda what: new_path(what, self.directory),
+        )
         self.write(prepared.files)
         return self.terminal(prepared.command, cancel).code
 
@@ -162,9 +170,9 @@ class CommandsInside(Struct, frozen=True, kw_only=True):
             raise ProviderError(f"files could not be put into the container: {output or f'exit code {code}'}")
 
 
-def new_path(what: str) -> str:
+def new_path(what: str, directory: str = driver.DIRECTORY) -> str:
     """Return a new path in the driver's directory."""
-    return f"{driver.DIRECTORY}/{what}.{secrets.token_hex(6)}"
+    return f"{directory}/{what}.{secrets.token_hex(6)}"
 
 
 def _follow(

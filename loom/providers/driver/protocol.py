@@ -27,9 +27,6 @@ _FIRST = b"\x1e"
 HANDED_ON = f"{DIRECTORY}/handed"
 """What steps that were handed over have appended to `$LOOM_ENV`, as shell text for those after them."""
 
-STATE_FILE = f"{DIRECTORY}/state"
-"""What the shell that steps share leaves behind after each of them."""
-
 MARK = "loom_boot"
 """Is in the command line of each process of the driver, and of nothing else."""
 SURROUNDINGS = f"{DIRECTORY}/surroundings"
