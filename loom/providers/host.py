@@ -330,10 +330,12 @@ class HostSession(DrivenSession):
         """The workspace stays anyway, and a new process can start in it at any time."""
 
     def leave(self) -> None:
-        self._driven.end()
-        self.kill()
-        self._driven.channel.attachment.close()
-        shutil.rmtree(self._private, ignore_errors=True)
+        try:
+            self._driven.end()
+        finally:  # its output may have nowhere to go
+            self.kill()
+            self._driven.channel.attachment.close()
+            shutil.rmtree(self._private, ignore_errors=True)
 
 
 class HostInside(CommandsInside, frozen=True, kw_only=True):
