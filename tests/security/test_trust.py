@@ -333,14 +333,14 @@ def test_places_that_were_agreed_to_are_used_by_the_same_run(victim: Victim) -> 
     assert code == 0, shown
     assert list((victim.root / "records/runs").iterdir())
     # The decision itself is where the user has it, not where the project would.
-    assert list((victim.state / "trust").iterdir())
-    assert not (victim.root / "records/trust").exists()
+    assert (victim.state / "trust.json").exists()
+    assert not (victim.root / "records/trust.json").exists()
 
 
 def test_decisions_are_the_users_alone(victim: Victim) -> None:
     victim.write(workflow=PLAIN.replace("script:", "secrets: {T: 'env://TOKEN'}, script:"))
     assert victim.loom("trust", "--yes").returncode == 0
-    (kept,) = (victim.state / "trust").iterdir()
+    kept = victim.state / "trust.json"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
     request = PermissionRequest(kind="secret", job="hello", subject="env://TOKEN", gives="")
@@ -370,12 +370,11 @@ def test_nothing_in_the_repository_can_say_that_it_is_trusted(victim: Victim, tm
     """The file of decisions, brought along: as the state directory, by git's configuration, as a copy in the repository."""
     victim.write(workflow=PLAIN.replace("script:", "secrets: {T: 'env://TOKEN'}, script:"))
     assert victim.loom("trust", "--yes").returncode == 0
-    (kept,) = (victim.state / "trust").iterdir()
-    planted = victim.root / "planted/trust"
-    planted.mkdir(parents=True)
+    kept = victim.state / "trust.json"
+    planted = victim.root / "planted"
+    planted.mkdir(mode=0o700)
     (planted / kept.name).write_bytes(kept.read_bytes())
-    (victim.root / ".loom/trust").mkdir()
-    (victim.root / ".loom/trust" / kept.name).write_bytes(kept.read_bytes())
+    (victim.root / ".loom" / kept.name).write_bytes(kept.read_bytes())
     kept.unlink()
     victim.write(config="state_dir: planted\n")
     ran = victim.loom("run", "--no-container", TOKEN="tokentoken")
@@ -438,7 +437,7 @@ def test_a_plain_repository_never_meets_it(victim: Victim) -> None:
     assert ran.returncode == 0
     assert "loom.plan.permissions" in ran.stderr
     assert "loom.commands.keep.trust_store" not in ran.stderr.replace("loom.trusting", "")
-    assert not (victim.state / "trust").exists()
+    assert not (victim.state / "trust.json").exists()
     assert "trust" not in victim.loom("check").stdout
 
 
@@ -457,6 +456,21 @@ def test_a_request_is_its_kind_its_job_and_its_subject() -> None:
 
     assert identity() == identity(place="q", gives="y")
     assert len({identity(), identity(kind="k"), identity(job="i"), identity(subject="env://B")}) == 4
+
+
+def test_decisions_for_two_checkouts_at_the_same_time_are_both_kept(tmp_path: Path) -> None:
+    environ = {"PATH": os.environ["PATH"]}
+    roots = [tmp_path / name for name in ("one", "two")]
+    for root in roots:
+        root.mkdir()
+    stores = [Trust(tmp_path / "state", roots[at], environ) for at in (0, 0, 1)]
+    asked = [PermissionRequest(kind="secret", subject=f"env://{at}", gives="x", job="j") for at in range(3)]
+    for store, request in zip(stores, asked, strict=True):
+        store.allow([request])
+    for root, held in zip(roots, ([True, True, False], [False, False, True]), strict=True):
+        assert [Trust(tmp_path / "state", root, environ).holds(request) for request in asked] == held
+    assert Trust(tmp_path / "state", roots[0], environ).revoke() == 2
+    assert Trust(tmp_path / "state", roots[1], environ).holds(asked[2])
 
 
 def test_trust_survives_what_it_did_not_write(tmp_path: Path) -> None:

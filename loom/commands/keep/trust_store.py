@@ -1,12 +1,13 @@
 """Permissions that the user gave each repository: decisions on requests (`loom.plan.permissions`) in the user's state directory.
 
-One file a repository, readable and writable by the user alone. It belongs to the checkout's real path and its remote
-`origin`; a decision is the hash of one request, so that a changed request is a new one. Nothing in the repository decides
-where decisions are read from. A workspace has the trust of the checkout that the user's own record names for it.
+One file, readable and writable by the user alone. Decisions belong to a checkout's real path and its remote `origin`; each
+is the hash of one request, so that a changed request is a new one. Nothing in the repository decides where decisions are
+read from. A workspace has the trust of the checkout that the user's own record names for it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import stat
@@ -22,20 +23,27 @@ from loom.plan.permissions import PermissionRequest
 from loom.record.store import Store
 from loom.snapshot import git, repository
 from loom.snapshot.manifest import read_manifest
-from loom.util import atomic
+from loom.util import atomic, processes
 from loom.util.paths import is_of_job, run_of_workspace, workspace_beside
 from loom.util.private import make_private, own_state
 from loom.util.untrusted_files import open_regular
 
-_MAX_BYTES = 4 << 20
+_MAX_BYTES = 16 << 20
 
 
-class _File(Struct, frozen=True, kw_only=True):
-    schema_version: str
+class _Decisions(Struct, frozen=True, kw_only=True):
+    """Those for one checkout."""
+
     root: str
     origin: str | None
     allowed: dict[str, str]
     """The description of each request, by id."""
+
+
+class _File(Struct, frozen=True, kw_only=True):
+    schema_version: str
+    checkouts: dict[str, _Decisions]
+    """By the digest of the checkout's path."""
 
 
 _SCHEMA = "loom.trust.v1"
@@ -47,29 +55,40 @@ class Trust:
     def __init__(self, state_dir: Path, root: Path, environ: Mapping[str, str]) -> None:
         self.root = _checkout_of(root, state_dir)
         self.origin = _origin_of(self.root, environ)
-        self._folder = own_state(state_dir) / "trust"
-        self._allowed = self._read()
-
-    @property
-    def path(self) -> Path:
-        return self._folder / f"{hashlib.sha256(os.fsencode(self.root)).hexdigest()[:40]}.json"
+        self.path = own_state(state_dir) / "trust.json"
+        self._key = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:40]
+        self._allowed = self._of(self._read())
 
     def holds(self, request: PermissionRequest) -> bool:
         return request.id in self._allowed
 
     def allow(self, requests: Iterable[PermissionRequest]) -> None:
         """Record these in addition to earlier ones. InfrastructureError on failure."""
-        self._allowed |= {request.id: str(request) for request in requests}
-        shape = {
-            "schema_version": _SCHEMA,
-            "root": os.fsencode(self.root).decode(errors="backslashreplace"),
-            "origin": self.origin,
-            "allowed": self._allowed,
-        }
+        self._change({request.id: str(request) for request in requests})
+
+    def revoke(self) -> int:
+        """Delete all decisions; return their number. InfrastructureError on failure."""
+        count = len(self._allowed)
+        self._change(None)
+        return count
+
+    def _change(self, more: dict[str, str] | None) -> None:
+        """Add to the decisions for this checkout, or delete them."""
         try:
-            make_private(self._folder.parent)
-            self._folder.mkdir(exist_ok=True, mode=0o700)
-            atomic.write(self.path, msgspec.json.encode(shape), mode=0o600)
+            make_private(self.path.parent)
+            lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                processes.lock(lock, fcntl.LOCK_EX)
+                checkouts = self._read()
+                self._allowed = {} if more is None else self._of(checkouts) | more
+                checkouts.pop(self._key, None)
+                if self._allowed:
+                    root = os.fsencode(self.root).decode(errors="backslashreplace")
+                    checkouts[self._key] = _Decisions(root=root, origin=self.origin, allowed=self._allowed)
+                shape = _File(schema_version=_SCHEMA, checkouts=checkouts)
+                atomic.write(self.path, msgspec.json.encode(shape), mode=0o600)
+            finally:
+                os.close(lock)
         except OSError as error:
             raise InfrastructureError(
                 f"your decision can't be kept at {self.path}: {error.strerror or error}",
@@ -77,15 +96,13 @@ class Trust:
                 code="TRUST_UNWRITABLE",
             ) from error
 
-    def revoke(self) -> int:
-        """Delete all decisions; return their number."""
-        count = len(self._allowed)
-        self.path.unlink(missing_ok=True)
-        self._allowed = {}
-        return count
+    def _of(self, checkouts: Mapping[str, _Decisions]) -> dict[str, str]:
+        """Return what is allowed for this checkout; nothing if its origin is another one by now."""
+        found = checkouts.get(self._key)
+        return dict(found.allowed) if found is not None and found.origin == self.origin else {}
 
-    def _read(self) -> dict[str, str]:
-        """Read the file; empty if it is missing, not private to this user, or for another origin."""
+    def _read(self) -> dict[str, _Decisions]:
+        """Read the file; empty if it is missing, damaged or not private to this user."""
         try:
             with open_regular(self.path) as file:
                 status = os.fstat(file.fileno())
@@ -95,7 +112,7 @@ class Trust:
                 found = msgspec.json.decode(file.read(), type=_File)
         except (OSError, ValueError, RecursionError):
             return {}
-        return found.allowed if found.schema_version == _SCHEMA and found.origin == self.origin else {}
+        return found.checkouts if found.schema_version == _SCHEMA else {}
 
 
 def _checkout_of(root: Path, state_dir: Path) -> Path:
