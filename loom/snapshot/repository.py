@@ -235,6 +235,9 @@ def _check_way(dot: Path, git_dir: Path, common: Path, modules: Iterable[Path]) 
     )
 
 
+_SMALL = ("HEAD", "alternates", "tables.list")
+
+
 def _check_files(git_dir: Path, common_dir: Path) -> None:
     """Raise RequestError where a file of git is a link that leads out of its directory, so that jobs would get what is there,
     or a FIFO, at which git would wait."""
@@ -249,10 +252,11 @@ def check_file(path: Path, within: Path | None = None) -> None:
     The same for a link, unless it leads to something `within` a directory, as a HEAD of old versions of git.
     """
     try:
-        mode = path.lstat().st_mode
+        status = path.lstat()
     except OSError:
         return
-    if kind := special_kind(mode):
+    mode = status.st_mode
+    if kind := special_kind(mode) or (path.name in _SMALL and status.st_size > _LARGEST and "file of that size"):
         raise RequestError(
             f"{path}: a {kind} in place of a file of git's",
             hint="remove it; if git then misses the file, clone the repository",

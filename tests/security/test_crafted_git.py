@@ -276,6 +276,13 @@ def test_a_fifo_in_place_of_a_file_of_git_is_named(unpacked: Victim, name: str) 
     assert "FIFO in place of a file" in raised.value.message or name == "refs"
 
 
+def test_a_list_of_stores_that_would_fill_the_memory_is_named(unpacked: Victim) -> None:
+    with (unpacked.root / ".git/objects/info/alternates").open("wb") as file:
+        file.truncate(20 << 30)
+    with promptly(), pytest.raises(LoomError, match="a file of that size in place of a file of git's"):
+        discover(unpacked.root, environ=ENVIRONMENT)
+
+
 def test_no_list_of_stores_is_read_by_git_otherwise(unpacked: Victim, tmp_path: Path) -> None:
     """git takes what stands before the end of a quotation, or before a NUL, for the directory."""
     subprocess.run(["git", "init", "-q", str(private := tmp_path / "private")], check=True)
