@@ -59,6 +59,15 @@ def test_a_job_gets_the_artifacts_that_it_needs_in_the_order_of_the_plan(make: M
     assert ran.lines("bare", "artifact_restore") == []
 
 
+def test_the_record_names_only_the_first_of_many_jobs_with_artifacts(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "MAX_NAMED", 1)
+    ran = make(HANDED).run(on="far")
+    assert ran.lines("test") == ["two", "b", "two"]
+    assert ran.lines("test", "artifact_restore") == ["build: 2 files, 4 bytes", "1 more jobs: 2 files, 6 bytes"]
+
+
 def test_jobs_that_share_a_workspace_are_told_that_the_last_writer_counts(make: Make) -> None:
     project = make(HANDED.replace("mkdir out", "mkdir -p out").replace("test ! -e rest", "true"))
     ran = project.run("test", needs=True, mount_mode="bind_mount", jobs=1)
