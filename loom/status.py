@@ -58,6 +58,28 @@ class Ended(StrEnum):
     OOM_KILLED = "oom_killed"
 
 
+class Frame(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A call in a shell: the line in `file` that was running; in the step's own script without a file."""
+
+    file: str | None = None
+    line: Code | None = None
+    function: str | None = None
+
+
+class EndedBy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The command that ended a step, as its shell reports it."""
+
+    command: str
+    line: Code | None = None
+    """Of the step's script."""
+    code: Code
+    stack: list[Frame] = []
+    """The calls of functions and sourced files, the innermost first; empty at the top level of the script."""
+    stdout_lines: Count | None = None
+    """The lines of this stream before the command's own; None where that is not known."""
+    stderr_lines: Count | None = None
+
+
 class Exit(Struct, frozen=True, kw_only=True):
     """A command's result. `code` is the shell's exit code (128+N when signal N killed it)."""
 
@@ -73,6 +95,8 @@ class Exit(Struct, frozen=True, kw_only=True):
     """The command ended its place: no other can run there."""
     goes_on: bool = False
     """The shell that it shares with other commands goes on, so the code is no failure (`Share`)."""
+    reports: tuple[str, ...] = ()
+    """The words of its shell about the command that ended it (`Command.observed`), as `endings.ended_by` reads them."""
 
     @property
     def status(self) -> Status:

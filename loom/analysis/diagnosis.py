@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -65,6 +65,23 @@ class MovedOn(Document, frozen=True, kw_only=True):
     files_total: Count
 
 
+class EndingCommand(Document, frozen=True, kw_only=True):
+    """The command that ended the step, as the step's shell reported it."""
+
+    command: str
+    exit_code: Code
+    file: str | None = None
+    line: Code | None = None
+    calls: list[str] = field(default_factory=list)
+    """The calls of functions and sourced files around it, the innermost first: `name at file:line`."""
+
+    @property
+    def text(self) -> str:
+        at = f" at {self.file}:{self.line}" if self.file and self.line else ""
+        called = f", called from {', '.join(self.calls)}" if self.calls else ""
+        return f"`{self.command}`{at} gave {self.exit_code}{called}"
+
+
 class OtherFailure(Document, frozen=True, kw_only=True):
     job_id: str
     status: str
@@ -94,6 +111,8 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     step: str | None
     step_place: str | None = None
     """The step's place in the workflow: `file:line`."""
+    ended_by: EndingCommand | None = None
+    """None where the shell does not report it, and for a step of one command."""
     section: str | None
     steps_total: Count | None
     command: str | None
@@ -102,6 +121,9 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     image: str | None
     lines: list[str]
     lines_total: Count | None
+    telling_line: str | None = None
+    """The line to look at first: the evidence of a cause, else an error of the command that ended the step, else its last
+    line, or the last one before a silent command."""
     places: list[Location]
     excerpt: Excerpt | None = None
     moved_on: MovedOn | None = None
@@ -135,15 +157,6 @@ class Diagnosis(Document, frozen=True, kw_only=True):
         own = (self.error_code or "").lower()
         return [cause for cause in self.causes if cause.code != own]
 
-    @property
-    def telling_line(self) -> str | None:
-        """The line to look at first: the evidence of a cause, else the first line of an error, else the last line."""
-        evidence = next((cause.line for cause in self.causes if cause.line), None)
-        if evidence is not None:
-            return evidence
-        lines = [line for line in self.lines if line.strip() and line != patterns.GAP and not _HEADING.match(line)]
-        return next(filter(speaks_of_error, lines), lines[-1] if lines else None)
-
 
 class Evidence(Struct, frozen=True, kw_only=True):
     """The inputs of a diagnosis. Absolute paths; `job` is the manifest of the job to explain, or None."""
@@ -155,6 +168,9 @@ class Evidence(Struct, frozen=True, kw_only=True):
     job: Mapping[str, Any] | None = None
     lines: Sequence[str] = ()
     """Lines that tell, a gap between those that do not follow each other, then the last lines."""
+    own: Sequence[str] | None = None
+    """Those of the command that ended the step; None where they are not known."""
+    ended_by: Mapping[str, Any] | None = None
     output_read: Literal["all", "highlights", "part"] = "all"
     formats: Sequence[Reader] | None = None
     """None: those of the table."""
@@ -188,7 +204,11 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     failed = (status or evidence.state) not in ("success", "skipped", "running")
     printed = [_clipped(line) for line in evidence.lines] if failed else []
     command = job.get("failing_command") or of_step.get("command")
-    looked_at = [*printed, *_own_words(ending, step, printed)]
+    of_loom = _own_words(ending, step, printed)
+    own = printed if evidence.own is None else [_clipped(line) for line in evidence.own]
+    causes = _causes(evidence, ending, [*own, *of_loom], command) if failed else []
+    ended = ending_command(evidence.ended_by, of_step)
+    silent = not own and ended is not None and not ended.command.startswith(("exit", "return"))
     found = [msgspec.convert(each, Failure) for each in job.get("findings", ())] if failed else []
     failures = _with_findings(patterns.failures(printed, evidence.formats or patterns.readers()), found)
     unnamed = (job.get("finding_reports") or {}).get("findings", 0) - len(found) if found else 0
@@ -209,6 +229,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         attempt=of_step.get("attempt"),
         step=step,
         step_place=f"{of_step['file']}:{of_step['line']}" if of_step.get("file") else None,
+        ended_by=ended if ended is not None and ended.command != (command or "").strip() else None,
         section=section,
         steps_total=len({each["step"] for each in job["steps"]}) if job else None,
         command=command,
@@ -217,7 +238,10 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         image=(job.get("image") or {}).get("name"),
         lines=lines_that_matter(printed),
         lines_total=evidence.lines_total,
-        places=_places(looked_at, of_step, tests, failures) if failed else [],
+        telling_line=_telling_line(causes, own, printed),
+        places=_places([*(own if own or silent else printed), *of_loom], of_step, tests, failures, ended, silent=silent)
+        if failed
+        else [],
         failing_tests=tests[:20],
         failing_tests_total=failing_tests_total(tests, job.get("test_reports")),
         failures=failures[: patterns.MOST_FAILURES],
@@ -225,7 +249,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         groups=groups[: patterns.MOST_GROUPS],
         groups_total=len(groups),
         output_read=evidence.output_read,
-        causes=_causes(evidence, ending, looked_at, command) if failed else [],
+        causes=causes,
         since_green=evidence.history.since_green,
         same_input=evidence.history.same_input,
         others=[
@@ -289,6 +313,7 @@ def _causes(evidence: Evidence, ending: Mapping[str, Any], lines: Sequence[str],
             error_code=ending.get("error_code"),
             exit_code=exit_code,
             lines=lines,
+            before=_before(evidence),
             in_step=bool(job.get("failing_step") or evidence.unit[0]),
             command=command,
             image=(job.get("image") or {}).get("name"),
@@ -297,6 +322,20 @@ def _causes(evidence: Evidence, ending: Mapping[str, Any], lines: Sequence[str],
             tmpfs=evidence.tmpfs,
         )
     )
+
+
+def _before(evidence: Evidence) -> list[str]:
+    """Return what the step printed before the output of the command that ended it."""
+    if evidence.own is None:
+        return []
+    left = Counter(evidence.own)
+    found = []
+    for line in reversed(evidence.lines):
+        if left[line] > 0:
+            left[line] -= 1
+        else:
+            found.append(_clipped(line))
+    return found[::-1]
 
 
 def _clipped(line: str) -> str:
@@ -321,7 +360,30 @@ def _logs_command(run_id: str, job_id: str | None, unit: str | None) -> str | No
 
 
 _HEADING = re.compile(r"\s*Traceback \(most recent call last\):")
-"""Its error follows it."""
+"""Its error follows it, after indented lines."""
+_PASSES_ON = re.compile(
+    r"\s*(?:raise|throw)\s|.*\*\*\* .*Error \d+|ninja: build stopped|npm (?:ERR!|error) (?:code|errno)\b"
+)
+"""The source of an error whose message follows, or a program that reports the end of another."""
+
+
+def _telling_line(causes: Sequence[Cause], own: Sequence[str], printed: Sequence[str]) -> str | None:
+    """Choose the line as `Diagnosis.telling_line`."""
+    if evidence := next((cause.line for cause in causes if cause.line), None):
+        return evidence
+    lines = [line for line in _without_frames(own) if line.strip() and line != patterns.GAP]
+    errors = [line for line in lines if speaks_of_error(line)]
+    first = next((line for line in errors if not _PASSES_ON.match(line)), errors[0] if errors else None)
+    return first or next((line for line in reversed([*printed, *lines]) if line.strip() and line != patterns.GAP), None)
+
+
+def _without_frames(lines: Sequence[str]) -> Iterator[str]:
+    """Yield all lines but those of a traceback before its error."""
+    inside = False
+    for line in lines:
+        inside = _HEADING.match(line) is not None or (inside and line[:1].isspace())
+        if not inside:
+            yield line
 
 
 def lines_that_matter(lines: Sequence[str], most: int = LINES_SHOWN) -> list[str]:
@@ -363,6 +425,8 @@ def lines_that_matter(lines: Sequence[str], most: int = LINES_SHOWN) -> list[str
 
 _PLACES = (
     re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)'),
+    re.compile(r"^(?P<file>[\w@+-][\w.@+-]*(?:[/.][\w@+-][\w.@+-]*)+): (?:line )?(?P<line>\d+): "),
+    re.compile(r"\bat (?P<file>(?:[\w.@+-]+/)*[\w@+-]+\.\w{1,4}) line (?P<line>\d+)\b"),
     re.compile(
         r"(?<![\w.@+/-])(?P<file>/?(?:[\w.@+-]+/)*[\w.@+-]+\.[A-Za-z]\w{0,9}):(?P<line>\d+)(?::(?P<column>\d+))?\b"
     ),
@@ -374,9 +438,19 @@ _FOREIGN = re.compile(r"(?:^|/)(?:site-packages|dist-packages|node_modules|lib/p
 
 
 def _places(
-    lines: Sequence[str], step: Mapping[str, Any], tests: Sequence[FailingTest], failures: Sequence[Failure]
+    lines: Sequence[str],
+    step: Mapping[str, Any],
+    tests: Sequence[FailingTest],
+    failures: Sequence[Failure],
+    ended: EndingCommand | None,
+    *,
+    silent: bool,
 ) -> list[Location]:
-    """Return places, the most certain first: the step's line, failing tests, failures, mentions in the output."""
+    """Return places, the most certain first: the step's line, failing tests, failures, mentions in the output.
+
+    The command that ended the step comes before mentions if it was silent, and counts else where nothing is named.
+    """
+    by_command = [Location(file=ended.file, line=ended.line)] if ended and ended.file and ended.line else []
     of_tests = [Location(file=t.file, line=t.line, column=None) for t in tests if t.file and t.line]
     of_tests += [
         Location(file=each.file, line=each.line, column=each.column)
@@ -384,9 +458,35 @@ def _places(
         if each.file and each.line and not is_foreign(each.file)
     ]
     found: dict[tuple[str, int], Location] = {}
-    for place in (*places_in_step(lines, step), *of_tests, *places_in(lines)):
+    surest = by_command if silent else []
+    for place in (*places_in_step(lines, step), *of_tests, *surest, *places_in(lines)) or by_command:
         found.setdefault((place.file, place.line), place)
     return list(found.values())[:MOST_PLACES]
+
+
+def ending_command(ended: Mapping[str, Any] | None, step: Mapping[str, Any]) -> EndingCommand | None:
+    """Map the lines of a step's script to those of the workflow. `ended`: an `EndedBy`, as the record has it."""
+    if ended is None:
+        return None
+    calls = [_at(call.get("file"), call.get("line"), step) for call in ended.get("stack", ())]
+    names = [call.get("function") for call in ended.get("stack", ())]
+    file, line = calls[0] if calls else _at(None, ended.get("line"), step)
+    if line is None:
+        file, line = _at(None, ended.get("line"), step)
+    around = [f"{name or 'script'} at {at}:{number}" for name, (at, number) in zip(names[1:], calls[1:], strict=True)]
+    return EndingCommand(
+        command=ended["command"],
+        exit_code=ended["code"],
+        file=file,
+        line=line,
+        calls=[call.removeprefix("source at ") for call in around],
+    )
+
+
+def _at(file: str | None, line: int | None, step: Mapping[str, Any]) -> tuple[str | None, int | None]:
+    if file is not None or line is None or not step.get("file"):
+        return (None if file is None else from_root(file)), line if file is not None else None
+    return str(step["file"]), int(step["line"]) + (line - 1 if step.get("literal") else 0)
 
 
 _BY_SHELL = re.compile(r"(?:^|\s)\S*/step\.\d+: (?:line )?(?P<line>\d+): ")

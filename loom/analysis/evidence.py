@@ -17,6 +17,7 @@ from loom.analysis.history import History, history
 from loom.analysis.named_files import look_below
 from loom.errors import RecordError, RequestError
 from loom.record.documents import Highlights, SectionSummary, StepSummary
+from loom.record.events import OutputEvent
 from loom.record.highlights import of_file
 from loom.record.reader import Reading
 from loom.record.saved_plan import load_planned
@@ -64,6 +65,8 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, at_end: bool = Fal
             pipeline=pipeline,
             job=manifest,
             lines=lines,
+            own=_own(events, summary),
+            ended_by=summary.get("ended_by"),
             output_read="all" if whole else "highlights" if highlights.complete else "part",
             formats=patterns.readers(own),
             lines_total=total,
@@ -151,6 +154,20 @@ def _summary(reading: Reading, events_path: str | None) -> Mapping[str, Any]:
 def _lines_total(summary: Mapping[str, Any]) -> int | None:
     output = summary.get("output")
     return None if output is None else int(output["stdout_lines"] + output["stderr_lines"])
+
+
+def _own(events: Sequence[OutputEvent], summary: Mapping[str, Any]) -> list[str] | None:
+    """Return the lines of the command that ended the step, as far as they are read; None where that is not known."""
+    ended = summary.get("ended_by") or {}
+    if ended.get("stdout_lines") is None or ended.get("stderr_lines") is None:
+        return None
+    left = {stream: summary["output"][f"{stream}_lines"] - ended[f"{stream}_lines"] for stream in ("stdout", "stderr")}
+    found = []
+    for event in reversed(events):
+        if left[event.stream] > 0:
+            left[event.stream] -= 1
+            found.append(visible(event.text))
+    return found[::-1]
 
 
 def _highlights(

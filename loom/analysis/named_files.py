@@ -59,6 +59,8 @@ def _explaining(line: str, seen: InSource, exit_code: int | None) -> InSource | 
         return seen
     if seen.crlf and (_BY_SCRIPT.search(line) or seen.script):
         return InSource(path=seen.path, crlf=True)
+    if (by := _BY_SCRIPT.search(line)) is not None and from_root(by["path"]) == seen.path:
+        return None  # it ran
     is_run = re.search(r": (?:not found|cannot execute|No such file)|bad interpreter", line)
     if is_run and seen.script and not seen.crlf and "/" in line:
         return InSource(path=seen.path, interpreter=seen.interpreter)

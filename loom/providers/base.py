@@ -29,7 +29,7 @@ from loom.cancel import Cancel
 from loom.config import Config
 from loom.plan.model import Build, Image, Job, MountMode, Network, Resources
 from loom.pools import Pool
-from loom.status import Exit, OnOutput
+from loom.status import Exit, OnOutput, Stream
 
 if TYPE_CHECKING:
     from loom.plan.image_lock import ImageLock
@@ -151,6 +151,10 @@ class Command(Struct, frozen=True, kw_only=True):
     """None: it has a shell of its own, and the one that earlier commands shared, if any, is ended."""
     name: str = ""
     """By which `Detachable.hand_over` was given it."""
+    observed: bool = False
+    """Let a shell report the command that ends it (`Exit.reports`)."""
+    began: Callable[[Stream, int, str], None] | None = None
+    """Called where a command of the script's top level begins in a stream, with its line and its first word."""
 
 
 COMMAND_USER = "command_user"

@@ -31,7 +31,7 @@ from loom.record.documents import (
 )
 from loom.record.events import PhaseCode, PhaseEvent
 from loom.record.fold import JobState, RunFold, Span, duration, image_of
-from loom.status import ExitCode, FailingTest, Failure, Status
+from loom.status import EndedBy, ExitCode, FailingTest, Failure, Status
 
 _EVERY_RUN = (
     PhaseCode.RUN_BOOTSTRAP,
@@ -80,6 +80,7 @@ def step_summary(fold: RunFold, job_id: str, attempt: int, step: str) -> StepSum
         duration_ms=span.duration_ms,
         output=_counts(data),
         highlights=_highlights(data),
+        ended_by=_ended_by(data),
         events_path=f"{step_dir(job_id, step, attempt, job.attempts)}/events.jsonl",
     )
 
@@ -110,6 +111,11 @@ def _counts(data: dict[str, Any]) -> OutputCounts:
 def _highlights(data: dict[str, Any]) -> Highlights | None:
     shape = data.get("highlights")
     return None if shape is None else msgspec.convert(shape, Highlights)
+
+
+def _ended_by(data: dict[str, Any]) -> EndedBy | None:
+    shape = data.get("ended_by")
+    return None if shape is None else msgspec.convert(shape, EndedBy)
 
 
 # -- jobs

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
-from loom.status import Code, Count, FailingTest, Failure, Status
+from loom.status import Code, Count, EndedBy, FailingTest, Failure, Status
 from loom.util import jsons
 
 SCHEMA_VERSION: Final = "loom.runtime.logs.v2"
@@ -114,6 +114,8 @@ class StepSummary(Document, frozen=True, kw_only=True):
     output: OutputCounts
     highlights: Highlights | None = None
     """Of a step that did not succeed."""
+    ended_by: EndedBy | None = None
+    """Of a step that failed, where its shell reports it."""
     events_path: Place
 
 

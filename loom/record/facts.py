@@ -23,7 +23,7 @@ from loom.record.documents import (
     Place,
     SavedArtifacts,
 )
-from loom.status import Code, Count, FailingTest, Failure, Status
+from loom.status import Code, Count, EndedBy, FailingTest, Failure, Status
 
 Milliseconds = Annotated[float, Meta(ge=-1e15, le=1e15)]
 
@@ -51,6 +51,7 @@ class _Phase(TypedDict, total=False):
     attempt: Count
     output: OutputCounts
     highlights: Highlights
+    ended_by: EndedBy
 
 
 class _Step(TypedDict, total=False):

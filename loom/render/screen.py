@@ -134,6 +134,8 @@ class Screen:
         self._planned: dict[str, dict[str, Any]] = {}
         self._tails: dict[tuple[str, str], deque[_Piece]] = {}
         self._commands: dict[tuple[str, str], str] = {}
+        self._ended: dict[tuple[str, str], Mapping[str, Any]] = {}
+        """The commands that ended failed steps."""
         self._written: dict[tuple[str, str], Mapping[str, Any]] = {}
         """The steps' places in the workflow."""
         self._sections = Sections(look.marks)
@@ -169,6 +171,8 @@ class Screen:
             yield from self._fact(event)
         elif event.kind == "phase_started":
             yield from self._started(event)
+        elif event.step is not None and "ended_by" in event.data:
+            self._ended[event.job_id or "", event.step] = event.data["ended_by"]
         elif event.phase_code == PhaseCode.RUN_BOOTSTRAP and event.error and self._look.detail is not Detail.QUIET:
             yield self._bad(event.error)
 
@@ -274,6 +278,7 @@ class Screen:
     def _failure(self, event: PhaseEvent) -> Iterator[str]:
         """Show the failing job's step, command, exit code, last lines, and where to find the rest."""
         job_id = event.job_id or ""
+        by = None
         step, section = event.data.get("failing_step"), event.data.get("failing_section")
         place = str(step or section or "")
         if step is not None:
@@ -282,6 +287,8 @@ class Screen:
             at = f" ({shown(written['file'])}:{written['line']})" if written else ""
             yield f"    step {step}{code}{at}"
             yield from self._command(self._commands.get((job_id, place), ""))
+            if by := self._ended_by(job_id, place):
+                yield f"    {shown(by)}"
         # The previous line has these facts.
         if event.error and (step is None or event.error != f"{step} failed with exit code {event.exit_code}"):
             for line in event.error.splitlines():
@@ -289,7 +296,7 @@ class Screen:
         bar = self._look.styled(self._look.marks["bar"], "dim")
         for text in _lines_of(self._tails.get((job_id, place), ()), self._look.marks["dots"]):
             yield f"    {bar} {text}"
-        if step is not None and (named := self._named_by_shell(job_id, place)):
+        if step is not None and not by and (named := self._named_by_shell(job_id, place)):
             yield f"    that is {', '.join(named)}"
         if place:
             folder = f"user/{step}" if step else f"system/{section}"
@@ -297,6 +304,13 @@ class Screen:
         if opened := self._opened_by.pop(job_id, None):
             laid_out = opened.get("mount_mode") in ("bind_mount", "none")
             yield f"    files: {opened.get('workspace') if laid_out else f'loom workspace {event.run_id} {job_id}'}"
+
+    def _ended_by(self, job_id: str, step: str) -> str | None:
+        """Name the command that ended a step of several."""
+        from loom.analysis.diagnosis import ending_command
+
+        found = ending_command(self._ended.get((job_id, step)), self._written.get((job_id, step), {}))
+        return found.text if found and found.command != self._commands.get((job_id, step), "").strip() else None
 
     def _named_by_shell(self, job_id: str, step: str) -> list[str]:
         """Map script lines in shell messages to workflow lines."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from msgspec.structs import replace
+
 from loom.cancel import Cancel
 from loom.errors import InfrastructureError, SecretError
 from loom.plan.model import Job, Step
 from loom.plan.variables import of_status
 from loom.providers.base import Command, Detachable, Inside, Share
+from loom.providers.driver.endings import observable
 from loom.record.documents import plain
 from loom.record.events import PhaseCode, Section, Where
 from loom.record.step_outputs import recorded
@@ -18,6 +21,7 @@ from loom.runner.attempt import Attempt
 from loom.runner.coverage import Coverage, state_coverage
 from loom.runner.hooks import AtStep, Gate, Verdict
 from loom.runner.missing_command import Ending, package_of_missing
+from loom.runner.own_output import OwnOutput
 from loom.runner.session import OpenJob
 from loom.snapshot import readable
 from loom.status import Ended, Exit, Status
@@ -47,6 +51,7 @@ class Steps:
         self._entered: EntryMoment | None = None
         self._cancel = cancel
         self._coverage = self._coverage_of(attempt)
+        self._observed = observable([step.script for step in attempt.job.steps])
 
     def _coverage_of(self, attempt: Attempt) -> Coverage | None:
         if attempt.job.coverage is None:
@@ -228,13 +233,15 @@ class Steps:
         job, attempt, place = self._job, self._attempt, self._place
         where = Where(scope="step", job_id=job.id, step=step.id)
         writer = attempt.journal.writer(where)
+        own = OwnOutput(writer.counts)
         started = {"command": step.script, "phase": step.phase, "number": step.number, "attempt": attempt.number}
         started |= {"file": step.file, "line": step.line, "literal": step.literal} if step.file else {}
         ending = Ending() if self._may_ask_for_package(step) else None
+        exit_: Exit | None = None
         with attempt.journal.span(where, PhaseCode.STEP_EXECUTE, started) as outcome:
             try:
                 before = place.handed_on()
-                command = self._command(step, timeout_s, share, extra)
+                command = replace(self._command(step, timeout_s, share, extra), began=own.began)
                 coverage = self._coverage if step.phase != "after_script" else None
                 on_output = writer if coverage is None else coverage.watching(writer)
                 if ending is not None:
@@ -255,6 +262,9 @@ class Steps:
             finally:
                 outcome.data = {"output": writer.counts}  # the numbering continues
                 writer.close()
+                if exit_ is not None and exit_.status is Status.FAILURE and exit_.ended is Ended.EXITED:
+                    ended_by = own.ended_by(step.script, exit_)
+                    outcome.data |= {} if ended_by is None else {"ended_by": plain(ended_by)}
         if ending is not None and exit_.code == 127 and exit_.ended is Ended.EXITED and not exit_.ended_place:
             self._ask_for_package(step, ending, cancel)
         return exit_
@@ -279,6 +289,7 @@ class Steps:
             merge_output=self._job.merge_output,
             share=share,
             name=step.id,
+            observed=self._observed,
         )
 
     def _tell_handed_on(self, step: str, code: PhaseCode) -> None:

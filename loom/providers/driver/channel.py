@@ -30,6 +30,10 @@ class Exchange:
         self.answer: str | None = None
         self.env_lines: list[bytes] = []
         self.mask_lines: list[bytes] = []
+        self.ended_lines: list[bytes] = []
+        """The reports of the step's shell (`endings`)."""
+        self.began: Callable[[Stream, int, str], None] | None = None
+        """As `Command.began`."""
         self._cutters: dict[Stream, driver.Cutter] = {
             "stdout": driver.Cutter(self.token),
             "stderr": driver.Cutter(self.token),
@@ -52,14 +56,16 @@ class Exchange:
         parts = deque([data] if self._later is not None and self._is_over(stream) else self._cutters[stream].feed(data))
         while parts:
             if self._later is not None and self._is_over(stream):
-                rest = b"".join(
-                    part if isinstance(part, bytes) else b"%b%b\n" % (self.token, part.text) for part in parts
-                )
+                rest = b"".join(part if isinstance(part, bytes) else part.encoded(self.token) for part in parts)
                 self._later.append((stream, rest + self._cutters[stream].rest()))
                 return
             part = parts.popleft()
             if isinstance(part, bytes):
                 on_output(stream, part)
+            elif part.begins:
+                part.tell(stream, self.began)
+            elif part.text.startswith(b"!"):
+                self.ended_lines.append(part.text[1:])
             elif part.text.startswith(b"="):
                 self.env_lines.append(part.text[1:])
             elif part.text.startswith(b"-"):

@@ -107,7 +107,7 @@ loom_watch() {
 
 # script, its file. Not by `:`, which is a special builtin: what it can't write to would end this shell. A FIFO would stop it.
 loom_give() {
-  [ ! -p "$loom_dir/env" ] && [ ! -p "$loom_dir/mask" ] && { printf '%s' "$1" >"$2" && printf '' >"$loom_dir/env" && printf '' >"$loom_dir/mask"; } 2>/dev/null
+  [ ! -p "$loom_dir/env" ] && [ ! -p "$loom_dir/mask" ] && { printf '%s' "$1" >"$2" && printf '' >"$loom_dir/env" && printf '' >"$loom_dir/mask" && { [ ! -s "$loom_dir/ended" ] || printf '' >"$loom_dir/ended"; }; } 2>/dev/null
 }
 
 # What the driver knows of a step that has ended.
@@ -122,6 +122,11 @@ loom_tell() {
     while IFS= read -r loom_line || [ -n "$loom_line" ]; do
       printf '%s=%s\n' "$loom_token" "$loom_line"
     done <"$loom_dir/env"
+  fi
+  if [ "$1" != 0 ] && [ -s "$loom_dir/ended" ]; then
+    while IFS= read -r loom_line || [ -n "$loom_line" ]; do
+      printf '%s!%s\n' "$loom_token" "$loom_line"
+    done <"$loom_dir/ended"
   fi
   loom_count_refusals
   printf '%s %s\n' "$loom_token" "$1 $loom_ooms $loom_forks${2:+ $2}"

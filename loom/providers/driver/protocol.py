@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 from msgspec import Struct
 
 from loom.providers.base import Share
-from loom.providers.driver import shared_shell
+from loom.providers.driver import endings, shared_shell
 from loom.providers.driver.steps import arguments_of, checked
+from loom.status import Stream
 
 DIRECTORY = "/run/loom"
 """A tmpfs of the container, writable for all its users, for scripts, `$LOOM_ENV` and secrets."""
 ENV_FILE = f"{DIRECTORY}/env"
 MASK_FILE = f"{DIRECTORY}/mask"
 _FIRST = b"\x1e"
+_PREFIX = _FIRST + b"loom:"
+
+ENDED = "ended"
+"""The file beside `$LOOM_ENV` with the reports of a step's shell (`endings`)."""
 
 HANDED_ON = f"{DIRECTORY}/handed"
 """What steps that were handed over have appended to `$LOOM_ENV`, as shell text for those after them."""
@@ -129,7 +134,7 @@ def _source(name: str) -> bytes:
 
 
 def new_token() -> bytes:
-    return _FIRST + b"loom:" + secrets.token_hex(16).encode()
+    return _PREFIX + secrets.token_hex(16).encode()
 
 
 def quoted(text: str | bytes) -> bytes:
@@ -137,6 +142,11 @@ def quoted(text: str | bytes) -> bytes:
     raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
     # A line end would end the command, so it comes from a variable of the driver.
     return b"'" + raw.replace(b"'", b"'\\''").replace(b"\n", b"'\"$loom_nl\"'") + b"'"
+
+
+def begin_token(token: bytes) -> bytes:
+    """Return the token of the marks where commands begin. The step knows it, and only half of the other one by it."""
+    return _PREFIX + b"+" + token[-16:]
 
 
 def greeting(token: bytes) -> bytes:
@@ -153,12 +163,15 @@ def step(
     directory: str = DIRECTORY,
     merge_output: bool = False,
     handed_over: bool = False,
+    observed: bool = False,
 ) -> bytes:
     """Run `script` in `shell`. ProviderError for text that no shell accepts.
 
-    `handed_over`: with the variables that the steps before it handed on.
+    `handed_over`: with the variables that the steps before it handed on. `observed`: as `Command.observed`.
     """
     checked(script, environment)
+    if observed:
+        script = endings.reporting(shell, f"{directory}/{ENDED}") + script
     file = f"{directory}/step.{number}"
     settings = (_TAKE_ON if handed_over else b"") + _settings(environment, merge_output=merge_output)
     words: list[bytes | str] = [token, script, settings, file, *arguments_of(shell, file)]
@@ -188,14 +201,21 @@ def next_step(
     directory: str = DIRECTORY,
     restore: bool = False,
     handed_over: bool = False,
+    shell: Sequence[str] = (),
+    token: bytes = b"",
 ) -> bytes:
-    """Run `script` in the shared shell, with `handed_over` as in `step`. ProviderError for text that no shell accepts."""
+    """Run `script` in the shared shell, with `handed_over` as in `step`. ProviderError for text that no shell accepts.
+
+    `shell`: the shared one if it reports the command that ends it (`Command.observed`); `token`: of its marks.
+    """
     checked(script, environment)
+    observed = shared_shell.Observed(shell, f"{directory}/{ENDED}", begin_token(token)) if shell else None
     file, state = f"{directory}/step.{number}", f"{directory}/state"
     words: list[bytes | str] = [
-        shared_shell.file_of(script, share),
+        shared_shell.file_of(script, share, observed),
         file,
-        (_TAKE_ON if handed_over else b"") + shared_shell.program(file, state, environment, share, restore=restore),
+        (_TAKE_ON if handed_over else b"")
+        + shared_shell.program(file, state, environment, share, restore=restore, observed=observed),
     ]
     return b"loom_next " + b" ".join(quoted(word) for word in words) + b"\n"
 
@@ -244,44 +264,58 @@ CLOSE = b"close\n"
 
 
 class Mark(Struct, frozen=True):
-    """The text between a token and the line end: ` <answer>`, `=<a line of $LOOM_ENV>`, `-<a line of $LOOM_MASK>`, or
-    `.<answer>` at the end of a shared shell.
+    """The text between a token and the line end: ` <answer>`, `=<a line of $LOOM_ENV>`, `-<a line of $LOOM_MASK>`, `!<a line
+    of ENDED>`, or `.<answer>` at the end of a shared shell; ` <line> <word>` where a command begins (`begins`).
     """
 
     text: bytes
+    begins: bool = False
+
+    def tell(self, stream: Stream, began: Callable[[Stream, int, str], None] | None) -> None:
+        """Call `began` (`Command.began`), if this is where a command begins."""
+        line, _, word = self.text.decode("utf-8", "replace").strip().partition(" ")
+        if self.begins and began is not None and line.isascii() and line.isdigit() and len(line) < 8:
+            began(stream, int(line), word)
+
+    def encoded(self, token: bytes) -> bytes:
+        """Return the mark as it was among the output."""
+        return b"%b%b\n" % (begin_token(token) if self.begins else token, self.text)
 
 
 class Cutter:
-    """Removes the marks of one token from one stream. Holds back text that may begin a mark."""
+    """Removes the marks of one command from one stream. Holds back text that may begin a mark."""
 
     def __init__(self, token: bytes) -> None:
-        self._token = token
+        self._tokens = ((token, False), (begin_token(token), True))
+        self._longest = len(token)
         self._held = b""
 
     def feed(self, chunk: bytes) -> list[bytes | Mark]:
         """Return output and marks in order."""
-        token = self._token
         if self._held:
             chunk = self._held + chunk
             self._held = b""
         if _FIRST not in chunk:  # searching one byte is ten times faster than a token
             return [chunk] if chunk else []
-        at = chunk.find(token)
         parts: list[bytes | Mark] = []
-        done = 0
+        done, at = 0, chunk.find(_PREFIX)
         while at >= 0:
-            end = chunk.find(b"\n", at + len(token))
-            if end < 0:
-                break
-            if at > done:
-                parts.append(chunk[done:at])
-            parts.append(Mark(chunk[at + len(token) : end]))
-            done = end + 1
-            at = chunk.find(token, done)
+            found = next(((token, begins) for token, begins in self._tokens if chunk.startswith(token, at)), None)
+            after = at + 1
+            if found is not None:
+                token, begins = found
+                end = chunk.find(b"\n", at + len(token))
+                if end < 0:
+                    break
+                if at > done:
+                    parts.append(chunk[done:at])
+                parts.append(Mark(chunk[at + len(token) : end], begins))
+                done = after = end + 1
+            at = chunk.find(_PREFIX, after)
         if at < 0:
-            # The token contains its first byte once, so only the last occurrence in the chunk can begin a cut token.
-            at = chunk.rfind(_FIRST, max(done, len(chunk) - len(token) + 1))
-            if at < 0 or not token.startswith(chunk[at:]):
+            # A token contains its first byte once, so only the last occurrence in the chunk can begin a cut token.
+            at = chunk.rfind(_FIRST, max(done, len(chunk) - self._longest + 1))
+            if at < 0 or not any(token.startswith(chunk[at:]) for token, _ in self._tokens):
                 at = len(chunk)
         if at > done:
             parts.append(chunk[done:at])

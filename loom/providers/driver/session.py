@@ -13,6 +13,7 @@ from loom.errors import LoomError, ProviderError, RequestError
 from loom.providers.base import Command, SessionFacts, SessionRequest
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Channel, ConnectionLost, Died, Exchange
+from loom.providers.driver.endings import reports_of
 from loom.providers.driver.steps import AUTO, SH, chosen, handed_on
 from loom.status import Ended, Exit, OnOutput, Stream
 from loom.util import profile
@@ -153,6 +154,8 @@ class Driven:
                     environment={**self._environment, **command.environment},
                     number=len(lines),
                     share=command.share,
+                    shell=self._observed_shell(command),
+                    token=tokens[commands[0].name],
                     handed_over=True,
                 )
                 lines.append(driver.later("s0" if when == "m" else f"s{when}", following))
@@ -182,6 +185,7 @@ class Driven:
             self.end_shared()
         self._number += 1
         exchange, order = self._order(command)
+        exchange.began = command.began
         deadline = None if command.timeout_s is None else time.monotonic() + command.timeout_s
         ended = Ended.EXITED
         still_ran: tuple[str, ...] = ()
@@ -207,7 +211,8 @@ class Driven:
             exchange.release(on_output)
         self._handed_on.update(handed_on(exchange.env_lines))
         self._to_mask += [line for line in exchange.mask_lines if line.strip()]
-        return replace(self._exit(str(exchange.answer), ended), still_ran=still_ran, goes_on=goes_on)
+        found = replace(self._exit(str(exchange.answer), ended), still_ran=still_ran, goes_on=goes_on)
+        return replace(found, reports=reports_of(exchange.ended_lines))
 
     def _order(self, command: Command) -> tuple[Exchange, bytes]:
         """Return the command for the driver, and the exchange for its answer."""
@@ -229,6 +234,8 @@ class Driven:
             environment=given,
             number=self._number,
             share=share,
+            shell=self._observed_shell(command),
+            token=exchange.token,
             directory=self._directory,
             restore=restore,
         )
@@ -237,6 +244,9 @@ class Driven:
 
     def _shell_of(self, command: Command) -> tuple[str, ...]:
         return tuple(chosen(command.shell or self._request.shell, self.facts.auto_shell))
+
+    def _observed_shell(self, command: Command) -> tuple[str, ...]:
+        return self._shell_of(command) if command.observed else ()
 
     def _step(self, command: Command, token: bytes, number: int, *, handed_over: bool = False) -> bytes:
         return driver.step(
@@ -248,6 +258,7 @@ class Driven:
             directory=self._directory,
             merge_output=command.merge_output,
             handed_over=handed_over,
+            observed=command.observed,
         )
 
     def _share(self, command: Command, token: bytes) -> bytes:

@@ -10,9 +10,11 @@ After each command it writes its state to a file, so that another shell can go o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from loom.providers.base import Share
+from loom.providers.driver import endings
 
 REPORTS = 8
 # After a command: whether the shell ends with `loom_code`, since the command returned. What GitLab's runner has in one `eval`,
@@ -33,23 +35,52 @@ steps before this one are not there any more" >&2; fi
 """
 
 
-def file_of(script: str, share: Share) -> str:
+class Observed(NamedTuple):
+    """A shell that reports to `file` which command ends it, and marks with `token` where commands begin (`endings`)."""
+
+    shell: Sequence[str]
+    file: str
+    token: bytes
+
+    @property
+    def copies(self) -> bool:
+        return bool(self.token) and endings.is_bash(self.shell)
+
+
+def file_of(script: str, share: Share, observed: Observed | None = None) -> str:
     """The content of a command's file. Its last line keeps the script's exit code from `set -e`, as between lines."""
     # On the first line, so that the lines that the shell's messages name are the script's.
+    before = marks = ""
+    if observed is not None:
+        before = endings.reporting(observed.shell, observed.file) if share.first else ""
+        marks = endings.marking(observed.shell, script, observed.token)
     trace = "set -x; " if share.trace and share.first else ""
-    return f"{trace}{script}\n\n{{ loom_code=$?; }} 2>/dev/null\n"
+    end = "loom_code=$?; trap - DEBUG" if marks else "loom_code=$?"
+    return f"{before}{trace}{marks}{script}\n\n{{ {end}; }} 2>/dev/null\n"
 
 
-def program(file: str, state: str, environment: Mapping[str, str], share: Share, *, restore: bool = False) -> bytes:
+def program(
+    file: str,
+    state: str,
+    environment: Mapping[str, str],
+    share: Share,
+    *,
+    restore: bool = False,
+    observed: Observed | None = None,
+) -> bytes:
     """What the shell reads next: set `environment`, run `file`; report and go on, or end with its exit code.
 
     `restore`: first become the shell that left `state`.
     """
+    copies = observed is not None and observed.copies
+    out, err = endings.COPIES
+    closed = f" {out}>&- {err}>&-" if copies else ""
     exports = b"".join(b"export " + name.encode() + b"=" + quoted(value) + b"\n" for name, value in environment.items())
     parts = [
+        f"exec {out}>&1 {err}>&2\n".encode() if copies and (share.first or restore) else b"",
         (_RESTORE % {"state": state}).encode() if restore else b"",
         b"{\n" + exports + b"} 2>/dev/null\n" if exports else b"",
-        f". {file} </dev/null {REPORTS}>&-\n".encode(),
+        f". {file} </dev/null {REPORTS}>&-{closed}\n".encode(),
         _RETURNED,
         b'exit "$loom_code"\n'
         if share.last

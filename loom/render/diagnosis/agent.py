@@ -8,6 +8,7 @@ from loom.render.diagnosis import history
 from loom.render.diagnosis.text import excerpt_lines, group_text, groups_text, moved_on_text, read_text, refused_lines
 from loom.render.records import run_age
 from loom.render.screen import Look
+from loom.util.controls import visible
 from loom.util.units import rough_duration
 
 MOST_BYTES = 2048
@@ -72,6 +73,8 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
         lines.append(f"{verdict}: job {diagnosis.job_id}{unit}{code}{image}")
     if diagnosis.command:
         lines.append(f"command: {_short(' ⏎ '.join(diagnosis.command.strip().splitlines()), 300)}")
+    if diagnosis.ended_by is not None:
+        lines.append(f"ended by: {_short(visible(diagnosis.ended_by.text), 300)}")
     if diagnosis.error and diagnosis.failed and (not diagnosis.step or diagnosis.job_status == "error"):
         code = f" {diagnosis.error_code}" if diagnosis.error_code else ""
         first, *more = diagnosis.error.splitlines()[:3]

@@ -26,7 +26,8 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
 
 
 def _message(diagnosis: Diagnosis, total: int) -> str:
-    told = [diagnosis.error or "", diagnosis.telling_line or ""]
+    by = "" if diagnosis.ended_by is None else diagnosis.ended_by.text
+    told = [diagnosis.error or "", by, diagnosis.telling_line or ""]
     told += [line for cause in diagnosis.shown_causes for line in (f"likely: {cause.summary}", f"  {cause.advice}")]
     if total > MOST - 1:
         told.append(f"{total} failures, {MOST - 1} of them have annotations")

@@ -26,7 +26,8 @@ def _findings(diagnosis: Diagnosis) -> Iterator[dict[str, Any]]:
         if found.file is not None:
             yield _finding(job, "failure", f"{found.title}: {found.message}", severity, found.file, found.line or 1)
     file, line, _ = of_step(diagnosis)
-    why = [headline(diagnosis), diagnosis.telling_line, *(cause.summary for cause in diagnosis.shown_causes)]
+    by = None if diagnosis.ended_by is None else diagnosis.ended_by.text
+    why = [headline(diagnosis), by, diagnosis.telling_line, *(cause.summary for cause in diagnosis.shown_causes)]
     if file is not None and line is not None:
         yield _finding(job, "step", "; ".join(filter(None, why)), severity, file, line)
 

@@ -28,6 +28,8 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
     if diagnosis.command and diagnosis.step:
         for number, line in enumerate(diagnosis.command.strip().splitlines()[:8]):
             yield f"  {'$' if number == 0 else ' '} {line}"
+    if diagnosis.ended_by is not None:
+        yield f"  {visible(diagnosis.ended_by.text)}"
     if diagnosis.error and (not diagnosis.step or diagnosis.job_status == "error"):
         for line in diagnosis.error.splitlines():
             yield f"  {line}"

@@ -99,6 +99,7 @@ class Job:
             timeout_s=timeout_s,
             merge_output=merge_output,
             share=share,
+            observed=True,
         )
         ended = self.session.run(command, heard, cancel or Cancel())
         return Ran(ended, heard, time.monotonic() - started)

@@ -63,7 +63,7 @@ def test_a_failing_step_is_named_by_its_line(make: Make) -> None:
     assert "failed: job a, step script/02 (.loom/workflow.yml:12), exit code 127" in project.loom(
         "diagnose", "last", "a"
     )
-    assert "    that is .loom/workflow.yml:14" in shown
+    assert " at .loom/workflow.yml:14 gave 127" in shown
     told = project.loom("diagnose", "last", "a", "--format", "agent")
     assert "step script/02 of 3 (.loom/workflow.yml:12)" in told
     assert "places: .loom/workflow.yml:14" in told  # the line of the step that the shell names

@@ -1,0 +1,49 @@
+"""The command that ended a step, and which output is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from loom.providers.driver.endings import MOST_MARKS, Begun, ended_by
+from loom.status import EndedBy, Exit, Stream
+
+SILENT = frozenset(("exit", "return", "false", "!", "test", "[", "[[", "(("))
+"""Commands that print nothing, by their first word."""
+
+
+class OwnOutput:
+    """Notes where commands begin in a step's output (`Command.began`). `counts`: the writer's, which grow."""
+
+    def __init__(self, counts: Mapping[str, int]) -> None:
+        self._counts = counts
+        self._begun: dict[Stream, list[tuple[int, str, int]]] = {"stdout": [], "stderr": []}
+
+    def began(self, stream: Stream, line: int, word: str) -> None:
+        self._begun[stream].append((line, word, self._counts[f"{stream}_lines"]))
+
+    def ended_by(self, script: str, exit_: Exit) -> EndedBy | None:
+        """Return the command that ended the step, with the number of lines before its own output, as far as known."""
+        pairs = zip(self._begun["stdout"], self._begun["stderr"], strict=False)
+        marks = [Begun(line, word, before, of_stderr) for (line, word, before), (_, _, of_stderr) in pairs]
+        found = ended_by(exit_.reports, marks, script, exit_.code)
+        if found is None:
+            return None
+        if not marks or len(marks) >= MOST_MARKS:
+            return self._at_end(found) if _is_silent(found) else found
+        # A subshell has no mark of its own: its output is part of what follows the last one.
+        number = next((at for at in range(len(marks) - 1, -1, -1) if marks[at].line == found.line), len(marks) - 1)
+        last = number
+        while number > 0 and marks[number - 1].line == found.line:  # a pipeline, or several commands on one line
+            number -= 1
+        if _is_silent(found) and all(mark.word in SILENT for mark in marks[number : last + 1]):
+            return self._at_end(found)
+        return replace(found, stdout_lines=marks[number].stdout_lines, stderr_lines=marks[number].stderr_lines)
+
+    def _at_end(self, found: EndedBy) -> EndedBy:
+        return replace(found, stdout_lines=self._counts["stdout_lines"], stderr_lines=self._counts["stderr_lines"])
+
+
+def _is_silent(found: EndedBy) -> bool:
+    return found.command.partition(" ")[0] in SILENT and not found.stack

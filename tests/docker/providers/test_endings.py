@@ -1,0 +1,139 @@
+"""The command that ended a step, as its shell reports it, and the output that is its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from loom.cancel import Cancel
+from loom.providers.base import Command, Share
+from loom.providers.driver.endings import MOST_MARKS, observable
+from loom.providers.driver.steps import AUTO, SH
+from loom.runner.own_output import OwnOutput
+from loom.status import EndedBy, Stream
+
+if TYPE_CHECKING:
+    from conftest import Place
+
+BASH = AUTO["bash"]
+
+
+@pytest.fixture(params=["host", pytest.param("bind_mount", marks=pytest.mark.docker)])
+def place(request: pytest.FixtureRequest) -> Place:
+    where: Place = request.getfixturevalue("host_place" if request.param == "host" else "docker_place")
+    return where
+
+
+def ending(
+    place: Place, script: str, *, shared: bool, shell: tuple[str, ...] = BASH
+) -> tuple[EndedBy | None, list[str]]:
+    """Run a step that fails; return the command that ended it, and its own lines on both streams."""
+    text: dict[Stream, bytes] = {"stdout": b"", "stderr": b""}
+    counts = {"stdout_lines": 0, "stderr_lines": 0}
+    own = OwnOutput(counts)
+
+    def hear(stream: Stream, data: bytes) -> None:
+        text[stream] += data
+        counts[f"{stream}_lines"] = text[stream].count(b"\n")
+
+    share = Share(first=True, last=True) if shared else None
+    with place.job() as job:
+        command = Command(script=script, shell=shell, share=share, observed=True, began=own.began)
+        exit_ = job.session.run(command, hear, Cancel())
+    assert exit_.code != 0
+    assert b"loom:" not in text["stdout"] + text["stderr"]
+    found = own.ended_by(script, exit_)
+    if found is None or found.stdout_lines is None or found.stderr_lines is None:
+        return found, []
+    lines = text["stdout"].decode().splitlines()[found.stdout_lines :]
+    return found, [*lines, *text["stderr"].decode().splitlines()[found.stderr_lines :]]
+
+
+SILENT = {
+    "a test": ("echo a\ntest -f dist/app\necho no", "test -f dist/app", 2),
+    "brackets": ('echo a\n\n[ "$HOME" = "" ]\necho no', '[ "$HOME" = "" ]', 3),
+    "double brackets": ("[[ a == b ]]\necho no", "[[ a == b ]]", 1),
+    "grep": ("echo x >f\ngrep -q y f", "grep -q y f", 2),
+    "a pipe with pipefail": ("false | cat\necho no", "false | cat", 1),
+    "a pipe of two lines": ("echo a |\n  grep -q b |\n  cat\necho no", "echo a | grep -q b | cat", 3),
+    "exit": ("if [ -d / ]; then\n  exit 7\nfi", "exit 7", 2),
+    "in a loop": ("for i in 1 2; do\n  [ $i = 1 ]\ndone", "[ $i = 1 ]", 2),
+    "a subshell": ("echo a\n( exit 4 )", "( exit 4 )", 2),
+    "a value": ('echo a\nx="$(false)"', 'x="$(false)"', 2),
+    "the last of a list": ("echo a\n[ -f no ] && echo yes", "[ -f no ] && echo yes", 2),
+    "a file that is read": ("printf 'true\\nfalse\\n' >lib.sh\n. ./lib.sh", "false", 2),
+    "after set +e": ("set +e\nfalse\nexit 3", "exit 3", 3),
+}
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+def test_a_silent_end_has_its_command_and_line(place: Place, shared: bool) -> None:
+    with_own_shell = {"the last of a list": "[ -f no ]"}
+    for name, (script, command, line) in SILENT.items():
+        found, own = ending(place, script, shared=shared)
+        assert found is not None, name
+        expected = command if shared else with_own_shell.get(name, command)
+        assert (name, found.command.replace("(exit 4)", "( exit 4 )"), found.line, own) == (name, expected, line, [])
+
+
+def test_calls_of_functions_and_files(place: Place) -> None:
+    found, _ = ending(place, "check() {\n  echo a\n  test -f no\n}\ntrue\ncheck", shared=False)
+    assert found is not None
+    assert (found.command, found.line) == ("test -f no", 6)
+    assert [(call.function, call.line) for call in found.stack] == [("check", 3), ("main", 6)]
+    found, _ = ending(place, "check() {\n  test -f no\n}\ntrue\ncheck", shared=True)
+    assert found is not None
+    assert (found.command, found.line) == ("check", 5)
+    found, _ = ending(place, "printf 'true\\nfalse\\n' >lib.sh\n. ./lib.sh", shared=True)
+    assert found is not None
+    assert [(call.file, call.line) for call in found.stack] == [("./lib.sh", 2), (None, 2)]
+
+
+def test_output_of_the_command_that_ended_it(place: Place) -> None:
+    tolerated = "ls /no1 || echo none\necho between >&2\nls /no2; echo no"
+    _, own = ending(place, tolerated, shared=True)
+    assert len(own) == 1
+    assert "/no2" in own[0]
+    assert ending(place, "echo a >&2\necho one; printf two\nsh -c 'echo three; exit 1'", shared=True)[1] == ["twothree"]
+    assert ending(place, "ls /no || { echo failed; exit 1; }", shared=True)[1][0] == "failed"
+    assert ending(place, "echo limit >&2\nexit 1", shared=True)[1] == []
+    many = "for i in $(seq 100); do echo $i; done\nls /no"
+    assert len(ending(place, many, shared=True)[1]) == 0  # not known: there were more than MOST_MARKS
+    assert MOST_MARKS < 100
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+def test_a_script_sees_nothing_of_it(place: Place, shared: bool) -> None:
+    script = (
+        'set -u\nset -- a b\ntrue && echo last: $_ $? "$*" $LINENO\necho $-\n'
+        "trap 'echo err $BASH_COMMAND $LINENO' ERR\ntrap 'echo bye $?' EXIT\n"
+        "{ echo in; } >file; cat file\nfalse | true || echo ${PIPESTATUS[*]}\nset -x; : x; { set +x; } 2>/dev/null\n"
+        "ls /proc/self/fd | tail -n +5\nf() { echo f; return 3; }\nf"
+    )
+    outputs = []
+    with place.job() as job:
+        for observed in (True, False):
+            heard: list[bytes] = []
+
+            def hear(stream: Stream, data: bytes, heard: list[bytes] = heard) -> None:
+                heard.append(data)
+
+            share = Share(first=True, last=True) if shared else None
+            command = Command(script=script, shell=BASH, share=share, observed=observed)
+            code = job.session.run(command, hear, Cancel()).code
+            outputs.append((code, sorted(b"".join(heard).splitlines())))
+    assert outputs[0] == outputs[1]
+    assert (outputs[0][0], b"bye 3" in outputs[0][1]) == (3, True)
+
+
+def test_a_plain_sh_tells_the_line_if_it_knows_it(place: Place) -> None:
+    found, _ = ending(place, "echo a\ntest -f no", shared=False, shell=SH)
+    assert found is None or (found.command, found.line) == ("test -f no", 2)
+
+
+def test_a_script_that_lists_its_traps_gets_none() -> None:
+    assert not observable(["echo", "trap -p"])
+    assert not observable(["old=$(trap)"])
+    assert not observable(["set -v"])
+    assert observable(["trap 'echo bye' EXIT", "trap - ERR", "curl -v --verbose x"])
