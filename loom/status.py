@@ -78,6 +78,9 @@ class EndedBy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stdout_lines: Count | None = None
     """The lines of this stream before the command's own; None where that is not known."""
     stderr_lines: Count | None = None
+    said_stdout_lines: Count | None = None
+    """Of a command that prints nothing: the lines before those of the last command that printed something."""
+    said_stderr_lines: Count | None = None
 
 
 class Exit(Struct, frozen=True, kw_only=True):

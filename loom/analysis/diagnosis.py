@@ -123,7 +123,7 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     lines_total: Count | None
     telling_line: str | None = None
     """The line to look at first: the evidence of a cause, else an error of the command that ended the step, else its last
-    line, or the last one before a silent command."""
+    line. Of a silent command: of the last one before it that printed something."""
     places: list[Location]
     excerpt: Excerpt | None = None
     moved_on: MovedOn | None = None
@@ -170,6 +170,8 @@ class Evidence(Struct, frozen=True, kw_only=True):
     """Lines that tell, a gap between those that do not follow each other, then the last lines."""
     own: Sequence[str] | None = None
     """Those of the command that ended the step; None where they are not known."""
+    said: Sequence[str] | None = None
+    """Where that command was silent: the lines of the last one before it that printed something."""
     ended_by: Mapping[str, Any] | None = None
     output_read: Literal["all", "highlights", "part"] = "all"
     formats: Sequence[Reader] | None = None
@@ -238,7 +240,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         image=(job.get("image") or {}).get("name"),
         lines=lines_that_matter(printed),
         lines_total=evidence.lines_total,
-        telling_line=_telling_line(causes, own, printed),
+        telling_line=_telling_line(causes, own or evidence.said or ([] if silent else printed), printed),
         places=_places([*(own if own or silent else printed), *of_loom], of_step, tests, failures, ended, silent=silent)
         if failed
         else [],

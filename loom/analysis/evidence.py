@@ -65,7 +65,8 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, at_end: bool = Fal
             pipeline=pipeline,
             job=manifest,
             lines=lines,
-            own=_own(events, summary),
+            own=_lines_after(events, summary, "stdout_lines", "stderr_lines"),
+            said=_lines_after(events, summary, "said_stdout_lines", "said_stderr_lines"),
             ended_by=summary.get("ended_by"),
             output_read="all" if whole else "highlights" if highlights.complete else "part",
             formats=patterns.readers(own),
@@ -156,12 +157,13 @@ def _lines_total(summary: Mapping[str, Any]) -> int | None:
     return None if output is None else int(output["stdout_lines"] + output["stderr_lines"])
 
 
-def _own(events: Sequence[OutputEvent], summary: Mapping[str, Any]) -> list[str] | None:
-    """Return the lines of the command that ended the step, as far as they are read; None where that is not known."""
+def _lines_after(events: Sequence[OutputEvent], summary: Mapping[str, Any], out: str, err: str) -> list[str] | None:
+    """Return the lines after those that `ended_by` counts by these names, as far as they are read; None if it does not."""
     ended = summary.get("ended_by") or {}
-    if ended.get("stdout_lines") is None or ended.get("stderr_lines") is None:
+    if ended.get(out) is None or ended.get(err) is None:
         return None
-    left = {stream: summary["output"][f"{stream}_lines"] - ended[f"{stream}_lines"] for stream in ("stdout", "stderr")}
+    printed = summary["output"]
+    left = {"stdout": printed["stdout_lines"] - ended[out], "stderr": printed["stderr_lines"] - ended[err]}
     found = []
     for event in reversed(events):
         if left[event.stream] > 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -31,18 +31,26 @@ class OwnOutput:
         if found is None:
             return None
         if not marks or len(marks) >= MOST_MARKS:
-            return self._at_end(found) if _is_silent(found) else found
+            return self._at_end(found, ()) if _is_silent(found) else found
         # A subshell has no mark of its own: its output is part of what follows the last one.
         number = next((at for at in range(len(marks) - 1, -1, -1) if marks[at].line == found.line), len(marks) - 1)
         last = number
         while number > 0 and marks[number - 1].line == found.line:  # a pipeline, or several commands on one line
             number -= 1
         if _is_silent(found) and all(mark.word in SILENT for mark in marks[number : last + 1]):
-            return self._at_end(found)
+            return self._at_end(found, marks)
         return replace(found, stdout_lines=marks[number].stdout_lines, stderr_lines=marks[number].stderr_lines)
 
-    def _at_end(self, found: EndedBy) -> EndedBy:
-        return replace(found, stdout_lines=self._counts["stdout_lines"], stderr_lines=self._counts["stderr_lines"])
+    def _at_end(self, found: EndedBy, marks: Sequence[Begun]) -> EndedBy:
+        out, err = self._counts["stdout_lines"], self._counts["stderr_lines"]
+        said = next((each for each in reversed(marks) if (each.stdout_lines, each.stderr_lines) != (out, err)), None)
+        return replace(
+            found,
+            stdout_lines=out,
+            stderr_lines=err,
+            said_stdout_lines=None if said is None else said.stdout_lines,
+            said_stderr_lines=None if said is None else said.stderr_lines,
+        )
 
 
 def _is_silent(found: EndedBy) -> bool:

@@ -245,6 +245,7 @@ NOT_IN_THE_PAGE = {
     "causes",  # by `shown_causes`
     "schema_version", "kind", "unrecorded", "previous_run_id", "failed", "last_event_at", "duration_ms", "head_sha", "tree_sha",
     "attempt", "steps_total", "image", "moved_on",
+    "telling_line",  # a row of its lines is marked
     "others", "skipped", "receipt_path", "job_manifest_path", "events_path", "lines",
 }  # fmt: skip
 """Fields of a diagnosis that the page shows in another place or form: its head, its list of failed jobs, its logs."""
