@@ -209,7 +209,7 @@ def next_step(
     `shell`: the shared one if it reports the command that ends it (`Command.observed`); `token`: of its marks.
     """
     checked(script, environment)
-    observed = shared_shell.Observed(shell, f"{directory}/{ENDED}", begin_token(token)) if shell else None
+    observed = shared_shell.ReportingShell(shell, f"{directory}/{ENDED}", begin_token(token)) if shell else None
     file, state = f"{directory}/step.{number}", f"{directory}/state"
     words: list[bytes | str] = [
         shared_shell.file_of(script, share, observed),

@@ -35,7 +35,7 @@ steps before this one are not there any more" >&2; fi
 """
 
 
-class Observed(NamedTuple):
+class ReportingShell(NamedTuple):
     """A shell that reports to `file` which command ends it, and marks with `token` where commands begin (`endings`)."""
 
     shell: Sequence[str]
@@ -47,7 +47,7 @@ class Observed(NamedTuple):
         return bool(self.token) and endings.is_bash(self.shell)
 
 
-def file_of(script: str, share: Share, observed: Observed | None = None) -> str:
+def file_of(script: str, share: Share, observed: ReportingShell | None = None) -> str:
     """The content of a command's file. Its last line keeps the script's exit code from `set -e`, as between lines."""
     # On the first line, so that the lines that the shell's messages name are the script's.
     before = marks = ""
@@ -66,7 +66,7 @@ def program(
     share: Share,
     *,
     restore: bool = False,
-    observed: Observed | None = None,
+    observed: ReportingShell | None = None,
 ) -> bytes:
     """What the shell reads next: set `environment`, run `file`; report and go on, or end with its exit code.
 
