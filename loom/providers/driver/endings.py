@@ -6,8 +6,9 @@ these, and a script that lists its traps (`observable`) gets none.
 
 A shared bash also marks, in both streams, where each of the first `MOST_MARKS` commands of its top level begins, which
 tells the output of one command from that of another. It writes to copies of its streams that bash keeps for itself, so
-no child inherits them. A mark costs 25 µs of a processor; without a limit, 10,000 builtins would take thirty times as
-long (10 ms), with it 6 % longer in the shell alone and under 1 % with the container's start.
+no child inherits them. A mark costs 25 µs of a processor. All of it
+takes 1.3 ms for a step of 10,000 builtins (8.7 ms in the shell alone), and less than what can be measured for one of 300
+programs (250 ms); without a limit, 10,000 builtins would take thirty times as long.
 """
 
 from __future__ import annotations
