@@ -243,7 +243,14 @@ def _check_files(git_dir: Path, common_dir: Path) -> None:
     or a FIFO, at which git would wait."""
     for place in {git_dir, common_dir}:
         for name in _GIT_FILES:
-            check_file(place / name, place)
+            try:
+                status = os.lstat(
+                    f"{place}/{name}"
+                )  # of twenty files, each time that a command looks for its repository
+            except OSError:
+                continue
+            if not stat.S_ISDIR(status.st_mode):
+                check_file(place / name, place)
 
 
 def check_file(path: Path, within: Path | None = None) -> None:

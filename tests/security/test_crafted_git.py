@@ -157,6 +157,25 @@ def test_nothing_is_made_behind_a_link_of_the_index(unpacked: Victim, tmp_path: 
             assert [str(found.relative_to(outside)) for found in sorted(outside.rglob("*"))] == ["sub", "sub/empty"]
 
 
+def test_no_nul_and_no_step_up_is_a_name(tmp_path: Path) -> None:
+    assert is_refused("a\0b")
+    (tmp_path / "a").mkdir()
+    for path in ("..", "a/..", "a/.", "a/"):
+        with pytest.raises(OSError), inside.parent_in(tmp_path, path):
+            pass
+
+
+def test_a_directory_that_passes_itself_off_as_a_linked_worktree(unpacked: Victim, tmp_path: Path) -> None:
+    """It leads back, as git's own do, but is not among the repository's worktrees."""
+    subprocess.run(["git", "init", "-q", str(private := tmp_path / "private")], check=True)
+    dot = unpacked.root / ".git"
+    (dot / "gitdir").write_text(f"{dot}\n")
+    (dot / "commondir").write_text(f"{private}/.git\n")
+    with pytest.raises(LoomError) as refused:
+        discover(unpacked.root, environ=ENVIRONMENT)
+    assert refused.value.code == "REPOSITORY_ELSEWHERE"
+
+
 def test_a_copier_can_not_leave_its_root(tmp_path: Path) -> None:
     (tmp_path / "source/in").mkdir(parents=True)
     (tmp_path / "target").mkdir()
