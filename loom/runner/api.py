@@ -42,4 +42,6 @@ def execute(request: RunRequest, prepared: NextRun | None = None) -> Ran:
         return Run(request, started).execute()
     except BaseException:
         started.undo()
+        started.journal.close()  # jobs that have not ended write nothing more
+        started.record.close_all()
         raise
