@@ -3,6 +3,7 @@
 import pytest
 
 from loom.runner.coverage import Coverage
+from loom.workflow.patterns import SearchError
 
 
 @pytest.mark.parametrize(
@@ -22,3 +23,18 @@ def test_the_number_in_the_last_line_that_matches(pattern: str, chunks: list[byt
         watching("stdout", chunk)
     coverage.end()
     assert (coverage.percent, passed) == (percent, chunks)
+
+
+def test_a_search_that_gives_up_is_the_end_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    coverage = Coverage(r"(\d+)%")
+    watching = coverage.watching(lambda stream, data: None)
+    watching("stdout", b"10%\n")
+
+    def gives_up(text: str) -> None:
+        raise SearchError("it takes too long")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(coverage._search, "all_in", gives_up)
+        watching("stdout", b"20%\n")
+    watching("stdout", b"30%\n")
+    assert (coverage.problem, coverage.percent) == ("it takes too long", None)

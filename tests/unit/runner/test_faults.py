@@ -20,6 +20,7 @@ from loom.record.run_record import RunRecord
 from loom.runner.request import JOBS_ELSEWHERE, first_jobs
 from loom.status import ExitCode
 from tests.support.waiting import until
+from tests.unit.providers.far_provider import FarProvider
 
 from .conftest import Make, Replaced, on
 
@@ -167,6 +168,43 @@ def test_an_interrupt_while_the_workspace_is_filled(make: Make, monkeypatch: pyt
     assert ran.result.receipt.error_code is None
     assert ran.reading.fold.status == "canceled"
     assert ran.facts("interrupted") == [{"by": "interrupted", "at_once": False, "grace_s": 10.0}]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interrupt_while_a_thread_fills_the_workspace(
+    make: Make, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setattr("loom.cancel.AT_ONCE_S", 0.0)
+    cancel, over = Cancel(), threading.Event()
+    threads: list[str] = []
+
+    def take(*_: object, cancel: Cancel, **__: object) -> Any:
+        threads.append(threading.current_thread().name)
+        for _ in range(times):
+            run_cancel.request()
+        if times == 2:
+            over.wait(60)
+        assert cancel.requested
+        raise SnapshotError("broken off", code="X")
+
+    run_cancel = cancel
+    monkeypatch.setattr("loom.snapshot.take", take)
+    ran = make(TWO.replace("stage: b", "stage: a")).run(code=130, cancel=cancel, on="far")
+    over.set()
+    assert threads == ["snapshot"]
+    assert (ran.result.receipt.error, ran.reading.fold.status) == ("interrupted", "canceled")
+    assert ran.statuses == {"one": "skipped", "two": "skipped"}
+
+
+def test_a_snapshot_that_nobody_gets_leaves_no_files(make: Make) -> None:
+    class Silent(FarProvider):
+        def check(self) -> None:
+            raise EngineUnavailable("no engine answers", code="ENGINE_DOWN")
+
+    project = make(TWO.replace("stage: b", "stage: a"))
+    ran = project.run(code=3, on="far", tools=on(Silent(project.places / "far"), "far"))
+    assert ran.result.receipt.error_code == "ENGINE_DOWN"
+    assert not ran.workspace.exists()
 
 
 # -- jobs -------------------------------------------------------------------------------------------------------------

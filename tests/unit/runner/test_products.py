@@ -272,6 +272,19 @@ wrong: {job("a", "echo nothing >build.env", "artifacts: {reports: {dotenv: build
     assert ran.job("wrong").outcome["error_code"] == "DOTENV_INVALID"
 
 
+def test_a_job_here_gets_no_variable_that_decides_which_programs_run(make: Make) -> None:
+    dotenv = "artifacts: {reports: {dotenv: build.env}}"
+    ran = make(f"""stages: [a, b]
+one: {job("a", "echo LD_PRELOAD=x >build.env", dotenv)}
+two: {job("b", "true", "retry: {max: 2}")}
+""").run(code=3)
+    assert ran.statuses == {"one": "success", "two": "error"}
+    assert ran.job("two").outcome["error_code"] == "JOB_REFUSED"
+    assert "reports LD_PRELOAD in its dotenv file" in ran.error("two")
+    assert ran.facts("attempt_failed", "two") == []
+    assert len(ran.job("two").phases) == 1
+
+
 # -- reports ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,5 @@
 import base64
+import gzip
 import io
 import os
 import shutil
@@ -347,6 +348,25 @@ HOSTILE = {
 }
 
 
+SAID = {
+    "absolute": "'/tmp/evil' leads out of the workspace",
+    "climbing": "'../evil' leads out of the workspace",
+    "climbing inside": "'a/../../evil' leads out of the workspace",
+    "device": "'dev' is a device or FIFO",
+    "block device": "'dev' is a device or FIFO",
+    "fifo": "'pipe' is a device or FIFO",
+    "through a link out": "'l/evil' leads through a link of the same archive",
+    "below a link up": "'a/l/b/evil' leads through a link of the same archive",
+    "through its own link": "'l/evil' leads through a link of the same archive",
+    "hard link out": "'h' is a hard link to '/etc/passwd', which is not a file of the archive",
+    "hard link up": "'h' is a hard link to '../x', which is not a file of the archive",
+    "hard link to a file of the workspace": "'h' is a hard link to 'theirs', which is not a file of the archive",
+    "hard link to a link": "'h' is a hard link to 'l', which is not a file of the archive",
+    "loom's record": "'.git/loom/receipt' is a place of loom's own record",
+    "loom's record by its link": "'.loom/.runtime' is a place of loom's own record",
+}
+
+
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_hostile_archive_is_refused(tmp_path: Path, case: str, view_of: ViewOf) -> None:
     place = tmp_path / "place"
@@ -356,6 +376,7 @@ def test_a_hostile_archive_is_refused(tmp_path: Path, case: str, view_of: ViewOf
     with pytest.raises(ArtifactError) as refused:
         artifacts.restore(archive, view_of(place))
     assert refused.value.code == "ARTIFACT_UNSAFE"
+    assert SAID[case] in str(refused.value)
     assert not (tmp_path / "evil").exists()
     assert (place / "theirs").stat().st_nlink == 1
 
@@ -373,6 +394,31 @@ def test_nothing_is_written_through_a_link_of_the_workspace(tmp_path: Path) -> N
     artifacts.restore(hostile(tmp_path / "b.tar.gz", member("file", size=1)), DirectoryView(place))
     assert (outside / "f").read_text() == "theirs"
     assert (place / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("what", ["a file", "a link", "a hard link"])
+def test_a_directory_of_the_workspace_is_not_replaced(tmp_path: Path, what: str) -> None:
+    place = tmp_path / "place"
+    (place / "d").mkdir(parents=True)
+    new = {
+        "a file": member("d", size=1),
+        "a link": member("d", tarfile.SYMTYPE, "made"),
+        "a hard link": member("d", tarfile.LNKTYPE, "made"),
+    }[what]
+    archive = hostile(tmp_path / "a.tar.gz", member("made", size=1), new)
+    with pytest.raises(ArtifactError, match="'d' is a directory in the workspace; no file replaces it") as refused:
+        artifacts.restore(archive, DirectoryView(place))
+    assert refused.value.code == "ARTIFACT_UNSAFE"
+    assert (place / "d").is_dir()
+
+
+def test_a_file_that_ends_early_is_damaged_and_leaves_nothing(tmp_path: Path) -> None:
+    archive = hostile(tmp_path / "a.tar.gz", member("first", size=1), member("second", size=100_000))
+    archive.write_bytes(gzip.compress(gzip.decompress(archive.read_bytes())[:50_000]))
+    (tmp_path / "place").mkdir()
+    with pytest.raises(ArtifactError, match="ends"):
+        artifacts.restore(archive, DirectoryView(tmp_path / "place"))
+    assert list((tmp_path / "place").iterdir()) == []
 
 
 def test_set_user_id_is_not_restored(tmp_path: Path) -> None:

@@ -113,3 +113,63 @@ def test_sizes_that_nothing_can_have(kind: bytes, size: bytes) -> None:
     block = b"x".ljust(124, b"\0") + size + b"0".ljust(20, b"\0") + kind
     with pytest.raises(DamagedArchive):
         list(read(io.BytesIO(block.ljust(4096, b"\0"))))
+
+
+def header(
+    kind: bytes = b"0", name: bytes = b"x", *, prefix: bytes = b"", magic: bytes = b"ustar\0", size: int = 0
+) -> bytes:
+    numbers = b"0000644\0" + b"0000000\0" * 2 + b"%011o\0" % size + b"00000000001\0"
+    block = name.ljust(100, b"\0") + numbers + b" " * 8 + kind + b"\0" * 100 + magic + b"00"
+    block = (block.ljust(345, b"\0") + prefix).ljust(512, b"\0")
+    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+
+
+def extended(text: bytes, kind: bytes = b"x") -> bytes:
+    return header(kind, size=len(text)) + text.ljust(-(-len(text) // 512) * 512, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("archive", "said"),
+    [
+        (header(b"Z"), "an entry of the unknown kind 'Z'"),
+        (header(name=b""), "an entry has no name"),
+        (extended(b"") + header(), "a header makes no sense"),
+        (extended(b"9 path\0xy") + header(), "a header makes no sense"),
+        (extended(b"99 path=x\n") + header(), "a header makes no sense"),
+        (extended(b"1 path=x\n") + header(), "a header makes no sense"),
+        (extended(b"x path=x\n") + header(), "a header makes no sense"),
+        (extended(b"10 size=x\n") + header(), "a header makes no sense"),
+        (extended(b"12 size=-10\n") + header(), "a header makes no sense"),
+        (extended(b"11 mtime=x\n") + header(), "a header makes no sense"),
+        (header()[:200] + b"x" + header()[201:], "a header's checksum is wrong"),
+    ],
+)
+def test_headers_that_make_no_sense(archive: bytes, said: str) -> None:
+    with pytest.raises(DamagedArchive, match=said):
+        list(read(io.BytesIO(archive + bytes(1024))))
+
+
+@pytest.mark.parametrize(
+    ("archive", "entry"),
+    [
+        (header(prefix=b"a/b"), TarEntry("a/b/x", "file", 0o644, 10**9)),
+        (header(prefix=b"a/b", magic=b"ustar "), TarEntry("x", "file", 0o644, 10**9)),
+        (extended(b"11 path=yz\n") + header(prefix=b"a"), TarEntry("yz", "file", 0o644, 10**9)),
+        (extended(b"11 path=yz\n", b"g") + header(), TarEntry("x", "file", 0o644, 10**9)),
+        (extended(b"long", b"L") + header(), TarEntry("long", "file", 0o644, 10**9)),
+        (extended(b"13 mtime=2.5\n") + header(), TarEntry("x", "file", 0o644, 2_500_000_000)),
+        (header(b"\0", b"d/"), TarEntry("d", "directory", 0o644, 10**9)),
+        (header(b"\0", b"d"), TarEntry("d", "file", 0o644, 10**9)),
+        (header(b"5", b"d/"), TarEntry("d", "directory", 0o644, 10**9)),
+        (header(b"6"), TarEntry("x", "special", 0o644, 10**9, 0, "FIFO")),
+        (header(b"3"), TarEntry("x", "special", 0o644, 10**9, 0, "device")),
+    ],
+)
+def test_headers_of_other_programs(archive: bytes, entry: TarEntry) -> None:
+    ((found, _),) = read(io.BytesIO(archive + bytes(1024)))
+    assert found == entry
+
+
+def test_a_real_size_that_only_the_extension_says() -> None:
+    archive = extended(b"9 size=3\n") + header(size=0) + b"abc".ljust(512, b"\0") + header(name=b"y")
+    assert [(entry.path, entry.size) for entry, _ in read(io.BytesIO(archive + bytes(1024)))] == [("x", 3), ("y", 0)]
