@@ -272,8 +272,6 @@ def _write_file(entry: TarEntry, file: Content, name: str, directory: int) -> No
         left = entry.size
         while left > 0:
             data = file.read(min(left, _CHUNK))
-            if not data:
-                raise DamagedArchive(f"it ends within {entry.path!r}")
             left -= len(data)
             view = memoryview(data)
             while view:

@@ -242,7 +242,7 @@ def _content(file: YamlFile, end: int, values: Mapping[str, Any], given: Given) 
             say(_node_at(file, start + block.start(), len(block[0])), said, file, "/")
             return None
     new = "".join([*text, source[last:]])
-    return None if file.problems else yaml.parse(file, new, _origin(file.text, new, pieces))[0]
+    return None if file.problems else yaml.parse(file, new, _origin(file.text, new, pieces), most=1)[0]
 
 
 def _evaluated(expression: str, values: Mapping[str, Any], given: Given) -> str:

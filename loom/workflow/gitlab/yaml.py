@@ -26,12 +26,14 @@ class _Date:
     """What YAML 1.1 takes for a date; GitLab refuses it."""
 
 
-def parse(file: YamlFile, source: str | None = None, origin: Origin | None = None) -> list[Node | None]:
+def parse(
+    file: YamlFile, source: str | None = None, origin: Origin | None = None, *, most: int = 2
+) -> list[Node | None]:
     """Parse the documents of a decoded file; `file.problems` gets what is wrong, `file.root` the last document.
 
-    `source`: the text to parse instead, which `origin` leads back to the file.
+    `source`: the text to parse instead, which `origin` leads back to the file. `most`: how many documents it may have.
     """
-    builder = Documents(file, file.text if source is None else source, origin)
+    builder = Documents(file, file.text if source is None else source, origin, most)
     builder.build()
     return [*builder.before, file.root]
 
@@ -73,8 +75,9 @@ class Documents(NodeBuilder):
 
     max_depth = MAX_DEPTH
 
-    def __init__(self, file: YamlFile, source: str, origin: Origin | None) -> None:
+    def __init__(self, file: YamlFile, source: str, origin: Origin | None, most: int) -> None:
         super().__init__(file, CODE)
+        self._most = most
         self._source = source
         self._origin = origin
         self._anchors: dict[str, Node] = {}
@@ -93,7 +96,7 @@ class Documents(NodeBuilder):
         return resolve(text)
 
     def another(self, start: Node, before: Node | None) -> bool:
-        if self.before:
+        if len(self.before) + 1 == self._most:
             self.say(start, "a third document starts here; a file has a header with `spec` and one document after it")
             return False
         self.before.append(before)

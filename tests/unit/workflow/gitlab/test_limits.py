@@ -26,6 +26,17 @@ def of_job(keywords: str) -> str:
     return f"job: {{script: x, {keywords}}}"
 
 
+def needs_of(count: int) -> str:
+    names = [f"a{number}" for number in range(count)]
+    return "".join(f"{name}: {{script: x, stage: build}}\n" for name in names) + of_job(f"needs: [{', '.join(names)}]")
+
+
+def of_extends(levels: int) -> str:
+    chain = "".join(f".a{number}: {{extends: .a{number - 1}}}\n" for number in range(1, levels + 1))
+    return f".a0: {{tags: [a]}}\n{chain}job: {{script: x, extends: .a0}}"
+
+
+DOUBLING = "{A: " + "x" * 1000 + ", B: " + "$A" * 40 + ", C: " + "$B" * 40 + "}"
 FIVE = "[{paths: [a]}, {paths: [b]}, {paths: [c]}, {paths: [d]}, {paths: [e]}]"
 MANY = "[" + ", ".join(f"p{number}" for number in range(51)) + "]"
 REFUSED = {
@@ -82,6 +93,39 @@ REFUSED = {
     of_job(f"rules: [{{changes: {MANY}}}]"): "rules:changes: there are 51 patterns; GitLab allows at most 50",
     of_job(f"rules: [{{exists: {{paths: {MANY}}}}}]"): "rules:exists:paths: there are 51 patterns",
     of_job("tags: " + MANY.replace(", p50", "")): "tags: there are 50 tags; GitLab allows at most 49",
+    "a: {script: x, parallel: {matrix: [{X: [p, q]}]}}\n"
+    + of_job(
+        "needs: [{job: a, parallel: {matrix: [{X: z}]}}]"
+    ): "no instance of a has these values; its matrix is [p]; [q]",
+    "a: {script: x}\n" + of_job("needs: [{job: a, parallel: {matrix: [{X: z}]}}]"): "values; its matrix is none",
+    "a: {script: x, needs: [b]}\nb: {script: x, needs: [a]}": "1:23: needs: the jobs need each other in a cycle: a -> b -> a",
+    of_job(
+        "variables: {RUNNER_SCRIPT_TIMEOUT: soon}"
+    ): "1:1: RUNNER_SCRIPT_TIMEOUT: expected a duration such as 30 minutes",
+    of_job(
+        "variables: {P: x}, cache: {policy: $P, paths: [a]}"
+    ): "1:53: cache:policy: expected pull, push or pull-push",
+    "job: {trigger: {include: [{artifact: a.yml, job: nope}]}}": "1:50: trigger:include:job: there is no job nope",
+    "default: [a]\n" + of_job("tags: [a]"): "1:10: default: expected a mapping, found a list",
+    needs_of(51): "52:25: needs: a job can need 50 others, and this one lists 51; wait for a stage instead",
+    f"{'j' * 256}: {{script: x}}": "1:1: the name of a job has at most 255 characters",
+    of_extends(11): "12:17: extends goes deeper than 10 levels",
+    "job:\n  <<: text\n  script: x": "2:7: << merges a mapping or a list of mappings",
+    "job:\n  ? [a]\n  : b\n  script: x": "2:5: a key must be text",
+    "job: {script: *nope}": "1:15: the alias *nope is unknown; its anchor must stand before it, in the same file",
+    "job: {script: &a [*a]}": "1:19: the alias *a stands inside its own anchor",
+    "spec: {inputs: {}}\n---\njob: {script: x}\n---\nother: {script: x}": "4:1: a third document starts here",
+    "a: {script: x}\n---\njob: {script: x}\n---\nother: {script: x}": "4:1: a third document starts here",
+    of_job(f"before_script: {'[' * 12}x{']' * 12}"): "before_script: lists are nested deeper than 10 levels",
+    of_job(f"variables: {DOUBLING}"): "1:1: variables: the expanded value exceeds 1024 KiB",
+    of_job("image: !!int 5"): "1:25: unknown tag !!int; GitLab knows !reference [job, key]",
+    of_job(
+        "image: 2024-01-01"
+    ): '1:25: 2024-01-01 is a date in YAML, which GitLab refuses; write it in quotes: "2024-01-01"',
+    "include: [{local: ./a.yml}]\n"
+    + of_job("tags: [a]"): "GitLab finds no file by a path with ./ in front; write a.yml",
+    "include: [{local: ../a.yml}]\n" + of_job("tags: [a]"): "1:19: include:local: ../a.yml leads out of the project",
+    "include: [{local: '/ci/*.yml'}]\n" + of_job("tags: [a]"): "1:19: include:local: no file matches /ci/*.yml",
     "before_script: [a]\ndefault: {before_script: [b]}\n"
     + of_job("tags: [a]"): "before_script is at the root and in `default`",
 }
@@ -100,6 +144,12 @@ def test_a_mistake_of_several_jobs_is_at_its_place(tmp_path: Path) -> None:
 
 
 ACCEPTED = [
+    needs_of(50),
+    of_extends(10),
+    f"{'j' * 255}: {{script: x}}",
+    of_job(f"before_script: {'[' * 10}x{']' * 10}"),
+    "spec: {inputs: {}}\n---\njob: {script: x}",
+    of_job("image: !!str 5"),
     of_job("rules: [{if: $CI}], only: null"),
     of_job("rules: [{if: $CI, when: delayed, start_in: 1 week}]"),
     of_job("when: delayed, start_in: 30 minutes"),
