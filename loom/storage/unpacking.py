@@ -23,7 +23,7 @@ from typing import IO, cast
 
 from msgspec import Struct
 
-from loom.storage.tar import Check, CheckedStream, Content, DamagedArchive, Item, TarEntry, read
+from loom.storage.tar import Check, CheckedStream, Content, Item, TarEntry, read
 from loom.util.paths import below, normal
 
 MOST_ENTRIES = 4_000_000
