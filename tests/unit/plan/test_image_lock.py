@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.errors import RequestError
+from loom.errors import ImageError, RequestError
 from loom.images.reference import normal_platform, parse_reference
 from loom.plan.image_lock import (
     ImageDigests,
@@ -15,6 +15,7 @@ from loom.plan.image_lock import (
     images_of,
     load_lock,
     save_lock,
+    shown,
     verdict,
 )
 from loom.plan.model import Build, Image, Job, Plan, Service
@@ -105,6 +106,8 @@ def test_no_lock_file_is_no_lock(tmp_path: Path) -> None:
         (b"", "is not JSON"),
         (b"<<<<<<< HEAD\n{", "line 1 is not JSON"),
         (b"[]", "expected schema_version"),
+        (b"\xff", "it is not JSON"),
+        (b"[" * 100_000, "it is not JSON"),
         (b'{"schema_version": "loom.images.lock.v9"}', "found 'loom.images.lock.v9'"),
         (b'{"schema_version": "loom.images.lock.v1"}', "/images: expected an object"),
         (b'{"schema_version": "loom.images.lock.v1", "images": {"a": []}}', "/images/a"),
@@ -174,3 +177,32 @@ def test_verdicts(facts: ImageDigests, expected: LockVerdict, reason: str) -> No
     found, why = verdict(facts)
     assert found is expected
     assert reason in why
+
+
+def test_a_lock_file_that_leads_out_or_can_not_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "project" / ".loom" / "images.lock"
+    path.parent.mkdir(parents=True)
+    (tmp_path / "elsewhere").write_text("{}")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RequestError, match=r"images\.lock points outside the repository, to /.*/elsewhere") as refused:
+        load_lock(path)
+    assert refused.value.code == "IMAGES_LOCK_INVALID"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(RequestError, match=r"images\.lock: Is a directory"):
+        load_lock(path)
+    with pytest.raises(ImageError, match=r"images\.lock: .*: the lock file could not be written"):
+        save_lock(path, ImageLock(images={}))
+
+
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        (Image(name="debian:12"), "debian:12"),
+        (Image(build=Build(context="ci", dockerfile="../Dockerfile")), "Dockerfile"),
+        (Image(name="own", build=Build()), "own"),
+        (Image(), "an unnamed image"),
+    ],
+)
+def test_an_image_has_a_name_for_people(image: Image, name: str) -> None:
+    assert shown(image) == name

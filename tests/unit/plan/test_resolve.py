@@ -9,6 +9,7 @@ from loom.config import Config
 from loom.errors import RequestError, WorkflowError
 from loom.plan.model import AllowFailure, Build, Image, Need, Plan, Secret, Step
 from loom.plan.variables import job_environment
+from loom.pools import Pool
 
 MakePlan = Callable[..., Plan]
 
@@ -261,17 +262,29 @@ def test_workflow_rules_hold_for_all(plan: MakePlan, tmp_path: Path) -> None:
             ".loom/workflow.yml:3:36: WF_SCHEMA_V1 /a/image/name: $VERSION has no value here; define it, or write $$ for a plain $",
         ),
         (
+            "a: {stage: test, script: x, variables: {A: "
+            + "x" * 1000
+            + ", B: "
+            + "$A" * 40
+            + ", C: "
+            + "$B" * 40
+            + "}}",
+            ".loom/workflow.yml:3:1: WF_SCHEMA_V1 /a/variables: a variable of a: the expanded value exceeds 1024 KiB",
+        ),
+        (
             "a: {stage: build, script: x, rules: [{if: $NO}]}\nb: {stage: test, script: x, needs: [a]}",
             ".loom/workflow.yml:4:37: WF_SCHEMA_V1 /b/needs/0: a is not part of this run (none of its rules matches); add `optional: true` to the need of a if it may be missing",
         ),
         (
             f"a: {{stage: test, script: x, variables: {{A: {'x' * 2000}}}, rules: [{{if: '$A =~ /(x+x+)+y/'}}]}}",
-            ".loom/workflow.yml:3:2060: WF_SCHEMA_V1 /a/rules/0/if: the search for /(x+x+)+y/ in a value of 2000 characters took longer than 1 s; begin the pattern with ^, or use no repeat inside another, such as (a+)+",
+            ".loom/workflow.yml:3:2060: WF_SCHEMA_V1 /a/rules/0/if: the search for /(x+x+)+y/ in a value of 2000 characters took longer than 0.01 s; begin the pattern with ^, or use no repeat inside another, such as (a+)+",
         ),
     ],
 )
-@pytest.mark.slow
-def test_what_only_the_plan_can_tell(plan: MakePlan, tmp_path: Path, text: str, message: str) -> None:
+def test_what_only_the_plan_can_tell(
+    plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    monkeypatch.setattr("loom.workflow.patterns.MAX_SEARCH_S", 0.01)
     with pytest.raises(WorkflowError) as caught:
         plan(tmp_path, text)
     assert [str(problem) for problem in caught.value.problems] == [message]
@@ -401,3 +414,68 @@ def test_the_configuration_s_host_network_is_none_for_a_job_with_services(plan: 
     with pytest.raises(WorkflowError, match="`network: host`, which the configuration asks for, is not possible here"):
         plan(tmp_path, SERVICE + "run: once\n", config=Config(network="host"))
     assert plan(tmp_path, SERVICE + "run: once\n", config=Config(network="none")).jobs[0].network.mode == "none"
+
+
+POOLS = {
+    "big": Pool(provider="kubernetes"),
+    "here": Pool(provider="host"),
+}
+
+
+@pytest.mark.parametrize(
+    ("job", "on", "said"),
+    [
+        ("runner_pool: bih", "docker", "3:42: WF_SCHEMA_V1 /a/runner_pool: your configuration has no pool bih; it has big, here; did you mean big?"),
+        ("runner_pool: nothing_like_it", "docker", "3:42: WF_SCHEMA_V1 /a/runner_pool: your configuration has no pool nothing_like_it; it has big, here"),
+        ("image: debian, runner_pool: here", "docker", "3:36: WF_SCHEMA_V1 /a/image: here runs jobs on this machine, without an image; remove the image, or name another pool"),
+        ("image: debian", "here", "3:36: WF_SCHEMA_V1 /a/image: here runs jobs on this machine, without an image; remove the image, or name another pool"),
+    ],
+)  # fmt: skip
+def test_a_pool_that_can_not_be_had(plan: MakePlan, tmp_path: Path, job: str, on: str, said: str) -> None:
+    with pytest.raises(WorkflowError) as caught:
+        plan(tmp_path, f"a: {{stage: test, script: x, {job}}}", config=Config(pools=POOLS), on=on)
+    assert [str(problem) for problem in caught.value.problems] == [f".loom/workflow.yml:{said}"]
+
+
+def test_where_jobs_run(plan: MakePlan, tmp_path: Path) -> None:
+    text = """\
+plain: {stage: test, script: x}
+image: {stage: test, script: x, image: debian}
+pool: {stage: test, script: x, image: debian, runner_pool: big}
+here: {stage: test, script: x, runner_pool: here}
+"""
+    found = plan(tmp_path, text, config=Config(pools=POOLS))
+    assert {job.id: job.provider for job in found.jobs} == {
+        "plain": "host", "image": "docker", "pool": "kubernetes", "here": "host",
+    }  # fmt: skip
+    without = plan(tmp_path, text, on="kubernetes")
+    assert {job.id: job.provider for job in without.jobs} == {
+        "plain": "host", "image": "kubernetes", "pool": "kubernetes", "here": "host",
+    }  # fmt: skip
+
+
+def test_hardened_jobs_may_ask_for_less(plan: MakePlan, tmp_path: Path) -> None:
+    hard = Config(hardened=True)
+    (job,) = plan(tmp_path, "a: {stage: test, script: x, image: debian}", config=hard).jobs
+    assert (job.hardened, job.network.mode) == (True, "none")
+    with pytest.raises(WorkflowError) as caught:
+        plan(tmp_path, "a: {stage: test, script: x, image: debian, privileged: true}", config=hard)
+    assert [(problem.line, problem.pointer) for problem in caught.value.problems] == [(3, "/a/privileged")]
+
+
+def test_failed_jobs_that_are_gone(plan: MakePlan, tmp_path: Path) -> None:
+    text = "a: {stage: test, script: x}\nb: {stage: test, script: x}"
+    assert ids(plan(tmp_path, text, only_failed=("b", "gone"))) == ["b"]
+    with pytest.raises(RequestError, match="none of the failed jobs is in the workflow any longer: gone, too"):
+        plan(tmp_path, text, only_failed=("gone", "too"))
+
+
+def test_extends_has_a_limit(plan: MakePlan, tmp_path: Path) -> None:
+    chain = "".join(f".t{number}: {{extends: .t{number - 1}}}\n" for number in range(1, 34))
+    text = f".t0: {{stage: test, script: x}}\n{chain}a: {{extends: .t%d}}"
+    assert plan(tmp_path, text.replace(".t33: {extends: .t32}\n", "") % 31).jobs[0].stage == "test"
+    with pytest.raises(WorkflowError) as caught:
+        plan(tmp_path, text % 31)
+    assert [str(problem) for problem in caught.value.problems] == [
+        ".loom/workflow.yml:36:17: WF_SCHEMA_V1 /.t33/extends: extends goes deeper than 32 levels"
+    ]

@@ -1,16 +1,20 @@
 """Reading `.gitlab-ci.yml`: what its values become, where they come from, and what is wrong with them."""
 
+import base64
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from loom.plan.model import ResolveContext
-from loom.workflow.dialects import examine
+from loom.errors import RequestError, WorkflowError
+from loom.plan.model import Job, JobSelection, ResolveContext
+from loom.plan.resolve import resolve as resolve_plan
+from loom.workflow.dialects import examine, known_inputs, load, refuse_inputs
 from loom.workflow.gitlab import yaml as gitlab_yaml
 from loom.workflow.gitlab.loader import examine_text
-from loom.workflow.gitlab.sources import NotFound, Nowhere, Tree
+from loom.workflow.gitlab.sources import Component, NotFound, Nowhere, Tree
 from loom.workflow.gitlab.yaml import resolve
 from loom.workflow.loaded import Examined
 from tests.support.gitlab import PUSH
@@ -40,6 +44,9 @@ class Server(Nowhere):
 
     def project(self, path: str, ref: str | None) -> Tree:
         return Remembered(path, ref, self._projects[path])
+
+    def component(self, host: str, path: str, version: str) -> Component:
+        return Component(tree=Remembered(f"{host}/{path}", version, self._projects[path]), version="1.2.0")
 
     def remote(self, url: str) -> bytes:
         return b"from_web: {script: web}\n"
@@ -310,3 +317,143 @@ def test_references_lead_on_ten_times_and_no_further(tmp_path: Path, levels: int
     (tmp_path / ".gitlab-ci.yml").write_text(text)
     found = examine(tmp_path / ".gitlab-ci.yml", tmp_path, ResolveContext)
     assert bool(found.problems) == refused
+
+
+COMPONENT = """\
+spec:
+  component: [name, version, sha, reference]
+  inputs: {stage: {default: test}}
+---
+"$[[ component.name ]] $[[ component.version ]]": {script: "$[[ component.reference ]] $[[ component.sha ]]", stage: "$[[ inputs.stage ]]"}
+"""
+
+
+@pytest.mark.parametrize("path", ["templates/lint.yml", "templates/lint/template.yml"])
+def test_a_component_is_a_template_of_its_project_and_knows_its_version(tmp_path: Path, path: str) -> None:
+    text = "include: [{component: gitlab.com/group/tools/lint@~latest, inputs: {stage: build}}]\n"
+    found = jobs(tmp_path, text, Server({"group/tools": {path: COMPONENT}}))
+    assert found == {"lint 1.2.0": {"script": f"~latest {'5' * 40}", "stage": "build"}}
+
+
+def test_a_component_of_ones_own_project_at_its_own_commit_is_the_file_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "PUSH", {**PUSH, "CI_COMMIT_SHA": "7" * 40})
+    text = "include: [{component: gitlab.com/$CI_PROJECT_PATH/lint@$CI_COMMIT_SHA}]\n"
+    assert jobs(tmp_path, text, templates__lint=COMPONENT) == {
+        "lint ": {"script": f"{'7' * 40} {'7' * 40}", "stage": "test"}
+    }
+    neither = "there is neither templates/nope.yml nor templates/nope/template.yml"
+    text = f"include: [{{component: gitlab.com/group/project/nope@{'7' * 40}}}]\njob: {{script: x}}\n"
+    assert problems(tmp_path, text) == [
+        f"{HERE}:1:23: include:component: group/project has no component nope: {neither}"
+    ]
+
+
+@pytest.mark.parametrize("address", ["gitlab.com/lint@1", "gitlab.com/a/lint", "gitlab.com/a/@1", "/a/lint@1"])
+def test_what_is_no_address_of_a_component(tmp_path: Path, address: str) -> None:
+    text = f"include: [{{component: {address}}}]\njob: {{script: x}}\n"
+    assert problems(tmp_path, text, Server({})) == [
+        f"{HERE}:1:23: include:component: expected HOST/GROUP/PROJECT/NAME@VERSION, found {address}"
+    ]
+
+
+def test_the_digest_of_an_included_file_is_compared(tmp_path: Path) -> None:
+    digest = "sha256-" + base64.b64encode(hashlib.sha256(b"from_web: {script: web}\n").digest()).decode()
+    text = "include: [{remote: https://example.com/x.yml, integrity: %s}]\njob: {script: x}\n"
+    assert set(jobs(tmp_path, text % digest, Server({}))) == {"job", "from_web"}
+    for wrong in ("sha256-AAAA", digest.replace("sha256", "sha512")):
+        assert problems(tmp_path, text % wrong, Server({})) == [
+            f"{HERE}:1:20: include:remote: include:integrity: expected {wrong}, the file has {digest}"
+        ]
+
+
+TYPED = """\
+spec:
+  inputs:
+    text: {}
+    number: {type: number, options: [1, 2]}
+    flag: {type: boolean}
+    list: {type: array, default: []}
+---
+job:
+  script: ["$[[ inputs.text ]]", "$[[ inputs.number ]]", "$[[ inputs.flag ]]"]
+  needs: $[[ inputs.list ]]
+"""
+
+
+def given(root: Path, content: str, /, **inputs: str) -> Examined:
+    return examine_text(HERE, content.encode(), root, ResolveContext(predefined=PUSH, inputs=inputs))
+
+
+def test_inputs_of_the_command_line_have_the_types_that_the_file_says(tmp_path: Path) -> None:
+    found = given(tmp_path, TYPED, text="1", number="2", flag="true", list='["a"]')
+    assert list(found.problems) == []
+    assert found.workflow is not None
+    assert found.workflow.jobs["job"].merged.plain() == {"script": ["1", "2", "true"], "needs": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({"number": "3"}, f"{HERE}:4:5: input number of {HERE}: 3 is not one of its options: 1, 2"),
+        ({"number": "x"}, f"{HERE}:4:5: input number of {HERE}: expected a number, found 'x'"),
+        ({"flag": "yes"}, f"{HERE}:5:5: input flag of {HERE}: expected a boolean, found 'yes'"),
+        ({"more": "x"}, f"{HERE}:1:1: --input more: {HERE} declares no such input; its inputs are: text, number, flag, list"),
+    ],
+)  # fmt: skip
+def test_a_wrong_input_of_the_command_line(tmp_path: Path, inputs: dict[str, str], said: str) -> None:
+    found = given(tmp_path, TYPED, **{"text": "a", "number": "1", "flag": "true", **inputs})
+    assert [f"{one.file}:{one.line}:{one.column}: {one.message}" for one in found.problems] == [said]
+
+
+def test_inputs_for_a_file_without_any(tmp_path: Path) -> None:
+    found = given(tmp_path, "job: {script: x}\n", a="1")
+    assert [f"{one.line}:{one.column}: {one.message}" for one in found.problems] == [
+        f"1:1: --input a: {HERE} declares no inputs; leave it out, or add it to the file's `spec: inputs`"
+    ]
+
+
+def test_inputs_that_a_file_declares_are_known_for_completion(tmp_path: Path) -> None:
+    (tmp_path / HERE).write_text(TYPED)
+    known = ["text=", "number=1", "number=2", "flag=true", "flag=false", "list="]
+    assert list(known_inputs(tmp_path / HERE, tmp_path)) == known
+    (tmp_path / HERE).write_text("job: {script: x}\n")
+    assert list(known_inputs(tmp_path / HERE, tmp_path)) == []
+    (tmp_path / "w.yml").write_text("version: v1\n")
+    assert list(known_inputs(tmp_path / "w.yml", tmp_path)) == []
+    refuse_inputs([], tmp_path / "w.yml", tmp_path)
+    refuse_inputs(["a"], tmp_path / HERE, tmp_path)
+    with pytest.raises(RequestError, match="own language, which has no inputs"):
+        refuse_inputs(["a"], tmp_path / "w.yml", tmp_path)
+
+
+ABOVE = "job: {script: x, needs: [{pipeline: $UP, job: build%s}]}\n"
+
+
+def test_what_a_job_gets_from_a_pipeline_above(tmp_path: Path) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def planned(text: str, found: tuple[str, Path] | RequestError | None) -> Job:
+        def above(pipeline: str, job: str) -> tuple[str, Path] | None:
+            asked.append((pipeline, job))
+            if isinstance(found, RequestError):
+                raise found
+            return found
+
+        (tmp_path / HERE).write_text(text)
+        context = ResolveContext(predefined={**PUSH, "UP": "77"}, above=above)
+        (job,) = resolve_plan(load(tmp_path / HERE, tmp_path, lambda: context), JobSelection(), context).jobs
+        return job
+
+    assert planned(ABOVE % "", ("the build", tmp_path)).artifacts_above == {"the build": str(tmp_path)}
+    assert asked == [("77", "build")]
+    assert planned(ABOVE % ", optional: true", None).artifacts_above == {}
+    for found, said in ((None, "run 77 has no job build"), (RequestError("it failed"), "it failed")):
+        with pytest.raises(WorkflowError) as caught:
+            planned(ABOVE % "", found)
+        assert [str(one) for one in caught.value.problems] == [
+            f"{HERE}:1:26: GL_UNSUPPORTED /job/needs/0: needs:pipeline: {said}"
+        ]
+    assert planned(ABOVE % ", artifacts: false", None).artifacts_above == {}
+    assert len(asked) == 4
