@@ -377,3 +377,38 @@ def test_a_condition_on_what_only_the_server_knows_is_said_once(tmp_path: Path) 
     assert said.startswith("1:39 this condition reads $GITLAB_FEATURES")
     assert notices(tmp_path, READS, given={"CI_PROJECT_ID": "2"}) == notices(tmp_path, READS, own="CI_PROJECT_ID: 2")
     assert notices(tmp_path, READS, given={"CI_PROJECT_ID": "2"}) == []
+
+
+def test_images_have_their_own_platform_or_the_configurations(tmp_path: Path) -> None:
+    text = """\
+plain: {script: x, image: debian, services: [redis]}
+own:
+  script: x
+  image: {name: debian, docker: {platform: linux/riscv64}}
+  services: [{name: redis, docker: {platform: linux/s390x}}]
+bare: {script: x}
+"""
+    path = tmp_path / ".gitlab-ci.yml"
+    path.write_text(text)
+    context = ResolveContext(config=Config(platform="linux/arm64"), predefined=PUSH)
+    found = resolve(dialects.load(path, tmp_path, lambda: context), JobSelection(container=True), context)
+    images = {job.id: [job.image, *(service.image for service in job.services)] for job in found.jobs}
+    assert {name: [one and one.platform for one in some] for name, some in images.items()} == {
+        "plain": ["linux/arm64", "linux/arm64"],
+        "own": ["linux/riscv64", "linux/s390x"],
+        "bare": ["linux/arm64"],
+    }
+
+
+def test_hardened_jobs_may_ask_for_less(tmp_path: Path) -> None:
+    path = tmp_path / ".gitlab-ci.yml"
+    path.write_text("job: {script: x, image: debian}")
+    context = ResolveContext(config=Config(hardened=True), predefined=PUSH)
+    (job,) = resolve(dialects.load(path, tmp_path, lambda: context), JobSelection(container=True), context).jobs
+    assert (job.hardened, job.network.mode) == (True, "none")
+
+
+@pytest.mark.parametrize("name", ["CI_JOB_IMAGE", "CI_JOB_TIMEOUT", "CI_JOB_STARTED_AT", "LOOM_JOB_IMAGE"])
+def test_what_the_start_of_a_job_decides_is_not_expanded_before(tmp_path: Path, name: str) -> None:
+    found = job(tmp_path, f"job: {{script: x, variables: {{A: 'at ${name}'}}}}").variables["A"]
+    assert found == f"at ${name}"

@@ -479,3 +479,18 @@ def test_extends_has_a_limit(plan: MakePlan, tmp_path: Path) -> None:
     assert [str(problem) for problem in caught.value.problems] == [
         ".loom/workflow.yml:36:17: WF_SCHEMA_V1 /.t33/extends: extends goes deeper than 32 levels"
     ]
+
+
+def test_images_have_their_own_platform_or_the_configurations(plan: MakePlan, tmp_path: Path) -> None:
+    text = """\
+plain: {stage: test, script: x, image: debian, services: [{name: redis}]}
+own: {stage: test, script: x, image: {name: debian, platform: linux/riscv64}, services: [{name: db, image: {name: redis, platform: linux/s390x}}]}
+"""
+    found = plan(tmp_path, text, config=Config(platform="linux/arm64"))
+    images = {job.id: [job.image, *(service.image for service in job.services)] for job in found.jobs}
+    assert {name: [one and one.platform for one in some] for name, some in images.items()} == {
+        "plain": ["linux/arm64", "linux/arm64"],
+        "own": ["linux/riscv64", "linux/s390x"],
+    }
+    bare = plan(tmp_path, "a: {stage: test, script: x}", config=Config(platform="linux/arm64"), container=True)
+    assert bare.jobs[0].image == Image(name=Config().default_image, pull=Config().pull, platform="linux/arm64")

@@ -37,6 +37,7 @@ def of_extends(levels: int) -> str:
 
 
 DOUBLING = "{A: " + "x" * 1000 + ", B: " + "$A" * 40 + ", C: " + "$B" * 40 + "}"
+BRACES = "{a,b}" * 18
 FIVE = "[{paths: [a]}, {paths: [b]}, {paths: [c]}, {paths: [d]}, {paths: [e]}]"
 MANY = "[" + ", ".join(f"p{number}" for number in range(51)) + "]"
 REFUSED = {
@@ -126,6 +127,19 @@ REFUSED = {
     + of_job("tags: [a]"): "GitLab finds no file by a path with ./ in front; write a.yml",
     "include: [{local: ../a.yml}]\n" + of_job("tags: [a]"): "1:19: include:local: ../a.yml leads out of the project",
     "include: [{local: '/ci/*.yml'}]\n" + of_job("tags: [a]"): "1:19: include:local: no file matches /ci/*.yml",
+    of_job(
+        f"artifacts: {{paths: ['{BRACES}']}}"
+    ): f"1:38: the braces of the glob {BRACES} stand for more than 200 paths",
+    of_job(f"cache: {{paths: ['{BRACES}']}}"): f"1:34: the braces of the glob {BRACES} stand for more than 200 paths",
+    of_job(f"rules: [{{exists: ['{BRACES}']}}]"): f"1:26: rules: the braces of the glob {BRACES} stand for more",
+    of_job(f"rules: [{{changes: ['{BRACES}']}}]"): f"1:26: rules: the braces of the glob {BRACES} stand for more",
+    f"include: '{'**a' * 51}.yml'\n" + of_job("tags: [a]"): "**a.yml has more than 50 stars; write fewer",
+    f"spec: {{inputs: {{a: {{default: {'x' * 900_000}}}}}}}\n---\nj: {{script: [{', '.join(['$[[ inputs.a ]]'] * 9)}]}}": "3:82: with its inputs, .gitlab-ci.yml is larger than 4 MiB; hand over less",
+    "job: {trigger: {include: [{job: a}]}}": "1:27: trigger:include: expected local, or artifact with job",
+    of_job("image: $NO"): "1:25: image: '' is not a valid image name. $NO has no value here: give it with --var",
+    of_job("image: A B"): "1:25: image: 'A B' is not a valid image name. Write it as [REGISTRY/]NAME[:TAG]",
+    "spec: {inputs: {a: {rules: [{if: '$[[ inputs.b'}]}, b: {default: y}}}\n---\nj: {script: x}": "1:17: input a of .gitlab-ci.yml: rules:if: a variable's name follows $",
+    "spec: {inputs: {a: {default: x}}}\n---\nj: {script: '$[[ inputs.nope ]]'}": "3:14: $[[ inputs.nope ]] is unknown here; known are: inputs.a (declare inputs under spec: inputs)",
     "before_script: [a]\ndefault: {before_script: [b]}\n"
     + of_job("tags: [a]"): "before_script is at the root and in `default`",
 }

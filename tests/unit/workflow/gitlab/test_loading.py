@@ -457,3 +457,25 @@ def test_what_a_job_gets_from_a_pipeline_above(tmp_path: Path) -> None:
         ]
     assert planned(ABOVE % ", artifacts: false", None).artifacts_above == {}
     assert len(asked) == 4
+
+
+@pytest.mark.parametrize(("stage", "value"), [("prod", "slow"), ("test", "fast"), ("dev", "any")])
+def test_an_input_may_depend_on_others(tmp_path: Path, stage: str, value: str) -> None:
+    text = """\
+spec:
+  inputs:
+    stage: {default: dev}
+    mode:
+      rules:
+        - {if: '$[[ inputs.stage ]] == "prod"', default: slow, options: [slow]}
+        - {if: '$[[ inputs.stage ]] == "test"', default: fast, options: [fast, slow]}
+        - {default: any}
+---
+job: {script: "$[[ inputs.mode ]] $[[ inputs.stage ]]"}
+"""
+    found = given(tmp_path, text, stage=stage)
+    assert list(found.problems) == []
+    assert found.workflow is not None
+    assert found.workflow.jobs["job"].merged.plain() == {"script": f"{value} {stage}"}
+    wrong = given(tmp_path, text, stage="prod", mode="fast")
+    assert [one.message for one in wrong.problems] == [f"input mode of {HERE}: 'fast' is not one of its options: slow"]
