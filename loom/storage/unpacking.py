@@ -77,9 +77,8 @@ def checked(items: Iterable[tuple[TarEntry, Content | None]], reserved: Iterable
                 files.add(path)
             case "file":
                 files.add(path)
-                links.discard(path)
             case "directory":
-                links.discard(path)
+                pass
         held.add(entry)
         yield (
             TarEntry(path, entry.kind, entry.mode & 0o777, entry.mtime_ns, entry.size, target),
