@@ -115,6 +115,50 @@ def test_holes_stay_holes(source: Path, target: Path) -> None:
     assert found.bytes == 8 << 20
 
 
+@pytest.mark.parametrize("after", [0, 1])
+def test_holes_are_zeros_where_nobody_tells_them(
+    source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    with (source / "sparse").open("wb") as file:
+        for number in range(3):
+            file.seek(number << 20)
+            file.write(b"data" * 1024)
+        file.truncate(4 << 20)
+    lseek, asked = os.lseek, []
+
+    def without_holes(descriptor: int, position: int, how: int) -> int:
+        if how == os.SEEK_DATA:
+            asked.append(position)
+            if len(asked) > after:
+                raise OSError(errno.EINVAL, "not here")
+        return lseek(descriptor, position, how)
+
+    monkeypatch.setattr(os, "lseek", without_holes)
+    found = copied(source, ("sparse", REGULAR))
+    assert (found.files, exceptions(found)) == (1, {})
+    assert len(asked) == after + 1
+    assert (target / "sparse").read_bytes() == (source / "sparse").read_bytes()
+
+
+def test_a_file_that_comes_between_two_looks_is_copied(
+    source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source / "file").write_text("here")
+    opening, missed = os.open, []
+
+    def too_early(path: str, *given: int, **named: int) -> int:
+        if path == "file" and not missed:
+            missed.append(path)
+            raise OSError(errno.ENOENT, "not yet")
+        return opening(path, *given, **named)
+
+    monkeypatch.setattr(os, "open", too_early)
+    found = copied(source, ("file", REGULAR))
+    assert missed
+    assert (target / "file").read_text() == "here"
+    assert (found.files, exceptions(found)) == (1, {})
+
+
 @pytest.mark.parametrize("become", [ANY, REGULAR, LINK])
 def test_a_link_becomes_a_link_with_its_time(source: Path, target: Path, become: int) -> None:
     (source / "link").symlink_to("no/where")

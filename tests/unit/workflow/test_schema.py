@@ -21,7 +21,9 @@ ROOT = Path(__file__).parents[3]
 CORPUS = ROOT / "tests/workflows"
 
 BEYOND_SHAPES = {
+    "doubles",
     "duplicate_keys",
+    "names_without_a_value",
     "extends_cycle",
     "image_names",
     "condition_of_github",
