@@ -184,12 +184,13 @@ def test_a_lock_file_that_leads_out_or_can_not_be_used(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     (tmp_path / "elsewhere").write_text("{}")
     path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(RequestError, match=r"images\.lock points outside the repository, to /.*/elsewhere") as refused:
+    with pytest.raises(
+        RequestError, match=r"images\.lock is a link that points outside the repository, to /.*/elsewhere"
+    ):
         load_lock(path)
-    assert refused.value.code == "IMAGES_LOCK_INVALID"
     path.unlink()
     path.mkdir()
-    with pytest.raises(RequestError, match=r"images\.lock: Is a directory"):
+    with pytest.raises(RequestError, match=r"images\.lock: is a directory"):
         load_lock(path)
     with pytest.raises(ImageError, match=r"images\.lock: .*: the lock file could not be written"):
         save_lock(path, ImageLock(images={}))
