@@ -89,6 +89,7 @@ def test_lines_that_differ_in_numbers_alone_leave_room_for_others() -> None:
     assert found.found == 4000
 
 
+@pytest.mark.slow
 def test_highlights_are_few_however_many_lines_tell() -> None:
     lines = [f"Error: {'x' * (number % 300)} cannot {number} a {chr(97 + number % 26)}" for number in range(60_000)]
     found = highlights(encoded(lines), 500)

@@ -42,6 +42,7 @@ def diagnosis(project: Project) -> dict[str, Any]:
     return json.loads(project.loom("diagnose", "--json"))
 
 
+@pytest.mark.slow
 def test_an_error_far_from_the_end(make: Make, tmp_path: Path) -> None:
     project = make(LONG.replace("PLACE", str(tmp_path)))
     project.loom("run", "--local", "--trust", code=1, MY_TOKEN="hunter2hunter2")
@@ -61,6 +62,7 @@ def test_an_error_far_from_the_end(make: Make, tmp_path: Path) -> None:
     assert "hunter2" not in json.dumps(summary)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed(make: Make, tmp_path: Path) -> None:
     project = make(LONG.replace("PLACE", str(tmp_path)))
     (tmp_path / "wait").mkdir()
@@ -83,6 +85,7 @@ def test_a_run_that_was_killed(make: Make, tmp_path: Path) -> None:
     assert "ERROR: cannot log in with [REDACTED:SECRET_TOKEN]" in found["lines"]
 
 
+@pytest.mark.slow
 def test_whatever_moment_a_run_is_killed_at(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Record a run again, and diagnose before each write what a kill at that moment would leave."""
     project = make(

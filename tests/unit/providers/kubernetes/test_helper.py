@@ -161,6 +161,7 @@ def test_a_silent_job_costs_nothing_and_is_heard_at_once(helper: Helper, sender:
     until(lambda: sender.heard == {"out": b"012", "err": b"x"}, while_runs=helper.process)
 
 
+@pytest.mark.slow
 def test_a_trickle_on_both_streams(helper: Helper, sender: Sender, streams: Streams) -> None:
     for number in range(40):
         for name, pipe in zip(("out", "err"), streams, strict=True):
@@ -168,6 +169,7 @@ def test_a_trickle_on_both_streams(helper: Helper, sender: Sender, streams: Stre
             until(lambda: sender.heard[name].endswith(b"line %d\n" % number), while_runs=helper.process)  # noqa: B023
 
 
+@pytest.mark.slow
 def test_a_flood_that_ends_in_silence_and_then_the_end(helper: Helper, sender: Sender) -> None:
     flood = b"".join(b"line %d\n" % number for number in range(1_500_000))
     with (helper.io / "out").open("wb", buffering=0) as out, (helper.io / "err").open("wb", buffering=0) as err:
