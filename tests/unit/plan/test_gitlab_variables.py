@@ -412,3 +412,13 @@ def test_hardened_jobs_may_ask_for_less(tmp_path: Path) -> None:
 def test_what_the_start_of_a_job_decides_is_not_expanded_before(tmp_path: Path, name: str) -> None:
     found = job(tmp_path, f"job: {{script: x, variables: {{A: 'at ${name}'}}}}").variables["A"]
     assert found == f"at ${name}"
+
+
+@pytest.mark.parametrize(
+    ("written", "entrypoint"),
+    [("[sh, -c]", ("sh", "-c")), ('[""]', None), ("sh", ("sh",)), ("[]", None), ('["", sh]', ("sh",))],
+)
+def test_the_entrypoint_of_an_image(tmp_path: Path, written: str, entrypoint: tuple[str, ...] | None) -> None:
+    found = job(tmp_path, f"job: {{script: x, image: {{name: debian, entrypoint: {written}}}}}").image
+    assert found is not None
+    assert found.entrypoint == entrypoint

@@ -43,8 +43,10 @@ class Engine(HostProvider):
         self.images: Any = self
         self.identity_of: Any = None
         self.image_error: ImageError | None = None
+        self.build_secrets: Any = None
 
-    def resolve(self, image: Any, *, on_output: Any, **_: Any) -> Any:
+    def resolve(self, image: Any, *, on_output: Any, secrets: Any, **_: Any) -> Any:
+        self.build_secrets = secrets
         on_output("stdout", b"resolved\n")
         if self.image_error is not None:
             raise self.image_error
@@ -277,6 +279,15 @@ def test_secrets_are_found_before_anything_is_printed(make: Make, monkeypatch: p
     assert ran.lines("one")[2] == "none"
     (warning,) = ran.warnings("one")
     assert warning.startswith("C is not set: ")
+
+
+def test_an_image_that_the_job_builds_gets_the_jobs_secrets(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "correct horse battery")
+    build = "{build: {context: ., secrets: [A]}}"
+    text = f'stages: [a]\none: {{stage: a, script: ["true"], image: {build}, secrets: {{A: "env://TOKEN"}}}}\n'
+    engine = Engine()
+    running(project(make, text), engine)
+    assert engine.build_secrets == {"A": b"correct horse battery"}
 
 
 def test_a_secret_that_no_variable_can_hold_is_the_jobs_error(make: Make) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from loom.errors import RequestError, WorkflowError
 from loom.plan.model import Job, JobSelection, ResolveContext
@@ -479,3 +480,14 @@ job: {script: "$[[ inputs.mode ]] $[[ inputs.stage ]]"}
     assert found.workflow.jobs["job"].merged.plain() == {"script": f"{value} {stage}"}
     wrong = given(tmp_path, text, stage="prod", mode="fast")
     assert [one.message for one in wrong.problems] == [f"input mode of {HERE}: 'fast' is not one of its options: slow"]
+
+
+def test_inputs_of_a_parent_pipeline_keep_their_types(tmp_path: Path) -> None:
+    inputs = {"text": "1", "number": 2, "flag": True, "list": ["a"]}
+    context = ResolveContext(predefined=PUSH, typed_inputs=inputs)
+    found = examine_text(HERE, TYPED.encode(), tmp_path, context)
+    assert list(found.problems) == []
+    assert found.workflow is not None
+    assert found.workflow.jobs["job"].merged.plain() == {"script": ["1", "2", "true"], "needs": ["a"]}
+    wrong = examine_text(HERE, TYPED.encode(), tmp_path, replace(context, typed_inputs={**inputs, "number": "2"}))
+    assert [one.message for one in wrong.problems] == [f"input number of {HERE}: expected a number, found '2'"]
