@@ -494,3 +494,11 @@ own: {stage: test, script: x, image: {name: debian, platform: linux/riscv64}, se
     }
     bare = plan(tmp_path, "a: {stage: test, script: x}", config=Config(platform="linux/arm64"), container=True)
     assert bare.jobs[0].image == Image(name=Config().default_image, pull=Config().pull, platform="linux/arm64")
+
+
+@pytest.mark.parametrize(
+    ("more", "shared"), [("", False), (", shared_shell: false", False), (", shared_shell: true", True)]
+)
+def test_steps_share_a_shell_on_request(plan: MakePlan, tmp_path: Path, more: str, shared: bool) -> None:
+    (job,) = plan(tmp_path, f"a: {{stage: test, script: [x, y]{more}}}").jobs
+    assert job.shared_shell is shared

@@ -58,6 +58,7 @@ def test_a_child_that_fails_fails_the_job(make: Make, error: str | None, why: st
     ran = run(make, child, DEPENDS, code=1)
     assert ran.error("child") == f"child pipeline: run 4711 ended with failure{why}"
     assert ran.job("child").outcome["failing_section"] == "child"
+    assert [phase.status for phase in ran.job("child").phases] == ["failure"]
     assert ran.statuses["after"] == "skipped"
 
 
