@@ -87,6 +87,8 @@ class OtherFailure(Document, frozen=True, kw_only=True):
     status: str
     error: str | None
     manifest_path: str
+    telling_line: str | None = None
+    """Its own, of the first jobs that failed, in the diagnosis that the run's end records."""
 
 
 class Diagnosis(Document, frozen=True, kw_only=True):

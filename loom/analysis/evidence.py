@@ -83,7 +83,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, at_end: bool = Fal
             else History(since_green=same.since_green, same_input=same.same_input),
         )
     )
-    return found if same is None else replace(found, excerpt=same.excerpt)
+    return found if same is None else replace(found, excerpt=same.excerpt, others=same.others)
 
 
 MOST_AT_END = 10
@@ -96,9 +96,10 @@ def diagnoses_at_end(reading: Reading, workspace: Path) -> Iterator[Diagnosis]:
     Each diagnosis has an excerpt of the run's files, which may change or go later.
     """
     first = diagnosis_of(reading, at_end=True)
-    yield replace(first, excerpt=excerpt_of(first, workspace))
-    for other in first.others[: MOST_AT_END - 1]:
-        found = diagnosis_of(reading, other.job_id, at_end=True)
+    others = [diagnosis_of(reading, other.job_id, at_end=True) for other in first.others[: MOST_AT_END - 1]]
+    told = {found.job_id: found.telling_line for found in others}
+    named = [replace(other, telling_line=told.get(other.job_id)) for other in first.others]
+    for found in (replace(first, others=named), *others):
         yield replace(found, excerpt=excerpt_of(found, workspace))
 
 

@@ -49,4 +49,7 @@ def diagnosis_lines(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
         yield f"{look.styled('line:', 'bold')}    {telling}"
     if diagnosis.places:
         yield "look at: " + ", ".join(f"{place.file}:{place.line}" for place in diagnosis.places[:3])
+    from loom.render.diagnosis.text import failed_jobs  # only a failed run needs it
+
+    yield from failed_jobs(diagnosis)
     yield f"again:   {diagnosis.reproduce}"

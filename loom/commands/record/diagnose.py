@@ -13,6 +13,7 @@ from loom.commands.project import Here, here
 from loom.commands.record.naming import run_or_job
 from loom.commands.screen import screen_parts
 from loom.errors import RequestError
+from loom.record.reader import Reading
 from loom.record.unrecorded import since
 from loom.render import diagnosis as forms
 
@@ -20,16 +21,20 @@ from loom.render import diagnosis as forms
 def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None:
     """`loom diagnose`."""
     place = here({"color": color})
+    of_all = job is None and form in forms.OF_ALL_JOBS
+    reading: Reading | None = None
     diagnosis = _refusal(place) if run == "last" and job is None else None
     if diagnosis is None:
         reading, job, more = run_or_job(place, run, job, None)
+        of_all = of_all and job is None
         if more is not None:
             raise RequestError(f"unexpected argument {more}: expected [RUN] [JOB]")
         diagnosis = diagnosis_of(reading, job)
         if diagnosis.failed:
             diagnosis = replace(diagnosis, moved_on=moved_on(reading))
     look, write = screen_parts(place.config.color if form == "text" else "never")
-    for line in forms.lines(form, diagnosis, look, now_ns=time.time_ns()):
+    others = [diagnosis_of(reading, other.job_id) for other in diagnosis.others] if of_all and reading else []
+    for line in forms.lines(form, diagnosis, look, now_ns=time.time_ns(), others=others):
         write(line)
 
 

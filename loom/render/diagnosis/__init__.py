@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -22,7 +22,16 @@ class DiagnosisForm(StrEnum):
     GITLAB = "gitlab"
 
 
-def lines(form: str, diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterable[str]:
-    """Return the diagnosis as lines of output in one of the forms."""
-    found: Iterable[str] = import_module(f"{__name__}.{form}").lines(diagnosis, look, now_ns=now_ns)
-    return found
+OF_ALL_JOBS = (DiagnosisForm.GITHUB, DiagnosisForm.GITLAB)
+"""Forms that hold every failed job of a run."""
+
+
+def lines(
+    form: str, diagnosis: Diagnosis, look: Look, *, now_ns: int, others: Sequence[Diagnosis] = ()
+) -> Iterable[str]:
+    """Return the diagnosis as lines of output in one of the forms. `others`: of further jobs, for `OF_ALL_JOBS`."""
+    module = import_module(f"{__name__}.{form}")
+    if form == DiagnosisForm.GITLAB:
+        found: Iterable[str] = module.lines_of_all([diagnosis, *others])
+        return found
+    return [line for each in (diagnosis, *others) for line in module.lines(each, look, now_ns=now_ns)]

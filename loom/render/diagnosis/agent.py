@@ -5,7 +5,15 @@ from __future__ import annotations
 from loom.analysis.diagnosis import Diagnosis
 from loom.record.highlights import speaks_of_error
 from loom.render.diagnosis import history
-from loom.render.diagnosis.text import excerpt_lines, group_text, groups_text, moved_on_text, read_text, refused_lines
+from loom.render.diagnosis.text import (
+    excerpt_lines,
+    failed_jobs,
+    group_text,
+    groups_text,
+    moved_on_text,
+    read_text,
+    refused_lines,
+)
 from loom.render.records import run_age
 from loom.render.screen import Look
 from loom.util.controls import visible
@@ -99,8 +107,7 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
 
 def _tail(diagnosis: Diagnosis) -> list[str]:
     lines = []
-    if diagnosis.others:
-        lines.append("also failed: " + ", ".join(other.job_id for other in diagnosis.others[:8]))
+    lines += [_short(line) for line in failed_jobs(diagnosis, 6)]
     if diagnosis.failed:
         lines.append(f"reproduce: {_short(diagnosis.reproduce, 300)}")
     if diagnosis.logs_command:

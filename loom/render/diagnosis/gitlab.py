@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from loom.analysis.diagnosis import Diagnosis
 from loom.render.diagnosis.findings import findings, of_step
 from loom.render.diagnosis.text import headline
 from loom.render.output import json_text
-from loom.render.screen import Look
 
 
-def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
-    yield json_text(list(_findings(diagnosis))).rstrip("\n")
+def lines_of_all(diagnoses: Sequence[Diagnosis]) -> Iterator[str]:
+    """Return one report of several jobs."""
+    yield json_text([found for diagnosis in diagnoses for found in _findings(diagnosis)]).rstrip("\n")
 
 
 def _findings(diagnosis: Diagnosis) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from loom.analysis.diagnosis import Diagnosis, Excerpt, MovedOn
 from loom.analysis.patterns import FailureGroup
+from loom.record.highlights import form_of
 from loom.render.diagnosis import history
 from loom.render.records import run_age
 from loom.render.screen import Look
@@ -53,13 +54,28 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
         yield ""
     if diagnosis.places:
         yield "look at: " + ", ".join(f"{place.file}:{place.line}" for place in diagnosis.places)
-    if diagnosis.others:
-        yield "also failed: " + ", ".join(other.job_id for other in diagnosis.others)
+    yield from failed_jobs(diagnosis)
     yield f"again:   {diagnosis.reproduce}"
     if diagnosis.logs_command:
         yield f"more:    {diagnosis.logs_command}"
     if diagnosis.events_path:
         yield f"events:  {diagnosis.events_path}"
+
+
+def failed_jobs(diagnosis: Diagnosis, most: int = 20) -> list[str]:
+    """Return the names of the failed jobs with the telling line of each, and those with the same line once; empty for one job."""
+    if not diagnosis.others or diagnosis.job_id is None:
+        return []
+    same: dict[str, tuple[list[str], str]] = {}
+    first = (diagnosis.job_id, diagnosis.telling_line)
+    for job_id, line in (first, *((other.job_id, other.telling_line) for other in diagnosis.others)):
+        same.setdefault(form_of(line or ""), ([], line or ""))[0].append(job_id)
+    lines = [f"{len(diagnosis.others) + 1} jobs failed:"]
+    for jobs, line in list(same.values())[:most]:
+        more = f" and {len(jobs) - 8} more" if len(jobs) > 8 else ""
+        names = f"{', '.join(jobs[:8])}{more}"
+        lines.append(f"  {visible(f'{names}: {line.strip()[:160]}' if line else names)}")
+    return lines
 
 
 def moved_on_text(moved_on: MovedOn) -> str:

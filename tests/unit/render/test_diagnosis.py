@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from loom.analysis.diagnosis import Diagnosis, Evidence, Excerpt, MovedOn, diagnose
+from loom.analysis.diagnosis import Diagnosis, Evidence, Excerpt, MovedOn, OtherFailure, diagnose
 from loom.analysis.excerpt import excerpt_of
 from loom.render.diagnosis import DiagnosisForm, lines
 from loom.render.screen import Look
@@ -132,3 +132,24 @@ def test_an_excerpt_is_read_of_plain_text_below_the_workspace_alone(tmp_path: Pa
             (root / "a.c").write_text("1\n")
     found = excerpt_of(diagnosis(printed=("a.c:3: error",)), root)
     assert found == (Excerpt(file="a.c", line=3, first_line=1, text="1\n2\n3\n4\n5\n6") if kind == "file" else None)
+
+
+def test_failed_jobs_are_named_once_by_their_telling_lines() -> None:
+    found = diagnosis(printed=("src/a.c:3: error: no x",))
+    others = [
+        OtherFailure(job_id=name, status="failure", error=None, manifest_path="", telling_line=line)
+        for name, line in (("two", "src/a.c:30: error: no x"), ("three", "disk full"), ("four", None))
+    ]
+    failed = ["4 jobs failed:", "  test, two: src/a.c:3: error: no x", "  three: disk full", "  four"]
+    found = replace(found, others=others)
+    for form in ("text", "agent"):
+        printed = shown(form, found)
+        assert printed[(at := printed.index(failed[0])) : at + 4] == failed
+    assert "jobs failed" not in "\n".join(shown("text", replace(found, others=[])))
+
+
+def test_forms_for_a_ci_system_hold_all_failed_jobs() -> None:
+    one, two = diagnosis(), diagnosis(job_id="lint")
+    (report,) = lines("gitlab", one, Look(), now_ns=2, others=[two])
+    assert [entry["check_name"] for entry in json.loads(report)] == ["loom test step", "loom lint step"]
+    assert len(list(lines("github", one, Look(), now_ns=2, others=[two]))) == 2
