@@ -97,7 +97,7 @@ def _check_size(source: str) -> None:
     groups, parts = 1, len(source)
     spaced = _SPACED.search(source) is not None  # a count need not follow its group at once
     for before, count in _COUNT.findall(source):
-        if before in ")}" or spaced:
+        if before == ")" or spaced:
             groups *= max(1, int(count))
         else:
             parts += int(count)

@@ -330,6 +330,16 @@ def test_no_list_of_stores_is_read_by_git_otherwise(unpacked: Victim, tmp_path: 
         assert [path.parent.parent for path in lenders(unpacked.root / ".git/objects")] == [private]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes directories of another user")
+def test_another_users_repository_lends_nothing(unpacked: Victim, tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", str(private := tmp_path / "private")], check=True)
+    (unpacked.root / ".git/objects/info/alternates").write_text(f"{private}/.git/objects\n")
+    assert len(list(lenders(unpacked.root / ".git/objects"))) == 1
+    os.chown(private / ".git/objects", 1500, 1500)
+    with pytest.raises(LoomError, match="which belongs to another user"):
+        list(lenders(unpacked.root / ".git/objects"))
+
+
 def test_what_is_no_directory_among_the_objects_is_passed_over(unpacked: Victim, tmp_path: Path) -> None:
     objects = unpacked.root / ".git/objects"
     (objects / "yy").write_text("")
