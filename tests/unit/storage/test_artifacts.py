@@ -28,7 +28,6 @@ class Kept:
 
     def __init__(self, base: Path) -> None:
         self.archive = base / "record" / "artifacts.tar.gz"
-        self.archive.parent.mkdir()
         self.said = ""
 
     def on_output(self, stream: Stream, data: bytes) -> None:
