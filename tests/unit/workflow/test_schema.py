@@ -209,6 +209,15 @@ def test_every_key_is_described() -> None:
     assert undescribed(workflow_schema(), "") == []
 
 
+def test_a_template_may_lack_what_a_job_needs(validator: Any) -> None:
+    whole = {"stage": "a", "script": "x"}
+    for part in ({"services": [{"alias": "db"}]}, {"cache": {"key": "k"}}, {"image": {"build": {"secrets": ["A"]}}}):
+        template = {"version": "v1", "stages": ["a"], ".t": part, "default": {}, "job": whole}
+        assert validator.is_valid(template), part
+    for part in ({"services": [{"alias": "db"}]}, {"cache": {"key": "k"}}):
+        assert not validator.is_valid({"version": "v1", "stages": ["a"], "job": {**whole, **part}}), part
+
+
 def test_the_schema_is_stable_json() -> None:
     assert json.dumps(workflow_schema()) == json.dumps(workflow_schema())
     assert set(models.ROOT_KEYS) == set(workflow_schema()["properties"])
