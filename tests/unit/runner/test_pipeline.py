@@ -4,8 +4,8 @@ import subprocess
 
 import pytest
 
+from loom.commands.run.checkout import head_of, run_variables
 from loom.plan.model import Build, Image, Job, Need, Plan, Service, Step
-from loom.runner.api import head_of, run_variables
 from loom.runner.pipeline import builds_after_writers
 
 from .conftest import Make
