@@ -1,5 +1,6 @@
 """Which builds need a copy of the files that they are made from, since jobs write before or beside them; the commit."""
 
+import os
 import subprocess
 
 import pytest
@@ -68,5 +69,5 @@ def test_what_is_known_of_the_commit(make: Make) -> None:
     request = project.request()
     head = head_of(request.source)
     assert (head.default_branch, head.remote_sha) == ("trunk", sha)
-    found = run_variables("7", request.source, "w.yml")
+    found = run_variables("7", request.source, "w.yml", os.environ)
     assert (found["CI_DEFAULT_BRANCH"], found["CI_COMMIT_SHA"], found["CI_PROJECT_NAME"]) == ("trunk", sha, "project")
