@@ -18,10 +18,11 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom.analysis import known_failures, patterns
+from loom.analysis.formats import Reader
 from loom.analysis.history import History, SameInput, SinceGreen
 from loom.analysis.known_failures import Cause, Failed
 from loom.analysis.named_files import Look, look_at
-from loom.analysis.patterns import FailureGroup, Reader, from_root
+from loom.analysis.patterns import FailureGroup, from_root
 from loom.analysis.reproduction import reproduce_command
 from loom.record.documents import DIAGNOSIS_SCHEMA, CommandPackage, Document, Invocation, Milliseconds, Moment, Sha
 from loom.record.highlights import form_of, speaks_of_error

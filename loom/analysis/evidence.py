@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from loom.analysis import patterns
 from loom.analysis.diagnosis import LINES_READ, Diagnosis, Evidence, diagnose
 from loom.analysis.excerpt import excerpt_of
+from loom.analysis.formats import Reader
 from loom.analysis.history import History, history
 from loom.analysis.named_files import look_below
 from loom.errors import RecordError, RequestError
@@ -174,7 +175,7 @@ def _lines_after(events: Sequence[OutputEvent], summary: Mapping[str, Any], out:
 
 
 def _highlights(
-    reading: Reading, own: Sequence[patterns.Reader], events_path: str | None, summary: Mapping[str, Any]
+    reading: Reading, own: Sequence[Reader], events_path: str | None, summary: Mapping[str, Any]
 ) -> Highlights:
     """As they were recorded; from the events file where the step did not end."""
     if (recorded := summary.get("highlights")) is not None:

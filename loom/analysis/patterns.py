@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
-from loom.record.documents import Document, Why
+from loom.analysis.formats import Finder, Reader, table
+from loom.record.documents import Document
 from loom.record.highlights import Watch
 from loom.status import Count, FailingTest, Failure
 from loom.util.paths import JOB_PLACE
@@ -20,8 +19,6 @@ GAP = "…"
 """Stands between lines that do not follow each other."""
 MOST_FAILURES = 20
 MOST_GROUPS = 10
-GROUPS = ("test", "file", "line", "column", "severity", "message", "code")
-"""The named groups of an expression."""
 _NO_FAILURES = ("warn", "info", "note", "notice", "hint", "suggestion")
 """The beginning of a `severity` that reports no failure."""
 
@@ -33,41 +30,6 @@ class FailureGroup(Document, frozen=True, kw_only=True):
     """That of the first one."""
     count: Count
     first: Failure
-
-
-class Format(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An entry of the table, which explains its fields."""
-
-    name: str
-    pattern: str | list[str]
-    within: int = 0
-    repeat: bool = False
-    words: list[str] = []
-
-    @property
-    def expressions(self) -> list[str]:
-        return [self.pattern] if isinstance(self.pattern, str) else self.pattern
-
-    @property
-    def why(self) -> Why:
-        return "test" if any("(?P<test>" in expression for expression in self.expressions) else "error"
-
-
-Finder = Callable[[str], Mapping[str, str | None] | None]
-"""Return the named groups of an expression that is found in a line."""
-
-
-class Reader(Struct, frozen=True, eq=False):
-    """A format that is ready to read lines."""
-
-    format: Format
-    searches: Sequence[Finder]
-
-
-@cache
-def table() -> tuple[Format, ...]:
-    data = Path(__file__).with_suffix(".yml").read_bytes()
-    return msgspec.yaml.decode(data, type=tuple[Format, ...])
 
 
 def of_project(root: Path | None) -> Sequence[Reader]:

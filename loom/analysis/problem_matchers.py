@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Struct, field
 
-from loom.analysis.patterns import GROUPS, Format
+from loom.analysis.formats import GROUPS, Format
 from loom.workflow.patterns import PatternError, pattern_of
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from loom.analysis import problem_matchers
-from loom.analysis.patterns import GROUPS, Finder, Format, Reader
+from loom.analysis.formats import GROUPS, Finder, Format, Reader
 from loom.errors import Problem, RequestError, WorkflowError
 from loom.util import yaml_file
 from loom.util.untrusted_files import read_regular
