@@ -126,7 +126,7 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     lines_total: Count | None
     telling_line: str | None = None
     """The line to look at first: the evidence of a cause, else an error of the command that ended the step, else its last
-    line. Of a silent command: of the last one before it that printed something."""
+    line. Of a silent command: the command, and what it gave; of `exit`: of the last one before it that printed something."""
     places: list[Location]
     excerpt: Excerpt | None = None
     moved_on: MovedOn | None = None
@@ -243,7 +243,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         image=(job.get("image") or {}).get("name"),
         lines=lines_that_matter(printed),
         lines_total=evidence.lines_total,
-        telling_line=_telling_line(causes, own or evidence.said or ([] if silent else printed), printed),
+        telling_line=ended.text
+        if silent and ended is not None
+        else _telling_line(causes, own or evidence.said or printed, printed),
         places=_places([*(own if own or silent else printed), *of_loom], of_step, tests, failures, ended, silent=silent)
         if failed
         else [],
@@ -318,6 +320,7 @@ def _causes(evidence: Evidence, ending: Mapping[str, Any], lines: Sequence[str],
             error_code=ending.get("error_code"),
             exit_code=exit_code,
             lines=lines,
+            own=evidence.own is not None,
             before=_before(evidence),
             in_step=bool(job.get("failing_step") or evidence.unit[0]),
             command=command,

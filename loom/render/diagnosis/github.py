@@ -32,7 +32,7 @@ def _message(diagnosis: Diagnosis, total: int) -> str:
     if total > MOST - 1:
         told.append(f"{total} failures, {MOST - 1} of them have annotations")
     told.append(f"again: {diagnosis.reproduce}")
-    return "\n".join(line for line in told if line)
+    return "\n".join(dict.fromkeys(filter(None, told)))
 
 
 def _annotation(level: str, file: str | None, line: int | None, column: int | None, *, title: str, message: str) -> str:

@@ -29,7 +29,7 @@ def _findings(diagnosis: Diagnosis) -> Iterator[dict[str, Any]]:
     by = None if diagnosis.ended_by is None else diagnosis.ended_by.text
     why = [headline(diagnosis), by, diagnosis.telling_line, *(cause.summary for cause in diagnosis.shown_causes)]
     if file is not None and line is not None:
-        yield _finding(job, "step", "; ".join(filter(None, why)), severity, file, line)
+        yield _finding(job, "step", "; ".join(dict.fromkeys(filter(None, why))), severity, file, line)
 
 
 def _finding(job: str, check: str, text: str, severity: str, file: str, line: int) -> dict[str, Any]:
