@@ -19,6 +19,7 @@ from loom.commands.keep import trusting
 from loom.commands.project import Here
 from loom.commands.run import checkout, contexts, preparing, wiring
 from loom.commands.run.preparing import Options, Prepared
+from loom.commands.run.run_request import request_of
 from loom.errors import RequestError
 from loom.plan.model import ChildFile, JobSelection, Plan
 from loom.plan.resolve import resolve
@@ -146,7 +147,7 @@ class ChildRuns:
             run_of=lambda _: child.run_id,
             has_products=False,
         )
-        request = preparing.request_of(
+        request = request_of(
             prepared,
             options,
             tools=replace(

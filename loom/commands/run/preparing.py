@@ -1,4 +1,4 @@
-"""The request of a run: its options, the plan that is made of them, and what the runner is asked to do."""
+"""The options of a run, and the plan that is made of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,27 +18,21 @@ from msgspec.structs import replace
 
 from loom import snapshot
 from loom.analysis.reproduction import options_again
-from loom.cancel import Cancel
 from loom.commands import project
 from loom.commands.keep import trusting
 from loom.commands.project import Here
-from loom.commands.run import checkout, contexts, wiring
+from loom.commands.run import checkout, contexts
 from loom.commands.run.kept_plans import Planner
-from loom.config import KEYS, Config
+from loom.config import KEYS
 from loom.errors import RequestError, WorkflowError
-from loom.plan.model import JobSelection, MountMode, Plan
+from loom.plan.model import JobSelection, Plan
 from loom.record.documents import Invocation
-from loom.runner import JobTools
-from loom.runner.request import Reuse, RunRequest
 from loom.snapshot import Source
-from loom.util import clock, profile
+from loom.util import profile
 from loom.util.paths import name_from
 
 if TYPE_CHECKING:
-    from loom.record.journal import Sink
-
-
-MAX_NOTICES = 5
+    pass
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -247,31 +241,6 @@ def here_for(options: Options, root: Path) -> Here:
     return replace(here, config=dataclasses.replace(here.config, keep="on-failure" if person else "never"))
 
 
-def _not_isolated(plan: Plan, config: Config) -> tuple[str, ...]:
-    """Return the notice that jobs run on this machine, and how to change this."""
-    jobs = [job.id for job in plan.jobs if job.image is None]
-    if not jobs:
-        return ()
-    by = config.origins.get("container")
-    why = f" ({by.place})" if by is not None and by.place and not config.container else ""
-    return (f"on this machine, not isolated{why}: {_some(jobs)}; in a container: loom run --container",)
-
-
-def _not_shared(plan: Plan, tools: JobTools, config: Config) -> tuple[str, ...]:
-    """Return the notice that `bind_mount` has no effect on jobs in places without this machine's directories."""
-    if config.mount_mode != "bind_mount":
-        return ()
-    mounts = {name: one.capabilities.mounts for name, one in tools.providers.items()}
-    jobs = [job.id for job in plan.jobs if MountMode.BIND not in mounts[job.provider]]
-    text = f"bind_mount has no effect where this machine's directories are not; own files for each: {_some(jobs)}"
-    return (text,) if jobs else ()
-
-
-def _some(jobs: Sequence[str]) -> str:
-    more = len(jobs) - MAX_NOTICES
-    return ", ".join(jobs[:MAX_NOTICES]) + (f" and {more} more" if more > 0 else "")
-
-
 def failed_before(here: Here) -> list[str]:
     """The jobs that did not succeed in this checkout's last run. RequestError without a last run, or when all succeeded."""
     last = here.find("last")
@@ -279,38 +248,3 @@ def failed_before(here: Here) -> list[str]:
     if not failed:
         raise RequestError(f"no job failed in the last run ({last.run_id})", hint="Leave --only-failed out to run all.")
     return failed
-
-
-def request_of(
-    prepared: Prepared,
-    options: Options,
-    *,
-    tools: JobTools,
-    cancel: Cancel,
-    sinks: Sequence[Sink],
-    reuse: Reuse | None = None,
-) -> RunRequest:
-    """Return the request to run what was prepared. `reuse`: see `RunRequest`."""
-    here, source, plan = prepared.here, prepared.source, prepared.plan
-    config = here.config
-    return RunRequest(
-        run_id=prepared.run_id,
-        command=sys.argv,
-        invocation=options.saved(here),
-        plan=plan,
-        source=source,
-        config=config,
-        tools=tools,
-        preflight=partial(wiring.preflight, plan, tools, config),
-        store=here.store,
-        clock_ns=clock.steady(),
-        cancel=cancel,
-        sinks=sinks,
-        cache=None if options.no_cache else partial(wiring.cache_for, config, source),
-        isolated=options.strict,
-        reuse=reuse,
-        parent_run_id=options.parent_run_id,
-        variables=prepared.variables,
-        detached=options.detach,
-        notices=(*_not_isolated(plan, config), *_not_shared(plan, tools, config), *prepared.notices),
-    )

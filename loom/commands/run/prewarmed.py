@@ -23,6 +23,7 @@ from loom.commands.keep.background import clean_later
 from loom.commands.project import Here
 from loom.commands.run import preparing, wiring
 from loom.commands.run.preparing import Options, Prepared
+from loom.commands.run.run_request import request_of
 from loom.errors import LoomError
 from loom.plan.model import Plan
 from loom.record.events import PhaseEvent
@@ -203,4 +204,4 @@ def _request(
         judged=here.judged,
         isolated=options.strict,
     )
-    return preparing.request_of(prepared, options, tools=replace(tools, gate=gate), cancel=cancel, sinks=sinks)
+    return request_of(prepared, options, tools=replace(tools, gate=gate), cancel=cancel, sinks=sinks)

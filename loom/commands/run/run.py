@@ -22,7 +22,8 @@ from loom.commands.inside import breakpoints
 from loom.commands.keep.background import clean_later
 from loom.commands.project import Here
 from loom.commands.run import detaching, wiring
-from loom.commands.run.preparing import Options, Prepared, prepare, request_of
+from loom.commands.run.preparing import Options, Prepared, prepare
+from loom.commands.run.run_request import request_of
 from loom.commands.screen import screen_parts
 from loom.errors import RequestError
 from loom.plan.model import Plan

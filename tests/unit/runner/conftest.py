@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from loom import providers
 from loom.cancel import Cancel
 from loom.commands.run import preparing, wiring
+from loom.commands.run.run_request import request_of
 from loom.providers.host import HostProvider
 from loom.record.event_files import read_events, read_phases
 from loom.record.events import OutputEvent, PhaseEvent
@@ -101,7 +102,7 @@ class Project:
         made = wiring.tools_for(
             prepared.plan, config, prepared.source.root, prepared.here.environ, run_id=prepared.run_id, judged={}
         )
-        return preparing.request_of(prepared, chosen, tools=tools(made), cancel=cancel or Cancel(), sinks=sinks)
+        return request_of(prepared, chosen, tools=tools(made), cancel=cancel or Cancel(), sinks=sinks)
 
     def run(self, *names: str, code: int | None = 0, **options: Any) -> Ran:
         """Run jobs, as `loom run` with these options; the exit code must be `code` (None: whatever)."""
