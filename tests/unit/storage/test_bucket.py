@@ -169,6 +169,7 @@ def test_a_store_that_refuses_is_named_with_what_was_to_be_done(
 ) -> None:
     bucket = Bucket("memory://caches/")
     bucket._made = (Refusing(), "/caches")
+    (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(CacheError) as error:
         call(bucket, tmp_path / "file")
     assert error.value.message == f"the bucket memory://caches can't be {verb}"
