@@ -46,8 +46,11 @@ class Watched:
         self.git("commit", "-qm", "first")
 
     def write(self, path: str, text: str) -> None:
+        """Write a file as one change: a busy machine could see an emptied file first, which is a change of its own."""
+        draft = self.root.parent / "draft"
+        draft.write_text(text)
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-        (self.root / path).write_text(text)
+        draft.replace(self.root / path)
 
     def git(self, *arguments: str) -> str:
         return subprocess.run(
