@@ -58,7 +58,7 @@ class RunningCommand(Connection, Protocol):
         ...
 
     def read(self) -> tuple[Stream, bytes] | None:
-        """Return the next piece of output; None if there is none after all. OSError when the connection breaks."""
+        """Return the next piece of output, or None. Raises OSError when the connection breaks."""
         ...
 
     def end_input(self) -> None:

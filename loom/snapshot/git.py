@@ -475,7 +475,7 @@ def intended(environment: Mapping[str, str], *paths: str, cwd: Path) -> set[str]
 
 
 def repository_at(place: Path, environ: Mapping[str, str], *, modules: Iterable[Path] = ()) -> RepositoryView | None:
-    """Return the repository whose checkout a directory is; None for one that is none, or that git does not recognise."""
+    """Return the repository of a checkout's directory; None for another directory, or where git recognises no repository."""
     if not os.path.lexists(place / ".git"):
         return None
     try:

@@ -335,7 +335,7 @@ def store_paths(objects: Path) -> Iterator[Path]:
 
 
 _REPACK = (
-    "if you made this clone with --shared or --reference: git repack -ad, then remove that file; else clone it anew"
+    "if you made this clone with --shared or --reference: git repack -ad, then remove that file; else clone it again"
 )
 
 
@@ -381,7 +381,7 @@ def check_lenders_of_module(objects: Path, outer: Path) -> None:
         if not any(store.resolve().is_relative_to(place) for place in allowed):
             raise RequestError(
                 f"{objects / 'info/alternates'}: it names {store}, and the project borrows nothing there",
-                hint="if you made this clone: git repack -ad in the submodule, then remove that file; else clone it anew",
+                hint="if you made this clone: git repack -ad in the submodule, then remove that file; else clone it again",
                 code="OBJECTS_ELSEWHERE",
             )
 

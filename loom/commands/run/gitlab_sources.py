@@ -277,7 +277,7 @@ _PORTS = {"https": 443, "http": 80}
 
 
 def _server_of(url: str) -> tuple[str, str, int | None]:
-    """Return scheme, host and port. NotFound for a port that is none."""
+    """Return scheme, host and port. Raises NotFound for an invalid port."""
     try:
         parts = urlsplit(url)
         return parts.scheme, (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme)

@@ -253,7 +253,7 @@ class GitLabJobBuilder:
         return tuple(sorted(named if given is None else named & given, key=self._position.__getitem__))
 
     def artifacts_above(self, candidate: JobCandidate, texts: _Texts) -> Iterator[tuple[str, str]]:
-        """Yield the names and archives of what a job gets from the pipelines above; it is refused if there is none."""
+        """Yield the names and archives that a job gets from the pipelines above; refuse the job where one is missing."""
         artifacts_of = self.context.above
         if artifacts_of is None:
             return
