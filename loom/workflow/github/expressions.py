@@ -1,0 +1,607 @@
+"""GitHub's expression language: `${{ github.ref == 'refs/heads/main' && inputs.level > 1 }}`.
+
+A text is parsed once, to a tree of nodes, and evaluated as often as its values change: when the plan is made, when a job
+starts, when a step starts. `contexts_in` and `functions_in` tell what a tree asks for, and so when it can be evaluated.
+
+Values are None, bool, float, str, list and dict, as JSON has them. Semantics are those of the runner's own evaluator
+(actions/runner, src/Sdk/DTExpressions2): comparison of different types goes by numbers, text is compared without case, `&&` and
+`||` return one of their operands.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from msgspec import Struct
+
+Value: TypeAlias = Any
+"""None, bool, float, str, list[Value] or dict[str, Value]."""
+Function: TypeAlias = Callable[..., Value]
+
+MAX_LENGTH = 21_000
+"""Characters of one expression, as on GitHub."""
+MAX_DEPTH = 50
+"""Levels of nesting, as on GitHub."""
+MAX_RESULT = 1 << 20
+"""Characters of a text that an expression makes."""
+
+
+class ExpressionError(ValueError):
+    """An invalid expression, or one that can't be evaluated; `position` is an offset into the text that was parsed."""
+
+    def __init__(self, message: str, position: int = 0) -> None:
+        super().__init__(message)
+        self.position = position
+
+
+class Literal(Struct, frozen=True):
+    value: Value
+
+
+class Context(Struct, frozen=True):
+    """A name at the beginning: `github`, `steps`."""
+
+    name: str
+    position: int
+
+
+class Property(Struct, frozen=True):
+    """`of.name` or `of[index]`; `index` is a Literal for the first form."""
+
+    of: Node
+    index: Node
+
+
+class Wildcard(Struct, frozen=True):
+    """`of.*` or `of[*]`."""
+
+    of: Node
+
+
+class Call(Struct, frozen=True):
+    name: str
+    """In lower case."""
+    arguments: tuple[Node, ...]
+    position: int
+
+
+class Not(Struct, frozen=True):
+    operand: Node
+
+
+class Binary(Struct, frozen=True):
+    operator: str
+    left: Node
+    right: Node
+
+
+Node: TypeAlias = Literal | Context | Property | Wildcard | Call | Not | Binary
+
+# name: how many arguments, at least and at most
+_ARGUMENTS: Mapping[str, tuple[int, int]] = {
+    "contains": (2, 2),
+    "startswith": (2, 2),
+    "endswith": (2, 2),
+    "format": (1, 255),
+    "join": (1, 2),
+    "tojson": (1, 1),
+    "fromjson": (1, 1),
+    "hashfiles": (1, 255),
+    "case": (3, 255),
+    "success": (0, 255),
+    "always": (0, 0),
+    "cancelled": (0, 0),
+    "failure": (0, 255),
+}
+STATUS_FUNCTIONS = frozenset({"success", "always", "cancelled", "failure"})
+_TOKEN = re.compile(
+    r"""\s*(?:
+    (?P<number>[-+]?(?:0x[0-9a-fA-F]+|0o[0-7]+|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|Infinity\b)(?![\w.]))
+    |(?P<text>'(?:[^']|'')*')
+    |(?P<name>[A-Za-z_][A-Za-z0-9_-]*)
+    |(?P<operator>&&|\|\||==|!=|<=|>=|[<>!()\[\],.*])
+    )""",
+    re.VERBOSE,
+)
+_LEVELS = (("||",), ("&&",), ("==", "!="), ("<", "<=", ">", ">="))
+"""From the weakest to the strongest."""
+_WORDS: Mapping[str, Value] = {"null": None, "true": True, "false": False, "nan": math.nan, "infinity": math.inf}
+
+
+@lru_cache(maxsize=4096)
+def parse(text: str) -> Node:
+    """Parse what stands between `${{` and `}}`. Raises ExpressionError."""
+    if len(text) > MAX_LENGTH:
+        raise ExpressionError(f"the expression has more than {MAX_LENGTH} characters")
+    return _Parser(text).whole()
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self._tokens = list(_tokens(text))
+        self._at = 0
+        self._depth = 0
+
+    def whole(self) -> Node:
+        if self._kind == "end":
+            raise ExpressionError("the expression is empty")
+        node = self._binary(0)
+        if self._kind != "end":
+            raise ExpressionError(f"unexpected {self._word}", self._position)
+        return node
+
+    @property
+    def _kind(self) -> str:
+        return self._tokens[self._at][0]
+
+    @property
+    def _word(self) -> str:
+        return self._tokens[self._at][1]
+
+    @property
+    def _position(self) -> int:
+        return self._tokens[self._at][2]
+
+    def _take(self, *operators: str) -> str | None:
+        if self._kind == "operator" and self._word in operators:
+            self._at += 1
+            return self._tokens[self._at - 1][1]
+        return None
+
+    def _expect(self, operator: str) -> None:
+        if self._take(operator) is None:
+            found = self._word or "the end"
+            raise ExpressionError(f"expected {operator}, found {found}", self._position)
+
+    def _binary(self, level: int) -> Node:
+        if level == len(_LEVELS):
+            return self._unary()
+        node = self._binary(level + 1)
+        while (operator := self._take(*_LEVELS[level])) is not None:
+            node = Binary(operator, node, self._binary(level + 1))
+        return node
+
+    def _unary(self) -> Node:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise ExpressionError(f"the expression is nested more than {MAX_DEPTH} levels deep", self._position)
+        node = Not(self._unary()) if self._take("!") else self._postfix(self._primary())
+        self._depth -= 1
+        return node
+
+    def _primary(self) -> Node:
+        kind, word, position = self._tokens[self._at]
+        if kind == "end":
+            raise ExpressionError("the expression ends too early", position)
+        self._at += 1
+        if kind == "number":
+            return Literal(number_of(word))
+        if kind == "text":
+            return Literal(word[1:-1].replace("''", "'"))
+        if kind == "name":
+            if self._take("("):
+                return self._call(word, position)
+            if word.lower() in _WORDS and word in ("null", "true", "false", "NaN", "Infinity"):
+                return Literal(_WORDS[word.lower()])
+            return Context(word.lower(), position)
+        if word == "(":
+            node = self._binary(0)
+            self._expect(")")
+            return node
+        raise ExpressionError(f"unexpected {word}", position)
+
+    def _call(self, word: str, position: int) -> Node:
+        name = word.lower()
+        if name not in _ARGUMENTS:
+            raise ExpressionError(f"there is no function {word}", position)
+        arguments: list[Node] = []
+        if not self._take(")"):
+            arguments.append(self._binary(0))
+            while self._take(","):
+                arguments.append(self._binary(0))
+            self._expect(")")
+        least, most = _ARGUMENTS[name]
+        if not least <= len(arguments) <= most:
+            wanted = str(least) if least == most else f"{least} to {most}"
+            raise ExpressionError(f"{word} takes {wanted} arguments, not {len(arguments)}", position)
+        if name == "case" and len(arguments) % 2 == 0:
+            raise ExpressionError("case takes pairs of a condition and a value, then the value of all others", position)
+        return Call(name, tuple(arguments), position)
+
+    def _postfix(self, node: Node) -> Node:
+        while True:
+            if self._take("."):
+                if self._take("*"):
+                    node = Wildcard(node)
+                elif self._kind == "name":
+                    node = Property(node, Literal(self._word))
+                    self._at += 1
+                else:
+                    raise ExpressionError(
+                        f"expected a name after the dot, found {self._word or 'the end'}", self._position
+                    )
+            elif self._take("["):
+                node = Wildcard(node) if self._take("*") else Property(node, self._binary(0))
+                self._expect("]")
+            else:
+                return node
+
+
+def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
+    at, end = 0, len(text.rstrip())
+    while at < end:
+        found = _TOKEN.match(text, at)
+        if found is None:
+            at += len(text[at:]) - len(text[at:].lstrip())
+            what = "the text has no closing quote" if text[at] == "'" else f"unexpected {text[at]}"
+            hint = "; texts stand in single quotes" if text[at] == '"' else ""
+            raise ExpressionError(what + hint, at)
+        kind = str(found.lastgroup)
+        yield kind, found[kind], found.start(kind)
+        at = found.end()
+    yield "end", "", end
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+
+
+def truth(value: Value) -> bool:
+    """Return whether a value counts as true: all but null, false, 0, NaN and an empty text."""
+    if isinstance(value, float):
+        return value != 0 and not math.isnan(value)
+    return isinstance(value, list | dict) or bool(value)
+
+
+def number_of(value: Value) -> float:
+    """Return a value as a number; NaN for what is none."""
+    if value is None:
+        return 0.0
+    if isinstance(value, bool | int | float):
+        return float(value)
+    if not isinstance(value, str):
+        return math.nan
+    text = value.strip()
+    if not text:
+        return 0.0
+    found = _TOKEN.fullmatch(text)
+    if found is None or found["number"] is None:
+        return math.nan
+    sign, digits = (-1.0, text[1:]) if text[0] == "-" else (1.0, text.removeprefix("+"))
+    if digits[:2] in ("0x", "0o"):
+        return sign * int(digits, 0)
+    return sign * float(digits)
+
+
+def text_of(value: Value) -> str:
+    """Return a value as text, as it stands in a script."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return _number_text(float(value))
+        case str():
+            return value
+        case list():
+            return "Array"
+        case _:
+            return "Object"
+
+
+def _number_text(value: float) -> str:
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    text = format(value + 0.0, ".15g")
+    mantissa, e, exponent = text.partition("e")
+    return f"{mantissa}E{exponent[0]}{exponent[1:].zfill(2)}" if e else ("0" if text == "-0" else text)
+
+
+def json_of(value: Value) -> str:
+    """Return a value as JSON with two spaces of indentation, as `toJSON` writes it."""
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False)
+
+
+def _plain(value: Value) -> Any:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return int(value)
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    return value
+
+
+def equal(left: Value, right: Value) -> bool:
+    """Compare loosely: texts without case, different types as numbers, lists and mappings by identity."""
+    if isinstance(left, str) and isinstance(right, str):
+        return left.upper() == right.upper()
+    if isinstance(left, list | dict) or isinstance(right, list | dict):
+        return left is right
+    if left is None and right is None:
+        return True
+    return number_of(left) == number_of(right)
+
+
+def _less(left: Value, right: Value) -> bool:
+    if isinstance(left, str) and isinstance(right, str):
+        return left.upper() < right.upper()
+    return number_of(left) < number_of(right)
+
+
+def _less_or_equal(left: Value, right: Value) -> bool:
+    if isinstance(left, str) and isinstance(right, str):
+        return left.upper() <= right.upper()
+    return number_of(left) <= number_of(right)
+
+
+_COMPARED: Mapping[str, Callable[[Value, Value], bool]] = {
+    "==": equal,
+    "!=": lambda left, right: not equal(left, right),
+    "<": _less,
+    "<=": _less_or_equal,
+    ">": lambda left, right: _less(right, left),
+    ">=": lambda left, right: _less_or_equal(right, left),
+}
+
+
+class _Filtered(list[Value]):
+    """What `*` has found: a property of it is the list of that property of each element that has it."""
+
+
+def _at(value: Value, index: Value) -> Value:
+    if isinstance(value, _Filtered):
+        found = _Filtered()
+        for one in value:
+            if isinstance(one, Mapping):
+                key = _key(one, index)
+                if key is not None:
+                    found.append(one[key])
+            elif isinstance(one, list) and (item := _at(one, index)) is not None:
+                found.append(item)
+        return found
+    if isinstance(value, list):
+        number = number_of(index)
+        place = int(number) if math.isfinite(number) and number >= 0 else len(value)
+        return value[place] if place < len(value) else None
+    if isinstance(value, Mapping):
+        key = _key(value, index)
+        return None if key is None else value[key]
+    return None
+
+
+def _key(mapping: Mapping[str, Value], index: Value) -> str | None:
+    """Find a key without regard to case; the exact one first."""
+    if isinstance(index, list | dict):
+        return None
+    name = text_of(index)
+    if name in mapping:
+        return name
+    folded = name.lower()
+    return next((key for key in mapping if key.lower() == folded), None)
+
+
+def _all(value: Value) -> _Filtered:
+    if isinstance(value, _Filtered):
+        return _Filtered(item for one in value for item in _all(one))
+    if isinstance(value, list):
+        return _Filtered(value)
+    return _Filtered(value.values()) if isinstance(value, Mapping) else _Filtered()
+
+
+# -- evaluation -------------------------------------------------------------------------------------------------------
+
+
+def evaluate(node: Node, contexts: Mapping[str, Value], functions: Mapping[str, Function] | None = None) -> Value:
+    """Return the value of a tree.
+
+    `contexts`: by name in lower case; a name that is not there raises ExpressionError. `functions`: `hashfiles` and the status
+    functions, where they exist, by name in lower case.
+    """
+    match node:
+        case Literal():
+            return node.value
+        case Context():
+            if node.name not in contexts:
+                raise ExpressionError(f"there is no context {node.name} here", node.position)
+            return contexts[node.name]
+        case Property():
+            return _at(evaluate(node.of, contexts, functions), evaluate(node.index, contexts, functions))
+        case Wildcard():
+            return _all(evaluate(node.of, contexts, functions))
+        case Not():
+            return not truth(evaluate(node.operand, contexts, functions))
+        case Call():
+            return _called(node, contexts, functions or {})
+        case Binary():
+            left = evaluate(node.left, contexts, functions)
+            if node.operator == "&&":
+                return evaluate(node.right, contexts, functions) if truth(left) else left
+            if node.operator == "||":
+                return left if truth(left) else evaluate(node.right, contexts, functions)
+            return _COMPARED[node.operator](left, evaluate(node.right, contexts, functions))
+
+
+def _called(call: Call, contexts: Mapping[str, Value], functions: Mapping[str, Function]) -> Value:
+    if call.name == "case":
+        *pairs, other = call.arguments
+        for condition, value in zip(pairs[::2], pairs[1::2], strict=True):
+            if truth(evaluate(condition, contexts, functions)):
+                return evaluate(value, contexts, functions)
+        return evaluate(other, contexts, functions)
+    function = _PURE.get(call.name) or functions.get(call.name)
+    if function is None:
+        raise ExpressionError(f"{call.name}() can't be used here", call.position)
+    try:
+        return function(*(evaluate(one, contexts, functions) for one in call.arguments))
+    except ExpressionError as error:
+        raise ExpressionError(str(error), call.position) from error
+
+
+def _contains(search: Value, item: Value) -> bool:
+    if isinstance(search, list):
+        return any(equal(one, item) for one in search)
+    if isinstance(search, Mapping) or isinstance(item, list | dict):
+        return False
+    return text_of(item).lower() in text_of(search).lower()
+
+
+def _format(template: Value, *values: Value) -> str:
+    def filled(found: re.Match[str]) -> str:
+        if found[0] in ("{{", "}}"):
+            return found[0][0]
+        if found[1] is None:
+            raise ExpressionError(f"format: a brace stands alone in {text_of(template)!r}; write it twice")
+        if int(found[1]) >= len(values):
+            raise ExpressionError(f"format: there is no argument {{{found[1]}}}")
+        return text_of(values[int(found[1])])
+
+    return _bounded(re.sub(r"\{\{|\}\}|\{(\d{1,3})\}|[{}]", filled, text_of(template)))
+
+
+def _join(items: Value, separator: Value = ",") -> str:
+    if not isinstance(items, list):
+        return "" if isinstance(items, Mapping) else text_of(items)
+    return _bounded(text_of(separator).join(text_of(one) for one in items))
+
+
+def _from_json(text: Value) -> Value:
+    try:
+        return of_json(json.loads(text_of(text)))
+    except (ValueError, RecursionError) as error:
+        raise ExpressionError(f"fromJSON: not valid JSON: {error}") from error
+
+
+def of_json(value: Any) -> Value:
+    """Return what JSON or YAML has as values of this language, whose numbers are all of one kind."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, list):
+        return [of_json(one) for one in value]
+    if isinstance(value, Mapping):
+        return {str(name): of_json(one) for name, one in value.items()}
+    return value
+
+
+def _bounded(text: str) -> str:
+    if len(text) > MAX_RESULT:
+        raise ExpressionError(f"the result has more than {MAX_RESULT} characters")
+    return text
+
+
+_PURE: Mapping[str, Function] = {
+    "contains": _contains,
+    "startswith": lambda text, start: text_of(text).lower().startswith(text_of(start).lower()),
+    "endswith": lambda text, end: text_of(text).lower().endswith(text_of(end).lower()),
+    "format": _format,
+    "join": _join,
+    "tojson": json_of,
+    "fromjson": _from_json,
+}
+
+
+# -- what a tree asks for ---------------------------------------------------------------------------------------------
+
+
+def nodes_in(node: Node) -> Iterator[Node]:
+    """Yield a tree's nodes."""
+    yield node
+    below: Sequence[Node]
+    match node:
+        case Literal() | Context():
+            below = ()
+        case Property():
+            below = (node.of, node.index)
+        case Wildcard():
+            below = (node.of,)
+        case Call():
+            below = node.arguments
+        case Not():
+            below = (node.operand,)
+        case Binary():
+            below = (node.left, node.right)
+    for one in below:
+        yield from nodes_in(one)
+
+
+def contexts_in(node: Node) -> frozenset[str]:
+    """Return the names of the contexts that a tree reads."""
+    return frozenset(one.name for one in nodes_in(node) if isinstance(one, Context))
+
+
+def functions_in(node: Node) -> frozenset[str]:
+    """Return the names of the functions that a tree calls, in lower case."""
+    return frozenset(one.name for one in nodes_in(node) if isinstance(one, Call))
+
+
+# -- texts with expressions -------------------------------------------------------------------------------------------
+
+
+class Part(Struct, frozen=True):
+    """An expression in a text. `start` is the offset of its `${{`."""
+
+    node: Node
+    start: int
+
+
+@lru_cache(maxsize=4096)
+def parts_of(text: str) -> tuple[str | Part, ...]:
+    """Split a text into plain text and expressions. Raises ExpressionError, with positions in the text."""
+    parts: list[str | Part] = []
+    at = 0
+    while (start := text.find("${{", at)) >= 0:
+        end = _end_of(text, start + 3)
+        if end < 0:
+            raise ExpressionError("`${{` has no `}}`", start)
+        if start > at:
+            parts.append(text[at:start])
+        try:
+            parts.append(Part(parse(text[start + 3 : end]), start))
+        except ExpressionError as error:
+            raise ExpressionError(str(error), start + 3 + error.position) from error
+        at = end + 2
+    if at < len(text):
+        parts.append(text[at:])
+    return tuple(parts)
+
+
+def _end_of(text: str, at: int) -> int:
+    """Find the `}}` of an expression, which may hold one in a text of its own."""
+    quoted = False
+    while at < len(text):
+        if text[at] == "'":
+            quoted = not quoted
+        elif not quoted and text.startswith("}}", at):
+            return at
+        at += 1
+    return -1
+
+
+def filled(text: str, contexts: Mapping[str, Value], functions: Mapping[str, Function] | None = None) -> Value:
+    """Return a text with its expressions replaced; one expression alone keeps its type. Raises ExpressionError."""
+    parts = parts_of(text)
+    values = [one if isinstance(one, str) else evaluate(one.node, contexts, functions) for one in parts]
+    if len(parts) == 1 and not isinstance(parts[0], str):
+        return values[0]
+    return _bounded("".join(text_of(value) for value in values))
+
+
+def condition(text: str) -> Node:
+    """Parse an `if`: with or without `${{ }}`; `success()` holds too unless it asks for a status. Raises ExpressionError."""
+    stripped = text.strip()
+    if stripped.startswith("${{") and _end_of(stripped, 3) == len(stripped) - 2:
+        node = parse(stripped[3:-2])
+    elif "${{" in stripped:
+        # A text around an expression is a text, and true unless it is empty.
+        pieces = [Literal(one) if isinstance(one, str) else one.node for one in parts_of(stripped)]
+        node = Call("format", (Literal("".join(f"{{{n}}}" for n in range(len(pieces)))), *pieces), 0)
+    else:
+        node = parse(stripped) if stripped else Literal(True)
+    return node if functions_in(node) & STATUS_FUNCTIONS else Binary("&&", Call("success", (), 0), node)
