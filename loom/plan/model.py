@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec import Struct, field
 
 from loom.config import AUTO_SHELL, Config
+from loom.plan.late import LateJob, LateStep
 from loom.pools import Pool
 from loom.status import Status
 
@@ -64,6 +65,8 @@ class Step(Struct, frozen=True, kw_only=True):
     """The workflow line of its first line."""
     literal: bool = False
     """Whether script lines and workflow lines correspond one to one."""
+    late: LateStep | None = None
+    """`script` is then as written, or the `uses` of an action."""
 
     @property
     def id(self) -> str:
@@ -335,6 +338,7 @@ class Job(Struct, frozen=True, kw_only=True):
     """Origin of `image`, `timeout` and `step_timeout`: a place in the workflow, or a setting and its origin."""
     rule: int | None = None
     """Index of the matching rule; None without rules or when the job was named."""
+    late: LateJob | None = None
 
     @property
     def all_secrets(self) -> tuple[Secret, ...]:

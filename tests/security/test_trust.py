@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from loom.commands.keep.trust_store import Trust
-from loom.plan import model, permissions
+from loom.plan import late, model, permissions
 from loom.plan.permissions import Around, PermissionRequest
 from loom.pools import Pool, Toleration
 from loom.workflow.native import models
@@ -110,10 +110,17 @@ HARMLESS: dict[type, frozenset[str]] = {
                 "interruptible",
                 "trigger",
             ),
-            *("no_checkout", "trace", "refused", "coverage"),
+            *("no_checkout", "trace", "refused", "coverage", "late"),
         }
     ),
-    model.Step: frozenset({"phase", "number", "script", "file", "line", "literal"}),
+    model.Step: frozenset({"phase", "number", "script", "file", "line", "literal", "late"}),
+    # What is evaluated later can't add to what the plan has: expressions give texts for the job's own container.
+    late.LateJob: frozenset(late.LateJob.__struct_fields__),
+    late.LateCaller: frozenset(late.LateCaller.__struct_fields__),
+    late.LateNeed: frozenset(late.LateNeed.__struct_fields__),
+    late.LateStep: frozenset(late.LateStep.__struct_fields__),
+    # An action runs in the job's container.
+    late.Action: frozenset(late.Action.__struct_fields__),
     # The build context stays in the workspace: docker/build.py refuses one that leads out of it.
     model.Build: frozenset({"context", "dockerfile", "target", "args", "secrets"}),
     model.Image: frozenset({"name", "build", "pull", "pull_else", "entrypoint", "user", "platform"}),

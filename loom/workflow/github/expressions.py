@@ -31,7 +31,7 @@ MAX_RESULT = 1 << 20
 """Characters of a text that an expression makes."""
 
 
-class ExpressionError(ValueError):
+class InvalidExpression(ValueError):
     """An invalid expression, or one that can't be evaluated; `position` is an offset into the text that was parsed."""
 
     def __init__(self, message: str, position: int = 0) -> None:
@@ -70,7 +70,7 @@ class Call(Struct, frozen=True):
     position: int
 
 
-class Not(Struct, frozen=True):
+class Negation(Struct, frozen=True):
     operand: Node
 
 
@@ -80,7 +80,7 @@ class Binary(Struct, frozen=True):
     right: Node
 
 
-Node: TypeAlias = Literal | Context | Property | Wildcard | Call | Not | Binary
+Node: TypeAlias = Literal | Context | Property | Wildcard | Call | Negation | Binary
 
 # name: how many arguments, at least and at most
 _ARGUMENTS: Mapping[str, tuple[int, int]] = {
@@ -115,9 +115,9 @@ _WORDS: Mapping[str, Value] = {"null": None, "true": True, "false": False, "nan"
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Node:
-    """Parse what stands between `${{` and `}}`. Raises ExpressionError."""
+    """Parse what stands between `${{` and `}}`. Raises InvalidExpression."""
     if len(text) > MAX_LENGTH:
-        raise ExpressionError(f"the expression has more than {MAX_LENGTH} characters")
+        raise InvalidExpression(f"the expression has more than {MAX_LENGTH} characters")
     return _Parser(text).whole()
 
 
@@ -129,10 +129,10 @@ class _Parser:
 
     def whole(self) -> Node:
         if self._kind == "end":
-            raise ExpressionError("the expression is empty")
+            raise InvalidExpression("the expression is empty")
         node = self._binary(0)
         if self._kind != "end":
-            raise ExpressionError(f"unexpected {self._word}", self._position)
+            raise InvalidExpression(f"unexpected {self._word}", self._position)
         return node
 
     @property
@@ -156,7 +156,7 @@ class _Parser:
     def _expect(self, operator: str) -> None:
         if self._take(operator) is None:
             found = self._word or "the end"
-            raise ExpressionError(f"expected {operator}, found {found}", self._position)
+            raise InvalidExpression(f"expected {operator}, found {found}", self._position)
 
     def _binary(self, level: int) -> Node:
         if level == len(_LEVELS):
@@ -169,15 +169,15 @@ class _Parser:
     def _unary(self) -> Node:
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise ExpressionError(f"the expression is nested more than {MAX_DEPTH} levels deep", self._position)
-        node = Not(self._unary()) if self._take("!") else self._postfix(self._primary())
+            raise InvalidExpression(f"the expression is nested more than {MAX_DEPTH} levels deep", self._position)
+        node = Negation(self._unary()) if self._take("!") else self._postfix(self._primary())
         self._depth -= 1
         return node
 
     def _primary(self) -> Node:
         kind, word, position = self._tokens[self._at]
         if kind == "end":
-            raise ExpressionError("the expression ends too early", position)
+            raise InvalidExpression("the expression ends too early", position)
         self._at += 1
         if kind == "number":
             return Literal(number_of(word))
@@ -193,12 +193,12 @@ class _Parser:
             node = self._binary(0)
             self._expect(")")
             return node
-        raise ExpressionError(f"unexpected {word}", position)
+        raise InvalidExpression(f"unexpected {word}", position)
 
     def _call(self, word: str, position: int) -> Node:
         name = word.lower()
         if name not in _ARGUMENTS:
-            raise ExpressionError(f"there is no function {word}", position)
+            raise InvalidExpression(f"there is no function {word}", position)
         arguments: list[Node] = []
         if not self._take(")"):
             arguments.append(self._binary(0))
@@ -208,9 +208,11 @@ class _Parser:
         least, most = _ARGUMENTS[name]
         if not least <= len(arguments) <= most:
             wanted = str(least) if least == most else f"{least} to {most}"
-            raise ExpressionError(f"{word} takes {wanted} arguments, not {len(arguments)}", position)
+            raise InvalidExpression(f"{word} takes {wanted} arguments, not {len(arguments)}", position)
         if name == "case" and len(arguments) % 2 == 0:
-            raise ExpressionError("case takes pairs of a condition and a value, then the value of all others", position)
+            raise InvalidExpression(
+                "case takes pairs of a condition and a value, then the value of all others", position
+            )
         return Call(name, tuple(arguments), position)
 
     def _postfix(self, node: Node) -> Node:
@@ -222,7 +224,7 @@ class _Parser:
                     node = Property(node, Literal(self._word))
                     self._at += 1
                 else:
-                    raise ExpressionError(
+                    raise InvalidExpression(
                         f"expected a name after the dot, found {self._word or 'the end'}", self._position
                     )
             elif self._take("["):
@@ -240,7 +242,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
             at += len(text[at:]) - len(text[at:].lstrip())
             what = "the text has no closing quote" if text[at] == "'" else f"unexpected {text[at]}"
             hint = "; texts stand in single quotes" if text[at] == '"' else ""
-            raise ExpressionError(what + hint, at)
+            raise InvalidExpression(what + hint, at)
         kind = str(found.lastgroup)
         yield kind, found[kind], found.start(kind)
         at = found.end()
@@ -402,7 +404,7 @@ def _all(value: Value) -> _Filtered:
 def evaluate(node: Node, contexts: Mapping[str, Value], functions: Mapping[str, Function] | None = None) -> Value:
     """Return the value of a tree.
 
-    `contexts`: by name in lower case; a name that is not there raises ExpressionError. `functions`: `hashfiles` and the status
+    `contexts`: by name in lower case; a name that is not there raises InvalidExpression. `functions`: `hashfiles` and the status
     functions, where they exist, by name in lower case.
     """
     match node:
@@ -410,13 +412,13 @@ def evaluate(node: Node, contexts: Mapping[str, Value], functions: Mapping[str, 
             return node.value
         case Context():
             if node.name not in contexts:
-                raise ExpressionError(f"there is no context {node.name} here", node.position)
+                raise InvalidExpression(f"there is no context {node.name} here", node.position)
             return contexts[node.name]
         case Property():
             return _at(evaluate(node.of, contexts, functions), evaluate(node.index, contexts, functions))
         case Wildcard():
             return _all(evaluate(node.of, contexts, functions))
-        case Not():
+        case Negation():
             return not truth(evaluate(node.operand, contexts, functions))
         case Call():
             return _called(node, contexts, functions or {})
@@ -438,11 +440,11 @@ def _called(call: Call, contexts: Mapping[str, Value], functions: Mapping[str, F
         return evaluate(other, contexts, functions)
     function = _PURE.get(call.name) or functions.get(call.name)
     if function is None:
-        raise ExpressionError(f"{call.name}() can't be used here", call.position)
+        raise InvalidExpression(f"{call.name}() can't be used here", call.position)
     try:
         return function(*(evaluate(one, contexts, functions) for one in call.arguments))
-    except ExpressionError as error:
-        raise ExpressionError(str(error), call.position) from error
+    except InvalidExpression as error:
+        raise InvalidExpression(str(error), call.position) from error
 
 
 def _contains(search: Value, item: Value) -> bool:
@@ -458,9 +460,9 @@ def _format(template: Value, *values: Value) -> str:
         if found[0] in ("{{", "}}"):
             return found[0][0]
         if found[1] is None:
-            raise ExpressionError(f"format: a brace stands alone in {text_of(template)!r}; write it twice")
+            raise InvalidExpression(f"format: a brace stands alone in {text_of(template)!r}; write it twice")
         if int(found[1]) >= len(values):
-            raise ExpressionError(f"format: there is no argument {{{found[1]}}}")
+            raise InvalidExpression(f"format: there is no argument {{{found[1]}}}")
         return text_of(values[int(found[1])])
 
     return _bounded(re.sub(r"\{\{|\}\}|\{(\d{1,3})\}|[{}]", filled, text_of(template)))
@@ -476,7 +478,7 @@ def _from_json(text: Value) -> Value:
     try:
         return of_json(json.loads(text_of(text)))
     except (ValueError, RecursionError) as error:
-        raise ExpressionError(f"fromJSON: not valid JSON: {error}") from error
+        raise InvalidExpression(f"fromJSON: not valid JSON: {error}") from error
 
 
 def of_json(value: Any) -> Value:
@@ -492,7 +494,7 @@ def of_json(value: Any) -> Value:
 
 def _bounded(text: str) -> str:
     if len(text) > MAX_RESULT:
-        raise ExpressionError(f"the result has more than {MAX_RESULT} characters")
+        raise InvalidExpression(f"the result has more than {MAX_RESULT} characters")
     return text
 
 
@@ -523,7 +525,7 @@ def nodes_in(node: Node) -> Iterator[Node]:
             below = (node.of,)
         case Call():
             below = node.arguments
-        case Not():
+        case Negation():
             below = (node.operand,)
         case Binary():
             below = (node.left, node.right)
@@ -553,19 +555,19 @@ class Part(Struct, frozen=True):
 
 @lru_cache(maxsize=4096)
 def parts_of(text: str) -> tuple[str | Part, ...]:
-    """Split a text into plain text and expressions. Raises ExpressionError, with positions in the text."""
+    """Split a text into plain text and expressions. Raises InvalidExpression, with positions in the text."""
     parts: list[str | Part] = []
     at = 0
     while (start := text.find("${{", at)) >= 0:
         end = _end_of(text, start + 3)
         if end < 0:
-            raise ExpressionError("`${{` has no `}}`", start)
+            raise InvalidExpression("`${{` has no `}}`", start)
         if start > at:
             parts.append(text[at:start])
         try:
             parts.append(Part(parse(text[start + 3 : end]), start))
-        except ExpressionError as error:
-            raise ExpressionError(str(error), start + 3 + error.position) from error
+        except InvalidExpression as error:
+            raise InvalidExpression(str(error), start + 3 + error.position) from error
         at = end + 2
     if at < len(text):
         parts.append(text[at:])
@@ -585,7 +587,7 @@ def _end_of(text: str, at: int) -> int:
 
 
 def filled(text: str, contexts: Mapping[str, Value], functions: Mapping[str, Function] | None = None) -> Value:
-    """Return a text with its expressions replaced; one expression alone keeps its type. Raises ExpressionError."""
+    """Return a text with its expressions replaced; one expression alone keeps its type. Raises InvalidExpression."""
     parts = parts_of(text)
     values = [one if isinstance(one, str) else evaluate(one.node, contexts, functions) for one in parts]
     if len(parts) == 1 and not isinstance(parts[0], str):
@@ -594,7 +596,7 @@ def filled(text: str, contexts: Mapping[str, Value], functions: Mapping[str, Fun
 
 
 def condition(text: str) -> Node:
-    """Parse an `if`: with or without `${{ }}`; `success()` holds too unless it asks for a status. Raises ExpressionError."""
+    """Parse an `if`: with or without `${{ }}`; `success()` holds too unless it asks for a status. Raises InvalidExpression."""
     stripped = text.strip()
     if stripped.startswith("${{") and _end_of(stripped, 3) == len(stripped) - 2:
         node = parse(stripped[3:-2])

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from loom.workflow.github.expressions import (
-    ExpressionError,
+    InvalidExpression,
     condition,
     contexts_in,
     evaluate,
@@ -157,7 +157,7 @@ def test_what_counts_as_true(truthy: object) -> None:
     ],
 )
 def test_mistakes_have_a_position(text: str, message: str, position: int) -> None:
-    with pytest.raises(ExpressionError) as error:
+    with pytest.raises(InvalidExpression) as error:
         parse(text)
     assert (str(error.value), error.value.position) == (message, position)
 
@@ -174,7 +174,7 @@ def test_mistakes_have_a_position(text: str, message: str, position: int) -> Non
 )
 def test_what_can_t_be_evaluated(text: str, message: str) -> None:
     with pytest.raises(
-        ExpressionError, match="^" + message.replace("(", r"\(").replace(")", r"\)").replace("{", r"\{")
+        InvalidExpression, match="^" + message.replace("(", r"\(").replace(")", r"\)").replace("{", r"\{")
     ):
         value(text)
 
@@ -188,10 +188,10 @@ def test_texts_around_expressions() -> None:
     assert filled("a ${{ github.event.number }} b ${{ 'it''s }}' }}", {"github": GITHUB}) == "a 7 b it's }}"
     assert filled("${{ github.event.number }}", {"github": GITHUB}) == 7.0
     assert filled("no expression", {}) == "no expression"
-    with pytest.raises(ExpressionError, match="has no") as error:
+    with pytest.raises(InvalidExpression, match="has no") as error:
         parts_of("x ${{ 1 ")
     assert error.value.position == 2
-    with pytest.raises(ExpressionError) as error:
+    with pytest.raises(InvalidExpression) as error:
         parts_of("ab ${{ 1 2 }}")
     assert error.value.position == 9
 
@@ -230,5 +230,5 @@ def test_what_a_tree_asks_for() -> None:
 
 def test_a_result_has_a_limit() -> None:
     long = {"text": "x" * 1_000_000}
-    with pytest.raises(ExpressionError, match="has more than"):
+    with pytest.raises(InvalidExpression, match="has more than"):
         evaluate(parse("format('{0}{0}', c.text)"), {"c": long})

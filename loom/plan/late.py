@@ -1,0 +1,120 @@
+"""What a plan leaves open until a job or a step starts, as texts with the expressions of the workflow's language.
+
+Only languages with such expressions (GitHub's) fill it in. `loom.runner` evaluates it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from msgspec import Struct, field
+
+
+class LateNeed(Struct, frozen=True, kw_only=True):
+    """An entry of `needs`."""
+
+    name: str
+    """As `needs.<name>` has it."""
+    jobs: tuple[str, ...]
+    """Ids of jobs of this plan: of a matrix or a called workflow several. Empty: it is left out of this run."""
+    inside: tuple[LateNeed, ...] = ()
+    """The jobs of a called workflow, as `jobs.<name>` of its outputs has them."""
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    """The outputs of a called workflow."""
+    contexts: Mapping[str, Any] = field(default_factory=dict)
+    """`github`, `inputs` and `vars` of its outputs."""
+
+
+class LateCaller(Struct, frozen=True, kw_only=True):
+    """The job with `uses` whose called workflow a job is in."""
+
+    condition: str = ""
+    contexts: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[LateNeed, ...] = ()
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """The inputs of the called workflow. Texts may hold expressions, in the contexts and needs of the caller."""
+    caller: LateCaller | None = None
+
+
+class LateJob(Struct, frozen=True, kw_only=True):
+    """What is decided when a job starts."""
+
+    condition: str = ""
+    """Its `if`, with or without `${{ }}`; empty: `success()`."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Of the workflow, then of the job."""
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    continue_on_error: str = ""
+    contexts: Mapping[str, Any] = field(default_factory=dict)
+    """`github`, `inputs`, `vars`, `matrix` and `strategy` as of the plan, as JSON has them; without secrets."""
+    needs: tuple[LateNeed, ...] = ()
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """The names in `secrets`, each with the name of the job's Secret that has its value."""
+    strategy: Mapping[str, Any] = field(default_factory=dict)
+    """As written, if its matrix needs results of other jobs: the job becomes several when it starts."""
+    name: str = ""
+    """The name of the job with such a strategy; empty: its id."""
+    runs_on: str = ""
+    """The labels of the job, if they need results of other jobs or such a matrix."""
+    image: str = ""
+    """The image of its container, if that is so."""
+    group: str = ""
+    """The same for all jobs of one matrix."""
+    fail_fast: bool = True
+    max_parallel: int = 0
+    """The most jobs of the group that run at a time; 0: any number."""
+    caller: LateCaller | None = None
+    """It applies first: it may skip the job, and gives its `inputs`."""
+
+
+class Action(Struct, frozen=True, kw_only=True):
+    """The program of a step that uses an action."""
+
+    uses: str
+    """As written."""
+    repository: str = ""
+    """`owner/name`; empty for an action in the project or an image."""
+    ref: str = ""
+    commit: str = ""
+    path: str = ""
+    """Its directory within the repository."""
+    directory: str = ""
+    """The repository's files on this machine; empty: the action is in the workspace."""
+    using: str = ""
+    """`node20`, `node24`, `docker`."""
+    entry: str = ""
+    """The file that Node runs, relative to `path`."""
+    image: str = ""
+    """`docker://IMAGE`, or a Dockerfile relative to `path`."""
+    entrypoint: str = ""
+    args: tuple[str, ...] = ()
+
+
+class LateStep(Struct, frozen=True, kw_only=True):
+    """What is decided when a step starts."""
+
+    id: str = ""
+    """As `steps.<id>` has it; unique in its scope."""
+    name: str = ""
+    scope: tuple[str, ...] = ()
+    """The composite actions around it, outermost first, by names that are unique in the job.
+
+    "enter" and "leave" are outside of their own.
+    """
+    kind: Literal["run", "node", "docker", "enter", "leave", "checkout"]
+    """"enter" and "leave" stand around the steps of a composite action, with the `if`, inputs and outputs of its step."""
+    condition: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """`with`, completed by the defaults of the action."""
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    """Of a composite action."""
+    shell: str = ""
+    working_directory: str = ""
+    continue_on_error: str = ""
+    timeout_minutes: str = ""
+    action: Action | None = None
+    stage: Literal["pre", "main", "post"] = "main"
+    main: str = ""
+    """Of a pre or post step: `Step.id` of its main step, with which it shares its state."""
