@@ -91,7 +91,7 @@ def without_value(
 ) -> Iterator[Problem]:
     """Report the variables that conditions read and only the server knows, each once: here, they have no value."""
     source = facts.predefined.get("CI_PIPELINE_SOURCE")
-    asked = {one.name: one.why for one in NOT_SET if one.missing in ("*", source)}
+    asked = {one.name: one.why for one in NOT_SET if one.source in ("*", source)}
     given = {*facts.own_variables(), *facts.given, *fields_of(root.get("variables"))}
     for at, node, own in _conditions(root, entries, of_includes):
         for name in _NAMES.findall(text_of(node)):

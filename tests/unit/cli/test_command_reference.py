@@ -14,12 +14,6 @@ def test_the_published_page_is_current(path: str, function: str) -> None:
     assert (ROOT / "docs" / path).read_text() == expected, "scripts/docs commands"
 
 
-def test_the_tables_of_variables_are_current() -> None:
-    text = (ROOT / "docs/reference/variables.md").read_text()
-    expected = runpy.run_path(str(ROOT / "scripts/variable_reference.py"))["page"](text)
-    assert text == expected, "scripts/docs variables"
-
-
 def test_the_page_of_gitlabs_keywords_is_current() -> None:
     expected = runpy.run_path(str(ROOT / "scripts/gitlab_keywords.py"))["page"]()
     assert (ROOT / "docs/reference/gitlab-keywords.md").read_text() == expected, "scripts/docs gitlab"

@@ -74,13 +74,30 @@ def test_workflows_in_the_pages_are_good(text: str, tmp_path: Path) -> None:
     assert problems_of(workflow.load(path, tmp_path)) == []
 
 
+def rows_of_variables(table: str) -> dict[str, str]:
+    """Return the names in a table of the page, each with its second column."""
+    page = (PAGES / "variables.md").read_text()
+    rows = page.partition(f"<!-- table of {table} -->\n\n")[2].partition("\n\n")[0]
+    return dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", rows, re.MULTILINE))
+
+
+def known_from(*phases: str) -> set[str]:
+    return {name for name, known in rows_of_variables("every_job").items() if known.strip("`") in phases}
+
+
+def test_the_page_of_variables_names_those_that_loom_knows() -> None:
+    assert known_from("plan", "job") == {*predefined.KNOWN_TO_PLANS}
+    assert known_from("start") == predefined.KNOWN_AT_START
+    reasons = rows_of_variables("not_set")
+    assert {each.name: each.why for each in predefined.NOT_SET}.items() <= reasons.items()
+
+
 def test_every_variable_of_gitlabs_list_has_a_value_or_a_reason() -> None:
-    ours = [each.name for each in (*predefined.PREDEFINED, *predefined.OF_GITLAB)]
-    reasons = [each.name for each in predefined.NOT_SET]
+    ours = [*rows_of_variables("every_job"), *rows_of_variables("gitlab")]
+    reasons = [*rows_of_variables("not_set")]
     listed = (Path(__file__).parent / "gitlab_predefined.txt").read_text().splitlines()
     assert sorted({*ours, *reasons} & {*listed}) == sorted(listed)
     assert {*ours} & {*reasons} == set()
-    assert len({*reasons}) == len(reasons)
     assert {*reasons} <= {*listed}, "GitLab has no such variable"
 
 
@@ -114,11 +131,9 @@ def test_loom_sets_the_predefined_variables_and_no_others() -> None:
         given |= variables.for_job(job, project_dir="/p", image_name="", project_url="https://x").keys()
     given |= {"CI_NODE_INDEX", "CI_NODE_TOTAL"}
     given |= variables.of_attempt(1, 0).keys()
-    assert given == {each.name for each in predefined.PREDEFINED if each.known in ("plan", "job", "start")}
+    assert given == known_from("plan", "job", "start")
     settings = {f"LOOM_{key.upper()}" for key in config.KEYS}
-    assert settings.isdisjoint(each.name for each in predefined.PREDEFINED), (
-        "loom in a job would read its own variables"
-    )
+    assert settings.isdisjoint(rows_of_variables("every_job")), "loom in a job would read its own variables"
 
 
 @pytest.mark.parametrize(
