@@ -7,14 +7,14 @@ store use other ids.
 
 from __future__ import annotations
 
-import json
 import posixpath
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from msgspec import Struct, field
+import msgspec
+from msgspec import Meta, Struct, field
 
 from loom.errors import ImageError, RequestError
 from loom.images.reference import DIGEST, normal_platform, parse_reference, short
@@ -23,14 +23,16 @@ from loom.util import atomic, jsons
 from loom.util.untrusted_files import open_inside
 
 LOCK_PATH = ".loom/images.lock"
-LOCK_SCHEMA = "loom.images.lock.v1"
 
 
-class Locked(Struct, frozen=True, kw_only=True):
+Digest = Annotated[str, Meta(pattern=rf"^{DIGEST.pattern}\Z")]
+
+
+class Locked(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """The pin of one name on one platform; at least one field is set."""
 
-    digest: str = ""
-    image_id: str = ""
+    digest: Digest = ""
+    image_id: Digest = ""
 
 
 class ImageLock(Struct, frozen=True, kw_only=True):
@@ -55,61 +57,30 @@ class ImageLock(Struct, frozen=True, kw_only=True):
 
     def encode(self) -> bytes:
         """Serialise the lock, sorted and indented for review."""
-        images = {
-            name: {
-                platform: {key: value for key, value in (("digest", to.digest), ("image_id", to.image_id)) if value}
-                for platform, to in entries.items()
-            }
-            for name, entries in self.images.items()
-        }
-        shape = {"schema_version": LOCK_SCHEMA, "images": images}
-        return jsons.encode_file(shape, sort=True)
+        return jsons.encode_file(_File(images=self.images, schema_version="loom.images.lock.v1"), sort=True)
+
+
+class _File(Struct, frozen=True, kw_only=True):
+    images: Mapping[str, Mapping[str, Locked]]
+    schema_version: Literal["loom.images.lock.v1"]
 
 
 def decode_lock(data: bytes, *, path: str = LOCK_PATH) -> ImageLock:
     """Parse a lock file. RequestError for any other content; `path` names the file in the message."""
-
-    def refuse(reason: str) -> RequestError:
-        return RequestError(
-            f"{path}: {reason}",
+    locked: dict[str, dict[str, Locked]] = {}
+    try:
+        for name, entries in msgspec.json.decode(data, type=_File).images.items():
+            for platform, entry in entries.items():
+                if entry == Locked():
+                    raise ValueError(f"{name} has neither a digest nor an image_id for {platform}")
+                locked.setdefault(parse_reference(name).name, {})[normal_platform(platform)] = entry
+    except (ValueError, RecursionError, RequestError) as error:
+        raise RequestError(
+            f"{path}: {error.message if isinstance(error, RequestError) else error}",
             hint="Regenerate it with `loom images lock`, or restore the committed file.",
             code="IMAGES_LOCK_INVALID",
-        )
-
-    try:
-        shape = json.loads(data)  # which tells the line, for a file that people merge
-    except json.JSONDecodeError as error:
-        raise refuse(f"line {error.lineno} is not JSON: {error.msg}") from None
-    except (ValueError, RecursionError):
-        raise refuse("it is not JSON") from None
-    if not isinstance(shape, dict) or shape.get("schema_version") != LOCK_SCHEMA:
-        found = shape.get("schema_version") if isinstance(shape, dict) else None
-        raise refuse(f"expected schema_version {LOCK_SCHEMA}, found {found!r}")
-    images = shape.get("images")
-    if not isinstance(images, dict):
-        raise refuse("/images: expected an object")
-    locked: dict[str, dict[str, Locked]] = {}
-    for name, entries in images.items():
-        if not isinstance(entries, dict):
-            raise refuse(f"/images/{name}: expected an object of platforms")
-        try:
-            key = parse_reference(name).name
-        except RequestError as error:
-            raise refuse(f"/images: {error.message}") from None
-        for platform, entry in entries.items():
-            if not _is_locked(entry):
-                raise refuse(f"/images/{name}/{platform}: expected a digest, an image_id or both, each sha256:<hex>")
-            locked.setdefault(key, {})[normal_platform(platform)] = Locked(**entry)
+        ) from None
     return ImageLock(images=locked)
-
-
-def _is_locked(entry: Any) -> bool:
-    return (
-        isinstance(entry, dict)
-        and bool(entry)
-        and set(entry) <= {"digest", "image_id"}
-        and all(isinstance(value, str) and DIGEST.fullmatch(value) for value in entry.values())
-    )
 
 
 def load_lock(path: Path) -> ImageLock | None:

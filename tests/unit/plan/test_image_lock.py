@@ -103,19 +103,30 @@ def test_no_lock_file_is_no_lock(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "is not JSON"),
-        (b"<<<<<<< HEAD\n{", "line 1 is not JSON"),
-        (b"[]", "expected schema_version"),
-        (b"\xff", "it is not JSON"),
-        (b"[" * 100_000, "it is not JSON"),
-        (b'{"schema_version": "loom.images.lock.v9"}', "found 'loom.images.lock.v9'"),
-        (b'{"schema_version": "loom.images.lock.v1"}', "/images: expected an object"),
-        (b'{"schema_version": "loom.images.lock.v1", "images": {"a": []}}', "/images/a"),
-        (b'{"schema_version": "loom.images.lock.v1", "images": {"A B": {}}}', "'A B' is not a valid image name"),
-        (b'{"schema_version": "loom.images.lock.v1", "images": {"a": {"linux/amd64": {}}}}', "/images/a/linux/amd64"),
+        (b"", "truncated"),
+        (b"<<<<<<< HEAD\n{", "malformed"),
+        (b'{"images": {}}', "missing required field `schema_version`"),
+        (b"[]", "got `array`"),
+        (b"\xff", "malformed"),
+        (b"[" * 100_000, "here/images.lock"),
+        (b'{"schema_version": "loom.images.lock.v9", "images": {}}', "'loom.images.lock.v9'"),
+        (b'{"schema_version": "loom.images.lock.v1"}', "missing required field `images`"),
+        (b'{"schema_version": "loom.images.lock.v1", "images": {"a": []}}', "$.images[...]"),
+        (
+            b'{"images": {"A B": {"linux/amd64": {"digest": "sha256:%s"}}}}' % (b"a" * 64),
+            "'A B' is not a valid image name",
+        ),
+        (
+            b'{"schema_version": "loom.images.lock.v1", "images": {"a": {"linux/amd64": {}}}}',
+            "a has neither a digest nor an image_id for linux/amd64",
+        ),
         (
             b'{"schema_version": "loom.images.lock.v1", "images": {"a": {"linux/amd64": {"digest": "x"}}}}',
-            "expected a digest",
+            "matching regex",
+        ),
+        (
+            b'{"schema_version": "loom.images.lock.v1", "images": {"a": {"linux/amd64": {"digests": "x"}}}}',
+            "unknown field `digests`",
         ),
     ],
 )
