@@ -35,6 +35,8 @@ _BASH = (
     r"""{ builtin printf '%%s\n' "%(kind)s $? $LINENO ${#PIPESTATUS[@]}" "${BASH_LINENO[*]}" "${FUNCNAME[*]-}" """
     r""""${BASH_SOURCE[*]-}" "${BASH_COMMAND//$'\n'/ }" %(to)s"%(file)s"; } 2>/dev/null || :"""
 )
+# A bash that could make no process (254) would wait in its trap for all that it has in the background, as it does not without.
+_AT_EXIT = "case $? in 254) exec /bin/sh -c 'exit 254' ;; *) %s ;; esac"
 _SH = r"""{ printf 'S %%s %%s\n' "$?" "${LINENO-}" >>"%(file)s"; } 2>/dev/null || :"""
 _WORD = "${BASH_COMMAND%%%%[!][A-Za-z0-9_./!(-]*}"
 _MARK = (
@@ -67,7 +69,9 @@ def reporting(shell: Sequence[str], file: str) -> str:
     """Return what stands before a script, on its first line, so that `shell` reports the command that ends it to `file`."""
     if is_bash(shell):
         traps = [("ERR", {"kind": "E", "to": ">|"}), ("EXIT", {"kind": "X", "to": ">>"})]
-        texts = [f"trap {_quoted(_BASH % {**values, 'file': file})} {name}" for name, values in traps]
+        reports = {name: _BASH % {**values, "file": file} for name, values in traps}
+        reports["EXIT"] = _AT_EXIT % reports["EXIT"]
+        texts = [f"trap {_quoted(report)} {name}" for name, report in reports.items()]
         return f"{{ {'; '.join(texts)}; }} 2>/dev/null; "
     if PurePosixPath(shell[0]).name in ("sh", "ash", "dash", "busybox"):
         return f"{{ trap {_quoted(_SH % {'file': file})} EXIT; }} 2>/dev/null; "
