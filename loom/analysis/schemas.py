@@ -1,4 +1,4 @@
-"""Generate the JSON Schemas of record documents and machine-readable output."""
+"""Generate the JSON Schemas of the documents that other programs read."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import msgspec
 from msgspec import UNSET, Struct
 from msgspec.structs import fields
 
-from loom.analysis import diagnosis, diff, printed
+from loom.analysis import diagnosis, printed
 from loom.record import documents
 from loom.record.documents import SCHEMA_VERSION
 from loom.record.events import OutputEvent, PhaseCode, PhaseEvent
-from loom.status import Status
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _REFERENCE = "#/$defs/"
@@ -74,46 +73,15 @@ def _output_event() -> Shape:
     return shape | {"required": ["seq", "ts", "kind", "stream", "text"]}
 
 
-def _log_line() -> Shape:
-    shape = _output_event()
-    nullable = {"anyOf": [{"type": "string"}, {"type": "null"}]}
-    for name in ("job_id", "step", "section"):
-        shape["properties"][name] = nullable
-        shape["required"].append(name)
-    return {**shape, "title": "LogLine", "description": "A line of `loom logs --json` and `loom run --json`."}
-
-
 def _event() -> Shape:
-    return _either("Event", "A line of any events.jsonl.", _phase_event(), _output_event())
-
-
-def _stream_line() -> Shape:
-    receipt = {
-        "title": "ReceiptLine",
-        "description": "The last line: where the receipt is.",
-        "type": "object",
-        "properties": {
-            "kind": {"const": "receipt", "type": "string"},
-            "receipt_path": {"type": "string"},
-            "diagnosis_path": {"anyOf": [{"type": "string"}, {"type": "null"}]},
-            "resume_command": {"anyOf": [{"type": "string"}, {"type": "null"}]},
-            "status": {"enum": [status.value for status in Status], "type": "string"},
-            "exit_code": {"type": "integer"},
-        },
-        "required": ["kind", "receipt_path", "diagnosis_path", "resume_command", "status", "exit_code"],
-        "additionalProperties": False,
-    }
-    return _either("StreamLine", "A line of `loom run --json`.", _phase_event(), _log_line(), receipt)
-
-
-def _either(title: str, description: str, *shapes: Shape) -> Shape:
+    shapes = (_phase_event(), _output_event())
     definitions: Shape = {}
     for shape in shapes:
         definitions |= shape.pop("$defs", {})
     definitions |= {shape["title"]: shape for shape in shapes}
     return {
-        "title": title,
-        "description": description,
+        "title": "Event",
+        "description": "A line of any events.jsonl.",
         "oneOf": [{"$ref": f"{_REFERENCE}{shape['title']}"} for shape in shapes],
         "$defs": definitions,
     }
@@ -123,20 +91,13 @@ _SCHEMAS: Mapping[str, Callable[[], Shape]] = {
     "event": _event,
     "receipt": _document(documents.Receipt),
     "run-summary": _document(documents.RunSummary),
-    "phase-report": _document(documents.PhaseReport),
-    "pipeline-summary": _document(documents.PipelineSummary),
-    "pipeline-manifest": _document(documents.PipelineManifest),
     "job-summary": _document(documents.JobSummary),
     "job-manifest": _document(documents.JobManifest),
     "step-summary": _document(documents.StepSummary),
-    "section-summary": _document(documents.SectionSummary),
-    "runs": _document(documents.Runs),
-    "show": _document(documents.Show),
-    "log-line": _log_line,
-    "stream-line": _stream_line,
     "diagnosis": _document(diagnosis.Diagnosis),
-    "diff": _document(diff.Diff),
-    **{name: _document(kind) for name, kind in printed.BY_NAME.items()},
+    "runs": _document(documents.Runs),
+    "plan": _document(printed.PlanDocument),
+    "exec": _document(printed.Executed),
 }
 
 NAMES = tuple(_SCHEMAS)

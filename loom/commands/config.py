@@ -6,11 +6,9 @@ import os
 from pathlib import Path
 
 from loom import config
-from loom.analysis import printed
-from loom.analysis.printed import made
 from loom.commands import project
 from loom.errors import RequestError
-from loom.render.output import print_json, table
+from loom.render.output import print_kind, table
 from loom.util.controls import shown
 from loom.util.units import nearest
 
@@ -24,23 +22,17 @@ def show(key: str | None, *, origin: bool, form: str) -> None:
     keys = config.KEYS if key is None else (key,)
     not_counted = project.not_counted(settings)
     if form == "json":
-        print_json(
-            made(
-                printed.SettingsList,
-                {
-                    "settings": {
-                        name: {
-                            "value": settings.text_of(name),
-                            "origin": settings.origins[name].layer,
-                            "place": settings.origins[name].place,
-                            "about": config.about(name),
-                            **({"not_counted": not_counted[name]} if name in not_counted else {}),
-                        }
-                        for name in keys
-                    }
-                },
-            )
-        )
+        values = {
+            name: {
+                "value": settings.text_of(name),
+                "origin": settings.origins[name].layer,
+                "place": settings.origins[name].place,
+                "about": config.about(name),
+                **({"not_counted": not_counted[name]} if name in not_counted else {}),
+            }
+            for name in keys
+        }
+        print_kind("settings", {"settings": values})
         return
     if key is not None and not origin:
         print(settings.text_of(key))

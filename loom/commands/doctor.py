@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from msgspec import Struct
 
 from loom import snapshot
-from loom.analysis.printed import Check, Doctor
 from loom.commands.keep import background, retention
 from loom.commands.project import WORKFLOWS, Here, here, not_counted
 from loom.commands.run import planning
@@ -24,7 +25,7 @@ from loom.providers.docker.engine.capabilities import Traits
 from loom.providers.docker.engine.connection import Engine
 from loom.providers.docker.engine.endpoint import endpoint_of
 from loom.providers.docker.engine.probe import probe
-from loom.render.output import print_json
+from loom.render.output import print_kind
 from loom.snapshot import git
 from loom.status import ExitCode
 from loom.util.extras import install_command
@@ -34,11 +35,21 @@ from loom.util.units import counted, rough_size
 _LITTLE_SPACE = 2_000_000_000
 
 
+class Check(Struct, frozen=True, kw_only=True):
+    """One requirement of loom."""
+
+    name: str
+    state: Literal["ok", "warn", "bad"]
+    text: str
+    advice: str | None
+    """The remedy; one or more lines."""
+
+
 def doctor(*, on: str | None, as_json: bool) -> int:
     place = here({"on": on})
     checks = list(_checks(place))
     if as_json:
-        print_json(Doctor(checks=checks))
+        print_kind("doctor", {"checks": checks})
     else:
         look, write = screen_parts(place.config.color)
         for check in checks:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 
 from loom import __version__
-from loom.analysis.printed import Version
-from loom.render.output import print_json
+from loom.render.output import print_kind
 
 
 def print_document() -> None:
-    print_json(Version(loom=__version__, python=sys.version.split()[0]))
+    print_kind("version", {"loom": __version__, "python": sys.version.split()[0]})

@@ -50,6 +50,12 @@ def line_of(raw: bytes, *, partial: bool = False) -> Line:
         return Line(raw.decode(errors="replace"), partial, base64.b64encode(raw).decode())
 
 
+def text_fields(name: str, raw: bytes) -> dict[str, str]:
+    """Make the fields of a text for a JSON document: with the exact bytes where they are not UTF-8."""
+    line = line_of(raw)
+    return {name: line.text} if line.raw_b64 is None else {name: line.text, f"{name}_b64": line.raw_b64}
+
+
 class LineSplitter:
     """Split chunks of one stream into lines, and lines over `limit` into pieces.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -22,9 +22,14 @@ def json_text(document: Any) -> str:
     return json_shown(json.dumps(encodable(msgspec.to_builtins(document)), indent=2, ensure_ascii=False)) + "\n"
 
 
-def print_json(document: Document) -> None:
-    """Print what `--json` asks for: a document with a published schema."""
+def print_json(document: Document | Mapping[str, Any]) -> None:
+    """Print what `--json` asks for. The document has its `schema_version` and `kind`."""
     sys.stdout.write(json_text(document))
+
+
+def print_kind(schema: str, values: Mapping[str, Any], *, kind: str | None = None) -> None:
+    """Print the values that `--json` asks for as a document of a kind, which has the schema's name without another one."""
+    print_json({"schema_version": f"loom.{schema}.v1", "kind": kind or schema, **values})
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -9,15 +9,14 @@ from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 
-from msgspec import UNSET, Struct
+from msgspec import Struct
 
 from loom import snapshot
-from loom.analysis.printed import PathReason, Pulled, PulledChange, WorkspacePath
 from loom.commands.inside import saved, session
 from loom.commands.project import Here
 from loom.errors import RequestError
-from loom.record.lines import line_of
-from loom.render.output import print_json
+from loom.record.lines import text_fields
+from loom.render.output import print_kind
 from loom.runner.previous_run import PastJob, PastRun
 from loom.snapshot import Change, Patch, readable
 from loom.storage.selection import PathSelection
@@ -66,26 +65,23 @@ def pull(run: str | None, job: str | None, *, apply: bool, as_json: bool) -> Non
 def _print_document(
     run: PastRun, patch: Patch, left_out: Mapping[str, str], failed: Mapping[str, str], *, applied: bool
 ) -> None:
-    text = line_of(patch.text)
-    print_json(
-        Pulled(
-            run_id=run.run_id,
-            changes=[
-                PulledChange(path=readable(change.path), kind=change.kind)
-                for change in patch.changes
-                if change.path not in failed
-            ],
-            patch=text.text,
-            patch_b64=UNSET if text.raw_b64 is None else text.raw_b64,
-            applied=applied,
-            left_out=_reasons(left_out),
-            conflicts=_reasons({**patch.conflicts, **failed}),
-        )
-    )
+    values = {
+        "run_id": run.run_id,
+        "changes": [
+            {"path": readable(change.path), "kind": change.kind}
+            for change in patch.changes
+            if change.path not in failed
+        ],
+        **text_fields("patch", patch.text),
+        "applied": applied,
+        "left_out": _reasons(left_out),
+        "conflicts": _reasons({**patch.conflicts, **failed}),
+    }
+    print_kind("pull", values)
 
 
-def _reasons(paths: Mapping[str, str]) -> list[PathReason]:
-    return [PathReason(path=readable(path), reason=reason) for path, reason in paths.items()]
+def _reasons(paths: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"path": readable(path), "reason": reason} for path, reason in paths.items()]
 
 
 def _print(patch: Patch, left_out: Mapping[str, str], failed: Mapping[str, str], *, applied: bool) -> None:
@@ -188,9 +184,8 @@ def workspace(run: str | None, job: str | None, *, as_json: bool) -> None:
             )
     if as_json:
         job_id = found.job.id if found is not None else None
-        print_json(
-            WorkspacePath(run_id=past.run_id, job_id=job_id, path=readable(str(path)), left_out=_reasons(left_out))
-        )
+        values = {"run_id": past.run_id, "job_id": job_id, "path": readable(str(path)), "left_out": _reasons(left_out)}
+        print_kind("workspace", values)
         return
     print(path)
     for item, reason in left_out.items():

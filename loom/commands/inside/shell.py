@@ -6,13 +6,15 @@ import sys
 import time
 from signal import SIGKILL
 
-from loom.analysis.printed import Executed, made
+import msgspec
+
+from loom.analysis.printed import Executed
 from loom.cancel import Cancel, signals
 from loom.commands.flags import read_flag
 from loom.commands.inside import session
 from loom.commands.inside.breakpoints import banner, needs_terminal
 from loom.errors import RequestError
-from loom.record.lines import encodable, line_of
+from loom.record.lines import encodable, text_fields
 from loom.render.output import print_json
 from loom.status import Ended, ExitCode
 from loom.util.units import duration
@@ -87,22 +89,16 @@ def exec_(
             "fresh": entered.fresh,
             "container_name": entered.container_name,
             "duration_ms": took_ms,
-            **_heard_fields("stdout", heard["stdout"]),
-            **_heard_fields("stderr", heard["stderr"]),
+            **text_fields("stdout", b"".join(heard["stdout"])),
+            **text_fields("stderr", b"".join(heard["stderr"])),
         }
-        print_json(made(Executed, document))
+        print_json(msgspec.convert(document, Executed))
     if ended.ended is Ended.TIMED_OUT:
         print(f"loom: {command[0]} was ended after {timeout}", file=sys.stderr)
         return ExitCode.TIMED_OUT
     if ended.ended is Ended.CANCELED and ended.code == 128 + SIGKILL:  # it took no notice of the signal
         return cancel.exit_code or ended.code
     return ended.code
-
-
-def _heard_fields(name: str, chunks: list[bytes]) -> dict[str, str]:
-    """Make the fields of a stream for a JSON document: with the exact bytes where they are not UTF-8."""
-    heard = line_of(b"".join(chunks))
-    return {name: heard.text} if heard.raw_b64 is None else {name: heard.text, f"{name}_b64": heard.raw_b64}
 
 
 def _at_most_two(names: list[str] | None) -> list[str]:

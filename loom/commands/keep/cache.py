@@ -9,14 +9,13 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from loom.analysis.printed import CacheDamage, CacheList, CacheRemoval, CacheVerification, made
 from loom.commands import project
 from loom.commands.flags import read_flag
 from loom.commands.run import checkout
 from loom.commands.run.wiring import cache_project
 from loom.errors import RequestError
 from loom.record.events import timestamp
-from loom.render.output import print_json, table
+from loom.render.output import print_kind, table
 from loom.storage.cache import Cache, Pruned, Stored
 from loom.util.globs import match_name
 from loom.util.units import counted, duration, rough_age, rough_size, size
@@ -27,7 +26,7 @@ def ls(keys: list[str] | None, *, everywhere: bool, as_json: bool) -> None:
     cache, project = _opened()
     entries = _chosen(cache, project, keys, everywhere=everywhere)
     if as_json:
-        print_json(made(CacheList, {"entries": [_fields(entry) for entry in entries]}))
+        print_kind("cache-list", {"entries": [_fields(entry) for entry in entries]})
         return
     if not entries:
         print("no cache entries" if everywhere else f"no cache entries of {project}")
@@ -68,16 +67,12 @@ def verify(*, remove: bool, as_json: bool) -> int:
             if damage.entry is None:
                 Path(damage.path).unlink(missing_ok=True)
     if as_json:
-        print_json(
-            CacheVerification(
-                entries=len(entries),
-                damaged=[
-                    CacheDamage(what=damage.what, path=damage.path, key=damage.entry.key if damage.entry else None)
-                    for damage in damaged
-                ],
-                removed=remove and bool(damaged),
-            )
-        )
+        listed = [
+            {"what": damage.what, "path": damage.path, "key": damage.entry.key if damage.entry else None}
+            for damage in damaged
+        ]
+        found = {"entries": len(entries), "damaged": listed, "removed": remove and bool(damaged)}
+        print_kind("cache-verification", found)
     else:
         for damage in damaged:
             print(f"{damage.what}: {damage.entry.key if damage.entry else damage.path}")
@@ -108,7 +103,7 @@ def _chosen(cache: Cache, project: str, keys: list[str] | None, *, everywhere: b
 def _print_removed(pruned: Pruned, *, as_json: bool) -> None:
     if as_json:
         removed = [_fields(entry) for entry in pruned.entries]
-        print_json(made(CacheRemoval, {"removed": removed, "freed_bytes": pruned.freed_bytes}))
+        print_kind("cache-removal", {"removed": removed, "freed_bytes": pruned.freed_bytes})
         return
     for entry in pruned.entries:
         print(f"removed {entry.key} ({entry.project})")

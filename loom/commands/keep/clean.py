@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom import snapshot
-from loom.analysis.printed import Clean, Cleaned
 from loom.commands.flags import read_flag
 from loom.commands.keep import background, kept, retention
 from loom.commands.keep.retention import Left, LeftContainer, Records
@@ -22,7 +23,7 @@ from loom.providers.docker.container.cleanup import kept_containers, remove_run
 from loom.providers.docker.engine.connection import Engine
 from loom.record.documents import JobManifest
 from loom.record.store import RunEntry, read_document
-from loom.render.output import print_json
+from loom.render.output import print_kind
 from loom.snapshot import remains, repository
 from loom.status import ExitCode
 from loom.util.bounded import listed
@@ -31,6 +32,30 @@ from loom.util.paths import RUN_PREFIX, run_of_workspace
 from loom.util.units import counted, duration, rough_size
 
 _MOST_NAMED = 5
+
+
+class Cleaned(Struct, frozen=True, kw_only=True):
+    """One thing that `loom clean` removes, or a kept container that stays."""
+
+    kind: Literal["run", "workspace", "container", "artifacts"]
+    """A run goes with its record and workspaces; of the other kinds the record stays."""
+    name: str
+    """The run's id, the path of the workspace, the container's name, or the job whose artifacts have expired."""
+    run_ids: list[str] = field(default_factory=list)
+    """The runs that used it, the newest one last; empty for workspaces of `loom snapshot`."""
+    job_id: str | None = None
+    workspaces: list[str] = field(default_factory=list)
+    """The directories that go with a run."""
+    bytes: int = 0
+    """On this machine, or of a container without the job's files."""
+    until: str | None = None
+    used_by: str = ""
+    """Who is in a container; empty when nobody is."""
+    reason: str | None = None
+    """Why a workspace or a container goes; None for a container that stays."""
+    removed: bool = False
+    """False in a dry run, and on failure (see `problems`)."""
+    problems: list[str] = field(default_factory=list)
 
 
 def clean(
@@ -59,34 +84,33 @@ def clean(
             if not runs:
                 background.note_clean(place.store, place.config, place.root)
                 repository.prune(os.environ)
-    document = Clean(dry_run=dry_run, items=items, not_ours=strangers)
     if as_json:
-        print_json(document)
+        print_kind("clean", {"dry_run": dry_run, "items": items, "not_ours": strangers})
     else:
-        for line in _lines(document):
+        for line in _lines(items, strangers, dry_run=dry_run):
             print(line)
     return ExitCode.INFRASTRUCTURE if any(item.problems for item in items) else ExitCode.OK
 
 
-def _lines(document: Clean) -> Iterator[str]:
-    verb = "would go" if document.dry_run else "removed"
-    for item in document.items:
+def _lines(items: Sequence[Cleaned], strangers: Sequence[str], *, dry_run: bool) -> Iterator[str]:
+    verb = "would go" if dry_run else "removed"
+    for item in items:
         if item.reason is not None or item.kind in ("run", "artifacts"):
             outcome = "removed" if item.removed else "could not remove" if item.problems else "would remove"
             yield f"{outcome} {_named(item)}"
-        elif document.dry_run:
+        elif dry_run:
             until = datetime.fromisoformat(str(item.until)).astimezone()
             yield f"kept until {until:%Y-%m-%d %H:%M}: {_named(item)}" + (
                 f", in use by {item.used_by}" if item.used_by else ""
             )
         yield from (f"  {problem}" for problem in item.problems)
-    done = [item for item in document.items if document.dry_run or item.removed]
+    done = [item for item in items if dry_run or item.removed]
     runs, spaces = ([item for item in done if item.kind == kind] for kind in ("run", "workspace"))
     yield f"{len(runs)} {verb}, {rough_size(sum(item.bytes for item in runs))}"
     if spaces:
         size = rough_size(sum(item.bytes for item in spaces))
         yield f"{counted(len(spaces), 'workspace')} {verb}, {size}; their records stay"
-    for path in document.not_ours:
+    for path in strangers:
         yield f"left alone: {path}: no record of this state directory has made it (if it is yours: rm -rf)"
 
 

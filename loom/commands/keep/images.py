@@ -17,7 +17,6 @@ from typing import Any
 from msgspec import Struct
 
 from loom import snapshot
-from loom.analysis.printed import ImageList, ImageLocking, ImageRemoval, ImageSet, ImageVerification, made
 from loom.cancel import Cancel, signals
 from loom.commands import project
 from loom.commands.flags import read_flag
@@ -35,7 +34,7 @@ from loom.providers.docker.images import status as image_status
 from loom.providers.docker.images.images import Images
 from loom.providers.docker.images.status import Inventory, Row, exit_code_of
 from loom.providers.docker.images.store import ResolvedImage
-from loom.render.output import print_json, table
+from loom.render.output import print_kind, table
 from loom.secrets.lookup import resolve
 from loom.secrets.masking import Masker, known
 from loom.snapshot import Source
@@ -50,7 +49,7 @@ def ls(names: list[str] | None, *, as_json: bool, workflow: Path | None) -> None
     with _context(workflow, names) as context:
         rows = context.inventory().rows()
         if as_json:
-            print_json(made(ImageList, {"images": [image_status.as_json(row) for row in rows]}))
+            print_kind("image-list", {"images": [image_status.as_json(row) for row in rows]})
         elif not rows:
             print("no job of the workflow runs in an image")
         else:
@@ -106,7 +105,7 @@ def lock(
         if as_json:
             problems = [{"name": named.name, "platform": named.platform, "problem": why} for named, why in failed]
             locked = {"path": str(context.lock_path), "changes": changes, "problems": problems}
-            print_json(made(ImageLocking, locked))
+            print_kind("image-locking", locked)
         else:
             for change in changes:
                 print(
@@ -130,27 +129,21 @@ def verify(names: list[str] | None, *, as_json: bool, workflow: Path | None) -> 
     with _context(workflow, names) as context:
         verified = context.inventory().verify()
         if as_json:
-            print_json(
-                made(
-                    ImageVerification,
-                    {
-                        "images": [
-                            {
-                                "name": one.name,
-                                "platform": one.platform,
-                                "verdict": one.verdict.value,
-                                "reason": one.reason,
-                                "local_digest": one.facts.local_digest or None,
-                                "image_id": one.facts.local_id or None,
-                                "served_digest": one.facts.served or None,
-                                "locked_digest": (one.facts.locked.digest or None) if one.facts.locked else None,
-                                "locked_image_id": (one.facts.locked.image_id or None) if one.facts.locked else None,
-                            }
-                            for one in verified
-                        ]
-                    },
-                )
-            )
+            listed = [
+                {
+                    "name": one.name,
+                    "platform": one.platform,
+                    "verdict": one.verdict.value,
+                    "reason": one.reason,
+                    "local_digest": one.facts.local_digest or None,
+                    "image_id": one.facts.local_id or None,
+                    "served_digest": one.facts.served or None,
+                    "locked_digest": (one.facts.locked.digest or None) if one.facts.locked else None,
+                    "locked_image_id": (one.facts.locked.image_id or None) if one.facts.locked else None,
+                }
+                for one in verified
+            ]
+            print_kind("image-verification", {"images": listed})
         else:
             for line in table([(one.verdict.value, one.name, one.reason) for one in verified]):
                 print(line)
@@ -166,7 +159,7 @@ def prune(*, older_than: str, as_json: bool) -> None:
         removed = prune_builds(engine(), before=time.time() - age_s)
     if as_json:
         listed = [{"name": one.name, "image_id": one.image_id, "size": one.size} for one in removed]
-        print_json(made(ImageRemoval, {"removed": listed}))
+        print_kind("image-removal", {"removed": listed})
     else:
         for one in removed:
             print(f"removed {one.name} ({rough_size(one.size)}, with what it shares)")
@@ -356,7 +349,7 @@ def _fields(image: ResolvedImage) -> dict[str, Any]:
 
 def _report(images: Sequence[ResolvedImage], as_json: bool) -> None:
     if as_json:
-        print_json(made(ImageSet, {"images": [_fields(image) for image in images]}))
+        print_kind("images", {"images": [_fields(image) for image in images]})
     else:
         for image in images:
             print(f"{image.name} {image.digest or image.image_id}")

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from loom import snapshot as snapshots
-from loom.analysis.printed import SnapshotExplanation, SnapshotReport, VerificationReport, made
 from loom.cancel import Cancel, signals
 from loom.commands import project
 from loom.commands.keep.trusting import filters_allowed
 from loom.errors import RequestError, SnapshotError
 from loom.record.store import RunEntry, Store
-from loom.render.output import print_json
+from loom.render.output import print_kind
 from loom.snapshot import Explanation, Snapshot, Source, Verification, is_workspace, readable
 from loom.status import ExitCode
 from loom.util.paths import new_workspace, run_of_workspace
@@ -41,7 +40,7 @@ def snapshot(paths: list[str] | None, *, explain: bool, as_json: bool) -> None:
         )
     taken = _take(source, show_progress=not as_json)
     if as_json:
-        print_json(made(SnapshotReport, taken.document(changes=None)))
+        print_kind("snapshot", taken.document(changes=None), kind="loom-snapshot")
     else:
         for line in _snapshot_lines(taken):
             print(line)
@@ -113,7 +112,8 @@ def _snapshot_lines(taken: Snapshot) -> list[str]:
 
 def _print_answers(answers: Sequence[Explanation], *, as_json: bool) -> None:
     if as_json:
-        print_json(made(SnapshotExplanation, {"paths": [answer.document() for answer in answers]}))
+        paths = [answer.document() for answer in answers]
+        print_kind("snapshot-explanation", {"paths": paths}, kind="loom-snapshot-explain")
         return
     for answer in answers:
         print(f"{'yes' if answer.included else 'no ':3}  {snapshots.readable(answer.path) or '.'}: {answer.reason}")
@@ -126,7 +126,7 @@ def verify(what: str, job: str | None, *, as_json: bool) -> int:
     workspace, tree_sha, manifest = _workspace_of(what) if job is None else _files_of(what, job)
     verified = snapshots.verify(workspace, environ=os.environ, tree_sha=tree_sha, manifest_file=manifest)
     if as_json:
-        print_json(made(VerificationReport, verified.document()))
+        print_kind("verification", verified.document(), kind="loom-verify")
     else:
         for line in _verification_lines(verified):
             print(line)

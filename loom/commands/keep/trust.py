@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from loom.analysis.printed import TrustList, made
 from loom.commands import project
 from loom.commands.project import Here, say_not_counted
 from loom.commands.run import planning
 from loom.errors import RequestError, WorkflowError
 from loom.plan.permissions import PermissionRequest
-from loom.render.output import print_json
+from loom.render.output import print_kind
 from loom.status import ExitCode
 from loom.util.units import counted
 
@@ -88,24 +87,17 @@ def _confirm(new: Sequence[PermissionRequest]) -> None:
 
 
 def _print_json(decisions: Trust, requests: Sequence[PermissionRequest]) -> None:
-    print_json(
-        made(
-            TrustList,
-            {
-                "root": str(decisions.root),
-                "origin": decisions.origin,
-                "requests": [
-                    {
-                        "id": request.id,
-                        "kind": request.kind,
-                        "job": request.job or None,
-                        "subject": request.subject,
-                        "gives": request.gives,
-                        "place": request.place,
-                        "allowed": decisions.holds(request),
-                    }
-                    for request in requests
-                ],
-            },
-        )
-    )
+    listed = [
+        {
+            "id": request.id,
+            "kind": request.kind,
+            "job": request.job or None,
+            "subject": request.subject,
+            "gives": request.gives,
+            "place": request.place,
+            "allowed": decisions.holds(request),
+        }
+        for request in requests
+    ]
+    values = {"root": str(decisions.root), "origin": decisions.origin, "requests": listed}
+    print_kind("trust-list", values, kind="loom-trust")

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loom.analysis.printed import ArtifactList, made
 from loom.commands.project import here
 from loom.commands.record.naming import jobs_of, run_or_job
 from loom.errors import RequestError
-from loom.render.output import print_json
+from loom.render.output import print_kind
 from loom.runner.previous_run import read
 from loom.snapshot.model import path_fields
 from loom.storage.artifacts import ArtifactFile, fetch, index_of
@@ -29,7 +28,7 @@ def artifacts(run: str | None, job: str | None, to: Path | None, *, as_json: boo
     folders = _fetched(archives, to, alone=len(ids) == 1) if to is not None else {}
     if as_json:
         jobs = [_document(job_id, archives[job_id], files, folders) for job_id, files in held.items()]
-        print_json(made(ArtifactList, {"run_id": past.run_id, "jobs": jobs}))
+        print_kind("artifacts", {"run_id": past.run_id, "jobs": jobs})
         return
     for line in _lines(held, folders, whole=wanted is not None):
         print(line)

@@ -10,7 +10,6 @@ from typing import Any
 from msgspec.structs import replace
 
 from loom.analysis import project_patterns
-from loom.analysis.printed import Checked, made
 from loom.commands import project
 from loom.commands.keep import trusting
 from loom.commands.project import Here, find_root, workflow_path
@@ -174,7 +173,7 @@ def _name(path: Path, root: Path) -> str:
 
 def _show(form: str, name: str, problems: Sequence[Problem], loaded: Loaded | None, jobs: Sequence[Job]) -> None:
     if form == "json":
-        print_json(made(Checked, check_document(name, problems, facts=_facts(loaded, jobs))))
+        print_json(check_document(name, problems, facts=_facts(loaded, jobs)))
     elif form == "github":
         for line in github_lines(problems):
             print(line)

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import docker
-import jsonschema
 import pytest
 
-from loom.analysis.schemas import record_schema
 from tests.support.loom_process import run_loom
 
 pytestmark = pytest.mark.docker
@@ -44,11 +42,7 @@ class Project:
         return done.stdout
 
     def images_json(self, *arguments: str, code: int = 0) -> Any:
-        """A document whose keys its schema allows."""
-        document = json.loads(self.images(*arguments, "--json", code=code))
-        schema = record_schema(document["kind"])
-        jsonschema.validate(document, schema)
-        return document
+        return json.loads(self.images(*arguments, "--json", code=code))
 
     def run(self, *arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
         return run_loom(arguments, cwd=self.root, environ={**self.environ, **environ})
