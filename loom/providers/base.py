@@ -155,6 +155,10 @@ class Command(Struct, frozen=True, kw_only=True):
     """Let a shell report the command that ends it (`Exit.reports`)."""
     began: Callable[[Stream, int, str], None] | None = None
     """Called where a command of the script's top level begins in a stream, with its line and its first word."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Variables with the path of an empty file each, and its name in `Session.reported`: `path`, `output`, `saved`, `summary`."""
+    start_in: str = ""
+    """The directory to start in, from the project's on; the step fails if there is none."""
 
 
 COMMAND_USER = "command_user"
@@ -238,8 +242,8 @@ class Session(Protocol):
         """Return the variables that steps appended to `$LOOM_ENV`; the last value wins."""
         ...
 
-    def to_mask(self) -> list[bytes]:
-        """Return the lines that steps appended to `$LOOM_MASK` since the last call."""
+    def reported(self) -> Mapping[str, Sequence[bytes]]:
+        """Return the lines that the last step left in `$LOOM_MASK` (`mask`) and in the files of `Command.files`, by name."""
         ...
 
     def put_secret(self, name: str, content: bytes) -> str:

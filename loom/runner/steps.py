@@ -299,7 +299,7 @@ class Steps:
 
     def _mask_values(self, step: Step) -> None:
         """Mask from now on the values that the step appended to `$LOOM_MASK`."""
-        for value in self._place.session.to_mask():
+        for value in filter(bytes.strip, self._place.session.reported().get("mask", ())):
             try:
                 self._attempt.journal.masker.add("LOOM_MASK", value)
             except SecretError as error:

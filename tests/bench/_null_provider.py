@@ -55,8 +55,8 @@ class NullSession:
     def handed_on(self) -> Mapping[str, str]:
         return {}
 
-    def to_mask(self) -> list[bytes]:
-        return []
+    def reported(self) -> Mapping[str, Sequence[bytes]]:
+        return {}
 
     def settle(self) -> None:
         """Nothing runs."""

@@ -28,10 +28,8 @@ class Exchange:
         self.to_the_end = False
         """Whether the end of the shared shell is waited for, and not only the answer."""
         self.answer: str | None = None
-        self.env_lines: list[bytes] = []
-        self.mask_lines: list[bytes] = []
-        self.ended_lines: list[bytes] = []
-        """The reports of the step's shell (`endings`)."""
+        self.reported: dict[str, list[bytes]] = {}
+        """The lines of the files that the driver read after the step, by name (`driver.REPORTED`)."""
         self.began: Callable[[Stream, int, str], None] | None = None
         """As `Command.began`."""
         self._cutters: dict[Stream, driver.Cutter] = {
@@ -64,12 +62,8 @@ class Exchange:
                 on_output(stream, part)
             elif part.begins:
                 part.tell(stream, self.began)
-            elif part.text.startswith(b"!"):
-                self.ended_lines.append(part.text[1:])
-            elif part.text.startswith(b"="):
-                self.env_lines.append(part.text[1:])
-            elif part.text.startswith(b"-"):
-                self.mask_lines.append(part.text[1:])
+            elif (name := driver.REPORTED.get(chr(part.text[0]) if part.text else "")) is not None:
+                self.reported.setdefault(name, []).append(part.text[1:])
             elif part.text.startswith(b"."):
                 self._open.discard(stream)
                 if stream == "stdout" and self.answer is None:

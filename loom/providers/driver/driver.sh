@@ -110,24 +110,17 @@ loom_give() {
   [ ! -p "$loom_dir/env" ] && [ ! -p "$loom_dir/mask" ] && { printf '%s' "$1" >"$2" && printf '' >"$loom_dir/env" && printf '' >"$loom_dir/mask" && { [ ! -s "$loom_dir/ended" ] || printf '' >"$loom_dir/ended"; }; } 2>/dev/null
 }
 
-# What the driver knows of a step that has ended.
+# What the driver knows of a step that has ended: each line that it wrote to one of the files beside $LOOM_ENV, marked with the
+# file's letter (REPORTED of protocol.py).
 loom_tell() {
   printf '%s %s\n' "$loom_token" "$1" >&2
-  if [ -s "$loom_dir/mask" ]; then
+  for loom_p in -mask =env !ended ppath ooutput vsaved ssummary; do
+    loom_word=${loom_p#?}
+    [ -s "$loom_dir/$loom_word" ] && [ "$1 $loom_p" != '0 !ended' ] || continue
     while IFS= read -r loom_line || [ -n "$loom_line" ]; do
-      printf '%s-%s\n' "$loom_token" "$loom_line"
-    done <"$loom_dir/mask"
-  fi
-  if [ -s "$loom_dir/env" ]; then
-    while IFS= read -r loom_line || [ -n "$loom_line" ]; do
-      printf '%s=%s\n' "$loom_token" "$loom_line"
-    done <"$loom_dir/env"
-  fi
-  if [ "$1" != 0 ] && [ -s "$loom_dir/ended" ]; then
-    while IFS= read -r loom_line || [ -n "$loom_line" ]; do
-      printf '%s!%s\n' "$loom_token" "$loom_line"
-    done <"$loom_dir/ended"
-  fi
+      printf '%s%s\n' "$loom_token${loom_p%"$loom_word"}" "$loom_line"
+    done <"$loom_dir/$loom_word"
+  done
   loom_count_refusals
   printf '%s %s\n' "$loom_token" "$1 $loom_ooms $loom_forks${2:+ $2}"
 }

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 from msgspec import Struct
 
@@ -21,6 +22,16 @@ from loom.status import Stream
 
 DIRECTORY = "/run/loom"
 """A tmpfs of the container, writable for all its users, for scripts, `$LOOM_ENV` and secrets."""
+REPORTED: Mapping[str, str] = {
+    "=": "env",
+    "-": "mask",
+    "!": "ended",
+    "p": "path",
+    "o": "output",
+    "v": "saved",
+    "s": "summary",
+}
+"""The files beside `$LOOM_ENV` that the driver reads after a step, by the letter of their marks."""
 ENV_FILE = f"{DIRECTORY}/env"
 MASK_FILE = f"{DIRECTORY}/mask"
 _FIRST = b"\x1e"
@@ -164,16 +175,22 @@ def step(
     merge_output: bool = False,
     handed_over: bool = False,
     observed: bool = False,
+    files: Mapping[str, str] = MappingProxyType({}),
+    start_in: str = "",
 ) -> bytes:
     """Run `script` in `shell`. ProviderError for text that no shell accepts.
 
-    `handed_over`: with the variables that the steps before it handed on. `observed`: as `Command.observed`.
+    `handed_over`: with the variables that the steps before it handed on. `observed`, `files` and `start_in`: as in `Command`.
     """
     checked(script, environment)
     if observed:
         script = endings.reporting(shell, f"{directory}/{ENDED}") + script
     file = f"{directory}/step.{number}"
     settings = (_TAKE_ON if handed_over else b"") + _settings(environment, merge_output=merge_output)
+    for name, reported in files.items():
+        settings += f'\nexport {name}={directory}/{reported}; : >|"${name}"'.encode()
+    if start_in:
+        settings += b"\ncd -- " + shared_shell.quoted(start_in) + b" || exit 1"
     words: list[bytes | str] = [token, script, settings, file, *arguments_of(shell, file)]
     return b"loom_step " + b" ".join(quoted(word) for word in words) + b"\n"
 
@@ -264,8 +281,8 @@ CLOSE = b"close\n"
 
 
 class Mark(Struct, frozen=True):
-    """The text between a token and the line end: ` <answer>`, `=<a line of $LOOM_ENV>`, `-<a line of $LOOM_MASK>`, `!<a line
-    of ENDED>`, or `.<answer>` at the end of a shared shell; ` <line> <word>` where a command begins (`begins`).
+    """The text between a token and the line end: ` <answer>`, a letter of REPORTED and a line of its file, or `.<answer>` at
+    the end of a shared shell; ` <line> <word>` where a command begins (`begins`).
     """
 
     text: bytes

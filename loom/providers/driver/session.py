@@ -78,7 +78,7 @@ class Driven:
         self._still_running = still_running
         self._directory = directory
         self._handed_on: dict[str, str] = {}
-        self._to_mask: list[bytes] = []
+        self._reported: Mapping[str, Sequence[bytes]] = {}
         self._number = 0
         self._ooms = self._refused_forks = 0
         self._unfinished = False
@@ -181,6 +181,7 @@ class Driven:
         """As `Session.run`."""
         if self.died:
             raise ConnectionLost(f"a step of job {self._request.job_id} has ended its session; no other can run in it")
+        self._reported = {}
         if command.share is None or command.share.first:
             self.end_shared()
         self._number += 1
@@ -209,10 +210,10 @@ class Driven:
         finally:
             unregister()
             exchange.release(on_output)
-        self._handed_on.update(handed_on(exchange.env_lines))
-        self._to_mask += [line for line in exchange.mask_lines if line.strip()]
+        self._reported = exchange.reported
+        self._handed_on.update(handed_on(exchange.reported.get("env", ())))
         found = replace(self._exit(str(exchange.answer), ended), still_ran=still_ran, goes_on=goes_on)
-        return replace(found, reports=reports_of(exchange.ended_lines))
+        return replace(found, reports=reports_of(exchange.reported.get("ended", ())))
 
     def _order(self, command: Command) -> tuple[Exchange, bytes]:
         """Return the command for the driver, and the exchange for its answer."""
@@ -259,6 +260,8 @@ class Driven:
             merge_output=command.merge_output,
             handed_over=handed_over,
             observed=command.observed,
+            files=command.files,
+            start_in=command.start_in,
         )
 
     def _share(self, command: Command, token: bytes) -> bytes:
@@ -339,9 +342,8 @@ class Driven:
     def handed_on(self) -> Mapping[str, str]:
         return dict(self._handed_on)
 
-    def to_mask(self) -> list[bytes]:
-        found, self._to_mask = self._to_mask, []
-        return found
+    def reported(self) -> Mapping[str, Sequence[bytes]]:
+        return self._reported
 
     def answers(self) -> bool:
         """As `Session.answers`."""
@@ -412,8 +414,8 @@ class DrivenSession:
     def handed_on(self) -> Mapping[str, str]:
         return self._driven.handed_on()
 
-    def to_mask(self) -> list[bytes]:
-        return self._driven.to_mask()
+    def reported(self) -> Mapping[str, Sequence[bytes]]:
+        return self._driven.reported()
 
     def put_secret(self, name: str, content: bytes) -> str:
         return self._driven.put_secret(name, content)

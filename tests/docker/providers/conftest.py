@@ -89,6 +89,7 @@ class Job:
         cancel: Cancel | None = None,
         merge_output: bool = False,
         share: Share | None = None,
+        **more: Any,
     ) -> Ran:
         heard = Heard()
         started = time.monotonic()
@@ -100,6 +101,7 @@ class Job:
             merge_output=merge_output,
             share=share,
             observed=True,
+            **more,
         )
         ended = self.session.run(command, heard, cancel or Cancel())
         return Ran(ended, heard, time.monotonic() - started)

@@ -191,6 +191,20 @@ def test_variables_are_handed_on_through_a_file(place: Place) -> None:
         assert job.session.handed_on()["F"] == value
 
 
+def test_a_step_has_files_to_report_in_and_another_directory(place: Place) -> None:
+    files = {"OUT": "output", "ADDED": "path"}
+    with place.job() as job:
+        job.run("mkdir -p 'a b'", files=files)
+        ran = job.run('echo x=1 >>"$OUT"; printf /bin >"$ADDED"; pwd', files=files, start_in="a b")
+        assert ran.out.endswith(b"/a b\n")
+        assert {**job.session.reported()} == {"output": [b"x=1"], "path": [b"/bin"]}
+        assert job.run('test ! -s "$OUT"', files=files).code == 0
+        assert job.session.reported() == {}
+        missing = job.run("echo no", start_in="nowhere")
+        assert (missing.code, missing.out) == (1, b"")
+        assert b"nowhere" in missing.err
+
+
 def test_the_shell_can_be_another(place: Place) -> None:
     with place.job(shell=("bash", "-eo", "pipefail")) as job:
         assert job.run("false | true").code == 1

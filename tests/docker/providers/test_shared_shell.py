@@ -74,12 +74,12 @@ def test_steps_in_one_shell(place: Place, shell: tuple[str, ...]) -> None:
 def test_each_step_has_its_own_output_and_outputs_for_later_steps(place: Place, shell: tuple[str, ...]) -> None:
     with place.job() as job:
         one, two = job.run_in_one_shell(
-            'echo 1; echo e1 >&2; echo "A=b c" >>"$LOOM_ENV"; echo s3cr >>"$LOOM_MASK"',
-            "echo 2; echo e2 >&2",
+            'echo 1; echo e1 >&2; echo "A=b c" >>"$LOOM_ENV"',
+            'echo 2; echo e2 >&2; echo s3cr >>"$LOOM_MASK"',
             shell=shell,
         )
         assert (one.out, one.err, two.out, two.err) == (b"1\n", b"e1\n", b"2\n", b"e2\n")
-        assert (job.session.handed_on(), job.session.to_mask()) == ({"A": "b c"}, [b"s3cr"])
+        assert (job.session.handed_on(), job.session.reported()["mask"]) == ({"A": "b c"}, [b"s3cr"])
 
 
 def test_a_trace_goes_on_and_shows_nothing_of_ours_but_the_file(place: Place) -> None:

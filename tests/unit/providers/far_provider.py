@@ -108,7 +108,7 @@ class FarSession:
             "LOOM_MASK": str(self._private / "mask"),
         }
         self._handed_on: dict[str, str] = {}
-        self._to_mask: list[bytes] = []
+        self._reported: Mapping[str, Sequence[bytes]] = {}
         self.facts = SessionFacts(
             provider="far", container_id=place.name, container_name=place.name, auto_shell=AUTO["bash"]
         )
@@ -129,12 +129,16 @@ class FarSession:
         self._send()
         script = self._private / "step"
         script.write_text(command.script)
-        for name in ("env", "mask"):
+        for name in ("env", "mask", *command.files.values()):
             (self._private / name).write_bytes(b"")
         process = subprocess.Popen(
             arguments_of(chosen(command.shell or self._request.shell, AUTO["bash"]), str(script)),
-            cwd=self._files,
-            env={**self._environment, **command.environment},
+            cwd=self._files / command.start_in,
+            env={
+                **self._environment,
+                **command.environment,
+                **{name: str(self._private / file) for name, file in command.files.items()},
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if command.merge_output else subprocess.PIPE,
@@ -162,15 +166,15 @@ class FarSession:
         for thread in threads:
             thread.join()
         self._handed_on.update(handed_on((self._private / "env").read_bytes().splitlines()))
-        self._to_mask += (self._private / "mask").read_bytes().splitlines()
+        read = ("mask", *command.files.values())
+        self._reported = {name: (self._private / name).read_bytes().splitlines() for name in read}
         return Exit(code=abs(process.wait()), ended=Ended.CANCELED if cancel.requested else ended)
 
     def handed_on(self) -> Mapping[str, str]:
         return dict(self._handed_on)
 
-    def to_mask(self) -> list[bytes]:
-        found, self._to_mask = self._to_mask, []
-        return found
+    def reported(self) -> Mapping[str, Sequence[bytes]]:
+        return self._reported
 
     def put_secret(self, name: str, content: bytes) -> str:
         path = self._private / f"secret.{name}"
