@@ -113,7 +113,8 @@ def test_no_lock_file_is_no_lock(tmp_path: Path) -> None:
         (b'{"schema_version": "loom.images.lock.v1"}', "missing required field `images`"),
         (b'{"schema_version": "loom.images.lock.v1", "images": {"a": []}}', "$.images[...]"),
         (
-            b'{"images": {"A B": {"linux/amd64": {"digest": "sha256:%s"}}}}' % (b"a" * 64),
+            b'{"schema_version": "loom.images.lock.v1", "images": {"A B": {"linux/amd64": {"digest": "sha256:%s"}}}}'
+            % (b"a" * 64),
             "'A B' is not a valid image name",
         ),
         (
