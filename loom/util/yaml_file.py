@@ -151,6 +151,11 @@ def text_of(node: Node | None) -> str:
             return str(value)
 
 
+def truth(node: Node | None, default: bool = False) -> bool:
+    """Return a truth value; `default` for nothing and for other values."""
+    return node.value if node is not None and isinstance(node.value, bool) else default
+
+
 def scalars_of(node: Node, at: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Node]]:
     """Yield every scalar below a node with its path."""
     pending = [(at, node)]

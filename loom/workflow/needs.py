@@ -24,25 +24,15 @@ class WantedNeed(Struct, frozen=True, kw_only=True):
     artifacts: bool = True
     matrix: tuple[Mapping[str, str], ...] = ()
     """The combinations that it means, each by some of its values; empty: all."""
+    which: Any = None
+    """Tells entries for one job apart that are no duplicates."""
+    always: bool = True
+    """Whether the job needs it in each run; False where a rule decides."""
 
     def means(self, matrix: Mapping[str, str]) -> bool:
         return not self.matrix or any(
             all(matrix.get(key) == value for key, value in wanted.items()) for wanted in self.matrix
         )
-
-
-class NeedsEntry(Struct, frozen=True, kw_only=True):
-    """One entry of a job's `needs`."""
-
-    job: str
-    """A job's name, or the title of one of its instances."""
-    node: Node
-    at: str
-    optional: bool = False
-    which: Any = None
-    """Tells entries for one job apart that are no duplicates."""
-    always: bool = True
-    """Whether the job needs it in each run; False where a rule decides."""
 
 
 class Needing(Struct, frozen=True, kw_only=True):
@@ -51,7 +41,7 @@ class Needing(Struct, frozen=True, kw_only=True):
     stage: str | None
     key: Node
     node: Node
-    needs: Sequence[NeedsEntry]
+    needs: Sequence[WantedNeed]
 
 
 def check(
@@ -97,7 +87,7 @@ def check(
         problems.say(first.node.get("needs") or first.key, pointer(error.cycle[0], "needs"), why)
 
 
-def _unknown(need: NeedsEntry, known: Collection[str], problems: Problems) -> str:
+def _unknown(need: WantedNeed, known: Collection[str], problems: Problems) -> str:
     if need.job.startswith("."):
         return f"{need.job} is a template and never runs; need a job"
     return f"unknown job {need.job}{problems.meant(need.job, known)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from functools import partial
 
 from msgspec.structs import replace
@@ -138,7 +138,7 @@ class Candidates:
     def all(self) -> list[JobCandidate]:
         """Return every instance in plan order: by stage, then needs, then file order."""
         jobs = self.pipeline.jobs
-        needed = {name: [need for need in self._names(entry) if need in jobs] for name, entry in jobs.items()}
+        needed = {name: needs.names(entry.merged) for name, entry in jobs.items()}
         stage_of = {name: entry.stage for name, entry in jobs.items()}
         found = [
             self.candidate(jobs[name], instance)
@@ -164,12 +164,6 @@ class Candidates:
     def _matrix(self, name: str) -> str:
         found = [", ".join(one.matrix.values()) for one in self.instances.get(name, ()) if one.matrix]
         return "; ".join(f"[{values}]" for values in found) or "none"
-
-    def _names(self, entry: Entry) -> Iterator[str]:
-        for node in one_or_more(entry.merged.get("needs")):
-            job = node.get("job") or node
-            if isinstance(job.value, str):
-                yield job.value
 
     def _held(self, job: Node) -> Withheld | None:
         config = self.context.config

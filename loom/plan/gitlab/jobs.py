@@ -21,7 +21,7 @@ from loom.pools import Pool
 from loom.util import globs
 from loom.util.bounded import listed
 from loom.util.toposort import CycleError
-from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, pointer, text_of
+from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, pointer, text_of, truth
 from loom.workflow.gitlab import needs, yaml
 from loom.workflow.gitlab.durations import seconds
 from loom.workflow.gitlab.keywords import JOB
@@ -266,7 +266,7 @@ class GitLabJobBuilder:
                 continue
             if found is not None:
                 yield found[0], str(found[1])
-            elif not needs.is_optional(item):
+            elif not truth(item.get("optional")):
                 self.refuse(candidate, item, at, f"needs:pipeline: run {pipeline} has no job {job}")
 
     def artifacts(self, job: Node, texts: _Texts) -> p.Artifacts | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from loom.errors import WorkflowError
 from loom.plan import model as p
@@ -15,7 +15,7 @@ from loom.util.yaml_file import Node, pointer
 from loom.workflow import Entry, Workflow, expressions, interpolation
 from loom.workflow.instances import Instance, instances
 from loom.workflow.native import models
-from loom.workflow.needs import WantedNeed
+from loom.workflow.native.references import needs_of
 from loom.workflow.patterns import SearchError
 from loom.workflow.rules import NO_MATCH, NO_PIPELINE, RuleDecision, decision
 
@@ -57,24 +57,11 @@ def candidate_of(entry: Entry, instance: Instance, decided: RuleDecision) -> Ent
         node_index=instance.index,
         node_total=instance.total,
         decision=decided,
-        wanted=None if fields.needs is None else tuple(_wanted(entry, fields.needs)),
+        wanted=None if fields.needs is None else tuple(needs_of(entry.name, entry.merged)),
         leaves_artifacts=fields.artifacts is not None and bool(fields.artifacts.paths),
         base_when=fields.when,
         entry=entry,
     )
-
-
-def _wanted(entry: Entry, needs: list[models.NeedFields]) -> Iterator[WantedNeed]:
-    listed = entry.merged.get("needs")
-    for number, need in enumerate(needs):
-        yield WantedNeed(
-            job=need.job,
-            node=(listed.get(number) if listed is not None else None) or entry.key,
-            at=pointer(entry.name, "needs", number),
-            optional=need.optional,
-            artifacts=need.artifacts,
-            matrix=(need.matrix,) if need.matrix else (),
-        )
 
 
 def instances_of(workflow: Workflow) -> dict[str, list[Instance]]:

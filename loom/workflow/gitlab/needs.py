@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from loom.util.yaml_file import Kind, Node, flat, items_of, one_or_more, pointer, text_of
+from msgspec.structs import replace
+
+from loom.util.yaml_file import Kind, Node, flat, items_of, one_or_more, pointer, text_of, truth
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.instances import Instance, combinations, instances
-from loom.workflow.needs import Needing, NeedsEntry, WantedNeed
+from loom.workflow.needs import Needing, WantedNeed
 from loom.workflow.needs import check as check_needs
 
 if TYPE_CHECKING:
@@ -29,18 +31,16 @@ def wanted(entry: Entry, instance: Instance, rule_needs: Node | None, problems: 
     if node is None or node.value is None:
         return None
     return [
-        _wanted(item, name, pointer(entry.name, "needs", number), instance, problems)
-        for number, item, name in _items(node)
-        if name is not None
+        replace(need, matrix=tuple(_combinations(need, instance, problems)))
+        for need in _entries(node, (entry.name, "needs"))
     ]
 
 
 def above(entry: Entry, rule_needs: Node | None) -> Iterator[tuple[Node, str]]:
     """Yield the entries of `needs`, with their places, that want artifacts of a job of another pipeline of this project."""
     for number, item in enumerate(one_or_more(_written_needs(entry, rule_needs))):
-        job, wants = item.get("job"), item.get("artifacts")
         elsewhere = item.get("pipeline") is not None and item.get("project") is None
-        if elsewhere and job is not None and (wants is None or wants.value is not False):
+        if elsewhere and item.get("job") is not None and truth(item.get("artifacts"), True):
             yield item, pointer(entry.name, "needs", number)
 
 
@@ -73,54 +73,37 @@ def check(pipeline: Pipeline, problems: Problems) -> None:
         _check_dependencies(entry, titles | {one: one for one in known}, position, problems)
 
 
-def _needs_of(entry: Entry) -> Iterator[NeedsEntry]:
-    for node, at, conditional in _written(entry):
-        for number, item, name in _items(node):
-            if name is not None:  # the keyword's own notice has said so
-                yield NeedsEntry(
-                    job=name,
-                    node=item,
-                    at=pointer(*at, number),
-                    optional=is_optional(item),
-                    which=at if item.get("parallel") is None else id(item),
-                    always=not conditional,
-                )
+def names(job: Node) -> list[str]:
+    """Return the jobs of this pipeline that a job names in its `needs`."""
+    return [need.job for need in _entries(job.get("needs"), ())]
 
 
-def _written(entry: Entry) -> Iterator[tuple[Node, tuple[str | int, ...], bool]]:
-    """Yield each `needs` of a job with its place, and whether a rule decides on it."""
-    if (node := entry.merged.get("needs")) is not None:
-        yield node, (entry.name, "needs"), False
+def _needs_of(entry: Entry) -> Iterator[WantedNeed]:
+    """Yield what a job needs, also where a rule decides on it."""
+    yield from _entries(entry.merged.get("needs"), (entry.name, "needs"))
     for number, rule in enumerate(flat(items_of(entry.merged.get("rules")))):
-        if (node := rule.get("needs")) is not None:
-            yield node, (entry.name, "rules", number, "needs"), True
+        for need in _entries(rule.get("needs"), (entry.name, "rules", number, "needs")):
+            yield replace(need, always=False)
 
 
-def _items(node: Node) -> Iterator[tuple[int, Node, str | None]]:
-    """Yield the entries of `needs` with the job's name; None for what lies outside of this pipeline."""
+def _entries(node: Node | None, at: tuple[str | int, ...]) -> Iterator[WantedNeed]:
+    """Yield the entries of `needs`, without those of other pipelines and projects, and without their matrices."""
     for number, item in enumerate(one_or_more(node)):
-        if item.kind is not Kind.MAPPING:
-            yield number, item, text_of(item)
-        elif item.get("project") is not None or item.get("pipeline") is not None or item.get("job") is None:
-            yield number, item, None
-        else:
-            yield number, item, text_of(item.get("job"))
+        elsewhere = item.get("project") is not None or item.get("pipeline") is not None
+        job = item.get("job") if item.kind is Kind.MAPPING else item
+        if job is not None and not elsewhere:
+            yield WantedNeed(
+                job=text_of(job),
+                node=item,
+                at=pointer(*at, number),
+                optional=truth(item.get("optional")),
+                artifacts=truth(item.get("artifacts"), True),
+                which=at if item.get("parallel") is None else id(item),
+            )
 
 
-def _wanted(item: Node, name: str, at: str, instance: Instance, problems: Problems) -> WantedNeed:
-    artifacts = item.get("artifacts")
-    return WantedNeed(
-        job=name,
-        node=item,
-        at=at,
-        artifacts=artifacts is None or artifacts.value is not False,
-        optional=is_optional(item),
-        matrix=tuple(_combinations(item, at, instance, problems)),
-    )
-
-
-def _combinations(item: Node, at: str, instance: Instance, problems: Problems) -> Iterator[dict[str, str]]:
-    matrix = item.find("parallel", "matrix")
+def _combinations(need: WantedNeed, instance: Instance, problems: Problems) -> Iterator[dict[str, str]]:
+    matrix = need.node.find("parallel", "matrix")
     for combination in combinations(matrix):
         unknown = {
             name for value in combination.values() for name in _EXPRESSION.findall(value) if name not in instance.matrix
@@ -128,29 +111,24 @@ def _combinations(item: Node, at: str, instance: Instance, problems: Problems) -
         if unknown:
             known = ", ".join(instance.matrix) or "none: the job has no parallel:matrix"
             message = f"needs:parallel:matrix: the job's matrix has no {', '.join(sorted(unknown))}; it has {known}"
-            problems.say(matrix or item, f"{at}/parallel/matrix", message)
+            problems.say(matrix or need.node, f"{need.at}/parallel/matrix", message)
         yield {
             name: _EXPRESSION.sub(lambda found: instance.matrix.get(found[1], found[0]), value)
             for name, value in combination.items()
         }
 
 
-def is_optional(item: Node) -> bool:
-    optional = item.get("optional")
-    return optional is not None and optional.value is True
-
-
 def _check_dependencies(
     entry: Entry, owner: Mapping[str, str], position: Mapping[str, int], problems: Problems
 ) -> None:
-    node, needs = entry.merged.get("dependencies"), entry.merged.get("needs")
-    needed = None if needs is None or needs.value is None else {name for _, _, name in _items(needs)}
+    node, needs = entry.merged.get("dependencies"), one_or_more(entry.merged.get("needs"))
+    needed = names(entry.merged)
     for number, item in enumerate(items_of(node)):
         name, place = text_of(item), pointer(entry.name, "dependencies", number)
         target = owner.get(name)
         if target is None:
             problems.say(item, place, f"dependencies: unknown job {name}{problems.meant(name, owner)}")
-        elif needed:
+        elif needs:
             if name not in needed and target not in needed:
                 problems.say(item, place, f"dependencies: {name} must be one of the job's needs too")
         elif position[target] >= position[entry.name]:

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
-from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, pointer
+from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, pointer, truth
 from loom.workflow.messages import Problems
 from loom.workflow.native import models, values
-from loom.workflow.needs import Needing, NeedsEntry
+from loom.workflow.needs import Needing, WantedNeed
 from loom.workflow.needs import check as check_needs
 
 
@@ -48,7 +48,7 @@ def check(views: Mapping[str, EntryView], stages: Sequence[str] | None, problems
     for view in views.values():
         for node, at, message in (*_stage(view, stages, problems), *(() if view.is_template else _own_keys(view))):
             say(node, at, message)
-    needs = {name: list(_needs_of(view)) for name, view in jobs.items()}
+    needs = {name: list(needs_of(name, view.node)) for name, view in jobs.items()}
     needing = {
         name: Needing(stage=view.stage, key=view.key, node=view.node, needs=needs[name]) for name, view in jobs.items()
     }
@@ -106,25 +106,29 @@ def _own_keys(view: EntryView) -> Mistakes:
         names.append(service.name)
 
 
-def _combination(need: NeedsEntry, needed: EntryView | None) -> Iterator[str]:
+def _combination(need: WantedNeed, needed: EntryView | None) -> Iterator[str]:
     if needed is None or needed.fields is None:
         return
     parallel = needed.fields.parallel
-    for key, value in need.which or ():
+    for key, value in sorted(need.matrix[0].items()) if need.matrix else ():
         known = [v for row in (parallel.matrix if parallel else None) or () for v in row.get(key, ())]
         if value not in known:
             why = f"its values are {', '.join(dict.fromkeys(known))}" if known else "its matrix has no such variable"
             yield f"{need.job} has no combination with {key}={value}; {why}"
 
 
-def _needs_of(view: EntryView) -> Iterator[NeedsEntry]:
-    for number, node in enumerate(one_or_more(view.node.get("needs"))):
-        job, optional = node if node.kind is Kind.SCALAR else node.get("job"), node.get("optional")
-        if job is not None and isinstance(job.value, str):
-            yield NeedsEntry(
-                job=job.value.strip(),
-                node=job,
-                at=pointer(view.name, "needs", number),
-                optional=optional is not None and optional.value is True,
-                which=tuple(sorted((name, str(one.value)) for name, one in fields_of(node.get("matrix")).items())),
+def needs_of(name: str, job: Node) -> Iterator[WantedNeed]:
+    """Yield what a job needs; entries of a wrong shape, which is reported elsewhere, are left out."""
+    for number, node in enumerate(one_or_more(job.get("needs"))):
+        needed = node if node.kind is Kind.SCALAR else node.get("job")
+        if needed is not None and isinstance(needed.value, str):
+            matrix = {key: str(one.value) for key, one in fields_of(node.get("matrix")).items()}
+            yield WantedNeed(
+                job=needed.value.strip(),
+                node=needed,
+                at=pointer(name, "needs", number),
+                optional=truth(node.get("optional")),
+                artifacts=truth(node.get("artifacts"), True),
+                matrix=(matrix,) if matrix else (),
+                which=matrix,
             )
