@@ -5,22 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
-from loom.config import AUTO_SHELL, Config
+from loom.config import AUTO_SHELL
 from loom.plan.late import LateJob, LateStep
 from loom.pools import Pool
 from loom.status import Status
-
-if TYPE_CHECKING:
-    from loom.workflow.gitlab.sources import Sources
-    from loom.workflow.gitlab.variables import Variable
+from loom.workflow.facts import Facts
 
 Phase = Literal["before_script", "script", "after_script"]
 PullPolicy = Literal["always", "missing", "never"]
@@ -413,28 +410,9 @@ class JobSelection(Struct, frozen=True, kw_only=True):
         return not self.jobs and not self.stages and self.from_job is None and self.only_failed is None
 
 
-class ResolveContext(Struct, frozen=True, kw_only=True):
+class ResolveContext(Facts, frozen=True, kw_only=True):
     """Facts about the environment that `resolve` needs."""
 
-    config: Config = field(default_factory=Config)
-    predefined: Mapping[str, str] = field(default_factory=dict)
-    """Loom's own variables (`CI_COMMIT_BRANCH`, ...); unknown ones are absent."""
-    changed: Callable[[str | None], Iterable[str] | None] = lambda _: None
-    """Files that differ from a commit (None: from `changes_base`, else HEAD), relative to the root; None if unknown."""
-    changes_base: str | None = None
-    """The commit of `--changes-base`."""
-    files: Callable[[], Iterable[str]] = tuple
-    """Every file of the snapshot, relative to the root."""
-    own_variables: Callable[[], Mapping[str, Variable]] = dict
-    """The variables that the project has on the server, from the user's file."""
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    """The inputs of the workflow's main file, as text."""
-    typed_inputs: Mapping[str, Any] = field(default_factory=dict)
-    """Those that a parent pipeline gives."""
-    given: Mapping[str, str] = field(default_factory=dict)
-    """The variables of the command line, for what a workflow decides while it is read."""
-    sources: Callable[[], Sources | None] = lambda: None
-    """Where files of other projects come from that a workflow includes; None: nowhere."""
     host_project_dir: str | None = None
     """The project directory of host jobs; `$CI_PROJECT_DIR` stays unexpanded in their values while it is unknown."""
     above: Callable[[str, str], tuple[str, Path] | None] | None = None

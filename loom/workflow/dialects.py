@@ -10,8 +10,9 @@ from typing import Protocol, cast
 from loom.errors import RequestError
 from loom.util import yaml_file
 from loom.util.paths import name_from
+from loom.workflow.facts import Facts
 from loom.workflow.languages import LANGUAGES, NATIVE, Language
-from loom.workflow.loaded import Examined, Facts, Loaded
+from loom.workflow.loaded import Examined, Loaded
 from loom.workflow.messages import refused
 
 

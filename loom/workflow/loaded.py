@@ -2,60 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, Generic, TypeAlias, TypeVar
 
 from msgspec import Struct
 
 from loom.errors import Problem
 from loom.util.yaml_file import Node, YamlFile
 from loom.workflow.messages import in_order
-
-if TYPE_CHECKING:
-    from loom.config import Config
-    from loom.workflow.gitlab.sources import Sources
-    from loom.workflow.gitlab.variables import Variable
-
-
-class Facts(Protocol):
-    """What a language asks about the repository, the event and the user's settings; `plan.model.ResolveContext` has it."""
-
-    @property
-    def config(self) -> Config: ...
-
-    @property
-    def predefined(self) -> Mapping[str, str]:
-        """The `CI_*` variables of the whole pipeline."""
-
-    @property
-    def given(self) -> Mapping[str, str]:
-        """The variables of `--var`."""
-
-    @property
-    def inputs(self) -> Mapping[str, str]:
-        """The inputs of the main file, as text."""
-
-    @property
-    def typed_inputs(self) -> Mapping[str, Any]:
-        """Those that a parent pipeline gives."""
-
-    @property
-    def changed(self) -> Callable[[str | None], Iterable[str] | None]: ...
-
-    @property
-    def own_variables(self) -> Callable[[], Mapping[str, Variable]]:
-        """The variables that the project has on the server."""
-
-    @property
-    def changes_base(self) -> str | None:
-        """The commit that `--changes-base` names; `changed(None)` compares with it."""
-
-    @property
-    def files(self) -> Callable[[], Iterable[str]]: ...
-
-    @property
-    def sources(self) -> Callable[[], Sources | None]:
-        """Where files of other places come from; None: nowhere."""
 
 
 class Entry(Struct, frozen=True, kw_only=True):

@@ -15,11 +15,11 @@ from msgspec.structs import replace
 from loom.addresses import without_credentials
 from loom.util import globs, yaml_file
 from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, one_or_more, pointer, text_of
+from loom.workflow.facts import Facts
 from loom.workflow.gitlab import inputs, rules, yaml
 from loom.workflow.gitlab.inputs import Given
 from loom.workflow.gitlab.sources import SUFFIXES, Checkout, Component, NotFound, Nowhere, Sources, Tree
 from loom.workflow.gitlab.variables import Scope, expand, in_environment
-from loom.workflow.loaded import Facts
 from loom.workflow.merge import merge, without
 from loom.workflow.messages import Problems
 

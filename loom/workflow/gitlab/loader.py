@@ -12,6 +12,7 @@ from loom.errors import RequestError
 from loom.util import yaml_file
 from loom.util.paths import name_from
 from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, items_of, one_or_more, pointer
+from loom.workflow.facts import Facts
 from loom.workflow.gitlab import inputs, limits, rules, yaml
 from loom.workflow.gitlab.files import CODE, GitLabFiles
 from loom.workflow.gitlab.inheritance import defaults_of, entry_names, extended, with_defaults
@@ -19,7 +20,7 @@ from loom.workflow.gitlab.keywords import GLOBALS
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.references import Resolver
 from loom.workflow.gitlab.shapes import GitLabShapes
-from loom.workflow.loaded import Examined, Facts
+from loom.workflow.loaded import Examined
 from loom.workflow.merge import without
 from loom.workflow.messages import Problems, in_order
 

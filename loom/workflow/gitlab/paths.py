@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from loom.util import globs
-from loom.workflow.loaded import Facts
+from loom.workflow.facts import Facts
 
 _LIKE_ONE_STAR = re.compile(r"(?<=[^/*])\*{2,}|\*{2,}(?=[^/*])|\*{3,}")
 """Stars that cross no folders: for GitLab's runner, only a `**` that is a whole part of a path does."""

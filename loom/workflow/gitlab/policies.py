@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from loom.util.globs import GlobError
 from loom.util.yaml_file import Kind, Node, one_or_more, pointer, text_of
 from loom.workflow.expressions import ExpressionError
+from loom.workflow.facts import Facts
 from loom.workflow.gitlab import conditions, paths
 from loom.workflow.gitlab.pipeline import Entry
 from loom.workflow.gitlab.variables import Scope
-from loom.workflow.loaded import Facts
 from loom.workflow.patterns import PatternError, SearchError
 
 if TYPE_CHECKING:

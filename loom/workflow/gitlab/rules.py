@@ -14,10 +14,10 @@ from loom.util import globs
 from loom.util.globs import GlobError
 from loom.util.yaml_file import Kind, Node, fields_of, flat, items_of, one_or_more, pointer, text_of
 from loom.workflow.expressions import Expression, ExpressionError
+from loom.workflow.facts import Facts
 from loom.workflow.gitlab import conditions, durations, paths, policies
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.variables import GIVE, Scope, expand_existing, read
-from loom.workflow.loaded import Facts
 from loom.workflow.patterns import SearchError
 from loom.workflow.predefined import NOT_SET
 from loom.workflow.rules import NO_MATCH, NO_PIPELINE, RuleDecision, decision

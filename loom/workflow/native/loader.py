@@ -12,7 +12,8 @@ from typing import ClassVar
 
 from loom.util.yaml_file import Kind, Node, items_of, pointer
 from loom.workflow import merge
-from loom.workflow.loaded import Examined, Facts, LoadedOf
+from loom.workflow.facts import Facts
+from loom.workflow.loaded import Examined, LoadedOf
 from loom.workflow.messages import Problems, in_order, refused
 from loom.workflow.native import models, references
 from loom.workflow.native.files import File, WorkflowFiles

@@ -1,0 +1,36 @@
+"""What reading a file may ask about the repository, the event and the user's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
+
+from loom.config import Config
+
+if TYPE_CHECKING:
+    from loom.workflow.gitlab.sources import Sources
+    from loom.workflow.gitlab.variables import Variable
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    config: Config = field(default_factory=Config)
+    predefined: Mapping[str, str] = field(default_factory=dict)
+    """Loom's own variables (`CI_COMMIT_BRANCH`, ...); unknown ones are absent."""
+    changed: Callable[[str | None], Iterable[str] | None] = lambda _: None
+    """Files that differ from a commit (None: from `changes_base`, else HEAD), relative to the root; None if unknown."""
+    changes_base: str | None = None
+    """The commit of `--changes-base`."""
+    files: Callable[[], Iterable[str]] = tuple
+    """Every file of the snapshot, relative to the root."""
+    own_variables: Callable[[], Mapping[str, Variable]] = dict
+    """The variables that the project has on the server, from the user's file."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """The inputs of the workflow's main file, as text."""
+    typed_inputs: Mapping[str, Any] = field(default_factory=dict)
+    """Those that a parent pipeline gives."""
+    given: Mapping[str, str] = field(default_factory=dict)
+    """The variables of the command line, for what a workflow decides while it is read."""
+    sources: Callable[[], Sources | None] = lambda: None
+    """Where files of other projects come from that a workflow includes; None: nowhere."""
