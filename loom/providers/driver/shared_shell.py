@@ -18,10 +18,14 @@ from loom.providers.driver import endings
 
 REPORTS = 8
 # After a command: whether the shell ends with `loom_code`, since the command returned. What GitLab's runner has in one `eval`,
-# where `return` is an error for bash, and the end for other shells, is a file here.
+# where `return` is an error for bash, and the end for other shells, is a file here. bash's trap keeps `set -e` from ending the
+# shell with the code of that `return`.
+_ON_RETURN = b"""{ [ -z "${BASH_VERSION-}" ] || trap '{ [ -n "${BASH_SOURCE[*]}" ] || { trap - RETURN
+[ -n "${loom_code+x}" ] || { loom_code=r$-; set +e; }; }; } 2>/dev/null' RETURN; } 2>/dev/null
+"""
 _RETURNED = b"""{ loom_code=${loom_code-r$?}; [ "$loom_code" != "${loom_code#r}" ] && { loom_code=${loom_code#r}
 [ -z "${BASH_VERSION-}" ] || { echo "bash: return: can only \\`return' from a function or sourced script" >&9
-loom_code=1; case $- in *e*) ;; *) false ;; esac; }; }; } 9>&2 2>/dev/null && exit "$loom_code"
+case $loom_code$- in *e*) loom_code=1 ;; *) loom_code=1 && false ;; esac; }; }; } 9>&2 2>/dev/null && exit "$loom_code"
 """
 
 # Without a process of its own. bash prints all of its state as commands; other shells can't print functions.
@@ -80,6 +84,7 @@ def program(
         f"exec {out}>&1 {err}>&2\n".encode() if copies and (share.first or restore) else b"",
         (_RESTORE % {"state": state}).encode() if restore else b"",
         b"{\n" + exports + b"} 2>/dev/null\n" if exports else b"",
+        _ON_RETURN,
         f". {file} </dev/null {REPORTS}>&-{closed}\n".encode(),
         _RETURNED,
         b'exit "$loom_code"\n'

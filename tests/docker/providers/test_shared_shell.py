@@ -178,8 +178,8 @@ def test_a_return_ends_every_sh_and_is_an_error_for_bash(any_sh: Place) -> None:
         with any_sh.job(shell=AUTO_SHELL) as job:
             ran = job.run_in_one_shell(*steps)
             is_bash = job.session.facts.auto_shell == BASH
-            assert (ran[-1].code, ran[-1].out) == (1 if is_bash and not code else code, b""), steps
-            assert (b"can only `return'" in ran[-1].err) == (is_bash and not code)
+            assert (ran[-1].code, ran[-1].out) == (1 if is_bash else code, b""), steps
+            assert (b"can only `return'" in ran[-1].err) == is_bash
         with any_sh.job(shell=AUTO_SHELL) as job:
             off = job.run_in_one_shell("set +e", "return 0", "echo on")
             assert off[-1].out == (b"on\n" if is_bash else b"")
