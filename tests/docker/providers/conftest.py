@@ -27,6 +27,7 @@ from loom.providers.docker.provider import DockerProvider
 from loom.providers.host import HostProvider
 from loom.status import Exit, Stream
 from tests.support import kubernetes
+from tests.support.effort import effort
 
 DEBIAN = "debian:trixie-slim"
 TEST = "loom-test"
@@ -120,8 +121,11 @@ class Job:
 class Place:
     """A provider with a workspace."""
 
-    def __init__(self, kind: str, provider: Provider, workspace: Path, image: str | None = None) -> None:
+    def __init__(
+        self, kind: str, provider: Provider, workspace: Path, image: str | None = None, engine: Any = None
+    ) -> None:
         self.kind = kind
+        self.engine = engine
         self.provider = provider
         self.workspace = workspace
         self.image = image
@@ -204,10 +208,10 @@ def docker_provider(engine: docker.DockerClient) -> Iterator[DockerProvider]:
 
 
 @pytest.fixture
-def docker_place(docker_provider: DockerProvider, tmp_path: Path) -> Place:
+def docker_place(engine: docker.DockerClient, docker_provider: DockerProvider, tmp_path: Path) -> Place:
     workspace = tmp_path / "workspace"
     workspace.mkdir()
-    return Place("docker", docker_provider, workspace, DEBIAN)
+    return Place("docker", docker_provider, workspace, DEBIAN, engine)
 
 
 @pytest.fixture
@@ -220,10 +224,13 @@ def host_place(tmp_path: Path) -> Iterator[Place]:
 
 
 @pytest.fixture(scope="session")
-def podman(engine: docker.DockerClient, podman_engine: str) -> Iterator[docker.DockerClient]:
-    """A podman service of the tests' own, which has the image they use."""
+def podman(
+    engine: docker.DockerClient, shell_images: Mapping[str, str], podman_engine: str
+) -> Iterator[docker.DockerClient]:
+    """A podman service of the tests' own, which has the images they use."""
     client = connect({"DOCKER_HOST": podman_engine})
-    client.images.load(b"".join(engine.images.get(DEBIAN).save(named=True)))
+    for name in shell_images.values():
+        client.images.load(b"".join(engine.images.get(name).save(named=True)))
     yield client
     client.close()
 
@@ -233,7 +240,7 @@ def podman_place(podman: docker.DockerClient, tmp_path: Path) -> Iterator[Place]
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     provider = DockerProvider(lambda: podman, pid=os.getpid())
-    place = Place("docker", provider, workspace, DEBIAN)
+    place = Place("docker", provider, workspace, DEBIAN, podman)
     place.network = Network(mode="none")
     yield place
     assert list(provider.close()) == []
@@ -271,10 +278,16 @@ def place(request: pytest.FixtureRequest) -> Place:
     return docker_place
 
 
-@pytest.fixture(params=["dash", "bash", "ash"])
-def any_sh(request: pytest.FixtureRequest, shell_images: Mapping[str, str], docker_place: Place) -> Place:
-    docker_place.image = shell_images[request.param]
-    return docker_place
+SHELLS = ("bash", "dash", "ash")
+
+
+@pytest.fixture(params=[*SHELLS, *(f"podman-{name}" for name in SHELLS[effort(1, 0) :])])
+def any_sh(request: pytest.FixtureRequest, shell_images: Mapping[str, str]) -> Place:
+    """A container whose `sh` is this one, of Docker or podman."""
+    engine, _, name = request.param.rpartition("-")
+    place: Place = request.getfixturevalue(f"{engine or 'docker'}_place")
+    place.image = shell_images[name]
+    return place
 
 
 __all__ = ["Heard", "Job", "MountMode", "Place", "Ran", "Session"]

@@ -57,11 +57,11 @@ def test_a_step_that_kills_the_driver_ends_the_job_as_its_own_failure(any_sh: Pl
             job.run("echo next")
 
 
-def test_nothing_that_a_step_prints_is_a_boundary(any_sh: Place, engine: docker.DockerClient) -> None:
+def test_nothing_that_a_step_prints_is_a_boundary(any_sh: Place) -> None:
     with any_sh.job() as job:
         job.run("echo one")
         job.run("echo two >&2")
-        printed = engine.containers.get(job.session.container_id).logs()
+        printed = any_sh.engine.containers.get(job.session.container_id).logs()
         assert printed.count(b"\x1eloom:") >= 6, "the log shows where steps ended"
         forged = printed + b"\x1eloom:" + b"0" * 32 + b" 0\n\x1eloom:\x1e\x1eloom:"
         (any_sh.workspace / "forged").write_bytes(forged)
@@ -76,6 +76,20 @@ def test_the_token_is_not_where_a_step_would_look(any_sh: Place) -> None:
             "set"
         )
         assert b"\x1eloom" not in ran.out
+
+
+PAUSE = "read -r up _ </proc/uptime; end=$((${up%.*} + 2)); while [ ${up%.*} -lt $end ]; do read -r up _ </proc/uptime; done"
+
+
+def test_silence_floods_and_trickles(any_sh: Place) -> None:
+    flood = "i=0; while [ $i -lt 40000 ]; do i=$((i+1)); echo line $i; done"
+    trickle = "for i in 1 2 3 4 5; do echo $i; n=9000; while [ $n != 0 ]; do n=$((n-1)); done; echo $i >&2; done"
+    with any_sh.job() as job:
+        ran = job.run(f"echo a; {PAUSE}; echo b >&2; echo c")
+        assert (ran.out, ran.err) == (b"a\nc\n", b"b\n")
+        shared = job.run_in_one_shell(f"{flood}; {PAUSE}; printf last", trickle, "exit 5")
+    assert shared[0].out == b"".join(b"line %d\n" % number for number in range(1, 40001)) + b"last"
+    assert (shared[1].out, shared[1].err, shared[2].code) == (b"1\n2\n3\n4\n5\n",) * 2 + (5,)
 
 
 def test_many_steps(any_sh: Place) -> None:
