@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal, NotRequired, Required, TypedDict
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, Struct, defstruct
 
 from loom.record.documents import (
     Assistance,
@@ -28,228 +28,131 @@ from loom.status import Code, Count, EndedBy, FailingTest, Failure, Status
 Milliseconds = Annotated[float, Meta(ge=-1e15, le=1e15)]
 
 
-class _Begun(TypedDict, total=False):
-    """Of `run.bootstrap`."""
-
-    loom_version: str
-    command: list[str]
-    invocation: Invocation
-    repo_root: str
-    workflow_path: str | None
-    workspace: str
-    logs_dir: str
-    parent_run_id: str | None
+def _data(_required: str = "", **types: Any) -> type[Struct]:
+    """Return the shape of data with these keys, of which the `_required` ones must be there."""
+    needed = _required.split()
+    fields = [(key, kind) if key in needed else (key, kind, UNSET) for key, kind in types.items()]
+    return defstruct("Data", fields, kw_only=True)
 
 
-class _Phase(TypedDict, total=False):
-    """For all other phases, at their start or end."""
+_TEXTS = dict[str, str]
+_STEP = _data("id", id=str, command=str)
+_PLANNED = _data(
+    "id",
+    id=Place,
+    name=str,
+    stage=str,
+    target=str,
+    provider=str,
+    image=str | None,
+    needs=list[str] | None,
+    matrix=_TEXTS,
+    services=list[str],
+    steps=list[_STEP],  # type: ignore[valid-type]
+)
+_LEFT_OUT_JOB = _data("id reason", id=str, reason=str)
+_LEFT_OUT_PATH = _data("path reason", path=str, reason=str)
+_REUSED_JOB = _data(
+    "status allowed_failure exit_code archive",
+    status=Status,
+    allowed_failure=bool,
+    exit_code=Code | None,
+    archive=str,
+    run_id=str,
+)
+_REUSED_STEPS = _data("job_id from_step steps", job_id=Place, from_step=Place | None, steps=dict[Place, Milliseconds])
+_IMAGE = _data("name id", name=str | None, id=str, digest=str)
+_TEXT = _data("text", text=str)
+_CHANGED = _data(paths=list[str], count=Count)
 
-    command: str
-    file: str | None
-    line: Code | None
-    literal: bool
-    attempt: Count
-    output: OutputCounts
-    highlights: Highlights
-    ended_by: EndedBy
-
-
-class _Step(TypedDict, total=False):
-    id: Required[str]
-    command: str
-
-
-class _Planned(TypedDict, total=False):
-    id: Required[Place]
-    name: str
-    stage: str
-    target: str
-    provider: str
-    image: str | None
-    needs: list[str] | None
-    matrix: dict[str, str]
-    services: list[str]
-    steps: list[_Step]
-
-
-class _LeftOutOfPlan(TypedDict):
-    id: str
-    reason: str
-
-
-class _Plan(TypedDict, total=False):
-    jobs: Required[list[_Planned]]
-    stages: list[str]
-    left_out: list[_LeftOutOfPlan]
-
-
-class _LeftOut(TypedDict):
-    path: str
-    reason: str
-
-
-class _Submodule(TypedDict, total=False):
-    changed: Count
-
-
-class _Snapshot(TypedDict, total=False):
-    path: Required[str]
-    head_sha: Required[str]
-    tree_sha: Required[str]
-    source_root: str
-    branch: str | None
-    files: Required[Count]
-    bytes: Required[Count]
-    changed: Required[Count]
-    left_out: Required[list[_LeftOut]]
-    submodules: list[_Submodule]
-
-
-class _Engine(TypedDict):
-    engine: str
-
-
-class _Reports(TypedDict, total=False):
-    tests: Count
-    failures: Count
-    errors: Count
-
-
-class _FindingReports(TypedDict, total=False):
-    reports: Count
-    findings: Count
-    problems: list[str]
-    problems_total: Count
-
-
-class _Reused(TypedDict):
-    status: Status
-    allowed_failure: bool
-    exit_code: Code | None
-    archive: str
-    run_id: NotRequired[str]
-
-
-class _ReusedJobs(TypedDict):
-    jobs: dict[str, _Reused]
-
-
-class _StepsOfJob(TypedDict):
-    job_id: Place
-    from_step: Place | None
-    steps: dict[Place, Milliseconds]
-
-
-class _StepsReused(TypedDict):
-    resumed: bool
-    jobs: list[_StepsOfJob]
-
-
-class _RunFinished(TypedDict, total=False):
-    extent: Extent
-    status: Required[Status]
-    exit_code: Required[Code]
-    duration_ms: Required[Milliseconds | None]
-    error: str | None
-    error_code: str | None
-
-
-class _JobFinished(TypedDict, total=False):
-    allowed_failure: bool
-    blocked_by: str | None
-    failing_step: Place | None
-    failing_section: Place | None
-    error_code: str | None
-
-
-class _Image(TypedDict, total=False):
-    name: Required[str | None]
-    id: Required[str]
-    digest: str
-
-
-class _Session(TypedDict, total=False):
-    mount_mode: Literal["bind_mount", "overlay", "ephemeral_volume", "none"]
-    workspace: str | None
-    view_of: str | None
-
-
-class _Interrupted(TypedDict, total=False):
-    by: Required[str]
-    at_once: Required[bool]
-    grace_s: Required[float]
-
-
-class _CacheKeys(TypedDict):
-    keys: list[str]
-
-
-class _Warning(TypedDict):
-    text: str
-
-
-class _Attempt(TypedDict):
-    attempt: Count
-
-
-class _Changed(TypedDict, total=False):
-    paths: list[str]
-    count: Count
-
-
-class _Cache(TypedDict, total=False):
-    action: Required[str]
-    name: str | None
-    key: str
-    wanted: str
-    hit: str
-
-
-class _Kept(TypedDict, total=False):
-    expires_at: Required[datetime]
-    kept_at: datetime
-    step: str | None
-    container_id: str
-    container_name: str
-    bytes: Count
-
-
-class _HandedOn(TypedDict, total=False):
-    step: str | None
-    attempt: Count
-    variables: dict[str, str]
-    exact_b64: dict[str, bytes]
-    lost: list[str]
-
-
-_FACTS: Mapping[str, Any] = {
-    "plan_resolved": _Plan,
-    "snapshot_taken": _Snapshot,
-    "engine_answered": _Engine,
-    "results_reused": _ReusedJobs,
-    "steps_reused": _StepsReused,
+_BEGUN = _data(
+    loom_version=str,
+    command=list[str],
+    invocation=Invocation,
+    repo_root=str,
+    workflow_path=str | None,
+    workspace=str,
+    logs_dir=str,
+    parent_run_id=str | None,
+)
+"""Of `run.bootstrap`."""
+_PHASE = _data(
+    command=str,
+    file=str | None,
+    line=Code | None,
+    literal=bool,
+    attempt=Count,
+    output=OutputCounts,
+    highlights=Highlights,
+    ended_by=EndedBy,
+)
+"""Of all other phases, at their start or end."""
+_FACTS: Mapping[str, type[Struct]] = {
+    "plan_resolved": _data("jobs", jobs=list[_PLANNED], stages=list[str], left_out=list[_LEFT_OUT_JOB]),  # type: ignore[valid-type]
+    "snapshot_taken": _data(
+        "path head_sha tree_sha files bytes changed left_out",
+        path=str,
+        head_sha=str,
+        tree_sha=str,
+        source_root=str,
+        branch=str | None,
+        files=Count,
+        bytes=Count,
+        changed=Count,
+        left_out=list[_LEFT_OUT_PATH],  # type: ignore[valid-type]
+        submodules=list[_data(changed=Count)],  # type: ignore[misc]
+    ),
+    "engine_answered": _data("engine", engine=str),
+    "results_reused": _data("jobs", jobs=dict[str, _REUSED_JOB]),  # type: ignore[valid-type]
+    "steps_reused": _data("resumed jobs", resumed=bool, jobs=list[_REUSED_STEPS]),  # type: ignore[valid-type]
     "assisted": Assistance,
-    "run_finished": _RunFinished,
-    "job_finished": _JobFinished,
-    "session_opened": _Session,
-    "interrupted": _Interrupted,
-    "cache_keys": _CacheKeys,
-    "image_resolved": _Image,
-    "image_used": _Image,
-    "warning": _Warning,
-    "notice": _Warning,
-    "attempt_failed": _Attempt,
-    "workspace_changed": _Changed,
-    "after_script_ran": _Changed,
+    "run_finished": _data(
+        "status exit_code duration_ms",
+        extent=Extent,
+        status=Status,
+        exit_code=Code,
+        duration_ms=Milliseconds | None,
+        error=str | None,
+        error_code=str | None,
+    ),
+    "job_finished": _data(
+        allowed_failure=bool,
+        blocked_by=str | None,
+        failing_step=Place | None,
+        failing_section=Place | None,
+        error_code=str | None,
+    ),
+    "session_opened": _data(
+        mount_mode=Literal["bind_mount", "overlay", "ephemeral_volume", "none"],
+        workspace=str | None,
+        view_of=str | None,
+    ),
+    "interrupted": _data("by at_once grace_s", by=str, at_once=bool, grace_s=float),
+    "cache_keys": _data("keys", keys=list[str]),
+    "image_resolved": _IMAGE,
+    "image_used": _IMAGE,
+    "warning": _TEXT,
+    "notice": _TEXT,
+    "attempt_failed": _data("attempt", attempt=Count),
+    "workspace_changed": _CHANGED,
+    "after_script_ran": _CHANGED,
     "missing_command": CommandPackage,
     "failing_test": FailingTest,
-    "cache": _Cache,
+    "cache": _data("action", action=str, name=str | None, key=str, wanted=str, hit=str),
     "artifacts_saved": SavedArtifacts,
-    "test_reports": _Reports,
+    "test_reports": _data(tests=Count, failures=Count, errors=Count),
     "finding": Failure,
-    "finding_reports": _FindingReports,
-    "session_kept": _Kept,
-    "handed_on": _HandedOn,
+    "finding_reports": _data(reports=Count, findings=Count, problems=list[str], problems_total=Count),
+    "session_kept": _data(
+        "expires_at",
+        expires_at=datetime,
+        kept_at=datetime,
+        step=str | None,
+        container_id=str,
+        container_name=str,
+        bytes=Count,
+    ),
+    "handed_on": _data(step=str | None, attempt=Count, variables=_TEXTS, exact_b64=dict[str, bytes], lost=list[str]),
 }
 
 
@@ -258,7 +161,7 @@ def check(kind: str, phase_code: str, message: str | None, data: Mapping[str, An
     if kind == "message":
         shape = _FACTS.get(message or "")
     else:
-        shape = _Begun if phase_code == "run.bootstrap" and kind == "phase_started" else _Phase
+        shape = _BEGUN if phase_code == "run.bootstrap" and kind == "phase_started" else _PHASE
     if shape is None:
         return
     try:
