@@ -204,7 +204,7 @@ def wanted(when: When, status: Status) -> bool:
             return status is not Status.SUCCESS
 
 
-ReportKind = Literal["junit", "dotenv", "cobertura", "jacoco", "codequality", "sarif"]
+ReportKind = Literal["junit", "dotenv", "codequality", "sarif"]
 
 
 class Artifacts(Struct, frozen=True, kw_only=True):

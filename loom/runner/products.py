@@ -16,11 +16,10 @@ from loom.plan.model import Job, Plan, ReportKind, wanted
 from loom.providers.base import Session
 from loom.record.events import PhaseCode, Section
 from loom.runner.attempt import Attempt
-from loom.runner.coverage import state_coverage
 from loom.runner.session import OpenJob
 from loom.secrets.masking import Masker
 from loom.status import Failure, OnOutput, Status
-from loom.storage import artifacts, coverage_report, dotenv, findings, junit
+from loom.storage import artifacts, dotenv, findings, junit
 from loom.storage.cache import Cache
 from loom.storage.cache_keys import key_of
 from loom.storage.selection import Tracked
@@ -289,12 +288,9 @@ def finding_facts(reports: Sequence[artifacts.ReadReports[findings.FindingReport
 
 def _totals(reports: Sequence[artifacts.ReadReports[Any]], counts: Mapping[str, int]) -> Mapping[str, Any]:
     read = sum(len(kind.read) for kind in reports)
-    return {"reports": read, **counts, **bounded("problems", _problems(reports), MAX_NAMED)}
-
-
-def _problems(reports: Sequence[artifacts.ReadReports[Any]]) -> list[str]:
     problems = [text for kind in reports for text in kind.problems]
-    return problems + [f"{pattern}: no such file" for kind in reports for pattern in kind.missing]
+    problems += [f"{pattern}: no such file" for kind in reports for pattern in kind.missing]
+    return {"reports": read, **counts, **bounded("problems", problems, MAX_NAMED)}
 
 
 class Products:
@@ -389,8 +385,6 @@ class Products:
                 attempt.fact(fact, totals, code)
                 for one in first:
                     attempt.fact(of_one, one, code)
-        if job.coverage is None:
-            self._read_coverage(attempt, session)
 
     def _findings(
         self, job: Job, session: Session, kind: findings.Kind, project_dir: str
@@ -398,24 +392,6 @@ class Products:
         return self._handover.reports(
             job, session, kind, lambda file, _: findings.read(kind, file, project_dir=project_dir)
         )
-
-    def _coverage_reports(
-        self, job: Job, session: Session, kind: coverage_report.Kind
-    ) -> artifacts.ReadReports[tuple[float, float]] | None:
-        return self._handover.reports(job, session, kind, lambda file, _: coverage_report.read(kind, file))
-
-    def _read_coverage(self, attempt: Attempt, session: Session) -> None:
-        """The job's coverage, where its output does not state it."""
-        code = PhaseCode.JOB_ARTIFACT_EXTRACT
-        for kind in coverage_report.KINDS:
-            reports = self._coverage_reports(attempt.job, session, kind)
-            if reports is None:
-                continue
-            for problem in _problems([reports]):
-                attempt.warn(f"{kind}: {problem}", code)
-            covered, lines = (sum(numbers) for numbers in zip((0, 0), *reports.read, strict=True))
-            if lines:
-                state_coverage(attempt, 100 * covered / lines, code)
 
     @contextmanager
     def _not_kept(self, attempt: Attempt, code: PhaseCode, what: str) -> Iterator[None]:

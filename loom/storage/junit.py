@@ -13,13 +13,14 @@ from xml.parsers import expat
 from msgspec import Struct
 
 from loom.status import FailingTest
-from loom.storage.reports import UnreadableReport, in_project, parse_xml, short
+from loom.storage.reports import UnreadableReport, in_project, short
 
 MAX_BYTES = 64 << 20
 MAX_FAILING = 1000
 _MAX_TEXT = 64 << 10
 _MAX_MESSAGE = 2000
 _MAX_DEPTH = 200
+_CHUNK = 1 << 16
 _Inside = Callable[[str], str]
 
 
@@ -45,7 +46,20 @@ def read(file: IO[bytes], *, project_dir: str = "/workspace", report: str | None
     parser.EndElementHandler = reader.end
     parser.CharacterDataHandler = reader.text
     parser.StartDoctypeDeclHandler = _refuse_doctype
-    parse_xml(parser, file, MAX_BYTES)
+    size = 0
+    try:
+        while chunk := file.read(_CHUNK):
+            size += len(chunk)
+            if size > MAX_BYTES:
+                raise UnreadableReport(f"it is larger than {MAX_BYTES >> 20} MiB")
+            parser.Parse(chunk, False)
+        parser.Parse(b"", True)
+    except expat.ExpatError as error:
+        raise UnreadableReport(f"it is not well-formed XML: {error}") from error
+    except (LookupError, ValueError, OverflowError) as error:
+        if isinstance(error, UnreadableReport):
+            raise
+        raise UnreadableReport(f"it can't be read: {error}") from error
     return reader.report()
 
 

@@ -541,16 +541,8 @@ def _expiry(node: Node | None) -> float | None:
 
 def _reports(node: Node | None, texts: _Texts) -> dict[p.ReportKind, tuple[str, ...]]:
     fields = fields_of(node)
-    found: dict[p.ReportKind, tuple[str, ...]] = {}
     kinds: Iterable[p.ReportKind] = ("junit", "dotenv", "codequality", "sarif")
-    for kind in kinds:
-        if kind in fields:
-            found[kind] = texts.paths(fields[kind])
-    coverage = fields.get("coverage_report")
-    if coverage is not None and coverage.get("path") is not None:
-        jacoco = text_of(coverage.get("coverage_format")) == "jacoco"
-        found["jacoco" if jacoco else "cobertura"] = texts.paths(coverage.get("path"))
-    return found
+    return {kind: texts.paths(fields[kind]) for kind in kinds if kind in fields}
 
 
 def _keeps(cache: Node) -> bool:

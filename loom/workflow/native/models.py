@@ -174,7 +174,7 @@ class CacheFields(Model):
     disabled: bool = Field(default=False, description="Leave this cache out.")
 
 
-ReportKind = Literal["junit", "dotenv", "sarif", "codequality", "cobertura", "jacoco"]
+ReportKind = Literal["junit", "dotenv", "sarif", "codequality"]
 
 
 class Reports(Model):
@@ -182,8 +182,6 @@ class Reports(Model):
     dotenv: Paths = Field(default_factory=list, description="Lines NAME=value: variables of jobs that get artifacts.")
     sarif: Paths = Field(default_factory=list, description="SARIF 2.1.0; findings are named in the record.")
     codequality: Paths = Field(default_factory=list, description="Code Climate JSON; findings are named in the record.")
-    cobertura: Paths = Field(default_factory=list, description="Cobertura XML: the job's coverage.")
-    jacoco: Paths = Field(default_factory=list, description="JaCoCo XML: the job's coverage.")
 
     def by_kind(self) -> dict[ReportKind, list[str]]:
         kinds: tuple[ReportKind, ...] = get_args(ReportKind)

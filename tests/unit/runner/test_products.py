@@ -24,7 +24,6 @@ JUNIT = """<testsuite><testcase classname="tests.test_x" name="test_a" file="tes
 SARIF = """{"version": "2.1.0", "runs": [{"tool": {"driver": {"name": "lint"}}, "results": [
 {"ruleId": "E1", "level": "error", "message": {"text": "bad"}, "locations": [{"physicalLocation":
 {"artifactLocation": {"uri": "a.py"}, "region": {"startLine": 7}}}]}]}]}"""
-COBERTURA = '<coverage lines-covered="30" lines-valid="40" line-rate="0.75"/>'
 
 
 def job(stage: str, script: str, more: str = "") -> str:
@@ -289,10 +288,10 @@ two: {job("b", "true", "retry: {max: 2}")}
 
 
 def test_reports_are_facts_of_the_record_whatever_the_result(make: Make) -> None:
-    reports = "artifacts: {reports: {junit: [r.xml, none.xml, bad.xml], sarif: s.json, cobertura: c.xml}}"
+    reports = "artifacts: {reports: {junit: [r.xml, none.xml, bad.xml], sarif: s.json}}"
     ran = make(
         f"stages: [a]\none: {job('a', 'echo no >bad.xml; cat r.xml >/dev/null; exit 1', reports)}",
-        **{"r.xml": JUNIT, "s.json": SARIF, "c.xml": COBERTURA},
+        **{"r.xml": JUNIT, "s.json": SARIF},
     ).run(code=1)
     (tests,) = ran.facts("test_reports", "one")
     assert {name: tests[name] for name in ("reports", "tests", "failures", "errors", "skipped")} == {
@@ -310,8 +309,6 @@ def test_reports_are_facts_of_the_record_whatever_the_result(make: Make) -> None
     assert (findings["findings"], findings["reports"], findings["problems"]) == (1, 1, [])
     (finding,) = ran.facts("finding", "one")
     assert (finding["file"], finding["line"], finding["code"]) == ("a.py", 7, "E1")
-    assert ran.facts("coverage", "one") == [{"percent": 75.0}]
-    assert "one: coverage 75 %" in ran.notices()
 
 
 def test_a_job_without_reports_states_none(make: Make) -> None:
@@ -319,23 +316,12 @@ def test_a_job_without_reports_states_none(make: Make) -> None:
     assert not any(ran.facts(name, "one") for name in ("test_reports", "finding_reports", "coverage"))
 
 
-def test_coverage_of_several_reports_is_that_of_all_lines(make: Make) -> None:
-    reports = "artifacts: {reports: {cobertura: [c*.xml, none.xml]}}"
-    ran = make(
-        f"stages: [a]\none: {job('a', 'true', reports)}",
-        **{"c1.xml": COBERTURA, "c2.xml": COBERTURA.replace('lines-covered="30"', 'lines-covered="0"')},
-    ).run()
-    assert ran.facts("coverage", "one") == [{"percent": 37.5}]
-    assert ran.warnings("one") == ["cobertura: none.xml: no such file"]
-
-
-def test_coverage_that_the_output_states_counts_before_a_report(make: Make) -> None:
+def test_coverage_is_what_the_output_states(make: Make) -> None:
     script = """one:
   script: ['echo "covered 12"', 'printf "covered 20"']
   coverage: '/covered \\d+/'
-  artifacts: {reports: {coverage_report: {coverage_format: cobertura, path: c.xml}}}
 """
-    ran = make("", **{".gitlab-ci.yml": script, "c.xml": COBERTURA}).run()
+    ran = make("", **{".gitlab-ci.yml": script}).run()
     assert ran.facts("coverage", "one") == [{"percent": 20.0}]
 
 

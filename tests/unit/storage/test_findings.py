@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from loom.status import Failure
-from loom.storage import coverage_report, findings
+from loom.storage import findings
 from loom.storage.findings import FindingReport, Kind
 from loom.storage.reports import UnreadableReport
 
@@ -222,38 +222,6 @@ def test_a_message_with_arguments_stays_short() -> None:
 
 
 # -- coverage ------------------------------------------------------------------------------------------------------------
-
-JACOCO = """<?xml version="1.0" encoding="UTF-8" standalone="yes"?>
-<!DOCTYPE report PUBLIC "-//JACOCO//DTD Report 1.1//EN" "report.dtd"><report name="app"><package name="a">
-<counter type="LINE" missed="9" covered="9"/></package><counter type="INSTRUCTION" missed="1" covered="1"/>
-<counter type="LINE" missed="25" covered="75"/></report>"""
-
-
-def coverage(kind: coverage_report.Kind, content: str | bytes) -> tuple[float, float]:
-    return coverage_report.read(kind, io.BytesIO(content.encode() if isinstance(content, str) else content))
-
-
-def test_the_share_of_covered_lines() -> None:
-    assert coverage("cobertura", (SAMPLES / "coverage_py.cobertura.xml").read_bytes()) == (8, 18)
-    assert coverage("cobertura", '<coverage line-rate="0.5"/>') == (0.5, 1)
-    assert coverage("jacoco", JACOCO) == (75, 100)
-
-
-@pytest.mark.parametrize(
-    ("kind", "content", "reason"),
-    [
-        ("cobertura", JACOCO, "begins with <report>"),
-        ("jacoco", '<coverage line-rate="1"/>', "begins with <coverage>"),
-        ("cobertura", '<coverage line-rate="nan"/>', "no line coverage"),
-        ("jacoco", '<report><counter type="LINE" missed="-1" covered="x"/></report>', "no line coverage"),
-        ("cobertura", '<!DOCTYPE coverage [<!ENTITY a "b">]><coverage line-rate="1">&a;</coverage>', "entities"),
-        ("cobertura", "{}", "not well-formed"),
-        ("jacoco", b'<?xml version="1.0" encoding="no-such"?><report/>', "not well-formed|can't be read"),
-    ],
-)
-def test_no_coverage_report(kind: coverage_report.Kind, content: str | bytes, reason: str) -> None:
-    with pytest.raises(UnreadableReport, match=reason):
-        coverage(kind, content)
 
 
 def test_the_most_severe_come_first_whatever_the_tool_calls_them() -> None:
