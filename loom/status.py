@@ -75,6 +75,8 @@ class EndedBy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     code: Code
     stack: list[Frame] = []
     """The calls of functions and sourced files, the innermost first; empty at the top level of the script."""
+    directory: str | None = None
+    """That of the shell then."""
     stdout_lines: Count | None = None
     """The lines of this stream before the command's own; None where that is not known."""
     stderr_lines: Count | None = None

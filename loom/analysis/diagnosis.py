@@ -11,6 +11,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -22,7 +23,8 @@ from loom.analysis.formats import Reader
 from loom.analysis.history import History, SameInput, SinceGreen
 from loom.analysis.known_failures import Cause, Failed
 from loom.analysis.named_files import Look, look_at
-from loom.analysis.patterns import FailureGroup, from_root
+from loom.analysis.patterns import FailureGroup
+from loom.analysis.places import MOST_PLACES, Directories, Location, from_root, is_foreign, places_in
 from loom.analysis.reproduction import reproduce_command
 from loom.record.documents import DIAGNOSIS_SCHEMA, CommandPackage, Document, Invocation, Milliseconds, Moment, Sha
 from loom.record.highlights import form_of, speaks_of_error
@@ -34,17 +36,8 @@ LINES_READ = 400
 LINES_SHOWN = 14
 MOST_ALIKE = 3
 """Of lines shown, so many may differ in numbers alone."""
-MOST_PLACES = 5
 LINE_SHOWN = 400
 """Longer lines are reduced to their beginning and end."""
-
-
-class Location(Document, frozen=True, kw_only=True):
-    """A source location in the output."""
-
-    file: str
-    line: Code
-    column: Code | None = None
 
 
 class Excerpt(Document, frozen=True, kw_only=True):
@@ -127,6 +120,8 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     telling_line: str | None = None
     """The line to look at first: the evidence of a cause, else an error of the command that ended the step, else its last
     line. Of a silent command: the command, and what it gave; of `exit`: of the last one before it that printed something."""
+    earlier_error: str | None = None
+    """The last error before the output of the command that ended the step, which the script survived; no cause."""
     places: list[Location]
     excerpt: Excerpt | None = None
     moved_on: MovedOn | None = None
@@ -187,6 +182,8 @@ class Evidence(Struct, frozen=True, kw_only=True):
     job_manifest_path: str | None = None
     events_path: str | None = None
     in_source: Look = field(default=lambda _: {})
+    root: Path | None = None
+    """The project's files, as far as they are known."""
     history: History = field(default_factory=History)
     tmpfs: Callable[[], Sequence[str]] = field(default=tuple)
     """The job's mounts that are in memory, as `path` or `path:options`."""
@@ -210,14 +207,20 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     printed = [_clipped(line) for line in evidence.lines] if failed else []
     command = job.get("failing_command") or of_step.get("command")
     of_loom = _own_words(ending, step, printed)
-    own = printed if evidence.own is None else [_clipped(line) for line in evidence.own]
-    causes = _causes(evidence, ending, [*own, *of_loom], command) if failed else []
+    own = printed if evidence.own is None or not failed else [_clipped(line) for line in evidence.own]
+    before = _before(evidence) if failed else []
+    causes = _causes(evidence, ending, [*own, *of_loom], before, command) if failed else []
     ended = ending_command(evidence.ended_by, of_step)
     silent = not own and ended is not None and not ended.command.startswith(("exit", "return"))
+    directory = (evidence.ended_by or {}).get("directory")
+    told_by = own or [_clipped(line) for line in evidence.said or ()] or printed
+    at = Directories(evidence.root, printed, directory=directory, command=ended.command if ended else command)
     found = [msgspec.convert(each, Failure) for each in job.get("findings", ())] if failed else []
-    failures = _with_findings(patterns.failures(printed, evidence.formats or patterns.readers()), found)
+    of_output = [_placed(each, at) for each in patterns.failures(told_by, evidence.formats or patterns.readers())]
+    failures = _with_findings(of_output, found)
     unnamed = (job.get("finding_reports") or {}).get("findings", 0) - len(found) if found else 0
     groups = patterns.groups(failures, tests)
+    telling = None if silent else _telling_line(causes, of_output, told_by, printed)
     return Diagnosis(
         run_id=evidence.run_id,
         state=evidence.state,
@@ -243,10 +246,11 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         image=(job.get("image") or {}).get("name"),
         lines=lines_that_matter(printed),
         lines_total=evidence.lines_total,
-        telling_line=ended.text
-        if silent and ended is not None
-        else _telling_line(causes, own or evidence.said or printed, printed),
-        places=_places([*(own if own or silent else printed), *of_loom], of_step, tests, failures, ended, silent=silent)
+        telling_line=telling or (ended.text if ended is not None and failed else None),
+        earlier_error=_earlier_error(before, own, telling),
+        places=_places(
+            [] if silent else [*own, *of_loom], telling or "", of_step, tests, failures, ended, at, silent=silent
+        )
         if failed
         else [],
         failing_tests=tests[:20],
@@ -277,6 +281,10 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         job_manifest_path=evidence.job_manifest_path,
         events_path=evidence.events_path,
     )
+
+
+def _placed(failure: Failure, at: Directories) -> Failure:
+    return failure if failure.file is None else replace(failure, file=at.file(failure.file))
 
 
 def _with_findings(printed: Sequence[Failure], findings: Sequence[Failure]) -> list[Failure]:
@@ -310,7 +318,9 @@ def _own_words(ending: Mapping[str, Any], step: str | None, printed: Sequence[st
     return [_clipped(line) for line in error.splitlines() if line not in printed]
 
 
-def _causes(evidence: Evidence, ending: Mapping[str, Any], lines: Sequence[str], command: str | None) -> list[Cause]:
+def _causes(
+    evidence: Evidence, ending: Mapping[str, Any], lines: Sequence[str], before: Sequence[str], command: str | None
+) -> list[Cause]:
     job = evidence.job or {}
     exit_code = ending.get("exit_code")
     return known_failures.causes(
@@ -321,7 +331,7 @@ def _causes(evidence: Evidence, ending: Mapping[str, Any], lines: Sequence[str],
             exit_code=exit_code,
             lines=lines,
             own=evidence.own is not None,
-            before=_before(evidence),
+            before=before,
             in_step=bool(job.get("failing_step") or evidence.unit[0]),
             command=command,
             image=(job.get("image") or {}).get("name"),
@@ -367,22 +377,42 @@ def _logs_command(run_id: str, job_id: str | None, unit: str | None) -> str | No
 # -- the lines that matter ----------------------------------------------------------------------------------------
 
 
-_HEADING = re.compile(r"\s*Traceback \(most recent call last\):")
-"""Its error follows it, after indented lines."""
+_HEADING = re.compile(r"\s*(?:Traceback \(most recent call last\)|stack traceback):")
+"""Its error follows it, after indented lines, or is before it."""
 _PASSES_ON = re.compile(
-    r"\s*(?:raise|throw)\s|.*\*\*\* .*Error \d+|ninja: build stopped|npm (?:ERR!|error) (?:code|errno)\b"
+    r"\s*(?:raise|throw)\s|.*\*\*\* .*Error \d+|ninja: build stopped|npm (?:ERR!|error) (?:code|errno|A complete log)\b"
+    r"|={3,} (?:FAILURES|ERRORS) =|-- Configuring incomplete|Execution of \S+ aborted|FAILED: |\W*$"
 )
-"""The source of an error whose message follows, or a program that reports the end of another."""
+"""The source of an error whose message follows, a title, or a program that reports the end of another."""
+_NO_ERROR = re.compile(r"\b(?:warning|note|info|debug|hint)\b|^\s*(?:PASS|ok|OK|✓|✔)\b", re.IGNORECASE)
 
 
-def _telling_line(causes: Sequence[Cause], own: Sequence[str], printed: Sequence[str]) -> str | None:
-    """Choose the line as `Diagnosis.telling_line`."""
+def _telling_line(
+    causes: Sequence[Cause], failures: Sequence[Failure], lines: Sequence[str], printed: Sequence[str]
+) -> str | None:
+    """Choose the line as `Diagnosis.telling_line`, from `lines` where they have any."""
     if evidence := next((cause.line for cause in causes if cause.line), None):
         return evidence
-    lines = [line for line in _without_frames(own) if line.strip() and line != patterns.GAP]
-    errors = [line for line in lines if speaks_of_error(line)]
+    message = next((each.message for each in failures if each.message), None)
+    if message and (line := next((line for line in lines if message[:100] in line), None)):
+        return line
+    told = [line for line in _without_frames(lines) if line.strip() and line != patterns.GAP]
+    errors = [line for line in told if speaks_of_error(line) or (places_in([line]) and not _NO_ERROR.search(line))]
     first = next((line for line in errors if not _PASSES_ON.match(line)), errors[0] if errors else None)
-    return first or next((line for line in reversed([*printed, *lines]) if line.strip() and line != patterns.GAP), None)
+    return first or next((line for line in reversed([*printed, *told]) if line.strip() and line != patterns.GAP), None)
+
+
+_SURVIVED = re.compile(
+    r"(?:\S+: )*(?:fatal|error|fatal error|E): |(?:\w+\.)*\w+(?:Error|Exception): "
+    r"|\S+: .*(?:command not found|: not found|No such file or directory|Permission denied)$"
+)
+"""The beginning of a line that is an error in the words of a tool, not a text that has such words in it."""
+
+
+def _earlier_error(before: Sequence[str], own: Sequence[str], telling: str | None) -> str | None:
+    """Choose the line as `Diagnosis.earlier_error`."""
+    found = (line for line in reversed(before) if _SURVIVED.match(line) and line != telling and line not in own)
+    return next(found, None)
 
 
 def _without_frames(lines: Sequence[str]) -> Iterator[str]:
@@ -431,26 +461,14 @@ def lines_that_matter(lines: Sequence[str], most: int = LINES_SHOWN) -> list[str
     return shown if len(shown) <= most else ["…", *shown[len(shown) - most + 1 :]]
 
 
-_PLACES = (
-    re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)'),
-    re.compile(r"^(?P<file>[\w@+-][\w.@+-]*(?:[/.][\w@+-][\w.@+-]*)+): (?:line )?(?P<line>\d+): "),
-    re.compile(r"\bat (?P<file>(?:[\w.@+-]+/)*[\w@+-]+\.\w{1,4}) line (?P<line>\d+)\b"),
-    re.compile(
-        r"(?<![\w.@+/-])(?P<file>/?(?:[\w.@+-]+/)*[\w.@+-]+\.[A-Za-z]\w{0,9}):(?P<line>\d+)(?::(?P<column>\d+))?\b"
-    ),
-    re.compile(
-        r"(?<![\w.@+/-])(?P<file>/?(?:[\w.@+-]+/)*[\w.@+-]+\.[A-Za-z]\w{0,9})\((?P<line>\d+)(?:,(?P<column>\d+))?\)"
-    ),
-)
-_FOREIGN = re.compile(r"(?:^|/)(?:site-packages|dist-packages|node_modules|lib/python[\d.]+|\.cargo|go/pkg)/|^<")
-
-
 def _places(
     lines: Sequence[str],
+    telling: str,
     step: Mapping[str, Any],
     tests: Sequence[FailingTest],
     failures: Sequence[Failure],
     ended: EndingCommand | None,
+    at: Directories,
     *,
     silent: bool,
 ) -> list[Location]:
@@ -465,9 +483,10 @@ def _places(
         for each in failures
         if each.file and each.line and not is_foreign(each.file)
     ]
+    mentions = [replace(place, file=at.file(place.file)) for place in (*places_in([telling]), *places_in(lines))]
     found: dict[tuple[str, int], Location] = {}
     surest = by_command if silent else []
-    for place in (*places_in_step(lines, step), *of_tests, *surest, *places_in(lines)) or by_command:
+    for place in (*places_in_step(lines, step), *of_tests, *surest, *mentions) or by_command:
         found.setdefault((place.file, place.line), place)
     return list(found.values())[:MOST_PLACES]
 
@@ -510,25 +529,3 @@ def places_in_step(lines: Sequence[str], step: Mapping[str, Any]) -> list[Locati
             number = int(step["line"]) + (int(match["line"]) - 1 if step.get("literal") else 0)
             found.setdefault(number, Location(file=step["file"], line=number, column=None))
     return list(found.values())
-
-
-def places_in(lines: Sequence[str], most: int = MOST_PLACES) -> list[Location]:
-    """Return `file:line` mentions of the project's own files, last one first; skip library files."""
-    found: dict[tuple[str, int], Location] = {}
-    for line in reversed(lines):
-        for pattern in _PLACES:
-            for match in pattern.finditer(line):
-                file = from_root(match["file"])
-                if is_foreign(file):
-                    continue
-                column = match.groupdict().get("column")
-                place = Location(file=file, line=int(match["line"]), column=int(column) if column else None)
-                found.setdefault((place.file, place.line), place)
-                if len(found) >= most:
-                    return list(found.values())
-    return list(found.values())
-
-
-def is_foreign(path: str) -> bool:
-    """Whether the file is a library's, or lies outside the project."""
-    return path.startswith("/") or _FOREIGN.search(path) is not None

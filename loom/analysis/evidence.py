@@ -27,11 +27,11 @@ from loom.util.controls import visible
 from loom.util.untrusted_files import open_regular
 
 
-def diagnosis_of(reading: Reading, job: str | None = None, *, at_end: bool = False) -> Diagnosis:
+def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | None = None) -> Diagnosis:
     """Diagnose a run by one of its jobs (default: the first that failed). RequestError for an unknown job.
 
-    `at_end`: the run ends just now, and its secrets are masked in what is returned. Else contents of files come from the
-    recorded diagnosis alone.
+    `workspace`: the run ends just now with these files, and its secrets are masked in what is returned. Else contents of
+    files come from the recorded diagnosis alone.
     """
     if (earlier := _earlier(reading, job)) is not None:
         return diagnosis_of(*earlier)
@@ -56,7 +56,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, at_end: bool = Fal
     total = _lines_total(summary)
     whole = len(events) < LINES_READ and (total is None or total <= len(events))
     highlights = Highlights() if whole else _highlights(reading, own, events_path, summary)
-    same = None if unfinished or at_end else _recorded_of(reading, job_id)
+    same = None if unfinished or workspace is not None else _recorded_of(reading, job_id)
     lines = [*(_early(highlights, events[0].seq) if events else ()), *(visible(event.text) for event in events)]
     found = diagnose(
         Evidence(
@@ -66,8 +66,8 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, at_end: bool = Fal
             pipeline=pipeline,
             job=manifest,
             lines=lines,
-            own=_lines_after(events, summary, "stdout_lines", "stderr_lines"),
-            said=_lines_after(events, summary, "said_stdout_lines", "said_stderr_lines"),
+            own=_lines_after(events, highlights, summary, "stdout_lines", "stderr_lines"),
+            said=_lines_after(events, highlights, summary, "said_stdout_lines", "said_stderr_lines"),
             ended_by=summary.get("ended_by"),
             output_read="all" if whole else "highlights" if highlights.complete else "part",
             formats=patterns.readers(own),
@@ -77,14 +77,15 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, at_end: bool = Fal
             receipt_path=str(reading.paths.receipt) if reading.entry.receipt else None,
             job_manifest_path=None if job_id is None else str(reading.paths.job(job_id) / "manifest.json"),
             events_path=None if events_path is None else str(reading.paths.logs / events_path),
+            root=workspace or root,
             in_source=lambda paths: look_below(root, paths) if root else {},
             tmpfs=lambda: _tmpfs(reading, job_id),
-            history=_history(reading, manifest, lines, hunks=at_end)
+            history=_history(reading, manifest, lines, hunks=workspace is not None)
             if same is None
             else History(since_green=same.since_green, same_input=same.same_input),
         )
     )
-    return found if same is None else replace(found, excerpt=same.excerpt, others=same.others)
+    return found if same is None else replace(found, excerpt=same.excerpt, others=same.others, places=same.places)
 
 
 MOST_AT_END = 10
@@ -96,8 +97,8 @@ def diagnoses_at_end(reading: Reading, workspace: Path) -> Iterator[Diagnosis]:
 
     Each diagnosis has an excerpt of the run's files, which may change or go later.
     """
-    first = diagnosis_of(reading, at_end=True)
-    others = [diagnosis_of(reading, other.job_id, at_end=True) for other in first.others[: MOST_AT_END - 1]]
+    first = diagnosis_of(reading, workspace=workspace)
+    others = [diagnosis_of(reading, other.job_id, workspace=workspace) for other in first.others[: MOST_AT_END - 1]]
     told = {found.job_id: found.telling_line for found in others}
     named = [replace(other, telling_line=told.get(other.job_id)) for other in first.others]
     for found in (replace(first, others=named), *others):
@@ -159,7 +160,9 @@ def _lines_total(summary: Mapping[str, Any]) -> int | None:
     return None if output is None else int(output["stdout_lines"] + output["stderr_lines"])
 
 
-def _lines_after(events: Sequence[OutputEvent], summary: Mapping[str, Any], out: str, err: str) -> list[str] | None:
+def _lines_after(
+    events: Sequence[OutputEvent], highlights: Highlights, summary: Mapping[str, Any], out: str, err: str
+) -> list[str] | None:
     """Return the lines after those that `ended_by` counts by these names, as far as they are read; None if it does not."""
     ended = summary.get("ended_by") or {}
     if ended.get(out) is None or ended.get(err) is None:
@@ -171,7 +174,8 @@ def _lines_after(events: Sequence[OutputEvent], summary: Mapping[str, Any], out:
         if left[event.stream] > 0:
             left[event.stream] -= 1
             found.append(visible(event.text))
-    return found[::-1]
+    early = _early(highlights, events[0].seq, after=ended[out] + ended[err]) if any(left.values()) else []
+    return [*early, *reversed(found)]
 
 
 def _highlights(
@@ -186,13 +190,15 @@ def _highlights(
         return of_file(file, patterns.watch(own))
 
 
-def _early(highlights: Highlights, before: int) -> list[str]:
-    """The lines that come before an event, with a gap wherever lines are left out."""
+def _early(highlights: Highlights, before: int, *, after: int = 0) -> list[str]:
+    """Return the lines that come before an event, and not among the first `after`, with a gap wherever lines are left out."""
     lines: list[str] = []
-    last = 0
+    last = after
     for line in highlights.lines:
         if line.seq >= before:
             break
+        if line.line <= after:
+            continue
         lines += [patterns.GAP, line.text] if line.line != last + 1 else [line.text]
         last = line.line
     return [*lines, patterns.GAP] if lines else []

@@ -10,10 +10,10 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from loom.analysis.formats import Finder, Reader, table
+from loom.analysis.places import from_root
 from loom.record.documents import Document
 from loom.record.highlights import Watch
 from loom.status import Count, FailingTest, Failure
-from loom.util.paths import JOB_PLACE
 
 GAP = "…"
 """Stands between lines that do not follow each other."""
@@ -191,14 +191,6 @@ def _longer(one: str | None, other: str | None) -> str | None:
 def _own_name(test: str | None) -> str | None:
     """A test's name without that of its file, its parts joined in one way."""
     return None if test is None else re.sub(r"^[^:\s]+\.py::", "", test).replace("::", ".")
-
-
-_ROOTS = re.compile(rf"^(?:/workspace|\S*/{JOB_PLACE})/|^\./")
-
-
-def from_root(path: str) -> str:
-    """The path as it is in the project."""
-    return _ROOTS.sub("", path)
 
 
 # -- groups -----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ programs (250 ms); without a limit, 10,000 builtins would take thirty times as l
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from msgspec import Struct
@@ -30,14 +30,14 @@ _ENDS = re.compile(r"(?:exit|return)\b|(?:test|\[|\[\[) ")
 """Commands that end a shell without a trap ERR: also a test before `&&`, the last thing that it ran."""
 _GOES_ON = re.compile(r"\+[a-z]*e|\+o\s+errexit")
 
-# Of bash: kind, code, line, parts of the pipeline; the lines, functions and files of the calls; the command.
+# Of bash: kind, code, line, parts of the pipeline; the lines, functions and files of the calls; the command; the directory.
 _BASH = (
     r"""{ builtin printf '%%s\n' "%(kind)s $? $LINENO ${#PIPESTATUS[@]}" "${BASH_LINENO[*]}" "${FUNCNAME[*]-}" """
-    r""""${BASH_SOURCE[*]-}" "${BASH_COMMAND//$'\n'/ }" %(to)s"%(file)s"; } 2>/dev/null || :"""
+    r""""${BASH_SOURCE[*]-}" "${BASH_COMMAND//$'\n'/ }" "$PWD" %(to)s"%(file)s"; } 2>/dev/null || :"""
 )
 # A bash that could make no process (254) would wait in its trap for all that it has in the background, as it does not without.
 _AT_EXIT = "case $? in 254) exec /bin/sh -c 'exit 254' ;; *) %s ;; esac"
-_SH = r"""{ printf 'S %%s %%s\n' "$?" "${LINENO-}" >>"%(file)s"; } 2>/dev/null || :"""
+_SH = r"""{ printf 'S %%s %%s\n%%s\n' "$?" "${LINENO-}" "$PWD" >>"%(file)s"; } 2>/dev/null || :"""
 _WORD = "${BASH_COMMAND%%%%[!][A-Za-z0-9_./!(-]*}"
 _MARK = (
     r"""{ loom_u=$_; [ "$((loom_k += 1))" -lt %(most)d ] || trap - DEBUG; """
@@ -107,6 +107,7 @@ class _Report(Struct, frozen=True, kw_only=True):
     functions: Sequence[str] = ()
     files: Sequence[str] = ()
     command: str = ""
+    directory: str = ""
 
 
 def reports_of(lines: Sequence[bytes]) -> tuple[str, ...]:
@@ -122,8 +123,10 @@ def _reports(lines: Sequence[str]) -> dict[str, _Report]:
         if match is None:
             continue
         report = _Report(kind=match[1], code=int(match[2]), line=int(match[3]) if match[3] else None)
-        if match[1] != "S":
-            rest = [*lines[number + 1 : number + 5], "", "", "", ""]
+        rest = [*lines[number + 1 : number + 6], "", "", "", "", ""]
+        if match[1] == "S":
+            report = replace(report, directory=rest[0])
+        else:
             report = _Report(
                 kind=report.kind,
                 code=report.code,
@@ -133,6 +136,7 @@ def _reports(lines: Sequence[str]) -> dict[str, _Report]:
                 functions=rest[1].split(),
                 files=rest[2].split(),
                 command=rest[3].strip(),
+                directory=rest[4],
             )
         found[report.kind] = report
     return found
@@ -141,6 +145,14 @@ def _reports(lines: Sequence[str]) -> dict[str, _Report]:
 def ended_by(reports: Sequence[str], marks: Sequence[Begun], script: str, code: int) -> EndedBy | None:
     """Return the command that ended `script` with `code`, as its shell reported; None where that is not certain."""
     found = _reports(reports)
+    ended = _ended_by(found, marks, script, code)
+    directory = next(
+        (report.directory for report in reversed(list(found.values())) if report.directory.startswith("/")), None
+    )
+    return ended and replace(ended, directory=directory)
+
+
+def _ended_by(found: Mapping[str, _Report], marks: Sequence[Begun], script: str, code: int) -> EndedBy | None:
     written = script.splitlines()
     failed, at_end, plain = found.get("E"), found.get("X"), found.get("S")
     if plain is not None:

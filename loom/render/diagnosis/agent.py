@@ -6,6 +6,7 @@ from loom.analysis.diagnosis import Diagnosis
 from loom.record.highlights import speaks_of_error
 from loom.render.diagnosis import history
 from loom.render.diagnosis.text import (
+    earlier_text,
     excerpt_lines,
     failed_jobs,
     group_text,
@@ -90,6 +91,8 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
     for cause in diagnosis.shown_causes:
         lines.append(f"likely: {cause.summary}")
         lines.append(f"  do: {cause.advice}")
+    if diagnosis.earlier_error:
+        lines.append(earlier_text(diagnosis.earlier_error))
     lines += history.agent_lines(diagnosis, now_ns=now_ns)
     for test in diagnosis.failing_tests[:5]:
         reason = f": {test.reason}" if test.reason else ""

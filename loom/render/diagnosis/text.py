@@ -47,6 +47,8 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
         yield ""
         yield f"{look.styled('likely:', 'bold')} {cause.summary}"
         yield f"        {cause.advice}"
+    if diagnosis.earlier_error:
+        yield look.styled(earlier_text(diagnosis.earlier_error), "dim")
     yield from history.lines(diagnosis, look, now_ns=now_ns)
     yield ""
     if diagnosis.excerpt is not None:
@@ -76,6 +78,10 @@ def failed_jobs(diagnosis: Diagnosis, most: int = 20) -> list[str]:
         names = f"{', '.join(jobs[:8])}{more}"
         lines.append(f"  {visible(f'{names}: {line.strip()[:160]}' if line else names)}")
     return lines
+
+
+def earlier_text(line: str) -> str:
+    return f"before that: {visible(line.strip()[:200])} (the script went on)"
 
 
 def moved_on_text(moved_on: MovedOn) -> str:

@@ -1,0 +1,150 @@
+"""The places in a project's files that output names, below the project's root.
+
+A tool names a file relative to its own directory: that of the step when it ended, one that make or ninja entered, or one that
+its command line names. The job's files tell which.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from loom.record.documents import Document
+from loom.status import Code
+from loom.util.paths import JOB_PLACE
+
+MOST_PLACES = 5
+_MOST_WALKED = 20_000
+"""Entries of the project that are looked at for a file that no known directory has."""
+_ROOTS = re.compile(rf"^(?:/workspace|\S*/{JOB_PLACE})(?:/|$)|^\./")
+
+
+class Location(Document, frozen=True, kw_only=True):
+    """A source location in the output."""
+
+    file: str
+    line: Code
+    column: Code | None = None
+
+
+def from_root(path: str) -> str:
+    """Return the path as it is in the project."""
+    return _ROOTS.sub("", path)
+
+
+_PLACES = (
+    re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)'),
+    re.compile(r"^(?P<file>[\w@+-][\w.@+-]*(?:[/.][\w@+-][\w.@+-]*)+): (?:line )?(?P<line>\d+): "),
+    re.compile(r"\bat (?P<file>(?:[\w.@+-]+/)*[\w@+-]+\.\w{1,4}) line (?P<line>\d+)\b"),
+    re.compile(
+        r"(?<![\w.@+/-])(?P<file>/?(?:[\w.@+-]+/)*[\w.@+-]+\.[A-Za-z]\w{0,9}):(?P<line>\d+)(?::(?P<column>\d+))?\b"
+    ),
+    re.compile(
+        r"(?<![\w.@+/-])(?P<file>/?(?:[\w.@+-]+/)*[\w.@+-]+\.[A-Za-z]\w{0,9})\((?P<line>\d+)(?:,(?P<column>\d+))?\)"
+    ),
+)
+_FOREIGN = re.compile(r"(?:^|/)(?:site-packages|dist-packages|node_modules|lib/python[\d.]+|\.cargo|go/pkg)/|^<")
+
+
+def places_in(lines: Sequence[str], most: int = MOST_PLACES) -> list[Location]:
+    """Return `file:line` mentions of the project's own files, last one first; skip library files."""
+    found: dict[tuple[str, int], Location] = {}
+    for line in reversed(lines):
+        for pattern in _PLACES:
+            for match in pattern.finditer(line):
+                file = from_root(match["file"])
+                if is_foreign(file):
+                    continue
+                column = match.groupdict().get("column")
+                place = Location(file=file, line=int(match["line"]), column=int(column) if column else None)
+                found.setdefault((place.file, place.line), place)
+                if len(found) >= most:
+                    return list(found.values())
+    return list(found.values())
+
+
+def is_foreign(path: str) -> bool:
+    """Whether the file is a library's, or lies outside the project."""
+    return path.startswith("/") or _FOREIGN.search(path) is not None
+
+
+_ENTERS = re.compile(r"(?P<way>Entering|Leaving) directory [`'‘](?P<path>[^`'’]+)['’]")
+_WORD = re.compile(r"[\w.@+/-]+")
+
+
+class Directories:
+    """The directories that paths in `lines` may be relative to, below `root` (None: nothing is known of the files).
+
+    `directory`: that of the step's shell when it ended. `command`: names others.
+    """
+
+    def __init__(
+        self, root: Path | None, lines: Sequence[str], *, directory: str | None = None, command: str | None = None
+    ) -> None:
+        self._root = root
+        self._lines = lines
+        self._directory = from_root(directory or "")
+        self._command = command or ""
+
+    def file(self, path: str) -> str:
+        """Return `path` below the root; as it is where no known directory has it, and no other one or several."""
+        if self._root is None or path.startswith("/"):
+            return path
+        for base in (*self._entered_before(path), self._directory, "", *self._named, *self._entered):
+            found = posixpath.normpath(posixpath.join(base, path))
+            if not found.startswith(("..", "/")) and os.path.lexists(self._root / found):
+                return found
+        below = posixpath.normpath(path).lstrip("./")
+        ending = [found for found in self._all if found == below or found.endswith(f"/{below}")]
+        return ending[0] if len(ending) == 1 else path
+
+    def _entered_before(self, path: str) -> Sequence[str]:
+        """Return the directories that were entered, and not left, where the path is named first; the innermost first."""
+        inside: list[str] = []
+        for line in self._lines if self._entered else ():
+            if path in line:
+                break
+            if (match := _ENTERS.search(line)) is None:
+                continue
+            if match["way"] == "Entering":
+                inside.insert(0, from_root(match["path"]))
+            elif (left := from_root(match["path"])) in inside:
+                inside.remove(left)
+        return inside
+
+    @cached_property
+    def _entered(self) -> Sequence[str]:
+        found = (_ENTERS.search(line) for line in reversed(self._lines))
+        return list(dict.fromkeys(from_root(match["path"]) for match in found if match is not None))
+
+    @cached_property
+    def _named(self) -> Sequence[str]:
+        """Return the directories that the command names, also by a file."""
+        return list(dict.fromkeys(self._directories_of(_WORD.findall(self._command))))
+
+    def _directories_of(self, words: Sequence[str]) -> Iterator[str]:
+        for word in words:
+            for base in ("", self._directory):
+                path = posixpath.normpath(posixpath.join(base, from_root(word)))
+                if self._root is None or path in (".", "/") or path.startswith(("..", "/")):
+                    continue
+                if (self._root / path).is_dir():
+                    yield path
+                elif "/" in path and os.path.lexists(self._root / path):
+                    yield posixpath.dirname(path)
+
+    @cached_property
+    def _all(self) -> Sequence[str]:
+        """Return the paths of the project's first files."""
+        found: list[str] = []
+        for folder, folders, names in os.walk(self._root or ""):
+            folders[:] = [name for name in folders if name not in (".git", "node_modules", ".venv", "venv")]
+            below = os.path.relpath(folder, self._root)
+            found += (name if below == "." else f"{below}/{name}" for name in names)
+            if len(found) > _MOST_WALKED:
+                return ()
+        return found
