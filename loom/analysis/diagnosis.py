@@ -244,7 +244,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         exit_code=ending.get("exit_code"),
         allowed_failure=bool(job.get("allowed_failure")),
         image=(job.get("image") or {}).get("name"),
-        lines=lines_that_matter(printed),
+        lines=lines_that_matter(printed, telling=telling),
         lines_total=evidence.lines_total,
         telling_line=telling or (ended.text if ended is not None and failed else None),
         earlier_error=_earlier_error(before, own, telling),
@@ -424,9 +424,9 @@ def _without_frames(lines: Sequence[str]) -> Iterator[str]:
             yield line
 
 
-def lines_that_matter(lines: Sequence[str], most: int = LINES_SHOWN) -> list[str]:
-    """Select at most `most` lines: error lines with one line of context each, preferring the last ones, and few that
-    differ in numbers alone.
+def lines_that_matter(lines: Sequence[str], most: int = LINES_SHOWN, *, telling: str | None = None) -> list[str]:
+    """Select at most `most` lines: the telling one, error lines with one line of context each, preferring the last ones, and
+    few that differ in numbers alone.
 
     A gap is marked by `…`.
     """
@@ -435,6 +435,10 @@ def lines_that_matter(lines: Sequence[str], most: int = LINES_SHOWN) -> list[str
     if len(lines) <= most:
         return list(lines)
     keep = set(range(len(lines) - 3, len(lines)))
+    told = next(
+        (number for number, line in enumerate(lines) if line.strip()[:200] == (telling or "").strip()[:200]), None
+    )
+    keep |= set() if told is None else {told, min(told + 1, len(lines) - 1)}
     room = most - 3  # room for gap marks
     forms: Counter[str] = Counter()
     for number in range(len(lines) - 1, -1, -1):

@@ -130,3 +130,35 @@ def test_the_agents_text_is_never_too_long() -> None:
     assert text.startswith("run 1: failure")
     assert "failed: job test" in text
     assert "reproduce: " in text
+
+
+def test_the_telling_line_is_the_message_and_no_title() -> None:
+    for printed in (
+        ["===== FAILURES =====", "____ test_a ____", "E       AssertionError: total", "tests/a.py:2: AssertionError"],
+        ["lua: a.lua:2: attempt to index a nil value", "stack traceback:", "\ta.lua:2: in main chunk"],
+        ["Global symbol $h requires a name at a.pl line 3.", "Execution of a.pl aborted due to errors."],
+        ["a.c:1:2: warning: unused", "a.c:3:1: error: expected ;", "make: *** [Makefile:3: a.o] Error 1"],
+    ):
+        told = diagnose(evidence(lines=printed)).telling_line
+        assert told is not None
+        assert any(word in told for word in ("total", "attempt", "requires", "expected ;")), told
+
+
+def test_an_error_that_the_script_survived_is_one_line_of_its_own() -> None:
+    before = ["PASS test_denied: Permission denied is shown", "fatal: No names found", "open x: no such file"]
+    ended = {"command": "exit 1", "line": 2, "code": 1}
+    found = diagnose(
+        evidence(lines=[*before, "12 MB, maximum is 10 MB"], own=["12 MB, maximum is 10 MB"], ended_by=ended)
+    )
+    assert (found.telling_line, found.earlier_error) == ("12 MB, maximum is 10 MB", "fatal: No names found")
+    assert (found.causes, found.failures) == ([], [])
+    for form in ("text", "agent"):
+        shown = "\n".join(lines(form, found, Look(), now_ns=0))
+        assert "before that: fatal: No names found" in shown
+    assert diagnose(evidence(lines=before)).earlier_error is None
+
+
+def test_the_telling_line_is_among_those_shown() -> None:
+    many = ["x.c:1: error: this one", *(f"line {number} failed" for number in range(99))]
+    assert lines_that_matter(many, telling="x.c:1: error: this one")[0] == "x.c:1: error: this one"
+    assert len(lines_that_matter(many, telling="x.c:1: error: this one")) <= 14
