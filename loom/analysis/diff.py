@@ -1,15 +1,22 @@
-"""Compare two runs: inputs, outcomes, durations, and the first differing line of output. Pure."""
+"""Compare two runs: inputs, outcomes, durations, and the first differing line of output."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import product, zip_longest
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice, product, zip_longest
 from typing import Any, Final, Literal
 
-from msgspec import Struct, field
+from msgspec import Struct
 
+from loom import snapshot
+from loom.errors import LoomError, RecordError
 from loom.record.documents import Document
+from loom.record.event_files import read_events
+from loom.record.events import OutputEvent
+from loom.record.reader import Reading, whole_lines
+from loom.record.saved_plan import load_planned
 from loom.status import Code, Count, Stream
 from loom.util.paths import JOB_PLACE
 
@@ -80,26 +87,57 @@ class Diff(Document, frozen=True, kw_only=True):
 
 
 class Side(Struct, frozen=True, kw_only=True):
-    """One run. `output(job, step, stream)` returns lines; `variables` of a job come from its saved plan."""
+    """One run: its record, and of the compared jobs the manifests and the variables of the saved plan."""
 
-    run_id: str
-    state: str
+    reading: Reading
     receipt: Mapping[str, Any]
     jobs: Mapping[str, Mapping[str, Any]]
-    output: Callable[[str, str, str], Iterable[str]]
-    variables: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    variables: Mapping[str, Mapping[str, str]]
+
+    def output(self, job_id: str, step: str, stream: Stream) -> Iterator[str]:
+        path = self.reading.paths.job(job_id) / "user" / step / "events.jsonl"
+        with suppress(FileNotFoundError):
+            events = (event for event in read_events(path) if isinstance(event, OutputEvent) and event.stream == stream)
+            yield from (event.text for event in whole_lines(events))
 
 
-def compare(a: Side, b: Side, files: Sequence[tuple[str, str | None, str | None]] | None) -> Diff:
-    """Compare two runs. `files`: `(path, id in a, id in b)` of the differing files; None if unknown."""
-    inputs = differing_inputs(a, b, files)
+FileIds = Mapping[str, tuple[str | None, str | None]]
+"""By the path of a file, its content's id on either side."""
+
+
+def side_of(reading: Reading, *job_ids: str) -> Side:
+    """Return one side for some jobs, or for all."""
+    planned = None
+    with suppress(RecordError):
+        planned = load_planned(reading.paths.plan).plan
+    return Side(
+        reading=reading,
+        receipt=reading.receipt(),
+        jobs={job_id: reading.job_manifest(job_id) for job_id in job_ids or reading.job_ids()},
+        variables={
+            job.id: job.variables for job in (planned.jobs if planned else ()) if not job_ids or job.id in job_ids
+        },
+    )
+
+
+def differing_files(a: Reading, b: Reading) -> FileIds | None:
+    """Compare the two snapshots by the manifests in the records; None when one can't be read."""
+    try:
+        return snapshot.differing(*(snapshot.read_manifest(each.paths.root, each.paths.snapshot) for each in (a, b)))
+    except (LoomError, OSError):
+        return None
+
+
+def diff_of(run_a: Reading, run_b: Reading) -> Diff:
+    a, b = side_of(run_a), side_of(run_b)
+    inputs = differing_inputs(a, b, differing_files(run_a, run_b))
     jobs = [_job(job_id, a, b) for job_id in dict.fromkeys([*a.jobs, *b.jobs])]
-    same = inputs.same and a.state == b.state and all(job.same for job in jobs)
+    same = inputs.same and run_a.state == run_b.state and all(job.same for job in jobs)
     return Diff(
-        run_a=a.run_id,
-        run_b=b.run_id,
-        state_a=a.state,
-        state_b=b.state,
+        run_a=run_a.run_id,
+        run_b=run_b.run_id,
+        state_a=run_a.state,
+        state_b=run_b.state,
         duration_ms_a=a.receipt.get("duration_ms"),
         duration_ms_b=b.receipt.get("duration_ms"),
         inputs=inputs,
@@ -120,17 +158,18 @@ def _pairs(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Pair]:
     return [pair for pair in found if pair is not None]
 
 
-def differing_inputs(a: Side, b: Side, files: Sequence[tuple[str, str | None, str | None]] | None) -> Inputs:
+def differing_inputs(a: Side, b: Side, files: FileIds | None) -> Inputs:
     tree = _pair("tree", a.receipt.get("snapshot_tree_sha"), b.receipt.get("snapshot_tree_sha"))
     images = _pairs(_images(a), _images(b))
     variables = _pairs(_variables(a), _variables(b))
     other = _pairs(_shape(a), _shape(b))
-    changed = None if files is None else [Pair(name=path, a=one, b=two) for path, one, two in files[:FILES_SHOWN]]
+    first = islice(files.items() if files else (), FILES_SHOWN)
+    changed = [Pair(name=snapshot.readable(path), a=one, b=two) for path, (one, two) in first]
     return Inputs(
         same=tree is None and not images and not variables and not other,
         tree=tree,
         head=_pair("head", a.receipt.get("snapshot_head_sha"), b.receipt.get("snapshot_head_sha")),
-        files=[] if tree is None else changed,
+        files=[] if tree is None else None if files is None else changed,
         files_total=0 if tree is None or files is None else len(files),
         images=images,
         variables=variables,
@@ -169,9 +208,9 @@ def _job(job_id: str, a: Side, b: Side) -> JobDiff:
     one, two = a.jobs.get(job_id, {}), b.jobs.get(job_id, {})
     steps = _pairs(_outcomes(one), _outcomes(two))
     # Compare each stream separately: the order between streams varies from run to run.
-    places = product(dict.fromkeys([*_outcomes(one), *_outcomes(two)]), STREAM_NAMES)
+    streams = product(dict.fromkeys([*_outcomes(one), *_outcomes(two)]), STREAM_NAMES)
     found = (
-        first_line(step, stream, *(side.output(job_id, step, stream) for side in (a, b))) for step, stream in places
+        first_line(step, stream, *(side.output(job_id, step, stream) for side in (a, b))) for step, stream in streams
     )
     first = next((line for line in found if line is not None), None)
     alike = [(job.get("status"), job.get("exit_code")) for job in (one, two)]

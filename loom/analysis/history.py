@@ -6,7 +6,7 @@ Looks at the latest records of the store alone, and of each at a receipt and one
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -15,11 +15,10 @@ from typing import Any, Literal
 from msgspec import Struct, field
 
 from loom import snapshot
-from loom.analysis.diff import Pair, Side, differing_inputs
+from loom.analysis.diff import FileIds, Pair, differing_files, differing_inputs, side_of
 from loom.errors import LoomError, RecordError
 from loom.record.documents import Document, JobSummary, Sha
 from loom.record.reader import Reading
-from loom.record.saved_plan import load_planned
 from loom.record.store import entry_at, is_run_id, read_document
 from loom.status import Code, Count
 
@@ -69,7 +68,7 @@ class History(Struct, frozen=True, kw_only=True):
 
 def history(reading: Reading, job_id: str, lines: Sequence[str], *, hunks: bool) -> History:
     """Of a job that failed. `lines`: what it printed; `hunks`: whether the contents of files may be shown."""
-    this = _side(reading, job_id)
+    this = _input(reading, job_id)
     green: Reading | None = None
     outcomes = [False]
     for earlier in islice(_earlier(reading), MOST_RUNS):
@@ -78,13 +77,13 @@ def history(reading: Reading, job_id: str, lines: Sequence[str], *, hunks: bool)
             continue
         if passed and green is None:
             green = earlier
-        if _input(_side(earlier, job_id, variables=False)) == _input(this):
+        if _input(earlier, job_id) == this:
             outcomes.append(passed)
     same = SameInput(runs=len(outcomes), passed=sum(outcomes)) if any(outcomes) else None
     since = None
     if green is not None:
         with suppress(RecordError):
-            since = _since(green, reading, this, job_id, lines, hunks=hunks)
+            since = _since(green, reading, job_id, lines, hunks=hunks)
     return History(since_green=since, same_input=same)
 
 
@@ -113,38 +112,17 @@ def _passed(earlier: Reading, job_id: str) -> bool | None:
     return {"success": True, "failure": False, "timed_out": False}.get(summary.get("status") or "")
 
 
-def _side(reading: Reading, job_id: str, *, variables: bool = True) -> Side:
-    return Side(
-        run_id=reading.run_id,
-        state=reading.state,
-        receipt=reading.receipt(),
-        jobs={job_id: reading.job_manifest(job_id)},
-        output=lambda *_: (),
-        variables={job_id: _variables(reading, job_id)} if variables else {},
-    )
+def _input(run: Reading, job_id: str) -> tuple[Any, ...]:
+    return run.receipt().get("snapshot_tree_sha"), (run.job_manifest(job_id).get("image") or {}).get("id")
 
 
-def _variables(reading: Reading, job_id: str) -> Mapping[str, str]:
-    try:
-        return load_planned(reading.paths.plan).plan.job(job_id).variables
-    except (RecordError, KeyError):
-        return {}
-
-
-def _input(side: Side) -> tuple[Any, ...]:
-    images = [(job.get("image") or {}).get("id") for job in side.jobs.values()]
-    return (side.receipt.get("snapshot_tree_sha"), *images)
-
-
-def _since(
-    green: Reading, reading: Reading, this: Side, job_id: str, lines: Sequence[str], *, hunks: bool
-) -> SinceGreen:
-    before = _side(green, job_id)
-    differing = differing_inputs(before, this, None)
+def _since(green: Reading, reading: Reading, job_id: str, lines: Sequence[str], *, hunks: bool) -> SinceGreen:
+    before = side_of(green, job_id)
+    differing = differing_inputs(before, side_of(reading, job_id), None)
     files: list[ChangedFile] | None = []
     total = 0
     if differing.tree is not None:
-        ids = _differing_files(green, reading)
+        ids = differing_files(green, reading)
         total = len(ids or {})
         files = None if ids is None else _changed_files(ids, (green, reading), lines, hunks=hunks)
     return SinceGreen(
@@ -156,21 +134,7 @@ def _since(
     )
 
 
-_Ids = Mapping[str, tuple[str | None, str | None]]
-
-
-def _differing_files(green: Reading, reading: Reading) -> _Ids | None:
-
-    try:
-        return snapshot.differing(
-            *(snapshot.read_manifest(each.paths.root, each.paths.snapshot) for each in (green, reading))
-        )
-    except (LoomError, OSError):
-        return None
-
-
-def _changed_files(ids: _Ids, runs: Sequence[Reading], lines: Sequence[str], *, hunks: bool) -> list[ChangedFile]:
-
+def _changed_files(ids: FileIds, runs: Sequence[Reading], lines: Sequence[str], *, hunks: bool) -> list[ChangedFile]:
     named = {path: _is_named(path, lines) for path in ids}
     chosen = sorted(ids, key=lambda path: (not named[path], path))[:MOST_FILES]
     stores = [store for run in runs for store in _stores(run)]
@@ -202,7 +166,6 @@ def _is_named(path: str, lines: Sequence[str]) -> bool:
 
 def _stores(run: Reading) -> Sequence[str]:
     """Where git's objects of the run's snapshot are."""
-
     try:
         return snapshot.read_manifest(run.paths.root, run.paths.snapshot).stores
     except (LoomError, OSError):
