@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from loom.record.coverage import recorded_extent
 from loom.record.documents import (
+    RUN_SCHEMA,
+    SCHEMA_VERSION,
     CommandPackage,
     Highlights,
     Invocation,
@@ -18,12 +20,9 @@ from loom.record.documents import (
     ManifestSection,
     ManifestStep,
     OutputCounts,
-    PhaseReport,
     PipelineJob,
     PipelineManifest,
-    PipelineSummary,
     Receipt,
-    ReportPhase,
     RunSummary,
     SavedArtifacts,
     SectionSummary,
@@ -33,6 +32,12 @@ from loom.record.events import PhaseCode, PhaseEvent
 from loom.record.fold import JobState, RunFold, Span, duration, image_of
 from loom.status import EndedBy, ExitCode, FailingTest, Failure, Status
 
+T = TypeVar("T")
+_OF_JOB = (
+    *("run_id", "job_id", "name", "stage", "status", "exit_code", "allowed_failure", "error", "error_code"),
+    *("blocked_by", "failing_step", "failing_section"),
+)
+"""The fields that the summary and the manifest of a job have in common."""
 _EVERY_RUN = (
     PhaseCode.RUN_BOOTSTRAP,
     PhaseCode.RUN_PIPELINE_EXECUTE,
@@ -72,15 +77,9 @@ def step_summary(fold: RunFold, job_id: str, attempt: int, step: str) -> StepSum
         command=data.get("command", ""),
         file=data.get("file"),
         line=data.get("line"),
-        status=span.status,
         exit_code=span.exit_code,
-        error=span.error,
-        started_at=span.start.ts,
-        finished_at=span.finished_at,
-        duration_ms=span.duration_ms,
-        output=_counts(data),
-        highlights=_highlights(data),
-        ended_by=_ended_by(data),
+        ended_by=_as(EndedBy, data.get("ended_by")),
+        **_of_span(span),
         events_path=f"{step_dir(job_id, step, attempt, job.attempts)}/events.jsonl",
     )
 
@@ -92,30 +91,27 @@ def section_summary(fold: RunFold, job_id: str, section: str) -> SectionSummary:
         job_id=job_id,
         section=section,
         phase_code=span.start.phase_code,
-        status=span.status,
-        error=span.error,
-        started_at=span.start.ts,
-        finished_at=span.finished_at,
-        duration_ms=span.duration_ms,
-        output=_counts(span.data),
-        highlights=_highlights(span.data),
+        **_of_span(span),
         data={key: value for key, value in span.data.items() if key not in ("output", "highlights")},
         events_path=f"{section_dir(job_id, section)}/events.jsonl",
     )
 
 
-def _counts(data: dict[str, Any]) -> OutputCounts:
-    return OutputCounts(**data.get("output", {}))
+def _of_span(span: Span) -> dict[str, Any]:
+    """Return what the summaries of steps and sections have in common."""
+    return {
+        "status": span.status,
+        "error": span.error,
+        "started_at": span.start.ts,
+        "finished_at": span.finished_at,
+        "duration_ms": span.duration_ms,
+        "output": OutputCounts(**span.data.get("output", {})),
+        "highlights": _as(Highlights, span.data.get("highlights")),
+    }
 
 
-def _highlights(data: dict[str, Any]) -> Highlights | None:
-    shape = data.get("highlights")
-    return None if shape is None else msgspec.convert(shape, Highlights)
-
-
-def _ended_by(data: dict[str, Any]) -> EndedBy | None:
-    shape = data.get("ended_by")
-    return None if shape is None else msgspec.convert(shape, EndedBy)
+def _as(kind: type[T], shape: Any) -> T | None:
+    return None if shape is None else msgspec.convert(shape, kind)
 
 
 # -- jobs
@@ -149,36 +145,23 @@ def job_summary(fold: RunFold, job_id: str) -> JobSummary:
 def job_manifest(fold: RunFold, job_id: str) -> JobManifest:
     job = fold.jobs[job_id]
     summary = job_summary(fold, job_id)
-    failing_section = summary.failing_section
+    section = summary.failing_section
     failing_step, failing_span = job.failing_step or (None, None)
     image = job.facts.get("image_resolved")
-    artifacts = job.facts.get("artifacts_saved")
     changes = job.facts.get("workspace_changed", {})
-    missing = job.facts.get("missing_command")
     return JobManifest(
-        run_id=fold.run_id,
-        job_id=job_id,
-        name=summary.name,
-        stage=summary.stage,
+        **{name: getattr(summary, name) for name in _OF_JOB},
         target=job.planned.get("target", "linux"),
         provider=job.planned.get("provider", ""),
         matrix=dict(job.planned.get("matrix", {})),
-        status=summary.status,
-        exit_code=summary.exit_code,
-        allowed_failure=summary.allowed_failure,
-        error=summary.error,
-        error_code=summary.error_code,
-        blocked_by=summary.blocked_by,
-        failing_step=summary.failing_step,
         failing_step_events_path=(
             f"{step_dir(job_id, failing_step, job.attempts, job.attempts)}/events.jsonl" if failing_step else None
         ),
         failing_command=failing_span.start.data.get("command") if failing_span else None,
-        failing_section=failing_section,
-        failing_section_events_path=f"{section_dir(job_id, failing_section)}/events.jsonl" if failing_section else None,
+        failing_section_events_path=f"{section_dir(job_id, section)}/events.jsonl" if section else None,
         failing_tests=[msgspec.convert(test, FailingTest) for test in job.lists.get("failing_test", ())],
         test_reports=job.facts.get("test_reports"),
-        missing_command=msgspec.convert(missing, CommandPackage) if missing else None,
+        missing_command=_as(CommandPackage, job.facts.get("missing_command")),
         findings=[msgspec.convert(one, Failure) for one in job.lists.get("finding", ())],
         finding_reports=job.facts.get("finding_reports"),
         image=image_of(image) if image else None,
@@ -190,7 +173,7 @@ def job_manifest(fold: RunFold, job_id: str) -> JobManifest:
         ],
         steps=list(_manifest_steps(job)),
         system_sections=list(_manifest_sections(job)),
-        artifacts=msgspec.convert(artifacts, SavedArtifacts) if artifacts else None,
+        artifacts=_as(SavedArtifacts, job.facts.get("artifacts_saved")),
         caches=job.lists.get("cache", []),
         changes=changes.get("paths", []),
         changes_total=changes.get("count", 0),
@@ -236,18 +219,20 @@ def _manifest_sections(job: JobState) -> Iterator[ManifestSection]:
 # -- pipeline and run
 
 
-def pipeline_summary(fold: RunFold) -> PipelineSummary:
+def pipeline_summary(fold: RunFold) -> dict[str, Any]:
     span = fold.pipeline
-    return PipelineSummary(
-        run_id=fold.run_id,
-        pipeline_id=fold.pipeline_id,
-        status=span.status if span else None,
-        started_at=span.start.ts if span else None,
-        finished_at=span.finished_at if span else None,
-        duration_ms=span.duration_ms if span else None,
-        jobs_total=len(fold.jobs),
-        jobs_by_status=fold.jobs_by_status(),
-    )
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "pipeline-summary",
+        "run_id": fold.run_id,
+        "pipeline_id": fold.pipeline_id,
+        "status": span.status if span else None,
+        "started_at": span.start.ts if span else None,
+        "finished_at": span.finished_at if span else None,
+        "duration_ms": span.duration_ms if span else None,
+        "jobs_total": len(fold.jobs),
+        "jobs_by_status": fold.jobs_by_status(),
+    }
 
 
 def pipeline_manifest(fold: RunFold) -> PipelineManifest:
@@ -299,7 +284,8 @@ def run_summary(fold: RunFold) -> RunSummary:
     )
 
 
-def phase_report(fold: RunFold) -> PhaseReport:
+def phase_report(fold: RunFold) -> dict[str, Any]:
+    """Return whether the record is complete: all required phases, finished and in order."""
     order = [span.start.phase_code for span in fold.spans if span.start.job_id is None]
     missing = [code.value for code in _EVERY_RUN if code not in order]
     out_of_order = []
@@ -313,28 +299,22 @@ def phase_report(fold: RunFold) -> PhaseReport:
     if [code for code in order if code in expected] != expected:
         out_of_order.append("run")
     unfinished = [_phase_name(span.start) for span in fold.spans if span.end is None]
-    return PhaseReport(
-        run_id=fold.run_id,
-        complete=not (missing or unfinished or out_of_order),
-        missing=missing,
-        unfinished=unfinished,
-        out_of_order=out_of_order,
-        phases=[_report_phase(span) for span in fold.spans],
-    )
+    return {
+        "schema_version": RUN_SCHEMA,
+        "kind": "phase-report",
+        "run_id": fold.run_id,
+        "complete": not (missing or unfinished or out_of_order),
+        "missing": missing,
+        "unfinished": unfinished,
+        "out_of_order": out_of_order,
+        "phases": [_report_phase(span) for span in fold.spans],
+    }
 
 
-def _report_phase(span: Span) -> ReportPhase:
-    return ReportPhase(
-        phase_code=span.start.phase_code,
-        scope=span.start.scope,
-        job_id=span.start.job_id,
-        step=span.start.step,
-        section=span.start.section,
-        seq_started=span.start.seq,
-        seq_finished=span.end.seq if span.end else None,
-        status=span.status,
-        duration_ms=span.duration_ms,
-    )
+def _report_phase(span: Span) -> dict[str, Any]:
+    place = {key: getattr(span.start, key) for key in ("phase_code", "scope", "job_id", "step", "section")}
+    seq = {"seq_started": span.start.seq, "seq_finished": span.end.seq if span.end else None}
+    return {**place, **seq, "status": span.status, "duration_ms": span.duration_ms}
 
 
 def receipt(fold: RunFold) -> Receipt:

@@ -5,6 +5,7 @@ Paths in documents are relative to `logs/<run_id>/`, those in the receipt absolu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -18,7 +19,6 @@ SCHEMA_VERSION: Final = "loom.runtime.logs.v2"
 RECEIPT_SCHEMA: Final = "loom.receipt.v1"
 RUN_SCHEMA: Final = "loom.run.v1"
 RUNS_SCHEMA: Final = "loom.runs.v1"
-SHOW_SCHEMA: Final = "loom.show.v1"
 DIAGNOSIS_SCHEMA: Final = "loom.diagnosis.v1"
 
 Positive = Annotated[int, Meta(ge=1, le=1 << 53)]
@@ -56,9 +56,9 @@ def checked(shape: object, kind: type[Document]) -> dict[str, Any]:
     return plain(msgspec.convert(shape, kind))
 
 
-def dump(document: Document) -> bytes:
+def dump(document: Document | Mapping[str, Any]) -> bytes:
     """Encode the file: indented JSON in field order."""
-    return jsons.encode_file(plain(document))
+    return jsons.encode_file(document)
 
 
 class OutputCounts(Document, frozen=True, kw_only=True):
@@ -201,8 +201,6 @@ class ManifestPhase(Document, frozen=True, kw_only=True):
 
 class SavedArtifacts(Document, frozen=True, kw_only=True):
     name: str | None = None
-    path: Place | None = None
-    """A folder with the same files, in records of earlier versions."""
     archive_path: Place | None = None
     files: Count
     bytes: Count
@@ -282,19 +280,6 @@ class PipelineJob(Document, frozen=True, kw_only=True):
     manifest_path: Place
 
 
-class PipelineSummary(Document, frozen=True, kw_only=True):
-    schema_version: Literal["loom.runtime.logs.v2"] = SCHEMA_VERSION
-    kind: Literal["pipeline-summary"] = "pipeline-summary"
-    run_id: RunId
-    pipeline_id: str
-    status: Status | None
-    started_at: Moment | None
-    finished_at: Moment | None
-    duration_ms: Milliseconds | None
-    jobs_total: Count
-    jobs_by_status: dict[str, Count]
-
-
 class PipelineManifest(Document, frozen=True, kw_only=True):
     schema_version: Literal["loom.runtime.logs.v2"] = SCHEMA_VERSION
     kind: Literal["pipeline-manifest"] = "pipeline-manifest"
@@ -325,31 +310,6 @@ class RunSummary(Document, frozen=True, kw_only=True):
     failing_job_id: Place | None
     pipeline_summary_path: Place
     pipeline_manifest_path: Place
-
-
-class ReportPhase(Document, frozen=True, kw_only=True):
-    phase_code: str
-    scope: str
-    job_id: Place | None
-    step: Place | None
-    section: Place | None
-    seq_started: Positive
-    seq_finished: Positive | None
-    status: Status | None
-    duration_ms: Milliseconds | None
-
-
-class PhaseReport(Document, frozen=True, kw_only=True):
-    """Whether the record is complete: all required phases, finished and in order."""
-
-    schema_version: Literal["loom.run.v1"] = RUN_SCHEMA
-    kind: Literal["phase-report"] = "phase-report"
-    run_id: RunId
-    complete: bool
-    missing: list[str]
-    unfinished: list[str]
-    out_of_order: list[str]
-    phases: list[ReportPhase]
 
 
 class Invocation(Document, frozen=True, kw_only=True):
@@ -483,19 +443,3 @@ class Commit(Document, frozen=True, kw_only=True):
     subject: str
     author: str
     time: Moment
-
-
-class Show(Document, frozen=True, kw_only=True):
-    """The document of `loom show --json`: all documents of a run. `receipt` is null for a run without an end."""
-
-    schema_version: Literal["loom.show.v1"] = SHOW_SCHEMA
-    kind: Literal["show"] = "show"
-    run_id: RunId
-    state: str
-    last_event_at: Moment | None
-    commit: Commit | None
-    """Null if the repository or the commit is gone."""
-    receipt: Receipt | None
-    summary: RunSummary
-    pipeline: PipelineManifest
-    jobs: list[JobManifest]

@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -26,7 +25,6 @@ from loom.record.documents import (
     JobManifest,
     PipelineManifest,
     RunSummary,
-    Show,
     checked,
     plain,
 )
@@ -384,19 +382,17 @@ def _batch(where: Where, event: OutputEvent) -> OutputBatch:
     return OutputBatch(where, event.ts, event.stream, event.seq, lines, encode(event))
 
 
-def document_of(reading: Reading) -> Show:
-    """Return the document of `loom show --json`."""
+def document_of(reading: Reading) -> dict[str, Any]:
+    """Return the values of `loom show --json`: all documents of a run, without a receipt where it has no end."""
     pipeline = reading.pipeline_manifest()
     unfinished = reading.state in UNFINISHED
-    commit = reading.commit()
-    shape = {
+    return {
         "run_id": reading.run_id,
         "state": reading.state,
         "last_event_at": reading.last_sign() if unfinished else None,
-        "commit": commit and plain(commit),
+        "commit": reading.commit(),
         "receipt": None if unfinished else reading.receipt(),
         "summary": reading.run_summary(),
         "pipeline": pipeline,
         "jobs": [reading.job_manifest(job["job_id"]) for job in pipeline["jobs"]],
     }
-    return msgspec.convert(shape, Show)

@@ -9,16 +9,10 @@ from collections.abc import Iterable
 
 _SECONDS = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|[wdhms])")
-_WORDS = {
-    "w": ("week", "weeks", "wk", "wks"),
-    "d": ("day", "days"),
-    "h": ("hour", "hours", "hr", "hrs"),
-    "m": ("minute", "minutes", "min", "mins"),
-    "s": ("second", "seconds", "sec", "secs"),
-    "ms": ("millisecond", "milliseconds", "msec", "msecs"),
-}
-_UNIT_OF = {word: unit for unit, words in _WORDS.items() for word in (unit, *words)}
-_IN_WORDS = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([a-z]{1,12})(?:\s*,?\s*(?:and\s)?\s*|$)")
+_IN_WORDS = re.compile(
+    r"\s*(?:(w)(?:(?:ee)?ks?)?|(d)(?:ays?)?|(h)(?:(?:ou)?rs?)?|(m)(?:in(?:ute)?s?)?|(ms)(?:ecs?)?|(s)(?:ec(?:ond)?s?)?)\b"
+    r"\s*,?\s*(?:and\s+)?"
+)
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([kmgt]?)(i?b)?", re.IGNORECASE)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _LONGEST_S = 366 * 86400.0
@@ -58,17 +52,8 @@ def duration(text: str) -> float:
 
 def _meant(text: str) -> str:
     """Suggest the short form of a duration in words (`1 day`, `2 hours 30 min`)."""
-    parts, position = [], 0
-    for match in _IN_WORDS.finditer(text.strip().lower()):
-        unit = _UNIT_OF.get(match[2])
-        if unit is None or match.start() != position:
-            return ""
-        parts.append(f"{match[1]}{unit}")
-        position = match.end()
-    short = "".join(parts)
-    if position != len(text.strip()) or not re.fullmatch(DURATION_PATTERN, short):
-        return ""
-    return f"; did you mean {short}?"
+    short = _IN_WORDS.sub(lambda word: next(filter(None, word.groups())), text.strip().lower())
+    return f"; did you mean {short}?" if re.fullmatch(DURATION_PATTERN, short) else ""
 
 
 def size(text: str) -> int:

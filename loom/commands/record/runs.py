@@ -13,7 +13,7 @@ from loom.record.listing import row_of
 from loom.record.reader import document_of, replay
 from loom.record.store import UNFINISHED
 from loom.render.closing import closing_lines
-from loom.render.output import print_json
+from loom.render.output import print_json, print_kind
 from loom.render.records import runs_lines, unfinished_lines
 from loom.render.screen import Screen
 
@@ -39,7 +39,7 @@ def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, c
     place = here({"color": color})
     reading = place.find(run)
     if as_json:
-        print_json(document_of(reading))
+        print_kind("show", document_of(reading))
         return
     from loom.analysis.evidence import recorded_diagnosis  # `loom runs` does not need it
 

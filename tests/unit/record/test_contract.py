@@ -51,7 +51,7 @@ def test_nothing_else_is_published() -> None:
     assert {path.name for path in PUBLISHED.iterdir()} == {f"{name}.schema.json" for name in schemas.NAMES}
 
 
-def documents(fold: RunFold) -> Iterator[tuple[str, Document]]:
+def documents(fold: RunFold) -> Iterator[tuple[str, Document | dict[str, Any]]]:
     """Every document that a whole record has, with its place below `logs/<run_id>/`."""
     yield "summary.json", derive.run_summary(fold)
     yield "phase-report.json", derive.phase_report(fold)
@@ -79,7 +79,7 @@ def hold(paths: RunPaths, *, whole: bool = True) -> None:
         assert paths.receipt.read_bytes() == dump(replace(receipt, diagnosis_path=diagnosed))
         assert paths.diagnosis.exists() == (diagnosed is not None)
         validate("receipt", json.loads(paths.receipt.read_bytes()))
-        assert derive.phase_report(fold).complete, derive.phase_report(fold)
+        assert derive.phase_report(fold)["complete"], derive.phase_report(fold)
     found = set()
     for path in paths.logs.rglob("*.json"):
         place = str(path.relative_to(paths.logs))
