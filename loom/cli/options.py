@@ -17,7 +17,7 @@ Color = Annotated[str | None, option("--color WHEN", "auto, always or never.", "
 # -- what to run --------------------------------------------------------------------------------------------------
 
 WorkflowFile = Annotated[
-    Path | None, option("--workflow -f PATH", "Workflow file (default: .loom/workflow.yml, else .gitlab-ci.yml).")
+    Path | None, option("--workflow -f PATH", "Workflow file (default: .loom/workflow.yml, else .gitlab-ci.yml, else .github/workflows).")
 ]
 On = Annotated[
     str | None,
@@ -30,7 +30,11 @@ On = Annotated[
 Variables = Annotated[list[str] | None, option("--var NAME=value", "Set a variable.")]
 Inputs = Annotated[
     list[str] | None,
-    option("--input NAME=value", "Set an input that `spec:inputs` of a .gitlab-ci.yml declares.", "input"),
+    option(
+        "--input NAME=value",
+        "Set an input that a .gitlab-ci.yml (`spec:inputs`) or GitHub's `workflow_dispatch` declares.",
+        "input",
+    ),
 ]
 
 
@@ -41,6 +45,17 @@ class Event(StrEnum):
     TAG = "tag"
     WEB = "web"
     TRIGGER = "trigger"
+    PULL_REQUEST = "pull_request"
+    PULL_REQUEST_TARGET = "pull_request_target"
+    WORKFLOW_DISPATCH = "workflow_dispatch"
+    RELEASE = "release"
+    MERGE_GROUP = "merge_group"
+    REPOSITORY_DISPATCH = "repository_dispatch"
+    WORKFLOW_RUN = "workflow_run"
+    ISSUES = "issues"
+    ISSUE_COMMENT = "issue_comment"
+    CREATE = "create"
+    DELETE = "delete"
 
 
 # -- how to run it ------------------------------------------------------------------------------------------------
@@ -87,7 +102,7 @@ class PlanOptions:
         ),
     ] = None
     deploy: Annotated[
-        bool | None, option("--deploy/--no-deploy", "Run also the jobs of a .gitlab-ci.yml that deploy or release.")
+        bool | None, option("--deploy/--no-deploy", "Run also the jobs that deploy or release, of GitHub's and GitLab's files.")
     ] = None
     on: On = None
     workflow: WorkflowFile = None
@@ -106,9 +121,12 @@ class PlanOptions:
     changes_base: Annotated[
         str | None, option("--changes-base REF", "The commit that `changes:` compares with (default: HEAD).")
     ] = None
-    event: Annotated[Event, option("--event", "The event of the pipeline, which rules read as CI_PIPELINE_SOURCE.")] = (
-        Event.PUSH
-    )
+    event: Annotated[
+        Event, option("--event", "The event that the run stands for, in the words of GitLab or GitHub.")
+    ] = Event.PUSH
+    event_file: Annotated[
+        Path | None, option("--event-file PATH", "The event's payload, in JSON, for GitHub's workflows.")
+    ] = None
 
 
 class RunOptions:

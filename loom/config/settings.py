@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from loom.addresses import without_credentials
 from loom.config.values import (
+    GitHubSettings,
     GitLabSettings,
     KeepassDatabase,
     Parse,
@@ -21,6 +22,7 @@ from loom.config.values import (
     as_cpus,
     as_duration,
     as_flag,
+    as_github,
     as_gitlab,
     as_keepass,
     as_memory,
@@ -122,6 +124,7 @@ Cpus = Annotated[float, as_cpus]
 Platform = Annotated[str, as_platform]
 Names = Annotated[tuple[str, ...], as_names]
 Databases = Annotated[Mapping[str, KeepassDatabase], as_keepass]
+OfGitHub = Annotated[GitHubSettings, as_github]
 OfGitLab = Annotated[GitLabSettings, as_gitlab]
 Pools = Annotated[Mapping[str, Pool], _pools]
 
@@ -175,7 +178,7 @@ class Config:
         "json-file", FREE, "The containers' log driver; none is faster but leaves `docker logs` empty."
     )
     jobs: Count | None = _key(None, LESS_IS_STRICTER, "How many jobs run at once; default: the number of processors.")
-    deploy: bool = _key(False, THE_USERS, "Run also the jobs of a `.gitlab-ci.yml` that deploy or release.")
+    deploy: bool = _key(False, THE_USERS, "Run also the jobs that deploy or release, of GitHub's and GitLab's files.")
     fail_fast: bool = _key(False, FREE, "Stop the run at the first failed job.")
     grace: Duration = _key(10.0, LESS_IS_STRICTER, "How long a canceled step may take to exit before it is killed.")
     job_timeout: Duration | None = _key(3600.0, LESS_IS_STRICTER, "The timeout of jobs without one.")
@@ -244,9 +247,14 @@ class Config:
             "project": _asked("loom opens these databases for secrets"),
         },
     )
-    gitlab: OfGitLab = field(
+    gitlab: OfGitHub = Annotated[GitHubSettings, as_github]
+OfGitLab = field(
         default_factory=GitLabSettings,
         metadata={"about": "What a `.gitlab-ci.yml` needs of this machine.", "project": THE_USERS},
+    )
+    github: OfGitHub = field(
+        default_factory=GitHubSettings,
+        metadata={"about": "What `.github/workflows` need of this machine.", "project": THE_USERS},
     )
     origins: Mapping[str, ValueOrigin] = field(default_factory=dict, compare=False, metadata={"internal": True})
     overruled: tuple[Overruled, ...] = field(default=(), compare=False, metadata={"internal": True})
@@ -282,7 +290,7 @@ def _key_of(item: Field[Any], hint: Any) -> ConfigKey:
 _HINTS = get_type_hints(Config, include_extras=True)
 SETTINGS = {item.name: _key_of(item, _HINTS[item.name]) for item in fields(Config) if "internal" not in item.metadata}
 KEYS = tuple(SETTINGS)
-MAPPINGS = frozenset({"gitlab", "keepass", "pools"})
+MAPPINGS = frozenset({"github", "gitlab", "keepass", "pools"})
 """The settings that only a file can give."""
 MEASURES: Mapping[Parse, Callable[[Any], str]] = {as_duration: duration_text, as_size: size_text, as_memory: size_text}
 
@@ -313,6 +321,6 @@ def text_of(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
         shown = {key: item.place if isinstance(item, Pool) else item.path for key, item in value.items()}
         return "{" + ", ".join(f"{key}: {text}" for key, text in shown.items()) + "}"
-    if isinstance(value, GitLabSettings):
+    if isinstance(value, GitHubSettings | GitLabSettings):
         return "{" + ", ".join(key for key in value.__struct_fields__ if getattr(value, key)) + "}"
     return without_credentials(str(value))

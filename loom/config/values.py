@@ -34,6 +34,19 @@ class GitLabSettings(Struct, frozen=True, kw_only=True):
     """A file with the variables that the project has on the server."""
 
 
+class GitHubSettings(Struct, frozen=True, kw_only=True):
+    """What the workflows in `.github/workflows` need of this machine."""
+
+    server: str = "https://github.com"
+    """Where git finds the repositories of actions: `SERVER/OWNER/NAME`."""
+    runs_on: Mapping[str, str] = member(default_factory=dict)
+    """Images by the labels of `runs-on`."""
+    secrets: Mapping[str, str] = member(default_factory=dict)
+    """References to secrets by their names in `secrets`."""
+    vars: Mapping[str, str] = member(default_factory=dict)
+    """The values of `vars`."""
+
+
 class ValueContext(Struct, frozen=True):
     """The context of a value's parser: the base of relative paths."""
 
@@ -158,18 +171,36 @@ def as_keepass(value: Any, context: ValueContext) -> Mapping[str, KeepassDatabas
     return found
 
 
-def as_gitlab(value: Any, context: ValueContext) -> GitLabSettings:
-    known = GitLabSettings.__struct_fields__
+def _fields(value: Any, known: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(value, dict) or value.keys() - set(known):
         raise ValueError(f"expected a mapping with {', '.join(known)}, found {_found(value)}")
-    tables = {}
-    for key in ("projects", "secrets"):
-        tables[key] = value.get(key) or {}
-        if not isinstance(tables[key], dict):
-            raise ValueError(f"{key}: expected a mapping, found {_found(tables[key])}")
-    paths = {key: as_path(value[key], context) for key in ("templates", "variables") if value.get(key) is not None}
+    return value
+
+
+def _table(fields: Mapping[str, Any], key: str) -> dict[str, Any]:
+    table = fields.get(key) or {}
+    if not isinstance(table, dict):
+        raise ValueError(f"{key}: expected a mapping, found {_found(table)}")
+    return table
+
+
+def as_gitlab(value: Any, context: ValueContext) -> GitLabSettings:
+    given = _fields(value, GitLabSettings.__struct_fields__)
+    paths = {key: as_path(given[key], context) for key in ("templates", "variables") if given.get(key) is not None}
     return GitLabSettings(
-        projects={name: as_path(path, context) for name, path in tables["projects"].items()},
-        secrets={name: as_text(reference, context) for name, reference in tables["secrets"].items()},
+        projects={name: as_path(path, context) for name, path in _table(given, "projects").items()},
+        secrets={name: as_text(reference, context) for name, reference in _table(given, "secrets").items()},
         **paths,
+    )
+
+
+def as_github(value: Any, context: ValueContext) -> GitHubSettings:
+    given = _fields(value, GitHubSettings.__struct_fields__)
+    tables = {
+        key: {name: as_text(text, context) for name, text in _table(given, key).items()} for key in ("runs_on", "secrets")
+    }
+    return GitHubSettings(
+        server=as_text(given.get("server", GitHubSettings().server), context).rstrip("/"),
+        vars={name: str(text) for name, text in _table(given, "vars").items()},
+        **tables,
     )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from msgspec.structs import replace
 
 from loom.config import Config
+from loom.errors import Problem
 from loom.plan import model as p
+from loom.plan.candidates import Candidate
 from loom.pools import Pool
-from loom.util.yaml_file import Node, line_in_file, one_or_more, text_of
+from loom.util.bounded import listed
+from loom.util.yaml_file import Node, fields_of, line_in_file, one_or_more, pointer, text_of
 
 PHASES: tuple[p.Phase, ...] = ("before_script", "script", "after_script")
 WHEN: Mapping[str, Literal["on_failure", "always", "manual"]] = {
@@ -58,3 +63,46 @@ def allow_failure(*decided: bool | frozenset[int] | None) -> p.AllowFailure:
     if isinstance(found, bool):
         return p.AllowFailure(always=found)
     return p.AllowFailure(exit_codes=found)
+
+
+def limits(config: Config, **own: Any) -> p.Resources:
+    """Return the limits of the user's configuration, below those of the job itself."""
+    settings = {key: origin.place for key in ("cpus", "memory", "pids") if (origin := config.origins.get(key)) is not None}
+    places = {key: place for key, place in settings.items() if place and key not in own}
+    return p.Resources(**{"cpus": config.cpus, "memory": config.memory, "pids": config.pids, **own}, places=places)
+
+
+def keys_at(node: Node, parts: Sequence[str]) -> Iterator[Node]:
+    """Yield the nodes of the keys at a path, in each item of the lists on the way; `NAME` is any key."""
+    for owner in one_or_more(node):
+        for key in fields_of(owner) if parts[0] == "NAME" else (parts[0],):
+            child = owner.get(key)
+            if child is not None and len(parts) == 1:
+                yield owner.keys.get(key, child)
+            elif child is not None:
+                yield from keys_at(child, parts[1:])
+
+
+def without_demands(job: p.Job, refused: Sequence[str]) -> p.Job:
+    """Return a refused job, which asks the engine and the user for nothing."""
+    image = p.Image() if job.image is not None else None
+    return replace(job, refused=tuple(refused), image=image, services=(), secrets=())
+
+
+def of_refused(refusal: Problem, names: Sequence[str]) -> Problem:
+    """Return the warning of what a run refuses jobs of these names for."""
+    turn = "its turn comes" if len(names) == 1 else "their turn comes"
+    message = f"{refusal.message} (a run refuses {', '.join(listed(names, 3))} when {turn})"
+    return replace(refusal, message=message, severity="warning")
+
+
+def held(found: Iterable[Candidate], code: str) -> Iterator[Problem]:
+    """Yield a notice of the jobs that a run leaves out for each reason, at the first of them."""
+    by_reason: dict[str, dict[str, Any]] = {}
+    for one in found:
+        if one.held is not None:
+            by_reason.setdefault(one.held.of_several, {})[one.name] = one.entry
+    for reason, entries in by_reason.items():
+        key = next(iter(entries.values())).key
+        message = f"a run leaves out {', '.join(listed(list(entries), 5))}: {reason}"
+        yield key.file.problem(key, pointer(key.text), message, code=code, severity="notice")

@@ -18,6 +18,8 @@ class LateNeed(Struct, frozen=True, kw_only=True):
     """As `needs.<name>` has it."""
     jobs: tuple[str, ...]
     """Ids of jobs of this plan: of a matrix or a called workflow several. Empty: it is left out of this run."""
+    result: Literal["success", "skipped"] = "success"
+    """Of a need without jobs: skipped if its `if` is false, else it counts as done."""
     inside: tuple[LateNeed, ...] = ()
     """The jobs of a called workflow, as `jobs.<name>` of its outputs has them."""
     outputs: Mapping[str, str] = field(default_factory=dict)

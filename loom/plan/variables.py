@@ -38,6 +38,20 @@ SOURCES = {
 }
 """The events that a run can simulate (`--event`), with GitLab's `CI_PIPELINE_SOURCE` for each."""
 DEFAULT_EVENT = "push"
+_OF_GITHUB = {
+    "pull_request": "merge_request",
+    "pull_request_target": "merge_request",
+    "workflow_dispatch": "web",
+    "repository_dispatch": "trigger",
+    "release": "tag",
+}
+
+
+def in_gitlab(event: str) -> str:
+    """Return GitLab's name of an event: `push` for one that it does not have."""
+    event = _OF_GITHUB.get(event, event)
+    return event if event in SOURCES else DEFAULT_EVENT
+
 
 
 class Message(Struct, frozen=True, kw_only=True):
@@ -88,9 +102,10 @@ def for_run(
 
     `CI_COMMIT_BRANCH` is absent on a detached HEAD, for a tag and for a merge request, as in GitLab.
     """
+    given, event = event, in_gitlab(event)
     if event == "tag" and not commit.tags:
         raise RequestError(
-            "--event tag: no tag points at the commit that is checked out",
+            f"--event {given}: no tag points at the commit that is checked out",
             hint="make one (`git tag NAME`), or check one out (`git checkout NAME`)",
         )
     of_tag = tag_of(commit, event)
@@ -109,7 +124,7 @@ def for_run(
         "GITLAB_USER_EMAIL": user.email,
         "GITLAB_USER_LOGIN": user.email.partition("@")[0],
         "LOOM_CI": "true",
-        "LOOM_EVENT": event,
+        "LOOM_EVENT": given,
         "LOOM_RUN_ID": run_id,
         "LOOM_PIPELINE_ID": run_id,
         "LOOM_WORKFLOW_PATH": workflow_path,

@@ -67,7 +67,7 @@ def language_of(path: Path, root: Path) -> Language:
     name = absolute.relative_to(root).as_posix() if absolute.is_relative_to(root) else absolute.as_posix()
     for language in LANGUAGES:
         if language.named.search(name):
-            return language if absolute.is_file() else NATIVE
+            return language if absolute.exists() else NATIVE
     try:
         data = yaml_file.read_bytes(absolute)
     except OSError:

@@ -30,6 +30,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     """The inputs of the workflow's main file, as text."""
     typed_inputs: Mapping[str, Any] = field(default_factory=dict)
     """Those that a parent pipeline gives."""
+    event_payload: Mapping[str, Any] = field(default_factory=dict)
+    """The content of `--event-file`."""
     given: Mapping[str, str] = field(default_factory=dict)
     """The variables of the command line, for what a workflow decides while it is read."""
     sources: Callable[[], Sources | None] = lambda: None

@@ -34,8 +34,8 @@ def instances(parallel: Mapping[str, Node | None]) -> dict[str, list[Instance]]:
     get a number.
     """
     taken: set[str] = set()
-    bases = {name: _unique(name, taken) for name in parallel if _slug(name) == name}
-    bases |= {name: _unique(_slug(name), taken) for name in parallel if name not in bases}
+    bases = {name: unique_id(name, taken) for name in parallel if id_part(name) == name}
+    bases |= {name: unique_id(id_part(name), taken) for name in parallel if name not in bases}
     found: dict[str, list[Instance]] = {}
     for name, node in parallel.items():
         if node is None or node.value is None:
@@ -70,7 +70,7 @@ def combinations(matrix: Node | None) -> list[dict[str, str]]:
 
 def _copies(name: str, base: str, total: int, taken: set[str]) -> list[Instance]:
     return [
-        Instance(id=_unique(f"{base}.{number}", taken), title=f"{name} {number}/{total}", index=number, total=total)
+        Instance(id=unique_id(f"{base}.{number}", taken), title=f"{name} {number}/{total}", index=number, total=total)
         for number in range(1, total + 1)
     ]
 
@@ -78,7 +78,7 @@ def _copies(name: str, base: str, total: int, taken: set[str]) -> list[Instance]
 def _of_matrix(name: str, base: str, found: list[dict[str, str]], taken: set[str]) -> list[Instance]:
     return [
         Instance(
-            id=_unique(f"{base}.{'-'.join(_slug(value, 32) for value in combination.values())}"[:128], taken),
+            id=unique_id(f"{base}.{'-'.join(id_part(value, 32) for value in combination.values())}"[:128], taken),
             title=f"{name}: [{', '.join(combination.values())}]",
             matrix=combination,
             index=number,
@@ -88,11 +88,12 @@ def _of_matrix(name: str, base: str, found: list[dict[str, str]], taken: set[str
     ]
 
 
-def _slug(text: str, limit: int = 64) -> str:
+def id_part(text: str, limit: int = 64) -> str:
+    """Return a text with the characters of an id alone."""
     return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:limit].rstrip("-.") or "x"
 
 
-def _unique(wanted: str, taken: set[str]) -> str:
+def unique_id(wanted: str, taken: set[str]) -> str:
     """Take an id that differs from all others in more than the case of letters."""
     found, number = wanted, 2
     while found.lower() in taken:

@@ -16,7 +16,7 @@ class Language(Struct, frozen=True, kw_only=True):
 
     name: str
     default: str
-    """Where a project has its workflow, relative to the project's root."""
+    """Where a project has its workflow, or a directory of several, relative to the project's root."""
     named: re.Pattern[str]
     """Searched in the path, relative to the project's root."""
     keys: re.Pattern[bytes] | None = None
@@ -33,7 +33,6 @@ GITLAB = Language(
     default=".gitlab-ci.yml",
     named=re.compile(r"\.gitlab-ci[^/]*$"),
     keys=re.compile(rb"^[ \t]+[\"']?(script|trigger|extends)[\"']?[ \t]*:|^include[ \t]*:", re.MULTILINE),
-    # `jobs` and `on` are GitHub's, whose files get a better error from the reader of loom's own.
     foreign_keys=re.compile(rb"^[\"']?(version|jobs|on)[\"']?[ \t]*:", re.MULTILINE),
     has_inputs=True,
     reads=frozenset(
@@ -41,5 +40,18 @@ GITLAB = Language(
         | {"CI_PROJECT_NAME", "CI_MERGE_REQUEST_TARGET_BRANCH_NAME"}
     ),
 )
-LANGUAGES = (NATIVE, GITLAB)
+GITHUB = Language(
+    name="github",
+    default=".github/workflows",
+    named=re.compile(r"(^|/)\.github/workflows(/|$)"),
+    keys=re.compile(rb"^[\"']?jobs[\"']?[ \t]*:", re.MULTILINE),
+    foreign_keys=re.compile(rb"^[\"']?(version|stages|include)[\"']?[ \t]*:", re.MULTILINE),
+    has_inputs=True,
+    reads=frozenset(
+        {"LOOM_EVENT", "CI_COMMIT_SHA", "CI_COMMIT_BRANCH", "CI_COMMIT_TAG", "CI_COMMIT_BEFORE_SHA", "CI_COMMIT_MESSAGE"}
+        | {"CI_PROJECT_PATH", "CI_PROJECT_NAME", "CI_SERVER_URL", "CI_DEFAULT_BRANCH", "GITLAB_USER_LOGIN"}
+        | {"CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", "CI_MERGE_REQUEST_TARGET_BRANCH_NAME", "CI_COMMIT_AUTHOR"}
+    ),
+)
+LANGUAGES = (NATIVE, GITLAB, GITHUB)
 """In the order of precedence where a project has a workflow in several."""

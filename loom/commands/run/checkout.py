@@ -19,6 +19,7 @@ from loom.plan.variables import (
     User,
     default_branch,
     for_run,
+    in_gitlab,
     project_name_of,
     remote_sha,
     tag_of,
@@ -148,7 +149,7 @@ def run_variables(
 ) -> dict[str, str]:
     """Return the variables for all jobs of a run on `source`."""
     commit = head_of(source)
-    message = message_of_head(source.root, environ, source.commit, commit, event)
+    message = message_of_head(source.root, environ, source.commit, commit, in_gitlab(event))
     name, email = (source.config.get(f"user.{part}", ("",))[-1] for part in ("name", "email"))
     return for_run(
         run_id=run_id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from loom.commands.project import Here
 from loom.commands.run import checkout
@@ -27,6 +27,7 @@ def resolve_context(
     event: str = "push",
     given: Iterable[str] = (),
     inputs: Iterable[str] = (),
+    event_file: Path | None = None,
 ) -> ResolveContext:
     """Gather the facts about the checkout for one plan of the workflow at a path; git is asked once for each.
 
@@ -54,9 +55,23 @@ def resolve_context(
         own_variables=partial(_own_variables, here, predefined),
         given=pairs(given, "--var"),
         inputs=pairs(inputs, "--input"),
+        event_payload={} if event_file is None else _payload(event_file),
         sources=partial(_sources, here),
         above=_nothing_above,
     )
+
+
+def _payload(path: Path) -> dict[str, Any]:
+    import json  # for this option alone
+
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        why = (error.strerror or str(error)).lower() if isinstance(error, OSError) else f"not JSON: {error}"
+        raise RequestError(f"--event-file {path}: {why}") from error
+    if not isinstance(found, dict):
+        raise RequestError(f"--event-file {path}: expected an object, the payload of one event")
+    return found
 
 
 def _nothing_above(pipeline: str, job: str) -> NoReturn:

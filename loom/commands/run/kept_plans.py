@@ -57,7 +57,7 @@ class _Kept(Struct, frozen=True, kw_only=True):
     """What went into the plan and is known before the workflow is read (`Planner._given`)."""
     files: tuple[_File, ...]
     templates: str
-    """The names in the folder of includes, if the workflow includes any."""
+    """The names in the folder of includes, if the workflow includes any, or of the workflow's files."""
     variables: Mapping[str, str | None]
     """Those of loom's that the workflow mentions; None: not set."""
     changed: tuple[tuple[str | None, str], ...]
@@ -143,6 +143,7 @@ class Planner:
                 self.context.config,
                 self.context.host_project_dir,
                 self.context.inputs,
+                self.context.event_payload,
                 self.context.changes_base,
             ]
         )
@@ -174,11 +175,16 @@ class Planner:
         return (
             (kept.schema_version, kept.given) == (_SCHEMA, self._given)
             and all(_file(Path(file.path)) == file for file in kept.files)
-            and (len(kept.files) == 1 or kept.templates == _names_below(self._here.root / _TEMPLATES))
+            and kept.templates == self._names(len(kept.files))
             and self._mentioned(kept.variables) == kept.variables
             and all(_digest_of(self.context.changed(base)) == answer for base, answer in kept.changed)
             and (kept.listed is None or kept.listed == _digest_of(self.context.files()))
         )
+
+    def _names(self, files: int) -> str:
+        if self._path.is_dir():
+            return _names_below(self._path)
+        return _names_below(self._here.root / _TEMPLATES) if files > 1 else ""
 
     def _keep(self, plan: Plan, notices: tuple[str, ...], answers: _Answers) -> None:
         """Keep the plan for later runs; nothing happens where that is impossible."""
@@ -216,7 +222,7 @@ class Planner:
             schema_version=_SCHEMA,
             given=self._given,
             files=files,
-            templates=_names_below(root / _TEMPLATES) if len(files) > 1 else "",
+            templates=self._names(len(files)),
             variables=variables,
             changed=tuple(answers.changed.items()),
             listed=answers.listed,

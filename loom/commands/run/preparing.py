@@ -50,6 +50,7 @@ class Options(Struct, frozen=True, kw_only=True):
     matrix: Sequence[str] = ()
     changes_base: str | None = None
     event: str = "push"
+    event_file: Path | None = None
     dry_run: bool = False
     quiet: bool = False
     verbose: bool = False
@@ -86,7 +87,7 @@ class Options(Struct, frozen=True, kw_only=True):
     def of_saved(cls, invocation: Invocation) -> Options:
         """Return those with which a run does again what `invocation` asked for; the jobs are the caller's choice."""
         given = options_again(invocation)
-        return cls.of({**given, "workflow": Path(given["workflow"])} if "workflow" in given else given)
+        return cls.of({**given, **{name: Path(given[name]) for name in ("workflow", "event_file") if name in given}})
 
     @property
     def settings(self) -> dict[str, object]:
@@ -197,6 +198,7 @@ def planner_of(
         event=options.event,
         given=options.var,
         inputs=options.inputs,
+        event_file=options.event_file,
     )
     selection = JobSelection(
         jobs=tuple(options.names),

@@ -75,7 +75,7 @@ class GitLabJobBuilder:
 
     @property
     def problems(self) -> list[Problem]:
-        return [*self._said, *(_of_refused(why, list(names)) for why, names in self._refusing.values())]
+        return [*self._said, *(builder.of_refused(why, list(names)) for why, names in self._refusing.values())]
 
     def job(self, candidate: JobCandidate) -> p.Job:
         config, merged, decided = self.context.config, candidate.entry.merged, candidate.decision
@@ -115,7 +115,7 @@ class GitLabJobBuilder:
             ends_at_timeout=ends_at_timeout,
             after_script_timeout_s=self._limit("RUNNER_AFTER_SCRIPT_TIMEOUT", candidate, texts),
             step_timeout_s=config.step_timeout,
-            resources=self.resources(),
+            resources=builder.limits(config),
             network=p.Network(mode=config.network),
             services=tuple(self.service(node, texts) for node in one_or_more(merged.get("services"))),
             artifacts=self.artifacts(merged, texts),
@@ -132,7 +132,7 @@ class GitLabJobBuilder:
             rule=decided.rule,
         )
         if candidate.id in self.refused:
-            job = _without_demands(job, [str(problem) for problem in self.refused[candidate.id]])
+            job = builder.without_demands(job, [str(problem) for problem in self.refused[candidate.id]])
         if not config.hardened:
             return job
         return hardened(job, config, lambda at, message: self.say(candidate.entry.key, candidate.name, message))
@@ -151,7 +151,7 @@ class GitLabJobBuilder:
     def _refuse_keywords(self, candidate: JobCandidate) -> None:
         for keyword in _REFUSING:
             parts = keyword.name.split(":")
-            for key in _keys_at(candidate.entry.merged, parts):
+            for key in builder.keys_at(candidate.entry.merged, parts):
                 why = f"{keyword.name} is not supported: {keyword.about}"
                 self.refuse(candidate, key, pointer(candidate.name, *parts), why)
 
@@ -233,15 +233,6 @@ class GitLabJobBuilder:
         except ValueError as error:
             self.say(candidate.entry.key, texts.at("variables"), f"{name}: {error}")
             return None
-
-    def resources(self) -> p.Resources:
-        config = self.context.config
-        places = {
-            key: origin.place
-            for key in ("cpus", "memory", "pids")
-            if (origin := config.origins.get(key)) is not None and origin.place
-        }
-        return p.Resources(cpus=config.cpus, memory=config.memory, pids=config.pids, places=places)
 
     def artifacts_from(self, candidate: JobCandidate) -> tuple[str, ...] | None:
         """Return the ids of the jobs that `dependencies` names; with `needs`, of those that give it artifacts."""
@@ -365,29 +356,6 @@ class GitLabJobBuilder:
         if found is None:
             self.say(job, texts.at("trigger", "include", "job"), f"trigger:include:job: there is no job {named}")
         return p.ChildFile(path=texts(text_of(path)), job=found)
-
-
-def _of_refused(refusal: Problem, names: Sequence[str]) -> Problem:
-    """Return the warning of what a run refuses jobs of these names for."""
-    turn = "its turn comes" if len(names) == 1 else "their turn comes"
-    message = f"{refusal.message} (a run refuses {', '.join(listed(names, 3))} when {turn})"
-    return replace(refusal, message=message, severity="warning")
-
-
-def _keys_at(node: Node, parts: Sequence[str]) -> Iterator[Node]:
-    """Yield the nodes of the keys at a path, in each item of the lists on the way."""
-    for owner in one_or_more(node):
-        child = owner.get(parts[0])
-        if child is not None and len(parts) == 1:
-            yield owner.keys.get(parts[0], child)
-        elif child is not None:
-            yield from _keys_at(child, parts[1:])
-
-
-def _without_demands(job: p.Job, refused: Sequence[str]) -> p.Job:
-    """Return a refused job, which asks the engine and the user for nothing."""
-    image = p.Image() if job.image is not None else None
-    return replace(job, refused=tuple(refused), image=image, services=(), secrets=())
 
 
 def _inputs(trigger: Node, file: Node) -> dict[str, Any]:

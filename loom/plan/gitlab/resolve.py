@@ -60,20 +60,8 @@ def rehearse(pipeline: Pipeline, config: Config | None = None) -> tuple[list[Pro
     ]
     builder = GitLabJobBuilder(candidates, context, {one.id: one for one in found})
     jobs = [(candidate.entry, builder.job(candidate)) for candidate in found]
-    problems = [*_checked(pipeline), *candidates.problems.found, *builder.problems, *_held(found)]
+    problems = [*_checked(pipeline), *candidates.problems.found, *builder.problems, *builder.held(found, HELD)]
     return list(dict.fromkeys(problems)), jobs
-
-
-def _held(found: Iterable[JobCandidate]) -> Iterator[Problem]:
-    """Yield a notice of the jobs that a run leaves out for each reason, at the first of them."""
-    by_reason: dict[str, dict[str, Entry]] = {}
-    for one in found:
-        if one.held is not None:
-            by_reason.setdefault(one.held.of_several, {})[one.name] = one.entry
-    for reason, entries in by_reason.items():
-        key = next(iter(entries.values())).key
-        message = f"a run leaves out {', '.join(listed(list(entries), 5))}: {reason}"
-        yield key.file.problem(key, pointer(key.text), message, code=HELD, severity="notice")
 
 
 def _checked(pipeline: Pipeline) -> list[Problem]:

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable
 
 from loom.util import globs
+from loom.workflow import changes
 from loom.workflow.facts import Facts
 
 _LIKE_ONE_STAR = re.compile(r"(?<=[^/*])\*{2,}|\*{2,}(?=[^/*])|\*{3,}")
 """Stars that cross no folders: for GitLab's runner, only a `**` that is a whole part of a path does."""
-_ZEROS = re.compile(r"0+")
 
 
 def of_runner(path: str) -> str:
@@ -39,29 +39,5 @@ def translated(glob: str) -> str | None:
 
 def any_changed(facts: Facts, wanted: Iterable[str], compare_to: str | None = None) -> bool:
     """Whether a changed file matches a glob. True where GitLab compares with nothing, or git does not know the commit."""
-    changed = _since(facts, compare_to) if compare_to else _changed(facts)
+    changed = changes.since(facts, compare_to) if compare_to else changes.of_event(facts)
     return True if changed is None else any_of(wanted, changed)
-
-
-def _since(facts: Facts, ref: str) -> Iterable[str] | None:
-    """The files that differ from a ref: the remote's branch, as CI sees it, else whatever git calls so here."""
-    branch = ref.removeprefix("refs/heads/")
-    for name in (f"refs/remotes/origin/{branch}", ref):
-        if (changed := facts.changed(name)) is not None:
-            return changed
-    return None
-
-
-def _changed(facts: Facts) -> Iterable[str] | None:
-    """The files that the pipeline's event changed; None for an event without changes, such as a new branch or a tag."""
-    if facts.changes_base is not None:
-        return facts.changed(None)
-    values = facts.predefined
-    source = values.get("CI_PIPELINE_SOURCE")
-    if source == "merge_request_event":
-        target = values.get("CI_MERGE_REQUEST_TARGET_BRANCH_NAME")
-        return _since(facts, target) if target else None
-    before = values.get("CI_COMMIT_BEFORE_SHA", "")
-    if source != "push" or values.get("CI_COMMIT_TAG") or _ZEROS.fullmatch(before):
-        return None
-    return facts.changed(before) if before else facts.changed(None)

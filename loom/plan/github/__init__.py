@@ -1,0 +1,1 @@
+"""From GitHub's workflows to plans."""

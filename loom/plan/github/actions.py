@@ -1,0 +1,105 @@
+"""Actions, which steps use: of the project, of other repositories, images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from msgspec import Struct, field
+
+from loom.plan.late import Action
+from loom.plan.model import ResolveContext
+from loom.util import yaml_file
+from loom.util.yaml_file import Node, YamlFile, fields_of, items_of, text_of
+from loom.workflow.github import yaml
+
+NAMES = ("action.yml", "action.yaml")
+NODES = ("node20", "node24")
+_OLDER = ("node12", "node16")
+"""Their actions run with the oldest of `NODES`, as on GitHub."""
+
+
+class BadAction(Exception):
+    """An action that can't be used here; the message has the reason and the next move."""
+
+
+class ActionFile(Struct, frozen=True, kw_only=True):
+    """An action as its `action.yml` describes it. Texts may hold expressions."""
+
+    action: Action
+    """Without what differs between its stages."""
+    name: str = ""
+    inputs: Mapping[str, str | None] = field(default_factory=dict)
+    """Each with its default."""
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    """Of a composite action."""
+    steps: tuple[Node, ...] = ()
+    """Of a composite action."""
+    pre: str = ""
+    main: str = ""
+    post: str = ""
+    """Files for Node, or entrypoints of a container."""
+    pre_if: str = "always()"
+    post_if: str = "always()"
+    env: Mapping[str, str] = field(default_factory=dict)
+    args: tuple[str, ...] = ()
+
+
+def read(uses: str, root: Path, context: ResolveContext) -> ActionFile:
+    """Return the action that a step names. Raises BadAction."""
+    if uses.startswith("docker://"):
+        return ActionFile(action=Action(uses=uses, using="docker", image=uses))
+    if not uses.startswith("./"):
+        raise BadAction(f"{uses}: actions of other repositories are not fetched yet")
+    path = uses.removeprefix("./").rstrip("/")
+    for name in NAMES:
+        try:
+            data = yaml_file.read_bytes(root / path / name, within=root)
+        except OSError:
+            continue
+        return described(yaml.parse(data, f"{path}/{name}".lstrip("/")), Action(uses=uses, path=path))
+    raise BadAction(f"{uses}: the project has no {path}/action.yml")
+
+
+def described(file: YamlFile, action: Action) -> ActionFile:
+    """Return the action that a file describes. Raises BadAction."""
+    if file.problems:
+        raise BadAction(f"{action.uses}: {file.problems[0]}")
+    runs = file.root.get("runs") if file.root is not None else None
+    if file.root is None or runs is None:
+        raise BadAction(f"{action.uses}: {file.name} has no `runs`")
+    using = text_of(runs.get("using")).lower()
+    texts = {key: text_of(node) for key, node in fields_of(runs).items() if key not in ("steps", "env", "args")}
+    shared: dict[str, object] = {
+        "name": text_of(file.root.get("name")),
+        "inputs": {
+            name: None if (default := node.get("default")) is None else text_of(default)
+            for name, node in fields_of(file.root.get("inputs")).items()
+        },
+        "pre_if": texts.get("pre-if") or "always()",
+        "post_if": texts.get("post-if") or "always()",
+    }
+    more = {name: getattr(action, name) for name in action.__struct_fields__} | {"using": using}
+    match using:
+        case "composite":
+            shared |= {
+                "outputs": {
+                    name: text_of(node.get("value")) for name, node in fields_of(file.root.get("outputs")).items()
+                },
+                "steps": tuple(items_of(runs.get("steps"))),
+            }
+        case "docker":
+            more |= {"image": texts.get("image", "Dockerfile")}
+            shared |= {
+                "pre": texts.get("pre-entrypoint", ""),
+                "main": texts.get("entrypoint", ""),
+                "post": texts.get("post-entrypoint", ""),
+                "env": {name: text_of(node) for name, node in fields_of(runs.get("env")).items()},
+                "args": tuple(text_of(one) for one in items_of(runs.get("args"))),
+            }
+        case _ if using in (*NODES, *_OLDER):
+            more |= {"using": NODES[0] if using in _OLDER else using}
+            shared |= {key: texts.get(key, "") for key in ("pre", "main", "post")}
+        case _:
+            raise BadAction(f"{action.uses}: runs.using is {using or 'missing'}; known are composite, docker, {', '.join(NODES)}")
+    return ActionFile(action=Action(**more), **shared)  # type: ignore[arg-type]

@@ -1,0 +1,384 @@
+"""The possible jobs of workflows: combinations of matrices, jobs of called workflows, what the event decides, what they need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct, field
+
+from loom.plan import model as p
+from loom.plan.candidates import Candidate, Withheld
+from loom.plan.github import matrix
+from loom.plan.github.events import event_of
+from loom.plan.github.texts import LATE, Texts, as_written
+from loom.util.toposort import CycleError, order
+from loom.util.yaml_file import Node, fields_of, one_or_more, pointer, text_of
+from loom.workflow.changes import of_event
+from loom.workflow.github import events, expressions, yaml
+from loom.workflow.github.expressions import InvalidExpression, truth
+from loom.workflow.github.loader import LOCAL_CALL
+from loom.workflow.github.shapes import UNSUPPORTED
+from loom.workflow.github.workflows import CALL, Entry, WorkflowFile, Workflows
+from loom.workflow.instances import id_part, unique_id
+from loom.workflow.messages import Problems
+from loom.workflow.needs import WantedNeed
+from loom.workflow.rules import RuleDecision, decision
+
+MOST_LEVELS = 10
+"""Workflows that call each other, as on GitHub."""
+_DEPLOYS = Withheld("it deploys; --deploy or its name runs it", "they deploy; --deploy runs them")
+_SYSTEMS = {"windows": "Windows", "macos": "macOS", "self-hosted": "runners of your own"}
+IF_FALSE = "its `if` is false"
+
+
+class Scope(Struct, kw_only=True):
+    """One workflow in the run: a file that the event triggers, or a call of one."""
+
+    file: WorkflowFile
+    texts: Texts
+    """With the contexts that all its jobs share."""
+    prefix: str = ""
+    """Of the ids of its jobs."""
+    names: tuple[str, ...] = ()
+    caller: JobCandidate | None = None
+    """The job with `uses`, which is no job of the plan."""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """Those that the caller gives; texts may hold expressions of its scope."""
+    above: tuple[JobCandidate, ...] = ()
+    """What the call needs."""
+    secrets: Mapping[str, str] | None = None
+    """Names in `secrets` with those of the user's; None: all."""
+    jobs: dict[str, list[JobCandidate]] = field(default_factory=dict)
+    """By the key in the file, all jobs that it stands for."""
+    calls: dict[str, Scope] = field(default_factory=dict)
+    """The last call of each job with `uses`."""
+
+
+class JobCandidate(Candidate, kw_only=True):
+    """One job."""
+
+    entry: Entry
+    key: str
+    node: Node
+    scope: Scope
+    texts: Texts
+    """With its matrix."""
+    labels: tuple[str, ...] | None = None
+    """None: known when it starts."""
+    strategy: Mapping[str, Any] = field(default_factory=dict)
+    """As of `LateJob`."""
+    group: str = ""
+    shown: tuple[str, ...] = ()
+    """More names that people may use for it."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self.id, self.name, *self.shown)))
+
+
+class Candidates:
+    """Everything that can be decided before jobs are chosen. `problems` are those of values."""
+
+    def __init__(self, workflows: Workflows, context: p.ResolveContext, *, everything: bool = False) -> None:
+        self.workflows = workflows
+        self.context = context
+        self.problems = Problems(code=yaml.CODE)
+        self.event = event_of(context)
+        self._everything = everything
+        """Whether all files count as triggered."""
+        self._taken: set[str] = set()
+        self._several = len({entry.file.path for entry in workflows.entries.values()}) > 1
+        self._keys = [entry.job for entry in workflows.entries.values()]
+
+    def all(self) -> list[JobCandidate]:
+        """Return all jobs in plan order: by file, then after their needs, then in file order."""
+        found: list[JobCandidate] = []
+        for file in self.workflows.workflows:
+            reason = "" if self._everything else self._why_not(file)
+            scope = self._scope(file)
+            for candidate in self._jobs(scope, {one.job: one for one in self.workflows.entries.values() if one.file is file}):
+                if reason:
+                    candidate.decision = decision("never", reason=reason)
+                found.append(candidate)
+        return found
+
+    def _why_not(self, file: WorkflowFile) -> str:
+        if file.only_called:
+            return ""
+        happened = self.event.happened
+        asks = events.asks_for_paths(file, happened.name)
+        return events.why_not(file, happened, of_event(self.context) if asks else None)
+
+    def _scope(self, file: WorkflowFile) -> Scope:
+        github = {
+            **self.event.github,
+            "workflow": file.name,
+            "workflow_ref": f"{self.event.github['repository']}/{file.path}@{self.event.github['ref']}",
+            "workflow_sha": self.event.github["sha"],
+        }
+        contexts = {"github": github, "inputs": self._inputs(file), "vars": dict(self.context.config.github.vars)}
+        return Scope(
+            file=file,
+            texts=Texts(contexts, self.problems),
+            prefix=f"{id_part(file.stem)}." if self._several else "",
+            names=(file.stem,) if self._several else (),
+        )
+
+    def _inputs(self, file: WorkflowFile) -> dict[str, Any]:
+        """Return the `inputs` of a file that is not called: those of `workflow_dispatch`."""
+        if self.event.happened.name != events.DISPATCH and not file.only_called:
+            return {}
+        found: dict[str, Any] = {}
+        given = {**(self.event.github["event"].get("inputs") or {}), **self.context.inputs}
+        for name, node in file.inputs(CALL if file.only_called else events.DISPATCH).items():
+            default = node.get("default")
+            text = str(given[name]) if name in given else text_of(default)
+            if name not in given and default is None:
+                if node.get("required") is not None and text_of(node.get("required")) == "true" and not self._everything:
+                    self.problems.say(node, pointer("on"), f"the input {name} is required: --input {name}=VALUE")
+                found[name] = {"boolean": False, "number": 0.0}.get(text_of(node.get("type")), "")
+                continue
+            try:
+                found[name] = events.value_of(name, node, text)
+            except ValueError as error:
+                self.problems.say(node, pointer("on"), f"--input {error}")
+        return found
+
+    # -- the jobs of one workflow -------------------------------------------------------------------------------------
+
+    def _jobs(self, scope: Scope, entries: Mapping[str, Entry], depth: int = 1) -> Iterator[JobCandidate]:
+        """Yield the jobs of a workflow; `entries` are those of the file that leads to it, by its keys, or one for all."""
+        needs = {key: [text_of(need) for need in one_or_more(node.get("needs"))] for key, node in scope.file.jobs.items()}
+        try:
+            keys = order(scope.file.jobs, needs)
+        except CycleError:  # which the check of the file reports
+            return
+        for key in keys:
+            node = scope.file.jobs[key]
+            entry = entries.get(key) or entries.get("") or next(iter(entries.values()))
+            above = [*scope.above, *(one for name in needs[key] for one in scope.jobs.get(name, ()))]
+            scope.jobs[key] = []
+            for instance in self._instances(scope, key, node, entry):
+                instance.wanted = tuple(self._wanted(node, above))
+                if (uses := node.get("uses")) is None:
+                    scope.jobs[key].append(instance)
+                    yield instance
+                    continue
+                if instance.strategy:
+                    self._say_of(instance, uses, "uses", "a matrix that needs results of other jobs can't call a workflow here")
+                called = self._call(scope, instance, tuple(above), depth)
+                if called is None:
+                    continue
+                for inner in self._jobs(called, {"": entry}, depth + 1):
+                    if not instance.decision.runs:
+                        inner.decision = instance.decision
+                    scope.jobs[key].append(inner)
+                    yield inner
+
+    def _wanted(self, node: Node, above: Sequence[JobCandidate]) -> Iterator[WantedNeed]:
+        """A need may be missing if its `if` is false, or other jobs of its matrix run here."""
+        here = {one.name for one in above if one.held is None and one.decision.runs}
+        for one in {one.name: one for one in above}.values():
+            optional = one.decision.reason == IF_FALSE or one.name in here
+            yield WantedNeed(job=one.name, node=node.get("needs") or node, at=pointer("jobs"), optional=optional)
+
+    def _instances(self, scope: Scope, key: str, node: Node, entry: Entry) -> Iterator[JobCandidate]:
+        names = (*scope.names, key)
+        group = f"{scope.prefix}{key}"
+        texts = scope.texts.having(github={**scope.texts.contexts["github"], "job": key})
+        strategy = node.get("strategy")
+        found = self._combinations(strategy, texts)
+        late = found is LATE
+        several = found is not LATE and found is not None
+        rows: Sequence[Any] = found if several else [None]
+        fixed = {} if late or strategy is None else self._strategy(strategy, texts)
+        for number, row in enumerate(rows):
+            own = texts
+            part = group
+            if row is not None:
+                values = list(matrix.texts(row))
+                part = f"{group}.{'-'.join(id_part(value, 32) for value in values) or number + 1}"[:128]
+                settings = {**fixed, "job-index": float(number), "job-total": float(len(rows))}
+                own = texts.having(matrix=row, strategy=settings)
+            elif not late:
+                own = texts.having(matrix={}, strategy={"fail-fast": True, "job-index": 0.0, "job-total": 1.0, "max-parallel": 1.0})
+            shown = self._shown(node, own, key, row)
+            yield JobCandidate(
+                id=unique_id(part, self._taken) if node.get("uses") is None else part,
+                name=" / ".join(names),
+                shown=tuple(dict.fromkeys((shown, key))) if self._keys.count(key) < 2 else (shown,),
+                stage=entry.file.stem,
+                matrix={name: expressions.text_of(value) for name, value in (row or {}).items()},
+                node_index=number + 1 if row is not None else None,
+                node_total=len(rows) if row is not None else None,
+                decision=self._decided(node, own),
+                wanted=(),
+                leaves_artifacts=False,
+                base_when=None,
+                held=self._held(node, own),
+                entry=entry,
+                key=key,
+                node=node,
+                scope=scope,
+                texts=own,
+                labels=self._labels(node, own),
+                strategy=as_written(strategy) if late and strategy is not None else {},
+                group=group if several or late else "",
+            )
+
+    def _combinations(self, strategy: Node | None, texts: Texts) -> Any:
+        """Return the combinations, None without a matrix, LATE where results of other jobs decide."""
+        node = strategy.get("matrix") if strategy is not None else None
+        if node is None:
+            return None
+        value = texts.deep(node)
+        if value is LATE:
+            return LATE
+        try:
+            found = matrix.combinations(value)
+        except InvalidExpression as error:
+            self.problems.say(node, pointer("jobs"), str(error))
+            return []
+        return found
+
+    def _strategy(self, strategy: Node, texts: Texts) -> dict[str, Any]:
+        fail_fast, most = (texts.value(strategy.get(key)) for key in ("fail-fast", "max-parallel"))
+        return {"fail-fast": True if fail_fast in (None, LATE) else truth(fail_fast)} | (
+            {"max-parallel": most} if isinstance(most, float) else {}
+        )
+
+    def _shown(self, node: Node, texts: Texts, key: str, row: Mapping[str, Any] | None) -> str:
+        """Return the name that GitHub shows."""
+        written = text_of(node.get("name"))
+        name = texts.text(node.get("name"))
+        shown = written if name is LATE else str(name) or key
+        if row and "matrix." not in written:
+            shown += f" ({', '.join(matrix.texts(row))})"
+        return shown
+
+    def _decided(self, node: Node, texts: Texts) -> RuleDecision:
+        """Decide an `if` that asks for nothing but the event."""
+        if self._everything or texts.condition(node.get("if")) is not False:
+            return decision("on_success")
+        return decision("never", reason=IF_FALSE)
+
+    def _labels(self, node: Node, texts: Texts) -> tuple[str, ...] | None:
+        runs_on = node.get("runs-on")
+        if runs_on is not None and runs_on.get("group") is not None and runs_on.get("labels") is None:
+            return ("ubuntu-latest",)
+        value = texts.deep((runs_on and runs_on.get("labels")) or runs_on)
+        if value is LATE:
+            return None
+        return tuple(str(one).lower() for one in (value if isinstance(value, list) else [value]) if one)
+
+    def _held(self, node: Node, texts: Texts) -> Withheld | None:
+        config = self.context.config
+        labels = self._labels(node, texts) or ()
+        if not any(label in config.github.runs_on or label in config.pools for label in labels):
+            for label in labels:
+                system = next((_SYSTEMS[start] for start in _SYSTEMS if label.startswith(start)), None)
+                if system is not None:
+                    one = f"its label {label} is of {system}; jobs run on Linux here"
+                    return Withheld(one, f"they want {system}")
+                if not label.startswith(("ubuntu", "linux", "x64", "arm64")):
+                    advice = f"`github: {{runs_on: {{{label}: IMAGE}}}}` of your configuration gives it an image"
+                    return Withheld(f"its label {label} is of no known runner; {advice}", "their labels are of no known runners")
+        return _DEPLOYS if node.get("environment") is not None and not config.deploy else None
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    def _call(self, scope: Scope, job: JobCandidate, above: tuple[JobCandidate, ...], depth: int) -> Scope | None:
+        """Return the scope of a called workflow; None where the file is not there, which is reported."""
+        uses = job.node.value["uses"]
+        file = self._called(text_of(uses), scope.file, uses)
+        if file is None:
+            return None
+        if depth >= MOST_LEVELS:
+            self.problems.say(uses, pointer("jobs", job.key, "uses"), f"uses: more than {MOST_LEVELS} workflows call each other")
+            return None
+        if CALL not in file.events:
+            why = f"{file.path} is not made to be called: it has no `on: workflow_call`"
+            self.problems.say(uses, pointer("jobs", job.key, "uses"), f"uses: {why}")
+            return None
+        inputs = self._inputs_of_call(file, job)
+        contexts = {name: scope.texts.contexts[name] for name in ("github", "vars")}
+        if not any(isinstance(value, str) and "${{" in value for value in inputs.values()):
+            contexts["inputs"] = inputs
+        called = Scope(
+            file=file,
+            texts=Texts(contexts, self.problems),
+            prefix=f"{job.id}.",
+            names=(*scope.names, job.key),
+            caller=job,
+            inputs=inputs,
+            above=above,
+            secrets=self._secrets_of_call(job, scope),
+        )
+        scope.calls[job.key] = called
+        return called
+
+    def _called(self, written: str, caller: WorkflowFile, node: Node) -> WorkflowFile | None:
+        if LOCAL_CALL.fullmatch(written):
+            return self.workflows.called.get(written.removeprefix("./"))  # else the reader has reported it
+        why = "a workflow of another repository can't be called here yet; call one of this project"
+        self.problems.found.append(node.file.problem(node, pointer("jobs"), f"uses: {why}", code=UNSUPPORTED))
+        return None
+
+    def _inputs_of_call(self, file: WorkflowFile, job: JobCandidate) -> dict[str, Any]:
+        declared, given = file.inputs(CALL), fields_of(job.node.get("with"))
+        for name in given.keys() - declared.keys():
+            known = ", ".join(declared) or "none"
+            self._say_of(job, given[name], "with", f"{file.path} has no input {name}; its inputs: {known}")
+        found: dict[str, Any] = {}
+        for name, node in declared.items():
+            kind = text_of(node.get("type"))
+            if name in given:
+                value = job.texts.value(given[name])
+                found[name] = text_of(given[name]) if value is LATE else self._typed(job, given[name], name, value, kind)
+            elif (default := node.get("default")) is not None:
+                value = job.texts.value(default)
+                found[name] = text_of(default) if value is LATE else value
+            else:
+                if text_of(node.get("required")) == "true":
+                    self._say_of(job, job.node.value["uses"], "uses", f"{file.path} requires the input {name}")
+                found[name] = {"boolean": False, "number": 0.0}.get(kind, "")
+        return found
+
+    def _typed(self, job: JobCandidate, node: Node, name: str, value: Any, kind: str) -> Any:
+        fits = {"boolean": bool, "number": float}.get(kind)
+        if fits is None:
+            return expressions.text_of(value)
+        if not isinstance(value, fits) and not self._everything:
+            self._say_of(job, node, "with", f"{name} is a {kind}, not {expressions.text_of(value)!r}")
+        return value
+
+    def _secrets_of_call(self, job: JobCandidate, scope: Scope) -> Mapping[str, str] | None:
+        node = job.node.get("secrets")
+        if node is not None and text_of(node) == "inherit":
+            return scope.secrets
+        found = {"GITHUB_TOKEN": "GITHUB_TOKEN"}
+        for name, given in fields_of(node).items():
+            outer = secret_in(text_of(given))
+            if outer is None:
+                self._say_of(job, given, "secrets", f"{name}: expected ${{{{ secrets.NAME }}}}; another text is not passed on")
+            elif scope.secrets is None or outer in scope.secrets:
+                found[name] = outer if scope.secrets is None else scope.secrets[outer]
+        return found
+
+    def _say_of(self, job: JobCandidate, node: Node, key: str, message: str) -> None:
+        self.problems.say(node, pointer("jobs", job.key, key), f"{key}: {message}")
+
+
+def secret_in(text: str) -> str | None:
+    """Return the name of the secret that a text is."""
+    try:
+        parts = expressions.parts_of(text.strip())
+    except InvalidExpression:
+        return None
+    match [one if isinstance(one, str) else one.node for one in parts]:
+        case [expressions.Property(of=expressions.Context(name=context), index=expressions.Literal(value=name))]:
+            if context == "secrets":
+                return str(name)
+            return "GITHUB_TOKEN" if (context, name) == ("github", "token") else None
+    return None

@@ -1,0 +1,114 @@
+"""Containers of jobs and services: their images, and the options of `docker create` that loom has a setting for."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from msgspec import Struct, field
+
+from loom.plan import model as p
+from loom.util.units import duration, memory
+
+_FLAGS = frozenset({"--privileged", "--init", "--rm", "--no-healthcheck", "--tty", "-t", "--interactive", "-i", "--read-only"})
+_SHORT = {"-u": "--user", "-m": "--memory", "-e": "--env", "-h": "--hostname", "-w": "--workdir", "-p": "--publish"}
+_IGNORED = frozenset(
+    {"--init", "--rm", "--tty", "--interactive", "-t", "-i", "--name", "--hostname", "--restart", "--pull", "--stop-timeout"}
+    | {"--no-healthcheck", "--health-retries", "--health-timeout", "--health-start-period", "--log-driver", "--log-opt"}
+)
+"""Options that decide nothing here."""
+
+
+class BadOption(ValueError):
+    """An option without a setting of loom's; the message names it."""
+
+
+class ContainerOptions(Struct, kw_only=True):
+    user: str | None = None
+    entrypoint: tuple[str, ...] | None = None
+    platform: str | None = None
+    privileged: bool = False
+    health_command: str | None = None
+    health_interval_s: float = 1.0
+    aliases: list[str] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
+    extra_hosts: dict[str, str] = field(default_factory=dict)
+    resources: dict[str, Any] = field(default_factory=dict)
+    """Fields of `Resources`."""
+
+
+def options_of(text: str) -> ContainerOptions:
+    """Parse `options`. Raises BadOption."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise BadOption(f"options: not a command line: {error}") from error
+    found = ContainerOptions()
+    while words:
+        name, equals, value = words.pop(0).partition("=")
+        name = _SHORT.get(name, name)
+        if name in _FLAGS:
+            value = "true"
+        elif not equals:
+            if not words:
+                raise BadOption(f"options: {name} has no value")
+            value = words.pop(0)
+        if name in _IGNORED:
+            continue
+        take = _TAKEN.get(name)
+        if take is None:
+            raise BadOption(f"options: {name} is not supported")
+        try:
+            take(found, value)
+        except ValueError as error:
+            raise BadOption(f"options: {name}: {error}") from error
+    return found
+
+
+def _pair(value: str, separator: str) -> tuple[str, str]:
+    name, _, rest = value.partition(separator)
+    return name, rest
+
+
+def _resource(name: str, parse: Callable[[str], Any]) -> Callable[[ContainerOptions, str], None]:
+    def take(found: ContainerOptions, value: str) -> None:
+        found.resources[name] = parse(value)
+
+    return take
+
+
+def _add(name: str) -> Callable[[ContainerOptions, str], None]:
+    def take(found: ContainerOptions, value: str) -> None:
+        found.resources[name] = (*found.resources.get(name, ()), value)
+
+    return take
+
+
+def _ulimit(found: ContainerOptions, value: str) -> None:
+    name, limits = _pair(value, "=")
+    soft, hard = _pair(limits, ":")
+    one = p.Ulimit(name=name, soft=int(soft), hard=int(hard or soft))
+    found.resources["ulimits"] = (*found.resources.get("ulimits", ()), one)
+
+
+_TAKEN: Mapping[str, Callable[[ContainerOptions, str], None]] = {
+    "--user": lambda found, value: setattr(found, "user", value),
+    "--entrypoint": lambda found, value: setattr(found, "entrypoint", (value,) if value else ()),
+    "--platform": lambda found, value: setattr(found, "platform", value),
+    "--privileged": lambda found, value: setattr(found, "privileged", value == "true"),
+    "--health-cmd": lambda found, value: setattr(found, "health_command", value),
+    "--health-interval": lambda found, value: setattr(found, "health_interval_s", duration(value)),
+    "--network-alias": lambda found, value: found.aliases.append(value),
+    "--env": lambda found, value: found.env.update([_pair(value, "=")]),
+    "--add-host": lambda found, value: found.extra_hosts.update([_pair(value, ":")]),
+    "--cpus": _resource("cpus", float),
+    "--memory": _resource("memory", memory),
+    "--shm-size": _resource("shm_size", memory),
+    "--pids-limit": _resource("pids", int),
+    "--gpus": _resource("gpus", str),
+    "--read-only": _resource("read_only", lambda _: True),
+    "--tmpfs": _add("tmpfs"),
+    "--device": _add("devices"),
+    "--ulimit": _ulimit,
+}

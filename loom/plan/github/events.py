@@ -1,0 +1,112 @@
+"""The event that a run stands for, and the `github` context of its jobs, from the checkout or an event's payload."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from loom.plan import model as p
+from loom.workflow.github.events import Happened
+from loom.workflow.github.expressions import of_json
+
+_NAMES = {"merge_request": "pull_request", "tag": "push", "web": "workflow_dispatch", "trigger": "repository_dispatch"}
+"""GitHub's names of the events that have another one in GitLab."""
+_GITHUB = "https://github.com"
+PULL_REQUESTS = ("pull_request", "pull_request_target")
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    happened: Happened
+    github: Mapping[str, Any]
+    """What does not depend on the workflow, the job or the run."""
+
+
+def event_of(context: p.ResolveContext) -> Event:
+    """Return the event of `--event`, with the payload of `--event-file` or one that git knows the values of."""
+    known, config = context.predefined, context.config
+    name = _NAMES.get(known.get("LOOM_EVENT", "push"), known.get("LOOM_EVENT", "push"))
+    login = known.get("GITLAB_USER_LOGIN") or known.get("GITLAB_USER_NAME") or "local"
+    repository = known.get("CI_PROJECT_PATH") or f"local/{known.get('CI_PROJECT_NAME') or 'project'}"
+    owner, _, short = repository.rpartition("/")
+    server = config.github.server.rstrip("/")
+    sha, tag = known.get("CI_COMMIT_SHA", ""), known.get("CI_COMMIT_TAG", "")
+    branch = known.get("CI_COMMIT_BRANCH") or known.get("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME") or ""
+    default = known.get("CI_DEFAULT_BRANCH") or "main"
+    base = known.get("CI_MERGE_REQUEST_TARGET_BRANCH_NAME") or default
+    repo = {
+        "name": short,
+        "full_name": repository,
+        "owner": {"login": owner, "name": owner},
+        "default_branch": default,
+        "html_url": f"{server}/{repository}",
+        "clone_url": f"{server}/{repository}.git",
+        "fork": False,
+        "private": True,
+    }
+    payload: dict[str, Any] = {"repository": repo, "sender": {"login": login, "type": "User"}}
+    commit = {
+        "id": sha,
+        "message": known.get("CI_COMMIT_MESSAGE", ""),
+        "timestamp": known.get("CI_COMMIT_TIMESTAMP", ""),
+        "author": {"name": known.get("CI_COMMIT_AUTHOR", "").partition(" <")[0]},
+    }
+    match name:
+        case "push":
+            payload |= {"ref": f"refs/tags/{tag}" if tag else f"refs/heads/{branch}", "after": sha}
+            payload |= {"before": known.get("CI_COMMIT_BEFORE_SHA", "0" * 40), "pusher": {"name": login}}
+            payload |= {"head_commit": commit, "commits": [commit], "created": False, "deleted": False, "forced": False}
+        case "pull_request" | "pull_request_target":
+            ends = {side: {"ref": ref, "sha": sha, "repo": repo} for side, ref in (("head", branch), ("base", base))}
+            request = {"number": 1, "title": commit["message"].partition("\n")[0], "body": "", "state": "open"}
+            request |= {"draft": False, "merged": False, "labels": [], "user": {"login": login}, **ends}
+            payload |= {"action": "synchronize", "number": 1, "pull_request": request}
+        case "workflow_dispatch":
+            payload |= {"inputs": dict(context.inputs), "ref": f"refs/tags/{tag}" if tag else f"refs/heads/{branch}"}
+        case "release":
+            release = {"tag_name": tag, "name": tag, "draft": False, "prerelease": False, "target_commitish": default}
+            payload |= {"release": release}
+    payload |= context.event_payload or {}
+    api = "https://api.github.com" if server == _GITHUB else f"{server}/api"
+    github = {
+        "event_name": name,
+        "event": of_json(payload),
+        "actor": login,
+        "triggering_actor": login,
+        "sha": sha,
+        "repository": repository,
+        "repository_owner": owner,
+        "repositoryUrl": f"git://{server.partition('://')[2]}/{repository}.git",
+        "repository_visibility": "private",
+        "server_url": server,
+        "api_url": api if server == _GITHUB else f"{api}/v3",
+        "graphql_url": f"{api}/graphql",
+        "secret_source": "None",
+        "head_ref": "",
+        "base_ref": "",
+    }
+    ref = str(payload.get("ref") or (f"refs/tags/{tag}" if tag else f"refs/heads/{branch or default}"))
+    if name in PULL_REQUESTS:
+        request = payload["pull_request"]
+        github |= {"head_ref": _at(request, "head", "ref"), "base_ref": _at(request, "base", "ref")}
+        of_base = name == "pull_request_target"
+        ref = f"refs/heads/{github['base_ref']}" if of_base else f"refs/pull/{payload.get('number', 1)}/merge"
+    of_tag = ref.startswith("refs/tags/")
+    short = re.sub(r"^refs/(heads|tags|pull)/", "", ref)
+    github |= {"ref": ref, "ref_name": short, "ref_type": "tag" if of_tag else "branch"}
+    github["ref_protected"] = known.get("CI_COMMIT_REF_PROTECTED") == "true"
+    happened = Happened(
+        name=name,
+        type=str(payload.get("action", "")),
+        branch=github["base_ref"] if name in PULL_REQUESTS else "" if of_tag else short,
+        tag=short if of_tag and name == "push" else "",
+    )
+    return Event(happened=happened, github=github)
+
+
+def _at(value: Any, *path: str) -> str:
+    for part in path:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return str(value or "")

@@ -1,0 +1,370 @@
+"""Build a job of the plan from one of GitHub's: evaluate what the event and the matrix decide, keep the rest as it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from msgspec.structs import replace
+
+from loom.errors import Problem, RequestError
+from loom.images.reference import parse_reference
+from loom.plan import builder
+from loom.plan import model as p
+from loom.plan.github import actions
+from loom.plan.github.candidates import IF_FALSE, Candidates, JobCandidate, Scope, secret_in
+from loom.plan.github.containers import BadOption, ContainerOptions, options_of
+from loom.plan.github.steps import StepList, texts_of
+from loom.plan.github.texts import LATE, Texts
+from loom.plan.hardening import hardened
+from loom.plan.late import LateCaller, LateJob, LateNeed
+from loom.plan.placement import placed
+from loom.pools import Pool
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer, text_of
+from loom.workflow.github import expressions, yaml
+from loom.workflow.github.expressions import InvalidExpression, truth
+from loom.workflow.github.keywords import JOB
+from loom.workflow.github.shapes import UNSUPPORTED
+from loom.workflow.github.workflows import CALL
+from loom.workflow.keywords import Support
+from loom.workflow.words import shell_words
+
+TOKEN = "GITHUB_TOKEN"
+_REFUSING = [one for one in JOB if one.support is Support.NO_JOB]
+
+
+class GitHubJobBuilder:
+    """`refused`: by job id, what can't be done here for the job."""
+
+    def __init__(self, candidates: Candidates, context: p.ResolveContext, selection: p.JobSelection) -> None:
+        self.candidates = candidates
+        self.context = context
+        self.selection = selection
+        self.refused: dict[str, list[Problem]] = {}
+        self.problems: list[Problem] = []
+        self.there: frozenset[str] = frozenset()
+        """The ids of the jobs of the plan."""
+
+    def job(self, candidate: JobCandidate, *, named: bool = False) -> p.Job:
+        """`named`: the user has named it, so that it runs whatever its `if` says of the event."""
+        config, node, texts = self.context.config, candidate.node, candidate.texts
+        self._refuse_keywords(candidate)
+        place = self._place(candidate)
+        in_container = place.in_container
+        late = self._late(candidate, always=named)
+        image, options, of_container = self._container(candidate, late) if in_container else (None, ContainerOptions(), {})
+        if of_container:
+            late = replace(late, env={**late.env, **of_container})
+        steps = StepList(self._read, self._defaults(candidate), lambda at, why: self.refuse(candidate, at, why))
+        for step in items_of(node.get("steps")):
+            steps.add(step)
+        written = steps.steps() or (p.Step(phase="script", number=1, script=":"),)
+        services = tuple(self._services(candidate)) if in_container else ()
+        secrets = self._secrets(candidate, late, written)
+        late = replace(late, secrets={inner: outer.name for inner, outer in secrets.items()})
+        allowed = texts.value(node.get("continue-on-error"))
+        job = p.Job(
+            id=candidate.id,
+            name=candidate.name,
+            stage=candidate.stage,
+            steps=written,
+            provider=place.place,
+            image=image,
+            shell=tuple(shell_words(config.default_shell)),
+            needs=tuple(candidate.needs or ()),
+            artifacts_from=(),
+            resource_group=self._group(candidate),
+            allow_failure=p.AllowFailure(always=allowed is not LATE and truth(allowed)),
+            timeout_s=self._timeout(candidate),
+            step_timeout_s=config.step_timeout,
+            resources=builder.limits(config, **options.resources),
+            network=p.Network(mode=config.network, extra_hosts=options.extra_hosts),
+            privileged=options.privileged,
+            services=services,
+            secrets=tuple({secret.name: secret for secret in secrets.values()}.values()),
+            matrix=candidate.matrix,
+            pool=builder.settled(place),
+            places=builder.places(node, config),
+            late=late,
+        )
+        if candidate.id in self.refused:
+            reasons = tuple(str(problem) for problem in self.refused[candidate.id])
+            job = builder.without_demands(job, reasons)
+        if not config.hardened:
+            return job
+        return hardened(job, config, lambda at, message: self.refuse(candidate, candidate.entry.key, message))
+
+    def refuse(self, candidate: JobCandidate, node: Node, message: str) -> None:
+        """Refuse the job, not the file: other jobs can run without it."""
+        at = pointer("jobs", candidate.key)
+        found = self.refused.setdefault(candidate.id, [])
+        problem = node.file.problem(node, at, message, code=UNSUPPORTED)
+        if problem not in found:
+            found.append(problem)
+
+    def refusals(self, known: Mapping[str, JobCandidate]) -> list[Problem]:
+        """Return a warning of each refusal, with the jobs that a run refuses for it; jobs that it leaves out have none."""
+        names: dict[Problem, dict[str, None]] = {}
+        for job_id, problems in self.refused.items():
+            for problem in problems if known[job_id].held is None else ():
+                names.setdefault(problem, {})[known[job_id].name] = None
+        return [builder.of_refused(problem, list(jobs)) for problem, jobs in names.items()]
+
+    def _refuse_keywords(self, candidate: JobCandidate) -> None:
+        for keyword in _REFUSING:
+            for key in builder.keys_at(candidate.node, keyword.name.split(":")):
+                self.refuse(candidate, key, f"{keyword.name.replace(':NAME', '')} is not supported: {keyword.about}")
+
+    def _read(self, uses: str) -> actions.ActionFile:
+        return actions.read(uses, self.candidates.workflows.directory, self.context)
+
+    def _place(self, candidate: JobCandidate) -> Pool:
+        pools = self.context.config.pools
+        pool = next((label for label in candidate.labels or () if label in pools), None)
+        has_image = candidate.node.get("container") is not None or self._image_of_label(candidate) is not None
+        return placed(pool, has_image=has_image, selection=self.selection, config=self.context.config)
+
+    def _image_of_label(self, candidate: JobCandidate) -> str | None:
+        known = {label.lower(): image for label, image in self.context.config.github.runs_on.items()}
+        return next((known[label] for label in candidate.labels or () if label in known), None)
+
+    # -- what is decided later ----------------------------------------------------------------------------------------
+
+    def _late(self, candidate: JobCandidate, *, always: bool) -> LateJob:
+        node, scope, texts = candidate.node, candidate.scope, candidate.texts
+        strategy = texts.contexts.get("strategy") or {}
+        runs_on = node.get("runs-on")
+        allowed = texts.value(node.get("continue-on-error"))
+        return LateJob(
+            condition="" if always else text_of(node.get("if")),
+            env={**texts_of(scope.file.root.get("env")), **texts_of(node.get("env"))},
+            outputs=texts_of(node.get("outputs")),
+            continue_on_error=text_of(node.get("continue-on-error")) if allowed is LATE else "",
+            contexts=dict(texts.contexts),
+            needs=self._needs(scope, node),
+            strategy=candidate.strategy,
+            name=text_of(node.get("name")) if candidate.strategy else "",
+            runs_on=self._written(runs_on) if candidate.labels is None and runs_on is not None else "",
+            group=candidate.group,
+            fail_fast=bool(strategy.get("fail-fast", True)),
+            max_parallel=int(strategy.get("max-parallel", 0)) if candidate.group else 0,
+            caller=self._caller(scope),
+        )
+
+    def _written(self, node: Node) -> str:
+        return text_of(one_or_more(node.get("labels") or node)[0])
+
+    def _caller(self, scope: Scope) -> LateCaller | None:
+        caller = scope.caller
+        if caller is None:
+            return None
+        return LateCaller(
+            condition=text_of(caller.node.get("if")),
+            contexts=dict(caller.texts.contexts),
+            needs=self._needs(caller.scope, caller.node),
+            inputs=scope.inputs,
+            caller=self._caller(caller.scope),
+        )
+
+    def _needs(self, scope: Scope, node: Node) -> tuple[LateNeed, ...]:
+        return tuple(self._need(scope, text_of(need)) for need in one_or_more(node.get("needs")))
+
+    def _need(self, scope: Scope, name: str) -> LateNeed:
+        candidates = scope.jobs.get(name, [])
+        called = scope.calls.get(name)
+        skipped = bool(candidates) and all(one.decision.reason == IF_FALSE for one in candidates)
+        need = LateNeed(
+            name=name,
+            jobs=tuple(one.id for one in candidates if one.id in self.there),
+            result="skipped" if skipped else "success",
+        )
+        if called is None:
+            return need
+        on = called.file.events.get(CALL)
+        outputs = {name: text_of(one.get("value")) for name, one in fields_of(on and on.get("outputs")).items()}
+        return LateNeed(
+            name=name,
+            jobs=need.jobs,
+            result=need.result,
+            inside=tuple(self._need(called, inner) for inner in called.file.jobs),
+            outputs=outputs,
+            contexts=dict(called.texts.contexts),
+        )
+
+    def _defaults(self, candidate: JobCandidate) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for owner in (candidate.scope.file.root, candidate.node):
+            found |= texts_of(owner.find("defaults", "run"))
+        return found
+
+    def _group(self, candidate: JobCandidate) -> str | None:
+        node = candidate.node.get("concurrency")
+        group = candidate.texts.text((node and node.get("group")) or node)
+        return None if group is LATE or not group else group
+
+    def _timeout(self, candidate: JobCandidate) -> float | None:
+        node = candidate.node.get("timeout-minutes")
+        value = candidate.texts.value(node)
+        if node is None:
+            return self.context.config.job_timeout
+        if value is LATE or not isinstance(value, float) or value <= 0:
+            why = "is not known before the job starts" if value is LATE else f"is no number of minutes: {expressions.text_of(value)}"
+            self.refuse(candidate, node, f"timeout-minutes {why}; write a number")
+            return None
+        return value * 60
+
+    # -- secrets ------------------------------------------------------------------------------------------------------
+
+    def _secrets(self, candidate: JobCandidate, late: LateJob, steps: Iterable[p.Step]) -> dict[str, p.Secret]:
+        """Return the user's secrets that texts of the job name, by the names in its scope."""
+        given = {name.upper(): (name, ref) for name, ref in self.context.config.github.secrets.items()}
+        if not given:
+            return {}
+        passed = candidate.scope.secrets
+        mapped = {name: name for name in given} if passed is None else {n.upper(): o.upper() for n, o in passed.items()}
+        wanted = _secrets_in(_texts(late, steps))
+        names = mapped if wanted is None else {name: mapped[name] for name in wanted if name in mapped}
+        return {
+            inner: p.Secret(name=given[outer][0], ref=given[outer][1], file=False, required=True)
+            for inner, outer in names.items()
+            if outer in given
+        }
+
+    # -- containers ---------------------------------------------------------------------------------------------------
+
+    def _container(self, candidate: JobCandidate, late: LateJob) -> tuple[p.Image, ContainerOptions, dict[str, str]]:
+        """Return the image of a job's container, its options, and its variables, which may hold expressions."""
+        config, node = self.context.config, candidate.node.get("container")
+        name = self._image_of_label(candidate) or config.default_image
+        if node is not None:
+            written = candidate.texts.text(node.get("image") or node if node.kind is not Kind.MAPPING else node.get("image"))
+            if written is LATE:
+                self.refuse(candidate, node, "container: the image is not known before the job starts; name one")
+            elif written:  # an empty one means none
+                name = self._image_name(candidate, node, written, "container")
+        options = self._options(candidate, node, "container")
+        env = texts_of(node.get("env")) if node is not None else {}
+        image = p.Image(name=name, pull=config.pull, platform=options.platform or config.platform, user=options.user)
+        return image, options, {**env, **options.env}
+
+    def _image_name(self, candidate: JobCandidate, node: Node, name: str, key: str) -> str:
+        name = name.removeprefix("docker://")
+        try:
+            parse_reference(name)
+        except RequestError as error:
+            self.refuse(candidate, node, f"{key}: {error.message}")
+        return name
+
+    def _options(self, candidate: JobCandidate, node: Node | None, key: str) -> ContainerOptions:
+        written = node.get("options") if node is not None else None
+        text = candidate.texts.text(written)
+        if written is None or text is LATE:
+            if written is not None:
+                self.refuse(candidate, written, f"{key}: options are not known before the job starts")
+            return ContainerOptions()
+        try:
+            return options_of(str(text))
+        except BadOption as error:
+            self.refuse(candidate, written, f"{key}: {error}; remove it, or run the job in CI")
+            return ContainerOptions()
+
+    def _services(self, candidate: JobCandidate) -> Iterator[p.Service]:
+        for name, node in fields_of(candidate.node.get("services")).items():
+            image = candidate.texts.text(node.get("image"))
+            if image is LATE:
+                self.refuse(candidate, node, f"services: the image of {name} is not known before the job starts; name one")
+                continue
+            if not image:
+                continue  # as on GitHub, a service without an image is none
+            options = self._options(candidate, node, f"services: {name}")
+            if options.privileged or options.resources or options.extra_hosts:
+                self.refuse(candidate, node, f"services: {name}: of options, only those of health, user, platform and entrypoint")
+            values, secrets = self._service_env(candidate, name, node)
+            ready = p.Ready()
+            if options.health_command is not None:
+                ready = p.Ready(command=("sh", "-c", options.health_command), interval_s=min(options.health_interval_s, 2.0))
+            yield p.Service(
+                name=name,
+                aliases=(name, *options.aliases),
+                image=p.Image(
+                    name=self._image_name(candidate, node, image, f"services: {name}"),
+                    pull=self.context.config.pull,
+                    platform=options.platform or self.context.config.platform,
+                ),
+                variables={**values, **options.env},
+                command=self._words(candidate, node.get("command")),
+                entrypoint=options.entrypoint or self._words(candidate, node.get("entrypoint")),
+                user=options.user,
+                ready=ready,
+                secrets=secrets,
+                place=f"{node.file.name}:{node.line}",
+            )
+
+    def _words(self, candidate: JobCandidate, node: Node | None) -> tuple[str, ...] | None:
+        text = candidate.texts.text(node)
+        return tuple(shell_words(text)) if node is not None and text is not LATE and text.strip() else None
+
+    def _service_env(self, candidate: JobCandidate, name: str, node: Node) -> tuple[dict[str, str], tuple[p.Secret, ...]]:
+        values: dict[str, str] = {}
+        secrets: list[p.Secret] = []
+        texts = self._with_env(candidate)
+        for key, one in fields_of(node.get("env")).items():
+            value = texts.text(one)
+            if value is not LATE:
+                values[key] = value
+                continue
+            secret = secret_in(text_of(one))
+            given = self.context.config.github.secrets.get(secret or "")
+            if secret is None:
+                self.refuse(candidate, one, f"services: {name}: env: {key} is not known before the job starts")
+            elif given is not None:
+                secrets.append(p.Secret(name=key, ref=given, file=False))
+            else:
+                values[key] = ""
+        return values, tuple(secrets)
+
+    def _with_env(self, candidate: JobCandidate) -> Texts:
+        """Return the texts with those variables of the workflow and the job that are known."""
+        known: dict[str, str] = {}
+        for owner in (candidate.scope.file.root, candidate.node):
+            for name, one in fields_of(owner.get("env")).items():
+                if (value := candidate.texts.text(one)) is not LATE:
+                    known[name] = value
+        return candidate.texts.having(env=known)
+
+
+def _texts(late: LateJob, steps: Iterable[p.Step]) -> Iterator[str]:
+    """Yield the texts of a job that are evaluated later."""
+    yield from (*late.env.values(), *late.outputs.values())
+    for step in steps:
+        yield step.script
+        if (one := step.late) is not None:
+            action = one.action
+            yield from (one.name, one.shell, one.working_directory, one.timeout_minutes, one.continue_on_error)
+            yield from (*one.env.values(), *one.inputs.values(), *one.outputs.values(), *(action.args if action else ()))
+
+
+def _secrets_in(texts: Iterable[str]) -> set[str] | None:
+    """Return the names of the secrets that texts read, in upper case; None where any may be meant."""
+    found: set[str] = set()
+    for text in texts:
+        if "${{" not in text:
+            continue
+        try:
+            parts = expressions.parts_of(text)
+        except InvalidExpression:
+            continue
+        for part in parts:
+            if isinstance(part, str):
+                continue
+            named = 0
+            for node in expressions.nodes_in(part.node):
+                match node:
+                    case expressions.Property(of=expressions.Context(name="secrets"), index=expressions.Literal(value=name)):
+                        found.add(str(name).upper())
+                        named += 1
+                    case expressions.Property(
+                        of=expressions.Context(name="github"), index=expressions.Literal(value="token")
+                    ):
+                        found.add(TOKEN)
+            if sum(isinstance(one, expressions.Context) and one.name == "secrets" for one in expressions.nodes_in(part.node)) > named:
+                return None
+    return found

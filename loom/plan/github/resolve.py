@@ -1,0 +1,75 @@
+"""Turn GitHub's workflows into a plan: candidates, selection, jobs."""
+
+from __future__ import annotations
+
+
+from loom.config import Config
+from loom.errors import Problem, RequestError, WorkflowError
+from loom.plan import builder
+from loom.plan import model as p
+from loom.plan.github.candidates import Candidates
+from loom.plan.github.jobs import GitHubJobBuilder
+from loom.plan.selection import Choice
+from loom.workflow.github import yaml
+from loom.workflow.github.workflows import Entry, Workflows
+from loom.workflow.predefined import KNOWN_TO_PLANS
+
+
+def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveContext) -> p.Plan:
+    """As `plan.resolve.resolve`."""
+    choice = Choice(workflows.stages, selection, yaml.CODE)
+    choice.check_variables()
+    candidates = Candidates(workflows, context)
+    found = candidates.all()
+    if candidates.problems.found:
+        raise WorkflowError(list(dict.fromkeys(candidates.problems.found)))
+    jobs = choice.connect(found, choice.select(found))
+    made = GitHubJobBuilder(candidates, context, selection)
+    made.there = frozenset(candidate.id for candidate in jobs)
+    asked = choice.named(found)
+    built = tuple(made.job(candidate, named=candidate.id in asked) for candidate in jobs)
+    named = choice.named(jobs) if len(made.refused) < len(jobs) else made.refused.keys()
+    refused = [problem for job_id in named for problem in made.refused.get(job_id, ())]
+    problems = [*choice.problems, *candidates.problems.found, *refused]
+    if problems:
+        raise WorkflowError(list(dict.fromkeys(problems)))
+    if not built and selection.everything:
+        raise _nothing(workflows, choice, candidates)
+    used = {job.stage for job in built}
+    return p.Plan(
+        workflow_path=workflows.path,
+        stages=tuple(stage for stage in workflows.stages if stage in used),
+        jobs=built,
+        left_out=choice.not_selected(),
+    )
+
+
+def _nothing(workflows: Workflows, choice: Choice, candidates: Candidates) -> RequestError:
+    """Say why no job is left, and which events have some."""
+    reasons = {reason: job_id for job_id, reason in reversed(choice.left_out.items())}
+    others = sorted({event for file in workflows.workflows for event in file.events} - {candidates.event.happened.name})
+    advice = f"the files are also for: {', '.join(others)} (--event NAME)" if others else "name a job to run it all the same"
+    return RequestError(
+        f"no job of {workflows.path} runs for {candidates.event.happened.name}: "
+        + "; ".join(f"{job_id}: {reason}" for reason, job_id in reversed(reasons.items())),
+        hint=f"{advice}. A job that you name runs all the same.",
+    )
+
+
+def rehearse(workflows: Workflows, config: Config | None = None) -> tuple[list[Problem], list[tuple[Entry, p.Job]]]:
+    """As `plan.resolve.rehearse`."""
+    context = p.ResolveContext(config=config or Config(), predefined=dict.fromkeys(KNOWN_TO_PLANS, "x"))
+    candidates = Candidates(workflows, context, everything=True)
+    found = candidates.all()
+    made = GitHubJobBuilder(candidates, context, p.JobSelection(container=context.config.container, on=context.config.on))
+    made.there = frozenset(one.id for one in found)
+    jobs = [(candidate.entry, made.job(candidate)) for candidate in found]
+    by_id = {one.id: one for one in found}
+    problems = [
+        *candidates.problems.found,
+        *made.refusals(by_id),
+        *builder.held(found, "GH_LEFT_OUT"),
+    ]
+    return list(dict.fromkeys(problems)), jobs
+
+

@@ -1,0 +1,156 @@
+"""The steps of a job in one flat list: actions with their stages, composite actions with their steps between two of their own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from loom.plan import model as p
+from loom.plan.github.actions import ActionFile, BadAction
+from loom.plan.late import Action, LateStep
+from loom.util.yaml_file import Node, fields_of, line_in_file, text_of
+
+MOST_LEVELS = 9
+"""Composite actions inside of each other, as on GitHub."""
+_CHECKOUT = re.compile(r"actions/checkout@\S+", re.IGNORECASE)
+
+
+class _Draft(Struct, kw_only=True):
+    late: LateStep
+    script: str
+    node: Node
+    main: _Draft | None = None
+
+
+class StepList:
+    """Collects the steps of one job. `refused`: a step that can't run here, with the reason."""
+
+    def __init__(
+        self, read: Callable[[str], ActionFile], defaults: Mapping[str, str], refused: Callable[[Node, str], None]
+    ) -> None:
+        self._read = read
+        self._defaults = defaults
+        self._refused = refused
+        self._pre: list[_Draft] = []
+        self._main: list[_Draft] = []
+        self._post: list[_Draft] = []
+        self._scopes: set[str] = set()
+
+    def steps(self) -> tuple[p.Step, ...]:
+        """Return them in the order in which they run: post steps in the reverse one."""
+        drafts = [*self._pre, *self._main, *reversed(self._post)]
+        numbers = {id(draft): number for number, draft in enumerate(drafts, start=1)}
+        found = []
+        for draft in drafts:
+            step = p.Step(
+                phase="script",
+                number=numbers[id(draft)],
+                script=draft.script,
+                file=draft.node.file.name,
+                line=line_in_file(draft.node, 1),
+                literal=draft.node.style == "|",
+                late=draft.late,
+            )
+            if draft.main is not None:
+                main = p.Step(phase="script", number=numbers[id(draft.main)], script="")
+                step = replace(step, late=replace(draft.late, main=main.id))
+            found.append(step)
+        return tuple(found)
+
+    def add(self, step: Node, scope: tuple[str, ...] = ()) -> None:
+        common: dict[str, Any] = {
+            "id": text_of(step.get("id")),
+            "name": text_of(step.get("name")),
+            "scope": scope,
+            "condition": text_of(step.get("if")),
+            "env": texts_of(step.get("env")),
+            "continue_on_error": text_of(step.get("continue-on-error")),
+            "timeout_minutes": text_of(step.get("timeout-minutes")),
+        }
+        if (run := step.get("run")) is not None:
+            defaults = {} if scope else self._defaults
+            settings = {
+                name: text_of(step.get(key)) or defaults.get(key, "")
+                for name, key in (("shell", "shell"), ("working_directory", "working-directory"))
+            }
+            self._main.append(_Draft(late=LateStep(kind="run", **common, **settings), script=text_of(run), node=run))
+        elif (uses := step.get("uses")) is not None:
+            self._use(text_of(uses), uses, texts_of(step.get("with")), common, scope)
+
+    def _use(self, written: str, node: Node, given: Mapping[str, str], common: Mapping[str, Any], scope: tuple[str, ...]) -> None:
+        if _CHECKOUT.fullmatch(written):
+            late = LateStep(kind="checkout", inputs=given, **common)
+            self._main.append(_Draft(late=late, script=written, node=node))
+            return
+        try:
+            found = self._read(written)
+        except BadAction as error:
+            self._refused(node, f"uses: {error}")
+            return
+        inputs = _inputs(found, given)
+        if found.action.using == "composite":
+            if len(scope) >= MOST_LEVELS:
+                self._refused(node, f"uses: {written}: more than {MOST_LEVELS} composite actions use each other")
+                return
+            self._compose(found, written, node, inputs, common, scope)
+            return
+        kind: Any = "docker" if found.action.using == "docker" else "node"
+        values = {**common, "env": {**found.env, **common["env"]}, "inputs": inputs, "kind": kind}
+        main = _Draft(late=LateStep(action=_at_stage(found, found.main, inputs), **values), script=written, node=node)
+        self._main.append(main)
+        values |= {"id": "", "continue_on_error": ""}
+        for stage, entry, condition, drafts in (
+            ("pre", found.pre, found.pre_if, self._pre),
+            ("post", found.post, found.post_if, self._post),
+        ):
+            if entry:
+                values |= {"stage": stage, "condition": condition}
+                late = LateStep(action=_at_stage(found, entry, {}), **values)
+                drafts.append(_Draft(late=late, script=written, node=node, main=main))
+
+    def _compose(
+        self,
+        found: ActionFile,
+        written: str,
+        node: Node,
+        inputs: Mapping[str, str],
+        common: Mapping[str, Any],
+        scope: tuple[str, ...],
+    ) -> None:
+        name = common["id"] or re.sub(r"[^A-Za-z0-9_-]+", "-", written).strip("-")
+        own, number = name, 2
+        while own in self._scopes:
+            own, number = f"{name}-{number}", number + 1
+        self._scopes.add(own)
+        enter = LateStep(kind="enter", inputs=inputs, action=found.action, **common)
+        self._main.append(_Draft(late=enter, script=written, node=node))
+        for step in found.steps:
+            self.add(step, (*scope, own))
+        leave = replace(enter, kind="leave", outputs=found.outputs)
+        self._main.append(_Draft(late=leave, script=written, node=node))
+
+
+def _at_stage(found: ActionFile, entry: str, inputs: Mapping[str, str]) -> Action:
+    """Return the action of one stage; `inputs` may have another entrypoint and other arguments for a container."""
+    if found.action.using != "docker":
+        return replace(found.action, entry=entry)
+    args = (inputs["args"],) if "args" in inputs else found.args
+    return replace(found.action, entrypoint=inputs.get("entrypoint") or entry, args=args)
+
+
+def _inputs(found: ActionFile, given: Mapping[str, str]) -> dict[str, str]:
+    """Return the inputs of a step, completed by defaults; their names count without regard to case."""
+    declared = {name.lower(): name for name in found.inputs}
+    named = {declared.get(name.lower(), name): text for name, text in given.items()}
+    return {**{name: text for name, text in found.inputs.items() if text is not None}, **named}
+
+
+def texts_of(node: Node | None) -> dict[str, str]:
+    """Return a mapping of texts as they are written."""
+    return {name: text_of(one) for name, one in fields_of(node).items()}
+
+

@@ -1,0 +1,105 @@
+"""Values of a workflow as far as the plan can know them; the others stay as they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Final, Literal
+
+from loom.util.yaml_file import Kind, Node, pointer
+from loom.workflow.github import expressions
+from loom.workflow.github.expressions import InvalidExpression, Value, of_json, text_of, truth
+from loom.workflow.messages import Problems
+
+
+class _Late(Enum):
+    LATE = "late"
+
+
+LATE: Final = _Late.LATE
+"""The value of a text that needs what only a run has."""
+Late = Literal[_Late.LATE]
+_LATE_FUNCTIONS = expressions.STATUS_FUNCTIONS | {"hashfiles"}
+_OF_RUN = frozenset({"run_id", "run_number", "run_attempt", "token", "workspace", "job_workflow_sha", "retention_days"})
+"""Properties of `github` that only a run has."""
+
+
+def is_ready(node: expressions.Node, known: Mapping[str, Value]) -> bool:
+    """Return whether an expression reads nothing but these contexts."""
+    if not expressions.contexts_in(node) <= known.keys() or expressions.functions_in(node) & _LATE_FUNCTIONS:
+        return False
+    return not any(_of_run(one) for one in expressions.nodes_in(node))
+
+
+def _of_run(node: expressions.Node) -> bool:
+    match node:
+        case expressions.Property(of=expressions.Context(name="github"), index=expressions.Literal(value=name)):
+            return name in _OF_RUN
+    return False
+
+
+class Texts:
+    """Evaluates with these contexts. An expression that can't be evaluated is a problem at its place."""
+
+    def __init__(self, contexts: Mapping[str, Value], problems: Problems) -> None:
+        self.contexts = contexts
+        self.problems = problems
+
+    def having(self, **more: Value) -> Texts:
+        return Texts({**self.contexts, **more}, self.problems)
+
+    def value(self, node: Node | None) -> Value | Late:
+        """Return the value of a scalar, None for no node."""
+        if node is None or not isinstance(node.value, str) or "${{" not in node.value:
+            return None if node is None else of_json(node.value)
+        try:
+            parts = expressions.parts_of(node.value)
+            if not all(isinstance(part, str) or is_ready(part.node, self.contexts) for part in parts):
+                return LATE
+            return expressions.filled(node.value, self.contexts)
+        except InvalidExpression as error:
+            self._say(node, error)
+            return None
+
+    def text(self, node: Node | None) -> str | Late:
+        value = self.value(node)
+        return LATE if value is LATE else text_of(value)
+
+    def deep(self, node: Node | None) -> Value | Late:
+        """Return the value of a node with all below it; LATE if a part of it is."""
+        if node is None or node.kind is Kind.SCALAR:
+            return self.value(node)
+        if node.kind is Kind.LIST:
+            items = [self.deep(one) for one in node.value]
+            return LATE if any(one is LATE for one in items) else items
+        fields = {key: self.deep(one) for key, one in node.value.items()}
+        return LATE if any(one is LATE for one in fields.values()) else fields
+
+    def condition(self, node: Node | None) -> bool | None:
+        """Return what an `if` decides, None if only a run can tell."""
+        if node is None:
+            return None
+        try:
+            tree = expressions.condition(text_of(node.value))
+            asked = tree.right if isinstance(tree, expressions.Binary) and _implied(tree) else tree
+            if not is_ready(asked, self.contexts):
+                return None
+            return truth(expressions.evaluate(asked, self.contexts))
+        except InvalidExpression as error:
+            self._say(node, error)
+            return None
+
+    def _say(self, node: Node, error: InvalidExpression) -> None:
+        found = node.file.problem(node, pointer("jobs"), str(error), code=self.problems.code, offset=error.position)
+        if found not in self.problems.found:
+            self.problems.found.append(found)
+
+
+def _implied(tree: expressions.Binary) -> bool:
+    """Return whether a condition begins with the `success()` that stands before one without a status function."""
+    return tree.operator == "&&" and tree.left == expressions.Call("success", (), 0)
+
+
+def as_written(node: Node) -> Any:
+    """Return a node as JSON has it, with its expressions."""
+    return of_json(node.plain())

@@ -1,0 +1,134 @@
+"""What triggers a workflow: events with their filters, and the inputs that they bring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from loom.util.units import meant
+from loom.util.yaml_file import Kind, Node, items_of, one_or_more, pointer, text_of
+from loom.workflow.github import patterns
+from loom.workflow.github.keywords import FILTERS
+from loom.workflow.github.workflows import CALL, WorkflowFile
+from loom.workflow.messages import Problems
+
+DISPATCH = "workflow_dispatch"
+_TYPES: Mapping[str, tuple[str, ...]] = {
+    "pull_request": ("opened", "synchronize", "reopened"),
+    "pull_request_target": ("opened", "synchronize", "reopened"),
+}
+"""The types that a workflow is triggered by which names none; all others by any."""
+
+
+class Happened(Struct, frozen=True, kw_only=True):
+    """The event of a run."""
+
+    name: str
+    type: str = ""
+    """Its `action`; empty: any."""
+    branch: str = ""
+    """The branch that filters look at: of a pull request the one that it goes to."""
+    tag: str = ""
+
+
+def why_not(file: WorkflowFile, happened: Happened, changed: Iterable[str] | None) -> str:
+    """Return why an event does not trigger a workflow, or nothing. `changed`: the files of its commits; None: unknown."""
+    events = file.events
+    if happened.name not in events:
+        return f"on: {', '.join(events)}; the event is {happened.name}"
+    on = events[happened.name]
+    if on is None or on.kind is not Kind.MAPPING:
+        on = Node(file.root.file, Kind.MAPPING, {}, 1, 1, 1)
+    types = [text_of(one) for one in one_or_more(on.get("types"))] or list(_TYPES.get(happened.name, ()))
+    if happened.type and types and happened.type not in types:
+        return f"on: {happened.name}: types: {', '.join(types)}; this one is {happened.type}"
+    return _of_refs(on, happened) or _of_paths(on, happened, changed)
+
+
+def _of_refs(on: Node, happened: Happened) -> str:
+    """As on GitHub: filters of branches alone leave out all tags, and the other way round."""
+    if not any(text_of(one) for key in ("branches", "branches-ignore", "tags", "tags-ignore") for one in _list(on, key)):
+        return ""
+    kind, ref = ("tags", happened.tag) if happened.tag else ("branches", happened.branch)
+    wanted, ignored = _texts(on, kind), _texts(on, f"{kind}-ignore")
+    if not wanted and not ignored:
+        other = "branches" if kind == "tags" else "tags"
+        return f"on: {happened.name}: it has filters of {other} alone, and this is the {kind.rstrip('s')} {ref}".replace(
+            "branche ", "branch "
+        )
+    if wanted and not patterns.included(ref, wanted):
+        return f"on: {happened.name}: {kind}: {', '.join(wanted)}; this is {ref or 'no branch'}"
+    if ignored and patterns.included(ref, ignored):
+        return f"on: {happened.name}: {kind}-ignore: {', '.join(ignored)}; this is {ref}"
+    return ""
+
+
+def _of_paths(on: Node, happened: Happened, changed: Iterable[str] | None) -> str:
+    wanted, ignored = _texts(on, "paths"), _texts(on, "paths-ignore")
+    if happened.tag or changed is None or not (wanted or ignored):
+        return ""
+    files = list(changed)
+    if wanted and not patterns.any_included(files, wanted):
+        return f"on: {happened.name}: paths: no changed file matches {', '.join(wanted)}"
+    if ignored and all(patterns.included(name, ignored) for name in files):
+        return f"on: {happened.name}: paths-ignore: all changed files match"
+    return ""
+
+
+def asks_for_paths(file: WorkflowFile, event: str) -> bool:
+    on = file.events.get(event)
+    return on is not None and any(on.get(key) is not None for key in ("paths", "paths-ignore"))
+
+
+def _list(on: Node, key: str) -> list[Node]:
+    return one_or_more(on.get(key))
+
+
+def _texts(on: Node, key: str) -> list[str]:
+    return [text_of(one) for one in _list(on, key)]
+
+
+def check(file: WorkflowFile, problems: Problems) -> None:
+    """Report filters that exclude each other, wrong patterns, and inputs whose default is no value of theirs."""
+    for event, on in file.events.items():
+        for key in FILTERS.get(event, ()):
+            for number, node in enumerate(_list(on, key) if on is not None else []):
+                try:
+                    patterns.compiled(text_of(node).removeprefix("!"))
+                except patterns.BadPattern as error:
+                    problems.say(node, pointer("on", event, key, number), f"{key}: {error}")
+            other = on.get(f"{key}-ignore") if on is not None else None
+            if other is not None and on is not None and on.get(key) is not None:
+                why = f"{key} and {key}-ignore can't stand together; write `!` before what to leave out"
+                problems.say(other, pointer("on", event, f"{key}-ignore"), why)
+    for event in (DISPATCH, CALL):
+        for name, node in file.inputs(event).items():
+            default = node.get("default")
+            if default is not None and "${{" not in text_of(default):
+                try:
+                    value_of(name, node, text_of(default))
+                except ValueError as error:
+                    problems.say(default, pointer("on", event, "inputs", name, "default"), f"default: {error}")
+            if text_of(node.get("type")) == "choice" and not items_of(node.get("options")):
+                problems.say(node, pointer("on", event, "inputs", name), f"{name}: a choice needs `options`")
+
+
+def value_of(name: str, node: Node, text: str) -> Any:
+    """Return the value of an input of its type. ValueError for a text that is none."""
+    match text_of(node.get("type")):
+        case "boolean":
+            if text not in ("true", "false"):
+                raise ValueError(f"{name} is true or false, not {text!r}")
+            return text == "true"
+        case "number":
+            try:
+                return float(text)
+            except ValueError as error:
+                raise ValueError(f"{name} is a number, not {text!r}") from error
+        case "choice":
+            options = [text_of(one) for one in items_of(node.get("options"))]
+            if text not in options:
+                raise ValueError(f"{name}: {text} is none of {', '.join(options)}{meant(text, options)}")
+    return text

@@ -1,0 +1,218 @@
+"""Every key of GitHub's workflow syntax, its values, and what loom makes of it.
+
+`loom check` reads this table, and so does the page docs/reference/github-keywords.md (`scripts/docs github`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from loom.workflow.keywords import Keyword, Support, below
+
+_SAME, _DIFFERS, _NONE, _REFUSED, _NO_JOB = Support
+_TOKEN = "The token of a job is the one that you give, with its own rights; it is empty unless you give one."
+_NO_EVENT = "Nothing waits for it: `--event NAME` says that it has happened."
+_HELD = "A job that deploys is left out, unless it is named or `--deploy` is given."
+_GROUP = "One job of a group runs at a time, over all runs on this machine."
+_NOT_CANCELED = "No newer run cancels a local one."
+_RUN_NAME = "A run is named by its id."
+_NO_LOGIN = "Images are pulled with the credentials that this machine's engine has."
+
+EVENTS = """
+    branch_protection_rule check_run check_suite create delete deployment deployment_status discussion
+    discussion_comment fork gollum image_version issue_comment issues label merge_group milestone page_build project
+    project_card project_column public pull_request pull_request_comment pull_request_review
+    pull_request_review_comment pull_request_target push registry_package release repository_dispatch schedule status
+    watch workflow_call workflow_dispatch workflow_run
+""".split()
+"""The events that trigger workflows."""
+_BRANCHES = ("branches", "branches-ignore")
+_PATHS = ("paths", "paths-ignore")
+FILTERS: Mapping[str, tuple[str, ...]] = {
+    "push": (*_BRANCHES, "tags", "tags-ignore", *_PATHS),
+    "pull_request": (*_BRANCHES, *_PATHS),
+    "pull_request_target": (*_BRANCHES, *_PATHS),
+    "merge_group": _BRANCHES,
+    "workflow_run": (*_BRANCHES, "workflows"),
+}
+_NO_TYPES = frozenset({"push", "schedule", "workflow_call", "workflow_dispatch"})
+
+
+def _events() -> Iterator[Keyword]:
+    for event in EVENTS:
+        if event == "schedule":
+            yield Keyword("on:schedule", "[map]", _DIFFERS, _NO_EVENT)
+            continue
+        yield Keyword(f"on:{event}", "map")
+        if event not in _NO_TYPES:
+            yield Keyword(f"on:{event}:types", "text | [text]")
+        for name in FILTERS.get(event, ()):
+            yield Keyword(f"on:{event}:{name}", "scalar | [scalar]")
+
+
+def _inputs(event: str, types: str) -> Iterator[Keyword]:
+    yield Keyword(f"on:{event}:inputs", "open", _SAME, "`--input NAME=value` gives them." if "choice" in types else "")
+    yield Keyword(f"on:{event}:inputs:NAME", "map")
+    yield Keyword(f"on:{event}:inputs:NAME:default", "scalar")
+    yield Keyword(f"on:{event}:inputs:NAME:deprecationMessage", "text")
+    yield Keyword(f"on:{event}:inputs:NAME:description", "scalar")
+    yield Keyword(f"on:{event}:inputs:NAME:required", "boolean")
+    yield Keyword(f"on:{event}:inputs:NAME:type", types)
+
+
+_PERMISSIONS = (
+    Keyword("permissions", "(read-all write-all) | open", _NONE, _TOKEN),
+    Keyword("permissions:NAME", "(read write none)"),
+)
+_DEFAULTS = (
+    Keyword("defaults", "map"),
+    Keyword("defaults:run", "map"),
+    Keyword("defaults:run:shell", "text"),
+    Keyword("defaults:run:working-directory", "scalar"),
+)
+_ENV = (Keyword("env", "open"), Keyword("env:NAME", "scalar"))
+
+ROOT_KEYWORDS = (
+    Keyword("name", "scalar"),
+    Keyword("run-name", "scalar", _NONE, _RUN_NAME),
+    Keyword("on", "(" + " ".join(EVENTS) + ") | [(" + " ".join(EVENTS) + ")] | map"),
+    *_events(),
+    Keyword("on:schedule:cron", "text", _NONE, _NO_EVENT),
+    Keyword("on:schedule:timezone", "text", _NONE, _NO_EVENT),
+    *_inputs("workflow_dispatch", "(string choice boolean number environment)"),
+    Keyword("on:workflow_dispatch:inputs:NAME:options", "[scalar]"),
+    *_inputs("workflow_call", "(string boolean number)"),
+    Keyword("on:workflow_call:outputs", "open"),
+    Keyword("on:workflow_call:outputs:NAME", "map"),
+    Keyword("on:workflow_call:outputs:NAME:description", "scalar"),
+    Keyword("on:workflow_call:outputs:NAME:value", "scalar"),
+    Keyword("on:workflow_call:secrets", "open"),
+    Keyword("on:workflow_call:secrets:NAME", "map"),
+    Keyword("on:workflow_call:secrets:NAME:description", "scalar"),
+    Keyword("on:workflow_call:secrets:NAME:required", "boolean"),
+    *_PERMISSIONS,
+    *_ENV,
+    *_DEFAULTS,
+    Keyword("concurrency", "scalar | map", _NONE, "Several runs of one workflow may run on this machine."),
+    Keyword("concurrency:group", "scalar"),
+    Keyword("concurrency:cancel-in-progress", "boolean"),
+    Keyword("jobs", "open"),
+    Keyword("jobs:NAME", "any"),
+)
+"""The keys at the root of a file."""
+
+_CONTAINER = (
+    Keyword("image", "scalar"),
+    Keyword("credentials", "map", _NONE, _NO_LOGIN),
+    Keyword("credentials:username", "scalar"),
+    Keyword("credentials:password", "scalar"),
+    *_ENV,
+    Keyword("ports", "[scalar]"),
+    Keyword("volumes", "[text]", _NO_JOB, "A container gets no directory of this machine."),
+    Keyword("options", "text", _DIFFERS, "The options that loom has a setting for; another one refuses the job."),
+)
+
+JOB = (
+    Keyword("name", "scalar"),
+    *_PERMISSIONS,
+    Keyword("needs", "text | [text]"),
+    Keyword("if", "scalar"),
+    Keyword(
+        "runs-on",
+        "text | [text] | map",
+        _DIFFERS,
+        "A label chooses an image by `github: {runs_on: {LABEL: IMAGE}}` of your configuration, or a pool of yours by its name. "
+        "Jobs for Windows, macOS and runners of your own are left out.",
+    ),
+    Keyword("runs-on:group", "text", _NONE, "Labels choose an image or a pool here."),
+    Keyword("runs-on:labels", "text | [text]"),
+    Keyword("snapshot", "any", _NO_JOB, "It makes an image for GitHub's runners."),
+    Keyword("environment", "scalar | map", _DIFFERS, _HELD),
+    Keyword("environment:name", "scalar"),
+    Keyword("environment:url", "scalar", _NONE, "A local run knows of no deployments."),
+    Keyword("environment:deployment", "boolean", _NONE, "A local run knows of no deployments."),
+    Keyword("concurrency", "scalar | map", _DIFFERS, _GROUP),
+    Keyword("concurrency:group", "scalar", _DIFFERS, _GROUP),
+    Keyword("concurrency:cancel-in-progress", "boolean", _NONE, _NOT_CANCELED),
+    Keyword("outputs", "open"),
+    Keyword("outputs:NAME", "scalar"),
+    *_ENV,
+    *_DEFAULTS,
+    Keyword("steps", "[map]"),
+    Keyword("steps:id", "scalar"),
+    Keyword("steps:if", "scalar"),
+    Keyword("steps:name", "scalar"),
+    Keyword("steps:uses", "text"),
+    Keyword("steps:run", "scalar"),
+    Keyword("steps:working-directory", "scalar"),
+    Keyword("steps:shell", "text"),
+    Keyword("steps:with", "open"),
+    Keyword("steps:with:NAME", "scalar"),
+    *below("steps", _ENV),
+    Keyword("steps:continue-on-error", "boolean"),
+    Keyword("steps:timeout-minutes", "number"),
+    Keyword("timeout-minutes", "number", _DIFFERS, "Without it, `job_timeout` of your configuration."),
+    Keyword("strategy", "map"),
+    Keyword("strategy:matrix", "open"),
+    Keyword("strategy:matrix:NAME", "any"),
+    Keyword("strategy:matrix:include", "[open]"),
+    Keyword("strategy:matrix:include:NAME", "any"),
+    Keyword("strategy:matrix:exclude", "[open]"),
+    Keyword("strategy:matrix:exclude:NAME", "any"),
+    Keyword("strategy:fail-fast", "boolean"),
+    Keyword("strategy:max-parallel", "number"),
+    Keyword("continue-on-error", "boolean"),
+    Keyword("container", "scalar | map"),
+    *below("container", _CONTAINER),
+    Keyword("services", "open"),
+    Keyword("services:NAME", "map"),
+    *below("services:NAME", _CONTAINER),
+    Keyword("services:NAME:command", "scalar"),
+    Keyword("services:NAME:entrypoint", "scalar"),
+    Keyword("uses", "text"),
+    Keyword("with", "open"),
+    Keyword("with:NAME", "scalar"),
+    Keyword("secrets", "(inherit) | open"),
+    Keyword("secrets:NAME", "scalar"),
+)
+"""The keys of a job."""
+
+_ALL = "github inputs vars needs strategy matrix"
+_OF_STEP = f"{_ALL} env secrets steps job runner"
+_PLAN = "github inputs vars"
+CONTEXTS: Mapping[str, str] = {
+    "root:run-name": _PLAN,
+    "root:concurrency": _PLAN,
+    "root:env": f"{_PLAN} secrets",
+    "root:defaults": f"{_PLAN} env",
+    "root:on:workflow_call:inputs": _PLAN,
+    "root:on:workflow_call:outputs": f"{_PLAN} jobs",
+    "name": _ALL,
+    "if": "github inputs vars needs always() success() failure() cancelled()",
+    "runs-on": _ALL,
+    "environment": _ALL,
+    "environment:url": f"{_ALL} job runner env steps",
+    "concurrency": _ALL,
+    "outputs": _OF_STEP + " hashfiles()",
+    "env": f"{_ALL} secrets",
+    "defaults": f"{_ALL} env",
+    "timeout-minutes": _ALL,
+    "strategy": f"{_PLAN} needs",
+    "continue-on-error": _ALL,
+    "container": _ALL,
+    "container:credentials": f"{_ALL} env secrets",
+    "container:env": f"{_ALL} job runner env secrets",
+    "services": _ALL,
+    "services:NAME:credentials": f"{_ALL} env secrets",
+    "services:NAME:env": f"{_ALL} job runner env secrets",
+    "with": _ALL,
+    "secrets": f"{_ALL} secrets",
+    "steps": _OF_STEP + " hashfiles()",
+    "steps:id": "",
+    "steps:uses": "",
+    "steps:if": f"{_ALL} env steps job runner hashfiles() always() success() failure() cancelled()",
+}
+"""What expressions may read at a key, and at all below it: GitHub's table of the availability of contexts.
+
+`root:` stands before the keys at the root. Where a key is not in the table, and none above it, there are no expressions.
+"""

@@ -1,0 +1,259 @@
+"""Turn `.github/workflows/*.yml` into checked `Workflows`: parse, shapes, jobs, steps, needs, expressions.
+
+All errors are reported at once, each at its place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from loom.errors import RequestError
+from loom.util import yaml_file
+from loom.util.paths import name_from
+from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of, one_or_more, pointer, text_of
+from loom.workflow import needs
+from loom.workflow.facts import Facts
+from loom.workflow.github import events, yaml
+from loom.workflow.github.shapes import GitHubShapes, check_expressions
+from loom.workflow.github.workflows import CALL, Entry, WorkflowFile, Workflows, calls_of
+from loom.workflow.loaded import Examined
+from loom.workflow.messages import Problems, in_order
+from loom.workflow.needs import Needing, WantedNeed
+
+SUFFIXES = (".yml", ".yaml")
+_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
+_REMOTE = re.compile(r"[\w.-]+/[\w.-]+(/[^@\s]+)?@\S+")
+LOCAL_CALL = re.compile(r"\./\.github/workflows/[^/@]+\.ya?ml")
+REMOTE_CALL = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)/(?P<path>\.github/workflows/[^/@]+\.ya?ml)@(?P<ref>\S+)")
+
+
+def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
+    """As of `dialects.Loader`; of a directory, all files in it."""
+    reading = Reading(root)
+    paths = _files(path, root)
+    for one in paths:
+        reading.read(name_from(root, one), _bytes(one, root))
+    own = [reading.found[name] for name in map(lambda one: name_from(root, one), paths) if name in reading.found]
+    waiting = list(own)
+    while waiting:
+        for written, node in calls_of(waiting.pop()):
+            if (called := reading.called(written, node)) is not None:
+                waiting.append(called)
+    shown = [one for one in own if not one.only_called] or own
+    entries = {}
+    for file in shown:
+        for job, node in file.jobs.items():
+            name = f"{file.stem} / {job}" if len(paths) > 1 else job
+            key = file.root.value["jobs"].keys.get(job, node)
+            entries[name] = Entry(name=name, key=key, node=node, merged=node, file=file, job=job)
+    ranks = {file.name: number for number, file in enumerate(reading.files)}
+    workflows = None
+    if reading.found:
+        workflows = Workflows(
+            path=name_from(root, path),
+            files=tuple(reading.files),
+            stages=tuple(dict.fromkeys(file.stem for file in shown)),
+            entries=entries,
+            variable_nodes={},
+            notices=tuple(reading.shapes.notices.values()),
+            directory=root,
+            workflows=tuple(shown),
+            called=reading.found,
+        )
+    problems = [*(problem for file in reading.files for problem in file.problems), *reading.shapes.problems]
+    return Examined(
+        workflow=workflows, problems=tuple(in_order([*problems, *reading.problems.found], ranks)), ranks=ranks
+    )
+
+
+def known_inputs(path: Path, root: Path) -> Iterable[str]:
+    """As of `dialects.Loader`: the inputs of `workflow_dispatch`."""
+    reading = Reading(root)
+    for one in _files(path, root):
+        reading.read(name_from(root, one), _bytes(one, root))
+    found: dict[str, None] = {}
+    for file in reading.found.values():
+        for name, node in file.inputs("workflow_dispatch").items():
+            values = [text_of(one) for one in items_of(node.get("options"))]
+            if text_of(node.get("type")) == "boolean":
+                values = ["true", "false"]
+            found |= dict.fromkeys(f"{name}={value}" for value in values or [""])
+    return found
+
+
+def _files(path: Path, root: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(one for one in path.iterdir() if one.suffix in SUFFIXES and one.is_file())
+    if not found:
+        raise RequestError(
+            f"{name_from(root, path)} has no workflow file: none that ends in .yml or .yaml", code="WF_NOT_FOUND"
+        )
+    return found
+
+
+def _bytes(path: Path, root: Path) -> bytes:
+    try:
+        return yaml_file.read_bytes(path, within=root)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise RequestError(
+            f"{name_from(root, path)}: the workflow file can't be read: {reason}", code="WF_NOT_FOUND"
+        ) from error
+
+
+class Reading:
+    """Reads and checks files, each once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files: list[YamlFile] = []
+        self.found: dict[str, WorkflowFile] = {}
+        """The readable ones by their names."""
+        self.problems = Problems(code=yaml.CODE)
+        self.shapes = GitHubShapes()
+
+    def read(self, name: str, data: bytes) -> None:
+        file = yaml.parse(data, name)
+        self.files.append(file)
+        if file.root is None:
+            if not file.problems:
+                file.problems.append(file.problem(None, "/", "the file is empty", code=yaml.CODE))
+        elif file.root.kind is not Kind.MAPPING:
+            self.problems.say(file.root, "/", "expected a mapping with `on` and `jobs`")
+        elif not file.problems:
+            self.found[name] = _Check(name, file.root, self.shapes, self.problems).file()
+
+    def called(self, written: str, node: Node) -> WorkflowFile | None:
+        """Read a workflow that a job calls, if it is a file of this project that is not read yet."""
+        if not LOCAL_CALL.fullmatch(written):
+            return None
+        name = written.removeprefix("./")
+        if name in self.found or any(file.name == name for file in self.files):
+            return None
+        try:
+            self.read(name, yaml_file.read_bytes(self.root / name, within=self.root))
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            self.problems.say(node, "/jobs", f"uses: {name} can't be read: {why}")
+        return self.found.get(name)
+
+
+class _Check:
+    """The check of one file."""
+
+    def __init__(self, name: str, root: Node, shapes: GitHubShapes, problems: Problems) -> None:
+        self.name = name
+        self.written = root
+        self.root = shapes.root(root)
+        self.shapes = shapes
+        self.problems = problems
+
+    def file(self) -> WorkflowFile:
+        jobs = {}
+        written = self.written.get("jobs")
+        for key in ("on", "jobs"):
+            if self.written.get(key) is None or self.written.value[key].value in (None, {}, []):
+                self._say(self.written.key_node(key) or self.written, (), f"{self._missing(key)}")
+        for name, node in fields_of(written).items():
+            key = written.keys.get(name, node) if written is not None else node
+            if not _ID.fullmatch(name):
+                self._say(key, ("jobs", name), f"{name}: a job's id has letters, digits, - and _; no digit or - first")
+            elif node.kind is Kind.MAPPING:
+                jobs[name] = self._job(name, node, key)
+            elif node.kind is not Kind.REFUSED:
+                self._say(key, ("jobs", name), f"{name}: expected a job, a mapping with `runs-on` and `steps`")
+        # Events without filters are empty, which shapes leave out.
+        on = self.written.get("on")
+        if on is not None and on.kind is Kind.MAPPING and (checked := self.root.get("on")) is not None:
+            checked.value.update({key: node for key, node in on.value.items() if key not in checked.value})
+        file = WorkflowFile(path=self.name, root=self.root, jobs=jobs)
+        events.check(file, self.problems)
+        self._check_needs(jobs, written)
+        check_expressions(self.root, (), self.problems)
+        return file
+
+    def _missing(self, key: str) -> str:
+        what = "the events that start it, such as `on: push`" if key == "on" else "the jobs"
+        return f"`{key}` is missing: {what}"
+
+    def _say(self, node: Node, at: tuple[str | int, ...], message: str) -> None:
+        self.problems.say(node, pointer(*at), message)
+
+    def _job(self, name: str, node: Node, key: Node) -> Node:
+        at = ("jobs", name)
+        job = self.shapes.job(name, node)
+        check_expressions(job, at, self.problems)
+        if (uses := node.get("uses")) is not None:
+            self._check_call(job, node, uses, at)
+        else:
+            for wanted in ("runs-on", "steps"):
+                if node.get(wanted) is None:
+                    self._say(key, at, f"{name}: `{wanted}` is missing")
+            for extra in ("with", "secrets"):
+                if extra in node.value:
+                    self._say(node.keys[extra], (*at, extra), f"`{extra}` is for a job with `uses`; this one has steps")
+        self._check_steps(job, at)
+        self._check_matrix(job.find("strategy", "matrix"), (*at, "strategy", "matrix"))
+        return job
+
+    def _check_call(self, job: Node, node: Node, uses: Node, at: tuple[str | int, ...]) -> None:
+        written = text_of(uses)
+        if not LOCAL_CALL.fullmatch(written) and not REMOTE_CALL.fullmatch(written):
+            why = "expected ./.github/workflows/FILE.yml or owner/repository/.github/workflows/FILE.yml@ref"
+            self._say(uses, (*at, "uses"), f"uses: {why}, found {written}")
+        for extra in sorted(node.value.keys() - _OF_CALL):
+            if job.get(extra) is not None:
+                self._say(node.keys[extra], (*at, extra), f"`{extra}` can't stand in a job with `uses`")
+
+    def _check_steps(self, job: Node, at: tuple[str | int, ...]) -> None:
+        seen: dict[str, int] = {}
+        for number, step in enumerate(items_of(job.get("steps"))):
+            here = (*at, "steps", number)
+            kinds = [key for key in ("run", "uses") if step.get(key) is not None]
+            if len(kinds) != 1:
+                why = "has both `run` and `uses`; make two steps" if kinds else "has neither `run` nor `uses`"
+                self._say(step, here, f"the step {why}")
+            elif kinds == ["uses"]:
+                self._check_uses(step.value["uses"], (*here, "uses"))
+            if "uses" in kinds:
+                for extra in ("shell", "working-directory"):
+                    if (node := step.get(extra)) is not None:
+                        self._say(node, (*here, extra), f"`{extra}` is for a step with `run`")
+            if (node := step.get("id")) is not None:
+                step_id = text_of(node)
+                if not _ID.fullmatch(step_id):
+                    self._say(node, (*here, "id"), f"id: {step_id}: letters, digits, - and _; no digit or - first")
+                elif (first := seen.setdefault(step_id.lower(), node.line)) != node.line:
+                    self._say(node, (*here, "id"), f"id: {step_id} is a duplicate (first on line {first})")
+
+    def _check_uses(self, node: Node, at: tuple[str | int, ...]) -> None:
+        written = text_of(node)
+        if not (written.startswith(("./", "docker://")) or _REMOTE.fullmatch(written)):
+            why = "expected owner/repository@ref, ./DIRECTORY or docker://IMAGE"
+            self._say(node, at, f"uses: {why}, found {written}")
+
+    def _check_matrix(self, matrix: Node | None, at: tuple[str | int, ...]) -> None:
+        for name, node in fields_of(matrix).items():
+            if name not in ("include", "exclude") and node.kind is not Kind.LIST and "${{" not in text_of(node):
+                self._say(node, (*at, name), f"matrix: {name}: expected a list of values")
+            elif node.kind is Kind.LIST and not node.value and name not in ("include", "exclude"):
+                self._say(node, (*at, name), f"matrix: {name}: the list is empty; give it a value")
+
+    def _check_needs(self, jobs: Mapping[str, Node], written: Node | None) -> None:
+        keys = written.keys if written is not None else {}
+        needing = {
+            name: Needing(stage="", key=keys.get(name, node), node=node, needs=list(self._needs_of(name, node)))
+            for name, node in jobs.items()
+        }
+        needs.check(needing, [""], self.problems)
+
+    def _needs_of(self, name: str, node: Node) -> Iterator[WantedNeed]:
+        for number, need in enumerate(one_or_more(node.get("needs"))):
+            yield WantedNeed(job=text_of(need), node=need, at=pointer("jobs", name, "needs", number))
+
+
+_OF_CALL = frozenset({"name", "uses", "with", "secrets", "needs", "if", "permissions", "strategy", "concurrency"})
+__all__ = ["CALL", "Reading", "examine", "known_inputs"]

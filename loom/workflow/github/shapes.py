@@ -1,0 +1,112 @@
+"""Check a file of GitHub's against the tables of its keys, and the expressions in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loom.util.yaml_file import Node, pointer, scalars_of
+from loom.workflow import shapes
+from loom.workflow.github import expressions, yaml
+from loom.workflow.github.expressions import InvalidExpression
+from loom.workflow.github.keywords import CONTEXTS, JOB, ROOT_KEYWORDS
+from loom.workflow.keywords import Keyword, Shape, by_name
+from loom.workflow.merge import without
+from loom.workflow.messages import Problems
+
+UNSUPPORTED = "GH_UNSUPPORTED"
+_ROOT, _JOB = by_name(ROOT_KEYWORDS), by_name(JOB)
+_OPEN = {one.name.removesuffix(":NAME") for one in (*ROOT_KEYWORDS, *JOB) if one.name.endswith(":NAME")}
+
+
+class GitHubShapes(shapes.Shapes, kw_only=True):
+    """An expression alone may stand for any value."""
+
+    code: str = yaml.CODE
+    refused_code: str = UNSUPPORTED
+
+    def root(self, root: Node) -> Node:
+        return self.fields(root, "", _ROOT, ())
+
+    def job(self, name: str, node: Node) -> Node:
+        return self.fields(node, "", _JOB, ("jobs", name))
+
+    def _open(self, node: Node, keyword: Keyword, table: shapes.Table, at: tuple[str | int, ...]) -> Node:
+        """A key of its own in the table, such as `include`, counts before `NAME`."""
+        own = {key: child for key, child in node.value.items() if f"{keyword.name}:{key}" in table}
+        found = super()._open(without(node, own), keyword, table, at)
+        for key, child in own.items():
+            if (value := self.value(child, table[f"{keyword.name}:{key}"], table, (*at, key))) is not None:
+                found.value[key] = value
+        return found
+
+    def _is_scalar(self, node: Node, shape: Shape) -> bool:
+        if isinstance(node.value, str) and "${{" in node.value:
+            return True
+        if "number" in shape.kinds:
+            return isinstance(node.value, int | float) and not isinstance(node.value, bool)
+        return super()._is_scalar(node, shape)
+
+
+def check_expressions(node: Node, at: tuple[str | int, ...], problems: Problems) -> None:
+    """Parse the expressions below the root of a file, or below a job; report what is invalid, or not there where it is read."""
+    job = at[:1] == ("jobs",)
+    for path, scalar in scalars_of(node, at):
+        if not isinstance(scalar.value, str) or (not job and path[:1] == ("jobs",)):
+            continue
+        name = _name(path[2:] if job else ("root", *path), of_job=job)
+        if name in ("if", "steps:if"):
+            _check(scalar, path, name, problems, is_condition=True)
+        elif "${{" in scalar.value:
+            _check(scalar, path, name, problems)
+
+
+def _name(path: tuple[str | int, ...], *, of_job: bool) -> str:
+    """Return the key in the table for a path: without positions in lists, with NAME for names of the user's."""
+    name = ""
+    for part in path:
+        if isinstance(part, int):
+            continue
+        above = name if of_job else name.removeprefix("root").removeprefix(":")
+        word = "NAME" if above in _OPEN and f"{above}:{part}" not in (_JOB if of_job else _ROOT) else part
+        name = f"{name}:{word}" if name else str(word)
+    return name
+
+
+def allowed_at(name: str) -> frozenset[str]:
+    """Return the contexts and functions (with `()`) that expressions at a key may use."""
+    while name and name not in CONTEXTS:
+        name = name.rpartition(":")[0]
+    return frozenset(CONTEXTS.get(name, "").split())
+
+
+def _check(node: Node, path: tuple[str | int, ...], name: str, problems: Problems, *, is_condition: bool = False) -> None:
+    allowed = allowed_at(name)
+    try:
+        for message, position in faults(node.value, allowed, is_condition=is_condition):
+            _say(node, path, message, position, problems)
+    except InvalidExpression as error:
+        _say(node, path, f"invalid expression: {error}", error.position, problems)
+
+
+def _say(node: Node, path: tuple[str | int, ...], message: str, position: int, problems: Problems) -> None:
+    problems.found.append(node.file.problem(node, pointer(*path), message, code=problems.code, offset=position))
+
+
+def faults(text: str, allowed: frozenset[str], *, is_condition: bool = False) -> Iterator[tuple[str, int]]:
+    """Yield what the expressions of a text may not use, each with its position. Raises InvalidExpression."""
+    if is_condition:
+        nodes = [(expressions.condition(text), 0)]
+    else:
+        nodes = [(part.node, part.start) for part in expressions.parts_of(text) if not isinstance(part, str)]
+    if nodes and not allowed:
+        yield "there are no expressions here; write the value itself", nodes[0][1]
+        return
+    for node, start in nodes:
+        for name in sorted(expressions.contexts_in(node) - allowed):
+            there = ", ".join(sorted(one for one in allowed if not one.endswith("()")))
+            yield f"there is no context {name} here; there are {there}", start
+        for name in sorted(expressions.functions_in(node) & _SPECIAL - {one[:-2] for one in allowed if one[-2:] == "()"}):
+            yield f"{name}() can't be used here", start
+
+
+_SPECIAL = expressions.STATUS_FUNCTIONS | {"hashfiles"}

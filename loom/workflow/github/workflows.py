@@ -1,0 +1,82 @@
+"""Checked workflow files of GitHub's: nothing is decided about events, matrices and conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from msgspec import Struct, field
+
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, text_of
+from loom.workflow import loaded
+from loom.workflow.loaded import LoadedOf
+
+CALL = "workflow_call"
+
+
+class WorkflowFile(Struct, frozen=True, kw_only=True):
+    """One file. Values are nodes whose shapes are checked."""
+
+    path: str
+    """Relative to the repository root; of another repository, after `owner/name/` and before `@ref`."""
+    root: Node
+    jobs: Mapping[str, Node]
+    """In file order."""
+
+    @property
+    def stem(self) -> str:
+        return self.path.partition("@")[0].rpartition("/")[2].rpartition(".")[0]
+
+    @property
+    def name(self) -> str:
+        return text_of(self.root.get("name")) or self.path
+
+    @property
+    def events(self) -> Mapping[str, Node | None]:
+        """The events that trigger it, each with its filters."""
+        on = self.root.get("on")
+        if on is None:
+            return {}
+        match on.kind:
+            case Kind.MAPPING:
+                return on.value  # type: ignore[no-any-return]
+            case Kind.LIST:
+                return {text_of(one): None for one in items_of(on)}
+        return {text_of(on): None}
+
+    def inputs(self, event: str) -> Mapping[str, Node]:
+        """Return the inputs that `workflow_dispatch` or `workflow_call` declares."""
+        on = self.events.get(event)
+        return fields_of(on.get("inputs") if on is not None else None)
+
+    @property
+    def only_called(self) -> bool:
+        return self.events.keys() <= {CALL}
+
+
+class Entry(loaded.Entry, frozen=True, kw_only=True):
+    """A job; its name has the file's before it where there are several files."""
+
+    file: WorkflowFile
+    job: str
+    """Its key in the file."""
+
+
+class Workflows(LoadedOf[Entry], frozen=True, kw_only=True):
+    """The files of a run."""
+
+    language: ClassVar[str] = "github"
+
+    directory: Path
+    """The root of the project."""
+    workflows: tuple[WorkflowFile, ...]
+    called: Mapping[str, WorkflowFile] = field(default_factory=dict)
+    """Files of this project that jobs call, by their paths."""
+
+
+def calls_of(file: WorkflowFile) -> Iterator[tuple[str, Node]]:
+    """Yield the workflows that the jobs of a file call, as written, with the place of each."""
+    for node in file.jobs.values():
+        if (uses := node.get("uses")) is not None:
+            yield text_of(uses), uses
