@@ -17,7 +17,11 @@ Color = Annotated[str | None, option("--color WHEN", "auto, always or never.", "
 # -- what to run --------------------------------------------------------------------------------------------------
 
 WorkflowFile = Annotated[
-    Path | None, option("--workflow -f PATH", "Workflow file (default: .loom/workflow.yml, else .gitlab-ci.yml, else .github/workflows).")
+    Path | None,
+    option(
+        "--workflow -f PATH",
+        "Workflow file (default: .loom/workflow.yml, else .gitlab-ci.yml, else .github/workflows).",
+    ),
 ]
 On = Annotated[
     str | None,
@@ -102,7 +106,8 @@ class PlanOptions:
         ),
     ] = None
     deploy: Annotated[
-        bool | None, option("--deploy/--no-deploy", "Run also the jobs that deploy or release, of GitHub's and GitLab's files.")
+        bool | None,
+        option("--deploy/--no-deploy", "Run also the jobs that deploy or release, of GitHub's and GitLab's files."),
     ] = None
     on: On = None
     workflow: WorkflowFile = None

@@ -14,9 +14,9 @@ from loom import config
 from loom.commands.project import here
 from loom.errors import LoomError
 from loom.providers import MODULES
-from loom.util.yaml_file import items_of, one_or_more
 
 if TYPE_CHECKING:
+    from loom.plan.model import Plan
     from loom.workflow.loaded import Loaded
 
 MAX_RUNS = 40
@@ -53,13 +53,17 @@ def steps(given: Given) -> Iterable[str]:
 
 
 def workflow_jobs(_given: Given) -> Iterable[str]:
-    """Return the ids of the jobs that the workflow would run."""
+    return (job.id for job in _plan().jobs)
+
+
+def _plan() -> Plan:
     from loom.plan.model import JobSelection  # as in `_planning`
 
     place, planning = here(), _planning()
     context = planning.contexts.resolve_context(place, place.workflow())
     selection = JobSelection(container=place.config.container, on=place.config.on)
-    return (job.id for job in planning.resolve(planning.load(place, place.workflow()), selection, context).jobs)
+    plan: Plan = planning.resolve(planning.load(place, place.workflow()), selection, context)
+    return plan
 
 
 def stages(_given: Given) -> Iterable[str]:
@@ -68,10 +72,7 @@ def stages(_given: Given) -> Iterable[str]:
 
 def matrix(_given: Given) -> Iterable[str]:
     """Return `KEY=value` for every matrix of the workflow."""
-    rows = [row for entry in _workflow().jobs.values() for row in items_of(entry.merged.find("parallel", "matrix"))]
-    return dict.fromkeys(
-        f"{key}={value.text}" for row in rows for key, values in row.value.items() for value in one_or_more(values)
-    )
+    return dict.fromkeys(f"{key}={value}" for job in _plan().jobs for key, value in job.matrix.items())
 
 
 def _workflow() -> Loaded:

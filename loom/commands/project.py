@@ -138,7 +138,7 @@ def workflow_path(root: Path, named: Path | None, start: Path) -> Path:
 
     RequestError for a link that leads out of the project.
     """
-    path = next((root / path for path in WORKFLOWS if (root / path).exists()), root / WORKFLOWS[0])
+    path = next((root / path for path in WORKFLOWS if _is_workflow(root / path)), root / WORKFLOWS[0])
     if named is not None:
         path = named if named.is_absolute() else start / named
     inside = Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root))
@@ -150,6 +150,11 @@ def workflow_path(root: Path, named: Path | None, start: Path) -> Path:
             code="LEADS_OUT",
         )
     return path
+
+
+def _is_workflow(path: Path) -> bool:
+    """Return whether there is a workflow file, or a directory that has some."""
+    return any(path.glob("*.y*ml")) if path.is_dir() else path.exists()
 
 
 def not_counted(settings: Config) -> dict[str, str]:

@@ -23,7 +23,7 @@ from loom.config.settings import (
     about,
     text_of,
 )
-from loom.config.values import GitLabSettings, ValueContext
+from loom.config.values import GitHubSettings, GitLabSettings, ValueContext
 from loom.errors import Problem, RequestError, WorkflowError
 from loom.pools import Misplaced
 from loom.util.file_systems import in_memory
@@ -231,7 +231,7 @@ def _read(
             if (
                 name == PROJECT_FILE
                 and SETTINGS[key].project.refused
-                and read not in (None, False, {}, GitLabSettings())
+                and read not in (None, False, {}, GitHubSettings(), GitLabSettings())
             ):
                 variable = "" if key in MAPPINGS else f", or set LOOM_{key.upper()}"
                 raise ValueError(

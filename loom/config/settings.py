@@ -247,8 +247,7 @@ class Config:
             "project": _asked("loom opens these databases for secrets"),
         },
     )
-    gitlab: OfGitHub = Annotated[GitHubSettings, as_github]
-OfGitLab = field(
+    gitlab: OfGitLab = field(
         default_factory=GitLabSettings,
         metadata={"about": "What a `.gitlab-ci.yml` needs of this machine.", "project": THE_USERS},
     )
@@ -322,5 +321,6 @@ def text_of(name: str, value: Any) -> str:
         shown = {key: item.place if isinstance(item, Pool) else item.path for key, item in value.items()}
         return "{" + ", ".join(f"{key}: {text}" for key, text in shown.items()) + "}"
     if isinstance(value, GitHubSettings | GitLabSettings):
-        return "{" + ", ".join(key for key in value.__struct_fields__ if getattr(value, key)) + "}"
+        given = (key for key in value.__struct_fields__ if getattr(value, key) != getattr(type(value)(), key))
+        return "{" + ", ".join(given) + "}"
     return without_credentials(str(value))

@@ -197,7 +197,8 @@ def as_gitlab(value: Any, context: ValueContext) -> GitLabSettings:
 def as_github(value: Any, context: ValueContext) -> GitHubSettings:
     given = _fields(value, GitHubSettings.__struct_fields__)
     tables = {
-        key: {name: as_text(text, context) for name, text in _table(given, key).items()} for key in ("runs_on", "secrets")
+        key: {name: as_text(text, context) for name, text in _table(given, key).items()}
+        for key in ("runs_on", "secrets")
     }
     return GitHubSettings(
         server=as_text(given.get("server", GitHubSettings().server), context).rstrip("/"),

@@ -67,7 +67,9 @@ def allow_failure(*decided: bool | frozenset[int] | None) -> p.AllowFailure:
 
 def limits(config: Config, **own: Any) -> p.Resources:
     """Return the limits of the user's configuration, below those of the job itself."""
-    settings = {key: origin.place for key in ("cpus", "memory", "pids") if (origin := config.origins.get(key)) is not None}
+    settings = {
+        key: origin.place for key in ("cpus", "memory", "pids") if (origin := config.origins.get(key)) is not None
+    }
     places = {key: place for key, place in settings.items() if place and key not in own}
     return p.Resources(**{"cpus": config.cpus, "memory": config.memory, "pids": config.pids, **own}, places=places)
 
@@ -96,7 +98,7 @@ def of_refused(refusal: Problem, names: Sequence[str]) -> Problem:
     return replace(refusal, message=message, severity="warning")
 
 
-def held(found: Iterable[Candidate], code: str) -> Iterator[Problem]:
+def held(found: Iterable[Candidate], *, code: str) -> Iterator[Problem]:
     """Yield a notice of the jobs that a run leaves out for each reason, at the first of them."""
     by_reason: dict[str, dict[str, Any]] = {}
     for one in found:

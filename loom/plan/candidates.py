@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from loom.plan import model as p
 from loom.util.toposort import CycleError, order
+from loom.workflow.loaded import Entry
 from loom.workflow.needs import WantedNeed
 from loom.workflow.rules import RuleDecision
 
@@ -26,6 +27,7 @@ class Candidate(Struct, kw_only=True):
     id: str
     name: str
     stage: str
+    entry: Entry
     matrix: Mapping[str, str]
     node_index: int | None
     node_total: int | None

@@ -53,7 +53,6 @@ def in_gitlab(event: str) -> str:
     return event if event in SOURCES else DEFAULT_EVENT
 
 
-
 class Message(Struct, frozen=True, kw_only=True):
     """What git says of a commit, its tag and its branch."""
 

@@ -48,7 +48,14 @@ GITHUB = Language(
     foreign_keys=re.compile(rb"^[\"']?(version|stages|include)[\"']?[ \t]*:", re.MULTILINE),
     has_inputs=True,
     reads=frozenset(
-        {"LOOM_EVENT", "CI_COMMIT_SHA", "CI_COMMIT_BRANCH", "CI_COMMIT_TAG", "CI_COMMIT_BEFORE_SHA", "CI_COMMIT_MESSAGE"}
+        {
+            "LOOM_EVENT",
+            "CI_COMMIT_SHA",
+            "CI_COMMIT_BRANCH",
+            "CI_COMMIT_TAG",
+            "CI_COMMIT_BEFORE_SHA",
+            "CI_COMMIT_MESSAGE",
+        }
         | {"CI_PROJECT_PATH", "CI_PROJECT_NAME", "CI_SERVER_URL", "CI_DEFAULT_BRANCH", "GITLAB_USER_LOGIN"}
         | {"CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", "CI_MERGE_REQUEST_TARGET_BRANCH_NAME", "CI_COMMIT_AUTHOR"}
     ),

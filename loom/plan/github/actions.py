@@ -101,5 +101,7 @@ def described(file: YamlFile, action: Action) -> ActionFile:
             more |= {"using": NODES[0] if using in _OLDER else using}
             shared |= {key: texts.get(key, "") for key in ("pre", "main", "post")}
         case _:
-            raise BadAction(f"{action.uses}: runs.using is {using or 'missing'}; known are composite, docker, {', '.join(NODES)}")
+            raise BadAction(
+                f"{action.uses}: runs.using is {using or 'missing'}; known are composite, docker, {', '.join(NODES)}"
+            )
     return ActionFile(action=Action(**more), **shared)  # type: ignore[arg-type]

@@ -30,9 +30,11 @@ MOST_LEVELS = 10
 _DEPLOYS = Withheld("it deploys; --deploy or its name runs it", "they deploy; --deploy runs them")
 _SYSTEMS = {"windows": "Windows", "macos": "macOS", "self-hosted": "runners of your own"}
 IF_FALSE = "its `if` is false"
+TOKEN = "GITHUB_TOKEN"
+"""The secret that GitHub gives each job; here, the user gives it."""
 
 
-class Scope(Struct, kw_only=True):
+class WorkflowScope(Struct, kw_only=True):
     """One workflow in the run: a file that the event triggers, or a call of one."""
 
     file: WorkflowFile
@@ -41,27 +43,27 @@ class Scope(Struct, kw_only=True):
     prefix: str = ""
     """Of the ids of its jobs."""
     names: tuple[str, ...] = ()
-    caller: JobCandidate | None = None
+    caller: GitHubCandidate | None = None
     """The job with `uses`, which is no job of the plan."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
     """Those that the caller gives; texts may hold expressions of its scope."""
-    above: tuple[JobCandidate, ...] = ()
+    above: tuple[GitHubCandidate, ...] = ()
     """What the call needs."""
     secrets: Mapping[str, str] | None = None
     """Names in `secrets` with those of the user's; None: all."""
-    jobs: dict[str, list[JobCandidate]] = field(default_factory=dict)
+    jobs: dict[str, list[GitHubCandidate]] = field(default_factory=dict)
     """By the key in the file, all jobs that it stands for."""
-    calls: dict[str, Scope] = field(default_factory=dict)
+    calls: dict[str, WorkflowScope] = field(default_factory=dict)
     """The last call of each job with `uses`."""
 
 
-class JobCandidate(Candidate, kw_only=True):
+class GitHubCandidate(Candidate, kw_only=True):
     """One job."""
 
     entry: Entry
     key: str
     node: Node
-    scope: Scope
+    scope: WorkflowScope
     texts: Texts
     """With its matrix."""
     labels: tuple[str, ...] | None = None
@@ -77,7 +79,7 @@ class JobCandidate(Candidate, kw_only=True):
         return tuple(dict.fromkeys((self.id, self.name, *self.shown)))
 
 
-class Candidates:
+class GitHubCandidates:
     """Everything that can be decided before jobs are chosen. `problems` are those of values."""
 
     def __init__(self, workflows: Workflows, context: p.ResolveContext, *, everything: bool = False) -> None:
@@ -91,13 +93,15 @@ class Candidates:
         self._several = len({entry.file.path for entry in workflows.entries.values()}) > 1
         self._keys = [entry.job for entry in workflows.entries.values()]
 
-    def all(self) -> list[JobCandidate]:
+    def all(self) -> list[GitHubCandidate]:
         """Return all jobs in plan order: by file, then after their needs, then in file order."""
-        found: list[JobCandidate] = []
+        found: list[GitHubCandidate] = []
         for file in self.workflows.workflows:
             reason = "" if self._everything else self._why_not(file)
             scope = self._scope(file)
-            for candidate in self._jobs(scope, {one.job: one for one in self.workflows.entries.values() if one.file is file}):
+            for candidate in self._jobs(
+                scope, {one.job: one for one in self.workflows.entries.values() if one.file is file}
+            ):
                 if reason:
                     candidate.decision = decision("never", reason=reason)
                 found.append(candidate)
@@ -110,7 +114,7 @@ class Candidates:
         asks = events.asks_for_paths(file, happened.name)
         return events.why_not(file, happened, of_event(self.context) if asks else None)
 
-    def _scope(self, file: WorkflowFile) -> Scope:
+    def _scope(self, file: WorkflowFile) -> WorkflowScope:
         github = {
             **self.event.github,
             "workflow": file.name,
@@ -118,7 +122,7 @@ class Candidates:
             "workflow_sha": self.event.github["sha"],
         }
         contexts = {"github": github, "inputs": self._inputs(file), "vars": dict(self.context.config.github.vars)}
-        return Scope(
+        return WorkflowScope(
             file=file,
             texts=Texts(contexts, self.problems),
             prefix=f"{id_part(file.stem)}." if self._several else "",
@@ -135,7 +139,11 @@ class Candidates:
             default = node.get("default")
             text = str(given[name]) if name in given else text_of(default)
             if name not in given and default is None:
-                if node.get("required") is not None and text_of(node.get("required")) == "true" and not self._everything:
+                if (
+                    node.get("required") is not None
+                    and text_of(node.get("required")) == "true"
+                    and not self._everything
+                ):
                     self.problems.say(node, pointer("on"), f"the input {name} is required: --input {name}=VALUE")
                 found[name] = {"boolean": False, "number": 0.0}.get(text_of(node.get("type")), "")
                 continue
@@ -147,9 +155,11 @@ class Candidates:
 
     # -- the jobs of one workflow -------------------------------------------------------------------------------------
 
-    def _jobs(self, scope: Scope, entries: Mapping[str, Entry], depth: int = 1) -> Iterator[JobCandidate]:
+    def _jobs(self, scope: WorkflowScope, entries: Mapping[str, Entry], depth: int = 1) -> Iterator[GitHubCandidate]:
         """Yield the jobs of a workflow; `entries` are those of the file that leads to it, by its keys, or one for all."""
-        needs = {key: [text_of(need) for need in one_or_more(node.get("needs"))] for key, node in scope.file.jobs.items()}
+        needs = {
+            key: [text_of(need) for need in one_or_more(node.get("needs"))] for key, node in scope.file.jobs.items()
+        }
         try:
             keys = order(scope.file.jobs, needs)
         except CycleError:  # which the check of the file reports
@@ -166,7 +176,9 @@ class Candidates:
                     yield instance
                     continue
                 if instance.strategy:
-                    self._say_of(instance, uses, "uses", "a matrix that needs results of other jobs can't call a workflow here")
+                    self._say_of(
+                        instance, uses, "uses", "a matrix that needs results of other jobs can't call a workflow here"
+                    )
                 called = self._call(scope, instance, tuple(above), depth)
                 if called is None:
                     continue
@@ -176,14 +188,14 @@ class Candidates:
                     scope.jobs[key].append(inner)
                     yield inner
 
-    def _wanted(self, node: Node, above: Sequence[JobCandidate]) -> Iterator[WantedNeed]:
+    def _wanted(self, node: Node, above: Sequence[GitHubCandidate]) -> Iterator[WantedNeed]:
         """A need may be missing if its `if` is false, or other jobs of its matrix run here."""
         here = {one.name for one in above if one.held is None and one.decision.runs}
         for one in {one.name: one for one in above}.values():
             optional = one.decision.reason == IF_FALSE or one.name in here
             yield WantedNeed(job=one.name, node=node.get("needs") or node, at=pointer("jobs"), optional=optional)
 
-    def _instances(self, scope: Scope, key: str, node: Node, entry: Entry) -> Iterator[JobCandidate]:
+    def _instances(self, scope: WorkflowScope, key: str, node: Node, entry: Entry) -> Iterator[GitHubCandidate]:
         names = (*scope.names, key)
         group = f"{scope.prefix}{key}"
         texts = scope.texts.having(github={**scope.texts.contexts["github"], "job": key})
@@ -202,9 +214,11 @@ class Candidates:
                 settings = {**fixed, "job-index": float(number), "job-total": float(len(rows))}
                 own = texts.having(matrix=row, strategy=settings)
             elif not late:
-                own = texts.having(matrix={}, strategy={"fail-fast": True, "job-index": 0.0, "job-total": 1.0, "max-parallel": 1.0})
+                own = texts.having(
+                    matrix={}, strategy={"fail-fast": True, "job-index": 0.0, "job-total": 1.0, "max-parallel": 1.0}
+                )
             shown = self._shown(node, own, key, row)
-            yield JobCandidate(
+            yield GitHubCandidate(
                 id=unique_id(part, self._taken) if node.get("uses") is None else part,
                 name=" / ".join(names),
                 shown=tuple(dict.fromkeys((shown, key))) if self._keys.count(key) < 2 else (shown,),
@@ -283,19 +297,25 @@ class Candidates:
                     return Withheld(one, f"they want {system}")
                 if not label.startswith(("ubuntu", "linux", "x64", "arm64")):
                     advice = f"`github: {{runs_on: {{{label}: IMAGE}}}}` of your configuration gives it an image"
-                    return Withheld(f"its label {label} is of no known runner; {advice}", "their labels are of no known runners")
+                    return Withheld(
+                        f"its label {label} is of no known runner; {advice}", "their labels are of no known runners"
+                    )
         return _DEPLOYS if node.get("environment") is not None and not config.deploy else None
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    def _call(self, scope: Scope, job: JobCandidate, above: tuple[JobCandidate, ...], depth: int) -> Scope | None:
+    def _call(
+        self, scope: WorkflowScope, job: GitHubCandidate, above: tuple[GitHubCandidate, ...], depth: int
+    ) -> WorkflowScope | None:
         """Return the scope of a called workflow; None where the file is not there, which is reported."""
         uses = job.node.value["uses"]
         file = self._called(text_of(uses), scope.file, uses)
         if file is None:
             return None
         if depth >= MOST_LEVELS:
-            self.problems.say(uses, pointer("jobs", job.key, "uses"), f"uses: more than {MOST_LEVELS} workflows call each other")
+            self.problems.say(
+                uses, pointer("jobs", job.key, "uses"), f"uses: more than {MOST_LEVELS} workflows call each other"
+            )
             return None
         if CALL not in file.events:
             why = f"{file.path} is not made to be called: it has no `on: workflow_call`"
@@ -305,7 +325,7 @@ class Candidates:
         contexts = {name: scope.texts.contexts[name] for name in ("github", "vars")}
         if not any(isinstance(value, str) and "${{" in value for value in inputs.values()):
             contexts["inputs"] = inputs
-        called = Scope(
+        called = WorkflowScope(
             file=file,
             texts=Texts(contexts, self.problems),
             prefix=f"{job.id}.",
@@ -325,7 +345,7 @@ class Candidates:
         self.problems.found.append(node.file.problem(node, pointer("jobs"), f"uses: {why}", code=UNSUPPORTED))
         return None
 
-    def _inputs_of_call(self, file: WorkflowFile, job: JobCandidate) -> dict[str, Any]:
+    def _inputs_of_call(self, file: WorkflowFile, job: GitHubCandidate) -> dict[str, Any]:
         declared, given = file.inputs(CALL), fields_of(job.node.get("with"))
         for name in given.keys() - declared.keys():
             known = ", ".join(declared) or "none"
@@ -335,7 +355,9 @@ class Candidates:
             kind = text_of(node.get("type"))
             if name in given:
                 value = job.texts.value(given[name])
-                found[name] = text_of(given[name]) if value is LATE else self._typed(job, given[name], name, value, kind)
+                found[name] = (
+                    text_of(given[name]) if value is LATE else self._typed(job, given[name], name, value, kind)
+                )
             elif (default := node.get("default")) is not None:
                 value = job.texts.value(default)
                 found[name] = text_of(default) if value is LATE else value
@@ -345,7 +367,7 @@ class Candidates:
                 found[name] = {"boolean": False, "number": 0.0}.get(kind, "")
         return found
 
-    def _typed(self, job: JobCandidate, node: Node, name: str, value: Any, kind: str) -> Any:
+    def _typed(self, job: GitHubCandidate, node: Node, name: str, value: Any, kind: str) -> Any:
         fits = {"boolean": bool, "number": float}.get(kind)
         if fits is None:
             return expressions.text_of(value)
@@ -353,20 +375,22 @@ class Candidates:
             self._say_of(job, node, "with", f"{name} is a {kind}, not {expressions.text_of(value)!r}")
         return value
 
-    def _secrets_of_call(self, job: JobCandidate, scope: Scope) -> Mapping[str, str] | None:
+    def _secrets_of_call(self, job: GitHubCandidate, scope: WorkflowScope) -> Mapping[str, str] | None:
         node = job.node.get("secrets")
         if node is not None and text_of(node) == "inherit":
             return scope.secrets
-        found = {"GITHUB_TOKEN": "GITHUB_TOKEN"}
+        found = {TOKEN: TOKEN}
         for name, given in fields_of(node).items():
             outer = secret_in(text_of(given))
             if outer is None:
-                self._say_of(job, given, "secrets", f"{name}: expected ${{{{ secrets.NAME }}}}; another text is not passed on")
+                self._say_of(
+                    job, given, "secrets", f"{name}: expected ${{{{ secrets.NAME }}}}; another text is not passed on"
+                )
             elif scope.secrets is None or outer in scope.secrets:
                 found[name] = outer if scope.secrets is None else scope.secrets[outer]
         return found
 
-    def _say_of(self, job: JobCandidate, node: Node, key: str, message: str) -> None:
+    def _say_of(self, job: GitHubCandidate, node: Node, key: str, message: str) -> None:
         self.problems.say(node, pointer("jobs", job.key, key), f"{key}: {message}")
 
 
@@ -376,9 +400,8 @@ def secret_in(text: str) -> str | None:
         parts = expressions.parts_of(text.strip())
     except InvalidExpression:
         return None
-    match [one if isinstance(one, str) else one.node for one in parts]:
-        case [expressions.Property(of=expressions.Context(name=context), index=expressions.Literal(value=name))]:
-            if context == "secrets":
-                return str(name)
-            return "GITHUB_TOKEN" if (context, name) == ("github", "token") else None
-    return None
+    if len(parts) != 1 or isinstance(parts[0], str):
+        return None
+    if expressions.property_in(parts[0].node, "github") == "token":
+        return TOKEN
+    return expressions.property_in(parts[0].node, "secrets")

@@ -11,10 +11,24 @@ from msgspec import Struct, field
 from loom.plan import model as p
 from loom.util.units import duration, memory
 
-_FLAGS = frozenset({"--privileged", "--init", "--rm", "--no-healthcheck", "--tty", "-t", "--interactive", "-i", "--read-only"})
+_FLAGS = frozenset(
+    {"--privileged", "--init", "--rm", "--no-healthcheck", "--tty", "-t", "--interactive", "-i", "--read-only"}
+)
 _SHORT = {"-u": "--user", "-m": "--memory", "-e": "--env", "-h": "--hostname", "-w": "--workdir", "-p": "--publish"}
 _IGNORED = frozenset(
-    {"--init", "--rm", "--tty", "--interactive", "-t", "-i", "--name", "--hostname", "--restart", "--pull", "--stop-timeout"}
+    {
+        "--init",
+        "--rm",
+        "--tty",
+        "--interactive",
+        "-t",
+        "-i",
+        "--name",
+        "--hostname",
+        "--restart",
+        "--pull",
+        "--stop-timeout",
+    }
     | {"--no-healthcheck", "--health-retries", "--health-timeout", "--health-start-period", "--log-driver", "--log-opt"}
 )
 """Options that decide nothing here."""

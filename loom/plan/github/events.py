@@ -18,13 +18,13 @@ _GITHUB = "https://github.com"
 PULL_REQUESTS = ("pull_request", "pull_request_target")
 
 
-class Event(Struct, frozen=True, kw_only=True):
+class RunEvent(Struct, frozen=True, kw_only=True):
     happened: Happened
     github: Mapping[str, Any]
     """What does not depend on the workflow, the job or the run."""
 
 
-def event_of(context: p.ResolveContext) -> Event:
+def event_of(context: p.ResolveContext) -> RunEvent:
     """Return the event of `--event`, with the payload of `--event-file` or one that git knows the values of."""
     known, config = context.predefined, context.config
     name = _NAMES.get(known.get("LOOM_EVENT", "push"), known.get("LOOM_EVENT", "push"))
@@ -60,7 +60,7 @@ def event_of(context: p.ResolveContext) -> Event:
             payload |= {"head_commit": commit, "commits": [commit], "created": False, "deleted": False, "forced": False}
         case "pull_request" | "pull_request_target":
             ends = {side: {"ref": ref, "sha": sha, "repo": repo} for side, ref in (("head", branch), ("base", base))}
-            request = {"number": 1, "title": commit["message"].partition("\n")[0], "body": "", "state": "open"}
+            request = {"number": 1, "title": known.get("CI_COMMIT_TITLE", ""), "body": "", "state": "open"}
             request |= {"draft": False, "merged": False, "labels": [], "user": {"login": login}, **ends}
             payload |= {"action": "synchronize", "number": 1, "pull_request": request}
         case "workflow_dispatch":
@@ -68,6 +68,8 @@ def event_of(context: p.ResolveContext) -> Event:
         case "release":
             release = {"tag_name": tag, "name": tag, "draft": False, "prerelease": False, "target_commitish": default}
             payload |= {"release": release}
+        case _:
+            pass
     payload |= context.event_payload or {}
     api = "https://api.github.com" if server == _GITHUB else f"{server}/api"
     github = {
@@ -103,7 +105,7 @@ def event_of(context: p.ResolveContext) -> Event:
         branch=github["base_ref"] if name in PULL_REQUESTS else "" if of_tag else short,
         tag=short if of_tag and name == "push" else "",
     )
-    return Event(happened=happened, github=github)
+    return RunEvent(happened=happened, github=github)
 
 
 def _at(value: Any, *path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+
 from msgspec.structs import replace
 
 from loom.errors import Problem, RequestError
@@ -10,7 +11,7 @@ from loom.images.reference import parse_reference
 from loom.plan import builder
 from loom.plan import model as p
 from loom.plan.github import actions
-from loom.plan.github.candidates import IF_FALSE, Candidates, JobCandidate, Scope, secret_in
+from loom.plan.github.candidates import IF_FALSE, TOKEN, GitHubCandidate, GitHubCandidates, WorkflowScope, secret_in
 from loom.plan.github.containers import BadOption, ContainerOptions, options_of
 from loom.plan.github.steps import StepList, texts_of
 from loom.plan.github.texts import LATE, Texts
@@ -19,7 +20,7 @@ from loom.plan.late import LateCaller, LateJob, LateNeed
 from loom.plan.placement import placed
 from loom.pools import Pool
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer, text_of
-from loom.workflow.github import expressions, yaml
+from loom.workflow.github import expressions
 from loom.workflow.github.expressions import InvalidExpression, truth
 from loom.workflow.github.keywords import JOB
 from loom.workflow.github.shapes import UNSUPPORTED
@@ -27,14 +28,13 @@ from loom.workflow.github.workflows import CALL
 from loom.workflow.keywords import Support
 from loom.workflow.words import shell_words
 
-TOKEN = "GITHUB_TOKEN"
 _REFUSING = [one for one in JOB if one.support is Support.NO_JOB]
 
 
 class GitHubJobBuilder:
     """`refused`: by job id, what can't be done here for the job."""
 
-    def __init__(self, candidates: Candidates, context: p.ResolveContext, selection: p.JobSelection) -> None:
+    def __init__(self, candidates: GitHubCandidates, context: p.ResolveContext, selection: p.JobSelection) -> None:
         self.candidates = candidates
         self.context = context
         self.selection = selection
@@ -43,14 +43,16 @@ class GitHubJobBuilder:
         self.there: frozenset[str] = frozenset()
         """The ids of the jobs of the plan."""
 
-    def job(self, candidate: JobCandidate, *, named: bool = False) -> p.Job:
+    def job(self, candidate: GitHubCandidate, *, named: bool = False) -> p.Job:
         """`named`: the user has named it, so that it runs whatever its `if` says of the event."""
         config, node, texts = self.context.config, candidate.node, candidate.texts
         self._refuse_keywords(candidate)
         place = self._place(candidate)
         in_container = place.in_container
         late = self._late(candidate, always=named)
-        image, options, of_container = self._container(candidate, late) if in_container else (None, ContainerOptions(), {})
+        image, options, of_container = (
+            self._container(candidate, late) if in_container else (None, ContainerOptions(), {})
+        )
         if of_container:
             late = replace(late, env={**late.env, **of_container})
         steps = StepList(self._read, self._defaults(candidate), lambda at, why: self.refuse(candidate, at, why))
@@ -92,7 +94,7 @@ class GitHubJobBuilder:
             return job
         return hardened(job, config, lambda at, message: self.refuse(candidate, candidate.entry.key, message))
 
-    def refuse(self, candidate: JobCandidate, node: Node, message: str) -> None:
+    def refuse(self, candidate: GitHubCandidate, node: Node, message: str) -> None:
         """Refuse the job, not the file: other jobs can run without it."""
         at = pointer("jobs", candidate.key)
         found = self.refused.setdefault(candidate.id, [])
@@ -100,7 +102,7 @@ class GitHubJobBuilder:
         if problem not in found:
             found.append(problem)
 
-    def refusals(self, known: Mapping[str, JobCandidate]) -> list[Problem]:
+    def refusals(self, known: Mapping[str, GitHubCandidate]) -> list[Problem]:
         """Return a warning of each refusal, with the jobs that a run refuses for it; jobs that it leaves out have none."""
         names: dict[Problem, dict[str, None]] = {}
         for job_id, problems in self.refused.items():
@@ -108,7 +110,7 @@ class GitHubJobBuilder:
                 names.setdefault(problem, {})[known[job_id].name] = None
         return [builder.of_refused(problem, list(jobs)) for problem, jobs in names.items()]
 
-    def _refuse_keywords(self, candidate: JobCandidate) -> None:
+    def _refuse_keywords(self, candidate: GitHubCandidate) -> None:
         for keyword in _REFUSING:
             for key in builder.keys_at(candidate.node, keyword.name.split(":")):
                 self.refuse(candidate, key, f"{keyword.name.replace(':NAME', '')} is not supported: {keyword.about}")
@@ -116,19 +118,19 @@ class GitHubJobBuilder:
     def _read(self, uses: str) -> actions.ActionFile:
         return actions.read(uses, self.candidates.workflows.directory, self.context)
 
-    def _place(self, candidate: JobCandidate) -> Pool:
+    def _place(self, candidate: GitHubCandidate) -> Pool:
         pools = self.context.config.pools
         pool = next((label for label in candidate.labels or () if label in pools), None)
         has_image = candidate.node.get("container") is not None or self._image_of_label(candidate) is not None
         return placed(pool, has_image=has_image, selection=self.selection, config=self.context.config)
 
-    def _image_of_label(self, candidate: JobCandidate) -> str | None:
+    def _image_of_label(self, candidate: GitHubCandidate) -> str | None:
         known = {label.lower(): image for label, image in self.context.config.github.runs_on.items()}
         return next((known[label] for label in candidate.labels or () if label in known), None)
 
     # -- what is decided later ----------------------------------------------------------------------------------------
 
-    def _late(self, candidate: JobCandidate, *, always: bool) -> LateJob:
+    def _late(self, candidate: GitHubCandidate, *, always: bool) -> LateJob:
         node, scope, texts = candidate.node, candidate.scope, candidate.texts
         strategy = texts.contexts.get("strategy") or {}
         runs_on = node.get("runs-on")
@@ -152,7 +154,7 @@ class GitHubJobBuilder:
     def _written(self, node: Node) -> str:
         return text_of(one_or_more(node.get("labels") or node)[0])
 
-    def _caller(self, scope: Scope) -> LateCaller | None:
+    def _caller(self, scope: WorkflowScope) -> LateCaller | None:
         caller = scope.caller
         if caller is None:
             return None
@@ -164,10 +166,10 @@ class GitHubJobBuilder:
             caller=self._caller(caller.scope),
         )
 
-    def _needs(self, scope: Scope, node: Node) -> tuple[LateNeed, ...]:
+    def _needs(self, scope: WorkflowScope, node: Node) -> tuple[LateNeed, ...]:
         return tuple(self._need(scope, text_of(need)) for need in one_or_more(node.get("needs")))
 
-    def _need(self, scope: Scope, name: str) -> LateNeed:
+    def _need(self, scope: WorkflowScope, name: str) -> LateNeed:
         candidates = scope.jobs.get(name, [])
         called = scope.calls.get(name)
         skipped = bool(candidates) and all(one.decision.reason == IF_FALSE for one in candidates)
@@ -189,31 +191,35 @@ class GitHubJobBuilder:
             contexts=dict(called.texts.contexts),
         )
 
-    def _defaults(self, candidate: JobCandidate) -> dict[str, str]:
+    def _defaults(self, candidate: GitHubCandidate) -> dict[str, str]:
         found: dict[str, str] = {}
         for owner in (candidate.scope.file.root, candidate.node):
             found |= texts_of(owner.find("defaults", "run"))
         return found
 
-    def _group(self, candidate: JobCandidate) -> str | None:
+    def _group(self, candidate: GitHubCandidate) -> str | None:
         node = candidate.node.get("concurrency")
         group = candidate.texts.text((node and node.get("group")) or node)
         return None if group is LATE or not group else group
 
-    def _timeout(self, candidate: JobCandidate) -> float | None:
+    def _timeout(self, candidate: GitHubCandidate) -> float | None:
         node = candidate.node.get("timeout-minutes")
         value = candidate.texts.value(node)
         if node is None:
             return self.context.config.job_timeout
         if value is LATE or not isinstance(value, float) or value <= 0:
-            why = "is not known before the job starts" if value is LATE else f"is no number of minutes: {expressions.text_of(value)}"
+            why = (
+                "is not known before the job starts"
+                if value is LATE
+                else f"is no number of minutes: {expressions.text_of(value)}"
+            )
             self.refuse(candidate, node, f"timeout-minutes {why}; write a number")
             return None
         return value * 60
 
     # -- secrets ------------------------------------------------------------------------------------------------------
 
-    def _secrets(self, candidate: JobCandidate, late: LateJob, steps: Iterable[p.Step]) -> dict[str, p.Secret]:
+    def _secrets(self, candidate: GitHubCandidate, late: LateJob, steps: Iterable[p.Step]) -> dict[str, p.Secret]:
         """Return the user's secrets that texts of the job name, by the names in its scope."""
         given = {name.upper(): (name, ref) for name, ref in self.context.config.github.secrets.items()}
         if not given:
@@ -230,12 +236,14 @@ class GitHubJobBuilder:
 
     # -- containers ---------------------------------------------------------------------------------------------------
 
-    def _container(self, candidate: JobCandidate, late: LateJob) -> tuple[p.Image, ContainerOptions, dict[str, str]]:
+    def _container(self, candidate: GitHubCandidate, late: LateJob) -> tuple[p.Image, ContainerOptions, dict[str, str]]:
         """Return the image of a job's container, its options, and its variables, which may hold expressions."""
         config, node = self.context.config, candidate.node.get("container")
         name = self._image_of_label(candidate) or config.default_image
         if node is not None:
-            written = candidate.texts.text(node.get("image") or node if node.kind is not Kind.MAPPING else node.get("image"))
+            written = candidate.texts.text(
+                node.get("image") or node if node.kind is not Kind.MAPPING else node.get("image")
+            )
             if written is LATE:
                 self.refuse(candidate, node, "container: the image is not known before the job starts; name one")
             elif written:  # an empty one means none
@@ -245,7 +253,7 @@ class GitHubJobBuilder:
         image = p.Image(name=name, pull=config.pull, platform=options.platform or config.platform, user=options.user)
         return image, options, {**env, **options.env}
 
-    def _image_name(self, candidate: JobCandidate, node: Node, name: str, key: str) -> str:
+    def _image_name(self, candidate: GitHubCandidate, node: Node, name: str, key: str) -> str:
         name = name.removeprefix("docker://")
         try:
             parse_reference(name)
@@ -253,7 +261,7 @@ class GitHubJobBuilder:
             self.refuse(candidate, node, f"{key}: {error.message}")
         return name
 
-    def _options(self, candidate: JobCandidate, node: Node | None, key: str) -> ContainerOptions:
+    def _options(self, candidate: GitHubCandidate, node: Node | None, key: str) -> ContainerOptions:
         written = node.get("options") if node is not None else None
         text = candidate.texts.text(written)
         if written is None or text is LATE:
@@ -266,21 +274,29 @@ class GitHubJobBuilder:
             self.refuse(candidate, written, f"{key}: {error}; remove it, or run the job in CI")
             return ContainerOptions()
 
-    def _services(self, candidate: JobCandidate) -> Iterator[p.Service]:
+    def _services(self, candidate: GitHubCandidate) -> Iterator[p.Service]:
         for name, node in fields_of(candidate.node.get("services")).items():
             image = candidate.texts.text(node.get("image"))
             if image is LATE:
-                self.refuse(candidate, node, f"services: the image of {name} is not known before the job starts; name one")
+                self.refuse(
+                    candidate, node, f"services: the image of {name} is not known before the job starts; name one"
+                )
                 continue
             if not image:
                 continue  # as on GitHub, a service without an image is none
             options = self._options(candidate, node, f"services: {name}")
             if options.privileged or options.resources or options.extra_hosts:
-                self.refuse(candidate, node, f"services: {name}: of options, only those of health, user, platform and entrypoint")
+                self.refuse(
+                    candidate,
+                    node,
+                    f"services: {name}: of options, only those of health, user, platform and entrypoint",
+                )
             values, secrets = self._service_env(candidate, name, node)
             ready = p.Ready()
             if options.health_command is not None:
-                ready = p.Ready(command=("sh", "-c", options.health_command), interval_s=min(options.health_interval_s, 2.0))
+                ready = p.Ready(
+                    command=("sh", "-c", options.health_command), interval_s=min(options.health_interval_s, 2.0)
+                )
             yield p.Service(
                 name=name,
                 aliases=(name, *options.aliases),
@@ -298,11 +314,13 @@ class GitHubJobBuilder:
                 place=f"{node.file.name}:{node.line}",
             )
 
-    def _words(self, candidate: JobCandidate, node: Node | None) -> tuple[str, ...] | None:
+    def _words(self, candidate: GitHubCandidate, node: Node | None) -> tuple[str, ...] | None:
         text = candidate.texts.text(node)
         return tuple(shell_words(text)) if node is not None and text is not LATE and text.strip() else None
 
-    def _service_env(self, candidate: JobCandidate, name: str, node: Node) -> tuple[dict[str, str], tuple[p.Secret, ...]]:
+    def _service_env(
+        self, candidate: GitHubCandidate, name: str, node: Node
+    ) -> tuple[dict[str, str], tuple[p.Secret, ...]]:
         values: dict[str, str] = {}
         secrets: list[p.Secret] = []
         texts = self._with_env(candidate)
@@ -321,7 +339,7 @@ class GitHubJobBuilder:
                 values[key] = ""
         return values, tuple(secrets)
 
-    def _with_env(self, candidate: JobCandidate) -> Texts:
+    def _with_env(self, candidate: GitHubCandidate) -> Texts:
         """Return the texts with those variables of the workflow and the job that are known."""
         known: dict[str, str] = {}
         for owner in (candidate.scope.file.root, candidate.node):
@@ -339,7 +357,12 @@ def _texts(late: LateJob, steps: Iterable[p.Step]) -> Iterator[str]:
         if (one := step.late) is not None:
             action = one.action
             yield from (one.name, one.shell, one.working_directory, one.timeout_minutes, one.continue_on_error)
-            yield from (*one.env.values(), *one.inputs.values(), *one.outputs.values(), *(action.args if action else ()))
+            yield from (
+                *one.env.values(),
+                *one.inputs.values(),
+                *one.outputs.values(),
+                *(action.args if action else ()),
+            )
 
 
 def _secrets_in(texts: Iterable[str]) -> set[str] | None:
@@ -355,16 +378,11 @@ def _secrets_in(texts: Iterable[str]) -> set[str] | None:
         for part in parts:
             if isinstance(part, str):
                 continue
-            named = 0
-            for node in expressions.nodes_in(part.node):
-                match node:
-                    case expressions.Property(of=expressions.Context(name="secrets"), index=expressions.Literal(value=name)):
-                        found.add(str(name).upper())
-                        named += 1
-                    case expressions.Property(
-                        of=expressions.Context(name="github"), index=expressions.Literal(value="token")
-                    ):
-                        found.add(TOKEN)
-            if sum(isinstance(one, expressions.Context) and one.name == "secrets" for one in expressions.nodes_in(part.node)) > named:
+            nodes = list(expressions.nodes_in(part.node))
+            names = [name for node in nodes if (name := expressions.property_in(node, "secrets")) is not None]
+            found.update(name.upper() for name in names)
+            if any(expressions.property_in(node, "github") == "token" for node in nodes):
+                found.add(TOKEN)
+            if sum(isinstance(one, expressions.Context) and one.name == "secrets" for one in nodes) > len(names):
                 return None
     return found

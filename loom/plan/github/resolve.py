@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-
 from loom.config import Config
 from loom.errors import Problem, RequestError, WorkflowError
 from loom.plan import builder
 from loom.plan import model as p
-from loom.plan.github.candidates import Candidates
+from loom.plan.github.candidates import GitHubCandidates
 from loom.plan.github.jobs import GitHubJobBuilder
 from loom.plan.selection import Choice
 from loom.workflow.github import yaml
 from loom.workflow.github.workflows import Entry, Workflows
 from loom.workflow.predefined import KNOWN_TO_PLANS
 
+HELD = "GH_LEFT_OUT"
+
 
 def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveContext) -> p.Plan:
     """As `plan.resolve.resolve`."""
     choice = Choice(workflows.stages, selection, yaml.CODE)
     choice.check_variables()
-    candidates = Candidates(workflows, context)
+    candidates = GitHubCandidates(workflows, context)
     found = candidates.all()
     if candidates.problems.found:
         raise WorkflowError(list(dict.fromkeys(candidates.problems.found)))
@@ -44,11 +45,13 @@ def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveC
     )
 
 
-def _nothing(workflows: Workflows, choice: Choice, candidates: Candidates) -> RequestError:
+def _nothing(workflows: Workflows, choice: Choice, candidates: GitHubCandidates) -> RequestError:
     """Say why no job is left, and which events have some."""
     reasons = {reason: job_id for job_id, reason in reversed(choice.left_out.items())}
     others = sorted({event for file in workflows.workflows for event in file.events} - {candidates.event.happened.name})
-    advice = f"the files are also for: {', '.join(others)} (--event NAME)" if others else "name a job to run it all the same"
+    advice = (
+        f"the files are also for: {', '.join(others)} (--event NAME)" if others else "name a job to run it all the same"
+    )
     return RequestError(
         f"no job of {workflows.path} runs for {candidates.event.happened.name}: "
         + "; ".join(f"{job_id}: {reason}" for reason, job_id in reversed(reasons.items())),
@@ -59,17 +62,17 @@ def _nothing(workflows: Workflows, choice: Choice, candidates: Candidates) -> Re
 def rehearse(workflows: Workflows, config: Config | None = None) -> tuple[list[Problem], list[tuple[Entry, p.Job]]]:
     """As `plan.resolve.rehearse`."""
     context = p.ResolveContext(config=config or Config(), predefined=dict.fromkeys(KNOWN_TO_PLANS, "x"))
-    candidates = Candidates(workflows, context, everything=True)
+    candidates = GitHubCandidates(workflows, context, everything=True)
     found = candidates.all()
-    made = GitHubJobBuilder(candidates, context, p.JobSelection(container=context.config.container, on=context.config.on))
+    made = GitHubJobBuilder(
+        candidates, context, p.JobSelection(container=context.config.container, on=context.config.on)
+    )
     made.there = frozenset(one.id for one in found)
     jobs = [(candidate.entry, made.job(candidate)) for candidate in found]
     by_id = {one.id: one for one in found}
     problems = [
         *candidates.problems.found,
         *made.refusals(by_id),
-        *builder.held(found, "GH_LEFT_OUT"),
+        *builder.held(found, code=HELD),
     ]
     return list(dict.fromkeys(problems)), jobs
-
-

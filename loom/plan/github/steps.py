@@ -73,15 +73,17 @@ class StepList:
         }
         if (run := step.get("run")) is not None:
             defaults = {} if scope else self._defaults
-            settings = {
-                name: text_of(step.get(key)) or defaults.get(key, "")
-                for name, key in (("shell", "shell"), ("working_directory", "working-directory"))
-            }
-            self._main.append(_Draft(late=LateStep(kind="run", **common, **settings), script=text_of(run), node=run))
+            shell, directory = (
+                text_of(step.get(key)) or defaults.get(key, "") for key in ("shell", "working-directory")
+            )
+            late = LateStep(kind="run", shell=shell, working_directory=directory, **common)
+            self._main.append(_Draft(late=late, script=text_of(run), node=run))
         elif (uses := step.get("uses")) is not None:
             self._use(text_of(uses), uses, texts_of(step.get("with")), common, scope)
 
-    def _use(self, written: str, node: Node, given: Mapping[str, str], common: Mapping[str, Any], scope: tuple[str, ...]) -> None:
+    def _use(
+        self, written: str, node: Node, given: Mapping[str, str], common: Mapping[str, Any], scope: tuple[str, ...]
+    ) -> None:
         if _CHECKOUT.fullmatch(written):
             late = LateStep(kind="checkout", inputs=given, **common)
             self._main.append(_Draft(late=late, script=written, node=node))
@@ -152,5 +154,3 @@ def _inputs(found: ActionFile, given: Mapping[str, str]) -> dict[str, str]:
 def texts_of(node: Node | None) -> dict[str, str]:
     """Return a mapping of texts as they are written."""
     return {name: text_of(one) for name, one in fields_of(node).items()}
-
-

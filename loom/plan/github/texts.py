@@ -28,14 +28,7 @@ def is_ready(node: expressions.Node, known: Mapping[str, Value]) -> bool:
     """Return whether an expression reads nothing but these contexts."""
     if not expressions.contexts_in(node) <= known.keys() or expressions.functions_in(node) & _LATE_FUNCTIONS:
         return False
-    return not any(_of_run(one) for one in expressions.nodes_in(node))
-
-
-def _of_run(node: expressions.Node) -> bool:
-    match node:
-        case expressions.Property(of=expressions.Context(name="github"), index=expressions.Literal(value=name)):
-            return name in _OF_RUN
-    return False
+    return not any(expressions.property_in(one, "github") in _OF_RUN for one in expressions.nodes_in(node))
 
 
 class Texts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -19,7 +19,6 @@ from loom.plan.hardening import hardened
 from loom.plan.placement import placed
 from loom.pools import Pool
 from loom.util import globs
-from loom.util.bounded import listed
 from loom.util.toposort import CycleError
 from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, pointer, text_of, truth
 from loom.workflow.gitlab import needs, yaml

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 from loom.config import Config
 from loom.errors import Problem, WorkflowError
 from loom.plan import model as p
-from loom.plan.gitlab.candidates import Candidates, JobCandidate
+from loom.plan.builder import held
+from loom.plan.gitlab.candidates import Candidates
 from loom.plan.gitlab.jobs import GitLabJobBuilder
 from loom.plan.selection import Choice
-from loom.util.bounded import listed
-from loom.util.yaml_file import pointer
 from loom.workflow.gitlab import limits, needs, rules, variables, yaml
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.messages import Problems
@@ -60,7 +57,7 @@ def rehearse(pipeline: Pipeline, config: Config | None = None) -> tuple[list[Pro
     ]
     builder = GitLabJobBuilder(candidates, context, {one.id: one for one in found})
     jobs = [(candidate.entry, builder.job(candidate)) for candidate in found]
-    problems = [*_checked(pipeline), *candidates.problems.found, *builder.problems, *builder.held(found, HELD)]
+    problems = [*_checked(pipeline), *candidates.problems.found, *builder.problems, *held(found, code=HELD)]
     return list(dict.fromkeys(problems)), jobs
 
 

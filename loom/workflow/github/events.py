@@ -49,14 +49,18 @@ def why_not(file: WorkflowFile, happened: Happened, changed: Iterable[str] | Non
 
 def _of_refs(on: Node, happened: Happened) -> str:
     """As on GitHub: filters of branches alone leave out all tags, and the other way round."""
-    if not any(text_of(one) for key in ("branches", "branches-ignore", "tags", "tags-ignore") for one in _list(on, key)):
+    if not any(
+        text_of(one) for key in ("branches", "branches-ignore", "tags", "tags-ignore") for one in _list(on, key)
+    ):
         return ""
     kind, ref = ("tags", happened.tag) if happened.tag else ("branches", happened.branch)
     wanted, ignored = _texts(on, kind), _texts(on, f"{kind}-ignore")
     if not wanted and not ignored:
         other = "branches" if kind == "tags" else "tags"
-        return f"on: {happened.name}: it has filters of {other} alone, and this is the {kind.rstrip('s')} {ref}".replace(
-            "branche ", "branch "
+        return (
+            f"on: {happened.name}: it has filters of {other} alone, and this is the {kind.rstrip('s')} {ref}".replace(
+                "branche ", "branch "
+            )
         )
     if wanted and not patterns.included(ref, wanted):
         return f"on: {happened.name}: {kind}: {', '.join(wanted)}; this is {ref or 'no branch'}"
@@ -131,4 +135,6 @@ def value_of(name: str, node: Node, text: str) -> Any:
             options = [text_of(one) for one in items_of(node.get("options"))]
             if text not in options:
                 raise ValueError(f"{name}: {text} is none of {', '.join(options)}{meant(text, options)}")
+        case _:
+            pass
     return text

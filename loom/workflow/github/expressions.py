@@ -533,6 +533,13 @@ def nodes_in(node: Node) -> Iterator[Node]:
         yield from nodes_in(one)
 
 
+def property_in(node: Node, context: str) -> str | None:
+    """Return the name in `context.name`, None for another node."""
+    if isinstance(node, Property) and isinstance(node.of, Context) and node.of.name == context:
+        return str(node.index.value) if isinstance(node.index, Literal) else None
+    return None
+
+
 def contexts_in(node: Node) -> frozenset[str]:
     """Return the names of the contexts that a tree reads."""
     return frozenset(one.name for one in nodes_in(node) if isinstance(one, Context))

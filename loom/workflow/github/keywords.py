@@ -18,13 +18,14 @@ _NOT_CANCELED = "No newer run cancels a local one."
 _RUN_NAME = "A run is named by its id."
 _NO_LOGIN = "Images are pulled with the credentials that this machine's engine has."
 
-EVENTS = """
+_EVENTS = """
     branch_protection_rule check_run check_suite create delete deployment deployment_status discussion
-    discussion_comment fork gollum image_version issue_comment issues label merge_group milestone page_build project
-    project_card project_column public pull_request pull_request_comment pull_request_review
-    pull_request_review_comment pull_request_target push registry_package release repository_dispatch schedule status
-    watch workflow_call workflow_dispatch workflow_run
-""".split()
+    discussion_comment fork gollum image_version issue_comment issues label merge_group milestone page_build
+    project project_card project_column public pull_request pull_request_comment pull_request_review
+    pull_request_review_comment pull_request_target push registry_package release repository_dispatch schedule
+    status watch workflow_call workflow_dispatch workflow_run
+"""
+EVENTS = tuple(_EVENTS.split())
 """The events that trigger workflows."""
 _BRANCHES = ("branches", "branches-ignore")
 _PATHS = ("paths", "paths-ignore")

@@ -31,11 +31,11 @@ REMOTE_CALL = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)/(?P<path>\.github/wor
 
 def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
     """As of `dialects.Loader`; of a directory, all files in it."""
-    reading = Reading(root)
+    reading = WorkflowReader(root)
     paths = _files(path, root)
     for one in paths:
         reading.read(name_from(root, one), _bytes(one, root))
-    own = [reading.found[name] for name in map(lambda one: name_from(root, one), paths) if name in reading.found]
+    own = [reading.found[name] for name in (name_from(root, one) for one in paths) if name in reading.found]
     waiting = list(own)
     while waiting:
         for written, node in calls_of(waiting.pop()):
@@ -70,7 +70,7 @@ def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
 
 def known_inputs(path: Path, root: Path) -> Iterable[str]:
     """As of `dialects.Loader`: the inputs of `workflow_dispatch`."""
-    reading = Reading(root)
+    reading = WorkflowReader(root)
     for one in _files(path, root):
         reading.read(name_from(root, one), _bytes(one, root))
     found: dict[str, None] = {}
@@ -104,7 +104,7 @@ def _bytes(path: Path, root: Path) -> bytes:
         ) from error
 
 
-class Reading:
+class WorkflowReader:
     """Reads and checks files, each once."""
 
     def __init__(self, root: Path) -> None:
@@ -154,9 +154,9 @@ class _Check:
     def file(self) -> WorkflowFile:
         jobs = {}
         written = self.written.get("jobs")
-        for key in ("on", "jobs"):
-            if self.written.get(key) is None or self.written.value[key].value in (None, {}, []):
-                self._say(self.written.key_node(key) or self.written, (), f"{self._missing(key)}")
+        for wanted in ("on", "jobs"):
+            if self.written.get(wanted) is None or self.written.value[wanted].value in (None, {}, []):
+                self._say(self.written.key_node(wanted) or self.written, (), self._missing(wanted))
         for name, node in fields_of(written).items():
             key = written.keys.get(name, node) if written is not None else node
             if not _ID.fullmatch(name):
@@ -256,4 +256,4 @@ class _Check:
 
 
 _OF_CALL = frozenset({"name", "uses", "with", "secrets", "needs", "if", "permissions", "strategy", "concurrency"})
-__all__ = ["CALL", "Reading", "examine", "known_inputs"]
+__all__ = ["CALL", "WorkflowReader", "examine", "known_inputs"]

@@ -8,7 +8,9 @@ from functools import lru_cache
 
 MAX_STARS = 12
 """Of one pattern: more would take too long."""
-_TOKEN = re.compile(r"\\(?P<escaped>.)|(?P<deep>\*\*/)|(?P<all>\*\*)|(?P<star>\*)|(?P<set>\[[^]]+\])|(?P<other>.)", re.DOTALL)
+_TOKEN = re.compile(
+    r"\\(?P<escaped>.)|(?P<deep>\*\*/)|(?P<all>\*\*)|(?P<star>\*)|(?P<set>\[[^]]+\])|(?P<other>.)", re.DOTALL
+)
 
 
 class BadPattern(ValueError):

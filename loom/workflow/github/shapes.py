@@ -79,7 +79,9 @@ def allowed_at(name: str) -> frozenset[str]:
     return frozenset(CONTEXTS.get(name, "").split())
 
 
-def _check(node: Node, path: tuple[str | int, ...], name: str, problems: Problems, *, is_condition: bool = False) -> None:
+def _check(
+    node: Node, path: tuple[str | int, ...], name: str, problems: Problems, *, is_condition: bool = False
+) -> None:
     allowed = allowed_at(name)
     try:
         for message, position in faults(node.value, allowed, is_condition=is_condition):
@@ -105,7 +107,9 @@ def faults(text: str, allowed: frozenset[str], *, is_condition: bool = False) ->
         for name in sorted(expressions.contexts_in(node) - allowed):
             there = ", ".join(sorted(one for one in allowed if not one.endswith("()")))
             yield f"there is no context {name} here; there are {there}", start
-        for name in sorted(expressions.functions_in(node) & _SPECIAL - {one[:-2] for one in allowed if one[-2:] == "()"}):
+        for name in sorted(
+            expressions.functions_in(node) & _SPECIAL - {one[:-2] for one in allowed if one[-2:] == "()"}
+        ):
             yield f"{name}() can't be used here", start
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from msgspec import Struct, field
 
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, text_of
+from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, text_of
 from loom.workflow import loaded
 from loom.workflow.loaded import LoadedOf
 
@@ -38,12 +38,9 @@ class WorkflowFile(Struct, frozen=True, kw_only=True):
         on = self.root.get("on")
         if on is None:
             return {}
-        match on.kind:
-            case Kind.MAPPING:
-                return on.value  # type: ignore[no-any-return]
-            case Kind.LIST:
-                return {text_of(one): None for one in items_of(on)}
-        return {text_of(on): None}
+        if on.kind is Kind.MAPPING:
+            return on.value  # type: ignore[no-any-return]
+        return {text_of(one): None for one in one_or_more(on)}
 
     def inputs(self, event: str) -> Mapping[str, Node]:
         """Return the inputs that `workflow_dispatch` or `workflow_call` declares."""

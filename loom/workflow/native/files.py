@@ -53,7 +53,7 @@ class WorkflowFiles:
                 f"{name}: workflow file not found",
                 hint=f"There is {self._label(other)}; rename it."
                 if other.exists()
-                else FIRST_ONE + wording.of_others(self._root)
+                else FIRST_ONE
                 if name == ".loom/workflow.yml"
                 else "The path is relative to the working directory.",
                 code="WF_NOT_FOUND",
@@ -87,9 +87,6 @@ class WorkflowFiles:
                     "/",
                     f"expected a mapping with version, stages and jobs, found {wording.describe(yaml.root)}",
                 )
-            return
-        if main and (foreign := wording.foreign_file(yaml.root)):
-            self._problems.say(yaml.root, "/", foreign)
             return
         for number, node in enumerate(one_or_more(yaml.root.get("include"))):
             local = node.get("local")

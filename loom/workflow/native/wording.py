@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -34,29 +33,6 @@ FOREIGN = {
     "coverage": "(print it in a step instead)",
 }
 """Keys of other CI systems, and their equivalents here."""
-
-
-_GUIDE = "docs/guides/coming-from-other-ci.md has loom's word for each of its keys"
-
-
-def of_others(root: Path) -> str:
-    """Explain a project that has only another system's workflow."""
-    found = (root / ".github/workflows").exists()
-    return f"\nFound .github/workflows: {_GUIDE}" if found else ""
-
-
-def foreign_file(root: Node) -> str | None:
-    """Explain another system's file that was given as a workflow; None for a file that may be loom's."""
-    if root.get("version") is not None and root.get("stages") is not None:
-        return None
-    jobs = root.get("jobs")
-    if (
-        jobs is not None
-        and jobs.kind is Kind.MAPPING
-        and (root.get("on") is not None or root.get("runs-on") is not None)
-    ):
-        return f"this is a GitHub Actions workflow; loom has its own language; write .loom/workflow.yml: {_GUIDE}"
-    return None
 
 
 def unknown_key(model: type[BaseModel], location: tuple[str | int, ...], name: str) -> str:

@@ -38,7 +38,7 @@ def project(tmp_path: Path) -> Path:
         (["run", "--mount-mode", "o"], {"overlay"}),
         (["run", "--pull", ""], {"always", "missing", "never"}),
         (["run", "--color", "n"], {"never"}),
-        (["run", "--event", "m"], {"merge_request"}),
+        (["run", "--event", "m"], {"merge_request", "merge_group"}),
         (["run", "--format", "git"], {"github", "gitlab"}),
         (["run", "--stage", ""], {"build", "test"}),
         (["run", "--from", "unit"], {"unit.3.11", "unit.3.12"}),

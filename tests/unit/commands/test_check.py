@@ -347,17 +347,18 @@ d: {stage: test, shell: python3, script: ['for x in y: pass']}
     assert "/d/" not in said
 
 
-def test_another_systems_workflow_is_pointed_at_where_there_is_none_of_looms(project: Path, loom: Loom) -> None:
-    (project / ".loom/workflow.yml").unlink()
+def test_githubs_workflows_are_checked_where_there_is_no_other(project: Path, loom: Loom) -> None:
     (project / ".github/workflows").mkdir(parents=True)
+    (project / ".github/workflows/ci.yml").write_text("on: push\njobs: {test: {runs-on: ubuntu-latest}}\n")
+    assert ".github" not in loom("check")[1]
+    (project / ".loom/workflow.yml").unlink()
+    code, out, _ = loom("check")
+    assert code == 2
+    assert ".github/workflows/ci.yml:2:8: GH_INVALID /jobs/test: test: `steps` is missing" in out
+    (project / ".github/workflows/ci.yml").unlink()
     code, _, said = loom("check")
     assert code == 2
-    assert "Found .github/workflows: docs/guides/coming-from-other-ci.md" in said
-    (project / "other.yml").write_text("on: push\njobs: {test: {runs-on: x}}\n")
-    code, out, _ = loom("check", "--workflow", str(project / "other.yml"))
-    assert code == 2
-    assert "this is a GitHub Actions workflow" in out
-    assert len(out.splitlines()) < 6
+    assert ".loom/workflow.yml: workflow file not found" in said
 
 
 def test_gitlabs_file_is_the_workflow_where_there_is_none_of_looms(project: Path, loom: Loom) -> None:

@@ -21,8 +21,10 @@ GITLAB = "job:\n  script: x\n"
         ("ci.yml", "'job':\n\t'trigger' : x\n", "gitlab"),
         ("ci.yml", "include: other.yml\n", "gitlab"),
         ("ci.yml", f"version: v1\n{GITLAB}", "native"),
-        ("ci.yml", f"on: push\njobs: {{}}\n{GITLAB}", "native"),
-        ("ci.yml", f'"jobs":\n{GITLAB}', "native"),
+        ("ci.yml", f"on: push\njobs: {{}}\n{GITLAB}", "github"),
+        ("ci.yml", f'"jobs":\n{GITLAB}', "github"),
+        ("ci.yml", "version: v1\nstages: [a]\njobs: {}\n", "native"),
+        (".github/workflows/ci.yml", "version: v1\n", "github"),
         ("ci.yml", "hello: x\n", "native"),
     ],
 )
