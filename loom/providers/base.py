@@ -32,6 +32,10 @@ from loom.pools import Pool
 from loom.status import Exit, OnOutput, Stream
 
 if TYPE_CHECKING:
+    from ipaddress import IPv4Interface, IPv6Interface
+
+    Interface = IPv4Interface | IPv6Interface
+
     from loom.plan.image_lock import ImageLock
     from loom.storage.workspace import OnSkipped
 
@@ -507,6 +511,12 @@ class Provider(Protocol):
         """Remove every place that these jobs of a run have, running or kept; return failures as lines of text.
 
         ProviderError when that can't be asked (EngineUnavailable when no engine answers).
+        """
+        ...
+
+    def way_here(self, request: SessionRequest) -> Interface | None:
+        """Return an address of this machine, with the network around it, at which such a place reaches a server of this
+        process, and nothing beyond that network does. None where there is none.
         """
         ...
 

@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
@@ -230,24 +231,7 @@ class Cache:
                     saved=False,
                     warning=f"the cache {key!r} takes {self._too_large(packed.size)}",
                 )
-            now = self._clock()
-            entry = Stored(
-                id=identity,
-                project=self._project,
-                key=key,
-                paths=spec.content,
-                blob=packed.sha256,
-                files=packed.files,
-                bytes=packed.bytes,
-                packed_bytes=packed.size,
-                created_at=now,
-                used_at=now,
-                protected=self._protected,
-                by_key=spec.by_key,
-                trees=trees if not skipped else (),
-            )
-            with self._locked():
-                self._publish(entry, file.name)
+            entry = self._published(spec, key, packed, file.name, trees if not skipped else ())
         unchanged = any(other.blob == entry.blob for other in before)
         return SaveResult(
             key=key,
@@ -257,6 +241,50 @@ class Cache:
             bytes=entry.bytes,
             packed_bytes=entry.packed_bytes,
         )
+
+    def find(self, spec: Spec, key: str) -> tuple[Stored | None, RestoreResult]:
+        """Return what `restore` would unpack, for somebody who reads the archive by `open`."""
+        warnings: list[str] = []
+        result, found = RestoreResult(hit="miss"), None
+        self._bring(spec, key, warnings)
+        for entry, hit in self._candidates(spec, key, warnings):
+            damage = _damage_of(self._blob_path(entry.blob), entry.blob)
+            if damage is None:
+                self._touch(entry)
+                size = entry.packed_bytes
+                found, result = entry, RestoreResult(hit=hit, key=entry.key, bytes=size, packed_bytes=size)
+                break
+            warnings.append(f"the cache entry {entry.key!r} was removed: {damage}")
+            self._forget([entry])
+        return found, replace(result, warning="; ".join(warnings) or None)
+
+    def open(self, blob: str) -> IO[bytes]:
+        """Open the archive of an entry; OSError if it is gone."""
+        return files.open_regular(self._blob_path(blob))
+
+    def has(self, spec: Spec, key: str) -> bool:
+        """Return whether this run's own namespace has an entry for exactly this key."""
+        entry = self._read(self._entry_path(self._identity(spec, key), self._protected))
+        return entry is not None and self._blob_path(entry.blob).exists()
+
+    def take(self, spec: Spec, key: str, archive: IO[bytes]) -> SaveResult:
+        """Store an archive that somebody else made, as it is."""
+        try:
+            check_private(self.folder)
+            self._prepare()
+            with _temporary(self.folder / "tmp") as file:
+                hashed = Hashed(file)
+                shutil.copyfileobj(archive, hashed, _CHUNK)
+                file.flush()
+                packed = _Packed(files=1, bytes=hashed.size, size=hashed.size, sha256=hashed.digest.hexdigest())
+                if packed.size > self._max_size:
+                    warning = f"the cache {key!r} takes {self._too_large(packed.size)}"
+                    return SaveResult(key=key, saved=False, warning=warning)
+                self._published(spec, key, packed, file.name, ())
+        except OSError as error:
+            return SaveResult(key=key, saved=False, warning=f"the cache {key!r} can't be saved: {_reason(error)}")
+        result = SaveResult(key=key, saved=True, files=1, bytes=packed.bytes, packed_bytes=packed.size)
+        return result if self._bucket is None else self._share(spec, key, result, self._bucket)
 
     def _unpack(self, entry: Stored, hit: Hit, view: WorkspaceView) -> RestoreResult:
         with files.open_regular(self._blob_path(entry.blob)) as blob:
@@ -492,6 +520,28 @@ class Cache:
             yield
         finally:
             os.close(descriptor)
+
+    def _published(self, spec: Spec, key: str, packed: _Packed, written: str, trees: tuple[str, ...]) -> Stored:
+        """Store the archive in the file `written` for this key."""
+        now = self._clock()
+        entry = Stored(
+            id=self._identity(spec, key),
+            project=self._project,
+            key=key,
+            paths=spec.content,
+            blob=packed.sha256,
+            files=packed.files,
+            bytes=packed.bytes,
+            packed_bytes=packed.size,
+            created_at=now,
+            used_at=now,
+            protected=self._protected,
+            by_key=spec.by_key,
+            trees=trees,
+        )
+        with self._locked():
+            self._publish(entry, written)
+        return entry
 
     def _publish(self, entry: Stored, written: str) -> None:
         """With the lock held: write the archive, then the entry that refers to it; keep the store within its limit."""

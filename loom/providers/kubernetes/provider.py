@@ -238,6 +238,9 @@ class KubernetesProvider:
                 remove(there, pod["metadata"]["name"])
         return ()
 
+    def way_here(self, request: SessionRequest) -> None:
+        """There is none: a pod can't connect to this machine."""
+
     def has_image(self, image_id: str) -> bool:
         return True
 

@@ -85,6 +85,9 @@ class FarProvider:
             shutil.rmtree(place)
         return ()
 
+    def way_here(self, request: SessionRequest) -> None:
+        """There is none."""
+
     def has_image(self, image_id: str) -> bool:
         return False
 

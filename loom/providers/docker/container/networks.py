@@ -1,0 +1,41 @@
+"""The networks that containers are in, as this machine sees them."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import TYPE_CHECKING
+
+from loom.providers.docker.engine.errors import translated
+
+if TYPE_CHECKING:
+    import docker
+
+    from loom.providers.base import Interface, SessionRequest
+
+
+def way_here(client: docker.DockerClient, request: SessionRequest) -> Interface | None:
+    """Return this machine's address in the container's network (`Provider.way_here`).
+
+    That is the network's gateway, or, where loom runs in a container itself, this container's address. An engine in a virtual
+    machine has its networks there, and so this machine has no address in them.
+    """
+    network = request.network_id or request.network.mode or "bridge"
+    if network == "none":
+        return None
+    if network == "host":
+        return ip_interface("127.0.0.1/8")
+    with translated(f"asking for the network of job {request.job_id}"):
+        found = client.api.inspect_network("bridge" if network == "default" else network)
+    for part in (found.get("IPAM") or {}).get("Config") or ():
+        with suppress(ValueError, OSError):
+            subnet = ip_network(part["Subnet"])
+            gateway = part.get("Gateway") or str(subnet[1])
+            family = socket.AF_INET if subnet.version == 4 else socket.AF_INET6
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((gateway.partition("/")[0], 9))  # sends nothing
+                own = ip_address(probe.getsockname()[0])
+            if own in subnet:
+                return ip_interface(f"{own}/{subnet.prefixlen}")
+    return None

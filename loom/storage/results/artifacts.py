@@ -1,0 +1,174 @@
+"""GitHub's artifact service, version 4: named zip files, each in the record of the job that uploaded it.
+
+The files themselves are the only list: `<folder of the job>/<name, quoted>.zip`. So a later run finds those of jobs that it
+takes over.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote, unquote
+
+from loom.secrets.masking import Masker
+from loom.storage import zips
+from loom.storage.results.caches import number_of
+from loom.storage.results.requests import Client, Files, text
+from loom.storage.results.uploads import Refused, Upload
+from loom.storage.tar import DamagedArchive
+from loom.storage.unpacking import UnsafeArchive, checked
+from loom.util.untrusted_files import open_regular
+
+SUFFIX = ".zip"
+_LONGEST_NAME = 240
+"""Quoted, so that it is the name of a file."""
+_FORBIDDEN = '"/:<>|*?\r\n\\\0'
+
+
+class ArtifactService:
+    def __init__(
+        self,
+        *,
+        jobs_of: Callable[[str], Iterable[str]],
+        folder_of: Callable[[str], Path],
+        record: Path,
+        files: Files,
+        masker: Masker,
+    ) -> None:
+        """`jobs_of`: the jobs of a pipeline, in order; `record`: of this run, others are not changed."""
+        self._jobs_of = jobs_of
+        self._folder_of = folder_of
+        self._record = record
+        self._files = files
+        self._masker = masker
+        self._lock = threading.Lock()
+        self._reserved: dict[tuple[str, str], tuple[Client, str]] = {}
+        self._deleted: set[Path] = set()
+        """Those of earlier runs, which stay where they are."""
+
+    def create(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`CreateArtifact`: reserve a name, and give an address to upload to."""
+        name = text(request, "name")
+        if not name or any(one in _FORBIDDEN for one in name) or len(_file_of(name)) > _LONGEST_NAME:
+            raise Refused(400, "invalid_argument", f"{name!r} can't be the name of an artifact")
+        with self._lock:
+            reserved = self._reserved.get((client.pipeline, name))
+            if (reserved and self._files.is_open(reserved[1])) or any(one[1] == name for one in self._all(client)):
+                raise Refused(409, "already_exists", "an artifact with this name already exists on the workflow run")
+            upload = self._files.begin(client)
+            self._reserved[client.pipeline, name] = client, upload
+        return {"ok": True, "signed_upload_url": self._files.address(client, "upload", upload)}
+
+    def finish(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`FinalizeArtifact`: keep what was uploaded in the job's record."""
+        name = text(request, "name")
+        with self._lock:
+            reserved = self._reserved.get((client.pipeline, name))
+            if reserved is None or reserved[0] != client:
+                raise Refused(404, "not_found", f"no upload of an artifact {name!r} was begun")
+        try:
+            with self._files.taken(reserved[1], text(request, "size", "0")) as upload:
+                files, size = self._looked_through(upload)
+                client.folder.mkdir(parents=True, exist_ok=True)
+                path = client.folder / _file_of(name)
+                upload.file.replace(path)
+        finally:
+            with self._lock:
+                self._reserved.pop((client.pipeline, name), None)
+        fact = {"name": name, "archive": path.name, "files": files, "bytes": size, "sha256": upload.sha256}
+        client.tell("artifact", fact)
+        return {"ok": True, "artifact_id": str(_number(client.job_id, name))}
+
+    def listed(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`ListArtifacts`: all of the pipeline, or those with this name or id."""
+        wanted = {name: text(request, f"{name}_filter") for name in ("name", "id") if request.get(f"{name}_filter")}
+        found = [
+            {
+                "workflow_run_backend_id": client.pipeline,
+                "workflow_job_run_backend_id": job_id,
+                "database_id": str(_number(job_id, name)),
+                "name": name,
+                "size": str(path.stat().st_size),
+                "created_at": datetime.fromtimestamp(int(path.stat().st_mtime), UTC).isoformat().replace("+00:00", "Z"),
+            }
+            for job_id, name, path in self._all(client)
+        ]
+        return {
+            "artifacts": [
+                one
+                for one in found
+                if wanted.get("name", one["name"]) == one["name"]
+                and wanted.get("id", one["database_id"]) == one["database_id"]
+            ]
+        }
+
+    def found(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`GetSignedArtifactURL`: give an address to download from."""
+        job_id, name, path = self._one(client, request)
+        return {"name": name, "signed_url": self._files.address(client, "artifact", f"{quote(job_id, '')}/{path.name}")}
+
+    def delete(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`DeleteArtifact`: let another one have the name."""
+        job_id, name, path = self._one(client, request)
+        if path.is_relative_to(self._record):
+            path.unlink(missing_ok=True)
+        else:
+            self._deleted.add(path)
+        return {"ok": True, "artifact_id": str(_number(job_id, name))}
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open the archive with this name in an address."""
+        job_id, _, file = name.partition("/")
+        return open_regular(self._folder_of(unquote(job_id)) / file)
+
+    def _all(self, client: Client) -> Iterator[tuple[str, str, Path]]:
+        """Yield job, name and archive of every artifact of the pipeline."""
+        for job_id in self._jobs_of(client.pipeline):
+            for path in sorted(archives(self._folder_of(job_id))):
+                if path not in self._deleted:
+                    yield job_id, named(path), path
+
+    def _one(self, client: Client, request: Mapping[str, Any]) -> tuple[str, str, Path]:
+        wanted = text(request, "name")
+        for one in self._all(client):
+            if one[1] == wanted:
+                return one
+        raise Refused(404, "not_found", f"there is no artifact {wanted!r}")
+
+    def _looked_through(self, upload: Upload) -> tuple[int, int]:
+        """Return the number and the size of an archive's files. Refused for a secret in it, and for no zip."""
+        files = size = 0
+        try:
+            with upload.file.open("rb") as file:
+                for entry, content in checked(zips.items(file)):
+                    files, size = files + (content is not None), size + entry.size
+                    shown = self._masker.mask(entry.path)
+                    if shown != entry.path:
+                        raise Refused(400, "invalid_argument", f"{shown}: a secret is in its name")
+                    secret = self._masker.found_in(content) if content is not None else None
+                    if secret is not None:
+                        raise Refused(400, "invalid_argument", f"{shown} holds the secret {secret}")
+        except (DamagedArchive, UnsafeArchive) as error:
+            raise Refused(400, "invalid_argument", f"the archive can't be kept: {error}") from error
+        return files, size
+
+
+def archives(folder: Path) -> Iterator[Path]:
+    """Yield the archives in the folder of a job, which may not exist."""
+    return folder.glob(f"*{SUFFIX}")
+
+
+def named(archive: Path) -> str:
+    """Return the name of the artifact."""
+    return unquote(archive.name.removesuffix(SUFFIX))
+
+
+def _file_of(name: str) -> str:
+    return f"{quote(name, '')}{SUFFIX}"
+
+
+def _number(job_id: str, name: str) -> int:
+    return number_of(f"{job_id}\0{name}")

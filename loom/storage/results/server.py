@@ -1,0 +1,378 @@
+"""The HTTP server of the two services, for the containers of one run.
+
+Two kinds of requests: calls of a service (Twirp: JSON by POST, with the token of a job), and bytes at an address that such a call
+gave (as Azure's blob client sends and reads them). An address is signed for its purpose; token and address are worth nothing
+after the run. Only the network of the containers can connect.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import re
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from email.utils import formatdate
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from ipaddress import IPv4Interface, IPv6Interface, ip_address
+from pathlib import Path
+from secrets import token_bytes, token_hex
+from typing import IO, Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+from loom.secrets.masking import Masker
+from loom.storage.cache import Cache
+from loom.storage.results.artifacts import ArtifactService
+from loom.storage.results.caches import CacheService
+from loom.storage.results.requests import Client, Kind
+from loom.storage.results.uploads import MOST_BLOCKS, Refused, Room, Upload
+
+_LARGEST_CALL = 1 << 20
+_LARGEST_LIST = MOST_BLOCKS * 150
+_MOST_CONNECTIONS = 512
+_MOST_UPLOADS = 500
+"""Open ones, of one job."""
+_IDLE_S = 120
+_BLOCK = re.compile(r"<(?:Latest|Uncommitted|Committed)>([^<]*)</")
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+Call = Callable[[Client, Mapping[str, Any]], Mapping[str, Any]]
+
+
+class ResultsServer:
+    """Thread-safe. It listens where it is asked to, and ends with `close`."""
+
+    def __init__(
+        self,
+        *,
+        cache: Cache | None,
+        jobs_of: Callable[[str], Iterable[str]],
+        folder_of: Callable[[str], Path],
+        record: Path,
+        uploads: Path,
+        most_bytes: int,
+        masker: Masker,
+    ) -> None:
+        """`uploads`: a folder for open ones, on the same disk as `record`; `most_bytes`: of all of them."""
+        self._secret = token_bytes(32)
+        self._uploads_folder = uploads
+        self._room = Room(most_bytes)
+        self._lock = threading.Lock()
+        self._clients: dict[str, tuple[Client, str]] = {}
+        self._uploads: dict[str, tuple[Client, Upload]] = {}
+        self._listening: dict[str, _Listener] = {}
+        self._caches = CacheService(cache, self, masker)
+        self._artifacts = ArtifactService(
+            jobs_of=jobs_of, folder_of=folder_of, record=record, files=self, masker=masker
+        )
+        caches, artifacts = "CacheService", "ArtifactService"
+        self._calls: Mapping[tuple[str, str], Call] = {
+            (caches, "CreateCacheEntry"): self._caches.create,
+            (caches, "FinalizeCacheEntryUpload"): self._caches.finish,
+            (caches, "GetCacheEntryDownloadURL"): self._caches.find,
+            (artifacts, "CreateArtifact"): self._artifacts.create,
+            (artifacts, "FinalizeArtifact"): self._artifacts.finish,
+            (artifacts, "ListArtifacts"): self._artifacts.listed,
+            (artifacts, "GetSignedArtifactURL"): self._artifacts.found,
+            (artifacts, "DeleteArtifact"): self._artifacts.delete,
+        }
+
+    def listen(self, interface: IPv4Interface | IPv6Interface) -> str:
+        """Answer at this address, for its network alone; return the URL. OSError where this machine does not have it."""
+        with self._lock:
+            key = str(interface)
+            if key not in self._listening:
+                self._listening[key] = _Listener(self, interface)
+            return self._listening[key].url
+
+    def admit(self, client: Client, url: str) -> str:
+        """Return a token for a job that reaches the server at `url`. Its form is a JWT, of which the toolkit reads `scp`."""
+        claims = {
+            "scp": f"Actions.Results:{quote(client.pipeline, '')}:{quote(client.job_id, '')}",
+            "jti": token_hex(16),
+        }
+        header = {"alg": "HS256", "typ": "JWT"}
+        body = ".".join(_base64(json.dumps(part).encode()) for part in (header, claims))
+        token = f"{body}.{_base64(self._signature(body))}"
+        with self._lock:
+            self._clients[token] = client, url
+        return token
+
+    def dismiss(self, client: Client) -> None:
+        """Forget a job that has ended, and its unfinished uploads."""
+        with self._lock:
+            for token in [token for token, (one, _) in self._clients.items() if one is client]:
+                del self._clients[token]
+            left = [name for name, (one, _) in self._uploads.items() if one is client]
+            uploads = [self._uploads.pop(name)[1] for name in left]
+        for upload in uploads:
+            upload.close()
+
+    def close(self) -> None:
+        """Stop, also in the middle of requests."""
+        for listener in self._listening.values():
+            listener.close()
+        for client in {client for client, _ in self._clients.values()}:
+            self.dismiss(client)
+
+    # -- `Files` ----------------------------------------------------------------------------------------------------
+
+    def begin(self, client: Client) -> str:
+        name = token_hex(16)
+        with self._lock:
+            if sum(one is client for one, _ in self._uploads.values()) >= _MOST_UPLOADS:
+                raise Refused(429, "resource_exhausted", f"the job has {_MOST_UPLOADS} open uploads")
+            self._uploads[name] = client, Upload(self._uploads_folder / name, self._room)
+        return name
+
+    @contextmanager
+    def taken(self, upload: str, size: str) -> Iterator[Upload]:
+        with self._lock:
+            found = self._uploads.pop(upload, None)
+        if found is None:
+            raise Refused(404, "not_found", "there is no such upload")
+        try:
+            if str(found[1].size) != size or not found[1].sha256:
+                raise Refused(400, "invalid_argument", f"the upload has {found[1].size} bytes instead of {size}")
+            yield found[1]
+        finally:
+            found[1].close()
+
+    def is_open(self, upload: str) -> bool:
+        return upload in self._uploads
+
+    def address(self, client: Client, kind: Kind, name: str) -> str:
+        url = next(url for one, url in self._clients.values() if one is client)
+        return f"{url}/loom/{kind}/{name}?sig={self._signed(kind, name)}"
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def call(self, service: str, method: str, token: str, body: bytes) -> Mapping[str, Any]:
+        """Answer a call of a service."""
+        client, _ = self._clients.get(token, (None, ""))
+        if client is None:
+            raise Refused(401, "unauthenticated", "the token is not that of a job of this run")
+        call = self._calls.get((service, method))
+        if call is None:
+            raise Refused(404, "bad_route", f"loom has no {service}/{method}")
+        try:
+            request = json.loads(body)
+        except (ValueError, RecursionError):
+            request = None
+        if not isinstance(request, dict):
+            raise Refused(400, "malformed", "expected an object in JSON")
+        return call(client, request)
+
+    def upload(self, name: str) -> Upload:
+        """Return an open upload."""
+        found = self._uploads.get(name)
+        if found is None:
+            raise Refused(404, "not_found", "there is no such upload")
+        return found[1]
+
+    def open(self, kind: str, name: str) -> IO[bytes]:
+        """Open what a job downloads."""
+        try:
+            return self._caches.open(name) if kind == "cache" else self._artifacts.open(name)
+        except OSError as error:
+            raise Refused(404, "not_found", "it is gone") from error
+
+    def check(self, kind: str, name: str, signature: str) -> None:
+        """Refused for an address that `address` did not make."""
+        if not hmac.compare_digest(self._signed(kind, name).encode(), signature.encode("utf-8", "replace")):
+            raise Refused(403, "permission_denied", "the address is not signed by this run")
+
+    def _signed(self, kind: str, name: str) -> str:
+        return self._signature(f"{kind}/{name}").hex()
+
+    def _signature(self, text: str) -> bytes:
+        return hmac.digest(self._secret, text.encode("utf-8", "surrogateescape"), "sha256")
+
+
+class _Listener(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = _MOST_CONNECTIONS
+
+    def __init__(self, results: ResultsServer, interface: IPv4Interface | IPv6Interface) -> None:
+        self.results = results
+        self._network = interface.network
+        self._free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+        self._open = set[socket.socket]()
+        if interface.version == 6:
+            self.address_family = socket.AF_INET6
+        super().__init__((str(interface.ip), 0), _Handler)
+        host = f"[{interface.ip}]" if interface.version == 6 else str(interface.ip)
+        self.url = f"http://{host}:{self.server_address[1]}"
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), name="results", daemon=True)
+        self._thread.start()
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        return ip_address(client_address[0]) in self._network
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            super().shutdown_request(request)
+            return
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        super().shutdown_request(request)
+        if request in self._open:
+            self._open.discard(request)
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that broke is the business of its job."""
+
+    def close(self) -> None:
+        self.shutdown()
+        self.server_close()
+        for connection in list(self._open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Listener
+    protocol_version = "HTTP/1.1"
+    server_version = "loom"
+    sys_version = ""
+    timeout = _IDLE_S
+
+    def do_POST(self) -> None:
+        with self._answering(twirp=True):
+            parts = urlsplit(self.path).path.strip("/").split("/")
+            if len(parts) != 3 or parts[0] != "twirp":
+                raise Refused(404, "bad_route", "no such path")
+            token = (self.headers.get("Authorization") or "").removeprefix("Bearer ").strip()
+            service = parts[1].removeprefix("github.actions.results.api.v1.")
+            answer = self.server.results.call(service, parts[2], token, self._body(_LARGEST_CALL))
+            self._answer(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+
+    def do_PUT(self) -> None:
+        with self._answering():
+            name, asked = self._address("upload")
+            upload = self.server.results.upload(name)
+            match asked.get("comp"):
+                case "block":
+                    upload.block(asked.get("blockid", ""), self.rfile, self._length())
+                case "blocklist":
+                    upload.joined(_BLOCK.findall(self._body(_LARGEST_LIST).decode("utf-8", "replace")))
+                case None:
+                    upload.whole(self.rfile, self._length())
+                case other:
+                    raise Refused(400, "invalid_argument", f"loom does not know comp={other}")
+            self._answer(201, b"", {"ETag": '"0"', "x-ms-request-server-encrypted": "false"})
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        with self._answering():
+            kind = "cache" if self.path.startswith("/loom/cache/") else "artifact"
+            name, _ = self._address(kind)
+            with self.server.results.open(kind, name) as file:
+                self._send(file)
+
+    def _send(self, file: IO[bytes]) -> None:
+        size = file.seek(0, 2)
+        asked = self.headers.get("x-ms-range") or self.headers.get("Range")
+        first, last = _range(asked, size) if asked else (0, size - 1)
+        headers = {"Accept-Ranges": "bytes", "Content-Type": "application/zip", "ETag": '"0"'}
+        if asked:
+            headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+        headers["Content-Length"] = str(last - first + 1)
+        self._answer(206 if asked else 200, None, headers)
+        if self.command == "GET" and last >= first:
+            self.wfile.flush()
+            self.connection.sendfile(file, first, last - first + 1)
+
+    def _address(self, kind: str) -> tuple[str, Mapping[str, str]]:
+        """Return the name in an address that is signed for this kind of use, and its query."""
+        parts = urlsplit(self.path)
+        asked = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        start = f"/loom/{kind}/"
+        name = parts.path.removeprefix(start)
+        if not parts.path.startswith(start):
+            raise Refused(404, "bad_route", "no such path")
+        self.server.results.check(kind, name, asked.get("sig", ""))
+        return name, asked
+
+    def _length(self) -> int:
+        """Return the size of the body; one without is refused, since it has no limit."""
+        length = self.headers.get("Content-Length") or ""
+        if not (length.isascii() and length.isdecimal()) or len(length) > 18 or self.headers.get("Transfer-Encoding"):
+            raise Refused(411, "malformed", "a Content-Length is needed")
+        return int(length)
+
+    def _body(self, most: int) -> bytes:
+        length = self._length()
+        if length > most:
+            raise Refused(413, "resource_exhausted", f"the request has {length} bytes, and may have {most}")
+        body = self.rfile.read(length)
+        if len(body) < length:
+            raise Refused(400, "malformed", "the request ended early")
+        return body
+
+    @contextmanager
+    def _answering(self, *, twirp: bool = False) -> Iterator[None]:
+        """Answer with the reason of a refusal. The connection ends then: the body may not have been read."""
+        try:
+            yield
+        except Refused as error:
+            self._failed(error.status, error.code, str(error), twirp=twirp)
+        except (BrokenPipeError, ConnectionError, TimeoutError):
+            self.close_connection = True
+        except Exception as error:  # noqa: BLE001  the job's output shows it; no run ends by a request
+            if not isinstance(error, OSError):
+                self._failed(400, "internal", f"a bug of loom: {error!r}", twirp=twirp)
+                return
+            self._failed(507, "resource_exhausted", f"loom can't do it: {error.strerror}", twirp=twirp)
+
+    def _failed(self, status: int, code: str, reason: str, *, twirp: bool) -> None:
+        self.close_connection = True
+        body = json.dumps({"code": code, "msg": reason}).encode() if twirp else reason.encode()
+        kind = "application/json" if twirp else "text/plain; charset=utf-8"
+        with suppress(OSError):
+            self._answer(status, body, {"Content-Type": kind, "Connection": "close", "x-ms-error-code": code})
+
+    def _answer(self, status: int, body: bytes | None, headers: Mapping[str, str]) -> None:
+        """Send the head of an answer, and `body`; without one, `headers` state its length."""
+        self.send_response(status, HTTPStatus(status).phrase)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Last-Modified", formatdate(0, usegmt=True))
+        self.send_header("x-ms-request-id", token_hex(8))
+        self.send_header("x-ms-version", self.headers.get("x-ms-version") or "2021-12-02")
+        if body is not None:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if body and self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are no output of the run; what they change is in the record."""
+
+
+def _range(asked: str, size: int) -> tuple[int, int]:
+    """Return the first and the last byte of a range."""
+    match = _RANGE.fullmatch(asked.strip())
+    if match is None or not any(match.groups()):
+        raise Refused(416, "invalid_argument", "expected one range of bytes")
+    first, last = (int(number) if number else None for number in match.groups())
+    if first is None:
+        first, last = max(0, size - (last or 0)), size - 1
+    if first >= size:
+        raise Refused(416, "out_of_range", f"it has {size} bytes")
+    return first, min(size - 1, last if last is not None else size - 1)
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")

@@ -1,0 +1,379 @@
+"""The services that actions talk to, asked as the toolkit and Azure's blob client ask."""
+
+import base64
+import gzip
+import http.client
+import io
+import json
+import socket
+import threading
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from ipaddress import ip_interface
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import zstandard
+
+from loom.secrets.masking import Masker
+from loom.storage.cache import Cache
+from loom.storage.results import uploads
+from loom.storage.results.requests import Client
+from loom.storage.results.server import ResultsServer
+
+CACHES, ARTIFACTS = "CacheService", "ArtifactService"
+
+
+class Job:
+    """A job with its token."""
+
+    def __init__(self, results: ResultsServer, record: Path, job_id: str, **more: Any) -> None:
+        self.facts: list[tuple[str, Mapping[str, Any]]] = []
+        folder = record / job_id / "artifacts"
+        tell = lambda name, data: self.facts.append((name, data))  # noqa: E731
+        self.client = Client(**{"job_id": job_id, "pipeline": "ci", "folder": folder, "tell": tell} | more)
+        self.url = results.listen(ip_interface("127.0.0.1/8"))
+        self.token = results.admit(self.client, self.url)
+
+    def asked(self, method: str, address: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
+        parts = urlsplit(address)
+        assert parts.hostname
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
+        try:
+            connection.request(method, f"{parts.path}?{parts.query}", body, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def call(self, service: str, method: str, *, token: str = "", **request: Any) -> Any:
+        status, body = self.asked(
+            "POST",
+            f"{self.url}/twirp/github.actions.results.api.v1.{service}/{method}",
+            json.dumps(request).encode(),
+            Authorization=f"Bearer {token or self.token}",
+        )
+        return json.loads(body) if status == 200 else (status, json.loads(body)["code"])
+
+    def save(self, key: str, content: bytes, version: str = "v") -> Any:
+        begun = self.call(CACHES, "CreateCacheEntry", key=key, version=version)
+        if not isinstance(begun, dict) or not begun["ok"]:
+            return begun
+        assert self.asked("PUT", begun["signed_upload_url"], content)[0] == 201
+        size = str(len(content))
+        return self.call(CACHES, "FinalizeCacheEntryUpload", key=key, version=version, size_bytes=size)
+
+    def restore(self, key: str, *restore_keys: str, version: str = "v") -> tuple[str, bytes] | None:
+        asked = {"key": key, "restore_keys": list(restore_keys), "version": version}
+        found = self.call(CACHES, "GetCacheEntryDownloadURL", **asked)
+        return (found["matched_key"], self.asked("GET", found["signed_download_url"])[1]) if found["ok"] else None
+
+    def upload(self, name: str, content: bytes) -> Any:
+        begun = self.call(ARTIFACTS, "CreateArtifact", name=name, version=4)
+        if not isinstance(begun, dict):
+            return begun
+        assert self.asked("PUT", begun["signed_upload_url"], content)[0] == 201
+        return self.call(ARTIFACTS, "FinalizeArtifact", name=name, size=str(len(content)), hash="sha256:0")
+
+    def names(self, **filters: str) -> list[str]:
+        return [one["name"] for one in self.call(ARTIFACTS, "ListArtifacts", **filters)["artifacts"]]
+
+    def download(self, name: str) -> bytes:
+        return self.asked("GET", self.call(ARTIFACTS, "GetSignedArtifactURL", name=name)["signed_url"])[1]
+
+
+def zipped(**files: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+@pytest.fixture
+def masker() -> Masker:
+    return Masker()
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    return tmp_path / "record"
+
+
+@pytest.fixture
+def results(tmp_path: Path, record: Path, masker: Masker) -> Iterator[ResultsServer]:
+    server = ResultsServer(
+        cache=Cache(tmp_path / "cache", max_size=1 << 20, project="p", clock=time.time),
+        jobs_of=lambda pipeline: ("a", "b") if pipeline == "ci" else ("other",),
+        folder_of=lambda job_id: record / job_id / "artifacts",
+        record=record,
+        uploads=tmp_path / "uploads",
+        most_bytes=1 << 20,
+        masker=masker,
+    )
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def job(results: ResultsServer, record: Path) -> Job:
+    return Job(results, record, "a")
+
+
+def test_a_cache_is_found_by_key_prefix_and_version(job: Job) -> None:
+    assert job.restore("deps-1") is None
+    assert job.save("deps-1", b"one")["ok"]
+    assert job.save("deps-2", b"two")["ok"]
+    assert job.restore("deps-1") == ("deps-1", b"one")
+    assert job.restore("deps-") == ("deps-2", b"two"), "the newest that the key itself begins"
+    assert job.restore("other", "none", "deps-1") == ("deps-1", b"one")
+    assert job.restore("deps-1", version="w") is None
+    saved = [data["key"] for name, data in job.facts if name == "cache" and data["action"] == "save"]
+    assert saved == ["deps-1", "deps-2"]
+    hits = [data["hit"] for name, data in job.facts if name == "cache" and data["action"] == "restore"]
+    assert hits == ["miss", "exact", "fallback", "fallback", "miss"]
+
+
+def test_a_cache_does_not_change(job: Job) -> None:
+    assert job.save("k", b"one")["ok"]
+    assert not job.save("k", b"two")["ok"]
+    assert job.restore("k") == ("k", b"one")
+
+
+def test_one_job_at_a_time_reserves_a_key(results: ResultsServer, record: Path, job: Job) -> None:
+    other = Job(results, record, "b")
+    assert job.call(CACHES, "CreateCacheEntry", key="k", version="v")["ok"]
+    assert not other.save("k", b"two")["ok"]
+    assert other.call(CACHES, "FinalizeCacheEntryUpload", key="k", version="v", size_bytes="0") == (404, "not_found")
+    results.dismiss(job.client)
+    assert other.save("k", b"two")["ok"], "a job that ended reserves nothing"
+
+
+def test_a_strangers_pull_request_only_reads(results: ResultsServer, record: Path, job: Job) -> None:
+    assert job.save("k", b"one")["ok"]
+    stranger = Job(results, record, "b", read_only=True)
+    assert stranger.restore("k") == ("k", b"one")
+    refused = stranger.save("l", b"two")
+    assert not refused["ok"]
+    assert "only reads" in refused["message"]
+
+
+def test_blocks_are_joined_in_the_order_of_their_list(job: Job, tmp_path: Path) -> None:
+    begun = job.call(CACHES, "CreateCacheEntry", key="k", version="v")
+    address = begun["signed_upload_url"]
+    names = [base64.b64encode(f"block+{number}/{number}".encode()).decode() for number in range(4)]
+    quoted = [name.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D") for name in names]
+    for number in (2, 0, 3, 1, 1):
+        content = f"<{number}>".encode()
+        assert job.asked("PUT", f"{address}&comp=block&blockid={quoted[number]}", content)[0] == 201
+    listed = "".join(f"<Latest>{name}</Latest>" for name in names[:3])
+    body = f'<?xml version="1.0"?><BlockList>{listed}</BlockList>'.encode()
+    assert job.asked("PUT", f"{address}&comp=blocklist", body)[0] == 201
+    assert job.call(CACHES, "FinalizeCacheEntryUpload", key="k", version="v", size_bytes="9")["ok"]
+    assert job.restore("k") == ("k", b"<0><1><2>")
+    assert list((tmp_path / "uploads").iterdir()) == []
+
+
+def test_a_list_with_an_unknown_block_is_refused(job: Job) -> None:
+    address = job.call(CACHES, "CreateCacheEntry", key="k", version="v")["signed_upload_url"]
+    assert job.asked("PUT", f"{address}&comp=blocklist", b"<Latest>no</Latest>")[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "content"),
+    [
+        ("bytes=0-3", 206, b"0123"),
+        ("bytes=8-", 206, b"89"),
+        ("bytes=-3", 206, b"789"),
+        ("bytes=5-99", 206, b"56789"),
+        ("bytes=10-12", 416, None),
+        ("bytes=a-b", 416, None),
+        ("bytes=0-1,3-4", 416, None),
+    ],
+)
+def test_ranges(job: Job, asked: str, status: int, content: bytes | None) -> None:
+    job.save("k", b"0123456789")
+    address = job.call(CACHES, "GetCacheEntryDownloadURL", key="k", version="v")["signed_download_url"]
+    found = job.asked("GET", address, Range=asked)
+    assert found[0] == status
+    assert content in (None, found[1])
+    assert job.asked("HEAD", address) == (200, b"")
+
+
+def test_artifacts_are_those_of_the_whole_pipeline(results: ResultsServer, record: Path, job: Job) -> None:
+    content = zipped(x="1")
+    assert job.upload("one", content)["ok"]
+    assert Job(results, record, "b").upload("two ü/".rstrip("/"), zipped(y="2"))["ok"]
+    assert sorted(job.names()) == ["one", "two ü"]
+    assert job.names(name_filter="one") == ["one"]
+    number = job.call(ARTIFACTS, "ListArtifacts", name_filter="one")["artifacts"][0]["database_id"]
+    assert job.names(id_filter=number) == ["one"]
+    assert job.download("one") == content
+    assert job.download("two ü") == zipped(y="2")
+    other = Job(results, record, "other", pipeline="other")
+    assert other.names() == []
+    assert other.call(ARTIFACTS, "GetSignedArtifactURL", name="one") == (404, "not_found")
+    fact = dict(job.facts)["artifact"]
+    assert (fact["name"], fact["files"], fact["bytes"]) == ("one", 1, 1)
+
+
+def test_a_name_is_free_again_once_its_artifact_is_deleted(job: Job, record: Path) -> None:
+    assert job.upload("one", zipped(x="1"))["ok"]
+    assert job.upload("one", zipped(x="2")) == (409, "already_exists")
+    assert job.call(ARTIFACTS, "DeleteArtifact", name="one")["ok"]
+    assert job.upload("one", zipped(x="2"))["ok"]
+    assert job.download("one") == zipped(x="2")
+    assert [path.name for path in record.rglob("*.zip")] == ["one.zip"]
+
+
+def test_an_artifact_of_an_earlier_run_stays_where_it_is(tmp_path: Path, record: Path, masker: Masker) -> None:
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    (earlier / "one.zip").write_bytes(zipped(x="1"))
+    server = ResultsServer(
+        cache=None,
+        jobs_of=lambda _: ("done", "a"),
+        folder_of=lambda job_id: earlier if job_id == "done" else record / job_id,
+        record=record,
+        uploads=tmp_path / "uploads",
+        most_bytes=1 << 20,
+        masker=masker,
+    )
+    try:
+        job = Job(server, record, "a", folder=record / "a")
+        assert job.names() == ["one"]
+        assert job.call(ARTIFACTS, "DeleteArtifact", name="one")["ok"]
+        assert job.names() == []
+        assert job.upload("one", zipped(x="2"))["ok"]
+        assert job.download("one") == zipped(x="2")
+        assert (earlier / "one.zip").read_bytes() == zipped(x="1")
+        assert job.restore("k") is None
+        assert not job.save("k", b"1")["ok"], "this run uses no cache"
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..\\x", 'a"b', "a\0b", "x" * 300, "\ud800"])
+def test_names_that_are_none(job: Job, name: str) -> None:
+    assert job.call(ARTIFACTS, "CreateArtifact", name=name) == (400, "invalid_argument")
+
+
+def test_nothing_with_a_secret_is_kept(job: Job, masker: Masker, record: Path, tmp_path: Path) -> None:
+    masker.add("TOKEN", "s3cret-value")
+    assert job.upload("one", zipped(x="so s3cret-value it is")) == (400, "invalid_argument")
+    assert job.upload("two", zipped(**{"s3cret-value": "1"})) == (400, "invalid_argument")
+    for number, pack in enumerate((zstandard.compress, gzip.compress, bytes)):
+        saved = job.save(f"k{number}", pack(b"in it: s3cret-value\n" * 1000))
+        assert not saved["ok"]
+        assert "TOKEN" in saved["message"]
+    assert job.save("k", zstandard.compress(b"nothing"))["ok"]
+    assert list(record.rglob("*.zip")) == []
+    assert b"s3cret-value" not in b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_an_artifact_that_is_no_zip_is_refused(job: Job) -> None:
+    for content in (b"no zip", zipped(**{"../x": "1"}), zipped(x="1")[:-30]):
+        assert job.upload("one", content) == (400, "invalid_argument")
+
+
+def test_the_uploads_of_a_run_have_a_limit(job: Job, tmp_path: Path) -> None:
+    address = job.call(CACHES, "CreateCacheEntry", key="k", version="v")["signed_upload_url"]
+    half = bytes(600 << 10)
+    assert job.asked("PUT", f"{address}&comp=block&blockid=a", half)[0] == 201
+    assert job.asked("PUT", f"{address}&comp=block&blockid=b", half)[0] == 413
+    assert job.asked("PUT", f"{address}&comp=block&blockid=c", bytes(400 << 10))[0] == 201
+    assert sum(path.stat().st_size for path in (tmp_path / "uploads").rglob("*") if path.is_file()) <= 1 << 20
+
+
+def test_room_is_given_back(tmp_path: Path) -> None:
+    room = uploads.Room(10)
+    upload = uploads.Upload(tmp_path / "u", room)
+    for _ in range(3):
+        upload.block("a", io.BytesIO(b"12345"), 5)
+    with pytest.raises(uploads.Refused):
+        upload.block("b", io.BytesIO(b"1"), 6)
+    with pytest.raises(uploads.Refused, match="ended before"):
+        upload.block("b", io.BytesIO(b"1"), 5)
+    upload.block("b", io.BytesIO(b"12345"), 5)
+    upload.joined(["b"])
+    assert (upload.size, upload.file.read_bytes()) == (5, b"12345")
+    upload.whole(io.BytesIO(b"123"), 3)
+    room.take(7)
+    upload.close()
+    room.take(3)
+    with pytest.raises(uploads.Refused):
+        room.take(1)
+
+
+def test_no_job_without_its_token_and_no_address_that_is_not_signed(results: ResultsServer, job: Job) -> None:
+    assert job.call(ARTIFACTS, "ListArtifacts", token="x.y.z") == (401, "unauthenticated")
+    job.save("k", b"one")
+    address = job.call(CACHES, "GetCacheEntryDownloadURL", key="k", version="v")["signed_download_url"]
+    assert job.asked("GET", address[:-1] + ("0" if address[-1] != "0" else "1"))[0] == 403
+    assert job.asked("GET", address.replace("/cache/", "/artifact/"))[0] == 403
+    upload = job.call(CACHES, "CreateCacheEntry", key="l", version="v")["signed_upload_url"]
+    assert job.asked("GET", upload.replace("/upload/", "/cache/"))[0] == 403
+    results.dismiss(job.client)
+    assert job.call(ARTIFACTS, "ListArtifacts") == (401, "unauthenticated")
+    assert job.asked("PUT", upload, b"x")[0] == 404, "the job has ended"
+
+
+def test_the_toolkit_reads_its_ids_from_the_token(job: Job) -> None:
+    claims = job.token.split(".")[1]
+    assert json.loads(base64.urlsafe_b64decode(claims + "=="))["scp"] == "Actions.Results:ci:a"
+
+
+def test_only_the_network_of_the_containers_connects(results: ResultsServer, job: Job) -> None:
+    url = urlsplit(results.listen(ip_interface("127.0.0.2/32")))
+    with socket.create_connection((url.hostname or "", url.port or 0), timeout=10) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert connection.recv(10) == b""
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"nonsense\r\n\r\n",
+        b"POST /twirp/x HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+        b"POST /twirp/github.actions.results.api.v1.CacheService/CreateCacheEntry HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST /twirp/x/y HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n",
+        b"POST /twirp/x/y HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"PUT /loom/upload/x?sig=%ff HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc",
+        b"GET /loom/cache/../../etc/passwd HTTP/1.1\r\n\r\n",
+        b"DELETE / HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_other_requests_get_an_answer_and_no_more(job: Job, request_: bytes) -> None:
+    url = urlsplit(job.url)
+    with socket.create_connection((url.hostname or "", url.port or 0), timeout=30) as connection:
+        connection.sendall(request_)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while data := connection.recv(1 << 16):
+            answer += data
+    assert answer.split(b" ")[1][:1] == b"4" or answer.split(b" ")[1] == b"501" or b"Error code: 400" in answer
+    assert job.save("k", b"one")["ok"], "it goes on"
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"[" * 100_000, b"\xff", b'{"key": 1.5}', b'{"key": "a,b", "version": "v"}']
+)
+def test_calls_with_other_content(job: Job, body: bytes) -> None:
+    address = f"{job.url}/twirp/github.actions.results.api.v1.CacheService/CreateCacheEntry"
+    assert job.asked("POST", address, body, Authorization=f"Bearer {job.token}")[0] == 400
+
+
+def test_the_end_of_a_run_does_not_wait_for_a_request(results: ResultsServer, job: Job) -> None:
+    address = urlsplit(job.call(CACHES, "CreateCacheEntry", key="k", version="v")["signed_upload_url"])
+    with socket.create_connection((address.hostname or "", address.port or 0), timeout=30) as connection:
+        connection.sendall(f"PUT {address.path}?{address.query} HTTP/1.1\r\nContent-Length: 99\r\n\r\nabc".encode())
+        closing = threading.Thread(target=results.close)
+        closing.start()
+        closing.join(30)
+        assert not closing.is_alive()
+        with suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
