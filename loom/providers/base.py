@@ -32,10 +32,6 @@ from loom.pools import Pool
 from loom.status import Exit, OnOutput, Stream
 
 if TYPE_CHECKING:
-    from ipaddress import IPv4Interface, IPv6Interface
-
-    Interface = IPv4Interface | IPv6Interface
-
     from loom.plan.image_lock import ImageLock
     from loom.storage.workspace import OnSkipped
 
@@ -514,9 +510,9 @@ class Provider(Protocol):
         """
         ...
 
-    def way_here(self, request: SessionRequest) -> Interface | None:
-        """Return an address of this machine, with the network around it, at which such a place reaches a server of this
-        process, and nothing beyond that network does. None where there is none.
+    def way_here(self, request: SessionRequest) -> str | None:
+        """Return an address of this machine, with the network around it (`172.17.0.1/16`), at which such a place reaches a
+        server of this process, and nothing beyond that network does. None where there is none.
         """
         ...
 

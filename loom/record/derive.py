@@ -174,6 +174,7 @@ def job_manifest(fold: RunFold, job_id: str) -> JobManifest:
         steps=list(_manifest_steps(job)),
         system_sections=list(_manifest_sections(job)),
         artifacts=_as(SavedArtifacts, job.facts.get("artifacts_saved")),
+        uploads=job.lists.get("artifact", []),
         caches=job.lists.get("cache", []),
         changes=changes.get("paths", []),
         changes_total=changes.get("count", 0),

@@ -258,6 +258,8 @@ class JobManifest(Document, frozen=True, kw_only=True):
     steps: list[ManifestStep]
     system_sections: list[ManifestSection]
     artifacts: SavedArtifacts | None
+    uploads: list[dict[str, Any]] = field(default_factory=list)
+    """What actions uploaded as artifacts."""
     caches: list[dict[str, Any]]
     changes: list[str]
     """The first ones of `changes_total`."""

@@ -139,6 +139,7 @@ _FACTS: Mapping[str, type[Struct]] = {
     "missing_command": CommandPackage,
     "failing_test": FailingTest,
     "cache": _data("action", action=str, name=str | None, key=str, wanted=str, hit=str),
+    "artifact": _data("name archive files bytes", name=str, archive=str, files=Count, bytes=Count, sha256=str),
     "artifacts_saved": SavedArtifacts,
     "test_reports": _data(tests=Count, failures=Count, errors=Count),
     "finding": Failure,

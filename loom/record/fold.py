@@ -179,7 +179,7 @@ class RunFold:
         name = event.message or ""
         if name == "job_finished":
             job.result = event
-        elif name in ("warning", "failing_test", "finding", "cache", "image_used"):
+        elif name in ("warning", "failing_test", "finding", "cache", "artifact", "image_used"):
             job.lists.setdefault(name, []).append(data)
         else:
             job.facts[name] = data

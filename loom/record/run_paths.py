@@ -84,7 +84,13 @@ class RunPaths(Struct, frozen=True, kw_only=True):
         return self.job(job_id) / f"handed-over.{attempt}"
 
     def artifacts(self, job_id: str) -> Path:
+        """What its actions uploaded."""
         return self.job(job_id) / "artifacts"
 
     def artifacts_archive(self, job_id: str) -> Path:
         return self.job(job_id) / "artifacts.tar.gz"
+
+
+def artifacts_beside(archive: Path) -> Path:
+    """Return the folder of what a job's actions uploaded, by the path of its `artifacts_archive`."""
+    return archive.with_name("artifacts")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from loom.runner.children import Children
 from loom.runner.hooks import keeps
 from loom.runner.preparation import Preparation
 from loom.runner.products import Handover, Products
+from loom.runner.results import Results
 from loom.runner.session import OpenJob, PlaceOpener
 from loom.runner.steps import Steps
 from loom.runner.views import save_files
@@ -42,8 +44,10 @@ class JobRunner:
         children: Children,
         cancel: Cancel,
         handed_over: Callable[[str, int], Path],
+        results: Results | None = None,
     ) -> None:
-        """`handed_over`: the file for what goes on with an attempt at a job (`Detachable.hand_over`)."""
+        """`handed_over`: the file for what goes on with an attempt at a job (`Detachable.hand_over`); `results`: where jobs use
+        actions."""
         self._journal = journal
         self._opener = opener
         self._products = Products(handover, opener.settings.workspace, cancel)
@@ -51,6 +55,7 @@ class JobRunner:
         self._children = children
         self._cancel = cancel
         self._handed_over = handed_over
+        self._results = results
         self._starting: set[str] = set()
         self._going: set[str] = set()
         """Jobs that leaving would end, since they have not been handed over; and those that were, and go on."""
@@ -139,6 +144,10 @@ class JobRunner:
             with attempt.phase(PhaseCode.JOB_EXECUTION) as outcome:
                 if attempt.status is Status.SUCCESS:
                     steps = Steps(attempt, place, self._opener.tools.gate, self._assistances, cancel)
+                    if self._results is not None:
+                        stack.callback(self._results.ended, attempt)
+                        provider = self._opener.provider(attempt.job)
+                        steps.of_actions = partial(self._results.environment, attempt, provider, place.request)
                     if self._opener.settings.detached:
                         self._hand_over(attempt, steps)
                     steps.run()

@@ -22,6 +22,7 @@ from loom.record.events import PIPELINE, RUN, PhaseCode, Where, epoch_ns
 from loom.record.journal import Outcome
 from loom.record.lines import encodable
 from loom.record.reader import Reading
+from loom.record.run_paths import artifacts_beside
 from loom.record.saved_plan import SavedPlan, dump_planned
 from loom.record.store import RunEntry
 from loom.runner.assistance import Assistances, Assisted
@@ -29,6 +30,7 @@ from loom.runner.children import Children
 from loom.runner.job import JobRunner
 from loom.runner.products import Handover
 from loom.runner.request import Ran, RunRequest
+from loom.runner.results import Results, take_over, uses_actions
 from loom.runner.scheduler import run_jobs, waits_for
 from loom.runner.start import RunStart
 from loom.runner.waits import Waits, waits
@@ -214,6 +216,8 @@ class Run:
             self._span(PIPELINE, PhaseCode.PIPELINE_EXECUTE) as outcome,
         ):
             paths = self._record.paths
+            cache = self._caches()
+            results = self._results(cache)
             handover = Handover(
                 self._request.plan,
                 archive_of=self._archive_of,
@@ -226,7 +230,7 @@ class Run:
                 missing_here=self._made_elsewhere(),
                 logs=paths.logs,
                 masker=self._journal.masker,
-                cache=self._caches(),
+                cache=cache,
                 cancel=self._cancel,
             )
             taken = self._recorder.fold.facts.get("snapshot_taken", {})
@@ -247,6 +251,7 @@ class Run:
                 children=children,
                 cancel=self._cancel,
                 handed_over=paths.handed_over,
+                results=results,
             )
             if started:
                 status = self._jobs(runner)
@@ -258,8 +263,27 @@ class Run:
                         continue
                     runner.skip(job, Skip(job_id=job.id, reason=reason))
                 status = Status.CANCELED if self._cancel.requested else Status.ERROR
+            if results is not None:
+                results.close()
             outcome.status = run_outcome.status = status
         return status
+
+    def _results(self, cache: Cache | None) -> Results | None:
+        """Return the services for actions, if a job uses any."""
+        jobs, reuse, paths = self._request.plan.jobs, self._request.reuse, self._record.paths
+        if not uses_actions(jobs):
+            return None
+        if reuse is not None:
+            for job_id in reuse.resumed:
+                take_over(artifacts_beside(reuse.archive_of(job_id)), paths.artifacts(job_id))
+        return Results(
+            jobs=jobs,
+            artifacts_of=lambda job_id: artifacts_beside(self._archive_of(job_id)),
+            record=paths.root,
+            cache=cache,
+            most_bytes=self._request.config.cache_max_size,
+            masker=self._journal.masker,
+        )
 
     def _span(self, where: Where, code: PhaseCode) -> AbstractContextManager[Outcome]:
         return self._journal.span(where, code, started_ns=self._began(code))

@@ -51,6 +51,8 @@ class Steps:
         self._entered: EntryMoment | None = None
         self._cancel = cancel
         self._coverage = self._coverage_of(attempt)
+        self.of_actions: Callable[[], Mapping[str, str]] = dict
+        """Return the variables by which actions find the services of the run (`Results.environment`)."""
         self._observed = observable([step.script for step in attempt.job.steps])
 
     def _coverage_of(self, attempt: Attempt) -> Coverage | None:

@@ -21,11 +21,12 @@ from loom.errors import ArtifactError
 from loom.plan.model import Artifacts
 from loom.secrets.masking import Masker
 from loom.status import OnOutput
+from loom.storage import zips
 from loom.storage.packing import Hashed, leads_out, packing
 from loom.storage.reports import UnreadableReport
 from loom.storage.selection import PathSelection, Tracked, UnsafePath
-from loom.storage.tar import DamagedArchive, Writer, read
-from loom.storage.unpacking import EntryWriter, UnsafeArchive, checked, unpack
+from loom.storage.tar import Content, DamagedArchive, TarEntry, Writer, read
+from loom.storage.unpacking import EntryWriter, UnsafeArchive, checked, unpack_items
 from loom.storage.workspace import Skipped, WorkspaceView
 from loom.util import atomic
 from loom.util.units import counted, rough_size
@@ -143,8 +144,8 @@ class ArtifactFile(Struct, frozen=True):
 def index_of(archive: Path) -> list[ArtifactFile]:
     """List an archive's entries except directories. ArtifactError for a damaged or unsafe one."""
     held = []
-    with _as_artifact_error("read the artifacts", archive), _opened(archive) as packed:
-        for entry, content in checked(read(packed)):
+    with _as_artifact_error("read the artifacts", archive), _items(archive) as items:
+        for entry, content in checked(items):
             total = 0
             while content is not None and (data := content.read(_CHUNK)):
                 total = zlib.crc32(data, total)
@@ -164,9 +165,9 @@ def overlaps(indexes: Mapping[str, Iterable[ArtifactFile]]) -> dict[str, list[st
 
 def fetch(archive: Path, folder: Path) -> EntryWriter:
     """Unpack an archive below `folder`, creating it if needed. ArtifactError as for `restore`."""
-    with _as_artifact_error("fetch the artifacts", archive), _opened(archive) as packed:
+    with _as_artifact_error("fetch the artifacts", archive), _items(archive) as items:
         folder.mkdir(parents=True, exist_ok=True)
-        return unpack(packed, folder)
+        return unpack_items(items, folder)
 
 
 def read_reports(patterns: Iterable[str], view: WorkspaceView, read: Callable[[IO[bytes], str], T]) -> ReadReports[T]:
@@ -224,6 +225,17 @@ def _opened(archive: Path) -> Iterator[IO[bytes]]:
     """Open a regular file; OSError for others (reading a FIFO would block)."""
     with open_regular(archive) as file, gzip.GzipFile(fileobj=file, mode="rb") as packed:
         yield cast(IO[bytes], packed)
+
+
+@contextmanager
+def _items(archive: Path) -> Iterator[Iterable[tuple[TarEntry, Content | None]]]:
+    """Open the archive of a job, or a zip file that one of its actions uploaded."""
+    if archive.suffix == ".zip":
+        with open_regular(archive) as file:
+            yield zips.items(file)
+        return
+    with _opened(archive) as packed:
+        yield read(packed)
 
 
 def _sha256(path: Path) -> str:

@@ -136,10 +136,15 @@ def unpack(
     UnsafeArchive for unsafe entries, DamagedArchive for an invalid or truncated archive, OSError when `root` can't be
     written. `check` may stop it. `on_special` gets each device or FIFO, which is skipped; without it, one is unsafe.
     """
-    written = EntryWriter()
     items = read(CheckedStream(stream, check))
-    if on_special is not None:
-        items = _without_special(items, on_special)
+    return unpack_items(items if on_special is None else _without_special(items, on_special), root, reserved=reserved)
+
+
+def unpack_items(
+    items: Iterable[tuple[TarEntry, Content | None]], root: Path, *, reserved: Iterable[str] = ()
+) -> EntryWriter:
+    """Unpack the entries of an archive, as `unpack`."""
+    written = EntryWriter()
     with closing(TreeWriter(root)) as writer:
         try:
             for entry, file in checked(items, reserved):

@@ -298,7 +298,8 @@ def _attempt_status(job: JobState, number: int) -> str:
 
 def _job_facts(job: JobState) -> Iterator[tuple[str, str]]:
     image = job.facts.get("image_resolved") or {}
-    artifacts = job.facts.get("artifacts_saved")
+    artifacts = [found] if (found := job.facts.get("artifacts_saved")) else job.lists.get("artifact", [])
+    files, size = (sum(one[name] for one in artifacts) for name in ("files", "bytes"))
     tests = job.lists.get("failing_test", [])
     failing_tests = failing_tests_total(tests, job.facts.get("test_reports"))
     facts = [
@@ -307,7 +308,7 @@ def _job_facts(job: JobState) -> Iterator[tuple[str, str]]:
         ("needs", ", ".join(job.planned.get("needs") or ())),
         ("services", ", ".join(job.planned.get("services") or ())),
         ("matrix", ", ".join(f"{name}={value}" for name, value in (job.planned.get("matrix") or {}).items())),
-        ("artifacts", f"{counted(artifacts['files'], 'file')}, {rough_size(artifacts['bytes'])}" if artifacts else ""),
+        ("artifacts", f"{counted(files, 'file')}, {rough_size(size)}" if artifacts else ""),
         ("failing tests", f"{failing_tests}, the first {len(tests)} below" if failing_tests > len(tests) else ""),
     ]
     return ((name, value) for name, value in facts if value)

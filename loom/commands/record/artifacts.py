@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from loom.commands.project import here
 from loom.commands.record.naming import jobs_of, run_or_job
 from loom.errors import RequestError
+from loom.record.run_paths import artifacts_beside
 from loom.render.output import print_kind
 from loom.runner.previous_run import read
 from loom.snapshot.model import path_fields
 from loom.storage.artifacts import ArtifactFile, fetch, index_of
+from loom.storage.results.artifacts import archives as uploads
+from loom.storage.results.artifacts import named
 from loom.util.controls import shown
 from loom.util.units import counted, rough_size
 
@@ -23,11 +26,11 @@ def artifacts(run: str | None, job: str | None, to: Path | None, *, as_json: boo
     found, wanted, _ = run_or_job(here(), run or "last", job, None)
     past = read(found.entry)
     ids = jobs_of(found, wanted) if wanted else [one.id for one in past.planned.plan.jobs]
-    archives = {job_id: archive for job_id in ids if (archive := past.archive_of(job_id)).is_file()}
-    held = {job_id: index_of(archive) for job_id, archive in archives.items()}
+    archives = {name: archive for job_id in ids for name, archive in _archives_of(job_id, past.archive_of(job_id))}
+    held = {name: index_of(archive) for name, archive in archives.items()}
     folders = _fetched(archives, to, alone=len(ids) == 1) if to is not None else {}
     if as_json:
-        jobs = [_document(job_id, archives[job_id], files, folders) for job_id, files in held.items()]
+        jobs = [_document(name, archives[name], files, folders) for name, files in held.items()]
         print_kind("artifacts", {"run_id": past.run_id, "jobs": jobs})
         return
     for line in _lines(held, folders, whole=wanted is not None):
@@ -37,22 +40,32 @@ def artifacts(run: str | None, job: str | None, to: Path | None, *, as_json: boo
         print(f"{subject} of run {past.run_id} left {'no ' if len(ids) == 1 else ''}artifacts", file=sys.stderr)
 
 
+def _archives_of(job_id: str, archive: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the archive of a job by the job's id, and those that its actions uploaded as `JOB/NAME`."""
+    if archive.is_file():
+        yield job_id, archive
+    for uploaded in sorted(uploads(artifacts_beside(archive))):
+        yield f"{job_id}/{named(uploaded)}", uploaded
+
+
 def _fetched(archives: Mapping[str, Path], to: Path, *, alone: bool) -> dict[str, Path]:
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise RequestError(
             f"{to} is not an empty directory: nothing was unpacked", hint="name one that is new or empty"
         )
-    folders = {job_id: to if alone else to / job_id for job_id in archives}
-    for job_id, archive in archives.items():
-        fetch(archive, folders[job_id])
+    folders = {name: to / (name.partition("/")[2] if alone else name) for name in archives}
+    for name, archive in archives.items():
+        fetch(archive, folders[name])
     return folders
 
 
 def _lines(held: Mapping[str, Sequence[ArtifactFile]], folders: Mapping[str, Path], *, whole: bool) -> list[str]:
     lines = []
-    for job_id, files in held.items():
-        where = f" in {folders[job_id]}" if job_id in folders else ""
-        lines.append(f"{job_id}: {counted(len(files), 'file')}, {rough_size(sum(one.size for one in files))}{where}")
+    for name, files in held.items():
+        where = f" in {folders[name]}" if name in folders else ""
+        lines.append(
+            f"{shown(name)}: {counted(len(files), 'file')}, {rough_size(sum(one.size for one in files))}{where}"
+        )
         if whole and not folders:
             for one in files:
                 target = f" -> {one.target}" if one.target else ""
@@ -60,11 +73,12 @@ def _lines(held: Mapping[str, Sequence[ArtifactFile]], folders: Mapping[str, Pat
     return lines
 
 
-def _document(job_id: str, archive: Path, files: Sequence[ArtifactFile], folders: Mapping[str, Path]) -> dict[str, Any]:
+def _document(name: str, archive: Path, files: Sequence[ArtifactFile], folders: Mapping[str, Path]) -> dict[str, Any]:
     return {
-        "job_id": job_id,
+        "job_id": name.partition("/")[0],
+        "name": name.partition("/")[2] or None,
         "archive_path": str(archive),
-        "fetched_to": str(folders[job_id].absolute()) if job_id in folders else None,
+        "fetched_to": str(folders[name].absolute()) if name in folders else None,
         "files": [
             {**path_fields(one.path), "kind": one.kind, "size": one.size}
             | (path_fields(one.target, "target") if one.target else {})

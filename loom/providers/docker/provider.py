@@ -36,7 +36,6 @@ from loom.status import OnOutput
 if TYPE_CHECKING:
     import docker
 
-    from loom.providers.base import Interface
     from loom.providers.docker.images.images import Images
     from loom.providers.docker.services.services import ServiceNetwork
     from loom.providers.docker.session.kept import KeptContainer
@@ -223,8 +222,8 @@ class DockerProvider:
     def remove_run(self, run_id: str, jobs: Sequence[Job]) -> Sequence[str]:
         return [str(left) for left in remove_run(self._connect(), run_id) if left.problem]
 
-    def way_here(self, request: SessionRequest) -> Interface | None:
-        from loom.providers.docker.container.networks import way_here
+    def way_here(self, request: SessionRequest) -> str | None:
+        from loom.providers.docker.container.networks import way_here  # few runs need it
 
         return way_here(self._connect(), request)
 

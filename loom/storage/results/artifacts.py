@@ -25,6 +25,7 @@ from loom.util.untrusted_files import open_regular
 SUFFIX = ".zip"
 _LONGEST_NAME = 240
 """Quoted, so that it is the name of a file."""
+_NO_NAMES = (SUFFIX, f".{SUFFIX}", f"..{SUFFIX}")
 _FORBIDDEN = '"/:<>|*?\r\n\\\0'
 
 
@@ -52,7 +53,8 @@ class ArtifactService:
     def create(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """`CreateArtifact`: reserve a name, and give an address to upload to."""
         name = text(request, "name")
-        if not name or any(one in _FORBIDDEN for one in name) or len(_file_of(name)) > _LONGEST_NAME:
+        file = _file_of(name)
+        if file in _NO_NAMES or any(one in _FORBIDDEN for one in name) or len(file) > _LONGEST_NAME:
             raise Refused(400, "invalid_argument", f"{name!r} can't be the name of an artifact")
         with self._lock:
             reserved = self._reserved.get((client.pipeline, name))
@@ -158,7 +160,7 @@ class ArtifactService:
 
 def archives(folder: Path) -> Iterator[Path]:
     """Yield the archives in the folder of a job, which may not exist."""
-    return folder.glob(f"*{SUFFIX}")
+    return (path for path in folder.glob(f"*{SUFFIX}") if path.name not in _NO_NAMES)
 
 
 def named(archive: Path) -> str:

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from ipaddress import IPv4Interface, IPv6Interface, ip_address
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from pathlib import Path
 from secrets import token_bytes, token_hex
 from typing import IO, Any
@@ -38,6 +38,7 @@ _MOST_CONNECTIONS = 512
 _MOST_UPLOADS = 500
 """Open ones, of one job."""
 _IDLE_S = 120
+_LINGER, _LINGER_S = 1 << 30, 2.0
 _BLOCK = re.compile(r"<(?:Latest|Uncommitted|Committed)>([^<]*)</")
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
@@ -82,13 +83,14 @@ class ResultsServer:
             (artifacts, "DeleteArtifact"): self._artifacts.delete,
         }
 
-    def listen(self, interface: IPv4Interface | IPv6Interface) -> str:
-        """Answer at this address, for its network alone; return the URL. OSError where this machine does not have it."""
+    def listen(self, way: str) -> str:
+        """Answer at an address, for its network alone (`Provider.way_here`); return the URL. OSError where this machine does
+        not have it.
+        """
         with self._lock:
-            key = str(interface)
-            if key not in self._listening:
-                self._listening[key] = _Listener(self, interface)
-            return self._listening[key].url
+            if way not in self._listening:
+                self._listening[way] = _Listener(self, ip_interface(way))
+            return self._listening[way].url
 
     def admit(self, client: Client, url: str) -> str:
         """Return a token for a job that reaches the server at `url`. Its form is a JWT, of which the toolkit reads `scp`."""
@@ -103,11 +105,10 @@ class ResultsServer:
             self._clients[token] = client, url
         return token
 
-    def dismiss(self, client: Client) -> None:
+    def dismiss(self, token: str) -> None:
         """Forget a job that has ended, and its unfinished uploads."""
         with self._lock:
-            for token in [token for token, (one, _) in self._clients.items() if one is client]:
-                del self._clients[token]
+            client, _ = self._clients.pop(token)
             left = [name for name, (one, _) in self._uploads.items() if one is client]
             uploads = [self._uploads.pop(name)[1] for name in left]
         for upload in uploads:
@@ -117,8 +118,8 @@ class ResultsServer:
         """Stop, also in the middle of requests."""
         for listener in self._listening.values():
             listener.close()
-        for client in {client for client, _ in self._clients.values()}:
-            self.dismiss(client)
+        for token in list(self._clients):
+            self.dismiss(token)
 
     # -- `Files` ----------------------------------------------------------------------------------------------------
 
@@ -342,6 +343,12 @@ class _Handler(BaseHTTPRequestHandler):
         kind = "application/json" if twirp else "text/plain; charset=utf-8"
         with suppress(OSError):
             self._answer(status, body, {"Content-Type": kind, "Connection": "close", "x-ms-error-code": code})
+            self.wfile.flush()
+            self.connection.settimeout(_LINGER_S)
+            self.connection.shutdown(socket.SHUT_WR)
+            left = _LINGER  # a client that still sends would not see the answer if the connection broke
+            while left > 0 and (data := self.rfile.read1(_LARGEST_CALL)):
+                left -= len(data)
 
     def _answer(self, status: int, body: bytes | None, headers: Mapping[str, str]) -> None:
         """Send the head of an answer, and `body`; without one, `headers` state its length."""

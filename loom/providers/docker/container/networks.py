@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from loom.providers.docker.engine.errors import translated
@@ -12,10 +12,10 @@ from loom.providers.docker.engine.errors import translated
 if TYPE_CHECKING:
     import docker
 
-    from loom.providers.base import Interface, SessionRequest
+    from loom.providers.base import SessionRequest
 
 
-def way_here(client: docker.DockerClient, request: SessionRequest) -> Interface | None:
+def way_here(client: docker.DockerClient, request: SessionRequest) -> str | None:
     """Return this machine's address in the container's network (`Provider.way_here`).
 
     That is the network's gateway, or, where loom runs in a container itself, this container's address. An engine in a virtual
@@ -25,7 +25,7 @@ def way_here(client: docker.DockerClient, request: SessionRequest) -> Interface 
     if network == "none":
         return None
     if network == "host":
-        return ip_interface("127.0.0.1/8")
+        return "127.0.0.1/8"
     with translated(f"asking for the network of job {request.job_id}"):
         found = client.api.inspect_network("bridge" if network == "default" else network)
     for part in (found.get("IPAM") or {}).get("Config") or ():
@@ -37,5 +37,5 @@ def way_here(client: docker.DockerClient, request: SessionRequest) -> Interface 
                 probe.connect((gateway.partition("/")[0], 9))  # sends nothing
                 own = ip_address(probe.getsockname()[0])
             if own in subnet:
-                return ip_interface(f"{own}/{subnet.prefixlen}")
+                return f"{own}/{subnet.prefixlen}"
     return None

@@ -1,0 +1,142 @@
+"""The services of a run that its actions talk to: started when the first action runs, for each job with a token of its own."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loom.plan.late import LateJob
+from loom.plan.model import Job
+from loom.providers.base import Provider, SessionRequest
+from loom.record.events import PhaseCode
+from loom.runner.attempt import Attempt
+from loom.secrets.masking import Masker
+from loom.storage.cache import Cache
+
+if TYPE_CHECKING:
+    from loom.storage.results.server import ResultsServer
+
+NO_WAY = "this job's network does not reach loom: its actions have no cache and no artifacts"
+
+
+class Results:
+    """Thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        jobs: Iterable[Job],
+        artifacts_of: Callable[[str], Path],
+        record: Path,
+        cache: Cache | None,
+        most_bytes: int,
+        masker: Masker,
+    ) -> None:
+        """`artifacts_of`: the folder of a job's artifacts, in `record` or in that of an earlier run."""
+        self._pipelines = {job.id: _pipeline_of(job.late) for job in jobs if job.late is not None}
+        self._artifacts_of = artifacts_of
+        self._record = record
+        self._uploads = record / "uploads"
+        self._cache = cache
+        self._most_bytes = most_bytes
+        self._masker = masker
+        self._lock = threading.Lock()
+        self._server: ResultsServer | None = None
+        self._given: dict[int, Mapping[str, str]] = {}
+
+    def environment(self, attempt: Attempt, provider: Provider, request: SessionRequest) -> Mapping[str, str]:
+        """Return the variables by which the actions of a job find the services; without a way to this machine, none."""
+        with self._lock:
+            if id(attempt) not in self._given:
+                self._given[id(attempt)] = self._admitted(attempt, provider, request)
+            return self._given[id(attempt)]
+
+    def _admitted(self, attempt: Attempt, provider: Provider, request: SessionRequest) -> Mapping[str, str]:
+        from loom.storage.results import requests, server  # which is much to import, and few runs need it
+
+        try:
+            way = provider.way_here(request)
+            if way is None:
+                attempt.warn(NO_WAY, PhaseCode.JOB_EXECUTION)
+                return {}
+            if self._server is None:
+                self._server = server.ResultsServer(
+                    cache=self._cache,
+                    jobs_of=self._jobs_of,
+                    folder_of=self._artifacts_of,
+                    record=self._record,
+                    uploads=self._uploads,
+                    most_bytes=self._most_bytes,
+                    masker=self._masker,
+                )
+            url = self._server.listen(way)
+        except OSError as error:
+            attempt.warn(f"{NO_WAY} ({error.strerror})", PhaseCode.JOB_EXECUTION)
+            return {}
+        late = attempt.job.late or LateJob()
+        pipeline = self._pipelines.setdefault(attempt.job.id, _pipeline_of(late))  # a matrix may be of an earlier job
+        client = requests.Client(
+            job_id=attempt.job.id,
+            pipeline=pipeline,
+            folder=self._artifacts_of(attempt.job.id),
+            read_only=_is_strangers(late),
+            tell=lambda name, data: attempt.fact(name, data, PhaseCode.JOB_EXECUTION),
+        )
+        token = self._server.admit(client, url)
+        return {
+            "ACTIONS_RESULTS_URL": f"{url}/",
+            "ACTIONS_RUNTIME_URL": f"{url}/",
+            "ACTIONS_RUNTIME_TOKEN": token,
+            "ACTIONS_CACHE_SERVICE_V2": "true",
+        }
+
+    def ended(self, attempt: Attempt) -> None:
+        """The job's token is worth nothing from now on."""
+        with self._lock:
+            given = self._given.pop(id(attempt), None)
+        if given and self._server is not None:
+            self._server.dismiss(given["ACTIONS_RUNTIME_TOKEN"])
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            shutil.rmtree(self._uploads, ignore_errors=True)
+
+    def _jobs_of(self, pipeline: str) -> Iterable[str]:
+        return [job_id for job_id, own in list(self._pipelines.items()) if own == pipeline]
+
+
+def uses_actions(jobs: Iterable[Job]) -> bool:
+    """Return whether a step of these jobs is the program of an action."""
+    return any(step.late is not None and step.late.kind in ("node", "docker") for job in jobs for step in job.steps)
+
+
+def take_over(before: Path, folder: Path) -> None:
+    """Give a job that resumes the artifacts that its earlier steps uploaded in another run."""
+    for archive in before.glob("*"):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / archive.name).exists():
+            shutil.copyfile(archive, folder / archive.name)
+
+
+def _pipeline_of(late: LateJob) -> str:
+    """Return the workflow that a job is of: a run may be one of several, and each has its own artifacts."""
+    github = late.contexts.get("github") or {}
+    return str(github.get("workflow_ref") or github.get("workflow") or "workflow")
+
+
+def _is_strangers(late: LateJob) -> bool:
+    """Return whether the event is a pull request from another repository."""
+    event: Any = (late.contexts.get("github") or {}).get("event")
+    pull = event.get("pull_request") if isinstance(event, Mapping) else None
+    if not isinstance(pull, Mapping):
+        return False
+    return bool(_repository(pull.get("head")) != _repository(pull.get("base")))
+
+
+def _repository(side: Any) -> Any:
+    repository = side.get("repo") if isinstance(side, Mapping) else None
+    return repository.get("full_name") if isinstance(repository, Mapping) else None
