@@ -83,15 +83,15 @@ class Upload:
             blocks, self._blocks = self._blocks, {}
             if unknown := set(names) - set(blocks):
                 raise Refused(400, "invalid_argument", f"{len(unknown)} blocks of the list were not uploaded")
-            draft = self._folder / token_hex(8)
-            with draft.open("wb") as file:
+            whole = self._folder / token_hex(8)
+            with whole.open("wb") as file:
                 joined = Hashed(file)
                 for name in dict.fromkeys(names):
                     path, _ = blocks[name]
                     with path.open("rb") as block:
                         shutil.copyfileobj(block, joined, _CHUNK)
                     path.unlink()  # so that the content takes its bytes once
-            before = self._complete(draft, joined.size, joined.digest.hexdigest())
+            before = self._complete(whole, joined.size, joined.digest.hexdigest())
         self._give_back(before)
         for name in set(blocks) - set(names):
             self._drop(*blocks[name])
@@ -101,10 +101,10 @@ class Upload:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._give_back(self._held)
 
-    def _complete(self, draft: Path, size: int, digest: str) -> int:
+    def _complete(self, whole: Path, size: int, digest: str) -> int:
         """Set the content; return the size of an earlier one."""
         before = self.size
-        draft.replace(self.file)
+        whole.replace(self.file)
         self.size, self.sha256 = size, digest
         return before
 
