@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import zlib
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -22,11 +21,7 @@ from loom.util.sections import OutputSection, SectionReader
 from loom.util.units import rough_duration
 
 MOST_LINES = 1_000_000
-"""Lines of one log in the page. Browsers show no element that is much higher than a million lines."""
-FIRST_LINES = 100_000
-"""Of a longer log, so many of its first lines; the other ones are its last, since these show how it ended."""
-AROUND = 2_000
-"""Of a longer log, also so many lines around the line that tells why its step failed."""
+"""Lines of one log in the page, its last ones. Browsers show no element that is much higher than a million lines."""
 MOST_BYTES = 256_000_000
 """Events of one log, and of all logs together, that are read for the page."""
 LEAST_BYTES = 300_000
@@ -78,12 +73,9 @@ class Log(Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(found).decode() if found else ""
 
     @property
-    def left_out(self) -> list[tuple[int, int]]:
-        """The first and the last line of each part that is not in the page."""
-        ends = [0, *(piece.first + piece.count - 1 for piece in self.pieces)]
-        return [
-            (end + 1, piece.first - 1) for end, piece in zip(ends, self.pieces, strict=False) if piece.first > end + 1
-        ]
+    def left_out(self) -> int:
+        """How many of the first lines are not in the page."""
+        return self.pieces[0].first - 1 if self.pieces else 0
 
 
 def key_of(line: str) -> str:
@@ -123,11 +115,10 @@ def read_log(
     total: int | None,
     sections: SectionReader | None = None,
     wanted: Collection[str] = (),
-    telling_at: int | None = None,
 ) -> Log:
     """Read the log in a file of events. RecordError for a damaged file.
 
-    `total`: its lines, if the record states them. `telling_at`: the byte at which an event begins that the page must have.
+    `total`: its lines, if the record states them.
     `sections`: those that are open where the log begins, and afterwards those that its end leaves open.
     """
     try:
@@ -135,35 +126,15 @@ def read_log(
     except OSError:  # loom was killed before the first line
         return Log()
     allowed = share.of(size)
-    if total is None:
-        total = count_output(path)
-    writer = _Writer(began, wanted, sections or SectionReader())
-    if size <= allowed and total <= MOST_LINES:
-        writer.write(1, _lines(path))
-        return writer.log(total)
-    start = start_of_last(path, MOST_LINES - FIRST_LINES - AROUND, most_bytes=allowed - allowed // 10)
-    last = count_output(path, start)
-    total = max(total, last)
-    end = writer.write(1, _within(islice(_lines(path), min(FIRST_LINES, total - last)), allowed // 10))
-    if telling_at is not None and telling_at < start:
-        begin = start_of_last(path, AROUND // 2, most_bytes=allowed // 10, end=telling_at)
-        number = total - count_output(path, begin) + 1
-        stop = max(0, min(AROUND, total - last + 1 - number))
-        writer.write(max(end, number), islice(_lines(path, begin), min(stop, max(0, end - number)), stop))
-    writer.write(total - last + 1, _lines(path, start))
-    return writer.log(total)
-
-
-def _lines(path: Path, start: int = 0) -> Iterator[OutputEvent]:
-    return whole_lines(event for event in read_events(path, start) if isinstance(event, OutputEvent))
-
-
-def _within(lines: Iterable[OutputEvent], characters: int) -> Iterator[OutputEvent]:
-    for line in lines:
-        characters -= len(line.text) + 100
-        if characters < 0:
-            return
-        yield line
+    total = count_output(path) if total is None else total
+    sections = sections or SectionReader()
+    start, first = 0, 1
+    if size > allowed or total > MOST_LINES:
+        start = start_of_last(path, MOST_LINES, most_bytes=allowed)
+        first = max(1, total - count_output(path, start) + 1)
+        sections.open.clear()  # one may have ended among the lines that are left out
+    lines = whole_lines(event for event in read_events(path, start) if isinstance(event, OutputEvent))
+    return _Writer(began, wanted, sections).log(first, lines, total)
 
 
 class _Writer:
@@ -178,13 +149,9 @@ class _Writer:
         self._folds: list[Fold] = []
         self._first: dict[OutputSection, int] = {}
         """The open sections that began in this log, and where."""
-        self._next = 1
 
-    def write(self, number: int, lines: Iterable[OutputEvent]) -> int:
-        """Number the lines from `number`. Returns the number after the last one."""
-        if number > self._next:  # a section may end among the lines that are left out
-            self._fold_rest()
-            self._sections.open.clear()
+    def log(self, number: int, lines: Iterable[OutputEvent], total: int) -> Log:
+        """Number the lines from `number`."""
         rows: list[str] = []
         first, size, before = number, 0, self._began
         for line in lines:
@@ -203,8 +170,9 @@ class _Writer:
                 rows, first, size, before = [], number, 0, self._began
         if rows:
             self._add(first, rows)
-        self._next = number
-        return number
+        for section in list(self._first):
+            self._fold(section, number - 1)
+        return Log(total=max(total, number - 1), pieces=self._pieces, numbers=self._numbers, folds=self._folds)
 
     def _marked(self, number: int, line: str) -> str:
         """Note the sections that begin and end in a line. Returns its text with all titles."""
@@ -228,18 +196,9 @@ class _Writer:
         if first is not None:
             self._folds.append(Fold(first=first, last=max(first, last), section=section))
 
-    def _fold_rest(self) -> None:
-        for section in list(self._first):
-            self._fold(section, self._next - 1)
-
     def _add(self, first: int, rows: list[str]) -> None:
         data = base64.b64encode(zlib.compress("\n".join(rows).encode(), 6)).decode()
         self._pieces.append(Piece(first=first, count=len(rows), data=data))
-
-    def log(self, total: int) -> Log:
-        end = self._pieces[-1].first + self._pieces[-1].count - 1 if self._pieces else 0
-        self._fold_rest()
-        return Log(total=max(total, end), pieces=self._pieces, numbers=self._numbers, folds=self._folds)
 
 
 def _shown(text: str) -> str:

@@ -49,11 +49,7 @@ class Log {
     this.observer = new IntersectionObserver(entries => {
       for (const entry of entries) this.near(pieces.get(entry.target), entry.isIntersecting);
     }, { root: this.box, rootMargin: "600px 0px" });
-    let last = 0;
     for (const piece of this.pieces) {
-      if (piece.first > last + 1) this.box.append(make("div", { className: "gap",
-        textContent: `lines ${(last + 1).toLocaleString("en")} to ${(piece.first - 1).toLocaleString("en")} are not in this page` }));
-      last = piece.first + piece.count - 1;
       piece.block = this.box.appendChild(make("div", { className: "block" }));
       this.resize(piece);
       pieces.set(piece.block, piece);
@@ -207,7 +203,6 @@ function go() {
   if (!element) return;
   for (let at = element; at; at = at.parentElement) {
     if (at.tagName === "DETAILS") at.open = true;
-    if (at.getAttribute("role") === "tabpanel") select(byId(at.getAttribute("aria-labelledby")));
   }
   if (match && element.classList.contains("unit")) return logOf(element).go(Number(match[2]));
   element.scrollIntoView();
@@ -215,18 +210,12 @@ function go() {
 function visit(hash) {
   if (place() === hash) go(); else location.hash = hash;
 }
-function select(tab) {
-  for (const each of tab.parentElement.children) {
-    each.setAttribute("aria-selected", each === tab);
-    each.tabIndex = each === tab ? 0 : -1;
-    byId(each.getAttribute("aria-controls")).hidden = each !== tab;
-  }
-}
 const failures = [...document.querySelectorAll("#failures ol a")];
 let failure = -1;
+const cycled = (at, step, count) => at < 0 ? (step > 0 ? 0 : count - 1) : (at + step + count) % count;
 function toFailure(step) {
   if (!failures.length) return;
-  failure = failure < 0 ? (step > 0 ? 0 : failures.length - 1) : (failure + step + failures.length) % failures.length;
+  failure = cycled(failure, step, failures.length);
   byId("position").textContent = `${failure + 1} of ${failures.length}`;
   visit(failures[failure].getAttribute("href"));
 }
@@ -276,7 +265,7 @@ function found(unit, number, line, from) {
 function toHit(step) {
   const hits = document.querySelectorAll("#hits a");
   if (!hits.length) return;
-  hit = hit < 0 ? (step > 0 ? 0 : hits.length - 1) : (hit + step + hits.length) % hits.length;
+  hit = cycled(hit, step, hits.length);
   visit(hits[hit].getAttribute("href"));
   hits[hit].scrollIntoView({ block: "nearest" });
 }
@@ -289,13 +278,9 @@ function markHit() {
 }
 
 async function save(unit) {
-  const parts = [];
-  let last = 0;
-  for (const piece of logOf(unit).pieces) {
-    if (piece.first > last + 1) parts.push(`[lines ${last + 1} to ${piece.first - 1} are not in the report]\n`);
-    parts.push((await linesOf(piece)).map(line => plain(line.text) + "\n").join(""));
-    last = piece.first + piece.count - 1;
-  }
+  const parts = [], pieces = logOf(unit).pieces;
+  if (pieces[0].first > 1) parts.push(`[the first ${pieces[0].first - 1} lines are not in the report]\n`);
+  for (const piece of pieces) parts.push((await linesOf(piece)).map(line => plain(line.text) + "\n").join(""));
   const address = URL.createObjectURL(new Blob(parts, { type: "text/plain" }));
   make("a", { href: address, download: unit.id.replaceAll("/", "-") + ".log" }).click();
   setTimeout(() => URL.revokeObjectURL(address), 60000);
@@ -323,7 +308,6 @@ document.addEventListener("toggle", event => {
 }, true);
 document.addEventListener("click", event => {
   const button = event.target.closest("button"), link = event.target.closest("a[href^='#']");
-  if (button?.getAttribute("role") === "tab") select(button);
   if (button?.classList.contains("raw")) save(button.closest(".unit"));
   if (button?.classList.contains("fold")) logOf(button.closest(".unit")).toggle(Number(button.parentElement.dataset.number));
   if (link && link.getAttribute("href") === place()) go();
@@ -341,13 +325,10 @@ document.addEventListener("keydown", event => {
     if (event.key === "Enter") toHit(event.shiftKey ? -1 : 1);
     return;
   }
-  const tab = event.target.closest("[role=tab]"), next = { ArrowRight: "nextElementSibling", ArrowLeft: "previousElementSibling" }[event.key];
-  if (tab && next && tab[next]) { select(tab[next]); tab[next].focus(); }
   const action = { "/": () => byId("search").focus(), n: () => toFailure(1), p: () => toFailure(-1), w: () => toggle("wrap"), t: () => toggle("times"), Escape: endSearch }[event.key];
   if (action) { event.preventDefault(); action(); }
 });
 addEventListener("hashchange", () => { markHit(); go(); });
 if (matchMedia("(max-width: 600px)").matches) toggle("wrap");
-document.querySelectorAll("[role=tab]").forEach(tab => { tab.tabIndex = tab.getAttribute("aria-selected") === "true" ? 0 : -1; });
 for (const unit of document.querySelectorAll(".unit[open]")) logOf(unit).open();
 go();

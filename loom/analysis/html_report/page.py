@@ -335,7 +335,6 @@ def _log(
         total=_total(span),
         sections=sections,
         wanted=[*lines, telling or ""],
-        telling_at=_byte_of(telling, span),
     )
     excerpt = list(zip(lines, numbered(lines, log), strict=True))
     data = span.start.data
@@ -357,12 +356,6 @@ def _log(
         events_uri=unit.events.absolute().as_uri(),
         logs_command=shlex.join(["loom", "logs", reading.run_id, unit.job_id, unit.name]),
     )
-
-
-def _byte_of(telling: str | None, span: Span) -> int | None:
-    """Where the events file has this line, if the record says so."""
-    lines = span.data.get("highlights", {}).get("lines", ()) if telling else ()
-    return next((line["offset"] for line in lines if key_of(line["text"]) == key_of(telling or "")), None)
 
 
 def _line(telling: str | None, excerpt: Sequence[tuple[str, int | None]], log: Log) -> int | None:

@@ -53,42 +53,21 @@ def test_a_log_is_whole_and_keeps_its_times_streams_and_colours(tmp_path: Path) 
         ("2", 250, "half a line"),
         ("1", 0, "no end"),
     ]
-    assert (log.total, log.left_out, log.numbers) == (3, [], {"no end": [3]})
+    assert (log.total, log.left_out, log.numbers) == (3, 0, {"no end": [3]})
     assert count_output(path) == 3
 
 
-def test_of_a_log_that_is_too_long_the_page_has_both_ends_rightly_numbered(
+def test_of_a_log_that_is_too_long_the_page_has_the_end_rightly_numbered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs, "MOST_LINES", 1000)
-    monkeypatch.setattr(logs, "FIRST_LINES", 100)
-    monkeypatch.setattr(logs, "AROUND", 0)
     path = written(tmp_path / "events.jsonl", [str(number) for number in range(1, 5001)])
     for total in (5000, None):
         log = read_log(path, ReadBudget(), began=BEGAN, total=total)
-        assert log.left_out == [(101, 4100)]
-        assert [number for number, _ in rows(log)] == [*range(1, 101), *range(4101, 5001)]
+        assert (log.left_out, log.total) == (4000, 5000)
+        assert [number for number, _ in rows(log)] == [*range(4001, 5001)]
         assert all(text == str(number) for number, text in rows(log))
-    assert read_log(written(path, ["x"] * 1000), ReadBudget(), began=BEGAN, total=1000).left_out == []
-
-
-def test_the_telling_line_of_a_long_log_is_in_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "MOST_LINES", 1000)
-    monkeypatch.setattr(logs, "FIRST_LINES", 100)
-    monkeypatch.setattr(logs, "AROUND", 20)
-    path = written(tmp_path / "events.jsonl", [str(number) for number in range(1, 5001)])
-    for number, gaps in (
-        (2000, [(101, 1989), (2010, 4120)]),
-        (50, [(101, 4120)]),
-        (105, [(115, 4120)]),
-        (4118, [(101, 4107)]),
-        (4500, [(101, 4120)]),
-    ):
-        at = path.read_bytes().index(f'"text":"{number}"'.encode())
-        at = path.read_bytes().rindex(b"\n", 0, at) + 1
-        log = read_log(path, ReadBudget(), began=BEGAN, total=5000, telling_at=at)
-        assert log.left_out == gaps, number
-        assert all(text == str(number) for number, text in rows(log))
+    assert read_log(written(path, ["x"] * 1000), ReadBudget(), began=BEGAN, total=1000).left_out == 0
 
 
 def test_many_long_logs_share_what_a_page_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,11 +76,10 @@ def test_many_long_logs_share_what_a_page_holds(tmp_path: Path, monkeypatch: pyt
     path = written(tmp_path / "events.jsonl", [f"{number} {'x' * 200}" for number in range(1, 3001)])
     share = ReadBudget()
     found = [read_log(path, share, began=BEGAN, total=3000) for _ in range(3)]
-    assert [log.left_out == [] for log in found] == [True, False, False]
+    assert [log.left_out == 0 for log in found] == [True, False, False]
     for log in found:
         assert all(text.startswith(f"{number} ") for number, text in rows(log))
         assert rows(log)[-1][0] == 3000
-        assert rows(log)[0][0] == 1
     assert len(rows(found[2])) < 600
 
 
@@ -138,15 +116,15 @@ def test_sections_of_the_output_are_ranges_of_lines(tmp_path: Path) -> None:
     assert folds(log)[-1] == (9, 10, "E", False, "1 min 01 s")
 
 
-def test_a_section_ends_where_lines_are_left_out_and_their_number_is_bounded(
+def test_a_section_that_began_in_lines_that_are_left_out_is_none_and_their_number_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs, "MOST_LINES", 1000)
-    monkeypatch.setattr(logs, "FIRST_LINES", 100)
-    monkeypatch.setattr(logs, "AROUND", 0)
     lines = [_mark("start:1:a") + "A", *["x"] * 4998, _mark("end:2:a")]
-    log = read_log(written(tmp_path / "e", lines), ReadBudget(), began=BEGAN, total=5000)
-    assert folds(log) == [(1, 100, "A", False, "")]
+    reader = SectionReader()
+    list(reader.parts(_mark("start:1:of an earlier step")))
+    log = read_log(written(tmp_path / "e", lines), ReadBudget(), began=BEGAN, total=5000, sections=reader)
+    assert (folds(log), reader.open) == ([], [])
     monkeypatch.setattr(logs, "MOST_FOLDS", 3)
     log = read_log(written(tmp_path / "e", lines[:1] * 9), ReadBudget(), began=BEGAN, total=9)
     assert [fold[:2] for fold in folds(log)] == [(1, 9), (2, 9), (3, 9)]

@@ -160,13 +160,14 @@ def test_the_first_screen_is_the_diagnosis_and_the_failing_log_is_at_its_line(vi
     view.keys("nn")
     view.until("location.hash.startsWith('#again/')")
     assert view.browser.find_element(By.ID, "position").text == "3 of 3"
-    first, second = view.browser.find_elements(By.CSS_SELECTOR, "[role=tab]")
-    assert second.get_attribute("aria-selected") == "true"
-    first.click()
-    assert view.browser.find_element(By.ID, first.get_attribute("aria-controls")).is_displayed()
-    assert not view.browser.find_element(By.ID, second.get_attribute("aria-controls")).is_displayed()
+    first, second = view.browser.find_elements(By.CSS_SELECTOR, '[id="again"] .attempt')
+    assert [attempt.get_attribute("open") for attempt in (first, second)] == [None, "true"]
+    first.find_element(By.TAG_NAME, "summary").click()
+    assert first.find_element(By.CSS_SELECTOR, ".unit").is_displayed()
     view.keys("p")
     view.until("location.hash.startsWith('#cell')")
+    view.open("#again/script/02/attempt-1/L2")
+    assert view.row("here").split() == ["2", "one"]
 
 
 def test_a_long_log_is_unpacked_where_it_is_looked_at(view: Page) -> None:
