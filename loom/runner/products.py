@@ -131,15 +131,13 @@ class Handover:
         view = view_of(session, self._not_if_canceled)
         sources = self.sources(job)
         missing = [each for each in sources if not shared or each in self._missing_here or each in self._above]
-        files = size = 0
-        for number, source in enumerate(missing, start=1):
-            restored = artifacts.restore(self._archive_of(source), view, sha256=self._checksums.get(source))
-            if number <= MAX_NAMED:
-                on_output("stdout", f"{source}: {restored.files} files, {restored.bytes} bytes\n".encode())
-            else:  # a line of each for each later job would make the record grow with the square of the jobs
-                files, size = files + restored.files, size + restored.bytes
-        if (more := len(missing) - MAX_NAMED) > 0:
-            on_output("stdout", f"{more} more jobs: {files} files, {size} bytes\n".encode())
+        restored = artifacts.restore({self._archive_of(each): self._checksums.get(each) for each in missing}, view)
+        for source, each in list(zip(missing, restored, strict=True))[:MAX_NAMED]:
+            on_output("stdout", f"{source}: {each.files} files, {each.bytes} bytes\n".encode())
+        # A line of each for each later job would make the record grow with the square of the jobs.
+        if more := restored[MAX_NAMED:]:
+            files, size = sum(each.files for each in more), sum(each.bytes for each in more)
+            on_output("stdout", f"{len(more)} more jobs: {files} files, {size} bytes\n".encode())
         found = self._overlaps_of(tuple(sources))
         return [
             f"{path} is left differently by {', '.join(jobs)}; "

@@ -10,8 +10,9 @@ import errno
 import gzip
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Generic, TypeVar, cast
 
@@ -114,12 +115,18 @@ def collect(
     return result
 
 
-def restore(archive: Path, view: WorkspaceView, *, sha256: str | None = None) -> EntryWriter:
-    """Unpack an archive into a job's view of the workspace.
+def restore(archives: Mapping[Path, str | None], view: WorkspaceView) -> Sequence[EntryWriter]:
+    """Unpack archives into a job's view of the workspace, in order: later files win.
 
-    ArtifactError if `sha256` does not match the archive from `collect`, or if it contains unsafe entries
+    ArtifactError if an archive does not have its SHA-256 from `collect`, or if one contains unsafe entries
     (`storage.unpacking`).
     """
+    with _as_artifact_error("restore the artifacts", next(iter(archives)) if len(archives) == 1 else None):
+        return view.write(*(partial(_verified, *each) for each in archives.items())) if archives else ()
+
+
+@contextmanager
+def _verified(archive: Path, sha256: str | None) -> Iterator[IO[bytes]]:
     with _as_artifact_error("restore the artifacts", archive):
         if sha256 is not None and _sha256(archive) != sha256:
             raise ArtifactError(
@@ -127,8 +134,8 @@ def restore(archive: Path, view: WorkspaceView, *, sha256: str | None = None) ->
                 hint="Run the job that makes it again.",
                 code=UNREADABLE,
             )
-
-        return view.write(lambda: _opened(archive))
+        with _opened(archive) as packed:
+            yield packed
 
 
 class ArtifactFile(Struct, frozen=True):
@@ -167,7 +174,7 @@ def fetch(archive: Path, folder: Path) -> EntryWriter:
     """Unpack an archive below `folder`, creating it if needed. ArtifactError as for `restore`."""
     with _as_artifact_error("fetch the artifacts", archive), _items(archive) as items:
         folder.mkdir(parents=True, exist_ok=True)
-        return unpack_items(items, folder)
+        return unpack_items(checked(items), folder)
 
 
 def read_reports(patterns: Iterable[str], view: WorkspaceView, read: Callable[[IO[bytes], str], T]) -> ReadReports[T]:

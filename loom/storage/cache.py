@@ -297,7 +297,7 @@ class Cache:
                 return cast(IO[bytes], zstandard.ZstdDecompressor().stream_reader(blob, _CHUNK, closefd=False))
 
             try:
-                written = view.write(unpacked)
+                [written] = view.write(unpacked)
             except (DamagedArchive, zstandard.ZstdError, EOFError) as error:
                 raise _Corrupt(str(error)) from error
         self._touch(entry)

@@ -122,6 +122,10 @@ class EntryWriter(Struct, kw_only=True):
     files: int = 0
     bytes: int = 0
 
+    def add(self, entry: TarEntry) -> None:
+        self.files += entry.kind != "directory"
+        self.bytes += entry.size
+
 
 def unpack(
     stream: Content,
@@ -137,20 +141,17 @@ def unpack(
     written. `check` may stop it. `on_special` gets each device or FIFO, which is skipped; without it, one is unsafe.
     """
     items = read(CheckedStream(stream, check))
-    return unpack_items(items if on_special is None else _without_special(items, on_special), root, reserved=reserved)
+    return unpack_items(checked(items if on_special is None else _without_special(items, on_special), reserved), root)
 
 
-def unpack_items(
-    items: Iterable[tuple[TarEntry, Content | None]], root: Path, *, reserved: Iterable[str] = ()
-) -> EntryWriter:
-    """Unpack the entries of an archive, as `unpack`."""
+def unpack_items(items: Iterable[Item], root: Path) -> EntryWriter:
+    """As `unpack`, with entries that are `checked`."""
     written = EntryWriter()
     with closing(TreeWriter(root)) as writer:
         try:
-            for entry, file in checked(items, reserved):
+            for entry, file in items:
                 writer.put(entry, file)
-                written.files += entry.kind != "directory"
-                written.bytes += entry.size
+                written.add(entry)
             writer.finish()
         except BaseException:
             writer.undo()
@@ -173,7 +174,7 @@ class TreeWriter:
 
     def __init__(self, root: Path) -> None:
         self._stack: list[tuple[str, int]] = [("", os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))]
-        self._directories: list[TarEntry] = []
+        self._directories: dict[str, TarEntry] = {}
         self._made: list[str] = []
 
     def close(self) -> None:
@@ -183,7 +184,7 @@ class TreeWriter:
     def put(self, entry: TarEntry, file: Content | None) -> None:
         if entry.kind == "directory":
             self._enter(entry.path)
-            self._directories.append(entry)
+            self._directories[entry.path] = entry
             return
         above, _, name = entry.path.rpartition("/")
         directory = self._enter(above)
@@ -220,7 +221,7 @@ class TreeWriter:
 
     def finish(self) -> None:
         """Directories get modes and times last, because writing into them changes both."""
-        for entry in reversed(self._directories):
+        for entry in reversed(self._directories.values()):
             descriptor = self._enter(entry.path)
             os.fchmod(descriptor, entry.mode)
             os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))

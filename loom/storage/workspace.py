@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Protocol, cast
@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from loom.storage.selection import OWN_PLACES, Chosen, PathSelection
 from loom.storage.tar import Check, CheckedStream, Item, Kind, TarEntry, packed, read
-from loom.storage.unpacking import EntryWriter, checked, unpack
+from loom.storage.unpacking import EntryWriter, checked, unpack_items
 from loom.util.paths import normal
 from loom.util.special_files import special_kind
 from loom.util.untrusted_files import reader
@@ -48,6 +48,9 @@ class Skipped(Struct, frozen=True, kw_only=True):
 OnSkipped = Callable[[Skipped], None]
 
 
+OpenArchive = Callable[[], AbstractContextManager[IO[bytes]]]
+
+
 def _go_on() -> None:
     """The check of callers that can't be interrupted."""
 
@@ -60,8 +63,8 @@ class WorkspaceView(Protocol):
         """Yield the selected entries, directories before their content. OSError when the place can't be read."""
         ...
 
-    def write(self, open_archive: Callable[[], AbstractContextManager[IO[bytes]]]) -> EntryWriter:
-        """Unpack an uncompressed tar archive by the rules of `storage.unpacking`; a file replaces a file.
+    def write(self, *archives: OpenArchive) -> Sequence[EntryWriter]:
+        """Unpack uncompressed tar archives in turn, by the rules of `storage.unpacking`; a file replaces a file.
 
         UnsafeArchive, before or during unpacking, for unsafe entries; OSError when the place can't be written;
         DamagedArchive for an invalid or truncated archive.
@@ -86,9 +89,20 @@ class DirectoryView:
         for entry, _ in _Walk(selection, on_skipped, contents=False).from_root(self.root):
             yield entry
 
-    def write(self, open_archive: Callable[[], AbstractContextManager[IO[bytes]]]) -> EntryWriter:
-        with open_archive() as opened:
-            return unpack(opened, self.root, check=self.check, reserved=OWN_PLACES)
+    def write(self, *archives: OpenArchive) -> Sequence[EntryWriter]:
+        written: list[EntryWriter] = []
+        unpack_items(_checked_in_turn(archives, self.check, written), self.root)
+        return written
+
+
+def _checked_in_turn(archives: Iterable[OpenArchive], check: Check, written: list[EntryWriter]) -> Iterator[Item]:
+    """Yield the checked entries of all archives; `written` gets the totals of each."""
+    for opened in archives:
+        written.append(EntryWriter())
+        with opened() as stream:
+            for entry, content in checked(read(CheckedStream(stream, check)), OWN_PLACES):
+                written[-1].add(entry)
+                yield entry, content
 
 
 class _Walk:
@@ -280,15 +294,12 @@ class TarView:
             if stream.peek(1):
                 yield from cast("Iterator[Item]", read(CheckedStream(stream, self.check)))
 
-    def write(self, open_archive: Callable[[], AbstractContextManager[IO[bytes]]]) -> EntryWriter:
-        written = EntryWriter()
-        # Other code unpacks it, so verify the whole archive first.
-        with open_archive() as opened:
-            for entry, _ in checked(read(CheckedStream(opened, self.check)), OWN_PLACES):
-                written.files += entry.kind != "directory"
-                written.bytes += entry.size
-        with open_archive() as opened:
-            self._archiver.put_archive(packed(checked(read(CheckedStream(opened, self.check)), OWN_PLACES)))
+    def write(self, *archives: OpenArchive) -> Sequence[EntryWriter]:
+        written: list[EntryWriter] = []
+        for _ in _checked_in_turn(archives, self.check, written):
+            pass  # other code unpacks them, so all are verified first
+        # One transfer for all: each is a request to the engine, or a command in the pod.
+        self._archiver.put_archive(packed(_checked_in_turn(archives, self.check, [])))
         return written
 
 

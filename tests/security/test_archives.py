@@ -41,7 +41,7 @@ def by_artifact(archive: bytes, place: Path) -> str:
     packed = place.parent / "artifacts.tar.gz"
     packed.write_bytes(gzip.compress(archive))
     try:
-        artifacts.restore(packed, DirectoryView(place), sha256=hashlib.sha256(packed.read_bytes()).hexdigest())
+        artifacts.restore({packed: hashlib.sha256(packed.read_bytes()).hexdigest()}, DirectoryView(place))
     except LoomError as error:
         return error.message
     return ""
@@ -51,7 +51,7 @@ def by_artifact_stream(archive: bytes, place: Path) -> str:
     packed = place.parent / "artifacts.tar.gz"
     packed.write_bytes(gzip.compress(archive))
     try:
-        artifacts.restore(packed, TarView(TarSession(place)))
+        artifacts.restore({packed: None}, TarView(TarSession(place)))
     except LoomError as error:
         return error.message
     return ""

@@ -19,7 +19,7 @@ from loom.storage import artifacts, junit
 from loom.storage.selection import PathSelection, Tracked
 from loom.storage.workspace import DirectoryView, WorkspaceView
 
-from ..views import tree
+from ..views import TarSession, tree
 from .conftest import ViewOf
 
 
@@ -82,7 +82,7 @@ def test_there_and_back(tmp_path: Path, workspace: Path, kept: Kept, view_of: Vi
     assert result.files == 7
     assert result.missing == ()
     (tmp_path / "next").mkdir()
-    restored = artifacts.restore(kept.archive, view_of(tmp_path / "next"), sha256=result.sha256)
+    [restored] = artifacts.restore({kept.archive: result.sha256}, view_of(tmp_path / "next"))
     assert restored.files == 7
     expected = {name: what for name, what in tree(workspace).items() if name.startswith(("dist", "logs"))}
     assert tree(tmp_path / "next") == expected
@@ -233,7 +233,7 @@ def test_hard_links_stay_one_file(tmp_path: Path, workspace: Path, kept: Kept, v
     (workspace / "dist/zapp").hardlink_to(workspace / "dist/app")
     result = kept.collect(view_of(workspace), "dist")
     (tmp_path / "next").mkdir()
-    artifacts.restore(kept.archive, view_of(tmp_path / "next"), sha256=result.sha256)
+    artifacts.restore({kept.archive: result.sha256}, view_of(tmp_path / "next"))
     assert (tmp_path / "next/dist/app").samefile(tmp_path / "next/dist/zapp")
 
 
@@ -248,7 +248,7 @@ def test_a_hard_link_to_a_file_that_is_not_taken_is_kept_with_its_content(
     assert result.skipped == ()
     assert {"dist/aaa", "dist/main.py", "dist/other.py"} <= set(kept.names)
     (tmp_path / "next").mkdir()
-    artifacts.restore(kept.archive, view_of(tmp_path / "next"), sha256=result.sha256)
+    artifacts.restore({kept.archive: result.sha256}, view_of(tmp_path / "next"))
     there = tmp_path / "next/dist"
     assert (there / "aaa").read_text() == "first in every listing"
     assert (there / "main.py").read_bytes() == (workspace / "src/main.py").read_bytes()
@@ -280,7 +280,7 @@ def test_restoring_replaces_files_and_leaves_the_rest(workspace: Path, kept: Kep
     (later / "dist/app").write_text("old")
     (later / "dist/other").write_text("stays")
     (later / "dist/current").write_text("was a file")
-    artifacts.restore(kept.archive, DirectoryView(later), sha256=result.sha256)
+    artifacts.restore({kept.archive: result.sha256}, DirectoryView(later))
     assert (later / "dist/app").read_text() == "dist/app"
     assert (later / "dist/other").read_text() == "stays"
     assert (later / "dist/current").is_symlink()
@@ -297,15 +297,39 @@ def test_a_file_of_the_same_size_and_time_is_replaced_too(
     target.mkdir()
     (target / "version").write_text("1")
     shutil.copystat(workspace / "version", target / "version")
-    artifacts.restore(kept.archive, view_of(target))
+    artifacts.restore({kept.archive: None}, view_of(target))
     assert (target / "version").read_text() == "2"
+
+
+def test_several_archives_are_one_transfer_in_which_later_files_win(
+    tmp_path: Path, workspace: Path, kept: Kept, view_of: ViewOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archives: dict[Path, str | None] = {}
+    for number, mode in enumerate((0o555, 0o750)):
+        (workspace / "dist/app").write_text(f"of {number}")
+        (workspace / "dist/lib").chmod(mode)
+        kept.archive = tmp_path / f"{number}.tar.gz"
+        archives[kept.archive] = kept.collect(DirectoryView(workspace), "dist/app", "dist/lib").sha256
+    transfers = []
+    put = TarSession.put_archive
+    monkeypatch.setattr(TarSession, "put_archive", lambda *given: (transfers.append(1), put(*given)))
+    (tmp_path / "next").mkdir()
+    view = view_of(tmp_path / "next")
+    written = artifacts.restore(archives, view)
+    assert [(each.files, each.bytes) for each in written] == [(3, 4 + 13 + 21)] * 2
+    assert (tmp_path / "next/dist/app").read_text() == "of 1"
+    assert (tmp_path / "next/dist/lib").stat().st_mode & 0o777 == 0o750
+    assert len(transfers) == (not isinstance(view, DirectoryView))
+    kept.archive.write_bytes(b"x")
+    with pytest.raises(ArtifactError, match=r"1\.tar\.gz is not what the job left"):
+        artifacts.restore(archives, view_of(tmp_path / "next"))
 
 
 def test_a_read_only_directory_can_be_restored(workspace: Path, kept: Kept, tmp_path: Path) -> None:
     (workspace / "dist/lib").chmod(0o555)
     result = kept.collect(DirectoryView(workspace), "dist/lib")
     (tmp_path / "next").mkdir()
-    artifacts.restore(kept.archive, DirectoryView(tmp_path / "next"), sha256=result.sha256)
+    artifacts.restore({kept.archive: result.sha256}, DirectoryView(tmp_path / "next"))
     assert (tmp_path / "next/dist/lib").stat().st_mode & 0o777 == 0o555
     assert (tmp_path / "next/dist/lib/a.so").exists()
     for root in (workspace, tmp_path / "next"):
@@ -375,7 +399,7 @@ def test_a_hostile_archive_is_refused(tmp_path: Path, case: str, view_of: ViewOf
     (place / "theirs").write_text("theirs")
     archive = hostile(tmp_path / "a.tar.gz", *HOSTILE[case])
     with pytest.raises(ArtifactError) as refused:
-        artifacts.restore(archive, view_of(place))
+        artifacts.restore({archive: None}, view_of(place))
     assert refused.value.code == "ARTIFACT_UNSAFE"
     assert SAID[case] in str(refused.value)
     assert not (tmp_path / "evil").exists()
@@ -390,9 +414,9 @@ def test_nothing_is_written_through_a_link_of_the_workspace(tmp_path: Path) -> N
     (place / "dist").symlink_to(outside)
     (place / "file").symlink_to(outside / "f")
     with pytest.raises(ArtifactError, match="'dist' is a link or a file"):
-        artifacts.restore(hostile(tmp_path / "a.tar.gz", member("dist/evil", size=1)), DirectoryView(place))
+        artifacts.restore({hostile(tmp_path / "a.tar.gz", member("dist/evil", size=1)): None}, DirectoryView(place))
     assert list(outside.iterdir()) == [outside / "f"]
-    artifacts.restore(hostile(tmp_path / "b.tar.gz", member("file", size=1)), DirectoryView(place))
+    artifacts.restore({hostile(tmp_path / "b.tar.gz", member("file", size=1)): None}, DirectoryView(place))
     assert (outside / "f").read_text() == "theirs"
     assert (place / "file").read_text() == "x"
 
@@ -408,7 +432,7 @@ def test_a_directory_of_the_workspace_is_not_replaced(tmp_path: Path, what: str)
     }[what]
     archive = hostile(tmp_path / "a.tar.gz", member("made", size=1), new)
     with pytest.raises(ArtifactError, match="'d' is a directory in the workspace; no file replaces it") as refused:
-        artifacts.restore(archive, DirectoryView(place))
+        artifacts.restore({archive: None}, DirectoryView(place))
     assert refused.value.code == "ARTIFACT_UNSAFE"
     assert (place / "d").is_dir()
 
@@ -418,12 +442,12 @@ def test_a_file_that_ends_early_is_damaged_and_leaves_nothing(tmp_path: Path) ->
     archive.write_bytes(gzip.compress(gzip.decompress(archive.read_bytes())[:50_000]))
     (tmp_path / "place").mkdir()
     with pytest.raises(ArtifactError, match="ends"):
-        artifacts.restore(archive, DirectoryView(tmp_path / "place"))
+        artifacts.restore({archive: None}, DirectoryView(tmp_path / "place"))
     assert list((tmp_path / "place").iterdir()) == []
 
 
 def test_set_user_id_is_not_restored(tmp_path: Path) -> None:
-    artifacts.restore(hostile(tmp_path / "a.tar.gz", member("f", size=1)), DirectoryView(tmp_path))
+    artifacts.restore({hostile(tmp_path / "a.tar.gz", member("f", size=1)): None}, DirectoryView(tmp_path))
     assert (tmp_path / "f").stat().st_mode & 0o7777 == 0o777
 
 
@@ -432,15 +456,15 @@ def test_a_damaged_or_changed_archive(workspace: Path, kept: Kept, tmp_path: Pat
     whole = kept.archive.read_bytes()
     kept.archive.write_bytes(whole[:-40])
     with pytest.raises(ArtifactError, match="checksum differs"):
-        artifacts.restore(kept.archive, DirectoryView(tmp_path), sha256=result.sha256)
+        artifacts.restore({kept.archive: result.sha256}, DirectoryView(tmp_path))
     with pytest.raises(ArtifactError, match="is damaged") as refused:
-        artifacts.restore(kept.archive, DirectoryView(tmp_path / "workspace"))
+        artifacts.restore({kept.archive: None}, DirectoryView(tmp_path / "workspace"))
     assert refused.value.code == "ARTIFACT_UNREADABLE"
     kept.archive.write_bytes(b"no gzip at all")
     with pytest.raises(ArtifactError, match="is damaged"):
-        artifacts.restore(kept.archive, DirectoryView(tmp_path))
+        artifacts.restore({kept.archive: None}, DirectoryView(tmp_path))
     with pytest.raises(ArtifactError, match="No such file"):
-        artifacts.restore(tmp_path / "gone.tar.gz", DirectoryView(tmp_path))
+        artifacts.restore({tmp_path / "gone.tar.gz": None}, DirectoryView(tmp_path))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount a small file system")
