@@ -163,7 +163,7 @@ def configured(project: Path, environ: Mapping[str, str]) -> dict[str, str]:
         own.write_text(yaml.safe_dump(given))
         (home / ".config/loom/config.yml").write_text(f"gitlab: {{variables: {own}}}\n")
     (home / "tmp").mkdir(exist_ok=True)
-    return {**environ, "HOME": str(home), "TMPDIR": str(home / "tmp"), "LOOM_DEPLOY": "true"}
+    return {"LOOM_DEPLOY": "true", **environ, "HOME": str(home), "TMPDIR": str(home / "tmp")}
 
 
 def _given(value: Any) -> Any:
@@ -270,7 +270,7 @@ def _plain(name: str) -> str:
     return re.sub(r": \[(\d+/\d+)\]$", r" \1", name)
 
 
-def ran_by_loom(tools: Tools, project: Path, file: str) -> Seen:
+def ran_by_loom(tools: Tools, project: Path, file: str, at_once: int = 1) -> Seen:
     plan = planned_by_loom(tools, project, file, "--no-container")
     if plan.refused:
         return plan
@@ -281,7 +281,7 @@ def ran_by_loom(tools: Tools, project: Path, file: str) -> Seen:
             return Seen(left_out=f"images that are not here: {', '.join(lacking)}" if lacking else "no image")
     elif images:
         return Seen(left_out=f"{', '.join(sorted(images))}: an image or a service from a registry")
-    options = ("--no-container", "--trust", "--no-delay", "-j", "1", "--json")
+    options = ("--no-container", "--trust", "--no-delay", "-j", str(at_once), "--json")
     done = _loom(tools, project, "run", "--workflow", file, *options)
     receipts = [event["receipt_path"] for event in map(json.loads, done.stdout.splitlines()) if "receipt_path" in event]
     if not receipts or not receipts[0]:
