@@ -9,17 +9,10 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from loom.errors import RequestError
+from loom.util.toposort import order
 
 _REFERENCE = re.compile(r"\$(?:\$|([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 MAX_LENGTH = 1024 * 1024
-
-
-class ExpansionCycle(ValueError):
-    """`names` starts and ends with the same name; each value refers to the next name."""
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        super().__init__(" -> ".join(names))
-        self.names = names
 
 
 class ExpansionTooLong(RequestError, ValueError):
@@ -66,26 +59,12 @@ def expand_all(
 ) -> dict[str, str]:
     """Expand variables that may refer to each other, in any order, and to known values. `literal` ones are copied.
 
-    ExpansionCycle for cyclic references.
+    CycleError for variables that refer to each other in a cycle.
     """
     if not any("$" in value for value in variables.values()):
         return dict(variables)
-    done: dict[str, str] = {}
+    needs = {name: names(text) for name, text in variables.items() if name not in literal}
     values = {**known}
-    for start in variables:
-        path: dict[str, None] = {start: None}
-        while path:
-            current = next(reversed(path))
-            text = variables[current]
-            if current not in literal:
-                pending = next((n for n in names(text) if n in variables and n not in done), None)
-                if pending is not None:
-                    if pending in path:
-                        trail = list(path)
-                        raise ExpansionCycle((*trail[trail.index(pending) :], pending))
-                    path[pending] = None
-                    continue
-                text = expand(text, values)
-            done[current] = values[current] = text
-            del path[current]
-    return {name: done[name] for name in variables}
+    for name in order(variables, needs):
+        values[name] = expand(variables[name], values) if name in needs else variables[name]
+    return {name: values[name] for name in variables}

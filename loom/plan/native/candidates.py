@@ -11,6 +11,7 @@ from loom.plan.placement import placed
 from loom.plan.variables import of_plan
 from loom.util import globs
 from loom.util.slugs import slug
+from loom.util.toposort import CycleError
 from loom.util.yaml_file import Node, pointer
 from loom.workflow import Entry, Workflow, expressions, interpolation
 from loom.workflow.instances import Instance, instances
@@ -130,7 +131,7 @@ class RuleEvaluator:
         known = {**self._predefined, **job}
         try:
             return {**known, **interpolation.expand_all(layered, known, literal=self.selection.variables.keys())}
-        except ValueError:
+        except (CycleError, interpolation.ExpansionTooLong):
             return {**known, **layered}  # reported when the job is built
 
     def applies(

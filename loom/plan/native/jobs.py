@@ -12,6 +12,7 @@ from loom.plan import model as p
 from loom.plan.native.candidates import EntryCandidate, job_values
 from loom.plan.placement import placed, unknown_pool
 from loom.pools import Pool
+from loom.util.toposort import CycleError
 from loom.util.units import platform
 from loom.util.yaml_file import Node, pointer
 from loom.workflow import Entry, Workflow, interpolation
@@ -126,9 +127,9 @@ class JobBuilder:
             layered.pop(secret, None)
         try:
             return interpolation.expand_all(layered, known, literal=self.selection.variables.keys())
-        except interpolation.ExpansionCycle as error:
-            cycle = " -> ".join(f"${name}" for name in error.names)
-            node, at = self.variable_node(entry, error.names[0])
+        except CycleError as error:
+            cycle = " -> ".join(f"${name}" for name in error.cycle)
+            node, at = self.variable_node(entry, error.cycle[0])
             self.say(
                 node,
                 at,

@@ -1,6 +1,7 @@
 import pytest
 
-from loom.workflow.interpolation import ExpansionCycle, expand, expand_all, names
+from loom.util.toposort import CycleError
+from loom.workflow.interpolation import expand, expand_all, names
 
 
 @pytest.mark.parametrize(
@@ -38,9 +39,9 @@ def test_literal_values_stay() -> None:
 
 
 def test_a_circle_is_named() -> None:
-    with pytest.raises(ExpansionCycle) as caught:
+    with pytest.raises(CycleError) as caught:
         expand_all({"X": "$A", "A": "$B", "B": "${A}"}, {})
-    assert caught.value.names == ("A", "B", "A")
+    assert caught.value.cycle == ("A", "B", "A")
 
 
 def test_names() -> None:
