@@ -36,7 +36,7 @@ def of_project(root: Path | None) -> Sequence[Reader]:
     """Read the formats that a project adds. WorkflowError for a mistake in its file."""
     if root is None or not (root / ".loom" / "patterns.yml").exists():
         return ()
-    from loom.analysis import project_patterns  # late: pydantic takes 60 ms
+    from loom.analysis import project_patterns  # late: few projects have such a file
 
     return project_patterns.readers(project_patterns.load(root))
 

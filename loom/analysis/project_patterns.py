@@ -6,73 +6,80 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import AfterValidator, BeforeValidator, Field
+from typing import Any
 
 from loom.analysis import problem_matchers
 from loom.analysis.formats import GROUPS, Finder, Format, Reader
 from loom.errors import Problem, RequestError, WorkflowError
 from loom.util import yaml_file
 from loom.util.untrusted_files import read_regular
-from loom.util.yaml_file import Kind, Node
+from loom.util.yaml_file import Kind, Node, pointer
 from loom.workflow.messages import Problems
-from loom.workflow.native.models import Model
-from loom.workflow.native.shapes import Shapes
-from loom.workflow.native.wording import describe
-from loom.workflow.patterns import PatternError, Search, SearchError, pattern_of
+from loom.workflow.native.checker import Checker
+from loom.workflow.native.keywords import Key, tabled
+from loom.workflow.native.values import TYPES, Type, between
+from loom.workflow.native.wording import describe, expected
+from loom.workflow.patterns import Search, SearchError, pattern_of
+from loom.workflow.words import text_in
 
 NAME = ".loom/patterns.yml"
-MOST_FORMATS = 50
+MOST_FORMATS, MOST_EXPRESSIONS, MOST_WORDS = 50, 10, 20
 LARGEST_FILE = 1_000_000
 """Of a file of problem matchers, in bytes."""
 
 
-def _name(text: str) -> str:
+def _name(value: object) -> str:
+    text = text_in(value)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", text):
         raise ValueError("expected at most 40 letters, digits, dots, hyphens and underscores")
     return text
 
 
-def _expression(text: str) -> str:
-    try:
-        unknown = set(re.compile(pattern_of(text).source).groupindex) - set(GROUPS)
-    except PatternError as error:
-        raise ValueError(str(error)) from error
+def _expression(value: object) -> str:
+    text = text_in(value)
+    unknown = set(re.compile(pattern_of(text).source).groupindex) - set(GROUPS)  # PatternError is a ValueError
     if unknown:
         raise ValueError(f"unknown group {min(unknown)}; the groups are {', '.join(GROUPS)}")
     return text
 
 
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
+def _word(value: object) -> str:
+    text = text_in(value)
+    if not 2 <= len(text) <= 100:
+        raise ValueError("expected a text of 2 to 100 characters")
+    return text
 
 
-def _telling(expressions: list[str]) -> list[str]:
-    if not any(f"(?P<{group}>" in text for text in expressions for group in ("test", "message")):
-        raise ValueError("expected a group (?P<test>...) or (?P<message>...) in an expression")
-    return expressions
+def _wrong(entry: Mapping[str, Any]) -> str | None:
+    """Say what is wrong with the expressions and words of a format together."""
+    expressions, words = entry.get("pattern", ()), entry.get("words", ())
+    if expressions and not any(f"(?P<{group}>" in text for text in expressions for group in ("test", "message")):
+        return "expected a group (?P<test>...) or (?P<message>...) in an expression"
+    if len(expressions) > MOST_EXPRESSIONS or len(words) > MOST_WORDS:
+        return f"expected at most {MOST_EXPRESSIONS} expressions and {MOST_WORDS} words"
+    return None
 
 
-class _Entry(Model):
-    """The fields of `Format`."""
-
-    name: Annotated[str, AfterValidator(_name)]
-    pattern: Annotated[
-        list[Annotated[str, AfterValidator(_expression)]],
-        Field(min_length=1, max_length=10),
-        BeforeValidator(_as_list),
-        AfterValidator(_telling),
-    ]
-    within: int = Field(default=0, ge=0, le=200)
-    repeat: bool = False
-    words: list[Annotated[str, Field(min_length=2, max_length=100)]] = Field(default=[], max_length=20)
-
-
-class _Matchers(Model):
-    """A file of GitHub's problem matchers, relative to the project."""
-
-    matchers: Annotated[str, Field(min_length=1)]
+_TYPES = {
+    "boolean": TYPES["boolean"],
+    "line": TYPES["line"],
+    "lines": between(0, 200),
+    "name": Type(_name, {}),
+    "expression": Type(_expression, {}),
+    "word": Type(_word, {}),
+}
+_FORMAT = tabled(
+    (
+        Key("name", "name", required=True),
+        Key("pattern", "expression | [expression]", required=True, filled=True),
+        Key("within", "lines"),
+        Key("repeat", "boolean"),
+        Key("words", "[word]"),
+    )
+)
+"""The fields of `Format`."""
+_MATCHERS = tabled((Key("matchers", "line", required=True),))
+"""A file of GitHub's problem matchers, relative to the project."""
 
 
 def load(root: Path) -> list[Format]:
@@ -97,14 +104,18 @@ def read(root: Path) -> tuple[Sequence[Problem], list[Format]]:
     if file.root.kind is not Kind.LIST or len(file.root.value) > MOST_FORMATS:
         problems.say(file.root, "/", f"expected a list of at most {MOST_FORMATS} formats, found {describe(file.root)}")
         return problems.found, []
-    shapes = Shapes(problems, nulls=file.has_nulls)
     formats: list[Format] = []
     for number, item in enumerate(file.root.value):
-        if (matchers := item.get("matchers")) is not None:
-            if shapes.validated(_Matchers, item, (number,)) is not None:
-                formats += _imported(root, matchers, problems)
-        elif (entry := shapes.validated(_Entry, item, (number,))) is not None:
-            formats.append(Format(**entry.model_dump()))
+        matchers = item.get("matchers")
+        checker = Checker(_FORMAT if matchers is None else _MATCHERS, _TYPES, {}, problems)
+        if item.kind is not Kind.MAPPING:
+            problems.say(item, pointer(number), expected("a mapping", item))
+        elif (fields := checker.fields(item, (number,))) and checker.fits and matchers is not None:
+            formats += _imported(root, matchers, problems)
+        elif checker.fits and (why := _wrong(fields)) is not None:
+            problems.say(item.value["pattern"], pointer(number, "pattern"), why)
+        elif checker.fits:
+            formats.append(Format(**fields))
     return problems.found, formats
 
 

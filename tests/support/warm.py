@@ -14,6 +14,6 @@ for module in pkgutil.walk_packages(loom.__path__, "loom."):
         import_module(module.name)
 
 # What they import late.
-for name in ("docker", "jinja2", "msgspec", "pydantic", "rich.console", "rich.live", "rich.table", "tarfile", "yaml"):
+for name in ("docker", "jinja2", "msgspec", "rich.console", "rich.live", "rich.table", "tarfile", "yaml"):
     import_module(name)
 gc.freeze()

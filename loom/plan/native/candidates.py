@@ -15,8 +15,8 @@ from loom.util.toposort import CycleError
 from loom.util.yaml_file import Node, pointer
 from loom.workflow import Entry, Workflow, expressions, interpolation
 from loom.workflow.instances import Instance, instances
-from loom.workflow.native import models
 from loom.workflow.native.references import needs_of
+from loom.workflow.native.shapes import Fields
 from loom.workflow.patterns import SearchError
 from loom.workflow.rules import NO_MATCH, NO_PIPELINE, RuleDecision, decision
 
@@ -32,15 +32,15 @@ def job_values(
 ) -> dict[str, str]:
     """Return loom's own variables of one job that are known at planning time."""
     fields = entry.fields
-    place = placed(fields.runner_pool, has_image=fields.image is not None, selection=selection, config=context.config)
+    place = placed(fields.get("runner_pool"), has_image="image" in fields, selection=selection, config=context.config)
     project_dir = p.PROJECT_DIR if place.in_container else context.host_project_dir
     values = {
         "CI_JOB_NAME": entry.name,
         "CI_JOB_NAME_SLUG": slug(entry.name),
-        "CI_JOB_STAGE": str(fields.stage),
+        "CI_JOB_STAGE": fields.get("stage", ""),
         "LOOM_JOB_NAME": entry.name,
         "LOOM_JOB_ID": job_id,
-        "LOOM_JOB_STAGE": str(fields.stage),
+        "LOOM_JOB_STAGE": fields.get("stage", ""),
         "LOOM_JOB_TARGET": "linux",
         "LOOM_PROVIDER": place.provider,
         "LOOM_WORKFLOW_PATH": workflow.path,
@@ -53,14 +53,14 @@ def candidate_of(entry: Entry, instance: Instance, decided: RuleDecision) -> Ent
     return EntryCandidate(
         id=instance.id,
         name=entry.name,
-        stage=str(fields.stage),
+        stage=fields.get("stage", ""),
         matrix=instance.matrix,
         node_index=instance.index,
         node_total=instance.total,
         decision=decided,
-        wanted=None if fields.needs is None else tuple(needs_of(entry.name, entry.merged)),
-        leaves_artifacts=fields.artifacts is not None and bool(fields.artifacts.paths),
-        base_when=fields.when,
+        wanted=None if "needs" not in fields else tuple(needs_of(entry.name, entry.merged)),
+        leaves_artifacts=bool(fields.get("artifacts", {}).get("paths")),
+        base_when=fields.get("when"),
         entry=entry,
     )
 
@@ -85,8 +85,8 @@ class RuleEvaluator:
         """Return every job and combination in plan order: by stage, then needs, then file order."""
         verdict = self.workflow_rules()
         jobs = self.workflow.jobs
-        needs = {name: [need.job for need in entry.fields.needs or ()] for name, entry in jobs.items()}
-        stage_of = {name: str(entry.fields.stage) for name, entry in jobs.items()}
+        needs = {name: [need["job"] for need in entry.fields.get("needs", ())] for name, entry in jobs.items()}
+        stage_of = {name: entry.fields.get("stage", "") for name, entry in jobs.items()}
         there = instances_of(self.workflow)
         return [
             candidate_of(jobs[name], one, verdict or self.decide(jobs[name], one))
@@ -101,27 +101,27 @@ class RuleEvaluator:
         values = self.rule_values({}, {}, {})
         for number, rule in enumerate(self.workflow.rules):
             if self.applies(rule, values, self.workflow.rules_node, ("workflow", "rules", number)):
-                if rule.when == "never":
+                if rule.get("when") == "never":
                     return decision("never", number, f"workflow: rules[{number}] says never")
-                self.workflow_variables = rule.variables
+                self.workflow_variables = rule.get("variables", {})
                 return None
         return decision("never", reason=NO_PIPELINE)
 
     def decide(self, entry: Entry, instance: Instance) -> RuleDecision:
         fields = entry.fields
-        base = fields.when or "on_success"
-        if fields.rules:
+        base = fields.get("when", "on_success")
+        if fields.get("rules"):
             values: dict[str, str] | None = None
-            for number, rule in enumerate(fields.rules):
+            for number, rule in enumerate(fields["rules"]):
                 if values is None:
                     values = self.rule_values(
-                        fields.variables or {},
+                        fields.get("variables", {}),
                         instance.matrix,
                         job_values(self.workflow, self.selection, self.context, entry, instance.id),
                     )
                 if self.applies(rule, values, entry.merged.get("rules"), (entry.name, "rules", number)):
-                    when, may_fail = rule.when or base, rule.allow_failure
-                    return decision(when, number, variables=rule.variables, allow_failure=may_fail)
+                    when, may_fail = rule.get("when", base), rule.get("allow_failure")
+                    return decision(when, number, variables=rule.get("variables", {}), allow_failure=may_fail)
             return decision("never", reason=NO_MATCH)
         return decision(base)
 
@@ -136,14 +136,14 @@ class RuleEvaluator:
 
     def applies(
         self,
-        rule: models.RuleFields,
+        rule: Fields,
         values: Mapping[str, str],
         rules: Node | None,
         place: tuple[str, str, int],
     ) -> bool:
         """Evaluate rules in order; `place` is the pointer to the list. WorkflowError for an invalid condition."""
         try:
-            if rule.if_ is not None and not expressions.holds(rule.if_, values):
+            if "if" in rule and not expressions.holds(rule["if"], values):
                 return False
         except SearchError as error:
             at = pointer(*place, "if")
@@ -151,19 +151,19 @@ class RuleEvaluator:
             node = (written.get("if") if written is not None else None) or rules
             assert node is not None  # a rule was read from somewhere
             raise WorkflowError([node.file.problem(node, at, str(error))]) from error
-        if rule.changes is not None and not self.any_changed(rule.changes, values):
+        if "changes" in rule and not self.any_changed(rule["changes"], values):
             return False
-        return rule.exists is None or self.any_exists([interpolation.expand(glob, values) for glob in rule.exists])
+        return "exists" not in rule or self.any_exists([interpolation.expand(glob, values) for glob in rule["exists"]])
 
-    def any_changed(self, changes: models.ChangesFields, values: Mapping[str, str]) -> bool:
-        base = None if changes.compare_to is None else interpolation.expand(changes.compare_to, values)
+    def any_changed(self, changes: Fields, values: Mapping[str, str]) -> bool:
+        base = interpolation.expand(changes["compare_to"], values) if "compare_to" in changes else None
         if base not in self._changed:
             answer = self.context.changed(base)
             self._changed[base] = None if answer is None else list(answer)
         changed = self._changed[base]
         if changed is None:
             return True  # unknown: rather run one job too many
-        patterns = [globs.compile(interpolation.expand(glob, values)) for glob in changes.paths]
+        patterns = [globs.compile(interpolation.expand(glob, values)) for glob in changes["paths"]]
         return any(pattern.fullmatch(path) for pattern in patterns for path in changed)
 
     def any_exists(self, wanted: list[str]) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
+
+from msgspec.structs import replace
 
 from loom.errors import Problem, RequestError
 from loom.images.reference import parse_reference, service_aliases
@@ -16,7 +18,7 @@ from loom.util.toposort import CycleError
 from loom.util.units import platform
 from loom.util.yaml_file import Node, pointer
 from loom.workflow import Entry, Workflow, interpolation
-from loom.workflow.native import models
+from loom.workflow.native.shapes import Fields
 from loom.workflow.native.values import user as checked_user
 from loom.workflow.words import shell_words
 
@@ -51,7 +53,7 @@ class JobBuilder:
             **job_values(self.workflow, self.selection, self.context, entry, candidate.id),
         }
         variables = self.variables(candidate, known)
-        text = _Texts(self, entry, {**known, **variables}, frozenset(fields.secrets or ()))
+        text = _Texts(self, entry, {**known, **variables}, frozenset(fields.get("secrets", ())))
         place = self.place(entry)
         image = self.image(entry, text, place)
         job = p.Job(
@@ -61,32 +63,36 @@ class JobBuilder:
             steps=tuple(builder.steps(entry.merged)),
             provider=place.place,
             image=image,
-            shell=tuple(fields.shell or shell_words(config.default_shell)),
+            shell=tuple(fields.get("shell") or shell_words(config.default_shell)),
             shared_shell=self.shared_shell(entry),
-            merge_output=bool(fields.merge_output),
+            merge_output=fields.get("merge_output", False),
             variables=variables,
             given_variables=tuple(self.selection.variables),
             needs=None if candidate.needs is None else tuple(candidate.needs),
             when=builder.WHEN.get(candidate.decision.when, "on_success"),
-            allow_failure=builder.allow_failure(candidate.decision.allow_failure, _allow_failure(fields.allow_failure)),
-            retry=_retry(fields.retry),
-            timeout_s=fields.timeout if fields.timeout is not None else config.job_timeout,
-            step_timeout_s=fields.step_timeout if fields.step_timeout is not None else config.step_timeout,
-            resources=self.resources(fields.resources, entry),
+            allow_failure=builder.allow_failure(
+                candidate.decision.allow_failure, _allow_failure(fields.get("allow_failure"))
+            ),
+            retry=_retry(fields.get("retry")),
+            timeout_s=fields.get("timeout", config.job_timeout),
+            step_timeout_s=fields.get("step_timeout", config.step_timeout),
+            resources=self.resources(fields.get("resources", {}), entry),
             network=self.network(fields, text),
-            privileged=bool(fields.privileged),
-            docker_socket=bool(fields.docker_socket),
+            privileged=fields.get("privileged", False),
+            docker_socket=fields.get("docker_socket", False),
             services=tuple(
-                self.service(service, number, entry, text) for number, service in enumerate(fields.services or ())
+                self.service(service, number, entry, text) for number, service in enumerate(fields.get("services", ()))
             ),
-            artifacts=self.artifacts(fields.artifacts, text),
+            artifacts=self.artifacts(fields.get("artifacts"), text),
             cache=tuple(
-                self.cache(cache, number, text) for number, cache in enumerate(fields.cache or ()) if not cache.disabled
+                self.cache(cache, number, text)
+                for number, cache in enumerate(fields.get("cache", ()))
+                if not cache.get("disabled")
             ),
-            secrets=_secrets(fields.secrets or {}),
+            secrets=_secrets(fields.get("secrets", {})),
             matrix=candidate.matrix,
-            resource_group=text.maybe(fields.resource_group, "resource_group"),
-            runner_pool=fields.runner_pool,
+            resource_group=text.maybe(fields.get("resource_group"), "resource_group"),
+            runner_pool=fields.get("runner_pool"),
             pool=builder.settled(place),
             places=builder.places(entry.merged, config),
             rule=candidate.decision.rule,
@@ -98,21 +104,22 @@ class JobBuilder:
         return hardened(job, config, text.say)
 
     def shared_shell(self, entry: Entry) -> bool:
-        shell = tuple(entry.fields.shell or shell_words(self.context.config.default_shell))
-        if entry.fields.shared_shell and not can_share_shell(shell):
+        shell = tuple(entry.fields.get("shell") or shell_words(self.context.config.default_shell))
+        shared: bool = entry.fields.get("shared_shell", False)
+        if shared and not can_share_shell(shell):
             node = entry.merged.get("shared_shell")
             message = (
                 f"`{' '.join(shell)}` can't be shared by steps: it has to be a shell that reads commands from its input"
             )
             self.say(node, pointer(entry.name, "shared_shell"), f"{message}, such as bash or sh; set `shell`")
-        return bool(entry.fields.shared_shell)
+        return shared
 
     def variables(self, candidate: EntryCandidate, known: Mapping[str, str]) -> dict[str, str]:
         entry = candidate.entry
         layered = {
             **self.workflow.variables,
             **self.workflow_variables,
-            **(entry.fields.variables or {}),
+            **entry.fields.get("variables", {}),
             **candidate.matrix,
             **candidate.decision.variables,
         }
@@ -123,7 +130,7 @@ class JobBuilder:
                 **layered,
             }
         layered |= self.selection.variables
-        for secret in entry.fields.secrets or ():
+        for secret in entry.fields.get("secrets", ()):
             layered.pop(secret, None)
         try:
             return interpolation.expand_all(layered, known, literal=self.selection.variables.keys())
@@ -149,174 +156,172 @@ class JobBuilder:
 
     def place(self, entry: Entry) -> Pool:
         fields, config = entry.fields, self.context.config
-        if (unknown := unknown_pool(fields.runner_pool, config)) is not None:
+        runner_pool, has_image = fields.get("runner_pool"), "image" in fields
+        if (unknown := unknown_pool(runner_pool, config)) is not None:
             self.say(entry.merged.get("runner_pool"), pointer(entry.name, "runner_pool"), unknown)
-        has_image = fields.image is not None
-        place = placed(fields.runner_pool, has_image=has_image, selection=self.selection, config=config)
+        place = placed(runner_pool, has_image=has_image, selection=self.selection, config=config)
         if not place.in_container and has_image:
-            pool = fields.runner_pool or self.selection.on
+            pool = runner_pool or self.selection.on
             message = f"{pool} runs jobs on this machine, without an image; remove the image, or name another pool"
             self.say(entry.merged.get("image"), pointer(entry.name, "image"), message)
         return place
 
     def image(self, entry: Entry, text: _Texts, place: Pool) -> p.Image | None:
         fields, config = entry.fields, self.context.config
-        image = fields.image
+        image = fields.get("image")
         if not place.in_container:
             return None
         if image is None:
-            return p.Image(name=config.default_image, pull=config.pull, user=fields.user, platform=config.platform)
-        build = None if image.build is None else self.build(image.build, entry, text, "image", "build")
+            user = fields.get("user")
+            return p.Image(name=config.default_image, pull=config.pull, user=user, platform=config.platform)
+        at = ("user",) if "user" in fields else ("image", "user")
+        return replace(
+            self.image_of(image, entry, text, "image"),
+            user=text.checked(checked_user, fields.get("user") or image.get("user"), *at),
+        )
+
+    def image_of(self, image: Fields, entry: Entry, text: _Texts, *at: str | int) -> p.Image:
+        """Return what an image of a job or of a service says, without its user."""
+        config = self.context.config
+        entrypoint, build = image.get("entrypoint"), image.get("build")
         return p.Image(
-            name=None if image.name is None else text.image_name(image.name, "image", "name"),
-            build=build,
-            pull=image.pull or config.pull,
-            entrypoint=None if image.entrypoint is None else tuple(image.entrypoint),
-            user=text.checked(
-                checked_user, fields.user or image.user, *(("user",) if fields.user else ("image", "user"))
-            ),
-            platform=text.checked(platform, image.platform, "image", "platform") or config.platform,
+            name=text.image_name(image["name"], *at, "name") if "name" in image else None,
+            build=None if build is None else self.build(build, entry, text, *at, "build"),
+            pull=image.get("pull", config.pull),
+            entrypoint=None if entrypoint is None else tuple(entrypoint),
+            platform=text.checked(platform, image.get("platform"), *at, "platform") or config.platform,
         )
 
-    def build(self, build: models.Build, entry: Entry, text: _Texts, *at: str | int) -> p.Build:
-        own = entry.fields.secrets or {}
-        for number, name in enumerate(build.secrets):
+    def build(self, build: Fields, entry: Entry, text: _Texts, *at: str | int) -> p.Build:
+        own = entry.fields.get("secrets", {})
+        secrets = build.get("secrets", ())
+        for number, name in enumerate(secrets):
             if name not in own:
-                place = (*at, "secrets", number)
-                text.say(
-                    place,
-                    f"the job has no secret {name}; declare it under the job's `secrets`",
-                )
+                why = f"the job has no secret {name}; declare it under the job's `secrets`"
+                text.say((*at, "secrets", number), why)
         return p.Build(
-            context=text.path(build.context, *at, "context"),
-            dockerfile=text.path(build.dockerfile, *at, "dockerfile"),
-            target=text.maybe(build.target, *at, "target"),
-            args={name: text(value, *at, "args", name) for name, value in build.args.items()},
-            secrets=_secrets({name: own[name] for name in build.secrets if name in own}),
+            context=text.path(build.get("context", "."), *at, "context"),
+            dockerfile=text.path(build.get("dockerfile", "Dockerfile"), *at, "dockerfile"),
+            target=text.maybe(build.get("target"), *at, "target"),
+            args={name: text(value, *at, "args", name) for name, value in build.get("args", {}).items()},
+            secrets=_secrets({name: own[name] for name in secrets if name in own}),
         )
 
-    def network(self, fields: models.Job, text: _Texts) -> p.Network:
-        written = fields.network
-        mode = (written.mode if written else None) or self.context.config.network
-        if fields.services and mode not in (None, "default", "bridge", "none"):
-            own = written is not None and written.mode is not None
-            at = ("network",) if own else ("services",)
+    def network(self, fields: Fields, text: _Texts) -> p.Network:
+        written = fields.get("network", {})
+        mode = written.get("mode") or self.context.config.network
+        if fields.get("services") and mode not in (None, "default", "bridge", "none"):
+            own = "mode" in written
             where = "" if own else ", which the configuration asks for,"
             text.say(
-                at,
+                ("network",) if own else ("services",),
                 f"a job with services shares a private network with them: `network: {mode}`{where} is not possible here; "
                 "remove it or the services (`none` is allowed: the private network is then isolated)",
             )
-        return p.Network(mode=mode, extra_hosts=dict(written.extra_hosts) if written else {})
+        return p.Network(mode=mode, extra_hosts=written.get("extra_hosts", {}))
 
-    def resources(self, fields: models.Resources | None, entry: Entry) -> p.Resources:
+    def resources(self, fields: Fields, entry: Entry) -> p.Resources:
         config = self.context.config
-        fields = fields or models.Resources()
         written = entry.merged.get("resources")
         places = {}
-        for key in models.Resources.model_fields:
+        for key in p.Resources.__struct_fields__:
             if written is not None and (node := written.get(key)):
                 places[key] = node.place
             elif (origin := config.origins.get(key)) is not None and origin.place:
                 places[key] = origin.place
+        limits = fields.get("ulimits", {}).items()
         return p.Resources(
-            cpus=fields.cpus if fields.cpus is not None else config.cpus,
-            memory=fields.memory if fields.memory is not None else config.memory,
-            pids=fields.pids if fields.pids is not None else config.pids,
-            shm_size=fields.shm_size,
+            cpus=fields.get("cpus", config.cpus),
+            memory=fields.get("memory", config.memory),
+            pids=fields.get("pids", config.pids),
+            shm_size=fields.get("shm_size"),
             ulimits=tuple(
-                p.Ulimit(name=name, soft=limit.soft, hard=limit.hard) for name, limit in fields.ulimits.items()
+                p.Ulimit(name=name, soft=limit["soft"], hard=limit.get("hard", limit["soft"])) for name, limit in limits
             ),
-            tmpfs=tuple(fields.tmpfs),
-            devices=tuple(fields.devices),
-            gpus=fields.gpus,
-            read_only=fields.read_only,
+            tmpfs=tuple(fields.get("tmpfs", ())),
+            devices=tuple(fields.get("devices", ())),
+            gpus=fields.get("gpus"),
+            read_only=fields.get("read_only", False),
             places=places,
         )
 
-    def service(self, service: models.Service, number: int, entry: Entry, text: _Texts) -> p.Service:
-        config = self.context.config
+    def service(self, service: Fields, number: int, entry: Entry, text: _Texts) -> p.Service:
         at = ("services", number)
-        written = service.image
-        name = (written.name if written is not None else None) or service.name
-        # Only a host name for services with a built image.
-        named = written is None or written.name is not None or written.build is None
-        place = (*at, "image", "name") if written is not None and written.name is not None else (*at, "name")
-        reference = text.image_name(name, *place) if named else text(name, *place)
-        build = None
-        if written is not None and written.build is not None:
-            build = self.build(written.build, entry, text, *at, "image", "build")
+        written = service.get("image")
+        if written is None:  # the service's name is its image
+            place: tuple[str | int, ...] = (*at, "name")
+            image = self.image_of({"name": service["name"]}, entry, text, *at)
+            aliases = tuple(service.get("alias") or service_aliases(image.name or ""))
+        else:
+            place = (*at, "image", "name") if "name" in written else (*at, "name")
+            image = self.image_of(written, entry, text, *at, "image")
+            if image.name is None and image.build is None:
+                image = replace(image, name=text.image_name(service["name"], *place))
+            aliases = tuple(service.get("alias") or (service["name"],))
+        ready = service.get("ready", {})
         node = text.node(place)
-        aliases = tuple(service.alias or (service_aliases(reference) if written is None else (service.name,)))
         return p.Service(
-            name=aliases[0] if written is None else service.name,
+            name=aliases[0] if written is None else service["name"],
             aliases=aliases,
-            image=p.Image(
-                name=reference if build is None or (written is not None and written.name) else None,
-                build=build,
-                pull=(written.pull if written is not None else None) or config.pull,
-                entrypoint=None if written is None or written.entrypoint is None else tuple(written.entrypoint),
-                platform=text.checked(platform, written.platform if written else None, *at, "image", "platform")
-                or config.platform,
-            ),
+            image=image,
             secrets=self.service_secrets(service, number, text),
-            once=service.run == "once",
+            once="run" in service,
             place=f"{node.file.name}:{node.line}",
-            variables={name: text(value, *at, "variables", name) for name, value in service.variables.items()},
-            command=None if service.command is None else tuple(service.command),
-            entrypoint=None if service.entrypoint is None else tuple(service.entrypoint),
-            user=text.checked(checked_user, service.user, *at, "user")
-            or text.checked(checked_user, written.user if written else None, *at, "image", "user"),
+            variables={
+                name: text(value, *at, "variables", name) for name, value in service.get("variables", {}).items()
+            },
+            command=_words(service.get("command")),
+            entrypoint=_words(service.get("entrypoint")),
+            user=text.checked(checked_user, service.get("user"), *at, "user")
+            or text.checked(checked_user, (written or {}).get("user"), *at, "image", "user"),
             ready=p.Ready(
-                tcp=service.ready.tcp,
-                command=None if service.ready.command is None else tuple(service.ready.command),
-                http=service.ready.http,
-                log=service.ready.log,
-                interval_s=service.ready.interval,
-                timeout_s=service.ready.timeout,
+                **{key: ready[key] for key in ("tcp", "http", "log") if key in ready},
+                command=_words(ready.get("command")),
+                interval_s=ready.get("interval", 1.0),
+                timeout_s=ready.get("timeout", 60.0),
             ),
         )
 
-    def service_secrets(self, service: models.Service, number: int, text: _Texts) -> tuple[p.Secret, ...]:
-        for name, secret in service.secrets.items():
-            variable = f"{name}_FILE" if secret.file else name
-            if variable in service.variables:
+    def service_secrets(self, service: Fields, number: int, text: _Texts) -> tuple[p.Secret, ...]:
+        secrets = _secrets(service.get("secrets", {}))
+        for secret in secrets:
+            variable = f"{secret.name}_FILE" if secret.file else secret.name
+            if variable in service.get("variables", {}):
                 at = ("services", number, "variables", variable)
-                text.say(
-                    at,
-                    f"the secret {name} sets {variable} for this service; remove one of the two",
-                )
-        return _secrets(service.secrets)
+                text.say(at, f"the secret {secret.name} sets {variable} for this service; remove one of the two")
+        return secrets
 
-    def artifacts(self, fields: models.ArtifactsFields | None, text: _Texts) -> p.Artifacts | None:
+    def artifacts(self, fields: Fields | None, text: _Texts) -> p.Artifacts | None:
         if fields is None:
             return None
         return p.Artifacts(
-            paths=tuple(text.path(path, "artifacts", "paths", n) for n, path in enumerate(fields.paths)),
-            exclude=tuple(text.path(path, "artifacts", "exclude", n) for n, path in enumerate(fields.exclude)),
-            when=fields.when,
-            name=text.maybe(fields.name, "artifacts", "name"),
-            untracked=fields.untracked,
-            expire_in_s=fields.expire_in,
+            paths=text.paths(fields.get("paths"), "artifacts", "paths"),
+            exclude=text.paths(fields.get("exclude"), "artifacts", "exclude"),
+            when=fields.get("when", "on_success"),
+            name=text.maybe(fields.get("name"), "artifacts", "name"),
+            untracked=fields.get("untracked", False),
+            expire_in_s=fields.get("expire_in"),
             reports={
-                kind: tuple(text.path(path, "artifacts", "reports", kind, n) for n, path in enumerate(paths))
-                for kind, paths in fields.reports.by_kind().items()
+                kind: text.paths(paths, "artifacts", "reports", kind)
+                for kind, paths in fields.get("reports", {}).items()
+                if paths
             },
         )
 
-    def cache(self, fields: models.CacheFields, number: int, text: _Texts) -> p.Cache:
+    def cache(self, fields: Fields, number: int, text: _Texts) -> p.Cache:
         at = ("cache", number)
-        key: str | p.CacheKeyFiles = text(fields.key.prefix, *at, "key")
-        if fields.key.files:
-            files = tuple(text.path(path, *at, "key", "files", n) for n, path in enumerate(fields.key.files))
-            key = p.CacheKeyFiles(files=files, prefix=str(key))
+        written = fields.get("key", {"prefix": "default"})
+        key: str | p.CacheKeyFiles = text(written.get("prefix", ""), *at, "key")
+        if "files" in written:
+            key = p.CacheKeyFiles(files=text.paths(written["files"], *at, "key", "files"), prefix=str(key))
+        others = fields.get("fallback_keys", ())
         return p.Cache(
-            paths=tuple(text.path(path, *at, "paths", n) for n, path in enumerate(fields.paths)),
+            paths=text.paths(fields["paths"], *at, "paths"),
             key=key,
-            fallback_keys=tuple(text(other, *at, "fallback_keys", n) for n, other in enumerate(fields.fallback_keys)),
-            policy=fields.policy,
-            when=fields.when,
-            name=fields.name,
+            fallback_keys=tuple(text(other, *at, "fallback_keys", n) for n, other in enumerate(others)),
+            policy=fields.get("policy", "pull-push"),
+            when=fields.get("when", "on_success"),
+            name=fields.get("name"),
         )
 
 
@@ -359,6 +364,9 @@ class _Texts:
             self.say(at, f"{expanded} is outside the project; use a path inside it")
         return expanded
 
+    def paths(self, written: Sequence[str] | None, *at: str | int) -> tuple[str, ...]:
+        return tuple(self.path(text, *at, number) for number, text in enumerate(written or ()))
+
     def image_name(self, text: str, *at: str | int) -> str:
         expanded = self(text, *at)
         try:
@@ -397,23 +405,24 @@ def can_share_shell(shell: tuple[str, ...]) -> bool:
     return PurePath(shell[0]).name in _SHELLS and not any("{0}" in word for word in shell)
 
 
-def _secrets(written: Mapping[str, models.SecretFields]) -> tuple[p.Secret, ...]:
-    return tuple(
-        p.Secret(name=name, ref=secret.ref, file=secret.file, required=secret.required)
-        for name, secret in written.items()
-    )
+def _words(written: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if written is None else tuple(written)
 
 
-def _allow_failure(fields: models.AllowFailureFields | None) -> bool | frozenset[int] | None:
-    if fields is None:
-        return None
-    codes: list[int] | None = fields.exit_codes
-    return True if codes is None else frozenset(codes)
+def _secrets(written: Mapping[str, Fields]) -> tuple[p.Secret, ...]:
+    return tuple(p.Secret(name=name, **secret) for name, secret in written.items())
 
 
-def _retry(fields: models.RetryFields | None) -> p.Retry:
+def _allow_failure(written: Fields | bool | None) -> bool | frozenset[int] | None:
+    return written if written is None or isinstance(written, bool) else frozenset(written["exit_codes"])
+
+
+def _retry(fields: Fields | None) -> p.Retry:
     if fields is None:
         return p.Retry()
     return p.Retry(
-        max=fields.max, when=frozenset(fields.when), exit_codes=frozenset(fields.exit_codes), backoff_s=fields.backoff
+        max=fields.get("max", 1),
+        when=frozenset(fields.get("when", ("always",))),
+        exit_codes=frozenset(fields.get("exit_codes", ())),
+        backoff_s=fields.get("backoff", 0.0),
     )

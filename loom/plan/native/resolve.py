@@ -45,8 +45,8 @@ def rehearse(workflow: Workflow, config: Config | None = None) -> tuple[list[Pro
     jobs: list[tuple[Entry, p.Job]] = []
     for entry in workflow.jobs.values():
         given: dict[str, str] = {}
-        for rule in (*(workflow.rules or ()), *(entry.fields.rules or ())):
-            given |= rule.variables
+        for rule in (*(workflow.rules or ()), *entry.fields.get("rules", ())):
+            given |= rule.get("variables", {})
         decided = decision("on_success", variables=given)
         jobs += [(entry, builder.job(candidate_of(entry, one, decided))) for one in there[entry.name]]
     return list(dict.fromkeys(builder.problems)), jobs

@@ -9,8 +9,7 @@ from msgspec import Struct
 from loom.util.yaml_file import Kind, Node, mapping
 from loom.workflow import loaded, merge
 from loom.workflow.messages import Problems
-from loom.workflow.native import models
-from loom.workflow.native.shapes import Shapes
+from loom.workflow.native.shapes import Fields, Shapes
 
 MAX_LEVELS = 32
 
@@ -18,7 +17,7 @@ MAX_LEVELS = 32
 class Entry(loaded.Entry, frozen=True, kw_only=True):
     """`fields` are the values of the merged node."""
 
-    fields: models.Job
+    fields: Fields
 
 
 class Written(Struct, frozen=True, kw_only=True):
@@ -26,7 +25,7 @@ class Written(Struct, frozen=True, kw_only=True):
 
     key: Node
     node: Node
-    fields: models.Job | None
+    fields: Fields | None
 
 
 def _image(base: Node, over: Node) -> Node:
@@ -58,8 +57,7 @@ def entries_of(
         if default is not None and not name.startswith("."):
             merged = merge.merge(default, merged, RULES)
         if merged is not own.node:  # what is wrong only now is reported at the place that it comes from
-            checked = shapes.validated(models.Job, merged, (name,), partial=name.startswith("."))
-            fields = checked if isinstance(checked, models.Job) else None
+            fields = shapes.validated("job", merged, (name,), partial=name.startswith("."))
         if fields is None:
             broken.add(name)
         else:

@@ -97,7 +97,7 @@ def _warn(node: Node, at: str, code: str, message: str) -> Problem:
 
 def _steps(entries: Iterable[Entry], default_shell: Sequence[str]) -> Iterator[Problem]:
     for entry, key, number, node in scripts_of(entries):
-        if not entry.is_template and scripts.is_posix(entry.fields.shell or default_shell):
+        if not entry.is_template and scripts.is_posix(entry.fields.get("shell") or default_shell):
             for found in scripts.bashisms(node.text):
                 at = pointer(entry.name, key, number)
                 message = f"{found.message}; or run the job in bash (`shell: bash`)"
@@ -114,7 +114,7 @@ def _steps(entries: Iterable[Entry], default_shell: Sequence[str]) -> Iterator[P
             if line.strip() and not line.strip().startswith("#")
         ]
         if (
-            entry.fields.shared_shell
+            entry.fields.get("shared_shell")
             or not lines
             or _HANDS_ON in node.text
             or not all(_LOST.match(line) for line in lines)
@@ -138,14 +138,14 @@ def scripts_of(entries: Iterable[E]) -> Iterator[tuple[E, str, int, Node]]:
 
 
 def _templates(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
-    used = {name for entry in workflow.entries.values() for name in entry.fields.extends or ()}
+    used = {name for entry in workflow.entries.values() for name in entry.fields.get("extends", ())}
     for name, entry in workflow.templates.items():
         if name not in used:
             yield _warn(entry.key, pointer(name), "WF_TEMPLATE_UNUSED", f"no job extends {name}; use or remove it")
 
 
 def _stages(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
-    filled = {entry.fields.stage for entry in workflow.jobs.values()}
+    filled = {entry.fields["stage"] for entry in workflow.jobs.values()}
     main = workflow.files[-1].root
     for number, stage in enumerate(workflow.stages):
         node = main.find("stages", number) if main is not None else None
@@ -173,21 +173,22 @@ def _unknown_names(
 ) -> Iterator[Problem]:
     everywhere = set(workflow.variables) | predefined
     for setting in workflow.rules or ():
-        everywhere |= setting.variables.keys()
+        everywhere |= setting.get("variables", {}).keys()
     for node in _conditions(workflow.rules_node):
         yield from _unknown_in_condition(node, everywhere, pointer("workflow", "rules"))
     for entry in workflow.jobs.values() if entries is None else entries:
         fields = entry.fields
-        own = {*(fields.variables or {}), *(fields.secrets or {})}
-        for row in (fields.parallel.matrix if fields.parallel else None) or ():
+        secrets = fields.get("secrets", {})
+        own = {*fields.get("variables", {}), *secrets}
+        for row in fields.get("parallel", {}).get("matrix", ()):
             own |= row.keys()
-        for rule in fields.rules or ():
-            own |= rule.variables.keys()
+        for rule in fields.get("rules", ()):
+            own |= rule.get("variables", {}).keys()
         known = everywhere | own
         for node in _conditions(entry.merged.get("rules")):
             yield from _unknown_in_condition(node, known, pointer(entry.name, "rules"))
         for name, node in fields_of(entry.merged.get("variables")).items():
-            yield from _unknown_in_value(entry, name, node, known, set(fields.secrets or {}))
+            yield from _unknown_in_value(entry, name, node, known, secrets)
 
 
 def _conditions(rules: Node | None) -> Iterator[Node]:
@@ -218,7 +219,7 @@ def _unknown_in_value(
         if other in secrets:
             message = f"${other} is a secret, which only steps can read; it is not expanded here"
             yield _warn(node, at, "WF_NAME_UNKNOWN", message)
-        elif other.startswith("LOOM_SERVICE_") and entry.fields.services:
+        elif other.startswith("LOOM_SERVICE_") and entry.fields.get("services"):
             continue  # expanded when the service starts
         elif other not in known:
             message = (
@@ -300,23 +301,23 @@ def _reach(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
     never: set[str] = set()
     for entry in workflow.jobs.values():
         fields = entry.fields
-        for number, rule in enumerate(fields.rules or ()):
-            last = number == len(fields.rules or ()) - 1
+        rules = fields.get("rules", ())
+        for number, rule in enumerate(rules[:-1]):
             node = entry.merged.find("rules", number)
-            if rule.if_ is None and rule.changes is None and rule.exists is None and not last and node is not None:
+            if not rule.keys() & {"if", "changes", "exists"} and node is not None:
                 message = "this rule always applies, so the rules after it are never evaluated; put it last"
                 yield _warn(node, pointer(entry.name, "rules", number), "WF_RULE_UNREACHABLE", message)
                 break
-        whens = [rule.when or fields.when for rule in fields.rules] if fields.rules else [fields.when]
+        whens = [rule.get("when", fields.get("when")) for rule in rules or [fields]]
         if all(when == "never" for when in whens):
             never.add(entry.name)
             message = f"{entry.name} never runs unless named; remove it, or change `when`"
             yield _warn(entry.key, pointer(entry.name), "WF_JOB_UNREACHABLE", message)
     for entry in workflow.jobs.values():
-        for number, need in enumerate(entry.fields.needs or ()):
-            node = entry.merged.find("needs", number) or entry.key
-            if need.job in never and not need.optional and entry.name not in never:
-                message = f"{need.job} never runs, so {entry.name} can't either; remove the need or make it optional"
+        for number, need in enumerate(entry.fields.get("needs", ())):
+            node, job = entry.merged.find("needs", number) or entry.key, need["job"]
+            if job in never and not need.get("optional") and entry.name not in never:
+                message = f"{job} never runs, so {entry.name} can't either; remove the need or make it optional"
                 yield _warn(node, pointer(entry.name, "needs", number), "WF_JOB_UNREACHABLE", message)
 
 
@@ -324,13 +325,14 @@ def _artifacts(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
     """Warn of artifacts that no later job gets, except in the last jobs, where people use them."""
     position = {stage: number for number, stage in enumerate(workflow.stages)}
     jobs = workflow.jobs
-    taken = {need.job for entry in jobs.values() for need in entry.fields.needs or () if need.artifacts}
-    last_gated = max((position[str(e.fields.stage)] for e in jobs.values() if e.fields.needs is None), default=-1)
-    last = max((position[str(e.fields.stage)] for e in jobs.values()), default=-1)
+    needs = [need for entry in jobs.values() for need in entry.fields.get("needs", ())]
+    taken = {need["job"] for need in needs if need.get("artifacts", True)}
+    last_gated = max((position[e.fields["stage"]] for e in jobs.values() if "needs" not in e.fields), default=-1)
+    last = max((position[e.fields["stage"]] for e in jobs.values()), default=-1)
     for entry in jobs.values():
-        artifacts = entry.fields.artifacts
-        at = position[str(entry.fields.stage)]
-        if artifacts is None or not artifacts.paths or entry.name in taken or at < last_gated or at == last:
+        paths = entry.fields.get("artifacts", {}).get("paths")
+        at = position[entry.fields["stage"]]
+        if not paths or entry.name in taken or at < last_gated or at == last:
             continue
         node = entry.merged.get("artifacts") or entry.key
         message = f"no later job gets the artifacts of {entry.name}: later jobs have `needs` without it"
@@ -351,9 +353,10 @@ def _no_effect(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
     for entry in workflow.jobs.values():
         fields = entry.fields
         step = entry.merged.get("step_timeout")
-        if step is not None and fields.timeout is not None and (fields.step_timeout or 0) > fields.timeout:
+        if step is not None and "timeout" in fields and fields["step_timeout"] > fields["timeout"]:
             message = "step_timeout is longer than timeout, which ends the job first"
             yield _warn(step, pointer(entry.name, "step_timeout"), "WF_NO_EFFECT", message)
-        if fields.retry is not None and fields.retry.max == 0 and (fields.retry.exit_codes or fields.retry.backoff):
+        retry = fields.get("retry", {})
+        if retry.get("max") == 0 and (retry.get("exit_codes") or retry.get("backoff")):
             node = entry.merged.get("retry") or entry.key
             yield _warn(node, pointer(entry.name, "retry"), "WF_NO_EFFECT", "max is 0, so nothing is tried again")

@@ -15,18 +15,19 @@ from loom.workflow import merge
 from loom.workflow.facts import Facts
 from loom.workflow.loaded import Examined, LoadedOf
 from loom.workflow.messages import Problems, in_order, refused
-from loom.workflow.native import models, references
+from loom.workflow.native import references
 from loom.workflow.native.files import File, WorkflowFiles
 from loom.workflow.native.inheritance import RULES, Entry, Written, entries_of
+from loom.workflow.native.keywords import ROOT_KEYS
 from loom.workflow.native.references import EntryView
-from loom.workflow.native.shapes import Shapes
+from loom.workflow.native.shapes import Fields, Shapes
 
 
 class Workflow(LoadedOf[Entry], frozen=True, kw_only=True):
     language: ClassVar[str] = "native"
 
     variables: Mapping[str, str]
-    rules: tuple[models.WorkflowRule, ...] | None
+    rules: tuple[Fields, ...] | None
     rules_node: Node | None
     default: Node | None
 
@@ -57,15 +58,15 @@ def _assemble(path: str, files: list[File], problems: Problems) -> Workflow | No
     """None when the main file can't be read."""
     if not any(file.main for file in files):
         return None
-    shapes = Shapes(problems, nulls=any(file.yaml.has_nulls for file in files))
+    shapes = Shapes(problems)
     written: dict[str, Written] = {}
     default: Node | None = None
     variables: dict[str, Node] = {}
-    root: models.Root | None = None
+    root: Fields | None = None
     main = files[-1].root
     for file in files:
         shape = shapes.root(file)
-        if isinstance(shape, models.Root):
+        if file.main:
             root = shape
         if (own := _mapping(file.root, "default")) is not None:
             default = own if default is None else merge.merge(default, own, RULES)
@@ -83,10 +84,10 @@ def _assemble(path: str, files: list[File], problems: Problems) -> Workflow | No
     return Workflow(
         path=path,
         files=tuple(file.yaml for file in files),
-        stages=(declared or ()) if root is None else tuple(root.stages),
+        stages=(declared or ()) if root is None else tuple(root["stages"]),
         variables={name: str(node.value) for name, node in variables.items()},
         variable_nodes=variables,
-        rules=None if root is None or root.workflow is None else tuple(root.workflow.rules),
+        rules=None if root is None or "workflow" not in root else tuple(root["workflow"]["rules"]),
         rules_node=main.find("workflow", "rules"),
         entries=entries,
         default=default,
@@ -100,7 +101,7 @@ def _mapping(root: Node, key: str) -> Node | None:
 
 def _take_entries(root: Node, written: dict[str, Written], shapes: Shapes, problems: Problems) -> None:
     for name, node in root.value.items():
-        if name in models.ROOT_KEYS:
+        if name in ROOT_KEYS:
             continue
         key = root.keys[name]
         fields = shapes.entry(name, key, node)

@@ -12,7 +12,8 @@ from msgspec import Struct
 
 from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, pointer, truth
 from loom.workflow.messages import Problems
-from loom.workflow.native import models, values
+from loom.workflow.native import values
+from loom.workflow.native.shapes import Fields
 from loom.workflow.needs import Needing, WantedNeed
 from loom.workflow.needs import check as check_needs
 
@@ -23,7 +24,7 @@ class EntryView(Struct, frozen=True, kw_only=True):
     name: str
     key: Node
     node: Node
-    fields: models.Job | None
+    fields: Fields | None
 
     @property
     def is_template(self) -> bool:
@@ -83,35 +84,35 @@ def _own_keys(view: EntryView) -> Mistakes:
     def node_of(*path: str | int) -> Node:
         return view.node.find(*path) or view.key
 
-    if fields.script is None:
+    if "script" not in fields:
         yield view.key, pointer(view.name), "the job has no script; add the commands it runs"
-    for name in (fields.secrets or {}).keys() & (fields.variables or {}).keys():
+    for name in fields.get("secrets", {}).keys() & fields.get("variables", {}).keys():
         key = node_of("secrets").key_node(name) or view.key
         yield key, pointer(view.name, "secrets", name), f"{name} is a variable of this job too; rename one"
-    image = fields.image
-    if image is not None and image.name is None and image.build is None:
+    image = fields.get("image", {})
+    if "image" in fields and not image.keys() & {"name", "build"}:
         message = "the image has neither a name nor a build; add `name:`"
         yield node_of("image"), pointer(view.name, "image"), message
-    if fields.user is not None and image is not None and image.user not in (None, fields.user):
-        message = f"image.user is {image.user}; keep one of the two"
+    if "user" in fields and image.get("user") not in (None, fields["user"]):
+        message = f"image.user is {image['user']}; keep one of the two"
         yield node_of("user"), pointer(view.name, "user"), message
     names: list[str] = []
-    for number, service in enumerate(fields.services or ()):
-        node, at = node_of("services", number), ("services", number)
-        if service.image is not None and not service.alias and not re.fullmatch(values.HOST_NAME, service.name):
-            message = f"{service.name!r} is not a valid host name: letters, digits, . _ and -; or add an alias"
+    for number, service in enumerate(fields.get("services", ())):
+        node, at, named = node_of("services", number), ("services", number), service["name"]
+        if "image" in service and not service.get("alias") and not re.fullmatch(values.HOST_NAME, named):
+            message = f"{named!r} is not a valid host name: letters, digits, . _ and -; or add an alias"
             yield node.get("name") or node, pointer(view.name, *at, "name"), message
-        elif service.name in names and not service.alias:
-            yield node, pointer(view.name, *at), f"the service {service.name} is a duplicate; give one an alias"
-        names.append(service.name)
+        elif named in names and not service.get("alias"):
+            yield node, pointer(view.name, *at), f"the service {named} is a duplicate; give one an alias"
+        names.append(named)
 
 
 def _combination(need: WantedNeed, needed: EntryView | None) -> Iterator[str]:
     if needed is None or needed.fields is None:
         return
-    parallel = needed.fields.parallel
+    matrix = needed.fields.get("parallel", {}).get("matrix", ())
     for key, value in sorted(need.matrix[0].items()) if need.matrix else ():
-        known = [v for row in (parallel.matrix if parallel else None) or () for v in row.get(key, ())]
+        known = [v for row in matrix for v in row.get(key, ())]
         if value not in known:
             why = f"its values are {', '.join(dict.fromkeys(known))}" if known else "its matrix has no such variable"
             yield f"{need.job} has no combination with {key}={value}; {why}"

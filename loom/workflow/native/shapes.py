@@ -1,57 +1,85 @@
-"""Check the shape of workflow nodes with pydantic; translate its errors to loom's messages at their places."""
+"""Check the root and the entries of a file, and their values against the table of keys."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from math import prod
 from typing import Any
 
-from msgspec.structs import replace
-from pydantic import BaseModel, ValidationError
-
 from loom.util.units import nearest
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, pointer, scalars_of
-from loom.workflow.expressions import ExpressionError
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, mapping, pointer
 from loom.workflow.messages import Problems
-from loom.workflow.native import models, values, wording
+from loom.workflow.native import keywords, values, wording
+from loom.workflow.native.checker import Check, Checker
 from loom.workflow.native.files import File
+
+Fields = Mapping[str, Any]
+"""The parsed values of a job, by the names of the table of keys; those that are not written are missing."""
+
+
+def _one_probe(ready: Fields, _: bool) -> str | None:
+    given = [name for name in PROBES if name in ready]
+    return f"expected one probe, found {' and '.join(given)}; keep one" if len(given) > 1 else None
+
+
+def _ready_when_it_ended(service: Fields, _: bool) -> str | None:
+    probe = next((name for name in PROBES if name in service.get("ready", {})), None)
+    why = f"a service with `run: once` is ready when it ended with 0; remove ready: {probe}"
+    return why if service.get("run") == "once" and probe else None
+
+
+def _something(artifacts: Fields, partial: bool) -> str | None:
+    kept = artifacts.get("paths") or artifacts.get("untracked") or any(artifacts.get("reports", {}).values())
+    return None if kept or partial else "expected paths, untracked or reports; there is nothing to keep"
+
+
+def _combinations(parallel: Fields, partial: bool) -> str | None:
+    if ("count" in parallel) == ("matrix" in parallel):
+        return None if partial else "expected a number of copies, or matrix with the values to combine"
+    total = sum(prod(map(len, row.values())) for row in parallel.get("matrix", ()))
+    most = values.MAX_COMBINATIONS
+    return f"the matrix has {total} combinations; at most {most} are allowed" if total > most else None
+
+
+def _in_order(limit: Fields, partial: bool) -> str | None:
+    soft, hard = limit.get("soft", 0), limit.get("hard", -1)
+    # The kernel treats -1 as the largest number: no limit.
+    return f"the soft limit {soft} is above the hard limit {hard}" if soft % 2**64 > hard % 2**64 else None
+
+
+PROBES = ("tcp", "command", "http", "log")
+CHECKS: Mapping[str, Check] = {
+    "services": _ready_when_it_ended,
+    "services:ready": _one_probe,
+    "artifacts": _something,
+    "parallel": _combinations,
+    "resources:ulimits:NAME": _in_order,
+}
 
 
 class Shapes:
-    def __init__(self, problems: Problems, *, nulls: bool) -> None:
+    def __init__(self, problems: Problems) -> None:
         self._problems = problems
-        self._look_for_nulls = nulls
 
-    def root(self, file: File) -> models.Root | models.Included | None:
-        model: type[models.Root] | type[models.Included] = models.Root if file.main else models.Included
-        only = {key: node for key, node in file.root.value.items() if key in models.ROOT_KEYS and key != "default"}
-        node = Node(file.yaml, Kind.MAPPING, only, file.root.line, file.root.column, 1)
-        node.keys = file.root.keys
-        before = len(self._problems.found)
-        checked = self.validated(model, node, ())
+    def root(self, file: File) -> Fields | None:
+        root = file.root.value
+        only = {key: node for key, node in root.items() if key in keywords.ROOT_KEYS and key != "default"}
+        for key in ("stages", "workflow") if not file.main else ():
+            if only.pop(key, None) is not None:
+                why = f"only the main file has {key}; move it there"
+                self._problems.say(file.root.keys[key], pointer(key), why)
+        checked = self.validated("root" if file.main else "included", mapping(file.root, only), ())
         default = file.root.get("default")
         if default is not None and default.kind is Kind.MAPPING:
-            self.validated(models.Common, default, ("default",), partial=True)
+            self.validated("default", default, ("default",), partial=True)
         elif default is not None and default.kind is not Kind.REFUSED:
             self._problems.say(
-                default,
-                pointer("default"),
-                f"expected a mapping of keys for every job, found {wording.describe(default)}",
+                default, pointer("default"), wording.expected("a mapping of keys for every job", default)
             )
-        if not file.main:
-            for key in ("stages", "workflow"):
-                if key in only:
-                    self._drop(before, file.root.keys[key])
-                    self._problems.say(
-                        file.root.keys[key], pointer(key), f"only the main file has {key}; move it there"
-                    )
         self._unique(items_of(only.get("stages")), "stages", "stage")
         self._reserve(only.get("variables"), "variables")
-        return checked  # type: ignore[return-value]
-
-    def _drop(self, start: int, node: Node) -> None:
-        self._problems.found[start:] = [
-            p for p in self._problems.found[start:] if (p.line, p.column) != (node.line, node.column)
-        ]
+        return checked
 
     def _unique(self, listed: list[Node], at: str, word: str) -> None:
         first: dict[Any, Node] = {}
@@ -67,7 +95,7 @@ class Shapes:
                 why = f"{name} is reserved: loom sets {name[:5]} variables; choose another name"
                 self._problems.say(variables.keys[name], pointer(*at, name), why)
 
-    def entry(self, name: str, key: Node, node: Node) -> models.Job | None:
+    def entry(self, name: str, key: Node, node: Node) -> Fields | None:
         at = pointer(name)
         template = name.startswith(".")
         before = len(self._problems.found)
@@ -82,94 +110,28 @@ class Shapes:
             close = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-")
             meant = f", such as {'.' if template else ''}{close}" if close and close[0].isalpha() else ""
             self._problems.say(key, at, f"{name!r} is not a valid {kind} name: {rule}{meant}")
-        checked = self.validated(models.Job, node, (name,), partial=template)
+        checked = self.validated("job", node, (name,), partial=template)
         self._reserve(node.get("variables"), name, "variables")
         self._reserve(node.get("secrets"), name, "secrets")
-        return checked if len(self._problems.found) == before else None  # type: ignore[return-value]
+        return checked if len(self._problems.found) == before else None
 
     def _no_job(self, name: str, node: Node) -> str:
         found = wording.describe(node)
-        if name in models.DEFAULT_KEYS:
+        if name in keywords.DEFAULT_KEYS:
             return f"{name} is not a root key; put it below `default`, or into a job"
-        if name in models.JOB_KEYS and f"{name}s" not in models.ROOT_KEYS:
+        if name in keywords.JOB_KEYS and f"{name}s" not in keywords.ROOT_KEYS:
             return f"{name} is not a root key; put it into a job"
         close = (
             wording.FOREIGN.get(name)
-            if wording.FOREIGN.get(name) in models.ROOT_KEYS
-            else nearest(name, models.ROOT_KEYS)
+            if wording.FOREIGN.get(name) in keywords.ROOT_KEYS
+            else nearest(name, keywords.ROOT_KEYS)
         )
         if close:
             return f"unknown root key {name}; did you mean {close}? (a job would be a mapping, this is {found})"
         return f"expected a job, a mapping with stage and script, found {found}"
 
-    def validated(
-        self, model: type[BaseModel], node: Node, at: tuple[str | int, ...], *, partial: bool = False
-    ) -> BaseModel | None:
-        """Validate a node; None after reporting errors. `partial`: merging may add missing keys."""
-        nulls = []
-        if self._look_for_nulls:  # all keys need a value
-            nulls = [(place, scalar) for place, scalar in scalars_of(node, at) if scalar.value is None]
-        for place, null in nulls:
-            self._problems.say(null, pointer(*place), "expected a value, found nothing; give one or remove the key")
-        try:
-            checked = model.model_validate(node.plain())
-        except ValidationError as error:
-            silent = {id(null) for _, null in nulls}
-            details = error.errors(include_url=False, include_context=True)
-            if partial:
-                details = [detail for detail in details if not _may_come_later(detail)]
-            for detail in details:
-                self._explain(model, node, at, detail, silent)
-            if details or nulls:
-                return None
-            extends = node.get("extends")
-            parents = [] if extends is None else [extends.value] if extends.kind is Kind.SCALAR else extends.plain()
-            return models.Job.model_construct(extends=parents)
-        return None if nulls else checked
-
-    def _explain(
-        self, model: type[BaseModel], node: Node, at: tuple[str | int, ...], detail: Any, silent: set[int]
-    ) -> None:
-        """Translate one pydantic error to a message at its place."""
-        kind, location = detail["type"], detail["loc"]
-        is_key = bool(location) and location[-1] == "[key]"
-        if is_key:
-            location = location[:-1]
-        found, path = node, list(at)
-        key: Node | None = None
-        for part in location:
-            child = found.get(part)
-            if child is None:
-                if found.kind is (Kind.MAPPING if isinstance(part, int) else Kind.LIST):
-                    continue  # a short form: an item without its list, or a list without its mapping
-                break
-            key = found.key_node(part) if isinstance(part, str) else None
-            found = child
-            path.append(part)
-        if found.kind is Kind.REFUSED or id(found) in silent:
-            return
-        if kind == "extra_forbidden":
-            name = str(location[-1])
-            self._problems.say(key or found, pointer(*path), wording.unknown_key(model, location, name))
-            return
-        if kind == "missing":
-            name = str(location[-1])
-            holder = key or found
-            example = {"version": ": write `version: v1`", "stages": ": write `stages: [build, test]`"}.get(name, "")
-            self._problems.say(holder, pointer(*path), f"the key {name} is missing{example}")
-            return
-        offset = 0
-        if kind == "value_error" and isinstance(error := detail["ctx"]["error"], ExpressionError):
-            offset = error.position
-        place = key if is_key and key is not None else found
-        problem = place.file.problem(
-            place, pointer(*path), wording.words(kind, detail, found, place, is_key), offset=offset
-        )
-        if wording.may_be_secret(detail):
-            problem = replace(problem, source_line=None)
-        self._problems.found.append(problem)
-
-
-def _may_come_later(detail: Any) -> bool:
-    """Whether merging may resolve an error of a template or of `default`: a required key is missing."""
-    return detail["type"] == "missing" or isinstance((detail.get("ctx") or {}).get("error"), values.Incomplete)
+    def validated(self, table: str, node: Node, at: tuple[str | int, ...], *, partial: bool = False) -> Fields | None:
+        """Return the values of a mapping; None after reporting errors. `partial`: merging may add missing keys."""
+        checker = Checker(keywords.TABLES[table], values.TYPES, CHECKS, self._problems, partial=partial)
+        found = checker.fields(node, at)
+        return found if checker.fits else None

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from msgspec import Struct
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import CoreSchema, core_schema
 
 from loom.util import globs
 from loom.util.units import DURATION_PATTERN, PLATFORM_PATTERN, SIZE_PATTERN, duration, meant, memory, platform, size
 from loom.workflow import expressions
 from loom.workflow.patterns import compile_pattern
-from loom.workflow.words import VARIABLE, line_in, shell_words, text_in
+from loom.workflow.words import VARIABLE, NotText, line_in, shell_words, text_in
 
 STAGE = r"^[a-z][a-z0-9_-]{0,31}$"
 JOB = r"^[a-z][a-z0-9_-]{0,63}$"
@@ -29,42 +27,23 @@ ULIMITS = (
     *("nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"),
 )
 MAX_ID = 2**31 - 1
+MAX_COMBINATIONS = 256
+NETWORK = r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$"
 
 
-class ShortForm(Struct, frozen=True, eq=False):
-    """A short form of a value: `expand` converts it to the full form and returns other values unchanged."""
-
-    expand: Callable[[Any], Any]
-    schema: dict[str, Any] | None
-    """The short form's JSON Schema; None: one item of the full form's list."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(self.expand, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        full = handler(schema)
-        return {"anyOf": [full["items"] if self.schema is None else self.schema, full]}
-
-
-class Parsed(Struct, frozen=True, eq=False):
-    """A value written as text (or a number) and parsed to another type."""
+class Type(Struct, frozen=True, eq=False):
+    """A type of values: `parse` returns the value. NotText for another kind of value, ValueError with a text for users."""
 
     parse: Callable[[Any], Any]
     schema: dict[str, Any]
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(self.parse)
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return dict(self.schema)
 
 
 class Unrepeated(ValueError):
     """The value may be a misplaced secret and must not appear in messages."""
 
 
-class Incomplete(ValueError):
-    """A required key is missing (in a template or `default`, merging may add it)."""
+class NotA(ValueError):
+    """A value of another kind; the message says which one is expected."""
 
 
 _DEVICE = r"/[^:\s]+(:/[^:\s]+)?(:[rwm]{1,3})?|[A-Za-z][\w.-]*/[A-Za-z][\w.-]*=[\w.:-]+"
@@ -107,7 +86,7 @@ def _script(value: Any) -> str:
 
 
 def _reference(value: Any) -> str:
-    text = value.strip() if isinstance(value, str) else ""
+    text = text_in(value).strip()
     if not re.fullmatch(r"[a-z][a-z0-9+.-]*://\S[^\n]*", text):
         raise Unrepeated(
             "expected a reference such as env://NAME or keyring://service/name; a secret's value is never written here"
@@ -219,16 +198,66 @@ def _pattern(value: Any) -> str:
     return text
 
 
-def listed(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise NotA("true or false")
+    return value
 
 
-def numbers(value: Any) -> Any:
-    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+def _integer(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise NotA("a whole number")
+    return value
 
 
-def named(key: str) -> Callable[[Any], Any]:
-    return lambda value: {key: value} if isinstance(value, str) else value
+def between(least: int, most: int | None) -> Type:
+    def parse(value: Any) -> int:
+        number = _integer(value)
+        if number < least:
+            raise ValueError(f"expected a number of at least {least}")
+        if most is not None and number > most:
+            raise ValueError(f"expected a number of at most {most}")
+        return number
+
+    limit = {} if most is None else {"maximum": most}
+    return Type(parse, {"type": "integer", "minimum": least, **limit})
+
+
+def _stage(value: Any) -> str:
+    text = text_in(value)
+    if not re.fullmatch(STAGE[1:-1], text):
+        close = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")
+        meant = f", such as {close}" if re.fullmatch(STAGE[1:-1], close) else ""
+        rule = "lower-case letters, digits, _ and -, at most 32, and a letter first"
+        raise ValueError(f"{text!r} is not a valid stage name: {rule}{meant}")
+    return text
+
+
+def _variable(value: Any) -> str:
+    text = text_in(value)
+    if not re.fullmatch(VARIABLE[1:-1], text):
+        close = re.sub(r"[^A-Za-z0-9_]+", "_", text)
+        meant = f", such as {close}" if re.fullmatch(VARIABLE[1:-1], close) else ""
+        raise ValueError(f"{text!r} is not a valid variable name: letters, digits and _, no digit first{meant}")
+    return text
+
+
+def _network(value: Any) -> str:
+    text = text_in(value)
+    if not re.fullmatch(NETWORK[1:-1], text):
+        raise ValueError(f"expected text like {NETWORK}, found {text!r}")
+    return text
+
+
+def _filled(value: Any) -> str:
+    text = text_in(value).strip()
+    if not text:
+        raise NotText
+    return text
+
+
+def _probe(value: Any) -> list[str]:
+    return [text_in(word) for word in value] if isinstance(value, list) else ["sh", "-c", text_in(value)]
 
 
 def _matching(pattern: str, **more: Any) -> dict[str, Any]:
@@ -243,9 +272,8 @@ _TEXT: dict[str, Any] = {"type": "string"}
 FILLED = _matching(r"\S")
 LINE = _matching(r"^\s*\S[^\n]*\s*$")
 REFERENCE = _matching(r"^\s*[a-z][a-z0-9+.-]*://\S[^\n]*\s*$")
-NETWORK = r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$"
-_DURATION = _matching(DURATION_PATTERN, examples=["90s", "10m", "1h30m"])
 _SIZE = _matching(SIZE_PATTERN)
+_DURATION = _matching(DURATION_PATTERN, examples=["90s", "10m", "1h30m"])
 _ADDRESS = r"^\s*(host-gateway|[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\s*$"
 _USER = r"^\s*(?!-[0-9])(?![^:]*:-[0-9])\S[^\n]*\s*$"
 _PLATFORM = rf"^\s*({PLATFORM_PATTERN}|[A-Za-z0-9_-]+|[^\n]*\$[^\n]*)\s*$"
@@ -253,41 +281,47 @@ _CPUS = _any({"type": "number", "minimum": 0.01, "maximum": 4096}, _matching(r"^
 _GPUS = _any({"type": "integer", "minimum": 1}, _matching(r"^(all|[1-9][0-9]*|device=[A-Za-z0-9_,.:-]+)$"))
 # All zeros and units: a zero duration.
 _LIMIT = _matching(DURATION_PATTERN, examples=["10m", "1h30m"]) | {"not": {"pattern": "^[0.wdhms]*$"}}
-Text = Annotated[str, Parsed(text_in, _TEXT)]
-Line = Annotated[str, Parsed(line_in, LINE)]
-Script = Annotated[str, Parsed(_script, FILLED)]
-Reference = Annotated[str, Parsed(_reference, REFERENCE)]
-Seconds = Annotated[float, Parsed(_seconds, _DURATION)]
-Limit = Annotated[float, Parsed(_limit, _LIMIT)]
-HostName = Annotated[str, Parsed(_host_name, _matching(HOST_NAME))]
-Bytes = Annotated[int, Parsed(_bytes, _any(_SIZE, {"type": "integer", "minimum": 0}, examples=["512m", "2g"]))]
-RelativePath = Annotated[str, Parsed(_relative, _matching(r"^\s*(?![/~\s])(?!(.*/)?\.\.(/|\s*$))[^\n]+$"))]
-Condition = Annotated[Any, Parsed(_condition, FILLED | {"examples": ['$CI_COMMIT_BRANCH == "main"']})]
 _WORDS: dict[str, Any] = {"type": "array", "items": _TEXT, "minItems": 1}
-Shell = Annotated[list[str], Parsed(shell_words, _any(FILLED, _WORDS, examples=["bash"]))]
-Cpus = Annotated[float, Parsed(_cpus, _CPUS)]
-Gpus = Annotated[str, Parsed(_gpus, _GPUS)]
+_BYTES = _any(_SIZE, {"type": "integer", "minimum": 0}, examples=["512m", "2g"])
 _MEMORY = _any(_SIZE, {"const": 0}, {"type": "integer", "minimum": 6291456}, examples=["512m", "2g"])
-Memory = Annotated[int, Parsed(_memory, _MEMORY)]
-UlimitName = Annotated[str, Parsed(_ulimit_name, _matching(f"^({'|'.join(ULIMITS)})$"))]
-Tmpfs = Annotated[str, Parsed(_tmpfs, _matching(r"^\s*/+[^/:\s][^\n]*$"))]
-ExtraHost = Annotated[str, Parsed(_extra_host, _matching(EXTRA_HOST))]
-Address = Annotated[str, Parsed(_address, _matching(_ADDRESS))]
-User = Annotated[str, Parsed(_user, _matching(_USER))]
-Platform = Annotated[str, Parsed(_platform, _matching(_PLATFORM))]
-RegularExpression = Annotated[str, Parsed(_pattern, _TEXT)]
-Device = Annotated[str, Parsed(_device, _matching(f"^({_DEVICE})$"))]
-Lines = Annotated[list[Line], ShortForm(listed, None)]
-Globs = Annotated[list[Annotated[str, Parsed(_glob, LINE)]], ShortForm(listed, None)]
-TmpfsMounts = Annotated[list[Tmpfs], ShortForm(listed, None)]
-Devices = Annotated[list[Device], ShortForm(listed, None)]
-Paths = Annotated[list[RelativePath], ShortForm(listed, None)]
-Scripts = Annotated[list[Script], ShortForm(listed, None)]
-Arguments = Annotated[list[Text], ShortForm(listed, None)]
-ExitCode = Annotated[int, Field(ge=0, le=255)]
-ExitCodes = Annotated[list[ExitCode], ShortForm(numbers, None)]
-VariableName = Annotated[str, Field(pattern=VARIABLE)]
-Variables = dict[VariableName, Text]
-PullPolicy = Literal["always", "missing", "never"]
-Outcome = Literal["on_success", "on_failure", "always"]
-JobWhen = Literal["on_success", "on_failure", "always", "manual", "never"]
+
+TYPES: dict[str, Type] = {
+    "boolean": Type(_boolean, {"type": "boolean"}),
+    "integer": Type(_integer, {"type": "integer"}),
+    "count": between(1, None),
+    "copies": between(1, MAX_COMBINATIONS),
+    "retries": between(0, 10),
+    "exit_code": between(0, 255),
+    "port": between(1, 65535),
+    "text": Type(text_in, _TEXT),
+    "line": Type(line_in, LINE),
+    "filled": Type(_filled, FILLED),
+    "script": Type(_script, FILLED),
+    "probe": Type(_probe, _any(_TEXT, {"type": "array", "items": _TEXT})),
+    "reference": Type(_reference, REFERENCE),
+    "seconds": Type(_seconds, _DURATION),
+    "limit": Type(_limit, _LIMIT),
+    "host_name": Type(_host_name, _matching(HOST_NAME)),
+    "bytes": Type(_bytes, _BYTES),
+    "path": Type(_relative, _matching(r"^\s*(?![/~\s])(?!(.*/)?\.\.(/|\s*$))[^\n]+$")),
+    "glob": Type(_glob, LINE),
+    "condition": Type(_condition, FILLED | {"examples": ['$CI_COMMIT_BRANCH == "main"']}),
+    "shell": Type(shell_words, _any(FILLED, _WORDS, examples=["bash"])),
+    "cpus": Type(_cpus, _CPUS),
+    "gpus": Type(_gpus, _GPUS),
+    "memory": Type(_memory, _MEMORY),
+    "ulimit": Type(_ulimit_name, _matching(f"^({'|'.join(ULIMITS)})$")),
+    "tmpfs": Type(_tmpfs, _matching(r"^\s*/+[^/:\s][^\n]*$")),
+    "extra_host": Type(_extra_host, _matching(EXTRA_HOST)),
+    "address": Type(_address, _matching(_ADDRESS)),
+    "user": Type(_user, _matching(_USER)),
+    "platform": Type(_platform, _matching(_PLATFORM)),
+    "pattern": Type(_pattern, _TEXT),
+    "device": Type(_device, _matching(f"^({_DEVICE})$")),
+    "network": Type(_network, _matching(NETWORK)),
+    "stage": Type(_stage, _matching(STAGE)),
+    "variable": Type(_variable, _matching(VARIABLE)),
+}
+"""The types of values, by the names that shapes have for them."""
+NAMES = {"ulimits": "ulimit", "extra_hosts": "extra_host"}
+"""The types of the names in mappings of any names, by their keys; `variable` for all others."""

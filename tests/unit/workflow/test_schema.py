@@ -13,7 +13,7 @@ import yaml
 from loom import workflow
 from loom.errors import WorkflowError
 from loom.util import yaml_file
-from loom.workflow.native import models
+from loom.workflow.native import keywords
 from loom.workflow.native.schema import workflow_schema
 from tests.support.effort import effort
 
@@ -220,7 +220,7 @@ def test_a_template_may_lack_what_a_job_needs(validator: Any) -> None:
 
 def test_the_schema_is_stable_json() -> None:
     assert json.dumps(workflow_schema()) == json.dumps(workflow_schema())
-    assert set(models.ROOT_KEYS) == set(workflow_schema()["properties"])
+    assert set(keywords.ROOT_KEYS) == set(workflow_schema()["properties"])
 
 
 ODD: list[Any] = [

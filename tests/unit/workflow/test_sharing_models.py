@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from loom.errors import Problem
 from loom.plan.model import ResolveContext
 from loom.util import yaml_file
+from loom.util.toposort import CycleError
 from loom.util.yaml_file import YamlFile, scalars_of
 from loom.workflow.gitlab import inputs, yaml
 from loom.workflow.gitlab.files import MAX_INCLUDES
 from loom.workflow.gitlab.loader import examine_text
 from loom.workflow.gitlab.references import Resolver
-from loom.workflow.interpolation import ExpansionCycle, expand, expand_all, names
+from loom.workflow.interpolation import expand, expand_all, names
 from loom.workflow.messages import Problems
 from loom.workflow.native import loader
 from tests.support.effort import fuzzed
@@ -252,8 +253,8 @@ def test_variables_expand_to_what_their_parts_mean(variables: Mapping[str, list[
     try:
         assert expand_all(texts, given) == expected
         assert not cycle
-    except ExpansionCycle as error:
-        found = error.names
+    except CycleError as error:
+        found = error.cycle
     else:
         return
     assert cycle
