@@ -7,7 +7,8 @@
 | `names_of`: a package's names are imported when they are first used | 90 ms of a run (no libgit2) or of a GitLab file's plan |
 | `cli.app.app_for`: only the given command is described to the parser | 60 ms of each command |
 
-Measures that saved less than 20 ms are gone: the collector runs while a workflow is loaded. Shorter turns of threads showed no gain with eight jobs.
+Measures that saved less than 20 ms are gone: the collector runs while a workflow is loaded. Shorter turns of threads
+showed no gain with eight jobs.
 """
 
 from __future__ import annotations
