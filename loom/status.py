@@ -73,6 +73,8 @@ class EndedBy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     line: Code | None = None
     """Of the step's script."""
     code: Code
+    parts: list[Code] = []
+    """Of a pipeline of several: the codes of its parts."""
     stack: list[Frame] = []
     """The calls of functions and sourced files, the innermost first; empty at the top level of the script."""
     directory: str | None = None

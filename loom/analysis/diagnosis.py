@@ -68,12 +68,15 @@ class EndingCommand(Document, frozen=True, kw_only=True):
     line: Code | None = None
     calls: list[str] = field(default_factory=list)
     """The calls of functions and sourced files around it, the innermost first: `name at file:line`."""
+    parts: list[Code] = field(default_factory=list)
+    """Of a pipeline of several commands: the exit code of each."""
 
     @property
     def text(self) -> str:
         at = f" at {self.file}:{self.line}" if self.file and self.line else ""
         called = f", called from {', '.join(self.calls)}" if self.calls else ""
-        return f"`{self.command}`{at} gave {self.exit_code}{called}"
+        parts = f" ({', '.join(map(str, self.parts))})" if self.parts else ""
+        return f"`{self.command}`{at} gave {self.exit_code}{parts}{called}"
 
 
 class OtherFailure(Document, frozen=True, kw_only=True):
@@ -508,6 +511,7 @@ def ending_command(ended: Mapping[str, Any] | None, step: Mapping[str, Any]) -> 
     return EndingCommand(
         command=ended["command"],
         exit_code=ended["code"],
+        parts=ended.get("parts", []),
         file=file,
         line=line,
         calls=[call.removeprefix("source at ") for call in around],

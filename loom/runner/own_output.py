@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from loom.providers.driver.endings import MOST_MARKS, Begun, ended_by
+from loom.providers.driver.endings import Begun, ended_by
 from loom.status import EndedBy, Exit, Stream
 
 SILENT = frozenset(("exit", "return", "false", "!", "test", "[", "[[", "(("))
@@ -30,16 +30,14 @@ class OwnOutput:
         found = ended_by(exit_.reports, marks, script, exit_.code)
         if found is None:
             return None
-        if not marks or len(marks) >= MOST_MARKS:
-            return self._at_end(found, ()) if _is_silent(found) else found
         # A subshell has no mark of its own: its output is part of what follows the last one.
-        number = next((at for at in range(len(marks) - 1, -1, -1) if marks[at].line == found.line), len(marks) - 1)
-        last = number
-        while number > 0 and marks[number - 1].line == found.line:  # a pipeline, or several commands on one line
-            number -= 1
-        if _is_silent(found) and all(mark.word in SILENT for mark in marks[number : last + 1]):
+        last = marks[-1] if marks and marks[-1].line else None
+        mark = next((mark for mark in marks if mark.line == found.line), last)
+        if _is_silent(found) and (mark is None or mark.word in SILENT):
             return self._at_end(found, marks)
-        return replace(found, stdout_lines=marks[number].stdout_lines, stderr_lines=marks[number].stderr_lines)
+        if mark is None:
+            return found
+        return replace(found, stdout_lines=mark.stdout_lines, stderr_lines=mark.stderr_lines)
 
     def _at_end(self, found: EndedBy, marks: Sequence[Begun]) -> EndedBy:
         out, err = self._counts["stdout_lines"], self._counts["stderr_lines"]

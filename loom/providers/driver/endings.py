@@ -1,14 +1,14 @@
 """The command that ended a step, as the step's own shell reports it: traps that cost nothing while commands succeed.
 
-bash reports from its traps ERR (the exact line) and EXIT (the command and the call stack; it has no line there), other
-shells from EXIT with the line. A report is a few lines in a file beside `$LOOM_ENV`. Traps that the script sets replace
-these, and a script that lists its traps (`observable`) gets none.
+bash reports from its traps ERR (the exact line, also in a function where the script has no trap ERR of its own) and EXIT (the
+command and the call stack; it has no line there), other shells from EXIT with the line. A report is a few lines in a file
+beside `$LOOM_ENV`. Traps that the script sets replace these, and a script that lists its traps (`observable`) gets none.
 
-A shared bash also marks, in both streams, where each of the first `MOST_MARKS` commands of its top level begins, which
-tells the output of one command from that of another. It writes to copies of its streams that bash keeps for itself, so
-no child inherits them. A mark costs 25 µs of a processor. All of it
-takes 1.3 ms for a step of 10,000 builtins (8.7 ms in the shell alone), and less than what can be measured for one of 300
-programs (250 ms); without a limit, 10,000 builtins would take thirty times as long.
+bash also marks, in both streams, where a command of its top level begins in a line that had none yet, which tells the output
+of one command from that of another. It writes to the streams of its parent, which is the driver, so a mark comes out where
+the script has redirected its own. The trap DEBUG for it costs as much as thirty builtins, a mark as much as two hundred: after
+each `CHECKED` commands it goes unless they took `LEAST_MS`, so it takes less than a millisecond of a step of builtins, and
+under 1 % of one of programs.
 """
 
 from __future__ import annotations
@@ -22,36 +22,45 @@ from msgspec.structs import replace
 
 from loom.status import EndedBy, Frame
 
-MOST_MARKS = 24
+CHECKED = 24
+LEAST_MS = 24
 _SHOWS_TRAPS = re.compile(r"\btrap[ \t]*(?:-p|$|[;&|)}\n])|\bset\s+-(?:\w*v|o\s+verbose)", re.MULTILINE)
-_IN_THE_WAY = re.compile(r"\bDEBUG\b|\bset\s+-\w*T|functrace|BASH_XTRACEFD|(?<![\w$])\d\d+[<>]")
+_IN_THE_WAY = re.compile(r"\bDEBUG\b|\bset\s+-\w*T|functrace|BASH_XTRACEFD")
+_SEES_ERRTRACE = re.compile(
+    r"\bERR\b|errtrace|\$\{?-|\bset\s+[-+]\w*E|\bset\s+[-+]o\s*(?:$|[;&|)])|\bshopt\b|SHELLOPTS|(?:^|[\s;&|(!])(?:\.|source)\s",
+    re.MULTILINE,
+)
+"""Also a script that reads another one, which may set a trap ERR."""
 _OF_STEP = re.compile(r"(?:^|/)step\.\d+\Z")
 _ENDS = re.compile(r"(?:exit|return)\b|(?:test|\[|\[\[) ")
 """Commands that end a shell without a trap ERR: also a test before `&&`, the last thing that it ran."""
 _GOES_ON = re.compile(r"\+[a-z]*e|\+o\s+errexit")
 
-# Of bash: kind, code, line, parts of the pipeline; the lines, functions and files of the calls; the command; the directory.
+# Of bash: kind, code, line, codes of the pipeline; the lines, functions and files of the calls; the command; the directory.
 _BASH = (
-    r"""{ builtin printf '%%s\n' "%(kind)s $? $LINENO ${#PIPESTATUS[@]}" "${BASH_LINENO[*]}" "${FUNCNAME[*]-}" """
+    r"""{ builtin printf '%%s\n' "%(kind)s $? $LINENO ${PIPESTATUS[*]}" "${BASH_LINENO[*]}" "${FUNCNAME[*]-}" """
     r""""${BASH_SOURCE[*]-}" "${BASH_COMMAND//$'\n'/ }" "$PWD" %(to)s"%(file)s"; } 2>/dev/null || :"""
 )
+_AT_ERROR = "case $BASH_SUBSHELL in 0) %s ;; esac"
 # A bash that could make no process (254) would wait in its trap for all that it has in the background, as it does not without.
 _AT_EXIT = "case $? in 254) exec /bin/sh -c 'exit 254' ;; *) %s ;; esac"
 _SH = r"""{ printf 'S %%s %%s\n%%s\n' "$?" "${LINENO-}" "$PWD" >>"%(file)s"; } 2>/dev/null || :"""
+_ERRTRACE = '{ [ -n "${loom_errtrace-}" ] || set -E; } 2>/dev/null; '
+_NO_ERRTRACE = "{ loom_errtrace=no; set +E; } 2>/dev/null; "
 _WORD = "${BASH_COMMAND%%%%[!][A-Za-z0-9_./!(-]*}"
+_OUT, _ERR = (f'>>"/proc/$PPID/fd/{stream}"' for stream in (3, 4))
 _MARK = (
-    r"""{ loom_u=$_; [ "$((loom_k += 1))" -lt %(most)d ] || trap - DEBUG; """
-    rf"""builtin printf '%(token)s %%s %%.40s\n' "$LINENO" "{_WORD}" >&$loom_o; """
-    r"""builtin printf '%(token)s %%s%%.0s\n' "$LINENO" "$loom_u" >&$loom_e; } 2>/dev/null || :"""
+    r"""{ [[ $loom_lines == *,$LINENO,* && $BASH_COMMAND != exit* ]] || { loom_u=$_ loom_lines+=$LINENO,; """
+    rf"""builtin printf '%(token)s %%s %%.40s\n' "$LINENO" "{_WORD}" {_OUT}; """
+    rf"""builtin printf '%(token)s %%s%%.0s\n' "$LINENO" "$loom_u" {_ERR}; }}; """
+    r"""(( ++loom_k %% %(checked)d )) || { loom_u=$_ loom_t=$loom_now loom_now=${EPOCHREALTIME-0}; """
+    r"""loom_now=${loom_now/[.,]}; (( loom_now - loom_t > %(least)d )) || { trap - DEBUG; """
+    rf"""builtin printf '%(token)s 0\n' {_OUT}; builtin printf '%(token)s 0\n' {_ERR}; }}; builtin : "$loom_u"; }}; """
+    r"""} 2>/dev/null || :"""
 )
-# The copies of its streams are those that bash has saved for the end of `. file`, the first ones from 10 on.
-_PREPARE = """{ loom_k=0 loom_o= loom_e=; for loom_i in 10 11 12 13 14 15 16 17 18 19 20; do \
-[ -z "$loom_o" ] && [ /dev/fd/$loom_i -ef /dev/fd/1 ] && loom_o=$loom_i && continue; \
-[ -z "$loom_e" ] && [ /dev/fd/$loom_i -ef /dev/fd/7 ] && loom_e=$loom_i; done; unset loom_i; \
-[ -z "$loom_o" ] || [ -z "$loom_e" ] || trap %s DEBUG; } 7>&2 2>/dev/null || :; """
+_PREPARE = "{ loom_k=0 loom_lines=, loom_now=${EPOCHREALTIME-0}; loom_now=${loom_now/[.,]}; \
+[[ -w /proc/$PPID/fd/3 && -w /proc/$PPID/fd/4 ]] && trap %s DEBUG; } 2>/dev/null || :; "
 _MOST_LINES = 100
-COPIES = (98, 99)
-"""The descriptors of the shared bash that are copies of its streams; its commands have them closed."""
 
 
 def observable(scripts: Sequence[str]) -> bool:
@@ -68,21 +77,23 @@ def is_bash(shell: Sequence[str]) -> bool:
 def reporting(shell: Sequence[str], file: str) -> str:
     """Return what stands before a script, on its first line, so that `shell` reports the command that ends it to `file`."""
     if is_bash(shell):
-        traps = [("ERR", {"kind": "E", "to": ">|"}), ("EXIT", {"kind": "X", "to": ">>"})]
-        reports = {name: _BASH % {**values, "file": file} for name, values in traps}
-        reports["EXIT"] = _AT_EXIT % reports["EXIT"]
-        texts = [f"trap {_quoted(report)} {name}" for name, report in reports.items()]
-        return f"{{ {'; '.join(texts)}; }} 2>/dev/null; "
+        at_error = _AT_ERROR % (_BASH % {"kind": "E", "to": ">|", "file": file})
+        at_exit = _AT_EXIT % (_BASH % {"kind": "X", "to": ">>", "file": file})
+        return f"{{ trap {_quoted(at_error)} ERR; trap {_quoted(at_exit)} EXIT; }} 2>/dev/null; "
     if PurePosixPath(shell[0]).name in ("sh", "ash", "dash", "busybox"):
         return f"{{ trap {_quoted(_SH % {'file': file})} EXIT; }} 2>/dev/null; "
     return ""
 
 
 def marking(shell: Sequence[str], script: str, token: bytes) -> str:
-    """Return what stands before a script in a shared bash, so that it marks where its commands begin."""
-    if not token or not is_bash(shell) or _IN_THE_WAY.search(script):
+    """Return what stands before each script of a bash, so that it marks where commands begin and reports from functions."""
+    if not is_bash(shell):
         return ""
-    return _PREPARE % _quoted(_MARK % {"most": MOST_MARKS, "token": token.decode()})
+    errtrace = _NO_ERRTRACE if _SEES_ERRTRACE.search(script) else _ERRTRACE
+    if not token or _IN_THE_WAY.search(script):
+        return errtrace
+    mark = _MARK % {"checked": CHECKED, "least": 1000 * LEAST_MS, "token": token.decode()}
+    return errtrace + _PREPARE % _quoted(mark)
 
 
 def _quoted(text: str) -> str:
@@ -102,7 +113,7 @@ class _Report(Struct, frozen=True, kw_only=True):
     kind: str
     code: int
     line: int | None
-    parts: int = 1
+    parts: Sequence[int] = ()
     lines: Sequence[int] = ()
     functions: Sequence[str] = ()
     files: Sequence[str] = ()
@@ -119,7 +130,7 @@ def _reports(lines: Sequence[str]) -> dict[str, _Report]:
     """Return the last report of each kind; a step may have written anything else."""
     found: dict[str, _Report] = {}
     for number, text in enumerate(lines):
-        match = re.fullmatch(r"([EXS]) (\d{1,3}) (\d{1,7})?(?: (\d{1,4}))?", text)
+        match = re.fullmatch(r"([EXS]) (\d{1,3}) (\d{1,7})?((?: \d{1,3})*)", text)
         if match is None:
             continue
         report = _Report(kind=match[1], code=int(match[2]), line=int(match[3]) if match[3] else None)
@@ -131,7 +142,7 @@ def _reports(lines: Sequence[str]) -> dict[str, _Report]:
                 kind=report.kind,
                 code=report.code,
                 line=report.line,
-                parts=int(match[4] or 1),
+                parts=[int(word) for word in match[4].split()],
                 lines=[int(word) for word in rest[0].split() if word.isdigit()],
                 functions=rest[1].split(),
                 files=rest[2].split(),
@@ -158,7 +169,7 @@ def _ended_by(found: Mapping[str, _Report], marks: Sequence[Begun], script: str,
     if plain is not None:
         known = plain.code == code and plain.line is not None and 1 <= plain.line <= len(written)
         return EndedBy(command=_whole(written, plain.line), line=plain.line, code=code) if known else None
-    if at_end is not None and len(marks) > 1 and marks[-1].line == 1 and at_end.command.startswith(marks[-1].word):
+    while at_end is not None and len(marks) > 1 and marks[-1].line == 1 and at_end.command.startswith(marks[-1].word):
         marks = marks[:-1]  # that of the trap EXIT itself
     if failed is not None and failed.code == code and failed.files and _is_last(failed, at_end, marks, script):
         return _by_report(failed, failed.line, written)
@@ -177,7 +188,7 @@ def _is_last(failed: _Report, at_end: _Report | None, marks: Sequence[Begun], sc
         return True
     if at_end is not None and not _sources_step(at_end):
         return at_end.command == failed.command
-    return bool(marks) and len(marks) < MOST_MARKS and marks[-1].line == failed.line
+    return bool(marks) and marks[-1].line == failed.line
 
 
 def _sources_step(report: _Report) -> bool:
@@ -189,16 +200,20 @@ def _by_report(report: _Report, line: int | None, written: Sequence[str]) -> End
     stack = _stack(report, line)
     own = [frame.line for frame in stack if frame.file is None]
     command = report.command
-    if stack and stack[0].file is None and line is not None and (report.parts > 1 or command.startswith("(")):
+    if stack and stack[0].file is None and line is not None and (len(report.parts) > 1 or command.startswith("(")):
         command = _whole(written, line)
     return EndedBy(
-        command=command[:300], line=own[-1] if own else None, code=report.code, stack=stack if len(stack) > 1 else []
+        command=command[:300],
+        line=own[-1] if own else None,
+        code=report.code,
+        parts=list(report.parts) if report.kind == "E" and len(report.parts) > 1 else [],
+        stack=stack if len(stack) > 1 else [],
     )
 
 
 def _by_mark(marks: Sequence[Begun], at_end: _Report | None, written: Sequence[str], code: int) -> EndedBy | None:
     """Return the command of the mark at which the shell ended: `exit`, `exec`, or the call of a function."""
-    if not marks or len(marks) >= MOST_MARKS:
+    if not marks or marks[-1].line == 0:
         return None
     if at_end is not None and at_end.functions and at_end.functions[0] not in ("source", "main"):
         command = f"exit {code}"
@@ -207,12 +222,11 @@ def _by_mark(marks: Sequence[Begun], at_end: _Report | None, written: Sequence[s
     line = written[last.line - 1] if 1 <= last.line <= len(written) else ""
     if last.word in ("exit", "exec") and (whole := re.search(rf"\b{last.word}\b[^;&|}}]*", line)):
         return EndedBy(command=whole[0].strip(), line=last.line, code=code)
-    function = re.compile(rf"(?:^|\s){re.escape(last.word)}\s*\(\)|\bfunction\s+{re.escape(last.word)}\b")
-    if last.word and line and any(function.search(text) for text in written):
-        return EndedBy(command=_whole(written, last.line), line=last.line, code=code)
-    if at_end is not None and at_end.command.startswith('exit "$loom_code"'):  # it ran to its end
-        last = [mark for mark in marks if mark.line <= len(written)][-1]
-        return EndedBy(command=_whole(written, last.line), line=last.line, code=code)
+    own = next((mark for mark in reversed(marks) if mark.line <= len(written)), last)
+    function = re.compile(rf"(?:^|\s){re.escape(own.word)}\s*\(\)|\bfunction\s+{re.escape(own.word)}\b")
+    # Any other command would have been reported, so it calls a function, or reads a file, that ended the shell.
+    if at_end is not None or (own.word and any(function.search(text) for text in written)):
+        return EndedBy(command=_whole(written, own.line), line=own.line, code=code)
     return None
 
 

@@ -184,7 +184,8 @@ def step(
     """
     checked(script, environment)
     if observed:
-        script = endings.reporting(shell, f"{directory}/{ENDED}") + script
+        marks = endings.marking(shell, script, begin_token(token))
+        script = endings.reporting(shell, f"{directory}/{ENDED}") + marks + script
     file = f"{directory}/step.{number}"
     settings = (_TAKE_ON if handed_over else b"") + _settings(environment, merge_output=merge_output)
     for name, reported in files.items():

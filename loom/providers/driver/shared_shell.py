@@ -46,10 +46,6 @@ class ReportingShell(NamedTuple):
     file: str
     token: bytes
 
-    @property
-    def copies(self) -> bool:
-        return bool(self.token) and endings.is_bash(self.shell)
-
 
 def file_of(script: str, share: Share, observed: ReportingShell | None = None) -> str:
     """The content of a command's file. Its last line keeps the script's exit code from `set -e`, as between lines."""
@@ -59,7 +55,7 @@ def file_of(script: str, share: Share, observed: ReportingShell | None = None) -
         before = endings.reporting(observed.shell, observed.file) if share.first else ""
         marks = endings.marking(observed.shell, script, observed.token)
     trace = "set -x; " if share.trace and share.first else ""
-    end = "loom_code=$?; trap - DEBUG" if marks else "loom_code=$?"
+    end = "loom_code=$?; trap - DEBUG" if "DEBUG" in marks else "loom_code=$?"
     return f"{before}{trace}{marks}{script}\n\n{{ {end}; }} 2>/dev/null\n"
 
 
@@ -76,16 +72,12 @@ def program(
 
     `restore`: first become the shell that left `state`.
     """
-    copies = observed is not None and observed.copies
-    out, err = endings.COPIES
-    closed = f" {out}>&- {err}>&-" if copies else ""
     exports = b"".join(b"export " + name.encode() + b"=" + quoted(value) + b"\n" for name, value in environment.items())
     parts = [
-        f"exec {out}>&1 {err}>&2\n".encode() if copies and (share.first or restore) else b"",
         (_RESTORE % {"state": state}).encode() if restore else b"",
         b"{\n" + exports + b"} 2>/dev/null\n" if exports else b"",
         _ON_RETURN,
-        f". {file} </dev/null {REPORTS}>&-{closed}\n".encode(),
+        f". {file} </dev/null {REPORTS}>&-\n".encode(),
         _RETURNED,
         b'exit "$loom_code"\n'
         if share.last

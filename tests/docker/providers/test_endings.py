@@ -8,7 +8,7 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.providers.base import Command, Share
-from loom.providers.driver.endings import MOST_MARKS, observable
+from loom.providers.driver.endings import CHECKED, observable
 from loom.providers.driver.steps import AUTO, SH
 from loom.runner.own_output import OwnOutput
 from loom.status import EndedBy, Stream
@@ -77,30 +77,59 @@ def test_a_silent_end_has_its_command_and_line(place: Place, shared: bool) -> No
         assert (name, found.command.replace("(exit 4)", "( exit 4 )"), found.line, own) == (name, expected, line, [])
 
 
-def test_calls_of_functions_and_files(place: Place) -> None:
-    found, _ = ending(place, "check() {\n  echo a\n  test -f no\n}\ntrue\ncheck", shared=False)
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+def test_the_line_in_a_function_and_of_its_call(place: Place, shared: bool) -> None:
+    found, _ = ending(place, "check() {\n  echo a\n  test -f no\n}\ntrue\ncheck", shared=shared)
     assert found is not None
     assert (found.command, found.line) == ("test -f no", 6)
-    assert [(call.function, call.line) for call in found.stack] == [("check", 3), ("main", 6)]
-    found, _ = ending(place, "check() {\n  test -f no\n}\ntrue\ncheck", shared=True)
+    assert [(call.function, call.line) for call in found.stack] == [("check", 3), ("source" if shared else "main", 6)]
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+def test_a_function_of_a_file_that_is_read_has_the_line_of_its_call(place: Place, shared: bool) -> None:
+    """The file may set a trap ERR, which functions must not get, so the trap is not theirs."""
+    script = "printf 'check() { test -f no; }\\n' >lib.sh\n. ./lib.sh\necho a\ncheck"
+    found, own = ending(place, script, shared=shared)
     assert found is not None
-    assert (found.command, found.line) == ("check", 5)
+    assert (found.line, own) == (4, [])
+
+
+def test_what_a_value_or_a_subshell_survives_ended_nothing(place: Place) -> None:
+    for script in ("f() { v=$(false; true); }\nf\nexit 1", "v=$(grep -c x /dev/null; true)\nexit 1"):
+        found, _ = ending(place, script, shared=True)
+        assert found is not None
+        assert found.command == "exit 1"
+
+
+def test_the_codes_of_a_pipeline(place: Place) -> None:
+    found, _ = ending(place, "true | (exit 3) | cat", shared=True)
+    assert found is not None
+    assert (found.code, found.parts) == (3, [0, 3, 0])
+
+
+def test_the_line_in_a_file_that_is_read(place: Place) -> None:
     found, _ = ending(place, "printf 'true\\nfalse\\n' >lib.sh\n. ./lib.sh", shared=True)
     assert found is not None
     assert [(call.file, call.line) for call in found.stack] == [("./lib.sh", 2), (None, 2)]
 
 
-def test_output_of_the_command_that_ended_it(place: Place) -> None:
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+def test_output_of_the_command_that_ended_it(place: Place, shared: bool) -> None:
     tolerated = "ls /no1 || echo none\necho between >&2\nls /no2; echo no"
-    _, own = ending(place, tolerated, shared=True)
+    _, own = ending(place, tolerated, shared=shared)
     assert len(own) == 1
     assert "/no2" in own[0]
-    assert ending(place, "echo a >&2\necho one; printf two\nsh -c 'echo three; exit 1'", shared=True)[1] == ["twothree"]
-    assert ending(place, "ls /no || { echo failed; exit 1; }", shared=True)[1][0] == "failed"
-    assert ending(place, "echo limit >&2\nexit 1", shared=True)[1] == []
-    many = "for i in $(seq 100); do echo $i; done\nls /no"
-    assert len(ending(place, many, shared=True)[1]) == 0  # not known: there were more than MOST_MARKS
-    assert MOST_MARKS < 100
+    assert ending(place, "echo a >&2\necho one; printf two\nsh -c 'echo three; exit 1'", shared=shared)[1] == [
+        "twothree"
+    ]
+    assert ending(place, "ls /no || { echo failed; exit 1; }", shared=shared)[1][0] == "failed"
+    assert ending(place, "echo limit >&2\nexit 1", shared=shared)[1] == []
+    assert "/no2" in ending(place, "exec >/dev/null\nls /no1 || true\n{ ls /no2; } >out", shared=shared)[1][0]
+    quick = "for i in $(seq 100); do echo $i; done\nls /no"
+    assert ending(place, quick, shared=shared)[1] == []  # not known: the trap went
+    slow = "for i in $(seq 30); do sleep 0.002; done\nls /no"
+    assert len(ending(place, slow, shared=shared)[1]) == 1
+    assert CHECKED < 30
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
@@ -109,7 +138,8 @@ def test_a_script_sees_nothing_of_it(place: Place, shared: bool) -> None:
         'set -u\nset -- a b\ntrue && echo last: $_ $? "$*" $LINENO\necho $-\n'
         "trap 'echo err $BASH_COMMAND $LINENO' ERR\ntrap 'echo bye $?' EXIT\n"
         "{ echo in; } >file; cat file\nfalse | true || echo ${PIPESTATUS[*]}\nset -x; : x; { set +x; } 2>/dev/null\n"
-        "ls /proc/self/fd | tail -n +5\nf() { echo f; return 3; }\nf"
+        "ls /proc/self/fd | tail -n +5\nexec 12>log; echo logged >&12; cat log\n{ echo one; echo two; } | sort -r\n"
+        "f() { echo f; return 3; }\nf"
     )
     outputs = []
     with place.job() as job:
@@ -125,6 +155,15 @@ def test_a_script_sees_nothing_of_it(place: Place, shared: bool) -> None:
             outputs.append((code, sorted(b"".join(heard).splitlines())))
     assert outputs[0] == outputs[1]
     assert (outputs[0][0], b"bye 3" in outputs[0][1]) == (3, True)
+
+
+def test_a_trap_that_a_file_sets_is_not_inherited(place: Place) -> None:
+    script = "printf \"trap 'echo trapped' ERR\\\\nf() { false; }\\\\n\" >lib.sh\n. ./lib.sh\nf"
+    heard: list[bytes] = []
+    with place.job() as job:
+        command = Command(script=script, shell=BASH, share=Share(first=True, last=True), observed=True)
+        assert job.session.run(command, lambda _, data: heard.append(data), Cancel()).code == 1
+    assert b"".join(heard).count(b"trapped") == 0
 
 
 def test_a_plain_sh_tells_the_line_if_it_knows_it(place: Place) -> None:
