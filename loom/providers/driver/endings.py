@@ -39,11 +39,11 @@ _GOES_ON = re.compile(r"\+[a-z]*e|\+o\s+errexit")
 # Of bash: kind, code, line, codes of the pipeline; the lines, functions and files of the calls; the command; the directory.
 _BASH = (
     r"""{ builtin printf '%%s\n' "%(kind)s $? $LINENO ${PIPESTATUS[*]}" "${BASH_LINENO[*]}" "${FUNCNAME[*]-}" """
-    r""""${BASH_SOURCE[*]-}" "${BASH_COMMAND//$'\n'/ }" "$PWD" %(to)s"%(file)s"; } 2>/dev/null || :"""
+    r""""${BASH_SOURCE[*]-}" "${BASH_COMMAND//$'\n'/ }" "$PWD" %(to)s"%(file)s" || :; }"""
 )
-_AT_ERROR = "case $BASH_SUBSHELL in 0) %s ;; esac"
+_AT_ERROR = "{ case $BASH_SUBSHELL in 0) %s ;; esac; } 2>/dev/null"
 # A bash that could make no process (254) would wait in its trap for all that it has in the background, as it does not without.
-_AT_EXIT = "case $? in 254) exec /bin/sh -c 'exit 254' ;; *) %s ;; esac"
+_AT_EXIT = "{ case $? in 254) exec /bin/sh -c 'exit 254' ;; *) %s ;; esac; } 2>/dev/null"
 _SH = r"""{ printf 'S %%s %%s\n%%s\n' "$?" "${LINENO-}" "$PWD" >>"%(file)s"; } 2>/dev/null || :"""
 _ERRTRACE = '{ [ -n "${loom_errtrace-}" ] || set -E; } 2>/dev/null; '
 _NO_ERRTRACE = "{ loom_errtrace=no; set +E; } 2>/dev/null; "
