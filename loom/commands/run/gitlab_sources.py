@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -23,9 +22,8 @@ from loom.addresses import Address
 from loom.commands.keep.trusting import decisions_of
 from loom.commands.project import Here, trusts_all
 from loom.commands.run.checkout import origin_of
-from loom.errors import LoomError
+from loom.commands.run.git_server import GitError, GitServer, succeeded
 from loom.plan.permissions import PermissionRequest
-from loom.snapshot import git, repository
 from loom.util import atomic
 from loom.util.private import make_private
 from loom.util.yaml_file import MAX_BYTES
@@ -48,14 +46,17 @@ class Elsewhere:
         self.cache = here.config.cache_dir / "gitlab"
         self.environ = here.environ
         self.origin = origin_of(here.root, here.environ)
+        self._git = GitServer(here.root, here.environ)
 
     def project(self, path: str, ref: str | None) -> Tree:
         clone = self.settings.projects.get(path)
         if clone is None:
             return self._fetched(path, ref or "HEAD")
-        commit = self._git(clone, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref or 'HEAD'}^{{commit}}")
+        commit = self._git.asked(
+            clone, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref or 'HEAD'}^{{commit}}"
+        )
         if commit is None:
-            commit = self._git(
+            commit = self._git.asked(
                 clone, "rev-parse", "--verify", "--quiet", "--end-of-options", f"origin/{ref}^{{commit}}"
             )
         if commit is None:
@@ -159,34 +160,19 @@ class Elsewhere:
         url = self.url_of(path)
         server = hashlib.sha256(str(url).encode()).hexdigest()[:12]
         store = self.cache / f"{re.sub(r'[^a-zA-Z0-9_.-]+', '_', path)}-{server}"
-        if re.fullmatch(r"[0-9a-f]{40}", ref) and self._git(store, "cat-file", "-e", ref) is not None:
-            return _Commit(self, store, path, ref, ref)
-        last = f"refs/loom/{hashlib.sha256(ref.encode()).hexdigest()}"
-        if not store.exists():
-            make_private(self.cache.parent)
-            store.mkdir(parents=True, mode=0o700)
-            made = git.environment_for(self.environ, git_dir=store)
-            _succeeded("init", git.Running(("init", "--bare", "--quiet"), made, cwd=store).result(check=False))
-        wanted = ("fetch", "--quiet", "--depth=1", "--no-tags", "--end-of-options", url, ref)
-        code, _, said = self._at_server(store, *wanted)
-        if (
-            code != 0
-            and "find remote ref" not in said
-            and (kept := self._git(store, "rev-parse", "--verify", "-q", last))
-        ):
-            return _Commit(self, store, path, ref, kept.decode().strip())  # no connection
-        if code != 0:
-            raise NotFound(
-                f"git fetch {url} {ref}: {said.strip().splitlines()[-1] if said.strip() else code}; {self._advice(path)}"
-            )
-        commit = self._must("rev-parse", store, "rev-parse", "--verify", "FETCH_HEAD^{commit}").decode().strip()
-        self._must("update-ref", store, "update-ref", last, commit)
+        try:
+            commit = self._git.fetched(store, url, ref)
+        except GitError as error:
+            raise NotFound(f"{error}; {self._advice(path)}") from error
         return _Commit(self, store, path, ref, commit)
 
     def _tag(self, path: str, version: str) -> str | None:
         """Return the newest tag of a version such as `1`, `1.2` or `~latest`; None if none fits a `1.2`, which may be a tag."""
         clone = self.settings.projects.get(path)
-        listed = self._must("tag", clone, "tag", "--list") if clone is not None else self._tags(path)
+        try:
+            listed = self._git.told(clone, "tag", "--list") if clone is not None else self._tags(path)
+        except GitError as error:
+            raise NotFound(str(error)) from error
         names = [line.rpartition("/")[2] for line in listed.decode("utf-8", "replace").split()]
         versions = {tuple(map(int, found.groups())): name for name in names if (found := _VERSION.fullmatch(name))}
         wanted = () if version == "~latest" else tuple(map(int, version.split(".")))
@@ -200,9 +186,9 @@ class Elsewhere:
         url = self.url_of(path)
         kept = self._kept("tags", str(url))
         try:
-            asked = self._at_server(None, "ls-remote", "--tags", "--refs", "--end-of-options", url)
-            listed = _succeeded("ls-remote", asked)
-        except NotFound as error:
+            asked = self._git.at_server(None, "ls-remote", "--tags", "--refs", "--end-of-options", url)
+            listed = succeeded("ls-remote", asked)
+        except GitError as error:
             if kept.is_file():
                 return kept.read_bytes()
             raise NotFound(f"{error}; {self._advice(path)}") from error
@@ -219,58 +205,8 @@ class Elsewhere:
     def _kept(self, kind: str, url: str) -> Path:
         return self.cache / kind / hashlib.sha256(url.encode()).hexdigest()
 
-    def _run(self, directory: Path, *arguments: str) -> tuple[int, bytes, str]:
-        """Ask a repository of this machine, of whose configuration nothing counts that names a program or an address."""
-        environ = {name: value for name, value in self.environ.items() if name not in git.LOCAL_VARIABLES}
-        try:
-            bare = (directory / "HEAD").exists()
-            found = repository.at(directory, directory, environ) if bare else repository.find(directory, environ)
-        except LoomError as error:
-            return 1, b"", error.message
-        if found is None:
-            return 1, b"", f"{directory}: no repository"
-        asked = git.environment_for(environ, repository=found)
-        return git.Running(arguments, asked, cwd=directory).result(check=False)
-
-    def _at_server(self, store: Path | None, *arguments: str | Address) -> tuple[int, bytes, str]:
-        """Run a command that talks to a server: outside of this repository, with the user's own configuration alone."""
-        environment = git.for_server(self.environ, self._users_own(), store)
-        words = []
-        for argument in arguments:
-            if isinstance(argument, Address):
-                argument, config, given = argument.for_git()
-                environment = git.with_config({**environment, **given}, config)
-            words.append(argument)
-        return git.Running(words, environment, cwd=Path("/")).result(check=False)
-
-    @cache  # noqa: B019  # one of these lives as long as a command
-    def _users_own(self) -> tuple[tuple[str, str], ...] | None:
-        """Return the user's configuration as it counts for this repository; None where that can't be told."""
-        found = repository.find(self.here.root, self.environ)
-        if found is None:
-            return None
-        asked = git.in_repository(found, self.environ)
-        listed = git.run(("config", "-z", "--list", "--show-scope"), asked, cwd=self.here.root)
-        items = list(map(os.fsdecode, git.nul_list(listed)))
-        given = (item.partition("\n") for scope, item in zip(items[::2], items[1::2], strict=True) if scope != "local")
-        return tuple((key, value if has_value else "true") for key, has_value, value in given)
-
-    def _git(self, directory: Path, *arguments: str) -> bytes | None:
-        code, out, _ = self._run(directory, *arguments)
-        return out if code == 0 else None
-
-    def _must(self, what: str, directory: Path, *arguments: str) -> bytes:
-        return _succeeded(what, self._run(directory, *arguments))
-
     def show(self, directory: Path, *arguments: str) -> bytes | None:
-        return self._git(directory, *arguments)
-
-
-def _succeeded(what: str, result: tuple[int, bytes, str]) -> bytes:
-    code, out, said = result
-    if code != 0:
-        raise NotFound(f"git {what}: {said.strip() or code}")
-    return out
+        return self._git.asked(directory, *arguments)
 
 
 _PORTS = {"https": 443, "http": 80}

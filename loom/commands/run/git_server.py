@@ -1,0 +1,129 @@
+"""Repositories of other places that loom fetches: by the user's own credentials, into stores of its own in the cache.
+
+Nothing of a repository's configuration counts that names a program or an address.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import time
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from loom.addresses import Address
+from loom.errors import LoomError
+from loom.snapshot import git, repository
+from loom.util.private import make_private
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class GitError(Exception):
+    """What git said of a failure, for people."""
+
+
+class GitServer:
+    """Asks repositories of this machine, and servers, for the repository at `root`."""
+
+    def __init__(self, root: Path, environ: Mapping[str, str]) -> None:
+        self._root = root
+        self._environ = environ
+
+    def asked(self, directory: Path, *arguments: str) -> bytes | None:
+        """Return what git answers about a repository of this machine; None if it fails."""
+        code, out, _ = self._run(directory, *arguments)
+        return out if code == 0 else None
+
+    def told(self, directory: Path, *arguments: str) -> bytes:
+        """Return what git answers about a repository of this machine. Raises GitError."""
+        return succeeded(arguments[0], self._run(directory, *arguments))
+
+    def last(self, store: Path, ref: str) -> str | None:
+        """Return the commit that a ref was when it was last fetched into a store."""
+        found = self.asked(store, "rev-parse", "--verify", "-q", _last(ref)) if store.exists() else None
+        return found.decode().strip() if found else None
+
+    def age_s(self, store: Path, ref: str) -> float:
+        """Return how long ago a ref was fetched."""
+        try:
+            return time.time() - (store / _last(ref)).stat().st_mtime
+        except OSError:
+            return math.inf
+
+    def has(self, store: Path, commit: str) -> bool:
+        """Return whether a store has this commit, by its full name."""
+        return bool(_COMMIT.fullmatch(commit)) and self.asked(store, "cat-file", "-e", commit) is not None
+
+    def fetched(self, store: Path, url: Address, ref: str) -> str:
+        """Fetch a ref into a store, and return its commit; that of the last time if the server does not answer.
+
+        Raises GitError.
+        """
+        if store.exists() and self.has(store, ref):
+            return ref
+        if not store.exists():
+            make_private(store.parent.parent)
+            store.mkdir(parents=True, mode=0o700)
+            made = git.environment_for(self._environ, git_dir=store)
+            succeeded("init", git.Running(("init", "--bare", "--quiet"), made, cwd=store).result(check=False))
+        wanted = ("fetch", "--quiet", "--depth=1", "--no-tags", "--end-of-options", url, ref)
+        code, _, said = self.at_server(store, *wanted)
+        if code != 0 and "find remote ref" not in said and (kept := self.last(store, ref)):
+            return kept  # no connection
+        if code != 0:
+            raise GitError(f"git fetch {url} {ref}: {said.strip().splitlines()[-1] if said.strip() else code}")
+        commit = self.told(store, "rev-parse", "--verify", "FETCH_HEAD^{commit}").decode().strip()
+        self.told(store, "update-ref", _last(ref), commit)
+        (store / _last(ref)).touch()
+        return commit
+
+    def at_server(self, store: Path | None, *arguments: str | Address) -> tuple[int, bytes, str]:
+        """Run a command that talks to a server: outside of this repository, with the user's own configuration alone."""
+        environment = git.for_server(self._environ, self._users_own(), store)
+        words = []
+        for argument in arguments:
+            if isinstance(argument, Address):
+                argument, config, given = argument.for_git()
+                environment = git.with_config({**environment, **given}, config)
+            words.append(argument)
+        return git.Running(words, environment, cwd=Path("/")).result(check=False)
+
+    def _run(self, directory: Path, *arguments: str) -> tuple[int, bytes, str]:
+        environ = {name: value for name, value in self._environ.items() if name not in git.LOCAL_VARIABLES}
+        try:
+            bare = (directory / "HEAD").exists()
+            found = repository.at(directory, directory, environ) if bare else repository.find(directory, environ)
+        except LoomError as error:
+            return 1, b"", error.message
+        if found is None:
+            return 1, b"", f"{directory}: no repository"
+        asked = git.environment_for(environ, repository=found)
+        return git.Running(arguments, asked, cwd=directory).result(check=False)
+
+    @cache  # noqa: B019  # one of these lives as long as a command
+    def _users_own(self) -> tuple[tuple[str, str], ...] | None:
+        """Return the user's configuration as it counts for this repository; None where that can't be told."""
+        found = repository.find(self._root, self._environ)
+        if found is None:
+            return None
+        asked = git.in_repository(found, self._environ)
+        listed = git.run(("config", "-z", "--list", "--show-scope"), asked, cwd=self._root)
+        items = list(map(os.fsdecode, git.nul_list(listed)))
+        given = (item.partition("\n") for scope, item in zip(items[::2], items[1::2], strict=True) if scope != "local")
+        return tuple((key, value if has_value else "true") for key, has_value, value in given)
+
+
+def succeeded(what: str, result: tuple[int, bytes, str]) -> bytes:
+    """Return the output of git. Raises GitError if it failed."""
+    code, out, said = result
+    if code != 0:
+        raise GitError(f"git {what}: {said.strip() or code}")
+    return out
+
+
+def _last(ref: str) -> str:
+    return f"refs/loom/{hashlib.sha256(ref.encode('utf-8', 'surrogateescape')).hexdigest()}"

@@ -1,0 +1,112 @@
+"""The repositories of actions and of called workflows: by git from `github.server`, kept by their commits.
+
+A ref is asked for once a day, and whenever `pull` is `always`; `.loom/actions.lock` says which commit it is. Where nothing may be
+fetched (`--offline`) or the server does not answer, what it was the last time counts.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from loom.addresses import Address
+from loom.commands.project import Here
+from loom.commands.run.git_server import GitError, GitServer
+from loom.errors import RequestError
+from loom.storage.tar import DamagedArchive
+from loom.storage.unpacking import UnsafeArchive, unpack
+from loom.util.untrusted_files import open_inside
+from loom.workflow.github.sources import Fetched, NotFetched
+
+LOCK_PATH = ".loom/actions.lock"
+LOCK_SCHEMA = "loom.actions.lock.v1"
+FRESH_S = 24 * 3600.0
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
+
+
+class ActionsLock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The content of the lock: commits by `owner/name@ref`."""
+
+    schema_version: str = LOCK_SCHEMA
+    actions: Mapping[str, str] = {}
+
+
+def load_lock(root: Path) -> ActionsLock | None:
+    """Return the lock of a project, if it has one. RequestError for an invalid one."""
+    path = root / LOCK_PATH
+    try:
+        with open_inside(path, root) as file:
+            found = msgspec.json.decode(file.read(), type=ActionsLock)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise RequestError(
+            f"{path}: {error}",
+            hint="Write it again with `loom images lock`, or restore the committed file.",
+            code="ACTIONS_LOCK_INVALID",
+        ) from error
+    return found
+
+
+class ActionRepositories:
+    """`workflow.github.sources.Repositories` of this machine; `found` are those that were asked for."""
+
+    def __init__(self, here: Here, *, lock: ActionsLock | None = None) -> None:
+        self._server = here.config.github.server.rstrip("/")
+        self._pull = here.config.pull
+        self._frozen = here.config.frozen
+        self._cache = here.config.cache_dir / "actions"
+        self._git = GitServer(here.root, here.environ)
+        self._lock = load_lock(here.root) if lock is None else lock
+        self.found: dict[str, str] = {}
+        """Their commits by `owner/name@ref`."""
+
+    def at(self, repository: str, ref: str) -> Fetched:
+        name = f"{repository}@{ref}"
+        if not _REPOSITORY.fullmatch(repository) or ".." in repository:
+            raise NotFetched(f"{repository} is not the name of a repository (owner/name)")
+        store = self._cache / f"{repository.replace('/', '_')}.git"
+        locked = self._lock.actions.get(name) if self._lock is not None else None
+        if locked is None and self._frozen:
+            raise NotFetched(f"{name} is not in {LOCK_PATH}, and only locked actions run (frozen): `loom images lock`")
+        try:
+            commit = self._commit(store, repository, ref if locked is None else locked, name)
+            self.found[name] = commit
+            return Fetched(commit=commit, directory=self._files(store, repository, commit))
+        except (GitError, DamagedArchive, UnsafeArchive) as error:
+            raise NotFetched(str(error)) from error
+        except OSError as error:
+            raise NotFetched(f"{name} can't be kept in {self._cache}: {error.strerror}") from error
+
+    def _commit(self, store: Path, repository: str, ref: str, name: str) -> str:
+        kept = self._git.last(store, ref)
+        never, always = self._pull == "never", self._pull == "always"
+        if kept is not None and (never or (not always and self._git.age_s(store, ref) < FRESH_S)):
+            return kept
+        if never and not self._git.has(store, ref):
+            raise NotFetched(f"{name} was not fetched yet, and `pull` is never; run it once without that")
+        return self._git.fetched(store, Address(f"{self._server}/{repository}"), ref)
+
+    def _files(self, store: Path, repository: str, commit: str) -> Path:
+        """Return the directory with the files of a commit, as the server's archive of it has them."""
+        directory = self._cache / repository.replace("/", "_") / commit
+        if directory.is_dir():
+            return directory
+        archive = self._git.told(store, "archive", "--format=tar", commit)
+        directory.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        unpacked = Path(tempfile.mkdtemp(dir=directory.parent))
+        try:
+            unpack(io.BytesIO(archive), unpacked)
+            unpacked.chmod(0o755)
+            with suppress(OSError):  # another loom was faster
+                unpacked.rename(directory)
+        finally:
+            shutil.rmtree(unpacked, ignore_errors=True)
+        return directory
