@@ -10,6 +10,7 @@ from msgspec import Struct, field
 from loom.config import Config
 
 if TYPE_CHECKING:
+    from loom.workflow.github.sources import Repositories
     from loom.workflow.gitlab.sources import Sources
     from loom.workflow.gitlab.variables import Variable
 
@@ -36,3 +37,5 @@ class Facts(Struct, frozen=True, kw_only=True):
     """The variables of the command line, for what a workflow decides while it is read."""
     sources: Callable[[], Sources | None] = lambda: None
     """Where files of other projects come from that a workflow includes; None: nowhere."""
+    repositories: Callable[[], Repositories | None] = lambda: None
+    """Where actions and called workflows come from; None: nothing is fetched."""

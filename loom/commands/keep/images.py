@@ -23,10 +23,11 @@ from loom.commands.flags import read_flag
 from loom.commands.keep import trusting
 from loom.commands.project import Here
 from loom.commands.run import contexts, planning
+from loom.commands.run.github_sources import lock_actions
 from loom.errors import RequestError
 from loom.images.reference import parse_reference, short
 from loom.plan.image_lock import LOCK_PATH, ImageLock, ImageUse, images_of, load_lock, save_lock, shown
-from loom.plan.model import Job, JobSelection
+from loom.plan.model import Job, JobSelection, Plan
 from loom.plan.resolve import resolve as resolve_plan
 from loom.providers.docker.container.cleanup import prune_builds
 from loom.providers.docker.engine.connection import Engine
@@ -121,6 +122,8 @@ def lock(
                 print(f"{context.lock_path}: {counted(len(after.images), 'image')}{'' if written else ', as before'}")
             else:
                 print(f"{context.lock_path} is not written", file=sys.stderr)
+        for line in lock_actions(context.here, context.plan):
+            print(line, file=sys.stderr if as_json else sys.stdout)
     return ExitCode.INFRASTRUCTURE if failed else ExitCode.OK
 
 
@@ -173,6 +176,7 @@ class _Context(Struct, kw_only=True):
     here: Here
     source: Source
     written: Loaded
+    plan: Plan
     job_names: Mapping[str, str]
     uses: Sequence[ImageUse]
     images: Images
@@ -258,6 +262,7 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
                 here=here,
                 source=source,
                 written=written,
+                plan=plan,
                 job_names={job.id: job.name for job in plan.jobs},
                 uses=_chosen(images_of(plan), names),
                 images=images,

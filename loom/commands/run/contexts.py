@@ -14,6 +14,7 @@ from loom.plan.model import ResolveContext
 from loom.util.paths import name_from
 
 if TYPE_CHECKING:
+    from loom.workflow.github.sources import Repositories
     from loom.workflow.gitlab.sources import Sources
     from loom.workflow.gitlab.variables import Variable
 
@@ -57,6 +58,7 @@ def resolve_context(
         inputs=pairs(inputs, "--input"),
         event_payload={} if event_file is None else _payload(event_file),
         sources=partial(_sources, here),
+        repositories=cache(partial(_repositories, here)),
         above=_nothing_above,
     )
 
@@ -91,6 +93,12 @@ def _sources(here: Here) -> Sources:
     from loom.commands.run.gitlab_sources import Elsewhere  # for a file that includes files of other places
 
     return Elsewhere(here)
+
+
+def _repositories(here: Here) -> Repositories:
+    from loom.commands.run.github_sources import ActionRepositories  # for a workflow that uses actions
+
+    return ActionRepositories(here)
 
 
 def pairs(given: Iterable[str], flag: str) -> dict[str, str]:

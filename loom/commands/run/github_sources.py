@@ -20,8 +20,10 @@ from loom.addresses import Address
 from loom.commands.project import Here
 from loom.commands.run.git_server import GitError, GitServer
 from loom.errors import RequestError
+from loom.plan.model import Plan
 from loom.storage.tar import DamagedArchive
 from loom.storage.unpacking import UnsafeArchive, unpack
+from loom.util import atomic, jsons
 from loom.util.untrusted_files import open_inside
 from loom.workflow.github.sources import Fetched, NotFetched
 
@@ -56,17 +58,16 @@ def load_lock(root: Path) -> ActionsLock | None:
 
 
 class ActionRepositories:
-    """`workflow.github.sources.Repositories` of this machine; `found` are those that were asked for."""
+    """`workflow.github.sources.Repositories` of this machine."""
 
-    def __init__(self, here: Here, *, lock: ActionsLock | None = None) -> None:
+    def __init__(self, here: Here, *, renewing: bool = False) -> None:
+        """`renewing`: ask the server for each ref, whatever the lock and the configuration say."""
         self._server = here.config.github.server.rstrip("/")
-        self._pull = here.config.pull
-        self._frozen = here.config.frozen
+        self._pull = "always" if renewing else here.config.pull
+        self._frozen = here.config.frozen and not renewing
         self._cache = here.config.cache_dir / "actions"
         self._git = GitServer(here.root, here.environ)
-        self._lock = load_lock(here.root) if lock is None else lock
-        self.found: dict[str, str] = {}
-        """Their commits by `owner/name@ref`."""
+        self._lock = None if renewing else load_lock(here.root)
 
     def at(self, repository: str, ref: str) -> Fetched:
         name = f"{repository}@{ref}"
@@ -78,7 +79,6 @@ class ActionRepositories:
             raise NotFetched(f"{name} is not in {LOCK_PATH}, and only locked actions run (frozen): `loom images lock`")
         try:
             commit = self._commit(store, repository, ref if locked is None else locked, name)
-            self.found[name] = commit
             return Fetched(commit=commit, directory=self._files(store, repository, commit))
         except (GitError, DamagedArchive, UnsafeArchive) as error:
             raise NotFetched(str(error)) from error
@@ -110,3 +110,24 @@ class ActionRepositories:
         finally:
             shutil.rmtree(unpacked, ignore_errors=True)
         return directory
+
+
+def lock_actions(here: Here, plan: Plan) -> tuple[str, ...]:
+    """Write the lock of a plan's actions, if it uses any; return the lines that changed. RequestError without a connection."""
+    actions = [step.late.action for job in plan.jobs for step in job.steps if step.late and step.late.action]
+    refs = sorted({(one.repository, one.ref) for one in actions if one.repository})
+    before = load_lock(here.root)
+    if not refs and before is None:
+        return ()
+    repositories = ActionRepositories(here, renewing=True)
+    try:
+        now = {f"{name}@{ref}": repositories.at(name, ref).commit for name, ref in refs}
+    except NotFetched as error:
+        raise RequestError(f"{LOCK_PATH} is not written: {error}", code="ACTIONS_LOCK_INVALID") from error
+    was = before.actions if before is not None else {}
+    changed = sorted(name for name in {*was, *now} if was.get(name) != now.get(name))
+    if changed:
+        path = here.root / LOCK_PATH
+        path.parent.mkdir(exist_ok=True)
+        atomic.write(path, jsons.encode_file({"schema_version": LOCK_SCHEMA, "actions": now}, sort=True))
+    return tuple(f"{name}: {was.get(name) or 'new'} -> {now.get(name) or 'gone'}" for name in changed)

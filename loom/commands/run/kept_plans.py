@@ -33,6 +33,7 @@ from loom.util.untrusted_files import open_regular
 from loom.workflow.predefined import KNOWN_TO_PLANS
 
 if TYPE_CHECKING:
+    from loom.workflow.github.sources import Repositories
     from loom.workflow.gitlab.sources import Sources
     from loom.workflow.loaded import Loaded
 
@@ -242,7 +243,17 @@ class _Answers:
         """Whether it has files of other places than the checkout."""
 
     def asked(self) -> ResolveContext:
-        return replace(self._context, changed=self._changed, files=self._files, sources=self._sources)
+        return replace(
+            self._context,
+            changed=self._changed,
+            files=self._files,
+            sources=self._sources,
+            repositories=self._repositories,
+        )
+
+    def _repositories(self) -> Repositories | None:
+        self.elsewhere = True
+        return self._context.repositories()
 
     def _sources(self) -> Sources | None:
         self.elsewhere = True

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from loom.plan.late import Action
 from loom.plan.model import ResolveContext
 from loom.util import yaml_file
 from loom.util.yaml_file import Node, YamlFile, fields_of, items_of, text_of
 from loom.workflow.github import yaml
+from loom.workflow.github.sources import NotFetched, Repositories
 
 NAMES = ("action.yml", "action.yaml")
 NODES = ("node20", "node24")
@@ -49,8 +51,9 @@ def read(uses: str, root: Path, context: ResolveContext) -> ActionFile:
     """Return the action that a step names. Raises BadAction."""
     if uses.startswith("docker://"):
         return ActionFile(action=Action(uses=uses, using="docker", image=uses))
+    repositories = context.repositories()  # a plan that asks is not kept: also not for the files of the project's own
     if not uses.startswith("./"):
-        raise BadAction(f"{uses}: actions of other repositories are not fetched yet")
+        return _remote(uses, repositories)
     path = uses.removeprefix("./").rstrip("/")
     for name in NAMES:
         try:
@@ -59,6 +62,39 @@ def read(uses: str, root: Path, context: ResolveContext) -> ActionFile:
             continue
         return described(yaml.parse(data, f"{path}/{name}".lstrip("/")), Action(uses=uses, path=path))
     raise BadAction(f"{uses}: the project has no {path}/action.yml")
+
+
+def _remote(uses: str, repositories: Repositories | None) -> ActionFile:
+    """Return the action of another repository: `owner/name[/path]@ref`."""
+    where, _, ref = uses.partition("@")
+    owner, _, rest = where.partition("/")
+    name, _, path = rest.partition("/")
+    path = path.strip("/")
+    if not (owner and name and ref) or ".." in path.split("/"):
+        raise BadAction(f"{uses}: expected owner/name@ref, owner/name/path@ref, ./path or docker://IMAGE")
+    if repositories is None:  # nothing is fetched to check a file
+        return ActionFile(action=Action(uses=uses, using="composite"))
+    try:
+        found = repositories.at(f"{owner}/{name}", ref)
+    except NotFetched as error:
+        raise BadAction(f"{uses}: {error}") from error
+    action = Action(
+        uses=uses,
+        repository=f"{owner}/{name}",
+        ref=ref,
+        commit=found.commit,
+        path=path,
+        directory=str(found.directory),
+    )
+    for file in NAMES:
+        try:
+            data = yaml_file.read_bytes(found.directory / path / file, within=found.directory)
+        except OSError:
+            continue
+        return described(yaml.parse(data, f"{where}/{file}@{ref}"), action)
+    if (found.directory / path / "Dockerfile").is_file():
+        return ActionFile(action=replace(action, using="docker", image="Dockerfile"))
+    raise BadAction(f"{uses}: {owner}/{name} has no {path and f'{path}/'}action.yml at {ref}")
 
 
 def described(file: YamlFile, action: Action) -> ActionFile:

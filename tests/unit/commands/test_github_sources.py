@@ -1,0 +1,180 @@
+"""Actions of other repositories come by git from the configured server, and are kept by their commits."""
+
+import dataclasses
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from loom import config
+from loom.commands.project import Here
+from loom.commands.run.github_sources import LOCK_PATH, ActionRepositories, load_lock, lock_actions
+from loom.errors import RequestError
+from loom.plan.github import actions
+from loom.plan.late import LateStep
+from loom.plan.model import Job, Plan, ResolveContext, Step
+from loom.workflow.github.sources import NotFetched
+
+pytestmark = pytest.mark.slow
+
+
+def git(directory: Path, *words: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
+    return subprocess.run(
+        ["git", *identity, *words], cwd=directory, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def commit(repository: Path, **files: str) -> str:
+    for name, content in files.items():
+        path = repository / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    git(repository, "add", "-A")
+    git(repository, "commit", "-qm", "change")
+    return git(repository, "rev-parse", "HEAD")
+
+
+@pytest.fixture
+def action(tmp_path: Path) -> Path:
+    """The repository `o/a` of a server, with the tag v1."""
+    place = tmp_path / "server/o/a"
+    place.mkdir(parents=True)
+    git(place, "init", "-qb", "main")
+    (place / "action.yml").write_text(
+        "runs: {using: node24, main: index.js, post: post.js}\ninputs: {x: {default: 1}}\n"
+    )
+    commit(place, index__js="1", sub__action="", docker__Dockerfile="FROM x\n")
+    git(place, "tag", "v1")
+    return place
+
+
+@pytest.fixture
+def here(tmp_path: Path, action: Path) -> Here:
+    root = tmp_path / "project"
+    root.mkdir()
+    git(root, "init", "-q")
+    own = tmp_path / "config"
+    (own / "loom").mkdir(parents=True)
+    server = f"file://{tmp_path}/server"
+    (own / "loom/config.yml").write_text(
+        json.dumps({"github": {"server": server}, "cache_dir": str(tmp_path / "cache")})
+    )
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(own)}
+    return Here(root=root, environ=environ, start=root, config=config.load(root=root, environ=environ, flags={}))
+
+
+def with_settings(here: Here, **settings: object) -> Here:
+    return replace(here, config=dataclasses.replace(here.config, **settings))  # type: ignore[arg-type]
+
+
+def context_of(here: Here) -> ResolveContext:
+    return ResolveContext(config=here.config, repositories=lambda: ActionRepositories(here))
+
+
+def test_an_action_is_read_at_its_ref(here: Here, action: Path) -> None:
+    found = actions.read("o/a@v1", here.root, context_of(here))
+    one = found.action
+    assert (one.repository, one.ref, one.using, found.main, found.post) == (
+        "o/a",
+        "v1",
+        "node24",
+        "index.js",
+        "post.js",
+    )
+    assert one.commit == git(action, "rev-parse", "v1")
+    assert (Path(one.directory) / "index/js").read_text() == "1"
+    assert found.inputs == {"x": "1"}
+    assert actions.read("o/a/docker@v1", here.root, context_of(here)).action.image == "Dockerfile"
+
+
+def test_a_commit_is_a_ref(here: Here, action: Path) -> None:
+    sha = git(action, "rev-parse", "HEAD")
+    assert ActionRepositories(here).at("o/a", sha).commit == sha
+    commit(action, other="2")
+    action.rename(action.with_name("gone"))
+    assert ActionRepositories(here).at("o/a", sha).commit == sha, "without the server"
+
+
+def test_a_ref_counts_for_a_day_unless_pull_is_always(here: Here, action: Path) -> None:
+    before = ActionRepositories(here).at("o/a", "main").commit
+    after = commit(action, other="2")
+    assert ActionRepositories(here).at("o/a", "main").commit == before
+    assert ActionRepositories(with_settings(here, pull="always")).at("o/a", "main").commit == after
+    newest = commit(action, other="3")
+    for file in (here.config.cache_dir / "actions").rglob("refs/loom/*"):
+        os.utime(file, (0, 0))
+    assert ActionRepositories(with_settings(here, pull="never")).at("o/a", "main").commit == after
+    assert ActionRepositories(here).at("o/a", "main").commit == newest
+
+
+def test_without_the_server_it_is_what_it_was(here: Here, action: Path) -> None:
+    before = ActionRepositories(here).at("o/a", "v1").commit
+    action.rename(action.with_name("gone"))
+    assert ActionRepositories(with_settings(here, pull="always")).at("o/a", "v1").commit == before
+
+
+def test_pull_never_fetches_nothing(here: Here) -> None:
+    with pytest.raises(NotFetched, match="`pull` is never"):
+        ActionRepositories(with_settings(here, pull="never")).at("o/a", "v1")
+
+
+@pytest.mark.parametrize(
+    "uses",
+    ["o/none@v1", "o/a@none", "o/a/no@v1", "o@v1", "o/a", "../a@v1", "o/..@v1", "-o/a@v1", "o/a@--upload-pack=x"],
+)
+def test_what_is_not_there_is_refused_with_its_name(here: Here, uses: str) -> None:
+    with pytest.raises(actions.BadAction, match=uses.split("@")[0].replace(".", r"\.")):
+        actions.read(uses, here.root, context_of(here))
+
+
+def test_nothing_is_fetched_to_check_a_file(here: Here) -> None:
+    assert actions.read("o/none@v1", here.root, ResolveContext(config=here.config)).action.using == "composite"
+
+
+def plan_of(*uses: str) -> Plan:
+    steps = []
+    for number, one in enumerate(uses, start=1):
+        name, _, ref = one.partition("@")
+        late = LateStep(kind="node", action=actions.Action(uses=one, repository=name, ref=ref))
+        steps.append(Step(phase="script", number=number, script=one, late=late))
+    job = Job(id="a", name="a", stage="s", steps=tuple(steps), provider="docker")
+    return Plan(workflow_path="x", stages=("s",), jobs=(job,))
+
+
+def test_the_lock_says_what_a_ref_is(here: Here, action: Path) -> None:
+    first = git(action, "rev-parse", "main")
+    assert lock_actions(here, plan_of("o/a@main")) == (f"o/a@main: new -> {first}",)
+    second = commit(action, other="2")
+    always = with_settings(here, pull="always")
+    assert ActionRepositories(always).at("o/a", "main").commit == first
+    frozen = with_settings(here, frozen=True)
+    assert ActionRepositories(frozen).at("o/a", "main").commit == first
+    with pytest.raises(NotFetched, match=r"not in \.loom/actions\.lock"):
+        ActionRepositories(frozen).at("o/a", "v1")
+    assert lock_actions(here, plan_of("o/a@main")) == (f"o/a@main: {first} -> {second}",)
+    assert lock_actions(here, plan_of()) == (f"o/a@main: {second} -> gone",)
+    assert lock_actions(here, plan_of()) == ()
+    with pytest.raises(RequestError, match="is not written"):
+        lock_actions(here, plan_of("o/none@v1"))
+
+
+def test_a_damaged_lock_is_an_error_with_its_path(here: Here) -> None:
+    path = here.root / LOCK_PATH
+    path.parent.mkdir()
+    for content in ("{", "[]", '{"actions": {"a": 1}}', '{"other": 1}'):
+        path.write_text(content)
+        with pytest.raises(RequestError, match=r"actions\.lock"):
+            load_lock(here.root)
+
+
+def test_a_link_out_of_an_action_is_not_read(here: Here, action: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.yml").write_text("runs: {using: node24, main: x}\n")
+    (action / "action.yml").unlink()
+    (action / "action.yml").symlink_to(tmp_path / "secret.yml")
+    commit(action)
+    with pytest.raises((actions.BadAction, RequestError)):
+        actions.read("o/a@main", here.root, context_of(here))
