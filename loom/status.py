@@ -164,6 +164,8 @@ class JobResult(Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     holds_up: bool = False
     """A manual job that was not started: what comes after it does not run either."""
+    outputs: Mapping[str, str] = {}
+    """For the jobs after it, by name; without secrets."""
 
     @property
     def lets_go_on(self) -> bool:

@@ -20,6 +20,7 @@ from loom.plan.model import Image, Job, Service
 from loom.plan.origin import origin_of, variables_of
 from loom.plan.reported import is_looms, is_refused_here
 from loom.status import Status
+from loom.util import jsons
 from loom.util.slugs import slug
 from loom.util.units import machine
 from loom.workflow.interpolation import substituted
@@ -357,6 +358,9 @@ def _refusal(job: Job, names: Sequence[str]) -> str:
 
 def files_of(job: Job, secrets: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return the content of the files that the job's place gets: secrets, and variables of type file."""
+    if job.late is not None:
+        event = (job.late.contexts.get("github") or {}).get("event") or {}
+        return {"GITHUB_EVENT_PATH": jsons.encode_file(event)}
     as_file = {secret.name for secret in job.secrets if secret.file}
     given = {name: job.variables[name] for name in job.file_variables if name in job.variables}
     return {
@@ -376,6 +380,8 @@ def placed(
     """Return what only the job's place adds to its `environment`: what is `concealed` from the engine, a file's path, the
     value of a secret with `file: false`, the variables of the `attempt`, and those of the job that refer to any of them.
     """
+    if job.late is not None:
+        secrets = {}  # its steps get them by name
     own = {**attempt, **{name: value.decode(errors="surrogateescape") for name, value in secrets.items()}, **paths}
     whole = {**environment, **concealed}
     given = {name: _replaced(whole.get(name, value), own) for name, value in job.variables.items()}

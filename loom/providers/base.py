@@ -176,6 +176,8 @@ class SessionFacts(Struct, frozen=True, kw_only=True):
     user: str = ""
     auto_shell: tuple[str, ...] = ("sh", "-e")
     """What runs the steps of a job that names no shell."""
+    path: str = ""
+    """Its `PATH`, where it is known."""
     details: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     """Unsupported requests (a limit that the engine can't enforce), for people."""

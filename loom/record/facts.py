@@ -37,6 +37,7 @@ def _data(_required: str = "", **types: Any) -> type[Struct]:
 
 _TEXTS = dict[str, str]
 _STEP = _data("id", id=str, command=str)
+_REPORTED = _data(variables=_TEXTS, exact_b64=dict[str, bytes], lost=list[str])
 _PLANNED = _data(
     "id",
     id=Place,
@@ -57,6 +58,7 @@ _REUSED_JOB = _data(
     status=Status,
     allowed_failure=bool,
     exit_code=Code | None,
+    outputs=_TEXTS,
     archive=str,
     run_id=str,
 )
@@ -120,6 +122,7 @@ _FACTS: Mapping[str, type[Struct]] = {
         blocked_by=str | None,
         failing_step=Place | None,
         failing_section=Place | None,
+        outputs=_TEXTS,
         error_code=str | None,
     ),
     "session_opened": _data(
@@ -154,6 +157,29 @@ _FACTS: Mapping[str, type[Struct]] = {
         bytes=Count,
     ),
     "handed_on": _data(step=str | None, attempt=Count, variables=_TEXTS, exact_b64=dict[str, bytes], lost=list[str]),
+    "step_state": _data(
+        "step outcome conclusion",
+        step=Place,
+        attempt=Count,
+        name=str,
+        outcome=str,
+        conclusion=str,
+        outputs=_REPORTED,
+        env=_REPORTED,
+        saved=_REPORTED,
+        path=list[str],
+        summary=str,
+    ),
+    "annotation": _data(
+        "step level message",
+        step=Place,
+        level=Literal["error", "warning", "notice"],
+        message=str,
+        title=str | None,
+        file=str | None,
+        line=Code | None,
+        column=Code | None,
+    ),
 }
 
 

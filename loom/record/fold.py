@@ -15,6 +15,11 @@ from loom.record.documents import UsedImage
 from loom.record.events import PhaseCode, PhaseEvent
 from loom.status import Status, worst
 
+_LISTED = frozenset(
+    {"warning", "failing_test", "finding", "cache", "artifact", "image_used", "step_state", "annotation"}
+)
+"""The facts of a job of which there are several."""
+
 
 class Span(Struct):
     """One started phase, and its end if it has one."""
@@ -179,7 +184,7 @@ class RunFold:
         name = event.message or ""
         if name == "job_finished":
             job.result = event
-        elif name in ("warning", "failing_test", "finding", "cache", "artifact", "image_used"):
+        elif name in _LISTED:
             job.lists.setdefault(name, []).append(data)
         else:
             job.facts[name] = data

@@ -33,6 +33,7 @@ class Attempt:
         self.error_code: str | None = None
         self.failing_step: str | None = None
         self.failing_section: str | None = None
+        self.outputs: Mapping[str, str] = {}
         self.service_died: ServiceError | None = None
         self.entered = False
         """Whether a person stood in the place."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct, field
 
@@ -99,6 +99,8 @@ class Resumption(Struct, frozen=True, kw_only=True):
 
     step: str
     handed_on: Mapping[str, str] = field(default_factory=dict)
+    step_states: Sequence[Mapping[str, Any]] = ()
+    """Of a job with a `LateJob`: the facts of the steps before."""
     variables: tuple[str, ...] = ()
     """Those with other values than the kept container was created with."""
     cache_keys: tuple[str, ...] = ()

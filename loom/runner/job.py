@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loom.cancel import AT_ONCE_S, Cancel
 from loom.errors import InfrastructureError, ProviderError
@@ -30,6 +30,9 @@ from loom.status import JobResult, Skip, Status
 from loom.util import atomic
 from loom.util.units import rough_size
 
+if TYPE_CHECKING:
+    from loom.runner.late.jobs import LateJobs, Start
+
 
 class JobRunner:
     """Runs the jobs of one run; thread-safe, one call per job."""
@@ -45,9 +48,11 @@ class JobRunner:
         cancel: Cancel,
         handed_over: Callable[[str, int], Path],
         results: Results | None = None,
+        late: LateJobs | None = None,
     ) -> None:
         """`handed_over`: the file for what goes on with an attempt at a job (`Detachable.hand_over`); `results`: where jobs use
-        actions."""
+        actions; `late`: for jobs that are decided when they start.
+        """
         self._journal = journal
         self._opener = opener
         self._products = Products(handover, opener.settings.workspace, cancel)
@@ -56,6 +61,7 @@ class JobRunner:
         self._cancel = cancel
         self._handed_over = handed_over
         self._results = results
+        self._late = late
         self._starting: set[str] = set()
         self._going: set[str] = set()
         """Jobs that leaving would end, since they have not been handed over; and those that were, and go on."""
@@ -63,12 +69,18 @@ class JobRunner:
 
     def run(self, job: Job) -> JobResult:
         begun = self._begun[job.id] = self._journal.now_ns()
+        start = None
+        if self._late is not None and job.late is not None:
+            start = self._late.begin(job)
+            job = start.job
+            if start.status is not Status.SUCCESS:
+                return self.skip(job, Skip(job_id=job.id, reason=start.reason), start.status)
         job = self._products.complete(job)
         resumed = self._opener.resumed(job)
         number = resumed.number if resumed is not None else 1
         while True:
             attempt = Attempt(job, self._journal, self._cancel, number)
-            self._run(attempt)
+            self._run(attempt, start)
             if not self._tries_again(attempt) or self._cancel.requested:
                 break
             attempt.fact("attempt_failed", {"attempt": number, "status": attempt.status, "error": attempt.error})
@@ -85,15 +97,15 @@ class JobRunner:
         resumed = self._opener.resumed(attempt.job)
         return (resumed is None or resumed.attached) and _has_attempt_left(attempt)
 
-    def skip(self, job: Job, skip: Skip) -> None:
+    def skip(self, job: Job, skip: Skip, status: Status = Status.SKIPPED) -> JobResult:
         """Record a job that never ran, with its three phases skipped."""
         begun = self._journal.now_ns()
         attempt = Attempt(job, self._journal, self._cancel)
         for code in (PhaseCode.JOB_PROVIDER_PREPARE, PhaseCode.JOB_EXECUTION, PhaseCode.JOB_CLEANUP):
             with attempt.phase(code) as outcome:
                 outcome.status = Status.SKIPPED
-        attempt.status, attempt.error = Status.SKIPPED, skip.reason
-        self._finish(attempt, begun, blocked_by=skip.blocked_by)
+        attempt.status, attempt.error = status, skip.reason
+        return self._finish(attempt, begun, blocked_by=skip.blocked_by)
 
     def leave_behind(self, job: Job) -> JobResult:
         """Record a job whose thread does not return."""
@@ -113,6 +125,8 @@ class JobRunner:
                 data[name] = getattr(attempt, name)
         if blocked_by is not None:
             data["blocked_by"] = blocked_by
+        if attempt.outputs:
+            data["outputs"] = dict(attempt.outputs)
         attempt.fact(
             "job_finished",
             data,
@@ -121,9 +135,11 @@ class JobRunner:
             error=attempt.error,
             duration_ms=round((self._journal.now_ns() - begun) / 1e6, 3),
         )
-        return JobResult(status=attempt.status, allowed_failure=allowed, exit_code=attempt.exit_code)
+        return JobResult(
+            status=attempt.status, allowed_failure=allowed, exit_code=attempt.exit_code, outputs=attempt.outputs
+        )
 
-    def _run(self, attempt: Attempt) -> None:
+    def _run(self, attempt: Attempt, start: Start | None) -> None:
         if attempt.job.refused:
             with attempt.phase(PhaseCode.JOB_PROVIDER_PREPARE):
                 raise ProviderError("\n".join(attempt.job.refused), code="JOB_REFUSED")
@@ -132,6 +148,8 @@ class JobRunner:
             self._children.run(attempt)
             return
         cancel = self._cancel.child()
+        if self._late is not None:
+            self._late.running(attempt.job, cancel)
         self._starting.add(attempt.job.id)
         place: OpenJob | None = None
         with ExitStack() as last_resort:  # closes the place even when a bug interrupts the phases
@@ -143,7 +161,7 @@ class JobRunner:
                 self._products.restore(attempt, place)
             with attempt.phase(PhaseCode.JOB_EXECUTION) as outcome:
                 if attempt.status is Status.SUCCESS:
-                    steps = Steps(attempt, place, self._opener.tools.gate, self._assistances, cancel)
+                    steps = self._steps(attempt, place, start, cancel)
                     if self._results is not None:
                         stack.callback(self._results.ended, attempt)
                         provider = self._opener.provider(attempt.job)
@@ -166,6 +184,12 @@ class JobRunner:
         self._going.discard(attempt.job.id)
         if attempt.job.id in self._starting:
             self._started(attempt.job)
+
+    def _steps(self, attempt: Attempt, place: OpenJob, start: Start | None, cancel: Cancel) -> Steps:
+        gate, assistances = self._opener.tools.gate, self._assistances
+        if start is None or self._late is None:
+            return Steps(attempt, place, gate, assistances, cancel)
+        return self._late.steps(attempt, place, gate, assistances, cancel, needs=start.needs, again=self._cancel.again)
 
     def _hand_over(self, attempt: Attempt, steps: Steps) -> None:
         path = self._handed_over(attempt.job.id, attempt.number)

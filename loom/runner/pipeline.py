@@ -43,6 +43,7 @@ from loom.util.threads import beside
 
 if TYPE_CHECKING:
     from loom.analysis.diagnosis import Diagnosis
+    from loom.runner.late.jobs import LateJobs
 
 
 _ENDING = threading.Lock()
@@ -62,11 +63,20 @@ class Run:
         self._cancel = request.cancel
         self._done = request.reuse.results if request.reuse else {}
         self._opener = started.opener
+        self._late = self._late_jobs()
         self._error: str | None = None
         self._error_code: str | None = None
         self._begun = started.begun_ns
         self._deaf: Callable[[], None] = lambda: None
         self._stating: list[threading.Thread] = []
+
+    def _late_jobs(self) -> LateJobs | None:
+        plan = self._request.plan
+        if all(job.late is None for job in plan.jobs):
+            return None
+        from loom.runner.late.jobs import LateJobs  # late: only for such jobs
+
+        return LateJobs(plan, self._done, self._cancel)
 
     def execute(self) -> Ran:
         resumed = self._request.reuse.resumed.values() if self._request.reuse else ()
@@ -252,6 +262,7 @@ class Run:
                 cancel=self._cancel,
                 handed_over=paths.handed_over,
                 results=results,
+                late=self._late,
             )
             if started:
                 status = self._jobs(runner)
@@ -312,9 +323,17 @@ class Run:
 
         def run_job(job: Job) -> JobResult:
             try:
-                return runner.run(job)
+                result = runner.run(job)
+                if self._late is not None:
+                    self._late.ended(job, result)
+                return result
             finally:
                 waiting.release(job)
+
+        def on_skip(job: Job, skip: Skip) -> None:
+            result = runner.skip(job, skip)
+            if self._late is not None:
+                self._late.ended(job, result)
 
         try:
             results = run_jobs(
@@ -322,7 +341,7 @@ class Run:
                 run_job=run_job,
                 waits=waits,
                 until_free=waiting.until_free,
-                on_skip=runner.skip,
+                on_skip=on_skip,
                 on_stuck=runner.leave_behind,
                 at_most=request.lanes,
                 cancel=self._cancel,
@@ -355,6 +374,7 @@ class Run:
                     "exit_code": result.exit_code,
                     "archive": str(self._archive_of(job_id)),
                     "run_id": run_of(job_id),
+                    **({"outputs": dict(result.outputs)} if result.outputs else {}),
                 }
                 for job_id, result in self._done.items()
             }

@@ -139,10 +139,16 @@ class PastRun(Struct, frozen=True, kw_only=True):
                 status=Status(before["status"]),
                 allowed_failure=before["allowed_failure"],
                 exit_code=before["exit_code"],
+                outputs=before.get("outputs", {}),
             )
         if state is None or state.result is None or state.status is None:
             return None
-        return JobResult(status=state.status, allowed_failure=state.allowed_failure, exit_code=state.result.exit_code)
+        return JobResult(
+            status=state.status,
+            allowed_failure=state.allowed_failure,
+            exit_code=state.result.exit_code,
+            outputs=state.outcome.get("outputs", {}),
+        )
 
 
 class PastJob(Struct, frozen=True, kw_only=True):

@@ -80,7 +80,11 @@ class RunRequest(Struct, frozen=True, kw_only=True):
         return self.config.jobs or os.cpu_count() or 2
 
     def lanes(self, job: Job) -> Mapping[str, int]:
-        """Return where the job counts while it runs: in its pool, elsewhere, or here (see `scheduler.Lanes`)."""
+        """Return where the job counts while it runs: in its pool, elsewhere, or here, and in its matrix (`scheduler.Lanes`)."""
+        of_matrix = {f"matrix {job.late.group}": job.late.max_parallel} if job.late and job.late.max_parallel else {}
+        return {**self._lane(job), **of_matrix}
+
+    def _lane(self, job: Job) -> Mapping[str, int]:
         if job.pool is not None and job.pool.jobs is not None:
             return {f"pool {job.pool.name}": job.pool.jobs}
         if MountMode.BIND not in self.tools.providers[job.provider].capabilities.mounts:
@@ -145,6 +149,7 @@ def first_jobs(plan: Plan, at_most: int) -> Iterable[Job]:
         and not job.refused
         and job.trigger is None
         and job.delay_s is None
+        and (job.late is None or not (job.late.condition or job.late.image))
         and (job.needs == () or (job.needs is None and job.stage == first_stage))
     ]
     return ready[:at_most]

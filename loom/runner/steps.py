@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -24,7 +25,7 @@ from loom.runner.missing_command import Ending, package_of_missing
 from loom.runner.own_output import OwnOutput
 from loom.runner.session import OpenJob
 from loom.snapshot import readable
-from loom.status import Ended, Exit, Status
+from loom.status import Ended, Exit, OnOutput, Status
 from loom.util.units import counted, duration_text
 from loom.workflow.patterns import PatternError, SearchError
 
@@ -54,6 +55,7 @@ class Steps:
         self.of_actions: Callable[[], Mapping[str, str]] = dict
         """Return the variables by which actions find the services of the run (`Results.environment`)."""
         self._observed = observable([step.script for step in attempt.job.steps])
+        self._clock = _JobClock(attempt.job, attempt)
 
     def _coverage_of(self, attempt: Attempt) -> Coverage | None:
         if attempt.job.coverage is None:
@@ -87,8 +89,7 @@ class Steps:
         )
 
     def run(self) -> None:
-        job, attempt = self._job, self._attempt
-        clock = _JobClock(job, attempt)
+        job, attempt, clock = self._job, self._attempt, self._clock
         all_steps = [step for step in job.steps if step.phase != "after_script"]
         steps = list(all_steps)
         if self._place.resumed is not None and not self._place.resumed.attached:
@@ -109,7 +110,7 @@ class Steps:
                     verdict = self._verdict(step, exit_)
                 if verdict is not Verdict.RETRY and attempt.failing_step is None:
                     attempt.status, attempt.exit_code = exit_.status, exit_.code
-                    attempt.failing_step, attempt.error = step.id, _why(job, step, exit_, limit_s)
+                    attempt.failing_step, attempt.error = step.id, why(job, step, exit_, limit_s)
             if verdict in (Verdict.FAIL, Verdict.PAUSE):
                 attempt.paused = verdict is Verdict.PAUSE
                 break
@@ -119,6 +120,11 @@ class Steps:
                     attempt.warn(f"{step.id} ended the shell with exit code 0: the steps after it were not run", CODE)
                     break
         self._state_coverage()
+        self._blame_service()
+
+    def _blame_service(self) -> None:
+        """Make a service that ended the reason for the end of the job that it interrupted."""
+        attempt = self._attempt
         if attempt.service_died is not None and attempt.status is Status.CANCELED:
             attempt.status, attempt.error = Status.ERROR, str(attempt.service_died)
             attempt.error_code = attempt.service_died.code
@@ -158,7 +164,7 @@ class Steps:
             elif exit_.status is Status.FAILURE:
                 not_run = exit_.ended_place and step is not job.steps[-1]
                 rest = ", and what comes after it was not run: it has ended the container" if not_run else ""
-                text = f"{_why(job, step, exit_, left_s)}{rest}; `after_script` does not change the job's result"
+                text = f"{why(job, step, exit_, left_s)}{rest}; `after_script` does not change the job's result"
                 attempt.warn(text, CODE)
             if exit_.ended_place or (job.shared_shell and not exit_.goes_on):
                 break
@@ -236,11 +242,9 @@ class Steps:
         where = Where(scope="step", job_id=job.id, step=step.id)
         writer = attempt.journal.writer(where)
         own = OwnOutput(writer.counts)
-        started = {"command": step.script, "phase": step.phase, "number": step.number, "attempt": attempt.number}
-        started |= {"file": step.file, "line": step.line, "literal": step.literal} if step.file else {}
         ending = Ending() if self._may_ask_for_package(step) else None
         exit_: Exit | None = None
-        with attempt.journal.span(where, PhaseCode.STEP_EXECUTE, started) as outcome:
+        with attempt.journal.span(where, PhaseCode.STEP_EXECUTE, self._started(step)) as outcome:
             try:
                 before = place.handed_on()
                 command = replace(self._command(step, timeout_s, share, extra), began=own.began)
@@ -248,12 +252,12 @@ class Steps:
                 on_output = writer if coverage is None else coverage.watching(writer)
                 if ending is not None:
                     on_output = ending.watching(on_output)
-                exit_ = place.session.run(command, on_output, cancel)
+                exit_ = self._run(step, command, on_output, cancel)
                 if coverage is not None:
                     coverage.end()
                 self._mask_values(step)
                 outcome.status, outcome.exit_code = exit_.status, exit_.code
-                outcome.error = _why(job, step, exit_, timeout_s)
+                outcome.error = why(job, step, exit_, timeout_s)
                 for text in _unnoticed(step, exit_):
                     attempt.warn(text, CODE)
                 if place.handed_on() != before:
@@ -270,6 +274,15 @@ class Steps:
         if ending is not None and exit_.code == 127 and exit_.ended is Ended.EXITED and not exit_.ended_place:
             self._ask_for_package(step, ending, cancel)
         return exit_
+
+    def _run(self, step: Step, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
+        return self._place.session.run(command, on_output, cancel)
+
+    def _started(self, step: Step) -> dict[str, Any]:
+        """Return what the record says of a step that begins."""
+        started: dict[str, Any] = {"command": step.script, "phase": step.phase, "number": step.number}
+        started["attempt"] = self._attempt.number
+        return started | ({"file": step.file, "line": step.line, "literal": step.literal} if step.file else {})
 
     def _may_ask_for_package(self, step: Step) -> bool:
         return self._job.image is not None and not self._place.request.detached and step.phase != "after_script"
@@ -324,6 +337,10 @@ class _JobClock:
         if self._deadline_ns is not None:
             self._deadline_ns += self._now_ns() - asked_ns
 
+    @property
+    def over(self) -> bool:
+        return self._deadline_ns is not None and self._now_ns() >= self._deadline_ns
+
     def left_s(self) -> float | None:
         left = None if self._deadline_ns is None else max(0.001, (self._deadline_ns - self._now_ns()) / 1e9)
         limits = [limit for limit in (left, self._job.step_timeout_s) if limit is not None]
@@ -341,7 +358,7 @@ def _limit_reached(job: Job, step: Step, limit_s: float | None) -> str:
     return f": {'a step' if of_step else 'the job'} may take {duration_text(seconds)} ({written})"
 
 
-def _why(job: Job, step: Step, exit_: Exit, limit_s: float | None) -> str | None:
+def why(job: Job, step: Step, exit_: Exit, limit_s: float | None) -> str | None:
     match exit_.ended:
         case Ended.EXITED:
             failed = f"{step.id} failed with exit code {exit_.code}"

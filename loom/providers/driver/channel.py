@@ -71,7 +71,7 @@ class Exchange:
             else:
                 self._unanswered.discard(stream)
                 if stream == "stdout":
-                    self.answer = part.text.decode("ascii", "replace").strip()
+                    self.answer = part.text.decode("utf-8", "surrogateescape").strip()
 
     def release(self, on_output: OnOutput) -> None:
         """Pass on the beginning of an incomplete mark."""

@@ -81,7 +81,7 @@ loom_hello() {
   elif (set -o pipefail) 2>/dev/null; then
     loom_word=pipefail
   fi
-  loom_mark "$1" "$loom_uid $loom_gid $loom_ooms $loom_forks ${loom_users:--} ${loom_groups:--} $loom_word ${loom_more:--}"
+  loom_mark "$1" "$loom_uid $loom_gid $loom_ooms $loom_forks ${loom_users:--} ${loom_groups:--} $loom_word ${loom_more:--} ${PATH:--}"
 }
 
 loom_watch() {

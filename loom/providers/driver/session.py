@@ -35,7 +35,7 @@ class Greeting:
     """The driver's first answer: its user, and what the container has."""
 
     def __init__(self, answer: str) -> None:
-        uid, gid, ooms, refused_forks, self.users, self.groups, shell, member_of = answer.split()
+        uid, gid, ooms, refused_forks, self.users, self.groups, shell, member_of, self.path = answer.split(" ", 8)
         self.auto_shell = AUTO.get(shell, SH)
         self.ooms, self.refused_forks = int(ooms), int(refused_forks)
         known = uid.isdigit() and gid.isdigit()
@@ -98,7 +98,7 @@ class Driven:
             answered = self._hear(exchange, cancel, ended_at_once)
         if answered:
             found = Greeting(str(exchange.answer))
-            self.facts = replace(self.facts, auto_shell=found.auto_shell)
+            self.facts = replace(self.facts, auto_shell=found.auto_shell, path=found.path)
             if found.uid is not None:
                 self.facts = replace(self.facts, user=f"{found.uid}:{found.gid}")
             self._ooms, self._refused_forks = found.ooms, found.refused_forks

@@ -31,10 +31,15 @@ def arguments_of(shell: Sequence[str], file: str) -> list[str]:
     return arguments if arguments != list(shell) else [*arguments, file]
 
 
+def is_variable(name: str) -> bool:
+    """Return whether a shell can set this variable."""
+    return _IDENTIFIER.match(name) is not None
+
+
 def checked(script: str, environment: Mapping[str, str]) -> None:
     """ProviderError for text that no shell accepts."""
     for name, value in environment.items():
-        if not _IDENTIFIER.match(name):
+        if not is_variable(name):
             raise ProviderError(f"{name!r} can't be a step's variable: use letters, digits and _")
         if "\0" in value:
             raise ProviderError(f"the variable {name} holds a NUL byte, which no process can be given")

@@ -1,0 +1,117 @@
+"""GitHub's workflow commands: lines of output such as `::error file=a.py,line=3::text` or `##[group]title`.
+
+The record keeps every line; a command is carried out before its line is passed on, so that `::add-mask::` hides its own value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from threading import Lock
+
+from msgspec import Struct
+
+from loom.status import OnOutput, Stream
+
+_COMMAND = re.compile(r"\s*::([a-z-]+)(?:\s+([^:]*(?::(?!:)[^:]*)*))?::(.*)", re.DOTALL | re.IGNORECASE)
+_OLD_COMMAND = re.compile(r".*?##\[([a-z-]+)(?:\s+([^\]]*))?\](.*)", re.DOTALL | re.IGNORECASE)
+NAMES = frozenset(
+    {
+        *("error", "warning", "notice", "debug", "group", "endgroup", "add-mask", "stop-commands", "echo"),
+        *("add-matcher", "remove-matcher", "set-output", "save-state", "set-env", "add-path"),
+    }
+)
+_MAY_BEGIN = re.compile(rb"\s*(?:|:.*|#|##.*)\Z", re.DOTALL)
+"""The beginning of a line that may become a command."""
+_LONGEST = 1 << 22
+
+
+class WorkflowCommand(Struct, frozen=True):
+    name: str
+    properties: Mapping[str, str]
+    value: str
+
+
+def command_in(line: str) -> WorkflowCommand | None:
+    """Return the command of a line, if it is one."""
+    found = _COMMAND.match(line) or (_OLD_COMMAND.match(line) if "##[" in line else None)
+    if found is None or found[1].lower() not in NAMES:
+        return None
+    separator = "," if found.re is _COMMAND else ";"
+    pairs = (part.partition("=") for part in (found[2] or "").split(separator) if "=" in part)
+    properties = {name.strip().lower(): _plain(value, of_property=True) for name, _, value in pairs}
+    return WorkflowCommand(found[1].lower(), properties, _plain(found[3]))
+
+
+def _plain(text: str, *, of_property: bool = False) -> str:
+    """Take back the escapes of a value."""
+    for escaped, char in (("%0D", "\r"), ("%0A", "\n"), *((("%3A", ":"), ("%2C", ",")) if of_property else ())):
+        text = text.replace(escaped, char)
+    return text.replace("%25", "%")
+
+
+class CommandFilter:
+    """An `OnOutput` that gives each command of a step's output to `do`, and everything to `on_output`. `end` passes the rest on.
+
+    `look` gets every other line, while it is set.
+    """
+
+    def __init__(self, on_output: OnOutput, do: Callable[[WorkflowCommand], None]) -> None:
+        self.look: Callable[[str], None] | None = None
+        self._on_output = on_output
+        self._do = do
+        self._held: dict[Stream, bytes] = {"stdout": b"", "stderr": b""}
+        self._mid_line: dict[Stream, bool] = {"stdout": False, "stderr": False}
+        self._stopped: str | None = None
+        self._lock = Lock()
+
+    def __call__(self, stream: Stream, data: bytes) -> None:
+        with self._lock:
+            data = self._held[stream] + data
+            whole = data[: data.rfind(b"\n") + 1]
+            rest = data[len(whole) :]
+            if whole:
+                self._lines(whole, mid_line=self._mid_line[stream])
+                self._mid_line[stream] = False
+            holds = bool(rest) and not self._mid_line[stream] and len(rest) < _LONGEST and self._may_begin(rest)
+            self._held[stream] = rest if holds else b""
+            passed = whole if holds else data
+            self._mid_line[stream] = self._mid_line[stream] or (bool(rest) and not holds)
+            if passed:
+                self._on_output(stream, passed)
+
+    def _may_begin(self, rest: bytes) -> bool:
+        return self.look is not None or _MAY_BEGIN.match(rest) is not None
+
+    def end(self) -> None:
+        with self._lock:
+            for stream, held in self._held.items():
+                if held:
+                    self._lines(held, mid_line=False)
+                    self._on_output(stream, held)
+
+    def _lines(self, data: bytes, *, mid_line: bool) -> None:
+        if self.look is None and b"::" not in data and b"##[" not in data:
+            return
+        lines = data.split(b"\n")
+        for line in lines[1:] if mid_line else lines:
+            if self.look is None and b"::" not in line and b"##[" not in line:
+                continue
+            text = line.decode("utf-8", "replace").rstrip("\r")
+            if not self._command(text) and self.look is not None and text:
+                self.look(text)
+
+    def _command(self, text: str) -> bool:
+        if self._stopped is not None:
+            if text.strip() == f"::{self._stopped}::":
+                self._stopped = None
+                return True
+            return False
+        found = command_in(text)
+        if found is None:
+            return False
+        if found.name == "stop-commands":
+            self._stopped = found.value
+        else:
+            self._do(found)
+        return True

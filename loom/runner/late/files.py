@@ -1,0 +1,67 @@
+"""The files in which GitHub's steps report: variables, paths, outputs, state and a summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+FILES: Mapping[str, str] = {
+    "GITHUB_PATH": "path",
+    "GITHUB_OUTPUT": "output",
+    "GITHUB_STATE": "saved",
+    "GITHUB_STEP_SUMMARY": "summary",
+}
+"""The variables beside `$GITHUB_ENV`, which is `$LOOM_ENV`, with the names of their files (`Command.files`)."""
+MOST_SUMMARY = 1024 * 1024
+"""Bytes of a step's summary, as on GitHub."""
+
+
+class InvalidFile(ValueError):
+    """A file that a step wrote in no known form."""
+
+
+def values_of(lines: Sequence[bytes]) -> dict[str, str]:
+    """Return the pairs of a file: `NAME=value`, or `NAME<<END`, lines, `END`. InvalidFile for another line, as on GitHub."""
+    values: dict[str, str] = {}
+    texts = [line.decode("utf-8", "surrogateescape") for line in lines]
+    at = 0
+    while at < len(texts):
+        line = texts[at].rstrip("\r")
+        at += 1
+        if not line:
+            continue
+        equals, opens = line.find("="), line.find("<<")
+        if opens >= 0 and (equals < 0 or opens < equals):
+            name, end = line[:opens], line[opens + 2 :]
+            if not name or not end:
+                raise InvalidFile(f"Invalid format '{line}'. Name must not be empty and delimiter must not be empty")
+            stop = next((number for number in range(at, len(texts)) if texts[number].rstrip("\r") == end), None)
+            if stop is None:
+                raise InvalidFile(f"Invalid value. Matching delimiter not found '{end}'")
+            values[name] = "\n".join(texts[at:stop])
+            at = stop + 1
+        elif equals > 0:
+            values[line[:equals]] = line[equals + 1 :]
+        else:
+            raise InvalidFile(f"Invalid format '{line}'")
+    return values
+
+
+def refused_variable(name: str) -> str | None:
+    """Return why a step can't set this variable for later ones; None if it can."""
+    if name.upper() == "NODE_OPTIONS":
+        return f"Can't store {name} output parameter using '$GITHUB_ENV' command."
+    return None
+
+
+def paths_of(lines: Sequence[bytes]) -> list[str]:
+    return [text for line in lines if (text := line.decode("utf-8", "surrogateescape").strip())]
+
+
+def summary_of(lines: Sequence[bytes]) -> str:
+    """Return a step's summary. InvalidFile if it is too long."""
+    data = b"\n".join(lines)
+    if len(data) > MOST_SUMMARY:
+        raise InvalidFile(
+            f"$GITHUB_STEP_SUMMARY upload aborted, supports content up to a size of 1024k, got {len(data) // 1024}k"
+        )
+    return data.decode("utf-8", "replace")

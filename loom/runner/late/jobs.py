@@ -1,0 +1,203 @@
+"""What is decided about a job when it starts, from the results of those before it: `if`, the image, `needs`, a matrix."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from loom.cancel import Cancel
+from loom.plan.late import LateCaller, LateJob, LateNeed
+from loom.plan.model import AllowFailure, Image, Job, Plan
+from loom.runner.late.state import CANCELLED, FAILURE, SKIPPED, SUCCESS
+from loom.runner.late.steps import LateSteps
+from loom.status import JobResult, Status
+from loom.workflow.github.expressions import (
+    Function,
+    InvalidExpression,
+    Value,
+    condition,
+    evaluate,
+    filled,
+    of_json,
+    text_of,
+    truth,
+)
+
+_WORST_FIRST = (FAILURE, CANCELLED, SKIPPED, SUCCESS)
+
+
+class Start(Struct, frozen=True, kw_only=True):
+    """How a job starts."""
+
+    job: Job
+    needs: Mapping[str, Any]
+    """The context."""
+    status: Status = Status.SUCCESS
+    """Another one: it does not run, for this `reason`."""
+    reason: str = ""
+
+
+class LateJobs:
+    """The results of a run's jobs, for those after them. Thread-safe."""
+
+    steps = LateSteps
+    """The steps of such a job."""
+
+    def __init__(self, plan: Plan, done: Mapping[str, JobResult], cancel: Cancel) -> None:
+        self._plan = plan
+        self._results = dict(done)
+        self._cancel = cancel
+        self._running: dict[str, dict[str, Cancel]] = {}
+        """By group."""
+        self._failed: dict[str, str] = {}
+        """By group, the job that ends the others."""
+        self._lock = threading.Lock()
+
+    def begin(self, job: Job) -> Start:
+        """Decide whether and how a job starts."""
+        late = job.late
+        assert late is not None
+        try:
+            inputs = self._inputs(late.caller)
+            if isinstance(inputs, str):
+                return Start(job=job, needs={}, status=Status.SKIPPED, reason=inputs)
+            needs = self._needs(late.needs)
+            contexts = self._contexts(late.contexts, needs, inputs)
+            if late.caller is not None:
+                job = replace(job, late=replace(late, contexts={**late.contexts, "inputs": inputs}))
+            reason = self._skips(late.condition, contexts, late.needs)
+            if reason:
+                return Start(job=job, needs=needs, status=Status.SKIPPED, reason=reason)
+            if late.group in self._failed:
+                text = f"{self._failed[late.group]} failed, which ends the matrix (fail-fast)"
+                return Start(job=job, needs=needs, status=Status.CANCELED, reason=text)
+            return Start(job=_started(job, late, contexts), needs=needs)
+        except InvalidExpression as error:
+            return Start(
+                job=job, needs={}, status=Status.FAILURE, reason=f"an expression of the job is invalid: {error}"
+            )
+
+    def running(self, job: Job, cancel: Cancel) -> None:
+        """A job runs, and `cancel` ends it."""
+        if job.late is not None and job.late.group:
+            with self._lock:
+                self._running.setdefault(job.late.group, {})[job.id] = cancel
+                ends = job.late.group in self._failed
+            if ends:
+                cancel.request(None)
+
+    def ended(self, job: Job, result: JobResult) -> None:
+        others: Iterable[Cancel] = ()
+        with self._lock:
+            self._results[job.id] = result
+            late = job.late
+            if late is not None and late.group:
+                running = self._running.get(late.group, {})
+                running.pop(job.id, None)
+                if late.fail_fast and not result.lets_go_on and result.status not in (Status.SKIPPED, Status.CANCELED):
+                    self._failed.setdefault(late.group, job.id)
+                    others = list(running.values())
+        for cancel in others:
+            cancel.request(None)
+
+    # -- contexts -------------------------------------------------------------------------------------------------
+
+    def _inputs(self, caller: LateCaller | None) -> dict[str, Value] | str:
+        """Return the inputs that the callers of a job's workflow give; a text: why one of them does not run."""
+        if caller is None:
+            return {}
+        outer = self._inputs(caller.caller)
+        if isinstance(outer, str):
+            return outer
+        contexts = self._contexts(caller.contexts, self._needs(caller.needs), outer)
+        if reason := self._skips(caller.condition, contexts, caller.needs):
+            return reason
+        return {
+            name: filled(value, contexts, {}) if isinstance(value, str) else of_json(value)
+            for name, value in caller.inputs.items()
+        }
+
+    def _contexts(
+        self, given: Mapping[str, Any], needs: Mapping[str, Any], inputs: Mapping[str, Value]
+    ) -> dict[str, Value]:
+        default: dict[str, Value] = {"vars": {}, "inputs": {}, "matrix": None, "strategy": {}}
+        contexts = {**default, **of_json(given), "needs": of_json(needs)}
+        return contexts | ({"inputs": dict(inputs)} if inputs else {})
+
+    def _skips(self, written: str, contexts: Mapping[str, Value], needs: Sequence[LateNeed]) -> str:
+        """Return why an `if` does not hold; empty if it does."""
+        holds = evaluate(condition(written), contexts, self._functions(needs))
+        if truth(holds):
+            return ""
+        if written:
+            return f"if: {written}"
+        bad = next((need.name for need in needs if self._result(need.jobs) != SUCCESS), "")
+        return f"{bad} did not succeed" if bad else "a job before it did not succeed"
+
+    def _functions(self, needs: Sequence[LateNeed]) -> dict[str, Function]:
+        def results(names: tuple[Value, ...]) -> list[str]:
+            wanted = [need for need in needs if not names or need.name in map(text_of, names)]
+            ids = [job_id for need in wanted for job_id in need.jobs]
+            return [self._result([job_id]) for job_id in (ids if names else self._ancestors(ids))]
+
+        return {
+            "success": lambda *names: (
+                all(result == SUCCESS for result in results(names)) and not self._cancel.requested
+            ),
+            "failure": lambda *names: FAILURE in results(names),
+            "cancelled": lambda: self._cancel.requested or CANCELLED in results(()),
+            "always": lambda: True,
+        }
+
+    def _ancestors(self, ids: Iterable[str]) -> set[str]:
+        found: set[str] = set()
+        waiting = list(ids)
+        while waiting:
+            job_id = waiting.pop()
+            if job_id not in found:
+                found.add(job_id)
+                if self._plan.has(job_id):
+                    waiting += [need.job for need in self._plan.job(job_id).needs or ()]
+        return found
+
+    def _result(self, ids: Iterable[str]) -> str:
+        """Return the result of the jobs together; of none, which this run leaves out, success."""
+        found = {_result_of(self._results.get(job_id)) for job_id in ids} - {""}
+        if SKIPPED in found and SUCCESS in found:
+            found.discard(SKIPPED)
+        return next((one for one in _WORST_FIRST if one in found), SUCCESS)
+
+    def _needs(self, needs: Sequence[LateNeed]) -> dict[str, Any]:
+        return {need.name: {"result": self._result(need.jobs), "outputs": self._outputs(need)} for need in needs}
+
+    def _outputs(self, need: LateNeed) -> dict[str, str]:
+        if need.outputs or need.inside:
+            contexts = {**self._contexts(need.contexts, {}, {}), "jobs": of_json(self._needs(need.inside))}
+            return {name: text_of(filled(text, contexts, {})) for name, text in need.outputs.items()}
+        found: dict[str, str] = {}
+        for job_id in need.jobs:
+            given = self._results[job_id].outputs if job_id in self._results else {}
+            found |= {name: value for name, value in given.items() if value or name not in found}
+        return found
+
+
+def _result_of(result: JobResult | None) -> str:
+    """Return what `needs.*.result` is for a job that has ended."""
+    if result is None:
+        return ""
+    if result.lets_go_on:
+        return SUCCESS
+    return {Status.SKIPPED: SKIPPED, Status.CANCELED: CANCELLED}.get(result.status, FAILURE)
+
+
+def _started(job: Job, late: LateJob, contexts: Mapping[str, Value]) -> Job:
+    if late.continue_on_error:
+        value = filled(late.continue_on_error, contexts, {})
+        job = replace(job, allow_failure=AllowFailure(always=truth(value) and value != "false"))
+    if late.image:
+        job = replace(job, image=replace(job.image or Image(), name=text_of(filled(late.image, contexts, {})) or None))
+    return job

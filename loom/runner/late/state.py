@@ -1,0 +1,365 @@
+"""What the steps of a job have said so far, and what follows for the next: conditions, variables, values of expressions.
+
+It needs no session: `loom shell` and `loom resume` restore it from the record (`restored`).
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct, field
+
+from loom.plan.late import Action, LateStep
+from loom.plan.model import Job, Step
+from loom.record.step_outputs import recorded, restored
+from loom.secrets.masking import Masker
+from loom.workflow.github.expressions import (
+    Function,
+    InvalidExpression,
+    Value,
+    condition,
+    evaluate,
+    filled,
+    of_json,
+    text_of,
+    truth,
+)
+
+SUCCESS, FAILURE, CANCELLED, SKIPPED = "success", "failure", "cancelled", "skipped"
+_ARCHITECTURES = {"x86_64": "X64", "aarch64": "ARM64", "armv7l": "ARM"}
+_NO_VARIABLES = frozenset({"token", "event", "env", "path", "output", "state", "step_summary"})
+"""Of the context `github`: what has no variable `GITHUB_*`, or one of another value."""
+_STRATEGY = {"fail-fast": True, "job-index": 0.0, "job-total": 1.0, "max-parallel": 1.0}
+
+
+class JobRuntime(Struct, frozen=True, kw_only=True):
+    """Where the steps run."""
+
+    workspace: str
+    path: str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    """The `PATH` of the container."""
+    bash: bool = True
+    event_path: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """The paths of the files that steps report in, by their variables, where they are known."""
+
+
+class StepResult(Struct, frozen=True, kw_only=True):
+    """What a step has done; the fact `step_state` of the record."""
+
+    outcome: str
+    conclusion: str
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    path: Sequence[str] = ()
+    saved: Mapping[str, str] = field(default_factory=dict)
+    summary: str = ""
+
+    def fact(self, step: Step, name: str, attempt: int, secrets: Mapping[str, bytes], masker: Masker) -> dict[str, Any]:
+        data: dict[str, Any] = {"step": step.id, "attempt": attempt, "name": name}
+        data |= {"outcome": self.outcome, "conclusion": self.conclusion}
+        for part in ("outputs", "env", "saved"):
+            if values := getattr(self, part):
+                data[part] = recorded(values, secrets, masker)
+        data |= {"path": list(self.path)} if self.path else {}
+        return data | ({"summary": self.summary} if self.summary else {})
+
+
+def result_of(fact: Mapping[str, Any], secrets: Mapping[str, bytes]) -> tuple[StepResult, list[str]]:
+    """Read a fact of `StepResult.fact`; return also the names whose values the record lacks."""
+    found: dict[str, Mapping[str, str]] = {}
+    lost: list[str] = []
+    for part in ("outputs", "env", "saved"):
+        found[part], names = restored(fact.get(part, {}), secrets)
+        lost += names
+    result = StepResult(
+        outcome=str(fact.get("outcome", SUCCESS)),
+        conclusion=str(fact.get("conclusion", SUCCESS)),
+        path=tuple(fact.get("path", ())),
+        outputs=found["outputs"],
+        env=found["env"],
+        saved=found["saved"],
+    )
+    return result, lost
+
+
+class _Scope(Struct, kw_only=True):
+    """The job, or a composite action in it."""
+
+    status: str = SUCCESS
+    inputs: Mapping[str, Value] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    action: Action | None = None
+    steps: dict[str, Value] = field(default_factory=dict)
+    skipped: bool = False
+
+
+class LateState:
+    """`needs`: the context. `hash_files`: of patterns, in the job's files."""
+
+    def __init__(
+        self,
+        job: Job,
+        around: JobRuntime,
+        *,
+        needs: Mapping[str, Any],
+        secrets: Mapping[str, bytes],
+        run_id: str,
+        hash_files: Callable[[Sequence[str]], str] = lambda _: "",
+    ) -> None:
+        assert job.late is not None
+        self._job, self._late, self.around = job, job.late, around
+        self._secrets = {
+            name: secrets[own].decode("utf-8", "surrogateescape")
+            for name, own in job.late.secrets.items()
+            if own in secrets
+        }
+        self._run_id = run_id
+        self._hash_files = hash_files
+        self.cancelled = False
+        self.env: dict[str, str] = {}
+        self.path: list[str] = []
+        """What steps have added to `PATH`, the first one first."""
+        self._saved: dict[str, dict[str, str]] = {}
+        self._ran: set[str] = set()
+        self._scopes: dict[tuple[str, ...], _Scope] = {(): _Scope()}
+        self._inner = _inner_scopes(job.steps)
+        self._base = self._contexts(needs)
+        self._job_env: dict[str, str] = {}
+
+    def _contexts(self, needs: Mapping[str, Any]) -> dict[str, Value]:
+        given = dict(of_json(self._late.contexts))
+        token = self._secrets.get("GITHUB_TOKEN", "")
+        github = {"run_id": self._run_id, "run_number": "1", "run_attempt": "1", "retention_days": "90"}
+        github |= {key: value for key, value in (given.get("github") or {}).items() if value not in (None, "")}
+        around = {"workspace": self.around.workspace, "event_path": self.around.event_path, "token": token}
+        runner = {
+            "os": "Linux",
+            "arch": _ARCHITECTURES.get(platform.machine(), "X64"),
+            "name": "loom",
+            "environment": "github-hosted",
+            "temp": "/tmp",
+            "tool_cache": "/opt/hostedtoolcache",
+            "debug": "",
+        }
+        return {
+            "vars": {},
+            "inputs": {},
+            "matrix": None,
+            "strategy": _STRATEGY,
+            **given,
+            "github": {**github, **around},
+            "needs": of_json(needs),
+            "secrets": {"GITHUB_TOKEN": token, **self._secrets},
+            "runner": {**runner, **(given.get("runner") or {})},
+        }
+
+    def begin(self) -> None:
+        """Evaluate the variables of the job. InvalidExpression."""
+        for name, text in self._late.env.items():
+            self._job_env[name] = text_of(filled(text, {**self._base, "env": self._job_env}, self._functions(())))
+
+    # -- what counts for a step -----------------------------------------------------------------------------------
+
+    def _scope(self, path: tuple[str, ...]) -> _Scope:
+        """Return the innermost scope that was entered: pre steps run before theirs."""
+        while path not in self._scopes:
+            path = path[:-1]
+        return self._scopes[path]
+
+    def contexts(self, late: LateStep, env: Mapping[str, str] | None = None) -> dict[str, Value]:
+        scope = self._scope(late.scope)
+        action = late.action or scope.action
+        github = {**self._base["github"], "action": late.id or f"__{late.kind}", "action_path": ""}
+        if action is not None:
+            github |= {"action_repository": action.repository, "action_ref": action.ref}
+            github["action_path"] = self._directory_of(action)
+        if late.scope:
+            github["action_status"] = scope.status
+        job = {**(self._base.get("job") or {}), "status": CANCELLED if self.cancelled else self.status}
+        found = {
+            **self._base,
+            "github": github,
+            "job": job,
+            "steps": scope.steps,
+            "env": self._env(late) if env is None else env,
+        }
+        return found | ({"inputs": scope.inputs} if late.scope else {})
+
+    def _env(self, late: LateStep) -> dict[str, str]:
+        return {**self._job_env, **self.env, **self._scope(late.scope).env}
+
+    def _functions(self, scope: tuple[str, ...]) -> dict[str, Function]:
+        status = self._scope(scope).status
+        return {
+            "success": lambda *_: status == SUCCESS and not self.cancelled,
+            "failure": lambda *_: status == FAILURE and not self.cancelled,
+            "cancelled": lambda: self.cancelled,
+            "always": lambda: True,
+            "hashfiles": lambda *patterns: self._hash_files([text_of(one) for one in patterns]),
+        }
+
+    @property
+    def status(self) -> str:
+        return self._scopes[()].status
+
+    def with_env(self, late: LateStep) -> dict[str, str]:
+        """Return the step's context `env`, its own included. InvalidExpression."""
+        env = self._env(late)
+        for name, text in late.env.items():
+            env[name] = text_of(filled(text, self.contexts(late, env), self._functions(late.scope)))
+        return env
+
+    def value(self, text: str, late: LateStep, env: Mapping[str, str] | None = None) -> Value:
+        """Evaluate a text of the step. InvalidExpression."""
+        return filled(text, self.contexts(late, env), self._functions(late.scope))
+
+    def text(self, text: str, late: LateStep, env: Mapping[str, str] | None = None) -> str:
+        return text_of(self.value(text, late, env))
+
+    def skips(self, step: Step) -> str:
+        """Return why a step does not run; empty if it does. InvalidExpression."""
+        late = _late(step)
+        if any(
+            self._scopes[late.scope[:n]].skipped
+            for n in range(1, len(late.scope) + 1)
+            if late.scope[:n] in self._scopes
+        ):
+            return "its action was skipped"
+        if late.kind == "leave":
+            return "its action was skipped" if self._scopes[self._inner[step.id]].skipped else ""
+        if late.stage == "post" and late.main not in self._ran:
+            return "its action did not run"
+        written = late.condition or ("always()" if late.stage != "main" else "")
+        holds = evaluate(condition(written), self.contexts(late, self.with_env(late)), self._functions(late.scope))
+        if truth(holds):
+            return ""
+        return (
+            f"if: {written}" if written else ("the job was canceled" if self.cancelled else "a step before it failed")
+        )
+
+    def environment(self, step: Step, env: Mapping[str, str]) -> dict[str, str]:
+        """Return the variables of a step with this context `env`: those of GitHub, and the inputs and state of its action."""
+        late = _late(step)
+        contexts = self.contexts(late, env)
+        github = {
+            f"GITHUB_{name.upper()}": text_of(value)
+            for name, value in contexts["github"].items()
+            if name not in _NO_VARIABLES and not isinstance(value, dict | list)
+        }
+        runner = {f"RUNNER_{name.upper()}": text_of(value) for name, value in contexts["runner"].items() if value != ""}
+        inputs: dict[str, str] = {}
+        if late.kind in ("node", "docker"):
+            inputs = {
+                f"INPUT_{name.upper().replace(' ', '_')}": self.text(text, late, env)
+                for name, text in late.inputs.items()
+            }
+        saved = {f"STATE_{name}": value for name, value in self._saved.get(late.main or step.id, {}).items()}
+        path = {"PATH": ":".join([*reversed(self.path), env.get("PATH") or self.around.path])} if self.path else {}
+        own = {"CI": "true", "GITHUB_ACTIONS": "true"}
+        return {**env, **inputs, **saved, **own, **github, **runner, **self.around.files, **path}
+
+    def _directory_of(self, action: Action) -> str:
+        parts = [action.directory or self.around.workspace, action.path]
+        return "/".join(part.strip("/") if number else part for number, part in enumerate(parts) if part)
+
+    # -- what a step changes --------------------------------------------------------------------------------------
+
+    def enter(self, step: Step) -> None:
+        """Begin a composite action: evaluate its inputs and variables. InvalidExpression."""
+        late = _late(step)
+        env = self.with_env(late)
+        inputs = {name: self.value(text, late, env) for name, text in late.inputs.items()}
+        own = {name: env[name] for name in late.env}
+        outer = self._scope(late.scope)
+        self._scopes[self._inner[step.id]] = _Scope(inputs=inputs, env={**outer.env, **own}, action=late.action)
+
+    def leave(self, step: Step) -> StepResult:
+        """Return the result of a composite action. InvalidExpression."""
+        late, inner = _late(step), self._inner[step.id]
+        scope = self._scopes[inner]
+        within = LateStep(kind="run", scope=inner, action=late.action)
+        outputs = {name: self.text(text, within) for name, text in late.outputs.items()}
+        outcome = CANCELLED if self.cancelled and scope.status == SUCCESS else scope.status
+        return StepResult(outcome=outcome, conclusion=outcome, outputs=outputs)
+
+    def inner(self, step: Step) -> tuple[str, ...]:
+        """Return the scope of the composite action that an "enter" or "leave" belongs to."""
+        return self._inner[step.id]
+
+    def fail(self) -> None:
+        """Let the job fail, whatever its steps say."""
+        self._scopes[()].status = FAILURE
+
+    def apply(self, step: Step, result: StepResult) -> None:
+        late = _late(step)
+        scope = self._scope(late.scope)
+        self.env |= result.env
+        self.path += result.path
+        if result.saved:
+            self._saved.setdefault(late.main or step.id, {}).update(result.saved)
+        if result.outcome != SKIPPED:
+            self._ran.add(step.id)
+        elif late.kind == "enter":
+            self._scopes[self._inner[step.id]] = _Scope(skipped=True)
+        if late.kind == "enter" and result.outcome == FAILURE:
+            self._scopes[self._inner[step.id]] = _Scope(skipped=True)
+        if late.stage == "main" and late.id and late.kind != "enter":
+            scope.steps[late.id] = {
+                "outputs": dict(result.outputs),
+                "outcome": result.outcome,
+                "conclusion": result.conclusion,
+            }
+        if result.conclusion == FAILURE:
+            scope.status = FAILURE
+
+    def restore(
+        self, facts: Iterable[Mapping[str, Any]], secrets: Mapping[str, bytes], before: str | None
+    ) -> list[str]:
+        """Become what the facts of the steps before `before` (None: of all) made; return names whose values are lost."""
+        by_step = {str(fact.get("step")): fact for fact in facts}
+        lost: list[str] = []
+        for step in self._job.steps:
+            if step.id == before:
+                break
+            if (fact := by_step.get(step.id)) is None:
+                continue
+            result, names = result_of(fact, secrets)
+            lost += names
+            try:
+                if _late(step).kind == "enter" and result.outcome == SUCCESS:
+                    self.enter(step)
+            except InvalidExpression:
+                self._scopes[self._inner[step.id]] = _Scope()
+            self.apply(step, result)
+        return lost
+
+    def outputs(self, is_secret: Callable[[str], bool]) -> tuple[dict[str, str], list[str]]:
+        """Return the outputs of the job, and the names of those that are not set because of a secret. InvalidExpression."""
+        last = LateStep(kind="run")
+        found = {name: self.text(text, last) for name, text in self._late.outputs.items()}
+        hidden = [name for name, value in found.items() if is_secret(value)]
+        return {name: value for name, value in found.items() if name not in hidden}, hidden
+
+
+def _late(step: Step) -> LateStep:
+    assert step.late is not None
+    return step.late
+
+
+def _inner_scopes(steps: Sequence[Step]) -> dict[str, tuple[str, ...]]:
+    """Return the scope that each "enter" and "leave" stands at the border of, by the step's id."""
+    found: dict[str, tuple[str, ...]] = {}
+    opened: list[tuple[str, ...]] = []
+    for step, after in zip(steps, [*steps[1:], None], strict=True):
+        late = _late(step)
+        if late.kind == "enter":
+            inside = after.late.scope if after is not None and after.late is not None else ()
+            own = inside[: len(late.scope) + 1] if len(inside) > len(late.scope) else (*late.scope, step.id)
+            found[step.id] = own
+            opened.append(own)
+        elif late.kind == "leave" and opened:
+            found[step.id] = opened.pop()
+    return found

@@ -1,0 +1,493 @@
+"""Run the steps of a job whose language decides about each when it starts (GitHub's)."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections import deque
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from msgspec.structs import replace
+
+from loom.analysis.formats import Reader
+from loom.analysis.patterns import failures, reader_of
+from loom.analysis.problem_matchers import formats
+from loom.cancel import Cancel
+from loom.errors import InfrastructureError, SecretError
+from loom.plan.late import LateStep
+from loom.plan.model import Step
+from loom.providers.base import Command, Share
+from loom.providers.driver import protocol
+from loom.providers.driver.steps import is_variable
+from loom.record.documents import plain
+from loom.record.events import PhaseCode, Where
+from loom.runner.assistance import Assistances
+from loom.runner.attempt import Attempt
+from loom.runner.hooks import Gate, Verdict
+from loom.runner.late.commands import CommandFilter, WorkflowCommand
+from loom.runner.late.files import FILES, InvalidFile, paths_of, refused_variable, summary_of, values_of
+from loom.runner.late.state import (
+    CANCELLED,
+    FAILURE,
+    SKIPPED,
+    SUCCESS,
+    JobRuntime,
+    LateState,
+    StepResult,
+)
+from loom.runner.session import OpenJob
+from loom.runner.steps import CODE, Steps, why
+from loom.status import Ended, Exit, OnOutput, Status
+from loom.storage.selection import PathSelection, UnsafePath
+from loom.storage.workspace import view_of
+from loom.workflow.github.expressions import InvalidExpression, number_of, truth
+
+ALL_FILES: Mapping[str, str] = {"GITHUB_ENV": "env", **FILES}
+AFTER_CANCEL_S = 300.0
+"""How long the steps may take that run although the job is canceled, as on GitHub."""
+MOST_ANNOTATIONS = 10
+"""Of each level and step, as on GitHub."""
+MOST_LOOKED_AT = 2000
+SHELLS: Mapping[str, tuple[str, ...]] = {
+    "bash": ("bash", "--noprofile", "--norc", "-eo", "pipefail", "{0}"),
+    "sh": ("sh", "-e", "{0}"),
+    "python": ("python", "{0}"),
+    "pwsh": ("sh", "-c", 'mv "$1" "$1.ps1" && exec pwsh -command ". \'$1.ps1\'"', "pwsh", "{0}"),
+}
+"""What GitHub runs for each name; the script's file replaces `{0}`."""
+_POWERSHELL = (
+    "$ErrorActionPreference = 'stop'",
+    "if ((Test-Path -LiteralPath variable:\\LASTEXITCODE)) { exit $LASTEXITCODE }",
+)
+"""The lines before and after a script of PowerShell, as on GitHub."""
+
+
+class LateSteps(Steps):
+    """`run` does all of the job's steps, also those after a failure and a cancel; `outputs` are then the job's."""
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        place: OpenJob,
+        gate: Gate | None,
+        assistances: Assistances,
+        cancel: Cancel,
+        *,
+        needs: Mapping[str, Any],
+        again: Cancel,
+    ) -> None:
+        """`again`: ends the steps that run after a cancel."""
+        super().__init__(attempt, place, gate, assistances, cancel)
+        self._again = again
+        self._canceled_at_ns = 0
+        self._env: dict[str, str] = {}
+        """The context `env` of the step that runs."""
+        self._result = StepResult(outcome=SUCCESS, conclusion=SUCCESS)
+        """What it has said so far."""
+        self._failed_by: str | None = None
+        """Why a step fails that ended well."""
+        self._told: dict[str, int] = {}
+        self._matchers: dict[str, Reader] = {}
+        self._filter: CommandFilter | None = None
+        self._heard: deque[str] = deque(maxlen=MOST_LOOKED_AT)
+        self._failing: dict[tuple[str, ...], tuple[Step, Exit, str]] = {}
+        """The step that failed each scope."""
+        session = place.session
+        directory = place.environment.get("GITHUB_EVENT_PATH", "").rpartition("/")[0]
+        known = (
+            {name: f"{directory}/{file}" for name, file in ALL_FILES.items()} if directory == protocol.DIRECTORY else {}
+        )
+        self.state = LateState(
+            attempt.job,
+            JobRuntime(
+                workspace=place.request.project_dir,
+                bash=session.facts.auto_shell[:1] == ("bash",),
+                event_path=place.environment.get("GITHUB_EVENT_PATH", ""),
+                files=known,
+                **({"path": session.facts.path} if session.facts.path else {}),
+            ),
+            needs=needs,
+            secrets=place.secrets,
+            run_id=place.request.run_id,
+            hash_files=self._hash_files,
+        )
+
+    # -- the job --------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        attempt, resumed = self._attempt, self._place.resumed
+        first = 0
+        try:
+            self.state.begin()
+        except InvalidExpression as error:
+            attempt.status, attempt.error = Status.FAILURE, f"the job's `env`: {error}"
+            return
+        if resumed is not None and not resumed.attached:
+            first = [step.id for step in self._job.steps].index(resumed.step)
+            self.state.restore(resumed.step_states, self._place.secrets, resumed.step)
+            for fact in resumed.step_states:
+                attempt.fact("step_state", {**fact, "attempt": attempt.number}, PhaseCode.PIPELINE_EXECUTE)
+        for step in self._job.steps[first:]:
+            if not self._turn(step):
+                break
+        self._decide()
+        if not attempt.paused:
+            self._set_outputs()
+
+    def _decide(self) -> None:
+        attempt = self._attempt
+        if self.state.status == FAILURE:
+            step, exit_, text = self._failing[()]
+            attempt.status, attempt.exit_code = exit_.status, exit_.code
+            attempt.failing_step, attempt.error = step.id, text
+        if self._cancel.requested:
+            attempt.status, attempt.error = Status.CANCELED, "interrupted"
+        self._blame_service()
+
+    def _set_outputs(self) -> None:
+        attempt, masker = self._attempt, self._attempt.journal.masker
+        try:
+            attempt.outputs, hidden = self.state.outputs(lambda value: masker.active and masker.mask(value) != value)
+        except InvalidExpression as error:
+            attempt.status, attempt.error = Status.FAILURE, f"the job's `outputs`: {error}"
+            return
+        for name in hidden:
+            attempt.warn(f"Skip output '{name}' since it may contain secret.", CODE)
+
+    # -- a step ---------------------------------------------------------------------------------------------------
+
+    def _turn(self, step: Step) -> bool:
+        """Do what is to be done for a step; return whether others follow."""
+        late = _late(step)
+        self.state.cancelled = self._is_canceled()
+        self._result, self._failed_by = StepResult(outcome=SUCCESS, conclusion=SUCCESS), None
+        try:
+            if self.state.skips(step):
+                self._end(step, replace(self._result, outcome=SKIPPED, conclusion=SKIPPED))
+                return True
+            if late.kind == "leave":
+                self._leave(step, late)
+                return True
+            self._env = self.state.with_env(late)
+            with self._clock.stopped():
+                self._stop_before(step)
+            if self._cancel.requested and not self.state.cancelled:
+                return self._turn(step)  # a person was asked, and went away
+            if late.kind == "enter":
+                self.state.enter(step)
+                self._end(step, self._result)
+                return True
+        except InvalidExpression as error:
+            self._fail(step, late, self._invalid(step, str(error)), str(error))
+            return True
+        return self._do(step, late)
+
+    def _do(self, step: Step, late: LateStep) -> bool:
+        while True:
+            self._result, self._failed_by = StepResult(outcome=SUCCESS, conclusion=SUCCESS), None
+            try:
+                script, limit_s = self._script(step, late), self._limit_s(late)
+                self._command(replace(step, script=script), limit_s, None)
+            except InvalidExpression as error:
+                self._fail(step, late, self._invalid(step, str(error)), str(error))
+                return True
+            running = replace(step, script=script, literal=step.literal and script == step.script)
+            if late.kind == "checkout":
+                exit_ = Exit(code=0)
+            else:
+                exit_ = self._step(running, limit_s, self._again if self.state.cancelled else self._cancel, None)
+            if exit_.status is Status.SUCCESS:
+                self._end(step, self._result)
+                return True
+            text = self._why(running, exit_, limit_s)
+            if exit_.ended is Ended.CANCELED or (exit_.ended is Ended.TIMED_OUT and self._is_canceled()):
+                self._end(step, replace(self._result, outcome=CANCELLED, conclusion=CANCELLED))
+                if exit_.ended is Ended.TIMED_OUT:
+                    self._failing.setdefault((), (step, exit_, text))
+                    self.state.fail()
+                return True
+            if self._continues(late):
+                self._end(step, replace(self._result, outcome=FAILURE))
+                return not exit_.ended_place
+            with self._clock.stopped():
+                verdict = self._verdict(step, exit_)
+            if verdict is Verdict.RETRY:
+                continue
+            self._fail(step, late, exit_, text)
+            self._attempt.paused = verdict is Verdict.PAUSE
+            if self._attempt.paused:
+                self._failing.setdefault((), (step, exit_, text))
+                self.state.fail()
+            return not (self._attempt.paused or exit_.ended_place)
+
+    def _why(self, step: Step, exit_: Exit, limit_s: float | None) -> str:
+        return self._failed_by or why(self._job, step, exit_, limit_s) or ""
+
+    def _fail(self, step: Step, late: LateStep, exit_: Exit, text: str) -> None:
+        self._failing.setdefault(late.scope, (step, exit_, text))
+        self._end(step, replace(self._result, outcome=FAILURE, conclusion=FAILURE))
+
+    def _leave(self, step: Step, late: LateStep) -> None:
+        inner = self.state.inner(step)
+        self._result = result = self.state.leave(step)
+        if result.outcome == FAILURE:
+            if self._continues(late):
+                self._result = replace(result, conclusion=SUCCESS)
+            elif inner in self._failing:
+                self._failing.setdefault(late.scope, self._failing[inner])
+        self._end(step, self._result)
+
+    def _continues(self, late: LateStep) -> bool:
+        if not late.continue_on_error:
+            return False
+        try:
+            return truth(_as_value(self.state.value(late.continue_on_error, late, self._env)))
+        except InvalidExpression as error:
+            self._attempt.warn(f"continue-on-error: {error}", CODE)
+            return False
+
+    def _end(self, step: Step, result: StepResult) -> None:
+        self.state.apply(step, result)
+        fact = result.fact(
+            step, self._name(step), self._attempt.number, self._place.secrets, self._attempt.journal.masker
+        )
+        self._attempt.fact("step_state", fact, CODE)
+
+    def _invalid(self, step: Step, text: str) -> Exit:
+        """Record a step that can't begin: one of its expressions is invalid."""
+        where = Where(scope="step", job_id=self._job.id, step=step.id)
+        writer = self._attempt.journal.writer(where)
+        with self._attempt.journal.span(where, PhaseCode.STEP_EXECUTE, self._started(step)) as outcome:
+            writer.line(f"The template is not valid. {step.place}: {text}", "stderr")
+            writer.close()
+            outcome.status, outcome.exit_code, outcome.error = Status.FAILURE, 1, text
+            outcome.data = {"output": writer.counts}
+        return Exit(code=1)
+
+    # -- time -----------------------------------------------------------------------------------------------------
+
+    def _is_canceled(self) -> bool:
+        canceled = self._cancel.requested or self._clock.over
+        if canceled and not self._canceled_at_ns:
+            self._canceled_at_ns = self._attempt.journal.now_ns()
+        return canceled
+
+    def _limit_s(self, late: LateStep) -> float | None:
+        own = None
+        if late.timeout_minutes:
+            minutes = number_of(self.state.value(late.timeout_minutes, late, self._env))
+            own = minutes * 60 if minutes > 0 else None
+        if self.state.cancelled:
+            used_s = (self._attempt.journal.now_ns() - self._canceled_at_ns) / 1e9
+            left: float | None = max(0.001, AFTER_CANCEL_S - used_s)
+        else:
+            left = self._clock.left_s()
+        return min((limit for limit in (own, left) if limit is not None), default=None)
+
+    # -- its command ----------------------------------------------------------------------------------------------
+
+    def _name(self, step: Step) -> str:
+        late = _late(step)
+        if not late.name:
+            return ""
+        try:
+            return self.state.text(late.name, late, self._env)
+        except InvalidExpression:
+            return late.name
+
+    def _started(self, step: Step) -> dict[str, Any]:
+        return super()._started(step) | ({"name": name} if (name := self._name(step)) else {})
+
+    def _script(self, step: Step, late: LateStep) -> str:
+        if late.kind == "run":
+            return self.state.text(step.script, late, self._env)
+        return step.script
+
+    def _environment(self, step: Step) -> dict[str, str]:
+        return {
+            **self._place.environment,
+            **(self.of_actions() if _late(step).kind in ("node", "docker") else {}),
+            **self.state.environment(step, self._env),
+            "LOOM_STEP": step.id,
+            "LOOM_ATTEMPT": str(self._attempt.number),
+        }
+
+    def _command(
+        self, step: Step, timeout_s: float | None, share: Share | None, extra: Mapping[str, str] | None = None
+    ) -> Command:
+        late = _late(step)
+        environment, script = self._environment(step), step.script
+        shell: tuple[str, ...] = ()
+        start_in = ""
+        if late.kind == "run":
+            shell = shell_of(self.state.text(late.shell, late, self._env), bash=self.state.around.bash)
+            start_in = self.state.text(late.working_directory, late, self._env)
+            if "pwsh" in shell:
+                script = "\n".join((_POWERSHELL[0], script, _POWERSHELL[1]))
+        others = {name: value for name, value in environment.items() if not is_variable(name)}
+        if others:
+            shell = ("env", *(f"{name}={value}" for name, value in others.items()), *shell)
+        return Command(
+            script=script,
+            shell=shell,
+            environment={name: value for name, value in environment.items() if name not in others},
+            timeout_s=timeout_s,
+            name=step.id,
+            observed=self._observed,
+            files=ALL_FILES,
+            start_in=start_in,
+        )
+
+    # -- what it says ---------------------------------------------------------------------------------------------
+
+    def _run(self, step: Step, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
+        self._told = {}
+        self._heard.clear()
+        self._filter = commands = CommandFilter(on_output, lambda found: self._do_command(step, found))
+        if self._matchers:
+            commands.look = self._heard.append
+        try:
+            exit_ = self._place.session.run(command, commands, cancel)
+        finally:
+            commands.end()
+            self._filter = None
+        self._read_files(step)
+        if exit_.status is not Status.SUCCESS:
+            for found in failures([*self._heard], [*self._matchers.values()])[:MOST_ANNOTATIONS]:
+                self._attempt.fact("finding", plain(found), CODE)
+        elif self._failed_by is not None:
+            on_output("stderr", f"Error: {self._failed_by}\n".encode())
+            return Exit(code=1)
+        return exit_
+
+    def _read_files(self, step: Step) -> None:
+        reported = self._place.session.reported()
+        result = self._result
+        try:
+            env = values_of(reported.get("env", ()))
+            for name in [name for name in env if (reason := refused_variable(name))]:
+                self._failed_by = reason
+                del env[name]
+            outputs = {**result.outputs, **values_of(reported.get("output", ()))}
+            saved = {**result.saved, **values_of(reported.get("saved", ()))}
+            summary = summary_of(reported.get("summary", ()))
+            path = (*result.path, *paths_of(reported.get("path", ())))
+        except InvalidFile as error:
+            self._failed_by = str(error)
+            return
+        self._result = replace(result, outputs=outputs, env=env, saved=saved, path=path, summary=summary)
+
+    def _do_command(self, step: Step, found: WorkflowCommand) -> None:
+        match found.name:
+            case "error" | "warning" | "notice":
+                self._annotate(step, found)
+            case "add-mask":
+                self._mask(step, found.value)
+            case "set-output" | "save-state":
+                part = "outputs" if found.name == "set-output" else "saved"
+                values = {**getattr(self._result, part), found.properties.get("name", ""): found.value}
+                self._result = replace(self._result, **{part: values})
+                self._attempt.warn(
+                    f"{step.id}: the `{found.name}` command is deprecated: write to a file instead", CODE
+                )
+            case "set-env" | "add-path":
+                self._failed_by = f"The `{found.name}` command is disabled. Please upgrade to using Environment Files."
+            case "add-matcher":
+                self._add_matchers(step, found.value.strip())
+            case "remove-matcher":
+                self._matchers.pop(found.properties.get("owner", ""), None)
+                if self._filter is not None and not self._matchers:
+                    self._filter.look = None
+            case _:
+                pass  # `group`, `debug` and `echo` change only how the output is shown
+
+    def _annotate(self, step: Step, found: WorkflowCommand) -> None:
+        self._told[found.name] = self._told.get(found.name, 0) + 1
+        if self._told[found.name] > MOST_ANNOTATIONS:
+            return
+        given = found.properties
+        line, column = _number(given.get("line")), _number(given.get("col"))
+        data = {"step": step.id, "level": found.name, "message": found.value, "title": given.get("title")}
+        self._attempt.fact("annotation", {**data, "file": given.get("file"), "line": line, "column": column}, CODE)
+
+    def _mask(self, step: Step, value: str) -> None:
+        for part in {value, *value.splitlines()} - {""}:
+            try:
+                self._attempt.journal.masker.add("MASK", part)
+            except SecretError as error:
+                self._attempt.warn(
+                    f"{step.id}: a value of add-mask is not masked: {error.message.partition(': ')[2]}", CODE
+                )
+
+    def _add_matchers(self, step: Step, path: str) -> None:
+        heard: list[bytes] = []
+
+        def keep(stream: str, data: bytes) -> None:
+            if stream == "stdout":
+                heard.append(data)
+
+        try:
+            inside = self._place.session.inside(self._environment(step))
+            inside.exec(["cat", path], keep, self._cancel, timeout_s=10, stdin=False)
+            added = {each.name: reader_of(each) for each in formats(b"".join(heard))}
+        except (InfrastructureError, ValueError) as error:
+            self._attempt.warn(f"{step.id}: the problem matchers of {path} are not used: {error}", CODE)
+            return
+        self._matchers |= added
+        if self._filter is not None:
+            self._filter.look = self._heard.append
+
+    def _hash_files(self, patterns: Sequence[str]) -> str:
+        """Return the hash of the files that match, as GitHub's `hashFiles` makes it; empty if none does."""
+        root = self._place.request.project_dir.rstrip("/") + "/"
+        lines = [line.strip() for pattern in patterns for line in pattern.splitlines() if line.strip()]
+        wanted = [line.removeprefix(root).removeprefix("./") for line in lines if not line.startswith("!")]
+        without = [line[1:].removeprefix(root).removeprefix("./") for line in lines if line.startswith("!")]
+        try:
+            selection = PathSelection(wanted, without)
+        except UnsafePath as error:
+            raise InvalidExpression(f"hashFiles: {error}") from error
+        found: dict[str, bytes] = {}
+        for entry, content in view_of(self._place.session).read(selection, lambda _: None):
+            if content is not None:
+                one = hashlib.sha256()
+                for block in iter(partial(content.read, 1 << 20), b""):
+                    one.update(block)
+                found[entry.path] = one.digest()
+        whole = hashlib.sha256(b"".join(found[path] for path in sorted(found)))
+        return whole.hexdigest() if found else ""
+
+
+def shell_of(text: str, *, bash: bool) -> tuple[str, ...]:
+    """Return the command for a step's `shell`. InvalidExpression for one that can't be here."""
+    if not text:
+        return ("bash", "-e", "{0}") if bash else SHELLS["sh"]
+    if text in SHELLS:
+        return SHELLS[text]
+    if text in ("cmd", "powershell"):
+        raise InvalidExpression(f"shell: {text} is only on Windows")
+    if "{0}" not in text:
+        raise InvalidExpression(
+            f"shell: {text}: Invalid shell option. Shell must be a valid built-in (bash, sh, cmd, powershell, pwsh) or a"
+            " format string containing '{0}'"
+        )
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise InvalidExpression(f"shell: {text}: {error}") from error
+
+
+def _late(step: Step) -> LateStep:
+    assert step.late is not None
+    return step.late
+
+
+def _as_value(value: Any) -> Any:
+    """A text `true` or `false` of the workflow is the value."""
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 8 else None

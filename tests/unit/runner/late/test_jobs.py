@@ -1,0 +1,120 @@
+"""Jobs that are decided when they start: conditions, results and outputs of those before them, matrices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from loom.plan.late import LateCaller, LateNeed
+from tests.unit.runner.conftest import Make
+
+from .plans import job, run, states, step
+
+
+def test_outputs_and_results_of_jobs_reach_those_that_need_them(make: Make) -> None:
+    ran = run(
+        make,
+        job("a", step("echo v=1 >>$GITHUB_OUTPUT", id="s"), outputs={"v": "${{ steps.s.outputs.v }}"}),
+        job("b", step("echo ${{ needs.a.outputs.v }} ${{ needs.a.result }}"), needs={"a": ["a"]}),
+        job("c", needs={"a": ["a"]}, condition="needs.a.outputs.v == '2'"),
+        job("d", needs={"c": ["c"]}),
+        job(
+            "e",
+            step("echo ${{ needs.c.result }}"),
+            needs={"c": ["c"]},
+            condition="always() && needs.c.result == 'skipped'",
+        ),
+    )
+    assert ran.statuses == {"a": "success", "b": "success", "c": "skipped", "d": "skipped", "e": "success"}
+    assert (ran.lines("b"), ran.lines("e")) == (["1 success"], ["skipped"])
+    assert ran.error("c") == "if: needs.a.outputs.v == '2'"
+    assert ran.error("d") == "c did not succeed"
+
+
+@pytest.mark.parametrize(
+    ("condition", "status"),
+    [
+        ("", "skipped"),
+        ("failure()", "success"),
+        ("success()", "skipped"),
+        ("always()", "success"),
+        ("!cancelled()", "success"),
+        ("failure('b')", "skipped"),
+        ("cancelled()", "skipped"),
+    ],
+)
+def test_status_functions_look_at_all_jobs_before(make: Make, condition: str, status: str) -> None:
+    ran = run(
+        make,
+        job("a", step("exit 1")),
+        job("b", needs={"a": ["a"]}, condition="always()"),
+        job("c", needs={"b": ["b"]}, condition=condition),
+        code=1,
+    )
+    assert ran.statuses == {"a": "failure", "b": "success", "c": status}
+
+
+def test_a_job_that_may_fail_counts_as_success(make: Make) -> None:
+    ran = run(
+        make,
+        job("a", step("exit 1"), continue_on_error="${{ matrix.may }}", contexts={"matrix": {"may": True}}),
+        job("b", step("echo ${{ needs.a.result }}"), needs={"a": ["a"]}),
+    )
+    assert (ran.statuses, ran.lines("b")) == ({"a": "failure?", "b": "success"}, ["success"])
+
+
+def test_the_first_failure_of_a_matrix_ends_the_others(make: Make, tmp_path: Path) -> None:
+    failing = job("m.1", step(f"until [ -e {tmp_path}/up ]; do sleep 0.02; done; exit 1"), group="m")
+    waiting = job(
+        "m.2", step(f"touch {tmp_path}/up; sleep 100", id="s"), step("echo c", condition="cancelled()"), group="m"
+    )
+    after = job("after", step("echo ${{ needs.m.result }}"), needs={"m": ["m.1", "m.2"]}, condition="always()")
+    ran = run(make, failing, waiting, after, code=1, jobs=2)
+    assert ran.statuses == {"m.1": "failure", "m.2": "canceled", "after": "success"}
+    assert states(ran, "m.2") == {"01": "cancelled", "02": "success"}
+    assert ran.lines("after") == ["failure"]
+
+
+def test_jobs_of_a_matrix_that_have_not_started_do_not_after_a_failure(make: Make) -> None:
+    jobs = [job(f"m.{n}", step("exit 1"), group="m", max_parallel=1) for n in (1, 2)]
+    ran = run(make, *jobs, code=1, jobs=2)
+    assert ran.statuses == {"m.1": "failure", "m.2": "canceled"}
+
+
+def test_a_matrix_without_fail_fast_goes_on(make: Make) -> None:
+    jobs = [job(f"m.{n}", step(f"exit {n - 1}"), group="m", max_parallel=1, fail_fast=False) for n in (2, 1)]
+    assert run(make, *jobs, code=1, jobs=2).statuses == {"m.2": "failure", "m.1": "success"}
+
+
+def test_a_called_workflow_has_inputs_and_outputs(make: Make) -> None:
+    first = job("first", step("echo v=x >>$GITHUB_OUTPUT", id="s"), outputs={"v": "${{ steps.s.outputs.v }}"})
+    caller = LateCaller(
+        condition="needs.first.outputs.v == 'x'",
+        needs=(LateNeed(name="first", jobs=("first",)),),
+        inputs={"given": "${{ needs.first.outputs.v }}y", "flag": True},
+    )
+    inner = job(
+        "call.in",
+        step("echo ${{ inputs.given }} ${{ inputs.flag }}; echo w=${{ inputs.given }} >>$GITHUB_OUTPUT", id="s"),
+        outputs={"w": "${{ steps.s.outputs.w }}"},
+        caller=caller,
+        needs={},
+    )
+    inner = replace(inner, needs=(first_need := job("x", needs={"first": ["first"]}).needs or ()))
+    assert first_need
+    last = job("last", step("echo ${{ needs.call.outputs.o }} ${{ needs.call.result }}"), needs={"call": ["call.in"]})
+    assert last.late is not None
+    inside = (LateNeed(name="in", jobs=("call.in",)),)
+    need = LateNeed(name="call", jobs=("call.in",), inside=inside, outputs={"o": "${{ jobs.in.outputs.w }}!"})
+    last = replace(last, late=replace(last.late, needs=(need,)))
+    ran = run(make, first, inner, last)
+    assert ran.lines("call.in") == ["xy true"]
+    assert ran.lines("last") == ["xy! success"]
+
+
+def test_an_expression_that_is_invalid_fails_its_job(make: Make) -> None:
+    ran = run(make, job("a", condition="fromJSON('{')"), job("b"), code=1)
+    assert ran.statuses == {"a": "failure", "b": "success"}
+    assert "not valid JSON" in ran.error("a")

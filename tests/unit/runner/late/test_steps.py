@@ -1,0 +1,288 @@
+"""Steps that are decided when they start: conditions, variables, files, commands."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.unit.runner.conftest import Make
+
+from .plans import job, run, states, step
+
+
+def test_a_step_reports_variables_paths_and_outputs_for_those_after_it(make: Make) -> None:
+    ran = run(
+        make,
+        job(
+            "one",
+            step(
+                'echo "A=b c" >>"$GITHUB_ENV"; echo "$PWD/bin" >>"$GITHUB_PATH"\n'
+                "printf 'x<<E\\none\\ntwo\\nE\\ny=1\\n' >>\"$GITHUB_OUTPUT\"; mkdir bin; echo 'echo found' >bin/tool; chmod +x bin/tool",
+                id="first",
+            ),
+            step('echo "$A ${{ env.A }} ${{ steps.first.outputs.y }}"; echo "${{ steps.first.outputs.x }}"; tool'),
+            step("echo $B ${{ env.B }} ${{ env.C }}", env={"B": "${{ env.A }}!", "C": "2"}),
+            env={"A": "outer", "J": "j${{ github.ref_name }}"},
+            outputs={"y": "${{ steps.first.outputs.y }}${{ env.J }}"},
+            contexts={"github": {"ref_name": "main"}},
+        ),
+    )
+    assert ran.lines("one", "script/02") == ["b c b c 1", "one", "two", "found"]
+    assert ran.lines("one", "script/03") == ["b c! b c! 2"]
+    assert ran.job("one").outcome["outputs"] == {"y": "1jmain"}
+
+
+def test_after_a_failure_only_the_steps_run_whose_condition_says_so(make: Make) -> None:
+    ran = run(
+        make,
+        job(
+            "one",
+            step("exit 3", id="bad", continue_on_error="true"),
+            step("echo ${{ steps.bad.outcome }} ${{ steps.bad.conclusion }}"),
+            step("exit 4", id="worse"),
+            step("echo never"),
+            step("echo f ${{ job.status }}", condition="failure()"),
+            step("echo a", condition="always()"),
+            step("echo s", condition="success()"),
+            step("echo o ${{ steps.worse.outcome }}", condition="failure() && steps.worse.outcome == 'failure'"),
+            step("echo c", condition="cancelled()"),
+        ),
+        code=1,
+    )
+    expected = [
+        "failure/success",
+        "success",
+        "failure",
+        "skipped",
+        "success",
+        "success",
+        "skipped",
+        "success",
+        "skipped",
+    ]
+    assert list(states(ran).values()) == expected
+    assert ran.lines("one", "script/02") == ["failure success"]
+    assert ran.lines("one", "script/05") == ["f failure"]
+    outcome = ran.job("one").outcome
+    assert (outcome["failing_step"], ran.error("one")) == ("script/03", "script/03 failed with exit code 4")
+    assert ran.job("one").exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("shell", "script", "lines", "code"),
+    [
+        ("", "false | true; echo on; echo $0 | grep -c step", ["on", "1"], 0),
+        ("bash", "false | true; echo never", [], 1),
+        ("sh", "echo sh; false; echo never", ["sh"], 1),
+        ("python", "import sys\nprint('py', len(sys.argv))", ["py 1"], 0),
+        ("bash -u {0}", "false; echo on; exit 1", ["on"], 1),
+        ("cat -n {0}", "text", ["     1\ttext"], 0),
+    ],
+)
+def test_shells(make: Make, shell: str, script: str, lines: list[str], code: int) -> None:
+    ran = run(make, job("one", step(script, shell=shell)), code=code)
+    assert ran.lines("one") == lines
+
+
+def test_a_step_that_can_t_begin_fails_with_the_reason(make: Make) -> None:
+    ran = run(
+        make,
+        job(
+            "one",
+            step("echo a", shell="powershell"),
+            step("echo ${{ fromJSON('{') }}", condition="always()"),
+            step("echo b", condition="always()", working_directory="none"),
+        ),
+        code=1,
+    )
+    assert list(states(ran).values()) == ["failure"] * 3
+    assert "only on Windows" in ran.error("one")
+    assert "not valid JSON" in ran.lines("one", "script/02")[0]
+
+
+def test_masks_hold_from_their_line_on_and_commands_do_what_they_say(make: Make) -> None:
+    ran = run(
+        make,
+        job(
+            "one",
+            step(
+                "echo before; printf '::add-mask::se'; sleep 0.1; echo cret-1; echo has secret-1 in it\n"
+                "echo '::warning file=a.py,line=3,col=2,title=T::m%0An'; echo '  ::error::bad %25'\n"
+                "echo '::stop-commands::tok'; echo '::error::not one'; echo '::tok::'; echo '::notice::seen'; echo '::nonsense::x'\n"
+                "printf '::notice::no end'"
+            ),
+            step("echo secret-1", condition="always()"),
+        ),
+    )
+    assert ran.lines("one")[1:3] == ["::add-mask::[REDACTED:SECRET_MASK]", "has [REDACTED:SECRET_MASK] in it"]
+    assert ran.lines("one", "script/02") == ["[REDACTED:SECRET_MASK]"]
+    found = [(fact["level"], fact["message"], fact["file"], fact["line"]) for fact in ran.facts("annotation", "one")]
+    assert found == [
+        ("warning", "m\nn", "a.py", 3),
+        ("error", "bad %", None, None),
+        ("notice", "seen", None, None),
+        ("notice", "no end", None, None),
+    ]
+    assert ran.lines("one")[-1] == "::notice::no end"
+
+
+def test_disabled_commands_and_invalid_files_fail_the_step(make: Make) -> None:
+    ran = run(
+        make,
+        job(
+            "one",
+            step("echo '::set-env name=A::b'", continue_on_error="true"),
+            step('echo nonsense >>"$GITHUB_ENV"', continue_on_error="${{ true }}"),
+            step('echo "x<<E" >>"$GITHUB_OUTPUT"', continue_on_error="true"),
+            step("echo '::set-output name=a::b'", id="old"),
+            step("echo ${{ steps.old.outputs.a }}"),
+        ),
+    )
+    assert list(states(ran).values()) == ["failure/success"] * 3 + ["success"] * 2
+    assert "disabled" in ran.lines("one")[-1]
+    assert ran.lines("one", "script/02") == ["Error: Invalid format 'nonsense'"]
+    assert "delimiter not found" in ran.lines("one", "script/03")[0]
+    assert ran.lines("one", "script/05") == ["b"]
+
+
+def test_a_composite_action_has_its_own_inputs_steps_and_status(make: Make) -> None:
+    inside = {"scope": ("act",)}
+    ran = run(
+        make,
+        job(
+            "one",
+            step(kind="enter", id="act", inputs={"who": "${{ env.W }}"}, env={"E": "e"}),
+            step('echo "v=${{ inputs.who }}$E" >>"$GITHUB_OUTPUT"', id="own", **inside),
+            step("exit 2", **inside),
+            step("echo skipped", **inside),
+            step("echo ${{ steps.own.outputs.v }} ${{ env.E }}", condition="always()", **inside),
+            step(kind="leave", id="act", outputs={"out": "${{ steps.own.outputs.v }}"}, continue_on_error="true"),
+            step('echo "${{ steps.act.outputs.out }} ${{ steps.act.outcome }} [${{ steps.own.outputs.v }}] [$E]"'),
+            step(kind="enter", id="no", condition="false"),
+            step("echo no", scope=("no",)),
+            step(kind="leave", id="no", condition="false"),
+            step("echo ${{ steps.no.outcome }}"),
+            env={"W": "we"},
+        ),
+    )
+    expected = [
+        "success",
+        "success",
+        "failure",
+        "skipped",
+        "success",
+        "failure/success",
+        "success",
+        "skipped",
+        "skipped",
+        "skipped",
+        "success",
+    ]
+    assert list(states(ran).values()) == expected
+    assert ran.lines("one", "script/05") == ["wee e"]
+    assert ran.lines("one", "script/07") == ["wee failure [] []"]
+    assert ran.lines("one", "script/11") == ["skipped"]
+
+
+def test_post_steps_run_after_their_main_step_with_its_state(make: Make) -> None:
+    ran = run(
+        make,
+        job(
+            "one",
+            step("echo pre; echo s=1 >>$GITHUB_STATE", stage="pre", main="script/02"),
+            step('echo "[$STATE_s]"; echo t=2 >>$GITHUB_STATE'),
+            step("exit 1"),
+            step("echo never"),
+            step("echo $STATE_s $STATE_t", stage="post", main="script/02"),
+            step("echo no", stage="post", main="script/04"),
+            step("echo no", stage="post", main="script/02", condition="success()"),
+        ),
+        code=1,
+    )
+    assert list(states(ran).values()) == ["success", "success", "failure", "skipped", "success", "skipped", "skipped"]
+    assert (ran.lines("one", "script/02"), ran.lines("one", "script/05")) == (["[1]"], ["1 2"])
+
+
+def test_default_variables_and_the_event(make: Make) -> None:
+    github = {"ref": "refs/heads/main", "event": {"n": 7}, "job": "build", "repository": "o/r"}
+    ran = run(
+        make,
+        job(
+            "one",
+            step(
+                'echo "$CI $GITHUB_ACTIONS $GITHUB_REF $GITHUB_JOB $RUNNER_OS"; cat "$GITHUB_EVENT_PATH" | tr -d " \\n"; echo\n'
+                'test "$GITHUB_WORKSPACE" = "$PWD"; echo "${{ github.event.n }} ${{ github.workspace == env.P }}"',
+                env={"P": "${{ github.workspace }}"},
+            ),
+            contexts={"github": github},
+        ),
+    )
+    assert ran.lines("one") == [
+        "true true refs/heads/main build Linux",
+        json.dumps({"n": 7}).replace(" ", ""),
+        "7 true",
+    ]
+
+
+def test_a_variable_that_no_shell_can_set_reaches_programs(make: Make) -> None:
+    script = "import os\nprint(os.environ['A-B'])"
+    ran = run(make, job("one", step(script, shell="python", env={"A-B": "c d"})))
+    assert ran.lines("one") == ["c d"]
+
+
+def test_a_step_s_own_time_limit_is_a_failure(make: Make) -> None:
+    ran = run(
+        make,
+        job("one", step("sleep 60", timeout_minutes="${{ 0.005 }}"), step("echo f", condition="failure()")),
+        code=None,
+    )
+    assert list(states(ran).values()) == ["failure", "success"]
+
+
+def test_the_job_s_time_limit_cancels_what_does_not_ask_for_it(make: Make) -> None:
+    ran = run(
+        make,
+        job(
+            "one",
+            step("sleep 60"),
+            step("echo a", condition="always()"),
+            step("echo c", condition="cancelled()"),
+            step("echo f", condition="failure()"),
+            timeout_s=0.5,
+        ),
+        code=4,
+    )
+    assert list(states(ran).values()) == ["cancelled", "success", "success", "skipped"]
+    assert ran.statuses == {"one": "timed_out"}
+
+
+def test_hashes_of_files_are_github_s(make: Make) -> None:
+    # sha256(sha256("a\n") + sha256("b\n"))
+    ran = run(
+        make,
+        job("one", step("echo ${{ hashFiles('**/*.lock', '!no/**') }}"), step("echo [${{ hashFiles('none') }}]")),
+        files={"x.lock": "a\n", "d/y.lock": "b\n", "no/z.lock": "c\n"},
+    )
+    import hashlib
+
+    one = [hashlib.sha256(text).digest() for text in (b"b\n", b"a\n")]
+    assert ran.lines("one") == [hashlib.sha256(b"".join(one)).hexdigest()]
+    assert ran.lines("one", "script/02") == ["[]"]
+
+
+def test_problem_matchers_find_the_failures_of_later_steps(make: Make) -> None:
+    matcher = {"owner": "mine", "pattern": [{"regexp": r"^(\S+):(\d+) BAD (.*)$", "file": 1, "line": 2, "message": 3}]}
+    ran = run(
+        make,
+        job(
+            "one",
+            step("echo '::add-matcher::m.json'", continue_on_error="true"),
+            step("echo 'a.c:3 BAD thing'; exit 1", continue_on_error="true"),
+            step("echo '::remove-matcher owner=mine::'; echo 'b.c:4 BAD no'; exit 1"),
+        ),
+        code=1,
+        files={"m.json": json.dumps({"problemMatcher": [matcher]})},
+    )
+    found = [(each["file"], each["line"], each["message"]) for each in ran.facts("finding", "one")]
+    assert found == [("a.c", 3, "thing")]
