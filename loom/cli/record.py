@@ -92,7 +92,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write a run as one HTML page. It is self-contained, with graph, timeline and searchable logs."""
+    """Write a run as one HTML page. It is self-contained, with stages, timeline and searchable logs."""
 
 
 @done_by("record.artifacts")

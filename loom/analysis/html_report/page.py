@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from loom.analysis.diagnosis import Diagnosis, failing_tests_total
 from loom.analysis.evidence import diagnosis_of
-from loom.analysis.html_report.graph import graph
+from loom.analysis.html_report.columns import columns_of
 from loom.analysis.html_report.logs import Log, ReadBudget, key_of, numbered, read_log
 from loom.analysis.html_report.timeline import Bar, Scale, bars, scale, ticks
 from loom.record.coverage import extent_text, recorded_extent
@@ -178,7 +178,7 @@ def values(reading: Reading) -> dict[str, Any]:
         "anchor": shown.anchor if shown else None,
         "log_anchor": shown.blamed.anchor if shown and shown.blamed else None,
         "jobs": jobs,
-        "graph": graph(list(fold.facts.get("plan_resolved", {}).get("stages", ())), fold.jobs.values()),
+        "columns": columns_of(fold.facts.get("plan_resolved", {}).get("stages", ()), fold.jobs.values()),
         "ticks": ticks(whole),
         "left_out": fold.facts.get("plan_resolved", {}).get("left_out", []),
     }

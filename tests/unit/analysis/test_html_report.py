@@ -11,7 +11,7 @@ from loom.analysis.diagnosis import Diagnosis, Evidence, diagnose
 from loom.analysis.diff import Pair
 from loom.analysis.history import ChangedFile, SameInput, SinceGreen
 from loom.analysis.html_report import logs
-from loom.analysis.html_report.graph import Graph, graph
+from loom.analysis.html_report.columns import columns_of
 from loom.analysis.html_report.logs import Log, ReadBudget, key_of, numbered, read_log
 from loom.analysis.html_report.page import WORDS, counts, headline, template
 from loom.analysis.patterns import FailureGroup
@@ -142,39 +142,29 @@ def job(job_id: str, stage: str, needs: list[str] | None = None, **more: Any) ->
     return JobState(job_id, {"id": job_id, "name": job_id, "stage": stage, "needs": needs, **more})
 
 
-def drawn(*jobs: JobState, stages: str = "abc") -> tuple[Graph, dict[str, tuple[int, int]]]:
-    found = graph(list(stages), jobs)
-    return found, {node.name: (node.x, node.y) for node in found.nodes}
+def drawn(*jobs: JobState, stages: str = "abc") -> list[tuple[str, list[str]]]:
+    return [(column.stage, [box.label for box in column.boxes]) for column in columns_of(list(stages), jobs)]
 
 
-def test_stages_are_bundled_and_a_matrix_is_one_box() -> None:
+def test_stages_are_columns_and_a_matrix_is_one_box() -> None:
     cells = [job(f"m.{n}", "a", name="m", matrix={"N": str(n)}) for n in range(30)]
-    found, places = drawn(*cells, job("x", "a"), *(job(f"y{n}", "b") for n in range(20)))
-    assert sorted(places) == ["m", "x", *sorted(f"y{n}" for n in range(20))]
-    (box,) = [node for node in found.nodes if node.name == "m"]
-    assert (box.label, len(box.jobs)) == ("m ×30", 30)
-    assert {edge.kind for edge in found.edges} == {"stage"}
-    assert len(found.edges) == 2 + 20
+    cells[7].result = ended(("failure", False)).jobs["j1"].result
+    jobs = [job("z", "b"), *cells, job("x", "a")]
+    assert drawn(*jobs) == [("a", ["m ×30", "x"]), ("b", ["z"])]
+    box = columns_of(["a"], cells)[0].boxes[0]
+    assert (box.target, box.status, box.note) == ("m.0", "unfinished", "1 failure, 29 unfinished")
 
 
-def test_needs_inside_a_stage_and_past_a_stage_are_visible() -> None:
-    found, places = drawn(job("a1", "a"), job("a2", "a", ["a1"]), job("b1", "b"), job("c1", "c", ["a1", "b1"]))
-    assert places["a1"][0] < places["a2"][0] < places["b1"][0] < places["c1"][0]
-    assert found.height > found.boxes
-    (far,) = [edge.path for edge in found.edges if " V" in edge.path]
-    assert far.startswith(f"M{places['a1'][0] + 160},{places['a1'][1] + 16} ")
-    below = int(far.split(" V")[1].split()[0])
-    assert below + 6 >= max(y for _, y in places.values()) + 32
-    (stage,) = [stage for stage in found.stages if stage.name == "a"]
-    assert stage.width > 160
-    waits = [edge for edge in found.edges if edge.kind == "stage"]
-    assert len(waits) == 2  # of a2 alone, since a1 ended before it began, and to b1
+def test_needs_inside_a_stage_are_further_columns() -> None:
+    jobs = [job("a1", "a"), job("a2", "a", ["a1"]), job("b1", "b"), job("c1", "c", ["a1", "b1"])]
+    assert drawn(*jobs) == [("a", ["a1"]), ("", ["a2"]), ("b", ["b1"]), ("c", ["c1"])]
+    assert columns_of("abc", jobs)[-1].boxes[0].note == "1 unfinished; needs a1, b1"
 
 
 def test_a_record_of_nonsense_draws_something() -> None:
-    found, _ = drawn(job("a", "a", ["b", "a"]), job("b", "a", ["a", "gone"]), job("c", "no stage"), stages="")
-    assert len(found.nodes) == 3
-    assert graph([], []).nodes == []
+    nonsense = [job("a", "a", ["b", "a"]), job("b", "a", ["a", "gone"]), job("c", "no stage")]
+    assert drawn(*nonsense, stages="") == [("a", ["a"]), ("", ["b"]), ("no stage", ["c"])]
+    assert columns_of([], []) == []
 
 
 def ended(*results: tuple[str, bool]) -> RunFold:

@@ -152,8 +152,8 @@ def test_the_first_screen_is_the_diagnosis_and_the_failing_log_is_at_its_line(vi
     assert view.browser.execute_script("return scrollY") == 0
     painted = view.browser.find_element(By.CSS_SELECTOR, ".row.telling .bold.c1")
     assert painted.text == "app.py:3: error: needle"
-    labels = [text.text for text in view.browser.find_elements(By.CSS_SELECTOR, "svg g text")]
-    assert "cell ×2" in labels
+    labels = [text.text for text in view.browser.find_elements(By.CSS_SELECTOR, ".box")]
+    assert "cell ×2 failed" in labels
 
     view.keys("n")
     assert "needle" in view.row("here")
