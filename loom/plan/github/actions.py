@@ -52,16 +52,18 @@ def read(uses: str, root: Path, context: ResolveContext) -> ActionFile:
     if uses.startswith("docker://"):
         return ActionFile(action=Action(uses=uses, using="docker", image=uses))
     repositories = context.repositories()  # a plan that asks is not kept: also not for the files of the project's own
-    if not uses.startswith("./"):
+    if not uses.startswith(("./", "$/")):
         return _remote(uses, repositories)
-    path = uses.removeprefix("./").rstrip("/")
+    path = uses[2:].rstrip("/")
     for name in NAMES:
         try:
             data = yaml_file.read_bytes(root / path / name, within=root)
         except OSError:
             continue
         return described(yaml.parse(data, f"{path}/{name}".lstrip("/")), Action(uses=uses, path=path))
-    raise BadAction(f"{uses}: the project has no {path}/action.yml")
+    if (root / path / "Dockerfile").is_file():
+        return ActionFile(action=Action(uses=uses, path=path, using="docker", image="Dockerfile"))
+    raise BadAction(f"{uses}: the project has no {f'{path}/action.yml'.lstrip('/')}")
 
 
 def _remote(uses: str, repositories: Repositories | None) -> ActionFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,8 +18,7 @@ from loom.util.yaml_file import Node, fields_of, one_or_more, pointer, text_of
 from loom.workflow.changes import of_event
 from loom.workflow.github import events, expressions, yaml
 from loom.workflow.github.expressions import InvalidExpression, truth
-from loom.workflow.github.loader import LOCAL_CALL
-from loom.workflow.github.shapes import UNSUPPORTED
+from loom.workflow.github.loader import local_path
 from loom.workflow.github.workflows import CALL, Entry, WorkflowFile, Workflows
 from loom.workflow.instances import id_part, unique_id
 from loom.workflow.messages import Problems
@@ -28,7 +28,10 @@ from loom.workflow.rules import RuleDecision, decision
 MOST_LEVELS = 10
 """Workflows that call each other, as on GitHub."""
 _DEPLOYS = Withheld("it deploys; --deploy or its name runs it", "they deploy; --deploy runs them")
-_SYSTEMS = {"windows": "Windows", "macos": "macOS", "self-hosted": "runners of your own"}
+_SYSTEMS = {"windows": "Windows", "mac": "macOS", "own": "runners of your own"}
+_OTHERS = re.compile(r"(?:^|[^a-z])(?:(?P<windows>win(dows)?)|(?P<mac>macos|mac|osx)|(?P<own>self-hosted))(?:[^a-z]|$)")
+_LINUX = re.compile(r"ubuntu|linux|^(x64|x86_64|arm64|aarch64)$")
+"""In the labels of GitHub's runners, and of others that stand in for them."""
 IF_FALSE = "its `if` is false"
 TOKEN = "GITHUB_TOKEN"
 """The secret that GitHub gives each job; here, the user gives it."""
@@ -70,6 +73,8 @@ class GitHubCandidate(Candidate, kw_only=True):
     """None: known when it starts."""
     strategy: Mapping[str, Any] = field(default_factory=dict)
     """As of `LateJob`."""
+    refusal: str = ""
+    """Why the workflow that it calls can't be called here."""
     group: str = ""
     shown: tuple[str, ...] = ()
     """More names that people may use for it."""
@@ -86,25 +91,33 @@ class GitHubCandidates:
         self.workflows = workflows
         self.context = context
         self.problems = Problems(code=yaml.CODE)
+        self.of_values = Problems(code=yaml.CODE)
+        """The problems of values, which another event may not have."""
         self.event = event_of(context)
         self._everything = everything
         """Whether all files count as triggered."""
         self._taken: set[str] = set()
+        self._missing: list[str] = []
+        """The required inputs of the present file that nobody gives."""
         self._several = len({entry.file.path for entry in workflows.entries.values()}) > 1
-        self._keys = [entry.job for entry in workflows.entries.values()]
 
     def all(self) -> list[GitHubCandidate]:
         """Return all jobs in plan order: by file, then after their needs, then in file order."""
         found: list[GitHubCandidate] = []
         for file in self.workflows.workflows:
             reason = "" if self._everything else self._why_not(file)
+            known = len(self.of_values.found)
             scope = self._scope(file)
+            if self._missing and not reason and not self._everything:
+                reason = f"its input {self._missing[0]} is required: --input {self._missing[0]}=VALUE"
             for candidate in self._jobs(
                 scope, {one.job: one for one in self.workflows.entries.values() if one.file is file}
             ):
                 if reason:
                     candidate.decision = decision("never", reason=reason)
                 found.append(candidate)
+            if reason:  # which are no problems of this event
+                del self.of_values.found[known:]
         return found
 
     def _why_not(self, file: WorkflowFile) -> str:
@@ -121,36 +134,35 @@ class GitHubCandidates:
             "workflow_ref": f"{self.event.github['repository']}/{file.path}@{self.event.github['ref']}",
             "workflow_sha": self.event.github["sha"],
         }
-        contexts = {"github": github, "inputs": self._inputs(file), "vars": dict(self.context.config.github.vars)}
+        contexts: dict[str, Any] = {"github": github, "vars": dict(self.context.config.github.vars)}
+        contexts["inputs"] = self._inputs(file, contexts)
         return WorkflowScope(
             file=file,
-            texts=Texts(contexts, self.problems),
+            texts=Texts(contexts, self.of_values),
             prefix=f"{id_part(file.stem)}." if self._several else "",
             names=(file.stem,) if self._several else (),
         )
 
-    def _inputs(self, file: WorkflowFile) -> dict[str, Any]:
+    def _inputs(self, file: WorkflowFile, contexts: Mapping[str, Any]) -> dict[str, Any]:
         """Return the `inputs` of a file that is not called: those of `workflow_dispatch`."""
         if self.event.happened.name != events.DISPATCH and not file.only_called:
             return {}
         found: dict[str, Any] = {}
+        self._missing = []
         given = {**(self.event.github["event"].get("inputs") or {}), **self.context.inputs}
         for name, node in file.inputs(CALL if file.only_called else events.DISPATCH).items():
             default = node.get("default")
-            text = str(given[name]) if name in given else text_of(default)
+            value = Texts(contexts, self.of_values).value(default)
+            text = str(given[name]) if name in given else expressions.text_of(value)
             if name not in given and default is None:
-                if (
-                    node.get("required") is not None
-                    and text_of(node.get("required")) == "true"
-                    and not self._everything
-                ):
-                    self.problems.say(node, pointer("on"), f"the input {name} is required: --input {name}=VALUE")
+                if text_of(node.get("required")) == "true":
+                    self._missing.append(name)
                 found[name] = {"boolean": False, "number": 0.0}.get(text_of(node.get("type")), "")
                 continue
             try:
                 found[name] = events.value_of(name, node, text)
             except ValueError as error:
-                self.problems.say(node, pointer("on"), f"--input {error}")
+                self.of_values.say(node, pointer("on"), f"--input {error}")
         return found
 
     # -- the jobs of one workflow -------------------------------------------------------------------------------------
@@ -171,16 +183,10 @@ class GitHubCandidates:
             scope.jobs[key] = []
             for instance in self._instances(scope, key, node, entry):
                 instance.wanted = tuple(self._wanted(node, above))
-                if (uses := node.get("uses")) is None:
+                called = None if node.get("uses") is None else self._call(scope, instance, tuple(above), depth)
+                if called is None:
                     scope.jobs[key].append(instance)
                     yield instance
-                    continue
-                if instance.strategy:
-                    self._say_of(
-                        instance, uses, "uses", "a matrix that needs results of other jobs can't call a workflow here"
-                    )
-                called = self._call(scope, instance, tuple(above), depth)
-                if called is None:
                     continue
                 for inner in self._jobs(called, {"": entry}, depth + 1):
                     if not instance.decision.runs:
@@ -212,6 +218,7 @@ class GitHubCandidates:
                 values = list(matrix.texts(row))
                 part = f"{group}.{'-'.join(id_part(value, 32) for value in values) or number + 1}"[:128]
                 settings = {**fixed, "job-index": float(number), "job-total": float(len(rows))}
+                settings["max-parallel"] = settings["max-parallel"] or float(len(rows))
                 own = texts.having(matrix=row, strategy=settings)
             elif not late:
                 own = texts.having(
@@ -221,7 +228,7 @@ class GitHubCandidates:
             yield GitHubCandidate(
                 id=unique_id(part, self._taken) if node.get("uses") is None else part,
                 name=" / ".join(names),
-                shown=tuple(dict.fromkeys((shown, key))) if self._keys.count(key) < 2 else (shown,),
+                shown=(shown, key),
                 stage=entry.file.stem,
                 matrix={name: expressions.text_of(value) for name, value in (row or {}).items()},
                 node_index=number + 1 if row is not None else None,
@@ -252,15 +259,16 @@ class GitHubCandidates:
         try:
             found = matrix.combinations(value)
         except InvalidExpression as error:
-            self.problems.say(node, pointer("jobs"), str(error))
+            self.of_values.say(node, pointer("jobs"), str(error))
             return []
         return found
 
     def _strategy(self, strategy: Node, texts: Texts) -> dict[str, Any]:
         fail_fast, most = (texts.value(strategy.get(key)) for key in ("fail-fast", "max-parallel"))
-        return {"fail-fast": True if fail_fast in (None, LATE) else truth(fail_fast)} | (
-            {"max-parallel": most} if isinstance(most, float) else {}
-        )
+        return {
+            "fail-fast": True if fail_fast in (None, LATE) else truth(fail_fast),
+            "max-parallel": most if isinstance(most, float) else 0.0,
+        }
 
     def _shown(self, node: Node, texts: Texts, key: str, row: Mapping[str, Any] | None) -> str:
         """Return the name that GitHub shows."""
@@ -291,11 +299,11 @@ class GitHubCandidates:
         labels = self._labels(node, texts) or ()
         if not any(label in config.github.runs_on or label in config.pools for label in labels):
             for label in labels:
-                system = next((_SYSTEMS[start] for start in _SYSTEMS if label.startswith(start)), None)
-                if system is not None:
+                if found := _OTHERS.search(label):
+                    system = _SYSTEMS[found.lastgroup or ""]
                     one = f"its label {label} is of {system}; jobs run on Linux here"
                     return Withheld(one, f"they want {system}")
-                if not label.startswith(("ubuntu", "linux", "x64", "arm64")):
+                if not _LINUX.search(label):
                     advice = f"`github: {{runs_on: {{{label}: IMAGE}}}}` of your configuration gives it an image"
                     return Withheld(
                         f"its label {label} is of no known runner; {advice}", "their labels are of no known runners"
@@ -309,9 +317,15 @@ class GitHubCandidates:
     ) -> WorkflowScope | None:
         """Return the scope of a called workflow; None where the file is not there, which is reported."""
         uses = job.node.value["uses"]
-        file = self._called(text_of(uses), scope.file, uses)
-        if file is None:
+        written = text_of(uses)
+        if job.strategy:
+            job.refusal = "uses: a matrix that needs results of other jobs can't call a workflow here"
             return None
+        if (local := local_path(written)) is None:
+            job.refusal = f"uses: {written}: workflows of other repositories are not fetched yet"
+            return None
+        if (file := self.workflows.called.get(local)) is None:
+            return None  # which the reader has reported
         if depth >= MOST_LEVELS:
             self.problems.say(
                 uses, pointer("jobs", job.key, "uses"), f"uses: more than {MOST_LEVELS} workflows call each other"
@@ -327,9 +341,9 @@ class GitHubCandidates:
             contexts["inputs"] = inputs
         called = WorkflowScope(
             file=file,
-            texts=Texts(contexts, self.problems),
+            texts=Texts(contexts, self.of_values),
             prefix=f"{job.id}.",
-            names=(*scope.names, job.key),
+            names=(*scope.names, f"{job.key} ({', '.join(job.matrix.values())})" if job.matrix else job.key),
             caller=job,
             inputs=inputs,
             above=above,
@@ -337,13 +351,6 @@ class GitHubCandidates:
         )
         scope.calls[job.key] = called
         return called
-
-    def _called(self, written: str, caller: WorkflowFile, node: Node) -> WorkflowFile | None:
-        if LOCAL_CALL.fullmatch(written):
-            return self.workflows.called.get(written.removeprefix("./"))  # else the reader has reported it
-        why = "a workflow of another repository can't be called here yet; call one of this project"
-        self.problems.found.append(node.file.problem(node, pointer("jobs"), f"uses: {why}", code=UNSUPPORTED))
-        return None
 
     def _inputs_of_call(self, file: WorkflowFile, job: GitHubCandidate) -> dict[str, Any]:
         declared, given = file.inputs(CALL), fields_of(job.node.get("with"))

@@ -47,6 +47,8 @@ class GitHubJobBuilder:
         """`named`: the user has named it, so that it runs whatever its `if` says of the event."""
         config, node, texts = self.context.config, candidate.node, candidate.texts
         self._refuse_keywords(candidate)
+        if candidate.refusal:
+            self.refuse(candidate, node.value["uses"], candidate.refusal)
         place = self._place(candidate)
         in_container = place.in_container
         late = self._late(candidate, always=named)
@@ -147,7 +149,7 @@ class GitHubJobBuilder:
             runs_on=self._written(runs_on) if candidate.labels is None and runs_on is not None else "",
             group=candidate.group,
             fail_fast=bool(strategy.get("fail-fast", True)),
-            max_parallel=int(strategy.get("max-parallel", 0)) if candidate.group else 0,
+            max_parallel=int(strategy.get("max-parallel", 0.0)) if candidate.group else 0,
             caller=self._caller(scope),
         )
 

@@ -9,8 +9,11 @@ from loom.plan import model as p
 from loom.plan.github.candidates import GitHubCandidates
 from loom.plan.github.jobs import GitHubJobBuilder
 from loom.plan.selection import Choice
+from loom.util.bounded import listed
+from loom.util.units import meant
 from loom.workflow.github import yaml
-from loom.workflow.github.workflows import Entry, Workflows
+from loom.workflow.github.events import DISPATCH
+from loom.workflow.github.workflows import CALL, Entry, Workflows
 from loom.workflow.predefined import KNOWN_TO_PLANS
 
 HELD = "GH_LEFT_OUT"
@@ -21,9 +24,11 @@ def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveC
     choice = Choice(workflows.stages, selection, yaml.CODE)
     choice.check_variables()
     candidates = GitHubCandidates(workflows, context)
+    _check_inputs(workflows, context, candidates.event.happened.name)
     found = candidates.all()
-    if candidates.problems.found:
-        raise WorkflowError(list(dict.fromkeys(candidates.problems.found)))
+    wrong = [*candidates.problems.found, *candidates.of_values.found]
+    if wrong:
+        raise WorkflowError(list(dict.fromkeys(wrong)))
     jobs = choice.connect(found, choice.select(found))
     made = GitHubJobBuilder(candidates, context, selection)
     made.there = frozenset(candidate.id for candidate in jobs)
@@ -31,7 +36,7 @@ def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveC
     built = tuple(made.job(candidate, named=candidate.id in asked) for candidate in jobs)
     named = choice.named(jobs) if len(made.refused) < len(jobs) else made.refused.keys()
     refused = [problem for job_id in named for problem in made.refused.get(job_id, ())]
-    problems = [*choice.problems, *candidates.problems.found, *refused]
+    problems = [*choice.problems, *candidates.of_values.found, *refused]
     if problems:
         raise WorkflowError(list(dict.fromkeys(problems)))
     if not built and selection.everything:
@@ -45,16 +50,30 @@ def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveC
     )
 
 
+def _check_inputs(workflows: Workflows, context: p.ResolveContext, event: str) -> None:
+    """RequestError for inputs that no file takes from this event."""
+    files = [file for file in workflows.workflows if event == DISPATCH or file.only_called]
+    known = {name for file in files for name in file.inputs(CALL if file.only_called else DISPATCH)}
+    for name in context.inputs:
+        if name not in known:
+            hint = (
+                "--event workflow_dispatch takes inputs"
+                if event != DISPATCH
+                else f"the inputs: {', '.join(sorted(known)) or 'none'}"
+            )
+            raise RequestError(f"--input {name}: no workflow takes it from {event}{meant(name, known)}", hint=hint)
+
+
 def _nothing(workflows: Workflows, choice: Choice, candidates: GitHubCandidates) -> RequestError:
     """Say why no job is left, and which events have some."""
     reasons = {reason: job_id for job_id, reason in reversed(choice.left_out.items())}
+    told = listed([f"{job_id}: {reason}" for reason, job_id in reversed(reasons.items())], 5)
     others = sorted({event for file in workflows.workflows for event in file.events} - {candidates.event.happened.name})
     advice = (
         f"the files are also for: {', '.join(others)} (--event NAME)" if others else "name a job to run it all the same"
     )
     return RequestError(
-        f"no job of {workflows.path} runs for {candidates.event.happened.name}: "
-        + "; ".join(f"{job_id}: {reason}" for reason, job_id in reversed(reasons.items())),
+        f"no job of {workflows.path} runs for {candidates.event.happened.name}: " + "; ".join(told),
         hint=f"{advice}. A job that you name runs all the same.",
     )
 

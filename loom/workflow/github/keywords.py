@@ -35,6 +35,7 @@ FILTERS: Mapping[str, tuple[str, ...]] = {
     "pull_request_target": (*_BRANCHES, *_PATHS),
     "merge_group": _BRANCHES,
     "workflow_run": (*_BRANCHES, "workflows"),
+    "image_version": ("names", "versions"),
 }
 _NO_TYPES = frozenset({"push", "schedule", "workflow_call", "workflow_dispatch"})
 
@@ -191,6 +192,7 @@ CONTEXTS: Mapping[str, str] = {
     "name": _ALL,
     "if": "github inputs vars needs always() success() failure() cancelled()",
     "runs-on": _ALL,
+    "snapshot": _ALL,
     "environment": _ALL,
     "environment:url": f"{_ALL} job runner env steps",
     "concurrency": _ALL,

@@ -25,8 +25,8 @@ from loom.workflow.needs import Needing, WantedNeed
 SUFFIXES = (".yml", ".yaml")
 _ID = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
 _REMOTE = re.compile(r"[\w.-]+/[\w.-]+(/[^@\s]+)?@\S+")
-LOCAL_CALL = re.compile(r"\./\.github/workflows/[^/@]+\.ya?ml")
-REMOTE_CALL = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)/(?P<path>\.github/workflows/[^/@]+\.ya?ml)@(?P<ref>\S+)")
+_LOCAL_CALL = re.compile(r"[.$]/(\.github/workflows/[^/@]+\.ya?ml)")
+REMOTE_CALL = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)/(?P<path>[^@]+\.ya?ml)@(?P<ref>\S+)")
 
 
 def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
@@ -104,6 +104,12 @@ def _bytes(path: Path, root: Path) -> bytes:
         ) from error
 
 
+def local_path(written: str) -> str | None:
+    """Return the file of this project that `uses` of a job names; None for one of another repository."""
+    found = _LOCAL_CALL.fullmatch(written)
+    return found[1] if found else None
+
+
 class WorkflowReader:
     """Reads and checks files, each once."""
 
@@ -128,10 +134,8 @@ class WorkflowReader:
 
     def called(self, written: str, node: Node) -> WorkflowFile | None:
         """Read a workflow that a job calls, if it is a file of this project that is not read yet."""
-        if not LOCAL_CALL.fullmatch(written):
-            return None
-        name = written.removeprefix("./")
-        if name in self.found or any(file.name == name for file in self.files):
+        name = local_path(written)
+        if name is None or name in self.found or any(file.name == name for file in self.files):
             return None
         try:
             self.read(name, yaml_file.read_bytes(self.root / name, within=self.root))
@@ -168,7 +172,7 @@ class _Check:
         # Events without filters are empty, which shapes leave out.
         on = self.written.get("on")
         if on is not None and on.kind is Kind.MAPPING and (checked := self.root.get("on")) is not None:
-            checked.value.update({key: node for key, node in on.value.items() if key not in checked.value})
+            checked.value = {key: checked.value.get(key, node) for key, node in on.value.items()}
         file = WorkflowFile(path=self.name, root=self.root, jobs=jobs)
         events.check(file, self.problems)
         self._check_needs(jobs, written)
@@ -201,7 +205,7 @@ class _Check:
 
     def _check_call(self, job: Node, node: Node, uses: Node, at: tuple[str | int, ...]) -> None:
         written = text_of(uses)
-        if not LOCAL_CALL.fullmatch(written) and not REMOTE_CALL.fullmatch(written):
+        if local_path(written) is None and not REMOTE_CALL.fullmatch(written):
             why = "expected ./.github/workflows/FILE.yml or owner/repository/.github/workflows/FILE.yml@ref"
             self._say(uses, (*at, "uses"), f"uses: {why}, found {written}")
         for extra in sorted(node.value.keys() - _OF_CALL):
@@ -226,12 +230,12 @@ class _Check:
                 step_id = text_of(node)
                 if not _ID.fullmatch(step_id):
                     self._say(node, (*here, "id"), f"id: {step_id}: letters, digits, - and _; no digit or - first")
-                elif (first := seen.setdefault(step_id.lower(), node.line)) != node.line:
-                    self._say(node, (*here, "id"), f"id: {step_id} is a duplicate (first on line {first})")
+                elif (first := seen.setdefault(step_id.lower(), number)) != number:
+                    self._say(node, (*here, "id"), f"id: {step_id} is a duplicate (of step {first + 1})")
 
     def _check_uses(self, node: Node, at: tuple[str | int, ...]) -> None:
         written = text_of(node)
-        if not (written.startswith(("./", "docker://")) or _REMOTE.fullmatch(written)):
+        if not (written.startswith(("./", "$/", "docker://")) or _REMOTE.fullmatch(written)):
             why = "expected owner/repository@ref, ./DIRECTORY or docker://IMAGE"
             self._say(node, at, f"uses: {why}, found {written}")
 

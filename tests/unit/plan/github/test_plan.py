@@ -1,0 +1,540 @@
+"""What a plan has of GitHub's workflows: jobs by event and matrix, needs, contexts, containers, steps."""
+
+from typing import Any
+
+import pytest
+
+from loom.errors import RequestError, WorkflowError
+from loom.plan.late import LateJob, LateStep
+from loom.plan.model import Job, Plan, Step
+from loom.util.jsons import encode_file
+
+from .conftest import PUSH, Planned
+
+JOB = "runs-on: ubuntu-latest, steps: [{run: echo}]"
+
+
+def late(job: Job) -> LateJob:
+    assert job.late is not None
+    return job.late
+
+
+def of(step: Step) -> LateStep:
+    assert step.late is not None
+    return step.late
+
+
+def ids(plan: Plan) -> list[str]:
+    return [job.id for job in plan.jobs]
+
+
+def reasons(plan: Plan) -> dict[str, str]:
+    return {left.id: left.reason for left in plan.left_out}
+
+
+def test_jobs_of_several_files_have_their_files_names(planned: Planned) -> None:
+    plan = planned(
+        {"a.yml": f"on: push\njobs: {{x: {{{JOB}}}}}", "b c.yaml": f"on: push\njobs: {{x: {{{JOB}}}, y: {{{JOB}}}}}"}
+    )
+    assert [(job.id, job.name, job.stage) for job in plan.jobs] == [
+        ("a.x", "a / x", "a"),
+        ("b-c.x", "b c / x", "b c"),
+        ("b-c.y", "b c / y", "b c"),
+    ]
+    assert ids(planned({}, "y")) == ["b-c.y"]
+    assert ids(planned({}, "x")) == ["a.x", "b-c.x"]
+    assert ids(planned({}, "b c / x")) == ["b-c.x"]
+
+
+@pytest.mark.parametrize(
+    ("on", "event", "why"),
+    [
+        ("push", {}, ""),
+        ("[pull_request, push]", {}, ""),
+        ("pull_request", {}, "on: pull_request; the event is push"),
+        ("pull_request", {"LOOM_EVENT": "merge_request", "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "main"}, ""),
+        ("{push: {branches: [main]}}", {}, ""),
+        ("{push: {branches: ['rel*', 'ma?in']}}", {}, ""),
+        ("{push: {branches: [dev]}}", {}, "on: push: branches: dev; this is main"),
+        ("{push: {branches: ['**', '!main']}}", {}, "on: push: branches: **, !main; this is main"),
+        ("{push: {branches-ignore: [main]}}", {}, "on: push: branches-ignore: main; this is main"),
+        ("{push: {tags: ['v*']}}", {}, "on: push: it has filters of tags alone, and this is the branch main"),
+        ("{push: {tags: ['v[0-9]+.*']}}", {"CI_COMMIT_TAG": "v12.3", "CI_COMMIT_BRANCH": ""}, ""),
+        (
+            "{push: {branches: [main]}}",
+            {"CI_COMMIT_TAG": "v1"},
+            "on: push: it has filters of branches alone, and this is the tag v1",
+        ),
+        ("{push: {paths: ['src/**']}}", {}, ""),
+        ("{push: {paths: ['docs/*.md']}}", {}, "on: push: paths: no changed file matches docs/*.md"),
+        (
+            "{push: {paths: ['**', '!src/**', '!**.md']}}",
+            {},
+            "on: push: paths: no changed file matches **, !src/**, !**.md",
+        ),
+        ("{push: {paths-ignore: ['**.md']}}", {}, ""),
+        ("{push: {paths-ignore: ['src/**', 'README.md']}}", {}, "on: push: paths-ignore: all changed files match"),
+        (
+            "{pull_request: {types: [labeled]}}",
+            {"LOOM_EVENT": "pull_request"},
+            "types: labeled; this one is synchronize",
+        ),
+        ("{release: {types: [published]}}", {"LOOM_EVENT": "release", "CI_COMMIT_TAG": "v1"}, ""),
+        ("{schedule: [{cron: '0 0 * * *'}]}", {"LOOM_EVENT": "schedule"}, ""),
+        ("{workflow_dispatch: }", {"LOOM_EVENT": "web"}, ""),
+    ],
+)
+def test_an_event_and_its_filters_decide_about_a_file(
+    planned: Planned, on: str, event: dict[str, str], why: str
+) -> None:
+    files = {
+        "a.yml": f"on: {on}\njobs: {{x: {{{JOB}}}}}",
+        "other.yml": f"on: [{event.get('LOOM_EVENT', 'push')}, pull_request, web]\njobs: {{y: {{{JOB}}}}}",
+    }
+    files["other.yml"] = (
+        files["other.yml"].replace("merge_request,", "").replace("[web,", "[workflow_dispatch,").replace(", web]", "]")
+    )
+    changed = lambda base: ["src/x/a.py", "README.md"] if base == "b" * 40 else None  # noqa: E731
+    plan = planned(files, known=event, changed=changed)
+    assert reasons(plan).get("a.x", "").endswith(why) if why else "a.x" in ids(plan)
+    assert "a.x" in ids(planned(files, "a.x", known=event, changed=changed))
+
+
+def test_the_reason_is_told_where_no_job_is_left(planned: Planned) -> None:
+    with pytest.raises(RequestError) as caught:
+        planned(f"on: {{pull_request: , schedule: [{{cron: x}}]}}\njobs: {{x: {{{JOB}}}}}")
+    assert caught.value.message.endswith("runs for push: x: on: pull_request, schedule; the event is push")
+    assert "pull_request, schedule (--event NAME)" in str(caught.value.hint)
+
+
+MATRIX = """
+on: push
+jobs:
+  test:
+    name: T ${{ matrix.os }}
+    runs-on: ${{ matrix.os }}
+    strategy:
+      fail-fast: ${{ github.event_name != 'push' }}
+      max-parallel: 2
+      matrix:
+        os: [ubuntu-latest, windows-latest]
+        v: [1.10, "2"]
+        exclude: [{os: windows-latest, v: "2"}]
+        include:
+          - {os: ubuntu-latest, v: 1.10, more: {deep: [a, b]}}
+          - {color: red}
+          - {os: ubuntu-latest, v: 9}
+    steps: [{run: echo}]
+  after: {needs: test, runs-on: ubuntu-latest, steps: [{run: echo}]}
+"""
+
+
+def test_a_matrix_becomes_jobs(planned: Planned) -> None:
+    plan = planned(MATRIX)
+    assert ids(plan) == ["test.ubuntu-latest-1.1-a-b-red", "test.ubuntu-latest-2-red", "test.ubuntu-latest-9", "after"]
+    assert list(reasons(plan)) == ["test.windows-latest-1.1-red"]
+    first = late(plan.jobs[0])
+    assert first.contexts["matrix"] == {"os": "ubuntu-latest", "v": 1.1, "more": {"deep": ["a", "b"]}, "color": "red"}
+    assert first.contexts["strategy"] == {"fail-fast": False, "max-parallel": 2.0, "job-index": 0.0, "job-total": 4.0}
+    assert (first.fail_fast, first.max_parallel, first.group) == (False, 2, "test")
+    assert plan.jobs[0].matrix == {"os": "ubuntu-latest", "v": "1.1", "more": "Object", "color": "red"}
+    after = late(plan.jobs[-1])
+    assert after.needs[0].jobs == tuple(ids(plan)[:3])  # the one for Windows is no reason to leave it out
+    assert ids(planned({}, "T windows-latest")) == ["test.windows-latest-1.1-red"]
+
+
+def test_a_matrix_of_an_output_is_for_the_runner(planned: Planned) -> None:
+    plan = planned("""
+on: push
+jobs:
+  list: {runs-on: ubuntu-latest, outputs: {m: "${{ steps.x.outputs.m }}"}, steps: [{id: x, run: echo}]}
+  test:
+    name: T ${{ matrix.v }}
+    needs: list
+    runs-on: ${{ matrix.os || 'ubuntu-latest' }}
+    strategy: {matrix: "${{ fromJSON(needs.list.outputs.m) }}", fail-fast: false}
+    steps: [{run: "echo ${{ matrix.v }}"}]
+""")
+    found = late(plan.jobs[1])
+    assert ids(plan) == ["list", "test"]
+    assert found.strategy == {"matrix": "${{ fromJSON(needs.list.outputs.m) }}", "fail-fast": False}
+    assert (found.name, found.runs_on, found.group) == (
+        "T ${{ matrix.v }}",
+        "${{ matrix.os || 'ubuntu-latest' }}",
+        "test",
+    )
+    assert "matrix" not in found.contexts
+    assert late(plan.jobs[0]).outputs == {"m": "${{ steps.x.outputs.m }}"}
+
+
+def test_an_if_that_the_event_decides_leaves_the_job_out(planned: Planned) -> None:
+    text = f"""
+on: push
+jobs:
+  pr: {{if: github.event_name == 'pull_request', {JOB}}}
+  dead: {{if: "${{{{ false }}}}", {JOB}}}
+  main: {{if: "startsWith(github.ref, 'refs/heads/')", {JOB}}}
+  failed: {{if: failure(), {JOB}}}
+  first: {{if: github.run_attempt == 1, {JOB}}}
+  after: {{needs: [pr, main], if: always(), {JOB}}}
+"""
+    plan = planned(text)
+    assert ids(plan) == ["main", "failed", "first", "after"]
+    assert reasons(plan) == {"pr": "its `if` is false", "dead": "its `if` is false"}
+    assert [(need.name, need.jobs, need.result) for need in late(plan.jobs[-1]).needs] == [
+        ("pr", (), "skipped"),
+        ("main", ("main",), "success"),
+    ]
+    named = planned(text, "pr").jobs[0]
+    assert late(named).condition == ""
+    assert late(plan.jobs[1]).condition == "failure()"
+
+
+def test_a_called_workflow_becomes_jobs(planned: Planned) -> None:
+    files = {
+        "ci.yml": f"""
+on: push
+jobs:
+  first: {{{JOB}}}
+  call:
+    needs: first
+    if: "needs.first.result == 'success'"
+    strategy: {{matrix: {{level: [1, 2]}}}}
+    uses: ./.github/workflows/called.yml
+    with: {{level: "${{{{ matrix.level }}}}", late: "${{{{ needs.first.outputs.x }}}}", flag: true}}
+    secrets: {{inner: "${{{{ secrets.OUTER }}}}"}}
+  last: {{needs: call, {JOB}}}
+""",
+        "called.yml": """
+on:
+  workflow_call:
+    inputs: {level: {type: number}, late: {type: string}, flag: {type: boolean}, other: {type: string, default: x}}
+    secrets: {inner: {required: true}}
+    outputs: {o: {value: "${{ jobs.b.outputs.o }}"}}
+jobs:
+  a: {runs-on: ubuntu-latest, steps: [{run: "echo ${{ secrets.inner }} ${{ secrets.OUTER }}"}]}
+  b: {needs: a, runs-on: ubuntu-latest, steps: [{run: echo}]}
+""",
+    }
+    plan = planned(files, github={"secrets": {"OUTER": "env://OUTER"}})
+    assert [(job.id, job.name) for job in plan.jobs] == [
+        ("first", "first"),
+        ("call.1.a", "call (1) / a"),
+        ("call.1.b", "call (1) / b"),
+        ("call.2.a", "call (2) / a"),
+        ("call.2.b", "call (2) / b"),
+        ("last", "last"),
+    ]
+    inner = plan.job("call.2.b")
+    assert {need.job for need in inner.needs or ()} == {"first", "call.2.a"}
+    caller = late(inner).caller
+    assert caller is not None
+    assert caller.condition == "needs.first.result == 'success'"
+    assert caller.inputs == {"level": 2.0, "late": "${{ needs.first.outputs.x }}", "flag": True, "other": "x"}
+    assert [need.jobs for need in caller.needs] == [("first",)]
+    assert late(inner).needs[0].jobs == ("call.2.a",)
+    secret = plan.job("call.1.a")
+    assert late(secret).secrets == {"INNER": "OUTER"}
+    assert [(one.name, one.ref) for one in secret.secrets] == [("OUTER", "env://OUTER")]
+    need = late(plan.job("last")).needs[0]
+    assert set(need.jobs) == {"call.1.a", "call.1.b", "call.2.a", "call.2.b"}
+    assert need.outputs == {"o": "${{ jobs.b.outputs.o }}"}
+
+
+@pytest.mark.parametrize(
+    ("with_", "message"),
+    [
+        ("{}", "uses: .github/workflows/called.yml requires the input level"),
+        ("{level: 1, nope: 2}", "with: .github/workflows/called.yml has no input nope; its inputs: level"),
+        ("{level: text}", "with: level is a number, not 'text'"),
+    ],
+)
+def test_inputs_of_a_call_are_checked(planned: Planned, with_: str, message: str) -> None:
+    files = {
+        "ci.yml": f"on: push\njobs: {{call: {{uses: ./.github/workflows/called.yml, with: {with_}}}}}",
+        "called.yml": f"on: {{workflow_call: {{inputs: {{level: {{type: number, required: true}}}}}}}}\njobs: {{a: {{{JOB}}}}}",
+    }
+    with pytest.raises(WorkflowError) as caught:
+        planned(files)
+    assert [problem.message for problem in caught.value.problems] == [message]
+
+
+def test_inputs_come_from_the_command_line(planned: Planned) -> None:
+    text = f"""
+on: {{workflow_dispatch: {{inputs: {{level: {{type: choice, options: [a, b], default: a}}, dry: {{type: boolean}}, n: {{type: number, default: 3}}}}}}}}
+jobs: {{x: {{{JOB}}}}}
+"""
+    event: dict[str, Any] = {"known": {"LOOM_EVENT": "workflow_dispatch"}}
+    found = late(planned(text, inputs={"level": "b"}, **event).jobs[0]).contexts
+    assert found["inputs"] == {"level": "b", "dry": False, "n": 3.0}
+    assert found["github"]["event"]["inputs"] == {"level": "b"}
+    with pytest.raises(WorkflowError, match="--input level: c is none of a, b"):
+        planned(text, inputs={"level": "c"}, **event)
+    with pytest.raises(
+        RequestError, match="--input lvel: no workflow takes it from workflow_dispatch; did you mean level"
+    ):
+        planned(text, inputs={"lvel": "c"}, **event)
+    with pytest.raises(RequestError, match="--input level: no workflow takes it from push") as caught:
+        planned(text, inputs={"level": "a"})
+    assert caught.value.hint == "--event workflow_dispatch takes inputs"
+    plan = planned(
+        {
+            "ci.yml": text.replace("default: a", "required: true"),
+            "b.yml": f"on: workflow_dispatch\njobs: {{y: {{{JOB}}}}}",
+        },
+        **event,
+    )
+    assert reasons(plan) == {"ci.x": "its input level is required: --input level=VALUE"}
+
+
+@pytest.mark.parametrize(
+    ("known", "payload", "expected"),
+    [
+        (
+            {},
+            {},
+            {"ref": "refs/heads/main", "ref_name": "main", "ref_type": "branch", "event_name": "push", "base_ref": ""},
+        ),
+        ({"CI_COMMIT_TAG": "v1"}, {}, {"ref": "refs/tags/v1", "ref_name": "v1", "ref_type": "tag"}),
+        (
+            {"LOOM_EVENT": "merge_request", "CI_COMMIT_BRANCH": "", "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME": "topic"},
+            {},
+            {"ref": "refs/pull/1/merge", "head_ref": "topic", "base_ref": "main", "event_name": "pull_request"},
+        ),
+        (
+            {"LOOM_EVENT": "pull_request"},
+            {"number": 7, "pull_request": {"head": {"ref": "h"}, "base": {"ref": "dev"}}},
+            {"ref": "refs/pull/7/merge", "ref_name": "7/merge", "head_ref": "h", "base_ref": "dev"},
+        ),
+        ({}, {"ref": "refs/heads/x/y"}, {"ref": "refs/heads/x/y", "ref_name": "x/y"}),
+        ({"LOOM_EVENT": "schedule"}, {}, {"event_name": "schedule", "ref": "refs/heads/main"}),
+        ({"CI_PROJECT_PATH": ""}, {}, {"repository": "local/project", "repository_owner": "local"}),
+    ],
+)
+def test_the_github_context(
+    planned: Planned, known: dict[str, str], payload: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    text = f"name: CI\non: [push, pull_request, schedule]\njobs: {{x: {{{JOB}}}}}"
+    found = late(planned(text, known=known, event_payload=payload).jobs[0]).contexts["github"]
+    assert {name: found[name] for name in expected} == expected
+    assert (found["workflow"], found["job"], found["sha"]) == ("CI", "x", PUSH["CI_COMMIT_SHA"])
+    assert found["event"].items() >= payload.items()
+
+
+@pytest.mark.parametrize(
+    ("labels", "image", "held"),
+    [
+        ("ubuntu-latest", "debian:trixie-slim", ""),
+        ("ubuntu-22.04", "mine:22", ""),
+        ("[self-hosted, linux, gpu]", None, "runners of your own"),
+        ("[self-hosted, big]", "big:1", ""),
+        ("depot-ubuntu-24.04-4", "debian:trixie-slim", ""),
+        ("windows-2022", None, "Windows"),
+        ("namespace-profile-macos-15", None, "macOS"),
+        ("quantum", None, "no known runner"),
+        ("{group: fast, labels: [ubuntu-22.04]}", "mine:22", ""),
+        ("{group: fast}", "debian:trixie-slim", ""),
+    ],
+)
+def test_labels_choose_an_image(planned: Planned, labels: str, image: str | None, held: str) -> None:
+    text = f"on: push\njobs: {{x: {{runs-on: {labels}, steps: [{{run: echo}}]}}, other: {{{JOB}}}}}"
+    plan = planned(text, github={"runs_on": {"Ubuntu-22.04": "mine:22", "big": "big:1"}})
+    if held:
+        assert held in reasons(plan)["x"]
+    else:
+        found = plan.job("x").image
+        assert found is not None
+        assert found.name == image
+
+
+def test_jobs_with_an_environment_wait_for_deploy(planned: Planned) -> None:
+    text = f"on: push\njobs: {{x: {{environment: prod, {JOB}}}, y: {{needs: x, {JOB}}}, z: {{{JOB}}}}}"
+    plan = planned(text)
+    assert ids(plan) == ["z"]
+    assert reasons(plan)["x"] == "it deploys; --deploy or its name runs it"
+    assert ids(planned(text, config={"deploy": True})) == ["x", "y", "z"]
+
+
+def test_a_container_and_its_services(planned: Planned) -> None:
+    plan = planned(
+        """
+on: push
+env: {DB: "16"}
+jobs:
+  x:
+    runs-on: ubuntu-latest
+    timeout-minutes: ${{ fromJSON('7') }}
+    continue-on-error: true
+    concurrency: {group: "deploy-${{ github.ref_name }}", cancel-in-progress: true}
+    container:
+      image: docker://node:${{ github.ref_name == 'main' && 20 || 18 }}
+      env: {A: "${{ github.job }}"}
+      options: --user 1000:1000 --cpus 1.5 --memory=512m --init
+    env: {B: b}
+    services:
+      db:
+        image: postgres:16
+        env: {POSTGRES_PASSWORD: "${{ secrets.PW }}", V: "${{ env.DB }}", NONE: "${{ secrets.NOT_GIVEN }}"}
+        ports: [5432:5432]
+        options: >-
+          --health-cmd "pg_isready -U x"
+          --health-interval 10s --health-timeout 5s --health-retries 5
+      none: {image: "${{ github.event_name == 'x' && 'redis' || '' }}"}
+    steps: [{run: echo}]
+""",
+        github={"secrets": {"PW": "env://PW"}},
+    )
+    job = plan.jobs[0]
+    assert job.image is not None
+    assert (job.image.name, job.image.user) == ("node:20", "1000:1000")
+    assert (job.resources.cpus, job.resources.memory, job.timeout_s, job.allow_failure.always) == (
+        1.5,
+        512 << 20,
+        420,
+        True,
+    )
+    assert job.resource_group == "deploy-main"
+    assert late(job).env == {"DB": "16", "B": "b", "A": "${{ github.job }}"}
+    (service,) = job.services
+    assert (service.name, service.aliases, service.ready.command) == ("db", ("db",), ("sh", "-c", "pg_isready -U x"))
+    assert service.variables == {"V": "16", "NONE": ""}
+    assert [(one.name, one.ref) for one in service.secrets] == [("POSTGRES_PASSWORD", "env://PW")]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("container: {image: a, volumes: [/x:/y]}", "container:volumes is not supported"),
+        ("container: {image: a, options: --cap-add ALL}", "container: options: --cap-add is not supported"),
+        ("services: {db: {image: a, volumes: ['/x:/y']}}", "services:volumes is not supported"),
+        ("snapshot: x", "snapshot is not supported"),
+        ("timeout-minutes: '${{ needs.y.outputs.x }}', needs: y", "timeout-minutes is not known before the job starts"),
+        ("container: 'UPPER:1:2'", "container: "),
+        ("steps: [{uses: ./nope}]", "uses: ./nope: the project has no nope/action.yml"),
+    ],
+)
+def test_what_a_job_can_not_have_refuses_it_alone(planned: Planned, keys: str, message: str) -> None:
+    steps = "" if "steps" in keys else ", steps: [{run: echo}]"
+    text = f"on: push\njobs: {{x: {{runs-on: ubuntu-latest, {keys}{steps}}}, y: {{{JOB}}}}}"
+    plan = planned(text)
+    assert message in plan.job("x").refused[0]
+    assert not plan.job("y").refused
+    with pytest.raises(WorkflowError, match=message.replace("(", ".")):
+        planned(text, "x")
+
+
+COMPOSITE = """
+name: C
+inputs: {who: {default: you}, Token: {default: "${{ github.token }}"}}
+outputs: {o: {value: "${{ steps.z.outputs.q }}"}}
+runs:
+  using: composite
+  steps:
+    - {id: z, run: "echo ${{ inputs.who }}", shell: bash}
+    - {uses: ./js, if: always()}
+"""
+JS = """
+inputs: {level: {default: 1}}
+runs: {using: node16, pre: pre.js, main: dist/index.js, post: post.js, post-if: success()}
+"""
+DOCKER = """
+runs: {using: docker, image: Dockerfile, args: [a, "${{ inputs.x }}"], env: {E: e, F: f}, post-entrypoint: /end.sh}
+"""
+
+
+def test_steps_are_one_list(planned: Planned) -> None:
+    plan = planned(
+        {
+            "ci.yml": """
+on: push
+defaults: {run: {shell: sh, working-directory: w}}
+jobs:
+  x:
+    runs-on: ubuntu-latest
+    defaults: {run: {shell: bash}}
+    steps:
+      - uses: actions/checkout@v4
+        with: {path: sub}
+      - run: |
+          echo 1
+          echo 2
+        if: success() || failure()
+      - {id: mine, uses: ./composite, with: {WHO: me, token: t}, env: {A: a}}
+      - {uses: ./docker, with: {x: "1"}, env: {F: g}}
+      - {uses: ./composite}
+""",
+            "composite/action.yml": COMPOSITE,
+            "js/action.yaml": JS,
+            "docker/action.yml": DOCKER,
+        }
+    )
+    steps = plan.jobs[0].steps
+    assert [(of(step).kind, of(step).stage, of(step).scope) for step in steps] == [
+        ("node", "pre", ("mine",)),
+        ("node", "pre", ("composite",)),
+        ("checkout", "main", ()),
+        ("run", "main", ()),
+        ("enter", "main", ()),
+        ("run", "main", ("mine",)),
+        ("node", "main", ("mine",)),
+        ("leave", "main", ()),
+        ("docker", "main", ()),
+        ("enter", "main", ()),
+        ("run", "main", ("composite",)),
+        ("node", "main", ("composite",)),
+        ("leave", "main", ()),
+        ("node", "post", ("composite",)),
+        ("docker", "post", ()),
+        ("node", "post", ("mine",)),
+    ]
+    assert [step.id for step in steps] == [f"script/{number:02d}" for number in range(1, 17)]
+    assert [of(steps[n]).main for n in (0, 1, 13, 14, 15)] == [
+        "script/07",
+        "script/12",
+        "script/12",
+        "script/09",
+        "script/07",
+    ]
+    run, enter, inner, node, leave, docker = (of(steps[n]) for n in (3, 4, 5, 6, 7, 8))
+    assert (run.shell, run.working_directory, run.condition) == ("bash", "w", "success() || failure()")
+    assert (steps[3].script, steps[3].line, steps[3].literal) == ("echo 1\necho 2\n", 12, True)
+    assert enter.inputs == leave.inputs == {"who": "me", "Token": "t"}
+    assert (enter.id, leave.outputs) == ("mine", {"o": "${{ steps.z.outputs.q }}"})
+    assert (inner.shell, inner.working_directory) == ("bash", "")
+    assert node.action is not None
+    assert (node.action.using, node.action.entry, node.condition, node.inputs) == (
+        "node20",
+        "dist/index.js",
+        "always()",
+        {"level": "1"},
+    )
+    assert docker.action is not None
+    assert (docker.action.args, docker.env) == (("a", "${{ inputs.x }}"), {"E": "e", "F": "g"})
+    assert of(steps[15]).condition == "success()"
+    assert of(steps[2]).inputs == {"path": "sub"}
+
+
+def test_a_job_gets_the_secrets_that_its_texts_name(planned: Planned) -> None:
+    text = """
+on: push
+env: {W: "${{ secrets.of_workflow }}"}
+jobs:
+  a: {runs-on: ubuntu-latest, steps: [{run: "echo ${{ github.token }} ${{ secrets.MISSING }}"}]}
+  b: {runs-on: ubuntu-latest, steps: [{run: "echo ${{ toJSON(secrets) }}"}]}
+"""
+    given = {"OF_WORKFLOW": "env://A", "GITHUB_TOKEN": "env://B", "other": "env://C"}
+    plan = planned(text, github={"secrets": given})
+    assert late(plan.job("a")).secrets == {"OF_WORKFLOW": "OF_WORKFLOW", "GITHUB_TOKEN": "GITHUB_TOKEN"}
+    assert late(plan.job("b")).secrets == {
+        "OF_WORKFLOW": "OF_WORKFLOW",
+        "GITHUB_TOKEN": "GITHUB_TOKEN",
+        "OTHER": "other",
+    }
+    assert planned(text).job("a").secrets == ()
+
+
+def test_a_plan_can_be_kept(planned: Planned) -> None:
+    import msgspec
+
+    plan = planned(MATRIX)
+    assert msgspec.json.decode(encode_file(plan), type=Plan) == plan

@@ -1,0 +1,233 @@
+"""What the reader of GitHub's workflows says of their files: errors with a place, notices, inputs."""
+
+from pathlib import Path
+
+import pytest
+
+from loom.errors import RequestError
+from loom.plan.model import ResolveContext
+from loom.workflow.dialects import examine, known_inputs
+from loom.workflow.github import patterns
+from loom.workflow.github.keywords import CONTEXTS, JOB, ROOT_KEYWORDS
+from loom.workflow.loaded import Examined
+
+SOUND = "on: push\njobs: {x: {runs-on: ubuntu-latest, steps: [{run: echo}]}}\n"
+
+
+def examined(root: Path, text: str, name: str = "ci.yml") -> Examined:
+    folder = root / ".github/workflows"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+    return examine(folder, root, ResolveContext)
+
+
+def messages(found: Examined) -> list[str]:
+    return [f"{problem.line}:{problem.column} {problem.pointer} {problem.message}" for problem in found.problems]
+
+
+def job(*lines: str) -> str:
+    return "\n".join(
+        ["on: push", "jobs:", "  x:", "    runs-on: ubuntu-latest", *(f"    {line}" for line in lines), ""]
+    )
+
+
+STEPS = "steps: [{run: echo}]"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "1:1 / the file is empty"),
+        ("- a\n", "1:1 / expected a mapping with `on` and `jobs`"),
+        (
+            "jobs: {x: {runs-on: a, steps: [{run: x}]}}",
+            "1:1 / `on` is missing: the events that start it, such as `on: push`",
+        ),
+        ("on: push\n", "1:1 / `jobs` is missing: the jobs"),
+        ("on: push\njobs: {}\n", "2:1 / `jobs` is missing: the jobs"),
+        (f"{SOUND}job: x\n", "3:1 /job unknown keyword job; did you mean jobs?"),
+        (SOUND.replace("push", "pusj"), "1:5 /on on: expected a mapping or one of the documented words or a list"),
+        (
+            "on: {push: {branch: main}}\njobs: {x: {runs-on: a, steps: [{run: x}]}}",
+            "1:13 /on/push/branch unknown keyword branch",
+        ),
+        (
+            "on: {push: {paths: [a], paths-ignore: [b]}}\njobs: {x: {runs-on: a, steps: [{run: x}]}}",
+            "1:39 /on/push/paths-ignore paths and paths-ignore can't stand together",
+        ),
+        (
+            "on: {push: {branches: ['+a']}}\njobs: {x: {runs-on: a, steps: [{run: x}]}}",
+            "1:24 /on/push/branches/0 branches: + in +a stands after nothing that it could repeat",
+        ),
+        (
+            (
+                "on: {workflow_dispatch: {inputs: {a: {type: choice, default: x, options: [b]}}}}\n"
+                "jobs: {x: {runs-on: a, steps: [{run: x}]}}"
+            ),
+            "default: a: x is none of b",
+        ),
+        (SOUND.replace("x:", "1x:"), "2:8 /jobs/1x 1x: a job's id has letters, digits, - and _; no digit or - first"),
+        (job(), "3:3 /jobs/x x: `steps` is missing"),
+        (
+            job("steps: [{run: echo, uses: ./x}]"),
+            "5:13 /jobs/x/steps/0 the step has both `run` and `uses`; make two steps",
+        ),
+        (job("steps: [{name: a}]"), "5:13 /jobs/x/steps/0 the step has neither `run` nor `uses`"),
+        (job("steps: [{uses: checkout}]"), "5:20 /jobs/x/steps/0/uses uses: expected owner/repository@ref"),
+        (job("steps: [{uses: ./x, shell: bash}]"), "5:32 /jobs/x/steps/0/shell `shell` is for a step with `run`"),
+        (
+            job("steps: [{id: a, run: x}, {id: A, run: x}]"),
+            "5:35 /jobs/x/steps/1/id id: A is a duplicate (of step 1)",
+        ),
+        (
+            job("steps: [{run: x, timeout-minutes: soon}]"),
+            "5:39 /jobs/x/steps/0/timeout-minutes steps:timeout-minutes: expected number",
+        ),
+        (job(STEPS, "needs: y"), "6:12 /jobs/x/needs/0 needs: unknown job y"),
+        (job(STEPS, "needs: [x]"), "needs: the jobs need each other in a cycle: x -> x; remove one"),
+        (job(STEPS, "with: {a: 1}"), "6:5 /jobs/x/with `with` is for a job with `uses`; this one has steps"),
+        (
+            job(STEPS, "strategy: {matrix: {v: 3}}"),
+            "6:28 /jobs/x/strategy/matrix/v matrix: v: expected a list of values",
+        ),
+        (job(STEPS, "strategy: {matrix: {v: []}}"), "matrix: v: the list is empty; give it a value"),
+        (
+            "on: push\njobs: {x: {uses: ./a.yml}}",
+            "2:18 /jobs/x/uses uses: expected ./.github/workflows/FILE.yml or owner/",
+        ),
+        ("on: push\njobs: {x: {uses: ./.github/workflows/no.yml}}", "uses: .github/workflows/no.yml can't be read"),
+        (
+            "on: push\njobs: {x: {uses: a/b/.github/workflows/c.yml@v1, runs-on: a}}",
+            "/jobs/x/runs-on `runs-on` can't stand in a job with `uses`",
+        ),
+        (
+            job("steps: [{run: 'echo ${{ nope.x }}'}]"),
+            "5:25 /jobs/x/steps/0/run there is no context nope here; there are env,",
+        ),
+        (job("steps: [{run: 'echo ${{ github.x'}]"), "5:25 /jobs/x/steps/0/run invalid expression: `${{` has no `}}`"),
+        (
+            job(STEPS, "if: secrets.A == 'x'"),
+            "/jobs/x/if there is no context secrets here; there are github, inputs, needs, vars",
+        ),
+        (job(STEPS, "if: steps.a.outcome"), "/jobs/x/if there is no context steps here"),
+        (job(STEPS, "env: {A: \"${{ hashFiles('x') }}\"}"), "/jobs/x/env/A hashfiles() can't be used here"),
+        (job("steps: [{run: x, env: {A: '${{ success() }}'}}]"), "/jobs/x/steps/0/env/A success() can't be used here"),
+        (job(STEPS, "needs: ['${{ x }}']"), "/jobs/x/needs/0 there are no expressions here; write the value itself"),
+        (
+            f"{SOUND}env: {{A: '${{{{ env.B }}}}'}}",
+            "/env/A there is no context env here; there are github, inputs, secrets, vars",
+        ),
+        ("on: push\njobs: {x: *unknown}", "the alias *unknown is unknown"),
+        ("on: push\njobs: &a {x: *a}", "the alias *a stands inside its own anchor"),
+        ("on: push\nenv: {<<: {a: b}}\njobs: {}", "GitHub does not merge with <<; write the keys out"),
+    ],
+)
+def test_a_mistake_has_its_place(tmp_path: Path, text: str, expected: str) -> None:
+    found = messages(examined(tmp_path, text))
+    assert any(expected in one for one in found), found
+
+
+def test_a_sound_file_has_no_problem(tmp_path: Path) -> None:
+    text = """\
+name: CI
+run-name: ${{ github.actor }}
+on:
+  push:
+  pull_request: {types: [opened], branches: main, paths: ['**.py', '!docs/**']}
+  schedule: [{cron: '0 0 * * *'}]
+  workflow_dispatch: {inputs: {a: {type: choice, options: [1, x], default: x}, b: {type: boolean, default: true}}}
+permissions: {contents: read, id-token: write}
+env: &env {A: 1, B: true, C: "${{ secrets.X }}", D: }
+concurrency: {group: "${{ github.ref }}", cancel-in-progress: "${{ github.ref != 'x' }}"}
+defaults: {run: {shell: bash}}
+jobs:
+  x:
+    runs-on: ["${{ matrix.os }}"]
+    strategy: {matrix: {os: [ubuntu-latest], v: "${{ fromJSON('[1]') }}", include: [{os: x}]}, fail-fast: "${{ true }}"}
+    env: *env
+    timeout-minutes: ${{ matrix.v }}
+    services: {db: {image: postgres, ports: [5432, "80:80"], env: {A: "${{ env.A }}"}}}
+    steps:
+      - {uses: actions/checkout@v4, with: {fetch-depth: 0}}
+      - {uses: docker://alpine:3, if: "!cancelled() && matrix.v"}
+      - {run: "echo ${{ hashFiles('**/x') }} ${{ job.status }}", continue-on-error: "${{ matrix.v == 1 }}", timeout-minutes: 1.5}
+"""
+    found = examined(tmp_path, text)
+    assert messages(found) == []
+    assert found.workflow is not None
+    assert [notice.message.partition(" ")[0] for notice in found.workflow.notices] == [
+        "run-name",
+        "on:schedule:cron",
+        "permissions",
+        "concurrency",
+    ]
+
+
+def test_problems_of_all_files_are_told_in_their_order(tmp_path: Path) -> None:
+    examined(tmp_path, SOUND.replace("run:", "ran:"), "b.yml")
+    found = examined(tmp_path, SOUND.replace("echo", "x, run: y"), "a.yaml")
+    assert [problem.file.rpartition("/")[2] for problem in found.problems] == ["a.yaml", "b.yml", "b.yml"]
+    assert examine(tmp_path / ".github/workflows/b.yml", tmp_path, ResolveContext).problems[0].file.endswith("b.yml")
+
+
+def test_a_called_workflow_is_read_with_its_caller(tmp_path: Path) -> None:
+    examined(tmp_path, "on: workflow_call\njobs: {y: {runs-on: a, stepz: []}}", "called.yml")
+    examined(tmp_path, "on: push\njobs: {x: {uses: ./.github/workflows/called.yml}}")
+    found = examine(tmp_path / ".github/workflows/ci.yml", tmp_path, ResolveContext)
+    assert [problem.file for problem in found.problems] == [".github/workflows/called.yml"] * 2
+    assert found.workflow is not None
+    assert list(found.workflow.jobs) == ["x"]
+
+
+def test_inputs_are_known(tmp_path: Path) -> None:
+    inputs = "{a: {type: choice, options: [p, q]}, b: {type: boolean}, c: {}}"
+    examined(tmp_path, SOUND.replace("push", f"{{workflow_dispatch: {{inputs: {inputs}}}}}"))
+    assert list(known_inputs(tmp_path / ".github/workflows", tmp_path)) == ["a=p", "a=q", "b=true", "b=false", "c="]
+
+
+def test_a_directory_without_workflows_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / ".github/workflows").mkdir(parents=True)
+    with pytest.raises(RequestError, match="has no workflow file"):
+        examine(tmp_path / ".github/workflows", tmp_path, ResolveContext)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching", "others"),
+    [
+        ("main", ["main"], ["mains", "a/main"]),
+        ("feature/*", ["feature/a"], ["feature/a/b", "feature"]),
+        ("feature/**", ["feature/a", "feature/a/b"], ["features/a"]),
+        ("*", ["a"], ["a/b"]),
+        ("**", ["a", "a/b"], []),
+        ("*.jsx?", ["a.js", "a.jsx"], ["a.jsxx"]),
+        ("v[12].[0-9]+.x", ["v1.10.x", "v2.0.x"], ["v3.1.x", "v1..x"]),
+        ("**/docs/**", ["docs/a", "x/docs/a/b"], ["docs"]),
+        ("**.js", ["a.js", "x/y.js"], ["a.jsx"]),
+        ("**/*-post.md", ["my-post.md", "a/b/my-post.md"], ["post.md"]),
+        ("a{b,c}", ["a{b,c}"], ["ab"]),
+        (r"\*a", ["*a"], ["ba"]),
+        ("releases/v?", ["releases/", "releases/v"], ["releases/vv"]),
+    ],
+)
+def test_filter_patterns_are_githubs(pattern: str, matching: list[str], others: list[str]) -> None:
+    assert [name for name in [*matching, *others] if patterns.included(name, [pattern])] == matching
+
+
+def test_later_patterns_win() -> None:
+    wanted = ["releases/**", "!releases/**-alpha", "releases/x-alpha"]
+    assert [patterns.included(f"releases/{name}", wanted) for name in ("10", "b-alpha", "x-alpha")] == [
+        True,
+        False,
+        True,
+    ]
+
+
+def test_the_table_is_whole() -> None:
+    names = {one.name for one in JOB} | {f"root:{one.name}" for one in ROOT_KEYWORDS}
+    assert {name for name in CONTEXTS if name not in names} == set()
+    assert all(
+        name.rpartition(":")[0] in {one.name for one in table}
+        for table in (JOB, ROOT_KEYWORDS)
+        for name in (one.name for one in table)
+        if ":" in name
+    )
