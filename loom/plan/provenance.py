@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from loom.config import Config
 from loom.plan.model import Job, JobSelection
-from loom.util.yaml_file import Kind, Node
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more
 from loom.workflow.loaded import Entry, Loaded
 
 
@@ -32,8 +32,7 @@ def sources(workflow: Loaded, job: Job, selection: JobSelection, config: Config)
             continue
         found += _leaves(key, node, entry, job)
     if job.rule is not None:
-        rules = entry.merged.get("rules")
-        node = (rules.get(job.rule) if rules is not None else None) or entry.key
+        node = entry.merged.find("rules", job.rule) or entry.key
         found.append(ValueSource(key="when", value=job.when, by=f"rules[{job.rule}]", place=node.place))
     found += _variables(workflow, entry, job, selection)
     found += _from_configuration(entry, job, config)
@@ -58,12 +57,11 @@ def _leaves(key: str, node: Node, entry: Entry, job: Job) -> Iterator[ValueSourc
 
 
 def _variables(workflow: Loaded, entry: Entry, job: Job, selection: JobSelection) -> Iterator[ValueSource]:
-    own = entry.merged.get("variables")
     matrix = _matrix_nodes(entry, job.matrix)
     rule = _rule_nodes(entry, job.variables)
     for name, value in job.variables.items():
         key = f"variables.{name}"
-        node = own.get(name) if own is not None else None
+        node = entry.merged.find("variables", name)
         if name in selection.variables:
             yield ValueSource(key=key, value=value, by="--var")
         elif name in rule:
@@ -79,18 +77,10 @@ def _variables(workflow: Loaded, entry: Entry, job: Job, selection: JobSelection
 
 
 def _matrix_nodes(entry: Entry, matrix: Mapping[str, str]) -> dict[str, Node]:
-    parallel = entry.merged.get("parallel")
-    rows = parallel.get("matrix") if parallel is not None else None
     found: dict[str, Node] = {}
-    for row in rows.value if rows is not None and rows.kind is Kind.LIST else ():
-        places: dict[str, Node] = {}
-        for name, value in matrix.items():
-            listed = row.get(name)
-            for node in (
-                (listed.value if listed is not None and listed.kind is Kind.LIST else [listed]) if listed else ()
-            ):
-                if node.value == value:
-                    places[name] = node
+    for row in items_of(entry.merged.find("parallel", "matrix")):
+        values = [(name, node) for name in matrix for node in one_or_more(row.get(name))]
+        places = {name: node for name, node in values if node.value == matrix[name]}
         if len(places) == len(matrix):
             return places
         found |= places
@@ -99,13 +89,10 @@ def _matrix_nodes(entry: Entry, matrix: Mapping[str, str]) -> dict[str, Node]:
 
 def _rule_nodes(entry: Entry, variables: Mapping[str, str]) -> dict[str, tuple[str, Node]]:
     """Return the variables set by a rule: those with the rule's value instead of the job's."""
-    rules = entry.merged.get("rules")
-    own = entry.merged.get("variables")
     found: dict[str, tuple[str, Node]] = {}
-    for number, rule in enumerate(rules.value if rules is not None and rules.kind is Kind.LIST else ()):
-        given = rule.get("variables")
-        for name, node in (given.value if given is not None and given.kind is Kind.MAPPING else {}).items():
-            before = own.get(name) if own is not None else None
+    for number, rule in enumerate(items_of(entry.merged.get("rules"))):
+        for name, node in fields_of(rule.get("variables")).items():
+            before = entry.merged.find("variables", name)
             if variables.get(name) == node.value and (before is None or before.value != node.value):
                 found.setdefault(name, (f"rules[{number}]", node))
     return found

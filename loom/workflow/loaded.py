@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import ClassVar, Generic, TypeAlias, TypeVar
 
 from msgspec import Struct
 
-from loom.errors import Problem
+from loom.errors import Problem, RequestError
+from loom.util import yaml_file
+from loom.util.paths import name_from
 from loom.util.yaml_file import Node, YamlFile
 from loom.workflow.messages import in_order
 
@@ -68,3 +71,13 @@ class Examined(Struct, frozen=True, kw_only=True):
     def in_order(self, problems: Iterable[Problem]) -> list[Problem]:
         """Return the problems without repetition, sorted by file, line and column."""
         return in_order(problems, self.ranks)
+
+
+def content_of(path: Path, root: Path) -> bytes:
+    """Read a workflow's main file. RequestError when it can't be read."""
+    try:
+        return yaml_file.read_bytes(path, within=root)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        why = f"{name_from(root, path)}: the workflow file can't be read: {reason}"
+        raise RequestError(why, code="WF_NOT_FOUND") from error

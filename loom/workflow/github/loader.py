@@ -18,7 +18,7 @@ from loom.workflow.facts import Facts
 from loom.workflow.github import events, yaml
 from loom.workflow.github.shapes import GitHubShapes, check_expressions
 from loom.workflow.github.workflows import CALL, Entry, WorkflowFile, Workflows, calls_of
-from loom.workflow.loaded import Examined
+from loom.workflow.loaded import Examined, content_of
 from loom.workflow.messages import Problems, in_order
 from loom.workflow.needs import Needing, WantedNeed
 
@@ -34,7 +34,7 @@ def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
     reading = WorkflowReader(root)
     paths = _files(path, root)
     for one in paths:
-        reading.read(name_from(root, one), _bytes(one, root))
+        reading.read(name_from(root, one), content_of(one, root))
     own = [reading.found[name] for name in (name_from(root, one) for one in paths) if name in reading.found]
     waiting = list(own)
     while waiting:
@@ -72,7 +72,7 @@ def known_inputs(path: Path, root: Path) -> Iterable[str]:
     """As of `dialects.Loader`: the inputs of `workflow_dispatch`."""
     reading = WorkflowReader(root)
     for one in _files(path, root):
-        reading.read(name_from(root, one), _bytes(one, root))
+        reading.read(name_from(root, one), content_of(one, root))
     found: dict[str, None] = {}
     for file in reading.found.values():
         for name, node in file.inputs("workflow_dispatch").items():
@@ -92,16 +92,6 @@ def _files(path: Path, root: Path) -> list[Path]:
             f"{name_from(root, path)} has no workflow file: none that ends in .yml or .yaml", code="WF_NOT_FOUND"
         )
     return found
-
-
-def _bytes(path: Path, root: Path) -> bytes:
-    try:
-        return yaml_file.read_bytes(path, within=root)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise RequestError(
-            f"{name_from(root, path)}: the workflow file can't be read: {reason}", code="WF_NOT_FOUND"
-        ) from error
 
 
 def local_path(written: str) -> str | None:

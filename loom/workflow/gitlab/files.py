@@ -18,7 +18,7 @@ from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, one_or_mo
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import inputs, rules, yaml
 from loom.workflow.gitlab.inputs import Given
-from loom.workflow.gitlab.sources import SUFFIXES, Checkout, Component, NotFound, Nowhere, Sources, Tree
+from loom.workflow.gitlab.sources import SUFFIXES, Checkout, Component, NotFound, Sources, Tree
 from loom.workflow.gitlab.variables import Scope, expand, in_environment
 from loom.workflow.merge import merge, without
 from loom.workflow.messages import Problems
@@ -54,7 +54,10 @@ class GitLabFiles:
 
     @cached_property
     def sources(self) -> Sources:
-        return self.facts.sources() or Nowhere()
+        """NotFound for a reader that has none."""
+        if (found := self.facts.sources()) is None:
+            raise NotFound("files of other projects and servers are not available here")
+        return found
 
     def load(self, data: bytes, name: str) -> Node | None:
         """Parse the main file and return its content merged over that of its includes."""

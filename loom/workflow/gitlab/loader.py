@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from loom.errors import RequestError
 from loom.util import yaml_file
 from loom.util.paths import name_from
 from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, items_of, one_or_more, pointer
@@ -20,7 +19,7 @@ from loom.workflow.gitlab.keywords import GLOBALS
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.references import Resolver
 from loom.workflow.gitlab.shapes import GitLabShapes
-from loom.workflow.loaded import Examined
+from loom.workflow.loaded import Examined, content_of
 from loom.workflow.merge import without
 from loom.workflow.messages import Problems, in_order
 
@@ -32,7 +31,7 @@ MAX_NAME = 255
 def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
     """As of `dialects.Loader`: `workflow` is None when the file, or one that it includes, is missing or unreadable."""
     name = name_from(root, path)
-    return examine_text(name, _bytes(path, name, root), root, facts())
+    return examine_text(name, content_of(path, root), root, facts())
 
 
 def examine_text(name: str, data: bytes, root: Path, facts: Facts) -> Examined:
@@ -54,15 +53,7 @@ def examine_text(name: str, data: bytes, root: Path, facts: Facts) -> Examined:
 def known_inputs(path: Path, root: Path) -> Iterable[str]:
     """As of `dialects.Loader`."""
     name = name_from(root, path)
-    return list(inputs.known(yaml_file.decoded(_bytes(path, name, root), name, code=yaml.CODE)))
-
-
-def _bytes(path: Path, name: str, root: Path) -> bytes:
-    try:
-        return yaml_file.read_bytes(path, within=root)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise RequestError(f"{name}: the workflow file can't be read: {reason}", code="WF_NOT_FOUND") from error
+    return list(inputs.known(yaml_file.decoded(content_of(path, root), name, code=yaml.CODE)))
 
 
 class _Assembly:

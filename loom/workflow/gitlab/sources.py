@@ -51,22 +51,6 @@ class Sources(Protocol):
     def template(self, name: str) -> bytes: ...
 
 
-class Nowhere:
-    """The sources of a reader that has none."""
-
-    def project(self, path: str, ref: str | None) -> Tree:
-        raise NotFound(f"the project {path} is not available here")
-
-    def component(self, host: str, path: str, version: str) -> Component:
-        raise NotFound(f"the component {host}/{path} is not available here")
-
-    def remote(self, url: str) -> bytes:
-        raise NotFound(f"{url} is not available here")
-
-    def template(self, name: str) -> bytes:
-        raise NotFound(f"the template {name} is not available here")
-
-
 class Checkout:
     """The user's own project: its files as they are now."""
 

@@ -15,7 +15,7 @@ from loom.plan.resolve import resolve as resolve_plan
 from loom.workflow.dialects import examine, known_inputs, load, refuse_inputs
 from loom.workflow.gitlab import yaml as gitlab_yaml
 from loom.workflow.gitlab.loader import examine_text
-from loom.workflow.gitlab.sources import Component, NotFound, Nowhere, Tree
+from loom.workflow.gitlab.sources import Component, NotFound, Tree
 from loom.workflow.gitlab.yaml import resolve
 from loom.workflow.loaded import Examined
 from tests.support.gitlab import PUSH
@@ -39,7 +39,7 @@ class Remembered:
         return list(self._files)
 
 
-class Server(Nowhere):
+class Server:
     def __init__(self, projects: Mapping[str, Mapping[str, str]]) -> None:
         self._projects = projects
 
