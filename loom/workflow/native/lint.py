@@ -25,16 +25,6 @@ _BOOLEAN_ELSEWHERE = frozenset({"yes", "no", "on", "off", "Yes", "No", "On", "Of
 
 
 _GITHUB = re.compile(r"'[^'\n]*'|\$\{\{(.*?)\}\}", re.DOTALL)
-_GITHUB_NAMES = {
-    "github.sha": "CI_COMMIT_SHA",
-    "github.ref_name": "CI_COMMIT_REF_NAME",
-    "github.head_ref": "CI_MERGE_REQUEST_SOURCE_BRANCH_NAME",
-    "github.base_ref": "CI_MERGE_REQUEST_TARGET_BRANCH_NAME",
-    "github.event_name": "CI_PIPELINE_SOURCE",
-    "github.workspace": "CI_PROJECT_DIR",
-    "github.run_id": "CI_PIPELINE_ID",
-    "github.job": "CI_JOB_NAME",
-}
 
 
 def warnings(
@@ -52,18 +42,9 @@ def warnings(
     if not isinstance(workflow, Workflow):
         return list(workflow.notices)
     found = list(_steps(workflow.entries.values(), default_shell))
-    for check in (
-        _templates,
-        _stages,
-        _unknown_names,
-        _texts,
-        _of_github,
-        _images,
-        _reach,
-        _artifacts,
-        _no_effect,
-    ):
-        found += check(workflow, frozenset(predefined))
+    found += _unknown_names(workflow, frozenset(predefined))
+    for check in (_templates, _stages, _texts, _of_github, _images, _reach, _artifacts, _no_effect):
+        found += check(workflow)
     if not pools:
         found += _no_pools(workflow)
     return _in_order(workflow, found)
@@ -81,7 +62,7 @@ def of_run(
         [
             *_steps(entries, default_shell),
             *_unknown_names(workflow, frozenset(defined), entries),
-            *_of_github(workflow, frozenset()),
+            *_of_github(workflow),
         ],
     )
 
@@ -137,14 +118,14 @@ def scripts_of(entries: Iterable[E]) -> Iterator[tuple[E, str, int, Node]]:
                     yield entry, key, number, node
 
 
-def _templates(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
+def _templates(workflow: Workflow) -> Iterator[Problem]:
     used = {name for entry in workflow.entries.values() for name in entry.fields.get("extends", ())}
     for name, entry in workflow.templates.items():
         if name not in used:
             yield _warn(entry.key, pointer(name), "WF_TEMPLATE_UNUSED", f"no job extends {name}; use or remove it")
 
 
-def _stages(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
+def _stages(workflow: Workflow) -> Iterator[Problem]:
     filled = {entry.fields["stage"] for entry in workflow.jobs.values()}
     main = workflow.files[-1].root
     for number, stage in enumerate(workflow.stages):
@@ -229,7 +210,7 @@ def _unknown_in_value(
             yield _warn(node, at, "WF_NAME_UNKNOWN", message)
 
 
-def _texts(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
+def _texts(workflow: Workflow) -> Iterator[Problem]:
     for scope, name, node in _variable_nodes(workflow):
         if node.style == "" and node.value in _BOOLEAN_ELSEWHERE:
             at = pointer(scope, "variables", name) if scope else pointer("variables", name)
@@ -237,7 +218,7 @@ def _texts(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
             yield _warn(node, at, "WF_TEXT_AMBIGUOUS", message)
 
 
-def _of_github(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
+def _of_github(workflow: Workflow) -> Iterator[Problem]:
     """Warn of `${{ }}` in any value: neither a shell nor loom expands it."""
     for file in workflow.files:
         for path, node in scalars_of(file.root) if file.root is not None else ():
@@ -248,7 +229,7 @@ def _of_github(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
                 yield problem_in_text(
                     node,
                     at,
-                    f"{match[0]} is GitHub's language{_instead(match[1])}",
+                    f"{match[0]} is GitHub's language; variables are $NAME, conditions are `rules`",
                     number=node.value.count("\n", 0, match.start()) + 1,
                     found=match[0],
                     code="WF_GITHUB_EXPRESSION",
@@ -256,17 +237,7 @@ def _of_github(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
                 )
 
 
-def _instead(expression: str) -> str:
-    kind, _, name = expression.strip().partition(".")
-    if kind in ("env", "matrix", "vars"):
-        return f"; a variable is ${re.sub(r'[^A-Za-z0-9_]', '_', name)} here"
-    if kind == "secrets":
-        return f"; declare `secrets: {{{name}: {{ref: env://{name}, file: false}}}}` and read ${name}"
-    meant = _GITHUB_NAMES.get(expression.strip())
-    return f"; here that is ${meant}" if meant else "; variables are $NAME, conditions are `rules`"
-
-
-def _images(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
+def _images(workflow: Workflow) -> Iterator[Problem]:
     seen: set[int] = set()
     for entry in workflow.entries.values():
         for at, node in _image_nodes(entry):
@@ -296,7 +267,7 @@ def _image_nodes(entry: Entry) -> Iterator[tuple[str, Node]]:
             yield pointer(entry.name, "services", number), node
 
 
-def _reach(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
+def _reach(workflow: Workflow) -> Iterator[Problem]:
     """Warn of jobs that never run by themselves and of unreachable rules."""
     never: set[str] = set()
     for entry in workflow.jobs.values():
@@ -321,7 +292,7 @@ def _reach(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
                 yield _warn(node, pointer(entry.name, "needs", number), "WF_JOB_UNREACHABLE", message)
 
 
-def _artifacts(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
+def _artifacts(workflow: Workflow) -> Iterator[Problem]:
     """Warn of artifacts that no later job gets, except in the last jobs, where people use them."""
     position = {stage: number for number, stage in enumerate(workflow.stages)}
     jobs = workflow.jobs
@@ -349,7 +320,7 @@ def _no_pools(workflow: Workflow) -> Iterator[Problem]:
             yield _warn(pool, pointer(entry.name, "runner_pool"), "WF_NO_EFFECT", message)
 
 
-def _no_effect(workflow: Workflow, _: frozenset[str]) -> Iterator[Problem]:
+def _no_effect(workflow: Workflow) -> Iterator[Problem]:
     for entry in workflow.jobs.values():
         fields = entry.fields
         step = entry.merged.get("step_timeout")
