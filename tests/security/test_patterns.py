@@ -39,7 +39,7 @@ BUILT = {
     ("workflow/native/lint.py", "node"): "a number",
     ("workflow/patterns.py", "pattern"): "searched with a limit",
     ("workflow/patterns.py", "source"): "checked here, and searched with a limit",
-    ("workflow/native/shapes.py", "template values"): "two constants",
+    ("workflow/native/values.py", "pattern"): "constants",
 }
 """Patterns that are no literals, by the names in them: each with the reason why nobody else wrote one that takes long."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from math import prod
 from typing import Any
@@ -104,12 +103,10 @@ class Shapes:
         if node.kind is not Kind.MAPPING:
             self._problems.say(key, at, self._no_job(name, node))
             return None
-        if not re.fullmatch(values.TEMPLATE if template else values.JOB, name):
-            kind = "template" if template else "job"
-            rule = "lower-case letters, digits, _ and -, at most 64, and a letter first"
-            close = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-")
-            meant = f", such as {'.' if template else ''}{close}" if close and close[0].isalpha() else ""
-            self._problems.say(key, at, f"{name!r} is not a valid {kind} name: {rule}{meant}")
+        try:
+            values.TYPES["template" if template else "job"].parse(name)
+        except ValueError as error:
+            self._problems.say(key, at, str(error))
         checked = self.validated("job", node, (name,), partial=template)
         self._reserve(node.get("variables"), name, "variables")
         self._reserve(node.get("secrets"), name, "secrets")

@@ -46,7 +46,41 @@ class NotA(ValueError):
     """A value of another kind; the message says which one is expected."""
 
 
+_LOWER = "lower-case letters, digits, _ and -"
+_RULE = f"{_LOWER}, at most 64, and a letter first"
 _DEVICE = r"/[^:\s]+(:/[^:\s]+)?(:[rwm]{1,3})?|[A-Za-z][\w.-]*/[A-Za-z][\w.-]*=[\w.:-]+"
+
+
+def _like(pattern: str, why: str) -> Type:
+    """Return the type of one line that matches a pattern; `why` may name the line as `{}`."""
+    wanted = re.compile(pattern)
+
+    def parse(value: Any) -> str:
+        text = line_in(value)
+        if not wanted.fullmatch(text):
+            raise ValueError(why.format(repr(text)))
+        return text
+
+    return Type(parse, _matching(pattern))
+
+
+def _name(kind: str, pattern: str, rule: str, similar: Callable[[str], str]) -> Type:
+    """Return the type of names of a kind; the message suggests a similar name, if that has the pattern."""
+    wanted = re.compile(pattern)
+
+    def parse(value: Any) -> str:
+        text = text_in(value)
+        if not wanted.fullmatch(text):
+            close = similar(text)
+            meant = f", such as {close}" if wanted.fullmatch(close) else ""
+            raise ValueError(f"{text!r} is not a valid {kind} name: {rule}{meant}")
+        return text
+
+    return Type(parse, _matching(pattern))
+
+
+def _hyphenated(text: str) -> str:
+    return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")
 
 
 def _seconds(value: Any) -> float:
@@ -60,13 +94,6 @@ def _limit(value: Any) -> float:
     if seconds <= 0:
         raise ValueError(f"expected a positive duration, found {value!r}; remove the key for no limit")
     return seconds
-
-
-def _host_name(value: Any) -> str:
-    text = line_in(value)
-    if not re.fullmatch(HOST_NAME[1:-1], text):
-        raise ValueError("expected a host name: letters, digits, . _ and -")
-    return text
 
 
 def _bytes(value: Any) -> int:
@@ -147,13 +174,6 @@ def _tmpfs(value: Any) -> str:
     return text
 
 
-def _extra_host(value: Any) -> str:
-    text = line_in(value)
-    if not re.fullmatch(EXTRA_HOST[1:-1], text):
-        raise ValueError(f"{text!r} is not a valid host name: letters, digits, . _ and -")
-    return text
-
-
 def _address(value: Any) -> str:
     import ipaddress
 
@@ -185,13 +205,6 @@ def _platform(value: Any) -> str:
     return text if "$" in text else platform(text)  # variables are expanded later
 
 
-def _device(value: Any) -> str:
-    text = line_in(value)
-    if not re.fullmatch(_DEVICE, text):
-        raise ValueError("expected a device such as /dev/fuse, /dev/fuse:/dev/fuse:rw or vendor.com/class=name")
-    return text
-
-
 def _pattern(value: Any) -> str:
     text = text_in(value)
     compile_pattern(f"/{text}/")  # PatternError is a ValueError
@@ -221,32 +234,6 @@ def between(least: int, most: int | None) -> Type:
 
     limit = {} if most is None else {"maximum": most}
     return Type(parse, {"type": "integer", "minimum": least, **limit})
-
-
-def _stage(value: Any) -> str:
-    text = text_in(value)
-    if not re.fullmatch(STAGE[1:-1], text):
-        close = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")
-        meant = f", such as {close}" if re.fullmatch(STAGE[1:-1], close) else ""
-        rule = "lower-case letters, digits, _ and -, at most 32, and a letter first"
-        raise ValueError(f"{text!r} is not a valid stage name: {rule}{meant}")
-    return text
-
-
-def _variable(value: Any) -> str:
-    text = text_in(value)
-    if not re.fullmatch(VARIABLE[1:-1], text):
-        close = re.sub(r"[^A-Za-z0-9_]+", "_", text)
-        meant = f", such as {close}" if re.fullmatch(VARIABLE[1:-1], close) else ""
-        raise ValueError(f"{text!r} is not a valid variable name: letters, digits and _, no digit first{meant}")
-    return text
-
-
-def _network(value: Any) -> str:
-    text = text_in(value)
-    if not re.fullmatch(NETWORK[1:-1], text):
-        raise ValueError(f"expected text like {NETWORK}, found {text!r}")
-    return text
 
 
 def _filled(value: Any) -> str:
@@ -301,7 +288,7 @@ TYPES: dict[str, Type] = {
     "reference": Type(_reference, REFERENCE),
     "seconds": Type(_seconds, _DURATION),
     "limit": Type(_limit, _LIMIT),
-    "host_name": Type(_host_name, _matching(HOST_NAME)),
+    "host_name": _like(HOST_NAME, "expected a host name: letters, digits, . _ and -"),
     "bytes": Type(_bytes, _BYTES),
     "path": Type(_relative, _matching(r"^\s*(?![/~\s])(?!(.*/)?\.\.(/|\s*$))[^\n]+$")),
     "glob": Type(_glob, LINE),
@@ -312,15 +299,24 @@ TYPES: dict[str, Type] = {
     "memory": Type(_memory, _MEMORY),
     "ulimit": Type(_ulimit_name, _matching(f"^({'|'.join(ULIMITS)})$")),
     "tmpfs": Type(_tmpfs, _matching(r"^\s*/+[^/:\s][^\n]*$")),
-    "extra_host": Type(_extra_host, _matching(EXTRA_HOST)),
+    "extra_host": _like(EXTRA_HOST, "{} is not a valid host name: letters, digits, . _ and -"),
     "address": Type(_address, _matching(_ADDRESS)),
     "user": Type(_user, _matching(_USER)),
     "platform": Type(_platform, _matching(_PLATFORM)),
     "pattern": Type(_pattern, _TEXT),
-    "device": Type(_device, _matching(f"^({_DEVICE})$")),
-    "network": Type(_network, _matching(NETWORK)),
-    "stage": Type(_stage, _matching(STAGE)),
-    "variable": Type(_variable, _matching(VARIABLE)),
+    "device": _like(
+        f"^({_DEVICE})$", "expected a device such as /dev/fuse, /dev/fuse:/dev/fuse:rw or vendor.com/class=name"
+    ),
+    "network": _like(NETWORK, f"expected text like {NETWORK}, found {{}}"),
+    "stage": _name("stage", STAGE, f"{_LOWER}, at most 32, and a letter first", _hyphenated),
+    "job": _name("job", JOB, _RULE, _hyphenated),
+    "template": _name("template", TEMPLATE, _RULE, lambda text: f".{_hyphenated(text)}"),
+    "variable": _name(
+        "variable",
+        VARIABLE,
+        "letters, digits and _, no digit first",
+        lambda text: re.sub(r"[^A-Za-z0-9_]+", "_", text),
+    ),
 }
 """The types of values, by the names that shapes have for them."""
 NAMES = {"ulimits": "ulimit", "extra_hosts": "extra_host"}
