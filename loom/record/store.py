@@ -199,15 +199,11 @@ class Store:
         if identity is not None and is_alive(identity):
             raise RecordError(f"run {run_id} is still running: nothing was deleted")
         going = half_removed(root)
-        try:
+        with _deleting(root):
             if going.exists():
                 shutil.rmtree(going)
             root.rename(going)
             shutil.rmtree(going)
-        except FileNotFoundError:
-            pass  # another process is deleting it
-        except OSError as error:
-            raise RecordError(f"{error.filename or root} can't be deleted: {error.strerror or error}") from error
 
     def remove_remains(self) -> None:
         """Delete remains of interrupted removals and beginnings, and manifests of removed workspaces.
@@ -219,12 +215,8 @@ class Store:
         for going in self.runs_dir.glob(half_removed(Path("*")).name):
             run_id = going.name.removeprefix(".").partition(".")[0]
             if is_run_id(run_id) and going.is_dir() and not going.is_symlink():
-                try:
+                with _deleting(going):
                     shutil.rmtree(going)
-                except FileNotFoundError:
-                    pass  # another process is deleting it
-                except OSError as error:
-                    raise RecordError(f"{error.filename or going} can't be deleted: {error.strerror}") from error
         for kept in [] if self.snapshots_dir.is_symlink() else self.snapshots_dir.glob("*.json"):
             workspace = _workspace_in(kept)
             if workspace is not None and not os.path.lexists(workspace):
@@ -247,12 +239,10 @@ class Store:
     def remove_artifacts(self, run_id: str, job_id: str) -> None:
         """Delete a job's artifacts; the manifest still lists them. RecordError on failure."""
         paths = RunPaths(root=self.runs_dir / run_id, run_id=run_id)
-        try:
+        with _deleting(paths.artifacts(job_id)):
             if paths.artifacts(job_id).exists():
                 shutil.rmtree(paths.artifacts(job_id))
             paths.artifacts_archive(job_id).unlink(missing_ok=True)
-        except OSError as error:
-            raise RecordError(f"{error.filename} can't be deleted: {error.strerror or error}") from error
 
     def find(self, wanted: str, *, repo_root: Path | None) -> RunEntry:
         """Find the run named `wanted`: an id, a unique prefix or suffix, a path, `last` or `last-failed`.
@@ -285,6 +275,17 @@ class Store:
         what = "failed run" if failed else "run"
         place = f" of {repo_root}" if repo_root else ""
         raise RequestError(f"no {what}{place} yet", hint="`loom runs --all` lists every run", code="RUN_UNKNOWN")
+
+
+@contextlib.contextmanager
+def _deleting(path: Path) -> Iterator[None]:
+    """RecordError for what can't be deleted; what another process is deleting is no error."""
+    try:
+        yield
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise RecordError(f"{error.filename or path} can't be deleted: {error.strerror or error}") from error
 
 
 def _workspace_in(kept: Path) -> str | None:

@@ -9,7 +9,6 @@ area's current height, which a concurrent writer would change.
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
@@ -19,6 +18,7 @@ from msgspec import Struct
 from loom.record.events import PhaseCode, PhaseEvent
 from loom.record.journal import OutputBatch
 from loom.render.screen import Look, Screen
+from loom.render.sinks import while_heard
 from loom.util.controls import visible
 from loom.util.units import rough_duration
 
@@ -39,33 +39,19 @@ class _Running(Struct, kw_only=True):
     last: str = ""
 
 
-class _Forgiving(io.TextIOBase):
+class _Forgiving:
     """A stream whose reader may leave: further output is dropped, and the run continues."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return self._stream.encoding
-
-    def write(self, text: str, /) -> int:
-        try:
-            return self._stream.write(text)
-        except (OSError, ValueError):
-            return len(text)
+        self.write = while_heard(stream.write)
+        self._flush = while_heard(lambda _: stream.flush())
 
     def flush(self) -> None:
-        try:
-            self._stream.flush()
-        except (OSError, ValueError):
-            return
+        self._flush("")
 
-    def isatty(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class Live:

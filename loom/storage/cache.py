@@ -49,7 +49,7 @@ from loom.util.units import counted, rough_size
 
 Hit = Literal["exact", "fallback", "miss"]
 
-_SCHEMA = 1
+_SCHEMA = 2
 _LARGEST_ENTRY = 1 << 24
 _LEVEL = 1
 _MOST_LISTED = 1000
@@ -86,9 +86,13 @@ class SaveResult(Struct, frozen=True, kw_only=True):
     warning: str | None = None
 
 
-class StoredEntry(Struct, frozen=True, kw_only=True):
-    """The content of an entry file. Times in seconds since the epoch."""
+class Stored(Struct, frozen=True, kw_only=True):
+    """An entry of the store, as its file has it. Times in seconds since the epoch."""
 
+    schema: int = _SCHEMA
+    id: str
+    used_at: float
+    """Read back from the time of the file, which a restore sets."""
     project: str
     key: str
     paths: tuple[str, ...]
@@ -103,13 +107,6 @@ class StoredEntry(Struct, frozen=True, kw_only=True):
     """The key alone names the entry; otherwise its paths do too."""
     trees: tuple[str, ...] = ()
     """Fingerprints of the packed tree: as it was, and as it is after a restore."""
-
-
-class Stored(StoredEntry, frozen=True, kw_only=True):
-    """An entry of the store."""
-
-    id: str
-    used_at: float
 
 
 class Pruned(Struct, frozen=True, kw_only=True):
@@ -493,16 +490,12 @@ class Cache:
 
     def _parsed(self, path: Path, content: bytes, used_at: float) -> Stored | None:
         try:
-            written = _DECODER.decode(content)
-            if written.schema != _SCHEMA or not re.fullmatch(r"[0-9a-f]{64}", written.blob):
-                return None
-            fields = {name: getattr(written, name) for name in StoredEntry.__struct_fields__}
-            entry = Stored(
-                **fields, id=_id(written.project, written.key, () if written.by_key else written.paths), used_at=used_at
-            )
+            entry = replace(_DECODER.decode(content), used_at=used_at)
         except (ValueError, RecursionError):
             return None
-        return entry if self._path_of(entry) == path else None
+        whole = entry.schema == _SCHEMA and re.fullmatch(r"[0-9a-f]{64}", entry.blob)
+        named = entry.id == _id(entry.project, entry.key, () if entry.by_key else entry.paths)
+        return entry if whole and named and self._path_of(entry) == path else None
 
     def _prepare(self) -> None:
         make_private(self.folder)
@@ -551,9 +544,8 @@ class Cache:
         path = self._path_of(entry)
         path.parent.mkdir(parents=True, exist_ok=True)
         replaced = self._read(path)
-        shape = _Written(schema=_SCHEMA, **{name: getattr(entry, name) for name in StoredEntry.__struct_fields__})
         with atomic.replacing(path, drafts=self.folder / "tmp") as draft:
-            draft.write_bytes(msgspec.json.encode(shape))
+            draft.write_bytes(msgspec.json.encode(entry))
             os.utime(draft, (entry.used_at, entry.used_at))
         entries = self._all()
         newest = [one for one in entries if one.id == entry.id]
@@ -602,11 +594,7 @@ class _Corrupt(Exception):
     pass
 
 
-class _Written(StoredEntry, frozen=True, kw_only=True):
-    schema: int
-
-
-_DECODER = msgspec.json.Decoder(_Written)
+_DECODER = msgspec.json.Decoder(Stored)
 
 
 def _folder_name(project: str, protected: bool) -> str:

@@ -77,8 +77,7 @@ class _Reader:
         self._case: dict[str, str] | None = None
         self._outcome: tuple[Literal["failure", "error"], str, str] | None = None
         self._skipped = False
-        self._text: list[str] | None = None
-        self._text_length = 0
+        self._text: str | None = None
         self._root: str | None = None
         self._depth = 0
         self._counts = {"tests": 0, "failure": 0, "error": 0, "skipped": 0}
@@ -102,14 +101,13 @@ class _Reader:
         elif self._case is not None and tag in ("failure", "error") and self._outcome is None:
             kind: Literal["failure", "error"] = "failure" if tag == "failure" else "error"
             self._outcome = (kind, attributes.get("message") or "", attributes.get("type") or "")
-            self._text, self._text_length = [], 0
+            self._text = ""
         elif tag == "skipped":
             self._skipped = True
 
     def text(self, data: str) -> None:
-        if self._text is not None and self._text_length < _MAX_TEXT:
-            self._text.append(data[: _MAX_TEXT - self._text_length])
-            self._text_length += len(data)
+        if self._text is not None and len(self._text) < _MAX_TEXT:
+            self._text += data[: _MAX_TEXT - len(self._text)]
 
     def end(self, tag: str) -> None:
         tag = tag.rpartition(":")[2]
@@ -117,8 +115,7 @@ class _Reader:
         if tag == "testsuite" and self._suites:
             self._suites.pop()
         elif tag in ("failure", "error") and self._text is not None:
-            assert self._outcome is not None, "text is kept only within an outcome"
-            self._finish_outcome("".join(self._text))
+            self._finish_outcome(self._text)
             self._text = None
         elif tag == "testcase" and self._case is not None:
             self._counts["tests"] += 1

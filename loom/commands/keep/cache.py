@@ -133,5 +133,5 @@ def _table(entries: Sequence[Stored], *, with_project: bool) -> list[str]:
 
 
 def _fields(entry: Stored) -> dict[str, Any]:
-    shape = {name: value for name, value in asdict(entry).items() if name != "trees"}
+    shape = {name: value for name, value in asdict(entry).items() if name not in ("schema", "trees")}
     return shape | {name: timestamp(int(shape[name] * 1e9)) for name in ("created_at", "used_at")}

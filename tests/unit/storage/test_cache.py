@@ -213,7 +213,7 @@ def test_entries_that_make_no_sense_are_misses(tmp_path: Path, store: Cache, wor
         "{",
         "[]",
         "{}",
-        whole.replace('"schema":1', '"schema":99'),
+        whole.replace('"schema":2', '"schema":99'),
         whole.replace('"blob":"', '"blob":"../'),
     ):
         path.write_text(text)
