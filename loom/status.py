@@ -41,7 +41,7 @@ class ExitCode(IntEnum):
     TIMED_OUT = 4
     BUG = 70
     PAUSED = 77
-    """A job waits at its failing step for `loom resume` (`--pause-on-failure`)."""
+    """A job waits at its failing step for `loom resume` (`--stop-at pause`)."""
     NOT_RUN = 125
     """`loom exec` could not run the command: the codes of its own errors, which a command could end with too, become this one."""
     HANGUP = 129

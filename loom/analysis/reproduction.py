@@ -15,9 +15,7 @@ NOT_REPEATED = frozenset(
         *("stream", "quiet", "verbose", "color", "form", "local", "as_json", "dry_run", "trust", "profile", "detach"),
         # what happens around steps, and what stays after the run
         *(
-            "shell_on_failure",
-            "pause_on_failure",
-            "break_before",
+            "stop_at",
             "keep",
             "keep_for",
             "keep_max_size",

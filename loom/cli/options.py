@@ -79,14 +79,13 @@ Keep = Annotated[
         "setting:keep",
     ),
 ]
-ShellOnFailure = Annotated[
-    bool, option("--shell-on-failure", "Open a shell at a step that fails, then ask how to continue.")
-]
-PauseOnFailure = Annotated[
-    bool,
+StopAt = Annotated[
+    list[str] | None,
     option(
-        "--pause-on-failure",
-        "Leave a failed job at its failing step, before after_script, for `loom resume`; exit code 77.",
+        "--stop-at WHEN",
+        "failure: open a shell at a step that fails, then ask how to continue. JOB[:STEP]: open a shell before this step."
+        " pause: leave a failed job at its failing step, before after_script, for `loom resume`; exit code 77.",
+        "stop",
     ),
 ]
 AtOnce = Annotated[int | None, option("--jobs -j N", "At most N jobs at once.", min=1)]
@@ -156,6 +155,7 @@ class RunOptions:
     pull: Annotated[str | None, option("--pull WHEN", "always, missing or never.", "setting:pull")] = None
     no_cache: Annotated[bool, option("--no-cache", "Neither restore nor save caches.")] = False
     keep: Keep = None
+    stop_at: StopAt = None
     trust: Trust = False
 
 

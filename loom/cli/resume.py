@@ -48,8 +48,7 @@ def resume(
     quiet: options.Quiet = False,
     jobs: options.AtOnce = None,
     keep: options.Keep = None,
-    shell_on_failure: options.ShellOnFailure = False,
-    pause_on_failure: options.PauseOnFailure = False,
+    stop_at: options.StopAt = None,
     trust: options.Trust = False,
 ) -> None:
     """Continue a failed run from the steps that failed. Then run the jobs that depend on these.

@@ -29,15 +29,10 @@ def run(
             dir_okay=False,
         ),
     ] = None,
-    shell_on_failure: options.ShellOnFailure = False,
-    pause_on_failure: options.PauseOnFailure = False,
     detach: Annotated[
         bool, option("--detach", "Leave when the first jobs run in a cluster; they go on there until `loom attach`.")
     ] = False,
     no_delay: Annotated[bool, option("--no-delay", "Start delayed jobs at once.")] = False,
-    break_before: Annotated[
-        str | None, option("--break-before JOB[:STEP]", "Open a shell before this step.", "workflow-job")
-    ] = None,
 ) -> None:
     """Run the workflow's jobs on a snapshot of the repository.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from loom.cli import options
 from loom.cli.command import done_by, option
@@ -13,10 +13,6 @@ def watch(
     everything: Annotated[
         bool, option("--all", "Run all jobs at each change, from the start, not first those that failed.")
     ] = False,
-    on_failure: Annotated[
-        Literal["shell"] | None,
-        option("--on-failure shell", "Open a shell at a step that fails, then ask how to continue."),
-    ] = None,
     poll: Annotated[
         bool, option("--poll", "Look at every file each second: for file systems that report no changes.")
     ] = False,

@@ -66,6 +66,10 @@ def _plan() -> Plan:
     return plan
 
 
+def stops(given: Given) -> Iterable[str]:
+    return ("failure", "pause", *workflow_jobs(given))
+
+
 def stages(_given: Given) -> Iterable[str]:
     return _workflow().stages
 
@@ -113,6 +117,7 @@ KINDS: Mapping[str, Callable[[Given], Iterable[Any]]] = {
     "job": jobs,
     "step": steps,
     "workflow-job": workflow_jobs,
+    "stop": stops,
     "stage": stages,
     "place": places,
     "matrix": matrix,

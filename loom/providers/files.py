@@ -13,8 +13,7 @@ from loom.storage import tar, unpacking
 from loom.storage.selection import Chosen
 from loom.storage.tar import Kind, TarEntry
 from loom.storage.workspace import DirectoryView, OnSkipped, Skipped
-from loom.util import atomic
-from loom.util.untrusted_files import open_regular, reader
+from loom.util.untrusted_files import reader
 
 _CHUNK = 256 * 1024
 _READ = 1 << 20
@@ -206,34 +205,3 @@ def unpack(archive: Iterable[bytes], root: Path, on_skipped: OnSkipped = unnotic
         unpacking.unpack(cast("IO[bytes]", reader(archive)), root, on_special=special)
     except (unpacking.UnsafeArchive, tar.DamagedArchive) as error:
         raise ProviderError(f"the archive may not be unpacked over the workspace: {error}") from error
-
-
-def pack(archive: Iterable[bytes], target: Path) -> int:
-    """Store a tar stream in a private compressed file, atomically; return its size."""
-    import zstandard
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        atomic.replacing(target, mode=0o600) as draft,
-        draft.open("wb") as file,
-        zstandard.ZstdCompressor(level=1).stream_writer(file) as packed,
-    ):
-        for chunk in archive:
-            packed.write(chunk)
-    return target.stat().st_size
-
-
-def unpack_file(archive: Path, target: Path) -> None:
-    """Fill `target`, which is empty or missing, from a file of `pack`. ProviderError when it can't be read."""
-    target.mkdir(parents=True, mode=0o700, exist_ok=True)
-    unpack(_chunks_of(archive), target)
-
-
-def _chunks_of(archive: Path) -> Iterator[bytes]:
-    import zstandard
-
-    try:
-        with open_regular(archive) as file:
-            yield from zstandard.ZstdDecompressor().read_to_iter(file, read_size=_READ, write_size=_READ)
-    except (OSError, zstandard.ZstdError) as error:
-        raise ProviderError(f"the archive {archive} can't be read: {error}") from error

@@ -11,16 +11,13 @@ from loom.plan.model import NOT_SELECTED
 from loom.record.documents import Assistance, Extent, Kind, Reused
 from loom.record.fold import RunFold
 from loom.status import Status
-from loom.util.bounded import bounded
 from loom.util.units import counted, rough_duration
-
-MAX_CHANGES = 50
 
 
 def recorded_extent(fold: RunFold) -> Extent:
     """Return what the run stated at its end; of a run without an end, what its events say so far."""
     stated = fold.end.get("extent")
-    return extent_of(fold, None) if stated is None else read_extent(stated)
+    return extent_of(fold) if stated is None else read_extent(stated)
 
 
 def read_extent(stated: Mapping[str, Any]) -> Extent:
@@ -28,8 +25,8 @@ def read_extent(stated: Mapping[str, Any]) -> Extent:
     return msgspec.convert(stated, Extent)
 
 
-def extent_of(fold: RunFold, tree_sha: str | None) -> Extent:
-    """`tree_sha`: the tree that ran, None where that is unknown."""
+def extent_of(fold: RunFold) -> Extent:
+    """Derive the extent from the events so far."""
     plan, reuse = fold.facts.get("plan_resolved", {}), fold.facts.get("steps_reused", {})
     not_selected = [left["id"] for left in plan.get("left_out", ()) if left["reason"] == NOT_SELECTED]
     reused = [
@@ -41,7 +38,8 @@ def extent_of(fold: RunFold, tree_sha: str | None) -> Extent:
         )
         for job in reuse.get("jobs", ())
     ]
-    assisted = [_bounded(one) for one in fold.assisted]
+    assisted = msgspec.convert(fold.assisted, list[Assistance])
+    by_hand = any(one.how in ("shell", "exec", "edit") for one in assisted)
     kinds: list[Kind] = []
     if not_selected or fold.facts.get("results_reused", {}).get("jobs"):
         kinds.append("partial")
@@ -60,13 +58,8 @@ def extent_of(fold: RunFold, tree_sha: str | None) -> Extent:
         reused_steps=sum(one.steps for one in reused),
         saved_ms=round(sum(one.saved_ms for one in reused), 3),
         assisted=assisted,
-        tree_sha=tree_sha,
+        tree_sha=None if by_hand else fold.facts.get("snapshot_taken", {}).get("tree_sha"),
     )
-
-
-def _bounded(fact: Mapping[str, Any]) -> Assistance:
-    changes = fact.get("changes", ())
-    return msgspec.convert({**fact, **bounded("changes", changes, MAX_CHANGES)}, Assistance)
 
 
 def extent_text(extent: Extent) -> str:

@@ -337,13 +337,14 @@ class Reused(Document, frozen=True, kw_only=True):
 class Assistance(Document, frozen=True, kw_only=True):
     """Work on the files or the container of a job that no step did."""
 
+    at: Moment | None = None
     how: Literal["shell", "exec", "edit", "sync", "var"]
     job_id: Place | None = None
     """Null: each resumed job."""
     command: str | None = None
     """Of `var`: the name of the variable that the resumed steps get with another value."""
     changes: list[str] = field(default_factory=list)
-    """The paths that it changed, as far as they are known: of a shell or a command in a container, `edit` lists them."""
+    """The paths of `edit` and `sync`. What a shell or a command changed in a kept place is an `edit`."""
     changes_total: Count = 0
 
 
@@ -366,7 +367,7 @@ class Extent(Document, frozen=True, kw_only=True):
     saved_ms: Milliseconds
     assisted: list[Assistance]
     tree_sha: Sha | None
-    """The tree that ran: the snapshot's, with what was changed besides the steps. Null where that is unknown."""
+    """The tree that ran: the snapshot's. Null where somebody may have changed files by hand."""
 
 
 class Receipt(Document, frozen=True, kw_only=True):

@@ -138,7 +138,6 @@ _FACTS: Mapping[str, type[Struct]] = {
     "notice": _TEXT,
     "attempt_failed": _data("attempt", attempt=Count),
     "workspace_changed": _CHANGED,
-    "after_script_ran": _CHANGED,
     "missing_command": CommandPackage,
     "failing_test": FailingTest,
     "cache": _data("action", action=str, name=str | None, key=str, wanted=str, hit=str),

@@ -63,21 +63,17 @@ class RunPaths(Struct, frozen=True, kw_only=True):
         """The inputs of image builds, during the run."""
         return self.root / "builds"
 
-    def kept_files(self, job_id: str) -> Path:
-        """Digests of the names of the files that a kept job had in a plain directory, to tell later who removed one."""
-        return self.job(job_id) / "kept-files"
-
     @property
-    def visits(self) -> Path:
-        """Who entered the places of the jobs."""
-        return self.root / "visits.jsonl"
+    def assistance(self) -> Path:
+        """Who entered the containers of the jobs."""
+        return self.root / "assistance.jsonl"
 
     def job(self, job_id: str) -> Path:
         return self.logs / "jobs" / job_id
 
     def saved(self, job_id: str) -> Path:
         """What a kept job's files differ in from the snapshot, as saved before something touched them."""
-        return self.root / "saved" / f"{job_id}.tar.zst"
+        return self.root / "saved" / f"{job_id}.zst"
 
     def handed_over(self, job_id: str, attempt: int) -> Path:
         """What goes on with a job whose steps were handed over to its place."""

@@ -16,7 +16,6 @@ from loom.errors import InfrastructureError, ProviderError
 from loom.plan.model import Job, MountMode
 from loom.record.events import PhaseCode, Section, timestamp
 from loom.record.journal import Journal
-from loom.runner.assistance import Assistances
 from loom.runner.attempt import NOT_KEPT, Attempt
 from loom.runner.children import Children
 from loom.runner.hooks import keeps
@@ -43,7 +42,6 @@ class JobRunner:
         journal: Journal,
         opener: PlaceOpener,
         handover: Handover,
-        assistances: Assistances,
         children: Children,
         cancel: Cancel,
         handed_over: Callable[[str, int], Path],
@@ -56,7 +54,6 @@ class JobRunner:
         self._journal = journal
         self._opener = opener
         self._products = Products(handover, opener.settings.workspace, cancel)
-        self._assistances = assistances
         self._children = children
         self._cancel = cancel
         self._handed_over = handed_over
@@ -186,10 +183,10 @@ class JobRunner:
             self._started(attempt.job)
 
     def _steps(self, attempt: Attempt, place: OpenJob, start: Start | None, cancel: Cancel) -> Steps:
-        gate, assistances = self._opener.tools.gate, self._assistances
+        gate = self._opener.tools.gate
         if start is None or self._late is None:
-            return Steps(attempt, place, gate, assistances, cancel)
-        return self._late.steps(attempt, place, gate, assistances, cancel, needs=start.needs, again=self._cancel.again)
+            return Steps(attempt, place, gate, cancel)
+        return self._late.steps(attempt, place, gate, cancel, needs=start.needs, again=self._cancel.again)
 
     def _hand_over(self, attempt: Attempt, steps: Steps) -> None:
         path = self._handed_over(attempt.job.id, attempt.number)
@@ -239,7 +236,6 @@ class JobRunner:
             facts = place.session.facts
             kept["container_id"], kept["container_name"] = facts.container_id, facts.container_name
             kept["kept_at"] = timestamp(self._journal.now_ns())
-            self._assistances.kept(job.id, place.session, place.request)
         except InfrastructureError as error:
             not_run = "; its `after_script` was not run" if attempt.paused else ""
             attempt.warn(f"{NOT_KEPT}{error.message}{not_run}", PhaseCode.JOB_CLEANUP)

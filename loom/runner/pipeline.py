@@ -15,7 +15,7 @@ from loom import snapshot
 from loom.errors import LoomError
 from loom.plan.image_lock import identity, shown
 from loom.plan.model import Build, Job, Plan, WorkspaceMode
-from loom.record import visitors as visits
+from loom.record.assistance import noted
 from loom.record.coverage import extent_of
 from loom.record.documents import Receipt, dump, plain
 from loom.record.events import PIPELINE, RUN, PhaseCode, Where, epoch_ns
@@ -25,7 +25,6 @@ from loom.record.reader import Reading
 from loom.record.run_paths import artifacts_beside
 from loom.record.saved_plan import SavedPlan, dump_planned
 from loom.record.store import RunEntry
-from loom.runner.assistance import Assistances, Assisted
 from loom.runner.children import Children
 from loom.runner.job import JobRunner
 from loom.runner.products import Handover
@@ -59,7 +58,6 @@ class Run:
         self._recorder = started.recorder
         self._diagnosed: Diagnosis | None = None
         self._journal = started.journal
-        self._assistances = Assistances(self._journal, environ=request.source.environment, paths=self._record.paths)
         self._cancel = request.cancel
         self._done = request.reuse.results if request.reuse else {}
         self._opener = started.opener
@@ -120,8 +118,8 @@ class Run:
             self._journal.fact(
                 RUN, PhaseCode.RUN_BOOTSTRAP, "steps_reused", {"resumed": resumed, "jobs": list(reuse.steps)}
             )
-            for assisted, changes in reuse.assisted:
-                self._assistances.add(assisted, changes)
+            for assisted in reuse.assisted:
+                self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "assisted", plain(assisted))
         self._record.publish(self._record.paths.plan, dump_planned(self._planned()))
         outcome = Outcome()
         filled = False
@@ -257,7 +255,6 @@ class Run:
                 journal=self._journal,
                 opener=self._opener,
                 handover=handover,
-                assistances=self._assistances,
                 children=children,
                 cancel=self._cancel,
                 handed_over=paths.handed_over,
@@ -417,12 +414,8 @@ class Run:
                 error = next(
                     (f"{job_id}: failed in run {run_id}, and did not run again" for job_id, run_id in earlier), None
                 )
-            for visit in visits.visits(self._record.paths):
-                visitor = Assisted(how=visit.how, job_id=visit.job_id, command=visit.command)
-                self._assistances.add(visitor, None)  # steps ran at the same time
-            tree_sha = self._assistances.tree_sha(
-                self._recorder.fold.facts.get("snapshot_taken", {}).get("tree_sha"), self._workspace
-            )
+            for visit in noted(self._record.paths):
+                self._journal.fact(RUN, PhaseCode.RUN_FINALIZE, "assisted", plain(visit))
             self._journal.fact(
                 RUN,
                 PhaseCode.RUN_FINALIZE,
@@ -433,7 +426,7 @@ class Run:
                     "error": error,
                     "error_code": error_code,
                     "duration_ms": round((self._journal.now_ns() - self._begun) / 1e6, 3),
-                    "extent": plain(extent_of(self._recorder.fold, tree_sha)),
+                    "extent": plain(extent_of(self._recorder.fold)),
                 },
             )
         receipt = self._recorder.finish(self._diagnose)

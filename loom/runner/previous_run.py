@@ -192,6 +192,14 @@ class PastJob(Struct, frozen=True, kw_only=True):
         return self.in_container and (self.run.entry.receipt is None or bool(self.kept) or adopted)
 
     @property
+    def kept_at(self) -> datetime | None:
+        """When its last step had its last word: jobs that share files write until the run's end."""
+        last = self.run.fold.last
+        ended = last.ts if self.shares_workspace and last is not None else None
+        text = ended or self.kept.get("kept_at") or (self.state.result.ts if self.state.result is not None else None)
+        return datetime.fromisoformat(text) if text else None
+
+    @property
     def ran_as_root(self) -> bool:
         return str(self.state.facts.get("session_opened", {}).get("user", "")).startswith("0:")
 

@@ -21,11 +21,10 @@ from loom.status import JobResult
 
 if TYPE_CHECKING:
     from loom.analysis.diagnosis import Diagnosis
-    from loom.record.documents import Receipt
+    from loom.record.documents import Assistance, Receipt
     from loom.record.events import PhaseEvent
     from loom.record.journal import Sink
-    from loom.runner.assistance import Assisted
-    from loom.snapshot import Change, Source
+    from loom.snapshot import Source
     from loom.storage.cache import Cache
 
 
@@ -115,8 +114,8 @@ class Reuse(Struct, frozen=True, kw_only=True):
     """What the record states of the steps that do not run again (`steps_reused`)."""
     so_far: Sequence[PhaseEvent] = ()
     """The events of the record that goes on, of a run that was left; none for a run with a record of its own."""
-    assisted: Sequence[tuple[Assisted | None, tuple[Change, ...] | None]] = ()
-    """What was done besides those steps, and how the files differ from the snapshot by it."""
+    assisted: Sequence[Assistance] = ()
+    """What was done besides those steps."""
 
 
 class Ran(Struct, frozen=True, kw_only=True):

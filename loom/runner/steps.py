@@ -14,24 +14,20 @@ from loom.plan.model import Job, Step
 from loom.plan.variables import of_status
 from loom.providers.base import Command, Detachable, Inside, Share
 from loom.providers.driver.endings import observable
-from loom.record.documents import plain
-from loom.record.events import PhaseCode, Section, Where
+from loom.record.documents import Assistance, plain
+from loom.record.events import RUN, PhaseCode, Section, Where
 from loom.record.step_outputs import recorded
-from loom.runner.assistance import Assistances, EntryMoment, edited_since, entered
 from loom.runner.attempt import Attempt
 from loom.runner.coverage import Coverage, state_coverage
 from loom.runner.hooks import AtStep, Gate, Verdict
 from loom.runner.missing_command import Ending, package_of_missing
 from loom.runner.own_output import OwnOutput
 from loom.runner.session import OpenJob
-from loom.snapshot import readable
 from loom.status import Ended, Exit, OnOutput, Status
 from loom.util.units import counted, duration_text
 from loom.workflow.patterns import PatternError, SearchError
 
 CODE = PhaseCode.JOB_EXECUTION
-MAX_CHANGED = 20
-"""How many paths that `after_script` changed are stated."""
 AFTER_SCRIPT_TIMEOUT_S = 300.0
 """The total time of `after_script`, as in GitLab, unless `step_timeout` limits its steps: the job's own time may be
 used up.
@@ -41,15 +37,12 @@ used up.
 class Steps:
     """Runs the steps in a place, and stores results in `attempt`. `cancel` belongs to the attempt."""
 
-    def __init__(
-        self, attempt: Attempt, place: OpenJob, gate: Gate | None, assistances: Assistances, cancel: Cancel
-    ) -> None:
+    def __init__(self, attempt: Attempt, place: OpenJob, gate: Gate | None, cancel: Cancel) -> None:
         self._attempt = attempt
         self._job = attempt.job
         self._place = place
         self._gate = gate
-        self._assistances = assistances
-        self._entered: EntryMoment | None = None
+        self._entered = False
         self._cancel = cancel
         self._coverage = self._coverage_of(attempt)
         self.of_actions: Callable[[], Mapping[str, str]] = dict
@@ -148,7 +141,6 @@ class Steps:
         extra = of_status(attempt.status)
         deadline_ns = attempt.journal.now_ns() + int((job.after_script_timeout_s or AFTER_SCRIPT_TIMEOUT_S) * 1e9)
         failed = attempt.status is not Status.SUCCESS and any(step.phase == "after_script" for step in job.steps)
-        began = entered(self._place.session, self._place.request) if failed else None
         steps = [step for step in job.steps if step.phase == "after_script"]
         for step in steps:
             paused_ns = attempt.journal.now_ns()
@@ -168,19 +160,8 @@ class Steps:
                 attempt.warn(text, CODE)
             if exit_.ended_place or (job.shared_shell and not exit_.goes_on):
                 break
-        if began is not None:
-            self._state_after_script(began)
-
-    def _state_after_script(self, began: EntryMoment) -> None:
-        """State what it changed: somebody who enters the place later does not find it as the failing step left it."""
-        edited = edited_since(self._place.session, self._place.request, began)
-        paths = (
-            []
-            if edited is None
-            else [*edited.files, *(f"entries of {path or '.'}" for path in edited.directories or ())]
-        )
-        shown = [readable(path) for path in sorted(paths)]
-        self._attempt.fact("after_script_ran", {"paths": shown[:MAX_CHANGED], "count": len(shown)}, CODE)
+        if failed:  # somebody who enters the container later does not find it as the failing step left it
+            attempt.fact("after_script_ran", {}, CODE)
 
     def _stop_before(self, step: Step) -> None:
         if self._gate is not None and not self._cancel.requested:
@@ -208,7 +189,7 @@ class Steps:
 
     def _at(self, step: Step) -> AtStep:
         def inside() -> Inside:
-            self._entered = entered(self._place.session, self._place.request)
+            self._entered = True
             return self._place.session.inside(self._environment(step))
 
         return AtStep(job=self._job, step=step, inside=inside)
@@ -217,10 +198,10 @@ class Steps:
     def _watched(self) -> Iterator[None]:
         """Record that somebody entered the place, if somebody does."""
         yield
-        if self._entered is not None:
-            self._attempt.entered = True
-            self._assistances.stood_in(self._job.id, self._place.session, self._place.request, self._entered)
-            self._entered = None
+        if self._entered:
+            self._attempt.entered, self._entered = True, False
+            shell = Assistance(how="shell", job_id=self._job.id)
+            self._attempt.journal.fact(RUN, PhaseCode.RUN_PIPELINE_EXECUTE, "assisted", plain(shell))
 
     def _environment(self, step: Step) -> dict[str, str]:
         return {

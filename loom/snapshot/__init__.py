@@ -15,29 +15,29 @@ if TYPE_CHECKING:
     from loom.snapshot.capture import empty, renew, take, take_to_stand
     from loom.snapshot.comparison import differing
     from loom.snapshot.duplication import duplicate
-    from loom.snapshot.edits import DIGEST_SIZE, Edited, changes_among, digests_in, edited_since
+    from loom.snapshot.edits import changed_since, is_untouched
     from loom.snapshot.explanation import Explanation, Rule, explain
     from loom.snapshot.identity import identity_of
     from loom.snapshot.lock import is_occupied, occupied
     from loom.snapshot.manifest import manifest_bytes, read_manifest
-    from loom.snapshot.merge import Applied, Merge
+    from loom.snapshot.merge import Applied, Content, Merge, content_at
     from loom.snapshot.objects import facts_of_commit, first_hunks
     from loom.snapshot.removal import Removal, is_workspace, remains, remove
     from loom.snapshot.renewal import Standing
     from loom.snapshot.special_files import ignored
-    from loom.snapshot.sync import Patch, bring, compare, patch_of
+    from loom.snapshot.sync import Patch, SavedFiles, bring, compare, patch_of
     from loom.snapshot.sync import apply as apply_patch
     from loom.snapshot.tree import tracked
-    from loom.snapshot.verification import Verification, tree_with, verify
+    from loom.snapshot.verification import Verification, verify
 else:
     __getattr__ = startup.names_of(
         __name__,
         {
             "comparison": "differing",
             "duplication": "duplicate",
-            "merge": "Applied Merge",
-            "sync": "Patch bring compare patch_of apply_patch=apply",
-            "edits": "DIGEST_SIZE Edited changes_among edited_since digests_in",
+            "merge": "Applied Content Merge content_at",
+            "sync": "Patch SavedFiles bring compare patch_of apply_patch=apply",
+            "edits": "changed_since is_untouched",
             "explanation": "Explanation Rule explain",
             "identity": "identity_of",
             "manifest": "manifest_bytes read_manifest",
@@ -48,21 +48,21 @@ else:
             "special_files": "ignored",
             "capture": "empty renew take take_to_stand",
             "tree": "tracked",
-            "verification": "Verification tree_with verify",
+            "verification": "Verification verify",
         },
     )
 
 __all__ = [
-    "DIGEST_SIZE",
     "Applied",
     "Change",
-    "Edited",
+    "Content",
     "Explanation",
     "LeftOut",
     "Merge",
     "Patch",
     "Removal",
     "Rule",
+    "SavedFiles",
     "Snapshot",
     "SnapshotCanceled",
     "Source",
@@ -71,13 +71,12 @@ __all__ = [
     "Verification",
     "apply_patch",
     "bring",
-    "changes_among",
+    "changed_since",
     "compare",
+    "content_at",
     "differing",
-    "digests_in",
     "discover",
     "duplicate",
-    "edited_since",
     "empty",
     "explain",
     "facts_of_commit",
@@ -85,6 +84,7 @@ __all__ = [
     "identity_of",
     "ignored",
     "is_occupied",
+    "is_untouched",
     "is_workspace",
     "manifest_bytes",
     "occupied",
@@ -97,6 +97,5 @@ __all__ = [
     "take",
     "take_to_stand",
     "tracked",
-    "tree_with",
     "verify",
 ]

@@ -1,4 +1,8 @@
-"""Compare two snapshots of one repository by their manifests."""
+"""Compare two snapshots of one repository by their manifests, without a git process.
+
+Beside `verification.changes_between`, which lists both trees with git (it knows submodules and SHA-256): a thousandth of
+its time, at the end of each failed run.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The merge of two directories that were made from one snapshot: what one changed since, made so in the other, by path.
 
 A path is a file or a link with its executable bit, or nothing; a directory is what its files make it. Nothing is compared
-by name or likeness, so a rename is a path that goes and a path that comes.
+by name or likeness, so a rename is a path that goes and a path that comes. `git apply` would do the writing, but follows a
+link that a job puts in its way between its check and its write, and leaves the files half changed after an error.
 """
 
 from __future__ import annotations
@@ -40,8 +41,13 @@ class Merge(Struct, frozen=True, kw_only=True):
     """The changes of these paths."""
 
 
-def merge(source: Path, changes: Iterable[Change], target: Path, changed_there: Mapping[str, str]) -> Merge:
-    """Compare `changes`, which `source` has since the snapshot, with the target.
+def merge(
+    content_of: Callable[[str], Content | None],
+    changes: Iterable[Change],
+    target: Path,
+    changed_there: Mapping[str, str],
+) -> Merge:
+    """Compare `changes`, after which the files have these contents, with the target.
 
     `changed_there` has the paths that the target changed since, or that can't be read there, and what to call that.
     SnapshotError for a file that can't be read.
@@ -52,7 +58,7 @@ def merge(source: Path, changes: Iterable[Change], target: Path, changed_there: 
     wanted = dict(everything)
     for path, change in everything.items():
         there = content_at(target, path)
-        if there == content_at(source, path):
+        if there == content_of(path):
             del wanted[path]
         elif path in changed_there or (change.kind == "added" and there is not None):
             conflicts[path] = changed_there.get(path, "another file of that name is there")

@@ -6,7 +6,7 @@ Changes on both sides come from the proof of `verify`: each side's tree against 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,15 @@ from loom.snapshot.manifest import read_manifest
 from loom.snapshot.merge import GITLINK, Applied, Content, Merge, apply_to, content_at, merge
 from loom.snapshot.model import Change, readable
 from loom.snapshot.verification import changes_between, verify
+
+
+class SavedFiles(Struct, frozen=True, kw_only=True):
+    """A job's changes since its snapshot that were saved."""
+
+    changes: tuple[Change, ...]
+    contents: Mapping[str, Content]
+    left_out: Mapping[str, str]
+    """path -> reason, of what was not saved."""
 
 
 class Patch(Struct, frozen=True, kw_only=True):
@@ -51,7 +60,7 @@ def compare(
         (*(change.path for change in here.changes), *not_there), "changed in the job's files as well"
     )
     brought = changes_between(before, now, environ=environ)
-    return merge(taken, brought, place, changed | dict(here.unreadable))
+    return merge(partial(content_at, taken), brought, place, changed | dict(here.unreadable))
 
 
 def bring(taken: Path, place: Path, found: Merge, *, theirs: bool) -> Applied:
@@ -72,27 +81,28 @@ def patch_of(
     manifest_file: Path | None,
     leave_out: Callable[[Change], bool],
     not_there: Container[str] = (),
-    saved: Sequence[Change] | None = None,
+    saved: SavedFiles | None = None,
 ) -> Patch:
     """Compute the workspace's changes since the snapshot, against the present checkout.
 
     `not_there`: paths that the copy `workspace` lacks, which do not count as deleted. `saved`: its changes, when
-    `workspace` holds the files of these changes only.
+    the workspace is gone.
     """
+    content_of = partial(content_at, workspace) if saved is None else saved.contents.get
     here = verify(workspace, environ=environ, manifest_file=manifest_file) if saved is None else None
     there = verify(checkout, environ=environ, manifest_file=manifest_file)
     wanted: list[Change] = []
     left_out: list[Change] = []
     special, unreadable = (here.special, here.unreadable) if here is not None else ((), ())
     passed_over = {path for path, _ in (*special, *unreadable)}
-    for change in here.changes if here is not None else saved or ():
+    for change in here.changes if here is not None else saved.changes if saved is not None else ():
         if change.path in passed_over or change.path in not_there:
             continue
         (left_out if change.mode == GITLINK or leave_out(change) else wanted).append(change)
     changed = dict.fromkeys((change.path for change in there.changes), "changed in the checkout since the run")
-    merged = merge(workspace, wanted, checkout, changed | dict(there.unreadable))
-    before = _contents(checkout, merged.changes)
-    after = _contents(workspace, [change for change in merged.changes if change.kind != "deleted"])
+    merged = merge(content_of, wanted, checkout, changed | dict(there.unreadable))
+    before = _contents(partial(content_at, checkout), merged.changes)
+    after = _contents(content_of, [change for change in merged.changes if change.kind != "deleted"])
     return Patch(
         text=_text(before, after) if merged.changes else b"",
         changes=merged.changes,
@@ -105,8 +115,8 @@ def patch_of(
     )
 
 
-def _contents(root: Path, changes: tuple[Change, ...] | list[Change]) -> dict[str, Content]:
-    found = ((change.path, content_at(root, change.path)) for change in changes)
+def _contents(content_of: Callable[[str], Content | None], changes: Iterable[Change]) -> dict[str, Content]:
+    found = ((change.path, content_of(change.path)) for change in changes)
     return {path: content for path, content in found if content is not None}
 
 

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -137,27 +137,6 @@ def _submodules(manifest: Manifest) -> Iterator[tuple[str, Manifest]]:
                 submodules=(),
             ),
         )
-
-
-def tree_with(
-    workspace: Path, changes: Iterable[Change], *, environ: Mapping[str, str], manifest_file: Path | None = None
-) -> str:
-    """Compute the id of the snapshot's tree with these changes, as `verify` found them. It reads no file of the workspace."""
-    workspace = workspace.absolute()
-    manifest = read_manifest(workspace, manifest_file)
-    stores = [*_own_stores(workspace), *(Path(store) for store in manifest.stores)]
-    part = _Part(manifest, workspace, "", stores, manifest_file is not None, _scratch_place(workspace))
-    with _repository(part, environ) as here:
-        entries = _restore_index(here, workspace, manifest, "0" * len(manifest.head_sha))
-    inside = tuple(f"{submodule.path}/" for submodule in manifest.submodules)
-    for change in changes:
-        if change.path.startswith(inside):
-            continue  # a submodule's own tree has it
-        if change.kind == "deleted":
-            entries.pop(change.path, None)
-        else:
-            entries[change.path] = change.mode, change.sha
-    return tree.tree_of_entries(entries, manifest.object_format)
 
 
 class _Part(Struct, frozen=True):

@@ -112,7 +112,6 @@ PAUSES = {
     "commands/record/logs.py": "follows a record for as long as its run goes on",
     "providers/docker/session/attach.py": "gathers output that comes line by line",
     "providers/host.py": "kills until nothing is left, a number of rounds",
-    "runner/assistance.py": "lets the clock of the file system pass the present moment",
     "snapshot/copy_files.py": "reads a file again that was written to meanwhile, a number of times",
 }
 

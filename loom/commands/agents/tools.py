@@ -93,7 +93,7 @@ class AgentTools:
 
     def resume(self, run: str, sync: str | None, cancel: Cancel) -> RunAnswer:
         self._permit_run(run)
-        arguments = ["resume", "-q", "--pause-on-failure", *([f"--sync={sync}"] if sync else []), "--", run]
+        arguments = ["resume", "-q", "--stop-at=pause", *([f"--sync={sync}"] if sync else []), "--", run]
         with self._acting:
             before = self._newest()
             ended = self._command(arguments, cancel)

@@ -1,4 +1,4 @@
-"""A person at a run's gate: `--shell-on-failure` and `--break-before` open a shell in the job's place, on loom's terminal."""
+"""A person at a run's gate: `--stop-at` opens a shell in the job's container, on loom's terminal."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from loom.cancel import Cancel
+from loom.commands.run.preparing import FAILURE, PAUSE
 from loom.errors import LoomError, RequestError
 from loom.runner import AtStep, Verdict
 from loom.runner.previous_run import step_named
@@ -52,14 +53,15 @@ class Held:
 class TerminalGate:
     """Implements `runner.Gate` on standard input and output, for one job at a time; others wait or continue."""
 
-    def __init__(self, screen: Held, *, on_failure: bool, before: tuple[str, str] | None = None) -> None:
+    def __init__(self, screen: Held, stop_at: Sequence[str], plan: Plan | None) -> None:
+        """RequestError for a step that is not in the plan."""
         self._screen = screen
-        self._on_failure = on_failure
-        self._before = before
+        self._on_failure = FAILURE in stop_at
+        self._before = {_step_of(plan, when) for when in stop_at if plan is not None and when != FAILURE}
         self._terminal = threading.Lock()
 
     def before(self, at: AtStep, cancel: Cancel) -> None:
-        if self._before == (at.job.id, at.step.id) and self._take(cancel):
+        if (at.job.id, at.step.id) in self._before and self._take(cancel):
             try:
                 with suppress(OSError):  # the terminal is gone: its end is a signal, which ends the run
                     self._stand(at, f"before step {at.step.id} of {at.job.id}; leave the shell to go on", cancel)
@@ -147,14 +149,14 @@ class PauseGate:
         return False
 
 
-def place_named(plan: Plan, wanted: str) -> tuple[str, str]:
-    """`JOB[:STEP]` as the ids of both; the job's first step when none is named. RequestError for what is not in the plan."""
+def _step_of(plan: Plan, wanted: str) -> tuple[str, str]:
+    """Return the ids of job and step that `JOB[:STEP]` means; the job's first step when none is named."""
     job_id, _, step = wanted.partition(":")
     found = [job for job in plan.jobs if job_id in (job.id, job.name)]
     if len(found) != 1:
         raise RequestError(
-            f"--break-before: no job of this run is {job_id!r}",
-            hint=f"its jobs: {', '.join(job.id for job in plan.jobs)}",
+            f"--stop-at: no job of this run is {job_id!r}",
+            hint=f"{FAILURE}, {PAUSE}, or one of its jobs: {', '.join(job.id for job in plan.jobs)}",
         )
     job = found[0]
     return job.id, step_named(job, step).id if step else job.steps[0].id
@@ -164,9 +166,9 @@ def is_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def needs_terminal(flag: str) -> None:
+def needs_terminal(flag: str, hint: str = "loom exec without -t works without one") -> None:
     if not is_terminal():
-        raise RequestError(f"{flag} requires an interactive terminal", hint="loom exec without -t works without one")
+        raise RequestError(f"{flag} requires an interactive terminal", hint=hint)
 
 
 def banner(about: str, notes: tuple[str, ...], job_id: str, step_id: str, script: str) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from loom.errors import RequestError
 from loom.record.lines import text_fields
 from loom.render.output import print_kind
 from loom.runner.previous_run import PastJob, PastRun
-from loom.snapshot import Change, Patch, readable
+from loom.snapshot import Change, Patch, SavedFiles, readable
 from loom.storage.selection import PathSelection
 from loom.util.bounded import listed
 
@@ -28,23 +27,22 @@ MAX_NAMED = 10
 def pull(run: str | None, job: str | None, *, apply: bool, as_json: bool) -> None:
     """`loom pull`."""
     here = session.around()
-    with ExitStack() as stack:
-        source = _source(here, [name for name in (run, job) if name], stack)
-        past, left_out = source.run, source.left_out
-        if apply and not here.store.holds(past.entry):
-            raise RequestError(
-                f"{past.entry.paths.root} is not a record of this user's runs: nothing was applied",
-                hint="look at the patch without --apply, and `git apply` it yourself",
-            )
-        patch = snapshot.patch_of(
-            source.files,
-            past.repo_root,
-            environ=os.environ,
-            manifest_file=source.manifest if source.manifest.exists() else None,
-            leave_out=_generated(past),
-            not_there=left_out,
-            saved=source.saved,
+    source = _source(here, [name for name in (run, job) if name])
+    past, left_out = source.run, source.left_out
+    if apply and not here.store.holds(past.entry):
+        raise RequestError(
+            f"{past.entry.paths.root} is not a record of this user's runs: nothing was applied",
+            hint="look at the patch without --apply, and `git apply` it yourself",
         )
+    patch = snapshot.patch_of(
+        source.files,
+        past.repo_root,
+        environ=os.environ,
+        manifest_file=source.manifest if source.manifest.exists() else None,
+        leave_out=_generated(past),
+        not_there=left_out,
+        saved=source.saved,
+    )
     failed = dict(snapshot.apply_patch(patch, past.repo_root).failed) if apply else {}
     special = {path: f"a {kind}, not a file" for path, kind in patch.special}
     generated = {change.path: "made by the job" for change in patch.left_out}
@@ -109,17 +107,17 @@ def _print(patch: Patch, left_out: Mapping[str, str], failed: Mapping[str, str],
 
 
 class _Source(Struct, kw_only=True):
-    """Where the changes of a job are: its files, or those that were saved of it, with their list."""
+    """Where the changes of a job are: its files, or what was saved of them."""
 
     run: PastRun
     files: Path
     manifest: Path
     """Of the snapshot that they were."""
-    saved: tuple[Change, ...] | None = None
-    left_out: dict[str, str]
+    saved: SavedFiles | None = None
+    left_out: Mapping[str, str]
 
 
-def _source(here: Here, names: list[str], stack: ExitStack) -> _Source:
+def _source(here: Here, names: list[str]) -> _Source:
     """Find what to pull; without a name, of the failing, the resumed or the only job."""
     try:
         job = session.find_job(here, names)
@@ -142,11 +140,11 @@ def _source(here: Here, names: list[str], stack: ExitStack) -> _Source:
         files = session.view_now(here, job) or session.files_of(here, job, left_out)
         return _Source(run=job.run, files=files, manifest=job.manifest, left_out=left_out)
     except RequestError as error:
-        found = stack.enter_context(saved.opened(job)) if error.code == "NOTHING_KEPT" else None
+        found = saved.read(job) if error.code == "NOTHING_KEPT" else None
         if found is None:
             raise
-        left_out = dict(found.left_out)
-        return _Source(run=job.run, files=found.files, manifest=job.manifest, saved=found.changes, left_out=left_out)
+        gone = job.run.workspace
+        return _Source(run=job.run, files=gone, manifest=job.manifest, saved=found, left_out=found.left_out)
 
 
 def _generated(run: PastRun) -> Callable[[Change], bool]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,8 +47,7 @@ def resume(
     quiet: bool,
     jobs: int | None,
     keep: str | None,
-    shell_on_failure: bool,
-    pause_on_failure: bool,
+    stop_at: list[str] | None,
     trust: bool,
 ) -> int:
     """Go on with a failed run; return the exit code."""
@@ -58,9 +57,8 @@ def resume(
     # What was kept once is kept again, also where there is no terminal.
     given = {"var": var, "stream": stream, "quiet": quiet, "jobs": jobs, "keep": keep or "on-failure", "trust": trust}
     # What paused once pauses again, unless somebody wants to stand there.
-    paused = not shell_on_failure and bool(past.invocation.options.get("pause_on_failure"))
-    around = {"shell_on_failure": shell_on_failure, "pause_on_failure": pause_on_failure or paused}
-    options = preparing.Options.of({**given, **around})
+    pauses = preparing.PAUSE in past.invocation.options.get("stop_at", ())
+    options = preparing.Options.of({**given, "stop_at": stop_at or ([preparing.PAUSE] if pauses else None)})
     return _Resuming(here, past, options, sync).run(from_step)
 
 
@@ -90,6 +88,8 @@ class _Resuming:
         """Workspaces that no run owns yet: they are removed if the new run does not start."""
         self._kept: dict[str, KeptPlace] = {}
         """The kept containers that hold their job's files; a sync copies changes into them."""
+        self._edits: dict[str, Sequence[str]] = {}
+        """By resumed job, the files that were changed since it was kept."""
         self._held = ExitStack()
 
     def run(self, from_step: str | None) -> int:
@@ -132,8 +132,7 @@ class _Resuming:
             for job_id, result in results.items()
             if not result.lets_go_on and result.status is not Status.SKIPPED
         ]
-        edits = assisted.edits_in(self._here, past, resumed)
-        brought: Iterable[str] = ()
+        brought: Sequence[str] = ()
         before = jobs[0][0].manifest
         manifest = before.read_bytes() if before.exists() else None
         if taken is not None:
@@ -152,7 +151,7 @@ class _Resuming:
             run_of=past.run_of,
             has_products=workspace == past.workspace,
             steps=assisted.steps_taken_over(past, results, resumed),
-            assisted=assisted.assistances(self._here, past, edits, brought, self._options.var, taken_over=results),
+            assisted=tuple(assisted.assistance(past, self._edits, brought, self._options.var, taken_over=results)),
         )
 
     def _plan(
@@ -317,8 +316,9 @@ class _Resuming:
 
     def _save(self, job: PastJob) -> None:
         """Save the job's changes before its files change; a job that destroyed its `.git` goes on without that."""
+        self._edits[job.job.id] = ()
         try:
-            saved.save(self._here, job)
+            self._edits[job.job.id] = saved.save(self._here, job)
         except SnapshotError as error:
             self._said.append(f"the changes in the files of {job.job.id} are not saved: {error.message}")
 
@@ -398,8 +398,7 @@ def _as_planned(options: Options, past: PastRun) -> Options:
         detach=options.detach,
         strict=planned.isolated,
         var=(*again.var, *options.var),
-        shell_on_failure=options.shell_on_failure,
-        pause_on_failure=options.pause_on_failure,
+        stop_at=options.stop_at,
         flags=flags,
     )
 
@@ -458,7 +457,7 @@ def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
         run_of=past.run_of,
         has_products=False,
         steps=assisted.steps_taken_over(past, results, {}),
-        assisted=assisted.assistances(here, past, (), (), (), taken_over=results),
+        assisted=tuple(assisted.assistance(past, {}, (), (), taken_over=results)),
     )
     return execute(here, past, past.planned.plan, reuse, options, run_id)
 

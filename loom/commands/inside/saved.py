@@ -1,23 +1,16 @@
-"""What a kept job's files differ in from their snapshot, saved in the record before anything touches the place.
+"""What a kept job's files differ in from their snapshot, saved in the record before anything touches the container.
 
-One archive for each job, for the user alone: an index of all changes, and the files that were added or changed. `loom
-pull` reads it when the place is gone. A patch can't say everything (links, modes, large files); an archive can.
+One private file for each job: all changes, and the content of what was added or changed. `loom pull` reads it when the
+files are gone.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import sys
-import tarfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
+import zstandard
 from msgspec import Struct
 
 from loom import snapshot
@@ -25,40 +18,36 @@ from loom.commands.inside import session
 from loom.commands.project import Here
 from loom.errors import RecordError, RequestError
 from loom.plan.model import MountMode
-from loom.providers.files import archive_of, pack, packed, renamed, unpack_file
 from loom.runner.previous_run import PastJob
-from loom.snapshot import Change, Verification, readable
+from loom.snapshot import Change, Content, SavedFiles, Verification, readable
+from loom.util import atomic
 from loom.util.units import rough_size
 from loom.util.untrusted_files import read_regular
 
 LARGEST_FILE = 100_000_000
-MOST_BYTES = 1_000_000_000
-"""How much of a place is saved at most, and of one file; what is larger is named."""
-_INDEX = "changes.json"
-_FILES = "files"
+MOST_BYTES = 250_000_000
+"""How much of a job's files is saved at most, and of one file; what is larger is named."""
 _GITLINK = "160000"
 
 
-class ArchiveIndex(Struct, frozen=True, kw_only=True):
-    """The first member of the archive. Its paths are in hexadecimal: names need not be text."""
+class _SavedFile(Struct, frozen=True):
+    """A change, with its path in Latin-1, since names need not be text, and with the content that it left."""
 
-    schema_version: str = "loom.saved.v1"
-    saved_at: float
-    tree_sha: str
-    changes: list[Change]
+    change: Change
+    content: Content | None
+
+
+class _Saved(Struct, frozen=True, kw_only=True):
+    schema_version: str = "loom.saved.v2"
+    files: list[_SavedFile]
     left_out: list[tuple[str, str]]
-    """(path, reason) of what is not in the archive."""
+    """(path, reason) of what was not saved."""
 
 
-class Saved(Struct, frozen=True, kw_only=True):
-    files: Path
-    """A directory with the files that were added or changed, and no others."""
-    changes: tuple[Change, ...]
-    left_out: tuple[tuple[str, str], ...]
-
-
-def save(here: Here, job: PastJob) -> None:
+def save(here: Here, job: PastJob) -> list[str]:
     """Save what the files of a kept job differ in from its snapshot, as they are now; what can't be saved is named.
+
+    Return the paths of the files that were changed since the job was kept.
 
     Called before a place is adopted, restored over, abandoned or removed. A caller that removes the place leaves it where
     this fails; one that goes on in it names the failure. Nothing is saved of a job without files, nor of
@@ -66,105 +55,94 @@ def save(here: Here, job: PastJob) -> None:
     ProviderError, RecordError or SnapshotError when there is something and it could not be saved.
     """
     if job.job.no_checkout:
-        return  # no snapshot to differ from
+        return []  # no snapshot to differ from
     left_out: dict[str, str] = {}
     try:
         files = session.view_now(here, job)
         if files is None and _untouched(job):
-            return
+            return []
+        view = job.view
+        copied = files is None and not (view and view.mode is MountMode.BIND and session.may_enter(view.place))
         files = files or session.files_of(here, job, left_out)
     except RequestError as error:
         if error.code == "NOTHING_KEPT":
-            return
+            return []
         raise
     manifest = job.manifest
     found = snapshot.verify(files, environ=here.environ, manifest_file=manifest if manifest.exists() else None)
-    save_changes(found, job.run.entry.paths.saved(job.job.id), left_out)
+    _write(job, found, left_out)
+    since = job.kept_at
+    return [] if since is None else list(snapshot.changed_since(found, since.timestamp(), copied=copied))
 
 
 def _untouched(job: PastJob) -> bool:
-    """Whether an overlay's layer is as the steps left it. A layer of another user may not be visible, so it is unknown."""
-    view, kept_at = job.view, job.kept.get("kept_at")
-    if view is None or view.mode is not MountMode.OVERLAY or kept_at is None or not job.ran_as_root:
+    """Return whether an overlay's layer is as the steps left it; False where that is unknown: it may not be visible."""
+    view, since = job.view, job.kept_at
+    if view is None or view.mode is not MountMode.OVERLAY or since is None or not job.ran_as_root:
         return False
-    return not snapshot.edited_since(view.place.parent / "upper", datetime.fromisoformat(kept_at).timestamp())
+    return snapshot.is_untouched(view.place.parent / "upper", since.timestamp())
 
 
-def save_changes(found: Verification, target: Path, without: dict[str, str]) -> None:
-    """Write the archive. `without`: paths that the directory is missing since they could not be copied into it."""
+def _write(job: PastJob, found: Verification, without: dict[str, str]) -> None:
+    """`without`: paths that the verified directory is missing since they could not be copied into it."""
     left_out = {**without, **{path: f"a {kind}, not a file" for path, kind in found.special}, **dict(found.unreadable)}
-    total = 0
-    changes, paths = [], []
+    total, files = 0, []
     for change in found.changes:
-        if change.path in left_out:
+        path, content = change.path, None
+        if path in left_out:
             continue
-        changes.append(change)
-        if change.kind == "deleted":
-            continue
-        if change.mode == _GITLINK:
-            left_out[change.path] = "a repository of its own"
-            continue
-        size = (found.workspace / change.path).lstat().st_size
-        if size > LARGEST_FILE or total + size > MOST_BYTES:
-            limits = f"{rough_size(LARGEST_FILE)} of a file, {rough_size(MOST_BYTES)} in all"
-            left_out[change.path] = f"{rough_size(size)}; saved are at most {limits}"
-            _note(f"not saved in the record: {readable(change.path)} ({left_out[change.path]})")
-            continue
-        total += size
-        paths.append(change.path)
-    index = ArchiveIndex(
-        saved_at=time.time(),
-        tree_sha=found.tree_sha,
-        changes=[_renamed(change, _hex(change.path)) for change in changes if change.path not in left_out],
-        left_out=[(_hex(path), reason) for path, reason in left_out.items()],
-    )
-    data = msgspec.json.encode(index)
-    member = tarfile.TarInfo(_INDEX)
-    member.size, member.mode = len(data), 0o600
-    files = archive_of(found.workspace, paths, change=_below_files)
+        if change.kind != "deleted":
+            if change.mode == _GITLINK:
+                left_out[path] = "a repository of its own"
+                continue
+            size = (found.workspace / path).lstat().st_size
+            if size > LARGEST_FILE or total + size > MOST_BYTES:
+                limits = f"{rough_size(LARGEST_FILE)} of a file, {rough_size(MOST_BYTES)} in all"
+                left_out[path] = f"{rough_size(size)}; saved are at most {limits}"
+                print(f"loom: not saved in the record: {readable(path)} ({left_out[path]})", file=sys.stderr)
+                continue
+            total += size
+            content = snapshot.content_at(found.workspace, path)
+        files.append(_SavedFile(msgspec.structs.replace(change, path=_latin(path)), content))
+    left = [(_latin(path), reason) for path, reason in left_out.items()]
+    data = zstandard.ZstdCompressor(level=1).compress(msgspec.msgpack.encode(_Saved(files=files, left_out=left)))
+    target = job.run.entry.paths.saved(job.job.id)
     try:
-        pack(renamed([("", packed([(member, io.BytesIO(data))])), ("", files)]), target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write(target, data, mode=0o600)
     except OSError as error:
         raise RecordError(f"the changes could not be saved in {target}: {error.strerror or error}") from error
 
 
-@contextmanager
-def opened(job: PastJob) -> Iterator[Saved | None]:
-    """Unpack what was saved of a job, until the block is left; None when nothing was. RecordError for a damaged archive."""
-    archive = job.run.entry.paths.saved(job.job.id)
-    if not archive.exists():
-        yield None
-        return
-    with TemporaryDirectory(prefix="loom-saved-") as scratch:
-        place = Path(scratch)
-        unpack_file(archive, place)
-        try:
-            index = msgspec.json.decode(read_regular(place / _INDEX), type=ArchiveIndex)
-            changes = tuple(_renamed(change, _inside(_text(change.path))) for change in index.changes)
-            left_out = tuple((_text(path), reason) for path, reason in index.left_out)
-        except (OSError, ValueError) as error:
-            raise RecordError(f"{archive} can't be read: {error}") from error
-        (place / _FILES).mkdir(exist_ok=True)
-        yield Saved(files=place / _FILES, changes=changes, left_out=left_out)
+def read(job: PastJob) -> SavedFiles | None:
+    """Return what was saved of a job; None when nothing was. RecordError for a damaged file."""
+    file = job.run.entry.paths.saved(job.job.id)
+    if not file.exists():
+        return None
+    try:
+        packed = read_regular(file, at_most=2 * MOST_BYTES)
+        if zstandard.frame_content_size(packed) > 2 * MOST_BYTES:
+            raise ValueError("it is larger than what loom saves")
+        data = zstandard.ZstdDecompressor().decompress(packed)
+        saved = msgspec.msgpack.decode(data, type=_Saved)
+        files = [
+            (msgspec.structs.replace(one.change, path=_inside(_path(one.change.path))), one) for one in saved.files
+        ]
+    except (OSError, ValueError, zstandard.ZstdError) as error:
+        raise RecordError(f"{file} can't be read: {error}") from error
+    return SavedFiles(
+        changes=tuple(change for change, _ in files),
+        contents={change.path: one.content for change, one in files if one.content is not None},
+        left_out={_path(path): reason for path, reason in saved.left_out},
+    )
 
 
-def _below_files(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    member.name = f"{_FILES}/{member.name}"
-    if member.islnk():
-        member.linkname = f"{_FILES}/{member.linkname}"
-    return member
+def _latin(path: str) -> str:
+    return os.fsencode(path).decode("latin-1")
 
 
-def _renamed(change: Change, path: str) -> Change:
-    return msgspec.structs.replace(change, path=path)
-
-
-def _hex(path: str) -> str:
-    return os.fsencode(path).hex()
-
-
-def _text(encoded: str) -> str:
-    return os.fsdecode(bytes.fromhex(encoded))
+def _path(latin: str) -> str:
+    return os.fsdecode(latin.encode("latin-1"))
 
 
 def _inside(path: str) -> str:
@@ -172,7 +150,3 @@ def _inside(path: str) -> str:
     if path.startswith("/") or not {"", ".", "..", ".git"}.isdisjoint(path.split("/")):
         raise ValueError(f"{path!r} is not the path of a file")
     return path
-
-
-def _note(text: str) -> None:
-    print(f"loom: {text}", file=sys.stderr)

@@ -26,10 +26,10 @@ from loom.plan import variables
 from loom.plan.model import MountMode, Plan, Step
 from loom.providers import locks as holds
 from loom.providers.base import Inside, KeptPlace, ReadOnlyMount, Resolved, SecretValues, SessionRequest
-from loom.record import visitors as visits
-from loom.record.events import epoch_ns
+from loom.record import assistance
+from loom.record.documents import Assistance
+from loom.record.events import epoch_ns, timestamp
 from loom.record.lines import encodable
-from loom.record.visitors import Visit
 from loom.runner import JobTools, PlaceOpener, Resumption, RunSettings, View
 from loom.runner import previous_run as past
 from loom.runner.previous_run import PastJob, PastRun
@@ -41,10 +41,6 @@ from loom.util.paths import job_directory_name, jobs_of
 
 if TYPE_CHECKING:
     from loom.storage.workspace import Skipped
-
-
-MAX_SHOWN = 5
-"""How many paths a note names."""
 
 
 class EnteredJob(Struct, frozen=True, kw_only=True):
@@ -395,14 +391,10 @@ def _attempt(job: PastJob) -> dict[str, str]:
 
 def after_script_notes(job: PastJob) -> list[str]:
     """State that the place is not as the failing step left it, since `after_script` ran there."""
-    ran = job.state.facts.get("after_script_ran")
-    if ran is None:
+    if "after_script_ran" not in job.state.facts:
         return []
-    paths, count = ran.get("paths", ())[:MAX_SHOWN], ran.get("count", 0)
-    more = f" and {count - len(paths)} more" if count > len(paths) else ""
-    changed = f" and changed {', '.join(paths)}{more}" if paths else ""
-    before = "`loom run --shell-on-failure` stops before it"
-    return [f"after_script has run here since {job.failing_step or 'the last step'}{changed}; {before}"]
+    before = "`loom run --stop-at failure` stops before it"
+    return [f"after_script has run here since {job.failing_step or 'the last step'}; {before}"]
 
 
 def lost_memory(job: PastJob) -> str:
@@ -422,9 +414,11 @@ def _note_visit(here: Here, job: PastJob, secrets: Mapping[str, bytes], command:
         for name, value in secrets.items():
             masker.add(name, value)
         text = masker.mask(shlex.join(encodable(command)))
-    visit = Visit(at=time.time(), job_id=job.job.id, how="shell" if command is None else "exec", command=text)
+    visit = Assistance(
+        at=timestamp(time.time_ns()), job_id=job.job.id, how="shell" if command is None else "exec", command=text
+    )
     with suppress(OSError):  # on a full disk, a person looks for the reason
-        visits.note(job.run.entry.paths, visit)
+        assistance.note(job.run.entry.paths, visit)
 
 
 class _Progress:

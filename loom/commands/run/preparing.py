@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     pass
 
 
+FAILURE, PAUSE = "failure", "pause"
+"""Words of `--stop-at`."""
+
+
 class Options(Struct, frozen=True, kw_only=True):
     """The request, by the names of the command's parameters. Parameters that are also settings are in `flags`."""
 
@@ -58,13 +62,12 @@ class Options(Struct, frozen=True, kw_only=True):
     no_cache: bool = False
     form: str = "screen"
     """`screen`, `json`, `github` or `gitlab`."""
-    shell_on_failure: bool = False
-    pause_on_failure: bool = False
+    stop_at: Sequence[str] = ()
+    """`failure`, `pause` or `JOB[:STEP]`."""
     detach: bool = False
     """Whether jobs are handed over to their places, where they go on without this process."""
     no_delay: bool = False
     """Whether delayed jobs start at once."""
-    break_before: str | None = None
     profile: Path | None = None
     """Where to write a trace of where the time goes."""
     trust: bool = False
@@ -94,7 +97,7 @@ class Options(Struct, frozen=True, kw_only=True):
         """The flags. `--strict`: no network but what the workflow declares, and locked images only."""
         strict = {"mount_mode": "auto", **self.flags, "network": "none", "frozen": True}
         flags = strict if self.strict else dict(self.flags)
-        return {"keep": "on-failure", **flags} if self.pause_on_failure else flags
+        return {"keep": "on-failure", **flags} if self.pauses else flags
 
     def saved(self, here: Here) -> Invocation:
         """Return what the record saves, so that the run can be repeated."""
@@ -116,7 +119,12 @@ class Options(Struct, frozen=True, kw_only=True):
     @property
     def attended(self) -> bool:
         """Whether the run asks a person before or after steps."""
-        return self.shell_on_failure or self.break_before is not None
+        return any(when != PAUSE for when in self.stop_at)
+
+    @property
+    def pauses(self) -> bool:
+        """Whether a failed job waits at its failing step for `loom resume`."""
+        return PAUSE in self.stop_at
 
 
 @cache

@@ -110,27 +110,24 @@ def audience_for(
     options: Options, plan: Plan | None, look: Look, write: Callable[[str], None], *, stream: bool
 ) -> tuple[Live | Screen | JsonLines | GitHub | GitLab, Gate | None]:
     """Return the sink that shows the run, and the gate that stops it around steps."""
-    gate = breakpoints.PauseGate() if options.pause_on_failure else None
+    gate = breakpoints.PauseGate() if options.pauses else None
     if gate is not None and (options.attended or options.settings["keep"] == "never"):
         raise RequestError(
-            "--pause-on-failure keeps a failed job's place and ends the run",
-            hint="leave out --shell-on-failure, --break-before and --keep never",
+            "--stop-at pause keeps a failed job's container and ends the run",
+            hint="leave out --keep never, and every other --stop-at",
         )
-    if options.detach and (options.attended or options.pause_on_failure):
+    if options.detach and options.stop_at:
         raise RequestError(
             "--detach: nobody may be there when a step fails",
-            hint="leave out --shell-on-failure, --break-before and --pause-on-failure; --keep on-failure keeps failed jobs",
+            hint="leave out --stop-at; --keep on-failure keeps failed jobs",
         )
     if options.attended:
-        breakpoints.needs_terminal("--shell-on-failure" if options.shell_on_failure else "--break-before")
+        breakpoints.needs_terminal(f"--stop-at {options.stop_at[0]}", "--stop-at pause works without one")
     manual = plan is not None and any(job.when == "manual" for job in plan.jobs)
     asks = manual and not options.detach and gate is None and options.form == "screen" and breakpoints.is_terminal()
     if options.attended or asks:
         screen = breakpoints.Held(write)
-        before = breakpoints.place_named(plan, options.break_before) if plan and options.break_before else None
-        return Screen(look, screen), breakpoints.TerminalGate(
-            screen, on_failure=options.shell_on_failure, before=before
-        )
+        return Screen(look, screen), breakpoints.TerminalGate(screen, options.stop_at, plan)
     if options.form != "screen":
         return audience_in(options.form, look, write), gate
     if live_is_wanted(options, stream=stream):

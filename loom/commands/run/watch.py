@@ -22,7 +22,7 @@ from loom.commands.run import preparing
 from loom.commands.run import run as running
 from loom.commands.run.changes import watched
 from loom.commands.run.next_jobs import Rounds
-from loom.commands.run.preparing import Options, Prepared
+from loom.commands.run.preparing import FAILURE, Options, Prepared
 from loom.commands.run.prewarmed import Finished, Warm
 from loom.commands.screen import screen_parts
 from loom.config.layers import user_file
@@ -44,9 +44,11 @@ class _Wake(Struct, frozen=True):
     """Somebody asked for the end."""
 
 
-def watch(*, everything: bool, on_failure: str | None, poll: bool, **given: Any) -> int:
+def watch(*, everything: bool, poll: bool, **given: Any) -> int:
     """`loom watch`."""
-    options = Options.of({**given, "shell_on_failure": on_failure == "shell"})
+    options = Options.of(given)
+    if other := next((when for when in options.stop_at if when != FAILURE), None):
+        raise RequestError(f"--stop-at {other}: `loom watch` stops at {FAILURE} only")
     return _Watch(options, everything=everything).until_the_end(poll=poll)
 
 

@@ -23,7 +23,6 @@ from loom.providers.driver import protocol
 from loom.providers.driver.steps import is_variable
 from loom.record.documents import plain
 from loom.record.events import PhaseCode, Where
-from loom.runner.assistance import Assistances
 from loom.runner.attempt import Attempt
 from loom.runner.hooks import Gate, Verdict
 from loom.runner.late.commands import CommandFilter, WorkflowCommand
@@ -72,14 +71,13 @@ class LateSteps(Steps):
         attempt: Attempt,
         place: OpenJob,
         gate: Gate | None,
-        assistances: Assistances,
         cancel: Cancel,
         *,
         needs: Mapping[str, Any],
         again: Cancel,
     ) -> None:
         """`again`: ends the steps that run after a cancel."""
-        super().__init__(attempt, place, gate, assistances, cancel)
+        super().__init__(attempt, place, gate, cancel)
         self._again = again
         self._canceled_at_ns = 0
         self._env: dict[str, str] = {}

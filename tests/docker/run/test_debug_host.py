@@ -90,7 +90,7 @@ def test_the_shell_of_a_host_job_stands_where_its_step_failed(failing: Project) 
 
 
 def test_a_shell_opens_at_a_host_jobs_failure_and_asks_how_to_go_on(failing: Project) -> None:
-    running = failing.on_terminal("run", "--local", "--shell-on-failure", "--break-before", "unit:3", MY_TOKEN=SECRET)
+    running = failing.on_terminal("run", "--local", "--stop-at=failure", "--stop-at", "unit:3", MY_TOKEN=SECRET)
     running.expect("failed with exit code 1")
     running.expect(PROMPT)
     running.sendline("echo =$GREETING=$(cat $KEY)=; again; echo code=$?; sleep 100")

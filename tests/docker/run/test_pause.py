@@ -41,9 +41,9 @@ def paused(project: Project) -> Iterator[Project]:
 
 
 def test_a_failed_job_waits_at_its_step_and_goes_on(paused: Project) -> None:
-    assert paused.run("--pause-on-failure", "--keep", "never").code == 2
-    assert paused.run("--pause-on-failure", "--shell-on-failure").code == 2
-    ran = paused.run("--pause-on-failure")
+    assert paused.run("--stop-at=pause", "--keep", "never").code == 2
+    assert paused.run("--stop-at=pause", "--stop-at=failure").code == 2
+    ran = paused.run("--stop-at=pause")
     command = f"loom resume {ran.receipt['run_id']}"
     assert (ran.code, ran.receipt["exit_code"], ran.receipt["resume_command"]) == (77, 77, command)
     assert ran.output("soft", "after_script/01") == ["soft is over"]
@@ -61,8 +61,8 @@ def test_a_failed_job_waits_at_its_step_and_goes_on(paused: Project) -> None:
 
 
 def test_resume_opens_a_shell_where_it_fails_again(paused: Project) -> None:
-    assert paused.run("--pause-on-failure", "unit").code == 77
-    child = paused.on_terminal("resume", "--shell-on-failure", "-j", "1")
+    assert paused.run("--stop-at=pause", "unit").code == 77
+    child = paused.on_terminal("resume", "--stop-at=failure", "-j", "1")
     child.expect("failed with exit code 1")
     child.expect(r"\[unit\] [^\r\n]*[#$] ")
     child.sendline("touch mended; exit")
@@ -86,7 +86,7 @@ after:
   image: debian:trixie-slim
   script: [echo $SHADE]
 """)
-    assert paused.run("--pause-on-failure").code == 77
+    assert paused.run("--stop-at=pause").code == 77
     refused = paused.loom("resume", "--var", "IMAGE=loom/python:3.13")
     assert (refused.code, "unit: image has changed" in refused.err) == (2, True), refused.err
     resumed = paused.loom("resume", "--var", "COLOUR=red")

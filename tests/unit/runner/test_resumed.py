@@ -32,8 +32,7 @@ last: {stage: c, script: ['cat made repaired; echo $V']}
 def resumed(project: Project, from_step: str | None = None, **options: Any) -> Ran:
     given = dict.fromkeys(("stream", "jobs", "keep", "sync", "var")) | {
         "quiet": True,
-        "shell_on_failure": False,
-        "pause_on_failure": False,
+        "stop_at": None,
         "trust": True,
     }
     code = resume.resume(None, from_step=from_step, **{**given, **options})

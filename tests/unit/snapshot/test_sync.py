@@ -27,6 +27,7 @@ from loom.snapshot import (
     apply_patch,
     bring,
     compare,
+    content_at,
     differing,
     discover,
     facts_of_commit,
@@ -420,7 +421,7 @@ def test_a_merge_takes_each_path_whole_or_leaves_it(
         old, wanted_files = files_of(place), files_of(source)
         changes = changes_of(files_of(base), wanted_files)
         in_place = {change.path: "changed" for change in changes_of(files_of(base), old)}
-        found = merge.merge(source, changes, place, in_place)
+        found = merge.merge(partial(content_at, source), changes, place, in_place)
         taken = {change.path for change in found.changes}
         assert not taken & found.conflicts.keys()
         assert not taken & in_place.keys()
