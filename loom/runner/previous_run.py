@@ -264,6 +264,19 @@ class PastJob(Struct, frozen=True, kw_only=True):
             wanted = self.failing_step or self.last_step or steps[0].id
         return step_named(self.job, wanted)
 
+    def script_of(self, step: Step) -> str:
+        """Return what the step ran: its expressions are values then."""
+        span = self.state.steps.get((self.state.attempts, step.id))
+        return step.script if span is None or step.late is None else str(span.start.data.get("command", step.script))
+
+    def step_states(self, step: Step) -> list[Mapping[str, Any]]:
+        """Return the facts of the steps before `step`, of a job that decides about its steps when they start."""
+        before = [item.id for item in self.job.steps[: self.job.steps.index(step)]]
+        facts = self.state.lists.get("step_state", ())
+        return [
+            fact for fact in facts if fact["step"] in before and fact.get("attempt", 1) == max(1, self.state.attempts)
+        ]
+
     def handed_on(self, step: Step, secrets: Mapping[str, bytes]) -> tuple[dict[str, str], list[str]]:
         """Return the outputs of the steps before `step`, and the names that the record lacks."""
         order = [item.id for item in self.job.steps]

@@ -289,7 +289,13 @@ class _Resuming:
         if not job.in_container:
             self._save(job)
             self._said.append(f"{job.job.id} goes on from {step.id}, on this machine")
-            return Resumption(step=step.id, handed_on=handed_on, cache_keys=job.cache_keys, view=self._files(job))
+            return Resumption(
+                step=step.id,
+                handed_on=handed_on,
+                step_states=job.step_states(step),
+                cache_keys=job.cache_keys,
+                view=self._files(job),
+            )
 
         found, view = session.find_place(self._here, job), job.view
         if found is None or view is None:
@@ -308,6 +314,7 @@ class _Resuming:
         return Resumption(
             step=step.id,
             handed_on=handed_on,
+            step_states=job.step_states(step),
             cache_keys=job.cache_keys,
             image=job.image,
             adopt=found.adopt,

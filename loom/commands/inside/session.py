@@ -178,7 +178,7 @@ def _found(here: Here, job: PastJob, step: Step, found: KeptPlace, *, as_root: b
         image_name=job.image.name if job.image is not None else "",
     )
     placed = variables.placed(job.job, known, {}, secrets, paths, _attempt(job))
-    environment, notes = _environment(job, step, secrets, placed)
+    environment, notes = _environment(here, job, step, secrets, placed)
     if woken:
         notes.append(f"the container was stopped and runs again: its files are unchanged; {lost_memory(job)}")
     return EnteredJob(
@@ -222,7 +222,7 @@ def _fresh(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cance
         paths = {name: session.put_secret(name, value) for name, value in files.items()}
         request = opened.request
         placed = variables.placed(planned, request.environment, request.concealed, secrets, paths, _attempt(job))
-        environment, notes = _environment(job, step, secrets, placed)
+        environment, notes = _environment(here, job, step, secrets, placed)
         yield EnteredJob(
             inside=session.inside(environment, as_root=as_root),
             about=about,
@@ -369,9 +369,15 @@ def resolve_secrets(here: Here, job: PastJob) -> Mapping[str, bytes]:
 
 
 def _environment(
-    job: PastJob, step: Step, secrets: Mapping[str, bytes], placed: Mapping[str, str]
+    here: Here, job: PastJob, step: Step, secrets: Mapping[str, bytes], placed: Mapping[str, str]
 ) -> tuple[dict[str, str], list[str]]:
     handed_on, lost = job.handed_on(step, secrets)
+    if step.late is not None:
+        from loom.runner.late.past import variables_at  # late: only for such jobs
+
+        project_dir = here.provider(job).project_dir(job.run.workspace)
+        event_path = placed.get("GITHUB_EVENT_PATH", "")
+        handed_on, lost = variables_at(job, step, secrets, project_dir=project_dir, event_path=event_path)
     notes = after_script_notes(job)
     if lost:
         notes.append(f"not set, since the record has them without the secret that they held: {', '.join(lost)}")

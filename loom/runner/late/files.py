@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 FILES: Mapping[str, str] = {
+    "GITHUB_ENV": "env",
     "GITHUB_PATH": "path",
     "GITHUB_OUTPUT": "output",
     "GITHUB_STATE": "saved",
     "GITHUB_STEP_SUMMARY": "summary",
 }
-"""The variables beside `$GITHUB_ENV`, which is `$LOOM_ENV`, with the names of their files (`Command.files`)."""
+"""The variables, with the names of their files (`Command.files`); the first is `$LOOM_ENV`."""
 MOST_SUMMARY = 1024 * 1024
 """Bytes of a step's summary, as on GitHub."""
 

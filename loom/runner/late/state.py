@@ -13,7 +13,9 @@ from msgspec import Struct, field
 
 from loom.plan.late import Action, LateStep
 from loom.plan.model import Job, Step
+from loom.providers.driver import protocol
 from loom.record.step_outputs import recorded, restored
+from loom.runner.late.files import FILES
 from loom.secrets.masking import Masker
 from loom.workflow.github.expressions import (
     Function,
@@ -29,21 +31,37 @@ from loom.workflow.github.expressions import (
 
 SUCCESS, FAILURE, CANCELLED, SKIPPED = "success", "failure", "cancelled", "skipped"
 _ARCHITECTURES = {"x86_64": "X64", "aarch64": "ARM64", "armv7l": "ARM"}
-_NO_VARIABLES = frozenset({"token", "event", "env", "path", "output", "state", "step_summary"})
+_NO_VARIABLES = frozenset({"token", "event", "env", "path", "output", "state", "step_summary", "action_status"})
 """Of the context `github`: what has no variable `GITHUB_*`, or one of another value."""
 _STRATEGY = {"fail-fast": True, "job-index": 0.0, "job-total": 1.0, "max-parallel": 1.0}
+
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class JobRuntime(Struct, frozen=True, kw_only=True):
     """Where the steps run."""
 
     workspace: str
-    path: str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    path: str
     """The `PATH` of the container."""
-    bash: bool = True
-    event_path: str = ""
-    files: Mapping[str, str] = field(default_factory=dict)
+    bash: bool
+    event_path: str
+    files: Mapping[str, str]
     """The paths of the files that steps report in, by their variables, where they are known."""
+
+
+def runtime(workspace: str, event_path: str, shell: Sequence[str], path: str) -> JobRuntime:
+    """Return where the steps of a job run, by what its session says."""
+    directory = event_path.rpartition("/")[0]
+    known = {name: f"{directory}/{file}" for name, file in FILES.items()} if directory == protocol.DIRECTORY else {}
+    return JobRuntime(
+        workspace=workspace,
+        path=path or DEFAULT_PATH,
+        bash=list(shell[:1]) == ["bash"],
+        event_path=event_path,
+        files=known,
+    )
 
 
 class StepResult(Struct, frozen=True, kw_only=True):
@@ -102,7 +120,7 @@ class LateState:
     def __init__(
         self,
         job: Job,
-        around: JobRuntime,
+        runtime: JobRuntime,
         *,
         needs: Mapping[str, Any],
         secrets: Mapping[str, bytes],
@@ -110,7 +128,7 @@ class LateState:
         hash_files: Callable[[Sequence[str]], str] = lambda _: "",
     ) -> None:
         assert job.late is not None
-        self._job, self._late, self.around = job, job.late, around
+        self._job, self._late, self.runtime = job, job.late, runtime
         self._secrets = {
             name: secrets[own].decode("utf-8", "surrogateescape")
             for name, own in job.late.secrets.items()
@@ -134,7 +152,7 @@ class LateState:
         token = self._secrets.get("GITHUB_TOKEN", "")
         github = {"run_id": self._run_id, "run_number": "1", "run_attempt": "1", "retention_days": "90"}
         github |= {key: value for key, value in (given.get("github") or {}).items() if value not in (None, "")}
-        around = {"workspace": self.around.workspace, "event_path": self.around.event_path, "token": token}
+        around = {"workspace": self.runtime.workspace, "event_path": self.runtime.event_path, "token": token}
         runner = {
             "os": "Linux",
             "arch": _ARCHITECTURES.get(platform.machine(), "X64"),
@@ -257,12 +275,12 @@ class LateState:
                 for name, text in late.inputs.items()
             }
         saved = {f"STATE_{name}": value for name, value in self._saved.get(late.main or step.id, {}).items()}
-        path = {"PATH": ":".join([*reversed(self.path), env.get("PATH") or self.around.path])} if self.path else {}
+        path = {"PATH": ":".join([*reversed(self.path), env.get("PATH") or self.runtime.path])} if self.path else {}
         own = {"CI": "true", "GITHUB_ACTIONS": "true"}
-        return {**env, **inputs, **saved, **own, **github, **runner, **self.around.files, **path}
+        return {**env, **inputs, **saved, **own, **github, **runner, **self.runtime.files, **path}
 
     def _directory_of(self, action: Action) -> str:
-        parts = [action.directory or self.around.workspace, action.path]
+        parts = [action.directory or self.runtime.workspace, action.path]
         return "/".join(part.strip("/") if number else part for number, part in enumerate(parts) if part)
 
     # -- what a step changes --------------------------------------------------------------------------------------

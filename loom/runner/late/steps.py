@@ -19,7 +19,6 @@ from loom.errors import InfrastructureError, SecretError
 from loom.plan.late import LateStep
 from loom.plan.model import Step
 from loom.providers.base import Command, Share
-from loom.providers.driver import protocol
 from loom.providers.driver.steps import is_variable
 from loom.record.documents import plain
 from loom.record.events import PhaseCode, Where
@@ -32,9 +31,9 @@ from loom.runner.late.state import (
     FAILURE,
     SKIPPED,
     SUCCESS,
-    JobRuntime,
     LateState,
     StepResult,
+    runtime,
 )
 from loom.runner.session import OpenJob
 from loom.runner.steps import CODE, Steps, why
@@ -43,7 +42,6 @@ from loom.storage.selection import PathSelection, UnsafePath
 from loom.storage.workspace import view_of
 from loom.workflow.github.expressions import InvalidExpression, number_of, truth
 
-ALL_FILES: Mapping[str, str] = {"GITHUB_ENV": "env", **FILES}
 AFTER_CANCEL_S = 300.0
 """How long the steps may take that run although the job is canceled, as on GitHub."""
 MOST_ANNOTATIONS = 10
@@ -92,20 +90,10 @@ class LateSteps(Steps):
         self._heard: deque[str] = deque(maxlen=MOST_LOOKED_AT)
         self._failing: dict[tuple[str, ...], tuple[Step, Exit, str]] = {}
         """The step that failed each scope."""
-        session = place.session
-        directory = place.environment.get("GITHUB_EVENT_PATH", "").rpartition("/")[0]
-        known = (
-            {name: f"{directory}/{file}" for name, file in ALL_FILES.items()} if directory == protocol.DIRECTORY else {}
-        )
+        facts, event_path = place.session.facts, place.environment.get("GITHUB_EVENT_PATH", "")
         self.state = LateState(
             attempt.job,
-            JobRuntime(
-                workspace=place.request.project_dir,
-                bash=session.facts.auto_shell[:1] == ("bash",),
-                event_path=place.environment.get("GITHUB_EVENT_PATH", ""),
-                files=known,
-                **({"path": session.facts.path} if session.facts.path else {}),
-            ),
+            runtime(place.request.project_dir, event_path, facts.auto_shell, facts.path),
             needs=needs,
             secrets=place.secrets,
             run_id=place.request.run_id,
@@ -320,7 +308,7 @@ class LateSteps(Steps):
         shell: tuple[str, ...] = ()
         start_in = ""
         if late.kind == "run":
-            shell = shell_of(self.state.text(late.shell, late, self._env), bash=self.state.around.bash)
+            shell = shell_of(self.state.text(late.shell, late, self._env), bash=self.state.runtime.bash)
             start_in = self.state.text(late.working_directory, late, self._env)
             if "pwsh" in shell:
                 script = "\n".join((_POWERSHELL[0], script, _POWERSHELL[1]))
@@ -334,7 +322,7 @@ class LateSteps(Steps):
             timeout_s=timeout_s,
             name=step.id,
             observed=self._observed,
-            files=ALL_FILES,
+            files=FILES,
             start_in=start_in,
         )
 

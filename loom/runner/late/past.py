@@ -1,0 +1,36 @@
+"""The variables of a step of an earlier run, restored from its record: for `loom shell` and `loom exec`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from loom.cancel import Cancel
+from loom.plan.model import Step
+from loom.runner.late.jobs import LateJobs
+from loom.runner.late.state import LateState, runtime
+from loom.runner.previous_run import PastJob
+from loom.workflow.github.expressions import InvalidExpression
+
+
+def variables_at(
+    job: PastJob, step: Step, secrets: Mapping[str, bytes], *, project_dir: str, event_path: str
+) -> tuple[dict[str, str], list[str]]:
+    """Return what the step's environment was, and the names of values that the record lacks."""
+    assert step.late is not None
+    plan = job.run.planned.plan
+    results = {each.id: result for each in plan.jobs if (result := job.run.result_of(each.id)) is not None}
+    start = LateJobs(plan, results, Cancel()).begin(job.job)
+    opened = job.state.facts.get("session_opened", {})
+    state = LateState(
+        start.job,
+        runtime(project_dir, event_path, str(opened.get("shell", "")).split(), str(opened.get("path", ""))),
+        needs=start.needs,
+        secrets=secrets,
+        run_id=job.run.run_id,
+    )
+    try:
+        state.begin()
+        lost = state.restore(job.step_states(step), secrets, step.id)
+        return state.environment(step, state.with_env(step.late)), lost
+    except InvalidExpression:  # the step failed by it
+        return state.env, []
