@@ -14,11 +14,12 @@ from loom.plan.github import matrix
 from loom.plan.github.events import event_of
 from loom.plan.github.texts import LATE, Texts, as_written
 from loom.util.toposort import CycleError, order
-from loom.util.yaml_file import Node, fields_of, one_or_more, pointer, text_of
+from loom.util.yaml_file import Node, fields_of, one_or_more, pointer, read_bytes, text_of
 from loom.workflow.changes import of_event
 from loom.workflow.github import events, expressions, yaml
 from loom.workflow.github.expressions import InvalidExpression, truth
-from loom.workflow.github.loader import local_path
+from loom.workflow.github.loader import REMOTE_CALL, WorkflowReader, local_path
+from loom.workflow.github.sources import NotFetched
 from loom.workflow.github.workflows import CALL, Entry, WorkflowFile, Workflows
 from loom.workflow.instances import id_part, unique_id
 from loom.workflow.messages import Problems
@@ -48,6 +49,8 @@ class WorkflowScope(Struct, kw_only=True):
     names: tuple[str, ...] = ()
     caller: GitHubCandidate | None = None
     """The job with `uses`, which is no job of the plan."""
+    repository: tuple[str, str] | None = None
+    """The repository of the file and its ref, if it is not this project."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
     """Those that the caller gives; texts may hold expressions of its scope."""
     above: tuple[GitHubCandidate, ...] = ()
@@ -97,6 +100,8 @@ class GitHubCandidates:
         self._everything = everything
         """Whether all files count as triggered."""
         self._taken: set[str] = set()
+        self._fetched: dict[str, WorkflowFile | str] = {}
+        """Workflows of other repositories, or why one can't be had."""
         self._missing: list[str] = []
         """The required inputs of the present file that nobody gives."""
         self._several = len({entry.file.path for entry in workflows.entries.values()}) > 1
@@ -321,11 +326,14 @@ class GitHubCandidates:
         if job.strategy:
             job.refusal = "uses: a matrix that needs results of other jobs can't call a workflow here"
             return None
-        if (local := local_path(written)) is None:
-            job.refusal = f"uses: {written}: workflows of other repositories are not fetched yet"
+        path, repository = local_path(written), scope.repository
+        if (found := REMOTE_CALL.fullmatch(written)) is not None:
+            path, repository = found["path"], (found["repository"], found["ref"])
+        if path is None:
+            return None  # as of a file that is not there, which the reader reports
+        file = self.workflows.called.get(path) if repository is None else self._remote(job, path, *repository)
+        if file is None:
             return None
-        if (file := self.workflows.called.get(local)) is None:
-            return None  # which the reader has reported
         if depth >= MOST_LEVELS:
             self.problems.say(
                 uses, pointer("jobs", job.key, "uses"), f"uses: more than {MOST_LEVELS} workflows call each other"
@@ -345,12 +353,35 @@ class GitHubCandidates:
             prefix=f"{job.id}.",
             names=(*scope.names, f"{job.key} ({', '.join(job.matrix.values())})" if job.matrix else job.key),
             caller=job,
+            repository=repository,
             inputs=inputs,
             above=above,
             secrets=self._secrets_of_call(job, scope),
         )
         scope.calls[job.key] = called
         return called
+
+    def _remote(self, job: GitHubCandidate, path: str, repository: str, ref: str) -> WorkflowFile | None:
+        """Return a workflow of another repository; the job is refused where it can't be had."""
+        repositories = self.context.repositories()
+        if repositories is None:  # nothing is fetched to check a file
+            return None
+        name = f"{repository}/{path}@{ref}"
+        if name not in self._fetched:
+            try:
+                directory = repositories.at(repository, ref).directory
+                reader = WorkflowReader(directory)
+                reader.read(name, read_bytes(directory / path, within=directory))
+                self._fetched[name] = reader.sound(name)
+            except NotFetched as error:
+                self._fetched[name] = str(error)
+            except OSError as error:
+                self._fetched[name] = f"{repository} has no {path} at {ref}: {(error.strerror or str(error)).lower()}"
+        found = self._fetched[name]
+        if isinstance(found, str):
+            job.refusal = f"uses: {found}"
+            return None
+        return found
 
     def _inputs_of_call(self, file: WorkflowFile, job: GitHubCandidate) -> dict[str, Any]:
         declared, given = file.inputs(CALL), fields_of(job.node.get("with"))

@@ -122,6 +122,11 @@ class WorkflowReader:
         elif not file.problems:
             self.found[name] = _Check(name, file.root, self.shapes, self.problems).file()
 
+    def sound(self, name: str) -> WorkflowFile | str:
+        """Return a file that was read, or the first of its problems."""
+        problems = [*(one for file in self.files for one in file.problems), *self.shapes.problems, *self.problems.found]
+        return str(problems[0]) if problems or name not in self.found else self.found[name]
+
     def called(self, written: str, node: Node) -> WorkflowFile | None:
         """Read a workflow that a job calls, if it is a file of this project that is not read yet."""
         name = local_path(written)

@@ -1,13 +1,16 @@
 """What a plan has of GitHub's workflows: jobs by event and matrix, needs, contexts, containers, steps."""
 
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from loom.errors import RequestError, WorkflowError
 from loom.plan.late import LateJob, LateStep
 from loom.plan.model import Job, Plan, Step
 from loom.util.jsons import encode_file
+from loom.workflow.github.sources import Fetched, NotFetched
 
 from .conftest import PUSH, Planned
 
@@ -239,6 +242,47 @@ jobs:
     need = late(plan.job("last")).needs[0]
     assert set(need.jobs) == {"call.1.a", "call.1.b", "call.2.a", "call.2.b"}
     assert need.outputs == {"o": "${{ jobs.b.outputs.o }}"}
+
+
+class Server:
+    """Repositories whose refs are folders."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def at(self, repository: str, ref: str) -> Fetched:
+        if not (self.root / repository / ref).is_dir():
+            raise NotFetched(f"{repository} has no {ref}")
+        return Fetched(commit="c" * 40, directory=self.root / repository / ref)
+
+
+def test_workflows_of_other_repositories_are_called(planned: Planned, tmp_path: Path) -> None:
+    folder = "server/o/r/v1/.github/workflows"
+    call = "uses: ./.github/workflows/inner.yml"
+    files = {
+        "ci.yml": f"""
+on: push
+jobs:
+  far: {{uses: o/r/.github/workflows/a.yml@v1, with: {{x: 1}}}}
+  none: {{uses: o/r/.github/workflows/a.yml@v2}}
+  missing: {{uses: o/r/.github/workflows/b.yml@v1}}
+  wrong: {{uses: o/r/.github/workflows/wrong.yml@v1}}
+  after: {{needs: far, {JOB}}}
+""",
+        f"{folder}/a.yml": f"on: {{workflow_call: {{inputs: {{x: {{type: number}}}}}}}}\njobs: {{a: {{{JOB}}}, b: {{{call}}}}}",
+        f"{folder}/inner.yml": f"on: workflow_call\njobs: {{c: {{{JOB}}}}}",
+        f"{folder}/wrong.yml": "on: workflow_call\njobs: {c: {}}",
+    }
+    plan = planned(files, repositories=lambda: Server(tmp_path / "server"))
+    assert ids(plan) == ["far.a", "far.b.c", "none", "missing", "wrong", "after"]
+    assert plan.job("far.b.c").steps[0].file == "o/r/.github/workflows/inner.yml@v1"
+    assert late(plan.job("after")).needs[0].jobs == ("far.a", "far.b.c")
+    for job, reason in {
+        "none": "uses: o/r has no v2",
+        "missing": "uses: o/r has no .github/workflows/b.yml at v1: no such file or directory",
+        "wrong": "o/r/.github/workflows/wrong.yml@v1:2:8: GH_INVALID /jobs/c: c: `runs-on` is missing",
+    }.items():
+        assert reason in plan.job(job).refused[0]
 
 
 @pytest.mark.parametrize(
@@ -534,7 +578,5 @@ jobs:
 
 
 def test_a_plan_can_be_kept(planned: Planned) -> None:
-    import msgspec
-
     plan = planned(MATRIX)
     assert msgspec.json.decode(encode_file(plan), type=Plan) == plan
