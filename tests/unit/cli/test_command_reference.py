@@ -14,6 +14,7 @@ def test_the_published_page_is_current(path: str, function: str) -> None:
     assert (ROOT / "docs" / path).read_text() == expected, "scripts/docs commands"
 
 
-def test_the_page_of_gitlabs_keywords_is_current() -> None:
-    expected = runpy.run_path(str(ROOT / "scripts/gitlab_keywords.py"))["page"]()
-    assert (ROOT / "docs/reference/gitlab-keywords.md").read_text() == expected, "scripts/docs gitlab"
+@pytest.mark.parametrize("name", ["github", "gitlab"])
+def test_the_page_of_keywords_is_current(name: str) -> None:
+    expected = runpy.run_path(str(ROOT / "scripts/keyword_reference.py"))["page"](name)
+    assert (ROOT / f"docs/reference/{name}-keywords.md").read_text() == expected, f"scripts/docs {name}"

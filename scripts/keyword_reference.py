@@ -1,0 +1,83 @@
+"""Write the pages of GitHub's and GitLab's keywords from the tables that `loom check` reads: `scripts/docs github`, `gitlab`."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from loom.workflow.github import keywords as github
+from loom.workflow.gitlab import keywords as gitlab
+from loom.workflow.keywords import Keyword, Support
+
+PAGES = Path(__file__).parents[1] / "docs/reference"
+
+HEAD = """# {system}'s keywords
+
+Each keyword of {system}'s {reference}, and what loom makes of it in {files} ([guide](../guides/{name}.md)).
+This page is made by `scripts/docs {name}` from the table that `loom check` reads: a keyword that is not here is an error,
+with its place and the nearest known one.
+
+| here | meaning |
+| --- | --- |
+| as in {system} | The same effect. |
+| differs | An effect, but another one on one machine; the last column says which. |
+| no effect | No meaning on one machine. `loom check` says so once, as a notice with the place; a run says how many there are. |
+| refused | An error with the reason: without the keyword the job would not do what its file says. |
+| refuses the job | Other jobs run. `loom check` warns with the place; a run that does not name the job ends it as an error. |
+"""
+
+
+def page(name: str) -> str:
+    """Return the page of `github` or `gitlab`."""
+    words = {"name": name, "system": "GitLab", "reference": "CI/CD YAML reference", "files": "a `.gitlab-ci.yml`"}
+    root, job = gitlab.ROOT_KEYWORDS, gitlab.JOB
+    if name == "github":
+        words |= {"system": "GitHub", "reference": "workflow syntax", "files": "`.github/workflows`"}
+        root, job = github.ROOT_KEYWORDS, github.JOB
+    system = words["system"]
+    counts = Counter(one.support for one in (*root, *job))
+    numbers = ", ".join(f"{counts[support]} {_named(support, system)}" for support in Support if counts[support])
+    lines = [HEAD.format(**words), f"{sum(counts.values())} keywords: {numbers}.", ""]
+    lines += ["## At the root of a file", "", *_table(root, system), ""]
+    if name == "gitlab":
+        lines += [
+            f"{_names(gitlab.GLOBALS)} at the root are defaults of all jobs, which GitLab calls deprecated.",
+            f"`default` may have {_names(gitlab.DEFAULTS)}.",
+            "",
+        ]
+    lines += ["## In a job", "", *_table(job, system)]
+    if name == "gitlab":
+        lines += [
+            "",
+            "## Variables that GitLab's runner reads",
+            "",
+            *_table(gitlab.RUNNER_VARIABLES, system, "variable"),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _named(support: Support, system: str) -> str:
+    return f"as in {system}" if support is Support.SAME else support.value
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _table(keywords: Iterable[Keyword], system: str, what: str = "keyword") -> Iterator[str]:
+    """List what is the same in one paragraph; a table has the others."""
+    same = [one.name for one in keywords if one.support is Support.SAME and not one.about]
+    if same:
+        yield f"As in {system}: {_names(same)}."
+        yield ""
+    yield f"| {what} | here | how |"
+    yield "| --- | --- | --- |"
+    for one in keywords:
+        if one.name not in same:
+            yield f"| `{one.name}` | {_named(one.support, system)} | {one.about} |"
+
+
+if __name__ == "__main__":
+    (PAGES / f"{sys.argv[1]}-keywords.md").write_text(page(sys.argv[1]))
