@@ -161,6 +161,27 @@ class Command(Struct, frozen=True, kw_only=True):
     """The directory to start in, from the project's on; the step fails if there is none."""
 
 
+class Beside(Struct, frozen=True, kw_only=True):
+    """A program in a container of its own beside a job's, with the same project directory and network."""
+
+    name: str
+    """For messages."""
+    image: Image
+    build_root: Path | None = None
+    """Of an image that is built: the directory that its paths are relative to."""
+    entrypoint: tuple[str, ...] = ()
+    """Empty: the image's."""
+    arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    directory: str
+    """A directory for it alone, with its files, a `home`, and the project's directory as `workspace`."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """What it finds there."""
+    reported: Mapping[str, str] = field(default_factory=dict)
+    """The files of them that are read after its end, by names for the caller."""
+    timeout_s: float | None = None
+
+
 COMMAND_USER = "command_user"
 """The detail of a session whose entrypoint may have changed the user: which one commands beside the steps run as."""
 
@@ -509,6 +530,15 @@ class Provider(Protocol):
         """Remove every place that these jobs of a run have, running or kept; return failures as lines of text.
 
         ProviderError when that can't be asked (EngineUnavailable when no engine answers).
+        """
+        ...
+
+    def run_beside(
+        self, request: SessionRequest, session: Session, asked: Beside, on_output: OnOutput, cancel: Cancel
+    ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
+        """Run a program in a container beside a job's; return its end and the lines of the files that it reported in.
+
+        ProviderError where there is no such container, or it is lost; ImageError without its image.
         """
         ...
 

@@ -28,10 +28,12 @@ from loom.cancel import Cancel
 from loom.errors import ProviderError
 from loom.plan.model import Job, MountMode
 from loom.providers.base import (
+    Beside,
     Capabilities,
     KeptPlace,
     OpenedServices,
     Provider,
+    Session,
     SessionFacts,
     SessionRequest,
     Setup,
@@ -115,6 +117,11 @@ class HostProvider:
 
     def remove_run(self, run_id: str, jobs: Sequence[Job]) -> Sequence[str]:
         return ()
+
+    def run_beside(
+        self, request: SessionRequest, session: Session, asked: Beside, on_output: OnOutput, cancel: Cancel
+    ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
+        raise ProviderError(f"{asked.name} needs a container beside the job's, which there is not on this machine")
 
     def way_here(self, request: SessionRequest) -> str:
         return "127.0.0.1/8"

@@ -19,6 +19,7 @@ from loom.record.journal import Journal
 from loom.runner.attempt import NOT_KEPT, Attempt
 from loom.runner.children import Children
 from loom.runner.hooks import keeps
+from loom.runner.late.actions import ActionTools
 from loom.runner.preparation import Preparation
 from loom.runner.products import Handover, Products
 from loom.runner.results import Results
@@ -162,7 +163,11 @@ class JobRunner:
                     if self._results is not None:
                         stack.callback(self._results.ended, attempt)
                         provider = self._opener.provider(attempt.job)
-                        steps.of_actions = partial(self._results.environment, attempt, provider, place.request)
+                        steps.for_actions = ActionTools(
+                            environment=partial(self._results.environment, attempt, provider, place.request),
+                            run_beside=partial(provider.run_beside, place.request, place.session),
+                            cache_dir=self._opener.settings.config.cache_dir,
+                        )
                     if self._opener.settings.detached:
                         self._hand_over(attempt, steps)
                     steps.run()

@@ -31,6 +31,7 @@ from loom.providers.base import (
     SessionRequest,
 )
 from loom.runner.hooks import Gate, Resumption, RunChild
+from loom.runner.late.actions import mounts_of
 from loom.runner.views import View, Views
 from loom.status import OnOutput, Stream
 from loom.util import controls
@@ -217,7 +218,11 @@ class PlaceOpener:
             image=job.image,
             image_id=image.image_id if image else None,
             mount_mode=view.mode,
-            read_only_mounts=settings.read_only_mounts,
+            read_only_mounts=(
+                settings.read_only_mounts
+                if job.late is None
+                else (*settings.read_only_mounts, *mounts_of(job, settings.config.cache_dir))
+            ),
             resources=job.resources,
             network=job.network,
             network_id=services.network_id if services else None,

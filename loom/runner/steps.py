@@ -20,6 +20,7 @@ from loom.record.step_outputs import recorded
 from loom.runner.attempt import Attempt
 from loom.runner.coverage import Coverage, state_coverage
 from loom.runner.hooks import AtStep, Gate, Verdict
+from loom.runner.late.actions import ActionTools
 from loom.runner.missing_command import Ending, package_of_missing
 from loom.runner.own_output import OwnOutput
 from loom.runner.session import OpenJob
@@ -45,8 +46,7 @@ class Steps:
         self._entered = False
         self._cancel = cancel
         self._coverage = self._coverage_of(attempt)
-        self.of_actions: Callable[[], Mapping[str, str]] = dict
-        """Return the variables by which actions find the services of the run (`Results.environment`)."""
+        self.for_actions: ActionTools | None = None
         self._observed = observable([step.script for step in attempt.job.steps])
         self._clock = _JobClock(attempt.job, attempt)
 

@@ -17,7 +17,16 @@ from loom.cancel import Cancel
 from loom.errors import ProviderError, ServiceError
 from loom.plan.model import PROJECT_DIR, Job, MountMode
 from loom.providers import labels
-from loom.providers.base import Capabilities, Provider, SecretValues, SessionFacts, SessionRequest, Setup
+from loom.providers.base import (
+    Beside,
+    Capabilities,
+    Provider,
+    SecretValues,
+    Session,
+    SessionFacts,
+    SessionRequest,
+    Setup,
+)
 from loom.providers.docker.container import create as container
 from loom.providers.docker.container import refusals
 from loom.providers.docker.container.cleanup import Removals, remove_container, remove_run, tidied
@@ -31,7 +40,7 @@ from loom.providers.docker.engine.errors import DISK_FULL, translated
 from loom.providers.docker.engine.retries import StartFailed, starting
 from loom.providers.docker.session.attach import Attachment
 from loom.providers.docker.session.session import DockerSession
-from loom.status import OnOutput
+from loom.status import Exit, OnOutput
 
 if TYPE_CHECKING:
     import docker
@@ -221,6 +230,29 @@ class DockerProvider:
 
     def remove_run(self, run_id: str, jobs: Sequence[Job]) -> Sequence[str]:
         return [str(left) for left in remove_run(self._connect(), run_id) if left.problem]
+
+    def run_beside(
+        self, request: SessionRequest, session: Session, asked: Beside, on_output: OnOutput, cancel: Cancel
+    ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
+        from loom.providers.docker.images.build import build_image  # few runs need these
+        from loom.providers.docker.session.beside import run_beside
+
+        images, client = self.images, self._connect()
+        assert images is not None
+        if asked.build_root is not None:
+            found = build_image(
+                images.store,
+                asked.image,
+                workspace=asked.build_root,
+                identity_of=lambda _: None,
+                on_output=on_output,
+                cancel=cancel,
+                secrets={},
+            )
+        else:
+            found = images.resolve(asked.image, workspace=request.workspace, on_output=on_output, cancel=cancel)
+        marks = container.labels_of(request, self._pid)
+        return run_beside(client, request, session.facts, found.image_id, asked, on_output, cancel, marks)
 
     def way_here(self, request: SessionRequest) -> str | None:
         from loom.providers.docker.container.networks import way_here  # few runs need it

@@ -15,7 +15,16 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.errors import ImageError, LoomError, ProviderError, ServiceError
 from loom.plan.model import PROJECT_DIR, Job, MountMode
-from loom.providers.base import Capabilities, Provider, SecretValues, SessionFacts, SessionRequest, Setup
+from loom.providers.base import (
+    Beside,
+    Capabilities,
+    Provider,
+    SecretValues,
+    Session,
+    SessionFacts,
+    SessionRequest,
+    Setup,
+)
 from loom.providers.driver import protocol as driver
 from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.cleanup import PodRemovals, reap
@@ -39,7 +48,7 @@ from loom.providers.kubernetes.session.files import Parcels
 from loom.providers.kubernetes.session.kept import KeptPod, find
 from loom.providers.kubernetes.session.link import Link
 from loom.providers.kubernetes.session.session import PodSession, remove
-from loom.status import OnOutput
+from loom.status import Exit, OnOutput
 
 if TYPE_CHECKING:
     from loom.storage.workspace import OnSkipped
@@ -237,6 +246,11 @@ class KubernetesProvider:
             for pod in listed["items"]:
                 remove(there, pod["metadata"]["name"])
         return ()
+
+    def run_beside(
+        self, request: SessionRequest, session: Session, asked: Beside, on_output: OnOutput, cancel: Cancel
+    ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
+        raise ProviderError(f"{asked.name} needs a container beside the job's, which there is not in a cluster")
 
     def way_here(self, request: SessionRequest) -> None:
         """There is none: a pod can't connect to this machine."""

