@@ -90,15 +90,17 @@ def container_of(
     *,
     uses: str,
     environment: Mapping[str, str],
-    text: Callable[[str], str],
+    own: Callable[[str], str],
+    given: Callable[[str], str],
     reports: Mapping[str, str],
     workspace: Path,
     event: object,
     timeout_s: float | None,
 ) -> Beside:
-    """Return the container of an action's program. `text` evaluates; `reports`: files by the variables with their paths.
+    """Return the container of an action's program.
 
-    `workspace`: where an action of the project is built from.
+    `own` evaluates a text of its file, `given` one of the step; `reports`: files by the variables with their paths; `workspace`:
+    where an action of the project is built from.
     """
     action = step.action
     assert action is not None
@@ -107,18 +109,20 @@ def container_of(
         root = Path(action.directory) if action.directory else workspace
         context = action.path or "."
         image = Image(build=Build(context=context, dockerfile=_joined(action.path, action.image)))
-    arguments = [text(one) for one in action.args]
-    if "args" in {name.lower() for name in step.inputs}:  # of the step: one text for all
-        arguments = [word for one in arguments for word in shlex.split(one)]
-    own = {"HOME": f"{DIRECTORY}/home", "GITHUB_EVENT_PATH": f"{DIRECTORY}/event.json"}
-    own |= {name: f"{DIRECTORY}/files/{key}" for name, key in reports.items()}
+    arguments = [own(one) for one in action.args]
+    if (written := step.inputs.get("args")) is not None:  # one text for all
+        arguments = shlex.split(given(written))
+    replaced = step.inputs.get("entrypoint") if step.stage == "main" else None
+    entrypoint = own(action.entrypoint) if replaced is None else given(replaced)
+    variables = {"HOME": f"{DIRECTORY}/home", "GITHUB_EVENT_PATH": f"{DIRECTORY}/event.json"}
+    variables |= {name: f"{DIRECTORY}/files/{key}" for name, key in reports.items()}
     return Beside(
         name=uses,
         image=image,
         build_root=root,
-        entrypoint=tuple(shlex.split(text(action.entrypoint))),
+        entrypoint=tuple(shlex.split(entrypoint)),
         arguments=tuple(arguments),
-        environment={**{name: value for name, value in environment.items() if name != "PATH"}, **own},
+        environment={**{name: value for name, value in environment.items() if name != "PATH"}, **variables},
         directory=DIRECTORY,
         files={**{f"files/{key}": b"" for key in reports.values()}, "event.json": json.dumps(event).encode()},
         reported={key: f"files/{key}" for key in reports.values()},

@@ -237,6 +237,11 @@ class LateState:
     def text(self, text: str, late: LateStep, env: Mapping[str, str] | None = None) -> str:
         return text_of(self.value(text, late, env))
 
+    def own_text(self, text: str, late: LateStep, env: Mapping[str, str]) -> str:
+        """Evaluate a text of an action's own file, whose `inputs` are those of the step. InvalidExpression."""
+        inputs = {name: self.value(one, late, env) for name, one in late.inputs.items()}
+        return text_of(filled(text, {**self.contexts(late, env), "inputs": inputs}, self._functions(late.scope)))
+
     def skips(self, step: Step) -> str:
         """Return why a step does not run; empty if it does. InvalidExpression."""
         late = _late(step)
