@@ -368,7 +368,7 @@ class LateSteps(Steps):
             environment=self._environment(step),
             own=lambda text: self.state.own_text(text, late, self._env),
             given=lambda text: self.state.text(text, late, self._env),
-            reports=ALL_FILES,
+            reports=FILES,
             workspace=self._place.request.workspace,
             event=(contexts.get("github") or {}).get("event") or {},
             timeout_s=command.timeout_s,
