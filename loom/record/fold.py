@@ -173,7 +173,13 @@ class RunFold:
             job.phases.append(span)
 
     def _run_fact(self, name: str, data: dict[str, Any]) -> None:
-        if name == "plan_resolved":
+        if name == "plan_resolved":  # again when a job has become several
+            ids = {planned["id"] for planned in data.get("jobs", ())}
+            self.jobs = {
+                job_id: job
+                for job_id, job in self.jobs.items()
+                if job_id in ids or job.phases or job.result or job.facts
+            }
             for planned in data.get("jobs", ()):
                 self._job(planned["id"]).planned = planned
         if name == "assisted":

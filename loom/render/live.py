@@ -100,6 +100,7 @@ class Live:
 
     def _follow(self, event: PhaseEvent) -> None:
         if event.kind == "message" and event.message == "plan_resolved":
+            self._stages.clear()
             for job in event.data["jobs"]:
                 self._stages.setdefault(job["stage"], []).append(job["id"])
             self._total = len(event.data["jobs"])

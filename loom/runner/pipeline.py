@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from loom import snapshot
 from loom.errors import LoomError
@@ -49,6 +50,10 @@ _ENDING = threading.Lock()
 """One run of a process ends at a time: msgspec crashes where two threads are the first to convert the same structs."""
 
 
+RunAll = Callable[[Plan, Mapping[str, JobResult]], dict[str, JobResult]]
+"""Runs the jobs of a plan but those that have a result already."""
+
+
 class Run:
     def __init__(self, request: RunRequest, started: RunStart) -> None:
         self._request = request
@@ -62,6 +67,8 @@ class Run:
         self._done = request.reuse.results if request.reuse else {}
         self._opener = started.opener
         self._late = self._late_jobs()
+        self._growing = threading.Lock()
+        """Held while the plan of the record is replaced."""
         self._error: str | None = None
         self._error_code: str | None = None
         self._begun = started.begun_ns
@@ -74,7 +81,7 @@ class Run:
             return None
         from loom.runner.late.jobs import LateJobs  # late: only for such jobs
 
-        return LateJobs(plan, self._done, self._cancel)
+        return LateJobs(plan, self._done, self._cancel, self._request.config.github.runs_on)
 
     def execute(self) -> Ran:
         resumed = self._request.reuse.resumed.values() if self._request.reuse else ()
@@ -320,9 +327,11 @@ class Run:
 
         def run_job(job: Job) -> JobResult:
             try:
-                result = runner.run(job)
-                if self._late is not None:
-                    self._late.ended(job, result)
+                late = self._late if job.late is not None else None
+                several = late is not None and job.late is not None and bool(job.late.strategy)
+                result = self._run_several(job, runner, run_all) if several else runner.run(job)
+                if late is not None:
+                    late.ended(job, result)
                 return result
             finally:
                 waiting.release(job)
@@ -332,9 +341,9 @@ class Run:
             if self._late is not None:
                 self._late.ended(job, result)
 
-        try:
-            results = run_jobs(
-                request.plan,
+        def run_all(plan: Plan, done: Mapping[str, JobResult]) -> dict[str, JobResult]:
+            return run_jobs(
+                plan,
                 run_job=run_job,
                 waits=waits,
                 until_free=waiting.until_free,
@@ -344,13 +353,33 @@ class Run:
                 cancel=self._cancel,
                 fail_fast=request.config.fail_fast or request.plan.ends_at_failure,
                 stop=self._stop_others,
-                done=self._done,
+                done=done,
             )
+
+        try:
+            results = run_all(request.plan, self._done)
         finally:
             self._opener.close_unused()
         if request.cancel.exit_code is not None:
             return Status.CANCELED
         return _status_of(results)
+
+    def _run_several(self, job: Job, runner: JobRunner, run_all: RunAll) -> JobResult:
+        """Run the jobs that a job becomes by its matrix; return their result."""
+        assert self._late is not None
+        start, jobs = self._late.several(job)
+        if start.status is not Status.SUCCESS:
+            return runner.skip(job, Skip(job_id=job.id, reason=start.reason), start.status)
+        with self._growing:
+            plan = self._late.plan
+            self._record.publish(self._record.paths.plan, dump_planned(replace(self._planned(), plan=plan)))
+            shape = plan_shape(plan, without=self._done)
+            self._journal.fact(RUN, PhaseCode.RUN_PIPELINE_EXECUTE, "plan_resolved", shape)
+        results = run_all(Plan(workflow_path=plan.workflow_path, stages=(job.stage,), jobs=jobs), {})
+        outputs: dict[str, str] = {}
+        for result in results.values():
+            outputs |= result.outputs
+        return JobResult(status=_status_of(results), outputs=outputs)
 
     def _archive_of(self, job_id: str) -> Path:
         reuse = self._request.reuse

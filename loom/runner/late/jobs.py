@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
+from loom.plan.github.matrix import combinations, texts
 from loom.plan.late import LateCaller, LateJob, LateNeed
 from loom.plan.model import AllowFailure, Image, Job, Plan
 from loom.runner.late.state import CANCELLED, FAILURE, SKIPPED, SUCCESS
@@ -26,6 +28,7 @@ from loom.workflow.github.expressions import (
     text_of,
     truth,
 )
+from loom.workflow.instances import id_part, unique_id
 
 _WORST_FIRST = (FAILURE, CANCELLED, SKIPPED, SUCCESS)
 
@@ -47,8 +50,18 @@ class LateJobs:
     steps = LateSteps
     """The steps of such a job."""
 
-    def __init__(self, plan: Plan, done: Mapping[str, JobResult], cancel: Cancel) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        done: Mapping[str, JobResult],
+        cancel: Cancel,
+        images: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`images`: of the labels of runners."""
         self._plan = plan
+        self.plan = plan
+        """With the jobs that others have become (`several`)."""
+        self._images = {label.lower(): image for label, image in images.items()}
         self._results = dict(done)
         self._cancel = cancel
         self._running: dict[str, dict[str, Cancel]] = {}
@@ -75,11 +88,70 @@ class LateJobs:
             if late.group in self._failed:
                 text = f"{self._failed[late.group]} failed, which ends the matrix (fail-fast)"
                 return Start(job=job, needs=needs, status=Status.CANCELED, reason=text)
-            return Start(job=_started(job, late, contexts), needs=needs)
+            if late.strategy:
+                return Start(job=job, needs=needs)
+            return self._started(job, late, contexts, needs)
         except InvalidExpression as error:
             return Start(
                 job=job, needs={}, status=Status.FAILURE, reason=f"an expression of the job is invalid: {error}"
             )
+
+    def _started(self, job: Job, late: LateJob, contexts: Mapping[str, Value], needs: Mapping[str, Any]) -> Start:
+        if late.continue_on_error:
+            value = filled(late.continue_on_error, contexts, {})
+            job = replace(job, allow_failure=AllowFailure(always=truth(value) and value != "false"))
+        if late.runs_on and job.image is not None:
+            label = filled(late.runs_on, contexts, {})
+            label = text_of(label[0] if isinstance(label, list) and label else label).lower()
+            if label not in self._images:
+                reason = f"its label {label or 'is empty, which'} is of no known runner"
+                return Start(job=job, needs=needs, status=Status.SKIPPED, reason=reason)
+            if not late.image:
+                job = replace(job, image=replace(job.image, name=self._images[label]))
+        if late.image:
+            name = text_of(filled(late.image, contexts, {})).removeprefix("docker://")
+            job = replace(job, image=replace(job.image or Image(), name=name))
+        return Start(job=job, needs=needs)
+
+    def several(self, job: Job) -> tuple[Start, tuple[Job, ...]]:
+        """Return what a job becomes whose matrix comes from the results of others; none if it does not start."""
+        start = self.begin(job)
+        late = start.job.late
+        assert late is not None
+        if start.status is not Status.SUCCESS:
+            return start, ()
+        try:
+            contexts = self._contexts(late.contexts, start.needs, {})
+            strategy = _deep(late.strategy, contexts)
+            rows = combinations(strategy.get("matrix"))
+            if not rows:
+                raise InvalidExpression("the matrix has no combination")
+        except InvalidExpression as error:
+            return replace(start, status=Status.FAILURE, reason=f"strategy: {error}"), ()
+        most = strategy.get("max-parallel") or 0.0
+        settings = {"fail-fast": truth(strategy.get("fail-fast", True)), "job-total": float(len(rows))}
+        taken = {each.id.lower() for each in self.plan.jobs}
+        jobs = []
+        for number, row in enumerate(rows):
+            own = {**settings, "job-index": float(number), "max-parallel": most or float(len(rows))}
+            part = "-".join(id_part(value, 32) for value in texts(row)) or str(number + 1)
+            jobs.append(
+                replace(
+                    start.job,
+                    id=unique_id(f"{job.id}.{part}"[:128], taken),
+                    matrix={name: text_of(value) for name, value in row.items()},
+                    late=replace(
+                        late,
+                        strategy={},
+                        contexts={**late.contexts, "matrix": row, "strategy": own},
+                        fail_fast=bool(settings["fail-fast"]),
+                        max_parallel=int(most),
+                    ),
+                )
+            )
+        with self._lock:
+            self.plan = _grown(self.plan, job.id, tuple(jobs))
+        return start, tuple(jobs)
 
     def running(self, job: Job, cancel: Cancel) -> None:
         """A job runs, and `cancel` ends it."""
@@ -135,14 +207,15 @@ class LateJobs:
             return ""
         if written:
             return f"if: {written}"
-        bad = next((need.name for need in needs if self._result(need.jobs) != SUCCESS), "")
+        bad = next((need.name for need in needs if self._need_result(need) != SUCCESS), "")
         return f"{bad} did not succeed" if bad else "a job before it did not succeed"
 
     def _functions(self, needs: Sequence[LateNeed]) -> dict[str, Function]:
         def results(names: tuple[Value, ...]) -> list[str]:
             wanted = [need for need in needs if not names or need.name in map(text_of, names)]
             ids = [job_id for need in wanted for job_id in need.jobs]
-            return [self._result([job_id]) for job_id in (ids if names else self._ancestors(ids))]
+            left_out = [need.result for need in wanted if not need.jobs]
+            return [*left_out, *(self._result([job_id]) for job_id in (ids if names else self._ancestors(ids)))]
 
         return {
             "success": lambda *names: (
@@ -172,7 +245,10 @@ class LateJobs:
         return next((one for one in _WORST_FIRST if one in found), SUCCESS)
 
     def _needs(self, needs: Sequence[LateNeed]) -> dict[str, Any]:
-        return {need.name: {"result": self._result(need.jobs), "outputs": self._outputs(need)} for need in needs}
+        return {need.name: {"result": self._need_result(need), "outputs": self._outputs(need)} for need in needs}
+
+    def _need_result(self, need: LateNeed) -> str:
+        return self._result(need.jobs) if need.jobs else need.result
 
     def _outputs(self, need: LateNeed) -> dict[str, str]:
         if need.outputs or need.inside:
@@ -194,10 +270,38 @@ def _result_of(result: JobResult | None) -> str:
     return {Status.SKIPPED: SKIPPED, Status.CANCELED: CANCELLED}.get(result.status, FAILURE)
 
 
-def _started(job: Job, late: LateJob, contexts: Mapping[str, Value]) -> Job:
-    if late.continue_on_error:
-        value = filled(late.continue_on_error, contexts, {})
-        job = replace(job, allow_failure=AllowFailure(always=truth(value) and value != "false"))
-    if late.image:
-        job = replace(job, image=replace(job.image or Image(), name=text_of(filled(late.image, contexts, {})) or None))
-    return job
+def _deep(value: Any, contexts: Mapping[str, Value]) -> Any:
+    """Evaluate every text of a value as JSON has it."""
+    if isinstance(value, str):
+        return filled(value, contexts, {})
+    if isinstance(value, Mapping):
+        return {name: _deep(one, contexts) for name, one in value.items()}
+    return [_deep(one, contexts) for one in value] if isinstance(value, list | tuple) else of_json(value)
+
+
+def _grown(plan: Plan, job_id: str, several: tuple[Job, ...]) -> Plan:
+    """Return the plan with these jobs in place of one, also where others need it."""
+    ids = tuple(job.id for job in several)
+
+    def needing(job: Job) -> Job:
+        if job.late is None or not any(need.job == job_id for need in job.needs or ()):
+            return job
+        needs = [
+            replace(need, job=one) for need in job.needs or () for one in (ids if need.job == job_id else (need.job,))
+        ]
+        return replace(job, needs=tuple(needs), late=_needing(job.late, job_id, ids))
+
+    jobs = (one for job in plan.jobs for one in (several if job.id == job_id else (needing(job),)))
+    return replace(plan, jobs=tuple(jobs))
+
+
+LateType = TypeVar("LateType", LateJob, LateCaller)
+
+
+def _needing(late: LateType, job_id: str, ids: tuple[str, ...]) -> LateType:
+    def need(one: LateNeed) -> LateNeed:
+        jobs = tuple(found for own in one.jobs for found in (ids if own == job_id else (own,)))
+        return replace(one, jobs=jobs, inside=tuple(map(need, one.inside)))
+
+    caller = None if late.caller is None else _needing(late.caller, job_id, ids)
+    return replace(late, needs=tuple(map(need, late.needs)), caller=caller)

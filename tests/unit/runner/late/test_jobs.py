@@ -8,9 +8,12 @@ import pytest
 from msgspec.structs import replace
 
 from loom.plan.late import LateCaller, LateNeed
+from loom.record.saved_plan import load_planned
 from tests.unit.runner.conftest import Make
 
 from .plans import job, run, states, step
+
+M = {"v": "${{ steps.s.outputs.m }}"}
 
 
 def test_outputs_and_results_of_jobs_reach_those_that_need_them(make: Make) -> None:
@@ -118,3 +121,37 @@ def test_an_expression_that_is_invalid_fails_its_job(make: Make) -> None:
     ran = run(make, job("a", condition="fromJSON('{')"), job("b"), code=1)
     assert ran.statuses == {"a": "failure", "b": "success"}
     assert "not valid JSON" in ran.error("a")
+
+
+def test_a_job_becomes_several_by_the_output_of_another(make: Make) -> None:
+    first = job(
+        "first", step('echo \'m={"n": [1, 2], "include": [{"n": 2, "x": "y"}]}\' >>$GITHUB_OUTPUT', id="s"), outputs=M
+    )
+    strategy = {"fail-fast": "${{ false }}", "max-parallel": 1, "matrix": "${{ fromJSON(needs.first.outputs.v) }}"}
+    many = job(
+        "many",
+        step(
+            "echo ${{ matrix.n }}${{ matrix.x }} ${{ strategy.job-index }}/${{ strategy.job-total }}; test ${{ matrix.n }} = 1"
+        ),
+        needs={"first": ["first"]},
+        strategy=strategy,
+        group="many",
+        outputs={"o": "${{ matrix.n }}"},
+    )
+    after = job("after", step("echo ${{ needs.many.result }}"), needs={"many": ["many"]}, condition="always()")
+    ran = run(make, first, many, after, code=1, jobs=1)
+    assert ran.statuses == {"first": "success", "after": "success", "many.1": "success", "many.2-y": "failure"}
+    assert (ran.lines("many.1"), ran.lines("many.2-y"), ran.lines("after")) == (["1 0/2"], ["2y 1/2"], ["failure"])
+    planned = load_planned(ran.reading.paths.plan).plan
+    assert [each.id for each in planned.jobs] == ["first", "many.1", "many.2-y", "after"]
+    assert [need.job for need in planned.job("after").needs or ()] == ["many.1", "many.2-y"]
+    assert planned.job("many.2-y").matrix == {"n": "2", "x": "y"}
+
+
+@pytest.mark.parametrize(("value", "why"), [("[]", "no combination"), ("{", "not valid JSON"), ("3", "not a list")])
+def test_a_matrix_that_is_none_fails_the_job(make: Make, value: str, why: str) -> None:
+    first = job("first", step(f"echo 'm={value}' >>$GITHUB_OUTPUT", id="s"), outputs=M)
+    strategy = {"matrix": {"n": "${{ fromJSON(needs.first.outputs.v) }}"}}
+    ran = run(make, first, job("many", needs={"first": ["first"]}, strategy=strategy, group="many"), code=1)
+    assert ran.statuses == {"first": "success", "many": "failure"}
+    assert why in ran.error("many")
