@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec.structs import replace
@@ -11,9 +11,11 @@ from loom.config import Config
 from loom.errors import Problem
 from loom.plan import model as p
 from loom.plan.candidates import Candidate
+from loom.plan.selection import Choice
 from loom.pools import Pool
 from loom.util.bounded import listed
 from loom.util.yaml_file import Node, fields_of, line_in_file, one_or_more, pointer, text_of
+from loom.workflow.keywords import Keyword, Support
 
 PHASES: tuple[p.Phase, ...] = ("before_script", "script", "after_script")
 WHEN: Mapping[str, Literal["on_failure", "always", "manual"]] = {
@@ -85,17 +87,62 @@ def keys_at(node: Node, parts: Sequence[str]) -> Iterator[Node]:
                 yield from keys_at(child, parts[1:])
 
 
-def without_demands(job: p.Job, refused: Sequence[str]) -> p.Job:
-    """Return a refused job, which asks the engine and the user for nothing."""
-    image = p.Image() if job.image is not None else None
-    return replace(job, refused=tuple(refused), image=image, services=(), secrets=())
+def finished(job: p.Job, config: Config, refuse: Callable[[tuple[str, ...], str], None]) -> p.Job:
+    """Apply the hardened profile, where it is on; call `refuse` for each request beyond it."""
+    if not config.hardened:
+        return job
+    from loom.plan.hardening import hardened  # few runs have it
+
+    return hardened(job, config, refuse)
 
 
-def of_refused(refusal: Problem, names: Sequence[str]) -> Problem:
-    """Return the warning of what a run refuses jobs of these names for."""
-    turn = "its turn comes" if len(names) == 1 else "their turn comes"
-    message = f"{refusal.message} (a run refuses {', '.join(listed(names, 3))} when {turn})"
-    return replace(refusal, message=message, severity="warning")
+class Refusals:
+    """What this machine can't do for jobs: each is refused when it would run, and the others run without it."""
+
+    def __init__(self, keywords: Iterable[Keyword], code: str) -> None:
+        self._keywords = [one for one in keywords if one.support is Support.NO_JOB]
+        self._code = code
+        self._refusing: dict[tuple[str, int, int, str], tuple[Problem, dict[str, None]]] = {}
+        """What is refused at a place, and the names of the jobs that are refused for it."""
+        self.refused: dict[str, list[Problem]] = {}
+        """By job id."""
+
+    def refuse_at(self, candidate: Candidate, node: Node, at: str, message: str) -> None:
+        problem = node.file.problem(node, at, message, code=self._code)
+        found = self.refused.setdefault(candidate.id, [])
+        if problem not in found:
+            found.append(problem)
+        place = (problem.file, problem.line, problem.column, message)
+        if candidate.held is None:
+            self._refusing.setdefault(place, (problem, {}))[1][candidate.name] = None
+
+    def refuse_keywords(self, candidate: Candidate, job: Node, *at: str) -> None:
+        """Refuse a job for the keys that a table refuses."""
+        for keyword in self._keywords:
+            parts = keyword.name.split(":")
+            for key in keys_at(job, parts):
+                why = f"{keyword.name.replace(':NAME', '')} is not supported: {keyword.about}"
+                self.refuse_at(candidate, key, pointer(*at, *parts), why)
+
+    def without_demands(self, job: p.Job) -> p.Job:
+        """Return a job that, if it is refused, has the reasons and asks the engine and the user for nothing."""
+        if job.id not in self.refused:
+            return job
+        reasons = tuple(str(problem) for problem in self.refused[job.id])
+        image = p.Image() if job.image is not None else None
+        return replace(job, refused=reasons, image=image, services=(), secrets=())
+
+    def of_named(self, choice: Choice, jobs: Sequence[Candidate]) -> list[Problem]:
+        """Return the refusals that are errors: those of jobs that the user has named, and of all if no job is left."""
+        named = choice.named(jobs) if len(self.refused) < len(jobs) else self.refused.keys()
+        return [problem for job_id in named for problem in self.refused.get(job_id, ())]
+
+    def warnings(self) -> Iterator[Problem]:
+        """Yield a warning of each refusal, with the jobs that a run refuses for it; jobs that it leaves out have none."""
+        for refusal, names in self._refusing.values():
+            turn = "its turn comes" if len(names) == 1 else "their turn comes"
+            message = f"{refusal.message} (a run refuses {', '.join(listed(list(names), 3))} when {turn})"
+            yield replace(refusal, message=message, severity="warning")
 
 
 def held(found: Iterable[Candidate], *, code: str) -> Iterator[Problem]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
@@ -15,7 +15,6 @@ from loom.plan.github.candidates import IF_FALSE, TOKEN, GitHubCandidate, GitHub
 from loom.plan.github.containers import BadOption, ContainerOptions, options_of
 from loom.plan.github.steps import StepList, texts_of
 from loom.plan.github.texts import LATE, Texts
-from loom.plan.hardening import hardened
 from loom.plan.late import LateCaller, LateJob, LateNeed
 from loom.plan.placement import placed
 from loom.pools import Pool
@@ -25,20 +24,15 @@ from loom.workflow.github.expressions import InvalidExpression, truth
 from loom.workflow.github.keywords import JOB
 from loom.workflow.github.shapes import UNSUPPORTED
 from loom.workflow.github.workflows import CALL
-from loom.workflow.keywords import Support
 from loom.workflow.words import shell_words
 
-_REFUSING = [one for one in JOB if one.support is Support.NO_JOB]
 
-
-class GitHubJobBuilder:
-    """`refused`: by job id, what can't be done here for the job."""
-
+class GitHubJobBuilder(builder.Refusals):
     def __init__(self, candidates: GitHubCandidates, context: p.ResolveContext, selection: p.JobSelection) -> None:
+        super().__init__(JOB, UNSUPPORTED)
         self.candidates = candidates
         self.context = context
         self.selection = selection
-        self.refused: dict[str, list[Problem]] = {}
         self.problems: list[Problem] = []
         self.there: frozenset[str] = frozenset()
         """The ids of the jobs of the plan."""
@@ -46,7 +40,7 @@ class GitHubJobBuilder:
     def job(self, candidate: GitHubCandidate, *, named: bool = False) -> p.Job:
         """`named`: the user has named it, so that it runs whatever its `if` says of the event."""
         config, node, texts = self.context.config, candidate.node, candidate.texts
-        self._refuse_keywords(candidate)
+        self.refuse_keywords(candidate, node, "jobs", candidate.key)
         if candidate.refusal:
             self.refuse(candidate, node.value["uses"], candidate.refusal)
         place = self._place(candidate)
@@ -89,33 +83,11 @@ class GitHubJobBuilder:
             places=builder.places(node, config),
             late=late,
         )
-        if candidate.id in self.refused:
-            reasons = tuple(str(problem) for problem in self.refused[candidate.id])
-            job = builder.without_demands(job, reasons)
-        if not config.hardened:
-            return job
-        return hardened(job, config, lambda at, message: self.refuse(candidate, candidate.entry.key, message))
+        say = lambda _, message: self.refuse(candidate, candidate.entry.key, message)  # noqa: E731
+        return builder.finished(self.without_demands(job), config, say)
 
     def refuse(self, candidate: GitHubCandidate, node: Node, message: str) -> None:
-        """Refuse the job, not the file: other jobs can run without it."""
-        at = pointer("jobs", candidate.key)
-        found = self.refused.setdefault(candidate.id, [])
-        problem = node.file.problem(node, at, message, code=UNSUPPORTED)
-        if problem not in found:
-            found.append(problem)
-
-    def refusals(self, known: Mapping[str, GitHubCandidate]) -> list[Problem]:
-        """Return a warning of each refusal, with the jobs that a run refuses for it; jobs that it leaves out have none."""
-        names: dict[Problem, dict[str, None]] = {}
-        for job_id, problems in self.refused.items():
-            for problem in problems if known[job_id].held is None else ():
-                names.setdefault(problem, {})[known[job_id].name] = None
-        return [builder.of_refused(problem, list(jobs)) for problem, jobs in names.items()]
-
-    def _refuse_keywords(self, candidate: GitHubCandidate) -> None:
-        for keyword in _REFUSING:
-            for key in builder.keys_at(candidate.node, keyword.name.split(":")):
-                self.refuse(candidate, key, f"{keyword.name.replace(':NAME', '')} is not supported: {keyword.about}")
+        self.refuse_at(candidate, node, pointer("jobs", candidate.key), message)
 
     def _read(self, uses: str) -> actions.ActionFile:
         return actions.read(uses, self.candidates.workflows.directory, self.context)

@@ -34,9 +34,7 @@ def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveC
     made.there = frozenset(candidate.id for candidate in jobs)
     asked = choice.named(found)
     built = tuple(made.job(candidate, named=candidate.id in asked) for candidate in jobs)
-    named = choice.named(jobs) if len(made.refused) < len(jobs) else made.refused.keys()
-    refused = [problem for job_id in named for problem in made.refused.get(job_id, ())]
-    problems = [*choice.problems, *candidates.of_values.found, *refused]
+    problems = [*choice.problems, *candidates.of_values.found, *made.of_named(choice, jobs)]
     if problems:
         raise WorkflowError(list(dict.fromkeys(problems)))
     if not built and selection.everything:
@@ -88,10 +86,9 @@ def rehearse(workflows: Workflows, config: Config | None = None) -> tuple[list[P
     )
     made.there = frozenset(one.id for one in found)
     jobs = [(candidate.entry, made.job(candidate)) for candidate in found]
-    by_id = {one.id: one for one in found}
     problems = [
         *candidates.problems.found,
-        *made.refusals(by_id),
+        *made.warnings(),
         *builder.held(found, code=HELD),
     ]
     return list(dict.fromkeys(problems)), jobs

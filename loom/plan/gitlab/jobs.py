@@ -15,7 +15,6 @@ from loom.plan import builder
 from loom.plan import model as p
 from loom.plan.candidates import by_name
 from loom.plan.gitlab.candidates import Candidates, JobCandidate, system_of
-from loom.plan.hardening import hardened
 from loom.plan.placement import placed
 from loom.pools import Pool
 from loom.util import globs
@@ -28,7 +27,6 @@ from loom.workflow.gitlab.paths import of_runner
 from loom.workflow.gitlab.shapes import UNSUPPORTED
 from loom.workflow.gitlab.variables import GIVE, Variable, expand, expand_all, names, read
 from loom.workflow.interpolation import ExpansionTooLong
-from loom.workflow.keywords import Support
 from loom.workflow.messages import NO_EFFECT
 from loom.workflow.predefined import KNOWN_AT_START
 from loom.workflow.words import shell_words
@@ -45,17 +43,17 @@ _RETRY: Mapping[str, p.RetryWhen] = {
     "data_integrity_failure": "provider_failure",
 }
 """GitLab's reasons that can occur here."""
-_REFUSING = [one for one in JOB if one.support is Support.NO_JOB]
 _PROJECT = {"CI_PROJECT_DIR": ".", "LOOM_PROJECT_DIR": "."}
 _LATE = {*_PROJECT, "CI_BUILDS_DIR", *KNOWN_AT_START}
 _SERVICE_WAIT_S = 30.0
 """How long GitLab's runner waits for a service by default, before the job goes on all the same."""
 
 
-class GitLabJobBuilder:
+class GitLabJobBuilder(builder.Refusals):
     """`problems` are errors in values, warnings of refused jobs, and notices of what is left out."""
 
     def __init__(self, candidates: Candidates, context: p.ResolveContext, known: Mapping[str, JobCandidate]) -> None:
+        super().__init__(JOB, UNSUPPORTED)
         self.candidates = candidates
         self.context = context
         self.known = known
@@ -63,10 +61,6 @@ class GitLabJobBuilder:
         self._named = by_name(known.values())
         self._position = {job_id: number for number, job_id in enumerate(known)}
         self._said: list[Problem] = []
-        self._refusing: dict[tuple[str, int, int, str], tuple[Problem, dict[str, None]]] = {}
-        """What is refused at a place, and the names of the jobs that are refused for it."""
-        self.refused: dict[str, list[Problem]] = {}
-        """By job id, what this machine can't do for the job: it is refused when it would run."""
 
     @property
     def errors(self) -> list[Problem]:
@@ -74,12 +68,12 @@ class GitLabJobBuilder:
 
     @property
     def problems(self) -> list[Problem]:
-        return [*self._said, *(builder.of_refused(why, list(names)) for why, names in self._refusing.values())]
+        return [*self._said, *self.warnings()]
 
     def job(self, candidate: JobCandidate) -> p.Job:
         config, merged, decided = self.context.config, candidate.entry.merged, candidate.decision
         texts = _Texts(self, candidate)
-        self._refuse_keywords(candidate)
+        self.refuse_keywords(candidate, merged, candidate.name)
         self._refuse_tags(candidate)
         place = self.place(merged)
         image = self.image(merged.get("image"), texts) if place.in_container else None
@@ -130,36 +124,18 @@ class GitLabJobBuilder:
             places=builder.places(merged, config),
             rule=decided.rule,
         )
-        if candidate.id in self.refused:
-            job = builder.without_demands(job, [str(problem) for problem in self.refused[candidate.id]])
-        if not config.hardened:
-            return job
-        return hardened(job, config, lambda at, message: self.say(candidate.entry.key, candidate.name, message))
+        say = lambda _, message: self.say(candidate.entry.key, candidate.name, message)  # noqa: E731
+        return builder.finished(self.without_demands(job), config, say)
 
     def say(self, node: Node, at: str, message: str, severity: str = "error", code: str = yaml.CODE) -> None:
         self._said.append(node.file.problem(node, at, message, code=code, severity=severity))
-
-    def refuse(self, candidate: JobCandidate, node: Node, at: str, message: str) -> None:
-        """Refuse the job, not the file: other jobs can run without it."""
-        refusal = node.file.problem(node, at, message, code=UNSUPPORTED)
-        self.refused.setdefault(candidate.id, []).append(refusal)
-        place = (refusal.file, refusal.line, refusal.column, message)
-        if candidate.held is None:
-            self._refusing.setdefault(place, (refusal, {}))[1][candidate.name] = None
-
-    def _refuse_keywords(self, candidate: JobCandidate) -> None:
-        for keyword in _REFUSING:
-            parts = keyword.name.split(":")
-            for key in builder.keys_at(candidate.entry.merged, parts):
-                why = f"{keyword.name} is not supported: {keyword.about}"
-                self.refuse(candidate, key, pointer(candidate.name, *parts), why)
 
     def _refuse_tags(self, candidate: JobCandidate) -> None:
         """Refuse a job, which was named, for a system that no container has."""
         if (found := system_of(candidate.entry.merged, self.context.config.pools)) is not None:
             tag, system = found
             why = f"tags: {text_of(tag)} is of runners with {system}; jobs run on Linux here"
-            self.refuse(candidate, tag, pointer(candidate.name, "tags"), why)
+            self.refuse_at(candidate, tag, pointer(candidate.name, "tags"), why)
 
     def place(self, job: Node) -> Pool:
         """A tag that is the name of a pool chooses it."""
@@ -252,12 +228,12 @@ class GitLabJobBuilder:
             try:
                 found = artifacts_of(pipeline, job)
             except RequestError as error:
-                self.refuse(candidate, item, at, f"needs:pipeline: {error.message}")
+                self.refuse_at(candidate, item, at, f"needs:pipeline: {error.message}")
                 continue
             if found is not None:
                 yield found[0], str(found[1])
             elif not truth(item.get("optional")):
-                self.refuse(candidate, item, at, f"needs:pipeline: run {pipeline} has no job {job}")
+                self.refuse_at(candidate, item, at, f"needs:pipeline: run {pipeline} has no job {job}")
 
     def artifacts(self, job: Node, texts: _Texts) -> p.Artifacts | None:
         node = job.get("artifacts")
@@ -317,7 +293,7 @@ class GitLabJobBuilder:
                         f"{key}: {why} {name} names; give it one of your own under the same name: "
                         f"`gitlab: {{secrets: {{{name}: keyring://SERVICE/NAME}}}}` in your configuration"
                     )
-                    self.refuse(texts.candidate, node, texts.at(key, name), message)
+                    self.refuse_at(texts.candidate, node, texts.at(key, name), message)
                 else:
                     found.append(p.Secret(name=name, ref=reference, file=as_file))
         return tuple(found)
@@ -439,7 +415,7 @@ class _Texts:
             if unset:
                 lacks = f"{' and '.join(unset)} {'has' if len(unset) == 1 else 'have'} no value here"
                 why = f"image: {error.message}. {lacks}: {GIVE}"
-                self.builder.refuse(self.candidate, written, self.at("image"), why)
+                self.builder.refuse_at(self.candidate, written, self.at("image"), why)
             else:
                 self.builder.say(written, self.at("image"), f"image: {error.message}. {error.hint}")
         return name

@@ -28,10 +28,8 @@ def resolve(pipeline: Pipeline, selection: p.JobSelection, context: p.ResolveCon
     jobs = choice.connect(found, choice.select(found))
     builder = GitLabJobBuilder(candidates, context, {one.id: one for one in found})
     built = tuple(builder.job(candidate) for candidate in jobs)
-    named = choice.named(jobs) if len(builder.refused) < len(jobs) else builder.refused.keys()
-    refused = [problem for job_id in named for problem in builder.refused.get(job_id, ())]
     errors = [one for one in (*candidates.problems.found, *_checked(pipeline)) if one.severity == "error"]
-    problems = errors + choice.problems + builder.errors + refused
+    problems = errors + choice.problems + builder.errors + builder.of_named(choice, jobs)
     if problems:
         raise WorkflowError(list(dict.fromkeys(problems)))
     return p.Plan(

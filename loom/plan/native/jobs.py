@@ -97,11 +97,7 @@ class JobBuilder:
             places=builder.places(entry.merged, config),
             rule=candidate.decision.rule,
         )
-        if not config.hardened:
-            return job
-        from loom.plan.hardening import hardened
-
-        return hardened(job, config, text.say)
+        return builder.finished(job, config, text.say)
 
     def shared_shell(self, entry: Entry) -> bool:
         shell = tuple(entry.fields.get("shell") or shell_words(self.context.config.default_shell))
