@@ -124,7 +124,7 @@ def _secrets(loaded: Loaded, jobs: Iterable[tuple[Entry, Job]]) -> list[Problem]
         for place, secret in _secret_places(job):
             wrong = check_reference(secret.ref)
             if wrong is not None:
-                node = _node_at(entry, place) or entry.key
+                node = entry.merged.find(*place) or entry.key
                 at = pointer(entry.name, *place)
                 problem = node.file.problem(node.get("ref") or node, at, wrong, code="SECRETS_REF_INVALID")
                 found[replace(problem, source_line=None)] = None  # the text may be the secret itself
@@ -139,13 +139,6 @@ def _secret_places(job: Job) -> Iterator[tuple[tuple[str | int, ...], Secret]]:
     for number, service in enumerate(job.services):
         for secret in service.secrets:
             yield ("services", number, "secrets", secret.name), secret
-
-
-def _node_at(entry: Entry, place: Sequence[str | int]) -> Node | None:
-    node: Node | None = entry.merged
-    for part in place:
-        node = node.get(part) if node is not None else None
-    return node
 
 
 def _traced(loaded: Loaded, entry: Entry, job: Job, trace: Trace) -> Problem:

@@ -17,9 +17,9 @@ from loom.cancel import Cancel
 from loom.commands.inside.recreate_tree import taken_again
 from loom.commands.keep import trusting
 from loom.commands.project import Here
-from loom.commands.run import checkout, contexts, preparing, wiring
+from loom.commands.run import checkout, contexts, preparing
 from loom.commands.run.preparing import Options, Prepared
-from loom.commands.run.run_request import request_of
+from loom.commands.run.run_request import request_of, tools_of
 from loom.errors import RequestError
 from loom.plan.model import ChildFile, JobSelection, Plan
 from loom.plan.resolve import resolve
@@ -130,15 +130,6 @@ class ChildRuns:
         prepared = Prepared(
             run_id=run_id, here=here, source=source, plan=plan, variables=variables, notices=held_back(plan)
         )
-        tools = wiring.tools_for(
-            plan,
-            here.config,
-            source.root,
-            here.environ,
-            run_id=run_id,
-            judged=here.judged,
-            isolated=self._options.strict,
-        )
         reuse = Reuse(
             parent_run_id=child.run_id,
             workspace=workspace,
@@ -151,7 +142,7 @@ class ChildRuns:
             prepared,
             options,
             tools=replace(
-                tools,
+                tools_of(prepared, self._options),
                 gate=self._gate,
                 run_child=ChildRuns(options, prepared, self._gate, self._dialect, self._with(child)),
             ),

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from msgspec import Struct, field
@@ -30,9 +30,6 @@ from loom.record.documents import Invocation
 from loom.snapshot import Source
 from loom.util import profile
 from loom.util.paths import name_from
-
-if TYPE_CHECKING:
-    pass
 
 
 FAILURE, PAUSE = "failure", "pause"

@@ -21,9 +21,9 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.commands.keep.background import clean_later
 from loom.commands.project import Here
-from loom.commands.run import preparing, wiring
+from loom.commands.run import preparing
 from loom.commands.run.preparing import Options, Prepared
-from loom.commands.run.run_request import request_of
+from loom.commands.run.run_request import request_of, tools_of
 from loom.errors import LoomError
 from loom.plan.model import Plan
 from loom.record.events import PhaseEvent
@@ -194,14 +194,6 @@ def _request(
     sinks: Sequence[Sink] = (),
     gate: Gate | None = None,
 ) -> RunRequest:
-    here = prepared.here
-    tools = wiring.tools_for(
-        prepared.plan,
-        here.config,
-        here.root,
-        here.environ,
-        run_id=prepared.run_id,
-        judged=here.judged,
-        isolated=options.strict,
+    return request_of(
+        prepared, options, tools=replace(tools_of(prepared, options), gate=gate), cancel=cancel, sinks=sinks
     )
-    return request_of(prepared, options, tools=replace(tools, gate=gate), cancel=cancel, sinks=sinks)

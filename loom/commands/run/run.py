@@ -21,9 +21,9 @@ from loom.commands import terminal
 from loom.commands.inside import breakpoints
 from loom.commands.keep.background import clean_later
 from loom.commands.project import Here
-from loom.commands.run import detaching, wiring
+from loom.commands.run import detaching
 from loom.commands.run.preparing import Options, Prepared, prepare
-from loom.commands.run.run_request import request_of
+from loom.commands.run.run_request import request_of, tools_of
 from loom.commands.screen import screen_parts
 from loom.errors import RequestError
 from loom.plan.model import Plan
@@ -85,10 +85,7 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None,
     look, write = screen_parts(config.color, quiet=options.quiet, verbose=options.verbose, stream=config.stream)
     audience, gate = audience_for(options, plan, look, write, stream=config.stream)
     with profile.span("part", "tools"):
-        tools = wiring.tools_for(
-            plan, config, source.root, here.environ, run_id=prepared.run_id, judged=here.judged, isolated=options.strict
-        )
-    tools = replace(tools, gate=gate)
+        tools = replace(tools_of(prepared, options), gate=gate)
     if options.detach:
         detaching.check(plan, tools)
         leave = detaching.Leaving(prepared.run_id, audience.close, write, follow=follow)

@@ -23,6 +23,20 @@ if TYPE_CHECKING:
 MAX_NOTICES = 5
 
 
+def tools_of(prepared: Prepared, options: Options) -> JobTools:
+    """Return the dependencies of the jobs of what was prepared."""
+    here = prepared.here
+    return wiring.tools_for(
+        prepared.plan,
+        here.config,
+        prepared.source.root,
+        here.environ,
+        run_id=prepared.run_id,
+        judged=here.judged,
+        isolated=options.strict,
+    )
+
+
 def request_of(
     prepared: Prepared,
     options: Options,
