@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from msgspec import Struct
+from msgspec.structs import replace
 
 from loom.util.yaml_file import Kind, Node, mapping
 from loom.workflow import loaded, merge
@@ -19,13 +19,10 @@ class Entry(loaded.Entry, frozen=True, kw_only=True):
 
     fields: Fields
 
-
-class Written(Struct, frozen=True, kw_only=True):
-    """An entry as its file defines it. `fields` is None when its shape is invalid."""
-
-    key: Node
-    node: Node
-    fields: Fields | None
+    @property
+    def stage(self) -> str | None:
+        node = self.merged.get("stage")
+        return node.value if node is not None and isinstance(node.value, str) else None
 
 
 def _image(base: Node, over: Node) -> Node:
@@ -43,14 +40,14 @@ RULES = {"image": _image}
 
 
 def entries_of(
-    written: Mapping[str, Written], default: Node | None, shapes: Shapes, problems: Problems
+    written: Mapping[str, Entry], broken: set[str], default: Node | None, shapes: Shapes, problems: Problems
 ) -> dict[str, Entry]:
-    """Return each entry with its inherited values; entries with an invalid shape or an invalid parent are missing."""
-    broken = {name for name, entry in written.items() if entry.fields is None}
+    """Return each entry with its inherited values; those whose shape or parent is invalid are missing, and `broken`."""
     nodes = {name: entry.node for name, entry in written.items()}
     found: dict[str, Entry] = {}
     for name, merged in merge.extended(nodes, problems, most=MAX_LEVELS, rules=RULES, broken=broken).items():
-        own, fields = written[name], written[name].fields
+        own = written[name]
+        fields: Fields | None = own.fields
         if not broken.isdisjoint(parent.value for parent in merge.parents_of(own.node)):
             broken.add(name)
             continue
@@ -61,5 +58,5 @@ def entries_of(
         if fields is None:
             broken.add(name)
         else:
-            found[name] = Entry(name=name, key=own.key, node=own.node, merged=merged, fields=fields)
+            found[name] = replace(own, merged=merged, fields=fields)
     return {name: found[name] for name in written if name in found}

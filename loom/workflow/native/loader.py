@@ -17,9 +17,8 @@ from loom.workflow.loaded import Examined, LoadedOf
 from loom.workflow.messages import Problems, in_order, refused
 from loom.workflow.native import references
 from loom.workflow.native.files import File, WorkflowFiles
-from loom.workflow.native.inheritance import RULES, Entry, Written, entries_of
+from loom.workflow.native.inheritance import RULES, Entry, entries_of
 from loom.workflow.native.keywords import ROOT_KEYS
-from loom.workflow.native.references import EntryView
 from loom.workflow.native.shapes import Fields, Shapes
 
 
@@ -59,7 +58,8 @@ def _assemble(path: str, files: list[File], problems: Problems) -> Workflow | No
     if not any(file.main for file in files):
         return None
     shapes = Shapes(problems)
-    written: dict[str, Written] = {}
+    written: dict[str, Entry] = {}
+    broken: set[str] = set()
     default: Node | None = None
     variables: dict[str, Node] = {}
     root: Fields | None = None
@@ -72,15 +72,16 @@ def _assemble(path: str, files: list[File], problems: Problems) -> Workflow | No
             default = own if default is None else merge.merge(default, own, RULES)
         if (own := _mapping(file.root, "variables")) is not None:
             variables |= own.value
-        _take_entries(file.root, written, shapes, problems)
+        _take_entries(file.root, written, broken, shapes, problems)
     if all(name.startswith(".") for name in written) and not problems.found:
         problems.say(main, "/", "the workflow has no jobs; add a name with `stage` and `script`")
-    entries = entries_of(written, default, shapes, problems)
+    entries = entries_of(written, broken, default, shapes, problems)
     stages = main.get("stages")
     declared = None
     if stages is not None and stages.kind is Kind.LIST:
         declared = tuple(node.value for node in items_of(stages) if isinstance(node.value, str))
-    references.check(_views(written, entries), declared, problems)
+    there = {name: entries.get(name, own) for name, own in written.items() if own.node.kind is Kind.MAPPING}
+    references.check(there, entries.keys(), declared, problems)
     return Workflow(
         path=path,
         files=tuple(file.yaml for file in files),
@@ -99,7 +100,7 @@ def _mapping(root: Node, key: str) -> Node | None:
     return node if node is not None and node.kind is Kind.MAPPING else None
 
 
-def _take_entries(root: Node, written: dict[str, Written], shapes: Shapes, problems: Problems) -> None:
+def _take_entries(root: Node, written: dict[str, Entry], broken: set[str], shapes: Shapes, problems: Problems) -> None:
     for name, node in root.value.items():
         if name in ROOT_KEYS:
             continue
@@ -110,14 +111,6 @@ def _take_entries(root: Node, written: dict[str, Written], shapes: Shapes, probl
             why = f"{name} is also in {first.file.name}:{first.line}; rename one, or use extends"
             problems.say(key, pointer(name), why)
         else:
-            written[name] = Written(key=key, node=node, fields=fields)
-
-
-def _views(written: Mapping[str, Written], entries: Mapping[str, Entry]) -> dict[str, EntryView]:
-    views = {}
-    for name, own in written.items():
-        if own.node.kind is Kind.MAPPING:
-            entry = entries.get(name)
-            node, fields = (entry.merged, entry.fields) if entry is not None else (own.node, None)
-            views[name] = EntryView(name=name, key=own.key, node=node, fields=fields)
-    return views
+            written[name] = Entry(name=name, key=key, node=node, merged=node, fields=fields or {})
+            if fields is None:
+                broken.add(name)
