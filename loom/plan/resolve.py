@@ -30,7 +30,7 @@ def resolve(workflow: Loaded, selection: p.JobSelection, context: p.ResolveConte
     """Resolve a checked workflow: matrix, rules, variables, needs, selection.
 
     RequestError for an invalid selection, WorkflowError for problems that appear only now. Pure, except for the
-    context's callables, which are called at most once per question.
+    context's callables, which answer a question that is asked again at once.
     """
     return _of(workflow).resolve(workflow, selection, context)
 

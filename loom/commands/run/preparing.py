@@ -31,7 +31,6 @@ from loom.snapshot import Source
 from loom.util import profile
 from loom.util.paths import name_from
 
-
 FAILURE, PAUSE = "failure", "pause"
 """Words of `--stop-at`."""
 

@@ -77,8 +77,6 @@ class RuleEvaluator:
         self.selection = selection
         self.context = context
         self.workflow_variables: Mapping[str, str] = {}
-        self._changed: dict[str | None, list[str] | None] = {}
-        self._files: list[str] | None = None
         self._predefined = {name: value for name, value in context.predefined.items() if value != ""}
 
     def candidates(self) -> list[EntryCandidate]:
@@ -110,20 +108,15 @@ class RuleEvaluator:
     def decide(self, entry: Entry, instance: Instance) -> RuleDecision:
         fields = entry.fields
         base = fields.get("when", "on_success")
-        if fields.get("rules"):
-            values: dict[str, str] | None = None
-            for number, rule in enumerate(fields["rules"]):
-                if values is None:
-                    values = self.rule_values(
-                        fields.get("variables", {}),
-                        instance.matrix,
-                        job_values(self.workflow, self.selection, self.context, entry, instance.id),
-                    )
-                if self.applies(rule, values, entry.merged.get("rules"), (entry.name, "rules", number)):
-                    when, may_fail = rule.get("when", base), rule.get("allow_failure")
-                    return decision(when, number, variables=rule.get("variables", {}), allow_failure=may_fail)
-            return decision("never", reason=NO_MATCH)
-        return decision(base)
+        if not fields.get("rules"):
+            return decision(base)
+        known = job_values(self.workflow, self.selection, self.context, entry, instance.id)
+        values = self.rule_values(fields.get("variables", {}), instance.matrix, known)
+        for number, rule in enumerate(fields["rules"]):
+            if self.applies(rule, values, entry.merged.get("rules"), (entry.name, "rules", number)):
+                when, may_fail = rule.get("when", base), rule.get("allow_failure")
+                return decision(when, number, variables=rule.get("variables", {}), allow_failure=may_fail)
+        return decision("never", reason=NO_MATCH)
 
     def rule_values(self, own: Mapping[str, str], matrix: Mapping[str, str], job: Mapping[str, str]) -> dict[str, str]:
         """Return the variables that conditions see: all that have a value before the rule itself."""
@@ -147,8 +140,7 @@ class RuleEvaluator:
                 return False
         except SearchError as error:
             at = pointer(*place, "if")
-            written = rules.get(place[2]) if rules is not None else None
-            node = (written.get("if") if written is not None else None) or rules
+            node = (rules.find(place[2], "if") if rules is not None else None) or rules
             assert node is not None  # a rule was read from somewhere
             raise WorkflowError([node.file.problem(node, at, str(error))]) from error
         if "changes" in rule and not self.any_changed(rule["changes"], values):
@@ -157,17 +149,12 @@ class RuleEvaluator:
 
     def any_changed(self, changes: Fields, values: Mapping[str, str]) -> bool:
         base = interpolation.expand(changes["compare_to"], values) if "compare_to" in changes else None
-        if base not in self._changed:
-            answer = self.context.changed(base)
-            self._changed[base] = None if answer is None else list(answer)
-        changed = self._changed[base]
+        changed = self.context.changed(base)
         if changed is None:
             return True  # unknown: rather run one job too many
         patterns = [globs.compile(interpolation.expand(glob, values)) for glob in changes["paths"]]
-        return any(pattern.fullmatch(path) for pattern in patterns for path in changed)
+        return any(pattern.fullmatch(path) for path in changed for pattern in patterns)
 
     def any_exists(self, wanted: list[str]) -> bool:
-        if self._files is None:
-            self._files = list(self.context.files())
         patterns = [globs.compile(glob) for glob in wanted]
-        return any(pattern.fullmatch(path) for pattern in patterns for path in self._files)
+        return any(pattern.fullmatch(path) for path in self.context.files() for pattern in patterns)
