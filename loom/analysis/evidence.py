@@ -174,7 +174,7 @@ def _lines_after(
         if left[event.stream] > 0:
             left[event.stream] -= 1
             found.append(visible(event.text))
-    early = _early(highlights, events[0].seq, after=ended[out] + ended[err]) if any(left.values()) else []
+    early = _early(highlights, events[0].seq, after=ended[out] + ended[err]) if events and any(left.values()) else []
     return [*early, *reversed(found)]
 
 
