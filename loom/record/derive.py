@@ -20,8 +20,6 @@ from loom.record.documents import (
     ManifestSection,
     ManifestStep,
     OutputCounts,
-    PipelineJob,
-    PipelineManifest,
     Receipt,
     RunSummary,
     SavedArtifacts,
@@ -236,32 +234,27 @@ def pipeline_summary(fold: RunFold) -> dict[str, Any]:
     }
 
 
-def pipeline_manifest(fold: RunFold) -> PipelineManifest:
+def pipeline_manifest(fold: RunFold) -> dict[str, Any]:
     plan = fold.facts.get("plan_resolved", {})
     failing = fold.failing_job()
-    return PipelineManifest(
-        run_id=fold.run_id,
-        pipeline_id=fold.pipeline_id,
-        status=fold.pipeline.status if fold.pipeline else None,
-        stages=list(plan.get("stages", ())),
-        failing_job_id=failing.id if failing else None,
-        failing_job_manifest_path=f"{job_dir(failing.id)}/manifest.json" if failing else None,
-        jobs=[
-            PipelineJob(
-                job_id=job.id,
-                stage=job.stage,
-                status=job.status,
-                exit_code=job.exit_code,
-                allowed_failure=job.allowed_failure,
-                blocked_by=job.blocked_by,
-                duration_ms=job.duration_ms,
-                summary_path=f"{job_dir(job.id)}/summary.json",
-                manifest_path=f"{job_dir(job.id)}/manifest.json",
-            )
-            for job in fold.jobs.values()
-        ],
-        left_out=list(plan.get("left_out", ())),
-    )
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "pipeline-manifest",
+        "run_id": fold.run_id,
+        "pipeline_id": fold.pipeline_id,
+        "status": fold.pipeline.status if fold.pipeline else None,
+        "stages": list(plan.get("stages", ())),
+        "failing_job_id": failing.id if failing else None,
+        "failing_job_manifest_path": f"{job_dir(failing.id)}/manifest.json" if failing else None,
+        "jobs": [_pipeline_job(job) for job in fold.jobs.values()],
+        "left_out": list(plan.get("left_out", ())),
+    }
+
+
+def _pipeline_job(job: JobState) -> dict[str, Any]:
+    same = ("stage", "status", "exit_code", "allowed_failure", "blocked_by", "duration_ms")
+    paths = {f"{name}_path": f"{job_dir(job.id)}/{name}.json" for name in ("summary", "manifest")}
+    return {"job_id": job.id, **{name: getattr(job, name) for name in same}, **paths}
 
 
 def run_summary(fold: RunFold) -> RunSummary:

@@ -270,31 +270,6 @@ class JobManifest(Document, frozen=True, kw_only=True):
     events_path: Place
 
 
-class PipelineJob(Document, frozen=True, kw_only=True):
-    job_id: Place
-    stage: str
-    status: Status | None
-    exit_code: Code | None
-    allowed_failure: bool
-    blocked_by: str | None
-    duration_ms: Milliseconds | None
-    summary_path: Place
-    manifest_path: Place
-
-
-class PipelineManifest(Document, frozen=True, kw_only=True):
-    schema_version: Literal["loom.runtime.logs.v2"] = SCHEMA_VERSION
-    kind: Literal["pipeline-manifest"] = "pipeline-manifest"
-    run_id: RunId
-    pipeline_id: str
-    status: Status | None
-    stages: list[str]
-    failing_job_id: Place | None
-    failing_job_manifest_path: Place | None
-    jobs: list[PipelineJob]
-    left_out: list[dict[str, Any]]
-
-
 class RunSummary(Document, frozen=True, kw_only=True):
     schema_version: Literal["loom.run.v1"] = RUN_SCHEMA
     kind: Literal["run-summary"] = "run-summary"

@@ -1,7 +1,7 @@
 """Read a run's record: documents, state, events in order.
 
-Documents come from their files or, when loom was killed before writing them, from the events. Following pointers reads
-a few small files and the end of one; only requests for all output read everything.
+Documents come from the phase events, a job's manifest and the receipt from their files where these are. Only requests for
+all output read everything.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -23,8 +24,6 @@ from loom.record.documents import (
     Commit,
     Document,
     JobManifest,
-    PipelineManifest,
-    RunSummary,
     checked,
     plain,
 )
@@ -91,16 +90,15 @@ class Reading:
         return fold
 
     def run_summary(self) -> Mapping[str, Any]:
-        return self._document("summary.json", RunSummary, derive.run_summary)
+        return self._folded(derive.run_summary)
 
     def pipeline_manifest(self) -> Mapping[str, Any]:
-        return self._document("pipeline/manifest.json", PipelineManifest, derive.pipeline_manifest)
+        return self._folded(derive.pipeline_manifest)
 
     def job_manifest(self, job_id: str) -> Mapping[str, Any]:
         """Return a job's manifest. RecordError for an unknown job."""
-        return self._document(
-            f"jobs/{job_id}/manifest.json", JobManifest, lambda fold: derive.job_manifest(fold, job_id)
-        )
+        path = self.paths.job(job_id) / "manifest.json"  # of earlier runs, this file alone
+        return read_document(path, JobManifest) or self._folded(lambda fold: derive.job_manifest(fold, job_id))
 
     def receipt(self) -> Mapping[str, Any]:
         """The summary as written; for a run without an end, derived from its events so far."""
@@ -116,7 +114,7 @@ class Reading:
             return None
 
     def job_ids(self) -> list[str]:
-        return [str(job["job_id"]) for job in self.pipeline_manifest()["jobs"]]
+        return list(self.fold.jobs)
 
     def units(self, job_id: str) -> list[Unit]:
         """Return a job's steps and sections in order of their start, including earlier attempts."""
@@ -160,16 +158,14 @@ class Reading:
         latest += [last_event(unit.events) for unit in self.running_units()]
         return max((event.ts for event in latest if event is not None), default=None)
 
-    def _document(
-        self, relative: str, kind: type[Document], folded: Callable[[RunFold], Document]
-    ) -> Mapping[str, Any]:
-        """Read a document, or derive it from the events when it is missing or damaged."""
-        return read_document(self.paths.logs / relative, kind) or self._folded(folded)
-
-    def _folded(self, folded: Callable[[RunFold], Document]) -> Mapping[str, Any]:
+    def _folded(self, folded: Callable[[RunFold], Document | dict[str, Any]]) -> Mapping[str, Any]:
         try:
             document = folded(self.fold)
-            return checked(plain(document), type(document))
+            return (
+                msgspec.to_builtins(document)
+                if isinstance(document, dict)
+                else checked(plain(document), type(document))
+            )
         except (ValueError, KeyError) as error:
             why = "; ".join(line.strip() for line in str(error).splitlines()[:3])
             raise RecordError(f"{self.paths.events} is damaged: {why}") from error
