@@ -250,7 +250,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         lines=lines_that_matter(printed, telling=telling),
         lines_total=evidence.lines_total,
         telling_line=telling or (ended.text if ended is not None and failed else None),
-        earlier_error=_earlier_error(before, own, telling),
+        earlier_error=_earlier_error(before, [*own, telling or ""], command or ""),
         places=_places(
             [] if silent else [*own, *of_loom], telling or "", of_step, tests, failures, ended, at, silent=silent
         )
@@ -384,7 +384,7 @@ _HEADING = re.compile(r"\s*(?:Traceback \(most recent call last\)|stack tracebac
 """Its error follows it, after indented lines, or is before it."""
 _PASSES_ON = re.compile(
     r"\s*(?:raise|throw)\s|.*\*\*\* .*Error \d+|ninja: build stopped|npm (?:ERR!|error) (?:code|errno|A complete log)\b"
-    r"|={3,} (?:FAILURES|ERRORS) =|-- Configuring incomplete|Execution of \S+ aborted|FAILED: |\W*$"
+    r"|={3,} (?:FAILURES|ERRORS) =|Finished in |-- Configuring incomplete|Execution of \S+ aborted|FAILED: |\W*$"
 )
 """The source of an error whose message follows, a title, or a program that reports the end of another."""
 _NO_ERROR = re.compile(r"\b(?:warning|note|info|debug|hint)\b|^\s*(?:PASS|ok|OK|✓|✔)\b", re.IGNORECASE)
@@ -400,8 +400,11 @@ def _telling_line(
     if message and (line := next((line for line in lines if message[:100] in line), None)):
         return line
     told = [line for line in _without_frames(lines) if line.strip() and line != patterns.GAP]
-    errors = [line for line in told if speaks_of_error(line) or (places_in([line]) and not _NO_ERROR.search(line))]
-    first = next((line for line in errors if not _PASSES_ON.match(line)), errors[0] if errors else None)
+    errors = [line for line in told if speaks_of_error(line)]
+    placed = [line for line in told if not _NO_ERROR.search(line) and places_in([line])]
+    by_itself = [[line for line in each if not _PASSES_ON.match(line)] for each in (placed, errors)]
+    plain = [line for line in by_itself[1] if not _NO_ERROR.search(line)]
+    first = next((line for each in (*by_itself[:1], plain, by_itself[1], errors) for line in each), None)
     return first or next((line for line in reversed([*printed, *told]) if line.strip() and line != patterns.GAP), None)
 
 
@@ -412,10 +415,10 @@ _SURVIVED = re.compile(
 """The beginning of a line that is an error in the words of a tool, not a text that has such words in it."""
 
 
-def _earlier_error(before: Sequence[str], own: Sequence[str], telling: str | None) -> str | None:
-    """Choose the line as `Diagnosis.earlier_error`."""
-    found = (line for line in reversed(before) if _SURVIVED.match(line) and line != telling and line not in own)
-    return next(found, None)
+def _earlier_error(before: Sequence[str], shown: Sequence[str], script: str) -> str | None:
+    """Choose the line as `Diagnosis.earlier_error`: none that the script itself has the words of."""
+    errors = (line for line in reversed(before) if _SURVIVED.match(line))
+    return next((line for line in errors if line not in shown and line.strip() not in script), None)
 
 
 def _without_frames(lines: Sequence[str]) -> Iterator[str]:
@@ -490,7 +493,7 @@ def _places(
         for each in failures
         if each.file and each.line and not is_foreign(each.file)
     ]
-    mentions = [replace(place, file=at.file(place.file)) for place in (*places_in([telling]), *places_in(lines))]
+    mentions = at.placed([telling, *(line for line in lines if not _NO_ERROR.search(line))])
     found: dict[tuple[str, int], Location] = {}
     surest = by_command if silent else []
     for place in (*places_in_step(lines, step), *of_tests, *surest, *mentions) or by_command:
@@ -514,7 +517,7 @@ def ending_command(ended: Mapping[str, Any] | None, step: Mapping[str, Any]) -> 
         parts=ended.get("parts", []),
         file=file,
         line=line,
-        calls=[call.removeprefix("source at ") for call in around],
+        calls=[call.removeprefix("source at ").removeprefix("main at ") for call in around],
     )
 
 

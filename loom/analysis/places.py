@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from loom.record.documents import Document
 from loom.status import Code
 from loom.util.paths import JOB_PLACE
@@ -60,6 +62,8 @@ def places_in(lines: Sequence[str], most: int = MOST_PLACES) -> list[Location]:
                 if is_foreign(file):
                     continue
                 column = match.groupdict().get("column")
+                if int(match["line"]) == 0:
+                    continue
                 place = Location(file=file, line=int(match["line"]), column=int(column) if column else None)
                 found.setdefault((place.file, place.line), place)
                 if len(found) >= most:
@@ -101,6 +105,12 @@ class Directories:
         below = posixpath.normpath(path).lstrip("./")
         ending = [found for found in self._all if found == below or found.endswith(f"/{below}")]
         return ending[0] if len(ending) == 1 else path
+
+    def placed(self, lines: Sequence[str]) -> list[Location]:
+        """Return the places that the lines name: of the first one, then as `places_in`; those in files that are there, if any."""
+        found = [replace(place, file=self.file(place.file)) for place in (*places_in(lines[:1]), *places_in(lines[1:]))]
+        there = [place for place in found if self._root is not None and os.path.lexists(self._root / place.file)]
+        return there or found
 
     def _entered_before(self, path: str) -> Sequence[str]:
         """Return the directories that were entered, and not left, where the path is named first; the innermost first."""

@@ -1,6 +1,7 @@
 """Causes, lines, places and commands of a diagnosis, from plain values; each known failure by its example."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -156,6 +157,16 @@ def test_an_error_that_the_script_survived_is_one_line_of_its_own() -> None:
         shown = "\n".join(lines(form, found, Look(), now_ns=0))
         assert "before that: fatal: No names found" in shown
     assert diagnose(evidence(lines=before)).earlier_error is None
+    own = {"lines": ["x.Error: retried", "none"], "own": ["none"], "ended_by": ended}
+    assert diagnose(evidence(**own)).earlier_error == "x.Error: retried"
+    assert diagnose(evidence(**own, job={"failing_command": "echo x.Error: retried"})).earlier_error is None
+
+
+def test_places_of_warnings_and_of_calls_are_none(tmp_path: Path) -> None:
+    (tmp_path / "a.c").write_text("")
+    printed = ["a.c:9:1: warning: unused", "v.push(1);", "string_at(0)", "a.c:3:1: error: expected ;"]
+    found = diagnose(evidence(lines=printed, root=tmp_path))
+    assert [(place.file, place.line) for place in found.places] == [("a.c", 3)]
 
 
 def test_the_telling_line_is_among_those_shown() -> None:

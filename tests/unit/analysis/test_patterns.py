@@ -110,6 +110,7 @@ SAMPLES = {
         ("maven", "throwsAway(app.SumTest)", "SumTest.java", 11, "java.lang.IllegalStateException: database is gone"),
         ("maven", "adds(app.SumTest)", "SumTest.java", 8, "java.lang.AssertionError: expected:<5> but was:<-1"),
     ],
+    "minitest": [("minitest", "TestA#test_sum", "rb/test_a.rb", 4, "Expected: 5")],
     "mocha": [
         ("mocha", "adds two numbers", "spec/sum.js", 4, "AssertionError [ERR_ASSERTION]: -1 == 3"),
         ("mocha", "throws", "spec/sum.js", 7, "TypeError: boo is not a function"),
