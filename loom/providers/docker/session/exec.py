@@ -72,11 +72,15 @@ class EngineCommand:
 
     @property
     def code(self) -> int:
-        wait_until(lambda: not self._inspect()["Running"], limit_s=_CODE_WITHIN_S, every_s=0.05)
-        code = self._inspect()["ExitCode"]
-        if code is None:
+        told = wait_until(self._codes, limit_s=_CODE_WITHIN_S, every_s=0.05)
+        if not told:
             raise ProviderError(f"the engine has not told the command's exit code within {_CODE_WITHIN_S:.0f} s")
-        return int(code)
+        return told[0]
+
+    def _codes(self) -> Sequence[int]:
+        """Return the exit code; nothing as long as the engine does not know it."""
+        found = self._inspect()
+        return () if found["Running"] or found["ExitCode"] is None else (int(found["ExitCode"]),)
 
     def _inspect(self) -> Mapping[str, Any]:
         with translated("asking how the command ended"):
