@@ -46,7 +46,7 @@ class Shapes(Struct, kw_only=True):
     def fields(self, node: Node, prefix: str, table: Table, at: tuple[str | int, ...]) -> Node:
         """Check a mapping, whose keywords begin with `prefix` in the table; return it without wrong and empty ones.
 
-        Lists inside of lists become flat.
+        Lists inside of lists become flat, where a keyword may have them.
         """
         found: dict[str, Node] = {}
         for key, child in node.value.items():
@@ -109,7 +109,7 @@ class Shapes(Struct, kw_only=True):
                 if depth(node) > MAX_LISTS:
                     self._say(node, at, f"{keyword.name}: lists are nested deeper than {MAX_LISTS} levels")
                     return None
-                items = flat(node.value)
+                items = flat(node.value) if self.nests(keyword) else node.value
                 checked = [self._item(item, shape.items, keyword, table, (*at, n)) for n, item in enumerate(items)]
                 there = [one for one in checked if one is not None]
                 return Node(node.file, Kind.LIST, there, node.line, node.column, node.length)
@@ -141,6 +141,10 @@ class Shapes(Struct, kw_only=True):
         if node.value in shape.words or any(kind in _FITS and _FITS[kind](node.value) for kind in shape.kinds):
             return "duration" not in shape.kinds or self._is_duration(str(node.value))
         return False
+
+    def nests(self, keyword: Keyword) -> bool:
+        """Return whether lists of it may be inside its list."""
+        return True
 
     def seconds(self, text: str) -> float:
         """Parse a duration. ValueError for another text."""

@@ -67,6 +67,11 @@ _NEED = (
 )
 
 
+GLOBALS = ("image", "services", "cache", "before_script", "after_script")
+"""Keywords of jobs that may stand at the root, instead of in `default`; GitLab calls this deprecated."""
+DEFAULTS = (*GLOBALS, "artifacts", "hooks", "id_tokens", "identity", "interruptible", "retry", "tags", "timeout")
+"""Keywords of jobs that `default` may have."""
+
 JOB = (
     Keyword("after_script", "text | [text]", _DIFFERS, f"{_STEPS} Not after a job that took longer than `timeout`."),
     Keyword("allow_failure", "boolean | map"),
@@ -107,7 +112,7 @@ JOB = (
     Keyword("environment:on_stop", "text", _NONE, _NO_DEPLOYMENT),
     Keyword("environment:action", "(start prepare stop verify access)"),
     Keyword("environment:auto_stop_in", "text", _NONE, _NO_DEPLOYMENT),
-    Keyword("environment:deployment_tier", "text"),
+    Keyword("environment:deployment_tier", "(production staging testing development other)"),
     Keyword("environment:kubernetes", "any", _NONE, _NO_DEPLOYMENT),
     Keyword("extends", "text | [text]"),
     Keyword("hooks", "map"),
@@ -136,7 +141,7 @@ JOB = (
     Keyword("image:kubernetes:user", "scalar"),
     Keyword("image:pull_policy", _PULL, _SAME, _PULL_ABOUT),
     Keyword("inherit", "map"),
-    Keyword("inherit:default", "boolean | [text]"),
+    Keyword("inherit:default", f"boolean | [({' '.join(DEFAULTS)})]"),
     Keyword("inherit:variables", "boolean | [text]"),
     Keyword("inputs", "any", _NO_JOB, "Job inputs are typed in on GitLab's page of a manual job; use variables."),
     Keyword("interruptible", "boolean", _DIFFERS, _NOT_CANCELED),
@@ -148,15 +153,15 @@ JOB = (
     ),
     Keyword("needs:project", "text", _NONE, "Artifacts of other projects are not fetched; the job runs without them."),
     Keyword("needs:ref", "text", _NONE, "See `needs:project`."),
-    Keyword("only", "text | [text] | map"),
-    Keyword("only:refs", "text | [text]"),
-    Keyword("only:variables", "text | [text]"),
-    Keyword("only:changes", "text | [text]"),
+    Keyword("only", "[text] | map"),
+    Keyword("only:refs", "[text]"),
+    Keyword("only:variables", "[text]"),
+    Keyword("only:changes", "[text]"),
     Keyword("only:kubernetes", "(active)", _REFUSED, "There is no cluster of GitLab's."),
-    Keyword("except", "text | [text] | map"),
-    Keyword("except:refs", "text | [text]"),
-    Keyword("except:variables", "text | [text]"),
-    Keyword("except:changes", "text | [text]"),
+    Keyword("except", "[text] | map"),
+    Keyword("except:refs", "[text]"),
+    Keyword("except:variables", "[text]"),
+    Keyword("except:changes", "[text]"),
     Keyword("except:kubernetes", "(active)", _REFUSED, "There is no cluster of GitLab's."),
     Keyword("pages", "boolean | map", _DIFFERS, "Nothing is published; the job runs and `public` is its artifact."),
     Keyword("pages:publish", "text"),
@@ -233,7 +238,7 @@ JOB = (
     Keyword("start_in", "duration", _SAME, "`--no-delay` leaves the wait out."),
     Keyword(
         "tags",
-        "text | [text]",
+        "[text]",
         _NONE,
         "Jobs run on this machine, or in the pool of yours that a tag names; those for another system are left out.",
     ),
@@ -330,10 +335,6 @@ ROOT_KEYWORDS = (
 )
 """The keywords at the root of a file."""
 
-GLOBALS = ("image", "services", "cache", "before_script", "after_script")
-"""Keywords of jobs that may stand at the root, instead of in `default`; GitLab calls this deprecated."""
-DEFAULTS = (*GLOBALS, "artifacts", "hooks", "id_tokens", "identity", "interruptible", "retry", "tags", "timeout")
-"""Keywords of jobs that `default` may have."""
 ROOT = frozenset({"default", "include", "spec", "stages", "types", "variables", "workflow", "$schema", *GLOBALS})
 """The root keys that are no jobs."""
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from loom.util.units import duration_text
 from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, pointer
+from loom.workflow.gitlab import conditions
 from loom.workflow.gitlab.durations import seconds
 from loom.workflow.instances import combinations
+from loom.workflow.patterns import PatternError
 
 if TYPE_CHECKING:
     from loom.workflow.messages import Problems
@@ -26,6 +28,8 @@ _OF_TRIGGERS = {
 }  # fmt: skip
 _STORES = ("vault", "gcp_secret_manager", "azure_key_vault", "aws_secrets_manager", "gitlab_secrets_manager")
 _UNFIT_KEY = re.compile(r"/|%2f|^(\.|%2e){1,2}$", re.IGNORECASE)
+_ENVIRONMENT = re.compile(r"(?!/)[a-zA-Z0-9_/${}. -]+(?<!/)")
+_REGEXP = re.compile(r"/.*/[ismU]*")
 _EXPOSED = re.compile(r"\w[-\w ]{0,99}")
 MOST_INSTANCES = 200
 """Of one job."""
@@ -85,6 +89,18 @@ def _at_most(limit_s: int) -> Check:
     return check
 
 
+def _pattern(node: Node) -> str | None:
+    try:
+        conditions.compile_pattern(node.text)
+    except PatternError as error:
+        return str(error)
+    return None
+
+
+def _ref(node: Node) -> str | None:
+    return _pattern(node) if node.kind is Kind.SCALAR and _REGEXP.fullmatch(node.text) else None
+
+
 def _length(most: int) -> Check:
     return lambda node: f"it has more than {most} characters" if len(node.text) > most else None
 
@@ -118,6 +134,15 @@ def _exposed(node: Node) -> str | None:
     if any("*" in path.text for path in paths):
         return "`expose_as` allows no `*` in `paths`"
     return None if paths else "`expose_as` needs `paths`"
+
+
+def _environment(node: Node) -> str | None:
+    fits = node.kind is not Kind.SCALAR or _ENVIRONMENT.fullmatch(node.text)
+    return (
+        None
+        if fits
+        else f"{node.text}: letters, digits, spaces, -, _, /, $, {{, }} and . are allowed, and no / at an end"
+    )
 
 
 def _key(node: Node) -> str | None:
@@ -170,12 +195,20 @@ LIMITS: tuple[tuple[str, Check], ...] = (
     ("cache:key:files[]", _count(1, 2, "paths")),
     ("cache:key:files_commits[]", _count(1, 2, "paths")),
     ("cache:fallback_keys[]", _count(0, 5, "keys")),
+    ("coverage", _pattern),
     ("environment", _requires("name")),
+    ("environment", _environment),
+    ("environment:name", _environment),
     ("environment:name", _length(255)),
     ("environment:url", _length(255)),
     ("id_tokens:*", _requires("aud")),
     ("image", _requires("name")),
+    ("except", _ref),
+    ("except:refs", _ref),
+    ("needs", _requires("job", "pipeline", one_of=True)),
     ("needs", _of_other_project),
+    ("only", _ref),
+    ("only:refs", _ref),
     ("parallel", _copies),
     ("parallel:matrix[]", _combined),
     ("release", _requires("tag_name", "description")),

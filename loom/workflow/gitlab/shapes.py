@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from loom.util.yaml_file import Kind, Node, mapping
 from loom.workflow import shapes
 from loom.workflow.gitlab import yaml
@@ -11,6 +13,8 @@ from loom.workflow.keywords import Keyword, by_name, shape_of
 from loom.workflow.shapes import Table
 
 UNSUPPORTED = "GL_UNSUPPORTED"
+_NESTS = re.compile(r"(?:before_|after_|.*:pre_get_sources_)?script|(?:.*:)?(?:rules|needs|include)")
+"""The keywords whose lists may contain lists, by which `!reference` puts several together."""
 
 
 class GitLabShapes(shapes.Shapes, kw_only=True):
@@ -18,6 +22,9 @@ class GitLabShapes(shapes.Shapes, kw_only=True):
 
     code: str = yaml.CODE
     refused_code: str = UNSUPPORTED
+
+    def nests(self, keyword: Keyword) -> bool:
+        return _NESTS.fullmatch(keyword.name) is not None
 
     def seconds(self, text: str) -> float:
         return seconds(text)

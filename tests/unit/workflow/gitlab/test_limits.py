@@ -107,6 +107,23 @@ REFUSED = {
         "variables: {P: x}, cache: {policy: $P, paths: [a]}"
     ): "1:53: cache:policy: expected pull, push or pull-push",
     "job: {trigger: {include: [{artifact: a.yml, job: nope}]}}": "1:50: trigger:include:job: there is no job nope",
+    of_job("coverage: abc"): "coverage: abc is no pattern; one stands between slashes",
+    of_job("coverage: '/(a/'"): "coverage: not a pattern",
+    of_job("only: main"): "only: expected a mapping or a list, found 'main'",
+    of_job("except: {changes: a}"): "except:changes: expected a list, found 'a'",
+    of_job("only: [a, '/(/']"): "only: not a pattern",
+    of_job("except: {refs: ['/(/i']}"): "except:refs: not a pattern",
+    of_job("tags: a"): "tags: expected a list, found 'a'",
+    of_job("tags: [[a], b]"): "1:25: tags: expected text, found a list",
+    of_job("services: [a, [b]]"): "services: expected text or a mapping, found a list",
+    of_job("artifacts: {paths: [[a]]}"): "artifacts:paths: expected text, found a list",
+    of_job("needs: [{artifacts: true}]"): "needs: job or pipeline is missing; add it",
+    of_job("inherit: {default: [imag]}"): "inherit:default: expected one of the documented words, found 'imag'",
+    of_job("environment: a*b"): "environment: a*b: letters, digits, spaces",
+    of_job("environment: {name: review/}"): "environment:name: review/: letters, digits",
+    of_job(
+        "environment: {name: a, deployment_tier: live}"
+    ): "expected one of production, staging, testing, development",
     "default: [a]\n" + of_job("tags: [a]"): "1:10: default: expected a mapping, found a list",
     needs_of(51): "52:25: needs: a job can need 50 others, and this one lists 51; wait for a stage instead",
     f"{'j' * 256}: {{script: x}}": "1:1: the name of a job has at most 255 characters",
@@ -160,6 +177,9 @@ def test_a_mistake_of_several_jobs_is_at_its_place(tmp_path: Path) -> None:
 ACCEPTED = [
     needs_of(50),
     of_extends(10),
+    of_job("coverage: '/(\\d+)%/', environment: {name: 'review/$A ${B}-c_d.e', deployment_tier: other}"),
+    of_job("only: [/^a/i, b@c/d, '/x'], inherit: {default: [image, retry]}"),
+    of_job("before_script: [[a, [b]]], rules: [[{if: $A}], {when: always}]") + "\nk: {script: x, needs: [[job]]}",
     f"{'j' * 255}: {{script: x}}",
     of_job(f"before_script: {'[' * 10}x{']' * 10}"),
     "spec: {inputs: {}}\n---\njob: {script: x}",
