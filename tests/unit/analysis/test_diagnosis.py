@@ -157,9 +157,9 @@ def test_an_error_that_the_script_survived_is_one_line_of_its_own() -> None:
         shown = "\n".join(lines(form, found, Look(), now_ns=0))
         assert "before that: fatal: No names found" in shown
     assert diagnose(evidence(lines=before)).earlier_error is None
-    own = {"lines": ["x.Error: retried", "none"], "own": ["none"], "ended_by": ended}
-    assert diagnose(evidence(**own)).earlier_error == "x.Error: retried"
-    assert diagnose(evidence(**own, job={"failing_command": "echo x.Error: retried"})).earlier_error is None
+    own = {"lines": ["x.IOError: retried", "none"], "own": ["none"], "ended_by": ended}
+    assert diagnose(evidence(**own)).earlier_error == "x.IOError: retried"
+    assert diagnose(evidence(**own, job={"failing_command": "echo x.IOError: retried"})).earlier_error is None
 
 
 def test_places_of_warnings_and_of_calls_are_none(tmp_path: Path) -> None:
