@@ -188,6 +188,8 @@ class Service(Struct, frozen=True, kw_only=True):
     """Run to completion: ready after exit code 0. Services later in the list start then."""
     needed: bool = True
     """Whether the job fails when it ends, or is not ready in time. As in GitLab, False: its output says so."""
+    ports: tuple[int, ...] = ()
+    """Those that the workflow names."""
 
 
 When = Literal["on_success", "on_failure", "always"]
@@ -323,6 +325,8 @@ class Job(Struct, frozen=True, kw_only=True):
     hardened: bool = False
     """Whether the hardened profile applies (`resolve.hardening`)."""
     services: tuple[Service, ...] = ()
+    services_at_localhost: bool = False
+    """The job and its services share one network stack, so that their ports are at `localhost`, as in a pod."""
     artifacts: Artifacts | None = None
     cache: tuple[Cache, ...] = ()
     secrets: tuple[Secret, ...] = ()

@@ -110,7 +110,7 @@ HARMLESS: dict[type, frozenset[str]] = {
                 "interruptible",
                 "trigger",
             ),
-            *("no_checkout", "trace", "refused", "coverage", "late"),
+            *("no_checkout", "trace", "refused", "coverage", "late", "services_at_localhost"),
         }
     ),
     model.Step: frozenset({"phase", "number", "script", "file", "line", "literal", "late"}),
@@ -147,6 +147,7 @@ HARMLESS: dict[type, frozenset[str]] = {
             "secrets",
             "once",
             "needed",
+            "ports",
             "place",
         }
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
@@ -25,6 +26,8 @@ from loom.workflow.github.keywords import JOB
 from loom.workflow.github.shapes import UNSUPPORTED
 from loom.workflow.github.workflows import CALL
 from loom.workflow.words import shell_words
+
+_PORTS = re.compile(r"(?:[0-9.]+:)??(?:(?P<host>[0-9]+):)?(?P<port>[0-9]{1,5})(?:/(?:tcp|udp))?")
 
 
 class GitHubJobBuilder(builder.Refusals):
@@ -56,6 +59,7 @@ class GitHubJobBuilder(builder.Refusals):
             steps.add(step)
         written = steps.steps() or (p.Step(phase="script", number=1, script=":"),)
         services = tuple(self._services(candidate)) if in_container else ()
+        self._check_ports(candidate, services)
         secrets = self._secrets(candidate, late, written)
         late = replace(late, secrets={inner: outer.name for inner, outer in secrets.items()})
         allowed = texts.value(node.get("continue-on-error"))
@@ -77,6 +81,7 @@ class GitHubJobBuilder(builder.Refusals):
             network=p.Network(mode=config.network, extra_hosts=options.extra_hosts),
             privileged=options.privileged,
             services=services,
+            services_at_localhost=bool(services) and node.get("container") is None,
             secrets=tuple({secret.name: secret for secret in secrets.values()}.values()),
             matrix=candidate.matrix,
             pool=builder.settled(place),
@@ -265,6 +270,7 @@ class GitHubJobBuilder(builder.Refusals):
                     node,
                     f"services: {name}: of options, only those of health, user, platform and entrypoint",
                 )
+            ports = self._ports(candidate, name, node)
             values, secrets = self._service_env(candidate, name, node)
             ready = p.Ready()
             if options.health_command is not None:
@@ -286,7 +292,33 @@ class GitHubJobBuilder(builder.Refusals):
                 ready=ready,
                 secrets=secrets,
                 place=f"{node.file.name}:{node.line}",
+                ports=tuple(ports),
             )
+
+    def _check_ports(self, candidate: GitHubCandidate, services: tuple[p.Service, ...]) -> None:
+        """Refuse a job for whose services the same port would be at localhost twice."""
+        node = candidate.node.get("services")
+        ports = [port for service in services for port in service.ports]
+        if node is not None and candidate.node.get("container") is None and len(set(ports)) < len(ports):
+            twice = next(port for port in ports if ports.count(port) > 1)
+            why = f"two services have port {twice}, and the job finds both at localhost; give it a `container`"
+            self.refuse(candidate, node, f"services: ports: {why}")
+
+    def _ports(self, candidate: GitHubCandidate, name: str, node: Node) -> Iterator[int]:
+        """Yield the ports of a service; without a container of its own, a job finds them at localhost, as they are."""
+        alone = candidate.node.get("container") is None
+        for one in items_of(node.get("ports")):
+            text = candidate.texts.text(one)
+            found = _PORTS.fullmatch("" if text is LATE else text)
+            if found is None:
+                self.refuse(
+                    candidate, one, f"services: {name}: ports: expected HOST:CONTAINER or a port, found {text_of(one)}"
+                )
+            elif alone and found["host"] not in (None, found["port"]):
+                why = f"here, port {found['port']} of {name} is {found['port']} at localhost too"
+                self.refuse(candidate, one, f"services: {name}: ports: {why}; write {found['port']}:{found['port']}")
+            else:
+                yield int(found["port"])
 
     def _words(self, candidate: GitHubCandidate, node: Node | None) -> tuple[str, ...] | None:
         text = candidate.texts.text(node)

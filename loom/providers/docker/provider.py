@@ -215,6 +215,9 @@ class DockerProvider:
             isolated=setup.isolated or job.network.mode == "none",
             published=published,
             hardened=job.hardened,
+            shared=frozenset(name for one in job.services for name in (one.name, *one.aliases))
+            if job.services_at_localhost and not published
+            else frozenset(),
             build_secrets=secrets.own,
         )
         with services(group, job.services, secrets, on_died) as network:

@@ -27,6 +27,9 @@ def way_here(client: docker.DockerClient, request: SessionRequest) -> str | None
     if network == "host":
         return "127.0.0.1/8"
     with translated(f"asking for the network of job {request.job_id}"):
+        if network.startswith("container:"):
+            settings = client.api.inspect_container(network.partition(":")[2])["NetworkSettings"]
+            network = next(iter(settings["Networks"]))
         found = client.api.inspect_network("bridge" if network == "default" else network)
     for part in (found.get("IPAM") or {}).get("Config") or ():
         with suppress(ValueError, OSError):

@@ -47,7 +47,9 @@ class Probe:
 class ProbeTarget:
     """The interface of a running service for a probe."""
 
-    def __init__(self, client: docker.DockerClient, container_id: str, network: str) -> None:
+    def __init__(self, client: docker.DockerClient, container_id: str, network: str, addressed: str) -> None:
+        """`addressed`: the container that has the address, which is another one where several share it."""
+        self._addressed = addressed
         self._client = client
         self._container_id = container_id
         self._network = network
@@ -72,7 +74,7 @@ class ProbeTarget:
     @property
     def address(self) -> str:
         if self._address is None:
-            networks = self._client.api.inspect_container(self._container_id)["NetworkSettings"]["Networks"]
+            networks = self._client.api.inspect_container(self._addressed)["NetworkSettings"]["Networks"]
             found = networks.get(self._network) or {}
             self._address = str(found.get("IPAddress") or found.get("GlobalIPv6Address") or "")
             if not self._address:

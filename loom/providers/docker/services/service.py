@@ -39,6 +39,8 @@ _TAKES_SECRETS = (
     "loom",
 )
 _HAND_OVER_WITHIN_S = 60
+_LED_WITHIN_S = 3600.0
+"""The first service of a group may have to pull its image."""
 
 OnDied = Callable[[str, str], None]
 """Called with the name of a service that ended after it was ready, and how ("exit code 3"); once per service, from a thread
@@ -77,6 +79,12 @@ class ServiceGroup(Struct, kw_only=True):
     published: bool = False
     """The job runs on this machine and reaches the services' ports at 127.0.0.1; their network then has a way out."""
     hardened: bool = False
+    shared: frozenset[str] = frozenset()
+    """The names of all services, if they share the network stack of the first one, which has them all; else empty."""
+    leader: str = ""
+    """The container of the first service."""
+    led: threading.Event = field(default_factory=threading.Event)
+    """`leader` is set."""
     build_secrets: Mapping[str, bytes] = field(default_factory=dict)
     give_up: threading.Event = field(default_factory=threading.Event)
     """One service failed, so the others need not become ready."""
@@ -92,8 +100,16 @@ class ServiceContainer:
     """Implements `services.StartedService` for one of a group. `start` returns when it is ready, or ended if it runs once."""
 
     def __init__(
-        self, group: ServiceGroup, service: model.Service, container_name: str, secrets: Mapping[str, bytes]
+        self,
+        group: ServiceGroup,
+        service: model.Service,
+        container_name: str,
+        secrets: Mapping[str, bytes],
+        *,
+        leads: bool = False,
     ) -> None:
+        """`leads`: it is the first one of a group that shares a network stack."""
+        self._leads = leads
         self._group = group
         self._api: Any = group.client.api
         self.service = service
@@ -121,13 +137,19 @@ class ServiceContainer:
         probe, ports = probe_of(service, config), ports_of(service, config)
         self.lines = Lines(service.name, self._group.output, probe.see_line)
         self._say(f"starting {image.name} as {', '.join(service.aliases) or service.name}")
+        if self._group.shared and not self._leads:
+            wait_until(self._can_follow, limit_s=_LED_WITHIN_S, every_s=0.05, pause=self._group.led.wait)
         container_id = starting(
             lambda: self._create(image, config, ports),
             lambda made: self._start(made, image),
             lambda made: remove_container(self._group.client, made),
             self._group.cancel,
         )
-        self._id, target = container_id, ProbeTarget(self._group.client, container_id, self._group.network)
+        if self._leads:
+            self._group.leader = container_id
+            self._group.led.set()
+        addressed = self._group.leader or container_id
+        self._id, target = container_id, ProbeTarget(self._group.client, container_id, self._group.network, addressed)
         self._is_ready = lambda: probe.check(target)
         services.wait_for(self, self._say, begun=time.monotonic(), by=lambda: f" ({probe.what})")
         return RunningService(
@@ -137,6 +159,10 @@ class ServiceContainer:
             host="127.0.0.1" if self._group.published else next(iter(service.aliases), service.name),
             ports=self._reached(container_id, ports),
         )
+
+    def _can_follow(self) -> bool:
+        self.check()
+        return self._group.led.is_set()
 
     def _image(self) -> ResolvedImage:
         # Concurrent pulls and builds: their lines are prefixed too.
@@ -177,7 +203,14 @@ class ServiceContainer:
             host["tmpfs"] = {services.FOLDER: "mode=1777,size=4m"}
             variables |= services.secrets_variables(service)
             marks[labels.HANDED_OVER] = "true"
-        aliases = list(dict.fromkeys((*service.aliases, service.name)))
+        aliases = list(dict.fromkeys((*service.aliases, service.name, *group.shared)))
+        where: dict[str, Any] = {
+            "networking_config": self._api.create_networking_config(
+                {group.network: self._api.create_endpoint_config(aliases=aliases)}
+            )
+        }
+        if group.leader:
+            where, host["network_mode"] = {}, f"container:{group.leader}"
         try:
             with engine_errors(), self._guard:
                 created = self._api.create_container(
@@ -191,9 +224,7 @@ class ServiceContainer:
                     ports=list(host.get("port_bindings", ())) or None,
                     stdin_open=bool(self._secrets),
                     host_config=self._api.create_host_config(**host),
-                    networking_config=self._api.create_networking_config(
-                        {group.network: self._api.create_endpoint_config(aliases=aliases)}
-                    ),
+                    **where,
                 )
                 self._made.append(str(created["Id"]))
         except docker.errors.APIError as error:

@@ -34,6 +34,7 @@ class ServiceNetwork(Struct, frozen=True, kw_only=True):
     """The network for the job's container, and the services on it."""
 
     network_id: str
+    """Or `container:ID`, whose network stack the job shares."""
     services: tuple[RunningService, ...] = ()
 
     keep: Callable[[], None] = lambda: None
@@ -66,7 +67,8 @@ def services(
         try:
             running = _started(group, wanted, containers)
             group.on_died = on_died
-            yield ServiceNetwork(network_id=network_id, services=running, keep=kept.set)
+            joined = f"container:{group.leader}" if group.leader else network_id
+            yield ServiceNetwork(network_id=joined, services=running, keep=kept.set)
         finally:
             group.closing.set()
             group.give_up.set()
@@ -86,7 +88,13 @@ def _containers(
 ) -> list[ServiceContainer]:
     names = container_names([service.name for service in wanted])
     return [
-        ServiceContainer(group, service, f"{group.network}-{names[index]}", values[index] if values else {})
+        ServiceContainer(
+            group,
+            service,
+            f"{group.network}-{names[index]}",
+            values[index] if values else {},
+            leads=bool(group.shared) and index == 0,
+        )
         for index, service in enumerate(wanted)
     ]
 

@@ -442,6 +442,7 @@ jobs:
     (service,) = job.services
     assert (service.name, service.aliases, service.ready.command) == ("db", ("db",), ("sh", "-c", "pg_isready -U x"))
     assert service.variables == {"V": "16", "NONE": ""}
+    assert (service.ports, job.services_at_localhost) == ((5432,), False)
     assert [(one.name, one.ref) for one in service.secrets] == [("POSTGRES_PASSWORD", "env://PW")]
 
 
@@ -451,6 +452,12 @@ jobs:
         ("container: {image: a, volumes: [/x:/y]}", "container:volumes is not supported"),
         ("container: {image: a, options: --cap-add ALL}", "container: options: --cap-add is not supported"),
         ("services: {db: {image: a, volumes: ['/x:/y']}}", "services:volumes is not supported"),
+        (
+            "services: {db: {image: a, ports: ['81:80']}}",
+            "ports: here, port 80 of db is 80 at localhost too; write 80:80",
+        ),
+        ("services: {db: {image: a, ports: [80]}, e: {image: b, ports: ['80:80']}}", "two services have port 80"),
+        ("services: {db: {image: a, ports: [http]}}", "expected HOST:CONTAINER or a port, found http"),
         ("snapshot: x", "snapshot is not supported"),
         ("timeout-minutes: '${{ needs.y.outputs.x }}', needs: y", "timeout-minutes is not known before the job starts"),
         ("container: 'UPPER:1:2'", "container: "),

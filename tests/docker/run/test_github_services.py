@@ -1,0 +1,48 @@
+"""Services of a GitHub job without a container of its own: at localhost, by their ports, and by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from .conftest import Project
+from .test_debug import clean
+
+pytestmark = pytest.mark.docker
+
+SERVICE = """\
+      NAME:
+        image: loom/base:latest
+        command: perl -MIO::Socket -e '$s=IO::Socket::INET->new(LocalPort=>PORT,Listen=>5,ReuseAddr=>1);while($c=$s->accept){print $c qq(NAME\\n);close $c}'
+        ports: ["PORT:PORT"]
+        options: --health-cmd "perl -MIO::Socket -e 'exit !IO::Socket::INET->new(q(127.0.0.1:PORT))'" --health-interval 1s
+"""
+WORKFLOW = f"""\
+on: push
+jobs:
+  test:
+    runs-on: ubuntu-latest
+    services:
+{SERVICE.replace("NAME", "web").replace("PORT", "8080")}{SERVICE.replace("NAME", "db").replace("PORT", "9090")}
+    steps:
+      - run: |
+          for at in localhost/8080 127.0.0.1/9090 web/8080 db/9090; do exec 3<>/dev/tcp/$at; cat <&3; done
+          exit 3
+"""
+
+
+@pytest.fixture
+def at_localhost(project: Project) -> Iterator[Project]:
+    project.write(".github/workflows/ci.yml", WORKFLOW)
+    project.commit()
+    yield project
+    clean(project)
+
+
+def test_services_are_at_localhost_also_in_the_kept_container(at_localhost: Project) -> None:
+    ran = at_localhost.run("--keep", "on-failure")
+    assert ran.code == 1, ran.out + ran.err
+    assert ran.output("test", "script/01") == ["web", "db", "web", "db"]
+    inside = at_localhost.loom("exec", "last", "test", "--", "bash", "-c", "exec 3<>/dev/tcp/localhost/9090; cat <&3")
+    assert (inside.code, inside.out) == (0, "db\n"), inside.err
