@@ -50,6 +50,7 @@ _PLANNED = _data(
     matrix=_TEXTS,
     services=list[str],
     steps=list[_STEP],  # type: ignore[valid-type]
+    commands=bool,
 )
 _LEFT_OUT_JOB = _data("id reason", id=str, reason=str)
 _LEFT_OUT_PATH = _data("path reason", path=str, reason=str)
@@ -80,6 +81,7 @@ _BEGUN = _data(
 """Of `run.bootstrap`."""
 _PHASE = _data(
     command=str,
+    name=str,
     file=str | None,
     line=Code | None,
     literal=bool,

@@ -22,6 +22,7 @@ from loom.status import Status, Stream
 from loom.util.controls import cleaned, shown, visible
 from loom.util.sections import only_marks
 from loom.util.units import counted, rough_duration, rough_size
+from loom.util.workflow_commands import shown as seen_of
 
 """Number of lines of a failing step to show."""
 LONGEST_LINE = 2000
@@ -99,8 +100,8 @@ class _Piece(Struct, frozen=True, gc=False):
     partial: bool
 
 
-def _lines_of(pieces: Collection[_Piece], dots: str) -> Iterator[str]:
-    """Return the last lines of an output; the middle of very long ones is cut."""
+def _lines_of(pieces: Collection[_Piece], dots: str, *, commands: bool) -> Iterator[str]:
+    """Return the last lines of an output; the middle of very long ones is cut. `commands`: GitHub's are not shown as text."""
     lines: list[list[str]] = []
     unfinished: Stream | None = None
     for piece in pieces:
@@ -109,7 +110,10 @@ def _lines_of(pieces: Collection[_Piece], dots: str) -> Iterator[str]:
         lines[-1].append(piece.text)
         unfinished = piece.stream if piece.partial else None
     for number, parts in enumerate(lines):
-        if only_marks(whole := "".join(parts)):
+        whole: str | None = "".join(parts)
+        if commands:
+            whole = seen_of(str(whole))
+        if whole is None or only_marks(whole):
             continue
         text = visible(whole)
         if len(text) > LONGEST_LINE:
@@ -191,7 +195,8 @@ class Screen:
             if self._look.stream and self._look.detail is not Detail.QUIET:
                 first = self._commands[event.job_id, event.step].strip().splitlines() or [""]
                 more = f" {self._look.marks['dots']}" if len(first) > 1 else ""
-                for line in self._sections.lines((event.job_id, ""), f"$ {shown(first[0])}{more}"):
+                name = f"{shown(event.data['name'])}: " if event.data.get("name") else ""
+                for line in self._sections.lines((event.job_id, ""), f"{name}$ {shown(first[0])}{more}"):
                     yield self._look.styled(f"{event.job_id:<{self._job_width}} {line}", "dim")
 
     def _fact(self, event: PhaseEvent) -> Iterator[str]:
@@ -202,6 +207,9 @@ class Screen:
         match event.message:
             case "plan_resolved":
                 self._planned = {job["id"]: job for job in data["jobs"]}
+                self._sections.with_commands = frozenset(
+                    job_id for job_id, job in self._planned.items() if job.get("commands")
+                )
                 self._job_width = min(40, max([8, *(len(job_id) for job_id in self._planned)]))
             case "engine_answered" if self._look.detail is Detail.VERBOSE:
                 yield self._look.styled(f"  engine {data['engine']}", "dim")
@@ -285,7 +293,8 @@ class Screen:
             code = "" if event.exit_code is None else f", exit code {event.exit_code}"
             written = self._written.get((job_id, place))
             at = f" ({shown(written['file'])}:{written['line']})" if written else ""
-            yield f"    step {step}{code}{at}"
+            name = f" ({shown(written['name'])})" if written and written.get("name") else ""
+            yield f"    step {step}{name}{code}{at}"
             yield from self._command(self._commands.get((job_id, place), ""))
             if by := self._ended_by(job_id, place):
                 yield f"    {shown(by)}"
@@ -294,7 +303,8 @@ class Screen:
             for line in event.error.splitlines():
                 yield f"    {self._look.styled(line, 'bad')}"
         bar = self._look.styled(self._look.marks["bar"], "dim")
-        for text in _lines_of(self._tails.get((job_id, place), ()), self._look.marks["dots"]):
+        tail, commands = self._tails.get((job_id, place), ()), bool(self._planned.get(job_id, {}).get("commands"))
+        for text in _lines_of(tail, self._look.marks["dots"], commands=commands):
             yield f"    {bar} {text}"
         if step is not None and not by and (named := self._named_by_shell(job_id, place)):
             yield f"    that is {', '.join(named)}"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from loom.util.sections import OutputSection, SectionReader
+from loom.util.sections import CommandReader, OutputSection, SectionReader
 from loom.util.units import counted, rough_duration
 
 
@@ -14,19 +13,23 @@ class Sections:
 
     def __init__(self, marks: Mapping[str, str]) -> None:
         self._marks = marks
-        self._readers: dict[tuple[str, str], SectionReader] = defaultdict(SectionReader)
+        self._readers: dict[tuple[str, str], SectionReader] = {}
+        self.with_commands: frozenset[str] = frozenset()
+        """The jobs with GitHub's workflow commands."""
 
     def lines(self, place: tuple[str, str], text: str) -> Iterator[str]:
         """Yield what to show for one line of an output."""
-        reader = self._readers[place]
+        reader = self._readers.get(place)
+        if reader is None:
+            reader = self._readers[place] = CommandReader() if place[0] in self.with_commands else SectionReader()
         for part in reader.parts(text):
             if any(section.collapsed for section in reader.open):
                 continue
             if isinstance(part, str):
                 yield part
-            elif part.duration_ms is None:
+            elif part.ended is None:
                 yield f"{self._marks['open']} {part.title}"
-            else:
+            elif part.duration_ms is not None:
                 yield self._end(part, rough_duration(part.duration_ms))
 
     def end(self, place: tuple[str, str]) -> Iterator[str]:

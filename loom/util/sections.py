@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from loom.util.controls import visible
+from loom.util.workflow_commands import command_in, shown
 
 _MARK = re.compile(r"(?:\x1b\[0K)?section_(start|end):([0-9]{1,12}):([\w.-]{1,200})(?:\[([^\]\r]{0,200})\])?\r\x1b\[0K")
 MOST_DEEP = 50
@@ -26,16 +27,16 @@ class OutputSection(Struct, kw_only=True, eq=False):
     name: str
     title: str
     collapsed: bool
-    began: int
-    """In seconds, as the mark states it."""
+    began: int | None
+    """In seconds, as the mark states it; None for a group of GitHub's."""
     ended: int | None = None
     lines: int = 0
     """Lines with text so far, those of inner sections too."""
 
     @property
     def duration_ms(self) -> int | None:
-        """None until the section has ended."""
-        return None if self.ended is None else max(0, self.ended - self.began) * 1000
+        """None until the section has ended, and where its time is not known."""
+        return None if self.ended is None or self.began is None else max(0, self.ended - self.began) * 1000
 
 
 class SectionReader:
@@ -43,6 +44,10 @@ class SectionReader:
 
     def __init__(self) -> None:
         self.open: list[OutputSection] = []
+
+    def marks(self, text: str) -> bool:
+        """Return whether a line may have something for `parts`."""
+        return "section_" in text
 
     def parts(self, text: str) -> Iterator[str | OutputSection]:
         """Yield the parts of one line in order: text, each section when it begins, and again when it ends.
@@ -82,3 +87,35 @@ class SectionReader:
             yield section
             if section.name == name:
                 return
+
+
+class CommandReader(SectionReader):
+    """Follow the groups of an output with GitHub's workflow commands; other commands are as people see them, or hidden."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stopped = ""
+
+    def marks(self, text: str) -> bool:
+        return "::" in text or "##[" in text
+
+    def parts(self, text: str) -> Iterator[str | OutputSection]:
+        found = command_in(text) if self.marks(text) and not self._stopped else None
+        if self._stopped and text.strip() == f"::{self._stopped}::":
+            self._stopped = ""
+            return
+        if found is not None and found.name == "stop-commands":
+            self._stopped = found.value
+        if found is not None and found.name in ("group", "endgroup"):
+            if self.open:
+                section = self.open.pop()
+                section.ended = 0
+                yield section
+            if found.name == "group":
+                title = found.value or "group"
+                self.open.append(OutputSection(name=title, title=title, collapsed=False, began=None))
+                yield self.open[-1]
+        elif found is None:
+            yield from self._text(text, marked=False)
+        elif (seen := shown(text)) is not None:
+            yield from self._text(seen, marked=False)

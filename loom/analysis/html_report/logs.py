@@ -158,7 +158,7 @@ class _Writer:
             text = _shown(line.text)
             if self._wanted and (known := key_of(text)) in self._wanted:
                 self._numbers.setdefault(known, []).append(number)
-            if "section_" in line.text:
+            if self._sections.marks(line.text):
                 text = self._marked(number, line.text)
             at = _milliseconds(line.ts)
             rows.append(f"{1 if line.stream == 'stdout' else 2}{at - before or ''}\t{text}")

@@ -22,7 +22,7 @@ from loom.record.coverage import extent_text, recorded_extent
 from loom.record.fold import JobState, RunFold, Span
 from loom.record.reader import Reading, Unit
 from loom.util.controls import cleaned
-from loom.util.sections import SectionReader
+from loom.util.sections import CommandReader, SectionReader
 from loom.util.units import counted, rough_duration, rough_size
 
 if TYPE_CHECKING:
@@ -87,6 +87,10 @@ class JobView(Struct, frozen=True, kw_only=True):
     bars: list[Bar]
     attempts: list[AttemptTab]
     tests: list[dict[str, Any]]
+    annotations: list[dict[str, Any]]
+    """What workflow commands of its steps say of files."""
+    summaries: list[tuple[str, Any]]
+    """What its steps wrote to `$GITHUB_STEP_SUMMARY`, by their names, as markup."""
     open: bool
 
     @property
@@ -269,7 +273,8 @@ def _job(
     by_attempt: dict[int, list[LogView]] = {}
     readers: dict[int, SectionReader] = defaultdict(SectionReader)
     for unit in reading.units(job.id):
-        sections = readers[unit.attempt] if unit.step is not None else SectionReader()
+        of_attempt = CommandReader() if job.planned.get("commands") else readers[unit.attempt]  # a step ends its groups
+        sections = of_attempt if unit.step is not None else SectionReader()
         by_attempt.setdefault(unit.attempt, []).append(_log(reading, unit, job, diagnosis, share, sections))
     return JobView(
         id=job.id,
@@ -285,8 +290,23 @@ def _job(
             for number, logs in sorted(by_attempt.items())
         ],
         tests=job.lists.get("failing_test", []),
+        annotations=job.lists.get("annotation", []),
+        summaries=[
+            (fact.get("name") or fact["step"], _markup(fact["summary"]))
+            for fact in job.lists.get("step_state", ())
+            if fact.get("summary") and fact.get("attempt", 1) == max(1, job.attempts)
+        ],
         open=first,
     )
+
+
+def _markup(text: str) -> Any:
+    """Return Markdown as markup: a stranger's, so its HTML is text, and it loads nothing."""
+    from markdown_it import MarkdownIt  # few pages have some
+    from markupsafe import Markup
+
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    return Markup(markdown.render(cleaned(text)))
 
 
 def _attempt_status(job: JobState, number: int) -> str:

@@ -23,6 +23,12 @@ def check(plan: Plan, tools: JobTools) -> None:
                 hint="leave the job out, or leave out --detach",
                 code="DETACH_UNSUPPORTED",
             )
+        if job.late is not None:
+            raise RequestError(
+                f"--detach: whether a step of job {job.id} runs is decided when it starts, by loom",
+                hint="leave out --detach",
+                code="DETACH_UNSUPPORTED",
+            )
         if not tools.providers[job.provider].capabilities.detachable:
             raise RequestError(
                 f"--detach: job {job.id} runs on this machine, and would end with loom",

@@ -1,4 +1,4 @@
-"""GitHub's workflow commands: lines of output such as `::error file=a.py,line=3::text` or `##[group]title`.
+"""Carry out the workflow commands in a step's output.
 
 The record keeps every line; a command is carried out before its line is passed on, so that `::add-mask::` hides its own value.
 """
@@ -6,48 +6,15 @@ The record keeps every line; a command is carried out before its line is passed 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from threading import Lock
 
-from msgspec import Struct
-
 from loom.status import OnOutput, Stream
+from loom.util.workflow_commands import WorkflowCommand, command_in
 
-_COMMAND = re.compile(r"\s*::([a-z-]+)(?:\s+([^:]*(?::(?!:)[^:]*)*))?::(.*)", re.DOTALL | re.IGNORECASE)
-_OLD_COMMAND = re.compile(r".*?##\[([a-z-]+)(?:\s+([^\]]*))?\](.*)", re.DOTALL | re.IGNORECASE)
-NAMES = frozenset(
-    {
-        *("error", "warning", "notice", "debug", "group", "endgroup", "add-mask", "stop-commands", "echo"),
-        *("add-matcher", "remove-matcher", "set-output", "save-state", "set-env", "add-path"),
-    }
-)
 _MAY_BEGIN = re.compile(rb"\s*(?:|:.*|#|##.*)\Z", re.DOTALL)
 """The beginning of a line that may become a command."""
 _LONGEST = 1 << 22
-
-
-class WorkflowCommand(Struct, frozen=True):
-    name: str
-    properties: Mapping[str, str]
-    value: str
-
-
-def command_in(line: str) -> WorkflowCommand | None:
-    """Return the command of a line, if it is one."""
-    found = _COMMAND.match(line) or (_OLD_COMMAND.match(line) if "##[" in line else None)
-    if found is None or found[1].lower() not in NAMES:
-        return None
-    separator = "," if found.re is _COMMAND else ";"
-    pairs = (part.partition("=") for part in (found[2] or "").split(separator) if "=" in part)
-    properties = {name.strip().lower(): _plain(value, of_property=True) for name, _, value in pairs}
-    return WorkflowCommand(found[1].lower(), properties, _plain(found[3]))
-
-
-def _plain(text: str, *, of_property: bool = False) -> str:
-    """Take back the escapes of a value."""
-    for escaped, char in (("%0D", "\r"), ("%0A", "\n"), *((("%3A", ":"), ("%2C", ",")) if of_property else ())):
-        text = text.replace(escaped, char)
-    return text.replace("%25", "%")
 
 
 class CommandFilter:

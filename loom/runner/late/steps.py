@@ -25,7 +25,7 @@ from loom.record.events import PhaseCode, Where
 from loom.runner.attempt import Attempt
 from loom.runner.hooks import Gate, Verdict
 from loom.runner.late.actions import container_of, node_script
-from loom.runner.late.commands import CommandFilter, WorkflowCommand
+from loom.runner.late.commands import CommandFilter
 from loom.runner.late.files import FILES, InvalidFile, paths_of, refused_variable, summary_of, values_of
 from loom.runner.late.state import (
     CANCELLED,
@@ -41,6 +41,7 @@ from loom.runner.steps import CODE, Steps, why
 from loom.status import Ended, Exit, OnOutput, Status
 from loom.storage.selection import PathSelection, UnsafePath
 from loom.storage.workspace import view_of
+from loom.util.workflow_commands import WorkflowCommand
 from loom.workflow.github.expressions import InvalidExpression, number_of, truth
 
 PROGRAMS = ("node", "docker")

@@ -29,7 +29,7 @@ def job(job_id: str, *steps: tuple[str, LateStep], needs: dict[str, list[str]] |
         when="always",
         needs=tuple(Need(job=one) for ids in needs.values() for one in ids),
         steps=tuple(
-            Step(phase="script", number=number, script=script, late=late_step)
+            Step(phase="script", number=number, script=script, file="ci.yml", line=number, late=late_step)
             for number, (script, late_step) in enumerate(steps or [step("true")], 1)
         ),
         late=LateJob(

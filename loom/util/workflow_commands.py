@@ -1,0 +1,56 @@
+"""GitHub's workflow commands: lines of output such as `::error file=a.py,line=3::text` or `##[group]title`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+_COMMAND = re.compile(r"\s*::([a-z-]+)(?:\s+([^:]*(?::(?!:)[^:]*)*))?::(.*)", re.DOTALL | re.IGNORECASE)
+_OLD_COMMAND = re.compile(r".*?##\[([a-z-]+)(?:\s+([^\]]*))?\](.*)", re.DOTALL | re.IGNORECASE)
+NAMES = frozenset(
+    {
+        *("error", "warning", "notice", "debug", "group", "endgroup", "add-mask", "stop-commands", "echo"),
+        *("add-matcher", "remove-matcher", "set-output", "save-state", "set-env", "add-path"),
+    }
+)
+
+
+class WorkflowCommand(Struct, frozen=True):
+    name: str
+    properties: Mapping[str, str]
+    value: str
+
+
+def command_in(line: str) -> WorkflowCommand | None:
+    """Return the command of a line, if it is one."""
+    found = _COMMAND.match(line) or (_OLD_COMMAND.match(line) if "##[" in line else None)
+    if found is None or found[1].lower() not in NAMES:
+        return None
+    separator = "," if found.re is _COMMAND else ";"
+    pairs = (part.partition("=") for part in (found[2] or "").split(separator) if "=" in part)
+    properties = {name.strip().lower(): _plain(value, of_property=True) for name, _, value in pairs}
+    return WorkflowCommand(found[1].lower(), properties, _plain(found[3]))
+
+
+def _plain(text: str, *, of_property: bool = False) -> str:
+    """Take back the escapes of a value."""
+    for escaped, char in (("%0D", "\r"), ("%0A", "\n"), *((("%3A", ":"), ("%2C", ",")) if of_property else ())):
+        text = text.replace(escaped, char)
+    return text.replace("%25", "%")
+
+
+def shown(line: str) -> str | None:
+    """Return what people see of a line; None for a command that GitHub hides."""
+    found = command_in(line) if "::" in line or "##[" in line else None
+    if found is None:
+        return line
+    if found.name in ("group", "endgroup"):
+        return found.value or None
+    if found.name not in ("error", "warning", "notice"):
+        return None
+    file, number = found.properties.get("file"), found.properties.get("line")
+    place = f" ({file}{f':{number}' if number else ''})" if file else ""
+    title = f"{found.properties['title']}: " if found.properties.get("title") else ""
+    return f"{found.name.capitalize()}: {title}{found.value}{place}"

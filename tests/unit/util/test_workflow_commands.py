@@ -1,0 +1,75 @@
+"""Workflow commands in lines of output, and what people see of them."""
+
+import pytest
+
+from loom.util.sections import CommandReader, OutputSection
+from loom.util.workflow_commands import command_in, shown
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "properties", "value"),
+    [
+        ("::error::m", "error", {}, "m"),
+        ("  ::Warning file=a.py,line=3,col=4::m: n", "warning", {"file": "a.py", "line": "3", "col": "4"}, "m: n"),
+        (
+            "::notice title=a%2Cb%3Ac,file=x%25::one%0Atwo%253A",
+            "notice",
+            {"title": "a,b:c", "file": "x%"},
+            "one\ntwo%3A",
+        ),
+        ("::group::A::B", "group", {}, "A::B"),
+        ("::endgroup::", "endgroup", {}, ""),
+        ("text ##[error]m", "error", {}, "m"),
+        ("##[warning file=a;line=2]m", "warning", {"file": "a", "line": "2"}, "m"),
+        ("::set-output name=a::b=c", "set-output", {"name": "a"}, "b=c"),
+    ],
+)
+def test_commands(line: str, name: str, properties: dict[str, str], value: str) -> None:
+    found = command_in(line)
+    assert found is not None
+    assert (found.name, found.properties, found.value) == (name, properties, value)
+
+
+@pytest.mark.parametrize(
+    "line", ["text ::error::m", "::nonsense::x", ": :error::m", "::error", "std::error::code", "##[x]y", ""]
+)
+def test_no_commands(line: str) -> None:
+    assert command_in(line) is None
+    assert shown(line) == line
+
+
+@pytest.mark.parametrize(
+    ("line", "seen"),
+    [
+        ("::error file=a,line=2,title=T::m", "Error: T: m (a:2)"),
+        ("::warning::m", "Warning: m"),
+        ("::debug::m", None),
+        ("::add-mask::m", None),
+        ("::group::G", "G"),
+    ],
+)
+def test_what_is_seen(line: str, seen: str | None) -> None:
+    assert shown(line) == seen
+
+
+def test_groups_and_stopped_commands() -> None:
+    reader = CommandReader()
+    found: list[str] = []
+    for line in [
+        "::group::A",
+        "one",
+        "::group::B",
+        "two",
+        "::endgroup::",
+        "::stop-commands::t",
+        "::error::x",
+        "::t::",
+        "::error::y",
+    ]:
+        for part in reader.parts(line):
+            if isinstance(part, OutputSection):
+                found.append(f"{'<' if part.ended is None else '>'}{part.title}")
+            else:
+                found.append(part)
+    assert found == ["<A", "one", ">A", "<B", "two", ">B", "::error::x", "Error: y"]
+    assert reader.open == []
