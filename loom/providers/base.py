@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
@@ -204,13 +204,6 @@ class SessionFacts(Struct, frozen=True, kw_only=True):
     """Unsupported requests (a limit that the engine can't enforce), for people."""
 
 
-class ViewChange(Struct, frozen=True, kw_only=True):
-    """A path, relative to the workspace, at which a job's view differs from it."""
-
-    path: str
-    kind: Literal["added", "modified", "deleted"]
-
-
 class Inside(Protocol):
     """Access to a place for a person, between steps or after them."""
 
@@ -295,10 +288,6 @@ class Session(Protocol):
 
     def put_archive(self, archive: Iterable[bytes]) -> None:
         """Unpack a tar stream over the job's view; the files will belong to the job's user."""
-        ...
-
-    def changes(self) -> Sequence[ViewChange] | None:
-        """Return the job's changes to its view, sorted by path; None if the view is the workspace itself, or unknown."""
         ...
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> Inside:

@@ -37,7 +37,6 @@ from loom.providers.base import (
     SessionFacts,
     SessionRequest,
     Setup,
-    ViewChange,
 )
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Attached, Channel, Died, Exchange
@@ -320,9 +319,6 @@ class HostSession(DrivenSession):
 
     def put_archive(self, archive: Iterable[bytes]) -> None:
         unpack(archive, self._request.workspace)
-
-    def changes(self) -> Sequence[ViewChange] | None:
-        return None
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> HostInside:
         return HostInside(

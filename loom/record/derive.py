@@ -146,7 +146,6 @@ def job_manifest(fold: RunFold, job_id: str) -> JobManifest:
     section = summary.failing_section
     failing_step, failing_span = job.failing_step or (None, None)
     image = job.facts.get("image_resolved")
-    changes = job.facts.get("workspace_changed", {})
     return JobManifest(
         **{name: getattr(summary, name) for name in _OF_JOB},
         target=job.planned.get("target", "linux"),
@@ -174,8 +173,6 @@ def job_manifest(fold: RunFold, job_id: str) -> JobManifest:
         artifacts=_as(SavedArtifacts, job.facts.get("artifacts_saved")),
         uploads=job.lists.get("artifact", []),
         caches=job.lists.get("cache", []),
-        changes=changes.get("paths", []),
-        changes_total=changes.get("count", 0),
         kept=job.facts.get("session_kept"),
         warnings=[warning["text"] for warning in job.lists.get("warning", ())],
         summary_path=f"{job_dir(job_id)}/summary.json",

@@ -261,9 +261,6 @@ class JobManifest(Document, frozen=True, kw_only=True):
     uploads: list[dict[str, Any]] = field(default_factory=list)
     """What actions uploaded as artifacts."""
     caches: list[dict[str, Any]]
-    changes: list[str]
-    """The first ones of `changes_total`."""
-    changes_total: Count = 0
     kept: dict[str, Any] | None
     warnings: list[str]
     summary_path: Place

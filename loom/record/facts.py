@@ -66,7 +66,6 @@ _REUSED_JOB = _data(
 _REUSED_STEPS = _data("job_id from_step steps", job_id=Place, from_step=Place | None, steps=dict[Place, Milliseconds])
 _IMAGE = _data("name id", name=str | None, id=str, digest=str)
 _TEXT = _data("text", text=str)
-_CHANGED = _data(paths=list[str], count=Count)
 
 _BEGUN = _data(
     loom_version=str,
@@ -139,7 +138,6 @@ _FACTS: Mapping[str, type[Struct]] = {
     "warning": _TEXT,
     "notice": _TEXT,
     "attempt_failed": _data("attempt", attempt=Count),
-    "workspace_changed": _CHANGED,
     "missing_command": CommandPackage,
     "failing_test": FailingTest,
     "cache": _data("action", action=str, name=str | None, key=str, wanted=str, hit=str),

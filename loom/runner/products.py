@@ -27,7 +27,6 @@ from loom.storage.workspace import view_of
 from loom.util.bounded import bounded, listed
 from loom.util.refusals import refusals
 
-MAX_CHANGES = 1000
 """Number of changed paths in a job's manifest."""
 MAX_LEFT_OUT = 5
 """Number of warnings about individual files that could not be kept."""
@@ -348,11 +347,6 @@ class Products:
                 output.begin()
                 for fact in self._handover.save_caches(attempt.job, place.session, attempt.status, output):
                     _cache_fact(attempt, save, fact)
-        # Failure to list changes does not fail the job.
-        with _only_a_warning(attempt, code, "what the job changed could not be listed: "):
-            if changes := place.session.changes():
-                paths = [f"{change.kind} {change.path}" for change in changes]
-                attempt.fact("workspace_changed", {"count": len(paths), "paths": paths[:MAX_CHANGES]}, code)
 
     def _collect(self, attempt: Attempt, place: OpenJob, on_output: OnOutput) -> None:
         code = PhaseCode.JOB_ARTIFACT_EXTRACT
@@ -404,12 +398,12 @@ class Products:
 
 
 @contextmanager
-def _only_a_warning(attempt: Attempt, code: PhaseCode, before: str = "") -> Iterator[None]:
+def _only_a_warning(attempt: Attempt, code: PhaseCode) -> Iterator[None]:
     try:
         with refusals():
             yield
     except InfrastructureError as error:
-        attempt.warn(f"{before}{error.message}", code)
+        attempt.warn(error.message, code)
 
 
 def _cache_fact(attempt: Attempt, code: PhaseCode, fact: Mapping[str, Any]) -> None:

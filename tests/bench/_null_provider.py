@@ -9,7 +9,7 @@ from typing import Any
 
 from loom.cancel import Cancel
 from loom.plan.model import PROJECT_DIR, MountMode
-from loom.providers.base import Capabilities, Command, SessionFacts, SessionRequest, Setup, ViewChange
+from loom.providers.base import Capabilities, Command, SessionFacts, SessionRequest, Setup
 from loom.status import Exit, OnOutput
 
 
@@ -69,6 +69,3 @@ class NullSession:
 
     def put_archive(self, archive: Iterable[bytes]) -> None:
         """Nothing is kept."""
-
-    def changes(self) -> Sequence[ViewChange] | None:
-        return None

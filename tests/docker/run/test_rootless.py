@@ -175,10 +175,6 @@ def test_root_in_the_container_is_the_user_who_owns_all_afterwards(
     assert ran.output("other") == ["77", "0"]
     assert owners(ran.workspace) == {UID}
     assert (ran.workspace / "deep/file").exists() == (mode is MountMode.BIND)
-    if mode is MountMode.OVERLAY:
-        # Directories below can be removed and created again, and the view shows it.
-        changes = {"added made", "added deep/file", "deleted given", "deleted whole/old", "added whole/new"}
-        assert set(ran.manifest("root")["changes"]) == changes
     client = connect({"DOCKER_HOST": rootless.url})
     try:
         ignored = client.info()["MemoryLimit"] is False

@@ -335,8 +335,6 @@ job:
     manifest = ran.manifest("job")
     assert manifest["warnings"] == ["artifacts: out/a\ufffd left out: a FIFO, not a file"]
     assert manifest["artifacts"]["files"] == 1
-    if mode == "overlay":
-        assert manifest["changes"] == ["added out/a\ufffd", "added out/b\ufffd"]
 
 
 @pytest.mark.parametrize("mode", ["bind_mount", "overlay", "ephemeral_volume"])

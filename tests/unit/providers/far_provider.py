@@ -28,7 +28,6 @@ from loom.providers.base import (
     SessionFacts,
     SessionRequest,
     Setup,
-    ViewChange,
 )
 from loom.providers.driver.steps import AUTO, arguments_of, checked, chosen, handed_on
 from loom.providers.files import archive_of, unnoticed, unpack
@@ -212,9 +211,6 @@ class FarSession:
     def put_archive(self, archive: Iterable[bytes]) -> None:
         self._send()
         unpack(archive, self._files)
-
-    def changes(self) -> Sequence[ViewChange] | None:
-        return None
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> FarInside:
         self._send()

@@ -18,7 +18,7 @@ from loom.cancel import Cancel
 from loom.errors import ProviderError
 from loom.plan.model import MountMode
 from loom.providers import labels
-from loom.providers.base import SessionRequest, ViewChange
+from loom.providers.base import SessionRequest
 from loom.providers.docker.container.cleanup import remove_volume
 from loom.providers.docker.container.ownership import Ids, Owner, Workspaces, chown_all, foreign, open_to_all
 from loom.providers.docker.engine.capabilities import Traits
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import docker
 
     from loom.storage.workspace import OnSkipped
-from loom.providers.docker.container.overlay import can_be_named, differences, foreign_paths, lstat, remove_work
+from loom.providers.docker.container.overlay import can_be_named, foreign_paths, lstat, remove_work
 
 UNAVAILABLE = "VIEW_UNAVAILABLE"
 """The error code for an unsupported view."""
@@ -71,8 +71,6 @@ class Mount(Protocol):
     def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = ...) -> Iterator[bytes]: ...
 
     def put_archive(self, archive: Iterable[bytes]) -> None: ...
-
-    def changes(self, as_root: AsRoot) -> Sequence[ViewChange] | None: ...
 
     def size(self) -> int:
         """Return the bytes that the view takes and that go with the container; 0 for files of this machine."""
@@ -159,9 +157,6 @@ class BindMount:
 
     def put_archive(self, archive: Iterable[bytes]) -> None:
         unpack(archive, self._workspace)
-
-    def changes(self, as_root: AsRoot) -> Sequence[ViewChange] | None:
-        return None
 
     def size(self) -> int:
         return 0
@@ -355,13 +350,6 @@ class OverlayMount(_EngineVolume):
                 return None
             raise
 
-    def changes(self, as_root: AsRoot) -> Sequence[ViewChange] | None:
-        self.chown_back(as_root)  # otherwise the job's private directories are inaccessible
-        try:
-            return sorted(differences(self._request.workspace, self._upper), key=lambda change: change.path)
-        except OSError as error:  # somebody removed it
-            raise ProviderError(f"the layer of job {self._request.job_id} can't be read: {error}") from error
-
     def chown_back(self, as_root: AsRoot) -> None:
         # For a non-root caller: only files of the upper layer; a chown of others would copy them up.
         if os.geteuid() == 0:
@@ -428,9 +416,6 @@ class VolumeMount(_EngineVolume):
             used = self._api._result(self._api._get(url, params={"type": "volume"}), True)
         sizes = {volume["Name"]: (volume.get("UsageData") or {}).get("Size") for volume in used.get("Volumes") or ()}
         return max(0, sizes.get(self._name) or 0)  # -1: unknown
-
-    def changes(self, as_root: AsRoot) -> Sequence[ViewChange] | None:
-        return None
 
 
 def _bind(source: Path, target: str, *, read_only: bool = False) -> dict[str, Any]:

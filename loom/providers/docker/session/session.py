@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError
-from loom.providers.base import COMMAND_USER, Command, SessionFacts, SessionRequest, ViewChange
+from loom.providers.base import COMMAND_USER, Command, SessionFacts, SessionRequest
 from loom.providers.docker.container import refusals
 from loom.providers.docker.container.as_root import RootShell
 from loom.providers.docker.container.create import environment_of
@@ -151,9 +151,6 @@ class DockerSession(DrivenSession):
 
     def put_archive(self, archive: Iterable[bytes]) -> None:
         self._mount.put_archive(archive)
-
-    def changes(self) -> Sequence[ViewChange] | None:
-        return self._mount.changes(self._as_root)
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> ContainerInside:
         if not self._chowned:  # the first step gives the job its files

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import ImageError, LoomError, ProviderError
-from loom.providers.base import Command, SessionFacts, SessionRequest, ViewChange
+from loom.providers.base import Command, SessionFacts, SessionRequest
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Attached, Channel, ConnectionLost, Died, Exchange
 from loom.providers.driver.session import Driven, DrivenSession
@@ -247,9 +247,6 @@ class PodSession(DrivenSession):
 
     def put_archive(self, archive: Iterable[bytes]) -> None:
         self._files.put(archive, self._owner)
-
-    def changes(self) -> Sequence[ViewChange] | None:
-        return None
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> PodInside:
         if as_root and self._owner is not None and self._owner[0] != 0:
