@@ -10,18 +10,17 @@ from __future__ import annotations
 import os
 import tarfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError
 from loom.plan.model import MountMode
-from loom.providers import clearing, labels
+from loom.providers import labels
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker.container.cleanup import remove_container, remove_run
 from loom.providers.docker.container.create import image_is_there, name_of
@@ -37,7 +36,8 @@ from loom.providers.docker.session.session import DockerSession
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Channel, ConnectionLost, Died, Exchange
 from loom.providers.driver.session import HELLO_S
-from loom.providers.files import archive_of, unpack
+from loom.providers.files import unpack
+from loom.providers.kept import Kept
 from loom.status import OnOutput
 from loom.util.untrusted_files import reader
 
@@ -63,29 +63,29 @@ def find(
         kept = labels.kept_until(name) is not None
         running = container["State"] not in _NOT_RUNNING
         if kept or (running and not container_id):
-            return KeptContainer(client, container["Id"], name, running, kept, container["Labels"])
+            return KeptContainer(
+                client=client,
+                container_id=container["Id"],
+                name=name,
+                running=running,
+                kept=kept,
+                marks=container["Labels"],
+            )
     return None
 
 
-class KeptContainer(Struct, frozen=True):
+class KeptContainer(Kept, frozen=True, kw_only=True):
     """Implements `providers.base.KeptPlace`: a job's container, running or kept."""
 
     client: docker.DockerClient
     container_id: str
-    name: str
     running: bool
-    kept: bool
-    labels: Mapping[str, str]
     user: str = ""
     """Of commands in it; empty: the container's own."""
 
     @property
     def place_id(self) -> str:
         return self.container_id
-
-    @property
-    def project_dir(self) -> str:
-        return self.labels.get(labels.PROJECT_DIR, "/workspace")
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> ContainerInside:
         return ContainerInside(
@@ -99,7 +99,7 @@ class KeptContainer(Struct, frozen=True):
     def has_its_files(self, mode: MountMode) -> bool:
         if mode is MountMode.VOLUME and self.running:
             return True
-        return Path(self.labels.get(labels.WORKSPACE, "")).is_dir()
+        return Path(self.marks.get(labels.WORKSPACE, "")).is_dir()
 
     def copy_files(self, target: Path, on_skipped: OnSkipped) -> None:
         api: Any = self.client.api
@@ -122,28 +122,18 @@ class KeptContainer(Struct, frozen=True):
             return None
         return place if there and os.access(place, os.R_OK | os.X_OK) else None
 
-    def bring(self, source: Path, paths: Sequence[str]) -> None:
+    def as_root(self, program: bytes) -> tuple[int, str]:
         self._wake()
-        code, said = self.inside({}, as_root=True).script(clearing.script(self.project_dir, paths))
-        if code != 0:
-            raise ProviderError(f"files of the kept container {self.name} could not be replaced: {said}")
-        mount = VolumeMount(self.client, self._request(), os.getpid())
+        return self.inside({}, as_root=True).script(program)
+
+    def put(self, archive: Iterable[bytes]) -> None:
+        mount = VolumeMount(self.client, self.request(), os.getpid())
         mount.adopt("", self.container_id, self._owner())
-        mount.put_archive(archive_of(source, [path for path in paths if os.path.lexists(source / path)]))
+        mount.put_archive(archive)
 
     def remove(self) -> Sequence[str]:
-        gone = remove_run(self.client, self.labels[labels.RUN], self.labels[labels.JOB])
+        gone = remove_run(self.client, self.marks[labels.RUN], self.marks[labels.JOB])
         return [one.problem for one in gone if one.problem]
-
-    def _request(self) -> SessionRequest:
-        return SessionRequest(
-            run_id=self.labels[labels.RUN],
-            job_id=self.labels[labels.JOB],
-            workspace=Path(self.labels[labels.WORKSPACE]),
-            project_dir=self.project_dir,
-            environment={},
-            shell=(),
-        )
 
     def _owner(self) -> Owner:
         """The owner of the job's view: its user."""
@@ -175,7 +165,7 @@ class KeptContainer(Struct, frozen=True):
             for dead in channels:
                 dead.attachment.close()
             attachment = Attachment(self.client, self.container_id, apart=False)
-            channels[:] = [channel_to(self.client, attachment, self.container_id, self.labels.get(labels.JOB, ""))]
+            channels[:] = [channel_to(self.client, attachment, self.container_id, self.marks.get(labels.JOB, ""))]
             channels[0].send(driver.program() + driver.greeting(driver.new_token()) + driver.keep(exchange.token))
 
         doing = "starting the kept container again"
@@ -197,7 +187,7 @@ class KeptContainer(Struct, frozen=True):
 
     def _wake_services(self) -> None:
         api: Any = self.client.api
-        of_job = [f"{name}={self.labels.get(name, '')}" for name in (labels.RUN, labels.JOB)]
+        of_job = [f"{name}={self.marks.get(name, '')}" for name in (labels.RUN, labels.JOB)]
         filters = {"label": [*of_job, f"{labels.ROLE}=service"]}
         with translated("looking for the kept services"):
             services = retrying(lambda: api.containers(all=True, filters=filters))
@@ -233,7 +223,7 @@ class KeptContainer(Struct, frozen=True):
                 warnings=(f"the kept container was stopped and runs again without {lost}",) if woken else (),
             ),
             mount=self._mount(request),
-            container_labels=self.labels,
+            container_labels=self.marks,
             on_output=on_output,
         )
         try:
@@ -264,7 +254,7 @@ class KeptContainer(Struct, frozen=True):
             raise ProviderError(f"the kept container {self.name} has no view of the workspace at {self.project_dir}")
         kinds: dict[MountMode, type[OverlayMount | VolumeMount]]
         kinds = {MountMode.OVERLAY: OverlayMount, MountMode.VOLUME: VolumeMount}
-        request = replace(request, workspace=Path(self.labels[labels.WORKSPACE]))
+        request = replace(request, workspace=Path(self.marks[labels.WORKSPACE]))
         mount = kinds[request.mount_mode](self.client, request, os.getpid())
         mount.adopt(volume, self.container_id)
         return mount
@@ -297,7 +287,10 @@ def lay_out(client: docker.DockerClient, request: SessionRequest, target: Path, 
             made = retrying(lambda: api.create_container_from_config(config, name))
             if traits.podman:
                 api.start(made["Id"])  # it mounts a volume only now; the shell waits for input that never comes
-        KeptContainer(client, made["Id"], name, False, False, marks).copy_files(target, on_skipped)
+        made_of = KeptContainer(
+            client=client, container_id=made["Id"], name=name, running=False, kept=False, marks=marks
+        )
+        made_of.copy_files(target, on_skipped)
     finally:
         remove_container(client, name)
         mount.undo()

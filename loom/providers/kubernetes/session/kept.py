@@ -12,16 +12,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
 from loom.cancel import Cancel
-from loom.errors import LoomError, ProviderError
+from loom.errors import LoomError
 from loom.plan.model import MountMode
-from loom.providers import clearing, labels
+from loom.providers import labels
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.steps import SH
-from loom.providers.files import archive_of, unpack
+from loom.providers.files import unpack
+from loom.providers.kept import Kept
 from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.client import Gone
 from loom.providers.kubernetes.cluster.pods import Pods
@@ -44,7 +43,10 @@ def find(cluster: Cluster, run_id: str, job_id: str, place_id: str, namespaces: 
         if states.runs(pod, JOB) and not pod["metadata"].get("deletionTimestamp"):
             marks = pod["metadata"]["labels"]
             return KeptPod(
-                there, pod["metadata"]["name"], KEPT_UNTIL in marks, pod["metadata"].get("annotations") or {}
+                cluster=there,
+                name=pod["metadata"]["name"],
+                kept=KEPT_UNTIL in marks,
+                marks=pod["metadata"].get("annotations") or {},
             )
     return None
 
@@ -66,21 +68,14 @@ def _candidates(
         )
 
 
-class KeptPod(Struct, frozen=True):
+class KeptPod(Kept, frozen=True, kw_only=True):
     """Implements `providers.base.KeptPlace`."""
 
     cluster: Cluster
-    name: str
-    kept: bool
-    marks: Mapping[str, str]
 
     @property
     def place_id(self) -> str:
         return f"{self.cluster.namespace}/{self.name}"
-
-    @property
-    def project_dir(self) -> str:
-        return self.marks.get(labels.PROJECT_DIR, "/workspace")
 
     def wake(self, secrets: Mapping[str, bytes]) -> tuple[Mapping[str, str], bool]:
         return {name: f"{driver.DIRECTORY}/secret.{name}" for name in secrets}, False
@@ -100,20 +95,14 @@ class KeptPod(Struct, frozen=True):
     def view(self) -> Path | None:
         return None
 
-    def bring(self, source: Path, paths: Sequence[str]) -> None:
+    def as_root(self, program: bytes) -> tuple[int, str]:
         code, _, err = execs.run(
-            self.cluster,
-            self.name,
-            HELPER,
-            ["sh"],
-            stdin=lambda: [clearing.script(self.project_dir, paths)],
-            doing="replacing files of the kept pod",
+            self.cluster, self.name, HELPER, ["sh"], stdin=lambda: [program], doing="replacing files of the kept pod"
         )
-        if code:
-            reason = err.decode("utf-8", "replace").strip()
-            raise ProviderError(f"files of the kept pod {self.name} could not be replaced: {reason}")
-        there = [path for path in paths if (source / path).is_symlink() or (source / path).exists()]
-        self._files().put(archive_of(source, there), self._owner())
+        return code, err.decode("utf-8", "replace").strip()
+
+    def put(self, archive: Iterable[bytes]) -> None:
+        self._files().put(archive, self._owner())
 
     def remove(self) -> Sequence[str]:
         try:
@@ -123,15 +112,7 @@ class KeptPod(Struct, frozen=True):
         return []
 
     def _files(self) -> PodFiles:
-        request = SessionRequest(
-            run_id=self.marks.get(labels.RUN, ""),
-            job_id=self.marks.get(labels.JOB, ""),
-            workspace=Path(),
-            project_dir=self.project_dir,
-            environment={},
-            shell=(),
-        )
-        return PodFiles(self.cluster, self.name, request)
+        return PodFiles(self.cluster, self.name, self.request())
 
     def _owner(self) -> tuple[int, int]:
         """The user of the job's container."""

@@ -1,0 +1,71 @@
+"""The files of a kept container, by the marks that loom gave it: alike for every engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from loom.errors import ProviderError
+from loom.providers import labels
+from loom.providers.base import SessionRequest
+from loom.providers.driver.shared_shell import quoted
+from loom.providers.files import archive_of
+
+_CLEAR = b"""clear() {
+    a=$1
+    while :; do
+        case $a in */*) a=${a%/*} ;; *) break ;; esac
+        if [ -h "$a" ] || { [ -e "$a" ] && [ ! -d "$a" ]; }; then rm -f -- "$a" || exit 1; fi
+    done
+    rm -rf -- "$1" || exit 1
+}
+"""
+
+
+class Kept(Struct, frozen=True, kw_only=True):
+    """A part of `providers.base.KeptPlace`. An engine runs a script in it (`as_root`) and unpacks an archive (`put`)."""
+
+    name: str
+    kept: bool
+    marks: Mapping[str, str]
+
+    @property
+    def project_dir(self) -> str:
+        return self.marks.get(labels.PROJECT_DIR, "/workspace")
+
+    def as_root(self, program: bytes) -> tuple[int, str]:
+        """Let `sh` read a program; return its exit code and output."""
+        raise NotImplementedError
+
+    def put(self, archive: Iterable[bytes]) -> None:
+        """Unpack over the job's files, for its user."""
+        raise NotImplementedError
+
+    def bring(self, source: Path, paths: Sequence[str]) -> None:
+        code, said = self.as_root(clearing(self.project_dir, paths))
+        if code != 0:
+            raise ProviderError(f"files of the kept container {self.name} could not be replaced: {said}")
+        self.put(archive_of(source, [path for path in paths if os.path.lexists(source / path)]))
+
+    def request(self) -> SessionRequest:
+        """Return what leads to its files."""
+        return SessionRequest(
+            run_id=self.marks.get(labels.RUN, ""),
+            job_id=self.marks.get(labels.JOB, ""),
+            workspace=Path(self.marks.get(labels.WORKSPACE, "")),
+            project_dir=self.project_dir,
+            environment={},
+            shell=(),
+        )
+
+
+def clearing(directory: str, paths: Sequence[str]) -> bytes:
+    """Return a program for `sh`, which reads it from its standard input: in `directory`, delete what is at these paths,
+    and a link or a file in the place of a directory above one. It exits with 1 if that fails.
+    """
+    lines = [b"cd " + quoted(directory) + b" || exit 1\n", _CLEAR]
+    lines += [b"clear " + quoted(path) + b"\n" for path in paths]
+    return b"".join([*lines, b"exit 0\n"])
