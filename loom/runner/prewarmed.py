@@ -10,7 +10,7 @@ from loom.cancel import Cancel
 from loom.providers.base import Provider
 from loom.runner.request import RunRequest, first_jobs, make_workspace, settings_of
 from loom.runner.session import PlaceOpener, Prewarmed
-from loom.snapshot import Snapshot, Source, Standing
+from loom.snapshot import KnownFiles, Snapshot, Source
 from loom.util.paths import new_workspace
 
 
@@ -27,7 +27,7 @@ class NextRun:
         self.workspace = new_workspace(request.config.tmp_dir, request.run_id)
         self.places: dict[str, Prewarmed] = {}
         """By job; whoever takes one out closes it."""
-        self._standing: Standing | None = None
+        self._known_files: KnownFiles | None = None
         self._stack = ExitStack()
         self._made = False
 
@@ -42,17 +42,17 @@ class NextRun:
         self.places = opener.prewarmed
         for job in first_jobs(request.plan, request.jobs_at_once):
             opener.prewarm(job)
-        _, self._standing = snapshot.take_to_stand(request.source, self.workspace, cancel=request.cancel)
+        _, self._known_files = snapshot.take_to_renew(request.source, self.workspace, cancel=request.cancel)
 
     def ready(self) -> bool:
         """Whether a run can begin with it: it was prepared, and no other run has begun since, as ids are in the order of runs."""
         newest = next(iter(self._request.store.run_ids()), "0")
-        return self._standing is not None and int(newest) < int(self.run_id)
+        return self._known_files is not None and int(newest) < int(self.run_id)
 
     def renewed(self, source: Source, cancel: Cancel) -> Snapshot:
         """Bring the workspace up to date, once. Errors as of `snapshot.take`."""
-        assert self._standing is not None, "ready comes first"
-        return snapshot.renew(source, self.workspace, self._standing, cancel=cancel)
+        assert self._known_files is not None, "ready comes first"
+        return snapshot.renew(source, self.workspace, self._known_files, cancel=cancel)
 
     @property
     def providers(self) -> Sequence[Provider]:

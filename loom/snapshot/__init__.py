@@ -12,7 +12,7 @@ from loom.snapshot.source import discover
 from loom.util import startup
 
 if TYPE_CHECKING:
-    from loom.snapshot.capture import empty, renew, take, take_to_stand
+    from loom.snapshot.capture import empty, renew, take, take_to_renew
     from loom.snapshot.comparison import differing
     from loom.snapshot.duplication import duplicate
     from loom.snapshot.edits import changed_since, is_untouched
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from loom.snapshot.merge import Applied, Content, Merge, content_at
     from loom.snapshot.objects import facts_of_commit, first_hunks
     from loom.snapshot.removal import Removal, is_workspace, remains, remove
-    from loom.snapshot.renewal import Standing
+    from loom.snapshot.renewal import KnownFiles
     from loom.snapshot.special_files import ignored
     from loom.snapshot.sync import Patch, SavedFiles, bring, compare, patch_of
     from loom.snapshot.sync import apply as apply_patch
@@ -44,9 +44,9 @@ else:
             "lock": "is_occupied occupied",
             "objects": "facts_of_commit first_hunks",
             "removal": "Removal is_workspace remains remove",
-            "renewal": "Standing",
+            "renewal": "KnownFiles",
             "special_files": "ignored",
-            "capture": "empty renew take take_to_stand",
+            "capture": "empty renew take take_to_renew",
             "tree": "tracked",
             "verification": "Verification verify",
         },
@@ -57,6 +57,7 @@ __all__ = [
     "Change",
     "Content",
     "Explanation",
+    "KnownFiles",
     "LeftOut",
     "Merge",
     "Patch",
@@ -66,7 +67,6 @@ __all__ = [
     "Snapshot",
     "SnapshotCanceled",
     "Source",
-    "Standing",
     "Submodule",
     "Verification",
     "apply_patch",
@@ -95,7 +95,7 @@ __all__ = [
     "remove",
     "renew",
     "take",
-    "take_to_stand",
+    "take_to_renew",
     "tracked",
     "verify",
 ]

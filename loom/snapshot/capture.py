@@ -32,7 +32,7 @@ from loom.snapshot.model import Snapshot, SnapshotCanceled, Source, Submodule, r
 from loom.snapshot.proof import Filled, Proof
 from loom.snapshot.questions import Questions
 from loom.snapshot.removal import delete
-from loom.snapshot.renewal import Renewal, Standing, standing
+from loom.snapshot.renewal import KnownFiles, Renewal, known_files
 from loom.snapshot.repository import as_under_git
 from loom.snapshot.special_files import ignored, specials
 from loom.util.bounded import listed
@@ -64,15 +64,15 @@ def take(source: Source, workspace: Path, *, cancel: Cancel, on_progress: OnProg
         return _take(source, workspace, cancel, on_progress)
 
 
-def take_to_stand(source: Source, workspace: Path, *, cancel: Cancel) -> tuple[Snapshot, Standing]:
+def take_to_renew(source: Source, workspace: Path, *, cancel: Cancel) -> tuple[Snapshot, KnownFiles]:
     """As `take`, for a workspace that `renew` brings up to date before anybody uses it."""
     since_ns = time.time_ns() - _TICK_NS
     taken = take(source, workspace, cancel=cancel)
-    return taken, standing(source, workspace, since_ns)
+    return taken, known_files(source, workspace, since_ns)
 
 
-def renew(source: Source, workspace: Path, files: Standing, *, cancel: Cancel) -> Snapshot:
-    """As `take`, of `source` as it is now, in the workspace that `take_to_stand` filled."""
+def renew(source: Source, workspace: Path, files: KnownFiles, *, cancel: Cancel) -> Snapshot:
+    """As `take`, of `source` as it is now, in the workspace that `take_to_renew` filled."""
     with occupied(workspace), git.ended_by(cancel):
         try:
             if files.plain and line_endings.by_default(source.config):
@@ -86,7 +86,7 @@ def renew(source: Source, workspace: Path, files: Standing, *, cancel: Cancel) -
 
 
 def _take(
-    source: Source, workspace: Path, cancel: Cancel, on_progress: OnProgress | None, files: Standing | None = None
+    source: Source, workspace: Path, cancel: Cancel, on_progress: OnProgress | None, files: KnownFiles | None = None
 ) -> Snapshot:
     started = time.perf_counter()
     git_dir = workspace / ".git"
@@ -198,7 +198,7 @@ class _Filling:
         cancel: Cancel,
         on_progress: OnProgress | None,
         may_borrow: tuple[Path, ...],
-        files: Standing | None = None,
+        files: KnownFiles | None = None,
     ) -> None:
         self._source = source
         self._target = target

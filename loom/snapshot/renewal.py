@@ -25,7 +25,7 @@ from loom.snapshot.model import Source
 Facts = tuple[int, int, int, int, int]
 
 
-class Standing(Struct):
+class KnownFiles(Struct):
     """The files of a filled workspace, with facts of the source's file and of the copy."""
 
     files: dict[str, tuple[Facts, Facts] | None]
@@ -34,7 +34,7 @@ class Standing(Struct):
     """Nothing else stands there, no directory of a nested repository, and no file is another than in the source."""
 
 
-def standing(source: Source, workspace: Path, since_ns: int) -> Standing:
+def known_files(source: Source, workspace: Path, since_ns: int) -> KnownFiles:
     """Note what `take` laid out there, which began after `since_ns`."""
     files: dict[str, tuple[Facts, Facts] | None] = {}
     plain = True
@@ -52,7 +52,7 @@ def standing(source: Source, workspace: Path, since_ns: int) -> Standing:
                 plain = plain and theirs.st_size == entry.stat(follow_symlinks=False).st_size
                 if theirs.st_ctime_ns < since_ns:
                     files[path] = _facts(theirs), _facts(entry.stat(follow_symlinks=False))
-    return Standing(files=files, plain=plain)
+    return KnownFiles(files=files, plain=plain)
 
 
 def _facts(status: os.stat_result) -> Facts:
@@ -62,7 +62,7 @@ def _facts(status: os.stat_result) -> Facts:
 class Renewal(CopyPool):
     """A pool that copies into a workspace where files stand already; in this thread, since few differ."""
 
-    def __init__(self, source: Path, target: Path, files: Standing, *, since_ns: int, cancel: Cancel) -> None:
+    def __init__(self, source: Path, target: Path, files: KnownFiles, *, since_ns: int, cancel: Cancel) -> None:
         self._copier = _Renewer(str(source), str(target), files.files, since_ns=since_ns)
         super().__init__(source, target, since_ns=since_ns, cancel=cancel, own=self._copier)
 

@@ -27,7 +27,7 @@ from loom.commands.inside import session
 from loom.commands.project import here
 from loom.commands.record.naming import jobs_of
 from loom.commands.run.preparing import Options
-from loom.commands.run.prewarmed import Warm
+from loom.commands.run.prewarmed import PreparedRuns
 from loom.errors import InfrastructureError, LoomError, RequestError
 from loom.plan.model import Plan
 from loom.record.coverage import extent_text, read_extent
@@ -59,10 +59,10 @@ class AgentTools:
         self.workflow = [] if workflow is None else [f"--workflow={workflow}"]
         self._pages = Pages()
         self._acting = threading.Lock()
-        self._warm = Warm()
+        self._prepared_runs = PreparedRuns()
 
     def close(self) -> None:
-        self._warm.drop()
+        self._prepared_runs.drop()
 
     # -- acting
 
@@ -84,11 +84,11 @@ class AgentTools:
 
         self._limits.permit_acting()
         with self._acting:
-            finished = self._warm.run(options, sinks=[progress], cancel=cancel, choose=choose)
+            finished = self._prepared_runs.run(options, sinks=[progress], cancel=cancel, choose=choose)
             if finished is None:
                 raise RequestError("no job is to run", hint="the tool `check` shows the jobs and their rules")
             if not cancel.requested:
-                self._warm.prepare(options, choose)
+                self._prepared_runs.prepare(options, choose)
         return self._about(finished.ran.receipt.run_id)
 
     def resume(self, run: str, sync: str | None, cancel: Cancel) -> RunAnswer:

@@ -9,7 +9,7 @@ from loom.runner.scheduler import dependents
 from loom.status import JobResult, Status
 
 
-class Rounds:
+class DueJobs:
     """The jobs that are still to pass. `everything`: each change starts all of them again, in the plan's order."""
 
     def __init__(self, *, everything: bool) -> None:

@@ -1,8 +1,8 @@
 """Runs of one checkout, one after the other, in a process that stays: for `loom watch`, and without a terminal.
 
-with Warm() as warm:
-    finished = warm.run(options, sinks=[screen], cancel=cancel)
-    warm.prepare(options)
+with PreparedRuns() as runs:
+    finished = runs.run(options, sinks=[screen], cancel=cancel)
+    runs.prepare(options)
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class _Results:
         """Only results count here."""
 
 
-class Warm:
+class PreparedRuns:
     """Every run is a whole one: its own workspace, containers, record, proof and receipt, as `loom run` makes them.
 
     After `prepare`, one workspace and the containers of the first jobs wait for the next run: until it begins, for `idle_s`
@@ -84,7 +84,7 @@ class Warm:
         self._clock: threading.Timer | None = None
         self._cancel = Cancel()
 
-    def __enter__(self) -> Warm:
+    def __enter__(self) -> PreparedRuns:
         return self
 
     def __exit__(

@@ -21,9 +21,9 @@ from loom.commands.inside.keys import HANGUP, Keys
 from loom.commands.run import preparing
 from loom.commands.run import run as running
 from loom.commands.run.changes import watched
-from loom.commands.run.next_jobs import Rounds
+from loom.commands.run.next_jobs import DueJobs
 from loom.commands.run.preparing import FAILURE, Options, Prepared
-from loom.commands.run.prewarmed import Finished, Warm
+from loom.commands.run.prewarmed import Finished, PreparedRuns
 from loom.commands.screen import screen_parts
 from loom.config.layers import user_file
 from loom.errors import LoomError, RequestError, WorkflowError
@@ -66,7 +66,7 @@ class _Watch:
         self._cancel = Cancel()
         self._events: SimpleQueue[CheckoutChange | _Key | _Wake] = SimpleQueue()
         self._keys = Keys(lambda key: self._events.put(_Key(key)))
-        self._rounds = Rounds(everything=everything)
+        self._due = DueJobs(everything=everything)
         self._touched: set[str] | None = None
         """What changed since a plan took it into account; None: everything."""
         self._because: frozenset[str] = frozenset()
@@ -79,17 +79,17 @@ class _Watch:
         self._cancel.on_request(lambda: self._events.put(_Wake()))
         with (
             signals(self._cancel),
-            Warm() as warm,
+            PreparedRuns() as runs,
             watched(
                 self._source, self._here.environ, self._events.put, poll=poll, say=self._say, also=self._counts_too
             ),
             self._keys,
         ):
-            self._runs(warm, self._rounds.choose)
+            self._runs(runs, self._due.choose)
             while not self._over:
-                self._prepare(warm)
+                self._prepare(runs)
                 self._say(waiting_line(keys=sys.stdin.isatty(), look=self._look))
-                self._next(warm)
+                self._next(runs)
         return self._cancel.exit_code or ExitCode.OK
 
     @property
@@ -101,7 +101,7 @@ class _Watch:
 
     # -- what is to be done ---------------------------------------------------------------------------------------
 
-    def _next(self, warm: Warm) -> None:
+    def _next(self, runs: PreparedRuns) -> None:
         """Wait for what comes next, and do it."""
         found, key = CheckoutChange(), None
         while not (found.paths or found.settings or key or self._over):
@@ -112,15 +112,15 @@ class _Watch:
                     key = key or self._meaning(event.key)
             if found.head and not (found.paths or found.settings):
                 found = CheckoutChange()
-                self._prepare(warm)  # what waits is of another commit
+                self._prepare(runs)  # what waits is of another commit
         if self._over:
             return
         if found:
             self._because = found.paths | found.settings
             self._touched = None if self._touched is None or found.settings else self._touched | found.paths
-            self._runs(warm, self._rounds.choose)
+            self._runs(runs, self._due.choose)
         elif key is not None:
-            key(warm)
+            key(runs)
 
     def _come(self) -> Iterator[CheckoutChange | _Key | _Wake]:
         """Yield the next event, and those that came with it."""
@@ -128,28 +128,28 @@ class _Watch:
         while not self._events.empty():
             yield self._events.get_nowait()
 
-    def _meaning(self, key: str) -> Callable[[Warm], None] | None:
+    def _meaning(self, key: str) -> Callable[[PreparedRuns], None] | None:
         if key in ("q", HANGUP):
             self._quits = True
         return {"r": self._run_all, "f": self._run_failed, "s": self._shell, "o": self._report}.get(key)
 
-    def _run_all(self, warm: Warm) -> None:
+    def _run_all(self, runs: PreparedRuns) -> None:
         self._touched = None
-        self._runs(warm, self._rounds.choose)
+        self._runs(runs, self._due.choose)
 
-    def _run_failed(self, warm: Warm) -> None:
-        if failed := self._rounds.failed:
-            self._runs(warm, lambda _: failed, goes_on=False)
+    def _run_failed(self, runs: PreparedRuns) -> None:
+        if failed := self._due.failed:
+            self._runs(runs, lambda _: failed, goes_on=False)
         else:
             self._say("no job has failed")
 
-    def _shell(self, warm: Warm) -> None:
+    def _shell(self, runs: PreparedRuns) -> None:
         from loom.commands.inside.shell import shell  # only who stands in a job needs it
 
         with self._helped(), self._keys.away():
             shell(self._run_id(), None, None, as_root=False, trust=self._options.trust)
 
-    def _report(self, warm: Warm) -> None:
+    def _report(self, runs: PreparedRuns) -> None:
         from loom.commands.record.report import report
 
         with self._helped():
@@ -162,19 +162,19 @@ class _Watch:
             raise RequestError("no run has ended yet")
         return self._last.ran.receipt.run_id
 
-    def _prepare(self, warm: Warm) -> None:
-        warm.prepare(self._options, lambda plan, _: self._rounds.forecast(plan))
+    def _prepare(self, runs: PreparedRuns) -> None:
+        runs.prepare(self._options, lambda plan, _: self._due.forecast(plan))
 
     # -- one run after the other ----------------------------------------------------------------------------------
 
-    def _runs(self, warm: Warm, choose: Callable[[Plan], list[str] | None], *, goes_on: bool = True) -> None:
+    def _runs(self, runs: PreparedRuns, choose: Callable[[Plan], list[str] | None], *, goes_on: bool = True) -> None:
         """Run what is to be run now, and what only waited for that; edits meanwhile count first."""
         with self._helped():
-            while self._run(warm, choose) and goes_on and self._rounds.goes_on:
+            while self._run(runs, choose) and goes_on and self._due.goes_on:
                 if self._over or not self._events.empty():
                     break
 
-    def _run(self, warm: Warm, choose: Callable[[Plan], list[str] | None]) -> bool:
+    def _run(self, runs: PreparedRuns, choose: Callable[[Plan], list[str] | None]) -> bool:
         """Run once; tell whether jobs ran."""
         touched = self._touched
         because, self._because = self._because.union(touched or ()), frozenset()
@@ -182,7 +182,7 @@ class _Watch:
 
         def chosen(plan: Plan, concerned: Collection[str] | None) -> list[str] | None:
             if touched != set():
-                self._rounds.changed(concerned)
+                self._due.changed(concerned)
             self._touched = set()
             self._plan_ids = [job.id for job in plan.jobs]
             return choose(plan)
@@ -192,7 +192,7 @@ class _Watch:
         with attended, closing(audience):
             cancel = self._cancel.child()
             try:
-                ended = warm.run(
+                ended = runs.run(
                     self._options, sinks=[audience], cancel=cancel, gate=gate, touched=touched, choose=chosen
                 )
             finally:
@@ -201,7 +201,7 @@ class _Watch:
             self._say("no job is concerned by that")
             return False
         self._last = ended
-        self._rounds.ended(self._plan_ids, ended.results)
+        self._due.ended(self._plan_ids, ended.results)
         for line in end_lines(ended.ran.diagnosis, self._look):
             self._say(line)
         return True

@@ -44,7 +44,7 @@ from loom.providers.kubernetes.pod.spec import (
     specification,
     unenforced,
 )
-from loom.providers.kubernetes.session.files import Parcels
+from loom.providers.kubernetes.session.files import PackedSnapshots
 from loom.providers.kubernetes.session.kept import KeptPod, find
 from loom.providers.kubernetes.session.link import Link
 from loom.providers.kubernetes.session.session import PodSession, remove
@@ -70,13 +70,13 @@ class KubernetesProvider:
         self._setup = setup
         self._pid = pid
         self.images = PodImages(setup.lock, frozen=setup.config.frozen)
-        self._parcels = Parcels()
+        self._snapshots = PackedSnapshots()
         self._lock = threading.Lock()
         self._pods: dict[str, Pods] = {}
         self._services: dict[str, PodServices] = {}
         self._images_of: dict[str, SnapshotImages] = {}
         self._largest_node = starting.LargestNode()
-        self._turn = starting.Turn()
+        self._queue = starting.QuotaQueue()
         self._removals = PodRemovals()
         self._reaped: set[str] = set()
 
@@ -161,7 +161,7 @@ class KubernetesProvider:
         }
         placed = services.placed if services else ()
         pod = specification(request, name, environment, placed, image=image, pid=self._pid, pushed=pushed)
-        starting.create(cluster, pods, self._turn, pod, request, on_output, cancel)
+        starting.create(cluster, pods, self._queue, pod, request, on_output, cancel)
         return name
 
     def _session(
@@ -197,7 +197,7 @@ class KubernetesProvider:
             link,
             pod=name,
             environment=driver.environment(request.environment),
-            parcels=self._parcels,
+            snapshots=self._snapshots,
             pushed=pushed,
             on_output=on_output,
             cancel=cancel,
@@ -265,7 +265,7 @@ class KubernetesProvider:
         self._removals.wait(cancel or Cancel())
         for pods in self._pods.values():
             pods.close()
-        self._parcels.close()
+        self._snapshots.close()
         self._cluster.close()
         return self._removals.problems()
 

@@ -15,7 +15,7 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.commands.run.preparing import Options
-from loom.commands.run.prewarmed import Warm
+from loom.commands.run.prewarmed import PreparedRuns
 from loom.providers.docker.container.cleanup import reap, remove_run
 from tests.support.loom_process import run_loom
 from tests.support.own_engine import OwnEngine
@@ -201,7 +201,7 @@ def test_what_nobody_takes_goes_after_a_while(
     for name, value in repo.environ.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(repo.root)
-    with nothing_is_left(client, repo), Warm(idle_s=5) as warm:
+    with nothing_is_left(client, repo), PreparedRuns(idle_s=5) as warm:
         warm.prepare(Options())
         prepared(client, repo)
         until(lambda: containers(client, repo) == [])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
-from loom.snapshot import Snapshot, discover, renew, take, take_to_stand
+from loom.snapshot import Snapshot, discover, renew, take, take_to_renew
 from tests.support.effort import fuzzed
 from tests.support.waiting import until
 
@@ -78,7 +78,7 @@ def test_whatever_happened_in_between(before: list[tuple[Any, ...]], after: list
         workspace = top / "workspace"
         workspace.mkdir()
         try:
-            taken, files = take_to_stand(discover(repo.root, environ=repo.environ), workspace, cancel=Cancel())
+            taken, files = take_to_renew(discover(repo.root, environ=repo.environ), workspace, cancel=Cancel())
         except SnapshotError:
             reject()
         assert workspace == taken.path
@@ -117,7 +117,7 @@ def files_of(workspace: Path) -> dict[Path, tuple[int, int]]:
 def test_only_what_changed_is_copied_and_the_directory_stays(repo: Repo, tmp_path: Path) -> None:
     workspace = tmp_path / "workspace"
     workspace.mkdir()
-    _, files = take_to_stand(discover(repo.root, environ=repo.environ), workspace, cancel=Cancel())
+    _, files = take_to_renew(discover(repo.root, environ=repo.environ), workspace, cancel=Cancel())
     directory, before = workspace.stat().st_ino, files_of(workspace)
     repo.write("dir1/file1", "changed\n")
     repo.write("dir9/new", "new\n")
@@ -136,7 +136,7 @@ def test_only_what_changed_is_copied_and_the_directory_stays(repo: Repo, tmp_pat
 def test_what_something_did_in_the_workspace_is_undone(repo: Repo, tmp_path: Path) -> None:
     workspace = tmp_path / "workspace"
     workspace.mkdir()
-    _, files = take_to_stand(discover(repo.root, environ=repo.environ), workspace, cancel=Cancel())
+    _, files = take_to_renew(discover(repo.root, environ=repo.environ), workspace, cancel=Cancel())
     status = (workspace / "dir1/file1").stat()
     (workspace / "dir1/file1").write_text("0\n")  # as long as before
     os.utime(workspace / "dir1/file1", ns=(status.st_atime_ns, status.st_mtime_ns))

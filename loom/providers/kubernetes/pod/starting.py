@@ -63,7 +63,7 @@ def _largest(cluster: Cluster) -> Mapping[str, float]:
     return found
 
 
-class Turn:
+class QuotaQueue:
     """The front of the queue of jobs whose pods a quota refuses."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class Turn:
 def create(
     cluster: Cluster,
     pods: Pods,
-    turn: Turn,
+    queue: QuotaQueue,
     pod: Json,
     request: SessionRequest,
     on_output: OnOutput,
@@ -90,25 +90,25 @@ def create(
             raise
         on_output("stdout", f"waits for other pods to end: {error.message}\n".encode())
     refused_at = time.monotonic()
-    while not turn.lock.acquire(timeout=1.0):
+    while not queue.lock.acquire(timeout=1.0):
         _unless_canceled(cancel, request)
     try:
-        turn.others_at = max(turn.others_at, refused_at)
+        queue.others_at = max(queue.others_at, refused_at)
         while True:
             others = _beside(pods, name)
             if others:
-                turn.others_at = time.monotonic()
+                queue.others_at = time.monotonic()
             try:
                 return _create(cluster, pods, pod, request)
             except LoomError as error:
                 # The quota counts a pod for a while after its end.
-                if not _is_full(error) or time.monotonic() - turn.others_at > TELL_S:
+                if not _is_full(error) or time.monotonic() - queue.others_at > TELL_S:
                     raise
             changed = partial(_changed, pods, name, others, cancel)
             pods.wait_for(name, changed, TELL_S if others else 1.0)
             _unless_canceled(cancel, request)
     finally:
-        turn.lock.release()
+        queue.lock.release()
 
 
 def _create(cluster: Cluster, pods: Pods, pod: Json, request: SessionRequest) -> None:

@@ -64,7 +64,7 @@ head -c "$1" | sha256sum -c - 2>&1 | while IFS= read -r l; do case $l in *": OK"
 """
 
 
-class Parcel(Struct, frozen=True):
+class PackedSnapshot(Struct, frozen=True):
     """A packed snapshot: its tar stream in a file without a name, and the digests of its files as `sha256sum` reads them."""
 
     file: IO[bytes]
@@ -81,14 +81,14 @@ class Parcel(Struct, frozen=True):
             yield piece
 
 
-class Parcels:
+class PackedSnapshots:
     """The snapshots of one run, each packed once. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._made: dict[tuple[Path, tuple[Path, ...]], Parcel] = {}
+        self._made: dict[tuple[Path, tuple[Path, ...]], PackedSnapshot] = {}
 
-    def of(self, request: SessionRequest) -> Parcel:
+    def of(self, request: SessionRequest) -> PackedSnapshot:
         key = (request.workspace, tuple(one.path for one in request.read_only_mounts))
         with self._lock:
             if key not in self._made:
@@ -97,8 +97,8 @@ class Parcels:
 
     def close(self) -> None:
         with self._lock:
-            for parcel in self._made.values():
-                parcel.file.close()
+            for packed_up in self._made.values():
+                packed_up.file.close()
             self._made.clear()
 
 
@@ -108,15 +108,15 @@ def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def _packed(workspace: Path, stores: Sequence[Path], project_dir: str) -> Parcel:
+def _packed(workspace: Path, stores: Sequence[Path], project_dir: str) -> PackedSnapshot:
     """Pack a workspace, and the stores of git objects that it borrows from, which stay at their paths."""
-    file = tempfile.TemporaryFile(prefix="loom-parcel-")  # noqa: SIM115  closed with the run
+    file = tempfile.TemporaryFile(prefix="loom-packed_up-")  # noqa: SIM115  closed with the run
     digests: list[bytes] = []
     for piece in packed(_members(workspace, stores, project_dir, digests), form=tarfile.GNU_FORMAT):
         file.write(piece)
     file.flush()
     mode = f"{stat.S_IMODE(workspace.stat().st_mode):o}"
-    return Parcel(file, file.tell(), b"".join(digests), len(digests), mode)
+    return PackedSnapshot(file, file.tell(), b"".join(digests), len(digests), mode)
 
 
 def _members(workspace: Path, stores: Sequence[Path], project_dir: str, digests: list[bytes]) -> Members:
@@ -164,19 +164,19 @@ class PodFiles:
         self._cancel = cancel or Cancel()
         self._root = request.project_dir
 
-    def fill(self, parcel: Parcel, cancel: Cancel) -> str:
+    def fill(self, packed_up: PackedSnapshot, cancel: Cancel) -> str:
         """Send the snapshot and prove it; return what was proved, for the record."""
         job_id = self._request.job_id
 
         def unless_canceled() -> Iterator[bytes]:
-            for piece in parcel.content():
+            for piece in packed_up.content():
                 if cancel.requested:
                     raise ProviderError(f"canceled while the workspace was sent to job {job_id}", code="CANCELED")
                 yield piece
 
         doing = f"sending the workspace to job {job_id}"
-        self._repeated(lambda: self._unpack("/", parcel.size, unless_canceled(), doing, parcel.mode))
-        return self.prove(parcel.digests, parcel.files)
+        self._repeated(lambda: self._unpack("/", packed_up.size, unless_canceled(), doing, packed_up.mode))
+        return self.prove(packed_up.digests, packed_up.files)
 
     def prove(self, digests: bytes, files: int) -> str:
         """Compare the workspace with these digests; return what was proved, for the record."""
@@ -245,7 +245,7 @@ class PodFiles:
             for piece in renamed([("", archive)], change=owned, form=tarfile.GNU_FORMAT):
                 file.write(piece)
             file.flush()
-            packed_up = Parcel(file, file.tell(), b"", 0)
+            packed_up = PackedSnapshot(file, file.tell(), b"", 0)
             doing = f"writing to the workspace of job {self._request.job_id}"
             self._repeated(lambda: self._unpack(self._root, packed_up.size, packed_up.content(), doing))
 

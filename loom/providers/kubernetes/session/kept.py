@@ -191,7 +191,7 @@ class KeptPod(Kept, frozen=True, kw_only=True):
             link,
             pod=self.name,
             environment=driver.environment(request.environment),
-            parcels=None,
+            snapshots=None,
             on_output=on_output,
             cancel=cancel,
             saved=saved,

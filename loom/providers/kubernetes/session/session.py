@@ -22,7 +22,7 @@ from loom.providers.files import unnoticed
 from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.client import Gone, is_transient
 from loom.providers.kubernetes.pod.spec import JOB, KEPT_UNTIL, is_confined
-from loom.providers.kubernetes.session.files import Parcels, PodFiles
+from loom.providers.kubernetes.session.files import PackedSnapshots, PodFiles
 from loom.providers.kubernetes.session.inside import PodInside, commands_in
 from loom.providers.kubernetes.session.link import Link, Positions
 from loom.status import OnOutput
@@ -119,13 +119,13 @@ class PodSession(DrivenSession):
         *,
         pod: str,
         environment: Mapping[str, str],
-        parcels: Parcels | None,
+        snapshots: PackedSnapshots | None,
         on_output: OnOutput,
         cancel: Cancel,
         pushed: Pushed | None = None,
         saved: SavedSession | None = None,
     ) -> None:
-        """`parcels`: None for a pod that has its files; `pushed`: what the pod copied from the registry, still to be proved.
+        """`snapshots`: None for a pod that has its files; `pushed`: what the pod copied from the registry, still to be proved.
 
         `saved`: of the session that an earlier loom had there.
         """
@@ -148,9 +148,9 @@ class PodSession(DrivenSession):
         self._files = PodFiles(
             cluster, pod, request, is_lost=lambda: states.is_taken_away(pods.get(pod)), cancel=cancel
         )
-        self._parcels = parcels
+        self._snapshots = snapshots
         self._pushed = pushed
-        self._filled = parcels is None
+        self._filled = snapshots is None
         self._saved = saved
         self._owner: tuple[int, int] | None = None
         if saved is not None:
@@ -218,11 +218,11 @@ class PodSession(DrivenSession):
         )
 
     def _fill(self, cancel: Cancel) -> None:
-        assert self._parcels is not None
+        assert self._snapshots is not None
         if self._pushed is not None:
             proved = self._files.prove(self._pushed.digests, self._pushed.files)
         else:
-            proved = self._files.fill(self._parcels.of(self._request), cancel)
+            proved = self._files.fill(self._snapshots.of(self._request), cancel)
         # A confined helper is the job's user already.
         if self._owner is not None and self._owner[0] != 0 and not is_confined(self._request.pool):
             self._files.give_to(*self._owner)
