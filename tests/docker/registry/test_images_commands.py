@@ -155,7 +155,7 @@ def test_a_damaged_lock_is_the_users_to_repair(tmp_path: Path, named: tuple[str,
     (project.root / ".loom/images.lock").write_text("<<<<<<< ours\n")
     done = project.run("images", "ls")
     assert done.returncode == 2
-    assert "images.lock: line 1 is not JSON" in done.stderr
+    assert "images.lock: JSON is malformed" in done.stderr
     assert "Traceback" not in done.stderr
 
 
