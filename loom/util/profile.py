@@ -6,17 +6,12 @@ Every thread is a track, and so is every process that loom starts and every job.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from importlib.machinery import ModuleSpec
-    from types import ModuleType
+from typing import Any
 
 _JOBS = 1 << 30
 """Where the numbers of tracks begin that are no thread's or process's: above every number of theirs."""
@@ -50,13 +45,12 @@ _OFF = nullcontext()
 
 
 def begin() -> None:
-    """Record from now on, with the interpreter's start and every import."""
+    """Record from now on, with the interpreter's start; `python -X importtime` says what each import takes."""
     global _recording
     _recording = _Recording()
     now = time.perf_counter_ns()
     # As computed: the kernel knows a process's start to 10 ms only.
     _recording.add("start", "Python", now - time.process_time_ns(), now, _this_thread())
-    sys.meta_path.insert(0, _Imports())
 
 
 def write_to(target: Path) -> None:
@@ -67,7 +61,7 @@ def write_to(target: Path) -> None:
 
 def end() -> None:
     """Write what was recorded. OSError when that is impossible."""
-    from loom.util import atomic, jsons  # at the top, their own imports would come before `begin`
+    from loom.util import atomic, jsons  # only a recorded run needs them
 
     if _recording is not None and _recording.target is not None:
         atomic.write(_recording.target, jsons.encode_line(_recording.document()))
@@ -105,23 +99,3 @@ def phase_ended(job: str | None, name: str, duration_ms: float) -> None:
 
 def _this_thread() -> tuple[int, str]:
     return threading.get_native_id(), threading.current_thread().name
-
-
-class _Imports:
-    """Records what each module takes to load, with all that it imports."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        others = [finder for finder in sys.meta_path if finder is not self]
-        found = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
-        loader = None if found is None else found.loader
-        if loader is not None and not isinstance(loader, type):  # a class loads what is built in
-            execute = loader.exec_module
-
-            def timed(module: ModuleType) -> None:
-                with span("import", fullname):
-                    execute(module)
-
-            loader.exec_module = timed  # type: ignore[method-assign]
-        return found
