@@ -18,6 +18,7 @@ from loom.record.events import OutputEvent
 from loom.record.reader import Reading, whole_lines
 from loom.record.saved_plan import load_planned
 from loom.status import Code, Count, Stream
+from loom.util.controls import cleaned
 from loom.util.paths import JOB_PLACE
 
 DIFF_SCHEMA: Final = "loom.diff.v1"
@@ -251,7 +252,6 @@ def first_line(step: str, stream: Stream, a: Iterable[str], b: Iterable[str]) ->
 
 
 _CHANGING: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]"), ""),
     (re.compile(rf"(?:/[\w.+-]+)*/{JOB_PLACE}"), "<workspace>"),
     (re.compile(r"\b\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(?:[.,]\d+)?(?:Z|[+-]\d{2}:?\d{2})?"), "<time>"),
     (re.compile(r"\b\d{1,2}:\d{2}(?::\d{2})?(?:\.\d+)?\b"), "<time>"),
@@ -272,6 +272,7 @@ def normalised(line: str) -> str:
     """Normalise a line: remove times, durations, ids, temporary paths and ports."""
     if len(line) > LINE_COMPARED:
         return line
+    line = cleaned(line)
     for pattern, word in _CHANGING:
         line = pattern.sub(word, line)
     return line

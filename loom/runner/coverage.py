@@ -7,10 +7,10 @@ import re
 from loom.record.events import RUN, PhaseCode
 from loom.runner.attempt import Attempt
 from loom.status import OnOutput, Stream
+from loom.util.controls import cleaned
 from loom.workflow.patterns import Search, SearchError, pattern_of
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LONGEST = 1 << 16
 """Of a line, in bytes; of a longer one the end is looked at."""
 
@@ -55,7 +55,7 @@ class Coverage:
     def _look_at(self, line: bytes) -> None:
         if self.problem is not None:
             return
-        text = _COLOUR.sub("", line.decode("utf-8", "replace"))
+        text = cleaned(line.decode("utf-8", "replace"))
         try:
             for found in self._search.all_in(text):
                 number = _NUMBER.search(next((group for group in found.groups() if group), found[0]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+from loom.util.controls import cleaned
 
 
 class UnreadableReport(ValueError):
@@ -21,5 +21,5 @@ def in_project(path: str, project_dir: str) -> str:
 
 def short(text: str, most: int = 500) -> str:
     """Return the text without colours, and with at most so many characters."""
-    text = _COLOUR.sub("", text)
+    text = cleaned(text)
     return text if len(text) <= most else text[: most - 1] + "…"
