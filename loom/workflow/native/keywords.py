@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 
 class Key(Struct, frozen=True):
@@ -21,9 +22,8 @@ class Key(Struct, frozen=True):
     filled: bool = False
     """A list or mapping has at least one entry."""
     short: str = ""
-    """The key that a value stands for which is no mapping."""
-    form: str = "a mapping"
-    """What a message calls the mapping and its short form."""
+    form: str = ""
+    """As in SHORT."""
 
 
 Table = Mapping[str, Mapping[str, Key]]
@@ -31,16 +31,35 @@ Table = Mapping[str, Mapping[str, Key]]
 
 
 def _below(prefix: str, *keys: Key) -> tuple[Key, ...]:
-    return tuple(
-        Key(f"{prefix}:{one.name}", one.shape, one.about, one.required, one.filled, one.short, one.form) for one in keys
-    )
+    return tuple(replace(one, name=f"{prefix}:{one.name}") for one in keys)
+
+
+SHORT = {
+    "image": ("name", "an image's name, or a mapping with name or build"),
+    "secrets:NAME": ("ref", "a reference such as env://NAME, or a mapping with ref"),
+    "services": ("name", "an image's name, or a mapping with name"),
+    "cache": ("", "a mapping with paths"),
+    "cache:key": ("prefix", "text, or a mapping with files and prefix"),
+    "artifacts": ("", "a mapping with paths"),
+    "allow_failure": ("", "true, false, or a mapping with exit_codes"),
+    "retry": ("max", "a number, or a mapping with max"),
+    "resources:ulimits:NAME": ("soft", "a number, or a mapping with soft and hard"),
+    "network": ("mode", "bridge, none or host, or a mapping with mode"),
+    "needs": ("job", "a job's name, or a mapping with job"),
+    "rules": ("", "a mapping with if, changes, exists or when"),
+    "rules:changes": ("paths", "a list of globs, or a mapping with paths"),
+    "parallel": ("count", "a number, or a mapping with matrix"),
+    "include": ("", "a mapping with local"),
+}
+"""The short forms of mappings: the key that a value stands for which is no mapping, and what a message calls the two."""
 
 
 def tabled(keys: Iterable[Key]) -> Table:
     table: dict[str, dict[str, Key]] = {}
     for one in keys:
         above, _, key = one.name.rpartition(":")
-        table.setdefault(above, {})[key] = one
+        short, form = SHORT.get(one.name.removeprefix("services:").removeprefix("workflow:"), ("", "a mapping"))
+        table.setdefault(above, {})[key] = replace(one, short=short, form=form)
     return table
 
 
@@ -52,20 +71,11 @@ _REASONS = "(always script_failure provider_failure timeout)"
 _USER = "The user that steps run as: name or uid, optionally :group."
 
 _SECRET = (
-    Key(
-        "NAME",
-        "reference | map",
-        short="ref",
-        form="a reference such as env://NAME, or a mapping with ref",
-    ),
+    Key("NAME", "reference | map"),
     Key(
         "NAME:ref", "reference", "Where the value is: env://, file://, keyring://, keepass:// or op://.", required=True
     ),
-    Key(
-        "NAME:file",
-        "boolean",
-        "Hand it over as a file, with its path in the variable; false: as the variable itself.",
-    ),
+    Key("NAME:file", "boolean", "As a file, with its path in the variable; false: as the variable itself."),
     Key("NAME:required", "boolean", "Fail when the secret is not there."),
 )
 _BUILD = (
@@ -75,11 +85,7 @@ _BUILD = (
     Key("build:target", "line", "The stage of the Dockerfile to build."),
     Key("build:args", "open", "Build arguments."),
     Key("build:args:NAME", "text"),
-    Key(
-        "build:secrets",
-        "variable | [variable]",
-        "Secrets of the job that the build may mount: RUN --mount=type=secret,id=NAME.",
-    ),
+    Key("build:secrets", "variable | [variable]", "Secrets of the job to mount: RUN --mount=type=secret,id=NAME."),
 )
 _IMAGE = (
     Key("name", "line", "The image's name, or the name given to what `build` builds."),
@@ -89,7 +95,6 @@ _IMAGE = (
     Key("user", "user", _USER),
     Key("platform", "platform", "The image's platform, such as linux/arm64."),
 )
-_IMAGE_FORM = "an image's name, or a mapping with name or build"
 _READY = (
     Key("tcp", "port", "Ready when this port accepts connections."),
     Key("command", "probe", "Ready when this command succeeds; text is run by sh -c."),
@@ -100,16 +105,16 @@ _READY = (
 )
 _SERVICE = (
     Key("name", "line", "The service's name; it is the image too if `image` is not given.", required=True),
-    Key("image", "line | map", "The service's image.", short="name", form=_IMAGE_FORM),
+    Key(
+        "image",
+        "line | map",
+        "The service's image.",
+    ),
     *_below("image", *_IMAGE),
     Key("alias", "host_name | [host_name]", "The host names under which steps reach the service."),
     Key("variables", "open", "Environment variables of the service."),
     Key("variables:NAME", "text"),
-    Key(
-        "secrets",
-        "open",
-        "Secrets of the service: a file with its path in NAME_FILE; with file: false, the variable NAME.",
-    ),
+    Key("secrets", "open", "Secrets: a file with its path in NAME_FILE; with file: false, the variable NAME."),
     *_below("secrets", *_SECRET),
     Key("run", "(once)", "once: the service does something and ends, a migration for example."),
     Key("command", _TEXTS, "Replaces the image's command."),
@@ -120,13 +125,7 @@ _SERVICE = (
 )
 _CACHE = (
     Key("paths", _PATHS, "What to keep: paths or globs inside the project.", required=True, filled=True),
-    Key(
-        "key",
-        "filled | map",
-        "The cache's key: text (variables allowed), or {files, prefix}.",
-        short="prefix",
-        form="text, or a mapping with files and prefix",
-    ),
+    Key("key", "filled | map", "The cache's key: text (variables allowed), or {files, prefix}."),
     Key("key:files", _PATHS, "The key changes when one of these files does.", required=True, filled=True),
     Key("key:prefix", "text", "What the key begins with."),
     Key("fallback_keys", _LINES, "Keys to try when there is no entry under `key`."),
@@ -154,34 +153,20 @@ _RESOURCES = (
     Key("pids", "count", "How many processes the job may have."),
     Key("shm_size", "bytes", "The size of /dev/shm."),
     Key("ulimits", "open", "Limits such as nofile."),
-    Key("ulimits:NAME", "integer | map", short="soft", form="a number, or a mapping with soft and hard"),
+    Key(
+        "ulimits:NAME",
+        "integer | map",
+    ),
     Key("ulimits:NAME:soft", "integer", "The soft limit.", required=True),
     Key("ulimits:NAME:hard", "integer", "The hard limit.", required=True),
     Key("tmpfs", "tmpfs | [tmpfs]", "Paths to mount a tmpfs at, optionally with :options."),
-    Key(
-        "devices",
-        "device | [device]",
-        "Devices to hand in: /dev/X, /dev/X:rw, /dev/X:/dev/Y:rw, or a vendor's CDI name.",
-    ),
+    Key("devices", "device | [device]", "/dev/X, /dev/X:rw, /dev/X:/dev/Y:rw, or a vendor's CDI name."),
     Key("gpus", "gpus", "GPUs to hand in: a number, all, or device=ID."),
     Key("read_only", "boolean", "The container's root file system can't be written to."),
 )
 _CHANGES = (
-    Key(
-        "changes",
-        f"{_GLOBS} | map",
-        "True when a changed file matches.",
-        filled=True,
-        short="paths",
-        form="a list of globs, or a mapping with paths",
-    ),
-    Key(
-        "changes:paths",
-        _GLOBS,
-        "Globs, relative to the project's root; ** crosses folders.",
-        required=True,
-        filled=True,
-    ),
+    Key("changes", f"{_GLOBS} | map", "True when a changed file matches.", filled=True),
+    Key("changes:paths", _GLOBS, "Globs, from the project's root; ** crosses folders.", required=True, filled=True),
     Key("changes:compare_to", "line", "The branch, tag or commit to compare with; HEAD if not given."),
 )
 _RULE = (
@@ -191,13 +176,16 @@ _RULE = (
     Key("variables", "open", "Variables that hold when this rule matches."),
     Key("variables:NAME", "text"),
 )
-_RULE_FORM = "a mapping with if, changes, exists or when"
 
 COMMON = (
     Key("target", "(linux)", "The kind of machine; linux."),
     Key("before_script", _SCRIPTS, "Steps before `script`."),
     Key("after_script", _SCRIPTS, "Steps after `script`, also when it failed or timed out."),
-    Key("image", "line | map", "The image that the job runs in.", short="name", form=_IMAGE_FORM),
+    Key(
+        "image",
+        "line | map",
+        "The image that the job runs in.",
+    ),
     *_below("image", *_IMAGE),
     Key("user", "user", "The user that steps run as; the image's own if not given."),
     Key("shell", "shell", "The shell that runs each step: auto, a name, or its command line."),
@@ -207,52 +195,43 @@ COMMON = (
     Key("variables:NAME", "text"),
     Key("secrets", "open", "Secrets, by the variable that hands them over."),
     *_below("secrets", *_SECRET),
-    Key(
-        "services",
-        "[line | map]",
-        "Containers that run beside the job.",
-        short="name",
-        form="an image's name, or a mapping with name",
-    ),
+    Key("services", "[line | map]", "Containers that run beside the job."),
     *_below("services", *_SERVICE),
-    Key("cache", "map | [map]", "Folders kept between runs.", form="a mapping with paths"),
-    *_below("cache", *_CACHE),
-    Key("artifacts", "map", "Files to keep and to hand to later jobs.", form="a mapping with paths"),
-    *_below("artifacts", *_ARTIFACTS),
     Key(
-        "allow_failure",
-        "boolean | map",
-        "Whether the pipeline goes on when the job fails.",
-        form="true, false, or a mapping with exit_codes",
+        "cache",
+        "map | [map]",
+        "Folders kept between runs.",
     ),
+    *_below("cache", *_CACHE),
+    Key(
+        "artifacts",
+        "map",
+        "Files to keep and to hand to later jobs.",
+    ),
+    *_below("artifacts", *_ARTIFACTS),
+    Key("allow_failure", "boolean | map", "Whether the pipeline goes on when the job fails."),
     Key("allow_failure:exit_codes", _CODES, "Exit codes that do not fail the pipeline.", required=True, filled=True),
-    Key("retry", "retries | map", "Try again after a failure.", short="max", form="a number, or a mapping with max"),
+    Key(
+        "retry",
+        "retries | map",
+        "Try again after a failure.",
+    ),
     Key("retry:max", "retries", "How often to try again."),
     Key("retry:when", f"{_REASONS} | [{_REASONS}]", "What to try again after.", filled=True),
-    Key("retry:exit_codes", _CODES, "Try again after these exit codes, and else only after the reasons of `when`."),
+    Key("retry:exit_codes", _CODES, "Try again after these exit codes, besides the reasons of `when`."),
     Key("retry:backoff", "seconds", "How long to wait before the first further attempt; doubles each time."),
     Key("timeout", "limit", "How long the job may take."),
     Key("step_timeout", "limit", "How long each step may take."),
     Key("resources", "map", "Limits of the job's container."),
     *_below("resources", *_RESOURCES),
-    Key(
-        "network",
-        "network | map",
-        "The network of the job's container.",
-        short="mode",
-        form="bridge, none or host, or a mapping with mode",
-    ),
+    Key("network", "network | map", "The network of the job's container."),
     Key("network:mode", "network", "bridge, none, host, or the name of a network."),
     Key("network:extra_hosts", "open", "Further host names and their addresses."),
     Key("network:extra_hosts:NAME", "address"),
     Key("privileged", "boolean", "Give the container all privileges."),
     Key("docker_socket", "boolean", "Hand the engine's socket to the job."),
     Key("resource_group", "line", "At most one job of a group runs at a time, over all runs on this machine."),
-    Key(
-        "runner_pool",
-        "line",
-        "A pool of the user's configuration, where the job runs; no effect without `pools` there.",
-    ),
+    Key("runner_pool", "line", "The pool of the user's configuration in which the job runs."),
 )
 """Keys of jobs that `default` can set for every job."""
 
@@ -261,30 +240,22 @@ JOB = (
     Key("extends", _LINES, "Templates or jobs to start from; later ones win."),
     Key("stage", "stage", "The job's stage; one of `stages`."),
     Key("script", _SCRIPTS, "The job's steps, each a shell script.", filled=True),
-    Key(
-        "needs",
-        "line | map | [line | map]",
-        "Jobs to wait for, instead of the stages before.",
-        short="job",
-        form="a job's name, or a mapping with job",
-    ),
+    Key("needs", "line | map | [line | map]", "Jobs to wait for, instead of the stages before."),
     Key("needs:job", "line", "The job to wait for.", required=True),
     Key("needs:optional", "boolean", "No error when that job is not part of the run."),
     Key("needs:artifacts", "boolean", "Whether its artifacts are restored here."),
     Key("needs:matrix", "open", "Only the combinations with these values."),
     Key("needs:matrix:NAME", "text"),
-    Key("rules", "[map]", "Whether and how the job runs; the first rule that matches counts.", form=_RULE_FORM),
+    Key(
+        "rules",
+        "[map]",
+        "Whether and how the job runs; the first rule that matches counts.",
+    ),
     *_below("rules", *_RULE),
     Key("rules:when", _JOB_WHEN, "When the job runs if this rule matches."),
     Key("rules:allow_failure", "boolean", "Whether the job may fail if this rule matches."),
     Key("when", _JOB_WHEN, "When the job runs: on_success, on_failure, always, manual or never."),
-    Key(
-        "parallel",
-        "copies | map",
-        "Run the job several times: a number, or a matrix.",
-        short="count",
-        form="a number, or a mapping with matrix",
-    ),
+    Key("parallel", "copies | map", "Run the job several times: a number, or a matrix."),
     Key("parallel:count", "copies", "How many copies of the job."),
     Key("parallel:matrix", "[open]", "Each combination of the values becomes a job of its own.", filled=True),
     Key("parallel:matrix:NAME", _TEXTS, filled=True),
@@ -295,13 +266,12 @@ INCLUDED = (
     Key("version", "(v1)", "The language's version."),
     Key("variables", "open", "Environment variables of every job; values are text. The main file wins."),
     Key("variables:NAME", "text"),
-    Key("include", "map | [map]", "Files with templates and jobs.", form="a mapping with local"),
     Key(
-        "include:local",
-        "path",
-        "A file (or glob) below .loom/templates, relative to the project's root.",
-        required=True,
+        "include",
+        "map | [map]",
+        "Files with templates and jobs.",
     ),
+    Key("include:local", "path", "A file (or glob) below .loom/templates, from the root.", required=True),
 )
 """Root keys of an included file."""
 
@@ -310,13 +280,7 @@ ROOT = (
     Key("stages", "[stage]", "The stages, in order.", required=True, filled=True),
     *INCLUDED[1:],
     Key("workflow", "map", "Rules for the workflow as a whole."),
-    Key(
-        "workflow:rules",
-        "[map]",
-        "Whether anything runs; the first rule that matches counts.",
-        required=True,
-        form=_RULE_FORM,
-    ),
+    Key("workflow:rules", "[map]", "Whether anything runs; the first rule that matches counts.", required=True),
     *_below("workflow:rules", *_RULE),
     Key("workflow:rules:when", "(always never)", "Whether anything runs when this rule matches."),
 )
