@@ -24,6 +24,7 @@ _REASONS = (
 _STEPS = "In the same shells as in GitLab, and each command is a step of its own in the record."
 _FOUND = "`loom diagnose` names the findings of a job that failed."
 _NOT_SHOWN = "GitLab shows this report; a local run keeps the file alone."
+_OWN = "`gitlab: secrets` in your configuration gives one of your own, else the job is refused."
 _NO_DEPLOYMENT = "A local run knows of no deployments."
 _HELD = "A job that deploys or releases is left out, unless it is named or `--deploy` is given."
 
@@ -96,9 +97,7 @@ JOB = (
     Keyword("cache:fallback_keys", "[scalar]"),
     Keyword("cache:paths", "[text]"),
     Keyword("cache:policy", "text"),
-    Keyword(
-        "cache:unprotect", "boolean", _NONE, "loom has one cache for each protected branch and one for all others."
-    ),
+    Keyword("cache:unprotect", "boolean", _NONE, "Each protected branch has a cache, and all others have one."),
     Keyword("cache:untracked", "boolean"),
     Keyword("cache:when", _WHEN),
     Keyword("coverage", "text"),
@@ -116,18 +115,8 @@ JOB = (
     Keyword("environment:kubernetes", "any", _NONE, _NO_DEPLOYMENT),
     Keyword("extends", "text | [text]"),
     Keyword("hooks", "map"),
-    Keyword(
-        "hooks:pre_get_sources_script",
-        "text | [text]",
-        _NONE,
-        "The project is there already; nothing fetches it.",
-    ),
-    Keyword(
-        "id_tokens",
-        "open",
-        _DIFFERS,
-        "No server issues them: `gitlab: secrets` in your configuration gives one of your own, else the job is refused.",
-    ),
+    Keyword("hooks:pre_get_sources_script", "text | [text]", _NONE, "The project is there; nothing fetches it."),
+    Keyword("id_tokens", "open", _DIFFERS, f"No server issues them: {_OWN}"),
     Keyword("id_tokens:NAME", "map"),
     Keyword("id_tokens:NAME:aud", "text | [text]"),
     Keyword("identity", "text", _NO_JOB, "Only a GitLab server can issue it."),
@@ -148,9 +137,7 @@ JOB = (
     Keyword("manual_confirmation", "text", _DIFFERS, "It is the question on the terminal."),
     Keyword("needs", "[text | map] | map"),
     *below("needs", _NEED),
-    Keyword(
-        "needs:pipeline", "text", _DIFFERS, "A pipeline that starts this one; for another one, the job is refused."
-    ),
+    Keyword("needs:pipeline", "text", _DIFFERS, "A pipeline that starts this one; for another, the job is refused."),
     Keyword("needs:project", "text", _NONE, "Artifacts of other projects are not fetched; the job runs without them."),
     Keyword("needs:ref", "text", _NONE, "See `needs:project`."),
     Keyword("only", "[text] | map"),
@@ -188,9 +175,7 @@ JOB = (
     Keyword("resource_group", "text", _DIFFERS, "Holds for all runs on this machine."),
     Keyword("retry", "integer | map"),
     Keyword("retry:max", "integer"),
-    Keyword(
-        "retry:when", f"({_REASONS}) | [({_REASONS})]", _DIFFERS, "Reasons that only a GitLab server has never occur."
-    ),
+    Keyword("retry:when", f"({_REASONS}) | [({_REASONS})]", _DIFFERS, "Reasons that only a server has never occur."),
     Keyword("retry:exit_codes", "integer | [integer]"),
     Keyword("rules", "[map]"),
     *below("rules", _RULE),
@@ -205,12 +190,7 @@ JOB = (
     Keyword("rules:interruptible", "boolean", _DIFFERS, _NOT_CANCELED),
     Keyword("run", "any", _NO_JOB, "CI/CD steps need GitLab's step runner; write `script`."),
     Keyword("script", "text | [text]", _DIFFERS, _STEPS),
-    Keyword(
-        "secrets",
-        "open",
-        _DIFFERS,
-        "The store is not asked: `gitlab: secrets` in your configuration gives one of your own, else the job is refused.",
-    ),
+    Keyword("secrets", "open", _DIFFERS, f"The store is not asked: {_OWN}"),
     Keyword("secrets:NAME", "map"),
     Keyword("secrets:NAME:vault", "any"),
     Keyword("secrets:NAME:gcp_secret_manager", "any"),
@@ -247,7 +227,7 @@ JOB = (
         "trigger",
         "text | map",
         _DIFFERS,
-        "A child pipeline runs as a run within the run; another project's is left out.",
+        "A child pipeline is a run within the run; another project's is left out.",
     ),
     Keyword("trigger:project", "text", _DIFFERS, "The job is left out of the plan, with the reason."),
     Keyword("trigger:branch", "text"),
@@ -294,7 +274,7 @@ ROOT_KEYWORDS = (
         "include:project",
         "text",
         _DIFFERS,
-        "From a clone that `gitlab: projects` names, or by git with your credentials.",
+        "From a clone in `gitlab: projects`, or by git with your credentials.",
     ),
     Keyword("include:ref", "text"),
     Keyword("include:remote", "text"),
@@ -360,7 +340,7 @@ RUNNER_VARIABLES = (
         "CI_DEBUG_TRACE",
         "boolean",
         _DIFFERS,
-        "The commands are printed; a job with secrets is refused: they could show.",
+        "Commands are printed; a job with secrets is refused: they could show.",
     ),
     Keyword("GIT_DEPTH", "integer", _NONE, _HISTORY),
     Keyword("GIT_CHECKOUT", "boolean", _NONE, _FETCH),
