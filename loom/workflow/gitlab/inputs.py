@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct, field
@@ -54,13 +54,7 @@ def load(file: YamlFile, given: Given) -> Node | None:
     """Parse a decoded file with the inputs given; `file.problems` gets what is wrong."""
     end = _header_end(file.text)
     if end is None:
-        for name, node in given.inputs.items():
-            say(node, f"{file.name} declares no input {name}; remove it, or add it to the file's `spec: inputs`", file)
-        for name in given.texts:
-            why = (
-                f"--input {name}: {file.name} declares no inputs; leave it out, or add it to the file's `spec: inputs`"
-            )
-            say(_node_at(file, 0, 1), why, file)
+        _undeclared(file, given, {})
         return yaml.parse(file)[0]
     header = yaml.parse(file, file.text[:end])[-1]
     if header is None or file.problems:
@@ -82,6 +76,19 @@ def say(node: Node, message: str, file: YamlFile, at: str = "/spec/inputs") -> N
     file.problems.append(node.file.problem(node, at, message, code=yaml.CODE))
 
 
+def _undeclared(file: YamlFile, given: Given, declared: Collection[str]) -> None:
+    """Report what is given for inputs that the file does not declare."""
+    known = (
+        f"its inputs are: {', '.join(declared)}" if declared else "remove it, or add it to the file's `spec: inputs`"
+    )
+    for name, node in given.inputs.items():
+        if name not in declared:
+            say(node, f"{file.name} declares no input {name}; {known}", file)
+    for name in given.texts:
+        if name not in declared:
+            say(_node_at(file, 0, 1), f"--input {name}: {file.name} declares no such input; {known}", file)
+
+
 class _Inputs:
     """The values of a file's inputs: what was given, else the defaults, each checked."""
 
@@ -93,34 +100,23 @@ class _Inputs:
         self.found: dict[str, Any] = {}
 
     def values(self) -> dict[str, Any]:
-        for key in fields_of(self.spec):
-            if key not in ("inputs", "component", "description"):
-                node = self.spec.keys[key] if self.spec is not None else None
-                if node is not None:
-                    say(node, f"spec:{key} is not supported; write the inputs in this file", self.file)
-        for name, node in self.given.inputs.items():
-            if name not in self.declared:
-                known = ", ".join(self.declared) or "none"
-                say(node, f"{self.file.name} declares no input {name}; its inputs are: {known}", self.file)
-        for name in self.given.texts:
-            if name not in self.declared:
-                known = ", ".join(self.declared) or "none"
-                why = f"--input {name}: {self.file.name} declares no such input; its inputs are: {known}"
-                say(_node_at(self.file, 0, 1), why, self.file)
+        for key in fields_of(self.spec).keys() - {"inputs", "component", "description"}:
+            say(self.spec_key(key), f"spec:{key} is not supported; write the inputs in this file", self.file)
+        _undeclared(self.file, self.given, self.declared)
         for name, node in self.declared.items():
             try:
                 self.found[name] = self._value(name, node)
             except _Refused as error:
-                place = self.given.inputs.get(name) or self.given.place or self.spec_key(name)
+                place = self.given.inputs.get(name) or self.given.place or self.spec_key("inputs", name)
                 say(place, f"input {name} of {self.file.name}: {error}", self.file)
         return {f"inputs.{name}": value for name, value in self.found.items()} | {
             f"component.{name}": value for name, value in self.given.component.items() if name in _COMPONENT
         }
 
-    def spec_key(self, name: str) -> Node:
-        node = self.spec.find("inputs") if self.spec is not None else None
-        assert node is not None  # the input is one of its keys
-        return node.keys[name]
+    def spec_key(self, *path: str) -> Node:
+        node = self.spec.find(*path[:-1]) if self.spec is not None else None
+        assert node is not None  # what is asked for is one of its keys
+        return node.keys[path[-1]]
 
     def _value(self, name: str, spec: Node) -> Any:
         rule = self._rule(spec)

@@ -309,7 +309,7 @@ def test_an_input_of_another_type_ends_the_trigger(project: Project) -> None:
 def test_inputs_of_a_file_that_has_none_are_refused(project: Project) -> None:
     project.write(gitlab="job: {script: x}\n")
     code, _, err = project.loom("compile", "--input", "a=1")
-    assert (code, "--input a: .gitlab-ci.yml declares no inputs" in err) == (2, True)
+    assert (code, "--input a: .gitlab-ci.yml declares no such input" in err) == (2, True)
     (project.root / ".loom").mkdir()
     (project.root / ".loom/workflow.yml").write_text("version: v1\njob: {script: x}\n")
     for command in ("check", "compile"):

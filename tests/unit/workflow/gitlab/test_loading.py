@@ -411,7 +411,7 @@ def test_a_wrong_input_of_the_command_line(tmp_path: Path, inputs: dict[str, str
 def test_inputs_for_a_file_without_any(tmp_path: Path) -> None:
     found = given(tmp_path, "job: {script: x}\n", a="1")
     assert [f"{one.line}:{one.column}: {one.message}" for one in found.problems] == [
-        f"1:1: --input a: {HERE} declares no inputs; leave it out, or add it to the file's `spec: inputs`"
+        f"1:1: --input a: {HERE} declares no such input; remove it, or add it to the file's `spec: inputs`"
     ]
 
 
