@@ -16,7 +16,7 @@ from loom.plan.placement import placed, unknown_pool
 from loom.pools import Pool
 from loom.util.toposort import CycleError
 from loom.util.units import platform
-from loom.util.yaml_file import Node, pointer
+from loom.util.yaml_file import Node, fields_of, pointer
 from loom.workflow import Entry, Workflow, interpolation
 from loom.workflow.native.shapes import Fields
 from loom.workflow.native.values import user as checked_user
@@ -112,40 +112,31 @@ class JobBuilder:
 
     def variables(self, candidate: EntryCandidate, known: Mapping[str, str]) -> dict[str, str]:
         entry = candidate.entry
+        index, total = candidate.node_index, candidate.node_total
         layered = {
+            **({} if index is None else {"CI_NODE_INDEX": str(index), "CI_NODE_TOTAL": str(total)}),
             **self.workflow.variables,
             **self.workflow_variables,
             **entry.fields.get("variables", {}),
             **candidate.matrix,
             **candidate.decision.variables,
+            **self.selection.variables,
         }
-        if candidate.node_index is not None:
-            layered = {
-                "CI_NODE_INDEX": str(candidate.node_index),
-                "CI_NODE_TOTAL": str(candidate.node_total),
-                **layered,
-            }
-        layered |= self.selection.variables
         for secret in entry.fields.get("secrets", ()):
             layered.pop(secret, None)
         try:
             return interpolation.expand_all(layered, known, literal=self.selection.variables.keys())
         except CycleError as error:
             cycle = " -> ".join(f"${name}" for name in error.cycle)
-            node, at = self.variable_node(entry, error.cycle[0])
-            self.say(
-                node,
-                at,
-                f"the variables of {candidate.id} refer to each other in a cycle: {cycle}; write $$ for a plain $",
-            )
+            why = f"the variables of {candidate.id} refer to each other in a cycle: {cycle}; write $$ for a plain $"
+            self.say(*self.variable_node(entry, error.cycle[0]), why)
         except interpolation.ExpansionTooLong as error:
             self.say(entry.key, pointer(entry.name, "variables"), f"a variable of {candidate.id}: {error}")
         return layered
 
     def variable_node(self, entry: Entry, name: str) -> tuple[Node, str]:
         """Locate a job's variable in the workflow; return the node and its pointer."""
-        own = entry.merged.get("variables")
-        node = own.get(name) if own is not None else None
+        node = entry.merged.find("variables", name)
         if node is None and name in self.workflow.variable_nodes:
             return self.workflow.variable_nodes[name], pointer("variables", name)
         return node or entry.key, pointer(entry.name, "variables", name)
@@ -217,29 +208,15 @@ class JobBuilder:
         return p.Network(mode=mode, extra_hosts=written.get("extra_hosts", {}))
 
     def resources(self, fields: Fields, entry: Entry) -> p.Resources:
-        config = self.context.config
-        written = entry.merged.get("resources")
-        places = {}
-        for key in p.Resources.__struct_fields__:
-            if written is not None and (node := written.get(key)):
-                places[key] = node.place
-            elif (origin := config.origins.get(key)) is not None and origin.place:
-                places[key] = origin.place
-        limits = fields.get("ulimits", {}).items()
-        return p.Resources(
-            cpus=fields.get("cpus", config.cpus),
-            memory=fields.get("memory", config.memory),
-            pids=fields.get("pids", config.pids),
-            shm_size=fields.get("shm_size"),
-            ulimits=tuple(
-                p.Ulimit(name=name, soft=limit["soft"], hard=limit.get("hard", limit["soft"])) for name, limit in limits
-            ),
-            tmpfs=tuple(fields.get("tmpfs", ())),
-            devices=tuple(fields.get("devices", ())),
-            gpus=fields.get("gpus"),
-            read_only=fields.get("read_only", False),
-            places=places,
-        )
+        own = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+        if "ulimits" in own:
+            own["ulimits"] = tuple(
+                p.Ulimit(name=name, soft=limit["soft"], hard=limit.get("hard", limit["soft"]))
+                for name, limit in fields["ulimits"].items()
+            )
+        limits = builder.limits(self.context.config, **own)
+        places = {key: node.place for key, node in fields_of(entry.merged.get("resources")).items()}
+        return replace(limits, places={**limits.places, **places})
 
     def service(self, service: Fields, number: int, entry: Entry, text: _Texts) -> p.Service:
         at = ("services", number)
@@ -351,11 +328,8 @@ class _Texts:
         """Resolve a path below the project. `$CI_PROJECT_DIR` is the project itself, independent of its mount point."""
         if "$" not in text:
             return text
-        here = _Texts(
-            self.builder, self.entry, {**self.values, "CI_PROJECT_DIR": ".", "LOOM_PROJECT_DIR": "."}, self.secrets
-        )
-        expanded = here(text, *at)
-        expanded = expanded.removeprefix("./") or "."
+        values = {**self.values, "CI_PROJECT_DIR": ".", "LOOM_PROJECT_DIR": "."}
+        expanded = _Texts(self.builder, self.entry, values, self.secrets)(text, *at).removeprefix("./") or "."
         if expanded.startswith(("/", "~")) or ".." in expanded.split("/"):
             self.say(at, f"{expanded} is outside the project; use a path inside it")
         return expanded
