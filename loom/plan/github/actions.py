@@ -74,29 +74,34 @@ def _remote(uses: str, repositories: Repositories | None) -> ActionFile:
     path = path.strip("/")
     if not (owner and name and ref) or ".." in path.split("/"):
         raise BadAction(f"{uses}: expected owner/name@ref, owner/name/path@ref, ./path or docker://IMAGE")
-    if repositories is None:  # nothing is fetched to check a file
-        return ActionFile(action=Action(uses=uses, using="composite"))
     try:
-        found = repositories.at(f"{owner}/{name}", ref)
-    except NotFetched as error:
+        action = fetched(f"{owner}/{name}", ref, repositories)
+    except BadAction as error:
         raise BadAction(f"{uses}: {error}") from error
-    action = Action(
-        uses=uses,
-        repository=f"{owner}/{name}",
-        ref=ref,
-        commit=found.commit,
-        path=path,
-        directory=str(found.directory),
-    )
+    if action is None:
+        return ActionFile(action=Action(uses=uses, using="composite"))
+    action, directory = replace(action, uses=uses, path=path), Path(action.directory)
     for file in NAMES:
         try:
-            data = yaml_file.read_bytes(found.directory / path / file, within=found.directory)
+            data = yaml_file.read_bytes(directory / path / file, within=directory)
         except OSError:
             continue
         return described(yaml.parse(data, f"{where}/{file}@{ref}"), action)
-    if (found.directory / path / "Dockerfile").is_file():
+    if (directory / path / "Dockerfile").is_file():
         return ActionFile(action=replace(action, using="docker", image="Dockerfile"))
     raise BadAction(f"{uses}: {owner}/{name} has no {path and f'{path}/'}action.yml at {ref}")
+
+
+def fetched(repository: str, ref: str, repositories: Repositories | None) -> Action | None:
+    """Return a repository as it is at a ref; None where nothing is fetched, to check a file. Raises BadAction."""
+    if repositories is None:
+        return None
+    try:
+        found = repositories.at(repository, ref)
+    except NotFetched as error:
+        raise BadAction(str(error)) from error
+    uses = f"{repository}@{ref}"
+    return Action(uses=uses, repository=repository, ref=ref, commit=found.commit, directory=str(found.directory))
 
 
 def described(file: YamlFile, action: Action) -> ActionFile:

@@ -16,7 +16,7 @@ from loom.plan.github.candidates import IF_FALSE, TOKEN, GitHubCandidate, GitHub
 from loom.plan.github.containers import BadOption, ContainerOptions, options_of
 from loom.plan.github.steps import StepList, texts_of
 from loom.plan.github.texts import LATE, Texts
-from loom.plan.late import LateCaller, LateJob, LateNeed
+from loom.plan.late import Action, LateCaller, LateJob, LateNeed
 from loom.plan.placement import placed
 from loom.pools import Pool
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer, text_of
@@ -54,7 +54,9 @@ class GitHubJobBuilder(builder.Refusals):
         )
         if of_container:
             late = replace(late, env={**late.env, **of_container})
-        steps = StepList(self._read, self._defaults(candidate), lambda at, why: self.refuse(candidate, at, why))
+        steps = StepList(
+            self._read, self._fetch, self._defaults(candidate), lambda at, why: self.refuse(candidate, at, why)
+        )
         for step in items_of(node.get("steps")):
             steps.add(step)
         written = steps.steps() or (p.Step(phase="script", number=1, script=":"),)
@@ -96,6 +98,15 @@ class GitHubJobBuilder(builder.Refusals):
 
     def _read(self, uses: str) -> actions.ActionFile:
         return actions.read(uses, self.candidates.workflows.directory, self.context)
+
+    def _fetch(self, inputs: Mapping[str, str]) -> Action | None:
+        given = {name.lower(): value.strip() for name, value in inputs.items()}
+        name, own = given.get("repository", ""), str(self.candidates.event.github["repository"])
+        if not name or "${{" in name or name.lower() == own.lower():
+            return None
+        if "${{" in (ref := given.get("ref") or "HEAD"):
+            raise actions.BadAction(f"{name}: its `ref` is not known before the job runs; write it")
+        return actions.fetched(name, ref, self.context.repositories())
 
     def _place(self, candidate: GitHubCandidate) -> Pool:
         pools = self.context.config.pools

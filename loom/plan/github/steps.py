@@ -30,9 +30,15 @@ class StepList:
     """Collects the steps of one job. `refused`: a step that can't run here, with the reason."""
 
     def __init__(
-        self, read: Callable[[str], ActionFile], defaults: Mapping[str, str], refused: Callable[[Node, str], None]
+        self,
+        read: Callable[[str], ActionFile],
+        fetch: Callable[[Mapping[str, str]], Action | None],
+        defaults: Mapping[str, str],
+        refused: Callable[[Node, str], None],
     ) -> None:
+        """`fetch`: return the other repository that the inputs of a checkout name."""
         self._read = read
+        self._fetch = fetch
         self._defaults = defaults
         self._refused = refused
         self._pre: list[_Draft] = []
@@ -85,7 +91,11 @@ class StepList:
         self, written: str, node: Node, given: Mapping[str, str], common: Mapping[str, Any], scope: tuple[str, ...]
     ) -> None:
         if _CHECKOUT.fullmatch(written):
-            late = LateStep(kind="checkout", inputs=given, **common)
+            try:
+                late = LateStep(kind="checkout", inputs=given, action=self._fetch(given), **common)
+            except BadAction as error:
+                self._refused(node, f"uses: {written}: repository: {error}")
+                return
             self._main.append(_Draft(late=late, script=written, node=node))
             return
         try:

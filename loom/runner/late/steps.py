@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from loom.record.events import PhaseCode, Where
 from loom.runner.attempt import Attempt
 from loom.runner.hooks import Gate, Verdict
 from loom.runner.late.actions import container_of, node_script
+from loom.runner.late.checkout import checkout_script
 from loom.runner.late.commands import CommandFilter
 from loom.runner.late.files import FILES, InvalidFile, paths_of, refused_variable, summary_of, values_of
 from loom.runner.late.state import (
@@ -179,16 +181,18 @@ class LateSteps(Steps):
             self._result, self._failed_by = StepResult(outcome=SUCCESS, conclusion=SUCCESS), None
             try:
                 script, limit_s = self._script(step, late), self._limit_s(late)
-                self._command(replace(step, script=script), limit_s, None)
+                command = self._command(replace(step, script=script), limit_s, None)
             except InvalidExpression as error:
                 self._fail(step, late, self._invalid(step, str(error)), str(error))
                 return True
             running = replace(step, script=script, literal=step.literal and script == step.script)
-            if late.kind == "checkout":
+            if late.kind == "checkout" and not command.script:
                 exit_ = Exit(code=0)
             else:
                 exit_ = self._step(running, limit_s, self._again if self.state.cancelled else self._cancel, None)
             if exit_.status is Status.SUCCESS:
+                if late.kind == "checkout":
+                    self._result = replace(self._result, outputs=self._checkout(late)[1])
                 self._end(step, self._result)
                 return True
             text = self._why(running, exit_, limit_s)
@@ -321,6 +325,9 @@ class LateSteps(Steps):
             shell = SHELLS["sh"]
             directory = self.state.directory_of(late.action)
             script = node_script(late.action, directory, others, self.for_actions.cache_dir)
+        elif late.kind == "checkout":
+            shell = SHELLS["sh"]
+            script = self._checkout(late)[0]
         if others and late.kind != "node":
             shell = ("env", *(f"{name}={value}" for name, value in others.items()), *shell)
         return Command(
@@ -333,6 +340,11 @@ class LateSteps(Steps):
             files=FILES,
             start_in=start_in,
         )
+
+    def _checkout(self, late: LateStep) -> tuple[str, dict[str, str]]:
+        submodules = os.path.lexists(self._place.request.workspace / ".gitmodules")
+        github = self.state.contexts(late, self._env)["github"]
+        return checkout_script(late, lambda text: self.state.text(text, late, self._env), github, submodules=submodules)
 
     # -- what it says ---------------------------------------------------------------------------------------------
 
