@@ -319,12 +319,12 @@ class PlaceOpener:
             yield session
 
     def prewarm(self, job: Job, ahead: Prewarmed | None = None) -> None:
-        """Open a job's place in a thread, if it shows the workspace itself, which may still be incomplete.
+        """Open a job's place in a thread, if it shows the workspace itself, which may still be incomplete, or nothing of it.
 
         Not for jobs with services, or with an image built from the snapshot. `ahead`: a place that was opened before, and is
         taken if it is exactly the one that would be opened now.
         """
-        if self._views.shares(job) and self._can_open_early(job):
+        if (self._views.shares(job) or job.no_checkout) and self._can_open_early(job):
             self.prewarmed[job.id] = Prewarmed(self, job, ahead)
         elif ahead is not None:
             self.discard(ahead)

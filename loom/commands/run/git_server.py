@@ -19,6 +19,8 @@ from loom.errors import LoomError
 from loom.snapshot import git, repository
 from loom.util.private import make_private
 
+_WAYS = re.compile(r"http\.(.*\.)?(proxy|proxyssl\w+|ssl(cainfo|capath|verify|version|backend)|version)")
+"""The keys of git that lead to a server, and say nothing of who asks."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -29,9 +31,11 @@ class GitError(Exception):
 class GitServer:
     """Asks repositories of this machine, and servers, for the repository at `root`."""
 
-    def __init__(self, root: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, root: Path, environ: Mapping[str, str], *, anonymous: bool = False) -> None:
+        """`anonymous`: use no credential of the user's for HTTP: a job could read what only the user may."""
         self._root = root
         self._environ = environ
+        self._anonymous = anonymous
 
     def asked(self, directory: Path, *arguments: str) -> bytes | None:
         """Return what git answers about a repository of this machine; None if it fails."""
@@ -83,7 +87,8 @@ class GitServer:
 
     def at_server(self, store: Path | None, *arguments: str | Address) -> tuple[int, bytes, str]:
         """Run a command that talks to a server: outside of this repository, with the user's own configuration alone."""
-        environment = git.for_server(self._environ, self._users_own(), store)
+        own = self._users_own()
+        environment = git.for_server(self._environ, () if own is None and self._anonymous else own, store)
         words = []
         for argument in arguments:
             if isinstance(argument, Address):
@@ -114,7 +119,11 @@ class GitServer:
         listed = git.run(("config", "-z", "--list", "--show-scope"), asked, cwd=self._root)
         items = list(map(os.fsdecode, git.nul_list(listed)))
         given = (item.partition("\n") for scope, item in zip(items[::2], items[1::2], strict=True) if scope != "local")
-        return tuple((key, value if has_value else "true") for key, has_value, value in given)
+        return tuple(
+            (key, value if has_value else "true")
+            for key, has_value, value in given
+            if not self._anonymous or _WAYS.fullmatch(key.lower())
+        )
 
 
 def succeeded(what: str, result: tuple[int, bytes, str]) -> bytes:

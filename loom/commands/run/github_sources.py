@@ -1,7 +1,8 @@
 """The repositories of actions and of called workflows: by git from `github.server`, kept by their commits.
 
 A ref is asked for once a day, and whenever `pull` is `always`; `.loom/actions.lock` says which commit it is. Where nothing may be
-fetched (`--offline`) or the server does not answer, what it was the last time counts.
+fetched (`pull: never`) or the server does not answer, what it was the last time counts. Nobody's credentials are sent: a job can
+read what is fetched.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class ActionRepositories:
         self._pull = "always" if renewing else here.config.pull
         self._frozen = here.config.frozen and not renewing
         self._cache = here.config.cache_dir / "actions"
-        self._git = GitServer(here.root, here.environ)
+        self._git = GitServer(here.root, here.environ, anonymous=True)
         self._lock = None if renewing else load_lock(here.root)
 
     def at(self, repository: str, ref: str) -> Fetched:

@@ -75,6 +75,7 @@ class GitHubJobBuilder(builder.Refusals):
             shell=tuple(shell_words(config.default_shell)),
             needs=tuple(candidate.needs or ()),
             artifacts_from=(),
+            no_checkout=not any(step.late is not None and step.late.kind == "checkout" for step in written),
             resource_group=self._group(candidate),
             allow_failure=p.AllowFailure(always=allowed is not LATE and truth(allowed)),
             timeout_s=self._timeout(candidate),

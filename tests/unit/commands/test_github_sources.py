@@ -4,7 +4,9 @@ import dataclasses
 import json
 import os
 import subprocess
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from msgspec.structs import replace
@@ -178,3 +180,32 @@ def test_a_link_out_of_an_action_is_not_read(here: Here, action: Path, tmp_path:
     commit(action)
     with pytest.raises((actions.BadAction, RequestError)):
         actions.read("o/a@main", here.root, context_of(here))
+
+
+def test_no_credential_of_the_users_is_sent(here: Here, tmp_path: Path) -> None:
+    """A job can read what was fetched, and so what only its user may would be anybody's."""
+    asked: list[str] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.headers.get("Authorization", "") + self.headers.get("X-Own", ""))
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="x"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        (tmp_path / ".gitconfig").write_text(
+            f'[credential]\n\thelper = "!f() {{ echo username=me; echo password=secret; }}; f"\n[http "{url}"]\n\textraHeader = "X-Own: secret"\n'
+        )
+        github = replace(here.config.github, server=url)
+        with pytest.raises(NotFetched, match="127"):
+            ActionRepositories(with_settings(here, github=github)).at("o/a", "v1")
+        server.shutdown()
+    assert asked
+    assert set(asked) == {""}
