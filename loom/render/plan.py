@@ -59,7 +59,21 @@ def plan_yaml(plan: Plan, mount_mode: str = "auto") -> str:
     for job in document["jobs"]:
         if job["retry"]["max"] == 0:
             del job["retry"]
+        for owner in (job, *job["steps"]):
+            owner["late"] = _shortened(owner["late"])
     return to_yaml(_without_nothing(document))
+
+
+def _shortened(late: Any) -> Any:
+    """Return late values for reading: without empty texts, and without the contexts that all jobs of a run share."""
+    if isinstance(late, dict):
+        own = (
+            {**late, "contexts": {name: late["contexts"].get(name) for name in ("inputs", "matrix")}}
+            if "contexts" in late
+            else late
+        )
+        return {key: _shortened(value) for key, value in own.items() if value != ""}
+    return [_shortened(one) for one in late] if isinstance(late, list) else late
 
 
 def to_yaml(document: Any) -> str:
@@ -75,7 +89,8 @@ def plan_mermaid(plan: Plan, _: str = "") -> str:
         lines.append(f'  subgraph s{number}["{_mermaid(stage)}"]')
         lines += [f'    {names[job.id]}["{_mermaid(job.id)}"]' for job in jobs]
         lines.append("  end")
-    lines += [f"  s{number} --> s{number + 1}" for number in range(len(filled) - 1)]
+    if any(job.needs is None for job in plan.jobs):
+        lines += [f"  s{number} --> s{number + 1}" for number in range(len(filled) - 1)]
     lines += [
         f"  {names[need.job]} -.-> {names[job.id]}"
         for job in plan.jobs

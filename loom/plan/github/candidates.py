@@ -202,6 +202,7 @@ class GitHubCandidates:
     def _wanted(self, node: Node, above: Sequence[GitHubCandidate]) -> Iterator[WantedNeed]:
         """A need may be missing if its `if` is false, or other jobs of its matrix run here."""
         here = {one.name for one in above if one.held is None and one.decision.runs}
+        here &= {one.name for one in above if one.held is not None or not one.decision.runs}
         for one in {one.name: one for one in above}.values():
             optional = one.decision.reason == IF_FALSE or one.name in here
             yield WantedNeed(job=one.name, node=node.get("needs") or node, at=pointer("jobs"), optional=optional)
