@@ -1,11 +1,12 @@
 """The language of a workflow file, by its path or its keys."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from loom.workflow.dialects import known_inputs, language_of
-from loom.workflow.languages import LANGUAGES
+from loom.workflow.languages import GITHUB, LANGUAGES
 
 GITLAB = "job:\n  script: x\n"
 
@@ -53,3 +54,9 @@ def test_only_a_language_with_inputs_is_asked_for_them(tmp_path: Path) -> None:
 
 def test_each_language_has_a_name_and_a_path_of_its_own() -> None:
     assert len({one.name for one in LANGUAGES}) == len({one.default for one in LANGUAGES}) == len(LANGUAGES)
+
+
+def test_a_plan_of_githubs_depends_on_the_variables_that_its_contexts_are_made_of() -> None:
+    root = Path(__file__).parents[3] / "loom"
+    texts = [(root / name).read_text() for name in ("plan/github/events.py", "workflow/changes.py")]
+    assert set(re.findall(r'get\("([A-Z]+_[A-Z_]+)"', "".join(texts))) <= GITHUB.reads
