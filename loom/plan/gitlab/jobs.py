@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from msgspec.structs import replace
 
@@ -32,6 +32,13 @@ from loom.workflow.predefined import KNOWN_AT_START
 from loom.workflow.words import shell_words
 
 _PULL: Mapping[str, p.PullPolicy] = {"always": "always", "never": "never", "if-not-present": "missing"}
+_KEPT: Mapping[str, p.When] = {"on_failure": "on_failure", "always": "always"}
+"""When artifacts and caches are kept; `on_success` for all others."""
+_POLICIES: Mapping[str, Literal["pull", "push", "pull-push"]] = {
+    "pull": "pull",
+    "push": "push",
+    "pull-push": "pull-push",
+}
 _RETRY: Mapping[str, p.RetryWhen] = {
     "always": "always",
     "script_failure": "script_failure",
@@ -149,15 +156,13 @@ class GitLabJobBuilder(builder.Refusals):
         if node is None:
             return p.Image(name=config.default_image, pull=config.pull, platform=config.platform)
         pull, others = self.pull(node)
-        docker = node.get("docker")
-        user = docker.get("user") if docker is not None else None
         return p.Image(
             name=texts.image_name(node),
             pull=pull,
             pull_else=others,
             entrypoint=_entrypoint(node.get("entrypoint")),
-            user=texts.maybe(user),
-            platform=texts.maybe(docker.get("platform") if docker is not None else None) or config.platform,
+            user=texts.maybe(node.find("docker", "user")),
+            platform=texts.maybe(node.find("docker", "platform")) or config.platform,
         )
 
     def pull(self, node: Node) -> tuple[p.PullPolicy, tuple[p.PullPolicy, ...]]:
@@ -171,7 +176,6 @@ class GitLabJobBuilder(builder.Refusals):
         own = read(node.get("variables"))
         values = texts.service_values(own)
         pull, others = self.pull(node)
-        docker = node.get("docker")
         return p.Service(
             name=aliases[0],
             aliases=tuple(dict.fromkeys((*aliases, *service_aliases(name)))),
@@ -179,14 +183,13 @@ class GitLabJobBuilder(builder.Refusals):
                 name=name,
                 pull=pull,
                 pull_else=others,
-                platform=texts.maybe(docker.get("platform") if docker is not None else None)
-                or self.context.config.platform,
+                platform=texts.maybe(node.find("docker", "platform")) or self.context.config.platform,
             ),
             place=f"{node.file.name}:{node.line}",
             variables=values,
             command=_words(node.get("command")),
             entrypoint=_words(node.get("entrypoint")),
-            user=texts.maybe(docker.get("user") if docker is not None else None),
+            user=texts.maybe(node.find("docker", "user")),
             ready=p.Ready(timeout_s=_SERVICE_WAIT_S),
             needed=False,
         )
@@ -246,8 +249,8 @@ class GitLabJobBuilder(builder.Refusals):
             paths=tuple(dict.fromkeys((*texts.paths(fields.get("paths")), *public))),
             exclude=texts.paths(fields.get("exclude")),
             exclude_alone=True,
-            untracked=_is_true(fields.get("untracked")),
-            when=_outcome(fields.get("when")),
+            untracked=truth(fields.get("untracked")),
+            when=_KEPT.get(text_of(fields.get("when")), "on_success"),
             name=texts.maybe(fields.get("name")),
             expire_in_s=_expiry(expire),
             reports=_reports(fields.get("reports"), texts),
@@ -263,18 +266,17 @@ class GitLabJobBuilder(builder.Refusals):
     def cache(self, number: int, node: Node, texts: _Texts) -> p.Cache:
         fields = fields_of(node)
         policy = texts.maybe(fields.get("policy")) or "pull-push"
-        if policy not in ("pull", "push", "pull-push"):
-            self.say(
-                fields["policy"], texts.at("cache"), f"cache:policy: expected pull, push or pull-push, found {policy}"
-            )
+        if policy not in _POLICIES:
+            why = f"cache:policy: expected pull, push or pull-push, found {policy}"
+            self.say(fields["policy"], texts.at("cache"), why)
         return p.Cache(
             paths=texts.paths(fields.get("paths")),
             key=_cache_key(fields.get("key"), number, texts),
             by_key=True,
             fallback_keys=tuple(texts(text_of(key)) for key in one_or_more(fields.get("fallback_keys"))),
-            policy="pull" if policy == "pull" else "push" if policy == "push" else "pull-push",
-            when=_outcome(fields.get("when")),
-            untracked=_is_true(fields.get("untracked")),
+            policy=_POLICIES.get(policy, "pull-push"),
+            when=_KEPT.get(text_of(fields.get("when")), "on_success"),
+            untracked=truth(fields.get("untracked")),
         )
 
     def secrets(self, job: Node, texts: _Texts) -> tuple[p.Secret, ...]:
@@ -285,8 +287,7 @@ class GitLabJobBuilder(builder.Refusals):
             ("id_tokens", "no GitLab server issues what"),
         ):
             for name, node in fields_of(job.get(key)).items():
-                file = node.get("file")
-                as_file = key == "secrets" and (file is None or file.value is not False)
+                as_file = key == "secrets" and truth(node.get("file"), True)
                 reference = self.context.config.gitlab.secrets.get(name)
                 if reference is None:
                     message = (
@@ -302,16 +303,14 @@ class GitLabJobBuilder(builder.Refusals):
         if node is None or node.get("include") is None:
             return None
         forward = fields_of(node.get("forward"))
-        yaml_too = forward.get("yaml_variables")
-        given = self.candidates.selection.variables if _is_true(forward.get("pipeline_variables")) else {}
-        own = texts.variables if yaml_too is None or yaml_too.value is not False else {}
-        strategy = node.get("strategy")
+        given = self.candidates.selection.variables if truth(forward.get("pipeline_variables")) else {}
+        own = texts.variables if truth(forward.get("yaml_variables"), True) else {}
         return p.Trigger(
             files=tuple(
                 replace(self._child(file, texts), inputs=_inputs(node, file))
                 for file in one_or_more(node.get("include"))
             ),
-            depend=strategy is not None,
+            depend=node.get("strategy") is not None,
             variables={**{name: value for name, value in own.items() if name not in given}, **given},
         )
 
@@ -464,20 +463,6 @@ def _entrypoint(node: Node | None) -> tuple[str, ...] | None:
     return words or None
 
 
-def _is_true(node: Node | None) -> bool:
-    return node is not None and node.value is True
-
-
-def _outcome(node: Node | None) -> p.When:
-    match text_of(node):
-        case "on_failure":
-            return "on_failure"
-        case "always":
-            return "always"
-        case _:
-            return "on_success"
-
-
 def _expiry(node: Node | None) -> float | None:
     return None if node is None or node.text.strip() == "never" else seconds(node.text)
 
@@ -491,7 +476,7 @@ def _reports(node: Node | None, texts: _Texts) -> dict[p.ReportKind, tuple[str, 
 def _keeps(cache: Node) -> bool:
     """Whether a cache has something to keep; `cache: []` and one without paths have nothing."""
     fields = fields_of(cache)
-    return bool(one_or_more(fields.get("paths"))) or _is_true(fields.get("untracked"))
+    return bool(one_or_more(fields.get("paths"))) or truth(fields.get("untracked"))
 
 
 def _cache_key(node: Node | None, number: int, texts: _Texts) -> str | p.CacheKeyFiles:

@@ -19,7 +19,7 @@ from msgspec import Struct
 from loom.errors import RequestError, WorkflowError
 from loom.util import globs, yaml_file
 from loom.util.toposort import CycleError, order
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, pointer, text_of
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, pointer, text_of, truth
 from loom.workflow.interpolation import ExpansionTooLong, substituted
 
 if TYPE_CHECKING:
@@ -55,10 +55,8 @@ def read(node: Node | None) -> dict[str, Variable]:
     found = {}
     for name, value in fields_of(node).items():
         if value.kind is Kind.MAPPING:
-            expand = value.get("expand")
-            found[name] = Variable(
-                value=text_of(value.get("value")), expand=expand is None or expand.value is not False, node=value
-            )
+            expands = truth(value.get("expand"), True)
+            found[name] = Variable(value=text_of(value.get("value")), expand=expands, node=value)
         else:
             found[name] = Variable(value=text_of(value), node=value)
     return found
@@ -118,12 +116,11 @@ def _single(name: str, node: Node) -> Variable:
             "or one with environments alone"
         )
         raise WorkflowError([node.file.problem(node, pointer(name), message, code=_CODE)])
-    file, expands = fields.get("file"), fields.get("expand")
     ref = text_of(fields.get("ref"))
     return Variable(
         value=SECRET if ref else text_of(fields.get("value")),
-        expand=not ref and (expands is None or expands.value is not False),
-        file=file is not None and file.value is True,
+        expand=not ref and truth(fields.get("expand"), True),
+        file=truth(fields.get("file")),
         ref=ref,
         node=node,
     )
