@@ -13,9 +13,12 @@ MAX_DEPTH = 100
 MAX_SHARED = 100_000
 _TRUE, _FALSE = frozenset({"true", "yes", "on"}), frozenset({"false", "no", "off"})
 _FLOAT = re.compile(r"[-+]?([0-9][0-9_,]*)?\.[0-9]*([eE][+-][0-9]+)?")
-_INTEGER = re.compile(r"[-+]?(0b[01_]+|0o?[0-7_]*|0x[0-9a-fA-F_]+|[1-9]([0-9]|,[0-9]|_[0-9])*)")
+_INTEGER = re.compile(r"[-+]?(0b[_,]*[01][01_,]*|0[0-7_,]*|0x[_,]*[0-9a-fA-F][0-9a-fA-F_,]*|[1-9]([0-9]|,[0-9]|_[0-9])*)")
 _BASE_60 = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9]){1,2}(\.[0-9_]*)?")
-_DATE = re.compile(r"[0-9]{4}-([0-9]{1,2}-[0-9]{1,2}|[0-9]{2}-[0-9]{2}[Tt ].*)")
+_DATE = re.compile(
+    r"[0-9]{4}-(1[012]|0?[0-9])-([12][0-9]|3[01]|0?[0-9])"
+    r"|-?[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt]|\s+)[0-9]{1,2}:[0-9]{2}:[0-9]{2}(\.[0-9]*)?(\s*(Z|[-+][0-9]{1,2}:?([0-9]{2})?))?"
+)
 _PLAIN_START = frozenset("0123456789+-.:~tTfFyYnNoO")
 
 Origin = Callable[[int, int], tuple[int, int]]
@@ -193,7 +196,7 @@ def _number(text: str) -> Any:
         return float(text.replace(".", ""))
     if _BASE_60.fullmatch(text):
         return _base_60(text)
-    if _FLOAT.fullmatch(text) and any(letter.isdigit() for letter in text):
+    if _FLOAT.fullmatch(text) and re.search(r"[0-9]", text.lower().partition("e")[0]):
         return float(re.sub(r"[,_]", "", text))
     if _INTEGER.fullmatch(text):
         return _integer(re.sub(r"[,_]", "", text))
@@ -203,13 +206,10 @@ def _number(text: str) -> Any:
 def _integer(text: str) -> Any:
     digits = text.lstrip("+-")
     base = 2 if digits.startswith("0b") else 16 if digits.startswith("0x") else 8 if digits.startswith("0") else 10
-    if base == 8 and not digits.startswith("0o"):
-        digits = f"0o{digits[1:] or '0'}"
     return int(digits, base) * (-1 if text[0] == "-" else 1)
 
 
 def _base_60(text: str) -> float:
-    total: float = 0
-    for part in text.lstrip("+-").replace("_", "").split(":"):
-        total = total * 60 + (float(part) if "." in part else int(part))
-    return -total if text[0] == "-" else total
+    """Return hours, minutes and seconds in seconds; a sign is that of the hours alone, as in Ruby's parser."""
+    parts = [float(part) if "." in part else int(part) for part in text.replace("_", "").split(":")]
+    return sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
