@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from loom.analysis import project_patterns
 from loom.commands import project
 from loom.commands.keep import trusting
 from loom.commands.project import Here, find_root, workflow_path
+from loom.commands.run.actionlint import advice
 from loom.commands.run.contexts import resolve_context
 from loom.commands.run.syntax import syntax_errors
 from loom.config import AUTO_SHELL, CODE
@@ -24,9 +26,10 @@ from loom.render.output import print_json
 from loom.render.problems import check_document, github_lines, problem_lines
 from loom.status import ExitCode
 from loom.util.units import counted
-from loom.util.yaml_file import Kind, Node, pointer, problem_in_text
+from loom.util.yaml_file import Kind, Node, items_of, pointer, problem_in_text
 from loom.workflow import Workflow
 from loom.workflow.dialects import examine, refuse_inputs
+from loom.workflow.languages import GITHUB
 from loom.workflow.loaded import Entry, Loaded
 from loom.workflow.native import lint
 from loom.workflow.native.lint import warnings
@@ -34,6 +37,7 @@ from loom.workflow.predefined import KNOWN_TO_PLANS
 from loom.workflow.words import shell_words
 
 MAX_SHOWN = 200
+_EXPRESSION = re.compile(r"\$\{\{.*?\}\}", re.DOTALL)
 
 
 def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict: bool) -> int:
@@ -62,6 +66,8 @@ def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict:
     if loaded is not None and not examined.problems:  # anything related to an invalid part is unknown
         pools = here.config.pools if here is not None else ()
         problems += warnings(loaded, predefined=KNOWN_TO_PLANS, default_shell=shell, pools=pools)
+        if loaded.language == GITHUB.name:
+            problems += advice(loaded.files, root)
     if here is not None:
         problems += _notices(loaded, [job for _, job in jobs], here)
     problems = examined.in_order(problems)
@@ -98,18 +104,36 @@ def _syntax(jobs: Iterable[tuple[Entry, Job]], severity: str) -> Iterator[Proble
     A file of another CI system may have jobs for other shells, such as PowerShell: there, it is no error.
     """
     steps = {
-        (id(node), *job.shell): (entry, key, number, node, job.shell)
+        (id(node), *shell): (entry, key, number, node, shell)
         for entry, job in jobs
         if not job.refused
-        for _, key, number, node in lint.scripts_of([entry])
+        for key, number, node, shell in _scripts(entry, job)
     }
     places = list(steps.values())
-    for position, found in syntax_errors([(shell, node.text) for *_, node, shell in places]):
+    for position, found in syntax_errors([(shell, _EXPRESSION.sub(_lines, node.text)) for *_, node, shell in places]):
         entry, key, number, node, _ = places[position]
         at = pointer(entry.name, key, number)
         yield problem_in_text(
             node, at, found.message, number=found.number, found=found.text, code="WF_SHELL_SYNTAX", severity=severity
         )
+
+
+def _scripts(entry: Entry, job: Job) -> Iterator[tuple[str, int, Node, Sequence[str]]]:
+    """Yield the scripts of a job's own file, each with its shell."""
+    for _, key, number, node in lint.scripts_of([entry]):
+        yield key, number, node, job.shell
+    runs = [
+        step.late for step in job.steps if step.late is not None and step.late.kind == "run" and not step.late.scope
+    ]
+    written = enumerate(items_of(entry.merged.get("steps")))
+    scripts = [(number, script) for number, step in written if (script := step.get("run")) is not None]
+    for late, (number, script) in zip(runs, scripts, strict=False):
+        yield "steps", number, script, (late.shell or "bash",)
+
+
+def _lines(expression: re.Match[str]) -> str:
+    """Return a word of as many lines as an expression, in whose place a run writes its value."""
+    return "x" + "\n" * expression[0].count("\n")
 
 
 def _secrets(loaded: Loaded, jobs: Iterable[tuple[Entry, Job]]) -> list[Problem]:

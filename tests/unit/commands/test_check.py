@@ -1,6 +1,7 @@
 """`loom check`, `compile`, `schema` and `config`, from the command line to the exit code."""
 
 import json
+import os
 import subprocess
 import textwrap
 from collections.abc import Callable
@@ -345,6 +346,45 @@ d: {stage: test, shell: python3, script: ['for x in y: pass']}
     assert "/b/" not in said
     assert "/c/script/0: sh can't read it: Syntax error" in said
     assert "/d/" not in said
+
+
+def test_steps_of_githubs_workflows_are_read_by_their_shells(
+    project: Path, loom: Loom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / ".loom/workflow.yml").unlink()
+    (project / ".github/workflows").mkdir(parents=True)
+    (project / ".github/workflows/ci.yml").write_text("""\
+on: push
+jobs:
+  a:
+    runs-on: ubuntu-latest
+    steps:
+      - run: |
+          if [ ${{ github.ref
+                || 'x' }} ]; then
+            echo "${{ contains('a)', ')') }}"
+          fi
+      - {run: "if x", shell: sh}
+      - {run: "if x", shell: python}
+      - uses: actions/checkout@v4
+      - run: |
+          echo ok
+          fi
+""")
+    code, out, _ = loom("check")
+    assert code == 0
+    assert [line.split(" ")[0] for line in out.splitlines() if "WF_SHELL_SYNTAX" in line] == [
+        ".github/workflows/ci.yml:11:15:",
+        ".github/workflows/ci.yml:16:11:",
+    ]
+    (project / "bin").mkdir()
+    said = '[{"message":"m","filepath":".github/workflows/ci.yml","line":3,"column":2,"kind":"k","snippet":"","end_column":3}]'
+    (project / "bin/actionlint").write_text(
+        f"#!/bin/sh\n[ \"$4\" = .github/workflows/ci.yml ] && echo '{said}'; exit 1\n"
+    )
+    (project / "bin/actionlint").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{project}/bin:{os.environ['PATH']}")
+    assert ".github/workflows/ci.yml:3:2: warning: GH_ACTIONLINT /: m [k]" in loom("check")[1]
 
 
 def test_githubs_workflows_are_checked_where_there_is_no_other(project: Path, loom: Loom) -> None:
