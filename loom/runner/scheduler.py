@@ -171,7 +171,7 @@ def _failed(result: JobResult) -> bool:
 
 def _verdict(job: Job, all_over: bool, failed: str | None, skipped: str | None) -> Skip | bool:
     """Decide by what the job waits for: whether `all` is over, the first that failed, the first that was skipped."""
-    if job.when == "always":
+    if job.when == "always" or job.late is not None:  # which decides itself
         return all_over
     if job.when == "on_failure":
         if failed:

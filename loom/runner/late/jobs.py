@@ -212,10 +212,14 @@ class LateJobs:
 
     def _functions(self, needs: Sequence[LateNeed]) -> dict[str, Function]:
         def results(names: tuple[Value, ...]) -> list[str]:
-            wanted = [need for need in needs if not names or need.name in map(text_of, names)]
-            ids = [job_id for need in wanted for job_id in need.jobs]
-            left_out = [need.result for need in wanted if not need.jobs]
-            return [*left_out, *(self._result([job_id]) for job_id in (ids if names else self._ancestors(ids)))]
+            if names:
+                return [self._need_result(need) for need in needs if need.name in map(text_of, names)]
+            before = self._ancestors(job_id for need in needs for job_id in need.jobs)
+            late = [self._plan.job(job_id).late for job_id in before if self._plan.has(job_id)]
+            left_out = [
+                need.result for each in (needs, *(one.needs for one in late if one)) for need in each if not need.jobs
+            ]
+            return [*left_out, *(self._result([job_id]) for job_id in before)]
 
         return {
             "success": lambda *names: (
