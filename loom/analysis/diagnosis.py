@@ -34,6 +34,8 @@ from loom.status import Code, Count, FailingTest, Failure
 LINES_READ = 400
 """Number of last lines of the failing unit to inspect."""
 LINES_SHOWN = 14
+MOST_REASON = 5
+"""Lines of a reason that a script prints before `exit` in words that speak of no error."""
 MOST_ALIKE = 3
 """Of lines shown, so many may differ in numbers alone."""
 LINE_SHOWN = 400
@@ -137,6 +139,8 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     groups: list[FailureGroup]
     """Failures and failing tests by cause, the most frequent first."""
     groups_total: Count
+    unread_reports: list[str] = field(default_factory=list)
+    """Reports of tests and linters that could not be read, each with the reason."""
     output_read: Literal["all", "highlights", "part"]
     """All lines; the last lines and all earlier ones that tell; or the last lines and some earlier ones that tell."""
     causes: list[Cause]
@@ -145,6 +149,8 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     same_input: SameInput | None = None
     """None where the job never passed on this input."""
     others: list[OtherFailure]
+    same_failure: list[str] = field(default_factory=list)
+    """The ids of those whose telling line is the same but for numbers."""
     skipped: Count
     reproduce: str
     logs_command: str | None
@@ -216,7 +222,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     ended = ending_command(evidence.ended_by, of_step)
     silent = not own and ended is not None and not ended.command.startswith(("exit", "return"))
     directory = (evidence.ended_by or {}).get("directory")
-    told_by = own or [_clipped(line) for line in evidence.said or ()] or printed
+    told_by = own or _reason([_clipped(line) for line in evidence.said or ()]) or printed
     at = Directories(evidence.root, printed, directory=directory, command=ended.command if ended else command)
     found = [msgspec.convert(each, Failure) for each in job.get("findings", ())] if failed else []
     of_output = [_placed(each, at) for each in patterns.failures(told_by, evidence.formats or patterns.readers())]
@@ -262,6 +268,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         failures_total=len(failures) + max(0, unnamed),
         groups=groups[: patterns.MOST_GROUPS],
         groups_total=len(groups),
+        unread_reports=_unread(job) if failed else [],
         output_read=evidence.output_read,
         causes=causes,
         since_green=evidence.history.since_green,
@@ -284,6 +291,13 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         job_manifest_path=evidence.job_manifest_path,
         events_path=evidence.events_path,
     )
+
+
+def _unread(job: Mapping[str, Any]) -> list[str]:
+    problems = [
+        text for kind in ("test_reports", "finding_reports") for text in (job.get(kind) or {}).get("problems", ())
+    ]
+    return [text for text in problems if not text.endswith(": no such file")]
 
 
 def _placed(failure: Failure, at: Directories) -> Failure:
@@ -406,6 +420,11 @@ def _telling_line(
     plain = [line for line in by_itself[1] if not _NO_ERROR.search(line)]
     first = next((line for each in (*by_itself[:1], plain, by_itself[1], errors) for line in each), None)
     return first or next((line for line in reversed([*printed, *told]) if line.strip() and line != patterns.GAP), None)
+
+
+def _reason(said: Sequence[str]) -> Sequence[str]:
+    """Return what was printed before an `exit`, unless it is long and speaks of no error: a clean-up."""
+    return said if len(said) <= MOST_REASON or any(map(speaks_of_error, said)) else ()
 
 
 _SURVIVED = re.compile(

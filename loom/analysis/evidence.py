@@ -19,7 +19,7 @@ from loom.analysis.named_files import look_below
 from loom.errors import RecordError, RequestError
 from loom.record.documents import Highlights, SectionSummary, StepSummary
 from loom.record.events import OutputEvent
-from loom.record.highlights import of_file
+from loom.record.highlights import form_of, of_file
 from loom.record.reader import Reading
 from loom.record.saved_plan import load_planned
 from loom.record.store import UNFINISHED, entry_at, read_document
@@ -85,11 +85,17 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
             else History(since_green=same.since_green, same_input=same.same_input),
         )
     )
-    return found if same is None else replace(found, excerpt=same.excerpt, others=same.others, places=same.places)
+    return (
+        found
+        if same is None
+        else replace(
+            found, excerpt=same.excerpt, others=same.others, same_failure=same.same_failure, places=same.places
+        )
+    )
 
 
-MOST_AT_END = 10
-"""Failed jobs of a run whose diagnoses are recorded: each looks at earlier runs."""
+MOST_AT_END = 30
+"""Failed jobs of a run whose diagnoses are recorded."""
 
 
 def diagnoses_at_end(reading: Reading, workspace: Path) -> Iterator[Diagnosis]:
@@ -99,10 +105,12 @@ def diagnoses_at_end(reading: Reading, workspace: Path) -> Iterator[Diagnosis]:
     """
     first = diagnosis_of(reading, workspace=workspace)
     others = [diagnosis_of(reading, other.job_id, workspace=workspace) for other in first.others[: MOST_AT_END - 1]]
-    told = {found.job_id: found.telling_line for found in others}
-    named = [replace(other, telling_line=told.get(other.job_id)) for other in first.others]
-    for found in (replace(first, others=named), *others):
-        yield replace(found, excerpt=excerpt_of(found, workspace))
+    told = {found.job_id: found.telling_line for found in (first, *others)}
+    for found in (first, *others):
+        named = [replace(other, telling_line=told.get(other.job_id)) for other in found.others]
+        form = form_of(found.telling_line or "")
+        same = [other.job_id for other in named if form and form_of(other.telling_line or "") == form]
+        yield replace(found, others=named, same_failure=same, excerpt=excerpt_of(found, workspace))
 
 
 def _earlier(reading: Reading, job: str | None) -> tuple[Reading, str] | None:

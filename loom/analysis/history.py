@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +18,9 @@ from loom.analysis.diff import FileIds, Pair, differing_files, differing_inputs,
 from loom.errors import LoomError, RecordError
 from loom.record.documents import Document, JobSummary, Sha
 from loom.record.reader import Reading
-from loom.record.store import entry_at, is_run_id, read_document
+from loom.record.store import read_document
 from loom.status import Code, Count
 
-MOST_RUNS = 50
-"""How many runs of the checkout are looked at, and of how many records at most they are picked."""
-MOST_RECORDS = 200
 MOST_FILES = 20
 MOST_HUNKS = 3
 HUNK_LINES = 12
@@ -71,7 +67,7 @@ def history(reading: Reading, job_id: str, lines: Sequence[str], *, hunks: bool)
     this = _input(reading, job_id)
     green: Reading | None = None
     outcomes = [False]
-    for earlier in islice(_earlier(reading), MOST_RUNS):
+    for earlier in reading.earlier:
         passed = _passed(earlier, job_id)
         if passed is None:
             continue
@@ -85,22 +81,6 @@ def history(reading: Reading, job_id: str, lines: Sequence[str], *, hunks: bool)
         with suppress(RecordError):
             since = _since(green, reading, job_id, lines, hunks=hunks)
     return History(since_green=since, same_input=same)
-
-
-def _earlier(reading: Reading) -> Iterator[Reading]:
-    """Runs of the same workflow in the same checkout that began before this one, the latest first."""
-    receipt = reading.receipt()
-    try:
-        names = [path.name for path in reading.paths.root.parent.iterdir() if is_run_id(path.name)]
-    except OSError:
-        return
-    earlier = sorted((name for name in names if int(name) < int(reading.run_id)), key=int, reverse=True)
-    for run_id in earlier[:MOST_RECORDS]:
-        with suppress(RecordError):
-            entry = entry_at(reading.paths.of_run(run_id))
-            same = entry.receipt or {}
-            if all(same.get(key) == receipt.get(key) for key in ("repo_root", "workflow_path")):
-                yield Reading(entry)
 
 
 def _passed(earlier: Reading, job_id: str) -> bool | None:

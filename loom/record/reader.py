@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,7 +34,7 @@ from loom.record.fold import RunFold
 from loom.record.journal import OutputBatch, Sink
 from loom.record.lines import TAIL_LINES, Line
 from loom.record.run_paths import RunPaths
-from loom.record.store import UNFINISHED, RunEntry, other_schema, read_document
+from loom.record.store import UNFINISHED, RunEntry, entry_at, is_run_id, other_schema, read_document
 from loom.util.untrusted_files import open_regular
 
 _CHUNK = 1 << 20
@@ -58,6 +59,11 @@ class Unit(Struct, frozen=True, kw_only=True):
         return Where(scope=scope, job_id=self.job_id, step=self.step, section=self.section)
 
 
+MOST_EARLIER = 50
+"""Earlier runs that are looked at, and the number of records among which they are picked."""
+_MOST_RECORDS = 200
+
+
 class Reading:
     """One run's record, read-only. RecordError for missing, damaged or foreign content."""
 
@@ -73,6 +79,26 @@ class Reading:
     def state(self) -> str:
         """A status, or `running`, or `interrupted`."""
         return self.entry.state
+
+    @cached_property
+    def earlier(self) -> Sequence[Reading]:
+        """Return the runs of the same workflow in the same checkout that began before this one, the latest first."""
+        receipt = self.receipt()
+        try:
+            names = [path.name for path in self.paths.root.parent.iterdir() if is_run_id(path.name)]
+        except OSError:
+            return []
+        found: list[Reading] = []
+        before = sorted((name for name in names if int(name) < int(self.run_id)), key=int, reverse=True)
+        for run_id in before[:_MOST_RECORDS]:
+            with suppress(RecordError):
+                entry = entry_at(self.paths.of_run(run_id))
+                same = entry.receipt or {}
+                if all(same.get(key) == receipt.get(key) for key in ("repo_root", "workflow_path")):
+                    found.append(Reading(entry))
+            if len(found) == MOST_EARLIER:
+                break
+        return found
 
     @cached_property
     def fold(self) -> RunFold:

@@ -49,9 +49,10 @@ def diagnosis_lines(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
         yield f"{look.styled('line:', 'bold')}    {telling}"
     if diagnosis.places:
         yield "look at: " + ", ".join(f"{place.file}:{place.line}" for place in diagnosis.places[:3])
-    from loom.render.diagnosis.text import earlier_text, failed_jobs  # only a failed run needs it
+    from loom.render.diagnosis.text import earlier_text, failed_jobs, unread_lines  # only a failed run needs it
 
     if diagnosis.earlier_error:
         yield earlier_text(diagnosis.earlier_error)
+    yield from unread_lines(diagnosis)
     yield from failed_jobs(diagnosis)
     yield f"again:   {diagnosis.reproduce}"

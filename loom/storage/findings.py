@@ -20,8 +20,9 @@ MAX_FINDINGS = 1000
 _MAX_MESSAGE = 2000
 _MAX_PATH = 1000
 _MAX_ARGUMENT = 500
-_RANK = {"blocker": 0, "critical": 0, "error": 0, "major": 1, "minor": 2, "warning": 2}
+_RANK = {"blocker": 0, "critical": 0, "error": 0, "major": 1, "minor": 2, "warning": 2, "note": 4, "none": 4}
 _LEAST = 3
+"""The rank of an unknown level; what only informs is above, and is no finding beside those that are."""
 
 T = TypeVar("T")
 _Line = Annotated[int, Meta(ge=0, lt=1 << 31)]
@@ -42,6 +43,7 @@ def read(kind: Kind, file: IO[bytes], *, project_dir: str) -> FindingReport:
     UnreadableReport for a file that is not of this kind, or is too large.
     """
     ranked = sorted(_READERS[kind](file, project_dir), key=lambda each: each[0])
+    ranked = [each for each in ranked if each[0] <= _LEAST] or ranked
     return FindingReport(total=len(ranked), first=tuple(finding for _, finding in ranked[:MAX_FINDINGS]))
 
 

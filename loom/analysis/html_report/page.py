@@ -20,6 +20,7 @@ from loom.analysis.html_report.logs import Log, ReadBudget, key_of, numbered, re
 from loom.analysis.html_report.timeline import Bar, Scale, bars, scale, ticks
 from loom.record.coverage import extent_text, recorded_extent
 from loom.record.fold import JobState, RunFold, Span
+from loom.record.highlights import form_of
 from loom.record.reader import Reading, Unit
 from loom.util.controls import cleaned
 from loom.util.sections import CommandReader, SectionReader
@@ -177,6 +178,7 @@ def values(reading: Reading) -> dict[str, Any]:
         "diagnosis": first,
         "excerpt": shown.blamed.excerpt if shown and shown.blamed else [(line, None) for line in first.lines],
         "failures": failures,
+        "same_failures": list(_same(failures).values()),
         "failed_earlier": fold.failed_earlier,
         "telling": first.telling_line,
         "anchor": shown.anchor if shown else None,
@@ -249,6 +251,14 @@ def _commit(reading: Reading, sha: str) -> str:
 
 def _when(ts: str) -> str:
     return f"{datetime.fromisoformat(ts):%Y-%m-%d %H:%M:%S} UTC" if ts else ""
+
+
+def _same(failures: Sequence[FailedJob]) -> dict[str, list[FailedJob]]:
+    """Return the jobs by the line that tells, its numbers aside; one without a line by itself."""
+    found: dict[str, list[FailedJob]] = {}
+    for each in failures:
+        found.setdefault(form_of(each.line) or each.anchor, []).append(each)
+    return found
 
 
 def _failure(job: JobView, diagnosis: Diagnosis | None) -> FailedJob:

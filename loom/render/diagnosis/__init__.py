@@ -29,9 +29,11 @@ OF_ALL_JOBS = (DiagnosisForm.GITHUB, DiagnosisForm.GITLAB)
 def lines(
     form: str, diagnosis: Diagnosis, look: Look, *, now_ns: int, others: Sequence[Diagnosis] = ()
 ) -> Iterable[str]:
-    """Return the diagnosis as lines of output in one of the forms. `others`: of further jobs, for `OF_ALL_JOBS`."""
+    """Return the diagnosis as lines of output in one of the forms. `others`: of further jobs, for `OF_ALL_JOBS`, which name the
+    same failure of several jobs once."""
     module = import_module(f"{__name__}.{form}")
-    if form == DiagnosisForm.GITLAB:
-        found: Iterable[str] = module.lines_of_all([diagnosis, *others])
-        return found
-    return [line for each in (diagnosis, *others) for line in module.lines(each, look, now_ns=now_ns)]
+    of_all = form in OF_ALL_JOBS
+    found: Iterable[str] = (
+        module.lines_of_all([diagnosis, *others]) if of_all else module.lines(diagnosis, look, now_ns=now_ns)
+    )
+    return found

@@ -14,6 +14,7 @@ from loom.render.diagnosis.text import (
     moved_on_text,
     read_text,
     refused_lines,
+    unread_lines,
 )
 from loom.render.records import run_age
 from loom.render.screen import Look
@@ -97,6 +98,7 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
     for test in diagnosis.failing_tests[:5]:
         reason = f": {test.reason}" if test.reason else ""
         lines.append(f"failing test: {_short(test.full_name)}{test.place}{_short(reason)}")
+    lines += [_short(line, 300) for line in unread_lines(diagnosis)]
     if diagnosis.failing_tests_total > 5:
         lines.append(f"  and {diagnosis.failing_tests_total - 5} more failing tests")
     if title := groups_text(diagnosis):

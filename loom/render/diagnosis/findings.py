@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from loom.analysis.diagnosis import Diagnosis
+from loom.record.highlights import form_of
+from loom.render.diagnosis.text import headline
 
 
 class Finding(Struct, frozen=True, kw_only=True):
@@ -33,6 +37,27 @@ def findings(diagnosis: Diagnosis) -> list[Finding]:
         )
         for failure in (placed if len(placed) > 1 else ())
     ]
+
+
+def grouped(diagnoses: Sequence[Diagnosis]) -> list[tuple[Diagnosis, str]]:
+    """Return one diagnosis of each failure, and its headline with the other jobs that have it."""
+    same: dict[tuple[object, ...], list[Diagnosis]] = {}
+    for each in diagnoses:
+        same.setdefault(
+            (form_of(each.telling_line or each.job_id or ""), *each.places[:1], each.allowed_failure), []
+        ).append(each)
+    also = {id(first): [each.job_id or "" for each in more] for first, *more in same.values()}
+    return [
+        (first, headline(first) + (f" (also {', '.join(also[id(first)])})" if also[id(first)] else ""))
+        for first, *_ in same.values()
+    ]
+
+
+def reasons(diagnosis: Diagnosis) -> list[str]:
+    """Return what explains the failure as a whole, the surest last."""
+    by = "" if diagnosis.ended_by is None else diagnosis.ended_by.text
+    single = diagnosis.failures[0].message if len(diagnosis.failures) == 1 else None
+    return [*filter(None, dict.fromkeys((by, diagnosis.telling_line, single)))]
 
 
 def of_step(diagnosis: Diagnosis) -> tuple[str | None, int | None, int | None]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from loom.analysis.diagnosis import Diagnosis
-from loom.render.diagnosis.findings import findings, of_step
-from loom.render.diagnosis.text import headline
-from loom.render.screen import Look
+from loom.render.diagnosis.findings import findings, grouped, of_step, reasons
 from loom.util.controls import cleaned, without_commands
 
 MOST = 10
 """GitHub shows so many of a step's annotations of one level."""
 
 
-def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
+def lines_of_all(diagnoses: Sequence[Diagnosis]) -> Iterator[str]:
+    """Return the annotations of several jobs."""
+    for diagnosis, title in grouped(diagnoses):
+        yield from _annotations(diagnosis, title)
+
+
+def _annotations(diagnosis: Diagnosis, title: str) -> Iterator[str]:
     if not diagnosis.failed:
         return
     level = "warning" if diagnosis.allowed_failure else "error"
@@ -22,12 +26,11 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
     for found in own[: MOST - 1]:
         yield _annotation(level, found.file, found.line, found.column, title=found.title, message=found.message)
     total = max(len(own), diagnosis.failing_tests_total, diagnosis.failures_total if own else 0)
-    yield _annotation(level, *of_step(diagnosis), title=headline(diagnosis), message=_message(diagnosis, total))
+    yield _annotation(level, *of_step(diagnosis), title=title, message=_message(diagnosis, total))
 
 
 def _message(diagnosis: Diagnosis, total: int) -> str:
-    by = "" if diagnosis.ended_by is None else diagnosis.ended_by.text
-    told = [diagnosis.error or "", by, diagnosis.telling_line or ""]
+    told = [diagnosis.error or "", *reasons(diagnosis)]
     told += [line for cause in diagnosis.shown_causes for line in (f"likely: {cause.summary}", f"  {cause.advice}")]
     if total > MOST - 1:
         told.append(f"{total} failures, {MOST - 1} of them have annotations")

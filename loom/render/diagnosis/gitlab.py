@@ -7,17 +7,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from loom.analysis.diagnosis import Diagnosis
-from loom.render.diagnosis.findings import findings, of_step
-from loom.render.diagnosis.text import headline
+from loom.render.diagnosis.findings import findings, grouped, of_step, reasons
 from loom.render.output import json_text
 
 
 def lines_of_all(diagnoses: Sequence[Diagnosis]) -> Iterator[str]:
     """Return one report of several jobs."""
-    yield json_text([found for diagnosis in diagnoses for found in _findings(diagnosis)]).rstrip("\n")
+    yield json_text([found for each, title in grouped(diagnoses) for found in _findings(each, title)]).rstrip("\n")
 
 
-def _findings(diagnosis: Diagnosis) -> Iterator[dict[str, Any]]:
+def _findings(diagnosis: Diagnosis, title: str) -> Iterator[dict[str, Any]]:
     if not diagnosis.failed:
         return
     severity = "minor" if diagnosis.allowed_failure else "critical"
@@ -26,8 +25,7 @@ def _findings(diagnosis: Diagnosis) -> Iterator[dict[str, Any]]:
         if found.file is not None:
             yield _finding(job, "failure", f"{found.title}: {found.message}", severity, found.file, found.line or 1)
     file, line, _ = of_step(diagnosis)
-    by = None if diagnosis.ended_by is None else diagnosis.ended_by.text
-    why = [headline(diagnosis), by, diagnosis.telling_line, *(cause.summary for cause in diagnosis.shown_causes)]
+    why = [title, *reasons(diagnosis), *(cause.summary for cause in diagnosis.shown_causes)]
     if file is not None and line is not None:
         yield _finding(job, "step", "; ".join(dict.fromkeys(filter(None, why))), severity, file, line)
 

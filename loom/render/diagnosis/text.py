@@ -43,6 +43,7 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
             yield look.styled(f"    of {diagnosis.lines_total:,} lines{read_text(diagnosis)}", "dim")
     yield from _tests(diagnosis, look)
     yield from _groups(diagnosis, look)
+    yield from unread_lines(diagnosis)
     for cause in diagnosis.shown_causes:
         yield ""
         yield f"{look.styled('likely:', 'bold')} {cause.summary}"
@@ -78,6 +79,10 @@ def failed_jobs(diagnosis: Diagnosis, most: int = 20) -> list[str]:
         names = f"{', '.join(jobs[:8])}{more}"
         lines.append(f"  {visible(f'{names}: {line.strip()[:160]}' if line else names)}")
     return lines
+
+
+def unread_lines(diagnosis: Diagnosis) -> list[str]:
+    return [f"report not read: {visible(problem)}" for problem in diagnosis.unread_reports[:3]]
 
 
 def earlier_text(line: str) -> str:

@@ -213,6 +213,7 @@ NOT_IN_THE_PAGE = {
     "causes",  # by `shown_causes`
     "schema_version", "kind", "unrecorded", "previous_run_id", "failed", "last_event_at", "duration_ms", "head_sha", "tree_sha",
     "attempt", "steps_total", "image", "moved_on",
+    "same_failure",  # the list at the top has it
     "telling_line",  # a row of its lines is marked
     "others", "skipped", "receipt_path", "job_manifest_path", "events_path", "lines",
 }  # fmt: skip

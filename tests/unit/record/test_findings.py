@@ -54,7 +54,7 @@ def test_findings_of_a_report_are_places_of_a_failed_job(make: Make) -> None:
         "tool": "ruff", "test": None, "file": "app/orders.py", "line": 1, "column": 8, "message": "`os` imported but unused",
         "code": "F401",
     }  # fmt: skip
-    assert clean["finding_reports"]["findings"] == 6
+    assert clean["finding_reports"]["findings"] == 2
     assert clean["finding_reports"]["problems"][0].startswith("broken.sarif: it is not valid JSON")
 
     diagnosis = json.loads(project.loom("diagnose", "--json"))

@@ -153,3 +153,29 @@ def test_forms_for_a_ci_system_hold_all_failed_jobs() -> None:
     (report,) = lines("gitlab", one, Look(), now_ns=2, others=[two])
     assert [entry["check_name"] for entry in json.loads(report)] == ["loom test step", "loom lint step"]
     assert len(list(lines("github", one, Look(), now_ns=2, others=[two]))) == 2
+
+
+def test_the_same_failure_of_two_jobs_is_one_annotation_that_names_both() -> None:
+    one = diagnosis(printed=("src/a.c:3: error: no x",))
+    two = replace(one, job_id="other")
+    third = replace(diagnosis(printed=("src/b.c:3: error: no y",)), job_id="third")
+    annotations = list(lines("github", one, Look(), now_ns=2, others=[two, third]))
+    assert len(annotations) == 2
+    assert "(also other)" in annotations[0]
+    assert "also" not in annotations[1]
+    found = json.loads("\n".join(lines("gitlab", one, Look(), now_ns=2, others=[two, third])))
+    assert [each["location"]["path"] for each in found] == ["src/a.c", "src/b.c"]
+    assert "(also other)" in found[0]["description"]
+
+
+def test_a_single_finding_keeps_its_text_and_a_broken_report_is_named() -> None:
+    problem = "junit.xml: it is not XML"
+    found = diagnosis(
+        printed=("the linter failed",),
+        findings=[{"tool": "x", "file": "a.py", "line": 2, "message": "the text of the finding"}],
+        test_reports={"problems": [problem, "out.xml: no such file"]},
+    )
+    assert found.unread_reports == [problem]
+    assert "the text of the finding" in shown("github", found)[0]
+    for form in ("text", "agent"):
+        assert f"report not read: {problem}" in shown(form, found)
