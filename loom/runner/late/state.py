@@ -181,11 +181,24 @@ class LateState:
 
     # -- what counts for a step -----------------------------------------------------------------------------------
 
-    def _scope(self, path: tuple[str, ...]) -> _Scope:
+    def _entered(self, path: tuple[str, ...]) -> _Scope:
         """Return the innermost scope that was entered: pre steps run before theirs."""
         while path not in self._scopes:
             path = path[:-1]
         return self._scopes[path]
+
+    def _scope(self, path: tuple[str, ...]) -> _Scope:
+        """Return a scope; for a pre step, as it would be entered now. InvalidExpression."""
+        found = self._scopes.get(path)
+        enter = (
+            next((step for step in self._job.steps if self._inner.get(step.id) == path), None) if not found else None
+        )
+        if enter is None:
+            return self._entered(path)
+        late = _late(enter)
+        outer = self._scope(late.scope)
+        inputs = {name: self.value(text, late) for name, text in late.inputs.items()}
+        return _Scope(status=outer.status, inputs=inputs, env=outer.env, action=late.action)
 
     def contexts(self, late: LateStep, env: Mapping[str, str] | None = None) -> dict[str, Value]:
         scope = self._scope(late.scope)
@@ -318,7 +331,7 @@ class LateState:
 
     def apply(self, step: Step, result: StepResult) -> None:
         late = _late(step)
-        scope = self._scope(late.scope)
+        scope = self._entered(late.scope)
         self.env |= result.env
         self.path += result.path
         if result.saved:
