@@ -50,16 +50,9 @@ class LogView(Struct, frozen=True, kw_only=True):
 
     anchor: str
     name: str
-    command: str
-    place: str
-    """Where a step stands in the workflow."""
+    span: Span
     within: str
     """The sections that an earlier step began in its output, with this step's inside them."""
-    status: str
-    exit_code: int | None
-    duration: str
-    began: str
-    error: str | None
     open: bool
     line: int | None
     """The line that tells why the job failed."""
@@ -69,6 +62,10 @@ class LogView(Struct, frozen=True, kw_only=True):
     events_uri: str
     """The file in the record."""
     logs_command: str
+
+    @property
+    def command(self) -> str:
+        return str(self.span.start.data.get("command", "")).strip()
 
 
 class AttemptTab(Struct, frozen=True, kw_only=True):
@@ -88,6 +85,8 @@ class JobView(Struct, frozen=True, kw_only=True):
     bars: list[Bar]
     attempts: list[AttemptTab]
     tests: list[dict[str, Any]]
+    telling: str
+    """The line that tells why it failed."""
     annotations: list[dict[str, Any]]
     """What workflow commands of its steps say of files."""
     summaries: list[tuple[str, Any]]
@@ -104,16 +103,6 @@ class JobView(Struct, frozen=True, kw_only=True):
         """The place in the page that shows why."""
         log = self.blamed
         return self.id if log is None else log.anchor if log.line is None else f"{log.anchor}/L{log.line}"
-
-
-class FailedJob(Struct, frozen=True, kw_only=True):
-    """An entry of the list at the top."""
-
-    job: str
-    status: str
-    where: str
-    anchor: str
-    line: str
 
 
 def page(reading: Reading) -> str:
@@ -141,6 +130,7 @@ def template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["duration"] = rough_duration
     return environment.get_template(name)
 
 
@@ -166,7 +156,7 @@ def values(reading: Reading) -> dict[str, Any]:
     }
     jobs = [views[job_id] for job_id in fold.jobs]
     shown = views.get(first.job_id or "")
-    failures = [_failure(views[job.id], diagnoses.get(job.id)) for job in failed]
+    failures = [views[job.id] for job in failed]
     return {
         "title": f"{headline(fold, reading.state)}: {receipt.get('workflow_path') or 'loom run'} {reading.run_id}",
         "words": words_for(reading.state),
@@ -253,33 +243,19 @@ def _when(ts: str) -> str:
     return f"{datetime.fromisoformat(ts):%Y-%m-%d %H:%M:%S} UTC" if ts else ""
 
 
-def _same(failures: Sequence[FailedJob]) -> dict[str, list[FailedJob]]:
+def _same(failures: Sequence[JobView]) -> dict[str, list[JobView]]:
     """Return the jobs by the line that tells, its numbers aside; one without a line by itself."""
-    found: dict[str, list[FailedJob]] = {}
+    found: dict[str, list[JobView]] = {}
     for each in failures:
-        found.setdefault(form_of(each.line) or each.anchor, []).append(each)
+        found.setdefault(form_of(each.telling) or each.anchor, []).append(each)
     return found
-
-
-def _failure(job: JobView, diagnosis: Diagnosis | None) -> FailedJob:
-    log = job.blamed
-    where = "" if log is None else log.name
-    if log is not None and log.exit_code is not None:
-        where += f", exit code {log.exit_code}"
-    line = None if diagnosis is None else diagnosis.telling_line
-    return FailedJob(
-        job=job.id,
-        status=job.status,
-        where=where,
-        anchor=job.anchor,
-        line=line or next(iter(job.note.splitlines()), ""),
-    )
 
 
 def _job(
     reading: Reading, job: JobState, diagnosis: Diagnosis | None, share: ReadBudget, whole: Scale, *, first: bool
 ) -> JobView:
     result = job.result
+    note = (result.error or "") if result is not None else words_for(reading.state)["unfinished"]
     by_attempt: dict[int, list[LogView]] = {}
     readers: dict[int, SectionReader] = defaultdict(SectionReader)
     for unit in reading.units(job.id):
@@ -292,7 +268,7 @@ def _job(
         status=str(job.status or "unfinished"),
         allowed=job.allowed_failure,
         duration="" if result is None or result.status == "skipped" else rough_duration(result.duration_ms),
-        note=(result.error or "") if result is not None else words_for(reading.state)["unfinished"],
+        note=note,
         facts=list(_job_facts(job)),
         bars=list(bars(job, whole)),
         attempts=[
@@ -300,6 +276,7 @@ def _job(
             for number, logs in sorted(by_attempt.items())
         ],
         tests=job.lists.get("failing_test", []),
+        telling=(diagnosis and diagnosis.telling_line) or next(iter(note.splitlines()), ""),
         annotations=job.lists.get("annotation", []),
         summaries=[
             (fact.get("name") or fact["step"], _markup(fact["summary"]))
@@ -367,18 +344,11 @@ def _log(
         wanted=[*lines, telling or ""],
     )
     excerpt = list(zip(lines, numbered(lines, log), strict=True))
-    data = span.start.data
     return LogView(
         anchor=f"{unit.job_id}/{unit.name}" + ("" if last else f"/attempt-{unit.attempt}"),
         name=unit.name,
-        command=str(data.get("command", "")).strip(),
-        place=f"{data['file']}:{data['line']}" if data.get("file") else "",
+        span=span,
         within=within,
-        status=str(span.status or "unfinished"),
-        exit_code=span.exit_code,
-        duration=rough_duration(span.duration_ms),
-        began=span.start.ts,
-        error=span.error if span.end else "did not end",
         open=blamed,
         line=_line(telling, excerpt, log) if blamed else None,
         excerpt=excerpt,

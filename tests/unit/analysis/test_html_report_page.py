@@ -34,9 +34,9 @@ bad:
     - echo fine
     - |
       seq 1 700
-      printf '\033[1;31mapp.py:3: error: needle\033[0m in the failing step\n'
-      for i in $(seq 40); do echo "tidying up $i"; done
-      exit 3
+      sh -c 'printf "\033[1;31mapp.py:3: error: needle\033[0m in the failing step\n"
+        for i in $(seq 40); do echo "tidying up $i"; done
+        exit 3'
 cell: {stage: test, parallel: {matrix: [{N: [a, b]}]}, script: ["echo cell; test $N = a"]}
 again:
   stage: test
