@@ -49,14 +49,35 @@ class _Parser(Parser):
         re.VERBOSE | re.DOTALL,
     )
 
+    def unary(self) -> Expression:
+        return self.comparison()
+
     def comparison(self) -> Expression:
-        left = self.operand()
+        left = self.negated()
         while self.kind == "op" and self.token in ("==", "!=", "=~", "!~"):
             operator = cast(Literal["==", "!=", "=~", "!~"], self.token)
             self.advance()
-            right = self.pattern(compile_pattern) if self.kind == "pattern" else self.operand()
+            right = self.pattern(compile_pattern) if self.kind == "pattern" else self.negated()
             left = Compare(operator=operator, left=left, right=right)
         return left
+
+    def negated(self) -> Expression:
+        """Parse an operand. `!` binds closer than a comparison, which then compares a truth value."""
+        if self.kind != "op" or self.token != "!":
+            return self.operand()
+        odd = False
+        while self.kind == "op" and self.token == "!":
+            odd = not odd
+            self.advance()
+        negated = Not(operand=self.operand())
+        return negated if odd else Not(operand=negated)
+
+    def operand(self) -> Expression:
+        if self.kind == "word" and self.token in ("true", "false"):
+            absent = Text(value=None) if self.token == "true" else Text(value="present")
+            self.advance()
+            return Not(operand=absent)
+        return super().operand()
 
     def unquoted(self, token: str) -> str:
         return token[1:-1]
@@ -145,13 +166,22 @@ def _compare(expression: Compare, variables: Mapping[str, str]) -> bool:
     right = expression.right if isinstance(expression.right, Pattern) else _value(expression.right, variables)
     match expression.operator:
         case "==":
-            return left == right
+            return _equal(left, right)
         case "!=":
-            return left != right
+            return not _equal(left, right)
         case "=~":
             return _found(left, right)
         case "!~":
             return not _found(left, right)
+
+
+def _equal(left: Value, right: Value | Pattern) -> bool:
+    """Compare two values; a truth value and a text by their texts."""
+    if isinstance(left, bool) and isinstance(right, str):
+        return str(left).lower() == right
+    if isinstance(left, str) and isinstance(right, bool):
+        return left == str(right).lower()
+    return left == right
 
 
 def _found(left: Value, right: Value | Pattern) -> bool:
