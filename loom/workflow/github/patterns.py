@@ -6,24 +6,23 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-MAX_STARS = 12
-"""Of one pattern: more would take too long."""
+from loom.errors import RequestError
+from loom.workflow.patterns import PatternError, Search, SearchError, pattern_of
+
 _TOKEN = re.compile(
     r"\\(?P<escaped>.)|(?P<deep>\*\*/)|(?P<all>\*\*)|(?P<star>\*)|(?P<set>\[[^]]+\])|(?P<other>.)", re.DOTALL
 )
 
 
 class BadPattern(ValueError):
-    """A pattern that GitHub refuses too, or that would take too long to match."""
+    """A pattern that GitHub refuses too."""
 
 
 @lru_cache(maxsize=1024)
-def compiled(pattern: str) -> re.Pattern[str]:
-    """Return the expression for a pattern without its `!`. Raises BadPattern."""
+def compiled(pattern: str) -> Search:
+    """Return the search for a pattern without its `!`. Raises BadPattern."""
     parts: list[str] = []
-    stars = 0
     for found in _TOKEN.finditer(pattern):
-        stars += bool(found["deep"] or found["all"] or found["star"])
         if found["escaped"]:
             parts.append(re.escape(found["escaped"]))
         elif found["deep"]:
@@ -38,21 +37,22 @@ def compiled(pattern: str) -> re.Pattern[str]:
             parts[-1] += found["other"]
         else:
             parts.append(re.escape(found["other"]))
-    if stars > MAX_STARS:
-        raise BadPattern(f"{pattern} has more than {MAX_STARS} stars; write fewer")
     try:
-        return re.compile("".join(parts), re.DOTALL)
-    except re.error as error:
+        return Search(pattern_of(rf"\A{''.join(parts)}\Z", re.DOTALL, pattern))
+    except (PatternError, SearchError) as error:
         raise BadPattern(f"{pattern} is no pattern: {error}") from error
 
 
 def included(name: str, patterns: Sequence[str]) -> bool:
-    """Return whether the last pattern that matches is one without `!`. Raises BadPattern."""
+    """Return whether the last pattern that matches is one without `!`. RequestError for one that takes too long."""
     result = False
     for pattern in patterns:
         excludes = pattern.startswith("!")
-        if result == excludes and compiled(pattern[1:] if excludes else pattern).fullmatch(name):
-            result = not excludes
+        try:
+            if result == excludes and compiled(pattern[1:] if excludes else pattern).first_in(name) is not None:
+                result = not excludes
+        except SearchError as error:
+            raise RequestError(str(error)) from error
     return result
 
 

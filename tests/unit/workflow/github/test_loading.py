@@ -213,6 +213,11 @@ def test_filter_patterns_are_githubs(pattern: str, matching: list[str], others: 
     assert [name for name in [*matching, *others] if patterns.included(name, [pattern])] == matching
 
 
+def test_a_pattern_that_would_take_hours_is_an_error() -> None:
+    with pytest.raises(RequestError, match="took longer than"):
+        patterns.included("a" * 1000, ["*a" * 12 + "b"])
+
+
 def test_later_patterns_win() -> None:
     wanted = ["releases/**", "!releases/**-alpha", "releases/x-alpha"]
     assert [patterns.included(f"releases/{name}", wanted) for name in ("10", "b-alpha", "x-alpha")] == [
