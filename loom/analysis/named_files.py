@@ -143,11 +143,8 @@ def _ignored(root: Path, there: Sequence[str]) -> dict[str, str]:
 
     try:
         source = snapshot.discover(root, environ=os.environ)
-        return {
-            answer.path: snapshot.readable(str(answer.rule))
-            for answer in snapshot.explain(source, there, start=root)
-            if not answer.included and answer.rule is not None
-        }
+        rules = {path: snapshot.ignore_rule(source, path) for path in there}
+        return {path: snapshot.readable(str(rule)) for path, rule in rules.items() if rule is not None and rule.ignores}
     except (LoomError, OSError):
         return {}
 

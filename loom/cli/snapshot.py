@@ -20,7 +20,7 @@ def snapshot(
 ) -> None:
     """Make the isolated workspace that jobs would get, without a run.
 
-    Prints its path, its content, and excluded files with reasons. `loom snapshot --explain PATH...` makes no snapshot;
+    Prints its path, its content, and excluded files with reasons. `loom snapshot --explain PATH...` keeps no snapshot;
     it shows whether CI would see the file.
     """
 

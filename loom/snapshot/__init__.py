@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from loom.snapshot.comparison import differing
     from loom.snapshot.duplication import duplicate
     from loom.snapshot.edits import changed_since, is_untouched
-    from loom.snapshot.explanation import Explanation, Rule, explain
+    from loom.snapshot.explanation import Explanation, Rule, explain, ignore_rule
     from loom.snapshot.identity import identity_of
     from loom.snapshot.lock import is_occupied, occupied
     from loom.snapshot.manifest import manifest_bytes, read_manifest
@@ -38,7 +38,7 @@ else:
             "merge": "Applied Content Merge content_at",
             "sync": "Patch SavedFiles bring compare patch_of apply_patch=apply",
             "edits": "changed_since is_untouched",
-            "explanation": "Explanation Rule explain",
+            "explanation": "Explanation Rule explain ignore_rule",
             "identity": "identity_of",
             "manifest": "manifest_bytes read_manifest",
             "lock": "is_occupied occupied",
@@ -82,6 +82,7 @@ __all__ = [
     "facts_of_commit",
     "first_hunks",
     "identity_of",
+    "ignore_rule",
     "ignored",
     "is_occupied",
     "is_untouched",

@@ -1,21 +1,18 @@
-"""Decide the content of a snapshot from git's lists and the disk, for both capture and `explain`."""
+"""Decide the content of a snapshot from git's lists and the disk."""
 
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from msgspec import Struct, field
 
 from loom.snapshot import git, skip_worktree
-from loom.snapshot.index import LIST, Index, is_directory, is_runtime, pin_name
+from loom.snapshot.index import Index, is_directory, is_runtime, pin_name
 from loom.snapshot.model import Source
-from loom.snapshot.names import checked_listing
 from loom.snapshot.removal import is_workspace
-from loom.snapshot.submodules import inner_repository, submodule_names, submodule_names_in_index
+from loom.snapshot.submodules import inner_repository
 from loom.util.paths import RUNTIME
-from loom.util.special_files import special_kind
 
 
 class New(Struct):
@@ -116,88 +113,3 @@ def _not_checked_out(source: Source, path: str, *, in_conflict: bool) -> str | N
     if os.path.lexists(place / ".git"):
         return "a submodule in which git finds no commit: an empty directory"
     return "files in a submodule that is not checked out: git does not look at them" if any(place.iterdir()) else None
-
-
-class Contents:
-    """The content that a snapshot of the source would have now."""
-
-    def __init__(self, source: Source, own: Collection[str], *, outermost: bool) -> None:
-        self._source = source
-        self._here = git.environment_for(
-            source.environment,
-            keep_config=True,
-            repository=source.repository,
-            index=source.index_path,
-        )
-        self.files: dict[str, str] = {}
-        """path -> `tracked`, `untracked`, `skip-worktree` or `assume-unchanged`."""
-        self.dropped: dict[str, str] = {}
-        """path -> why a tracked file is left out."""
-        self._directories: dict[str, bool] = {"": True}
-        self.index = Index(checked_listing(self._ask(*LIST), source.index_path))
-        expected = []
-        for path, _ in self.index.tracked(source, outermost=outermost):
-            if why := self._missing(path):
-                self.dropped[path] = why
-                expected += [path] if is_directory(source.root, path) else []
-            else:
-                self.files[path] = "tracked"
-        for path in self.index.gitlinks:
-            if path not in self.index.pinned_gitlinks and not is_directory(source.root, path):
-                self.dropped[path] = "tracked, and deleted on disk"
-        self.new = new_files(source, self._ask(*new_files_command(own, outermost=outermost)), outermost=outermost)
-        for path in give_way(source, self.index, self.new, expected):
-            self.dropped[path] = "something new has the name of its directory"
-        intended = git.intended(self._here, cwd=source.root) if self.index.pinned_empty else set()
-        for path, tag in self.index.pinned:
-            if path in intended:
-                self.dropped[path] = skip_worktree.intended_reason(tag)
-            else:
-                self.files[path] = pin_name(tag)
-        self.files.update(dict.fromkeys(self.new.files, "untracked"))
-        self._nested: dict[str, Nested] = {}
-
-    def _ask(self, *command: str) -> bytes:
-        return git.run(command, self._here, cwd=self._source.root)
-
-    def _missing(self, path: str) -> str | None:
-        """Explain why a tracked file can't be copied; None for a file or link."""
-        if not self._is_directory(path.rpartition("/")[0]):
-            return "tracked, and deleted on disk"
-        try:
-            status = os.lstat(f"{self._source.root}/{path}")
-        except OSError:
-            return "tracked, and deleted on disk"
-        if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
-            return None
-        if kind := special_kind(status.st_mode):
-            return f"tracked, and a {kind} on disk: counts as deleted"
-        return "tracked, and deleted on disk"
-
-    def _is_directory(self, path: str) -> bool:
-        """A real directory, with real parents."""
-        if path not in self._directories:
-            self._directories[path] = is_directory(self._source.root, path)
-        return self._directories[path]
-
-    @property
-    def repositories(self) -> Iterable[str]:
-        return (*self.index.gitlinks, *self.new.repositories)
-
-    def nested(self, path: str) -> Nested | None:
-        """Return the treatment of the repository at `path`; None if git sees none."""
-        if path not in self._nested:
-            tracked = path in self.index.gitlinks
-            if not tracked and path not in self.new.repositories:
-                return None
-            self._nested[path] = decide(self._source, path, self.index, self._names, tracked=tracked)
-        return self._nested[path]
-
-    def _names(self) -> Mapping[str, str]:
-        match self.files.get(".gitmodules"):
-            case None:
-                return {}
-            case "tracked" | "untracked":
-                return submodule_names(self._source.root / ".gitmodules", self._source)
-            case _:
-                return submodule_names_in_index(self._source)

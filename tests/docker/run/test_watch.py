@@ -223,7 +223,7 @@ def test_a_person_stands_in_the_failure(repo: Watched, client: docker.DockerClie
         assert "passed" in repo.next_run(terminal)
         terminal.send("q")
         assert left(terminal) == 0
-    with repo.watch("--on-failure", "shell") as terminal:
+    with repo.watch("--stop-at", "failure") as terminal:
         repo.write("broken", "")
         terminal.expect(r"\[shows\] [^\r\n]*[#$] ")
         terminal.sendline("rm broken; exit")
