@@ -19,7 +19,7 @@ from loom.storage.cache import Cache
 if TYPE_CHECKING:
     from loom.storage.results.server import ResultsServer
 
-NO_WAY = "this job's network does not reach loom: its actions have no cache and no artifacts"
+NO_WAY = "the network of this job does not lead to loom: its actions have no cache and no artifacts; `network: bridge` gives it one"
 
 
 class Results:

@@ -24,7 +24,8 @@ DIRECTORY = "/github"
 """What the container of an action has of its own."""
 _SCRIPT = """\
 node={gnu}
-for loom_libc in /lib/ld-musl-*; do [ -e "$loom_libc" ] && node={musl}; done
+for loom_libc in /lib/ld-musl-*; do if [ -e "$loom_libc" ]; then node={musl}; fi; done
+for loom_libc in /lib/*/libc.so.6 /lib64/libc.so.6 /usr/lib/libc.so.6; do if [ -e "$loom_libc" ]; then node={gnu}; fi; done
 if [ ! -x "$node" ] && ! node=$(command -v node); then
   echo {missing} >&2
   exit 127

@@ -1,0 +1,121 @@
+"""How programs of actions start: the script for Node, the container beside the job, the directories in the job's container."""
+
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loom.plan.late import Action, LateStep
+from loom.plan.model import Job, Step
+from loom.runner.late import actions
+from loom.runner.late.files import FILES
+
+NODE = LateStep(
+    kind="node", action=Action(uses="o/a@v1", repository="o/a", path="sub", entry="main.js", using="node24")
+)
+
+
+def job(*late: LateStep) -> Job:
+    steps = tuple(Step(phase="script", number=number, script="x", late=one) for number, one in enumerate(late, start=1))
+    return Job(id="a", name="a", stage="s", steps=steps, provider="docker")
+
+
+@pytest.fixture
+def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """A program that says which one it is in place of each Node."""
+    found = {}
+    for libc in ("gnu", "musl"):
+        found[libc] = tmp_path / libc / "node"
+        found[libc].parent.mkdir()
+        found[libc].write_text(
+            f"#!{sys.executable}\nimport os, sys\nprint('{libc}', sys.argv[1], os.environ.get('INPUT_A-B'))\n"
+        )
+        found[libc].chmod(0o755)
+    monkeypatch.setattr(actions, "_nodes", lambda _: found)
+    return found
+
+
+def test_node_runs_the_entry_with_every_variable(nodes: dict[str, Path], tmp_path: Path) -> None:
+    action = NODE.action
+    assert action is not None
+    text = actions.node_script(action, "/it's/here", {"INPUT_A-B": "c 'd'\ne"}, tmp_path)
+    done = subprocess.run(("sh", "-e", "-c", text), capture_output=True, text=True, check=True)
+    assert done.stdout == "gnu /it's/here/main.js c 'd'\ne\n"
+
+
+def test_without_node_the_images_own_runs_or_the_next_move_is_said(nodes: dict[str, Path], tmp_path: Path) -> None:
+    nodes["gnu"].chmod(stat.S_IRUSR)
+    nodes["gnu"].unlink()
+    action = NODE.action
+    assert action is not None
+    text = actions.node_script(action, "/d", {}, tmp_path)
+    own = tmp_path / "bin/node"
+    own.parent.mkdir()
+    own.write_text("#!/bin/sh\necho own $1\n")
+    own.chmod(0o755)
+    found = subprocess.run(
+        ("sh", "-c", text), capture_output=True, text=True, env={"PATH": f"{own.parent}:/usr/bin:/bin"}
+    )
+    assert found.stdout == "own /d/main.js\n"
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    failed = subprocess.run(("/bin/sh", "-c", text), capture_output=True, text=True, env={"PATH": str(nothing)})
+    assert failed.returncode == 127
+    assert "pip install 'loom-ci[github]'" in failed.stderr
+
+
+def test_the_jobs_container_sees_the_files_of_its_actions_alone(nodes: dict[str, Path], tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    action = NODE.action
+    assert action is not None
+    used = LateStep(kind="enter", action=Action(uses="x", directory=str(there)))
+    gone = LateStep(kind="leave", action=Action(uses="y", directory=str(tmp_path / "gone")))
+    assert [mount.path for mount in actions.mounts_of(job(used, gone, used), tmp_path)] == [there]
+    with_node = [mount.path for mount in actions.mounts_of(job(NODE, used), tmp_path)]
+    assert with_node == [there, nodes["gnu"].parent, nodes["musl"].parent]
+    assert actions.mounts_of(job(LateStep(kind="run")), tmp_path) == ()
+
+
+def beside(step: LateStep, tmp_path: Path, **more: Any) -> Any:
+    given: dict[str, Any] = {
+        "uses": "it",
+        "environment": {"PATH": "/job", "A": "1"},
+        "own": lambda text: text.replace("${{ inputs.x }}", "of x"),
+        "given": lambda text: text,
+        "reports": FILES,
+        "workspace": tmp_path,
+        "event": {"a": 1},
+        "timeout_s": None,
+    }
+    return actions.container_of(step, **(given | more))
+
+
+def test_an_image_that_is_built_from_the_action(tmp_path: Path) -> None:
+    action = Action(uses="o/a/sub@v1", path="sub", directory="/d", image="Dockerfile", args=("${{ inputs.x }}", "b c"))
+    found = beside(LateStep(kind="docker", action=action), tmp_path)
+    assert found.build_root == Path("/d")
+    assert (found.image.build.context, found.image.build.dockerfile) == ("sub", "sub/Dockerfile")
+    assert found.arguments == ("of x", "b c")
+    assert found.entrypoint == ()
+    assert found.environment["HOME"] == "/github/home"
+    assert found.environment["GITHUB_OUTPUT"] == "/github/files/output"
+    assert "PATH" not in found.environment
+    assert found.files["event.json"] == b'{"a": 1}'
+    assert found.reported["output"] == "files/output"
+    local = beside(LateStep(kind="docker", action=Action(uses="./x", path="x", image="Dockerfile")), tmp_path)
+    assert local.build_root == tmp_path
+
+
+def test_the_step_replaces_entrypoint_and_arguments(tmp_path: Path) -> None:
+    action = Action(uses="docker://i:1", image="docker://i:1", entrypoint="/own.sh", args=("own",))
+    inputs = {"entrypoint": "/bin/sh -e", "args": "-c 'echo  hi'"}
+    found = beside(LateStep(kind="docker", action=action, inputs=inputs), tmp_path)
+    assert (found.image.name, found.build_root) == ("i:1", None)
+    assert found.entrypoint == ("/bin/sh", "-e")
+    assert found.arguments == ("-c", "echo  hi")
+    post = beside(LateStep(kind="docker", action=action, inputs=inputs, stage="post"), tmp_path)
+    assert post.entrypoint == ("/own.sh",)

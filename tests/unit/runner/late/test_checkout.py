@@ -1,0 +1,115 @@
+"""What `actions/checkout` does to files that are the snapshot already; its scripts run in real repositories."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from loom.plan.late import Action, LateStep
+from loom.runner.late.checkout import checkout_script
+
+GITHUB = {"repository": "o/own", "ref": "refs/heads/main", "ref_name": "main", "sha": "a" * 40, "head_ref": ""}
+
+
+def script(*, modules: bool = False, action: Action | None = None, **inputs: str) -> str:
+    step = LateStep(
+        kind="checkout", inputs={name.replace("_", "-"): text for name, text in inputs.items()}, action=action
+    )
+    return checkout_script(step, lambda text: text, GITHUB, submodules=modules)[0]
+
+
+def git(directory: Path, *words: str) -> str:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "protocol.file.allow=always")
+    return subprocess.run(
+        ("git", *identity, *words), cwd=directory, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def ran(text: str, directory: Path, code: int = 0) -> str:
+    done = subprocess.run(("sh", "-e", "-c", text), cwd=directory, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return done.stderr
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    place = tmp_path / "work"
+    place.mkdir()
+    git(place, "init", "-qb", "main")
+    (place / "a").write_text("old")
+    git(place, "add", "-A")
+    git(place, "commit", "-qm", "old")
+    git(place, "branch", "old")
+    git(place, "update-ref", "refs/remotes/origin/theirs", "old")
+    (place / "a").write_text("new")
+    git(place, "commit", "-qam", "new")
+    return place
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {},
+        {"fetch_depth": "0", "token": "x", "persist_credentials": "false", "lfs": "true", "clean": "true"},
+        {"ref": "main"},
+        {"ref": "refs/heads/main"},
+        {"ref": "a" * 40},
+        {"ref": ""},
+        {"repository": "O/Own"},
+        {"path": "."},
+        {"path": "./"},
+        {"submodules": "recursive"},
+    ],
+)
+def test_most_inputs_change_nothing(inputs: dict[str, str]) -> None:
+    assert script(**inputs) == ""
+
+
+def test_outputs() -> None:
+    step = LateStep(kind="checkout", inputs={"ref": "main"})
+    assert checkout_script(step, lambda text: text, GITHUB, submodules=False)[1] == {"commit": "a" * 40, "ref": "main"}
+
+
+@pytest.mark.parametrize("ref", ["old", "refs/heads/old", "theirs", "refs/heads/theirs", "commit"])
+def test_another_ref_of_the_history(repository: Path, ref: str) -> None:
+    ran(script(ref=git(repository, "rev-parse", "old") if ref == "commit" else ref), repository)
+    assert (repository / "a").read_text() == "old"
+
+
+@pytest.mark.parametrize("ref", ["none", "$(touch made)", "--help", "a b'c"])
+def test_a_ref_that_is_not_there(repository: Path, ref: str) -> None:
+    said = ran(script(ref=ref), repository, code=1)
+    assert f"does not hold {ref}" in said
+    assert [path.name for path in repository.iterdir() if path.name != ".git"] == ["a"]
+
+
+def test_a_path_gets_a_copy_with_its_history(repository: Path) -> None:
+    (repository / "untracked").write_text("u")
+    ran(script(path="below/it", ref="old"), repository)
+    assert (repository / "below/it/a").read_text() == "old"
+    assert (repository / "below/it/untracked").read_text() == "u"
+    assert (repository / "a").read_text() == "new"
+    assert not (repository / "below/it/below").exists()
+
+
+@pytest.mark.parametrize("path", ["/etc", "../x", "a/../../x"])
+def test_a_path_out_of_the_workspace_is_refused(repository: Path, path: str) -> None:
+    assert "is not below the workspace" in ran(script(path=path), repository, code=1)
+
+
+def test_another_repository(repository: Path, tmp_path: Path) -> None:
+    files = tmp_path / "the files"
+    files.mkdir()
+    (files / ".hidden").write_text("h")
+    action = Action(uses="o/other@v1", repository="o/other", commit="b" * 40, directory=str(files))
+    ran(script(repository="o/other", path="sub", action=action), repository)
+    assert (repository / "sub/.hidden").read_text() == "h"
+    assert "needs a `path`" in ran(script(repository="o/other", action=action), repository, code=1)
+    assert "not known before" in ran(script(repository="o/third", path="sub", action=action), repository, code=1)
+
+
+def test_submodules_are_there_only_if_asked_for(repository: Path, tmp_path: Path) -> None:
+    git(repository, "submodule", "add", "-q", str(repository), "module")
+    git(repository, "commit", "-qm", "module")
+    ran(script(modules=True), repository)
+    assert list((repository / "module").iterdir()) == []
