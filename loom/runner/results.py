@@ -19,7 +19,7 @@ from loom.storage.cache import Cache
 if TYPE_CHECKING:
     from loom.storage.results.server import ResultsServer
 
-NO_WAY = "the network of this job does not lead to loom: its actions have no cache and no artifacts; `network: bridge` gives it one"
+NO_WAY = "this job has no network that leads to loom: its actions have no cache and no artifacts (`network: bridge` is one)"
 
 
 class Results:
