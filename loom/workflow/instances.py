@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from itertools import product
 
 from msgspec import Struct, field
 
 from loom.util.yaml_file import Node, fields_of, one_or_more, text_of
-
-MOST = 256
-"""The most instances of a job in any language."""
+from loom.workflow.job_ids import MOST, id_part, unique_id
 
 
 class Instance(Struct, frozen=True, kw_only=True):
@@ -86,17 +83,3 @@ def _of_matrix(name: str, base: str, found: list[dict[str, str]], taken: set[str
         )
         for number, combination in enumerate(found, start=1)
     ]
-
-
-def id_part(text: str, limit: int = 64) -> str:
-    """Return a text with the characters of an id alone."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:limit].rstrip("-.") or "x"
-
-
-def unique_id(wanted: str, taken: set[str]) -> str:
-    """Take an id that differs from all others in more than the case of letters."""
-    found, number = wanted, 2
-    while found.lower() in taken:
-        found, number = f"{wanted}-{number}", number + 1
-    taken.add(found.lower())
-    return found

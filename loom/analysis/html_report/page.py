@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from markdown_it import MarkdownIt
 from msgspec import Struct
 
 from loom.analysis.diagnosis import Diagnosis, failing_tests_total
@@ -89,7 +90,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     """The line that tells why it failed."""
     annotations: list[dict[str, Any]]
     """What workflow commands of its steps say of files."""
-    summaries: list[tuple[str, Any]]
+    summaries: list[tuple[str, str]]
     """What its steps wrote to `$GITHUB_STEP_SUMMARY`, by their names, as markup."""
     open: bool
 
@@ -287,13 +288,10 @@ def _job(
     )
 
 
-def _markup(text: str) -> Any:
+def _markup(text: str) -> str:
     """Return Markdown as markup: a stranger's, so its HTML is text, and it loads nothing."""
-    from markdown_it import MarkdownIt  # few pages have some
-    from markupsafe import Markup
-
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
-    return Markup(markdown.render(cleaned(text)))
+    return str(markdown.render(cleaned(text)))
 
 
 def _attempt_status(job: JobState, number: int) -> str:

@@ -21,7 +21,7 @@ from loom.workflow.github.expressions import InvalidExpression, truth
 from loom.workflow.github.loader import REMOTE_CALL, WorkflowReader, local_path
 from loom.workflow.github.sources import NotFetched
 from loom.workflow.github.workflows import CALL, Entry, WorkflowFile, Workflows
-from loom.workflow.instances import id_part, unique_id
+from loom.workflow.job_ids import id_part, unique_id
 from loom.workflow.messages import Problems
 from loom.workflow.needs import WantedNeed
 from loom.workflow.rules import RuleDecision, decision

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from loom.workflow.github.expressions import InvalidExpression, Value, text_of
-from loom.workflow.instances import MOST
+from loom.workflow.job_ids import MOST
 
 
 def combinations(matrix: Value) -> list[dict[str, Value]]:

@@ -28,7 +28,7 @@ from loom.workflow.github.expressions import (
     text_of,
     truth,
 )
-from loom.workflow.instances import id_part, unique_id
+from loom.workflow.job_ids import id_part, unique_id
 
 _WORST_FIRST = (FAILURE, CANCELLED, SKIPPED, SUCCESS)
 
