@@ -64,9 +64,6 @@ def _is_repository(source: Source, path: str) -> bool:
 class Nested(Struct, frozen=True, kw_only=True):
     """The treatment of a submodule or nested repository."""
 
-    path: str
-    held: bool = True
-    """Whether the tree contains it."""
     directory: bool = True
     commit: str | None = None
     """Its new id in the tree; None: the index's."""
@@ -85,25 +82,25 @@ def decide(source: Source, path: str, index: Index, names: Callable[[], Mapping[
     if path in index.pinned_gitlinks:
         tag, commit = index.pinned_gitlinks[path]
         if inner is None:
-            return Nested(path=path)
+            return Nested()
         if inner.head_sha != commit:
             why = f"a submodule at another commit ({pin_name(tag)} hides that): an empty directory"
-            return Nested(path=path, reason=why)
+            return Nested(reason=why)
     if tracked and not is_directory(source.root, path):
-        return Nested(path=path, held=False, directory=False)
+        return Nested(directory=False)
     if inner is None:
         if not tracked:
             why = "a repository of its own without a commit: git can't add it"
-            return Nested(path=path, held=False, directory=False, reason=why)
-        return Nested(path=path, reason=_not_checked_out(source, path, in_conflict=path in index.unmerged))
+            return Nested(directory=False, reason=why)
+        return Nested(reason=_not_checked_out(source, path, in_conflict=path in index.unmerged))
     if len(inner.head_sha) != len(source.head_sha):
         why = f"a repository of another format ({inner.object_format}): git can't name its commit here"
-        return Nested(path=path, held=tracked, reason=why)
+        return Nested(reason=why)
     name = names().get(path)
     if name is not None:
-        return Nested(path=path, commit=inner.head_sha, inner=inner, name=name)
+        return Nested(commit=inner.head_sha, inner=inner, name=name)
     what = "a repository that .gitmodules does not name" if tracked else "a repository of its own, and no submodule"
-    return Nested(path=path, commit=inner.head_sha, reason=f"{what}: CI has an empty directory there")
+    return Nested(commit=inner.head_sha, reason=f"{what}: CI has an empty directory there")
 
 
 def _not_checked_out(source: Source, path: str, *, in_conflict: bool) -> str | None:

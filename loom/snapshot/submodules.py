@@ -33,17 +33,8 @@ def submodule_names(file: Path, source: Source) -> dict[str, str]:
     """path -> name of the submodules that a .gitmodules names; none where it is no file."""
     if not file.is_file() or file.is_symlink():
         return {}
-    return _names(("--file", str(file)), source)
-
-
-def submodule_names_in_index(source: Source) -> dict[str, str]:
-    """The same of the .gitmodules that the index has."""
-    return _names(("--blob", ":.gitmodules"), source)
-
-
-def _names(where: tuple[str, str], source: Source) -> dict[str, str]:
     _, out, _ = git.Running(
-        ("config", "-z", *where, "--get-regexp", r"^submodule\..*\.path$"),
+        ("config", "-z", "--file", str(file), "--get-regexp", r"^submodule\..*\.path$"),
         git.environment_for(source.environment, repository=source.repository, index=source.index_path),
         cwd=source.root,
     ).result(check=False)
