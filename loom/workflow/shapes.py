@@ -138,9 +138,10 @@ class Shapes(Struct, kw_only=True):
         """Look at a name in a mapping of any names."""
 
     def _is_scalar(self, node: Node, shape: Shape) -> bool:
-        if node.value in shape.words or any(kind in _FITS and _FITS[kind](node.value) for kind in shape.kinds):
-            return "duration" not in shape.kinds or self._is_duration(str(node.value))
-        return False
+        if node.value in shape.words:
+            return True
+        fits = any(kind in _FITS and _FITS[kind](node.value) for kind in shape.kinds)
+        return fits and ("duration" not in shape.kinds or self._is_duration(str(node.value)))
 
     def nests(self, keyword: Keyword) -> bool:
         """Return whether lists of it may be inside its list."""
@@ -152,7 +153,7 @@ class Shapes(Struct, kw_only=True):
 
     def _is_duration(self, text: str) -> bool:
         try:
-            return text.strip() == "never" or self.seconds(text) >= 0
+            return self.seconds(text) > 0
         except ValueError:
             return False
 
@@ -169,6 +170,7 @@ def _expected(shape: Shape) -> Iterator[str]:
     for kind in shape.kinds:
         yield "a duration such as 1h 30m" if kind == "duration" else _NAMES.get(kind, kind)
     if shape.words:
-        yield f"one of {', '.join(shape.words)}" if len(shape.words) <= 8 else "one of the documented words"
+        one_of = "one of " if len(shape.words) > 1 else ""
+        yield f"{one_of}{', '.join(shape.words)}" if len(shape.words) <= 8 else "one of the documented words"
     if shape.items is not None:
         yield "a list"

@@ -30,7 +30,7 @@ def seconds(text: str) -> float:
     while position < len(wanted):
         part = _PART.match(wanted, position)
         unit = part[2].removesuffix("and") if part is not None else "none"
-        if part is None or unit not in _SECONDS:
+        if part is None or unit not in _SECONDS or (not unit and part.end() < len(wanted)):
             raise ValueError(f"expected a duration such as 30 minutes, 1h 30m or 2 weeks, found {text!r}")
         found += float(part[1]) * _SECONDS[unit]
         position = part.end()

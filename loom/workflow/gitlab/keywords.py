@@ -80,7 +80,7 @@ JOB = (
     Keyword("artifacts", "map"),
     Keyword("artifacts:paths", "[text]"),
     Keyword("artifacts:exclude", "[text]"),
-    Keyword("artifacts:expire_in", "duration", _DIFFERS, "The files stay with the run's record."),
+    Keyword("artifacts:expire_in", "duration | (never)", _DIFFERS, "The files stay with the run's record."),
     Keyword("artifacts:expose_as", "text", _NONE, "There is no merge request that could show it."),
     Keyword("artifacts:name", "text"),
     Keyword("artifacts:public", "boolean", _NONE, "Only you can read the files."),

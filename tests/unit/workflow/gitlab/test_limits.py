@@ -107,6 +107,10 @@ REFUSED = {
         "variables: {P: x}, cache: {policy: $P, paths: [a]}"
     ): "1:53: cache:policy: expected pull, push or pull-push",
     "job: {trigger: {include: [{artifact: a.yml, job: nope}]}}": "1:50: trigger:include:job: there is no job nope",
+    of_job("timeout: never"): "timeout: expected a duration such as 1h 30m, found 'never'",
+    of_job("timeout: 0m"): "timeout: expected a duration such as 1h 30m, found '0m'",
+    of_job("timeout: '1,000 seconds'"): "timeout: expected a duration such as 1h 30m, found '1,000 seconds'",
+    of_job("artifacts: {expire_in: soon}"): "expire_in: expected a duration such as 1h 30m or never",
     of_job("coverage: abc"): "coverage: abc is no pattern; one stands between slashes",
     of_job("coverage: '/(a/'"): "coverage: not a pattern",
     of_job("only: main"): "only: expected a mapping or a list, found 'main'",
@@ -178,6 +182,7 @@ ACCEPTED = [
     needs_of(50),
     of_extends(10),
     of_job("coverage: '/(\\d+)%/', environment: {name: 'review/$A ${B}-c_d.e', deployment_tier: other}"),
+    of_job("artifacts: {paths: [a], expire_in: never}, timeout: 1h 30"),
     of_job("only: [/^a/i, b@c/d, '/x'], inherit: {default: [image, retry]}"),
     of_job("before_script: [[a, [b]]], rules: [[{if: $A}], {when: always}]") + "\nk: {script: x, needs: [[job]]}",
     f"{'j' * 255}: {{script: x}}",
