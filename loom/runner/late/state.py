@@ -177,7 +177,9 @@ class LateState:
     def begin(self) -> None:
         """Evaluate the variables of the job. InvalidExpression."""
         for name, text in self._late.env.items():
-            self._job_env[name] = text_of(filled(text, {**self._base, "env": self._job_env}, self._functions(())))
+            self._job_env[name] = text_of(
+                filled(text, {**self._base, "env": self._job_env}, self._functions(LateStep(kind="run")))
+            )
 
     # -- what counts for a step -----------------------------------------------------------------------------------
 
@@ -222,11 +224,14 @@ class LateState:
     def _env(self, late: LateStep) -> dict[str, str]:
         return {**self._job_env, **self.env, **self._scope(late.scope).env}
 
-    def _functions(self, scope: tuple[str, ...]) -> dict[str, Function]:
-        status = self._scope(scope).status
+    def _functions(self, late: LateStep) -> dict[str, Function]:
+        """Return the functions for a step: the main steps of an action look at the action alone, all others at the job."""
+        status = self._scope(late.scope).status
+        if not late.scope or late.stage != "main":
+            status = CANCELLED if self.cancelled else self.status
         return {
-            "success": lambda *_: status == SUCCESS and not self.cancelled,
-            "failure": lambda *_: status == FAILURE and not self.cancelled,
+            "success": lambda *_: status == SUCCESS,
+            "failure": lambda *_: status == FAILURE,
             "cancelled": lambda: self.cancelled,
             "always": lambda: True,
             "hashfiles": lambda *patterns: self._hash_files([text_of(one) for one in patterns]),
@@ -240,12 +245,12 @@ class LateState:
         """Return the step's context `env`, its own included. InvalidExpression."""
         env = self._env(late)
         for name, text in late.env.items():
-            env[name] = text_of(filled(text, self.contexts(late, env), self._functions(late.scope)))
+            env[name] = text_of(filled(text, self.contexts(late, env), self._functions(late)))
         return env
 
     def value(self, text: str, late: LateStep, env: Mapping[str, str] | None = None) -> Value:
         """Evaluate a text of the step. InvalidExpression."""
-        return filled(text, self.contexts(late, env), self._functions(late.scope))
+        return filled(text, self.contexts(late, env), self._functions(late))
 
     def text(self, text: str, late: LateStep, env: Mapping[str, str] | None = None) -> str:
         return text_of(self.value(text, late, env))
@@ -253,7 +258,7 @@ class LateState:
     def own_text(self, text: str, late: LateStep, env: Mapping[str, str]) -> str:
         """Evaluate a text of an action's own file, whose `inputs` are those of the step. InvalidExpression."""
         inputs = {name: self.value(one, late, env) for name, one in late.inputs.items()}
-        return text_of(filled(text, {**self.contexts(late, env), "inputs": inputs}, self._functions(late.scope)))
+        return text_of(filled(text, {**self.contexts(late, env), "inputs": inputs}, self._functions(late)))
 
     def skips(self, step: Step) -> str:
         """Return why a step does not run; empty if it does. InvalidExpression."""
@@ -269,7 +274,7 @@ class LateState:
         if late.stage == "post" and late.main not in self._ran:
             return "its action did not run"
         written = late.condition or ("always()" if late.stage != "main" else "")
-        holds = evaluate(condition(written), self.contexts(late, self.with_env(late)), self._functions(late.scope))
+        holds = evaluate(condition(written), self.contexts(late, self.with_env(late)), self._functions(late))
         if truth(holds):
             return ""
         return (
@@ -318,8 +323,7 @@ class LateState:
         scope = self._scopes[inner]
         within = LateStep(kind="run", scope=inner, action=late.action)
         outputs = {name: self.text(text, within) for name, text in late.outputs.items()}
-        outcome = CANCELLED if self.cancelled and scope.status == SUCCESS else scope.status
-        return StepResult(outcome=outcome, conclusion=outcome, outputs=outputs)
+        return StepResult(outcome=scope.status, conclusion=scope.status, outputs=outputs)
 
     def inner(self, step: Step) -> tuple[str, ...]:
         """Return the scope of the composite action that an "enter" or "leave" belongs to."""
@@ -348,8 +352,8 @@ class LateState:
                 "outcome": result.outcome,
                 "conclusion": result.conclusion,
             }
-        if result.conclusion == FAILURE:
-            scope.status = FAILURE
+        if result.conclusion in (FAILURE, CANCELLED) and scope.status != FAILURE:
+            scope.status = result.conclusion
 
     def restore(
         self, facts: Iterable[Mapping[str, Any]], secrets: Mapping[str, bytes], before: str | None

@@ -249,12 +249,30 @@ def test_the_job_s_time_limit_cancels_what_does_not_ask_for_it(make: Make) -> No
             step("echo a", condition="always()"),
             step("echo c", condition="cancelled()"),
             step("echo f", condition="failure()"),
+            step(kind="enter", condition="always()"),
+            step("echo inside", scope=("act",)),
+            step(kind="leave", condition="always()"),
             timeout_s=0.5,
         ),
         code=4,
     )
-    assert list(states(ran).values()) == ["cancelled", "success", "success", "skipped"]
+    assert list(states(ran).values()) == ["cancelled", "success", "success", "skipped", *["success"] * 3]
     assert ran.statuses == {"one": "timed_out"}
+
+
+def test_the_job_s_time_limit_inside_an_action(make: Make) -> None:
+    ran = run(
+        make,
+        job(
+            "one",
+            step(kind="enter", id="act"),
+            step("sleep 60", scope=("act",)),
+            step(kind="leave", id="act"),
+            timeout_s=0.5,
+        ),
+        code=4,
+    )
+    assert (list(states(ran).values()), ran.statuses) == (["success", "cancelled", "cancelled"], {"one": "timed_out"})
 
 
 def test_hashes_of_files_are_github_s(make: Make) -> None:
