@@ -5,18 +5,21 @@ Nothing of a repository's configuration counts that names a program or an addres
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 from loom.addresses import Address
 from loom.errors import LoomError
 from loom.snapshot import git, repository
+from loom.util import processes
 from loom.util.private import make_private
 
 _WAYS = re.compile(r"http\.(.*\.)?(proxy|proxyssl\w+|ssl(cainfo|capath|verify|version|backend)|version)")
@@ -48,7 +51,7 @@ class GitServer:
 
     def last(self, store: Path, ref: str) -> str | None:
         """Return the commit that a ref was when it was last fetched into a store."""
-        found = self.asked(store, "rev-parse", "--verify", "-q", _last(ref)) if store.exists() else None
+        found = self.asked(store, "rev-parse", "--verify", "-q", f"{_last(ref)}^{{commit}}") if store.exists() else None
         return found.decode().strip() if found else None
 
     def age_s(self, store: Path, ref: str) -> float:
@@ -69,21 +72,19 @@ class GitServer:
         """
         if store.exists() and self.has(store, ref):
             return ref
-        if not store.exists():
-            make_private(store.parent.parent)
-            store.mkdir(parents=True, mode=0o700)
-            made = git.environment_for(self._environ, git_dir=store)
-            succeeded("init", git.Running(("init", "--bare", "--quiet"), made, cwd=store).result(check=False))
-        wanted = ("fetch", "--quiet", "--depth=1", "--no-tags", "--end-of-options", url, ref)
-        code, _, said = self.at_server(store, *wanted)
-        if code != 0 and "find remote ref" not in said and (kept := self.last(store, ref)):
-            return kept  # no connection
-        if code != 0:
-            raise GitError(f"git fetch {url} {ref}: {said.strip().splitlines()[-1] if said.strip() else code}")
-        commit = self.told(store, "rev-parse", "--verify", "FETCH_HEAD^{commit}").decode().strip()
-        self.told(store, "update-ref", _last(ref), commit)
-        (store / _last(ref)).touch()
-        return commit
+        with _alone(store):
+            if not store.exists():
+                store.mkdir(mode=0o700)
+                made = git.environment_for(self._environ, git_dir=store)
+                succeeded("init", git.Running(("init", "--bare", "--quiet"), made, cwd=store).result(check=False))
+            wanted = ("fetch", "--quiet", "--depth=1", "--no-tags", "--end-of-options", url, f"+{ref}:{_last(ref)}")
+            code, _, said = self.at_server(store, *wanted)
+            kept = self.last(store, ref)
+            if code == 0 and kept:
+                (store / _last(ref)).touch()
+        if kept and (code == 0 or "find remote ref" not in said):  # or there is no connection
+            return kept
+        raise GitError(f"git fetch {url} {ref}: {said.strip().splitlines()[-1] if said.strip() else code}")
 
     def at_server(self, store: Path | None, *arguments: str | Address) -> tuple[int, bytes, str]:
         """Run a command that talks to a server: outside of this repository, with the user's own configuration alone."""
@@ -124,6 +125,16 @@ class GitServer:
             for key, has_value, value in given
             if not self._anonymous or _WAYS.fullmatch(key.lower())
         )
+
+
+@contextmanager
+def _alone(store: Path) -> Iterator[None]:
+    """Let one loom at a time fetch into a store."""
+    make_private(store.parent.parent)
+    store.parent.mkdir(exist_ok=True, mode=0o700)
+    with store.with_name(f"{store.name}.lock").open("wb") as file:
+        processes.lock(file, fcntl.LOCK_EX, git.PATIENCE_S)
+        yield
 
 
 def succeeded(what: str, result: tuple[int, bytes, str]) -> bytes:

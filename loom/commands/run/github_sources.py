@@ -84,7 +84,7 @@ class ActionRepositories:
         except (GitError, DamagedArchive, UnsafeArchive) as error:
             raise NotFetched(str(error)) from error
         except OSError as error:
-            raise NotFetched(f"{name} can't be kept in {self._cache}: {error.strerror}") from error
+            raise NotFetched(f"{name} can't be kept in {self._cache}: {error.strerror or error}") from error
 
     def _commit(self, store: Path, repository: str, ref: str, name: str) -> str:
         kept = self._git.last(store, ref)

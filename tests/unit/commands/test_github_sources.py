@@ -209,3 +209,20 @@ def test_no_credential_of_the_users_is_sent(here: Here, tmp_path: Path) -> None:
         server.shutdown()
     assert asked
     assert set(asked) == {""}
+
+
+def test_several_looms_fetch_at_once(here: Here, action: Path) -> None:
+    commits = {ref: commit(action, other=ref) for ref in ("one", "two")}
+    for ref, sha in commits.items():
+        git(action, "tag", "-a", "-m", "annotated", ref, sha)
+    found: list[tuple[str, str]] = []
+
+    def fetch(ref: str) -> None:
+        found.append((ref, ActionRepositories(here).at("o/a", ref).commit))
+
+    threads = [Thread(target=fetch, args=(ref,)) for ref in (*commits, *commits, *commits)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == sorted([*commits.items()] * 3)
