@@ -99,7 +99,7 @@ def finished(job: p.Job, config: Config, refuse: Callable[[tuple[str, ...], str]
 class Refusals:
     """What this machine can't do for jobs: each is refused when it would run, and the others run without it."""
 
-    def __init__(self, keywords: Iterable[Keyword], code: str) -> None:
+    def __init__(self, keywords: Iterable[Keyword], *, code: str) -> None:
         self._keywords = [one for one in keywords if one.support is Support.NO_JOB]
         self._code = code
         self._refusing: dict[tuple[str, int, int, str], tuple[Problem, dict[str, None]]] = {}

@@ -154,7 +154,8 @@ class GitHubCandidates:
             return {}
         found: dict[str, Any] = {}
         self._missing = []
-        given = {**(self.event.github["event"].get("inputs") or {}), **self.context.inputs}
+        of_event = self.event.github["event"].get("inputs")
+        given = {**(of_event if isinstance(of_event, Mapping) else {}), **self.context.inputs}
         for name, node in file.inputs(CALL if file.only_called else events.DISPATCH).items():
             default = node.get("default")
             value = Texts(contexts, self.of_values).value(default)

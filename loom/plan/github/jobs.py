@@ -32,7 +32,7 @@ _PORTS = re.compile(r"(?:[0-9.]+:)??(?:(?P<host>[0-9]+):)?(?P<port>[0-9]{1,5})(?
 
 class GitHubJobBuilder(builder.Refusals):
     def __init__(self, candidates: GitHubCandidates, context: p.ResolveContext, selection: p.JobSelection) -> None:
-        super().__init__(JOB, UNSUPPORTED)
+        super().__init__(JOB, code=UNSUPPORTED)
         self.candidates = candidates
         self.context = context
         self.selection = selection

@@ -60,7 +60,7 @@ class GitLabJobBuilder(builder.Refusals):
     """`problems` are errors in values, warnings of refused jobs, and notices of what is left out."""
 
     def __init__(self, candidates: Candidates, context: p.ResolveContext, known: Mapping[str, JobCandidate]) -> None:
-        super().__init__(JOB, UNSUPPORTED)
+        super().__init__(JOB, code=UNSUPPORTED)
         self.candidates = candidates
         self.context = context
         self.known = known
