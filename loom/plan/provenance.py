@@ -25,7 +25,9 @@ class ValueSource(Struct, frozen=True, kw_only=True):
 
 
 def sources(workflow: Loaded, job: Job, selection: JobSelection, config: Config) -> list[ValueSource]:
-    entry = workflow.entries[job.name]
+    entry = workflow.entry_of(job.name)
+    if entry is None:  # it is written in another repository
+        return [ValueSource(key="id", value=job.id, by="job", place=job.steps[0].place)]
     found = [ValueSource(key="id", value=job.id, by="job", place=entry.key.place)]
     for key, node in entry.merged.value.items():
         if key in ("variables", "extends"):
@@ -41,7 +43,7 @@ def sources(workflow: Loaded, job: Job, selection: JobSelection, config: Config)
 
 def owner(node: Node, entry: Entry) -> str:
     """Return the root key of a value's place: the job itself, `default`, or a template."""
-    return "job" if node.owner == entry.name else node.owner
+    return "job" if node.owner in (entry.name, entry.key.owner) else node.owner
 
 
 def _leaves(key: str, node: Node, entry: Entry, job: Job) -> Iterator[ValueSource]:
@@ -101,12 +103,12 @@ def _rule_nodes(entry: Entry, variables: Mapping[str, str]) -> dict[str, tuple[s
 def _from_configuration(entry: Entry, job: Job, config: Config) -> Iterator[ValueSource]:
     """Return the values that come from loom's configuration."""
     written = entry.merged.value
-    image = entry.merged.get("image")
+    image = entry.merged.get("image") or entry.merged.get("container")
     resources = entry.merged.get("resources")
     candidates = [
-        ("timeout", "job_timeout", job.timeout_s, "timeout" not in written),
+        ("timeout", "job_timeout", job.timeout_s, not {"timeout", "timeout-minutes"} & written.keys()),
         ("step_timeout", "step_timeout", job.step_timeout_s, "step_timeout" not in written),
-        ("shell", "default_shell", " ".join(job.shell), "shell" not in written),
+        ("shell", "default_shell", " ".join(job.shell), job.late is None and "shell" not in written),
         ("image.name", "default_image", job.image.name if job.image else None, image is None and job.image is not None),
         ("image.pull", "pull", job.image.pull if job.image else None, job.image is not None and _lacks(image, "pull")),
         ("image.platform", "platform", job.image.platform if job.image else None, _lacks(image, "platform")),
@@ -121,8 +123,8 @@ def _from_configuration(entry: Entry, job: Job, config: Config) -> Iterator[Valu
             by = f"{origin.layer} {setting}" if origin is not None else f"built-in {setting}"
             yield ValueSource(key=key, value=value, by=by, place=origin.place if origin is not None else "")
     origin = config.origins.get("container")
-    by = "image" if "image" in written else f"{origin.layer} container" if origin is not None else "built-in container"
-    place = origin.place if origin is not None and "image" not in written else ""
+    by = "image" if image is not None else f"{origin.layer} container" if origin is not None else "built-in container"
+    place = origin.place if origin is not None and image is None else ""
     yield ValueSource(key="provider", value=job.provider, by=by, place=place)
 
 

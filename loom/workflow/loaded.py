@@ -52,6 +52,10 @@ class LoadedOf(Struct, Generic[E], frozen=True, kw_only=True):
     def jobs(self) -> Mapping[str, E]:
         return {name: entry for name, entry in self.entries.items() if not entry.is_template}
 
+    def entry_of(self, job: str) -> E | None:
+        """Return where a job of the plan is written, by the job's name."""
+        return self.jobs.get(job)
+
     @property
     def templates(self) -> Mapping[str, E]:
         return {name: entry for name, entry in self.entries.items() if entry.is_template}

@@ -159,7 +159,7 @@ def request_lines(
 def _places_in(workflow: Callable[[], Loaded]) -> permissions.PlaceOf:
     def place_of(job: str, path: tuple[str | int, ...]) -> str:
         loaded = workflow()
-        entry = loaded.jobs.get(job)
+        entry = loaded.entry_of(job)
         if entry is None:
             return f"{loaded.path}:1:1"
         node = entry.merged

@@ -18,9 +18,9 @@ from loom.util.yaml_file import Node, fields_of, one_or_more, pointer, read_byte
 from loom.workflow.changes import of_event
 from loom.workflow.github import events, expressions, yaml
 from loom.workflow.github.expressions import InvalidExpression, truth
-from loom.workflow.github.loader import REMOTE_CALL, WorkflowReader, local_path
+from loom.workflow.github.loader import REMOTE_CALL, WorkflowReader
 from loom.workflow.github.sources import NotFetched
-from loom.workflow.github.workflows import CALL, Entry, WorkflowFile, Workflows
+from loom.workflow.github.workflows import CALL, Entry, WorkflowFile, Workflows, local_path
 from loom.workflow.job_ids import id_part, unique_id
 from loom.workflow.messages import Problems
 from loom.workflow.needs import WantedNeed
@@ -104,7 +104,7 @@ class GitHubCandidates:
         """Workflows of other repositories, or why one can't be had."""
         self._missing: list[str] = []
         """The required inputs of the present file that nobody gives."""
-        self._several = len({entry.file.path for entry in workflows.entries.values()}) > 1
+        self._several = len(workflows.workflows) > 1
 
     def all(self) -> list[GitHubCandidate]:
         """Return all jobs in plan order: by file, then after their needs, then in file order."""
@@ -235,7 +235,7 @@ class GitHubCandidates:
             yield GitHubCandidate(
                 id=unique_id(part, self._taken) if node.get("uses") is None else part,
                 name=" / ".join(names),
-                shown=(shown, key),
+                shown=(shown, key, *((scope.prefix[:-1], scope.caller.key) if scope.caller is not None else ())),
                 stage=entry.file.stem,
                 matrix={name: expressions.text_of(value) for name, value in (row or {}).items()},
                 node_index=number + 1 if row is not None else None,

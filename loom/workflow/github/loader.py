@@ -17,7 +17,7 @@ from loom.workflow import needs
 from loom.workflow.facts import Facts
 from loom.workflow.github import events, yaml
 from loom.workflow.github.shapes import GitHubShapes, check_expressions
-from loom.workflow.github.workflows import CALL, Entry, WorkflowFile, Workflows, calls_of
+from loom.workflow.github.workflows import CALL, Entry, WorkflowFile, Workflows, calls_of, local_path
 from loom.workflow.loaded import Examined, content_of
 from loom.workflow.messages import Problems, in_order
 from loom.workflow.needs import Needing, WantedNeed
@@ -25,7 +25,6 @@ from loom.workflow.needs import Needing, WantedNeed
 SUFFIXES = (".yml", ".yaml")
 _ID = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
 _REMOTE = re.compile(r"[\w.-]+/[\w.-]+(/[^@\s]+)?@\S+")
-_LOCAL_CALL = re.compile(r"[.$]/(\.github/workflows/[^/@]+\.ya?ml)")
 REMOTE_CALL = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)/(?P<path>[^@]+\.ya?ml)@(?P<ref>\S+)")
 
 
@@ -45,9 +44,8 @@ def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
     entries = {}
     for file in shown:
         for job, node in file.jobs.items():
-            name = f"{file.stem} / {job}" if len(paths) > 1 else job
-            key = file.root.value["jobs"].keys.get(job, node)
-            entries[name] = Entry(name=name, key=key, node=node, merged=node, file=file, job=job)
+            name = f"{file.stem} / {job}" if len(shown) > 1 else job
+            entries[name] = Entry(name=name, key=file.key_of(job), node=node, merged=node, file=file, job=job)
     ranks = {file.name: number for number, file in enumerate(reading.files)}
     workflows = None
     if reading.found:
@@ -92,12 +90,6 @@ def _files(path: Path, root: Path) -> list[Path]:
             f"{name_from(root, path)} has no workflow file: none that ends in .yml or .yaml", code="WF_NOT_FOUND"
         )
     return found
-
-
-def local_path(written: str) -> str | None:
-    """Return the file of this project that `uses` of a job names; None for one of another repository."""
-    found = _LOCAL_CALL.fullmatch(written)
-    return found[1] if found else None
 
 
 class WorkflowReader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -47,6 +48,11 @@ class WorkflowFile(Struct, frozen=True, kw_only=True):
         on = self.events.get(event)
         return fields_of(on.get("inputs") if on is not None else None)
 
+    def key_of(self, job: str) -> Node:
+        """Return the node of a job's key."""
+        jobs: Node = self.root.value["jobs"]
+        return jobs.keys.get(job, self.jobs[job])
+
     @property
     def only_called(self) -> bool:
         return self.events.keys() <= {CALL}
@@ -70,6 +76,39 @@ class Workflows(LoadedOf[Entry], frozen=True, kw_only=True):
     workflows: tuple[WorkflowFile, ...]
     called: Mapping[str, WorkflowFile] = field(default_factory=dict)
     """Files of this project that jobs call, by their paths."""
+
+    def entry_of(self, job: str) -> Entry | None:
+        """As of `LoadedOf`; of a job of a called workflow, the one that is written there."""
+        for name, entry in self.entries.items():
+            if job == name:
+                return entry
+            if (inner := _below(name, job)) is not None:
+                return self._inside(entry, inner) or entry
+        return None
+
+    def _inside(self, caller: Entry, job: str) -> Entry | None:
+        file = self.called.get(local_path(text_of(caller.merged.get("uses"))) or "")
+        for key, node in file.jobs.items() if file is not None else ():
+            name = _below(key, job)
+            if file is not None and (key == job or name is not None):
+                entry = Entry(name=key, key=file.key_of(key), node=node, merged=node, file=file, job=key)
+                return entry if name is None else self._inside(entry, name)
+        return None
+
+
+def _below(name: str, job: str) -> str | None:
+    """Return the name of a job within a called workflow, whose caller may be one of a matrix: `name (1, 2) / inner`."""
+    found = re.fullmatch(rf"{re.escape(name)}(?: \(.*?\))? / (.+)", job)
+    return found[1] if found else None
+
+
+_LOCAL_CALL = re.compile(r"[.$]/(\.github/workflows/[^/@]+\.ya?ml)")
+
+
+def local_path(written: str) -> str | None:
+    """Return the file of this project that `uses` of a job names; None for one of another repository."""
+    found = _LOCAL_CALL.fullmatch(written)
+    return found[1] if found else None
 
 
 def calls_of(file: WorkflowFile) -> Iterator[tuple[str, Node]]:

@@ -8,11 +8,14 @@ import pytest
 
 from loom.errors import RequestError, WorkflowError
 from loom.plan.late import LateJob, LateStep
-from loom.plan.model import Job, Plan, Step
+from loom.plan.model import Job, JobSelection, Plan, ResolveContext, Step
+from loom.plan.provenance import sources
+from loom.plan.resolve import resolve
 from loom.util.jsons import encode_file
+from loom.workflow.dialects import load
 from loom.workflow.github.sources import Fetched, NotFetched
 
-from .conftest import PUSH, Planned
+from .conftest import PUSH, Planned, write
 
 JOB = "runs-on: ubuntu-latest, steps: [{run: echo}]"
 
@@ -236,12 +239,39 @@ jobs:
     assert caller.inputs == {"level": 2.0, "late": "${{ needs.first.outputs.x }}", "flag": True, "other": "x"}
     assert [need.jobs for need in caller.needs] == [("first",)]
     assert late(inner).needs[0].jobs == ("call.2.a",)
+    assert ids(planned(files, "call")) == [job.id for job in plan.jobs if job.id != "last"]
+    assert ids(planned(files, "call.2")) == ["first", "call.2.a", "call.2.b"]
     secret = plan.job("call.1.a")
     assert late(secret).secrets == {"INNER": "OUTER"}
     assert [(one.name, one.ref) for one in secret.secrets] == [("OUTER", "env://OUTER")]
     need = late(plan.job("last")).needs[0]
     assert set(need.jobs) == {"call.1.a", "call.1.b", "call.2.a", "call.2.b"}
     assert need.outputs == {"o": "${{ jobs.b.outputs.o }}"}
+
+
+def test_jobs_are_found_where_they_are_written(tmp_path: Path) -> None:
+    call = "uses: ./.github/workflows/called.yml"
+    write(
+        tmp_path,
+        {
+            "ci.yml": f"on: push\njobs:\n  a: {{strategy: {{matrix: {{v: [1/2, x]}}}}, {call}}}\n  b: {{{JOB}}}",
+            "called.yml": f"on: workflow_call\njobs:\n  c: {{{JOB}}}\n  d: {{uses: ./.github/workflows/inner.yml}}",
+            "inner.yml": f"on: workflow_call\njobs:\n  e: {{{JOB}}}",
+        },
+    )
+    facts = ResolveContext(predefined=PUSH)
+    workflows = load(tmp_path / ".github/workflows", tmp_path, lambda: facts)
+    plan = resolve(workflows, JobSelection(container=True), facts)
+    found = {job.id: workflows.entry_of(job.name) for job in plan.jobs}
+    assert {job_id: entry and entry.key.place for job_id, entry in found.items()} == {
+        "a.1-2.c": ".github/workflows/called.yml:3:3",
+        "a.1-2.d.e": ".github/workflows/inner.yml:3:3",
+        "a.x.c": ".github/workflows/called.yml:3:3",
+        "a.x.d.e": ".github/workflows/inner.yml:3:3",
+        "b": ".github/workflows/ci.yml:4:3",
+    }
+    explained = sources(workflows, plan.job("a.x.d.e"), JobSelection(), facts.config)
+    assert [(one.key, one.by) for one in explained][:3] == [("id", "job"), ("runs-on", "job"), ("steps[0].run", "job")]
 
 
 class Server:
