@@ -56,6 +56,12 @@ def test_broken(path: Path, tmp_path: Path) -> None:
     expect(path, "".join(f"{problem}\n" for problem in problems))
 
 
+def test_no_message_about_a_secret_shows_its_line(tmp_path: Path) -> None:
+    problems = workflow.examine(laid_out(CORPUS / "broken/secrets.yml", tmp_path), tmp_path).problems
+    lines = [one.source_line for one in problems if "a secret's value is never written here" in one.message]
+    assert lines == [None] * 4
+
+
 @pytest.mark.parametrize("path", situations("doubtful"), ids=named)
 def test_doubtful(path: Path, tmp_path: Path) -> None:
     loaded = workflow.load(laid_out(path, tmp_path), tmp_path)
