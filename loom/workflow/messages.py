@@ -14,6 +14,7 @@ MAX_PROBLEMS = 200
 MAX_COMPARISONS = 50_000
 """Names compared for suggestions: after thousands of misspellings, suggestions stop."""
 NO_EFFECT = "GL_NO_EFFECT"
+GITHUBS_NO_EFFECT = "GH_NO_EFFECT"
 """The code of notices about keywords without a meaning on one machine."""
 
 

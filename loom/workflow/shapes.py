@@ -34,6 +34,7 @@ class Shapes(Struct, kw_only=True):
     code: str
     refused_code: str
     """The code of keywords that loom refuses."""
+    idle_code: str = NO_EFFECT
     problems: list[Problem] = field(default_factory=list)
     notices: dict[str, Problem] = field(default_factory=dict)
     _checked: dict[tuple[int, str], tuple[Node, Node]] = field(default_factory=dict)
@@ -89,7 +90,7 @@ class Shapes(Struct, kw_only=True):
         elif keyword.support is Support.NO_EFFECT and keyword.name not in self.notices:
             message = f"{keyword.name} has no effect here: {keyword.about}"
             self.notices[keyword.name] = node.file.problem(
-                node, pointer(*at), message, code=NO_EFFECT, severity="notice"
+                node, pointer(*at), message, code=self.idle_code, severity="notice"
             )
 
     def _fitting(

@@ -18,13 +18,14 @@ from loom.util.yaml_file import scalars_of
 from loom.workflow import dialects
 from loom.workflow.languages import LANGUAGES, NATIVE
 from loom.workflow.loaded import Loaded
-from loom.workflow.messages import NO_EFFECT
+from loom.workflow.messages import GITHUBS_NO_EFFECT, NO_EFFECT
 from loom.workflow.predefined import KNOWN_TO_PLANS
 from loom.workflow.words import shell_words
 
 __all__ = ["load", "mentioned", "notices_of", "rehearse", "resolve"]
 
 MAX_NOTICES = 5
+_IDLE = (NO_EFFECT, GITHUBS_NO_EFFECT)
 
 
 def load(here: Here, path: Path, context: Callable[[], ResolveContext] | None = None) -> Loaded:
@@ -45,11 +46,11 @@ def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection, context: Res
             default_shell=shell_words(context.config.default_shell),
         )
     refused = [f"{job.id} will be refused: {text}" for job in plan.jobs for text in job.refused]
-    idle = sum(problem.code == NO_EFFECT for problem in found)
+    idle = sum(problem.code in _IDLE for problem in found)
     told = [
         *held_back(plan),
         *refused,
-        *(f"{problem.file}:{problem.line}: {problem.message}" for problem in found if problem.code != NO_EFFECT),
+        *(f"{problem.file}:{problem.line}: {problem.message}" for problem in found if problem.code not in _IDLE),
         *([f"{counted(idle, 'keyword')} of {loaded.path} without effect here: loom check"] if idle else []),
     ]
     shown = told[:MAX_NOTICES]

@@ -36,6 +36,7 @@ class GitHubJobBuilder(builder.Refusals):
         self.candidates = candidates
         self.context = context
         self.selection = selection
+        self._actions: dict[str, actions.ActionFile | actions.BadAction] = {}
         self.problems: list[Problem] = []
         self.there: frozenset[str] = frozenset()
         """The ids of the jobs of the plan."""
@@ -98,7 +99,16 @@ class GitHubJobBuilder(builder.Refusals):
         self.refuse_at(candidate, node, pointer("jobs", candidate.key), message)
 
     def _read(self, uses: str) -> actions.ActionFile:
-        return actions.read(uses, self.candidates.workflows.directory, self.context)
+        """Read an action once: one that can't be had would take its time again in each job."""
+        if uses not in self._actions:
+            try:
+                self._actions[uses] = actions.read(uses, self.candidates.workflows.directory, self.context)
+            except actions.BadAction as error:
+                self._actions[uses] = error
+        found = self._actions[uses]
+        if isinstance(found, actions.BadAction):
+            raise found
+        return found
 
     def _fetch(self, inputs: Mapping[str, str]) -> Action | None:
         given = {name.lower(): value.strip() for name, value in inputs.items()}

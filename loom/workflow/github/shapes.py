@@ -11,7 +11,7 @@ from loom.workflow.github.expressions import InvalidExpression
 from loom.workflow.github.keywords import CONTEXTS, JOB, ROOT_KEYWORDS
 from loom.workflow.keywords import Keyword, Shape, by_name
 from loom.workflow.merge import without
-from loom.workflow.messages import Problems
+from loom.workflow.messages import GITHUBS_NO_EFFECT, Problems
 
 UNSUPPORTED = "GH_UNSUPPORTED"
 _ROOT, _JOB = by_name(ROOT_KEYWORDS), by_name(JOB)
@@ -23,6 +23,7 @@ class GitHubShapes(shapes.Shapes, kw_only=True):
 
     code: str = yaml.CODE
     refused_code: str = UNSUPPORTED
+    idle_code: str = GITHUBS_NO_EFFECT
 
     def root(self, root: Node) -> Node:
         return self.fields(root, "", _ROOT, ())
