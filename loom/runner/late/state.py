@@ -244,8 +244,13 @@ class LateState:
     def with_env(self, late: LateStep) -> dict[str, str]:
         """Return the step's context `env`, its own included. InvalidExpression."""
         env = self._env(late)
+        of_action: dict[str, Value] = {}
         for name, text in late.env.items():
-            env[name] = text_of(filled(text, self.contexts(late, env), self._functions(late)))
+            contexts = self.contexts(late, env)
+            if late.kind == "docker":  # variables of the action's own file are among them
+                of_action = of_action or {key: self.value(one, late, env) for key, one in late.inputs.items()}
+                contexts["inputs"] = {**(contexts["inputs"] or {}), **of_action}
+            env[name] = text_of(filled(text, contexts, self._functions(late)))
         return env
 
     def value(self, text: str, late: LateStep, env: Mapping[str, str] | None = None) -> Value:
