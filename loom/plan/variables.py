@@ -38,6 +38,12 @@ SOURCES = {
     "trigger": "trigger",
 }
 """The events that a run can simulate (`--event`), with GitLab's `CI_PIPELINE_SOURCE` for each."""
+OF_GITHUB_ALONE = (
+    *("pull_request", "pull_request_target", "workflow_dispatch", "release", "merge_group", "repository_dispatch"),
+    *("workflow_run", "issues", "issue_comment", "create", "delete"),
+)
+EVENTS = (*SOURCES, *OF_GITHUB_ALONE)
+"""What `--event` takes."""
 DEFAULT_EVENT = "push"
 _OF_GITHUB = {
     "pull_request": "merge_request",

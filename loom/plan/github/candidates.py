@@ -14,6 +14,7 @@ from loom.plan.github import matrix
 from loom.plan.github.events import event_of
 from loom.plan.github.texts import LATE, Texts, as_written
 from loom.util.toposort import CycleError, order
+from loom.util.units import machine
 from loom.util.yaml_file import Node, fields_of, one_or_more, pointer, read_bytes, text_of
 from loom.workflow.changes import of_event
 from loom.workflow.github import events, expressions, yaml
@@ -31,6 +32,7 @@ MOST_LEVELS = 10
 _DEPLOYS = Withheld("it deploys; --deploy or its name runs it", "they deploy; --deploy runs them")
 _SYSTEMS = {"windows": "Windows", "mac": "macOS", "own": "runners of your own"}
 _OTHERS = re.compile(r"(?:^|[^a-z])(?:(?P<windows>win(dows)?)|(?P<mac>macos|mac|osx)|(?P<own>self-hosted))(?:[^a-z]|$)")
+_ARM = re.compile(r"(?:^|[^a-z])(?:arm|arm64|aarch64)(?:[^a-z0-9]|$)")
 _LINUX = re.compile(r"ubuntu|linux|^(x64|x86_64|arm64|aarch64)$")
 """In the labels of GitHub's runners, and of others that stand in for them."""
 IF_FALSE = "its `if` is false"
@@ -310,6 +312,8 @@ class GitHubCandidates:
                     system = _SYSTEMS[found.lastgroup or ""]
                     one = f"its label {label} is of {system}; jobs run on Linux here"
                     return Withheld(one, f"they want {system}")
+                if _ARM.search(label) and not (here := machine()).endswith("/arm64"):
+                    return Withheld(f"its label {label} is of arm64; this machine is {here}", "they want arm64")
                 if not _LINUX.search(label):
                     advice = f"`github: {{runs_on: {{{label}: IMAGE}}}}` of your configuration gives it an image"
                     return Withheld(

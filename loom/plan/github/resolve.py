@@ -9,6 +9,7 @@ from loom.plan import model as p
 from loom.plan.github.candidates import GitHubCandidates
 from loom.plan.github.jobs import GitHubJobBuilder
 from loom.plan.selection import Choice
+from loom.plan.variables import EVENTS
 from loom.util.bounded import listed
 from loom.util.units import meant
 from loom.workflow.github import yaml
@@ -64,21 +65,21 @@ def _check_inputs(workflows: Workflows, context: p.ResolveContext, event: str) -
 
 def _nothing(workflows: Workflows, choice: Choice, candidates: GitHubCandidates) -> RequestError:
     """Say why no job is left, and which events have some."""
+    event = candidates.event.happened.name
     reasons = {reason: job_id for job_id, reason in reversed(choice.left_out.items())}
     told = listed([f"{job_id}: {reason}" for reason, job_id in reversed(reasons.items())], 5)
-    others = sorted({event for file in workflows.workflows for event in file.events} - {candidates.event.happened.name})
-    advice = (
-        f"the files are also for: {', '.join(others)} (--event NAME)" if others else "name a job to run it all the same"
-    )
+    others = [one for one in EVENTS if one != event and any(one in file.events for file in workflows.workflows)]
+    advice = f"Other events: {', '.join(f'--event {one}' for one in others)}. " if others else ""
     return RequestError(
-        f"no job of {workflows.path} runs for {candidates.event.happened.name}: " + "; ".join(told),
-        hint=f"{advice}. A job that you name runs all the same.",
+        f"no job of {workflows.path} runs for {event}: {'; '.join(told)}",
+        hint=f"{advice}A job that you name runs all the same.",
     )
 
 
 def rehearse(workflows: Workflows, config: Config | None = None) -> tuple[list[Problem], list[tuple[Entry, p.Job]]]:
     """As `plan.resolve.rehearse`."""
-    context = p.ResolveContext(config=config or Config(), predefined=dict.fromkeys(KNOWN_TO_PLANS, "x"))
+    placeholders = {**dict.fromkeys(KNOWN_TO_PLANS, "x"), "CI_PROJECT_PATH": "x/x"}
+    context = p.ResolveContext(config=config or Config(), predefined=placeholders)
     candidates = GitHubCandidates(workflows, context, everything=True)
     found = candidates.all()
     made = GitHubJobBuilder(

@@ -158,7 +158,6 @@ jobs:
     assert found.workflow is not None
     assert [notice.message.partition(" ")[0] for notice in found.workflow.notices] == [
         "run-name",
-        "on:schedule:cron",
         "permissions",
         "concurrency",
     ]
