@@ -1,4 +1,4 @@
-"""Archives from an attacker: a planted cache with a checksum that fits, a forged artifact, the saved changes of someone else's job.
+"""Archives from an attacker: a planted cache with a checksum that fits, a forged artifact, the files of a kept container.
 
 Each one is unpacked by every way that an archive can take into a directory; nothing may appear outside of that directory, and
 nothing that a user would run with more rights than their own.
@@ -23,7 +23,7 @@ import zstandard
 from loom.errors import LoomError
 from loom.plan.model import Artifacts
 from loom.plan.model import Cache as Spec
-from loom.providers.files import unpack_file
+from loom.providers.files import unpack
 from loom.secrets.masking import Masker
 from loom.storage import artifacts, unpacking
 from loom.storage.cache import Cache
@@ -78,12 +78,9 @@ def planted(folder: Path, archive: bytes) -> Cache:
     return store
 
 
-def by_saved_changes(archive: bytes, place: Path) -> str:
-    packed = place.parent / "job.tar.zst"
-    packed.write_bytes(zstandard.ZstdCompressor().compress(archive))
-    place.rename(place.parent / "gone")
+def by_kept_container(archive: bytes, place: Path) -> str:
     try:
-        unpack_file(packed, place)
+        unpack([archive], place)
     except LoomError as error:
         return error.message
     return ""
@@ -93,7 +90,7 @@ WAYS: dict[str, Unpack] = {
     "artifact": by_artifact,
     "artifact as a stream": by_artifact_stream,
     "cache": by_planted_cache,
-    "saved changes": by_saved_changes,
+    "kept container": by_kept_container,
 }
 
 
@@ -179,7 +176,7 @@ def test_nothing_is_written_outside(place: Path, way: str, case: str, form: int)
 @pytest.mark.parametrize("way", WAYS)
 def test_no_device_or_fifo_is_made(place: Path, way: str, case: str) -> None:
     said = WAYS[way](packed(*SPECIAL[case], member("deps/file")), place)
-    assert bool(said) == (way != "saved changes"), "what a job left in its workspace is laid out without them"
+    assert bool(said) == (way != "kept container"), "what a job left in its workspace is laid out without them"
     made = [path for path in place.rglob("*") if not (path.is_file() or path.is_dir())]
     assert made == []
 
