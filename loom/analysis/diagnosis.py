@@ -112,6 +112,8 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     step: str | None
     step_place: str | None = None
     """The step's place in the workflow: `file:line`."""
+    step_name: str | None = None
+    """As its workflow names it, with the actions around it."""
     ended_by: EndingCommand | None = None
     """None where the shell does not report it, and for a step of one command."""
     section: str | None
@@ -246,6 +248,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         attempt=of_step.get("attempt"),
         step=step,
         step_place=f"{of_step['file']}:{of_step['line']}" if of_step.get("file") else None,
+        step_name=of_step.get("name"),
         ended_by=ended if ended is not None and ended.command != (command or "").strip() else None,
         section=section,
         steps_total=len({each["step"] for each in job["steps"]}) if job else None,

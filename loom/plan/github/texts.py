@@ -63,8 +63,13 @@ class Texts:
         if node is None or node.kind is Kind.SCALAR:
             return self.value(node)
         if node.kind is Kind.LIST:
-            items = [self.deep(one) for one in node.value]
+            items: list[Any] = []
+            for one in node.value:
+                value = self.deep(one)
+                items += value if one.kind is Kind.SCALAR and isinstance(value, list) else [value]
             return LATE if any(one is LATE for one in items) else items
+        if any("${{" in key for key in node.value):
+            return LATE  # a name is rarely an expression, so only a run evaluates it
         fields = {key: self.deep(one) for key, one in node.value.items()}
         return LATE if any(one is LATE for one in fields.values()) else fields
 

@@ -142,6 +142,7 @@ def headline(diagnosis: Diagnosis) -> str:
     unit = (
         f", step {diagnosis.step}" if diagnosis.step else f", section {diagnosis.section}" if diagnosis.section else ""
     )
+    unit += f" {diagnosis.step_name!r}" if diagnosis.step and diagnosis.step_name else ""
     unit += f" ({diagnosis.step_place})" if diagnosis.step and diagnosis.step_place else ""
     code = f", exit code {diagnosis.exit_code}" if diagnosis.exit_code is not None and diagnosis.step else ""
     return f"{begin}: job {diagnosis.job_id}{unit}{code}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -30,6 +31,7 @@ from loom.workflow.github.expressions import (
 )
 from loom.workflow.job_ids import id_part, unique_id
 
+_INSERT = re.compile(r"\$\{\{\s*insert\s*\}\}")
 _WORST_FIRST = (FAILURE, CANCELLED, SKIPPED, SUCCESS)
 
 
@@ -275,12 +277,25 @@ def _result_of(result: JobResult | None) -> str:
 
 
 def _deep(value: Any, contexts: Mapping[str, Value]) -> Any:
-    """Evaluate every text of a value as JSON has it."""
+    """Evaluate every text of a value as JSON has it: a list for an element stands for its elements, `insert` for a mapping's."""
     if isinstance(value, str):
         return filled(value, contexts, {})
     if isinstance(value, Mapping):
-        return {name: _deep(one, contexts) for name, one in value.items()}
-    return [_deep(one, contexts) for one in value] if isinstance(value, list | tuple) else of_json(value)
+        found: dict[str, Value] = {}
+        for key, one in value.items():
+            inside = _deep(one, contexts)
+            if _INSERT.fullmatch(key) and isinstance(inside, Mapping):
+                found |= inside
+            else:
+                found[text_of(filled(key, contexts, {}))] = inside
+        return found
+    if not isinstance(value, list | tuple):
+        return of_json(value)
+    items: list[Value] = []
+    for one in value:
+        inside = _deep(one, contexts)
+        items += inside if isinstance(one, str) and isinstance(inside, list) else [inside]
+    return items
 
 
 def _grown(plan: Plan, job_id: str, several: tuple[Job, ...]) -> Plan:

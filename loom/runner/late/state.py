@@ -110,6 +110,8 @@ class _Scope(Struct, kw_only=True):
     inputs: Mapping[str, Value] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     action: Action | None = None
+    name: str = ""
+    """What people call the action."""
     steps: dict[str, Value] = field(default_factory=dict)
     skipped: bool = False
 
@@ -265,6 +267,17 @@ class LateState:
         inputs = {name: self.value(one, late, env) for name, one in late.inputs.items()}
         return text_of(filled(text, {**self.contexts(late, env), "inputs": inputs}, self._functions(late)))
 
+    def name(self, step: Step, env: Mapping[str, str]) -> str:
+        """Return what people call a step: its name, or what it uses, after those of the actions around it; empty without one."""
+        late = _late(step)
+        own = step.script if late.kind != "run" else ""
+        try:
+            own = self.text(late.name, late, env) or own
+        except InvalidExpression:
+            own = late.name
+        outer = self._scope(late.scope).name
+        return f"{outer}: {own}" if outer and own else own or outer
+
     def skips(self, step: Step) -> str:
         """Return why a step does not run; empty if it does. InvalidExpression."""
         late = _late(step)
@@ -320,7 +333,9 @@ class LateState:
         inputs = {name: self.value(text, late, env) for name, text in late.inputs.items()}
         own = {name: env[name] for name in late.env}
         outer = self._scope(late.scope)
-        self._scopes[self._inner[step.id]] = _Scope(inputs=inputs, env={**outer.env, **own}, action=late.action)
+        self._scopes[self._inner[step.id]] = _Scope(
+            inputs=inputs, env={**outer.env, **own}, action=late.action, name=self.name(step, env)
+        )
 
     def leave(self, step: Step) -> StepResult:
         """Return the result of a composite action. InvalidExpression."""

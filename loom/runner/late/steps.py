@@ -245,7 +245,11 @@ class LateSteps(Steps):
     def _end(self, step: Step, result: StepResult) -> None:
         self.state.apply(step, result)
         fact = result.fact(
-            step, self._name(step), self._attempt.number, self._place.secrets, self._attempt.journal.masker
+            step,
+            self.state.name(step, self._env),
+            self._attempt.number,
+            self._place.secrets,
+            self._attempt.journal.masker,
         )
         self._attempt.fact("step_state", fact, CODE)
 
@@ -282,17 +286,8 @@ class LateSteps(Steps):
 
     # -- its command ----------------------------------------------------------------------------------------------
 
-    def _name(self, step: Step) -> str:
-        late = _late(step)
-        if not late.name:
-            return ""
-        try:
-            return self.state.text(late.name, late, self._env)
-        except InvalidExpression:
-            return late.name
-
     def _started(self, step: Step) -> dict[str, Any]:
-        return super()._started(step) | ({"name": name} if (name := self._name(step)) else {})
+        return super()._started(step) | ({"name": name} if (name := self.state.name(step, self._env)) else {})
 
     def _script(self, step: Step, late: LateStep) -> str:
         if late.kind == "run":

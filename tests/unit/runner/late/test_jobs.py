@@ -148,6 +148,22 @@ def test_a_job_becomes_several_by_the_output_of_another(make: Make) -> None:
     assert planned.job("many.2-y").matrix == {"n": "2", "x": "y"}
 
 
+def test_a_matrix_may_have_lists_names_and_mappings_from_expressions(make: Make) -> None:
+    first = job("first", step("echo 'm=[1, 2]' >>$GITHUB_OUTPUT", id="s"), outputs={**M, "name": "n"})
+    value, insert = "${{ fromJSON(needs.first.outputs.v) }}", "${{ fromJSON('{\"z\": 9}') }}"
+    matrix = {"${{ needs.first.outputs.name }}": [value, 3], "o": [{"x": 1, "${{ insert }}": insert}]}
+    many = job(
+        "many",
+        step("echo ${{ matrix.n }} ${{ matrix.o.x }}${{ matrix.o.z }}"),
+        needs={"first": ["first"]},
+        strategy={"matrix": matrix},
+        group="many",
+    )
+    ran = run(make, first, many)
+    lines = [ran.lines(f"many.{n}-1-9")[0] for n in (1, 2, 3)]
+    assert lines == ["1 19", "2 19", "3 19"]
+
+
 @pytest.mark.parametrize(("value", "why"), [("[]", "no combination"), ("{", "not valid JSON"), ("3", "not a list")])
 def test_a_matrix_that_is_none_fails_the_job(make: Make, value: str, why: str) -> None:
     first = job("first", step(f"echo 'm={value}' >>$GITHUB_OUTPUT", id="s"), outputs=M)
