@@ -376,3 +376,23 @@ def test_the_end_of_a_run_does_not_wait_for_a_request(results: ResultsServer, jo
         assert not closing.is_alive()
         with suppress(ConnectionResetError):
             assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize(("uploaded", "size"), [(b"abc", "4"), (b"abc", "0"), (None, "0")])
+def test_an_upload_that_is_not_whole_is_not_kept(job: Job, record: Path, uploaded: bytes | None, size: str) -> None:
+    begun = job.call(CACHES, "CreateCacheEntry", key="k", version="v")
+    named = job.call(ARTIFACTS, "CreateArtifact", name="one")
+    for answer in (begun, named):
+        if uploaded is not None:
+            assert job.asked("PUT", answer["signed_upload_url"], uploaded)[0] == 201
+    finished = job.call(CACHES, "FinalizeCacheEntryUpload", key="k", version="v", size_bytes=size)
+    assert finished == (400, "invalid_argument")
+    assert job.call(ARTIFACTS, "FinalizeArtifact", name="one", size=size) == (400, "invalid_argument")
+    assert job.restore("k") is None
+    assert list(record.rglob("*.zip")) == []
+    assert job.save("k", b"whole")["ok"], "the key is free again"
+
+
+def test_a_call_has_a_limit(job: Job) -> None:
+    address = f"{job.url}/twirp/github.actions.results.api.v1.CacheService/CreateCacheEntry"
+    assert job.asked("POST", address, bytes(2 << 20), Authorization=f"Bearer {job.token}")[0] == 413
