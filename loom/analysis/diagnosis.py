@@ -231,7 +231,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     failures = _with_findings(of_output, found)
     unnamed = (job.get("finding_reports") or {}).get("findings", 0) - len(found) if found else 0
     groups = patterns.groups(failures, tests)
-    telling = None if silent else _telling_line(causes, of_output, told_by, printed)
+    telling = None if silent else _telling_line(causes, of_output, told_by, printed, at)
     return Diagnosis(
         run_id=evidence.run_id,
         state=evidence.state,
@@ -401,14 +401,18 @@ _HEADING = re.compile(r"\s*(?:Traceback \(most recent call last\)|stack tracebac
 """Its error follows it, after indented lines, or is before it."""
 _PASSES_ON = re.compile(
     r"\s*(?:raise|throw)\s|.*\*\*\* .*Error \d+|ninja: build stopped|npm (?:ERR!|error) (?:code|errno|A complete log)\b"
-    r"|={3,} (?:FAILURES|ERRORS) =|Finished in |-- Configuring incomplete|Execution of \S+ aborted|FAILED: |\W*$"
+    r"|={3,} (?:FAILURES|ERRORS) =|Finished in |rake aborted!|-- Configuring incomplete|Execution of \S+ aborted|FAILED: |\W*$"
 )
 """The source of an error whose message follows, a title, or a program that reports the end of another."""
 _NO_ERROR = re.compile(r"\b(?:warning|note|info|debug|hint)\b|^\s*(?:PASS|ok|OK|✓|✔)\b", re.IGNORECASE)
 
 
 def _telling_line(
-    causes: Sequence[Cause], failures: Sequence[Failure], lines: Sequence[str], printed: Sequence[str]
+    causes: Sequence[Cause],
+    failures: Sequence[Failure],
+    lines: Sequence[str],
+    printed: Sequence[str],
+    at: Directories,
 ) -> str | None:
     """Choose the line as `Diagnosis.telling_line`, from `lines` where they have any."""
     if evidence := next((cause.line for cause in causes if cause.line), None):
@@ -416,13 +420,30 @@ def _telling_line(
     message = next((each.message for each in failures if each.message), None)
     if message and (line := next((line for line in lines if message[:100] in line), None)):
         return line
-    told = [line for line in _without_frames(lines) if line.strip() and line != patterns.GAP]
-    errors = [line for line in told if speaks_of_error(line)]
-    placed = [line for line in told if not _NO_ERROR.search(line) and places_in([line])]
-    by_itself = [[line for line in each if not _PASSES_ON.match(line)] for each in (placed, errors)]
-    plain = [line for line in by_itself[1] if not _NO_ERROR.search(line)]
-    first = next((line for each in (*by_itself[:1], plain, by_itself[1], errors) for line in each), None)
-    return first or next((line for line in reversed([*printed, *told]) if line.strip() and line != patterns.GAP), None)
+    survived = max((number + 1 for number, line in enumerate(lines) if line.endswith("(ignored)")), default=0)
+    told = [line for line in _without_frames(lines[survived:]) if line.strip() and line != patterns.GAP]
+    own = [line for line in told if not _PASSES_ON.match(line)]
+    caught = _caught(lines)
+    errors = [line for line in own if speaks_of_error(line) and line not in caught]
+    placed = [line for line in own if not (line[:1].isspace() or _NO_ERROR.search(line)) and at.are_there([line])]
+    plain = [line for line in errors if not _NO_ERROR.search(line)]
+    both = [line for line in plain if line in placed]
+    first = next((line for each in (both, placed, plain, errors, own[::-1], told) for line in each), None)
+    return first or next((line for line in reversed(printed) if line.strip() and line != patterns.GAP), None)
+
+
+_EXCEPTION = re.compile(r"(?:\w+\.)*\w+(?:Error|Exception): ")
+_FRAME = re.compile(r"\s|\S+:\d+:in ")
+
+
+def _caught(lines: Sequence[str]) -> set[str]:
+    """Return the exceptions that a program printed by themselves, without a trace, and went on."""
+    around = zip(["", *lines], lines, lines[1:], strict=False)
+    return {
+        line
+        for before, line, after in around
+        if _EXCEPTION.match(line) and after.strip() and not (before[:1].isspace() or _FRAME.match(after))
+    }
 
 
 def _reason(said: Sequence[str]) -> Sequence[str]:
@@ -516,9 +537,10 @@ def _places(
         if each.file and each.line and not is_foreign(each.file)
     ]
     mentions = at.placed([telling, *(line for line in lines if not _NO_ERROR.search(line))])
+    told = [place for place in mentions[:1] if places_in([telling])]
     found: dict[tuple[str, int], Location] = {}
     surest = by_command if silent else []
-    for place in (*places_in_step(lines, step), *of_tests, *surest, *mentions) or by_command:
+    for place in (*told, *places_in_step(lines, step), *of_tests, *surest, *mentions) or by_command:
         found.setdefault((place.file, place.line), place)
     return list(found.values())[:MOST_PLACES]
 

@@ -43,7 +43,7 @@ _PLACES = (
     re.compile(r"^(?P<file>[\w@+-][\w.@+-]*(?:[/.][\w@+-][\w.@+-]*)+): (?:line )?(?P<line>\d+): "),
     re.compile(r"\bat (?P<file>(?:[\w.@+-]+/)*[\w@+-]+\.\w{1,4}) line (?P<line>\d+)\b"),
     re.compile(
-        r"(?<![\w.@+/-])(?P<file>/?(?:[\w.@+-]+/)*[\w.@+-]+\.[A-Za-z]\w{0,9}):(?P<line>\d+)(?::(?P<column>\d+))?\b"
+        r"(?<![\w.@+/-])(?P<file>/?(?:[\w.@+-]+/)*(?:[\w.@+-]+\.[A-Za-z]\w{0,9}|[A-Z][a-z]+file)):(?P<line>\d+)(?::(?P<column>\d+))?\b"
     ),
     re.compile(
         r"(?<![\w.@+/-])(?P<file>/?(?:[\w.@+-]+/)*[\w.@+-]+\.[A-Za-z]\w{0,9})\((?P<line>\d+)(?:,(?P<column>\d+))?\)"
@@ -100,17 +100,23 @@ class Directories:
             return path
         for base in (*self._entered_before(path), self._directory, "", *self._named, *self._entered):
             found = posixpath.normpath(posixpath.join(base, path))
-            if not found.startswith(("..", "/")) and os.path.lexists(self._root / found):
+            if not found.startswith(("..", "/")) and self._is_there(found):
                 return found
         below = posixpath.normpath(path).lstrip("./")
         ending = [found for found in self._all if found == below or found.endswith(f"/{below}")]
         return ending[0] if len(ending) == 1 else path
 
+    def are_there(self, lines: Sequence[str]) -> bool:
+        """Return whether the lines name a place in a file that is there; any place if nothing is known of the files."""
+        return any(self._root is None or self._is_there(self.file(place.file)) for place in places_in(lines))
+
+    def _is_there(self, path: str) -> bool:
+        return self._root is not None and os.path.lexists(self._root / path)
+
     def placed(self, lines: Sequence[str]) -> list[Location]:
         """Return the places that the lines name: of the first one, then as `places_in`; those in files that are there, if any."""
         found = [replace(place, file=self.file(place.file)) for place in (*places_in(lines[:1]), *places_in(lines[1:]))]
-        there = [place for place in found if self._root is not None and os.path.lexists(self._root / place.file)]
-        return there or found
+        return [place for place in found if self._is_there(place.file)] or found
 
     def _entered_before(self, path: str) -> Sequence[str]:
         """Return the directories that were entered, and not left, where the path is named first; the innermost first."""

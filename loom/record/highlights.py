@@ -51,7 +51,7 @@ TELLING = re.compile(
     |timed?\ ?out|abort\w*|invalid|unexpected|expected)\b|^E\s{2,}|^FAIL\b|\bnot\ ok\b|✗|✘|✕|[A-Z]\w+(?:Error|Exception)\b""",
     re.VERBOSE | re.IGNORECASE,
 )
-NOT_TELLING = re.compile(r"\b0 (?:errors?|failed|failures)\b|\bno errors?\b|^\s*\^+\s*$", re.IGNORECASE)
+NOT_TELLING = re.compile(r"\b0 (?:errors?|failed|failures)\b|\bno errors?\b|^\s*\w+: 0$|^\s*\^+\s*$", re.IGNORECASE)
 
 
 def speaks_of_error(line: str) -> bool:

@@ -171,7 +171,14 @@ def _ended_by(found: Mapping[str, _Report], marks: Sequence[Begun], script: str,
         return EndedBy(command=_whole(written, plain.line), line=plain.line, code=code) if known else None
     while at_end is not None and len(marks) > 1 and marks[-1].line == 1 and at_end.command.startswith(marks[-1].word):
         marks = marks[:-1]  # that of the trap EXIT itself
-    if failed is not None and failed.code == code and failed.files and _is_last(failed, at_end, marks, script):
+    in_trap = failed is not None and _sources_step(failed)
+    if (
+        failed is not None
+        and not in_trap
+        and failed.code == code
+        and failed.files
+        and _is_last(failed, at_end, marks, script)
+    ):
         return _by_report(failed, failed.line, written)
     if at_end is not None and at_end.code != code:
         return None
@@ -220,6 +227,8 @@ def _by_mark(marks: Sequence[Begun], at_end: _Report | None, written: Sequence[s
         return _by_report(replace(at_end, command=command), _only_line(written, command), written)
     last = next((mark for mark in marks if mark.word == "exit"), marks[-1])
     line = written[last.line - 1] if 1 <= last.line <= len(written) else ""
+    if (given := re.search(r"\bexit (\d+)\s*$", line)) and int(given[1]) != code:
+        return None  # a trap of the script's has ended otherwise
     if last.word in ("exit", "exec") and (whole := re.search(rf"\b{last.word}\b[^;&|}}]*", line)):
         return EndedBy(command=whole[0].strip(), line=last.line, code=code)
     own = next((mark for mark in reversed(marks) if mark.line <= len(written)), last)

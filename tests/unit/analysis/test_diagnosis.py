@@ -173,3 +173,26 @@ def test_the_telling_line_is_among_those_shown() -> None:
     many = ["x.c:1: error: this one", *(f"line {number} failed" for number in range(99))]
     assert lines_that_matter(many, telling="x.c:1: error: this one")[0] == "x.c:1: error: this one"
     assert len(lines_that_matter(many, telling="x.c:1: error: this one")) <= 14
+
+
+def test_errors_that_a_program_survived_do_not_tell() -> None:
+    ignored = ["ls: cannot access 'x': No such file", "make: [a.mk:2: a] Error 2 (ignored)", "size 12 kB, budget 10 kB"]
+    for printed, told in (
+        ([*ignored, "make: *** [a.mk:4: a] Error 1"], "size 12 kB, budget 10 kB"),
+        (["ModuleNotFoundError: No module named 'x'", "91 % are translated"], "91 % are translated"),
+        (["connecting to db.example.com:5432", "FATAL: password refused"], "FATAL: password refused"),
+        (
+            ["rake aborted!", "ArgumentError: RELEASE is not set", "Rakefile:2:in `block'"],
+            "ArgumentError: RELEASE is not set",
+        ),
+    ):
+        found = diagnose(evidence(lines=printed, root=Path("/nonexistent")))
+        assert found.telling_line == told
+
+
+def test_a_long_clean_up_before_exit_is_no_reason() -> None:
+    said = [f"removing {number}" for number in range(20)]
+    ended = {"command": "exit 1", "line": 3, "code": 1}
+    found = diagnose(evidence(lines=["a.c:3:1: error: no x", *said], own=[], said=said, ended_by=ended))
+    assert found.telling_line == "a.c:3:1: error: no x"
+    assert diagnose(evidence(lines=said, own=[], said=said[:2], ended_by=ended)).telling_line == "removing 1"
