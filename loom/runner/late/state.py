@@ -349,10 +349,6 @@ class LateState:
         """Return the scope of the composite action that an "enter" or "leave" belongs to."""
         return self._inner[step.id]
 
-    def fail(self) -> None:
-        """Let the job fail, whatever its steps say."""
-        self._scopes[()].status = FAILURE
-
     def apply(self, step: Step, result: StepResult) -> None:
         late = _late(step)
         scope = self._entered(late.scope)

@@ -94,6 +94,8 @@ class LateSteps(Steps):
         self._matchers: dict[str, Reader] = {}
         self._filter: CommandFilter | None = None
         self._heard: deque[str] = deque(maxlen=MOST_LOOKED_AT)
+        self._fails = False
+        """Whether the job fails whatever its steps say: a person went on after a failure, or its time was over."""
         self._failing: dict[tuple[str, ...], tuple[Step, Exit, str]] = {}
         """The step that failed each scope."""
         facts, event_path = place.session.facts, place.environment.get("GITHUB_EVENT_PATH", "")
@@ -130,7 +132,7 @@ class LateSteps(Steps):
 
     def _decide(self) -> None:
         attempt = self._attempt
-        if self.state.status == FAILURE:
+        if self._fails or self.state.status == FAILURE:
             step, exit_, text = self._failing[()]
             attempt.status, attempt.exit_code = exit_.status, exit_.code
             attempt.failing_step, attempt.error = step.id, text
@@ -177,44 +179,45 @@ class LateSteps(Steps):
         return self._do(step, late)
 
     def _do(self, step: Step, late: LateStep) -> bool:
-        while True:
-            self._result, self._failed_by = StepResult(outcome=SUCCESS, conclusion=SUCCESS), None
-            try:
-                script, limit_s = self._script(step, late), self._limit_s(late)
-                command = self._command(replace(step, script=script), limit_s, None)
-            except InvalidExpression as error:
-                self._fail(step, late, self._invalid(step, str(error)), str(error))
-                return True
-            running = replace(step, script=script, literal=step.literal and script == step.script)
-            if late.kind == "checkout" and not command.script:
-                exit_ = Exit(code=0)
-            else:
-                exit_ = self._step(running, limit_s, self._again if self.state.cancelled else self._cancel, None)
-            if exit_.status is Status.SUCCESS:
-                if late.kind == "checkout":
-                    self._result = replace(self._result, outputs=self._checkout(late)[1])
-                self._end(step, self._result)
-                return True
-            text = self._why(running, exit_, limit_s)
-            if exit_.ended is Ended.CANCELED or (exit_.ended is Ended.TIMED_OUT and self._is_canceled()):
-                self._end(step, replace(self._result, outcome=CANCELLED, conclusion=CANCELLED))
-                if exit_.ended is Ended.TIMED_OUT:
-                    self._failing.setdefault((), (step, exit_, text))
-                    self.state.fail()
-                return True
-            if self._continues(late):
-                self._end(step, replace(self._result, outcome=FAILURE))
-                return not exit_.ended_place
-            with self._clock.stopped():
-                verdict = self._verdict(step, exit_)
-            if verdict is Verdict.RETRY:
-                continue
-            self._fail(step, late, exit_, text)
-            self._attempt.paused = verdict is Verdict.PAUSE
-            if self._attempt.paused:
+        self._result, self._failed_by = StepResult(outcome=SUCCESS, conclusion=SUCCESS), None
+        try:
+            script, limit_s = self._script(step, late), self._limit_s(late)
+            command = self._command(replace(step, script=script), limit_s, None)
+        except InvalidExpression as error:
+            self._fail(step, late, self._invalid(step, str(error)), str(error))
+            return True
+        running = replace(step, script=script, literal=step.literal and script == step.script)
+        if late.kind == "checkout" and not command.script:
+            exit_ = Exit(code=0)
+        else:
+            exit_ = self._step(running, limit_s, self._again if self.state.cancelled else self._cancel, None)
+        if exit_.status is Status.SUCCESS:
+            if late.kind == "checkout":
+                self._result = replace(self._result, outputs=self._checkout(late)[1])
+            self._end(step, self._result)
+            return True
+        text = self._why(running, exit_, limit_s)
+        if exit_.ended is Ended.CANCELED or (exit_.ended is Ended.TIMED_OUT and self._is_canceled()):
+            self._end(step, replace(self._result, outcome=CANCELLED, conclusion=CANCELLED))
+            if exit_.ended is Ended.TIMED_OUT:
                 self._failing.setdefault((), (step, exit_, text))
-                self.state.fail()
-            return not (self._attempt.paused or exit_.ended_place)
+                self._fails = True
+            return True
+        if not exit_.ended_place and self._continues(late):
+            self._end(step, replace(self._result, outcome=FAILURE))
+            return True
+        with self._clock.stopped():
+            verdict = self._verdict(step, exit_)
+        if verdict is Verdict.RETRY:
+            return self._turn(step)
+        if verdict is Verdict.FAIL:
+            self._fail(step, late, exit_, text)
+            return not exit_.ended_place
+        self._failing.setdefault((), (step, exit_, text))
+        self._fails = True
+        self._attempt.paused = verdict is Verdict.PAUSE
+        self._end(step, replace(self._result, outcome=FAILURE))  # as if it had been mended, for those after it
+        return not (self._attempt.paused or exit_.ended_place)
 
     def _why(self, step: Step, exit_: Exit, limit_s: float | None) -> str:
         return self._failed_by or why(self._job, step, exit_, limit_s) or ""

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from loom.cancel import Cancel
+from loom.plan.model import Job
+from loom.runner.hooks import AtStep, Verdict
+from loom.status import Exit
 from tests.unit.runner.conftest import Make
 
 from .plans import job, run, states, step
@@ -304,3 +310,58 @@ def test_problem_matchers_find_the_failures_of_later_steps(make: Make) -> None:
     )
     found = [(each["file"], each["line"], each["message"]) for each in ran.facts("finding", "one")]
     assert found == [("a.c", 3, "thing")]
+
+
+class Deciding:
+    """A gate that decides about failures in turn, and looks at the variables of each step before it."""
+
+    def __init__(self, *verdicts: Verdict) -> None:
+        self.verdicts = list(verdicts)
+        self.seen: list[str] = []
+
+    def before(self, at: AtStep, cancel: Cancel) -> None:
+        said: list[bytes] = []
+        inside = at.inside()
+        inside.exec(["sh", "-c", "echo $A $X"], lambda _, data: said.append(data), cancel, stdin=False)
+        self.seen.append(f"{at.step.id.removeprefix('script/')} {b''.join(said).decode().strip()}".strip())
+
+    def failed(self, at: AtStep, exit_: Exit, cancel: Cancel) -> Verdict:
+        return self.verdicts.pop(0)
+
+    def start(self, job: Job, cancel: Cancel) -> bool:
+        return False
+
+
+def gated(gate: Deciding) -> Any:
+    return lambda tools: replace(tools, gate=gate)
+
+
+def test_a_person_stands_before_each_step_that_runs_with_its_variables(make: Make) -> None:
+    gate = Deciding()
+    ran = run(
+        make,
+        job(
+            "one",
+            step("echo A=1 >>$GITHUB_ENV"),
+            step(kind="enter", inputs={"x": "i"}),
+            step("true", scope=("act",), env={"X": "${{ inputs.x }}"}),
+            step(kind="leave"),
+            step("never", condition="false"),
+        ),
+        tools=gated(gate),
+    )
+    assert gate.seen == ["01", "02 1", "03 1 i"]
+    assert ran.statuses == {"one": "success"}
+
+
+def test_a_failed_step_is_tried_again_or_the_next_one_runs(make: Make) -> None:
+    steps = (step("test -e up || { touch up; exit 1; }"), step("exit 3"), step("echo on ${{ job.status }}"))
+    ran = run(make, job("one", *steps), code=1, tools=gated(Deciding(Verdict.RETRY, Verdict.NEXT)))
+    assert list(states(ran).values()) == ["success", "failure/success", "success"]
+    assert (ran.error("one"), ran.lines("one", "script/03")) == ("script/02 failed with exit code 3", ["on success"])
+
+
+def test_a_paused_job_stays_as_the_step_left_it(make: Make) -> None:
+    steps = (step("exit 3"), step("echo never", condition="always()"))
+    ran = run(make, job("one", *steps), code=None, tools=gated(Deciding(Verdict.PAUSE)))
+    assert (list(states(ran).values()), ran.statuses) == (["failure/success"], {"one": "failure"})
