@@ -90,10 +90,26 @@ class OtherFailure(Document, frozen=True, kw_only=True):
     """Its own, of the first jobs that failed, in the diagnosis that the run's end records."""
 
 
+class LogSource(Document, frozen=True, kw_only=True):
+    """The log of a CI server that was read instead of a record, and what it says of itself."""
+
+    name: str
+    """The file or address; `-` is standard input."""
+    format: Literal["gitlab", "github", "plain"]
+    runner: str | None
+    """The version of the runner."""
+    commit: str | None
+    ref: str | None
+    image_digest: str | None
+    lines_total: Count
+
+
 class Diagnosis(Document, frozen=True, kw_only=True):
     schema_version: Literal["loom.diagnosis.v1"] = DIAGNOSIS_SCHEMA
     kind: Literal["diagnosis"] = "diagnosis"
     run_id: str
+    """Empty for a server's log."""
+    log: LogSource | None = None
     state: str
     unrecorded: Unrecorded | None
     """The run that was refused and left no record; `run_id` is then its start, and `state` is `refused`."""

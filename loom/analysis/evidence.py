@@ -57,7 +57,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
     whole = len(events) < LINES_READ and (total is None or total <= len(events))
     highlights = Highlights() if whole else _highlights(reading, own, events_path, summary)
     same = None if unfinished or workspace is not None else _recorded_of(reading, job_id)
-    lines = [*(_early(highlights, events[0].seq) if events else ()), *(visible(event.text) for event in events)]
+    lines = [*(early_lines(highlights, events[0].seq) if events else ()), *(visible(event.text) for event in events)]
     found = diagnose(
         Evidence(
             run_id=reading.run_id,
@@ -182,7 +182,9 @@ def _lines_after(
         if left[event.stream] > 0:
             left[event.stream] -= 1
             found.append(visible(event.text))
-    early = _early(highlights, events[0].seq, after=ended[out] + ended[err]) if events and any(left.values()) else []
+    early = (
+        early_lines(highlights, events[0].seq, after=ended[out] + ended[err]) if events and any(left.values()) else []
+    )
     return [*early, *reversed(found)]
 
 
@@ -198,7 +200,7 @@ def _highlights(
         return of_file(file, patterns.watch(own))
 
 
-def _early(highlights: Highlights, before: int, *, after: int = 0) -> list[str]:
+def early_lines(highlights: Highlights, before: int, *, after: int = 0) -> list[str]:
     """Return the lines that come before an event, and not among the first `after`, with a gap wherever lines are left out."""
     lines: list[str] = []
     last = after

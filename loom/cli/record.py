@@ -55,13 +55,18 @@ def logs(
 
 @done_by("record.diagnose")
 def diagnose(
-    run: options.Run = "last",
+    run: Annotated[
+        str,
+        argument("RUN|LOG", f"{options.RUN_HELP} Or a CI server's log: a file, or -.", "run", show_default=False),
+    ] = "last",
     job: Annotated[str | None, argument("JOB", "A job (default: the first that failed).", "job")] = None,
     form: Annotated[DiagnosisForm, option("--format", "Output format.")] = DiagnosisForm.TEXT,
     as_json: options.AsJson = False,
     color: options.Color = None,
 ) -> None:
     """Show what failed, the likely cause, and what to do next.
+
+    Of a run, or of the log of a job on GitLab or GitHub, without a run here.
 
     `--format agent` is plain text of at most 2 KB; `github` prints annotations, `gitlab` a Code Quality report.
     """

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import BinaryIO
 
 from msgspec.structs import replace
 
 from loom.analysis.changed_since import moved_on
 from loom.analysis.diagnosis import Diagnosis, diagnose_refusal
 from loom.analysis.evidence import diagnosis_of
+from loom.analysis.server_log import diagnosis_of_log, read_log
 from loom.commands.project import Here, here
 from loom.commands.record.naming import run_or_job
 from loom.commands.screen import screen_parts
@@ -16,11 +23,15 @@ from loom.errors import RequestError
 from loom.record.reader import Reading
 from loom.record.unrecorded import since
 from loom.render import diagnosis as forms
+from loom.util.untrusted_files import open_regular
 
 
 def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None:
     """`loom diagnose`."""
     place = here({"color": color})
+    if is_log(run):
+        _show([of_log(place, run, job)], form, place)
+        return
     of_all = job is None and form in forms.OF_ALL_JOBS
     reading: Reading | None = None
     diagnosis = _refusal(place) if run == "last" and job is None else None
@@ -32,10 +43,45 @@ def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None
         diagnosis = diagnosis_of(reading, job)
         if diagnosis.failed:
             diagnosis = replace(diagnosis, moved_on=moved_on(reading))
-    look, write = screen_parts(place.config.color if form == "text" else "never")
     others = [diagnosis_of(reading, other.job_id) for other in diagnosis.others] if of_all and reading else []
-    for line in forms.lines(form, diagnosis, look, now_ns=time.time_ns(), others=others):
+    _show([diagnosis, *others], form, place)
+
+
+def _show(found: Sequence[Diagnosis], form: str, place: Here) -> None:
+    look, write = screen_parts(place.config.color if form == "text" else "never")
+    for line in forms.lines(form, found[0], look, now_ns=time.time_ns(), others=found[1:]):
         write(line)
+
+
+_BLOCK = 1 << 18
+
+
+def is_log(named: str) -> bool:
+    """Tell whether it is a log instead of a run: a file that is no document, or `-`."""
+    return named == "-" or (Path(named).suffix not in _NO_LOGS and os.path.isfile(named))  # noqa: PTH113  a name may be too long for Path
+
+
+_NO_LOGS = (".json", ".jsonl", ".bundle")
+
+
+def of_log(place: Here, named: str, job: str | None) -> Diagnosis:
+    """Diagnose the job that a log is of."""
+    if job is not None:
+        raise RequestError(f"unexpected argument {job}: a log is of one job")
+    try:
+        with open_log(named) as file:
+            log = read_log(iter(lambda: file.read(_BLOCK), b""))
+    except OSError as error:
+        raise RequestError(
+            f"{named}: {error.strerror or error}: the log can't be read", code="LOG_UNREADABLE"
+        ) from error
+    if not log.lines_total:
+        raise RequestError(f"{named}: the log is empty", code="LOG_UNREADABLE")
+    return diagnosis_of_log(log, named, root=place.root)
+
+
+def open_log(named: str) -> AbstractContextManager[BinaryIO]:
+    return nullcontext(sys.stdin.buffer) if named == "-" else open_regular(Path(named))
 
 
 def _refusal(place: Here) -> Diagnosis | None:

@@ -11,6 +11,7 @@ from loom.render.diagnosis.text import (
     failed_jobs,
     group_text,
     groups_text,
+    log_text,
     moved_on_text,
     read_text,
     refused_lines,
@@ -68,19 +69,23 @@ def _whole(text: str) -> str:
 def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
     took = f" after {rough_duration(diagnosis.duration_ms)}" if diagnosis.duration_ms is not None else ""
     tree = f"; tree {diagnosis.tree_sha[:12]}" if diagnosis.tree_sha else ""
-    lines = [f"run {diagnosis.run_id}: {diagnosis.state}{took}{tree}; {run_age(diagnosis.run_id, now_ns)}"]
+    if diagnosis.log is not None:
+        lines = [_short(f"{log_text(diagnosis.log)}: {diagnosis.state}", 300)]
+    else:
+        lines = [f"run {diagnosis.run_id}: {diagnosis.state}{took}{tree}; {run_age(diagnosis.run_id, now_ns)}"]
     if diagnosis.moved_on is not None:
         lines.append(_short(moved_on_text(diagnosis.moved_on), 300))
     if diagnosis.last_event_at is not None:
         lines.append(f"last event at {diagnosis.last_event_at}")
-    if diagnosis.job_id is not None:
-        unit = f", step {diagnosis.step} of {diagnosis.steps_total}" if diagnosis.step else ""
+    if diagnosis.job_id is not None or diagnosis.log is not None:
+        of = f" of {diagnosis.steps_total}" if diagnosis.steps_total else ""
+        unit = f", step {visible(diagnosis.step)}{of}" if diagnosis.step else ""
         unit += f" ({diagnosis.step_place})" if diagnosis.step_place else ""
         unit = f", section {diagnosis.section}" if diagnosis.section else unit
         code = f", exit code {diagnosis.exit_code}" if diagnosis.exit_code is not None else ""
         image = f", image {diagnosis.image}" if diagnosis.image else ", on the host" if diagnosis.step else ""
         verdict = "failed" if diagnosis.failed else diagnosis.job_status or diagnosis.state
-        lines.append(f"{verdict}: job {diagnosis.job_id}{unit}{code}{image}")
+        lines.append(f"{verdict}: job {diagnosis.job_id or 'of the log'}{unit}{code}{image}")
     if diagnosis.command:
         lines.append(f"command: {_short(' ⏎ '.join(diagnosis.command.strip().splitlines()), 300)}")
     if diagnosis.ended_by is not None:
@@ -113,7 +118,7 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
 def _tail(diagnosis: Diagnosis) -> list[str]:
     lines = []
     lines += [_short(line) for line in failed_jobs(diagnosis, 6)]
-    if diagnosis.failed:
+    if diagnosis.failed and diagnosis.reproduce:
         lines.append(f"reproduce: {_short(diagnosis.reproduce, 300)}")
     if diagnosis.logs_command:
         lines.append(f"more: {diagnosis.logs_command} [--grep RE]")

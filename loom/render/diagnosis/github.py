@@ -34,7 +34,7 @@ def _message(diagnosis: Diagnosis, total: int) -> str:
     told += [line for cause in diagnosis.shown_causes for line in (f"likely: {cause.summary}", f"  {cause.advice}")]
     if total > MOST - 1:
         told.append(f"{total} failures, {MOST - 1} of them have annotations")
-    told.append(f"again: {diagnosis.reproduce}")
+    told.append(f"again: {diagnosis.reproduce}" if diagnosis.reproduce else "")
     return "\n".join(dict.fromkeys(filter(None, told)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loom.analysis.diagnosis import Diagnosis, Excerpt, MovedOn
+from loom.analysis.diagnosis import Diagnosis, Excerpt, LogSource, MovedOn
 from loom.analysis.patterns import FailureGroup
 from loom.record.highlights import form_of
 from loom.render.diagnosis import history
@@ -21,7 +21,10 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
     yield look.styled(headline(diagnosis), "bad") if diagnosis.failed else look.styled(_nothing(diagnosis), "ok")
     tree = f", tree {diagnosis.tree_sha[:12]}" if diagnosis.tree_sha else ""
     on = ", still runs" if diagnosis.state == "running" else ""
-    yield look.styled(f"run {diagnosis.run_id}, {run_age(diagnosis.run_id, now_ns)}{tree}{on}", "dim")
+    if diagnosis.log is not None:
+        yield look.styled(log_text(diagnosis.log), "dim")
+    else:
+        yield look.styled(f"run {diagnosis.run_id}, {run_age(diagnosis.run_id, now_ns)}{tree}{on}", "dim")
     if not diagnosis.failed:
         return
     if diagnosis.moved_on is not None:
@@ -58,11 +61,24 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
     if diagnosis.places:
         yield "look at: " + ", ".join(f"{place.file}:{place.line}" for place in diagnosis.places)
     yield from failed_jobs(diagnosis)
-    yield f"again:   {diagnosis.reproduce}"
+    if diagnosis.reproduce:
+        yield f"again:   {diagnosis.reproduce}"
     if diagnosis.logs_command:
         yield f"more:    {diagnosis.logs_command}"
     if diagnosis.events_path:
         yield f"events:  {diagnosis.events_path}"
+
+
+_SERVERS = {"gitlab": "GitLab's log", "github": "GitHub's log", "plain": "log"}
+
+
+def log_text(log: LogSource) -> str:
+    """Return one line: which log it is, and the commit that it names."""
+    runner = f", runner {log.runner}" if log.runner else ""
+    commit = f", commit {log.commit[:12]}" if log.commit else ""
+    ref = f" of {log.ref}" if log.ref else ""
+    name = "standard input" if log.name == "-" else log.name
+    return visible(f"{_SERVERS[log.format]} {name}{runner}{commit}{ref}")
 
 
 def failed_jobs(diagnosis: Diagnosis, most: int = 20) -> list[str]:
@@ -123,6 +139,8 @@ def _nothing(diagnosis: Diagnosis) -> str:
         return f"run {diagnosis.run_id} still runs: nothing to diagnose"
     if diagnosis.job_status == "skipped":
         return f"job {diagnosis.job_id} was skipped: {diagnosis.error}"
+    if diagnosis.log is not None and diagnosis.job_id is None:
+        return "the job passed, as its log says: nothing to diagnose"
     what = f"run {diagnosis.run_id}" if diagnosis.job_id is None else f"job {diagnosis.job_id}"
     return f"{what} passed: nothing to diagnose"
 
@@ -137,15 +155,17 @@ def headline(diagnosis: Diagnosis) -> str:
         begin = {"error": "could not run", "timed_out": "timed out", "canceled": "interrupted"}.get(
             diagnosis.job_status or diagnosis.state, "failed"
         )
-    if diagnosis.job_id is None:
+    if diagnosis.job_id is None and diagnosis.log is None:
         return f"run {diagnosis.run_id} {begin}"
     unit = (
         f", step {diagnosis.step}" if diagnosis.step else f", section {diagnosis.section}" if diagnosis.section else ""
     )
     unit += f" {diagnosis.step_name!r}" if diagnosis.step and diagnosis.step_name else ""
     unit += f" ({diagnosis.step_place})" if diagnosis.step and diagnosis.step_place else ""
-    code = f", exit code {diagnosis.exit_code}" if diagnosis.exit_code is not None and diagnosis.step else ""
-    return f"{begin}: job {diagnosis.job_id}{unit}{code}"
+    told = diagnosis.step or diagnosis.log is not None
+    code = f", exit code {diagnosis.exit_code}" if diagnosis.exit_code is not None and told else ""
+    job = f": job {diagnosis.job_id}" if diagnosis.job_id is not None else ""
+    return visible(f"{begin}{job}{unit}{code}")
 
 
 def _tests(diagnosis: Diagnosis, look: Look) -> Iterator[str]:

@@ -1,0 +1,403 @@
+"""Read the log of a CI server's job: its sections and commands, and why the job failed.
+
+A log is a stranger's text of any length: it is read once, in constant memory, and nothing in it is more than text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from loom.analysis import patterns
+from loom.analysis.diagnosis import LINES_READ, Diagnosis, Evidence, LogSource, diagnose
+from loom.analysis.evidence import early_lines
+from loom.analysis.named_files import look_below
+from loom.record.documents import Highlights
+from loom.record.highlights import Highlighter
+from loom.util import jsons
+from loom.util.controls import cleaned, visible
+
+LONGEST_LINE = 1 << 16
+"""Bytes of a line that are read: of a longer one, its beginning and its end."""
+_FACT = 1000
+"""Characters of a line in which a fact is looked for."""
+
+Ended = Literal["", "success", "failure", "error", "timed_out", "canceled"]
+Kind = Literal["output", "command", "section", "verdict"]
+
+
+class LogLine(Struct, frozen=True):
+    kind: Kind
+    text: str
+    """Without the server's timestamp and control sequences."""
+    unit: str
+    """The section of the runner, or the step; empty outside of both."""
+
+
+class LogFacts(Struct, kw_only=True):
+    """What a log says of its job; empty: nothing."""
+
+    format: Literal["gitlab", "github", "plain"] = "plain"
+    runner: str = ""
+    commit: str = ""
+    ref: str = ""
+    image: str = ""
+    digest: str = ""
+    images: dict[str, str] = {}
+    """The digest of each image that the log names, of services too."""
+    depth: str = ""
+    cache: str = ""
+    """`restored` or `cold`, where the log names a cache."""
+    exit_code: int | None = None
+    ended: Ended = ""
+    error: str = ""
+    """The runner's own words, of a job that its script did not end."""
+
+
+class LogUnit(Struct, kw_only=True):
+    """The end of a section or step, and the lines before it that tell."""
+
+    name: str
+    command: str = ""
+    lines: deque[str]
+    own: deque[str]
+    """Those of the last command."""
+    said: list[str] = []
+    """Those of the last command before it that printed something."""
+    total: int = 0
+    before_own: int = 0
+    """How many lines it has before those of the last command."""
+    failed: Literal[0, 1, 2] = 0
+    """1: it reported an error; 2: it ended with one."""
+    marked: bool = False
+    """Whether the log has marks of commands."""
+    highlighter: Highlighter | None = None
+    highlights: Highlights = Highlights()
+
+    def add(self, text: str) -> None:
+        self.total += 1
+        self.lines.append(text)
+        self.own.append(text)
+        if self.highlighter is not None:
+            self.highlighter.feed(jsons.encode_line({"seq": self.total, "text": text, "stream": "stdout"}), 1)
+
+    def begin(self, command: str) -> None:
+        if self.own:
+            self.said = list(self.own)
+        self.own.clear()
+        self.before_own, self.command, self.marked = self.total, command, True
+
+
+class ServerLog(Struct, frozen=True, kw_only=True):
+    """A log that was read: what it says, and the unit that failed."""
+
+    facts: LogFacts
+    unit: LogUnit
+    lines_total: int
+
+
+_GH_COLUMNS = re.compile(r"^[^\t]{1,200}\t(?P<step>[^\t]{0,200})\t(?=\ufeff?\d{4}-\d\d-\d\dT[\d:.]+Z)")
+"""What `gh run view --log` puts before each line."""
+_STAMP = re.compile(r"^\ufeff?\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z (?:[0-9a-f]{2}[EO](?P<more>[ +]))?")
+_SECTION = re.compile(
+    r"(?:\x1b\[0K)?section_(?P<edge>start|end):\d+:(?P<name>[\w.-]{1,100})(?:\[[^\]]*\])?\r?(?:\x1b\[0K)?"
+)
+_HEADER = re.compile(
+    r"""(?P<prepare_executor>Preparing\ the\ ".*"\ executor)|(?P<prepare_script>Preparing\ environment)
+    |(?P<get_sources>Getting\ source\ from\ )|(?P<restore_cache>Restoring\ cache)
+    |(?P<download_artifacts>Downloading\ artifacts)|(?P<step_script>Executing\ "step_\w+"\ stage\ of\ the\ job\ script)
+    |(?P<after_script>Running\ after.?script)|(?P<archive_cache>Saving\ cache\ for\ )
+    |(?P<upload_artifacts>Uploading\ artifacts\ for\ )|(?P<cleanup_file_variables>Cleaning\ up\ project\ directory)""",
+    re.VERBOSE,
+)
+"""The runner's titles of its sections: a log that somebody copied from a page has no other marks."""
+_OF_RUNNER = re.compile(
+    r"^(?:prepare_|get_sources|restore_cache|download_|step_|build_script|after_script|archive_|upload_|cleanup_)"
+)
+_AFTERWARDS = re.compile(r"^(?:after_script|archive_|upload_|cleanup_)")
+"""Sections that do not decide how a job ends."""
+_ECHO = re.compile(r"^\x1b\[32;1m\$ (?P<command>.*?)(?:\x1b\[0;?m)?$")
+_ERROR_OF_GITLAB = re.compile(r"^(?:ERROR: )?Job failed(?: \((?P<kind>[^)]*)\))?: (?P<why>.*)$")
+_EXIT = re.compile(r"(?:exit (?:code|status)|terminated with exit code) (?P<code>\d{1,3})\b")
+_GROUP = re.compile(r"^##\[(?P<mark>group|endgroup|error)\](?P<text>.*)$")
+_PASTED = re.compile(r"^Error: (?P<text>Process completed with exit code \d+\.?)$")
+_COMPLETED = "Process completed with exit code "
+_ENDED: tuple[tuple[str, Ended], ...] = (
+    ("exceeded the maximum execution time", "timed_out"),
+    ("The operation was canceled", "canceled"),
+)
+_FACTS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("runner", re.compile(r"^Running with gitlab-runner (\S+)|^Current runner version: '([^']+)'")),
+    ("commit", re.compile(r"^Checking out ([0-9a-f]{7,64}) as |^HEAD is now at ([0-9a-f]{7,64})\b")),
+    ("ref", re.compile(r"^Checking out \S+ as (?:detached HEAD \(ref is ([^)]+)\)|(\S+)\.\.\.)")),
+    ("depth", re.compile(r"^Fetching changes with git depth set to (\d+)")),
+    ("image", re.compile(r"^Using Docker executor with image (\S+) |^Using Kubernetes executor with image (\S+) ")),
+)  # fmt: skip
+_DIGEST = re.compile(
+    r"^Using docker image sha256:[0-9a-f]+ for (?P<name>\S+) with digest \S+@(?P<digest>sha256:[0-9a-f]{64})"
+)
+_CACHED = re.compile(r"^(?:Successfully extracted cache|Cache restored (?:successfully|from key))")
+_COLD = re.compile(
+    r"^(?:WARNING: file does not exist|Failed to extract cache|No URL provided, cache will not be|Cache not found)"
+)
+
+
+def raw_lines(chunks: Iterable[bytes]) -> Iterator[str]:
+    """Split into lines, each bounded by `LONGEST_LINE`."""
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield _text(line)
+        if len(rest) > 2 * LONGEST_LINE:
+            rest = rest[:LONGEST_LINE] + rest[-LONGEST_LINE:]
+    if rest:
+        yield _text(rest)
+
+
+def _text(line: bytes) -> str:
+    half = LONGEST_LINE // 2
+    return (line if len(line) <= LONGEST_LINE else line[:half] + line[-half:]).decode("utf-8", "replace").rstrip("\r")
+
+
+class LogReader:
+    """Tell the lines of one log apart. `facts` fill up meanwhile."""
+
+    def __init__(self) -> None:
+        self.facts = LogFacts()
+        self._unit = ""
+        self._header = False
+        """Whether the lines are those with which GitHub shows a step."""
+        self._coloured = False
+
+    def lines(self, chunks: Iterable[bytes]) -> Iterator[LogLine]:
+        for line in self._whole(raw_lines(chunks)):
+            yield from self._line(line)
+
+    def _whole(self, lines: Iterable[str]) -> Iterator[str]:
+        """Remove timestamps, and join what the runner divided."""
+        held: str | None = None
+        for line in lines:
+            if columns := _GH_COLUMNS.match(line):
+                line = line[columns.end() :]
+            if (stamp := _STAMP.match(line)) is not None:
+                line = line[stamp.end() :]
+                if stamp["more"] == "+" and held is not None and len(held) < LONGEST_LINE:
+                    held += line
+                    continue
+            if held is not None:
+                yield held
+            held = line
+        if held is not None:
+            yield held
+
+    def _line(self, line: str) -> Iterator[LogLine]:
+        if "section_" in line:
+            line, marked = self._sections(line)
+            if marked and not cleaned(line).strip():
+                return
+        plain = visible(line)
+        if self.facts.format != "github" and self._of_gitlab(line, plain):
+            yield LogLine("section" if not _ERROR_OF_GITLAB.match(plain) else "verdict", plain, self._unit)
+        elif self.facts.format != "gitlab" and (found := self._of_github(plain)) is not None:
+            yield found
+        elif (command := self._command(line, plain)) is not None:
+            yield LogLine("command", command, self._unit)
+        elif not self._header:
+            self._fact(plain)
+            yield LogLine("output", plain, self._unit)
+
+    def _sections(self, line: str) -> tuple[str, bool]:
+        marks = [*_SECTION.finditer(line)]
+        for mark in marks:
+            if _OF_RUNNER.match(mark["name"]):
+                self.facts.format = "gitlab"
+                self._unit = mark["name"] if mark["edge"] == "start" else ""
+        return _SECTION.sub("", line), bool(marks)
+
+    def _of_gitlab(self, line: str, plain: str) -> bool:
+        """Take note of what the runner itself says in a line; return whether it is no output of the job."""
+        if plain.startswith("Running with gitlab-runner "):
+            self.facts.format = "gitlab"
+            self._fact(plain)
+            return True
+        if failed := _ERROR_OF_GITLAB.match(plain):
+            self.facts.format = "gitlab"
+            why, code = failed["why"], _EXIT.search(failed["why"])
+            if code is not None and not failed["kind"]:
+                self.facts.exit_code, self.facts.ended = int(code["code"]), "failure"
+            elif "took longer than" in why:
+                self.facts.ended, self.facts.error = "timed_out", why
+            else:
+                self.facts.ended, self.facts.error = "canceled" if why == "canceled" else "error", why
+            return True
+        if plain == "Job succeeded":
+            self.facts.ended = "success"
+            return True
+        if self.facts.format != "gitlab":
+            return False
+        header = _HEADER.match(plain)
+        section = None if header is None else header.lastgroup
+        if section is None or (
+            self._unit == "step_script" and section != self._unit and not _AFTERWARDS.match(section)
+        ):
+            return False  # a script may print such a line
+        self._unit = self._unit or section
+        if not self._unit.startswith(section.partition("_")[0]):
+            self._unit = section
+        return True
+
+    def _of_github(self, plain: str) -> LogLine | None:
+        if self._unit and plain == "Post job cleanup.":
+            self._unit = ""
+            return LogLine("section", plain, "")
+        marked = _GROUP.match(plain) or (self.facts.format != "gitlab" and _PASTED.match(plain)) or None
+        if marked is None:
+            return None
+        self.facts.format = "github"
+        mark, text = marked.groupdict().get("mark") or "error", marked["text"]
+        if mark == "group" and text.startswith("Run "):
+            self._unit, self._header = text.removeprefix("Run "), True
+            return LogLine("section", text, self._unit)
+        if mark == "endgroup":
+            self._header = False
+            return LogLine("section", "", self._unit)
+        if mark == "error":
+            self._header = False
+            if (code := _EXIT.search(text)) and text.startswith(_COMPLETED) and self.facts.exit_code is None:
+                self.facts.exit_code = int(code["code"])
+            if not self.facts.ended:
+                self.facts.ended = next((ended for words, ended in _ENDED if words in text), "failure")
+            ended, self._unit = self._unit, "" if text.startswith(_COMPLETED) else self._unit
+            return LogLine("verdict", text, ended)
+        return LogLine("section", text, self._unit)
+
+    def _command(self, line: str, plain: str) -> str | None:
+        if self.facts.format == "github" or (self._unit and not self._unit.startswith(("step_", "build_", "after_"))):
+            return None
+        if (echoed := _ECHO.match(line)) is not None:
+            self._coloured, self.facts.format = True, "gitlab"
+            return cleaned(echoed["command"])
+        return plain[2:] if plain.startswith("$ ") and not self._coloured else None
+
+    def _fact(self, plain: str) -> None:
+        facts = self.facts
+        if self._unit.startswith(("step_", "build_")) or len(plain) > _FACT:
+            return  # a job prints what it likes
+        if (found := _DIGEST.match(plain)) and len(facts.images) < 100:
+            facts.images[found["name"]] = found["digest"]
+            if facts.image in ("", found["name"]):
+                facts.image, facts.digest = found["name"], found["digest"]
+        for name, pattern in _FACTS:
+            if (match := pattern.match(plain)) is not None:
+                value = next((group for group in match.groups() if group), "")
+                if value and not getattr(facts, name):
+                    setattr(facts, name, value)
+        if _CACHED.match(plain):
+            facts.cache = "restored"
+        elif _COLD.match(plain) and not facts.cache:
+            facts.cache = "cold"
+
+
+def read_log(chunks: Iterable[bytes]) -> ServerLog:
+    """Read a log to its end."""
+    reader, watch = LogReader(), patterns.watch(())
+
+    def new(name: str) -> LogUnit:
+        return LogUnit(
+            name=name, lines=deque(maxlen=LINES_READ), own=deque(maxlen=LINES_READ), highlighter=Highlighter(watch)
+        )
+
+    current, chosen, total = new(""), None, 0
+    for line in reader.lines(chunks):
+        total += 1
+        github = reader.facts.format == "github"
+        if line.unit != current.name or (github and line.kind == "section" and line.text.startswith("Run ")):
+            chosen = _choose(chosen, current)
+            current = new(line.unit)
+        if line.kind == "command":
+            current.begin(line.text)
+        elif line.kind == "output":
+            current.add(line.text)
+        elif line.kind == "verdict" and github:
+            current.failed = 2 if line.text.startswith(_COMPLETED) else max(current.failed, 1)
+            if current.failed == 1:
+                current.add(line.text)
+    unit = _choose(chosen, current)
+    if unit.highlighter is not None:
+        unit.highlights, unit.highlighter = unit.highlighter.finish(), None
+    return ServerLog(facts=reader.facts, unit=unit, lines_total=total)
+
+
+def _choose(chosen: LogUnit | None, next_one: LogUnit) -> LogUnit:
+    """Return the unit that ended the job: the first that ended with an error, the last with one, the last that decides."""
+    if chosen is None or next_one.failed > chosen.failed or next_one.failed == 1 == chosen.failed:
+        return next_one
+    quiet = not next_one.total and not next_one.marked
+    return chosen if chosen.failed or quiet or not next_one.name or _AFTERWARDS.match(next_one.name) else next_one
+
+
+def diagnosis_of_log(log: ServerLog, name: str, *, job: str | None = None, root: Path | None = None) -> Diagnosis:
+    """Diagnose the job of a log. `name`: the file or address; `root`: a checkout in which named files are looked up."""
+    facts, unit = log.facts, log.unit
+    status = facts.ended or "failure"
+    step = unit.name or "output"
+    command = unit.command or (unit.name if facts.format == "github" else "")
+    manifest: dict[str, object] = {
+        "job_id": job or "log",
+        "status": status,
+        "exit_code": facts.exit_code,
+        "error": facts.error or None,
+        "failing_step": step,
+        "failing_command": command or None,
+        "steps": [{"step": step, "attempt": 1, "command": command}],
+        "image": {"name": facts.image} if facts.image else None,
+    }
+    early = unit.total - len(unit.lines)
+    cut = unit.total - unit.before_own - len(unit.own)
+    own = (
+        [
+            *(early_lines(unit.highlights, unit.total - len(unit.own) + 1, after=unit.before_own) if cut > 0 else ()),
+            *unit.own,
+        ]
+        if unit.marked
+        else None
+    )
+    ended: Mapping[str, object] | None = (
+        {"command": unit.command, "code": facts.exit_code} if unit.marked and facts.exit_code is not None else None
+    )
+    found = diagnose(
+        Evidence(
+            run_id="",
+            state=status,
+            receipt={},
+            pipeline={"jobs": []},
+            job=manifest,
+            lines=[*(early_lines(unit.highlights, early + 1) if early else ()), *unit.lines],
+            own=own,
+            said=unit.said,
+            ended_by=ended,
+            output_read="all" if not early else "highlights" if unit.highlights.complete else "part",
+            lines_total=unit.total,
+            root=root,
+            in_source=lambda paths: look_below(root, paths) if root else {},
+        )
+    )
+    source = LogSource(
+        name=name,
+        format=facts.format,
+        runner=facts.runner or None,
+        commit=facts.commit or None,
+        ref=facts.ref or None,
+        image_digest=facts.digest or None,
+        lines_total=log.lines_total,
+    )
+    return replace(
+        found, log=source, job_id=job, step=unit.name or None, reproduce="", logs_command=None, steps_total=None
+    )
