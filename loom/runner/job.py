@@ -164,7 +164,9 @@ class JobRunner:
                         stack.callback(self._results.ended, attempt)
                         provider = self._opener.provider(attempt.job)
                         steps.for_actions = ActionTools(
-                            environment=partial(self._results.environment, attempt, provider, place.request),
+                            environment=partial(
+                                self._results.environment, attempt, provider, place.request, place.secrets
+                            ),
                             run_beside=partial(provider.run_beside, place.request, place.session),
                             cache_dir=self._opener.settings.config.cache_dir,
                         )

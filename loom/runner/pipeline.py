@@ -297,7 +297,6 @@ class Run:
             record=paths.root,
             cache=cache,
             most_bytes=self._request.config.cache_max_size,
-            masker=self._journal.masker,
         )
 
     def _span(self, where: Where, code: PhaseCode) -> AbstractContextManager[Outcome]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loom.errors import SecretError
 from loom.plan.late import LateJob
 from loom.plan.model import Job
 from loom.providers.base import Provider, SessionRequest
@@ -35,7 +37,6 @@ class Results:
         record: Path,
         cache: Cache | None,
         most_bytes: int,
-        masker: Masker,
     ) -> None:
         """`artifacts_of`: the folder of a job's artifacts, in `record` or in that of an earlier run."""
         self._pipelines = {job.id: _pipeline_of(job.late) for job in jobs if job.late is not None}
@@ -44,15 +45,21 @@ class Results:
         self._uploads = record / "uploads"
         self._cache = cache
         self._most_bytes = most_bytes
-        self._masker = masker
+        self._masker = Masker()
+        """Finds the secrets of the jobs: nothing that holds one is kept. What actions mask is hidden in the output alone."""
         self._lock = threading.Lock()
         self._server: ResultsServer | None = None
         self._given: dict[int, Mapping[str, str]] = {}
 
-    def environment(self, attempt: Attempt, provider: Provider, request: SessionRequest) -> Mapping[str, str]:
+    def environment(
+        self, attempt: Attempt, provider: Provider, request: SessionRequest, secrets: Mapping[str, bytes]
+    ) -> Mapping[str, str]:
         """Return the variables by which the actions of a job find the services; without a way to this machine, none."""
         with self._lock:
             if id(attempt) not in self._given:
+                for name, value in secrets.items():
+                    with suppress(SecretError):  # too short to be one
+                        self._masker.add(name, value)
                 self._given[id(attempt)] = self._admitted(attempt, provider, request)
             return self._given[id(attempt)]
 

@@ -416,3 +416,29 @@ def test_an_action_in_a_container_and_a_composite_one(real: Project) -> None:
     assert "python -m pip install pre-commit" in said
     assert "pre-commit run --show-diff-on-failure --color=always --files README" in said
     assert any("Cache" in line or "cache" in line for line in said)
+
+
+def test_a_secret_is_in_no_artifact_and_what_an_action_masks_may_be(real: Project, tmp_path: Path) -> None:
+    github = json.loads((real.home / ".config/loom/config.yml").read_text())["github"]
+    configured(real, tmp_path / "server", github=github | {"secrets": {"KEY": "env://THE_KEY"}})
+    workflow = """\
+    on: push
+    jobs:
+      a:
+        runs-on: ubuntu-latest
+        steps:
+          - run: |
+              echo ::add-mask::a-common-word
+              echo "so a-common-word is" > word; echo "$KEY" > key
+            env: {KEY: "${{ secrets.KEY }}"}
+          - uses: actions/upload-artifact@v4
+            with: {name: word, path: word}
+          - uses: actions/upload-artifact@v4
+            with: {name: key, path: key}
+    """
+    real.write(".github/workflows/ci.yml", workflow)
+    real.commit()
+    done = real.run(THE_KEY="of-nobody-else")
+    assert done.code == 1, done.out + done.err
+    assert any("key holds the secret KEY" in line for line in lines(done, "a"))
+    assert real.loom("artifacts").out.splitlines() == ["a/word: 1 file, 20 B"]
