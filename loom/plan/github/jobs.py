@@ -50,11 +50,9 @@ class GitHubJobBuilder(builder.Refusals):
         place = self._place(candidate)
         in_container = place.in_container
         late = self._late(candidate, always=named)
-        image, options, of_container = (
-            self._container(candidate, late) if in_container else (None, ContainerOptions(), {})
-        )
-        if of_container:
-            late = replace(late, env={**late.env, **of_container})
+        image, options = None, ContainerOptions()
+        if in_container:
+            image, options, late = self._container(candidate, late)
         steps = StepList(
             self._read, self._fetch, self._defaults(candidate), lambda at, why: self.refuse(candidate, at, why)
         )
@@ -85,7 +83,7 @@ class GitHubJobBuilder(builder.Refusals):
             network=p.Network(mode=config.network, extra_hosts=options.extra_hosts),
             privileged=options.privileged,
             services=services,
-            services_at_localhost=bool(services) and node.get("container") is None,
+            services_at_localhost=bool(services) and self._container_of(candidate) is None,
             secrets=tuple({secret.name: secret for secret in secrets.values()}.values()),
             matrix=candidate.matrix,
             pool=builder.settled(place),
@@ -122,7 +120,7 @@ class GitHubJobBuilder(builder.Refusals):
     def _place(self, candidate: GitHubCandidate) -> Pool:
         pools = self.context.config.pools
         pool = next((label for label in candidate.labels or () if label in pools), None)
-        has_image = candidate.node.get("container") is not None or self._image_of_label(candidate) is not None
+        has_image = self._container_of(candidate) is not None or self._image_of_label(candidate) is not None
         return placed(pool, has_image=has_image, selection=self.selection, config=self.context.config)
 
     def _image_of_label(self, candidate: GitHubCandidate) -> str | None:
@@ -237,22 +235,25 @@ class GitHubJobBuilder(builder.Refusals):
 
     # -- containers ---------------------------------------------------------------------------------------------------
 
-    def _container(self, candidate: GitHubCandidate, late: LateJob) -> tuple[p.Image, ContainerOptions, dict[str, str]]:
-        """Return the image of a job's container, its options, and its variables, which may hold expressions."""
-        config, node = self.context.config, candidate.node.get("container")
+    def _container_of(self, candidate: GitHubCandidate) -> Node | None:
+        """Return the container that a job names; an empty text means none, as on GitHub."""
+        node = candidate.node.get("container")
+        return None if node is None or not candidate.texts.text(_image_of(node)) else node
+
+    def _container(self, candidate: GitHubCandidate, late: LateJob) -> tuple[p.Image, ContainerOptions, LateJob]:
+        """Return the image of a job's container, its options, and the job with the container's variables."""
+        config, node = self.context.config, self._container_of(candidate)
         name = self._image_of_label(candidate) or config.default_image
         if node is not None:
-            written = candidate.texts.text(
-                node.get("image") or node if node.kind is not Kind.MAPPING else node.get("image")
-            )
+            written = candidate.texts.text(_image_of(node))
             if written is LATE:
-                self.refuse(candidate, node, "container: the image is not known before the job starts; name one")
-            elif written:  # an empty one means none
+                late = replace(late, image=text_of(_image_of(node)))
+            else:
                 name = self._image_name(candidate, node, written, "container")
         options = self._options(candidate, node, "container")
-        env = texts_of(node.get("env")) if node is not None else {}
+        env = {**texts_of(node.get("env") if node is not None else None), **options.env}
         image = p.Image(name=name, pull=config.pull, platform=options.platform or config.platform, user=options.user)
-        return image, options, {**env, **options.env}
+        return image, options, replace(late, env={**late.env, **env}) if env else late
 
     def _image_name(self, candidate: GitHubCandidate, node: Node, name: str, key: str) -> str:
         name = name.removeprefix("docker://")
@@ -321,14 +322,14 @@ class GitHubJobBuilder(builder.Refusals):
         """Refuse a job for whose services the same port would be at localhost twice."""
         node = candidate.node.get("services")
         ports = [port for service in services for port in service.ports]
-        if node is not None and candidate.node.get("container") is None and len(set(ports)) < len(ports):
+        if node is not None and self._container_of(candidate) is None and len(set(ports)) < len(ports):
             twice = next(port for port in ports if ports.count(port) > 1)
             why = f"two services have port {twice}, and the job finds both at localhost; give it a `container`"
             self.refuse(candidate, node, f"services: ports: {why}")
 
     def _ports(self, candidate: GitHubCandidate, name: str, node: Node) -> Iterator[int]:
         """Yield the ports of a service; without a container of its own, a job finds them at localhost, as they are."""
-        alone = candidate.node.get("container") is None
+        alone = self._container_of(candidate) is None
         for one in items_of(node.get("ports")):
             text = candidate.texts.text(one)
             found = _PORTS.fullmatch("" if text is LATE else text)
@@ -375,6 +376,10 @@ class GitHubJobBuilder(builder.Refusals):
                 if (value := candidate.texts.text(one)) is not LATE:
                     known[name] = value
         return candidate.texts.having(env=known)
+
+
+def _image_of(container: Node) -> Node | None:
+    return container.get("image") if container.kind is Kind.MAPPING else container
 
 
 def _texts(late: LateJob, steps: Iterable[p.Step]) -> Iterator[str]:

@@ -508,6 +508,24 @@ def test_what_a_job_can_not_have_refuses_it_alone(planned: Planned, keys: str, m
         planned(text, "x")
 
 
+def test_the_image_of_a_container_may_come_late_or_be_none(planned: Planned) -> None:
+    plan = planned("""
+on: push
+jobs:
+  a: {runs-on: ubuntu-latest, outputs: {i: x}, steps: [{run: echo}]}
+  late: {needs: a, runs-on: ubuntu-latest, container: {image: "${{ needs.a.outputs.i }}"}, steps: [{run: echo}]}
+  m:
+    runs-on: ubuntu-latest
+    strategy: {matrix: {c: ["", "node:20"]}}
+    container: ${{ matrix.c }}
+    services: {db: {image: redis}}
+    steps: [{run: echo}]
+""")
+    assert late(plan.job("late")).image == "${{ needs.a.outputs.i }}"
+    found = {job.id: (job.image and job.image.name, job.services_at_localhost) for job in plan.jobs if job.name == "m"}
+    assert found == {"m.1": ("debian:trixie-slim", True), "m.node-20": ("node:20", False)}
+
+
 COMPOSITE = """
 name: C
 inputs: {who: {default: you}, Token: {default: "${{ github.token }}"}}
