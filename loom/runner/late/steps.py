@@ -53,6 +53,10 @@ AFTER_CANCEL_S = 300.0
 MOST_ANNOTATIONS = 10
 """Of each level and step, as on GitHub."""
 MOST_LOOKED_AT = 2000
+_UNSECURE = "ACTIONS_ALLOW_UNSECURE_COMMANDS"
+"""The variable that allows the commands that files have replaced."""
+_PARTS = {"set-output": "outputs", "save-state": "saved", "set-env": "env"}
+"""The part of `StepResult` that a command sets."""
 SHELLS: Mapping[str, tuple[str, ...]] = {
     "bash": ("bash", "--noprofile", "--norc", "-eo", "pipefail", "{0}"),
     "sh": ("sh", "-e", "{0}"),
@@ -389,7 +393,7 @@ class LateSteps(Steps):
     def _read_files(self, reported: Mapping[str, Sequence[bytes]]) -> None:
         result = self._result
         try:
-            env = values_of(reported.get("env", ()))
+            env = {**result.env, **values_of(reported.get("env", ()))}
             for name in [name for name in env if (reason := refused_variable(name))]:
                 self._failed_by = reason
                 del env[name]
@@ -408,15 +412,17 @@ class LateSteps(Steps):
                 self._annotate(step, found)
             case "add-mask":
                 self._mask(step, found.value)
-            case "set-output" | "save-state":
-                part = "outputs" if found.name == "set-output" else "saved"
+            case "set-env" | "add-path" if self._env.get(_UNSECURE, "").lower() != "true":
+                self._failed_by = f"The `{found.name}` command is disabled. Please upgrade to using Environment Files."
+            case "add-path":
+                self._result = replace(self._result, path=(*self._result.path, found.value))
+            case "set-output" | "save-state" | "set-env":
+                part = _PARTS[found.name]
                 values = {**getattr(self._result, part), found.properties.get("name", ""): found.value}
                 self._result = replace(self._result, **{part: values})
                 self._attempt.warn(
                     f"{step.id}: the `{found.name}` command is deprecated: write to a file instead", CODE
                 )
-            case "set-env" | "add-path":
-                self._failed_by = f"The `{found.name}` command is disabled. Please upgrade to using Environment Files."
             case "add-matcher":
                 self._add_matchers(step, found.value.strip())
             case "remove-matcher":

@@ -152,6 +152,19 @@ def test_disabled_commands_and_invalid_files_fail_the_step(make: Make) -> None:
     assert ran.lines("one", "script/05") == ["b"]
 
 
+def test_old_commands_can_be_allowed(make: Make) -> None:
+    ran = run(
+        make,
+        job(
+            "one",
+            step("echo '::set-env name=A::b'; echo '::add-path::/zip'"),
+            step("echo $A ${PATH%%:*}"),
+            env={"ACTIONS_ALLOW_UNSECURE_COMMANDS": "true"},
+        ),
+    )
+    assert ran.lines("one", "script/02") == ["b /zip"]
+
+
 def test_a_composite_action_has_its_own_inputs_steps_and_status(make: Make) -> None:
     inside = {"scope": ("act",)}
     ran = run(
