@@ -91,6 +91,8 @@ class Action(Struct, frozen=True, kw_only=True):
     """`docker://IMAGE`, or a Dockerfile relative to `path`."""
     entrypoint: str = ""
     args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Of its container; the step's own counts more."""
 
 
 class LateStep(Struct, frozen=True, kw_only=True):

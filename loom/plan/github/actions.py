@@ -43,7 +43,6 @@ class ActionFile(Struct, frozen=True, kw_only=True):
     """Files for Node, or entrypoints of a container."""
     pre_if: str = "always()"
     post_if: str = "always()"
-    env: Mapping[str, str] = field(default_factory=dict)
     args: tuple[str, ...] = ()
 
 
@@ -132,14 +131,16 @@ def described(file: YamlFile, action: Action) -> ActionFile:
                 "steps": tuple(items_of(runs.get("steps"))),
             }
         case "docker":
-            more |= {"image": texts.get("image", "Dockerfile")}
+            env = {name: text_of(node) for name, node in fields_of(runs.get("env")).items()}
+            more |= {"image": texts.get("image", "Dockerfile"), "env": env}
             shared |= {
                 "pre": texts.get("pre-entrypoint", ""),
                 "main": texts.get("entrypoint", ""),
                 "post": texts.get("post-entrypoint", ""),
-                "env": {name: text_of(node) for name, node in fields_of(runs.get("env")).items()},
                 "args": tuple(text_of(one) for one in items_of(runs.get("args"))),
             }
+        case _ if using in (*NODES, *_OLDER) and not texts.get("main"):
+            raise BadAction(f"{action.uses}: {file.name} has no `runs.main`, the file that Node runs")
         case _ if using in (*NODES, *_OLDER):
             more |= {"using": NODES[0] if using in _OLDER else using}
             shared |= {key: texts.get(key, "") for key in ("pre", "main", "post")}

@@ -394,7 +394,7 @@ def _texts(late: LateJob, steps: Iterable[p.Step]) -> Iterator[str]:
                 *one.env.values(),
                 *one.inputs.values(),
                 *one.outputs.values(),
-                *(action.args if action else ()),
+                *((*action.args, *action.env.values()) if action else ()),
             )
 
 

@@ -111,7 +111,7 @@ class StepList:
             self._compose(found, written, node, inputs, common, scope)
             return
         kind: Any = "docker" if found.action.using == "docker" else "node"
-        values = {**common, "env": {**found.env, **common["env"]}, "inputs": inputs, "kind": kind}
+        values = {**common, "inputs": inputs, "kind": kind}
         main = _Draft(late=LateStep(action=_at_stage(found, found.main, inputs), **values), script=written, node=node)
         self._main.append(main)
         values |= {"id": "", "continue_on_error": ""}

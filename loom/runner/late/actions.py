@@ -126,7 +126,11 @@ def container_of(
         build_root=root,
         entrypoint=tuple(shlex.split(entrypoint)),
         arguments=tuple(arguments),
-        environment={**{name: value for name, value in environment.items() if name != "PATH"}, **variables},
+        environment={
+            **{name: own(text) for name, text in action.env.items() if name not in environment},
+            **{name: value for name, value in environment.items() if name != "PATH"},
+            **variables,
+        },
         directory=DIRECTORY,
         files={**{f"files/{key}": b"" for key in reports.values()}, "event.json": json.dumps(event).encode()},
         reported={key: f"files/{key}" for key in reports.values()},

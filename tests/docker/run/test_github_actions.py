@@ -133,7 +133,7 @@ def test_an_action_in_a_container_shares_the_jobs_files_and_reports(own: Project
     done = ran(own, BOXED, code=1)
     assert [line for line in lines(done, "a") if not re.match(r"#\d+ |building |nothing that goes", line)] == [
         "before 2 me & you",
-        "main 2 me & you/two words fixed yes /workspace /github/home",
+        "main 2 me & you/two words fixed-me & you yes /workspace /github/home",
         "made here",
         "::warning file=a.txt,line=3::careful",
         "1 me & you",
@@ -192,7 +192,7 @@ def test_an_action_of_the_project_is_that_of_the_snapshot(own: Project) -> None:
     )
     said = lines(done, "a")
     assert "main pre in /workspace" in said
-    assert "main 2 nobody/two words fixed yes /workspace /github/home" in said
+    assert "main 2 nobody/two words fixed-nobody yes /workspace /github/home" in said
 
 
 def test_a_job_without_a_checkout_begins_in_an_empty_directory(own: Project) -> None:

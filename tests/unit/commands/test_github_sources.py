@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -226,3 +227,21 @@ def test_several_looms_fetch_at_once(here: Here, action: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(found) == sorted([*commits.items()] * 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("runs: {using: node24}", "no `runs.main`"),
+        ("runs: {using: node10, main: x}", "node10"),
+        ("runs: {}", "missing"),
+        ("name: x", "no `runs`"),
+        ("runs: [", "not valid YAML"),
+        ("- a", "no `runs`"),
+    ],
+)
+def test_an_action_file_that_says_too_little(here: Here, action: Path, content: str, why: str) -> None:
+    (action / "action.yml").write_text(content)
+    commit(action)
+    with pytest.raises(actions.BadAction, match=re.escape(why)):
+        actions.read("o/a@main", here.root, context_of(here))

@@ -612,7 +612,11 @@ jobs:
         {"level": "1"},
     )
     assert docker.action is not None
-    assert (docker.action.args, docker.env) == (("a", "${{ inputs.x }}"), {"E": "e", "F": "g"})
+    assert (docker.action.args, docker.action.env, docker.env) == (
+        ("a", "${{ inputs.x }}"),
+        {"E": "e", "F": "f"},
+        {"F": "g"},
+    )
     assert of(steps[15]).condition == "success()"
     assert of(steps[2]).inputs == {"path": "sub"}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from loom.plan.late import Action, LateStep
 from loom.plan.model import Job, Step
@@ -96,11 +97,13 @@ def beside(step: LateStep, tmp_path: Path, **more: Any) -> Any:
 
 def test_an_image_that_is_built_from_the_action(tmp_path: Path) -> None:
     action = Action(uses="o/a/sub@v1", path="sub", directory="/d", image="Dockerfile", args=("${{ inputs.x }}", "b c"))
+    action = replace(action, env={"A": "not", "B": "${{ inputs.x }}"})
     found = beside(LateStep(kind="docker", action=action), tmp_path)
     assert found.build_root == Path("/d")
     assert (found.image.build.context, found.image.build.dockerfile) == ("sub", "sub/Dockerfile")
     assert found.arguments == ("of x", "b c")
     assert found.entrypoint == ()
+    assert (found.environment["A"], found.environment["B"]) == ("1", "of x")
     assert found.environment["HOME"] == "/github/home"
     assert found.environment["GITHUB_OUTPUT"] == "/github/files/output"
     assert "PATH" not in found.environment
