@@ -101,6 +101,8 @@ class Options(Struct, frozen=True, kw_only=True):
             return self.invocation
         kept = {name: msgspec.to_builtins(getattr(self, name), enc_hook=str) for name in _defaults()}
         given = {name: value for name, value in kept.items() if value != _defaults()[name]}
+        if self.event_file is not None:
+            given["event_file"] = str(here.start / self.event_file)
         if self.workflow is not None and here.start != here.root:
             given["workflow"] = str(here.workflow(self.workflow))
         return Invocation(

@@ -41,15 +41,14 @@ class GitHubJobBuilder(builder.Refusals):
         self.there: frozenset[str] = frozenset()
         """The ids of the jobs of the plan."""
 
-    def job(self, candidate: GitHubCandidate, *, named: bool = False) -> p.Job:
-        """`named`: the user has named it, so that it runs whatever its `if` says of the event."""
+    def job(self, candidate: GitHubCandidate) -> p.Job:
         config, node, texts = self.context.config, candidate.node, candidate.texts
         self.refuse_keywords(candidate, node, "jobs", candidate.key)
         if candidate.refusal:
             self.refuse(candidate, node.value["uses"], candidate.refusal)
         place = self._place(candidate)
         in_container = place.in_container
-        late = self._late(candidate, always=named)
+        late = self._late(candidate)
         image, options = None, ContainerOptions()
         if in_container:
             image, options, late = self._container(candidate, late)
@@ -129,13 +128,13 @@ class GitHubJobBuilder(builder.Refusals):
 
     # -- what is decided later ----------------------------------------------------------------------------------------
 
-    def _late(self, candidate: GitHubCandidate, *, always: bool) -> LateJob:
+    def _late(self, candidate: GitHubCandidate) -> LateJob:
         node, scope, texts = candidate.node, candidate.scope, candidate.texts
         strategy = texts.contexts.get("strategy") or {}
         runs_on = node.get("runs-on")
         allowed = texts.value(node.get("continue-on-error"))
         return LateJob(
-            condition="" if always else text_of(node.get("if")),
+            condition=_condition(candidate),
             env={**texts_of(scope.file.root.get("env")), **texts_of(node.get("env"))},
             outputs=texts_of(node.get("outputs")),
             continue_on_error=text_of(node.get("continue-on-error")) if allowed is LATE else "",
@@ -158,7 +157,7 @@ class GitHubJobBuilder(builder.Refusals):
         if caller is None:
             return None
         return LateCaller(
-            condition=text_of(caller.node.get("if")),
+            condition=_condition(caller),
             contexts=dict(caller.texts.contexts),
             needs=self._needs(caller.scope, caller.node),
             inputs=scope.inputs,
@@ -376,6 +375,12 @@ class GitHubJobBuilder(builder.Refusals):
                 if (value := candidate.texts.text(one)) is not LATE:
                     known[name] = value
         return candidate.texts.having(env=known)
+
+
+def _condition(candidate: GitHubCandidate) -> str:
+    """Return the `if` of a job; nothing for one that is false for this event, since the job is only here if it was named."""
+    node = candidate.node.get("if")
+    return "" if candidate.texts.condition(node) is False else text_of(node)
 
 
 def _image_of(container: Node) -> Node | None:

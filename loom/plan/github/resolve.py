@@ -33,8 +33,7 @@ def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveC
     jobs = choice.connect(found, choice.select(found))
     made = GitHubJobBuilder(candidates, context, selection)
     made.there = frozenset(candidate.id for candidate in jobs)
-    asked = choice.named(found)
-    built = tuple(made.job(candidate, named=candidate.id in asked) for candidate in jobs)
+    built = tuple(made.job(candidate) for candidate in jobs)
     problems = [*choice.problems, *candidates.of_values.found, *made.of_named(choice, jobs)]
     if problems:
         raise WorkflowError(list(dict.fromkeys(problems)))

@@ -194,8 +194,8 @@ jobs:
         ("pr", (), "skipped"),
         ("main", ("main",), "success"),
     ]
-    named = planned(text, "pr").jobs[0]
-    assert late(named).condition == ""
+    assert late(planned(text, "pr").jobs[0]).condition == ""
+    assert late(planned(text, "failed").jobs[0]).condition == "failure()"
     assert late(plan.jobs[1]).condition == "failure()"
 
 
