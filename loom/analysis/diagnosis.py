@@ -277,7 +277,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         telling_line=telling or (ended.text if ended is not None and failed else None),
         earlier_error=_earlier_error(before, [*own, telling or ""], command or ""),
         places=_places(
-            [] if silent else [*own, *of_loom], telling or "", of_step, tests, failures, ended, at, silent=silent
+            [] if silent else [*told_by, *of_loom], telling or "", of_step, tests, failures, ended, at, silent=silent
         )
         if failed
         else [],

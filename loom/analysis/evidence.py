@@ -182,9 +182,8 @@ def _lines_after(
         if left[event.stream] > 0:
             left[event.stream] -= 1
             found.append(visible(event.text))
-    early = (
-        early_lines(highlights, events[0].seq, after=ended[out] + ended[err]) if events and any(left.values()) else []
-    )
+    after = 1 + ended[out] + ended[err]  # the file's first line tells that the step began
+    early = early_lines(highlights, events[0].seq, after=after) if events and any(left.values()) else []
     return [*early, *reversed(found)]
 
 
@@ -201,7 +200,7 @@ def _highlights(
 
 
 def early_lines(highlights: Highlights, before: int, *, after: int = 0) -> list[str]:
-    """Return the lines that come before an event, and not among the first `after`, with a gap wherever lines are left out."""
+    """Return the lines before an event, without the file's first `after`; a gap wherever lines are left out."""
     lines: list[str] = []
     last = after
     for line in highlights.lines:

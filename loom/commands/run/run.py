@@ -151,8 +151,9 @@ def _annotations(reading: Reading, look: Look) -> Iterator[str]:
     from loom.analysis.evidence import diagnosis_of  # only a failed run needs it
 
     failed = [job.id for job in reading.fold.jobs.values() if job.status is not None and not job.status.ok]
-    first, *others = (diagnosis_of(reading, job) for job in failed)
-    yield from forms.lines("github", first, look, now_ns=0, others=others)
+    if failed:
+        first, *others = (diagnosis_of(reading, job) for job in failed)
+        yield from forms.lines("github", first, look, now_ns=0, others=others)
 
 
 def audience_in(form: str, look: Look, write: Callable[[str], None]) -> JsonLines | GitHub | GitLab:

@@ -69,9 +69,8 @@ unit:
       cat > report.xml <<'END'
       <testsuite tests="1" failures="1"><testcase classname="c" name="t" file="tests/test_b.py" line="7"><failure>no</failure></testcase></testsuite>
       END
-      for line in 1 2 3 4 5 6; do echo "INFO server.py:$line GET /"; done
-      echo "SKIPPED [1] tests/test_a.py:273: not here"
-      exit 1
+      for line in 1 2 3 4 5 6; do echo "server.py:$line GET /"; done >log
+      sh -c 'cat log; echo "SKIPPED [1] tests/test_a.py:273: not here"; exit 1'
   artifacts: {reports: {junit: report.xml}}
 """)
     project.loom("run", "--local", code=1)
