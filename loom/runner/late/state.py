@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from loom.plan.late import Action, LateStep
 from loom.plan.model import Job, Step
@@ -349,6 +350,11 @@ class LateState:
         """Return the scope of the composite action that an "enter" or "leave" belongs to."""
         return self._inner[step.id]
 
+    def judged(self, step: Step) -> tuple[str, ...]:
+        """Return the scope that fails with a step: the steps before and after the main ones are the job's."""
+        late = _late(step)
+        return late.scope if late.stage == "main" and late.scope in self._scopes else ()
+
     def apply(self, step: Step, result: StepResult) -> None:
         late = _late(step)
         scope = self._entered(late.scope)
@@ -368,8 +374,9 @@ class LateState:
                 "outcome": result.outcome,
                 "conclusion": result.conclusion,
             }
-        if result.conclusion in (FAILURE, CANCELLED) and scope.status != FAILURE:
-            scope.status = result.conclusion
+        judged = self._scopes[self.judged(step)]
+        if result.conclusion in (FAILURE, CANCELLED) and judged.status != FAILURE:
+            judged.status = result.conclusion
 
     def restore(
         self, facts: Iterable[Mapping[str, Any]], secrets: Mapping[str, bytes], before: str | None
@@ -384,6 +391,8 @@ class LateState:
                 continue
             result, names = result_of(fact, secrets)
             lost += names
+            if result.conclusion in (FAILURE, CANCELLED):  # a person goes on after it
+                result = replace(result, conclusion=SUCCESS)
             try:
                 if _late(step).kind == "enter" and result.outcome == SUCCESS:
                     self.enter(step)

@@ -52,6 +52,8 @@ AFTER_CANCEL_S = 300.0
 """How long the steps may take that run although the job is canceled, as on GitHub."""
 MOST_ANNOTATIONS = 10
 """Of each level and step, as on GitHub."""
+MOST_CHARACTERS = 4000
+"""Of the text of one."""
 MOST_LOOKED_AT = 2000
 _UNSECURE = "ACTIONS_ALLOW_UNSECURE_COMMANDS"
 """The variable that allows the commands that files have replaced."""
@@ -94,6 +96,8 @@ class LateSteps(Steps):
         """What it has said so far."""
         self._failed_by: str | None = None
         """Why a step fails that ended well."""
+        self._deadlines: dict[tuple[str, ...], int] = {}
+        """Of the composite actions, by their scopes."""
         self._told: dict[str, int] = {}
         self._matchers: dict[str, Reader] = {}
         self._filter: CommandFilter | None = None
@@ -124,7 +128,8 @@ class LateSteps(Steps):
             return
         if resumed is not None and not resumed.attached:
             first = [step.id for step in self._job.steps].index(resumed.step)
-            self.state.restore(resumed.step_states, self._place.secrets, resumed.step)
+            if lost := self.state.restore(resumed.step_states, self._place.secrets, resumed.step):
+                attempt.warn(f"not set, since the record has them without their secret: {', '.join(lost)}", CODE)
             for fact in resumed.step_states:
                 attempt.fact("step_state", {**fact, "attempt": attempt.number}, PhaseCode.PIPELINE_EXECUTE)
         for step in self._job.steps[first:]:
@@ -174,11 +179,13 @@ class LateSteps(Steps):
             if self._cancel.requested and not self.state.cancelled:
                 return self._turn(step)  # a person was asked, and went away
             if late.kind == "enter":
+                if (limit_s := self._limit_s(late)) is not None:
+                    self._deadlines[self.state.inner(step)] = self._attempt.journal.now_ns() + int(limit_s * 1e9)
                 self.state.enter(step)
                 self._end(step, self._result)
                 return True
         except InvalidExpression as error:
-            self._fail(step, late, self._invalid(step, str(error)), str(error))
+            self._fail(step, self._invalid(step, str(error)), str(error))
             return True
         return self._do(step, late)
 
@@ -188,7 +195,7 @@ class LateSteps(Steps):
             script, limit_s = self._script(step, late), self._limit_s(late)
             command = self._command(replace(step, script=script), limit_s, None)
         except InvalidExpression as error:
-            self._fail(step, late, self._invalid(step, str(error)), str(error))
+            self._fail(step, self._invalid(step, str(error)), str(error))
             return True
         running = replace(step, script=script, literal=step.literal and script == step.script)
         if late.kind == "checkout" and not command.script:
@@ -215,7 +222,7 @@ class LateSteps(Steps):
         if verdict is Verdict.RETRY:
             return self._turn(step)
         if verdict is Verdict.FAIL:
-            self._fail(step, late, exit_, text)
+            self._fail(step, exit_, text)
             return not exit_.ended_place
         self._failing.setdefault((), (step, exit_, text))
         self._fails = True
@@ -226,8 +233,8 @@ class LateSteps(Steps):
     def _why(self, step: Step, exit_: Exit, limit_s: float | None) -> str:
         return self._failed_by or why(self._job, step, exit_, limit_s) or ""
 
-    def _fail(self, step: Step, late: LateStep, exit_: Exit, text: str) -> None:
-        self._failing.setdefault(late.scope, (step, exit_, text))
+    def _fail(self, step: Step, exit_: Exit, text: str) -> None:
+        self._failing.setdefault(self.state.judged(step), (step, exit_, text))
         self._end(step, replace(self._result, outcome=FAILURE, conclusion=FAILURE))
 
     def _leave(self, step: Step, late: LateStep) -> None:
@@ -237,7 +244,7 @@ class LateSteps(Steps):
             if self._continues(late):
                 self._result = replace(result, conclusion=SUCCESS)
             elif inner in self._failing:
-                self._failing.setdefault(late.scope, self._failing[inner])
+                self._failing.setdefault(self.state.judged(step), self._failing[inner])
         self._end(step, self._result)
 
     def _continues(self, late: LateStep) -> bool:
@@ -289,7 +296,10 @@ class LateSteps(Steps):
             left: float | None = max(0.001, AFTER_CANCEL_S - used_s)
         else:
             left = self._clock.left_s()
-        return min((limit for limit in (own, left) if limit is not None), default=None)
+        now_ns = self._attempt.journal.now_ns()
+        around = (self._deadlines.get(late.scope[:n]) for n in range(1, len(late.scope) + 1))
+        limits = [max(0.001, (deadline - now_ns) / 1e9) for deadline in around if deadline and not self.state.cancelled]
+        return min((limit for limit in (own, left, *limits) if limit is not None), default=None)
 
     # -- its command ----------------------------------------------------------------------------------------------
 
@@ -420,9 +430,10 @@ class LateSteps(Steps):
                 part = _PARTS[found.name]
                 values = {**getattr(self._result, part), found.properties.get("name", ""): found.value}
                 self._result = replace(self._result, **{part: values})
-                self._attempt.warn(
-                    f"{step.id}: the `{found.name}` command is deprecated: write to a file instead", CODE
-                )
+                if found.name not in self._told:
+                    self._told[found.name] = 1
+                    text = f"{step.id}: the `{found.name}` command is deprecated: write to a file instead"
+                    self._attempt.warn(text, CODE)
             case "add-matcher":
                 self._add_matchers(step, found.value.strip())
             case "remove-matcher":
@@ -438,7 +449,12 @@ class LateSteps(Steps):
             return
         given = found.properties
         line, column = _number(given.get("line")), _number(given.get("col"))
-        data = {"step": step.id, "level": found.name, "message": found.value, "title": given.get("title")}
+        data = {
+            "step": step.id,
+            "level": found.name,
+            "message": found.value[:MOST_CHARACTERS],
+            "title": given.get("title"),
+        }
         self._attempt.fact("annotation", {**data, "file": given.get("file"), "line": line, "column": column}, CODE)
 
     def _mask(self, step: Step, value: str) -> None:

@@ -223,6 +223,21 @@ def test_post_steps_run_after_their_main_step_with_its_state(make: Make) -> None
     assert (ran.lines("one", "script/02"), ran.lines("one", "script/05")) == (["[1]"], ["1 2"])
 
 
+def test_a_post_step_of_an_action_in_another_fails_the_job(make: Make) -> None:
+    ran = run(
+        make,
+        job(
+            "one",
+            step(kind="enter", id="act"),
+            step("true", scope=("act",)),
+            step(kind="leave", id="act"),
+            step("exit 3", scope=("act",), stage="post", main="script/02"),
+        ),
+        code=1,
+    )
+    assert ran.error("one") == "script/04 failed with exit code 3"
+
+
 def test_default_variables_and_the_event(make: Make) -> None:
     github = {"ref": "refs/heads/main", "event": {"n": 7}, "job": "build", "repository": "o/r"}
     ran = run(
@@ -277,6 +292,22 @@ def test_the_job_s_time_limit_cancels_what_does_not_ask_for_it(make: Make) -> No
     )
     assert list(states(ran).values()) == ["cancelled", "success", "success", "skipped", *["success"] * 3]
     assert ran.statuses == {"one": "timed_out"}
+
+
+def test_the_time_limit_of_an_action_counts_for_its_steps(make: Make) -> None:
+    inside = (step("sleep 60", scope=("act",)), step("echo never", scope=("act",)))
+    ran = run(
+        make,
+        job(
+            "one",
+            step(kind="enter", timeout_minutes="0.005"),
+            *inside,
+            step(kind="leave"),
+            step("echo f", condition="failure()"),
+        ),
+        code=None,
+    )
+    assert list(states(ran).values()) == ["success", "failure", "skipped", "failure", "success"]
 
 
 def test_the_job_s_time_limit_inside_an_action(make: Make) -> None:
