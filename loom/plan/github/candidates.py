@@ -146,8 +146,8 @@ class GitHubCandidates:
         return WorkflowScope(
             file=file,
             texts=Texts(contexts, self.of_values),
-            prefix=f"{id_part(file.stem)}." if self._several else "",
-            names=(file.stem,) if self._several else (),
+            prefix=f"{id_part(file.label)}." if self._several else "",
+            names=(file.label,) if self._several else (),
         )
 
     def _inputs(self, file: WorkflowFile, contexts: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,7 +238,7 @@ class GitHubCandidates:
                 id=unique_id(part, self._taken) if node.get("uses") is None else part,
                 name=" / ".join(names),
                 shown=(shown, key, *((scope.prefix[:-1], scope.caller.key) if scope.caller is not None else ())),
-                stage=entry.file.stem,
+                stage=entry.file.label,
                 matrix={name: expressions.text_of(value) for name, value in (row or {}).items()},
                 node_index=number + 1 if row is not None else None,
                 node_total=len(rows) if row is not None else None,

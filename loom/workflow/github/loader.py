@@ -44,7 +44,7 @@ def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
     entries = {}
     for file in shown:
         for job, node in file.jobs.items():
-            name = f"{file.stem} / {job}" if len(shown) > 1 else job
+            name = f"{file.label} / {job}" if len(shown) > 1 else job
             entries[name] = Entry(name=name, key=file.key_of(job), node=node, merged=node, file=file, job=job)
     ranks = {file.name: number for number, file in enumerate(reading.files)}
     workflows = None
@@ -52,7 +52,7 @@ def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
         workflows = Workflows(
             path=name_from(root, path),
             files=tuple(reading.files),
-            stages=tuple(dict.fromkeys(file.stem for file in shown)),
+            stages=tuple(dict.fromkeys(file.label for file in shown)),
             entries=entries,
             variable_nodes={},
             notices=tuple(reading.shapes.notices.values()),
@@ -112,7 +112,11 @@ class WorkflowReader:
         elif file.root.kind is not Kind.MAPPING:
             self.problems.say(file.root, "/", "expected a mapping with `on` and `jobs`")
         elif not file.problems:
-            self.found[name] = _Check(name, file.root, self.shapes, self.problems).file()
+            whole = name.partition("@")[0].rpartition("/")[2]
+            label = whole.rpartition(".")[0]
+            if any(one.label == label for one in self.found.values()):
+                label = whole
+            self.found[name] = _Check(name, label, file.root, self.shapes, self.problems).file()
 
     def sound(self, name: str) -> WorkflowFile | str:
         """Return a file that was read, or the first of its problems."""
@@ -135,8 +139,9 @@ class WorkflowReader:
 class _Check:
     """The check of one file."""
 
-    def __init__(self, name: str, root: Node, shapes: GitHubShapes, problems: Problems) -> None:
+    def __init__(self, name: str, label: str, root: Node, shapes: GitHubShapes, problems: Problems) -> None:
         self.name = name
+        self.label = label
         self.written = root
         self.root = shapes.root(root)
         self.shapes = shapes
@@ -160,7 +165,7 @@ class _Check:
         on = self.written.get("on")
         if on is not None and on.kind is Kind.MAPPING and (checked := self.root.get("on")) is not None:
             checked.value = {key: checked.value.get(key, node) for key, node in on.value.items()}
-        file = WorkflowFile(path=self.name, root=self.root, jobs=jobs)
+        file = WorkflowFile(path=self.name, root=self.root, jobs=jobs, label=self.label)
         events.check(file, self.problems)
         self._check_needs(jobs, written)
         check_expressions(self.root, (), self.problems)

@@ -24,10 +24,8 @@ class WorkflowFile(Struct, frozen=True, kw_only=True):
     root: Node
     jobs: Mapping[str, Node]
     """In file order."""
-
-    @property
-    def stem(self) -> str:
-        return self.path.partition("@")[0].rpartition("/")[2].rpartition(".")[0]
+    label: str
+    """The file's name without its ending, or with it where two files differ in that alone."""
 
     @property
     def name(self) -> str:

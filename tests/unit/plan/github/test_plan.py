@@ -50,6 +50,8 @@ def test_jobs_of_several_files_have_their_files_names(planned: Planned) -> None:
     assert ids(planned({}, "y")) == ["b-c.y"]
     assert ids(planned({}, "x")) == ["a.x", "b-c.x"]
     assert ids(planned({}, "b c / x")) == ["b-c.x"]
+    plan = planned({"a.yaml": f"on: push\njobs: {{x: {{{JOB}}}}}"})
+    assert [(job.id, job.name) for job in plan.jobs][:2] == [("a.x", "a / x"), ("a.yml.x", "a.yml / x")]
 
 
 @pytest.mark.parametrize(
