@@ -32,7 +32,7 @@ if [ ! -x "$node" ] && ! node=$(command -v node); then
   echo {missing} >&2
   exit 127
 fi
-exec env {variables} "$node" {entry}
+exec env {variables} "$node" {flags}{entry}
 """
 
 
@@ -73,6 +73,7 @@ def node_script(action: Action, directory: str, variables: Mapping[str, str], ca
         musl=shlex.quote(str(nodes["musl"])),
         missing=shlex.quote(missing),
         variables=" ".join(shlex.quote(f"{name}={value}") for name, value in variables.items()),
+        flags="" if action.using == "node24" else "--no-deprecation ",  # of what was none in the action's own version
         entry=shlex.quote(f"{directory}/{action.entry}"),
     )
 
