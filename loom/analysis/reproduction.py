@@ -12,7 +12,20 @@ from loom.record.documents import Invocation
 NOT_REPEATED = frozenset(
     {
         # what is shown, and to whom
-        *("stream", "quiet", "verbose", "color", "form", "local", "as_json", "dry_run", "trust", "profile", "detach"),
+        *(
+            "stream",
+            "quiet",
+            "verbose",
+            "color",
+            "form",
+            "local",
+            "as_json",
+            "dry_run",
+            "trust",
+            "profile",
+            "detach",
+            "repeat",
+        ),
         # what happens around steps, and what stays after the run
         *(
             "stop_at",

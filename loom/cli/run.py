@@ -32,6 +32,10 @@ def run(
     detach: Annotated[
         bool, option("--detach", "Leave when the first jobs run in a cluster; they go on there until `loom attach`.")
     ] = False,
+    repeat: Annotated[
+        int | None,
+        option("--repeat N", "Run it N times on one snapshot, and tell how often it fails, and how.", min=2, max=1000),
+    ] = None,
     no_delay: Annotated[bool, option("--no-delay", "Start delayed jobs at once.")] = False,
 ) -> None:
     """Run the workflow's jobs on a snapshot of the repository.

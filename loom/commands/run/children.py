@@ -24,7 +24,7 @@ from loom.errors import RequestError
 from loom.plan.model import ChildFile, JobSelection, Plan
 from loom.plan.resolve import resolve
 from loom.plan.selection import held_back
-from loom.render.screen import Look, Screen
+from loom.render.screen import Detail, Look, Screen
 from loom.runner import Gate, api
 from loom.runner.hooks import Child, ChildEnded
 from loom.runner.request import Reuse
@@ -44,6 +44,9 @@ class ChildRuns:
 
     `dialect`: a file in the dialect of the first run. `above`: the runs above that one, by their ids.
     """
+
+    _detail = Detail.NORMAL
+    """How much of a child's run is output of the job that starts it."""
 
     def __init__(
         self,
@@ -124,9 +127,7 @@ class ChildRuns:
                 f"the snapshot of run {child.run_id} can't be made again for {child.job.id}: {'; '.join(reasons)}",
                 code="SNAPSHOT_GONE",
             )
-        options = replace(
-            self._options, names=(), stage=(), from_job=None, only_failed=False, matrix=(), parent_run_id=child.run_id
-        )
+        options = self._options_of(child)
         prepared = Prepared(
             run_id=run_id, here=here, source=source, plan=plan, variables=variables, notices=held_back(plan)
         )
@@ -147,12 +148,17 @@ class ChildRuns:
                 run_child=ChildRuns(options, prepared, self._gate, self._dialect, self._with(child)),
             ),
             cancel=cancel,
-            sinks=[_Shown(on_output)],
+            sinks=[_Shown(self._detail, on_output)],
             reuse=reuse,
         )
         started(run_id)
         receipt = api.execute(replace(request, child_of=child.run_id)).receipt
         return ChildEnded(run_id=run_id, status=receipt.status, error=receipt.error)
+
+    def _options_of(self, child: Child) -> Options:
+        return replace(
+            self._options, names=(), stage=(), from_job=None, only_failed=False, matrix=(), parent_run_id=child.run_id
+        )
 
     def _with(self, child: Child) -> dict[str, tuple[Plan, Child]]:
         """Return the runs above a child, by their ids."""
@@ -175,8 +181,10 @@ def _artifacts(above: Mapping[str, tuple[Plan, Child]], pipeline: str, name: str
 class _Shown(Screen):
     """What the child's run shows, as output of the job that started it."""
 
-    def __init__(self, on_output: OnOutput) -> None:
-        super().__init__(Look(), lambda line: on_output("stdout", f"{line}\n".encode("utf-8", "surrogateescape")))
+    def __init__(self, detail: Detail, on_output: OnOutput) -> None:
+        super().__init__(
+            Look(detail=detail), lambda line: on_output("stdout", f"{line}\n".encode("utf-8", "surrogateescape"))
+        )
 
 
 @contextmanager
@@ -185,6 +193,8 @@ def _file_of(child: Child) -> Iterator[Path]:
     them."""
     trigger = child.job.trigger
     assert trigger is not None
+    if not trigger.files:
+        raise RequestError(f"{child.job.id} is a repetition of an earlier command", hint="loom run JOB --repeat N")
     with tempfile.TemporaryDirectory(prefix="loom-child-") as folder:
         only = trigger.files[0]
         if len(trigger.files) == 1:

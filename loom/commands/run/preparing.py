@@ -64,6 +64,8 @@ class Options(Struct, frozen=True, kw_only=True):
     """Whether jobs are handed over to their places, where they go on without this process."""
     no_delay: bool = False
     """Whether delayed jobs start at once."""
+    repeat: int | None = None
+    """How often to run on one snapshot."""
     profile: Path | None = None
     """Where to write a trace of where the time goes."""
     trust: bool = False

@@ -63,7 +63,21 @@ def run_with(options: Options) -> int:
     if not prepared.plan.jobs:
         reasons = "\n".join(listed((f"{left.id}: {left.reason}" for left in prepared.plan.left_out), 10))
         raise RequestError("no job of the workflow would run", hint=reasons or None, code="NOTHING_TO_RUN")
+    if options.repeat is not None:
+        return _repeat(prepared, options, options.repeat)
     return execute(prepared, options)
+
+
+def _repeat(prepared: Prepared, options: Options, times: int) -> int:
+    from loom.commands.run.repeat import repeat  # only such a run compares runs
+
+    if options.detach or options.stop_at or options.form not in ("screen", "json"):
+        raise RequestError("--repeat runs without --detach and --stop-at, and prints text or --json")
+    look, write = screen_parts(prepared.here.config.color, quiet=options.quiet, verbose=options.verbose)
+    audience, _ = audience_for(replace(options, form="screen"), None, look, write, stream=False)
+    with closing(audience):
+        shown = [] if options.form == "json" else [audience]
+        return repeat(prepared, options, times, sinks=shown, look=look, write=write)
 
 
 def _profile_into(target: Path) -> None:

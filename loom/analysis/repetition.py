@@ -1,0 +1,224 @@
+"""Compare the runs of one plan on one snapshot: how often it fails, by which tests, and where failing runs part from others."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Final, Literal
+
+from msgspec import Struct, field
+
+from loom.analysis.diff import STREAM_NAMES, Pair, Side, normalised, side_of
+from loom.analysis.evidence import diagnosis_of
+from loom.record.documents import Document, RunId
+from loom.record.reader import Reading
+from loom.status import Count, Stream
+
+REPETITION_SCHEMA: Final = "loom.repetition.v1"
+_Z = 1.959963984540054
+"""Of a two-sided interval of 95 %."""
+MOST_LINES = 200_000
+"""Lines of a stream of output that are compared."""
+
+
+class Rate(Document, frozen=True, kw_only=True):
+    """How many of how many, with Wilson's interval of 95 %."""
+
+    count: Count
+    of: Count
+    low: float
+    high: float
+
+
+class FlakyTest(Document, frozen=True, kw_only=True):
+    job_id: str
+    name: str
+    rate: Rate
+    run_id: RunId
+    """The first run in which it failed."""
+
+
+class Parting(Document, frozen=True, kw_only=True):
+    """The first line of a failing run that no passing run prints; `line` counts from 1 in its stream."""
+
+    run_id: RunId
+    job_id: str
+    step: str
+    stream: Stream
+    line: Count
+    text: str
+    runs: Count
+    """How many failing runs print it."""
+
+
+class Repetition(Document, frozen=True, kw_only=True):
+    """The document of `loom run --repeat --json`."""
+
+    schema_version: Literal["loom.repetition.v1"] = REPETITION_SCHEMA
+    kind: Literal["repetition"] = "repetition"
+    run_id: RunId
+    """The run whose children these are."""
+    wanted: Count
+    passed: list[RunId]
+    failed: list[RunId]
+    ended_otherwise: list[RunId]
+    """Interrupted, or without a result because of the engine, an image or the snapshot."""
+    rate: Rate
+    """Of failures."""
+    exit_codes: dict[str, Count]
+    """Of the runs that failed."""
+    tests: list[FlakyTest]
+    """Those that failed, the most frequent first."""
+    parting: Parting | None
+    differs: list[Pair] = field(default_factory=list)
+    """What the record knows that differs; `a` of the runs that passed, `b` of those that failed."""
+
+
+class _Line(Struct, frozen=True):
+    job_id: str
+    step: str
+    stream: Stream
+    number: int
+    text: str
+    normal: str
+
+
+def wilson(count: int, of: int) -> Rate:
+    """Return a rate with its interval."""
+    if of == 0:
+        return Rate(count=0, of=0, low=0.0, high=1.0)
+    share, square = count / of, _Z * _Z
+    middle = share + square / (2 * of)
+    width = _Z * math.sqrt(share * (1 - share) / of + square / (4 * of * of))
+    low, high = ((middle + sign * width) / (1 + square / of) for sign in (-1, 1))
+    return Rate(count=count, of=of, low=round(max(0.0, low), 4), high=round(min(1.0, high), 4))
+
+
+def repetition_of(run_id: str, runs: Sequence[Reading], wanted: int) -> Repetition:
+    """Compare runs of one plan on one snapshot. RecordError for a record that can't be read."""
+    passed = [run for run in runs if run.state == "success"]
+    failed = [run for run in runs if run.state in ("failure", "timed_out")]
+    printed = [_printed(passed), _printed(failed)]
+    keys = [list(each.values()) for each in printed]
+    other = [run.run_id for run in runs if run not in passed and run not in failed]
+    return Repetition(
+        run_id=run_id,
+        wanted=wanted,
+        passed=[run.run_id for run in passed],
+        failed=[run.run_id for run in failed],
+        ended_otherwise=other,
+        rate=wilson(len(failed), len(passed) + len(failed)),
+        exit_codes=_exit_codes(failed),
+        tests=_tests(failed, len(passed) + len(failed)),
+        parting=_parting(keys[0], printed[1], failed),
+        differs=[*_differs(passed, failed), *_order(*keys)],
+    )
+
+
+def _failed_jobs(run: Reading) -> list[str]:
+    return [job.id for job in run.fold.jobs.values() if job.status is not None and not job.status.ok and job.attempts]
+
+
+def _exit_codes(failed: Iterable[Reading]) -> dict[str, int]:
+    manifests = (run.job_manifest(job_id) for run in failed for job_id in _failed_jobs(run)[:1])
+    return dict(Counter(str(manifest["exit_code"]) for manifest in manifests))
+
+
+def _tests(failed: Sequence[Reading], of: int) -> list[FlakyTest]:
+    """Name the tests that reports or known formats of output show as failed."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for run in failed:
+        for job_id in _failed_jobs(run):
+            diagnosis = diagnosis_of(run, job_id)
+            reported = [test.full_name for test in diagnosis.failing_tests]
+            printed = [failure.test for failure in diagnosis.failures if failure.test]
+            for name in dict.fromkeys(reported or printed):
+                found.setdefault((job_id, name), []).append(run.run_id)
+    ordered = sorted(found.items(), key=lambda item: -len(item[1]))
+    return [
+        FlakyTest(job_id=job_id, name=name, rate=wilson(len(runs), of), run_id=runs[0])
+        for (job_id, name), runs in ordered
+    ]
+
+
+def _lines(side: Side) -> Iterator[_Line]:
+    for job_id, manifest in side.jobs.items():
+        for step in dict.fromkeys(step["step"] for step in manifest.get("steps", ())):
+            for stream in STREAM_NAMES:
+                for number, text in enumerate(islice(side.output(job_id, step, stream), MOST_LINES), 1):
+                    yield _Line(job_id, step, stream, number, text, normalised(text))
+
+
+def _key(line: _Line) -> int:
+    return hash((line.job_id, line.step, line.normal))
+
+
+def _printed(runs: Iterable[Reading]) -> dict[str, list[int]]:
+    """Return the keys of the lines of each run, by its id."""
+    return {run.run_id: [_key(line) for line in _lines(side_of(run))] for run in runs}
+
+
+def _parting(passed: Sequence[list[int]], failed: Mapping[str, list[int]], runs: Sequence[Reading]) -> Parting | None:
+    """Find it in each failing run; return the one that most of them print."""
+    if not passed:
+        return None
+    known = set().union(*passed)
+    first = {
+        run_id: (at, keys[at])
+        for run_id, keys in failed.items()
+        if (at := next((at for at, key in enumerate(keys) if key not in known), None)) is not None
+    }
+    if not first:
+        return None
+    ((key, count),) = Counter(key for _, key in first.values()).most_common(1)
+    run = next(run for run in runs if first.get(run.run_id, (0, None))[1] == key)
+    line = next(islice(_lines(side_of(run)), first[run.run_id][0], None))
+    return Parting(
+        run_id=run.run_id,
+        job_id=line.job_id,
+        step=line.step,
+        stream=line.stream,
+        line=line.number,
+        text=line.text,
+        runs=count,
+    )
+
+
+def _differs(passed: Sequence[Reading], failed: Sequence[Reading]) -> Iterator[Pair]:
+    """Yield measures by which all that failed are on one side of all that passed."""
+    if not passed or not failed:
+        return
+    for name, measure in (("seconds", _seconds), ("repetitions at the same time", _beside([*passed, *failed]))):
+        one, two = ([measure(run) for run in runs] for runs in (passed, failed))
+        if max(one) < min(two) or max(two) < min(one):
+            yield Pair(name=name, a=f"{min(one):g} to {max(one):g}", b=f"{min(two):g} to {max(two):g}")
+
+
+def _order(passed: Sequence[list[int]], failed: Sequence[list[int]]) -> Iterator[Pair]:
+    """Yield in how many orders there are the lines that all runs print, if in several."""
+    common = set.intersection(*map(set, (*passed, *failed))) if passed and failed else set[int]()
+    one, two = (
+        str(len({tuple(key for key in keys if key in common) for keys in of_runs})) for of_runs in (passed, failed)
+    )
+    if {one, two} - {"1", "0"}:
+        yield Pair(name="orders of the output's lines", a=one, b=two)
+
+
+def _seconds(run: Reading) -> float:
+    """Return how long the steps of its jobs took."""
+    steps = (step for job_id in run.job_ids() for step in run.job_manifest(job_id)["steps"])
+    total: float = sum(step["duration_ms"] or 0 for step in steps)
+    return round(total / 1000, 2)
+
+
+def _beside(runs: Sequence[Reading]) -> Callable[[Reading], float]:
+    """Return how to count the others that ran at some time of a run."""
+    spans = {run.run_id: (run.receipt()["started_at"], run.receipt()["finished_at"] or "") for run in runs}
+
+    def count(run: Reading) -> float:
+        began, ended = spans[run.run_id]
+        return float(sum(one < ended and two > began for one, two in spans.values()) - 1)
+
+    return count

@@ -1,0 +1,106 @@
+"""`loom run --repeat N`: the same plan N times on one snapshot, each a run of its own, the child of one that stands for all."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from loom.analysis.repetition import repetition_of
+from loom.cancel import Cancel, signals
+from loom.commands.keep.background import clean_later
+from loom.commands.run import checkout
+from loom.commands.run.children import ChildRuns
+from loom.commands.run.preparing import Options, Prepared
+from loom.commands.run.run_request import request_of, tools_of
+from loom.plan.model import Job, Plan, Trigger
+from loom.render.output import print_json
+from loom.render.repetition import repetition_lines
+from loom.render.screen import Detail, Look
+from loom.runner import api
+from loom.runner.hooks import Child, ChildEnded
+from loom.status import OnOutput
+
+if TYPE_CHECKING:
+    from loom.record.journal import Sink
+
+_STAGE = "repeat"
+
+
+class _Repetitions(ChildRuns):
+    """Implements `runner.hooks.RunChild`: each child runs the plan itself."""
+
+    _detail = Detail.QUIET
+
+    def __init__(self, options: Options, prepared: Prepared) -> None:
+        config = dataclasses.replace(prepared.here.config, jobs=1)  # the parent counts how many run at once
+        super().__init__(options, replace(prepared, here=replace(prepared.here, config=config)), None)
+        self._prepared = prepared
+        self.run_ids: list[str] = []
+
+    def __call__(self, child: Child, on_output: OnOutput, cancel: Cancel, started: Callable[[str], None]) -> ChildEnded:
+        run_id = str(time.time_ns())
+        prepared = self._prepared
+        variables = checkout.run_variables(
+            run_id, prepared.source, prepared.plan.workflow_path, prepared.here.environ, self._options.event
+        )
+
+        def begun(run_id: str) -> None:
+            self.run_ids.append(run_id)
+            started(run_id)
+
+        return self._run(child, prepared.plan, variables, run_id, on_output, cancel, begun)
+
+    def _options_of(self, child: Child) -> Options:
+        return replace(self._options, repeat=None, parent_run_id=child.run_id)
+
+
+def repeat(
+    prepared: Prepared,
+    options: Options,
+    times: int,
+    *,
+    sinks: Sequence[Sink],
+    look: Look,
+    write: Callable[[str], None],
+) -> int:
+    """Run the plan so many times; print how often it failed, and return the exit code of the worst.
+
+    `sinks` show the run that stands for all; what it prints at its end follows.
+    """
+    runs = _Repetitions(options, prepared)
+    of_all = replace(prepared, plan=_plan_of(prepared.plan, times))
+    here = prepared.here
+    cancel = Cancel()
+    tools = replace(tools_of(of_all, options), run_child=runs)
+    with signals(cancel):
+        ran = api.execute(request_of(of_all, options, tools=tools, cancel=cancel, sinks=sinks))
+    found = repetition_of(ran.receipt.run_id, [here.find(run_id) for run_id in runs.run_ids], times)
+    if options.form == "json":
+        print_json(found)
+    else:
+        for line in repetition_lines(found, look):
+            write(line)
+    clean_later(here.store, here.config, here.environ, here.root)
+    return ran.receipt.exit_code
+
+
+def _plan_of(plan: Plan, times: int) -> Plan:
+    """Return the plan of the run that stands for all: a job for each repetition."""
+    digits = len(str(times))
+    jobs = tuple(
+        Job(
+            id=f"{_STAGE}.{number:0{digits}d}",
+            name=f"{_STAGE}.{number:0{digits}d}",
+            stage=_STAGE,
+            steps=(),
+            provider=plan.jobs[0].provider,
+            image=plan.jobs[0].image,
+            trigger=Trigger(files=(), depend=True),
+        )
+        for number in range(1, times + 1)
+    )
+    return Plan(workflow_path=plan.workflow_path, stages=(_STAGE,), jobs=jobs, left_out=plan.left_out)
