@@ -541,7 +541,7 @@ def _places(
     *,
     silent: bool,
 ) -> list[Location]:
-    """Return places, the most certain first: the step's line, failing tests, failures, mentions in the output.
+    """Return places, the most certain first: the telling error's, the step's line, failing tests, failures, mentions.
 
     The command that ended the step comes before mentions if it was silent, and counts else where nothing is named.
     """
@@ -553,7 +553,7 @@ def _places(
         if each.file and each.line and not is_foreign(each.file)
     ]
     mentions = at.placed([telling, *(line for line in lines if not _NO_ERROR.search(line))])
-    told = [place for place in mentions[:1] if places_in([telling])]
+    told = mentions[:1] if speaks_of_error(telling) and places_in([telling]) else []
     found: dict[tuple[str, int], Location] = {}
     surest = by_command if silent else []
     for place in (*told, *places_in_step(lines, step), *of_tests, *surest, *mentions) or by_command:
