@@ -1,0 +1,130 @@
+"""The services of a run for its actions: when they start, for whom, and what they keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from loom.plan.late import LateJob, LateStep
+from loom.plan.model import Job, Step
+from loom.runner.attempt import Attempt
+from loom.runner.results import NO_WAY, Results, take_over, uses_actions
+
+
+def job(job_id: str, *kinds: Any, **github: Any) -> Job:
+    steps = tuple(
+        Step(phase="script", number=number, script="x", late=LateStep(kind=kind))
+        for number, kind in enumerate(kinds, start=1)
+    )
+    late = LateJob(contexts={"github": github})
+    return Job(id=job_id, name=job_id, stage="s", steps=steps, provider="docker", late=late)
+
+
+class Told:
+    """An attempt at a job, as far as the services need one."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.warnings: list[str] = []
+
+    def warn(self, text: str, code: object) -> None:
+        self.warnings.append(text)
+
+    def fact(self, name: str, data: Mapping[str, Any], code: object) -> None: ...
+
+
+class Way:
+    def __init__(self, way: str | None = "127.0.0.1/8") -> None:
+        self.way = way
+
+    def way_here(self, request: object) -> str | None:
+        return self.way
+
+
+def given(results: Results, told: Told, way: str | None = "127.0.0.1/8") -> Mapping[str, str]:
+    return results.environment(
+        cast(Attempt, told), cast(Any, Way(way)), cast(Any, None), {"A": b"the secret", "B": b"x"}
+    )
+
+
+@pytest.fixture
+def jobs() -> list[Job]:
+    return [job("a", "node", workflow_ref="one"), job("b", "run", workflow_ref="two"), job("c", workflow_ref="one")]
+
+
+@pytest.fixture
+def results(tmp_path: Path, jobs: list[Job]) -> Results:
+    made = Results(jobs=jobs, artifacts_of=lambda id_: tmp_path / id_, record=tmp_path, cache=None, most_bytes=1 << 20)
+    yield made  # type: ignore[misc]
+    made.close()
+
+
+def test_only_programs_of_actions_need_them(jobs: list[Job]) -> None:
+    assert uses_actions(jobs)
+    assert uses_actions([job("a", "docker")])
+    assert not uses_actions([job("a", "run", "enter", "leave", "checkout")])
+
+
+def test_each_attempt_has_a_token_of_its_own_while_it_runs(results: Results, jobs: list[Job]) -> None:
+    first, second = Told(jobs[0]), Told(jobs[0])
+    variables = given(results, first)
+    assert sorted(variables) == [
+        "ACTIONS_CACHE_SERVICE_V2",
+        "ACTIONS_RESULTS_URL",
+        "ACTIONS_RUNTIME_TOKEN",
+        "ACTIONS_RUNTIME_URL",
+    ]
+    assert given(results, first) == variables
+    other = given(results, second)
+    assert other["ACTIONS_RUNTIME_TOKEN"] != variables["ACTIONS_RUNTIME_TOKEN"]
+    assert other["ACTIONS_RESULTS_URL"] == variables["ACTIONS_RESULTS_URL"]
+    results.ended(cast(Attempt, first))
+    results.ended(cast(Attempt, first))
+    assert given(results, first)["ACTIONS_RUNTIME_TOKEN"] != variables["ACTIONS_RUNTIME_TOKEN"]
+
+
+@pytest.mark.parametrize("way", [None, "192.0.2.1/24"])
+def test_a_job_without_a_way_is_told_once(results: Results, jobs: list[Job], way: str | None) -> None:
+    told = Told(jobs[0])
+    for _ in range(2):
+        assert given(results, told, way) == {}
+    assert [text.startswith(NO_WAY) for text in told.warnings] == [True]
+
+
+def test_files_of_a_run_have_their_own_artifacts(results: Results) -> None:
+    assert list(results._jobs_of("one")) == ["a", "c"]
+    assert list(results._jobs_of("two")) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("event", "reads_only"),
+    [
+        ({}, False),
+        ({"pull_request": {"head": {"repo": {"full_name": "o/r"}}, "base": {"repo": {"full_name": "o/r"}}}}, False),
+        ({"pull_request": {"head": {"repo": {"full_name": "f/r"}}, "base": {"repo": {"full_name": "o/r"}}}}, True),
+        ({"pull_request": {"head": {"repo": None}, "base": {"repo": {"full_name": "o/r"}}}}, True),
+        ({"pull_request": "x"}, False),
+        ("x", False),
+    ],
+)
+def test_whose_pull_request_it_is(results: Results, event: Any, reads_only: bool) -> None:
+    given(results, Told(job("a", "node", event=event)))
+    assert results._server is not None
+    (client,) = {client for client, _ in results._server._clients.values()}
+    assert client.read_only is reads_only
+
+
+def test_a_job_that_resumes_has_what_its_earlier_steps_uploaded(tmp_path: Path) -> None:
+    before, folder = tmp_path / "before", tmp_path / "now/artifacts"
+    take_over(before, folder)
+    assert not folder.exists()
+    before.mkdir()
+    (before / "one.zip").write_bytes(b"1")
+    (before / "two.zip").write_bytes(b"2")
+    folder.mkdir(parents=True)
+    (folder / "two.zip").write_bytes(b"own")
+    take_over(before, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"one.zip": b"1", "two.zip": b"own"}
