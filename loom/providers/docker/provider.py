@@ -260,9 +260,11 @@ class DockerProvider:
     def way_here(self, request: SessionRequest) -> str | None:
         from loom.providers.docker.container.networks import way_here  # few runs need it
 
-        if self._engine is not None and not endpoint_of(self._engine.environ).local:
-            return None  # an address of its machine may be one of this machine too
-        return way_here(self._connect(), request)
+        client = self._connect()
+        elsewhere = self._engine is not None and not endpoint_of(self._engine.environ).local
+        if elsewhere or self._traits(client).rootless:
+            return None  # an address of its networks may be one of this machine too
+        return way_here(client, request)
 
     def has_image(self, image_id: str) -> bool:
         return container.image_is_there(self._connect(), image_id)
