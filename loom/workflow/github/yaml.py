@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from loom.util.yaml_file import Kind, Node, NodeBuilder, YamlFile, decoded
-from loom.workflow.gitlab.yaml import Shared
+from loom.util.yaml_file import Kind, Node, YamlFile, decoded
+from loom.workflow.aliases import AnchorBuilder
 
 CODE = "GH_INVALID"
-MAX_DEPTH = 50
 
 
 def parse(data: bytes, name: str) -> YamlFile:
@@ -19,32 +18,13 @@ def parse(data: bytes, name: str) -> YamlFile:
     return file
 
 
-class _Builder(NodeBuilder):
-    max_depth = MAX_DEPTH
-
-    def __init__(self, file: YamlFile, code: str) -> None:
-        super().__init__(file, code)
-        self._anchors: dict[str, Node] = {}
-        self._shared = Shared()
-
-    def alias(self, event: Any, within: list[Node]) -> Node:
-        node = self._anchors.get(event.anchor)
-        why = "is unknown; its anchor must stand before it, in the same file"
-        if node is not None:
-            inside = any(node is parent for parent in within)
-            why = "stands inside its own anchor" if inside else self._shared.too_much(node, len(within))
-            if not why:
-                return node
-        width = event.end_mark.column - event.start_mark.column
-        found = Node(self.file, Kind.REFUSED, None, *self.place(event.start_mark), width)
-        self.say(found, f"the alias *{event.anchor} {why}")
-        return found
-
-    def decorated(self, event: Any, node: Node) -> None:
-        if event.anchor:
-            self._anchors[event.anchor] = node
-        if event.tag and event.tag not in ("!", "tag:yaml.org,2002:str"):
-            super().decorated(event, node)
+class _Builder(AnchorBuilder):
+    def tagged(self, tag: str, node: Node) -> None:
+        if tag == "tag:yaml.org,2002:str" and node.kind is Kind.SCALAR:
+            node.value = node.text
+        else:
+            node.kind = Kind.REFUSED
+            self.say(node, f"tags are not allowed ({tag}); remove it, or quote the text if it starts with !")
 
     def add(self, top: tuple[Node, list[Any]], node: Node) -> None:
         parent, pending = top

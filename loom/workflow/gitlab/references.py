@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loom.util.yaml_file import Kind, Node, pointer
-from loom.workflow.gitlab.yaml import Shared
+from loom.workflow.aliases import Shared
 from loom.workflow.messages import Problems
 
 MAX_DEPTH = 10

@@ -6,11 +6,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from loom.util.yaml_file import Kind, Node, NodeBuilder, YamlFile, fields_of, text_of
+from loom.util.yaml_file import Kind, Node, YamlFile, text_of
+from loom.workflow.aliases import AnchorBuilder
 
 CODE = "GL_INVALID"
-MAX_DEPTH = 100
-MAX_SHARED = 100_000
 _TRUE, _FALSE = frozenset({"true", "yes", "on"}), frozenset({"false", "no", "off"})
 _FLOAT = re.compile(r"[-+]?([0-9][0-9_,]*)?\.[0-9]*([eE][+-][0-9]+)?")
 _INTEGER = re.compile(
@@ -43,50 +42,12 @@ def parse(
     return [*builder.before, file.root]
 
 
-class Shared:
-    """The values that a file has by alias or reference: the nodes themselves, so many and so deep that all may be walked."""
-
-    def __init__(self) -> None:
-        self._left = MAX_SHARED
-        self._weights: dict[int, tuple[int, int]] = {}
-        self._kept: list[Node] = []
-        """The nodes whose ids are keys."""
-
-    def too_much(self, node: Node, depth: int) -> str:
-        """Take a finished value at a depth once more; return why it can't be taken, else nothing."""
-        size, levels = self._weight(node)
-        self._left -= size
-        if depth + levels > MAX_DEPTH:
-            return f"leads deeper than {MAX_DEPTH} levels"
-        return f"brings more than {MAX_SHARED} values, which GitLab refuses; share less" if self._left < 0 else ""
-
-    def _weight(self, node: Node) -> tuple[int, int]:
-        """Return how many values and levels a node has, where shared ones count each time."""
-        known = self._weights.get(id(node))
-        if known is None:
-            below = [self._weight(child) for child in (node.value if _listed(node) else fields_of(node).values())]
-            known = 1 + sum(size for size, _ in below), 1 + max((levels for _, levels in below), default=0)
-            self._weights[id(node)] = known
-            self._kept.append(node)
-        return known
-
-
-def _listed(node: Node) -> bool:
-    return node.kind is Kind.LIST or node.kind is Kind.REFERENCE
-
-
-class Documents(NodeBuilder):
-    """Keep the aliased nodes themselves: an expansion bomb is refused before anything walks it."""
-
-    max_depth = MAX_DEPTH
-
+class Documents(AnchorBuilder):
     def __init__(self, file: YamlFile, source: str, origin: Origin | None, most: int) -> None:
         super().__init__(file, CODE)
         self._most = most
         self._source = source
         self._origin = origin
-        self._anchors: dict[str, Node] = {}
-        self._shared = Shared()
         self.before: list[Node | None] = []
         """The documents before the last one."""
 
@@ -105,29 +66,11 @@ class Documents(NodeBuilder):
             self.say(start, "a third document starts here; a file has a header with `spec` and one document after it")
             return False
         self.before.append(before)
-        self._anchors.clear()
+        self.anchors.clear()
         return True
 
-    def alias(self, event: Any, within: list[Node]) -> Node:
-        node = self._anchors.get(event.anchor)
-        inside = any(node is parent for parent in within)
-        why = "is unknown; its anchor must stand before it, in the same file"
-        if node is not None:
-            why = "stands inside its own anchor" if inside else self._shared.too_much(node, len(within))
-            if not why:
-                return node
-        width = event.end_mark.column - event.start_mark.column
-        found = Node(self.file, Kind.REFUSED, None, *self.place(event.start_mark), width)
-        self.say(found, f"the alias *{event.anchor} {why}")
-        return found
-
-    def decorated(self, event: Any, node: Node) -> None:
-        if event.anchor:
-            self._anchors[event.anchor] = node
-        if event.tag and event.tag != "!":
-            self._tagged(event.tag.replace("tag:yaml.org,2002:", "!!"), node)
-
-    def _tagged(self, tag: str, node: Node) -> None:
+    def tagged(self, tag: str, node: Node) -> None:
+        tag = tag.replace("tag:yaml.org,2002:", "!!")
         if tag == "!reference" and node.kind is Kind.LIST:
             node.kind = Kind.REFERENCE
         elif tag == "!!str" and node.kind is Kind.SCALAR:
