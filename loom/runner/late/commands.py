@@ -14,6 +14,8 @@ from loom.util.workflow_commands import WorkflowCommand, command_in
 
 _MAY_BEGIN = re.compile(rb"\s*(?:|:.*|#|##.*)\Z", re.DOTALL)
 """The beginning of a line that may become a command."""
+_MAY_HAVE = re.compile(rb"^\s*::|##\[", re.MULTILINE)
+"""What output with a command has: names such as `std::move` are none."""
 _LONGEST = 1 << 22
 
 
@@ -58,11 +60,12 @@ class CommandFilter:
                     self._on_output(stream, held)
 
     def _lines(self, data: bytes, *, mid_line: bool) -> None:
-        if self.look is None and b"::" not in data and b"##[" not in data:
+        some = b"::" in data or b"##[" in data  # ten times faster than the pattern
+        if self.look is None and not (some and _MAY_HAVE.search(data)):
             return
         lines = data.split(b"\n")
         for line in lines[1:] if mid_line else lines:
-            if self.look is None and b"::" not in line and b"##[" not in line:
+            if self.look is None and _MAY_HAVE.match(line) is None and b"##[" not in line:
                 continue
             text = line.decode("utf-8", "replace").rstrip("\r")
             if not self._command(text) and self.look is not None and text:

@@ -1,0 +1,50 @@
+"""Commands are found at any boundaries of output, and every byte is passed on."""
+
+from __future__ import annotations
+
+import random
+
+from loom.runner.late.commands import CommandFilter
+from loom.status import Stream
+
+OUTPUT = b"""one std::move
+::error::first
+  ::add-mask::hidden
+text ::no
+##[group]title
+::stop-commands::pause
+::error::not one
+::pause::
+::notice::last
+a:
+:
+::
+::debug::no end"""
+
+
+def test_commands_at_any_boundaries() -> None:
+    for seed in range(200):
+        chance = random.Random(seed)
+        passed: list[tuple[Stream, bytes]] = []
+        found: list[str] = []
+        commands = CommandFilter(
+            lambda stream, data, passed=passed: passed.append((stream, data)),
+            lambda one, found=found: found.append(one.value),
+        )  # type: ignore[misc]
+        at = 0
+        while at < len(OUTPUT):
+            size = chance.randint(1, 12)
+            commands("stdout", OUTPUT[at : at + size])
+            commands("stderr", b"::other")
+            at += size
+        commands.end()
+        assert b"".join(data for stream, data in passed if stream == "stdout") == OUTPUT
+        assert found == ["first", "hidden", "title", "last", "no end"], seed
+
+
+def test_a_command_is_carried_out_before_its_line_is_passed_on() -> None:
+    order: list[str] = []
+    commands = CommandFilter(lambda _, data: order.append(data.decode()), lambda one: order.append(f"<{one.value}>"))
+    commands("stdout", b"a\n::add-")
+    commands("stdout", b"mask::x\nb\n")
+    assert order == ["a\n", "<x>", "::add-mask::x\nb\n"]
