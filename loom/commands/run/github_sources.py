@@ -7,6 +7,7 @@ read what is fetched.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import shutil
@@ -32,6 +33,11 @@ LOCK_PATH = ".loom/actions.lock"
 LOCK_SCHEMA = "loom.actions.lock.v1"
 FRESH_S = 24 * 3600.0
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
+
+
+_UNREACHABLE = re.compile(
+    r"Could not resolve host|Failed to connect|Connection (refused|timed out)|Network is unreachable"
+)
 
 
 class ActionsLock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,15 +72,18 @@ class ActionRepositories:
         self._server = here.config.github.server.rstrip("/")
         self._pull = "always" if renewing else here.config.pull
         self._frozen = here.config.frozen and not renewing
-        self._cache = here.config.cache_dir / "actions"
+        of_server = hashlib.sha256(self._server.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+        self._cache = here.config.cache_dir / f"actions-{of_server}"
         self._git = GitServer(here.root, here.environ, anonymous=True)
+        self._unreachable = ""
+        """What git said when the server did not answer: it is not asked again."""
         self._lock = None if renewing else load_lock(here.root)
 
     def at(self, repository: str, ref: str) -> Fetched:
         name = f"{repository}@{ref}"
         if not _REPOSITORY.fullmatch(repository) or ".." in repository:
             raise NotFetched(f"{repository} is not the name of a repository (owner/name)")
-        store = self._cache / f"{repository.replace('/', '_')}.git"
+        store = self._cache / f"{_flat(repository)}@git"
         locked = self._lock.actions.get(name) if self._lock is not None else None
         if locked is None and self._frozen:
             raise NotFetched(f"{name} is not in {LOCK_PATH}, and only locked actions run (frozen): `loom images lock`")
@@ -82,6 +91,11 @@ class ActionRepositories:
             commit = self._commit(store, repository, ref if locked is None else locked, name)
             return Fetched(commit=commit, directory=self._files(store, repository, commit))
         except (GitError, DamagedArchive, UnsafeArchive) as error:
+            if "could not read Username" in str(error):  # what GitHub asks for also where nothing is
+                why = f"{self._server} has no public repository {repository}"
+                raise NotFetched(f"{why}; a private one can come from a mirror (`github: server`)") from error
+            if _UNREACHABLE.search(str(error)):
+                self._unreachable = str(error)
             raise NotFetched(str(error)) from error
         except OSError as error:
             raise NotFetched(f"{name} can't be kept in {self._cache}: {error.strerror or error}") from error
@@ -93,11 +107,13 @@ class ActionRepositories:
             return kept
         if never and not self._git.has(store, ref):
             raise NotFetched(f"{name} was not fetched yet, and `pull` is never; run it once without that")
+        if self._unreachable:
+            raise NotFetched(self._unreachable)
         return self._git.fetched(store, Address(f"{self._server}/{repository}"), ref)
 
     def _files(self, store: Path, repository: str, commit: str) -> Path:
         """Return the directory with the files of a commit, as the server's archive of it has them."""
-        directory = self._cache / repository.replace("/", "_") / commit
+        directory = self._cache / _flat(repository) / commit
         if directory.is_dir():
             return directory
         archive = self._git.told(store, "archive", "--format=tar", commit)
@@ -111,6 +127,11 @@ class ActionRepositories:
         finally:
             shutil.rmtree(unpacked, ignore_errors=True)
         return directory
+
+
+def _flat(repository: str) -> str:
+    """Return the name as one of a directory; no repository has a `+` or an `@` in its own."""
+    return repository.replace("/", "+")
 
 
 def lock_actions(here: Here, plan: Plan) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import socket
 import subprocess
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -108,7 +109,7 @@ def test_a_ref_counts_for_a_day_unless_pull_is_always(here: Here, action: Path) 
     assert ActionRepositories(here).at("o/a", "main").commit == before
     assert ActionRepositories(with_settings(here, pull="always")).at("o/a", "main").commit == after
     newest = commit(action, other="3")
-    for file in (here.config.cache_dir / "actions").rglob("refs/loom/*"):
+    for file in here.config.cache_dir.glob("actions-*/*/refs/loom/*"):
         os.utime(file, (0, 0))
     assert ActionRepositories(with_settings(here, pull="never")).at("o/a", "main").commit == after
     assert ActionRepositories(here).at("o/a", "main").commit == newest
@@ -245,3 +246,35 @@ def test_an_action_file_that_says_too_little(here: Here, action: Path, content: 
     commit(action)
     with pytest.raises(actions.BadAction, match=re.escape(why)):
         actions.read("o/a@main", here.root, context_of(here))
+
+
+def test_a_server_that_does_not_answer_is_asked_once(here: Here) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        repositories = ActionRepositories(with_settings(here, github=replace(here.config.github, server=url)))
+        said = []
+        for name in ("o/a", "o/b"):
+            with pytest.raises(NotFetched) as refused:
+                repositories.at(name, "v1")
+            said.append(str(refused.value))
+    assert said[0] == said[1]
+    assert "o/a" in said[0]
+
+
+def test_another_server_and_a_name_that_looks_alike_are_others(here: Here, tmp_path: Path) -> None:
+    def of(place: str, text: str) -> str:
+        repository = tmp_path / place
+        repository.mkdir(parents=True)
+        git(repository, "init", "-qb", "main")
+        return commit(repository, which=text)
+
+    own = {name: of(f"server/{name}", name) for name in ("a_b/c", "a/b_c", "a/b", "a/b.git")}
+    mirrored = of("mirror/a/b", "of the mirror")
+    repositories = ActionRepositories(here)
+    assert {name: repositories.at(name, "main").commit for name in own} == own
+    assert {name: (repositories.at(name, "main").directory / "which").read_text() for name in own} == {
+        n: n for n in own
+    }
+    mirror = replace(here.config.github, server=f"file://{tmp_path}/mirror")
+    assert ActionRepositories(with_settings(here, github=mirror)).at("a/b", "main").commit == mirrored
