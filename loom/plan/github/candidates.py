@@ -15,7 +15,7 @@ from loom.plan.github.events import event_of
 from loom.plan.github.texts import LATE, Texts, as_written
 from loom.util.toposort import CycleError, order
 from loom.util.units import machine
-from loom.util.yaml_file import Node, fields_of, one_or_more, pointer, read_bytes, text_of
+from loom.util.yaml_file import Node, fields_of, items_of, one_or_more, pointer, read_bytes, text_of
 from loom.workflow.changes import of_event
 from loom.workflow.github import events, expressions, yaml
 from loom.workflow.github.expressions import InvalidExpression, truth
@@ -142,7 +142,13 @@ class GitHubCandidates:
             "workflow_sha": self.event.github["sha"],
         }
         contexts: dict[str, Any] = {"github": github, "vars": dict(self.context.config.github.vars)}
-        contexts["inputs"] = self._inputs(file, contexts)
+        inputs = contexts["inputs"] = self._inputs(file, contexts)
+        name, event = self.event.happened.name, self.event.github["event"]
+        if name == events.DISPATCH:
+            github["event"] = {**event, "inputs": {one: expressions.text_of(value) for one, value in inputs.items()}}
+        elif name == "schedule" and "schedule" not in event:
+            crons = [text_of(one.get("cron")) for one in items_of(file.events.get(name))]
+            github["event"] = {**event, "schedule": crons[0] if crons else ""}
         return WorkflowScope(
             file=file,
             texts=Texts(contexts, self.of_values),

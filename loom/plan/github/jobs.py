@@ -16,7 +16,7 @@ from loom.plan.github.candidates import IF_FALSE, TOKEN, GitHubCandidate, GitHub
 from loom.plan.github.containers import BadOption, ContainerOptions, options_of
 from loom.plan.github.steps import StepList, texts_of
 from loom.plan.github.texts import LATE, Texts
-from loom.plan.late import Action, LateCaller, LateJob, LateNeed
+from loom.plan.late import Action, LateCaller, LateJob, LateNeed, LateStep
 from loom.plan.placement import placed
 from loom.pools import Pool
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer, text_of
@@ -57,7 +57,7 @@ class GitHubJobBuilder(builder.Refusals):
         )
         for step in items_of(node.get("steps")):
             steps.add(step)
-        written = steps.steps() or (p.Step(phase="script", number=1, script=":"),)
+        written = steps.steps() or (p.Step(phase="script", number=1, script=":", late=LateStep(kind="run")),)
         services = tuple(self._services(candidate)) if in_container else ()
         self._check_ports(candidate, services)
         secrets = self._secrets(candidate, late, written)

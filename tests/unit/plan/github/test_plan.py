@@ -346,7 +346,7 @@ jobs: {{x: {{{JOB}}}}}
     event: dict[str, Any] = {"known": {"LOOM_EVENT": "workflow_dispatch"}}
     found = late(planned(text, inputs={"level": "b"}, **event).jobs[0]).contexts
     assert found["inputs"] == {"level": "b", "dry": False, "n": 3.0}
-    assert found["github"]["event"]["inputs"] == {"level": "b"}
+    assert found["github"]["event"]["inputs"] == {"level": "b", "dry": "false", "n": "3"}
     with pytest.raises(WorkflowError, match="--input level: c is none of a, b"):
         planned(text, inputs={"level": "c"}, **event)
     with pytest.raises(
@@ -387,15 +387,17 @@ jobs: {{x: {{{JOB}}}}}
         ),
         ({}, {"ref": "refs/heads/x/y"}, {"ref": "refs/heads/x/y", "ref_name": "x/y"}),
         ({"LOOM_EVENT": "schedule"}, {}, {"event_name": "schedule", "ref": "refs/heads/main"}),
+        ({"LOOM_EVENT": "schedule"}, {"schedule": "1 * * * *"}, {"event_name": "schedule"}),
+        ({"LOOM_EVENT": "schedule"}, {}, {"schedule": "0 0 * * *"}),
         ({"CI_PROJECT_PATH": ""}, {}, {"repository": "local/project", "repository_owner": "local"}),
     ],
 )
 def test_the_github_context(
     planned: Planned, known: dict[str, str], payload: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    text = f"name: CI\non: [push, pull_request, schedule]\njobs: {{x: {{{JOB}}}}}"
+    text = f"name: CI\non: {{push: , pull_request: , schedule: [{{cron: 0 0 * * *}}]}}\njobs: {{x: {{{JOB}}}}}"
     found = late(planned(text, known=known, event_payload=payload).jobs[0]).contexts["github"]
-    assert {name: found[name] for name in expected} == expected
+    assert {name: {**found["event"], **found}[name] for name in expected} == expected
     assert (found["workflow"], found["job"], found["sha"]) == ("CI", "x", PUSH["CI_COMMIT_SHA"])
     assert found["event"].items() >= payload.items()
 
