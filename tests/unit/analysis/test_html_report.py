@@ -215,6 +215,7 @@ NOT_IN_THE_PAGE = {
     "attempt", "steps_total", "image", "moved_on",
     "same_failure",  # the list at the top has it
     "telling_line",  # a row of its lines is marked
+    "log",  # a run of a CI server has no page
     "others", "skipped", "receipt_path", "job_manifest_path", "events_path", "lines",
 }  # fmt: skip
 """Fields of a diagnosis that the page shows in another place or form: its head, its list of failed jobs, its logs."""
