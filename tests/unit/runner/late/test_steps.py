@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.plan.model import Job
+from loom.plan.model import Job, Secret
 from loom.runner.hooks import AtStep, Verdict
 from loom.status import Exit
 from tests.unit.runner.conftest import Make
@@ -354,6 +354,26 @@ def test_problem_matchers_find_the_failures_of_later_steps(make: Make) -> None:
     )
     found = [(each["file"], each["line"], each["message"]) for each in ran.facts("finding", "one")]
     assert found == [("a.c", 3, "thing")]
+
+
+def test_a_secret_is_there_where_it_is_named_alone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "very-secret-1")
+    ran = run(
+        make,
+        job(
+            "one",
+            step(
+                "env | grep -c very-secret || true; echo ${{ secrets.TOKEN }} [${{ secrets.OTHER }}] [${{ github.token }}]"
+            ),
+            step('echo "$T" | rev; echo "K=$T" >>$GITHUB_ENV', env={"T": "${{ secrets.token }}"}),
+            step("test ${#K} = 13"),
+            secrets=(Secret(name="TOKEN", ref="env://MY_TOKEN", file=False),),
+            outputs={"o": "${{ env.K }}"},
+        ),
+    )
+    assert ran.lines("one") == ["0", "[REDACTED:SECRET_TOKEN] [] []"]
+    assert ran.facts("step_state", "one")[1]["env"]["variables"] == {"K": "[REDACTED:SECRET_TOKEN]"}
+    assert ran.job("one").outcome.get("outputs") is None
 
 
 class Deciding:
