@@ -247,14 +247,16 @@ class LateState:
     def with_env(self, late: LateStep) -> dict[str, str]:
         """Return the step's context `env`, its own included. InvalidExpression."""
         env = self._env(late)
-        of_action: dict[str, Value] = {}
-        for name, text in late.env.items():
-            contexts = self.contexts(late, env)
-            if late.kind == "docker":  # variables of the action's own file are among them
-                of_action = of_action or {key: self.value(one, late, env) for key, one in late.inputs.items()}
-                contexts["inputs"] = {**(contexts["inputs"] or {}), **of_action}
+        for name, text in late.env.items():  # variables of the own file of an action in an image are among them
+            contexts = self._of_action(late, env) if late.kind == "docker" else self.contexts(late, env)
             env[name] = text_of(filled(text, contexts, self._functions(late)))
         return env
+
+    def _of_action(self, late: LateStep, env: Mapping[str, str]) -> dict[str, Value]:
+        """Return the contexts for a text of an action's own file: `inputs` has those of the step too."""
+        contexts = self.contexts(late, env)
+        own = {name: filled(text, contexts, self._functions(late)) for name, text in late.inputs.items()}
+        return {**contexts, "inputs": {**(contexts["inputs"] or {}), **own}}
 
     def value(self, text: str, late: LateStep, env: Mapping[str, str] | None = None) -> Value:
         """Evaluate a text of the step. InvalidExpression."""
@@ -264,9 +266,8 @@ class LateState:
         return text_of(self.value(text, late, env))
 
     def own_text(self, text: str, late: LateStep, env: Mapping[str, str]) -> str:
-        """Evaluate a text of an action's own file, whose `inputs` are those of the step. InvalidExpression."""
-        inputs = {name: self.value(one, late, env) for name, one in late.inputs.items()}
-        return text_of(filled(text, {**self.contexts(late, env), "inputs": inputs}, self._functions(late)))
+        """Evaluate a text of an action's own file. InvalidExpression."""
+        return text_of(filled(text, self._of_action(late, env), self._functions(late)))
 
     def name(self, step: Step, env: Mapping[str, str]) -> str:
         """Return what people call a step: its name, or what it uses, after those of the actions around it; empty without one."""
@@ -293,7 +294,9 @@ class LateState:
         if late.stage == "post" and late.main not in self._ran:
             return "its action did not run"
         written = late.condition or ("always()" if late.stage != "main" else "")
-        holds = evaluate(condition(written), self.contexts(late, self.with_env(late)), self._functions(late))
+        env = self.with_env(late)
+        contexts = self.contexts(late, env) if late.stage == "main" else self._of_action(late, env)
+        holds = evaluate(condition(written), contexts, self._functions(late))
         if truth(holds):
             return ""
         return (
