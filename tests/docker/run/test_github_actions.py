@@ -135,6 +135,7 @@ def test_an_action_in_a_container_shares_the_jobs_files_and_reports(own: Project
         "before 2 me & you",
         "main 2 me & you/two words fixed-me & you yes /workspace /github/home",
         "made here",
+        "safe.directory=*",
         "::warning file=a.txt,line=3::careful",
         "1 me & you",
         "left",

@@ -18,6 +18,7 @@ from loom.providers.docker.container import hardening
 from loom.providers.docker.container.cleanup import remove_container
 from loom.providers.docker.engine.errors import explanation, translated
 from loom.providers.docker.session.attach import Demultiplexer, Hijacked
+from loom.providers.driver import protocol as driver
 from loom.status import Ended, Exit, OnOutput
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def run_beside(
             image=image_id,
             entrypoint=list(asked.entrypoint) if asked.entrypoint else None,
             command=list(asked.arguments) or None,
-            environment=dict(asked.environment),
+            environment=driver.environment(asked.environment),  # git trusts the workspace, whoever owns it
             working_dir=request.project_dir,
             labels={**marks, labels.ROLE: "helper"},
             host_config=api.create_host_config(**{name: value for name, value in host.items() if value is not None}),
