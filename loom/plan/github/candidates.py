@@ -370,6 +370,8 @@ class GitHubCandidates:
             above=above,
             secrets=self._secrets_of_call(job, scope),
         )
+        if job.refusal:
+            return None
         scope.calls[job.key] = called
         return called
 
@@ -430,14 +432,18 @@ class GitHubCandidates:
         if node is not None and text_of(node) == "inherit":
             return scope.secrets
         found = {TOKEN: TOKEN}
+        there = scope.secrets
+        if there is None:
+            there = {name: name for name in (TOKEN, *self.context.config.github.secrets)}
+        marks = {name: f"\0{name}" for name in there}
         for name, given in fields_of(node).items():
-            outer = secret_in(text_of(given))
-            if outer is None:
-                self._say_of(
-                    job, given, "secrets", f"{name}: expected ${{{{ secrets.NAME }}}}; another text is not passed on"
+            value = marks.get(secret_in(text_of(given)) or "") or job.texts.having(secrets=marks).text(given)
+            if value is not LATE and value[1:] in there and value.startswith("\0"):
+                found[name] = there[value[1:]]
+            elif value != "":  # which nobody has given
+                job.refusal = (
+                    f"secrets: {name}: only secrets are passed on, which {text_of(given).strip()} is not known to be"
                 )
-            elif scope.secrets is None or outer in scope.secrets:
-                found[name] = outer if scope.secrets is None else scope.secrets[outer]
         return found
 
     def _say_of(self, job: GitHubCandidate, node: Node, key: str, message: str) -> None:

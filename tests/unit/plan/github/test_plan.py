@@ -321,6 +321,40 @@ jobs:
 
 
 @pytest.mark.parametrize(
+    ("written", "given"),
+    [
+        ("${{ secrets.A }}", "A"),
+        ("${{ secrets[matrix.name] }}", "B"),
+        ("${{ matrix.name == 'A' && secrets.A || secrets.B }}", "B"),
+        ("${{ secrets.nope || '' }}", None),
+        ("${{ github.token }}", None),
+        ("${{ matrix.name }}", "only secrets are passed on, which ${{ matrix.name }} is not known to be"),
+        ("${{ needs.x.outputs.y }}", "only secrets are passed on"),
+        ("x-${{ secrets.A }}", "only secrets are passed on"),
+    ],
+)
+def test_secrets_are_passed_to_a_called_workflow(planned: Planned, written: str, given: str | None) -> None:
+    files = {
+        "ci.yml": f"""
+on: push
+jobs:
+  x: {{{JOB}}}
+  call:
+    needs: x
+    strategy: {{matrix: {{name: [B]}}}}
+    uses: ./.github/workflows/called.yml
+    secrets: {{S: "{written}"}}
+""",
+        "called.yml": 'on: workflow_call\njobs: {a: {runs-on: ubuntu-latest, steps: [{run: "echo ${{ secrets.S }}"}]}}',
+    }
+    job = planned(files, github={"secrets": {"A": "env://A", "B": "env://B"}}).jobs[-1]
+    if given is not None and len(given) > 1:
+        assert given in job.refused[0]
+    else:
+        assert (late(job).secrets, job.refused) == ({"S": given} if given else {}, ())
+
+
+@pytest.mark.parametrize(
     ("with_", "message"),
     [
         ("{}", "uses: .github/workflows/called.yml requires the input level"),
