@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -36,7 +37,7 @@ class GitHubJobBuilder(builder.Refusals):
         self.candidates = candidates
         self.context = context
         self.selection = selection
-        self._actions: dict[str, actions.ActionFile | actions.BadAction] = {}
+        self._actions: dict[tuple[str, str], actions.ActionFile | actions.BadAction] = {}
         self.problems: list[Problem] = []
         self.there: frozenset[str] = frozenset()
         """The ids of the jobs of the plan."""
@@ -95,14 +96,15 @@ class GitHubJobBuilder(builder.Refusals):
     def refuse(self, candidate: GitHubCandidate, node: Node, message: str) -> None:
         self.refuse_at(candidate, node, pointer("jobs", candidate.key), message)
 
-    def _read(self, uses: str) -> actions.ActionFile:
+    def _read(self, uses: str, directory: str) -> actions.ActionFile:
         """Read an action once: one that can't be had would take its time again in each job."""
-        if uses not in self._actions:
+        root = Path(directory or self.candidates.workflows.directory)
+        if (uses, directory) not in self._actions:
             try:
-                self._actions[uses] = actions.read(uses, self.candidates.workflows.directory, self.context)
+                self._actions[uses, directory] = actions.read(uses, root, self.context)
             except actions.BadAction as error:
-                self._actions[uses] = error
-        found = self._actions[uses]
+                self._actions[uses, directory] = error
+        found = self._actions[uses, directory]
         if isinstance(found, actions.BadAction):
             raise found
         return found

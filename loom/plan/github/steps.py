@@ -31,7 +31,7 @@ class StepList:
 
     def __init__(
         self,
-        read: Callable[[str], ActionFile],
+        read: Callable[[str, str], ActionFile],
         fetch: Callable[[Mapping[str, str]], Action | None],
         defaults: Mapping[str, str],
         refused: Callable[[Node, str], None],
@@ -45,6 +45,8 @@ class StepList:
         self._main: list[_Draft] = []
         self._post: list[_Draft] = []
         self._scopes: set[str] = set()
+        self._checkouts: dict[str, str] = {}
+        """The paths of checkouts, with the directory of another repository's files on this machine, or nothing."""
 
     def steps(self) -> tuple[p.Step, ...]:
         """Return them in the order in which they run: post steps in the reverse one."""
@@ -97,9 +99,11 @@ class StepList:
                 self._refused(node, f"uses: {written}: repository: {error}")
                 return
             self._main.append(_Draft(late=late, script=written, node=node))
+            if path := given.get("path", "").strip("./"):
+                self._checkouts[path] = late.action.directory if late.action is not None else ""
             return
         try:
-            found = self._read(written)
+            found = self._found(written)
         except BadAction as error:
             self._refused(node, f"uses: {error}")
             return
@@ -123,6 +127,15 @@ class StepList:
                 values |= {"stage": stage, "condition": condition}
                 late = LateStep(action=_at_stage(found, entry, {}), **values)
                 drafts.append(_Draft(late=late, script=written, node=node, main=main))
+
+    def _found(self, written: str) -> ActionFile:
+        """Read an action, also one below the path of a checkout, whose files are the project's or another repository's."""
+        path = written.removeprefix("./")
+        for checkout, directory in self._checkouts.items():
+            if path != written and f"{path}/".startswith(f"{checkout}/"):
+                found = self._read(f"./{path.removeprefix(checkout).strip('/')}", directory)
+                return replace(found, action=replace(found.action, uses=written, path=path))
+        return self._read(written, "")
 
     def _compose(
         self,

@@ -659,6 +659,39 @@ jobs:
     assert of(steps[2]).inputs == {"path": "sub"}
 
 
+def test_an_action_below_the_path_of_a_checkout_is_read_where_its_files_are(planned: Planned, tmp_path: Path) -> None:
+    plan = planned(
+        {
+            "ci.yml": """
+on: push
+jobs:
+  x:
+    runs-on: ubuntu-latest
+    steps:
+      - {uses: actions/checkout@v4, with: {path: ./self}}
+      - {uses: actions/checkout@v4, with: {path: far, repository: o/r, ref: v1}}
+      - {uses: ./self}
+      - {uses: ./self/js}
+      - {uses: ./far/deep}
+      - {uses: ./js}
+  y: {runs-on: ubuntu-latest, steps: [{uses: ./self/js}]}
+""",
+            "action.yml": JS,
+            "js/action.yaml": JS,
+            "server/o/r/v1/deep/action.yml": DOCKER,
+        },
+        repositories=lambda: Server(tmp_path / "server"),
+    )
+    actions = [step.late.action for step in plan.job("x").steps if step.late and step.late.stage == "main"][2:]
+    assert [(one.uses, one.path, one.using, one.directory) for one in actions if one] == [
+        ("./self", "self", "node20", ""),
+        ("./self/js", "self/js", "node20", ""),
+        ("./far/deep", "far/deep", "docker", ""),
+        ("./js", "js", "node20", ""),
+    ]
+    assert "uses: ./self/js: the project has no self/js/action.yml" in plan.job("y").refused[0]
+
+
 def test_a_job_gets_the_secrets_that_its_texts_name(planned: Planned) -> None:
     text = """
 on: push
