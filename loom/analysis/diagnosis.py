@@ -441,15 +441,16 @@ def _telling_line(
     own = [line for line in told if not _PASSES_ON.match(line)]
     caught = _caught(lines)
     errors = [line for line in own if speaks_of_error(line) and line not in caught]
-    placed = [line for line in own if not (line[:1].isspace() or _NO_ERROR.search(line)) and at.are_there([line])]
+    placed = [line for line in own if not (_FRAME.match(line) or _NO_ERROR.search(line)) and at.are_there([line])]
     plain = [line for line in errors if not _NO_ERROR.search(line)]
     both = [line for line in plain if line in placed]
-    first = next((line for each in (both, placed, plain, errors, own[::-1], told) for line in each), None)
+    inside = [line for line in own if at.are_there([line])]
+    first = next((line for each in (both, placed, plain, errors, inside, own[::-1], told) for line in each), None)
     return first or next((line for line in reversed(printed) if line.strip() and line != patterns.GAP), None)
 
 
 _EXCEPTION = re.compile(r"(?:\w+\.)*\w+(?:Error|Exception): ")
-_FRAME = re.compile(r"\s|\S+:\d+:in ")
+_FRAME = re.compile(r"\s|#\s+at |\S+:\d+:in ")
 
 
 def _caught(lines: Sequence[str]) -> set[str]:
