@@ -676,7 +676,7 @@ jobs:
       - {uses: ./js}
   y: {runs-on: ubuntu-latest, steps: [{uses: ./self/js}]}
 """,
-            "action.yml": JS,
+            "./action.yml": JS,
             "js/action.yaml": JS,
             "server/o/r/v1/deep/action.yml": DOCKER,
         },
