@@ -343,7 +343,9 @@ def _choose(chosen: LogUnit | None, next_one: LogUnit) -> LogUnit:
     return chosen if chosen.failed or quiet or not next_one.name or _AFTERWARDS.match(next_one.name) else next_one
 
 
-def diagnosis_of_log(log: ServerLog, name: str, *, job: str | None = None, root: Path | None = None) -> Diagnosis:
+def diagnosis_of_log(
+    log: ServerLog, name: str, *, job: str | None = None, root: Path | None = None, again: str = ""
+) -> Diagnosis:
     """Diagnose the job of a log. `name`: the file or address; `root`: a checkout in which named files are looked up."""
     facts, unit = log.facts, log.unit
     status = facts.ended or "failure"
@@ -399,5 +401,5 @@ def diagnosis_of_log(log: ServerLog, name: str, *, job: str | None = None, root:
         lines_total=log.lines_total,
     )
     return replace(
-        found, log=source, job_id=job, step=unit.name or None, reproduce="", logs_command=None, steps_total=None
+        found, log=source, job_id=job, step=unit.name or None, reproduce=again, logs_command=None, steps_total=None
     )

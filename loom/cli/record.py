@@ -57,7 +57,12 @@ def logs(
 def diagnose(
     run: Annotated[
         str,
-        argument("RUN|LOG", f"{options.RUN_HELP} Or a CI server's log: a file, or -.", "run", show_default=False),
+        argument(
+            "RUN|LOG",
+            f"{options.RUN_HELP} Or a CI server's log: a file, - or the address of a job.",
+            "run",
+            show_default=False,
+        ),
     ] = "last",
     job: Annotated[str | None, argument("JOB", "A job (default: the first that failed).", "job")] = None,
     form: Annotated[DiagnosisForm, option("--format", "Output format.")] = DiagnosisForm.TEXT,

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +20,7 @@ from loom.analysis.server_log import diagnosis_of_log, read_log
 from loom.commands.project import Here, here
 from loom.commands.record.naming import run_or_job
 from loom.commands.screen import screen_parts
+from loom.commands.servers import is_address
 from loom.errors import RequestError
 from loom.record.reader import Reading
 from loom.record.unrecorded import since
@@ -57,8 +59,8 @@ _BLOCK = 1 << 18
 
 
 def is_log(named: str) -> bool:
-    """Tell whether it is a log instead of a run: a file that is no document, or `-`."""
-    return named == "-" or (Path(named).suffix not in _NO_LOGS and os.path.isfile(named))  # noqa: PTH113  a name may be too long for Path
+    """Tell whether it is a log instead of a run: an address, a file that is no document, or `-`."""
+    return named == "-" or is_address(named) or (Path(named).suffix not in _NO_LOGS and os.path.isfile(named))  # noqa: PTH113  a name may be too long for Path
 
 
 _NO_LOGS = (".json", ".jsonl", ".bundle")
@@ -68,6 +70,9 @@ def of_log(place: Here, named: str, job: str | None) -> Diagnosis:
     """Diagnose the job that a log is of."""
     if job is not None:
         raise RequestError(f"unexpected argument {job}: a log is of one job")
+    if is_address(named):
+        found: Diagnosis = import_module("loom.commands.record.remote").diagnosis_of_remote(place, named)
+        return found
     try:
         with open_log(named) as file:
             log = read_log(iter(lambda: file.read(_BLOCK), b""))

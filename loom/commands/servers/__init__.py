@@ -1,0 +1,204 @@
+"""Jobs on CI servers: what a server says of a job, its log, its artifacts and its variables.
+
+A server's answer is a stranger's: it is checked against the types here, bounded, and never more than data.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import BinaryIO, Literal, Protocol
+from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct
+
+from loom.errors import InfrastructureError, RequestError
+from loom.util.extras import install_command
+
+MOST_JOBS = 5_000
+LARGEST_LOG = 1 << 30
+LARGEST_ARCHIVE = 16 << 30
+
+
+class ServerRefused(RequestError):
+    """The server does not give this to this token."""
+
+    default_code = "SERVER_REFUSED"
+
+
+class ServerUnavailable(InfrastructureError):
+    """No connection, a limit of requests, an error of the server's own, or an answer that is none."""
+
+    default_code = "SERVER_UNAVAILABLE"
+
+
+class JobAddress(Struct, frozen=True, kw_only=True):
+    """The address of a job or a pipeline's page, divided."""
+
+    kind: Literal["gitlab", "github"]
+    server: str
+    """Scheme and host."""
+    project: str
+    pipeline: int | None = None
+    job: int | None = None
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.server).netloc
+
+
+class RemoteJob(Struct, frozen=True, kw_only=True):
+    id: int
+    name: str
+    stage: str
+    status: str
+    url: str
+    sha: str
+    ref: str
+    is_tag: bool = False
+    pipeline: int
+    tags: Sequence[str] = ()
+    """The labels of the runner that it asks for."""
+    has_artifacts: bool = False
+    expired: bool = False
+    reports: Sequence[str] = ()
+    """The kinds of its reports (`dotenv`, `junit`)."""
+    allow_failure: bool = False
+    failing_step: str = ""
+
+    @property
+    def failed(self) -> bool:
+        return self.status in ("failed", "failure", "timed_out")
+
+
+class RemotePipeline(Struct, frozen=True, kw_only=True):
+    id: int
+    source: str
+    """The event, in the server's words."""
+    url: str
+    default_branch: str
+    clone_url: str
+    variables: Mapping[str, str] = {}
+    """Those that were given to it."""
+    unread: Sequence[str] = ()
+    """What the token may not read, in words."""
+    workflow: str = ""
+    """The path of its file, where it has one of its own."""
+
+
+class RemoteVariable(Struct, frozen=True, kw_only=True):
+    """A variable of the project or a group on the server."""
+
+    name: str
+    value: str | None
+    """None: the server does not say it."""
+    masked: bool = False
+    file: bool = False
+    expand: bool = True
+    scope: str = "*"
+
+
+class Server(Protocol):
+    """One server, asked with one token."""
+
+    def job(self, address: JobAddress) -> RemoteJob:
+        """Return the job, or the first that failed of a pipeline or run. ServerRefused if none did."""
+        ...
+
+    def last_failed(self, ref: str) -> RemoteJob:
+        """Return the first failed job of the newest red pipeline of a branch."""
+        ...
+
+    def pipeline(self, job: RemoteJob) -> RemotePipeline: ...
+
+    def jobs(self, job: RemoteJob) -> Iterable[RemoteJob]:
+        """Yield the jobs of its pipeline, as they ended last."""
+        ...
+
+    def variables(self, job: RemoteJob) -> tuple[Sequence[RemoteVariable], Sequence[str]]:
+        """Return the variables of project and groups, and what the token may not read."""
+        ...
+
+    def log(self, job: RemoteJob, file: BinaryIO) -> None: ...
+
+    def artifacts(self, job: RemoteJob, file: BinaryIO) -> None:
+        """Write the job's artifacts, a zip file."""
+        ...
+
+
+_GITLAB = re.compile(r"/(?P<project>[^/].*?)/-/(?P<what>jobs|pipelines)/(?P<id>\d{1,18})(?:/.*)?")
+_GITHUB = re.compile(
+    r"/(?P<project>[\w.-]+/[\w.-]+)/actions/runs/(?P<run>\d{1,18})(?:/attempts/\d+)?(?:/jobs?/(?P<job>\d{1,18}))?/?"
+)
+_HERE = ("127.0.0.1", "localhost", "[::1]", "::1")
+
+
+def is_address(text: str) -> bool:
+    return text.startswith(("https://", "http://"))
+
+
+def address_of(url: str) -> JobAddress:
+    """Divide the address of a page. RequestError for another one."""
+    parts = urlsplit(url)
+    path, server = unquote(parts.path), f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    if parts.scheme == "http" and parts.hostname not in _HERE:
+        raise RequestError(f"{server}: a token is sent over https alone", hint="write https://", code="SERVER_REFUSED")
+    if found := _GITLAB.fullmatch(path):
+        number = int(found["id"])
+        of_job = found["what"] == "jobs"
+        return JobAddress(
+            kind="gitlab",
+            server=server,
+            project=found["project"],
+            job=number if of_job else None,
+            pipeline=None if of_job else number,
+        )
+    if found := _GITHUB.fullmatch(path):
+        job = int(found["job"]) if found["job"] else None
+        return JobAddress(kind="github", server=server, project=found["project"], pipeline=int(found["run"]), job=job)
+    raise RequestError(
+        f"{server}{parts.path}: not the address of a job",
+        hint="GitLab: https://HOST/GROUP/PROJECT/-/jobs/ID or .../-/pipelines/ID\n"
+        "GitHub: https://HOST/OWNER/REPO/actions/runs/ID or .../job/ID",
+    )
+
+
+def server_of(address: JobAddress, token: str | None) -> Server:
+    """Return the client of a server. RequestError (EXTRA_MISSING) without its library."""
+    try:
+        module = import_module(
+            f"loom.commands.servers.{address.kind}"
+        )  # its library is an extra, and takes half a second
+    except ImportError as error:
+        raise RequestError(
+            f"{address.host} needs the package of the extra {address.kind} ({error})",
+            hint=install_command(address.kind),
+            code="EXTRA_MISSING",
+        ) from error
+    found: Server = module.server(address, token)
+    return found
+
+
+def write_bounded(pieces: Iterable[bytes], file: BinaryIO, most: int, what: str) -> None:
+    """Write what a server sends. ServerUnavailable if it is more than anybody needs."""
+    left = most
+    for piece in pieces:
+        left -= len(piece)
+        if left < 0:
+            raise ServerUnavailable(f"{what} has more than {most >> 20} MiB", hint="download it, and name the file")
+        file.write(piece)
+
+
+def same_host(server: str, environ: Mapping[str, str], names: Sequence[str], default: str, origin: str) -> bool:
+    """Tell whether a token of the environment is for this server: it is the one that is named beside it, or `origin`'s."""
+    host = urlsplit(server).netloc
+    named = next((environ[name] for name in names if environ.get(name)), default)
+    return host in (urlsplit(named).netloc or named, origin)
+
+
+def home(environ: Mapping[str, str], *below: str) -> Path:
+    """Return a file of the user's configuration."""
+    base = environ.get("XDG_CONFIG_HOME") or str(Path(environ.get("HOME", "/nonexistent"), ".config"))
+    return Path(base, *below)

@@ -1,0 +1,99 @@
+"""The answers of servers, as far as loom reads them: strict, frozen, everything else ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from loom.commands.servers import ServerUnavailable
+
+_SHORT = 4096
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", str_max_length=1 << 20)
+
+
+Model = TypeVar("Model", bound=Answer)
+
+
+def checked(model: type[Model], data: Mapping[str, Any], what: str) -> Model:
+    """Return an answer as its type. ServerUnavailable for another one."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        at = ".".join(map(str, first["loc"]))
+        raise ServerUnavailable(f"{what}: the server's answer is not as documented ({at}: {first['msg']})") from error
+
+
+class Commit(Answer):
+    id: str = Field(pattern=r"^[0-9a-f]{40,64}$")
+
+
+class OfPipeline(Answer):
+    id: int
+
+
+class GitLabArtifact(Answer):
+    file_type: str = ""
+
+
+class GitLabJob(Answer):
+    id: int
+    name: str = Field(max_length=_SHORT)
+    stage: str = ""
+    status: str
+    ref: str = Field(max_length=_SHORT)
+    tag: bool = False
+    web_url: str = ""
+    allow_failure: bool = False
+    commit: Commit
+    pipeline: OfPipeline
+    tag_list: list[str] = []
+    artifacts: list[GitLabArtifact] = []
+    artifacts_file: Mapping[str, Any] | None = None
+    artifacts_expire_at: str | None = None
+
+
+class GitLabPipeline(Answer):
+    id: int
+    source: str = "push"
+    web_url: str = ""
+
+
+class GitLabVariable(Answer):
+    key: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")
+    value: str | None = None
+    variable_type: str = "env_var"
+    masked: bool = False
+    hidden: bool = False
+    raw: bool = False
+    environment_scope: str = "*"
+
+
+class GitLabProject(Answer):
+    id: int
+    default_branch: str | None = None
+    http_url_to_repo: str
+    path_with_namespace: str
+
+
+class GitHubStep(Answer):
+    name: str
+    conclusion: str | None = None
+
+
+class GitHubJob(Answer):
+    id: int
+    run_id: int
+    name: str = Field(max_length=_SHORT)
+    status: str
+    conclusion: str | None = None
+    html_url: str | None = None
+    head_sha: str = Field(pattern=r"^[0-9a-f]{40,64}$")
+    head_branch: str | None = None
+    labels: list[str] = []
+    steps: list[GitHubStep] = []

@@ -1,0 +1,187 @@
+"""GitHub, by PyGithub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import BinaryIO, TypeVar
+from urllib.parse import urlsplit
+
+import requests
+from github import Auth, Github
+from github.GithubException import (
+    BadAttributeException,
+    BadCredentialsException,
+    GithubException,
+    RateLimitExceededException,
+)
+from github.PaginatedList import PaginatedList
+from github.WorkflowJob import WorkflowJob
+
+from loom.commands.servers import (
+    LARGEST_LOG,
+    MOST_JOBS,
+    JobAddress,
+    RemoteJob,
+    RemotePipeline,
+    RemoteVariable,
+    ServerRefused,
+    ServerUnavailable,
+    tokens,
+    write_bounded,
+)
+from loom.commands.servers.answers import GitHubJob, checked
+
+TIMEOUT_S = 60
+_CHUNK = 1 << 18
+T = TypeVar("T")
+
+
+class GitHub:
+    """One repository of GitHub, or of an Enterprise server."""
+
+    def __init__(self, address: JobAddress, token: str | None) -> None:
+        self._address = address
+        self._has_token = token is not None
+        base = "https://api.github.com" if address.host == "github.com" else f"{address.server}/api/v3"
+        self._github = Github(
+            auth=Auth.Token(token) if token else None,
+            base_url=base,
+            timeout=TIMEOUT_S,
+            per_page=100,
+            user_agent="loom",
+            retry=None,
+            lazy=True,
+            seconds_between_requests=None,
+        )
+        self._repository = self._github.get_repo(address.project)
+
+    def job(self, address: JobAddress) -> RemoteJob:
+        if address.job is not None:
+            number = address.job
+            found = self._asked(f"job {number}", lambda: self._repository.get_workflow_job(number).raw_data)
+            return self._job(found)
+        assert address.pipeline is not None
+        return self._first_failed(address.pipeline)
+
+    def last_failed(self, ref: str) -> RemoteJob:
+        runs = self._asked(
+            f"the runs of {ref}",
+            lambda: [*islice(self._repository.get_workflow_runs(branch=ref, status="failure"), 1)],  # type: ignore[arg-type]
+        )
+        if not runs:
+            raise ServerRefused(f"{self._address.project} has no failed run of {ref}", hint="name its address")
+        return self._first_failed(runs[0].id)
+
+    def _first_failed(self, run: int) -> RemoteJob:
+        failed = [job for job in self._jobs(run) if job.failed]
+        if not failed:
+            raise ServerRefused(f"no job of run {run} failed", hint="name the address of one of its jobs")
+        return min(failed, key=lambda job: job.id)
+
+    def jobs(self, job: RemoteJob) -> Iterable[RemoteJob]:
+        return self._jobs(job.pipeline)
+
+    def _jobs(self, run: int) -> list[RemoteJob]:
+        repository = self._repository
+        jobs = PaginatedList(
+            WorkflowJob, repository.requester, f"{repository.url}/actions/runs/{run}/jobs", {}, list_item="jobs"
+        )
+        listed = self._asked(f"the jobs of run {run}", lambda: [_told(one) for one in islice(jobs, MOST_JOBS)])
+        return [self._job(one) for one in listed]
+
+    def pipeline(self, job: RemoteJob) -> RemotePipeline:
+        run = self._asked(f"run {job.pipeline}", lambda: self._repository.get_workflow_run(job.pipeline).raw_data)
+        repository = run.get("repository") or {}
+        return RemotePipeline(
+            id=job.pipeline,
+            source=str(run.get("event", "push")),
+            url=str(run.get("html_url", "")),
+            default_branch=str(repository.get("default_branch") or ""),
+            clone_url=f"{self._address.server}/{self._address.project}.git",
+            workflow=str(run.get("path", "")).partition("@")[0],
+            unread=("the inputs and the payload of the event",),
+        )
+
+    def variables(self, job: RemoteJob) -> tuple[Sequence[RemoteVariable], Sequence[str]]:
+        try:
+            listed = self._asked("the variables", lambda: [*islice(self._repository.get_variables(), MOST_JOBS)])
+        except ServerRefused:
+            return [], ["the variables of the repository"]
+        return [RemoteVariable(name=one.name, value=one.value) for one in listed], []
+
+    def log(self, job: RemoteJob, file: BinaryIO) -> None:
+        what = f"the log of job {job.id}"
+        url = self._asked(what, lambda: self._repository.get_workflow_job(job.id).logs_url())
+        self._download(what, url, file)
+
+    def artifacts(self, job: RemoteJob, file: BinaryIO) -> None:
+        raise ServerRefused("artifacts on GitHub are of a run, not of a job")
+
+    def _download(self, what: str, url: str, file: BinaryIO) -> None:
+        """Read from the store that the server names, which gets no token."""
+        with self._errors(what), requests.get(url, timeout=TIMEOUT_S, stream=True, auth=_nobody) as answer:
+            if answer.status_code != 200:
+                raise ServerUnavailable(f"{urlsplit(url).netloc}: {what}: {answer.status_code}")
+            write_bounded(answer.iter_content(_CHUNK), file, LARGEST_LOG, what)
+
+    def _job(self, answer: dict[str, object]) -> RemoteJob:
+        found = checked(GitHubJob, answer, "a job")
+        step = next((each.name for each in found.steps if each.conclusion == "failure"), "")
+        return RemoteJob(
+            id=found.id,
+            name=found.name,
+            stage="",
+            status=found.conclusion or found.status,
+            url=found.html_url or f"{self._address.server}/{self._address.project}/actions/runs/{found.run_id}",
+            sha=found.head_sha,
+            ref=found.head_branch or "",
+            pipeline=found.run_id,
+            tags=found.labels,
+            failing_step=step,
+        )
+
+    def _asked(self, what: str, ask: Callable[[], T]) -> T:
+        with self._errors(what):
+            return ask()
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        host = self._address.host
+        try:
+            yield
+        except RateLimitExceededException:
+            hint = "wait an hour" + ("" if self._has_token else f", or {tokens.where(self._address)}")
+            raise ServerUnavailable(f"{host}: {what}: too many requests", hint=hint) from None
+        except GithubException as error:
+            code = error.status
+            if isinstance(error, BadCredentialsException) or code in (401, 403, 404, 410):
+                who = "this token" if self._has_token else "anybody without a token"
+                says = {401: "the token does not count", 403: f"{who} may not read it", 410: "it has expired"}.get(
+                    code, f"not there, or {who} may not read it"
+                )
+                raise ServerRefused(f"{host}: {what}: {says} ({code})", hint=tokens.where(self._address)) from None
+            raise ServerUnavailable(f"{host}: {what}: {code}", hint="the server's own error; ask again") from None
+        except (RuntimeError, KeyError, BadAttributeException):
+            raise ServerUnavailable(f"{host}: {what}: it sends the request elsewhere than documented") from None
+        except requests.RequestException as error:
+            raise ServerUnavailable(
+                f"{host}: {what}: {type(error).__name__}",
+                hint="check the address and the connection (proxy, certificates)",
+            ) from None
+
+
+def _told(job: WorkflowJob) -> dict[str, object]:
+    """Return what a list says of a job; its `raw_data` would be one more request for each."""
+    names = ("id", "run_id", "name", "status", "conclusion", "html_url", "head_sha", "head_branch", "labels")
+    return {name: getattr(job, name) for name in names}
+
+
+def _nobody(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keep the user's netrc out of a request."""
+    return request
+
+
+def server(address: JobAddress, token: str | None) -> GitHub:
+    return GitHub(address, token)

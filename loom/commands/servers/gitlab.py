@@ -1,0 +1,232 @@
+"""GitLab, by python-gitlab."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
+
+import gitlab
+import requests
+from gitlab.exceptions import GitlabAuthenticationError, GitlabError
+
+from loom.commands.servers import (
+    LARGEST_ARCHIVE,
+    LARGEST_LOG,
+    MOST_JOBS,
+    JobAddress,
+    RemoteJob,
+    RemotePipeline,
+    RemoteVariable,
+    ServerRefused,
+    ServerUnavailable,
+    tokens,
+    write_bounded,
+)
+from loom.commands.servers.answers import GitLabJob, GitLabPipeline, GitLabProject, GitLabVariable, checked
+
+TIMEOUT_S = 60.0
+TRIES = 4
+LONGEST_WAIT_S = 60.0
+_CHUNK = 1 << 18
+T = TypeVar("T")
+
+
+class _Session(requests.Session):
+    """Wait and ask again where the server says that it is busy, for a minute at most."""
+
+    def send(self, request: requests.PreparedRequest, **how: Any) -> requests.Response:
+        answer = super().send(request, **how)
+        for tried in range(1, TRIES):
+            said = answer.headers.get("Retry-After", "")
+            wait_s = float(said) if said.isdigit() else float(tried)
+            if answer.status_code not in (429, 502, 503, 504) or wait_s > LONGEST_WAIT_S:
+                break
+            answer.close()
+            time.sleep(wait_s)
+            answer = super().send(request, **how)
+        if answer.status_code == 429:  # the library would wait as long as a server says
+            host = urlsplit(request.url or "").netloc
+            raise ServerUnavailable(f"{host}: too many requests", hint="wait as long as it asks for, and try again")
+        return answer
+
+
+class GitLab:
+    """One project of a GitLab server."""
+
+    def __init__(self, address: JobAddress, token: str | None) -> None:
+        # As `Authorization`, which the HTTP library takes away where the server redirects to another host.
+        self._gitlab = gitlab.Gitlab(
+            address.server,
+            oauth_token=token,
+            timeout=TIMEOUT_S,
+            per_page=100,
+            user_agent="loom",
+            session=_Session(),
+            keep_base_url=True,  # never follow an address of another host in a list's `next`
+        )
+        self._address = address
+        self._has_token = token is not None
+        self._project = self._gitlab.projects.get(address.project, lazy=True)
+
+    def job(self, address: JobAddress) -> RemoteJob:
+        if address.job is not None:
+            number = address.job
+            return self._job(self._asked(f"job {number}", lambda: self._project.jobs.get(number)))
+        assert address.pipeline is not None
+        return self._first_failed(address.pipeline)
+
+    def last_failed(self, ref: str) -> RemoteJob:
+        newest = self._asked(
+            f"the pipelines of {ref}",
+            lambda: self._project.pipelines.list(ref=ref, status="failed", per_page=1, page=1, get_all=False),
+        )
+        if not newest:
+            raise ServerRefused(f"{self._address.project} has no failed pipeline of {ref}", hint="name its address")
+        return self._first_failed(checked(GitLabPipeline, newest[0].attributes, "a pipeline").id)
+
+    def _first_failed(self, pipeline: int) -> RemoteJob:
+        failed = [job for job in self._jobs(pipeline) if job.failed]
+        if not failed:
+            raise ServerRefused(f"no job of pipeline {pipeline} failed", hint="name the address of one of its jobs")
+        return min(failed, key=lambda job: (job.allow_failure, job.id))
+
+    def jobs(self, job: RemoteJob) -> Iterable[RemoteJob]:
+        return self._jobs(job.pipeline)
+
+    def _jobs(self, pipeline: int) -> list[RemoteJob]:
+        jobs = self._project.pipelines.get(pipeline, lazy=True).jobs
+        listed = self._asked(
+            f"the jobs of pipeline {pipeline}", lambda: [*islice(jobs.list(iterator=True, per_page=100), MOST_JOBS)]
+        )
+        return [self._job(one) for one in listed]
+
+    def pipeline(self, job: RemoteJob) -> RemotePipeline:
+        project = self._asked("the project", lambda: self._gitlab.projects.get(self._address.project))
+        about = checked(GitLabProject, project.attributes, "the project")
+        got = self._asked(f"pipeline {job.pipeline}", lambda: self._project.pipelines.get(job.pipeline))
+        found = checked(GitLabPipeline, got.attributes, f"pipeline {job.pipeline}")
+        given, unread = self._variables(
+            "the variables given to the pipeline", lambda: got.variables.list(iterator=True, per_page=100)
+        )
+        return RemotePipeline(
+            id=found.id,
+            source=found.source,
+            url=found.web_url,
+            default_branch=about.default_branch or "",
+            clone_url=about.http_url_to_repo,
+            variables={one.name: one.value for one in given if one.value is not None},
+            unread=unread,
+        )
+
+    def variables(self, job: RemoteJob) -> tuple[Sequence[RemoteVariable], Sequence[str]]:
+        parents = self._address.project.split("/")[:-1]
+        groups = ["/".join(parents[: depth + 1]) for depth in range(len(parents))]
+        found: list[RemoteVariable] = []
+        unread: list[str] = []
+        for group in groups:
+            manager = self._gitlab.groups.get(group, lazy=True).variables
+            listed, _ = self._variables(f"the variables of group {group}", lambda m=manager: m.list(iterator=True))  # type: ignore[misc]
+            found += listed  # a user's own namespace is no group
+        listed, missing = self._variables(
+            "the variables of the project", lambda: self._project.variables.list(iterator=True, per_page=100)
+        )
+        return [*found, *listed], [*unread, *missing]
+
+    def _variables(self, what: str, ask: Callable[[], Iterable[Any]]) -> tuple[list[RemoteVariable], list[str]]:
+        try:
+            listed = self._asked(what, lambda: [*islice(ask(), MOST_JOBS)])
+        except ServerRefused:
+            return [], [what]
+        answers = [checked(GitLabVariable, one.attributes, what) for one in listed]
+        return [
+            RemoteVariable(
+                name=one.key,
+                value=None if one.hidden else one.value,
+                masked=one.masked or one.hidden,
+                file=one.variable_type == "file",
+                expand=not one.raw,
+                scope=one.environment_scope,
+            )
+            for one in answers
+        ], []
+
+    def log(self, job: RemoteJob, file: BinaryIO) -> None:
+        one = self._project.jobs.get(job.id, lazy=True)
+        self._download(f"the log of job {job.id}", one.trace, file, LARGEST_LOG)
+
+    def artifacts(self, job: RemoteJob, file: BinaryIO) -> None:
+        one = self._project.jobs.get(job.id, lazy=True)
+        self._download(f"the artifacts of {job.name}", one.artifacts, file, LARGEST_ARCHIVE)
+
+    def _download(self, what: str, ask: Callable[..., Any], file: BinaryIO, most: int) -> None:
+        def run() -> None:
+            pieces: Iterator[bytes] = ask(iterator=True, chunk_size=_CHUNK)
+            write_bounded(pieces, file, most, what)
+
+        self._asked(what, run)
+
+    def _job(self, answer: Any) -> RemoteJob:
+        found = checked(GitLabJob, answer.attributes, "a job")
+        expires = found.artifacts_expire_at
+        return RemoteJob(
+            id=found.id,
+            name=found.name,
+            stage=found.stage,
+            status=found.status,
+            url=found.web_url or f"{self._address.server}/{self._address.project}/-/jobs/{found.id}",
+            sha=found.commit.id,
+            ref=found.ref,
+            is_tag=found.tag,
+            pipeline=found.pipeline.id,
+            tags=found.tag_list,
+            has_artifacts=found.artifacts_file is not None,
+            expired=bool(expires) and _past(expires or ""),
+            allow_failure=found.allow_failure,
+            reports=[each.file_type for each in found.artifacts],
+        )
+
+    def _asked(self, what: str, ask: Callable[[], T]) -> T:
+        with self._errors(what):
+            return ask()
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        host = self._address.host
+        try:
+            yield
+        except GitlabError as error:
+            code = error.response_code or 0
+            if isinstance(error, GitlabAuthenticationError) or code in (401, 403, 404):
+                who = "this token" if self._has_token else "anybody without a token"
+                says = {401: "the token does not count", 403: f"{who} may not read it"}.get(
+                    code, f"not there, or {who} may not read it"
+                )
+                raise ServerRefused(f"{host}: {what}: {says} ({code})", hint=tokens.where(self._address)) from None
+            if code == 429:
+                raise ServerUnavailable(
+                    f"{host}: {what}: too many requests", hint="wait as it says, and ask again"
+                ) from None
+            raise ServerUnavailable(
+                f"{host}: {what}: {code or error}", hint="the server's own error; ask again"
+            ) from None
+        except requests.RequestException as error:
+            raise ServerUnavailable(
+                f"{host}: {what}: {type(error).__name__}",
+                hint="check the address and the connection (proxy, certificates)",
+            ) from None
+
+
+def _past(moment: str) -> bool:
+    try:
+        return datetime.fromisoformat(moment) < datetime.now(UTC)
+    except (ValueError, TypeError):
+        return False
+
+
+def server(address: JobAddress, token: str | None) -> GitLab:
+    return GitLab(address, token)

@@ -1,0 +1,96 @@
+"""Find the user's token for one server. It is sent to that server alone."""
+
+from __future__ import annotations
+
+import netrc
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from loom.commands.servers import JobAddress, home, same_host
+from loom.config import Config
+from loom.errors import SecretError
+from loom.secrets import lookup
+from loom.util import yaml_file
+from loom.util.yaml_file import Kind, fields_of
+
+_VARIABLES = {"gitlab": ("GITLAB_TOKEN",), "github": ("GH_TOKEN", "GITHUB_TOKEN")}
+_NAMED = {"gitlab": ("GITLAB_HOST", "CI_SERVER_URL"), "github": ("GH_HOST", "GITHUB_SERVER_URL")}
+_DEFAULT = {"gitlab": "gitlab.com", "github": "github.com"}
+_CONFIGURED = {"gitlab": ("glab-cli", "config.yml"), "github": ("gh", "hosts.yml")}
+SCOPE = {
+    "gitlab": "a personal or project access token with the scope read_api (variables: of a maintainer)",
+    "github": "a token with read access to Actions (classic: repo), and to Variables",
+}
+
+
+class _Stored(Struct, frozen=True, kw_only=True):
+    name: str = "token"
+    ref: str
+    required: bool = False
+
+
+def where(address: JobAddress) -> str:
+    """Say where a token is looked for, and which one."""
+    variable = _VARIABLES[address.kind][-1]
+    tool = "glab" if address.kind == "gitlab" else "gh"
+    return (
+        f"give {SCOPE[address.kind]}:\n"
+        f"`keyring set loom {address.host}`, `{tool} auth login --hostname {address.host}`, ~/.netrc, or {variable}"
+    )
+
+
+def token_for(
+    address: JobAddress, environ: Mapping[str, str], config: Config, root: Path, *, origin: str = ""
+) -> str | None:
+    """Return the token for this server: from the keyring, `glab`'s or `gh`'s configuration, netrc, the environment.
+
+    One of the environment counts only for the server that the environment names, or for `origin`, the checkout's own host.
+    """
+    return (
+        _stored(address.host, environ, config, root)
+        or _configured(address, environ)
+        or _of_netrc(address, environ)
+        or _of_environment(address, environ, origin)
+    )
+
+
+def _stored(host: str, environ: Mapping[str, str], config: Config, root: Path) -> str | None:
+    wanted = _Stored(ref=f"keyring://loom/{host}")
+    try:
+        values = lookup.resolve((wanted,), environ=environ, root=root, config=config).values
+    except SecretError:
+        return None
+    return values["token"].decode("utf-8", "replace").strip() or None if "token" in values else None
+
+
+def _configured(address: JobAddress, environ: Mapping[str, str]) -> str | None:
+    path = home(environ, *_CONFIGURED[address.kind])
+    try:
+        root = yaml_file.read(path, str(path)).root
+    except OSError:
+        return None
+    hosts = fields_of(root).get("hosts") if address.kind == "gitlab" else root
+    mine = fields_of(hosts).get(address.host)
+    for key in ("token", "oauth_token"):
+        node = fields_of(mine).get(key)
+        if node is not None and node.kind is not Kind.MAPPING and isinstance(node.value, str) and node.value:
+            return node.value
+    return None
+
+
+def _of_netrc(address: JobAddress, environ: Mapping[str, str]) -> str | None:
+    path = Path(environ.get("NETRC") or Path(environ.get("HOME", "/nonexistent"), ".netrc"))
+    try:
+        found = netrc.netrc(str(path)).hosts.get(urlsplit(address.server).hostname or "")
+    except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
+        return None
+    return found[2] or None if found else None
+
+
+def _of_environment(address: JobAddress, environ: Mapping[str, str], origin: str) -> str | None:
+    if not same_host(address.server, environ, _NAMED[address.kind], _DEFAULT[address.kind], origin):
+        return None
+    return next((environ[name] for name in _VARIABLES[address.kind] if environ.get(name)), None)

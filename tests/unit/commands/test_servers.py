@@ -1,0 +1,283 @@
+"""Clients of CI servers against a server that answers as documented."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from loom.commands.servers import (
+    RemoteJob,
+    Server,
+    ServerRefused,
+    ServerUnavailable,
+    address_of,
+    server_of,
+    tokens,
+    write_bounded,
+)
+from loom.config import load
+from loom.errors import LoomError, RequestError
+from tests.support.ci_server import SHA, Reply, Stub, gitlab_job, gitlab_project, serving
+from tests.support.loom_process import run_loom
+from tests.unit.analysis.test_server_log import GITHUB, PYTEST, gitlab
+
+AT = "/api/v4/projects/group%2Fproject"
+TOKEN = "glpat-of-the-user"
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    with serving() as found:
+        yield found
+
+
+@pytest.fixture
+def other() -> Iterator[Stub]:
+    with serving() as found:
+        found.url = found.url.replace("127.0.0.1", "localhost")
+        yield found
+
+
+def of_gitlab(stub: Stub, token: str | None = TOKEN, job: int = 12) -> tuple[Server, RemoteJob]:
+    address = address_of(f"{stub.url}/group/project/-/jobs/{job}")
+    server = server_of(address, token)
+    return server, server.job(address)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://gitlab.com/group/sub/project/-/jobs/123", ("gitlab", "group/sub/project", None, 123)),
+        ("https://gitlab.com/group/project/-/pipelines/9/failures", ("gitlab", "group/project", 9, None)),
+        ("https://github.com/o/r/actions/runs/1/job/2?pr=3#step:4:5", ("github", "o/r", 1, 2)),
+        ("https://github.com/o/r/actions/runs/1/attempts/2", ("github", "o/r", 1, None)),
+    ],
+)
+def test_address_of_a_page(url: str, expected: tuple[object, ...]) -> None:
+    found = address_of(url)
+    assert (found.kind, found.project, found.pipeline, found.job) == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://gitlab.com/group/project", "https://example.com/-/jobs/1", "http://gitlab.com/group/project/-/jobs/1"],
+)
+def test_other_addresses_and_those_without_encryption_are_refused(url: str) -> None:
+    with pytest.raises(RequestError):
+        address_of(url)
+
+
+def test_job_of_gitlab_and_its_log(stub: Stub) -> None:
+    gitlab_project(stub, [gitlab_job(12, "unit")])
+    stub.routes[f"{AT}/jobs/12/trace"] = Reply(gitlab(PYTEST, "exit code 1").encode())
+    server, job = of_gitlab(stub)
+    assert (job.name, job.sha, job.ref, job.pipeline, job.tags) == ("unit", SHA, "main", 7, ["docker"])
+    file = io.BytesIO()
+    server.log(job, file)
+    assert b"E       assert 3 == 4" in file.getvalue()
+    assert {headers.get("authorization") for _, headers in stub.asked} == {f"Bearer {TOKEN}"}
+
+
+def test_first_failed_job_of_a_pipeline_is_found_over_pages(stub: Stub) -> None:
+    jobs = [gitlab_job(number, f"j{number}", "success") for number in range(1, 6)]
+    gitlab_project(stub, [*jobs, gitlab_job(8, "lint", allow_failure=True), gitlab_job(9, "unit")])
+    address = address_of(f"{stub.url}/group/project/-/pipelines/7")
+    assert server_of(address, None).job(address).name == "unit"
+
+
+def test_token_does_not_follow_a_redirect_to_another_host(stub: Stub, other: Stub) -> None:
+    gitlab_project(stub, [gitlab_job(12, "unit")])
+    stub.routes[f"{AT}/jobs/12/trace"] = Reply(b"", 302, {"Location": f"{other.url}/store/trace"})
+    other.routes["/store/trace"] = Reply(b"the log")
+    server, job = of_gitlab(stub)
+    file = io.BytesIO()
+    server.log(job, file)
+    assert file.getvalue() == b"the log"
+    ((_, headers),) = other.asked
+    assert not any(TOKEN in value for value in headers.values())
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "says"),
+    [
+        (401, ServerRefused, "the token does not count"),
+        (403, ServerRefused, "this token may not read it"),
+        (404, ServerRefused, "not there"),
+        (500, ServerUnavailable, "500"),
+    ],
+)
+def test_refusals_name_what_and_the_scope(stub: Stub, status: int, error: type[LoomError], says: str) -> None:
+    stub.routes[f"{AT}/jobs/12"] = Reply({"message": "no"}, status)
+    with pytest.raises(error) as raised:
+        of_gitlab(stub)
+    assert says in raised.value.message
+    assert "job 12" in raised.value.message
+    assert TOKEN not in str(raised.value)
+    assert status == 500 or "read_api" in (raised.value.hint or "")
+
+
+def test_limit_of_requests_is_waited_for_and_asked_again(stub: Stub) -> None:
+    gitlab_project(stub, [gitlab_job(12, "unit")])
+    answers = [
+        Reply({}, 429, {"Retry-After": "0"}),
+        Reply({}, 503, {"Retry-After": "0"}),
+        Reply(gitlab_job(12, "unit")),
+    ]
+    stub.routes[f"{AT}/jobs/12"] = lambda _: answers.pop(0)
+    assert of_gitlab(stub)[1].name == "unit"
+
+
+def test_limit_of_an_hour_is_an_error_at_once(stub: Stub) -> None:
+    stub.routes[f"{AT}/jobs/12"] = Reply({}, 429, {"Retry-After": "3600"})
+    with pytest.raises(ServerUnavailable, match="too many requests"):
+        of_gitlab(stub)
+    assert len(stub.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"id": "12"}, {"commit": {"id": "../../etc"}}, {"name": "x" * 5000}, {"pipeline": None}]
+)
+def test_answer_of_another_shape_is_refused(stub: Stub, change: dict[str, object]) -> None:
+    stub.routes[f"{AT}/jobs/12"] = Reply({**gitlab_job(12, "unit"), **change})
+    with pytest.raises(ServerUnavailable, match="not as documented"):
+        of_gitlab(stub)
+
+
+def test_variables_that_may_not_be_read_are_named(stub: Stub) -> None:
+    gitlab_project(stub, [gitlab_job(12, "unit")])
+    stub.routes[f"{AT}/pipelines/7/variables"] = Reply([{"key": "LEVEL", "value": "debug", "variable_type": "env_var"}])
+    stub.routes[f"{AT}/variables"] = Reply(
+        [
+            {"key": "PLAIN", "value": "1", "variable_type": "env_var", "masked": False, "protected": False},
+            {"key": "DEPLOY_KEY", "value": None, "variable_type": "file", "masked": True, "hidden": True, "raw": True},
+        ]
+    )
+    server, job = of_gitlab(stub)
+    assert server.pipeline(job).variables == {"LEVEL": "debug"}
+    found, unread = server.variables(job)
+    assert [(one.name, one.value, one.masked, one.file) for one in found] == [
+        ("PLAIN", "1", False, False),
+        ("DEPLOY_KEY", None, True, True),
+    ]
+    assert unread == []
+    stub.routes[f"{AT}/variables"] = Reply({"message": "403 Forbidden"}, 403)
+    assert server.variables(job) == ([], ["the variables of the project"])
+
+
+def test_download_is_bounded() -> None:
+    with pytest.raises(ServerUnavailable, match="more than 1 MiB"):
+        write_bounded((b"x" * 4096 for _ in iter(int, 1)), io.BytesIO(), 1 << 20, "the log")
+
+
+def _github_job(**more: object) -> dict[str, object]:
+    return {
+        "id": 2,
+        "run_id": 1,
+        "name": "test",
+        "status": "completed",
+        "conclusion": "failure",
+        "html_url": None,
+        "head_sha": SHA,
+        "head_branch": "main",
+        "labels": ["ubuntu-latest"],
+        "url": "",
+        "steps": [{"name": "Run make test", "status": "completed", "conclusion": "failure", "number": 3}],
+        **more,
+    }
+
+
+def test_log_of_github_comes_from_a_store_that_gets_no_token(stub: Stub, other: Stub) -> None:
+    job = "/api/v3/repos/o/r/actions/jobs/2"
+    stub.routes[job] = Reply(_github_job(url=f"{stub.url}{job}"))
+    stub.routes[f"{job}/logs"] = Reply(b"", 302, {"Location": f"{other.url}/store/log"})
+    other.routes["/store/log"] = Reply(GITHUB.encode())
+    address = address_of(f"{stub.url}/o/r/actions/runs/1/job/2")
+    server = server_of(address, TOKEN)
+    found, file = server.job(address), io.BytesIO()
+    server.log(found, file)
+    assert (found.name, found.sha, found.failing_step, found.failed) == ("test", SHA, "Run make test", True)
+    assert b"Process completed" in file.getvalue()
+    assert not any(TOKEN in value for _, headers in other.asked for value in headers.values())
+    assert any(TOKEN in headers.get("authorization", "") for _, headers in stub.asked)
+
+
+def test_first_failed_job_of_a_run_of_github(stub: Stub) -> None:
+    run = "/api/v3/repos/o/r/actions/runs/1"
+    stub.routes[run] = Reply({"id": 1, "url": f"{stub.url}{run}", "jobs_url": f"{stub.url}{run}/jobs"})
+    stub.routes[f"{run}/jobs"] = Reply(
+        {"total_count": 2, "jobs": [_github_job(id=3, name="lint", conclusion="success"), _github_job()]}
+    )
+    address = address_of(f"{stub.url}/o/r/actions/runs/1")
+    assert server_of(address, TOKEN).job(address).name == "test"
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "says"),
+    [
+        (Reply({"message": "Bad credentials"}, 401), ServerRefused, "does not count"),
+        (Reply({"message": "Not Found"}, 404), ServerRefused, "not there"),
+        (
+            Reply({"message": "API rate limit exceeded"}, 403, {"X-RateLimit-Remaining": "0"}),
+            ServerUnavailable,
+            "too many",
+        ),
+        (Reply({"message": "no"}, 500), ServerUnavailable, "500"),
+    ],
+)
+def test_refusals_of_github(stub: Stub, reply: Reply, error: type[LoomError], says: str) -> None:
+    stub.routes["/api/v3/repos/o/r/actions/jobs/2"] = reply
+    address = address_of(f"{stub.url}/o/r/actions/runs/1/job/2")
+    with pytest.raises(error, match=says):
+        server_of(address, TOKEN).job(address)
+
+
+# -- tokens ---------------------------------------------------------------------------------------------------------
+
+
+def _token(tmp_path: Path, host: str, environ: dict[str, str], origin: str = "", kind: str = "gitlab") -> str | None:
+    path = "group/project/-/jobs/1" if kind == "gitlab" else "o/r/actions/runs/1"
+    environ = {"HOME": str(tmp_path), "PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring", **environ}
+    config = load(root=tmp_path, environ=environ, flags={})
+    return tokens.token_for(address_of(f"https://{host}/{path}"), environ, config, tmp_path, origin=origin)
+
+
+def test_token_of_the_environment_is_for_the_server_that_it_is_of(tmp_path: Path) -> None:
+    given = {"GITLAB_TOKEN": "t"}
+    assert _token(tmp_path, "gitlab.com", given) == "t"
+    assert _token(tmp_path, "evil.example", given) is None
+    assert _token(tmp_path, "git.example", given, origin="git.example") == "t"
+    assert _token(tmp_path, "git.example", {**given, "GITLAB_HOST": "https://git.example"}) == "t"
+    assert _token(tmp_path, "gitlab.com", {**given, "GITLAB_HOST": "git.example"}) is None
+    assert _token(tmp_path, "github.com", {"GITHUB_TOKEN": "h", "GH_TOKEN": "g"}, kind="github") == "g"
+
+
+def test_token_of_glab_gh_and_netrc_is_found_by_host(tmp_path: Path) -> None:
+    for tool, text in {
+        "glab-cli/config.yml": "hosts:\n  git.example:\n    token: of-glab\n",
+        "gh/hosts.yml": "git.example:\n  oauth_token: of-gh\n",
+    }.items():
+        path = tmp_path / ".config" / tool
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    (tmp_path / ".netrc").write_text("machine other.example login me password of-netrc\n")
+    assert _token(tmp_path, "git.example", {}) == "of-glab"
+    assert _token(tmp_path, "git.example", {}, kind="github") == "of-gh"
+    assert _token(tmp_path, "other.example", {}) == "of-netrc"
+    assert _token(tmp_path, "third.example", {}) is None
+
+
+def test_diagnose_of_an_address(stub: Stub, tmp_path: Path) -> None:
+    gitlab_project(stub, [gitlab_job(12, "unit")])
+    stub.routes[f"{AT}/jobs/12/trace"] = Reply(gitlab(PYTEST, "exit code 1").encode())
+    environ = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "GITLAB_HOST": stub.url, "GITLAB_TOKEN": TOKEN}
+    url = f"{stub.url}/group/project/-/jobs/12"
+    done = run_loom(("diagnose", url, "--json"), cwd=tmp_path, environ=environ)
+    document = json.loads(done.stdout)
+    assert (document["job_id"], document["telling_line"]) == ("unit", "E       assert 3 == 4")
+    assert document["reproduce"] == f"loom reproduce {url}"
+    assert TOKEN not in done.stdout + done.stderr
+    assert all(headers.get("authorization") == f"Bearer {TOKEN}" for _, headers in stub.asked)
