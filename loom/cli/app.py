@@ -14,6 +14,7 @@ from loom.status import ExitCode
 MODULES = {
     "run": ("run",),
     "watch": ("watch",),
+    "bisect": ("bisect",),
     "mcp": ("mcp",),
     "record": ("runs", "show", "logs", "diagnose", "diff", "report", "artifacts"),
     "check": ("check", "compile", "schema", "trust"),

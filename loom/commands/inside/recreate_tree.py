@@ -1,8 +1,10 @@
-"""Lay out the tree of an earlier snapshot again: from the checkout while it is the same, else from a workspace that has it."""
+"""Lay out another tree than the checkout's: of an earlier snapshot that the checkout or a workspace still has, or of a commit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from loom import snapshot
@@ -10,7 +12,8 @@ from loom.cancel import Cancel
 from loom.commands.keep.trusting import filters_allowed
 from loom.commands.project import Here
 from loom.errors import LoomError
-from loom.util.paths import run_of_workspace
+from loom.snapshot import git, repository
+from loom.util.paths import new_workspace, run_of_workspace
 
 
 def taken_again(
@@ -45,3 +48,30 @@ def taken_again(
         snapshot.remove(workspace)
         reasons.append(f"{name} has changed since (tree {taken.tree_sha[:12]})")
     return None, reasons
+
+
+@contextmanager
+def checked_out(here: Here, commit: str, cancel: Cancel) -> Iterator[Path]:
+    """Yield a checkout of a commit of the repository, apart from the user's; it has the trust of that one.
+
+    SnapshotError when it can't be made.
+    """
+    run_id = str(time.time_ns())
+    workspace = new_workspace(here.config.tmp_dir, run_id)
+    here.store.claims.make(workspace, run_id=run_id, repo_root=here.root, kind="snapshot")
+    try:
+        source = snapshot.discover(here.root, environ=here.environ, filters=filters_allowed(here.environ))
+        snapshot.take(source, workspace, cancel=cancel)
+        here.store.add_snapshot(workspace, snapshot.manifest_bytes(workspace))
+        found = repository.find(workspace, here.environ)
+        assert found is not None
+        with git.ended_by(cancel):
+            for arguments in (("checkout", "-q", "-f", "--detach", commit), ("clean", "-q", "-ffdx", "-e", "/.loom")):
+                git.run(arguments, git.in_repository(found, here.environ), cwd=workspace)
+        yield workspace
+    finally:
+        if any(workspace.iterdir()):
+            snapshot.remove(workspace)
+        else:
+            workspace.rmdir()
+        here.store.claims.forget(workspace)

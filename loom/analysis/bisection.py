@@ -1,0 +1,86 @@
+"""Which commit to run next, and which one a job fails since: git's own order, and the results so far."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal
+
+from msgspec import Struct, field
+
+from loom.analysis.diagnosis import Diagnosis
+from loom.record.documents import Commit, Document, RunId, Sha
+
+BISECTION_SCHEMA: Final = "loom.bisection.v1"
+Verdict = Literal["good", "bad", "skip"]
+
+
+class Tested(Document, frozen=True, kw_only=True):
+    commit: Sha
+    verdict: Verdict
+    run_id: RunId | None
+    """None where no run began."""
+    reason: str | None
+    """Why it was skipped."""
+
+
+class Bisection(Document, frozen=True, kw_only=True):
+    """The document of `loom bisect --json`."""
+
+    schema_version: Literal["loom.bisection.v1"] = BISECTION_SCHEMA
+    kind: Literal["bisection"] = "bisection"
+    jobs: list[str]
+    good: Sha
+    bad: Sha
+    first_bad: Commit | None
+    """None where only skipped commits are left."""
+    candidates: list[Sha]
+    """The commits of which it is one: several where the others were skipped."""
+    tested: list[Tested]
+    """In their order."""
+    diagnosis: Diagnosis | None
+
+
+class Left(Struct, frozen=True, kw_only=True):
+    """What is left of the range."""
+
+    next: list[str]
+    """The commits to run now; none at the end."""
+    candidates: list[str]
+    """The first bad commit is one of these; the last one is known to be bad."""
+
+
+Order = Callable[[str, Sequence[str]], Sequence[str]]
+"""Return the commits that the bad one has and the good ones do not, those first that halve them best (git's `--bisect-all`)."""
+
+
+class _Range(Struct, frozen=True):
+    bad: str
+    good: tuple[str, ...]
+
+
+def left_of(order: Order, good: str, bad: str, results: Mapping[str, Verdict], at_once: int) -> Left:
+    """Go through the results in git's order; return the first commits without one, at most so many."""
+    ranges, wanted = deque([_Range(bad, (good,))]), list[str]()
+    left: list[str] | None = None
+    while ranges and len(wanted) < at_once:
+        one = ranges.popleft()
+        commits = order(one.bad, one.good)
+        found = next((each for each in commits if each != one.bad and results.get(each) != "skip"), None)
+        if found is None or results.get(found) is None:
+            left = left if left is not None else [*(each for each in commits if each != one.bad), one.bad]
+        if found is None or found in wanted:
+            continue
+        narrower = {"bad": _Range(found, one.good), "good": _Range(one.bad, (*one.good, found))}
+        if (verdict := results.get(found)) is not None:
+            ranges.appendleft(narrower[verdict])
+            continue
+        wanted.append(found)
+        ranges.extend(narrower.values())
+    return Left(next=wanted, candidates=left or [bad])
+
+
+class State(Struct, frozen=True, kw_only=True):
+    """What is known of a bisection that was interrupted."""
+
+    tested: list[Tested] = field(default_factory=list)

@@ -1,0 +1,251 @@
+"""`loom bisect`: the commit since which a job fails. Each commit runs in a checkout of loom's own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from loom import snapshot
+from loom.analysis.bisection import Bisection, Left, State, Tested, left_of
+from loom.analysis.evidence import diagnosis_of
+from loom.analysis.reproduction import reproduce_command
+from loom.cancel import Cancel, signals
+from loom.commands import project
+from loom.commands.inside.recreate_tree import checked_out
+from loom.commands.keep.trusting import filters_allowed
+from loom.commands.project import Here
+from loom.commands.screen import screen_parts
+from loom.errors import InfrastructureError, LoomError, RequestError, SnapshotError
+from loom.record.documents import Commit, Invocation
+from loom.record.reader import Reading
+from loom.render import diagnosis as forms
+from loom.render.output import print_json
+from loom.render.screen import Look
+from loom.snapshot import Source, git
+from loom.status import ExitCode
+from loom.util import atomic
+from loom.util.controls import shown
+from loom.util.private import make_private
+from loom.util.units import counted
+from loom.util.untrusted_files import read_regular
+
+SKIP = 125
+"""The exit code by which a job says that its commit can't be judged, as for `git bisect run`."""
+
+
+def bisect(
+    job: str,
+    good: str,
+    bad: str,
+    *,
+    jobs: int | None,
+    as_json: bool,
+    color: str | None,
+    trust: bool,
+    **given: Any,
+) -> int:
+    """`loom bisect`."""
+    source = snapshot.discover(Path.cwd(), environ=os.environ, filters=filters_allowed(os.environ, flag=trust))
+    here = project.here({"color": color}, root=source.root, trusting=trust)
+    options = {name: value for name, value in given.items() if value is not None}
+    command = [*shlex.split(reproduce_command(Invocation(options={**options, "names": [job]}), None, [job]))[1:]]
+    words = [*command, *(["--trust"] if trust else [])]
+    look, write = screen_parts(here.config.color)
+    cancel = Cancel()
+    found = _Bisect(here, source, words, good, bad, (lambda _: None) if as_json else write, cancel)
+    with signals(cancel):
+        left = found.until_the_end(jobs or 1)
+    if cancel.requested:
+        write(f"interrupted: the same command goes on from here ({counted(len(found.tested), 'result')} known)")
+        return cancel.exit_code or ExitCode.INTERRUPTED
+    document = found.document(job, left)
+    if as_json:
+        print_json(document)
+    else:
+        _write(document, found.subject_of, look, write)
+    return ExitCode.OK if document.first_bad is not None else ExitCode.REQUEST
+
+
+class _Bisect:
+    def __init__(
+        self,
+        here: Here,
+        source: Source,
+        words: Sequence[str],
+        good: str,
+        bad: str,
+        say: Callable[[str], None],
+        cancel: Cancel,
+    ) -> None:
+        self._here = here
+        self._words = words
+        self._say = say
+        self._cancel = cancel
+        self._environment = git.in_repository(source.repository, here.environ)
+        self._good, self._bad = self._commit(good), self._commit(bad)
+        base = self._git("merge-base", self._good, self._bad)
+        if base != self._good or self._good == self._bad:
+            why = "is the bad one" if self._good == self._bad else "is no ancestor of the bad one"
+            raise RequestError(
+                f"the good commit {good} {why}",
+                hint=f"name an earlier one, in which the job passes: loom bisect JOB {base[:12]} {bad}",
+                code="BISECT_RANGE",
+            )
+        key = "\0".join((str(here.root), *words, self._good, self._bad))
+        self._file = here.config.state_dir / "bisect" / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.json"
+        self.tested = self._known()
+
+    def until_the_end(self, at_once: int) -> Left:
+        """Run commits until one is left, or the cancel is requested. InfrastructureError where none can run."""
+        if self.tested:
+            self._say(f"goes on with {counted(len(self.tested), 'result')} of an earlier command")
+        while (left := self._left(at_once)).next and not self._cancel.requested:
+            self._test(left.next)
+        if not self._cancel.requested and len(left.candidates) == 1 and self._run_of(left.candidates[0]) is None:
+            self._test(left.candidates)  # nobody has seen that it fails
+            if self.tested[-1].verdict != "bad":
+                raise RequestError(
+                    f"{self._bad[:12]}, which you named as bad, is {self.tested[-1].verdict}",
+                    hint="the job may be flaky: loom run JOB --repeat 20",
+                    code="BISECT_RANGE",
+                )
+        if not self._cancel.requested:
+            self._file.unlink(missing_ok=True)
+        return left
+
+    def document(self, job: str, left: Left) -> Bisection:
+        only = left.candidates[0] if len(left.candidates) == 1 else None
+        run_id = self._run_of(only) if only is not None else None
+        return Bisection(
+            jobs=[job],
+            good=self._good,
+            bad=self._bad,
+            first_bad=None if only is None else self._facts(only),
+            candidates=left.candidates,
+            tested=self.tested,
+            diagnosis=None if run_id is None else diagnosis_of(self._here.find(run_id)),
+        )
+
+    def subject_of(self, commit: str) -> str:
+        return f"{commit[:12]} {self._facts(commit).subject}"
+
+    def _left(self, at_once: int) -> Left:
+        return left_of(self._order, self._good, self._bad, {each.commit: each.verdict for each in self.tested}, at_once)
+
+    def _order(self, bad: str, good: Sequence[str]) -> list[str]:
+        listed = self._git("rev-list", "--bisect-all", bad, "--not", *good)
+        return [line.split(" ", 1)[0] for line in listed.splitlines()]
+
+    def _run_of(self, commit: str) -> str | None:
+        return next((each.run_id for each in self.tested if each.commit == commit), None)
+
+    def _test(self, commits: Sequence[str]) -> None:
+        with ThreadPoolExecutor(len(commits)) as pool:
+            for done in as_completed([pool.submit(self._tested, commit) for commit in commits]):
+                result = done.result()  # no limit: it is done
+                if result is None:
+                    continue
+                self.tested.append(result)
+                make_private(self._file.parent.parent)
+                self._file.parent.mkdir(exist_ok=True, mode=0o700)
+                atomic.write(self._file, msgspec.json.encode(State(tested=self.tested)), mode=0o600)
+                why = f" ({result.reason})" if result.reason else ""
+                self._say(shown(f"{result.verdict:<5} {self.subject_of(result.commit)}{why}"))
+
+    def _tested(self, commit: str) -> Tested | None:
+        """Run the job on a commit; None where the command was interrupted."""
+        try:
+            return self._ran(commit)
+        except LoomError:
+            if not self._cancel.requested:
+                raise
+            return None
+
+    def _ran(self, commit: str) -> Tested | None:
+        with checked_out(self._here, commit, self._cancel) as root:
+            code, said = self._run(root)
+            if self._cancel.requested:
+                return None
+            entry = next(self._here.store.entries(root), None)
+            reading = None if entry is None else Reading(entry)
+            run_id = None if reading is None else reading.run_id
+            if code in (ExitCode.OK, ExitCode.JOB_FAILED, ExitCode.TIMED_OUT) and reading is not None:
+                skipped = code == ExitCode.JOB_FAILED and diagnosis_of(reading).exit_code == SKIP
+                return Tested(
+                    commit=commit,
+                    verdict="skip" if skipped else "good" if code == ExitCode.OK else "bad",
+                    run_id=run_id,
+                    reason=f"exit code {SKIP}" if skipped else None,
+                )
+            if code == ExitCode.REQUEST:
+                return Tested(commit=commit, verdict="skip", run_id=run_id, reason=said)
+        raise InfrastructureError(f"{commit[:12]}: loom run ended with {code}: {said}", code="BISECT_STOPPED")
+
+    def _run(self, root: Path) -> tuple[int, str]:
+        """Return the exit code of `loom run` there, and the first line that it says on standard error."""
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "loom", *self._words, "--quiet"],
+            cwd=root,
+            env={**_plain(self._here.environ), "LOOM_KEEP": "never", "LOOM_AUTO_CLEAN": "false"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        forget = self._cancel.on_request(lambda: process.send_signal(signal.SIGTERM))
+        try:
+            _, said = process.communicate()  # no limit: the job has its own
+        finally:
+            forget()
+        return process.returncode, next(iter(said.decode(errors="replace").strip().splitlines()), "")
+
+    def _known(self) -> list[Tested]:
+        try:
+            return msgspec.json.decode(read_regular(self._file), type=State).tested
+        except (OSError, ValueError):
+            return []
+
+    def _facts(self, commit: str) -> Commit:
+        subject, author, time = self._git(
+            "log", "-1", "--no-show-signature", "--format=%s%x00%an <%ae>%x00%cd", "--date=format-local:%FT%TZ", commit
+        ).split("\0")
+        return Commit(sha=commit, subject=subject, author=author, time=time)
+
+    def _commit(self, name: str) -> str:
+        try:
+            return self._git("rev-parse", "--verify", "-q", "--end-of-options", f"{name}^{{commit}}")
+        except SnapshotError as error:
+            raise RequestError(f"{name}: no commit of this repository", hint="git log names them") from error
+
+    def _git(self, *arguments: str) -> str:
+        answer = git.run(arguments, {**self._environment, "TZ": "UTC"}, cwd=self._here.root)
+        return answer.decode(errors="replace").strip()
+
+
+def _plain(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without variables that lead git to another repository."""
+    return {name: value for name, value in environ.items() if name not in git.LOCAL_VARIABLES}
+
+
+def _write(found: Bisection, subject_of: Callable[[str], str], look: Look, write: Callable[[str], None]) -> None:
+    if found.first_bad is None:
+        write("only skipped commits are left; the first bad one is one of:")
+        for commit in found.candidates:
+            write(shown(f"  {subject_of(commit)}"))
+        return
+    first = found.first_bad
+    write(look.styled(shown(f"first bad commit: {first.sha[:12]} {first.subject}"), "bold"))
+    write(shown(f"  {first.author}, {first.time}"))
+    if found.diagnosis is not None:
+        for line in forms.lines("text", found.diagnosis, look, now_ns=0):
+            write(line)

@@ -1,0 +1,131 @@
+"""`loom bisect`: the commit since which a job fails, without touching the checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from loom.analysis.bisection import Verdict, left_of
+from loom.analysis.schemas import record_schema
+from tests.unit.commands.test_gitlab_runs import Project
+from tests.unit.commands.test_gitlab_runs import project as project
+
+pytestmark = pytest.mark.slow
+
+WORKFLOW = """
+test:
+  script:
+    - if [ "$(cat n.yml)" = 5 ]; then exit 125; fi
+    - if [ "$(cat n.yml)" -ge 7 ]; then echo "error. n is $(cat n.yml)"; exit 3; fi
+"""
+
+
+def history(project: Project, commits: int = 10) -> None:
+    """Make commits of which the fourth has no valid workflow, the fifth is skipped, and the seventh is the first bad one."""
+    for number in range(1, commits + 1):
+        project.write(n=f"{number}\n", gitlab="test: {script: 3}" if number == 4 else WORKFLOW)
+
+
+def subject(project: Project, commit: str) -> str:
+    asked = ["git", "show", f"{commit}:n.yml"]
+    return subprocess.run(asked, check=True, cwd=project.root, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_first_bad_commit_is_found_in_checkouts_apart(project: Project) -> None:
+    history(project)
+    (project.root / "n.yml").write_text("0\n")
+    (project.root / "not committed").touch()
+    code, out, err = project.loom("bisect", "test", "HEAD~9", "--no-container", "--json", "-j", "2")
+    assert code == 0, err
+    found = json.loads(out)
+    jsonschema.validate(found, record_schema("bisection"))
+    verdicts = {subject(project, each["commit"]): each["verdict"] for each in found["tested"]}
+    assert subject(project, found["first_bad"]["sha"]) == "7"
+    assert all(
+        verdict == ("skip" if number in "45" else "bad" if int(number) >= 7 else "good")
+        for number, verdict in verdicts.items()
+    )
+    assert {"6", "7"} <= verdicts.keys()
+    assert found["diagnosis"]["telling_line"] == "error. n is 7"
+    assert (project.root / "n.yml").read_text() == "0\n"
+    assert project.runs() == []  # none of them is a run of this checkout
+    status = subprocess.run(["git", "status", "--short"], cwd=project.root, capture_output=True, text=True, check=True)
+    assert status.stdout == ' M n.yml\n?? "not committed"\n'
+
+
+def test_where_all_others_are_skipped_the_candidates_are_named(project: Project) -> None:
+    history(project, 5)
+    project.write(n="9\n")
+    code, out, err = project.loom("bisect", "test", "HEAD~3", "--no-container")
+    assert (code, "one of:" in out) == (2, True), out + err
+    assert out.count("skip ") == 2
+    assert "GL_INVALID" in out
+    assert "exit code 125" in out
+
+
+def test_an_interrupted_bisection_goes_on(project: Project, tmp_path: Path) -> None:
+    history(project)
+    words = ["bisect", "test", "HEAD~9", "--no-container"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "loom", *words],
+        cwd=project.root,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 130
+    assert "the same command goes on from here" in rest
+    code, out, _ = project.loom(*words)
+    assert code == 0
+    assert "goes on with" in out
+    assert first not in out
+    assert "first bad commit" in out
+    assert "goes on with" not in project.loom(*words)[1]  # it is over
+
+
+def test_a_range_without_sense_is_refused(project: Project) -> None:
+    history(project, 3)
+    for good, bad in (("HEAD", "HEAD~1"), ("HEAD", "HEAD"), ("nowhere", "HEAD")):
+        code, out, err = project.loom("bisect", "test", good, bad, "--no-container")
+        assert code == 2, out + err
+    code, _, err = project.loom("bisect", "test", "HEAD~1", "--no-container")
+    assert (code, "which you named as bad, is good" in err) == (2, True), err
+
+
+def test_500_commits_take_nine_runs(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    stream = "".join(
+        f"commit refs/heads/main\nmark :{n}\ncommitter t <t@e> {n} +0000\ndata {len(str(n))}\n{n}\n"
+        for n in range(1, 502)
+    )
+    git = ["git", "-C", str(tmp_path)]
+    subprocess.run([*git, "fast-import", "--quiet"], input=stream.encode(), check=True)
+    listed = subprocess.run([*git, "rev-list", "--reverse", "main"], check=True, capture_output=True, text=True)
+    commits = listed.stdout.split()
+
+    def order(bad: str, good: Sequence[str]) -> list[str]:
+        asked = [*git, "rev-list", "--bisect-all", bad, "--not", *good]
+        found = subprocess.run(asked, check=True, capture_output=True, text=True)
+        return [line.split()[0] for line in found.stdout.splitlines()]
+
+    for first_bad in (1, 137, 250, 500):
+        for at_once, most in ((1, 9), (3, 6)):
+            results: dict[str, Verdict] = {}
+            rounds = 0
+            while (left := left_of(order, commits[0], commits[-1], results, at_once)).next:
+                results |= {each: "bad" if commits.index(each) >= first_bad else "good" for each in left.next}
+                rounds += 1
+            assert left.candidates == [commits[first_bad]]
+            assert rounds <= most
