@@ -41,7 +41,7 @@ class Bisection(Document, frozen=True, kw_only=True):
     diagnosis: Diagnosis | None
 
 
-class Left(Struct, frozen=True, kw_only=True):
+class RemainingCommits(Struct, frozen=True, kw_only=True):
     """What is left of the range."""
 
     next: list[str]
@@ -59,7 +59,7 @@ class _Range(Struct, frozen=True):
     good: tuple[str, ...]
 
 
-def left_of(order: Order, good: str, bad: str, results: Mapping[str, Verdict], at_once: int) -> Left:
+def left_of(order: Order, good: str, bad: str, results: Mapping[str, Verdict], at_once: int) -> RemainingCommits:
     """Go through the results in git's order; return the first commits without one, at most so many."""
     ranges, wanted = deque([_Range(bad, (good,))]), list[str]()
     left: list[str] | None = None
@@ -77,10 +77,10 @@ def left_of(order: Order, good: str, bad: str, results: Mapping[str, Verdict], a
             continue
         wanted.append(found)
         ranges.extend(narrower.values())
-    return Left(next=wanted, candidates=left or [bad])
+    return RemainingCommits(next=wanted, candidates=left or [bad])
 
 
-class State(Struct, frozen=True, kw_only=True):
+class UnfinishedBisection(Struct, frozen=True, kw_only=True):
     """What is known of a bisection that was interrupted."""
 
     tested: list[Tested] = field(default_factory=list)

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from loom import snapshot
-from loom.analysis.bisection import Bisection, Left, State, Tested, left_of
+from loom.analysis.bisection import Bisection, RemainingCommits, Tested, UnfinishedBisection, left_of
 from loom.analysis.evidence import diagnosis_of
 from loom.analysis.reproduction import reproduce_command
 from loom.cancel import Cancel, signals
@@ -105,7 +105,7 @@ class _Bisect:
         self._file = here.config.state_dir / "bisect" / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.json"
         self.tested = self._known()
 
-    def until_the_end(self, at_once: int) -> Left:
+    def until_the_end(self, at_once: int) -> RemainingCommits:
         """Run commits until one is left, or the cancel is requested. InfrastructureError where none can run."""
         if self.tested:
             self._say(f"goes on with {counted(len(self.tested), 'result')} of an earlier command")
@@ -123,7 +123,7 @@ class _Bisect:
             self._file.unlink(missing_ok=True)
         return left
 
-    def document(self, job: str, left: Left) -> Bisection:
+    def document(self, job: str, left: RemainingCommits) -> Bisection:
         only = left.candidates[0] if len(left.candidates) == 1 else None
         run_id = self._run_of(only) if only is not None else None
         return Bisection(
@@ -139,7 +139,7 @@ class _Bisect:
     def subject_of(self, commit: str) -> str:
         return f"{commit[:12]} {self._facts(commit).subject}"
 
-    def _left(self, at_once: int) -> Left:
+    def _left(self, at_once: int) -> RemainingCommits:
         return left_of(self._order, self._good, self._bad, {each.commit: each.verdict for each in self.tested}, at_once)
 
     def _order(self, bad: str, good: Sequence[str]) -> list[str]:
@@ -158,7 +158,7 @@ class _Bisect:
                 self.tested.append(result)
                 make_private(self._file.parent.parent)
                 self._file.parent.mkdir(exist_ok=True, mode=0o700)
-                atomic.write(self._file, msgspec.json.encode(State(tested=self.tested)), mode=0o600)
+                atomic.write(self._file, msgspec.json.encode(UnfinishedBisection(tested=self.tested)), mode=0o600)
                 why = f" ({result.reason})" if result.reason else ""
                 self._say(shown(f"{result.verdict:<5} {self.subject_of(result.commit)}{why}"))
 
@@ -211,7 +211,7 @@ class _Bisect:
 
     def _known(self) -> list[Tested]:
         try:
-            return msgspec.json.decode(read_regular(self._file), type=State).tested
+            return msgspec.json.decode(read_regular(self._file), type=UnfinishedBisection).tested
         except (OSError, ValueError):
             return []
 
