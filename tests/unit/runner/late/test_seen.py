@@ -33,6 +33,7 @@ def test_commands_are_shown_as_on_github_and_summaries_are_in_the_report(make: M
     assert "::" not in "".join(line for line in lines if "$ echo" not in line and "printf" not in line)
     report = page(ran.reading)
     assert "<h1>Done</h1>\n<p>&lt;script&gt;alert(1)&lt;/script&gt; !<a" in report
+    assert "<strong>script/02 Second</strong>" in report
     assert "summary of First of success" in report
     assert "javascript:x" not in report.replace("[l](javascript:x)", "")
     assert '<td>a.py:3</td><td class="error">bad &lt;b&gt;</td>' in report
