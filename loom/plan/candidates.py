@@ -42,6 +42,9 @@ class Candidate(Struct, kw_only=True):
     needs: list[p.Need] | None = None
     held: Withheld | None = None
 
+    becomes_several: bool = False
+    """While it runs: `ID.VALUES` means it too."""
+
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((self.id, self.name, self.title or self.id)))

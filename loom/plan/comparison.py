@@ -37,7 +37,7 @@ def first_change(old: Job, new: Job, *, before: str | None = None, apart_from: C
         done = old.steps[: [step.id for step in old.steps].index(before)]
     for number, step in enumerate(done):
         now = new.steps[number] if number < len(new.steps) else None
-        if now is None or (now.phase, now.script) != (step.phase, step.script):
+        if now is None or (now.phase, now.script, now.late) != (step.phase, step.script, step.late):
             return PlanPart(what=f"step {step.id}", place=step.place if now is None else now.place)
     if before is None and len(new.steps) > len(old.steps):
         added = new.steps[len(old.steps)]

@@ -63,6 +63,8 @@ class LateJob(Struct, frozen=True, kw_only=True):
     """The image of its container, if that is so."""
     group: str = ""
     """The same for all jobs of one matrix."""
+    of: str = ""
+    """The job that became this one, and others, by such a strategy."""
     fail_fast: bool = True
     max_parallel: int = 0
     """The most jobs of the group that run at a time; 0: any number."""

@@ -108,6 +108,7 @@ class Choice:
             chosen = set()
             for wanted in selection.jobs:
                 matched = {c.id for c in pool if wanted in c.names}
+                matched = matched or {c.id for c in pool if c.becomes_several and wanted.startswith(f"{c.id}.")}
                 if not matched and re.search(r"[*?\[]", wanted):
                     matched = {c.id for c in pool if globs.match_name(wanted, *c.names)}
                 if not matched:

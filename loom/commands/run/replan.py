@@ -9,6 +9,7 @@ from loom.commands.run import preparing
 from loom.commands.run.preparing import Options
 from loom.errors import LoomError, RequestError
 from loom.plan.comparison import PlanPart, first_change
+from loom.plan.growth import grown_as
 from loom.plan.model import Job, Plan, Step
 from loom.runner.previous_run import PastRun
 from loom.snapshot import readable
@@ -29,7 +30,7 @@ def present_plan(past: PastRun, options: Options, *, ask: bool) -> Plan:
     if ask:
         requests = trusting.requests_of(plan.jobs, here, lambda: planner.workflow)
         trusting.settle(requests, here, flag=options.trust)
-    return plan
+    return grown_as(plan, past.planned.plan)
 
 
 def check_done_is_same(

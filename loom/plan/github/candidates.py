@@ -261,6 +261,7 @@ class GitHubCandidates:
                 labels=self._labels(node, own),
                 strategy=as_written(strategy) if late and strategy is not None else {},
                 group=group if several or late else "",
+                becomes_several=late,
             )
 
     def _combinations(self, strategy: Node | None, texts: Texts) -> Any:

@@ -6,13 +6,14 @@ import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.plan.github.matrix import combinations, texts
+from loom.plan.growth import grown
 from loom.plan.late import LateCaller, LateJob, LateNeed
 from loom.plan.model import AllowFailure, Image, Job, Plan
 from loom.runner.late.state import CANCELLED, FAILURE, SKIPPED, SUCCESS
@@ -145,6 +146,7 @@ class LateJobs:
                     late=replace(
                         late,
                         strategy={},
+                        of=job.id,
                         contexts={**late.contexts, "matrix": row, "strategy": own},
                         fail_fast=bool(settings["fail-fast"]),
                         max_parallel=int(most),
@@ -152,7 +154,7 @@ class LateJobs:
                 )
             )
         with self._lock:
-            self.plan = _grown(self.plan, job.id, tuple(jobs))
+            self.plan = grown(self.plan, job.id, tuple(jobs))
         return start, tuple(jobs)
 
     def running(self, job: Job, cancel: Cancel) -> None:
@@ -296,31 +298,3 @@ def _deep(value: Any, contexts: Mapping[str, Value]) -> Any:
         inside = _deep(one, contexts)
         items += inside if isinstance(one, str) and isinstance(inside, list) else [inside]
     return items
-
-
-def _grown(plan: Plan, job_id: str, several: tuple[Job, ...]) -> Plan:
-    """Return the plan with these jobs in place of one, also where others need it."""
-    ids = tuple(job.id for job in several)
-
-    def needing(job: Job) -> Job:
-        if job.late is None or not any(need.job == job_id for need in job.needs or ()):
-            return job
-        needs = [
-            replace(need, job=one) for need in job.needs or () for one in (ids if need.job == job_id else (need.job,))
-        ]
-        return replace(job, needs=tuple(needs), late=_needing(job.late, job_id, ids))
-
-    jobs = (one for job in plan.jobs for one in (several if job.id == job_id else (needing(job),)))
-    return replace(plan, jobs=tuple(jobs))
-
-
-LateType = TypeVar("LateType", LateJob, LateCaller)
-
-
-def _needing(late: LateType, job_id: str, ids: tuple[str, ...]) -> LateType:
-    def need(one: LateNeed) -> LateNeed:
-        jobs = tuple(found for own in one.jobs for found in (ids if own == job_id else (own,)))
-        return replace(one, jobs=jobs, inside=tuple(map(need, one.inside)))
-
-    caller = None if late.caller is None else _needing(late.caller, job_id, ids)
-    return replace(late, needs=tuple(map(need, late.needs)), caller=caller)
