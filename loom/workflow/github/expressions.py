@@ -108,6 +108,13 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
+_HINTS = {
+    '"': "; texts stand in single quotes",
+    "=": "; equality is ==",
+    "&": "; write &&",
+    "|": "; write ||",
+    **dict.fromkeys("+-*/%", "; there is no arithmetic in expressions"),
+}
 _LEVELS = (("||",), ("&&",), ("==", "!="), ("<", "<=", ">", ">="))
 """From the weakest to the strongest."""
 _WORDS: Mapping[str, Value] = {"null": None, "true": True, "false": False, "nan": math.nan, "infinity": math.inf}
@@ -241,7 +248,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
         if found is None:
             at += len(text[at:]) - len(text[at:].lstrip())
             what = "the text has no closing quote" if text[at] == "'" else f"unexpected {text[at]}"
-            hint = "; texts stand in single quotes" if text[at] == '"' else ""
+            hint = _HINTS.get(text[at], "")
             raise InvalidExpression(what + hint, at)
         kind = str(found.lastgroup)
         yield kind, found[kind], found.start(kind)

@@ -107,7 +107,8 @@ def faults(text: str, allowed: frozenset[str], *, is_condition: bool = False) ->
     for node, start in nodes:
         for name in sorted(expressions.contexts_in(node) - allowed):
             there = ", ".join(sorted(one for one in allowed if not one.endswith("()")))
-            yield f"there is no context {name} here; there are {there}", start
+            advice = "; give it to `env`, and read that" if name == "secrets" and "env" in allowed else ""
+            yield f"there is no context {name} here; there are {there}{advice}", start
         for name in sorted(
             expressions.functions_in(node) & _SPECIAL - {one[:-2] for one in allowed if one[-2:] == "()"}
         ):

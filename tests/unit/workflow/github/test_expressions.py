@@ -152,7 +152,7 @@ def test_what_counts_as_true(truthy: object) -> None:
         ("contains('a')", "contains takes 2 arguments, not 1", 0),
         ("case(1, 2)", "case takes 3 to 255 arguments, not 2", 0),
         ("case(1, 2, 3, 4)", "case takes pairs of a condition and a value, then the value of all others", 0),
-        ("1 + 1", "unexpected +", 2),
+        ("1 + 1", "unexpected +; there is no arithmetic in expressions", 2),
         ("!" * 60 + "1", "the expression is nested more than 50 levels deep", 50),
     ],
 )
