@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Container, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -229,10 +229,13 @@ class Run:
         with (
             self._span(RUN, PhaseCode.RUN_PIPELINE_EXECUTE) as run_outcome,
             self._span(PIPELINE, PhaseCode.PIPELINE_EXECUTE) as outcome,
+            ExitStack() as services,
         ):
             paths = self._record.paths
             cache = self._caches()
             results = self._results(cache)
+            if results is not None:
+                services.callback(results.close)
             handover = Handover(
                 self._request.plan,
                 archive_of=self._archive_of,
@@ -278,8 +281,6 @@ class Run:
                         continue
                     runner.skip(job, Skip(job_id=job.id, reason=reason))
                 status = Status.CANCELED if self._cancel.requested else Status.ERROR
-            if results is not None:
-                results.close()
             outcome.status = run_outcome.status = status
         return status
 
