@@ -19,7 +19,6 @@ from loom.record.journal import Journal
 from loom.runner.attempt import NOT_KEPT, Attempt
 from loom.runner.children import Children
 from loom.runner.hooks import keeps
-from loom.runner.late.actions import ActionTools
 from loom.runner.preparation import Preparation
 from loom.runner.products import Handover, Products
 from loom.runner.results import Results
@@ -161,6 +160,8 @@ class JobRunner:
                 if attempt.status is Status.SUCCESS:
                     steps = self._steps(attempt, place, start, cancel)
                     if self._results is not None:
+                        from loom.runner.late.actions import ActionTools  # for a run with actions alone
+
                         stack.callback(self._results.ended, attempt)
                         provider = self._opener.provider(attempt.job)
                         steps.for_actions = ActionTools(

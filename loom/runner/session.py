@@ -31,7 +31,6 @@ from loom.providers.base import (
     SessionRequest,
 )
 from loom.runner.hooks import Gate, Resumption, RunChild
-from loom.runner.late.actions import mounts_of
 from loom.runner.views import View, Views
 from loom.status import OnOutput, Stream
 from loom.util import controls
@@ -218,11 +217,7 @@ class PlaceOpener:
             image=job.image,
             image_id=image.image_id if image else None,
             mount_mode=view.mode,
-            read_only_mounts=(
-                settings.read_only_mounts
-                if job.late is None
-                else (*settings.read_only_mounts, *mounts_of(job, settings.config.cache_dir))
-            ),
+            read_only_mounts=settings.read_only_mounts if job.late is None else self._with_actions(job),
             resources=job.resources,
             network=job.network,
             network_id=services.network_id if services else None,
@@ -233,6 +228,11 @@ class PlaceOpener:
             pool=job.pool,
             detached=settings.detached,
         )
+
+    def _with_actions(self, job: Job) -> tuple[ReadOnlyMount, ...]:
+        from loom.runner.late.actions import mounts_of  # for jobs of one language
+
+        return (*self.settings.read_only_mounts, *mounts_of(job, self.settings.config.cache_dir))
 
     def filled(self) -> None:
         """The run's workspace is complete: places that wait for it may start."""

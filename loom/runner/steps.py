@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -20,13 +20,15 @@ from loom.record.step_outputs import recorded
 from loom.runner.attempt import Attempt
 from loom.runner.coverage import Coverage, state_coverage
 from loom.runner.hooks import AtStep, Gate, Verdict
-from loom.runner.late.actions import ActionTools
 from loom.runner.missing_command import Ending, package_of_missing
 from loom.runner.own_output import OwnOutput
 from loom.runner.session import OpenJob
 from loom.status import Ended, Exit, OnOutput, Status
 from loom.util.units import counted, duration_text
 from loom.workflow.patterns import PatternError, SearchError
+
+if TYPE_CHECKING:
+    from loom.runner.late.actions import ActionTools
 
 CODE = PhaseCode.JOB_EXECUTION
 AFTER_SCRIPT_TIMEOUT_S = 300.0
