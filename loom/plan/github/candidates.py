@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,9 +11,9 @@ from loom.plan import model as p
 from loom.plan.candidates import Candidate, Withheld
 from loom.plan.github import matrix
 from loom.plan.github.events import event_of
+from loom.plan.github.labels import refused
 from loom.plan.github.texts import LATE, Texts, as_written
 from loom.util.toposort import CycleError, order
-from loom.util.units import machine
 from loom.util.yaml_file import Node, fields_of, items_of, one_or_more, pointer, read_bytes, text_of
 from loom.workflow.changes import of_event
 from loom.workflow.github import events, expressions, yaml
@@ -30,11 +29,6 @@ from loom.workflow.rules import RuleDecision, decision
 MOST_LEVELS = 10
 """Workflows that call each other, as on GitHub."""
 _DEPLOYS = Withheld("it deploys; --deploy or its name runs it", "they deploy; --deploy runs them")
-_SYSTEMS = {"windows": "Windows", "mac": "macOS", "own": "runners of your own"}
-_OTHERS = re.compile(r"(?:^|[^a-z])(?:(?P<windows>win(dows)?)|(?P<mac>macos|mac|osx)|(?P<own>self-hosted))(?:[^a-z]|$)")
-_ARM = re.compile(r"(?:^|[^a-z])(?:arm|arm64|aarch64)(?:[^a-z0-9]|$)")
-_LINUX = re.compile(r"ubuntu|linux|^(x64|x86_64|arm64|aarch64)$")
-"""In the labels of GitHub's runners, and of others that stand in for them."""
 IF_FALSE = "its `if` is false"
 TOKEN = "GITHUB_TOKEN"
 """The secret that GitHub gives each job; here, the user gives it."""
@@ -312,20 +306,9 @@ class GitHubCandidates:
 
     def _held(self, node: Node, texts: Texts) -> Withheld | None:
         config = self.context.config
-        labels = self._labels(node, texts) or ()
-        if not any(label in config.github.runs_on or label in config.pools for label in labels):
-            for label in labels:
-                if found := _OTHERS.search(label):
-                    system = _SYSTEMS[found.lastgroup or ""]
-                    one = f"its label {label} is of {system}; jobs run on Linux here"
-                    return Withheld(one, f"they want {system}")
-                if _ARM.search(label) and not (here := machine()).endswith("/arm64"):
-                    return Withheld(f"its label {label} is of arm64; this machine is {here}", "they want arm64")
-                if not _LINUX.search(label):
-                    advice = f"`github: {{runs_on: {{{label}: IMAGE}}}}` of your configuration gives it an image"
-                    return Withheld(
-                        f"its label {label} is of no known runner; {advice}", "their labels are of no known runners"
-                    )
+        found = refused(self._labels(node, texts) or (), {*config.github.runs_on, *config.pools})
+        if found is not None:
+            return Withheld(*found)
         return _DEPLOYS if node.get("environment") is not None and not config.deploy else None
 
     # -- calls --------------------------------------------------------------------------------------------------------

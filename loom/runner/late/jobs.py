@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
+from loom.plan.github.labels import refused
 from loom.plan.github.matrix import combinations, texts
 from loom.plan.growth import grown
 from loom.plan.late import LateCaller, LateJob, LateNeed
@@ -104,13 +105,12 @@ class LateJobs:
             value = filled(late.continue_on_error, contexts, {})
             job = replace(job, allow_failure=AllowFailure(always=truth(value) and value != "false"))
         if late.runs_on and job.image is not None:
-            label = filled(late.runs_on, contexts, {})
-            label = text_of(label[0] if isinstance(label, list) and label else label).lower()
-            if label not in self._images:
-                reason = f"its label {label or 'is empty, which'} is of no known runner"
-                return Start(job=job, needs=needs, status=Status.SKIPPED, reason=reason)
-            if not late.image:
-                job = replace(job, image=replace(job.image, name=self._images[label]))
+            value = filled(late.runs_on, contexts, {})
+            labels = [text_of(one).lower() for one in (value if isinstance(value, list) else [value])]
+            if (found := refused(labels, self._images)) is not None:
+                return Start(job=job, needs=needs, status=Status.SKIPPED, reason=found[0])
+            image = next((self._images[label] for label in labels if label in self._images), job.image.name)
+            job = replace(job, image=replace(job.image, name=image))
         if late.image:
             name = text_of(filled(late.image, contexts, {})).removeprefix("docker://")
             job = replace(job, image=replace(job.image or Image(), name=name))

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from loom.cancel import Cancel
 from loom.plan.late import LateCaller, LateNeed
+from loom.plan.model import Image, Plan
 from loom.record.saved_plan import load_planned
+from loom.runner.late.jobs import LateJobs
 from tests.unit.runner.conftest import Make
 
 from .plans import job, run, states, step
@@ -171,3 +174,21 @@ def test_a_matrix_that_is_none_fails_the_job(make: Make, value: str, why: str) -
     ran = run(make, first, job("many", needs={"first": ["first"]}, strategy=strategy, group="many"), code=1)
     assert ran.statuses == {"first": "success", "many": "failure"}
     assert why in ran.error("many")
+
+
+@pytest.mark.parametrize(
+    ("label", "image", "reason"),
+    [
+        ("ubuntu-latest", "default", ""),
+        ("Big", "big:1", ""),
+        ("windows-latest", None, "its label windows-latest is of Windows; jobs run on Linux here"),
+    ],
+)
+def test_labels_that_only_a_run_knows_choose_the_image(label: str, image: str | None, reason: str) -> None:
+    one = replace(
+        job("one", runs_on="${{ matrix.os }}", contexts={"matrix": {"os": label}}), image=Image(name="default")
+    )
+    plan = Plan(workflow_path="w", stages=("jobs",), jobs=(one,))
+    start = LateJobs(plan, {}, Cancel(), {"big": "big:1"}).begin(one)
+    assert start.reason == reason
+    assert image is None or (start.job.image is not None and start.job.image.name == image)

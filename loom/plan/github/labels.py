@@ -1,0 +1,33 @@
+"""The labels of `runs-on`: which of them are of machines that there are none of here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from loom.util.units import machine
+
+_SYSTEMS = {"windows": "Windows", "mac": "macOS", "own": "runners of your own"}
+_OTHERS = re.compile(r"(?:^|[^a-z])(?:(?P<windows>win(dows)?)|(?P<mac>macos|mac|osx)|(?P<own>self-hosted))(?:[^a-z]|$)")
+_ARM = re.compile(r"(?:^|[^a-z])(?:arm|arm64|aarch64)(?:[^a-z0-9]|$)")
+_LINUX = re.compile(r"ubuntu|linux|^(x64|x86_64|arm64|aarch64)$")
+"""In the labels of GitHub's runners, and of others that stand in for them."""
+
+
+def refused(labels: Collection[str], known: Collection[str]) -> tuple[str, str] | None:
+    """Return why a job with these labels does not run here, also in words for several jobs; None if it does.
+
+    `known`: the labels that the user's configuration has an image or a pool for.
+    """
+    if any(label in known for label in labels):
+        return None
+    for label in labels:
+        if found := _OTHERS.search(label):
+            system = _SYSTEMS[found.lastgroup or ""]
+            return f"its label {label} is of {system}; jobs run on Linux here", f"they want {system}"
+        if _ARM.search(label) and not (here := machine()).endswith("/arm64"):
+            return f"its label {label} is of arm64; this machine is {here}", "they want arm64"
+        if not _LINUX.search(label):
+            advice = f"`github: {{runs_on: {{{label}: IMAGE}}}}` of your configuration gives it an image"
+            return f"its label {label} is of no known runner; {advice}", "their labels are of no known runners"
+    return None
