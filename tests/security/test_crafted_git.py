@@ -9,6 +9,7 @@ import shutil
 import struct
 import subprocess
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -209,7 +210,7 @@ def test_what_a_job_left_is_applied_inside_the_checkout_alone(tmp_path: Path) ->
         Change(path=path, kind="added", old_mode="0", mode="100644", old_sha="0", sha="0")
         for path in (*paths, "link/new")
     ]
-    found = merge.merge(source, changes, target, {})
+    found = merge.merge(partial(merge.content_at, source), changes, target, {})
     assert sorted(found.conflicts) == sorted(paths)
     assert [change.path for change in found.changes] == ["link/new"]
     (target / "link").symlink_to(outside)  # by a job, after the comparison
