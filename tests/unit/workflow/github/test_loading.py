@@ -1,5 +1,6 @@
 """What the reader of GitHub's workflows says of their files: errors with a place, notices, inputs."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -237,3 +238,87 @@ def test_the_table_is_whole() -> None:
         for name in (one.name for one in table)
         if ":" in name
     )
+
+
+SPECIAL = {"always()", "success()", "failure()", "cancelled()", "hashFiles()"}
+CONTEXT_NAMES = "github inputs vars needs strategy matrix env secrets steps job runner jobs"
+EVERYTHING = {*CONTEXT_NAMES.split(), *SPECIAL}
+EVERYWHERE = """
+on: {workflow_call: {inputs: {i: {type: string, default: "ALL"}}, outputs: {o: {value: "ALL"}}}}
+run-name: "ALL"
+concurrency: {group: "ALL"}
+env: {A: "ALL"}
+defaults: {run: {shell: "ALL"}}
+jobs:
+  x:
+    name: "ALL"
+    if: "ALL"
+    runs-on: "ALL"
+    snapshot: "ALL"
+    environment: {name: "ALL", url: "ALL"}
+    concurrency: "ALL"
+    outputs: {o: "ALL"}
+    env: {A: "ALL"}
+    defaults: {run: {shell: "ALL"}}
+    timeout-minutes: "ALL"
+    strategy: {matrix: {a: ["ALL"]}, fail-fast: "ALL"}
+    continue-on-error: "ALL"
+    container: {image: "ALL", credentials: {username: "ALL", password: x}, env: {A: "ALL"}}
+    services: {s: {image: "ALL", credentials: {username: "ALL", password: x}, env: {A: "ALL"}}}
+    steps: [{id: "ALL", if: "ALL", run: "ALL"}, {uses: "ALL", with: {a: "ALL"}}]
+  y: {uses: ./.github/workflows/z.yml, with: {a: "ALL"}, secrets: {a: "ALL"}}
+"""
+AVAILABLE = {
+    "/on/workflow_call/inputs/i/default": "github inputs vars",
+    "/on/workflow_call/outputs/o/value": "github inputs vars jobs",
+    "/run-name": "github inputs vars",
+    "/concurrency/group": "github inputs vars",
+    "/env/A": "github inputs vars secrets",
+    "/defaults/run/shell": "github inputs vars env",
+    "/jobs/x/name": "github inputs vars needs strategy matrix",
+    "/jobs/x/if": "github inputs vars needs always() success() failure() cancelled()",
+    "/jobs/x/runs-on": "github inputs vars needs strategy matrix",
+    "/jobs/x/snapshot": "github inputs vars needs strategy matrix",
+    "/jobs/x/environment/name": "github inputs vars needs strategy matrix",
+    "/jobs/x/environment/url": "github inputs vars needs strategy matrix env steps job runner",
+    "/jobs/x/concurrency": "github inputs vars needs strategy matrix",
+    "/jobs/x/outputs/o": "github inputs vars needs strategy matrix env secrets steps job runner hashFiles()",
+    "/jobs/x/env/A": "github inputs vars needs strategy matrix secrets",
+    "/jobs/x/defaults/run/shell": "github inputs vars needs strategy matrix env",
+    "/jobs/x/timeout-minutes": "github inputs vars needs strategy matrix",
+    "/jobs/x/strategy/matrix/a/0": "github inputs vars needs",
+    "/jobs/x/strategy/fail-fast": "github inputs vars needs",
+    "/jobs/x/continue-on-error": "github inputs vars needs strategy matrix",
+    "/jobs/x/container/image": "github inputs vars needs strategy matrix",
+    "/jobs/x/container/credentials/username": "github inputs vars needs strategy matrix env secrets",
+    "/jobs/x/container/env/A": "github inputs vars needs strategy matrix env secrets job runner",
+    "/jobs/x/services/s/image": "github inputs vars needs strategy matrix",
+    "/jobs/x/services/s/credentials/username": "github inputs vars needs strategy matrix env secrets",
+    "/jobs/x/services/s/env/A": "github inputs vars needs strategy matrix env secrets job runner",
+    "/jobs/x/steps/0/id": "",
+    "/jobs/x/steps/0/if": (
+        "github inputs vars needs strategy matrix env steps job runner"
+        " always() success() failure() cancelled() hashFiles()"
+    ),
+    "/jobs/x/steps/0/run": "github inputs vars needs strategy matrix env secrets steps job runner hashFiles()",
+    "/jobs/x/steps/1/uses": "",
+    "/jobs/x/steps/1/with/a": "github inputs vars needs strategy matrix env secrets steps job runner hashFiles()",
+    "/jobs/y/with/a": "github inputs vars needs strategy matrix",
+    "/jobs/y/secrets/a": "github inputs vars needs strategy matrix secrets",
+}
+
+
+def test_what_expressions_may_read_is_as_in_githubs_table(tmp_path: Path) -> None:
+    called = {name: "hashFiles('a')" if name == "hashFiles()" else name for name in SPECIAL}
+    every = " || ".join(called.get(name, f"{name}.a") for name in sorted(EVERYTHING))
+    refused: dict[str, set[str]] = {}
+    for problem in examined(tmp_path, EVERYWHERE.replace("ALL", f"${{{{ {every} }}}}")).problems:
+        one = re.match(
+            r"there is no context (\w+) here|(\w+)\(\) can't be used|there are no (expressions) here", problem.message
+        )
+        if one is not None:
+            names = EVERYTHING if one[3] else {one[1] or f"{one[2]}()".replace("hashfiles", "hashFiles")}
+            refused.setdefault(problem.pointer, set()).update(names)
+    assert {pointer: EVERYTHING - names for pointer, names in refused.items()} == {
+        pointer: set(names.split()) for pointer, names in AVAILABLE.items()
+    }
