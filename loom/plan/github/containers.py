@@ -63,7 +63,7 @@ def options_of(text: str) -> ContainerOptions:
         name, equals, value = words.pop(0).partition("=")
         name = _SHORT.get(name, name)
         if name in _FLAGS:
-            value = "true"
+            value = value or "true"
         elif not equals:
             if not words:
                 raise BadOption(f"options: {name} has no value")
@@ -121,7 +121,7 @@ _TAKEN: Mapping[str, Callable[[ContainerOptions, str], None]] = {
     "--shm-size": _resource("shm_size", memory),
     "--pids-limit": _resource("pids", int),
     "--gpus": _resource("gpus", str),
-    "--read-only": _resource("read_only", lambda _: True),
+    "--read-only": _resource("read_only", lambda value: value == "true"),
     "--tmpfs": _add("tmpfs"),
     "--device": _add("devices"),
     "--ulimit": _ulimit,

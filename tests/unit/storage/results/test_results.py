@@ -20,6 +20,7 @@ import zstandard
 
 from loom.secrets.masking import Masker
 from loom.storage.cache import Cache
+from loom.storage.results import server as results_server
 from loom.storage.results import uploads
 from loom.storage.results.requests import Client
 from loom.storage.results.server import ResultsServer
@@ -201,6 +202,72 @@ def test_ranges(job: Job, asked: str, status: int, content: bytes | None) -> Non
     assert found[0] == status
     assert content in (None, found[1])
     assert job.asked("HEAD", address) == (200, b"")
+
+
+def test_the_heads_of_answers(job: Job) -> None:
+    job.save("k", b"0123456789")
+    parts = urlsplit(job.call(CACHES, "GetCacheEntryDownloadURL", key="k", version="v")["signed_download_url"])
+    upload = urlsplit(job.call(CACHES, "CreateCacheEntry", key="l", version="v")["signed_upload_url"])
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
+
+    def head(method: str, path: str, body: bytes | None = None, **headers: str) -> dict[str, str]:
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        answer = connection.getresponse()
+        answer.read()
+        return {name.lower(): value for name, value in answer.getheaders()} | {"": f"{answer.status} {answer.reason}"}
+
+    whole = head("HEAD", f"{parts.path}?{parts.query}")
+    part = head(
+        "GET", f"{parts.path}?{parts.query}", x_ms_range="bytes=2-4", Range="bytes=0-9", x_ms_version="2030-01-01"
+    )
+    put = head("PUT", f"{upload.path}?{upload.query}", b"x")
+    refused = head("PUT", f"{upload.path}?{upload.query}&comp=page", b"x")
+    connection.close()
+    assert len({found.pop("x-ms-request-id") for found in (whole, part, put, refused)}) == 4
+    every = {
+        "server": whole["server"],
+        "date": whole["date"],
+        "last-modified": "Thu, 01 Jan 1970 00:00:00 GMT",
+        "x-ms-version": "2021-12-02",
+        "etag": '"0"',
+    }
+    download = {"accept-ranges": "bytes", "content-type": "application/zip"}
+    assert whole == every | download | {"": "200 OK", "content-length": "10"}
+    del part["date"], put["date"], refused["date"], every["date"]
+    assert part == every | download | {
+        "": "206 Partial Content",
+        "content-length": "3",
+        "content-range": "bytes 2-4/10",
+        "x-ms-version": "2030-01-01",
+    }
+    assert put == every | {"": "201 Created", "content-length": "0", "x-ms-request-server-encrypted": "false"}
+    del every["etag"]
+    assert refused == every | {
+        "": "400 Bad Request",
+        "content-length": str(len("loom does not know comp=page")),
+        "content-type": "text/plain; charset=utf-8",
+        "connection": "close",
+        "x-ms-error-code": "invalid_argument",
+    }
+
+
+def test_a_job_has_few_open_uploads_at_a_time(
+    results: ResultsServer, record: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results_server, "_MOST_UPLOADS", 3)
+    for number in range(3):
+        assert job.call(CACHES, "CreateCacheEntry", key=f"k{number}", version="v")["ok"]
+    assert job.call(ARTIFACTS, "CreateArtifact", name="one") == (429, "resource_exhausted")
+    assert Job(results, record, "b").upload("one", zipped(x="1"))["ok"], "it is the limit of a job"
+
+
+def test_texts_have_limits(job: Job) -> None:
+    least = {"key": 7, "version": "v"}
+    assert job.call(CACHES, "GetCacheEntryDownloadURL", key="k", version="v" * 1024)["ok"] is False
+    assert job.call(CACHES, "GetCacheEntryDownloadURL", key="k", version="v" * 1025) == (400, "invalid_argument")
+    assert job.call(CACHES, "GetCacheEntryDownloadURL", **least, restore_keys=["a"] * 100)["ok"] is False
+    for wrong in ({"restore_keys": ["a"] * 101}, {"restore_keys": "a"}, {"key": True}, {"version": None}):
+        assert job.call(CACHES, "GetCacheEntryDownloadURL", **least | wrong) == (400, "invalid_argument")
 
 
 def test_artifacts_are_those_of_the_whole_pipeline(results: ResultsServer, record: Path, job: Job) -> None:
