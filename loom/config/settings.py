@@ -156,7 +156,9 @@ class Config:
         _from_strict_to_loose("never", "missing", "always"),
         "When images are pulled, unless the workflow sets it.",
     )
-    frozen: bool = _key(False, TRUE_IS_STRICTER, "Run only images listed in `.loom/images.lock`.")
+    frozen: bool = _key(
+        False, TRUE_IS_STRICTER, "Run only images listed in `.loom/images.lock`, and actions in `.loom/actions.lock`."
+    )
     platform: Platform | None = _key(
         None, FREE, "The images' platform, such as linux/arm64; default: the engine's platform."
     )
