@@ -74,7 +74,7 @@ class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def elsewhere(self) -> bool:
-        """Whether it is outside this machine's own engine and processes."""
+        """Return whether it is outside this machine's own engine and processes."""
         return self.provider not in HERE
 
 

@@ -169,7 +169,7 @@ class JobResult(Struct, frozen=True, kw_only=True):
 
     @property
     def lets_go_on(self) -> bool:
-        """Whether jobs that wait for this one's success may start."""
+        """Return whether jobs that wait for this one's success may start."""
         return self.status is Status.SUCCESS or self.allowed_failure
 
 

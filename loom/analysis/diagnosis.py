@@ -324,7 +324,7 @@ def _placed(failure: Failure, at: Directories) -> Failure:
 
 
 def _with_findings(printed: Sequence[Failure], findings: Sequence[Failure]) -> list[Failure]:
-    """What the failing step printed, then what reports name beyond it."""
+    """Return what the failing step printed, then what reports name beyond it."""
     places = {(each.file, each.line) for each in printed if each.line}
     return [*printed, *(each for each in findings if (each.file, each.line) not in places)]
 

@@ -145,7 +145,7 @@ def _is_named(path: str, lines: Sequence[str]) -> bool:
 
 
 def _stores(run: Reading) -> Sequence[str]:
-    """Where git's objects of the run's snapshot are."""
+    """Return the directories of git's objects of the run's snapshot."""
     try:
         return snapshot.read_manifest(run.paths.root, run.paths.snapshot).stores
     except (LoomError, OSError):

@@ -85,7 +85,7 @@ class Known(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     says: tuple[Says, ...] = ()
 
     def fits_end(self, failed: Failed) -> bool:
-        """Whether the end alone says enough."""
+        """Return whether the end alone says enough."""
         if self.says or self.error is not None or (self.ended is None and self.exit_code is None):
             return False
         fits_command = self.command is None or re.search(self.command, failed.command or "") is not None
@@ -284,7 +284,7 @@ def _values(known: Known, groups: Mapping[str, str], line: str, failed: Failed) 
 
 
 def _fullness(text: str, failed: Failed) -> dict[str, str]:
-    """Which file system is full, as far as a path in the line or the command tells."""
+    """Name the file system that is full, as far as a path in the line or the command tells."""
     mounts = sorted({"/dev/shm", *(mount.partition(":")[0] for mount in failed.tmpfs())}, key=len, reverse=True)
     for mount in mounts if failed.image else ():
         if re.search(rf"(?<![\w/]){re.escape(mount)}(?![\w-])", text):

@@ -73,7 +73,7 @@ def _search(pattern: str) -> Finder:
 
 
 def failures(lines: Sequence[str], formats: Sequence[Reader]) -> list[Failure]:
-    """What the lines report, in order. A test that several formats name is one failure."""
+    """Return the failures that the lines report, in order. A test that several formats name is one failure."""
     found = _Found()
     at = 0
     while at < len(lines):

@@ -72,7 +72,7 @@ def places_in(lines: Sequence[str], most: int = MOST_PLACES) -> list[Location]:
 
 
 def is_foreign(path: str) -> bool:
-    """Whether the file is a library's, or lies outside the project."""
+    """Return whether the file is a library's, or lies outside the project."""
     return path.startswith("/") or _FOREIGN.search(path) is not None
 
 

@@ -26,7 +26,7 @@ class _Output(io.FileIO):
 
     @property
     def left(self) -> bool:
-        """Whether the reader is gone: of a pipe, or a closed terminal window."""
+        """Return whether the reader is gone: of a pipe, or a closed terminal window."""
         error = self.failed
         if error is None or error.errno != errno.EIO:
             return isinstance(error, BrokenPipeError)

@@ -306,7 +306,7 @@ def about(name: str) -> str:
 
 
 def gives(name: str) -> str:
-    """What a value exposes that the user has to trust."""
+    """Return what a value exposes that the user has to trust."""
     return SETTINGS[name].project.gives
 
 

@@ -196,7 +196,7 @@ When = Literal["on_success", "on_failure", "always"]
 
 
 def wanted(when: When, status: Status) -> bool:
-    """Whether artifacts or a cache with this `when` are kept after this outcome."""
+    """Return whether artifacts or a cache with this `when` are kept after this outcome."""
     match when:
         case "always":
             return True
@@ -244,7 +244,7 @@ class Cache(Struct, frozen=True, kw_only=True):
 
     @property
     def content(self) -> tuple[str, ...]:
-        """What the cache keeps, by which entries of one key differ, unless `by_key`."""
+        """Return the paths that tell entries of one key apart, unless `by_key`."""
         return (*self.paths, "(untracked files)") if self.untracked else self.paths
 
 

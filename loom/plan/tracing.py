@@ -116,7 +116,7 @@ def _command_traces(words: Sequence[str]) -> bool:
 
 
 def _options_trace(words: Sequence[str]) -> bool:
-    """Whether the options of a shell (or of `set`) enable tracing; arguments after the options are ignored."""
+    """Return whether the options of a shell (or of `set`) enable tracing; arguments after the options are ignored."""
     at = 0
     while at < len(words) and re.match(r"[-+][A-Za-z]|--[a-z]", words[at]):
         word = words[at]

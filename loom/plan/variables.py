@@ -171,7 +171,7 @@ def tag_of(commit: HeadCommit, event: str) -> str | None:
 
 
 def _began(run_id: str) -> str | None:
-    """When a run began: its id is a number of nanoseconds."""
+    """Return the time at which a run began: its id is a number of nanoseconds."""
     return _iso(int(run_id)) if run_id.isdigit() else None
 
 

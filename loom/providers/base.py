@@ -251,7 +251,7 @@ class Session(Protocol):
         ...
 
     def answers(self) -> bool:
-        """Whether it can still run a step: it may have been open, and unused, for minutes."""
+        """Return whether it can still run a step: it may have been open, and unused, for minutes."""
         ...
 
     def handed_on(self) -> Mapping[str, str]:
@@ -348,7 +348,7 @@ class KeptPlace(Protocol):
 
     @property
     def kept(self) -> bool:
-        """Whether its run is over, so that another session may use it."""
+        """Return whether its run is over, so that another session may use it."""
         ...
 
     def wake(self, secrets: Mapping[str, bytes]) -> tuple[Mapping[str, str], bool]:
@@ -363,7 +363,7 @@ class KeptPlace(Protocol):
         ...
 
     def has_its_files(self, mode: MountMode) -> bool:
-        """Whether its view of the workspace, created in this mode, is still complete."""
+        """Return whether its view of the workspace, created in this mode, is still complete."""
         ...
 
     def copy_files(self, target: Path, on_skipped: OnSkipped) -> None:
@@ -477,7 +477,7 @@ class Provider(Protocol):
         ...
 
     def overlays(self, workspace: Path) -> bool:
-        """Whether copy-on-write views of `workspace` should work and equal the directory itself.
+        """Return whether copy-on-write views of `workspace` should work and equal the directory itself.
 
         Opening one may still fail, with code `VIEW_UNAVAILABLE` or `WORKSPACE_UNSEEN`.
         """
@@ -538,7 +538,7 @@ class Provider(Protocol):
         ...
 
     def has_image(self, image_id: str) -> bool:
-        """Whether the image of a job still exists."""
+        """Return whether the image of a job still exists."""
         ...
 
     def lay_out(self, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:

@@ -464,7 +464,7 @@ def _write_private(path: Path, content: bytes) -> None:
 
 
 def _is_foreground() -> bool:
-    """Whether ^C on the caller's terminal reaches its child processes."""
+    """Return whether ^C on the caller's terminal reaches its child processes."""
     try:
         return os.tcgetpgrp(0) == os.getpgrp()
     except OSError:

@@ -249,7 +249,7 @@ def _feed(ran: RunningCommand) -> None:
 
 
 def _is_empty(file: int) -> bool:
-    """Whether it is closed, or the null device."""
+    """Return whether it is closed, or the null device."""
     try:
         found = os.fstat(file)
     except OSError:

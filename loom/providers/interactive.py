@@ -98,7 +98,7 @@ def _quoted(word: str) -> str:
 
 
 def _is_zsh(shell: Sequence[str]) -> bool:
-    """Whether it is one whose `-f` would pass over its start-up file."""
+    """Return whether it is one whose `-f` would pass over its start-up file."""
     return bool(shell) and shell[0].rpartition("/")[2] == "zsh"
 
 

@@ -60,7 +60,7 @@ def labels(
 
 
 def maker_is_gone(labelled: Mapping[str, str]) -> bool | None:
-    """Whether the creating process has ended; None if unknown (another pid namespace)."""
+    """Return whether the creating process has ended; None if unknown (another pid namespace)."""
     if labelled.get(BOOT_ID) != boot_id():
         return True
     if labelled.get(PID_NAMESPACE, pid_namespace()) != pid_namespace():

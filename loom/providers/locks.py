@@ -65,7 +65,7 @@ def _opened(file: Path) -> int:
 
 
 def _is_named(descriptor: int, file: Path) -> bool:
-    """Whether the open file is still the one with this name."""
+    """Return whether the open file is still the one with this name."""
     try:
         return os.path.samestat(os.fstat(descriptor), file.stat())
     except FileNotFoundError:

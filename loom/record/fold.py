@@ -105,7 +105,7 @@ class JobState(Struct):
 
     @property
     def attempt_started_at(self) -> str | None:
-        """When its last attempt began."""
+        """Return the time at which its last attempt began."""
         number = max(1, self.attempts)
         return next((span.start.ts for span in self.phases if span.start.data.get("attempt") == number), None)
 
@@ -220,7 +220,7 @@ class RunFold:
 
     @property
     def paused(self) -> bool:
-        """Whether a job waits at its failing step to be resumed."""
+        """Return whether a job waits at its failing step to be resumed."""
         return any(fact.get("paused") for fact in self.kept.values())
 
     def failing_job(self) -> JobState | None:

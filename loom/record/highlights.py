@@ -93,7 +93,7 @@ class Watch:
         return [(automaton(tuple(word for word, _ in group)), [why for _, why in group]) for group in groups]
 
     def found_in(self, data: bytes | memoryview) -> list[tuple[int, Why | None]]:
-        """Where words are, in order."""
+        """Yield the positions of words, in order."""
         found: list[tuple[int, Why | None]] = []
         for searched, kinds in self._automata:
             found += [(at, kinds[word]) for word, at, _ in searched.find_matches_as_indexes(data)]
@@ -250,7 +250,7 @@ class Highlighter:
         self._changes_of_form(data, begin, end)
 
     def _lines_with_a_word(self, data: bytes, begin: int, end: int) -> Iterator[tuple[int, Why | None]]:
-        """Where such a line begins, and what its surest word is for."""
+        """Yield the start of each such line, and the kind of its surest word."""
         start = stop = -1
         why: Why | None = None
         for place, kind in self._watch.found_in(memoryview(data)[begin:end]):

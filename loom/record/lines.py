@@ -94,7 +94,7 @@ class LineSplitter:
         return [], pieces
 
     def _all_short(self, lines: list[str]) -> bool:
-        """Whether all lines fit the limit in any encoding."""
+        """Return whether all lines fit the limit in any encoding."""
         return max(map(len, lines)) * 4 <= self._limit
 
     def _overlong(self) -> list[Line]:

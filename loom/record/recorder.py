@@ -59,7 +59,7 @@ class Recorder:
             self._highlighters[relative].feed(batch.encoded, len(batch.lines))
 
     def _with_highlights(self, event: PhaseEvent) -> PhaseEvent:
-        """What the output of the phase tells is a fact of its end, so that the documents follow from the events."""
+        """Add the highlights of the output to the end of the phase, so that the documents follow from the events."""
         highlighter = self._highlighters.pop(_output_file(event.job_id, event.step, event.section), None)
         if highlighter is None or event.status is Status.SUCCESS:
             return event

@@ -65,22 +65,22 @@ class RunPaths(Struct, frozen=True, kw_only=True):
 
     @property
     def assistance(self) -> Path:
-        """Who entered the containers of the jobs."""
+        """Return the file of those who entered the jobs' containers."""
         return self.root / "assistance.jsonl"
 
     def job(self, job_id: str) -> Path:
         return self.logs / "jobs" / job_id
 
     def saved(self, job_id: str) -> Path:
-        """What a kept job's files differ in from the snapshot, as saved before something touched them."""
+        """Return the saved differences of a kept job's files from the snapshot."""
         return self.root / "saved" / f"{job_id}.zst"
 
     def handed_over(self, job_id: str, attempt: int) -> Path:
-        """What goes on with a job whose steps were handed over to its place."""
+        """Return the file on a job whose steps were handed over to its container."""
         return self.job(job_id) / f"handed-over.{attempt}"
 
     def artifacts(self, job_id: str) -> Path:
-        """What its actions uploaded."""
+        """Return the directory of what its actions uploaded."""
         return self.job(job_id) / "artifacts"
 
     def artifacts_archive(self, job_id: str) -> Path:

@@ -79,7 +79,7 @@ class RunEntry(Struct, frozen=True, kw_only=True):
 
     @property
     def goes_on(self) -> bool:
-        """Whether jobs of it may run: nothing of it may be removed."""
+        """Return whether jobs of it may run: nothing of it may be removed."""
         return self.state in (RUNNING, DETACHED)
 
     @property
@@ -102,7 +102,7 @@ class Store:
         self.claims = Claims(state_dir)
 
     def holds(self, entry: RunEntry) -> bool:
-        """Whether its record is in this store: copies, and files of jobs in a workspace, are untrusted."""
+        """Return whether its record is in this store: copies, and files of jobs in a workspace, are untrusted."""
         return Path(os.path.realpath(entry.paths.root)).parent == Path(os.path.realpath(self.runs_dir))
 
     def lock_of_place(self, place_id: str) -> Path:
@@ -445,7 +445,7 @@ def _identity_at(path: Path) -> dict[str, Any] | None:
 
 
 def is_alive(identity: Mapping[str, Any]) -> bool:
-    """Whether the loom that wrote `identity` still runs on this machine."""
+    """Return whether the loom that wrote `identity` still runs on this machine."""
     pid = identity.get("pid")
     return isinstance(pid, int) and processes.is_alive(
         pid, began=str(identity.get("pid_started")), boot=str(identity.get("boot_id"))

@@ -23,7 +23,7 @@ def changed_line(paths: Collection[str], time: str, look: Look) -> str:
 
 
 def end_lines(diagnosis: Diagnosis | None, look: Look) -> Iterator[str]:
-    """What a person needs of a run that did not pass, besides its jobs' lines."""
+    """Return what a person needs of a run that did not pass, besides its jobs' lines."""
     if diagnosis is not None and diagnosis.state != "canceled":
         yield from diagnosis_lines(diagnosis, look)
 

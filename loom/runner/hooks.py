@@ -47,7 +47,7 @@ class Gate(Protocol):
     def failed(self, at: AtStep, exit_: Exit, cancel: Cancel) -> Verdict: ...
 
     def start(self, job: Job, cancel: Cancel) -> bool:
-        """Whether a manual job runs. Called before it, in a thread of its own."""
+        """Return whether a manual job runs. Called before it, in a thread of its own."""
         ...
 
 
@@ -83,7 +83,7 @@ class RunChild(Protocol):
 
 
 def keeps(when: str, status: Status, *, by_hand: bool) -> bool:
-    """Whether to keep the place of a job with this result (`Config.keep`).
+    """Return whether to keep the place of a job with this result (`Config.keep`).
 
     `by_hand`: it may hold repairs of a person, who stood in it or resumed it; an interrupt does not remove it.
     """

@@ -160,7 +160,7 @@ class Run:
         return problem is None
 
     def _began(self, code: PhaseCode) -> int | None:
-        """When a phase of the run began that goes on."""
+        """Return the time at which a phase began that goes on."""
         return next(
             (
                 epoch_ns(event.ts)

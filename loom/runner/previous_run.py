@@ -176,7 +176,7 @@ class PastJob(Struct, frozen=True, kw_only=True):
 
     @property
     def not_kept(self) -> str:
-        """Why it could not be kept; empty if it was, or nobody wanted that."""
+        """Return the reason that it could not be kept; empty if it was, or nobody wanted that."""
         warnings = (str(warning["text"]) for warning in self.state.lists.get("warning", ()))
         return next((text.removeprefix(NOT_KEPT) for text in warnings if text.startswith(NOT_KEPT)), "")
 
@@ -187,13 +187,13 @@ class PastJob(Struct, frozen=True, kw_only=True):
 
     @property
     def may_have_place(self) -> bool:
-        """Whether it may still have a container: it runs, was kept, or went on in one that was."""
+        """Return whether it may still have a container: it runs, was kept, or went on in one that was."""
         adopted = self.state.facts.get("session_opened", {}).get("kept") == "adopted"
         return self.in_container and (self.run.entry.receipt is None or bool(self.kept) or adopted)
 
     @property
     def kept_at(self) -> datetime | None:
-        """When its last step had its last word: jobs that share files write until the run's end."""
+        """Return the time of its last step's end: jobs that share files write until the run's end."""
         last = self.run.fold.last
         ended = last.ts if self.shares_workspace and last is not None else None
         text = ended or self.kept.get("kept_at") or (self.state.result.ts if self.state.result is not None else None)
@@ -230,7 +230,7 @@ class PastJob(Struct, frozen=True, kw_only=True):
 
     @property
     def shares_workspace(self) -> bool:
-        """Whether it ran in the run's workspace itself."""
+        """Return whether it ran in the run's workspace itself."""
         return (view := self.view) is not None and view.place == self.run.workspace
 
     @property

@@ -45,7 +45,7 @@ class NextRun:
         _, self._known_files = snapshot.take_to_renew(request.source, self.workspace, cancel=request.cancel)
 
     def ready(self) -> bool:
-        """Whether a run can begin with it: it was prepared, and no other run has begun since, as ids are in the order of runs."""
+        """Return whether a run can begin with it: it was prepared, and no run began since (ids are in order)."""
         newest = next(iter(self._request.store.run_ids()), "0")
         return self._known_files is not None and int(newest) < int(self.run_id)
 

@@ -75,7 +75,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
 
     @property
     def jobs_at_once(self) -> int:
-        """How many run on this machine, in its engine included."""
+        """Return the number of jobs at once on this machine, its engine included."""
         return self.config.jobs or os.cpu_count() or 2
 
     def lanes(self, job: Job) -> Mapping[str, int]:

@@ -299,7 +299,7 @@ class PlaceOpener:
             yield opened
 
     def another_view(self, job: Job, view: View, error: ProviderError, on_output: OnOutput) -> bool:
-        """Whether to retry with another kind of view after this failure."""
+        """Return whether to retry with another kind of view after this failure."""
         if self.resumed(job) is not None or not self._views.another(job, view, error):
             return False
         if view.directory is not None:

@@ -115,7 +115,7 @@ class Views:
         self._overlays: dict[str, bool] = {}
 
     def shares(self, job: Job) -> bool:
-        """Whether the job runs in the run's workspace itself. Not if it may need an untouched one for a retry."""
+        """Return whether the job runs in the run's workspace itself. Not if it may need an untouched one for a retry."""
         wanted = self._mode is WorkspaceMode.SHARED or (
             self._mode is WorkspaceMode.AUTO and self._alone and job.retry.max == 0
         )
@@ -123,7 +123,7 @@ class Views:
         return wanted and MountMode.BIND in self._providers[job.provider].capabilities.mounts
 
     def overlays(self, job: Job) -> bool:
-        """Whether the job's view will be an overlay, as far as is known."""
+        """Return whether the job's view will be an overlay, as far as is known."""
         return self._kinds(job)[0] is WorkspaceMode.OVERLAY
 
     def of(self, job: Job) -> View:
@@ -142,7 +142,7 @@ class Views:
         return View(mode=_MOUNTS[kind], workspace=workspace, directory=directory, copied=copied)
 
     def another(self, job: Job, view: View, error: LoomError) -> bool:
-        """Whether `error` only means that this kind of view does not work, and another kind remains."""
+        """Return whether `error` only means that this kind of view does not work, and another kind remains."""
         if error.code not in CANNOT:
             return False
         own = view.mode is MountMode.BIND and view.directory is not None

@@ -381,7 +381,7 @@ class _Filling:
             self._proof.reset(edits.reset)
 
     def _stat_may_lie(self, path: str) -> bool:
-        """Whether a copy's time and size could match the index although its content differs.
+        """Return whether a copy's time and size could match the index although its content differs.
 
         The index also has the source's change time and inode, which are useless in the workspace.
         """

@@ -83,7 +83,7 @@ def driver_of(key: str) -> str:
 
 
 def failed(stderr: str) -> bool:
-    """Whether git's messages report a filter that can't run. git does not name one that speaks its protocol and exits."""
+    """Return whether git's messages report a filter that can't run; one that speaks its protocol is not named."""
     return any(word in stderr for word in ("filter", "subprocess", "remote end hung up"))
 
 

@@ -121,7 +121,7 @@ class GitFailed(SnapshotError):
 
 
 def is_config(name: str) -> bool:
-    """Whether a variable carries configuration, like `git -c` and `GIT_CONFIG_COUNT`; submodules inherit it."""
+    """Return whether a variable carries configuration, like `git -c` and `GIT_CONFIG_COUNT`; submodules inherit it."""
     return name in ("GIT_CONFIG_COUNT", "GIT_CONFIG_PARAMETERS") or name.startswith(
         ("GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_")
     )
@@ -487,7 +487,7 @@ def repository_at(place: Path, environ: Mapping[str, str], *, modules: Iterable[
 
 
 def is_repository(place: Path, environment: Mapping[str, str]) -> bool:
-    """Whether git recognises the directory as another repository; its `.git` may be invalid."""
+    """Return whether git recognises the directory as another repository; its `.git` may be invalid."""
     if not os.path.lexists(place / ".git"):
         return False
     asked = Running(("rev-parse", "--resolve-git-dir", str(place / ".git")), without_repository(environment), cwd=place)

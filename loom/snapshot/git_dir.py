@@ -209,7 +209,7 @@ def lay_out_objects(source: Source, git_dir: Path, *, may_borrow: tuple[Path, ..
 
 
 def _shares_blocks(source: Path, target: Path) -> bool:
-    """Whether the file system makes copies that share their blocks until one is written (btrfs, xfs): then copying is free."""
+    """Return whether copies share their blocks until one is written (btrfs, xfs): then copying is free."""
     try:
         sample = next(path for path in (source / "pack").iterdir() if path.suffix == ".idx")
     except (OSError, StopIteration):
@@ -284,12 +284,12 @@ def copy_shared_indexes(source: Source, git_dir: Path) -> None:
 
 
 def is_plain(index: bytes) -> bool:
-    """Whether an index says nothing that is true of the source's place only; "no" may be a false alarm, "yes" never."""
+    """Return whether an index says nothing that only holds at the source's path; only "no" may be wrong."""
     return not is_split(index) and not any(_extension(index, name) for name in (b"FSMN", b"UNTR", b"sdir"))
 
 
 def is_split(index: bytes) -> bool:
-    """Whether a part of it is in another file (as sure as `is_plain`); to read it touches that file's time."""
+    """Return whether a part of it is in another file (as sure as `is_plain`); to read it touches that file's time."""
     return _extension(index, b"link")
 
 

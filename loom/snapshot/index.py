@@ -82,7 +82,7 @@ class Index(Struct):
 
     @property
     def has_rules(self) -> bool:
-        """Whether git reads a .gitignore from here, since it is not to be on disk."""
+        """Return whether git reads a .gitignore from here, since it is not to be on disk."""
         return any(path.rpartition("/")[2] == ".gitignore" for path, _ in self.pinned)
 
     def paths(self) -> Iterator[str]:
@@ -90,7 +90,7 @@ class Index(Struct):
 
 
 def modes_count(source: Source) -> bool:
-    """Whether git goes by executable bits on disk."""
+    """Return whether git goes by executable bits on disk."""
     return truth(source.config.get("core.filemode", ()), True)
 
 
@@ -145,7 +145,7 @@ def lstat(path: Path) -> os.stat_result | None:
 
 
 def same_content(source: Path, target: Path) -> bool:
-    """Whether the source has the same bytes at this path, or nothing there."""
+    """Return whether the source has the same bytes at this path, or nothing there."""
     ours, theirs = lstat(source), lstat(target)
     if ours is None or theirs is None:
         return True

@@ -48,7 +48,7 @@ def alone_in(workspace: Path) -> Iterator[bool]:
 
 
 def is_occupied(workspace: Path) -> bool | None:
-    """Whether any process holds `occupied`; None if unknown: no directory, or no locks."""
+    """Return whether any process holds `occupied`; None if unknown: no directory, or no locks."""
     try:
         descriptor = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:

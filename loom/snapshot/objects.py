@@ -106,7 +106,7 @@ def first_hunks(
 
 
 def _next_line(lines: Sequence[pygit2.DiffLine], removed: pygit2.DiffLine) -> int:
-    """Where the later content goes on after lines that it lacks."""
+    """Return the position where the later content goes on after lines that it lacks."""
     after = lines[lines.index(removed) :]
     return next((line.new_lineno for line in after if line.new_lineno > 0), 1)
 
@@ -126,7 +126,7 @@ def _content(repository: pygit2.Repository, sha: str | None, files: Sequence[Pat
 
 
 def _of_id(file: Path, sha: str) -> bytes | None:
-    """What the file holds, if that is the content of this id."""
+    """Return the file's content, if that has this id."""
     try:
         data = read_regular(file, at_most=_LARGEST_SHOWN)
     except (OSError, ValueError):

@@ -62,7 +62,7 @@ class Observed(Struct, kw_only=True):
 
     @property
     def stale(self) -> bool:
-        """Whether a file outside of the work tree has another status than when it was read."""
+        """Return whether a file outside of the work tree has another status than when it was read."""
         return self._state is None or self._statuses() != self._read
 
     def may_move(self, path: str) -> bool:

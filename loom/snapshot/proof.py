@@ -84,7 +84,7 @@ class Proof:
             git.run(("update-index", "-z", "--index-info"), here, cwd=self._target, given=lines)
 
     def _names_filters(self, paths: list[str]) -> bool:
-        """Whether any attributes may change a file's bytes; asking git about every file is slower."""
+        """Return whether any attributes may change a file's bytes; asking git about every file is slower."""
         done = self._done
         if self._source.attributes_tree:
             return True

@@ -28,7 +28,7 @@ class Removal(Struct, frozen=True, kw_only=True):
 
 
 def is_workspace(path: Path, *, recorded: bool = False) -> bool:
-    """Whether `path` is a directory of loom: by its name, and by its mark or a record. Not while it is being filled.
+    """Return whether `path` is loom's, by its name, and by its mark or a record. Not while it is being filled.
 
     `recorded`: a run's record names it; a job may have removed the mark along with `.git`.
     """

@@ -117,7 +117,7 @@ class _Renewer(copy_files.Copier):
     def _stands(
         self, source: int, target: int, path: str, become: int, recent: bool, noted: tuple[Facts, Facts]
     ) -> bool:
-        """Whether the copy is the one that would be made now; counted as a copy then."""
+        """Return whether the copy is the one that would be made now; counted as a copy then."""
         name = path.rpartition("/")[2]
         try:
             theirs = os.stat(name, dir_fd=source, follow_symlinks=False)

@@ -104,7 +104,7 @@ def _ask(start: Path, inherited: Mapping[str, str], *, commit: bool, modules: Se
 
 
 def _is_owned(repository: RepositoryView) -> bool:
-    """Whether it is this user's, so that git need not be asked whether it trusts it."""
+    """Return whether it is this user's, so that git need not be asked whether it trusts it."""
     owners = {os.geteuid()}
     if os.geteuid() == 0 and (sudo := os.environ.get("SUDO_UID", "")).isdigit():
         owners.add(int(sudo))

@@ -45,7 +45,7 @@ def submodule_names(file: Path, source: Source) -> dict[str, str]:
 
 
 def own_place(name: str, taken: list[str]) -> str:
-    """Where below .git/modules a submodule of this name has its git directory. Names may be the same, or inside another."""
+    """Return the git directory of a submodule below .git/modules. Names may be the same, or inside another."""
     parts = name.split("/")
     usual = all(parts) and max(map(len, map(os.fsencode, parts))) < 200
     clashes = any(name == other or name.startswith(f"{other}/") or other.startswith(f"{name}/") for other in taken)

@@ -81,7 +81,7 @@ def apply(environment: Mapping[str, str], workspace: Path, edits: IndexEdits, *,
 
 
 def compare(environment: Mapping[str, str], workspace: Path, commit: str) -> tuple[Change, ...]:
-    """What differs between `commit` and the index that `environment` names, by path."""
+    """Return the differences between `commit` and the index that `environment` names, by path."""
     command = ("diff-index", "--cached", "--raw", "-z", "--no-renames", "--ignore-submodules=none", commit, "--")
     return parse_raw(git.run(command, environment, cwd=workspace))
 
@@ -133,7 +133,7 @@ def tree_of_entries(entries: Entries, algorithm: str) -> str:
 
 
 def differing(old: Entries, new: Entries) -> tuple[Change, ...]:
-    """What differs between two trees, by path."""
+    """Return the differences between two trees, by path."""
     result = []
     nothing = _ZERO_MODE, "0" * max((len(sha) for _, sha in (*old.values(), *new.values())), default=40)
     for path in sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path)):

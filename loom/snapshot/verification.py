@@ -159,7 +159,7 @@ class _Part(Struct, frozen=True):
 
 
 def _scratch_place(workspace: Path) -> str | None:
-    """Where temporary files go: not into the workspace itself."""
+    """Return the directory for temporary files: not the workspace itself."""
     inside = Path(os.path.realpath(tempfile.gettempdir())).is_relative_to(os.path.realpath(workspace))
     return str(workspace.parent) if inside else None
 
@@ -334,7 +334,7 @@ def _restore_index(here: Mapping[str, str], root: Path, manifest: Manifest, zero
 
 
 def _edits(here: Mapping[str, str], root: Path, zero: str) -> tuple[tree.IndexEdits, list[tuple[str, str]]]:
-    """What differs from the index, and (path, reason) of what can't be told."""
+    """Return the differences from the index, and (path, reason) of what can't be told."""
     dirty = git.Running(("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=dirty"), here, cwd=root)
     others = git.Running(("ls-files", "-z", "--others", "--exclude-standard"), here, cwd=root)
     edits = tree.IndexEdits()

@@ -608,7 +608,7 @@ def _id(project: str, key: str, paths: Sequence[str]) -> str:
 
 
 def _falls_back(spec: Spec, fallback: str, entry: Stored) -> bool:
-    """Whether an entry is one that a fallback key of the cache means."""
+    """Return whether an entry is one that a fallback key of the cache means."""
     if spec.by_key:
         return entry.by_key and entry.key == fallback
     return bool(fallback) and not entry.by_key and entry.paths == spec.content and entry.key.startswith(fallback)

@@ -36,7 +36,7 @@ class Claim(Struct, frozen=True, kw_only=True):
         return Path(os.fsdecode(bytes.fromhex(self.path_hex)))
 
     def holds_for(self, directory: Path) -> bool:
-        """Whether this is the same directory, under any name.
+        """Return whether this is the same directory, under any name.
 
         The device number may change at a reboot; the inode number does not.
         """
@@ -86,7 +86,7 @@ class Claims:
         return claim if claim is not None and claim.path == Path(os.path.realpath(workspace)) else None
 
     def confirms(self, workspace: Path) -> bool:
-        """Whether `workspace`, or the remains of an interrupted removal, is the claimed directory, or is gone."""
+        """Return whether `workspace`, or what an interrupted removal left, is the claimed directory, or gone."""
         claim = self.of(workspace)
         there = [path for path in (workspace, half_removed(workspace)) if os.path.lexists(path)]
         return claim is not None and all(claim.holds_for(path) for path in there)

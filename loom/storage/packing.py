@@ -119,7 +119,7 @@ def _rereadable(content: IO[bytes], check: Check) -> Iterator[IO[bytes]]:
 
 
 def leads_out(entry: TarEntry) -> bool:
-    """Whether a link's target is textually outside the workspace; links on the way are not resolved."""
+    """Return whether a link's target is textually outside the workspace; links on the way are not resolved."""
     if entry.kind != "link":
         return False
     return entry.target.startswith("/") or climbs_out(entry.path, entry.target)

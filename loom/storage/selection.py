@@ -40,7 +40,7 @@ class Tracked(Struct, frozen=True, kw_only=True):
     submodules: tuple[str, ...] = ()
 
     def __contains__(self, path: str) -> bool:
-        """Whether git tracks this path, or something below it, or a submodule has it."""
+        """Return whether git tracks this path, or something below it, or a submodule has it."""
         return path in self.paths or any(below(path, each) for each in self.submodules)
 
 
@@ -92,7 +92,7 @@ class PathSelection:
         return tuple(pattern for pattern in self.paths if pattern not in self.matched)
 
     def takes(self, path: str) -> bool:
-        """Whether this path is selected, by itself or by a directory above."""
+        """Return whether this path is selected, by itself or by a directory above."""
         if self.never(path):
             return False
         taken = self._beyond is not None and path not in self._beyond
@@ -103,11 +103,11 @@ class PathSelection:
         return taken and not self.left_out(path)
 
     def left_out(self, path: str) -> bool:
-        """Whether this path is excluded, though not what is below."""
+        """Return whether this path is excluded, though not what is below."""
         return any(pattern.fullmatch(path) for pattern in self._exclude_alone)
 
     def never(self, path: str) -> bool:
-        """Whether this path and everything below is excluded."""
+        """Return whether this path and everything below is excluded."""
         if path == _GIT or path.startswith(".git/"):
             if not self._with_git:
                 return True
@@ -118,7 +118,7 @@ class PathSelection:
         return any(compiled.fullmatch(path) for compiled in self._exclude)
 
     def may_hold(self, directory: str) -> bool:
-        """Whether paths below this directory may be selected."""
+        """Return whether paths below this directory may be selected."""
         parts = directory.split("/")
         if self._beyond is not None:
             return True

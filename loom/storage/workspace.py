@@ -308,7 +308,7 @@ def _renamed(entry: TarEntry, path: str, target: str) -> TarEntry:
 
 
 def view_of(session: TarSession, check: Check = _go_on) -> WorkspaceView:
-    """How to reach a session's workspace view."""
+    """Return how to reach a session's workspace view."""
     directory = session.workspace_view()
     return TarView(session, check) if directory is None else DirectoryView(directory, check)
 

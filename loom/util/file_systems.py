@@ -26,7 +26,7 @@ def file_system_of(path: Path) -> str:
 
 
 def in_memory(path: Path) -> bool:
-    """Whether files there occupy memory."""
+    """Return whether files there occupy memory."""
     return file_system_of(path) in _IN_MEMORY
 
 

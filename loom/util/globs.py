@@ -179,7 +179,7 @@ _NAME, _SLASH, _ANY = (re.compile(text, re.DOTALL) for text in ("[^/]", "/", "."
 
 
 def match_name(glob: str, *names: str) -> bool:
-    """Whether the glob matches one of the names as a whole."""
+    """Return whether the glob matches one of the names as a whole."""
     return any(fnmatch.fnmatchcase(name, glob) for name in names)
 
 

@@ -50,7 +50,7 @@ def job_directory_name(job_id: str) -> str:
 
 
 def is_of_job(place: Path) -> bool:
-    """Whether this is a job's own directory, not the run's workspace."""
+    """Return whether this is a job's own directory, not the run's workspace."""
     return place.parent.parent.name.endswith(".jobs")
 
 
@@ -94,12 +94,12 @@ def normal(path: str) -> str:
 
 
 def below(path: str, directory: str) -> bool:
-    """Whether `path` is `directory` or below it; "" contains everything."""
+    """Return whether `path` is `directory` or below it; "" contains everything."""
     return not directory or path == directory or path.startswith(directory + "/")
 
 
 def climbs_out(path: str, target: str) -> bool:
-    """Whether a relative link at `path` points out of its tree, by text."""
+    """Return whether a relative link at `path` points out of its tree, by text."""
     depth = path.count("/")
     for part in target.split("/"):
         depth += -1 if part == ".." else part not in ("", ".")

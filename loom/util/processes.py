@@ -89,5 +89,5 @@ def started_at(pid: int) -> str:
 
 
 def is_alive(pid: int, *, began: str, boot: str) -> bool:
-    """Whether the process with this id, start and boot still runs on this machine."""
+    """Return whether the process with this id, start and boot still runs on this machine."""
     return boot == boot_id() and began != "" and began == started_at(pid)

@@ -19,7 +19,7 @@ MOST_DEEP = 50
 
 
 def only_marks(text: str) -> bool:
-    """Whether a line has marks of sections and nothing else that is seen."""
+    """Return whether a line has marks of sections and nothing else that is seen."""
     return "section_" in text and _MARK.search(text) is not None and not visible(text).strip()
 
 

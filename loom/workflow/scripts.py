@@ -37,7 +37,7 @@ class Found(Struct, frozen=True, kw_only=True):
 
 
 def is_posix(shell: Sequence[str]) -> bool:
-    """Whether a job's shell is certainly not bash."""
+    """Return whether a job's shell is certainly not bash."""
     return bool(shell) and shell[0].rpartition("/")[2] in POSIX_SHELLS
 
 

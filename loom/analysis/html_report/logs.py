@@ -74,12 +74,12 @@ class Log(Struct, frozen=True, kw_only=True):
 
     @property
     def left_out(self) -> int:
-        """How many of the first lines are not in the page."""
+        """Return the number of first lines that are not in the page."""
         return self.pieces[0].first - 1 if self.pieces else 0
 
 
 def key_of(line: str) -> str:
-    """What a line and its form in a diagnosis, which cuts long ones, have in common."""
+    """Return the part that a line shares with its form in a diagnosis, which cuts long ones."""
     return cleaned(line).strip()[:200]
 
 

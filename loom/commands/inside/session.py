@@ -349,7 +349,7 @@ def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -
 
 
 def may_enter(directory: Path) -> bool:
-    """Whether this process may read the directory: a job's files may belong to the user of its image."""
+    """Return whether this process may read the directory: a job's files may belong to the user of its image."""
     return os.access(directory, os.R_OK | os.X_OK)
 
 

@@ -74,7 +74,7 @@ def _in_clusters(here: Here, recorded: Iterable[tuple[RunEntry, str, dict[str, A
 
 
 def _is_elsewhere(place_id: str) -> bool:
-    """Whether it names a pod (`namespace/name`)."""
+    """Return whether it names a pod (`namespace/name`)."""
     return "/" in place_id
 
 
@@ -124,7 +124,7 @@ def held_alone(store: Store, entry: RunEntry) -> Iterator[None]:
 
 
 def keeps_here(entry: RunEntry) -> bool:
-    """Whether a container of this machine's engine was kept of the run."""
+    """Return whether a container of this machine's engine was kept of the run."""
     return any(
         fact.get("container_id") and not _is_elsewhere(str(fact["container_id"])) for _, fact in kept_facts(entry)
     )

@@ -121,7 +121,7 @@ def _so_far(past: PastRun) -> Sequence[PhaseEvent]:
 
 
 def _resumed(here: Here, job: PastJob) -> Resumption | None:
-    """How an unfinished job goes on: None from its start."""
+    """Return how an unfinished job goes on: None from its start."""
     number = max(1, job.state.attempts)
     path = job.run.entry.paths.handed_over(job.job.id, number)
     if not path.exists():

@@ -128,7 +128,7 @@ class _Watching:
 
 
 def _decides(path: str) -> bool:
-    """Whether a file below a `.git` may decide a snapshot."""
+    """Return whether a file below a `.git` may decide a snapshot."""
     parts = Path(path).parts
     return (parts[-1] in _DECIDE or "refs" in parts) and "logs" not in parts and not parts[-1].endswith(".lock")
 

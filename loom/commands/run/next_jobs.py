@@ -61,7 +61,7 @@ class DueJobs:
 
     @property
     def goes_on(self) -> bool:
-        """Whether jobs that are due wait only for their turn: the failed ones passed.
+        """Return whether jobs that are due wait only for their turn: the failed ones passed.
 
         Not after a run that brought nothing forward, such as one that ended before its jobs: the next would end as it did.
         """

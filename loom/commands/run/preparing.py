@@ -118,12 +118,12 @@ class Options(Struct, frozen=True, kw_only=True):
 
     @property
     def attended(self) -> bool:
-        """Whether the run asks a person before or after steps."""
+        """Return whether the run asks a person before or after steps."""
         return any(when != PAUSE for when in self.stop_at)
 
     @property
     def pauses(self) -> bool:
-        """Whether a failed job waits at its failing step for `loom resume`."""
+        """Return whether a failed job waits at its failing step for `loom resume`."""
         return PAUSE in self.stop_at
 
 

@@ -194,6 +194,6 @@ def audience_in(form: str, look: Look, write: Callable[[str], None]) -> JsonLine
 
 
 def live_is_wanted(options: Options, *, stream: bool) -> bool:
-    """Whether to show the moving area: on a terminal that can redraw, unless output or shells need the screen."""
+    """Return whether to show the moving area: on a terminal that can redraw, not needed by output or shells."""
     can = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     return can and not (options.quiet or stream or options.attended)

@@ -92,7 +92,7 @@ def cache_project(config: Config, root: Path, origin: str | None) -> str:
 
 
 def _is_protected(config: Config, source: Source, snapshot: Mapping[str, Any]) -> bool:
-    """Whether a snapshot is one of a protected branch, as it was committed: anybody's patch may be among changes."""
+    """Return whether a snapshot is a protected branch's as committed: anybody's patch may be among changes."""
     from loom.util import globs
     from loom.util.paths import run_of_workspace
 

@@ -128,7 +128,7 @@ class Candidates:
         return of_plan(job_id=instance.id, project_dir=project_dir)
 
     def gets_reported(self, candidate: JobCandidate) -> bool:
-        """Whether jobs before this one may report variables to it."""
+        """Return whether jobs before this one may report variables to it."""
         if candidate.wanted is None:
             return candidate.stage in self._reported_to
         if any(needs.above(candidate.entry, candidate.decision.needs)):

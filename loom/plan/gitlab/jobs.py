@@ -373,7 +373,7 @@ class _Texts:
         return {**found, "CI_JOB_TAGS": json.dumps(tags, ensure_ascii=False)} if tags else found
 
     def _late(self, name: str) -> bool:
-        """Whether a name gets its value when the job runs."""
+        """Return whether a name gets its value when the job runs."""
         if name.startswith("LOOM_SERVICE_") or name in _LATE or name in self._at_place:
             return True
         return self._reported and name not in self.known
@@ -474,7 +474,7 @@ def _reports(node: Node | None, texts: _Texts) -> dict[p.ReportKind, tuple[str, 
 
 
 def _keeps(cache: Node) -> bool:
-    """Whether a cache has something to keep; `cache: []` and one without paths have nothing."""
+    """Return whether a cache has something to keep; `cache: []` and one without paths have nothing."""
     fields = fields_of(cache)
     return bool(one_or_more(fields.get("paths"))) or truth(fields.get("untracked"))
 

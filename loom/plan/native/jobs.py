@@ -371,7 +371,7 @@ _SHELLS = frozenset({"auto", "bash", "sh", "dash", "ash", "ksh", "mksh", "zsh"})
 
 
 def can_share_shell(shell: tuple[str, ...]) -> bool:
-    """Whether this command line starts a shell that reads its program from its standard input."""
+    """Return whether this command line starts a shell that reads its program from its standard input."""
     return PurePath(shell[0]).name in _SHELLS and not any("{0}" in word for word in shell)
 
 

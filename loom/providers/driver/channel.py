@@ -47,7 +47,7 @@ class Exchange:
 
     @property
     def goes_on(self) -> bool:
-        """Whether the shared shell takes another command."""
+        """Return whether the shared shell takes another command."""
         return self.answer is not None and self.answer.endswith("goes_on")
 
     def feed(self, stream: Stream, data: bytes, on_output: OnOutput) -> None:

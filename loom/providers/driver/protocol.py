@@ -86,7 +86,7 @@ def entering(command: Sequence[str], environment: Mapping[str, str]) -> list[str
 
 
 def is_text(value: str) -> bool:
-    """Whether `value` has no bytes that are not UTF-8 (surrogates, in Python)."""
+    """Return whether `value` has no bytes that are not UTF-8 (surrogates, in Python)."""
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -174,7 +174,7 @@ class Driven:
 
     @property
     def lost(self) -> bool:
-        """Whether the place was lost during a command, and may still be there."""
+        """Return whether the place was lost during a command, and may still be there."""
         return self._unfinished and not self.died
 
     def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:

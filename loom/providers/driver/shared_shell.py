@@ -68,7 +68,7 @@ def program(
     restore: bool = False,
     observed: ReportingShell | None = None,
 ) -> bytes:
-    """What the shell reads next: set `environment`, run `file`; report and go on, or end with its exit code.
+    """Return the lines for the shell: set `environment`, run `file`; report and go on, or end with its exit code.
 
     `restore`: first become the shell that left `state`.
     """

@@ -137,7 +137,7 @@ def _present(value: Value) -> bool:
 
 
 def _true(value: Value) -> bool:
-    """Whether `&&` and `||` take a value for true: also an empty text is."""
+    """Return whether `&&` and `||` take a value for true: also an empty text is."""
     return value is not None and value is not False
 
 

@@ -152,6 +152,6 @@ class _Assembly:
                 self.problems.say(node, pointer(name, key), why)
 
     def _refused(self, entry: Entry) -> bool:
-        """Whether the reason that a job has no script is reported already."""
+        """Return whether the reason that a job has no script is reported already."""
         node = entry.node.get("script") or entry.node.get("trigger")
         return node is not None and (node.value is not None or node.kind is Kind.REFUSED)

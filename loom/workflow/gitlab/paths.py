@@ -19,7 +19,7 @@ def of_runner(path: str) -> str:
 
 
 def any_of(wanted: Iterable[str], files: Iterable[str]) -> bool:
-    """Whether a glob matches one of the files."""
+    """Return whether a glob matches one of the files."""
     patterns = [globs.compile(glob) for glob in map(translated, wanted) if glob]
     return any(pattern.fullmatch(path) for path in files for pattern in patterns) if patterns else False
 
@@ -38,6 +38,6 @@ def translated(glob: str) -> str | None:
 
 
 def any_changed(facts: Facts, wanted: Iterable[str], compare_to: str | None = None) -> bool:
-    """Whether a changed file matches a glob. True where GitLab compares with nothing, or git does not know the commit."""
+    """Return whether a changed file matches a glob; true without a base, or with one that git does not know."""
     changed = changes.since(facts, compare_to) if compare_to else changes.of_event(facts)
     return True if changed is None else any_of(wanted, changed)

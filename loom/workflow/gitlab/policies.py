@@ -83,7 +83,7 @@ def _holds(node: Node, at: str, keyword: str, scope: Scope, problems: Problems) 
 
 
 def _matches(written: str, values: Mapping[str, str]) -> bool:
-    """Whether a ref, a pattern or a keyword of `only:refs` fits the pipeline."""
+    """Return whether a ref, a pattern or a keyword of `only:refs` fits the pipeline."""
     pattern, _, path = written.partition("@")
     if path and path != values.get("CI_PROJECT_PATH"):
         return False

@@ -66,7 +66,7 @@ def ends_at_failure(pipeline: Pipeline, decided: RuleDecision) -> bool:
 
 
 def include_applies(rules: Node | None, scope: Scope, facts: Facts, problems: Problems) -> bool:
-    """Whether a file is included."""
+    """Return whether a file is included."""
     if rules is None or rules.value is None:
         return True
     for _, rule in _matching(rules, scope, facts, problems, ("include", "rules")):
@@ -204,7 +204,7 @@ def _applies(
     problems: Problems,
     at: tuple[str | int, ...],
 ) -> bool:
-    """Whether all clauses of a rule hold."""
+    """Return whether all clauses of a rule hold."""
     try:
         if condition is not None and not conditions.holds(condition, scope.written):
             return False

@@ -17,7 +17,7 @@ _UPPER_FILE_SYSTEMS = ("ext4", "xfs", "btrfs", "tmpfs", "f2fs", "bcachefs")
 
 
 def can_lie_over(workspace: Path) -> bool:
-    """Whether an overlay over `workspace`, with its upper layer beside it, is possible and complete."""
+    """Return whether an overlay over `workspace`, with its upper layer beside it, is possible and complete."""
     return can_be_named(workspace) and file_system_of(workspace) in _UPPER_FILE_SYSTEMS
 
 

@@ -37,7 +37,7 @@ class Traits:
 
     @property
     def rootless(self) -> bool:
-        """Whether the engine runs as a user, who is then root in its containers."""
+        """Return whether the engine runs as a user, who is then root in its containers."""
         if not self.podman:
             return "rootlesskit" in self._parts()
         return "name=rootless" in (self._asked().get("SecurityOptions") or ())

@@ -39,7 +39,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
     @property
     def local(self) -> bool:
-        """Whether the engine probably has access to this machine's file system."""
+        """Return whether the engine probably has access to this machine's file system."""
         return self.url.startswith(("unix://", "/"))
 
     def __str__(self) -> str:

@@ -40,7 +40,7 @@ _OF_REGISTRY = frozenset({"IMAGE_REGISTRY_DOWN", "IMAGE_RATE_LIMITED"})
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether an error is temporary: a broken connection, a gateway's 5xx, a slow engine.
+    """Return whether an error is temporary: a broken connection, a gateway's 5xx, a slow engine.
 
     Not an engine that exceeded the maximum silence: a retry would only double that time.
     """
@@ -111,7 +111,7 @@ def retrying(
 
 
 def starting(make: Callable[[], Made], start: Callable[[Made], T], remove: Callable[[Made], None], cancel: Cancel) -> T:
-    """What `start` returns for a container that `make` has made; after StartFailed both are repeated.
+    """Return the result of `start` for a container that `make` made; repeat both after StartFailed.
 
     `start` makes new connections each time: an engine that fails a start drops the connections that were made for it. A container
     is given a second start where the engine says that the first did not happen; then it is removed, and a new one is made.

@@ -58,7 +58,7 @@ class ProbeTarget:
 
     @property
     def from_outside(self) -> bool:
-        """Whether this machine should reach the container's address."""
+        """Return whether this machine should reach the container's address."""
         if self._from_outside is None:
             local = str(self._client.api.base_url).startswith("http+docker://")
             information = self._client.info() if local else {}

@@ -150,7 +150,7 @@ class Hijacked:
         self.socket.sendall(data)  # no limit: where one is needed, the socket has it
 
     def pending(self) -> bool:
-        """Whether TLS has buffered decrypted data, which a poll of the descriptor does not show."""
+        """Return whether TLS has buffered decrypted data, which a poll of the descriptor does not show."""
         pending = getattr(self.socket, "pending", None)
         return bool(pending and pending())
 
@@ -342,7 +342,7 @@ class Attachment:
         self._read_at = now
 
     def _in_flood(self) -> bool:
-        """Whether output arrives line by line without a pause: a read then costs the same for one line as for many."""
+        """Return whether output comes without a pause: a read then costs the same for one line as for many."""
         return self._small_reads >= _FLOOD_FROM and time.monotonic() - self._read_at < _SOON_S
 
     def resume(self) -> None:

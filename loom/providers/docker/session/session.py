@@ -75,7 +75,7 @@ class DockerSession(DrivenSession):
 
     @property
     def may_go(self) -> bool:
-        """Whether nobody needs the container any more: not one that was lost, or that could not be kept again."""
+        """Return whether nobody needs the container: not one that was lost, or could not be kept again."""
         return self.kept_until is None and not self._to_stay and not self._driven.lost
 
     @property

@@ -76,7 +76,7 @@ def reap(cluster: Cluster) -> list[str]:
 
 
 def is_over(pod: Json, *, now: float) -> bool:
-    """Whether nobody can need the pod."""
+    """Return whether nobody can need the pod."""
     meta: Mapping[str, Any] = pod["metadata"]
     expiry = (meta.get("labels") or {}).get(KEPT_UNTIL)
     if expiry is not None:

@@ -267,7 +267,7 @@ class Cluster:
         return _Lines(self, doing, answer)
 
     def may(self, verb: str, resource: str, subresource: str = "") -> bool:
-        """Whether this user may do it in the namespace."""
+        """Return whether this user may do it in the namespace."""
         asked = {"namespace": self.namespace, "verb": verb, "resource": resource, "subresource": subresource}
         review = {"spec": {"resourceAttributes": asked}}
 
@@ -338,7 +338,7 @@ class _Lines:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether a later request may get an answer."""
+    """Return whether a later request may get an answer."""
     return isinstance(error, LoomError) and error.code == "CLUSTER_UNAVAILABLE"
 
 

@@ -175,7 +175,7 @@ def runs(pod: Mapping[str, Any] | None, container: str) -> bool:
 
 
 def is_taken_away(pod: Mapping[str, Any] | None) -> bool:
-    """Whether someone or the cluster ends the pod: it was deleted or evicted, or is out of time."""
+    """Return whether someone or the cluster ends the pod: it was deleted or evicted, or is out of time."""
     if pod is None or (pod.get("metadata") or {}).get("deletionTimestamp"):
         return True
     return (pod.get("status") or {}).get("reason") in (
@@ -188,7 +188,7 @@ def is_taken_away(pod: Mapping[str, Any] | None) -> bool:
 
 
 def is_over(pod: Mapping[str, Any] | None, container: str) -> bool:
-    """Whether a container can't be connected to any more; not for one that has not started."""
+    """Return whether a container can't be connected to any more; not for one that has not started."""
     if is_taken_away(pod):
         return True
     assert pod is not None
@@ -259,7 +259,7 @@ def _containers(pod: Mapping[str, Any]) -> list[Json]:
 
 
 def unscheduled(pod: Mapping[str, Any] | None) -> str:
-    """Why no node takes the pod; empty when one does, or when the scheduler has not said."""
+    """Return the reason that no node takes the pod; empty when one does, or the scheduler has not said."""
     for condition in ((pod or {}).get("status") or {}).get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             return str(condition.get("message") or condition.get("reason") or "")
@@ -278,7 +278,7 @@ def events_of(cluster: Cluster, name: str) -> list[str]:
 
 
 def _disruption(status: Mapping[str, Any]) -> str:
-    """Why the cluster takes the pod away (preemption, a drained node); clusters before 1.26 don't say."""
+    """Return the reason that the cluster takes the pod away (preemption, a drained node); known from 1.26 on."""
     for one in status.get("conditions") or ():
         if one.get("type") == "DisruptionTarget" and one.get("status") == "True":
             return f"{one.get('reason')}: {one.get('message')}"

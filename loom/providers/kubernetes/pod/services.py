@@ -263,7 +263,7 @@ def _followed(cluster: Cluster, pods: Pods, pod: str, one: Placed, services: Pod
 
 
 def _ended(pod: Mapping[str, Any] | None, container: str) -> str:
-    """How a container ended; empty while it may still run."""
+    """Describe how a container ended; empty while it may still run."""
     ended = states.state_of(pod, container).get("terminated")
     if ended is None:
         return ""

@@ -213,7 +213,7 @@ def _refuse(request: SessionRequest) -> None:
 
 
 def unenforced(resources: Resources, network: str | None) -> list[str]:
-    """What the job asks for and a pod can't promise, for people."""
+    """Name, for people, what the job asks for and a pod can't promise."""
     found = []
     if resources.pids is not None:
         found.append("`pids` is not enforced: the kubelet has one limit for all pods of a node")
@@ -498,6 +498,6 @@ def _of_pool(pool: Pool) -> dict[str, Any]:
 
 
 def is_confined(pool: Pool | None) -> bool:
-    """Whether its pods may not be root's (the level `restricted`)."""
+    """Return whether its pods may not be root's (the level `restricted`)."""
     context = ((pool.pod_template.get("spec") or {}).get("securityContext") if pool else None) or {}
     return bool(context.get("runAsNonRoot"))

@@ -121,7 +121,7 @@ def _create(cluster: Cluster, pods: Pods, pod: Json, request: SessionRequest) ->
 
 
 def _is_full(error: LoomError) -> bool:
-    """Whether a quota is used up; it may also ask for limits, which no other pod's end gives."""
+    """Return whether a quota is used up; it may also ask for limits, which no other pod's end gives."""
     return error.code == "CLUSTER_QUOTA" and ", used: " in error.message
 
 
@@ -190,7 +190,7 @@ def _on_node(pod: Mapping[str, Any]) -> bool:
 
 
 def _others_have_nodes(pods: Pods, name: str) -> bool:
-    """Whether pods of the run take room that they will leave."""
+    """Return whether pods of the run take room that they will leave."""
     leave = _beside(pods, name)
     return any(_on_node(pod) for pod in pods.beside(name) if pod["metadata"]["name"] in leave)
 
@@ -205,7 +205,7 @@ def _promised(cluster: Cluster, name: str) -> bool:
 
 
 def no_node_ever(why: str) -> bool:
-    """Whether the scheduler's reason holds for each node as long as it exists: its labels, or its size.
+    """Return whether the scheduler's reason holds for each node as long as it exists: its labels, or its size.
 
     Schedulers before 1.31 do not tell a node that is too small from one that is full.
     """
@@ -223,7 +223,7 @@ def no_node_ever(why: str) -> bool:
 
 
 def too_large(pod: Mapping[str, Any], largest: Mapping[str, float]) -> list[str]:
-    """Which of the pod's requests no node can meet, even if it were empty; nothing where the nodes are not known."""
+    """Name the pod's requests that no node can meet, even an empty one; nothing where the nodes are not known."""
     needs = _requests(pod) if largest else {}
     return [
         f"it asks for {_shown(key, needs[key])} of {key}, and no node has more than {_shown(key, largest.get(key, 0.0))}"

@@ -53,7 +53,7 @@ class Exec:
         return int(self._socket.fileno())
 
     def pending(self) -> bool:
-        """Whether data was received that a poll of the descriptor does not show."""
+        """Return whether data was received that a poll of the descriptor does not show."""
         pending = getattr(self._socket.sock, "pending", None)
         return bool(self._socket.frame_buffer.recv_buffer) or bool(pending and pending())
 

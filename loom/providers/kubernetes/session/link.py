@@ -191,7 +191,7 @@ class Link:
         return not self._unconfirmed and not self._to_send
 
     def taken(self) -> Positions:
-        """What was read so far. Call when nothing is on its way."""
+        """Return what was read so far. Call when nothing is on its way."""
         with self._changed:
             return {stream: (at.segment, at.taken) for stream, at in self._at.items()}
 
