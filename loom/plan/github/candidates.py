@@ -152,10 +152,10 @@ class GitHubCandidates:
 
     def _inputs(self, file: WorkflowFile, contexts: Mapping[str, Any]) -> dict[str, Any]:
         """Return the `inputs` of a file that is not called: those of `workflow_dispatch`."""
+        self._missing = []
         if self.event.happened.name != events.DISPATCH and not file.only_called:
             return {}
         found: dict[str, Any] = {}
-        self._missing = []
         of_event = self.event.github["event"].get("inputs")
         given = {**(of_event if isinstance(of_event, Mapping) else {}), **self.context.inputs}
         for name, node in file.inputs(CALL if file.only_called else events.DISPATCH).items():
@@ -211,6 +211,7 @@ class GitHubCandidates:
             yield WantedNeed(job=one.name, node=node.get("needs") or node, at=pointer("jobs"), optional=optional)
 
     def _instances(self, scope: WorkflowScope, key: str, node: Node, entry: Entry) -> Iterator[GitHubCandidate]:
+        """Yield a job: of one with a matrix each combination, of one whose matrix comes late the job once."""
         names = (*scope.names, key)
         group = f"{scope.prefix}{key}"
         texts = scope.texts.having(github={**scope.texts.contexts["github"], "job": key})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from loom.errors import Problem, RequestError
+from loom.errors import RequestError
 from loom.images.reference import parse_reference
 from loom.plan import builder
 from loom.plan import model as p
@@ -38,7 +38,6 @@ class GitHubJobBuilder(builder.Refusals):
         self.context = context
         self.selection = selection
         self._actions: dict[tuple[str, str], actions.ActionFile | actions.BadAction] = {}
-        self.problems: list[Problem] = []
         self.there: frozenset[str] = frozenset()
         """The ids of the jobs of the plan."""
 
