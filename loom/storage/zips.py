@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import stat
+import struct
 import zipfile
 import zlib
 from calendar import timegm
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, cast
 
 from loom.storage.tar import DamagedArchive, Item, TarEntry
 
@@ -16,10 +17,17 @@ MOST_LISTED = 256 << 20
 """The largest list of entries that is read, in bytes: it is held in memory."""
 
 
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+    *(NotImplementedError, RuntimeError, ValueError, EOFError, IndexError, OverflowError),
+)
+"""What the library raises for bytes that make no archive."""
+
+
 def items(file: IO[bytes]) -> Iterator[Item]:
-    """Yield the files and directories of an archive. DamagedArchive for another file."""
-    _check_list(file)
+    """Yield the files and directories of an archive. DamagedArchive for another file, also while a content is read."""
     try:
+        _check_list(file)
         with zipfile.ZipFile(file) as archive:
             for info in archive.infolist():
                 mode = stat.S_IMODE(info.external_attr >> 16)
@@ -28,9 +36,28 @@ def items(file: IO[bytes]) -> Iterator[Item]:
                     yield TarEntry(info.filename.rstrip("/"), "directory", mode or 0o755, mtime_ns), None
                     continue
                 with archive.open(info) as content:
-                    yield TarEntry(info.filename, "file", mode or 0o644, mtime_ns, info.file_size), content
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, EOFError) as error:
-        raise DamagedArchive(str(error)) from error
+                    entry = TarEntry(info.filename, "file", mode or 0o644, mtime_ns, info.file_size)
+                    yield entry, cast("IO[bytes]", _Whole(content, info.file_size))
+    except _DAMAGE as error:
+        raise DamagedArchive(str(error) or type(error).__name__) from error
+
+
+class _Whole:
+    """The content of a file, as long as its entry says."""
+
+    def __init__(self, content: IO[bytes], size: int) -> None:
+        self._content = content
+        self._left = size
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            data = self._content.read(size)
+        except _DAMAGE as error:
+            raise DamagedArchive(str(error) or type(error).__name__) from error
+        self._left -= len(data)
+        if not data and self._left > 0 and size != 0:
+            raise DamagedArchive("a file in it is shorter than its entry says")
+        return data
 
 
 def _check_list(file: IO[bytes]) -> None:
