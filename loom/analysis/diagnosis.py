@@ -300,7 +300,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
             if _is_failure(other) and other["job_id"] != job_id
         ],
         skipped=sum(other["status"] == "skipped" for other in evidence.pipeline["jobs"]),
-        reproduce=reproduce_command(
+        reproduce=f"loom reproduce {evidence.receipt['origin']}"
+        if evidence.receipt.get("origin")
+        else reproduce_command(
             msgspec.convert(evidence.receipt.get("invocation", {}), Invocation),
             job_id,
             [other["job_id"] for other in evidence.pipeline["jobs"]],

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Struct
 from msgspec.structs import fields
 
-from loom.analysis import bisection, diagnosis, printed, repetition
+from loom.analysis import bisection, diagnosis, printed, repetition, verdict
 from loom.record import documents
 from loom.record.documents import SCHEMA_VERSION
 from loom.record.events import OutputEvent, PhaseCode, PhaseEvent
@@ -100,6 +100,7 @@ _SCHEMAS: Mapping[str, Callable[[], Shape]] = {
     "exec": _document(printed.Executed),
     "bisection": _document(bisection.Bisection),
     "repetition": _document(repetition.Repetition),
+    "reproduction": _document(verdict.Reproduction),
 }
 
 NAMES = tuple(_SCHEMAS)

@@ -54,6 +54,8 @@ class LogFacts(Struct, kw_only=True):
     depth: str = ""
     cache: str = ""
     """`restored` or `cold`, where the log names a cache."""
+    directory: str = ""
+    """Where the job's files were."""
     exit_code: int | None = None
     ended: Ended = ""
     error: str = ""
@@ -137,6 +139,7 @@ _FACTS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("commit", re.compile(r"^Checking out ([0-9a-f]{7,64}) as |^HEAD is now at ([0-9a-f]{7,64})\b")),
     ("ref", re.compile(r"^Checking out \S+ as (?:detached HEAD \(ref is ([^)]+)\)|(\S+)\.\.\.)")),
     ("depth", re.compile(r"^Fetching changes with git depth set to (\d+)")),
+    ("directory", re.compile(r"^(?:Reini|Ini)tialized (?:empty|existing) Git repository in (/\S+)/\.git/$")),
     ("image", re.compile(r"^Using Docker executor with image (\S+) |^Using Kubernetes executor with image (\S+) ")),
 )  # fmt: skip
 _DIGEST = re.compile(

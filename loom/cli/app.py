@@ -15,6 +15,7 @@ MODULES = {
     "run": ("run",),
     "watch": ("watch",),
     "bisect": ("bisect",),
+    "reproduce": ("reproduce",),
     "mcp": ("mcp",),
     "record": ("runs", "show", "logs", "diagnose", "diff", "report", "artifacts"),
     "check": ("check", "compile", "schema", "trust"),

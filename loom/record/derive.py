@@ -318,6 +318,7 @@ def receipt(fold: RunFold) -> Receipt:
         run_id=fold.run_id,
         command=list(started.get("command", ())),
         invocation=msgspec.convert(started.get("invocation", {}), Invocation),
+        origin=started.get("origin"),
         repo_root=started.get("repo_root"),
         workflow_path=started.get("workflow_path"),
         started_at=first.ts,

@@ -349,6 +349,8 @@ class Receipt(Document, frozen=True, kw_only=True):
     run_id: RunId
     command: list[str]
     invocation: Invocation = field(default_factory=Invocation)
+    origin: str | None = None
+    """The address of the job on a CI server that this run reproduces."""
     repo_root: str | None
     workflow_path: str | None
     started_at: Moment

@@ -68,6 +68,7 @@ _IMAGE = _data("name id", name=str | None, id=str, digest=str)
 _TEXT = _data("text", text=str)
 
 _BEGUN = _data(
+    origin=str,
     loom_version=str,
     command=list[str],
     invocation=Invocation,

@@ -64,7 +64,7 @@ class Run:
         self._diagnosed: Diagnosis | None = None
         self._journal = started.journal
         self._cancel = request.cancel
-        self._done = request.reuse.results if request.reuse else {}
+        self._done = request.done
         self._opener = started.opener
         self._late = self._late_jobs()
         self._growing = threading.Lock()
@@ -117,10 +117,9 @@ class Run:
         self._deaf = self._cancel.on_request(self._interrupted)
         shape = plan_shape(request.plan, without=self._done)
         self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "plan_resolved", shape)
+        if self._done:
+            self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "results_reused", self._results_reused())
         if reuse := request.reuse:
-            if self._done:
-                reused = self._results_reused(reuse.run_of)
-                self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "results_reused", reused)
             resumed = reuse.has_products or bool(reuse.resumed)
             self._journal.fact(
                 RUN, PhaseCode.RUN_BOOTSTRAP, "steps_reused", {"resumed": resumed, "jobs": list(reuse.steps)}
@@ -312,7 +311,7 @@ class Run:
     def _made_elsewhere(self) -> frozenset[str]:
         """Return the jobs with products in an earlier run's workspace instead of this one's."""
         reuse = self._request.reuse
-        return frozenset(() if reuse is None or reuse.has_products else self._done)
+        return frozenset(() if reuse is not None and reuse.has_products else self._done)
 
     def _jobs(self, runner: JobRunner) -> Status:
         request = self._request
@@ -382,16 +381,17 @@ class Run:
         return JobResult(status=_status_of(results), outputs=outputs)
 
     def _archive_of(self, job_id: str) -> Path:
-        reuse = self._request.reuse
-        if reuse is not None and job_id in self._done:
-            return reuse.archive_of(job_id)
+        known = self._request.reuse or self._request.brought
+        if known is not None and job_id in self._done:
+            return known.archive_of(job_id)
         return self._record.paths.artifacts_archive(job_id)
 
     def _succeeded(self, job_id: str) -> bool:
         ended = self._done.get(job_id) or self._recorder.fold.jobs.get(job_id)
         return ended is not None and ended.status is Status.SUCCESS
 
-    def _results_reused(self, run_of: Callable[[str], str]) -> dict[str, Any]:
+    def _results_reused(self) -> dict[str, Any]:
+        reuse, own = self._request.reuse, self._request.run_id
         return {
             "jobs": {
                 job_id: {
@@ -399,7 +399,7 @@ class Run:
                     "allowed_failure": result.allowed_failure,
                     "exit_code": result.exit_code,
                     "archive": str(self._archive_of(job_id)),
-                    "run_id": run_of(job_id),
+                    "run_id": reuse.run_of(job_id) if reuse is not None else own,
                     **({"outputs": dict(result.outputs)} if result.outputs else {}),
                 }
                 for job_id, result in self._done.items()

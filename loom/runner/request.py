@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,8 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     isolated: bool
     """Whether services' networks are isolated (`--strict`)."""
     reuse: Reuse | None = None
+    brought: Brought | None = None
+    """Not with `reuse`."""
     parent_run_id: str | None = None
     """The run that this one repeats from the start; with `reuse`, that names it."""
     child_of: str | None = None
@@ -68,6 +70,12 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     """Messages for people before the first job runs."""
     detached: bool = False
     """Whether jobs go on without this process: it hands them over to their places."""
+
+    @property
+    def done(self) -> Mapping[str, JobResult]:
+        """The results of the plan's jobs that do not run."""
+        known = self.reuse or self.brought
+        return known.results if known is not None else {}
 
     @property
     def so_far(self) -> Sequence[PhaseEvent]:
@@ -118,6 +126,16 @@ class Reuse(Struct, frozen=True, kw_only=True):
     """What was done besides those steps."""
 
 
+class Brought(Struct, frozen=True, kw_only=True):
+    """What comes from a CI server: the jobs that ran there."""
+
+    origin: str
+    """What this run reproduces: the address of a job's page."""
+    results: Mapping[str, JobResult]
+    archive_of: Callable[[str], Path]
+    """The location of those jobs' artifacts, if they have any."""
+
+
 class Ran(Struct, frozen=True, kw_only=True):
     """A finished run. `receipt_path` exists."""
 
@@ -138,32 +156,35 @@ def make_workspace(request: RunRequest, workspace: Path) -> None:
         ) from error
 
 
-def first_jobs(plan: Plan, at_most: int) -> Iterable[Job]:
+def first_jobs(plan: Plan, at_most: int, done: Collection[str] = ()) -> Iterable[Job]:
     """Return the jobs that start right after the snapshot."""
-    first_stage = next((stage for stage in plan.stages if any(job.stage == stage for job in plan.jobs)), None)
+    open_jobs = [job for job in plan.jobs if job.id not in done]
+    first_stage = next((stage for stage in plan.stages if any(job.stage == stage for job in open_jobs)), None)
     ready = [
         job
-        for job in plan.jobs
+        for job in open_jobs
         if job.when in ("on_success", "always")
         and not job.refused
         and job.trigger is None
         and job.delay_s is None
         and (job.late is None or not (job.late.condition or job.late.image))
-        and (job.needs == () or (job.needs is None and job.stage == first_stage))
+        and (
+            (job.needs is None and job.stage == first_stage)
+            or (job.needs is not None and all(need.job in done for need in job.needs))
+        )
     ]
     return ready[:at_most]
 
 
 def settings_of(request: RunRequest, workspace: Path) -> RunSettings:
     source, reuse = request.source, request.reuse
-    done = reuse.results if reuse else {}
     untouched = reuse is None or not (reuse.has_products or reuse.resumed)
     return RunSettings(
         run_id=request.run_id,
         workspace=workspace,
         variables=request.variables,
         config=request.config,
-        alone=untouched and len([job for job in request.plan.jobs if job.id not in done]) == 1,
+        alone=untouched and len([job for job in request.plan.jobs if job.id not in request.done]) == 1,
         read_only_mounts=tuple(ReadOnlyMount(path=path) for path in source.read_only_mounts),
         detached=request.detached,
         resumed=reuse.resumed if reuse else {},

@@ -144,7 +144,7 @@ def start(request: RunRequest, watch: Watch, prepared: NextRun | None = None) ->
                     started.snapshot_thread = SnapshotThread(request.source, workspace, request.cancel)
             request.preflight()
             if reuse is None:
-                for job in first_jobs(request.plan, request.jobs_at_once):
+                for job in first_jobs(request.plan, request.jobs_at_once, request.done):
                     opener.prewarm(job, prepared.places.pop(job.id, None) if prepared is not None else None)
                     opener.make_ready(job)
     except LoomError as error:
@@ -156,6 +156,7 @@ def _what_begins(request: RunRequest, record: RunRecord, workspace: Path) -> dic
     reuse = request.reuse
     return {
         "parent_run_id": reuse.parent_run_id if reuse else request.parent_run_id,
+        **({"origin": request.brought.origin} if request.brought is not None else {}),
         "loom_version": __version__,
         "command": list(request.command),
         "invocation": plain(request.invocation),

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct, field
@@ -30,6 +30,9 @@ from loom.record.documents import Invocation
 from loom.snapshot import Source
 from loom.util import profile
 from loom.util.paths import name_from
+
+if TYPE_CHECKING:
+    from loom.runner.request import Brought
 
 FAILURE, PAUSE = "failure", "pause"
 """Words of `--stop-at`."""
@@ -145,6 +148,7 @@ class Prepared(Struct, frozen=True, kw_only=True):
     """The variables that loom sets for every job."""
     concerned: frozenset[str] | None = None
     """The jobs that the files in question leave in, where a rule looks at `changes`; None: all."""
+    brought: Brought | None = None
     notices: tuple[str, ...] = ()
     """Warnings of `loom check` about keys that have no effect, or another one, on these jobs."""
 

@@ -65,6 +65,7 @@ def request_of(
         cache=None if options.no_cache else partial(wiring.cache_for, config, source),
         isolated=options.strict,
         reuse=reuse,
+        brought=prepared.brought,
         parent_run_id=options.parent_run_id,
         variables=prepared.variables,
         detached=options.detach,

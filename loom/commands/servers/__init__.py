@@ -95,6 +95,8 @@ class RemoteVariable(Struct, frozen=True, kw_only=True):
     value: str | None
     """None: the server does not say it."""
     masked: bool = False
+    protected: bool = False
+    """Jobs of protected branches and tags alone get it."""
     file: bool = False
     expand: bool = True
     scope: str = "*"
@@ -119,6 +121,10 @@ class Server(Protocol):
 
     def variables(self, job: RemoteJob) -> tuple[Sequence[RemoteVariable], Sequence[str]]:
         """Return the variables of project and groups, and what the token may not read."""
+        ...
+
+    def is_protected(self, job: RemoteJob) -> bool:
+        """Tell whether the job's branch is protected; False where that can't be told."""
         ...
 
     def log(self, job: RemoteJob, file: BinaryIO) -> None: ...

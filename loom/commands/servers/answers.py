@@ -12,11 +12,11 @@ from loom.commands.servers import ServerUnavailable
 _SHORT = 4096
 
 
-class Answer(BaseModel):
+class ServerAnswer(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", str_max_length=1 << 20)
 
 
-Model = TypeVar("Model", bound=Answer)
+Model = TypeVar("Model", bound=ServerAnswer)
 
 
 def checked(model: type[Model], data: Mapping[str, Any], what: str) -> Model:
@@ -29,19 +29,19 @@ def checked(model: type[Model], data: Mapping[str, Any], what: str) -> Model:
         raise ServerUnavailable(f"{what}: the server's answer is not as documented ({at}: {first['msg']})") from error
 
 
-class Commit(Answer):
+class AnsweredCommit(ServerAnswer):
     id: str = Field(pattern=r"^[0-9a-f]{40,64}$")
 
 
-class OfPipeline(Answer):
+class OfPipeline(ServerAnswer):
     id: int
 
 
-class GitLabArtifact(Answer):
+class GitLabArtifact(ServerAnswer):
     file_type: str = ""
 
 
-class GitLabJob(Answer):
+class GitLabJob(ServerAnswer):
     id: int
     name: str = Field(max_length=_SHORT)
     stage: str = ""
@@ -50,7 +50,7 @@ class GitLabJob(Answer):
     tag: bool = False
     web_url: str = ""
     allow_failure: bool = False
-    commit: Commit
+    commit: AnsweredCommit
     pipeline: OfPipeline
     tag_list: list[str] = []
     artifacts: list[GitLabArtifact] = []
@@ -58,35 +58,40 @@ class GitLabJob(Answer):
     artifacts_expire_at: str | None = None
 
 
-class GitLabPipeline(Answer):
+class GitLabPipeline(ServerAnswer):
     id: int
     source: str = "push"
     web_url: str = ""
 
 
-class GitLabVariable(Answer):
+class GitLabVariable(ServerAnswer):
     key: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")
     value: str | None = None
     variable_type: str = "env_var"
     masked: bool = False
+    protected: bool = False
     hidden: bool = False
     raw: bool = False
     environment_scope: str = "*"
 
 
-class GitLabProject(Answer):
+class GitLabBranch(ServerAnswer):
+    protected: bool = False
+
+
+class GitLabProject(ServerAnswer):
     id: int
     default_branch: str | None = None
     http_url_to_repo: str
     path_with_namespace: str
 
 
-class GitHubStep(Answer):
+class GitHubStep(ServerAnswer):
     name: str
     conclusion: str | None = None
 
 
-class GitHubJob(Answer):
+class GitHubJob(ServerAnswer):
     id: int
     run_id: int
     name: str = Field(max_length=_SHORT)

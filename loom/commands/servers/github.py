@@ -38,7 +38,7 @@ _CHUNK = 1 << 18
 T = TypeVar("T")
 
 
-class GitHub:
+class GitHubServer:
     """One repository of GitHub, or of an Enterprise server."""
 
     def __init__(self, address: JobAddress, token: str | None) -> None:
@@ -110,6 +110,9 @@ class GitHub:
         except ServerRefused:
             return [], ["the variables of the repository"]
         return [RemoteVariable(name=one.name, value=one.value) for one in listed], []
+
+    def is_protected(self, job: RemoteJob) -> bool:
+        return False  # its variables know no such thing
 
     def log(self, job: RemoteJob, file: BinaryIO) -> None:
         what = f"the log of job {job.id}"
@@ -183,5 +186,5 @@ def _nobody(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def server(address: JobAddress, token: str | None) -> GitHub:
-    return GitHub(address, token)
+def server(address: JobAddress, token: str | None) -> GitHubServer:
+    return GitHubServer(address, token)

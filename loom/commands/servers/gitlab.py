@@ -27,7 +27,14 @@ from loom.commands.servers import (
     tokens,
     write_bounded,
 )
-from loom.commands.servers.answers import GitLabJob, GitLabPipeline, GitLabProject, GitLabVariable, checked
+from loom.commands.servers.answers import (
+    GitLabBranch,
+    GitLabJob,
+    GitLabPipeline,
+    GitLabProject,
+    GitLabVariable,
+    checked,
+)
 
 TIMEOUT_S = 60.0
 TRIES = 4
@@ -55,7 +62,7 @@ class _Session(requests.Session):
         return answer
 
 
-class GitLab:
+class GitLabServer:
     """One project of a GitLab server."""
 
     def __init__(self, address: JobAddress, token: str | None) -> None:
@@ -148,12 +155,22 @@ class GitLab:
                 name=one.key,
                 value=None if one.hidden else one.value,
                 masked=one.masked or one.hidden,
+                protected=one.protected,
                 file=one.variable_type == "file",
                 expand=not one.raw,
                 scope=one.environment_scope,
             )
             for one in answers
         ], []
+
+    def is_protected(self, job: RemoteJob) -> bool:
+        if job.is_tag:
+            return False
+        try:
+            got = self._asked(f"branch {job.ref}", lambda: self._project.branches.get(job.ref))
+        except ServerRefused:
+            return False
+        return checked(GitLabBranch, got.attributes, f"branch {job.ref}").protected
 
     def log(self, job: RemoteJob, file: BinaryIO) -> None:
         one = self._project.jobs.get(job.id, lazy=True)
@@ -228,5 +245,5 @@ def _past(moment: str) -> bool:
         return False
 
 
-def server(address: JobAddress, token: str | None) -> GitLab:
-    return GitLab(address, token)
+def server(address: JobAddress, token: str | None) -> GitLabServer:
+    return GitLabServer(address, token)

@@ -1,0 +1,422 @@
+"""`loom reproduce`: a red job of a CI server, run here on the same commit, and the verdict."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
+from itertools import groupby
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from msgspec.structs import replace
+
+from loom.addresses import Address
+from loom.analysis.diagnosis import Diagnosis
+from loom.analysis.diff import Pair
+from loom.analysis.evidence import recorded_diagnosis
+from loom.analysis.server_log import LogFacts, LogReader, ServerLog, diagnosis_of_log
+from loom.analysis.verdict import Block, Ending, Reproduction, lines_of, parting_of, verdict
+from loom.cancel import Cancel
+from loom.commands import project
+from loom.commands.project import Here
+from loom.commands.record import remote
+from loom.commands.record.remote import Remote
+from loom.commands.run import run as running
+from loom.commands.run.checkout import origin_of
+from loom.commands.run.fetched_checkout import fetch_checkout
+from loom.commands.run.preparing import Options, Prepared, prepare
+from loom.commands.screen import screen_parts
+from loom.commands.servers import RemoteJob, RemotePipeline, RemoteVariable, ServerRefused, address_of, is_address
+from loom.errors import ImageError, LoomError, RequestError
+from loom.plan.model import Image, Job, Plan
+from loom.plan.origin import origin_of as server_of_origin
+from loom.record.event_files import read_events
+from loom.record.events import OutputEvent
+from loom.record.reader import Reading, whole_lines
+from loom.render.output import json_text
+from loom.runner.request import Brought
+from loom.status import JobResult, Status
+from loom.storage import dotenv, zips
+from loom.storage.tar import DamagedArchive, packed
+from loom.util import atomic
+from loom.util.controls import visible
+from loom.util.units import machine
+from loom.workflow.gitlab import variables as of_gitlab
+
+_EVENTS = {
+    "push": "push",
+    "web": "web",
+    "schedule": "schedule",
+    "trigger": "trigger",
+    "merge_request_event": "merge_request",
+    "workflow_dispatch": "workflow_dispatch",
+    "pull_request": "pull_request",
+}
+_MERGE_REQUEST = re.compile(r"refs/merge-requests/(?P<number>\d+)/\w+")
+
+
+def reproduce(
+    url: str | None,
+    *,
+    last: bool,
+    with_cache: bool,
+    var: list[str] | None,
+    keep: str | None,
+    trust: bool,
+    quiet: bool,
+    as_json: bool,
+    color: str | None,
+) -> int:
+    """`loom reproduce`; return the exit code of the run."""
+    here = project.here({"color": color})
+    one = _last_failed(here) if last else _named(here, url)
+    with remote.downloaded(one) as file:
+        log = remote.read(file)
+        there = diagnosis_of_log(log, one.job.url, job=one.job.name, root=here.root)
+        return _Reproducing(here, one, log, there, file).run(
+            with_cache=with_cache, var=var or [], keep=keep, trust=trust, quiet=quiet, as_json=as_json
+        )
+
+
+def _named(here: Here, url: str | None) -> Remote:
+    if url is None or not is_address(url):
+        raise RequestError("expected the address of a job, pipeline or run, or --last", hint="loom reproduce --help")
+    return remote.remote_job(here, url)
+
+
+def _last_failed(here: Here) -> Remote:
+    """Return the first failed job of the newest red pipeline of this branch, at origin."""
+    found = origin_of(here.root, here.environ)
+    origin = server_of_origin(str(found)) if found is not None else None
+    head = (here.root / ".git/HEAD").read_text().strip() if (here.root / ".git/HEAD").is_file() else ""
+    branch = head.removeprefix("ref: refs/heads/") if head.startswith("ref: ") else ""
+    if origin is None or not branch:
+        raise RequestError("--last: there is no branch, or no origin on a server", hint="name the address of the job")
+    page = "actions/runs/1" if origin.host == "github.com" else "-/pipelines/1"
+    address = replace(address_of(f"{origin.protocol}://{origin.server}/{origin.path}/{page}"), pipeline=None)
+    server = remote.connected(here, address)
+    return Remote(address=address, server=server, job=server.last_failed(branch))
+
+
+class _Reproducing:
+    def __init__(self, here: Here, one: Remote, log: ServerLog, there: Diagnosis, file: BinaryIO) -> None:
+        self._here = here
+        self._remote = one
+        self._job = one.job
+        self._log = log
+        self._there = there
+        self._file = file
+        self._notes: list[str] = []
+        self._differs: list[Pair] = []
+        name = re.sub(r"[^\w.-]+", "-", f"{one.address.host}-{one.address.project}-{one.job.id}")
+        self._directory = here.config.cache_dir / "reproductions" / name
+
+    def run(
+        self, *, with_cache: bool, var: Sequence[str], keep: str | None, trust: bool, quiet: bool, as_json: bool
+    ) -> int:
+        pipeline = self._remote.server.pipeline(self._job)
+        self._notes += [f"the token may not read {what}" for what in pipeline.unread]
+        self._differs += [Pair(name=f"variable {text.partition('=')[0]}", a=None, b="given by --var") for text in var]
+        self._fetch(pipeline)
+        os.chdir(self._directory / "tree")
+        given = Options.of(
+            {
+                "names": [glob.escape(self._job.name)],
+                "var": [*(f"{name}={value}" for name, value in self._given(pipeline).items()), *var],
+                "event": "tag" if self._job.is_tag else _EVENTS.get(pipeline.source, "push"),
+                "workflow": Path(pipeline.workflow) if pipeline.workflow else None,
+                "no_cache": not with_cache,
+                "deploy": True,
+                "keep": keep or "on-failure",
+                "trust": trust,
+                "quiet": quiet or as_json,
+                "gitlab": self._variables() if self._remote.address.kind == "gitlab" else None,
+            }
+        )
+        prepared = prepare(given)
+        target = self._target(prepared.plan)
+        prepared = replace(prepared, plan=self._pinned(prepared, target), brought=self._brought(prepared.plan, target))
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            code = running.execute(prepared, given)
+        self._verdict(prepared, target, with_cache=with_cache, as_json=as_json, quiet=quiet)
+        return code
+
+    def _fetch(self, pipeline: RemotePipeline) -> None:
+        depth = self._log.facts.depth
+        branch = self._job.ref if _MERGE_REQUEST.fullmatch(self._job.ref) is None else "merge-request"
+        fetch_checkout(
+            self._directory / "tree",
+            url=Address(self._clone_url(pipeline)),
+            sha=self._job.sha,
+            ref=branch,
+            is_tag=self._job.is_tag,
+            default_branch=pipeline.default_branch,
+            depth=int(depth) if depth.isdigit() and int(depth) else None,
+            near=self._here.root,
+            environ=self._here.environ,
+        )
+
+    def _clone_url(self, pipeline: RemotePipeline) -> str:
+        """Return the checkout's own origin if it is that project, since git knows how to read it; else what the server says."""
+        found = origin_of(self._here.root, self._here.environ)
+        origin = server_of_origin(str(found)) if found is not None else None
+        if found is not None and origin is not None and origin.path == self._remote.address.project:
+            return found.revealed()
+        return pipeline.clone_url
+
+    # -- what the job gets ------------------------------------------------------------------------------------------
+
+    def _given(self, pipeline: RemotePipeline) -> dict[str, str]:
+        """Return the variables that were given to the pipeline, and those that only the server can know."""
+        found = dict(pipeline.variables)
+        if self._remote.address.kind == "gitlab" and pipeline.source not in _EVENTS:
+            found["CI_PIPELINE_SOURCE"] = pipeline.source
+        if (request := _MERGE_REQUEST.fullmatch(self._job.ref)) is not None:
+            found["CI_MERGE_REQUEST_IID"] = request["number"]
+        return found
+
+    def _variables(self) -> dict[str, Any]:
+        """Return the settings for a GitLab file, with the server's variables; the user's own fill in what it does not tell.
+
+        Values of masked ones stay in this process's environment: loom masks them, and writes them nowhere.
+        """
+        found, unread = self._remote.server.variables(self._job)
+        self._notes += [f"the token may not read {what}" for what in unread]
+        if any(one.protected for one in found) and not self._remote.server.is_protected(self._job):
+            # The server keeps them from this job: anybody may have pushed its commit.
+            withheld = [one.name for one in found if one.protected]
+            self._notes.append(f"protected variables, which {self._job.ref} does not get: {', '.join(withheld)}")
+            found = [one for one in found if not one.protected]
+        settings = self._here.config.gitlab
+        path = settings.variables
+        own = of_gitlab.own(path, self._remote.address.project) if path is not None else {}
+        document: dict[str, Any] = {
+            name: {"ref": one.ref, "file": one.file} if one.ref else {"value": one.value, "file": one.file}
+            for name, one in own.items()
+            if not one.environments
+        }
+        for one in found:
+            if (entry := self._entry(one, known=one.name in document)) is None:
+                continue
+            if one.scope == "*":
+                document[one.name] = entry
+            else:
+                scoped = document.setdefault(one.name, {}).get("environments", {})
+                document[one.name] = {"environments": {**scoped, one.scope: entry}}
+        target = self._directory / "variables.json"
+        atomic.write(target, json.dumps(document).encode())
+        target.chmod(0o600)
+        return {
+            "variables": str(target),
+            "projects": {name: str(path) for name, path in settings.projects.items()},
+            "secrets": dict(settings.secrets),
+            **({"templates": str(settings.templates)} if settings.templates is not None else {}),
+        }
+
+    def _entry(self, one: RemoteVariable, *, known: bool) -> dict[str, Any] | None:
+        if one.value is not None and not one.masked:
+            return {"value": one.value, "file": one.file, "expand": one.expand}
+        variable = one.name
+        if one.value is not None:
+            variable = f"REPRODUCE_{one.name}"
+            os.environ[variable] = one.value
+        elif one.name not in os.environ:
+            if not known:
+                self._notes.append(
+                    f"the server hides the value of {one.name}: give it as a variable of the environment of that name"
+                )
+                self._differs.append(Pair(name=f"variable {one.name}", a="set, hidden", b=None))
+            return None
+        return {"ref": f"env://{variable}", "file": one.file}
+
+    def _target(self, plan: Plan) -> Job:
+        named = [job for job in plan.jobs if job.name == self._job.name or job.id == self._job.name]
+        if not named:
+            raise RequestError(
+                f"the workflow of commit {self._job.sha[:12]} has no job {self._job.name!r} here",
+                hint=f"see what it has: cd {self._directory / 'tree'} && loom compile --explain",
+                code="JOB_UNKNOWN",
+            )
+        return named[0]
+
+    def _brought(self, plan: Plan, target: Job) -> Brought:
+        """Return the results of the jobs before the target, and download what they left."""
+        there = {job.name: job for job in self._remote.server.jobs(self._job)}
+        needed = {*(target.artifacts_from or ()), *(need.job for need in target.needs or () if need.artifacts)}
+        results = {}
+        for job in plan.jobs:
+            if job.id == target.id:
+                continue
+            results[job.id] = JobResult(status=Status.SUCCESS)  # the target ran, so they let it go on
+            of_server = there.get(job.name)
+            if of_server is not None and (job.id in needed or (target.needs is None and target.artifacts_from is None)):
+                self._bring(job, of_server)
+        return Brought(origin=self._job.url, results=results, archive_of=self._archive_of)
+
+    def _archive_of(self, job_id: str) -> Path:
+        return self._directory / "artifacts" / job_id / "artifacts.tar.gz"
+
+    def _bring(self, job: Job, of_server: RemoteJob) -> None:
+        """Download the artifacts of a job; what can't be had is said."""
+        if not of_server.has_artifacts:
+            return
+        archive = self._archive_of(job.id)
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        draft = archive.with_name("artifacts.zip")
+        try:
+            if of_server.expired:
+                raise ServerRefused(f"the artifacts of {job.name} have expired")
+            with draft.open("wb") as file:
+                self._remote.server.artifacts(of_server, file)
+            with draft.open("rb") as file, atomic.replacing(archive) as made, gzip.open(made, "wb", 1) as out:
+                for piece in packed(zips.items(file)):
+                    out.write(piece)
+            self._reported(job, draft, archive)
+        except (ServerRefused, DamagedArchive) as error:
+            text = error.message if isinstance(error, LoomError) else f"{job.name}: {error}"
+            self._notes.append(f"artifacts: {text}")
+            self._differs.append(Pair(name=f"artifacts of {job.name}", a="there", b=None))
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _reported(self, job: Job, archive: Path, kept: Path) -> None:
+        """Keep the variables of a dotenv report, which the server's API gives only where it is an artifact, too."""
+        patterns = job.artifacts.reports.get("dotenv", ()) if job.artifacts is not None else ()
+        values: dict[str, str] = {}
+        with archive.open("rb") as file:
+            for entry, content in zips.items(file):
+                if entry.path in patterns and content is not None:
+                    values |= dotenv.parsed(content.read(dotenv.MAX_BYTES + 1), entry.path)
+        dotenv.keep(values, kept)
+        if patterns and not values:
+            self._notes.append(
+                f"the API does not give the variables that {job.name} reported (dotenv): --var gives them"
+            )
+
+    def _pinned(self, prepared: Prepared, target: Job) -> Plan:
+        """Return the plan with the images that the log names, by their digests."""
+        digests = self._log.facts.images
+
+        def pinned(image: Image) -> Image:
+            if image.name is None or (digest := digests.get(image.name)) is None or "@" in image.name:
+                return image
+            exact = replace(image, name=f"{image.name.rpartition(':')[0] or image.name}@{digest}")
+            resolver = prepared.here.provider_named(target.provider).images
+            try:
+                if resolver is not None:
+                    resolver.resolve(
+                        exact, workspace=prepared.source.root, on_output=_quiet, cancel=Cancel(), secrets={}
+                    )
+            except ImageError as error:
+                self._notes.append(
+                    f"{exact.name} can't be had ({error.message.splitlines()[0]}): today's {image.name} runs"
+                )
+                return image
+            return exact
+
+        if target.image is None:
+            return prepared.plan
+        services = tuple(replace(each, image=pinned(each.image)) for each in target.services)
+        job = replace(target, image=pinned(target.image), services=services)
+        return replace(prepared.plan, jobs=tuple(job if each.id == job.id else each for each in prepared.plan.jobs))
+
+    # -- the verdict ------------------------------------------------------------------------------------------------
+
+    def _verdict(self, prepared: Prepared, target: Job, *, with_cache: bool, as_json: bool, quiet: bool) -> None:
+        reading = prepared.here.find(prepared.run_id)
+        manifest = reading.job_manifest(target.id)
+        ours = recorded_diagnosis(reading)
+        there = _ending(self._there, self._there.state)
+        here = _ending(ours, str(manifest["status"]))
+        parting = parting_of(_blocks_of_log(self._file, self._log), _blocks_of_run(reading, target))
+        kind, text = verdict(there, here, parting)
+        found = Reproduction(
+            origin=self._job.url,
+            job_id=target.id,
+            run_id=prepared.run_id,
+            verdict=kind,
+            text=text,
+            there=there,
+            here=here,
+            parting=parting,
+            differs=[*self._differs, *_differences(self._log.facts, self._job, manifest, with_cache=with_cache)],
+            notes=self._notes,
+        )
+        if as_json:
+            print(json_text(found), end="")
+            return
+        look, write = screen_parts(prepared.here.config.color)
+        first, *more = lines_of(found)
+        write("")
+        write(look.styled(visible(first), "ok" if kind == "reproduced" else "warn"))
+        for line in more:
+            write(visible(line))
+        write(f"go on:   loom shell {prepared.run_id}, loom diagnose {prepared.run_id}")
+
+
+def _quiet(_stream: str, _data: bytes) -> None:
+    pass
+
+
+def _ending(diagnosis: Diagnosis | None, status: str) -> Ending:
+    ended = diagnosis.ended_by.command if diagnosis is not None and diagnosis.ended_by is not None else None
+    command = ended or (diagnosis.command if diagnosis is not None else None)
+    first = command.strip().splitlines()[0] if command and command.strip() else None
+    telling = diagnosis.telling_line if diagnosis is not None else None
+    silent = telling is not None and first is not None and telling.startswith(f"`{first}")
+    return Ending(
+        status=status,
+        command=first,
+        exit_code=diagnosis.exit_code if diagnosis is not None else None,
+        telling_line=None if silent else telling,
+    )
+
+
+def _differences(facts: LogFacts, job: RemoteJob, manifest: Mapping[str, Any], *, with_cache: bool) -> Iterator[Pair]:
+    image = manifest.get("image") or {}
+    digest = image.get("digest") or ""
+    if facts.digest and digest and facts.digest not in digest:
+        yield Pair(name="image", a=facts.digest, b=digest)
+    if job.tags:
+        yield Pair(
+            name="runner", a=f"tags {', '.join(job.tags[:10])}", b=f"this machine, {machine()}, {os.cpu_count()} CPUs"
+        )
+    if facts.cache == "restored" and not with_cache:
+        yield Pair(name="cache", a="restored", b="cold (--with-cache)")
+
+
+def _blocks_of_log(file: BinaryIO, log: ServerLog) -> Iterator[Block]:
+    """Yield the commands of the failed section, each with its output."""
+    file.seek(0)
+    number, command, directory = 0, "", log.facts.directory or "\0"
+
+    def numbered() -> Iterator[tuple[int, str, str | None]]:
+        nonlocal number, command
+        for line in LogReader().lines(iter(lambda: file.read(1 << 18), b"")):
+            if line.unit != log.unit.name:
+                continue
+            if line.kind == "command":
+                number, command = number + 1, line.text
+                yield number, command, None
+            elif line.kind == "output":
+                yield number, command, line.text.replace(directory, "<workspace>")
+
+    for (_, name), lines in groupby(numbered(), key=lambda each: each[:2]):
+        yield Block(name, (text for _, _, text in lines if text is not None))
+
+
+def _blocks_of_run(reading: Reading, job: Job) -> Iterator[Block]:
+    """Yield the steps of the job, each with its output, as its last attempt has it."""
+    for step in job.steps:
+        if step.phase not in ("before_script", "script"):
+            continue
+        path = reading.paths.job(job.id) / "user" / step.id / "events.jsonl"
+        if path.exists():
+            events = (event for event in read_events(path) if isinstance(event, OutputEvent))
+            yield Block(step.script, (visible(event.text) for event in whole_lines(events)))

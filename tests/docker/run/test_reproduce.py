@@ -1,0 +1,160 @@
+"""A red job of a server that answers as GitLab does, run here: real git, real client, real containers."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.ci_server import Reply, Stub, gitlab_job, gitlab_project, serving
+from tests.support.loom_process import run_loom
+from tests.unit.analysis.test_server_log import gitlab
+
+pytestmark = pytest.mark.docker
+
+AT = "/api/v4/projects/group%2Fproject"
+TOKEN = "glpat-of-the-user"
+MASKED = "value-that-nobody-reads"
+WORKFLOW = """
+default: {image: debian:trixie-slim}
+stages: [build, test]
+build:
+  stage: build
+  script: [mkdir dist, echo built here > dist/app, echo VERSION=7 > build.env]
+  artifacts: {paths: [dist, build.env], reports: {dotenv: build.env}}
+unit:
+  stage: test
+  needs: [build]
+  script:
+    - echo "level $LEVEL of $PLAIN, version $VERSION, ${#SECRET}"
+    - cat dist/app
+    - test "$MODE" = good
+"""
+LOG = """$ echo "level $LEVEL of $PLAIN, version $VERSION, ${#SECRET}"
+level debug of 1, version 7, 23
+$ cat dist/app
+from the server
+$ test "$MODE" = good"""
+
+
+@dataclass
+class Case:
+    stub: Stub
+    checkout: Path
+    environ: dict[str, str]
+
+    def reproduce(self, *words: str, code: int = 1) -> dict[str, Any]:
+        url = f"{self.stub.url}/group/project/-/jobs/12"
+        done = run_loom(
+            ("reproduce", url, "--trust", "--keep", "never", "--json", *words), cwd=self.checkout, environ=self.environ
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert MASKED not in done.stdout + done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def log(self, text: str, end: str = "exit code 1") -> None:
+        trace = gitlab(text, end).replace("python:3.12", "other:1")
+        self.stub.routes[f"{AT}/jobs/12/trace"] = Reply(trace.encode())
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Iterator[Case]:
+    checkout, home = tmp_path / "checkout", tmp_path / "home"
+    checkout.mkdir()
+    home.mkdir()
+    environ = {"PATH": os.environ["PATH"], "HOME": str(home), "GIT_CONFIG_GLOBAL": os.devnull, "LC_ALL": "C.UTF-8"}
+    environ |= {name: os.environ[name] for name in ("DOCKER_HOST",) if name in os.environ}
+
+    def git(*words: str) -> str:
+        who = ("-c", "user.name=n", "-c", "user.email=n@example.org", "-c", "init.defaultBranch=main")
+        return subprocess.run(
+            ["git", *who, *words], cwd=checkout, env=environ, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout.strip()
+
+    git("init", "--quiet")
+    (checkout / ".gitlab-ci.yml").write_text(WORKFLOW)
+    git("add", "-A")
+    git("commit", "--quiet", "-m", "one")
+    sha = git("rev-parse", "HEAD")
+    (checkout / ".gitlab-ci.yml").write_text("work in progress")
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as files:
+        files.writestr("dist/app", "from the server\n")
+        files.writestr("build.env", "VERSION=7\n")
+    with serving() as stub:
+        commit = {"commit": {"id": sha}}
+        built = gitlab_job(11, "build", "success", artifacts_file={"filename": "artifacts.zip", "size": 1}, **commit)
+        gitlab_project(stub, [built, gitlab_job(12, "unit", **commit)])
+        stub.routes[f"{AT}/jobs/11/artifacts"] = Reply(archive.getvalue(), headers={"Content-Type": "application/zip"})
+        stub.routes[f"{AT}/pipelines/7/variables"] = Reply([{"key": "LEVEL", "value": "debug"}])
+        stub.routes[f"{AT}/variables"] = Reply(
+            [
+                {"key": "PLAIN", "value": "1"},
+                {"key": "SECRET", "value": MASKED, "masked": True},
+                {"key": "HIDDEN", "value": None, "masked": True, "hidden": True},
+                {"key": "MODE", "value": "good", "protected": True},
+            ]
+        )
+        found = Case(stub, checkout, {**environ, "GITLAB_HOST": stub.url, "GITLAB_TOKEN": TOKEN})
+        found.log(LOG)
+        yield found
+
+
+def test_same_failure_here(case: Case) -> None:
+    """With the server's artifacts, variables and dotenv; the checkout, the secret and protected variables stay where they are."""
+    found = case.reproduce()
+    assert (found["verdict"], found["parting"]) == ("reproduced", None), found
+    assert "MODE" in next(note for note in found["notes"] if "protected" in note)
+    assert [each["name"] for each in found["differs"]] == ["variable HIDDEN", "runner"]
+    assert (case.checkout / ".gitlab-ci.yml").read_text() == "work in progress"
+    state = Path(case.environ["HOME"], ".local/state/loom/runs", found["run_id"])
+    receipt = json.loads(next(state.glob("receipts/*.json")).read_text())
+    assert receipt["origin"] == found["origin"]
+    assert receipt["extent"]["ran"] == ["unit"]
+    kept = [path for path in Path(case.environ["HOME"]).rglob("*") if path.is_file()]
+    assert not any(MASKED.encode() in path.read_bytes() or TOKEN.encode() in path.read_bytes() for path in kept)
+
+
+def test_passes_here_and_the_logs_part(case: Case) -> None:
+    case.log(LOG.replace("from the server", "another file"))
+    found = case.reproduce("--var", "MODE=good", code=0)
+    assert found["verdict"] == "passes-here"
+    assert found["parting"] == {
+        "command": "cat dist/app",
+        "line": 1,
+        "there": "another file",
+        "here": "from the server",
+    }
+    assert {"name": "variable MODE", "a": None, "b": "given by --var"} in found["differs"]
+
+
+def test_another_failure(case: Case) -> None:
+    case.log(f"{LOG.partition('$ cat')[0]}$ cat dist/app\ncat: dist/app: No such file or directory")
+    found = case.reproduce()
+    assert found["verdict"] == "another-failure"
+    assert "cat: dist/app" in found["text"]
+
+
+def test_artifacts_that_have_expired_are_named(case: Case) -> None:
+    case.stub.routes[f"{AT}/jobs/11/artifacts"] = Reply({"message": "404 Not Found"}, 404)
+    found = case.reproduce()
+    assert {"name": "artifacts of build", "a": "there", "b": None} in found["differs"]
+    assert found["here"]["command"] == "cat dist/app"
+
+
+def test_job_that_the_commit_does_not_have(case: Case) -> None:
+    job = gitlab_job(12, "other [job]")
+    sha = subprocess.run(["git", "rev-parse", "HEAD"], cwd=case.checkout, capture_output=True, text=True).stdout.strip()
+    case.stub.routes[f"{AT}/jobs/12"] = Reply({**job, "commit": {"id": sha}})
+    done = run_loom(("reproduce", f"{case.stub.url}/group/project/-/jobs/12"), cwd=case.checkout, environ=case.environ)
+    assert done.returncode == 2
+    assert "other" in done.stderr
