@@ -20,7 +20,7 @@ _REORDERED = 40
 _LINE = 300
 
 
-class Ending(Document, frozen=True, kw_only=True):
+class JobEnding(Document, frozen=True, kw_only=True):
     """How the job ended on one side."""
 
     status: str
@@ -37,7 +37,7 @@ class Ending(Document, frozen=True, kw_only=True):
         return f"{by}{code}{line}"
 
 
-class Parting(Document, frozen=True, kw_only=True):
+class LogParting(Document, frozen=True, kw_only=True):
     """The first line that only one side has; `line` counts from 1 in the output of the command."""
 
     command: str
@@ -59,9 +59,9 @@ class Reproduction(Document, frozen=True, kw_only=True):
     verdict: Literal["reproduced", "another-failure", "passes-here", "not-run"]
     """`not-run`: loom could not run the job, which says nothing about it."""
     text: str
-    there: Ending
-    here: Ending
-    parting: Parting | None
+    there: JobEnding
+    here: JobEnding
+    parting: LogParting | None
     differs: list[Pair]
     """What is known to differ: `a` there, `b` here."""
     notes: list[str]
@@ -76,7 +76,7 @@ class Block(Struct, frozen=True):
 
 
 def verdict(
-    there: Ending, here: Ending, parting: Parting | None
+    there: JobEnding, here: JobEnding, parting: LogParting | None
 ) -> tuple[Literal["reproduced", "another-failure", "passes-here", "not-run"], str]:
     """Return the verdict, and one line that says it."""
     if here.status == "success":
@@ -111,15 +111,15 @@ def _same(one: str | None, other: str | None) -> bool:
     return _form(one) == _form(other)
 
 
-def parting_of(there: Iterable[Block], here: Iterable[Block]) -> Parting | None:
+def parting_of(there: Iterable[Block], here: Iterable[Block]) -> LogParting | None:
     """Return the first line, command by command, in which the two differ but for times, ids and temporary paths."""
     for one, other in zip_longest(there, here):
         command = (one or other).command
         if one is None or other is None or not _same(_first_line(one.command), _first_line(other.command)):
             texts = [None if each is None else _first_line(each.command) for each in (one, other)]
-            return Parting(command=_first_line(command) or "", line=0, there=texts[0], here=texts[1])
+            return LogParting(command=_first_line(command) or "", line=0, there=texts[0], here=texts[1])
         if (found := _first_other(one.lines, other.lines)) is not None:
-            return Parting(command=_first_line(command) or "", line=found[0], there=found[1], here=found[2])
+            return LogParting(command=_first_line(command) or "", line=found[0], there=found[1], here=found[2])
     return None
 
 

@@ -21,7 +21,7 @@ from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.diff import Pair
 from loom.analysis.evidence import recorded_diagnosis
 from loom.analysis.server_log import LogFacts, LogReader, ServerLog, diagnosis_of_log
-from loom.analysis.verdict import Block, Ending, Reproduction, lines_of, parting_of, verdict
+from loom.analysis.verdict import Block, JobEnding, Reproduction, lines_of, parting_of, verdict
 from loom.cancel import Cancel
 from loom.commands import project
 from loom.commands.project import Here
@@ -364,13 +364,13 @@ def _quiet(_stream: str, _data: bytes) -> None:
     pass
 
 
-def _ending(diagnosis: Diagnosis | None, status: str) -> Ending:
+def _ending(diagnosis: Diagnosis | None, status: str) -> JobEnding:
     ended = diagnosis.ended_by.command if diagnosis is not None and diagnosis.ended_by is not None else None
     command = ended or (diagnosis.command if diagnosis is not None else None)
     first = command.strip().splitlines()[0] if command and command.strip() else None
     telling = diagnosis.telling_line if diagnosis is not None else None
     silent = telling is not None and first is not None and telling.startswith(f"`{first}")
-    return Ending(
+    return JobEnding(
         status=status,
         command=first,
         exit_code=diagnosis.exit_code if diagnosis is not None else None,

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from loom.analysis.verdict import Block, Ending, Parting, parting_of, verdict
+from loom.analysis.verdict import Block, JobEnding, LogParting, parting_of, verdict
 
 
 def ending(
     status: str = "failure", command: str | None = "make", code: int | None = 2, line: str | None = "e: x"
-) -> Ending:
-    return Ending(status=status, command=command, exit_code=code, telling_line=line)
+) -> JobEnding:
+    return JobEnding(status=status, command=command, exit_code=code, telling_line=line)
 
 
 @pytest.mark.parametrize(
@@ -27,13 +27,13 @@ def ending(
         (ending("error", None, None, None), "not-run", "did not run to its end"),
     ],
 )
-def test_verdict(here: Ending, kind: str, says: str) -> None:
-    found, text = verdict(ending(), here, Parting(command="make", line=3, there="a", here="b"))
+def test_verdict(here: JobEnding, kind: str, says: str) -> None:
+    found, text = verdict(ending(), here, LogParting(command="make", line=3, there="a", here="b"))
     assert found == kind
     assert says in text
 
 
-def parting(there: dict[str, Sequence[str]], here: dict[str, Sequence[str]]) -> Parting | None:
+def parting(there: dict[str, Sequence[str]], here: dict[str, Sequence[str]]) -> LogParting | None:
     one, other = ((Block(command, iter(lines)) for command, lines in side.items()) for side in (there, here))
     return parting_of(one, other)
 
@@ -53,7 +53,7 @@ def test_logs_that_differ_in_times_shells_and_order_do_not_part(there: list[str]
 
 def test_first_other_line_is_named_with_its_command() -> None:
     found = parting({"a": ["1"], "make": ["x", "y", "z"]}, {"a": ["1"], "make": ["x", "other", "z"]})
-    assert found == Parting(command="make", line=2, there="y", here="other")
+    assert found == LogParting(command="make", line=2, there="y", here="other")
 
 
 def test_line_that_one_side_lacks_is_found_in_a_long_log() -> None:
@@ -65,4 +65,4 @@ def test_line_that_one_side_lacks_is_found_in_a_long_log() -> None:
 
 def test_command_that_did_not_run_there_parts_before_its_output() -> None:
     found = parting({"a": ["1"]}, {"a": ["1"], "make": ["x"]})
-    assert found == Parting(command="make", line=0, there=None, here="make")
+    assert found == LogParting(command="make", line=0, there=None, here="make")
