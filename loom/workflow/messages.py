@@ -40,8 +40,8 @@ def in_order(problems: Iterable[Problem], ranks: Mapping[str, int]) -> list[Prob
     return sorted(unique, key=lambda one: (ranks.get(one.file, 0), one.file, one.line, one.column))
 
 
-def refused(problems: Sequence[Problem]) -> WorkflowError:
+def refused(problems: Sequence[Problem], hint: str = "") -> WorkflowError:
     """Return the error that has these problems, up to a limit."""
     more = len(problems) - MAX_PROBLEMS
-    hint = f"{more} more problems are not shown." if more > 0 else None
-    return WorkflowError(problems[:MAX_PROBLEMS], hint=hint)
+    hints = [f"{more} more problems are not shown."] if more > 0 else []
+    return WorkflowError(problems[:MAX_PROBLEMS], hint="\n".join([*hints, hint] if hint else hints) or None)

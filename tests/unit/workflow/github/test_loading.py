@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from loom.errors import RequestError
+from loom.errors import RequestError, WorkflowError
 from loom.plan.model import ResolveContext
 from loom.workflow import patterns as searches
-from loom.workflow.dialects import examine, known_inputs
+from loom.workflow.dialects import examine, known_inputs, load
 from loom.workflow.github import patterns
 from loom.workflow.github.keywords import CONTEXTS, JOB, ROOT_KEYWORDS
 from loom.workflow.loaded import Examined
@@ -169,6 +169,10 @@ def test_problems_of_all_files_are_told_in_their_order(tmp_path: Path) -> None:
     found = examined(tmp_path, SOUND.replace("echo", "x, run: y"), "a.yaml")
     assert [problem.file.rpartition("/")[2] for problem in found.problems] == ["a.yaml", "b.yml", "b.yml"]
     assert examine(tmp_path / ".github/workflows/b.yml", tmp_path, ResolveContext).problems[0].file.endswith("b.yml")
+    examined(tmp_path, SOUND, "c.yml")
+    with pytest.raises(WorkflowError) as caught:
+        load(tmp_path / ".github/workflows", tmp_path, ResolveContext)
+    assert caught.value.hint == "a file without a mistake runs alone: loom run --workflow .github/workflows/c.yml"
 
 
 def test_a_called_workflow_is_read_with_its_caller(tmp_path: Path) -> None:
