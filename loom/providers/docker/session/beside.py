@@ -122,7 +122,7 @@ def _run(
                 on_output(stream, chunk)
         demultiplexer.end()
         with translated(f"waiting for {asked.name}"):
-            state = api.wait(made)
+            state = api.wait(made)  # no limit: its output has ended, and with it the program
             oom = bool(api.inspect_container(made)["State"].get("OOMKilled"))
     finally:
         over.set()
