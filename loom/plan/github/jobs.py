@@ -58,7 +58,7 @@ class GitHubJobBuilder(builder.Refusals):
         for step in items_of(node.get("steps")):
             steps.add(step)
         written = steps.steps() or (p.Step(phase="script", number=1, script=":", late=LateStep(kind="run")),)
-        services = tuple(self._services(candidate)) if in_container else ()
+        services = tuple(self._services(candidate))
         self._check_ports(candidate, services)
         secrets = self._secrets(candidate, late, written)
         late = replace(late, secrets={inner: outer.name for inner, outer in secrets.items()})

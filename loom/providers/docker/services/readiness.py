@@ -296,7 +296,7 @@ def probe_of(service: Service, config: Mapping[str, Any]) -> Probe:
 def ports_of(service: Service, config: Mapping[str, Any]) -> list[int]:
     """Return a service's known ports: the job's first, then the image's exposed ones."""
     named = named_port(service.ready)
-    return list(dict.fromkeys([*([named] if named is not None else []), *exposed_ports(config)]))
+    return list(dict.fromkeys([*([named] if named is not None else []), *service.ports, *exposed_ports(config)]))
 
 
 def exposed_ports(config: Mapping[str, Any]) -> list[int]:

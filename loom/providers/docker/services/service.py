@@ -197,7 +197,8 @@ class ServiceContainer:
         marks |= {labels.ONCE: "true"} if service.once else {}
         host: dict[str, Any] = dict(hardening.SERVICE) if group.hardened else {}
         if group.published and ports:
-            host["port_bindings"] = dict.fromkeys(ports, ("127.0.0.1", None))
+            own = service.ports  # under their own numbers, as the job expects them at localhost
+            host["port_bindings"] = {port: ("127.0.0.1", port if port in own else None) for port in ports}
         if self._secrets:
             entrypoint, command = _taking_secrets(entrypoint, command, config)
             host["tmpfs"] = {services.FOLDER: "mode=1777,size=4m"}
