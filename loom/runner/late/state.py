@@ -173,6 +173,14 @@ class LateState:
             **given,
             "github": {**github, **around},
             "needs": of_json(needs),
+            "job": {
+                "container": {},
+                "services": {
+                    # Each port is the same at the service and where the job finds it.
+                    service.name: {"ports": {str(port): str(port) for port in service.ports}}
+                    for service in self._job.services
+                },
+            },
             "secrets": {"GITHUB_TOKEN": token, **self._secrets},
             "runner": {**runner, **(given.get("runner") or {})},
         }
@@ -214,7 +222,7 @@ class LateState:
             github["action_path"] = self.directory_of(action)
         if late.scope:
             github["action_status"] = scope.status
-        job = {**(self._base.get("job") or {}), "status": CANCELLED if self.cancelled else self.status}
+        job = {**self._base["job"], "status": CANCELLED if self.cancelled else self.status}
         found = {
             **self._base,
             "github": github,

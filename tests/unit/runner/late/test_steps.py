@@ -9,8 +9,10 @@ import pytest
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.plan.model import Job, Secret
+from loom.plan.late import LateStep
+from loom.plan.model import Image, Job, Secret, Service
 from loom.runner.hooks import AtStep, Verdict
+from loom.runner.late.state import LateState, runtime
 from loom.status import Exit
 from tests.unit.runner.conftest import Make
 
@@ -374,6 +376,14 @@ def test_a_secret_is_there_where_it_is_named_alone(make: Make, monkeypatch: pyte
     assert ran.lines("one") == ["0", "[REDACTED:SECRET_TOKEN] [] []"]
     assert ran.facts("step_state", "one")[1]["env"]["variables"] == {"K": "[REDACTED:SECRET_TOKEN]"}
     assert ran.job("one").outcome.get("outputs") is None
+
+
+def test_ports_of_services_are_in_the_context_of_the_job() -> None:
+    service = Service(name="redis", aliases=("redis",), image=Image(name="redis"), ports=(6379,))
+    one = replace(job("one"), services=(service,))
+    state = LateState(one, runtime("/w", "", ("bash",), ""), needs={}, secrets={}, run_id="1")
+    text = "${{ job.services.redis.ports[6379] }} ${{ job.services.redis.ports['6379'] }} ${{ job.services.none.ports[1] }}"
+    assert state.text(text, LateStep(kind="run")) == "6379 6379 "
 
 
 class Deciding:
