@@ -24,7 +24,7 @@ from loom.analysis.history import History, SameInput, SinceGreen
 from loom.analysis.known_failures import Cause, Failed
 from loom.analysis.named_files import Look, look_at
 from loom.analysis.patterns import FailureGroup
-from loom.analysis.places import MOST_PLACES, Directories, Location, from_root, is_foreign, places_in
+from loom.analysis.places import MOST_PLACES, Location, WorkingDirectories, from_root, is_foreign, places_in
 from loom.analysis.reproduction import reproduce_command
 from loom.record.documents import DIAGNOSIS_SCHEMA, CommandPackage, Document, Invocation, Milliseconds, Moment, Sha
 from loom.record.highlights import form_of, speaks_of_error
@@ -241,7 +241,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     silent = not own and ended is not None and not ended.command.startswith(("exit", "return"))
     directory = (evidence.ended_by or {}).get("directory")
     told_by = own or _reason([_clipped(line) for line in evidence.said or ()]) or printed
-    at = Directories(evidence.root, printed, directory=directory, command=ended.command if ended else command)
+    at = WorkingDirectories(evidence.root, printed, directory=directory, command=ended.command if ended else command)
     found = [msgspec.convert(each, Failure) for each in job.get("findings", ())] if failed else []
     of_output = [_placed(each, at) for each in patterns.failures(told_by, evidence.formats or patterns.readers())]
     failures = _with_findings(of_output, found)
@@ -321,7 +321,7 @@ def _unread(job: Mapping[str, Any]) -> list[str]:
     return [text for text in problems if not text.endswith(": no such file")]
 
 
-def _placed(failure: Failure, at: Directories) -> Failure:
+def _placed(failure: Failure, at: WorkingDirectories) -> Failure:
     return failure if failure.file is None else replace(failure, file=at.file(failure.file))
 
 
@@ -430,7 +430,7 @@ def _telling_line(
     failures: Sequence[Failure],
     lines: Sequence[str],
     printed: Sequence[str],
-    at: Directories,
+    at: WorkingDirectories,
 ) -> str | None:
     """Choose the line as `Diagnosis.telling_line`, from `lines` where they have any."""
     if evidence := next((cause.line for cause in causes if cause.line), None):
@@ -540,7 +540,7 @@ def _places(
     tests: Sequence[FailingTest],
     failures: Sequence[Failure],
     ended: EndingCommand | None,
-    at: Directories,
+    at: WorkingDirectories,
     *,
     silent: bool,
 ) -> list[Location]:

@@ -80,7 +80,7 @@ _ENTERS = re.compile(r"(?P<way>Entering|Leaving) directory [`'â€˜](?P<path>[^`'â
 _WORD = re.compile(r"[\w.@+/-]+")
 
 
-class Directories:
+class WorkingDirectories:
     """The directories that paths in `lines` may be relative to, below `root` (None: nothing is known of the files).
 
     `directory`: that of the step's shell when it ended. `command`: names others.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from loom.analysis.diagnosis import diagnose
-from loom.analysis.places import Directories
+from loom.analysis.places import WorkingDirectories
 from tests.unit.analysis.test_diagnosis import evidence
 
 
@@ -26,23 +26,23 @@ def test_a_directory_that_make_entered_and_did_not_leave(root: Path) -> None:
         "make[1]: Entering directory '/workspace/app'",
         "src/a.c:3:1: error: x",
     ]
-    assert Directories(root, lines).file("src/a.c") == "app/src/a.c"
-    assert Directories(root, [*lines[:1], lines[3]]).file("src/a.c") == "lib/src/a.c"
-    assert Directories(root, ["ninja: Entering directory `build'", "../src/b.c:1: x"]).file("../src/b.c") == "src/b.c"
+    assert WorkingDirectories(root, lines).file("src/a.c") == "app/src/a.c"
+    assert WorkingDirectories(root, [*lines[:1], lines[3]]).file("src/a.c") == "lib/src/a.c"
+    assert WorkingDirectories(root, ["ninja: Entering directory `build'", "../src/b.c:1: x"]).file("../src/b.c") == "src/b.c"
 
 
 def test_the_directory_of_the_shell_and_of_the_command(root: Path) -> None:
-    assert Directories(root, [], directory="/workspace/app/go").file("m.go") == "app/go/m.go"
-    assert Directories(root, [], directory="/workspace").file("src/b.c") == "src/b.c"
-    assert Directories(root, [], command="make -C lib").file("src/a.c") == "lib/src/a.c"
-    assert Directories(root, [], command="cargo test --manifest-path app/src/x").file("src/a.c") == "src/a.c"
+    assert WorkingDirectories(root, [], directory="/workspace/app/go").file("m.go") == "app/go/m.go"
+    assert WorkingDirectories(root, [], directory="/workspace").file("src/b.c") == "src/b.c"
+    assert WorkingDirectories(root, [], command="make -C lib").file("src/a.c") == "lib/src/a.c"
+    assert WorkingDirectories(root, [], command="cargo test --manifest-path app/src/x").file("src/a.c") == "src/a.c"
 
 
 def test_one_file_of_the_name_is_found_and_of_two_none(root: Path) -> None:
-    assert Directories(root, []).file("only.ts") == "web/only.ts"
-    assert Directories(root, []).file("src/a.c") == "src/a.c"
-    assert Directories(root, []).file("../../etc/passwd") == "../../etc/passwd"
-    assert Directories(None, [], directory="/workspace/app").file("x.c") == "x.c"
+    assert WorkingDirectories(root, []).file("only.ts") == "web/only.ts"
+    assert WorkingDirectories(root, []).file("src/a.c") == "src/a.c"
+    assert WorkingDirectories(root, []).file("../../etc/passwd") == "../../etc/passwd"
+    assert WorkingDirectories(None, [], directory="/workspace/app").file("x.c") == "x.c"
 
 
 def test_the_place_of_the_telling_line_is_first(root: Path) -> None:
