@@ -28,7 +28,10 @@ def test_a_directory_that_make_entered_and_did_not_leave(root: Path) -> None:
     ]
     assert WorkingDirectories(root, lines).file("src/a.c") == "app/src/a.c"
     assert WorkingDirectories(root, [*lines[:1], lines[3]]).file("src/a.c") == "lib/src/a.c"
-    assert WorkingDirectories(root, ["ninja: Entering directory `build'", "../src/b.c:1: x"]).file("../src/b.c") == "src/b.c"
+    assert (
+        WorkingDirectories(root, ["ninja: Entering directory `build'", "../src/b.c:1: x"]).file("../src/b.c")
+        == "src/b.c"
+    )
 
 
 def test_the_directory_of_the_shell_and_of_the_command(root: Path) -> None:
