@@ -67,16 +67,19 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _table(keywords: Iterable[Keyword], system: str, what: str = "keyword") -> Iterator[str]:
-    """List what is the same in one paragraph; a table has the others."""
+    """List what is the same in one paragraph; a table has the others, a row for those that share a text."""
     same = [one.name for one in keywords if one.support is Support.SAME and not one.about]
     if same:
         yield f"As in {system}: {_names(same)}."
         yield ""
     yield f"| {what} | here | how |"
     yield "| --- | --- | --- |"
+    rows: dict[tuple[Support, str], list[str]] = {}
     for one in keywords:
         if one.name not in same:
-            yield f"| `{one.name}` | {_named(one.support, system)} | {one.about} |"
+            rows.setdefault((one.support, one.about), []).append(one.name)
+    for (support, about), names in rows.items():
+        yield f"| {_names(names)} | {_named(support, system)} | {about} |"
 
 
 if __name__ == "__main__":
