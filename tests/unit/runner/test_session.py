@@ -19,6 +19,7 @@ from loom.providers.base import Capabilities, SecretValues, SessionFacts, Sessio
 from loom.providers.host import HostProvider
 from loom.runner.request import settings_of
 from loom.runner.session import PlaceOpener
+from loom.util import profile
 
 from .conftest import Make, Project, Replaced, on
 
@@ -343,3 +344,13 @@ def test_a_workspace_that_will_not_be_filled_is_said_to_who_waits_for_it(make: M
         opener.until_filled()
     assert error.value.code == "CANCELED"
     assert opener.left_behind == []
+
+
+def test_a_profile_has_the_parts_of_a_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = profile._Recording()
+    monkeypatch.setattr(profile, "_recording", recording)
+    running(project(make, TWO), Engine())
+    parts = [(span["name"], span["tid"]) for span in recording.spans if span["cat"] == "part"]
+    assert {name for name, _ in parts} >= {"formats of output", "record and first containers", "rest of loom"}
+    snapshots = [thread for name, thread in parts if name == "snapshot"]
+    assert len(snapshots) == len(set(snapshots)) == 2, "the wait for it, and its making in a thread"

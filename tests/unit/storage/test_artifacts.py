@@ -86,8 +86,8 @@ def test_there_and_back(tmp_path: Path, workspace: Path, kept: Kept, view_of: Vi
     assert restored.files == 7
     expected = {name: what for name, what in tree(workspace).items() if name.startswith(("dist", "logs"))}
     assert tree(tmp_path / "next") == expected
-    artifacts.fetch(kept.archive, tmp_path / "fetched")
-    assert tree(tmp_path / "fetched") == expected
+    artifacts.fetch(kept.archive, tmp_path / "new/fetched")
+    assert tree(tmp_path / "new/fetched") == expected
     assert (tmp_path / "next/dist/app").stat().st_mtime == int((workspace / "dist/app").stat().st_mtime)
 
 

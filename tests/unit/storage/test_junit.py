@@ -107,6 +107,11 @@ def test_attributes_serve_where_the_text_says_nothing() -> None:
     assert (bare.name, bare.file, bare.line, bare.message) == ("(no name)", None, None, None)
 
 
+def test_a_number_without_measure_is_no_line() -> None:
+    text = '<testsuite><testcase name="a"><failure>File "/x/t.py", line {}</failure></testcase></testsuite>'
+    assert [one(text.format(line)).line for line in ("12345678", "123456789")] == [12345678, None]
+
+
 def test_the_project_dir_of_a_job_on_the_host() -> None:
     text = '<testsuite><testcase name="a"><failure>File "/tmp/run x/t.py", line 3</failure></testcase></testsuite>'
     assert one(text, project_dir="/tmp/run x").file == "t.py"
