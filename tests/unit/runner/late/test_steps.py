@@ -439,3 +439,61 @@ def test_a_paused_job_stays_as_the_step_left_it(make: Make) -> None:
     steps = (step("exit 3"), step("echo never", condition="always()"))
     ran = run(make, job("one", *steps), code=None, tools=gated(Deciding(Verdict.PAUSE)))
     assert (list(states(ran).values()), ran.statuses) == (["failure/success"], {"one": "failure"})
+
+
+@pytest.mark.parametrize("part", ["env", "outputs"])
+def test_a_variable_or_output_of_the_job_that_is_invalid_fails_it(make: Make, part: str) -> None:
+    ran = run(make, job("one", step("echo ran"), **{part: {"A": "${{ fromJSON('{') }}"}}), code=1)
+    assert ran.error("one").startswith(f"the job's `{part}`: ")
+    assert ran.lines("one", "script/01") == ([] if part == "env" else ["ran"])
+
+
+def test_an_output_with_a_secret_is_left_out_with_a_word(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "very-secret-1")
+    secret = Secret(name="TOKEN", ref="env://MY_TOKEN", file=False)
+    ran = run(make, job("one", step("true"), secrets=(secret,), outputs={"o": "<${{ secrets.TOKEN }}>", "p": "1"}))
+    assert ran.job("one").outcome["outputs"] == {"p": "1"}
+    assert [fact["text"] for fact in ran.facts("warning", "one")] == ["Skip output 'o' since it may contain secret."]
+
+
+def test_what_is_invalid_at_a_step_fails_it_and_is_told(make: Make) -> None:
+    invalid = "${{ fromJSON('{') }}"
+    ran = run(
+        make,
+        job(
+            "one",
+            step("echo", condition=f"always() && {invalid[4:-3]}"),
+            step("exit 1", condition="always()", continue_on_error=invalid),
+            step("echo", condition="always()", shell="sh -e"),
+            step("echo", condition="always()", shell="sh '{0}"),
+            step("echo ${{ hashFiles('../x') }}", condition="always()"),
+            step("echo ::add-matcher::none.json", condition="always()"),
+            step("echo last", condition="always()"),
+        ),
+        code=1,
+    )
+    assert list(states(ran).values()) == ["failure"] * 5 + ["success"] * 2
+    lines = [ran.lines("one", f"script/0{number}") for number in range(1, 8)]
+    assert [
+        bool(found) and said in found[0]
+        for found, said in zip(
+            lines, ("JSON", "", "Invalid shell option", "No closing quotation", "hashFiles: ", "", "last"), strict=True
+        )
+    ] == [True, False, True, True, True, True, True]
+    warned = [fact["text"].partition(":")[0] for fact in ran.facts("warning", "one")]
+    assert warned == ["continue-on-error", "script/06"]
+
+
+def test_the_checkout_of_the_project_itself_runs_nothing_and_has_outputs(make: Make) -> None:
+    commit = {"github": {"repository": "me/p", "sha": "a" * 40, "ref": "refs/heads/main"}}
+    ran = run(
+        make,
+        job(
+            "one",
+            step("actions/checkout@v4", kind="checkout", id="c"),
+            step("echo ${{ steps.c.outputs.commit }}"),
+            contexts=commit,
+        ),
+    )
+    assert ran.lines("one", "script/02") == ["a" * 40]
+    assert list(states(ran).values()) == ["success"] * 2
