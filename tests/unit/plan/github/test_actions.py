@@ -114,7 +114,7 @@ def test_every_key_of_the_file_is_read(tmp_path: Path) -> None:
         "project/d/action.yml": f"{common}runs: {docker}",
         "project/c/action.yml": common + composite,
     }
-    parts = {"name": "N", "inputs": inputs, "main": "m"}
+    parts: dict[str, Any] = {"name": "N", "inputs": inputs, "main": "m"}
     assert found(tmp_path, "./n", files) == ActionFile(
         action=action(uses="./n", path="n", using="node20"),
         **parts | {"pre": "p.js", "main": "m.js", "post": "q.js", "pre_if": "failure()", "post_if": "success()"},

@@ -443,7 +443,8 @@ def test_a_paused_job_stays_as_the_step_left_it(make: Make) -> None:
 
 @pytest.mark.parametrize("part", ["env", "outputs"])
 def test_a_variable_or_output_of_the_job_that_is_invalid_fails_it(make: Make, part: str) -> None:
-    ran = run(make, job("one", step("echo ran"), **{part: {"A": "${{ fromJSON('{') }}"}}), code=1)
+    invalid: dict[str, Any] = {part: {"A": "${{ fromJSON('{') }}"}}
+    ran = run(make, job("one", step("echo ran"), **invalid), code=1)
     assert ran.error("one").startswith(f"the job's `{part}`: ")
     assert ran.lines("one", "script/01") == ([] if part == "env" else ["ran"])
 
