@@ -199,6 +199,8 @@ class TreeWriter:
                 os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=directory, follow_symlinks=False)
             case "hardlink":
                 self._link(entry, name)
+            case "special":
+                raise UnsafeArchive(f"{entry.path!r} is a device or FIFO")
 
     def _link(self, entry: TarEntry, name: str) -> None:
         above, _, source_name = entry.target.rpartition("/")

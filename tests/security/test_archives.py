@@ -28,6 +28,7 @@ from loom.secrets.masking import Masker
 from loom.storage import artifacts, unpacking
 from loom.storage.cache import Cache
 from loom.storage.selection import PathSelection
+from loom.storage.tar import TarEntry
 from loom.storage.workspace import DirectoryView, TarView
 
 from ..unit.views import TarSession
@@ -302,3 +303,10 @@ def test_no_name_or_link_target_takes_a_secret_into_a_cache(tmp_path: Path) -> N
     whole = zstandard.ZstdDecompressor().stream_reader(blob.read_bytes()).read()
     assert b"deps/kept" in whole
     assert b"hunter2" not in whole
+
+
+def test_the_writer_itself_makes_no_special_file(tmp_path: Path) -> None:
+    pipe = TarEntry(path="pipe", kind="special", mode=0o644, mtime_ns=0, target="FIFO")
+    with pytest.raises(unpacking.UnsafeArchive, match="'pipe' is a device or FIFO"):
+        unpacking.unpack_items([(pipe, None)], tmp_path)
+    assert list(tmp_path.iterdir()) == []
