@@ -104,6 +104,16 @@ def _last_failed(here: Here) -> Remote:
     return Remote(address=address, server=server, job=server.last_failed(branch))
 
 
+_OF_MATRIX = re.compile(r" \(.*\)$|: \[.*\]$| \d+/\d+$")
+"""What a server adds to the name of a job of a matrix."""
+
+
+def _names_there(job: Job) -> tuple[str, ...]:
+    """Return the names that servers may have for a job."""
+    values = ", ".join(job.matrix.values())
+    return (job.name, job.id) if not values else (f"{job.name} ({values})", f"{job.name}: [{values}]", job.name, job.id)
+
+
 class _Reproducing:
     def __init__(self, here: Here, one: Remote, log: ServerLog, there: Diagnosis, file: BinaryIO) -> None:
         self._here = here
@@ -121,13 +131,13 @@ class _Reproducing:
         self, *, with_cache: bool, var: Sequence[str], keep: str | None, trust: bool, quiet: bool, as_json: bool
     ) -> int:
         pipeline = self._remote.server.pipeline(self._job)
-        self._notes += [f"the token may not read {what}" for what in pipeline.unread]
+        self._notes += [f"not read: {what}" for what in pipeline.unread]
         self._differs += [Pair(name=f"variable {text.partition('=')[0]}", a=None, b="given by --var") for text in var]
         self._fetch(pipeline)
         os.chdir(self._directory / "tree")
         given = Options.of(
             {
-                "names": [glob.escape(self._job.name)],
+                "names": [glob.escape(_OF_MATRIX.sub("", self._job.name))],
                 "var": [*(f"{name}={value}" for name, value in self._given(pipeline).items()), *var],
                 "event": "tag" if self._job.is_tag else _EVENTS.get(pipeline.source, "push"),
                 "workflow": Path(pipeline.workflow) if pipeline.workflow else None,
@@ -136,7 +146,7 @@ class _Reproducing:
                 "keep": keep or "on-failure",
                 "trust": trust,
                 "quiet": quiet or as_json,
-                "gitlab": self._variables() if self._remote.address.kind == "gitlab" else None,
+                self._remote.address.kind: self._settings(),
             }
         )
         prepared = prepare(given)
@@ -181,13 +191,27 @@ class _Reproducing:
             found["CI_MERGE_REQUEST_IID"] = request["number"]
         return found
 
-    def _variables(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings of the workflow's language, with the server's variables."""
+        if self._remote.address.kind == "gitlab":
+            return self._of_gitlab()
+        found, unread = self._remote.server.variables(self._job)
+        self._notes += [f"not read: {what}" for what in unread]
+        settings = self._here.config.github
+        return {
+            "server": settings.server,
+            "runs_on": dict(settings.runs_on),
+            "secrets": dict(settings.secrets),
+            "vars": {**settings.vars, **{one.name: one.value for one in found if one.value is not None}},
+        }
+
+    def _of_gitlab(self) -> dict[str, Any]:
         """Return the settings for a GitLab file, with the server's variables; the user's own fill in what it does not tell.
 
         Values of masked ones stay in this process's environment: loom masks them, and writes them nowhere.
         """
         found, unread = self._remote.server.variables(self._job)
-        self._notes += [f"the token may not read {what}" for what in unread]
+        self._notes += [f"not read: {what}" for what in unread]
         if any(one.protected for one in found) and not self._remote.server.is_protected(self._job):
             # The server keeps them from this job: anybody may have pushed its commit.
             withheld = [one.name for one in found if one.protected]
@@ -236,10 +260,11 @@ class _Reproducing:
         return {"ref": f"env://{variable}", "file": one.file}
 
     def _target(self, plan: Plan) -> Job:
-        named = [job for job in plan.jobs if job.name == self._job.name or job.id == self._job.name]
-        if not named:
+        named = [job for job in plan.jobs if self._job.name in _names_there(job)]
+        if len(named) != 1:
+            found = "more than one" if named else "no"
             raise RequestError(
-                f"the workflow of commit {self._job.sha[:12]} has no job {self._job.name!r} here",
+                f"the workflow of commit {self._job.sha[:12]} has {found} job {self._job.name!r} here",
                 hint=f"see what it has: cd {self._directory / 'tree'} && loom compile --explain",
                 code="JOB_UNKNOWN",
             )
@@ -254,7 +279,7 @@ class _Reproducing:
             if job.id == target.id:
                 continue
             results[job.id] = JobResult(status=Status.SUCCESS)  # the target ran, so they let it go on
-            of_server = there.get(job.name)
+            of_server = next((there[name] for name in _names_there(job) if name in there), None)
             if of_server is not None and (job.id in needed or (target.needs is None and target.artifacts_from is None)):
                 self._bring(job, of_server)
         return Brought(origin=self._job.url, results=results, archive_of=self._archive_of)
@@ -332,9 +357,13 @@ class _Reproducing:
         reading = prepared.here.find(prepared.run_id)
         manifest = reading.job_manifest(target.id)
         ours = recorded_diagnosis(reading)
-        there = _ending(self._there, self._there.state)
-        here = _ending(ours, str(manifest["status"]))
-        parting = parting_of(_blocks_of_log(self._file, self._log), _blocks_of_run(reading, target))
+        by_step = self._remote.address.kind == "github"
+        there = _ending(self._there, self._there.state, by_step=by_step)
+        here = _ending(ours, str(manifest["status"]), by_step=by_step)
+        parting = parting_of(
+            _blocks_of_log(self._file, self._log),
+            _blocks_of_run(reading, manifest, self._there.step if by_step else None),
+        )
         kind, text = verdict(there, here, parting)
         found = Reproduction(
             origin=self._job.url,
@@ -364,8 +393,15 @@ def _quiet(_stream: str, _data: bytes) -> None:
     pass
 
 
-def _ending(diagnosis: Diagnosis | None, status: str) -> JobEnding:
-    ended = diagnosis.ended_by.command if diagnosis is not None and diagnosis.ended_by is not None else None
+def _ending(diagnosis: Diagnosis | None, status: str, *, by_step: bool) -> JobEnding:
+    """`by_step`: the server's log names steps, not their commands."""
+    ended = (
+        None
+        if by_step
+        else diagnosis.ended_by.command
+        if diagnosis is not None and diagnosis.ended_by is not None
+        else None
+    )
     command = ended or (diagnosis.command if diagnosis is not None else None)
     first = command.strip().splitlines()[0] if command and command.strip() else None
     telling = diagnosis.telling_line if diagnosis is not None else None
@@ -394,7 +430,7 @@ def _differences(facts: LogFacts, job: RemoteJob, manifest: Mapping[str, Any], *
 def _blocks_of_log(file: BinaryIO, log: ServerLog) -> Iterator[Block]:
     """Yield the commands of the failed section, each with its output."""
     file.seek(0)
-    number, command, directory = 0, "", log.facts.directory or "\0"
+    number, command, directory = 0, "" if log.unit.marked else log.unit.name, log.facts.directory or "\0"
 
     def numbered() -> Iterator[tuple[int, str, str | None]]:
         nonlocal number, command
@@ -411,12 +447,14 @@ def _blocks_of_log(file: BinaryIO, log: ServerLog) -> Iterator[Block]:
         yield Block(name, (text for _, _, text in lines if text is not None))
 
 
-def _blocks_of_run(reading: Reading, job: Job) -> Iterator[Block]:
-    """Yield the steps of the job, each with its output, as its last attempt has it."""
-    for step in job.steps:
-        if step.phase not in ("before_script", "script"):
-            continue
-        path = reading.paths.job(job.id) / "user" / step.id / "events.jsonl"
-        if path.exists():
+def _blocks_of_run(reading: Reading, manifest: Mapping[str, Any], only: str | None) -> Iterator[Block]:
+    """Yield the steps of the job, each with its output, as its last attempt has it; `only` that which begins so."""
+    steps = {each["step"]: each["command"] or "" for each in manifest["steps"] if each["step"].startswith(_STEPS)}
+    for step, command in steps.items():
+        path = reading.paths.job(manifest["job_id"]) / "user" / step / "events.jsonl"
+        if only in (None, (command.strip().splitlines() or [""])[0]) and path.exists():
             events = (event for event in read_events(path) if isinstance(event, OutputEvent))
-            yield Block(step.script, (visible(event.text) for event in whole_lines(events)))
+            yield Block(command, (visible(event.text) for event in whole_lines(events)))
+
+
+_STEPS = ("before_script/", "script/")

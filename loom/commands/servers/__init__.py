@@ -83,7 +83,7 @@ class RemotePipeline(Struct, frozen=True, kw_only=True):
     variables: Mapping[str, str] = {}
     """Those that were given to it."""
     unread: Sequence[str] = ()
-    """What the token may not read, in words."""
+    """What the server does not tell this token, in words."""
     workflow: str = ""
     """The path of its file, where it has one of its own."""
 

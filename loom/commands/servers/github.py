@@ -101,7 +101,10 @@ class GitHubServer:
             default_branch=str(repository.get("default_branch") or ""),
             clone_url=f"{self._address.server}/{self._address.project}.git",
             workflow=str(run.get("path", "")).partition("@")[0],
-            unread=("the inputs and the payload of the event",),
+            unread=(
+                "the inputs and the payload of the event, which the API does not have",
+                "outputs and artifacts of the jobs before, which the API has of the whole run",
+            ),
         )
 
     def variables(self, job: RemoteJob) -> tuple[Sequence[RemoteVariable], Sequence[str]]:
@@ -137,7 +140,8 @@ class GitHubServer:
             name=found.name,
             stage="",
             status=found.conclusion or found.status,
-            url=found.html_url or f"{self._address.server}/{self._address.project}/actions/runs/{found.run_id}",
+            url=found.html_url
+            or f"{self._address.server}/{self._address.project}/actions/runs/{found.run_id}/job/{found.id}",
             sha=found.head_sha,
             ref=found.head_branch or "",
             pipeline=found.run_id,

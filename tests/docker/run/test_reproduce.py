@@ -51,6 +51,17 @@ class Case:
     checkout: Path
     environ: dict[str, str]
 
+    def git(self, *words: str) -> str:
+        who = ("-c", "user.name=n", "-c", "user.email=n@example.org", "-c", "init.defaultBranch=main")
+        return subprocess.run(
+            ["git", *who, *words], cwd=self.checkout, env=self.environ, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout.strip()
+
+    def commit(self) -> str:
+        self.git("add", "-A")
+        self.git("commit", "--quiet", "-m", "one")
+        return self.git("rev-parse", "HEAD")
+
     def reproduce(self, *words: str, code: int = 1) -> dict[str, Any]:
         url = f"{self.stub.url}/group/project/-/jobs/12"
         done = run_loom(
@@ -74,23 +85,16 @@ def case(tmp_path: Path) -> Iterator[Case]:
     environ = {"PATH": os.environ["PATH"], "HOME": str(home), "GIT_CONFIG_GLOBAL": os.devnull, "LC_ALL": "C.UTF-8"}
     environ |= {name: os.environ[name] for name in ("DOCKER_HOST",) if name in os.environ}
 
-    def git(*words: str) -> str:
-        who = ("-c", "user.name=n", "-c", "user.email=n@example.org", "-c", "init.defaultBranch=main")
-        return subprocess.run(
-            ["git", *who, *words], cwd=checkout, env=environ, check=True, stdout=subprocess.PIPE, text=True
-        ).stdout.strip()
-
-    git("init", "--quiet")
-    (checkout / ".gitlab-ci.yml").write_text(WORKFLOW)
-    git("add", "-A")
-    git("commit", "--quiet", "-m", "one")
-    sha = git("rev-parse", "HEAD")
-    (checkout / ".gitlab-ci.yml").write_text("work in progress")
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as files:
         files.writestr("dist/app", "from the server\n")
         files.writestr("build.env", "VERSION=7\n")
     with serving() as stub:
+        found = Case(stub, checkout, {**environ, "GITLAB_HOST": stub.url, "GITLAB_TOKEN": TOKEN})
+        found.git("init", "--quiet")
+        (checkout / ".gitlab-ci.yml").write_text(WORKFLOW)
+        sha = found.commit()
+        (checkout / ".gitlab-ci.yml").write_text("work in progress")
         commit = {"commit": {"id": sha}}
         built = gitlab_job(11, "build", "success", artifacts_file={"filename": "artifacts.zip", "size": 1}, **commit)
         gitlab_project(stub, [built, gitlab_job(12, "unit", **commit)])
@@ -104,7 +108,6 @@ def case(tmp_path: Path) -> Iterator[Case]:
                 {"key": "MODE", "value": "good", "protected": True},
             ]
         )
-        found = Case(stub, checkout, {**environ, "GITLAB_HOST": stub.url, "GITLAB_TOKEN": TOKEN})
         found.log(LOG)
         yield found
 
@@ -151,9 +154,74 @@ def test_artifacts_that_have_expired_are_named(case: Case) -> None:
     assert found["here"]["command"] == "cat dist/app"
 
 
+def test_last_red_job_of_the_branch(case: Case) -> None:
+    origin = f"{case.stub.url}/group/project.git"
+    case.git("remote", "add", "origin", origin)
+    case.stub.routes[f"{AT}/pipelines"] = lambda query: Reply(
+        [{"id": 7, "status": "failed"}] if (query["ref"], query["status"]) == ("main", "failed") else []
+    )
+    done = run_loom(("reproduce", "--last", "--trust", "--json"), cwd=case.checkout, environ=case.environ)
+    assert json.loads(done.stdout)["verdict"] == "reproduced", done.stderr
+
+
+GITHUB_WORKFLOW = """
+on: push
+jobs:
+  test:
+    runs-on: ubuntu-latest
+    container: debian:trixie-slim
+    strategy: {matrix: {v: [1, 2]}}
+    steps:
+      - run: echo start
+      - name: the tests
+        run: |
+          echo "value ${{ vars.LEVEL }} ${{ matrix.v }}"
+          ls dist/missing
+"""
+GITHUB_LOG = """##[group]Run echo start
+##[endgroup]
+start
+##[group]Run echo "value debug 2"
+\x1b[36;1mecho "value debug 2"\x1b[0m
+##[endgroup]
+value debug 2
+ls: cannot access 'dist/missing': No such file or directory
+##[error]Process completed with exit code 2."""
+
+
+def test_job_of_a_matrix_on_github(case: Case) -> None:
+    workflow = case.checkout / ".github/workflows/ci.yml"
+    workflow.parent.mkdir(parents=True)
+    workflow.write_text(GITHUB_WORKFLOW)
+    (case.checkout / ".gitlab-ci.yml").unlink()
+    sha = case.commit()
+    job, run = "/api/v3/repos/o/r/actions/jobs/2", "/api/v3/repos/o/r/actions/runs/1"
+    about = {"id": 2, "run_id": 1, "name": "test (2)", "status": "completed", "conclusion": "failure", "html_url": None}
+    about |= {
+        "head_sha": sha,
+        "head_branch": "main",
+        "labels": ["ubuntu-latest"],
+        "url": case.stub.url + job,
+        "steps": [],
+    }
+    case.stub.routes |= {
+        job: Reply(about),
+        f"{job}/logs": Reply(b"", 302, {"Location": f"{case.stub.url}/store"}),
+        "/store": Reply("".join(f"2026-01-01T10:00:00.1234567Z {line}\n" for line in GITHUB_LOG.splitlines()).encode()),
+        run: Reply({"id": 1, "url": case.stub.url + run, "event": "push", "path": ".github/workflows/ci.yml"}),
+        f"{run}/jobs": Reply({"total_count": 1, "jobs": [about]}),
+        "/api/v3/repos/o/r/actions/variables": Reply({"variables": [{"name": "LEVEL", "value": "debug"}]}),
+    }
+    words = ("reproduce", f"{case.stub.url}/o/r/actions/runs/1/job/2", "--keep", "never", "--json")
+    done = run_loom(words, cwd=case.checkout, environ={**case.environ, "GH_HOST": case.stub.url, "GH_TOKEN": TOKEN})
+    found = json.loads(done.stdout)
+    assert (found["verdict"], found["job_id"], found["parting"]) == ("reproduced", "test.2", None), done.stderr
+    assert found["here"]["telling_line"] == "ls: cannot access 'dist/missing': No such file or directory"
+
+
 def test_job_that_the_commit_does_not_have(case: Case) -> None:
     job = gitlab_job(12, "other [job]")
-    sha = subprocess.run(["git", "rev-parse", "HEAD"], cwd=case.checkout, capture_output=True, text=True).stdout.strip()
+    sha = case.git("rev-parse", "HEAD")
     case.stub.routes[f"{AT}/jobs/12"] = Reply({**job, "commit": {"id": sha}})
     done = run_loom(("reproduce", f"{case.stub.url}/group/project/-/jobs/12"), cwd=case.checkout, environ=case.environ)
     assert done.returncode == 2
