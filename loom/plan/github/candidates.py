@@ -232,7 +232,7 @@ class GitHubCandidates:
                 own = texts.having(matrix=row, strategy=settings)
             elif not late:
                 own = texts.having(
-                    matrix={}, strategy={"fail-fast": True, "job-index": 0.0, "job-total": 1.0, "max-parallel": 1.0}
+                    matrix=None, strategy={"fail-fast": True, "job-index": 0.0, "job-total": 1.0, "max-parallel": 1.0}
                 )
             shown = self._shown(node, own, key, row)
             yield GitHubCandidate(

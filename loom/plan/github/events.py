@@ -76,7 +76,7 @@ def event_of(context: p.ResolveContext) -> RunEvent:
     api = "https://api.github.com" if server == _GITHUB else f"{server}/api"
     github = {
         "event_name": name,
-        "event": of_json(payload),
+        "event": _whole(payload),
         "actor": login,
         "triggering_actor": login,
         "sha": sha,
@@ -108,6 +108,15 @@ def event_of(context: p.ResolveContext) -> RunEvent:
         tag=short if of_tag and name == "push" else "",
     )
     return RunEvent(happened=happened, github=github)
+
+
+def _whole(value: Any) -> Any:
+    """Return a payload whose whole numbers stay what they are in its file: not 1.0."""
+    if isinstance(value, Mapping):
+        return {str(name): _whole(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_whole(one) for one in value]
+    return of_json(value) if isinstance(value, int) and abs(value) >= 1 << 53 else value
 
 
 def _at(value: Any, *path: str) -> str:
