@@ -54,7 +54,7 @@ class Parting(Document, frozen=True, kw_only=True):
 
 
 class Repetition(Document, frozen=True, kw_only=True):
-    """The document of `loom run --repeat --json`."""
+    """The document of `loom run --repeat N --json`."""
 
     schema_version: Literal["loom.repetition.v1"] = REPETITION_SCHEMA
     kind: Literal["repetition"] = "repetition"

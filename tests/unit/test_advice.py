@@ -66,7 +66,7 @@ LINES = sorted(
 def refusal(line: str) -> str | None:
     """Return what the parser says against a command line; None for one that it takes, as far as it goes."""
     typed = NOT_TYPED.sub("", line).partition("loom ")[2]
-    optional = re.sub(r"\[([A-Z|. ]+|--[a-z]+[A-Z ]*)\]|\.\.\.|…", r"\1", typed)
+    optional = re.sub(r"\[([A-Z|. ]+|--[a-z]+[A-Z ]*)\]|\.\.\.|…", r"\1", re.sub(r" N\b", " 2", typed))
     try:
         words = shlex.split(optional)
     except ValueError as error:
@@ -81,11 +81,9 @@ def refusal(line: str) -> str | None:
             context = command.make_context(name, [], parent=context, resilient_parsing=True)
         if not hasattr(command, "commands"):
             command.make_context(command.name, words, parent=context.parent)
-    except SystemExit:
-        return None  # --help
     except Exception as error:  # noqa: BLE001  the classes are those of the parser that typer brings
-        if type(error).__name__ in ("MissingParameter", "NoArgsIsHelpError", "BadOptionUsage"):
-            return None  # it is only named
+        if type(error).__name__ in ("MissingParameter", "NoArgsIsHelpError", "BadOptionUsage", "Exit"):
+            return None  # it is only named, or --help
         return f"{type(error).__name__}: {error}"
     return None
 
