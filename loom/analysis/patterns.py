@@ -9,7 +9,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from loom.analysis.formats import Finder, Format, Reader, table
+from loom.analysis.formats import Finder, Reader, table
 from loom.analysis.places import from_root
 from loom.record.documents import Document
 from loom.record.highlights import Watch
@@ -55,11 +55,7 @@ def readers(own: Sequence[Reader] = ()) -> Sequence[Reader]:
 
 @cache
 def _readers() -> tuple[Reader, ...]:
-    return tuple(reader_of(each) for each in table())
-
-
-def reader_of(format: Format) -> Reader:
-    return Reader(format, [_search(expression) for expression in format.expressions])
+    return tuple(Reader(each, [_search(expression) for expression in each.expressions]) for each in table())
 
 
 def _search(pattern: str) -> Finder:

@@ -6,13 +6,14 @@ https://github.com/actions/toolkit/blob/main/docs/problem-matchers.md
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from msgspec import Struct, field
 
-from loom.analysis.formats import GROUPS, Format
-from loom.workflow.patterns import PatternError, pattern_of
+from loom.analysis.formats import GROUPS, Finder, Format, Reader
+from loom.errors import RequestError
+from loom.workflow.patterns import PatternError, Search, SearchError, pattern_of
 
 
 class _Pattern(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -45,6 +46,26 @@ def formats(data: bytes) -> list[Format]:
     except msgspec.MsgspecError as error:
         raise ValueError(f"not a file of problem matchers: {error}") from error
     return [_format(matcher) for matcher in file.problem_matcher if matcher.severity == "error"]
+
+
+def limited(formats: Iterable[Format], written_in: str) -> list[Reader]:
+    """Prepare a stranger's formats: RequestError from searches that take too long, with the file they are written in."""
+    return [
+        Reader(each, [_finder(f"{written_in}: {each.name}", text) for text in each.expressions]) for each in formats
+    ]
+
+
+def _finder(name: str, text: str) -> Finder:
+    search = Search(pattern_of(text))
+
+    def found(line: str) -> Mapping[str, str | None] | None:
+        try:
+            match = search.first_in(line)
+        except SearchError as error:
+            raise RequestError(f"{name}: {error}") from error
+        return None if match is None else match.groupdict()
+
+    return found
 
 
 def _format(matcher: _Matcher) -> Format:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loom.analysis import problem_matchers
-from loom.analysis.formats import GROUPS, Finder, Format, Reader
+from loom.analysis.formats import GROUPS, Format, Reader
 from loom.errors import Problem, RequestError, WorkflowError
 from loom.util import yaml_file
 from loom.util.untrusted_files import read_regular
@@ -19,7 +19,7 @@ from loom.workflow.native.checker import Checker
 from loom.workflow.native.keywords import Key, tabled
 from loom.workflow.native.values import TYPES, Type, between
 from loom.workflow.native.wording import describe, expected
-from loom.workflow.patterns import Search, SearchError, pattern_of
+from loom.workflow.patterns import pattern_of
 from loom.workflow.words import text_in
 
 NAME = ".loom/patterns.yml"
@@ -135,17 +135,4 @@ def _imported(root: Path, path: Node, problems: Problems) -> list[Format]:
 
 def readers(formats: Sequence[Format]) -> list[Reader]:
     """Prepare the formats. RequestError from searches that take too long."""
-    return [Reader(each, [_finder(each.name, text) for text in each.expressions]) for each in formats]
-
-
-def _finder(name: str, text: str) -> Finder:
-    search = Search(pattern_of(text))
-
-    def found(line: str) -> Mapping[str, str | None] | None:
-        try:
-            match = search.first_in(line)
-        except SearchError as error:
-            raise RequestError(f"{NAME}: {name}: {error}") from error
-        return None if match is None else match.groupdict()
-
-    return found
+    return problem_matchers.limited(formats, NAME)

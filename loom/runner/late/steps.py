@@ -13,10 +13,10 @@ from typing import Any
 from msgspec.structs import replace
 
 from loom.analysis.formats import Reader
-from loom.analysis.patterns import failures, reader_of
-from loom.analysis.problem_matchers import formats
+from loom.analysis.patterns import failures
+from loom.analysis.problem_matchers import formats, limited
 from loom.cancel import Cancel
-from loom.errors import InfrastructureError, SecretError
+from loom.errors import InfrastructureError, RequestError, SecretError
 from loom.plan.late import LateStep
 from loom.plan.model import Step
 from loom.providers.base import Command, Share
@@ -373,12 +373,22 @@ class LateSteps(Steps):
             self._filter = None
         self._read_files(reported)
         if exit_.status is not Status.SUCCESS:
-            for found in failures([*self._heard], [*self._matchers.values()])[:MOST_ANNOTATIONS]:
-                self._attempt.fact("finding", plain(found), CODE)
+            self._match()
         elif self._failed_by is not None:
             on_output("stderr", f"Error: {self._failed_by}\n".encode())
             return Exit(code=1)
         return exit_
+
+    def _match(self) -> None:
+        """Record what the problem matchers find in the output of a failed step."""
+        try:
+            found = failures([*self._heard], [*self._matchers.values()])
+        except RequestError as error:
+            self._matchers.clear()
+            self._attempt.warn(f"the problem matchers are not used any more: {error.message}", CODE)
+            return
+        for failure in found[:MOST_ANNOTATIONS]:
+            self._attempt.fact("finding", plain(failure), CODE)
 
     def _run_program(
         self, step: Step, command: Command, on_output: OnOutput, cancel: Cancel
@@ -476,7 +486,7 @@ class LateSteps(Steps):
         try:
             inside = self._place.session.inside(self._environment(step))
             inside.exec(["cat", path], keep, self._cancel, timeout_s=10, stdin=False)
-            added = {each.name: reader_of(each) for each in formats(b"".join(heard))}
+            added = {each.format.name: each for each in limited(formats(b"".join(heard)), path)}
         except (InfrastructureError, ValueError) as error:
             self._attempt.warn(f"{step.id}: the problem matchers of {path} are not used: {error}", CODE)
             return

@@ -386,6 +386,19 @@ def test_ports_of_services_are_in_the_context_of_the_job() -> None:
     assert state.text(text, LateStep(kind="run")) == "6379 6379 "
 
 
+def test_a_problem_matcher_that_takes_too_long_is_left_out(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loom.workflow.patterns.MAX_SEARCH_S", 0.01)
+    matcher = {"owner": "slow", "pattern": [{"regexp": "((.*a){20}b)", "message": 1}]}
+    ran = run(
+        make,
+        job("one", step("echo '::add-matcher::m.json'"), step(f"echo {'a' * 10_000}; exit 1")),
+        code=1,
+        files={"m.json": json.dumps({"problemMatcher": [matcher]})},
+    )
+    assert ran.facts("finding", "one") == []
+    assert any("slow" in text for text in ran.warnings("one"))
+
+
 class Deciding:
     """A gate that decides about failures in turn, and looks at the variables of each step before it."""
 
