@@ -40,7 +40,7 @@ class FlakyTest(Document, frozen=True, kw_only=True):
     """The first run in which it failed."""
 
 
-class Parting(Document, frozen=True, kw_only=True):
+class PartingLine(Document, frozen=True, kw_only=True):
     """The first line of a failing run that no passing run prints; `line` counts from 1 in its stream."""
 
     run_id: RunId
@@ -71,7 +71,7 @@ class Repetition(Document, frozen=True, kw_only=True):
     """Of the runs that failed."""
     tests: list[FlakyTest]
     """Those that failed, the most frequent first."""
-    parting: Parting | None
+    parting: PartingLine | None
     differs: list[Pair] = field(default_factory=list)
     """What the record knows that differs; `a` of the runs that passed, `b` of those that failed."""
 
@@ -160,7 +160,9 @@ def _printed(runs: Iterable[Reading]) -> dict[str, list[int]]:
     return {run.run_id: [_key(line) for line in _lines(side_of(run))] for run in runs}
 
 
-def _parting(passed: Sequence[list[int]], failed: Mapping[str, list[int]], runs: Sequence[Reading]) -> Parting | None:
+def _parting(
+    passed: Sequence[list[int]], failed: Mapping[str, list[int]], runs: Sequence[Reading]
+) -> PartingLine | None:
     """Find it in each failing run; return the one that most of them print."""
     if not passed:
         return None
@@ -175,7 +177,7 @@ def _parting(passed: Sequence[list[int]], failed: Mapping[str, list[int]], runs:
     ((key, count),) = Counter(key for _, key in first.values()).most_common(1)
     run = next(run for run in runs if first.get(run.run_id, (0, None))[1] == key)
     line = next(islice(_lines(side_of(run)), first[run.run_id][0], None))
-    return Parting(
+    return PartingLine(
         run_id=run.run_id,
         job_id=line.job_id,
         step=line.step,

@@ -16,6 +16,7 @@ MODULES = {
     "watch": ("watch",),
     "bisect": ("bisect",),
     "reproduce": ("reproduce",),
+    "bundle": ("bundle", "replay"),
     "mcp": ("mcp",),
     "record": ("runs", "show", "logs", "diagnose", "diff", "report", "artifacts"),
     "check": ("check", "compile", "schema", "trust"),

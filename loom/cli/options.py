@@ -161,7 +161,7 @@ class RunOptions:
 
 # -- an earlier run -----------------------------------------------------------------------------------------------
 
-RUN_HELP = "A run: its id, a unique part of its beginning or end, a path, `last` or `last-failed`."
+RUN_HELP = "A run: its id, a unique part of its beginning or end, a path, a bundle, `last` or `last-failed`."
 Run = Annotated[str, argument("RUN", RUN_HELP, "run", show_default=False)]
 RunName = Annotated[str | None, argument("RUN", "A run (default: the last one).", "run")]
 RunOrJob = Annotated[str | None, argument("RUN", "A run, or a job of the last run (default: the last run).", "run")]

@@ -80,6 +80,10 @@ class Here(Struct, frozen=True, kw_only=True, dict=True):
         """RequestError when no run is meant by `run`, or several are."""
         from loom.record.reader import Reading
 
+        if run.endswith(".bundle") and Path(run).is_file():
+            from loom.record.bundle import unpacked  # pydantic, for what comes from a stranger alone
+
+            return Reading(unpacked(Path(run)).entry)
         return Reading(self.store.find(run, repo_root=self.root))
 
     def workflow(self, named: Path | None = None) -> Path:

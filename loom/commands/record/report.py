@@ -18,6 +18,8 @@ def report(run: str, output: Path | None) -> None:
     if output is not None and str(output) == "-":
         sys.stdout.write(text)
         return
+    if output is None and run.endswith(".bundle"):
+        output = Path(run).with_suffix(".html")
     path = output or record.paths.root / "report.html"  # never the checkout, where the next snapshot would take it
     try:
         atomic.write(path, text.encode())

@@ -9,7 +9,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +80,14 @@ def _repeat(prepared: Prepared, options: Options, times: int) -> int:
         return repeat(prepared, options, times, sinks=shown, look=look, write=write)
 
 
+def _bundle_wanted(environ: Mapping[str, str]) -> bool:
+    """Tell whether a failed run leaves a bundle (`LOOM_BUNDLE`). RequestError for an unknown word."""
+    given = environ.get("LOOM_BUNDLE", "")
+    if given not in ("", "on-failure"):
+        raise RequestError(f"LOOM_BUNDLE: expected on-failure or nothing, found {given!r}", code="CONFIG_INVALID")
+    return given == "on-failure"
+
+
 def _profile_into(target: Path) -> None:
     if not target.parent.is_dir():
         raise RequestError(
@@ -95,6 +103,7 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None,
     """
     here, source, plan = prepared.here, prepared.source, prepared.plan
     config = here.config
+    bundles = _bundle_wanted(here.environ)
     cancel = Cancel()
     look, write = screen_parts(config.color, quiet=options.quiet, verbose=options.verbose, stream=config.stream)
     audience, gate = audience_for(options, plan, look, write, stream=config.stream)
@@ -113,6 +122,10 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None,
         ran = api.execute(request_of(prepared, options, tools=tools, cancel=cancel, sinks=[audience], reuse=reuse))
     _say_the_end(ran, audience, here, options.form, look, write)
     clean_later(here.store, config, here.environ, source.root)
+    if bundles and not ran.receipt.status.ok:
+        from loom.commands.record.bundle import leave_bundle  # only here
+
+        leave_bundle(here, ran.receipt.run_id)
     terminal.written(f"the run finished ({ran.receipt.status.value}); its record is complete: {ran.receipt_path}")
     return ran.receipt.exit_code
 

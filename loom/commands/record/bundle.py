@@ -1,0 +1,194 @@
+"""`loom bundle`: a run in one file, for somebody else to look at and to run again."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from loom import __version__, snapshot
+from loom.cancel import Cancel, signals
+from loom.commands import project
+from loom.commands.inside.recreate_tree import checked_out, taken_again
+from loom.commands.project import Here
+from loom.errors import LoomError, RequestError
+from loom.record.bundle import SUFFIX, BundleManifest, ReplayOptions, write_bundle
+from loom.record.reader import Reading
+from loom.record.saved_plan import load_planned
+from loom.record.store import UNFINISHED
+from loom.snapshot import git, repository
+from loom.util.paths import name_from, new_workspace
+from loom.util.units import rough_size
+
+_REF = "refs/loom/bundle"
+_AUTHOR = {
+    f"GIT_{who}_{what}": value
+    for who in ("AUTHOR", "COMMITTER")
+    for what, value in (("NAME", "loom"), ("EMAIL", "loom@localhost"), ("DATE", "@0 +0000"))
+}
+
+
+def bundle(run: str, output: Path | None, *, full: bool, base: str | None) -> None:
+    """`loom bundle`."""
+    here = project.here()
+    reading = here.find(run)
+    target = output or Path(f"loom-{reading.run_id}{SUFFIX}")
+    if target.suffix != SUFFIX:
+        raise RequestError(f"{target}: the name of a bundle ends in {SUFFIX}")
+    print(_made(here, reading, target, full=full, base=base))
+
+
+def leave_bundle(here: Here, run_id: str) -> None:
+    """Leave a bundle of a failed run in the current directory; print the command to type, or why there is none."""
+    try:
+        print(_made(here, here.find(run_id), Path(f"loom-{run_id}{SUFFIX}"), full=False, base=None))
+    except LoomError as error:
+        print(f"loom: no bundle: {error.message}", file=sys.stderr)
+
+
+def _made(here: Here, reading: Reading, target: Path, *, full: bool, base: str | None) -> str:
+    receipt = reading.receipt()
+    head, tree, root = (receipt[key] for key in ("snapshot_head_sha", "snapshot_tree_sha", "repo_root"))
+    if reading.state in UNFINISHED or not head or not tree or not root:
+        raise RequestError(f"run {reading.run_id} has no end, or no snapshot: there is nothing to run again")
+    if not Path(root).is_dir():
+        raise RequestError(f"the checkout of run {reading.run_id} ({root}) is gone", code="BUNDLE_TREE")
+    here = here if here.root == Path(root) else project.here(root=Path(root))
+    cancel = Cancel()
+    with signals(cancel), _tree(here, reading, head, tree, cancel) as workspace:
+        repo = _Repository(workspace, here)
+        tip = repo.tip(head, tree)
+        known = [] if full else repo.known(base)
+        pack = (
+            workspace.with_name(f"{workspace.name}.pack") if repo.git("rev-list", "-n1", tip, "--not", *known) else None
+        )
+        try:
+            if pack is not None:
+                repo.pack(pack, tip, known)
+            try:
+                write_bundle(
+                    target, _manifest(reading, here, receipt, tip, pack=pack is not None), reading.paths.root, pack
+                )
+            except OSError as error:
+                raise RequestError(
+                    f"the bundle can't be written to {target}: {error.strerror or error}",
+                    hint="name another file with -o",
+                ) from error
+        finally:
+            if pack is not None:
+                pack.unlink(missing_ok=True)
+    needs = f", for who has commit {head[:12]} or one that it comes from" if known or pack is None else ""
+    return f"bundle: {rough_size(target.stat().st_size)}{needs}; look and run again: loom replay {target}"
+
+
+@contextmanager
+def _tree(here: Here, reading: Reading, head: str, tree: str, cancel: Cancel) -> Iterator[Path]:
+    """Yield a workspace with the tree that ran. RequestError where nothing has it any more."""
+    with checked_out(here, head, cancel) as workspace:
+        if _Repository(workspace, here).git("rev-parse", "HEAD^{tree}") == tree:
+            yield workspace
+            return
+    workspace = new_workspace(here.config.tmp_dir, str(time.time_ns()))
+    there = [
+        (here.root, "the checkout"),
+        *((Path(each), "the run's workspace") for each in reading.entry.workspaces[:1]),
+    ]
+    document, reasons = taken_again(here, tree, there, workspace, cancel)
+    if document is None:
+        raise RequestError(
+            f"the files of run {reading.run_id} can't be had any more: {'; '.join(reasons)}",
+            hint="run it again, and bundle that run",
+            code="BUNDLE_TREE",
+        )
+    try:
+        yield workspace
+    finally:
+        snapshot.remove(workspace)
+        here.store.claims.forget(workspace)
+
+
+class _Repository:
+    """git in a workspace of loom's own."""
+
+    def __init__(self, workspace: Path, here: Here) -> None:
+        found = repository.find(workspace, here.environ)
+        assert found is not None
+        self._root = workspace
+        self._here = here
+        self._environment = git.in_repository(found, here.environ) | _AUTHOR
+
+    def git(self, *arguments: str) -> str:
+        return git.run(arguments, self._environment, cwd=self._root).decode(errors="replace").strip()
+
+    def tip(self, head: str, tree: str) -> str:
+        """Return a commit with the tree: HEAD, or a new one on top of it."""
+        if self.git("rev-parse", f"{head}^{{tree}}") == tree:
+            return head
+        self.git("add", "-A", "-f", ".")
+        if (found := self.git("write-tree")) != tree:
+            raise RequestError(
+                f"git makes the tree {found[:12]} of the files of {tree[:12]}",
+                hint="commit them first",
+                code="BUNDLE_TREE",
+            )
+        return self.git("commit-tree", tree, "-p", head, "-m", "what was not committed")
+
+    def known(self, base: str | None) -> Sequence[str]:
+        """Return the commits that the other one has: as named, else what the remotes had."""
+        source = snapshot.discover(self._here.root, environ=self._here.environ)
+        if base is None:
+            return [sha for name, sha, _ in source.refs if name.startswith("refs/remotes/")]
+        asked = ("rev-parse", "--verify", "-q", "--end-of-options", f"{base}^{{commit}}")
+        code, out, _ = git.Running(
+            asked, git.in_repository(source.repository, self._here.environ), cwd=self._here.root
+        ).result(check=False)
+        if code != 0:
+            raise RequestError(f"--base {base}: no commit of this repository", hint="git log names them")
+        return [out.decode().strip()]
+
+    def pack(self, target: Path, tip: str, known: Sequence[str]) -> None:
+        """Write the objects of a commit that those lack. RequestError in a shallow clone."""
+        if self.git("rev-parse", "--is-shallow-repository") == "true" and not known:
+            raise RequestError(
+                "this clone is shallow: it has no whole history to bundle",
+                hint="git fetch --unshallow, or name a commit that the other one has: --base REV",
+                code="BUNDLE_SHALLOW",
+            )
+        self.git("update-ref", _REF, tip)
+        self.git("bundle", "create", "-q", str(target), _REF, "--not", *known)
+
+
+def _manifest(reading: Reading, here: Here, receipt: Mapping[str, Any], tip: str, *, pack: bool) -> BundleManifest:
+    given = {
+        name: value for name, value in receipt["invocation"]["options"].items() if name in ReplayOptions.model_fields
+    }
+    for name, value in given.items():
+        given[name] = tuple(value) if isinstance(value, list) else value
+    if (workflow := given.get("workflow")) is not None:
+        given["workflow"] = name_from(here.root, Path(workflow))
+    jobs = load_planned(reading.paths.plan).plan.jobs
+    images = (manifest.get("image") or {} for manifest in map(reading.job_manifest, reading.job_ids()))
+    return BundleManifest(
+        loom_version=__version__,
+        run_id=reading.run_id,
+        head_sha=receipt["snapshot_head_sha"],
+        tree_sha=receipt["snapshot_tree_sha"],
+        tip_sha=tip,
+        branch=(receipt["snapshot"] or {}).get("branch"),
+        pack=pack,
+        options=ReplayOptions(**given),
+        images={image["name"]: image["digest"].rpartition("@")[2] for image in images if image.get("digest")},
+        secrets=tuple(
+            sorted(
+                {
+                    secret.ref.removeprefix("env://")
+                    for job in jobs
+                    for secret in job.all_secrets
+                    if secret.ref.startswith("env://")
+                }
+            )
+        ),
+    )

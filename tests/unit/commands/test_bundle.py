@@ -1,0 +1,204 @@
+"""`loom bundle` and `loom replay`: a run in one file, from one account to another, and hostile files."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from loom.errors import RequestError
+from loom.record.bundle import MOST_BYTES, unpacked
+from tests.unit.commands.test_gitlab_runs import Project
+from tests.unit.commands.test_gitlab_runs import project as project
+
+pytestmark = pytest.mark.slow
+
+WORKFLOW = """
+test:
+  variables: {{WORD: plain}}
+  script:
+    - cat word.yml; echo "at $(date +%T) in $PWD, $WORD"
+    - if [ ! -e {flag} ]; then echo "error. no flag, token $TOKEN"; exit 4; fi
+"""
+
+
+@pytest.fixture
+def made(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a failing run of what was not committed, in a clone of a project; afterwards somebody else is at work, elsewhere."""
+    project.write(gitlab=WORKFLOW.format(flag=tmp_path / "flag"), word="committed\n")
+    subprocess.run(["git", "clone", "-q", project.root, tmp_path / "mine"], check=True)
+    subprocess.run(["git", "clone", "-q", project.root, tmp_path / "theirs"], check=True)
+    monkeypatch.chdir(tmp_path / "mine")
+    (tmp_path / "mine" / "word.yml").write_text("not committed\n")
+    (tmp_path / "mine" / "new file").write_text("new\n")
+    assert project.run("test")[0] == 1
+    for name, more in (("thin", ()), ("full", ("--full",))):
+        code, out, err = project.loom("bundle", "-o", str(tmp_path / f"{name}.bundle"), *more)
+        assert code == 0, err
+        assert f"loom replay {tmp_path / name}.bundle" in out
+    for name in ("HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "other"))
+    (tmp_path / "mine").rename(tmp_path / "gone")
+    monkeypatch.chdir(tmp_path / "theirs")
+    return tmp_path
+
+
+def test_a_run_fails_for_somebody_else_in_the_same_way(project: Project, made: Path) -> None:
+    thin = str(made / "thin.bundle")
+    assert "error. no flag" in project.loom("diagnose", thin)[1]
+    assert "failed in" in project.loom("show", thin)[1]
+    assert "not committed" in project.loom("logs", thin)[1]
+    assert project.loom("report", thin)[0] == 0
+    assert "error. no flag" in (made / "thin.html").read_text()
+    assert "same inputs, same outcome, same output" in project.loom("diff", thin, str(made / "full.bundle"))[1]
+    code, out, err = project.loom("replay", thin, "--trust", "--json")
+    assert code == 1, err
+    found = json.loads(out)
+    assert (found["verdict"], found["there"]["exit_code"]) == ("reproduced", 4)
+    assert found["differs"] == []
+    assert "not committed" in project.output("test", found["run_id"])
+    status = subprocess.run(["git", "status", "--short"], cwd=made / "theirs", capture_output=True, check=True)
+    assert status.stdout == b""
+
+
+def test_a_full_bundle_runs_without_a_clone(project: Project, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = made / "nowhere"
+    nowhere.mkdir()
+    monkeypatch.chdir(nowhere)
+    code, out, err = project.loom("replay", str(made / "thin.bundle"), "--trust")
+    assert (code, "BUNDLE_BASE" in err or "lacks commit" in err) == (2, True), err
+    (made / "flag").touch()
+    code, out, err = project.loom("replay", str(made / "full.bundle"), "--trust")
+    assert code == 0, err
+    assert "passes here; the logs part at line 1 of" in out
+    assert list(nowhere.iterdir()) == []
+
+
+def test_nothing_of_a_bundle_runs_without_trust(project: Project, made: Path) -> None:
+    code, _, err = project.loom("replay", str(made / "full.bundle"))
+    assert (code, "TRUST_REQUIRED" in err) == (2, True), err
+    assert json.loads(project.loom("runs", "--all", "--json")[1])["runs"] == []
+
+
+def test_a_failed_run_leaves_a_bundle_where_it_is_wanted(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOM_BUNDLE", "on-failure")
+    project.write(gitlab="test: {script: [exit 3]}\nfine: {script: [ls]}")
+    assert "loom replay" not in project.run("fine")[1]
+    shown = project.run("test")[1]
+    last = shown.strip().splitlines()[-1]
+    assert (project.root / last.rpartition(" ")[2]).is_file()
+    monkeypatch.setenv("LOOM_BUNDLE", "sometimes")
+    assert project.run("test")[0] == 2
+
+
+def test_no_value_of_a_secret_is_in_a_bundle(project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TOKEN", "s3cr3t-value-of-it")
+    workflow = project.root / ".loom" / "workflow.yml"
+    workflow.parent.mkdir()
+    workflow.write_text(
+        "version: v1\nstages: [t]\ntest:\n  stage: t\n  secrets: {TOKEN: {ref: env://TOKEN}}\n  script: ['cat $TOKEN', exit 3]\n"
+    )
+    project.write(word="w")
+    assert project.run("test", "--trust")[0] == 1
+    assert project.loom("bundle", "-o", str(tmp_path / "x.bundle"))[0] == 0
+    found = unpacked(tmp_path / "x.bundle")
+    assert found.manifest.secrets == ("TOKEN",)
+    content = b"".join(path.read_bytes() for path in found.folder.rglob("*") if path.is_file())
+    assert b"[REDACTED:SECRET_TOKEN]" in content
+    assert b"s3cr3t-value-of-it" not in content
+
+
+def hostile(path: Path, *entries: tuple[tarfile.TarInfo, bytes], manifest: bytes = b"{}") -> Path:
+    """Write a file that looks like a bundle."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        for entry, content in ((tarfile.TarInfo("manifest.json"), manifest), *entries):
+            if entry.isreg() and not entry.size:
+                entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content) if entry.size == len(content) else None)
+    path.write_bytes(zstandard.compress(data.getvalue()))
+    return path
+
+
+def entry(name: str, change: Callable[[tarfile.TarInfo], None] = lambda _: None) -> tarfile.TarInfo:
+    found = tarfile.TarInfo(name)
+    change(found)
+    return found
+
+
+def link(found: tarfile.TarInfo) -> None:
+    found.type, found.linkname = tarfile.SYMTYPE, "/etc"
+
+
+def fifo(found: tarfile.TarInfo) -> None:
+    found.type = tarfile.FIFOTYPE
+
+
+def huge(found: tarfile.TarInfo) -> None:
+    found.size = MOST_BYTES
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        (entry("record/../../out"), "leads out"),
+        (entry("/tmp/out"), "no part of a bundle"),
+        (entry("other"), "no part of a bundle"),
+        (entry("record/x", link), "no part of a bundle"),
+        (entry("record/x", fifo), "no part of a bundle"),
+        (entry("record/x", huge), "GiB"),
+    ],
+)
+def test_a_hostile_archive_is_refused(tmp_path: Path, bad: tarfile.TarInfo, why: str) -> None:
+    with pytest.raises(RequestError, match=why):
+        unpacked(hostile(tmp_path / "x.bundle", (bad, b"x")))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"more": 1},
+        {"head_sha": "HEAD"},
+        {"run_id": "../../x"},
+        {"options": {"workflow": "/etc/passwd"}},
+        {"options": {"trust": True}},
+        {"branch": "a\nb"},
+        {"pack": "yes"},
+        {"images": {"debian": "latest"}},
+    ],
+)
+def test_a_hostile_manifest_is_refused(made: Path, change: dict[str, object]) -> None:
+    good = unpacked(made / "full.bundle").manifest.model_dump(mode="json")
+    with pytest.raises(RequestError, match="is no bundle"):
+        unpacked(hostile(made / "x.bundle", manifest=json.dumps(good | change).encode()))
+    unpacked(hostile(made / "x.bundle", manifest=json.dumps(good).encode()))
+
+
+def test_other_files_than_named_are_refused(project: Project, made: Path) -> None:
+    found = unpacked(made / "full.bundle")
+    wrong = found.manifest.model_dump(mode="json") | {"tree_sha": "0" * 40}
+    pack = (found.folder / "tree.pack").read_bytes()
+    record = [
+        (tarfile.TarInfo(f"record/{path.relative_to(found.folder / 'record')}"), path.read_bytes())
+        for path in (found.folder / "record").rglob("*")
+        if path.is_file()
+    ]
+    bad = hostile(made / "x.bundle", (tarfile.TarInfo("tree.pack"), pack), *record, manifest=json.dumps(wrong).encode())
+    code, _, err = project.loom("replay", str(bad), "--trust")
+    assert (code, "not those that it names" in err) == (2, True), err
+
+
+def test_no_bundle_at_all(project: Project, tmp_path: Path) -> None:
+    for content in (b"", b"plain text", zstandard.compress(b"no tar")):
+        (tmp_path / "x.bundle").write_bytes(content)
+        for command in ("show", "replay"):
+            code, _, err = project.loom(command, str(tmp_path / "x.bundle"))
+            assert (code, "is no bundle" in err) == (2, True), err
