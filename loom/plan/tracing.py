@@ -20,7 +20,7 @@ _SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "mksh", "zsh"})
 _SWITCHES = ("CI_DEBUG_TRACE", "LOOM_DEBUG_TRACE")
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _BEGINS_COMMAND = re.compile(r"(?:^|[;&|({]|\b(?:then|do|else|exec|sudo|env|command|builtin)\b)\s*(?=\S)")
-_ENDS_COMMAND = re.compile(r"[;&|(){}]|\s#")
+_ENDS_COMMAND = re.compile(r"[;&|(){}]")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _TRACERS = _SHELLS | {"set"}
 _LONGEST = 2000

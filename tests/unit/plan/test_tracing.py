@@ -48,6 +48,12 @@ TRACING = [
 NOT_TRACING = [
     "set -e",
     "set +x",
+    "set -e;exit",
+    "(set -e)xargs",
+    "{ set -e}x",
+    "bash -e&exit",
+    "bash -e|xargs",
+    "set -eo # xtrace",
     "set -euo pipefail",
     "echo set -x",
     "# set -x",

@@ -135,9 +135,10 @@ def test_jobs_over_an_overlay_are_opened_early_and_start_when_the_snapshot_is_th
     assert ran.statuses == {"one": "success", "two": "success"}
 
 
-@pytest.mark.parametrize("more", [", resource_group: g", ", runner_pool: p"])
-def test_a_job_that_may_wait_for_others_is_not_opened_early(make: Make, more: str) -> None:
-    engine = Engine(MountMode.OVERLAY, MountMode.BIND)
+@pytest.mark.parametrize("more", [", resource_group: g", ", runner_pool: p", ", services: [redis]"])
+def test_a_job_that_waits_for_others_or_services_is_not_opened_early(make: Make, more: str) -> None:
+    engine = Serving()
+    engine.capabilities = Engine(MountMode.OVERLAY, MountMode.BIND).capabilities
     text = TWO.replace("image: debian}", f"image: debian{more}}}", 1)
     made = project(make, text)
     (made.places / ".config/loom").mkdir(parents=True)
