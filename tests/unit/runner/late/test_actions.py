@@ -1,5 +1,6 @@
 """How programs of actions start: the script for Node, the container beside the job, the directories in the job's container."""
 
+import os
 import stat
 import subprocess
 import sys
@@ -123,3 +124,17 @@ def test_the_step_replaces_entrypoint_and_arguments(tmp_path: Path) -> None:
     assert found.arguments == ("-c", "echo  hi")
     post = beside(LateStep(kind="docker", action=action, inputs=inputs, stage="post"), tmp_path)
     assert post.entrypoint == ("/own.sh",)
+
+
+@pytest.mark.parametrize("abi", ["gnu", "musl"])
+def test_node_is_that_of_the_package_for_the_own_c_library_and_of_the_cache_for_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abi: str
+) -> None:
+    monkeypatch.setattr(actions.sysconfig, "get_config_var", lambda _: f"cpython-311-x86_64-linux-{abi}")
+    found = actions._nodes(tmp_path)
+    other = "gnu" if abi == "musl" else "musl"
+    assert os.access(found[abi], os.X_OK)
+    assert found[abi].parts[-3:] == (actions.EXTRA, "bin", "node")
+    assert found[other] == tmp_path / "node" / actions.EXTRA / "bin/node"
+    monkeypatch.setattr(actions.importlib.util, "find_spec", lambda _: None)
+    assert set(actions._nodes(tmp_path).values()) == {found[other]}

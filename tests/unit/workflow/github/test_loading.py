@@ -1,6 +1,7 @@
 """What the reader of GitHub's workflows says of their files: errors with a place, notices, inputs."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from loom.errors import RequestError, WorkflowError
 from loom.plan.model import ResolveContext
 from loom.workflow import patterns as searches
 from loom.workflow.dialects import examine, known_inputs, load
-from loom.workflow.github import patterns
+from loom.workflow.github import loader, patterns
 from loom.workflow.github.keywords import CONTEXTS, JOB, ROOT_KEYWORDS
+from loom.workflow.github.shapes import GitHubShapes
 from loom.workflow.loaded import Examined
 
 SOUND = "on: push\njobs: {x: {runs-on: ubuntu-latest, steps: [{run: echo}]}}\n"
@@ -326,3 +328,11 @@ def test_what_expressions_may_read_is_as_in_githubs_table(tmp_path: Path) -> Non
     assert {pointer: EVERYTHING - names for pointer, names in refused.items()} == {
         pointer: set(names.split()) for pointer, names in AVAILABLE.items()
     }
+
+
+def test_a_file_has_a_limit_of_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    several = "on: push\njobs: {x: {runs-on: a, env: {A: 1, B: 2}, steps: [{run: x}]}}\n"
+    monkeypatch.setattr(loader, "GitHubShapes", partial(GitHubShapes, _left=4))
+    assert any("the file has more than 500000 values" in one for one in messages(examined(tmp_path, several)))
+    monkeypatch.setattr(loader, "GitHubShapes", partial(GitHubShapes, _left=40))
+    assert messages(examined(tmp_path, several)) == []
