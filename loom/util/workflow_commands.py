@@ -7,8 +7,10 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-_COMMAND = re.compile(r"\s*::([a-z-]+)(?:\s+([^:]*(?::(?!:)[^:]*)*))?::(.*)", re.DOTALL | re.IGNORECASE)
-_OLD_COMMAND = re.compile(r".*?##\[([a-z-]+)(?:\s+([^\]]*))?\](.*)", re.DOTALL | re.IGNORECASE)
+_COMMAND = re.compile(r"\s*::([a-z-]+)(?: ([^:]*(?::(?!:)[^:]*)*))?::(.*)", re.DOTALL | re.IGNORECASE)
+_OLD_COMMAND = re.compile(r".*?##\[([a-z-]+)(?: ([^\]]*))?\](.*)", re.DOTALL | re.IGNORECASE)
+_LONGEST_OLD = 10_000
+"""Characters of a line with an old command, which may stand anywhere in it: the search takes the square of them."""
 NAMES = frozenset(
     {
         *("error", "warning", "notice", "debug", "group", "endgroup", "add-mask", "stop-commands", "echo"),
@@ -25,7 +27,7 @@ class WorkflowCommand(Struct, frozen=True):
 
 def command_in(line: str) -> WorkflowCommand | None:
     """Return the command of a line, if it is one."""
-    found = _COMMAND.match(line) or (_OLD_COMMAND.match(line) if "##[" in line else None)
+    found = _COMMAND.match(line) or (_OLD_COMMAND.match(line) if "##[" in line and len(line) < _LONGEST_OLD else None)
     if found is None or found[1].lower() not in NAMES:
         return None
     separator = "," if found.re is _COMMAND else ";"

@@ -1,5 +1,7 @@
 """Workflow commands in lines of output, and what people see of them."""
 
+import time
+
 import pytest
 
 from loom.util.sections import CommandReader, OutputSection
@@ -73,3 +75,12 @@ def test_groups_and_stopped_commands() -> None:
                 found.append(part)
     assert found == ["<A", "one", ">A", "<B", "two", ">B", "::error::x", "Error: y"]
     assert reader.open == []
+
+
+@pytest.mark.parametrize(
+    "line", ["::error" + " " * 200_000, "::error " + ": " * 100_000, "##[a " * 100_000, " " * 200_000 + "::"]
+)
+def test_a_long_line_takes_no_time(line: str) -> None:
+    start = time.process_time()
+    assert command_in(line) is None
+    assert time.process_time() - start < 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 from loom.runner.late.commands import CommandFilter
 from loom.status import Stream
@@ -48,3 +49,10 @@ def test_a_command_is_carried_out_before_its_line_is_passed_on() -> None:
     commands("stdout", b"a\n::add-")
     commands("stdout", b"mask::x\nb\n")
     assert order == ["a\n", "<x>", "::add-mask::x\nb\n"]
+
+
+def test_blank_lines_take_no_time() -> None:
+    start = time.process_time()
+    commands = CommandFilter(lambda *_: None, lambda _: None)
+    commands("stdout", b"\n" * 300_000 + b"a::b\n")
+    assert time.process_time() - start < 1
