@@ -28,12 +28,13 @@ from loom.commands.project import Here
 from loom.commands.record import remote
 from loom.commands.record.remote import Remote
 from loom.commands.run import run as running
-from loom.commands.run.checkout import origin_of
+from loom.commands.run.checkout import git, origin_of
 from loom.commands.run.fetched_checkout import fetch_checkout
 from loom.commands.run.preparing import Options, Prepared, prepare
 from loom.commands.screen import screen_parts
 from loom.commands.servers import RemoteJob, RemotePipeline, RemoteVariable, ServerRefused, address_of, is_address
 from loom.errors import ImageError, LoomError, RequestError
+from loom.images.reference import Reference, parse_reference
 from loom.plan.model import Image, Job, Plan
 from loom.plan.origin import origin_of as server_of_origin
 from loom.record.event_files import read_events
@@ -94,8 +95,7 @@ def _last_failed(here: Here) -> Remote:
     """Return the first failed job of the newest red pipeline of this branch, at origin."""
     found = origin_of(here.root, here.environ)
     origin = server_of_origin(str(found)) if found is not None else None
-    head = (here.root / ".git/HEAD").read_text().strip() if (here.root / ".git/HEAD").is_file() else ""
-    branch = head.removeprefix("ref: refs/heads/") if head.startswith("ref: ") else ""
+    branch = (git(here.root, here.environ, "symbolic-ref", "--quiet", "--short", "HEAD") or b"").decode().strip()
     if origin is None or not branch:
         raise RequestError("--last: there is no branch, or no origin on a server", hint="name the address of the job")
     page = "actions/runs/1" if origin.host == "github.com" else "-/pipelines/1"
@@ -162,7 +162,7 @@ class _Reproducing:
         branch = self._job.ref if _MERGE_REQUEST.fullmatch(self._job.ref) is None else "merge-request"
         fetch_checkout(
             self._directory / "tree",
-            url=Address(self._clone_url(pipeline)),
+            url=Address(self._clone_url()),
             sha=self._job.sha,
             ref=branch,
             is_tag=self._job.is_tag,
@@ -172,13 +172,13 @@ class _Reproducing:
             environ=self._here.environ,
         )
 
-    def _clone_url(self, pipeline: RemotePipeline) -> str:
-        """Return the checkout's own origin if it is that project, since git knows how to read it; else what the server says."""
+    def _clone_url(self) -> str:
+        """Return the checkout's own origin if it is that project, since git knows how to read it; else the server's address."""
         found = origin_of(self._here.root, self._here.environ)
         origin = server_of_origin(str(found)) if found is not None else None
         if found is not None and origin is not None and origin.path == self._remote.address.project:
             return found.revealed()
-        return pipeline.clone_url
+        return f"{self._remote.address.server}/{self._remote.address.project}.git"
 
     # -- what the job gets ------------------------------------------------------------------------------------------
 
@@ -326,12 +326,17 @@ class _Reproducing:
 
     def _pinned(self, prepared: Prepared, target: Job) -> Plan:
         """Return the plan with the images that the log names, by their digests."""
-        digests = self._log.facts.images
+        digests = {
+            known.name: digest
+            for name, digest in self._log.facts.images.items()
+            if (known := _reference(name)) is not None
+        }
 
         def pinned(image: Image) -> Image:
-            if image.name is None or (digest := digests.get(image.name)) is None or "@" in image.name:
+            known = None if image.name is None else _reference(image.name)
+            if known is None or known.digest or (digest := digests.get(known.name)) is None:
                 return image
-            exact = replace(image, name=f"{image.name.rpartition(':')[0] or image.name}@{digest}")
+            exact = replace(image, name=known.pinned(digest))
             resolver = prepared.here.provider_named(target.provider).images
             try:
                 if resolver is not None:
@@ -387,6 +392,14 @@ class _Reproducing:
         for line in more:
             write(visible(line))
         write(f"go on:   loom shell {prepared.run_id}, loom diagnose {prepared.run_id}")
+
+
+def _reference(name: str) -> Reference | None:
+    """Return an image's name, divided; None for one with variables, or that is none."""
+    try:
+        return parse_reference(name)
+    except RequestError:
+        return None
 
 
 def _quiet(_stream: str, _data: bytes) -> None:

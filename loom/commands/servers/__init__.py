@@ -79,7 +79,6 @@ class RemotePipeline(Struct, frozen=True, kw_only=True):
     """The event, in the server's words."""
     url: str
     default_branch: str
-    clone_url: str
     variables: Mapping[str, str] = {}
     """Those that were given to it."""
     unread: Sequence[str] = ()

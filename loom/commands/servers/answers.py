@@ -82,8 +82,6 @@ class GitLabBranch(ServerAnswer):
 class GitLabProject(ServerAnswer):
     id: int
     default_branch: str | None = None
-    http_url_to_repo: str
-    path_with_namespace: str
 
 
 class GitHubStep(ServerAnswer):

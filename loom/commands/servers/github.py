@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -35,6 +36,7 @@ from loom.commands.servers.answers import GitHubJob, checked
 
 TIMEOUT_S = 60
 _CHUNK = 1 << 18
+_WORKFLOW = re.compile(r"\.github/workflows/[^/]+\.ya?ml")
 T = TypeVar("T")
 
 
@@ -93,14 +95,13 @@ class GitHubServer:
 
     def pipeline(self, job: RemoteJob) -> RemotePipeline:
         run = self._asked(f"run {job.pipeline}", lambda: self._repository.get_workflow_run(job.pipeline).raw_data)
-        repository = run.get("repository") or {}
+        repository, workflow = run.get("repository") or {}, str(run.get("path", "")).partition("@")[0]
         return RemotePipeline(
             id=job.pipeline,
             source=str(run.get("event", "push")),
             url=str(run.get("html_url", "")),
             default_branch=str(repository.get("default_branch") or ""),
-            clone_url=f"{self._address.server}/{self._address.project}.git",
-            workflow=str(run.get("path", "")).partition("@")[0],
+            workflow=workflow if _WORKFLOW.fullmatch(workflow) else "",
             unread=(
                 "the inputs and the payload of the event, which the API does not have",
                 "outputs and artifacts of the jobs before, which the API has of the whole run",

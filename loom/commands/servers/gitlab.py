@@ -125,7 +125,6 @@ class GitLabServer:
             source=found.source,
             url=found.web_url,
             default_branch=about.default_branch or "",
-            clone_url=about.http_url_to_repo,
             variables={one.name: one.value for one in given if one.value is not None},
             unread=unread,
         )
