@@ -17,15 +17,15 @@ HEAD = """# {system}'s keywords
 
 Each keyword of {system}'s {reference}, and what loom makes of it in {files} ([guide](../guides/{name}.md)).
 This page is made by `scripts/docs {name}` from the table that `loom check` reads: a keyword that is not here is an error,
-with its place and the nearest known one.
+with its line and the nearest known one.
 
 | here | meaning |
 | --- | --- |
 | as in {system} | The same effect. |
 | differs | An effect, but another one on one machine; the last column says which. |
-| no effect | No meaning on one machine. `loom check` says so once, as a notice with the place; a run says how many there are. |
+| no effect | No meaning on one machine. `loom check` says so once, as a notice with the line; a run says how many there are. |
 | refused | An error with the reason: without the keyword the job would not do what its file says. |
-| refuses the job | Other jobs run. `loom check` warns with the place; a run that does not name the job ends it as an error. |
+| refuses the job | Other jobs run. `loom check` warns with the line; a run that does not name the job ends it as an error. |
 """
 
 

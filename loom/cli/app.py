@@ -34,7 +34,7 @@ MODULES = {
 Names that collide with Python's or the module's get a trailing underscore, as in `exec_`.
 """
 
-HELP = "Run your CI workflow on your own machine: same input, same place, and a short way to the failure."
+HELP = "Run your CI workflow on your own machine: same input, same container, and a short way to the failure."
 
 
 def _print_version(wanted: bool) -> None:

@@ -16,7 +16,7 @@ def check(
     inputs: options.Inputs = None,
     strict: Annotated[bool, option("--strict", "Treat warnings as failures: end with 1.")] = False,
 ) -> None:
-    """Check the workflow. Lists every error with its place, and valid but doubtful values.
+    """Check the workflow. Lists every error with its line, and valid but doubtful values.
 
     Exit code: 0 without errors, 1 for warnings with --strict, 2 for errors.
     """

@@ -26,7 +26,7 @@ WorkflowFile = Annotated[
 On = Annotated[
     str | None,
     option(
-        "--on PLACE",
+        "--on POOL",
         "Where jobs in containers run: PROVIDER[:CONTEXT] or a pool of your configuration (default: docker).",
         "place",
     ),

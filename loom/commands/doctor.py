@@ -205,7 +205,7 @@ def directory(name: str, path: Path) -> Check:
     """Check that a directory is writable and has space, creating it like a run."""
     above = next((folder for folder in (path, *path.parents) if folder.exists()), path)
     if not os.access(above, os.W_OK | os.X_OK):
-        advice = "give permission there, or name another place (`loom config show --origin`)"
+        advice = "give permission there, or name another directory (`loom config show --origin`)"
         return _bad(name, f"{path} can't be written", advice)
     found = space(name, above, shown=path)
     if name == "workspaces" and found.state == "ok" and in_memory(above):

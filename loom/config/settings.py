@@ -174,7 +174,10 @@ class Config:
     )
     pools: Pools = field(
         default_factory=dict,
-        metadata={"about": "Places for jobs by the name that `runner_pool` and `--on` use.", "project": THE_USERS},
+        metadata={
+            "about": "Providers with their settings, by the name that `runner_pool` and `--on` use.",
+            "project": THE_USERS,
+        },
     )
     log_driver: Literal["json-file", "none"] = _key(
         "json-file", FREE, "The containers' log driver; none is faster but leaves `docker logs` empty."

@@ -122,7 +122,7 @@ class RunRecord:
         except OSError as error:
             raise InfrastructureError(
                 f"the record can't be written at {self.paths.root}: {error.strerror or error}",
-                hint="free some space or give permission there, or name another place with LOOM_STATE_DIR",
+                hint="free some space or give permission there, or name another directory with LOOM_STATE_DIR",
                 code="RECORD_UNWRITABLE",
             ) from error
 

@@ -152,7 +152,7 @@ def make_workspace(request: RunRequest, workspace: Path) -> None:
     except OSError as error:
         raise SnapshotError(
             f"the isolated workspace can't be made at {workspace}: {error.strerror or error}",
-            hint="name another place with LOOM_TMP_DIR or TMPDIR",
+            hint="name another directory with LOOM_TMP_DIR or TMPDIR",
         ) from error
 
 

@@ -437,6 +437,6 @@ class Prewarmed:
 
     def _left_behind(self) -> str:
         return (
-            f"the place of job {self._job.id} was still being opened {AT_ONCE_S:.0f} s after the second interrupt;"
+            f"the session of job {self._job.id} was still being opened {AT_ONCE_S:.0f} s after the second interrupt;"
             " the next loom removes what is there of it"
         )

@@ -191,5 +191,5 @@ class Views:
                     continue
                 return directory
         except OSError as error:
-            raise SnapshotError(f"no place for the files of job {job.id}: {error}") from error
-        raise SnapshotError(f"no place for the files of job {job.id}: {above} is full of earlier ones")
+            raise SnapshotError(f"no directory for the files of job {job.id}: {error}") from error
+        raise SnapshotError(f"no directory for the files of job {job.id}: {above} is full of earlier ones")

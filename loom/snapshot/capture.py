@@ -123,7 +123,7 @@ def _take(
             if not workspace.exists():
                 raise SnapshotError(
                     f"{workspace} was removed while it was filled",
-                    hint="run it again; see what removes files there, or name another place with LOOM_TMP_DIR",
+                    hint="run it again; see what removes files there, or name another directory with LOOM_TMP_DIR",
                 ) from error
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise SnapshotError(

@@ -54,7 +54,7 @@ def checked(items: Iterable[tuple[TarEntry, Content | None]], reserved: Iterable
         name = entry.path
         path = _safe_path(name)
         if any(below(path, place) for place in reserved):
-            raise UnsafeArchive(f"{name!r} is a place of loom's own record")
+            raise UnsafeArchive(f"{name!r} is a path of loom's own record")
         if not path:
             continue
         if links and not links.isdisjoint(_parents(path)):

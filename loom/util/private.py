@@ -92,7 +92,7 @@ def own_state(directory: Path) -> Path:
     except OSError as error:
         raise InfrastructureError(
             f"the state directory {directory} can't be used: {error.strerror or error}",
-            hint="remove it if you do not know it, or name another place with LOOM_STATE_DIR",
+            hint="remove it if you do not know it, or name another directory with LOOM_STATE_DIR",
             code="STATE_DIR_NOT_PRIVATE",
         ) from error
     return directory

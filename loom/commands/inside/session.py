@@ -259,7 +259,7 @@ def _opener(
     stack.callback(lambda: [provider.close(cancel) for provider in tools.providers.values()])
     if job.view is None:
         about = (
-            f"in a new place for {job.job.id} (run {run.run_id}), as its first step would find it: the job ended before "
+            f"in a new session for {job.job.id} (run {run.run_id}), as its first step would find it: the job ended before "
             "it had files; caches are not restored"
         )
     elif not job.in_container:

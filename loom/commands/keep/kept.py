@@ -102,7 +102,7 @@ def remove_places(here: Here, entry: RunEntry, silent: dict[str, str], *, in_eng
                 silent[name] = error.message
         # What else the engine of this machine has of a run that is over goes by its labels, with or without a record.
         if name != CONTAINERS or keeps_here(entry) or (jobs and entry.receipt is None):
-            problems.append(f"its places on {name} are left: {silent[name]}")
+            problems.append(f"its sessions on {name} are left: {silent[name]}")
     return problems
 
 

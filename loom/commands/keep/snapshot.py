@@ -59,7 +59,7 @@ def _take(source: Source, *, show_progress: bool) -> Snapshot:
                 here.store.claims.make(workspace, run_id=run_id, repo_root=source.root, kind="snapshot")
             except OSError as error:
                 raise SnapshotError(
-                    f"{workspace}: {error.strerror}", hint="name another place with LOOM_TMP_DIR or TMPDIR"
+                    f"{workspace}: {error.strerror}", hint="name another directory with LOOM_TMP_DIR or TMPDIR"
                 ) from error
             try:
                 taken = snapshots.take(source, workspace, cancel=cancel, on_progress=on_progress)

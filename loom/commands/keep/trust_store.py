@@ -92,7 +92,7 @@ class Trust:
         except OSError as error:
             raise InfrastructureError(
                 f"your decision can't be kept at {self.path}: {error.strerror or error}",
-                hint="free some space or give permission there, or name another place with LOOM_STATE_DIR",
+                hint="free some space or give permission there, or name another directory with LOOM_STATE_DIR",
                 code="TRUST_UNWRITABLE",
             ) from error
 

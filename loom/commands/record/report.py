@@ -25,6 +25,7 @@ def report(run: str, output: Path | None) -> None:
         atomic.write(path, text.encode())
     except OSError as error:
         raise RequestError(
-            f"the report can't be written to {path}: {error.strerror or error}", hint="name a place with --output FILE"
+            f"the report can't be written to {path}: {error.strerror or error}",
+            hint="name another file with --output FILE",
         ) from error
     print(f"report: {path.absolute()}")

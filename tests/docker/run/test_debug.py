@@ -394,7 +394,7 @@ def test_nothing_of_a_run_with_a_kept_container_goes_while_no_engine_answers(fai
     for which in ((run_id,), ("--keep-last", "0")):
         refused = failing.loom("clean", *which, **down)
         assert refused.code == 3, refused.out + refused.err
-        assert "its places on docker are left: no Docker engine answers" in refused.out
+        assert "its sessions on docker are left: no Docker engine answers" in refused.out
     assert failing.loom("pull", run_id, "unit", **down).out.endswith("+made\n"), "its files are here"
     assert failing.loom("verify", run_id, "unit", **down).code == 1
     assert loom(failing, "exec", run_id, "unit", "--", "cat", "made.txt").out == "made\n"

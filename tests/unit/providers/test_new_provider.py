@@ -142,7 +142,7 @@ def test_a_run_is_cleaned_with_its_places_when_its_machine_answers_and_others_ar
     assert left.returncode == 3, left.stdout + left.stderr
     lines = left.stdout.splitlines()
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == ["removed", "could", "1"]
-    assert "  its places on far are left: the far machine does not answer" in lines
+    assert "  its sessions on far are left: the far machine does not answer" in lines
     away.rename(machine)
     assert len(list(machine.iterdir())) == 1
     done = python(far, LOOM, "clean", "--keep-last", "0")

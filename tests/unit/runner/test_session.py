@@ -331,7 +331,7 @@ def test_a_place_that_is_still_being_opened_is_left_after_two_interrupts(
     assert ran.statuses == {"one": "skipped"}
     assert ran.warnings() == [
         (
-            "the place of job one was still being opened 15 s after the second interrupt;"
+            "the session of job one was still being opened 15 s after the second interrupt;"
             " the next loom removes what is there of it"
         )
     ]

@@ -387,8 +387,8 @@ SAID = {
     "hard link up": "'h' is a hard link to '../x', which is not a file of the archive",
     "hard link to a file of the workspace": "'h' is a hard link to 'theirs', which is not a file of the archive",
     "hard link to a link": "'h' is a hard link to 'l', which is not a file of the archive",
-    "loom's record": "'.git/loom/receipt' is a place of loom's own record",
-    "loom's record by its link": "'.loom/.runtime' is a place of loom's own record",
+    "loom's record": "'.git/loom/receipt' is a path of loom's own record",
+    "loom's record by its link": "'.loom/.runtime' is a path of loom's own record",
 }
 
 

@@ -317,7 +317,7 @@ class OverlayMount(_EngineVolume):
             if os.geteuid() == 0:
                 os.chown(self._upper, of_lower.st_uid, of_lower.st_gid)
         except OSError as error:
-            raise ProviderError(f"no place for the layers of job {self._request.job_id}: {error}") from error
+            raise ProviderError(f"no directory for the layers of job {self._request.job_id}: {error}") from error
         for path in (lower, self._upper, work):
             if not can_be_named(path):
                 raise ProviderError(

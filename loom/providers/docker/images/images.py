@@ -140,7 +140,7 @@ class Images:
             except OSError as error:
                 raise ImageError(
                     f"what {shown(model.Image(build=one))} is built from can't be kept in {place}: {error.strerror or error}",
-                    hint="free some space or give permission there, or name another place with LOOM_STATE_DIR",
+                    hint="free some space or give permission there, or name another directory with LOOM_STATE_DIR",
                     code="IMAGE_BUILD_INPUT",
                 ) from error
             self._inputs[key] = place
