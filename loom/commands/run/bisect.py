@@ -66,7 +66,8 @@ def bisect(
     with signals(cancel):
         left = found.until_the_end(jobs or 1)
     if cancel.requested:
-        write(f"interrupted: the same command goes on from here ({counted(len(found.tested), 'result')} known)")
+        known = counted(len(found.tested), "result")
+        print(f"interrupted: the same command goes on from here ({known} known)", file=sys.stderr)
         return cancel.exit_code or ExitCode.INTERRUPTED
     document = found.document(job, left)
     if as_json:
@@ -196,7 +197,7 @@ class _Bisect:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "loom", *self._words, "--quiet"],
             cwd=root,
-            env={**_plain(self._here.environ), "LOOM_KEEP": "never", "LOOM_AUTO_CLEAN": "false"},
+            env={**_plain(self._here.environ), "LOOM_KEEP": "never", "LOOM_AUTO_CLEAN": "false", "LOOM_BUNDLE": ""},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -60,6 +60,7 @@ def replay(
     directory = here.config.cache_dir / "replays" / manifest.run_id
     _lay_out(found, directory, here.root, file)
     _ask_for_secrets(manifest)
+    os.environ.pop("LOOM_BUNDLE", None)  # this one is from a bundle
     os.chdir(directory)
     own = manifest.options
     given = Options.of(

@@ -78,6 +78,7 @@ def test_an_interrupted_bisection_goes_on(project: Project, tmp_path: Path) -> N
         [sys.executable, "-m", "loom", *words],
         cwd=project.root,
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     ) as process:

@@ -182,18 +182,46 @@ def test_a_hostile_manifest_is_refused(made: Path, change: dict[str, object]) ->
     unpacked(hostile(made / "x.bundle", manifest=json.dumps(good).encode()))
 
 
-def test_other_files_than_named_are_refused(project: Project, made: Path) -> None:
+def again(made: Path, pack: bytes, **change: str) -> Path:
+    """Write the bundle with other objects, and other facts in its manifest."""
     found = unpacked(made / "full.bundle")
-    wrong = found.manifest.model_dump(mode="json") | {"tree_sha": "0" * 40}
-    pack = (found.folder / "tree.pack").read_bytes()
+    manifest = found.manifest.model_dump(mode="json") | change
     record = [
         (tarfile.TarInfo(f"record/{path.relative_to(found.folder / 'record')}"), path.read_bytes())
         for path in (found.folder / "record").rglob("*")
         if path.is_file()
     ]
-    bad = hostile(made / "x.bundle", (tarfile.TarInfo("tree.pack"), pack), *record, manifest=json.dumps(wrong).encode())
-    code, _, err = project.loom("replay", str(bad), "--trust")
+    entries = [(tarfile.TarInfo("tree.pack"), pack), *record]
+    return hostile(made / "x.bundle", *entries, manifest=json.dumps(manifest).encode())
+
+
+def test_other_files_than_named_are_refused(project: Project, made: Path) -> None:
+    pack = (unpacked(made / "full.bundle").folder / "tree.pack").read_bytes()
+    code, _, err = project.loom("replay", str(again(made, pack, tree_sha="0" * 40)), "--trust")
     assert (code, "not those that it names" in err) == (2, True), err
+    code, _, err = project.loom("replay", str(again(made, b"no objects")), "--trust")
+    assert code == 2, err
+
+
+def test_a_tree_with_files_of_gits_own_harms_nothing(project: Project, made: Path) -> None:
+    def git(*arguments: str, given: str = "") -> str:
+        asked = ["git", "-c", "user.name=t", "-c", "user.email=t@e", *arguments]
+        ran = subprocess.run(asked, cwd=made / "gone", input=given, check=True, capture_output=True, text=True)
+        return ran.stdout.strip()
+
+    hook = git("hash-object", "-w", "--stdin", given=f"#!/bin/sh\ntouch {made}/owned\n")
+    inner = git("mktree", given=f"100755 blob {hook}\tpost-checkout\n")
+    inner = git("mktree", given=f"040000 tree {inner}\thooks\n")
+    tree = git("mktree", given=git("ls-tree", "HEAD") + f"\n040000 tree {inner}\t.git\n")
+    tip = git("commit-tree", "-p", "HEAD", "-m", "x", tree)
+    git("update-ref", "refs/loom/x", tip)
+    git("bundle", "create", "-q", str(made / "evil"), "refs/loom/x")
+    bad = again(made, (made / "evil").read_bytes(), tree_sha=tree, tip_sha=tip)
+    code, _, err = project.loom("replay", str(bad), "--trust")
+    assert (code, "internal error" in err) in ((2, False), (3, False)), err
+    assert "invalid path" in err
+    assert not (made / "owned").exists()
+    assert not list((made / "other").rglob("hooks/post-checkout"))
 
 
 def test_no_bundle_at_all(project: Project, tmp_path: Path) -> None:
