@@ -1,0 +1,54 @@
+"""The first part of a job that differs decides whether its steps have to run again."""
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from loom.plan.comparison import first_change
+from loom.plan.model import Artifacts, Image, Job, Resources, Service, Step
+
+
+def step(number: int, script: str, phase: str = "script") -> Step:
+    return Step(phase=phase, number=number, script=script, file="w.yml", line=10 + number)
+
+
+STEPS = (step(1, "a"), step(2, "b"))
+JOB = Job(id="j", name="j", stage="s", provider="docker", steps=STEPS, image=Image(name="debian"))
+SERVICE = Service(name="db", aliases=("db",), image=Image(name="db"), place="w.yml:3")
+
+
+def changed(old: Job = JOB, before: str | None = None, apart_from: tuple[str, ...] = (), **fields: Any) -> str:
+    return str(first_change(old, replace(old, **fields), before=before, apart_from=apart_from) or "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "change", "before_2"),
+    [
+        ({}, "", ""),
+        ({"steps": (STEPS[0], step(2, "x"))}, "step script/02 (w.yml:12)", ""),
+        ({"steps": (replace(STEPS[0], script="x", line=99), STEPS[1])}, "step script/01 (w.yml:99)", "step script/01 (w.yml:99)"),
+        ({"steps": (replace(STEPS[0], phase="before_script"), STEPS[1])}, "step script/01 (w.yml:11)", "step script/01 (w.yml:11)"),
+        ({"steps": STEPS[:1]}, "step script/02 (w.yml:12)", ""),
+        ({"steps": ()}, "step script/01 (w.yml:11)", "step script/01 (w.yml:11)"),
+        ({"steps": (*STEPS, step(3, "c"))}, "step script/03 (w.yml:13)", ""),
+        ({"steps": tuple(replace(one, line=50) for one in STEPS)}, "", ""),
+        ({"image": Image(name="other")}, "image", "image"),
+        ({"variables": {"A": "b"}}, "variables", "variables"),
+        ({"artifacts": Artifacts(paths=("a",))}, "artifacts", ""),
+        ({"resources": Resources(memory=1 << 30)}, "resources", "resources"),
+        ({"resources": Resources(places={"memory": "w.yml:9"})}, "", ""),
+        ({"services": (SERVICE,)}, "services", "services"),
+    ],
+)  # fmt: skip
+def test_the_first_change(fields: dict[str, Any], change: str, before_2: str) -> None:
+    assert changed(**fields) == change
+    assert changed(before="script/02", **fields) == before_2
+
+
+def test_some_fields_may_differ() -> None:
+    served = replace(JOB, services=(SERVICE,))
+    assert changed(served, services=(replace(SERVICE, place="w.yml:7"),)) == ""
+    assert changed(served, services=(replace(SERVICE, user="x"),)) == "services"
+    assert changed(image=Image(name="x"), variables={"A": "b"}, apart_from=("image",)) == "variables"
+    assert changed(image=Image(name="x"), apart_from=("image",)) == ""

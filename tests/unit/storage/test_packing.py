@@ -1,0 +1,29 @@
+"""What is written or read is counted and hashed, and said as `sha256sum` says it."""
+
+import hashlib
+import io
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from loom.storage.packing import Hashed, digest_line
+
+
+def test_bytes_are_hashed_either_way() -> None:
+    file = io.BytesIO()
+    written = Hashed(file)
+    assert [written.write(data) for data in (b"one", b"", b"two!")] == [3, 0, 4]
+    written.flush()
+    read = Hashed(io.BytesIO(file.getvalue()))
+    assert (read.read(2), read.read()) == (b"on", b"etwo!")
+    assert read.size == written.size == 7
+    assert read.digest.hexdigest() == written.digest.hexdigest() == hashlib.sha256(b"onetwo!").hexdigest()
+
+
+@pytest.mark.parametrize("name", ["a b", "ü", "\udcff", "a\nb", "a\\b"])
+def test_a_line_is_that_of_sha256sum(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    said = subprocess.run(("sha256sum", "--", name), cwd=tmp_path, capture_output=True, check=True).stdout
+    line = digest_line(hashlib.sha256(b"x").hexdigest(), name)
+    assert line == (b"" if said.startswith(b"\\") else said)
