@@ -379,6 +379,14 @@ def test_a_condition_on_what_only_the_server_knows_is_said_once(tmp_path: Path) 
     assert notices(tmp_path, READS, given={"CI_PROJECT_ID": "2"}) == []
 
 
+def test_variables_that_are_too_long_together_are_an_error_of_their_job(tmp_path: Path) -> None:
+    longer = ", ".join(f"V{number}: '{f'$V{number - 1}' * 16}'" for number in range(1, 7))
+    with pytest.raises(
+        LoomError, match=r"\.gitlab-ci\.yml:1:1: \w+ /job/variables: variables: the expanded value exceeds"
+    ):
+        plan(tmp_path, f"job: {{script: x, variables: {{V0: 'x', {longer}}}}}")
+
+
 def test_images_have_their_own_platform_or_the_configurations(tmp_path: Path) -> None:
     text = """\
 plain: {script: x, image: debian, services: [redis]}

@@ -73,3 +73,13 @@ def test_a_file_that_is_shorter_than_its_entry_says() -> None:
     whole[central + 24 : central + 28] = (1000).to_bytes(4, "little")
     with pytest.raises(DamagedArchive):
         read(bytes(whole))
+
+
+def test_the_list_of_a_large_archive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)  # as of one with 65,536 files
+    whole = archive()
+    assert b"PK\6\7" in whole
+    assert list(read(whole)) == ["a/b.txt", "c", "big"]
+    monkeypatch.setattr(zips, "MOST_LISTED", 10)
+    with pytest.raises(DamagedArchive, match=r"its list of files has \d{3} bytes"):
+        read(whole)
