@@ -7,6 +7,7 @@ import pytest
 from loom.workflow import instances as of_jobs
 from loom.workflow.gitlab import limits, needs
 from loom.workflow.instances import Instance
+from loom.workflow.job_ids import MOST
 from loom.workflow.messages import Problems
 from tests.support.gitlab import entry, node, pipeline
 
@@ -36,6 +37,7 @@ def instances(text: str) -> dict[str, list[Instance]]:
             "{test: {parallel: {matrix: [{V: [1, 1.10, true]}]}}}",
             [("test.1", "test: [1]"), ("test.1.1", "test: [1.1]"), ("test.true", "test: [true]")],
         ),
+        ("{test: {parallel: {matrix: [{}, {V: [a, a]}, {W: []}, {V: a}]}}}", [("test.a", "test: [a]")]),
         (
             "{test: {parallel: {matrix: [{V: [a/b, a:b]}]}}}",
             [("test.a-b", "test: [a/b]"), ("test.a-b-2", "test: [a:b]")],
@@ -51,6 +53,12 @@ def instances(text: str) -> dict[str, list[Instance]]:
 )
 def test_titles_are_gitlabs_and_ids_are_safe_and_unique(text: str, expected: list[tuple[str, str]]) -> None:
     assert [(one.id, one.title) for several in instances(text).values() for one in several] == expected
+
+
+def test_no_more_is_made_of_too_many_than_says_so() -> None:
+    numbers = list(range(300))
+    for parallel in (f"{{matrix: [{{A: {numbers}}}]}}", f"{{matrix: [{{A: {numbers}, B: {numbers}}}]}}", "100000"):
+        assert len(instances(f"{{test: {{parallel: {parallel}}}}}")["test"]) == MOST + 1
 
 
 def test_an_instance_knows_its_place() -> None:
