@@ -1,11 +1,10 @@
 """Workflow commands in lines of output, and what people see of them."""
 
-import time
-
 import pytest
 
 from loom.util.sections import CommandReader, OutputSection
 from loom.util.workflow_commands import command_in, shown
+from tests.support.waiting import promptly
 
 
 @pytest.mark.parametrize(
@@ -78,9 +77,8 @@ def test_groups_and_stopped_commands() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["::error" + " " * 200_000, "::error " + ": " * 100_000, "##[a " * 100_000, " " * 200_000 + "::"]
+    "line", ["::error" + " " * 1_000_000, "::error " + ": " * 1_000_000, "##[a " * 1_000_000, " " * 1_000_000 + "::"]
 )
 def test_a_long_line_takes_no_time(line: str) -> None:
-    start = time.process_time()
-    assert command_in(line) is None
-    assert time.process_time() - start < 1
+    with promptly():
+        assert command_in(line) is None
