@@ -66,7 +66,7 @@ def checked_out(here: Here, commit: str, cancel: Cancel) -> Iterator[Path]:
         found = repository.find(workspace, here.environ)
         assert found is not None
         with git.ended_by(cancel):
-            for arguments in (("checkout", "-q", "-f", "--detach", commit), ("clean", "-q", "-ffdx", "-e", "/.loom")):
+            for arguments in (("checkout", "-q", "-f", "--detach", commit), ("clean", "-q", "-ffdx")):
                 git.run(arguments, git.in_repository(found, here.environ), cwd=workspace)
         yield workspace
     finally:

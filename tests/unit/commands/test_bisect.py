@@ -43,6 +43,8 @@ def test_the_first_bad_commit_is_found_in_checkouts_apart(project: Project) -> N
     history(project)
     (project.root / "n.yml").write_text("0\n")
     (project.root / "not committed").touch()
+    (project.root / ".loom").mkdir()
+    (project.root / ".loom" / "workflow.yml").write_text("of today: no workflow")
     code, out, err = project.loom("bisect", "test", "HEAD~9", "--no-container", "--json", "-j", "2")
     assert code == 0, err
     found = json.loads(out)
@@ -58,7 +60,7 @@ def test_the_first_bad_commit_is_found_in_checkouts_apart(project: Project) -> N
     assert (project.root / "n.yml").read_text() == "0\n"
     assert project.runs() == []  # none of them is a run of this checkout
     status = subprocess.run(["git", "status", "--short"], cwd=project.root, capture_output=True, text=True, check=True)
-    assert status.stdout == ' M n.yml\n?? "not committed"\n'
+    assert status.stdout == ' M n.yml\n?? .loom/\n?? "not committed"\n'
 
 
 def test_where_all_others_are_skipped_the_candidates_are_named(project: Project) -> None:
