@@ -88,6 +88,15 @@ def test_a_resumed_job_that_fails_again_is_kept_again(make: Make) -> None:
     assert len(list((project.places / "far").iterdir())) == 1
 
 
+def test_a_resumed_job_is_not_tried_again_since_its_place_is_the_only_one(make: Make) -> None:
+    project = make(WORKFLOW.replace("  stage: b\n", "  stage: b\n  retry: 1\n"))
+    before = project.run(on="far", keep="on-failure", code=1)
+    assert [unit.attempt for unit in before.reading.units("middle") if unit.step][-1] == 2
+    ran = resumed(project)
+    assert ran.statuses["middle"] == "failure"
+    assert [(unit.attempt, unit.step) for unit in ran.reading.units("middle") if unit.step] == [(1, "script/02")]
+
+
 def test_without_a_kept_place_a_job_goes_on_in_its_saved_files(make: Make) -> None:
     project = make(WORKFLOW.replace("test -e repaired", 'test -e "$REPAIRED"; touch repaired'))
     project.run(code=1, var=[f"REPAIRED={project.places}/repaired"], keep="never")
