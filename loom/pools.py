@@ -30,7 +30,7 @@ class Toleration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where jobs run. None and empty values leave the choice to the provider."""
+    """The provider of jobs, with its settings. None and empty values leave the choice to the provider."""
 
     provider: str
     context: str | None = None

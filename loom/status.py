@@ -50,7 +50,7 @@ class ExitCode(IntEnum):
 
 
 class Ended(StrEnum):
-    """Why a command in a session ended."""
+    """The reason for the end of a command in a session."""
 
     EXITED = "exited"
     TIMED_OUT = "timed_out"

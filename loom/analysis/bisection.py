@@ -42,7 +42,7 @@ class Bisection(Document, frozen=True, kw_only=True):
 
 
 class RemainingCommits(Struct, frozen=True, kw_only=True):
-    """What is left of the range."""
+    """The rest of the range."""
 
     next: list[str]
     """The commits to run now; none at the end."""
@@ -81,6 +81,6 @@ def left_of(order: Order, good: str, bad: str, results: Mapping[str, Verdict], a
 
 
 class UnfinishedBisection(Struct, frozen=True, kw_only=True):
-    """What is known of a bisection that was interrupted."""
+    """The known results of a bisection that was interrupted."""
 
     tested: list[Tested] = field(default_factory=list)

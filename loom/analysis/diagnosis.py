@@ -52,7 +52,7 @@ class Excerpt(Document, frozen=True, kw_only=True):
 
 
 class MovedOn(Document, frozen=True, kw_only=True):
-    """What changed in the checkout since the run."""
+    """The changes in the checkout since the run."""
 
     head_sha: Sha | None
     """The present HEAD, if it is another one."""

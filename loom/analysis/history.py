@@ -39,7 +39,7 @@ class ChangedFile(Document, frozen=True, kw_only=True):
 
 
 class SinceGreen(Document, frozen=True, kw_only=True):
-    """What differs from the last run in which the same job passed."""
+    """The differences from the last run in which the same job passed."""
 
     run_id: str
     tree_sha: Sha | None
@@ -51,7 +51,7 @@ class SinceGreen(Document, frozen=True, kw_only=True):
 
 
 class SameInput(Document, frozen=True, kw_only=True):
-    """How often the job ran on the same tree and image, this run included."""
+    """The number of runs of the job on the same tree and image, this one included."""
 
     runs: Count
     passed: Count

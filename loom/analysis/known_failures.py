@@ -38,7 +38,7 @@ class Cause(Document, frozen=True, kw_only=True):
 
 
 class Says(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one tool prints; `known_failures.yml` documents the fields of this and the following classes."""
+    """The output of one tool; `known_failures.yml` documents the fields of this and the following classes."""
 
     tool: str
     line: str
@@ -105,7 +105,7 @@ class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class InSource(Struct, frozen=True, kw_only=True):
-    """What is true of a file of the checkout that the output names."""
+    """Facts about a file of the checkout that the output names."""
 
     path: str
     ignored: bool = False
@@ -120,7 +120,7 @@ class InSource(Struct, frozen=True, kw_only=True):
 
 
 class Failed(Struct, frozen=True, kw_only=True):
-    """How a run, or a job of it, ended, and what it printed."""
+    """The end of a run, or of a job of it, and its output."""
 
     ended: str
     """Its status, or `interrupted`."""

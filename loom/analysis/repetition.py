@@ -24,7 +24,7 @@ MOST_LINES = 200_000
 
 
 class Rate(Document, frozen=True, kw_only=True):
-    """How many of how many, with Wilson's interval of 95 %."""
+    """A rate, with Wilson's interval of 95 %."""
 
     count: Count
     of: Count

@@ -41,7 +41,7 @@ class LogLine(Struct, frozen=True):
 
 
 class LogFacts(Struct, kw_only=True):
-    """What a log says of its job; empty: nothing."""
+    """Facts about a job from its log; empty: none."""
 
     format: Literal["gitlab", "github", "plain"] = "plain"
     runner: str = ""

@@ -22,7 +22,7 @@ class KeepassDatabase(Struct, frozen=True, kw_only=True):
 
 
 class GitLabSettings(Struct, frozen=True, kw_only=True):
-    """What a `.gitlab-ci.yml` needs of this machine."""
+    """The needs of a `.gitlab-ci.yml` on this machine."""
 
     projects: Mapping[str, Path] = member(default_factory=dict)
     """Clones of projects that it includes files of, by their paths on the server."""
@@ -35,7 +35,7 @@ class GitLabSettings(Struct, frozen=True, kw_only=True):
 
 
 class GitHubSettings(Struct, frozen=True, kw_only=True):
-    """What the workflows in `.github/workflows` need of this machine."""
+    """The needs of the workflows in `.github/workflows` on this machine."""
 
     server: str = "https://github.com"
     """Where git finds the repositories of actions: `SERVER/OWNER/NAME`."""

@@ -97,7 +97,7 @@ def finished(job: p.Job, config: Config, refuse: Callable[[tuple[str, ...], str]
 
 
 class Refusals:
-    """What this machine can't do for jobs: each is refused when it would run, and the others run without it."""
+    """The requests of jobs that this machine can't meet: each is refused when it would run, and the others run without it."""
 
     def __init__(self, keywords: Iterable[Keyword], *, code: str) -> None:
         self._keywords = [one for one in keywords if one.support is Support.NO_JOB]

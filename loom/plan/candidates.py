@@ -15,7 +15,7 @@ from loom.workflow.rules import RuleDecision
 
 
 class Withheld(Struct, frozen=True):
-    """Why a run leaves a job out, unless it is named, though its rules let it run."""
+    """The reason to leave a job out, unless it is named, though its rules let it run."""
 
     reason: str
     of_several: str

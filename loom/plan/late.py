@@ -40,7 +40,7 @@ class LateCaller(Struct, frozen=True, kw_only=True):
 
 
 class LateJob(Struct, frozen=True, kw_only=True):
-    """What is decided when a job starts."""
+    """The decisions at the start of a job."""
 
     condition: str = ""
     """Its `if`, with or without `${{ }}`; empty: `success()`."""
@@ -98,7 +98,7 @@ class Action(Struct, frozen=True, kw_only=True):
 
 
 class LateStep(Struct, frozen=True, kw_only=True):
-    """What is decided when a step starts."""
+    """The decisions at the start of a step."""
 
     id: str = ""
     """As `steps.<id>` has it; unique in its scope."""

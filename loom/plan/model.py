@@ -32,7 +32,7 @@ CONTAINERS = "docker"
 
 
 class WorkspaceMode(StrEnum):
-    """How the jobs of a run get their files (docs/reference/mounts.md)."""
+    """The ways in which jobs get their files (docs/reference/mounts.md)."""
 
     AUTO = "auto"
     """Separate files for each job, by the cheapest mechanism available."""
@@ -43,7 +43,7 @@ class WorkspaceMode(StrEnum):
 
 
 class MountMode(StrEnum):
-    """How a provider gives a directory to a job: the directory itself, a copy-on-write view, or a volume filled from it."""
+    """The forms of a directory for a job: the directory itself, a copy-on-write view, or a volume filled from it."""
 
     BIND = "bind_mount"
     OVERLAY = "overlay"

@@ -15,7 +15,7 @@ _GITLAB = "gitlab.com"
 
 
 class ProjectOrigin(Struct, frozen=True, kw_only=True):
-    """Where a project is at home. `path` has its groups and its name."""
+    """The server and path of a project. `path` has its groups and its name."""
 
     host: str
     path: str

@@ -61,7 +61,7 @@ def in_gitlab(event: str) -> str:
 
 
 class Message(Struct, frozen=True, kw_only=True):
-    """What git says of a commit, its tag and its branch."""
+    """Facts from git about a commit, its tag and its branch."""
 
     author: str
     timestamp: str
@@ -87,7 +87,7 @@ class HeadCommit(Struct, frozen=True, kw_only=True):
 
 
 class User(Struct, frozen=True, kw_only=True):
-    """Who runs, as git knows the person."""
+    """The user of the run, as git knows the person."""
 
     name: str = ""
     email: str = ""

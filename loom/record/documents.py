@@ -287,7 +287,7 @@ class RunSummary(Document, frozen=True, kw_only=True):
 
 
 class Invocation(Document, frozen=True, kw_only=True):
-    """What a run was asked for, and a run that does it again, too."""
+    """The request for a run, and for a run that does it again."""
 
     options: dict[str, Any] = field(default_factory=dict)
     """The options of `loom run` that were given, by the names of its parameters."""
@@ -296,7 +296,7 @@ class Invocation(Document, frozen=True, kw_only=True):
 
 
 class Reused(Document, frozen=True, kw_only=True):
-    """What a run took over of one job of its parent."""
+    """The results of one job of its parent that a run took over."""
 
     job_id: Place
     steps: Count
@@ -324,7 +324,7 @@ Kind = Literal["whole", "partial", "resumed", "assisted"]
 
 
 class Extent(Document, frozen=True, kw_only=True):
-    """What a run ran. Only a whole run that nobody assisted is a proof of the result for its tree."""
+    """The extent of a run. Only a whole run that nobody assisted is a proof of the result for its tree."""
 
     kinds: list[Kind]
     """`whole`: each job that the rules select ran, from its first step. Else `partial` or `resumed`, or both."""

@@ -95,7 +95,7 @@ Adopt = Callable[[SessionRequest, OnOutput, Cancel], AbstractContextManager[Sess
 
 
 class Resumption(Struct, frozen=True, kw_only=True):
-    """How a job resumes from a step of an earlier run."""
+    """The way in which a job resumes from a step of an earlier run."""
 
     step: str
     handed_on: Mapping[str, str] = field(default_factory=dict)

@@ -100,7 +100,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
 
 
 class Reuse(Struct, frozen=True, kw_only=True):
-    """What a run takes over from its parent."""
+    """The results that a run takes over from its parent."""
 
     parent_run_id: str
     workspace: Path

@@ -32,7 +32,7 @@ GITLINK = "160000"
 
 
 class Merge(Struct, frozen=True, kw_only=True):
-    """What can be made so in the target."""
+    """The changes that can be made in the target."""
 
     changes: tuple[Change, ...]
     conflicts: Mapping[str, str]
@@ -110,7 +110,7 @@ def _files_below(root: Path, path: str) -> Iterator[str]:
 
 
 class Applied(Struct):
-    """What became of a directory. Paths of directories stand for all that is in them."""
+    """The changes of a directory. Paths of directories stand for all that is in them."""
 
     removed: list[str] = field(default_factory=list)
     written: list[str] = field(default_factory=list)

@@ -35,7 +35,7 @@ class State(Struct, frozen=True, kw_only=True):
 
 
 class CheckoutChange(Struct, frozen=True, kw_only=True):
-    """What two states differ in."""
+    """The differences between two states."""
 
     paths: frozenset[str] = frozenset()
     settings: frozenset[str] = frozenset()

@@ -25,7 +25,7 @@ _ZERO_MODE = "000000"
 
 
 class IndexEdits(Struct):
-    """How a tree differs from what an index says."""
+    """The differences of a tree from an index."""
 
     removed: list[str] = field(default_factory=list)
     present: list[str] = field(default_factory=list)

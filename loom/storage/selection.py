@@ -33,7 +33,7 @@ def pattern_problem(pattern: str) -> str | None:
 
 
 class Tracked(Struct, frozen=True, kw_only=True):
-    """What git tracks of a workspace."""
+    """The paths of a workspace that git tracks."""
 
     paths: frozenset[str]
     """Files, submodules, and all directories above them."""

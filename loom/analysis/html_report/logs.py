@@ -96,7 +96,7 @@ def numbered(lines: Sequence[str], log: Log) -> list[int | None]:
 
 
 class ReadBudget:
-    """How much may still be read for one page."""
+    """The amount that may still be read for one page."""
 
     def __init__(self) -> None:
         self._left = MOST_BYTES

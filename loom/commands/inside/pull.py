@@ -107,7 +107,7 @@ def _print(patch: Patch, left_out: Mapping[str, str], failed: Mapping[str, str],
 
 
 class _Source(Struct, kw_only=True):
-    """Where the changes of a job are: its files, or what was saved of them."""
+    """The source of a job's changes: its files, or what was saved of them."""
 
     run: PastRun
     files: Path

@@ -179,7 +179,7 @@ def _artifacts(above: Mapping[str, tuple[Plan, Child]], pipeline: str, name: str
 
 
 class _Shown(Screen):
-    """What the child's run shows, as output of the job that started it."""
+    """The screen of the child's run, as output of the job that started it."""
 
     def __init__(self, detail: Detail, on_output: OnOutput) -> None:
         super().__init__(

@@ -28,7 +28,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class GitError(Exception):
-    """What git said of a failure, for people."""
+    """The words of git about a failure, for people."""
 
 
 class GitServer:

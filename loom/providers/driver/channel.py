@@ -130,7 +130,7 @@ class Attached(Protocol):
 
 
 class Container(Protocol):
-    """What the engine knows about a driver's container."""
+    """The engine's knowledge of a driver's container."""
 
     def check(self, attached: Attached) -> float | None:
         """Called before each wait: return how long it may take at most; None: no limit. ConnectionLost if waiting is useless."""

@@ -38,7 +38,7 @@ exec env {variables} "$node" {flags}{entry}
 
 
 class ActionTools(Struct, frozen=True, kw_only=True):
-    """What a job's actions need of its run."""
+    """The parts of a run that a job's actions need."""
 
     environment: Callable[[], Mapping[str, str]]
     """Returns the variables by which they find the services of the run (`Results.environment`)."""

@@ -38,7 +38,7 @@ _WORST_FIRST = (FAILURE, CANCELLED, SKIPPED, SUCCESS)
 
 
 class Start(Struct, frozen=True, kw_only=True):
-    """How a job starts."""
+    """The start of a job."""
 
     job: Job
     needs: Mapping[str, Any]

@@ -41,7 +41,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class JobRuntime(Struct, frozen=True, kw_only=True):
-    """Where the steps run."""
+    """The surroundings of the steps."""
 
     workspace: str
     path: str
@@ -66,7 +66,7 @@ def runtime(workspace: str, event_path: str, shell: Sequence[str], path: str) ->
 
 
 class StepResult(Struct, frozen=True, kw_only=True):
-    """What a step has done; the fact `step_state` of the record."""
+    """The results of a step; the fact `step_state` of the record."""
 
     outcome: str
     conclusion: str

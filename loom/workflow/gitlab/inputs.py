@@ -34,7 +34,7 @@ _FUNCTIONS = "expand_vars, truncate(offset,length) and posix_escape"
 
 
 class Given(Struct, frozen=True, kw_only=True):
-    """What the including file hands over, or the command line."""
+    """Values from the including file, or the command line."""
 
     inputs: Mapping[str, Node] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Given(Struct, frozen=True, kw_only=True):
 
 
 class _Refused(ValueError):
-    """What is wrong with a value or an interpolation."""
+    """A mistake in a value or an interpolation."""
 
 
 def load(file: YamlFile, given: Given) -> Node | None:
@@ -204,7 +204,7 @@ def as_text(value: Any) -> str:
 
 
 class _Piece(Struct, frozen=True):
-    """Where a part of the new text begins, there and in the file. `whole`: it is one place in the file."""
+    """The start of a part of the new text, there and in the file. `whole`: it is one position in the file."""
 
     new: int
     old: int

@@ -40,7 +40,7 @@ class Component(Struct, frozen=True, kw_only=True):
 
 
 class Sources(Protocol):
-    """Where files of other places come from. Each method raises NotFound."""
+    """The source of files that are not in the checkout. Each method raises NotFound."""
 
     def project(self, path: str, ref: str | None) -> Tree: ...
 

@@ -27,7 +27,7 @@ Origin = Callable[[int, int], tuple[int, int]]
 
 
 class _Date:
-    """What YAML 1.1 takes for a date; GitLab refuses it."""
+    """A date of YAML 1.1; GitLab refuses it."""
 
 
 def parse(

@@ -94,7 +94,7 @@ def remove(cluster: Cluster, pod: str) -> None:
 
 
 class SavedSession(Struct, frozen=True, kw_only=True):
-    """What a loom needs to go on with a session of an earlier one."""
+    """The data with which a loom goes on with a session of an earlier one."""
 
     pod: str
     begun: int
