@@ -162,7 +162,7 @@ class _Reproducing:
         branch = self._job.ref if _MERGE_REQUEST.fullmatch(self._job.ref) is None else "merge-request"
         fetch_checkout(
             self._directory / "tree",
-            url=Address(self._clone_url()),
+            url=self._clone_url(),
             sha=self._job.sha,
             ref=branch,
             is_tag=self._job.is_tag,
@@ -172,13 +172,13 @@ class _Reproducing:
             environ=self._here.environ,
         )
 
-    def _clone_url(self) -> str:
+    def _clone_url(self) -> Address:
         """Return the checkout's own origin if it is that project, since git knows how to read it; else the server's address."""
         found = origin_of(self._here.root, self._here.environ)
         origin = server_of_origin(str(found)) if found is not None else None
         if found is not None and origin is not None and origin.path == self._remote.address.project:
-            return found.revealed()
-        return f"{self._remote.address.server}/{self._remote.address.project}.git"
+            return found
+        return Address(f"{self._remote.address.server}/{self._remote.address.project}.git")
 
     # -- what the job gets ------------------------------------------------------------------------------------------
 
