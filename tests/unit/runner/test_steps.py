@@ -14,6 +14,7 @@ from loom.providers.base import Command
 from loom.runner import steps as steps_module
 from loom.runner.hooks import AtStep, Verdict
 from loom.status import Ended, Exit
+from loom.workflow import patterns as searches
 
 from .conftest import Make, Replaced, on
 
@@ -373,3 +374,46 @@ def test_the_last_line_that_ends_the_shell_is_no_warning(make: Make) -> None:
     ran = make("", **{".gitlab-ci.yml": "one:\n  script: [pwd, exit 0]\n  after_script: [exit 0, echo never]\n"}).run()
     assert ran.warnings("one") == []
     assert ran.lines("one", "after_script/02") == []
+
+
+# -- what GitLab's jobs have besides ----------------------------------------------------------------------------------
+
+
+def of_gitlab(make: Make, text: str, code: int = 0, **fields: Any) -> Any:
+    project = make(text)
+    request = project.request()
+    jobs = tuple(replace(job, **fields) for job in request.plan.jobs)
+    return project.execute(replace(request, plan=replace(request.plan, jobs=jobs)), code=code)
+
+
+def warnings(ran: Any) -> list[str]:
+    return [fact["text"] for fact in ran.facts("warning", "one")]
+
+
+def test_the_coverage_of_a_job_is_stated(make: Make) -> None:
+    text = workflow("echo 'total 12.345%'", "printf 'total 87.654%%'")
+    ran = of_gitlab(make, text, coverage=r"total (\d+\.\d+)%")
+    assert ran.facts("coverage", "one") == [{"percent": 87.65}]
+    assert {"text": "one: coverage 87.65 %"} in ran.facts("notice")
+    assert warnings(ran) == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [("(", "coverage: '(' is not a regular expression here: "), (r"(x+x+)+y|(\d+)%", "coverage: not known: ")],
+)
+def test_a_coverage_that_can_not_be_found_is_a_warning(
+    make: Make, monkeypatch: pytest.MonkeyPatch, pattern: str, said: str
+) -> None:
+    monkeypatch.setattr(searches, "MAX_SEARCH_S", 0.01)
+    ran = of_gitlab(make, workflow(f"echo {'x' * 3000}; echo 7%"), coverage=pattern)
+    assert ran.facts("coverage", "one") == []
+    assert [warning.startswith(said) for warning in warnings(ran)] == [True]
+
+
+@pytest.mark.parametrize("after", ["", "  after_script: [echo after]\n"])
+def test_after_a_jobs_time_is_over_nothing_runs_as_in_gitlab(make: Make, after: str) -> None:
+    ran = of_gitlab(make, workflow("sleep 60", more=f"{after}  timeout: 300ms\n"), code=4, ends_at_timeout=True)
+    said = "`after_script` was not run: the job's time was over, as in GitLab"
+    assert warnings(ran) == ([said] if after else [])
+    assert ran.lines("one", "after_script/01") == []
