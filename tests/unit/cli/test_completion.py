@@ -71,7 +71,17 @@ def test_inputs_of_a_gitlab_file_are_completed(tmp_path: Path, monkeypatch: pyte
     assert complete("input", {}) == ["env=dev", "env=prod", "flag=true", "flag=false", "name="]
 
 
-FREE = {"--var", "--changes-base", "--grep", "--older-than", "--timeout", "--platform", "--max-size", "--unused-for"}
+FREE = {
+    "--var",
+    "--changes-base",
+    "--base",
+    "--grep",
+    "--older-than",
+    "--timeout",
+    "--platform",
+    "--max-size",
+    "--unused-for",
+}
 """Flags that take any text."""
 PATHS = {"PATH", "FILE", "DIR"}
 
