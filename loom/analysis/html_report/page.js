@@ -133,10 +133,14 @@ class Log {
   }
   async go(number) {
     this.scrolled = true;
-    this.box.querySelector(".here")?.classList.remove("here");
+    for (const log of logs.values()) {
+      log.here = 0;
+      log.box?.querySelector(".here")?.classList.remove("here");
+    }
     this.here = number;
     this.reveal(number);
     const row = await this.row(number);
+    if (this.here !== number) return; // the reader went on meanwhile
     row.classList.toggle("here", row.firstChild.textContent === String(number));
     row.scrollIntoView({ block: "center", inline: "nearest" });
   }

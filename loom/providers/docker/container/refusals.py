@@ -7,7 +7,7 @@ from loom.plan.model import MountMode
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker.container import devices, mounts
 from loom.providers.docker.engine.errors import explanation, to_loom_error
-from loom.providers.docker.engine.retries import start_failed
+from loom.providers.docker.engine.retries import StartFailed, start_failed
 
 UNSEEN = "WORKSPACE_UNSEEN"
 """The error code for an engine that can't see or read the workspace."""
@@ -51,10 +51,13 @@ def ended_at_once(answer: str, reason: str, request: SessionRequest, facts: Sess
                 hint="choose another `image:`, or set its `platform:` and install the emulation for it",
             )
         return _no_shell(facts)
-    return ProviderError(
-        f"the container of job {request.job_id} did not start: {reason}"
-        + (f"; its output: {answer[-2000:]}" * bool(answer))
-    )
+    text = f"the container of job {request.job_id} did not start: {reason}"
+    if not answer and reason.endswith(" 137"):
+        # Its input ended before the driver had read it: the engine ends it with a connection whose answer was lost.
+        failed = StartFailed(text)
+        failed.refused = False
+        return failed
+    return ProviderError(text + (f"; its output: {answer[-2000:]}" * bool(answer)))
 
 
 def known_reason(request: SessionRequest, answer: str) -> LoomError | None:
