@@ -158,7 +158,7 @@ class Command(Struct, frozen=True, kw_only=True):
     files: Mapping[str, str] = field(default_factory=dict)
     """Variables with the path of an empty file each, and its name in `Session.reported`: `path`, `output`, `saved`, `summary`."""
     start_in: str = ""
-    """The directory to start in, from the project's on; the step fails if there is none."""
+    """The directory to start in, from the project's on; the step fails if it does not exist."""
 
 
 class Beside(Struct, frozen=True, kw_only=True):
@@ -533,7 +533,7 @@ class Provider(Protocol):
 
     def way_here(self, request: SessionRequest) -> str | None:
         """Return an address of this machine, with the network around it (`172.17.0.1/16`), at which such a place reaches a
-        server of this process, and nothing beyond that network does. None where there is none.
+        server of this process, and nothing beyond that network does. None where no such address exists.
         """
         ...
 

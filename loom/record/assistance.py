@@ -23,7 +23,7 @@ def note(paths: RunPaths, entry: Assistance) -> None:
 
 
 def noted(paths: RunPaths) -> list[Assistance]:
-    """Return the entries; a line that is none is passed over."""
+    """Return the entries; other lines are passed over."""
     found: list[Assistance] = []
     with suppress(FileNotFoundError):
         for line in read_regular(paths.assistance).splitlines():

@@ -25,8 +25,8 @@ from loom.util.units import rough_size
 
 _REF = "refs/loom/bundle"
 _AUTHOR = {
-    f"GIT_{who}_{what}": value
-    for who in ("AUTHOR", "COMMITTER")
+    f"GIT_{role}_{what}": value
+    for role in ("AUTHOR", "COMMITTER")
     for what, value in (("NAME", "loom"), ("EMAIL", "loom@localhost"), ("DATE", "@0 +0000"))
 }
 
@@ -42,7 +42,7 @@ def bundle(run: str, output: Path | None, *, full: bool, base: str | None) -> No
 
 
 def leave_bundle(here: Here, run_id: str) -> None:
-    """Leave a bundle of a failed run in the current directory; print the command to type, or why there is none."""
+    """Leave a bundle of a failed run in the current directory; print the command to type, or the reason for leaving none."""
     try:
         print(_made(here, here.find(run_id), Path(f"loom-{run_id}{SUFFIX}"), full=False, base=None))
     except LoomError as error:
@@ -80,7 +80,7 @@ def _made(here: Here, reading: Reading, target: Path, *, full: bool, base: str |
         finally:
             if pack is not None:
                 pack.unlink(missing_ok=True)
-    needs = f", for who has commit {head[:12]} or one that it comes from" if known or pack is None else ""
+    needs = f", for checkouts with commit {head[:12]} or an ancestor of it" if known or pack is None else ""
     return f"bundle: {rough_size(target.stat().st_size)}{needs}; look and run again: loom replay {target}"
 
 

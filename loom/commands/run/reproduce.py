@@ -395,7 +395,7 @@ class _Reproducing:
 
 
 def _reference(name: str) -> Reference | None:
-    """Return an image's name, divided; None for one with variables, or that is none."""
+    """Return an image's name, divided; None for a text with variables, or one that names no image."""
     try:
         return parse_reference(name)
     except RequestError:

@@ -29,7 +29,7 @@ class ServerRefused(RequestError):
 
 
 class ServerUnavailable(InfrastructureError):
-    """No connection, a limit of requests, an error of the server's own, or an answer that is none."""
+    """No connection, a limit of requests, an error of the server's own, or an answer that can't be read."""
 
     default_code = "SERVER_UNAVAILABLE"
 

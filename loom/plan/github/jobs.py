@@ -285,7 +285,7 @@ class GitHubJobBuilder(builder.Refusals):
                 )
                 continue
             if not image:
-                continue  # as on GitHub, a service without an image is none
+                continue  # GitHub starts no service without an image
             options = self._options(candidate, node, f"services: {name}")
             if options.privileged or options.resources or options.extra_hosts:
                 self.refuse(

@@ -11,7 +11,7 @@ from loom.workflow.job_ids import MOST
 
 
 def combinations(matrix: Value) -> list[dict[str, Value]]:
-    """Return the combinations of an evaluated matrix in GitHub's order. Raises InvalidExpression for a value that is none."""
+    """Return the combinations of an evaluated matrix in GitHub's order. Raises InvalidExpression for another value."""
     if not isinstance(matrix, Mapping):
         raise InvalidExpression(f"the matrix is {_kind(matrix)}, not a mapping of lists")
     vectors = {name: values for name, values in matrix.items() if name not in ("include", "exclude")}

@@ -253,7 +253,7 @@ class KubernetesProvider:
         raise ProviderError(f"{asked.name} needs a container beside the job's, which there is not in a cluster")
 
     def way_here(self, request: SessionRequest) -> None:
-        """There is none: a pod can't connect to this machine."""
+        """Return None: a pod can't connect to this machine."""
 
     def has_image(self, image_id: str) -> bool:
         return True

@@ -120,7 +120,7 @@ def check(file: WorkflowFile, problems: Problems) -> None:
 
 
 def value_of(name: str, node: Node, text: str) -> Any:
-    """Return the value of an input of its type. ValueError for a text that is none."""
+    """Return the value of an input of its type. ValueError for a text that does not fit it."""
     match text_of(node.get("type")):
         case "boolean":
             if text not in ("true", "false"):

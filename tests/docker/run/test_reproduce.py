@@ -160,7 +160,9 @@ def test_last_red_job_of_the_branch(case: Case) -> None:
     case.stub.routes[f"{AT}/pipelines"] = lambda query: Reply(
         [{"id": 7, "status": "failed"}] if (query["ref"], query["status"]) == ("main", "failed") else []
     )
-    done = run_loom(("reproduce", "--last", "--trust", "--json"), cwd=case.checkout, environ=case.environ)
+    done = run_loom(
+        ("reproduce", "--last", "--trust", "--keep", "never", "--json"), cwd=case.checkout, environ=case.environ
+    )
     assert json.loads(done.stdout)["verdict"] == "reproduced", done.stderr
 
 
