@@ -23,9 +23,11 @@ from loom.plan.model import Image, Network, Ready, Resources, Service
 from loom.plan.model import Job as PlannedJob
 from loom.pools import Pool
 from loom.providers.base import NO_SECRETS, Command, OpenedServices, ReadOnlyMount, Setup
+from loom.providers.files import members_of, packed
 from loom.providers.kubernetes.cluster.cleanup import reap
 from loom.providers.kubernetes.cluster.client import Cluster
-from loom.providers.kubernetes.pod.spec import KEPT_UNTIL
+from loom.providers.kubernetes.pod.spec import HELPER, KEPT_UNTIL
+from loom.providers.kubernetes.session import exec as execs
 from loom.providers.kubernetes.session import files
 from loom.providers.kubernetes.session.exec import Exec
 from loom.status import Ended, Exit
@@ -229,6 +231,39 @@ def test_files_arrive_where_the_connection_breaks(pods: Pods, monkeypatch: pytes
         job.run("rm a")
         job.session.put_archive(archive)
         assert broken == {"sending", "receiving"}
+        assert job.run("sha256sum a")[1] == f"{hashlib.sha256(content).hexdigest()}  a\n".encode()
+
+
+def test_a_try_whose_connection_broke_writes_nothing_over_the_files_of_the_next(
+    pods: Pods, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[tuple[Exec, str]] = []
+
+    class Broken(Exec):
+        """The connection of the first try breaks after a piece, and its command is slow: it would unpack what it got later."""
+
+        def __init__(self, cluster: Any, pod: str, container: str, command: list[str], **options: Any) -> None:
+            program = command[2] if tries else command[2].replace("head -c", "sleep 1000; head -c")
+            super().__init__(cluster, pod, container, [*command[:2], program, *command[3:]], **options)
+            tries.append((self, command[-1]))
+
+        def send(self, data: bytes) -> None:
+            super().send(data)
+            if self is tries[0][0]:
+                self.abort()
+
+    content = os.urandom(5 << 20)
+    with pods.job() as job:
+        (pods.workspace / "a").write_bytes(content)
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "Exec", Broken)
+            job.session.put_archive(packed(members_of(pods.workspace, ["a"])))
+        (_, before), (_, group) = tries
+        assert (before, group.isdigit()) == ("", True)
+        look = ["sh", "-c", "cat /proc/[0-9]*/stat"]
+        _, told, _ = execs.run(cluster, job.pod, HELPER, look, doing="looking")
+        alive = [line.rpartition(") ")[2].split() for line in told.decode().splitlines()]
+        assert group not in [fields[2] for fields in alive if fields[0] != "Z"]
         assert job.run("sha256sum a")[1] == f"{hashlib.sha256(content).hexdigest()}  a\n".encode()
 
 

@@ -44,9 +44,23 @@ _CANCELED_SILENT_S = 10.0
 """The same, after a cancel."""
 _TRIES = Policy(when=is_transient, limit_s=300.0, first_wait_s=0.2, most_wait_s=30.0)
 """Of a transfer whose connection breaks."""
-# $1: the number of bytes, which follow; $2: the folder. The input of a command in a pod can't be closed. $3, $4: a directory, and
-# the mode that it gets if the helper owns it.
-_UNPACK = 'head -c "$1" | tar -x -p -f - -C "$2" && { [ -z "$3" ] || chmod "$4" "$3" 2>/dev/null || :; }'
+# $1: the number of bytes, which follow when it has printed its process group; $2: the folder. The input of a command in a pod
+# can't be closed. $3, $4: a directory, and the mode that it gets if the helper owns it. $5: the process group of an earlier try
+# whose connection broke: what arrived of it would be unpacked over the files of this one, so it is ended first.
+_UNPACK = """ended() {
+  for stat in /proc/[0-9]*/stat; do
+    { IFS= read -r line <"$stat"; } 2>/dev/null || continue
+    set -- "$1" ${line##*) }
+    [ "$2" = Z ] || [ "$4" != "$1" ] || return 1
+  done
+}
+if [ -n "$5" ]; then
+  kill -9 "-$5" 2>/dev/null
+  until ended "$5"; do sleep 0.1 || sleep 1; done
+fi
+echo "$$"
+head -c "$1" | tar -x -p -f - -C "$2" && { [ -z "$3" ] || chmod "$4" "$3" 2>/dev/null || :; }
+"""
 # $1: the folder, then paths; those that are not there are left out.
 _PACK = """cd "$1" || exit 3
 shift
@@ -175,7 +189,7 @@ class PodFiles:
                 yield piece
 
         doing = f"sending the workspace to job {job_id}"
-        self._repeated(lambda: self._unpack("/", packed_up.size, unless_canceled(), doing, packed_up.mode))
+        self._unpacked("/", packed_up.size, unless_canceled, doing, packed_up.mode)
         return self.prove(packed_up.digests, packed_up.files)
 
     def prove(self, digests: bytes, files: int) -> str:
@@ -247,11 +261,19 @@ class PodFiles:
             file.flush()
             packed_up = PackedSnapshot(file, file.tell(), b"", 0)
             doing = f"writing to the workspace of job {self._request.job_id}"
-            self._repeated(lambda: self._unpack(self._root, packed_up.size, packed_up.content(), doing))
+            self._unpacked(self._root, packed_up.size, packed_up.content, doing)
 
-    def _unpack(self, folder: str, size: int, content: Iterator[bytes], doing: str, mode: str = "") -> None:
-        failed: list[Exception] = []
+    def _unpacked(
+        self, folder: str, size: int, content: Callable[[], Iterator[bytes]], doing: str, mode: str = ""
+    ) -> None:
+        """Unpack a stream of this many bytes, which `content` begins again for each try."""
         words = ["sh", "-c", _UNPACK, "loom", str(size), folder, self._root if mode else "", mode]
+        groups = [""]
+        self._repeated(lambda: self._unpack([*words, groups[-1]], content(), doing, groups.append))
+
+    def _unpack(self, words: Sequence[str], content: Iterator[bytes], doing: str, began: Callable[[str], None]) -> None:
+        """Run `_UNPACK`. It gets no byte before `began` has its process group, so that a try without one has no effect."""
+        failed: list[Exception] = []
 
         def watched() -> Iterator[bytes]:
             try:
@@ -263,11 +285,16 @@ class PodFiles:
 
         ran = Exec(self._cluster, self._pod, HELPER, words, stdin=True)
         said = b""
+        feeding: threading.Thread | None = None
         try:
-            feeding = ran.feed(watched())
-            for _, data in ran.output(silent_s=_SILENT_S, is_vain=self._is_vain):
-                said = (said + data)[-4000:]
-            feeding.join(10.0)
+            for stream, data in ran.output(silent_s=_SILENT_S, is_vain=self._is_vain):
+                if stream == "stdout" and feeding is None:
+                    began(data.decode().strip())
+                    feeding = ran.feed(watched())
+                else:
+                    said = (said + data)[-4000:]
+            if feeding is not None:
+                feeding.join(10.0)
         except OSError as error:
             raise (failed[0] if failed else self._lost(doing, error)) from error
         finally:
