@@ -553,6 +553,7 @@ end_cluster() {
 }
 
 # pytest_in_venv ARGUMENT... -- OUR_ARGUMENT...
+# A test that fails is run once more. Both results are printed: one that passes then shows a race, of loom or its own, to be mended.
 pytest_in_venv() {
   local given=() status=0
   while [ "$1" != -- ]; do
@@ -560,7 +561,7 @@ pytest_in_venv() {
     shift
   done
   shift
-  "$VENV/bin/python" -m pytest "$@" "${given[@]}" || status=$?
+  "$VENV/bin/python" -m pytest --reruns=1 --only-rerun=. --rerun-show-tracebacks "$@" "${given[@]}" || status=$?
   # 5: no test was selected. That is fine if the caller selected (-k), and a mistake if the whole suite should run.
   if ((status == 5 && ${#given[@]})); then status=0; fi
   return "$status"
