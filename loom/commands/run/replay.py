@@ -17,21 +17,18 @@ from msgspec.structs import replace
 from loom import snapshot
 from loom.analysis.diff import Pair, diff_of
 from loom.analysis.evidence import recorded_diagnosis
-from loom.analysis.verdict import Block, JobEnding, Reproduction, lines_of, parting_of, verdict
+from loom.analysis.verdict import Block, JobEnding, Reproduction, parting_of, verdict
 from loom.commands import project
 from loom.commands.keep import trusting
 from loom.commands.run import run as running
+from loom.commands.run.elsewhere import blocks_of_run, ending_of, tell
 from loom.commands.run.preparing import Options, prepare
-from loom.commands.screen import screen_parts
 from loom.errors import LoomError, RequestError
 from loom.plan.model import Image, Plan
 from loom.record.bundle import PACK, BundleManifest, UnpackedBundle, unpacked
-from loom.record.event_files import read_events
-from loom.record.events import OutputEvent
-from loom.record.reader import Reading, whole_lines
-from loom.render.output import print_json
+from loom.record.reader import Reading
 from loom.snapshot import git
-from loom.util.controls import shown, visible
+from loom.util.controls import shown
 from loom.util.private import make_private
 
 MOST_BYTES = 8 << 30
@@ -88,14 +85,7 @@ def replay(
         code = running.execute(prepared, given)
     here = prepared.here
     told = _compared(there, here.find(prepared.run_id), str(file))
-    if as_json:
-        print_json(told)
-        return code
-    look, write = screen_parts(here.config.color)
-    first, *more = lines_of(told)
-    write(look.styled(visible(first), "ok" if told.verdict == "reproduced" else "warn"))
-    for line in more:
-        write(visible(line))
+    tell(told, here.config.color, as_json=as_json)
     return code
 
 
@@ -210,22 +200,9 @@ def _compared(there: Reading, here: Reading, origin: str) -> Reproduction:
 
 def _ending(reading: Reading, job_id: str) -> JobEnding:
     found = recorded_diagnosis(reading)
-    found = found if found is not None and found.job_id == job_id else None
     status = reading.job_manifest(job_id)["status"] if job_id in reading.job_ids() else "skipped"
-    ended = found.ended_by.command if found is not None and found.ended_by is not None else None
-    return JobEnding(
-        status=str(status),
-        command=ended or (found.command if found is not None else None),
-        exit_code=found.exit_code if found is not None else None,
-        telling_line=found.telling_line if found is not None else None,
-    )
+    return ending_of(found if found is not None and found.job_id == job_id else None, str(status))
 
 
 def _blocks(reading: Reading, job_id: str) -> Iterator[Block]:
-    """Yield the steps of the job with their output."""
-    if job_id not in reading.job_ids():
-        return
-    for step in reading.job_manifest(job_id)["steps"]:
-        path = reading.paths.logs / step["events_path"]
-        events = (event for event in read_events(path) if isinstance(event, OutputEvent)) if path.exists() else iter(())
-        yield Block(step["command"], (event.text for event in whole_lines(events)))
+    return blocks_of_run(reading, reading.job_manifest(job_id)) if job_id in reading.job_ids() else iter(())

@@ -21,32 +21,25 @@ from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.diff import Pair
 from loom.analysis.evidence import recorded_diagnosis
 from loom.analysis.server_log import LogFacts, LogReader, ServerLog, diagnosis_of_log
-from loom.analysis.verdict import Block, JobEnding, Reproduction, lines_of, parting_of, verdict
-from loom.cancel import Cancel
+from loom.analysis.verdict import Block, Reproduction, parting_of, verdict
 from loom.commands import project
 from loom.commands.project import Here
 from loom.commands.record import remote
 from loom.commands.record.remote import Remote
 from loom.commands.run import run as running
 from loom.commands.run.checkout import git, origin_of
+from loom.commands.run.elsewhere import blocks_of_run, ending_of, pinned_job, tell
 from loom.commands.run.fetched_checkout import fetch_checkout
 from loom.commands.run.preparing import Options, Prepared, prepare
-from loom.commands.screen import screen_parts
 from loom.commands.servers import RemoteJob, RemotePipeline, RemoteVariable, ServerRefused, address_of, is_address
-from loom.errors import ImageError, LoomError, RequestError
-from loom.images.reference import Reference, parse_reference
-from loom.plan.model import Image, Job, Plan
+from loom.errors import LoomError, RequestError
+from loom.plan.model import Job, Plan
 from loom.plan.origin import origin_of as server_of_origin
-from loom.record.event_files import read_events
-from loom.record.events import OutputEvent
-from loom.record.reader import Reading, whole_lines
-from loom.render.output import json_text
 from loom.runner.request import Brought
 from loom.status import JobResult, Status
 from loom.storage import dotenv, zips
 from loom.storage.tar import DamagedArchive, packed
 from loom.util import atomic
-from loom.util.controls import visible
 from loom.util.units import machine
 from loom.workflow.gitlab import variables as of_gitlab
 
@@ -154,7 +147,7 @@ class _Reproducing:
         prepared = replace(prepared, plan=self._pinned(prepared, target), brought=self._brought(prepared.plan, target))
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             code = running.execute(prepared, given)
-        self._verdict(prepared, target, with_cache=with_cache, as_json=as_json, quiet=quiet)
+        self._verdict(prepared, target, with_cache=with_cache, as_json=as_json)
         return code
 
     def _fetch(self, pipeline: RemotePipeline) -> None:
@@ -326,48 +319,21 @@ class _Reproducing:
 
     def _pinned(self, prepared: Prepared, target: Job) -> Plan:
         """Return the plan with the images that the log names, by their digests."""
-        digests = {
-            known.name: digest
-            for name, digest in self._log.facts.images.items()
-            if (known := _reference(name)) is not None
-        }
-
-        def pinned(image: Image) -> Image:
-            known = None if image.name is None else _reference(image.name)
-            if known is None or known.digest or (digest := digests.get(known.name)) is None:
-                return image
-            exact = replace(image, name=known.pinned(digest))
-            resolver = prepared.here.provider_named(target.provider).images
-            try:
-                if resolver is not None:
-                    resolver.resolve(
-                        exact, workspace=prepared.source.root, on_output=_quiet, cancel=Cancel(), secrets={}
-                    )
-            except ImageError as error:
-                self._notes.append(
-                    f"{exact.name} can't be had ({error.message.splitlines()[0]}): today's {image.name} runs"
-                )
-                return image
-            return exact
-
-        if target.image is None:
-            return prepared.plan
-        services = tuple(replace(each, image=pinned(each.image)) for each in target.services)
-        job = replace(target, image=pinned(target.image), services=services)
+        job = pinned_job(target, self._log.facts.images, prepared, self._notes)
         return replace(prepared.plan, jobs=tuple(job if each.id == job.id else each for each in prepared.plan.jobs))
 
     # -- the verdict ------------------------------------------------------------------------------------------------
 
-    def _verdict(self, prepared: Prepared, target: Job, *, with_cache: bool, as_json: bool, quiet: bool) -> None:
+    def _verdict(self, prepared: Prepared, target: Job, *, with_cache: bool, as_json: bool) -> None:
         reading = prepared.here.find(prepared.run_id)
         manifest = reading.job_manifest(target.id)
         ours = recorded_diagnosis(reading)
         by_step = self._remote.address.kind == "github"
-        there = _ending(self._there, self._there.state, by_step=by_step)
-        here = _ending(ours, str(manifest["status"]), by_step=by_step)
+        there = ending_of(self._there, self._there.state, by_step=by_step)
+        here = ending_of(ours, str(manifest["status"]), by_step=by_step)
         parting = parting_of(
             _blocks_of_log(self._file, self._log),
-            _blocks_of_run(reading, manifest, self._there.step if by_step else None),
+            blocks_of_run(reading, manifest, self._there.step if by_step else None),
         )
         kind, text = verdict(there, here, parting)
         found = Reproduction(
@@ -382,49 +348,7 @@ class _Reproducing:
             differs=[*self._differs, *_differences(self._log.facts, self._job, manifest, with_cache=with_cache)],
             notes=self._notes,
         )
-        if as_json:
-            print(json_text(found), end="")
-            return
-        look, write = screen_parts(prepared.here.config.color)
-        first, *more = lines_of(found)
-        write("")
-        write(look.styled(visible(first), "ok" if kind == "reproduced" else "warn"))
-        for line in more:
-            write(visible(line))
-        write(f"go on:   loom shell {prepared.run_id}, loom diagnose {prepared.run_id}")
-
-
-def _reference(name: str) -> Reference | None:
-    """Return an image's name, divided; None for a text with variables, or one that names no image."""
-    try:
-        return parse_reference(name)
-    except RequestError:
-        return None
-
-
-def _quiet(_stream: str, _data: bytes) -> None:
-    pass
-
-
-def _ending(diagnosis: Diagnosis | None, status: str, *, by_step: bool) -> JobEnding:
-    """`by_step`: the server's log names steps, not their commands."""
-    ended = (
-        None
-        if by_step
-        else diagnosis.ended_by.command
-        if diagnosis is not None and diagnosis.ended_by is not None
-        else None
-    )
-    command = ended or (diagnosis.command if diagnosis is not None else None)
-    first = command.strip().splitlines()[0] if command and command.strip() else None
-    telling = diagnosis.telling_line if diagnosis is not None else None
-    silent = telling is not None and first is not None and telling.startswith(f"`{first}")
-    return JobEnding(
-        status=status,
-        command=first,
-        exit_code=diagnosis.exit_code if diagnosis is not None else None,
-        telling_line=None if silent else telling,
-    )
+        tell(found, prepared.here.config.color, as_json=as_json)
 
 
 def _differences(facts: LogFacts, job: RemoteJob, manifest: Mapping[str, Any], *, with_cache: bool) -> Iterator[Pair]:
@@ -458,16 +382,3 @@ def _blocks_of_log(file: BinaryIO, log: ServerLog) -> Iterator[Block]:
 
     for (_, name), lines in groupby(numbered(), key=lambda each: each[:2]):
         yield Block(name, (text for _, _, text in lines if text is not None))
-
-
-def _blocks_of_run(reading: Reading, manifest: Mapping[str, Any], only: str | None) -> Iterator[Block]:
-    """Yield the steps of the job, each with its output, as its last attempt has it; `only` that which begins so."""
-    steps = {each["step"]: each["command"] or "" for each in manifest["steps"] if each["step"].startswith(_STEPS)}
-    for step, command in steps.items():
-        path = reading.paths.job(manifest["job_id"]) / "user" / step / "events.jsonl"
-        if only in (None, (command.strip().splitlines() or [""])[0]) and path.exists():
-            events = (event for event in read_events(path) if isinstance(event, OutputEvent))
-            yield Block(command, (visible(event.text) for event in whole_lines(events)))
-
-
-_STEPS = ("before_script/", "script/")

@@ -1,0 +1,102 @@
+"""What `reproduce` and `replay` share: images by the digests that ran elsewhere, the comparison of a job with its run here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from msgspec.structs import replace
+
+from loom.analysis.diagnosis import Diagnosis
+from loom.analysis.verdict import Block, JobEnding, Reproduction, lines_of
+from loom.cancel import Cancel
+from loom.commands.run.preparing import Prepared
+from loom.commands.screen import screen_parts
+from loom.errors import ImageError, RequestError
+from loom.images.reference import Reference, parse_reference
+from loom.plan.model import Image, Job, services_provider
+from loom.record.event_files import read_events
+from loom.record.events import OutputEvent
+from loom.record.reader import Reading, whole_lines
+from loom.render.output import print_json
+from loom.util.controls import visible
+
+_STEPS = ("before_script/", "script/")
+
+
+def pinned_job(job: Job, digests: Mapping[str, str], prepared: Prepared, notes: list[str]) -> Job:
+    """Return the job with its images and its services' by these digests; where one can't be had, today's tag, and a note.
+
+    `digests`: by the names that the images have in the workflow.
+    """
+    known = {found.name: digest for name, digest in digests.items() if (found := _reference(name)) is not None}
+    resolver = prepared.here.provider_named(services_provider(job)).images
+
+    def pinned(image: Image) -> Image:
+        found = None if image.name is None or image.build is not None else _reference(image.name)
+        if found is None or found.digest or (digest := known.get(found.name)) is None:
+            return image
+        exact = replace(image, name=found.pinned(digest))
+        try:
+            if resolver is not None:
+                resolver.resolve(exact, workspace=prepared.source.root, on_output=_quiet, cancel=Cancel(), secrets={})
+        except ImageError as error:
+            note = f"{exact.name} can't be had ({error.message.splitlines()[0]}): today's {image.name} runs"
+            if note not in notes:
+                notes.append(note)
+            return image
+        return exact
+
+    services = tuple(replace(each, image=pinned(each.image)) for each in job.services)
+    return replace(job, image=None if job.image is None else pinned(job.image), services=services)
+
+
+def _reference(name: str) -> Reference | None:
+    """Return an image's name, divided; None for a text with variables, or one that names no image."""
+    try:
+        return parse_reference(name)
+    except RequestError:
+        return None
+
+
+def _quiet(_stream: str, _data: bytes) -> None:
+    pass
+
+
+def ending_of(diagnosis: Diagnosis | None, status: str, *, by_step: bool = False) -> JobEnding:
+    """`by_step`: the server's log names steps, not their commands."""
+    ended = diagnosis.ended_by.command if diagnosis is not None and diagnosis.ended_by is not None else None
+    command = (None if by_step else ended) or (diagnosis.command if diagnosis is not None else None)
+    first = command.strip().splitlines()[0] if command and command.strip() else None
+    telling = diagnosis.telling_line if diagnosis is not None else None
+    silent = telling is not None and first is not None and telling.startswith(f"`{first}")
+    return JobEnding(
+        status=status,
+        command=first,
+        exit_code=diagnosis.exit_code if diagnosis is not None else None,
+        telling_line=None if silent else telling,
+    )
+
+
+def blocks_of_run(reading: Reading, manifest: Mapping[str, Any], only: str | None = None) -> Iterator[Block]:
+    """Yield the steps of the job, each with its output, as its last attempt has it; `only` that which begins so."""
+    steps = {each["step"]: each["command"] or "" for each in manifest["steps"] if each["step"].startswith(_STEPS)}
+    for step, command in steps.items():
+        path = reading.paths.job(manifest["job_id"]) / "user" / step / "events.jsonl"
+        if only in (None, (command.strip().splitlines() or [""])[0]) and path.exists():
+            events = (event for event in read_events(path) if isinstance(event, OutputEvent))
+            yield Block(command, (visible(event.text) for event in whole_lines(events)))
+
+
+def tell(found: Reproduction, color: str, *, as_json: bool) -> None:
+    """Print the verdict, or its document."""
+    if as_json:
+        print_json(found)
+        return
+    look, write = screen_parts(color)
+    first, *more = lines_of(found)
+    write("")
+    write(look.styled(visible(first), "ok" if found.verdict == "reproduced" else "warn"))
+    for line in more:
+        write(visible(line))
+    write(f"go on:   loom shell {found.run_id}, loom diagnose {found.run_id}")
