@@ -75,6 +75,10 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
             self._version = str(self.version(api_version=False)["ApiVersion"])
             return self
 
+        def _get_raw_response_socket(self, response: Any) -> Any:
+            raw = super()._get_raw_response_socket(response)  # type: ignore[misc]  # the stubs lack it
+            return EngineSocket(response, raw if hasattr(raw, "recv") else raw._sock)
+
         def version(self, api_version: bool = True) -> dict[str, Any]:
             if self._said is None:
                 self._said = super().version(api_version)
@@ -113,6 +117,48 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
         raise unavailable(endpoint, environ, error) from error
     client.api.timeout = answer_s
     return client
+
+
+class EngineSocket:
+    """A raw connection's socket. It begins with what was read together with the head of the answer, which the SDK loses:
+    the whole output of a short command, where this process is slow to read.
+    """
+
+    def __init__(self, response: Any, of_connection: Any) -> None:
+        from ssl import SSLWantReadError  # here: the SDK has imported it
+
+        self._response = response
+        self._socket = of_connection
+        limit_s = of_connection.gettimeout()
+        of_connection.settimeout(0)
+        try:
+            self._ahead = bytes(response.raw._fp.fp.peek())
+        except SSLWantReadError:
+            self._ahead = b""
+        finally:
+            of_connection.settimeout(limit_s)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+    def fileno(self) -> int:
+        return int(self._socket.fileno())
+
+    def recv(self, size: int) -> bytes:
+        if not self._ahead:
+            return bytes(self._socket.recv(size))  # no limit: the caller sets it
+        data, self._ahead = self._ahead[:size], self._ahead[size:]
+        return data
+
+    def pending(self) -> bool:
+        """Return whether there is data that a poll of the descriptor does not show: read ahead, or decrypted by TLS."""
+        decrypted = getattr(self._socket, "pending", None)
+        return bool(self._ahead or (decrypted and decrypted()))
+
+    def close(self) -> None:
+        for part in (self._response, self._socket):
+            with contextlib.suppress(OSError, ValueError):  # both own it
+                part.close()
 
 
 _of_thread = threading.local()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec import Struct
 
 from loom.errors import LoomError, ProviderError
-from loom.providers.docker.engine.client import ANSWER_S
+from loom.providers.docker.engine.client import ANSWER_S, EngineSocket
 from loom.providers.docker.engine.errors import to_loom_error, translated
 from loom.providers.docker.engine.retries import start_failed
 from loom.status import Stream
@@ -126,10 +126,7 @@ class Hijacked:
         self._take(raw)
 
     def _take(self, raw: Any) -> None:
-        # The SDK's response object closes the socket when it is collected.
-        self._response = getattr(raw, "_response", None)
-        self._raw = raw
-        self.socket: socket.socket = raw if hasattr(raw, "recv") else raw._sock
+        self.socket: EngineSocket = raw
         self.socket.settimeout(None)
 
     def fileno(self) -> int:
@@ -150,21 +147,14 @@ class Hijacked:
         self.socket.sendall(data)  # no limit: where one is needed, the socket has it
 
     def pending(self) -> bool:
-        """Return whether TLS has buffered decrypted data, which a poll of the descriptor does not show."""
-        pending = getattr(self.socket, "pending", None)
-        return bool(pending and pending())
+        return self.socket.pending()
 
     def close(self) -> None:
         try:
             self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # the engine closed it first
-        for part in (self._response, self._raw, self.socket):
-            if part is not None:
-                try:
-                    part.close()
-                except (OSError, ValueError):
-                    pass  # both own the shared socket
+        self.socket.close()
 
 
 class _Position(Struct):

@@ -12,6 +12,7 @@ import pytest
 from loom.errors import EngineUnavailable
 from loom.providers.docker.engine import client
 from loom.providers.docker.engine.client import connect
+from loom.providers.docker.session.exec import EngineCommand
 
 
 def test_a_hanging_socket_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,3 +54,41 @@ def test_requests_for_different_paths_share_a_connection(tmp_path: Path) -> None
         server.shutdown()
     assert paths == ["/version", "/v1.45/images/one/json", "/v1.45/images/two/json"]
     assert len(connections) == 1
+
+
+def test_output_that_arrives_with_the_head_of_the_answer_is_not_lost(tmp_path: Path) -> None:
+    """As that of a short command does where this process is slow to read: the SDK then has read it ahead."""
+    first, rest = (b"\x01\0\0\0\0\0\0\x04" + text for text in (b"one\n", b"two\n"))
+    more = threading.Event()
+
+    class Engine(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            body = json.dumps({"ApiVersion": "1.45", "Running": False, "ExitCode": 5}).encode()
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+        def do_POST(self) -> None:
+            self.wfile.write(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n" + first)
+            more.wait()
+            self.wfile.write(rest)
+            self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with socketserver.ThreadingUnixStreamServer(str(tmp_path / "engine.sock"), Engine) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        engine = connect({"DOCKER_HOST": f"unix://{tmp_path}/engine.sock"})
+        command = EngineCommand(engine, "x")
+        assert command.ready(0) == [command.fileno()]
+        assert command.read() == ("stdout", b"one\n")
+        assert command.ready(0) == []
+        more.set()
+        assert command.ends_within(60)
+        assert (command.read(), command.code) == (None, 5)
+        assert engine.api.exec_start("x") == b"one\ntwo\n"
+        command.close()
+        engine.close()
+        server.shutdown()
