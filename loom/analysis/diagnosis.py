@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -23,23 +22,13 @@ from loom.analysis.formats import Reader
 from loom.analysis.history import History, SameInput, SinceGreen
 from loom.analysis.known_failures import Cause, Failed
 from loom.analysis.named_files import Look, look_at
+from loom.analysis.output import Line, Output, earlier_error, lines_that_matter, telling_line, texts
 from loom.analysis.patterns import FailureGroup
-from loom.analysis.places import MOST_PLACES, Location, WorkingDirectories, from_root, is_foreign, places_in
+from loom.analysis.places import MOST_PLACES, Location, WorkingDirectories, from_root, is_foreign
 from loom.analysis.reproduction import reproduce_command
 from loom.record.documents import DIAGNOSIS_SCHEMA, CommandPackage, Document, Invocation, Milliseconds, Moment, Sha
-from loom.record.highlights import form_of, speaks_of_error
 from loom.record.unrecorded import Unrecorded
 from loom.status import Code, Count, FailingTest, Failure
-
-LINES_READ = 400
-"""Number of last lines of the failing unit to inspect."""
-LINES_SHOWN = 14
-MOST_REASON = 5
-"""Lines of a reason that a script prints before `exit` in words that speak of no error."""
-MOST_ALIKE = 3
-"""Of lines shown, so many may differ in numbers alone."""
-LINE_SHOWN = 400
-"""Longer lines are reduced to their beginning and end."""
 
 
 class Excerpt(Document, frozen=True, kw_only=True):
@@ -191,12 +180,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     receipt: Mapping[str, Any]
     pipeline: Mapping[str, Any]
     job: Mapping[str, Any] | None = None
-    lines: Sequence[str] = ()
-    """Lines that tell, a gap between those that do not follow each other, then the last lines."""
-    own: Sequence[str] | None = None
-    """Those of the command that ended the step; None where they are not known."""
-    said: Sequence[str] | None = None
-    """Where that command was silent: the lines of the last one before it that printed something."""
+    output: Output = Output()
     ended_by: Mapping[str, Any] | None = None
     output_read: Literal["all", "highlights", "part"] = "all"
     formats: Sequence[Reader] | None = None
@@ -231,23 +215,26 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     tests = [FailingTest(**test) for test in job.get("failing_tests", ())]
     # A finished job has its own status while others still run; otherwise use the run's.
     failed = (status or evidence.state) not in ("success", "skipped", "running")
-    printed = [_clipped(line) for line in evidence.lines] if failed else []
+    output = evidence.output if failed else Output()
     command = job.get("failing_command") or of_step.get("command")
-    of_loom = _own_words(ending, step, printed)
-    own = printed if evidence.own is None or not failed else [_clipped(line) for line in evidence.own]
-    before = _before(evidence) if failed else []
-    causes = _causes(evidence, ending, [*own, *of_loom], before, command) if failed else []
+    of_loom = _own_words(ending, step, output)
+    own = output.of("own")
+    causes = _causes(evidence, ending, output, of_loom, command) if failed else []
     ended = ending_command(evidence.ended_by, of_step)
-    silent = not own and ended is not None and not ended.command.startswith(("exit", "return"))
+    silent = output.marked and not own and ended is not None and not ended.command.startswith(("exit", "return"))
+    told_by = [] if silent else output.reason
     directory = (evidence.ended_by or {}).get("directory")
-    told_by = own or _reason([_clipped(line) for line in evidence.said or ()]) or printed
-    at = WorkingDirectories(evidence.root, printed, directory=directory, command=ended.command if ended else command)
+    at = WorkingDirectories(
+        evidence.root, texts(output.lines), directory=directory, command=ended.command if ended else command
+    )
     found = [msgspec.convert(each, Failure) for each in job.get("findings", ())] if failed else []
-    of_output = [_placed(each, at) for each in patterns.failures(told_by, evidence.formats or patterns.readers())]
+    of_output = [
+        _placed(each, at) for each in patterns.failures(texts(output.reason), evidence.formats or patterns.readers())
+    ]
     failures = _with_findings(of_output, found)
     unnamed = (job.get("finding_reports") or {}).get("findings", 0) - len(found) if found else 0
     groups = patterns.groups(failures, tests)
-    telling = None if silent else _telling_line(causes, of_output, told_by, printed, at)
+    telling = None if silent else _telling_line(causes, of_output, output, at)
     return Diagnosis(
         run_id=evidence.run_id,
         state=evidence.state,
@@ -272,12 +259,12 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         exit_code=ending.get("exit_code"),
         allowed_failure=bool(job.get("allowed_failure")),
         image=(job.get("image") or {}).get("name"),
-        lines=lines_that_matter(printed, telling=telling),
+        lines=lines_that_matter(output.lines, telling=telling),
         lines_total=evidence.lines_total,
         telling_line=telling or (ended.text if ended is not None and failed else None),
-        earlier_error=_earlier_error(before, [*own, telling or ""], command or ""),
+        earlier_error=earlier_error(output, telling or "", command or ""),
         places=_places(
-            [] if silent else [*told_by, *of_loom], telling or "", of_step, tests, failures, ended, at, silent=silent
+            [*told_by, *map(Line, of_loom)], telling or "", of_step, tests, failures, ended, at, silent=silent
         )
         if failed
         else [],
@@ -350,17 +337,19 @@ def diagnose_refusal(unrecorded: Unrecorded, previous_run_id: str | None) -> Dia
     )
 
 
-def _own_words(ending: Mapping[str, Any], step: str | None, printed: Sequence[str]) -> list[str]:
+def _own_words(ending: Mapping[str, Any], step: str | None, output: Output) -> list[str]:
     """Return loom's own messages about the failure."""
     error = str(ending.get("error") or "") if not step or ending.get("status") == "error" else ""
-    return [_clipped(line) for line in error.splitlines() if line not in printed]
+    printed = texts(output.lines)
+    return [line for line in error.splitlines() if line not in printed]
 
 
 def _causes(
-    evidence: Evidence, ending: Mapping[str, Any], lines: Sequence[str], before: Sequence[str], command: str | None
+    evidence: Evidence, ending: Mapping[str, Any], output: Output, of_loom: Sequence[str], command: str | None
 ) -> list[Cause]:
     job = evidence.job or {}
     exit_code = ending.get("exit_code")
+    lines = [*texts(output.of("own")), *of_loom]
     return known_failures.causes(
         Failed(
             ended=job.get("status") or evidence.state,
@@ -368,8 +357,8 @@ def _causes(
             error_code=ending.get("error_code"),
             exit_code=exit_code,
             lines=lines,
-            own=evidence.own is not None,
-            before=before,
+            own=output.marked,
+            before=texts(output.of("before", "said")),
             in_step=bool(job.get("failing_step") or evidence.unit[0]),
             command=command,
             image=(job.get("image") or {}).get("name"),
@@ -378,25 +367,6 @@ def _causes(
             tmpfs=evidence.tmpfs,
         )
     )
-
-
-def _before(evidence: Evidence) -> list[str]:
-    """Return what the step printed before the output of the command that ended it."""
-    if evidence.own is None:
-        return []
-    left = Counter(evidence.own)
-    found = []
-    for line in reversed(evidence.lines):
-        if left[line] > 0:
-            left[line] -= 1
-        else:
-            found.append(_clipped(line))
-    return found[::-1]
-
-
-def _clipped(line: str) -> str:
-    half = LINE_SHOWN // 2
-    return line if len(line) <= LINE_SHOWN else f"{line[:half]} … {line[-half:]}"
 
 
 def _is_failure(job: Mapping[str, Any]) -> bool:
@@ -412,129 +382,25 @@ def _logs_command(run_id: str, job_id: str | None, unit: str | None) -> str | No
     return None if job_id is None else shlex.join(["loom", "logs", run_id, job_id, *([unit] if unit else [])])
 
 
-# -- the lines that matter ----------------------------------------------------------------------------------------
-
-
-_HEADING = re.compile(r"\s*(?:Traceback \(most recent call last\)|stack traceback):")
-"""Its error follows it, after indented lines, or is before it."""
-_PASSES_ON = re.compile(
-    r"\s*(?:raise|throw)\s|.*\*\*\* .*Error \d+|ninja: build stopped|npm (?:ERR!|error) (?:code|errno|A complete log)\b"
-    r"|={3,} (?:FAILURES|ERRORS) =|Finished in |rake aborted!|-- Configuring incomplete|Execution of \S+ aborted|FAILED: |\W*$"
-)
-"""The source of an error whose message follows, a title, or a program that reports the end of another."""
-_NO_ERROR = re.compile(r"\b(?:warning|note|info|debug|hint)\b|^\s*(?:PASS|ok|OK|✓|✔)\b", re.IGNORECASE)
+# -- lines and places ---------------------------------------------------------------------------------------------
 
 
 def _telling_line(
-    causes: Sequence[Cause],
-    failures: Sequence[Failure],
-    lines: Sequence[str],
-    printed: Sequence[str],
-    at: WorkingDirectories,
+    causes: Sequence[Cause], failures: Sequence[Failure], output: Output, at: WorkingDirectories
 ) -> str | None:
-    """Choose the line as `Diagnosis.telling_line`, from `lines` where they have any."""
+    """Choose the line as `Diagnosis.telling_line`."""
     if evidence := next((cause.line for cause in causes if cause.line), None):
         return evidence
     message = next((each.message for each in failures if each.message), None)
-    if message and (line := next((line for line in lines if message[:100] in line), None)):
-        return line
-    survived = max((number + 1 for number, line in enumerate(lines) if line.endswith("(ignored)")), default=0)
-    told = [line for line in _without_frames(lines[survived:]) if line.strip() and line != patterns.GAP]
-    own = [line for line in told if not _PASSES_ON.match(line)]
-    caught = _caught(lines)
-    errors = [line for line in own if speaks_of_error(line) and line not in caught]
-    placed = [line for line in own if not (_FRAME.match(line) or _NO_ERROR.search(line)) and at.are_there([line])]
-    plain = [line for line in errors if not _NO_ERROR.search(line)]
-    both = [line for line in plain if line in placed]
-    inside = [line for line in own if at.are_there([line])]
-    first = next((line for each in (both, placed, plain, errors, inside, own[::-1], told) for line in each), None)
-    return first or next((line for line in reversed(printed) if line.strip() and line != patterns.GAP), None)
-
-
-_EXCEPTION = re.compile(r"(?:\w+\.)*\w+(?:Error|Exception): ")
-_FRAME = re.compile(r"\s|#\s+at |\S+:\d+:in ")
-
-
-def _caught(lines: Sequence[str]) -> set[str]:
-    """Return the exceptions that a program printed by themselves, without a trace, and went on."""
-    around = zip(["", *lines], lines, lines[1:], strict=False)
-    return {
-        line
-        for before, line, after in around
-        if _EXCEPTION.match(line) and after.strip() and not (before[:1].isspace() or _FRAME.match(after))
-    }
-
-
-def _reason(said: Sequence[str]) -> Sequence[str]:
-    """Return what was printed before an `exit`, unless it is long and speaks of no error: a clean-up."""
-    return said if len(said) <= MOST_REASON or any(map(speaks_of_error, said)) else ()
-
-
-_SURVIVED = re.compile(
-    r"(?:\S+: )*(?:fatal|error|fatal error|E): |(?:\w+\.)*\w+(?:Error|Exception): "
-    r"|\S+: .*(?:command not found|: not found|No such file or directory|Permission denied)$"
-)
-"""The beginning of a line that is an error in the words of a tool, not a text that has such words in it."""
-
-
-def _earlier_error(before: Sequence[str], shown: Sequence[str], script: str) -> str | None:
-    """Choose the line as `Diagnosis.earlier_error`: none that the script itself has the words of."""
-    errors = (line for line in reversed(before) if _SURVIVED.match(line))
-    return next((line for line in errors if line not in shown and line.strip() not in script), None)
-
-
-def _without_frames(lines: Sequence[str]) -> Iterator[str]:
-    """Yield all lines but those of a traceback before its error."""
-    inside = False
-    for line in lines:
-        inside = _HEADING.match(line) is not None or (inside and line[:1].isspace())
-        if not inside:
-            yield line
-
-
-def lines_that_matter(lines: Sequence[str], most: int = LINES_SHOWN, *, telling: str | None = None) -> list[str]:
-    """Select at most `most` lines: the telling one, error lines with one line of context each, preferring the last ones, and
-    few that differ in numbers alone.
-
-    A gap is marked by `…`.
-    """
-    while lines and not lines[-1].strip():
-        lines = lines[:-1]
-    if len(lines) <= most:
-        return list(lines)
-    keep = set(range(len(lines) - 3, len(lines)))
-    told = next(
-        (number for number, line in enumerate(lines) if line.strip()[:200] == (telling or "").strip()[:200]), None
-    )
-    keep |= set() if told is None else {told, min(told + 1, len(lines) - 1)}
-    room = most - 3  # room for gap marks
-    forms: Counter[str] = Counter()
-    for number in range(len(lines) - 1, -1, -1):
-        if len(keep) >= room:
-            break
-        same = form_of(lines[number])
-        if speaks_of_error(lines[number]) and forms[same] < MOST_ALIKE:
-            forms[same] += 1
-            keep |= {around for around in (number, number + 1, number - 1) if 0 <= around < len(lines)}
-    early = max((number for number, line in enumerate(lines) if line == patterns.GAP), default=0)
-    rest = (*range(early - 1, -1, -1), *range(len(lines) - 1, early, -1))  # what was chosen, then the end
-    for number in rest:
-        if len(keep) >= room:
-            break
-        keep.add(number)
-    shown: list[str] = []
-    before = -1
-    for number in sorted(keep):
-        if number != before + 1 and shown[-1:] != [patterns.GAP]:
-            shown.append(patterns.GAP)
-        if lines[number] != patterns.GAP or shown[-1:] != [patterns.GAP]:
-            shown.append(lines[number])
-        before = number
-    return shown if len(shown) <= most else ["…", *shown[len(shown) - most + 1 :]]
+    lines = output.reason
+    if message and (line := next((line for line in lines if message[:100] in line.text), None)):
+        return line.text
+    last = (line.text for line in reversed(output.lines) if not line.blank)
+    return telling_line(lines, at) or next(last, None)
 
 
 def _places(
-    lines: Sequence[str],
+    lines: Sequence[Line],
     telling: str,
     step: Mapping[str, Any],
     tests: Sequence[FailingTest],
@@ -555,11 +421,13 @@ def _places(
         for each in failures
         if each.file and each.line and not is_foreign(each.file)
     ]
-    mentions = at.placed([telling, *(line for line in lines if not _NO_ERROR.search(line))])
-    told = mentions[:1] if speaks_of_error(telling) and places_in([telling]) else []
+    first = Line(telling)
+    named = (place for line in (first, *reversed(lines)) if line is first or not line.mild for place in line.places)
+    mentions = at.placed(named)
+    told = mentions[:1] if first.tells and first.places else []
     found: dict[tuple[str, int], Location] = {}
     surest = by_command if silent else []
-    for place in (*told, *places_in_step(lines, step), *of_tests, *surest, *mentions) or by_command:
+    for place in (*told, *places_in_step(texts(lines), step), *of_tests, *surest, *mentions) or by_command:
         found.setdefault((place.file, place.line), place)
     return list(found.values())[:MOST_PLACES]
 

@@ -11,19 +11,18 @@ import msgspec
 from msgspec.structs import replace
 
 from loom.analysis import patterns
-from loom.analysis.diagnosis import LINES_READ, Diagnosis, Evidence, diagnose
+from loom.analysis.diagnosis import Diagnosis, Evidence, diagnose
 from loom.analysis.excerpt import excerpt_of
 from loom.analysis.formats import Reader
 from loom.analysis.history import History, history
 from loom.analysis.named_files import look_below
+from loom.analysis.output import LINES_READ, output_of, texts
 from loom.errors import RecordError, RequestError
 from loom.record.documents import Highlights, SectionSummary, StepSummary
-from loom.record.events import OutputEvent
 from loom.record.highlights import form_of, of_file
 from loom.record.reader import Reading
 from loom.record.saved_plan import load_planned
 from loom.record.store import UNFINISHED, entry_at, read_document
-from loom.util.controls import visible
 from loom.util.untrusted_files import open_regular
 
 
@@ -53,11 +52,12 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
     receipt = reading.receipt()
     root = Path(receipt["repo_root"]) if receipt.get("repo_root") else None
     own = patterns.of_project(root)
-    total = _lines_total(summary)
+    counts = summary.get("output")
+    total = None if counts is None else int(counts["stdout_lines"] + counts["stderr_lines"])
     whole = len(events) < LINES_READ and (total is None or total <= len(events))
     highlights = Highlights() if whole else _highlights(reading, own, events_path, summary)
     same = None if unfinished or workspace is not None else _recorded_of(reading, job_id)
-    lines = [*(early_lines(highlights, events[0].seq) if events else ()), *(visible(event.text) for event in events)]
+    output = output_of(events, highlights, counts or {}, summary.get("ended_by"))
     found = diagnose(
         Evidence(
             run_id=reading.run_id,
@@ -65,9 +65,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
             receipt=receipt,
             pipeline=pipeline,
             job=manifest,
-            lines=lines,
-            own=_lines_after(events, highlights, summary, "stdout_lines", "stderr_lines"),
-            said=_lines_after(events, highlights, summary, "said_stdout_lines", "said_stderr_lines"),
+            output=output,
             ended_by=summary.get("ended_by"),
             output_read="all" if whole else "highlights" if highlights.complete else "part",
             formats=patterns.readers(own),
@@ -80,7 +78,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
             root=workspace or root,
             in_source=lambda paths: look_below(root, paths) if root else {},
             tmpfs=lambda: _tmpfs(reading, job_id),
-            history=_history(reading, manifest, lines, hunks=workspace is not None)
+            history=_history(reading, manifest, texts(output.lines), hunks=workspace is not None)
             if same is None
             else History(since_green=same.since_green, same_input=same.same_input),
         )
@@ -163,30 +161,6 @@ def _summary(reading: Reading, events_path: str | None) -> Mapping[str, Any]:
         return {}
 
 
-def _lines_total(summary: Mapping[str, Any]) -> int | None:
-    output = summary.get("output")
-    return None if output is None else int(output["stdout_lines"] + output["stderr_lines"])
-
-
-def _lines_after(
-    events: Sequence[OutputEvent], highlights: Highlights, summary: Mapping[str, Any], out: str, err: str
-) -> list[str] | None:
-    """Return the lines after those that `ended_by` counts by these names, as far as they are read; None if it does not."""
-    ended = summary.get("ended_by") or {}
-    if ended.get(out) is None or ended.get(err) is None:
-        return None
-    printed = summary["output"]
-    left = {"stdout": printed["stdout_lines"] - ended[out], "stderr": printed["stderr_lines"] - ended[err]}
-    found = []
-    for event in reversed(events):
-        if left[event.stream] > 0:
-            left[event.stream] -= 1
-            found.append(visible(event.text))
-    after = 1 + ended[out] + ended[err]  # the file's first line tells that the step began
-    early = early_lines(highlights, events[0].seq, after=after) if events and any(left.values()) else []
-    return [*early, *reversed(found)]
-
-
 def _highlights(
     reading: Reading, own: Sequence[Reader], events_path: str | None, summary: Mapping[str, Any]
 ) -> Highlights:
@@ -197,20 +171,6 @@ def _highlights(
         return Highlights(complete=False)
     with open_regular(reading.paths.logs / events_path) as file:
         return of_file(file, patterns.watch(own))
-
-
-def early_lines(highlights: Highlights, before: int, *, after: int = 0) -> list[str]:
-    """Return the lines before an event, without the file's first `after`; a gap wherever lines are left out."""
-    lines: list[str] = []
-    last = after
-    for line in highlights.lines:
-        if line.seq >= before:
-            break
-        if line.line <= after:
-            continue
-        lines += [patterns.GAP, line.text] if line.line != last + 1 else [line.text]
-        last = line.line
-    return [*lines, patterns.GAP] if lines else []
 
 
 def _tmpfs(reading: Reading, job_id: str | None) -> Sequence[str]:

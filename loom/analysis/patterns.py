@@ -15,8 +15,6 @@ from loom.record.documents import Document
 from loom.record.highlights import Watch
 from loom.status import Count, FailingTest, Failure
 
-GAP = "…"
-"""Stands between lines that do not follow each other."""
 MOST_FAILURES = 20
 MOST_GROUPS = 10
 _NO_FAILURES = ("warn", "info", "note", "notice", "hint", "suggestion")

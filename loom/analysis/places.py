@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -106,16 +107,16 @@ class WorkingDirectories:
         ending = [found for found in self._all if found == below or found.endswith(f"/{below}")]
         return ending[0] if len(ending) == 1 else path
 
-    def are_there(self, lines: Sequence[str]) -> bool:
-        """Return whether the lines name a place in a file that is there; any place if nothing is known of the files."""
-        return any(self._root is None or self._is_there(self.file(place.file)) for place in places_in(lines))
+    def are_there(self, places: Sequence[Location]) -> bool:
+        """Return whether one of the places is in a file that is there; any if nothing is known of the files."""
+        return any(self._root is None or self._is_there(self.file(place.file)) for place in places)
 
     def _is_there(self, path: str) -> bool:
         return self._root is not None and os.path.lexists(self._root / path)
 
-    def placed(self, lines: Sequence[str]) -> list[Location]:
-        """Return the places that the lines name: of the first one, then as `places_in`; those in files that are there, if any."""
-        found = [replace(place, file=self.file(place.file)) for place in (*places_in(lines[:1]), *places_in(lines[1:]))]
+    def placed(self, places: Iterable[Location]) -> list[Location]:
+        """Return the first places, below the root; those in files that are there, if any."""
+        found = [replace(place, file=self.file(place.file)) for place in islice(dict.fromkeys(places), 2 * MOST_PLACES)]
         return [place for place in found if self._is_there(place.file)] or found
 
     def _entered_before(self, path: str) -> Sequence[str]:

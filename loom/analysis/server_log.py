@@ -15,10 +15,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.analysis import patterns
-from loom.analysis.diagnosis import LINES_READ, Diagnosis, Evidence, LogSource, diagnose
-from loom.analysis.evidence import early_lines
+from loom.analysis.diagnosis import Diagnosis, Evidence, LogSource, diagnose
 from loom.analysis.named_files import look_below
+from loom.analysis.output import LINES_READ, output_of
 from loom.record.documents import Highlights
+from loom.record.events import OutputEvent
 from loom.record.highlights import Highlighter
 from loom.util import jsons
 from loom.util.controls import cleaned, visible
@@ -67,14 +68,12 @@ class LogUnit(Struct, kw_only=True):
 
     name: str
     command: str = ""
-    lines: deque[str]
-    own: deque[str]
-    """Those of the last command."""
-    said: list[str] = []
-    """Those of the last command before it that printed something."""
+    lines: deque[OutputEvent]
     total: int = 0
+    before_said: int = 0
+    """How many lines it has before those of the last command but one that printed something."""
     before_own: int = 0
-    """How many lines it has before those of the last command."""
+    """And before those of the last command."""
     failed: Literal[0, 1, 2] = 0
     """1: it reported an error; 2: it ended with one."""
     marked: bool = False
@@ -84,15 +83,13 @@ class LogUnit(Struct, kw_only=True):
 
     def add(self, text: str) -> None:
         self.total += 1
-        self.lines.append(text)
-        self.own.append(text)
+        self.lines.append(OutputEvent(self.total, "", "stdout", text))
         if self.highlighter is not None:
             self.highlighter.feed(jsons.encode_line({"seq": self.total, "text": text, "stream": "stdout"}), 1)
 
     def begin(self, command: str) -> None:
-        if self.own:
-            self.said = list(self.own)
-        self.own.clear()
+        if self.total > self.before_own:
+            self.before_said = self.before_own
         self.before_own, self.command, self.marked = self.total, command, True
 
 
@@ -313,9 +310,7 @@ def read_log(chunks: Iterable[bytes]) -> ServerLog:
     reader, watch = LogReader(), patterns.watch(())
 
     def new(name: str) -> LogUnit:
-        return LogUnit(
-            name=name, lines=deque(maxlen=LINES_READ), own=deque(maxlen=LINES_READ), highlighter=Highlighter(watch)
-        )
+        return LogUnit(name=name, lines=deque(maxlen=LINES_READ), highlighter=Highlighter(watch, lines=1))
 
     current, chosen, total = new(""), None, 0
     for line in reader.lines(chunks):
@@ -364,16 +359,11 @@ def diagnosis_of_log(
         "steps": [{"step": step, "attempt": 1, "command": command}],
         "image": {"name": facts.image} if facts.image else None,
     }
-    early = unit.total - len(unit.lines)
-    cut = unit.total - unit.before_own - len(unit.own)
-    own = (
-        [
-            *(early_lines(unit.highlights, unit.total - len(unit.own) + 1, after=unit.before_own) if cut > 0 else ()),
-            *unit.own,
-        ]
-        if unit.marked
-        else None
-    )
+    early = unit.total > len(unit.lines)
+    counts = {"stdout_lines": unit.total, "stderr_lines": 0}
+    own = {"stdout_lines": unit.before_own, "stderr_lines": 0}
+    said = {"said_stdout_lines": unit.before_said, "said_stderr_lines": 0}
+    output = output_of(unit.lines, unit.highlights, counts, {**own, **said} if unit.marked else None)
     ended: Mapping[str, object] | None = (
         {"command": unit.command, "code": facts.exit_code} if unit.marked and facts.exit_code is not None else None
     )
@@ -384,9 +374,7 @@ def diagnosis_of_log(
             receipt={},
             pipeline={"jobs": []},
             job=manifest,
-            lines=[*(early_lines(unit.highlights, early + 1) if early else ()), *unit.lines],
-            own=own,
-            said=unit.said,
+            output=output,
             ended_by=ended,
             output_read="all" if not early else "highlights" if unit.highlights.complete else "part",
             lines_total=unit.total,

@@ -39,9 +39,6 @@ _LAST = 1 << 11
 _SAME = 3
 """Of lines that differ in numbers alone, so many have a place of their own; the others have what room is left."""
 _FORMS = 4096
-_SAMPLE = 1 << 15
-_UNIFORM = 3
-"""So many samples of one form, `_SAMPLE` bytes apart, are output of one kind: the line after it is kept."""
 _SWITCHES = 8
 """Changes between standard output and standard error that are kept; more are no news."""
 
@@ -192,8 +189,6 @@ class Highlighter:
         self._stream = b"stderr"
         self._taken = 0
         """The offset up to which lines were kept as the continuation of another."""
-        self._sample_at = start
-        self._uniform = ("", 0)
 
     @property
     def read(self) -> int:
@@ -247,7 +242,6 @@ class Highlighter:
             if self._start + start >= self._taken:
                 self._taken = self._start + self._examine(data, start, why)
         self._changes_of_stream(data, begin, end)
-        self._changes_of_form(data, begin, end)
 
     def _lines_with_a_word(self, data: bytes, begin: int, end: int) -> Iterator[tuple[int, Why | None]]:
         """Yield the start of each such line, and the kind of its surest word."""
@@ -270,7 +264,7 @@ class Highlighter:
         event, after = self._event(data, start)
         if event is None:
             return after
-        text = _clipped(event.text)
+        text = _text(event)
         if why is None:
             why = "error" if TELLING.search(text) else "place" if _PLACE.search(text) else None
         if why is None or NOT_TELLING.search(text):
@@ -317,7 +311,7 @@ class Highlighter:
 
     def _line(self, data: bytes, start: int, why: Why) -> Highlight | None:
         event, _ = self._event(data, start)
-        return None if event is None else self._highlight(event, start, _clipped(event.text), why)
+        return None if event is None else self._highlight(event, start, _text(event), why)
 
     def _heading(self, data: bytes, start: int, text: str) -> list[Highlight]:
         """The last line before an indented one that is less indented: of a list of errors, the file's name.
@@ -381,32 +375,6 @@ class Highlighter:
                 self._changes += [] if line is None else [line]
                 self._switches += 1
 
-    def _changes_of_form(self, data: bytes, begin: int, end: int) -> None:
-        """The line after which output that was all of one form is of another."""
-        while self._sample_at < self._start + end:
-            at = data.rfind(b"\n", 0, max(0, self._sample_at - self._start)) + 1
-            form = self._form_at(data, at)
-            known, times = self._uniform
-            if form == known:
-                self._uniform = (known, times + 1)
-            else:
-                if times >= _UNIFORM and known and len(self._changes) < 2 * _SWITCHES:
-                    self._changes += self._first_other(data, max(0, at - _SAMPLE), at, known)
-                self._uniform = (form, 1)
-            self._sample_at += _SAMPLE
-
-    def _first_other(self, data: bytes, at: int, last: int, form: str) -> list[Highlight]:
-        at = data.find(b"\n", at) + 1
-        while at <= last:
-            if self._form_at(data, at) != form and (line := self._line(data, at, "change")) is not None:
-                return [line]
-            at = data.find(b"\n", at) + 1
-        return []
-
-    def _form_at(self, data: bytes, start: int) -> str:
-        event, _ = self._event(data, start)
-        return "" if event is None else form_of(event.text)
-
 
 _CONTINUES = re.compile(r"\s*(?:[|^~=]|E\s{2}|\d+ \||at |-->|\.\.\.|caused by|note:|help:)", re.IGNORECASE)
 _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+")
@@ -421,10 +389,14 @@ def _indent(text: str) -> int:
     return len(text) - len(text.lstrip())
 
 
-def _clipped(text: str) -> str:
+def clipped(text: str) -> str:
+    """Return the text; of a long one, its beginning and its end."""
     half = LONGEST // 2
-    text = cleaned(text).rstrip()
     return text if len(text) <= LONGEST else f"{text[:half]} … {text[-half:]}"
+
+
+def _text(event: _Output) -> str:
+    return clipped(cleaned(event.text).rstrip())
 
 
 def of_file(file: BinaryIO, watch: Watch, most_bytes: int = 1 << 28) -> Highlights:

@@ -8,17 +8,30 @@ import pytest
 from loom.analysis.diagnosis import (
     Evidence,
     diagnose,
-    lines_that_matter,
-    places_in,
 )
 from loom.analysis.known_failures import InSource
 from loom.analysis.named_files import missing_paths
+from loom.analysis.output import Line, Output, lines_that_matter
+from loom.analysis.places import places_in
 from loom.render.diagnosis import lines
 from loom.render.diagnosis.agent import MOST_BYTES
 from loom.render.screen import Look
 
 
-def evidence(**more: object) -> Evidence:
+def output(lines: Sequence[str], own: Sequence[str] | None = None, said: Sequence[str] = ()) -> Output:
+    """Return what a step printed; `own`: its last command, `said`: the last one that printed something."""
+    found = [Line(line) for line in lines]
+    left = {"own": list(own or ()), "said": list(said)}
+    for line in reversed(found if own is not None else ()):
+        line.part = next((part for part in ("own", "said") if line.text in left[part]), "before")
+        if line.part != "before":
+            left[line.part].remove(line.text)
+    return Output(found, own is not None)
+
+
+def evidence(
+    lines: Sequence[str] = (), own: Sequence[str] | None = None, said: Sequence[str] = (), **more: object
+) -> Evidence:
     job = {
         "job_id": "test",
         "status": "failure",
@@ -43,6 +56,7 @@ def evidence(**more: object) -> Evidence:
         },
         "pipeline": {"jobs": []},
         "job": job,
+        "output": output(lines, own, said),
         **more,
     }
     return Evidence(**shape)  # type: ignore[arg-type]
@@ -84,22 +98,26 @@ def test_missing_paths(line: str, path: str) -> None:
     assert path.removeprefix("./") in missing_paths([line], None)
 
 
+def shown_of(lines: Sequence[str], telling: str | None = None) -> list[str]:
+    return lines_that_matter(output(lines).lines, telling=telling)
+
+
 def test_lines_that_matter_keep_the_error_and_the_end() -> None:
     lines = [f"ok {n}" for n in range(200)]
     lines[100] = "AssertionError: 1 != 2"
-    shown = lines_that_matter(lines)
+    shown = shown_of(lines)
     assert len(shown) <= 14
     assert "AssertionError: 1 != 2" in shown
     assert shown[-1] == "ok 199"
     assert "…" in shown
-    assert lines_that_matter(["a", "b", ""]) == ["a", "b"]
-    assert lines_that_matter([]) == []
+    assert shown_of(["a", "b", ""]) == ["a", "b"]
+    assert shown_of([]) == []
 
 
 def test_lines_that_matter_show_another_error_among_many_alike() -> None:
     lines = [f"ERROR worker {number}: retry failed" for number in range(1, 300)]
     lines[100] = "FATAL: schema version mismatch"
-    shown = lines_that_matter(lines)
+    shown = shown_of(lines)
     assert "FATAL: schema version mismatch" in shown
     assert shown[-1] == "ERROR worker 299: retry failed"
 
@@ -171,8 +189,8 @@ def test_places_of_warnings_and_of_calls_are_none(tmp_path: Path) -> None:
 
 def test_the_telling_line_is_among_those_shown() -> None:
     many = ["x.c:1: error: this one", *(f"line {number} failed" for number in range(99))]
-    assert lines_that_matter(many, telling="x.c:1: error: this one")[0] == "x.c:1: error: this one"
-    assert len(lines_that_matter(many, telling="x.c:1: error: this one")) <= 14
+    assert shown_of(many, telling="x.c:1: error: this one")[0] == "x.c:1: error: this one"
+    assert len(shown_of(many, telling="x.c:1: error: this one")) <= 14
 
 
 def test_errors_that_a_program_survived_do_not_tell() -> None:

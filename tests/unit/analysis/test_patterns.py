@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from loom.analysis import formats, patterns
+from loom.analysis.output import GAP
 from loom.record.events import OutputEvent, encode
 from loom.record.highlights import Highlighter
 from loom.status import Failure
@@ -271,7 +272,7 @@ def test_the_failures_are_found_far_from_the_end(sample: str) -> None:
     kept: list[str] = []
     last = 0
     for line in highlighter.finish().lines:
-        kept += [patterns.GAP, line.text] if line.line != last + 1 else [line.text]
+        kept += [GAP, line.text] if line.line != last + 1 else [line.text]
         last = line.line
     found = {(each.test, each.file, each.line) for each in read(kept)}
     assert found >= {(test, file, line) for _, test, file, line, _ in SAMPLES[sample]}

@@ -97,12 +97,6 @@ def test_highlights_are_few_however_many_lines_tell() -> None:
     assert not found.complete
 
 
-def test_the_line_after_which_the_output_is_of_another_kind() -> None:
-    lines = [*NOISE, *(f"uploading part {number}" for number in range(5000))]
-    (found,) = highlights(encoded(lines), 900).lines
-    assert (found.text, found.why) == ("uploading part 0", "change")
-
-
 def test_the_first_line_on_standard_error_after_standard_output() -> None:
     events = [*encoded(NOISE[:500]), *encoded(["sh: odd thing", "and more"], "stderr"), *encoded(NOISE[500:900])]
     assert [(line.text, line.why) for line in highlights(events).lines] == [("sh: odd thing", "change")]

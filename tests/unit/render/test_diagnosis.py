@@ -11,6 +11,7 @@ from loom.analysis.diagnosis import Diagnosis, Evidence, Excerpt, MovedOn, Other
 from loom.analysis.excerpt import excerpt_of
 from loom.render.diagnosis import DiagnosisForm, lines
 from loom.render.screen import Look
+from tests.unit.analysis.test_diagnosis import output
 
 
 def diagnosis(*, printed: tuple[str, ...] = (), **job: Any) -> Diagnosis:
@@ -31,7 +32,7 @@ def diagnosis(*, printed: tuple[str, ...] = (), **job: Any) -> Diagnosis:
     receipt = {"command": ["loom", "run"], "repo_root": "/src", "duration_ms": 5.0}
     pipeline: dict[str, Any] = {"jobs": [], "failing_job_id": "test"}
     return diagnose(
-        Evidence(run_id="1", state="failure", receipt=receipt, pipeline=pipeline, job=manifest, lines=printed)
+        Evidence(run_id="1", state="failure", receipt=receipt, pipeline=pipeline, job=manifest, output=output(printed))
     )
 
 

@@ -1,0 +1,218 @@
+"""What a failed step printed, as its diagnosis sees it: few lines, each looked at once, from which everything else is chosen.
+
+The recorder keeps the lines that tell while the output comes (`record/highlights.py`). When the step has ended, these and the
+last lines are read; all who choose among them ask the same `Line`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import chain, islice
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from loom.analysis.places import Location, WorkingDirectories, places_in
+from loom.record.documents import Highlights
+from loom.record.events import OutputEvent
+from loom.record.highlights import clipped, form_of, speaks_of_error
+from loom.util.controls import visible
+
+GAP = "…"
+"""Stands between lines that do not follow each other."""
+LINES_READ = 400
+"""Number of last lines of the failing unit to inspect."""
+LINES_SHOWN = 14
+MOST_REASON = 5
+"""Lines of a reason that a script prints before `exit` in words that speak of no error."""
+MOST_ALIKE = 3
+"""Of lines shown, so many may differ in numbers alone."""
+
+Part = Literal["before", "said", "own"]
+"""The command that ended the step printed its `own` lines; `said` are those of the last one before it that printed something."""
+
+_COUNTED: tuple[tuple[Part, str], ...] = (("own", ""), ("said", "said_"))
+"""By which names an `EndedBy` counts the lines before them."""
+_HEADING = re.compile(r"\s*(?:Traceback \(most recent call last\)|stack traceback):")
+"""Its error follows it, after indented lines, or is before it."""
+_PASSES_ON = re.compile(
+    r"\s*(?:raise|throw)\s|.*\*\*\* .*Error \d+|ninja: build stopped|npm (?:ERR!|error) (?:code|errno|A complete log)\b"
+    r"|={3,} (?:FAILURES|ERRORS) =|Finished in |rake aborted!|-- Configuring incomplete|Execution of \S+ aborted|FAILED: |\W*$"
+)
+"""The source of an error whose message follows, a title, or a program that reports the end of another."""
+_MILD = re.compile(r"\b(?:warning|note|info|debug|hint)\b|^\s*(?:PASS|ok|OK|✓|✔)\b", re.IGNORECASE)
+_EXCEPTION = re.compile(r"(?:\w+\.)*\w+(?:Error|Exception): ")
+_FRAME = re.compile(r"\s|#\s+at |\S+:\d+:in ")
+_SURVIVED = re.compile(
+    r"(?:\S+: )*(?:fatal|error|fatal error|E): |(?:\w+\.)*\w+(?:Error|Exception): "
+    r"|\S+: .*(?:command not found|: not found|No such file or directory|Permission denied)$"
+)
+"""The beginning of a line that is an error in the words of a tool, not a text that has such words in it."""
+
+
+class Line:
+    """A line of output, and what it says, which is found out once."""
+
+    def __init__(self, text: str, part: Part = "own") -> None:
+        self.text = clipped(text)
+        self.part: Part = part
+
+    @cached_property
+    def blank(self) -> bool:
+        """Whether it is no output: empty, or the mark of a gap."""
+        return not self.text.strip() or self.text == GAP
+
+    @cached_property
+    def tells(self) -> bool:
+        return speaks_of_error(self.text)
+
+    @cached_property
+    def mild(self) -> bool:
+        """Whether it is a warning, or a success."""
+        return _MILD.search(self.text) is not None
+
+    @cached_property
+    def frame(self) -> bool:
+        """Whether it may be a line of a trace."""
+        return _FRAME.match(self.text) is not None
+
+    @cached_property
+    def form(self) -> str:
+        return form_of(self.text)
+
+    @cached_property
+    def places(self) -> Sequence[Location]:
+        return places_in([self.text])
+
+
+class Output(Struct, frozen=True):
+    """The lines that tell, a gap between those that do not follow each other, then the last lines."""
+
+    lines: Sequence[Line] = ()
+    marked: bool = False
+    """Whether it is known which lines are those of the command that ended the step; else all are taken for its own."""
+
+    def of(self, *parts: Part) -> list[Line]:
+        return [line for line in self.lines if line.part in parts]
+
+    @property
+    def reason(self) -> list[Line]:
+        """What explains the end: the command's own lines; before an `exit`, those of the last command that printed something,
+        unless they are many and none speaks of an error: a clean-up."""
+        said = self.of("said")
+        short = len(said) <= MOST_REASON or any(line.tells for line in said)
+        return self.of("own") or (said if short else []) or list(self.lines)
+
+
+def output_of(
+    last: Sequence[OutputEvent], highlights: Highlights, counts: Mapping[str, int], ended: Mapping[str, Any] | None
+) -> Output:
+    """Join the lines that tell and the last ones. `counts`: the lines of the whole output, by `stdout_lines` and `stderr_lines`;
+    `ended`: an `EndedBy`, by whose counts the parts are told apart."""
+    starts = {
+        part: {stream: ended[f"{name}{stream}_lines"] for stream in ("stdout", "stderr")}
+        for part, name in _COUNTED
+        if ended is not None and None not in (ended.get(f"{name}stdout_lines"), ended.get(f"{name}stderr_lines"))
+    }
+    marked = "own" in starts
+
+    def part(is_after: Callable[[Mapping[str, int]], bool]) -> Part:
+        return next((each for each in starts if is_after(starts[each])), "before") if marked else "own"
+
+    number = {stream: counts.get(f"{stream}_lines", 0) for stream in ("stdout", "stderr")}
+    found: list[Line] = []
+    for event in reversed(last):
+        found.append(Line(visible(event.text), part(lambda of: number[event.stream] > of[event.stream])))  # noqa: B023
+        number[event.stream] -= 1
+    early: list[Line] = []
+    before = 1  # the file's first line tells that the step began
+    for line in highlights.lines if last else ():
+        if line.seq >= last[0].seq:
+            break
+        whose = part(lambda of: line.line > 1 + sum(of.values()))  # noqa: B023
+        early += [Line(GAP, whose)] if line.line != before + 1 else []
+        early.append(Line(line.text, whose))
+        before = line.line
+    early += [Line(GAP, early[-1].part)] if early else []
+    return Output([*early, *reversed(found)], marked)
+
+
+def telling_line(lines: Sequence[Line], at: WorkingDirectories) -> str | None:
+    """Choose the line to look at first: an error in a file that is there, an error, a line that names such a file, the last."""
+    survived = max((number + 1 for number, line in enumerate(lines) if line.text.endswith("(ignored)")), default=0)
+    told = [line for line in _without_frames(lines[survived:]) if not line.blank]
+    own = [line for line in told if not _PASSES_ON.match(line.text)]
+    caught = _caught(lines)
+    errors = [line for line in own if line.tells and line not in caught]
+    inside = [line for line in own if at.are_there(line.places)]
+    placed = [line for line in inside if not (line.frame or line.mild)]
+    plain = [line for line in errors if not line.mild]
+    both = [line for line in plain if line in placed]
+    return next((line.text for each in (both, placed, plain, errors, inside, own[::-1], told) for line in each), None)
+
+
+def _caught(lines: Sequence[Line]) -> list[Line]:
+    """Return the exceptions that a program printed by themselves, without a trace, and went on."""
+    around = zip([Line(""), *lines], lines, lines[1:], strict=False)
+    return [
+        line
+        for before, line, after in around
+        if _EXCEPTION.match(line.text) and after.text.strip() and not (before.text[:1].isspace() or after.frame)
+    ]
+
+
+def _without_frames(lines: Sequence[Line]) -> Iterator[Line]:
+    """Yield all lines but those of a traceback before its error."""
+    inside = False
+    for line in lines:
+        inside = _HEADING.match(line.text) is not None or (inside and line.text[:1].isspace())
+        if not inside:
+            yield line
+
+
+def earlier_error(output: Output, shown: str, script: str) -> str | None:
+    """Choose the last error before the command's own lines: none that is shown, or that the script itself has the words of."""
+    own = {line.text for line in output.of("own")} | {shown}
+    errors = (line.text for line in reversed(output.of("before", "said")) if _SURVIVED.match(line.text))
+    return next((text for text in errors if text not in own and text.strip() not in script), None)
+
+
+def lines_that_matter(lines: Sequence[Line], most: int = LINES_SHOWN, *, telling: str | None = None) -> list[str]:
+    """Select at most `most` lines: the telling one, the last ones, errors with one line of context each, the last ones first,
+    and few that differ in numbers alone. A gap marks what is left out."""
+    while lines and not lines[-1].text.strip():
+        lines = lines[:-1]
+    end = len(lines)
+    if end <= most:
+        return [line.text for line in lines]
+    head = (telling or "").strip()[:200]
+    told = [at for number, line in enumerate(lines) if line.text.strip()[:200] == head for at in (number, number + 1)]
+    early = max((number for number, line in enumerate(lines) if line.text == GAP), default=0)
+    wanted = chain(
+        told[:2],
+        range(end - 1, end - 4, -1),
+        _errors(lines),
+        range(early - 1, -1, -1),  # what was chosen, then the end
+        range(end - 1, early, -1),
+    )
+    keep = sorted(islice(dict.fromkeys(at for at in wanted if 0 <= at < end), most - 3))  # room for gaps
+    shown: list[str] = []
+    for before, number in zip([-1, *keep], keep, strict=False):
+        texts = [*([GAP] if number != before + 1 else []), lines[number].text]
+        shown += [text for text in texts if text != GAP or shown[-1:] != [GAP]]
+    return shown if len(shown) <= most else [GAP, *shown[len(shown) - most + 1 :]]
+
+
+def _errors(lines: Sequence[Line]) -> Iterator[int]:
+    forms: Counter[str] = Counter()
+    for number in range(len(lines) - 1, -1, -1):
+        if lines[number].tells and forms[lines[number].form] < MOST_ALIKE:
+            forms[lines[number].form] += 1
+            yield from (number, number + 1, number - 1)
+
+
+def texts(lines: Iterable[Line]) -> list[str]:
+    return [line.text for line in lines]
