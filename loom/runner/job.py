@@ -194,7 +194,8 @@ class JobRunner:
         gate = self._opener.tools.gate
         if start is None or self._late is None:
             return Steps(attempt, place, gate, cancel)
-        return self._late.steps(attempt, place, gate, cancel, needs=start.needs, again=self._cancel.again)
+        own, again = self._late, self._cancel.again
+        return own.steps(attempt, place, gate, cancel, needs=start.needs, again=again, grow=own.grow)
 
     def _hand_over(self, attempt: Attempt, steps: Steps) -> None:
         path = self._handed_over(attempt.job.id, attempt.number)

@@ -81,7 +81,16 @@ class Run:
             return None
         from loom.runner.late.jobs import LateJobs  # late: only for such jobs
 
-        return LateJobs(plan, self._done, self._cancel, self._request.config.github.runs_on)
+        images = self._request.config.github.runs_on
+        return LateJobs(plan, self._done, self._cancel, images, self._publish_growth)
+
+    def _publish_growth(self) -> None:
+        with self._growing:
+            assert self._late is not None
+            plan = self._late.plan
+            self._record.publish(self._record.paths.plan, dump_planned(replace(self._planned(), plan=plan)))
+            shape = plan_shape(plan, without=self._done)
+            self._journal.fact(RUN, PhaseCode.RUN_PIPELINE_EXECUTE, "plan_resolved", shape)
 
     def execute(self) -> Ran:
         resumed = self._request.reuse.resumed.values() if self._request.reuse else ()
@@ -369,12 +378,7 @@ class Run:
         start, jobs = self._late.several(job)
         if start.status is not Status.SUCCESS:
             return runner.skip(job, Skip(job_id=job.id, reason=start.reason), start.status)
-        with self._growing:
-            plan = self._late.plan
-            self._record.publish(self._record.paths.plan, dump_planned(replace(self._planned(), plan=plan)))
-            shape = plan_shape(plan, without=self._done)
-            self._journal.fact(RUN, PhaseCode.RUN_PIPELINE_EXECUTE, "plan_resolved", shape)
-        results = run_all(Plan(workflow_path=plan.workflow_path, stages=(job.stage,), jobs=jobs), {})
+        results = run_all(Plan(workflow_path=self._request.plan.workflow_path, stages=(job.stage,), jobs=jobs), {})
         outputs: dict[str, str] = {}
         for result in results.values():
             outputs |= result.outputs

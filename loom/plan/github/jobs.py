@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from loom.errors import RequestError
+from loom.errors import Problem, RequestError
 from loom.images.reference import parse_reference
 from loom.plan import builder
 from loom.plan import model as p
@@ -28,6 +28,7 @@ from loom.workflow.github.shapes import UNSUPPORTED
 from loom.workflow.github.workflows import CALL
 from loom.workflow.words import shell_words
 
+NOT_YET = "GH_NOT_YET"
 _PORTS = re.compile(r"(?:[0-9.]+:)??(?:(?P<host>[0-9]+):)?(?P<port>[0-9]{1,5})(?:/(?:tcp|udp))?")
 
 
@@ -40,6 +41,7 @@ class GitHubJobBuilder(builder.Refusals):
         self._actions: dict[tuple[str, str], actions.ActionFile | actions.BadAction] = {}
         self.there: frozenset[str] = frozenset()
         """The ids of the jobs of the plan."""
+        self.notices: list[Problem] = []
 
     def job(self, candidate: GitHubCandidate) -> p.Job:
         config, node, texts = self.context.config, candidate.node, candidate.texts
@@ -57,6 +59,9 @@ class GitHubJobBuilder(builder.Refusals):
         )
         for step in items_of(node.get("steps")):
             steps.add(step)
+        for at in steps.written:
+            why = f"uses: the snapshot has no {text_of(at)}: steps before it have to write it"
+            self.notices.append(at.file.problem(at, pointer("jobs"), why, code=NOT_YET, severity="notice"))
         written = steps.steps() or (p.Step(phase="script", number=1, script=":", late=LateStep(kind="run")),)
         services = tuple(self._services(candidate))
         self._check_ports(candidate, services)

@@ -89,6 +89,7 @@ def rehearse(workflows: Workflows, config: Config | None = None) -> tuple[list[P
     problems = [
         *candidates.problems.found,
         *made.warnings(),
+        *made.notices,
         *builder.held(found, code=HELD),
     ]
     return list(dict.fromkeys(problems)), jobs

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import count
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.plan import model as p
-from loom.plan.github.actions import ActionFile, BadAction
+from loom.plan.github.actions import ActionFile, BadAction, NoAction
 from loom.plan.late import Action, LateStep
 from loom.util.yaml_file import Node, fields_of, line_in_file, text_of
 
 MOST_LEVELS = 9
 """Composite actions inside of each other, as on GitHub."""
+_MOVES = {"path", "repository", "ref"}
+"""The inputs by which a checkout brings files that the snapshot does not have."""
 _CHECKOUT = re.compile(r"actions/checkout@\S+", re.IGNORECASE)
 
 
@@ -35,8 +38,9 @@ class StepList:
         fetch: Callable[[Mapping[str, str]], Action | None],
         defaults: Mapping[str, str],
         refused: Callable[[Node, str], None],
+        scopes: Collection[str] = (),
     ) -> None:
-        """`fetch`: return the other repository that the inputs of a checkout name."""
+        """`fetch`: return the other repository that the inputs of a checkout name. `scopes`: names that are taken."""
         self._read = read
         self._fetch = fetch
         self._defaults = defaults
@@ -44,14 +48,16 @@ class StepList:
         self._pre: list[_Draft] = []
         self._main: list[_Draft] = []
         self._post: list[_Draft] = []
-        self._scopes: set[str] = set()
+        self._scopes = set(scopes)
+        self.written: list[Node] = []
+        """The actions that steps before them have to write."""
         self._checkouts: dict[str, str] = {}
         """The paths of checkouts, with the directory of another repository's files on this machine, or nothing."""
 
-    def steps(self) -> tuple[p.Step, ...]:
+    def steps(self, numbered: Iterable[int] | None = None) -> tuple[p.Step, ...]:
         """Return them in the order in which they run: post steps in the reverse one."""
         drafts = [*self._pre, *self._main, *reversed(self._post)]
-        numbers = {id(draft): number for number, draft in enumerate(drafts, start=1)}
+        numbers = {id(draft): number for draft, number in zip(drafts, numbered or count(1), strict=False)}
         found = []
         for draft in drafts:
             step = p.Step(
@@ -87,11 +93,10 @@ class StepList:
             late = LateStep(kind="run", shell=shell, working_directory=directory, **common)
             self._main.append(_Draft(late=late, script=text_of(run), node=run))
         elif (uses := step.get("uses")) is not None:
-            self._use(text_of(uses), uses, texts_of(step.get("with")), common, scope)
+            self.use(text_of(uses), uses, texts_of(step.get("with")), common)
 
-    def _use(
-        self, written: str, node: Node, given: Mapping[str, str], common: Mapping[str, Any], scope: tuple[str, ...]
-    ) -> None:
+    def use(self, written: str, node: Node, given: Mapping[str, str], common: Mapping[str, Any]) -> None:
+        """Add what an action becomes; `common`: the fields that all its steps have."""
         if _CHECKOUT.fullmatch(written):
             try:
                 late = LateStep(kind="checkout", inputs=given, action=self._fetch(given), **common)
@@ -104,15 +109,23 @@ class StepList:
             return
         try:
             found = self._found(written)
+        except NoAction as error:
+            if all(one.late.kind == "checkout" and not one.late.inputs.keys() & _MOVES for one in self._main):
+                self._refused(node, f"uses: {error}")
+                return
+            self.written.append(node)
+            late = LateStep(kind="written", inputs=given, **common)
+            self._main.append(_Draft(late=late, script=written, node=node))
+            return
         except BadAction as error:
             self._refused(node, f"uses: {error}")
             return
         inputs = _inputs(found, given)
         if found.action.using == "composite":
-            if len(scope) >= MOST_LEVELS:
+            if len(common["scope"]) >= MOST_LEVELS:
                 self._refused(node, f"uses: {written}: more than {MOST_LEVELS} composite actions use each other")
                 return
-            self._compose(found, written, node, inputs, common, scope)
+            self._compose(found, written, node, inputs, common)
             return
         kind: Any = "docker" if found.action.using == "docker" else "node"
         values = {**common, "inputs": inputs, "kind": kind}
@@ -123,6 +136,8 @@ class StepList:
             ("pre", found.pre, found.pre_if, self._pre),
             ("post", found.post, found.post_if, self._post),
         ):
+            if stage == "pre" and written.startswith("./"):  # GitHub has no file of the project before the job's steps
+                continue
             if entry:
                 values |= {"stage": stage, "condition": condition}
                 late = LateStep(action=_at_stage(found, entry, {}), **values)
@@ -144,7 +159,6 @@ class StepList:
         node: Node,
         inputs: Mapping[str, str],
         common: Mapping[str, Any],
-        scope: tuple[str, ...],
     ) -> None:
         name = common["id"] or re.sub(r"[^A-Za-z0-9_-]+", "-", written).strip("-")
         own, number = name, 2
@@ -154,7 +168,7 @@ class StepList:
         enter = LateStep(kind="enter", inputs=inputs, action=found.action, **common)
         self._main.append(_Draft(late=enter, script=written, node=node))
         for step in found.steps:
-            self.add(step, (*scope, own))
+            self.add(step, (*common["scope"], own))
         leave = replace(enter, kind="leave", outputs=found.outputs)
         self._main.append(_Draft(late=leave, script=written, node=node))
 

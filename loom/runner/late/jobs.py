@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -60,11 +60,13 @@ class LateJobs:
         done: Mapping[str, JobResult],
         cancel: Cancel,
         images: Mapping[str, str] = MappingProxyType({}),
+        on_growth: Callable[[], None] = lambda: None,
     ) -> None:
-        """`images`: of the labels of runners."""
+        """`images`: of the labels of runners. `on_growth` is called when `plan` has changed."""
         self._plan = plan
         self.plan = plan
-        """With the jobs that others have become (`several`)."""
+        """With the jobs and steps that others have become (`several`, `grow`)."""
+        self._on_growth = on_growth
         self._images = {label.lower(): image for label, image in images.items()}
         self._results = dict(done)
         self._cancel = cancel
@@ -155,7 +157,15 @@ class LateJobs:
             )
         with self._lock:
             self.plan = grown(self.plan, job.id, tuple(jobs))
+        self._on_growth()
         return start, tuple(jobs)
+
+    def grow(self, job: Job) -> None:
+        """Take over the steps of a job, of which one has become several."""
+        with self._lock:
+            jobs = (replace(one, steps=job.steps) if one.id == job.id else one for one in self.plan.jobs)
+            self.plan = replace(self.plan, jobs=tuple(jobs))
+        self._on_growth()
 
     def running(self, job: Job, cancel: Cancel) -> None:
         """A job runs, and `cancel` ends it."""

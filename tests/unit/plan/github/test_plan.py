@@ -10,7 +10,7 @@ from loom.errors import RequestError, WorkflowError
 from loom.plan.late import LateJob, LateStep
 from loom.plan.model import Job, JobSelection, Plan, ResolveContext, Step
 from loom.plan.provenance import sources
-from loom.plan.resolve import resolve
+from loom.plan.resolve import rehearse, resolve
 from loom.util.jsons import encode_file
 from loom.workflow.dialects import load
 from loom.workflow.github.sources import Fetched, NotFetched
@@ -612,8 +612,6 @@ jobs:
     )
     steps = plan.jobs[0].steps
     assert [(of(step).kind, of(step).stage, of(step).scope) for step in steps] == [
-        ("node", "pre", ("mine",)),
-        ("node", "pre", ("composite",)),
         ("checkout", "main", ()),
         ("run", "main", ()),
         ("enter", "main", ()),
@@ -629,17 +627,11 @@ jobs:
         ("docker", "post", ()),
         ("node", "post", ("mine",)),
     ]
-    assert [step.id for step in steps] == [f"script/{number:02d}" for number in range(1, 17)]
-    assert [of(steps[n]).main for n in (0, 1, 13, 14, 15)] == [
-        "script/07",
-        "script/12",
-        "script/12",
-        "script/09",
-        "script/07",
-    ]
-    run, enter, inner, node, leave, docker = (of(steps[n]) for n in (3, 4, 5, 6, 7, 8))
+    assert [step.id for step in steps] == [f"script/{number:02d}" for number in range(1, 15)]
+    assert [of(steps[n]).main for n in (11, 12, 13)] == ["script/10", "script/07", "script/05"]
+    run, enter, inner, node, leave, docker = (of(steps[n]) for n in (1, 2, 3, 4, 5, 6))
     assert (run.shell, run.working_directory, run.condition) == ("bash", "w", "success() || failure()")
-    assert (steps[3].script, steps[3].line, steps[3].literal) == ("echo 1\necho 2\n", 12, True)
+    assert (steps[1].script, steps[1].line, steps[1].literal) == ("echo 1\necho 2\n", 12, True)
     assert enter.inputs == leave.inputs == {"who": "me", "Token": "t"}
     assert (enter.id, leave.outputs) == ("mine", {"o": "${{ steps.z.outputs.q }}"})
     assert (inner.shell, inner.working_directory) == ("bash", "")
@@ -656,8 +648,8 @@ jobs:
         {"E": "e", "F": "f"},
         {"F": "g"},
     )
-    assert of(steps[15]).condition == "success()"
-    assert of(steps[2]).inputs == {"path": "sub"}
+    assert of(steps[13]).condition == "success()"
+    assert of(steps[0]).inputs == {"path": "sub"}
 
 
 def test_an_action_below_the_path_of_a_checkout_is_read_where_its_files_are(planned: Planned, tmp_path: Path) -> None:
@@ -691,6 +683,35 @@ jobs:
         ("./js", "js", "node20", ""),
     ]
     assert "uses: ./self/js: the project has no self/js/action.yml" in plan.job("y").refused[0]
+
+
+def test_an_action_that_a_step_may_write_is_read_at_its_turn(planned: Planned, tmp_path: Path) -> None:
+    text = """
+on: push
+jobs:
+  x:
+    runs-on: ubuntu-latest
+    steps:
+      - run: make it
+      - {id: it, uses: ./made, with: {a: "1"}, if: always()}
+  y: {runs-on: ubuntu-latest, steps: [{uses: actions/checkout@v4}, {uses: ./made}]}
+  z: {runs-on: ubuntu-latest, steps: [{uses: actions/checkout@v4, with: {ref: v1}}, {uses: ./made}]}
+"""
+    plan = planned(text)
+    step = plan.job("x").steps[1]
+    assert (of(step).kind, of(step).id, of(step).inputs, of(step).condition) == (
+        "written",
+        "it",
+        {"a": "1"},
+        "always()",
+    )
+    assert (plan.job("x").refused, plan.job("z").refused) == ((), ())
+    assert "the project has no made/action.yml" in plan.job("y").refused[0]
+    problems, _ = rehearse(load(tmp_path / ".github/workflows", tmp_path, ResolveContext))
+    assert [(one.line, one.code) for one in problems if one.severity == "notice"] == [
+        (8, "GH_NOT_YET"),
+        (10, "GH_NOT_YET"),
+    ]
 
 
 def test_a_job_gets_the_secrets_that_its_texts_name(planned: Planned) -> None:
