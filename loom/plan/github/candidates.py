@@ -326,10 +326,8 @@ class GitHubCandidates:
         path, repository = local_path(written), scope.repository
         if (found := REMOTE_CALL.fullmatch(written)) is not None:
             path, repository = found["path"], (found["repository"], found["ref"])
-        if path is None:
-            return None  # as of a file that is not there, which the reader reports
         file = self.workflows.called.get(path) if repository is None else self._remote(job, path, *repository)
-        if file is None:
+        if file is None:  # which the reader reports
             return None
         if depth >= MOST_LEVELS:
             self.problems.say(

@@ -257,7 +257,7 @@ class LateJobs:
 
     def _result(self, ids: Iterable[str]) -> str:
         """Return the result of the jobs together; of none, which this run leaves out, success."""
-        found = {_result_of(self._results.get(job_id)) for job_id in ids} - {""}
+        found = {_result_of(self._results[job_id]) for job_id in ids if job_id in self._results}
         if SKIPPED in found and SUCCESS in found:
             found.discard(SKIPPED)
         return next((one for one in _WORST_FIRST if one in found), SUCCESS)
@@ -279,10 +279,8 @@ class LateJobs:
         return found
 
 
-def _result_of(result: JobResult | None) -> str:
+def _result_of(result: JobResult) -> str:
     """Return what `needs.*.result` is for a job that has ended."""
-    if result is None:
-        return ""
     if result.lets_go_on:
         return SUCCESS
     return {Status.SKIPPED: SKIPPED, Status.CANCELED: CANCELLED}.get(result.status, FAILURE)

@@ -126,7 +126,7 @@ class WorkflowReader:
     def called(self, written: str, node: Node) -> WorkflowFile | None:
         """Read a workflow that a job calls, if it is a file of this project that is not read yet."""
         name = local_path(written)
-        if name is None or name in self.found or any(file.name == name for file in self.files):
+        if not name or name in self.found or any(file.name == name for file in self.files):
             return None
         try:
             self.read(name, yaml_file.read_bytes(self.root / name, within=self.root))
@@ -197,7 +197,7 @@ class _Check:
 
     def _check_call(self, job: Node, node: Node, uses: Node, at: tuple[str | int, ...]) -> None:
         written = text_of(uses)
-        if local_path(written) is None and not REMOTE_CALL.fullmatch(written):
+        if not local_path(written) and not REMOTE_CALL.fullmatch(written):
             why = "expected ./.github/workflows/FILE.yml or owner/repository/.github/workflows/FILE.yml@ref"
             self._say(uses, (*at, "uses"), f"uses: {why}, found {written}")
         for extra in sorted(node.value.keys() - _OF_CALL):

@@ -85,7 +85,7 @@ class Workflows(LoadedOf[Entry], frozen=True, kw_only=True):
         return None
 
     def _inside(self, caller: Entry, job: str) -> Entry | None:
-        file = self.called.get(local_path(text_of(caller.merged.get("uses"))) or "")
+        file = self.called.get(local_path(text_of(caller.merged.get("uses"))))
         for key, node in file.jobs.items() if file is not None else ():
             name = _below(key, job)
             if file is not None and (key == job or name is not None):
@@ -103,10 +103,10 @@ def _below(name: str, job: str) -> str | None:
 _LOCAL_CALL = re.compile(r"[.$]/(\.github/workflows/[^/@]+\.ya?ml)")
 
 
-def local_path(written: str) -> str | None:
-    """Return the file of this project that `uses` of a job names; None for one of another repository."""
+def local_path(written: str) -> str:
+    """Return the file of this project that `uses` of a job names; empty for one of another repository."""
     found = _LOCAL_CALL.fullmatch(written)
-    return found[1] if found else None
+    return found[1] if found else ""
 
 
 def calls_of(file: WorkflowFile) -> Iterator[tuple[str, Node]]:

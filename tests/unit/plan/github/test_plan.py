@@ -1,5 +1,6 @@
 """What a plan has of GitHub's workflows: jobs by event and matrix, needs, contexts, containers, steps."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -535,15 +536,26 @@ jobs:
         ("timeout-minutes: '${{ needs.y.outputs.x }}', needs: y", "timeout-minutes is not known before the job starts"),
         ("container: 'UPPER:1:2'", "container: "),
         ("steps: [{uses: ./nope}]", "uses: ./nope: the project has no nope/action.yml"),
+        (
+            "steps: [{uses: actions/checkout@v4, with: {repository: o/r, ref: '${{ github.ref }}'}}]",
+            "uses: actions/checkout@v4: repository: o/r: its `ref` is not known before the job runs; write it",
+        ),
+        (
+            "strategy: {matrix: '${{ fromJSON(needs.y.outputs.m) }}'}, needs: y, uses: ./.github/workflows/called.yml",
+            "uses: a matrix that needs results of other jobs can't call a workflow here",
+        ),
     ],
 )
 def test_what_a_job_can_not_have_refuses_it_alone(planned: Planned, keys: str, message: str) -> None:
-    steps = "" if "steps" in keys else ", steps: [{run: echo}]"
-    text = f"on: push\njobs: {{x: {{runs-on: ubuntu-latest, {keys}{steps}}}, y: {{{JOB}}}}}"
+    steps = "" if "steps" in keys or "uses" in keys else ", steps: [{run: echo}]"
+    runs_on = "" if "called.yml" in keys else "runs-on: ubuntu-latest, "
+    planned({"called.yml": f"on: [push, workflow_call]\njobs: {{z: {{{JOB}}}}}"})
+    text = f"on: push\njobs: {{x: {{{runs_on}{keys}{steps}}}, y: {{{JOB}}}}}"
     plan = planned(text)
-    assert message in plan.job("x").refused[0]
-    assert not plan.job("y").refused
-    with pytest.raises(WorkflowError, match=message.replace("(", ".")):
+    names = {job.name.removeprefix("ci / "): job for job in plan.jobs}
+    assert message in names["x"].refused[0]
+    assert not names["y"].refused
+    with pytest.raises(WorkflowError, match=re.escape(message)):
         planned(text, "x")
 
 
@@ -764,3 +776,98 @@ jobs: {a: {runs-on: ubuntu-latest, steps: [{uses: ./c}, {uses: ./c}, {uses: ./c}
     )
     scopes = [of(step).scope for step in plan.jobs[0].steps if of(step).kind == "run"]
     assert scopes == [("c",), ("c-2",), ("c-3",), ("c-4",)]
+
+
+@pytest.mark.parametrize(
+    ("keys", "pointer", "message"),
+    [
+        ("name: \"${{ fromJSON('{') }}\"", "2:20", "fromJSON: not valid JSON"),
+        ("if: \"fromJSON('[')\"", "2:16", "fromJSON: not valid JSON"),
+        (
+            "strategy: {matrix: {v: [1], exclude: \"${{ fromJSON('3') }}\"}}",
+            "2:31",
+            "matrix: exclude is not a list of mappings",
+        ),
+    ],
+)
+def test_an_invalid_value_is_a_problem_of_the_event_that_needs_it(
+    planned: Planned, keys: str, pointer: str, message: str
+) -> None:
+    text = f"on: push\njobs: {{x: {{{keys}, {JOB}}}}}"
+    with pytest.raises(WorkflowError) as caught:
+        planned(text)
+    (problem,) = caught.value.problems
+    assert problem.message.startswith(message)
+    assert (problem.pointer, f"{problem.line}:{problem.column}") == ("/jobs", pointer)
+    plan = planned(
+        {"ci.yml": text.replace("push", "{schedule: [{cron: x}]}", 1), "b.yml": f"on: push\njobs: {{y: {{{JOB}}}}}"}
+    )
+    assert ids(plan) == ["b.y"]
+
+
+def test_a_call_whose_if_is_false_leaves_its_jobs_out(planned: Planned) -> None:
+    plan = planned(
+        {
+            "ci.yml": f"on: push\njobs: {{c: {{if: false, uses: ./.github/workflows/called.yml}}, y: {{{JOB}}}}}",
+            "called.yml": f"on: workflow_call\njobs: {{a: {{{JOB}}}}}",
+        }
+    )
+    assert (ids(plan), reasons(plan)) == (["y"], {"c.a": "its `if` is false"})
+
+
+def test_a_file_that_is_only_called_can_be_named(planned: Planned) -> None:
+    text = f"on: {{workflow_call: {{inputs: {{a: {{type: string, default: x}}}}}}}}\njobs: {{a: {{{JOB}}}}}"
+    assert late(planned(text).jobs[0]).contexts["inputs"] == {"a": "x"}
+
+
+@pytest.mark.parametrize(("levels", "message"), [(9, ""), (10, "uses: more than 10 workflows call each other")])
+def test_calls_have_a_limit_of_levels(planned: Planned, levels: int, message: str) -> None:
+    call = "uses: ./.github/workflows/"
+    files = {f"c{n}.yml": f"on: workflow_call\njobs: {{c: {{{call}c{n + 1}.yml}}}}" for n in range(1, levels)}
+    files |= {
+        "ci.yml": f"on: push\njobs: {{c: {{{call}c1.yml}}}}",
+        f"c{levels}.yml": f"on: workflow_call\njobs: {{a: {{{JOB}}}}}",
+    }
+    if not message:
+        assert ids(planned(files)) == [f"{'c.' * levels}a"]
+        return
+    with pytest.raises(WorkflowError) as caught:
+        planned(files)
+    assert [problem.message for problem in caught.value.problems] == [message]
+
+
+def test_a_workflow_that_is_not_made_to_be_called_is_a_problem(planned: Planned) -> None:
+    with pytest.raises(WorkflowError, match=r"other.yml is not made to be called: it has no `on: workflow_call`"):
+        planned(
+            {
+                "ci.yml": "on: push\njobs: {c: {uses: ./.github/workflows/other.yml}}",
+                "other.yml": f"on: push\njobs: {{a: {{{JOB}}}}}",
+            }
+        )
+
+
+def test_composite_actions_have_a_limit_of_levels(planned: Planned) -> None:
+    with pytest.raises(WorkflowError, match=r"uses: ./a: more than 9 composite actions use each other"):
+        planned(
+            {
+                "ci.yml": "on: push\njobs: {x: {runs-on: ubuntu-latest, steps: [{uses: ./a}]}}",
+                "a/action.yml": "runs: {using: composite, steps: [{uses: ./a}]}\n",
+            }
+        )
+
+
+def test_a_matrix_whose_names_are_expressions_comes_late(planned: Planned) -> None:
+    plan = planned(f"on: push\njobs: {{x: {{strategy: {{matrix: {{\"${{{{ 'n' }}}}\": [1]}}}}, {JOB}}}}}")
+    assert late(plan.jobs[0]).strategy == {"matrix": {"${{ 'n' }}": [1.0]}}
+
+
+def test_continue_on_error_is_decided_early_where_it_can_be(planned: Planned) -> None:
+    for written, early, at_start in (
+        ("true", True, ""),
+        ("false", False, ""),
+        ("\"${{ github.ref_name == 'main' }}\"", True, ""),
+        ('"${{ needs.y.outputs.x }}"', False, "${{ needs.y.outputs.x }}"),
+    ):
+        plan = planned(f"on: push\njobs: {{y: {{{JOB}}}, x: {{needs: y, continue-on-error: {written}, {JOB}}}}}")
+        found = plan.job("x")
+        assert (found.allow_failure.always, late(found).continue_on_error) == (early, at_start)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.plan.late import LateCaller, LateNeed
-from loom.plan.model import Image, Plan
+from loom.plan.model import Image, Job, Plan
 from loom.record.saved_plan import load_planned
-from loom.runner.late.jobs import LateJobs
+from loom.runner.late.jobs import LateJobs, Start
+from loom.status import JobResult, Status
 from tests.unit.runner.conftest import Make
 
 from .plans import job, run, states, step
@@ -192,3 +194,182 @@ def test_labels_that_only_a_run_knows_choose_the_image(label: str, image: str | 
     start = LateJobs(plan, {}, Cancel(), {"big": "big:1"}).begin(one)
     assert start.reason == reason
     assert image is None or (start.job.image is not None and start.job.image.name == image)
+
+
+def begun(
+    *jobs: Job, ended: dict[str, JobResult] | None = None, cancel: Cancel | None = None
+) -> tuple[LateJobs, Start]:
+    """Return the jobs, and how the last one starts after the results of the others."""
+    late = LateJobs(Plan(workflow_path="w", stages=("jobs",), jobs=jobs), ended or {}, cancel or Cancel())
+    return late, late.begin(jobs[-1])
+
+
+def result(status: str, **more: Any) -> JobResult:
+    return JobResult(status=Status(status), **more)
+
+
+@pytest.mark.parametrize(
+    ("ended", "together"),
+    [
+        ("- -", "success"),
+        ("- failure", "failure"),
+        ("success skipped", "success"),
+        ("skipped skipped", "skipped"),
+        ("skipped canceled", "cancelled"),
+        ("timed_out canceled", "failure"),
+        ("success error", "failure"),
+    ],
+)
+def test_a_need_has_one_result_of_all_its_jobs(ended: str, together: str) -> None:
+    found = {name: result(status) for name, status in zip("ab", ended.split(), strict=True) if status != "-"}
+    _, start = begun(job("a"), job("b"), job("c", needs={"m": ["a", "b"]}, condition="always()"), ended=found)
+    assert start.needs["m"]["result"] == together
+
+
+def test_an_output_is_that_of_the_last_job_that_has_it() -> None:
+    found = {"a": result("success", outputs={"x": "1", "y": "1"}), "b": result("success", outputs={"x": "2", "y": ""})}
+    _, start = begun(job("a"), job("b"), job("c", needs={"m": ["a", "b", "gone"]}), ended=found)
+    assert start.needs["m"]["outputs"] == {"x": "2", "y": "1"}
+
+
+@pytest.mark.parametrize(
+    ("condition", "a", "left_out", "canceled", "why"),
+    [
+        ("", "success", "success", False, ""),
+        ("", "failure", "success", False, "a did not succeed"),
+        ("", "success", "skipped", False, "out did not succeed"),
+        ("", "success", "success", True, "a job before it did not succeed"),
+        ("success('a')", "success", "skipped", False, ""),
+        ("success('out')", "success", "skipped", False, "if: success('out')"),
+        ("failure('a')", "failure", "success", False, ""),
+        ("failure('out')", "failure", "success", False, "if: failure('out')"),
+        ("failure()", "failure", "success", False, ""),
+        ("cancelled()", "canceled", "success", False, ""),
+        ("cancelled()", "failure", "success", False, "if: cancelled()"),
+        ("cancelled()", "success", "success", True, ""),
+        ("always()", "failure", "skipped", True, ""),
+    ],
+)
+def test_an_if_looks_at_the_jobs_before(condition: str, a: str, left_out: str, canceled: bool, why: str) -> None:
+    last = job("c", needs={"a": ["a"]}, condition=condition)
+    assert last.late is not None
+    needs = (*last.late.needs, LateNeed(name="out", jobs=(), result="skipped" if left_out == "skipped" else "success"))
+    cancel = Cancel()
+    if canceled:
+        cancel.request(None)
+    last = replace(last, late=replace(last.late, needs=needs))
+    assert begun(job("a"), last, ended={"a": result(a)}, cancel=cancel)[1].reason == why
+
+
+def test_what_is_left_out_before_the_jobs_before_counts_too() -> None:
+    middle = job("b", condition="always()")
+    assert middle.late is not None
+    middle = replace(middle, late=replace(middle.late, needs=(LateNeed(name="out", jobs=(), result="skipped"),)))
+    last = job("c", needs={"b": ["b"]})
+    assert begun(middle, last, ended={"b": result("success")})[1].reason == "a job before it did not succeed"
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "why"),
+    [
+        ("", "", ""),
+        ("false", "", "if: false"),
+        ("", "inputs.a == '2'", "if: inputs.a == '2'"),
+        ("", "inputs.a == '1'", ""),
+    ],
+)
+def test_a_call_that_does_not_run_leaves_its_jobs_out(outer: str, inner: str, why: str) -> None:
+    above = LateCaller(condition=outer, inputs={"a": "${{ 1 }}", "n": 3})
+    caller = LateCaller(condition=inner, inputs={"b": "<${{ inputs.a }}>", "c": "${{ inputs.n }}"}, caller=above)
+    _, start = begun(job("x", caller=caller))
+    assert (start.reason, start.status) == (why, Status.SKIPPED if why else Status.SUCCESS)
+    assert start.job.late is not None
+    assert start.job.late.contexts.get("inputs") == (None if why else {"b": "<1>", "c": 3.0})
+
+
+def test_the_outputs_of_a_call_have_its_own_contexts() -> None:
+    inside = LateNeed(name="in", jobs=("a",))
+    outputs = {"o": "${{ jobs.in.outputs.x }}${{ inputs.i }}"}
+    need = LateNeed(name="call", jobs=("a",), inside=(inside,), outputs=outputs, contexts={"inputs": {"i": "!"}})
+    last = job("c")
+    assert last.late is not None
+    last = replace(last, late=replace(last.late, needs=(need,)))
+    _, start = begun(job("a"), last, ended={"a": result("success", outputs={"x": "1"})})
+    assert start.needs == {"call": {"result": "success", "outputs": {"o": "1!"}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "image"), [("docker://a:${{ matrix.v }}", "a:1"), ("${{ matrix.name }}", "b"), ("", "default")]
+)
+def test_an_image_may_be_known_when_its_job_starts(text: str, image: str) -> None:
+    made = job("x", image=text, contexts={"matrix": {"v": 1, "name": "b"}})
+    assert begun(replace(made, image=Image(name="default", user="me")))[1].job.image == Image(name=image, user="me")
+    assert begun(made)[1].job.image == (Image(name=image) if text else None)
+
+
+@pytest.mark.parametrize(
+    ("written", "may_fail"),
+    [
+        ("true", True),
+        ("false", False),
+        ("${{ matrix.a }}", True),
+        ("${{ matrix.b }}", False),
+        ("${{ matrix.c }}", False),
+    ],
+)
+def test_continue_on_error_may_be_known_when_the_job_starts(written: str, may_fail: bool) -> None:
+    _, start = begun(job("x", continue_on_error=written, contexts={"matrix": {"a": True, "b": False, "c": "false"}}))
+    assert start.job.allow_failure.always is may_fail
+
+
+def test_a_job_that_does_not_start_becomes_no_others() -> None:
+    many = job("m", strategy={"matrix": {"n": [1]}}, group="m", condition="false")
+    late, _ = begun(many)
+    start, jobs = late.several(many)
+    assert (start.status, start.reason, jobs) == (Status.SKIPPED, "if: false", ())
+    assert late.plan.jobs == (many,)
+
+
+def test_what_a_job_becomes_has_its_row_and_its_strategy() -> None:
+    strategy = {"max-parallel": 2, "matrix": {"n": ["a b", ""], "include": [{"n": "z" * 200}]}}
+    many = job("m", strategy=strategy, group="m", contexts={"github": {"ref": "r"}})
+    late, _ = begun(job("M.a-b"), many)
+    _, jobs = late.several(many)
+    assert [each.id for each in jobs] == ["m.a-b-2", "m.2", f"m.{'z' * 32}"]
+    assert [each.matrix for each in jobs] == [{"n": "a b"}, {"n": ""}, {"n": "z" * 200}]
+    first = jobs[0].late
+    assert first is not None
+    assert first.contexts == {
+        "github": {"ref": "r"},
+        "matrix": {"n": "a b"},
+        "strategy": {"fail-fast": True, "max-parallel": 2.0, "job-index": 0.0, "job-total": 3.0},
+    }
+    assert (first.strategy, first.of, first.fail_fast, first.max_parallel) == ({}, "m", True, 2)
+    assert [each.id for each in late.plan.jobs] == ["M.a-b", *(each.id for each in jobs)]
+
+
+@pytest.mark.parametrize(
+    ("status", "fail_fast", "allowed", "ends"),
+    [
+        ("failure", True, False, True),
+        ("failure", False, False, False),
+        ("failure", True, True, False),
+        ("skipped", True, False, False),
+        ("canceled", True, False, False),
+        ("success", True, False, False),
+    ],
+)
+def test_a_failure_ends_the_other_jobs_of_its_matrix(status: str, fail_fast: bool, allowed: bool, ends: bool) -> None:
+    one, two, three, other = (
+        job(name, group="n" if name == "o" else "m", fail_fast=fail_fast) for name in ("a", "b", "c", "o")
+    )
+    late, _ = begun(one, two, three, other)
+    stops = {each.id: Cancel() for each in (one, two, three, other)}
+    for each in (one, two, other):
+        late.running(each, stops[each.id])
+    late.ended(one, result(status, allowed_failure=allowed))
+    late.running(three, stops["c"])
+    assert {name for name, stop in stops.items() if stop.requested} == ({"b", "c"} if ends else set())
+    reason = "a failed, which ends the matrix (fail-fast)"
+    assert late.begin(two).reason == (reason if ends else "")
+    assert late.begin(other).reason == ""

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from loom import __version__
 from loom.config import Config
 from loom.config.values import GitHubSettings
 from loom.errors import LoomError
-from loom.plan.model import JobSelection, Plan, ResolveContext
+from loom.plan.model import JobSelection, ResolveContext
 from loom.plan.resolve import problems_of, resolve
+from loom.render.plan import plan_yaml
 from loom.workflow.dialects import examine
 
 CORPUS = Path(__file__).parents[3] / "workflows/github"
@@ -49,28 +51,13 @@ def made_of(path: Path, root: Path) -> Iterator[str]:
     if found.workflow is None or found.problems:
         return
     yield from (str(one) for one in found.in_order([*found.workflow.notices, *problems_of(found.workflow, CONFIG)]))
+    made: dict[str, str] = {}
     for event, values in EVENTS.items():
         context = ResolveContext(config=CONFIG, predefined={**KNOWN, "LOOM_EVENT": event, **values})
-        yield f"-- {event}"
         try:
-            yield from described(resolve(found.workflow, JobSelection(container=True), context))
+            plan = resolve(found.workflow, JobSelection(container=True), context)
+            said = plan_yaml(plan).replace(f"loom_version: {__version__}\n", "")
         except LoomError as error:
-            yield str(error)
-
-
-def described(plan: Plan) -> Iterator[str]:
-    for job in plan.jobs:
-        assert job.late is not None
-        needs = ", ".join(need.job for need in job.needs or ())
-        kinds = " ".join(step.late.kind for step in job.steps if step.late)
-        image = job.image.name if job.image is not None else ""
-        yield f"{job.id}: {kinds} in {image}" + (f" after {needs}" if needs else "")
-        for name in ("condition", "strategy", "runs_on", "secrets"):
-            if value := getattr(job.late, name):
-                yield f"  {name}: {value}"
-        for name in ("resource_group", "timeout_s", "refused", "matrix"):
-            if (value := getattr(job, name)) and value != 3600.0:
-                yield f"  {name}: {value}"
-        for service in job.services:
-            yield f"  {service.name}: {service.image.name} {dict(service.variables)} {service.ports} {service.ready.command or ''}"
-    yield from (f"without {left.id}: {left.reason}" for left in plan.left_out)
+            said = str(error)
+        yield f"-- {event}" + (f", as {made[said]}" if said in made else f"\n{said}")
+        made.setdefault(said, event)

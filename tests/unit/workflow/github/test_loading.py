@@ -13,6 +13,7 @@ from loom.workflow.dialects import examine, known_inputs, load
 from loom.workflow.github import loader, patterns
 from loom.workflow.github.keywords import CONTEXTS, JOB, ROOT_KEYWORDS
 from loom.workflow.github.shapes import GitHubShapes
+from loom.workflow.github.workflows import Workflows
 from loom.workflow.loaded import Examined
 
 SOUND = "on: push\njobs: {x: {runs-on: ubuntu-latest, steps: [{run: echo}]}}\n"
@@ -70,6 +71,22 @@ STEPS = "steps: [{run: echo}]"
             ),
             "default: a: x is none of b",
         ),
+        (
+            "on: {workflow_dispatch: {inputs: {a: {type: choice}, b: {type: boolean, default: yes}}}}\njobs: {}",
+            "1:38 /on/workflow_dispatch/inputs/a a: a choice needs `options`",
+        ),
+        (
+            "on: {workflow_dispatch: {inputs: {b: {type: boolean, default: yes}}}}\njobs: {}",
+            "/on/workflow_dispatch/inputs/b/default default: b is true or false, not 'yes'",
+        ),
+        (
+            "on: {workflow_call: {inputs: {n: {type: number, default: few}}}}\njobs: {}",
+            "/on/workflow_call/inputs/n/default default: n is a number, not 'few'",
+        ),
+        (SOUND.replace("on: push", "on: {push: {tags: ['[b-a]']}}"), "/on/push/tags/0 tags: [b-a] is no pattern: "),
+        (SOUND.replace("{runs", "!x {runs"), "2:11 / tags are not allowed (!x); remove it, or quote the text"),
+        (SOUND.replace("echo", "!!int 3"), "/ tags are not allowed (tag:yaml.org,2002:int)"),
+        ("on: push\njobs: {x: 3}", "2:8 /jobs/x x: expected a job, a mapping with `runs-on` and `steps`"),
         (SOUND.replace("x:", "1x:"), "2:8 /jobs/1x 1x: a job's id has letters, digits, - and _; no digit or - first"),
         (job(), "3:3 /jobs/x x: `steps` is missing"),
         (
@@ -164,6 +181,15 @@ jobs:
         "permissions",
         "concurrency",
     ]
+
+
+def test_a_tag_says_that_a_value_is_text(tmp_path: Path) -> None:
+    found = examined(tmp_path, SOUND.replace("push", "push\nenv: {A: !!str 1.10}"))
+    assert messages(found) == []
+    assert isinstance(found.workflow, Workflows)
+    written = found.workflow.workflows[0].root.find("env", "A")
+    assert written is not None
+    assert written.value == "1.10"
 
 
 def test_problems_of_all_files_are_told_in_their_order(tmp_path: Path) -> None:

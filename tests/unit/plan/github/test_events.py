@@ -1,0 +1,154 @@
+"""The event of a run, as GitHub's payloads have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from loom.config import Config
+from loom.config.values import GitHubSettings
+from loom.plan.github.events import event_of
+from loom.plan.model import ResolveContext
+
+SHA = "c" * 40
+KNOWN = {
+    "CI_COMMIT_SHA": SHA,
+    "CI_COMMIT_BRANCH": "topic",
+    "CI_COMMIT_BEFORE_SHA": "b" * 40,
+    "CI_COMMIT_MESSAGE": "One\n\nmore",
+    "CI_COMMIT_TITLE": "One",
+    "CI_COMMIT_TIMESTAMP": "2026-01-02T03:04:05Z",
+    "CI_COMMIT_AUTHOR": "Ann <a@example>",
+    "CI_COMMIT_REF_PROTECTED": "true",
+    "CI_DEFAULT_BRANCH": "trunk",
+    "CI_PROJECT_PATH": "me/project",
+    "GITLAB_USER_LOGIN": "ann",
+}
+REPOSITORY = {
+    "name": "project",
+    "full_name": "me/project",
+    "owner": {"login": "me", "name": "me"},
+    "default_branch": "trunk",
+    "html_url": "https://github.com/me/project",
+    "clone_url": "https://github.com/me/project.git",
+    "fork": False,
+    "private": True,
+}
+COMMIT = {"id": SHA, "message": "One\n\nmore", "timestamp": "2026-01-02T03:04:05Z", "author": {"name": "Ann"}}
+PUSH = {
+    "after": SHA,
+    "before": "b" * 40,
+    "pusher": {"name": "ann"},
+    "head_commit": COMMIT,
+    "commits": [COMMIT],
+    "created": False,
+    "deleted": False,
+    "forced": False,
+}
+PULL_REQUEST = {
+    "action": "synchronize",
+    "number": 1,
+    "pull_request": {
+        "number": 1,
+        "title": "One",
+        "body": "",
+        "state": "open",
+        "draft": False,
+        "merged": False,
+        "labels": [],
+        "user": {"login": "ann"},
+        "head": {"ref": "topic", "sha": SHA, "repo": REPOSITORY},
+        "base": {"ref": "dev", "sha": SHA, "repo": REPOSITORY},
+    },
+}
+RELEASE = {
+    "release": {"tag_name": "v1", "name": "v1", "draft": False, "prerelease": False, "target_commitish": "trunk"}
+}
+
+
+@pytest.mark.parametrize(
+    ("event", "more", "payload", "ref", "happened"),
+    [
+        ("push", {}, {"ref": "refs/heads/topic", **PUSH}, "refs/heads/topic", "push::topic:"),
+        ("push", {"CI_COMMIT_TAG": "v1"}, {"ref": "refs/tags/v1", **PUSH}, "refs/tags/v1", "push:::v1"),
+        ("merge_request", {}, PULL_REQUEST, "refs/pull/1/merge", "pull_request:synchronize:dev:"),
+        ("pull_request_target", {}, PULL_REQUEST, "refs/heads/dev", "pull_request_target:synchronize:dev:"),
+        (
+            "web",
+            {},
+            {"inputs": {"a": "b"}, "ref": "refs/heads/topic"},
+            "refs/heads/topic",
+            "workflow_dispatch::topic:",
+        ),
+        (
+            "web",
+            {"CI_COMMIT_TAG": "v1"},
+            {"inputs": {"a": "b"}, "ref": "refs/tags/v1"},
+            "refs/tags/v1",
+            "workflow_dispatch:::",
+        ),
+        ("release", {"CI_COMMIT_TAG": "v1"}, RELEASE, "refs/tags/v1", "release:::"),
+        ("schedule", {"CI_COMMIT_BRANCH": ""}, {}, "refs/heads/trunk", "schedule::trunk:"),
+    ],
+)
+def test_an_event_is_github_s(
+    event: str, more: dict[str, str], payload: dict[str, Any], ref: str, happened: str
+) -> None:
+    known = {**KNOWN, "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "dev", "LOOM_EVENT": event, **more}
+    found = event_of(ResolveContext(predefined=known, inputs={"a": "b"}))
+    github = dict(found.github)
+    assert github.pop("event") == {"repository": REPOSITORY, "sender": {"login": "ann", "type": "User"}, **payload}
+    name, _, rest = happened.partition(":")
+    assert (found.happened.name, f"{found.happened.type}:{found.happened.branch}:{found.happened.tag}") == (name, rest)
+    of_request = name.startswith("pull_request")
+    assert github == {
+        "event_name": name,
+        "actor": "ann",
+        "triggering_actor": "ann",
+        "sha": SHA,
+        "repository": "me/project",
+        "repository_owner": "me",
+        "repositoryUrl": "git://github.com/me/project.git",
+        "repository_visibility": "private",
+        "server_url": "https://github.com",
+        "api_url": "https://api.github.com",
+        "graphql_url": "https://api.github.com/graphql",
+        "secret_source": "None",
+        "head_ref": "topic" if of_request else "",
+        "base_ref": "dev" if of_request else "",
+        "ref": ref,
+        "ref_name": ref.removeprefix("refs/").partition("/")[2],
+        "ref_type": "tag" if ref.startswith("refs/tags/") else "branch",
+        "ref_protected": True,
+    }
+
+
+def test_an_event_of_little_known_has_defaults() -> None:
+    github = event_of(
+        ResolveContext(predefined={"GITLAB_USER_NAME": "Ann", "CI_PROJECT_NAME": "p", "CI_COMMIT_BRANCH": "b"})
+    ).github
+    assert (github["event_name"], github["actor"], github["repository"]) == ("push", "Ann", "local/p")
+    assert (github["ref"], github["ref_protected"], github["event"]["before"]) == ("refs/heads/b", False, "0" * 40)
+    github = event_of(ResolveContext(predefined={"LOOM_EVENT": "pull_request"})).github
+    assert (github["actor"], github["repository"], github["base_ref"]) == ("local", "local/project", "main")
+    assert github["event"]["pull_request"]["title"] == ""
+
+
+def test_an_event_of_a_server_of_ones_own_has_its_addresses() -> None:
+    for server, root in (("https://ghe.example/", "https://ghe.example"), ("http://ghe", "http://ghe")):
+        config = Config(github=GitHubSettings(server=server))
+        github = event_of(ResolveContext(predefined=KNOWN, config=config)).github
+        assert (github["server_url"], github["api_url"]) == (root, f"{root}/api/v3")
+        assert github["graphql_url"] == f"{root}/api/graphql"
+        assert github["repositoryUrl"] == f"git://{root.partition('://')[2]}/me/project.git"
+    mirror = event_of(ResolveContext(predefined=KNOWN, config=Config(github=GitHubSettings(server="/srv/mirror"))))
+    assert mirror.github["server_url"] == "https://github.com", "a mirror of actions alone"
+
+
+def test_numbers_of_a_payload_stay_whole_where_its_file_can_have_them() -> None:
+    given = {"n": 7, "list": [1, {"big": 1 << 53}], "text": "x", "edge": (1 << 53) - 1}
+    event = event_of(ResolveContext(predefined=KNOWN, event_payload=given)).github["event"]
+    assert repr({name: event[name] for name in given}) == repr(
+        {"n": 7, "list": [1, {"big": float(1 << 53)}], "text": "x", "edge": (1 << 53) - 1}
+    )
