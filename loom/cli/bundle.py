@@ -30,6 +30,9 @@ def bundle(
 @done_by("run.replay")
 def replay(
     file: Annotated[Path, argument("FILE", "A bundle.")],
+    repeat: Annotated[
+        int | None, option("--repeat N", "Run it N times, and tell how often it fails, and how.", min=2, max=1000)
+    ] = None,
     keep: options.Keep = None,
     jobs: options.AtOnce = None,
     pull: Annotated[str | None, option("--pull WHEN", "always, missing or never.", "setting:pull")] = None,

@@ -1,34 +1,38 @@
-"""A run in one file, for somebody else: its record, how to run it again, and a git bundle of what ran.
+"""A run in one file, for somebody else: its record, and a git bundle of what ran.
 
 A zstd-compressed tar: `manifest.json` first, then `tree.pack` (a git bundle, unless the other one has the commit), then the
-record below `record/`. A bundle comes from a stranger: it is unpacked into a private directory by the rules of
-`storage.unpacking`, within limits of its own, and its manifest is validated; nothing in it names a path on this machine.
+record below `record/`, whose plan says what runs, and below `actions/` the actions that it uses, by their commits. A bundle
+comes from a stranger: it is unpacked into a private directory by the rules of `storage.unpacking`, within limits of its own, and
+its manifest is validated; nothing in it names a path on this machine.
 """
 
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Annotated, Literal, cast
 
+import msgspec
 import zstandard
-from msgspec import Struct
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from msgspec import Meta, Struct
 
+from loom import __version__
 from loom.errors import RequestError
 from loom.record.run_paths import RunPaths
 from loom.record.store import RunEntry, entry_at
 from loom.storage.tar import Content, DamagedArchive, TarEntry, Writer, read
 from loom.storage.unpacking import UnsafeArchive, checked, unpack_items
 from loom.util import atomic, jsons
-from loom.util.untrusted_files import open_regular
+from loom.util.units import rough_size
+from loom.util.untrusted_files import open_regular, read_regular
 
 SUFFIX = ".bundle"
-MANIFEST, PACK, RECORD = "manifest.json", "tree.pack", "record"
+MANIFEST, PACK, RECORD, ACTIONS = "manifest.json", "tree.pack", "record", "actions"
 MOST_BYTES = 4 << 30
 MOST_FILES = 200_000
 _MOST_MANIFEST = 1 << 20
@@ -36,52 +40,27 @@ _WINDOW = 1 << 27
 _LEFT_OUT = ("artifacts", "artifacts.tar.gz", "saved", "builds", "report.html", "follower.lock")
 """What no reader of a record needs, or only the machine that made it."""
 
-Sha = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{64})$")]
-Text = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Texts = Annotated[tuple[Text, ...], Field(max_length=1000)]
-Relative = Annotated[str, StringConstraints(max_length=1000, pattern=r"^[^/\x00-\x1f][^\x00-\x1f]*$")]
-Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+_Sha = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")]
+_Text = Annotated[str, Meta(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-
-class ReplayOptions(_Strict):
-    """The options of `loom run` that decide what runs."""
-
-    names: Texts = ()
-    workflow: Relative | None = None
-    stage: Texts = ()
-    from_job: Text | None = None
-    needs: bool | None = None
-    var: Texts = ()
-    inputs: Texts = ()
-    matrix: Texts = ()
-    event: Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,40}$")] = "push"
-    strict: bool = False
-    no_delay: bool = False
-    container: bool | None = None
-    deploy: bool | None = None
-
-
-class BundleManifest(_Strict):
+class BundleManifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     schema_version: Literal["loom.bundle.v1"] = "loom.bundle.v1"
     kind: Literal["bundle"] = "bundle"
-    loom_version: Text
-    run_id: Annotated[str, StringConstraints(pattern=r"^[0-9]{16,20}$")]
-    head_sha: Sha
-    tree_sha: Sha
-    tip_sha: Sha
+    loom_version: _Text
+    run_id: Annotated[str, Meta(pattern=r"^[0-9]{16,20}\Z")]
+    head_sha: _Sha
+    tree_sha: _Sha
+    tip_sha: _Sha
     """A commit with the tree: HEAD, or one on top of it with what was not committed."""
-    branch: Text | None
+    branch: _Text | None
     pack: bool
     """Whether it has objects; if not, HEAD is all, and the other one has it."""
-    options: ReplayOptions
-    images: dict[Text, Digest]
-    """By the name in the workflow, the digest that ran."""
-    secrets: Texts
-    """The names of the variables that secrets are in."""
+
+
+class _Header(Struct):
+    schema_version: _Text
+    loom_version: _Text
 
 
 class UnpackedBundle(Struct, frozen=True):
@@ -94,30 +73,41 @@ class UnpackedBundle(Struct, frozen=True):
         return entry_at(RunPaths(root=self.folder / RECORD, run_id=self.manifest.run_id))
 
 
-def write_bundle(target: Path, manifest: BundleManifest, record: Path, pack: Path | None) -> None:
-    """Write the file, readable by the user alone. OSError when that can't be done."""
+def write_bundle(
+    target: Path, manifest: BundleManifest, record: Path, pack: Path | None, actions: Mapping[str, Path]
+) -> None:
+    """Write the file, readable by the user alone. OSError when that can't be done.
+
+    `actions`: directories with their files, by their commits.
+    """
     with (
         atomic.replacing(target, mode=0o600) as draft,
         draft.open("wb") as file,
         zstandard.ZstdCompressor(level=3).stream_writer(file, closefd=False) as packed,
     ):
         archive = Writer(cast("IO[bytes]", packed))
-        with tempfile.TemporaryFile() as own:
-            own.write(jsons.encode_file(manifest.model_dump(mode="json")))
-            _add(archive, MANIFEST, own)
+        _add(archive, MANIFEST, io.BytesIO(jsons.encode_file(manifest)))
         if pack is not None:
             with pack.open("rb") as content:
                 _add(archive, PACK, content)
         for path in _files(record):
             with open_regular(path) as content:
                 _add(archive, f"{RECORD}/{path.relative_to(record)}", content)
+        for commit, directory in actions.items():
+            for path in sorted(path for path in directory.rglob("*") if path.is_symlink() or path.is_file()):
+                name = f"{ACTIONS}/{commit}/{path.relative_to(directory)}"
+                if path.is_symlink():
+                    archive.add(TarEntry(name, "link", 0o777, 0, 0, str(path.readlink())), None)
+                    continue
+                with open_regular(path) as content:
+                    _add(archive, name, content, path.stat().st_mode & 0o777)
         archive.finish()
 
 
-def _add(archive: Writer, name: str, content: IO[bytes]) -> None:
+def _add(archive: Writer, name: str, content: IO[bytes], mode: int = 0o600) -> None:
     size = content.seek(0, os.SEEK_END)
     content.seek(0)
-    archive.add(TarEntry(name, "file", 0o600, 0, size), content)
+    archive.add(TarEntry(name, "file", mode, 0, size), content)
 
 
 def _files(record: Path) -> Iterator[Path]:
@@ -141,29 +131,38 @@ def unpacked(path: Path) -> UnpackedBundle:
             open_regular(path) as file,
             zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(file) as data,
         ):
-            unpack_items(checked(_bounded(read(cast("Content", data)))), folder)
-        with open_regular(folder / MANIFEST) as content:
-            text = content.read(_MOST_MANIFEST + 1)
-        if len(text) > _MOST_MANIFEST:
-            raise UnsafeArchive("its manifest is too long")
-        manifest = BundleManifest.model_validate_json(text)
-    except (OSError, zstandard.ZstdError, DamagedArchive, UnsafeArchive, ValidationError) as error:
+            unpack_items(checked(_bounded(read(cast("Content", data)), shutil.disk_usage(folder).free // 2)), folder)
+        return UnpackedBundle(_manifest(read_regular(folder / MANIFEST, at_most=_MOST_MANIFEST)), folder)
+    except (OSError, zstandard.ZstdError, DamagedArchive, UnsafeArchive, msgspec.DecodeError) as error:
         why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         raise RequestError(
-            f"{path} is no bundle that this loom reads: {'; '.join(why.splitlines()[:3])}",
+            f"{path} is no bundle that this loom reads: {why}",
             hint="ask for it again; `loom bundle RUN -o FILE` makes one",
             code="BUNDLE_INVALID",
         ) from error
-    return UnpackedBundle(manifest, folder)
 
 
-def _bounded(items: Iterable[tuple[TarEntry, Content | None]]) -> Iterator[tuple[TarEntry, Content | None]]:
-    """Yield files alone. UnsafeArchive for anything else, and beyond the limits of a bundle."""
-    bytes_, files = 0, 0
+def _manifest(data: bytes) -> BundleManifest:
+    try:
+        return msgspec.json.decode(data, type=BundleManifest)
+    except msgspec.ValidationError:
+        header = msgspec.json.decode(data, type=_Header)
+        if header.schema_version == BundleManifest.__struct_defaults__[0]:
+            raise
+        raise UnsafeArchive(
+            f"loom {header.loom_version} made it, in the form {header.schema_version}; this is loom {__version__}"
+        ) from None
+
+
+def _bounded(items: Iterable[tuple[TarEntry, Content | None]], free: int) -> Iterator[tuple[TarEntry, Content | None]]:
+    """Yield files, and links of actions. UnsafeArchive for anything else, and beyond the limits of a bundle."""
+    most, bytes_, files = min(MOST_BYTES, free), 0, 0
     for entry, content in items:
         bytes_, files = bytes_ + entry.size, files + 1
-        if bytes_ > MOST_BYTES or files > MOST_FILES:
-            raise UnsafeArchive(f"it holds more than {MOST_BYTES >> 30} GiB or {MOST_FILES:,} files")
-        if entry.kind != "file" or not (entry.path in (MANIFEST, PACK) or entry.path.startswith(f"{RECORD}/")):
+        if bytes_ > most or files > MOST_FILES:
+            raise UnsafeArchive(f"it holds more than {rough_size(most)} or {MOST_FILES:,} files")
+        of_action = entry.path.startswith(f"{ACTIONS}/")
+        known = of_action or entry.path in (MANIFEST, PACK) or entry.path.startswith(f"{RECORD}/")
+        if not known or (entry.kind != "file" and not (of_action and entry.kind == "link")):
             raise UnsafeArchive(f"{entry.path[:100]!r} is no part of a bundle")
         yield entry, content

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from loom import __version__, snapshot
 from loom.cancel import Cancel, signals
@@ -15,12 +14,13 @@ from loom.commands import project
 from loom.commands.inside.recreate_tree import checked_out, taken_again
 from loom.commands.project import Here
 from loom.errors import LoomError, RequestError
-from loom.record.bundle import SUFFIX, BundleManifest, ReplayOptions, write_bundle
+from loom.plan.model import Plan
+from loom.record.bundle import SUFFIX, BundleManifest, write_bundle
 from loom.record.reader import Reading
 from loom.record.saved_plan import load_planned
 from loom.record.store import UNFINISHED
 from loom.snapshot import git, repository
-from loom.util.paths import name_from, new_workspace
+from loom.util.paths import new_workspace
 from loom.util.units import rough_size
 
 _REF = "refs/loom/bundle"
@@ -57,6 +57,13 @@ def _made(here: Here, reading: Reading, target: Path, *, full: bool, base: str |
     if not Path(root).is_dir():
         raise RequestError(f"the checkout of run {reading.run_id} ({root}) is gone", code="BUNDLE_TREE")
     here = here if here.root == Path(root) else project.here(root=Path(root))
+    plan = load_planned(reading.paths.plan).plan
+    if any(job.artifacts_above or (job.trigger is not None and not job.trigger.files) for job in plan.jobs):
+        raise RequestError(
+            f"run {reading.run_id} is part of another one: a repetition of many runs, or with artifacts of a run above it",
+            hint="`loom runs` lists the runs; bundle one that stands alone",
+        )
+    actions = _actions(plan)
     cancel = Cancel()
     with signals(cancel), _tree(here, reading, head, tree, cancel) as workspace:
         repo = _Repository(workspace, here)
@@ -68,10 +75,17 @@ def _made(here: Here, reading: Reading, target: Path, *, full: bool, base: str |
         try:
             if pack is not None:
                 repo.pack(pack, tip, known)
+            manifest = BundleManifest(
+                loom_version=__version__,
+                run_id=reading.run_id,
+                head_sha=head,
+                tree_sha=tree,
+                tip_sha=tip,
+                branch=(receipt["snapshot"] or {}).get("branch"),
+                pack=pack is not None,
+            )
             try:
-                write_bundle(
-                    target, _manifest(reading, here, receipt, tip, pack=pack is not None), reading.paths.root, pack
-                )
+                write_bundle(target, manifest, reading.paths.root, pack, actions)
             except OSError as error:
                 raise RequestError(
                     f"the bundle can't be written to {target}: {error.strerror or error}",
@@ -161,34 +175,15 @@ class _Repository:
         self.git("bundle", "create", "-q", str(target), _REF, "--not", *known)
 
 
-def _manifest(reading: Reading, here: Here, receipt: Mapping[str, Any], tip: str, *, pack: bool) -> BundleManifest:
-    given = {
-        name: value for name, value in receipt["invocation"]["options"].items() if name in ReplayOptions.model_fields
-    }
-    for name, value in given.items():
-        given[name] = tuple(value) if isinstance(value, list) else value
-    if (workflow := given.get("workflow")) is not None:
-        given["workflow"] = name_from(here.root, Path(workflow))
-    jobs = load_planned(reading.paths.plan).plan.jobs
-    images = (manifest.get("image") or {} for manifest in map(reading.job_manifest, reading.job_ids()))
-    return BundleManifest(
-        loom_version=__version__,
-        run_id=reading.run_id,
-        head_sha=receipt["snapshot_head_sha"],
-        tree_sha=receipt["snapshot_tree_sha"],
-        tip_sha=tip,
-        branch=(receipt["snapshot"] or {}).get("branch"),
-        pack=pack,
-        options=ReplayOptions(**given),
-        images={image["name"]: image["digest"].rpartition("@")[2] for image in images if image.get("digest")},
-        secrets=tuple(
-            sorted(
-                {
-                    secret.ref.removeprefix("env://")
-                    for job in jobs
-                    for secret in job.all_secrets
-                    if secret.ref.startswith("env://")
-                }
+def _actions(plan: Plan) -> dict[str, Path]:
+    """Return the directories of the actions that a plan uses, by their commits. RequestError for one that is gone."""
+    used = (step.late.action for job in plan.jobs for step in job.steps if step.late is not None)
+    found = {one.commit: Path(one.directory) for one in used if one is not None and one.directory}
+    for commit, directory in found.items():
+        if not directory.is_dir():
+            raise RequestError(
+                f"the files of an action at commit {commit[:12]} are gone from loom's cache ({directory})",
+                hint="run it again, and bundle that run",
+                code="BUNDLE_TREE",
             )
-        ),
-    )
+    return found

@@ -12,7 +12,6 @@ from msgspec.structs import replace
 from loom.analysis.repetition import repetition_of
 from loom.cancel import Cancel, signals
 from loom.commands.keep.background import clean_later
-from loom.commands.run import checkout
 from loom.commands.run.children import ChildRuns
 from loom.commands.run.preparing import Options, Prepared
 from loom.commands.run.run_request import request_of, tools_of
@@ -44,9 +43,7 @@ class _Repetitions(ChildRuns):
     def __call__(self, child: Child, on_output: OnOutput, cancel: Cancel, started: Callable[[str], None]) -> ChildEnded:
         run_id = str(time.time_ns())
         prepared = self._prepared
-        variables = checkout.run_variables(
-            run_id, prepared.source, prepared.plan.workflow_path, prepared.here.environ, self._options.event
-        )
+        variables = {name: value.replace(prepared.run_id, run_id) for name, value in prepared.variables.items()}
 
         def begun(run_id: str) -> None:
             self.run_ids.append(run_id)

@@ -1,4 +1,8 @@
-"""`loom replay`: run what a bundle holds again, in a repository of loom's own, and tell whether it fails in the same way."""
+"""`loom replay`: run what a bundle holds again, in a repository of loom's own, and tell whether it fails in the same way.
+
+The plan is that of the record: what the workflow included, and the settings of its author, count without being had here. The
+record is a stranger's, so that nothing of the plan counts that names anything on this machine.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +11,36 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
+from typing import NoReturn
 
 import typer
 from msgspec.structs import replace
 
 from loom import snapshot
-from loom.analysis.diff import Pair, diff_of
+from loom.analysis.diff import diff_of
 from loom.analysis.evidence import recorded_diagnosis
 from loom.analysis.verdict import Block, JobEnding, Reproduction, parting_of, verdict
 from loom.commands import project
 from loom.commands.keep import trusting
+from loom.commands.run import preparing
 from loom.commands.run import run as running
-from loom.commands.run.elsewhere import blocks_of_run, ending_of, tell
-from loom.commands.run.preparing import Options, prepare
-from loom.errors import LoomError, RequestError
-from loom.plan.model import Image, Plan
-from loom.record.bundle import PACK, BundleManifest, UnpackedBundle, unpacked
+from loom.commands.run.elsewhere import blocks_of_run, ending_of, pinned_job, tell
+from loom.commands.run.preparing import Options, Prepared
+from loom.errors import LoomError, RecordError, RequestError
+from loom.plan.builder import finished, settled
+from loom.plan.image_lock import images_of
+from loom.plan.model import Job, JobSelection, Plan, Secret, Step
+from loom.plan.placement import placed
+from loom.record.bundle import ACTIONS, PACK, BundleManifest, UnpackedBundle, unpacked
 from loom.record.reader import Reading
+from loom.record.saved_plan import SavedPlan, load_planned
 from loom.snapshot import git
 from loom.util.controls import shown
+from loom.util.paths import climbs_out
 from loom.util.private import make_private
 
 MOST_BYTES = 8 << 30
@@ -40,6 +52,7 @@ _VARIABLE = re.compile(r"(?!LD_|GIT_|LOOM_|PYTHON|DOCKER_|XDG_|PATH$|HOME$)[A-Z]
 def replay(
     file: Path,
     *,
+    repeat: int | None,
     keep: str | None,
     jobs: int | None,
     pull: str | None,
@@ -49,22 +62,26 @@ def replay(
     color: str | None,
 ) -> int:
     """`loom replay`; return the exit code of the run."""
-    here = project.here({"color": color})
+    near = project.here({"color": color})
     found = unpacked(file)
-    manifest = found.manifest
     there = Reading(found.entry)
+    try:
+        planned = load_planned(found.entry.paths.plan)
+    except RecordError as error:
+        raise RequestError(f"{file}: {error.message}", hint=error.hint, code="BUNDLE_INVALID") from error
     _consent(file, there, trust=trust)
-    directory = here.config.cache_dir / "replays" / manifest.run_id
-    _lay_out(found, directory, here.root, file)
-    _ask_for_secrets(manifest)
+    folder = near.config.cache_dir / "replays" / found.manifest.run_id
+    _lay_out(found, folder, near.root, file)
     os.environ.pop("LOOM_BUNDLE", None)  # this one is from a bundle
-    os.chdir(directory)
-    own = manifest.options
+    os.chdir(folder / "tree")
     given = Options.of(
         {
-            **own.model_dump(exclude={"workflow"}),
-            "workflow": None if own.workflow is None else directory / own.workflow,
             "no_cache": True,
+            "container": planned.container,
+            "mount_mode": planned.mount_mode.value,
+            "strict": planned.isolated,
+            "repeat": repeat,
+            "form": "json" if repeat and as_json else "screen",
             "keep": keep,
             "jobs": jobs,
             "pull": pull,
@@ -73,19 +90,19 @@ def replay(
             "color": color,
         }
     )
-    prepared = prepare(given)
-    if not trust and any(job.image is None and job.trigger is None for job in prepared.plan.jobs):
-        raise RequestError(
-            f"{trusting.CODE}: jobs of {file} run on this machine, without a container",
-            hint="--trust allows it, if you would run its commands by hand",
-            code=trusting.CODE,
-        )
-    prepared = replace(prepared, plan=_pinned(prepared.plan, manifest))
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():
-        code = running.execute(prepared, given)
-    here = prepared.here
-    told = _compared(there, here.find(prepared.run_id), str(file))
-    tell(told, here.config.color, as_json=as_json)
+    notes: list[str] = []
+    prepared = _prepared(file, there, planned, given, folder / ACTIONS, notes)
+    with redirect_stdout(sys.stderr) if as_json and not repeat else nullcontext():
+        code = running.run_prepared(prepared, given)
+    if repeat and as_json:
+        return code
+    runs = [prepared.here.find(prepared.run_id)]
+    if repeat:
+        entries = prepared.here.store.entries(prepared.here.root)
+        runs = [Reading(entry) for entry in entries if entry.child_of == prepared.run_id]
+    if runs:
+        failed = min(runs, key=lambda run: run.state == "success")
+        tell(_compared(there, failed, str(file), notes), prepared.here.config.color, as_json=as_json)
     return code
 
 
@@ -104,13 +121,15 @@ def _consent(file: Path, there: Reading, *, trust: bool) -> None:
     )
 
 
-def _lay_out(found: UnpackedBundle, directory: Path, near: Path, file: Path) -> None:
-    """Make a repository with HEAD and files as they were. RequestError where commits are missing."""
-    manifest = found.manifest
-    make_private(directory.parent)
-    if directory.exists():
-        shutil.rmtree(directory)
-    directory.mkdir(mode=0o700)
+def _lay_out(found: UnpackedBundle, folder: Path, near: Path, file: Path) -> None:
+    """Make `tree`, a repository with HEAD and files as they were, and `actions`. RequestError where commits are missing."""
+    manifest, directory = found.manifest, folder / "tree"
+    make_private(folder.parent)
+    if folder.exists():
+        shutil.rmtree(folder)
+    directory.mkdir(mode=0o700, parents=True)
+    if (found.folder / ACTIONS).is_dir():
+        shutil.move(found.folder / ACTIONS, folder / ACTIONS)
     try:
         source = snapshot.discover(near, environ=os.environ)
         stores = [source.objects_dir]
@@ -154,36 +173,116 @@ def _checked(
         )
 
 
-def _ask_for_secrets(manifest: BundleManifest) -> None:
-    """Ask for the values that the environment lacks; a job whose secret is missing says so itself."""
-    for name in manifest.secrets:
-        if name not in os.environ and _VARIABLE.fullmatch(name) and sys.stdin.isatty():
-            os.environ[name] = getpass.getpass(f"secret {name}: ")
-
-
-def _pinned(plan: Plan, manifest: BundleManifest) -> Plan:
-    """Return the plan with the images that ran there, by their digests."""
-
-    def pinned(image: Image) -> Image:
-        digest = manifest.images.get(image.name or "")
-        if image.name is None or digest is None or "@" in image.name:
-            return image
-        return replace(image, name=f"{re.sub(r':[^:/]*$', '', image.name)}@{digest}")
-
+def _prepared(
+    file: Path, there: Reading, planned: SavedPlan, given: Options, actions: Path, notes: list[str]
+) -> Prepared:
+    """Make the run of the plan as it may be here, in the current directory. RequestError as of `trusting.settle`."""
+    source = snapshot.discover(Path.cwd(), environ=os.environ)
+    _ask_for_secrets(file, planned.plan, source.root)
+    here = preparing.here_for(given, source.root)
+    run_id, old = str(time.time_ns()), planned.variables.get("LOOM_RUN_ID") or "\0"
+    prepared = Prepared(
+        run_id=run_id,
+        here=here,
+        source=source,
+        plan=replace(planned.plan, jobs=tuple(_Stranger(file, here, actions).job(job) for job in planned.plan.jobs)),
+        variables={name: value.replace(old, run_id) for name, value in planned.variables.items()},
+    )
+    jobs = prepared.plan.jobs
+    if not (given.trust or all(job.image is not None or job.trigger is not None for job in jobs)):
+        raise RequestError(
+            f"{trusting.CODE}: jobs of {file} run on this machine, without a container",
+            hint="--trust allows it, if you would run its commands by hand",
+            code=trusting.CODE,
+        )
+    trusting.settle(trusting.requests_of(jobs, here), here, flag=given.trust)
+    project.say_not_counted(here.config)
+    images = {
+        image["name"]: image["digest"].rpartition("@")[2] for image in there.receipt()["images"] if image["digest"]
+    }
+    used = dict.fromkeys(use.image.name or "" for use in images_of(prepared.plan) if use.image.build is None)
+    notes += [
+        f"the record has no digest of {name}: the one that is here, or today's, runs"
+        for name in used
+        if name not in images and "@" not in name
+    ]
     return replace(
-        plan,
-        jobs=tuple(job if job.image is None else replace(job, image=pinned(job.image)) for job in plan.jobs),
+        prepared,
+        plan=replace(prepared.plan, jobs=tuple(pinned_job(job, images, prepared, notes) for job in jobs)),
     )
 
 
-def _compared(there: Reading, here: Reading, origin: str) -> Reproduction:
+class _Stranger:
+    """Makes jobs of a stranger's plan those that a workflow here could have."""
+
+    def __init__(self, file: Path, here: project.Here, actions: Path) -> None:
+        self._file = file
+        self._here = here
+        self._actions = actions
+
+    def job(self, job: Job) -> Job:
+        files = job.trigger.files if job.trigger is not None else ()
+        if job.artifacts_above or any(one.path.startswith("/") or climbs_out("", one.path) for one in files):
+            self._refuse(f"job {job.id} wants files from elsewhere on this machine")
+        config = self._here.config
+        place = placed(None, has_image=job.image is not None, selection=JobSelection(on=config.on), config=config)
+        job = replace(
+            job,
+            provider=place.place,
+            pool=settled(place),
+            runner_pool=None,
+            steps=tuple(map(self._step, job.steps)),
+            secrets=self._secrets(job.secrets),
+            services=tuple(replace(one, secrets=self._secrets(one.secrets)) for one in job.services),
+        )
+        return finished(job, config, lambda _, why: self._refuse(f"job {job.id}: {why}"))
+
+    def _secrets(self, secrets: tuple[Secret, ...]) -> tuple[Secret, ...]:
+        return tuple(replace(one, ref=_reference(one, self._here.root)) for one in secrets)
+
+    def _step(self, step: Step) -> Step:
+        """Return the step with its action's files as the bundle has them."""
+        late = step.late
+        if late is None or late.action is None or not late.action.directory:
+            return step
+        directory = self._actions / late.action.commit
+        if directory.parent != self._actions or not directory.is_dir():
+            self._refuse(f"the files of {late.action.uses} are missing")
+        action = replace(late.action, directory=str(directory))
+        return replace(step, late=replace(late, action=action))
+
+    def _refuse(self, why: str) -> NoReturn:
+        raise RequestError(shown(f"{self._file}: {why}"), code="BUNDLE_INVALID")
+
+
+def _reference(secret: Secret, root: Path) -> str:
+    """Return where a secret comes from: a variable, or a file of the tree; no other store is the author's here."""
+    scheme, _, rest = secret.ref.partition("://")
+    inside = (
+        scheme == "file" and not rest.startswith(("/", "~")) and not climbs_out("", rest) and (root / rest).is_file()
+    )
+    return secret.ref if scheme == "env" or inside else f"env://{secret.name}"
+
+
+def _ask_for_secrets(file: Path, plan: Plan, root: Path) -> None:
+    """Ask for the values that the environment lacks, or name them; a job whose secret is missing says so itself."""
+    wanted = (_reference(one, root).partition("env://")[2] for job in plan.jobs for one in job.all_secrets)
+    missing = [name for name in dict.fromkeys(wanted) if name not in os.environ and _VARIABLE.fullmatch(name)]
+    if sys.stdin.isatty():
+        os.environ |= {name: value for name in missing if (value := getpass.getpass(f"secret {name}: "))}
+    elif missing:
+        given = "give each as a variable of the environment"
+        print(shown(f"loom: {file} does not have the secrets {', '.join(missing)}: {given}"), file=sys.stderr)
+
+
+def _compared(there: Reading, here: Reading, origin: str, notes: list[str]) -> Reproduction:
     """Compare the job that failed there, or the first one, with the same job here."""
     job_id = there.pipeline_manifest()["failing_job_id"] or there.job_ids()[0]
     one, other = _ending(there, job_id), _ending(here, job_id)
     parting = parting_of(_blocks(there, job_id), _blocks(here, job_id))
     kind, text = verdict(one, other, parting)
     inputs = diff_of(there, here).inputs
-    changed = [pair for pair in (inputs.tree, inputs.head, *inputs.images, *inputs.variables, *inputs.other) if pair]
+    images = [pair for pair in inputs.images if (pair.a or "").split("@")[-1] != (pair.b or "").split("@")[-1]]
     return Reproduction(
         origin=origin,
         job_id=job_id,
@@ -193,8 +292,8 @@ def _compared(there: Reading, here: Reading, origin: str) -> Reproduction:
         there=one,
         here=other,
         parting=parting,
-        differs=[Pair(name=pair.name, a=pair.a, b=pair.b) for pair in changed],
-        notes=[],
+        differs=[pair for pair in (inputs.tree, inputs.head, *images, *inputs.variables, *inputs.other) if pair],
+        notes=notes,
     )
 
 

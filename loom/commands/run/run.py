@@ -63,6 +63,11 @@ def run_with(options: Options) -> int:
     if not prepared.plan.jobs:
         reasons = "\n".join(listed((f"{left.id}: {left.reason}" for left in prepared.plan.left_out), 10))
         raise RequestError("no job of the workflow would run", hint=reasons or None, code="NOTHING_TO_RUN")
+    return run_prepared(prepared, options)
+
+
+def run_prepared(prepared: Prepared, options: Options) -> int:
+    """Run what was prepared, as often as the options say; return the exit code."""
     if options.repeat is not None:
         return _repeat(prepared, options, options.repeat)
     return execute(prepared, options)
