@@ -22,7 +22,7 @@ def bundle(
 ) -> None:
     """Pack a run into one file that somebody else can look at and run again.
 
-    It has the record, the files that ran, the digests of the images and the options; of secrets, the names.
+    It has the record with the plan, the files that ran, actions, and the digests of the images; of secrets, the names.
     `loom show`, `diagnose`, `logs`, `report` and `diff` read it, `loom replay` runs it.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from loom import snapshot
 from loom.cancel import Cancel
 from loom.commands.keep.trusting import filters_allowed
 from loom.commands.project import Here
-from loom.errors import LoomError
+from loom.errors import LoomError, SnapshotError
 from loom.snapshot import git, repository
 from loom.util.paths import new_workspace, run_of_workspace
 
@@ -63,11 +64,8 @@ def checked_out(here: Here, commit: str, cancel: Cancel) -> Iterator[Path]:
         source = snapshot.discover(here.root, environ=here.environ, filters=filters_allowed(here.environ))
         snapshot.take(source, workspace, cancel=cancel)
         here.store.add_snapshot(workspace, snapshot.manifest_bytes(workspace))
-        found = repository.find(workspace, here.environ)
-        assert found is not None
         with git.ended_by(cancel):
-            for arguments in (("checkout", "-q", "-f", "--detach", commit), ("clean", "-q", "-ffdx")):
-                git.run(arguments, git.in_repository(found, here.environ), cwd=workspace)
+            _check_out(workspace, commit, here.environ)
         yield workspace
     finally:
         if any(workspace.iterdir()):
@@ -75,3 +73,23 @@ def checked_out(here: Here, commit: str, cancel: Cancel) -> Iterator[Path]:
         else:
             workspace.rmdir()
         here.store.claims.forget(workspace)
+
+
+def _check_out(root: Path, commit: str, environ: Mapping[str, str]) -> None:
+    """Make `root` what a commit has, submodules included. SnapshotError for one that it does not have, by name."""
+    found = repository.find(root, environ)
+    if found is None or found.root != Path(os.path.realpath(root)):
+        raise SnapshotError(f"commit {commit[:12]} is of a submodule that the checkout does not have")
+    asked = git.in_repository(found, environ)
+    for arguments in (("checkout", "-q", "-f", "--detach", commit), ("clean", "-q", "-ffdx")):
+        git.run(arguments, asked, cwd=root)
+    for entry in git.nul_list(git.run(("ls-tree", "-r", "-z", commit), asked, cwd=root)):
+        about, _, path = os.fsdecode(entry).partition("\t")
+        if about.startswith("160000 "):
+            try:
+                _check_out(root / path, about.split()[2], environ)
+            except SnapshotError as error:
+                raise SnapshotError(
+                    f"submodule {path} of commit {commit[:12]} can't be checked out: {error.message}",
+                    hint=f"git submodule update --init {path}, and fetch its commits there",
+                ) from error

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from loom import __version__, snapshot
@@ -20,10 +21,13 @@ from loom.record.reader import Reading
 from loom.record.saved_plan import load_planned
 from loom.record.store import UNFINISHED
 from loom.snapshot import git, repository
+from loom.util.controls import shown
 from loom.util.paths import new_workspace
 from loom.util.units import rough_size
+from loom.util.untrusted_files import read_regular
 
 _REF = "refs/loom/bundle"
+_SHORTEST_SECRET, _MOST_SECRET = 8, 1 << 20
 _AUTHOR = {
     f"GIT_{role}_{what}": value
     for role in ("AUTHOR", "COMMITTER")
@@ -63,11 +67,18 @@ def _made(here: Here, reading: Reading, target: Path, *, full: bool, base: str |
             f"run {reading.run_id} is part of another one: a repetition of many runs, or with artifacts of a run above it",
             hint="`loom runs` lists the runs; bundle one that stands alone",
         )
+    if submodules := [str(each.get("path")) for each in (receipt["snapshot"] or {}).get("submodules", ())]:
+        raise RequestError(
+            f"run {reading.run_id} has submodules ({', '.join(submodules)}): a bundle has the files of one repository",
+            hint="push what ran, and give the other one its commit",
+            code="BUNDLE_TREE",
+        )
     actions = _actions(plan)
     cancel = Cancel()
     with signals(cancel), _tree(here, reading, head, tree, cancel) as workspace:
         repo = _Repository(workspace, here)
         tip = repo.tip(head, tree)
+        _check_secrets(repo, plan, here, tip)
         known = [] if full else repo.known(base)
         pack = (
             workspace.with_name(f"{workspace.name}.pack") if repo.git("rev-list", "-n1", tip, "--not", *known) else None
@@ -150,6 +161,12 @@ class _Repository:
             )
         return self.git("commit-tree", tree, "-p", head, "-m", "what was not committed")
 
+    def files_with(self, lines: Iterable[bytes], commit: str) -> list[str]:
+        """Return the files of a commit that hold one of these texts."""
+        asked = ("grep", "-l", "-a", "-F", "-f", "-", commit)
+        grep = git.Running(asked, self._environment, cwd=self._root, given=b"\n".join(lines) + b"\n")
+        return [name.partition(":")[2] for name in grep.result(check=False)[1].decode(errors="replace").splitlines()]
+
     def known(self, base: str | None) -> Sequence[str]:
         """Return the commits that the other one has: as named, else what the remotes had."""
         source = snapshot.discover(self._here.root, environ=self._here.environ)
@@ -173,6 +190,24 @@ class _Repository:
             )
         self.git("update-ref", _REF, tip)
         self.git("bundle", "create", "-q", str(target), _REF, "--not", *known)
+
+
+def _check_secrets(repo: _Repository, plan: Plan, here: Here, tip: str) -> None:
+    """RequestError for a file with the value of a secret, as far as the environment and files still have the values."""
+    values = list[bytes]()
+    for scheme, _, rest in (secret.ref.partition("://") for job in plan.jobs for secret in job.all_secrets):
+        with suppress(OSError, RequestError):
+            if scheme == "file":
+                values.append(read_regular(here.root / Path(rest).expanduser(), at_most=_MOST_SECRET))
+            elif scheme == "env":
+                values.append(os.fsencode(here.environ.get(rest, "")))
+    lines = {line for value in values for line in value.splitlines() if len(line) >= _SHORTEST_SECRET}
+    if lines and (found := repo.files_with(lines, tip)):
+        raise RequestError(
+            shown(f"a file of the run has the value of a secret: {found[0]}"),
+            hint="let git ignore the file, run again, and bundle that run",
+            code="BUNDLE_SECRET",
+        )
 
 
 def _actions(plan: Plan) -> dict[str, Path]:

@@ -32,7 +32,6 @@ from loom.commands.run.elsewhere import blocks_of_run, ending_of, pinned_job, te
 from loom.commands.run.preparing import Options, Prepared
 from loom.errors import LoomError, RecordError, RequestError
 from loom.plan.builder import finished, settled
-from loom.plan.image_lock import images_of
 from loom.plan.model import Job, JobSelection, Plan, Secret, Step
 from loom.plan.placement import placed
 from loom.record.bundle import ACTIONS, PACK, BundleManifest, UnpackedBundle, unpacked
@@ -200,12 +199,6 @@ def _prepared(
     images = {
         image["name"]: image["digest"].rpartition("@")[2] for image in there.receipt()["images"] if image["digest"]
     }
-    used = dict.fromkeys(use.image.name or "" for use in images_of(prepared.plan) if use.image.build is None)
-    notes += [
-        f"the record has no digest of {name}: the one that is here, or today's, runs"
-        for name in used
-        if name not in images and "@" not in name
-    ]
     return replace(
         prepared,
         plan=replace(prepared.plan, jobs=tuple(pinned_job(job, images, prepared, notes) for job in jobs)),
@@ -282,6 +275,12 @@ def _compared(there: Reading, here: Reading, origin: str, notes: list[str]) -> R
     parting = parting_of(_blocks(there, job_id), _blocks(here, job_id))
     kind, text = verdict(one, other, parting)
     inputs = diff_of(there, here).inputs
+    ids = {image["name"]: image["id"] for image in here.receipt()["images"]}
+    notes += [
+        f"the record has no digest of {image['name']}: another image of that name ran here"
+        for image in there.receipt()["images"]
+        if not image["digest"] and ids.get(image["name"], image["id"]) != image["id"]
+    ]
     images = [pair for pair in inputs.images if (pair.a or "").split("@")[-1] != (pair.b or "").split("@")[-1]]
     return Reproduction(
         origin=origin,

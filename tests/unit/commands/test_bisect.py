@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,6 +97,21 @@ def test_an_interrupted_bisection_goes_on(project: Project, tmp_path: Path) -> N
     assert first not in out
     assert "first bad commit" in out
     assert "goes on with" not in project.loom(*words)[1]  # it is over
+
+
+def test_each_commit_has_its_own_submodules(project: Project, tmp_path: Path) -> None:
+    inner = Project(tmp_path / "home", project._capsys)
+    for number in range(1, 7):
+        inner.write(n=f"{number}\n")
+    project.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(inner.root), "lib/inner")
+    for number in range(1, 7):
+        project.git("-C", "lib/inner", "checkout", "-q", f"main~{6 - number}")
+        project.write(gitlab="test: {script: [test $(cat lib/inner/n.yml) -lt 4]}", n=f"{number}\n")
+    code, out, err = project.loom("bisect", "test", "HEAD~5", "--no-container", "--json")
+    assert (code, subject(project, json.loads(out)["first_bad"]["sha"])) == (0, "4"), err
+    shutil.rmtree(project.root / "lib")
+    code, _, err = project.loom("bisect", "test", "HEAD~5", "--no-container")
+    assert (code, "submodule lib/inner of commit" in err) == (3, True), err
 
 
 def test_a_range_without_sense_is_refused(project: Project) -> None:

@@ -14,24 +14,43 @@ import pytest
 import zstandard
 
 from loom.errors import RequestError
-from loom.record.bundle import MOST_BYTES, unpacked
+from loom.record.bundle import MOST_BYTES, unpacked, write_bundle
 from tests.unit.commands.test_gitlab_runs import Project
 from tests.unit.commands.test_gitlab_runs import project as project
 
 pytestmark = pytest.mark.slow
 
+LIBRARY = """
+.base: {before_script: ["echo of the library, $OWN"]}
+"""
 WORKFLOW = """
+include: [{{project: group/library, file: library.yml}}]
 test:
+  extends: .base
   variables: {{WORD: plain}}
   script:
     - cat word.yml; echo "at $(date +%T) in $PWD, $WORD"
     - if [ ! -e {flag} ]; then echo "error. no flag, token $TOKEN"; exit 4; fi
 """
 
+ACTION = {"uses": "a/b@v1", "commit": "1" * 40, "directory": "/etc"}
+
 
 @pytest.fixture
 def made(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a failing run of what was not committed, in a clone of a project; afterwards somebody else is at work, elsewhere."""
+    """Make a failing run of what was not committed, in a clone of a project; afterwards somebody else is at work, elsewhere.
+
+    It includes a file of another project, and has a variable of its author's, which the other one does not have.
+    """
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "library.yml").write_text(LIBRARY)
+    (library / "own.yml").write_text("OWN: of the author")
+    for words in (("init", "-q"), ("add", "-A"), ("-c", "user.name=t", "-c", "user.email=t@e", "commit", "-qm", "x")):
+        subprocess.run(["git", *words], cwd=library, check=True)
+    config = tmp_path / "home" / ".config" / "loom" / "config.yml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f"gitlab: {{projects: {{group/library: {library}}}, variables: {library}/own.yml}}")
     project.write(gitlab=WORKFLOW.format(flag=tmp_path / "flag"), word="committed\n")
     subprocess.run(["git", "clone", "-q", project.root, tmp_path / "mine"], check=True)
     subprocess.run(["git", "clone", "-q", project.root, tmp_path / "theirs"], check=True)
@@ -46,6 +65,7 @@ def made(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     for name in ("HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "other"))
     (tmp_path / "mine").rename(tmp_path / "gone")
+    library.rename(tmp_path / "gone library")
     monkeypatch.chdir(tmp_path / "theirs")
     return tmp_path
 
@@ -64,6 +84,7 @@ def test_a_run_fails_for_somebody_else_in_the_same_way(project: Project, made: P
     assert (found["verdict"], found["there"]["exit_code"]) == ("reproduced", 4)
     assert found["differs"] == []
     assert "not committed" in project.output("test", found["run_id"])
+    assert "of the library, of the author" in project.output("test", found["run_id"])
     status = subprocess.run(["git", "status", "--short"], cwd=made / "theirs", capture_output=True, check=True)
     assert status.stdout == b""
 
@@ -75,6 +96,8 @@ def test_a_full_bundle_runs_without_a_clone(project: Project, made: Path, monkey
     code, out, err = project.loom("replay", str(made / "thin.bundle"), "--trust")
     assert (code, "BUNDLE_BASE" in err or "lacks commit" in err) == (2, True), err
     (made / "flag").touch()
+    code, out, err = project.loom("replay", str(made / "full.bundle"), "--trust", "--repeat", "2", "--json")
+    assert (code, len(json.loads(out)["passed"])) == (0, 2), err
     code, out, err = project.loom("replay", str(made / "full.bundle"), "--trust")
     assert code == 0, err
     assert "passes here; the logs part at line 1 of" in out
@@ -100,20 +123,45 @@ def test_a_failed_run_leaves_a_bundle_where_it_is_wanted(
     assert project.run("test")[0] == 2
 
 
+SECRETS = """
+version: v1
+stages: [t]
+test:
+  stage: t
+  secrets: {TOKEN: {ref: env://TOKEN}, KEY: {ref: "file://key", file: false}}
+  script: ['cat $TOKEN; echo $KEY', exit 3]
+"""
+
+
 def test_no_value_of_a_secret_is_in_a_bundle(project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TOKEN", "s3cr3t-value-of-it")
-    workflow = project.root / ".loom" / "workflow.yml"
-    workflow.parent.mkdir()
-    workflow.write_text(
-        "version: v1\nstages: [t]\ntest:\n  stage: t\n  secrets: {TOKEN: {ref: env://TOKEN}}\n  script: ['cat $TOKEN', exit 3]\n"
-    )
+    values = {"TOKEN": "s3cr3t-value-of-it", "KEY": "t0ken-of-a-file"}
+    monkeypatch.setenv("TOKEN", values["TOKEN"])
+    (project.root / ".loom").mkdir()
+    (project.root / ".loom" / "workflow.yml").write_text(SECRETS)
     project.write(word="w")
+    (project.root / "key").write_text(values["KEY"])
+    assert project.run("test", "--trust")[0] == 1
+    code, _, err = project.loom("bundle", "-o", str(tmp_path / "x.bundle"))
+    assert (code, "has the value of a secret: key" in err) == (2, True), err
+    (project.root / ".gitignore").write_text("key\n")
     assert project.run("test", "--trust")[0] == 1
     assert project.loom("bundle", "-o", str(tmp_path / "x.bundle"))[0] == 0
     found = unpacked(tmp_path / "x.bundle")
-    content = b"".join(path.read_bytes() for path in found.folder.rglob("*") if path.is_file())
+    project.git("bundle", "unbundle", str(found.folder / "tree.pack"))
+    objects = subprocess.run(
+        ["git", "cat-file", "--batch-all-objects", "--batch"], cwd=project.root, check=True, capture_output=True
+    )
+    content = b"".join(path.read_bytes() for path in found.folder.rglob("*") if path.is_file()) + objects.stdout
     assert b"[REDACTED:SECRET_TOKEN]" in content
-    assert b"s3cr3t-value-of-it" not in content
+    assert not [value for value in values.values() if value.encode() in content]
+    monkeypatch.delenv("TOKEN")
+    code, _, err = project.loom("replay", str(tmp_path / "x.bundle"), "--trust")
+    assert (code, "does not have the secrets TOKEN, KEY: give each" in err) == (3, True), err
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = project.loom("replay", str(tmp_path / "x.bundle"), "--trust")
+    assert (code, "reproduced: same failing command" in out) == (1, True), out + err
+    assert values["KEY"] not in out
 
 
 def hostile(path: Path, *entries: tuple[tarfile.TarInfo, bytes], manifest: bytes = b"{}") -> Path:
@@ -191,6 +239,44 @@ def again(made: Path, pack: bytes, **change: str) -> Path:
     ]
     entries = [(tarfile.TarInfo("tree.pack"), pack), *record]
     return hostile(made / "x.bundle", *entries, manifest=json.dumps(manifest).encode())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"artifacts_above": {"x": "/etc/passwd"}},
+        {"steps": [], "trigger": {"files": [{"path": "../../child.yml"}]}},
+        {"steps": [], "trigger": {"files": [{"path": "/etc/child.yml"}]}},
+        {"steps": [{"phase": "script", "number": 1, "script": "x", "late": {"kind": "node", "action": ACTION}}]},
+        {"id": "../x"},
+        {"steps": "ls"},
+    ],
+)
+def test_a_plan_that_wants_what_is_on_this_machine_is_refused(
+    project: Project, made: Path, change: dict[str, object]
+) -> None:
+    found = unpacked(made / "full.bundle")
+    plan = found.folder / "record" / "plan.json"
+    content = json.loads(plan.read_text())
+    content["plan"]["jobs"][0] |= change
+    plan.write_text(json.dumps(content))
+    write_bundle(made / "x.bundle", found.manifest, plan.parent, found.folder / "tree.pack", {})
+    code, _, err = project.loom("replay", str(made / "x.bundle"), "--trust")
+    assert (code, "x.bundle: " in err) == (2, True), err
+    assert json.loads(project.loom("runs", "--all", "--json")[1])["runs"] == []
+
+
+def test_a_bundle_of_another_loom_is_named_as_such(made: Path) -> None:
+    manifest = {"schema_version": "loom.bundle.v9", "loom_version": "9.1", "new": 1}
+    with pytest.raises(RequestError, match=r"loom 9\.1 made it, in the form loom\.bundle\.v9; this is loom "):
+        unpacked(hostile(made / "x.bundle", manifest=json.dumps(manifest).encode()))
+
+
+def test_a_truncated_bundle_is_refused(project: Project, made: Path) -> None:
+    whole = (made / "full.bundle").read_bytes()
+    (made / "x.bundle").write_bytes(whole[: len(whole) // 2])
+    code, _, err = project.loom("replay", str(made / "x.bundle"), "--trust")
+    assert (code, "is no bundle that this loom reads" in err) == (2, True), err
 
 
 def test_other_files_than_named_are_refused(project: Project, made: Path) -> None:
