@@ -1,10 +1,22 @@
-"""Programs between a client and a server, for tests that disturb what they say."""
+"""Ports, and programs between a client and a server, for tests that disturb what they say."""
 
 from __future__ import annotations
 
+import random
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+
+
+def free_port() -> int:
+    """Return a port of this machine on which nobody listens. It is none that the kernel gives out by itself, to another
+    test before the server has it, or to the very connection that looks whether the server is up.
+    """
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", random.randrange(20_000, 32_000)))
+            return int(probe.getsockname()[1])
 
 
 def serve_each(listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:

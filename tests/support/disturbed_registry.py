@@ -18,7 +18,7 @@ from typing import Literal
 
 import docker
 
-from tests.support.connections import serve_each
+from tests.support.connections import free_port, serve_each
 from tests.support.waiting import until
 
 Harm = Literal["cut", "silence", "slow", "corrupt"]
@@ -33,9 +33,7 @@ class DisturbedRegistry:
         directory.mkdir(exist_ok=True)
         self._listener = _listening_beside(engine_pid)
         self._port = self._listener.getsockname()[1]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._upstream = free.getsockname()
+        self._upstream = ("127.0.0.1", free_port())
         self.image = f"127.0.0.1:{self._port}/ash:big"
         self._lock = threading.Lock()
         self._harm: tuple[Harm, int, float] = ("cut", 0, 0)

@@ -14,6 +14,7 @@ import docker
 import pytest
 
 from loom.providers.docker.engine.client import connect
+from tests.support.connections import free_port
 from tests.support.waiting import until
 
 # No container that watches over the others: its image is not on this machine.
@@ -23,12 +24,6 @@ from testcontainers.core.image import DockerImage
 
 # `htpasswd -Bbn loom open-sesame`
 HTPASSWD = "loom:$2y$05$dO2n.V.wlA8gz714YBu9L.14S6oBoJrpqnYiy/oci0YqVtMf8nCY6\n"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 class Registry:

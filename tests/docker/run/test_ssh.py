@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.connections import free_port
 from tests.support.waiting import promptly
 
 from .conftest import Project, events_of
@@ -60,9 +61,7 @@ class SshServer:
         self.directory = directory
         for name in ("host", "other_host", "key", "wrong_key"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / name], check=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}"
         self.path = f"{directory}/bin{os.pathsep}{os.environ['PATH']}"
         self.knows("host")

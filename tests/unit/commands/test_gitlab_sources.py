@@ -14,6 +14,7 @@ from loom import config
 from loom.commands.project import Here
 from loom.commands.run.gitlab_sources import Elsewhere
 from loom.workflow.gitlab.sources import NotFound
+from tests.support.connections import free_port
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -46,9 +47,7 @@ def shared(tmp_path: Path) -> Path:
 @pytest.fixture
 def server(tmp_path: Path, shared: Path) -> Iterator[str]:
     """The address of the server."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     base = tmp_path / "server"
     command = ["git", "daemon", "--reuseaddr", "--listen=127.0.0.1", f"--port={port}", f"--base-path={base}", str(base)]
     daemon = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
