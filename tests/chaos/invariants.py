@@ -20,7 +20,7 @@ CODES = frozenset(
     )
 )
 INTERRUPTS = {129, 130, 143}
-SOON_S = 20.0
+SOON_S = 60.0
 """How long what a killed loom started may take to notice."""
 BOOT_S = 130.0
 """A container that its engine forgot while it started ends by itself when no driver has begun in two minutes."""

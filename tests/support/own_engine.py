@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tarfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import docker
@@ -24,12 +25,9 @@ def end_processes_of(directory: Path) -> None:
     """Kill what names a path below `directory` on its command line."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if f"{directory}/".encode() in command:
-                os.kill(int(entry.name), signal.SIGKILL)
+            with suppress(OSError):  # it has ended
+                if f"{directory}/".encode() in (entry / "cmdline").read_bytes():
+                    os.kill(int(entry.name), signal.SIGKILL)
 
 
 class OwnEngine:

@@ -107,4 +107,10 @@ def left(terminal: pexpect.spawn) -> int:
 
 
 def gone(pid: int) -> None:
-    until(lambda: not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z")
+    def ended() -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+        except OSError:
+            return True
+
+    until(ended)

@@ -270,7 +270,7 @@ class Heard:
             yield self
 
     def next(self) -> CheckoutChange:
-        return self._told.get(timeout=30)
+        return self._told.get(timeout=60)
 
     def nothing_but(self, path: str) -> None:
         """All that went before told nothing: an edit of this file is told next."""

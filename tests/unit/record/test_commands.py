@@ -222,10 +222,10 @@ def test_follow_shows_what_comes_and_ends_with_the_run(make: Make, tmp_path: Pat
     assert follow.stdout is not None
     assert follow.stdout.readline() == "first\n"
     (tmp_path / "go").touch()
-    rest, _ = follow.communicate(timeout=20)
+    rest, _ = follow.communicate(timeout=60)
     assert rest.splitlines() == ["second 1", "first", "second 2", "third"]
     assert follow.returncode == 0
-    run.communicate(timeout=20)
+    run.communicate(timeout=60)
 
 
 def test_an_interrupted_run_shows_the_same(make: Make, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_an_interrupted_run_shows_the_same(make: Make, tmp_path: Path) -> None:
     run = project.start("run", "--local")
     until((tmp_path / "on").exists)
     run.send_signal(signal.SIGINT)
-    output, _ = run.communicate(timeout=30)
+    output, _ = run.communicate(timeout=60)
     assert run.returncode == 130
     assert project.loom("show") == output
 

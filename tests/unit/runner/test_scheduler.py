@@ -194,13 +194,14 @@ def test_lanes_hold_back_only_their_own_jobs() -> None:
 
 def test_at_most_so_many_at_once_and_results_in_plan_order() -> None:
     the_plan = plan(*[job(f"j{number}", "build") for number in range(6)])
-    lock, now, most = threading.Lock(), 0, 0
+    lock, now, most, two = threading.Lock(), 0, 0, threading.Barrier(2)
 
     def work(_: Job) -> JobResult:
         nonlocal now, most
         with lock:
             now += 1
             most = max(most, now)
+        two.wait(60)
         time.sleep(0.02)
         with lock:
             now -= 1

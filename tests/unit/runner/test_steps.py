@@ -86,9 +86,9 @@ class Timed:
 
 def test_the_time_of_a_job_is_that_of_its_steps_together(make: Make) -> None:
     timed = Timed(Exit(code=0), Exit(code=0), Exit(code=137, ended=Ended.TIMED_OUT))
-    make(workflow("one", "two", "three", more="  timeout: 100s\n")).run(code=4, tools=on(Replaced(run=timed)))
+    make(workflow("one", "two", "three", more="  timeout: 1000s\n")).run(code=4, tools=on(Replaced(run=timed)))
     first, second, third = timed.limits
-    assert 99 < third <= second - 0.02 <= first - 0.04 < 100
+    assert 900 < third <= second - 0.02 <= first - 0.04 < 1000
 
 
 def test_a_job_that_used_up_its_time_ends_at_once(make: Make) -> None:

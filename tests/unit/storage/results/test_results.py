@@ -42,7 +42,7 @@ class Job:
     def asked(self, method: str, address: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
         parts = urlsplit(address)
         assert parts.hostname
-        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
         try:
             connection.request(method, f"{parts.path}?{parts.query}", body, headers)
             answer = connection.getresponse()
@@ -208,7 +208,7 @@ def test_the_heads_of_answers(job: Job) -> None:
     job.save("k", b"0123456789")
     parts = urlsplit(job.call(CACHES, "GetCacheEntryDownloadURL", key="k", version="v")["signed_download_url"])
     upload = urlsplit(job.call(CACHES, "CreateCacheEntry", key="l", version="v")["signed_upload_url"])
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
 
     def head(method: str, path: str, body: bytes | None = None, **headers: str) -> dict[str, str]:
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
@@ -395,7 +395,7 @@ def test_the_toolkit_reads_its_ids_from_the_token(job: Job) -> None:
 
 def test_only_the_network_of_the_containers_connects(results: ResultsServer, job: Job) -> None:
     url = urlsplit(results.listen("127.0.0.2/32"))
-    with socket.create_connection((url.hostname or "", url.port or 0), timeout=10) as connection:
+    with socket.create_connection((url.hostname or "", url.port or 0), timeout=60) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert connection.recv(10) == b""
 
@@ -415,7 +415,7 @@ def test_only_the_network_of_the_containers_connects(results: ResultsServer, job
 )
 def test_other_requests_get_an_answer_and_no_more(job: Job, request_: bytes) -> None:
     url = urlsplit(job.url)
-    with socket.create_connection((url.hostname or "", url.port or 0), timeout=30) as connection:
+    with socket.create_connection((url.hostname or "", url.port or 0), timeout=60) as connection:
         connection.sendall(request_)
         connection.shutdown(socket.SHUT_WR)
         answer = b""
@@ -435,7 +435,7 @@ def test_calls_with_other_content(job: Job, body: bytes) -> None:
 
 def test_the_end_of_a_run_does_not_wait_for_a_request(results: ResultsServer, job: Job) -> None:
     address = urlsplit(job.call(CACHES, "CreateCacheEntry", key="k", version="v")["signed_upload_url"])
-    with socket.create_connection((address.hostname or "", address.port or 0), timeout=30) as connection:
+    with socket.create_connection((address.hostname or "", address.port or 0), timeout=60) as connection:
         connection.sendall(f"PUT {address.path}?{address.query} HTTP/1.1\r\nContent-Length: 99\r\n\r\nabc".encode())
         closing = threading.Thread(target=results.close)
         closing.start()
