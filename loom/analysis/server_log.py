@@ -135,13 +135,16 @@ _FACTS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("runner", re.compile(r"^Running with gitlab-runner (\S+)|^Current runner version: '([^']+)'")),
     ("commit", re.compile(r"^Checking out ([0-9a-f]{7,64}) as |^HEAD is now at ([0-9a-f]{7,64})\b")),
     ("ref", re.compile(r"^Checking out \S+ as (?:detached HEAD \(ref is ([^)]+)\)|(\S+)\.\.\.)")),
-    ("depth", re.compile(r"^Fetching changes with git depth set to (\d+)")),
+    ("depth", re.compile(r"^Fetching changes with git depth set to (\d+)|^ {2}fetch-depth: (\d+)$")),
     ("directory", re.compile(r"^(?:Reini|Ini)tialized (?:empty|existing) Git repository in (/\S+)/\.git/$")),
-    ("image", re.compile(r"^Using Docker executor with image (\S+) |^Using Kubernetes executor with image (\S+) ")),
+    ("image", re.compile(r"^Using (?:Docker|Kubernetes) executor with image (\S+) |^Image: (ubuntu-\S+)$")),
 )  # fmt: skip
 _DIGEST = re.compile(
     r"^Using docker image sha256:[0-9a-f]+ for (?P<name>\S+) with digest \S+@(?P<digest>sha256:[0-9a-f]{64})"
+    r"|^Digest: (?P<pulled>sha256:[0-9a-f]{64})$"
 )
+_PULL = re.compile(r"^##\[command\]\S*docker pull (?P<name>\S+)$")
+"""GitHub's runner pulls job containers; the engine then tells the digest."""
 _CACHED = re.compile(r"^(?:Successfully extracted cache|Cache restored (?:successfully|from key))")
 _COLD = re.compile(
     r"^(?:WARNING: file does not exist|Failed to extract cache|No URL provided, cache will not be|Cache not found)"
@@ -175,6 +178,7 @@ class LogReader:
         self._header = False
         """Whether the lines are those with which GitHub shows a step."""
         self._coloured = False
+        self._pulled = ""
 
     def lines(self, chunks: Iterable[bytes]) -> Iterator[LogLine]:
         for line in self._whole(raw_lines(chunks)):
@@ -209,9 +213,10 @@ class LogReader:
             yield found
         elif (command := self._command(line, plain)) is not None:
             yield LogLine("command", command, self._unit)
-        elif not self._header:
+        else:
             self._fact(plain)
-            yield LogLine("output", plain, self._unit)
+            if not self._header:
+                yield LogLine("output", plain, self._unit)
 
     def _sections(self, line: str) -> tuple[str, bool]:
         marks = [*_SECTION.finditer(line)]
@@ -290,10 +295,13 @@ class LogReader:
         facts = self.facts
         if self._unit.startswith(("step_", "build_")) or len(plain) > _FACT:
             return  # a job prints what it likes
-        if (found := _DIGEST.match(plain)) and len(facts.images) < 100:
-            facts.images[found["name"]] = found["digest"]
-            if facts.image in ("", found["name"]):
-                facts.image, facts.digest = found["name"], found["digest"]
+        if (pulled := _PULL.match(plain)) and not self._unit:
+            self._pulled = pulled["name"]
+        if (found := _DIGEST.match(plain)) and len(facts.images) < 100 and (name := found["name"] or self._pulled):
+            digest = facts.images[name] = found["digest"] or found["pulled"]
+            self._pulled = ""
+            if facts.image in ("", name):
+                facts.image, facts.digest = name, digest
         for name, pattern in _FACTS:
             if (match := pattern.match(plain)) is not None:
                 value = next((group for group in match.groups() if group), "")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import Final, Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from loom.analysis.diff import Pair, normalised
 from loom.record.documents import Document
@@ -18,6 +19,10 @@ REPRODUCTION_SCHEMA: Final = "loom.reproduction.v1"
 _REORDERED = 40
 """Lines that one side may be ahead of the other: two streams arrive in any order."""
 _LINE = 300
+_SEARCHED = 100_000
+"""Lines after the parting in which tests are looked for."""
+_MOST_TESTS = 10_000
+_TEST = re.compile(r"\b(?:[\w./-]+\.py::[\w:]+|[\w./-]+[._](?:test|spec)\.[\w]+|Test[A-Z]\w+|test_\w+(?: \([\w.]+\))?)")
 
 
 class JobEnding(Document, frozen=True, kw_only=True):
@@ -44,6 +49,20 @@ class LogParting(Document, frozen=True, kw_only=True):
     line: Count
     there: str | None
     here: str | None
+    reordered: bool = False
+    """Whether both sides name the same tests in another order."""
+
+
+ReasonKind = Literal[
+    "ignored-file", "artifact", "variable", "history", "network", "machine", "time-zone", "order", "image", "cache"
+]
+
+
+class Reason(Document, frozen=True, kw_only=True):
+    """A likely reason why a job fails on one side."""
+
+    kind: ReasonKind
+    text: str
 
 
 class Reproduction(Document, frozen=True, kw_only=True):
@@ -59,6 +78,8 @@ class Reproduction(Document, frozen=True, kw_only=True):
     verdict: Literal["reproduced", "another-failure", "passes-here", "not-run"]
     """`not-run`: loom could not run the job, which says nothing about it."""
     text: str
+    reasons: list[Reason] = field(default_factory=list)
+    """Those that the logs speak of first."""
     there: JobEnding
     here: JobEnding
     parting: LogParting | None
@@ -119,14 +140,16 @@ def parting_of(there: Iterable[Block], here: Iterable[Block]) -> LogParting | No
             texts = [None if each is None else _first_line(each.command) for each in (one, other)]
             return LogParting(command=_first_line(command) or "", line=0, there=texts[0], here=texts[1])
         if (found := _first_other(one.lines, other.lines)) is not None:
-            return LogParting(command=_first_line(command) or "", line=found[0], there=found[1], here=found[2])
+            return replace(found, command=_first_line(command) or "")
     return None
 
 
-def _first_other(there: Iterable[str], here: Iterable[str]) -> tuple[int, str | None, str | None] | None:
+def _first_other(there: Iterable[str], here: Iterable[str]) -> LogParting | None:
     """Compare with a window, in constant memory: a line may come a few lines later on the other side."""
     waiting: tuple[deque[tuple[int, str, str]], deque[tuple[int, str, str]]] = (deque(), deque())
-    for number, lines in enumerate(zip_longest(_told(there), _told(here)), 1):
+    tests: tuple[dict[str, None], ...] = ({}, {})
+    both = zip_longest(*(_noting(_told(lines), names) for lines, names in zip((there, here), tests, strict=True)))
+    for number, lines in enumerate(both, 1):
         for side, line in enumerate(lines):
             if line is None:
                 continue
@@ -143,7 +166,17 @@ def _first_other(there: Iterable[str], here: Iterable[str]) -> tuple[int, str | 
         return None
     number = min(each[0] for each in first if each is not None)
     texts = [each[2][:_LINE] if each is not None and each[0] - number <= _REORDERED else None for each in first]
-    return number, texts[0], texts[1]
+    deque(islice(both, _SEARCHED), maxlen=0)
+    orders = [[name for name in names if all(name in each for each in tests)] for names in tests]
+    return LogParting(command="", line=number, there=texts[0], here=texts[1], reordered=orders[0] != orders[1])
+
+
+def _noting(lines: Iterable[str], tests: dict[str, None]) -> Iterator[str]:
+    """Pass lines on, and keep the names of tests in the order in which they come."""
+    for line in lines:
+        if ("est" in line or "spec" in line) and len(tests) < _MOST_TESTS and (found := _TEST.search(line[:_LINE])):
+            tests.setdefault(found[0])
+        yield line
 
 
 def _told(lines: Iterable[str]) -> Iterator[str]:
@@ -159,6 +192,7 @@ def lines_of(found: Reproduction) -> Sequence[str]:
             f"  {side}: {'nothing' if text is None else text}"
             for side, text in (("there", parting.there), ("here ", parting.here))
         ]
+    lines += [f"likely reason: {reason.text}" for reason in found.reasons]
     if found.differs:
         lines.append("what differs:")
         lines += [f"  {pair.name}: {pair.a or 'none'} there, {pair.b or 'none'} here" for pair in found.differs]

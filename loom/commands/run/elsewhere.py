@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from msgspec.structs import replace
 
 from loom.analysis.diagnosis import Diagnosis
+from loom.analysis.diff import Pair
+from loom.analysis.reasons import OF_TAG
 from loom.analysis.verdict import Block, JobEnding, Reproduction, lines_of
 from loom.cancel import Cancel
 from loom.commands.run.preparing import Prepared
@@ -24,10 +27,12 @@ from loom.util.controls import visible
 _STEPS = ("before_script/", "script/")
 
 
-def pinned_job(job: Job, digests: Mapping[str, str], prepared: Prepared, notes: list[str]) -> Job:
+def pinned_job(
+    job: Job, digests: Mapping[str, str], prepared: Prepared, notes: list[str], differs: list[Pair] | None = None
+) -> Job:
     """Return the job with its images and its services' by these digests; where one can't be had, today's tag, and a note.
 
-    `digests`: by the names that the images have in the workflow.
+    `digests`: by the names that the images have in the workflow. `differs` gets the tags that mean another image here.
     """
     known = {found.name: digest for name, digest in digests.items() if (found := _reference(name)) is not None}
     resolver = prepared.here.provider_named(services_provider(job)).images
@@ -37,9 +42,22 @@ def pinned_job(job: Job, digests: Mapping[str, str], prepared: Prepared, notes: 
         if found is None or found.digest or (digest := known.get(found.name)) is None:
             return image
         exact = replace(image, name=found.pinned(digest))
+
+        def had(wanted: Image) -> str:
+            if resolver is None:
+                return ""
+            root = prepared.source.root
+            return resolver.resolve(wanted, workspace=root, on_output=_quiet, cancel=Cancel(), secrets={}).digest
+
         try:
-            if resolver is not None:
-                resolver.resolve(exact, workspace=prepared.source.root, on_output=_quiet, cancel=Cancel(), secrets={})
+            had(exact)
+            with suppress(ImageError):  # the tag as this machine knows it, with which the job may pass
+                if (
+                    differs is not None
+                    and (today := had(replace(image, pull="never", pull_else=())))
+                    and digest not in today
+                ):
+                    differs.append(Pair(name=f"{OF_TAG}{image.name}", a=digest, b=today))
         except ImageError as error:
             note = f"{exact.name} can't be had ({error.message.splitlines()[0]}): today's {image.name} runs"
             if note not in notes:

@@ -20,6 +20,7 @@ from loom.addresses import Address
 from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.diff import Pair
 from loom.analysis.evidence import recorded_diagnosis
+from loom.analysis.reasons import Surroundings, reasons
 from loom.analysis.server_log import LogFacts, LogReader, ServerLog, diagnosis_of_log
 from loom.analysis.verdict import Block, Reproduction, parting_of, verdict
 from loom.commands import project
@@ -117,6 +118,7 @@ class _Reproducing:
         self._file = file
         self._notes: list[str] = []
         self._differs: list[Pair] = []
+        self._withheld: list[str] = []
         name = re.sub(r"[^\w.-]+", "-", f"{one.address.host}-{one.address.project}-{one.job.id}")
         self._directory = here.config.cache_dir / "reproductions" / name
 
@@ -147,7 +149,7 @@ class _Reproducing:
         prepared = replace(prepared, plan=self._pinned(prepared, target), brought=self._brought(prepared.plan, target))
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             code = running.execute(prepared, given)
-        self._verdict(prepared, target, with_cache=with_cache, as_json=as_json)
+        self._verdict(prepared, given, target, with_cache=with_cache, as_json=as_json)
         return code
 
     def _fetch(self, pipeline: RemotePipeline) -> None:
@@ -207,8 +209,8 @@ class _Reproducing:
         self._notes += [f"not read: {what}" for what in unread]
         if any(one.protected for one in found) and not self._remote.server.is_protected(self._job):
             # The server keeps them from this job: anybody may have pushed its commit.
-            withheld = [one.name for one in found if one.protected]
-            self._notes.append(f"protected variables, which {self._job.ref} does not get: {', '.join(withheld)}")
+            self._withheld = [one.name for one in found if one.protected]
+            self._notes.append(f"protected variables, which {self._job.ref} does not get: {', '.join(self._withheld)}")
             found = [one for one in found if not one.protected]
         settings = self._here.config.gitlab
         path = settings.variables
@@ -319,12 +321,12 @@ class _Reproducing:
 
     def _pinned(self, prepared: Prepared, target: Job) -> Plan:
         """Return the plan with the images that the log names, by their digests."""
-        job = pinned_job(target, self._log.facts.images, prepared, self._notes)
+        job = pinned_job(target, self._log.facts.images, prepared, self._notes, self._differs)
         return replace(prepared.plan, jobs=tuple(job if each.id == job.id else each for each in prepared.plan.jobs))
 
     # -- the verdict ------------------------------------------------------------------------------------------------
 
-    def _verdict(self, prepared: Prepared, target: Job, *, with_cache: bool, as_json: bool) -> None:
+    def _verdict(self, prepared: Prepared, given: Options, target: Job, *, with_cache: bool, as_json: bool) -> None:
         reading = prepared.here.find(prepared.run_id)
         manifest = reading.job_manifest(target.id)
         ours = recorded_diagnosis(reading)
@@ -336,19 +338,40 @@ class _Reproducing:
             blocks_of_run(reading, manifest, self._there.step if by_step else None),
         )
         kind, text = verdict(there, here, parting)
+        facts = self._log.facts
+        differs = [*self._differs, *_differences(facts, self._job, manifest, with_cache=with_cache)]
+        known = Surroundings(
+            checkout=self._here.root,
+            tree=self._directory / "tree",
+            plan=lambda: _whole(given),
+            job=target,
+            depth=facts.depth,
+            withheld=self._withheld,
+            size=self._job.size,
+            here=_size(),
+        )
         found = Reproduction(
             origin=self._job.url,
             job_id=target.id,
             run_id=prepared.run_id,
             verdict=kind,
             text=text,
+            reasons=reasons(kind, self._there, ours, parting, differs, known),
             there=there,
             here=here,
             parting=parting,
-            differs=[*self._differs, *_differences(self._log.facts, self._job, manifest, with_cache=with_cache)],
+            differs=differs,
             notes=self._notes,
         )
         tell(found, prepared.here.config.color, as_json=as_json)
+
+
+def _whole(given: Options) -> Plan | None:
+    """Return the plan of all jobs, of which the run has a part."""
+    try:
+        return prepare(replace(given, names=(), dry_run=True), ask=False).plan
+    except LoomError:
+        return None
 
 
 def _differences(facts: LogFacts, job: RemoteJob, manifest: Mapping[str, Any], *, with_cache: bool) -> Iterator[Pair]:
@@ -356,12 +379,17 @@ def _differences(facts: LogFacts, job: RemoteJob, manifest: Mapping[str, Any], *
     digest = image.get("digest") or ""
     if facts.digest and digest and facts.digest not in digest:
         yield Pair(name="image", a=facts.digest, b=digest)
-    if job.tags:
-        yield Pair(
-            name="runner", a=f"tags {', '.join(job.tags[:10])}", b=f"this machine, {machine()}, {os.cpu_count()} CPUs"
-        )
+    if job.tags or job.size:
+        there = [*([f"tags {', '.join(job.tags[:10])}"] if job.tags else []), *([job.size] if job.size else [])]
+        yield Pair(name="runner", a=", ".join(there), b=f"this machine, {machine()}, {_size()}")
     if facts.cache == "restored" and not with_cache:
         yield Pair(name="cache", a="restored", b="cold (--with-cache)")
+
+
+def _size() -> str:
+    """Return the CPUs and the memory that a job gets here."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"{os.cpu_count()} CPUs, {round(memory / (1 << 30))} GB"
 
 
 def _blocks_of_log(file: BinaryIO, log: ServerLog) -> Iterator[Block]:

@@ -61,6 +61,8 @@ class RemoteJob(Struct, frozen=True, kw_only=True):
     pipeline: int
     tags: Sequence[str] = ()
     """The labels of the runner that it asks for."""
+    size: str = ""
+    """CPUs and memory of that runner, as its server documents them; empty: not known."""
     has_artifacts: bool = False
     expired: bool = False
     reports: Sequence[str] = ()

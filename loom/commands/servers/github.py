@@ -36,6 +36,11 @@ from loom.commands.servers.answers import GitHubJob, checked
 
 TIMEOUT_S = 60
 _CHUNK = 1 << 18
+_SIZES = (
+    (re.compile(r"ubuntu-(?:latest|\d\d\.\d\d)(?:-arm)?"), "4 CPUs, 16 GB (of a private repository: 2 CPUs, 8 GB)"),
+    (re.compile(r"ubuntu-slim"), "1 CPU, 5 GB"),
+)
+"""The documented sizes of GitHub's own runners."""
 _WORKFLOW = re.compile(r"\.github/workflows/[^/]+\.ya?ml")
 T = TypeVar("T")
 
@@ -147,6 +152,9 @@ class GitHubServer:
             ref=found.head_branch or "",
             pipeline=found.run_id,
             tags=found.labels,
+            size=next((size for label in found.labels for name, size in _SIZES if name.fullmatch(label)), "")
+            if self._address.host == "github.com"
+            else "",
             failing_step=step,
         )
 

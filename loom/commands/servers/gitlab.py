@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,15 @@ TIMEOUT_S = 60.0
 TRIES = 4
 LONGEST_WAIT_S = 60.0
 _CHUNK = 1 << 18
+_HOSTED = re.compile(r"saas-linux-(small|medium|large|xlarge|2xlarge)-(?:amd64|arm64)")
+_SIZES = {
+    "small": "2 CPUs, 8 GB",
+    "medium": "4 CPUs, 16 GB",
+    "large": "8 CPUs, 32 GB",
+    "xlarge": "16 CPUs, 64 GB",
+    "2xlarge": "32 CPUs, 128 GB",
+}
+"""The documented sizes of gitlab.com's runners."""
 T = TypeVar("T")
 
 
@@ -200,6 +210,7 @@ class GitLabServer:
             is_tag=found.tag,
             pipeline=found.pipeline.id,
             tags=found.tag_list,
+            size=next((_SIZES[size[1]] for tag in found.tag_list if (size := _HOSTED.match(tag))), ""),
             has_artifacts=found.artifacts_file is not None,
             expired=bool(expires) and _past(expires or ""),
             allow_failure=found.allow_failure,

@@ -136,7 +136,9 @@ def test_passes_here_and_the_logs_part(case: Case) -> None:
         "line": 1,
         "there": "another file",
         "here": "from the server",
+        "reordered": False,
     }
+    assert [each["kind"] for each in found["reasons"]] == ["variable", "artifact"]
     assert {"name": "variable MODE", "a": None, "b": "given by --var"} in found["differs"]
 
 
@@ -145,6 +147,22 @@ def test_another_failure(case: Case) -> None:
     found = case.reproduce()
     assert found["verdict"] == "another-failure"
     assert "cat: dist/app" in found["text"]
+
+
+def test_file_of_the_checkout_that_git_ignores_and_artifact_that_the_job_does_not_take(case: Case) -> None:
+    (case.checkout / ".gitignore").write_text("*.local\n")
+    (case.checkout / "config.local").write_text("here alone\n")
+    (case.checkout / ".gitlab-ci.yml").write_text(
+        WORKFLOW.replace("needs: [build]", "needs: []").replace('- test "$MODE" = good', "- cat config.local")
+    )
+    job = gitlab_job(12, "unit", commit={"id": case.commit()})
+    case.stub.routes[f"{AT}/jobs/12"] = Reply(job)
+    case.log(
+        "$ cat dist/app config.local\ncat: dist/app: No such file or directory\ncat: config.local: No such file or directory"
+    )
+    found = {each["kind"]: each["text"] for each in case.reproduce()["reasons"]}
+    assert "git ignores it" in found["ignored-file"]
+    assert found["artifact"] == "dist/app is an artifact of build, which unit does not take (needs, dependencies)"
 
 
 def test_artifacts_that_have_expired_are_named(case: Case) -> None:

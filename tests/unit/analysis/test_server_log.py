@@ -130,6 +130,15 @@ def test_log_of_github(text: str) -> None:
     assert not any("LEVEL" in line or "clean up" in line for line in found.lines)
 
 
+def test_image_and_depth_of_a_job_on_github() -> None:
+    text = GITHUB.replace("  repository: octo/hello", "  fetch-depth: 3")
+    start = (
+        f"##[group]Starting job container\n##[command]/usr/bin/docker pull node:22\nDigest: {_DIGEST}\n##[endgroup]\n"
+    )
+    facts = read_log([f"{start}{text}\nDigest: sha256:{'00' * 32}".encode()]).facts
+    assert (facts.image, facts.digest, facts.images, facts.depth) == ("node:22", _DIGEST, {"node:22": _DIGEST}, "3")
+
+
 def test_action_that_fails_with_its_own_words() -> None:
     text = "##[group]Run actions/upload@v4\n##[endgroup]\n##[error]No files were found with the provided path: dist\n"
     found = told(text)

@@ -168,6 +168,11 @@ def test_variables_that_may_not_be_read_are_named(stub: Stub) -> None:
     assert server.variables(job) == ([], ["the variables of the project"])
 
 
+def test_sizes_of_the_servers_own_runners(stub: Stub) -> None:
+    stub.routes[f"{AT}/jobs/12"] = Reply(gitlab_job(12, "unit", tag_list=["saas-linux-large-amd64"]))
+    assert of_gitlab(stub)[1].size == "8 CPUs, 32 GB"
+
+
 def test_download_is_bounded() -> None:
     with pytest.raises(ServerUnavailable, match="more than 1 MiB"):
         write_bounded((b"x" * 4096 for _ in iter(int, 1)), io.BytesIO(), 1 << 20, "the log")

@@ -1,0 +1,236 @@
+"""Name the likely reasons why a job fails on a server and not here: from what differs, and from what both logs say."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from loom.analysis.diagnosis import Diagnosis
+from loom.analysis.diff import Pair
+from loom.analysis.named_files import missing_paths
+from loom.analysis.verdict import LogParting, Reason, ReasonKind
+from loom.plan.model import Job, Plan
+from loom.storage.selection import PathSelection
+
+
+class Surroundings(Struct, frozen=True, kw_only=True):
+    """What is known beside the two logs."""
+
+    checkout: Path
+    """The user's own, in which the job passes."""
+    tree: Path
+    """The commit's files."""
+    plan: Callable[[], Plan | None]
+    """Return the plan of the whole workflow, if there is one."""
+    job: Job
+    depth: str = ""
+    withheld: Sequence[str] = ()
+    """Protected variables, which the job's branch does not get."""
+    size: str = ""
+    """CPUs and memory of the runner, as far as known."""
+    here: str = ""
+    """Those of this machine."""
+
+
+OF_TAG = "image of the tag "
+"""What differs where this machine has another image of a tag than the server, whose image then ran."""
+_CAUSES: Mapping[str, ReasonKind] = {
+    "unset_variable": "variable",
+    "git_no_tags": "history",
+    "git_no_remote_branch": "history",
+    "git_unknown_revision": "history",
+    "name_resolution": "network",
+    "connection_refused": "network",
+    "network_unreachable": "network",
+    "certificate": "network",
+    "out_of_memory": "machine",
+    "out_of_processes": "machine",
+    "killed": "machine",
+    "wrong_architecture": "machine",
+}
+"""The reasons that a known failure stands for."""
+_WORDS: Sequence[tuple[ReasonKind, re.Pattern[str]]] = (
+    (
+        "history",
+        re.compile(
+            r"shallow|no merge base|unrelated histories|no names found|cannot describe|bad (?:revision|object)|not a valid object"
+            r"|unknown revision|needed a single revision|ambiguous argument",
+            re.IGNORECASE,
+        ),
+    ),
+    (
+        "network",
+        re.compile(
+            r"could not resolve|name resolution|name or service not known|ENOTFOUND|EAI_AGAIN|ECONN\w+|ETIMEDOUT"
+            r"|connection (?:refused|reset|timed out)|network is unreachable|no route to host|i/o timeout"
+            r"|certificate verify|proxy (?:error|connect)|50[234] (?:bad gateway|service unavailable|gateway)",
+            re.IGNORECASE,
+        ),
+    ),
+    ("machine", re.compile(r"\bOOM|out of memory|cannot allocate memory|heap limit|MemoryError|\bKilled\b")),
+    ("time-zone", re.compile(r"time ?zone|tzinfo|zoneinfo|offset-(?:naive|aware)|daylight", re.IGNORECASE)),
+)
+"""What the lines that tell, or with which the logs part, say of a reason."""
+_OF_MACHINE = re.compile(r"\b(?:cpus?|cores?|nproc|workers?|threads?|processors?|memory|[KMG]i?B)\b", re.IGNORECASE)
+_NUMBER = re.compile(r"\d+")
+_TIME = re.compile(r"\b\d{1,2}:\d{2}(?::\d{2})?(?:\.\d+)?(?: ?(?:[AP]M|[A-Z]{2,4}T|UTC|GMT|Z|[+-]\d{2}:?\d{2})\b)?")
+_ZONE = re.compile(r"\b(?:UTC|GMT|[A-Z]{1,3}[SD]?T)\b")
+_SEED = re.compile(r"\b(?:seed|shuffle)\b\D{0,20}(\d+)", re.IGNORECASE)
+_NAME = re.compile(
+    r"(?:\b(?P<name>[A-Z][A-Z0-9_]{2,}):? (?:\w+ ){0,3}?(?:not set|unset|undefined|missing|required|not defined|empty|null)\b"
+    r"|KeyError: '(?P<key>[A-Z][A-Z0-9_]+)'|unbound variable|environment variable)"
+)
+
+
+def reasons(
+    kind: str,
+    there: Diagnosis,
+    here: Diagnosis | None,
+    parting: LogParting | None,
+    differs: Sequence[Pair],
+    known: Surroundings,
+) -> list[Reason]:
+    """Return the likely reasons, those with evidence in the logs first; each kind once.
+
+    `kind`: the verdict.
+    """
+    found: dict[ReasonKind, str] = {}
+    for name, text in _found(kind, there, here, parting, differs, known):
+        found.setdefault(name, text)
+    return [Reason(kind=name, text=text) for name, text in found.items()]
+
+
+def _found(
+    kind: str,
+    there: Diagnosis,
+    here: Diagnosis | None,
+    parting: LogParting | None,
+    differs: Sequence[Pair],
+    known: Surroundings,
+) -> Iterator[tuple[ReasonKind, str]]:
+    sides = [side for side in (there, here) if side is not None and side.failed]
+    yield from _files(there, sides, known)
+    command, one, other = (parting.command, parting.there or "", parting.here or "") if parting else ("", "", "")
+    telling = [line for side in sides for line in (side.telling_line,) if line]
+    for line in [*telling, one, other]:
+        yield from _variable(line, command or there.command or "", differs, known)
+    causes = [cause for side in sides for cause in side.causes]
+    texts = _texts(known)
+    for cause in causes:
+        if (name := _CAUSES.get(cause.code)) is not None:
+            yield name, f"{cause.summary}; {texts[name]}" if name in texts else cause.summary
+    for line in [*telling, one, other]:
+        yield from ((name, texts[name]) for name, words in _WORDS if words.search(line))
+    if one and other and one != other:
+        yield from _of_parting(command, one, other, texts)
+    if any(len(set(_TIME.findall(line))) > 1 for line in telling):
+        yield "time-zone", texts["time-zone"]
+    if parting is not None and parting.reordered:
+        yield "order", "both sides run these tests, in another order"
+    for pair in differs:
+        if pair.name.startswith(OF_TAG):
+            yield (
+                "image",
+                f"{pair.name.removeprefix(OF_TAG)} was another image on this machine than there: `loom images pull`",
+            )
+    if kind in ("passes-here", "another-failure"):
+        yield from _of_differences(differs, [command, *(side.command or "" for side in sides)], known)
+
+
+def _texts(known: Surroundings) -> dict[ReasonKind, str]:
+    depth = f"of the last {known.depth} commits" if known.depth not in ("", "0") else "as the server made it"
+    zone = known.job.variables.get("TZ")
+    return {
+        "history": f"the job has a clone {depth}, without what lies outside (GIT_DEPTH, fetch-depth; tags)",
+        "network": "the runner's network and this machine's reach different hosts",
+        "machine": f"{known.size or 'a runner of unknown size'} there; {known.here} here",
+        "time-zone": f"times decide; here the job has the zone {zone or 'of its image'}: try --var TZ=Europe/Berlin",
+    }
+
+
+def _files(there: Diagnosis, sides: Sequence[Diagnosis], known: Surroundings) -> Iterator[tuple[ReasonKind, str]]:
+    """Explain a missing file: by the user's checkout, or by the job that makes it."""
+    for cause in there.causes:
+        if cause.code == "ignored_file":
+            yield "ignored-file", cause.summary
+    paths = [path for side in sides for path in missing_paths(side.lines, side.command)]
+    makers = _makers(known, paths)
+    for path in paths:
+        if path in makers:
+            job, taken = makers[path]
+            how = "which could not be had" if taken else f"which {known.job.id} does not take (needs, dependencies)"
+            yield "artifact", f"{path} is an artifact of {job}, {how}"
+        elif os.path.lexists(known.checkout / path) and not os.path.lexists(known.tree / path):
+            yield "ignored-file", f"{path} is in your checkout, but not in the commit: the server's clone lacks it"
+
+
+def _makers(known: Surroundings, paths: Sequence[str]) -> dict[str, tuple[str, bool]]:
+    """Return the job of which each path is an artifact, and whether the job at hand takes it."""
+    if not paths or (plan := known.plan()) is None:
+        return {}
+    return {
+        path: (job.id, job.id in _taken(known.job, plan))
+        for path in paths
+        for job in plan.jobs
+        if job.id != known.job.id and job.artifacts is not None
+        if PathSelection(job.artifacts.paths, job.artifacts.exclude).takes(path)
+    }
+
+
+def _taken(job: Job, plan: Plan) -> set[str]:
+    """Return the jobs of which the job takes artifacts."""
+    if job.artifacts_from is not None:
+        return set(job.artifacts_from)
+    if job.needs is not None:
+        return {need.job for need in job.needs if need.artifacts}
+    before = plan.stages[: plan.stages.index(job.stage)] if job.stage in plan.stages else ()
+    return {each.id for each in plan.jobs if each.stage in before}
+
+
+def _variable(
+    line: str, command: str, differs: Sequence[Pair], known: Surroundings
+) -> Iterator[tuple[ReasonKind, str]]:
+    """Name a variable that the line misses, or that the command reads and one side does not have."""
+    absent = {pair.name.removeprefix("variable ") for pair in differs if pair.name.startswith("variable ")}
+    for name in (*known.withheld, *absent):
+        if re.search(rf"\b{re.escape(name)}\b", line) or re.search(rf"\$\{{?{re.escape(name)}\b", command):
+            protected = "protected, and the job's branch is not"
+            yield "variable", f"{name} is {protected if name in known.withheld else 'not the same on both sides'}"
+    if (found := _NAME.search(line)) is not None and (name := found["name"] or found["key"] or ""):
+        own = ", but your shell has it: it does not pass it on" if name in os.environ else ""
+        yield "variable", f"the job has no variable {name}{own}"
+
+
+def _of_parting(
+    command: str, one: str, other: str, texts: Mapping[ReasonKind, str]
+) -> Iterator[tuple[ReasonKind, str]]:
+    """Read two lines that differ in little."""
+    seeds = [_SEED.search(line) for line in (one, other)]
+    if seeds[0] and seeds[1] and seeds[0][1] != seeds[1][1]:
+        yield "order", f"tests run in another order: seed {seeds[0][1]} there, {seeds[1][1]} here"
+    elif _NUMBER.sub("#", one) == _NUMBER.sub("#", other) and _OF_MACHINE.search(f"{command} {one}"):
+        yield "machine", f"`{one.strip()[:80]}` there, `{other.strip()[:80]}` here: {texts['machine']}"
+    if _ZONE.sub("#", _TIME.sub("#", one)) == _ZONE.sub("#", _TIME.sub("#", other)) and _TIME.search(one):
+        yield "time-zone", texts["time-zone"]
+
+
+def _of_differences(
+    differs: Sequence[Pair], commands: Sequence[str], known: Surroundings
+) -> Iterator[tuple[ReasonKind, str]]:
+    for pair in differs:
+        if pair.name == "image":
+            yield "image", "the tag means another image by now, or on the other side"
+        elif pair.name.startswith("variable "):
+            yield "variable", f"{pair.name.removeprefix('variable ')} is not the same on both sides"
+        elif pair.name.startswith("artifacts "):
+            yield "artifact", f"the job here has no {pair.name}"
+        elif pair.name == "cache":
+            yield "cache", "the cache of the server may hold what the job itself does not make"
+    words = [word for text in commands for word in text.split() if "/" in word or "." in word]
+    for path, (job, taken) in _makers(known, words).items():
+        if taken:
+            yield "artifact", f"{path} is an artifact of {job}, and may differ"
