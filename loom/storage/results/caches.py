@@ -85,9 +85,8 @@ class CacheService:
         return {"ok": True, "signed_download_url": address, "matched_key": entry.key}
 
     def open(self, blob: str) -> IO[bytes]:
-        """Open an entry's archive."""
-        if self._cache is None:
-            raise FileNotFoundError(blob)
+        """Open an entry's archive, which `find` has named."""
+        assert self._cache is not None
         return self._cache.open(blob)
 
     def _secret_in(self, upload: Upload) -> str | None:

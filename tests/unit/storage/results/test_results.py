@@ -2,9 +2,11 @@
 
 import base64
 import gzip
+import hashlib
 import http.client
 import io
 import json
+import re
 import socket
 import threading
 import time
@@ -24,6 +26,7 @@ from loom.storage.results import server as results_server
 from loom.storage.results import uploads
 from loom.storage.results.requests import Client
 from loom.storage.results.server import ResultsServer
+from tests.support.waiting import until
 
 CACHES, ARTIFACTS = "CacheService", "ArtifactService"
 
@@ -49,6 +52,14 @@ class Job:
             return answer.status, answer.read()
         finally:
             connection.close()
+
+    def raw(self, request: bytes) -> bytes:
+        """Send bytes as they are, and no more; return all that comes back."""
+        url = urlsplit(self.url)
+        with socket.create_connection((url.hostname or "", url.port or 0), timeout=60) as connection:
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+            return b"".join(iter(lambda: connection.recv(1 << 16), b""))
 
     def call(self, service: str, method: str, *, token: str = "", **request: Any) -> Any:
         status, body = self.asked(
@@ -107,7 +118,7 @@ def record(tmp_path: Path) -> Path:
 @pytest.fixture
 def results(tmp_path: Path, record: Path, masker: Masker) -> Iterator[ResultsServer]:
     server = ResultsServer(
-        cache=Cache(tmp_path / "cache", max_size=1 << 20, project="p", clock=time.time),
+        cache=Cache(tmp_path / "cache", max_size=500 << 10, project="p", clock=time.time),
         jobs_of=lambda pipeline: ("a", "b") if pipeline == "ci" else ("other",),
         folder_of=lambda job_id: record / job_id / "artifacts",
         record=record,
@@ -202,6 +213,11 @@ def test_ranges(job: Job, asked: str, status: int, content: bytes | None) -> Non
     assert found[0] == status
     assert content in (None, found[1])
     assert job.asked("HEAD", address) == (200, b"")
+    head, _, body = job.raw(
+        f"GET /{address.split('/', 3)[3]} HTTP/1.1\r\nRange: {asked}\r\nConnection: close\r\n\r\n".encode()
+    ).partition(b"\r\n\r\n")
+    assert int(head.split()[1]) == status
+    assert content in (None, body), "not a byte more"
 
 
 def test_the_heads_of_answers(job: Job) -> None:
@@ -284,7 +300,21 @@ def test_artifacts_are_those_of_the_whole_pipeline(results: ResultsServer, recor
     assert other.names() == []
     assert other.call(ARTIFACTS, "GetSignedArtifactURL", name="one") == (404, "not_found")
     fact = dict(job.facts)["artifact"]
-    assert (fact["name"], fact["files"], fact["bytes"]) == ("one", 1, 1)
+    sha256 = hashlib.sha256(content).hexdigest()
+    assert fact == {"name": "one", "archive": "one.zip", "files": 1, "bytes": 1, "sha256": sha256}
+    listed = job.call(ARTIFACTS, "ListArtifacts", name_filter="one")["artifacts"]
+    assert listed == [
+        {
+            "workflow_run_backend_id": "ci",
+            "workflow_job_run_backend_id": "a",
+            "database_id": number,
+            "name": "one",
+            "size": str(len(content)),
+            "created_at": listed[0]["created_at"],
+        }
+    ]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", listed[0]["created_at"])
+    assert 0 < int(number) < 1 << 53, "JavaScript has it exactly"
 
 
 def test_a_name_is_free_again_once_its_artifact_is_deleted(job: Job, record: Path) -> None:
@@ -400,29 +430,152 @@ def test_only_the_network_of_the_containers_connects(results: ResultsServer, job
         assert connection.recv(10) == b""
 
 
+_CALL = b"POST /twirp/github.actions.results.api.v1.CacheService/CreateCacheEntry HTTP/1.1\r\n"
+
+
 @pytest.mark.parametrize(
-    "request_",
+    ("request_", "status"),
     [
-        b"nonsense\r\n\r\n",
-        b"POST /twirp/x HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
-        b"POST /twirp/github.actions.results.api.v1.CacheService/CreateCacheEntry HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"POST /twirp/x/y HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n",
-        b"POST /twirp/x/y HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
-        b"PUT /loom/upload/x?sig=%ff HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc",
-        b"GET /loom/cache/../../etc/passwd HTTP/1.1\r\n\r\n",
-        b"DELETE / HTTP/1.1\r\n\r\n",
+        (b"nonsense\r\n\r\n", 400),
+        (b"POST /twirp/x HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 404),
+        (b"POST /other/x/y HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 404),
+        (b"POST /twirp/x/y HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 401),
+        (_CALL + b"\r\n", 411),
+        (_CALL + b"Transfer-Encoding: chunked\r\n\r\n", 411),
+        (_CALL + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}", 411),
+        (_CALL + b"Content-Length: -1\r\n\r\n", 411),
+        (_CALL + b"Content-Length: 1_0\r\n\r\n", 411),
+        (_CALL + b"Content-Length: 1048576\r\n\r\n{}", 400),
+        (_CALL + b"Content-Length: 1048577\r\n\r\n{}", 413),
+        (_CALL + b"Content-Length: 999999999999999999\r\n\r\n", 413),
+        (_CALL + b"Content-Length: 9999999999999999999\r\n\r\n", 411),
+        (b"PUT /loom/upload/x?sig=%ff HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", 403),
+        (b"PUT /loom/upload/x HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", 403),
+        (b"PUT /loom/cache/x HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", 404),
+        (b"GET /loom/cache/../../etc/passwd HTTP/1.1\r\n\r\n", 403),
+        (b"GET / HTTP/1.1\r\n\r\n", 404),
+        (b"DELETE / HTTP/1.1\r\n\r\n", 501),
     ],
 )
-def test_other_requests_get_an_answer_and_no_more(job: Job, request_: bytes) -> None:
-    url = urlsplit(job.url)
-    with socket.create_connection((url.hostname or "", url.port or 0), timeout=60) as connection:
-        connection.sendall(request_)
-        connection.shutdown(socket.SHUT_WR)
-        answer = b""
-        while data := connection.recv(1 << 16):
-            answer += data
-    assert answer.split(b" ")[1][:1] == b"4" or answer.split(b" ")[1] == b"501" or b"Error code: 400" in answer
+def test_other_requests_get_an_answer_and_no_more(job: Job, request_: bytes, status: int) -> None:
+    answer = job.raw(request_)
+    assert f" {status} ".encode() in answer.partition(b"\n")[0] or f"Error code: {status}".encode() in answer
     assert job.save("k", b"one")["ok"], "it goes on"
+
+
+def test_a_list_of_blocks_has_a_limit_of_its_own(job: Job) -> None:
+    address = job.call(CACHES, "CreateCacheEntry", key="k", version="v")["signed_upload_url"]
+    assert job.asked("PUT", f"{address}&comp=block&blockid=YQ%3D%3D", b"a")[0] == 201
+    most = uploads.MOST_BLOCKS * 150
+    for size, status in ((most, b"400"), (most + 1, b"413")):
+        answer = job.raw(f"PUT {address}&comp=blocklist HTTP/1.1\r\nContent-Length: {size}\r\n\r\n".encode())
+        assert answer.split()[1] == status
+    listed = b"<Latest>YQ==</Latest>" * 50_000
+    assert len(listed) > 1 << 20, "more than a call may have"
+    assert job.asked("PUT", f"{address}&comp=blocklist", listed)[0] == 201
+    assert job.call(CACHES, "FinalizeCacheEntryUpload", key="k", version="v", size_bytes="1")["ok"]
+
+
+def test_an_upload_has_a_limit_of_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "MOST_BLOCKS", 2)
+    room = uploads.Room(30)
+    upload = uploads.Upload(tmp_path / "u", room)
+    for name in "aba":
+        upload.block(name, io.BytesIO(b"12345"), 5)
+    with pytest.raises(uploads.Refused, match="at most 2 blocks") as caught:
+        upload.block("c", io.BytesIO(b"12345"), 5)
+    assert (caught.value.status, caught.value.code) == (409, "resource_exhausted")
+    assert len(list((tmp_path / "u").iterdir())) == 2
+    room.take(20)
+    with pytest.raises(uploads.Refused):
+        room.take(1)
+
+
+def test_what_is_gone_or_unknown_is_not_found(results: ResultsServer, record: Path, job: Job, tmp_path: Path) -> None:
+    assert job.call(CACHES, "Nothing") == (404, "bad_route")
+    assert job.call(ARTIFACTS, "CreateCacheEntry", key="k", version="v") == (404, "bad_route")
+    assert job.call(ARTIFACTS, "FinalizeArtifact", name="one", size="0") == (404, "not_found")
+    assert job.call(ARTIFACTS, "CreateArtifact", name="one")["ok"]
+    other = Job(results, record, "b")
+    assert other.call(ARTIFACTS, "FinalizeArtifact", name="one", size="0") == (404, "not_found")
+    with pytest.raises(uploads.Refused, match="no such upload") as caught, results.taken("none", "0"):
+        pass
+    assert (caught.value.status, caught.value.code) == (404, "not_found")
+    assert job.save("k", b"one")["ok"]
+    address = job.call(CACHES, "GetCacheEntryDownloadURL", key="k", version="v")["signed_download_url"]
+    for blob in (tmp_path / "cache/blobs").rglob("*.zst"):
+        blob.unlink()
+    assert job.asked("GET", address) == (404, b"it is gone")
+    assert job.restore("k") is None
+    assert job.facts[-1][1]["warning"] == "the cache entry 'k' was removed: the archive is missing"
+    assert job.save("k", b"two")["ok"], "the key is free again"
+
+
+def test_a_failure_of_this_machine_is_told_and_no_run_ends_by_it(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = job.call(CACHES, "CreateCacheEntry", key="k", version="v")["signed_upload_url"]
+    for folder in (tmp_path / "uploads").iterdir():
+        folder.rmdir()
+    assert job.asked("PUT", address, b"abc") == (507, b"loom can't do it: No such file or directory")
+
+    def wrong(*_: object) -> bool:
+        raise KeyError("x")
+
+    monkeypatch.setattr(Cache, "has", wrong)
+    assert job.call(CACHES, "CreateCacheEntry", key="l", version="v") == (400, "internal")
+
+
+def test_a_cache_that_is_too_large_is_not_saved(job: Job) -> None:
+    answer = job.save("k", bytes(501 << 10))
+    assert not answer["ok"]
+    assert answer["message"].startswith("the cache 'k' takes ")
+    assert job.restore("k") is None
+
+
+@pytest.mark.parametrize(("key", "taken"), [("k" * 512, True), ("k" * 513, False), ("", False), ("a,b", False)])
+def test_keys_have_limits(job: Job, key: str, taken: bool) -> None:
+    answer = job.call(CACHES, "CreateCacheEntry", key=key, version="v")
+    assert answer["ok"] if taken else answer == (400, "invalid_argument")
+
+
+@pytest.mark.parametrize("content", [b"\x28\xb5\x2f\xfd" + b"\xff" * 20, b"\x1f\x8bxx", gzip.compress(b"a" * 99)[:-9]])
+def test_a_damaged_archive_is_refused_where_secrets_are_looked_for(job: Job, masker: Masker, content: bytes) -> None:
+    assert job.save("k", content)["ok"]
+    masker.add("TOKEN", "s3cret-value")
+    assert job.save("l", content) == (400, "invalid_argument")
+
+
+def test_connections_have_a_limit(results: ResultsServer, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results_server, "_MOST_CONNECTIONS", 1)
+    url = urlsplit(results.listen("127.0.0.3/8"))
+    address = (url.hostname or "", url.port or 0)
+    request = b"GET / HTTP/1.1\r\n\r\n"
+    with socket.create_connection(address, timeout=60) as first:
+        first.sendall(request[:-2])
+        with socket.create_connection(address, timeout=60) as second, suppress(ConnectionResetError):
+            assert second.recv(1) == b""
+        first.sendall(request[-2:])
+        assert first.recv(8) == b"HTTP/1.1"
+
+    def answered() -> bool:
+        with socket.create_connection(address, timeout=60) as third, suppress(ConnectionResetError, BrokenPipeError):
+            third.sendall(request)
+            return third.recv(8) == b"HTTP/1.1"
+        return False
+
+    until(answered)
+
+
+def test_it_listens_for_a_network_of_ipv6_too(results: ResultsServer) -> None:
+    try:
+        url = results.listen("::1/128")
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    assert url.startswith("http://[::1]:")
+    with socket.create_connection(("::1", urlsplit(url).port or 0), timeout=60) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 404"
 
 
 @pytest.mark.parametrize(
