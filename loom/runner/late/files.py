@@ -47,13 +47,6 @@ def values_of(lines: Sequence[bytes]) -> dict[str, str]:
     return values
 
 
-def refused_variable(name: str) -> str | None:
-    """Return why a step can't set this variable for later ones; None if it can."""
-    if name.upper() == "NODE_OPTIONS":
-        return f"Can't store {name} output parameter using '$GITHUB_ENV' command."
-    return None
-
-
 def paths_of(lines: Sequence[bytes]) -> list[str]:
     return [text for line in lines if (text := line.decode("utf-8", "surrogateescape").strip())]
 

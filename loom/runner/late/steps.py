@@ -32,7 +32,7 @@ from loom.runner.hooks import Gate, Verdict
 from loom.runner.late.actions import container_of, node_script
 from loom.runner.late.checkout import checkout_script
 from loom.runner.late.commands import CommandFilter
-from loom.runner.late.files import FILES, InvalidFile, paths_of, refused_variable, summary_of, values_of
+from loom.runner.late.files import FILES, InvalidFile, paths_of, summary_of, values_of
 from loom.runner.late.state import (
     CANCELLED,
     FAILURE,
@@ -409,7 +409,7 @@ class LateSteps(Steps):
         finally:
             commands.end()
             self._filter = None
-        self._read_files(reported)
+        self._read_files(step, reported)
         if exit_.status is not Status.SUCCESS:
             self._match()
         elif self._failed_by is not None:
@@ -452,12 +452,13 @@ class LateSteps(Steps):
             )
             return tools.run_beside(asked, on_output, cancel)
 
-    def _read_files(self, reported: Mapping[str, Sequence[bytes]]) -> None:
+    def _read_files(self, step: Step, reported: Mapping[str, Sequence[bytes]]) -> None:
         result = self._result
         try:
             env = {**result.env, **values_of(reported.get("env", ()))}
-            for name in [name for name in env if (reason := refused_variable(name))]:
-                self._failed_by = reason
+            for name in [name for name in env if name.upper() == "NODE_OPTIONS"]:  # as GitHub, where the step goes on
+                text = f"{step.id}: Can't store {name} output parameter using '$GITHUB_ENV' command."
+                self._attempt.warn(text, CODE)
                 del env[name]
             outputs = {**result.outputs, **values_of(reported.get("output", ()))}
             saved = {**result.saved, **values_of(reported.get("saved", ()))}

