@@ -8,6 +8,9 @@ stricter, never looser. Its requests (a path, an engine, another network) take e
 (`trust_store`). Each key of `Config` states which case applies.
 """
 
+# mypy: implicit-reexport
+# ruff: noqa: F401  the names that other folders use
+
 from loom.config.layers import Allows, load, template, user_file
 from loom.config.settings import (
     AUTO_SHELL,
@@ -28,28 +31,3 @@ from loom.config.settings import (
     text_of,
 )
 from loom.config.values import GitLabSettings, KeepassDatabase
-
-__all__ = [
-    "AUTO_SHELL",
-    "CODE",
-    "KEYS",
-    "MAPPINGS",
-    "PLAIN_NETWORKS",
-    "PROJECT_FILE",
-    "Allows",
-    "Asked",
-    "Config",
-    "GitLabSettings",
-    "KeepassDatabase",
-    "Layer",
-    "Overruled",
-    "Rule",
-    "ValueOrigin",
-    "about",
-    "choices",
-    "gives",
-    "load",
-    "template",
-    "text_of",
-    "user_file",
-]

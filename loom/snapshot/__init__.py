@@ -5,6 +5,9 @@ snapshot = take(source, workspace, cancel=cancel)         fills an empty directo
 remove(workspace)                                         deletes one of loom's own
 """
 
+# mypy: implicit-reexport
+# ruff: noqa: F401  the names that other folders use
+
 from typing import TYPE_CHECKING
 
 from loom.snapshot.model import Change, LeftOut, Snapshot, SnapshotCanceled, Source, Submodule, readable
@@ -51,52 +54,3 @@ else:
             "verification": "Verification verify",
         },
     )
-
-__all__ = [
-    "Applied",
-    "Change",
-    "Content",
-    "Explanation",
-    "KnownFiles",
-    "LeftOut",
-    "Merge",
-    "Patch",
-    "Removal",
-    "Rule",
-    "SavedFiles",
-    "Snapshot",
-    "SnapshotCanceled",
-    "Source",
-    "Submodule",
-    "Verification",
-    "apply_patch",
-    "bring",
-    "changed_since",
-    "compare",
-    "content_at",
-    "differing",
-    "discover",
-    "duplicate",
-    "empty",
-    "explain",
-    "facts_of_commit",
-    "first_hunks",
-    "identity_of",
-    "ignore_rule",
-    "ignored",
-    "is_occupied",
-    "is_untouched",
-    "is_workspace",
-    "manifest_bytes",
-    "occupied",
-    "patch_of",
-    "read_manifest",
-    "readable",
-    "remains",
-    "remove",
-    "renew",
-    "take",
-    "take_to_renew",
-    "tracked",
-    "verify",
-]
