@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 
 from loom.record.events import PhaseEvent
 from loom.record.journal import OutputBatch
-from loom.render.diagnosis.github import escaped
 from loom.render.screen import Detail, Look, Screen
 from loom.render.sinks import while_heard
 from loom.status import Status
 from loom.util.controls import visible, without_commands
 from loom.util.units import rough_duration
+from loom.util.workflow_commands import escaped
 
 MOST_LINES = 20_000
 """Number of output lines per job to buffer; the record has all of them."""

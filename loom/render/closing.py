@@ -18,7 +18,7 @@ def closing_lines(
     status: str, receipt_path: Path, diagnosis: Diagnosis | None, kept: Mapping[str, Mapping[str, Any]], look: Look
 ) -> Iterator[str]:
     """`diagnosis`: of a run that did not succeed; `kept`: by job, the facts of a place to look inside."""
-    if look.detail is not Detail.QUIET and diagnosis is not None and diagnosis.state != "canceled":
+    if look.detail is not Detail.QUIET:
         yield from diagnosis_lines(diagnosis, look)
     yield f"receipt: {receipt_path}"
     if look.detail is Detail.QUIET:
@@ -39,8 +39,10 @@ def _how_long(kept: Mapping[str, Any]) -> str:
     return f" (kept until {until:%Y-%m-%d %H:%M}, {rough_size(kept.get('bytes') or 0)})"
 
 
-def diagnosis_lines(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
-    """The parts of the diagnosis that the failing job's lines do not show."""
+def diagnosis_lines(diagnosis: Diagnosis | None, look: Look) -> Iterator[str]:
+    """Yield the parts of the diagnosis of a failed run that the failing job's lines do not show."""
+    if diagnosis is None or diagnosis.state == "canceled":
+        return
     for cause in diagnosis.shown_causes[:1]:
         yield f"{look.styled('likely:', 'bold')}  {cause.summary}"
         yield f"         {cause.advice}"

@@ -8,6 +8,7 @@ from typing import Any
 from loom import __version__
 from loom.errors import Problem
 from loom.util.controls import shown
+from loom.util.workflow_commands import annotation
 
 CHECK_SCHEMA_VERSION = "loom.check.v1"
 _WIDEST = 160
@@ -69,14 +70,6 @@ def github_lines(problems: Iterable[Problem]) -> Iterator[str]:
     """Format GitHub workflow commands, which annotate lines of a pull request."""
     for problem in problems:
         end = problem.column + problem.length
-        place = f"file={_property(problem.file)},line={problem.line},col={problem.column},endColumn={end}"
+        where = {"file": problem.file, "line": problem.line, "col": problem.column, "endColumn": end}
         text = f"{problem.pointer}: {problem.message}"
-        yield f"::{problem.severity} {place},title={_property(problem.code)}::{_data(text)}"
-
-
-def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
+        yield annotation(problem.severity, {**where, "title": problem.code}, text)

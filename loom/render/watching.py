@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
-from loom.analysis.diagnosis import Diagnosis
-from loom.render.closing import diagnosis_lines
 from loom.render.screen import Look
 from loom.util.controls import shown
 from loom.util.units import counted
@@ -20,12 +18,6 @@ def changed_line(paths: Collection[str], time: str, look: Look) -> str:
     more = f" and {counted(len(paths) - MOST_NAMED, 'more file')}" if len(paths) > MOST_NAMED else ""
     what = f"changed: {named}{more}" if paths else "run"
     return look.styled(f"{look.marks['start']} {time}  {what}", "bold")
-
-
-def end_lines(diagnosis: Diagnosis | None, look: Look) -> Iterator[str]:
-    """Return what a person needs of a run that did not pass, besides its jobs' lines."""
-    if diagnosis is not None and diagnosis.state != "canceled":
-        yield from diagnosis_lines(diagnosis, look)
 
 
 def waiting_line(*, keys: bool, look: Look) -> str:

@@ -43,6 +43,18 @@ def _plain(text: str, *, of_property: bool = False) -> str:
     return text.replace("%25", "%")
 
 
+def annotation(level: str, properties: Mapping[str, object], message: str) -> str:
+    """Return the command that annotates a line of a file; properties without a value are left out."""
+    given = {name: escaped(str(value)) for name, value in properties.items() if value is not None}
+    texts = (f"{name}={value.replace(':', '%3A').replace(',', '%2C')}" for name, value in given.items())
+    return f"::{level} {','.join(texts)}::{escaped(message)}"
+
+
+def escaped(text: str) -> str:
+    """Encode the value of a command."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
 def shown(line: str) -> str | None:
     """Return what people see of a line; None for a command that GitHub hides."""
     found = command_in(line) if "::" in line or "##[" in line else None

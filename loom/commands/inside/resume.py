@@ -119,14 +119,9 @@ class _Resuming:
         past, jobs = self._past, self._wanted(from_step)
         plan, results = self._plan(jobs, also_unfinished=from_step is None)
         resumed = {job.job.id: resumption for job, step in jobs if (resumption := self._resumption(job, step))}
-        own = [
-            resumption.view.workspace
-            for resumption in resumed.values()
-            if resumption.view is not None and resumption.view.workspace != past.workspace
-        ]
         shared = any(job.shares_workspace for job, _ in jobs)
         taken = self._take() if self._sync else None
-        workspace = taken.path if taken is not None and not shared else self._workspace(own, shared=shared)
+        workspace = taken.path if taken is not None and not shared else self._workspace(shared=shared)
         self._said += [
             f"{job_id} does not run again: it failed in run {past.run_of(job_id)}"
             for job_id, result in results.items()
@@ -231,24 +226,16 @@ class _Resuming:
             )
         return list(places.values())
 
-    def _workspace(self, own: list[Path], *, shared: bool) -> Path:
-        """The run's: what jobs share, or what views of their own are made from. `own` are what single jobs go on in."""
+    def _workspace(self, *, shared: bool) -> Path:
+        """Return the run's: what jobs share, or what views of their own are made from."""
         past = self._past
         if past.workspace.is_dir():
             return past.workspace
         if not shared:
             workspace = new_workspace(self._here.config.tmp_dir, self._run_id)
-            try:
-                snapshot_again(self._here, past, workspace)
-            except RequestError:
-                if own:
-                    self._said.append(
-                        "the run's snapshot can't be made again: later jobs get the files that the first of these left"
-                    )
-                    return own[0]
-            else:
-                self._made.append(workspace)
-                return workspace
+            snapshot_again(self._here, past, workspace)
+            self._made.append(workspace)
+            return workspace
         raise RequestError(
             f"the workspace of run {past.run_id} ({past.workspace}) is gone",
             hint=f"start again: loom rerun {past.run_id}",
@@ -446,13 +433,8 @@ def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
     run_id = str(time.time_ns())
     results: Mapping[str, JobResult] = {}
     if failed:
-        ids = past.failed()
-        if not ids:
-            raise RequestError(
-                f"no job of run {past.run_id} failed", hint="leave --failed out to run all of them again"
-            )
         plan = past.planned.plan
-        results = results_besides(past, plan, dependents(plan, ids), also_unfinished=True)
+        results = results_besides(past, plan, dependents(plan, _failed(past)), also_unfinished=True)
     workspace = new_workspace(here.config.tmp_dir, run_id)
     document = snapshot_again(here, past, workspace)
     reuse = Reuse(
@@ -467,6 +449,12 @@ def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
         assisted=tuple(assisted.assistance(past, {}, (), (), taken_over=results)),
     )
     return execute(here, past, past.planned.plan, reuse, options, run_id)
+
+
+def _failed(past: PastRun) -> list[str]:
+    if not (found := past.failed()):
+        raise RequestError(f"no job of run {past.run_id} failed", hint="leave --failed out to run all of them again")
+    return found
 
 
 def snapshot_again(here: Here, past: PastRun, workspace: Path) -> Mapping[str, object]:
@@ -498,9 +486,5 @@ def _fresh(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
     require_own(here, past)
     again = _asked(options, past)
     if failed:
-        again = replace(again, names=tuple(past.failed()), stage=(), from_job=None)
-        if not again.names:
-            raise RequestError(
-                f"no job of run {past.run_id} failed", hint="leave --failed out to run all of them again"
-            )
+        again = replace(again, names=tuple(_failed(past)), stage=(), from_job=None)
     return running.run_with(replace(again, parent_run_id=past.run_id, invocation=past.invocation))

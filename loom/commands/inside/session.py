@@ -20,8 +20,9 @@ from loom.cancel import Cancel
 from loom.commands import project
 from loom.commands.keep import trusting
 from loom.commands.project import Here
+from loom.commands.record.naming import run_or_job
 from loom.commands.run import wiring
-from loom.errors import LoomError, RequestError
+from loom.errors import RequestError
 from loom.plan import variables
 from loom.plan.model import MountMode, Plan, Step
 from loom.providers import locks as holds
@@ -82,34 +83,19 @@ def permit(here: Here, past: PastRun, trust: bool, job: PastJob | None = None) -
     here.judged.update(there.judged)
 
 
-def find_run(here: Here, wanted: str | None, *, default: str = "last") -> PastRun:
+def find_run(here: Here, wanted: str | None) -> PastRun:
     # Of this project, also where it has no repository (any more): the last run may well be another's.
     root = here.root if wanted in (None, "last", "last-failed") else None
-    return past.read(here.store.find(wanted or default, repo_root=root))
+    return past.read(here.store.find(wanted or "last", repo_root=root))
 
 
-def find_job(here: Here, names: Sequence[str], *, default: str = "last") -> PastJob:
-    """The job that `[RUN] [JOB]` mean; a single name that is a job of the default run is that job."""
+def find_job(here: Here, names: Sequence[str]) -> PastJob:
+    """Return the job that `[RUN] [JOB]` mean; a single name that is a job of the last run is that job."""
     if len(names) == 2:
         return find_run(here, names[0]).job(names[1])
-    if not names:
-        return find_run(here, None, default=default).one_job()
-    try:
-        return find_run(here, None, default=default).job(names[0])
-    except LoomError as no_job:
-        try:
-            return find_run(here, names[0]).one_job()
-        except RequestError as no_run:
-            if no_run.code != "RUN_UNKNOWN":
-                raise
-            if no_job.code == "RUN_UNKNOWN":
-                raise RequestError(
-                    f"{names[0]!r} is neither a run nor a job: {no_job.message}", hint=no_job.hint
-                ) from no_run
-            raise RequestError(
-                f"{names[0]!r} is neither a job of the last run nor a run",
-                hint=f"{no_job.hint or no_job.message}\n`loom runs` lists the runs",
-            ) from no_run
+    reading, job, _ = run_or_job(here, names[0] if names else "last", None, None)
+    run = past.read(reading.entry)
+    return run.one_job() if job is None else run.job(job)
 
 
 def tools_of(here: Here, run: PastRun, plan: Plan, run_id: str) -> JobTools:
@@ -278,12 +264,9 @@ def _opener(
 def view_of_files(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -> View:
     """Return the view of a new place for the job: its files as a plain directory, sent where the engine does not see them."""
     files, view = files_of(here, job, left_out), job.view
-    plain = {MountMode.BIND: MountMode.BIND, MountMode.OVERLAY: MountMode.BIND, MountMode.VOLUME: MountMode.VOLUME}
-    return View(
-        mode=MountMode.BIND if view is None else plain[view.mode],
-        workspace=files,
-        directory=view.directory if view is not None else None,
-    )
+    assert view is not None, "only such a job has files"
+    mode = MountMode.VOLUME if view.mode is MountMode.VOLUME else MountMode.BIND
+    return View(mode=mode, workspace=files, directory=view.directory)
 
 
 def view_now(here: Here, job: PastJob) -> Path | None:
@@ -414,12 +397,7 @@ def _note_visit(here: Here, job: PastJob, secrets: Mapping[str, bytes], command:
     """Record a visit to a job: with a command, else with a shell."""
     if not here.store.holds(job.run.entry):
         return
-    text = None
-    if command is not None:
-        masker = Masker()
-        for name, value in secrets.items():
-            masker.add(name, value)
-        text = masker.mask(shlex.join(encodable(command)))
+    text = None if command is None else Masker(secrets).mask(shlex.join(encodable(command)))
     visit = Assistance(
         at=timestamp(time.time_ns()), job_id=job.job.id, how="shell" if command is None else "exec", command=text
     )

@@ -28,9 +28,10 @@ from loom.commands.screen import screen_parts
 from loom.config.layers import user_file
 from loom.errors import LoomError, RequestError, WorkflowError
 from loom.plan.model import Plan
+from loom.render.closing import diagnosis_lines
 from loom.render.problems import problem_lines
 from loom.render.screen import Detail
-from loom.render.watching import changed_line, end_lines, waiting_line
+from loom.render.watching import changed_line, waiting_line
 from loom.snapshot.observed import CheckoutChange
 from loom.status import ExitCode
 from loom.util.controls import shown, without_commands
@@ -202,7 +203,7 @@ class _Watch:
             return False
         self._last = ended
         self._due.ended(self._plan_ids, ended.results)
-        for line in end_lines(ended.ran.diagnosis, self._look):
+        for line in diagnosis_lines(ended.ran.diagnosis, self._look):
             self._say(line)
         return True
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from loom.analysis.diagnosis import Diagnosis
 from loom.render.diagnosis.findings import findings, grouped, of_step, reasons
 from loom.util.controls import cleaned, without_commands
+from loom.util.workflow_commands import annotation
 
 MOST = 10
 """GitHub shows so many of a step's annotations of one level."""
@@ -24,9 +25,9 @@ def _annotations(diagnosis: Diagnosis, title: str) -> Iterator[str]:
     level = "warning" if diagnosis.allowed_failure else "error"
     own = findings(diagnosis)
     for found in own[: MOST - 1]:
-        yield _annotation(level, found.file, found.line, found.column, title=found.title, message=found.message)
+        yield _annotation(level, found.file, found.line, found.column, found.title, found.message)
     total = max(len(own), diagnosis.failing_tests_total, diagnosis.failures_total if own else 0)
-    yield _annotation(level, *of_step(diagnosis), title=title, message=_message(diagnosis, total))
+    yield _annotation(level, *of_step(diagnosis), title, _message(diagnosis, total))
 
 
 def _message(diagnosis: Diagnosis, total: int) -> str:
@@ -38,17 +39,6 @@ def _message(diagnosis: Diagnosis, total: int) -> str:
     return "\n".join(dict.fromkeys(filter(None, told)))
 
 
-def _annotation(level: str, file: str | None, line: int | None, column: int | None, *, title: str, message: str) -> str:
-    place = {"file": file, "line": line, "col": column} if file is not None else {}
-    values = {**{name: value for name, value in place.items() if value is not None}, "title": title}
-    properties = ",".join(f"{name}={_property(str(value))}" for name, value in values.items())
-    return f"::{level} {properties}::{escaped(without_commands(cleaned(message)))}"
-
-
-def escaped(text: str) -> str:
-    """Encode the message of a command of GitHub."""
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return escaped(cleaned(text)).replace(":", "%3A").replace(",", "%2C")
+def _annotation(level: str, file: str | None, line: int | None, column: int | None, title: str, message: str) -> str:
+    where = {} if file is None else {"file": cleaned(file), "line": line, "col": column}
+    return annotation(level, {**where, "title": cleaned(title)}, without_commands(cleaned(message)))

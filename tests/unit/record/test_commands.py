@@ -85,10 +85,7 @@ def test_a_name_of_a_job_where_nothing_ran_yet(make: Make) -> None:
     asked = failed_command(project, "exec", "nosuch", "--", "true")
     assert asked.returncode == 125, "not a code that a command ends with by habit"
     assert failed_command(project, "exec", "--nosuch").returncode == 125
-    assert asked.stderr.splitlines() == [
-        f"loom: 'nosuch' is neither a run nor a job: no run of {project.root} yet",
-        "  `loom runs --all` lists every run",
-    ]
+    assert asked.stderr.splitlines() == ["loom: no run is named 'nosuch'", "  `loom runs` lists them"]
 
 
 def test_the_end_of_a_failed_run_names_what_says_why(failed: Ran) -> None:
