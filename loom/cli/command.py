@@ -38,8 +38,9 @@ def done_by(
 
     The module is imported when the command runs. `ahead` (`module:function`) is called before, to start what runs
     meanwhile. The function gets the same arguments by name, and returns the exit code or None for 0. `--json` means
-    `--format json` where a command has both: the function then gets only `form`. `takes`: groups of parameters that the
-    command has besides its own, each a class with a default for each annotated name.
+    `--format json` where a command has both: the function then gets only `form`. Of a `context` it gets the object, the
+    words of a `command`. `takes`: groups of parameters that the command has besides its own, each a class with a default
+    for each annotated name.
     """
 
     def decorate(signature: Callable[..., None]) -> Callable[..., None]:
@@ -47,6 +48,8 @@ def done_by(
         def command(**given: Any) -> None:
             if "form" in given and given.pop("as_json"):
                 given["form"] = "json"
+            if (context := given.pop("context", None)) is not None:
+                given["command"] = context.obj or []
             if ahead:
                 first, _, called = ahead.partition(":")
                 getattr(import_module(first), called)()

@@ -28,6 +28,7 @@ def shell(
     """
 
 
+@done_by("inside.shell")
 def exec_(
     context: typer.Context,
     names: Annotated[list[str] | None, argument("[RUN] JOB -- COMMAND...", "The command stands after --.")] = None,
@@ -48,20 +49,6 @@ def exec_(
 
     Exit code 125: loom could not run it; with --json, nothing is printed then but the reason on standard error.
     """
-    from loom.commands.inside import shell as commands
-
-    raise SystemExit(
-        commands.exec_(
-            context.obj or [],
-            names,
-            step,
-            as_root=as_root,
-            as_json=as_json,
-            timeout=timeout,
-            tty=tty,
-            trust=trust,
-        )
-    )
 
 
 class ExecCommand(TyperCommand):

@@ -1,5 +1,7 @@
 """`loom version`."""
 
+import sys
+
 from loom import __version__
 from loom.cli import options
 
@@ -9,6 +11,6 @@ def version(as_json: options.AsJson = False) -> None:
     if not as_json:
         print(f"loom {__version__}")
         return
-    from loom.commands.version import print_document  # late: the text alone needs nothing
+    from loom.render.output import print_kind  # late: the text alone needs nothing
 
-    print_document()
+    print_kind("version", {"loom": __version__, "python": sys.version.split()[0]})

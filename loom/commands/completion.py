@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from loom import config
@@ -17,7 +16,6 @@ from loom.providers import MODULES
 
 if TYPE_CHECKING:
     from loom.plan.model import Plan
-    from loom.workflow.loaded import Loaded
 
 MAX_RUNS = 40
 """About a screenful."""
@@ -57,13 +55,13 @@ def workflow_jobs(_given: Given) -> Iterable[str]:
 
 
 def _plan() -> Plan:
-    from loom.plan.model import JobSelection  # as in `_planning`
+    from loom.commands.run import contexts, planning  # not for a run's name
+    from loom.plan.model import JobSelection
 
-    place, planning = here(), _planning()
-    context = planning.contexts.resolve_context(place, place.workflow())
+    place = here()
+    context = contexts.resolve_context(place, place.workflow())
     selection = JobSelection(container=place.config.container, on=place.config.on)
-    plan: Plan = planning.resolve(planning.load(place, place.workflow()), selection, context)
-    return plan
+    return planning.resolve(planning.load(place, place.workflow()), selection, context)
 
 
 def stops(given: Given) -> Iterable[str]:
@@ -71,7 +69,9 @@ def stops(given: Given) -> Iterable[str]:
 
 
 def stages(_given: Given) -> Iterable[str]:
-    return _workflow().stages
+    from loom.commands.run import planning
+
+    return planning.load(here(), here().workflow()).stages
 
 
 def matrix(_given: Given) -> Iterable[str]:
@@ -79,23 +79,11 @@ def matrix(_given: Given) -> Iterable[str]:
     return dict.fromkeys(f"{key}={value}" for job in _plan().jobs for key, value in job.matrix.items())
 
 
-def _workflow() -> Loaded:
-    place = here()
-    loaded: Loaded = _planning().load(place, place.workflow())
-    return loaded
-
-
-def _planning() -> ModuleType:
-    from loom.commands.run import planning  # not for a run's name
-
-    return planning
-
-
 def inputs(_given: Given) -> Iterable[str]:
     """Return `NAME=value` for the inputs that a `.gitlab-ci.yml` declares."""
-    place = here()
-    found: Iterable[str] = _planning().dialects.known_inputs(place.workflow(), place.root)
-    return found
+    from loom.workflow import dialects
+
+    return dialects.known_inputs(here().workflow(), here().root)
 
 
 def settings(_given: Given) -> Iterable[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import typer
 
 from loom.render.screen import Detail, Look
+from loom.secrets.masking import Masker, known
+from loom.status import Stream
 from loom.util.controls import cleaned
 
 
@@ -34,6 +36,19 @@ def screen_parts(
         out.flush()
 
     return look, write
+
+
+class Progress:
+    """Masked output of loom's own work on standard error: standard output belongs to the result."""
+
+    def __init__(self, secrets: Mapping[str, bytes] | None = None, *, quiet: bool = False) -> None:
+        self.masker = known(Masker(secrets))
+        self._quiet = quiet
+
+    def __call__(self, _stream: Stream, data: bytes) -> None:
+        if not self._quiet:
+            sys.stderr.write(self.masker.mask_bytes(data).decode("utf-8", "replace"))
+            sys.stderr.flush()
 
 
 def paint(text: str, style: str) -> str:

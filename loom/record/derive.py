@@ -60,6 +60,12 @@ def section_dir(job_id: str, section: str) -> str:
     return f"{job_dir(job_id)}/system/{section}"
 
 
+def output_file(job_id: str, step: str | None, section: str | None) -> str:
+    """Return the file with the events and the output of a section, or of a step of the last attempt."""
+    folder = section_dir(job_id, section or "") if step is None else step_dir(job_id, step, 1, 1)
+    return f"{folder}/events.jsonl"
+
+
 # -- steps and sections
 
 

@@ -157,13 +157,16 @@ class Reading:
         return found
 
     def _unit(self, job_id: str, step: str | None, section: str | None, attempt: int, *, last: bool) -> Unit:
-        job = self.paths.job(job_id)
-        if section is not None:
-            path = job / "system" / section / "events.jsonl"
-        else:
-            aside = job / "attempts" / str(attempt) / "user" / str(step) / "events.jsonl"
-            path = aside if not last and aside.exists() else job / "user" / str(step) / "events.jsonl"
-        return Unit(job_id=job_id, step=step, section=section, attempt=attempt, events=path)
+        path, aside = _files(self.paths, job_id, step, section, attempt)
+        events = aside if aside is not None and not last and aside.exists() else path
+        return Unit(job_id=job_id, step=step, section=section, attempt=attempt, events=events)
+
+    def failing_unit(self, finished: PhaseEvent) -> Unit | None:
+        """Return the step or section that decided the result of a job."""
+        step, section = finished.data.get("failing_step"), finished.data.get("failing_section")
+        if not (step or section):
+            return None
+        return self._unit(finished.job_id or "", step, None if step else section, 1, last=True)
 
     def tail(self, relative: str, count: int) -> list[OutputEvent]:
         """Return the last lines of an output file that a document points to."""
@@ -210,22 +213,18 @@ def replay(reading: Reading, sink: Sink, *, every_line: bool = False) -> None:
                 sink.output(_batch(where, event))
         return
     for phase in read_phases(reading.paths):
-        if phase.kind == "message" and phase.message == "job_finished" and phase.job_id is not None:
-            for where, path in _failing_file(reading, phase):
-                for line in last_output(path, TAIL_LINES):
-                    sink.output(_batch(where, line))
+        if phase.message == "job_finished" and (unit := reading.failing_unit(phase)) is not None:
+            for line in last_output(unit.events, TAIL_LINES):
+                sink.output(_batch(unit.where, line))
         sink.phase(phase)
 
 
-def _failing_file(reading: Reading, finished: PhaseEvent) -> Iterator[tuple[Where, Path]]:
-    job_id = finished.job_id or ""
-    step, section = finished.data.get("failing_step"), finished.data.get("failing_section")
-    if step is not None:
-        path = reading.paths.job(job_id) / "user" / step / "events.jsonl"
-        yield Where(scope="step", job_id=job_id, step=step), path
-    elif section is not None:
-        path = reading.paths.job(job_id) / "system" / section / "events.jsonl"
-        yield Where(scope="job", job_id=job_id, section=section), path
+def _files(
+    paths: RunPaths, job_id: str, step: str | None, section: str | None, attempt: int
+) -> tuple[Path, Path | None]:
+    """Return the file of a step or section, and where that of a step goes when its attempt has failed."""
+    aside = None if step is None else f"{derive.step_dir(job_id, step, attempt, attempt + 1)}/events.jsonl"
+    return paths.logs / derive.output_file(job_id, step, section), None if aside is None else paths.logs / aside
 
 
 def lines_in_order(
@@ -349,18 +348,10 @@ class Follower:
         if event.kind != "phase_started" or event.job_id is None or not (event.step or event.section):
             return
         attempt = int(event.data.get("attempt", 1))
-        place = f"user/{event.step}" if event.step else f"system/{event.section}"
-        job = self._paths.job(event.job_id)
-        unit = Unit(
-            job_id=event.job_id,
-            step=event.step,
-            section=event.section,
-            attempt=attempt,
-            events=job / place / "events.jsonl",
-        )
+        path, aside = _files(self._paths, event.job_id, event.step, event.section, attempt)
+        unit = Unit(job_id=event.job_id, step=event.step, section=event.section, attempt=attempt, events=path)
         if self._wanted(unit):
-            aside = job / "attempts" / str(attempt) / place / "events.jsonl"
-            self._open.append((unit, _Tailed(unit.events, aside if event.step else None), Joining()))
+            self._open.append((unit, _Tailed(path, aside), Joining()))
 
 
 class _Tailed:

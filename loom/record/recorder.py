@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from loom.record import derive
-from loom.record.derive import job_dir, section_dir, step_dir
+from loom.record.derive import job_dir, output_file, section_dir, step_dir
 from loom.record.documents import Receipt, dump, plain
 from loom.record.events import PhaseCode, PhaseEvent, encode
 from loom.record.fold import RunFold
@@ -53,14 +53,14 @@ class Recorder:
                 self._job_documents(job.id)
 
     def output(self, batch: OutputBatch) -> None:
-        relative = _output_file(batch.where.job_id, batch.where.step, batch.where.section)
+        relative = output_file(batch.where.job_id or "", batch.where.step, batch.where.section)
         self._record.append_output(relative, batch.encoded)
         if relative in self._highlighters:
             self._highlighters[relative].feed(batch.encoded, len(batch.lines))
 
     def _with_highlights(self, event: PhaseEvent) -> PhaseEvent:
         """Add the highlights of the output to the end of the phase, so that the documents follow from the events."""
-        highlighter = self._highlighters.pop(_output_file(event.job_id, event.step, event.section), None)
+        highlighter = self._highlighters.pop(output_file(event.job_id or "", event.step, event.section), None)
         if highlighter is None or event.status is Status.SUCCESS:
             return event
         return replace(event, data={**event.data, "highlights": plain(highlighter.finish())})
@@ -68,7 +68,7 @@ class Recorder:
     def _own_file(self, event: PhaseEvent, line: bytes) -> None:
         if event.step is None and event.section is None:
             return
-        relative = _output_file(event.job_id, event.step, event.section)
+        relative = output_file(event.job_id or "", event.step, event.section)
         if event.kind == "phase_started":
             self._highlighters[relative] = Highlighter(self._watch, *self._record.extent(relative))
         self._record.append(relative, line)
@@ -125,11 +125,3 @@ class Recorder:
         self._record.publish(self._record.paths.receipt, dump(receipt))
         self._record.close_all()
         return receipt
-
-
-def _output_file(job_id: str | None, step: str | None, section: str | None) -> str:
-    assert job_id is not None
-    if step is not None:
-        return f"{job_dir(job_id)}/user/{step}/events.jsonl"
-    assert section is not None
-    return f"{section_dir(job_id, section)}/events.jsonl"

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
-from functools import cache, lru_cache
 from typing import Any
 
 import yaml
-from yaml.resolver import Resolver
 
 from loom import __version__
 from loom.plan.model import Job, Plan
@@ -77,8 +75,7 @@ def _shortened(late: Any) -> Any:
 
 
 def to_yaml(document: Any) -> str:
-    dumper: Any = _dumper()
-    return str(yaml.dump(document, Dumper=dumper, sort_keys=False, allow_unicode=True, width=110))
+    return str(yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110))
 
 
 def plan_mermaid(plan: Plan, _: str = "") -> str:
@@ -147,41 +144,16 @@ def _without_nothing(value: Any) -> Any:
     return value
 
 
-_TAG = "tag:yaml.org,2002:"
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Writes what occurs twice twice: no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
-@cache
-def _dumper() -> Any:
-    base: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    resolver = Resolver()
+def _text(dumper: Any, text: str) -> Any:
+    readable = "\n" in text and not any(line.endswith(" ") or "\t" in line for line in text.split("\n"))
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if readable else None)
 
-    @lru_cache(maxsize=10_000)  # a plan says the same words for each of its jobs
-    def tag_of(value: str, implicit: tuple[bool, bool]) -> Any:
-        return resolver.resolve(yaml.ScalarNode, value, implicit)  # type: ignore[no-untyped-call]
 
-    @lru_cache(maxsize=10_000)
-    def style_of(value: str) -> str | None:
-        readable = "\n" in value and not any(line.endswith(" ") or "\t" in line for line in value.split("\n"))
-        return "|" if readable else None
-
-    class Dumper(base):  # type: ignore[misc]
-        """Writes plain values alone, each time it meets them: no aliases."""
-
-        def represent_data(self, data: Any) -> Any:
-            kind = type(data)
-            if kind is str:
-                return yaml.ScalarNode(_TAG + "str", data, style=style_of(data))
-            if kind is dict:
-                pairs = [(self.represent_data(key), self.represent_data(value)) for key, value in data.items()]
-                return yaml.MappingNode(_TAG + "map", pairs, flow_style=False)
-            if kind is list:
-                return yaml.SequenceNode(_TAG + "seq", [self.represent_data(item) for item in data], flow_style=False)
-            return super().represent_data(data)
-
-        def ignore_aliases(self, data: Any) -> bool:
-            return True
-
-        def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
-            return tag_of(value, implicit) if kind is yaml.ScalarNode else super().resolve(kind, value, implicit)
-
-    return Dumper
+_Dumper.add_representer(str, _text)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from msgspec.structs import asdict
+
 from loom import __version__
 from loom.errors import Problem
 from loom.util.controls import shown
@@ -38,17 +40,8 @@ def _window(source: str, column: int) -> tuple[str, int]:
 
 
 def problem_document(problem: Problem) -> dict[str, Any]:
-    return {
-        "code": problem.code,
-        "severity": problem.severity,
-        "file": problem.file,
-        "line": problem.line,
-        "column": problem.column,
-        "length": problem.length,
-        "pointer": problem.pointer,
-        "message": problem.message,
-        "source": problem.source_line,
-    }
+    fields = asdict(problem)
+    return {**fields, "source": fields.pop("source_line")}
 
 
 def check_document(workflow_path: str, problems: Sequence[Problem], *, facts: dict[str, Any]) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def _rules_of(values: Mapping[tuple[str, bytes], None]) -> _Rules:
 class Masker:
     """Hides secrets in text. Thread-safe; a secret added at any time applies to all later output."""
 
-    def __init__(self, secrets: Mapping[str, str | bytes] | None = None) -> None:
+    def __init__(self, secrets: Mapping[str, str] | Mapping[str, bytes] | None = None) -> None:
         self._lock = threading.Lock()
         self._values: dict[tuple[str, bytes], None] = {}
         self._built: tuple[int, Mapping[tuple[str, bytes], None], _Rules | None] = (0, {}, None)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from loom.plan.model import Job, Plan
 
 T = TypeVar("T")
+_VERDICTS = {"r": Verdict.RETRY, "n": Verdict.NEXT, "f": Verdict.FAIL, "": Verdict.FAIL}
 
 
 class Held:
@@ -75,7 +76,8 @@ class TerminalGate:
             about = f"step {at.step.id} of {at.job.id} failed with exit code {exit_.code}"
             if not self._stand(at, about, cancel):
                 return Verdict.FAIL
-            return self._ask(cancel)
+            question = "[r]etry the step, go on to the [n]ext, or [f]ail the job? "
+            return self._answer(question, _VERDICTS, Verdict.FAIL, cancel)
         except OSError:  # the terminal is gone, and nobody can answer
             return Verdict.FAIL
         finally:
@@ -109,19 +111,11 @@ class TerminalGate:
             print(line)
         sys.stdout.flush()
         try:
-            self._shell(at, cancel)
+            at.inside().shell(at.job.shell, script=at.step.script, name=at.job.id, cancel=cancel)
         except LoomError as error:
             print(f"loom: no shell could be opened: {error.message}")
             return False
         return True
-
-    def _shell(self, at: AtStep, cancel: Cancel) -> None:
-        at.inside().shell(at.job.shell, script=at.step.script, name=at.job.id, cancel=cancel)
-
-    def _ask(self, cancel: Cancel) -> Verdict:
-        answers = {"r": Verdict.RETRY, "n": Verdict.NEXT, "f": Verdict.FAIL, "": Verdict.FAIL}
-        question = "[r]etry the step, go on to the [n]ext, or [f]ail the job? "
-        return self._answer(question, answers, Verdict.FAIL, cancel)
 
     def _answer(self, question: str, answers: Mapping[str, T], otherwise: T, cancel: Cancel) -> T:
         """Ask until one of `answers` is typed; `otherwise` after a cancel or the input's end."""

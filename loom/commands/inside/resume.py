@@ -273,16 +273,13 @@ class _Resuming:
                 f"{job.job.id}: not set, since the record has them without their secret: {', '.join(lost)}"
             )
         self._said += [f"{job.job.id}: {note}" for note in session.after_script_notes(job)]
+        resumption = Resumption(
+            step=step.id, handed_on=handed_on, step_states=job.step_states(step), cache_keys=job.cache_keys
+        )
         if not job.in_container:
             self._save(job)
             self._said.append(f"{job.job.id} goes on from {step.id}, on this machine")
-            return Resumption(
-                step=step.id,
-                handed_on=handed_on,
-                step_states=job.step_states(step),
-                cache_keys=job.cache_keys,
-                view=self._files(job),
-            )
+            return replace(resumption, view=self._files(job))
 
         found, view = session.find_place(self._here, job), job.view
         if found is None or view is None:
@@ -298,15 +295,7 @@ class _Resuming:
         if view.mode is not MountMode.BIND:
             self._kept[job.job.id] = found
         self._said.append(f"{job.job.id} goes on from {step.id}, in its kept container")
-        return Resumption(
-            step=step.id,
-            handed_on=handed_on,
-            step_states=job.step_states(step),
-            cache_keys=job.cache_keys,
-            image=job.image,
-            adopt=found.adopt,
-            view=view,
-        )
+        return replace(resumption, image=job.image, adopt=found.adopt, view=view)
 
     def _save(self, job: PastJob) -> None:
         """Save the job's changes before its files change; a job that destroyed its `.git` goes on without that."""

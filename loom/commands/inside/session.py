@@ -22,11 +22,12 @@ from loom.commands.keep import trusting
 from loom.commands.project import Here
 from loom.commands.record.naming import run_or_job
 from loom.commands.run import wiring
+from loom.commands.screen import Progress
 from loom.errors import RequestError
 from loom.plan import variables
 from loom.plan.model import MountMode, Plan, Step
 from loom.providers import locks as holds
-from loom.providers.base import Inside, KeptPlace, ReadOnlyMount, Resolved, SecretValues, SessionRequest
+from loom.providers.base import Inside, KeptPlace, ReadOnlyMount, Resolved, SessionRequest
 from loom.record import assistance
 from loom.record.documents import Assistance
 from loom.record.events import epoch_ns, timestamp
@@ -37,7 +38,7 @@ from loom.runner.previous_run import PastJob, PastRun
 from loom.runner.products import Handover
 from loom.runner.views import laid_out
 from loom.secrets.lookup import resolve
-from loom.secrets.masking import Masker, known
+from loom.secrets.masking import Masker
 from loom.util.paths import job_directory_name, jobs_of
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _found(here: Here, job: PastJob, step: Step, found: KeptPlace, *, as_root: b
 def _fresh(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cancel) -> Iterator[EnteredJob]:
     with ExitStack() as stack:
         opener, image, about = _opener(here, job, step, stack, cancel)
-        progress = _Progress()
+        progress = Progress()
         handover = Handover(
             job.run.planned.plan,
             archive_of=job.run.archive_of,
@@ -194,7 +195,8 @@ def _fresh(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cance
         )
         planned = handover.with_reported(job.job)
         values, _ = opener.secrets(planned)
-        progress.mask(values)
+        for name, value in (item for each in (values.own, *values.services) for item in each.items()):
+            progress.masker.add(name, value)
         image = image or opener.resolve(planned, progress, values)
         services = None
         if planned.services:
@@ -403,20 +405,3 @@ def _note_visit(here: Here, job: PastJob, secrets: Mapping[str, bytes], command:
     )
     with suppress(OSError):  # on a full disk, a person looks for the reason
         assistance.note(job.run.entry.paths, visit)
-
-
-class _Progress:
-    """Output of loom's own work around the place, on standard error: standard output belongs to the command."""
-
-    def __init__(self) -> None:
-        self.masker = known(Masker())
-
-    def mask(self, secrets: SecretValues) -> None:
-        """Hide these values from now on."""
-        for values in (secrets.own, *secrets.services):
-            for name, value in values.items():
-                self.masker.add(name, value)
-
-    def __call__(self, stream: str, data: bytes) -> None:
-        sys.stderr.write(self.masker.mask_bytes(data).decode("utf-8", "replace"))
-        sys.stderr.flush()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -18,9 +17,7 @@ from loom.commands.flags import read_flag
 from loom.commands.keep import background, kept, retention
 from loom.commands.keep.retention import Left, LeftContainer, Records
 from loom.commands.project import Here, here
-from loom.errors import EngineUnavailable, LoomError, RequestError
-from loom.providers.docker.container.cleanup import kept_containers, remove_run
-from loom.providers.docker.engine.connection import Engine
+from loom.errors import LoomError, RequestError
 from loom.record.documents import JobManifest
 from loom.record.store import RunEntry, read_document
 from loom.render.output import print_kind
@@ -73,17 +70,16 @@ def clean(
         return ExitCode.OK
     if runs and (keep_last is not None or older_than is not None):
         raise RequestError("name runs, or say which by --keep-last and --older-than; not both")
-    with closing(Engine(os.environ, place.config.engine)) as engine:
-        cleaning = _Cleaning(place, engine)
-        items = cleaning.named(runs) if runs else cleaning.chosen(keep_last, older_than, everywhere=everywhere)
-        strangers = list(cleaning.not_ours()) if everywhere and not runs else []
-        if not dry_run:
-            items = [cleaning.removed(item) for item in items]
-            place.store.remove_remains()
-            retention.forget_gone(place.store)
-            if not runs:
-                background.note_clean(place.store, place.config, place.root)
-                repository.prune(os.environ)
+    cleaning = _Cleaning(place)
+    items = cleaning.named(runs) if runs else cleaning.chosen(keep_last, older_than, everywhere=everywhere)
+    strangers = list(cleaning.not_ours()) if everywhere and not runs else []
+    if not dry_run:
+        items = [cleaning.removed(item) for item in items]
+        place.store.remove_remains()
+        retention.forget_gone(place.store)
+        if not runs:
+            background.note_clean(place.store, place.config, place.root)
+            repository.prune(os.environ)
     if as_json:
         print_kind("clean", {"dry_run": dry_run, "items": items, "not_ours": strangers})
     else:
@@ -125,20 +121,15 @@ def _named(item: Cleaned) -> str:
 class _Cleaning:
     """Finds what there is to remove, and removes it."""
 
-    def __init__(self, place: Here, engine: Engine) -> None:
+    def __init__(self, place: Here) -> None:
         self._here = place
         self._store = place.store
-        self._engine = engine
         self._records = Records(place.store)
-        self._containers = {one.container_id: one for one in kept.kept(place, self._listed)}
+        self._unknown: dict[str, str] = {}
+        """The runs whose kept containers nobody knows of now, with the reason."""
+        self._containers = {one.container_id: one for one in kept.kept(place, self._unknown)}
         self._silent: dict[str, str] = {}
         """The providers that do not answer, with what they said."""
-
-    def _listed(self) -> Mapping[str, tuple[str, str]]:
-        try:
-            return kept_containers(self._engine())
-        except (EngineUnavailable, RequestError):
-            return {}  # what it has is looked for again next time
 
     # -- what to remove -------------------------------------------------------------------------------------------
 
@@ -284,28 +275,21 @@ class _Cleaning:
 
     def _remove_container(self, item: Cleaned) -> list[str]:
         (one,) = (one for one in self._containers.values() if one.name == item.name)
-        if not (problems := kept.remove(self._here, one, self._from_engine)):
+        if not (problems := kept.remove(self._here, one)):
             del self._containers[one.container_id]
         return problems
 
     def _remove_workspace(self, space: Cleaned) -> list[str]:
         """Remove the kept containers of its runs first."""
-        if any(map(kept.keeps_here, self._entries(space.run_ids))):
-            self._engine()  # only one that answers can tell what of that is still there
-        problems: list[str] = []
-        for one in [*self._containers.values()]:
+        problems = [self._unknown[run_id] for run_id in space.run_ids if run_id in self._unknown]
+        for one in self._containers.values():
             if one.run_ids[-1] in space.run_ids:
-                problems += kept.remove(self._here, one, self._from_engine)
+                problems += kept.remove(self._here, one)
         return problems or self._remove_directories([space.name])
 
     def _remove_artifacts(self, item: Cleaned) -> list[str]:
         self._store.remove_artifacts(item.run_ids[-1], item.name)
         return []
-
-    def _entries(self, run_ids: Sequence[str]) -> Iterator[RunEntry]:
-        for run_id in run_ids:
-            with suppress(LoomError):  # its record is gone, or damaged
-                yield self._store.find(run_id, repo_root=None)
 
     def _remove_directories(self, workspaces: Sequence[str]) -> list[str]:
         """Remove them; return the failures with reasons."""
@@ -316,10 +300,6 @@ class _Cleaning:
                 self._store.claims.forget(workspace)
             problems += listed((f"{path}: {why}" for path, why in removal.remaining), _MOST_NAMED)
         return problems
-
-    def _from_engine(self, run_id: str, job_id: str) -> list[str]:
-        """Remove what a job has in the engine; return the failures. EngineUnavailable when no engine answers."""
-        return [str(left) for left in remove_run(self._engine(), run_id, job_id) if left.problem]
 
 
 def _cleaned(one: Left) -> Cleaned:

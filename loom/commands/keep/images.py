@@ -6,12 +6,11 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from msgspec import Struct
@@ -24,6 +23,7 @@ from loom.commands.keep import trusting
 from loom.commands.project import Here
 from loom.commands.run import contexts, planning
 from loom.commands.run.github_sources import lock_actions
+from loom.commands.screen import Progress
 from loom.errors import RequestError
 from loom.images.reference import parse_reference, short
 from loom.plan.image_lock import LOCK_PATH, ImageLock, ImageUse, images_of, load_lock, save_lock, shown
@@ -37,9 +37,8 @@ from loom.providers.docker.images.status import Inventory, Row, exit_code_of
 from loom.providers.docker.images.store import ResolvedImage
 from loom.render.output import print_kind, table
 from loom.secrets.lookup import resolve
-from loom.secrets.masking import Masker, known
 from loom.snapshot import Source
-from loom.status import ExitCode, Stream
+from loom.status import ExitCode
 from loom.util.globs import match_name
 from loom.util.units import counted, duration, rough_age, rough_size
 from loom.workflow.loaded import Loaded
@@ -63,9 +62,8 @@ def pull(names: list[str] | None, *, frozen: bool | None, as_json: bool, workflo
     with _context(workflow, names, frozen=frozen) as context:
         inventory = context.inventory()
         wanted = [named for named in inventory.named() if named.pull != "never"]
-        images = [
-            inventory.pull(named, on_output=context.on_output(as_json), cancel=context.cancel) for named in wanted
-        ]
+        progress = Progress(quiet=as_json)
+        images = [inventory.pull(named, on_output=progress, cancel=context.cancel) for named in wanted]
         _report(images, as_json)
 
 
@@ -78,7 +76,7 @@ def build(names: list[str] | None, *, frozen: bool | None, as_json: bool, workfl
             values = context.secrets_of(wanted)
             with context.snapshot() as workspace:
                 for use, secrets in zip(wanted, values, strict=True):
-                    on_output = context.on_output(as_json, hidden=secrets)
+                    on_output = Progress(secrets, quiet=as_json)
                     images.append(
                         context.images.resolve(
                             use.image, workspace=workspace, on_output=on_output, cancel=context.cancel, secrets=secrets
@@ -193,19 +191,6 @@ class _Context(Struct, kw_only=True):
 
     def inventory(self) -> Inventory:
         return Inventory(self.images.store, self.uses, root=self.root, lock=self.lock)
-
-    def on_output(
-        self, quiet: bool, hidden: Mapping[str, bytes] = MappingProxyType({})
-    ) -> Callable[[Stream, bytes], None]:
-        masker = known(Masker(hidden))
-
-        def on_output(_stream: Stream, data: bytes) -> None:
-            # Progress goes to standard error, so that a pipe gets only the result.
-            if not quiet:
-                sys.stderr.write(masker.mask_bytes(data).decode("utf-8", "replace"))
-                sys.stderr.flush()
-
-        return on_output
 
     def secrets_of(self, uses: Sequence[ImageUse]) -> list[Mapping[str, bytes]]:
         """Resolve the secrets for each image's build, once the user allows them."""

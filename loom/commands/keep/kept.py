@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import Any
 
 from loom.commands.inside import saved, session
 from loom.commands.keep.retention import LeftContainer, kept_facts
 from loom.commands.project import Here
-from loom.errors import EngineUnavailable, LoomError
+from loom.errors import LoomError
 from loom.plan.model import CONTAINERS, Job, services_provider
 from loom.providers import locks as holds
 from loom.providers.locks import holders
@@ -18,17 +18,16 @@ from loom.record.store import RunEntry, Store
 from loom.runner import previous_run as past
 
 
-def kept(here: Here, listed: Callable[[], Mapping[str, tuple[str, str]]]) -> list[LeftContainer]:
+def kept(here: Here, unknown: dict[str, str]) -> list[LeftContainer]:
     """Return the kept containers that are there, the newest first.
 
-    `listed`: those of this machine's engine, by id, with the run and the job that their labels name.
+    `unknown` gets the runs that kept one where the provider does not answer now, with what it said.
     """
-    recorded = list(_recorded(here.store))
-    there = {**listed(), **_in_clusters(here, recorded)} if recorded else {}
     found: dict[str, LeftContainer] = {}
-    for entry, job_id, fact in recorded:
+    silent: dict[str, str] = {}
+    for entry, job_id, fact in _recorded(here.store):
         container_id = str(fact["container_id"])
-        if container_id in there and container_id not in found:
+        if container_id not in found and _is_there(here, entry, job_id, silent, unknown):
             found[container_id] = LeftContainer(
                 name=str(fact.get("container_name") or ""),
                 repo_root=str(entry.identity.get("repo_root")),
@@ -37,7 +36,6 @@ def kept(here: Here, listed: Callable[[], Mapping[str, tuple[str, str]]]) -> lis
                 bytes=int(fact.get("bytes") or 0),
                 job_id=job_id,
                 container_id=container_id,
-                labelled=there[container_id],
                 until=datetime.fromisoformat(str(fact["expires_at"])),
                 used_by=holders(here.store.lock_of_place(container_id)),
             )
@@ -52,30 +50,21 @@ def _recorded(store: Store) -> Iterator[tuple[RunEntry, str, dict[str, Any]]]:
                 yield entry, job_id, fact
 
 
-def _in_clusters(here: Here, recorded: Iterable[tuple[RunEntry, str, dict[str, Any]]]) -> dict[str, tuple[str, str]]:
-    """As `listed` of `kept`, on other machines than this one."""
-    found: dict[str, tuple[str, str]] = {}
-    silent: set[str] = set()
-    for entry, job_id, fact in recorded:
-        place_id = str(fact["container_id"])
-        if not _is_elsewhere(place_id) or place_id in found:
-            continue
-        with suppress(LoomError):  # an older or damaged record: what it kept ends by its own deadline
-            job = past.read(entry).job(job_id)
-            name = job.job.provider
-            if name in silent:
-                continue
-            try:
-                if session.find_place(here, job) is not None:
-                    found[place_id] = (entry.run_id, job_id)
-            except EngineUnavailable:
-                silent.add(name)
-    return found
-
-
-def _is_elsewhere(place_id: str) -> bool:
-    """Return whether it names a pod (`namespace/name`)."""
-    return "/" in place_id
+def _is_there(here: Here, entry: RunEntry, job_id: str, silent: dict[str, str], unknown: dict[str, str]) -> bool:
+    """Ask the job's provider, unless it is `silent` by now."""
+    try:
+        job = past.read(entry).job(job_id)
+    except LoomError:  # an older or damaged record: what it kept ends by its own deadline
+        return False
+    provider = job.job.provider
+    if provider not in silent:
+        try:
+            found = session.find_place(here, job)
+            return found is not None and found.place_id == job.place_id
+        except LoomError as error:
+            silent[provider] = error.message
+    unknown[entry.run_id] = silent[provider]
+    return False
 
 
 def remove_places(here: Here, entry: RunEntry, silent: dict[str, str], *, in_engine: bool) -> list[str]:
@@ -124,26 +113,21 @@ def held_alone(store: Store, entry: RunEntry) -> Iterator[None]:
 
 
 def keeps_here(entry: RunEntry) -> bool:
-    """Return whether a container of this machine's engine was kept of the run."""
-    return any(
-        fact.get("container_id") and not _is_elsewhere(str(fact["container_id"])) for _, fact in kept_facts(entry)
-    )
+    """Return whether a container of this machine's engine was kept of the run: a pod's id is `namespace/name`."""
+    ids = (str(fact.get("container_id") or "/") for _, fact in kept_facts(entry))
+    return any("/" not in container_id for container_id in ids)
 
 
-def remove(here: Here, one: LeftContainer, of_job: Callable[[str, str], list[str]]) -> list[str]:
-    """Save the changes in the job's files, then remove its container by `of_job`; return the problems."""
+def remove(here: Here, one: LeftContainer) -> list[str]:
+    """Save the changes in the job's files, then remove its container; return the problems."""
     try:
         job = past.read(here.store.entry(one.run_ids[-1])).job(one.job_id)
-        lock = here.store.lock_of_place(one.container_id)
         with session.held(here, job, one.container_id, alone=True):
             saved.save(here, job)
-            if _is_elsewhere(one.container_id):
-                found = session.find_place(here, job)
-                problems = list(found.remove()) if found is not None else []
-            else:
-                problems = of_job(*one.labelled)
+            found = session.find_place(here, job)
+            problems = list(found.remove()) if found is not None else []
             if not problems:
-                lock.unlink(missing_ok=True)
+                here.store.lock_of_place(one.container_id).unlink(missing_ok=True)
     except LoomError as error:
         return [error.message]
     return problems

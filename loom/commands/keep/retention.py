@@ -55,8 +55,6 @@ class LeftContainer(Left, kw_only=True):
 
     job_id: str
     container_id: str
-    labelled: tuple[str, str]
-    """The run and the job that its labels name: those that made it."""
     until: datetime
     used_by: str
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+from msgspec.structs import asdict
 
 from loom.commands import project
 from loom.commands.project import Here, say_not_counted
@@ -88,15 +89,7 @@ def _confirm(new: Sequence[PermissionRequest]) -> None:
 
 def _print_json(decisions: Trust, requests: Sequence[PermissionRequest]) -> None:
     listed = [
-        {
-            "id": request.id,
-            "kind": request.kind,
-            "job": request.job or None,
-            "subject": request.subject,
-            "gives": request.gives,
-            "place": request.place,
-            "allowed": decisions.holds(request),
-        }
+        {"id": request.id, **asdict(request), "job": request.job or None, "allowed": decisions.holds(request)}
         for request in requests
     ]
     values = {"root": str(decisions.root), "origin": decisions.origin, "requests": listed}

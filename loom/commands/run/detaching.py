@@ -18,23 +18,15 @@ def check(plan: Plan, tools: JobTools) -> None:
     """RequestError for a plan with jobs that can't go on without this process."""
     for job in plan.jobs:
         if job.trigger is not None:
-            raise RequestError(
-                f"--detach: job {job.id} starts a child pipeline, which this machine runs",
-                hint="leave the job out, or leave out --detach",
-                code="DETACH_UNSUPPORTED",
-            )
-        if job.late is not None:
-            raise RequestError(
-                f"--detach: whether a step of job {job.id} runs is decided when it starts, by loom",
-                hint="leave out --detach",
-                code="DETACH_UNSUPPORTED",
-            )
-        if not tools.providers[job.provider].capabilities.detachable:
-            raise RequestError(
-                f"--detach: job {job.id} runs on this machine, and would end with loom",
-                hint="run all jobs in a cluster (--on kubernetes), or leave out --detach",
-                code="DETACH_UNSUPPORTED",
-            )
+            why, way = f"job {job.id} starts a child pipeline, which this machine runs", "leave the job out"
+        elif job.late is not None:
+            why, way = f"loom decides about the steps of job {job.id} when they start", "leave the job out"
+        elif not tools.providers[job.provider].capabilities.detachable:
+            why = f"job {job.id} runs on this machine, and would end with loom"
+            way = "run all jobs in a cluster (--on kubernetes)"
+        else:
+            continue
+        raise RequestError(f"--detach: {why}", hint=f"{way}, or leave out --detach", code="DETACH_UNSUPPORTED")
 
 
 class Leaving:

@@ -69,13 +69,6 @@ class _Kept(Struct, frozen=True, kw_only=True):
     notices: tuple[str, ...]
 
 
-def fresh() -> ModuleType:
-    """Return the module that makes plans, which is imported only where it is needed."""
-    from loom.commands.run import planning
-
-    return planning
-
-
 class Planner:
     """Makes the plan of the workflow at `path`, by the project's configuration, a selection and facts about the checkout.
 
@@ -103,7 +96,10 @@ class Planner:
 
     @property
     def _fresh(self) -> ModuleType:
-        return fresh()
+        """The module that makes plans, which is imported only where it is needed."""
+        from loom.commands.run import planning
+
+        return planning
 
     def made(self) -> tuple[Plan, tuple[str, ...]]:
         """Return the plan, and the warnings about its jobs. RequestError and WorkflowError as of `load` and `resolve`."""

@@ -95,18 +95,6 @@ def _may_go(one: Resource, kept: set[tuple[str, str]], now: float) -> bool:
     return gone and one.job not in kept
 
 
-def kept_containers(client: docker.DockerClient) -> dict[str, tuple[str, str]]:
-    """The containers that jobs were kept in: by id, the run and the job that their labels name."""
-    api: Any = client.api
-    with translated("looking for kept containers"):
-        listed = retrying(lambda: api.containers(all=True, filters={"label": f"{labels.ROLE}=job"}))
-    return {
-        one["Id"]: (one["Labels"].get(labels.RUN, ""), one["Labels"].get(labels.JOB, ""))
-        for one in listed
-        if labels.kept_until(str((one.get("Names") or [""])[0])) is not None
-    }
-
-
 def tidied(client: docker.DockerClient) -> list[str]:
     """Remove abandoned resources; return failures as lines of text. Never raises."""
     try:
