@@ -48,15 +48,11 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001  the outermost boundary: any other exception is our bug
         code = _print_error(error) if isinstance(error, LoomError) else _foreign(error)
         if arguments and arguments[0] in RUNS:
-            _note_refusal(arguments, error, code, began_ns)
+            from loom.commands.run.refusal import note_refusal  # only a failed run needs it
+
+            note_refusal(arguments, error, code, began_ns=began_ns)
         refused = arguments[:1] == ["exec"] and code in (ExitCode.REQUEST, ExitCode.INFRASTRUCTURE)
         return ExitCode.NOT_RUN if refused else code
-
-
-def _note_refusal(arguments: list[str], error: Exception, code: int, began_ns: int) -> None:
-    from loom.commands.run.refusal import note_refusal  # only a failed run needs it
-
-    note_refusal(arguments, error, code, began_ns=began_ns)
 
 
 def _ended_with(arguments: list[str]) -> int:

@@ -8,7 +8,7 @@ import os
 import select
 import stat
 import sys
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from loom.errors import InfrastructureError
 from loom.record.lines import STANDARD_OUTPUT
@@ -61,19 +61,15 @@ class _ShownMasked(_Shown):
         return super().write(controls.hide(text))
 
 
-class _Exact(io.TextIOBase):
+class _Exact:
     """Standard output for cursor movement; the caller cleans the text."""
 
     def __init__(self, stream: _Shown) -> None:
         self._stream = stream
-        self.write = stream.write_exactly  # type: ignore[method-assign]
-        self.flush = stream.flush  # type: ignore[method-assign]
-        self.fileno = stream.fileno  # type: ignore[method-assign]
-        self.isatty = stream.isatty  # type: ignore[method-assign]
+        self.write = stream.write_exactly
 
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return self._stream.encoding
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def exact() -> TextIO:

@@ -130,7 +130,9 @@ Pools = Annotated[Mapping[str, Pool], _pools]
 
 
 def _key(default: Any, project: Rule, about: str) -> Any:
-    return field(default=default, metadata={"about": about, "project": project})
+    """`default`: the value, or what makes it."""
+    how = "default_factory" if callable(default) else "default"
+    return field(**{how: default}, metadata={"about": about, "project": project})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,12 +174,8 @@ class Config:
         _asked("jobs, with the workspace and their secrets, go there"),
         "Where jobs in containers run: a pool, or a provider with an optional context, such as kubernetes:CONTEXT.",
     )
-    pools: Pools = field(
-        default_factory=dict,
-        metadata={
-            "about": "Providers with their settings, by the name that `runner_pool` and `--on` use.",
-            "project": THE_USERS,
-        },
+    pools: Pools = _key(
+        dict, THE_USERS, "Providers with their settings, by the name that `runner_pool` and `--on` use."
     )
     log_driver: Literal["json-file", "none"] = _key(
         "json-file", FREE, "The containers' log driver; none is faster but leaves `docker logs` empty."
@@ -245,21 +243,11 @@ class Config:
         THE_USERS,
         "Branches (globs) that don't read caches of other branches; default: origin's default branch, main and master.",
     )
-    keepass: Databases = field(
-        default_factory=dict,
-        metadata={
-            "about": "KeePass databases by the alias that secrets use.",
-            "project": _asked("loom opens these databases for secrets"),
-        },
+    keepass: Databases = _key(
+        dict, _asked("loom opens these databases for secrets"), "KeePass databases by the alias that secrets use."
     )
-    gitlab: OfGitLab = field(
-        default_factory=GitLabSettings,
-        metadata={"about": "What a `.gitlab-ci.yml` needs of this machine.", "project": THE_USERS},
-    )
-    github: OfGitHub = field(
-        default_factory=GitHubSettings,
-        metadata={"about": "What `.github/workflows` need of this machine.", "project": THE_USERS},
-    )
+    gitlab: OfGitLab = _key(GitLabSettings, THE_USERS, "What a `.gitlab-ci.yml` needs of this machine.")
+    github: OfGitHub = _key(GitHubSettings, THE_USERS, "What `.github/workflows` need of this machine.")
     origins: Mapping[str, ValueOrigin] = field(default_factory=dict, compare=False, metadata={"internal": True})
     overruled: tuple[Overruled, ...] = field(default=(), compare=False, metadata={"internal": True})
     asked: tuple[Asked, ...] = field(default=(), compare=False, metadata={"internal": True})

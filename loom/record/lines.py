@@ -82,7 +82,8 @@ class LineSplitter:
             lines = block.decode().split("\n")
         except UnicodeDecodeError:
             lines = []
-        if lines and (len(block) <= self._limit or self._all_short(lines)):
+        # No character has more than four bytes.
+        if lines and (len(block) <= self._limit or max(map(len, lines)) * 4 <= self._limit):
             return (lines, []) if len(self._rest) <= self._limit else ([], [*map(Line, lines), *self._overlong()])
         pieces: list[Line] = []
         for raw in block.split(b"\n"):
@@ -92,10 +93,6 @@ class LineSplitter:
             pieces.append(line_of(raw))
         pieces += self._overlong()
         return [], pieces
-
-    def _all_short(self, lines: list[str]) -> bool:
-        """Return whether all lines fit the limit in any encoding."""
-        return max(map(len, lines)) * 4 <= self._limit
 
     def _overlong(self) -> list[Line]:
         pieces = []

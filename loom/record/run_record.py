@@ -6,7 +6,8 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -128,13 +129,17 @@ class RunRecord:
 
     def append(self, relative: str, data: bytes) -> None:
         """Append whole lines to a file below `logs/<run_id>/`; readers see them at once."""
+        self._written(partial(self._append, relative, data))
+
+    def _written(self, write: Callable[[], None]) -> None:
+        """Write, at need in the reserve."""
         with self._as_unwritable():
             try:
-                self._append(relative, data)
+                write()
             except OSError as error:
                 if not self._give_room(error):
                     raise
-                self._append(relative, data)
+                write()
 
     def append_output(self, relative: str, data: bytes) -> None:
         """Append output, which may not use the reserve."""
@@ -191,17 +196,12 @@ class RunRecord:
 
     def publish(self, path: Path, data: bytes) -> None:
         """Replace a file atomically."""
-        with self._as_unwritable():
-            try:
-                self._publish(path, data)
-            except OSError as error:
-                if not self._give_room(error):
-                    raise
-                self._publish(path, data)
 
-    def _publish(self, path: Path, data: bytes) -> None:
-        self._make_folder(path.parent)
-        atomic.write(path, data)
+        def write() -> None:
+            self._make_folder(path.parent)
+            atomic.write(path, data)
+
+        self._written(write)
 
     def drop_builds(self) -> None:
         """Remove the build inputs after the last build. Failures are removed with the record."""

@@ -165,7 +165,10 @@ class Store:
                 entry = self.entry(run_id)
             except RecordError:
                 continue
-            if repo_root is None or _same_checkout(entry, repo_root):
+            if repo_root is None or str(repo_root) in (
+                entry.identity.get("repo_root"),
+                entry.identity.get("workspace"),
+            ):
                 yield entry
 
     def families(self, repo_root: Path | None = None) -> Iterator[tuple[RunEntry, ...]]:
@@ -295,11 +298,6 @@ def _workspace_in(kept: Path) -> str | None:
         return os.fsdecode(bytes.fromhex(document["workspace"])) if document["kind"] == "loom-snapshot" else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _same_checkout(entry: RunEntry, repo_root: Path) -> bool:
-    root = entry.identity.get("repo_root")
-    return root == str(repo_root) or entry.identity.get("workspace") == str(repo_root)
 
 
 def is_run_id(name: str) -> bool:

@@ -10,7 +10,7 @@ from loom.util.controls import visible
 from loom.util.units import rough_duration
 
 if TYPE_CHECKING:
-    from loom.analysis.diff import Diff, Inputs, JobDiff, Pair
+    from loom.analysis.diff import Diff, Inputs, JobDiff
 
 _MOST = 10
 
@@ -44,12 +44,8 @@ def _inputs(inputs: Inputs, look: Look) -> Iterator[str]:
     if inputs.files_total > _MOST:
         yield f"    {look.marks['dots']} {inputs.files_total - _MOST} more"
     for title, pairs in (("image", inputs.images), ("variable", inputs.variables), ("", inputs.other)):
-        yield from _pairs(title, pairs)
-
-
-def _pairs(title: str, pairs: list[Pair]) -> Iterator[str]:
-    for pair in pairs:
-        yield f"  {title} {pair.name}: {pair.a} / {pair.b}".replace("   ", "  ")
+        for pair in pairs:
+            yield f"  {title} {pair.name}: {pair.a} / {pair.b}".replace("   ", "  ")
 
 
 def _job(job: JobDiff, look: Look) -> Iterator[str]:

@@ -24,7 +24,6 @@ from loom.util.sections import only_marks
 from loom.util.units import counted, rough_duration, rough_size
 from loom.util.workflow_commands import shown as seen_of
 
-"""Number of lines of a failing step to show."""
 LONGEST_LINE = 2000
 """Number of characters of such a line to show: lines have any length, and terminals are slow."""
 
@@ -57,30 +56,20 @@ class Look(Struct, frozen=True, kw_only=True):
         return _MARKS if self.unicode else _ASCII_MARKS
 
 
-_MARKS = {
-    "ok": "✓",
-    "bad": "✗",
-    "skip": "–",
-    "start": "▸",
-    "warn": "!",
-    "bar": "│",
-    "dots": "…",
-    "dot": "·",
-    "open": "▾",
-    "close": "▴",
+_EITHER = {
+    "ok": ("✓", "+"),
+    "bad": ("✗", "x"),
+    "skip": ("–", "-"),
+    "start": ("▸", ">"),
+    "warn": ("!", "!"),
+    "bar": ("│", "|"),
+    "dots": ("…", "..."),
+    "dot": ("·", "-"),
+    "open": ("▾", "v"),
+    "close": ("▴", "^"),
 }
-_ASCII_MARKS = {
-    "ok": "+",
-    "bad": "x",
-    "skip": "-",
-    "start": ">",
-    "warn": "!",
-    "bar": "|",
-    "dots": "...",
-    "dot": "-",
-    "open": "v",
-    "close": "^",
-}
+"""Each mark, and the one for a terminal without Unicode."""
+_MARKS, _ASCII_MARKS = ({name: pair[at] for name, pair in _EITHER.items()} for at in (0, 1))
 
 _VERDICTS = {
     Status.SUCCESS: ("ok", "ok", "passed"),
@@ -178,10 +167,7 @@ class Screen:
         elif event.step is not None and "ended_by" in event.data:
             self._ended[event.job_id or "", event.step] = event.data["ended_by"]
         elif event.phase_code == PhaseCode.RUN_BOOTSTRAP and event.error and self._look.detail is not Detail.QUIET:
-            yield self._bad(event.error)
-
-    def _bad(self, text: str) -> str:
-        return "\n".join(self._look.styled(line, "bad") for line in text.splitlines())
+            yield "\n".join(self._look.styled(line, "bad") for line in event.error.splitlines())
 
     def _started(self, event: PhaseEvent) -> Iterator[str]:
         if event.phase_code == PhaseCode.RUN_BOOTSTRAP:

@@ -92,7 +92,8 @@ class AgentTools:
         return self._about(finished.ran.receipt.run_id)
 
     def resume(self, run: str, sync: str | None, cancel: Cancel) -> RunAnswer:
-        self._permit_run(run)
+        place = here()
+        self._limits.permit(session.find_run(place, run).planned.plan.jobs, place)
         arguments = ["resume", "-q", "--stop-at=pause", *([f"--sync={sync}"] if sync else []), "--", run]
         with self._acting:
             before = self._newest()
@@ -179,10 +180,6 @@ class AgentTools:
             failed_jobs=[job.id for job in reading.fold.failed_jobs()],
             receipt=str(reading.paths.receipt),
         )
-
-    def _permit_run(self, run: str) -> None:
-        place = here()
-        self._limits.permit(session.find_run(place, run).planned.plan.jobs, place)
 
     def _newest(self) -> str:
         place = here()

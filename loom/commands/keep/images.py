@@ -156,7 +156,8 @@ def verify(names: list[str] | None, *, as_json: bool, workflow: Path | None) -> 
 def prune(*, older_than: str, as_json: bool) -> None:
     """`loom images prune`."""
     age_s = read_flag("--older-than", older_than, duration)
-    with closing(_engine()) as engine:
+    here = project.here()
+    with closing(Engine(here.environ, here.config.engine)) as engine:
         removed = prune_builds(engine(), before=time.time() - age_s)
     if as_json:
         listed = [{"name": one.name, "image_id": one.image_id, "size": one.size} for one in removed]
@@ -218,11 +219,6 @@ class _Context(Struct, kw_only=True):
             snapshot.take(self.source, workspace, cancel=self.cancel)
             self.images.identity_of = partial(snapshot.identity_of, self.source, workspace)
             yield workspace
-
-
-def _engine() -> Engine:
-    here = project.here()
-    return Engine(here.environ, here.config.engine)
 
 
 @contextmanager

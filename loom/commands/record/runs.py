@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from itertools import islice
 
 from loom.commands.project import here
 from loom.commands.screen import screen_parts
-from loom.record.documents import Runs
-from loom.record.listing import row_of
+from loom.errors import RecordError
+from loom.record.documents import RunRow, Runs, RunSummary
+from loom.record.event_files import last_event
+from loom.record.events import timestamp
 from loom.record.reader import document_of, replay
-from loom.record.store import UNFINISHED
+from loom.record.store import UNFINISHED, RunEntry, read_document
 from loom.render.closing import closing_lines
 from loom.render.output import print_json, print_kind
 from loom.render.records import runs_lines, unfinished_lines
@@ -22,7 +25,7 @@ def runs(*, everywhere: bool, limit: int, as_json: bool, color: str | None) -> N
     """`loom runs`."""
     place = here({"color": color})
     families = place.store.families(None if everywhere else place.root)
-    rows = [row_of(entry) for family in islice(families, limit) for entry in family]
+    rows = [_row_of(entry) for family in islice(families, limit) for entry in family]
     if as_json:
         print_json(Runs(runs=rows))
         return
@@ -32,6 +35,36 @@ def runs(*, everywhere: bool, limit: int, as_json: bool, color: str | None) -> N
     if not rows:
         what = "no run yet" if everywhere else f"no run of {place.root} yet; --all lists those of every checkout"
         print(what, file=sys.stderr)
+
+
+def _row_of(entry: RunEntry) -> RunRow:
+    receipt = entry.receipt or {}
+    extent = receipt.get("extent") or {}
+    status = entry.state
+    failing = None
+    if status not in ("success", *UNFINISHED):
+        with suppress(RecordError):  # a record without this file still has a row
+            failing = (read_document(entry.paths.logs / "summary.json", RunSummary) or {}).get("failing_job_id")
+    last = None if entry.receipt else last_event(entry.paths.events)
+    return RunRow(
+        run_id=entry.run_id,
+        child_of=entry.child_of,
+        status=status,
+        exit_code=receipt.get("exit_code"),
+        started_at=receipt.get("started_at") or timestamp(int(entry.run_id)),
+        duration_ms=receipt.get("duration_ms"),
+        last_event_at=last.ts if last else None,
+        head_sha=receipt.get("snapshot_head_sha"),
+        tree_sha=extent.get("tree_sha") if extent else receipt.get("snapshot_tree_sha"),
+        extent=list(extent.get("kinds", ())),
+        failing_job_id=failing,
+        error=receipt.get("error"),
+        command=list(receipt.get("command") or entry.identity.get("command") or ()),
+        repo_root=entry.identity.get("repo_root"),
+        workspace=entry.identity.get("workspace"),
+        receipt_path=str(entry.paths.receipt) if entry.receipt else None,
+        logs_dir=str(entry.paths.logs),
+    )
 
 
 def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, color: str | None) -> None:

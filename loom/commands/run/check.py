@@ -25,6 +25,7 @@ from loom.plan.tracing import Trace, traces
 from loom.render.output import print_json
 from loom.render.problems import check_document, github_lines, problem_lines
 from loom.status import ExitCode
+from loom.util.paths import name_from
 from loom.util.units import counted
 from loom.util.yaml_file import Kind, Node, items_of, pointer, problem_in_text
 from loom.workflow import Workflow
@@ -72,7 +73,7 @@ def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict:
         problems += _notices(loaded, [job for _, job in jobs], here)
     problems = examined.in_order(problems)
     sound = loaded if not examined.problems else None
-    _show(form, loaded.path if loaded is not None else _name(path, root), problems, sound, [job for _, job in jobs])
+    _show(form, loaded.path if loaded is not None else name_from(root, path), problems, sound, [job for _, job in jobs])
     if any(problem.severity == "error" for problem in problems):
         return ExitCode.REQUEST
     doubts = any(problem.severity == "warning" for problem in problems)
@@ -182,10 +183,6 @@ def _traced(loaded: Loaded, entry: Entry, job: Job, trace: Trace) -> Problem:
     return problem_in_text(
         node, at, message, number=trace.number, found=trace.line, code="SECRETS_UNSAFE_DEBUG_TRACE", severity="error"
     )
-
-
-def _name(path: Path, root: Path) -> str:
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
 def _show(form: str, name: str, problems: Sequence[Problem], loaded: Loaded | None, jobs: Sequence[Job]) -> None:

@@ -127,7 +127,8 @@ class ChildRuns:
                 f"the snapshot of run {child.run_id} can't be made again for {child.job.id}: {'; '.join(reasons)}",
                 code="SNAPSHOT_GONE",
             )
-        options = self._options_of(child)
+        selection = {"names": (), "stage": (), "from_job": None, "only_failed": False, "matrix": ()}
+        options = replace(self._options, **selection, parent_run_id=child.run_id)
         prepared = Prepared(
             run_id=run_id, here=here, source=source, plan=plan, variables=variables, notices=held_back(plan)
         )
@@ -154,11 +155,6 @@ class ChildRuns:
         started(run_id)
         receipt = api.execute(replace(request, child_of=child.run_id)).receipt
         return ChildEnded(run_id=run_id, status=receipt.status, error=receipt.error)
-
-    def _options_of(self, child: Child) -> Options:
-        return replace(
-            self._options, names=(), stage=(), from_job=None, only_failed=False, matrix=(), parent_run_id=child.run_id
-        )
 
     def _with(self, child: Child) -> dict[str, tuple[Plan, Child]]:
         """Return the runs above a child, by their ids."""

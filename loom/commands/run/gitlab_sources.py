@@ -52,16 +52,11 @@ class Elsewhere:
         clone = self.settings.projects.get(path)
         if clone is None:
             return self._fetched(path, ref or "HEAD")
-        commit = self._git.asked(
-            clone, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref or 'HEAD'}^{{commit}}"
-        )
-        if commit is None:
-            commit = self._git.asked(
-                clone, "rev-parse", "--verify", "--quiet", "--end-of-options", f"origin/{ref}^{{commit}}"
-            )
-        if commit is None:
-            raise NotFound(f"the clone of {path} at {clone} has no {ref or 'commit'}; fetch it there")
-        return _Commit(self, clone, path, ref, commit.decode().strip())
+        for name in (ref or "HEAD", f"origin/{ref}"):
+            commit = self._git.asked(clone, "rev-parse", "-q", "--verify", "--end-of-options", f"{name}^{{commit}}")
+            if commit is not None:
+                return _Commit(self, clone, path, ref, commit.decode().strip())
+        raise NotFound(f"the clone of {path} at {clone} has no {ref or 'commit'}; fetch it there")
 
     def component(self, host: str, path: str, version: str) -> Component:
         own = self._host()
@@ -107,11 +102,8 @@ class Elsewhere:
         if trusts_all(self.environ, self.here.trusting):
             return
         if not decisions_of(self.here).holds(request):
-            whose = (
-                f"the server of this repository, {self._host()}"
-                if self._host()
-                else "a server of this repository's own"
-            )
+            host = self._host()
+            whose = f"the server of this repository, {host}" if host else "a server of this repository's own"
             raise NotFound(
                 f"{url} is not on {whose}, so loom does not fetch it before you allow it: `loom trust`; or, for one time, "
                 "LOOM_TRUST=1"

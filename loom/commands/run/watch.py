@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -189,7 +189,7 @@ class _Watch:
             return choose(plan)
 
         audience, gate = running.audience_for(self._options, None, self._look, self._write, stream=self._stream)
-        attended = self._keys.away() if self._options.attended else _nothing()
+        attended = self._keys.away() if self._options.attended else nullcontext()
         with attended, closing(audience):
             cancel = self._cancel.child()
             try:
@@ -232,11 +232,6 @@ def _beside_the_snapshot(prepared: Prepared, options: Options) -> Iterator[Path]
         for secret in job.all_secrets:
             if secret.ref.startswith("file://"):
                 yield here.root / Path(secret.ref.removeprefix("file://")).expanduser()
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def _open(path: Path) -> None:
