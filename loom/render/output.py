@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -30,6 +30,16 @@ def print_json(document: Document | Mapping[str, Any]) -> None:
 def print_kind(schema: str, values: Mapping[str, Any], *, kind: str | None = None) -> None:
     """Print the values that `--json` asks for as a document of a kind, which has the schema's name without another one."""
     print_json({"schema_version": f"loom.{schema}.v1", "kind": kind or schema, **values})
+
+
+def print_either(
+    as_json: bool, schema: str, values: Mapping[str, Any], lines: Iterable[str], *, kind: str | None = None
+) -> None:
+    """Print the values as by `print_kind`, else the lines for people."""
+    if as_json:
+        print_kind(schema, values, kind=kind)
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in lines)
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

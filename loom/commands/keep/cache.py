@@ -15,7 +15,7 @@ from loom.commands.run import checkout
 from loom.commands.run.wiring import cache_project
 from loom.errors import RequestError
 from loom.record.events import timestamp
-from loom.render.output import print_kind, table
+from loom.render.output import print_either, table
 from loom.storage.cache import Cache, Pruned, Stored
 from loom.util.globs import match_name
 from loom.util.units import counted, duration, rough_age, rough_size, size
@@ -25,14 +25,9 @@ def ls(keys: list[str] | None, *, everywhere: bool, as_json: bool) -> None:
     """`loom cache ls`."""
     cache, project = _opened()
     entries = _chosen(cache, project, keys, everywhere=everywhere)
-    if as_json:
-        print_kind("cache-list", {"entries": [_fields(entry) for entry in entries]})
-        return
-    if not entries:
-        print("no cache entries" if everywhere else f"no cache entries of {project}")
-        return
-    for line in _table(entries, with_project=everywhere):
-        print(line)
+    nothing = ["no cache entries" if everywhere else f"no cache entries of {project}"]
+    lines = _table(entries, with_project=everywhere) if entries else nothing
+    print_either(as_json, "cache-list", {"entries": [_fields(entry) for entry in entries]}, lines)
 
 
 def rm(keys: list[str], *, everywhere: bool, as_json: bool) -> None:
@@ -66,19 +61,13 @@ def verify(*, remove: bool, as_json: bool) -> int:
         for damage in damaged:
             if damage.entry is None:
                 Path(damage.path).unlink(missing_ok=True)
-    if as_json:
-        listed = [
-            {"what": damage.what, "path": damage.path, "key": damage.entry.key if damage.entry else None}
-            for damage in damaged
-        ]
-        found = {"entries": len(entries), "damaged": listed, "removed": remove and bool(damaged)}
-        print_kind("cache-verification", found)
-    else:
-        for damage in damaged:
-            print(f"{damage.what}: {damage.entry.key if damage.entry else damage.path}")
-        print(
-            f"{counted(len(entries), 'entry', 'entries')} read, {len(damaged)} damaged{', removed' if remove and damaged else ''}"
-        )
+    removed = remove and bool(damaged)
+    listed = [{"what": one.what, "path": one.path, "key": one.entry.key if one.entry else None} for one in damaged]
+    lines = [f"{one.what}: {one.entry.key if one.entry else one.path}" for one in damaged]
+    read = f"{counted(len(entries), 'entry', 'entries')} read"
+    lines.append(f"{read}, {len(damaged)} damaged{', removed' if removed else ''}")
+    found = {"entries": len(entries), "damaged": listed, "removed": removed}
+    print_either(as_json, "cache-verification", found, lines)
     return 1 if damaged and not remove else 0
 
 
@@ -101,13 +90,10 @@ def _chosen(cache: Cache, project: str, keys: list[str] | None, *, everywhere: b
 
 
 def _print_removed(pruned: Pruned, *, as_json: bool) -> None:
-    if as_json:
-        removed = [_fields(entry) for entry in pruned.entries]
-        print_kind("cache-removal", {"removed": removed, "freed_bytes": pruned.freed_bytes})
-        return
-    for entry in pruned.entries:
-        print(f"removed {entry.key} ({entry.project})")
-    print(f"{counted(len(pruned.entries), 'entry', 'entries')} removed, {rough_size(pruned.freed_bytes)} freed")
+    removed = [_fields(entry) for entry in pruned.entries]
+    lines = [f"removed {entry.key} ({entry.project})" for entry in pruned.entries]
+    lines.append(f"{counted(len(removed), 'entry', 'entries')} removed, {rough_size(pruned.freed_bytes)} freed")
+    print_either(as_json, "cache-removal", {"removed": removed, "freed_bytes": pruned.freed_bytes}, lines)
 
 
 def _table(entries: Sequence[Stored], *, with_project: bool) -> list[str]:

@@ -20,7 +20,7 @@ from loom.commands.project import Here, here
 from loom.errors import LoomError, RequestError
 from loom.record.documents import JobManifest
 from loom.record.store import RunEntry, read_document
-from loom.render.output import print_kind
+from loom.render.output import print_either
 from loom.snapshot import remains, repository
 from loom.status import ExitCode
 from loom.util.bounded import listed
@@ -80,11 +80,8 @@ def clean(
         if not runs:
             background.note_clean(place.store, place.config, place.root)
             repository.prune(os.environ)
-    if as_json:
-        print_kind("clean", {"dry_run": dry_run, "items": items, "not_ours": strangers})
-    else:
-        for line in _lines(items, strangers, dry_run=dry_run):
-            print(line)
+    document = {"dry_run": dry_run, "items": items, "not_ours": strangers}
+    print_either(as_json, "clean", document, _lines(items, strangers, dry_run=dry_run))
     return ExitCode.INFRASTRUCTURE if any(item.problems for item in items) else ExitCode.OK
 
 

@@ -35,7 +35,7 @@ from loom.providers.docker.images import status as image_status
 from loom.providers.docker.images.images import Images
 from loom.providers.docker.images.status import Inventory, Row, exit_code_of
 from loom.providers.docker.images.store import ResolvedImage
-from loom.render.output import print_kind, table
+from loom.render.output import print_either, print_kind, table
 from loom.secrets.lookup import resolve
 from loom.snapshot import Source
 from loom.status import ExitCode
@@ -48,13 +48,8 @@ def ls(names: list[str] | None, *, as_json: bool, workflow: Path | None) -> None
     """`loom images ls`."""
     with _context(workflow, names) as context:
         rows = context.inventory().rows()
-        if as_json:
-            print_kind("image-list", {"images": [image_status.as_json(row) for row in rows]})
-        elif not rows:
-            print("no job of the workflow runs in an image")
-        else:
-            for line in _table(rows, time.time()):
-                print(line)
+        lines = _table(rows, time.time()) if rows else ["no job of the workflow runs in an image"]
+        print_either(as_json, "image-list", {"images": [image_status.as_json(row) for row in rows]}, lines)
 
 
 def pull(names: list[str] | None, *, frozen: bool | None, as_json: bool, workflow: Path | None) -> None:
@@ -129,27 +124,23 @@ def verify(names: list[str] | None, *, as_json: bool, workflow: Path | None) -> 
     """`loom images verify`."""
     with _context(workflow, names) as context:
         verified = context.inventory().verify()
-        if as_json:
-            listed = [
-                {
-                    "name": one.name,
-                    "platform": one.platform,
-                    "verdict": one.verdict.value,
-                    "reason": one.reason,
-                    "local_digest": one.facts.local_digest or None,
-                    "image_id": one.facts.local_id or None,
-                    "served_digest": one.facts.served or None,
-                    "locked_digest": (one.facts.locked.digest or None) if one.facts.locked else None,
-                    "locked_image_id": (one.facts.locked.image_id or None) if one.facts.locked else None,
-                }
-                for one in verified
-            ]
-            print_kind("image-verification", {"images": listed})
-        else:
-            for line in table([(one.verdict.value, one.name, one.reason) for one in verified]):
-                print(line)
-            if not verified:
-                print("the workflow has no image that a registry could serve")
+        listed = [
+            {
+                "name": one.name,
+                "platform": one.platform,
+                "verdict": one.verdict.value,
+                "reason": one.reason,
+                "local_digest": one.facts.local_digest or None,
+                "image_id": one.facts.local_id or None,
+                "served_digest": one.facts.served or None,
+                "locked_digest": (one.facts.locked.digest or None) if one.facts.locked else None,
+                "locked_image_id": (one.facts.locked.image_id or None) if one.facts.locked else None,
+            }
+            for one in verified
+        ]
+        lines = table([(one.verdict.value, one.name, one.reason) for one in verified])
+        nothing = ["the workflow has no image that a registry could serve"]
+        print_either(as_json, "image-verification", {"images": listed}, lines or nothing)
         return exit_code_of(verified)
 
 
@@ -159,14 +150,9 @@ def prune(*, older_than: str, as_json: bool) -> None:
     here = project.here()
     with closing(Engine(here.environ, here.config.engine)) as engine:
         removed = prune_builds(engine(), before=time.time() - age_s)
-    if as_json:
-        listed = [{"name": one.name, "image_id": one.image_id, "size": one.size} for one in removed]
-        print_kind("image-removal", {"removed": listed})
-    else:
-        for one in removed:
-            print(f"removed {one.name} ({rough_size(one.size)}, with what it shares)")
-        if not removed:
-            print(f"nothing that loom built is older than {older_than}")
+    lines = [f"removed {one.name} ({rough_size(one.size)}, with what it shares)" for one in removed]
+    nothing = [f"nothing that loom built is older than {older_than}"]
+    print_either(as_json, "image-removal", {"removed": list(removed)}, lines or nothing)
 
 
 class _Context(Struct, kw_only=True):
@@ -334,8 +320,5 @@ def _fields(image: ResolvedImage) -> dict[str, Any]:
 
 
 def _report(images: Sequence[ResolvedImage], as_json: bool) -> None:
-    if as_json:
-        print_kind("images", {"images": [_fields(image) for image in images]})
-    else:
-        for image in images:
-            print(f"{image.name} {image.digest or image.image_id}")
+    lines = [f"{image.name} {image.digest or image.image_id}" for image in images]
+    print_either(as_json, "images", {"images": [_fields(image) for image in images]}, lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from loom.commands import project
 from loom.commands.keep.trusting import filters_allowed
 from loom.errors import RequestError, SnapshotError
 from loom.record.store import RunEntry, Store
-from loom.render.output import print_kind
+from loom.render.output import print_either
 from loom.snapshot import Explanation, Snapshot, Source, Verification, is_workspace, readable
 from loom.status import ExitCode
 from loom.util.paths import new_workspace, run_of_workspace
@@ -32,18 +32,15 @@ def snapshot(paths: list[str] | None, *, explain: bool, as_json: bool) -> None:
 
         tmp_dir = project.here(root=source.root).config.tmp_dir
         answers = snapshots.explain(source, paths, start=Path.cwd(), tmp_dir=tmp_dir)
-        _print_answers(answers, as_json=as_json)
+        values = {"paths": [answer.document() for answer in answers]}
+        print_either(as_json, "snapshot-explanation", values, _answer_lines(answers), kind="loom-snapshot-explain")
         return
     if paths:
         raise RequestError(
             f"unexpected argument {paths[0]!r}", hint="to ask about paths: loom snapshot --explain PATH..."
         )
     taken = _take(source, show_progress=not as_json)
-    if as_json:
-        print_kind("snapshot", taken.document(changes=None), kind="loom-snapshot")
-    else:
-        for line in _snapshot_lines(taken):
-            print(line)
+    print_either(as_json, "snapshot", taken.document(changes=None), _snapshot_lines(taken), kind="loom-snapshot")
 
 
 def _take(source: Source, *, show_progress: bool) -> Snapshot:
@@ -110,26 +107,18 @@ def _snapshot_lines(taken: Snapshot) -> list[str]:
     return lines
 
 
-def _print_answers(answers: Sequence[Explanation], *, as_json: bool) -> None:
-    if as_json:
-        paths = [answer.document() for answer in answers]
-        print_kind("snapshot-explanation", {"paths": paths}, kind="loom-snapshot-explain")
-        return
+def _answer_lines(answers: Sequence[Explanation]) -> Iterator[str]:
     for answer in answers:
-        print(f"{'yes' if answer.included else 'no ':3}  {snapshots.readable(answer.path) or '.'}: {answer.reason}")
+        yield f"{'yes' if answer.included else 'no ':3}  {snapshots.readable(answer.path) or '.'}: {answer.reason}"
         if answer.rule is not None:
-            print(f"     {snapshots.readable(str(answer.rule))}")
+            yield f"     {snapshots.readable(str(answer.rule))}"
 
 
 def verify(what: str, job: str | None, *, as_json: bool) -> int:
     """`loom verify`."""
     workspace, tree_sha, manifest = _workspace_of(what) if job is None else _files_of(what, job)
     verified = snapshots.verify(workspace, environ=os.environ, tree_sha=tree_sha, manifest_file=manifest)
-    if as_json:
-        print_kind("verification", verified.document(), kind="loom-verify")
-    else:
-        for line in _verification_lines(verified):
-            print(line)
+    print_either(as_json, "verification", verified.document(), _verification_lines(verified), kind="loom-verify")
     return ExitCode.OK if verified.same else ExitCode.JOB_FAILED
 
 

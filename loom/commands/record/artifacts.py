@@ -11,7 +11,7 @@ from loom.commands.project import here
 from loom.commands.record.naming import jobs_of, run_or_job
 from loom.errors import RequestError
 from loom.record.run_paths import artifacts_beside
-from loom.render.output import print_kind
+from loom.render.output import print_either
 from loom.runner.previous_run import read
 from loom.snapshot.model import path_fields
 from loom.storage.artifacts import ArtifactFile, fetch, index_of
@@ -29,13 +29,10 @@ def artifacts(run: str | None, job: str | None, to: Path | None, *, as_json: boo
     archives = {name: archive for job_id in ids for name, archive in _archives_of(job_id, past.archive_of(job_id))}
     held = {name: index_of(archive) for name, archive in archives.items()}
     folders = _fetched(archives, to, alone=len(ids) == 1) if to is not None else {}
-    if as_json:
-        jobs = [_document(name, archives[name], files, folders) for name, files in held.items()]
-        print_kind("artifacts", {"run_id": past.run_id, "jobs": jobs})
-        return
-    for line in _lines(held, folders, whole=wanted is not None):
-        print(line)
-    if not held:
+    jobs = [_document(name, archives[name], files, folders) for name, files in held.items()]
+    lines = _lines(held, folders, whole=wanted is not None)
+    print_either(as_json, "artifacts", {"run_id": past.run_id, "jobs": jobs}, lines)
+    if not (held or as_json):
         subject = f"job {ids[0]}" if len(ids) == 1 else "no job"
         print(f"{subject} of run {past.run_id} left {'no ' if len(ids) == 1 else ''}artifacts", file=sys.stderr)
 
