@@ -10,15 +10,14 @@ from loom.commands import project
 from loom.errors import RequestError
 from loom.render.output import print_kind, table
 from loom.util.controls import shown
-from loom.util.units import nearest
+from loom.util.units import meant
 
 
 def show(key: str | None, *, origin: bool, form: str) -> None:
     """`loom config show`."""
     settings = project.here().config
     if key is not None and key not in config.KEYS:
-        close = nearest(key, config.KEYS)
-        raise RequestError(f"unknown setting {key}" + (f"; did you mean {close}?" if close else ""), code=config.CODE)
+        raise RequestError(f"unknown setting {key}{meant(key, config.KEYS)}", code=config.CODE)
     keys = config.KEYS if key is None else (key,)
     not_counted = project.not_counted(settings)
     if form == "json":

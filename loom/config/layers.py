@@ -27,7 +27,7 @@ from loom.config.values import GitHubSettings, GitLabSettings, ValueContext
 from loom.errors import Problem, RequestError, WorkflowError
 from loom.pools import Misplaced
 from loom.util.file_systems import in_memory
-from loom.util.units import nearest
+from loom.util.units import meant
 
 if TYPE_CHECKING:
     from loom.util import yaml_file
@@ -279,5 +279,4 @@ def _value(name: str, value: Any, context: ValueContext) -> Any:
 
 
 def _meant(name: str) -> str:
-    close = nearest(name, KEYS)
-    return f"; did you mean {close}?" if close else f"; the settings are {', '.join(KEYS)}"
+    return meant(name, KEYS) or f"; the settings are {', '.join(KEYS)}"

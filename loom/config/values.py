@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec import field as member
 
-from loom.util.units import duration, memory, nearest, platform, size
+from loom.util.units import duration, meant, memory, platform, size
 
 
 class KeepassDatabase(Struct, frozen=True, kw_only=True):
@@ -83,9 +83,8 @@ def as_names(value: Any, context: ValueContext) -> tuple[str, ...]:
 def as_choice(*allowed: str) -> Parse:
     def parse(value: Any, _: ValueContext) -> str:
         if not isinstance(value, str) or value not in allowed:
-            close = nearest(value, allowed) if isinstance(value, str) else None
-            meant = f"; did you mean {close}?" if close else ""
-            raise ValueError(f"expected one of {', '.join(allowed)}, found {_found(value)}{meant}")
+            close = meant(value, allowed) if isinstance(value, str) else ""
+            raise ValueError(f"expected one of {', '.join(allowed)}, found {_found(value)}{close}")
         return value
 
     return parse

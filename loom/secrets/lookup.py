@@ -26,7 +26,7 @@ from loom.secrets.keepass import Keepass
 from loom.secrets.local import EnvironmentVariables, FileSecrets
 from loom.secrets.onepassword import OnePassword
 from loom.secrets.system_keyring import SystemKeyring
-from loom.util.units import nearest
+from loom.util.units import meant
 
 ENTRY_POINTS = "loom.secret_providers"
 
@@ -137,10 +137,8 @@ def _provider(scheme: str) -> SecretProvider:
             ) from error
         return provider
     known = sorted({*_BUILT_IN, *(point.name for point in entry_points(group=ENTRY_POINTS))})
-    close = nearest(scheme, known)
-    meant = f"; did you mean {close}://?" if close else ""
     raise unavailable(
-        f"no provider for {scheme}:// is installed{meant} (installed: {', '.join(known)})",
+        f"no provider for {scheme}:// is installed{meant(scheme, known)} (installed: {', '.join(known)})",
         f"Packages add providers by the entry point group {ENTRY_POINTS}.",
     )
 

@@ -13,7 +13,7 @@ from loom.plan.model import JobSelection, Plan
 from loom.plan.provenance import sources
 from loom.render.plan import FORMATS, explanation_json
 from loom.status import ExitCode
-from loom.util.units import duration_text, nearest
+from loom.util.units import duration_text, meant
 from loom.workflow.loaded import Loaded
 
 
@@ -40,8 +40,7 @@ def _explain(loaded: Loaded, plan: Plan, wanted: str, selection: JobSelection, s
                 f"{wanted} is not in the plan: {reason}",
                 hint=f"Name it to plan it anyway: loom compile {wanted} --explain {wanted}",
             )
-        close = nearest(wanted, [job.id for job in plan.jobs])
-        raise RequestError(f"the plan has no job {wanted}" + (f"; did you mean {close}?" if close else ""))
+        raise RequestError(f"the plan has no job {wanted}{meant(wanted, [job.id for job in plan.jobs])}")
     documents = []
     for job in jobs:
         rows = sources(loaded, job, selection, settings)

@@ -13,7 +13,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel, signals
@@ -36,13 +35,8 @@ from loom.snapshot.observed import CheckoutChange
 from loom.status import ExitCode
 from loom.util.controls import shown, without_commands
 
-
-class _Key(Struct, frozen=True):
-    key: str
-
-
-class _Wake(Struct, frozen=True):
-    """Somebody asked for the end."""
+_Event = CheckoutChange | str | None
+"""A change, a key, or None: somebody asked for the end."""
 
 
 def watch(*, everything: bool, poll: bool, **given: Any) -> int:
@@ -65,8 +59,8 @@ class _Watch:
         look, self._write = screen_parts(config.color, verbose=options.verbose, stream=config.stream)
         self._look = replace(look, calm=look.detail is not Detail.VERBOSE)
         self._cancel = Cancel()
-        self._events: SimpleQueue[CheckoutChange | _Key | _Wake] = SimpleQueue()
-        self._keys = Keys(lambda key: self._events.put(_Key(key)))
+        self._events: SimpleQueue[_Event] = SimpleQueue()
+        self._keys = Keys(self._events.put)
         self._due = DueJobs(everything=everything)
         self._touched: set[str] | None = None
         """What changed since a plan took it into account; None: everything."""
@@ -77,7 +71,7 @@ class _Watch:
         self._quits = False
 
     def until_the_end(self, *, poll: bool) -> int:
-        self._cancel.on_request(lambda: self._events.put(_Wake()))
+        self._cancel.on_request(lambda: self._events.put(None))
         with (
             signals(self._cancel),
             PreparedRuns() as runs,
@@ -109,8 +103,8 @@ class _Watch:
             for event in self._come():
                 if isinstance(event, CheckoutChange):
                     found |= event
-                elif isinstance(event, _Key):
-                    key = key or self._meaning(event.key)
+                elif event is not None:
+                    key = key or self._meaning(event)
             if found.head and not (found.paths or found.settings):
                 found = CheckoutChange()
                 self._prepare(runs)  # what waits is of another commit
@@ -123,7 +117,7 @@ class _Watch:
         elif key is not None:
             key(runs)
 
-    def _come(self) -> Iterator[CheckoutChange | _Key | _Wake]:
+    def _come(self) -> Iterator[_Event]:
         """Yield the next event, and those that came with it."""
         yield self._events.get()  # no limit: until something changes
         while not self._events.empty():
