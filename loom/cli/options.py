@@ -42,24 +42,11 @@ Inputs = Annotated[
 ]
 
 
-class Event(StrEnum):
-    PUSH = "push"
-    MERGE_REQUEST = "merge_request"
-    SCHEDULE = "schedule"
-    TAG = "tag"
-    WEB = "web"
-    TRIGGER = "trigger"
-    PULL_REQUEST = "pull_request"
-    PULL_REQUEST_TARGET = "pull_request_target"
-    WORKFLOW_DISPATCH = "workflow_dispatch"
-    RELEASE = "release"
-    MERGE_GROUP = "merge_group"
-    REPOSITORY_DISPATCH = "repository_dispatch"
-    WORKFLOW_RUN = "workflow_run"
-    ISSUES = "issues"
-    ISSUE_COMMENT = "issue_comment"
-    CREATE = "create"
-    DELETE = "delete"
+Event = StrEnum(
+    "Event",
+    "push merge_request schedule tag web trigger pull_request pull_request_target workflow_dispatch release merge_group "
+    "repository_dispatch workflow_run issues issue_comment create delete",
+)
 
 
 # -- how to run it ------------------------------------------------------------------------------------------------
@@ -127,7 +114,7 @@ class PlanOptions:
     ] = None
     event: Annotated[
         Event, option("--event", "The event that the run stands for, in the words of GitLab or GitHub.")
-    ] = Event.PUSH
+    ] = Event.push
     event_file: Annotated[
         Path | None, option("--event-file PATH", "The event's payload, in JSON, for GitHub's workflows.")
     ] = None

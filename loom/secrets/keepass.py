@@ -86,7 +86,7 @@ class Keepass:
 def _opened(alias: str, configured: KeepassDatabase, around: Surroundings) -> Any:
     try:
         from pykeepass import PyKeePass
-        from pykeepass.exceptions import CredentialsError, HeaderChecksumError, PayloadChecksumError
+        from pykeepass.exceptions import CredentialsError
     except ImportError as error:
         raise unavailable("the Python package pykeepass is not installed", "pip install pykeepass") from error
     path = configured.path
@@ -114,14 +114,11 @@ def _opened(alias: str, configured: KeepassDatabase, around: Surroundings) -> An
             f"the KeePass database {alias!r} ({path}) can't be opened: {how}",
             f"keepass.{alias}.password in loom's configuration takes a reference to the password.",
         ) from error
-    except (HeaderChecksumError, PayloadChecksumError) as error:
-        raise unavailable(f"the KeePass database {alias!r} ({path}) is damaged or not a KeePass database") from error
     except OSError as error:
         raise unavailable(f"the KeePass database {alias!r} can't be read: {error}") from error
     except Exception as error:  # pykeepass raises errors of its binary parser for other files
-        raise unavailable(
-            f"{path} can't be read as a KeePass database ({type(error).__name__})", "Is it a .kdbx file (KDBX 3 or 4)?"
-        ) from error
+        why = f"{path} can't be read as a KeePass database ({type(error).__name__})"
+        raise unavailable(why, "Is it a .kdbx file (KDBX 3 or 4), and whole?") from error
 
 
 def _value(entry: Any, field: str) -> bytes | None:
