@@ -69,6 +69,7 @@ class OutputCounts(Document, frozen=True, kw_only=True):
 
 
 Why = Literal["error", "test", "place", "change", "context"]
+"""`change` is in records of earlier versions alone."""
 
 
 class Highlight(Document, frozen=True, kw_only=True):

@@ -39,8 +39,6 @@ _LAST = 1 << 11
 _SAME = 3
 """Of lines that differ in numbers alone, so many have a place of their own; the others have what room is left."""
 _FORMS = 4096
-_SWITCHES = 8
-"""Changes between standard output and standard error that are kept; more are no news."""
 
 TELLING = re.compile(
     r"""\b(?:errors?|fail(?:ed|ures?)?|fatal|panic|panicked|exception|traceback|assert\w*|undefined|unresolved
@@ -176,17 +174,12 @@ class Highlighter:
         """An offset, and the number of the line that begins there."""
         self._done = start
         """The offset up to which lines were looked at."""
-        self._shelves: dict[Why, _Shelf] = {"error": _Shelf(), "test": _Shelf(), "place": _Shelf(SHELF // 3)}
-        self._more: list[list[Highlight]] = []
-        """Lines that differ from others in numbers alone, as long as there is room."""
-        self._room = 2 * SHELF
+        self._shelves = {"error": _Shelf(), "test": _Shelf(), "place": _Shelf(SHELF // 3), "alike": _Shelf()}
+        """The last one has lines that differ from others in numbers alone."""
         self._seen: dict[str, int] = {}
         self._examined = 0
         self._found = 0
         self._part = False
-        self._changes: list[Highlight] = []
-        self._switches = 0
-        self._stream = b"stderr"
         self._taken = 0
         """The offset up to which lines were kept as the continuation of another."""
 
@@ -207,9 +200,7 @@ class Highlighter:
         """The lines that were chosen. Nothing can be fed afterwards."""
         self._scan(final=True)
         kept = [line for shelf in self._shelves.values() for line in shelf.lines()]
-        kept += [line for block in self._more for line in block]
-        found = {line.seq: line for line in (*self._changes, *kept) if line.why == "context"}
-        found |= {line.seq: line for line in (*self._changes, *kept) if line.why != "context"}
+        found = {line.seq: line for line in sorted(kept, key=lambda line: line.why != "context")}
         return Highlights(
             lines=[found[seq] for seq in sorted(found)],
             found=self._found,
@@ -236,28 +227,21 @@ class Highlighter:
             searched = max(begin, data.rfind(b"\n", 0, max(0, end - _LAST)) + 1)
         else:
             searched = begin
-        hits = list(self._lines_with_a_word(data, searched, end))
+        hits = self._lines_with_a_word(data, searched, end)
         self._examined += len(hits)
-        for start, why in hits:
+        for start, why in hits.items():
             if self._start + start >= self._taken:
                 self._taken = self._start + self._examine(data, start, why)
-        self._changes_of_stream(data, begin, end)
 
-    def _lines_with_a_word(self, data: bytes, begin: int, end: int) -> Iterator[tuple[int, Why | None]]:
-        """Yield the start of each such line, and the kind of its surest word."""
+    def _lines_with_a_word(self, data: bytes, begin: int, end: int) -> dict[int, Why | None]:
+        """Return the kind of the surest word of each such line, by the line's start."""
+        found: dict[int, Why | None] = {}
         start = stop = -1
-        why: Why | None = None
-        for place, kind in self._watch.found_in(memoryview(data)[begin:end]):
-            at = begin + place
-            if at >= stop:
-                if start >= 0:
-                    yield start, why
-                start, stop = data.rfind(b"\n", 0, at) + 1, data.find(b"\n", at)
-                why = kind
-            elif why is None:
-                why = kind
-        if start >= 0:
-            yield start, why
+        for at, kind in self._watch.found_in(memoryview(data)[begin:end]):
+            if begin + at >= stop:
+                start, stop = data.rfind(b"\n", 0, begin + at) + 1, data.find(b"\n", begin + at)
+            found[start] = found.get(start) or kind
+        return found
 
     def _examine(self, data: bytes, start: int, why: Why | None) -> int:
         """Keep the line if it tells, with what belongs to it. Returns where the next line to look at begins."""
@@ -274,17 +258,10 @@ class Highlighter:
         seen = self._seen.get(form, 0)
         if seen or len(self._seen) < _FORMS:
             self._seen[form] = seen + 1
-        if seen >= _SAME and self._room <= 0:
-            self._part = True
-            return after
         following, after = self._following(data, text, after, start + _REACH)
         heading = self._heading(data, start, text) if text[:1].isspace() else []
         block = [*heading, self._highlight(event, start, text, why), *following]
-        if seen < _SAME:
-            self._shelves[why].add(block)
-        else:
-            self._more.append(_fitting(block, SHELF // 2))
-            self._room -= _size(self._more[-1])
+        self._shelves[why if seen < _SAME else "alike"].add(block)
         return after
 
     def _event(self, data: bytes, start: int) -> tuple[_Output | None, int]:
@@ -359,21 +336,6 @@ class Highlighter:
                 break
             at = after
         return found, end
-
-    def _changes_of_stream(self, data: bytes, begin: int, end: int) -> None:
-        """The first lines on standard error after standard output, as long as they are few."""
-        at = begin
-        while self._switches < _SWITCHES:
-            other = b"stdout" if self._stream == b"stderr" else b"stderr"
-            found = automaton((b':"%s"' % other,)).find_matches_as_indexes(memoryview(data)[at:end])
-            if not found:
-                return
-            at += found[0][1]
-            self._stream = other
-            if other == b"stderr":
-                line = self._line(data, data.rfind(b"\n", 0, at) + 1, "change")
-                self._changes += [] if line is None else [line]
-                self._switches += 1
 
 
 _CONTINUES = re.compile(r"\s*(?:[|^~=]|E\s{2}|\d+ \||at |-->|\.\.\.|caused by|note:|help:)", re.IGNORECASE)

@@ -97,11 +97,6 @@ def test_highlights_are_few_however_many_lines_tell() -> None:
     assert not found.complete
 
 
-def test_the_first_line_on_standard_error_after_standard_output() -> None:
-    events = [*encoded(NOISE[:500]), *encoded(["sh: odd thing", "and more"], "stderr"), *encoded(NOISE[500:900])]
-    assert [(line.text, line.why) for line in highlights(events).lines] == [("sh: odd thing", "change")]
-
-
 def test_a_heading_and_what_is_indented_below_it_go_together() -> None:
     lines = [*NOISE[:100], "/workspace/src/a.js", "  3:9  error  x is not defined", "", *NOISE[:100]]
     assert texts(highlights(encoded(lines))) == ["/workspace/src/a.js", "  3:9  error  x is not defined"]
