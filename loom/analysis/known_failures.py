@@ -24,8 +24,6 @@ FAR = 200
 """So many lines from the end are looked at."""
 MOST_QUIET = 20
 """So many lines that speak of no error may follow words whose exit code is that of one tool."""
-LINE_MATCHED = 1000
-"""Of a longer line, this much of its beginning and of its end is looked at."""
 
 
 class Cause(Document, frozen=True, kw_only=True):
@@ -224,7 +222,7 @@ def _fitting(failed: Failed) -> Iterator[tuple[Cause, Known, Says | None]]:
     """Yield what fits the end of the output, the last line first; what the checkout shows is surer than words."""
     ended = failed.ended if failed.ended in ("timed_out", "interrupted") else None
     doubtful = not failed.own and _TOLERATES.search(failed.command or "")
-    lines = [line[:LINE_MATCHED] + line[LINE_MATCHED:][-LINE_MATCHED:] for line in (*failed.before, *failed.lines)]
+    lines = [*failed.before, *failed.lines]
     for end in _ends(lines, len(failed.before), failed.exit_code):
         line = failed.lines[end.at - len(failed.before)]
         if doubtful and end.exit_code == 1 and not end.wrapped:

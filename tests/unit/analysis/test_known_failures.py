@@ -183,10 +183,6 @@ def test_tools_do_not_end_each_others_words() -> None:
     assert said(f"{REFUSED}\nmake: *** [Makefile:2: test] Error 7\nMore details here: https://curl.se/x", 2) == set()
 
 
-def test_of_a_long_line_the_end_counts_too() -> None:
-    assert said(f"cat: {'a/' * FAR * 10}x: No such file or directory") == {"missing_file"}
-
-
 def test_what_another_command_printed_is_no_cause() -> None:
     offline = "W: Failed to fetch http://deb.debian.org/x  Temporary failure resolving 'deb.debian.org'"
     assert said("", 127, before=[MISSING]) == set()
