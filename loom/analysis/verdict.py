@@ -102,9 +102,11 @@ def verdict(
     """Return the verdict, and one line that says it."""
     if here.status == "success":
         at = f"the logs part at line {parting.line} of `{parting.command}`" if parting else "the logs do not differ"
-        return "passes-here", f"passes here; {at}"
+        return "passes-here", f"passes here{', as there' if there.status == 'success' else ''}; {at}"
     if here.status in ("error", "canceled", "skipped") and here.status != there.status:
         return "not-run", f"the job did not run to its end here: {here.text}"
+    if there.status == "success":
+        return "another-failure", f"passed there, fails here: {here.text}"
     command = _same(_first_line(there.command), _first_line(here.command))
     code, line = there.exit_code == here.exit_code, _same(there.telling_line, here.telling_line)
     if command and code and line:

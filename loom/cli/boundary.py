@@ -18,7 +18,7 @@ from loom.commands import terminal
 from loom.errors import InfrastructureError, LoomError, RequestError, WorkflowError
 from loom.record.lines import STANDARD_OUTPUT
 from loom.status import ExitCode
-from loom.util import controls, profile
+from loom.util import controls, profile, startup
 from loom.util.controls import without_commands
 from loom.util.refusals import refusal
 
@@ -29,6 +29,8 @@ RUNS = ("run", "rerun", "resume")
 def run_app(arguments: list[str]) -> int:
     """Run the command line, and write its profile if one is wanted; return the exit code. Never raises."""
     code = _run(arguments)
+    while startup.at_end:
+        startup.at_end.pop()()
     try:
         profile.end()
     except OSError as error:

@@ -8,12 +8,12 @@ its manifest is validated; nothing in it names a path on this machine.
 
 from __future__ import annotations
 
-import atexit
 import io
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Annotated, Literal, cast
 
@@ -22,19 +22,19 @@ import zstandard
 from msgspec import Meta, Struct
 
 from loom import __version__
-from loom.errors import RequestError
+from loom.errors import RecordError, RequestError
 from loom.record.run_paths import RunPaths
 from loom.record.store import RunEntry, entry_at
 from loom.storage.tar import Content, DamagedArchive, TarEntry, Writer, read
 from loom.storage.unpacking import UnsafeArchive, checked, unpack_items
-from loom.util import atomic, jsons
+from loom.util import atomic, jsons, startup
 from loom.util.units import rough_size
 from loom.util.untrusted_files import open_regular, read_regular
 
 SUFFIX = ".bundle"
 MANIFEST, PACK, RECORD, ACTIONS = "manifest.json", "tree.pack", "record", "actions"
 MOST_BYTES = 4 << 30
-MOST_FILES = 200_000
+MOST_FILES = 50_000
 _MOST_MANIFEST = 1 << 20
 _WINDOW = 1 << 27
 _LEFT_OUT = ("artifacts", "artifacts.tar.gz", "saved", "builds", "report.html", "follower.lock")
@@ -66,11 +66,7 @@ class _Header(Struct):
 class UnpackedBundle(Struct, frozen=True):
     manifest: BundleManifest
     folder: Path
-
-    @property
-    def entry(self) -> RunEntry:
-        """Return the run. RecordError for a missing or foreign record."""
-        return entry_at(RunPaths(root=self.folder / RECORD, run_id=self.manifest.run_id))
+    entry: RunEntry
 
 
 def write_bundle(
@@ -120,21 +116,24 @@ def _files(record: Path) -> Iterator[Path]:
 
 
 def unpacked(path: Path) -> UnpackedBundle:
-    """Unpack a bundle into a private directory, which is removed when the process ends.
+    """Unpack a bundle into a private directory, which is removed when the command ends.
 
     RequestError for a file that is no bundle, or an unsafe or too large one.
     """
     folder = Path(tempfile.mkdtemp(prefix="loom-bundle-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    startup.at_end.append(partial(shutil.rmtree, folder, ignore_errors=True))
     try:
         with (
             open_regular(path) as file,
             zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(file) as data,
         ):
             unpack_items(checked(_bounded(read(cast("Content", data)), shutil.disk_usage(folder).free // 2)), folder)
-        return UnpackedBundle(_manifest(read_regular(folder / MANIFEST, at_most=_MOST_MANIFEST)), folder)
-    except (OSError, zstandard.ZstdError, DamagedArchive, UnsafeArchive, msgspec.DecodeError) as error:
+        manifest = _manifest(read_regular(folder / MANIFEST, at_most=_MOST_MANIFEST))
+        entry = entry_at(RunPaths(root=folder / RECORD, run_id=manifest.run_id))
+        return UnpackedBundle(manifest, folder, entry)
+    except (OSError, zstandard.ZstdError, DamagedArchive, UnsafeArchive, msgspec.DecodeError, RecordError) as error:
         why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        why = why.replace(f"{folder}/", "its ")
         raise RequestError(
             f"{path} is no bundle that this loom reads: {why}",
             hint="ask for it again; `loom bundle RUN -o FILE` makes one",

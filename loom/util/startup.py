@@ -27,6 +27,10 @@ def configure() -> None:
     gc.set_threshold(500_000, 20, 100)
 
 
+at_end: list[Callable[[], object]] = []
+"""What is left to do when a command has ended: `leave` runs nothing that is registered with `atexit`."""
+
+
 def leave(code: int) -> None:
     """End the process at once, unless another thread still works."""
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):

@@ -148,6 +148,19 @@ def test_an_action_in_a_container_shares_the_jobs_files_and_reports(own: Project
     assert manifest["exit_code"] == 4
 
 
+def test_a_bundle_has_the_actions(own: Project, tmp_path: Path) -> None:
+    first = ran(own, BOXED, code=1)
+    file = str(tmp_path / "x.bundle")
+    made = own.loom("bundle", "--full", "-o", file)
+    assert made.code == 0, made.err
+    shutil.rmtree(tmp_path / "server")
+    for kept in (own.home / ".cache/loom").glob("actions-*"):
+        shutil.rmtree(kept)
+    again = own.loom("replay", file, "--trust")
+    assert "reproduced: same failing command" in again.out, again.out + again.err
+    assert lines(again, "a")[-9:] == lines(first, "a")[-9:]
+
+
 def test_a_composite_action_uses_others(own: Project) -> None:
     done = ran(
         own,
