@@ -90,9 +90,18 @@ class Job:
         cancel: Cancel | None = None,
         merge_output: bool = False,
         share: Share | None = None,
+        then: Callable[[], object] | None = None,
         **more: Any,
     ) -> Ran:
+        """`then` is called at the first output."""
         heard = Heard()
+
+        def hear(stream: Stream, data: bytes) -> None:
+            first = not heard.pieces
+            heard(stream, data)
+            if first and then is not None:
+                then()
+
         started = time.monotonic()
         command = Command(
             script=script,
@@ -104,7 +113,7 @@ class Job:
             observed=True,
             **more,
         )
-        ended = self.session.run(command, heard, cancel or Cancel())
+        ended = self.session.run(command, hear, cancel or Cancel())
         return Ran(ended, heard, time.monotonic() - started)
 
     def run_in_one_shell(self, *scripts: str, shell: tuple[str, ...] = ()) -> list[Ran]:

@@ -34,7 +34,7 @@ def test_a_timeout_and_an_interrupt_end_everything_that_a_command_started(any_sh
     with any_sh.job() as job:
         before = left(job)
         inside, output = job.session.inside({}), list[bytes]()
-        ended = inside.exec(["sh", "-c", BUSY], lambda _, data: output.append(data), Cancel(), timeout_s=1)
+        ended = inside.exec(["sh", "-c", BUSY], lambda _, data: output.append(data), Cancel(), timeout_s=4)
         assert (ended.ended, b"".join(output)) == (Ended.TIMED_OUT, b"up\n")
         until(lambda: left(job) == before)
 

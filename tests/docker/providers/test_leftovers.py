@@ -246,7 +246,7 @@ HOST_LOOM = textwrap.dedent(
     workspace = Path(sys.argv[1])
     request = SessionRequest(run_id="x", job_id="job", workspace=workspace, project_dir=str(workspace), environment={}, shell=("sh", "-e"))
     with HostProvider(os.environ).open(request, lambda *_: None, Cancel()) as session:
-        script = "setsid sh -c 'sleep 1.5; echo >late' & echo up; sleep 1.5; echo >later"
+        script = "setsid sh -c 'sleep 600.125; echo >late' & echo up; sleep 600.125; echo >later"
         session.run(Command(script=script, shell=()), lambda s, d: print("up", flush=True), Cancel())
     """
 )
@@ -258,7 +258,7 @@ def test_a_killed_loom_leaves_no_process_on_the_host(tmp_path: Path) -> None:
     assert process.stdout.readline() == "up\n"
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    time.sleep(2)
+    until(lambda: not running(b"600.125"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -275,7 +275,11 @@ os.kill(os.getpid(), 9)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     folder = Path(killed.stdout.split()[1]).parent
     until(lambda: not folder.exists())
-    assert not [found for found in Path("/proc").glob("[0-9]*/cmdline") if b"600.75" in content_of(found)]
+    assert not running(b"600.75")
+
+
+def running(mark: bytes) -> list[Path]:
+    return [found for found in Path("/proc").glob("[0-9]*/cmdline") if mark in content_of(found)]
 
 
 def content_of(path: Path) -> bytes:

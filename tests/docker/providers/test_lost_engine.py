@@ -143,11 +143,8 @@ NO_NETWORK = Network(mode="none")
 def test_a_lost_connection_that_ends_the_container_is_not_the_jobs_failure(any_sh: Place) -> None:
     with any_sh.job() as job:
         assert job.run("true").code == 0
-        timer = threading.Timer(0.3, job.session._driven.channel.attachment.close_input)
-        timer.start()
         with pytest.raises(ProviderError, match="the connection to the container of job job was lost"):
-            job.run("sleep 20")
-        timer.join()
+            job.run("echo up; sleep 600", then=job.session._driven.channel.attachment.close_input)
 
 
 @pytest.mark.slow
@@ -158,10 +155,8 @@ def test_an_engine_that_ends_in_mid_step(
     own, client = own_engine
     with docker_place.job(network=NO_NETWORK) as job:
         assert job.run("echo before").out == b"before\n"
-        timer = threading.Timer(0.3, own.signal, [how])
-        timer.start()
         with promptly(), pytest.raises(ProviderError) as caught:
-            job.run("echo up; sleep 600")
+            job.run("echo up; sleep 600", then=lambda: own.signal(how))
     assert caught.value.exit_code == 3
     if how is signal.SIGKILL:
         assert "engine" in str(caught.value)
@@ -212,16 +207,15 @@ def test_an_engine_that_hangs_is_given_up(
 ) -> None:
     own, _ = own_engine
     monkeypatch.setattr(any_channel, "ASK_ENGINE_S", 0.5)
-    monkeypatch.setattr(channel, "ANSWER_S", 0.5)
-    monkeypatch.setattr(session, "LEAVE_S", 0.5)
-    monkeypatch.setattr(driven, "LEAVE_S", 0.5)
     with docker_place.job(network=NO_NETWORK) as job:
         # An engine that answers is asked and left in peace.
         assert job.run("sleep 1.5; echo done").out == b"done\n"
+        for module, limit in ((channel, "ANSWER_S"), (session, "LEAVE_S"), (driven, "LEAVE_S")):
+            monkeypatch.setattr(module, limit, 0.5)
         own.signal(signal.SIGSTOP)
-        threading.Timer(6, own.signal, [signal.SIGCONT]).start()
         with pytest.raises(EngineUnavailable, match="silent") as caught:
-            job.run("sleep 60")
+            job.run("sleep 600")
+        threading.Timer(3, own.signal, [signal.SIGCONT]).start()
     assert caught.value.exit_code == 3
     assert docker_place.provider.close() == []
 
@@ -230,7 +224,8 @@ def test_an_engine_that_hangs_while_a_job_starts_is_given_up(
     own_engine: tuple[OwnEngine, docker.DockerClient], docker_place: Place
 ) -> None:
     own, _ = own_engine
-    client = connect({"DOCKER_HOST": own.url}, answer_s=1)
+    client = connect({"DOCKER_HOST": own.url})
+    client.api.timeout = 1
     docker_place.provider = DockerProvider(lambda: client, pid=os.getpid())
     own.signal(signal.SIGSTOP)
     try:
@@ -271,9 +266,8 @@ def test_a_lost_connection_to_an_engine_that_can_not_write_its_log(
             fill(own.data)
             lines = "i=0; while [ $i -lt 5000 ]; do echo line $i, which the log has no room for; i=$((i+1)); done"
             assert job.run(lines).out.count(b"\n") == 5000, "all of it is there as long as the connection is"
-            threading.Timer(0.3, proxy.cut_output).start()
             with pytest.raises(ProviderError, match=r"its log.* lacks what it had printed") as caught:
-                job.run("sleep 60")
+                job.run("echo up; sleep 600", then=proxy.cut_output)
         assert "disk" in (caught.value.hint or "")
         assert docker_place.provider.close() == []
         assert client.api.containers(all=True) == []

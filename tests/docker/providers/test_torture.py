@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -250,12 +249,13 @@ def test_running_out_of_memory_is_reported_as_such(docker_place: Place) -> None:
 def test_having_as_many_processes_as_there_may_be_is_counted(any_sh: Place) -> None:
     with any_sh.job(resources=Resources(pids=20)) as job:
         assert job.run("exit 1").exit.refused_forks == 0
-        # In a shell of its own: some shells end when they can't fork.
+        # In a shell of its own: some shells end when they can't fork. The step waits without a fork for all to end.
         ran = job.run(
-            "(for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 0.3 & done; wait) || exit 3"
+            "set -- /proc/[0-9]*; most=$(($# + 5))\n"
+            "(for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 3 & done; wait) || :\n"
+            "while set -- /proc/[0-9]*; [ $# -gt $most ]; do :; done"
         )
         assert ran.exit.refused_forks >= 1
-        time.sleep(0.4)
         assert job.run("exit 1").exit.refused_forks == 0
 
 
@@ -336,19 +336,17 @@ def test_git_trusts_the_workspace(docker_place: Place) -> None:
 
 def test_a_container_that_others_remove_is_an_error(docker_place: Place, engine: docker.DockerClient) -> None:
     with docker_place.job() as job:
-        remove = subprocess.Popen(["sh", "-c", f"sleep 0.3; docker rm -f {job.session.container_id} >/dev/null"])
+        remove = lambda: engine.api.remove_container(job.session.container_id, force=True)  # noqa: E731
         with pytest.raises(ProviderError, match=r"removed by someone else|stopped from outside"):
-            job.run("sleep 20")
-        remove.wait()
+            job.run("echo up; sleep 600", then=remove)
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
 def test_a_container_that_others_stop_is_an_error(docker_place: Place, engine: docker.DockerClient, how: str) -> None:
     with docker_place.job() as job:
-        stop = subprocess.Popen(["sh", "-c", f"sleep 0.3; docker {how} {job.session.container_id} >/dev/null"])
+        stop = lambda: getattr(engine.api, how)(job.session.container_id)  # noqa: E731
         with pytest.raises(ProviderError, match="stopped from outside"):
-            job.run("sleep 20")
-        stop.wait()
+            job.run("echo up; sleep 600", then=stop)
 
 
 HOLD = textwrap.dedent(
