@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import ssl
 import stat
 import threading
 from collections.abc import Iterator, Mapping
@@ -125,15 +126,13 @@ class EngineSocket:
     """
 
     def __init__(self, response: Any, of_connection: Any) -> None:
-        from ssl import SSLWantReadError  # here: the SDK has imported it
-
         self._response = response
         self._socket = of_connection
         limit_s = of_connection.gettimeout()
         of_connection.settimeout(0)
         try:
             self._ahead = bytes(response.raw._fp.fp.peek())
-        except SSLWantReadError:
+        except ssl.SSLWantReadError:
             self._ahead = b""
         finally:
             of_connection.settimeout(limit_s)

@@ -69,6 +69,7 @@ def test_output_that_arrives_with_the_head_of_the_answer_is_not_lost(tmp_path: P
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
 
         def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))  # else the kernel resets the connection at its end
             self.wfile.write(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n" + first)
             more.wait()
             self.wfile.write(rest)
