@@ -216,7 +216,7 @@ def test_an_action_of_the_project_is_that_of_the_snapshot(own: Project) -> None:
         "after ",
         "post undefined false",
     ]
-    assert "main 2 nobody/two words fixed-nobody yes /workspace /github/home" in said
+    assert "main 2 nobody/two words fixed-nobody  /workspace /github/home" in said
 
 
 def test_a_job_without_a_checkout_begins_in_an_empty_directory(own: Project) -> None:
