@@ -146,6 +146,8 @@ class Resources(Struct, frozen=True, kw_only=True):
     shm_size: int | None = None
     ulimits: tuple[Ulimit, ...] = ()
     tmpfs: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    """Paths at which the container has a volume of its own, which goes with it."""
     devices: tuple[str, ...] = ()
     gpus: str | None = None
     read_only: bool = False
@@ -190,6 +192,7 @@ class Service(Struct, frozen=True, kw_only=True):
     """Whether the job fails when it ends, or is not ready in time. As in GitLab, False: its output says so."""
     ports: tuple[int, ...] = ()
     """Those that the workflow names."""
+    resources: Resources = field(default_factory=Resources)
 
 
 When = Literal["on_success", "on_failure", "always"]

@@ -15,6 +15,8 @@ _FLAGS = frozenset(
     {"--privileged", "--init", "--rm", "--no-healthcheck", "--tty", "-t", "--interactive", "-i", "--read-only"}
 )
 _SHORT = {"-u": "--user", "-m": "--memory", "-e": "--env", "-h": "--hostname", "-w": "--workdir", "-p": "--publish"}
+_SHORT |= {"-l": "--label", "-v": "--volume"}
+_SOCKET = "/var/run/docker.sock"
 _IGNORED = frozenset(
     {
         "--init",
@@ -25,6 +27,7 @@ _IGNORED = frozenset(
         "-i",
         "--name",
         "--hostname",
+        "--label",
         "--restart",
         "--pull",
         "--stop-timeout",
@@ -43,11 +46,14 @@ class ContainerOptions(Struct, kw_only=True):
     entrypoint: tuple[str, ...] | None = None
     platform: str | None = None
     privileged: bool = False
+    docker_socket: bool = False
     health_command: str | None = None
     health_interval_s: float = 1.0
     aliases: list[str] = field(default_factory=list)
     env: dict[str, str] = field(default_factory=dict)
     extra_hosts: dict[str, str] = field(default_factory=dict)
+    volumes: list[str] = field(default_factory=list)
+    """The names of its volumes."""
     resources: dict[str, Any] = field(default_factory=dict)
     """Fields of `Resources`."""
 
@@ -106,6 +112,22 @@ def _ulimit(found: ContainerOptions, value: str) -> None:
     found.resources["ulimits"] = (*found.resources.get("ulimits", ()), one)
 
 
+def add_volume(found: ContainerOptions, value: str) -> None:
+    """Add `[SOURCE:]TARGET[:MODE]`. A new machine's /tmp is as empty as a volume. Raises ValueError."""
+    source, _, rest = value.partition(":")
+    source, target = (source, rest.partition(":")[0]) if rest else ("", source)
+    if not target.startswith("/"):
+        raise ValueError(f"{value}: expected NAME:/PATH or /PATH")
+    if (source, target) == (_SOCKET, _SOCKET):
+        found.docker_socket = True
+        return
+    if source.startswith(("/", ".", "~", "$")) and f"{source}/"[:5] != "/tmp/":
+        raise ValueError(f"{value}: a container gets no directory of this machine; name a volume, or a path below /tmp")
+    if source and not source.startswith("/"):
+        found.volumes.append(source)
+    _add("volumes")(found, target)
+
+
 _TAKEN: Mapping[str, Callable[[ContainerOptions, str], None]] = {
     "--user": lambda found, value: setattr(found, "user", value),
     "--entrypoint": lambda found, value: setattr(found, "entrypoint", (value,) if value else ()),
@@ -123,6 +145,7 @@ _TAKEN: Mapping[str, Callable[[ContainerOptions, str], None]] = {
     "--gpus": _resource("gpus", str),
     "--read-only": _resource("read_only", lambda value: value == "true"),
     "--tmpfs": _add("tmpfs"),
+    "--volume": add_volume,
     "--device": _add("devices"),
     "--ulimit": _ulimit,
 }

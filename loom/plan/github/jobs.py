@@ -14,7 +14,7 @@ from loom.plan import builder
 from loom.plan import model as p
 from loom.plan.github import actions
 from loom.plan.github.candidates import IF_FALSE, TOKEN, GitHubCandidate, GitHubCandidates, WorkflowScope, secret_in
-from loom.plan.github.containers import BadOption, ContainerOptions, options_of
+from loom.plan.github.containers import BadOption, ContainerOptions, add_volume, options_of
 from loom.plan.github.steps import StepList, texts_of
 from loom.plan.github.texts import LATE, Texts
 from loom.plan.late import Action, LateCaller, LateJob, LateNeed, LateStep
@@ -29,6 +29,8 @@ from loom.workflow.github.workflows import CALL
 from loom.workflow.words import shell_words
 
 NOT_YET = "GH_NOT_YET"
+_OF_SERVICES = {"cpus", "memory", "pids", "shm_size", "tmpfs", "ulimits", "volumes"}
+"""The fields of `Resources` that a service may have."""
 _PORTS = re.compile(r"(?:[0-9.]+:)??(?:(?P<host>[0-9]+):)?(?P<port>[0-9]{1,5})(?:/(?:tcp|udp))?")
 
 
@@ -42,6 +44,8 @@ class GitHubJobBuilder(builder.Refusals):
         self.there: frozenset[str] = frozenset()
         """The ids of the jobs of the plan."""
         self.notices: list[Problem] = []
+        self._volumes: dict[tuple[str, str], str] = {}
+        """The container that has a volume, by job and name."""
 
     def job(self, candidate: GitHubCandidate) -> p.Job:
         config, node, texts = self.context.config, candidate.node, candidate.texts
@@ -86,6 +90,7 @@ class GitHubJobBuilder(builder.Refusals):
             resources=builder.limits(config, **options.resources),
             network=p.Network(mode=config.network, extra_hosts=options.extra_hosts),
             privileged=options.privileged,
+            docker_socket=options.docker_socket,
             services=services,
             services_at_localhost=bool(services) and self._container_of(candidate) is None,
             secrets=tuple({secret.name: secret for secret in secrets.values()}.values()),
@@ -269,17 +274,27 @@ class GitHubJobBuilder(builder.Refusals):
         return name
 
     def _options(self, candidate: GitHubCandidate, node: Node | None, key: str) -> ContainerOptions:
+        found = ContainerOptions()
         written = node.get("options") if node is not None else None
-        text = candidate.texts.text(written)
-        if written is None or text is LATE:
-            if written is not None:
-                self.refuse(candidate, written, f"{key}: options are not known before the job starts")
-            return ContainerOptions()
-        try:
-            return options_of(str(text))
-        except BadOption as error:
-            self.refuse(candidate, written, f"{key}: {error}; remove it, or run the job in CI")
-            return ContainerOptions()
+        if written is not None:
+            text = candidate.texts.text(written)
+            try:
+                if text is LATE:
+                    raise BadOption("options are not known before the job starts")
+                found = options_of(text)
+            except BadOption as error:
+                self.refuse(candidate, written, f"{key}: {error}; remove it, or run the job in CI")
+        for one in items_of(node.get("volumes")) if node is not None else ():
+            text = candidate.texts.text(one)
+            try:
+                add_volume(found, text_of(one) if text is LATE else text)
+            except ValueError as error:
+                self.refuse(candidate, one, f"{key}: volumes: {error}")
+        for name in found.volumes:
+            if (other := self._volumes.setdefault((candidate.id, name), key)) != key:
+                why = f"{key}: volume {name} is one of {other} too; each container has its own here"
+                self.refuse(candidate, candidate.node, why)
+        return found
 
     def _services(self, candidate: GitHubCandidate) -> Iterator[p.Service]:
         for name, node in fields_of(candidate.node.get("services")).items():
@@ -292,12 +307,10 @@ class GitHubJobBuilder(builder.Refusals):
             if not image:
                 continue  # GitHub starts no service without an image
             options = self._options(candidate, node, f"services: {name}")
-            if options.privileged or options.resources or options.extra_hosts:
-                self.refuse(
-                    candidate,
-                    node,
-                    f"services: {name}: of options, only those of health, user, platform and entrypoint",
-                )
+            beyond = options.resources.keys() - _OF_SERVICES
+            if options.privileged or options.docker_socket or options.extra_hosts or beyond:
+                why = f"services: {name}: an option that only the container of a job can have"
+                self.refuse(candidate, node, why)
             ports = self._ports(candidate, name, node)
             values, secrets = self._service_env(candidate, name, node)
             ready = p.Ready()
@@ -321,6 +334,7 @@ class GitHubJobBuilder(builder.Refusals):
                 secrets=secrets,
                 place=f"{node.file.name}:{node.line}",
                 ports=tuple(ports),
+                resources=p.Resources(**{key: one for key, one in options.resources.items() if key not in beyond}),
             )
 
     def _check_ports(self, candidate: GitHubCandidate, services: tuple[p.Service, ...]) -> None:

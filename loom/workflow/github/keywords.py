@@ -103,6 +103,10 @@ ROOT_KEYWORDS = (
 )
 """The keys at the root of a file."""
 
+_VOLUMES = (
+    "A name, a path alone or one below /tmp is a new volume of the container; the engine's socket asks for trust. "
+    "Another directory of the machine refuses the job."
+)
 _CONTAINER = (
     Keyword("image", "scalar"),
     Keyword("credentials", "map", _NONE, _NO_LOGIN),
@@ -110,7 +114,7 @@ _CONTAINER = (
     Keyword("credentials:password", "scalar"),
     *_ENV,
     Keyword("ports", "[scalar]"),
-    Keyword("volumes", "[text]", _NO_JOB, "A container gets no directory of this machine."),
+    Keyword("volumes", "[text]", _DIFFERS, _VOLUMES),
     Keyword("options", "text", _DIFFERS, "The options that loom has a setting for; another one refuses the job."),
 )
 

@@ -46,3 +46,29 @@ def test_services_are_at_localhost_also_in_the_kept_container(at_localhost: Proj
     assert ran.output("test", "script/01") == ["web", "db", "web", "db"]
     inside = at_localhost.loom("exec", "last", "test", "--", "bash", "-c", "exec 3<>/dev/tcp/localhost/9090; cat <&3")
     assert (inside.code, inside.out) == (0, "db\n"), inside.err
+
+
+def test_volumes_of_a_job_and_limits_of_a_service(project: Project) -> None:
+    project.write(
+        ".github/workflows/ci.yml",
+        """\
+        on: push
+        jobs:
+          test:
+            runs-on: ubuntu-latest
+            container: {image: "loom/base:latest", volumes: ["data:/data/x", /var/log, "/tmp/y:/y"]}
+            services:
+              s:
+                image: loom/base:latest
+                command: sleep 100
+                volumes: ["of_s:/x"]
+                options: --tmpfs /t --shm-size 8m --health-cmd "grep -q ' /x ' /proc/mounts && grep -q ' /t tmpfs' /proc/mounts && df /dev/shm | grep -q ' 8192 '"
+            steps:
+              - run: "grep -c ' /data/x | /var/log | /y ' -E /proc/mounts; ls /var/log/apt >/dev/null; touch /data/x/a /y/b"
+        """,
+    )
+    project.commit()
+    ran = project.run()
+    assert ran.code == 0, ran.out + ran.err
+    assert ran.output("test", "script/01") == ["3"]
+    clean(project)

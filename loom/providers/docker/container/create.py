@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from loom.errors import ImageError, LoomError
+from loom.plan.model import Resources
 from loom.providers import labels
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker.container import hardening, refusals
@@ -115,35 +116,40 @@ def environment_of(request: SessionRequest) -> tuple[list[str], dict[str, str]]:
 
 def host_config(request: SessionRequest, mount: Mount, traits: Traits) -> dict[str, Any]:
     """Return arguments for the SDK's `create_host_config`: no more rights than in CI, unless requested."""
-    resources = request.resources
-    mounts = mount.spec()
+    limits = limits_of(request.resources)
+    mounts = [*mount.spec(), *limits.pop("mounts", ())]
     if request.docker_socket:
         mounts.append({"Type": "bind", "Source": traits.socket, "Target": ENGINES_SOCKET})
-    tmpfs = {driver.DIRECTORY: f"mode=1777,size={DRIVER_FILES_SIZE}"}
-    for entry in resources.tmpfs:
-        path, _, options = entry.partition(":")
-        tmpfs[path] = options
     config: dict[str, Any] = {
+        **limits,
         "init": True,
         "mounts": mounts,
-        "tmpfs": tmpfs,
+        "tmpfs": {driver.DIRECTORY: f"mode=1777,size={DRIVER_FILES_SIZE}", **limits.get("tmpfs", {})},
         "network_mode": request.network_id or request.network.mode,
         "extra_hosts": dict(request.network.extra_hosts) or None,
         "privileged": request.privileged,
+        "devices": devices_of(request.resources),
+        "device_requests": device_requests_of(request.resources, podman=traits.podman),
+        "read_only": request.resources.read_only or None,
+        **(hardening.JOB if request.hardened else {}),
+    }
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def limits_of(resources: Resources) -> dict[str, Any]:
+    """Return those arguments that a service may have too."""
+    found = {
         "nano_cpus": None if resources.cpus is None else int(resources.cpus * 1_000_000_000),
         "mem_limit": resources.memory,
         # Swap would delay and hide an out-of-memory end.
         "memswap_limit": resources.memory,
         "pids_limit": resources.pids,
         "shm_size": resources.shm_size,
-        "ulimits": [{"Name": limit.name, "Soft": limit.soft, "Hard": limit.hard} for limit in resources.ulimits]
-        or None,
-        "devices": devices_of(resources),
-        "device_requests": device_requests_of(resources, podman=traits.podman),
-        "read_only": resources.read_only or None,
-        **(hardening.JOB if request.hardened else {}),
+        "ulimits": [{"Name": limit.name, "Soft": limit.soft, "Hard": limit.hard} for limit in resources.ulimits],
+        "tmpfs": {path: options for path, _, options in (entry.partition(":") for entry in resources.tmpfs)},
+        "mounts": [{"Type": "volume", "Target": path} for path in resources.volumes],
     }
-    return {key: value for key, value in config.items() if value is not None}
+    return {key: value for key, value in found.items() if value}
 
 
 def image_is_there(client: docker.DockerClient, image_id: str) -> bool:

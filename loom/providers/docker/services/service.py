@@ -21,6 +21,7 @@ from loom.plan import model
 from loom.providers import labels, services
 from loom.providers.docker.container import hardening
 from loom.providers.docker.container.cleanup import remove_container
+from loom.providers.docker.container.create import limits_of
 from loom.providers.docker.engine.errors import engine_errors, explanation, translated
 from loom.providers.docker.engine.retries import retrying, start_failed, starting
 from loom.providers.docker.images.images import Images
@@ -195,13 +196,13 @@ class ServiceContainer:
         variables = dict(service.variables)
         marks = {**group.labels, labels.ROLE: "service", labels.SERVICE: service.name}
         marks |= {labels.ONCE: "true"} if service.once else {}
-        host: dict[str, Any] = dict(hardening.SERVICE) if group.hardened else {}
+        host = {**(hardening.SERVICE if group.hardened else {}), **limits_of(service.resources)}
         if group.published and ports:
             own = service.ports  # under their own numbers, as the job expects them at localhost
             host["port_bindings"] = {port: ("127.0.0.1", port if port in own else None) for port in ports}
         if self._secrets:
             entrypoint, command = _taking_secrets(entrypoint, command, config)
-            host["tmpfs"] = {services.FOLDER: "mode=1777,size=4m"}
+            host["tmpfs"] = {**host.get("tmpfs", {}), services.FOLDER: "mode=1777,size=4m"}
             variables |= services.secrets_variables(service)
             marks[labels.HANDED_OVER] = "true"
         aliases = list(dict.fromkeys((*service.aliases, service.name, *group.shared)))

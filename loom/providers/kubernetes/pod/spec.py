@@ -341,6 +341,8 @@ def _service(one: Placed, hardened: bool, confined: bool) -> dict[str, Any]:
         "env": _environment(given),
         "securityContext": _user(service.user or service.image.user or ""),
     }
+    if limits := _resources(service.resources, None):
+        container["resources"] = limits
     if entrypoint is not None:
         container["command"] = list(entrypoint)
     if service.command is not None:
@@ -419,7 +421,7 @@ def _volumes(request: SessionRequest) -> list[dict[str, Any]]:
         if path.rstrip("/") == "/run":
             continue  # the driver's directory is below; its own mount is enough
         found.append(_volume(f"tmpfs-{index}", path, (JOB,), medium=memory, size=_size(options)))
-    return found
+    return [*found, *(_volume(f"own-{index}", path, (JOB,)) for index, path in enumerate(resources.volumes))]
 
 
 def _volume(name: str, path: str, where: Sequence[str], *, medium: str = "", size: int | None = None) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from loom.plan.github.containers import BadOption, ContainerOptions, options_of
 
 from .conftest import Planned
 
+NO_DIRECTORY = "a container gets no directory of this machine; name a volume, or a path below /tmp"
+
 
 @pytest.mark.parametrize(
     ("text", "expected"),
@@ -28,6 +30,8 @@ from .conftest import Planned
         ("--add-host a:1.2.3.4 --add-host b:::1", {"extra_hosts": {"a": "1.2.3.4", "b": "::1"}}),
         ("--cpus 1.5 -m 512m --shm-size=1g", {"resources": {"cpus": 1.5, "memory": 512 << 20, "shm_size": 1 << 30}}),
         ("--pids-limit 9 --gpus all --read-only", {"resources": {"pids": 9, "gpus": "all", "read_only": True}}),
+        ("-v /a -v b:/c:ro --volume=/tmp/x:/d", {"resources": {"volumes": ("/a", "/c", "/d")}, "volumes": ["b"]}),
+        ("-v /var/run/docker.sock:/var/run/docker.sock", {"docker_socket": True}),
         ("--read-only=false", {"resources": {"read_only": False}}),
         (
             "--tmpfs /a --tmpfs /b:size=1m --device /dev/null",
@@ -62,6 +66,9 @@ def test_options(text: str, expected: dict[str, Any]) -> None:
         ("-w /x", "options: --workdir is not supported"),
         ("-p 80", "options: --publish is not supported"),
         ("--cpus many", "options: --cpus: could not convert string to float: 'many'"),
+        ("-v a", "options: --volume: a: expected NAME:/PATH or /PATH"),
+        ("-v /tmpx:/x", f"options: --volume: /tmpx:/x: {NO_DIRECTORY}"),
+        ("-v ./a:/x", f"options: --volume: ./a:/x: {NO_DIRECTORY}"),
         ("--ulimit nofile", "options: --ulimit: invalid literal for int() with base 10: ''"),
     ],
 )
@@ -90,7 +97,7 @@ jobs:
       t: {image: docker://redis:7, entrypoint: /e f, env: {E: "${{ env.W }}"}, options: --health-cmd t --health-interval 9s}
     env: {W: w}
     steps: [{run: echo}]
-  y: {runs-on: ubuntu-latest, services: {s: {image: redis, options: --cpus 1}, t: {image: "${{ needs.a.outputs.o }}"}}, needs: a, steps: [{run: echo}]}
+  y: {runs-on: ubuntu-latest, services: {s: {image: redis, options: --gpus all}, t: {image: "${{ needs.a.outputs.o }}"}}, needs: a, steps: [{run: echo}]}
   z: {runs-on: ubuntu-latest, container: {image: node, options: "--user ${{ needs.a.outputs.o }}"}, needs: a, steps: [{run: echo}]}
   v: {runs-on: ubuntu-latest, services: {s: {image: redis, env: {A: "${{ needs.a.outputs.o }}"}}}, needs: a, steps: [{run: echo}]}
 """,
@@ -111,8 +118,41 @@ jobs:
     assert (second.command, second.entrypoint, second.variables) == (None, ("/e", "f"), {"E": "w"})
     assert (second.ready.command, second.ready.interval_s) == (("sh", "-c", "t"), 2.0)
     assert [text.split(": ", 2)[2] for name in "yzv" for text in plan.job(name).refused] == [
-        "services: s: of options, only those of health, user, platform and entrypoint",
+        "services: s: an option that only the container of a job can have",
         "services: the image of t is not known before the job starts; name one",
-        "container: options are not known before the job starts",
+        "container: options are not known before the job starts; remove it, or run the job in CI",
         "services: s: env: A is not known before the job starts",
+    ]
+
+
+def test_volumes_are_new_ones_of_a_container(planned: Planned) -> None:
+    plan = planned(
+        """
+on: push
+jobs:
+  a:
+    runs-on: ubuntu-latest
+    container: {image: node, volumes: ["data:/data", /more, "/var/run/docker.sock:/var/run/docker.sock"], options: --shm-size 1g}
+    services: {s: {image: redis, volumes: ["of_s:/x"], options: --memory 64m}}
+    steps: [{run: echo}]
+  b:
+    runs-on: ubuntu-latest
+    container: {image: node, volumes: ["data:/data", "/home:/home", "${{ github.workspace }}:/w"]}
+    services: {s: {image: redis, volumes: ["data:/x", "/var/run/docker.sock:/var/run/docker.sock"]}}
+    steps: [{run: echo}]
+"""
+    )
+    job = plan.job("a")
+    assert (job.refused, job.resources.volumes, job.docker_socket, job.resources.shm_size) == (
+        (),
+        ("/data", "/more"),
+        True,
+        1 << 30,
+    )
+    assert (job.services[0].resources.volumes, job.services[0].resources.memory) == (("/x",), 64 << 20)
+    assert [text.split(": ", 2)[2] for text in plan.job("b").refused] == [
+        f"container: volumes: /home:/home: {NO_DIRECTORY}",
+        f"container: volumes: ${{{{ github.workspace }}}}:/w: {NO_DIRECTORY}",
+        "services: s: volume data is one of container too; each container has its own here",
+        "services: s: an option that only the container of a job can have",
     ]
