@@ -292,7 +292,6 @@ class _Handler(BaseHTTPRequestHandler):
         headers["Content-Length"] = str(last - first + 1)
         self._answer(206 if asked else 200, None, headers)
         if self.command == "GET" and last >= first:
-            self.wfile.flush()
             self.connection.sendfile(file, first, last - first + 1)
 
     def _address(self, kind: str) -> tuple[str, Mapping[str, str]]:
@@ -343,7 +342,6 @@ class _Handler(BaseHTTPRequestHandler):
         kind = "application/json" if twirp else "text/plain; charset=utf-8"
         with suppress(OSError):
             self._answer(status, body, {"Content-Type": kind, "Connection": "close", "x-ms-error-code": code})
-            self.wfile.flush()
             self.connection.settimeout(_LINGER_S)
             self.connection.shutdown(socket.SHUT_WR)
             left = _LINGER  # a client that still sends would not see the answer if the connection broke

@@ -175,3 +175,20 @@ def test_what_a_job_inherits(tmp_path: Path, text: str, what: str, value: Any) -
         "before": [step.script for step in found.steps if step.phase == "before_script"],
     }
     assert shown[what] == value
+
+
+@pytest.mark.parametrize(
+    ("keywords", "artifacts"),
+    [
+        ("dependencies: [b, a]", ("a", "b")),
+        ("dependencies: []", ()),
+        ("stage: test", None),
+        ("needs: [a, b], dependencies: [b]", ("b",)),
+        ("needs: [{job: a, artifacts: false}, b], dependencies: [a, b]", ("b",)),
+    ],
+)
+def test_dependencies_choose_among_the_artifacts_of_the_jobs_before(
+    tmp_path: Path, keywords: str, artifacts: tuple[str, ...] | None
+) -> None:
+    before = "a: {stage: build, script: x}\nb: {stage: build, script: x}"
+    assert job(tmp_path, keywords, before).artifacts_from == artifacts

@@ -10,6 +10,8 @@ from loom.config import Config
 from loom.config.values import GitHubSettings
 from loom.plan.github.events import event_of
 from loom.plan.model import ResolveContext
+from loom.workflow.changes import of_event
+from loom.workflow.languages import GITHUB
 
 SHA = "c" * 40
 KNOWN = {
@@ -152,3 +154,28 @@ def test_numbers_of_a_payload_stay_whole_where_its_file_can_have_them() -> None:
     assert repr({name: event[name] for name in given}) == repr(
         {"n": 7, "list": [1, {"big": float(1 << 53)}], "text": "x", "edge": (1 << 53) - 1}
     )
+
+
+class Noting(dict[str, str]):
+    """Values, and the names that were asked for."""
+
+    asked: set[str]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.asked.add(name)
+        return super().get(name, default)
+
+
+def test_a_kept_plan_is_of_the_values_that_an_event_reads() -> None:
+    known = Noting(KNOWN)
+    known.asked = set()
+    for name in ("push", "pull_request"):
+        known["LOOM_EVENT"] = name
+        event_of(ResolveContext(predefined=known))
+    for name in ("CI_COMMIT_BRANCH", "CI_PROJECT_PATH", "GITLAB_USER_LOGIN"):
+        known[name] = ""
+    event_of(ResolveContext(predefined=known))
+    for source in ("push", "merge_request_event"):
+        known["CI_PIPELINE_SOURCE"] = source
+        of_event(ResolveContext(predefined=known))
+    assert known.asked == GITHUB.reads

@@ -269,6 +269,10 @@ def test_jobs_are_found_where_they_are_written(tmp_path: Path) -> None:
     workflows = load(tmp_path / ".github/workflows", tmp_path, lambda: facts)
     plan = resolve(workflows, JobSelection(container=True), facts)
     found = {job.id: workflows.entry_of(job.name) for job in plan.jobs}
+    assert workflows.entry_of("a") is not None
+    assert workflows.entry_of("a (1/2) / none") == workflows.entry_of("a"), "the job that calls"
+    assert workflows.entry_of("none") is None
+    assert all(entry and entry.node == entry.merged == entry.file.jobs[entry.job] for entry in found.values())
     assert {job_id: entry and entry.key.place for job_id, entry in found.items()} == {
         "a.1-2.c": ".github/workflows/called.yml:3:3",
         "a.1-2.d.e": ".github/workflows/inner.yml:3:3",

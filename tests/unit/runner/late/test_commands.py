@@ -51,6 +51,20 @@ def test_a_command_is_carried_out_before_its_line_is_passed_on() -> None:
     assert order == ["a\n", "<x>", "::add-mask::x\nb\n"]
 
 
+def test_the_rest_of_a_line_is_none_of_its_own_and_the_next_line_is() -> None:
+    found: list[str] = []
+    looked: list[str] = []
+    commands = CommandFilter(lambda *_: None, lambda one: found.append(one.value))
+    commands("stdout", b"text")
+    commands("stdout", b"::error::no\n::error::yes\r\n::error::too\nmore ")
+    commands("stdout", b"::error::no\n")
+    commands.look = looked.append
+    commands("stdout", b"::error::last\n\nseen\r\n::unknown::x\nheld")
+    commands.end()
+    assert found == ["yes", "too", "last"]
+    assert looked == ["seen", "::unknown::x", "held"]
+
+
 def test_blank_lines_take_no_time() -> None:
     commands = CommandFilter(lambda *_: None, lambda _: None)
     with promptly():

@@ -55,6 +55,17 @@ def test_an_environment_says_its_tier_and_action_itself() -> None:
         ("never", None),
         ("", None),
         ("5 parsecs", None),
+        ("1:2:3:4", None),
+        ("3 4", None),
+        ("3 4s", None),
+        ("1h,30m", 5400),
+        *((f"2{word}", 2) for word in ("", "s", "sec", "secs", "second", "seconds")),
+        *((f"2 {word}", 120) for word in ("m", "min", "mins", "minute", "minutes")),
+        *((f"2 {word}", 7200) for word in ("h", "hr", "hrs", "hour", "hours")),
+        *((f"2 {word}", 172_800) for word in ("d", "day", "days")),
+        *((f"2 {word}", 1_209_600) for word in ("w", "wk", "wks", "week", "weeks")),
+        *((f"2 {word}", 5_184_000) for word in ("mo", "mos", "month", "months")),
+        *((f"2 {word}", 63_115_200) for word in ("y", "yr", "yrs", "year", "years")),
     ],
 )
 def test_durations(text: str, found: float | None) -> None:
