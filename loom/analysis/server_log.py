@@ -30,7 +30,8 @@ _FACT = 1000
 """Characters of a line in which a fact is looked for."""
 
 Ended = Literal["", "success", "failure", "error", "timed_out", "canceled"]
-Kind = Literal["output", "command", "section", "verdict"]
+Kind = Literal["output", "command", "section", "header", "verdict"]
+"""`header`: a line with which GitHub shows a step, before its output."""
 
 
 class LogLine(Struct, frozen=True):
@@ -215,8 +216,7 @@ class LogReader:
             yield LogLine("command", command, self._unit)
         else:
             self._fact(plain)
-            if not self._header:
-                yield LogLine("output", plain, self._unit)
+            yield LogLine("header" if self._header else "output", plain, self._unit)
 
     def _sections(self, line: str) -> tuple[str, bool]:
         marks = [*_SECTION.finditer(line)]
@@ -322,7 +322,7 @@ def read_log(chunks: Iterable[bytes]) -> ServerLog:
 
     current, chosen, total = new(""), None, 0
     for line in reader.lines(chunks):
-        total += 1
+        total += line.kind != "header"
         github = reader.facts.format == "github"
         if line.unit != current.name or (github and line.kind == "section" and line.text.startswith("Run ")):
             chosen = _choose(chosen, current)

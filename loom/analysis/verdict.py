@@ -108,7 +108,8 @@ def verdict(
     if there.status == "success":
         return "another-failure", f"passed there, fails here: {here.text}"
     command = _same(_first_line(there.command), _first_line(here.command))
-    code, line = there.exit_code == here.exit_code, _same(there.telling_line, here.telling_line)
+    code = there.exit_code == here.exit_code
+    line = parting is None or _same(there.telling_line, here.telling_line)
     if command and code and line:
         return "reproduced", "reproduced: same failing command, same exit code, same telling line"
     same = [name for name, is_same in (("command", command), ("exit code", code), ("telling line", line)) if is_same]

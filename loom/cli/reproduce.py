@@ -18,6 +18,7 @@ def reproduce(
     ] = False,
     with_cache: Annotated[bool, option("--with-cache", "Restore caches (default: they are left cold).")] = False,
     var: options.Variables = None,
+    inputs: options.Inputs = None,
     keep: options.Keep = None,
     trust: options.Trust = False,
     quiet: options.Quiet = False,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -49,6 +51,25 @@ class Progress:
         if not self._quiet:
             sys.stderr.write(self.masker.mask_bytes(data).decode("utf-8", "replace"))
             sys.stderr.flush()
+
+
+@contextmanager
+def progress_line(*, wanted: bool = True, at_once: bool = False) -> Iterator[Callable[[str], None]]:
+    """Give what shows a text in a line of standard error that goes at the end; on a terminal alone."""
+    wanted = wanted and sys.stderr.isatty()
+    last = 0.0 if at_once else time.monotonic() + 0.2  # what is small is done before anyone could read it
+
+    def show(text: str) -> None:
+        nonlocal last
+        if wanted and time.monotonic() - last > 0.1:
+            last = time.monotonic()
+            print(f"\r\033[K{cleaned(text)}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        if wanted:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def paint(text: str, style: str) -> str:

@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from loom import snapshot as snapshots
 from loom.cancel import Cancel, signals
 from loom.commands import project
 from loom.commands.keep.trusting import filters_allowed
+from loom.commands.screen import progress_line
 from loom.errors import RequestError, SnapshotError
 from loom.record.store import RunEntry, Store
 from loom.render.output import print_either
@@ -48,9 +48,12 @@ def _take(source: Source, *, show_progress: bool) -> Snapshot:
     here = project.here(root=source.root)
     run_id = str(time.time_ns())
     workspace = new_workspace(here.config.tmp_dir, run_id)
-    on_progress = _progress_line() if show_progress and sys.stderr.isatty() else None
     try:
-        with signals(cancel):
+        with signals(cancel), progress_line(wanted=show_progress) as show:
+
+            def on_progress(done: int, total: int) -> None:
+                show(f"copying: {done:,} of {max(done, total):,} files")
+
             try:
                 # Only the person who asked: what is in the checkout may be private.
                 here.store.claims.make(workspace, run_id=run_id, repo_root=source.root, kind="snapshot")
@@ -72,21 +75,6 @@ def _take(source: Source, *, show_progress: bool) -> Snapshot:
     except snapshots.SnapshotCanceled:
         print("interrupted: no workspace was left behind", file=sys.stderr)
         raise SystemExit(int(cancel.exit_code or ExitCode.INTERRUPTED)) from None
-    finally:
-        if on_progress is not None:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-
-def _progress_line() -> Any:
-    last = time.monotonic() + 0.3  # a small repository is done before anyone could read it
-
-    def show(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > 0.1:
-            last = time.monotonic()
-            print(f"\r\033[Kcopying: {done:,} of {max(done, total):,} files", end="", file=sys.stderr, flush=True)
-
-    return show
 
 
 def _snapshot_lines(taken: Snapshot) -> list[str]:

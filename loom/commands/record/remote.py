@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from msgspec import Struct
 
@@ -13,9 +13,11 @@ from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.server_log import ServerLog, diagnosis_of_log, read_log
 from loom.commands.project import Here
 from loom.commands.run import checkout
+from loom.commands.screen import progress_line
 from loom.commands.servers import JobAddress, RemoteJob, Server, address_of, server_of
 from loom.commands.servers.tokens import token_for
 from loom.plan.origin import origin_of
+from loom.util.units import rough_size
 
 _BLOCK = 1 << 18
 
@@ -30,7 +32,7 @@ def remote_job(place: Here, url: str) -> Remote:
     """Return the job that an address means; of a pipeline or run the first that failed."""
     address = address_of(url)
     server = connected(place, address)
-    return Remote(address=address, server=server, job=server.job(address))
+    return Remote(address=server.address, server=server, job=server.job(server.address))
 
 
 def connected(place: Here, address: JobAddress) -> Server:
@@ -44,8 +46,28 @@ def connected(place: Here, address: JobAddress) -> Server:
 def downloaded(remote: Remote) -> Iterator[BinaryIO]:
     """Give the log as a file without a name."""
     with tempfile.TemporaryFile() as file:
-        remote.server.log(remote.job, file)
+        with counted(file, "the log") as counting:
+            remote.server.log(remote.job, counting)
         yield file
+
+
+@contextmanager
+def counted(file: BinaryIO, what: str) -> Iterator[BinaryIO]:
+    """Give a file that shows on a terminal how much was written to it."""
+    with progress_line() as show:
+        yield cast("BinaryIO", _Counting(file, lambda size: show(f"{what}: {rough_size(size)}")))
+
+
+class _Counting:
+    def __init__(self, file: BinaryIO, on_size: Callable[[int], None]) -> None:
+        self._file = file
+        self._on_size = on_size
+        self._size = 0
+
+    def write(self, data: bytes) -> int:
+        self._size += len(data)
+        self._on_size(self._size)
+        return self._file.write(data)
 
 
 def read(file: BinaryIO) -> ServerLog:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import getpass
 import glob
 import gzip
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
@@ -20,10 +23,12 @@ from loom.addresses import Address
 from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.diff import Pair
 from loom.analysis.evidence import recorded_diagnosis
+from loom.analysis.given_outputs import outputs_in_log, used_outputs
 from loom.analysis.reasons import Surroundings, reasons
 from loom.analysis.server_log import LogFacts, LogReader, ServerLog, diagnosis_of_log
 from loom.analysis.verdict import Block, Reproduction, parting_of, verdict
 from loom.commands import project
+from loom.commands.keep import trusting
 from loom.commands.project import Here
 from loom.commands.record import remote
 from loom.commands.record.remote import Remote
@@ -32,13 +37,16 @@ from loom.commands.run.checkout import git, origin_of
 from loom.commands.run.elsewhere import blocks_of_run, ending_of, pinned_job, tell
 from loom.commands.run.fetched_checkout import fetch_checkout
 from loom.commands.run.preparing import Options, Prepared, prepare
+from loom.commands.screen import progress_line
 from loom.commands.servers import RemoteJob, RemotePipeline, RemoteVariable, ServerRefused, address_of, is_address
 from loom.errors import LoomError, RequestError
 from loom.plan.model import Job, Plan
 from loom.plan.origin import origin_of as server_of_origin
+from loom.record.run_paths import artifacts_beside
 from loom.runner.request import Brought
 from loom.status import JobResult, Status
 from loom.storage import dotenv, zips
+from loom.storage.results.artifacts import file_of
 from loom.storage.tar import DamagedArchive, packed
 from loom.util import atomic
 from loom.util.units import machine
@@ -62,21 +70,18 @@ def reproduce(
     last: bool,
     with_cache: bool,
     var: list[str] | None,
-    keep: str | None,
-    trust: bool,
-    quiet: bool,
     as_json: bool,
     color: str | None,
+    **given: Any,
 ) -> int:
-    """`loom reproduce`; return the exit code of the run."""
+    """`loom reproduce`; return the exit code of the run. `given`: options of `loom run`, as they are."""
     here = project.here({"color": color})
     one = _last_failed(here) if last else _named(here, url)
     with remote.downloaded(one) as file:
         log = remote.read(file)
         there = diagnosis_of_log(log, one.job.url, job=one.job.name, root=here.root)
-        return _Reproducing(here, one, log, there, file).run(
-            with_cache=with_cache, var=var or [], keep=keep, trust=trust, quiet=quiet, as_json=as_json
-        )
+        reproducing = _Reproducing(here, one, log, there, file)
+        return reproducing.run(given, var or [], with_cache=with_cache, as_json=as_json)
 
 
 def _named(here: Here, url: str | None) -> Remote:
@@ -95,7 +100,7 @@ def _last_failed(here: Here) -> Remote:
     page = "actions/runs/1" if origin.host == "github.com" else "-/pipelines/1"
     address = replace(address_of(f"{origin.protocol}://{origin.server}/{origin.path}/{page}"), pipeline=None)
     server = remote.connected(here, address)
-    return Remote(address=address, server=server, job=server.last_failed(branch))
+    return Remote(address=server.address, server=server, job=server.last_failed(branch))
 
 
 _OF_MATRIX = re.compile(r" \(.*\)$|: \[.*\]$| \d+/\d+$")
@@ -106,6 +111,12 @@ def _names_there(job: Job) -> tuple[str, ...]:
     """Return the names that servers may have for a job."""
     values = ", ".join(job.matrix.values())
     return (job.name, job.id) if not values else (f"{job.name} ({values})", f"{job.name}: [{values}]", job.name, job.id)
+
+
+_INPUTS = re.compile(rb"(?:\s|#.*\n|---\n)*spec:(?:.*\n)?\s*inputs:")
+"""The beginning of a GitLab file that declares inputs."""
+_DOWNLOADS = "actions/download-artifact"
+_OUTPUT = re.compile(r"needs\.([\w-]+)\.outputs\.([\w-]+)=(.*)", re.DOTALL)
 
 
 class _Reproducing:
@@ -122,30 +133,35 @@ class _Reproducing:
         name = re.sub(r"[^\w.-]+", "-", f"{one.address.host}-{one.address.project}-{one.job.id}")
         self._directory = here.config.cache_dir / "reproductions" / name
 
-    def run(
-        self, *, with_cache: bool, var: Sequence[str], keep: str | None, trust: bool, quiet: bool, as_json: bool
-    ) -> int:
+    def run(self, given_here: Mapping[str, Any], var: Sequence[str], *, with_cache: bool, as_json: bool) -> int:
         pipeline = self._remote.server.pipeline(self._job)
         self._notes += [f"not read: {what}" for what in pipeline.unread]
+        given_outputs = [(text, _OUTPUT.fullmatch(text)) for text in var]
+        self._given_outputs = {(one[1], one[2]): one[3] for _, one in given_outputs if one is not None}
+        var = [text for text, one in given_outputs if one is None]
         self._differs += [Pair(name=f"variable {text.partition('=')[0]}", a=None, b="given by --var") for text in var]
         self._fetch(pipeline)
         os.chdir(self._directory / "tree")
         given = Options.of(
             {
+                **given_here,
                 "names": [glob.escape(_OF_MATRIX.sub("", self._job.name))],
                 "var": [*(f"{name}={value}" for name, value in self._given(pipeline).items()), *var],
                 "event": "tag" if self._job.is_tag else _EVENTS.get(pipeline.source, "push"),
                 "workflow": Path(pipeline.workflow) if pipeline.workflow else None,
                 "no_cache": not with_cache,
                 "deploy": True,
-                "keep": keep or "on-failure",
-                "trust": trust,
-                "quiet": quiet or as_json,
+                "keep": given_here["keep"] or "on-failure",
+                "quiet": given_here["quiet"] or as_json,
                 self._remote.address.kind: self._settings(),
             }
         )
         prepared = prepare(given)
         target = self._target(prepared.plan)
+        if not given.inputs and _INPUTS.match((self._directory / "tree" / prepared.plan.workflow_path).read_bytes()):
+            self._notes.append(
+                "the API does not have the pipeline's inputs: their defaults count; --input gives others"
+            )
         prepared = replace(prepared, plan=self._pinned(prepared, target), brought=self._brought(prepared.plan, target))
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             code = running.execute(prepared, given)
@@ -155,23 +171,27 @@ class _Reproducing:
     def _fetch(self, pipeline: RemotePipeline) -> None:
         depth = self._log.facts.depth
         branch = self._job.ref if _MERGE_REQUEST.fullmatch(self._job.ref) is None else "merge-request"
-        fetch_checkout(
-            self._directory / "tree",
-            url=self._clone_url(),
-            sha=self._job.sha,
-            ref=branch,
-            is_tag=self._job.is_tag,
-            default_branch=pipeline.default_branch,
-            depth=int(depth) if depth.isdigit() and int(depth) else None,
-            near=self._here.root,
-            environ=self._here.environ,
-        )
+        with progress_line(at_once=True) as show:
+            show(f"fetching commit {self._job.sha[:12]}")
+            fetch_checkout(
+                self._directory / "tree",
+                url=self._clone_url(),
+                sha=self._job.sha,
+                ref=branch,
+                is_tag=self._job.is_tag,
+                default_branch=pipeline.default_branch,
+                depth=int(depth) if depth.isdigit() and int(depth) else None,
+                near=self._here.root,
+                environ=self._here.environ,
+            )
 
     def _clone_url(self) -> Address:
         """Return the checkout's own origin if it is that project, since git knows how to read it; else the server's address."""
         found = origin_of(self._here.root, self._here.environ)
         origin = server_of_origin(str(found)) if found is not None else None
-        if found is not None and origin is not None and origin.path == self._remote.address.project:
+        address = self._remote.address
+        names = (address.project, f"{urlsplit(address.server).path}/{address.project}".lstrip("/"))
+        if found is not None and origin is not None and origin.path in names:
             return found
         return Address(f"{self._remote.address.server}/{self._remote.address.project}.git")
 
@@ -246,6 +266,10 @@ class _Reproducing:
             variable = f"REPRODUCE_{one.name}"
             os.environ[variable] = one.value
         elif one.name not in os.environ:
+            if not known and trusting.attended() and (said := getpass.getpass(f"{one.name}, which the server hides: ")):
+                variable = f"REPRODUCE_{one.name}"
+                os.environ[variable] = said
+                return {"ref": f"env://{variable}", "file": one.file}
             if not known:
                 self._notes.append(
                     f"the server hides the value of {one.name}: give it as a variable of the environment of that name"
@@ -269,18 +293,55 @@ class _Reproducing:
         """Return the results of the jobs before the target, and download what they left."""
         there = {job.name: job for job in self._remote.server.jobs(self._job)}
         needed = {*(target.artifacts_from or ()), *(need.job for need in target.needs or () if need.artifacts)}
+        outputs = self._outputs(target)
         results = {}
         for job in plan.jobs:
             if job.id == target.id:
                 continue
-            results[job.id] = JobResult(status=Status.SUCCESS)  # the target ran, so they let it go on
+            given = outputs.get(job.id, {})
+            results[job.id] = JobResult(status=Status.SUCCESS, outputs=given)  # the target ran, so they let it go on
             of_server = next((there[name] for name in _names_there(job) if name in there), None)
             if of_server is not None and (job.id in needed or (target.needs is None and target.artifacts_from is None)):
                 self._bring(job, of_server)
+        if results and any(
+            step.late and step.late.action and _DOWNLOADS in step.late.action.uses for step in target.steps
+        ):
+            self._bring_of_run(artifacts_beside(self._archive_of(next(iter(results)))))
         return Brought(origin=self._job.url, results=results, archive_of=self._archive_of)
 
     def _archive_of(self, job_id: str) -> Path:
         return self._directory / "artifacts" / job_id / "artifacts.tar.gz"
+
+    def _outputs(self, target: Job) -> dict[str, dict[str, str]]:
+        """Return outputs of the jobs that the target needs: those of `--var needs.JOB.outputs.NAME=value`, or of the log."""
+        self._file.seek(0)
+        lines = LogReader().lines(iter(lambda: self._file.read(1 << 18), b""))
+        known = outputs_in_log(target, (line.text for line in lines if line.kind == "header")) | self._given_outputs
+        if missing := sorted(used_outputs(target) - known.keys()):
+            names = ", ".join(f"needs.{need}.outputs.{name}" for need, name in missing)
+            self._notes.append(f"the API does not give {names}, empty here: --var NAME=value gives them")
+        found: dict[str, dict[str, str]] = {}
+        for need in target.late.needs if target.late is not None else ():
+            for job_id in need.jobs:
+                found[job_id] = {name: value for (of, name), value in known.items() if of == need.name}
+        return found
+
+    def _bring_of_run(self, folder: Path) -> None:
+        """Download the artifacts of the run from before the job; what can't be had is said."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            for one in self._remote.server.artifacts_before(self._job):
+                if one.expired:
+                    raise ServerRefused(f"the artifact {one.name} has expired")
+                with (
+                    folder.joinpath(file_of(one.name)).open("wb") as file,
+                    remote.counted(file, f"the artifact {one.name}") as counting,
+                ):
+                    self._remote.server.artifacts(one, counting)
+        except (ServerRefused, OSError) as error:
+            self._notes.append(f"artifacts: {error.message if isinstance(error, ServerRefused) else error.strerror}")
+            self._differs.append(Pair(name="artifacts of the run", a="there", b=None))
 
     def _bring(self, job: Job, of_server: RemoteJob) -> None:
         """Download the artifacts of a job; what can't be had is said."""
@@ -292,10 +353,10 @@ class _Reproducing:
         try:
             if of_server.expired:
                 raise ServerRefused(f"the artifacts of {job.name} have expired")
-            with draft.open("wb") as file:
-                self._remote.server.artifacts(of_server, file)
-            with draft.open("rb") as file, atomic.replacing(archive) as made, gzip.open(made, "wb", 1) as out:
-                for piece in packed(zips.items(file)):
+            with draft.open("wb") as file, remote.counted(file, f"the artifacts of {job.name}") as counting:
+                self._remote.server.artifacts(of_server, counting)
+            with draft.open("rb") as zipped, atomic.replacing(archive) as made, gzip.open(made, "wb", 1) as out:
+                for piece in packed(zips.items(zipped)):
                     out.write(piece)
             self._reported(job, draft, archive)
         except (ServerRefused, DamagedArchive) as error:

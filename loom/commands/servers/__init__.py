@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
@@ -39,7 +39,7 @@ class JobAddress(Struct, frozen=True, kw_only=True):
 
     kind: Literal["gitlab", "github"]
     server: str
-    """Scheme and host."""
+    """Scheme and host, and the directory that a GitLab may have there."""
     project: str
     pipeline: int | None = None
     job: int | None = None
@@ -69,10 +69,19 @@ class RemoteJob(Struct, frozen=True, kw_only=True):
     """The kinds of its reports (`dotenv`, `junit`)."""
     allow_failure: bool = False
     failing_step: str = ""
+    started_at: str = ""
 
     @property
     def failed(self) -> bool:
         return self.status in ("failed", "failure", "timed_out")
+
+
+class RemoteArtifact(Struct, frozen=True, kw_only=True):
+    """An artifact of a whole run."""
+
+    id: int
+    name: str
+    expired: bool = False
 
 
 class RemotePipeline(Struct, frozen=True, kw_only=True):
@@ -106,6 +115,9 @@ class RemoteVariable(Struct, frozen=True, kw_only=True):
 class Server(Protocol):
     """One server, asked with one token."""
 
+    address: JobAddress
+    """What was asked for, with the server's own root."""
+
     def job(self, address: JobAddress) -> RemoteJob:
         """Return the job, or the first that failed of a pipeline or run. ServerRefused if none did."""
         ...
@@ -130,8 +142,12 @@ class Server(Protocol):
 
     def log(self, job: RemoteJob, file: BinaryIO) -> None: ...
 
-    def artifacts(self, job: RemoteJob, file: BinaryIO) -> None:
-        """Write the job's artifacts, a zip file."""
+    def artifacts(self, job: RemoteJob | RemoteArtifact, file: BinaryIO) -> None:
+        """Write the artifacts of a job, or one of a run: a zip file."""
+        ...
+
+    def artifacts_before(self, job: RemoteJob) -> Sequence[RemoteArtifact]:
+        """Return the artifacts of the job's run from before the job, where they are the run's."""
         ...
 
 
@@ -196,6 +212,11 @@ def write_bounded(pieces: Iterable[bytes], file: BinaryIO, most: int, what: str)
         if left < 0:
             raise ServerUnavailable(f"{what} has more than {most >> 20} MiB", hint="download it, and name the file")
         file.write(piece)
+
+
+def nobody(request: Any) -> Any:
+    """Keep the user's netrc out of a request of `requests`."""
+    return request
 
 
 def same_host(server: str, environ: Mapping[str, str], names: Sequence[str], default: str, origin: str) -> bool:

@@ -100,3 +100,4 @@ class GitHubJob(ServerAnswer):
     head_branch: str | None = None
     labels: list[str] = []
     steps: list[GitHubStep] = []
+    started_at: str | None = None

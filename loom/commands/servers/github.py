@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from itertools import islice
 from typing import BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 import requests
 from github import Auth, Github
+from github.Artifact import Artifact
 from github.GithubException import (
     BadAttributeException,
     BadCredentialsException,
@@ -21,14 +23,17 @@ from github.PaginatedList import PaginatedList
 from github.WorkflowJob import WorkflowJob
 
 from loom.commands.servers import (
+    LARGEST_ARCHIVE,
     LARGEST_LOG,
     MOST_JOBS,
     JobAddress,
+    RemoteArtifact,
     RemoteJob,
     RemotePipeline,
     RemoteVariable,
     ServerRefused,
     ServerUnavailable,
+    nobody,
     tokens,
     write_bounded,
 )
@@ -49,7 +54,7 @@ class GitHubServer:
     """One repository of GitHub, or of an Enterprise server."""
 
     def __init__(self, address: JobAddress, token: str | None) -> None:
-        self._address = address
+        self.address = address
         self._has_token = token is not None
         base = "https://api.github.com" if address.host == "github.com" else f"{address.server}/api/v3"
         self._github = Github(
@@ -78,7 +83,7 @@ class GitHubServer:
             lambda: [*islice(self._repository.get_workflow_runs(branch=ref, status="failure"), 1)],  # type: ignore[arg-type]
         )
         if not runs:
-            raise ServerRefused(f"{self._address.project} has no failed run of {ref}", hint="name its address")
+            raise ServerRefused(f"{self.address.project} has no failed run of {ref}", hint="name its address")
         return self._first_failed(runs[0].id)
 
     def _first_failed(self, run: int) -> RemoteJob:
@@ -107,10 +112,7 @@ class GitHubServer:
             url=str(run.get("html_url", "")),
             default_branch=str(repository.get("default_branch") or ""),
             workflow=workflow if _WORKFLOW.fullmatch(workflow) else "",
-            unread=(
-                "the inputs and the payload of the event, which the API does not have",
-                "outputs and artifacts of the jobs before, which the API has of the whole run",
-            ),
+            unread=("the inputs and the payload of the event, which the API does not have",),
         )
 
     def variables(self, job: RemoteJob) -> tuple[Sequence[RemoteVariable], Sequence[str]]:
@@ -128,15 +130,31 @@ class GitHubServer:
         url = self._asked(what, lambda: self._repository.get_workflow_job(job.id).logs_url())
         self._download(what, url, file)
 
-    def artifacts(self, job: RemoteJob, file: BinaryIO) -> None:
-        raise ServerRefused("artifacts on GitHub are of a run, not of a job")
+    def artifacts_before(self, job: RemoteJob) -> Sequence[RemoteArtifact]:
+        repository = self._repository
+        address = f"{repository.url}/actions/runs/{job.pipeline}/artifacts"
+        listed = PaginatedList(Artifact, repository.requester, address, {}, list_item="artifacts")
+        return self._asked(
+            f"the artifacts of run {job.pipeline}",
+            lambda: [
+                RemoteArtifact(id=one.id, name=one.name, expired=one.expired)
+                for one in islice(listed, MOST_JOBS)
+                if not job.started_at or _moment(one.created_at) < job.started_at
+            ],
+        )
 
-    def _download(self, what: str, url: str, file: BinaryIO) -> None:
+    def artifacts(self, job: RemoteJob | RemoteArtifact, file: BinaryIO) -> None:
+        what = f"the artifact {job.name}"
+        address = f"{self._repository.url}/actions/artifacts/{job.id}/zip"
+        url = self._asked(what, lambda: self._repository.requester.requestBlobAndCheck("GET", address)[0]["location"])
+        self._download(what, url, file, LARGEST_ARCHIVE)
+
+    def _download(self, what: str, url: str, file: BinaryIO, most: int = LARGEST_LOG) -> None:
         """Read from the store that the server names, which gets no token."""
-        with self._errors(what), requests.get(url, timeout=TIMEOUT_S, stream=True, auth=_nobody) as answer:
+        with self._errors(what), requests.get(url, timeout=TIMEOUT_S, stream=True, auth=nobody) as answer:
             if answer.status_code != 200:
                 raise ServerUnavailable(f"{urlsplit(url).netloc}: {what}: {answer.status_code}")
-            write_bounded(answer.iter_content(_CHUNK), file, LARGEST_LOG, what)
+            write_bounded(answer.iter_content(_CHUNK), file, most, what)
 
     def _job(self, answer: dict[str, object]) -> RemoteJob:
         found = checked(GitHubJob, answer, "a job")
@@ -147,15 +165,16 @@ class GitHubServer:
             stage="",
             status=found.conclusion or found.status,
             url=found.html_url
-            or f"{self._address.server}/{self._address.project}/actions/runs/{found.run_id}/job/{found.id}",
+            or f"{self.address.server}/{self.address.project}/actions/runs/{found.run_id}/job/{found.id}",
             sha=found.head_sha,
             ref=found.head_branch or "",
             pipeline=found.run_id,
             tags=found.labels,
             size=next((size for label in found.labels for name, size in _SIZES if name.fullmatch(label)), "")
-            if self._address.host == "github.com"
+            if self.address.host == "github.com"
             else "",
             failing_step=step,
+            started_at=found.started_at or "",
         )
 
     def _asked(self, what: str, ask: Callable[[], T]) -> T:
@@ -164,11 +183,11 @@ class GitHubServer:
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
-        host = self._address.host
+        host = self.address.host
         try:
             yield
         except RateLimitExceededException:
-            hint = "wait an hour" + ("" if self._has_token else f", or {tokens.where(self._address)}")
+            hint = "wait an hour" + ("" if self._has_token else f", or {tokens.where(self.address)}")
             raise ServerUnavailable(f"{host}: {what}: too many requests", hint=hint) from None
         except GithubException as error:
             code = error.status
@@ -177,7 +196,7 @@ class GitHubServer:
                 says = {401: "the token does not count", 403: f"{who} may not read it", 410: "it has expired"}.get(
                     code, f"not there, or {who} may not read it"
                 )
-                raise ServerRefused(f"{host}: {what}: {says} ({code})", hint=tokens.where(self._address)) from None
+                raise ServerRefused(f"{host}: {what}: {says} ({code})", hint=tokens.where(self.address)) from None
             raise ServerUnavailable(f"{host}: {what}: {code}", hint="the server's own error; ask again") from None
         except (RuntimeError, KeyError, BadAttributeException):
             raise ServerUnavailable(f"{host}: {what}: it sends the request elsewhere than documented") from None
@@ -191,12 +210,12 @@ class GitHubServer:
 def _told(job: WorkflowJob) -> dict[str, object]:
     """Return what a list says of a job; its `raw_data` would be one more request for each."""
     names = ("id", "run_id", "name", "status", "conclusion", "html_url", "head_sha", "head_branch", "labels")
-    return {name: getattr(job, name) for name in names}
+    return {**{name: getattr(job, name) for name in names}, "started_at": _moment(job.started_at)}
 
 
-def _nobody(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Keep the user's netrc out of a request."""
-    return request
+def _moment(moment: datetime) -> str:
+    """Return a moment as the API writes it, which its text sorts by."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def server(address: JobAddress, token: str | None) -> GitHubServer:

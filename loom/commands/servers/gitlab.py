@@ -14,17 +14,20 @@ from urllib.parse import urlsplit
 import gitlab
 import requests
 from gitlab.exceptions import GitlabAuthenticationError, GitlabError
+from msgspec.structs import replace
 
 from loom.commands.servers import (
     LARGEST_ARCHIVE,
     LARGEST_LOG,
     MOST_JOBS,
     JobAddress,
+    RemoteArtifact,
     RemoteJob,
     RemotePipeline,
     RemoteVariable,
     ServerRefused,
     ServerUnavailable,
+    nobody,
     tokens,
     write_bounded,
 )
@@ -86,7 +89,7 @@ class GitLabServer:
             session=_Session(),
             keep_base_url=True,  # never follow an address of another host in a list's `next`
         )
-        self._address = address
+        self.address = address
         self._has_token = token is not None
         self._project = self._gitlab.projects.get(address.project, lazy=True)
 
@@ -103,7 +106,7 @@ class GitLabServer:
             lambda: self._project.pipelines.list(ref=ref, status="failed", per_page=1, page=1, get_all=False),
         )
         if not newest:
-            raise ServerRefused(f"{self._address.project} has no failed pipeline of {ref}", hint="name its address")
+            raise ServerRefused(f"{self.address.project} has no failed pipeline of {ref}", hint="name its address")
         return self._first_failed(checked(GitLabPipeline, newest[0].attributes, "a pipeline").id)
 
     def _first_failed(self, pipeline: int) -> RemoteJob:
@@ -123,7 +126,7 @@ class GitLabServer:
         return [self._job(one) for one in listed]
 
     def pipeline(self, job: RemoteJob) -> RemotePipeline:
-        project = self._asked("the project", lambda: self._gitlab.projects.get(self._address.project))
+        project = self._asked("the project", lambda: self._gitlab.projects.get(self.address.project))
         about = checked(GitLabProject, project.attributes, "the project")
         got = self._asked(f"pipeline {job.pipeline}", lambda: self._project.pipelines.get(job.pipeline))
         found = checked(GitLabPipeline, got.attributes, f"pipeline {job.pipeline}")
@@ -140,7 +143,7 @@ class GitLabServer:
         )
 
     def variables(self, job: RemoteJob) -> tuple[Sequence[RemoteVariable], Sequence[str]]:
-        parents = self._address.project.split("/")[:-1]
+        parents = self.address.project.split("/")[:-1]
         groups = ["/".join(parents[: depth + 1]) for depth in range(len(parents))]
         found: list[RemoteVariable] = []
         unread: list[str] = []
@@ -185,7 +188,10 @@ class GitLabServer:
         one = self._project.jobs.get(job.id, lazy=True)
         self._download(f"the log of job {job.id}", one.trace, file, LARGEST_LOG)
 
-    def artifacts(self, job: RemoteJob, file: BinaryIO) -> None:
+    def artifacts_before(self, job: RemoteJob) -> Sequence[RemoteArtifact]:
+        return ()
+
+    def artifacts(self, job: RemoteJob | RemoteArtifact, file: BinaryIO) -> None:
         one = self._project.jobs.get(job.id, lazy=True)
         self._download(f"the artifacts of {job.name}", one.artifacts, file, LARGEST_ARCHIVE)
 
@@ -204,7 +210,7 @@ class GitLabServer:
             name=found.name,
             stage=found.stage,
             status=found.status,
-            url=found.web_url or f"{self._address.server}/{self._address.project}/-/jobs/{found.id}",
+            url=found.web_url or f"{self.address.server}/{self.address.project}/-/jobs/{found.id}",
             sha=found.commit.id,
             ref=found.ref,
             is_tag=found.tag,
@@ -223,7 +229,7 @@ class GitLabServer:
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
-        host = self._address.host
+        host = self.address.host
         try:
             yield
         except GitlabError as error:
@@ -233,7 +239,7 @@ class GitLabServer:
                 says = {401: "the token does not count", 403: f"{who} may not read it"}.get(
                     code, f"not there, or {who} may not read it"
                 )
-                raise ServerRefused(f"{host}: {what}: {says} ({code})", hint=tokens.where(self._address)) from None
+                raise ServerRefused(f"{host}: {what}: {says} ({code})", hint=tokens.where(self.address)) from None
             if code == 429:
                 raise ServerUnavailable(
                     f"{host}: {what}: too many requests", hint="wait as it says, and ask again"
@@ -256,4 +262,22 @@ def _past(moment: str) -> bool:
 
 
 def server(address: JobAddress, token: str | None) -> GitLabServer:
-    return GitLabServer(address, token)
+    return GitLabServer(_rooted(address), token)
+
+
+def _rooted(address: JobAddress) -> JobAddress:
+    """Return the address with the first directory as the server's, where GitLab is there and not at the host's root."""
+    first, _, rest = address.project.partition("/")
+    below = f"{address.server}/{first}"
+    if address.host == "gitlab.com" or "/" not in rest or _answers(address.server) or not _answers(below):
+        return address
+    return replace(address, server=below, project=rest)
+
+
+def _answers(root: str) -> bool:
+    """Tell whether a GitLab answers there, without a token: its refusal is JSON, too."""
+    try:
+        answer = requests.get(f"{root}/api/v4/version", timeout=TIMEOUT_S, allow_redirects=False, auth=nobody)
+    except requests.RequestException:
+        return False
+    return "json" in answer.headers.get("Content-Type", "")

@@ -53,7 +53,7 @@ class ArtifactService:
     def create(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """`CreateArtifact`: reserve a name, and give an address to upload to."""
         name = text(request, "name")
-        file = _file_of(name)
+        file = file_of(name)
         if file in _NO_NAMES or any(one in _FORBIDDEN for one in name) or len(file) > _LONGEST_NAME:
             raise Refused(400, "invalid_argument", f"{name!r} can't be the name of an artifact")
         with self._lock:
@@ -75,7 +75,7 @@ class ArtifactService:
             with self._files.taken(reserved[1], text(request, "size", "0")) as upload:
                 files, size = self._looked_through(upload)
                 client.folder.mkdir(parents=True, exist_ok=True)
-                path = client.folder / _file_of(name)
+                path = client.folder / file_of(name)
                 upload.file.replace(path)
         finally:
             with self._lock:
@@ -168,7 +168,8 @@ def named(archive: Path) -> str:
     return unquote(archive.name.removesuffix(SUFFIX))
 
 
-def _file_of(name: str) -> str:
+def file_of(name: str) -> str:
+    """Return the name of an artifact's archive."""
     return f"{quote(name, '')}{SUFFIX}"
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import subprocess
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.docker.run.test_github_actions import REAL, SHARED
 from tests.support.ci_server import Reply, Stub, gitlab_job, gitlab_project, serving
 from tests.support.loom_process import run_loom
 from tests.unit.analysis.test_server_log import gitlab
@@ -209,34 +211,101 @@ ls: cannot access 'dist/missing': No such file or directory
 ##[error]Process completed with exit code 2."""
 
 
-def test_job_of_a_matrix_on_github(case: Case) -> None:
-    workflow = case.checkout / ".github/workflows/ci.yml"
-    workflow.parent.mkdir(parents=True)
-    workflow.write_text(GITHUB_WORKFLOW)
+def of_github(case: Case, workflow: str, log: str, name: str, *words: str) -> dict[str, Any]:
+    """Reproduce a job of o/r, whose other jobs are green."""
+    path = case.checkout / ".github/workflows/ci.yml"
+    path.parent.mkdir(parents=True)
+    path.write_text(workflow)
     (case.checkout / ".gitlab-ci.yml").unlink()
-    sha = case.commit()
     job, run = "/api/v3/repos/o/r/actions/jobs/2", "/api/v3/repos/o/r/actions/runs/1"
-    about = {"id": 2, "run_id": 1, "name": "test (2)", "status": "completed", "conclusion": "failure", "html_url": None}
+    about = {"id": 2, "run_id": 1, "name": name, "status": "completed", "conclusion": "failure", "html_url": None}
     about |= {
-        "head_sha": sha,
+        "head_sha": case.commit(),
         "head_branch": "main",
         "labels": ["ubuntu-latest"],
         "url": case.stub.url + job,
         "steps": [],
+        "started_at": "2026-01-01T10:00:00Z",
     }
     case.stub.routes |= {
         job: Reply(about),
         f"{job}/logs": Reply(b"", 302, {"Location": f"{case.stub.url}/store"}),
-        "/store": Reply("".join(f"2026-01-01T10:00:00.1234567Z {line}\n" for line in GITHUB_LOG.splitlines()).encode()),
+        "/store": Reply("".join(f"2026-01-01T10:00:00.1234567Z {line}\n" for line in log.splitlines()).encode()),
         run: Reply({"id": 1, "url": case.stub.url + run, "event": "push", "path": ".github/workflows/ci.yml"}),
         f"{run}/jobs": Reply({"total_count": 1, "jobs": [about]}),
         "/api/v3/repos/o/r/actions/variables": Reply({"variables": [{"name": "LEVEL", "value": "debug"}]}),
     }
-    words = ("reproduce", f"{case.stub.url}/o/r/actions/runs/1/job/2", "--keep", "never", "--json")
-    done = run_loom(words, cwd=case.checkout, environ={**case.environ, "GH_HOST": case.stub.url, "GH_TOKEN": TOKEN})
-    found = json.loads(done.stdout)
-    assert (found["verdict"], found["job_id"], found["parting"]) == ("reproduced", "test.2", None), done.stderr
+    command = ("reproduce", f"{case.stub.url}/o/r/actions/runs/1/job/2", "--keep", "never", "--json", *words)
+    done = run_loom(command, cwd=case.checkout, environ={**case.environ, "GH_HOST": case.stub.url, "GH_TOKEN": TOKEN})
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_job_of_a_matrix_on_github(case: Case) -> None:
+    found = of_github(case, GITHUB_WORKFLOW, GITHUB_LOG, "test (2)")
+    assert (found["verdict"], found["job_id"], found["parting"]) == ("reproduced", "test.2", None), found
     assert found["here"]["telling_line"] == "ls: cannot access 'dist/missing': No such file or directory"
+
+
+TAKING = """
+on: push
+jobs:
+  build:
+    runs-on: ubuntu-latest
+    container: debian:trixie-slim
+    outputs: {version: 7, level: low}
+    steps:
+      - run: exit 9
+  test:
+    needs: build
+    runs-on: ubuntu-latest
+    container: debian:trixie-slim
+    env: {VERSION: "${{ needs.build.outputs.version }}"}
+    steps:
+      - uses: actions/download-artifact@v4
+        with: {name: app, path: got}
+      - run: |
+          cat got/app; echo "of $VERSION at ${{ needs.build.outputs.level }}"
+          false
+"""
+TAKING_LOG = """##[group]Run actions/download-artifact@v4
+with:
+  name: app
+env:
+  VERSION: 8
+##[endgroup]
+##[group]Run cat got/app; echo "of $VERSION at high"
+\x1b[36;1mcat got/app; echo "of $VERSION at high"\x1b[0m
+##[endgroup]
+from the server
+of 8 at high
+##[error]Process completed with exit code 1."""
+
+
+def test_outputs_and_artifacts_of_earlier_jobs_on_github(case: Case, tmp_path: Path) -> None:
+    """Of the log and the server; the jobs do not run again."""
+    if not (actions := next((each for each in (REAL, SHARED) if each.exists()), None)):
+        pytest.skip("there is no ../shared/actions")
+    with tarfile.open(actions) as packed:
+        packed.extractall(tmp_path / "server", filter="data")
+    config = Path(case.environ["HOME"], ".config/loom/config.yml")
+    config.parent.mkdir(parents=True)
+    config.write_text(json.dumps({"github": {"server": f"file://{tmp_path}/server"}}))
+    archive, at = io.BytesIO(), "/api/v3/repos/o/r/actions"
+    with zipfile.ZipFile(archive, "w") as files:
+        files.writestr("app", "from the server\n")
+    listed = [
+        {"id": 5, "name": "app", "expired": False, "created_at": "2026-01-01T09:59:00Z"},
+        {"id": 6, "name": "report", "expired": True, "created_at": "2026-01-01T10:01:00Z"},
+    ]
+    case.stub.routes |= {
+        f"{at}/runs/1/artifacts": Reply({"total_count": 2, "artifacts": listed}),
+        f"{at}/artifacts/5/zip": Reply(b"", 302, {"Location": f"{case.stub.url}/archive"}),
+        "/archive": Reply(archive.getvalue()),
+    }
+    found = of_github(case, TAKING, TAKING_LOG, "test")
+    assert (found["verdict"], found["parting"]) == ("reproduced", None), found
+    assert not any("outputs" in note or "artifact" in note for note in found["notes"])
 
 
 def test_job_that_the_commit_does_not_have(case: Case) -> None:

@@ -33,6 +33,11 @@ def test_verdict(here: JobEnding, kind: str, says: str) -> None:
     assert says in text
 
 
+def test_same_output_has_the_same_telling_line() -> None:
+    """Of a silent command one side knows only the line before it."""
+    assert verdict(ending(line="built"), ending(line=None), None)[0] == "reproduced"
+
+
 def parting(there: dict[str, Sequence[str]], here: dict[str, Sequence[str]]) -> LogParting | None:
     one, other = ((Block(command, iter(lines)) for command, lines in side.items()) for side in (there, here))
     return parting_of(one, other)

@@ -168,6 +168,16 @@ def test_variables_that_may_not_be_read_are_named(stub: Stub) -> None:
     assert server.variables(job) == ([], ["the variables of the project"])
 
 
+def test_gitlab_below_a_directory_of_its_host(stub: Stub) -> None:
+    page = Reply(b"<html>", 404, {"Content-Type": "text/html"})
+    stub.routes |= {"/api/v4/version": page, "/gitlab/api/v4/version": Reply({"message": "401 Unauthorized"}, 401)}
+    stub.routes[f"/gitlab{AT}/jobs/12"] = Reply(gitlab_job(12, "unit"))
+    server = server_of(address_of(f"{stub.url}/gitlab/group/project/-/jobs/12"), TOKEN)
+    assert (server.address.server, server.address.project) == (f"{stub.url}/gitlab", "group/project")
+    assert server.job(server.address).url == f"{stub.url}/gitlab/group/project/-/jobs/12"
+    assert not any(TOKEN in str(headers) for path, headers in stub.asked if path.endswith("version"))
+
+
 def test_sizes_of_the_servers_own_runners(stub: Stub) -> None:
     stub.routes[f"{AT}/jobs/12"] = Reply(gitlab_job(12, "unit", tag_list=["saas-linux-large-amd64"]))
     assert of_gitlab(stub)[1].size == "8 CPUs, 32 GB"
@@ -190,6 +200,7 @@ def _github_job(**more: object) -> dict[str, object]:
         "head_branch": "main",
         "labels": ["ubuntu-latest"],
         "url": "",
+        "started_at": "2026-01-01T10:00:00Z",
         "steps": [{"name": "Run make test", "status": "completed", "conclusion": "failure", "number": 3}],
         **more,
     }
