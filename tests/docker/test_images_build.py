@@ -23,7 +23,7 @@ from loom.providers.docker.engine.connection import Engine
 from loom.providers.docker.images.buildx import find_buildx
 from loom.providers.docker.images.images import Images
 from loom.providers.docker.images.store import ResolvedImage
-from tests.support.waiting import promptly
+from tests.support.waiting import promptly, until
 
 pytestmark = pytest.mark.docker
 
@@ -337,17 +337,16 @@ def test_a_base_that_changed_is_a_reason_to_build(build: Builder) -> None:
 def test_a_cancel_ends_a_build(build: Builder, builder: str) -> None:
     mark = str(uuid.uuid4())
     build.write(Dockerfile=f"FROM {BASE}\nRUN echo {mark}; sleep 601.5\n")
-    threading.Timer(1.5, build.cancel.request).start()
+
+    def cancel_when_it_runs() -> None:
+        until(lambda: build.said.count(mark) > 1)  # the instruction, and its output
+        build.cancel.request()
+
+    threading.Thread(target=cancel_when_it_runs, daemon=True).start()
     with promptly(), pytest.raises(ImageError, match="canceled while building") as ended:
         build(builder=builder)
     assert ended.value.code == "CANCELED"
-    assert mark in build.said
-    for _ in range(50):
-        if not running(mark):
-            break
-        time.sleep(0.1)
-    else:
-        raise AssertionError("the engine goes on with the build")
+    until(lambda: not running(mark))
 
 
 def running(mark: str) -> bool:

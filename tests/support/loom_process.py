@@ -6,6 +6,7 @@ what `python -m loom` does. Tests that send signals, need a terminal or look at 
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import subprocess
@@ -102,6 +103,7 @@ def _main(arguments: tuple[str, ...], cwd: str, environ: dict[str, str], out: Co
     sys.stdin = os.fdopen(0, encoding="utf-8", errors="surrogateescape", closefd=False)
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+    faulthandler.enable()  # a crash of the interpreter tells where
     from loom.cli import main
 
     main()

@@ -200,6 +200,10 @@ def project(tmp_path: Path) -> Iterator[Project]:
     assert made.leftovers() == []
 
 
+SLEEPS = """sh -c "echo a'sleep'; exec sleep 100\""""
+"""A command in the foreground, which says so in words that the command line does not have."""
+
+
 def ended(child: pexpect.spawn[str]) -> int | None:
     """The exit code of what ran on a terminal, once it has ended."""
     child.expect(pexpect.EOF)

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tarfile
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -29,7 +28,7 @@ from tests.support.connections import serve_each
 from tests.support.effort import effort
 from tests.support.waiting import until
 
-from .conftest import Project, Ran, ended
+from .conftest import SLEEPS, Project, Ran, ended
 
 pytestmark = pytest.mark.docker
 
@@ -670,24 +669,23 @@ def test_the_shell_stands_where_the_step_failed(failing: Project) -> None:
     shell.expect(f"=hello {SECRET}=script/02=\r\n31 97\r\n")
     shell.expect(PROMPT)
     shell.setwinsize(40, 120)
-    time.sleep(0.6)
-    shell.sendline("stty size")
-    shell.expect("40 120")
+    shell.sendline('until [ "$(stty size)" = "40 120" ]; do sleep 0.1; done; stty size')
+    shell.expect("40 120\r\n")
     shell.expect(PROMPT)
     shell.sendline("history 10")
     shell.expect('1  echo "looking"\r\ntest -e fixed')
     shell.expect(PROMPT)
     shell.sendline("again; echo code=$?")
     shell.expect("looking\r\ncode=1")
-    shell.sendline("sleep 100")
-    time.sleep(0.3)
+    shell.sendline(SLEEPS)
+    shell.expect("asleep")
     shell.sendcontrol("c")
     shell.expect(PROMPT)
-    shell.sendline("sleep 100")
-    time.sleep(0.3)
+    shell.sendline(SLEEPS)
+    shell.expect("asleep")
     shell.sendcontrol("z")
     shell.expect("Stopped")
-    shell.sendline("kill -9 %1; wait; touch fixed; again && exit 7")
+    shell.sendline("kill -9 %1; while kill -0 %1; do sleep 0.1; done; touch fixed; again && exit 7")
     assert ended(shell) == 7
     assert loom(failing, "resume").code == 0
 

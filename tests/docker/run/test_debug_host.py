@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 
 from tests.support.waiting import until
 
-from .conftest import Project, ended
+from .conftest import SLEEPS, Project, ended
 
 pytestmark = pytest.mark.docker
 
@@ -73,15 +72,15 @@ def test_the_shell_of_a_host_job_stands_where_its_step_failed(failing: Project) 
     shell.sendline("again; echo code=$?")
     shell.expect("looking\r\ncode=1")
     shell.expect(PROMPT)
-    shell.sendline("sleep 100")
-    time.sleep(0.3)
+    shell.sendline(SLEEPS)
+    shell.expect("asleep")
     shell.sendcontrol("c")
     shell.expect(PROMPT)
-    shell.sendline("sleep 100")
-    time.sleep(0.3)
+    shell.sendline(SLEEPS)
+    shell.expect("asleep")
     shell.sendcontrol("z")
     shell.expect("Stopped")
-    shell.sendline("kill -9 %1; wait; touch fixed; again && exit 7")
+    shell.sendline("kill -9 %1; while kill -0 %1; do sleep 0.1; done; touch fixed; again && exit 7")
     assert ended(shell) == 7
     healed = loom(failing, "resume")
     assert healed.code == 0, healed.out + healed.err
@@ -93,9 +92,8 @@ def test_a_shell_opens_at_a_host_jobs_failure_and_asks_how_to_go_on(failing: Pro
     running = failing.on_terminal("run", "--local", "--stop-at=failure", "--stop-at", "unit:3", MY_TOKEN=SECRET)
     running.expect("failed with exit code 1")
     running.expect(PROMPT)
-    running.sendline("echo =$GREETING=$(cat $KEY)=; again; echo code=$?; sleep 100")
-    running.expect(f"=hello {SECRET}={SECRET}=\r\nlooking\r\ncode=1\r\n")
-    time.sleep(0.3)
+    running.sendline(f"echo =$GREETING=$(cat $KEY)=; again; echo code=$?; {SLEEPS}")
+    running.expect(f"=hello {SECRET}={SECRET}=\r\nlooking\r\ncode=1\r\nasleep")
     running.sendcontrol("c")  # ends the command in the shell, not the run
     running.expect(PROMPT)
     running.sendline("exit")

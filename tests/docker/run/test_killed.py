@@ -180,13 +180,14 @@ def kill_at(moment: Moment, base: Path) -> Killed:
             until(proxy.held.is_set, while_runs=process)
         else:
             until(lambda: any('"text":"up"' in file.read_text() for file in step_files(project)), while_runs=process)
+        process.send_signal(signal.SIGSTOP)  # another loom, to be killed too, could remove what a dead one leaves
+        (record,) = project.record_files("run.json")
+        run_id = record.parent.name
+        return Killed(project=project, left=left_of(project, run_id), run_id=run_id)
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
         proxy.close()
-    (record,) = project.record_files("run.json")
-    run_id = record.parent.name
-    return Killed(project=project, left=left_of(project, run_id), run_id=run_id)
 
 
 def step_files(project: Project) -> list[Path]:

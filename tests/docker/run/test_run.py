@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import tarfile
-import time
 from pathlib import Path
 
 import docker
@@ -491,7 +490,7 @@ eats:
     assert f"! eats      {warning}" in ran.out
 
 
-@pytest.mark.parametrize(("end", "code"), [("exit 9", 1), ("true", 0)], ids=["fails", "passes"])
+@pytest.mark.parametrize(("end", "code"), [("exit $code", 1), ("true", 0)], ids=["fails", "passes"])
 def test_having_as_many_processes_as_pids_allows_is_told(project: Project, end: str, code: int) -> None:
     project.workflow(f"""
 version: v1
@@ -501,7 +500,12 @@ forks:
   image: debian:trixie-slim
   shell: sh
   resources: {{pids: 20}}
-  script: ['(for i in $(seq 30); do sleep 0.5 & done; wait) || {end}']
+  script:
+    - |
+      set -- /proc/[0-9]*; most=$(($# + 5))
+      code=0; (for i in $(seq 30); do sleep 3 & done; wait) || code=9
+      while set -- /proc/[0-9]*; [ $# -gt $most ]; do :; done # they end, without a further fork
+      {end}
 """)
     ran = project.run()
     assert ran.code == code, ran.out + ran.err
@@ -579,7 +583,8 @@ def test_a_second_interrupt_does_not_wait_for_artifacts(project: Project, mode: 
     process = project.start("run", "--local", "--container", "--mount-mode", mode)
     until(lambda: project.record_files("logs/*/jobs/x/.artifacts.*.tmp"), while_runs=process)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.1)
+    assert process.stdout is not None
+    assert any(line.startswith("interrupted: ") for line in process.stdout)  # else the two could be one
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     ran = Ran(process.returncode, out, err)
