@@ -539,7 +539,7 @@ class LateSteps(Steps):
 
     def _hash_files(self, patterns: Sequence[str]) -> str:
         """Return the hash of the files that match, as GitHub's `hashFiles` makes it; empty if none does."""
-        root = self._place.request.project_dir.rstrip("/") + "/"
+        root = f"{self._place.request.project_dir}/"
         lines = [line.strip() for pattern in patterns for line in pattern.splitlines() if line.strip()]
         wanted = [line.removeprefix(root).removeprefix("./") for line in lines if not line.startswith("!")]
         without = [line[1:].removeprefix(root).removeprefix("./") for line in lines if line.startswith("!")]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from loom.config import Config
+from loom.errors import WorkflowError
 from loom.plan.model import Job, JobSelection, Plan, ResolveContext, Retry
 from loom.plan.resolve import resolve
 from loom.workflow.dialects import load
@@ -192,3 +193,10 @@ def test_dependencies_choose_among_the_artifacts_of_the_jobs_before(
 ) -> None:
     before = "a: {stage: build, script: x}\nb: {stage: build, script: x}"
     assert job(tmp_path, keywords, before).artifacts_from == artifacts
+
+
+def test_a_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / ".gitlab-ci.yml"
+    path.write_bytes(b"job: {script: \xff}\n")
+    with pytest.raises(WorkflowError, match="UTF-8"):
+        load(path, tmp_path, ResolveContext)

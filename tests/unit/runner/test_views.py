@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.errors import ProviderError
+from loom.errors import ProviderError, SnapshotError
 from loom.plan.model import Job, MountMode, Retry, WorkspaceMode
 from loom.providers.base import Capabilities
 from loom.runner.views import Views
@@ -78,6 +79,43 @@ def test_what_can_not_be_had_is_not_tried_again(tmp_path: Path, code: str) -> No
 def test_what_was_asked_for_by_name_is_had_or_nothing(tmp_path: Path) -> None:
     overlay = views(tmp_path, WorkspaceMode.OVERLAY)
     assert not overlay.another(job(), overlay.of(job()), ProviderError("no", code="VIEW_UNAVAILABLE"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "provider", "no_checkout", "expected"),
+    [
+        ("auto", "docker", False, "overlay run"),
+        ("auto", "docker", True, "bind empty-or-own"),
+        ("auto", "far", True, "volume empty"),
+        ("auto", "host", True, "bind empty-or-own"),
+        ("copy", "docker", False, "bind copied"),
+        ("copy", "far", False, "volume run"),
+        ("shared", "docker", False, "bind run"),
+        ("shared", "docker", True, "bind empty-or-own"),
+        ("volume", "docker", False, "volume run"),
+        ("overlay", "host", False, "bind copied"),
+    ],
+)
+def test_the_kind_of_a_view(tmp_path: Path, mode: str, provider: str, no_checkout: bool, expected: str) -> None:
+    view = views(tmp_path, WorkspaceMode[mode.upper()]).of(replace(job(provider=provider), no_checkout=no_checkout))
+    run = tmp_path / "run"
+    own = view.directory and view.directory / "workspace"
+    found = {(run, False): "run", (own, True): "copied", (own, False): "empty-or-own"}
+    if view.directory is not None:
+        found[view.directory / "empty", False] = "empty"
+        assert view.run_workspace == run
+        assert view.brought == view.directory / ".brought.json"
+    assert f"{view.mode.name.lower()} {found[view.workspace, view.copied]}" == expected
+    if view.workspace != run:
+        assert view.workspace.stat().st_mode & 0o777 == 0o755
+        assert list(view.workspace.iterdir()) == []
+
+
+def test_a_view_that_was_not_to_be_had_leaves_nothing(tmp_path: Path) -> None:
+    several = views(tmp_path)
+    (tmp_path / "run.jobs").write_text("no directory")
+    with pytest.raises(SnapshotError, match="no directory for the files of job a b,c: "):
+        several.of(job())
 
 
 def test_a_jobs_directories_are_its_own_and_closed(tmp_path: Path) -> None:

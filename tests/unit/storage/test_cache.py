@@ -1,3 +1,4 @@
+import io
 import json
 import multiprocessing
 import os
@@ -518,3 +519,74 @@ def test_what_a_killed_save_left_goes_at_the_next_restore(tmp_path: Path, clock:
         os.waitpid(saving, 0)
     store.restore(SPEC, "k", DirectoryView(empty(tmp_path, "two")), Said())
     assert not left.exists()
+
+
+def take(store: Cache, content: bytes, key: str = "k") -> caches.SaveResult:
+    return store.take(SPEC, key, io.BytesIO(content))
+
+
+def test_an_archive_of_somebody_else_is_kept_as_it_is(store: Cache) -> None:
+    assert take(store, b"any bytes") == caches.SaveResult(key="k", saved=True, files=1, bytes=9, packed_bytes=9)
+    assert store.has(SPEC, "k")
+    assert not store.has(SPEC, "k2")
+    entry, result = store.find(SPEC, "k")
+    assert entry is not None
+    assert result == caches.RestoreResult(hit="exact", key="k", bytes=9, packed_bytes=9)
+    with store.open(entry.blob) as file:
+        assert file.read() == b"any bytes"
+    assert store.find(SPEC, "other") == (None, caches.RestoreResult(hit="miss"))
+
+
+def test_an_archive_that_is_none_is_a_miss_with_a_warning(store: Cache, tmp_path: Path) -> None:
+    take(store, b"any bytes")
+    result = restore(store, empty(tmp_path))
+    assert result.hit == "miss"
+    assert (result.warning or "").startswith("the cache entry 'k' is damaged (")
+    assert (store.entries(), blobs(store)) == ([], [])
+
+
+@pytest.mark.parametrize("harm", ["changed", "missing", "a directory"])
+def test_who_looks_for_an_entry_gets_none_that_is_damaged(store: Cache, harm: str, clock: Clock) -> None:
+    take(store, b"older", "k1")
+    take(store, b"newer", "k2")
+    (blob,) = [blob for blob in blobs(store) if blob.read_bytes() == b"newer"]
+    blob.unlink()
+    if harm == "changed":
+        blob.write_bytes(b"other")
+    elif harm == "a directory":
+        blob.mkdir()
+    entry, result = store.find(Spec(paths=SPEC.paths, fallback_keys=("k",)), "x")
+    assert entry is not None
+    assert (entry.key, result.hit, result.key) == ("k1", "fallback", "k1")
+    said = {
+        "changed": "the archive is damaged",
+        "missing": "the archive is missing",
+        "a directory": "the archive can't be read: ",
+    }
+    assert (result.warning or "").startswith(f"the cache entry 'k2' was removed: {said[harm]}")
+    assert [one.key for one in store.entries()] == ["k1"]
+
+
+def test_an_archive_that_is_too_large_or_can_not_be_written_is_not_kept(store: Cache, tmp_path: Path) -> None:
+    small = Cache(tmp_path / "small", max_size=8, project="p", clock=Clock())
+    for store_, key in ((small, "k"), (store, "l")):
+        if store_ is store:
+            (store.folder / "tmp").parent.mkdir(parents=True, mode=0o700)
+            (store.folder / "tmp").write_text("no directory")
+        result = take(store_, b"nine byte", key)
+        assert not result.saved
+        assert (result.warning or "").startswith(
+            f"the cache '{key}' {'takes' if store_ is small else 'can not'}".replace("can not", "can't be saved: ")
+        )
+        assert store_.entries() == []
+    assert take(small, b"eight by").saved, "the limit itself"
+
+
+def test_what_is_being_written_is_not_swept(store: Cache, clock: Clock) -> None:
+    take(store, b"x")
+    left = [store.folder / "tmp" / name for name in ("old", "new")]
+    for path, age in zip(left, (61, -30), strict=True):
+        path.write_bytes(b"rest")
+        os.utime(path, (clock.now - age, clock.now - age))
+    store.find(SPEC, "k")
+    assert [path.exists() for path in left] == [False, True]

@@ -133,8 +133,10 @@ EXTERNAL = '<!DOCTYPE t [<!ENTITY x SYSTEM "file:///etc/passwd">]><testsuite><te
         ("<html></html>", "begins with <html>"),
         ('<?xml version="1.0" encoding="klingon"?><testsuite/>', "unknown encoding|can't be read"),
         (b"<testsuite>\xff\xfe</testsuite>", "not well-formed"),
+        ("<testsuite>" * 201 + "</testsuite>" * 201, "nested more than 200 deep"),
+        (b"<testsuite>" + b" " * (junit.MAX_BYTES - 10), "larger than 64 MiB"),
     ],
-    ids=["bomb", "external entity", "empty", "junk", "cut off", "html", "encoding", "not utf-8"],
+    ids=["bomb", "external entity", "empty", "junk", "cut off", "html", "encoding", "not utf-8", "deep", "large"],
 )
 def test_what_is_no_report_is_refused(text: str | bytes, said: str) -> None:
     with pytest.raises(UnreadableReport, match=said):
@@ -167,3 +169,42 @@ def test_hostile_failure_texts_take_no_time(text: str) -> None:
     started = time.thread_time()
     one(f"<testsuite><testcase name='a'><failure>{text}</failure></testcase></testsuite>")
     assert time.thread_time() - started < 3
+
+
+def test_reports_as_deep_as_may_be_are_read() -> None:
+    assert read("<testsuite>" * 200 + "</testsuite>" * 200).tests == 0
+
+
+def test_only_so_many_failures_and_so_much_of_a_text_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(junit, "MAX_FAILING", 2)
+    case = '<testcase name="{0}"><{1} type="T">{2}</{1}></testcase>'
+    cases = [
+        case.format("a", "failure", "x" * 3000),
+        case.format("b", "error", ""),
+        case.format("c", "failure", "no more"),
+    ]
+    report = read(f'<testsuites><testsuite>{"".join(cases)}</testsuite><x:testcase xmlns:x="u" name="d"/></testsuites>')
+    assert (report.tests, report.failures, report.errors, report.skipped) == (4, 2, 1, 0)
+    assert [(test.name, len(test.message or ""), test.kind) for test in report.failing] == [
+        ("a", 2000, "failure"),
+        ("b", 1, "error"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("  C:\\src\\A.cs:7: error", ("C:/src/A.cs", 7)),
+        ("at (webpack://src/a.ts:3:4)", ("webpack://src/a.ts", 3)),
+        ("# ./a.rb:9:in `b'", ("a.rb", 9)),
+        ("at file:///workspace/x.mjs:5:6", ("x.mjs", 5)),
+        ("at (x.js:1234567890:1)", (None, None)),
+        ("at (/usr/lib/x.js:1:1)\n at (own.js:2:1)", ("own.js", 2)),
+        ('File "<string>", line 1\nFile "a.py", line 2', ("a.py", 2)),
+        ("x.py:3", ("x.py", 3)),
+        ("time 12:30: no place", (None, None)),
+    ],
+)
+def test_where_a_text_says_that_it_failed(text: str, place: tuple[str | None, int | None]) -> None:
+    case = f'<testsuite><testcase name="a"><failure><![CDATA[{text}]]></failure></testcase></testsuite>'
+    assert (one(case).file, one(case).line) == place

@@ -333,7 +333,13 @@ def test_hashes_of_files_are_github_s(make: Make) -> None:
     # sha256(sha256("a\n") + sha256("b\n"))
     ran = run(
         make,
-        job("one", step("echo ${{ hashFiles('**/*.lock', '!no/**') }}"), step("echo [${{ hashFiles('none') }}]")),
+        job(
+            "one",
+            step("echo ${{ hashFiles('**/*.lock', '!no/**') }}"),
+            step("echo [${{ hashFiles('none') }}]"),
+            step("echo ${{ hashFiles(format('{0}/d', github.workspace), './x.lock', '!./no') }}"),
+            step("echo ${{ hashFiles('**', format('!{0}/no', github.workspace), '!.loom/**') }}"),
+        ),
         files={"x.lock": "a\n", "d/y.lock": "b\n", "no/z.lock": "c\n"},
     )
     import hashlib
@@ -341,6 +347,7 @@ def test_hashes_of_files_are_github_s(make: Make) -> None:
     one = [hashlib.sha256(text).digest() for text in (b"b\n", b"a\n")]
     assert ran.lines("one") == [hashlib.sha256(b"".join(one)).hexdigest()]
     assert ran.lines("one", "script/02") == ["[]"]
+    assert ran.lines("one", "script/03") == ran.lines("one", "script/04") == ran.lines("one")
 
 
 def test_problem_matchers_find_the_failures_of_later_steps(make: Make) -> None:
