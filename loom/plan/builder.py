@@ -47,15 +47,16 @@ def settled(pool: Pool) -> Pool | None:
     return pool if pool != Pool(provider=pool.provider) else None
 
 
-def places(job: Node, config: Config) -> dict[str, str]:
-    """Return the origins for `Job.places`."""
-    found = {}
+def places(job: Node, config: Config, named: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the origins for `Job.places`; `named`: keys and settings that have another name in the job's language."""
+    names, found = named or {}, {}
     for key, setting in _SETTINGS:
-        if (node := job.get(key)) is not None:
+        if (node := job.get(names.get(key, key))) is not None:
             node = node.get("name") or node
             found[key] = f"{node.file.name}:{node.line}"
         else:
-            found[key] = f"`{setting}`, {config.origins.get(setting) or 'built-in'}"
+            setting = names.get(setting, setting)
+            found[key] = f"`{setting}`, {config.origins.get(setting.partition('.')[0]) or 'built-in'}"
     return found
 
 

@@ -30,9 +30,11 @@ def sources(workflow: Loaded, job: Job, selection: JobSelection, config: Config)
         return [ValueSource(key="id", value=job.id, by="job", place=job.steps[0].place)]
     found = [ValueSource(key="id", value=job.id, by="job", place=entry.key.place)]
     for key, node in entry.merged.value.items():
-        if key in ("variables", "extends"):
-            continue
-        found += _leaves(key, node, entry, job)
+        if key == "strategy" and job.matrix:
+            place = (node.get("matrix") or node).place
+            found += (ValueSource(key=f"matrix.{k}", value=v, by="matrix", place=place) for k, v in job.matrix.items())
+        elif key not in ("variables", "extends"):
+            found += _leaves(key, node, entry, job)
     if job.rule is not None:
         node = entry.merged.find("rules", job.rule) or entry.key
         found.append(ValueSource(key="when", value=job.when, by=f"rules[{job.rule}]", place=node.place))
@@ -104,12 +106,14 @@ def _from_configuration(entry: Entry, job: Job, config: Config) -> Iterator[Valu
     """Return the values that come from loom's configuration."""
     written = entry.merged.value
     image = entry.merged.get("image") or entry.merged.get("container")
+    labeled = job.late is not None and job.image is not None and job.image.name != config.default_image
+    default_image = "github.runs_on" if labeled else "default_image"
     resources = entry.merged.get("resources")
     candidates = [
         ("timeout", "job_timeout", job.timeout_s, not {"timeout", "timeout-minutes"} & written.keys()),
         ("step_timeout", "step_timeout", job.step_timeout_s, "step_timeout" not in written),
         ("shell", "default_shell", " ".join(job.shell), job.late is None and "shell" not in written),
-        ("image.name", "default_image", job.image.name if job.image else None, image is None and job.image is not None),
+        ("image.name", default_image, job.image.name if job.image else None, image is None and job.image is not None),
         ("image.pull", "pull", job.image.pull if job.image else None, job.image is not None and _lacks(image, "pull")),
         ("image.platform", "platform", job.image.platform if job.image else None, _lacks(image, "platform")),
         ("network.mode", "network", job.network.mode, "network" not in written),
@@ -119,7 +123,7 @@ def _from_configuration(entry: Entry, job: Job, config: Config) -> Iterator[Valu
     ]
     for key, setting, value, from_configuration in candidates:
         if value is not None and from_configuration:
-            origin = config.origins.get(setting)
+            origin = config.origins.get(setting.partition(".")[0])
             by = f"{origin.layer} {setting}" if origin is not None else f"built-in {setting}"
             yield ValueSource(key=key, value=value, by=by, place=origin.place if origin is not None else "")
     origin = config.origins.get("container")

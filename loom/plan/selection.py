@@ -155,7 +155,9 @@ class Choice:
             return RequestError(f"no job matches {wanted}", hint=f"The jobs are {_some(known)}.")
         if wanted in self.stages:
             return RequestError(f"unknown job {wanted}, but a stage", hint=f"Select it with --stage {wanted}.")
-        return RequestError(f"unknown job {wanted}{meant(wanted, known)}", hint=f"The jobs are {_some(known)}.")
+        alike = [name for name in known if wanted.lower() in name.lower()]
+        hint = f"Jobs with that in their name: {_some(alike)}." if alike else f"The jobs are {_some(known)}."
+        return RequestError(f"unknown job {wanted}{meant(wanted, known)}", hint=hint)
 
     def gets_from(self, candidate: Candidate, pool: list[Candidate]) -> list[str]:
         """Return the jobs that this one needs to find the same files as in CI: its needs, or the producers of its

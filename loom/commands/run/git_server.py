@@ -84,7 +84,8 @@ class GitServer:
                 (store / _last(ref)).touch()
         if kept and (code == 0 or "find remote ref" not in said):  # or there is no connection
             return kept
-        raise GitError(f"git fetch {url} {ref}: {said.strip().splitlines()[-1] if said.strip() else code}")
+        reasons = (line for line in said.splitlines() if line.strip() and not line.startswith("warning:"))
+        raise GitError(f"git fetch {url} {ref}: {next(reasons, code)}")
 
     def at_server(self, store: Path | None, *arguments: str | Address) -> tuple[int, bytes, str]:
         """Run a command that talks to a server: outside of this repository, with the user's own configuration alone."""

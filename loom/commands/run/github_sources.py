@@ -36,7 +36,7 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+")
 
 
 _UNREACHABLE = re.compile(
-    r"Could not resolve host|Failed to connect|Connection (refused|timed out)|Network is unreachable"
+    r"(Could not resolve host|Failed to connect|Connection (refused|timed out)|Network is unreachable).*"
 )
 
 
@@ -76,7 +76,7 @@ class ActionRepositories:
         self._cache = here.config.cache_dir / f"actions-{of_server}"
         self._git = GitServer(here.root, here.environ, anonymous=True)
         self._unreachable = ""
-        """What git said when the server did not answer: it is not asked again."""
+        """Why the server can't be reached: it is not asked again."""
         self._lock = None if renewing else load_lock(here.root)
 
     def at(self, repository: str, ref: str) -> Fetched:
@@ -94,8 +94,10 @@ class ActionRepositories:
             if "could not read Username" in str(error):  # what GitHub asks for also where nothing is
                 why = f"{self._server} has no public repository {repository}"
                 raise NotFetched(f"{why}; a private one can come from a mirror (`github: server`)") from error
-            if _UNREACHABLE.search(str(error)):
-                self._unreachable = str(error)
+            if (found := _UNREACHABLE.search(str(error))) is not None:
+                why = f"{self._server} can't be reached: {found[0]}"
+                self._unreachable = f"{why}; a mirror may be named in the configuration (`github: server`)"
+                raise NotFetched(self._unreachable) from error
             raise NotFetched(str(error)) from error
         except OSError as error:
             raise NotFetched(f"{name} can't be kept in {self._cache}: {error.strerror or error}") from error

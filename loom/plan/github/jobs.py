@@ -32,6 +32,8 @@ NOT_YET = "GH_NOT_YET"
 _OF_SERVICES = {"cpus", "memory", "pids", "shm_size", "tmpfs", "ulimits", "volumes"}
 """The fields of `Resources` that a service may have."""
 _PORTS = re.compile(r"(?:[0-9.]+:)??(?:(?P<host>[0-9]+):)?(?P<port>[0-9]{1,5})(?:/(?:tcp|udp))?")
+_NAMED = {"image": "container", "timeout": "timeout-minutes"}
+_LABELED = {**_NAMED, "default_image": "github.runs_on"}
 
 
 class GitHubJobBuilder(builder.Refusals):
@@ -96,7 +98,7 @@ class GitHubJobBuilder(builder.Refusals):
             secrets=tuple({secret.name: secret for secret in secrets.values()}.values()),
             matrix=candidate.matrix,
             pool=builder.settled(place),
-            places=builder.places(node, config),
+            places=builder.places(node, config, _LABELED if self._image_of_label(candidate) else _NAMED),
             late=late,
         )
         say = lambda _, message: self.refuse(candidate, candidate.entry.key, message)  # noqa: E731
