@@ -152,6 +152,12 @@ def test_a_selection_of_what_is_not_there(
     assert caught.value.message == message
 
 
+def test_jobs_with_a_part_of_an_unknown_name_are_listed(plan: MakePlan, tmp_path: Path) -> None:
+    with pytest.raises(RequestError) as caught:
+        plan(tmp_path, MATRIX, jobs=("3.12",))
+    assert caught.value.hint == "Jobs with that in their name: test.3.12-alpine, test.3.12-slim."
+
+
 MATRIX = """
 test:
   stage: test

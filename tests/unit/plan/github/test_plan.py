@@ -7,6 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from loom.config import Config
+from loom.config.settings import ValueOrigin
+from loom.config.values import GitHubSettings
 from loom.errors import RequestError, WorkflowError
 from loom.plan.late import LateJob, LateStep
 from loom.plan.model import Job, JobSelection, Plan, ResolveContext, Step
@@ -282,6 +285,30 @@ def test_jobs_are_found_where_they_are_written(tmp_path: Path) -> None:
     }
     explained = sources(workflows, plan.job("a.x.d.e"), JobSelection(), facts.config)
     assert [(one.key, one.by) for one in explained][:3] == [("id", "job"), ("runs-on", "job"), ("steps[0].run", "job")]
+
+
+def test_a_jobs_own_combination_and_the_origin_of_its_image_are_told(tmp_path: Path) -> None:
+    job = "runs-on: '${{ matrix.os }}', steps: [{run: echo}], strategy: {matrix: {os: [big, ubuntu-latest], v: [1]}}"
+    write(tmp_path, f"on: push\njobs:\n  a: {{{job}}}\n  b: {{container: alpine, timeout-minutes: 3, {JOB}}}")
+    settings = Config(
+        github=GitHubSettings(runs_on={"big": "big:1"}),
+        origins={"github": ValueOrigin(layer="user", place="c.yml:1:1")},
+    )
+    facts = ResolveContext(predefined=PUSH, config=settings)
+    workflows = load(tmp_path / ".github/workflows", tmp_path, lambda: facts)
+    plan = resolve(workflows, JobSelection(container=True), facts)
+    big, other, boxed = plan.jobs
+    told = {one.key: (one.value, one.by) for one in sources(workflows, big, JobSelection(), settings)}
+    assert (told["matrix.os"], told["matrix.v"]) == (("big", "matrix"), ("1", "matrix"))
+    assert (told["image.name"], "strategy.matrix.os[0]" in told) == (("big:1", "user github.runs_on"), False)
+    told = {one.key: (one.value, one.by) for one in sources(workflows, other, JobSelection(), settings)}
+    assert told["image.name"] == (settings.default_image, "built-in default_image")
+    assert (big.places["image"], big.places["timeout"]) == (
+        "`github.runs_on`, user (c.yml:1:1)",
+        "`job_timeout`, built-in",
+    )
+    assert other.places["image"] == "`default_image`, built-in"
+    assert (boxed.places["image"], boxed.places["timeout"]) == (".github/workflows/ci.yml:4",) * 2
 
 
 class Server:
