@@ -53,10 +53,7 @@ class Cancel:
         child = Cancel()
 
         def pass_on() -> None:
-            child.request(self.exit_code)
-            if self.now and not child.now:
-                child._now_at = self._now_at
-                child._now.set()
+            child.request(self.exit_code, at_once=self.now)
 
         child.detach = self.on_request(pass_on)
         return child
@@ -70,10 +67,10 @@ class Cancel:
         """True once the user asked twice: no grace any more."""
         return self._now.is_set()
 
-    def request(self, exit_code: ExitCode | None = ExitCode.INTERRUPTED) -> None:
-        """Ask for the end; `exit_code` None when loom itself does (`--fail-fast`), not the user."""
+    def request(self, exit_code: ExitCode | None = ExitCode.INTERRUPTED, *, at_once: bool = False) -> None:
+        """Ask for the end; `exit_code` None when loom itself does (`--fail-fast`), not the user. `at_once`: as a second time."""
         with self._lock:
-            if self._event.is_set() and exit_code is not None and self.exit_code is not None:
+            if at_once or (self._event.is_set() and exit_code is not None and self.exit_code is not None):
                 self._now_at = self._now_at or time.monotonic()
                 self._now.set()
             self.exit_code = self.exit_code or exit_code

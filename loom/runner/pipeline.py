@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from loom import snapshot
+from loom.cancel import Cancel
 from loom.errors import LoomError
 from loom.plan.image_lock import identity, shown
 from loom.plan.model import Build, Job, Plan, WorkspaceMode
@@ -32,6 +33,7 @@ from loom.runner.products import Handover
 from loom.runner.request import Ran, RunRequest
 from loom.runner.results import Results, take_over, uses_actions
 from loom.runner.scheduler import run_jobs, waits_for
+from loom.runner.session import PlaceOpener
 from loom.runner.start import RunStart
 from loom.runner.waits import Waits, waits
 from loom.snapshot import Snapshot
@@ -244,20 +246,8 @@ class Run:
             results = self._results(cache)
             if results is not None:
                 services.callback(results.close)
-            handover = Handover(
-                self._request.plan,
-                archive_of=self._archive_of,
-                tracked=partial(
-                    snapshot.tracked,
-                    self._workspace,
-                    self._request.source.environment,
-                    manifest_file=paths.snapshot,
-                ),
-                missing_here=self._made_elsewhere(),
-                logs=paths.logs,
-                masker=self._journal.masker,
-                cache=cache,
-                cancel=self._cancel,
+            tracked = partial(
+                snapshot.tracked, self._workspace, self._request.source.environment, manifest_file=paths.snapshot
             )
             taken = self._recorder.fold.facts.get("snapshot_taken", {})
             children = Children(
@@ -269,21 +259,34 @@ class Run:
                 succeeded=self._succeeded,
                 cancel=self._cancel,
             )
-            runner = JobRunner(
-                journal=self._journal,
-                opener=self._opener,
-                handover=handover,
-                children=children,
-                cancel=self._cancel,
-                handed_over=paths.handed_over,
-                results=results,
-                late=self._late,
-            )
+
+            def runner_of(opener: PlaceOpener) -> JobRunner:
+                handover = Handover(
+                    self._request.plan,
+                    archive_of=self._archive_of,
+                    tracked=tracked,
+                    missing_here=self._made_elsewhere(),
+                    logs=paths.logs,
+                    masker=self._journal.masker,
+                    cache=cache,
+                    cancel=opener.cancel,
+                )
+                return JobRunner(
+                    journal=self._journal,
+                    opener=opener,
+                    handover=handover,
+                    children=children,
+                    cancel=opener.cancel,
+                    handed_over=paths.handed_over,
+                    results=results,
+                    late=self._late,
+                )
+
             if started:
-                status = self._jobs(runner)
+                status = self._jobs(runner_of)
                 children.join()  # no limit: their jobs have their own, and a second interrupt ends it
             else:
-                reason = "the run could not start"
+                reason, runner = "the run could not start", runner_of(self._opener)
                 for job in self._request.plan.jobs:
                     if job.id in self._done:
                         continue
@@ -322,13 +325,31 @@ class Run:
         reuse = self._request.reuse
         return frozenset(() if reuse is not None and reuse.has_products else self._done)
 
-    def _jobs(self, runner: JobRunner) -> Status:
+    def _jobs(self, runner_of: Callable[[PlaceOpener], JobRunner]) -> Status:
+        plan, opener, later = self._request.plan, self._opener, list[str]()
+        try:
+            results = self._scheduled(runner_of(opener), self._cancel, later)(plan, self._done)
+            if later:
+                from loom.runner.late.jobs import after_cancel  # late: only for such jobs
+
+                with after_cancel(self._cancel) as cancel:
+                    another = PlaceOpener(opener.tools, opener.settings, cancel)
+                    done = {job_id: result for job_id, result in results.items() if job_id not in later}
+                    results = self._scheduled(runner_of(another), cancel)(plan, done)
+        finally:
+            opener.close_unused()
+        if self._cancel.exit_code is not None:
+            return Status.CANCELED
+        return _status_of(results)
+
+    def _scheduled(self, runner: JobRunner, cancel: Cancel, later: list[str] | None = None) -> RunAll:
+        """Return what runs the jobs of a plan. `later` is filled with those that may run although the run is canceled."""
         request = self._request
         project = request.source.origin_url or str(request.source.root)
         waiting = Waits(
             journal=self._journal,
             gate=request.tools.gate,
-            cancel=self._cancel,
+            cancel=cancel,
             lock_of=partial(request.store.lock_of_group, project),
             command=tuple(request.command),
         )
@@ -345,6 +366,9 @@ class Run:
                 waiting.release(job)
 
         def on_skip(job: Job, skip: Skip) -> None:
+            if later is not None and self._late is not None and self._late.may_run_after_cancel(job):
+                later.append(job.id)
+                return
             result = runner.skip(job, skip)
             if self._late is not None:
                 self._late.ended(job, result)
@@ -358,19 +382,13 @@ class Run:
                 on_skip=on_skip,
                 on_stuck=runner.leave_behind,
                 at_most=request.lanes,
-                cancel=self._cancel,
+                cancel=cancel,
                 fail_fast=request.config.fail_fast or request.plan.ends_at_failure,
                 stop=self._stop_others,
                 done=done,
             )
 
-        try:
-            results = run_all(request.plan, self._done)
-        finally:
-            self._opener.close_unused()
-        if request.cancel.exit_code is not None:
-            return Status.CANCELED
-        return _status_of(results)
+        return run_all
 
     def _run_several(self, job: Job, runner: JobRunner, run_all: RunAll) -> JobResult:
         """Run the jobs that a job becomes by its matrix; return their result."""

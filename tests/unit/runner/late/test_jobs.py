@@ -15,6 +15,7 @@ from loom.record.saved_plan import load_planned
 from loom.runner.late.jobs import LateJobs, Start
 from loom.status import JobResult, Status
 from tests.unit.runner.conftest import Make
+from tests.unit.runner.test_faults import Watching
 
 from .plans import job, run, states, step
 
@@ -83,6 +84,57 @@ def test_the_first_failure_of_a_matrix_ends_the_others(make: Make, tmp_path: Pat
     assert ran.statuses == {"m.1": "failure", "m.2": "canceled", "after": "success"}
     assert states(ran, "m.2") == {"01": "cancelled", "02": "success"}
     assert ran.lines("after") == ["failure"]
+
+
+def at_steps(cancel: Cancel, times: int) -> list[Watching]:
+    """A sink that asks for the end when a step begins, `times` times."""
+    left = [cancel.request] * times
+    return [Watching("step.execute", lambda: left.pop()() if left else None, kind="phase_started")]
+
+
+def test_after_a_cancel_the_jobs_run_whose_if_says_so(make: Make) -> None:
+    cancel = Cancel()
+    ran = run(
+        make,
+        job("a", step("sleep 100")),
+        job("plain", needs={"a": ["a"]}),
+        job("always", step("echo ${{ needs.a.result }}"), needs={"a": ["a"]}, condition="always()"),
+        job("cancelled", needs={"a": ["a"]}, condition="${{ cancelled() }}"),
+        job("failure", needs={"a": ["a"]}, condition="failure()"),
+        job("then", needs={"always": ["always"]}, condition="always() && needs.always.result == 'success'"),
+        job("many", needs={"a": ["a"]}, condition="always()", strategy={"matrix": {"v": ["x", "y"]}}),
+        code=130,
+        cancel=cancel,
+        sinks=at_steps(cancel, 1),
+    )
+    runs = dict.fromkeys(("always", "cancelled", "then", "many.x", "many.y"), "success")
+    assert ran.statuses == {"a": "canceled", "plain": "skipped", "failure": "skipped", **runs}
+    assert ran.lines("always") == ["cancelled"]
+    assert ran.error("plain") == "the run was interrupted"
+    assert len(ran.facts("job_finished", "always")) == 1
+
+
+def test_a_second_request_ends_the_jobs_that_run_after_the_first(make: Make) -> None:
+    cancel = Cancel()
+    last = job(
+        "b", step("sleep 100"), step("sleep 100", condition="always()"), needs={"a": ["a"]}, condition="always()"
+    )
+    ran = run(make, job("a", step("sleep 100")), last, code=130, cancel=cancel, sinks=at_steps(cancel, 2))
+    assert ran.statuses == {"a": "canceled", "b": "canceled"}
+
+
+def test_jobs_that_run_after_a_cancel_have_a_limit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loom.runner.late.jobs.AFTER_CANCEL_S", 0.0)
+    cancel = Cancel()
+    last = job("b", step("sleep 100"), needs={"a": ["a"]}, condition="always()")
+    ran = run(make, job("a", step("sleep 100")), last, code=130, cancel=cancel, sinks=at_steps(cancel, 1))
+    assert ran.statuses["b"] in ("canceled", "skipped")  # by how far it comes before its time is over
+
+
+def test_after_the_first_failure_of_the_run_jobs_run_whose_if_says_so(make: Make) -> None:
+    last = job("b", step("echo ${{ needs.a.result }}"), needs={"a": ["a"]}, condition="always()")
+    ran = run(make, job("a", step("exit 1")), last, job("c", needs={"a": ["a"]}), code=1, fail_fast=True)
+    assert (ran.statuses, ran.lines("b")) == ({"a": "failure", "b": "success", "c": "skipped"}, ["failure"])
 
 
 def test_jobs_of_a_matrix_that_have_not_started_do_not_after_a_failure(make: Make) -> None:
