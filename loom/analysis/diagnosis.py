@@ -392,11 +392,8 @@ def _telling_line(
     if evidence := next((cause.line for cause in causes if cause.line), None):
         return evidence
     message = next((each.message for each in failures if each.message), None)
-    lines = output.reason
-    if message and (line := next((line for line in lines if message[:100] in line.text), None)):
-        return line.text
     last = (line.text for line in reversed(output.lines) if not line.blank)
-    return telling_line(lines, at) or next(last, None)
+    return telling_line(output.reason, at, message) or next(last, None)
 
 
 def _places(

@@ -22,6 +22,7 @@ class Format(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pattern: str | list[str]
     within: int = 0
     repeat: bool = False
+    joined: bool = False
     words: list[str] = []
 
     @property

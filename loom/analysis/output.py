@@ -39,12 +39,17 @@ _COUNTED: tuple[tuple[Part, str], ...] = (("own", ""), ("said", "said_"))
 _HEADING = re.compile(r"\s*(?:Traceback \(most recent call last\)|stack traceback):")
 """Its error follows it, after indented lines, or is before it."""
 _PASSES_ON = re.compile(
-    r"\s*(?:raise|throw)\s|.*\*\*\* .*Error \d+|ninja: build stopped|npm (?:ERR!|error) (?:code|errno|A complete log)\b"
+    r"[\s|]*(?:raise|throw)\s|[^:]*:$|[\s|]*Traceback |[✗✘] Build failed in |\s*Uncaught exception in |.*\*\*\* .*Error \d+"
+    r"|ninja: build stopped|npm (?:ERR!|error) (?:code|errno|A complete log)\b|[\s|+]*Exception ?Group\b"
+    r"|Aborted with \d+ warnings?\b"
     r"|={3,} (?:FAILURES|ERRORS) =|Finished in |rake aborted!|-- Configuring incomplete|Execution of \S+ aborted|FAILED: |\W*$"
 )
 """The source of an error whose message follows, a title, or a program that reports the end of another."""
 _MILD = re.compile(r"\b(?:warning|note|info|debug|hint)\b|^\s*(?:PASS|ok|OK|✓|✔)\b", re.IGNORECASE)
 _EXCEPTION = re.compile(r"(?:\w+\.)*\w+(?:Error|Exception): ")
+_FATAL = re.compile(r".*\b(?:CRITICAL|FATAL)\b")
+_LOGGED = re.compile(r"\[?(?:\d{4}-\d\d-\d\d[T ]|\d\d:\d\d:\d\d\b|(?:DEBUG|INFO|WARNING)\b)")
+"""The beginning of a line that a logger wrote."""
 _FRAME = re.compile(r"\s|#\s+at |\S+:\d+:in ")
 _SURVIVED = re.compile(
     r"(?:\S+: )*(?:fatal|error|fatal error|E): |(?:\w+\.)*\w+(?:Error|Exception): "
@@ -124,7 +129,7 @@ def output_of(
 
     number = {stream: counts.get(f"{stream}_lines", 0) for stream in ("stdout", "stderr")}
     found: list[Line] = []
-    for event in reversed(last):
+    for event in reversed(list(_uncut(last))):
         found.append(Line(visible(event.text), part(lambda of: number[event.stream] > of[event.stream])))  # noqa: B023
         number[event.stream] -= 1
     early: list[Line] = []
@@ -140,27 +145,54 @@ def output_of(
     return Output([*early, *reversed(found)], marked)
 
 
-def telling_line(lines: Sequence[Line], at: WorkingDirectories) -> str | None:
-    """Choose the line to look at first: an error in a file that is there, an error, a line that names such a file, the last."""
+def _uncut(events: Iterable[OutputEvent]) -> Iterator[OutputEvent]:
+    """Yield the lines; those of the other stream that came in the middle of a traceback after it: their order is chance."""
+    held: list[OutputEvent] = []
+    inside: str | None = None
+    for event in events:
+        if inside not in (None, event.stream):
+            held.append(event)
+            continue
+        yield event
+        if inside is None or not event.text[:1].isspace():
+            inside = event.stream if _HEADING.match(event.text) else None
+            if inside is None:
+                yield from held
+                held = []
+    yield from held
+
+
+def telling_line(lines: Sequence[Line], at: WorkingDirectories, message: str | None) -> str | None:
+    """Choose the line to look at first: the `message` of a failure, an error in a file that is there, an error, a line that
+    names such a file, the last one."""
+    caught = _caught(lines)
+    first = (message or "").partition("\n")[0][:100]
+    named = (line for line in lines if first and first in line.text and line not in caught)
+    if (line := next(named, None)) is not None:
+        return line.text
     survived = max((number + 1 for number, line in enumerate(lines) if line.text.endswith("(ignored)")), default=0)
     told = [line for line in _without_frames(lines[survived:]) if not line.blank]
     own = [line for line in told if not _PASSES_ON.match(line.text)]
-    caught = _caught(lines)
     errors = [line for line in own if line.tells and line not in caught]
     inside = [line for line in own if at.are_there(line.places)]
     placed = [line for line in inside if not (line.frame or line.mild)]
     plain = [line for line in errors if not line.mild]
+    fatal = [line for line in plain if _FATAL.match(line.text)]
     both = [line for line in plain if line in placed]
-    return next((line.text for each in (both, placed, plain, errors, inside, own[::-1], told) for line in each), None)
+    return next(
+        (line.text for each in (both, fatal, placed, plain, errors, inside, own[::-1], told) for line in each), None
+    )
 
 
 def _caught(lines: Sequence[Line]) -> list[Line]:
-    """Return the exceptions that a program printed by themselves, without a trace, and went on."""
+    """Return the exceptions that a program printed by themselves, without a trace, or in its log, and went on."""
     around = zip([Line(""), *lines], lines, lines[1:], strict=False)
     return [
         line
         for before, line, after in around
-        if _EXCEPTION.match(line.text) and after.text.strip() and not (before.text[:1].isspace() or after.frame)
+        if _EXCEPTION.match(line.text)
+        and not line.text.endswith(":")
+        and (_LOGGED.match(after.text) or (after.text.strip() and not (before.text[:1].isspace() or after.frame)))
     ]
 
 

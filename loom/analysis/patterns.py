@@ -127,6 +127,9 @@ def _read(reader: Reader, lines: Sequence[str], at: int) -> tuple[list[Failure],
             return read, after
         found = _with(found, search(lines[place]))
         after = place + 1
+    while reader.format.joined and after < len(lines) and (not lines[after].strip() or others[-1](lines[after])):
+        found["message"] = f"{found['message']}\n{lines[after].strip()}".strip()
+        after += 1
     return _failure(reader.format.name, found), after
 
 

@@ -41,8 +41,11 @@ def from_root(path: str) -> str:
 
 _PLACES = (
     re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)'),
-    re.compile(r"^(?P<file>[\w@+-][\w.@+-]*(?:[/.][\w@+-][\w.@+-]*)+): (?:line )?(?P<line>\d+): "),
-    re.compile(r"\bat (?P<file>(?:[\w.@+-]+/)*[\w@+-]+\.\w{1,4}) line (?P<line>\d+)\b"),
+    re.compile(r"^(?P<file>[\w@+-][\w.@+-]*(?:[/.][\w@+-][\w.@+-]*)+): (?:line )?(?P<line>\d+)[:,] "),
+    re.compile(r"\b(?:at|in) (?P<file>/?(?:[\w.@+-]+/)*[\w@+-]+\.\w{1,4}) (?:on )?line (?P<line>\d+)\b"),
+    re.compile(
+        r"(?<![\w.@+/-])(?P<file>/?(?:[\w.@+-]+/)*[\w.@+-]*\w\.[A-Za-z]\w{0,9}) \(?(?P<line>\d+):(?P<column>\d+)\b(?!:\d)"
+    ),
     re.compile(
         r"(?<![\w.@+/-])(?P<file>/?(?:[\w.@+-]+/)*(?:[\w.@+-]+\.[A-Za-z]\w{0,9}|[A-Z][a-z]+file)):(?P<line>\d+)(?::(?P<column>\d+))?\b"
     ),

@@ -43,10 +43,13 @@ _FORMS = 4096
 TELLING = re.compile(
     r"""\b(?:errors?|fail(?:ed|ures?)?|fatal|panic|panicked|exception|traceback|assert\w*|undefined|unresolved
     |cannot|can't|could\ not|unable\ to|not\ found|no\ such\ file|denied|refused|segmentation\ fault|killed
-    |timed?\ ?out|abort\w*|invalid|unexpected|expected)\b|^E\s{2,}|^FAIL\b|\bnot\ ok\b|✗|✘|✕|[A-Z]\w+(?:Error|Exception)\b""",
+    |timed?\ ?out|abort\w*|invalid|unexpected|expected)\b|^E\s{2,}|^FAIL\b|\bnot\ ok\b|✗|✘|✕|✖|[A-Z]\w+(?:Error|Exception)\b""",
     re.VERBOSE | re.IGNORECASE,
 )
-NOT_TELLING = re.compile(r"\b0 (?:errors?|failed|failures)\b|\bno errors?\b|^\s*\w+: 0$|^\s*\^+\s*$", re.IGNORECASE)
+NOT_TELLING = re.compile(
+    r"\b0 (?:errors?|failed|failures)\b|\b(?:errors?|failed|failures): 0\b|\bno errors?\b|^\s*\w+: 0$|^\s*\^+\s*$",
+    re.IGNORECASE,
+)
 
 
 def speaks_of_error(line: str) -> bool:
@@ -62,7 +65,7 @@ WORDS: dict[str, Why | None] = dict.fromkeys(
         *(".py:", ".go:", ".rb:", ".ts:", ".js:", "--> "),
     )
 )
-WORDS |= {"not ok": "test", "✗": "test", "✘": "test", "✕": "test"}
+WORDS |= {"not ok": "test", "✗": "test", "✘": "test", "✕": "test", "✖": "test"}
 """What a line contains that is looked at, and what it then is (None: by its text). The table of formats adds to it."""
 _AT_ONCE = 20
 """Words that one automaton searches for: of so few, it compares many bytes in one instruction."""

@@ -201,7 +201,8 @@ def group_text(group: FailureGroup) -> str:
     first = group.first
     where = f"{first.file}:{first.line}" if first.file and first.line else first.file
     names = ", ".join(name for name in (first.test, where) if name and name != group.message)
-    return f"{f'{group.count} × ' if group.count > 1 else ''}{group.message}{f' ({names})' if names else ''}"
+    message = " ".join(group.message.split())
+    return f"{f'{group.count} × ' if group.count > 1 else ''}{message}{f' ({names})' if names else ''}"
 
 
 def _groups(diagnosis: Diagnosis, look: Look) -> Iterator[str]:

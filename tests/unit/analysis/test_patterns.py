@@ -40,11 +40,20 @@ SAMPLES = {
         ("cargo", "tests::panics", "src/lib.rs", 20, "index out of bounds: the len is 0 but the index is"),
         ("cargo", "tests::adds", "src/lib.rs", 11, "assertion `left == right` failed"),
     ],
+    "behave": [
+        ("behave", None, "features/steps/s.py", 4, "x is 1"),
+    ],
     "clang": [
         ("compiler", None, "main.c", 2, "expected ';' after return statement"),
     ],
     "cmake": [
         ("cmake", None, "CMakeLists.txt", 3, 'By not providing "FindNoSuchThing.cmake" in CMAKE_'),
+    ],
+    "prettier": [
+        ("prettier", None, "pr/a.js", None, "[warn] pr/a.js"),
+    ],
+    "webpack": [
+        ("webpack", None, "src/index.js", 1, "Module not found: Error: Can't resolve './nothing'"),
     ],
     "eslint": [
         ("eslint", None, "src/a.js", 1, "'unused' is assigned a value but never used"),
@@ -317,3 +326,10 @@ def test_two_tests_of_one_name_are_two_failures() -> None:
 def test_a_number_that_is_none_is_left_out() -> None:
     (found,) = read([f"a.c:{'9' * 30}:1: error: boo"])
     assert found.line is None
+
+
+def test_the_whole_message_of_cmake() -> None:
+    (failure,) = read(lines_of("cmake"))
+    assert failure.message is not None
+    assert len(failure.message.splitlines()) == 11
+    assert failure.message.endswith("be sure it\nhas been installed.")

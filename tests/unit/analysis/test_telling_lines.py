@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from loom.analysis.diagnosis import diagnose
+from loom.analysis.output import output_of, texts
+from loom.record.documents import Highlights
+from loom.record.events import OutputEvent
+from loom.status import Stream
 from tests.unit.analysis.test_diagnosis import evidence
 
 OUTPUTS = {
@@ -80,17 +85,99 @@ OUTPUTS = {
         "expected ‘;’",
         "bad.c:3",
     ),
+    "a group of exceptions": (
+        (
+            '  + Exception Group Traceback (most recent call last):\n  |   File "/workspace/as/a.py", line 6, in main\n'
+            "  |     async with asyncio.TaskGroup() as g:\n  | ExceptionGroup: unhandled errors (2 sub-exceptions)\n"
+            "  +-+---------------- 1 ----------------\n    | Traceback (most recent call last):\n"
+            '    |   File "/workspace/as/a.py", line 4, in w\n    |     raise ValueError(f"worker {n}")\n'
+            "    | ValueError: worker 0 got a bad reply\n    +------------------------------------"
+        ),
+        "ValueError: worker 0",
+        "as/a.py:4",
+    ),
+    "an exception in a log": (
+        (
+            "2026-11-28 23:22:30,570 ERROR etl row 7 skipped\nTraceback (most recent call last):\n"
+            '  File "/workspace/log/a.py", line 5, in <module>\n    int("x")\nValueError: invalid literal for int(): \'x\'\n'
+            "2026-11-28 23:22:30,613 INFO etl processed 100 rows\n"
+            "2026-11-28 23:22:30,613 CRITICAL etl checksum mismatch: expected 4fa1, got 99bc"
+        ),
+        "checksum mismatch",
+        "log/a.py:5",
+    ),
+    "vite": (
+        (
+            "✓ 4 modules transformed.\n✗ Build failed in 389ms\nerror during build:\nBuild failed with 1 error:\n\n"
+            'Error: [vite]: Rolldown failed to resolve import "left-padd" from "/workspace/vt/main.js".\n'
+            "    at viteLog (file:///workspace/node_modules/vite/dist/node/chunks/node.js:35507:57)"
+        ),
+        "left-padd",
+        "",
+    ),
+    "less": (
+        "NameError: variable @nope is undefined in /workspace/le/a.less on line 1, column 12:\n1 a { color: @nope; }\n2 \n",
+        "@nope is undefined",
+        "le/a.less:1",
+    ),
+    "sass": (
+        "Error: Undefined variable.\n  ╷\n1 │ a { color: $nope; }\n  │            ^^^^^\n  ╵\n  ss/a.scss 1:12  root stylesheet",
+        "Undefined variable",
+        "ss/a.scss:1",
+    ),
+    "rollup": (
+        '[!] RollupError: ro/main.js (1:8): "nope" is not exported by "ro/lib.js"\nro/main.js (1:8)\n1: import {nope} from "./lib.js";',
+        "is not exported",
+        "ro/main.js:1",
+    ),
+    "jshint": (
+        "jh/a.js: line 3, col 6, Expected an identifier and instead saw ';'.\njh/a.js: line 3, col 7, Missing semicolon.\n\n2 errors",
+        "Expected an identifier",
+        "jh/a.js:3",
+    ),
+    "commitlint": (
+        (
+            "⧗   input: Bad message.\n✖   subject may not be empty [subject-empty]\n✖   type may not be empty [type-empty]\n\n"
+            "✖   found 3 problems, 0 warnings\nⓘ   Get help: https://github.com/conventional-changelog/commitlint"
+        ),
+        "subject may not be empty",
+        "",
+    ),
+    "mkdocs": (
+        (
+            "INFO    -  Building documentation to directory: /tmp/mk\n"
+            "WARNING -  A reference to 'gone.md' is included in the 'nav' configuration, which is not found in the files.\n\n"
+            "Aborted with 1 warnings in strict mode!"
+        ),
+        "gone.md",
+        "",
+    ),
+    "a test that counts no errors": ("ok 12 tests, errors: 0\n3 files would be reformatted", "3 files", ""),
 }
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_real_outputs(name: str, tmp_path: Path) -> None:
     output, telling, place = OUTPUTS[name]
-    file, _, line = place.rpartition(":")
-    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / file).write_text("")
+    file = place.rpartition(":")[0]
+    (tmp_path / (file or "none")).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / (file or "none")).write_text("")
     found = diagnose(evidence(lines=output.splitlines(), root=tmp_path))
     assert found.telling_line is not None
     assert telling in found.telling_line
-    assert (found.places[0].file, found.places[0].line) == (file, int(line))
+    assert [f"{place.file}:{place.line}" for place in found.places[:1]] == [place] * bool(place)
     assert found.causes == []
+
+
+def test_what_the_other_stream_printed_in_the_middle_of_a_traceback_comes_after_it() -> None:
+    printed: list[tuple[Stream, str]] = [
+        ("stderr", "Traceback (most recent call last):"),
+        ("stdout", "using defaults"),
+        ("stderr", '  File "/workspace/a.py", line 3, in <module>'),
+        ("stdout", "coverage is 71.2 %, needed 80 %"),
+        ("stderr", "FileNotFoundError: [Errno 2] No such file or directory: '/nonexistent/x'"),
+    ]
+    events = [OutputEvent(number, "", stream, text) for number, (stream, text) in enumerate(printed, 1)]
+    output = output_of(events, Highlights(), {"stdout_lines": 2, "stderr_lines": 3}, None)
+    assert texts(output.lines) == [printed[at][1] for at in (0, 2, 4, 1, 3)]
+    assert diagnose(replace(evidence(), output=output)).causes == []
