@@ -208,3 +208,13 @@ def test_only_so_many_failures_and_so_much_of_a_text_are_kept(monkeypatch: pytes
 def test_where_a_text_says_that_it_failed(text: str, place: tuple[str | None, int | None]) -> None:
     case = f'<testsuite><testcase name="a"><failure><![CDATA[{text}]]></failure></testcase></testsuite>'
     assert (one(case).file, one(case).line) == place
+
+
+def test_a_test_that_fails_twice_is_one_failure() -> None:
+    case = '<testcase name="a"><failure message="m">one</failure> between <error>two</error></testcase>'
+    report = read(f'<testsuite>{case}<testcase name="b"><skipped/><failure/></testcase></testsuite>')
+    assert (report.tests, report.failures, report.errors, report.skipped) == (2, 2, 0, 0)
+    assert [(test.name, test.message, test.kind) for test in report.failing] == [
+        ("a", "m", "failure"),
+        ("b", None, "failure"),
+    ]
