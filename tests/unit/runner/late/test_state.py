@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from loom.plan.late import Action, LateStep
-from loom.plan.model import Job, Step
+from loom.plan.model import Job, Secret, Step
 from loom.runner.late.state import FAILURE, SKIPPED, SUCCESS, JobRuntime, LateState, StepResult
 from loom.secrets.masking import Masker
 
@@ -120,3 +122,178 @@ def test_a_step_before_its_action_has_the_actions_inputs() -> None:
     fresh.begin()
     assert fresh.environment(made.steps[0], {})["GITHUB_ACTION_PATH"] == "/actions/o/sub"
     assert fresh.text("${{ inputs.who }}", LateStep(kind="run", scope=("mine",))) == ""
+
+
+GITHUB = {
+    "repository": "o/r",
+    "actor": "ann",
+    "event": {"a": 1},
+    "retention_days": "",
+    "ref_protected": True,
+    "run_attempt": None,
+}
+NODE = replace(ACTION, using="node20")
+
+
+def with_context(
+    *steps: Any, values: dict[str, bytes] | None = None, **late: Any
+) -> tuple[LateState, tuple[Step, ...]]:
+    made = job("x", *steps, contexts={"github": GITHUB, "vars": {"V": "v"}}, **late)
+    found = state(made, values)
+    found.begin()
+    return found, made.steps
+
+
+def test_the_contexts_of_a_step_are_githubs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    env = {"J": "${{ github.actor }}${{ env.K }}", "K": "${{ env.J }}"}
+    one, (first,) = with_context(step("run", id="s"), env=env)
+    assert one.contexts(first.late or LATER) == {
+        "env": {"J": "ann", "K": "ann"},
+        "github": {
+            "action": "s",
+            "action_path": "",
+            "actor": "ann",
+            "event": {"a": 1.0},
+            "event_path": "/e/event.json",
+            "ref_protected": True,
+            "repository": "o/r",
+            "retention_days": "90",
+            "run_attempt": "1",
+            "run_id": "r1",
+            "run_number": "1",
+            "token": "",
+            "workspace": "/w",
+        },
+        "inputs": {},
+        "job": {"container": {}, "services": {}, "status": "success"},
+        "matrix": None,
+        "needs": {},
+        "runner": {
+            "arch": "ARM64",
+            "debug": "",
+            "environment": "github-hosted",
+            "name": "loom",
+            "os": "Linux",
+            "temp": "/tmp",
+            "tool_cache": "/opt/hostedtoolcache",
+        },
+        "secrets": {"GITHUB_TOKEN": ""},
+        "steps": {},
+        "strategy": {"fail-fast": True, "job-index": 0.0, "job-total": 1.0, "max-parallel": 1.0},
+        "vars": {"V": "v"},
+    }
+
+
+def test_the_variables_of_a_step_are_githubs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    node = step(kind="node", action=NODE, inputs={"A b": "<${{ env.E }}>"})
+    one, (run, action) = with_context(step("run"), node, env={"J": "j"})
+    every = {
+        "CI": "true",
+        "E": "e",
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_ACTOR": "ann",
+        "GITHUB_EVENT_PATH": "/e/event.json",
+        "GITHUB_REF_PROTECTED": "true",
+        "GITHUB_REPOSITORY": "o/r",
+        "GITHUB_RETENTION_DAYS": "90",
+        "GITHUB_RUN_ATTEMPT": "1",
+        "GITHUB_RUN_ID": "r1",
+        "GITHUB_RUN_NUMBER": "1",
+        "GITHUB_WORKSPACE": "/w",
+        "RUNNER_ARCH": "X64",
+        "RUNNER_ENVIRONMENT": "github-hosted",
+        "RUNNER_NAME": "loom",
+        "RUNNER_OS": "Linux",
+        "RUNNER_TEMP": "/tmp",
+        "RUNNER_TOOL_CACHE": "/opt/hostedtoolcache",
+    }
+    assert one.environment(run, {"E": "e"}) == every | {"GITHUB_ACTION": "__run", "GITHUB_ACTION_PATH": ""}
+    of_action = {"GITHUB_ACTION": "__node", "GITHUB_ACTION_PATH": "/actions/o/sub", "GITHUB_ACTION_REF": "v1"}
+    more = {"GITHUB_ACTION_REPOSITORY": "o/r", "INPUT_A_B": "<e>"}
+    assert one.environment(action, {"E": "e"}) == every | of_action | more
+    one.path = ["/a", "/b"]
+    assert one.environment(run, {"PATH": "/own"})["PATH"] == "/b:/a:/own"
+
+
+def test_the_token_of_a_job_is_in_two_contexts() -> None:
+    secret = Secret(name="GITHUB_TOKEN", ref="env://T", file=False)
+    one, _ = with_context(step("x"), values={"GITHUB_TOKEN": b"tok"}, secrets=(secret,))
+    assert one.text("${{ github.token }} ${{ secrets.github_token }}", LATER) == "tok tok"
+
+
+@pytest.mark.parametrize(
+    ("late", "name"),
+    [
+        ({}, ""),
+        ({"name": "N ${{ github.actor }}"}, "N ann"),
+        ({"name": "${{ '' }}"}, ""),
+        ({"name": "${{ fromJSON('{') }}"}, "${{ fromJSON('{') }}"),
+        ({"kind": "node", "action": NODE}, "script"),
+        ({"kind": "docker", "action": NODE, "name": "N"}, "N"),
+    ],
+)
+def test_the_name_of_a_step(late: dict[str, Any], name: str) -> None:
+    enter = step("o/r", kind="enter", id="act", name="Outer", action=ACTION)
+    one, steps = with_context(step("script", **late), enter, step("script", scope=("act",), **late))
+    assert one.name(steps[0], {}) == name
+    one.enter(steps[1])
+    assert one.name(steps[2], {}) == (f"Outer: {name}" if name else "Outer")
+
+
+@pytest.mark.parametrize(
+    ("before", "late", "why"),
+    [
+        ("success", {}, ""),
+        ("failure", {}, "a step before it failed"),
+        ("cancelled", {}, "the job was canceled"),
+        ("failure", {"condition": "github.actor == 'ann'"}, "if: github.actor == 'ann'"),
+        ("failure", {"condition": "failure()"}, ""),
+        ("cancelled", {"condition": "failure()"}, "if: failure()"),
+        ("cancelled", {"condition": "cancelled()"}, ""),
+        ("success", {"condition": "env.A == '1'", "env": {"A": "1"}}, ""),
+        ("success", {"condition": "env.A == '1'"}, "if: env.A == '1'"),
+        ("failure", {"stage": "post", "main": "script/01"}, ""),
+        ("failure", {"stage": "post", "main": "script/01", "condition": "success()"}, "if: success()"),
+        ("success", {"stage": "post", "main": "script/09"}, "its action did not run"),
+        ("failure", {"stage": "pre", "main": "script/09"}, ""),
+        (
+            "success",
+            {"stage": "post", "main": "script/01", "condition": "inputs.a == '1'", "inputs": {"a": "${{ 1 }}"}},
+            "",
+        ),
+    ],
+)
+def test_why_a_step_does_not_run(before: str, late: dict[str, Any], why: str) -> None:
+    one, steps = with_context(step("x"), step("y", **late))
+    one.apply(steps[0], StepResult(outcome=before, conclusion=before))
+    one.cancelled = before == "cancelled"
+    assert one.skips(steps[1]) == why
+
+
+def test_an_action_that_can_not_be_entered_is_skipped_and_fails_the_job() -> None:
+    enter = step("o/r", kind="enter", id="act", action=ACTION)
+    one, steps = with_context(enter, step("x", scope=("act",)), step(kind="leave", id="act"))
+    one.apply(steps[0], StepResult(outcome=FAILURE, conclusion=FAILURE))
+    assert (one.skips(steps[1]), one.skips(steps[2]), one.status) == (*["its action was skipped"] * 2, FAILURE)
+
+
+def test_the_status_of_an_action_is_that_of_its_main_steps() -> None:
+    enter = step("o/r", kind="enter", id="act", action=ACTION)
+    inside = step("x", scope=("act",), id="in")
+    one, steps = with_context(
+        enter, inside, inside, step(kind="leave", id="act", outputs={"o": "${{ steps.in.outcome }}"})
+    )
+    one.enter(steps[0])
+    one.apply(steps[0], StepResult(outcome=SUCCESS, conclusion=SUCCESS))
+    one.apply(steps[1], StepResult(outcome=FAILURE, conclusion=FAILURE))
+    one.apply(steps[2], StepResult(outcome="cancelled", conclusion="cancelled"))
+    assert one.status == SUCCESS
+    assert one.text("${{ github.action_status }} ${{ job.status }}", steps[1].late or LATER) == "failure success"
+    assert (one.inner(steps[0]), one.judged(steps[1]), one.judged(steps[3])) == (("act",), ("act",), ())
+    left = one.leave(steps[3])
+    assert left == StepResult(outcome=FAILURE, conclusion=FAILURE, outputs={"o": "cancelled"})
+    one.apply(steps[3], left)
+    assert one.status == FAILURE
+    assert one.text("${{ steps.act.outputs.o }} ${{ steps.act.conclusion }}", LATER) == "cancelled failure"
