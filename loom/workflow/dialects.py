@@ -60,8 +60,7 @@ def refuse_inputs(inputs: Collection[str], path: Path, root: Path) -> None:
 
 def known_inputs(path: Path, root: Path) -> Iterable[str]:
     """Return `NAME=value` for the inputs that a file declares, as of `Loader`."""
-    language = language_of(path, root)
-    return _loader(language).known_inputs(path, root) if language.has_inputs else ()
+    return _loader(language_of(path, root)).known_inputs(path, root)
 
 
 def _loader(language: Language) -> Loader:

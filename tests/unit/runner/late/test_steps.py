@@ -357,6 +357,7 @@ def test_problem_matchers_find_the_failures_of_later_steps(make: Make) -> None:
         job(
             "one",
             step("echo '::add-matcher::m.json'", continue_on_error="true"),
+            step("echo 'z.c:9 BAD is no failure'"),
             step("echo 'a.c:3 BAD thing'; exit 1", continue_on_error="true"),
             step("echo '::remove-matcher owner=mine::'; echo 'b.c:4 BAD no'; exit 1"),
         ),
