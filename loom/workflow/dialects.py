@@ -32,16 +32,11 @@ def load(path: Path, root: Path, facts: Callable[[], Facts], *, like: Path | Non
     `facts` is only asked where what a file includes depends on them. `like`: another file, whose language this one has.
     """
     examined = examine(path, root, facts, like=like)
+    if examined.rest is not None:
+        return examined.rest
     if examined.problems or examined.workflow is None:
-        raise refused(examined.problems, _alone(examined) if path.is_dir() else "")
+        raise refused(examined.problems)
     return examined.workflow
-
-
-def _alone(examined: Examined) -> str:
-    """Return the advice to run a file without a mistake by itself, of several files."""
-    wrong = {problem.file for problem in examined.problems}
-    sound = next((name for name in examined.ranks if name not in wrong), None)
-    return "" if sound is None else f"a file without a mistake runs alone: loom run --workflow {sound}"
 
 
 def examine(path: Path, root: Path, facts: Callable[[], Facts], *, like: Path | None = None) -> Examined:

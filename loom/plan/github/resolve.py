@@ -26,6 +26,7 @@ def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveC
     choice.check_variables()
     candidates = GitHubCandidates(workflows, context)
     _check_inputs(workflows, context, candidates.event.happened.name)
+    faulty = candidates.refuse_faulty(selection)
     found = candidates.all()
     wrong = [*candidates.problems.found, *candidates.of_values.found]
     if wrong:
@@ -44,7 +45,7 @@ def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveC
         workflow_path=workflows.path,
         stages=tuple(stage for stage in workflows.stages if stage in used),
         jobs=built,
-        left_out=choice.not_selected(),
+        left_out=(*choice.not_selected(), *(p.NotSelected(id=name, reason=why) for name, why in faulty.items())),
     )
 
 
