@@ -150,7 +150,8 @@ def _lay_out(found: UnpackedBundle, folder: Path, near: Path, file: Path) -> Non
     total = sum(int(size) for line in sizes if line and (size := line.split(b"\t")[0].split()[3]) != b"-")
     if tree != manifest.tree_sha or total > MOST_BYTES:
         raise RequestError(f"{file}: its files are not those that it names, or too large", code="BUNDLE_INVALID")
-    git.run(("repack", "-a", "-d", "-q"), lent, cwd=directory)  # what the clone lent is here from now on
+    quick = git.with_config(lent, [("pack.window", "0"), ("pack.compression", "1")])
+    git.run(("repack", "-a", "-d", "-q"), quick, cwd=directory)  # what the clone lent is here from now on
     if manifest.branch is not None:
         named = ("check-ref-format", "--branch", manifest.branch)
         if git.Running(named, plain, cwd=directory).result(check=False)[0] == 0:
