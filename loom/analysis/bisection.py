@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.analysis.diagnosis import Diagnosis
 from loom.record.documents import Commit, Document, RunId, Sha
@@ -78,9 +78,3 @@ def left_of(order: Order, good: str, bad: str, results: Mapping[str, Verdict], a
         wanted.append(found)
         ranges.extend(narrower.values())
     return RemainingCommits(next=wanted, candidates=left or [bad])
-
-
-class UnfinishedBisection(Struct, frozen=True, kw_only=True):
-    """The known results of a bisection that was interrupted."""
-
-    tested: list[Tested] = field(default_factory=list)

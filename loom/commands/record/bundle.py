@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from loom.cancel import Cancel, signals
 from loom.commands import project
 from loom.commands.inside.recreate_tree import checked_out, taken_again
 from loom.commands.project import Here
+from loom.commands.run.checkout import git as git_answer
 from loom.errors import LoomError, RequestError
 from loom.plan.model import Plan
 from loom.record.bundle import SUFFIX, BundleManifest, write_bundle
@@ -78,7 +79,7 @@ def _made(here: Here, reading: Reading, target: Path, *, full: bool, base: str |
     with signals(cancel), _tree(here, reading, head, tree, cancel) as workspace:
         repo = _Repository(workspace, here)
         tip = repo.tip(head, tree)
-        _check_secrets(repo, plan, here, tip)
+        repo.check_secrets(plan, tip)
         known = [] if full else repo.known(base)
         pack = (
             workspace.with_name(f"{workspace.name}.pack") if repo.git("rev-list", "-n1", tip, "--not", *known) else None
@@ -161,24 +162,36 @@ class _Repository:
             )
         return self.git("commit-tree", tree, "-p", head, "-m", "what was not committed")
 
-    def files_with(self, lines: Iterable[bytes], commit: str) -> list[str]:
-        """Return the files of a commit that hold one of these texts."""
-        asked = ("grep", "-l", "-a", "-F", "-f", "-", commit)
-        grep = git.Running(asked, self._environment, cwd=self._root, given=b"\n".join(lines) + b"\n")
-        return [name.partition(":")[2] for name in grep.result(check=False)[1].decode(errors="replace").splitlines()]
+    def check_secrets(self, plan: Plan, tip: str) -> None:
+        """RequestError for a file with the value of a secret, as far as the environment and files still have the values."""
+        values = list[bytes]()
+        for scheme, _, rest in (secret.ref.partition("://") for job in plan.jobs for secret in job.all_secrets):
+            with suppress(OSError, RequestError):
+                if scheme == "file":
+                    values.append(read_regular(self._here.root / Path(rest).expanduser(), at_most=_MOST_SECRET))
+                elif scheme == "env":
+                    values.append(os.fsencode(self._here.environ.get(rest, "")))
+        lines = {line + b"\n" for value in values for line in value.splitlines() if len(line) >= _SHORTEST_SECRET}
+        if not lines:
+            return
+        asked = ("grep", "-l", "-a", "-F", "-f", "-", tip)
+        grep = git.Running(asked, self._environment, cwd=self._root, given=b"".join(lines))
+        if found := grep.result(check=False)[1]:
+            name = found.decode(errors="replace").splitlines()[0].partition(":")[2]
+            raise RequestError(
+                shown(f"a file of the run has the value of a secret: {name}"),
+                hint="let git ignore the file, run again, and bundle that run",
+                code="BUNDLE_SECRET",
+            )
 
     def known(self, base: str | None) -> Sequence[str]:
         """Return the commits that the other one has: as named, else what the remotes had."""
-        source = snapshot.discover(self._here.root, environ=self._here.environ)
-        if base is None:
-            return [sha for name, sha, _ in source.refs if name.startswith("refs/remotes/")]
         asked = ("rev-parse", "--verify", "-q", "--end-of-options", f"{base}^{{commit}}")
-        code, out, _ = git.Running(
-            asked, git.in_repository(source.repository, self._here.environ), cwd=self._here.root
-        ).result(check=False)
-        if code != 0:
+        listed = ("for-each-ref", "--format=%(objectname)", "refs/remotes")
+        found = git_answer(self._here.root, self._here.environ, *(listed if base is None else asked))
+        if base is not None and found is None:
             raise RequestError(f"--base {base}: no commit of this repository", hint="git log names them")
-        return [out.decode().strip()]
+        return (found or b"").decode().split()
 
     def pack(self, target: Path, tip: str, known: Sequence[str]) -> None:
         """Write the objects of a commit that those lack. RequestError in a shallow clone."""
@@ -190,24 +203,6 @@ class _Repository:
             )
         self.git("update-ref", _REF, tip)
         self.git("bundle", "create", "-q", str(target), _REF, "--not", *known)
-
-
-def _check_secrets(repo: _Repository, plan: Plan, here: Here, tip: str) -> None:
-    """RequestError for a file with the value of a secret, as far as the environment and files still have the values."""
-    values = list[bytes]()
-    for scheme, _, rest in (secret.ref.partition("://") for job in plan.jobs for secret in job.all_secrets):
-        with suppress(OSError, RequestError):
-            if scheme == "file":
-                values.append(read_regular(here.root / Path(rest).expanduser(), at_most=_MOST_SECRET))
-            elif scheme == "env":
-                values.append(os.fsencode(here.environ.get(rest, "")))
-    lines = {line for value in values for line in value.splitlines() if len(line) >= _SHORTEST_SECRET}
-    if lines and (found := repo.files_with(lines, tip)):
-        raise RequestError(
-            shown(f"a file of the run has the value of a secret: {found[0]}"),
-            hint="let git ignore the file, run again, and bundle that run",
-            code="BUNDLE_SECRET",
-        )
 
 
 def _actions(plan: Plan) -> dict[str, Path]:

@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from loom import snapshot
-from loom.analysis.bisection import Bisection, RemainingCommits, Tested, UnfinishedBisection, left_of
+from loom.analysis.bisection import Bisection, RemainingCommits, Tested, Verdict, left_of
 from loom.analysis.evidence import diagnosis_of
 from loom.analysis.reproduction import reproduce_command
 from loom.cancel import Cancel, signals
@@ -104,13 +104,18 @@ class _Bisect:
             )
         key = "\0".join((str(here.root), *words, self._good, self._bad))
         self._file = here.config.state_dir / "bisect" / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.json"
-        self.tested = self._known()
+        try:
+            self.tested = msgspec.json.decode(read_regular(self._file), type=list[Tested])
+        except (OSError, ValueError):
+            self.tested = []
 
     def until_the_end(self, at_once: int) -> RemainingCommits:
         """Run commits until one is left, or the cancel is requested. InfrastructureError where none can run."""
         if self.tested:
             self._say(f"goes on with {counted(len(self.tested), 'result')} of an earlier command")
-        while (left := self._left(at_once)).next and not self._cancel.requested:
+        while (
+            left := left_of(self._order, self._good, self._bad, self._verdicts, at_once)
+        ).next and not self._cancel.requested:
             self._test(left.next)
         if not self._cancel.requested and len(left.candidates) == 1 and self._run_of(left.candidates[0]) is None:
             self._test(left.candidates)  # nobody has seen that it fails
@@ -140,8 +145,9 @@ class _Bisect:
     def subject_of(self, commit: str) -> str:
         return f"{commit[:12]} {self._facts(commit).subject}"
 
-    def _left(self, at_once: int) -> RemainingCommits:
-        return left_of(self._order, self._good, self._bad, {each.commit: each.verdict for each in self.tested}, at_once)
+    @property
+    def _verdicts(self) -> dict[str, Verdict]:
+        return {each.commit: each.verdict for each in self.tested}
 
     def _order(self, bad: str, good: Sequence[str]) -> list[str]:
         listed = self._git("rev-list", "--bisect-all", bad, "--not", *good)
@@ -159,7 +165,7 @@ class _Bisect:
                 self.tested.append(result)
                 make_private(self._file.parent.parent)
                 self._file.parent.mkdir(exist_ok=True, mode=0o700)
-                atomic.write(self._file, msgspec.json.encode(UnfinishedBisection(tested=self.tested)), mode=0o600)
+                atomic.write(self._file, msgspec.json.encode(self.tested), mode=0o600)
                 why = f" ({result.reason})" if result.reason else ""
                 self._say(shown(f"{result.verdict:<5} {self.subject_of(result.commit)}{why}"))
 
@@ -197,7 +203,12 @@ class _Bisect:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "loom", *self._words, "--quiet"],
             cwd=root,
-            env={**_plain(self._here.environ), "LOOM_KEEP": "never", "LOOM_AUTO_CLEAN": "false", "LOOM_BUNDLE": ""},
+            env={
+                **{name: value for name, value in self._here.environ.items() if name not in git.LOCAL_VARIABLES},
+                "LOOM_KEEP": "never",
+                "LOOM_AUTO_CLEAN": "false",
+                "LOOM_BUNDLE": "",
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -209,12 +220,6 @@ class _Bisect:
         finally:
             forget()
         return process.returncode, next(iter(said.decode(errors="replace").strip().splitlines()), "")
-
-    def _known(self) -> list[Tested]:
-        try:
-            return msgspec.json.decode(read_regular(self._file), type=UnfinishedBisection).tested
-        except (OSError, ValueError):
-            return []
 
     def _facts(self, commit: str) -> Commit:
         subject, author, time = self._git(
@@ -231,11 +236,6 @@ class _Bisect:
     def _git(self, *arguments: str) -> str:
         answer = git.run(arguments, {**self._environment, "TZ": "UTC"}, cwd=self._here.root)
         return answer.decode(errors="replace").strip()
-
-
-def _plain(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without variables that lead git to another repository."""
-    return {name: value for name, value in environ.items() if name not in git.LOCAL_VARIABLES}
 
 
 def _write(found: Bisection, subject_of: Callable[[str], str], look: Look, write: Callable[[str], None]) -> None:

@@ -76,6 +76,8 @@ def replay(
     given = Options.of(
         {
             "no_cache": True,
+            "gitlab": {},  # child pipelines are planned here: they get no variables of the user's
+            "github": {},
             "container": planned.container,
             "mount_mode": planned.mount_mode.value,
             "strict": planned.isolated,

@@ -329,3 +329,21 @@ def test_no_bundle_at_all(project: Project, tmp_path: Path, temporary: Path) -> 
             code, _, err = project.loom(command, str(tmp_path / "x.bundle"))
             assert (code, "is no bundle" in err) == (2, True), err
     assert list(temporary.iterdir()) == []
+
+
+def test_a_child_pipeline_of_a_stranger_gets_no_variables_of_the_user(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write(
+        gitlab="c: {trigger: {include: child.yml, strategy: depend}}",
+        child='t: {script: ["echo found $PRIVATE.", exit 3]}',
+    )
+    assert project.run()[0] == 1
+    assert project.loom("bundle", "--full", "-o", str(tmp_path / "x.bundle"))[0] == 0
+    config = tmp_path / "home" / ".config" / "loom" / "config.yml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f"gitlab: {{variables: {tmp_path}/own.yml}}")
+    (tmp_path / "own.yml").write_text("PRIVATE: of the user")
+    monkeypatch.chdir(tmp_path)
+    code, out, err = project.loom("replay", str(tmp_path / "x.bundle"), "--trust")
+    assert (code, "found ." in out, "of the user" in out) == (1, True, False), out + err
