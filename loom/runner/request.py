@@ -127,10 +127,10 @@ class Reuse(Struct, frozen=True, kw_only=True):
 
 
 class Brought(Struct, frozen=True, kw_only=True):
-    """What comes from a CI server: the jobs that ran there."""
+    """What comes from elsewhere: the jobs that ran on a CI server."""
 
     origin: str
-    """What this run reproduces: the address of a job's page."""
+    """What this run does again: the address of a job's page, or a bundle."""
     results: Mapping[str, JobResult]
     archive_of: Callable[[str], Path]
     """The location of those jobs' artifacts, if they have any."""

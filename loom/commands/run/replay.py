@@ -37,6 +37,7 @@ from loom.plan.placement import placed
 from loom.record.bundle import ACTIONS, PACK, BundleManifest, UnpackedBundle, unpacked
 from loom.record.reader import Reading
 from loom.record.saved_plan import SavedPlan, load_planned
+from loom.runner.request import Brought
 from loom.snapshot import git
 from loom.util.controls import shown
 from loom.util.paths import climbs_out
@@ -71,6 +72,7 @@ def replay(
     _consent(file, there, trust=trust)
     folder = near.config.cache_dir / "replays" / found.manifest.run_id
     _lay_out(found, folder, near.root, file)
+    file = file.resolve()
     os.environ.pop("LOOM_BUNDLE", None)  # this one is from a bundle
     os.chdir(folder / "tree")
     given = Options.of(
@@ -189,6 +191,7 @@ def _prepared(
         source=source,
         plan=replace(planned.plan, jobs=tuple(_Stranger(file, here, actions).job(job) for job in planned.plan.jobs)),
         variables={name: value.replace(old, run_id) for name, value in planned.variables.items()},
+        brought=Brought(origin=str(file), results={}, archive_of=actions.joinpath),
     )
     jobs = prepared.plan.jobs
     if not (given.trust or all(job.image is not None or job.trigger is not None for job in jobs)):

@@ -16,9 +16,10 @@ DIGESTS = {"debian:trixie": f"sha256:{'1' * 64}", "registry.example/db:5": f"sha
 def prepared(*, lost: str = "") -> Prepared:
     """Return a run whose engine can't have images with `lost` in their names."""
 
-    def resolve(image: Image, **_: Any) -> None:
+    def resolve(image: Image, **_: Any) -> SimpleNamespace:
         if lost and lost in (image.name or ""):
             raise ImageError(f"{image.name}: no such image")
+        return SimpleNamespace(digest="")
 
     provider = SimpleNamespace(images=SimpleNamespace(resolve=resolve))
     here = SimpleNamespace(provider_named=lambda _: provider)
