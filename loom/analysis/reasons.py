@@ -198,8 +198,11 @@ def _variable(
     absent = {pair.name.removeprefix("variable ") for pair in differs if pair.name.startswith("variable ")}
     for name in (*known.withheld, *absent):
         if re.search(rf"\b{re.escape(name)}\b", line) or re.search(rf"\$\{{?{re.escape(name)}\b", command):
-            protected = "protected, and the job's branch is not"
-            yield "variable", f"{name} is {protected if name in known.withheld else 'not the same on both sides'}"
+            protected = "is protected, and the job's branch is not"
+            yield (
+                "variable",
+                f"{name} {protected if name in known.withheld else 'is read, and is not as on the server'}",
+            )
     if (found := _NAME.search(line)) is not None and (name := found["name"] or found["key"] or ""):
         own = ", but your shell has it: it does not pass it on" if name in os.environ else ""
         yield "variable", f"the job has no variable {name}{own}"
@@ -225,7 +228,7 @@ def _of_differences(
         if pair.name == "image":
             yield "image", "the tag means another image by now, or on the other side"
         elif pair.name.startswith("variable "):
-            yield "variable", f"{pair.name.removeprefix('variable ')} is not the same on both sides"
+            yield "variable", f"{pair.name.removeprefix('variable ')} is not as on the server"
         elif pair.name.startswith("artifacts "):
             yield "artifact", f"the job here has no {pair.name}"
         elif pair.name == "cache":

@@ -126,9 +126,13 @@ def _first_line(command: str | None) -> str | None:
 _SHELL = re.compile(r"^(?:(?:/[\w./-]*)?\b\w*sh|/run/loom/step\.\d+): (?:eval: )?(?:line )?\d+: ")
 
 
+_SECRET = re.compile(r"\[MASKED\]|\[REDACTED:\w+\]|\*\*\*")
+"""What GitLab, loom and GitHub show of a secret."""
+
+
 def _form(line: str | None) -> str:
     """Return a line without what differs between any two runs, and without the name of the shell's script."""
-    return normalised(_SHELL.sub("<shell>: ", (line or "").strip()))
+    return normalised(_SECRET.sub("<secret>", _SHELL.sub("<shell>: ", (line or "").strip())))
 
 
 def _same(one: str | None, other: str | None) -> bool:

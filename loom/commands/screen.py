@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from loom.commands.terminal import exact
 from loom.render.screen import Detail, Look
 from loom.secrets.masking import Masker, known
 from loom.status import Stream
@@ -59,17 +60,20 @@ def progress_line(*, wanted: bool = True, at_once: bool = False) -> Iterator[Cal
     wanted = wanted and sys.stderr.isatty()
     last = 0.0 if at_once else time.monotonic() + 0.2  # what is small is done before anyone could read it
 
+    def write(text: str) -> None:
+        print(f"\r\033[K{text}", end="", file=exact(sys.stderr), flush=True)
+
     def show(text: str) -> None:
         nonlocal last
         if wanted and time.monotonic() - last > 0.1:
             last = time.monotonic()
-            print(f"\r\033[K{cleaned(text)}", end="", file=sys.stderr, flush=True)
+            write(cleaned(text))
 
     try:
         yield show
     finally:
         if wanted:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+            write("")
 
 
 def paint(text: str, style: str) -> str:

@@ -62,7 +62,7 @@ class _ShownMasked(_Shown):
 
 
 class _Exact:
-    """Standard output for cursor movement; the caller cleans the text."""
+    """A standard stream for cursor movement; the caller cleans the text."""
 
     def __init__(self, stream: _Shown) -> None:
         self._stream = stream
@@ -72,8 +72,10 @@ class _Exact:
         return getattr(self._stream, name)
 
 
-def exact() -> TextIO:
-    return cast("TextIO", _Exact(sys.stdout)) if isinstance(sys.stdout, _Shown) else sys.stdout
+def exact(stream: TextIO | None = None) -> TextIO:
+    """Return standard output, or standard error, without cleaning."""
+    stream = stream or sys.stdout
+    return cast("TextIO", _Exact(stream)) if isinstance(stream, _Shown) else stream
 
 
 def complete() -> None:

@@ -14,7 +14,7 @@ from loom.analysis.server_log import ServerLog, diagnosis_of_log, read_log
 from loom.commands.project import Here
 from loom.commands.run import checkout
 from loom.commands.screen import progress_line
-from loom.commands.servers import JobAddress, RemoteJob, Server, address_of, server_of
+from loom.commands.servers import JobAddress, RemoteJob, Server, ServerRefused, address_of, server_of
 from loom.commands.servers.tokens import token_for
 from loom.plan.origin import origin_of
 from loom.util.units import rough_size
@@ -32,7 +32,10 @@ def remote_job(place: Here, url: str) -> Remote:
     """Return the job that an address means; of a pipeline or run the first that failed."""
     address = address_of(url)
     server = connected(place, address)
-    return Remote(address=server.address, server=server, job=server.job(server.address))
+    job = server.job(server.address)
+    if not job.ended:
+        raise ServerRefused(f"{job.url}: the job has not ended: {job.status}", hint="try again when it has")
+    return Remote(address=server.address, server=server, job=job)
 
 
 def connected(place: Here, address: JobAddress) -> Server:
@@ -48,6 +51,8 @@ def downloaded(remote: Remote) -> Iterator[BinaryIO]:
     with tempfile.TemporaryFile() as file:
         with counted(file, "the log") as counting:
             remote.server.log(remote.job, counting)
+        if not file.tell():
+            raise ServerRefused(f"{remote.job.url}: its log is empty", hint="it was erased, or the job never began")
         yield file
 
 

@@ -86,7 +86,8 @@ def reproduce(
 
 def _named(here: Here, url: str | None) -> Remote:
     if url is None or not is_address(url):
-        raise RequestError("expected the address of a job, pipeline or run, or --last", hint="loom reproduce --help")
+        hint = f"begin it with https://: {url}" if url else "loom reproduce --help"
+        raise RequestError("expected the address of a job, pipeline or run, or --last", hint=hint)
     return remote.remote_job(here, url)
 
 
@@ -341,7 +342,7 @@ class _Reproducing:
                     self._remote.server.artifacts(one, counting)
         except (ServerRefused, OSError) as error:
             self._notes.append(f"artifacts: {error.message if isinstance(error, ServerRefused) else error.strerror}")
-            self._differs.append(Pair(name="artifacts of the run", a="there", b=None))
+            self._differs.append(Pair(name="artifacts of the run", a="present", b=None))
 
     def _bring(self, job: Job, of_server: RemoteJob) -> None:
         """Download the artifacts of a job; what can't be had is said."""
@@ -362,7 +363,7 @@ class _Reproducing:
         except (ServerRefused, DamagedArchive) as error:
             text = error.message if isinstance(error, LoomError) else f"{job.name}: {error}"
             self._notes.append(f"artifacts: {text}")
-            self._differs.append(Pair(name=f"artifacts of {job.name}", a="there", b=None))
+            self._differs.append(Pair(name=f"artifacts of {job.name}", a="present", b=None))
         finally:
             draft.unlink(missing_ok=True)
 

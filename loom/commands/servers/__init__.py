@@ -49,6 +49,13 @@ class JobAddress(Struct, frozen=True, kw_only=True):
         return urlsplit(self.server).netloc
 
 
+_OPEN = (
+    *("created", "pending", "preparing", "waiting_for_resource", "waiting_for_callback", "scheduled", "manual"),
+    *("running", "canceling", "requested", "queued", "waiting", "in_progress"),
+)
+"""What servers say of a job that has not ended."""
+
+
 class RemoteJob(Struct, frozen=True, kw_only=True):
     id: int
     name: str
@@ -70,6 +77,10 @@ class RemoteJob(Struct, frozen=True, kw_only=True):
     allow_failure: bool = False
     failing_step: str = ""
     started_at: str = ""
+
+    @property
+    def ended(self) -> bool:
+        return self.status not in _OPEN
 
     @property
     def failed(self) -> bool:
@@ -217,6 +228,14 @@ def write_bounded(pieces: Iterable[bytes], file: BinaryIO, most: int, what: str)
 def nobody(request: Any) -> Any:
     """Keep the user's netrc out of a request of `requests`."""
     return request
+
+
+def unanswered(what: str, error: Exception) -> ServerUnavailable:
+    """Return the error of a server that could not be asked."""
+    kinds = (("SSL", "its certificate is not trusted"), ("Proxy", "the proxy"), ("Timeout", "no answer in time"))
+    name = type(error).__name__
+    why = next((words for kind, words in kinds if kind in name), "no connection" if "Connection" in name else name)
+    return ServerUnavailable(f"{what}: {why}", hint="check the address and the connection (proxy, certificates)")
 
 
 def same_host(server: str, environ: Mapping[str, str], names: Sequence[str], default: str, origin: str) -> bool:

@@ -35,6 +35,7 @@ from loom.commands.servers import (
     ServerUnavailable,
     nobody,
     tokens,
+    unanswered,
     write_bounded,
 )
 from loom.commands.servers.answers import GitHubJob, checked
@@ -193,18 +194,17 @@ class GitHubServer:
             code = error.status
             if isinstance(error, BadCredentialsException) or code in (401, 403, 404, 410):
                 who = "this token" if self._has_token else "anybody without a token"
-                says = {401: "the token does not count", 403: f"{who} may not read it", 410: "it has expired"}.get(
-                    code, f"not there, or {who} may not read it"
-                )
+                says = {
+                    401: "the token is not valid, or has expired",
+                    403: f"{who} may not read it",
+                    410: "it has expired",
+                }.get(code, f"not there, or {who} may not read it")
                 raise ServerRefused(f"{host}: {what}: {says} ({code})", hint=tokens.where(self.address)) from None
             raise ServerUnavailable(f"{host}: {what}: {code}", hint="the server's own error; ask again") from None
         except (RuntimeError, KeyError, BadAttributeException):
             raise ServerUnavailable(f"{host}: {what}: it sends the request elsewhere than documented") from None
         except requests.RequestException as error:
-            raise ServerUnavailable(
-                f"{host}: {what}: {type(error).__name__}",
-                hint="check the address and the connection (proxy, certificates)",
-            ) from None
+            raise unanswered(f"{host}: {what}", error) from None
 
 
 def _told(job: WorkflowJob) -> dict[str, object]:

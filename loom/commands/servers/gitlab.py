@@ -29,6 +29,7 @@ from loom.commands.servers import (
     ServerUnavailable,
     nobody,
     tokens,
+    unanswered,
     write_bounded,
 )
 from loom.commands.servers.answers import (
@@ -236,7 +237,7 @@ class GitLabServer:
             code = error.response_code or 0
             if isinstance(error, GitlabAuthenticationError) or code in (401, 403, 404):
                 who = "this token" if self._has_token else "anybody without a token"
-                says = {401: "the token does not count", 403: f"{who} may not read it"}.get(
+                says = {401: "the token is not valid, or has expired", 403: f"{who} may not read it"}.get(
                     code, f"not there, or {who} may not read it"
                 )
                 raise ServerRefused(f"{host}: {what}: {says} ({code})", hint=tokens.where(self.address)) from None
@@ -248,10 +249,7 @@ class GitLabServer:
                 f"{host}: {what}: {code or error}", hint="the server's own error; ask again"
             ) from None
         except requests.RequestException as error:
-            raise ServerUnavailable(
-                f"{host}: {what}: {type(error).__name__}",
-                hint="check the address and the connection (proxy, certificates)",
-            ) from None
+            raise unanswered(f"{host}: {what}", error) from None
 
 
 def _past(moment: str) -> bool:

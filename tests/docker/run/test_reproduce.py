@@ -170,7 +170,7 @@ def test_file_of_the_checkout_that_git_ignores_and_artifact_that_the_job_does_no
 def test_artifacts_that_have_expired_are_named(case: Case) -> None:
     case.stub.routes[f"{AT}/jobs/11/artifacts"] = Reply({"message": "404 Not Found"}, 404)
     found = case.reproduce()
-    assert {"name": "artifacts of build", "a": "there", "b": None} in found["differs"]
+    assert {"name": "artifacts of build", "a": "present", "b": None} in found["differs"]
     assert found["here"]["command"] == "cat dist/app"
 
 

@@ -50,6 +50,7 @@ def parting(there: dict[str, Sequence[str]], here: dict[str, Sequence[str]]) -> 
         (["/usr/bin/bash: line 154: jq: command not found"], ["/run/loom/step.3: line 1: jq: command not found"]),
         (["out 1", "out 2", "warning"], ["warning", "out 1", "out 2"]),
         (["a", "", "b"], ["a", "b"]),
+        (["key [MASKED] of ***"], ["key [REDACTED:SECRET_KEY] of [REDACTED:ID]"]),
     ],
 )
 def test_logs_that_differ_in_times_shells_and_order_do_not_part(there: list[str], here: list[str]) -> None:

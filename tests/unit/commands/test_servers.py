@@ -104,7 +104,7 @@ def test_token_does_not_follow_a_redirect_to_another_host(stub: Stub, other: Stu
 @pytest.mark.parametrize(
     ("status", "error", "says"),
     [
-        (401, ServerRefused, "the token does not count"),
+        (401, ServerRefused, "the token is not valid, or has expired"),
         (403, ServerRefused, "this token may not read it"),
         (404, ServerRefused, "not there"),
         (500, ServerUnavailable, "500"),
@@ -234,7 +234,7 @@ def test_first_failed_job_of_a_run_of_github(stub: Stub) -> None:
 @pytest.mark.parametrize(
     ("reply", "error", "says"),
     [
-        (Reply({"message": "Bad credentials"}, 401), ServerRefused, "does not count"),
+        (Reply({"message": "Bad credentials"}, 401), ServerRefused, "not valid"),
         (Reply({"message": "Not Found"}, 404), ServerRefused, "not there"),
         (
             Reply({"message": "API rate limit exceeded"}, 403, {"X-RateLimit-Remaining": "0"}),
@@ -297,3 +297,17 @@ def test_diagnose_of_an_address(stub: Stub, tmp_path: Path) -> None:
     assert document["reproduce"] == f"loom reproduce {url}"
     assert TOKEN not in done.stdout + done.stderr
     assert all(headers.get("authorization") == f"Bearer {TOKEN}" for _, headers in stub.asked)
+
+
+@pytest.mark.parametrize(
+    ("change", "trace", "says"),
+    [({"status": "running"}, b"$ make\n", "has not ended: running"), ({}, b"", "its log is empty")],
+)
+def test_job_without_a_whole_log_is_refused(
+    stub: Stub, tmp_path: Path, change: dict[str, str], trace: bytes, says: str
+) -> None:
+    gitlab_project(stub, [{**gitlab_job(12, "unit"), **change}])
+    stub.routes[f"{AT}/jobs/12/trace"] = Reply(trace)
+    environ = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = run_loom(("diagnose", f"{stub.url}/group/project/-/jobs/12"), cwd=tmp_path, environ=environ)
+    assert (done.returncode, says in done.stderr) == (2, True), done.stderr
