@@ -528,3 +528,8 @@ def test_reports(workspace: Path, view_of: ViewOf) -> None:
     ]
     assert found.missing == ("gone.xml",)
     assert found.problems[0].startswith("reports/b.xml: it is not well-formed XML")
+
+
+def test_an_archive_is_packed_in_little_time(workspace: Path, kept: Kept) -> None:
+    kept.collect(DirectoryView(workspace), "dist")
+    assert kept.archive.read_bytes()[:9] == b"\x1f\x8b\x08" + bytes(5) + b"\x04", "the flag of gzip's fastest level"
