@@ -74,7 +74,7 @@ def podman_engine() -> Iterator[str]:
         )
     client = None
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while client is None:
             try:
                 client = connect({"DOCKER_HOST": address})

@@ -54,7 +54,7 @@ class OwnEngine:
             self.process = subprocess.Popen(
                 ["unshare", "--net", "--mount", "sh", "-c", command], stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             try:
                 return self.connect()

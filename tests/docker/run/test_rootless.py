@@ -92,7 +92,7 @@ class Rootless:
         )
         with (directory / "log").open("wb") as log:
             self._process = subprocess.Popen(["unshare", "--mount", "sh", "-c", command], stdout=log, stderr=log)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             try:
                 return connect({"DOCKER_HOST": self.url})

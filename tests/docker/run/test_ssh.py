@@ -83,7 +83,7 @@ class SshServer:
         )
 
     def wait(self) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while True:
             try:
                 return socket.create_connection(("127.0.0.1", self.port)).close()
