@@ -6,7 +6,7 @@ The runner shows a step's script, `env` and `with` with their values; compared w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from loom.plan.model import Job
 from loom.util import jsons
@@ -26,25 +26,40 @@ def used_outputs(job: Job) -> set[tuple[str, str]]:
 
 def outputs_in_log(job: Job, headers: Iterable[str]) -> Outputs:
     """Return those whose values are in the lines with which the server shows the job's steps."""
-    patterns = list(_patterns(job))
+    templates = list(_templates(job))
     found: Outputs = {}
-    for line in headers if patterns else ():
-        for pattern, names in patterns:
-            if (match := pattern.fullmatch(line)) is not None:
-                values = zip(names, match.groups(), strict=True)
-                found |= {name: value for name, value in values if _MASKED not in value}
+    for line in headers if templates else ():
+        for pieces, used in templates:
+            for one, value in zip(used, _between(pieces, line), strict=False):
+                if one is not None and _MASKED not in value:
+                    found[one[1], one[2]] = value
     return found
 
 
-def _patterns(job: Job) -> Iterator[tuple[re.Pattern[str], list[tuple[str, str]]]]:
+def _templates(job: Job) -> Iterator[tuple[list[str], list[re.Match[str] | None]]]:
+    """Yield the literal pieces of each text with outputs, and the output of each expression between them."""
     for text in _texts(job):
         pieces = _EXPRESSION.split(text)
         used = [_USED.fullmatch(piece.strip()) for piece in pieces[1::2]]
         if any(used):
-            between = [
-                f"{'(.*?)' if one else '.*?'}{re.escape(after)}" for one, after in zip(used, pieces[2::2], strict=True)
-            ]
-            yield re.compile(re.escape(pieces[0]) + "".join(between)), [(one[1], one[2]) for one in used if one]
+            yield pieces[::2], used
+
+
+def _between(pieces: Sequence[str], line: str) -> list[str]:
+    """Return what stands between the pieces, each as short as possible; nothing where the line does not consist of them.
+
+    No pattern: a stranger writes the text and the line, and one with many groups could search for hours.
+    """
+    first, *inner, last = pieces
+    values, at = list[str](), len(first)
+    for piece in inner:
+        end = line.find(piece, at)
+        if end < 0:
+            return []
+        values.append(line[at:end])
+        at = end + len(piece)
+    end = len(line) - len(last)
+    return [*values, line[at:end]] if line.startswith(first) and line.endswith(last) and at <= end else []
 
 
 def _texts(job: Job) -> Iterator[str]:

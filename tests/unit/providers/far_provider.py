@@ -82,17 +82,21 @@ class FarProvider:
         raise ProviderError("the far machine has no services")
 
     def find(self, run_id: str, job_id: str, place_id: str = "", *, user: str = "") -> FarKept | None:
+        self._must_answer()
         for place in sorted(self._machine.iterdir()):
             if json.loads((place / "job").read_text()) == [run_id, job_id]:
                 return FarKept(place, self._session)
         return None
 
     def remove_run(self, run_id: str, jobs: Sequence[Job]) -> Sequence[str]:
-        if not self._machine.is_dir():
-            raise EngineUnavailable("the far machine does not answer")
+        self._must_answer()
         for place in self._machine.glob(f"{run_id}.*"):
             shutil.rmtree(place)
         return ()
+
+    def _must_answer(self) -> None:
+        if not self._machine.is_dir():
+            raise EngineUnavailable("the far machine does not answer")
 
     def run_beside(
         self, request: SessionRequest, session: Session, asked: Beside, on_output: OnOutput, cancel: Cancel
