@@ -39,14 +39,15 @@ _COUNTED: tuple[tuple[Part, str], ...] = (("own", ""), ("said", "said_"))
 _HEADING = re.compile(r"\s*(?:Traceback \(most recent call last\)|stack traceback):")
 """Its error follows it, after indented lines, or is before it."""
 _PASSES_ON = re.compile(
-    r"[\s|]*(?:raise|throw)\s|[^:]*:$|[\s|]*Traceback |[✗✘] Build failed in |\s*Uncaught exception in |.*\*\*\* .*Error \d+"
-    r"|ninja: build stopped|npm (?:ERR!|error) (?:code|errno|A complete log)\b|[\s|+]*Exception ?Group\b"
-    r"|Aborted with \d+ warnings?\b"
-    r"|={3,} (?:FAILURES|ERRORS) =|Finished in |rake aborted!|-- Configuring incomplete|Execution of \S+ aborted|FAILED: |\W*$"
+    r"[\s|]*(?:raise|throw)\s|(?!.*Error\b)[^:]*:$|[\s|]*Traceback |[✗✘] Build failed in "
+    r"|\s*Uncaught exception in |.*\*\*\* .*Error \d+|ninja: build stopped|npm (?:ERR!|error) (?:code|errno|A complete log)\b"
+    r"|[\s|+]*Exception ?Group\b|Aborted with \d+ warnings?\b|={3,} (?:FAILURES|ERRORS) =|Finished in "
+    r"|rake aborted!|-- Configuring incomplete|Execution of \S+ aborted|FAILED: "
 )
 """The source of an error whose message follows, a title, or a program that reports the end of another."""
 _MILD = re.compile(r"\b(?:warning|note|info|debug|hint)\b|^\s*(?:PASS|ok|OK|✓|✔)\b", re.IGNORECASE)
 _EXCEPTION = re.compile(r"(?:\w+\.)*\w+(?:Error|Exception): ")
+_LETTER = re.compile(r"[^\W\d_]")
 _FATAL = re.compile(r".*\b(?:CRITICAL|FATAL)\b")
 _LOGGED = re.compile(r"\[?(?:\d{4}-\d\d-\d\d[T ]|\d\d:\d\d:\d\d\b|(?:DEBUG|INFO|WARNING)\b)")
 """The beginning of a line that a logger wrote."""
@@ -67,8 +68,8 @@ class Line:
 
     @cached_property
     def blank(self) -> bool:
-        """Whether it is no output: empty, or the mark of a gap."""
-        return not self.text.strip() or self.text == GAP
+        """Whether it says nothing: it is empty, or has no letter."""
+        return _LETTER.search(self.text) is None
 
     @cached_property
     def tells(self) -> bool:
@@ -186,13 +187,16 @@ def telling_line(lines: Sequence[Line], at: WorkingDirectories, message: str | N
 
 def _caught(lines: Sequence[Line]) -> list[Line]:
     """Return the exceptions that a program printed by themselves, without a trace, or in its log, and went on."""
-    around = zip([Line(""), *lines], lines, lines[1:], strict=False)
+    around = zip([Line("it began"), *lines], lines, lines[1:], strict=False)
     return [
         line
         for before, line, after in around
         if _EXCEPTION.match(line.text)
         and not line.text.endswith(":")
-        and (_LOGGED.match(after.text) or (after.text.strip() and not (before.text[:1].isspace() or after.frame)))
+        and (
+            _LOGGED.match(after.text)
+            or (after.text.strip() and before.text.strip() and not (before.text[:1].isspace() or after.frame))
+        )
     ]
 
 
