@@ -7,6 +7,7 @@ record is a stranger's, so that nothing of the plan counts that names anything o
 from __future__ import annotations
 
 import getpass
+import hashlib
 import os
 import re
 import shutil
@@ -42,6 +43,7 @@ from loom.snapshot import git
 from loom.util.controls import shown
 from loom.util.paths import climbs_out
 from loom.util.private import make_private
+from loom.util.untrusted_files import read_regular
 
 MOST_BYTES = 8 << 30
 """The size of the files that a bundle may lay out."""
@@ -70,7 +72,9 @@ def replay(
     except RecordError as error:
         raise RequestError(f"{file}: {error.message}", hint=error.hint, code="BUNDLE_INVALID") from error
     _consent(file, there, trust=trust)
-    folder = near.config.cache_dir / "replays" / found.manifest.run_id
+    # What the user allows there is for this bundle: another one of the same run may hold other commands.
+    key = read_regular(found.entry.paths.plan) + found.manifest.tip_sha.encode()
+    folder = near.config.cache_dir / "replays" / f"{found.manifest.run_id}-{hashlib.sha256(key).hexdigest()[:12]}"
     _lay_out(found, folder, near.root, file)
     file = file.resolve()
     os.environ.pop("LOOM_BUNDLE", None)  # this one is from a bundle
