@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from loom import __version__, snapshot
@@ -15,6 +15,7 @@ from loom.commands import project
 from loom.commands.inside.recreate_tree import checked_out, taken_again
 from loom.commands.project import Here
 from loom.commands.run.checkout import git as git_answer
+from loom.commands.screen import progress_line
 from loom.errors import LoomError, RequestError
 from loom.plan.model import Plan
 from loom.record.bundle import SUFFIX, BundleManifest, write_bundle
@@ -76,7 +77,10 @@ def _made(here: Here, reading: Reading, target: Path, *, full: bool, base: str |
         )
     actions = _actions(plan)
     cancel = Cancel()
-    with signals(cancel), _tree(here, reading, head, tree, cancel) as workspace:
+    with signals(cancel), progress_line(at_once=True) as show, ExitStack() as stack:
+        show("collects the files of the run")
+        workspace = stack.enter_context(_tree(here, reading, head, tree, cancel))
+        show("packs the files and commits")
         repo = _Repository(workspace, here)
         tip = repo.tip(head, tree)
         repo.check_secrets(plan, tip)

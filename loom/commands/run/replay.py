@@ -31,6 +31,7 @@ from loom.commands.run import preparing
 from loom.commands.run import run as running
 from loom.commands.run.elsewhere import blocks_of_run, ending_of, pinned_job, tell
 from loom.commands.run.preparing import Options, Prepared
+from loom.commands.screen import progress_line
 from loom.errors import LoomError, RecordError, RequestError
 from loom.plan.builder import finished, settled
 from loom.plan.model import Job, JobSelection, Plan, Secret, Step
@@ -65,7 +66,9 @@ def replay(
 ) -> int:
     """`loom replay`; return the exit code of the run."""
     near = project.here({"color": color})
-    found = unpacked(file)
+    with progress_line(at_once=True) as show:
+        show(f"unpacks {file}")
+        found = unpacked(file)
     there = Reading(found.entry)
     try:
         planned = load_planned(found.entry.paths.plan)
@@ -75,7 +78,9 @@ def replay(
     # What the user allows there is for this bundle: another one of the same run may hold other commands.
     key = read_regular(found.entry.paths.plan) + found.manifest.tip_sha.encode()
     folder = near.config.cache_dir / "replays" / f"{found.manifest.run_id}-{hashlib.sha256(key).hexdigest()[:12]}"
-    _lay_out(found, folder, near.root, file)
+    with progress_line(at_once=True) as show:
+        show("lays out the files")
+        _lay_out(found, folder, near.root, file)
     file = file.resolve()
     os.environ.pop("LOOM_BUNDLE", None)  # this one is from a bundle
     os.chdir(folder / "tree")
@@ -209,10 +214,10 @@ def _prepared(
     images = {
         image["name"]: image["digest"].rpartition("@")[2] for image in there.receipt()["images"] if image["digest"]
     }
-    return replace(
-        prepared,
-        plan=replace(prepared.plan, jobs=tuple(pinned_job(job, images, prepared, notes) for job in jobs)),
-    )
+    with progress_line(at_once=True) as show:
+        show("looks for the images that ran there")
+        pinned = tuple(pinned_job(job, images, prepared, notes) for job in jobs)
+    return replace(prepared, plan=replace(prepared.plan, jobs=pinned))
 
 
 class _Stranger:
