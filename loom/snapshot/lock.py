@@ -27,38 +27,25 @@ def occupied(*workspaces: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone_in(workspace: Path) -> Iterator[bool]:
-    """Prevent others from using `occupied` in the block; False if it is in use. True if unknown."""
+def alone_in(workspace: Path) -> Iterator[bool | None]:
+    """Prevent others from using `occupied` in the block; False if it is in use, None if unknown: no directory, or no locks."""
+    alone, descriptor = None, -1
     try:
         descriptor = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        yield True
-        return
-    try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         alone = True
     except BlockingIOError:
         alone = False
     except OSError:
-        alone = True
+        pass  # unknown
     try:
         yield alone
     finally:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def is_occupied(workspace: Path) -> bool | None:
-    """Return whether any process holds `occupied`; None if unknown: no directory, or no locks."""
-    try:
-        descriptor = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-    return False
+    """Return whether any process holds `occupied`; None if unknown."""
+    with alone_in(workspace) as alone:
+        return None if alone is None else not alone

@@ -74,7 +74,7 @@ def remove(workspace: Path, *, recorded: bool = False) -> Removal:
         )
     remaining: dict[str, str] = {}
     with alone_in(workspace) as alone:
-        if not alone:
+        if alone is False:
             raise SnapshotError(
                 f"{workspace}: in use by a run or a shell; nothing was deleted",
                 hint="wait for it to end, then delete it again",

@@ -37,26 +37,17 @@ if TYPE_CHECKING:
     from loom.workflow.gitlab.sources import Sources
     from loom.workflow.loaded import Loaded
 
-_SCHEMA = "loom.kept_plan.v1"
 _MOST = 100
 """Kept plans of all repositories; the oldest go first."""
 _MAX_BYTES = 32 << 20
 _TEMPLATES = ".loom/templates"
 
 
-class _File(Struct, frozen=True, kw_only=True):
-    """A file of the workflow: where it is after all links, and its content."""
-
-    path: str
-    real: str
-    digest: str
-
-
 class _Kept(Struct, frozen=True, kw_only=True):
-    schema_version: str
     given: str
     """What went into the plan and is known before the workflow is read (`Planner._given`)."""
-    files: tuple[_File, ...]
+    files: Mapping[str, str]
+    """The digest of each file of the workflow by its path: of where it is after all links, and of its content."""
     templates: str
     """The names in the folder of includes, if the workflow includes any, or of the workflow's files."""
     variables: Mapping[str, str | None]
@@ -170,8 +161,8 @@ class Planner:
 
     def _still_holds(self, kept: _Kept) -> bool:
         return (
-            (kept.schema_version, kept.given) == (_SCHEMA, self._given)
-            and all(_file(Path(file.path)) == file for file in kept.files)
+            kept.given == self._given
+            and all(_file(Path(path), Path(path).read_bytes()) == digest for path, digest in kept.files.items())
             and kept.templates == self._names(len(kept.files))
             and self._mentioned(kept.variables) == kept.variables
             and all(_digest_of(self.context.changed(base)) == answer for base, answer in kept.changed)
@@ -212,11 +203,10 @@ class Planner:
         variables = self._mentioned(asked)
         if variables is None:
             return None
-        files = tuple(_file(path) for path, _ in read)
-        if any(file.digest != _digest(text.encode()) for file, (_, text) in zip(files, read, strict=True)):
+        if any(path.read_bytes() != text.encode() for path, text in read):
             return None
+        files = {str(path): _file(path, text.encode()) for path, text in read}
         return _Kept(
-            schema_version=_SCHEMA,
             given=self._given,
             files=files,
             templates=self._names(len(files)),
@@ -267,8 +257,8 @@ class _Answers:
         return answer
 
 
-def _file(path: Path) -> _File:
-    return _File(path=str(path), real=os.path.realpath(path), digest=_digest(path.read_bytes()))
+def _file(path: Path, content: bytes) -> str:
+    return _digest_of([os.path.realpath(path), hashlib.sha256(content).hexdigest()])
 
 
 def _names_below(folder: Path) -> str:
@@ -292,13 +282,9 @@ def _code() -> str:
     return _digest_of(sorted((entry.path, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries))
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 def _digest_of(value: Any) -> str:
     """ValueError for text that is not UTF-8."""
-    return _digest(msgspec.json.encode(value, enc_hook=str, order="deterministic"))
+    return hashlib.sha256(msgspec.json.encode(value, enc_hook=str, order="deterministic")).hexdigest()
 
 
 def _drop_oldest(folder: Path) -> None:
