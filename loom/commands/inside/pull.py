@@ -16,7 +16,7 @@ from loom.commands.project import Here
 from loom.errors import RequestError
 from loom.record.lines import text_fields
 from loom.render.output import print_kind
-from loom.runner.previous_run import PastJob, PastRun
+from loom.runner.previous_run import PastRun
 from loom.snapshot import Change, Patch, SavedFiles, readable
 from loom.storage.selection import PathSelection
 from loom.util.bounded import listed
@@ -119,12 +119,10 @@ class _Source(Struct, kw_only=True):
 
 def _source(here: Here, names: list[str]) -> _Source:
     """Find what to pull; without a name, of the failing, the resumed or the only job."""
+    run, job = session.find_named(here, names)
     try:
-        job = session.find_job(here, names)
-    except RequestError as error:
-        if len(names) == 2 or error.code in ("RUN_UNKNOWN", "JOB_UNKNOWN", "RUN_AMBIGUOUS"):
-            raise
-        run = session.find_run(here, names[0] if names else None)
+        job = job or run.one_job()
+    except RequestError:
         sharing = next((run.job(job_id) for job_id in run.fold.jobs if run.job(job_id).shares_workspace), None)
         if sharing is None or not run.workspace.is_dir():
             raise
@@ -168,18 +166,14 @@ def workspace(run: str | None, job: str | None, *, as_json: bool) -> None:
     here = session.around()
     names = [name for name in (run, job) if name]
     left_out: dict[str, str] = {}
-    found = _named_job(here, names)
-    if found is not None:
-        past, path = found.run, session.files_of(here, found, left_out)
-    else:
-        past = session.find_run(here, names[0] if names else None)
-        path = past.workspace
-        if not path.is_dir():
-            raise RequestError(
-                f"the workspace of run {past.run_id} ({path}) is gone",
-                hint=f"run it again: loom rerun {past.run_id}",
-                code="WORKSPACE_GONE",
-            )
+    past, found = session.find_named(here, names)
+    path = past.workspace if found is None else session.files_of(here, found, left_out)
+    if not path.is_dir():
+        raise RequestError(
+            f"the workspace of run {past.run_id} ({path}) is gone",
+            hint=f"run it again: loom rerun {past.run_id}",
+            code="WORKSPACE_GONE",
+        )
     if as_json:
         job_id = found.job.id if found is not None else None
         values = {"run_id": past.run_id, "job_id": job_id, "path": readable(str(path)), "left_out": _reasons(left_out)}
@@ -188,14 +182,3 @@ def workspace(run: str | None, job: str | None, *, as_json: bool) -> None:
     print(path)
     for item, reason in left_out.items():
         print(f"left out: {readable(item)} ({reason})", file=sys.stderr)
-
-
-def _named_job(here: Here, names: list[str]) -> PastJob | None:
-    """The job that the last of the names is; None where they mean a run."""
-    try:
-        found = session.find_job(here, names) if names else None
-    except RequestError as error:
-        if len(names) == 2 or error.code in ("RUN_UNKNOWN", "JOB_UNKNOWN", "RUN_AMBIGUOUS"):
-            raise
-        return None  # a run without one job that could be meant
-    return found if found is not None and names[-1] in (found.job.id, found.job.name) else None

@@ -90,13 +90,20 @@ def find_run(here: Here, wanted: str | None) -> PastRun:
     return past.read(here.store.find(wanted or "last", repo_root=root))
 
 
-def find_job(here: Here, names: Sequence[str]) -> PastJob:
-    """Return the job that `[RUN] [JOB]` mean; a single name that is a job of the last run is that job."""
+def find_named(here: Here, names: Sequence[str]) -> tuple[PastRun, PastJob | None]:
+    """Return the run that `[RUN] [JOB]` mean, and the job that is named; a single name may be a job of the last run."""
     if len(names) == 2:
-        return find_run(here, names[0]).job(names[1])
-    reading, job, _ = run_or_job(here, names[0] if names else "last", None, None)
-    run = past.read(reading.entry)
-    return run.one_job() if job is None else run.job(job)
+        run, job = find_run(here, names[0]), names[1]
+    else:
+        reading, job, _ = run_or_job(here, names[0] if names else "last", None, None)
+        run = past.read(reading.entry)
+    return run, None if job is None else run.job(job)
+
+
+def find_job(here: Here, names: Sequence[str]) -> PastJob:
+    """As `find_named`; without a name the failed, the resumed or the only job."""
+    run, job = find_named(here, names)
+    return job or run.one_job()
 
 
 def tools_of(here: Here, run: PastRun, plan: Plan, run_id: str) -> JobTools:
