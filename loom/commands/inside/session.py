@@ -93,10 +93,10 @@ def find_run(here: Here, wanted: str | None) -> PastRun:
 def find_named(here: Here, names: Sequence[str]) -> tuple[PastRun, PastJob | None]:
     """Return the run that `[RUN] [JOB]` mean, and the job that is named; a single name may be a job of the last run."""
     if len(names) == 2:
-        run, job = find_run(here, names[0]), names[1]
-    else:
-        reading, job, _ = run_or_job(here, names[0] if names else "last", None, None)
-        run = past.read(reading.entry)
+        run = find_run(here, names[0])
+        return run, run.job(names[1])
+    reading, job, _ = run_or_job(here, names[0] if names else "last", None, None)
+    run = past.read(reading.entry)
     return run, None if job is None else run.job(job)
 
 
