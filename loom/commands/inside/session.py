@@ -108,9 +108,7 @@ def find_job(here: Here, names: Sequence[str]) -> PastJob:
 
 def tools_of(here: Here, run: PastRun, plan: Plan, run_id: str) -> JobTools:
     root = run.repo_root if run.repo_root.is_dir() else run.workspace
-    return wiring.tools_for(
-        plan, here.config, root, here.environ, run_id=run_id, judged=here.judged, isolated=run.planned.isolated
-    )
+    return wiring.tools_for(plan, here, root, run_id=run_id, isolated=run.planned.isolated)
 
 
 @contextmanager

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -87,9 +86,7 @@ class PreparedRuns:
     def __enter__(self) -> PreparedRuns:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.drop()
 
     def run(

@@ -25,16 +25,8 @@ MAX_NOTICES = 5
 
 def tools_of(prepared: Prepared, options: Options) -> JobTools:
     """Return the dependencies of the jobs of what was prepared."""
-    here = prepared.here
-    return wiring.tools_for(
-        prepared.plan,
-        here.config,
-        prepared.source.root,
-        here.environ,
-        run_id=prepared.run_id,
-        judged=here.judged,
-        isolated=options.strict,
-    )
+    root = prepared.source.root
+    return wiring.tools_for(prepared.plan, prepared.here, root, run_id=prepared.run_id, isolated=options.strict)
 
 
 def request_of(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loom import providers
+from loom.commands.project import Here
 from loom.config import Config
 from loom.errors import EngineUnavailable
 from loom.plan.image_lock import LOCK_PATH, load_lock
@@ -40,31 +41,15 @@ def preflight(plan: Plan, tools: JobTools, config: Config) -> None:
             raise EngineUnavailable(error.message, hint=f"{error.hint}\n{way}" if error.hint else way) from error
 
 
-def tools_for(
-    plan: Plan,
-    config: Config,
-    root: Path,
-    environ: Mapping[str, str],
-    *,
-    run_id: str,
-    judged: Mapping[str, str],
-    isolated: bool = False,
-) -> JobTools:
-    """Create the dependencies of the plan's jobs. `isolated`: isolate the network of a job with services.
-
-    `judged`: the files that the user's trust was asked for (`Here.judged`).
-    """
-    setup = Setup(
-        environ=environ,
-        config=config,
-        run_id=run_id,
-        lock=load_lock(root / LOCK_PATH),
-        isolated=isolated,
-    )
+def tools_for(plan: Plan, here: Here, root: Path, *, run_id: str, isolated: bool = False) -> JobTools:
+    """Create the dependencies of the plan's jobs. `isolated`: isolate the network of a job with services."""
+    config, environ = here.config, here.environ
+    lock = load_lock(root / LOCK_PATH)
+    setup = Setup(environ=environ, config=config, run_id=run_id, lock=lock, isolated=isolated)
     names = {job.provider for job in plan.jobs} | {services_provider(job) for job in plan.jobs if job.services}
     return JobTools(
         providers={name: providers.make(name, setup) for name in sorted(names)},
-        secrets=partial(secret_values, config=config, environ=environ, root=root, judged=dict(judged)),
+        secrets=partial(secret_values, config=config, environ=environ, root=root, judged=dict(here.judged)),
     )
 
 

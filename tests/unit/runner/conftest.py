@@ -98,10 +98,7 @@ class Project:
     ) -> RunRequest:
         chosen = preparing.Options.of({"names": names, "trust": True, "container": "on" in options, **options})
         prepared = preparing.prepare(chosen, ask=False)
-        config = prepared.here.config
-        made = wiring.tools_for(
-            prepared.plan, config, prepared.source.root, prepared.here.environ, run_id=prepared.run_id, judged={}
-        )
+        made = wiring.tools_for(prepared.plan, prepared.here, prepared.source.root, run_id=prepared.run_id)
         return request_of(prepared, chosen, tools=tools(made), cancel=cancel or Cancel(), sinks=sinks)
 
     def run(self, *names: str, code: int | None = 0, **options: Any) -> Ran:
