@@ -29,7 +29,7 @@ from loom.record.events import PhaseEvent
 from loom.record.journal import OutputBatch
 from loom.runner import Gate, api
 from loom.runner.prewarmed import NextRun
-from loom.runner.request import Ran, RunRequest
+from loom.runner.request import Ran
 from loom.status import JobResult, Status
 from loom.util.refusals import refusals
 
@@ -112,7 +112,8 @@ class PreparedRuns:
                 return None
             prepared, options = made
             results = _Results()
-            request = _request(prepared, options, cancel, sinks=[*sinks, results], gate=gate)
+            tools = replace(tools_of(prepared, options), gate=gate)
+            request = request_of(prepared, options, cancel=cancel, tools=tools, sinks=[*sinks, results])
             finished = Finished(ran=api.execute(request, prepared_run), here=prepared.here, results=results.found)
             clean_later(prepared.here.store, prepared.here.config, prepared.here.environ, prepared.here.root)
             return finished
@@ -134,7 +135,7 @@ class PreparedRuns:
         with suppress(LoomError), refusals():  # the run itself meets it, and reports it
             if (made := _prepared(options, str(time.time_ns()), choose, None)) is None or cancel.requested:
                 return
-            self._next = NextRun(_request(*made, cancel))
+            self._next = NextRun(request_of(*made, cancel=cancel))
             self._clock = threading.Timer(self._idle_s, self.drop)
             self._clock.daemon = True
             self._next.prepare()
@@ -181,16 +182,3 @@ def _prepared(
     if not prepared.plan.jobs or (chosen is not None and not chosen):
         return None
     return prepared, options
-
-
-def _request(
-    prepared: Prepared,
-    options: Options,
-    cancel: Cancel,
-    *,
-    sinks: Sequence[Sink] = (),
-    gate: Gate | None = None,
-) -> RunRequest:
-    return request_of(
-        prepared, options, tools=replace(tools_of(prepared, options), gate=gate), cancel=cancel, sinks=sinks
-    )

@@ -33,13 +33,14 @@ def request_of(
     prepared: Prepared,
     options: Options,
     *,
-    tools: JobTools,
     cancel: Cancel,
-    sinks: Sequence[Sink],
+    tools: JobTools | None = None,
+    sinks: Sequence[Sink] = (),
     reuse: Reuse | None = None,
 ) -> RunRequest:
-    """Return the request to run what was prepared. `reuse`: see `RunRequest`."""
+    """Return the request to run what was prepared. `tools`: if they are more than `tools_of`; `reuse`: see `RunRequest`."""
     here, source, plan = prepared.here, prepared.source, prepared.plan
+    tools = tools or tools_of(prepared, options)
     config = here.config
     return RunRequest(
         run_id=prepared.run_id,
