@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import typer
 
 from loom.commands import project
 from loom.commands.project import Here, trusts_all
-from loom.commands.run.checkout import ignored_in
+from loom.commands.run.checkout import is_ignored
 from loom.errors import RequestError
 from loom.plan import permissions
 from loom.plan.permissions import PermissionRequest
@@ -40,15 +41,15 @@ def requests_of(
         pools=here.config.pools,
         is_reference=_is_reference,
         judged=here.judged,
-        is_ignored=ignored_in(here.root, here.environ),
+        is_ignored=partial(is_ignored, here.root, here.environ),
     )
-    place_of = _places_in(workflow) if workflow is not None else None
+    position_of = None if workflow is None else partial(_position_in, workflow)
     found = repository.find(here.root, here.environ)
     return (
         *map(permissions.of_setting, here.config.asked),
         *_of_filters(found),
         *_of_objects(found, here),
-        *permissions.of_jobs(jobs, around, place_of),
+        *permissions.of_jobs(jobs, around, position_of),
     )
 
 
@@ -156,17 +157,14 @@ def request_lines(
     return [shown(f"{mark(item)}{f'{item.place}: ' if item.place else ''}{item}") for item in requests]
 
 
-def _places_in(workflow: Callable[[], Loaded]) -> permissions.PlaceOf:
-    def place_of(job: str, path: tuple[str | int, ...]) -> str:
-        loaded = workflow()
-        entry = loaded.entry_of(job)
-        if entry is None:
-            return f"{loaded.path}:1:1"
-        node = entry.merged
-        for key in path:
-            if (child := node.get(key)) is None:
-                break
-            node = child
-        return (entry.key if node is entry.merged else node).place
-
-    return place_of
+def _position_in(workflow: Callable[[], Loaded], job: str, path: tuple[str | int, ...]) -> str:
+    loaded = workflow()
+    entry = loaded.entry_of(job)
+    if entry is None:
+        return f"{loaded.path}:1:1"
+    node = entry.merged
+    for key in path:
+        if (child := node.get(key)) is None:
+            break
+        node = child
+    return (entry.key if node is entry.merged else node).place

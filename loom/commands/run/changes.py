@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from loom.commands.run import checkout
@@ -68,7 +69,7 @@ class _Watching:
         self._root = os.path.realpath(source.root)
         self._tell = on_change
         self._say = say
-        self._ignored = checkout.ignored_among(source.root, environ)
+        self._ignored = partial(checkout.ignored_among, source.root, environ)
         self._observed = observed
         self.stop = threading.Event()
         self.started = threading.Event()

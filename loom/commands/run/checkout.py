@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,64 +30,41 @@ if TYPE_CHECKING:
     from loom.snapshot import Source
 
 
-def changed_since(
-    root: Path, environ: Mapping[str, str], base: str | None = None
-) -> Callable[[str | None], list[str] | None]:
+def changed_since(root: Path, environ: Mapping[str, str], base: str | None, compare_to: str | None) -> list[str] | None:
     """For `changes:`: list the files that differ between the work tree and a commit, untracked ones included.
 
     The commit is the rule's `compare_to`, else `base`, else HEAD; against another branch, only what this one changed since
     it left that branch counts. None when git can't tell.
     """
-
-    def changed(compare_to: str | None) -> list[str] | None:
-        since = compare_to or base or "HEAD"
-        if since != "HEAD":
-            fork = git(root, environ, "merge-base", "--end-of-options", since, "HEAD")
-            if fork is None:
-                return None
-            since = fork.decode().strip()
-        tracked = git(root, environ, "diff", "--name-only", "--no-renames", "-z", "--end-of-options", since, "--")
-        untracked = git(root, environ, "ls-files", "--others", "--exclude-standard", "-z", "--full-name")
-        if tracked is None or untracked is None:
+    since = compare_to or base or "HEAD"
+    if since != "HEAD":
+        fork = git(root, environ, "merge-base", "--end-of-options", since, "HEAD")
+        if fork is None:
             return None
-        return _paths(tracked + untracked)
+        since = fork.decode().strip()
+    tracked = git(root, environ, "diff", "--name-only", "--no-renames", "-z", "--end-of-options", since, "--")
+    untracked = git(root, environ, "ls-files", "--others", "--exclude-standard", "-z", "--full-name")
+    return None if tracked is None or untracked is None else _paths(tracked + untracked)
 
-    return changed
 
-
-def files_of(root: Path, environ: Mapping[str, str]) -> Callable[[], list[str]]:
+def files_of(root: Path, environ: Mapping[str, str]) -> list[str]:
     """For `exists:`: list every file that a snapshot would have, tracked or not ignored."""
-
-    def files() -> list[str]:
-        listed = git(root, environ, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--full-name")
-        if listed is None:
-            return [
-                str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and ".git" not in path.parts
-            ]
-        return [path for path in _paths(listed) if os.path.lexists(root / path)]
-
-    return files
+    listed = git(root, environ, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--full-name")
+    if listed is None:
+        return [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and ".git" not in path.parts]
+    return [path for path in _paths(listed) if os.path.lexists(root / path)]
 
 
-def ignored_in(root: Path, environ: Mapping[str, str]) -> Callable[[Path], bool]:
+def is_ignored(root: Path, environ: Mapping[str, str], path: Path) -> bool:
     """For trust: tell whether a path below `root` exists and is in no snapshot, neither tracked nor to be added."""
-
-    def ignored(path: Path) -> bool:
-        listed = ("ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", f":(literal){path}")
-        return (root / path).exists() and not git(root, environ, *listed)
-
-    return ignored
+    listed = ("ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", f":(literal){path}")
+    return (root / path).exists() and not git(root, environ, *listed)
 
 
-def ignored_among(root: Path, environ: Mapping[str, str]) -> Callable[[Iterable[str]], set[str]]:
+def ignored_among(root: Path, environ: Mapping[str, str], paths: Iterable[str]) -> set[str]:
     """For `loom watch`: return those of these paths that git ignores, and does not track; none where git can't tell."""
-
-    def ignored(paths: Iterable[str]) -> set[str]:
-        given = b"".join(os.fsencode(path) + b"\0" for path in paths)
-        answer = git(root, environ, "check-ignore", "-z", "--stdin", given=given)
-        return set(_paths(answer or b""))
-
-    return ignored
+    given = b"".join(os.fsencode(path) + b"\0" for path in paths)
+    return set(_paths(git(root, environ, "check-ignore", "-z", "--stdin", given=given) or b""))
 
 
 def message_of_head(

@@ -50,9 +50,9 @@ def resolve_context(
     return ResolveContext(
         config=here.config,
         predefined=predefined,
-        changed=cache(checkout.changed_since(root, environ, base)),
+        changed=cache(partial(checkout.changed_since, root, environ, base)),
         changes_base=base,
-        files=cache(checkout.files_of(root, environ)),
+        files=cache(partial(checkout.files_of, root, environ)),
         own_variables=partial(_own_variables, here, predefined),
         given=pairs(given, "--var"),
         inputs=pairs(inputs, "--input"),
