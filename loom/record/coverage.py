@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from loom.plan.model import NOT_SELECTED
-from loom.record.documents import Assistance, Extent, Kind, Reused
+from loom.record.documents import Assistance, Extent, Kind, Reused, plain
 from loom.record.fold import RunFold
+from loom.record.run_paths import RunPaths
 from loom.status import Status
+from loom.util import jsons
 from loom.util.units import counted, rough_duration
+from loom.util.untrusted_files import read_regular
 
 
 def recorded_extent(fold: RunFold) -> Extent:
@@ -95,3 +100,22 @@ def _assistance(extent: Extent) -> Iterator[str]:
         if kind in how:
             files = sum(one.changes_total for one in extent.assisted if one.how == kind)
             yield f"{counted(files, 'file')} {what}"
+
+
+def note_assistance(paths: RunPaths, entry: Assistance) -> None:
+    """Note who enters a job's container, also after the end of the run. OSError when the record can't be written."""
+    file = os.open(paths.assistance, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(file, jsons.encode_line(plain(entry)))
+    finally:
+        os.close(file)
+
+
+def noted_assistance(paths: RunPaths) -> list[Assistance]:
+    """Return what was noted; other lines are passed over."""
+    found: list[Assistance] = []
+    with suppress(FileNotFoundError):
+        for line in read_regular(paths.assistance).splitlines():
+            with suppress(msgspec.MsgspecError):
+                found.append(msgspec.json.decode(line, type=Assistance))
+    return found

@@ -17,8 +17,7 @@ from loom.cancel import Cancel
 from loom.errors import LoomError
 from loom.plan.image_lock import identity, shown
 from loom.plan.model import Build, Job, Plan, WorkspaceMode
-from loom.record.assistance import noted
-from loom.record.coverage import extent_of
+from loom.record.coverage import extent_of, noted_assistance
 from loom.record.documents import Receipt, dump, plain
 from loom.record.events import PIPELINE, RUN, PhaseCode, Where, epoch_ns
 from loom.record.journal import Outcome
@@ -384,7 +383,7 @@ class Run:
                 at_most=request.lanes,
                 cancel=cancel,
                 fail_fast=request.config.fail_fast or request.plan.ends_at_failure,
-                stop=self._stop_others,
+                stop=partial(self._cancel.request, None),  # which does not mark the run as interrupted by the user
                 done=done,
             )
 
@@ -428,19 +427,13 @@ class Run:
             }
         }
 
-    def _stop_others(self) -> None:
-        """Stop running jobs without marking the run as interrupted by the user."""
-        self._cancel.request(None)
-
     def _interrupted(self) -> None:
         """Report it in a separate thread while jobs end, so that a second request is not delayed by listeners."""
         if (code := self._cancel.exit_code) is not None:
             grace_s = 0.0 if self._cancel.now else self._request.config.grace
             data = {"by": code.name.lower(), "at_once": self._cancel.now, "grace_s": grace_s}
-            self._stating.append(beside(partial(self._state_interrupt, data), name="interrupted"))
-
-    def _state_interrupt(self, data: Mapping[str, Any]) -> None:
-        self._journal.fact(RUN, PhaseCode.RUN_PIPELINE_EXECUTE, "interrupted", data)
+            stating = partial(self._journal.fact, RUN, PhaseCode.RUN_PIPELINE_EXECUTE, "interrupted", data)
+            self._stating.append(beside(stating, name="interrupted"))
 
     # -- run.finalize ---------------------------------------------------------------------------------------------
 
@@ -465,7 +458,7 @@ class Run:
                 error = next(
                     (f"{job_id}: failed in run {run_id}, and did not run again" for job_id, run_id in earlier), None
                 )
-            for visit in noted(self._record.paths):
+            for visit in noted_assistance(self._record.paths):
                 self._journal.fact(RUN, PhaseCode.RUN_FINALIZE, "assisted", plain(visit))
             self._journal.fact(
                 RUN,

@@ -5,7 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from loom.errors import RequestError
+
+T = TypeVar("T")
 
 _SECONDS = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|[wdhms])")
@@ -158,3 +163,11 @@ def meant(name: str, known: Iterable[str]) -> str:
 def counted(number: int, what: str, many: str | None = None) -> str:
     """Format `1 file`, `2 files`; `many` is an irregular plural."""
     return f"{number:,} {what if number == 1 else many or f'{what}s'}"
+
+
+def read_flag(flag: str, text: str, read: Callable[[str], T]) -> T:
+    """Parse the value of a flag. RequestError names the flag and a valid form."""
+    try:
+        return read(text)
+    except ValueError as error:
+        raise RequestError(f"{flag}: {error}") from error

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from loom import snapshot
-from loom.record.assistance import noted
+from loom.record.coverage import noted_assistance
 from loom.record.documents import Assistance
 from loom.runner import Resumption
 from loom.runner.previous_run import PastRun
@@ -49,7 +49,7 @@ def assistance(
     concerned = {None, *edits, *taken_over}
     yield from (msgspec.convert(fact, Assistance) for fact in past.fold.assisted if fact.get("job_id") in concerned)
     ended = past.fold.last.ts if past.fold.last is not None and past.fold.end else ""
-    yield from (one for one in noted(past.entry.paths) if one.job_id in edits and (one.at or "") > ended)
+    yield from (one for one in noted_assistance(past.entry.paths) if one.job_id in edits and (one.at or "") > ended)
     yield from (Assistance(how="var", command=one.partition("=")[0]) for one in var)
     if brought:
         yield Assistance(how="sync", **_changes(brought))

@@ -28,7 +28,7 @@ from loom.plan import variables
 from loom.plan.model import MountMode, Plan, Step
 from loom.providers import locks as holds
 from loom.providers.base import Inside, KeptPlace, ReadOnlyMount, Resolved, SessionRequest
-from loom.record import assistance
+from loom.record.coverage import note_assistance
 from loom.record.documents import Assistance
 from loom.record.events import epoch_ns, timestamp
 from loom.record.lines import encodable
@@ -409,4 +409,4 @@ def _note_visit(here: Here, job: PastJob, secrets: Mapping[str, bytes], command:
         at=timestamp(time.time_ns()), job_id=job.job.id, how="shell" if command is None else "exec", command=text
     )
     with suppress(OSError):  # on a full disk, a person looks for the reason
-        assistance.note(job.run.entry.paths, visit)
+        note_assistance(job.run.entry.paths, visit)

@@ -10,14 +10,13 @@ import msgspec
 
 from loom.analysis.printed import Executed
 from loom.cancel import Cancel, signals
-from loom.commands.flags import read_flag
 from loom.commands.inside import session
 from loom.commands.inside.breakpoints import banner, needs_terminal
 from loom.errors import RequestError
 from loom.record.lines import encodable, text_fields
 from loom.render.output import print_json
 from loom.status import Ended, ExitCode
-from loom.util.units import duration
+from loom.util.units import duration, read_flag
 
 
 def shell(run: str | None, job: str | None, step: str | None, *, as_root: bool, trust: bool) -> int:

@@ -10,7 +10,6 @@ from typing import Any
 from msgspec.structs import asdict
 
 from loom.commands import project
-from loom.commands.flags import read_flag
 from loom.commands.run import checkout
 from loom.commands.run.wiring import cache_project
 from loom.errors import RequestError
@@ -18,7 +17,7 @@ from loom.record.events import timestamp
 from loom.render.output import print_either, table
 from loom.storage.cache import Cache, Pruned, Stored
 from loom.util.globs import match_name
-from loom.util.units import counted, duration, rough_age, rough_size, size
+from loom.util.units import counted, duration, read_flag, rough_age, rough_size, size
 
 
 def ls(keys: list[str] | None, *, everywhere: bool, as_json: bool) -> None:

@@ -13,7 +13,6 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom import snapshot
-from loom.commands.flags import read_flag
 from loom.commands.keep import background, kept, retention
 from loom.commands.keep.retention import Left, LeftContainer, Records
 from loom.commands.project import Here, here
@@ -26,7 +25,7 @@ from loom.status import ExitCode
 from loom.util.bounded import listed
 from loom.util.file_systems import allocated
 from loom.util.paths import RUN_PREFIX, run_of_workspace
-from loom.util.units import counted, duration, rough_size
+from loom.util.units import counted, duration, read_flag, rough_size
 
 _MOST_NAMED = 5
 

@@ -18,7 +18,6 @@ from msgspec import Struct
 from loom import snapshot
 from loom.cancel import Cancel, signals
 from loom.commands import project
-from loom.commands.flags import read_flag
 from loom.commands.keep import trusting
 from loom.commands.project import Here
 from loom.commands.run import contexts, planning
@@ -40,7 +39,7 @@ from loom.secrets.lookup import resolve
 from loom.snapshot import Source
 from loom.status import ExitCode
 from loom.util.globs import match_name
-from loom.util.units import counted, duration, rough_age, rough_size
+from loom.util.units import counted, duration, read_flag, rough_age, rough_size
 from loom.workflow.loaded import Loaded
 
 
