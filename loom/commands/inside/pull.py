@@ -167,6 +167,7 @@ def workspace(run: str | None, job: str | None, *, as_json: bool) -> None:
     names = [name for name in (run, job) if name]
     left_out: dict[str, str] = {}
     past, found = session.find_named(here, names)
+    past = past if found is None else found.run  # an earlier one, if the job did not run again
     path = past.workspace if found is None else session.files_of(here, found, left_out)
     if not path.is_dir():
         raise RequestError(
