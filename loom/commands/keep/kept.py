@@ -10,7 +10,7 @@ from typing import Any
 from loom.commands.inside import saved, session
 from loom.commands.keep.retention import LeftContainer, kept_facts
 from loom.commands.project import Here
-from loom.errors import LoomError
+from loom.errors import EngineUnavailable, LoomError, RequestError
 from loom.plan.model import CONTAINERS, Job, services_provider
 from loom.providers import locks as holds
 from loom.providers.locks import holders
@@ -57,14 +57,17 @@ def _is_there(here: Here, entry: RunEntry, job_id: str, silent: dict[str, str], 
     except LoomError:  # an older or damaged record: what it kept ends by its own deadline
         return False
     provider = job.job.provider
-    if provider not in silent:
-        try:
-            found = session.find_place(here, job)
-            return found is not None and found.place_id == job.place_id
-        except LoomError as error:
+    if provider in silent:
+        unknown[entry.run_id] = silent[provider]
+        return False
+    try:
+        found = session.find_place(here, job)
+    except LoomError as error:
+        unknown[entry.run_id] = error.message
+        if isinstance(error, EngineUnavailable | RequestError):
             silent[provider] = error.message
-    unknown[entry.run_id] = silent[provider]
-    return False
+        return False
+    return found is not None and found.place_id == job.place_id
 
 
 def remove_places(here: Here, entry: RunEntry, silent: dict[str, str], *, in_engine: bool) -> list[str]:
