@@ -80,6 +80,14 @@ def test_a_name_that_is_neither_a_run_nor_a_job(failed: Ran) -> None:
     assert (ran.returncode, "unexpected argument lint: expected [RUN] [JOB]" in ran.stderr) == (2, True)
 
 
+def test_the_name_of_several_jobs_means_all_of_them(make: Make) -> None:
+    matrix = "{matrix: [{N: ['1', '2']}]}"
+    project = make(f"version: v1\nstages: [s]\nunit: {{stage: s, script: [echo n=$N], parallel: {matrix}}}\n")
+    project.loom("run", "--local")
+    for names in (["unit"], ["last", "unit"]):
+        assert sorted(line.split()[-1] for line in project.loom("logs", *names).splitlines()) == ["n=1", "n=2"]
+
+
 def test_a_name_of_a_job_where_nothing_ran_yet(make: Make) -> None:
     project = make("version: v1\nstages: [s]\na: {stage: s, script: x}\n")
     asked = failed_command(project, "exec", "nosuch", "--", "true")
