@@ -10,7 +10,7 @@ from pathlib import Path
 
 from loom import snapshot
 from loom.cancel import Cancel
-from loom.commands.keep.trusting import filters_allowed
+from loom.commands.keep.trusting import discover
 from loom.commands.project import Here
 from loom.errors import LoomError, SnapshotError
 from loom.snapshot import git, repository
@@ -33,11 +33,7 @@ def taken_again(
             continue
         here.store.claims.make(workspace, run_id=run_of_workspace(workspace.name) or "", repo_root=checkout)
         try:
-            taken = snapshot.take(
-                snapshot.discover(place, environ=here.environ, filters=filters_allowed(here.environ)),
-                workspace,
-                cancel=cancel,
-            )
+            taken = snapshot.take(discover(place, here.environ), workspace, cancel=cancel)
         except LoomError as error:
             workspace.rmdir()
             if cancel.requested:
@@ -61,8 +57,7 @@ def checked_out(here: Here, commit: str, cancel: Cancel) -> Iterator[Path]:
     workspace = new_workspace(here.config.tmp_dir, run_id)
     here.store.claims.make(workspace, run_id=run_id, repo_root=here.root, kind="snapshot")
     try:
-        source = snapshot.discover(here.root, environ=here.environ, filters=filters_allowed(here.environ))
-        snapshot.take(source, workspace, cancel=cancel)
+        snapshot.take(discover(here.root, here.environ), workspace, cancel=cancel)
         here.store.add_snapshot(workspace, snapshot.manifest_bytes(workspace))
         with git.ended_by(cancel):
             _check_out(workspace, commit, here.environ)

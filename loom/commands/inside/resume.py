@@ -16,7 +16,7 @@ from loom.cancel import Cancel, signals
 from loom.commands.inside import assisted, saved, session
 from loom.commands.inside import sync as syncing
 from loom.commands.inside.recreate_tree import taken_again
-from loom.commands.keep.trusting import filters_allowed
+from loom.commands.keep.trusting import discover
 from loom.commands.project import Here
 from loom.commands.run import preparing, replan
 from loom.commands.run import run as running
@@ -349,9 +349,7 @@ def execute(
 ) -> int:
     """`follow`: see `commands.run.execute`."""
     planned = past.planned
-    source = snapshot.discover(
-        past.repo_root, environ=here.environ, filters=filters_allowed(here.environ, flag=options.trust)
-    )
+    source = discover(past.repo_root, here.environ, flag=options.trust)
     options = replace(_as_planned(options, past), invocation=_with_variables(past.invocation, options.var))
     ids = dict.fromkeys(("LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_PIPELINE_ID"), run_id)
     prepared = preparing.Prepared(

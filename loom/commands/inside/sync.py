@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from loom import snapshot
 from loom.cancel import Cancel, signals
-from loom.commands.keep.trusting import filters_allowed
+from loom.commands.keep.trusting import discover
 from loom.commands.project import Here
 from loom.errors import RequestError
 from loom.runner.previous_run import PastRun
@@ -44,11 +44,7 @@ def take(here: Here, past: PastRun, workspace: Path, run_id: str) -> Snapshot:
     cancel = Cancel()
     with signals(cancel):
         here.store.claims.make(workspace, run_id=run_id, repo_root=past.repo_root)
-        return snapshot.take(
-            snapshot.discover(past.repo_root, environ=here.environ, filters=filters_allowed(here.environ)),
-            workspace,
-            cancel=cancel,
-        )
+        return snapshot.take(discover(past.repo_root, here.environ), workspace, cancel=cancel)
 
 
 def sync(

@@ -12,7 +12,7 @@ from pathlib import Path
 from loom import snapshot as snapshots
 from loom.cancel import Cancel, signals
 from loom.commands import project
-from loom.commands.keep.trusting import filters_allowed
+from loom.commands.keep.trusting import discover
 from loom.commands.screen import progress_line
 from loom.errors import RequestError, SnapshotError
 from loom.record.store import RunEntry, Store
@@ -25,7 +25,7 @@ from loom.util.units import rough_size
 
 def snapshot(paths: list[str] | None, *, explain: bool, as_json: bool) -> None:
     """`loom snapshot`."""
-    source = snapshots.discover(Path.cwd(), environ=os.environ, filters=filters_allowed(os.environ))
+    source = discover(Path.cwd(), os.environ)
     if explain:
         if not paths:
             raise RequestError("--explain needs at least one path", hint="loom snapshot --explain PATH...")

@@ -25,6 +25,7 @@ from loom.util.units import counted
 if TYPE_CHECKING:
     from loom.commands.keep.trust_store import Trust
     from loom.plan.model import Job
+    from loom.snapshot import Source
     from loom.workflow.loaded import Loaded
 
 CODE = "TRUST_REQUIRED"
@@ -85,8 +86,8 @@ def _of_objects(found: RepositoryView | None, here: Here) -> list[PermissionRequ
     ]
 
 
-def filters_allowed(environ: Mapping[str, str], *, flag: bool = False) -> Callable[[RepositoryView], bool]:
-    """Tell of a repository whether the user has allowed all filters that its own configuration names.
+def discover(start: Path, environ: Mapping[str, str], *, flag: bool = False) -> Source:
+    """Find the repository around `start`, with the filters of its own configuration where the user has allowed all of them.
 
     `flag`: allowed on the command line.
     """
@@ -99,7 +100,7 @@ def filters_allowed(environ: Mapping[str, str], *, flag: bool = False) -> Callab
         trust = Trust(project.configured(found.root, environ).own_state_dir, found.root, environ)
         return all(map(trust.holds, _of_filters(found)))
 
-    return allowed
+    return source.discover(start, environ=environ, filters=allowed)
 
 
 def _is_reference(reference: str) -> bool:

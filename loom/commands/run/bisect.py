@@ -15,14 +15,13 @@ from typing import Any
 
 import msgspec
 
-from loom import snapshot
 from loom.analysis.bisection import Bisection, RemainingCommits, Tested, Verdict, left_of
 from loom.analysis.evidence import diagnosis_of
 from loom.analysis.reproduction import reproduce_command
 from loom.cancel import Cancel, signals
 from loom.commands import project
 from loom.commands.inside.recreate_tree import checked_out
-from loom.commands.keep.trusting import filters_allowed
+from loom.commands.keep.trusting import discover
 from loom.commands.project import Here
 from loom.commands.screen import screen_parts
 from loom.errors import InfrastructureError, LoomError, RequestError, SnapshotError
@@ -55,7 +54,7 @@ def bisect(
     **given: Any,
 ) -> int:
     """`loom bisect`."""
-    source = snapshot.discover(Path.cwd(), environ=os.environ, filters=filters_allowed(os.environ, flag=trust))
+    source = discover(Path.cwd(), os.environ, flag=trust)
     here = project.here({"color": color}, root=source.root, trusting=trust)
     options = {name: value for name, value in given.items() if value is not None}
     command = [*shlex.split(reproduce_command(Invocation(options={**options, "names": [job]}), None, [job]))[1:]]

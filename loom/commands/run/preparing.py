@@ -16,7 +16,6 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from loom import snapshot
 from loom.analysis.reproduction import options_again
 from loom.commands import project
 from loom.commands.keep import trusting
@@ -163,9 +162,7 @@ def prepare(
     """
     run_id = run_id or str(time.time_ns())
     with profile.span("part", "find the repository"):
-        source = snapshot.discover(
-            Path.cwd(), environ=os.environ, filters=trusting.filters_allowed(os.environ, flag=options.trust)
-        )
+        source = trusting.discover(Path.cwd(), os.environ, flag=options.trust)
     with profile.span("part", "configuration"):
         here = here_for(options, source.root)
     path = here.workflow(options.workflow)
