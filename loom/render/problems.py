@@ -41,7 +41,7 @@ def _window(source: str, column: int) -> tuple[str, int]:
 
 def problem_document(problem: Problem) -> dict[str, Any]:
     fields = asdict(problem)
-    return {**fields, "source": fields.pop("source_line")}
+    return {"source": fields.pop("source_line"), **fields}
 
 
 def check_document(workflow_path: str, problems: Sequence[Problem], *, facts: dict[str, Any]) -> dict[str, Any]:

@@ -137,8 +137,9 @@ def _provider(scheme: str) -> SecretProvider:
             ) from error
         return provider
     known = sorted({*_BUILT_IN, *(point.name for point in entry_points(group=ENTRY_POINTS))})
+    close = meant(scheme, known).replace("?", "://?")
     raise unavailable(
-        f"no provider for {scheme}:// is installed{meant(scheme, known)} (installed: {', '.join(known)})",
+        f"no provider for {scheme}:// is installed{close} (installed: {', '.join(known)})",
         f"Packages add providers by the entry point group {ENTRY_POINTS}.",
     )
 
