@@ -55,13 +55,9 @@ def workflow_jobs(_given: Given) -> Iterable[str]:
 
 
 def _plan() -> Plan:
-    from loom.commands.run import contexts, planning  # not for a run's name
-    from loom.plan.model import JobSelection
+    from loom.commands.run.preparing import Options, planner_of  # not for a run's name
 
-    place = here()
-    context = contexts.resolve_context(place, place.workflow())
-    selection = JobSelection(container=place.config.container, on=place.config.on)
-    return planning.resolve(planning.load(place, place.workflow()), selection, context)
+    return planner_of(Options(), here()).made()[0]
 
 
 def stops(given: Given) -> Iterable[str]:
@@ -69,9 +65,7 @@ def stops(given: Given) -> Iterable[str]:
 
 
 def stages(_given: Given) -> Iterable[str]:
-    from loom.commands.run import planning
-
-    return planning.load(here(), here().workflow()).stages
+    return _plan().stages
 
 
 def matrix(_given: Given) -> Iterable[str]:

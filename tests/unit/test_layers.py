@@ -87,7 +87,6 @@ def test_imports_stand_at_the_top() -> None:
 
 
 ENGINE_ADMINISTRATION = {
-    "commands/keep/clean.py": "removes what runs left in the engine, and looks at the engine itself for `loom doctor`",
     "commands/doctor.py": "looks at the engine itself",
     "commands/keep/images.py": "lists, pulls, builds, locks, exports and removes the engine's images",
 }

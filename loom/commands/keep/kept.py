@@ -57,8 +57,8 @@ def _is_there(here: Here, entry: RunEntry, job_id: str, silent: dict[str, str], 
     except LoomError:  # an older or damaged record: what it kept ends by its own deadline
         return False
     provider = job.job.provider
-    if provider in silent:
-        unknown[entry.run_id] = silent[provider]
+    if why := silent.get(provider):
+        unknown[entry.run_id] = why
         return False
     try:
         found = session.find_place(here, job)
