@@ -200,3 +200,43 @@ def test_a_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(b"job: {script: \xff}\n")
     with pytest.raises(WorkflowError, match="UTF-8"):
         load(path, tmp_path, ResolveContext)
+
+
+def problems(tmp_path: Path, text: str, **files: str) -> list[str]:
+    for name, content in files.items():
+        (tmp_path / f"{name}.yml").write_text(content)
+    with pytest.raises(WorkflowError) as caught:
+        plan(tmp_path, text)
+    return [problem.message for problem in caught.value.problems]
+
+
+def test_files_outside_the_project_are_not_included(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (tmp_path / "out.yml").write_text("job: {script: x}")
+    (project / "in.yml").symlink_to(tmp_path / "out.yml")
+    said = f"in.yml is a link that points outside the project, to {tmp_path.resolve()}/out.yml; include a file of the project"
+    assert any(said in message for message in problems(project, "include: in.yml"))
+    assert any("none.yml can't be read: no such file" in message for message in problems(project, "include: none.yml"))
+
+
+@pytest.mark.parametrize("keyword", ["only", "except", "rules"])
+def test_a_glob_that_stands_for_too_much_is_an_error(tmp_path: Path, keyword: str) -> None:
+    changes = "{changes: ['" + "{a,b}" * 20 + "']}"
+    path = tmp_path / ".gitlab-ci.yml"
+    path.write_text(f"job: {{script: x, {keyword}: {f'[{changes}]' if keyword == 'rules' else changes}}}")
+    context = ResolveContext(predefined=PUSH, changed=lambda _: ["a"])
+    with pytest.raises(WorkflowError, match=r"the braces of the glob {a,b}{a,b}"):
+        resolve(load(path, tmp_path, lambda: context), JobSelection(container=True), context)
+
+
+def test_references_inside_what_is_referred_to_are_replaced(tmp_path: Path) -> None:
+    text = """
+.one: {script: [a, b]}
+.two: {script: [!reference [.one, script], c], variables: !reference [.three, variables]}
+.three: {variables: {V: "1"}}
+job: {script: [!reference [.two, script, 0], !reference [.two, script]], variables: {V: !reference [.two, variables, V]}}
+"""
+    made = plan(tmp_path, text).job("job")
+    assert [step.script for step in made.steps] == ["a", "b", "a", "b", "c"]
+    assert made.variables["V"] == "1"
