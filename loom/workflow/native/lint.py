@@ -42,7 +42,7 @@ def warnings(
     if not isinstance(workflow, Workflow):
         return list(workflow.notices)
     found = list(_steps(workflow.entries.values(), default_shell))
-    found += _unknown_names(workflow, frozenset(predefined))
+    found += _unknown_names(workflow, frozenset(predefined), workflow.jobs.values())
     for check in (_templates, _stages, _texts, _of_github, _images, _reach, _artifacts, _no_effect):
         found += check(workflow)
     if not pools:
@@ -149,15 +149,13 @@ def _below(scope: str, node: Node) -> Iterator[tuple[str, str, Node]]:
         yield scope, name, value
 
 
-def _unknown_names(
-    workflow: Workflow, predefined: frozenset[str], entries: Iterable[Entry] | None = None
-) -> Iterator[Problem]:
+def _unknown_names(workflow: Workflow, predefined: frozenset[str], entries: Iterable[Entry]) -> Iterator[Problem]:
     everywhere = set(workflow.variables) | predefined
     for setting in workflow.rules or ():
         everywhere |= setting.get("variables", {}).keys()
     for node in _conditions(workflow.rules_node):
         yield from _unknown_in_condition(node, everywhere, pointer("workflow", "rules"))
-    for entry in workflow.jobs.values() if entries is None else entries:
+    for entry in entries:
         fields = entry.fields
         secrets = fields.get("secrets", {})
         own = {*fields.get("variables", {}), *secrets}

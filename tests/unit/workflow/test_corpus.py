@@ -13,7 +13,7 @@ from loom import __version__, workflow
 from loom.plan.model import JobSelection, ResolveContext
 from loom.plan.resolve import problems_of, resolve
 from loom.render.plan import plan_yaml
-from loom.workflow.native.lint import warnings
+from loom.workflow.native.lint import of_run, warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
 
 CORPUS = Path(__file__).parents[2] / "workflows"
@@ -75,3 +75,15 @@ def test_good(path: Path, tmp_path: Path) -> None:
     assert problems_of(loaded) == []
     context = ResolveContext(predefined={"CI_COMMIT_BRANCH": "main"}, files=lambda: ["pyproject.toml"])
     expect(path, plan_yaml(resolve(loaded, JobSelection(), context)).replace(f"loom_version: {__version__}\n", ""))
+
+
+def test_warnings_of_a_run_are_those_of_its_jobs(tmp_path: Path) -> None:
+    (tmp_path / ".loom").mkdir()
+    file = tmp_path / ".loom/workflow.yml"
+    job = "  stage: a\n  rules: [{if: $NONE}]\n  script: ['cd $OTHER || true']\n  variables: {V: $MISSING}\n"
+    file.write_text(f"version: v1\nstages: [a]\none:\n{job}two:\n{job}")
+    loaded = workflow.load(file, tmp_path)
+    every = [(one.line, one.code) for one in warnings(loaded, predefined=KNOWN_TO_PLANS)]
+    of_two = [(one.line, one.code) for one in of_run(loaded, ["two"], defined=KNOWN_TO_PLANS, default_shell=())]
+    assert {line for line, _ in every} == {5, 6, 7, 10, 11, 12}
+    assert of_two == [one for one in every if one[0] >= 8]

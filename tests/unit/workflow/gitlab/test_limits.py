@@ -56,6 +56,26 @@ REFUSED = {
     "job: {trigger: {include: a.yml, branch: x}}": "trigger: `include` and `branch` exclude each other",
     "job: {trigger: {include: [a.yml, b.yml, c.yml, d.yml]}}": "trigger:include: there are 4 files; GitLab allows at most 3",
     "job: {trigger: {include: [{artifact: a.yml}]}}": "trigger:include: job is missing beside `artifact`",
+    "job: {trigger: {include: [{project: a/b}]}}": "trigger:include: file is missing beside `project`; add it",
+    of_job(
+        "cache: {paths: [a], key: {files: [x], prefix: a/b}}"
+    ): "cache:key:prefix: a/b: GitLab refuses a key with a slash",
+    of_job(
+        "cache: {paths: [a], key: {files_commits: [a, b, c]}}"
+    ): "cache:key:files_commits: there are 3 paths; GitLab allows",
+    of_job(f"environment: {{name: {'e' * 256}}}"): "environment:name: it has more than 255 characters",
+    of_job(f"environment: {{name: x, url: {'u' * 256}}}"): "environment:url: it has more than 255 characters",
+    **{of_job(f"{key}: ['/(/']"): f"{key}: not a pattern: missing ) at position 1" for key in ("only", "except")},
+    **{of_job(f"{key}: {{refs: ['/(/']}}"): f"{key}:refs: not a pattern: missing ) at" for key in ("only", "except")},
+    of_job(
+        "rules: [{when: delayed, start_in: 8 days}]"
+    ): "rules:start_in: 8 days is longer than 168h, the most in GitLab",
+    of_job(
+        f"rules: [{{changes: {{paths: {MANY}}}}}]"
+    ): "rules:changes:paths: there are 51 patterns; GitLab allows at most 50",
+    of_job(f"rules: [{{exists: {MANY}}}]"): "rules:exists: there are 51 patterns; GitLab allows at most 50",
+    of_job("rules: [{changes: {compare_to: x}}]"): "rules:changes: paths or regexp is missing; add it",
+    of_job("rules: [{exists: {project: y}}]"): "rules:exists: paths or regexp is missing; add it",
     of_job("start_in: 1h"): "job: `start_in` counts only with `when: delayed`",
     of_job("when: delayed"): "job: `when: delayed` has no `start_in`; add it",
     of_job("when: delayed, start_in: 2 weeks"): "start_in: 2 weeks is longer than 168h, the most in GitLab",
