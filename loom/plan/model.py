@@ -161,6 +161,8 @@ class Network(Struct, frozen=True, kw_only=True):
 
     mode: str | None = None
     extra_hosts: Mapping[str, str] = field(default_factory=dict)
+    hostname: str | None = None
+    """The job's container's own; None for the engine's choice."""
 
 
 class Ready(Struct, frozen=True, kw_only=True):

@@ -132,7 +132,7 @@ HARMLESS: dict[type, frozenset[str]] = {
     model.Retry: frozenset({"max", "when", "exit_codes", "backoff_s"}),
     model.Ulimit: frozenset({"name", "soft", "hard"}),
     model.Resources: frozenset({"cpus", "memory", "pids", "shm_size", "ulimits", "tmpfs", "read_only", "places"}),
-    model.Network: frozenset(),
+    model.Network: frozenset({"hostname"}),
     model.Ready: frozenset({"tcp", "command", "http", "log", "interval_s", "timeout_s"}),
     model.Service: frozenset(
         {

@@ -26,7 +26,6 @@ _IGNORED = frozenset(
         "-t",
         "-i",
         "--name",
-        "--hostname",
         "--label",
         "--restart",
         "--pull",
@@ -43,6 +42,7 @@ class BadOption(ValueError):
 
 class ContainerOptions(Struct, kw_only=True):
     user: str | None = None
+    hostname: str | None = None
     entrypoint: tuple[str, ...] | None = None
     platform: str | None = None
     privileged: bool = False
@@ -130,6 +130,7 @@ def add_volume(found: ContainerOptions, value: str) -> None:
 
 _TAKEN: Mapping[str, Callable[[ContainerOptions, str], None]] = {
     "--user": lambda found, value: setattr(found, "user", value),
+    "--hostname": lambda found, value: setattr(found, "hostname", value),
     "--entrypoint": lambda found, value: setattr(found, "entrypoint", (value,) if value else ()),
     "--platform": lambda found, value: setattr(found, "platform", value),
     "--privileged": lambda found, value: setattr(found, "privileged", value == "true"),

@@ -90,7 +90,7 @@ class GitHubJobBuilder(builder.Refusals):
             timeout_s=self._timeout(candidate),
             step_timeout_s=config.step_timeout,
             resources=builder.limits(config, **options.resources),
-            network=p.Network(mode=config.network, extra_hosts=options.extra_hosts),
+            network=p.Network(mode=config.network, extra_hosts=options.extra_hosts, hostname=options.hostname),
             privileged=options.privileged,
             docker_socket=options.docker_socket,
             services=services,
@@ -322,7 +322,7 @@ class GitHubJobBuilder(builder.Refusals):
                 )
             yield p.Service(
                 name=name,
-                aliases=(name, *options.aliases),
+                aliases=(name, *options.aliases, *((options.hostname,) if options.hostname else ())),
                 image=p.Image(
                     name=self._image_name(candidate, node, image, f"services: {name}"),
                     pull=self.context.config.pull,

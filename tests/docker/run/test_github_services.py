@@ -56,19 +56,19 @@ def test_volumes_of_a_job_and_limits_of_a_service(project: Project) -> None:
         jobs:
           test:
             runs-on: ubuntu-latest
-            container: {image: "loom/base:latest", volumes: ["data:/data/x", /var/log, "/tmp/y:/y"]}
+            container: {image: "loom/base:latest", volumes: ["data:/data/x", /var/log, "/tmp/y:/y"], options: --hostname job.test}
             services:
               s:
                 image: loom/base:latest
                 command: sleep 100
                 volumes: ["of_s:/x"]
-                options: --tmpfs /t --shm-size 8m --health-cmd "grep -q ' /x ' /proc/mounts && grep -q ' /t tmpfs' /proc/mounts && df /dev/shm | grep -q ' 8192 '"
+                options: --hostname s.test --tmpfs /t --shm-size 8m --health-cmd "grep -q ' /x ' /proc/mounts && grep -q ' /t tmpfs' /proc/mounts && df /dev/shm | grep -q ' 8192 '"
             steps:
-              - run: "grep -c ' /data/x | /var/log | /y ' -E /proc/mounts; ls /var/log/apt >/dev/null; touch /data/x/a /y/b"
+              - run: "grep -c ' /data/x | /var/log | /y ' -E /proc/mounts; ls /var/log/apt >/dev/null; touch /data/x/a /y/b; uname -n; getent hosts s.test >/dev/null || echo none"
         """,
     )
     project.commit()
     ran = project.run()
     assert ran.code == 0, ran.out + ran.err
-    assert ran.output("test", "script/01") == ["3"]
+    assert ran.output("test", "script/01") == ["3", "job.test"]
     clean(project)

@@ -47,6 +47,7 @@ def create(
         entrypoint=[*((request.image.entrypoint if request.image else None) or ()), *driver.BOOT],
         environment=environment_of(request)[0],
         working_dir=request.project_dir,
+        hostname=request.network.hostname,
         user=request.image.user if request.image else None,
         stdin_open=True,
         stop_signal="SIGKILL",  # the driver ignores TERM, and a step's `kill 1` should not look like a stop

@@ -156,6 +156,7 @@ def specification(
             "tolerations": _tolerations(pool),
             "nodeSelector": {**_platform(request.image), **pool.node_selector},
             "hostAliases": _aliases(request, services),
+            **({"hostname": request.network.hostname} if request.network.hostname else {}),
             **({"hostNetwork": True} if request.network.mode == "host" else {}),
             **({"securityContext": {"seccompProfile": {"type": "RuntimeDefault"}}} if confined else {}),
             **_of_pool(pool),

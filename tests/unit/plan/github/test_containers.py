@@ -19,6 +19,7 @@ NO_DIRECTORY = "a container gets no directory of this machine; name a volume, or
         ("", {}),
         ("-u 1000:1000", {"user": "1000:1000"}),
         ("--user=me", {"user": "me"}),
+        ("-h a.b", {"hostname": "a.b"}),
         ("--entrypoint /run", {"entrypoint": ("/run",)}),
         ("--entrypoint ''", {"entrypoint": ()}),
         ("--platform linux/s390x", {"platform": "linux/s390x"}),
@@ -47,7 +48,7 @@ NO_DIRECTORY = "a container gets no directory of this machine; name a volume, or
         ),
         (
             (
-                "--init --rm --tty --interactive -t -i --no-healthcheck --name x -h h --restart no --pull always --stop-timeout 1"
+                "--init --rm --tty --interactive -t -i --no-healthcheck --name x --restart no --pull always --stop-timeout 1"
                 " --health-retries 3 --health-timeout 1s --health-start-period 1s --log-driver none --log-opt a=b --user u"
             ),
             {"user": "u"},
@@ -86,11 +87,11 @@ jobs:
   a: {runs-on: ubuntu-latest, outputs: {o: x}, steps: [{run: echo}]}
   x:
     runs-on: ubuntu-latest
-    container: {image: node, options: --platform linux/s390x -e A=option --add-host h:1.2.3.4 --privileged, env: {A: key}}
+    container: {image: node, options: --platform linux/s390x -e A=option --add-host h:1.2.3.4 --hostname me --privileged, env: {A: key}}
     services:
       s:
         image: redis
-        options: --platform linux/riscv64 --user 7 --network-alias other -e X=y --entrypoint /run --health-cmd ok --health-interval 1500ms
+        options: --platform linux/riscv64 --user 7 --network-alias other --hostname host -e X=y --entrypoint /run --health-cmd ok --health-interval 1500ms
         command: a 'b c'
         entrypoint: /not/this
         ports: [1:2]
@@ -109,10 +110,10 @@ jobs:
     assert job.image == image("node", "linux/s390x")
     assert job.late is not None
     assert job.late.env == {"W": "w", "A": "option"}
-    assert (job.privileged, job.network.extra_hosts) == (True, {"h": "1.2.3.4"})
+    assert (job.privileged, job.network.extra_hosts, job.network.hostname) == (True, {"h": "1.2.3.4"}, "me")
     first, second = job.services
     assert (first.image, second.image) == (image("redis", "linux/riscv64"), image("redis:7", "linux/arm64"))
-    assert (first.aliases, first.user, first.variables) == (("s", "other"), "7", {"X": "y"})
+    assert (first.aliases, first.user, first.variables) == (("s", "other", "host"), "7", {"X": "y"})
     assert (first.command, first.entrypoint, first.ready.interval_s) == (("a", "b c"), ("/run",), 1.5)
     assert (first.ports, job.services_at_localhost) == ((2,), False)
     assert (second.command, second.entrypoint, second.variables) == (None, ("/e", "f"), {"E": "w"})
