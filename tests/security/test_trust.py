@@ -131,7 +131,9 @@ HARMLESS: dict[type, frozenset[str]] = {
     model.AllowFailure: frozenset({"always", "exit_codes"}),
     model.Retry: frozenset({"max", "when", "exit_codes", "backoff_s"}),
     model.Ulimit: frozenset({"name", "soft", "hard"}),
-    model.Resources: frozenset({"cpus", "memory", "pids", "shm_size", "ulimits", "tmpfs", "read_only", "places"}),
+    model.Resources: frozenset(
+        {"cpus", "memory", "pids", "shm_size", "ulimits", "tmpfs", "volumes", "read_only", "places"}
+    ),
     model.Network: frozenset({"hostname"}),
     model.Ready: frozenset({"tcp", "command", "http", "log", "interval_s", "timeout_s"}),
     model.Service: frozenset(
@@ -147,6 +149,7 @@ HARMLESS: dict[type, frozenset[str]] = {
             "secrets",
             "once",
             "needed",
+            "resources",
             "ports",
             "place",
         }
