@@ -49,7 +49,7 @@ class LateJob(Struct, frozen=True, kw_only=True):
     outputs: Mapping[str, str] = field(default_factory=dict)
     continue_on_error: str = ""
     contexts: Mapping[str, Any] = field(default_factory=dict)
-    """`github`, `inputs`, `vars`, `matrix` and `strategy` as of the plan, as JSON has them; without secrets."""
+    """`github`, `inputs`, `vars`, `matrix`, `strategy`, `job` as of the plan, as JSON has them; without secrets."""
     needs: tuple[LateNeed, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict)
     """The names in `secrets`, each with the name of the job's Secret that has its value."""

@@ -297,7 +297,15 @@ def job_environment(
     late = {name: own.get(name, "") for name in KNOWN_AT_START - ATTEMPT} | dict(services)
     if job.image is None:
         late |= {name: own[name] for name in _DIRECTORIES}
-    return {**run, **own, **services, **{name: _replaced(value, late) for name, value in job.variables.items()}}
+    given = {name: _replaced(value, late) for name, value in job.variables.items()}
+    return {**_of_language(job, {**run, **own}), **services, **given}
+
+
+def _of_language(job: Job, values: Mapping[str, str]) -> Mapping[str, str]:
+    """Return loom's variables for a job: one of GitHub's has none of GitLab's, by which tools tell one from the other."""
+    if job.late is None:
+        return values
+    return {name: value for name, value in values.items() if not name.startswith(("CI_", "GITLAB_"))}
 
 
 def default_branch(remote_head: str, refs: Collection[str]) -> str | None:
@@ -388,7 +396,11 @@ def placed(
     """
     if job.late is not None:
         secrets = {}  # its steps get them by name
-    own = {**attempt, **{name: value.decode(errors="surrogateescape") for name, value in secrets.items()}, **paths}
+    own = {
+        **_of_language(job, attempt),
+        **{name: value.decode(errors="surrogateescape") for name, value in secrets.items()},
+        **paths,
+    }
     whole = {**environment, **concealed}
     given = {name: _replaced(whole.get(name, value), own) for name, value in job.variables.items()}
     added = {name: value for name, value in own.items() if name not in attempt or name not in given}

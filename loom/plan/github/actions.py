@@ -133,6 +133,8 @@ def described(file: YamlFile, action: Action) -> ActionFile:
     }
     more = {name: getattr(action, name) for name in action.__struct_fields__} | {"using": using}
     match using:
+        case "composite" if runs.get("steps") is None:
+            raise BadAction(f"{action.uses}: {file.name} has no `runs.steps`")
         case "composite":
             shared |= {
                 "outputs": {

@@ -32,7 +32,21 @@ from loom.workflow.github.expressions import (
 
 SUCCESS, FAILURE, CANCELLED, SKIPPED = "success", "failure", "cancelled", "skipped"
 _ARCHITECTURES = {"x86_64": "X64", "aarch64": "ARM64", "armv7l": "ARM"}
-_NO_VARIABLES = frozenset({"token", "event", "env", "path", "output", "state", "step_summary", "action_status"})
+_NO_VARIABLES = frozenset(
+    [
+        "token",
+        "event",
+        "env",
+        "path",
+        "output",
+        "state",
+        "step_summary",
+        "action_status",
+        "repositoryUrl",
+        "repository_visibility",
+        "secret_source",
+    ]
+)
 """Of the context `github`: what has no variable `GITHUB_*`, or one of another value."""
 _STRATEGY = {"fail-fast": True, "job-index": 0.0, "job-total": 1.0, "max-parallel": 1.0}
 
@@ -154,7 +168,7 @@ class LateState:
         given = dict(of_json(self._late.contexts))
         token = self._secrets.get("GITHUB_TOKEN", "")
         github = {"run_id": self._run_id, "run_number": "1", "run_attempt": "1", "retention_days": "90"}
-        github |= {key: value for key, value in (given.get("github") or {}).items() if value not in (None, "")}
+        github |= {key: value for key, value in (given.get("github") or {}).items() if value or key not in github}
         around = {"workspace": self.runtime.workspace, "event_path": self.runtime.event_path, "token": token}
         runner = {
             "os": "Linux",
@@ -174,7 +188,7 @@ class LateState:
             "github": {**github, **around},
             "needs": of_json(needs),
             "job": {
-                "container": {},
+                **(given.get("job") or {}),
                 "services": {
                     # Each port is the same at the service and where the job finds it.
                     service.name: {"ports": {str(port): str(port) for port in service.ports}}

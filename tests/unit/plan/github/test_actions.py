@@ -135,6 +135,7 @@ def test_every_key_of_the_file_is_read(tmp_path: Path) -> None:
         ("runs: {main: x}", "./a: runs.using is missing; known are composite, docker, node20, node24"),
         ("runs: {using: ruby}", "./a: runs.using is ruby; known are composite, docker, node20, node24"),
         ("runs: {using: node20}", "./a: a/action.yml has no `runs.main`, the file that Node runs"),
+        ("runs: {using: composite}", "./a: a/action.yml has no `runs.steps`"),
         ("runs: [", "./a: a/action.yml:1:"),
     ],
 )

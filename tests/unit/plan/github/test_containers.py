@@ -110,6 +110,9 @@ jobs:
     assert job.image == image("node", "linux/s390x")
     assert job.late is not None
     assert job.late.env == {"W": "w", "A": "option"}
+    without = plan.job("a").late
+    assert without is not None
+    assert (job.late.contexts["job"], without.contexts.get("job")) == ({"container": {}}, None)
     assert (job.privileged, job.network.extra_hosts, job.network.hostname) == (True, {"h": "1.2.3.4"}, "me")
     first, second = job.services
     assert (first.image, second.image) == (image("redis", "linux/riscv64"), image("redis:7", "linux/arm64"))

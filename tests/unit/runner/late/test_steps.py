@@ -394,6 +394,11 @@ def test_ports_of_services_are_in_the_context_of_the_job() -> None:
     state = LateState(one, runtime("/w", "", ("bash",), ""), needs={}, secrets={}, run_id="1")
     text = "${{ job.services.redis.ports[6379] }} ${{ job.services.redis.ports['6379'] }} ${{ job.services.none.ports[1] }}"
     assert state.text(text, LateStep(kind="run")) == "6379 6379 "
+    assert one.late is not None
+    boxed = replace(one, late=replace(one.late, contexts={"job": {"container": {}}}))
+    state = LateState(boxed, runtime("/w", "", ("bash",), ""), needs={}, secrets={}, run_id="1")
+    text = "${{ job.container && 1 }} ${{ job.services.redis.ports[6379] }}"
+    assert state.text(text, LateStep(kind="run")) == "1 6379"
 
 
 def test_a_problem_matcher_that_takes_too_long_is_left_out(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
