@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from loom.snapshot.edits import changed_since, is_untouched
     from loom.snapshot.explanation import Explanation, Rule, explain, ignore_rule
     from loom.snapshot.identity import identity_of
-    from loom.snapshot.lock import is_occupied, occupied
+    from loom.snapshot.lock import alone_in, is_occupied, occupied
     from loom.snapshot.manifest import manifest_bytes, read_manifest
     from loom.snapshot.merge import Applied, Content, Merge, content_at
     from loom.snapshot.objects import facts_of_commit, first_hunks
@@ -44,7 +44,7 @@ else:
             "explanation": "Explanation Rule explain ignore_rule",
             "identity": "identity_of",
             "manifest": "manifest_bytes read_manifest",
-            "lock": "is_occupied occupied",
+            "lock": "alone_in is_occupied occupied",
             "objects": "facts_of_commit first_hunks",
             "removal": "Removal is_workspace remains remove",
             "renewal": "KnownFiles",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -33,10 +34,10 @@ _MOST_NAMED = 5
 class Cleaned(Struct, frozen=True, kw_only=True):
     """One thing that `loom clean` removes, or a kept container that stays."""
 
-    kind: Literal["run", "workspace", "container", "artifacts"]
+    kind: Literal["run", "workspace", "container", "artifacts", "checkout"]
     """A run goes with its record and workspaces; of the other kinds the record stays."""
     name: str
-    """The run's id, the path of the workspace, the container's name, or the job whose artifacts have expired."""
+    """The run's id, the path of the workspace or checkout, the container's name, or the job whose artifacts have expired."""
     run_ids: list[str] = field(default_factory=list)
     """The runs that used it, the newest one last; empty for workspaces of `loom snapshot`."""
     job_id: str | None = None
@@ -175,7 +176,8 @@ class _Cleaning:
         items = [one for entry in staying for one in _expired(entry, time.time())] + runs
         if everywhere:
             items += self._without_record(before_ns)
-        return items + (self._beyond(items, root) if by_limits else [])
+        items += self._beyond(items, root) if by_limits else []
+        return items + list(self._checkouts(items))
 
     def _cutoff(self, older_than: str | None) -> int:
         """Return the time before which runs that may go began. RequestError for an invalid duration.
@@ -238,6 +240,17 @@ class _Cleaning:
         going = [one for one in found if one.goes is not None and one.name not in paths]
         return [_cleaned(one) for one in (*containers, *going)]
 
+    def _checkouts(self, known: Sequence[Cleaned]) -> Iterator[Cleaned]:
+        """Find checkouts of loom's own of whose runs only records are left."""
+        gone = {path for item in known if item.kind == "run" or item.reason for path in (item.name, *item.workspaces)}
+        left = [*retention.workspaces(self._store), *self._containers.values()]
+        needed = [Path(os.path.realpath(one.repo_root)) for one in left if one.name not in gone]
+        for path in retention.own_checkouts(self._here.config):
+            there = Path(os.path.realpath(path))
+            if not any(root.is_relative_to(there) for root in needed) and not self._records.occupied(path):
+                why = "a checkout of loom's own, of whose runs only records are left"
+                yield Cleaned(kind="checkout", name=str(path), bytes=allocated(path), reason=why)
+
     def not_ours(self) -> Iterator[str]:
         """Find directories named like workspaces that no loom with this state directory created."""
         for path in sorted(self._here.config.tmp_dir.glob(f"{RUN_PREFIX}*")):
@@ -248,7 +261,12 @@ class _Cleaning:
 
     def removed(self, item: Cleaned) -> Cleaned:
         """Remove it; return it with the problems, if there are any."""
-        remove = {"run": self._remove_run, "workspace": self._remove_workspace, "container": self._remove_container}
+        remove = {
+            "run": self._remove_run,
+            "workspace": self._remove_workspace,
+            "container": self._remove_container,
+            "checkout": _remove_checkout,
+        }
         if item.kind == "container" and item.reason is None:
             return item
         try:
@@ -296,6 +314,17 @@ class _Cleaning:
                 self._store.claims.forget(workspace)
             problems += listed((f"{path}: {why}" for path, why in removal.remaining), _MOST_NAMED)
         return problems
+
+
+def _remove_checkout(item: Cleaned) -> list[str]:
+    with snapshot.alone_in(Path(item.name)) as alone:
+        if not alone:
+            return [f"{item.name} is in use"]
+        try:
+            shutil.rmtree(item.name)
+        except OSError as error:
+            return [f"{error.filename}: {error.strerror}"]
+    return []
 
 
 def _cleaned(one: Left) -> Cleaned:

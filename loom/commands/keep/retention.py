@@ -6,7 +6,8 @@
 | of the checkout's last `keep_workspaces` runs with a kept job | stays | goes, the oldest first |
 | anything else | goes | goes, the oldest first |
 
-A kept container whose time is over (`keep_for`), and files beside a removed workspace, go by themselves.
+A kept container whose time is over (`keep_for`), files beside a removed workspace, and a checkout of loom's own (`reproduce`,
+`replay`) of whose runs neither a workspace nor a container is left, go by themselves.
 """
 
 from __future__ import annotations
@@ -198,6 +199,11 @@ def forget_gone(store: Store) -> None:
     for claim in store.claims.all():
         if not remains(claim.path):
             store.claims.forget(claim.path)
+
+
+def own_checkouts(config: Config) -> list[Path]:
+    """Return the folders with the checkouts that `reproduce` and `replay` made."""
+    return sorted(path for kind in ("reproductions", "replays") for path in (config.cache_dir / kind).glob("*"))
 
 
 def is_kept(entry: RunEntry) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
@@ -22,9 +23,18 @@ from loom.record.event_files import read_events
 from loom.record.events import OutputEvent
 from loom.record.reader import Reading, whole_lines
 from loom.render.output import print_json
+from loom.snapshot import occupied
 from loom.util.controls import visible
+from loom.util.private import make_private
 
+_HELD = ExitStack()
 _STEPS = ("before_script/", "script/")
+
+
+def hold(folder: Path) -> None:
+    """Make a folder, if it is not there, and keep `loom clean` from it until this process ends."""
+    make_private(folder)
+    _HELD.enter_context(occupied(folder))
 
 
 def pinned_job(

@@ -29,7 +29,7 @@ from loom.commands import project
 from loom.commands.keep import trusting
 from loom.commands.run import preparing
 from loom.commands.run import run as running
-from loom.commands.run.elsewhere import blocks_of_run, ending_of, pinned_job, tell
+from loom.commands.run.elsewhere import blocks_of_run, ending_of, hold, pinned_job, tell
 from loom.commands.run.preparing import Options, Prepared
 from loom.commands.screen import progress_line
 from loom.errors import LoomError, RecordError, RequestError
@@ -43,7 +43,6 @@ from loom.runner.request import Brought
 from loom.snapshot import git
 from loom.util.controls import shown
 from loom.util.paths import climbs_out
-from loom.util.private import make_private
 from loom.util.untrusted_files import read_regular
 
 MOST_BYTES = 8 << 30
@@ -136,10 +135,11 @@ def _consent(file: Path, there: Reading, *, trust: bool) -> None:
 def _lay_out(found: UnpackedBundle, folder: Path, near: Path, file: Path) -> None:
     """Make `tree`, a repository with HEAD and files as they were, and `actions`. RequestError where commits are missing."""
     manifest, directory = found.manifest, folder / "tree"
-    make_private(folder.parent)
-    if folder.exists():
-        shutil.rmtree(folder)
-    directory.mkdir(mode=0o700, parents=True)
+    hold(folder)
+    for path in (directory, folder / ACTIONS):
+        if path.exists():
+            shutil.rmtree(path)
+    directory.mkdir(mode=0o700)
     if (found.folder / ACTIONS).is_dir():
         shutil.move(found.folder / ACTIONS, folder / ACTIONS)
     try:

@@ -34,7 +34,7 @@ from loom.commands.record import remote
 from loom.commands.record.remote import Remote
 from loom.commands.run import run as running
 from loom.commands.run.checkout import git, origin_of
-from loom.commands.run.elsewhere import blocks_of_run, ending_of, pinned_job, tell
+from loom.commands.run.elsewhere import blocks_of_run, ending_of, hold, pinned_job, tell
 from loom.commands.run.fetched_checkout import fetch_checkout
 from loom.commands.run.preparing import Options, Prepared, prepare
 from loom.commands.screen import progress_line
@@ -141,6 +141,7 @@ class _Reproducing:
         self._given_outputs = {(one[1], one[2]): one[3] for _, one in given_outputs if one is not None}
         var = [text for text, one in given_outputs if one is None]
         self._differs += [Pair(name=f"variable {text.partition('=')[0]}", a=None, b="given by --var") for text in var]
+        hold(self._directory)
         self._fetch(pipeline)
         os.chdir(self._directory / "tree")
         given = Options.of(

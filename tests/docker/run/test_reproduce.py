@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from loom.snapshot import occupied
 from tests.docker.run.test_github_actions import REAL, SHARED
 from tests.support.ci_server import Reply, Stub, gitlab_job, gitlab_project, serving
 from tests.support.loom_process import run_loom
@@ -127,6 +128,21 @@ def test_same_failure_here(case: Case) -> None:
     assert receipt["extent"]["ran"] == ["unit"]
     kept = [path for path in Path(case.environ["HOME"]).rglob("*") if path.is_file()]
     assert not any(MASKED.encode() in path.read_bytes() or TOKEN.encode() in path.read_bytes() for path in kept)
+
+
+def test_checkout_goes_with_the_last_workspace_of_its_runs(case: Case) -> None:
+    found = case.reproduce()
+    folder = next(Path(case.environ["HOME"], ".cache/loom/reproductions").iterdir())
+
+    def cleaned(*words: str) -> list[str]:
+        done = run_loom(("clean", "--json", *words), cwd=case.checkout, environ=case.environ)
+        return [each["name"] for each in json.loads(done.stdout)["items"] if each["removed"]]
+
+    assert (cleaned(), folder.exists()) == ([], True)
+    with occupied(folder):
+        assert found["run_id"] in cleaned("--all", "--keep-last", "0")
+    assert folder.exists()
+    assert (cleaned(), folder.exists()) == ([str(folder)], False)
 
 
 def test_passes_here_and_the_logs_part(case: Case) -> None:
