@@ -12,17 +12,25 @@ from loom import snapshot
 from loom.cancel import Cancel
 from loom.commands.keep.trusting import discover
 from loom.commands.project import Here
-from loom.errors import LoomError, SnapshotError
+from loom.errors import LoomError, RequestError, SnapshotError
 from loom.snapshot import git, repository
 from loom.util.paths import new_workspace, run_of_workspace
 
 
 def taken_again(
-    here: Here, wanted: str, places: Iterable[tuple[Path, str]], workspace: Path, cancel: Cancel
-) -> tuple[Mapping[str, object] | None, list[str]]:
-    """Fill the new directory `workspace` with the tree `wanted`; return the snapshot's facts, or the reasons against each place.
+    here: Here,
+    run_id: str,
+    wanted: str,
+    places: Iterable[tuple[Path, str]],
+    workspace: Path,
+    cancel: Cancel,
+    *,
+    hint: str | None = None,
+) -> Mapping[str, object]:
+    """Fill the new directory `workspace` with the tree `wanted` of a run, and return the snapshot's facts.
 
-    `places`: directories with their names for people; the first one is the checkout.
+    `places`: directories with their names for people; the first one is the checkout. RequestError, with the hint and the
+    reasons against each, where none has it.
     """
     reasons: list[str] = []
     places = list(places)
@@ -41,10 +49,14 @@ def taken_again(
             reasons.append(f"{name}: {error.message}")
             continue
         if taken.tree_sha == wanted:
-            return {**taken.document(), "source_root": str(checkout)}, reasons
+            return {**taken.document(), "source_root": str(checkout)}
         snapshot.remove(workspace)
         reasons.append(f"{name} has changed since (tree {taken.tree_sha[:12]})")
-    return None, reasons
+    raise RequestError(
+        f"the snapshot of run {run_id} (tree {wanted[:12]}) can't be made again: {'; '.join(reasons)}",
+        hint=hint,
+        code="SNAPSHOT_GONE",
+    )
 
 
 @contextmanager

@@ -453,15 +453,9 @@ def snapshot_again(here: Here, past: PastRun, workspace: Path) -> Mapping[str, o
         )
     cancel = Cancel()
     places = ((past.repo_root, "the checkout"), (past.workspace, "that run's workspace"))
+    hint = f"run it on what is there now: loom rerun {past.run_id} --fresh"
     with signals(cancel):
-        document, reasons = taken_again(here, wanted, places, workspace, cancel)
-    if document is not None:
-        return document
-    raise RequestError(
-        f"the snapshot of run {past.run_id} (tree {wanted[:12]}) can't be made again: {'; '.join(reasons)}",
-        hint=f"run on what is there now: loom rerun {past.run_id} --fresh",
-        code="SNAPSHOT_GONE",
-    )
+        return taken_again(here, past.run_id, wanted, places, workspace, cancel, hint=hint)
 
 
 def _fresh(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:

@@ -126,13 +126,7 @@ def _tree(here: Here, reading: Reading, head: str, tree: str, cancel: Cancel) ->
         (here.root, "the checkout"),
         *((Path(each), "the run's workspace") for each in reading.entry.workspaces[:1]),
     ]
-    document, reasons = taken_again(here, tree, there, workspace, cancel)
-    if document is None:
-        raise RequestError(
-            f"the files of run {reading.run_id} can't be had any more: {'; '.join(reasons)}",
-            hint="run it again, and bundle that run",
-            code="BUNDLE_TREE",
-        )
+    taken_again(here, reading.run_id, tree, there, workspace, cancel, hint="run it again, and bundle that run")
     try:
         yield workspace
     finally:

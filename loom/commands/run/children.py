@@ -121,12 +121,7 @@ class ChildRuns:
         workspace = new_workspace(here.config.tmp_dir, run_id)
         places = ((source.root, "the checkout"), (child.workspace, "the parent's workspace"))
         with _PREPARING:
-            document, reasons = taken_again(here, child.tree_sha, places, workspace, cancel)
-        if document is None:
-            raise RequestError(
-                f"the snapshot of run {child.run_id} can't be made again for {child.job.id}: {'; '.join(reasons)}",
-                code="SNAPSHOT_GONE",
-            )
+            document = taken_again(here, child.run_id, child.tree_sha, places, workspace, cancel)
         selection = {"names": (), "stage": (), "from_job": None, "only_failed": False, "matrix": ()}
         options = replace(self._options, **selection, parent_run_id=child.run_id)
         prepared = Prepared(
