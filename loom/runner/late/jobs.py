@@ -129,17 +129,17 @@ class LateJobs:
 
     def _started(self, job: Job, late: LateJob, contexts: Mapping[str, Value], needs: Mapping[str, Any]) -> Start:
         if late.continue_on_error:
-            value = filled(late.continue_on_error, contexts, {})
+            value = filled(late.continue_on_error, contexts)
             job = replace(job, allow_failure=AllowFailure(always=truth(value) and value != "false"))
         if late.runs_on and job.image is not None:
-            value = filled(late.runs_on, contexts, {})
+            value = filled(late.runs_on, contexts)
             labels = [text_of(one).lower() for one in (value if isinstance(value, list) else [value])]
             if (found := refused(labels, self._images)) is not None:
                 return Start(job=job, needs=needs, status=Status.SKIPPED, reason=found[0])
             image = next((self._images[label] for label in labels if label in self._images), job.image.name)
             job = replace(job, image=replace(job.image, name=image))
         if late.image:
-            name = text_of(filled(late.image, contexts, {})).removeprefix("docker://")
+            name = text_of(filled(late.image, contexts)).removeprefix("docker://")
             job = replace(job, image=replace(job.image or Image(), name=name))
         return Start(job=job, needs=needs)
 
@@ -237,7 +237,7 @@ class LateJobs:
         if reason := self._skips(caller.condition, contexts, caller.needs):
             return reason
         return {
-            name: filled(value, contexts, {}) if isinstance(value, str) else of_json(value)
+            name: filled(value, contexts) if isinstance(value, str) else of_json(value)
             for name, value in caller.inputs.items()
         }
 
@@ -305,7 +305,7 @@ class LateJobs:
     def _outputs(self, need: LateNeed) -> dict[str, str]:
         if need.outputs or need.inside:
             contexts = {**self._contexts(need.contexts, {}, {}), "jobs": of_json(self._needs(need.inside))}
-            return {name: text_of(filled(text, contexts, {})) for name, text in need.outputs.items()}
+            return {name: text_of(filled(text, contexts)) for name, text in need.outputs.items()}
         found: dict[str, str] = {}
         for job_id in need.jobs:
             given = self._results[job_id].outputs if job_id in self._results else {}
@@ -323,7 +323,7 @@ def _result_of(result: JobResult) -> str:
 def _deep(value: Any, contexts: Mapping[str, Value]) -> Any:
     """Evaluate every text of a value as JSON has it: a list for an element stands for its elements, `insert` for a mapping's."""
     if isinstance(value, str):
-        return filled(value, contexts, {})
+        return filled(value, contexts)
     if isinstance(value, Mapping):
         found: dict[str, Value] = {}
         for key, one in value.items():
@@ -331,7 +331,7 @@ def _deep(value: Any, contexts: Mapping[str, Value]) -> Any:
             if _INSERT.fullmatch(key) and isinstance(inside, Mapping):
                 found |= inside
             else:
-                found[text_of(filled(key, contexts, {}))] = inside
+                found[text_of(filled(key, contexts))] = inside
         return found
     if not isinstance(value, list | tuple):
         return of_json(value)

@@ -8,9 +8,26 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 import yaml
+from msgspec.structs import replace
 
-from loom.plan.variables import SOURCES, HeadCommit, Message, User, default_branch, for_run, remote_sha
+from loom.plan.model import Image, Job
+from loom.plan.variables import (
+    SOURCES,
+    HeadCommit,
+    Message,
+    User,
+    default_branch,
+    for_job,
+    for_run,
+    job_environment,
+    of_attempt,
+    of_status,
+    remote_sha,
+)
+from loom.status import Status
+from loom.util.units import machine
 
 BESIDE = Path(__file__).with_name("run_variables.yml")
 MESSAGE = Message(
@@ -63,3 +80,78 @@ def test_the_commit_of_the_branch_at_origin() -> None:
     assert remote_sha("a" * 40, "https://h/a") == "a" * 40
     assert remote_sha(None, "https://h/a") == "0" * 40
     assert remote_sha(None, None) is None
+
+
+JOB = Job(
+    id="unit.1",
+    name="Unit 1",
+    stage="test",
+    provider="docker:far",
+    image=Image(name="i"),
+    timeout_s=90.4,
+    variables={"A": "$CI_JOB_IMAGE at $REDIS", "B": "$$", "C": "$CI_JOB_TOKEN-$CI_JOB_STARTED_AT"},
+    steps=(),
+)
+OF_JOB = {
+    "LOOM_JOB_NAME": "Unit 1",
+    "LOOM_JOB_ID": "unit.1",
+    "LOOM_JOB_STAGE": "test",
+    "LOOM_JOB_TARGET": "linux",
+    "LOOM_JOB_IMAGE": "i@sha256:1",
+    "LOOM_PROVIDER": "docker",
+    "LOOM_PROJECT_DIR": "/builds/p",
+    "CI_JOB_ID": "unit.1",
+    "CI_CONCURRENT_ID": "0",
+    "CI_CONCURRENT_PROJECT_ID": "0",
+    "CI_PROJECT_DIR": "/builds/p",
+    "CI_BUILDS_DIR": "/builds",
+    "CI_JOB_NAME": "Unit 1",
+    "CI_JOB_NAME_SLUG": "unit-1",
+    "CI_JOB_STAGE": "test",
+    "CI_JOB_STATUS": "running",
+    "CI_JOB_IMAGE": "i@sha256:1",
+    "CI_JOB_TIMEOUT": "90",
+    "CI_RUNNER_EXECUTABLE_ARCH": machine(),
+    "CI_DISPOSABLE_ENVIRONMENT": "true",
+}
+
+
+def test_the_variables_of_a_job_are_those_of_the_run_its_own_and_the_plans() -> None:
+    asked = {"project_dir": "/builds/p", "image_name": "i@sha256:1"}
+    assert for_job(JOB, **asked) == OF_JOB
+    found = job_environment(JOB, {"CI": "true", "CI_JOB_NAME": "of the run"}, **asked, services={"REDIS": "redis:6379"})
+    plans = {"A": "i@sha256:1 at redis:6379", "B": "$$", "C": "$CI_JOB_TOKEN-$CI_JOB_STARTED_AT"}
+    assert found == {"CI": "true", **OF_JOB, "REDIS": "redis:6379", **plans}
+
+
+def test_some_variables_of_a_job_are_there_only_sometimes() -> None:
+    here = replace(JOB, image=None, timeout_s=None, when="manual", provider="host")
+    found = for_job(here, project_dir="/w", image_name="", project_url="https://h/p")
+    assert {name: found.get(name) for name in ("CI_JOB_URL", "CI_JOB_MANUAL", "CI_SHARED_ENVIRONMENT")} == {
+        "CI_JOB_URL": "https://h/p/-/jobs/unit.1",
+        "CI_JOB_MANUAL": "true",
+        "CI_SHARED_ENVIRONMENT": "true",
+    }
+    assert not {"CI_JOB_TIMEOUT", "CI_DISPOSABLE_ENVIRONMENT"} & found.keys()
+    assert (found["CI_BUILDS_DIR"], found["LOOM_PROVIDER"]) == ("/", "host")
+
+
+@pytest.mark.parametrize(
+    ("status", "loom", "gitlab"),
+    [
+        ("success", "success", "success"),
+        ("canceled", "canceled", "canceled"),
+        ("timed_out", "timed_out", "failed"),
+        ("error", "error", "failed"),
+    ],
+)
+def test_after_script_knows_how_the_job_ended(status: str, loom: str, gitlab: str) -> None:
+    assert of_status(Status(status)) == {"LOOM_JOB_STATUS": loom, "CI_JOB_STATUS": gitlab}
+
+
+def test_an_attempt_has_its_number_and_its_time() -> None:
+    assert of_attempt(2, 1_700_000_000_999_999_999) == {
+        "CI_JOB_STARTED_AT": "2023-11-14T22:13:20Z",
+        "CI_JOB_STARTED_AT_SLUG": "2023-11-14t22-13-20z",
+        "CI_JOB_RETRY_COUNT": "1",
+    }

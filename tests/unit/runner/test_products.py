@@ -421,3 +421,10 @@ def test_failing_tests_are_named_up_to_a_number_and_all_are_counted() -> None:
     assert (totals["tests"], totals["failures"], totals["skipped"], totals["reports"]) == (60, 50, 2, 2)
     assert (len(named), named[-1]["name"]) == (20, "t19")
     assert len(totals["problems"]) == 20
+
+
+@pytest.mark.parametrize("more", ["", "needs: [a, b]"])
+def test_of_a_file_that_several_jobs_leave_the_last_jobs_wins(make: Make, more: str) -> None:
+    jobs = "".join(f"{name}: {{stage: x, script: ['echo {name} >f'], artifacts: {{paths: [f]}}}}\n" for name in "ba")
+    ran = make(f"stages: [x, y]\n{jobs}c: {{stage: y, {f'{more}, ' if more else ''}script: [cat f]}}\n").run()
+    assert ran.lines("c") == ["a"]
