@@ -17,7 +17,7 @@ from loom.plan.model import Job, Plan
 from loom.storage.selection import PathSelection
 
 
-class Surroundings(Struct, frozen=True, kw_only=True):
+class Circumstances(Struct, frozen=True, kw_only=True):
     """What is known beside the two logs."""
 
     checkout: Path
@@ -92,7 +92,7 @@ def reasons(
     here: Diagnosis | None,
     parting: LogParting | None,
     differs: Sequence[Pair],
-    known: Surroundings,
+    known: Circumstances,
 ) -> list[Reason]:
     """Return the likely reasons, those with evidence in the logs first; each kind once.
 
@@ -110,7 +110,7 @@ def _found(
     here: Diagnosis | None,
     parting: LogParting | None,
     differs: Sequence[Pair],
-    known: Surroundings,
+    known: Circumstances,
 ) -> Iterator[tuple[ReasonKind, str]]:
     sides = [side for side in (there, here) if side is not None and side.failed]
     yield from _files(there, sides, known)
@@ -141,7 +141,7 @@ def _found(
         yield from _of_differences(differs, [command, *(side.command or "" for side in sides)], known)
 
 
-def _texts(known: Surroundings) -> dict[ReasonKind, str]:
+def _texts(known: Circumstances) -> dict[ReasonKind, str]:
     depth = f"of the last {known.depth} commits" if known.depth not in ("", "0") else "as the server made it"
     zone = known.job.variables.get("TZ")
     return {
@@ -152,7 +152,7 @@ def _texts(known: Surroundings) -> dict[ReasonKind, str]:
     }
 
 
-def _files(there: Diagnosis, sides: Sequence[Diagnosis], known: Surroundings) -> Iterator[tuple[ReasonKind, str]]:
+def _files(there: Diagnosis, sides: Sequence[Diagnosis], known: Circumstances) -> Iterator[tuple[ReasonKind, str]]:
     """Explain a missing file: by the user's checkout, or by the job that makes it."""
     for cause in there.causes:
         if cause.code == "ignored_file":
@@ -168,7 +168,7 @@ def _files(there: Diagnosis, sides: Sequence[Diagnosis], known: Surroundings) ->
             yield "ignored-file", f"{path} is in your checkout, but not in the commit: the server's clone lacks it"
 
 
-def _makers(known: Surroundings, paths: Sequence[str]) -> dict[str, tuple[str, bool]]:
+def _makers(known: Circumstances, paths: Sequence[str]) -> dict[str, tuple[str, bool]]:
     """Return the job of which each path is an artifact, and whether the job at hand takes it."""
     if not paths or (plan := known.plan()) is None:
         return {}
@@ -192,7 +192,7 @@ def _taken(job: Job, plan: Plan) -> set[str]:
 
 
 def _variable(
-    line: str, command: str, differs: Sequence[Pair], known: Surroundings
+    line: str, command: str, differs: Sequence[Pair], known: Circumstances
 ) -> Iterator[tuple[ReasonKind, str]]:
     """Name a variable that the line misses, or that the command reads and one side does not have."""
     absent = {pair.name.removeprefix("variable ") for pair in differs if pair.name.startswith("variable ")}
@@ -222,7 +222,7 @@ def _of_parting(
 
 
 def _of_differences(
-    differs: Sequence[Pair], commands: Sequence[str], known: Surroundings
+    differs: Sequence[Pair], commands: Sequence[str], known: Circumstances
 ) -> Iterator[tuple[ReasonKind, str]]:
     for pair in differs:
         if pair.name == "image":

@@ -41,7 +41,7 @@ def screen_parts(
     return look, write
 
 
-class Progress:
+class MaskedProgress:
     """Masked output of loom's own work on standard error: standard output belongs to the result."""
 
     def __init__(self, secrets: Mapping[str, bytes] | None = None, *, quiet: bool = False) -> None:

@@ -22,7 +22,7 @@ from loom.commands.keep import trusting
 from loom.commands.project import Here
 from loom.commands.record.naming import run_or_job
 from loom.commands.run import wiring
-from loom.commands.screen import Progress
+from loom.commands.screen import MaskedProgress
 from loom.errors import RequestError
 from loom.plan import variables
 from loom.plan.model import MountMode, Plan, Step
@@ -187,7 +187,7 @@ def _found(here: Here, job: PastJob, step: Step, found: KeptPlace, *, as_root: b
 def _fresh(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cancel) -> Iterator[EnteredJob]:
     with ExitStack() as stack:
         opener, image, about = _opener(here, job, step, stack, cancel)
-        progress = Progress()
+        progress = MaskedProgress()
         handover = Handover(
             job.run.planned.plan,
             archive_of=job.run.archive_of,

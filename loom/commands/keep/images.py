@@ -22,7 +22,7 @@ from loom.commands.keep import trusting
 from loom.commands.project import Here
 from loom.commands.run import contexts, planning
 from loom.commands.run.github_sources import lock_actions
-from loom.commands.screen import Progress
+from loom.commands.screen import MaskedProgress
 from loom.errors import RequestError
 from loom.images.reference import parse_reference, short
 from loom.plan.image_lock import LOCK_PATH, ImageLock, ImageUse, images_of, load_lock, save_lock, shown
@@ -56,7 +56,7 @@ def pull(names: list[str] | None, *, frozen: bool | None, as_json: bool, workflo
     with _context(workflow, names, frozen=frozen) as context:
         inventory = context.inventory()
         wanted = [named for named in inventory.named() if named.pull != "never"]
-        progress = Progress(quiet=as_json)
+        progress = MaskedProgress(quiet=as_json)
         images = [inventory.pull(named, on_output=progress, cancel=context.cancel) for named in wanted]
         _report(images, as_json)
 
@@ -70,7 +70,7 @@ def build(names: list[str] | None, *, frozen: bool | None, as_json: bool, workfl
             values = context.secrets_of(wanted)
             with context.snapshot() as workspace:
                 for use, secrets in zip(wanted, values, strict=True):
-                    on_output = Progress(secrets, quiet=as_json)
+                    on_output = MaskedProgress(secrets, quiet=as_json)
                     images.append(
                         context.images.resolve(
                             use.image, workspace=workspace, on_output=on_output, cancel=context.cancel, secrets=secrets

@@ -24,7 +24,7 @@ from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.diff import Pair
 from loom.analysis.evidence import recorded_diagnosis
 from loom.analysis.given_outputs import outputs_in_log, used_outputs
-from loom.analysis.reasons import Surroundings, reasons
+from loom.analysis.reasons import Circumstances, reasons
 from loom.analysis.server_log import LogFacts, LogReader, ServerLog, diagnosis_of_log
 from loom.analysis.verdict import Block, Reproduction, parting_of, verdict
 from loom.commands import project
@@ -403,7 +403,7 @@ class _Reproducing:
         kind, text = verdict(there, here, parting)
         facts = self._log.facts
         differs = [*self._differs, *_differences(facts, self._job, manifest, with_cache=with_cache)]
-        known = Surroundings(
+        known = Circumstances(
             checkout=self._here.root,
             tree=self._directory / "tree",
             plan=lambda: _whole(given),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loom.analysis.diff import Pair
-from loom.analysis.reasons import Surroundings, reasons
+from loom.analysis.reasons import Circumstances, reasons
 from loom.analysis.server_log import diagnosis_of_log, read_log
 from loom.analysis.verdict import Block, parting_of
 from loom.plan.model import Artifacts, Job, Need, Plan
@@ -38,7 +38,7 @@ def told(
 
     trace = gitlab(there, f"exit code {code}")
     diagnosis = diagnosis_of_log(read_log([trace.encode()]), "log", root=checkout)
-    known = Surroundings(
+    known = Circumstances(
         checkout=checkout,
         tree=checkout / "tree",
         plan=lambda: Plan(workflow_path=".gitlab-ci.yml", stages=("build", "test"), jobs=(BUILD, job)),
