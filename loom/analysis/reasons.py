@@ -15,6 +15,7 @@ from loom.analysis.named_files import missing_paths
 from loom.analysis.verdict import LogParting, Reason, ReasonKind
 from loom.plan.model import Job, Plan
 from loom.storage.selection import PathSelection
+from loom.util.units import counted
 
 
 class Circumstances(Struct, frozen=True, kw_only=True):
@@ -142,7 +143,7 @@ def _found(
 
 
 def _texts(known: Circumstances) -> dict[ReasonKind, str]:
-    depth = f"of the last {known.depth} commits" if known.depth not in ("", "0") else "as the server made it"
+    depth = f"of the last {counted(int(known.depth), 'commit')}" if known.depth.strip("0") else "as the server made it"
     zone = known.job.variables.get("TZ")
     return {
         "history": f"the job has a clone {depth}, without what lies outside (GIT_DEPTH, fetch-depth; tags)",
@@ -204,7 +205,7 @@ def _variable(
                 f"{name} {protected if name in known.withheld else 'is read, and is not as on the server'}",
             )
     if (found := _NAME.search(line)) is not None and (name := found["name"] or found["key"] or ""):
-        own = ", but your shell has it: it does not pass it on" if name in os.environ else ""
+        own = ", but your shell has it, which no job sees" if name in os.environ else ""
         yield "variable", f"the job has no variable {name}{own}"
 
 

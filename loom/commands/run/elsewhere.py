@@ -92,12 +92,12 @@ def _quiet(_stream: str, _data: bytes) -> None:
 
 
 def ending_of(diagnosis: Diagnosis | None, status: str, *, by_step: bool = False) -> JobEnding:
-    """`by_step`: the server's log names steps, not their commands."""
+    """`by_step`: the server's log names the entries of the script, not the commands inside."""
     ended = diagnosis.ended_by.command if diagnosis is not None and diagnosis.ended_by is not None else None
     command = (None if by_step else ended) or (diagnosis.command if diagnosis is not None else None)
     first = command.strip().splitlines()[0] if command and command.strip() else None
     telling = diagnosis.telling_line if diagnosis is not None else None
-    silent = telling is not None and first is not None and telling.startswith(f"`{first}")
+    silent = telling is not None and any(each and telling.startswith(f"`{each}") for each in (first, ended))
     return JobEnding(
         status=status,
         command=first,

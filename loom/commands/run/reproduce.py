@@ -393,12 +393,11 @@ class _Reproducing:
         reading = prepared.here.find(prepared.run_id)
         manifest = reading.job_manifest(target.id)
         ours = recorded_diagnosis(reading)
-        by_step = self._remote.address.kind == "github"
-        there = ending_of(self._there, self._there.state, by_step=by_step)
-        here = ending_of(ours, str(manifest["status"]), by_step=by_step)
+        there = ending_of(self._there, self._there.state, by_step=True)
+        here = ending_of(ours, str(manifest["status"]), by_step=True)
         parting = parting_of(
             _blocks_of_log(self._file, self._log),
-            blocks_of_run(reading, manifest, self._there.step if by_step else None),
+            blocks_of_run(reading, manifest, self._there.step if self._log.facts.format == "github" else None),
         )
         kind, text = verdict(there, here, parting)
         facts = self._log.facts

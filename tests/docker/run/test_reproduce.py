@@ -183,6 +183,16 @@ def test_file_of_the_checkout_that_git_ignores_and_artifact_that_the_job_does_no
     assert found["artifact"] == "dist/app is an artifact of build, which unit does not take (needs, dependencies)"
 
 
+def test_end_inside_an_entry_of_the_script_is_the_same_failure(case: Case) -> None:
+    entry = '[ "$MODE" = good ] || { echo MODE is not set; exit 1; }'
+    (case.checkout / ".gitlab-ci.yml").write_text(WORKFLOW.replace('test "$MODE" = good', f"'{entry}'"))
+    case.stub.routes[f"{AT}/jobs/12"] = Reply(gitlab_job(12, "unit", commit={"id": case.commit()}))
+    case.log(f"{LOG.rpartition('$ ')[0]}$ {entry}\nMODE is not set")
+    found = case.reproduce()
+    assert (found["verdict"], found["parting"]) == ("reproduced", None), found
+    assert found["reasons"] == [{"kind": "variable", "text": "MODE is protected, and the job's branch is not"}]
+
+
 def test_artifacts_that_have_expired_are_named(case: Case) -> None:
     case.stub.routes[f"{AT}/jobs/11/artifacts"] = Reply({"message": "404 Not Found"}, 404)
     found = case.reproduce()
