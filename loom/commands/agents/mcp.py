@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -231,6 +231,10 @@ def _looking(server: MCPServer[Any], serving: _Serving) -> None:
         return await call(lambda _: tools.document(run, job), refused=ResourceError)
 
 
+def _pairs(values: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(f"{name}={value}" for name, value in values.items())
+
+
 def _acting(server: MCPServer[Any], serving: _Serving) -> None:
     call, tools = serving.call, serving.tools
 
@@ -239,10 +243,13 @@ def _acting(server: MCPServer[Any], serving: _Serving) -> None:
         context: Context[Any],
         jobs: Annotated[list[str], Field(description="Names or globs; with what they need. Empty: all.")] = [],  # noqa: B006
         variables: Annotated[dict[str, str], Field(description="Override the workflow's variables.")] = {},  # noqa: B006
+        event: Annotated[str, Field(description="As of --event: push, pull_request, schedule, ...")] = "push",
+        inputs: Annotated[dict[str, str], Field(description="Inputs that the workflow declares.")] = {},  # noqa: B006
     ) -> RunAnswer:
         """Run the workflow on the checkout as it is now. Of a failure, the answer has the diagnosis."""
         progress = _progress(context, "preparing")
-        return await call(lambda cancel: tools.run(jobs, variables, progress, cancel), progress=progress)
+        asked = {"names": tuple(jobs), "var": _pairs(variables), "event": event, "inputs": _pairs(inputs)}
+        return await call(lambda cancel: tools.run(asked, progress, cancel), progress=progress)
 
     @server.tool(annotations=_ACT)
     async def exec(

@@ -66,17 +66,9 @@ class AgentTools:
 
     # -- acting
 
-    def run(
-        self, jobs: Sequence[str], variables: Mapping[str, str], progress: CallProgress, cancel: Cancel
-    ) -> RunAnswer:
-        options = Options.of(
-            {
-                **self._limits.settings,
-                "names": tuple(jobs),
-                "var": tuple(f"{name}={value}" for name, value in variables.items()),
-                "workflow": self._workflow,
-            }
-        )
+    def run(self, asked: Mapping[str, Any], progress: CallProgress, cancel: Cancel) -> RunAnswer:
+        """Run as `loom run`; `asked` has fields of `Options`."""
+        options = Options.of({**self._limits.settings, **asked, "workflow": self._workflow})
 
         def choose(plan: Plan, _: object) -> None:
             self._limits.permit(plan.jobs, here())

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from msgspec.structs import replace
 
@@ -36,6 +36,9 @@ from loom.workflow.native import lint
 from loom.workflow.native.lint import warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
 from loom.workflow.words import shell_words
+
+if TYPE_CHECKING:
+    from loom.workflow.github.workflows import Workflows
 
 MAX_SHOWN = 200
 _EXPRESSION = re.compile(r"\$\{\{.*?\}\}", re.DOTALL)
@@ -69,6 +72,10 @@ def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict:
         problems += warnings(loaded, predefined=KNOWN_TO_PLANS, default_shell=shell, pools=pools)
         if loaded.language == GITHUB.name:
             problems += advice(loaded.files, root)
+            if inputs:
+                from loom.plan.github.resolve import problems_of_inputs  # of one language
+
+                problems += problems_of_inputs(cast("Workflows", loaded), facts().inputs)
     if here is not None:
         problems += _notices(loaded, [job for _, job in jobs], here)
     problems = examined.in_order(problems)

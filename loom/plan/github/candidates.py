@@ -55,6 +55,8 @@ class WorkflowScope(Struct, kw_only=True):
     """What the call needs."""
     secrets: Mapping[str, str] | None = None
     """Names in `secrets` with those of the user's; None: all."""
+    literals: Mapping[str, str] = field(default_factory=dict)
+    """Those that the caller writes out."""
     jobs: dict[str, list[GitHubCandidate]] = field(default_factory=dict)
     """By the key in the file, all jobs that it stands for."""
     calls: dict[str, WorkflowScope] = field(default_factory=dict)
@@ -192,8 +194,16 @@ class GitHubCandidates:
             try:
                 found[name] = events.value_of(name, node, text)
             except ValueError as error:
-                self.of_values.say(node, pointer("on"), f"--input {error}")
+                problems = self.problems if name in self.context.inputs else self.of_values
+                problems.say(node, pointer("on"), f"--input {error}")
         return found
+
+    def check_inputs(self, file: WorkflowFile) -> None:
+        """Report what is wrong in the inputs that the user gives to a file, and what is missing."""
+        self._scope(file)
+        for name in self._missing:
+            node = file.inputs(CALL if file.only_called else events.DISPATCH)[name]
+            self.problems.say(node, pointer("on"), f"{name} is required: --input {name}=VALUE")
 
     # -- the jobs of one workflow -------------------------------------------------------------------------------------
 
@@ -364,6 +374,7 @@ class GitHubCandidates:
         contexts = {name: scope.texts.contexts[name] for name in ("github", "vars")}
         if not any(isinstance(value, str) and "${{" in value for value in inputs.values()):
             contexts["inputs"] = inputs
+        secrets, literals = self._secrets_of_call(job, scope)
         called = WorkflowScope(
             file=file,
             texts=Texts(contexts, self.of_values),
@@ -373,7 +384,8 @@ class GitHubCandidates:
             repository=repository,
             inputs=inputs,
             above=above,
-            secrets=self._secrets_of_call(job, scope),
+            secrets=secrets,
+            literals=literals,
         )
         if job.refusal:
             return None
@@ -432,24 +444,30 @@ class GitHubCandidates:
             self._say_of(job, node, "with", f"{name} is a {kind}, not {expressions.text_of(value)!r}")
         return value
 
-    def _secrets_of_call(self, job: GitHubCandidate, scope: WorkflowScope) -> Mapping[str, str] | None:
+    def _secrets_of_call(
+        self, job: GitHubCandidate, scope: WorkflowScope
+    ) -> tuple[Mapping[str, str] | None, Mapping[str, str]]:
+        """Return the secrets and the literals of the called workflow, as its scope has them."""
         node = job.node.get("secrets")
         if node is not None and text_of(node) == "inherit":
-            return scope.secrets
-        found = {TOKEN: TOKEN}
+            return scope.secrets, scope.literals
+        found, literals = {TOKEN: TOKEN}, dict[str, str]()
         there = scope.secrets
         if there is None:
             there = {name: name for name in (TOKEN, *self.context.config.github.secrets)}
         marks = {name: f"\0{name}" for name in there}
         for name, given in fields_of(node).items():
-            value = marks.get(secret_in(text_of(given)) or "") or job.texts.having(secrets=marks).text(given)
+            known = {**scope.literals, **marks}
+            value = known.get(secret_in(text_of(given)) or "") or job.texts.having(secrets=known).text(given)
             if value is not LATE and value[1:] in there and value.startswith("\0"):
                 found[name] = there[value[1:]]
-            elif value != "":  # which nobody has given
+            elif value is LATE or "\0" in value:
                 job.refusal = (
-                    f"secrets: {name}: only secrets are passed on, which {text_of(given).strip()} is not known to be"
+                    f"secrets: {name}: {text_of(given).strip()} is not known before the run, and no secret alone"
                 )
-        return found
+            elif value:  # else nobody has given it
+                literals[name] = value
+        return found, literals
 
     def _say_of(self, job: GitHubCandidate, node: Node, key: str, message: str) -> None:
         self.problems.say(node, pointer("jobs", job.key, key), f"{key}: {message}")

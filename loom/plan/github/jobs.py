@@ -151,7 +151,11 @@ class GitHubJobBuilder(builder.Refusals):
             env={**texts_of(scope.file.root.get("env")), **texts_of(node.get("env"))},
             outputs=texts_of(node.get("outputs")),
             continue_on_error=text_of(node.get("continue-on-error")) if allowed is LATE else "",
-            contexts={**texts.contexts, **({"job": {"container": {}}} if self._container_of(candidate) else {})},
+            contexts={
+                **texts.contexts,
+                **({"job": {"container": {}}} if self._container_of(candidate) else {}),
+                **({"secrets": scope.literals} if scope.literals else {}),
+            },
             needs=self._needs(scope, node),
             strategy=candidate.strategy,
             name=text_of(node.get("name")) if candidate.strategy else "",

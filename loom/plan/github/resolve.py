@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from loom.config import Config
 from loom.errors import Problem, RequestError, WorkflowError
 from loom.plan import builder
@@ -25,7 +27,7 @@ def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveC
     choice = Choice(workflows.stages, selection, yaml.CODE)
     choice.check_variables()
     candidates = GitHubCandidates(workflows, context)
-    _check_inputs(workflows, context, candidates.event.happened.name)
+    _refuse_unknown(workflows, context.inputs, candidates.event.happened.name)
     faulty = candidates.refuse_faulty(selection)
     found = candidates.all()
     wrong = [*candidates.problems.found, *candidates.of_values.found]
@@ -49,11 +51,21 @@ def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveC
     )
 
 
-def _check_inputs(workflows: Workflows, context: p.ResolveContext, event: str) -> None:
+def problems_of_inputs(workflows: Workflows, inputs: Mapping[str, str]) -> list[Problem]:
+    """Return what is wrong with the inputs of a run by hand. RequestError for one that no file has."""
+    _refuse_unknown(workflows, inputs, DISPATCH)
+    known = {**dict.fromkeys(KNOWN_TO_PLANS, "x"), "LOOM_EVENT": DISPATCH}
+    candidates = GitHubCandidates(workflows, p.ResolveContext(inputs=inputs, predefined=known))
+    for file in workflows.workflows:
+        candidates.check_inputs(file)
+    return candidates.problems.found
+
+
+def _refuse_unknown(workflows: Workflows, inputs: Mapping[str, str], event: str) -> None:
     """RequestError for inputs that no file takes from this event."""
     files = [file for file in workflows.workflows if event == DISPATCH or file.only_called]
     known = {name for file in files for name in file.inputs(CALL if file.only_called else DISPATCH)}
-    for name in context.inputs:
+    for name in inputs:
         if name not in known:
             hint = (
                 "--event workflow_dispatch takes inputs"

@@ -195,7 +195,7 @@ class LateState:
                     for service in self._job.services
                 },
             },
-            "secrets": {"GITHUB_TOKEN": token, **self._secrets},
+            "secrets": {"GITHUB_TOKEN": token, **given.get("secrets", {}), **self._secrets},
             "runner": {**runner, **(given.get("runner") or {})},
         }
 

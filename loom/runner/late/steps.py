@@ -65,11 +65,18 @@ _UNSECURE = "ACTIONS_ALLOW_UNSECURE_COMMANDS"
 """The variable that allows the commands that files have replaced."""
 _PARTS = {"set-output": "outputs", "save-state": "saved", "set-env": "env"}
 """The part of `StepResult` that a command sets."""
+_NO_PWSH = "loom: the image has no PowerShell, which shell: pwsh needs; mcr.microsoft.com/powershell has it"
 SHELLS: Mapping[str, tuple[str, ...]] = {
     "bash": ("bash", "--noprofile", "--norc", "-eo", "pipefail", "{0}"),
     "sh": ("sh", "-e", "{0}"),
     "python": ("python", "{0}"),
-    "pwsh": ("sh", "-c", 'mv "$1" "$1.ps1" && exec pwsh -command ". \'$1.ps1\'"', "pwsh", "{0}"),
+    "pwsh": (
+        "sh",
+        "-c",
+        f'command -v pwsh >/dev/null || echo "{_NO_PWSH}" >&2; mv "$1" "$1.ps1" && exec pwsh -command ". \'$1.ps1\'"',
+        "pwsh",
+        "{0}",
+    ),
 }
 """What GitHub runs for each name; the script's file replaces `{0}`."""
 _POWERSHELL = (

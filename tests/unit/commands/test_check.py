@@ -408,3 +408,36 @@ def test_gitlabs_file_is_the_workflow_where_there_is_none_of_looms(project: Path
     code, out, _ = loom("check")
     assert code == 2
     assert ".gitlab-ci.yml:1:19: GL_INVALID /test/stge: unknown keyword stge; did you mean stage?" in out
+
+
+DISPATCHED = """\
+on:
+  workflow_dispatch:
+    inputs:
+      who: {required: true}
+      n: {type: number, default: 1}
+jobs: {a: {runs-on: ubuntu-latest, steps: [{run: echo}]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["who=x", "n=2"], []),
+        (
+            ["n=x"],
+            ["4:12: GH_INVALID /on: who is required: --input who=VALUE", "5:10: GH_INVALID /on: --input n is a number"],
+        ),
+        (
+            ["wo=x"],
+            ["--input wo: no workflow takes it from workflow_dispatch; did you mean who?", "the inputs: n, who"],
+        ),
+    ],
+)
+def test_inputs_of_githubs_workflows_are_checked(project: Path, loom: Loom, given: list[str], said: list[str]) -> None:
+    file = project / ".github/workflows/ci.yml"
+    file.parent.mkdir(parents=True)
+    file.write_text(DISPATCHED)
+    code, out, err = loom("check", "--workflow", str(file), *(f"--input={one}" for one in given))
+    assert code == (2 if said else 0), out + err
+    assert [text for text in said if text not in out + err] == []

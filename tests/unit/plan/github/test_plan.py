@@ -360,9 +360,8 @@ jobs:
         ("${{ matrix.name == 'A' && secrets.A || secrets.B }}", "B"),
         ("${{ secrets.nope || '' }}", None),
         ("${{ github.token }}", None),
-        ("${{ matrix.name }}", "only secrets are passed on, which ${{ matrix.name }} is not known to be"),
-        ("${{ needs.x.outputs.y }}", "only secrets are passed on"),
-        ("x-${{ secrets.A }}", "only secrets are passed on"),
+        ("${{ needs.x.outputs.y }}", "S: ${{ needs.x.outputs.y }} is not known before the run, and no secret alone"),
+        ("x-${{ secrets.A }}", "and no secret alone"),
     ],
 )
 def test_secrets_are_passed_to_a_called_workflow(planned: Planned, written: str, given: str | None) -> None:
@@ -384,6 +383,20 @@ jobs:
         assert given in job.refused[0]
     else:
         assert (late(job).secrets, job.refused) == ({"S": given} if given else {}, ())
+
+
+def test_a_text_is_passed_as_a_secret_too(planned: Planned) -> None:
+    call = "on: workflow_call\njobs: {a: {uses: ./.github/workflows/%s.yml, secrets: %s}}"
+    files = {
+        "ci.yml": f"on: push\njobs: {{x: {{uses: ./.github/workflows/b.yml, secrets: {{S: 'a ${{{{ github.ref_name }}}}'}}}}, y: {{{JOB}}}}}",
+        "b.yml": call % ("c", "inherit"),
+        "c.yml": call % ("d", "{T: '${{ secrets.S }}', U: '${{ secrets.S }}!'}"),
+        "d.yml": f"on: workflow_call\njobs: {{z: {{{JOB}}}}}",
+    }
+    plan = planned(files, github={"secrets": {"S": "env://S"}})
+    assert late(plan.job("x.a.a.z")).contexts["secrets"] == {"T": "a main", "U": "a main!"}
+    assert "secrets" not in late(plan.job("y")).contexts
+    assert plan.job("x.a.a.z").refused == ()
 
 
 @pytest.mark.parametrize(

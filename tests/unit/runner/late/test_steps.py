@@ -676,3 +676,8 @@ jobs:
     assert list(states(after).values()) == ["success", "success", "success"]
     assert (after.lines("one"), after.lines("one", "script/02")) == ([], ["1 b"])
     assert after.lines("one", "script/03") == ["last success"]
+
+
+def test_a_secret_may_be_a_text_of_the_workflow(make: Make) -> None:
+    ran = run(make, job("one", step("echo ${{ secrets.S }} [${{ secrets.T }}]"), contexts={"secrets": {"S": "text"}}))
+    assert ran.lines("one") == ["text []"]
