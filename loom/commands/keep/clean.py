@@ -243,8 +243,9 @@ class _Cleaning:
     def _checkouts(self, known: Sequence[Cleaned]) -> Iterator[Cleaned]:
         """Find checkouts of loom's own of whose runs only records are left."""
         gone = {path for item in known if item.kind == "run" or item.reason for path in (item.name, *item.workspaces)}
-        left = [*retention.workspaces(self._store), *self._containers.values()]
-        needed = [Path(os.path.realpath(one.repo_root)) for one in left if one.name not in gone]
+        containers = [one for one in self._containers.values() if gone.isdisjoint([one.name, *one.run_ids])]
+        left = [*containers, *(one for one in retention.workspaces(self._store) if one.name not in gone)]
+        needed = [Path(os.path.realpath(one.repo_root)) for one in left]
         for path in retention.own_checkouts(self._here.config):
             there = Path(os.path.realpath(path))
             if not any(root.is_relative_to(there) for root in needed) and not self._records.occupied(path):

@@ -134,15 +134,16 @@ def test_checkout_goes_with_the_last_workspace_of_its_runs(case: Case) -> None:
     found = case.reproduce()
     folder = next(Path(case.environ["HOME"], ".cache/loom/reproductions").iterdir())
 
-    def cleaned(*words: str) -> list[str]:
+    def cleaned(*words: str) -> set[str]:
         done = run_loom(("clean", "--json", *words), cwd=case.checkout, environ=case.environ)
-        return [each["name"] for each in json.loads(done.stdout)["items"] if each["removed"]]
+        return {each["name"] for each in json.loads(done.stdout)["items"] if each["removed"]}
 
-    assert (cleaned(), folder.exists()) == ([], True)
+    assert (cleaned(), folder.exists()) == (set(), True)
     with occupied(folder):
-        assert found["run_id"] in cleaned("--all", "--keep-last", "0")
-    assert folder.exists()
-    assert (cleaned(), folder.exists()) == ([str(folder)], False)
+        assert (cleaned("--all", "--keep-last", "0"), folder.exists()) == ({found["run_id"]}, True)
+    assert (cleaned(), folder.exists()) == ({str(folder)}, False)
+    found = case.reproduce("--keep", "always")
+    assert (cleaned("--all", "--keep-last", "0"), folder.exists()) == ({found["run_id"], str(folder)}, False)
 
 
 def test_passes_here_and_the_logs_part(case: Case) -> None:
