@@ -22,7 +22,7 @@ import typer
 from msgspec.structs import replace
 
 from loom import snapshot
-from loom.analysis.diff import diff_of
+from loom.analysis.diff import Pair, diff_of
 from loom.analysis.evidence import recorded_diagnosis
 from loom.analysis.verdict import Block, JobEnding, Reproduction, parting_of, verdict
 from loom.commands import project
@@ -296,7 +296,11 @@ def _compared(there: Reading, here: Reading, origin: str, notes: list[str]) -> R
         for image in there.receipt()["images"]
         if not image["digest"] and ids.get(image["name"], image["id"]) != image["id"]
     ]
-    images = [pair for pair in inputs.images if (pair.a or "").split("@")[-1] != (pair.b or "").split("@")[-1]]
+    images = [
+        Pair(name=f"image of {pair.name}", a=pair.a, b=pair.b)
+        for pair in inputs.images
+        if (pair.a or "").split("@")[-1] != (pair.b or "").split("@")[-1]
+    ]
     return Reproduction(
         origin=origin,
         job_id=job_id,
