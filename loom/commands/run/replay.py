@@ -299,7 +299,7 @@ def _compared(there: Reading, here: Reading, origin: str, notes: list[str]) -> R
     images = [
         Pair(name=f"image of {pair.name}", a=pair.a, b=pair.b)
         for pair in inputs.images
-        if (pair.a or "").split("@")[-1] != (pair.b or "").split("@")[-1]
+        if re.split("[ @]", pair.a or "")[-1] != re.split("[ @]", pair.b or "")[-1]
     ]
     return Reproduction(
         origin=origin,

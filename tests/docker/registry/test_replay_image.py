@@ -1,0 +1,53 @@
+"""`loom replay` with images of which the tags serve others by now: job and service run by the digests of the record."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from tests.docker.run.conftest import IMAGE, Project
+from tests.docker.run.conftest import project as project
+from tests.docker.run.test_debug import clean
+
+pytestmark = pytest.mark.docker
+
+WORKFLOW = """
+test:
+  image: {name}
+  services: [{{name: "{name}", alias: db, command: [sleep, "1000"]}}]
+  script: [exit 3]
+"""
+
+
+def test_job_and_service_run_by_the_digests_that_ran(
+    project: Project,
+    registry: Any,
+    client: docker.DockerClient,
+    publish: Callable[..., str],
+    remove: Callable[[str], None],
+    tmp_path: Path,
+) -> None:
+    name, file = f"{registry.host}/base:1", str(tmp_path / "x.bundle")
+    client.images.get(IMAGE).tag(name)
+    client.images.push(name)
+    project.write(".gitlab-ci.yml", WORKFLOW.format(name=name))
+    project.commit()
+    assert project.run("--quiet").code == 1
+    assert project.loom("bundle", "--full", "-o", file).code == 0
+    (digest,) = [one for one in client.images.get(name).attrs["RepoDigests"] if one.startswith(registry.host)]
+    for each in (name, digest):
+        remove(each)
+    publish(registry, "base:1")  # it has no shell
+    shutil.rmtree(project.root / ".git")
+    again = project.loom("replay", file, "--trust", "--json")
+    found = json.loads(again.out)
+    assert (found["verdict"], found["notes"], found["differs"]) == ("reproduced", [], []), again.err
+    receipt = json.loads(next(project.home.rglob(f"receipts/*{found['run_id']}.json")).read_text())
+    assert {one["digest"] for one in receipt["images"]} == {digest.partition("@")[2]}
+    clean(project)
