@@ -123,7 +123,7 @@ long:
 
         return writing
 
-    for name in ("_append", "_publish", "set_attempt_aside"):
+    for name in ("_append", "publish", "set_attempt_aside"):
         monkeypatch.setattr(RunRecord, name, before(getattr(RunRecord, name)))
     record = RunRecord(paths)
     recorder = Recorder(record, Watch())
