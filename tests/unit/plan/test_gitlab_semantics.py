@@ -240,3 +240,19 @@ job: {script: [!reference [.two, script, 0], !reference [.two, script]], variabl
     made = plan(tmp_path, text).job("job")
     assert [step.script for step in made.steps] == ["a", "b", "a", "b", "c"]
     assert made.variables["V"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("written", "pull", "others"),
+    [
+        ("always", "always", ()),
+        ("[if-not-present, always, never]", "missing", ("always", "never")),
+        ("[]", "missing", ()),
+    ],
+)
+def test_pull_policies_are_tried_in_turn(tmp_path: Path, written: str, pull: str, others: tuple[str, ...]) -> None:
+    image = f"{{name: i, pull_policy: {written}}}"
+    found = job(tmp_path, f"image: {image}, services: [{image}]")
+    for one in (found.image, found.services[0].image):
+        assert one is not None
+        assert (one.pull, one.pull_else) == (pull, others)

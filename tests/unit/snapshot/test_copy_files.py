@@ -660,3 +660,10 @@ def test_a_failure_in_a_helper_ends_the_copy(
             pool.copy(files, about=30, look_around=False)
     assert "a/b" in str(error.value)
     assert error.value.code == "WORKSPACE_NOT_WRITTEN"
+
+
+def test_helpers_of_a_copy_that_fails_are_ended_and_do_not_go_on(tmp_path: Path) -> None:
+    pool = copy_workers.CopyPool(tmp_path, tmp_path, since_ns=0, cancel=Cancel())
+    pool.prepare(copy_workers.HELPERS_FROM_FILES)
+    pool.__exit__(KeyError, KeyError(), None)
+    assert all(helper.returncode < 0 for helper in pool._helpers)

@@ -1,0 +1,107 @@
+"""Where each value of a job's plan comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from loom.config import Config
+from loom.config.settings import ValueOrigin
+from loom.plan.model import JobSelection, ResolveContext
+from loom.plan.provenance import sources
+from loom.plan.resolve import resolve
+from loom.workflow.dialects import load
+
+TEXT = """version: v1
+stages: [a]
+variables: {ROOT: r}
+default: {timeout: 5m}
+.base: {image: {name: debian, user: me}, variables: {OF_BASE: b}}
+whole:
+  extends: .base
+  stage: a
+  variables: {OWN: o}
+  parallel: {matrix: [{N: ["1", "2"]}]}
+  rules: [{if: $ROOT == "r", variables: {BY_RULE: x}}]
+  script: [one]
+  network: {mode: none}
+  shell: bash
+  resources: {cpus: 2, memory: 1g, pids: 9}
+bare: {stage: a, script: [one]}
+"""
+
+
+def said(tmp_path: Path, job_id: str, config: Config, **selection: Any) -> dict[str, str]:
+    path = tmp_path / ".loom/workflow.yml"
+    path.parent.mkdir()
+    path.write_text(TEXT)
+    context = ResolveContext(config=config)
+    loaded, chosen = load(path, tmp_path, lambda: context), JobSelection(**selection)
+    plan = resolve(loaded, chosen, context)
+    found = sources(loaded, plan.job(job_id), chosen, config)
+    return {one.key: f"{one.value} by {one.by} {one.place.removeprefix('.loom/workflow.yml')}".strip() for one in found}
+
+
+def test_values_of_a_workflow_have_their_place(tmp_path: Path) -> None:
+    found = said(tmp_path, "whole.1", Config(cpus=3, memory=5, pids=7), variables={"OWN": "mine"})
+    assert found == {
+        "id": "whole.1 by job :6:1",
+        "timeout": "5m by default :4:20",
+        "image.name": "debian by .base :5:23",
+        "image.user": "me by .base :5:37",
+        "stage": "a by job :8:10",
+        "parallel.matrix[0].N[0]": "1 by job :10:28",
+        "parallel.matrix[0].N[1]": "2 by job :10:33",
+        "rules[0].if": '$ROOT == "r" by job :11:16',
+        "rules[0].variables.BY_RULE": "x by job :11:51",
+        "script[0]": "one by job :12:12",
+        "network.mode": "none by job :13:19",
+        "shell": "bash by job :14:10",
+        "resources.cpus": "2 by job :15:21",
+        "resources.memory": "1g by job :15:32",
+        "resources.pids": "9 by job :15:42",
+        "when": "on_success by rules[0] :11:11",
+        "variables.CI_NODE_INDEX": "1 by parallel",
+        "variables.CI_NODE_TOTAL": "2 by parallel",
+        "variables.ROOT": "r by root :3:19",
+        "variables.OF_BASE": "b by .base :5:63",
+        "variables.OWN": "mine by --var",
+        "variables.N": "1 by matrix :10:28",
+        "variables.BY_RULE": "x by rules[0] :11:51",
+        "image.pull": "missing by built-in pull",
+        "provider": "docker by image",
+    }
+
+
+def test_values_of_the_configuration_have_their_setting_and_its_layer(tmp_path: Path) -> None:
+    file = lambda line: ValueOrigin(layer="user", place=f"config.yml:{line}")  # noqa: E731
+    names = (
+        "job_timeout",
+        "step_timeout",
+        "default_shell",
+        "default_image",
+        "pull",
+        "platform",
+        "network",
+        "cpus",
+        "memory",
+    )
+    origins = {name: file(number) for number, name in enumerate((*names, "pids", "container"), 1)}
+    config = Config(step_timeout=9.0, platform="linux/amd64", cpus=3.0, memory=5, pids=7, origins=origins)
+    found = said(tmp_path, "bare", config, container=True)
+    assert found == {
+        "id": "bare by job :16:1",
+        "timeout": "5m by default :4:20",
+        "stage": "a by job :16:15",
+        "script[0]": "one by job :16:27",
+        "variables.ROOT": "r by root :3:19",
+        "step_timeout": "9.0 by user step_timeout config.yml:2",
+        "shell": "auto by user default_shell config.yml:3",
+        "image.name": "debian:trixie-slim by user default_image config.yml:4",
+        "image.pull": "missing by user pull config.yml:5",
+        "image.platform": "linux/amd64 by user platform config.yml:6",
+        "resources.cpus": "3.0 by user cpus config.yml:8",
+        "resources.memory": "5 by user memory config.yml:9",
+        "resources.pids": "7 by user pids config.yml:10",
+        "provider": "docker by user container config.yml:11",
+    }
