@@ -29,37 +29,35 @@ def outputs_in_log(job: Job, headers: Iterable[str]) -> Outputs:
     templates = list(_templates(job))
     found: Outputs = {}
     for line in headers if templates else ():
-        for pieces, used in templates:
-            for one, value in zip(used, _between(pieces, line), strict=False):
-                if one is not None and _MASKED not in value:
-                    found[one[1], one[2]] = value
+        for literals, names in templates:
+            values = zip(names, _between(line, literals), strict=False)
+            found |= {name: value for name, value in values if name is not None and _MASKED not in value}
     return found
 
 
-def _templates(job: Job) -> Iterator[tuple[list[str], list[re.Match[str] | None]]]:
-    """Yield the literal pieces of each text with outputs, and the output of each expression between them."""
+def _templates(job: Job) -> Iterator[tuple[list[str], list[tuple[str, str] | None]]]:
+    """Yield the lines that use an output: the text around their expressions, and which output each of these is."""
     for text in _texts(job):
         pieces = _EXPRESSION.split(text)
         used = [_USED.fullmatch(piece.strip()) for piece in pieces[1::2]]
         if any(used):
-            yield pieces[::2], used
+            yield pieces[::2], [(one[1], one[2]) if one else None for one in used]
 
 
-def _between(pieces: Sequence[str], line: str) -> list[str]:
-    """Return what stands between the pieces, each as short as possible; nothing where the line does not consist of them.
-
-    No pattern: a stranger writes the text and the line, and one with many groups could search for hours.
-    """
-    first, *inner, last = pieces
-    values, at = list[str](), len(first)
-    for piece in inner:
-        end = line.find(piece, at)
-        if end < 0:
-            return []
-        values.append(line[at:end])
-        at = end + len(piece)
+def _between(line: str, literals: Sequence[str]) -> list[str]:
+    """Return what stands between the literals, each taken where it comes first; nothing for another line."""
+    first, *others, last = literals
     end = len(line) - len(last)
-    return [*values, line[at:end]] if line.startswith(first) and line.endswith(last) and at <= end else []
+    if not line.startswith(first) or not line.endswith(last):
+        return []
+    found, at = [], len(first)
+    for literal in (*others, None):
+        to = end if literal is None else line.find(literal, at)
+        if not at <= to <= end:
+            return []
+        found.append(line[at:to])
+        at = to + len(literal or "")
+    return found
 
 
 def _texts(job: Job) -> Iterator[str]:

@@ -76,10 +76,13 @@ _WORDS: Sequence[tuple[ReasonKind, re.Pattern[str]]] = (
     ("time-zone", re.compile(r"time ?zone|tzinfo|zoneinfo|offset-(?:naive|aware)|daylight", re.IGNORECASE)),
 )
 """What the lines that tell, or with which the logs part, say of a reason."""
-_OF_MACHINE = re.compile(r"\b(?:cpus?|cores?|nproc|workers?|threads?|processors?|memory|[KMG]i?B)\b", re.IGNORECASE)
+_OF_MACHINE = re.compile(r"\b(?:cpus?|cores?|nproc|workers?|threads?|processors?|memory|RAM)\b", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+")
-_TIME = re.compile(r"\b\d{1,2}:\d{2}(?::\d{2})?(?:\.\d+)?(?: ?(?:[AP]M|[A-Z]{2,4}T|UTC|GMT|Z|[+-]\d{2}:?\d{2})\b)?")
-_ZONE = re.compile(r"\b(?:UTC|GMT|[A-Z]{1,3}[SD]?T)\b")
+_ZONES = "UTC|GMT|CET|EET|WET|MSK|(?:[ABCEHIJKMNP]|AC|AE|AK|CE|EE|NZ|WE)[SD]T"
+_ZONE = re.compile(rf"\b(?:{_ZONES})\b")
+_TIME = re.compile(
+    rf"(?<![\w:.])\d{{1,2}}:\d{{2}}(?::\d{{2}})?(?:\.\d+)?(?: ?(?:[AP]M|Z|{_ZONES}|[+-]\d{{2}}:?\d{{2}})\b)?"
+)
 _SEED = re.compile(r"\b(?:seed|shuffle)\b\D{0,20}(\d+)", re.IGNORECASE)
 _NAME = re.compile(
     r"(?:\b(?P<name>[A-Z][A-Z0-9_]{2,}):? (?:\w+ ){0,3}?(?:not set|unset|undefined|missing|required|not defined|empty|null)\b"

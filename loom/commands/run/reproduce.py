@@ -316,10 +316,12 @@ class _Reproducing:
 
     def _outputs(self, target: Job) -> dict[str, dict[str, str]]:
         """Return outputs of the jobs that the target needs: those of `--var needs.JOB.outputs.NAME=value`, or of the log."""
+        if not (used := used_outputs(target)):
+            return {}
         self._file.seek(0)
         lines = LogReader().lines(iter(lambda: self._file.read(1 << 18), b""))
         known = outputs_in_log(target, (line.text for line in lines if line.kind == "header")) | self._given_outputs
-        if missing := sorted(used_outputs(target) - known.keys()):
+        if missing := sorted(used - known.keys()):
             names = ", ".join(f"needs.{need}.outputs.{name}" for need, name in missing)
             self._notes.append(f"the API does not give {names}, empty here: --var NAME=value gives them")
         found: dict[str, dict[str, str]] = {}

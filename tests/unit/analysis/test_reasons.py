@@ -122,7 +122,9 @@ def test_file_that_the_checkout_has_and_the_commit_has_not(tmp_path: Path, ignor
 @pytest.mark.parametrize(
     ("there", "here"),
     [
-        ("$ make\ncc -c a.c\na.c:1:1: error: expected identifier", None),
+        ("$ make\ncc -c a.c\na.c:10:12: error: expected identifier, as in b.h:20:34", None),
+        ("$ ./test\n10:00 GET /a\nwrong", "$ ./test\n10:00 PUT /a\nok"),
+        ("$ make\ngot 12.1 MB\nwrong answer", "$ make\ngot 12.4 MB\nok"),
         ("$ ./test\nat 10:00:01 started\nwrong answer 3", "$ ./test\nat 11:30:09 started\nok"),
         (f"$ pytest -v\n{TESTS.format('PASSED', 'FAILED')}", f"$ pytest -v\n{TESTS.format('PASSED', 'PASSED')}"),
     ],
