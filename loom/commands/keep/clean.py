@@ -34,10 +34,10 @@ _MOST_NAMED = 5
 class Cleaned(Struct, frozen=True, kw_only=True):
     """One thing that `loom clean` removes, or a kept container that stays."""
 
-    kind: Literal["run", "workspace", "container", "artifacts", "checkout"]
+    kind: Literal["run", "workspace", "container", "artifacts", "checkout", "action"]
     """A run goes with its record and workspaces; of the other kinds the record stays."""
     name: str
-    """The run's id, the path of the workspace or checkout, the container's name, or the job whose artifacts have expired."""
+    """The run's id, a path, the container's name, or the job whose artifacts have expired."""
     run_ids: list[str] = field(default_factory=list)
     """The runs that used it, the newest one last; empty for workspaces of `loom snapshot`."""
     job_id: str | None = None
@@ -176,7 +176,11 @@ class _Cleaning:
         items = [one for entry in staying for one in _expired(entry, time.time())] + runs
         if everywhere:
             items += self._without_record(before_ns)
-        items += self._beyond(items, root) if by_limits else []
+        if by_limits:
+            items += self._beyond(items, root)
+            for path in retention.unused_actions(self._here.config, self._store):
+                why = "of actions that no kept run uses"
+                items.append(Cleaned(kind="action", name=str(path), bytes=allocated(path), reason=why))
         return items + list(self._checkouts(items))
 
     def _cutoff(self, older_than: str | None) -> int:
@@ -267,6 +271,7 @@ class _Cleaning:
             "workspace": self._remove_workspace,
             "container": self._remove_container,
             "checkout": _remove_checkout,
+            "action": _remove_checkout,
         }
         if item.kind == "container" and item.reason is None:
             return item

@@ -33,6 +33,9 @@ from loom.util.paths import run_of_workspace
 from loom.util.units import rough_size
 from loom.util.untrusted_files import read_regular
 
+ACTION_UNUSED_S = 24 * 3600.0
+"""A run that begins may name an action that no record names yet."""
+
 _IN_USE, _KEPT = "in use", "a job of it is kept"
 
 
@@ -204,6 +207,23 @@ def forget_gone(store: Store) -> None:
 def own_checkouts(config: Config) -> list[Path]:
     """Return the folders with the checkouts that `reproduce` and `replay` made."""
     return sorted(path for kind in ("reproductions", "replays") for path in (config.cache_dir / kind).glob("*"))
+
+
+def unused_actions(config: Config, store: Store) -> Iterator[Path]:
+    """Yield the directories of fetched actions that no record names and no run has asked for within a day.
+
+    The repository that they came from follows the last one.
+    """
+    plans: list[str] | None = None
+    for folder in sorted(config.cache_dir.glob("actions-*/*+*")):
+        there = [] if folder.name.endswith("@git") else [*folder.iterdir()]
+        old = [one for one in there if time.time() - one.stat().st_mtime > ACTION_UNUSED_S]
+        if old and plans is None:
+            plans = [read_regular(path).decode() for entry in store.entries() if (path := entry.paths.plan).exists()]
+        going = [one for one in old if all(str(one) not in plan for plan in plans or ())]
+        yield from going
+        if there and len(going) == len(there):
+            yield folder.with_name(f"{folder.name}@git")
 
 
 def is_kept(entry: RunEntry) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import shutil
 import tempfile
@@ -117,6 +118,7 @@ class ActionRepositories:
         """Return the directory with the files of a commit, as the server's archive of it has them."""
         directory = self._cache / _flat(repository) / commit
         if directory.is_dir():
+            os.utime(directory)  # for `loom clean`
             return directory
         archive = self._git.told(store, "archive", "--format=tar", commit)
         directory.parent.mkdir(parents=True, exist_ok=True, mode=0o755)

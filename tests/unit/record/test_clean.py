@@ -1,6 +1,7 @@
 """Deleting runs, and looking at the machine."""
 
 import json
+import os
 import shutil
 import time
 from collections import namedtuple
@@ -235,3 +236,24 @@ def test_a_workspace_goes_with_the_last_run_that_had_it(make: Make, tmp_path: Pa
     assert workspace.exists()
     assert "1 removed" in project.loom("clean", earlier)
     assert not workspace.exists()
+
+
+def test_actions_stay_as_long_as_a_kept_run_uses_them(make: Make) -> None:
+    project = make(TINY)
+    project.loom("run", "--local")
+    (run_id,) = ids(project)
+    cache = project.places / "cache/actions-x"
+    used, new, old, other = (cache / name for name in ("o+a/used", "o+a/new", "o+a/old", "o+b/other"))
+    for path in (used, new, old, other, cache / "o+a@git", cache / "o+b@git"):
+        path.mkdir(parents=True)
+        (path / "file").write_text("x")
+    for path in (used, old, other):
+        os.utime(path, (1, 1))
+    plan = project.store.entry(run_id).paths.plan
+    plan.write_text(plan.read_text().replace("echo one", str(used)))
+    assert f"would remove {old} " in project.loom("clean", "--dry-run")
+    document = json.loads(project.loom("clean", "--json"))
+    validate("clean", document)
+    gone = {old, other, cache / "o+b@git"}
+    assert {Path(item["name"]) for item in document["items"] if item["kind"] == "action"} == gone
+    assert {path for path in (used, new, old, other, cache / "o+a@git", cache / "o+b@git") if not path.exists()} == gone
