@@ -21,7 +21,7 @@ from typing import NoReturn
 import typer
 from msgspec.structs import replace
 
-from loom import snapshot
+from loom import __version__, snapshot
 from loom.analysis.diff import Pair, diff_of
 from loom.analysis.evidence import recorded_diagnosis
 from loom.analysis.verdict import Block, JobEnding, Reproduction, parting_of, verdict
@@ -72,7 +72,9 @@ def replay(
     try:
         planned = load_planned(found.entry.paths.plan)
     except RecordError as error:
-        raise RequestError(f"{file}: {error.message}", hint=error.hint, code="BUNDLE_INVALID") from error
+        why = error.message.replace(str(found.entry.paths.plan), "its plan")
+        hint = f"loom {found.manifest.loom_version} made it, and this is loom {__version__}"
+        raise RequestError(shown(f"{file}: {why}"), hint=hint, code="BUNDLE_INVALID") from error
     _consent(file, there, trust=trust)
     # What the user allows there is for this bundle: another one of the same run may hold other commands.
     key = read_regular(found.entry.paths.plan) + found.manifest.tip_sha.encode()
