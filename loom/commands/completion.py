@@ -33,8 +33,8 @@ def complete(what: str, given: Given) -> list[Any]:
 
 
 def runs(_given: Given) -> list[tuple[str, str]]:
-    place = here()
-    newest = islice(place.store.entries(place.root), MAX_RUNS - 2)
+    project = here()
+    newest = islice(project.store.entries(project.root), MAX_RUNS - 2)
     return [
         ("last", "the newest run"),
         ("last-failed", "the newest run that failed"),

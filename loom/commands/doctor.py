@@ -48,12 +48,12 @@ class Check(Struct, frozen=True, kw_only=True):
 
 
 def doctor(*, on: str | None, as_json: bool) -> int:
-    place = here({"on": on})
-    checks = list(_checks(place))
+    project = here({"on": on})
+    checks = list(_checks(project))
     if as_json:
         print_kind("doctor", {"checks": checks})
     else:
-        look, write = screen_parts(place.config.color)
+        look, write = screen_parts(project.config.color)
         for check in checks:
             write(f"{look.styled(look.marks[check.state], check.state)} {check.name}: {check.text}")
             for line in (check.advice or "").splitlines():
@@ -68,20 +68,20 @@ def _check(state: Any, name: str, text: str, advice: str | None = None) -> Check
 _ok, _warn, _bad = (partial(_check, state) for state in ("ok", "warn", "bad"))
 
 
-def _checks(place: Here) -> Iterator[Check]:
-    for name, line in not_counted(place.config).items():
+def _checks(project: Here) -> Iterator[Check]:
+    for name, line in not_counted(project.config).items():
         yield _warn(f"setting {name}", line)
     yield _git()
-    yield _repository(place)
-    if (place.root / ".github/workflows").is_dir():
+    yield _repository(project)
+    if (project.root / ".github/workflows").is_dir():
         yield _node()
-    pool = named(place.config.on, place.config.pools)
-    yield from _elsewhere(place, pool) if pool.elsewhere else _engine(place)
-    yield directory("state directory", place.config.state_dir)
-    yield directory("workspaces", place.config.tmp_dir)
-    yield directory("caches", place.config.cache_dir)
-    yield _kept_workspaces(place)
-    yield _records(place)
+    pool = named(project.config.on, project.config.pools)
+    yield from _elsewhere(project, pool) if pool.elsewhere else _engine(project)
+    yield directory("state directory", project.config.state_dir)
+    yield directory("workspaces", project.config.tmp_dir)
+    yield directory("caches", project.config.cache_dir)
+    yield _kept_workspaces(project)
+    yield _records(project)
 
 
 def _git() -> Check:
@@ -92,9 +92,9 @@ def _git() -> Check:
     return _ok("git", version.decode().strip().removeprefix("git version "))
 
 
-def _repository(place: Here) -> Check:
+def _repository(project: Here) -> Check:
     try:
-        source = snapshot.discover(place.root, environ=os.environ)
+        source = snapshot.discover(project.root, environ=os.environ)
     except LoomError as error:
         return _warn("repository", error.message, error.hint)
     if not any((source.root / path).exists() for path in WORKFLOWS):
@@ -111,20 +111,20 @@ def _node() -> Check:
     return _ok("Node", "for actions in JavaScript")
 
 
-def _elsewhere(place: Here, pool: Pool) -> Iterator[Check]:
+def _elsewhere(project: Here, pool: Pool) -> Iterator[Check]:
     try:
         checkup = import_module("loom.providers.kubernetes.cluster.checkup")  # its library is an optional extra
     except ImportError as error:
         yield _bad("cluster", f"its library is not installed: {error}", install_command("kubernetes"))
         return
-    for found in checkup.findings(pool, place.environ, place.config.default_image, _jobs_in(place, pool)):
+    for found in checkup.findings(pool, project.environ, project.config.default_image, _jobs_in(project, pool)):
         yield _check(found.state, found.name, found.text, found.advice)
 
 
-def _jobs_in(place: Here, pool: Pool) -> list[Job]:
+def _jobs_in(project: Here, pool: Pool) -> list[Job]:
     """Return the jobs of the workflow that would run in the pool; none of a workflow that is not valid."""
     try:
-        _, jobs = planning.rehearse(planning.load(place, place.workflow()), place.config)
+        _, jobs = planning.rehearse(planning.load(project, project.workflow()), project.config)
     except LoomError:
         return []
     return [job for _, job in jobs if (job.pool or Pool(provider=job.provider)) == pool]
@@ -133,8 +133,8 @@ def _jobs_in(place: Here, pool: Pool) -> list[Job]:
 # -- the engine ---------------------------------------------------------------------------------------------------
 
 
-def _engine(place: Here) -> Iterator[Check]:
-    engine = Engine(os.environ, place.config.engine)
+def _engine(project: Here) -> Iterator[Check]:
+    engine = Engine(os.environ, project.config.engine)
     try:
         client: Any = engine()
         info = client.info()
@@ -156,8 +156,8 @@ def _engine(place: Here) -> Iterator[Check]:
                 f"the engine does not enforce {', '.join(unenforced)}",
                 "a rootless engine needs cgroup v2 and the delegation of these controllers to its user",
             )
-        yield _image(client, place.config.default_image)
-        yield _container(client, place)
+        yield _image(client, project.config.default_image)
+        yield _container(client, project)
         yield _made_images(client)
         if endpoint.local and info.get("DockerRootDir") and os.path.isdir(info["DockerRootDir"]):  # noqa: PTH112
             yield space("engine's disk", Path(info["DockerRootDir"]))
@@ -174,10 +174,10 @@ def _image(client: Any, name: str) -> Check:
     return _ok("default image", f"{name}, {str(found.id)[:19]}")
 
 
-def _container(client: Any, place: Here) -> Check:
-    image = place.config.default_image
+def _container(client: Any, project: Here) -> Check:
+    image = project.config.default_image
     try:
-        started = probe(client, image, place.config.tmp_dir)
+        started = probe(client, image, project.config.tmp_dir)
     except (LoomError, OSError) as error:
         return _bad("container", str(error), getattr(error, "hint", None))
     if started is None:
@@ -225,10 +225,10 @@ def space(
     return _ok(name, text)
 
 
-def _kept_workspaces(place: Here) -> Check:
+def _kept_workspaces(project: Here) -> Check:
     """Report the workspaces' size, and which would be removed."""
-    found = retention.judged(retention.Records(place.store), place.config, place.root)
-    total, most = sum(one.bytes for one in found), background.size_limit(place.config)
+    found = retention.judged(retention.Records(project.store), project.config, project.root)
+    total, most = sum(one.bytes for one in found), background.size_limit(project.config)
     text = f"{counted(len(found), 'workspace')}, {rough_size(total)} of at most {rough_size(most)}"
     places = sorted({str(Path(one.name).parent) for one in found})
     text += f", in {', '.join(places)}" if places else ""
@@ -238,7 +238,7 @@ def _kept_workspaces(place: Here) -> Check:
     return _ok("kept workspaces", text)
 
 
-def _records(place: Here) -> Check:
-    size = rough_size(allocated(place.store.runs_dir))
-    text = f"{counted(len(place.store.run_ids()), 'run')}, {size}, with their artifacts"
-    return _ok("records", f"{text}; {place.config.keep_runs} of each checkout stay")
+def _records(project: Here) -> Check:
+    size = rough_size(allocated(project.store.runs_dir))
+    text = f"{counted(len(project.store.run_ids()), 'run')}, {size}, with their artifacts"
+    return _ok("records", f"{text}; {project.config.keep_runs} of each checkout stay")

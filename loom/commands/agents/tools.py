@@ -84,8 +84,8 @@ class AgentTools:
         return self._about(finished.ran.receipt.run_id)
 
     def resume(self, run: str, sync: str | None, cancel: Cancel) -> RunAnswer:
-        place = here()
-        self._limits.permit(session.find_run(place, run).planned.plan.jobs, place)
+        project = here()
+        self._limits.permit(session.find_run(project, run).planned.plan.jobs, project)
         arguments = ["resume", "-q", "--stop-at=pause", *([f"--sync={sync}"] if sync else []), "--", run]
         with self._acting:
             before = self._newest()
@@ -95,9 +95,9 @@ class AgentTools:
         return self._about(after)
 
     def exec(self, job: str, command: Sequence[str], run: str | None, timeout_s: float, cancel: Cancel) -> ExecAnswer:
-        place = here()
-        found = session.find_job(place, [*([run] if run else []), job])
-        self._limits.permit([found.job], place)
+        project = here()
+        found = session.find_job(project, [*([run] if run else []), job])
+        self._limits.permit([found.job], project)
         arguments = ["exec", found.run.run_id, found.job.id, "--json", "--timeout", f"{timeout_s:g}s", "--", *command]
         with self._acting:
             ended = self._command(arguments, cancel)
@@ -174,8 +174,8 @@ class AgentTools:
         )
 
     def _newest(self) -> str:
-        place = here()
-        return next((entry.run_id for entry, *_ in place.store.families(place.root)), "")
+        project = here()
+        return next((entry.run_id for entry, *_ in project.store.families(project.root)), "")
 
     def _command(self, arguments: Sequence[str], cancel: Cancel) -> subprocess.CompletedProcess[str]:
         with _Started(arguments, cancel) as process:

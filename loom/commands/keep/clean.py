@@ -65,20 +65,20 @@ def clean(
     as_json: bool,
     in_background: bool = False,
 ) -> int:
-    place = here()
-    if in_background and not background.into_background(place.store):
+    project = here()
+    if in_background and not background.into_background(project.store):
         return ExitCode.OK
     if runs and (keep_last is not None or older_than is not None):
         raise RequestError("name runs, or say which by --keep-last and --older-than; not both")
-    cleaning = _Cleaning(place)
+    cleaning = _Cleaning(project)
     items = cleaning.named(runs) if runs else cleaning.chosen(keep_last, older_than, everywhere=everywhere)
     strangers = list(cleaning.not_ours()) if everywhere and not runs else []
     if not dry_run:
         items = [cleaning.removed(item) for item in items]
-        place.store.remove_remains()
-        retention.forget_gone(place.store)
+        project.store.remove_remains()
+        retention.forget_gone(project.store)
         if not runs:
-            background.note_clean(place.store, place.config, place.root)
+            background.note_clean(project.store, project.config, project.root)
             repository.prune(os.environ)
     document = {"dry_run": dry_run, "items": items, "not_ours": strangers}
     print_either(as_json, "clean", document, _lines(items, strangers, dry_run=dry_run))
@@ -118,13 +118,13 @@ def _named(item: Cleaned) -> str:
 class _Cleaning:
     """Finds what there is to remove, and removes it."""
 
-    def __init__(self, place: Here) -> None:
-        self._here = place
-        self._store = place.store
-        self._records = Records(place.store)
+    def __init__(self, project: Here) -> None:
+        self._here = project
+        self._store = project.store
+        self._records = Records(project.store)
         self._unknown: dict[str, str] = {}
         """The runs whose kept containers nobody knows of now, with the reason."""
-        self._containers = {one.container_id: one for one in kept.kept(place, self._unknown)}
+        self._containers = {one.container_id: one for one in kept.kept(project, self._unknown)}
         self._silent: dict[str, str] = {}
         """The providers that do not answer, with what they said."""
 

@@ -11,11 +11,11 @@ from loom.render.output import print_json
 
 def diff(run_a: str, run_b: str, *, as_json: bool, color: str | None) -> None:
     """`loom diff`."""
-    place = here({"color": color})
-    found = diff_of(place.find(run_a), place.find(run_b))
+    project = here({"color": color})
+    found = diff_of(project.find(run_a), project.find(run_b))
     if as_json:
         print_json(found)
         return
-    look, write = screen_parts(place.config.color)
+    look, write = screen_parts(project.config.color)
     for line in diff_lines(found, look):
         write(line)

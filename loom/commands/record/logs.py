@@ -36,11 +36,11 @@ def logs(
     color: str | None,
 ) -> None:
     """`loom logs`."""
-    place = here({"color": color})
-    reading, job, step = run_or_job(place, run, job, step)
+    project = here({"color": color})
+    reading, job, step = run_or_job(project, run, job, step)
     chosen = _Chosen(reading, job, step, system=system, whole=not as_json)
     wanted = _wanted(grep)
-    printer = _printer(place, reading, as_json=as_json, timestamps=timestamps, many=chosen.many())
+    printer = _printer(project, reading, as_json=as_json, timestamps=timestamps, many=chosen.many())
     if follow:
         for where, event in _followed(reading, chosen, tail):
             if wanted(event.text):
@@ -125,11 +125,11 @@ def _followed(reading: Reading, chosen: _Chosen, tail: int | None) -> Iterator[t
 
 
 def _printer(
-    place: Here, reading: Reading, *, as_json: bool, timestamps: bool, many: bool
+    project: Here, reading: Reading, *, as_json: bool, timestamps: bool, many: bool
 ) -> Callable[[Where, Any], None]:
     if as_json:
         return lambda where, event: _raw(log_json(where, event))
-    look, _ = screen_parts(place.config.color)
+    look, _ = screen_parts(project.config.color)
     width = min(40, max((len(job_id) for job_id in reading.fold.jobs), default=0)) if many else 0
     return lambda where, event: _raw(
         log_line(where, event, look, job_width=width, timestamps=timestamps).encode(errors="surrogateescape") + b"\n"

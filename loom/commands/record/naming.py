@@ -11,16 +11,16 @@ from loom.util.bounded import listed
 from loom.util.globs import match_name
 
 
-def run_or_job(place: Here, run: str, job: str | None, step: str | None) -> tuple[Reading, str | None, str | None]:
+def run_or_job(project: Here, run: str, job: str | None, step: str | None) -> tuple[Reading, str | None, str | None]:
     """Find the run; a name that is a job of the last run (or a glob) selects that job, as in `loom logs test`."""
     last: Reading | None = None
     if run not in ("last", "last-failed") and step is None:
         with suppress(LoomError):
-            last = place.find("last")
+            last = project.find("last")
             if _named(last, run):
                 return last, run, job
     try:
-        return place.find(run), job, step
+        return project.find(run), job, step
     except RequestError as error:
         if error.code != "RUN_UNKNOWN" or last is None:
             raise

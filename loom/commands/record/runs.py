@@ -23,17 +23,17 @@ from loom.render.screen import Screen
 
 def runs(*, everywhere: bool, limit: int, as_json: bool, color: str | None) -> None:
     """`loom runs`."""
-    place = here({"color": color})
-    families = place.store.families(None if everywhere else place.root)
+    project = here({"color": color})
+    families = project.store.families(None if everywhere else project.root)
     rows = [_row_of(entry) for family in islice(families, limit) for entry in family]
     if as_json:
         print_json(Runs(runs=rows))
         return
-    look, write = screen_parts(place.config.color)
+    look, write = screen_parts(project.config.color)
     for line in runs_lines(rows, look, now_ns=time.time_ns(), with_place=everywhere):
         write(line)
     if not rows:
-        what = "no run yet" if everywhere else f"no run of {place.root} yet; --all lists those of every checkout"
+        what = "no run yet" if everywhere else f"no run of {project.root} yet; --all lists those of every checkout"
         print(what, file=sys.stderr)
 
 
@@ -69,14 +69,14 @@ def _row_of(entry: RunEntry) -> RunRow:
 
 def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, color: str | None) -> None:
     """`loom show`."""
-    place = here({"color": color})
-    reading = place.find(run)
+    project = here({"color": color})
+    reading = project.find(run)
     if as_json:
         print_kind("show", document_of(reading))
         return
     from loom.analysis.evidence import recorded_diagnosis  # `loom runs` does not need it
 
-    look, write = screen_parts(place.config.color, quiet=quiet, verbose=verbose, stream=stream)
+    look, write = screen_parts(project.config.color, quiet=quiet, verbose=verbose, stream=stream)
     replay(reading, Screen(look, write), every_line=stream)
     if reading.state in UNFINISHED:
         command = reading.receipt()["command"]
