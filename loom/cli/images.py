@@ -7,14 +7,11 @@ from typing import Annotated
 import typer
 
 from loom.cli import options
-from loom.cli.command import done_by
+from loom.cli.command import argument, done_by, option
 
 images = typer.Typer(help="List, pull, build and lock the images of the workflow.", no_args_is_help=True)
 
-Names = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="IMAGE", help="Only these images, or those of these jobs (names or globs)."),
-]
+Names = Annotated[list[str] | None, argument("IMAGE", "Only these images, or those of these jobs (names or globs).")]
 
 
 @images.command("ls")
@@ -49,10 +46,8 @@ def build(
 @done_by("keep.images")
 def lock(
     names: Names = None,
-    platform: Annotated[
-        list[str] | None, typer.Option("--platform", metavar="P", help="Lock for this platform too (linux/arm64).")
-    ] = None,
-    local: Annotated[bool, typer.Option("--local", help="Lock what is on this engine; ask no registry.")] = False,
+    platform: Annotated[list[str] | None, option("--platform P", "Lock for this platform too (linux/arm64).")] = None,
+    local: Annotated[bool, option("--local", "Lock what is on this engine; ask no registry.")] = False,
     as_json: options.AsJson = False,
     workflow: options.WorkflowFile = None,
 ) -> None:
@@ -71,9 +66,7 @@ def verify(names: Names = None, as_json: options.AsJson = False, workflow: optio
 @images.command("prune")
 @done_by("keep.images")
 def prune(
-    older_than: Annotated[
-        str, typer.Option("--older-than", metavar="TIME", help="Only images that were not used for this long.")
-    ] = "30d",
+    older_than: Annotated[str, option("--older-than TIME", "Only images that were not used for this long.")] = "30d",
     as_json: options.AsJson = False,
 ) -> None:
     """Remove images that loom built and that no run has used recently."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from typer.core import TyperCommand
 
@@ -11,19 +10,11 @@ from loom.cli import options
 from loom.cli.command import done_by, option
 
 
-class Sync(StrEnum):
-    """What becomes of a file that both the checkout and the job changed."""
-
-    ASK = "ask"
-    THEIRS = "theirs"
-    OURS = "ours"
-
-
 class ResumeCommand(TyperCommand):
     """Takes `--sync` with a value or without."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, [f"--sync={Sync.ASK}" if word == "--sync" else word for word in args])
+        return super().parse_args(ctx, ["--sync=ask" if word == "--sync" else word for word in args])
 
 
 CLASSES = {"resume": ResumeCommand}
@@ -36,7 +27,7 @@ def resume(
         str | None, option("--from JOB[:STEP]", "The job and step to continue from (default: where it failed).", "job")
     ] = None,
     sync: Annotated[
-        Sync | None,
+        Literal["ask", "theirs", "ours"] | None,
         option(
             "--sync [=theirs|ours]",
             "First bring what changed in the checkout since the last sync into the job's files. Of a file that the job"
