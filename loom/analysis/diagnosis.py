@@ -22,7 +22,7 @@ from loom.analysis.formats import Reader
 from loom.analysis.history import History, SameInput, SinceGreen
 from loom.analysis.known_failures import Cause, Failed
 from loom.analysis.named_files import Look, look_at
-from loom.analysis.output import Line, Output, earlier_error, lines_that_matter, telling_line, texts
+from loom.analysis.output import ReadLine, ReadOutput, earlier_error, lines_that_matter, telling_line, texts
 from loom.analysis.patterns import FailureGroup
 from loom.analysis.places import MOST_PLACES, Location, WorkingDirectories, from_root, is_foreign
 from loom.analysis.reproduction import reproduce_command
@@ -180,7 +180,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     receipt: Mapping[str, Any]
     pipeline: Mapping[str, Any]
     job: Mapping[str, Any] | None = None
-    output: Output = Output()
+    output: ReadOutput = ReadOutput()
     ended_by: Mapping[str, Any] | None = None
     output_read: Literal["all", "highlights", "part"] = "all"
     formats: Sequence[Reader] | None = None
@@ -215,7 +215,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     tests = [FailingTest(**test) for test in job.get("failing_tests", ())]
     # A finished job has its own status while others still run; otherwise use the run's.
     failed = (status or evidence.state) not in ("success", "skipped", "running")
-    output = evidence.output if failed else Output()
+    output = evidence.output if failed else ReadOutput()
     command = job.get("failing_command") or of_step.get("command")
     of_loom = _own_words(ending, step, output)
     own = output.of("own")
@@ -264,7 +264,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         telling_line=telling or (ended.text if ended is not None and failed else None),
         earlier_error=earlier_error(output, telling or "", command or ""),
         places=_places(
-            [*told_by, *map(Line, of_loom)], telling or "", of_step, tests, failures, ended, at, silent=silent
+            [*told_by, *map(ReadLine, of_loom)], telling or "", of_step, tests, failures, ended, at, silent=silent
         )
         if failed
         else [],
@@ -337,7 +337,7 @@ def diagnose_refusal(unrecorded: Unrecorded, previous_run_id: str | None) -> Dia
     )
 
 
-def _own_words(ending: Mapping[str, Any], step: str | None, output: Output) -> list[str]:
+def _own_words(ending: Mapping[str, Any], step: str | None, output: ReadOutput) -> list[str]:
     """Return loom's own messages about the failure."""
     error = str(ending.get("error") or "") if not step or ending.get("status") == "error" else ""
     printed = texts(output.lines)
@@ -345,7 +345,7 @@ def _own_words(ending: Mapping[str, Any], step: str | None, output: Output) -> l
 
 
 def _causes(
-    evidence: Evidence, ending: Mapping[str, Any], output: Output, of_loom: Sequence[str], command: str | None
+    evidence: Evidence, ending: Mapping[str, Any], output: ReadOutput, of_loom: Sequence[str], command: str | None
 ) -> list[Cause]:
     job = evidence.job or {}
     exit_code = ending.get("exit_code")
@@ -386,7 +386,7 @@ def _logs_command(run_id: str, job_id: str | None, unit: str | None) -> str | No
 
 
 def _telling_line(
-    causes: Sequence[Cause], failures: Sequence[Failure], output: Output, at: WorkingDirectories
+    causes: Sequence[Cause], failures: Sequence[Failure], output: ReadOutput, at: WorkingDirectories
 ) -> str | None:
     """Choose the line as `Diagnosis.telling_line`."""
     if evidence := next((cause.line for cause in causes if cause.line), None):
@@ -397,7 +397,7 @@ def _telling_line(
 
 
 def _places(
-    lines: Sequence[Line],
+    lines: Sequence[ReadLine],
     telling: str,
     step: Mapping[str, Any],
     tests: Sequence[FailingTest],
@@ -418,7 +418,7 @@ def _places(
         for each in failures
         if each.file and each.line and not is_foreign(each.file)
     ]
-    first = Line(telling)
+    first = ReadLine(telling)
     named = (place for line in (first, *reversed(lines)) if line is first or not line.mild for place in line.places)
     mentions = at.placed(named)
     told = mentions[:1] if first.tells and first.places else []

@@ -1,7 +1,7 @@
 """What a failed step printed, as its diagnosis sees it: few lines, each looked at once, from which everything else is chosen.
 
 The recorder keeps the lines that tell while the output comes (`record/highlights.py`). When the step has ended, these and the
-last lines are read; all who choose among them ask the same `Line`.
+last lines are read; all who choose among them ask the same `ReadLine`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _SURVIVED = re.compile(
 """The beginning of a line that is an error in the words of a tool, not a text that has such words in it."""
 
 
-class Line:
+class ReadLine:
     """A line of output, and what it says, which is found out once."""
 
     def __init__(self, text: str, part: Part = "own") -> None:
@@ -94,18 +94,18 @@ class Line:
         return places_in([self.text])
 
 
-class Output(Struct, frozen=True):
+class ReadOutput(Struct, frozen=True):
     """The lines that tell, a gap between those that do not follow each other, then the last lines."""
 
-    lines: Sequence[Line] = ()
+    lines: Sequence[ReadLine] = ()
     marked: bool = False
     """Whether it is known which lines are those of the command that ended the step; else all are taken for its own."""
 
-    def of(self, *parts: Part) -> list[Line]:
+    def of(self, *parts: Part) -> list[ReadLine]:
         return [line for line in self.lines if line.part in parts]
 
     @property
-    def reason(self) -> list[Line]:
+    def reason(self) -> list[ReadLine]:
         """What explains the end: the command's own lines; before an `exit`, those of the last command that printed something,
         unless they are many and none speaks of an error: a clean-up."""
         said = self.of("said")
@@ -115,7 +115,7 @@ class Output(Struct, frozen=True):
 
 def output_of(
     last: Sequence[OutputEvent], highlights: Highlights, counts: Mapping[str, int], ended: Mapping[str, Any] | None
-) -> Output:
+) -> ReadOutput:
     """Join the lines that tell and the last ones. `counts`: the lines of the whole output, by `stdout_lines` and `stderr_lines`;
     `ended`: an `EndedBy`, by whose counts the parts are told apart."""
     starts = {
@@ -129,21 +129,21 @@ def output_of(
         return next((each for each in starts if is_after(starts[each])), "before") if marked else "own"
 
     number = {stream: counts.get(f"{stream}_lines", 0) for stream in ("stdout", "stderr")}
-    found: list[Line] = []
+    found: list[ReadLine] = []
     for event in reversed(list(_uncut(last))):
-        found.append(Line(visible(event.text), part(lambda of: number[event.stream] > of[event.stream])))  # noqa: B023
+        found.append(ReadLine(visible(event.text), part(lambda of: number[event.stream] > of[event.stream])))  # noqa: B023
         number[event.stream] -= 1
-    early: list[Line] = []
+    early: list[ReadLine] = []
     before = 1  # the file's first line tells that the step began
     for line in highlights.lines if last else ():
         if line.seq >= last[0].seq:
             break
         whose = part(lambda of: line.line > 1 + sum(of.values()))  # noqa: B023
-        early += [Line(GAP, whose)] if line.line != before + 1 else []
-        early.append(Line(line.text, whose))
+        early += [ReadLine(GAP, whose)] if line.line != before + 1 else []
+        early.append(ReadLine(line.text, whose))
         before = line.line
-    early += [Line(GAP, early[-1].part)] if early else []
-    return Output([*early, *reversed(found)], marked)
+    early += [ReadLine(GAP, early[-1].part)] if early else []
+    return ReadOutput([*early, *reversed(found)], marked)
 
 
 def _uncut(events: Iterable[OutputEvent]) -> Iterator[OutputEvent]:
@@ -163,7 +163,7 @@ def _uncut(events: Iterable[OutputEvent]) -> Iterator[OutputEvent]:
     yield from held
 
 
-def telling_line(lines: Sequence[Line], at: WorkingDirectories, message: str | None) -> str | None:
+def telling_line(lines: Sequence[ReadLine], at: WorkingDirectories, message: str | None) -> str | None:
     """Choose the line to look at first: the `message` of a failure, an error in a file that is there, an error, a line that
     names such a file, the last one."""
     caught = _caught(lines)
@@ -185,9 +185,9 @@ def telling_line(lines: Sequence[Line], at: WorkingDirectories, message: str | N
     )
 
 
-def _caught(lines: Sequence[Line]) -> list[Line]:
+def _caught(lines: Sequence[ReadLine]) -> list[ReadLine]:
     """Return the exceptions that a program printed by themselves, without a trace, or in its log, and went on."""
-    around = zip([Line("it began"), *lines], lines, lines[1:], strict=False)
+    around = zip([ReadLine("it began"), *lines], lines, lines[1:], strict=False)
     return [
         line
         for before, line, after in around
@@ -200,7 +200,7 @@ def _caught(lines: Sequence[Line]) -> list[Line]:
     ]
 
 
-def _without_frames(lines: Sequence[Line]) -> Iterator[Line]:
+def _without_frames(lines: Sequence[ReadLine]) -> Iterator[ReadLine]:
     """Yield all lines but those of a traceback before its error."""
     inside = False
     for line in lines:
@@ -209,14 +209,14 @@ def _without_frames(lines: Sequence[Line]) -> Iterator[Line]:
             yield line
 
 
-def earlier_error(output: Output, shown: str, script: str) -> str | None:
+def earlier_error(output: ReadOutput, shown: str, script: str) -> str | None:
     """Choose the last error before the command's own lines: none that is shown, or that the script itself has the words of."""
     own = {line.text for line in output.of("own")} | {shown}
     errors = (line.text for line in reversed(output.of("before", "said")) if _SURVIVED.match(line.text))
     return next((text for text in errors if text not in own and text.strip() not in script), None)
 
 
-def lines_that_matter(lines: Sequence[Line], most: int = LINES_SHOWN, *, telling: str | None = None) -> list[str]:
+def lines_that_matter(lines: Sequence[ReadLine], most: int = LINES_SHOWN, *, telling: str | None = None) -> list[str]:
     """Select at most `most` lines: the telling one, the last ones, errors with one line of context each, the last ones first,
     and few that differ in numbers alone. A gap marks what is left out."""
     while lines and not lines[-1].text.strip():
@@ -242,7 +242,7 @@ def lines_that_matter(lines: Sequence[Line], most: int = LINES_SHOWN, *, telling
     return shown if len(shown) <= most else [GAP, *shown[len(shown) - most + 1 :]]
 
 
-def _errors(lines: Sequence[Line]) -> Iterator[int]:
+def _errors(lines: Sequence[ReadLine]) -> Iterator[int]:
     forms: Counter[str] = Counter()
     for number in range(len(lines) - 1, -1, -1):
         if lines[number].tells and forms[lines[number].form] < MOST_ALIKE:
@@ -250,5 +250,5 @@ def _errors(lines: Sequence[Line]) -> Iterator[int]:
             yield from (number, number + 1, number - 1)
 
 
-def texts(lines: Iterable[Line]) -> list[str]:
+def texts(lines: Iterable[ReadLine]) -> list[str]:
     return [line.text for line in lines]

@@ -11,22 +11,22 @@ from loom.analysis.diagnosis import (
 )
 from loom.analysis.known_failures import InSource
 from loom.analysis.named_files import missing_paths
-from loom.analysis.output import Line, Output, lines_that_matter
+from loom.analysis.output import ReadLine, ReadOutput, lines_that_matter
 from loom.analysis.places import places_in
 from loom.render.diagnosis import lines
 from loom.render.diagnosis.agent import MOST_BYTES
 from loom.render.screen import Look
 
 
-def output(lines: Sequence[str], own: Sequence[str] | None = None, said: Sequence[str] = ()) -> Output:
+def output(lines: Sequence[str], own: Sequence[str] | None = None, said: Sequence[str] = ()) -> ReadOutput:
     """Return what a step printed; `own`: its last command, `said`: the last one that printed something."""
-    found = [Line(line) for line in lines]
+    found = [ReadLine(line) for line in lines]
     left = {"own": list(own or ()), "said": list(said)}
     for line in reversed(found if own is not None else ()):
         line.part = next((part for part in ("own", "said") if line.text in left[part]), "before")
         if line.part != "before":
             left[line.part].remove(line.text)
-    return Output(found, own is not None)
+    return ReadOutput(found, own is not None)
 
 
 def evidence(
