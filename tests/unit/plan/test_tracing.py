@@ -44,6 +44,10 @@ TRACING = [
     "bash -exc 'make'",
     "#!/bin/sh -x\nmake",
     "set '-x'",
+    "bash --norc --xtrace build.sh",
+    "bash -o errexit -o xtrace build.sh",
+    "env env bash -x build.sh",
+    *(f"{shell} -x" for shell in ("sh", "bash", "dash", "ash", "ksh", "mksh", "zsh")),
 ]
 NOT_TRACING = [
     "set -e",
@@ -100,3 +104,23 @@ def test_a_long_line_is_looked_at_quickly() -> None:
         assert not trace.traces(job(unit * 2_000))
     assert trace.traces(job("exec " * 1000 + "bash -x run"))
     assert time.thread_time() - start < 5
+
+
+@pytest.mark.parametrize("name", ["CI_DEBUG_TRACE", "LOOM_DEBUG_TRACE"])
+@pytest.mark.parametrize(
+    ("value", "traces"),
+    [
+        ("1", True),
+        ("true", True),
+        ("yes", True),
+        ("on", True),
+        ("TRUE", True),
+        ("0", False),
+        ("", False),
+        ("no", False),
+    ],
+)
+def test_a_variable_that_switches_tracing_on(name: str, value: str, traces: bool) -> None:
+    found = trace.traces(job("make", **{name: value}))
+    assert bool(found) is traces
+    assert trace.traces(job("make", with_secret=False, **{name: value})) == ()

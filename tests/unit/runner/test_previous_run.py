@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from loom.errors import RecordError, RequestError
 from loom.plan.model import (
@@ -21,11 +25,15 @@ from loom.plan.model import (
     Secret,
     Step,
 )
+from loom.providers.base import COMMAND_USER
 from loom.providers.interactive import options_of
+from loom.record.fold import JobState
 from loom.record.saved_plan import SavedPlan, dump_planned, load_planned
 from loom.record.step_outputs import recorded, restored
+from loom.runner.attempt import NOT_KEPT
 from loom.runner.hooks import keeps
-from loom.runner.previous_run import step_named
+from loom.runner.previous_run import PastImage, PastJob, step_named
+from loom.runner.views import View
 from loom.secrets.masking import Masker
 from loom.status import Status
 
@@ -135,3 +143,79 @@ def test_what_is_kept_by_policy() -> None:
     assert kept("on-failure", by_hand=False) == [Status.FAILURE, Status.ERROR, Status.TIMED_OUT]
     assert set(kept("on-failure", by_hand=True)) == {*kept("on-failure", by_hand=False), Status.CANCELED}
     assert kept("always", by_hand=False) == list(Status)
+
+
+def past(
+    *, lists: dict[str, list[Any]] | None = None, image: bool = True, receipt: object = None, **facts: Any
+) -> PastJob:
+    """A job of a run with these facts."""
+    state = JobState("unit.1", {}, facts=facts, lists=lists or {})
+    fold = SimpleNamespace(jobs={"unit.1": state}, last=SimpleNamespace(ts="2026-01-02T03:04:05+00:00"))
+    run = SimpleNamespace(fold=fold, workspace=Path("/w/run"), entry=SimpleNamespace(receipt=receipt))
+    return PastJob(run=cast("Any", run), job=JOB if image else replace(JOB, image=None))
+
+
+def test_what_was_kept_of_a_job_or_why_it_was_not() -> None:
+    nothing = past()
+    assert (nothing.kept, nothing.not_kept, nothing.place_id, nothing.expires_at, nothing.image) == (
+        {},
+        "",
+        "",
+        None,
+        None,
+    )
+    refused = past(lists={"warning": [{"text": "else"}, {"text": f"{NOT_KEPT}no room"}, {"text": f"{NOT_KEPT}later"}]})
+    assert refused.not_kept == "no room"
+    kept = past(
+        session_kept={
+            "container_id": "c",
+            "kept_at": "2026-01-02T03:04:06+00:00",
+            "expires_at": "2026-01-03T03:04:06+00:00",
+        },
+        session_opened={"container_id": "b", "workspace": "/w/run.jobs/a/workspace"},
+        image_resolved={"name": "n", "id": "sha256:1"},
+        cache_keys={"keys": ["k"]},
+    )
+    assert (kept.place_id, kept.kept_at, kept.expires_at) == (
+        "c",
+        datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC),
+        datetime(2026, 1, 3, 3, 4, 6, tzinfo=UTC),
+    )
+    assert kept.image == PastImage(name="n", image_id="sha256:1", digest="")
+    assert past(image_resolved={"name": "n", "id": "i", "digest": "d"}).image == PastImage(
+        name="n", image_id="i", digest="d"
+    )
+    assert (kept.cache_keys, nothing.cache_keys) == (("k",), ())
+    assert past(session_opened={}).kept_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), (
+        "jobs share the files until its end"
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "may"),
+    [
+        (past(), True),
+        (past(receipt=1), False),
+        (past(receipt=1, session_kept={"container_id": "c"}), True),
+        (past(receipt=1, session_opened={"kept": "adopted"}), True),
+        (past(receipt=1, session_opened={"kept": "other"}), False),
+        (past(image=False), False),
+    ],
+)
+def test_a_job_may_still_have_its_container(job: PastJob, may: bool) -> None:
+    assert job.may_have_place is may
+
+
+@pytest.mark.parametrize(
+    ("image", "opened", "expected"),
+    [
+        (True, {}, View(mode=MountMode.BIND, workspace=Path("/w/run"))),
+        (False, {"mount_mode": "overlay"}, View(mode=MountMode.BIND, workspace=Path("/w/run"))),
+    ],
+)
+def test_the_view_of_a_job_is_that_of_its_record(image: bool, opened: dict[str, str], expected: View) -> None:
+    job = past(image=image, session_opened=opened)
+    assert (job.view, job.shares_workspace) == (expected, True)
+    assert past().view is None
+    assert (job.ran_as_root, past(session_opened={"user": "0:0"}).ran_as_root) == (False, True)
+    assert past(session_opened={COMMAND_USER: "7"}).command_user == "7"

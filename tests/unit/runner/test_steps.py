@@ -417,3 +417,16 @@ def test_after_a_jobs_time_is_over_nothing_runs_as_in_gitlab(make: Make, after: 
     said = "`after_script` was not run: the job's time was over, as in GitLab"
     assert warnings(ran) == ([said] if after else [])
     assert ran.lines("one", "after_script/01") == []
+
+
+def test_the_record_says_of_a_step_where_it_is_written(make: Make) -> None:
+    ran = make(
+        "stages: [a]\none:\n  stage: a\n  script:\n    - |\n      true\n    - 'true'\n  after_script: ['true']\n"
+    ).run()
+    begun = [event.data for event in ran.events if event.step and "command" in event.data]
+    common = {"attempt": 1, "file": ".loom/workflow.yml"}
+    assert begun == [
+        {"command": "true\n", "phase": "script", "number": 1, "line": 7, "literal": True, **common},
+        {"command": "true", "phase": "script", "number": 2, "line": 8, "literal": False, **common},
+        {"command": "true", "phase": "after_script", "number": 1, "line": 9, "literal": False, **common},
+    ]
