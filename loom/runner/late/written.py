@@ -7,7 +7,7 @@ from itertools import chain, count
 
 from msgspec.structs import replace
 
-from loom.plan.github.actions import ActionFile, BadAction, of_workspace
+from loom.plan.github.actions import ActionFile, BadAction, NoAction, of_workspace
 from loom.plan.github.steps import StepList
 from loom.plan.late import Action
 from loom.plan.model import Job, Step
@@ -20,9 +20,13 @@ _COMMON = ("id", "name", "scope", "condition", "env", "continue_on_error", "time
 def become(job: Job, step: Step, data_of: Callable[[str], bytes]) -> tuple[Step, ...]:
     """Return the steps that a "written" one becomes; `data_of` as of `of_workspace`. Raises BadAction."""
 
+    first = iter([step.script])
+
     def read(uses: str, _: str) -> ActionFile:
         if uses.startswith("docker://"):
             return ActionFile(action=Action(uses=uses, using="docker", image=uses))
+        if uses.startswith("./") and next(first, None) is None:
+            raise NoAction(uses)  # it has its own turn, before which a step of this one may write it
         if uses.startswith("./"):
             return of_workspace(uses, data_of)
         raise BadAction(f"{uses}: loom fetches no action for one that a step has written; use it in the workflow")

@@ -552,16 +552,34 @@ def test_an_action_that_a_step_writes_becomes_its_steps_when_its_turn_comes(make
         ),
         files={"outer": ACTION, "inner": INNER},
     )
-    found = [ran.lines("one", f"script/{number}") for number in ("05", "07", "03")]
+    found = [ran.lines("one", f"script/{number}") for number in ("05", "08", "03")]
     assert found == [["hello me"], ["inner"], ["7"]]
     assert states(ran) == {
         **dict.fromkeys(("01", "02", "05", "06", "07", "08", "09", "03"), "success"),
         "04": "skipped",
     }
     planned = load_planned(ran.reading.paths.plan).plan
-    assert [one.number for one in planned.job("one").steps] == [1, 2, 5, 6, 7, 8, 9, 3, 4]
+    assert [one.number for one in planned.job("one").steps] == [1, 2, 5, 6, 8, 9, 7, 3, 4]
     shown = ran.reading.fold.jobs["one"].planned
     assert [one["id"] for one in shown["steps"]][:3] == ["script/01", "script/02", "script/05"]
+
+
+def test_an_action_may_write_the_one_that_it_uses(make: Make) -> None:
+    written = step("./made", kind="written")
+    ran = run(
+        make,
+        job("one", step("mkdir made; cp outer made/action.yml"), written),
+        job("two", step("mkdir made; cp itself made/action.yml"), written),
+        code=1,
+        files={
+            "outer": "runs: {using: composite, steps: [{run: cp inner made/action.yml, shell: sh}, {uses: ./made}]}\n",
+            "inner": INNER,
+            "itself": "runs: {using: composite, steps: [{uses: ./made}]}\n",
+        },
+    )
+    assert ran.statuses == {"one": "success", "two": "failure"}
+    assert "inner" in [line for number in range(1, 10) for line in ran.lines("one", f"script/{number:02d}")]
+    assert ran.error("two") == "./made: more than 9 composite actions use each other"
 
 
 @pytest.mark.parametrize(
