@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import posixpath
 import shlex
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
@@ -113,8 +114,8 @@ def container_of(
     image, root = Image(name=action.image.removeprefix("docker://")), None
     if not action.image.startswith("docker://"):
         root = Path(action.directory) if action.directory else workspace
-        context = action.path or "."
-        image = Image(build=Build(context=context, dockerfile=_joined(action.path, action.image)))
+        file = posixpath.normpath(posixpath.join(action.path, action.image))
+        image = Image(build=Build(context=posixpath.dirname(file) or ".", dockerfile=file))
     arguments = [own(one) for one in action.args]
     if (written := step.inputs.get("args")) is not None:  # one text for all
         arguments = shlex.split(given(written))
@@ -138,7 +139,3 @@ def container_of(
         reported={key: f"files/{key}" for key in reports.values()},
         timeout_s=timeout_s,
     )
-
-
-def _joined(path: str, name: str) -> str:
-    return f"{path}/{name.removeprefix('./')}".lstrip("/")

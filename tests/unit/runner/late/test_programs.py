@@ -98,7 +98,15 @@ def test_the_image_of_an_action_runs_beside_the_job_with_its_texts(make: Make) -
         (
             {"image": "docker/Dockerfile"},
             {},
-            {"image": Image(build=Build(context="sub", dockerfile="sub/docker/Dockerfile")), "build_root": Path("/a")},
+            {
+                "image": Image(build=Build(context="sub/docker", dockerfile="sub/docker/Dockerfile")),
+                "build_root": Path("/a"),
+            },
+        ),
+        (
+            {"image": "../Dockerfile"},
+            {},
+            {"image": Image(build=Build(context=".", dockerfile="Dockerfile")), "build_root": Path("/a")},
         ),
         (
             {"image": "./Dockerfile", "path": "", "directory": ""},
