@@ -19,6 +19,7 @@ from loom.providers.base import SecretValues, Setup
 from loom.record.store import Store
 from loom.runner import JobTools
 from loom.storage.bucket import Bucket
+from loom.util.paths import run_of_workspace
 
 if TYPE_CHECKING:
     from loom.snapshot import Source
@@ -79,7 +80,6 @@ def cache_project(config: Config, root: Path, origin: str | None) -> str:
 def _is_protected(config: Config, source: Source, snapshot: Mapping[str, Any]) -> bool:
     """Return whether a snapshot is a protected branch's as committed: anybody's patch may be among changes."""
     from loom.util import globs
-    from loom.util.paths import run_of_workspace
 
     if run_of_workspace(source.root.name) is not None:  # where a job may have moved the branch
         return False
