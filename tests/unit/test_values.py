@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 
-from msgspec import Struct
+from msgspec import NODEFAULT, Struct
 
 import loom.plan
 import loom.runner
@@ -42,6 +42,68 @@ WITHOUT_NAMES = {
 }
 """Rows of tables, nodes of trees, and those of few fields."""
 
+GIVEN_BY_NOBODY: dict[str, object] = {
+    "ActionFile.pre_if": "always()",
+    "ActionFile.post_if": "always()",
+    "ContainerOptions.health_interval_s": 1.0,
+    "LateNeed.result": "success",
+    "LateJob.fail_fast": True,
+    "LateStep.stage": "main",
+    "Secret.file": True,
+    "Secret.required": True,
+    "Build.context": ".",
+    "Build.dockerfile": "Dockerfile",
+    "Image.pull": "missing",
+    "Need.artifacts": True,
+    "Retry.when": frozenset({"always"}),
+    "Ready.interval_s": 1.0,
+    "Ready.timeout_s": 60.0,
+    "Service.needed": True,
+    "Artifacts.when": "on_success",
+    "Cache.key": "default",
+    "Cache.policy": "pull-push",
+    "Cache.when": "on_success",
+    "Job.target": "linux",
+    "Job.shell": ("auto",),
+    "Job.when": "on_success",
+    "JobSelection.on": "docker",
+    "ProjectOrigin.protocol": "https",
+    "ProjectOrigin.port": "443",
+    "ProjectOrigin.ssh_port": "22",
+    "Trace.number": 1,
+    "Resumption.number": 1,
+    "Start.status": "success",
+    "_Scope.status": "success",
+    "Reuse.has_products": True,
+    "Nested.directory": True,
+    "KnownFiles.plain": True,
+    "Stored.schema": 2,
+    "_Issue.type": "issue",
+    "_Location.index": -1,
+    "_Suppression.status": "accepted",
+    "_RuleReference.index": -1,
+    "_Result.ruleIndex": -1,
+    "_Result.kind": "fail",
+    "_Default.level": "warning",
+    "GitHubShapes.code": "GH_INVALID",
+    "GitHubShapes.refused_code": "GH_UNSUPPORTED",
+    "GitHubShapes.idle_code": "GH_NO_EFFECT",
+    "GitHubShapes._left": 500_000,
+    "GitLabShapes.code": "GL_INVALID",
+    "GitLabShapes.refused_code": "GL_UNSUPPORTED",
+    "GitLabShapes.idle_code": "GL_NO_EFFECT",
+    "GitLabShapes._left": 500_000,
+    "Shapes.idle_code": "GL_NO_EFFECT",
+    "Shapes._left": 500_000,
+    "Variable.expand": True,
+    "Keyword.support": "same",
+    "Problems.code": "WF_SCHEMA_V1",
+    "Problems._left": 50_000,
+    "WantedNeed.artifacts": True,
+    "WantedNeed.always": True,
+}
+"""A field that nobody gives is empty, zero or false, but for these."""
+
 
 def structs() -> Iterator[type[Struct]]:
     for package in (loom.plan, loom.runner, loom.snapshot, loom.storage, loom.workflow):
@@ -55,3 +117,13 @@ def test_values_do_not_change_and_are_made_with_names() -> None:
     found = [one for one in structs() if one.__module__ != "loom.storage.findings" or not one.__name__.startswith("_")]
     assert {one.__name__ for one in found if not one.__struct_config__.frozen} == CHANGE
     assert {one.__name__ for one in found if one.__match_args__} == WITHOUT_NAMES
+
+
+def test_what_nobody_gives_is_empty_but_for_what_is_listed() -> None:
+    found: dict[str, object] = {}
+    for one in structs():
+        with_default = one.__struct_fields__[-len(one.__struct_defaults__) :] if one.__struct_defaults__ else ()
+        for name, value in zip(with_default, one.__struct_defaults__, strict=True):
+            if value is not NODEFAULT and isinstance(value, str | int | float | tuple | frozenset) and value:
+                found[f"{one.__name__}.{name}"] = value
+    assert found == GIVEN_BY_NOBODY
