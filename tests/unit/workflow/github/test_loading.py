@@ -104,6 +104,16 @@ STEPS = "steps: [{run: echo}]"
             job("steps: [{run: x, timeout-minutes: soon}]"),
             "5:39 /jobs/x/steps/0/timeout-minutes steps:timeout-minutes: expected number",
         ),
+        (job(STEPS, "secrets: {a: b}"), "6:5 /jobs/x/secrets `secrets` is for a job with `uses`; this one has steps"),
+        (
+            job("steps: [{uses: ./x, working-directory: w}]"),
+            "5:44 /jobs/x/steps/0/working-directory `working-directory` is for a step with `run`",
+        ),
+        (
+            job("steps: [{id: 1a, run: x}]"),
+            "5:18 /jobs/x/steps/0/id id: 1a: letters, digits, - and _; no digit or - first",
+        ),
+        ("on: push\njobs: {x: {steps: [{run: x}]}}", "2:8 /jobs/x x: `runs-on` is missing"),
         (job(STEPS, "needs: y"), "6:12 /jobs/x/needs/0 needs: unknown job y"),
         (job(STEPS, "needs: [x]"), "needs: the jobs need each other in a cycle: x -> x; remove one"),
         (job(STEPS, "with: {a: 1}"), "6:5 /jobs/x/with `with` is for a job with `uses`; this one has steps"),
@@ -378,3 +388,31 @@ def test_a_file_has_a_limit_of_values(tmp_path: Path, monkeypatch: pytest.Monkey
     assert any("the file has more than 500000 values" in one for one in messages(examined(tmp_path, several)))
     monkeypatch.setattr(loader, "GitHubShapes", partial(GitHubShapes, _left=40))
     assert messages(examined(tmp_path, several)) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "allowed"),
+    [
+        *((f"{key}: x", True) for key in ("name", "if", "concurrency")),
+        *(
+            (one, True)
+            for one in (
+                "permissions: {contents: read}",
+                "strategy: {matrix: {a: [1]}}",
+                "with: {a: b}",
+                "secrets: inherit",
+            )
+        ),
+        *((f"{key}: x", False) for key in ("runs-on", "container", "environment")),
+        *((f"{key}: {{a: x}}", False) for key in ("env", "outputs")),
+        ("defaults: {run: {shell: sh}}", False),
+        ("steps: [{run: x}]", False),
+        ("timeout-minutes: 3", False),
+        ("continue-on-error: true", False),
+    ],
+)
+def test_keys_that_a_job_with_uses_may_have(tmp_path: Path, key: str, allowed: bool) -> None:
+    text = f"on: push\njobs: {{x: {{uses: a/b/.github/workflows/c.yml@v1, {key}}}}}"
+    name = key.partition(":")[0]
+    said = f"2:50 /jobs/x/{name} `{name}` can't stand in a job with `uses`"
+    assert (said in messages(examined(tmp_path, text))) is not allowed
