@@ -10,7 +10,8 @@ VERSION, LEVEL, KEY = (("build", name) for name in ("version", "level", "key"))
 STEP = Step(
     phase="script",
     number=1,
-    script='echo start\nmake V=${{ needs.build.outputs.version }} "${{ github.sha }}" L=${{needs.build.outputs.level}}',
+    script='echo start\nmake V=${{ needs.build.outputs.version }} "${{ github.sha }}" L=${{needs.build.outputs.level}}\n'
+    "a ${{ needs.build.outputs.key }} z",
     late=LateStep(kind="run", env={"KEY": "${{ needs.build.outputs.key }}", "OTHER": "${{ github.sha }}"}),
 )
 JOB = Job(id="test", name="test", stage="", steps=(STEP,), provider="docker", late=LateJob())
@@ -22,5 +23,5 @@ def test_values_are_those_that_the_log_shows() -> None:
 
 
 def test_masked_value_and_line_that_is_not_shown_are_not_known() -> None:
-    assert outputs_in_log(JOB, ["  KEY: ***", "make V=1"]) == {}
+    assert outputs_in_log(JOB, ["  KEY: ***", "make V=1", "a b y", "b c z"]) == {}
     assert used_outputs(JOB) == {VERSION, LEVEL, KEY}

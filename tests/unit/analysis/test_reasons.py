@@ -122,6 +122,9 @@ def test_file_that_the_checkout_has_and_the_commit_has_not(tmp_path: Path, ignor
 @pytest.mark.parametrize(
     ("there", "here"),
     [
+        ("$ pytest\nE  AssertionError: at 10:00 there is nothing", None),
+        ("$ pytest\nseed 42, 3 tests\nE  assert 1 == 2", "$ pytest\nseed 42, 4 tests\n4 passed"),
+        ("$ cmp dist/app expected\nthey differ", "$ cmp dist/app expected"),
         ("$ make\ncc -c a.c\na.c:10:12: error: expected identifier, as in b.h:20:34", None),
         ("$ ./test\n10:00 GET /a\nwrong", "$ ./test\n10:00 PUT /a\nok"),
         ("$ make\ngot 12.1 MB\nwrong answer", "$ make\ngot 12.4 MB\nok"),
@@ -131,3 +134,35 @@ def test_file_that_the_checkout_has_and_the_commit_has_not(tmp_path: Path, ignor
 )
 def test_failure_without_a_known_reason_is_given_none(tmp_path: Path, there: str, here: str | None) -> None:
     assert told(tmp_path, there, here) == {}
+
+
+def test_differences_are_no_reason_of_what_fails_on_both_sides(tmp_path: Path) -> None:
+    differs = [Pair(name="image", a="sha256:aa", b="sha256:bb"), Pair(name="cache", a="restored", b="cold")]
+    assert told(tmp_path, "$ make\nwrong", None, *differs) == {}
+
+
+@pytest.mark.parametrize(
+    ("job", "says"),
+    [
+        (Job(id="unit", name="unit", stage="test", steps=(), provider="docker"), "which could not be had"),
+        (Job(id="lint", name="lint", stage="build", steps=(), provider="docker"), "which lint does not take"),
+        (BUILD, ""),
+    ],
+)
+def test_missing_artifact_is_of_an_earlier_stage_or_not_taken(tmp_path: Path, job: Job, says: str) -> None:
+    found = told(tmp_path, "$ cat dist/app\ncat: dist/app: No such file or directory", job=job)
+    assert says in found.get("artifact", "")
+    assert ("artifact" in found) is bool(says)
+
+
+def test_file_of_the_commit_is_not_one_of_the_checkout_alone(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "tree"):
+        folder.mkdir(exist_ok=True)
+        (folder / "config").touch()
+    assert "ignored-file" not in told(tmp_path, "$ cat config\ncat: config: No such file or directory")
+
+
+def test_order_of_tests_is_looked_for_after_the_parting(tmp_path: Path) -> None:
+    trace = "".join(f"  frame of {'x' * number}\n" for number in range(60))
+    there = f"$ t\ntest_a FAILED\n{trace}test_c ok\ntest_b ok"
+    assert "order" in told(tmp_path, there, "$ t\ntest_a ok\ntest_b ok\ntest_c ok")

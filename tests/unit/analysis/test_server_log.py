@@ -131,7 +131,8 @@ def test_log_of_github(text: str) -> None:
 
 
 def test_image_and_depth_of_a_job_on_github() -> None:
-    text = GITHUB.replace("  repository: octo/hello", "  fetch-depth: 3")
+    other = f"##[command]docker pull node:22\nDigest: sha256:{'01' * 32}\nmain.c:3:5"  # of a step's own
+    text = GITHUB.replace("  repository: octo/hello", "  fetch-depth: 3").replace("main.c:3:5", other)
     start = (
         f"##[group]Starting job container\n##[command]/usr/bin/docker pull node:22\nDigest: {_DIGEST}\n##[endgroup]\n"
     )
