@@ -19,7 +19,7 @@ from loom.errors import InfrastructureError, LoomError, RequestError, WorkflowEr
 from loom.record.lines import STANDARD_OUTPUT
 from loom.status import ExitCode
 from loom.util import controls, profile, startup
-from loom.util.controls import without_commands
+from loom.util.controls import shown, without_commands
 from loom.util.refusals import refusal
 
 RUNS = ("run", "rerun", "resume")
@@ -116,8 +116,6 @@ def _bug(error: Exception) -> int:
 
 
 def _print_error(error: LoomError) -> int:
-    from loom.util.controls import shown
-
     if isinstance(error, WorkflowError):
         from loom.render.problems import problem_lines
 
