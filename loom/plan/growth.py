@@ -73,7 +73,9 @@ def grown_as(plan: Plan, before: Plan) -> Plan:
 
 def _steps_grown_as(job: Job, before: Plan) -> Job:
     old = before.job(job.id).steps if before.has(job.id) else ()
-    for of in dict.fromkeys(step.late.of for step in old if step.late is not None and step.late.of):
-        if any(step.id == of and step.late is not None and step.late.kind == "written" for step in job.steps):
-            job = with_action(job, tuple(step for step in old if step.late is not None and step.late.of == of))
-    return job
+    now = {step.id: step for step in job.steps}
+    grown = {step.late.of for step in old if step.late is not None and step.late.of} & now.keys()
+    same = [step.id for step in old if step.id in now] == list(now)
+    if not grown or not same or any((late := now[of].late) is None or late.kind != "written" for of in grown):
+        return job
+    return replace(job, steps=tuple(step if step.id in grown else now.get(step.id, step) for step in old))

@@ -64,5 +64,12 @@ def test_the_steps_of_an_action_take_the_place_of_the_step_that_wrote_it_and_its
     after = with_action(before, made)
     assert [step.number for step in after.steps] == [1, 2, 5, 6, 3, 7, 4]
     assert grown_as(plan(before), plan(after)) == plan(after)
+    deeper = with_action(
+        replace(after, steps=(*after.steps[:2], *steps("5 written", of="script/02"), *after.steps[3:])),
+        steps("5 node", of="script/05"),
+    )
+    assert grown_as(plan(before), plan(deeper)) == plan(deeper)
+    longer = replace(before, steps=(*before.steps, *steps("5 run")))
+    assert grown_as(plan(longer), plan(after)) == plan(longer)
     other = replace(before, steps=steps("1 run", "2 run"))
     assert grown_as(plan(other), plan(after)) == plan(other)
