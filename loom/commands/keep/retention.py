@@ -216,7 +216,9 @@ def unused_actions(config: Config, store: Store) -> Iterator[Path]:
     """
     plans: list[str] | None = None
     for folder in sorted(config.cache_dir.glob("actions-*/*+*")):
-        there = [] if folder.name.endswith("@git") else [*folder.iterdir()]
+        if "@" in folder.name:  # its repository, and the lock of that
+            continue
+        there = [*folder.iterdir()]
         old = [one for one in there if time.time() - one.stat().st_mtime > ACTION_UNUSED_S]
         if old and plans is None:
             plans = [read_regular(path).decode() for entry in store.entries() if (path := entry.paths.plan).exists()]
