@@ -419,6 +419,8 @@ def _texts(late: LateJob, steps: Iterable[p.Step]) -> Iterator[str]:
     for step in steps:
         yield step.script
         if (one := step.late) is not None:
+            if one.kind == "written":  # whose inputs may default to it
+                yield "${{ github.token }}"
             action = one.action
             yield from (one.name, one.shell, one.working_directory, one.timeout_minutes, one.continue_on_error)
             yield from (

@@ -756,7 +756,8 @@ jobs:
   y: {runs-on: ubuntu-latest, steps: [{uses: actions/checkout@v4}, {uses: ./made}]}
   z: {runs-on: ubuntu-latest, steps: [{uses: actions/checkout@v4, with: {ref: v1}}, {uses: ./made}]}
 """
-    plan = planned(text)
+    plan = planned(text, github={"secrets": {"GITHUB_TOKEN": "env://T", "OTHER": "env://O"}})
+    assert [late(plan.job(name)).secrets for name in "xy"] == [{"GITHUB_TOKEN": "GITHUB_TOKEN"}, {}]
     step = plan.job("x").steps[1]
     assert (of(step).kind, of(step).id, of(step).inputs, of(step).condition) == (
         "written",
