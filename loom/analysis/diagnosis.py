@@ -419,8 +419,8 @@ def _places(
         if each.file and each.line and not is_foreign(each.file)
     ]
     first = ReadLine(telling)
-    named = (place for line in (first, *reversed(lines)) if line is first or not line.mild for place in line.places)
-    mentions = at.placed(named)
+    plain = (line for line in reversed(lines) if not (line.mild or (line.passes_on and not at.are_there(line.places))))
+    mentions = at.placed(place for line in (first, *plain) for place in line.places)
     told = mentions[:1] if first.tells and first.places else []
     found: dict[tuple[str, int], Location] = {}
     surest = by_command if silent else []

@@ -39,7 +39,7 @@ _COUNTED: tuple[tuple[Part, str], ...] = (("own", ""), ("said", "said_"))
 _HEADING = re.compile(r"\s*(?:Traceback \(most recent call last\)|stack traceback):")
 """Its error follows it, after indented lines, or is before it."""
 _PASSES_ON = re.compile(
-    r"[\s|]*(?:raise|throw)\s|(?!.*Error\b)[^:]*:$|[\s|]*Traceback |[✗✘] Build failed in "
+    r"[\s|]*(?:raise|throw)\s|(?!.*Error\b)[^:]{0,60}:$|[\s|]*Traceback |[✗✘] Build failed in "
     r"|\s*Uncaught exception in |.*\*\*\* .*Error \d+|ninja: build stopped|npm (?:ERR!|error) (?:code|errno|A complete log)\b"
     r"|[\s|+]*Exception ?Group\b|Aborted with \d+ warnings?\b|={3,} (?:FAILURES|ERRORS) =|Finished in "
     r"|rake aborted!|-- Configuring incomplete|Execution of \S+ aborted|FAILED: "
@@ -79,6 +79,11 @@ class ReadLine:
     def mild(self) -> bool:
         """Whether it is a warning, or a success."""
         return _MILD.search(self.text) is not None
+
+    @cached_property
+    def passes_on(self) -> bool:
+        """Whether it is a title, or reports the end of another program."""
+        return _PASSES_ON.match(self.text) is not None
 
     @cached_property
     def frame(self) -> bool:
@@ -173,8 +178,8 @@ def telling_line(lines: Sequence[ReadLine], at: WorkingDirectories, message: str
         return line.text
     survived = max((number + 1 for number, line in enumerate(lines) if line.text.endswith("(ignored)")), default=0)
     told = [line for line in _without_frames(lines[survived:]) if not line.blank]
-    own = [line for line in told if not _PASSES_ON.match(line.text)]
-    errors = [line for line in own if line.tells and line not in caught]
+    own = [line for line in told if not line.passes_on]
+    errors = [line for line in own if line.tells and line not in caught and (own[-1].mild or not line.mild)]
     inside = [line for line in own if at.are_there(line.places)]
     placed = [line for line in inside if not (line.frame or line.mild)]
     plain = [line for line in errors if not line.mild]

@@ -42,7 +42,7 @@ _FORMS = 4096
 
 TELLING = re.compile(
     r"""\b(?:errors?|fail(?:ed|ures?)?|fatal|panic|panicked|exception|traceback|assert\w*|undefined|unresolved
-    |cannot|can't|could\ not|unable\ to|not\ found|no\ such\ file|denied|refused|segmentation\ fault|killed
+    |cannot|can't|could(?:\ not|n't)|unable\ to|not\ found|no\ such\ file|denied|refused|segmentation\ fault|killed
     |timed?\ ?out|abort\w*|invalid|unexpected|expected)\b|^E\s{2,}|^FAIL\b|\bnot\ ok\b|✗|✘|✕|✖|[A-Z]\w+(?:Error|Exception)\b""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -61,7 +61,7 @@ WORDS: dict[str, Why | None] = dict.fromkeys(
     (
         *("rror", "RROR", "fail", "Fail", "FAIL", "fatal", "FATAL", "Fatal", "panic", "xception", "raceback", "ssert"),
         *("annot ", "can't", "not found", "o such file", "denied", "refused", "egmentation", "illed", "imed out"),
-        *("nvalid", "ndefined", "nresolved", "xpected", "bort", "nable to", "ould not"),
+        *("nvalid", "ndefined", "nresolved", "xpected", "bort", "nable to", "ould not", "ouldn't"),
         *(".py:", ".go:", ".rb:", ".ts:", ".js:", "--> "),
     )
 )

@@ -152,6 +152,35 @@ OUTPUTS = {
         "gone.md",
         "",
     ),
+    "eslint": (
+        (
+            "Oops! Something went wrong! :(\n\nESLint: 8.57.1\n\nESLint couldn't find a configuration file. To set up a "
+            "configuration file for this project, please run:\n\n    npm init @eslint/config\n\nIf you need more help, please stop by."
+        ),
+        "couldn't find a configuration",
+        "",
+    ),
+    "node": (
+        (
+            "listen(port)\n       ^\n\nReferenceError: port is not defined\n"
+            "The loader read it as an ES module.\n    at w/a.js:1:8\n\nNode.js v20.20.2"
+        ),
+        "port is not defined",
+        "w/a.js:1",
+    ),
+    "a warning before the reason": (
+        "warning: cannot open cache, ignored\ntable users has 3 duplicate keys",
+        "3 duplicate",
+        "",
+    ),
+    "a linker below cmake": (
+        (
+            "/usr/bin/ld: t.c:(.text+0x5): undefined reference to `missing_fn'\ncollect2: error: ld returned 1 exit status\n"
+            "gmake[2]: *** [CMakeFiles/t.dir/build.make:101: t] Error 1\ngmake: *** [Makefile:91: all] Error 2"
+        ),
+        "undefined reference",
+        "",
+    ),
     "a test that counts no errors": ("ok 12 tests, errors: 0\n3 files would be reformatted", "3 files", ""),
 }
 
