@@ -247,6 +247,8 @@ def test_actions_stay_as_long_as_a_kept_run_uses_them(make: Make) -> None:
     for path in (used, new, old, other, cache / "o+a@git", cache / "o+b@git"):
         path.mkdir(parents=True)
         (path / "file").write_text("x")
+    for repository in ("o+a", "o+b"):
+        (cache / f"{repository}@git.lock").touch()
     for path in (used, old, other):
         os.utime(path, (1, 1))
     plan = project.store.entry(run_id).paths.plan
@@ -254,8 +256,6 @@ def test_actions_stay_as_long_as_a_kept_run_uses_them(make: Make) -> None:
     assert f"would remove {old} " in project.loom("clean", "--dry-run")
     document = json.loads(project.loom("clean", "--json"))
     validate("clean", document)
-    (cache / "o+a@git.lock").touch()
-    (cache / "o+b@git.lock").touch()
     gone = {old, other, cache / "o+b@git"}
     assert {Path(item["name"]) for item in document["items"] if item["kind"] == "action"} == gone
     assert {path for path in (used, new, old, other, cache / "o+a@git", cache / "o+b@git") if not path.exists()} == gone
