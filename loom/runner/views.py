@@ -183,13 +183,14 @@ class Views:
         above, name = jobs_of(self._workspace), job_directory_name(job.id)
         try:
             make_own(above)
-            for number in range(1, 10_000):
-                directory = above / (name if number == 1 else f"{name}.{number}")
+            directory, number = above / name, 1
+            while True:
                 try:
                     directory.mkdir(mode=0o700)
                 except FileExistsError:
-                    continue
-                return directory
+                    number += 1
+                    directory = above / f"{name}.{number}"
+                else:
+                    return directory
         except OSError as error:
             raise SnapshotError(f"no directory for the files of job {job.id}: {error}") from error
-        raise SnapshotError(f"no directory for the files of job {job.id}: {above} is full of earlier ones")

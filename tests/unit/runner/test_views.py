@@ -120,10 +120,9 @@ def test_a_view_that_was_not_to_be_had_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_jobs_directories_are_its_own_and_closed(tmp_path: Path) -> None:
     several = views(tmp_path)
-    first, second = several.of(job()).directory, several.of(job()).directory
+    first, *others = [view.directory for view in (several.of(job()) for _ in range(3))]
     assert first is not None
-    assert second is not None
-    assert (first.name, second.name) == ("a-b-c", "a-b-c.2")
+    assert [first.name, *(other.name for other in others if other is not None)] == ["a-b-c", "a-b-c.2", "a-b-c.3"]
     assert first.parent.stat().st_mode & 0o777 == 0o700
 
 
