@@ -131,6 +131,7 @@ def test_same_failure_here(case: Case) -> None:
 
 
 def test_checkout_goes_with_the_last_workspace_of_its_runs(case: Case) -> None:
+    case.environ["LOOM_AUTO_CLEAN"] = "false"  # this test cleans alone
     found = case.reproduce()
     folder = next(Path(case.environ["HOME"], ".cache/loom/reproductions").iterdir())
 
