@@ -254,7 +254,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         step_name=of_step.get("name"),
         ended_by=ended if ended is not None and ended.command != (command or "").strip() else None,
         section=section,
-        steps_total=job.get("steps_total"),
+        steps_total=len({each["step"] for each in job["steps"]}) if job else None,
         command=command,
         exit_code=ending.get("exit_code"),
         allowed_failure=bool(job.get("allowed_failure")),
