@@ -430,3 +430,16 @@ def test_the_record_says_of_a_step_where_it_is_written(make: Make) -> None:
         {"command": "true", "phase": "script", "number": 2, "line": 8, "literal": False, **common},
         {"command": "true", "phase": "after_script", "number": 1, "line": 9, "literal": False, **common},
     ]
+
+
+def test_a_job_takes_as_long_as_its_steps_at_least(make: Make) -> None:
+    ran = make("stages: [a]\none: {stage: a, script: [sleep 0.02, 'true']}\ntwo: {stage: a, script: ['false']}\n").run(
+        "one"
+    )
+    steps = [event.duration_ms for event in ran.events if event.step and event.duration_ms is not None]
+    whole = ran.job("one").result
+    assert whole is not None
+    assert len(steps) == 2
+    assert whole.duration_ms is not None
+    assert 20 < sum(steps) <= whole.duration_ms
+    assert whole.duration_ms == round(whole.duration_ms, 3)

@@ -16,6 +16,7 @@ from loom.runner.late.files import MOST_SUMMARY, InvalidFile, paths_of, summary_
         ([b"a<<E F\r", b"one\r", b"", b"x=y", b" E F", b"E F\r", b"b=2"], {"a": "one\r\n\nx=y\n E F", "b": "2"}),
         ([b"a=x<<E", b"b<<=E", b"1", b"=E"], {"a": "x<<E", "b": "1"}),
         ([b"\xff=\xfe"], {"\udcff": "\udcfe"}),
+        ([b"X=aX\r\r", b"b<<EX", b"1X", b"EX\r"], {"X": "aX", "b": "1X"}),
     ],
 )
 def test_values(lines: list[bytes], values: dict[str, str]) -> None:
