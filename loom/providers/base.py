@@ -531,7 +531,7 @@ class Provider(Protocol):
         """
         ...
 
-    def way_here(self, request: SessionRequest) -> str | None:
+    def way_here(self, request: SessionRequest, session: Session) -> str | None:
         """Return an address of this machine, with the network around it (`172.17.0.1/16`), at which such a place reaches a
         server of this process, and nothing beyond that network does. None where no such address exists.
         """

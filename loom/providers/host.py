@@ -122,7 +122,7 @@ class HostProvider:
     ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
         raise ProviderError(f"{asked.name} needs a container beside the job's, which there is not on this machine")
 
-    def way_here(self, request: SessionRequest) -> str:
+    def way_here(self, request: SessionRequest, session: Session) -> str:
         return "127.0.0.1/8"
 
     def has_image(self, image_id: str) -> bool:

@@ -166,7 +166,10 @@ class JobRunner:
                         provider = self._opener.provider(attempt.job)
                         steps.for_actions = ActionTools(
                             environment=partial(
-                                self._results.environment, attempt, provider, place.request, place.secrets
+                                self._results.environment,
+                                attempt,
+                                partial(provider.way_here, place.request, place.session),
+                                place.secrets,
                             ),
                             run_beside=partial(provider.run_beside, place.request, place.session),
                             cache_dir=self._opener.settings.config.cache_dir,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from loom.errors import SecretError
 from loom.plan.late import LateJob
 from loom.plan.model import Job
-from loom.providers.base import Provider, SessionRequest
 from loom.record.events import PhaseCode
 from loom.runner.attempt import Attempt
 from loom.secrets.masking import Masker
@@ -52,22 +51,25 @@ class Results:
         self._given: dict[int, Mapping[str, str]] = {}
 
     def environment(
-        self, attempt: Attempt, provider: Provider, request: SessionRequest, secrets: Mapping[str, bytes]
+        self, attempt: Attempt, way_here: Callable[[], str | None], secrets: Mapping[str, bytes]
     ) -> Mapping[str, str]:
-        """Return the variables by which the actions of a job find the services; without a way to this machine, none."""
+        """Return the variables by which the actions of a job find the services; without a way to this machine, none.
+
+        `way_here`: as `Provider.way_here`, of the job's session.
+        """
         with self._lock:
             if id(attempt) not in self._given:
                 for name, value in secrets.items():
                     with suppress(SecretError):  # too short to be one
                         self._masker.add(name, value)
-                self._given[id(attempt)] = self._admitted(attempt, provider, request)
+                self._given[id(attempt)] = self._admitted(attempt, way_here)
             return self._given[id(attempt)]
 
-    def _admitted(self, attempt: Attempt, provider: Provider, request: SessionRequest) -> Mapping[str, str]:
+    def _admitted(self, attempt: Attempt, way_here: Callable[[], str | None]) -> Mapping[str, str]:
         from loom.storage.results import requests, server  # which is much to import, and few runs need it
 
         try:
-            way = provider.way_here(request)
+            way = way_here()
             if way is None:
                 attempt.warn(NO_WAY, PhaseCode.JOB_EXECUTION)
                 return {}

@@ -257,14 +257,15 @@ class DockerProvider:
         marks = container.labels_of(request, self._pid)
         return run_beside(client, request, session.facts, found.image_id, asked, on_output, cancel, marks)
 
-    def way_here(self, request: SessionRequest) -> str | None:
+    def way_here(self, request: SessionRequest, session: Session) -> str | None:
         from loom.providers.docker.container.networks import way_here  # few runs need it
 
         client = self._connect()
         elsewhere = self._engine is not None and not endpoint_of(self._engine.environ).local
         if elsewhere or self._traits(client).rootless:
             return None  # an address of its networks may be one of this machine too
-        return way_here(client, request)
+        # The container tells its network: a kept one may have that of services of an earlier run.
+        return way_here(client, replace(request, network_id=f"container:{session.facts.container_id}"))
 
     def has_image(self, image_id: str) -> bool:
         return container.image_is_there(self._connect(), image_id)

@@ -252,7 +252,7 @@ class KubernetesProvider:
     ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
         raise ProviderError(f"{asked.name} needs a container beside the job's, which there is not in a cluster")
 
-    def way_here(self, request: SessionRequest) -> None:
+    def way_here(self, request: SessionRequest, session: Session) -> None:
         """Return None: a pod can't connect to this machine."""
 
     def has_image(self, image_id: str) -> bool:

@@ -49,6 +49,8 @@ class ArtifactService:
         self._reserved: dict[tuple[str, str], tuple[Client, str]] = {}
         self._deleted: set[Path] = set()
         """Those of earlier runs, which stay where they are."""
+        self._uploaded: set[Path] = set()
+        """By this run: what a resumed job uploaded before, it may upload once more."""
 
     def create(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """`CreateArtifact`: reserve a name, and give an address to upload to."""
@@ -58,7 +60,11 @@ class ArtifactService:
             raise Refused(400, "invalid_argument", f"{name!r} can't be the name of an artifact")
         with self._lock:
             reserved = self._reserved.get((client.pipeline, name))
-            if (reserved and self._files.is_open(reserved[1])) or any(one[1] == name for one in self._all(client)):
+            taken = any(
+                found == name and (job_id != client.job_id or path in self._uploaded)
+                for job_id, found, path in self._all(client)
+            )
+            if taken or (reserved and self._files.is_open(reserved[1])):
                 raise Refused(409, "already_exists", "an artifact with this name already exists on the workflow run")
             upload = self._files.begin(client)
             self._reserved[client.pipeline, name] = client, upload
@@ -77,6 +83,7 @@ class ArtifactService:
                 client.folder.mkdir(parents=True, exist_ok=True)
                 path = client.folder / file_of(name)
                 upload.file.replace(path)
+                self._uploaded.add(path)
         finally:
             with self._lock:
                 self._reserved.pop((client.pipeline, name), None)

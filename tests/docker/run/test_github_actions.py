@@ -219,6 +219,24 @@ def test_an_action_of_the_project_is_that_of_the_snapshot(own: Project) -> None:
     assert "main 2 nobody/two words fixed-nobody  /workspace /github/home" in said
 
 
+def test_the_services_of_a_run_are_reached_from_a_kept_container_in_an_earlier_runs_network(own: Project) -> None:
+    own.write("a/action.yml", "runs: {using: node24, main: x.js}")
+    own.write("a/x.js", "fetch(process.env.ACTIONS_RESULTS_URL).then(r => console.log(r.status))")
+    workflow = f"""\
+        on: push
+        jobs:
+          test:
+            runs-on: ubuntu-latest
+            services: {{s: {{image: "{IMAGE}", command: sleep 1000}}}}
+            steps: [{{uses: actions/checkout@v4}}, {{run: test -e made}}, {{uses: ./a}}]
+        """
+    ran(own, workflow, "--keep", "on-failure", code=1)
+    own.write("made", "")
+    resumed = own.loom("resume", "--sync")
+    assert resumed.code == 0, resumed.out + resumed.err
+    assert resumed.output("test", "script/03") == ["404"]
+
+
 def test_a_job_without_a_checkout_begins_in_an_empty_directory(own: Project) -> None:
     done = ran(own, "on: push\njobs: {a: {runs-on: ubuntu-latest, steps: [{run: ls -A | wc -l}]}}\n")
     assert lines(done, "a") == ["0"]

@@ -103,7 +103,7 @@ class FarProvider:
     ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
         raise ProviderError(f"{asked.name} needs a container beside the job's, which there is not here")
 
-    def way_here(self, request: SessionRequest) -> None:
+    def way_here(self, request: SessionRequest, session: Session) -> None:
         """There is none."""
 
     def has_image(self, image_id: str) -> bool:

@@ -22,14 +22,16 @@ def way_here(client: docker.DockerClient, request: SessionRequest) -> str | None
     machine has its networks there, and so this machine has no address in them.
     """
     network = request.network_id or request.network.mode or "bridge"
-    if network == "none":
-        return None
-    if network == "host":
-        return "127.0.0.1/8"
     with translated(f"asking for the network of job {request.job_id}"):
-        if network.startswith("container:"):
-            settings = client.api.inspect_container(network.partition(":")[2])["NetworkSettings"]
-            network = next(iter(settings["Networks"]))
+        while network.startswith("container:"):
+            found = client.api.inspect_container(network.partition(":")[2])
+            joined = found["HostConfig"]["NetworkMode"]
+            of_its_own = joined not in ("none", "host") and not joined.startswith("container:")
+            network = next(iter(found["NetworkSettings"]["Networks"])) if of_its_own else joined
+        if network == "none":
+            return None
+        if network == "host":
+            return "127.0.0.1/8"
         found = client.api.inspect_network("bridge" if network == "default" else network)
     for part in (found.get("IPAM") or {}).get("Config") or ():
         with suppress(ValueError, OSError):

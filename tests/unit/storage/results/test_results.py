@@ -317,6 +317,19 @@ def test_artifacts_are_those_of_the_whole_pipeline(results: ResultsServer, recor
     assert 0 < int(number) < 1 << 53, "JavaScript has it exactly"
 
 
+def test_a_job_that_resumes_uploads_anew_what_it_had_uploaded_before(
+    job: Job, results: ResultsServer, record: Path
+) -> None:
+    archive = record / "a/artifacts/one.zip"
+    archive.parent.mkdir(parents=True)
+    archive.write_bytes(zipped(x="0"))
+    other = Job(results, record, "b")
+    assert other.upload("one", zipped(x="1")) == (409, "already_exists"), "it is another job's"
+    assert job.upload("one", zipped(x="1"))["ok"]
+    assert job.download("one") == zipped(x="1")
+    assert job.upload("one", zipped(x="2")) == (409, "already_exists")
+
+
 def test_a_name_is_free_again_once_its_artifact_is_deleted(job: Job, record: Path) -> None:
     assert job.upload("one", zipped(x="1"))["ok"]
     assert job.upload("one", zipped(x="2")) == (409, "already_exists")
