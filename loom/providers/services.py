@@ -73,7 +73,9 @@ def _until_ready(one: StartedService, limit_s: float) -> None:
     def ready() -> bool:
         one.check()
         if ended := one.ended():
-            once = "Write `run: once` for one that does something and ends.\n" * (ended == ENDED_WELL)
+            once = "In loom's own workflows, `run: once` is for one that does something and ends.\n" * (
+                ended == ENDED_WELL
+            )
             raise NotServing(f"service {service.name} {ended} before it was ready", hint=once + one.lines.last())
         return one.is_ready()
 

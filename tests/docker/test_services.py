@@ -15,7 +15,7 @@ import docker
 import pytest
 
 from loom.cancel import Cancel
-from loom.errors import ImageError, InfrastructureError, ServiceError
+from loom.errors import ImageError, InfrastructureError, ProviderError, ServiceError
 from loom.plan.model import Build, Image, Ready, Secret, Service
 from loom.providers.base import SecretValues
 from loom.providers.docker.engine.client import connect
@@ -56,6 +56,7 @@ class Bench:
         isolated: bool = False,
         published: bool = False,
         secrets: SecretValues | None = None,
+        shared: frozenset[str] = frozenset(),
     ) -> AbstractContextManager[ServiceNetwork]:
         group = ServiceGroup(
             client=connect(os.environ),
@@ -67,6 +68,7 @@ class Bench:
             network=f"loom-{self.run_id}-{uuid.uuid4().hex[:6]}",
             isolated=isolated,
             published=published,
+            shared=shared,
             build_secrets=secrets.own if secrets else {},
         )
         return services(
@@ -145,6 +147,16 @@ def real_services(bench: Bench) -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("real_services")
+def test_a_job_without_its_first_services_network_is_told_of_the_service(bench: Bench) -> None:
+    opened = bench.open(service("one", "echo bye; sleep 1000"), shared=frozenset({"one"}))
+    why = "service one ended with exit code 137 before the job had started"
+    with pytest.raises(ServiceError, match=why) as told, opened as network:  # noqa: PT012
+        until(lambda: "bye" in bench.said)
+        bench.client.containers.get(network.services[0].container_id).kill()
+        raise ProviderError("starting the container: cannot join network of a non running container")
+    assert "bye" in (told.value.hint or "")
+
+
 def test_postgres_and_redis_are_ready_and_reachable_by_alias(bench: Bench) -> None:
     wanted = (
         Service(name="postgres", aliases=("db", "database"), image=POSTGRES, variables={"POSTGRES_PASSWORD": "pw"}),

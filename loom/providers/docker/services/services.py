@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import docker.errors
 from msgspec import Struct
 
-from loom.errors import LoomError, ServiceError
+from loom.errors import LoomError, NotServing, ProviderError, ServiceError
 from loom.plan import model
 from loom.providers import labels
 from loom.providers.base import NO_SECRETS, SecretValues
@@ -69,6 +69,13 @@ def services(
             group.on_died = on_died
             joined = f"container:{group.leader}" if group.leader else network_id
             yield ServiceNetwork(network_id=joined, services=running, keep=kept.set)
+        except ProviderError as error:
+            # The engine's answer to the start of the job's container, which joins the first service's network.
+            gone = group.leader and any(word in error.message for word in ("network of", "namespace"))
+            if gone and (ended := containers[0].ended()):
+                why = f"service {wanted[0].name} {ended} before the job had started"
+                raise NotServing(why, hint=containers[0].lines.last()) from error
+            raise
         finally:
             group.closing.set()
             group.give_up.set()
