@@ -287,7 +287,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
             if _is_failure(other) and other["job_id"] != job_id
         ],
         skipped=sum(other["status"] == "skipped" for other in evidence.pipeline["jobs"]),
-        reproduce=f"loom {'replay' if origin.endswith('.bundle') else 'reproduce'} {shlex.quote(origin)}"
+        reproduce=f"loom {'reproduce' if '://' in origin else 'replay'} {shlex.quote(origin)}"
         if (origin := evidence.receipt.get("origin"))
         else reproduce_command(
             msgspec.convert(evidence.receipt.get("invocation", {}), Invocation),

@@ -16,6 +16,7 @@ from loom.config import Asked, Config
 from loom.errors import RequestError
 from loom.util.controls import shown
 from loom.util.paths import leads_out, name_from
+from loom.util.untrusted_files import open_regular
 from loom.workflow.languages import LANGUAGES
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Here(Struct, frozen=True, kw_only=True, dict=True):
         """RequestError when no run is meant by `run`, or several are."""
         from loom.record.reader import Reading
 
-        if run.endswith(".bundle") and Path(run).is_file():
+        if is_bundle(run):
             from loom.record.bundle import unpacked  # pydantic, for what comes from a stranger alone
 
             return Reading(unpacked(Path(run)).entry)
@@ -88,6 +89,20 @@ class Here(Struct, frozen=True, kw_only=True, dict=True):
 
     def workflow(self, named: Path | None = None) -> Path:
         return workflow_path(self.root, named, self.start)
+
+
+def is_bundle(named: str) -> bool:
+    """Return whether this is the file of a bundle, by its name or by its first bytes."""
+    if named.endswith(".bundle"):
+        return os.path.isfile(named)  # noqa: PTH113  a name may be too long for Path
+    try:
+        with open_regular(Path(named)) as file:
+            return file.read(4) == _ZSTANDARD
+    except (OSError, ValueError):
+        return False
+
+
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"
 
 
 def here(flags: Mapping[str, object] | None = None, *, root: Path | None = None, trusting: bool = False) -> Here:

@@ -17,7 +17,7 @@ from loom.analysis.changed_since import moved_on
 from loom.analysis.diagnosis import Diagnosis, diagnose_refusal
 from loom.analysis.evidence import diagnosis_of
 from loom.analysis.server_log import diagnosis_of_log, read_log
-from loom.commands.project import Here, here
+from loom.commands.project import Here, here, is_bundle
 from loom.commands.record.naming import run_or_job
 from loom.commands.screen import screen_parts
 from loom.commands.servers import is_address
@@ -60,10 +60,11 @@ _BLOCK = 1 << 18
 
 def is_log(named: str) -> bool:
     """Tell whether it is a log instead of a run: an address, a file that is no document, or `-`."""
-    return named == "-" or is_address(named) or (Path(named).suffix not in _NO_LOGS and os.path.isfile(named))  # noqa: PTH113  a name may be too long for Path
+    is_file = Path(named).suffix not in _NO_LOGS and os.path.isfile(named)  # noqa: PTH113  a name may be too long for Path
+    return named == "-" or is_address(named) or (is_file and not is_bundle(named))
 
 
-_NO_LOGS = (".json", ".jsonl", ".bundle")
+_NO_LOGS = (".json", ".jsonl")
 
 
 def of_log(place: Here, named: str, job: str | None) -> Diagnosis:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from loom.analysis.html_report.page import page
-from loom.commands.project import here
+from loom.commands.project import here, is_bundle
 from loom.errors import RequestError
 from loom.util import atomic
 
@@ -18,7 +18,7 @@ def report(run: str, output: Path | None) -> None:
     if output is not None and str(output) == "-":
         sys.stdout.write(text)
         return
-    if output is None and run.endswith(".bundle"):
+    if output is None and is_bundle(run):
         output = Path(run).with_suffix(".html")
     path = output or record.paths.root / "report.html"  # never the checkout, where the next snapshot would take it
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -85,12 +86,15 @@ def test_a_run_fails_for_somebody_else_in_the_same_way(project: Project, made: P
     assert "error. no flag" in project.loom("diagnose", thin)[1]
     assert "failed in" in project.loom("show", thin)[1]
     assert "not committed" in project.loom("logs", thin)[1]
+    renamed = shutil.copyfile(thin, made / "renamed")
+    assert "failed: job test" in project.loom("diagnose", str(renamed))[1]
     assert project.loom("report", thin)[0] == 0
     assert "error. no flag" in (made / "thin.html").read_text()
     assert "same inputs, same outcome, same output" in project.loom("diff", thin, str(made / "full.bundle"))[1]
-    code, out, err = project.loom("replay", thin, "--trust", "--json")
+    code, out, err = project.loom("replay", str(renamed), "--trust", "--json")
     assert code == 1, err
     found = json.loads(out)
+    assert f"loom replay {renamed}" in project.loom("diagnose", found["run_id"])[1]
     assert (found["verdict"], found["there"]["exit_code"]) == ("reproduced", 4)
     assert found["differs"] == []
     assert "not committed" in project.output("test", found["run_id"])
