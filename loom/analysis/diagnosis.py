@@ -69,6 +69,10 @@ class EndingCommand(Document, frozen=True, kw_only=True):
         parts = f" ({', '.join(map(str, self.parts))})" if self.parts else ""
         return f"`{self.command}`{at} gave {self.exit_code}{parts}{called}"
 
+    def is_all_of(self, script: str | None) -> bool:
+        """Return whether the script has no other command; the shell tells one of several lines as one line."""
+        return self.command.split() == (script or "").split()
+
 
 class OtherFailure(Document, frozen=True, kw_only=True):
     job_id: str
@@ -252,7 +256,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         step=step,
         step_place=f"{of_step['file']}:{of_step['line']}" if of_step.get("file") else None,
         step_name=of_step.get("name"),
-        ended_by=ended if ended is not None and ended.command != (command or "").strip() else None,
+        ended_by=None if ended is None or ended.is_all_of(command) else ended,
         section=section,
         steps_total=len({each["step"] for each in job["steps"]}) if job else None,
         command=command,

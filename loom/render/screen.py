@@ -111,7 +111,7 @@ def _lines_of(pieces: Collection[_Piece], dots: str, *, commands: bool) -> Itera
             at_least = "at least " if number == 0 and len(pieces) >= TAIL_LINES else ""
             left_out = f"{at_least}{len(text) - 2 * half:,} characters left out, which are in the events file"
             text = f"{text[:half]}{dots} ({left_out}) {dots}{text[-half:]}"
-        yield text
+        yield from text.split("\n")  # an annotation may have several lines
 
 
 class Screen:
@@ -306,7 +306,7 @@ class Screen:
         from loom.analysis.diagnosis import ending_command
 
         found = ending_command(self._ended.get((job_id, step)), self._written.get((job_id, step), {}))
-        return found.text if found and found.command != self._commands.get((job_id, step), "").strip() else None
+        return found.text if found and not found.is_all_of(self._commands.get((job_id, step))) else None
 
     def _named_by_shell(self, job_id: str, step: str) -> list[str]:
         """Map script lines in shell messages to workflow lines."""

@@ -163,6 +163,14 @@ def test_the_telling_line_is_the_message_and_no_title() -> None:
         assert any(word in told for word in ("total", "attempt", "requires", "expected ;")), told
 
 
+def test_the_command_that_is_all_of_the_step_is_told_once() -> None:
+    ended = {"command": "python3 - <<'P' print(1) P", "line": 1, "code": 1}
+    step = {"failing_command": "python3 - <<'P'\n  print(1)\nP\n"}
+    assert diagnose(evidence(ended_by=ended, job=step)).ended_by is None
+    step = {"failing_command": "true\n" + step["failing_command"]}
+    assert diagnose(evidence(ended_by=ended, job=step)).ended_by is not None
+
+
 def test_an_error_that_the_script_survived_is_one_line_of_its_own() -> None:
     before = ["PASS test_denied: Permission denied is shown", "fatal: No names found", "open x: no such file"]
     ended = {"command": "exit 1", "line": 2, "code": 1}

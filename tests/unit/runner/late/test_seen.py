@@ -20,7 +20,7 @@ def test_commands_are_shown_as_on_github_and_summaries_are_in_the_report(make: M
                 "printf '# Done\\n<script>alert(1)</script> ![i](http://e/i) [l](javascript:x)\\n' >>$GITHUB_STEP_SUMMARY",
                 name="First of ${{ job.status }}",
             ),
-            step("echo '::error file=a.py,line=3::bad <b>'; exit 1", name="Second"),
+            step("echo '::error file=a.py,line=3::bad <b>'; echo '::error::two%0Alines'; exit 1", name="Second"),
         ),
         code=1,
         sinks=[Screen(Look(stream=True, unicode=False), lines.append)],
@@ -29,7 +29,7 @@ def test_commands_are_shown_as_on_github_and_summaries_are_in_the_report(make: M
     assert "one      | v Inner\none      | text\none      Second: $ echo" in text
     assert "First of success: $ echo" in text
     assert "step script/02 (Second), exit code 1 (ci.yml:2)" in text
-    assert "    | Error: bad <b> (a.py:3)" in lines
+    assert "\n    | Error: bad <b> (a.py:3)\n    | Error: two\n    | lines\n" in text
     assert "::" not in "".join(line for line in lines if "$ echo" not in line and "printf" not in line)
     report = page(ran.reading)
     assert "<h1>Done</h1>\n<p>&lt;script&gt;alert(1)&lt;/script&gt; !<a" in report
