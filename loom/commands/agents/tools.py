@@ -199,6 +199,8 @@ class _Started(subprocess.Popen[str]):
     """loom with these arguments; a cancel interrupts it."""
 
     def __init__(self, arguments: Sequence[str], cancel: Cancel) -> None:
+        if any("\0" in each for each in arguments):
+            raise RequestError("an argument holds a NUL character, which no program can get")
         super().__init__(
             [sys.executable, "-m", "loom", *arguments],
             stdin=subprocess.DEVNULL,
