@@ -111,3 +111,8 @@ def test_the_version_is_a_flag_too() -> None:
         for word in ("version", "--version")
     ]
     assert told[0] == told[1] != ""
+
+
+def test_the_frame_of_a_command_has_room_for_those_that_it_calls() -> None:
+    """Else Python maps and unmaps a block for each call at some depth: an eighth of a run's processor time."""
+    assert loom.cli.main.__code__.co_stacksize * 8 >= 1 << 18
