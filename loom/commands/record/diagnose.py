@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -45,6 +46,16 @@ def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None
         diagnosis = diagnosis_of(reading, job)
         if diagnosis.failed:
             diagnosis = replace(diagnosis, moved_on=moved_on(reading))
+        if is_bundle(run):  # its files are there for this command alone, and no run of this machine is
+            name, more = shlex.quote(run), diagnosis.logs_command
+            diagnosis = replace(
+                diagnosis,
+                logs_command=more and more.replace(reading.run_id, name, 1),
+                reproduce=diagnosis.reproduce and f"loom replay {name}",
+                receipt_path=None,
+                job_manifest_path=None,
+                events_path=None,
+            )
     others = [diagnosis_of(reading, other.job_id) for other in diagnosis.others] if of_all and reading else []
     _show([diagnosis, *others], form, place)
 

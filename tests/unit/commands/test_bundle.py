@@ -87,7 +87,9 @@ def test_a_run_fails_for_somebody_else_in_the_same_way(project: Project, made: P
     assert "failed in" in project.loom("show", thin)[1]
     assert "not committed" in project.loom("logs", thin)[1]
     renamed = shutil.copyfile(thin, made / "renamed")
-    assert "failed: job test" in project.loom("diagnose", str(renamed))[1]
+    told = project.loom("diagnose", str(renamed))[1]
+    assert "failed: job test" in told
+    assert told.endswith(f"again:   loom replay {renamed}\nmore:    loom logs {renamed} test script/02\n")
     assert project.loom("report", thin)[0] == 0
     assert "error. no flag" in (made / "thin.html").read_text()
     assert "same inputs, same outcome, same output" in project.loom("diff", thin, str(made / "full.bundle"))[1]
