@@ -79,7 +79,7 @@ def extended(
             inherited, *others = (found[parent] for parent in names[name])
             for other in others:
                 inherited = merge(inherited, other, rules)
-            found[name] = merge(without(inherited, ("extends",)), own, rules)
+            found[name] = merge(inherited, own, rules)
     return found
 
 

@@ -31,7 +31,7 @@ FOREIGN = {
 """Keys of other CI systems, and their equivalents here."""
 
 
-def unknown_key(name: str, known: Collection[str], *, in_default: bool = False) -> str:
+def unknown_key(name: str, known: Collection[str], *, in_default: bool) -> str:
     if in_default and name in JOB_KEYS:
         return f"{name} can't be a default; put it into a template and extend that"
     foreign = FOREIGN.get(name, "")

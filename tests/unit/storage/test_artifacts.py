@@ -15,7 +15,7 @@ from loom.errors import ArtifactError
 from loom.plan.model import Artifacts, wanted
 from loom.secrets.masking import Masker
 from loom.status import Status, Stream
-from loom.storage import artifacts, junit
+from loom.storage import artifacts, junit, unpacking
 from loom.storage.selection import PathSelection, Tracked
 from loom.storage.workspace import DirectoryView, WorkspaceView
 
@@ -533,3 +533,12 @@ def test_reports(workspace: Path, view_of: ViewOf) -> None:
 def test_an_archive_is_packed_in_little_time(workspace: Path, kept: Kept) -> None:
     kept.collect(DirectoryView(workspace), "dist")
     assert kept.archive.read_bytes()[:9] == b"\x1f\x8b\x08" + bytes(5) + b"\x04", "the flag of gzip's fastest level"
+
+
+def test_more_than_could_be_unpacked_is_not_packed(
+    workspace: Path, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unpacking, "MOST_ENTRIES", 1)
+    with pytest.raises(ArtifactError, match=r"can't keep the artifacts: .*more than 1 "):
+        kept.collect(DirectoryView(workspace), "dist")
+    assert not kept.archive.exists()

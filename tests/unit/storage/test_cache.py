@@ -183,6 +183,7 @@ def test_projects_do_not_see_each_other(tmp_path: Path, store: Cache, workspace:
 def test_nothing_to_save_is_said(tmp_path: Path, store: Cache) -> None:
     result = save(store, empty(tmp_path))
     assert result.warning == "nothing to save for 'k': none of deps/, more/*.idx is there"
+    assert not result.saved
     assert store.entries() == []
 
 
