@@ -55,9 +55,11 @@ def event_of(context: p.ResolveContext) -> RunEvent:
         "timestamp": known.get("CI_COMMIT_TIMESTAMP", ""),
         "author": {"name": known.get("CI_COMMIT_AUTHOR", "").partition(" <")[0]},
     }
+    # A detached HEAD has no branch, and GitHub no such event: the workflow reads the default one.
+    here = f"refs/tags/{tag}" if tag else f"refs/heads/{branch or default}"
     match name:
         case "push":
-            payload |= {"ref": f"refs/tags/{tag}" if tag else f"refs/heads/{branch}", "after": sha}
+            payload |= {"ref": here, "after": sha}
             payload |= {"before": known.get("CI_COMMIT_BEFORE_SHA", "0" * 40), "pusher": {"name": login}}
             payload |= {"head_commit": commit, "commits": [commit], "created": False, "deleted": False, "forced": False}
         case "pull_request" | "pull_request_target":
@@ -66,7 +68,7 @@ def event_of(context: p.ResolveContext) -> RunEvent:
             request |= {"draft": False, "merged": False, "labels": [], "user": {"login": login}, **ends}
             payload |= {"action": "synchronize", "number": 1, "pull_request": request}
         case "workflow_dispatch":
-            payload |= {"inputs": dict(context.inputs), "ref": f"refs/tags/{tag}" if tag else f"refs/heads/{branch}"}
+            payload |= {"inputs": dict(context.inputs), "ref": here}
         case "release":
             release = {"tag_name": tag, "name": tag, "draft": False, "prerelease": False, "target_commitish": default}
             payload |= {"release": release}
@@ -91,7 +93,7 @@ def event_of(context: p.ResolveContext) -> RunEvent:
         "head_ref": "",
         "base_ref": "",
     }
-    ref = str(payload.get("ref") or (f"refs/tags/{tag}" if tag else f"refs/heads/{branch or default}"))
+    ref = str(payload.get("ref") or here)
     if name in PULL_REQUESTS:
         request = payload["pull_request"]
         github |= {"head_ref": _at(request, "head", "ref"), "base_ref": _at(request, "base", "ref")}

@@ -74,6 +74,7 @@ RELEASE = {
     [
         ("push", {}, {"ref": "refs/heads/topic", **PUSH}, "refs/heads/topic", "push::topic:"),
         ("push", {"CI_COMMIT_TAG": "v1"}, {"ref": "refs/tags/v1", **PUSH}, "refs/tags/v1", "push:::v1"),
+        ("push", {"CI_COMMIT_BRANCH": ""}, {"ref": "refs/heads/trunk", **PUSH}, "refs/heads/trunk", "push::trunk:"),
         ("merge_request", {}, PULL_REQUEST, "refs/pull/1/merge", "pull_request:synchronize:dev:"),
         ("pull_request_target", {}, PULL_REQUEST, "refs/heads/dev", "pull_request_target:synchronize:dev:"),
         (
