@@ -73,6 +73,7 @@ class SecretValues(Struct, frozen=True, kw_only=True):
 
 
 NO_SECRETS = SecretValues()
+ONCE_HINT = "in loom's own workflows, `run: once` is for a service that does something and ends"
 
 
 class ReadOnlyMount(Struct, frozen=True, kw_only=True):

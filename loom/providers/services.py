@@ -11,6 +11,7 @@ from typing import Protocol
 
 from loom.errors import InfrastructureError, NotServing, ServiceError
 from loom.plan.model import Ready, Service
+from loom.providers.base import ONCE_HINT
 from loom.status import OnOutput, Stream
 from loom.util.within import wait_until
 
@@ -73,9 +74,7 @@ def _until_ready(one: StartedService, limit_s: float) -> None:
     def ready() -> bool:
         one.check()
         if ended := one.ended():
-            once = "In loom's own workflows, `run: once` is for one that does something and ends.\n" * (
-                ended == ENDED_WELL
-            )
+            once = f"{ONCE_HINT}\n" if ended == ENDED_WELL else ""
             raise NotServing(f"service {service.name} {ended} before it was ready", hint=once + one.lines.last())
         return one.is_ready()
 

@@ -9,7 +9,7 @@ from loom.cancel import Cancel
 from loom.errors import InfrastructureError, ProviderError, SecretError, ServiceError
 from loom.plan import variables
 from loom.plan.model import Job
-from loom.providers.base import NO_SECRETS, BuiltImage, OpenedServices, Resolved, SecretValues
+from loom.providers.base import NO_SECRETS, ONCE_HINT, BuiltImage, OpenedServices, Resolved, SecretValues
 from loom.providers.driver.steps import chosen
 from loom.record.events import PhaseCode, Section
 from loom.runner.attempt import Attempt, SectionOutput
@@ -101,7 +101,7 @@ class Preparation:
         def on_died(name: str, how: str) -> None:
             if name not in needed:
                 return  # the section says how it ended
-            hint = "write `run: once` for a service that does something and ends" if how == "exit code 0" else None
+            hint = ONCE_HINT if how == "exit code 0" else None
             attempt.service_died = ServiceError(f"service {name} ended while the job ran: {how}", hint=hint)
             self._cancel.request(None)
 

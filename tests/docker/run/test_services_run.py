@@ -7,6 +7,8 @@ from typing import Any
 import docker
 import pytest
 
+from loom.providers.base import ONCE_HINT
+
 pytestmark = pytest.mark.docker
 
 
@@ -127,4 +129,4 @@ test:
     )
     ran = project.run()
     assert ran.code == 3, ran.out
-    assert "rite `run: once` for" in ran.out
+    assert ONCE_HINT in ran.out
