@@ -27,7 +27,7 @@ long:
   script:
     - |
       echo start
-      echo "ERROR: cannot log in with $TOKEN" >&2
+      echo "ERROR: cannot log in with $TOKEN"
       seq -f "ok %.0f" 2500
       printf 'Traceback (most recent call last):\\n  File "/workspace/src/x.py", line 3, in <module>\\n    main()\\nValueError: boo\\n'
       echo 'FAILED tests/test_x.py::test_a - ValueError: boo'

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from secrets import token_hex
+from tempfile import gettempdir
 from typing import Any
 
 from loom.cancel import Cancel
@@ -57,14 +58,12 @@ def build_with_buildx(
     cancel: Cancel,
     secrets: Mapping[str, bytes],
 ) -> None:
-    with TemporaryDirectory(prefix="loom-build-") as scratch, _in_memory(secrets) as descriptors:
-        folder = Path(scratch)
-        # The Dockerfile goes in from here, beside ignore rules that also leave loom's own record out: the builder looks
-        # for `<Dockerfile>.dockerignore` first, and the workspace stays untouched.
-        dockerfile = folder / inputs.dockerfile.name
-        dockerfile.write_text(inputs.text)
-        rules = "\n".join([*inputs.ignore_lines, *ALWAYS_OUT]) + "\n"
-        dockerfile.with_name(f"{dockerfile.name}.dockerignore").write_text(rules, errors="surrogateescape")
+    # The Dockerfile goes in from here, beside ignore rules that also leave loom's own record out: the builder looks for
+    # `<Dockerfile>.dockerignore` first, and the workspace stays untouched.
+    dockerfile = Path(gettempdir(), f"loom-build-{token_hex(8)}", inputs.dockerfile.name)
+    rules = "\n".join([*inputs.ignore_lines, *ALWAYS_OUT]) + "\n"
+    files = {"": inputs.text.encode(), ".dockerignore": os.fsencode(rules)}
+    with _in_memory(files) as contents, _in_memory(secrets) as descriptors:
         command = [*buildx, "build", "--builder", "default", "--progress", "plain", "--provenance", "false"]
         command += ["--file", str(dockerfile), "--tag", inputs.tag, "--platform", inputs.platform]
         if build.target is not None:
@@ -75,9 +74,8 @@ def build_with_buildx(
             command += ["--secret", f"id={name},src=/proc/self/fd/{descriptor}"]
         tail = Tail(on_output)
         code = _run(
-            [*command, str(inputs.context)],
-            scratch=scratch,
-            descriptors=tuple(descriptors.values()),
+            [str(dockerfile), *map(str, contents.values()), *command, str(inputs.context)],
+            descriptors=(*contents.values(), *descriptors.values()),
             environ=_buildx_environment(environ),
             on_bytes=tail.feed,
             cancel=cancel,
@@ -120,9 +118,15 @@ def _buildx_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 # The input of this script ends when loom ends, also by `kill -9`. Then it ends the command, which would go on building, and
-# removes the directory that loom made for it ($0).
+# removes the directory that it made for the Dockerfile ($0). $1, $2: the descriptors of that file and of its ignore rules.
 _WITH_LOOM = """
 exec 3<&0
+folder=${0%/*}
+mkdir -m 700 "$folder" && cat "/proc/self/fd/$1" >"$0" && cat "/proc/self/fd/$2" >"$0.dockerignore" || {
+  rm -rf "$folder"
+  exit 1
+}
+shift 2
 "$@" </dev/null 3<&- &
 command=$!
 { read -r line <&3; kill -TERM "$command"; } >/dev/null 2>&1 &
@@ -130,25 +134,22 @@ watcher=$!
 wait "$command"
 code=$?
 kill "$watcher" 2>/dev/null
-rm -rf "$0"
+rm -rf "$folder"
 exit "$code"
 """
 
 
 def _run(
-    command: list[str],
+    arguments: list[str],
     *,
-    scratch: str,
     descriptors: tuple[int, ...],
     environ: Mapping[str, str],
     on_bytes: Any,
     cancel: Cancel,
 ) -> int:
-    """Run it; return the exit code. Removes the directory `scratch` afterwards, also when loom is killed; the command
-    inherits `descriptors`.
-    """
+    """Run the command of `_WITH_LOOM`, which inherits `descriptors`; return its exit code."""
     process = subprocess.Popen(
-        ["/bin/sh", "-c", _WITH_LOOM, scratch, *command],
+        ["/bin/sh", "-c", _WITH_LOOM, *arguments],
         env=dict(environ),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -176,3 +177,4 @@ def _run(
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 pipe.close()
+        shutil.rmtree(Path(arguments[0]).parent, ignore_errors=True)

@@ -232,7 +232,7 @@ def refusal(pod: Mapping[str, Any] | None, places: Mapping[str, str]) -> LoomErr
     return None
 
 
-_EVENT_S = 10.0
+_EVENT_S = 30.0
 """How much later an event may come than the state that it explains."""
 
 
