@@ -118,7 +118,8 @@ def _buildx_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 # The input of this script ends when loom ends, also by `kill -9`. Then it ends the command, which would go on building, and
-# removes the directory that it made for the Dockerfile ($0). $1, $2: the descriptors of that file and of its ignore rules.
+# removes the directory that it made for the Dockerfile ($0). $1, $2: the descriptors of that file and of its ignore rules. A shell says
+# how a command was killed, which would end it where nobody reads: its own words go nowhere.
 _WITH_LOOM = """
 exec 3<&0
 folder=${0%/*}
@@ -129,11 +130,12 @@ mkdir -m 700 "$folder" && cat "/proc/self/fd/$1" >"$0" && cat "/proc/self/fd/$2"
 shift 2
 "$@" </dev/null 3<&- &
 command=$!
-{ read -r line <&3; kill -TERM "$command"; } >/dev/null 2>&1 &
+exec >/dev/null 2>&1
+{ read -r line <&3; kill -TERM "$command"; } &
 watcher=$!
 wait "$command"
 code=$?
-kill "$watcher" 2>/dev/null
+kill "$watcher"
 rm -rf "$folder"
 exit "$code"
 """
