@@ -118,8 +118,8 @@ def _buildx_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 # The input of this script ends when loom ends, also by `kill -9`. Then it ends the command, which would go on building, and
-# removes the directory that it made for the Dockerfile ($0). $1, $2: the descriptors of that file and of its ignore rules. A shell says
-# how a command was killed, which would end it where nobody reads: its own words go nowhere.
+# removes the directory that it made for the Dockerfile ($0). $1, $2: the descriptors of that file and of its ignore rules. A
+# shell says how a command was killed, which would end it where nobody reads: its own words go nowhere.
 _WITH_LOOM = """
 exec 3<&0
 folder=${0%/*}
