@@ -238,7 +238,8 @@ class LateSteps(Steps):
             command = self._command(replace(step, script=script), limit_s, None)
         except InvalidExpression as error:
             return self._not_valid(step, error)
-        running = replace(step, script=script, literal=step.literal and script == step.script)
+        same_lines = script.count("\n") == step.script.count("\n")
+        running = replace(step, script=script, literal=step.literal and same_lines)
         if late.kind == "checkout" and not command.script:
             exit_ = Exit(code=0)
         else:

@@ -699,3 +699,15 @@ jobs:
 def test_a_secret_may_be_a_text_of_the_workflow(make: Make) -> None:
     ran = run(make, job("one", step("echo ${{ secrets.S }} [${{ secrets.T }}]"), contexts={"secrets": {"S": "text"}}))
     assert ran.lines("one") == ["text []"]
+
+
+@pytest.mark.parametrize(("value", "lines_are_its_own"), [("1", True), ("1\n2", False)])
+def test_the_lines_of_a_script_are_those_of_its_file_where_no_value_has_more(
+    make: Make, value: str, lines_are_its_own: bool
+) -> None:
+    made = job("one", step("echo a\necho ${{ env.V }}\n"), env={"V": value})
+    (only,) = made.steps
+    written = replace(made, steps=(replace(only, file=".github/workflows/ci.yml", line=5, literal=True),))
+    ran = run(make, written, code=None)
+    (begun,) = [event.data for event in ran.events if event.step and "command" in event.data]
+    assert (begun["line"], begun["literal"]) == (5, lines_are_its_own)
