@@ -166,7 +166,7 @@ def _files(there: Diagnosis, sides: Sequence[Diagnosis], known: Circumstances) -
     for path in paths:
         if path in makers:
             job, taken = makers[path]
-            how = "which could not be had" if taken else f"which {known.job.id} does not take (needs, dependencies)"
+            how = "which was not available" if taken else f"which {known.job.id} does not take (needs, dependencies)"
             yield "artifact", f"{path} is an artifact of {job}, {how}"
         elif os.path.lexists(known.checkout / path) and not os.path.lexists(known.tree / path):
             yield "ignored-file", f"{path} is in your checkout, but not in the commit: the server's clone lacks it"

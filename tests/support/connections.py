@@ -10,8 +10,10 @@ from contextlib import suppress
 
 
 def free_port() -> int:
-    """Return a port of this machine on which nobody listens. It is none that the kernel gives out by itself, to another
-    test before the server has it, or to the very connection that looks whether the server is up.
+    """Return a port of this machine on which nobody listens, below those that the kernel gives out by itself.
+
+    The kernel could give one of its own to another test before the server has it, or to the connection that looks for the
+    server.
     """
     while True:
         with socket.socket() as probe, suppress(OSError):

@@ -144,7 +144,7 @@ def test_differences_are_no_reason_of_what_fails_on_both_sides(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("job", "says"),
     [
-        (Job(id="unit", name="unit", stage="test", steps=(), provider="docker"), "which could not be had"),
+        (Job(id="unit", name="unit", stage="test", steps=(), provider="docker"), "which was not available"),
         (Job(id="lint", name="lint", stage="build", steps=(), provider="docker"), "which lint does not take"),
         (BUILD, ""),
     ],
