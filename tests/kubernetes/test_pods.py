@@ -86,18 +86,16 @@ def test_no_byte_is_lost_or_doubled_where_the_api_server_restarts(
 ) -> None:
     if restart_api_server is None:
         pytest.skip("restarts the API server: needs a cluster that the tests own (LOOM_TEST_CLUSTER_DIR)")
-    began = threading.Event()
+    restarting = threading.Thread(target=restart_api_server)
 
-    def restart() -> None:
-        began.wait(60)
-        restart_api_server()
+    def on_line() -> None:
+        if restarting.ident is None:
+            restarting.start()
 
-    restarting = threading.Thread(target=restart)
-    restarting.start()
     with pods.job() as job:
-        ended, heard = counting(job, began.set)
+        ended, heard = counting(job, on_line)
         restarting.join()
-        assert job.session._link.connections > 1
+        until(lambda: job.session._link.connections > 1)
         assert job.run("echo next")[1] == b"next\n"
     assert ended.code == 0
     assert heard == {"stdout": counted("line"), "stderr": counted("err")}
