@@ -1,4 +1,4 @@
-"""Name the likely reasons why a job fails on a server and not here: from what differs, and from what both logs say."""
+"""Name the likely reasons why a job fails there and not here: from what differs, and from what both logs say."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Circumstances(Struct, frozen=True, kw_only=True):
     withheld: Sequence[str] = ()
     """Protected variables, which the job's branch does not get."""
     size: str = ""
-    """CPUs and memory of the runner, as far as known."""
+    """CPUs and memory of the machine there, as far as known."""
     here: str = ""
     """Those of this machine."""
 
 
 OF_TAG = "image of the tag "
-"""What differs where this machine has another image of a tag than the server, whose image then ran."""
+"""What differs where this machine has another image of a tag than the one that ran there, which then ran here, too."""
 _CAUSES: Mapping[str, ReasonKind] = {
     "unset_variable": "variable",
     "git_no_tags": "history",
@@ -92,7 +92,7 @@ _NAME = re.compile(
 
 def reasons(
     kind: str,
-    there: Diagnosis,
+    there: Diagnosis | None,
     here: Diagnosis | None,
     parting: LogParting | None,
     differs: Sequence[Pair],
@@ -110,18 +110,18 @@ def reasons(
 
 def _found(
     kind: str,
-    there: Diagnosis,
+    there: Diagnosis | None,
     here: Diagnosis | None,
     parting: LogParting | None,
     differs: Sequence[Pair],
     known: Circumstances,
 ) -> Iterator[tuple[ReasonKind, str]]:
     sides = [side for side in (there, here) if side is not None and side.failed]
-    yield from _files(there, sides, known)
+    yield from _files(sides, known)
     command, one, other = (parting.command, parting.there or "", parting.here or "") if parting else ("", "", "")
     telling = [line for side in sides for line in (side.telling_line,) if line]
     for line in [*telling, one, other]:
-        yield from _variable(line, command or there.command or "", differs, known)
+        yield from _variable(line, command or (sides[0].command if sides else None) or "", differs, known)
     causes = [cause for side in sides for cause in side.causes]
     texts = _texts(known)
     for cause in causes:
@@ -146,19 +146,19 @@ def _found(
 
 
 def _texts(known: Circumstances) -> dict[ReasonKind, str]:
-    depth = f"of the last {counted(int(known.depth), 'commit')}" if known.depth.strip("0") else "as the server made it"
+    depth = f"of the last {counted(int(known.depth), 'commit')}" if known.depth.strip("0") else "as it was made there"
     zone = known.job.variables.get("TZ")
     return {
         "history": f"the job has a clone {depth}, without what lies outside (GIT_DEPTH, fetch-depth; tags)",
-        "network": "the runner's network and this machine's reach different hosts",
-        "machine": f"{known.size or 'a runner of unknown size'} there; {known.here} here",
-        "time-zone": f"times decide; here the job has the zone {zone or 'of its image'}: try --var TZ=Europe/Berlin",
+        "network": "the network there and this machine's reach different hosts",
+        "machine": f"{known.size or 'a machine of unknown size'} there; {known.here} here",
+        "time-zone": f"times decide; here the job has the zone {zone or 'of its image'}: its variable TZ sets another one",
     }
 
 
-def _files(there: Diagnosis, sides: Sequence[Diagnosis], known: Circumstances) -> Iterator[tuple[ReasonKind, str]]:
+def _files(sides: Sequence[Diagnosis], known: Circumstances) -> Iterator[tuple[ReasonKind, str]]:
     """Explain a missing file: by the user's checkout, or by the job that makes it."""
-    for cause in there.causes:
+    for cause in (cause for side in sides for cause in side.causes):
         if cause.code == "ignored_file":
             yield "ignored-file", cause.summary
     paths = [path for side in sides for path in missing_paths(side.lines, side.command)]
@@ -169,7 +169,7 @@ def _files(there: Diagnosis, sides: Sequence[Diagnosis], known: Circumstances) -
             how = "which was not available" if taken else f"which {known.job.id} does not take (needs, dependencies)"
             yield "artifact", f"{path} is an artifact of {job}, {how}"
         elif os.path.lexists(known.checkout / path) and not os.path.lexists(known.tree / path):
-            yield "ignored-file", f"{path} is in your checkout, but not in the commit: the server's clone lacks it"
+            yield "ignored-file", f"{path} is in your checkout, but not in the commit: the clone there lacks it"
 
 
 def _makers(known: Circumstances, paths: Sequence[str]) -> dict[str, tuple[str, bool]]:
@@ -205,7 +205,7 @@ def _variable(
             protected = "is protected, and the job's branch is not"
             yield (
                 "variable",
-                f"{name} {protected if name in known.withheld else 'is read, and is not as on the server'}",
+                f"{name} {protected if name in known.withheld else 'is read, and is not as there'}",
             )
     if (found := _NAME.search(line)) is not None and (name := found["name"] or found["key"] or ""):
         own = ", but your shell has it, which no job sees" if name in os.environ else ""
@@ -232,11 +232,11 @@ def _of_differences(
         if pair.name == "image":
             yield "image", "the tag means another image by now, or on the other side"
         elif pair.name.startswith("variable "):
-            yield "variable", f"{pair.name.removeprefix('variable ')} is not as on the server"
+            yield "variable", f"{pair.name.removeprefix('variable ')} is not as there"
         elif pair.name.startswith("artifacts "):
             yield "artifact", f"the job here has no {pair.name}"
         elif pair.name == "cache":
-            yield "cache", "the cache of the server may hold what the job itself does not make"
+            yield "cache", "the cache there may hold what the job itself does not make"
     words = [word for text in commands for word in text.split() if "/" in word or "." in word]
     for path, (job, taken) in _makers(known, words).items():
         if taken:

@@ -54,6 +54,8 @@ class BundleManifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tip_sha: _Sha
     """A commit with the tree: HEAD, or one on top of it with what was not committed."""
     branch: _Text | None
+    machine: _Text = ""
+    """CPUs and memory of the machine that made it."""
     pack: bool
     """Whether it has objects; if not, HEAD is all, and the other one has it."""
 

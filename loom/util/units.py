@@ -95,6 +95,12 @@ def machine() -> str:
     return f"{there.sysname.lower()}/{names.get(there.machine, there.machine)}"
 
 
+def machine_size() -> str:
+    """Return the CPUs and the memory that a job gets here."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"{os.cpu_count()} CPUs, {round(memory / (1 << 30))} GB"
+
+
 def duration_text(seconds: float) -> str:
     """Format seconds as the shortest text that `duration` parses to the same value, to the millisecond."""
     left = round(seconds * 1000)

@@ -25,7 +25,7 @@ from loom.record.store import UNFINISHED
 from loom.snapshot import git, repository
 from loom.util.controls import shown
 from loom.util.paths import new_workspace
-from loom.util.units import rough_size
+from loom.util.units import machine_size, rough_size
 from loom.util.untrusted_files import read_regular
 
 _REF = "refs/loom/bundle"
@@ -98,6 +98,7 @@ def _made(here: Here, reading: Reading, target: Path, *, full: bool, base: str |
                 tree_sha=tree,
                 tip_sha=tip,
                 branch=(receipt["snapshot"] or {}).get("branch"),
+                machine=machine_size(),
                 pack=pack is not None,
             )
             try:

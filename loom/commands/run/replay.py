@@ -13,18 +13,19 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 from msgspec.structs import replace
 
 from loom import __version__, snapshot
-from loom.analysis.diff import Pair, diff_of
+from loom.analysis.diff import Pair, differing_inputs, side_of
 from loom.analysis.evidence import recorded_diagnosis
-from loom.analysis.verdict import Block, JobEnding, Reproduction, parting_of, verdict
+from loom.analysis.reasons import Circumstances, reasons
+from loom.analysis.verdict import Reproduction, parting_of, verdict
 from loom.commands import project
 from loom.commands.keep import trusting
 from loom.commands.run import preparing
@@ -43,12 +44,14 @@ from loom.runner.request import Brought
 from loom.snapshot import git
 from loom.util.controls import shown
 from loom.util.paths import climbs_out
+from loom.util.units import machine_size
 from loom.util.untrusted_files import read_regular
 
 MOST_BYTES = 8 << 30
 """The size of the files that a bundle may lay out."""
 _VARIABLE = re.compile(r"(?!LD_|GIT_|LOOM_|PYTHON|DOCKER_|XDG_|PATH$|HOME$)[A-Z][A-Z0-9_]{0,100}")
 """The names of variables that a value for a secret may be asked for."""
+_NOT_RUN: Mapping[str, Any] = {"status": "skipped", "steps": []}
 
 
 def replay(
@@ -115,7 +118,8 @@ def replay(
         runs = [Reading(entry) for entry in entries if entry.child_of == prepared.run_id]
     if runs:
         failed = min(runs, key=lambda run: run.state == "success")
-        tell(_compared(there, failed, str(file), notes), prepared.here.config.color, as_json=as_json)
+        compared = _compared(found, failed, prepared, near.root, notes, str(file))
+        tell(compared, prepared.here.config.color, as_json=as_json)
     return code
 
 
@@ -285,13 +289,18 @@ def _ask_for_secrets(file: Path, plan: Plan, root: Path) -> None:
         print(shown(f"loom: {file} does not have the secrets {', '.join(missing)}: {given}"), file=sys.stderr)
 
 
-def _compared(there: Reading, here: Reading, origin: str, notes: list[str]) -> Reproduction:
-    """Compare the job that failed there, or the first one, with the same job here."""
+def _compared(
+    found: UnpackedBundle, here: Reading, prepared: Prepared, near: Path, notes: list[str], origin: str
+) -> Reproduction:
+    """Compare the job that failed there, or the first one, with the same job here. `near`: the user's own checkout."""
+    there = Reading(found.entry)
     job_id = there.pipeline_manifest()["failing_job_id"] or there.job_ids()[0]
-    one, other = _ending(there, job_id), _ending(here, job_id)
-    parting = parting_of(_blocks(there, job_id), _blocks(here, job_id))
-    kind, text = verdict(one, other, parting)
-    inputs = diff_of(there, here).inputs
+    manifests = [run.job_manifest(job_id) if job_id in run.job_ids() else _NOT_RUN for run in (there, here)]
+    diagnoses = [told if told and told.job_id == job_id else None for told in map(recorded_diagnosis, (there, here))]
+    endings = [ending_of(told, str(each["status"])) for told, each in zip(diagnoses, manifests, strict=True)]
+    parting = parting_of(blocks_of_run(there, manifests[0]), blocks_of_run(here, manifests[1]))
+    kind, text = verdict(endings[0], endings[1], parting)
+    inputs = differing_inputs(side_of(there), side_of(here), None)
     ids = {image["name"]: image["id"] for image in here.receipt()["images"]}
     notes += [
         f"the record has no digest of {image['name']}: another image of that name ran here"
@@ -299,9 +308,32 @@ def _compared(there: Reading, here: Reading, origin: str, notes: list[str]) -> R
         if not image["digest"] and ids.get(image["name"], image["id"]) != image["id"]
     ]
     images = [
-        Pair(name=f"image of {pair.name}", a=pair.a, b=pair.b)
+        replace(pair, name="image" if pair.name == job_id else f"image of {pair.name}")
         for pair in inputs.images
         if re.split("[ @]", pair.a or "")[-1] != re.split("[ @]", pair.b or "")[-1]
+    ]
+    variables = [replace(pair, name=f"variable {pair.name.removeprefix(f'{job_id}.')}") for pair in inputs.variables]
+    size = Pair(name="machine", a=found.manifest.machine, b=machine_size())
+    sizes = [size] if size.a not in ("", size.b) else []
+    differs = [pair for pair in (inputs.tree, inputs.head, *images, *variables, *sizes, *inputs.other) if pair]
+    likely = [
+        reasons(
+            kind,
+            diagnoses[0],
+            diagnoses[1],
+            parting,
+            differs,
+            Circumstances(
+                checkout=near,
+                tree=prepared.source.root,
+                plan=lambda: prepared.plan,
+                job=job,
+                size=found.manifest.machine,
+                here=machine_size(),
+            ),
+        )
+        for job in prepared.plan.jobs
+        if job.id == job_id
     ]
     return Reproduction(
         origin=origin,
@@ -309,19 +341,10 @@ def _compared(there: Reading, here: Reading, origin: str, notes: list[str]) -> R
         run_id=here.run_id,
         verdict=kind,
         text=text,
-        there=one,
-        here=other,
+        reasons=likely[0] if likely else [],  # none where the job is one that the run made
+        there=endings[0],
+        here=endings[1],
         parting=parting,
-        differs=[pair for pair in (inputs.tree, inputs.head, *images, *inputs.variables, *inputs.other) if pair],
+        differs=differs,
         notes=notes,
     )
-
-
-def _ending(reading: Reading, job_id: str) -> JobEnding:
-    found = recorded_diagnosis(reading)
-    status = reading.job_manifest(job_id)["status"] if job_id in reading.job_ids() else "skipped"
-    return ending_of(found if found is not None and found.job_id == job_id else None, str(status))
-
-
-def _blocks(reading: Reading, job_id: str) -> Iterator[Block]:
-    return blocks_of_run(reading, reading.job_manifest(job_id)) if job_id in reading.job_ids() else iter(())

@@ -49,7 +49,7 @@ from loom.storage import dotenv, zips
 from loom.storage.results.artifacts import file_of
 from loom.storage.tar import DamagedArchive, packed
 from loom.util import atomic
-from loom.util.units import machine
+from loom.util.units import machine, machine_size
 from loom.workflow.gitlab import variables as of_gitlab
 
 _EVENTS = {
@@ -412,7 +412,7 @@ class _Reproducing:
             depth=facts.depth,
             withheld=self._withheld,
             size=self._job.size,
-            here=_size(),
+            here=machine_size(),
         )
         found = Reproduction(
             origin=self._job.url,
@@ -445,15 +445,9 @@ def _differences(facts: LogFacts, job: RemoteJob, manifest: Mapping[str, Any], *
         yield Pair(name="image", a=facts.digest, b=digest)
     if job.tags or job.size:
         there = [*([f"tags {', '.join(job.tags[:10])}"] if job.tags else []), *([job.size] if job.size else [])]
-        yield Pair(name="runner", a=", ".join(there), b=f"this machine, {machine()}, {_size()}")
+        yield Pair(name="runner", a=", ".join(there), b=f"this machine, {machine()}, {machine_size()}")
     if facts.cache == "restored" and not with_cache:
         yield Pair(name="cache", a="restored", b="cold (--with-cache)")
-
-
-def _size() -> str:
-    """Return the CPUs and the memory that a job gets here."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return f"{os.cpu_count()} CPUs, {round(memory / (1 << 30))} GB"
 
 
 def _blocks_of_log(file: BinaryIO, log: ServerLog) -> Iterator[Block]:

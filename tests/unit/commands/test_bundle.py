@@ -354,3 +354,25 @@ def test_a_child_pipeline_of_a_stranger_gets_no_variables_of_the_user(
     code, out, err = project.loom("replay", str(tmp_path / "x.bundle"), "--trust")
     assert (code, "failed with exit code 3" in out) == (1, True), out + err
     assert f"again:   loom replay {tmp_path / 'x.bundle'}" in out
+
+
+def test_the_verdict_of_a_replay_names_likely_reasons(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write(gitlab="test: {script: [cat only.local]}")
+    assert project.run()[0] == 1
+    assert project.loom("bundle", "--full", "-o", str(tmp_path / "x.bundle"))[0] == 0
+    found = unpacked(tmp_path / "x.bundle")
+    other = msgspec.structs.replace(found.manifest, machine="1 CPUs, 1 GB")
+    write_bundle(tmp_path / "x.bundle", other, found.folder / "record", found.folder / "tree.pack", {})
+    near = tmp_path / "near"
+    near.mkdir()
+    subprocess.run(["git", "init", "-q", near], check=True)
+    (near / "only.local").touch()
+    monkeypatch.chdir(near)
+    code, out, err = project.loom("replay", str(tmp_path / "x.bundle"), "--trust", "--json")
+    assert code == 1, err
+    told = json.loads(out)
+    said = "only.local is in your checkout, but not in the commit: the clone there lacks it"
+    assert (told["verdict"], told["reasons"]) == ("reproduced", [{"kind": "ignored-file", "text": said}])
+    assert [(each["name"], each["a"]) for each in told["differs"]] == [("machine", "1 CPUs, 1 GB")]
