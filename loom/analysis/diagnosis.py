@@ -233,7 +233,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     )
     found = [msgspec.convert(each, Failure) for each in job.get("findings", ())] if failed else []
     of_output = [
-        _placed(each, at) for each in patterns.failures(texts(output.reason), evidence.formats or patterns.readers())
+        _placed(each, at)
+        for each in patterns.failures([line.printed for line in output.reason], evidence.formats or patterns.readers())
     ]
     failures = _with_findings(of_output, found)
     unnamed = (job.get("finding_reports") or {}).get("findings", 0) - len(found) if found else 0

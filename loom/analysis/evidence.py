@@ -23,6 +23,7 @@ from loom.record.highlights import form_of, of_file
 from loom.record.reader import Reading
 from loom.record.saved_plan import load_planned
 from loom.record.store import UNFINISHED, entry_at, read_document
+from loom.util.sections import reader_for
 from loom.util.untrusted_files import open_regular
 
 
@@ -57,7 +58,8 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
     whole = len(events) < LINES_READ and (total is None or total <= len(events))
     highlights = Highlights() if whole else _highlights(reading, own, events_path, summary)
     same = None if unfinished or workspace is not None else _recorded_of(reading, job_id)
-    output = output_of(events, highlights, counts or {}, summary.get("ended_by"))
+    planned = {} if job_id is None else reading.fold.jobs[job_id].planned
+    output = output_of(events, highlights, counts or {}, summary.get("ended_by"), reader_for(planned))
     found = diagnose(
         Evidence(
             run_id=reading.run_id,

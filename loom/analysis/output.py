@@ -20,6 +20,7 @@ from loom.record.documents import Highlights
 from loom.record.events import OutputEvent
 from loom.record.highlights import clipped, form_of, speaks_of_error
 from loom.util.controls import visible
+from loom.util.sections import SectionReader
 
 GAP = "…"
 """Stands between lines that do not follow each other."""
@@ -62,9 +63,11 @@ _SURVIVED = re.compile(
 class ReadLine:
     """A line of output, and what it says, which is found out once."""
 
-    def __init__(self, text: str, part: Part = "own") -> None:
+    def __init__(self, text: str, part: Part = "own", printed: str | None = None) -> None:
         self.text = clipped(text)
         self.part: Part = part
+        self.printed = self.text if printed is None else printed
+        """The line with the workflow command that people see as `text`."""
 
     @cached_property
     def blank(self) -> bool:
@@ -119,10 +122,15 @@ class ReadOutput(Struct, frozen=True):
 
 
 def output_of(
-    last: Sequence[OutputEvent], highlights: Highlights, counts: Mapping[str, int], ended: Mapping[str, Any] | None
+    last: Sequence[OutputEvent],
+    highlights: Highlights,
+    counts: Mapping[str, int],
+    ended: Mapping[str, Any] | None,
+    reader: SectionReader | None = None,
 ) -> ReadOutput:
-    """Join the lines that tell and the last ones. `counts`: the lines of the whole output, by `stdout_lines` and `stderr_lines`;
-    `ended`: an `EndedBy`, by whose counts the parts are told apart."""
+    """Join the lines that tell and the last ones, as `reader` shows them. `counts`: the lines of the whole output, by
+    `stdout_lines` and `stderr_lines`; `ended`: an `EndedBy`, by whose counts the parts are told apart."""
+    reader = reader or SectionReader()
     starts = {
         part: {stream: ended[f"{name}{stream}_lines"] for stream in ("stdout", "stderr")}
         for part, name in _COUNTED
@@ -134,9 +142,17 @@ def output_of(
         return next((each for each in starts if is_after(starts[each])), "before") if marked else "own"
 
     number = {stream: counts.get(f"{stream}_lines", 0) for stream in ("stdout", "stderr")}
-    found: list[ReadLine] = []
+
+    def read(text: str, part: Part) -> list[ReadLine]:
+        seen = reader.seen(text)
+        return [
+            ReadLine(visible(line), part, None if seen == [text] else "" if at else visible(text))
+            for at, line in enumerate(seen)
+        ]
+
+    parted: list[tuple[str, Part]] = []
     for event in reversed(list(_uncut(last))):
-        found.append(ReadLine(visible(event.text), part(lambda of: number[event.stream] > of[event.stream])))  # noqa: B023
+        parted.append((event.text, part(lambda of: number[event.stream] > of[event.stream])))  # noqa: B023
         number[event.stream] -= 1
     early: list[ReadLine] = []
     before = 1  # the file's first line tells that the step began
@@ -145,10 +161,10 @@ def output_of(
             break
         whose = part(lambda of: line.line > 1 + sum(of.values()))  # noqa: B023
         early += [ReadLine(GAP, whose)] if line.line != before + 1 else []
-        early.append(ReadLine(line.text, whose))
+        early += read(line.text, whose)
         before = line.line
     early += [ReadLine(GAP, early[-1].part)] if early else []
-    return ReadOutput([*early, *reversed(found)], marked)
+    return ReadOutput([*early, *(line for text, whose in reversed(parted) for line in read(text, whose))], marked)
 
 
 def _uncut(events: Iterable[OutputEvent]) -> Iterator[OutputEvent]:

@@ -14,6 +14,7 @@ from loom.analysis.places import from_root
 from loom.record.documents import Document
 from loom.record.highlights import Watch
 from loom.status import Count, FailingTest, Failure
+from loom.util.workflow_commands import unescaped
 
 MOST_FAILURES = 20
 MOST_GROUPS = 10
@@ -154,14 +155,14 @@ def _failure(tool: str, groups: Mapping[str, str | None]) -> list[Failure]:
     text = {name: (value or "").strip() or None for name, value in groups.items()}
     if (text.get("severity") or "").lower().startswith(_NO_FAILURES):
         return []
-    file = text.get("file")
+    file, message = text.get("file"), text.get("message")
     failure = Failure(
         tool=tool,
         test=text.get("test"),
         file=None if file is None else from_root(file),
         line=_number(text.get("line")),
         column=_number(text.get("column")),
-        message=text.get("message"),
+        message=message and (unescaped(message) if tool == "github" else message),
         code=text.get("code"),
     )
     return [failure]

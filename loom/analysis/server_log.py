@@ -23,6 +23,7 @@ from loom.record.events import OutputEvent
 from loom.record.highlights import Highlighter
 from loom.util import jsons
 from loom.util.controls import cleaned, visible
+from loom.util.sections import reader_for
 
 LONGEST_LINE = 1 << 16
 """Bytes of a line that are read: of a longer one, its beginning and its end."""
@@ -371,7 +372,8 @@ def diagnosis_of_log(
     counts = {"stdout_lines": unit.total, "stderr_lines": 0}
     own = {"stdout_lines": unit.before_own, "stderr_lines": 0}
     said = {"said_stdout_lines": unit.before_said, "said_stderr_lines": 0}
-    output = output_of(unit.lines, unit.highlights, counts, {**own, **said} if unit.marked else None)
+    reader = reader_for({"commands": facts.format == "github"})
+    output = output_of(unit.lines, unit.highlights, counts, {**own, **said} if unit.marked else None, reader)
     ended: Mapping[str, object] | None = (
         {"command": unit.command, "code": facts.exit_code} if unit.marked and facts.exit_code is not None else None
     )

@@ -51,6 +51,7 @@ _PLANNED = _data(
     services=list[str],
     steps=list[_STEP],  # type: ignore[valid-type]
     commands=bool,
+    debug=bool,
 )
 _LEFT_OUT_JOB = _data("id reason", id=str, reason=str)
 _LEFT_OUT_PATH = _data("path reason", path=str, reason=str)

@@ -86,7 +86,7 @@ class Live:
     def output(self, batch: OutputBatch) -> None:
         job = self._running.get(batch.where.job_id or "")
         if job is not None and batch.lines:
-            job.last = visible(batch.texts(1)[0][0])
+            job.last = "".join(self._screen.seen(batch.where.job_id or "", batch.texts(1)[0][0])[:1]) or job.last
         self._screen.output(batch)
 
     def close(self) -> None:

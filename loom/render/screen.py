@@ -20,9 +20,8 @@ from loom.render.sections import Sections
 from loom.render.sinks import while_heard
 from loom.status import Status, Stream
 from loom.util.controls import cleaned, shown, visible
-from loom.util.sections import only_marks
+from loom.util.sections import SectionReader, reader_for
 from loom.util.units import counted, rough_duration, rough_size
-from loom.util.workflow_commands import shown as seen_of
 
 LONGEST_LINE = 2000
 """Number of characters of such a line to show: lines have any length, and terminals are slow."""
@@ -89,8 +88,8 @@ class _Piece(Struct, frozen=True, gc=False):
     partial: bool
 
 
-def _lines_of(pieces: Collection[_Piece], dots: str, *, commands: bool) -> Iterator[str]:
-    """Return the last lines of an output; the middle of very long ones is cut. `commands`: GitHub's are not shown as text."""
+def _lines_of(pieces: Collection[_Piece], dots: str, reader: SectionReader) -> Iterator[str]:
+    """Return the last lines of an output as `reader` shows them; the middle of very long ones is cut."""
     lines: list[list[str]] = []
     unfinished: Stream | None = None
     for piece in pieces:
@@ -99,19 +98,15 @@ def _lines_of(pieces: Collection[_Piece], dots: str, *, commands: bool) -> Itera
         lines[-1].append(piece.text)
         unfinished = piece.stream if piece.partial else None
     for number, parts in enumerate(lines):
-        whole: str | None = "".join(parts)
-        if commands:
-            whole = seen_of(str(whole))
-        if whole is None or only_marks(whole):
-            continue
-        text = visible(whole)
-        if len(text) > LONGEST_LINE:
+        for text in map(visible, reader.seen("".join(parts))):
+            if len(text) <= LONGEST_LINE:
+                yield text
+                continue
             half = LONGEST_LINE // 2
             # The first kept part may have unknown predecessors.
             at_least = "at least " if number == 0 and len(pieces) >= TAIL_LINES else ""
             left_out = f"{at_least}{len(text) - 2 * half:,} characters left out, which are in the events file"
-            text = f"{text[:half]}{dots} ({left_out}) {dots}{text[-half:]}"
-        yield from text.split("\n")  # an annotation may have several lines
+            yield f"{text[:half]}{dots} ({left_out}) {dots}{text[-half:]}"
 
 
 class Screen:
@@ -153,6 +148,10 @@ class Screen:
                 for line in (text,) if whole else self._sections.lines(sections, text):
                     self._write(self._prefix(job_id) + visible(line, colours=self._look.paint is not None))
 
+    def seen(self, job_id: str, text: str) -> list[str]:
+        """Return the lines that people see of one line of a job's output."""
+        return [visible(line) for line in reader_for(self._planned.get(job_id, {})).seen(text)]
+
     def _prefix(self, job_id: str) -> str:
         return self._look.styled(f"{job_id:<{self._job_width}} {self._look.marks['bar']} ", "job")
 
@@ -193,9 +192,7 @@ class Screen:
         match event.message:
             case "plan_resolved":
                 self._planned = {job["id"]: job for job in data["jobs"]}
-                self._sections.with_commands = frozenset(
-                    job_id for job_id, job in self._planned.items() if job.get("commands")
-                )
+                self._sections.planned = self._planned
                 self._job_width = min(40, max([8, *(len(job_id) for job_id in self._planned)]))
             case "engine_answered" if self._look.detail is Detail.VERBOSE:
                 yield self._look.styled(f"  engine {data['engine']}", "dim")
@@ -289,8 +286,8 @@ class Screen:
             for line in event.error.splitlines():
                 yield f"    {self._look.styled(line, 'bad')}"
         bar = self._look.styled(self._look.marks["bar"], "dim")
-        tail, commands = self._tails.get((job_id, place), ()), bool(self._planned.get(job_id, {}).get("commands"))
-        for text in _lines_of(tail, self._look.marks["dots"], commands=commands):
+        tail, reader = self._tails.get((job_id, place), ()), reader_for(self._planned.get(job_id, {}))
+        for text in _lines_of(tail, self._look.marks["dots"], reader):
             yield f"    {bar} {text}"
         if step is not None and not by and (named := self._named_by_shell(job_id, place)):
             yield f"    that is {', '.join(named)}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
-from loom.util.sections import CommandReader, OutputSection, SectionReader
+from loom.util.sections import OutputSection, SectionReader, reader_for
 from loom.util.units import counted, rough_duration
 
 
@@ -14,14 +15,14 @@ class Sections:
     def __init__(self, marks: Mapping[str, str]) -> None:
         self._marks = marks
         self._readers: dict[tuple[str, str], SectionReader] = {}
-        self.with_commands: frozenset[str] = frozenset()
-        """The jobs with GitHub's workflow commands."""
+        self.planned: Mapping[str, Mapping[str, Any]] = {}
+        """The jobs, as the record has them."""
 
     def lines(self, place: tuple[str, str], text: str) -> Iterator[str]:
         """Yield what to show for one line of an output."""
         reader = self._readers.get(place)
         if reader is None:
-            reader = self._readers[place] = CommandReader() if place[0] in self.with_commands else SectionReader()
+            reader = self._readers[place] = reader_for(self.planned.get(place[0], {}))
         for part in reader.parts(text):
             if any(section.collapsed for section in reader.open):
                 continue

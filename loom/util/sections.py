@@ -6,7 +6,8 @@ The marks are `section_start:TIME:NAME[collapsed=true]`, then the title, and `se
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from msgspec import Struct
 
@@ -16,11 +17,6 @@ from loom.util.workflow_commands import command_in, shown
 _MARK = re.compile(r"(?:\x1b\[0K)?section_(start|end):([0-9]{1,12}):([\w.-]{1,200})(?:\[([^\]\r]{0,200})\])?\r\x1b\[0K")
 MOST_DEEP = 50
 """A mark below this depth is text: nobody nests so deep, and a job could print any number."""
-
-
-def only_marks(text: str) -> bool:
-    """Return whether a line has marks of sections and nothing else that is seen."""
-    return "section_" in text and _MARK.search(text) is not None and not visible(text).strip()
 
 
 class OutputSection(Struct, kw_only=True, eq=False):
@@ -48,6 +44,11 @@ class SectionReader:
     def marks(self, text: str) -> bool:
         """Return whether a line may have something for `parts`."""
         return "section_" in text
+
+    def seen(self, text: str) -> list[str]:
+        """Return the lines that people see of one line, titles of groups too, where nothing is folded."""
+        marked = "section_" in text and _MARK.search(text) is not None
+        return [] if marked and not visible(text).strip() else [text]
 
     def parts(self, text: str) -> Iterator[str | OutputSection]:
         """Yield the parts of one line in order: text, each section when it begins, and again when it ends.
@@ -92,12 +93,21 @@ class SectionReader:
 class CommandReader(SectionReader):
     """Follow the groups of an output with GitHub's workflow commands; other commands are as people see them, or hidden."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, debug: bool = False) -> None:
         super().__init__()
+        self._debug = debug
         self._stopped = ""
 
     def marks(self, text: str) -> bool:
         return "::" in text or "##[" in text
+
+    def seen(self, text: str) -> list[str]:
+        parts = self.parts(text)
+        return [
+            part if isinstance(part, str) else part.title
+            for part in parts
+            if isinstance(part, str) or part.ended is None
+        ]
 
     def parts(self, text: str) -> Iterator[str | OutputSection]:
         found = command_in(text) if self.marks(text) and not self._stopped else None
@@ -117,5 +127,11 @@ class CommandReader(SectionReader):
                 yield self.open[-1]
         elif found is None:
             yield from self._text(text, marked=False)
-        elif (seen := shown(text)) is not None:
-            yield from self._text(seen, marked=False)
+        else:
+            for line in shown(found, debug=self._debug):
+                yield from self._text(line, marked=False)
+
+
+def reader_for(planned: Mapping[str, Any]) -> SectionReader:
+    """Return the reader for the output of a job, by its shape in the plan of the record."""
+    return CommandReader(debug=bool(planned.get("debug"))) if planned.get("commands") else SectionReader()

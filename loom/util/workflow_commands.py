@@ -32,11 +32,11 @@ def command_in(line: str) -> WorkflowCommand | None:
         return None
     separator = "," if found.re is _COMMAND else ";"
     pairs = (part.partition("=") for part in (found[2] or "").split(separator) if "=" in part)
-    properties = {name.strip().lower(): _plain(value, of_property=True) for name, _, value in pairs}
-    return WorkflowCommand(found[1].lower(), properties, _plain(found[3]))
+    properties = {name.strip().lower(): unescaped(value, of_property=True) for name, _, value in pairs}
+    return WorkflowCommand(found[1].lower(), properties, unescaped(found[3]))
 
 
-def _plain(text: str, *, of_property: bool = False) -> str:
+def unescaped(text: str, *, of_property: bool = False) -> str:
     """Take back the escapes of a value."""
     for escaped, char in (("%0D", "\r"), ("%0A", "\n"), *((("%3A", ":"), ("%2C", ",")) if of_property else ())):
         text = text.replace(escaped, char)
@@ -55,16 +55,12 @@ def escaped(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def shown(line: str) -> str | None:
-    """Return what people see of a line; None for a command that GitHub hides."""
-    found = command_in(line) if "::" in line or "##[" in line else None
-    if found is None:
-        return line
-    if found.name in ("group", "endgroup"):
-        return found.value or None
-    if found.name not in ("error", "warning", "notice"):
-        return None
+def shown(found: WorkflowCommand, *, debug: bool) -> list[str]:
+    """Return the lines that people see of a command; none of one that GitHub hides."""
+    if found.name not in ("error", "warning", "notice", *(["debug"] if debug else [])):
+        return []
+    first, *others = found.value.splitlines() or [""]
     file, number = found.properties.get("file"), found.properties.get("line")
-    place = f" ({file}{f':{number}' if number else ''})" if file else ""
+    at = f" ({file}{f':{number}' if number else ''})" if file else ""
     title = f"{found.properties['title']}: " if found.properties.get("title") else ""
-    return f"{found.name.capitalize()}: {title}{found.value}{place}"
+    return [f"{found.name.capitalize()}: {title}{first}{at}", *others]

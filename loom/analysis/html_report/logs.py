@@ -155,11 +155,10 @@ class _Writer:
         rows: list[str] = []
         first, size, before = number, 0, self._began
         for line in lines:
-            text = _shown(line.text)
-            if self._wanted and (known := key_of(text)) in self._wanted:
+            texts = self._marked(number, line.text) if self._sections.marks(line.text) else [_shown(line.text)]
+            text = " ".join(texts)
+            if self._wanted and (known := key_of("".join(texts[:1]))) in self._wanted:
                 self._numbers.setdefault(known, []).append(number)
-            if self._sections.marks(line.text):
-                text = self._marked(number, line.text)
             at = _milliseconds(line.ts)
             rows.append(f"{1 if line.stream == 'stdout' else 2}{at - before or ''}\t{text}")
             before = at
@@ -174,8 +173,8 @@ class _Writer:
             self._fold(section, number - 1)
         return Log(total=max(total, number - 1), pieces=self._pieces, numbers=self._numbers, folds=self._folds)
 
-    def _marked(self, number: int, line: str) -> str:
-        """Note the sections that begin and end in a line. Returns its text with all titles."""
+    def _marked(self, number: int, line: str) -> list[str]:
+        """Note the sections that begin and end in a line. Returns its texts with all titles."""
         texts: list[str] = []
         ended: list[OutputSection] = []
         for part in self._sections.parts(line):
@@ -189,7 +188,7 @@ class _Writer:
                     self._first[part] = number
         for section in ended:
             self._fold(section, number - 1 if texts else number)
-        return " ".join(texts)
+        return texts
 
     def _fold(self, section: OutputSection, last: int) -> None:
         first = self._first.pop(section, None)

@@ -24,7 +24,7 @@ from loom.record.fold import JobState, RunFold, Span
 from loom.record.highlights import form_of
 from loom.record.reader import Reading, Unit
 from loom.util.controls import cleaned
-from loom.util.sections import CommandReader, SectionReader
+from loom.util.sections import SectionReader, reader_for
 from loom.util.units import counted, rough_duration, rough_size
 
 if TYPE_CHECKING:
@@ -260,7 +260,9 @@ def _job(
     by_attempt: dict[int, list[LogView]] = {}
     readers: dict[int, SectionReader] = defaultdict(SectionReader)
     for unit in reading.units(job.id):
-        of_attempt = CommandReader() if job.planned.get("commands") else readers[unit.attempt]  # a step ends its groups
+        of_attempt = (
+            reader_for(job.planned) if job.planned.get("commands") else readers[unit.attempt]
+        )  # a step ends its groups
         sections = of_attempt if unit.step is not None else SectionReader()
         by_attempt.setdefault(unit.attempt, []).append(_log(reading, unit, job, diagnosis, share, sections))
     return JobView(

@@ -177,7 +177,7 @@ class LateState:
             "environment": "github-hosted",
             "temp": "/tmp",
             "tool_cache": "/opt/hostedtoolcache",
-            "debug": "",
+            "debug": "1" if self._late.debug else "",
         }
         return {
             "vars": {},

@@ -19,7 +19,7 @@ from loom.record.event_files import count_output
 from loom.record.events import OutputEvent, PhaseEvent, encode
 from loom.record.fold import JobState, RunFold
 from loom.status import Failure, Status
-from loom.util.sections import SectionReader
+from loom.util.sections import CommandReader, SectionReader
 from tests.support.report_page import unpacked
 
 BEGAN = "2026-11-26T05:00:00.000000Z"
@@ -256,3 +256,12 @@ def test_what_changed_since_the_job_passed_is_escaped_and_counted() -> None:
         "2 failures of 40",
     ):
         assert text in shown, shown
+
+
+def test_lines_that_people_see_of_a_command_have_its_number(tmp_path: Path) -> None:
+    path = written(tmp_path / "events.jsonl", ["::debug::d", "::error file=a,line=2::m%0An", "end"])
+    log = read_log(
+        path, ReadBudget(), began=BEGAN, total=3, sections=CommandReader(), wanted=["Error: m (a:2)", "n", "end"]
+    )
+    assert numbered(["Error: m (a:2)", "n", "end"], log) == [2, None, 3]
+    assert rows(log) == [(1, ""), (2, "Error: m (a:2) n"), (3, "end")]

@@ -12,6 +12,7 @@ from loom.analysis.output import output_of, texts
 from loom.record.documents import Highlights
 from loom.record.events import OutputEvent
 from loom.status import Stream
+from loom.util.sections import CommandReader
 from tests.unit.analysis.test_diagnosis import evidence
 
 OUTPUTS = {
@@ -210,3 +211,19 @@ def test_what_the_other_stream_printed_in_the_middle_of_a_traceback_comes_after_
     output = output_of(events, Highlights(), {"stdout_lines": 2, "stderr_lines": 3}, None)
     assert texts(output.lines) == [printed[at][1] for at in (0, 2, 4, 1, 3)]
     assert diagnose(replace(evidence(), output=output)).causes == []
+
+
+def test_workflow_commands_are_read_as_people_see_them() -> None:
+    printed = [
+        "::debug::error 0",
+        "::group::Build",
+        "::endgroup::",
+        "::error file=src/x.py,line=7::no such%0Afile",
+        "end",
+    ]
+    events = [OutputEvent(number, "", "stdout", text) for number, text in enumerate(printed, 1)]
+    output = output_of(events, Highlights(), {"stdout_lines": 5}, None, CommandReader())
+    assert texts(output.lines) == ["Build", "Error: no such (src/x.py:7)", "file", "end"]
+    found = diagnose(replace(evidence(), output=output))
+    assert found.telling_line == "Error: no such (src/x.py:7)"
+    assert [(each.file, each.line, each.message) for each in found.failures] == [("src/x.py", 7, "no such\nfile")]

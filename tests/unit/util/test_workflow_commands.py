@@ -3,7 +3,7 @@
 import pytest
 
 from loom.util.sections import CommandReader, OutputSection
-from loom.util.workflow_commands import command_in, shown
+from loom.util.workflow_commands import command_in
 from tests.support.waiting import promptly
 
 
@@ -36,21 +36,30 @@ def test_commands(line: str, name: str, properties: dict[str, str], value: str) 
 )
 def test_no_commands(line: str) -> None:
     assert command_in(line) is None
-    assert shown(line) == line
+    assert CommandReader().seen(line) == [line]
 
 
 @pytest.mark.parametrize(
     ("line", "seen"),
     [
-        ("::error file=a,line=2,title=T::m", "Error: T: m (a:2)"),
-        ("::warning::m", "Warning: m"),
-        ("::debug::m", None),
-        ("::add-mask::m", None),
-        ("::group::G", "G"),
+        ("::error file=a,line=2,title=T::m", ["Error: T: m (a:2)"]),
+        ("::error file=a,line=2::m%0An", ["Error: m (a:2)", "n"]),
+        ("::warning::m", ["Warning: m"]),
+        ("::error::", ["Error: "]),
+        ("::debug::m", []),
+        ("::add-mask::m", []),
+        ("::group::G", ["G"]),
+        ("::endgroup::", []),
     ],
 )
-def test_what_is_seen(line: str, seen: str | None) -> None:
-    assert shown(line) == seen
+def test_what_is_seen(line: str, seen: list[str]) -> None:
+    assert CommandReader().seen(line) == seen
+
+
+def test_debugging_shows_debug_alone() -> None:
+    reader = CommandReader(debug=True)
+    assert reader.seen("::debug::a%0Ab") == ["Debug: a", "b"]
+    assert reader.seen("::add-mask::a") == []
 
 
 def test_groups_and_stopped_commands() -> None:
