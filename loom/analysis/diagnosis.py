@@ -26,7 +26,7 @@ from loom.analysis.output import ReadLine, ReadOutput, earlier_error, lines_that
 from loom.analysis.patterns import FailureGroup
 from loom.analysis.places import MOST_PLACES, Location, WorkingDirectories, from_root, is_foreign
 from loom.analysis.reproduction import reproduce_command
-from loom.record.documents import DIAGNOSIS_SCHEMA, CommandPackage, Document, Invocation, Milliseconds, Moment, Sha
+from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Invocation, Milliseconds, Moment, Sha
 from loom.record.unrecorded import Unrecorded
 from loom.status import Code, Count, FailingTest, Failure
 
@@ -367,7 +367,6 @@ def _causes(
             in_step=bool(job.get("failing_step") or evidence.unit[0]),
             command=command,
             image=(job.get("image") or {}).get("name"),
-            indexed=msgspec.convert(job.get("missing_command"), CommandPackage | None),
             in_source=look_at(lines, command, evidence.in_source, exit_code=exit_code),
             tmpfs=evidence.tmpfs,
         )

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct, field
 
-from loom.record.documents import CommandPackage, Document
+from loom.record.documents import Document
 from loom.record.highlights import speaks_of_error
 
 FAR = 200
@@ -138,8 +138,6 @@ class Failed(Struct, frozen=True, kw_only=True):
     """None: on this machine."""
     in_source: Mapping[str, InSource] = field(default_factory=dict)
     """By the line that names it."""
-    indexed: CommandPackage | None = None
-    """What an index in the image knows about a missing command."""
     tmpfs: Callable[[], Sequence[str]] = tuple
     """The job's mounts that are in memory."""
 
@@ -275,7 +273,7 @@ def _values(known: Known, groups: Mapping[str, str], line: str, failed: Failed) 
     name = next(iter(groups.values()), "it")
     values = {"name": name, "where": "" if failed.image else " (on this machine)"}
     if "{install}" in known.advice:
-        values["install"] = how_to_install(name, failed.image, failed.indexed)
+        values["install"] = how_to_install(name, failed.image)
     if "{fullness}" in known.summary:
         values |= _fullness(f"{line} {failed.command or ''}", failed)
     return values
@@ -308,34 +306,18 @@ _INSTALL = {
 }
 
 
-def how_to_install(command: str, image: str | None, indexed: CommandPackage | None = None) -> str:
-    """Name the package of a command, as far as it is known, in the words of the image's package manager.
-
-    An index in the image knows best which package has the command; a package that only has its name may be another thing.
-    """
+def how_to_install(command: str, image: str | None) -> str:
+    """Name the package of a command, as far as it is known, in the words of the image's package manager."""
     package = packages().get(command)
     kind, _, rest = (package or "").partition(":")
     if image is not None and rest and kind in ("pip", "npm"):
         return f"install it in the job: `{'pip install' if kind == 'pip' else 'npm install --save-dev'} {rest}`"
-    if indexed is not None and indexed.command == command and (package is None or indexed.by == "command"):
-        name = indexed.package
-        manager: str = indexed.manager
-    elif package is None or image is None:
+    if package is None or image is None:
         return "install it in the job (or its image)"
-    else:
-        manager = next(known for pattern, known in _MANAGERS if pattern.search(image))
-        names = dict(part.partition("=")[::2] for part in package.split() if "=" in part)
-        name = names.get(manager) or package.split()[0]
+    manager = next(known for pattern, known in _MANAGERS if pattern.search(image))
+    names = dict(part.partition("=")[::2] for part in package.split() if "=" in part)
+    name = names.get(manager) or package.split()[0]
     return f"install it in the job (or its image): `{_INSTALL[manager].format(name)}`"
-
-
-def missing_command(lines: Sequence[str]) -> str | None:
-    """Return the command that a step with exit code 127 missed, as its last lines tell."""
-    for end in _ends(lines, 0, 127):
-        for says in (says for known in table().causes if known.code == "command_not_found" for says in known.says):
-            if (groups := says.search(lines, end, None)) is not None:
-                return groups["name"]
-    return None
 
 
 def _of_source(seen: InSource) -> tuple[Known, dict[str, str]]:

@@ -24,7 +24,7 @@ def check(
 
 @done_by("run.compile", takes=(options.PlanOptions,))
 def compile_(
-    form: Annotated[Literal["yaml", "json", "mermaid"], option("--format", "Output format.")] = "yaml",
+    form: Annotated[Literal["yaml", "json"], option("--format", "Output format.")] = "yaml",
     as_json: options.AsJson = False,
     explain: Annotated[
         str | None, option("--explain JOB", "Show where each value of this job comes from.", "workflow-job")

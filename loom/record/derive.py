@@ -11,7 +11,6 @@ from loom.record.coverage import recorded_extent
 from loom.record.documents import (
     RUN_SCHEMA,
     SCHEMA_VERSION,
-    CommandPackage,
     Highlights,
     Invocation,
     JobManifest,
@@ -164,7 +163,6 @@ def job_manifest(fold: RunFold, job_id: str) -> JobManifest:
         failing_section_events_path=f"{section_dir(job_id, section)}/events.jsonl" if section else None,
         failing_tests=[msgspec.convert(test, FailingTest) for test in job.lists.get("failing_test", ())],
         test_reports=job.facts.get("test_reports"),
-        missing_command=_as(CommandPackage, job.facts.get("missing_command")),
         findings=[msgspec.convert(one, Failure) for one in job.lists.get("finding", ())],
         finding_reports=job.facts.get("finding_reports"),
         image=image_of(image) if image else None,

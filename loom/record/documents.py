@@ -213,16 +213,6 @@ class SavedArtifacts(Document, frozen=True, kw_only=True):
     expire_in_s: Annotated[float, Meta(ge=0, le=1e15)] | None = None
 
 
-class CommandPackage(Document, frozen=True, kw_only=True):
-    """The package of a missing command, as an index in the job's image knows it."""
-
-    command: str
-    package: str
-    manager: Literal["apt", "apk"]
-    by: Literal["command", "name"]
-    """`command`: the index knows that the package has the command. `name`: it knows a package of that name."""
-
-
 class JobManifest(Document, frozen=True, kw_only=True):
     schema_version: Literal["loom.runtime.logs.v2"] = SCHEMA_VERSION
     kind: Literal["job-manifest"] = "job-manifest"
@@ -247,8 +237,6 @@ class JobManifest(Document, frozen=True, kw_only=True):
     failing_tests: list[FailingTest]
     """The first ones; `test_reports` has the totals."""
     test_reports: dict[str, Any] | None
-    missing_command: CommandPackage | None = None
-    """Of the failing step, where its image knows the package."""
     findings: list[Failure] = field(default_factory=list)
     """What reports of linters and scanners name: the first ones; `finding_reports` has the total."""
     finding_reports: dict[str, Any] | None = None

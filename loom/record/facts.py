@@ -15,7 +15,6 @@ from msgspec import UNSET, Meta, Struct, defstruct
 
 from loom.record.documents import (
     Assistance,
-    CommandPackage,
     Extent,
     Highlights,
     Invocation,
@@ -140,7 +139,6 @@ _FACTS: Mapping[str, type[Struct]] = {
     "warning": _TEXT,
     "notice": _TEXT,
     "attempt_failed": _data("attempt", attempt=Count),
-    "missing_command": CommandPackage,
     "failing_test": FailingTest,
     "cache": _data("action", action=str, name=str | None, key=str, wanted=str, hit=str),
     "artifact": _data("name archive files bytes", name=str, archive=str, files=Count, bytes=Count, sha256=str),

@@ -1,4 +1,4 @@
-"""Render a plan: complete JSON and YAML, or Mermaid."""
+"""Render a plan: complete JSON, or YAML for reading."""
 
 from __future__ import annotations
 
@@ -78,41 +78,7 @@ def to_yaml(document: Any) -> str:
     return str(yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110))
 
 
-def plan_mermaid(plan: Plan, _: str = "") -> str:
-    lines = ["flowchart LR"]
-    names = {job.id: f"j{number}" for number, job in enumerate(plan.jobs)}
-    filled = _stages_of(plan)
-    for number, (stage, jobs) in enumerate(filled.items()):
-        lines.append(f'  subgraph s{number}["{_mermaid(stage)}"]')
-        lines += [f'    {names[job.id]}["{_mermaid(job.id)}"]' for job in jobs]
-        lines.append("  end")
-    if any(job.needs is None for job in plan.jobs):
-        lines += [f"  s{number} --> s{number + 1}" for number in range(len(filled) - 1)]
-    lines += [
-        f"  {names[need.job]} -.-> {names[job.id]}"
-        for job in plan.jobs
-        for need in job.needs or ()
-        if need.job in names
-    ]
-    return "\n".join(lines) + "\n"
-
-
-FORMATS: Mapping[str, Callable[[Plan, str], str]] = {
-    "yaml": plan_yaml,
-    "json": plan_json,
-    "mermaid": plan_mermaid,
-}
-
-
-def _stages_of(plan: Plan) -> dict[str, list[Job]]:
-    filled: dict[str, list[Job]] = {stage: [] for stage in plan.stages}
-    for job in plan.jobs:
-        filled[job.stage].append(job)
-    return {stage: jobs for stage, jobs in filled.items() if jobs}
-
-
-def _mermaid(text: str) -> str:
-    return text.replace('"', "#quot;")
+FORMATS: Mapping[str, Callable[[Plan, str], str]] = {"yaml": plan_yaml, "json": plan_json}
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from loom.util.controls import shown
 from loom.util.units import counted
 
 MOST_NAMED = 3
-KEYS = ("r run", "f failed only", "s shell", "o report", "q quit")
+KEYS = ("r run", "f failed only", "s shell", "q quit")
 
 
 def changed_line(paths: Collection[str], time: str, look: Look) -> str:

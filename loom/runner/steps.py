@@ -20,7 +20,6 @@ from loom.record.step_outputs import recorded
 from loom.runner.attempt import Attempt
 from loom.runner.coverage import Coverage, state_coverage
 from loom.runner.hooks import AtStep, Gate, Verdict
-from loom.runner.missing_command import Ending, package_of_missing
 from loom.runner.own_output import OwnOutput
 from loom.runner.session import OpenJob
 from loom.status import Ended, Exit, OnOutput, Status
@@ -225,7 +224,6 @@ class Steps:
         where = Where(scope="step", job_id=job.id, step=step.id)
         writer = attempt.journal.writer(where)
         own = OwnOutput(writer.counts)
-        ending = Ending() if self._may_ask_for_package(step) else None
         exit_: Exit | None = None
         with attempt.journal.span(where, PhaseCode.STEP_EXECUTE, self._started(step)) as outcome:
             try:
@@ -233,8 +231,6 @@ class Steps:
                 command = replace(self._command(step, timeout_s, share, extra), began=own.began)
                 coverage = self._coverage if step.phase != "after_script" else None
                 on_output = writer if coverage is None else coverage.watching(writer)
-                if ending is not None:
-                    on_output = ending.watching(on_output)
                 exit_ = self._run(step, command, on_output, cancel)
                 if coverage is not None:
                     coverage.end()
@@ -254,8 +250,6 @@ class Steps:
                 if exit_ is not None and exit_.status is Status.FAILURE and exit_.ended is Ended.EXITED:
                     ended_by = own.ended_by(step.script, exit_)
                     outcome.data |= {} if ended_by is None else {"ended_by": plain(ended_by)}
-        if ending is not None and exit_.code == 127 and exit_.ended is Ended.EXITED and not exit_.ended_place:
-            self._ask_for_package(step, ending, cancel)
         return exit_
 
     def _run(self, step: Step, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
@@ -266,15 +260,6 @@ class Steps:
         started: dict[str, Any] = {"command": step.script, "phase": step.phase, "number": step.number}
         started["attempt"] = self._attempt.number
         return started | ({"file": step.file, "line": step.line, "literal": step.literal} if step.file else {})
-
-    def _may_ask_for_package(self, step: Step) -> bool:
-        return self._job.image is not None and not self._place.request.detached and step.phase != "after_script"
-
-    def _ask_for_package(self, step: Step, ending: Ending, cancel: Cancel) -> None:
-        session = self._place.session
-        found = package_of_missing(ending, lambda: session.inside(self._environment(step)), cancel)
-        if found is not None:
-            self._attempt.fact("missing_command", plain(found), CODE)
 
     def _command(
         self, step: Step, timeout_s: float | None, share: Share | None, extra: Mapping[str, str] | None = None

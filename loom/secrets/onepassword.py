@@ -1,15 +1,13 @@
-"""`op://vault/item/[section/]field`: 1Password, through the `op` command or its Python SDK."""
+"""`op://vault/item/[section/]field`: 1Password, through the `op` command."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 import subprocess
 
 from loom.errors import SecretError
 from loom.secrets.base import Surroundings, not_found, unavailable
-from loom.util.extras import install_command
 
 _TOKEN = "OP_SERVICE_ACCOUNT_TOKEN"
 _TIMEOUT_S = 60.0
@@ -30,16 +28,12 @@ class OnePassword:
     def read(self, reference: str, around: Surroundings) -> bytes:
         whole = f"op://{reference}"
         command = shutil.which("op", path=around.environ.get("PATH", ""))
-        if command is not None:
-            value = _by_command(command, whole, around)
-        elif importlib.util.find_spec("onepassword") is not None and around.environ.get(_TOKEN):
-            value = _by_sdk(whole, around.environ[_TOKEN])
-        else:
+        if command is None:
             raise unavailable(
                 "1Password can't be queried: the `op` command is not installed",
-                f"Install 1Password's command line and sign in (`op signin`),\n"
-                f"or `{install_command('onepassword')}` and set {_TOKEN}.",
+                f"Install 1Password's command line, and sign in (`op signin`) or set {_TOKEN}.",
             )
+        value = _by_command(command, whole, around)
         if not value:
             raise not_found(f"the 1Password value at {whole} is empty")
         return value
@@ -66,23 +60,6 @@ def _by_command(command: str, reference: str, around: Surroundings) -> bytes:
     raise _refusal(
         done.stderr.decode("utf-8", "replace").strip() or f"`op read` exited with code {done.returncode}", reference
     )
-
-
-def _by_sdk(reference: str, token: str) -> bytes:
-    import asyncio
-
-    from loom import __version__
-
-    async def ask() -> str:
-        from onepassword.client import Client
-
-        client = await Client.authenticate(auth=token, integration_name="loom", integration_version=__version__)
-        return str(await client.secrets.resolve(reference))
-
-    try:
-        return asyncio.run(asyncio.wait_for(ask(), _TIMEOUT_S)).encode()
-    except Exception as error:  # the SDK raises bare exceptions; only their text is specific
-        raise _refusal(str(error).replace(token, f"[{_TOKEN}]") or type(error).__name__, reference) from error
 
 
 def _refusal(reply: str, reference: str) -> SecretError:

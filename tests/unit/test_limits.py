@@ -36,7 +36,6 @@ GITLAB = {
 }
 LOOM = {
     "plan.hardening": {"PIDS": 1024},
-    "runner.missing_command": {"ASKED_FOR_S": 3},
     "runner.request": {"JOBS_ELSEWHERE": 100},
     "runner.views": {"MAX_SAVED": 2_000_000_000},
     "storage.cache_keys": {"_LONGEST_KEY": 1000},

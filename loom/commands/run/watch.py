@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -126,7 +123,7 @@ class _Watch:
     def _meaning(self, key: str) -> Callable[[PreparedRuns], None] | None:
         if key in ("q", HANGUP):
             self._quits = True
-        return {"r": self._run_all, "f": self._run_failed, "s": self._shell, "o": self._report}.get(key)
+        return {"r": self._run_all, "f": self._run_failed, "s": self._shell}.get(key)
 
     def _run_all(self, runs: PreparedRuns) -> None:
         self._touched = None
@@ -143,14 +140,6 @@ class _Watch:
 
         with self._helped(), self._keys.away():
             shell(self._run_id(), None, None, as_root=False, trust=self._options.trust)
-
-    def _report(self, runs: PreparedRuns) -> None:
-        from loom.commands.record.report import report
-
-        with self._helped():
-            path = self._here.store.entry(self._run_id()).paths.root / "report.html"
-            report(self._run_id(), path)
-            _open(path)
 
     def _run_id(self) -> str:
         if self._last is None:
@@ -226,16 +215,3 @@ def _beside_the_snapshot(prepared: Prepared, options: Options) -> Iterator[Path]
         for secret in job.all_secrets:
             if secret.ref.startswith("file://"):
                 yield here.root / Path(secret.ref.removeprefix("file://")).expanduser()
-
-
-def _open(path: Path) -> None:
-    """Show a page in the person's browser, where there is a desktop."""
-    opener = shutil.which("xdg-open") or shutil.which("open")
-    if opener and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform == "darwin"):
-        subprocess.Popen(
-            [opener, str(path)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )

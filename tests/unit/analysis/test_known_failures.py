@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,13 +17,11 @@ from loom.analysis.known_failures import (
     Says,
     causes,
     how_to_install,
-    missing_command,
     packages,
     required_by,
     rules_that_fit,
     table,
 )
-from loom.record.documents import CommandPackage
 
 REAL: list[dict[str, Any]] = msgspec.yaml.decode(Path(__file__).with_name("real_failures.yml").read_bytes())
 KNOWN = [real for real in REAL if real["code"]]
@@ -361,39 +359,6 @@ def test_a_command_that_is_missing_on_this_machine() -> None:
 )
 def test_the_package_of_a_command(command: str, image: str | None, words: str) -> None:
     assert words in how_to_install(command, image)
-
-
-@pytest.mark.parametrize(
-    ("command", "by", "words"),
-    [
-        ("frob", "command", "`apk add --no-cache frob-tools`"),
-        ("frob", "name", "`apk add --no-cache frob-tools`"),
-        ("psql", "command", "`apk add --no-cache frob-tools`"),
-        ("psql", "name", "--no-install-recommends postgresql-client`"),
-        ("pytest", "command", "`pip install pytest`"),
-    ],
-)
-def test_an_index_knows_commands_best_and_names_last(command: str, by: Literal["command", "name"], words: str) -> None:
-    indexed = CommandPackage(command=command, package="frob-tools", manager="apk", by=by)
-    line = f"sh: 1: {command}: not found"
-    assert words in found(line, 127, image="mine", indexed=indexed)[0].advice
-    assert "frob-tools" not in found("sh: 1: other: not found", 127, image="mine", indexed=indexed)[0].advice
-
-
-@pytest.mark.parametrize(
-    ("output", "name"),
-    [
-        ("on\n/run/loom/step.1: line 1: frob: command not found", "frob"),
-        ("/run/loom/step.1: 1: frob: not found\nmake: *** [Makefile:2: all] Error 127", "frob"),
-        ("a: 1: first: not found\na: 2: second: not found", "second"),
-        ("sh: 1: ./run.sh: not found", None),
-        ("sh: 1: sudo: not found", None),
-        ("page 3: widget: not found here", None),
-        ("", None),
-    ],
-)
-def test_which_command_is_missing(output: str, name: str | None) -> None:
-    assert missing_command(output.split("\n")) == name
 
 
 def test_packages_are_well_formed() -> None:

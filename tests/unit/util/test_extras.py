@@ -32,7 +32,7 @@ def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "loom-ci"
 
 
-@pytest.mark.parametrize("extra", ["kubernetes", "s3", "mcp", "onepassword"])
+@pytest.mark.parametrize("extra", ["kubernetes", "s3", "mcp"])
 def test_pip_in_an_environment(prefix: Path, extra: str) -> None:
     assert shlex.split(extras.install_command(extra)) == [sys.executable, "-m", "pip", "install", *DECLARED[extra]]
 
