@@ -274,6 +274,9 @@ def _values(known: Known, groups: Mapping[str, str], line: str, failed: Failed) 
     values = {"name": name, "where": "" if failed.image else " (on this machine)"}
     if "{install}" in known.advice:
         values["install"] = how_to_install(name, failed.image)
+        no_engine = next(each.advice for each in table().causes if each.code == "docker_in_job")
+        of_engine = failed.image is not None and name in ("docker", "docker-compose")
+        values["engine"] = f"; {no_engine.partition(';')[0]}" if of_engine else ""
     if "{fullness}" in known.summary:
         values |= _fullness(f"{line} {failed.command or ''}", failed)
     return values

@@ -45,6 +45,8 @@ class GitHubSettings(Struct, frozen=True, kw_only=True):
     """References to secrets by their names in `secrets`."""
     vars: Mapping[str, str] = member(default_factory=dict)
     """The values of `vars`."""
+    docker_socket: bool = False
+    """Whether jobs without `container` ask for the engine's socket, since GitHub's machines have an engine."""
 
 
 class ValueContext(Struct, frozen=True):
@@ -202,5 +204,6 @@ def as_github(value: Any, context: ValueContext) -> GitHubSettings:
     return GitHubSettings(
         server=as_text(given.get("server", GitHubSettings().server), context).rstrip("/"),
         vars={name: str(text) for name, text in _table(given, "vars").items()},
+        docker_socket=as_flag(given.get("docker_socket", False), context),
         **tables,
     )

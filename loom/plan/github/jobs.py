@@ -56,7 +56,7 @@ class GitHubJobBuilder(builder.Refusals):
             self.refuse(candidate, node.value["uses"], candidate.refusal)
         place = self._place(candidate)
         in_container = place.in_container
-        late = self._late(candidate)
+        late, alone = self._late(candidate), self._container_of(candidate) is None
         image, options = None, ContainerOptions()
         if in_container:
             image, options, late = self._container(candidate, late)
@@ -92,9 +92,9 @@ class GitHubJobBuilder(builder.Refusals):
             resources=builder.limits(config, **options.resources),
             network=p.Network(mode=config.network, extra_hosts=options.extra_hosts, hostname=options.hostname),
             privileged=options.privileged,
-            docker_socket=options.docker_socket,
+            docker_socket=options.docker_socket or (alone and in_container and config.github.docker_socket),
             services=services,
-            services_at_localhost=bool(services) and self._container_of(candidate) is None,
+            services_at_localhost=bool(services) and alone,
             secrets=tuple({secret.name: secret for secret in secrets.values()}.values()),
             matrix=candidate.matrix,
             pool=builder.settled(place),
@@ -364,7 +364,9 @@ class GitHubJobBuilder(builder.Refusals):
                 )
             elif alone and found["host"] not in (None, found["port"]):
                 why = f"here, port {found['port']} of {name} is {found['port']} at localhost too"
-                self.refuse(candidate, one, f"services: {name}: ports: {why}; write {found['port']}:{found['port']}")
+                also = f"give the job a `container`, which finds {name}:{found['port']}"
+                advice = f"write {found['port']}:{found['port']}, or {also}"
+                self.refuse(candidate, one, f"services: {name}: ports: {why}; {advice}")
             else:
                 yield int(found["port"])
 

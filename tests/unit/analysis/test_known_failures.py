@@ -57,7 +57,7 @@ def test_what_a_real_program_prints_has_its_own_cause_and_no_other(real: Mapping
     assert [cause.code for cause in first] == [real["code"]] * (real["code"] is not None)
     assert {known.code for known, _ in rules_that_fit(asked)} <= {real["code"]}
     for cause in first:
-        assert "{" not in cause.summary + re.sub(r"\{(?:memory|pids|build|user):", "", cause.advice)
+        assert "{" not in cause.summary + re.sub(r"\{(?:memory|pids|build|user|docker_socket):", "", cause.advice)
 
 
 def test_each_rule_is_shown_by_a_real_program() -> None:
@@ -386,3 +386,13 @@ def test_what_the_checkout_shows_is_surer_than_the_line(seen: InSource, code: st
     assert seen.path in said[0].summary
     assert found(f"{line}\nlint failed: 14 issues", 127, in_source={line: seen}) == []
     assert [cause.code for cause in found(line, in_source={line: seen}, ended="interrupted")] == ["loom_killed"]
+
+
+@pytest.mark.parametrize(
+    ("command", "image", "told"), [("docker", "debian", True), ("docker", None, False), ("jq", "debian", False)]
+)
+def test_a_job_without_docker_is_told_how_to_get_an_engine_too(command: str, image: str | None, told: bool) -> None:
+    lines = [f"/run/loom/step.1: line 1: {command}: command not found"]
+    failed = Failed(ended="failure", error=None, error_code=None, exit_code=127, lines=lines, in_step=True, image=image)
+    (found,) = causes(failed)
+    assert (found.code, "docker_socket: true" in found.advice) == ("command_not_found", told)

@@ -160,3 +160,14 @@ jobs:
         "services: s: volume data is one of container too; each container has its own here",
         "services: s: an option that only the container of a job can have",
     ]
+
+
+def test_the_engine_is_for_jobs_without_container_where_the_user_says_so(planned: Planned) -> None:
+    written = """
+on: push
+jobs:
+  vm: {runs-on: ubuntu-latest, steps: [{run: docker build .}]}
+  inside: {runs-on: ubuntu-latest, container: node, steps: [{run: docker build .}]}
+"""
+    assert [job.docker_socket for job in planned(written).jobs] == [False, False]
+    assert [job.docker_socket for job in planned(written, github={"docker_socket": True}).jobs] == [True, False]

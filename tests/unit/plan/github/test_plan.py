@@ -575,7 +575,7 @@ jobs:
         ),
         (
             "services: {db: {image: a, ports: ['81:80']}}",
-            "ports: here, port 80 of db is 80 at localhost too; write 80:80",
+            "ports: here, port 80 of db is 80 at localhost too; write 80:80, or give the job a `container`, which finds db:80",
         ),
         ("services: {db: {image: a, ports: [80]}, e: {image: b, ports: ['80:80']}}", "two services have port 80"),
         ("services: {db: {image: a, ports: [http]}}", "expected HOST:CONTAINER or a port, found http"),
