@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -166,10 +167,11 @@ def _start_api_server(directory: Path, known: dict[str, Any], command: list[str]
 def _is_ready(directory: Path, known: dict[str, Any]) -> bool:
     asked = urllib.request.Request(f"{known['api']}/readyz", headers={"Authorization": f"Bearer {known['token']}"})
     trusted = ssl.create_default_context(cafile=str(directory / "pki/ca.crt"))
+    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusted))
     try:
-        with urllib.request.urlopen(asked, timeout=5, context=trusted) as answer:
+        with directly.open(asked, timeout=5) as answer:
             return bool(answer.status == HTTPStatus.OK)
-    except OSError:
+    except (OSError, HTTPException):  # also one that dies while it answers
         return False
 
 
