@@ -167,7 +167,9 @@ def _start_api_server(directory: Path, known: dict[str, Any], command: list[str]
 def _is_ready(directory: Path, known: dict[str, Any]) -> bool:
     asked = urllib.request.Request(f"{known['api']}/readyz", headers={"Authorization": f"Bearer {known['token']}"})
     trusted = ssl.create_default_context(cafile=str(directory / "pki/ca.crt"))
-    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusted))
+    directly = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusted)
+    )
     try:
         with directly.open(asked, timeout=5) as answer:
             return bool(answer.status == HTTPStatus.OK)

@@ -404,7 +404,7 @@ x:
 
 
 def test_a_timeout_has_its_own_exit_code(project: Project) -> None:
-    project.workflow("version: v1\nstages: [a]\nslow:\n  stage: a\n  timeout: 1s\n  script: ['echo begun; sleep 60']\n")
+    project.workflow("version: v1\nstages: [a]\nslow:\n  stage: a\n  timeout: 5s\n  script: ['echo begun; sleep 60']\n")
     ran = project.run()
     assert ran.code == 4
     assert ran.manifest("slow")["status"] == "timed_out"
@@ -454,7 +454,7 @@ version: v1
 stages: [a]
 job:
   stage: a
-  step_timeout: 1s
+  step_timeout: 5s
   script: [exit 7]
   after_script: ['echo begun; sleep 60', 'echo cleaned up']
 """)
@@ -463,7 +463,7 @@ job:
     manifest = ran.manifest("job")
     assert (manifest["status"], manifest["exit_code"], manifest["failing_step"]) == ("failure", 7, "script/01")
     assert manifest["warnings"] == [
-        "after_script/01 ran out of time and was ended; each of its steps may take 1s (`step_timeout`)"
+        "after_script/01 ran out of time and was ended; each of its steps may take 5s (`step_timeout`)"
     ]
     assert ran.output("job", "after_script/01") == ["begun"]
     assert ran.output("job", "after_script/02") == ["cleaned up"]

@@ -30,10 +30,10 @@ def manifest_of(project: Project) -> Any:
 
 @pytest.mark.parametrize(("script", "code", "status"), [("echo hi", 0, "success"), ("exit 3", 1, "failure")])
 def test_a_step_of_it_may_take_the_step_timeout(make: Make, script: str, code: int, status: str) -> None:
-    project = make(WORKFLOW.format(more="step_timeout: 0.5s", script=script, after='["sleep 60", "echo still"]'))
+    project = make(WORKFLOW.format(more="step_timeout: 3s", script=script, after='["sleep 60", "echo still"]'))
     output = project.loom("run", "--local", code=code)
     manifest = manifest_of(project)
-    text = "after_script/01 ran out of time and was ended; each of its steps may take 500ms (`step_timeout`)"
+    text = "after_script/01 ran out of time and was ended; each of its steps may take 3s (`step_timeout`)"
     assert manifest["warnings"] == [text]
     assert f"! a         {text}" in output
     assert (manifest["status"], manifest["failing_step"]) == (status, "script/01" if code else None)
@@ -44,7 +44,7 @@ def test_a_step_of_it_may_take_the_step_timeout(make: Make, script: str, code: i
 def test_all_of_it_shares_a_time_where_no_step_timeout_is_set(make: Make) -> None:
     project = make(WORKFLOW.format(more="timeout: 1h", script="echo hi", after='["echo quick", "sleep 60", "echo no"]'))
     shorter = (
-        "import sys; from loom.runner import steps; steps.AFTER_SCRIPT_TIMEOUT_S = 0.5;"
+        "import sys; from loom.runner import steps; steps.AFTER_SCRIPT_TIMEOUT_S = 3;"
         "from loom.cli.boundary import run_app; sys.exit(run_app(sys.argv[1:]))"
     )
     ran = subprocess.run(
@@ -56,7 +56,7 @@ def test_all_of_it_shares_a_time_where_no_step_timeout_is_set(make: Make) -> Non
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    limit = "all of it may take 500ms where no `step_timeout` says otherwise"
+    limit = "all of it may take 3s where no `step_timeout` says otherwise"
     manifest = manifest_of(project)
     assert manifest["warnings"] == [
         f"after_script/02 ran out of time and was ended; {limit}",

@@ -126,7 +126,7 @@ def test_the_files_of_a_failed_job_are_laid_out(make: Make, end: str, saved: boo
 
 
 def test_the_files_of_a_job_that_ran_out_of_time_are_laid_out(make: Make) -> None:
-    ran = make(workflow("exec sleep 60", more=", timeout: 300ms")).run(on="far", keep="never", code=4)
+    ran = make(workflow("exec sleep 60", more=", timeout: 3s")).run(on="far", keep="never", code=4)
     assert (Path(ran.job("one").facts["session_opened"]["workspace"]) / "left").exists()
 
 
