@@ -136,7 +136,7 @@ def test_each_dollar_arrives(pods: Pods, image: str) -> None:
     )
     said: list[bytes] = []
     with beside_services(pods, with_service(db), on_output=lambda _, data: said.append(data)):
-        pass
+        until(lambda: b"db | done\n" in said)
     for line in (*VALUES.values(), "$$"):
         assert f"db | {line}\n".encode() in b"".join(said)
 

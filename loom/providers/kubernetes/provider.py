@@ -122,6 +122,8 @@ class KubernetesProvider:
             finally:
                 if session is not None:
                     session.leave()
+                if services is not None:
+                    services.leave()
                 if name and (session is None or session.kept_until is None):
                     self._removals.start(cluster, pods, name)
 

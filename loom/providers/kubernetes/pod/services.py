@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.pods import Pods
 
 _LOOK_S = 1.0
+_LAST_S = 60
+"""How far a closed log is read back."""
 
 
 class PodServices(Struct, kw_only=True):
@@ -53,16 +55,17 @@ class PodServices(Struct, kw_only=True):
         if not any(one.service.image.pull_else for one in self.placed):
             return False
         self.placed = tuple(_with_next_policy(one) for one in self.placed)
-        self._leave()
+        self.leave()
         return True
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Take what their logs have by now, and no more. Before the pod is removed, and its logs with it."""
         for one in self.followers:
             one.close()
         self.followers.clear()
 
     def close(self) -> None:
-        self._leave()
+        self.leave()
         self.output.close()
 
 
@@ -133,24 +136,32 @@ class ServiceLogFollower:
     def _follow(self) -> None:
         while not self._closing.is_set():
             try:
-                self._once()
+                self._once(follow=True)
                 break
             except LoomError as error:
                 if error.code == "POD_GONE":
                     break
                 self._closing.wait(_LOOK_S)
+        else:
+            with contextlib.suppress(LoomError):
+                self._once(since_seconds=_LAST_S)  # what was printed, and had not arrived
         self.lines.end()
 
-    def _once(self) -> None:
-        self._answer = self._cluster.lines(
+    def _once(self, *, follow: bool = False, **more: Any) -> None:
+        answer: Any = self._cluster.lines(
             "reading the log of a service",
             "read_namespaced_pod_log",
             self._pod,
             container=self._container,
-            follow=True,
+            follow=follow,
             timestamps=True,
+            **more,
         )
-        for line in self._answer:
+        if follow:
+            self._answer = answer
+            if self._closing.is_set():  # `close` has not seen it
+                answer.close()
+        for line in answer:
             stamp, _, text = line.decode("utf-8", "surrogateescape").partition(" ")
             if stamp > self._last:  # nanoseconds: what a second connection repeats is left out
                 self._last = stamp
@@ -163,7 +174,7 @@ class ServiceLogFollower:
         self._closing.set()
         if self._answer is not None:
             self._answer.close()
-        self.join(2.0)
+        self.join(5.0)
 
 
 class _InPod(Struct, kw_only=True):

@@ -1,0 +1,75 @@
+"""The logs of a job's services in its pod."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
+from loom.errors import EngineUnavailable
+from loom.plan.model import Image, Service
+from loom.providers.kubernetes.pod.services import ServiceLogFollower
+from loom.providers.kubernetes.pod.spec import Placed
+from loom.providers.services import Output
+from tests.support.waiting import until
+
+
+class Log:
+    """A cluster with one log, of which a connection that follows brings only the first line."""
+
+    LINES = (b"2026-01-01T10:00:00.000000001Z one", b"2026-01-01T10:00:00.000000002Z two")
+
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+
+    def lines(self, *_: str, follow: bool, **__: Any) -> Any:
+        return Followed(self) if follow else iter(self.LINES)
+
+
+class Followed:
+    def __init__(self, log: Log) -> None:
+        self.log = log
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self.log.LINES[0]
+        assert self.log.closed.wait(60)
+        raise EngineUnavailable("closed", code="CLUSTER_UNAVAILABLE")
+
+    def close(self) -> None:
+        self.log.closed.set()
+
+
+def follower(log: Any, said: list[bytes]) -> ServiceLogFollower:
+    service = Service(name="db", aliases=(), image=Image(name="db"))
+    one = Placed(service=service, container="svc-0-db", image="db")
+    return ServiceLogFollower(log, "pod", one, Output(lambda _, data: said.append(data)))
+
+
+def test_what_a_service_printed_before_the_end_is_there_also_where_it_had_not_arrived() -> None:
+    said: list[bytes] = []
+    following = follower(Log(), said)
+    until(lambda: said)
+    following.close()
+    assert said == [b"db | one\n", b"db | two\n"]
+
+
+def test_a_log_is_closed_while_it_is_asked_for() -> None:
+    asked, closing, said = threading.Event(), threading.Event(), list[bytes]()
+
+    class Slow(Log):
+        def lines(self, *names: str, follow: bool, **more: Any) -> Any:
+            asked.set()
+            assert closing.wait(60)
+            return super().lines(*names, follow=follow, **more)
+
+    log = Slow()
+    following = follower(log, said)
+    assert asked.wait(60)
+    following._closing.set()  # as `close` does, which finds no connection yet
+    closing.set()
+    following.join(60)
+    assert log.closed.is_set()
+    assert said == [b"db | one\n", b"db | two\n"]
