@@ -1,15 +1,16 @@
 """A run in one file, for somebody else: its record, and a git bundle of what ran.
 
-A zstd-compressed tar: `manifest.json` first, then `tree.pack` (a git bundle, unless the other one has the commit), then the
-record below `record/`, whose plan says what runs, and below `actions/` the actions that it uses, by their commits. A bundle
-comes from a stranger: it is unpacked into a private directory by the rules of `storage.unpacking`, within limits of its own, and
-its manifest is validated; nothing in it names a path on this machine.
+A zstd-compressed tar: `manifest.json` first, then `tree.pack` (a git bundle, unless the other one has the commit), one more
+for each submodule, the record below `record/`, whose plan says what runs, and below `actions/` the actions that it uses, by
+their commits. A bundle comes from a stranger: it is unpacked into a private directory by the rules of `storage.unpacking`,
+within limits of its own, and its manifest is validated; nothing in it names a path on this machine.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -40,29 +41,42 @@ _WINDOW = 1 << 27
 _LEFT_OUT = ("artifacts", "artifacts.tar.gz", "saved", "builds", "report.html", "follower.lock")
 """What no reader of a record needs, or only the machine that made it."""
 
+_PACK = re.compile(r"(\d+\.)?tree\.pack")
 _Sha = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")]
 _Text = Annotated[str, Meta(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
 
 
-class BundleManifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    schema_version: Literal["loom.bundle.v1"] = "loom.bundle.v1"
-    kind: Literal["bundle"] = "bundle"
-    loom_version: _Text
-    run_id: Annotated[str, Meta(pattern=r"^[0-9]{16,20}\Z")]
+class BundledTree(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The files and commits of one repository."""
+
     head_sha: _Sha
     tree_sha: _Sha
     tip_sha: _Sha
     """A commit with the tree: HEAD, or one on top of it with what was not committed."""
+    pack: bool
+    """Whether it has objects; if not, HEAD is all, and the other one has it."""
+
+
+class BundleManifest(BundledTree, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    schema_version: Literal["loom.bundle.v1"] = "loom.bundle.v1"
+    kind: Literal["bundle"] = "bundle"
+    loom_version: _Text
+    run_id: Annotated[str, Meta(pattern=r"^[0-9]{16,20}\Z")]
     branch: _Text | None
     machine: _Text = ""
     """CPUs and memory of the machine that made it."""
-    pack: bool
-    """Whether it has objects; if not, HEAD is all, and the other one has it."""
+    submodules: Annotated[dict[str, BundledTree], Meta(max_length=1000)] = {}
+    """By their paths."""
 
 
 class _Header(Struct):
     schema_version: _Text
     loom_version: _Text
+
+
+def pack_name(number: int) -> str:
+    """Return the name of the file with the objects of the repository, or of its submodule of this number."""
+    return f"{number}.{PACK}" if number else PACK
 
 
 class UnpackedBundle(Struct, frozen=True):
@@ -72,11 +86,11 @@ class UnpackedBundle(Struct, frozen=True):
 
 
 def write_bundle(
-    target: Path, manifest: BundleManifest, record: Path, pack: Path | None, actions: Mapping[str, Path]
+    target: Path, manifest: BundleManifest, record: Path, packs: Mapping[str, Path], actions: Mapping[str, Path]
 ) -> None:
     """Write the file, readable by the user alone. OSError when that can't be done.
 
-    `actions`: directories with their files, by their commits.
+    `packs`: by their names; `actions`: directories with their files, by their commits.
     """
     with (
         atomic.replacing(target, mode=0o600) as draft,
@@ -85,9 +99,9 @@ def write_bundle(
     ):
         archive = Writer(cast("IO[bytes]", packed))
         _add(archive, MANIFEST, io.BytesIO(jsons.encode_file(manifest)))
-        if pack is not None:
+        for name, pack in packs.items():
             with pack.open("rb") as content:
-                _add(archive, PACK, content)
+                _add(archive, name, content)
         for path in _files(record):
             with open_regular(path) as content:
                 _add(archive, f"{RECORD}/{path.relative_to(record)}", content)
@@ -163,7 +177,9 @@ def _bounded(items: Iterable[tuple[TarEntry, Content | None]], free: int) -> Ite
         if bytes_ > most or files > MOST_FILES:
             raise UnsafeArchive(f"it holds more than {rough_size(most)} or {MOST_FILES:,} files")
         of_action = entry.path.startswith(f"{ACTIONS}/")
-        known = of_action or entry.path in (MANIFEST, PACK) or entry.path.startswith(f"{RECORD}/")
+        known = (
+            of_action or entry.path == MANIFEST or _PACK.fullmatch(entry.path) or entry.path.startswith(f"{RECORD}/")
+        )
         if not known or (entry.kind != "file" and not (of_action and entry.kind == "link")):
             raise UnsafeArchive(f"{entry.path[:100]!r} is no part of a bundle")
         yield entry, content

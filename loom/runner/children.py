@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from loom.cancel import Cancel
 from loom.errors import RequestError, WorkflowError
@@ -26,7 +27,7 @@ class Children:
         *,
         run_id: str,
         workspace: Path,
-        tree_sha: str,
+        snapshot: Mapping[str, Any],
         archive_of: Callable[[str], Path],
         succeeded: Callable[[str], bool],
         cancel: Cancel,
@@ -34,7 +35,7 @@ class Children:
         self._run_child = run_child
         self._run_id = run_id
         self._workspace = workspace
-        self._tree_sha = tree_sha
+        self._snapshot = snapshot
         self._archive_of = archive_of
         self._succeeded = succeeded
         self._cancel = cancel
@@ -79,7 +80,7 @@ class Children:
             job=running.job,
             run_id=self._run_id,
             workspace=self._workspace,
-            tree_sha=self._tree_sha,
+            snapshot=self._snapshot,
             archive_of=self._archive_of,
             succeeded=self._succeeded,
         )

@@ -58,7 +58,8 @@ class Child(Struct, frozen=True, kw_only=True):
     run_id: str
     """The parent's."""
     workspace: Path
-    tree_sha: str
+    snapshot: Mapping[str, Any]
+    """The facts of the parent's, which the child gets once more."""
     archive_of: Callable[[str], Path]
     """The place of the artifacts of a job of the parent."""
     succeeded: Callable[[str], bool]

@@ -248,12 +248,11 @@ class Run:
             tracked = partial(
                 snapshot.tracked, self._workspace, self._request.source.environment, manifest_file=paths.snapshot
             )
-            taken = self._recorder.fold.facts.get("snapshot_taken", {})
             children = Children(
                 self._request.tools.run_child,
                 run_id=self._request.run_id,
                 workspace=self._workspace,
-                tree_sha=taken.get("tree_sha", ""),
+                snapshot=self._recorder.fold.facts.get("snapshot_taken", {}),
                 archive_of=self._archive_of,
                 succeeded=self._succeeded,
                 cancel=self._cancel,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from loom import snapshot
 from loom.cancel import Cancel
@@ -17,18 +18,24 @@ from loom.snapshot import git, repository
 from loom.util.paths import new_workspace, run_of_workspace
 
 
+def trees_of(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the trees of a snapshot, by the paths of its repositories: its own by "", then those of submodules."""
+    return {"": facts["tree_sha"], **{each["path"]: each["tree_sha"] for each in facts.get("submodules", ())}}
+
+
 def taken_again(
     here: Here,
     run_id: str,
-    wanted: str,
+    wanted: Mapping[str, Any],
     places: Iterable[tuple[Path, str]],
     workspace: Path,
     cancel: Cancel,
     *,
     hint: str | None = None,
 ) -> Mapping[str, object]:
-    """Fill the new directory `workspace` with the tree `wanted` of a run, and return the snapshot's facts.
+    """Fill the new directory `workspace` with the snapshot of a run, and return the new one's facts.
 
+    `wanted`: the facts of that one.
     `places`: directories with their names for people; the first one is the checkout. RequestError, with the hint and the
     reasons against each, where none has it.
     """
@@ -48,12 +55,13 @@ def taken_again(
                 raise
             reasons.append(f"{name}: {error.message}")
             continue
-        if taken.tree_sha == wanted:
-            return {**taken.document(), "source_root": str(checkout)}
+        facts = taken.document()
+        if trees_of(facts) == trees_of(wanted):
+            return {**facts, "source_root": str(checkout)}
         snapshot.remove(workspace)
         reasons.append(f"{name} has changed since (tree {taken.tree_sha[:12]})")
     raise RequestError(
-        f"the snapshot of run {run_id} (tree {wanted[:12]}) can't be made again: {'; '.join(reasons)}",
+        f"the snapshot of run {run_id} (tree {wanted['tree_sha'][:12]}) can't be made again: {'; '.join(reasons)}",
         hint=hint,
         code="SNAPSHOT_GONE",
     )

@@ -446,7 +446,7 @@ def _failed(past: PastRun) -> list[str]:
 
 def snapshot_again(here: Here, past: PastRun, workspace: Path) -> Mapping[str, object]:
     """Fill `workspace` with the tree of the earlier run: from the checkout, else from that run's workspace."""
-    wanted = (past.snapshot or {}).get("tree_sha")
+    wanted = past.snapshot
     if wanted is None:
         raise RequestError(
             f"run {past.run_id} has no snapshot to run on again", hint=f"loom rerun {past.run_id} --fresh"

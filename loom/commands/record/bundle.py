@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from loom import __version__, snapshot
 from loom.cancel import Cancel, signals
 from loom.commands import project
-from loom.commands.inside.recreate_tree import checked_out, taken_again
+from loom.commands.inside.recreate_tree import checked_out, taken_again, trees_of
 from loom.commands.project import Here
 from loom.commands.run.checkout import git as git_answer
 from loom.commands.screen import progress_line
-from loom.errors import LoomError, RequestError
+from loom.errors import LoomError, RequestError, SnapshotError
 from loom.plan.model import Plan
-from loom.record.bundle import SUFFIX, BundleManifest, write_bundle
+from loom.record.bundle import PACK, SUFFIX, BundledTree, BundleManifest, pack_name, write_bundle
 from loom.record.reader import Reading
 from loom.record.saved_plan import load_planned
 from loom.record.store import UNFINISHED
@@ -57,8 +60,8 @@ def leave_bundle(here: Here, run_id: str) -> None:
 
 def _made(here: Here, reading: Reading, target: Path, *, full: bool, base: str | None) -> str:
     receipt = reading.receipt()
-    head, tree, root = (receipt[key] for key in ("snapshot_head_sha", "snapshot_tree_sha", "repo_root"))
-    if reading.state in UNFINISHED or not head or not tree or not root:
+    taken, root = receipt["snapshot"], receipt["repo_root"]
+    if reading.state in UNFINISHED or not taken or not taken["head_sha"] or not root:
         raise RequestError(f"run {reading.run_id} has no end, or no snapshot: there is nothing to run again")
     if not Path(root).is_dir():
         raise RequestError(f"the checkout of run {reading.run_id} ({root}) is gone", code="BUNDLE_TREE")
@@ -69,57 +72,51 @@ def _made(here: Here, reading: Reading, target: Path, *, full: bool, base: str |
             f"run {reading.run_id} is part of another one: a repetition of many runs, or with artifacts of a run above it",
             hint="`loom runs` lists the runs; bundle one that stands alone",
         )
-    if submodules := [str(each.get("path")) for each in (receipt["snapshot"] or {}).get("submodules", ())]:
-        raise RequestError(
-            f"run {reading.run_id} has submodules ({', '.join(submodules)}): a bundle has the files of one repository",
-            hint="push what ran, and give the other one its commit",
-            code="BUNDLE_TREE",
-        )
     actions = _actions(plan)
     cancel = Cancel()
     with signals(cancel), progress_line(at_once=True) as show, ExitStack() as stack:
         show("collects the files of the run")
-        workspace = stack.enter_context(_tree(here, reading, head, tree, cancel))
+        workspace = stack.enter_context(_tree(here, reading, taken, cancel))
         show("packs the files and commits")
-        repo = _Repository(workspace, here)
-        tip = repo.tip(head, tree)
-        repo.check_secrets(plan, tip)
-        known = [] if full else repo.known(base)
-        pack = (
-            workspace.with_name(f"{workspace.name}.pack") if repo.git("rev-list", "-n1", tip, "--not", *known) else None
+        trees, packs, whole = dict[str, BundledTree](), dict[str, Path](), True
+        heads = [taken["head_sha"], *(each["head_sha"] for each in taken.get("submodules", ()))]
+        for number, ((path, tree), head) in enumerate(zip(trees_of(taken).items(), heads, strict=True)):
+            repo = _Repository(workspace, path, here)
+            tip = repo.tip(head, tree)
+            repo.check_secrets(plan, tip)
+            known = [] if full else repo.known(None if path else base)
+            whole = whole and not known
+            if packed := bool(repo.git("rev-list", "-n1", tip, "--not", *known)):
+                packs[pack_name(number)] = repo.packed(tip, known)
+            trees[path] = BundledTree(head_sha=head, tree_sha=tree, tip_sha=tip, pack=packed)
+        own = trees.pop("")
+        manifest = BundleManifest(
+            loom_version=__version__,
+            run_id=reading.run_id,
+            branch=taken.get("branch"),
+            machine=machine_size(),
+            submodules=trees,
+            **msgspec.structs.asdict(own),
         )
         try:
-            if pack is not None:
-                repo.pack(pack, tip, known)
-            manifest = BundleManifest(
-                loom_version=__version__,
-                run_id=reading.run_id,
-                head_sha=head,
-                tree_sha=tree,
-                tip_sha=tip,
-                branch=(receipt["snapshot"] or {}).get("branch"),
-                machine=machine_size(),
-                pack=pack is not None,
-            )
-            try:
-                write_bundle(target, manifest, reading.paths.root, pack, actions)
-            except OSError as error:
-                raise RequestError(
-                    f"the bundle can't be written to {target}: {error.strerror or error}",
-                    hint="name another file with -o",
-                ) from error
-        finally:
-            if pack is not None:
-                pack.unlink(missing_ok=True)
-    needs = f", for checkouts with commit {head[:12]} or an ancestor of it" if known or pack is None else ""
+            write_bundle(target, manifest, reading.paths.root, packs, actions)
+        except OSError as error:
+            raise RequestError(
+                f"the bundle can't be written to {target}: {error.strerror or error}", hint="name another file with -o"
+            ) from error
+    needs = "" if whole else f", for checkouts with commit {own.head_sha[:12]} or an ancestor of it"
     return f"bundle: {rough_size(target.stat().st_size)}{needs}; look and run again: loom replay {target}"
 
 
 @contextmanager
-def _tree(here: Here, reading: Reading, head: str, tree: str, cancel: Cancel) -> Iterator[Path]:
-    """Yield a workspace with the tree that ran. RequestError where nothing has it any more."""
-    with checked_out(here, head, cancel) as workspace:
-        if _Repository(workspace, here).git("rev-parse", "HEAD^{tree}") == tree:
+def _tree(here: Here, reading: Reading, taken: Mapping[str, Any], cancel: Cancel) -> Iterator[Path]:
+    """Yield a workspace with the trees that ran, by their paths. RequestError where nothing has them any more."""
+    with ExitStack() as stack:
+        trees, found = trees_of(taken), dict[str, str]()
+        with suppress(SnapshotError):
+            workspace = stack.enter_context(checked_out(here, taken["head_sha"], cancel))
+            found = {path: _Repository(workspace, path, here).git("rev-parse", "HEAD^{tree}") for path in trees}
+        if found == trees:
             yield workspace
             return
     workspace = new_workspace(here.config.tmp_dir, str(time.time_ns()))
@@ -127,7 +124,8 @@ def _tree(here: Here, reading: Reading, head: str, tree: str, cancel: Cancel) ->
         (here.root, "the checkout"),
         *((Path(each), "the run's workspace") for each in reading.entry.workspaces[:1]),
     ]
-    taken_again(here, reading.run_id, tree, there, workspace, cancel, hint="run it again, and bundle that run")
+    hint = "run it again, and bundle that run"
+    taken_again(here, reading.run_id, taken, there, workspace, cancel, hint=hint)
     try:
         yield workspace
     finally:
@@ -136,13 +134,16 @@ def _tree(here: Here, reading: Reading, head: str, tree: str, cancel: Cancel) ->
 
 
 class _Repository:
-    """git in a workspace of loom's own."""
+    """git in a workspace of loom's own, or in a submodule there. RequestError where that has no repository."""
 
-    def __init__(self, workspace: Path, here: Here) -> None:
-        found = repository.find(workspace, here.environ)
-        assert found is not None
-        self._root = workspace
+    def __init__(self, workspace: Path, path: str, here: Here) -> None:
+        self._root = workspace / path
+        self._origin = here.root / path
         self._here = here
+        found = repository.find(self._root, here.environ)
+        if found is None or found.root != Path(os.path.realpath(self._root)):
+            raise RequestError(shown(f"submodule {path} of the run has no commits here"), code="BUNDLE_TREE")
+        self._git_dir = found.git_dir
         self._environment = git.in_repository(found, here.environ) | _AUTHOR
 
     def git(self, *arguments: str) -> str:
@@ -187,21 +188,23 @@ class _Repository:
         """Return the commits that the other one has: as named, else what the remotes had."""
         asked = ("rev-parse", "--verify", "-q", "--end-of-options", f"{base}^{{commit}}")
         listed = ("for-each-ref", "--format=%(objectname)", "refs/remotes")
-        found = git_answer(self._here.root, self._here.environ, *(listed if base is None else asked))
+        found = git_answer(self._origin, self._here.environ, *(listed if base is None else asked))
         if base is not None and found is None:
             raise RequestError(f"--base {base}: no commit of this repository", hint="git log names them")
         return (found or b"").decode().split()
 
-    def pack(self, target: Path, tip: str, known: Sequence[str]) -> None:
-        """Write the objects of a commit that those lack. RequestError in a shallow clone."""
+    def packed(self, tip: str, known: Sequence[str]) -> Path:
+        """Write the objects of a commit that those lack, into a file of the workspace. RequestError in a shallow clone."""
         if self.git("rev-parse", "--is-shallow-repository") == "true" and not known:
             raise RequestError(
                 "this clone is shallow: it has no whole history to bundle",
                 hint="git fetch --unshallow, or name a commit that the other one has: --base REV",
                 code="BUNDLE_SHALLOW",
             )
+        target = self._git_dir / PACK
         self.git("update-ref", _REF, tip)
         self.git("bundle", "create", "-q", str(target), _REF, "--not", *known)
+        return target
 
 
 def _actions(plan: Plan) -> dict[str, Path]:

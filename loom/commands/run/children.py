@@ -121,7 +121,7 @@ class ChildRuns:
         workspace = new_workspace(here.config.tmp_dir, run_id)
         places = ((source.root, "the checkout"), (child.workspace, "the parent's workspace"))
         with _PREPARING:
-            document = taken_again(here, child.run_id, child.tree_sha, places, workspace, cancel)
+            document = taken_again(here, child.run_id, child.snapshot, places, workspace, cancel)
         selection = {"names": (), "stage": (), "from_job": None, "only_failed": False, "matrix": ()}
         options = replace(self._options, **selection, parent_run_id=child.run_id)
         prepared = Prepared(

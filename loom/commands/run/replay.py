@@ -37,7 +37,7 @@ from loom.errors import LoomError, RecordError, RequestError
 from loom.plan.builder import finished, settled
 from loom.plan.model import Job, JobSelection, Plan, Secret, Step
 from loom.plan.placement import placed
-from loom.record.bundle import ACTIONS, PACK, BundleManifest, UnpackedBundle, unpacked
+from loom.record.bundle import ACTIONS, BundledTree, UnpackedBundle, pack_name, unpacked
 from loom.record.reader import Reading
 from loom.record.saved_plan import SavedPlan, load_planned
 from loom.runner.request import Brought
@@ -140,56 +140,87 @@ def _consent(file: Path, there: Reading, *, trust: bool) -> None:
 
 def _lay_out(found: UnpackedBundle, folder: Path, near: Path, file: Path) -> None:
     """Make `tree`, a repository with HEAD and files as they were, and `actions`. RequestError where commits are missing."""
-    manifest, directory = found.manifest, folder / "tree"
     hold(folder)
-    for path in (directory, folder / ACTIONS):
-        if path.exists():
-            shutil.rmtree(path)
-    directory.mkdir(mode=0o700)
+    for earlier in (folder / "tree", folder / ACTIONS):
+        if earlier.exists():
+            shutil.rmtree(earlier)
+    (folder / "tree").mkdir(mode=0o700)
     if (found.folder / ACTIONS).is_dir():
         shutil.move(found.folder / ACTIONS, folder / ACTIONS)
-    try:
-        source = snapshot.discover(near, environ=os.environ)
-        stores = [source.objects_dir]
-    except LoomError:
-        stores = []
-    store = directory / ".git"
-    made = git.environment_for(os.environ, git_dir=store)
-    form = "sha256" if len(manifest.head_sha) == 64 else "sha1"
-    git.run(("init", "--bare", "-q", "--template=", f"--object-format={form}"), made, cwd=directory)
-    git.run(("config", "core.bare", "false"), made, cwd=directory)
-    plain = git.environment_for(os.environ, git_dir=store, work_tree=directory)
-    lent = {**plain, **git.environment_for({}, alternates=stores)}
-    if manifest.pack:
-        _checked(lent, directory, file, manifest, ("bundle", "unbundle", str(found.folder / PACK)))
-    _checked(lent, directory, file, manifest, ("update-ref", "--no-deref", "HEAD", manifest.head_sha))
-    git.run(("update-ref", "refs/loom/tip", manifest.tip_sha), lent, cwd=directory)
-    tree = git.run(("rev-parse", f"{manifest.tip_sha}^{{tree}}"), lent, cwd=directory).decode().strip()
-    sizes = git.run(("ls-tree", "-r", "-l", "-z", manifest.tip_sha), lent, cwd=directory).split(b"\0")
-    total = sum(int(size) for line in sizes if line and (size := line.split(b"\t")[0].split()[3]) != b"-")
-    if tree != manifest.tree_sha or total > MOST_BYTES:
-        raise RequestError(f"{file}: its files are not those that it names, or too large", code="BUNDLE_INVALID")
-    quick = git.with_config(lent, [("pack.window", "0"), ("pack.compression", "1")])
-    git.run(("repack", "-a", "-d", "-q"), quick, cwd=directory)  # what the clone lent is here from now on
-    if manifest.branch is not None:
-        named = ("check-ref-format", "--branch", manifest.branch)
-        if git.Running(named, plain, cwd=directory).result(check=False)[0] == 0:
-            git.run(("update-ref", f"refs/heads/{manifest.branch}", manifest.head_sha), plain, cwd=directory)
-            git.run(("symbolic-ref", "HEAD", f"refs/heads/{manifest.branch}"), plain, cwd=directory)
-    git.run(("read-tree", "-u", "--reset", manifest.tip_sha), plain, cwd=directory)
+    left, links = MOST_BYTES, {""}
+    for number, (path, one) in enumerate([("", found.manifest), *found.manifest.submodules.items()]):
+        directory = folder / "tree" / path
+        if path not in links or directory.resolve() != folder.resolve() / "tree" / path:
+            raise RequestError(shown(f"{file}: its tree has no submodule {path!r}"), code="BUNDLE_INVALID")
+        links.remove(path)
+        laid = _TreeOfBundle(one, directory, near / path, file)
+        laid.fetch(found.folder / pack_name(number))
+        size, inner = laid.contents()
+        left -= size
+        if left < 0:
+            raise RequestError(f"{file}: its files are too large", code="BUNDLE_INVALID")
+        links |= {f"{path}/{each}".lstrip("/") for each in inner}
+        laid.check_out(None if path else found.manifest.branch)
 
 
-def _checked(
-    environment: dict[str, str], directory: Path, file: Path, manifest: BundleManifest, arguments: tuple[str, ...]
-) -> None:
-    code, _, said = git.Running(arguments, environment, cwd=directory).result(check=False)
-    if code != 0:
-        lacks = re.findall(r"[0-9a-f]{40,64}", said)
-        raise RequestError(
-            f"{file}: this clone lacks commit {(lacks or [manifest.head_sha])[0][:12]}, on which the bundle builds",
-            hint="go to a clone of the project and `git fetch`; or ask for a bundle with --full",
-            code="BUNDLE_BASE",
-        )
+class _TreeOfBundle:
+    """One repository of a bundle, made in an empty directory."""
+
+    def __init__(self, tree: BundledTree, directory: Path, near: Path, file: Path) -> None:
+        self._tree = tree
+        self._directory = directory
+        self._file = file
+        try:
+            stores = [snapshot.discover(near, environ=os.environ).objects_dir]
+        except LoomError:
+            stores = []
+        made = git.environment_for(os.environ, git_dir=directory / ".git")
+        form = "sha256" if len(tree.head_sha) == 64 else "sha1"
+        git.run(("init", "--bare", "-q", "--template=", f"--object-format={form}"), made, cwd=directory)
+        git.run(("config", "core.bare", "false"), made, cwd=directory)
+        self._plain = git.environment_for(os.environ, git_dir=directory / ".git", work_tree=directory)
+        self._lent = {**self._plain, **git.environment_for({}, alternates=stores)}
+
+    def fetch(self, pack: Path) -> None:
+        """Take the commits from the bundle and from the user's clone. RequestError where one is missing."""
+        if self._tree.pack:
+            self._checked("bundle", "unbundle", str(pack))
+        self._checked("update-ref", "--no-deref", "HEAD", self._tree.head_sha)
+        git.run(("update-ref", "refs/loom/tip", self._tree.tip_sha), self._lent, cwd=self._directory)
+        quick = git.with_config(self._lent, [("pack.window", "0"), ("pack.compression", "1")])
+        git.run(("repack", "-a", "-d", "-q"), quick, cwd=self._directory)  # what the clone lent is here from now on
+
+    def contents(self) -> tuple[int, list[str]]:
+        """Return the size of the files, and the paths of submodules. RequestError for another tree than it says."""
+        tip = self._tree.tip_sha
+        if self._git("rev-parse", f"{tip}^{{tree}}").decode().strip() != self._tree.tree_sha:
+            raise RequestError(f"{self._file}: its files are not those that it names", code="BUNDLE_INVALID")
+        entries = [entry.split(b"\t", 1) for entry in git.nul_list(self._git("ls-tree", "-r", "-l", "-z", tip))]
+        sizes = [about.split()[3] for about, _ in entries]
+        links = [os.fsdecode(path) for (_, path), size in zip(entries, sizes, strict=True) if size == b"-"]
+        return sum(int(size) for size in sizes if size != b"-"), links
+
+    def check_out(self, branch: str | None) -> None:
+        if branch is not None:
+            named = ("check-ref-format", "--branch", branch)
+            if git.Running(named, self._plain, cwd=self._directory).result(check=False)[0] == 0:
+                self._git("update-ref", f"refs/heads/{branch}", self._tree.head_sha)
+                self._git("symbolic-ref", "HEAD", f"refs/heads/{branch}")
+        self._git("read-tree", "-u", "--reset", self._tree.tip_sha)
+
+    def _git(self, *arguments: str) -> bytes:
+        return git.run(arguments, self._plain, cwd=self._directory)
+
+    def _checked(self, *arguments: str) -> None:
+        code, _, said = git.Running(arguments, self._lent, cwd=self._directory).result(check=False)
+        if code != 0:
+            lacks = re.findall(r"[0-9a-f]{40,64}", said)
+            commit = (lacks or [self._tree.head_sha])[0][:12]
+            raise RequestError(
+                f"{self._file}: this clone lacks commit {commit}, on which the bundle builds",
+                hint="go to a clone of the project and `git fetch` (submodules, too); or ask for a bundle with --full",
+                code="BUNDLE_BASE",
+            )
 
 
 def _prepared(

@@ -280,7 +280,7 @@ def test_a_plan_that_wants_what_is_on_this_machine_is_refused(
     content = json.loads(plan.read_text())
     content["plan"]["jobs"][0] |= change
     plan.write_text(json.dumps(content))
-    write_bundle(made / "x.bundle", found.manifest, plan.parent, found.folder / "tree.pack", {})
+    write_bundle(made / "x.bundle", found.manifest, plan.parent, {"tree.pack": found.folder / "tree.pack"}, {})
     code, _, err = project.loom("replay", str(made / "x.bundle"), "--trust")
     assert (code, "x.bundle: " in err) == (2, True), err
     assert json.loads(project.loom("runs", "--all", "--json")[1])["runs"] == []
@@ -364,7 +364,7 @@ def test_the_verdict_of_a_replay_names_likely_reasons(
     assert project.loom("bundle", "--full", "-o", str(tmp_path / "x.bundle"))[0] == 0
     found = unpacked(tmp_path / "x.bundle")
     other = msgspec.structs.replace(found.manifest, machine="1 CPUs, 1 GB")
-    write_bundle(tmp_path / "x.bundle", other, found.folder / "record", found.folder / "tree.pack", {})
+    write_bundle(tmp_path / "x.bundle", other, found.folder / "record", {"tree.pack": found.folder / "tree.pack"}, {})
     near = tmp_path / "near"
     near.mkdir()
     subprocess.run(["git", "init", "-q", near], check=True)
@@ -376,3 +376,59 @@ def test_the_verdict_of_a_replay_names_likely_reasons(
     said = "only.local is in your checkout, but not in the commit: the clone there lacks it"
     assert (told["verdict"], told["reasons"]) == ("reproduced", [{"kind": "ignored-file", "text": said}])
     assert [(each["name"], each["a"]) for each in told["differs"]] == [("machine", "1 CPUs, 1 GB")]
+
+
+@pytest.fixture
+def of_submodules(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a failing run with work that is not committed in submodules, and bundle it; the files are gone then."""
+
+    def git(folder: Path, *words: str) -> None:
+        settings = ("-c", "user.name=t", "-c", "user.email=t@e", "-c", "protocol.file.allow=always")
+        subprocess.run(["git", *settings, *words], cwd=folder, check=True, capture_output=True)
+
+    for name, inner in (("deep", None), ("lib", tmp_path / "deep")):
+        folder = tmp_path / name
+        folder.mkdir()
+        git(folder, "init", "-q")
+        (folder / name).write_text("committed\n")
+        if inner is not None:
+            git(folder, "submodule", "add", "-q", str(inner), "in")
+        git(folder, "add", "-A")
+        git(folder, "commit", "-qm", "x")
+    git(project.root, "submodule", "add", "-q", str(tmp_path / "lib"), "lib")
+    project.write(gitlab="test: {script: ['cat lib/lib lib/in/deep lib/new; exit 3']}")
+    for name in ("mine", "theirs"):
+        git(tmp_path, "clone", "-q", "--recurse-submodules", str(project.root), name)
+    monkeypatch.chdir(tmp_path / "mine")
+    for name in ("lib/lib", "lib/new", "lib/in/deep"):
+        (tmp_path / "mine" / name).write_text(f"mine, {name}\n")
+    assert project.run()[0] == 1
+    assert project.loom("bundle", "-o", str(tmp_path / "x.bundle"))[0] == 0
+    (tmp_path / "mine" / "lib" / "lib").write_text("later\n")
+    workspace = json.loads(project.loom("show", "--json")[1])["receipt"]["snapshot_path"]
+    shutil.rmtree(workspace, ignore_errors=True)
+    code, _, err = project.loom("bundle", "-o", str(tmp_path / "y.bundle"))
+    assert (code, "the checkout has changed since" in err) == (2, True), err
+    monkeypatch.chdir(tmp_path / "theirs")
+    return tmp_path
+
+
+def test_submodules_are_part_of_a_bundle(project: Project, of_submodules: Path) -> None:
+    code, out, err = project.loom("replay", str(of_submodules / "x.bundle"), "--trust", "--json")
+    found = json.loads(out)
+    assert (code, found["verdict"], found["differs"]) == (1, "reproduced", []), err
+    assert project.output("test", found["run_id"]) == "mine, lib/lib\nmine, lib/in/deep\nmine, lib/new\n"
+    (of_submodules / "theirs" / "lib").rename(of_submodules / "no lib")
+    code, _, err = project.loom("replay", str(of_submodules / "x.bundle"), "--trust")
+    assert (code, "this clone lacks commit" in err) == (2, True), err
+
+
+def test_a_submodule_where_the_files_have_none_is_refused(project: Project, of_submodules: Path) -> None:
+    for path in ("../out", ".git/hooks", "", "lib/.."):
+        found = unpacked(of_submodules / "x.bundle")
+        inner = found.manifest.submodules
+        packs = {each.name: each for each in found.folder.glob("*tree.pack")}
+        bad = msgspec.structs.replace(found.manifest, submodules={**inner, path: inner["lib"]})
+        write_bundle(of_submodules / "bad.bundle", bad, found.folder / "record", packs, {})
+        code, _, err = project.loom("replay", str(of_submodules / "bad.bundle"), "--trust")
+        assert (code, f"its tree has no submodule '{path}'" in err) == (2, True), err
