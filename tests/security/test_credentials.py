@@ -100,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(403 if given else 401)
         if given:
             self.server.got.append(base64.b64decode(given.partition(" ")[2]).decode())
-            self.server.lines += [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if _exists(path)]
+            self.server.lines += map(_content_of, Path("/proc").glob("[0-9]*/cmdline"))
         else:
             self.send_header("WWW-Authenticate", 'Basic realm="git"')
         self.end_headers()
@@ -109,11 +109,11 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _exists(path: Path) -> bool:
+def _content_of(path: Path) -> bytes:
     try:
-        return bool(path.read_bytes())
-    except OSError:
-        return False
+        return path.read_bytes()
+    except OSError:  # the process has ended
+        return b""
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import secrets
 import tarfile
 import threading
 import time
@@ -244,14 +245,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_a_timeout_ends_everything_that_the_step_started(place: Place, clock: Clock) -> None:
+    mark = f"600.{secrets.randbelow(10**9):09}"  # on this machine, those of tests in containers can be seen too
     with place.job(grace_s=5.0) as job:
-        job.run("sleep 600.25 &")
+        job.run(f"sleep {mark} &")
         with promptly():
-            script = "(setsid sh -c 'sleep 600.25; true' &) ; sleep 600.25 & echo now; sleep 600"
+            script = f"(setsid sh -c 'sleep {mark}; true' &) ; sleep {mark} & echo now; sleep 600"
             ran = job.run(script, timeout_s=3600, then=clock.hour)
         assert ran.exit.ended is Ended.TIMED_OUT
         assert ran.out == b"now\n"
-        assert job.run("grep -l '600[.]25' /proc/[0-9]*/cmdline 2>/dev/null || true").out == b""
+        assert job.run(f"grep -l '[6]{mark[1:]}' /proc/[0-9]*/cmdline 2>/dev/null || true").out == b""
         assert job.run("echo next").out == b"next\n"
 
 

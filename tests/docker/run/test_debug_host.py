@@ -135,7 +135,7 @@ def test_a_signal_and_a_timeout_end_the_command_on_the_host(failing: Project) ->
     out, _ = process.communicate(timeout=60)
     assert (process.returncode, out) == (5, "bye\n")
     late = loom(
-        failing, "exec", "unit", "--timeout", "1s", "--", "sh", "-c", 'trap "echo out; exit" TERM; sleep 1.5; sleep 9'
+        failing, "exec", "unit", "--timeout", "4s", "--", "sh", "-c", 'trap "echo out; exit" TERM; sleep 4.5; sleep 60'
     )
     assert (late.code, late.out) == (4, "out\n")
 

@@ -20,6 +20,7 @@ from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import SnapshotCanceled, copy_files, copy_workers
 from loom.snapshot.copy_files import ANY, ATTEMPTS, EXECUTABLE, LINK, LINK_FROM_FILE, OBJECT, REGULAR, Copier
+from tests.support.descriptors import open_below
 
 LATER = time.time_ns() + (1 << 60)
 Copying = Callable[..., copy_files.Findings]
@@ -227,14 +228,14 @@ def test_a_directory_that_is_missing_or_no_directory_has_no_files(source: Path, 
 def test_directories_are_entered_from_the_one_before(source: Path, target: Path) -> None:
     paths = ("a/b/c", "a/b2", "a", "", "ab")
     copier = Copier(str(source), str(target), since_ns=LATER)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_below(source.parent))
     for path in paths:
         (source / path).mkdir(parents=True, exist_ok=True)
         (source / path / "file").write_text(path)
         copier.copy(path, [("file", ANY)], look_around=False)
-    assert len(os.listdir("/proc/self/fd")) <= before + 2
+    assert len(open_below(source.parent)) <= before + 2
     copier.close()
-    assert len(os.listdir("/proc/self/fd")) == before - 2
+    assert open_below(source.parent) == []
     assert {path: (target / path / "file").read_text() for path in paths} == {path: path for path in paths}
 
 

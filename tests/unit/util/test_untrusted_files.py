@@ -9,6 +9,7 @@ import pytest
 from loom.errors import RequestError
 from loom.util import untrusted_files
 from loom.util.untrusted_files import open_inside, open_judged
+from tests.support.descriptors import open_below
 
 
 def test_only_a_regular_file_is_opened(tmp_path: Path) -> None:
@@ -16,11 +17,10 @@ def test_only_a_regular_file_is_opened(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("file")
     os.mkfifo(tmp_path / "fifo")
     assert untrusted_files.read_regular(tmp_path / "file") == b"content"
-    before = len(os.listdir("/proc/self/fd"))
     for name in ("link", "fifo", ".", "missing"):
         with pytest.raises(OSError):
             untrusted_files.open_regular(tmp_path / name)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_below(tmp_path) == []
 
 
 def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
