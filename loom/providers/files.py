@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import errno
-import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import IO, cast
+
+from msgspec.structs import replace
 
 from loom.errors import ProviderError
-from loom.storage import tar, unpacking
-from loom.storage.selection import Chosen
-from loom.storage.tar import Kind, TarEntry
+from loom.storage import unpacking
+from loom.storage.selection import Everything
+from loom.storage.tar import Content, DamagedArchive, Item, TarEntry, packed, read
 from loom.storage.workspace import DirectoryView, OnSkipped, Skipped
 from loom.util.untrusted_files import reader
 
-_CHUNK = 256 * 1024
-_READ = 1 << 20
-_TAR_BUFFER = 64 * 1024  # the rest of it is copied for each header
-_TYPES: dict[Kind, bytes] = {
-    "file": tarfile.REGTYPE,
-    "directory": tarfile.DIRTYPE,
-    "link": tarfile.SYMTYPE,
-    "hardlink": tarfile.LNKTYPE,
-}
+Edit = Callable[[TarEntry], TarEntry | None]
+"""Changes an entry of an archive; None: skips it."""
 
 
-Edit = Callable[[tarfile.TarInfo], tarfile.TarInfo | None]
-"""Changes a member of an archive; None: skips it."""
+def _unchanged(entry: TarEntry) -> TarEntry:
+    return entry
 
 
 def unnoticed(_: Skipped) -> None:
@@ -35,11 +29,7 @@ def unnoticed(_: Skipped) -> None:
 
 
 def archive_of(
-    root: Path,
-    paths: Iterable[str],
-    on_skipped: OnSkipped = unnoticed,
-    *,
-    change: Edit | None = None,
+    root: Path, paths: Iterable[str], on_skipped: OnSkipped = unnoticed, *, change: Edit = _unchanged
 ) -> Iterator[bytes]:
     """Return a tar stream of files and directories (with content) below `root`; missing ones are skipped.
 
@@ -49,133 +39,59 @@ def archive_of(
     return packed(members_of(root, paths, on_skipped, change=change))
 
 
-Form = Literal[0, 1, 2]
-"""A tar format of `tarfile`."""
-Members = Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]
-
-
 def members_of(
-    root: Path, paths: Iterable[str], on_skipped: OnSkipped = unnoticed, *, change: Edit | None = None
-) -> Members:
-    """As `archive_of`, but the members with their content."""
-    return _members(root, _Whole(paths), change, on_skipped)
+    root: Path, paths: Iterable[str], on_skipped: OnSkipped = unnoticed, *, change: Edit = _unchanged
+) -> Iterator[Item]:
+    """As `archive_of`, but the entries with their content."""
 
-
-def packed(
-    members: Iterable[tuple[tarfile.TarInfo, IO[bytes] | None]], *, form: Form = tarfile.PAX_FORMAT
-) -> Iterator[bytes]:
-    """Write a tar stream in similar pieces for any file size; `tarfile` buffers whole files.
-
-    `form`: GNU's can be read by every `tar`, and has whole seconds only.
-    """
-    piece = bytearray()
-    total = 0
-    for part in _parts(members, form):
-        piece += part
-        if len(piece) >= _CHUNK:
-            yield bytes(piece)
-            total += len(piece)
-            piece.clear()
-    piece += bytes(2 * tarfile.BLOCKSIZE)
-    piece += bytes(-(total + len(piece)) % tarfile.RECORDSIZE)
-    yield bytes(piece)
-
-
-def _parts(members: Iterable[tuple[tarfile.TarInfo, IO[bytes] | None]], form: Form) -> Iterator[bytes]:
-    for member, content in members:
-        yield member.tobuf(form, tarfile.ENCODING, "surrogateescape")
-        if content is None:
-            continue
-        yield from tar.pieces(content, member.size, member.name, most=_CHUNK)
-        yield bytes(-member.size % tarfile.BLOCKSIZE)
-
-
-def _members(root: Path, chosen: Chosen, change: Edit | None, on_skipped: OnSkipped) -> Members:
     def skipped(item: Skipped) -> None:
         if not item.is_special:
             raise PermissionError(errno.EACCES, item.reason, str(root / item.path))
         on_skipped(item)
 
+    chosen = Everything(*paths)
     if "" in chosen.roots:
-        member = _member(TarEntry(".", "directory", root.stat().st_mode & 0o777, root.stat().st_mtime_ns))
-        if (changed := member if change is None else change(member)) is not None:
+        status = root.stat()
+        if (changed := change(TarEntry(".", "directory", status.st_mode & 0o777, status.st_mtime_ns))) is not None:
             yield changed, None
     for entry, file in DirectoryView(root).read(chosen, skipped):
-        member = _member(entry)
-        changed = member if change is None else change(member)
-        if changed is not None:
-            yield changed, None if file is None else cast("IO[bytes]", _Exactly(file, entry.size))
+        if (changed := change(entry)) is not None:
+            yield changed, file
 
 
-class _Whole:
-    """Yield paths with everything below."""
-
-    def __init__(self, paths: Iterable[str]) -> None:
-        self.roots = tuple("" if path == "." else path for path in paths)
-
-    def never(self, path: str) -> bool:
-        return False
-
-    left_out = never
-
-    def takes(self, path: str) -> bool:
-        return True
-
-    may_hold = takes
-
-
-def _member(entry: TarEntry) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(entry.path)
-    member.type = _TYPES[entry.kind]
-    member.mode, member.size, member.linkname = entry.mode, entry.size, entry.target
-    member.mtime = entry.mtime_ns / 1e9
-    return member
-
-
-class _Exactly:
-    """A file of exactly the size in its header, even if it changes meanwhile."""
-
-    def __init__(self, file: IO[bytes], size: int) -> None:
-        self._file = file
-        self._left = size
-
-    def read(self, size: int) -> bytes:
-        data = self._file.read(min(size, self._left))
-        if len(data) < min(size, self._left):
-            data += b"\0" * (min(size, self._left) - len(data))
-        self._left -= len(data)
-        return data
+def below(folder: str, entry: TarEntry) -> TarEntry:
+    """Return an entry that is moved below a folder."""
+    target = f"{folder}/{entry.target}" if entry.kind == "hardlink" else entry.target
+    return replace(entry, path=f"{folder}/{entry.path}", target=target)
 
 
 def renamed(
     archives: Iterable[tuple[str, Iterable[bytes]]],
     on_skipped: OnSkipped = unnoticed,
     *,
-    change: Edit | None = None,
-    form: Form = tarfile.PAX_FORMAT,
+    change: Edit = _unchanged,
+    owner: tuple[int, int] = (0, 0),
 ) -> Iterator[bytes]:
-    """Merge tar streams. Each comes with a path that replaces the first part of its members' names.
+    """Merge tar streams. Each comes with a path that replaces the first part of its entries' names.
 
     An empty path keeps names, except a leading `./`. Special files are skipped and reported to `on_skipped`.
     """
-    return packed(_renamed(archives, change, on_skipped), form=form)
+    return packed(_renamed(archives, change, on_skipped), owner)
 
 
-def _renamed(archives: Iterable[tuple[str, Iterable[bytes]]], change: Edit | None, on_skipped: OnSkipped) -> Members:
+def _renamed(
+    archives: Iterable[tuple[str, Iterable[bytes]]], change: Edit, on_skipped: OnSkipped
+) -> Iterator[tuple[TarEntry, Content | None]]:
     for path, chunks in archives:
-        with tarfile.open(mode="r|*", fileobj=cast("IO[bytes]", reader(chunks)), bufsize=_TAR_BUFFER) as archive:
-            for member in archive:
-                member.name = _under(path, member.name)
-                if _is_special(member, on_skipped):
+        with reader(chunks) as stream:
+            for entry, content in read(stream):
+                name = _under(path, entry.path)
+                if entry.kind == "special":
+                    on_skipped(Skipped.special(name, entry.target))
                     continue
-                if member.islnk():
-                    member.linkname = _under(path, member.linkname)
-                # The names of the other archive would override the new ones.
-                kept = {key: value for key, value in member.pax_headers.items() if key not in ("path", "linkpath")}
-                member.pax_headers = kept
-                changed = member if change is None else change(member)
-                if changed is not None:
-                    yield changed, archive.extractfile(changed) if changed.isfile() else None
+                target = _under(path, entry.target) if entry.kind == "hardlink" else entry.target
+                if (changed := change(replace(entry, path=name, target=target))) is not None:
+                    yield changed, content
 
 
 def _under(path: str, name: str) -> str:
@@ -183,13 +99,6 @@ def _under(path: str, name: str) -> str:
     if path:
         parts = [path, *parts[1:]]
     return "/".join(parts) or "."
-
-
-def _is_special(member: tarfile.TarInfo, on_skipped: OnSkipped) -> bool:
-    if member.isreg() or member.isdir() or member.issym() or member.islnk():
-        return False
-    on_skipped(Skipped.special(_under("", member.name), "FIFO" if member.isfifo() else "device"))
-    return True
 
 
 def unpack(archive: Iterable[bytes], root: Path, on_skipped: OnSkipped = unnoticed) -> None:
@@ -203,5 +112,5 @@ def unpack(archive: Iterable[bytes], root: Path, on_skipped: OnSkipped = unnotic
 
     try:
         unpacking.unpack(cast("IO[bytes]", reader(archive)), root, on_special=special)
-    except (unpacking.UnsafeArchive, tar.DamagedArchive) as error:
+    except (unpacking.UnsafeArchive, DamagedArchive) as error:
         raise ProviderError(f"the archive may not be unpacked over the workspace: {error}") from error

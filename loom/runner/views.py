@@ -7,7 +7,6 @@ A run's workspace stays unchanged; a job's changes go to its own directory in `<
 from __future__ import annotations
 
 import shutil
-import tarfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -95,7 +94,7 @@ def save_files(session: Session, target: Path) -> None:
 
     try:
         laid_out(target, fill)
-    except (OSError, ProviderError, tarfile.TarError) as error:
+    except (OSError, ProviderError) as error:
         raise error if isinstance(error, ProviderError) else ProviderError(str(error)) from error
 
 

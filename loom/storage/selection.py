@@ -165,3 +165,20 @@ class Chosen(Protocol):
     def left_out(self, path: str) -> bool: ...
     def takes(self, path: str) -> bool: ...
     def may_hold(self, directory: str) -> bool: ...
+
+
+class Everything:
+    """Selects these paths with everything below; "." is the whole directory. Implements `Chosen`."""
+
+    def __init__(self, *paths: str) -> None:
+        self.roots = tuple("" if path == "." else path for path in paths)
+
+    def never(self, path: str) -> bool:
+        return False
+
+    left_out = never
+
+    def takes(self, path: str) -> bool:
+        return True
+
+    may_hold = takes

@@ -13,6 +13,7 @@ Kind = Literal["file", "directory", "link", "hardlink", "special"]
 _BLOCK = 512
 _RECORD = 20 * _BLOCK
 _CHUNK = 1 << 20
+_PIECE = 1 << 18
 _SECOND = 1_000_000_000
 _TYPES: dict[Kind, bytes] = {"file": b"0", "directory": b"5", "link": b"2", "hardlink": b"1"}
 _KINDS: dict[int, Kind] = {
@@ -59,14 +60,11 @@ class ByteSink(Protocol):
     def write(self, data: bytes, /) -> int: ...
 
 
-def pieces(content: Content, size: int, path: str, *, most: int = _CHUNK) -> Iterator[bytes]:
-    """Yield the `size` bytes of the file at `path` in pieces of `most` bytes.
-
-    OSError when the file was truncated meanwhile.
-    """
+def _pieces(content: Content, size: int, path: str) -> Iterator[bytes]:
+    """Yield the `size` bytes of the file at `path`. OSError when the file was truncated meanwhile."""
     left = size
     while left:
-        data = content.read(min(left, most))
+        data = content.read(min(left, _PIECE))
         if not data:
             raise OSError(f"{path} became shorter while it was read")
         yield data
@@ -90,20 +88,23 @@ class Writer:
         self._out.write(_end(self._written))
 
 
-def packed(items: Iterable[tuple[TarEntry, Content | None]]) -> Iterator[bytes]:
-    """Yield the archive in pieces."""
-    written = 0
+def packed(items: Iterable[tuple[TarEntry, Content | None]], owner: tuple[int, int] = (0, 0)) -> Iterator[bytes]:
+    """Yield the archive in similar pieces for any file size. All entries belong to `owner`, a user and a group."""
+    piece, written = bytearray(), 0
     for entry, content in items:
-        for data in _parts(entry, content):
-            yield data
-            written += len(data)
-    yield _end(written)
+        for data in _parts(entry, content, owner):
+            piece += data
+            if len(piece) >= _PIECE:
+                yield bytes(piece)
+                written += len(piece)
+                piece.clear()
+    yield bytes(piece) + _end(written + len(piece))
 
 
-def _parts(entry: TarEntry, content: Content | None) -> Iterator[bytes]:
-    yield b"".join(_header(entry))
+def _parts(entry: TarEntry, content: Content | None, owner: tuple[int, int] = (0, 0)) -> Iterator[bytes]:
+    yield b"".join(_header(entry, owner))
     if content is not None and entry.size:
-        yield from pieces(content, entry.size, entry.path)
+        yield from _pieces(content, entry.size, entry.path)
         yield _ZEROS[: -entry.size % _BLOCK]
 
 
@@ -111,14 +112,15 @@ def _end(written: int) -> bytes:
     return _ZEROS[: 2 * _BLOCK] + _ZEROS[: -(written + 2 * _BLOCK) % _RECORD]
 
 
-def _header(entry: TarEntry) -> Iterable[bytes]:
+def _header(entry: TarEntry, owner: tuple[int, int]) -> Iterable[bytes]:
     name = entry.path.encode("utf-8", "surrogateescape") + (b"/" if entry.kind == "directory" else b"")
     target = entry.target.encode("utf-8", "surrogateescape")
     if len(target) > 100:
         yield from _long(b"K", target)
     if len(name) > 100:
         yield from _long(b"L", name)
-    yield _block(name[:100], entry.mode, entry.size, entry.mtime_ns // _SECOND, _TYPES[entry.kind], target[:100])
+    mtime = entry.mtime_ns // _SECOND
+    yield _block(name[:100], entry.mode, entry.size, mtime, _TYPES[entry.kind], target[:100], owner)
 
 
 def _long(kind: bytes, text: bytes) -> Iterable[bytes]:
@@ -127,10 +129,15 @@ def _long(kind: bytes, text: bytes) -> Iterable[bytes]:
     yield text + _ZEROS[: -len(text) % _BLOCK]
 
 
-def _block(name: bytes, mode: int, size: int, mtime: int, kind: bytes, target: bytes) -> bytes:
-    block = b"%s%07o\x000000000\x000000000\x00%s%s        %s%sustar  \x00%s" % (
+def _block(
+    name: bytes, mode: int, size: int, mtime: int, kind: bytes, target: bytes, owner: tuple[int, int] = (0, 0)
+) -> bytes:
+    uid, gid = (_number(one, 7) for one in owner)
+    block = b"%s%07o\x00%s%s%s%s        %s%sustar  \x00%s" % (
         name.ljust(100, b"\0"),
         mode,
+        uid,
+        gid,
         _number(size),
         _number(mtime),
         kind,
@@ -140,11 +147,11 @@ def _block(name: bytes, mode: int, size: int, mtime: int, kind: bytes, target: b
     return b"%s%06o\x00 %s" % (block[:148], sum(block), block[156:])
 
 
-def _number(value: int) -> bytes:
+def _number(value: int, digits: int = 11) -> bytes:
     """Encode a number in octal, or in GNU's binary form when it is too large."""
-    if 0 <= value < 8**11:
-        return b"%011o\x00" % value
-    return (b"\xff" if value < 0 else b"\x80") + value.to_bytes(11, "big", signed=value < 0)
+    if 0 <= value < 8**digits:
+        return b"%0*o\x00" % (digits, value)
+    return (b"\xff" if value < 0 else b"\x80") + value.to_bytes(digits, "big", signed=value < 0)
 
 
 def read(stream: Content) -> Iterator[tuple[TarEntry, Content | None]]:

@@ -23,7 +23,7 @@ from loom.plan.model import Image, Network, Ready, Resources, Service
 from loom.plan.model import Job as PlannedJob
 from loom.pools import Pool
 from loom.providers.base import NO_SECRETS, Command, OpenedServices, ReadOnlyMount, Setup
-from loom.providers.files import members_of, packed
+from loom.providers.files import archive_of
 from loom.providers.kubernetes.cluster.cleanup import reap
 from loom.providers.kubernetes.cluster.client import Cluster
 from loom.providers.kubernetes.pod.spec import HELPER, KEPT_UNTIL
@@ -255,7 +255,7 @@ def test_a_try_whose_connection_broke_writes_nothing_over_the_files_of_the_next(
         (pods.workspace / "a").write_bytes(content)
         with monkeypatch.context() as patch:
             patch.setattr(files, "Exec", Broken)
-            job.session.put_archive(packed(members_of(pods.workspace, ["a"])))
+            job.session.put_archive(archive_of(pods.workspace, ["a"]))
         (_, before), (_, group) = tries
         assert (before, group.isdigit()) == ("", True)
         look = ["sh", "-c", "cat /proc/[0-9]*/stat"]

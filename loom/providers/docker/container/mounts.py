@@ -9,7 +9,6 @@ import contextlib
 import os
 import secrets
 import stat
-import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,7 +23,8 @@ from loom.providers.docker.container.ownership import Ids, Owner, Workspaces, ch
 from loom.providers.docker.engine.capabilities import Traits
 from loom.providers.docker.engine.errors import engine_errors, translated
 from loom.providers.docker.engine.retries import retrying
-from loom.providers.files import Edit, archive_of, packed, renamed, unnoticed, unpack
+from loom.providers.files import Edit, archive_of, below, renamed, unnoticed, unpack
+from loom.storage.tar import TarEntry, packed
 from loom.util.paths import climbs_out, jobs_of
 
 if TYPE_CHECKING:
@@ -241,34 +241,27 @@ class _EngineVolume:
             yield plain, stream
 
     def put_archive(self, archive: Iterable[bytes]) -> None:
-        user = self._user
-
-        with self._links_apart() as apart:
-
-            def owned(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-                member.uid, member.gid, member.uname, member.gname = user.uid, user.gid, "", ""
-                return apart(member)
-
-            self._put(self._request.project_dir, renamed([("", archive)], change=owned))
+        owner = (self._user.uid, self._user.gid)
+        with self._links_apart(owner) as apart:
+            self._put(self._request.project_dir, renamed([("", archive)], change=apart, owner=owner))
 
     @contextlib.contextmanager
-    def _links_apart(self) -> Iterator[Edit]:
+    def _links_apart(self, owner: tuple[int, int] = (0, 0)) -> Iterator[Edit]:
         """For uploads: move links that climb out behind the others, and upload them from the root directory.
 
         The engine refuses such links below any directory.
         """
-        links: list[tuple[tarfile.TarInfo, None]] = []
+        links: list[tuple[TarEntry, None]] = []
 
-        def apart(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-            if not member.issym() or not climbs_out(member.name, member.linkname):
-                return member
-            member.name = f"{self._request.project_dir.strip('/')}/{member.name}"
-            links.append((member, None))
+        def apart(entry: TarEntry) -> TarEntry | None:
+            if entry.kind != "link" or not climbs_out(entry.path, entry.target):
+                return entry
+            links.append((below(self._request.project_dir.strip("/"), entry), None))
             return None
 
         yield apart
         if links:
-            self._put("/", packed(links))
+            self._put("/", packed(links, owner))
 
     def _put(self, directory: str, archive: Iterable[bytes]) -> None:
         with translated(f"writing to the workspace of job {self._request.job_id}"):
@@ -387,20 +380,16 @@ class VolumeMount(_EngineVolume):
         super().fill(container_id, cancel)
         workspace = self._request.workspace
 
-        def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
-            member.uid, member.gid, member.uname, member.gname = 0, 0, "", ""
-            return member
-
         with self._links_apart() as apart:
-            whole = archive_of(workspace, ["."], change=lambda member: apart(plain(member)))
+            whole = archive_of(workspace, ["."], change=apart)
             self._put(self._request.project_dir, self._unless_canceled(whole, cancel))
         for borrowed in self._request.read_only_mounts:
             # git looks for borrowed object stores at their original path.
             # By its real path, since links on the way are not followed.
             root = borrowed.path.resolve()
-            objects = archive_of(root.parent, [root.name], change=plain)
-            below = renamed([(borrowed.path.as_posix().lstrip("/"), objects)])
-            self._put("/", self._unless_canceled(below, cancel))
+            objects = archive_of(root.parent, [root.name])
+            moved = renamed([(borrowed.path.as_posix().lstrip("/"), objects)])
+            self._put("/", self._unless_canceled(moved, cancel))
 
     def _unless_canceled(self, archive: Iterable[bytes], cancel: Cancel) -> Iterator[bytes]:
         for piece in archive:

@@ -7,9 +7,8 @@ layer is packed only when no earlier run has packed it.
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import tarfile
+import os
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,12 +18,12 @@ from typing import IO, TYPE_CHECKING, cast
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from loom.errors import ProviderError
-from loom.providers.files import packed
+from loom.providers.files import below, members_of
 from loom.storage.packing import Hashed, digest_line
-from loom.storage.tar import Kind
-from loom.storage.workspace import DirectoryView, Skipped
+from loom.storage.tar import Content, TarEntry, packed
 from loom.util import atomic
 from loom.util.private import make_private
 from loom.util.untrusted_files import open_regular
@@ -35,29 +34,16 @@ if TYPE_CHECKING:
 WORKSPACE = "workspace"
 """The folder of the workspace in the image, below `ROOT`; the stores are beside it, by number."""
 ROOT = "loom-snapshot"
-_TYPES: dict[Kind, bytes] = {
-    "file": tarfile.REGTYPE,
-    "directory": tarfile.DIRTYPE,
-    "link": tarfile.SYMTYPE,
-    "hardlink": tarfile.LNKTYPE,
-}
 _MOST_LAYERS = 64
+_SECOND = 1_000_000_000
 _SMALLEST = 4 << 20
 
 
 class Item(Struct, frozen=True):
     """A member of a layer. `content`: what decides whether it is the same; for a file of the workspace, its SHA-256."""
 
-    name: str
-    kind: bytes
-    mode: int
-    mtime: int
-    size: int
-    target: str
+    entry: TarEntry
     content: str
-
-    def key(self) -> bytes:
-        return msgspec.json.encode((self.name, self.kind, self.mode, self.mtime, self.size, self.target, self.content))
 
 
 class LayerSource(Struct, frozen=True, kw_only=True):
@@ -87,14 +73,14 @@ class PlannedLayer(Struct, frozen=True, kw_only=True):
     def key(self) -> str:
         found = hashlib.sha256(f"{self.part.folder}\0".encode())
         for item in self.items:
-            found.update(item.key() + b"\n")
+            found.update(f"{item!r}\n".encode())
         return found.hexdigest()
 
 
 def planned(parts: Sequence[LayerSource]) -> list[PlannedLayer]:
     """Divide the files of these folders into layers."""
     read = [(part, list(_items(part))) for part in parts]
-    total = sum(item.size for _, items in read for item in items)
+    total = sum(item.entry.size for _, items in read for item in items)
     smallest = _SMALLEST
     while total > smallest * _MOST_LAYERS:
         smallest *= 2
@@ -105,51 +91,36 @@ def _cut(items: Iterable[Item], smallest: int) -> Iterator[list[Item]]:
     group: list[Item] = []
     size, top = 0, None
     for item in items:
-        own = item.name.partition("/")[0] == ".git"
+        own = item.entry.path.partition("/")[0] == ".git"
         # Git rewrites its files in each run, so they form a layer of their own.
         if group and (
-            own != top or item.size > smallest or (size > smallest and zlib.crc32(item.name.encode()) % 16 == 0)
+            own != top
+            or item.entry.size > smallest
+            or (size > smallest and zlib.crc32(os.fsencode(item.entry.path)) % 16 == 0)
         ):
             yield group
             group, size = [], 0
         group.append(item)
-        size, top = size + item.size + 512, own
+        size, top = size + item.entry.size + 512, own
     if group:
         yield group
 
 
-class _Everything:
-    """Selects a whole folder (`storage.selection.Chosen`)."""
-
-    roots = ("",)
-
-    def never(self, path: str) -> bool:
-        return False
-
-    left_out = never
-
-    def takes(self, path: str) -> bool:
-        return True
-
-    may_hold = takes
-
-
 def _items(part: LayerSource) -> Iterator[Item]:
     """Read the entries of a folder; PermissionError for one that can't be read, as git would have it."""
-    skipped: list[Skipped] = []
-    for entry, file in DirectoryView(part.source).read(_Everything(), skipped.append):
-        what = (
-            ""
-            if file is None
-            else str(entry.mtime_ns)
-            if part.by_name
-            else hashlib.file_digest(cast("BufferedReader", file), "sha256").hexdigest()
-        )
-        mtime = entry.mtime_ns // 1_000_000_000 if entry.kind == "file" else 0
-        size = entry.size if entry.kind == "file" else 0
-        yield Item(entry.path, _TYPES[entry.kind], entry.mode, mtime, size, entry.target, what)
-    if unread := [item for item in skipped if not item.is_special]:
-        raise PermissionError(errno.EACCES, unread[0].reason, str(part.source / unread[0].path))
+    for entry, file in members_of(part.source, ["."]):
+        if entry.path == ".":
+            continue
+        what = ""
+        if file is not None:
+            by_name = part.by_name
+            what = (
+                str(entry.mtime_ns)
+                if by_name
+                else hashlib.file_digest(cast("BufferedReader", file), "sha256").hexdigest()
+            )
+        mtime_ns = entry.mtime_ns // _SECOND * _SECOND if entry.kind == "file" else 0
+        yield Item(replace(entry, mtime_ns=mtime_ns), what)
 
 
 def digests(plan: Iterable[PlannedLayer]) -> bytes:
@@ -158,7 +129,7 @@ def digests(plan: Iterable[PlannedLayer]) -> bytes:
     Without names that have another form in each `sha256sum`.
     """
     return b"".join(
-        digest_line(item.content, item.name)
+        digest_line(item.content, item.entry.path)
         for layer in plan
         if not layer.part.by_name
         for item in layer.items
@@ -201,18 +172,15 @@ class Packer:
             yield layer, file
 
 
-def _members(plan: PlannedLayer) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
-    """The members of a layer, below its folder; without owners, and with whole seconds."""
-    base = f"{ROOT}/{plan.part.folder}"
+def _members(plan: PlannedLayer) -> Iterator[tuple[TarEntry, Content | None]]:
+    """The members of a layer, below its folder."""
     for item in plan.items:
-        member = tarfile.TarInfo(f"{base}/{item.name}")
-        member.type, member.mode, member.mtime, member.size = item.kind, item.mode, item.mtime, item.size
-        member.linkname = f"{base}/{item.target}" if item.kind == tarfile.LNKTYPE else item.target
-        if item.kind != tarfile.REGTYPE:
-            yield member, None
+        entry = below(f"{ROOT}/{plan.part.folder}", item.entry)
+        if entry.kind != "file":
+            yield entry, None
             continue
-        with open_regular(plan.part.source / item.name) as file:
+        with open_regular(plan.part.source / item.entry.path) as file:
             content = Hashed(file)
-            yield member, cast("IO[bytes]", content)
+            yield entry, content
             if not plan.part.by_name and content.digest.hexdigest() != item.content:
-                raise ProviderError(f"{plan.part.source / item.name} changed while the snapshot was packed")
+                raise ProviderError(f"{plan.part.source / item.entry.path} changed while the snapshot was packed")

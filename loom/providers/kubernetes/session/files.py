@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import os
 import stat
-import tarfile
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar, cast
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from msgspec import Struct
 
 from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError
-from loom.providers.files import Members, members_of, packed, renamed, unnoticed
+from loom.providers.files import below, members_of, renamed, unnoticed
 from loom.providers.kubernetes.cluster.client import Gone, is_transient
 from loom.providers.kubernetes.cluster.pods import why_lost
 from loom.providers.kubernetes.pod.spec import HELPER
@@ -28,6 +27,7 @@ from loom.providers.kubernetes.session import exec as execs
 from loom.providers.kubernetes.session.exec import Exec
 from loom.providers.retrying import Policy, retrying
 from loom.storage.packing import Hashed, digest_line
+from loom.storage.tar import Content, TarEntry, packed
 
 if TYPE_CHECKING:
     from loom.providers.base import SessionRequest
@@ -116,46 +116,35 @@ class PackedSnapshots:
             self._made.clear()
 
 
-def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    member.uid, member.gid, member.uname, member.gname = 0, 0, "", ""
-    member.mtime = int(member.mtime)
-    return member
-
-
 def _packed(workspace: Path, stores: Sequence[Path], project_dir: str) -> PackedSnapshot:
     """Pack a workspace, and the stores of git objects that it borrows from, which stay at their paths."""
     file = tempfile.TemporaryFile(prefix="loom-packed_up-")  # noqa: SIM115  closed with the run
     digests: list[bytes] = []
-    for piece in packed(_members(workspace, stores, project_dir, digests), form=tarfile.GNU_FORMAT):
+    for piece in packed(_members(workspace, stores, project_dir, digests)):
         file.write(piece)
     file.flush()
     mode = f"{stat.S_IMODE(workspace.stat().st_mode):o}"
     return PackedSnapshot(file, file.tell(), b"".join(digests), len(digests), mode)
 
 
-def _members(workspace: Path, stores: Sequence[Path], project_dir: str, digests: list[bytes]) -> Members:
-    """Members for the root directory, in a form that each `tar` reads. The digests are those of the workspace.
+def _members(
+    workspace: Path, stores: Sequence[Path], project_dir: str, digests: list[bytes]
+) -> Iterator[tuple[TarEntry, Content | None]]:
+    """Members for the root directory. The digests are those of the workspace.
 
     Without the directories themselves, which are volumes.
     """
-    for member, content in members_of(workspace, ["."], change=_plain):
-        if member.name != ".":
-            name, hashed = member.name, None if content is None else Hashed(content)
-            yield _below(project_dir, member), cast("IO[bytes] | None", hashed)
-            if hashed is not None and (line := digest_line(hashed.digest.hexdigest(), name)):
+    for entry, content in members_of(workspace, ["."]):
+        if entry.path != ".":
+            hashed = None if content is None else Hashed(content)
+            yield below(project_dir.strip("/"), entry), hashed
+            if hashed is not None and (line := digest_line(hashed.digest.hexdigest(), entry.path)):
                 digests.append(line)
     for store in stores:
         # By its real path, since links on the way are not followed.
-        for member, content in members_of(store.resolve(), ["."], change=_plain):
-            if member.name != ".":
-                yield _below(store.as_posix(), member), content
-
-
-def _below(folder: str, member: tarfile.TarInfo) -> tarfile.TarInfo:
-    member.name = f"{folder.strip('/')}/{member.name}"
-    if member.islnk():
-        member.linkname = f"{folder.strip('/')}/{member.linkname}"
-    return member
+        for entry, content in members_of(store.resolve(), ["."]):
+            if entry.path != ".":
+                yield below(store.as_posix().strip("/"), entry), content
 
 
 class PodFiles:
@@ -249,14 +238,8 @@ class PodFiles:
     def put(self, archive: Iterable[bytes], owner: tuple[int, int] | None) -> None:
         """Unpack a stream over the workspace."""
 
-        def owned(member: tarfile.TarInfo) -> tarfile.TarInfo:
-            _plain(member)
-            if owner is not None:
-                member.uid, member.gid = owner
-            return member
-
         with tempfile.TemporaryFile(prefix="loom-archive-") as file:  # its length has to be known first
-            for piece in renamed([("", archive)], change=owned, form=tarfile.GNU_FORMAT):
+            for piece in renamed([("", archive)], owner=owner or (0, 0)):
                 file.write(piece)
             file.flush()
             packed_up = PackedSnapshot(file, file.tell(), b"", 0)
@@ -337,7 +320,7 @@ class PodFiles:
         if ran.code not in (0, 1) or last.strip(b"\0"):
             raise ProviderError(f"{doing}: {said.decode('utf-8', 'replace').strip() or 'the stream was cut short'}")
         if not last:
-            file.write(bytes(tarfile.RECORDSIZE))
+            file.write(bytes(10240))
 
     def _lost(self, doing: str, error: OSError) -> LoomError:
         found = self._why(f"while {doing}")

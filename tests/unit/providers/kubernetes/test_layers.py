@@ -84,7 +84,7 @@ def test_objects_of_git_are_told_apart_by_their_names(tmp_path: Path) -> None:
 
 def test_a_file_that_changes_while_it_is_packed_is_an_error(workspace: Path, tmp_path: Path) -> None:
     plan = planned(parts(workspace))[-2]
-    victim = next(item.name for item in plan.items if item.content)
+    victim = next(item.entry.path for item in plan.items if item.content)
     (workspace / victim).write_bytes(b"!" * 80_000)
     packing = Packer(tmp_path / "packed").pack(plan)
     with pytest.raises(ProviderError, match="changed while the snapshot was packed"), packing:
