@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from loom.snapshot.objects import facts_of_commit, first_hunks
     from loom.snapshot.removal import Removal, is_workspace, remains, remove
     from loom.snapshot.renewal import KnownFiles
-    from loom.snapshot.special_files import ignored
     from loom.snapshot.sync import Patch, SavedFiles, bring, compare, patch_of
     from loom.snapshot.sync import apply as apply_patch
     from loom.snapshot.tree import tracked
@@ -48,7 +47,6 @@ else:
             "objects": "facts_of_commit first_hunks",
             "removal": "Removal is_workspace remains remove",
             "renewal": "KnownFiles",
-            "special_files": "ignored",
             "capture": "empty renew take take_to_renew",
             "tree": "tracked",
             "verification": "Verification verify",

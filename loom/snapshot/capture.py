@@ -14,12 +14,11 @@ from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import copy_files, filters, git, line_endings, skip_worktree, submodules, tree
 from loom.snapshot import git_dir as layout
-from loom.snapshot.contents import New, decide, give_way, new_files
+from loom.snapshot.contents import New, decide, give_way, ignored, new_files
 from loom.snapshot.copy_workers import CopyPool
 from loom.snapshot.index import (
     Index,
     directories,
-    is_runtime,
     lstat,
     modes_count,
     pin_name,
@@ -34,9 +33,9 @@ from loom.snapshot.questions import Questions
 from loom.snapshot.removal import delete
 from loom.snapshot.renewal import KnownFiles, Renewal, known_files
 from loom.snapshot.repository import as_under_git
-from loom.snapshot.special_files import ignored, specials
 from loom.util.bounded import listed
 from loom.util.paths import own_directories
+from loom.util.special_files import special_kind
 from loom.util.units import counted
 
 OnProgress = Callable[[int, int], None]
@@ -246,7 +245,6 @@ class _Filling:
             self._lay_out_hidden(index)
         self._nested(index, new.repositories, edits)
         every = [*index.paths(), *new.files]
-        self._name_special(found, index, every)
         self._look_again(copied, changes, unseen, edits)
         self._proof.of(edits, every, index_tree=self._index_tree)
         done.files += found.files
@@ -271,7 +269,6 @@ class _Filling:
             found = pool.copy(
                 tracked,
                 about=about,
-                look_around=True,
                 on_portion=self._progress(about),
             )
             listed, unlisted = questions.new_files()
@@ -281,7 +278,6 @@ class _Filling:
             more = pool.copy(
                 ((path, become) for path in new.files),
                 about=len(new.files),
-                look_around=True,
                 on_portion=self._progress(about + len(new.files), found.files),
             )
             if isinstance(pool, Renewal):
@@ -410,7 +406,7 @@ class _Filling:
         if self._own:
             here = Path(os.path.realpath(self._outermost))
             others = [path for path in self._own if self._source.root / path != here]
-            passed_over = ignored(self._source, others, rules_in_index=True)
+            passed_over = ignored(self._source, others)
             for path in others:
                 if path not in passed_over:
                     done.leave_out(path, _OURS)
@@ -419,6 +415,8 @@ class _Filling:
         for path in found.unstable:
             why = f"changed during each of {copy_files.ATTEMPTS} attempts to copy it; the last one counts"
             done.leave_out(path, why)
+        for path, mode in sorted(found.special):
+            done.leave_out(path, f"a {special_kind(mode)}: git keeps only files and links")
         for path in sorted(copied.vanished - {special for special, _ in found.special}):
             done.leave_out(path, "vanished while the workspace was being filled")
         for path in copied.index.runtime:
@@ -445,11 +443,6 @@ class _Filling:
                 hint="restore it (git checkout -- FILE), or commit it as a file; no checkout could lay this out",
                 code="SOURCE_LINK_INVALID",
             )
-
-    def _name_special(self, found: copy_files.Findings, index: Index, known: list[str]) -> None:
-        for path, kind in sorted(specials(self._source, found, known, rules_in_index=index.has_rules).items()):
-            if not (self._is_outermost and is_runtime(path)):
-                self._done.leave_out(path, f"a {kind}: git keeps only files and links")
 
     def _lay_out_hidden(self, index: Index) -> None:
         source, own = self._source, self._git_dir / "index"

@@ -110,3 +110,26 @@ def _not_checked_out(source: Source, path: str, *, in_conflict: bool) -> str | N
     if os.path.lexists(place / ".git"):
         return "a submodule in which git finds no commit: an empty directory"
     return "files in a submodule that is not checked out: git does not look at them" if any(place.iterdir()) else None
+
+
+def ignored(source: Source, paths: list[str]) -> set[str]:
+    """Those of the untracked paths that the user's rules ignore."""
+    process = git.Running(
+        ("check-ignore", "-z", "--stdin"),
+        rules_environment(source),
+        cwd=source.root,
+        given=git.nul_joined([f"./{path}" for path in paths]),
+    )
+    _, out, _ = process.result(check=False)  # 1: none of them
+    return {os.fsdecode(path)[2:] for path in git.nul_list(out)}
+
+
+def rules_environment(source: Source) -> dict[str, str]:
+    """For check-ignore, which knows no literal pathspecs: "./" in front keeps a name like ":(top)" a name."""
+    here = git.environment_for(
+        source.environment,
+        keep_config=True,
+        repository=source.repository,
+        index=source.index_path,
+    )
+    return {name: value for name, value in here.items() if name != "GIT_LITERAL_PATHSPECS"}

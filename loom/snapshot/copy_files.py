@@ -56,11 +56,9 @@ class Findings:
         self.denied: list[tuple[str, int]] = []
         """Could not be read."""
         self.special: list[tuple[str, int]] = []
-        """Sockets, FIFOs and devices, with their modes."""
+        """Sockets, FIFOs and devices in place of files, with their modes."""
         self.no_links: list[str] = []
         """Plain files in place of links, with content that is no valid target."""
-        self.subdirectories: list[str] = []
-        """Directories found on the way."""
 
     def add(self, other: dict[str, Any]) -> None:
         for name, value in other.items():
@@ -134,8 +132,8 @@ class Copier:
         os.close(self._source_root)
         os.close(self._target_root)
 
-    def copy(self, directory: str, files: Iterable[tuple[str, int]], *, look_around: bool) -> None:
-        """Copy `files` (name, kind) of `directory`; `look_around` also reports other entries."""
+    def copy(self, directory: str, files: Iterable[tuple[str, int]]) -> None:
+        """Copy `files` (name, kind) of `directory`."""
         found = self.findings
         prefix = f"{directory}/" if directory else ""
         try:
@@ -147,8 +145,6 @@ class Copier:
             # Missing, or now a file or symbolic link: deleted for git.
             found.absent += [prefix + name for name, _ in files]
             return
-        if look_around:
-            self._look_around(source, prefix)
         target = -1
         for name, become in files:
             try:
@@ -164,18 +160,6 @@ class Copier:
                 found.absent.append(prefix + name)
             except OSError as error:
                 raise WriteFailed(prefix + name, error.errno or errno.EIO) from error
-
-    def _look_around(self, source: int, prefix: str) -> None:
-        try:
-            with os.scandir(source) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        self.findings.subdirectories.append(prefix + entry.name)
-                    elif not entry.is_file(follow_symlinks=False) and not entry.is_symlink():
-                        mode = os.stat(entry.name, dir_fd=source, follow_symlinks=False).st_mode
-                        self.findings.special.append((prefix + entry.name, mode))
-        except OSError:
-            return  # an unreadable directory, or a vanished entry: nothing to report
 
     def _one(self, source: int, target: int, prefix: str, name: str, become: int, recent: bool) -> None:
         found = self.findings
@@ -409,13 +393,12 @@ def receive(stream: IO[bytes]) -> Any:
     return marshal.loads(data) if len(data) == int.from_bytes(head, "big") else None
 
 
-Portion = list[tuple[str, list[tuple[str, int]], bool]]
-"""Work for one copier: (directory, its files, whether to report other entries)."""
+Portion = list[tuple[str, list[tuple[str, int]]]]
+"""Work for one copier: directories, and files of each."""
 
 
-def portions(files: Iterable[tuple[str, int]], size: int, *, look_around: bool) -> Iterator[Portion]:
-    """Split a sorted list of paths into portions of `size` files; each directory is examined at most once."""
-    looked: set[str] | None = set() if look_around else None
+def portions(files: Iterable[tuple[str, int]], size: int) -> Iterator[Portion]:
+    """Split a sorted list of paths into portions of `size` files."""
     portion: Portion = []
     current: str | None = None
     group: list[tuple[str, int]] = []
@@ -427,10 +410,7 @@ def portions(files: Iterable[tuple[str, int]], size: int, *, look_around: bool) 
                 yield portion
                 portion, count = [], 0
             group = []
-            look = looked is not None and directory not in looked
-            if looked is not None:
-                looked.add(directory)
-            portion.append((directory, group, look))
+            portion.append((directory, group))
             current = directory
         group.append((name, become))
         count += 1
@@ -448,8 +428,8 @@ def main() -> None:
     while (portion := receive(sys.stdin.buffer)) is not None:
         copier.findings = Findings()
         try:
-            for directory, files, look_around in portion:
-                copier.copy(directory, files, look_around=look_around)
+            for directory, files in portion:
+                copier.copy(directory, files)
         except WriteFailed as error:
             answer = {"failed": error.args}
         else:

@@ -73,7 +73,6 @@ class CopyPool:
         files: Iterable[tuple[str, int]],
         *,
         about: int,
-        look_around: bool,
         on_portion: Callable[[int], None] | None = None,
     ) -> copy_files.Findings:
         """Copy sorted `files` (path, kind); SnapshotError when the target can't be written."""
@@ -81,7 +80,7 @@ class CopyPool:
         found = copy_files.Findings()
         failures: list[BaseException] = []
         smallest, biggest = _PORTION
-        work = copy_files.portions(files, max(smallest, min(biggest, about // _PORTIONS)), look_around=look_around)
+        work = copy_files.portions(files, max(smallest, min(biggest, about // _PORTIONS)))
 
         def next_portion() -> copy_files.Portion | None:
             with self._lock:
@@ -114,8 +113,8 @@ class CopyPool:
         try:
             while (portion := next_portion()) is not None:
                 self._own.findings = copy_files.Findings()
-                for directory, group, look in portion:
-                    self._own.copy(directory, group, look_around=look)
+                for directory, group in portion:
+                    self._own.copy(directory, group)
                 finished(vars(self._own.findings))
         except BaseException as error:  # noqa: BLE001  raised again below, when nothing copies any more
             failures.append(error)

@@ -25,7 +25,7 @@ def duplicate(workspace: Path, target: Path, *, cancel: Cancel) -> None:
     """
     files = list(_lay_out(workspace, target))
     with CopyPool(workspace, target, since_ns=_NOTHING_IS_RECENT, cancel=cancel) as pool:
-        found = pool.copy(files, about=len(files), look_around=False)
+        found = pool.copy(files, about=len(files))
     special = {path for path, _ in found.special}  # a job's files replace a snapshot that is gone
     missing = [path for path in (*found.absent, *(path for path, _ in found.denied)) if path not in special]
     if missing:

@@ -16,11 +16,11 @@ from loom.cancel import Cancel
 from loom.errors import RequestError
 from loom.snapshot import git
 from loom.snapshot.capture import take
+from loom.snapshot.contents import rules_environment
 from loom.snapshot.index import ancestors, is_runtime, lstat, walk
 from loom.snapshot.merge import GITLINK
 from loom.snapshot.model import Snapshot, Source, path_fields, readable
 from loom.snapshot.removal import remove
-from loom.snapshot.special_files import rules_environment
 from loom.util.paths import new_workspace
 from loom.util.units import counted
 

@@ -232,7 +232,7 @@ def _copy_store(store: Path, target: Path, there: set[str], cancel: Cancel) -> N
         if not listed:
             return
         with CopyPool(store, target, since_ns=1 << 62, cancel=cancel) as pool:
-            found = pool.copy(((path, copy_files.OBJECT) for path in listed), about=len(listed), look_around=False)
+            found = pool.copy(((path, copy_files.OBJECT) for path in listed), about=len(listed))
         if found.denied:
             raise SnapshotError(
                 f"{store / found.denied[0][0]}: {os.strerror(found.denied[0][1])}",

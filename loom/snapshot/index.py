@@ -80,11 +80,6 @@ class Index(Struct):
             _, mode, sha, _ = about.split(" ")
             yield path, mode, sha
 
-    @property
-    def has_rules(self) -> bool:
-        """Return whether git reads a .gitignore from here, since it is not to be on disk."""
-        return any(path.rpartition("/")[2] == ".gitignore" for path, _ in self.pinned)
-
     def paths(self) -> Iterator[str]:
         return (item.partition("\t")[2] for item in self.items)
 

@@ -42,14 +42,13 @@ def copied(
     source: Path,
     *files: tuple[str, int],
     directory: str = "",
-    look_around: bool = False,
     since_ns: int = LATER,
     change: Callable[[Copier], None] = lambda _: None,
 ) -> copy_files.Findings:
     copier = Copier(str(source), str(source.with_name("target")), since_ns=since_ns)
     change(copier)
     try:
-        copier.copy(directory, files, look_around=look_around)
+        copier.copy(directory, files)
     finally:
         copier.close()
     return copier.findings
@@ -203,17 +202,6 @@ def test_what_is_no_file_is_reported(source: Path, target: Path) -> None:
     assert found.files == 0
 
 
-def test_other_entries_of_a_directory_are_reported_on_request(source: Path) -> None:
-    (source / "top" / "below").mkdir(parents=True)
-    (source / "top" / "link").symlink_to("below")
-    (source / "top" / "file").write_text("x")
-    os.mkfifo(source / "top" / "fifo")
-    found = copied(source, directory="top", look_around=True)
-    assert found.subdirectories == ["top/below"]
-    assert [path for path, _ in found.special] == ["top/fifo"]
-    assert exceptions(copied(source, directory="top")) == {}
-
-
 def test_a_directory_that_is_missing_or_no_directory_has_no_files(source: Path, target: Path) -> None:
     (source / "file").write_text("x")
     (source / "link").symlink_to(".")
@@ -232,7 +220,7 @@ def test_directories_are_entered_from_the_one_before(source: Path, target: Path)
     for path in paths:
         (source / path).mkdir(parents=True, exist_ok=True)
         (source / path / "file").write_text(path)
-        copier.copy(path, [("file", ANY)], look_around=False)
+        copier.copy(path, [("file", ANY)])
     assert len(open_below(source.parent)) <= before + 2
     copier.close()
     assert open_below(source.parent) == []
@@ -455,7 +443,7 @@ def test_where_the_kernel_can_not_another_way_is_taken(
     (source / "second").write_bytes(b"x")
     moves: list[object] = []
     copier = Copier(str(source), str(target), since_ns=LATER)
-    copier.copy("", [("file", ANY), ("second", ANY)], look_around=False)
+    copier.copy("", [("file", ANY), ("second", ANY)])
     moves.append(copier._move)
     copier.close()
     assert (target / "file").read_bytes() == content
@@ -505,16 +493,15 @@ def test_a_file_that_can_not_be_read_to_its_end_is_denied(source: Path, monkeypa
 # -- several copiers --------------------------------------------------------------------------------------------------
 
 
-def test_portions_divide_files_and_look_at_each_directory_once() -> None:
+def test_portions_divide_files() -> None:
     files = [("a/1", 0), ("a/2", 1), ("a/3", 0), ("b/1", 0), ("c", 2)]
-    found = list(copy_files.portions(files, 2, look_around=True))
+    found = list(copy_files.portions(files, 2))
     assert found == [
-        [("a", [("1", 0), ("2", 1)], True)],
-        [("a", [("3", 0)], False), ("b", [("1", 0)], True)],
-        [("", [("c", 2)], True)],
+        [("a", [("1", 0), ("2", 1)])],
+        [("a", [("3", 0)]), ("b", [("1", 0)])],
+        [("", [("c", 2)])],
     ]
-    assert all(not look for portion in copy_files.portions(files, 9, look_around=False) for _, _, look in portion)
-    assert list(copy_files.portions([], 9, look_around=True)) == []
+    assert list(copy_files.portions([], 9)) == []
 
 
 def test_values_go_through_a_pipe_until_it_ends() -> None:
@@ -548,14 +535,13 @@ def test_a_helper_copies_what_it_is_sent_and_ends_with_its_input(source: Path, t
         assert helper.stdout is not None
         copy_files.send(helper.stdin, (str(source), str(target), LATER))
         answers = []
-        for portion in ([("a", [("1", ANY), ("2", ANY)], True)], [("", [("b", ANY), ("c", ANY)], True)]):
+        for portion in ([("a", [("1", ANY), ("2", ANY)])], [("", [("b", ANY), ("c", ANY)])]):
             copy_files.send(helper.stdin, portion)
             answers.append(copy_files.receive(helper.stdout))
         (target / "failing").write_text("x")
         helper.stdin.close()
         assert helper.wait(60) == 0
     assert [(answer["files"], answer["absent"]) for answer in answers] == [(2, []), (1, ["c"])]
-    assert answers[1]["subdirectories"] == ["a"]
     assert (target / "a" / "2").read_text() == "a/2"
 
 
@@ -582,7 +568,7 @@ def test_helpers_and_this_thread_copy_all_files_once(source: Path, target: Path,
     with copy_workers.CopyPool(source, target, since_ns=LATER, cancel=Cancel()) as pool:
         pool.prepare(9)
         assert pool._helpers == []
-        found = pool.copy(files, about=31, look_around=True, on_portion=portions.append)
+        found = pool.copy(files, about=31, on_portion=portions.append)
         assert len(pool._helpers) == 2
         ended = pool._helpers
     assert [helper.returncode for helper in ended] == [0, 0]
@@ -596,7 +582,7 @@ def test_helpers_and_this_thread_copy_all_files_once(source: Path, target: Path,
 def test_a_copier_of_its_own_copies_alone(source: Path, target: Path, helpers: None) -> None:
     own = Copier(str(source), str(target), since_ns=LATER)
     with copy_workers.CopyPool(source, target, since_ns=LATER, cancel=Cancel(), own=own) as pool:
-        assert pool.copy(many(source), about=30, look_around=False).files == 30
+        assert pool.copy(many(source), about=30).files == 30
         assert pool._helpers == []
 
 
@@ -608,7 +594,7 @@ def test_a_canceled_copy_says_so_and_ends_its_helpers(source: Path, target: Path
         ended = pool._helpers
         cancel.request()
         with pytest.raises(SnapshotCanceled):
-            pool.copy(files, about=30, look_around=False)
+            pool.copy(files, about=30)
     assert all(helper.returncode is not None for helper in ended)
 
 
@@ -628,7 +614,7 @@ def test_a_helper_that_is_lost_is_an_error_of_the_snapshot(source: Path, target:
             helper.kill()
             helper.wait()
         with pytest.raises((SnapshotError, OSError)):
-            pool.copy(many(source, 200), about=200, look_around=False)
+            pool.copy(many(source, 200), about=200)
 
 
 def test_a_failure_in_this_thread_ends_the_copy(source: Path, target: Path, helpers: None) -> None:
@@ -640,7 +626,7 @@ def test_a_failure_in_this_thread_ends_the_copy(source: Path, target: Path, help
     with copy_workers.CopyPool(source, target, since_ns=LATER, cancel=Cancel()) as pool:
         pool._own._move = failing
         with pytest.raises(SnapshotError) as error:
-            pool.copy(files, about=30, look_around=False)
+            pool.copy(files, about=30)
     assert error.value.code == "WORKSPACE_NOT_WRITTEN"
 
 
@@ -658,7 +644,7 @@ def test_a_failure_in_a_helper_ends_the_copy(
     with copy_workers.CopyPool(source, target, since_ns=LATER, cancel=Cancel()) as pool:
         pool._own._move = lambda *_: (answered.wait(60) and 0) or 0
         with pytest.raises(SnapshotError) as error:
-            pool.copy(files, about=30, look_around=False)
+            pool.copy(files, about=30)
     assert "a/b" in str(error.value)
     assert error.value.code == "WORKSPACE_NOT_WRITTEN"
 
