@@ -90,6 +90,8 @@ class Build(Struct, frozen=True, kw_only=True):
     args: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[Secret, ...] = ()
     """Secrets of the job that the build may mount."""
+    pins: Mapping[str, str] = field(default_factory=dict)
+    """The base images of a run that is run again: from the name to the one with its digest."""
 
 
 class Image(Struct, frozen=True, kw_only=True):

@@ -40,7 +40,9 @@ def hold(folder: Path) -> None:
 def pinned_job(
     job: Job, digests: Mapping[str, str], prepared: Prepared, notes: list[str], differs: list[Pair] | None = None
 ) -> Job:
-    """Return the job with its images and its services' by these digests; where one can't be had, today's tag, and a note.
+    """Return the job with its images, its services' and those that they build on by these digests.
+
+    Where one can't be had, today's tag runs, and a note says so.
 
     `digests`: by the names that the images have in the workflow. `differs` gets the tags that mean another image here.
     """
@@ -48,7 +50,12 @@ def pinned_job(
     resolver = prepared.here.provider_named(services_provider(job)).images
 
     def pinned(image: Image) -> Image:
-        found = None if image.name is None or image.build is not None else _reference(image.name)
+        if (build := image.build) is not None:
+            bases = {name: pinned(replace(image, name=name, build=None)).name or name for name in known}
+            return replace(
+                image, build=replace(build, pins={name: exact for name, exact in bases.items() if exact != name})
+            )
+        found = None if image.name is None else _reference(image.name)
         if found is None or found.digest or (digest := known.get(found.name)) is None:
             return image
         exact = replace(image, name=found.pinned(digest))

@@ -1,4 +1,4 @@
-"""`loom replay` with images of which the tags serve others by now: job and service run by the digests of the record."""
+"""`loom replay` with images of which the tags serve others by now: all of them run by the digests of the record."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ test:
   image: {name}
   services: [{{name: "{name}", alias: db, command: [sleep, "1000"]}}]
   script: [exit 3]
+"""
+BUILDING = """
+version: v1
+stages: [t]
+test: {stage: t, image: {build: {dockerfile: Dockerfile}}, script: [test -e /built, exit 3]}
 """
 
 
@@ -50,4 +55,35 @@ def test_job_and_service_run_by_the_digests_that_ran(
     assert (found["verdict"], found["notes"], found["differs"]) == ("reproduced", [], []), again.err
     receipt = json.loads(next(project.home.rglob(f"receipts/*{found['run_id']}.json")).read_text())
     assert {one["digest"] for one in receipt["images"]} == {digest.partition("@")[2]}
+    clean(project)
+
+
+def test_an_image_is_built_on_the_base_that_it_had(
+    project: Project,
+    registry: Any,
+    client: docker.DockerClient,
+    publish: Callable[..., str],
+    remove: Callable[[str], None],
+    tmp_path: Path,
+) -> None:
+    name, file = f"{registry.host}/base:1", str(tmp_path / "x.bundle")
+    client.images.get(IMAGE).tag(name)
+    client.images.push(name)
+    project.write(".loom/workflow.yml", BUILDING)
+    project.write("Dockerfile", f"FROM {name}\nRUN touch /built\n")
+    project.commit()
+    assert project.run("--quiet").code == 1
+    assert project.loom("bundle", "--full", "-o", file).code == 0
+    receipt = json.loads(next(project.home.rglob("receipts/*.json")).read_text())
+    (digest,) = [one["digest"] for one in receipt["images"] if one["name"] == name]
+    (built,) = [one["id"] for one in receipt["images"] if one["name"] != name]
+    client.images.remove(built, force=True)
+    for each in (name, f"{registry.host}/base@{digest}"):
+        remove(each)
+    publish(registry, "base:1")  # it has no shell
+    again = project.loom("replay", file, "--trust", "--json")
+    found = json.loads(again.out)
+    assert (found["verdict"], found["notes"]) == ("reproduced", []), again.err
+    receipt = json.loads(next(project.home.rglob(f"receipts/*{found['run_id']}.json")).read_text())
+    assert digest in {one["digest"] for one in receipt["images"]}
     clean(project)

@@ -48,12 +48,14 @@ def settle(
     pins = {}
     for base in bases_of(stages, target=build.target):
         base_platform = base.platform or platform
-        found = ensure(base.name, base_platform)
-        bases[f"{base.name} {base_platform}"] = found
         reference = parse_reference(base.name)
+        if (exact := build.pins.get(reference.name)) is not None:
+            pins[base.name] = exact
+        found = ensure(exact or base.name, base_platform)
+        bases[f"{base.name} {base_platform}"] = found
         pinned = store.locked(reference, base_platform)
         # A loaded image has no digest for the builder; use its id, which the lock has.
-        digest = pinned.digest if pinned is not None and not reference.digest else ""
+        digest = pinned.digest if pinned is not None and not exact and not reference.digest else ""
         if digest and store.local(parse_reference(reference.pinned(digest))) is not None:
             pins[base.name] = reference.pinned(digest)
     files = identity_of(context.relative_to(workspace.resolve()).as_posix())
