@@ -1,0 +1,74 @@
+"""tests/workflows/runs: workflows, and beside each exactly what the record of its run says.
+
+`LOOM_TEST_ACCEPT=1 pytest tests/unit/runner/test_record.py` writes the present state; read it before you commit it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loom.record.event_files import read_events
+from loom.record.events import OutputEvent, PhaseEvent
+
+from .conftest import Make, Project, Ran
+
+ACCEPT = "LOOM_TEST_ACCEPT" in os.environ
+CORPUS = Path(__file__).parents[2] / "workflows/runs"
+OF_THE_MACHINE = {
+    *("command", "invocation", "host", "user", "loom_version", "packed_bytes"),
+    *("workspace", "view_of", "mount_mode", "seq", "offset", "duration_ms", "stdout_bytes"),
+}
+"""What another machine, user, version or moment has otherwise."""
+SIZE = re.compile(r"\b[\d.]+ ?(ms|s|B|bytes|KiB)\b")
+
+
+@pytest.mark.parametrize("file", sorted(CORPUS.glob("*.yml")), ids=lambda path: path.stem)
+def test_what_the_record_of_a_run_says(make: Make, file: Path) -> None:
+    project = make("", **{".loom/workflow.yml": file.read_text()})
+    said = recorded(project.run(code=None), project)
+    beside = file.with_suffix(".expected")
+    if ACCEPT:
+        beside.write_text(said)
+    assert said == beside.read_text()
+
+
+def recorded(ran: Ran, project: Project) -> str:
+    """Return the events of a run, those of each job together."""
+    jobs: dict[str, list[str]] = {}
+    for event in ran.events:
+        jobs.setdefault(event.job_id or "", []).append(line_of(event))
+    for job_id in jobs:
+        for unit in ran.reading.units(job_id) if job_id else ():
+            if unit.section and unit.events.exists():
+                said = [event.text for event in read_events(unit.events) if isinstance(event, OutputEvent)]
+                jobs[job_id] += [f"{unit.section} {unit.attempt}| {SIZE.sub('SIZE', line)}" for line in said]
+    text = "\n".join(line for job in sorted(jobs) for line in jobs[job]) + "\n"
+    text = re.sub(rf"{re.escape(str(project.places))}/workspaces/[^/\"]+", "WORKSPACE", text)
+    text = text.replace(str(project.root), "ROOT").replace(str(project.places), "PLACES")
+    return re.sub(r"\b[0-9a-f]{40}(?:[0-9a-f]{24})?\b", "HASH", text).replace(ran.reading.entry.run_id, "RUN")
+
+
+def line_of(event: PhaseEvent) -> str:
+    at = " ".join(filter(None, (event.phase_code, event.job_id, event.step, event.section)))
+    ended = " ".join(str(one) for one in (event.status, event.exit_code, event.error) if one is not None)
+    assert event.duration_ms is None or 0 <= event.duration_ms < 600_000
+    timed = " timed" if event.duration_ms is not None else ""
+    data = json.dumps(steady(event.data), ensure_ascii=False)
+    return f"{at}: {event.message or event.kind}{timed} {ended}".rstrip() + ("" if data == "{}" else f"\n    {data}")
+
+
+def steady(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {
+            key: steady(value)
+            for key, value in data.items()
+            if key not in OF_THE_MACHINE or (key == "command" and isinstance(value, str))
+        }
+    return [steady(one) for one in data] if isinstance(data, list) else data
