@@ -16,8 +16,10 @@ import pytest
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, InfrastructureError, ProviderError, RecordError, SnapshotError
 from loom.providers.host import HostProvider
+from loom.record.events import RUN, PhaseCode
 from loom.record.run_record import RunRecord
-from loom.runner.request import JOBS_ELSEWHERE, first_jobs
+from loom.runner.request import JOBS_ELSEWHERE, RunRequest, first_jobs
+from loom.runner.start import RunStart
 from loom.status import ExitCode
 from tests.support.waiting import until
 from tests.unit.providers.far_provider import FarProvider
@@ -68,6 +70,42 @@ def test_a_record_that_is_removed_ends_the_run(make: Make) -> None:
     with pytest.raises(InfrastructureError) as error:
         project.run(sinks=sink("job_finished", lambda: shutil.rmtree(project.places / "state" / "runs")))
     assert error.value.code == "RECORD_UNWRITABLE"
+
+
+def test_a_bug_of_the_run_leaves_nothing_open(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Any] = []
+    told: list[str] = []
+
+    class Broken:
+        def __init__(self, _: RunRequest, started: RunStart) -> None:
+            begun.append(started)
+
+        def execute(self) -> None:
+            raise RuntimeError("a bug")
+
+    monkeypatch.setattr("loom.runner.pipeline.Run", Broken)
+    project = make(TWO)
+    with pytest.raises(RuntimeError, match="a bug"):
+        project.run(sinks=sink("later", lambda: told.append("told")))
+    (started,) = begun
+    started.journal.fact(RUN, PhaseCode.RUN_FINALIZE, "later", {})
+    assert told == []
+    assert not started.workspace.exists()
+    opened = [os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if os.path.lexists(entry.path)]
+    assert [path for path in opened if path.startswith(str(started.record.paths.root))] == []
+
+
+def test_a_run_without_descriptors_for_the_rest_of_loom_ends_in_a_receipt(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> Any:
+        raise InfrastructureError("too many open files", code="X")
+
+    project = make(TWO)
+    monkeypatch.setattr("loom.runner.api.refusals", refused)
+    ran = project.run(code=3)
+    assert ran.result.receipt.error == "too many open files"
+    assert not ran.workspace.exists()
 
 
 @pytest.mark.parametrize("event", ["snapshot_taken", "session_opened", "step.execute", "job_finished"])

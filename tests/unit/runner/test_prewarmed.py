@@ -9,10 +9,11 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable
+from loom.providers.host import HostSession
 from loom.runner.prewarmed import NextRun
 
 from .conftest import Make, Project, on
-from .test_session import ONE, Engine
+from .test_session import ONE, SERVED, Engine, Serving
 
 
 def prepared(project: Project, engine: Engine) -> tuple[NextRun, Any]:
@@ -42,6 +43,31 @@ def test_the_next_run_takes_the_workspace_and_the_place_with_the_files_of_now(ma
     assert made.store.claims.confirms(ran.workspace)
     assert ahead.drop() == []
     assert ran.workspace.is_dir(), "it belongs to the run"
+
+
+def test_a_run_that_asks_for_the_same_place_opens_no_other(make: Make) -> None:
+    made, engine = project(make), Engine()
+    ahead, request = prepared(made, engine)
+    ran = made.execute(request, prepared=ahead)
+    assert (len(engine.opened), engine.closed) == (1, ["one"])
+    assert ran.lines("one", "provider") == ["opened"]
+
+
+def test_a_place_that_answers_no_more_is_closed_and_another_opened(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, engine = project(make), Engine()
+    monkeypatch.setattr(HostSession, "answers", lambda _: False)
+    ahead, request = prepared(made, engine)
+    made.execute(request, prepared=ahead)
+    assert (len(engine.opened), engine.closed) == (2, ["one"] * 2)
+
+
+def test_a_place_is_closed_where_the_job_has_none_of_that_kind(make: Make) -> None:
+    made, engine = project(make), Engine()
+    ahead, request = prepared(made, engine)
+    (made.root / ".loom/workflow.yml").write_text(f"version: v1\n{SERVED}")
+    fresh = made.request(container=True, tools=on(Serving(), "docker"))
+    made.execute(replace(fresh, run_id=request.run_id), prepared=ahead)
+    assert engine.closed == ["one"]
 
 
 def test_what_no_run_takes_over_is_removed(make: Make) -> None:

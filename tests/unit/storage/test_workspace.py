@@ -1,0 +1,123 @@
+"""What can't be read in a workspace is left out and told, by each of the two ways to look at it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loom.storage.selection import PathSelection
+from loom.storage.tar import TarEntry, packed
+from loom.storage.workspace import DirectoryView, Skipped, TarView
+
+FAILING = {
+    "a file that may not be looked at": ("stat", errno.EACCES, "a/b", "Permission denied"),
+    "a file on a broken disk": ("open", errno.EIO, "a/b", "Input/output error"),
+    "a directory on a broken disk": ("open", errno.EIO, "a", "Input/output error"),
+}
+
+
+@pytest.mark.parametrize("case", FAILING.values(), ids=FAILING)
+def test_what_can_not_be_read_is_left_out(
+    case: tuple[str, int, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, code, failing, why = case
+    (tmp_path / "a").mkdir()
+    for name in ("a/b", "a/c", "d"):
+        (tmp_path / name).write_text("text")
+    real = getattr(os, call)
+
+    def broken(path: Any, *arguments: Any, **named: Any) -> Any:
+        if path == Path(failing).name:
+            raise OSError(code, os.strerror(code))
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr(os, call, broken)
+    skipped: list[Skipped] = []
+    read = [entry.path for entry, _ in DirectoryView(tmp_path).read(PathSelection(["."]), skipped.append)]
+    assert skipped == [Skipped(path=failing, reason=why)]
+    assert read == [path for path in ("a", "a/b", "a/c", "d") if path != failing and not path.startswith(f"{failing}/")]
+
+
+@pytest.mark.parametrize(("call", "on"), [("stat", "b"), ("open", "a")])
+def test_a_broken_root_is_an_error(call: str, on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    real = getattr(os, call)
+
+    def broken(path: Any, *arguments: Any, **named: Any) -> Any:
+        if path == on:
+            raise OSError(errno.EIO, "broken")
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr(os, call, broken)
+    with pytest.raises(OSError, match="broken"):
+        list(DirectoryView(tmp_path).read(PathSelection(["a/b/c", "a/b"]), lambda _: None))
+
+
+def test_a_pipe_that_takes_a_files_place_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_text("text")
+    real = os.open
+
+    def swapped(path: Any, *arguments: Any, **named: Any) -> int:
+        if path == "a":
+            (tmp_path / "a").unlink()
+            os.mkfifo(tmp_path / "a")
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", swapped)
+    skipped: list[Skipped] = []
+    assert not list(DirectoryView(tmp_path).read(PathSelection(["a"]), skipped.append))
+    assert skipped == [Skipped(path="a", reason="a FIFO, not a file")]
+
+
+class Archives:
+    """Has one archive with hard links to a file that nobody asked for, and that file where it is asked for alone."""
+
+    def __init__(self, *, readable: bool) -> None:
+        self.readable = readable
+        self.asked: list[list[str]] = []
+
+    def get_archive(self, paths: Iterable[str], on_skipped: Any = None) -> Iterator[bytes]:
+        self.asked.append(list(paths))
+        if len(self.asked) == 1:
+            on_skipped(Skipped(path="out/socket", reason="a socket, not a file"))
+            on_skipped(Skipped(path="other/socket", reason="a socket, not a file"))
+            links = [
+                TarEntry(f"./out/{name}", "hardlink", 0o4755, 5, 0, "./other/first") for name in ("one", "two", "three")
+            ]
+            around = [TarEntry("./out/fifo", "special", 0o600, 5), TarEntry("./out/../out/x", "file", 0o600, 5)]
+            return packed([(TarEntry("./other/first", "file", 0o755, 5, 4), BytesIO(b"text")), *((e, None) for e in links)]
+                          + [(around[1], None)])
+        if not self.readable:
+            return iter(())
+        return packed([(TarEntry("./out/one", "file", 0o4755, 7_000_000_000, 4), BytesIO(b"text"))])
+
+    def put_archive(self, archive: Iterable[bytes]) -> None:
+        raise AssertionError
+
+
+def test_hard_links_to_what_was_not_asked_for_are_a_file_and_links_to_it() -> None:
+    session, skipped = Archives(readable=True), list[Skipped]()
+    found = [
+        (entry, content.read() if content is not None else None)
+        for entry, content in TarView(session).read(PathSelection(["out"]), skipped.append)
+    ]
+    assert session.asked == [["out"], ["out/one"]]
+    assert skipped == [Skipped(path="out/socket", reason="a socket, not a file")]
+    assert found == [
+        (TarEntry("out/one", "file", 0o755, 7_000_000_000, 4), b"text"),
+        (TarEntry("out/two", "hardlink", 0o755, 7_000_000_000, 0, "out/one"), None),
+        (TarEntry("out/three", "hardlink", 0o755, 7_000_000_000, 0, "out/one"), None),
+    ]
+
+
+def test_hard_links_whose_content_can_not_be_read_are_left_out() -> None:
+    session, skipped = Archives(readable=False), list[Skipped]()
+    assert not list(TarView(session).read(PathSelection(["out"]), skipped.append))
+    reason = "a hard link to a file whose content could not be read"
+    assert skipped[1:] == [Skipped(path=f"out/{name}", reason=reason) for name in ("one", "two", "three")]
