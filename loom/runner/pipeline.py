@@ -224,8 +224,7 @@ class Run:
                 )
             if request.config.mount_mode != "bind_mount":
                 continue  # jobs can't write to the build inputs before they run
-            writers = {job.id for job in request.plan.jobs}
-            if builds := builds_after_writers(request.plan, writers, self._done):
+            if builds := builds_after_writers(request.plan, self._done):
                 images.keep_inputs(builds, workspace=self._workspace, folder=self._record.paths.builds)
 
     def _keep_manifest(self, content: bytes | None = None) -> None:
@@ -517,11 +516,10 @@ class Run:
         )
 
 
-def builds_after_writers(plan: Plan, writers: Container[str], done: Container[str]) -> list[Build]:
-    """Return the builds that run while jobs of `writers` may have changed the workspace; in CI, those changes would be
-    absent.
+def builds_after_writers(plan: Plan, done: Container[str]) -> list[Build]:
+    """Return the builds that run while jobs may have changed the workspace; in CI, those changes would be absent.
 
-    Builds that every writer waits for are excluded: each image is built once in a run, before the writers.
+    Builds that all other jobs wait for are excluded: each image is built once in a run, before them.
     """
     jobs = [job for job in plan.jobs if job.id not in done]
     users: dict[tuple[object, ...], set[str]] = {}
@@ -531,8 +529,6 @@ def builds_after_writers(plan: Plan, writers: Container[str], done: Container[st
             if image is not None and image.build is not None:
                 users.setdefault(identity(image), set()).add(job.id)
                 builds[identity(image)] = image.build
-    if not builds:
-        return []
     before = {job.id: {other for other in waits_for(plan, job) if other not in done} for job in jobs}
     late = []
     for key, build in builds.items():
@@ -540,7 +536,7 @@ def builds_after_writers(plan: Plan, writers: Container[str], done: Container[st
         for job in jobs:  # in topological order
             if waiting & before[job.id]:
                 waiting.add(job.id)
-        if any(job.id in writers and job.id not in waiting | users[key] for job in jobs):
+        if any(job.id not in waiting | users[key] for job in jobs):
             late.append(build)
     return late
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Iterator
+from types import FunctionType
 
 from msgspec import NODEFAULT, Struct
 
@@ -104,6 +106,42 @@ GIVEN_BY_NOBODY: dict[str, object] = {
 }
 """A field that nobody gives is empty, zero or false, but for these."""
 
+PASSED_BY_NOBODY: dict[str, object] = {
+    "candidates.GitHubCandidates._jobs.depth": 1,
+    "jobs.GitLabJobBuilder.say.severity": "error",
+    "jobs.GitLabJobBuilder.say.code": "GL_INVALID",
+    "image_lock.decode_lock.path": ".loom/images.lock",
+    "selection.Choice.__init__.code": "WF_SCHEMA_V1",
+    "variables.for_run.event": "push",
+    "attempt.Attempt.fact.code": "pipeline.execute",
+    "job.JobRunner.skip.status": "skipped",
+    "steps.LateSteps._invalid.kind": "Error",
+    "steps._short.most": 120,
+    "git.Running.result.check": True,
+    "model.path_fields.name": "path",
+    "model.Source.__init__.object_format": "sha1",
+    "model.Snapshot.document.changes": 100,
+    "source.discover.commit": True,
+    "claims.Claims.make.kind": "run",
+    "claims.Claims.claim.kind": "run",
+    "junit.read.project_dir": "/workspace",
+    "packing.Hashed.read.size": -1,
+    "reports.short.most": 500,
+    "tar.pieces.most": 1048576,
+    "tar.Content.read.size": -1,
+    "tar._Reader.read.size": -1,
+    "tar.CheckedStream.read.size": -1,
+    "zips._Whole.read.size": -1,
+    "expressions._join.separator": ",",
+    "inputs.say.at": "/spec/inputs",
+    "yaml.parse.most": 2,
+    "job_ids.id_part.limit": 64,
+    "lint.warnings.default_shell": ("auto",),
+    "patterns.Search.__init__.most_s": 10.0,
+    "predefined._not_set.source": "*",
+}
+"""A parameter that nobody passes is empty, zero or false, but for these."""
+
 
 def structs() -> Iterator[type[Struct]]:
     for package in (loom.plan, loom.runner, loom.snapshot, loom.storage, loom.workflow):
@@ -111,6 +149,19 @@ def structs() -> Iterator[type[Struct]]:
             for one in vars(importlib.import_module(module.name)).values():
                 if isinstance(one, type) and issubclass(one, Struct) and one.__module__ == module.name:
                     yield one
+
+
+def functions() -> Iterator[tuple[str, FunctionType]]:
+    for package in (loom.plan, loom.runner, loom.snapshot, loom.storage, loom.workflow):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            known = vars(importlib.import_module(module.name)).values()
+            classes = [one for one in known if isinstance(one, type) and one.__module__ == module.name]
+            for one in (*known, *(each for kind in classes for each in vars(kind).values())):
+                function = (
+                    inspect.unwrap(getattr(one, "__func__", one)) if callable(one) or hasattr(one, "__func__") else None
+                )
+                if isinstance(function, FunctionType) and function.__module__ == module.name:
+                    yield f"{module.name.rpartition('.')[2]}.{function.__qualname__}", function
 
 
 def test_values_do_not_change_and_are_made_with_names() -> None:
@@ -127,3 +178,13 @@ def test_what_nobody_gives_is_empty_but_for_what_is_listed() -> None:
             if value is not NODEFAULT and isinstance(value, str | int | float | tuple | frozenset) and value:
                 found[f"{one.__name__}.{name}"] = value
     assert found == GIVEN_BY_NOBODY
+
+
+def test_what_nobody_passes_is_empty_but_for_what_is_listed() -> None:
+    found: dict[str, object] = {}
+    for name, function in functions():
+        for parameter in inspect.signature(function).parameters.values():
+            value = parameter.default
+            if value is not parameter.empty and isinstance(value, str | int | float | tuple | frozenset) and value:
+                found[f"{name}.{parameter.name}"] = value
+    assert found == PASSED_BY_NOBODY

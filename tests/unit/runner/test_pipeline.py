@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +11,8 @@ from loom.commands.run.checkout import head_of, run_variables
 from loom.plan.model import Build, Image, Job, Need, Plan, Service, Step
 from loom.runner.pipeline import builds_after_writers
 
-from .conftest import Make
+from .conftest import Make, on
+from .test_session import Engine
 
 BUILD = Build()
 
@@ -46,8 +49,35 @@ def test_a_build_keeps_its_files_when_something_may_write_before_it(
     jobs: list[Job], done: tuple[str, ...], *, kept: bool
 ) -> None:
     plan = Plan(workflow_path="w.yml", stages=("one", "two"), jobs=tuple(jobs))
-    assert builds_after_writers(plan, {one.id for one in jobs}, done) == ([BUILD] if kept else [])
-    assert builds_after_writers(plan, set(), done) == []
+    assert builds_after_writers(plan, done) == ([BUILD] if kept else [])
+
+
+class Building(Engine):
+    """An engine that says which builds keep their files, and in which directory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[tuple[list[str], Path, str]] = []
+
+    def keep_inputs(self, builds: Iterable[Build], *, workspace: Path, folder: Path) -> None:
+        self.kept.append(([build.context for build in builds], workspace, folder.name))
+
+
+@pytest.mark.parametrize(
+    ("mode", "first", "kept"), [("bind_mount", "a", True), ("bind_mount", "b", False), ("auto", "a", False)]
+)
+def test_builds_keep_their_files_where_jobs_write_to_the_workspace(
+    make: Make, mode: str, first: str, kept: bool
+) -> None:
+    stages = "stages: [a, b]" if first == "a" else "stages: [b, a]"
+    project = make(
+        f"{stages}\none: {{stage: a, script: 'true', image: debian}}\n"
+        "two: {stage: b, script: 'true', image: {build: {context: dir}}}\n",
+        **{"dir/Dockerfile": "FROM scratch\n"},
+    )
+    engine = Building()
+    ran = project.run(container=True, tools=on(engine, "docker"), mount_mode=mode)
+    assert engine.kept == ([(["dir"], ran.workspace, "builds")] if kept else [])
 
 
 def test_what_is_known_of_the_commit(make: Make) -> None:

@@ -90,9 +90,9 @@ class Archives:
             links = [
                 TarEntry(f"./out/{name}", "hardlink", 0o4755, 5, 0, "./other/first") for name in ("one", "two", "three")
             ]
-            around = [TarEntry("./out/fifo", "special", 0o600, 5), TarEntry("./out/../out/x", "file", 0o600, 5)]
-            return packed([(TarEntry("./other/first", "file", 0o755, 5, 4), BytesIO(b"text")), *((e, None) for e in links)]
-                          + [(around[1], None)])
+            first = TarEntry("./other/first", "file", 0o755, 5, 4), BytesIO(b"text")
+            climbing = TarEntry("./out/../out/x", "file", 0o600, 5)
+            return packed([first, *((link, None) for link in links), (climbing, None)])
         if not self.readable:
             return iter(())
         return packed([(TarEntry("./out/one", "file", 0o4755, 7_000_000_000, 4), BytesIO(b"text"))])
