@@ -33,9 +33,11 @@ DEPENDS = ", strategy: depend"
 
 def test_a_job_that_depends_on_its_child_has_the_childs_result_and_shows_its_run(make: Make) -> None:
     seen: list[Child] = []
+    succeeded: list[bool] = []
 
     def child(child: Child, on_output: OnOutput, cancel: Cancel, started: Callable[[str], None]) -> ChildEnded:
         seen.append(child)
+        succeeded.extend(map(child.succeeded, ("build", "after", "none")))
         started("4711")
         on_output("stdout", b"from the child\n")
         return ChildEnded(run_id="4711", status=Status.SUCCESS)
@@ -45,6 +47,7 @@ def test_a_job_that_depends_on_its_child_has_the_childs_result_and_shows_its_run
     assert ran.lines("child", "child") == ["child pipeline: run 4711", "from the child"]
     assert ran.facts("child_started", "child") == [{"run_id": "4711"}]
     (given,) = seen
+    assert succeeded == [True, False, False]
     assert (given.job.id, given.run_id, given.workspace) == ("child", ran.reading.run_id, ran.workspace)
     assert given.tree_sha == ran.reading.fold.facts["snapshot_taken"]["tree_sha"]
     assert given.archive_of("build").is_file()
