@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import importlib
 import inspect
+import os
 import pkgutil
-from collections.abc import Iterator
-from types import FunctionType
+import re
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from types import FunctionType, ModuleType
 
 from msgspec import NODEFAULT, Struct
 
@@ -15,6 +21,7 @@ import loom.runner
 import loom.snapshot
 import loom.storage
 import loom.workflow
+from loom.snapshot import copy_files, copy_workers
 
 CHANGE = {
     *("Candidate", "EntryCandidate", "GitHubCandidate", "JobCandidate", "WorkflowScope", "ContainerOptions"),
@@ -106,6 +113,8 @@ GIVEN_BY_NOBODY: dict[str, object] = {
 }
 """A field that nobody gives is empty, zero or false, but for these."""
 
+CONSTANTS = Path(__file__).with_name("constants.txt")
+KINDS = (str, int, float, tuple, list, frozenset, set, Mapping, re.Pattern)
 PASSED_BY_NOBODY: dict[str, object] = {
     "candidates.GitHubCandidates._jobs.depth": 1,
     "jobs.GitLabJobBuilder.say.severity": "error",
@@ -149,6 +158,58 @@ def structs() -> Iterator[type[Struct]]:
             for one in vars(importlib.import_module(module.name)).values():
                 if isinstance(one, type) and issubclass(one, Struct) and one.__module__ == module.name:
                     yield one
+
+
+def shown(value: object) -> str:
+    """Return a value as text, the same in each process."""
+    if isinstance(value, Enum):
+        return shown(value.value)
+    if isinstance(value, re.Pattern):
+        return f"{value.pattern!r} {value.flags}"
+    if isinstance(value, frozenset | set):
+        return "{" + ", ".join(sorted(map(shown, value))) + "}"
+    if isinstance(value, tuple | list):
+        return "(" + ", ".join(map(shown, value)) + ")"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{shown(key)}: {shown(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, Struct):
+        fields = (shown(getattr(value, name)) for name in value.__struct_fields__)
+        return f"{type(value).__name__}({', '.join(fields)})"
+    if callable(value):
+        return getattr(value, "__qualname__", "")
+    return "'...'" if isinstance(value, str) and len(value) > 40 and " " in value else repr(value)
+
+
+def known(module: ModuleType) -> Iterator[tuple[str, str]]:
+    """Yield the constants of a module, a long one by its digest."""
+    for node in ast.parse(Path(str(module.__file__)).read_text()).body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        for target in targets:
+            if isinstance(target, ast.Name) and isinstance(value := vars(module).get(target.id), KINDS):
+                text = shown(value)
+                digest = f"{hashlib.sha256(text.encode()).hexdigest()[:12]} of {len(text)} characters"
+                yield f"{module.__name__}.{target.id}", text if len(text) <= 60 else digest
+
+
+def test_constants_are_known() -> None:
+    """`LOOM_TEST_ACCEPT=1 pytest tests/unit/test_values.py` writes them anew; one that is new or gone needs no line."""
+    packages = (loom.plan, loom.runner, loom.storage, loom.workflow)
+    modules = [
+        copy_files,
+        copy_workers,
+        *(
+            importlib.import_module(module.name)
+            for package in packages
+            for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+        ),
+    ]
+    found = dict(each for module in modules for each in known(module))
+    if "LOOM_TEST_ACCEPT" in os.environ:
+        CONSTANTS.write_text("".join(f"{name} = {text}\n" for name, text in found.items()))
+    listed = dict(line.split(" = ", 1) for line in CONSTANTS.read_text().splitlines())
+    assert {name: found.get(name, text) for name, text in listed.items()} == listed
 
 
 def functions() -> Iterator[tuple[str, FunctionType]]:
