@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Annotated, Literal, cast
 
@@ -26,9 +26,11 @@ from loom import __version__
 from loom.errors import RecordError, RequestError
 from loom.record.run_paths import RunPaths
 from loom.record.store import RunEntry, entry_at
+from loom.snapshot import occupied
 from loom.storage.tar import Content, DamagedArchive, TarEntry, Writer, read
 from loom.storage.unpacking import UnsafeArchive, checked, unpack_items
 from loom.util import atomic, jsons, startup
+from loom.util.private import make_private
 from loom.util.units import rough_size
 from loom.util.untrusted_files import open_regular, read_regular
 
@@ -131,13 +133,17 @@ def _files(record: Path) -> Iterator[Path]:
                 yield path
 
 
-def unpacked(path: Path) -> UnpackedBundle:
-    """Unpack a bundle into a private directory, which is removed when the command ends.
+def unpacked(path: Path, within: Path) -> UnpackedBundle:
+    """Unpack a bundle into a directory of its own in a private one, which goes when the command ends, or by `loom clean`.
 
     RequestError for a file that is no bundle, or an unsafe or too large one.
     """
-    folder = Path(tempfile.mkdtemp(prefix="loom-bundle-"))
-    startup.at_end.append(partial(shutil.rmtree, folder, ignore_errors=True))
+    make_private(within)
+    folder = Path(tempfile.mkdtemp(dir=within))
+    ending = ExitStack()
+    startup.at_end.append(ending.close)
+    ending.enter_context(occupied(folder))
+    ending.callback(shutil.rmtree, folder, ignore_errors=True)
     try:
         with (
             open_regular(path) as file,

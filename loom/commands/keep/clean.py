@@ -103,8 +103,9 @@ def _lines(items: Sequence[Cleaned], strangers: Sequence[str], *, dry_run: bool)
     if spaces:
         size = rough_size(sum(item.bytes for item in spaces))
         yield f"{counted(len(spaces), 'workspace')} {verb}, {size}; their records stay"
-    for path in strangers:
-        yield f"left alone: {path}: no record of this state directory has made it (if it is yours: rm -rf)"
+    if strangers:
+        named = ", ".join(listed(strangers, _MOST_NAMED))
+        yield f"left alone: {named}: no record of this state directory has made them (if they are yours: rm -rf)"
 
 
 def _named(item: Cleaned) -> str:
@@ -253,7 +254,7 @@ class _Cleaning:
         for path in retention.own_checkouts(self._here.config):
             there = Path(os.path.realpath(path))
             if not any(root.is_relative_to(there) for root in needed) and not self._records.occupied(path):
-                why = "a checkout of loom's own, of whose runs only records are left"
+                why = "of loom's own, of whose runs only records are left"
                 yield Cleaned(kind="checkout", name=str(path), bytes=allocated(path), reason=why)
 
     def not_ours(self) -> Iterator[str]:

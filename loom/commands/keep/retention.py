@@ -23,6 +23,7 @@ from typing import Any
 from msgspec import Struct
 
 from loom.commands.keep.background import size_limit
+from loom.commands.project import BUNDLES
 from loom.config import Config
 from loom.providers.locks import holders
 from loom.record.store import DETACHED, RUNNING, RunEntry, Store
@@ -205,8 +206,10 @@ def forget_gone(store: Store) -> None:
 
 
 def own_checkouts(config: Config) -> list[Path]:
-    """Return the folders with the checkouts that `reproduce` and `replay` made."""
-    return sorted(path for kind in ("reproductions", "replays") for path in (config.cache_dir / kind).glob("*"))
+    """Return the folders that `reproduce`, `replay` and readers of bundles made."""
+    return sorted(
+        path for kind in ("reproductions", "replays", BUNDLES) for path in (config.cache_dir / kind).glob("*")
+    )
 
 
 def unused_actions(config: Config, store: Store) -> Iterator[Path]:

@@ -70,7 +70,7 @@ def replay(
     near = project.here({"color": color})
     with progress_line(at_once=True) as show:
         show(f"unpacks {file}")
-        found = unpacked(file)
+        found = unpacked(file, near.config.cache_dir / project.BUNDLES)
     there = Reading(found.entry)
     try:
         planned = load_planned(found.entry.paths.plan)

@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,11 +15,17 @@ import pytest
 import zstandard
 
 from loom.errors import RequestError
-from loom.record.bundle import MOST_BYTES, unpacked, write_bundle
+from loom.record.bundle import MOST_BYTES, UnpackedBundle, unpacked, write_bundle
+from loom.snapshot import occupied
 from tests.unit.commands.test_gitlab_runs import Project
 from tests.unit.commands.test_gitlab_runs import project as project
 
 pytestmark = pytest.mark.slow
+
+
+def opened(path: Path) -> UnpackedBundle:
+    return unpacked(path, path.parent / "unpacked")
+
 
 LIBRARY = """
 .base: {before_script: ["echo of the library, $OWN"]}
@@ -36,15 +41,6 @@ test:
 """
 
 ACTION = {"uses": "a/b@v1", "commit": "1" * 40, "directory": "/etc"}
-
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the directory of this test's temporary files."""
-    directory = tmp_path / "temporary"
-    directory.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(directory))
-    return directory
 
 
 @pytest.fixture
@@ -105,9 +101,7 @@ def test_a_run_fails_for_somebody_else_in_the_same_way(project: Project, made: P
     assert status.stdout == b""
 
 
-def test_a_full_bundle_runs_without_a_clone(
-    project: Project, made: Path, monkeypatch: pytest.MonkeyPatch, temporary: Path
-) -> None:
+def test_a_full_bundle_runs_without_a_clone(project: Project, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = made / "nowhere"
     nowhere.mkdir()
     monkeypatch.chdir(nowhere)
@@ -120,7 +114,7 @@ def test_a_full_bundle_runs_without_a_clone(
     assert code == 0, err
     assert "passes here; the logs part at line 1 of" in out
     assert list(nowhere.iterdir()) == []
-    assert list(temporary.glob("loom-bundle*")) == []
+    assert list((made / "other" / "loom" / "bundles").iterdir()) == []
 
 
 def test_nothing_of_a_bundle_runs_without_trust(project: Project, made: Path) -> None:
@@ -165,7 +159,7 @@ def test_no_value_of_a_secret_is_in_a_bundle(project: Project, monkeypatch: pyte
     (project.root / ".gitignore").write_text("key\n")
     assert project.run("test", "--trust")[0] == 1
     assert project.loom("bundle", "-o", str(tmp_path / "x.bundle"))[0] == 0
-    found = unpacked(tmp_path / "x.bundle")
+    found = opened(tmp_path / "x.bundle")
     project.git("bundle", "unbundle", str(found.folder / "tree.pack"))
     objects = subprocess.run(
         ["git", "cat-file", "--batch-all-objects", "--batch"], cwd=project.root, check=True, capture_output=True
@@ -226,7 +220,7 @@ def huge(found: tarfile.TarInfo) -> None:
 )
 def test_a_hostile_archive_is_refused(tmp_path: Path, bad: tarfile.TarInfo, why: str) -> None:
     with pytest.raises(RequestError, match=why):
-        unpacked(hostile(tmp_path / "x.bundle", (bad, b"x")))
+        opened(hostile(tmp_path / "x.bundle", (bad, b"x")))
 
 
 @pytest.mark.parametrize(
@@ -241,16 +235,16 @@ def test_a_hostile_archive_is_refused(tmp_path: Path, bad: tarfile.TarInfo, why:
     ],
 )
 def test_a_hostile_manifest_is_refused(made: Path, change: dict[str, object]) -> None:
-    good = msgspec.to_builtins(unpacked(made / "full.bundle").manifest)
+    good = msgspec.to_builtins(opened(made / "full.bundle").manifest)
     with pytest.raises(RequestError, match="is no bundle"):
-        unpacked(hostile(made / "x.bundle", manifest=json.dumps(good | change).encode()))
+        opened(hostile(made / "x.bundle", manifest=json.dumps(good | change).encode()))
     with pytest.raises(RequestError, match="its record holds no record"):
-        unpacked(hostile(made / "x.bundle", manifest=json.dumps(good).encode()))
+        opened(hostile(made / "x.bundle", manifest=json.dumps(good).encode()))
 
 
 def again(made: Path, pack: bytes, **change: str) -> Path:
     """Write the bundle with other objects, and other facts in its manifest."""
-    found = unpacked(made / "full.bundle")
+    found = opened(made / "full.bundle")
     manifest = msgspec.to_builtins(found.manifest) | change
     record = [
         (tarfile.TarInfo(f"record/{path.relative_to(found.folder / 'record')}"), path.read_bytes())
@@ -275,7 +269,7 @@ def again(made: Path, pack: bytes, **change: str) -> Path:
 def test_a_plan_that_wants_what_is_on_this_machine_is_refused(
     project: Project, made: Path, change: dict[str, object]
 ) -> None:
-    found = unpacked(made / "full.bundle")
+    found = opened(made / "full.bundle")
     plan = found.folder / "record" / "plan.json"
     content = json.loads(plan.read_text())
     content["plan"]["jobs"][0] |= change
@@ -289,7 +283,7 @@ def test_a_plan_that_wants_what_is_on_this_machine_is_refused(
 def test_a_bundle_of_another_loom_is_named_as_such(made: Path) -> None:
     manifest = {"schema_version": "loom.bundle.v9", "loom_version": "9.1", "new": 1}
     with pytest.raises(RequestError, match=r"loom 9\.1 made it, in the form loom\.bundle\.v9; this is loom "):
-        unpacked(hostile(made / "x.bundle", manifest=json.dumps(manifest).encode()))
+        opened(hostile(made / "x.bundle", manifest=json.dumps(manifest).encode()))
 
 
 def test_a_truncated_bundle_is_refused(project: Project, made: Path) -> None:
@@ -300,7 +294,7 @@ def test_a_truncated_bundle_is_refused(project: Project, made: Path) -> None:
 
 
 def test_other_files_than_named_are_refused(project: Project, made: Path) -> None:
-    pack = (unpacked(made / "full.bundle").folder / "tree.pack").read_bytes()
+    pack = (opened(made / "full.bundle").folder / "tree.pack").read_bytes()
     code, _, err = project.loom("replay", str(again(made, pack, tree_sha="0" * 40)), "--trust")
     assert (code, "not those that it names" in err) == (2, True), err
     code, _, err = project.loom("replay", str(again(made, b"no objects")), "--trust")
@@ -328,13 +322,13 @@ def test_a_tree_with_files_of_gits_own_harms_nothing(project: Project, made: Pat
     assert not list((made / "other").rglob("hooks/post-checkout"))
 
 
-def test_no_bundle_at_all(project: Project, tmp_path: Path, temporary: Path) -> None:
+def test_no_bundle_at_all(project: Project, tmp_path: Path) -> None:
     for content in (b"", b"plain text", zstandard.compress(b"no tar")):
         (tmp_path / "x.bundle").write_bytes(content)
         for command in ("show", "replay"):
             code, _, err = project.loom(command, str(tmp_path / "x.bundle"))
             assert (code, "is no bundle" in err) == (2, True), err
-    assert list(temporary.iterdir()) == []
+    assert list((tmp_path / "home" / ".cache" / "loom" / "bundles").iterdir()) == []
 
 
 def test_a_child_pipeline_of_a_stranger_gets_no_variables_of_the_user(
@@ -362,7 +356,7 @@ def test_the_verdict_of_a_replay_names_likely_reasons(
     project.write(gitlab="test: {script: [cat only.local]}")
     assert project.run()[0] == 1
     assert project.loom("bundle", "--full", "-o", str(tmp_path / "x.bundle"))[0] == 0
-    found = unpacked(tmp_path / "x.bundle")
+    found = opened(tmp_path / "x.bundle")
     other = msgspec.structs.replace(found.manifest, machine="1 CPUs, 1 GB")
     write_bundle(tmp_path / "x.bundle", other, found.folder / "record", {"tree.pack": found.folder / "tree.pack"}, {})
     near = tmp_path / "near"
@@ -425,10 +419,20 @@ def test_submodules_are_part_of_a_bundle(project: Project, of_submodules: Path) 
 
 def test_a_submodule_where_the_files_have_none_is_refused(project: Project, of_submodules: Path) -> None:
     for path in ("../out", ".git/hooks", "", "lib/.."):
-        found = unpacked(of_submodules / "x.bundle")
+        found = opened(of_submodules / "x.bundle")
         inner = found.manifest.submodules
         packs = {each.name: each for each in found.folder.glob("*tree.pack")}
         bad = msgspec.structs.replace(found.manifest, submodules={**inner, path: inner["lib"]})
         write_bundle(of_submodules / "bad.bundle", bad, found.folder / "record", packs, {})
         code, _, err = project.loom("replay", str(of_submodules / "bad.bundle"), "--trust")
         assert (code, f"its tree has no submodule '{path}'" in err) == (2, True), err
+
+
+def test_what_a_killed_command_unpacked_is_cleaned(project: Project, tmp_path: Path) -> None:
+    folder = tmp_path / "home" / ".cache" / "loom" / "bundles"
+    for name in ("left", "used"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "manifest.json").touch()
+    with occupied(folder / "used"):
+        assert project.loom("clean")[0] == 0
+    assert [path.name for path in folder.iterdir()] == ["used"]
