@@ -23,7 +23,7 @@ test:
   script:
     - for i in $(seq 30); do echo "line $i"; done
     - |
-      for i in $(seq 30); do echo "before $i"; done
+      for i in $(seq 30); do echo "before $i"; done >&2
       echo "tests/test_x.py:12: AssertionError: 1 != 2" >&2
       cat config.local.json
       frobnicate
