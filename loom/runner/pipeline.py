@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from loom import snapshot
 from loom.cancel import Cancel
 from loom.errors import LoomError
-from loom.plan.image_lock import identity, shown
+from loom.plan.image_lock import shown
 from loom.plan.model import Build, Job, Plan, WorkspaceMode
 from loom.record.coverage import extent_of, noted_assistance
 from loom.record.documents import Receipt, dump, plain
@@ -31,7 +31,7 @@ from loom.runner.job import JobRunner
 from loom.runner.products import Handover
 from loom.runner.request import Ran, RunRequest
 from loom.runner.results import Results, take_over, uses_actions
-from loom.runner.scheduler import run_jobs, waits_for
+from loom.runner.scheduler import run_jobs
 from loom.runner.session import PlaceOpener
 from loom.runner.start import RunStart
 from loom.runner.waits import Waits, waits
@@ -222,9 +222,8 @@ class Run:
                 images.identity_of = partial(
                     snapshot.identity_of, request.source, self._workspace, manifest_file=manifest
                 )
-            if request.config.mount_mode != "bind_mount":
-                continue  # jobs can't write to the build inputs before they run
-            if builds := builds_after_writers(request.plan, self._done):
+            if request.config.mount_mode == "bind_mount":  # jobs may write to the build inputs before they run
+                builds = _builds(request.plan, self._done)
                 images.keep_inputs(builds, workspace=self._workspace, folder=self._record.paths.builds)
 
     def _keep_manifest(self, content: bytes | None = None) -> None:
@@ -516,29 +515,12 @@ class Run:
         )
 
 
-def builds_after_writers(plan: Plan, done: Container[str]) -> list[Build]:
-    """Return the builds that run while jobs may have changed the workspace; in CI, those changes would be absent.
-
-    Builds that all other jobs wait for are excluded: each image is built once in a run, before them.
-    """
-    jobs = [job for job in plan.jobs if job.id not in done]
-    users: dict[tuple[object, ...], set[str]] = {}
-    builds: dict[tuple[object, ...], Build] = {}
-    for job in jobs:
+def _builds(plan: Plan, done: Container[str]) -> Iterator[Build]:
+    """Yield the builds of the images that jobs and their services still need."""
+    for job in plan.jobs:
         for image in (job.image, *(service.image for service in job.services)):
-            if image is not None and image.build is not None:
-                users.setdefault(identity(image), set()).add(job.id)
-                builds[identity(image)] = image.build
-    before = {job.id: {other for other in waits_for(plan, job) if other not in done} for job in jobs}
-    late = []
-    for key, build in builds.items():
-        waiting = {job_id for job_id in users[key] if not before[job_id]}
-        for job in jobs:  # in topological order
-            if waiting & before[job.id]:
-                waiting.add(job.id)
-        if any(job.id not in waiting | users[key] for job in jobs):
-            late.append(build)
-    return late
+            if image is not None and image.build is not None and job.id not in done:
+                yield image.build
 
 
 def _status_of(results: Mapping[str, JobResult]) -> Status:
