@@ -38,8 +38,3 @@ def resolve(workflow: Loaded, selection: p.JobSelection, context: p.ResolveConte
 def rehearse(workflow: Loaded, config: Config | None = None) -> Rehearsed:
     """Build every job regardless of its rules; return the problems that any plan of this workflow would have."""
     return _of(workflow).rehearse(workflow, config)
-
-
-def problems_of(workflow: Loaded, config: Config | None = None) -> list[Problem]:
-    """Return the problems that any plan of this workflow would have."""
-    return rehearse(workflow, config)[0]

@@ -23,7 +23,7 @@ from loom.util.extras import install_command
 try:
     import anyio
     from mcp.server.mcpserver import Context, MCPServer
-    from mcp.server.mcpserver.exceptions import ResourceError, ToolError
+    from mcp.server.mcpserver.exceptions import ToolError
     from mcp_types import CallToolResult, InputRequiredResult, ToolAnnotations
     from mcp_types import Tool as MCPTool
     from pydantic import Field
@@ -93,8 +93,6 @@ class _Serving:
     async def call(
         self,
         work: Callable[[Cancel], Given],
-        *,
-        refused: type[Exception] = ToolError,
         progress: CallProgress | None = None,
     ) -> Given:
         cancel, over = Cancel(), threading.Event()
@@ -114,7 +112,7 @@ class _Serving:
             cancel.request(ExitCode.INTERRUPTED)
             raise
         except LoomError as error:
-            raise refused(f"{error} ({error.code})") from error
+            raise ToolError(f"{error} ({error.code})") from error
         finally:
             if telling is not None:
                 telling.cancel()
@@ -219,16 +217,6 @@ def _looking(server: MCPServer[Any], serving: _Serving) -> None:
     async def more(id: str) -> Answer:
         """Get the next part of an answer that was longer than 2 KB."""
         return await call(lambda _: tools.more(id))
-
-    @server.resource("loom://runs/{run}/receipt", mime_type="application/json")
-    async def receipt(run: str) -> str:
-        """The receipt of a run: its result, tree, and the paths of its files."""
-        return await call(lambda _: tools.document(run, None), refused=ResourceError)
-
-    @server.resource("loom://runs/{run}/jobs/{job}/manifest", mime_type="application/json")
-    async def manifest(run: str, job: str) -> str:
-        """The manifest of a job: image, steps, artifacts, what failed, and paths."""
-        return await call(lambda _: tools.document(run, job), refused=ResourceError)
 
 
 def _pairs(values: Mapping[str, str]) -> tuple[str, ...]:

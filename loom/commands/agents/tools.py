@@ -25,7 +25,6 @@ from loom.commands.agents.answers import Answer, ExecAnswer, LogsAnswer, Pages, 
 from loom.commands.agents.limits import Limits
 from loom.commands.inside import session
 from loom.commands.project import here
-from loom.commands.record.naming import jobs_of
 from loom.commands.run.preparing import Options
 from loom.commands.run.prewarmed import PreparedRuns
 from loom.errors import InfrastructureError, LoomError, RequestError
@@ -145,13 +144,6 @@ class AgentTools:
         if (found := self._pages.more(name)) is None:
             raise RequestError(f"there is no rest with the id {name}", hint="call the tool again that gave it")
         return found
-
-    def document(self, run: str, job: str | None) -> str:
-        """The receipt of a run, or the manifest of a job, as it is in the record."""
-        reading = here().find(run)
-        if job is None:
-            return reading.paths.receipt.read_text()
-        return (reading.paths.job(jobs_of(reading, job)[0]) / "manifest.json").read_text()
 
     # -- parts
 

@@ -51,9 +51,6 @@ class _Repetitions(ChildRuns):
 
         return self._run(child, prepared.plan, variables, run_id, on_output, cancel, begun)
 
-    def _options_of(self, child: Child) -> Options:
-        return replace(self._options, repeat=None, parent_run_id=child.run_id)
-
 
 def repeat(
     prepared: Prepared,

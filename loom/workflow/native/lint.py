@@ -21,9 +21,6 @@ _LOST = re.compile(
     r"(cd|pushd|export|source|\.|alias|unset|set|shopt|umask|ulimit|trap)(\s+|$)|[A-Za-z_][A-Za-z0-9_]*=\S*$"
 )
 _HANDS_ON = "LOOM_ENV"
-_BOOLEAN_ELSEWHERE = frozenset({"yes", "no", "on", "off", "Yes", "No", "On", "Off", "YES", "NO", "ON", "OFF"})
-
-
 _GITHUB = re.compile(r"'[^'\n]*'|\$\{\{(.*?)\}\}", re.DOTALL)
 
 
@@ -43,7 +40,7 @@ def warnings(
         return list(workflow.notices)
     found = list(_steps(workflow.entries.values(), default_shell))
     found += _unknown_names(workflow, frozenset(predefined), workflow.jobs.values())
-    for check in (_templates, _stages, _texts, _of_github, _images, _reach, _artifacts, _no_effect):
+    for check in (_templates, _stages, _of_github, _images, _reach):
         found += check(workflow)
     if not pools:
         found += _no_pools(workflow)
@@ -134,21 +131,6 @@ def _stages(workflow: Workflow) -> Iterator[Problem]:
             yield _warn(node, pointer("stages", number), "WF_STAGE_EMPTY", f"stage {stage} has no jobs; remove it")
 
 
-def _variable_nodes(workflow: Workflow) -> Iterator[tuple[str, str, Node]]:
-    """Yield scope, name and value of every variable."""
-    for name, node in workflow.variable_nodes.items():
-        yield "", name, node
-    if workflow.default is not None:
-        yield from _below("default", workflow.default)
-    for entry in workflow.entries.values():
-        yield from _below(entry.name, entry.node)
-
-
-def _below(scope: str, node: Node) -> Iterator[tuple[str, str, Node]]:
-    for name, value in fields_of(node.get("variables")).items():
-        yield scope, name, value
-
-
 def _unknown_names(workflow: Workflow, predefined: frozenset[str], entries: Iterable[Entry]) -> Iterator[Problem]:
     everywhere = set(workflow.variables) | predefined
     for setting in workflow.rules or ():
@@ -206,14 +188,6 @@ def _unknown_in_value(
                 f"set {name} in a step, or write $$ to mean it"
             )
             yield _warn(node, at, "WF_NAME_UNKNOWN", message)
-
-
-def _texts(workflow: Workflow) -> Iterator[Problem]:
-    for scope, name, node in _variable_nodes(workflow):
-        if node.style == "" and node.value in _BOOLEAN_ELSEWHERE:
-            at = pointer(scope, "variables", name) if scope else pointer("variables", name)
-            message = f'{node.text} is text here, but a boolean in many YAML parsers; write "{node.text}"'
-            yield _warn(node, at, "WF_TEXT_AMBIGUOUS", message)
 
 
 def _of_github(workflow: Workflow) -> Iterator[Problem]:
@@ -290,24 +264,6 @@ def _reach(workflow: Workflow) -> Iterator[Problem]:
                 yield _warn(node, pointer(entry.name, "needs", number), "WF_JOB_UNREACHABLE", message)
 
 
-def _artifacts(workflow: Workflow) -> Iterator[Problem]:
-    """Warn of artifacts that no later job gets, except in the last jobs, where people use them."""
-    position = {stage: number for number, stage in enumerate(workflow.stages)}
-    jobs = workflow.jobs
-    needs = [need for entry in jobs.values() for need in entry.fields.get("needs", ())]
-    taken = {need["job"] for need in needs if need.get("artifacts", True)}
-    last_gated = max((position[e.fields["stage"]] for e in jobs.values() if "needs" not in e.fields), default=-1)
-    last = max((position[e.fields["stage"]] for e in jobs.values()), default=-1)
-    for entry in jobs.values():
-        paths = entry.fields.get("artifacts", {}).get("paths")
-        at = position[entry.fields["stage"]]
-        if not paths or entry.name in taken or at < last_gated or at == last:
-            continue
-        node = entry.merged.get("artifacts") or entry.key
-        message = f"no later job gets the artifacts of {entry.name}: later jobs have `needs` without it"
-        yield _warn(node, pointer(entry.name, "artifacts"), "WF_ARTIFACTS_UNUSED", message)
-
-
 def _no_pools(workflow: Workflow) -> Iterator[Problem]:
     seen: set[int] = set()
     for entry in workflow.jobs.values():
@@ -316,16 +272,3 @@ def _no_pools(workflow: Workflow) -> Iterator[Problem]:
             seen.add(id(pool))
             message = "runner_pool has no effect: your configuration has no `pools`"
             yield _warn(pool, pointer(entry.name, "runner_pool"), "WF_NO_EFFECT", message)
-
-
-def _no_effect(workflow: Workflow) -> Iterator[Problem]:
-    for entry in workflow.jobs.values():
-        fields = entry.fields
-        step = entry.merged.get("step_timeout")
-        if step is not None and "timeout" in fields and fields["step_timeout"] > fields["timeout"]:
-            message = "step_timeout is longer than timeout, which ends the job first"
-            yield _warn(step, pointer(entry.name, "step_timeout"), "WF_NO_EFFECT", message)
-        retry = fields.get("retry", {})
-        if retry.get("max") == 0 and (retry.get("exit_codes") or retry.get("backoff")):
-            node = entry.merged.get("retry") or entry.key
-            yield _warn(node, pointer(entry.name, "retry"), "WF_NO_EFFECT", "max is 0, so nothing is tried again")

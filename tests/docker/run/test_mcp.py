@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -150,12 +149,6 @@ def test_an_agent_finds_repairs_and_proves(served: Project) -> None:
         assert proved["run_id"] in (await call(client, "runs"))["text"]
         assert "nothing changed" in (await call(client, "pull", job="unit"))["text"]
 
-        content = (await client.read_resource(f"loom://runs/{proved['run_id']}/receipt")).contents[0]
-        assert json.loads(getattr(content, "text", ""))["extent"]["proof"] is True
-        content = (await client.read_resource(f"loom://runs/{failed['run_id']}/jobs/unit/manifest")).contents[0]
-        assert json.loads(getattr(content, "text", ""))["job_id"] == "unit"
-        with pytest.raises(Exception, match="has no job 'nope'"):
-            await client.read_resource(f"loom://runs/{failed['run_id']}/jobs/nope/manifest")
         odd = (await call(client, "run", jobs=["odd"]))["text"]
         assert "passed; failed, which the workflow allows: odd; no proof" in odd
 

@@ -11,7 +11,7 @@ import pytest
 
 from loom import __version__, workflow
 from loom.plan.model import JobSelection, ResolveContext
-from loom.plan.resolve import problems_of, resolve
+from loom.plan.resolve import rehearse, resolve
 from loom.render.plan import plan_yaml
 from loom.workflow.native.lint import of_run, warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
@@ -49,7 +49,7 @@ def test_broken(path: Path, tmp_path: Path) -> None:
     file = laid_out(path, tmp_path)
     examined = workflow.examine(file, tmp_path)
     problems = examined.in_order(
-        [*examined.problems, *(problems_of(examined.workflow) if examined.workflow is not None else ())]
+        [*examined.problems, *(rehearse(examined.workflow)[0] if examined.workflow is not None else ())]
     )
     assert problems
     assert all(problem.severity == "error" for problem in problems)
@@ -65,14 +65,14 @@ def test_no_message_about_a_secret_shows_its_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", situations("doubtful"), ids=named)
 def test_doubtful(path: Path, tmp_path: Path) -> None:
     loaded = workflow.load(laid_out(path, tmp_path), tmp_path)
-    assert problems_of(loaded) == []
+    assert rehearse(loaded)[0] == []
     expect(path, "".join(f"{problem}\n" for problem in warnings(loaded, predefined=KNOWN_TO_PLANS)))
 
 
 @pytest.mark.parametrize("path", situations("good"), ids=named)
 def test_good(path: Path, tmp_path: Path) -> None:
     loaded = workflow.load(laid_out(path, tmp_path), tmp_path)
-    assert problems_of(loaded) == []
+    assert rehearse(loaded)[0] == []
     context = ResolveContext(predefined={"CI_COMMIT_BRANCH": "main"}, files=lambda: ["pyproject.toml"])
     expect(path, plan_yaml(resolve(loaded, JobSelection(), context)).replace(f"loom_version: {__version__}\n", ""))
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from loom import workflow
 from loom.errors import RequestError, WorkflowError
 from loom.plan.model import JobSelection, ResolveContext
-from loom.plan.resolve import problems_of, resolve
+from loom.plan.resolve import rehearse, resolve
 from loom.util import yaml_file
 from loom.workflow.native.lint import warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
@@ -172,7 +172,7 @@ def test_five_thousand_jobs(tmp_path: Path) -> None:
     path = tmp_path / "workflow.yml"
     path.write_text(many_jobs(5000))
     loaded = workflow.load(path, tmp_path)
-    assert problems_of(loaded) == []
+    assert rehearse(loaded)[0] == []
     assert warnings(loaded, predefined=KNOWN_TO_PLANS) == []
     assert len(resolve(loaded, JobSelection(), ResolveContext()).jobs) == 5000
 

@@ -10,7 +10,7 @@ from loom.cli import options
 from loom.errors import RequestError
 from loom.plan import model as plan
 from loom.plan import variables
-from loom.plan.resolve import problems_of
+from loom.plan.resolve import rehearse
 from loom.workflow import predefined
 from loom.workflow.native import keywords
 
@@ -64,7 +64,7 @@ def examples() -> list[tuple[str, str]]:
 def test_workflows_in_the_pages_are_good(text: str, tmp_path: Path) -> None:
     path = tmp_path / "workflow.yml"
     path.write_text(text)
-    assert problems_of(workflow.load(path, tmp_path)) == []
+    assert rehearse(workflow.load(path, tmp_path))[0] == []
 
 
 def rows_of_variables(table: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from loom.config import Config
 from loom.config.values import GitHubSettings
 from loom.errors import LoomError
 from loom.plan.model import JobSelection, ResolveContext
-from loom.plan.resolve import problems_of, resolve
+from loom.plan.resolve import rehearse, resolve
 from loom.render.plan import plan_yaml
 from loom.workflow.dialects import examine
 
@@ -50,7 +50,7 @@ def made_of(path: Path, root: Path) -> Iterator[str]:
     yield from map(str, found.problems)
     if found.workflow is None or found.problems:
         return
-    yield from (str(one) for one in found.in_order([*found.workflow.notices, *problems_of(found.workflow, CONFIG)]))
+    yield from (str(one) for one in found.in_order([*found.workflow.notices, *rehearse(found.workflow, CONFIG)[0]]))
     made: dict[str, str] = {}
     for event, values in EVENTS.items():
         context = ResolveContext(config=CONFIG, predefined={**KNOWN, "LOOM_EVENT": event, **values})

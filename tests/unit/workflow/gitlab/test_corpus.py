@@ -18,7 +18,7 @@ from loom.errors import Problem
 from loom.plan import permissions
 from loom.plan.model import JobSelection, ResolveContext
 from loom.plan.provenance import sources
-from loom.plan.resolve import problems_of, resolve
+from loom.plan.resolve import rehearse, resolve
 from loom.render.plan import plan_yaml
 from loom.workflow.dialects import examine
 from loom.workflow.gitlab.pipeline import Pipeline
@@ -49,7 +49,7 @@ def made_of(folder: Path) -> str:
     context = ResolveContext(config=config, predefined=PUSH, files=lambda: files, changed=lambda _: ["src/a.py"])
     found = examine(folder / ".gitlab-ci.yml", folder, lambda: context)
     loaded = found.workflow
-    problems = found.in_order([*found.problems, *(problems_of(loaded) if loaded is not None else ())])
+    problems = found.in_order([*found.problems, *(rehearse(loaded)[0] if loaded is not None else ())])
     if found.problems or loaded is None:
         return listed(problems)
     assert isinstance(loaded, Pipeline)
