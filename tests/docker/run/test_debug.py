@@ -790,10 +790,10 @@ def test_exec_on_a_terminal(failing: Project) -> None:
     )
 
     late = failing.on_terminal(
-        "exec", "-t", "--timeout", "1s", "unit", "--", "sh", "-c", "echo up; sleep 100", MY_TOKEN=SECRET
+        "exec", "-t", "--timeout", "5s", "unit", "--", "sh", "-c", "echo up; sleep 100", MY_TOKEN=SECRET
     )
     late.expect("up")
-    late.expect("was ended after 1s")
+    late.expect("was ended after 5s")
     assert ended(late) == 4
 
 
