@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -46,11 +47,18 @@ class Watched:
         self.git("commit", "-qm", "first")
 
     def write(self, path: str, text: str) -> None:
-        """Write a file as one change: a busy machine could see an emptied file first, which is a change of its own."""
+        """Write a file, with the directories that are missing, as one change.
+
+        A busy machine could see an emptied file or an empty directory first, which is a change of its own.
+        """
+        new = self.root / path
+        while not new.parent.exists():
+            new = new.parent
         draft = self.root.parent / "draft"
-        draft.write_text(text)
-        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-        draft.replace(self.root / path)
+        inside = draft / (self.root / path).relative_to(new)
+        inside.parent.mkdir(parents=True, exist_ok=True)
+        inside.write_text(text)
+        draft.replace(new)
 
     def git(self, *arguments: str) -> str:
         return subprocess.run(
@@ -87,6 +95,14 @@ class Watched:
             yield terminal
         finally:
             terminal.close(force=True)
+
+    @contextmanager
+    def unseen(self, terminal: pexpect.spawn) -> Iterator[None]:
+        """Have the watcher look only after the block."""
+        os.kill(terminal.pid, signal.SIGSTOP)
+        until(lambda: Path(f"/proc/{terminal.pid}/stat").read_text().split()[2] == "T")
+        yield
+        os.kill(terminal.pid, signal.SIGCONT)
 
     def changed(self, terminal: pexpect.spawn, path: str, text: str) -> str:
         """Write a file; return what was shown until the next wait for changes."""

@@ -46,8 +46,9 @@ def test_each_change_of_what_a_snapshot_holds_is_one_run(tmp_path: Path) -> None
         repo.write("build/out.o", "ignored")
         shown = repo.changed(terminal, "a.txt", "2\n")
         assert "build" not in shown
-        (repo.root / "a.tmp").write_text("3\n")  # as editors save
-        (repo.root / "a.tmp").rename(repo.root / "a.txt")
+        with repo.unseen(terminal):
+            (repo.root / "a.tmp").write_text("3\n")  # as editors save
+            (repo.root / "a.tmp").rename(repo.root / "a.txt")
         assert "a.txt" in repo.next_run(terminal)
         assert len(repo.receipts()) == 3
         repo.git("switch", "-qc", "other")
@@ -142,12 +143,10 @@ def test_two_watchers_of_one_checkout_run_beside_each_other(tmp_path: Path) -> N
 def test_what_changed_while_the_watcher_was_stopped_is_one_run(tmp_path: Path) -> None:
     repo = Watched(tmp_path, ONE)
     with repo.watch() as terminal:
-        os.kill(terminal.pid, signal.SIGSTOP)
-        until(lambda: Path(f"/proc/{terminal.pid}/stat").read_text().split()[2] == "T")
-        for number in range(500):
-            repo.write(f"new/{number}", "x")
-        repo.write("a.txt", "2\n")
-        os.kill(terminal.pid, signal.SIGCONT)
+        with repo.unseen(terminal):
+            for number in range(500):
+                repo.write(f"new/{number}", "x")
+            repo.write("a.txt", "2\n")
         assert "passed" in repo.next_run(terminal)
         terminal.send("q")
         assert left(terminal) == 0
@@ -315,7 +314,7 @@ def test_what_decides_a_snapshot_besides_its_files_counts(tmp_path: Path) -> Non
         told("left")
         repo.write(".git/info/exclude", "left\n")
         told("left", settings=[repo.root / ".git/info/exclude"])
-        (own / "ignore").write_text("more\n")
+        repo.write(str(own / "ignore"), "more\n")
         told(settings=[own / "ignore"])
         repo.write("own/x", "1")
         told("own", "own/x")
@@ -323,7 +322,7 @@ def test_what_decides_a_snapshot_besides_its_files_counts(tmp_path: Path) -> Non
         told("own/x", "own/.gitignore")
         repo.git("config", "core.autocrlf", "input")
         told(settings=["git's configuration"])
-        token.write_text("2")
+        repo.write("token.secret", "2")
         told(settings=[token])
         repo.git("switch", "-qc", "other")
         told(settings=["the branch"])
