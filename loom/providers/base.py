@@ -27,6 +27,7 @@ from msgspec import Struct, field
 
 from loom.cancel import Cancel
 from loom.config import Config
+from loom.errors import ProviderError
 from loom.plan.model import Build, Image, Job, MountMode, Network, Resources
 from loom.pools import Pool
 from loom.status import Exit, OnOutput, Stream
@@ -452,7 +453,7 @@ class OpenedServices(Protocol):
 
 
 class Provider(Protocol):
-    """A kind of place. Thread-safe: several sessions are open at once."""
+    """A kind of place. Thread-safe: several sessions are open at once. What a method does here is right for most kinds."""
 
     @property
     def name(self) -> str: ...
@@ -463,15 +464,15 @@ class Provider(Protocol):
     @property
     def images(self) -> ImageResolver | None:
         """None if the place finds its image itself."""
-        ...
+        return None
 
     def check(self) -> None:
         """Raise InfrastructureError if no place can be opened now (EngineUnavailable when no engine answers)."""
-        ...
+        return
 
     def described(self) -> str:
         """Identify the engine for the record; empty without an engine."""
-        ...
+        return ""
 
     def project_dir(self, workspace: Path) -> str:
         """Return the workspace path in a job. For a job with an image, the plan uses `PROJECT_DIR`."""
@@ -482,7 +483,7 @@ class Provider(Protocol):
 
         Opening one may still fail, with code `VIEW_UNAVAILABLE` or `WORKSPACE_UNSEEN`.
         """
-        ...
+        return False
 
     def open(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> AbstractContextManager[Session]:
         """Open one job's place for the block. `on_output` gets the lines of this work (not of steps).
@@ -507,21 +508,21 @@ class Provider(Protocol):
         `on_died` gets the name and the result of a service that ended after it was ready. ServiceError for one that
         ends or is not ready in time.
         """
-        ...
+        raise ProviderError(f"the services of job {job.id} need a provider of containers")
 
     def find(self, run_id: str, job_id: str, place_id: str = "", *, user: str = "") -> KeptPlace | None:
         """Find the place of a running or kept job: by id (`SessionFacts.container_id`), else the newest.
 
         `user`: of commands in it, as the session stated (`COMMAND_USER` in its details).
         """
-        ...
+        return None
 
     def remove_run(self, run_id: str, jobs: Sequence[Job]) -> Sequence[str]:
         """Remove every place that these jobs of a run have, running or kept; return failures as lines of text.
 
         ProviderError when that can't be asked (EngineUnavailable when no engine answers).
         """
-        ...
+        return ()
 
     def run_beside(
         self, request: SessionRequest, session: Session, asked: Beside, on_output: OnOutput, cancel: Cancel
@@ -530,25 +531,25 @@ class Provider(Protocol):
 
         ProviderError where there is no such container, or it is lost; ImageError without its image.
         """
-        ...
+        raise ProviderError(f"{asked.name} needs a container beside the job's, which the provider {self.name} has not")
 
     def way_here(self, request: SessionRequest, session: Session) -> str | None:
         """Return an address of this machine, with the network around it (`172.17.0.1/16`), at which such a place reaches a
         server of this process, and nothing beyond that network does. None where no such address exists.
         """
-        ...
+        return None
 
     def has_image(self, image_id: str) -> bool:
         """Return whether the image of a job still exists."""
-        ...
+        return False
 
     def lay_out(self, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:
         """Fill the new directory `target` with the OVERLAY view that a job left in `request.directory`."""
-        ...
+        raise ProviderError(f"the provider {self.name} has no overlays")
 
     def close(self, cancel: Cancel | None = None) -> Sequence[str]:
         """Wait until closed sessions are removed; return failures as lines of text. Safe to repeat.
 
         After the second request of `cancel`, waits at most `cancel.AT_ONCE_S`.
         """
-        ...
+        return ()

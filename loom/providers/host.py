@@ -20,18 +20,14 @@ import tempfile
 import termios
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError
-from loom.plan.model import Job, MountMode
+from loom.plan.model import MountMode
 from loom.providers.base import (
-    Beside,
     Capabilities,
-    KeptPlace,
-    OpenedServices,
     Provider,
     Session,
     SessionFacts,
@@ -77,27 +73,17 @@ _SIGNALS: Mapping[ExitCode | None, signal.Signals] = {
 }
 
 
-class HostProvider:
+class HostProvider(Provider):
     """Implements `providers.base.Provider`; `environ` is the caller's environment, of which jobs get only `PASSED_ON`."""
 
     name = "host"
     capabilities = Capabilities(mounts=frozenset({MountMode.BIND}), isolated=False)
-    images = None
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
 
-    def described(self) -> str:
-        return ""
-
-    def check(self) -> None:
-        """This machine is always available."""
-
     def project_dir(self, workspace: Path) -> str:
         return str(workspace)
-
-    def overlays(self, workspace: Path) -> bool:
-        return False
 
     @contextlib.contextmanager
     def open(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[HostSession]:
@@ -108,31 +94,8 @@ class HostProvider:
         finally:
             session.leave()
 
-    def services(self, job: Job, **_: Any) -> AbstractContextManager[OpenedServices]:
-        raise ProviderError(f"the services of job {job.id} need a provider of containers")
-
-    def find(self, run_id: str, job_id: str, place_id: str = "", *, user: str = "") -> KeptPlace | None:
-        return None
-
-    def remove_run(self, run_id: str, jobs: Sequence[Job]) -> Sequence[str]:
-        return ()
-
-    def run_beside(
-        self, request: SessionRequest, session: Session, asked: Beside, on_output: OnOutput, cancel: Cancel
-    ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
-        raise ProviderError(f"{asked.name} needs a container beside the job's, which there is not on this machine")
-
     def way_here(self, request: SessionRequest, session: Session) -> str:
         return "127.0.0.1/8"
-
-    def has_image(self, image_id: str) -> bool:
-        return False
-
-    def lay_out(self, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:
-        raise ProviderError("jobs on this machine have no overlays")
-
-    def close(self, cancel: Cancel | None = None) -> Sequence[str]:
-        return ()
 
 
 def provider(setup: Setup) -> Provider:
@@ -308,9 +271,6 @@ class HostSession(DrivenSession):
                 commands.append(line.decode("utf-8", "replace"))
         return still_running(commands, str(self._private / "step."))
 
-    def settle(self) -> None:
-        """They already belong to the caller."""
-
     def workspace_view(self) -> Path | None:
         return self._request.workspace
 
@@ -328,9 +288,6 @@ class HostSession(DrivenSession):
             terminal_type=self._terminal,
             kill_everything=self.kill_everything,
         )
-
-    def size(self) -> int:
-        return 0
 
     def keep(self, expires_at: float) -> None:
         """The workspace stays anyway, and a new process can start in it at any time."""

@@ -44,6 +44,9 @@ class Kept(Struct, frozen=True, kw_only=True):
         """Unpack over the job's files, for its user."""
         raise NotImplementedError
 
+    def view(self) -> Path | None:
+        return None
+
     def bring(self, source: Path, paths: Sequence[str]) -> None:
         code, said = self.as_root(clearing(self.project_dir, paths))
         if code != 0:

@@ -16,7 +16,7 @@ from loom.snapshot.copy_workers import CopyPool
 from loom.snapshot.git import quoted_store
 from loom.snapshot.model import Rules, Source
 from loom.snapshot.names import is_refused
-from loom.snapshot.repository import check_file
+from loom.snapshot.repository import check_file, config_text
 from loom.snapshot.source import object_stores, store_paths, to_borrow
 from loom.util.paths import RUNTIME
 from loom.util.untrusted_files import open_regular, read_regular
@@ -46,11 +46,7 @@ AS_LAID_OUT = (
 """Return the settings of a workspace's git beyond the source's."""
 
 # Settings of the source that change what git sees in the same bytes.
-_CARRIED = (
-    "core.ignorecase",
-    "core.precomposeunicode",
-    "core.quotepath",
-)
+_CARRIED = ("core.ignorecase", "core.precomposeunicode", "core.quotepath", "diff.ignoresubmodules")
 
 
 def lay_out(source: Source, git_dir: Path, *, work_tree: str | None, rules: Rules) -> None:
@@ -61,7 +57,7 @@ def lay_out(source: Source, git_dir: Path, *, work_tree: str | None, rules: Rule
     # Git reads a relative path from the top of the work tree, where a submodule's `.git` is a file.
     way = ".git" if work_tree is None else os.path.relpath(git_dir, git_dir / work_tree)
     below = f"{way}/{ATTRIBUTES_BELOW}" if rules.attributes else None
-    (git_dir / "config").write_bytes(os.fsencode(config_text(source, work_tree=work_tree, attributes=below)))
+    (git_dir / "config").write_bytes(os.fsencode(config_text(_config(source, work_tree=work_tree, attributes=below))))
     _write_refs(source, git_dir)
     if source.shallow:
         try:
@@ -75,56 +71,35 @@ def lay_out(source: Source, git_dir: Path, *, work_tree: str | None, rules: Rule
         (git_dir / "info" / "attributes").write_bytes(rules.own_attributes)
 
 
-def config_text(source: Source, *, work_tree: str | None, attributes: str | None) -> str:
+def _config(source: Source, *, work_tree: str | None, attributes: str | None) -> Iterator[tuple[str, str]]:
+    """Yield the keys of a workspace's configuration, with their values."""
     partial = source.config.get("extensions.partialclone", ())
     sha256 = source.object_format != "sha1"
-    core = {
-        "repositoryformatversion": "1" if partial or sha256 else "0",
-        "filemode": "true",
-        "bare": "false",
-        "logallrefupdates": "true",
-        # The index is the source's: its mtimes and sizes hold here too, the rest of its stat data does not.
-        "checkStat": "minimal",
-        "trustctime": "false",
-    }
-    for key in _CARRIED:
-        if values := source.config.get(key):
-            core[key.removeprefix("core.")] = values[-1]
-    if work_tree is not None:
-        core["worktree"] = work_tree
-    if attributes:
-        core["attributesFile"] = attributes
-    sections: list[tuple[str, dict[str, str]]] = [("core", core)]
-    if source.attributes_tree:
-        sections.append(("attr", {"tree": source.attributes_tree}))
-    if values := source.config.get("diff.ignoresubmodules"):
-        sections.append(("diff", {"ignoreSubmodules": values[-1]}))
-    extensions = {}
+    yield "core.repositoryformatversion", "1" if partial or sha256 else "0"
+    yield "core.filemode", "true"
+    yield "core.bare", "false"
+    yield "core.logallrefupdates", "true"
+    # The index is the source's: its mtimes and sizes hold here too, the rest of its stat data does not.
+    yield "core.checkStat", "minimal"
+    yield "core.trustctime", "false"
+    own = {"core.worktree": work_tree, "core.attributesFile": attributes, "attr.tree": source.attributes_tree}
+    yield from ((key, value) for key, value in own.items() if value)
+    yield from ((key, values[-1]) for key in _CARRIED if (values := source.config.get(key)))
     if sha256:
-        extensions["objectformat"] = source.object_format
+        yield "extensions.objectformat", source.object_format
     if partial:
-        extensions["partialclone"] = partial[-1]
-    sections.append(("extensions", extensions))
+        yield "extensions.partialclone", partial[-1]
     for key, values in source.config.items():
         section, _, rest = key.partition(".")
         name, _, variable = rest.rpartition(".")
         if section == "remote" and name and (name == "origin" or name in partial):
             if variable in ("url", "pushurl", "fetch", "promisor", "partialclonefilter"):
-                sections += [(f'remote "{_inside(name)}"', {variable: value}) for value in values]
+                yield from ((key, value) for value in values)
         elif section == "submodule" and name and variable in ("url", "active", "update", "branch", "ignore"):
-            sections.append((f'submodule "{_inside(name)}"', {variable: values[-1]}))
+            yield key, values[-1]
     # A disposable repository: packing it in the background is work for nobody.
-    sections += [("gc", {"auto": "0"}), ("maintenance", {"auto": "false"})]
-    lines = []
-    for header, settings in sections:
-        if settings:
-            lines.append(f"[{header}]")
-            lines += [f'\t{key} = "{_inside(value)}"' for key, value in settings.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _inside(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+    yield "gc.auto", "0"
+    yield "maintenance.auto", "false"
 
 
 def _write_refs(source: Source, git_dir: Path) -> None:

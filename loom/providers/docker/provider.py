@@ -29,7 +29,7 @@ from loom.providers.base import (
 )
 from loom.providers.docker.container import create as container
 from loom.providers.docker.container import refusals
-from loom.providers.docker.container.cleanup import Removals, remove_container, remove_run, tidied
+from loom.providers.docker.container.cleanup import remove_container, remove_run, tidied
 from loom.providers.docker.container.mounts import Mount, mount_of
 from loom.providers.docker.container.overlay import can_lie_over
 from loom.providers.docker.container.ownership import Workspaces
@@ -40,6 +40,7 @@ from loom.providers.docker.engine.errors import DISK_FULL, translated
 from loom.providers.docker.engine.retries import StartFailed, starting
 from loom.providers.docker.session.attach import Attachment
 from loom.providers.docker.session.session import DockerSession
+from loom.providers.removals import Removals
 from loom.status import Exit, OnOutput
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def provider(setup: Setup) -> Provider:
     return DockerProvider(engine, pid=os.getpid(), log_driver=setup.config.log_driver, engine=engine, setup=setup)
 
 
-class DockerProvider:
+class DockerProvider(Provider):
     """Implements `providers.base.Provider` on the engine of `client`, with a lazy connection.
 
     `pid` is the process that owns the resources: after its end, the next run removes them. With `engine` and `setup`, it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -419,3 +420,12 @@ class DrivenSession:
 
     def put_secret(self, name: str, content: bytes) -> str:
         return self._driven.put_secret(name, content)
+
+    def settle(self) -> None:
+        """As `Session.settle`; the caller may read all files anyway."""
+
+    def workspace_view(self) -> Path | None:
+        return None
+
+    def size(self) -> int:
+        return 0

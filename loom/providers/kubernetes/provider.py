@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING
@@ -13,21 +14,19 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.errors import ImageError, LoomError, ProviderError, ServiceError
+from loom.errors import ImageError, LoomError, ServiceError
 from loom.plan.model import PROJECT_DIR, Job, MountMode
 from loom.providers.base import (
-    Beside,
     Capabilities,
     Provider,
     SecretValues,
-    Session,
     SessionFacts,
     SessionRequest,
     Setup,
 )
 from loom.providers.driver import protocol as driver
 from loom.providers.kubernetes.cluster import pods as states
-from loom.providers.kubernetes.cluster.cleanup import PodRemovals, reap
+from loom.providers.kubernetes.cluster.cleanup import reap
 from loom.providers.kubernetes.cluster.client import Cluster
 from loom.providers.kubernetes.cluster.pods import Pods
 from loom.providers.kubernetes.images.names import PodImages
@@ -48,10 +47,11 @@ from loom.providers.kubernetes.session.files import PackedSnapshots
 from loom.providers.kubernetes.session.kept import KeptPod, find
 from loom.providers.kubernetes.session.link import Link
 from loom.providers.kubernetes.session.session import PodSession, remove
-from loom.status import Exit, OnOutput
+from loom.providers.removals import Removals
+from loom.status import OnOutput
 
 if TYPE_CHECKING:
-    from loom.storage.workspace import OnSkipped
+    pass
 
 
 def provider(setup: Setup) -> Provider:
@@ -59,7 +59,7 @@ def provider(setup: Setup) -> Provider:
     return KubernetesProvider(Cluster.of(setup.context, setup.environ), setup=setup, pid=os.getpid())
 
 
-class KubernetesProvider:
+class KubernetesProvider(Provider):
     """Implements `providers.base.Provider`. `pid` is the process that owns the pods."""
 
     name = "kubernetes"
@@ -69,7 +69,6 @@ class KubernetesProvider:
         self._cluster = cluster
         self._setup = setup
         self._pid = pid
-        self.images = PodImages(setup.lock, frozen=setup.config.frozen)
         self._snapshots = PackedSnapshots()
         self._lock = threading.Lock()
         self._pods: dict[str, Pods] = {}
@@ -77,8 +76,12 @@ class KubernetesProvider:
         self._images_of: dict[str, SnapshotImages] = {}
         self._largest_node = starting.LargestNode()
         self._queue = starting.QuotaQueue()
-        self._removals = PodRemovals()
+        self._removals = Removals()
         self._reaped: set[str] = set()
+
+    @cached_property
+    def images(self) -> PodImages:
+        return PodImages(self._setup.lock, frozen=self._setup.config.frozen)
 
     def check(self) -> None:
         self._cluster.call("looking for the cluster", "list_namespaced_pod", limit=1, patience_s=0.0)
@@ -88,9 +91,6 @@ class KubernetesProvider:
 
     def project_dir(self, workspace: Path) -> str:
         return PROJECT_DIR
-
-    def overlays(self, workspace: Path) -> bool:
-        return False
 
     @contextmanager
     def open(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[PodSession]:
@@ -116,7 +116,7 @@ class KubernetesProvider:
                         if following is None:
                             raise
                         on_output("stdout", f"{error.message}; the next pull policy is tried in a new pod\n".encode())
-                        self._removals.start(cluster, pods, name)
+                        self._remove_later(cluster, pods, name)
                         request = following
                 yield session
             finally:
@@ -125,7 +125,7 @@ class KubernetesProvider:
                 if services is not None:
                     services.leave()
                 if name and (session is None or session.kept_until is None):
-                    self._removals.start(cluster, pods, name)
+                    self._remove_later(cluster, pods, name)
 
     def _pods_in(self, cluster: Cluster) -> Pods:
         with self._lock:
@@ -249,19 +249,8 @@ class KubernetesProvider:
                 remove(there, pod["metadata"]["name"])
         return ()
 
-    def run_beside(
-        self, request: SessionRequest, session: Session, asked: Beside, on_output: OnOutput, cancel: Cancel
-    ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
-        raise ProviderError(f"{asked.name} needs a container beside the job's, which there is not in a cluster")
-
-    def way_here(self, request: SessionRequest, session: Session) -> None:
-        """Return None: a pod can't connect to this machine."""
-
     def has_image(self, image_id: str) -> bool:
         return True
-
-    def lay_out(self, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:
-        raise ProviderError("a pod has no overlay views")
 
     def close(self, cancel: Cancel | None = None) -> Sequence[str]:
         self._removals.wait(cancel or Cancel())
@@ -270,6 +259,13 @@ class KubernetesProvider:
         self._snapshots.close()
         self._cluster.close()
         return self._removals.problems()
+
+    def _remove_later(self, cluster: Cluster, pods: Pods, name: str) -> None:
+        def work() -> None:
+            remove(cluster, name)
+            pods.forget(name)
+
+        self._removals.start(f"remove {name}", work)
 
     def _reap_once(self, cluster: Cluster) -> None:
         """Remove what is over while jobs already run."""

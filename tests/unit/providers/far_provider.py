@@ -20,11 +20,9 @@ from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, ProviderError
 from loom.plan.model import PROJECT_DIR, Job, MountMode
 from loom.providers.base import (
-    Beside,
     Capabilities,
     Command,
     Provider,
-    Session,
     SessionFacts,
     SessionRequest,
     Setup,
@@ -39,10 +37,9 @@ def provider(setup: Setup) -> Provider:
     return FarProvider(Path(setup.environ["FAR"]))
 
 
-class FarProvider:
+class FarProvider(Provider):
     name = "far"
     capabilities = Capabilities(mounts=frozenset({MountMode.VOLUME}), isolated=True)
-    images = None
 
     def __init__(self, machine: Path) -> None:
         self._machine = machine
@@ -56,9 +53,6 @@ class FarProvider:
 
     def project_dir(self, workspace: Path) -> str:
         return PROJECT_DIR
-
-    def overlays(self, workspace: Path) -> bool:
-        return False
 
     @contextmanager
     def open(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[FarSession]:
@@ -78,9 +72,6 @@ class FarProvider:
             if not (place / "kept").exists():
                 shutil.rmtree(place)
 
-    def services(self, job: Job, **_: Any) -> Any:
-        raise ProviderError("the far machine has no services")
-
     def find(self, run_id: str, job_id: str, place_id: str = "", *, user: str = "") -> FarKept | None:
         self._must_answer()
         for place in sorted(self._machine.iterdir()):
@@ -97,23 +88,6 @@ class FarProvider:
     def _must_answer(self) -> None:
         if not self._machine.is_dir():
             raise EngineUnavailable("the far machine does not answer")
-
-    def run_beside(
-        self, request: SessionRequest, session: Session, asked: Beside, on_output: OnOutput, cancel: Cancel
-    ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
-        raise ProviderError(f"{asked.name} needs a container beside the job's, which there is not here")
-
-    def way_here(self, request: SessionRequest, session: Session) -> None:
-        """There is none."""
-
-    def has_image(self, image_id: str) -> bool:
-        return False
-
-    def lay_out(self, request: SessionRequest, target: Path, on_skipped: OnSkipped) -> None:
-        raise ProviderError("the far machine has no overlays")
-
-    def close(self, cancel: Cancel | None = None) -> Sequence[str]:
-        return ()
 
 
 class FarSession:

@@ -6,7 +6,6 @@ has ended (`reap`), or when it was kept and has expired. Resources of a living p
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -16,13 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
-from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, LoomError
 from loom.providers import labels
 from loom.providers.docker.engine.capabilities import Traits
 from loom.providers.docker.engine.errors import explanation, translated
 from loom.providers.docker.engine.retries import REMOVAL, retrying
-from loom.util.threads import beside
 
 if TYPE_CHECKING:
     import docker
@@ -225,46 +222,6 @@ def _remove(what: str, call: Callable[[], object]) -> None:
 
     with translated(f"removing {what}"):
         retrying(remove, REMOVAL)
-
-
-class Removals:
-    """Background removal, so that jobs do not wait. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._threads: list[threading.Thread] = []
-        self._problems: list[str] = []
-
-    def start(self, name: str, remove: Callable[[], Iterable[str] | None]) -> None:
-        """Call `remove` in a thread; exceptions and return values are problems."""
-
-        def run() -> None:
-            try:
-                self.failed(remove() or ())
-            except LoomError as error:
-                self.failed([str(error)])
-
-        thread = beside(run, name=name)
-        with self._lock:
-            self._threads.append(thread)
-
-    def failed(self, problems: Iterable[str]) -> None:
-        with self._lock:
-            self._problems += problems
-
-    def wait(self, cancel: Cancel) -> None:
-        """Wait for all removals, or until the second request of `cancel`."""
-        with self._lock:
-            threads, self._threads = self._threads, []
-        for thread in threads:
-            if not cancel.join(thread):
-                self.failed([f"not waited for any longer: {thread.name}; the next loom removes it"])
-
-    def problems(self) -> list[str]:
-        """Return the failures since the last call."""
-        with self._lock:
-            problems, self._problems = self._problems, []
-        return problems
 
 
 # -- images that loom built ---------------------------------------------------------------------------------------

@@ -7,8 +7,7 @@ import errno
 import os
 import ssl
 import stat
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ FIRST_ANSWER_S = 10
 ANSWER_S = 60
 """Maximum silence in later calls: a busy engine is slow to create and remove."""
 LONG_S = 600
-"""Maximum silence in calls that move much data before the engine answers (`taking_long`)."""
+"""Maximum silence while the owner of files is changed."""
 CONNECTIONS = 80
 """Connection pool size: one per waiting job, plus some for brief calls."""
 
@@ -59,9 +58,6 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
         """Queries the engine's version once, when it connects: repeating it would delay each job's start."""
 
         _said: dict[str, Any] | None = None
-
-        def _set_request_timeout(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-            return {"timeout": getattr(_of_thread, "limit_s", self.timeout), **kwargs}
 
         def send(self, request: Any, **more: Any) -> Any:
             with profile.span("engine", f"{request.method} {request.path_url.partition('?')[0]}"):
@@ -158,19 +154,6 @@ class EngineSocket:
         for part in (self._response, self._socket):
             with contextlib.suppress(OSError, ValueError):  # both own it
                 part.close()
-
-
-_of_thread = threading.local()
-
-
-@contextlib.contextmanager
-def taking_long() -> Iterator[None]:
-    """In the block, this thread's calls may be silent for LONG_S: saving or loading a file system, changing owners."""
-    _of_thread.limit_s = LONG_S
-    try:
-        yield
-    finally:
-        del _of_thread.limit_s
 
 
 def endpoint_behind(client: docker.DockerClient) -> Endpoint | None:

@@ -1,14 +1,12 @@
-"""Remove pods: those of closed sessions, and those that nobody needs any more."""
+"""Remove pods that nobody needs any more."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from loom.cancel import Cancel
 from loom.errors import LoomError
 from loom.providers import labels
 from loom.providers.kubernetes.cluster import pods as states
@@ -18,46 +16,6 @@ from loom.util.processes import boot_id
 
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.client import Cluster, Json
-    from loom.providers.kubernetes.cluster.pods import Pods
-
-GONE_S = 60.0
-"""How long the cluster may take to remove a pod."""
-
-
-class PodRemovals:
-    """Removes pods in threads, and collects the failures."""
-
-    def __init__(self) -> None:
-        self._threads: list[threading.Thread] = []
-        self._problems: list[str] = []
-        self._lock = threading.Lock()
-
-    def start(self, cluster: Cluster, pods: Pods, name: str) -> None:
-        def work() -> None:
-            try:
-                remove(cluster, name)
-                pods.forget(name)
-            except LoomError as error:
-                with self._lock:
-                    self._problems.append(error.message)
-
-        thread = threading.Thread(target=work, name=f"remove {name}", daemon=True)
-        with self._lock:
-            self._threads.append(thread)
-        thread.start()
-
-    def wait(self, cancel: Cancel) -> None:
-        with self._lock:
-            threads = list(self._threads)
-        for thread in threads:
-            if not cancel.join(thread):
-                with self._lock:
-                    self._problems.append(f"{thread.name}: not done; the pod's deadline ends it")
-
-    def problems(self) -> Sequence[str]:
-        with self._lock:
-            found, self._problems = self._problems, []
-        return found
 
 
 def reap(cluster: Cluster) -> list[str]:

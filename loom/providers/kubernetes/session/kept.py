@@ -92,9 +92,6 @@ class KeptPod(Kept, frozen=True, kw_only=True):
         target.mkdir(parents=True, mode=0o700)
         unpack(self._files().get(["."], on_skipped), target, on_skipped)
 
-    def view(self) -> Path | None:
-        return None
-
     def as_root(self, program: bytes) -> tuple[int, str]:
         code, _, err = execs.run(
             self.cluster, self.name, HELPER, ["sh"], stdin=lambda: [program], doing="replacing files of the kept pod"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -236,12 +235,6 @@ class PodSession(DrivenSession):
 
     # Files
 
-    def settle(self) -> None:
-        """The helper may read all files."""
-
-    def workspace_view(self) -> Path | None:
-        return None
-
     def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
         return self._files.get(paths, on_skipped)
 
@@ -256,9 +249,6 @@ class PodSession(DrivenSession):
         )
 
     # The end
-
-    def size(self) -> int:
-        return 0
 
     def keep(self, expires_at: float) -> None:
         left = expires_at - time.time()
