@@ -6,15 +6,14 @@ It is untrusted: the rebuilt tree must have the id in the receipt.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from loom.errors import SnapshotError
@@ -24,8 +23,12 @@ from loom.util.untrusted_files import read_regular
 NAME = "loom-snapshot.json"
 FILLING = "loom-filling"
 """Marks a workspace as loom's until its manifest exists."""
-KIND = "loom-snapshot"
-SCHEMA_VERSION = "loom.snapshot.v1"
+_FORM = {"kind": "loom-snapshot", "schema_version": "loom.snapshot.v2"}
+_TEXT = "[^\0]*"
+_SHA = "[0-9a-f]{40}|[0-9a-f]{64}"
+_KEY = rf"[A-Za-z][A-Za-z0-9-]*(\.{_TEXT})?\.[A-Za-z][A-Za-z0-9-]*"
+_INSIDE = rf"(?!(.*/)?\.{{0,2}}(/|\Z)){_TEXT}"
+"""A path below the workspace."""
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -41,99 +44,10 @@ class Manifest(Struct, frozen=True, kw_only=True):
     left_out: tuple[LeftOut, ...]
 
 
-def _text(path: str) -> str:
-    return base64.b64encode(os.fsencode(path)).decode("ascii")
-
-
-def _path(text: str) -> str:
-    decoded = os.fsdecode(base64.b64decode(text))
-    if "\0" in decoded:
-        raise ValueError("a NUL in a path or a value")
-    return decoded
-
-
-def _change(change: Change) -> list[str]:
-    return [_text(change.path), change.kind, change.old_mode, change.mode, change.old_sha, change.sha]
-
-
-def _read_change(fields: list[str]) -> Change:
-    path, kind, old_mode, mode, old_sha, sha = fields
-    return Change(
-        path=_inside(_path(path)),
-        kind=kind,
-        old_mode=_mode(old_mode),
-        mode=_mode(mode),
-        old_sha=_id(old_sha),
-        sha=_id(sha),
-    )
-
-
-def _rules(rules: Rules) -> dict[str, Any]:
-    return {
-        "excludes": base64.b64encode(rules.excludes).decode("ascii"),
-        "attributes": base64.b64encode(rules.attributes).decode("ascii"),
-        "own_attributes": base64.b64encode(rules.own_attributes).decode("ascii"),
-        "config": [[key, _text(value)] for key, value in rules.config],
-        "raw": [[_text(path), sha] for path, sha in rules.raw],
-    }
-
-
-def _read_rules(document: Mapping[str, Any]) -> Rules:
-    return Rules(
-        excludes=base64.b64decode(document["excludes"]),
-        # Workspaces of earlier versions have none.
-        attributes=base64.b64decode(document.get("attributes", "")),
-        own_attributes=base64.b64decode(document.get("own_attributes", "")),
-        config=tuple((_key(key), _path(value)) for key, value in document["config"]),
-        raw=tuple((_path(path), _id(sha)) for path, sha in document.get("raw", ())),
-    )
-
-
-def _matching(pattern: str, what: str, text: str) -> str:
-    if not re.fullmatch(pattern, text):
-        raise ValueError(f"{text!r} is no {what}")
-    return text
-
-
-# Other text could be a ref or an option for git.
-_id = partial(_matching, "[0-9a-f]{40}|[0-9a-f]{64}", "object's id")
-_mode = partial(_matching, "[0-7]{6}", "mode of a file")
-_key = partial(_matching, r"[A-Za-z][A-Za-z0-9-]*(\..*)?\.[A-Za-z][A-Za-z0-9-]*", "key of git's configuration")
-_format = partial(_matching, "sha1|sha256", "format of objects")
-
-
-def _inside(path: str) -> str:
-    if path.startswith("/") or not set(path.split("/")).isdisjoint(("", ".", "..")):
-        raise ValueError(f"{path!r} is not a path in a workspace")
-    return path
-
-
 def write_manifest(git_dir: Path, manifest: Manifest) -> None:
     """Also remove the mark of an incomplete workspace."""
-    document = {
-        "kind": KIND,
-        "schema_version": SCHEMA_VERSION,
-        "source_root": _text(manifest.source_root),
-        "object_format": manifest.object_format,
-        "head_sha": manifest.head_sha,
-        "tree_sha": manifest.tree_sha,
-        "branch": manifest.branch and _text(manifest.branch),
-        "changed": [_change(change) for change in manifest.changed],
-        **_rules(manifest.rules),
-        "stores": [_text(store) for store in manifest.stores],
-        "submodules": [
-            [
-                _text(sub.path),
-                sub.head_sha,
-                sub.tree_sha,
-                [_change(change) for change in sub.changed],
-                sub.rules and _rules(sub.rules),
-            ]
-            for sub in manifest.submodules
-        ],
-        "left_out": [[_text(left.path), left.reason] for left in manifest.left_out],
-    }
-    (git_dir / NAME).write_text(json.dumps(document, ensure_ascii=True))
+    document = _FORM | _recoded(msgspec.to_builtins(manifest), lambda text: os.fsencode(text).decode("latin-1"))
+    (git_dir / NAME).write_text(json.dumps(document))
     (git_dir / FILLING).unlink()
 
 
@@ -147,29 +61,11 @@ def read_manifest(workspace: Path, file: Path | None = None) -> Manifest:
     file = file or workspace / ".git" / NAME
     try:
         document: dict[str, Any] = json.loads(read_regular(file))
-        if document["kind"] != KIND:
-            raise ValueError(document["kind"])
-        return Manifest(
-            source_root=_path(document["source_root"]),
-            object_format=_format(document["object_format"]),
-            head_sha=_id(document["head_sha"]),
-            tree_sha=_id(document["tree_sha"]),
-            branch=document["branch"] and _path(document["branch"]),
-            changed=tuple(_read_change(fields) for fields in document["changed"]),
-            rules=_read_rules(document),
-            stores=tuple(_path(store) for store in document["stores"]),
-            submodules=tuple(
-                Submodule(
-                    path=_inside(_path(path)),
-                    head_sha=_id(head),
-                    tree_sha=_id(tree),
-                    changed=tuple(_read_change(fields) for fields in changed),
-                    rules=_read_rules(rules[0]) if rules and rules[0] else None,
-                )
-                for path, head, tree, changed, *rules in document["submodules"]
-            ),
-            left_out=tuple(LeftOut(path=_path(path), reason=reason) for path, reason in document["left_out"]),
-        )
+        if {key: document[key] for key in _FORM} != _FORM:
+            raise ValueError("it has another form")
+        manifest = msgspec.convert(_recoded(document, lambda text: os.fsdecode(text.encode("latin-1"))), Manifest)
+        _check(manifest)
+        return manifest
     except FileNotFoundError as error:
         raise SnapshotError(
             f"{workspace}: not one of loom's workspaces, or a job removed its .git",
@@ -180,9 +76,47 @@ def read_manifest(workspace: Path, file: Path | None = None) -> Manifest:
         raise SnapshotError(
             f"{file}: {error.strerror}", hint="its owner may read it", code="MANIFEST_UNREADABLE"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SnapshotError(
             f"{file}: not a snapshot's manifest any more: {error}",
             hint="what the snapshot was can't be told without it; take a new one",
             code="MANIFEST_UNREADABLE",
         ) from error
+
+
+def _recoded(value: Any, change: Callable[[str], str]) -> Any:
+    """Change each text: a path need not be UTF-8, as JSON is, so the file has all texts with a character for each byte."""
+    if isinstance(value, dict):
+        return {key: _recoded(one, change) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_recoded(one, change) for one in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def _check(manifest: Manifest) -> None:
+    """Raise ValueError for text that could be a ref or an option for git, or lead out of the workspace."""
+    parts: tuple[Manifest | Submodule, ...] = (manifest, *manifest.submodules)
+    changes = [change for part in parts for change in part.changed]
+    config = [pair for part in parts for pair in part.rules.config]
+    raw = [pair for part in parts for pair in part.rules.raw]
+    left_out = [text for left in manifest.left_out for text in (left.path, left.reason)]
+    expected: Mapping[str, Iterable[str]] = {
+        _SHA: [sha for one in (*parts, *changes) for sha in _ids(one)] + [sha for _, sha in raw],
+        "[0-7]{6}": [mode for change in changes for mode in (change.old_mode, change.mode)],
+        "sha1|sha256": [manifest.object_format],
+        _KEY: [key for key, _ in config],
+        _INSIDE: [*(change.path for change in changes), *(submodule.path for submodule in manifest.submodules)],
+        _TEXT: [
+            *(manifest.source_root, manifest.branch or "", *manifest.stores, *left_out),
+            *(path for path, _ in raw),
+            *(value for _, value in config),
+        ],
+    }
+    for pattern, texts in expected.items():
+        for text in texts:
+            if not re.fullmatch(pattern, text, re.DOTALL):
+                raise ValueError(f"{text!r} can't stand there")
+
+
+def _ids(one: Manifest | Submodule | Change) -> tuple[str, str]:
+    return (one.old_sha, one.sha) if isinstance(one, Change) else (one.head_sha, one.tree_sha)

@@ -61,8 +61,7 @@ class Submodule(Struct, frozen=True, kw_only=True):
     head_sha: str
     tree_sha: str
     changed: tuple[Change, ...]
-    rules: Rules | None = None
-    """None from earlier versions: those of the outermost repository."""
+    rules: Rules
 
 
 class Change(Struct, frozen=True, kw_only=True):

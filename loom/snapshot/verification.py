@@ -133,7 +133,7 @@ def _submodules(manifest: Manifest) -> Iterator[tuple[str, Manifest]]:
                 head_sha=submodule.head_sha,
                 tree_sha=submodule.tree_sha,
                 changed=submodule.changed,
-                rules=submodule.rules or manifest.rules,
+                rules=submodule.rules,
                 submodules=(),
             ),
         )

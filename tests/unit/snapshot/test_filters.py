@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
@@ -241,8 +240,7 @@ def test_a_filter_that_a_workspace_names_itself_is_not_run(work: Repo, snap: Sna
     snapshot = snap(work)
     manifest = snapshot.path / ".git/loom-snapshot.json"
     document = json.loads(manifest.read_bytes())
-    command = base64.b64encode(f"touch {tmp_path}/ran; cat".encode()).decode()
-    document["config"].append(["filter.evil.clean", command])
+    document["rules"]["config"].append(["filter.evil.clean", f"touch {tmp_path}/ran; cat"])
     manifest.write_text(json.dumps(document))
     (snapshot.path / "README").write_text("changed\n")
     verified = verify(snapshot.path, environ=ENVIRONMENT, tree_sha=snapshot.tree_sha)

@@ -27,14 +27,10 @@ ROOT = Path(__file__).parents[3]
 Forge = Callable[[dict[str, Any], Path], None]
 
 
-def text(value: str) -> str:
-    return base64.b64encode(value.encode()).decode()
-
-
 def named(document: dict[str, Any], attributes: str, key: str, value: str) -> None:
     """A setting, and attributes that send every file through what it names."""
-    document["own_attributes"] = text(attributes)
-    document["config"].append([key, text(value)])
+    document["rules"]["own_attributes"] = base64.b64encode(attributes.encode()).decode()
+    document["rules"]["config"].append([key, value])
 
 
 def evil(document: dict[str, Any], place: Path) -> None:
@@ -56,21 +52,22 @@ def as_git_lfs(document: dict[str, Any], place: Path) -> None:
 
 
 def in_the_format(document: dict[str, Any], place: Path) -> None:
-    document["own_attributes"] = text("* filter=e\n")
+    document["rules"]["own_attributes"] = base64.b64encode(b"* filter=e\n").decode()
     document["object_format"] = f'sha1\n[filter "e"]\n\tclean = "touch {place}/ran; cat"'
 
 
 def fetched(document: dict[str, Any], place: Path) -> None:
-    document["config"] += [
-        ["remote.x.promisor", text("true")],
-        ["remote.x.url", text(f"ext::sh -c touch%% {place}/ran")],
-        ["protocol.ext.allow", text("always")],
+    document["rules"]["config"] += [
+        ["remote.x.promisor", "true"],
+        ["remote.x.url", f"ext::sh -c touch%% {place}/ran"],
+        ["protocol.ext.allow", "always"],
     ]
     document["head_sha"] = "1234567890" * 4
 
 
 def outside(document: dict[str, Any], place: Path) -> None:
-    document["submodules"] = [[text("../../../etc"), document["head_sha"], document["tree_sha"], []]]
+    ids = {name: document[name] for name in ("head_sha", "tree_sha", "rules")}
+    document["submodules"] = [{"path": "../../../etc", "changed": [], **ids}]
 
 
 def a_switch(document: dict[str, Any], place: Path) -> None:
@@ -78,11 +75,11 @@ def a_switch(document: dict[str, Any], place: Path) -> None:
 
 
 def no_number(document: dict[str, Any], place: Path) -> None:
-    document["config"].append([7, ""])
+    document["rules"]["config"].append([7, ""])
 
 
 def a_nul(document: dict[str, Any], place: Path) -> None:
-    document["config"].append(["core.eol", text("a\0b")])
+    document["rules"]["config"].append(["core.eol", "a\0b"])
 
 
 @pytest.mark.parametrize(

@@ -594,7 +594,7 @@ def test_verify_is_told_the_workspace_in_any_way(work: Repo, tmp_path: Path) -> 
     manifest = workspace / ".git/loom-snapshot.json"
     document = json.loads(manifest.read_bytes())
     (workspace / "d0/f0").write_text("forged\n")
-    document["changed"] = [change for change in document["changed"] if change[1] != "added"]
+    document["changed"] = [change for change in document["changed"] if change["kind"] != "added"]
     manifest.write_text(json.dumps(document))
     done = loom(work, "verify", str(workspace), **there)
     assert (done.returncode, "modified     d0/f0" in done.stdout) == (1, True), done.stdout + done.stderr
