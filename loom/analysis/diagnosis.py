@@ -27,6 +27,7 @@ from loom.analysis.patterns import FailureGroup
 from loom.analysis.places import MOST_PLACES, Location, WorkingDirectories, from_root, is_foreign
 from loom.analysis.reproduction import reproduce_command
 from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Invocation, Milliseconds, Moment, Sha
+from loom.record.events import Section
 from loom.record.unrecorded import Unrecorded
 from loom.status import Code, Count, FailingTest, Failure
 
@@ -239,7 +240,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     failures = _with_findings(of_output, found)
     unnamed = (job.get("finding_reports") or {}).get("findings", 0) - len(found) if found else 0
     groups = patterns.groups(failures, tests)
-    telling = None if silent else _telling_line(causes, of_output, output, at)
+    telling = (
+        None if silent else _telling_line(causes, of_output, output, at, of_loom if section == Section.SERVICES else ())
+    )
     return Diagnosis(
         run_id=evidence.run_id,
         state=evidence.state,
@@ -390,14 +393,21 @@ def _logs_command(run_id: str, job_id: str | None, unit: str | None) -> str | No
 
 
 def _telling_line(
-    causes: Sequence[Cause], failures: Sequence[Failure], output: ReadOutput, at: WorkingDirectories
+    causes: Sequence[Cause],
+    failures: Sequence[Failure],
+    output: ReadOutput,
+    at: WorkingDirectories,
+    of_loom: Sequence[str],
 ) -> str | None:
-    """Choose the line as `Diagnosis.telling_line`."""
+    """Choose the line as `Diagnosis.telling_line`; the first of `of_loom` rather than one that names no error."""
     if evidence := next((cause.line for cause in causes if cause.line), None):
         return evidence
     message = next((each.message for each in failures if each.message), None)
     last = (line.text for line in reversed(output.lines) if not line.blank)
-    return telling_line(output.reason, at, message) or next(last, None)
+    found = telling_line(output.reason, at, message)
+    if of_loom and not any(line.tells for line in output.reason if line.text == found):
+        return of_loom[0]
+    return found or next(last, None)
 
 
 def _places(

@@ -505,8 +505,8 @@ class Provider(Protocol):
         """Start a job's services: ready on entry, removed on exit. For a job of another provider, reachable from this
         machine.
 
-        `on_died` gets the name and the result of a service that ended after it was ready. ServiceError for one that
-        ends or is not ready in time.
+        `on_died` gets the name and the result of a service that ended after it was ready, then its last lines. ServiceError
+        for one that ends or is not ready in time.
         """
         raise ProviderError(f"the services of job {job.id} need a provider of containers")
 

@@ -101,8 +101,9 @@ class Preparation:
         def on_died(name: str, how: str) -> None:
             if name not in needed:
                 return  # the section says how it ended
-            hint = ONCE_HINT if how == "exit code 0" else None
-            attempt.service_died = ServiceError(f"service {name} ended while the job ran: {how}", hint=hint)
+            result, _, last = how.partition("\n")
+            hint = f"{ONCE_HINT}\n{last}" if result == "exit code 0" else last
+            attempt.service_died = ServiceError(f"service {name} ended while the job ran: {result}", hint=hint.strip())
             self._cancel.request(None)
 
         # It lasts as long as the job, so a later step's failure is not its own.

@@ -287,7 +287,7 @@ def test_a_service_that_is_not_needed_may_end_or_not_get_ready(bench: Bench) -> 
 def test_a_service_that_dies_later_is_reported_once(bench: Bench) -> None:
     with bench.open(service("dies", "sleep 0.7; echo goodbye; exit 3")):
         until(lambda: bench.died)
-        assert bench.died == [("dies", "exit code 3")]
+        assert bench.died == [("dies", "exit code 3\nIts last lines:\n  goodbye")]
     assert bench.lines("dies") == ["goodbye"]
     assert bench.said.count("ended with exit code 3") == 1
 

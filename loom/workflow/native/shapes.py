@@ -103,6 +103,10 @@ class Shapes:
         if node.kind is not Kind.MAPPING:
             self._problems.say(key, at, self._no_job(name, node))
             return None
+        if name == "jobs" and not node.value.keys() & keywords.JOB_KEYS:
+            why = "this looks like GitHub's language, whose files lie in .github/workflows; in loom's, each job is a root key"
+            self._problems.say(key, at, why)
+            return None
         try:
             values.TYPES["template" if template else "job"].parse(name)
         except ValueError as error:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from loom.analysis.evidence import recorded_diagnosis
 from loom.cancel import Cancel
 from loom.errors import ImageError, ProviderError, SnapshotError
 from loom.plan.model import MountMode
@@ -259,11 +260,16 @@ def test_services_that_do_not_start_are_the_jobs_error(make: Make) -> None:
     assert ran.reading.fold.jobs["one"].sections["services"].error == "db is not ready"
 
 
-@pytest.mark.parametrize(("how", "hint"), [("exit code 1", False), ("exit code 0", True)])
+@pytest.mark.parametrize(("how", "hint"), [("exit code 1", False), ("exit code 0\nIts last lines:\n  bye", True)])
 def test_a_service_that_ends_while_the_job_needs_it_is_the_jobs_error(make: Make, how: str, hint: bool) -> None:
     text = SERVED.replace("echo $DB; sleep 0", "sleep 60")
     ran = running(project(make, text), Serving(dies=how), code=3)
-    assert ran.error("one").startswith(f"service db ended while the job ran: {how}")
+    result, *last = how.splitlines()
+    found = recorded_diagnosis(ran.reading)
+    assert found is not None
+    assert found.telling_line == f"service db ended while the job ran: {result}"
+    assert ran.error("one").splitlines()[0] == found.telling_line
+    assert ran.error("one").endswith("\n".join(last))
     assert ("run: once" in ran.error("one")) == hint
     assert ran.job("one").outcome["failing_section"] == "services"
     assert "failing_step" not in ran.job("one").outcome

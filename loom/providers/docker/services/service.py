@@ -294,7 +294,7 @@ class ServiceContainer:
         ended = self._how_it_ended(container_id)
         if ended is not None and not self._group.closing.is_set():
             self._say(ended)
-            on_died(self.service.name, ended.removeprefix("ended with "))
+            on_died(self.service.name, f"{ended.removeprefix('ended with ')}\n{lines.last()}")
 
     def release(self, limit_s: float) -> None:
         """Stop following its output; it keeps running."""
