@@ -16,8 +16,7 @@ PAGES = Path(__file__).parents[1] / "docs/reference"
 HEAD = """# {system}'s keywords
 
 Each keyword of {system}'s {reference}, and what loom makes of it in {files} ([guide](../guides/{name}.md)).
-This page is made by `scripts/docs {name}` from the table that `loom check` reads: a keyword that is not here is an error,
-with its line and the nearest known one.
+`scripts/docs {name}` makes this page from the table that `loom check` reads: a keyword that is not here is an error.
 
 | here | meaning |
 | --- | --- |

@@ -23,6 +23,7 @@ _FITS: Mapping[str, Callable[[object], bool]] = {
     "duration": lambda value: isinstance(value, str),
 }
 _NAMES = {"map": "a mapping", "open": "a mapping", "scalar": "text", "integer": "a number", "boolean": "true or false"}
+_NAMES["expression"] = "an expression"
 
 
 Table = Mapping[str, Keyword]

@@ -136,6 +136,9 @@ def described(file: YamlFile, action: Action) -> ActionFile:
         case "composite" if runs.get("steps") is None:
             raise BadAction(f"{action.uses}: {file.name} has no `runs.steps`")
         case "composite":
+            for step in items_of(runs.get("steps")):
+                if step.get("run") is not None and step.get("shell") is None:
+                    raise BadAction(f"{action.uses}: {file.name}:{step.line}: `shell` is missing")
             shared |= {
                 "outputs": {
                     name: text_of(node.get("value")) for name, node in fields_of(file.root.get("outputs")).items()

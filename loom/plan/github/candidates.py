@@ -13,9 +13,10 @@ from loom.plan.candidates import Candidate, Withheld
 from loom.plan.github import matrix
 from loom.plan.github.events import event_of
 from loom.plan.github.labels import refused
-from loom.plan.github.texts import LATE, Texts, as_written
+from loom.plan.github.texts import LATE, Texts, as_written, node_of
 from loom.util.toposort import CycleError, order
-from loom.util.yaml_file import Node, fields_of, items_of, one_or_more, pointer, read_bytes, text_of
+from loom.util.units import meant
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer, read_bytes, text_of
 from loom.workflow.changes import of_event
 from loom.workflow.github import events, expressions, yaml
 from loom.workflow.github.expressions import InvalidExpression, truth
@@ -78,6 +79,8 @@ class GitHubCandidate(Candidate, kw_only=True):
     """As of `LateJob`."""
     refusal: str = ""
     """Why the workflow that it calls can't be called here."""
+    unknown: list[Node] = field(default_factory=list)
+    """As of `Texts.written_out`."""
     group: str = ""
     shown: tuple[str, ...] = ()
     """More names that people may use for it."""
@@ -248,7 +251,10 @@ class GitHubCandidates:
         group = f"{scope.prefix}{key}"
         texts = scope.texts.having(github={**scope.texts.contexts["github"], "job": key})
         strategy = node.get("strategy")
-        found = self._combinations(strategy, texts)
+        whole = texts.value(strategy) if strategy is not None and strategy.kind is Kind.SCALAR else None
+        if strategy is not None and isinstance(whole, Mapping):
+            strategy = node_of(whole, strategy)
+        found = self._combinations(strategy, texts, self._decided(node, texts).runs)
         late = found is LATE
         several = found is not LATE and found is not None
         rows: Sequence[Any] = found if several else [None]
@@ -267,6 +273,8 @@ class GitHubCandidates:
                     matrix=None, strategy={"fail-fast": True, "job-index": 0.0, "job-total": 1.0, "max-parallel": 1.0}
                 )
             shown = self._shown(node, own, key, row)
+            unknown = [strategy] if strategy is not None and strategy.kind is Kind.SCALAR else []
+            mine = own.written_out(node, unknown)
             yield GitHubCandidate(
                 id=unique_id(part, self._taken) if node.get("uses") is None else part,
                 name=" / ".join(names),
@@ -282,7 +290,8 @@ class GitHubCandidates:
                 held=self._held(node, own),
                 entry=entry,
                 key=key,
-                node=node,
+                node=mine,
+                unknown=unknown,
                 scope=scope,
                 texts=own,
                 labels=self._labels(node, own),
@@ -291,8 +300,11 @@ class GitHubCandidates:
                 becomes_several=late,
             )
 
-    def _combinations(self, strategy: Node | None, texts: Texts) -> Any:
-        """Return the combinations, None without a matrix, LATE where results of other jobs decide."""
+    def _combinations(self, strategy: Node | None, texts: Texts, runs: bool) -> Any:
+        """Return the combinations, None without a matrix, LATE where results of other jobs decide.
+
+        A job whose `if` is false may have a matrix that is none: it counts as one job.
+        """
         node = strategy.get("matrix") if strategy is not None else None
         if node is None:
             return None
@@ -302,8 +314,9 @@ class GitHubCandidates:
         try:
             found = matrix.combinations(value)
         except InvalidExpression as error:
-            self.of_values.say(node, pointer("jobs"), str(error))
-            return []
+            if runs:
+                self.of_values.say(node, pointer("jobs"), str(error))
+            return None
         return found
 
     def _strategy(self, strategy: Node, texts: Texts) -> dict[str, Any]:
@@ -374,7 +387,7 @@ class GitHubCandidates:
         contexts = {name: scope.texts.contexts[name] for name in ("github", "vars")}
         if not any(isinstance(value, str) and "${{" in value for value in inputs.values()):
             contexts["inputs"] = inputs
-        secrets, literals = self._secrets_of_call(job, scope)
+        secrets, literals = self._secrets_of_call(file, job, scope)
         called = WorkflowScope(
             file=file,
             texts=Texts(contexts, self.of_values),
@@ -445,12 +458,21 @@ class GitHubCandidates:
         return value
 
     def _secrets_of_call(
-        self, job: GitHubCandidate, scope: WorkflowScope
+        self, file: WorkflowFile, job: GitHubCandidate, scope: WorkflowScope
     ) -> tuple[Mapping[str, str] | None, Mapping[str, str]]:
         """Return the secrets and the literals of the called workflow, as its scope has them."""
         node = job.node.get("secrets")
         if node is not None and text_of(node) == "inherit":
             return scope.secrets, scope.literals
+        on = file.events[CALL]
+        declared = {name.upper(): one for name, one in fields_of(on and on.get("secrets")).items()}
+        passed = {name.upper(): one for name, one in fields_of(node).items()}
+        for name, one in passed.items():
+            if name not in declared:
+                self._say_of(job, one, "secrets", f"{file.path} has no secret {name}{meant(name, declared)}")
+        for name, one in declared.items():
+            if text_of(one.get("required")) == "true" and name not in passed:
+                self._say_of(job, job.node.value["uses"], "uses", f"{file.path} requires the secret {name}")
         found, literals = {TOKEN: TOKEN}, dict[str, str]()
         there = scope.secrets
         if there is None:

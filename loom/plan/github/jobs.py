@@ -54,6 +54,10 @@ class GitHubJobBuilder(builder.Refusals):
         self.refuse_keywords(candidate, node, "jobs", candidate.key)
         if candidate.refusal:
             self.refuse(candidate, node.value["uses"], candidate.refusal)
+        for at in candidate.unknown:
+            self.refuse(
+                candidate, at, f"{at.text}: the mapping or list is not known before the job starts; write it out"
+            )
         place = self._place(candidate)
         in_container = place.in_container
         late, alone = self._late(candidate), self._container_of(candidate) is None
@@ -267,9 +271,9 @@ class GitHubJobBuilder(builder.Refusals):
             else:
                 name = self._image_name(candidate, node, written, "container")
         options = self._options(candidate, node, "container")
-        env = {**texts_of(node.get("env") if node is not None else None), **options.env}
+        env = {**texts_of(node.get("env") if node is not None else None), **options.env, **late.env}
         image = p.Image(name=name, pull=config.pull, platform=options.platform or config.platform, user=options.user)
-        return image, options, replace(late, env={**late.env, **env}) if env else late
+        return image, options, replace(late, env=env)
 
     def _image_name(self, candidate: GitHubCandidate, node: Node, name: str, key: str) -> str:
         name = name.removeprefix("docker://")
@@ -304,7 +308,7 @@ class GitHubJobBuilder(builder.Refusals):
 
     def _services(self, candidate: GitHubCandidate) -> Iterator[p.Service]:
         for name, node in fields_of(candidate.node.get("services")).items():
-            image = candidate.texts.text(node.get("image"))
+            image = candidate.texts.text(_image_of(node))
             if image is LATE:
                 self.refuse(
                     candidate, node, f"services: the image of {name} is not known before the job starts; name one"

@@ -11,14 +11,19 @@ from loom.workflow.job_ids import MOST
 
 
 def combinations(matrix: Value) -> list[dict[str, Value]]:
-    """Return the combinations of an evaluated matrix in GitHub's order. Raises InvalidExpression for another value."""
+    """Return the combinations of an evaluated matrix in GitHub's order. Raises InvalidExpression for no matrix, and for none."""
     if not isinstance(matrix, Mapping):
         raise InvalidExpression(f"the matrix is {_kind(matrix)}, not a mapping of lists")
     vectors = {name: values for name, values in matrix.items() if name not in ("include", "exclude")}
     for name, values in vectors.items():
         if not isinstance(values, list):
             raise InvalidExpression(f"matrix: {name} is {_kind(values)}, not a list")
+        if not values:
+            raise InvalidExpression(f"matrix: {name} has no value")
     excluded, included = (_rows(matrix, name) for name in ("exclude", "include"))
+    for name in (name for row in excluded for name in row):
+        if name not in vectors:
+            raise InvalidExpression(f"matrix: exclude has {name}, which is no key of the matrix")
     size = 1
     for values in vectors.values():
         size *= len(values)
@@ -35,6 +40,8 @@ def combinations(matrix: Value) -> list[dict[str, Value]]:
                 taken = True
         if not taken:
             found.append(dict(row))
+    if not found:
+        raise InvalidExpression("the matrix has no combination")
     if len(found) > MOST:
         raise InvalidExpression(f"the matrix has {len(found)} combinations; GitHub runs {MOST} at most")
     return found

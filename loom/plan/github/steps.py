@@ -14,6 +14,8 @@ from loom.plan import model as p
 from loom.plan.github.actions import ActionFile, BadAction, NoAction
 from loom.plan.late import Action, LateStep
 from loom.util.yaml_file import Node, fields_of, line_in_file, text_of
+from loom.workflow.github import expressions
+from loom.workflow.github.expressions import of_json
 
 MOST_LEVELS = 9
 """Composite actions inside of each other, as on GitHub."""
@@ -189,5 +191,5 @@ def _inputs(found: ActionFile, given: Mapping[str, str]) -> dict[str, str]:
 
 
 def texts_of(node: Node | None) -> dict[str, str]:
-    """Return a mapping of texts as they are written."""
-    return {name: text_of(one) for name, one in fields_of(node).items()}
+    """Return a mapping of texts with their expressions; numbers are those of the language: 1 for 1.0."""
+    return {name: expressions.text_of(of_json(one.value)) for name, one in fields_of(node).items()}

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final, Literal
 
-from loom.util.yaml_file import Kind, Node, pointer
+from loom.util.yaml_file import Kind, Node, mapping, pointer
 from loom.workflow.github import expressions
 from loom.workflow.github.expressions import InvalidExpression, Value, of_json, text_of, truth
+from loom.workflow.github.keywords import JOB
 from loom.workflow.messages import Problems
 
 
@@ -29,6 +30,13 @@ def is_ready(node: expressions.Node, known: Mapping[str, Value]) -> bool:
     if not expressions.contexts_in(node) <= known.keys() or expressions.functions_in(node) & _LATE_FUNCTIONS:
         return False
     return not any(expressions.property_in(one, "github") in _OF_RUN for one in expressions.nodes_in(node))
+
+
+_WHOLE = {one.name for one in JOB if "expression" in one.shape and not one.name.startswith("strategy")}
+"""The keys whose mapping or list may be one expression, beside the matrix."""
+_TEXTS = {"container", "services:NAME"}
+"""Those that may be a text too."""
+_AROUND = {name.rpartition(":")[0] for name in (*_WHOLE, *_TEXTS, "services:NAME:")}
 
 
 class Texts:
@@ -73,6 +81,28 @@ class Texts:
         fields = {key: self.deep(one) for key, one in node.value.items()}
         return LATE if any(one is LATE for one in fields.values()) else fields
 
+    def written_out(self, node: Node, unknown: list[Node], name: str = "") -> Node:
+        """Return a job, or what it has at a key of the table, with the mappings and lists that expressions make.
+
+        `unknown` gets the expressions of which a mapping or list is not known yet.
+        """
+        if node.kind is Kind.SCALAR:
+            if name not in _WHOLE | _TEXTS or "${{" not in text_of(node.value):
+                return node
+            value = self.value(node)
+            if isinstance(value, Mapping | list):
+                return node_of(value, node)
+            if name in _WHOLE:
+                unknown.append(node)
+            return node
+        if name not in _AROUND:
+            return node
+        if node.kind is Kind.LIST:
+            items = [self.written_out(one, unknown, name) for one in node.value]
+            return Node(node.file, Kind.LIST, items, node.line, node.column, node.length)
+        below = {key: "services:NAME" if name == "services" else f"{name}:{key}".lstrip(":") for key in node.value}
+        return mapping(node, {key: self.written_out(one, unknown, below[key]) for key, one in node.value.items()})
+
     def condition(self, node: Node | None) -> bool | None:
         """Return what an `if` decides, None if only a run can tell."""
         if node is None:
@@ -96,6 +126,17 @@ class Texts:
 def _implied(tree: expressions.Binary) -> bool:
     """Return whether a condition begins with the `success()` that stands before one without a status function."""
     return tree.operator == "&&" and tree.left == expressions.Call("success", (), 0)
+
+
+def node_of(value: Value, at: Node) -> Node:
+    """Return a value as a node at the position of another one."""
+    content: Any = value
+    if isinstance(value, Mapping):
+        content = {name: node_of(one, at) for name, one in value.items()}
+    elif isinstance(value, list):
+        content = [node_of(one, at) for one in value]
+    kind = Kind.MAPPING if isinstance(value, Mapping) else Kind.LIST if isinstance(value, list) else Kind.SCALAR
+    return Node(at.file, kind, content, at.line, at.column, at.length)
 
 
 def as_written(node: Node) -> Any:

@@ -154,8 +154,6 @@ class LateJobs:
             contexts = self._contexts(late.contexts, start.needs, {})
             strategy = _deep(late.strategy, contexts)
             rows = combinations(strategy.get("matrix"))
-            if not rows:
-                raise InvalidExpression("the matrix has no combination")
         except InvalidExpression as error:
             return replace(start, status=Status.FAILURE, reason=f"strategy: {error}"), ()
         most = strategy.get("max-parallel") or 0.0

@@ -6,6 +6,8 @@ It needs no session: `loom shell` and `loom resume` restore it from the record (
 from __future__ import annotations
 
 import platform
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -161,6 +163,7 @@ class LateState:
         self._ran: set[str] = set()
         self._scopes: dict[tuple[str, ...], _Scope] = {(): _Scope()}
         self._inner = _inner_scopes(job.steps)
+        self._names = _names(job.steps)
         self._base = self._contexts(needs)
         self._job_env: dict[str, str] = {}
 
@@ -208,7 +211,7 @@ class LateState:
 
     def grow(self, job: Job) -> None:
         """A step of the job has become several."""
-        self._job, self._inner = job, _inner_scopes(job.steps)
+        self._job, self._inner, self._names = job, _inner_scopes(job.steps), _names(job.steps)
 
     # -- what counts for a step -----------------------------------------------------------------------------------
 
@@ -234,7 +237,11 @@ class LateState:
     def contexts(self, late: LateStep, env: Mapping[str, str] | None = None) -> dict[str, Value]:
         scope = self._scope(late.scope)
         action = late.action or scope.action
-        github = {**self._base["github"], "action": late.id or f"__{late.kind}", "action_path": ""}
+        github = {
+            **self._base["github"],
+            "action": late.id or self._names.get(id(late), f"__{late.kind}"),
+            "action_path": "",
+        }
         if action is not None:
             github |= {"action_repository": action.repository, "action_ref": action.ref}
             github["action_path"] = self.directory_of(action)
@@ -272,11 +279,10 @@ class LateState:
 
     def with_env(self, late: LateStep) -> dict[str, str]:
         """Return the step's context `env`, its own included. InvalidExpression."""
-        env = self._env(late)
-        for name, text in late.env.items():  # variables of the own file of an action in an image are among them
-            contexts = self._of_action(late, env) if late.kind == "docker" else self.contexts(late, env)
-            env[name] = text_of(filled(text, contexts, self._functions(late)))
-        return env
+        env, functions = self._env(late), self._functions(late)
+        # Variables of the own file of an action in an image are among them.
+        contexts = self._of_action(late, env) if late.kind == "docker" else self.contexts(late, env)
+        return env | {name: text_of(filled(text, contexts, functions)) for name, text in late.env.items()}
 
     def _of_action(self, late: LateStep, env: Mapping[str, str]) -> dict[str, Value]:
         """Return the contexts for a text of an action's own file: `inputs` has those of the step too."""
@@ -347,8 +353,8 @@ class LateState:
             }
         saved = {f"STATE_{name}": value for name, value in self._saved.get(late.main or step.id, {}).items()}
         path = {"PATH": ":".join([*reversed(self.path), env.get("PATH") or self.runtime.path])} if self.path else {}
-        own = {"CI": "true", "GITHUB_ACTIONS": "true"}
-        return {**env, **inputs, **saved, **own, **github, **runner, **self.runtime.files, **path}
+        own = {"GITHUB_ACTIONS": "true", **github, **runner, **self.runtime.files}
+        return {"CI": "true", **env, **inputs, **saved, **own, **path}
 
     def directory_of(self, action: Action) -> str:
         parts = [action.directory or self.runtime.workspace, action.path]
@@ -441,6 +447,22 @@ class LateState:
 def _late(step: Step) -> LateStep:
     assert step.late is not None
     return step.late
+
+
+def _names(steps: Sequence[Step]) -> dict[int, str]:
+    """Return `github.action` of the steps without an id, by the `id()` of their late parts, which their job keeps."""
+    found: dict[int, str] = {}
+    uses: Counter[tuple[tuple[str, ...], str]] = Counter()
+    for step in steps:
+        late = _late(step)
+        if not late.id and late.stage == "main" and late.kind != "leave":
+            written = "run" if late.kind == "run" else step.script.partition("@")[0].removeprefix("docker://")
+            name = "self" if written.startswith("./") else re.sub(r"[^A-Za-z0-9_-]", "_", written)
+            name = name or late.kind
+            uses[late.scope, name] += 1
+            number = uses[late.scope, name]
+            found[id(late)] = f"__{name}_{number}" if number > 1 else f"__{name}"
+    return found
 
 
 def _inner_scopes(steps: Sequence[Step]) -> dict[str, tuple[str, ...]]:

@@ -454,12 +454,18 @@ def _called(call: Call, contexts: Mapping[str, Value], functions: Mapping[str, F
         raise InvalidExpression(str(error), call.position) from error
 
 
+def _is_plain(value: Value) -> bool:
+    return not isinstance(value, list | Mapping)
+
+
+def _folded(value: Value) -> str:
+    return text_of(value).lower()
+
+
 def _contains(search: Value, item: Value) -> bool:
     if isinstance(search, list):
         return any(equal(one, item) for one in search)
-    if isinstance(search, Mapping) or isinstance(item, list | dict):
-        return False
-    return text_of(item).lower() in text_of(search).lower()
+    return _is_plain(search) and _is_plain(item) and _folded(item) in _folded(search)
 
 
 def _format(template: Value, *values: Value) -> str:
@@ -507,8 +513,8 @@ def _bounded(text: str) -> str:
 
 _PURE: Mapping[str, Function] = {
     "contains": _contains,
-    "startswith": lambda text, start: text_of(text).lower().startswith(text_of(start).lower()),
-    "endswith": lambda text, end: text_of(text).lower().endswith(text_of(end).lower()),
+    "startswith": lambda text, start: all(map(_is_plain, (text, start))) and _folded(text).startswith(_folded(start)),
+    "endswith": lambda text, end: all(map(_is_plain, (text, end))) and _folded(text).endswith(_folded(end)),
     "format": _format,
     "join": _join,
     "tojson": json_of,
@@ -576,6 +582,8 @@ def parts_of(text: str) -> tuple[str | Part, ...]:
         end = _end_of(text, start + 3)
         if end < 0:
             raise InvalidExpression("`${{` has no `}}`", start)
+        if len(text) > MAX_LENGTH:  # which GitHub makes one expression
+            raise InvalidExpression(f"a text with expressions has more than {MAX_LENGTH} characters", start)
         if start > at:
             parts.append(text[at:start])
         try:

@@ -14,7 +14,8 @@ _TOKEN = "The token of a job is the one that you give, with its own rights; it i
 _NO_EVENT = "Nothing waits for it: `--event NAME` says that it has happened."
 _HELD = "A job that deploys is left out, unless it is named or `--deploy` is given."
 _GROUP = "One job of a group runs at a time, over all runs on this machine."
-_NOT_CANCELED = "No newer run cancels a local one."
+_NOT_CANCELED = "No newer run cancels a local one, and all wait."
+_ONE_STEP = "Steps run one after the other here."
 _RUN_NAME = "A run is named by its id."
 _NO_LOGIN = "Images are pulled with the credentials that this machine's engine has."
 
@@ -37,7 +38,11 @@ FILTERS: Mapping[str, tuple[str, ...]] = {
     "workflow_run": (*_BRANCHES, "workflows"),
     "image_version": ("names", "versions"),
 }
-_NO_TYPES = frozenset({"push", "schedule", "workflow_call", "workflow_dispatch"})
+_WITHOUT_TYPES = """
+    create delete deployment deployment_status fork gollum page_build public push schedule status workflow_call
+    workflow_dispatch
+"""
+_NO_TYPES = frozenset(_WITHOUT_TYPES.split())
 
 
 def _events() -> Iterator[Keyword]:
@@ -56,26 +61,35 @@ def _inputs(event: str, types: str) -> Iterator[Keyword]:
     yield Keyword(f"on:{event}:inputs", "open", _SAME, "`--input NAME=value` gives them." if "choice" in types else "")
     yield Keyword(f"on:{event}:inputs:NAME", "map")
     yield Keyword(f"on:{event}:inputs:NAME:default", "scalar")
-    yield Keyword(f"on:{event}:inputs:NAME:deprecationMessage", "text")
+    if event == "workflow_dispatch":
+        yield Keyword(f"on:{event}:inputs:NAME:deprecationMessage", "text")
     yield Keyword(f"on:{event}:inputs:NAME:description", "scalar")
     yield Keyword(f"on:{event}:inputs:NAME:required", "boolean")
     yield Keyword(f"on:{event}:inputs:NAME:type", types)
 
 
+_SCOPES = """
+    actions artifact-metadata attestations checks code-quality contents deployments discussions drives issues packages
+    pages pull-requests repository-projects security-events statuses
+"""
+_OTHER_SCOPES = {"read none": ("models", "vulnerability-alerts"), "write none": ("copilot-requests", "id-token")}
 _PERMISSIONS = (
-    Keyword("permissions", "(read-all write-all) | open", _NONE, _TOKEN),
-    Keyword("permissions:NAME", "(read write none)"),
+    Keyword("permissions", "(read-all write-all) | map", _NONE, _TOKEN),
+    *(Keyword(f"permissions:{one}", "(read write none)") for one in _SCOPES.split()),
+    *(Keyword(f"permissions:{one}", f"({words})") for words, several in _OTHER_SCOPES.items() for one in several),
 )
 _DEFAULTS = (
     Keyword("defaults", "map"),
-    Keyword("defaults:run", "map"),
+    Keyword("defaults:run", "map | expression"),
     Keyword("defaults:run:shell", "text"),
     Keyword("defaults:run:working-directory", "scalar"),
 )
 _ENV = (Keyword("env", "open"), Keyword("env:NAME", "scalar"))
+_OWN_ENV = (Keyword("env", "open | expression"), _ENV[1])
 
 ROOT_KEYWORDS = (
     Keyword("name", "scalar"),
+    Keyword("description", "scalar"),
     Keyword("run-name", "scalar", _NONE, _RUN_NAME),
     Keyword("on", "(" + " ".join(EVENTS) + ") | [(" + " ".join(EVENTS) + ")] | map"),
     *_events(),
@@ -98,6 +112,7 @@ ROOT_KEYWORDS = (
     Keyword("concurrency", "scalar | map", _NONE, "Several runs of one workflow may run on this machine."),
     Keyword("concurrency:group", "scalar"),
     Keyword("concurrency:cancel-in-progress", "boolean"),
+    Keyword("concurrency:queue", "(single max)"),
     Keyword("jobs", "open"),
     Keyword("jobs:NAME", "any"),
 )
@@ -109,12 +124,12 @@ _VOLUMES = (
 )
 _CONTAINER = (
     Keyword("image", "scalar"),
-    Keyword("credentials", "map", _NONE, _NO_LOGIN),
+    Keyword("credentials", "scalar | map", _NONE, _NO_LOGIN),
     Keyword("credentials:username", "scalar"),
     Keyword("credentials:password", "scalar"),
     *_ENV,
-    Keyword("ports", "[scalar]"),
-    Keyword("volumes", "[text]", _DIFFERS, _VOLUMES),
+    Keyword("ports", "[scalar] | expression"),
+    Keyword("volumes", "[text] | expression", _DIFFERS, _VOLUMES),
     Keyword("options", "text", _DIFFERS, "The options that loom has a setting for; another one refuses the job."),
 )
 
@@ -140,9 +155,10 @@ JOB = (
     Keyword("concurrency", "scalar | map", _DIFFERS, _GROUP),
     Keyword("concurrency:group", "scalar", _DIFFERS, _GROUP),
     Keyword("concurrency:cancel-in-progress", "boolean", _NONE, _NOT_CANCELED),
+    Keyword("concurrency:queue", "(single max)", _NONE, _NOT_CANCELED),
     Keyword("outputs", "open"),
     Keyword("outputs:NAME", "scalar"),
-    *_ENV,
+    *_OWN_ENV,
     *_DEFAULTS,
     Keyword("steps", "[map]"),
     Keyword("steps:id", "scalar"),
@@ -152,26 +168,29 @@ JOB = (
     Keyword("steps:run", "scalar"),
     Keyword("steps:working-directory", "scalar"),
     Keyword("steps:shell", "text"),
-    Keyword("steps:with", "open"),
+    Keyword("steps:with", "open | expression"),
     Keyword("steps:with:NAME", "scalar"),
-    *below("steps", _ENV),
+    *below("steps", _OWN_ENV),
     Keyword("steps:continue-on-error", "boolean"),
     Keyword("steps:timeout-minutes", "number"),
+    Keyword("steps:parallel", "[any]", _DIFFERS, "Its steps run one after the other."),
+    *(Keyword(f"steps:{one}", "any", _NO_JOB, _ONE_STEP) for one in ("background", "wait", "wait-all", "cancel")),
     Keyword("timeout-minutes", "number", _DIFFERS, "Without it, `job_timeout` of your configuration."),
-    Keyword("strategy", "map"),
-    Keyword("strategy:matrix", "open"),
+    Keyword("cancel-timeout-minutes", "number", _NONE, "A job that is canceled has the same time on each machine."),
+    Keyword("strategy", "map | expression"),
+    Keyword("strategy:matrix", "open | expression"),
     Keyword("strategy:matrix:NAME", "any"),
-    Keyword("strategy:matrix:include", "[open]"),
+    Keyword("strategy:matrix:include", "[open] | expression"),
     Keyword("strategy:matrix:include:NAME", "any"),
-    Keyword("strategy:matrix:exclude", "[open]"),
+    Keyword("strategy:matrix:exclude", "[open] | expression"),
     Keyword("strategy:matrix:exclude:NAME", "any"),
     Keyword("strategy:fail-fast", "boolean"),
     Keyword("strategy:max-parallel", "number"),
     Keyword("continue-on-error", "boolean"),
     Keyword("container", "scalar | map"),
     *below("container", _CONTAINER),
-    Keyword("services", "open"),
-    Keyword("services:NAME", "map"),
+    Keyword("services", "open | expression"),
+    Keyword("services:NAME", "scalar | map"),
     *below("services:NAME", _CONTAINER),
     Keyword("services:NAME:command", "scalar"),
     Keyword("services:NAME:entrypoint", "scalar"),
@@ -182,6 +201,17 @@ JOB = (
     Keyword("secrets:NAME", "scalar"),
 )
 """The keys of a job."""
+
+REQUIRED: Mapping[str, str] = {
+    "on:schedule": "cron",
+    "on:workflow_call:inputs:NAME": "type",
+    "on:workflow_call:outputs:NAME": "value",
+    "concurrency": "group",
+    "environment": "name",
+    "container": "image",
+    "services:NAME": "image",
+}
+"""The key that a mapping must have."""
 
 _ALL = "github inputs vars needs strategy matrix"
 _OF_STEP = f"{_ALL} env secrets steps job runner"
@@ -200,7 +230,7 @@ CONTEXTS: Mapping[str, str] = {
     "environment": _ALL,
     "environment:url": f"{_ALL} job runner env steps",
     "concurrency": _ALL,
-    "outputs": _OF_STEP + " hashfiles()",
+    "outputs": _OF_STEP,
     "env": f"{_ALL} secrets",
     "defaults": f"{_ALL} env",
     "timeout-minutes": _ALL,

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from loom.errors import Problem, RequestError
 from loom.util import yaml_file
 from loom.util.paths import name_from
-from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of, one_or_more, pointer, text_of
+from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of, mapping, one_or_more, pointer, text_of
 from loom.workflow import needs
 from loom.workflow.facts import Facts
 from loom.workflow.github import events, yaml
@@ -25,7 +25,8 @@ from loom.workflow.messages import Problems, in_order
 from loom.workflow.needs import Needing, WantedNeed
 
 SUFFIXES = (".yml", ".yaml")
-_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
+_ID = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_-]{0,99}")
+_NOT_FIRST = "no digit, - or __ first"
 _REMOTE = re.compile(r"[\w.-]+/[\w.-]+(/[^@\s]+)?@\S+")
 REMOTE_CALL = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)/(?P<path>[^@]+\.ya?ml)@(?P<ref>\S+)")
 
@@ -183,7 +184,7 @@ class _Check:
         for name, node in fields_of(written).items():
             key = written.keys.get(name, node) if written is not None else node
             if not _ID.fullmatch(name):
-                self._say(key, ("jobs", name), f"{name}: a job's id has letters, digits, - and _; no digit or - first")
+                self._say(key, ("jobs", name), f"{name}: a job's id has letters, digits, - and _; {_NOT_FIRST}")
             elif node.kind is Kind.MAPPING:
                 jobs[name] = self._job(name, node, key)
             elif node.kind is not Kind.REFUSED:
@@ -207,6 +208,9 @@ class _Check:
 
     def _job(self, name: str, node: Node, key: Node) -> Node:
         at = ("jobs", name)
+        if (steps := node.get("steps")) is not None and steps.kind is Kind.LIST:
+            in_order = Node(steps.file, Kind.LIST, list(_in_order(steps)), steps.line, steps.column, steps.length)
+            node = mapping(node, {**node.value, "steps": in_order})
         job = self.shapes.job(name, node)
         check_expressions(job, at, self.problems)
         if (uses := node.get("uses")) is not None:
@@ -236,19 +240,20 @@ class _Check:
         for number, step in enumerate(items_of(job.get("steps"))):
             here = (*at, "steps", number)
             kinds = [key for key in ("run", "uses") if step.get(key) is not None]
+            if not kinds and any(key in step.keys for key in _CONTROLS):
+                continue
             if len(kinds) != 1:
                 why = "has both `run` and `uses`; make two steps" if kinds else "has neither `run` nor `uses`"
                 self._say(step, here, f"the step {why}")
             elif kinds == ["uses"]:
                 self._check_uses(step.value["uses"], (*here, "uses"))
-            if "uses" in kinds:
-                for extra in ("shell", "working-directory"):
-                    if (node := step.get(extra)) is not None:
-                        self._say(node, (*here, extra), f"`{extra}` is for a step with `run`")
+            for extra, kind in (("shell", "run"), ("working-directory", "run"), ("with", "uses")):
+                if kinds and kind not in kinds and (node := step.get(extra)) is not None:
+                    self._say(node, (*here, extra), f"`{extra}` is for a step with `{kind}`")
             if (node := step.get("id")) is not None:
                 step_id = text_of(node)
                 if not _ID.fullmatch(step_id):
-                    self._say(node, (*here, "id"), f"id: {step_id}: letters, digits, - and _; no digit or - first")
+                    self._say(node, (*here, "id"), f"id: {step_id}: letters, digits, - and _; {_NOT_FIRST}")
                 elif (first := seen.setdefault(step_id.lower(), number)) != number:
                     self._say(node, (*here, "id"), f"id: {step_id} is a duplicate (of step {first + 1})")
 
@@ -278,5 +283,16 @@ class _Check:
             yield WantedNeed(job=text_of(need), node=need, at=pointer("jobs", name, "needs", number))
 
 
+def _in_order(steps: Node) -> Iterator[Node]:
+    """Yield steps, and those of `parallel` one after the other."""
+    for step in steps.value:
+        several = step.get("parallel")
+        if several is not None and several.kind is Kind.LIST and len(step.value) == 1:
+            yield from _in_order(several)
+        else:
+            yield step
+
+
+_CONTROLS = ("wait", "wait-all", "cancel")
 _OF_CALL = frozenset({"name", "uses", "with", "secrets", "needs", "if", "permissions", "strategy", "concurrency"})
 __all__ = ["CALL", "WorkflowReader", "examine", "known_inputs"]

@@ -8,7 +8,7 @@ from loom.util.yaml_file import Node, pointer, scalars_of
 from loom.workflow import shapes
 from loom.workflow.github import expressions, yaml
 from loom.workflow.github.expressions import InvalidExpression
-from loom.workflow.github.keywords import CONTEXTS, JOB, ROOT_KEYWORDS
+from loom.workflow.github.keywords import CONTEXTS, JOB, REQUIRED, ROOT_KEYWORDS
 from loom.workflow.keywords import Keyword, Shape, by_name
 from loom.workflow.merge import without
 from loom.workflow.messages import GITHUBS_NO_EFFECT, Problems
@@ -19,7 +19,7 @@ _OPEN = {one.name.removesuffix(":NAME") for one in (*ROOT_KEYWORDS, *JOB) if one
 
 
 class GitHubShapes(shapes.Shapes, kw_only=True):
-    """An expression alone may stand for any value."""
+    """An expression may stand for a scalar, and where the table says `expression`, for a mapping or list."""
 
     code: str = yaml.CODE
     refused_code: str = UNSUPPORTED
@@ -30,6 +30,12 @@ class GitHubShapes(shapes.Shapes, kw_only=True):
 
     def job(self, name: str, node: Node) -> Node:
         return self.fields(node, "", _JOB, ("jobs", name))
+
+    def fields(self, node: Node, prefix: str, table: shapes.Table, at: tuple[str | int, ...]) -> Node:
+        wanted = REQUIRED.get(prefix.rstrip(":"), "")
+        if wanted and wanted not in node.value:
+            self._say(node, at, f"{prefix.rstrip(':')}: `{wanted}` is missing")
+        return super().fields(node, prefix, table, at)
 
     def _open(self, node: Node, keyword: Keyword, table: shapes.Table, at: tuple[str | int, ...]) -> Node:
         """A key of its own in the table, such as `include`, counts before `NAME`."""
@@ -42,7 +48,7 @@ class GitHubShapes(shapes.Shapes, kw_only=True):
 
     def _is_scalar(self, node: Node, shape: Shape) -> bool:
         if isinstance(node.value, str) and "${{" in node.value:
-            return True
+            return bool(shape.words or set(shape.kinds) - {"map", "open"})
         if "number" in shape.kinds:
             return isinstance(node.value, int | float) and not isinstance(node.value, bool)
         return super()._is_scalar(node, shape)

@@ -376,7 +376,7 @@ jobs:
     uses: ./.github/workflows/called.yml
     secrets: {{S: "{written}"}}
 """,
-        "called.yml": 'on: workflow_call\njobs: {a: {runs-on: ubuntu-latest, steps: [{run: "echo ${{ secrets.S }}"}]}}',
+        "called.yml": 'on: {workflow_call: {secrets: {s: }}}\njobs: {a: {runs-on: ubuntu-latest, steps: [{run: "echo ${{ secrets.S }}"}]}}',
     }
     job = planned(files, github={"secrets": {"A": "env://A", "B": "env://B"}}).jobs[-1]
     if given is not None and len(given) > 1:
@@ -386,12 +386,12 @@ jobs:
 
 
 def test_a_text_is_passed_as_a_secret_too(planned: Planned) -> None:
-    call = "on: workflow_call\njobs: {a: {uses: ./.github/workflows/%s.yml, secrets: %s}}"
+    call = "on: {workflow_call: {secrets: {S: }}}\njobs: {a: {uses: ./.github/workflows/%s.yml, secrets: %s}}"
     files = {
         "ci.yml": f"on: push\njobs: {{x: {{uses: ./.github/workflows/b.yml, secrets: {{S: 'a ${{{{ github.ref_name }}}}'}}}}, y: {{{JOB}}}}}",
         "b.yml": call % ("c", "inherit"),
         "c.yml": call % ("d", "{T: '${{ secrets.S }}', U: '${{ secrets.S }}!'}"),
-        "d.yml": f"on: workflow_call\njobs: {{z: {{{JOB}}}}}",
+        "d.yml": f"on: {{workflow_call: {{secrets: {{T: , U: }}}}}}\njobs: {{z: {{{JOB}}}}}",
     }
     plan = planned(files, github={"secrets": {"S": "env://S"}})
     assert late(plan.job("x.a.a.z")).contexts["secrets"] == {"T": "a main", "U": "a main!"}

@@ -221,7 +221,9 @@ def test_a_matrix_may_have_lists_names_and_mappings_from_expressions(make: Make)
     assert lines == ["1 19", "2 19", "3 19"]
 
 
-@pytest.mark.parametrize(("value", "why"), [("[]", "no combination"), ("{", "not valid JSON"), ("3", "not a list")])
+@pytest.mark.parametrize(
+    ("value", "why"), [("[]", "matrix: n has no value"), ("{", "not valid JSON"), ("3", "not a list")]
+)
 def test_a_matrix_that_is_none_fails_the_job(make: Make, value: str, why: str) -> None:
     first = job("first", step(f"echo 'm={value}' >>$GITHUB_OUTPUT", id="s"), outputs=M)
     strategy = {"matrix": {"n": "${{ fromJSON(needs.first.outputs.v) }}"}}

@@ -87,7 +87,10 @@ STEPS = "steps: [{run: echo}]"
         (SOUND.replace("{runs", "!x {runs"), "2:11 / tags are not allowed (!x); remove it, or quote the text"),
         (SOUND.replace("echo", "!!int 3"), "/ tags are not allowed (tag:yaml.org,2002:int)"),
         ("on: push\njobs: {x: 3}", "2:8 /jobs/x x: expected a job, a mapping with `runs-on` and `steps`"),
-        (SOUND.replace("x:", "1x:"), "2:8 /jobs/1x 1x: a job's id has letters, digits, - and _; no digit or - first"),
+        (
+            SOUND.replace("x:", "1x:"),
+            "2:8 /jobs/1x 1x: a job's id has letters, digits, - and _; no digit, - or __ first",
+        ),
         (job(), "3:3 /jobs/x x: `steps` is missing"),
         (
             job("steps: [{run: echo, uses: ./x}]"),
@@ -111,7 +114,7 @@ STEPS = "steps: [{run: echo}]"
         ),
         (
             job("steps: [{id: 1a, run: x}]"),
-            "5:18 /jobs/x/steps/0/id id: 1a: letters, digits, - and _; no digit or - first",
+            "5:18 /jobs/x/steps/0/id id: 1a: letters, digits, - and _; no digit, - or __ first",
         ),
         ("on: push\njobs: {x: {steps: [{run: x}]}}", "2:8 /jobs/x x: `runs-on` is missing"),
         (job(STEPS, "needs: y"), "6:12 /jobs/x/needs/0 needs: unknown job y"),
@@ -340,7 +343,7 @@ AVAILABLE = {
     "/jobs/x/environment/name": "github inputs vars needs strategy matrix",
     "/jobs/x/environment/url": "github inputs vars needs strategy matrix env steps job runner",
     "/jobs/x/concurrency": "github inputs vars needs strategy matrix",
-    "/jobs/x/outputs/o": "github inputs vars needs strategy matrix env secrets steps job runner hashFiles()",
+    "/jobs/x/outputs/o": "github inputs vars needs strategy matrix env secrets steps job runner",
     "/jobs/x/env/A": "github inputs vars needs strategy matrix secrets",
     "/jobs/x/defaults/run/shell": "github inputs vars needs strategy matrix env",
     "/jobs/x/timeout-minutes": "github inputs vars needs strategy matrix",

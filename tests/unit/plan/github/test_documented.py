@@ -1,0 +1,167 @@
+"""Files of which GitHub's documentation and schema decide whether they are valid."""
+
+from pathlib import Path
+
+import pytest
+
+from loom.errors import WorkflowError
+from loom.plan.model import Plan
+from tests.unit.plan.github.conftest import Planned
+
+JOBS = "\njobs: {x: {runs-on: ubuntu-latest, steps: [{run: echo}]}}\n"
+ROOT = f"on: push{JOBS}"
+STEPS = "steps: [{run: echo}]"
+OTHER = "\n  y: {runs-on: ubuntu-latest, steps: [{run: echo}]}\n"
+CALLED = f"on: {{workflow_call: {{secrets: {{Need: {{required: true}}, may: }}}}}}{JOBS}"
+
+
+def job(*lines: str) -> str:
+    return "\n".join(["on: push", "jobs:", "  x:", "    runs-on: ubuntu-latest", *(f"    {line}" for line in lines)])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (ROOT.replace("{x:", "{X: {runs-on: a, steps: [{run: a}]}, x:"), "/: x is X of line 2 again"),
+        (job(STEPS, "env: {A: 1, a: 2}"), "a is A of line 6 again, for case does not count; keep one"),
+        (ROOT.replace("{x:", "{__x:"), "__x: a job's id has letters, digits, - and _; no digit, - or __ first"),
+        (job("steps: [{id: __a, run: x}]"), "id: __a: letters, digits, - and _; no digit, - or __ first"),
+        (
+            f"on: {{workflow_call: {{outputs: {{o: {{description: d}}}}}}}}{JOBS}",
+            "on:workflow_call:outputs:NAME: `value` is",
+        ),
+        (
+            f"on: {{workflow_call: {{inputs: {{i: {{default: d}}}}}}}}{JOBS}",
+            "on:workflow_call:inputs:NAME: `type` is missing",
+        ),
+        (f"on: {{schedule: [{{timezone: UTC}}]}}{JOBS}", "on:schedule: `cron` is missing"),
+        (job(STEPS, "concurrency: {cancel-in-progress: true}"), "concurrency: `group` is missing"),
+        (f"{ROOT}concurrency: {{cancel-in-progress: true}}", "concurrency: `group` is missing"),
+        (job(STEPS, "environment: {url: a}"), "environment: `name` is missing"),
+        (job(STEPS, "container: {env: {A: b}}"), "container: `image` is missing"),
+        (job(STEPS, "services: {r: {env: {A: b}}}"), "services:NAME: `image` is missing"),
+        (f"{ROOT}permissions: {{content: read}}", "unknown keyword content in permissions; did you mean contents?"),
+        (f"{ROOT}permissions: {{id-token: read}}", "permissions:id-token: expected one of write, none, found 'read'"),
+        (f"{ROOT}permissions: none", "permissions: expected a mapping or one of read-all, write-all, found 'none'"),
+        (f"on: {{create: {{types: a}}}}{JOBS}", "unknown keyword types in on:create"),
+        (
+            job(STEPS, "strategy: {fail-fast: yes, matrix: {v: [1]}}"),
+            "strategy:fail-fast: expected true or false, found 'yes'",
+        ),
+        (job(STEPS, "timeout-minutes: '10'"), "timeout-minutes: expected number, found '10'"),
+        (job(STEPS, "timeout-minutes: ${{ env.T }}"), "there is no context env here"),
+        (job(STEPS, "if: matrix.t == 5", "strategy: {matrix: {t: [5]}}"), "there is no context matrix here"),
+        (job(STEPS, "strategy: {matrix: {t: ['${{ secrets.A }}']}}"), "there is no context secrets here"),
+        (job(STEPS, "outputs: {o: \"${{ hashFiles('a') }}\"}"), "hashfiles() can't be used here"),
+        (job(STEPS, "outputs: ${{ fromJSON('{}') }}"), "outputs: expected a mapping, found"),
+        (job("steps: ${{ fromJSON('[]') }}"), "steps: expected a list, found"),
+        (f"name: ${{{{ github.ref }}}}\n{ROOT}", "there are no expressions here; write the value itself"),
+        (job("steps: [{run: a, with: {b: c}}]"), "`with` is for a step with `uses`"),
+        (
+            job("steps: [{run: 'echo ${{ github.ref }}%s'}]" % ("x" * 21_000)),
+            "a text with expressions has more than 21000",
+        ),
+        (job(STEPS, "strategy: {matrix: {v: \"${{ fromJSON('[]') }}\"}}"), "matrix: v has no value"),
+        (job(STEPS, "strategy: {matrix: {v: [1], exclude: [{w: 1}]}}"), "matrix: exclude has w, which is no key"),
+        (
+            job("steps: [{run: a, background: true}, {wait-all: }]"),
+            "steps:background is not supported: Steps run one after",
+        ),
+    ],
+)
+def test_what_github_refuses_is_refused(planned: Planned, text: str, message: str) -> None:
+    with pytest.raises(WorkflowError) as caught:
+        planned(text)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"description: text\n{ROOT}concurrency: {{group: a, queue: max}}",
+        f"{ROOT}permissions: {{}}",
+        f"{ROOT}permissions:",
+        job(STEPS, "permissions: {actions: read, id-token: write, models: read, pull-requests: none}"),
+        job(STEPS, "cancel-timeout-minutes: 5"),
+        job(
+            STEPS,
+            "strategy: {matrix: {t: [5], s: [bash]}}",
+            "timeout-minutes: ${{ matrix.t }}",
+            "defaults: {run: {shell: '${{ matrix.s }}'}}",
+        ),
+        job("steps: [{run: '%s'}]" % ("x" * 22_000)),
+        job(STEPS, "if: false", "strategy: {matrix: {v: \"${{ fromJSON('[]') }}\"}}") + OTHER,
+    ],
+)
+def test_what_github_takes_is_taken(planned: Planned, text: str) -> None:
+    assert planned(text).jobs[-1].refused == ()
+
+
+@pytest.mark.parametrize(
+    ("secrets", "message"),
+    [
+        ("secrets: {need: a}", ""),
+        ("secrets: inherit", ""),
+        ("secrets: {need: a, foo: b}", "secrets: .github/workflows/called.yml has no secret FOO"),
+        ("secrets: {may: a}", "uses: .github/workflows/called.yml requires the secret NEED"),
+        ("", "uses: .github/workflows/called.yml requires the secret NEED"),
+    ],
+)
+def test_secrets_of_a_call_are_those_that_it_declares(planned: Planned, secrets: str, message: str) -> None:
+    call = f"on: push\njobs:\n  c:\n    uses: ./.github/workflows/called.yml\n    {secrets}\n"
+    try:
+        planned({"ci.yml": call, "called.yml": CALLED})
+        said = ""
+    except WorkflowError as error:
+        said = str(error)
+    assert message in said if message else not said
+
+
+def only(plan: Plan) -> tuple[str, list[str], dict[str, str]]:
+    found = plan.jobs[0]
+    assert found.refused == ()
+    assert found.image is not None
+    assert found.late is not None
+    return found.image.name, [one.image.name for one in found.services], dict(found.late.env)
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (['container: ${{ fromJSON(\'{"image":"a:1","env":{"B":"c"}}\') }}'], ("a:1", [], {"B": "c"})),
+        (["strategy: {matrix: {c: [{image: 'a:2'}]}}", "container: ${{ matrix.c }}"], ("a:2", [], {})),
+        (["services: {r: 'redis:7'}"], ("debian:trixie-slim", ["redis:7"], {})),
+        (['services: ${{ fromJSON(\'{"r":{"image":"redis:7"}}\') }}'], ("debian:trixie-slim", ["redis:7"], {})),
+        (["strategy: {matrix: {e: [{A: 1.0}]}}", "env: ${{ matrix.e }}"], ("debian:trixie-slim", [], {"A": "1"})),
+        (["env: {A: job}", "container: {image: a, env: {A: container, B: c}}"], ("a", [], {"A": "job", "B": "c"})),
+    ],
+)
+def test_a_mapping_may_be_one_expression_and_a_service_an_image(
+    planned: Planned, lines: list[str], expected: tuple[str, list[str], dict[str, str]]
+) -> None:
+    assert only(planned(job(STEPS, *lines))) == expected
+
+
+def test_steps_have_mappings_of_expressions_and_parallel_ones_run_in_order(planned: Planned) -> None:
+    steps = "[{parallel: [{run: one, env: '${{ matrix.e }}'}, {run: two}]}, {run: three}]"
+    plan = planned(job("strategy: {matrix: {e: [{A: x}]}}", f"steps: {steps}"))
+    assert [step.script for step in plan.jobs[0].steps] == ["one", "two", "three"]
+    assert [step.late.env for step in plan.jobs[0].steps if step.late is not None] == [{"A": "x"}, {}, {}]
+
+
+def test_a_mapping_that_a_result_makes_refuses_the_job(planned: Planned) -> None:
+    plan = planned(job(STEPS, "needs: y", "env: ${{ fromJSON(needs.y.outputs.e) }}") + OTHER)
+    assert "the mapping or list is not known before the job starts; write it out" in plan.job("x").refused[0]
+
+
+def test_a_strategy_may_be_one_expression(planned: Planned) -> None:
+    plan = planned(job(STEPS, 'strategy: ${{ fromJSON(\'{"matrix":{"a":[1,2]}}\') }}'))
+    assert [one.matrix for one in plan.jobs] == [{"a": "1"}, {"a": "2"}]
+
+
+def test_a_step_of_a_composite_action_has_a_shell(planned: Planned, tmp_path: Path) -> None:
+    action = "runs:\n  using: composite\n  steps:\n    - run: a\n"
+    files = {"ci.yml": job("steps: [{uses: ./act}]"), "act/action.yml": action}
+    with pytest.raises(WorkflowError) as caught:
+        planned(files)
+    assert "act/action.yml:4: `shell` is missing" in str(caught.value)
