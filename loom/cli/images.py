@@ -54,15 +54,6 @@ def lock(
     """Write .loom/images.lock, so that runs use the images that the registries serve now."""
 
 
-@images.command("verify")
-@done_by("keep.images")
-def verify(names: Names = None, as_json: options.AsJson = False, workflow: options.WorkflowFile = None) -> None:
-    """Compare local images with the registries and the lock file.
-
-    Exit code: 0 when all are the same, 1 when one differs, 3 when a registry or the engine does not answer.
-    """
-
-
 @images.command("prune")
 @done_by("keep.images")
 def prune(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,7 +16,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from loom.errors import ImageError, RequestError
-from loom.images.reference import DIGEST, normal_platform, parse_reference, short
+from loom.images.reference import DIGEST, normal_platform, parse_reference
 from loom.plan.model import Image, Plan
 from loom.util import atomic, jsons
 from loom.util.untrusted_files import open_inside
@@ -141,49 +140,3 @@ def shown(image: Image) -> str:
     if image.name is not None:
         return image.name
     return posixpath.normpath(f"{image.build.context}/{image.build.dockerfile}") if image.build else "an unnamed image"
-
-
-class LockVerdict(StrEnum):
-    """The verdict of `loom images verify` on one image."""
-
-    SAME = "same"
-    DIFFERS = "differs"
-    ABSENT = "absent"
-    """The image is not on this engine; a run would pull or build it."""
-    UNKNOWN = "unknown"
-
-
-class ImageDigests(Struct, frozen=True, kw_only=True):
-    """The digests that lock, engine and registry know for one image; "" if unknown. `gone`: the registry has no such image."""
-
-    local_digest: str = ""
-    local_id: str = ""
-    served: str = ""
-    gone: bool = False
-    locked: Locked | None = None
-
-
-def verdict(facts: ImageDigests) -> tuple[LockVerdict, str]:
-    """Return the verdict and its reason: all known digests must agree, and at least two must be known."""
-    locked = facts.locked or Locked()
-    local = facts.local_digest
-    if not local and facts.local_id and facts.local_id == locked.image_id:
-        # A loaded image has no digest; the lock maps its content to one.
-        local = locked.digest
-    if facts.gone and (local or locked.digest):
-        return LockVerdict.DIFFERS, "the registry no longer has this image"
-    known = {"the registry serves": facts.served, "the lock file has": locked.digest, "the local image is": local}
-    if facts.local_id and locked.image_id and not locked.digest:
-        known = {"the local image is": facts.local_id, "the lock file has": locked.image_id}
-    known = {who: digest for who, digest in known.items() if digest}
-    if len(set(known.values())) > 1:
-        return LockVerdict.DIFFERS, ", ".join(f"{who} {short(digest)}" for who, digest in known.items())
-    if not facts.served:
-        if facts.local_id and locked.image_id == facts.local_id and not locked.digest:
-            return LockVerdict.SAME, "matches the lock file; not from a registry"
-        return LockVerdict.UNKNOWN, "the registry could not be queried"
-    if not facts.local_id:
-        return LockVerdict.ABSENT, f"not on this engine; the registry serves {short(facts.served)}"
-    if not local:
-        return LockVerdict.UNKNOWN, "the local image was built or loaded, and the lock file does not list it"
-    return LockVerdict.SAME, f"{short(facts.served)} everywhere"

@@ -27,6 +27,16 @@ class Language(Struct, frozen=True, kw_only=True):
     """The variables of the pipeline that its plans depend on, whether or not a file mentions them."""
 
 
+_READ_BY_GITLAB = """
+    CI_PIPELINE_SOURCE CI_COMMIT_BRANCH CI_COMMIT_TAG CI_COMMIT_BEFORE_SHA CI_PROJECT_PATH CI_PROJECT_NAME
+    CI_MERGE_REQUEST_TARGET_BRANCH_NAME
+"""
+_READ_BY_GITHUB = """
+    LOOM_EVENT CI_COMMIT_SHA CI_COMMIT_BRANCH CI_COMMIT_TAG CI_COMMIT_BEFORE_SHA CI_COMMIT_MESSAGE CI_COMMIT_TITLE
+    CI_COMMIT_TIMESTAMP CI_COMMIT_REF_PROTECTED CI_COMMIT_AUTHOR CI_PIPELINE_SOURCE CI_PROJECT_PATH CI_PROJECT_NAME
+    CI_DEFAULT_BRANCH CI_MERGE_REQUEST_SOURCE_BRANCH_NAME CI_MERGE_REQUEST_TARGET_BRANCH_NAME GITLAB_USER_LOGIN
+    GITLAB_USER_NAME
+"""
 NATIVE = Language(name="native", default=".loom/workflow.yml", named=re.compile(r"^\.loom/"))
 GITLAB = Language(
     name="gitlab",
@@ -35,10 +45,7 @@ GITLAB = Language(
     keys=re.compile(rb"^[ \t]+[\"']?(script|trigger|extends)[\"']?[ \t]*:|^include[ \t]*:", re.MULTILINE),
     foreign_keys=re.compile(rb"^[\"']?(version|jobs|on)[\"']?[ \t]*:", re.MULTILINE),
     has_inputs=True,
-    reads=frozenset(
-        {"CI_PIPELINE_SOURCE", "CI_COMMIT_BRANCH", "CI_COMMIT_TAG", "CI_COMMIT_BEFORE_SHA", "CI_PROJECT_PATH"}
-        | {"CI_PROJECT_NAME", "CI_MERGE_REQUEST_TARGET_BRANCH_NAME"}
-    ),
+    reads=frozenset(_READ_BY_GITLAB.split()),
 )
 GITHUB = Language(
     name="github",
@@ -47,25 +54,7 @@ GITHUB = Language(
     keys=re.compile(rb"^[\"']?jobs[\"']?[ \t]*:", re.MULTILINE),
     foreign_keys=re.compile(rb"^[\"']?(version|stages|include)[\"']?[ \t]*:", re.MULTILINE),
     has_inputs=True,
-    reads=frozenset(
-        {
-            "LOOM_EVENT",
-            "CI_COMMIT_SHA",
-            "CI_COMMIT_BRANCH",
-            "CI_COMMIT_TAG",
-            "CI_COMMIT_BEFORE_SHA",
-            "CI_COMMIT_MESSAGE",
-        }
-        | {"CI_PROJECT_PATH", "CI_PROJECT_NAME", "CI_DEFAULT_BRANCH", "GITLAB_USER_LOGIN"}
-        | {"CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", "CI_MERGE_REQUEST_TARGET_BRANCH_NAME", "CI_COMMIT_AUTHOR"}
-        | {
-            "CI_COMMIT_TITLE",
-            "CI_COMMIT_TIMESTAMP",
-            "CI_COMMIT_REF_PROTECTED",
-            "CI_PIPELINE_SOURCE",
-            "GITLAB_USER_NAME",
-        }
-    ),
+    reads=frozenset(_READ_BY_GITHUB.split()),
 )
 LANGUAGES = (NATIVE, GITLAB, GITHUB)
 """In the order of precedence where a project has a workflow in several."""

@@ -32,7 +32,7 @@ from loom.providers.docker.container.cleanup import prune_builds
 from loom.providers.docker.engine.connection import Engine
 from loom.providers.docker.images import status as image_status
 from loom.providers.docker.images.images import Images
-from loom.providers.docker.images.status import Inventory, Row, exit_code_of
+from loom.providers.docker.images.status import Inventory, Row
 from loom.providers.docker.images.store import ResolvedImage
 from loom.render.output import print_either, print_kind, table
 from loom.secrets.lookup import resolve
@@ -117,30 +117,6 @@ def lock(
         for line in lock_actions(context.here, context.plan):
             print(line, file=sys.stderr if as_json else sys.stdout)
     return ExitCode.INFRASTRUCTURE if failed else ExitCode.OK
-
-
-def verify(names: list[str] | None, *, as_json: bool, workflow: Path | None) -> int:
-    """`loom images verify`."""
-    with _context(workflow, names) as context:
-        verified = context.inventory().verify()
-        listed = [
-            {
-                "name": one.name,
-                "platform": one.platform,
-                "verdict": one.verdict.value,
-                "reason": one.reason,
-                "local_digest": one.facts.local_digest or None,
-                "image_id": one.facts.local_id or None,
-                "served_digest": one.facts.served or None,
-                "locked_digest": (one.facts.locked.digest or None) if one.facts.locked else None,
-                "locked_image_id": (one.facts.locked.image_id or None) if one.facts.locked else None,
-            }
-            for one in verified
-        ]
-        lines = table([(one.verdict.value, one.name, one.reason) for one in verified])
-        nothing = ["the workflow has no image that a registry could serve"]
-        print_either(as_json, "image-verification", {"images": listed}, lines or nothing)
-        return exit_code_of(verified)
 
 
 def prune(*, older_than: str, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -339,25 +340,22 @@ def equal(left: Value, right: Value) -> bool:
     return number_of(left) == number_of(right)
 
 
-def _less(left: Value, right: Value) -> bool:
-    if isinstance(left, str) and isinstance(right, str):
-        return left.upper() < right.upper()
-    return number_of(left) < number_of(right)
+def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Value, Value], bool]:
+    def compared(left: Value, right: Value) -> bool:
+        if isinstance(left, str) and isinstance(right, str):
+            return compare(left.upper(), right.upper())
+        return compare(number_of(left), number_of(right))
 
-
-def _less_or_equal(left: Value, right: Value) -> bool:
-    if isinstance(left, str) and isinstance(right, str):
-        return left.upper() <= right.upper()
-    return number_of(left) <= number_of(right)
+    return compared
 
 
 _COMPARED: Mapping[str, Callable[[Value, Value], bool]] = {
     "==": equal,
     "!=": lambda left, right: not equal(left, right),
-    "<": _less,
-    "<=": _less_or_equal,
-    ">": lambda left, right: _less(right, left),
-    ">=": lambda left, right: _less_or_equal(right, left),
+    "<": _ordered(operator.lt),
+    "<=": _ordered(operator.le),
+    ">": _ordered(operator.gt),
+    ">=": _ordered(operator.ge),
 }
 
 

@@ -64,7 +64,7 @@ def named(registry: Any, publish: Callable[..., str]) -> tuple[str, str]:
     return f"{registry.host}/{tag}", digest
 
 
-def test_from_nothing_here_to_locked_and_verified(
+def test_from_nothing_here_to_locked(
     tmp_path: Path, registry: Any, named: tuple[str, str], publish: Callable[..., str]
 ) -> None:
     name, digest = named
@@ -82,33 +82,18 @@ def test_from_nothing_here_to_locked_and_verified(
         "created": None,
         "problem": None,
     }
-    assert [one["verdict"] for one in project.images_json("verify")["images"]] == ["absent"]
     assert project.images("pull") == f"{name} {digest}\n"
     here = project.images_json("ls")["images"][0]
     assert (here["present"], here["digest"], here["locked"]) == (True, digest, False)
     project.images("lock")
     assert project.lock == {name: {"linux/amd64": {"digest": digest, "image_id": here["image_id"]}}}
     assert project.images("lock").endswith("1 image, as before\n")
-    assert "same" in project.images("verify")
 
-    # The tag moves on the server: that is a difference, and a run keeps to the lock.
+    # The tag moves on the server: a run keeps to the lock.
     moved = publish(registry, name.removeprefix(f"{registry.host}/"), content="moved")
-    [verified] = project.images_json("verify", code=1)["images"]
-    assert (verified["verdict"], verified["served_digest"]) == ("differs", moved)
-    assert (verified["local_digest"], verified["locked_digest"]) == (None, digest)
     assert project.images("pull", "--frozen") == f"{name} {digest}\n"
     changes = project.images_json("lock")["changes"]
     assert [(change["before"], change["after"]) for change in changes] == [(digest, moved)]
-
-
-def test_verify_says_when_it_can_not_tell(tmp_path: Path, free_port: int, named: tuple[str, str]) -> None:
-    name, _ = named
-    down = f"localhost:{free_port}/x:1"
-    project = Project(tmp_path, workflow(name, f"b:\n  stage: test\n  image: {down}\n  script: ['true']\n"))
-    done = project.run("images", "verify")
-    assert done.returncode == 3
-    assert "can't be reached" in done.stdout
-    project.images("verify", "a")
 
 
 def test_lock_names_what_it_could_not_lock_and_keeps_the_rest(

@@ -1,4 +1,4 @@
-"""References, the lock file, and what `images verify` says: tables."""
+"""References and the lock file: tables."""
 
 from pathlib import Path
 
@@ -7,16 +7,13 @@ import pytest
 from loom.errors import ImageError, RequestError
 from loom.images.reference import normal_platform, parse_reference
 from loom.plan.image_lock import (
-    ImageDigests,
     ImageLock,
     Locked,
-    LockVerdict,
     decode_lock,
     images_of,
     load_lock,
     save_lock,
     shown,
-    verdict,
 )
 from loom.plan.model import Build, Image, Job, Plan, Service
 
@@ -157,38 +154,6 @@ def test_images_of_a_plan_once_each_with_their_users() -> None:
         ),
     )
     assert [use.used_by for use in images_of(plan)] == [("a", "b"), ("a/db", "b/db"), ("c",), ("d",), ("e",)]
-
-
-@pytest.mark.parametrize(
-    ("facts", "expected", "reason"),
-    [
-        (ImageDigests(local_digest=A, local_id=B, served=A), LockVerdict.SAME, "everywhere"),
-        (ImageDigests(local_digest=A, local_id=B, served=A, locked=Locked(digest=A)), LockVerdict.SAME, "everywhere"),
-        (ImageDigests(local_digest=A, local_id=B, served=B), LockVerdict.DIFFERS, "the registry serves bbbbbbbbbbbb"),
-        (
-            ImageDigests(local_digest=A, local_id=B, served=A, locked=Locked(digest=B)),
-            LockVerdict.DIFFERS,
-            "the lock file has bbbbbbbbbbbb",
-        ),
-        (ImageDigests(served=A, locked=Locked(digest=B)), LockVerdict.DIFFERS, "the lock file has"),
-        (ImageDigests(local_digest=A, local_id=B, gone=True), LockVerdict.DIFFERS, "no longer has this image"),
-        (ImageDigests(served=A), LockVerdict.ABSENT, "not on this engine"),
-        (ImageDigests(served=A, locked=Locked(digest=A)), LockVerdict.ABSENT, "not on this engine"),
-        (ImageDigests(local_digest=A, local_id=B), LockVerdict.UNKNOWN, "could not be queried"),
-        (ImageDigests(local_digest=A, local_id=B, locked=Locked(digest=B)), LockVerdict.DIFFERS, "the lock file has"),
-        (ImageDigests(local_id=B, served=A), LockVerdict.UNKNOWN, "built or loaded"),
-        # Loaded: the digest is lost, the content is the locked one.
-        (ImageDigests(local_id=B, served=A, locked=Locked(digest=A, image_id=B)), LockVerdict.SAME, "everywhere"),
-        # Local only, locked by its id.
-        (ImageDigests(local_id=B, locked=Locked(image_id=B)), LockVerdict.SAME, "not from a registry"),
-        (ImageDigests(local_id=A, locked=Locked(image_id=B)), LockVerdict.DIFFERS, "the lock file has"),
-        (ImageDigests(), LockVerdict.UNKNOWN, "could not be queried"),
-    ],
-)
-def test_verdicts(facts: ImageDigests, expected: LockVerdict, reason: str) -> None:
-    found, why = verdict(facts)
-    assert found is expected
-    assert reason in why
 
 
 def test_a_lock_file_that_leads_out_or_can_not_be_used(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.images.reference import Reference, normal_platform, parse_reference
 from loom.plan import model
-from loom.plan.image_lock import ImageDigests, ImageLock, ImageUse, Locked, LockVerdict, shown, verdict
+from loom.plan.image_lock import ImageLock, ImageUse, Locked, shown
 from loom.providers.docker.engine.long_calls import say
 from loom.providers.docker.images.build_inputs import bases_for
 from loom.providers.docker.images.store import ImageStore, ResolvedImage
@@ -45,16 +45,6 @@ class Row(Struct, frozen=True, kw_only=True):
     locked: bool = False
     image: ResolvedImage | None = None
     problem: str | None = None
-
-
-class Verified(Struct, frozen=True, kw_only=True):
-    """One row of `images verify`."""
-
-    name: str
-    platform: str
-    verdict: LockVerdict
-    reason: str
-    facts: ImageDigests
 
 
 class Inventory:
@@ -184,38 +174,6 @@ class Inventory:
                     image_id = before.image_id  # perhaps from another machine
                 lock = lock.holding(named.name, platform, Locked(digest=served.digest, image_id=image_id))
         return lock, failed
-
-    def verify(self) -> list[Verified]:
-        return [self._verify(named) for named in self.named()]
-
-    def _verify(self, named: Named) -> Verified:
-        local = self._store.local(named.reference, named.platform)
-        locked = self._lock.get(named.name, named.platform)
-        served, gone, trouble = "", False, ""
-        try:
-            served = self._store.registry.served(named.reference).digest
-        except ImageError as error:
-            gone = error.code == "IMAGE_NOT_FOUND"
-            trouble = error.message
-        facts = ImageDigests(
-            local_digest=local.digest if local is not None else "",
-            local_id=local.image_id if local is not None else "",
-            served=served,
-            gone=gone,
-            locked=locked,
-        )
-        found, reason = verdict(facts)
-        if found is LockVerdict.UNKNOWN and trouble:
-            reason = trouble
-        return Verified(name=named.name, platform=named.platform, verdict=found, reason=reason, facts=facts)
-
-
-def exit_code_of(verified: Sequence[Verified]) -> int:
-    """0: no difference (absent images will be pulled); 1: a difference; 3: unknown."""
-    verdicts = {one.verdict for one in verified}
-    if LockVerdict.DIFFERS in verdicts:
-        return 1
-    return 3 if LockVerdict.UNKNOWN in verdicts else 0
 
 
 def as_json(row: Row) -> Mapping[str, object]:
