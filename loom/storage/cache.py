@@ -183,7 +183,6 @@ class Cache:
 
         Files in which `masker` finds a secret are left out."""
         skipped: list[Skipped] = []
-        masker = masker if masker is not None and masker.active else None
         try:
             result = self._save(spec, key, view, skipped, masker, tracked)
         except (OSError, DamagedArchive, UnsafeArchive) as error:
@@ -219,9 +218,7 @@ class Cache:
             packed = _pack(view, selection, file, skipped, masker)
             if not packed.files:
                 why = "all of it was left out" if skipped else f"none of {', '.join(spec.content)} is there"
-                return SaveResult(
-                    key=key, saved=False, skipped=tuple(skipped), warning=f"nothing to save for {key!r}: {why}"
-                )
+                return SaveResult(key=key, saved=False, warning=f"nothing to save for {key!r}: {why}")
             if packed.size > self._max_size:
                 return SaveResult(
                     key=key,

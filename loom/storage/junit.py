@@ -126,7 +126,9 @@ class _Reader:
             self._case = None
 
     def _finish_outcome(self, text: str) -> None:
-        if self._case is None or self._outcome is None or len(self._failing) >= MAX_FAILING:
+        assert self._case is not None, "the text of an outcome is within its case"
+        assert self._outcome is not None, "its text began with it"
+        if len(self._failing) >= MAX_FAILING:
             return
         kind, message, type_name = self._outcome
         classname = self._case.get("classname") or None

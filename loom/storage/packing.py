@@ -19,11 +19,11 @@ from loom.storage.workspace import Skipped, WorkspaceView
 from loom.util.paths import below, climbs_out
 
 
-def without_secret_names(
+def _without_secret_names(
     items: Iterable[Item], masker: Masker | None, on_skipped: Callable[[Skipped], None]
 ) -> Iterator[Item]:
     """Leave out entries with a secret in their name or link target, and report them masked; does not read contents."""
-    if masker is None or not masker.active:
+    if masker is None:
         yield from items
         return
     left_out = ""
@@ -78,7 +78,7 @@ def packing(
     """
     masker = masker if masker is not None and masker.active else None
     held, left_out = ArchiveTotals(), set[str]()
-    for entry, content in without_secret_names(view.read(selection, skipped.append), masker, skipped.append):
+    for entry, content in _without_secret_names(view.read(selection, skipped.append), masker, skipped.append):
         held.add(entry)
         if entry.kind == "hardlink" and entry.target in left_out:
             skipped.append(Skipped(path=entry.path, reason=f"the same file as {entry.target}, which was left out"))

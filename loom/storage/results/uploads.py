@@ -65,7 +65,6 @@ class Upload:
         with self._written(content, size) as (path, _), self._lock:
             before = self._blocks.get(name)
             if before is None and len(self._blocks) >= MOST_BLOCKS:
-                path.unlink()
                 raise Refused(409, "resource_exhausted", f"an upload has at most {MOST_BLOCKS} blocks")
             self._blocks[name] = path, size
         if before is not None:

@@ -7,7 +7,9 @@ import socket
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from loom.secrets.masking import Masker
 from loom.status import Status, Stream
 from loom.storage import artifacts, junit, unpacking
 from loom.storage.selection import PathSelection, Tracked
+from loom.storage.unpacking import UnsafeArchive
 from loom.storage.workspace import DirectoryView, WorkspaceView
 
 from ..views import TarSession, tree
@@ -468,6 +471,48 @@ def test_a_damaged_or_changed_archive(workspace: Path, kept: Kept, tmp_path: Pat
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount a small file system")
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(5, "Input/output error", "/there"), "can't read the artifacts: /there: Input/output error"),
+        (OSError("became shorter"), "can't read the artifacts: became shorter"),
+        (EOFError("ends"), "can't read the artifacts: {archive} is damaged (ends)"),
+        (UnsafeArchive("climbs"), "can't read the artifacts: {archive}: climbs"),
+    ],
+)
+def test_an_archive_that_can_not_be_read_says_why(
+    error: Exception, said: str, workspace: Path, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.collect(DirectoryView(workspace), "dist")
+
+    def broken(_: object) -> Iterator[object]:
+        raise error
+
+    monkeypatch.setattr(artifacts, "read", broken)
+    with pytest.raises(ArtifactError) as refused:
+        artifacts.index_of(kept.archive)
+    assert refused.value.message == said.format(archive=kept.archive)
+
+
+def test_what_goes_wrong_with_several_archives_names_none(tmp_path: Path) -> None:
+    view = DirectoryView(tmp_path)
+
+    class Broken(DirectoryView):
+        def write(self, *archives: object) -> Sequence[Any]:
+            raise UnsafeArchive("climbs") if len(archives) == 2 else EOFError("ends")
+
+    one, two = tmp_path / "1.tar.gz", tmp_path / "2.tar.gz"
+    for archives, said in (
+        ({one: None, two: None}, "can't restore the artifacts: climbs"),
+        ({one: None, two: None, tmp_path: None}, "can't restore the artifacts: the archive is damaged (ends)"),
+        ({one: None}, f"can't restore the artifacts: {one} is damaged (ends)"),
+    ):
+        with pytest.raises(ArtifactError) as refused:
+            artifacts.restore(archives, Broken(tmp_path))
+        assert refused.value.message == said
+    assert artifacts.restore({}, view) == ()
+
+
 def test_a_full_disk_is_said_and_leaves_nothing(workspace: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()

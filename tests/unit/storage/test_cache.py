@@ -1,3 +1,4 @@
+import hashlib
 import io
 import json
 import multiprocessing
@@ -385,6 +386,61 @@ def test_a_folder_that_can_not_be_written(
     assert nowhere.entries() == []
 
 
+def test_a_store_that_breaks_is_a_miss_with_its_reason(
+    tmp_path: Path, store: Cache, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(store, workspace)
+
+    def broken(*_: object) -> None:
+        raise OSError(5, os.strerror(5), str(store.folder))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "glob", broken)
+        assert store.entries() == []
+    monkeypatch.setattr(caches, "check_private", broken)
+    reason = f"{store.folder}: Input/output error"
+    assert restore(store, empty(tmp_path)).warning == f"the cache can't be used: {reason}"
+    assert save(store, workspace).warning == f"the cache 'k' can't be saved: {reason}"
+    with pytest.raises(CacheError, match=f"{store.folder} can't be used: {reason}"):
+        store.entries()
+
+
+def test_an_archive_is_whole_when_its_entry_names_it(
+    store: Cache, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = Cache._publish
+    whole: list[bool] = []
+
+    def published(self: Cache, entry: Stored, written: str) -> None:
+        whole.append(hashlib.sha256(Path(written).read_bytes()).hexdigest() == entry.blob)
+        publish(self, entry, written)
+
+    monkeypatch.setattr(Cache, "_publish", published)
+    save(store, workspace)
+    take(store, b"any bytes", "other")
+    assert whole == [True, True]
+
+
+def test_what_is_removed_of_a_store_has_its_size(store: Cache, workspace: Path) -> None:
+    save(store, workspace)
+    (archive,) = blobs(store)
+    size = archive.stat().st_size
+    readme = store.folder / "README"
+    readme.write_text("mine")
+    save(store, workspace, "other")
+    assert readme.read_text() == "mine"
+    assert store.prune(unused_for_s=1e9).freed_bytes == 0
+    assert store.remove(store.entries()).freed_bytes == size
+    assert not store.has(SPEC, "k")
+
+
+def test_an_entry_without_its_archive_is_none(store: Cache, workspace: Path) -> None:
+    save(store, workspace)
+    assert store.has(SPEC, "k")
+    blobs(store)[0].unlink()
+    assert not store.has(SPEC, "k")
+
+
 def test_paths_that_lead_out_are_refused(store: Cache, workspace: Path) -> None:
     for path in ("/etc", "../x", "~/.cache"):
         with pytest.raises(CacheError, match=r"cache: .*must") as refused:
@@ -451,6 +507,16 @@ def test_keys_of_files(workspace: Path) -> None:
     assert key_of(Spec(paths=("x",), key="literal"), workspace) == "literal"
 
 
+def test_files_of_a_key_that_can_not_be_read_are_an_error(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(5, os.strerror(5))
+
+    monkeypatch.setattr(os, "stat", broken)
+    with pytest.raises(CacheError, match="of a cache key can't be read: ") as error:
+        key_of(Spec(paths=("x",), key=CacheKeyFiles(files=("deps",))), workspace)
+    assert error.value.code == "CACHE_KEY_INVALID"
+
+
 @pytest.mark.parametrize(
     ("key", "said"),
     [
@@ -479,6 +545,7 @@ def test_keys_that_are_none(workspace: Path, key: str | CacheKeyFiles, said: str
 def test_projects(origin: str, project: str, tmp_path: Path) -> None:
     assert project_of(origin, tmp_path) == f"{tmp_path} ({project})"
     assert project_of(None, tmp_path) == str(tmp_path)
+    assert project_of(None, tmp_path / os.fsdecode(b"\xff")) == f"{tmp_path}/\\xff"
 
 
 def test_entries_are_readable_by_others(store: Cache, workspace: Path) -> None:

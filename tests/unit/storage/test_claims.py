@@ -96,6 +96,7 @@ def test_a_state_directory_that_can_not_be_written_leaves_the_workspace(tmp_path
     claims.make(tmp_path / "workspace", run_id="1", repo_root=tmp_path, kind="snapshot")
     assert (tmp_path / "workspace").is_dir()
     assert claims.all() == []
+    claims.forget(tmp_path / "workspace")
 
 
 def test_the_workspace_of_a_snapshot_says_so(claims: Claims, tmp_path: Path) -> None:

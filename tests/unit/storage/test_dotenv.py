@@ -29,8 +29,10 @@ def test_a_value_is_the_rest_of_its_line() -> None:
     ],
 )
 def test_what_gitlab_refuses_is_refused_with_its_place(content: bytes, said: str) -> None:
-    with pytest.raises(ArtifactError, match=said):
+    with pytest.raises(ArtifactError, match=said) as error:
         dotenv.parsed(content, "f")
+    assert error.value.hint is not None
+    assert error.value.hint.startswith("write one NAME=value in each line")
 
 
 def test_reported_variables_stand_between_the_jobs_own_and_the_users() -> None:

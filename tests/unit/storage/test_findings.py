@@ -135,6 +135,21 @@ def test_a_result_refers_to_its_rule() -> None:
     assert found.first[0].message == "f calls {0}"
 
 
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ({"text": "own", "id": "m"}, "own"),
+        ({"markdown": "*own*"}, "*own*"),
+        ({"id": "m"}, "of the rule"),
+        ({"id": "gone", "arguments": ["x"]}, None),
+    ],
+)
+def test_a_message_is_the_results_own_or_its_rules(message: dict[str, Any], shown: str | None) -> None:
+    rules = [{"id": "R", "messageStrings": {"m": {"text": "of the rule"}}}]
+    (one,) = read("sarif", sarif({**at("a"), "ruleId": "R", "message": message}, rules=rules)).first
+    assert one.message == shown
+
+
 def test_a_note_is_no_finding_beside_a_warning() -> None:
     assert read("sarif", sarif({**at("a"), "level": "note"}, at("b"))).total == 1
     assert read("sarif", sarif({**at("a"), "level": "note"})).total == 1

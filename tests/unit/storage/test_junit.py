@@ -212,6 +212,8 @@ def test_where_a_text_says_that_it_failed(text: str, place: tuple[str | None, in
 
 def test_a_test_that_fails_twice_is_one_failure() -> None:
     case = '<testcase name="a"><failure message="m">one</failure> between <error>two</error></testcase>'
+    report = read(f"<testsuite>{'<testcase><skipped/></testcase>' * 2}</testsuite>")
+    assert (report.tests, report.skipped) == (2, 2)
     report = read(f'<testsuite>{case}<testcase name="b"><skipped/><failure/></testcase></testsuite>')
     assert (report.tests, report.failures, report.errors, report.skipped) == (2, 2, 0, 0)
     assert [(test.name, test.message, test.kind) for test in report.failing] == [
