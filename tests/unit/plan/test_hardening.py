@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from loom.config import Config
+from loom.config.settings import ValueOrigin
 from loom.plan import hardening
 from loom.plan.model import Job, Network, Resources
 
@@ -30,6 +31,15 @@ def test_a_plain_job_gets_the_profile() -> None:
         "/var/tmp:exec,mode=1777,size=1g",
         "/run:mode=755,size=64m",
     )
+
+
+@pytest.mark.parametrize(
+    ("place", "named"), [("c.toml:1", "the hardened profile (c.toml:1) "), ("", "the hardened profile ")]
+)
+def test_a_refusal_names_who_asks_for_the_profile(place: str, named: str) -> None:
+    config = Config(origins={"hardened": ValueOrigin(layer="user", place=place)})
+    ((_, why),) = hardened(replace(PLAIN, privileged=True), config)[1]
+    assert why.startswith(f"{named}does not give privileges")
 
 
 def test_what_a_job_asks_for_within_the_profile_stays() -> None:

@@ -61,6 +61,7 @@ NOT_TRACING = [
     "set -euo pipefail",
     "echo set -x",
     "# set -x",
+    "  # first; set -x",
     "make # set -x",
     "grep -x set file",
     "set -- -x",

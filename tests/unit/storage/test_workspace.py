@@ -121,3 +121,22 @@ def test_hard_links_whose_content_can_not_be_read_are_left_out() -> None:
     assert not list(TarView(session).read(PathSelection(["out"]), skipped.append))
     reason = "a hard link to a file whose content could not be read"
     assert skipped[1:] == [Skipped(path=f"out/{name}", reason=reason) for name in ("one", "two", "three")]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "roots", "held", "not_held"),
+    [
+        ("a/b/*.txt", ("a/b",), ("a", "a/b"), ("c", "a/c")),
+        ("a/*/c", ("a",), ("a/x", "a/x/c"), ("b/x", "a/x/d")),
+        ("{a,b}/c", ("a/c", "b/c"), ("a", "b"), ("c",)),
+        ("a/**/c", ("a",), ("a/x", "a/x/y"), ("b",)),
+        ("*", ("",), ("a", "b"), ()),
+        ("a", ("a",), ("a", "a/b/c"), ("b",)),
+    ],
+)
+def test_a_walk_enters_only_what_may_hold_something(
+    pattern: str, roots: tuple[str, ...], held: tuple[str, ...], not_held: tuple[str, ...]
+) -> None:
+    selection = PathSelection([pattern])
+    assert selection.roots == roots
+    assert [path for path in (*held, *not_held) if selection.may_hold(path)] == list(held)

@@ -499,6 +499,8 @@ def test_an_upload_has_a_limit_of_blocks(tmp_path: Path, monkeypatch: pytest.Mon
         upload.block("c", io.BytesIO(b"12345"), 5)
     assert (caught.value.status, caught.value.code) == (409, "resource_exhausted")
     assert len(list((tmp_path / "u").iterdir())) == 2
+    upload.joined(["a", "b"])
+    assert [(file.name, file.read_bytes()) for file in (tmp_path / "u").iterdir()] == [("content", b"12345" * 2)]
     room.take(20)
     with pytest.raises(uploads.Refused):
         room.take(1)
@@ -628,6 +630,14 @@ def test_an_upload_that_is_not_whole_is_not_kept(job: Job, record: Path, uploade
     assert job.restore("k") is None
     assert list(record.rglob("*.zip")) == []
     assert job.save("k", b"whole")["ok"], "the key is free again"
+
+
+def test_an_empty_upload_needs_no_size_and_a_number_is_one(job: Job) -> None:
+    for key, content, more in (("k", b"", {}), ("l", b"abc", {"size_bytes": 3})):
+        begun = job.call(CACHES, "CreateCacheEntry", key=key, version="v")
+        assert job.asked("PUT", begun["signed_upload_url"], content)[0] == 201
+        assert job.call(CACHES, "FinalizeCacheEntryUpload", key=key, version="v", **more)["ok"]
+        assert job.restore(key) == (key, content)
 
 
 def test_a_call_has_a_limit(job: Job) -> None:
