@@ -26,8 +26,7 @@ class ValueSource(Struct, frozen=True, kw_only=True):
 
 def sources(workflow: Loaded, job: Job, selection: JobSelection, config: Config) -> list[ValueSource]:
     entry = workflow.entry_of(job.name)
-    if entry is None:  # it is written in another repository
-        return [ValueSource(key="id", value=job.id, by="job", place=job.steps[0].place)]
+    assert entry is not None, "the plan is one of this workflow"
     found = [ValueSource(key="id", value=job.id, by="job", place=entry.key.place)]
     for key, node in entry.merged.value.items():
         if key == "strategy" and job.matrix:

@@ -13,7 +13,7 @@ from loom.config.values import GitHubSettings
 from loom.errors import RequestError, WorkflowError
 from loom.plan.late import LateJob, LateStep
 from loom.plan.model import Job, JobSelection, Plan, ResolveContext, Step
-from loom.plan.provenance import sources
+from loom.plan.provenance import ValueSource, sources
 from loom.plan.resolve import rehearse, resolve
 from loom.util.jsons import encode_file
 from loom.workflow.dialects import load
@@ -158,6 +158,12 @@ def test_a_matrix_becomes_jobs(planned: Planned) -> None:
     assert ids(planned({}, "T windows-latest")) == ["test.windows-latest-1.1-red"]
 
 
+def test_a_list_of_an_expression_stands_for_its_elements(planned: Planned) -> None:
+    matrix = "{v: ['${{ fromJSON(''[1, 2]'') }}', [3, 4], 5]}"
+    plan = planned(f"on: push\njobs: {{x: {{{JOB}, strategy: {{matrix: {matrix}}}}}}}")
+    assert [late(job).contexts["matrix"]["v"] for job in plan.jobs] == [1, 2, [3, 4], 5]
+
+
 def test_a_matrix_of_an_output_is_for_the_runner(planned: Planned) -> None:
     plan = planned("""
 on: push
@@ -300,6 +306,8 @@ def test_a_jobs_own_combination_and_the_origin_of_its_image_are_told(tmp_path: P
     big, other, boxed = plan.jobs
     told = {one.key: (one.value, one.by) for one in sources(workflows, big, JobSelection(), settings)}
     assert (told["matrix.os"], told["matrix.v"]) == (("big", "matrix"), ("1", "matrix"))
+    place = next(one.place for one in sources(workflows, big, JobSelection(), settings) if one.key == "matrix.os")
+    assert place.startswith(".github/workflows/ci.yml:3:")
     assert (told["image.name"], "strategy.matrix.os[0]" in told) == (("big:1", "user github.runs_on"), False)
     told = {one.key: (one.value, one.by) for one in sources(workflows, other, JobSelection(), settings)}
     assert told["image.name"] == (settings.default_image, "built-in default_image")
@@ -342,7 +350,11 @@ jobs:
     }
     plan = planned(files, repositories=lambda: Server(tmp_path / "server"))
     assert ids(plan) == ["far.a", "far.b.c", "none", "missing", "wrong", "after"]
-    assert plan.job("far.b.c").steps[0].file == "o/r/.github/workflows/inner.yml@v1"
+    far = plan.job("far.b.c")
+    assert (far.name, far.steps[0].file) == ("far / b / c", "o/r/.github/workflows/inner.yml@v1")
+    here = load(tmp_path / ".github/workflows", tmp_path, lambda: ResolveContext(predefined=PUSH))
+    told = sources(here, far, JobSelection(), Config())
+    assert told[0] == ValueSource(key="id", value="far.b.c", by="job", place=".github/workflows/ci.yml:4:3")
     assert late(plan.job("after")).needs[0].jobs == ("far.a", "far.b.c")
     for job, reason in {
         "none": "uses: o/r has no v2",
