@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from loom.plan.model import Plan
 from loom.record.event_files import read_events
 from loom.record.events import OutputEvent, PhaseEvent
 
 from .conftest import Make, Project, Ran
+from .late.plans import WORKFLOW, job, step
 
 ACCEPT = "LOOM_TEST_ACCEPT" in os.environ
 CORPUS = Path(__file__).parents[2] / "workflows/runs"
@@ -32,11 +35,42 @@ SIZE = re.compile(r"\b[\d.]+ ?(ms|s|B|bytes|KiB)\b")
 @pytest.mark.parametrize("file", sorted(CORPUS.glob("*.yml")), ids=lambda path: path.stem)
 def test_what_the_record_of_a_run_says(make: Make, file: Path) -> None:
     project = make("", **{".loom/workflow.yml": file.read_text()})
-    said = recorded(project.run(code=None), project)
-    beside = file.with_suffix(".expected")
+    compare(recorded(project.run(code=None), project), file.with_suffix(".expected"))
+
+
+def test_what_the_record_of_late_steps_says(make: Make) -> None:
+    project = make(WORKFLOW)
+    first = job(
+        "first",
+        step(
+            'echo "A=b" >>"$GITHUB_ENV"; echo "$PWD/bin" >>"$GITHUB_PATH"; echo "x=1" >>"$GITHUB_OUTPUT"',
+            id="one",
+            name="Set ${{ github.ref_name }}",
+        ),
+        step('echo "::group::Build"; echo "::error file=a.c,line=3,title=Bad::no ${{ env.A }}"; echo "::endgroup::"'),
+        step(
+            "echo '## Done' >>\"$GITHUB_STEP_SUMMARY\"; echo '::notice::n'; echo '::warning file=b::w'; exit 3",
+            id="bad",
+            continue_on_error="true",
+        ),
+        step("echo never", condition="env.A == 'c'"),
+        step("echo ${{ steps.bad.outcome }}; exit 4", env={"E": "${{ steps.one.outputs.x }}"}),
+        step("echo last", condition="always()"),
+        outputs={"x": "${{ steps.one.outputs.x }}"},
+        contexts={"github": {"ref_name": "main"}},
+    )
+    after = job("second", step("echo ${{ needs.first.outputs.x }}"), needs={"first": ["first"]})
+    always = job("third", step("echo ${{ needs.first.result }}"), needs={"first": ["first"]}, condition="always()")
+    plan = Plan(workflow_path=".github/workflows/ci.yml", stages=("jobs",), jobs=(first, after, always))
+    compare(
+        recorded(project.execute(replace(project.request(), plan=plan), code=None), project), CORPUS / "late.expected"
+    )
+
+
+def compare(said: str, expected: Path) -> None:
     if ACCEPT:
-        beside.write_text(said)
-    assert said == beside.read_text()
+        expected.write_text(said)
+    assert said == expected.read_text()
 
 
 def recorded(ran: Ran, project: Project) -> str:
@@ -60,7 +94,9 @@ def line_of(event: PhaseEvent) -> str:
     ended = " ".join(str(one) for one in (event.status, event.exit_code, event.error) if one is not None)
     assert event.duration_ms is None or 0 <= event.duration_ms < 600_000
     timed = " timed" if event.duration_ms is not None else ""
-    data = json.dumps(steady(event.data), ensure_ascii=False)
+    data = json.dumps(
+        steady({**event.data, "path": ""} if event.message == "session_opened" else event.data), ensure_ascii=False
+    )
     return f"{at}: {event.message or event.kind}{timed} {ended}".rstrip() + ("" if data == "{}" else f"\n    {data}")
 
 
