@@ -224,22 +224,18 @@ class Inside(Protocol):
         Without `on_output`, output goes to the caller's own streams. A cancel or timeout sends a signal, then KILL
         after the grace period.
         """
-        ...
 
     def terminal(self, command: Sequence[str], cancel: Cancel, *, timeout_s: float | None = None) -> Exit:
         """Run a command on the caller's terminal, which is restored afterwards.
 
         A cancel, a timeout or a closed terminal also ends everything that the command started.
         """
-        ...
 
     def continued(self, command: Sequence[str]) -> Sequence[str]:
         """Return what runs `command` as the shell that steps shared would (see `interactive.continued`)."""
-        ...
 
     def shell(self, shell: Sequence[str], *, script: str, name: str, cancel: Cancel) -> int:
         """Open an interactive shell on the caller's terminal (see `interactive.prepared`); return its exit code."""
-        ...
 
 
 class Session(Protocol):
@@ -250,19 +246,15 @@ class Session(Protocol):
 
     def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
         """Run one step. ProviderError when the place is lost."""
-        ...
 
     def answers(self) -> bool:
         """Return whether it can still run a step: it may have been open, and unused, for minutes."""
-        ...
 
     def handed_on(self) -> Mapping[str, str]:
         """Return the variables that steps appended to `$LOOM_ENV`; the last value wins."""
-        ...
 
     def reported(self) -> Mapping[str, Sequence[bytes]]:
         """Return the lines that the last step left in `$LOOM_MASK` (`mask`) and in the files of `Command.files`, by name."""
-        ...
 
     def put_secret(self, name: str, content: bytes) -> str:
         """Write `content` to a file outside the workspace that only the job's user can read; return its path in the
@@ -270,15 +262,12 @@ class Session(Protocol):
 
         It is removed with the session. `name` is a file name.
         """
-        ...
 
     def settle(self) -> None:
         """End the steps: let the caller read the files. Safe to repeat."""
-        ...
 
     def workspace_view(self) -> Path | None:
         """The job's view as a directory that this process can access, if there is one."""
-        ...
 
     def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = ...) -> Iterator[bytes]:
         """Return a tar stream of files and directories (with their content) of the job's view.
@@ -286,26 +275,21 @@ class Session(Protocol):
         Paths are relative to the workspace, also in the tar; missing ones are left out; `.` is everything. Sockets,
         FIFOs and devices are left out and reported to `on_skipped` (an engine's archives never contain sockets).
         """
-        ...
 
     def put_archive(self, archive: Iterable[bytes]) -> None:
         """Unpack a tar stream over the job's view; the files will belong to the job's user."""
-        ...
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> Inside:
         """Access the place between steps. `environment` extends the job's."""
-        ...
 
     def size(self) -> int:
         """The bytes that the place takes on a disk beside its image and the job's files; 0 where it takes none."""
-        ...
 
     def keep(self, expires_at: float) -> None:
         """Keep the idle place after the session, until `expires_at` (seconds since the epoch).
 
         It outlives this process; a later run removes it after expiry. No command can follow.
         """
-        ...
 
 
 @runtime_checkable
@@ -323,7 +307,6 @@ class Detachable(Protocol):
 
         `save` stores what `DetachedPlace.attach` needs, before anything begins.
         """
-        ...
 
 
 @runtime_checkable
@@ -334,7 +317,6 @@ class DetachedPlace(Protocol):
         self, saved: bytes, request: SessionRequest, on_output: OnOutput, cancel: Cancel
     ) -> AbstractContextManager[Session]:
         """Open its session again, to `hand_over` and `run` the same commands: their output comes from the first byte on."""
-        ...
 
 
 class KeptPlace(Protocol):
@@ -346,48 +328,38 @@ class KeptPlace(Protocol):
     @property
     def place_id(self) -> str:
         """As `SessionFacts.container_id`."""
-        ...
 
     @property
     def kept(self) -> bool:
         """Return whether its run is over, so that another session may use it."""
-        ...
 
     def wake(self, secrets: Mapping[str, bytes]) -> tuple[Mapping[str, str], bool]:
         """Restart it if it has stopped; return the paths of the files with `secrets`, and whether it had stopped.
 
         ProviderError when it can't run. Call before `inside`.
         """
-        ...
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> Inside:
         """As `Session.inside`."""
-        ...
 
     def has_its_files(self, mode: MountMode) -> bool:
         """Return whether its view of the workspace, created in this mode, is still complete."""
-        ...
 
     def copy_files(self, target: Path, on_skipped: OnSkipped) -> None:
         """Fill the new directory `target` with the job's view, without special files."""
-        ...
 
     def view(self) -> Path | None:
         """The job's files as a directory that this process can read, where the place has one; only to read."""
-        ...
 
     def bring(self, source: Path, paths: Sequence[str]) -> None:
         """Make these paths of the job's view as they are below `source`; one that is not there is deleted. They then belong
         to the job's user. ProviderError when that can't be done."""
-        ...
 
     def remove(self) -> Sequence[str]:
         """Remove it with its services; return what could not be removed, as lines of text."""
-        ...
 
     def adopt(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> AbstractContextManager[Session]:
         """Open a session in this place. On exit, the place and its resources are removed unless kept again."""
-        ...
 
 
 class Resolved(Protocol):
@@ -422,7 +394,6 @@ class ImageResolver(Protocol):
         secrets: Mapping[str, bytes],
     ) -> Resolved:
         """`secrets`: the job's secrets, which a build can mount by name."""
-        ...
 
     identity_of: Callable[[str], str | None]
     """Set by the caller: identifies the content of a snapshot's folder, if builds use the snapshot; None if unknown."""
@@ -431,7 +402,6 @@ class ImageResolver(Protocol):
         """Prepare these builds with the current content of `workspace`, copied to `folder`, so that later writes have
         no effect.
         """
-        ...
 
 
 class OpenedServices(Protocol):
@@ -444,12 +414,10 @@ class OpenedServices(Protocol):
     @property
     def variables(self) -> Mapping[str, str]:
         """The services' addresses, for the job's steps."""
-        ...
 
     @property
     def keep(self) -> Callable[[], None]:
         """Keep them and their network running after the block."""
-        ...
 
 
 class Provider(Protocol):
@@ -476,7 +444,6 @@ class Provider(Protocol):
 
     def project_dir(self, workspace: Path) -> str:
         """Return the workspace path in a job. For a job with an image, the plan uses `PROJECT_DIR`."""
-        ...
 
     def overlays(self, workspace: Path) -> bool:
         """Return whether copy-on-write views of `workspace` should work and equal the directory itself.
@@ -490,7 +457,6 @@ class Provider(Protocol):
 
         Raises ProviderError (EngineUnavailable when no engine answers), or ImageError when the image can't run.
         """
-        ...
 
     def services(
         self,

@@ -44,26 +44,21 @@ class RunningCommand(Connection, Protocol):
     @property
     def ended(self) -> bool:
         """The command and its output have ended."""
-        ...
 
     @property
     def code(self) -> int:
         """The exit code, after the end. ProviderError when the engine does not tell it: no guess stands for it."""
-        ...
 
     def fileno(self) -> int: ...
 
     def ready(self, timeout_s: float, *others: int) -> list[int]:
         """Wait until there is something to read here or from the other descriptors; return those."""
-        ...
 
     def read(self) -> tuple[Stream, bytes] | None:
         """Return the next piece of output, or None. Raises OSError when the connection breaks."""
-        ...
 
     def end_input(self) -> None:
         """Close its standard input."""
-        ...
 
     def resize(self, height: int, width: int) -> None: ...
 

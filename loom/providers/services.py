@@ -31,21 +31,17 @@ class StartedService(Protocol):
 
     def check(self) -> None:
         """Raise if it is no longer waited for: after a cancel, for example."""
-        ...
 
     def ended(self) -> str:
         """Return how it ended (`ENDED_WELL`), after its last output; empty while it may still run."""
-        ...
 
     def is_ready(self) -> bool: ...
 
     def why(self) -> str:
         """Return the condition that was missing at the last question."""
-        ...
 
     def pause(self, limit_s: float) -> object:
         """Wait so long, or until there is news."""
-        ...
 
 
 def wait_for(one: StartedService, say: Callable[[str], None], *, begun: float, by: Callable[[], str] = str) -> None:

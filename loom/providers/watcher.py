@@ -32,7 +32,6 @@ class Connection(Protocol):
 
     def ends_within(self, limit_s: float) -> bool:
         """Drain its output; return whether it ended in time."""
-        ...
 
     def close(self) -> None: ...
 

@@ -48,7 +48,6 @@ class Gate(Protocol):
 
     def start(self, job: Job, cancel: Cancel) -> bool:
         """Return whether a manual job runs. Called before it, in a thread of its own."""
-        ...
 
 
 class Child(Struct, frozen=True, kw_only=True):

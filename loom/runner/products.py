@@ -27,7 +27,6 @@ from loom.storage.workspace import view_of
 from loom.util.bounded import bounded, listed
 from loom.util.refusals import refusals
 
-"""Number of changed paths in a job's manifest."""
 MAX_LEFT_OUT = 5
 """Number of warnings about individual files that could not be kept."""
 MAX_OVERLAPS = 5
@@ -179,10 +178,9 @@ class Handover:
             tracked=self._tracked() if spec.untracked else None,
         )
         self._checksums[job.id] = kept.sha256
-        there = self._archive_of(job.id).exists()
         return {
             "name": spec.name,
-            "archive_path": str(self._archive_of(job.id).relative_to(self._logs)) if there else None,
+            "archive_path": str(self._archive_of(job.id).relative_to(self._logs)),
             "sha256": kept.sha256,
             "files": kept.files,
             "bytes": kept.bytes,

@@ -52,11 +52,9 @@ class SecretProvider(Protocol):
 
     def check(self, reference: str) -> str | None:
         """Check the part of a reference after `scheme://`; return the problem, or None. Performs no I/O."""
-        ...
 
     def read(self, reference: str, around: Surroundings) -> bytes:
         """Return the value. Raises `not_found` or `unavailable`; messages never contain a value."""
-        ...
 
 
 def not_found(message: str, hint: str | None = None) -> SecretError:

@@ -61,7 +61,6 @@ class WorkspaceView(Protocol):
 
     def read(self, selection: PathSelection, on_skipped: OnSkipped) -> Iterator[Item]:
         """Yield the selected entries, directories before their content. OSError when the place can't be read."""
-        ...
 
     def write(self, *archives: OpenArchive) -> Sequence[EntryWriter]:
         """Unpack uncompressed tar archives in turn, by the rules of `storage.unpacking`; a file replaces a file.
@@ -69,7 +68,6 @@ class WorkspaceView(Protocol):
         UnsafeArchive, before or during unpacking, for unsafe entries; OSError when the place can't be written;
         DamagedArchive for an invalid or truncated archive.
         """
-        ...
 
 
 class DirectoryView:

@@ -131,35 +131,28 @@ class Server(Protocol):
 
     def job(self, address: JobAddress) -> RemoteJob:
         """Return the job, or the first that failed of a pipeline or run. ServerRefused if none did."""
-        ...
 
     def last_failed(self, ref: str) -> RemoteJob:
         """Return the first failed job of the newest red pipeline of a branch."""
-        ...
 
     def pipeline(self, job: RemoteJob) -> RemotePipeline: ...
 
     def jobs(self, job: RemoteJob) -> Iterable[RemoteJob]:
         """Yield the jobs of its pipeline, as they ended last."""
-        ...
 
     def variables(self, job: RemoteJob) -> tuple[Sequence[RemoteVariable], Sequence[str]]:
         """Return the variables of project and groups, and what the token may not read."""
-        ...
 
     def is_protected(self, job: RemoteJob) -> bool:
         """Tell whether the job's branch is protected; False where that can't be told."""
-        ...
 
     def log(self, job: RemoteJob, file: BinaryIO) -> None: ...
 
     def artifacts(self, job: RemoteJob | RemoteArtifact, file: BinaryIO) -> None:
         """Write the artifacts of a job, or one of a run: a zip file."""
-        ...
 
     def artifacts_before(self, job: RemoteJob) -> Sequence[RemoteArtifact]:
         """Return the artifacts of the job's run from before the job, where they are the run's."""
-        ...
 
 
 _GITLAB = re.compile(r"/(?P<project>[^/].*?)/-/(?P<what>jobs|pipelines)/(?P<id>\d{1,18})(?:/.*)?")

@@ -101,30 +101,24 @@ class Attached(Protocol):
     @property
     def at_end(self) -> bool:
         """The output has ended."""
-        ...
 
     def send(self, data: bytes) -> None:
         """OSError when the input is closed."""
-        ...
 
     def wake(self) -> None:
         """Make a concurrent `read` return at once. Callable from any thread, also after `close`."""
-        ...
 
     def read(self, timeout_s: float) -> Sequence[tuple[Stream, bytes]]:
         """Return new output; wait up to `timeout_s`. Empty after a timeout, a wake, and at the end.
 
         OSError when the connection broke.
         """
-        ...
 
     def close_input(self) -> None:
         """Order the driver to stop."""
-        ...
 
     def drain(self, timeout_s: float) -> Sequence[tuple[Stream, bytes]]:
         """Return everything up to the end of the output, or the output within `timeout_s`."""
-        ...
 
     def close(self) -> None: ...
 
@@ -134,18 +128,15 @@ class Container(Protocol):
 
     def check(self, attached: Attached) -> float | None:
         """Called before each wait: return how long it may take at most; None: no limit. ConnectionLost if waiting is useless."""
-        ...
 
     def ask(self) -> None:
         """Check the engine during a silent step: steps may be silent for hours, engines may not. EngineUnavailable."""
-        ...
 
     def resume(self, attached: Attached, error: OSError | None, release: Callable[[], None]) -> None:
         """Continue after an early end of the output, if the container runs.
 
         Else call `release`, and raise the reason: Died if the job itself ended the container, ConnectionLost, EngineUnavailable.
         """
-        ...
 
     def kill(self) -> None: ...
 

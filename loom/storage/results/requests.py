@@ -36,19 +36,15 @@ class Files(Protocol):
 
     def begin(self, client: Client) -> str:
         """Begin an upload; return its id."""
-        ...
 
     def taken(self, upload: str, size: str) -> AbstractContextManager[Upload]:
         """End an upload: complete in the block, and removed afterwards. Refused if it has another size."""
-        ...
 
     def is_open(self, upload: str) -> bool:
         """Return whether nobody has taken it, nor has its job ended."""
-        ...
 
     def address(self, client: Client, kind: Kind, name: str) -> str:
         """Return an address for this purpose alone."""
-        ...
 
 
 def text(request: Mapping[str, Any], name: str, default: str | None = None) -> str:

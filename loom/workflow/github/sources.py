@@ -21,4 +21,3 @@ class Fetched(Struct, frozen=True, kw_only=True):
 class Repositories(Protocol):
     def at(self, repository: str, ref: str) -> Fetched:
         """Return the files of a repository (`owner/name`) at a ref. Raises NotFetched."""
-        ...

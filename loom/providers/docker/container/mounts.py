@@ -45,26 +45,21 @@ class Mount(Protocol):
 
     def make(self) -> None:
         """Prepare it for the container's creation; may be repeated."""
-        ...
 
     def spec(self) -> list[dict[str, Any]]:
         """Return the mounts of the workspace at the project directory, and of the stores that it borrows from."""
-        ...
 
     def fill(self, container_id: str, cancel: Cancel) -> None:
         """Fill the view, between the container's creation and its start."""
-        ...
 
     def chown_to_job(self, user: Owner, ids: Ids, as_root: AsRoot) -> None:
         """Give the job's user write access; before the first step, when the workspace is complete.
 
         `user` has the container's ids, `ids` maps them to this machine's.
         """
-        ...
 
     def chown_back(self, as_root: AsRoot) -> None:
         """Give the caller full access after the last step; the container may have ended."""
-        ...
 
     def view(self) -> Path | None: ...
 
@@ -74,11 +69,9 @@ class Mount(Protocol):
 
     def size(self) -> int:
         """Return the bytes that the view takes and that go with the container; 0 for files of this machine."""
-        ...
 
     def undo(self) -> None:
         """Remove the view; the container is already gone."""
-        ...
 
 
 def mount_of(
