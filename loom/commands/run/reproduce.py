@@ -38,7 +38,15 @@ from loom.commands.run.elsewhere import blocks_of_run, ending_of, hold, pinned_j
 from loom.commands.run.fetched_checkout import fetch_checkout
 from loom.commands.run.preparing import Options, Prepared, prepare
 from loom.commands.screen import progress_line
-from loom.commands.servers import RemoteJob, RemotePipeline, RemoteVariable, ServerRefused, address_of, is_address
+from loom.commands.servers import (
+    RemoteJob,
+    RemotePipeline,
+    RemoteVariable,
+    ServerRefused,
+    address_of,
+    is_address,
+    tokens,
+)
 from loom.errors import LoomError, RequestError
 from loom.plan.model import Job, Plan
 from loom.plan.origin import origin_of as server_of_origin
@@ -51,6 +59,7 @@ from loom.storage.tar import DamagedArchive, packed
 from loom.util import atomic
 from loom.util.units import machine, machine_size
 from loom.workflow.gitlab import variables as of_gitlab
+from loom.workflow.languages import GITHUB, GITLAB
 
 _EVENTS = {
     "push": "push",
@@ -98,7 +107,12 @@ def _last_failed(here: Here) -> Remote:
     branch = (git(here.root, here.environ, "symbolic-ref", "--quiet", "--short", "HEAD") or b"").decode().strip()
     if origin is None or not branch:
         raise RequestError("--last: there is no branch, or no origin on a server", hint="name the address of the job")
-    page = "actions/runs/1" if origin.host == "github.com" else "-/pipelines/1"
+    is_github = (
+        origin.host == "github.com"
+        or tokens.is_configured("github", origin.server, here.environ)
+        or (here.root.joinpath(GITHUB.default).is_dir() and not here.root.joinpath(GITLAB.default).exists())
+    )
+    page = "actions/runs/1" if is_github else "-/pipelines/1"
     address = replace(address_of(f"{origin.protocol}://{origin.server}/{origin.path}/{page}"), pipeline=None)
     server = remote.connected(here, address)
     return Remote(address=server.address, server=server, job=server.last_failed(branch))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import netrc
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -14,7 +15,7 @@ from loom.config import Config
 from loom.errors import SecretError
 from loom.secrets import lookup
 from loom.util import yaml_file
-from loom.util.yaml_file import Kind, fields_of
+from loom.util.yaml_file import Kind, Node, fields_of
 
 _VARIABLES = {"gitlab": ("GITLAB_TOKEN",), "github": ("GH_TOKEN", "GITHUB_TOKEN")}
 _NAMED = {"gitlab": ("GITLAB_HOST", "CI_SERVER_URL"), "github": ("GH_HOST", "GITHUB_SERVER_URL")}
@@ -66,16 +67,24 @@ def _stored(host: str, environ: Mapping[str, str], config: Config, root: Path) -
     return values["token"].decode("utf-8", "replace").strip() or None if "token" in values else None
 
 
-def _configured(address: JobAddress, environ: Mapping[str, str]) -> str | None:
-    path = home(environ, *_CONFIGURED[address.kind])
+def is_configured(kind: Literal["gitlab", "github"], host: str, environ: Mapping[str, str]) -> bool:
+    """Tell whether the user's `glab` or `gh` knows the host."""
+    return _about_host(kind, host, environ) is not None
+
+
+def _about_host(kind: str, host: str, environ: Mapping[str, str]) -> Node | None:
+    path = home(environ, *_CONFIGURED[kind])
     try:
         root = yaml_file.read(path, str(path)).root
     except OSError:
         return None
-    hosts = fields_of(root).get("hosts") if address.kind == "gitlab" else root
-    mine = fields_of(hosts).get(address.host)
+    return fields_of(fields_of(root).get("hosts") if kind == "gitlab" else root).get(host)
+
+
+def _configured(address: JobAddress, environ: Mapping[str, str]) -> str | None:
+    mine = fields_of(_about_host(address.kind, address.host, environ))
     for key in ("token", "oauth_token"):
-        node = fields_of(mine).get(key)
+        node = mine.get(key)
         if node is not None and node.kind is not Kind.MAPPING and isinstance(node.value, str) and node.value:
             return node.value
     return None

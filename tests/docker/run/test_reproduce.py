@@ -275,6 +275,25 @@ def test_job_of_a_matrix_on_github(case: Case) -> None:
     assert found["here"]["telling_line"] == "ls: cannot access 'dist/missing': No such file or directory"
 
 
+def test_last_red_run_of_an_enterprise_server(case: Case) -> None:
+    """`gh` knows the host, and has the token."""
+    of_github(case, GITHUB_WORKFLOW, GITHUB_LOG, "test (2)")
+    (case.checkout / ".gitlab-ci.yml").write_text(WORKFLOW)
+    case.git("remote", "add", "origin", f"{case.stub.url}/o/r.git")
+    hosts = Path(case.environ["HOME"], ".config/gh/hosts.yml")
+    hosts.parent.mkdir(parents=True)
+    hosts.write_text(f"{json.dumps(case.stub.url.partition('//')[2])}: {{oauth_token: of-gh}}")
+    run = f"{case.stub.url}/api/v3/repos/o/r/actions/runs/1"
+    case.stub.routes["/api/v3/repos/o/r/actions/runs"] = lambda query: Reply(
+        {"total_count": 1, "workflow_runs": [{"id": 1, "url": run}] if query["status"] == "failure" else []}
+    )
+    command = ("reproduce", "--last", "--keep", "never", "--json")
+    environ = {name: value for name, value in case.environ.items() if "TOKEN" not in name}
+    done = run_loom(command, cwd=case.checkout, environ=environ)
+    assert json.loads(done.stdout)["verdict"] == "reproduced", done.stderr
+    assert "of-gh" in case.stub.asked[-1][1].get("authorization", "")
+
+
 TAKING = """
 on: push
 jobs:
