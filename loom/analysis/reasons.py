@@ -203,10 +203,7 @@ def _variable(
     for name in (*known.withheld, *absent):
         if re.search(rf"\b{re.escape(name)}\b", line) or re.search(rf"\$\{{?{re.escape(name)}\b", command):
             protected = "is protected, and the job's branch is not"
-            yield (
-                "variable",
-                f"{name} {protected if name in known.withheld else 'is read, and is not as there'}",
-            )
+            yield ("variable", f"{name} {protected if name in known.withheld else 'is read, and is not as there'}")
     if (found := _NAME.search(line)) is not None and (name := found["name"] or found["key"] or ""):
         own = ", but your shell has it, which no job sees" if name in os.environ else ""
         yield "variable", f"the job has no variable {name}{own}"

@@ -27,15 +27,7 @@ NOT_REPEATED = frozenset(
             "repeat",
         ),
         # what happens around steps, and what stays after the run
-        *(
-            "stop_at",
-            "keep",
-            "keep_for",
-            "keep_max_size",
-            "keep_runs",
-            "keep_workspaces",
-            "auto_clean",
-        ),
+        *("stop_at", "keep", "keep_for", "keep_max_size", "keep_runs", "keep_workspaces", "auto_clean"),
         *("cache_max_size", "bucket", "log_driver", "state_dir", "cache_dir", "tmp_dir"),
     }
 )

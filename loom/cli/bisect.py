@@ -13,10 +13,7 @@ def bisect(
     job: Annotated[str, argument("JOB", "The job: a name, id or glob.", "workflow-job")],
     good: Annotated[str, argument("GOOD", "A commit in which the job passes.")],
     bad: Annotated[str, argument("BAD", "A later commit in which it fails.")] = "HEAD",
-    container: Annotated[
-        bool | None,
-        option("--container/--no-container", "As for `loom run`."),
-    ] = None,
+    container: Annotated[bool | None, option("--container/--no-container", "As for `loom run`.")] = None,
     on: options.On = None,
     workflow: Annotated[
         str | None, option("--workflow -f PATH", "Workflow file, from the root of the checkout.")

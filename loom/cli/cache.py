@@ -51,7 +51,6 @@ def prune(
 @cache.command("verify")
 @done_by("keep.cache")
 def verify(
-    remove: Annotated[bool, option("--remove", "Remove the damaged entries.")] = False,
-    as_json: options.AsJson = False,
+    remove: Annotated[bool, option("--remove", "Remove the damaged entries.")] = False, as_json: options.AsJson = False
 ) -> None:
     """Read every archive and compare checksums; the exit code is 1 when something is damaged."""

@@ -25,7 +25,5 @@ def show(
 
 @config.command("init")
 @done_by("config")
-def init(
-    user: Annotated[bool, option("--user", "Your own configuration instead of the project's.")] = False,
-) -> None:
+def init(user: Annotated[bool, option("--user", "Your own configuration instead of the project's.")] = False) -> None:
     """Write a configuration file with every setting, commented out."""

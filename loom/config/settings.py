@@ -94,9 +94,7 @@ THE_USERS = Rule(refused=True)
 LESS_IS_STRICTER = Rule(rank=lambda value: inf if value is None else float(value))
 TRUE_IS_STRICTER = Rule(rank=lambda value: 0 if value else 1)
 _CONTAINER = Rule(
-    asks=lambda value: not value,
-    gives="jobs without an image run on this machine, as you",
-    rank=TRUE_IS_STRICTER.rank,
+    asks=lambda value: not value, gives="jobs without an image run on this machine, as you", rank=TRUE_IS_STRICTER.rank
 )
 PLAIN_NETWORKS = (None, "none", "bridge", "default")
 """Network modes with no more access than a private container network; others join the host or other containers."""
@@ -144,9 +142,7 @@ class Config:
     )
     default_image: str = _key("debian:trixie-slim", FREE, "The image of jobs without one.")
     default_shell: str = _key(
-        "auto",
-        FREE,
-        "The shell of steps without one: auto (bash if installed, else sh), or a command line.",
+        "auto", FREE, "The shell of steps without one: auto (bash if installed, else sh), or a command line."
     )
     mount_mode: Literal["auto", "bind_mount", "overlay", "copy", "ephemeral_volume"] = _key(
         "auto",
@@ -209,9 +205,7 @@ class Config:
     keep_runs: Count = _key(100, LESS_IS_STRICTER, "How many run records to keep per checkout.")
     keep_workspaces: Count = _key(3, LESS_IS_STRICTER, "How many workspaces to keep per checkout.")
     auto_clean: bool = _key(
-        True,
-        _asked("your old runs are removed"),
-        "Run `loom clean` in the background after a run, when it is due.",
+        True, _asked("your old runs are removed"), "Run `loom clean` in the background after a run, when it is due."
     )
     stream: bool = _key(False, FREE, "Show what steps print while they run.")
     color: Literal["auto", "always", "never"] = _key("auto", FREE, "When to use colours.")

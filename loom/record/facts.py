@@ -13,15 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, defstruct
 
-from loom.record.documents import (
-    Assistance,
-    Extent,
-    Highlights,
-    Invocation,
-    OutputCounts,
-    Place,
-    SavedArtifacts,
-)
+from loom.record.documents import Assistance, Extent, Highlights, Invocation, OutputCounts, Place, SavedArtifacts
 from loom.status import Code, Count, EndedBy, FailingTest, Failure, Status
 
 Milliseconds = Annotated[float, Meta(ge=-1e15, le=1e15)]

@@ -20,14 +20,7 @@ from msgspec.structs import replace
 
 from loom.errors import LoomError, RecordError
 from loom.record import derive
-from loom.record.documents import (
-    SCHEMA_VERSION,
-    Commit,
-    Document,
-    JobManifest,
-    checked,
-    plain,
-)
+from loom.record.documents import SCHEMA_VERSION, Commit, Document, JobManifest, checked, plain
 from loom.record.event_files import LONGEST_LINE, TAIL_BYTES, last_event, last_output, read_events, read_phases
 from loom.record.events import Event, OutputEvent, PhaseEvent, Scope, Where, decode, encode
 from loom.record.fold import RunFold

@@ -334,10 +334,7 @@ class Products:
         with _only_a_warning(attempt, code):
             place.session.settle()
         if attempt.job.artifacts is not None:
-            with (
-                attempt.work(Section.ARTIFACT_EXTRACT, code) as output,
-                self._not_kept(attempt, code, "artifacts"),
-            ):
+            with attempt.work(Section.ARTIFACT_EXTRACT, code) as output, self._not_kept(attempt, code, "artifacts"):
                 self._collect(attempt, place, output)
         if self._handover.caches(attempt.job):
             save = PhaseCode.JOB_CACHE_SAVE

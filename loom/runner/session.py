@@ -246,20 +246,10 @@ class PlaceOpener:
             raise ProviderError("the run's workspace was not filled", code="CANCELED") from None
 
     def services(
-        self,
-        job: Job,
-        on_output: OnOutput,
-        cancel: Cancel,
-        on_died: Callable[[str, str], None],
-        secrets: SecretValues,
+        self, job: Job, on_output: OnOutput, cancel: Cancel, on_died: Callable[[str, str], None], secrets: SecretValues
     ) -> AbstractContextManager[OpenedServices]:
         return self.tools.providers[services_provider(job)].services(
-            job,
-            workspace=self.settings.workspace,
-            on_output=on_output,
-            cancel=cancel,
-            on_died=on_died,
-            secrets=secrets,
+            job, workspace=self.settings.workspace, on_output=on_output, cancel=cancel, on_died=on_died, secrets=secrets
         )
 
     def secrets(self, job: Job) -> tuple[SecretValues, Sequence[str]]:

@@ -154,8 +154,4 @@ def _combined(failed: list[tuple[WantedSecret, SecretError]]) -> SecretError:
     hints = dict.fromkeys(error.hint for _, error in failed if error.hint)
     if any(error.code == NOT_FOUND for _, error in failed):
         hints["If the job works without it, set `required: false`."] = None
-    return SecretError(
-        "\n".join(lines),
-        hint="\n".join(hints) or None,
-        code=codes[0],
-    )
+    return SecretError("\n".join(lines), hint="\n".join(hints) or None, code=codes[0])

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from loom.workflow.native.loader import Workflow, examine, load
 else:  # a run with a kept plan needs the names of variables from here, and not the language
     __getattr__ = startup.names_of(
-        __name__,
-        {"native.inheritance": "Entry", "native.lint": "of_run", "native.loader": "Workflow examine load"},
+        __name__, {"native.inheritance": "Entry", "native.lint": "of_run", "native.loader": "Workflow examine load"}
     )
 
 __all__ = ["Entry", "Workflow", "examine", "load", "of_run"]

@@ -66,12 +66,7 @@ class Shapes(Struct, kw_only=True):
         self._say(node, at, f"unknown keyword {key}{where}{advice}")
 
     def value(
-        self,
-        node: Node,
-        keyword: Keyword,
-        table: Table,
-        at: tuple[str | int, ...],
-        key: Node | None = None,
+        self, node: Node, keyword: Keyword, table: Table, at: tuple[str | int, ...], key: Node | None = None
     ) -> Node | None:
         """Return the checked value; None for an empty or a wrong one."""
         if node.kind is Kind.REFUSED or (node.kind is Kind.SCALAR and node.value is None):

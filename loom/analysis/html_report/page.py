@@ -322,12 +322,7 @@ def _job_facts(job: JobState) -> Iterator[tuple[str, str]]:
 
 
 def _log(
-    reading: Reading,
-    unit: Unit,
-    job: JobState,
-    diagnosis: Diagnosis | None,
-    share: ReadBudget,
-    sections: SectionReader,
+    reading: Reading, unit: Unit, job: JobState, diagnosis: Diagnosis | None, share: ReadBudget, sections: SectionReader
 ) -> LogView:
     span = job.steps[unit.attempt, unit.name] if unit.step is not None else job.sections[unit.name]
     last = unit.step is None or unit.attempt == job.attempts
@@ -336,12 +331,7 @@ def _log(
     lines = diagnosis.lines if diagnosis is not None and blamed else []
     within = " › ".join(section.title for section in sections.open)
     log = read_log(
-        unit.events,
-        share,
-        began=span.start.ts,
-        total=_total(span),
-        sections=sections,
-        wanted=[*lines, telling or ""],
+        unit.events, share, began=span.start.ts, total=_total(span), sections=sections, wanted=[*lines, telling or ""]
     )
     excerpt = list(zip(lines, numbered(lines, log), strict=True))
     return LogView(

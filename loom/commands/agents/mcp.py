@@ -60,11 +60,7 @@ def mcp(
     """`loom mcp`."""
     here()  # a checkout, or an error now
     limits = Limits(
-        read_only=read_only,
-        jobs=tuple(job or ()),
-        host=allow_host,
-        privileged=allow_privileged,
-        network=allow_network,
+        read_only=read_only, jobs=tuple(job or ()), host=allow_host, privileged=allow_privileged, network=allow_network
     )
     serving, cancel = _Serving(AgentTools(limits, workflow)), Cancel()
 
@@ -90,11 +86,7 @@ class _Serving:
         self.tools = tools
         self._active: dict[Cancel, threading.Event] = {}
 
-    async def call(
-        self,
-        work: Callable[[Cancel], Given],
-        progress: CallProgress | None = None,
-    ) -> Given:
+    async def call(self, work: Callable[[Cancel], Given], progress: CallProgress | None = None) -> Given:
         cancel, over = Cancel(), threading.Event()
         self._active[cancel] = over
         telling = asyncio.ensure_future(_tells(progress)) if progress is not None else None

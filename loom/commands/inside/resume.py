@@ -366,12 +366,7 @@ def _as_planned(options: Options, past: PastRun) -> Options:
     """Take the options and settings of the earlier run, but for those of `options` that concern this one alone."""
     planned = past.planned
     again = Options.of_saved(past.invocation)
-    flags = {
-        **again.flags,
-        **options.flags,
-        "container": planned.container,
-        "mount_mode": planned.mount_mode.value,
-    }
+    flags = {**again.flags, **options.flags, "container": planned.container, "mount_mode": planned.mount_mode.value}
     return replace(
         again,
         quiet=options.quiet,

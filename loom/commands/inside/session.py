@@ -371,12 +371,7 @@ def _environment(
     notes = after_script_notes(job)
     if lost:
         notes.append(f"not set, since the record has them without the secret that they held: {', '.join(lost)}")
-    return {
-        **handed_on,
-        **placed,
-        "LOOM_STEP": step.id,
-        "LOOM_ATTEMPT": str(max(1, job.state.attempts)),
-    }, notes
+    return {**handed_on, **placed, "LOOM_STEP": step.id, "LOOM_ATTEMPT": str(max(1, job.state.attempts))}, notes
 
 
 def _attempt(job: PastJob) -> dict[str, str]:

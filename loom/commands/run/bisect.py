@@ -43,15 +43,7 @@ SKIP = 125
 
 
 def bisect(
-    job: str,
-    good: str,
-    bad: str,
-    *,
-    jobs: int | None,
-    as_json: bool,
-    color: str | None,
-    trust: bool,
-    **given: Any,
+    job: str, good: str, bad: str, *, jobs: int | None, as_json: bool, color: str | None, trust: bool, **given: Any
 ) -> int:
     """`loom bisect`."""
     source = discover(Path.cwd(), os.environ, flag=trust)

@@ -40,10 +40,7 @@ def fetch_checkout(
     sources: list[Address | str] = (
         [url, str(near)]
         if servers.asked(near, "cat-file", "-e", f"{sha}^{{commit}}") is None
-        else [
-            f"file://{near}",
-            url,
-        ]
+        else [f"file://{near}", url]
     )
     said = ""
     for source in sources:

@@ -53,13 +53,7 @@ class _Repetitions(ChildRuns):
 
 
 def repeat(
-    prepared: Prepared,
-    options: Options,
-    times: int,
-    *,
-    sinks: Sequence[Sink],
-    look: Look,
-    write: Callable[[str], None],
+    prepared: Prepared, options: Options, times: int, *, sinks: Sequence[Sink], look: Look, write: Callable[[str], None]
 ) -> int:
     """Run the plan so many times; print how often it failed, and return the exit code of the worst.
 

@@ -155,12 +155,7 @@ class StepList:
         return self._read(written, "")
 
     def _compose(
-        self,
-        found: ActionFile,
-        written: str,
-        node: Node,
-        inputs: Mapping[str, str],
-        common: Mapping[str, Any],
+        self, found: ActionFile, written: str, node: Node, inputs: Mapping[str, str], common: Mapping[str, Any]
     ) -> None:
         name = common["id"] or re.sub(r"[^A-Za-z0-9_-]+", "-", written).strip("-")
         own, number = name, 2

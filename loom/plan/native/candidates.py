@@ -127,13 +127,7 @@ class RuleEvaluator:
         except (CycleError, interpolation.ExpansionTooLong):
             return {**known, **layered}  # reported when the job is built
 
-    def applies(
-        self,
-        rule: Fields,
-        values: Mapping[str, str],
-        rules: Node | None,
-        place: tuple[str, str, int],
-    ) -> bool:
+    def applies(self, rule: Fields, values: Mapping[str, str], rules: Node | None, place: tuple[str, str, int]) -> bool:
         """Evaluate rules in order; `place` is the pointer to the list. WorkflowError for an invalid condition."""
         try:
             if "if" in rule and not expressions.holds(rule["if"], values):

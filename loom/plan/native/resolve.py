@@ -27,12 +27,7 @@ def resolve(workflow: Workflow, selection: p.JobSelection, context: p.ResolveCon
     problems = choice.problems + builder.problems
     if problems:
         raise WorkflowError(list(dict.fromkeys(problems)))
-    return p.Plan(
-        workflow_path=workflow.path,
-        stages=workflow.stages,
-        jobs=built,
-        left_out=choice.not_selected(),
-    )
+    return p.Plan(workflow_path=workflow.path, stages=workflow.stages, jobs=built, left_out=choice.not_selected())
 
 
 def rehearse(workflow: Workflow, config: Config | None = None) -> tuple[list[Problem], Sequence[tuple[Entry, p.Job]]]:

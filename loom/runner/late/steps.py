@@ -33,15 +33,7 @@ from loom.runner.late.actions import container_of, node_script
 from loom.runner.late.checkout import checkout_script
 from loom.runner.late.commands import CommandFilter
 from loom.runner.late.files import FILES, InvalidFile, paths_of, summary_of, values_of
-from loom.runner.late.state import (
-    CANCELLED,
-    FAILURE,
-    SKIPPED,
-    SUCCESS,
-    LateState,
-    StepResult,
-    runtime,
-)
+from loom.runner.late.state import CANCELLED, FAILURE, SKIPPED, SUCCESS, LateState, StepResult, runtime
 from loom.runner.late.written import become
 from loom.runner.session import OpenJob
 from loom.runner.steps import CODE, Steps, why

@@ -226,10 +226,7 @@ def _content(file: YamlFile, end: int, values: Mapping[str, Any], given: Given) 
             continue
         text += [source[last : block.start()], value]
         length += block.start() - last
-        pieces += [
-            _Piece(length, start + block.start(), True),
-            _Piece(length + len(value), start + block.end(), False),
-        ]
+        pieces += [_Piece(length, start + block.start(), True), _Piece(length + len(value), start + block.end(), False)]
         length += len(value)
         last = block.end()
         if length + len(source) - last > yaml_file.MAX_BYTES:

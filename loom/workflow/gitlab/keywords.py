@@ -224,10 +224,7 @@ JOB = (
     ),
     Keyword("timeout", "duration"),
     Keyword(
-        "trigger",
-        "text | map",
-        _DIFFERS,
-        "A child pipeline is a run within the run; another project's is left out.",
+        "trigger", "text | map", _DIFFERS, "A child pipeline is a run within the run; another project's is left out."
     ),
     Keyword("trigger:project", "text", _DIFFERS, "The job is left out of the plan, with the reason."),
     Keyword("trigger:branch", "text"),
@@ -271,10 +268,7 @@ ROOT_KEYWORDS = (
     Keyword("include:integrity", "text"),
     Keyword("include:local", "text"),
     Keyword(
-        "include:project",
-        "text",
-        _DIFFERS,
-        "From a clone in `gitlab: projects`, or by git with your credentials.",
+        "include:project", "text", _DIFFERS, "From a clone in `gitlab: projects`, or by git with your credentials."
     ),
     Keyword("include:ref", "text"),
     Keyword("include:remote", "text"),
@@ -337,10 +331,7 @@ RUNNER_VARIABLES = (
         "`none` and `empty`: the job starts in an empty directory; else with the snapshot.",
     ),
     Keyword(
-        "CI_DEBUG_TRACE",
-        "boolean",
-        _DIFFERS,
-        "Commands are printed; a job with secrets is refused: they could show.",
+        "CI_DEBUG_TRACE", "boolean", _DIFFERS, "Commands are printed; a job with secrets is refused: they could show."
     ),
     Keyword("GIT_DEPTH", "integer", _NONE, _HISTORY),
     Keyword("GIT_CHECKOUT", "boolean", _NONE, _FETCH),

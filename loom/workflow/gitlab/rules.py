@@ -197,12 +197,7 @@ def condition_of(node: Node, at: tuple[str | int, ...], keyword: str, problems: 
 
 
 def _applies(
-    rule: Node,
-    condition: Expression | None,
-    scope: Scope,
-    facts: Facts,
-    problems: Problems,
-    at: tuple[str | int, ...],
+    rule: Node, condition: Expression | None, scope: Scope, facts: Facts, problems: Problems, at: tuple[str | int, ...]
 ) -> bool:
     """Return whether all clauses of a rule hold."""
     try:

@@ -105,11 +105,7 @@ _READY = (
 )
 _SERVICE = (
     Key("name", "line", "The service's name; it is the image too if `image` is not given.", required=True),
-    Key(
-        "image",
-        "line | map",
-        "The service's image.",
-    ),
+    Key("image", "line | map", "The service's image."),
     *_below("image", *_IMAGE),
     Key("alias", "host_name | [host_name]", "The host names under which steps reach the service."),
     Key("variables", "open", "Environment variables of the service."),
@@ -153,10 +149,7 @@ _RESOURCES = (
     Key("pids", "count", "How many processes the job may have."),
     Key("shm_size", "bytes", "The size of /dev/shm."),
     Key("ulimits", "open", "Limits such as nofile."),
-    Key(
-        "ulimits:NAME",
-        "integer | map",
-    ),
+    Key("ulimits:NAME", "integer | map"),
     Key("ulimits:NAME:soft", "integer", "The soft limit.", required=True),
     Key("ulimits:NAME:hard", "integer", "The hard limit.", required=True),
     Key("tmpfs", "tmpfs | [tmpfs]", "Paths to mount a tmpfs at, optionally with :options."),
@@ -181,11 +174,7 @@ COMMON = (
     Key("target", "(linux)", "The kind of machine; linux."),
     Key("before_script", _SCRIPTS, "Steps before `script`."),
     Key("after_script", _SCRIPTS, "Steps after `script`, also when it failed or timed out."),
-    Key(
-        "image",
-        "line | map",
-        "The image that the job runs in.",
-    ),
+    Key("image", "line | map", "The image that the job runs in."),
     *_below("image", *_IMAGE),
     Key("user", "user", "The user that steps run as; the image's own if not given."),
     Key("shell", "shell", "The shell that runs each step: auto, a name, or its command line."),
@@ -197,25 +186,13 @@ COMMON = (
     *_below("secrets", *_SECRET),
     Key("services", "[line | map]", "Containers that run beside the job."),
     *_below("services", *_SERVICE),
-    Key(
-        "cache",
-        "map | [map]",
-        "Folders kept between runs.",
-    ),
+    Key("cache", "map | [map]", "Folders kept between runs."),
     *_below("cache", *_CACHE),
-    Key(
-        "artifacts",
-        "map",
-        "Files to keep and to hand to later jobs.",
-    ),
+    Key("artifacts", "map", "Files to keep and to hand to later jobs."),
     *_below("artifacts", *_ARTIFACTS),
     Key("allow_failure", "boolean | map", "Whether the pipeline goes on when the job fails."),
     Key("allow_failure:exit_codes", _CODES, "Exit codes that do not fail the pipeline.", required=True, filled=True),
-    Key(
-        "retry",
-        "retries | map",
-        "Try again after a failure.",
-    ),
+    Key("retry", "retries | map", "Try again after a failure."),
     Key("retry:max", "retries", "How often to try again."),
     Key("retry:when", f"{_REASONS} | [{_REASONS}]", "What to try again after.", filled=True),
     Key("retry:exit_codes", _CODES, "Try again after these exit codes, besides the reasons of `when`."),
@@ -246,11 +223,7 @@ JOB = (
     Key("needs:artifacts", "boolean", "Whether its artifacts are restored here."),
     Key("needs:matrix", "open", "Only the combinations with these values."),
     Key("needs:matrix:NAME", "text"),
-    Key(
-        "rules",
-        "[map]",
-        "Whether and how the job runs; the first rule that matches counts.",
-    ),
+    Key("rules", "[map]", "Whether and how the job runs; the first rule that matches counts."),
     *_below("rules", *_RULE),
     Key("rules:when", _JOB_WHEN, "When the job runs if this rule matches."),
     Key("rules:allow_failure", "boolean", "Whether the job may fail if this rule matches."),
@@ -266,11 +239,7 @@ INCLUDED = (
     Key("version", "(v1)", "The language's version."),
     Key("variables", "open", "Environment variables of every job; values are text. The main file wins."),
     Key("variables:NAME", "text"),
-    Key(
-        "include",
-        "map | [map]",
-        "Files with templates and jobs.",
-    ),
+    Key("include", "map | [map]", "Files with templates and jobs."),
     Key("include:local", "path", "A file (or glob) below .loom/templates, from the root.", required=True),
 )
 """Root keys of an included file."""

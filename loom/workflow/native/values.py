@@ -312,10 +312,7 @@ TYPES: dict[str, Type] = {
     "job": _name("job", JOB, _RULE, _hyphenated),
     "template": _name("template", TEMPLATE, _RULE, lambda text: f".{_hyphenated(text)}"),
     "variable": _name(
-        "variable",
-        VARIABLE,
-        "letters, digits and _, no digit first",
-        lambda text: re.sub(r"[^A-Za-z0-9_]+", "_", text),
+        "variable", VARIABLE, "letters, digits and _, no digit first", lambda text: re.sub(r"[^A-Za-z0-9_]+", "_", text)
     ),
 }
 """The types of values, by the names that shapes have for them."""
