@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,10 @@ from tests.support.effort import LONG
 ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
+
+
+IN_TOOL_CACHE = "set -- /opt/hostedtoolcache/*/*/*.complete; ${1%.complete}"
+"""The directory of the version that GitHub's actions find."""
 
 
 def sh(*argv: str, cwd: Path = ROOT, status: int = 0) -> str:
@@ -55,15 +60,20 @@ def test_python_has_an_environment_that_pip_writes_to() -> None:
     out = in_image(
         "loom/python",
         "python --version; python -c 'import sys; print(sys.prefix)'; pip --version; git --version;"
-        "mkdir -p /tmp/p; echo 'x = 1' > /tmp/p/one.py; python -m venv /tmp/v; PYTHONPATH=/tmp/p python -c 'import one'",
+        "mkdir -p /tmp/p; echo 'x = 1' > /tmp/p/one.py; python -m venv /tmp/v; PYTHONPATH=/tmp/p python -c 'import one';"
+        f"{IN_TOOL_CACHE}/bin/python -c 'import pip, sys; print(sys.prefix)'",
     )
     assert "Python 3.13" in out
+    assert re.search(r"^/opt/hostedtoolcache/Python/3\.13\.[0-9]+/\w+$", out, re.MULTILINE)
     assert "/opt/venv" in out
 
 
 @pytest.mark.usefixtures("images")
 def test_node_has_npm() -> None:
-    out = in_image("loom/node", "node --eval 'console.log(\"sum\", 1 + 1)'; npm --version; git --version")
+    out = in_image(
+        "loom/node",
+        f"node --eval 'console.log(\"sum\", 1 + 1)'; npm --version; git --version; {IN_TOOL_CACHE}/bin/npm -v",
+    )
     assert "sum 2" in out
 
 
