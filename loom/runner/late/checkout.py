@@ -6,6 +6,7 @@ there, and needs no token.
 
 from __future__ import annotations
 
+import posixpath
 import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -35,9 +36,10 @@ def checkout_script(
     given = {name.lower(): text(value).strip() for name, value in step.inputs.items()}
     path, ref, repository = (given.get(name, "") for name in ("path", "ref", "repository"))
     own = str(github.get("repository") or "")
-    target = path.removeprefix("./").rstrip("/") or "."
-    if target.startswith("/") or ".." in target.split("/"):
-        return _refused(f"path: {path} is not below the workspace"), {}
+    root = str(github.get("workspace") or "/")
+    target = posixpath.relpath(whole := posixpath.normpath(posixpath.join(root, path)), root)
+    if target.split("/")[0] == "..":
+        return _refused(f"Repository path '{whole}' is not under '{root}'"), {}
     if repository and repository.lower() != own.lower():
         if step.action is None or step.action.repository.lower() != repository.lower():
             return _refused(f"repository: {repository} is not known before the job runs; write its name"), {}

@@ -57,7 +57,8 @@ _UNSECURE = "ACTIONS_ALLOW_UNSECURE_COMMANDS"
 """The variable that allows the commands that files have replaced."""
 _PARTS = {"set-output": "outputs", "save-state": "saved", "set-env": "env"}
 """The part of `StepResult` that a command sets."""
-_NO_PWSH = "loom: the image has no PowerShell, which shell: pwsh needs; mcr.microsoft.com/powershell has it"
+_WHY = "loom: the image has no PowerShell, which shell: pwsh needs; mcr.microsoft.com/powershell has it"
+_NO_PWSH = f'{{ echo "{_WHY}" >&2; exit 127; }}'
 SHELLS: Mapping[str, tuple[str, ...]] = {
     "bash": ("bash", "--noprofile", "--norc", "-eo", "pipefail", "{0}"),
     "sh": ("sh", "-e", "{0}"),
@@ -65,7 +66,7 @@ SHELLS: Mapping[str, tuple[str, ...]] = {
     "pwsh": (
         "sh",
         "-c",
-        f'command -v pwsh >/dev/null || echo "{_NO_PWSH}" >&2; mv "$1" "$1.ps1" && exec pwsh -command ". \'$1.ps1\'"',
+        f'command -v pwsh >/dev/null || {_NO_PWSH}; mv "$1" "$1.ps1" && exec pwsh -command ". \'$1.ps1\'"',
         "pwsh",
         "{0}",
     ),

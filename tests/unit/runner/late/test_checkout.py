@@ -8,7 +8,14 @@ import pytest
 from loom.plan.late import Action, LateStep
 from loom.runner.late.checkout import checkout_script
 
-GITHUB = {"repository": "o/own", "ref": "refs/heads/main", "ref_name": "main", "sha": "a" * 40, "head_ref": ""}
+GITHUB = {
+    "workspace": "/work/own",
+    "repository": "o/own",
+    "ref": "refs/heads/main",
+    "ref_name": "main",
+    "sha": "a" * 40,
+    "head_ref": "",
+}
 
 
 def script(*, modules: bool = False, action: Action | None = None, **inputs: str) -> str:
@@ -58,6 +65,8 @@ def repository(tmp_path: Path) -> Path:
         {"repository": "O/Own"},
         {"path": "."},
         {"path": "./"},
+        {"path": "a/.."},
+        {"path": "/work/own/"},
         {"submodules": "recursive"},
     ],
 )
@@ -94,7 +103,7 @@ def test_a_path_gets_a_copy_with_its_history(repository: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/etc", "../x", "a/../../x"])
 def test_a_path_out_of_the_workspace_is_refused(repository: Path, path: str) -> None:
-    assert "is not below the workspace" in ran(script(path=path), repository, code=1)
+    assert "is not under '/work/own'" in ran(script(path=path), repository, code=1)
 
 
 def test_another_repository(repository: Path, tmp_path: Path) -> None:

@@ -202,4 +202,4 @@ def test_a_checkout_moves_the_files_from_the_workspace_s_top(make: Make) -> None
     )
     assert ran.lines("one", "script/02") == ["text"]
     assert list(states(ran).values()) == ["success", "success", "failure/success"]
-    assert ran.lines("one", "script/03") == ["loom: checkout: path: ../up is not below the workspace"]
+    assert "up' is not under '" in ran.lines("one", "script/03")[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from loom.plan.model import Image, Job, Secret, Service
 from loom.record.saved_plan import load_planned
 from loom.runner.hooks import AtStep, Verdict
 from loom.runner.late.state import LateState, runtime
+from loom.runner.late.steps import SHELLS
 from loom.status import Exit
 from tests.unit.runner.conftest import Make
 
@@ -93,6 +96,20 @@ def test_after_a_failure_only_the_steps_run_whose_condition_says_so(make: Make) 
 def test_shells(make: Make, shell: str, script: str, lines: list[str], code: int) -> None:
     ran = run(make, job("one", step(script, shell=shell)), code=code)
     assert ran.lines("one") == lines
+
+
+def test_powershell_is_missed_by_its_name(tmp_path: Path) -> None:
+    def ran(path: str) -> tuple[int, str]:
+        (tmp_path / "step").write_text("")
+        command = ["/bin/sh", *SHELLS["pwsh"][1:-1], str(tmp_path / "step")]
+        done = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    code, said = ran("/nowhere")
+    assert (code, said.count("\n"), "has no PowerShell" in said) == (127, 1, True)
+    (tmp_path / "pwsh").write_text('#!/bin/sh\necho "$@"')
+    (tmp_path / "pwsh").chmod(0o755)
+    assert ran(f"{tmp_path}:/usr/bin:/bin") == (0, f"-command . '{tmp_path}/step.ps1'\n")
 
 
 def test_a_step_that_can_t_begin_fails_with_the_reason(make: Make) -> None:
