@@ -9,8 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loom.util.processes import boot_id, started_at
+
+if TYPE_CHECKING:
+    from loom.providers.base import SessionRequest
 
 RUN = "loom.run"
 JOB = "loom.job"
@@ -57,6 +61,13 @@ def labels(
         ROLE: role,
         **(more or {}),
     }
+
+
+def of_request(request: SessionRequest, pid: int, role: str) -> dict[str, str]:
+    """Return the labels of a resource of a session, made by the process `pid`."""
+    more = {PROJECT_DIR: request.project_dir, **request.labels}
+    workspace = request.workspace
+    return labels(run_id=request.run_id, job_id=request.job_id, workspace=workspace, pid=pid, role=role, more=more)
 
 
 def maker_is_gone(labelled: Mapping[str, str]) -> bool | None:

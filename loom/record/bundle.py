@@ -27,7 +27,7 @@ from loom.errors import RecordError, RequestError
 from loom.record.run_paths import RunPaths
 from loom.record.store import RunEntry, entry_at
 from loom.snapshot import occupied
-from loom.storage.tar import Content, DamagedArchive, TarEntry, Writer, read
+from loom.storage.tar import Content, DamagedArchive, TarEntry, read, written
 from loom.storage.unpacking import UnsafeArchive, checked, unpack_items
 from loom.util import atomic, jsons, startup
 from loom.util.private import make_private
@@ -99,29 +99,27 @@ def write_bundle(
         draft.open("wb") as file,
         zstandard.ZstdCompressor(level=3).stream_writer(file, closefd=False) as packed,
     ):
-        archive = Writer(cast("IO[bytes]", packed))
-        _add(archive, MANIFEST, io.BytesIO(jsons.encode_file(manifest)))
-        for name, pack in packs.items():
-            with pack.open("rb") as content:
-                _add(archive, name, content)
-        for path in _files(record):
-            with open_regular(path) as content:
-                _add(archive, f"{RECORD}/{path.relative_to(record)}", content)
-        for commit, directory in actions.items():
-            for path in sorted(path for path in directory.rglob("*") if path.is_symlink() or path.is_file()):
-                name = f"{ACTIONS}/{commit}/{path.relative_to(directory)}"
-                if path.is_symlink():
-                    archive.add(TarEntry(name, "link", 0o777, 0, 0, str(path.readlink())), None)
-                    continue
-                with open_regular(path) as content:
-                    _add(archive, name, content, path.stat().st_mode & 0o777)
-        archive.finish()
+        for _ in written(cast("IO[bytes]", packed), _entries(manifest, packs, record, actions)):
+            pass
 
 
-def _add(archive: Writer, name: str, content: IO[bytes], mode: int = 0o600) -> None:
-    size = content.seek(0, os.SEEK_END)
-    content.seek(0)
-    archive.add(TarEntry(name, "file", mode, 0, size), content)
+def _entries(
+    manifest: BundleManifest, packs: Mapping[str, Path], record: Path, actions: Mapping[str, Path]
+) -> Iterator[tuple[TarEntry, IO[bytes] | None]]:
+    content = jsons.encode_file(manifest)
+    yield TarEntry(MANIFEST, "file", 0o600, 0, len(content)), io.BytesIO(content)
+    files = [(name, pack, 0o600) for name, pack in packs.items()]
+    files += [(f"{RECORD}/{path.relative_to(record)}", path, 0o600) for path in _files(record)]
+    for commit, directory in actions.items():
+        for path in sorted(path for path in directory.rglob("*") if path.is_symlink() or path.is_file()):
+            name = f"{ACTIONS}/{commit}/{path.relative_to(directory)}"
+            if path.is_symlink():
+                yield TarEntry(name, "link", 0o777, 0, 0, str(path.readlink())), None
+            else:
+                files.append((name, path, path.stat().st_mode & 0o777))
+    for name, path, mode in files:
+        with open_regular(path) as file:
+            yield TarEntry(name, "file", mode, 0, os.fstat(file.fileno()).st_size), file
 
 
 def _files(record: Path) -> Iterator[Path]:

@@ -26,7 +26,7 @@ from loom.storage import zips
 from loom.storage.packing import Hashed, leads_out, packing
 from loom.storage.reports import UnreadableReport
 from loom.storage.selection import PathSelection, Tracked, UnsafePath
-from loom.storage.tar import Content, DamagedArchive, TarEntry, Writer, read
+from loom.storage.tar import Content, DamagedArchive, TarEntry, read, written
 from loom.storage.unpacking import EntryWriter, UnsafeArchive, checked, unpack_items
 from loom.storage.workspace import Skipped, WorkspaceView
 from loom.util import atomic
@@ -94,13 +94,11 @@ def collect(
     with _as_artifact_error("keep the artifacts"), atomic.replacing(archive) as draft, draft.open("wb") as file:
         hashed = Hashed(file)
         with gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=hashed, mtime=0) as packed:
-            archived = Writer(packed)
-            for entry in packing(archived, view, selection, skipped, masker):
+            for entry in written(packed, packing(view, selection, skipped, masker)):
                 files += entry.kind != "directory"
                 size += entry.size
                 if leads_out(entry):
                     links_out.append(entry.path)
-            archived.finish()
     result = Collected(
         files=files,
         bytes=size,

@@ -35,11 +35,12 @@ from loom.errors import CacheError
 from loom.plan.model import Cache as Spec
 from loom.secrets.masking import Masker
 from loom.status import OnOutput
+from loom.storage import tar
 from loom.storage.bucket import Bucket
 from loom.storage.cache_keys import selection_of
 from loom.storage.packing import Hashed, packing
 from loom.storage.selection import PathSelection, Tracked
-from loom.storage.tar import DamagedArchive, TarEntry, Writer
+from loom.storage.tar import DamagedArchive, TarEntry
 from loom.storage.unpacking import UnsafeArchive
 from loom.storage.workspace import DirectoryView, Skipped, WorkspaceView
 from loom.util import atomic, processes
@@ -655,11 +656,9 @@ def _pack(
     packed, hashed = _Packed(), Hashed(file)
     compressor = zstandard.ZstdCompressor(level=_LEVEL, threads=-1, write_checksum=True)
     with compressor.stream_writer(hashed, write_size=_CHUNK, closefd=False) as stream:  # type: ignore[arg-type]
-        archive = Writer(stream)
-        for entry in packing(archive, view, selection, skipped, masker):
+        for entry in tar.written(stream, packing(view, selection, skipped, masker)):
             packed.files += entry.kind != "directory"
             packed.bytes += entry.size
-        archive.finish()
     file.flush()
     packed.size, packed.sha256 = hashed.size, hashed.digest.hexdigest()
     return packed

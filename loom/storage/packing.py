@@ -13,7 +13,7 @@ from typing import IO, cast
 
 from loom.secrets.masking import Masker
 from loom.storage.selection import PathSelection
-from loom.storage.tar import Check, CheckedStream, Item, TarEntry, Writer
+from loom.storage.tar import Check, CheckedStream, Content, Item, TarEntry
 from loom.storage.unpacking import ArchiveTotals
 from loom.storage.workspace import Skipped, WorkspaceView
 from loom.util.paths import below, climbs_out
@@ -70,9 +70,9 @@ def digest_line(digest: str, name: str) -> bytes:
 
 
 def packing(
-    archive: Writer, view: WorkspaceView, selection: PathSelection, skipped: list[Skipped], masker: Masker | None
-) -> Iterator[TarEntry]:
-    """Pack the selected files, yielding each entry when it is written; `skipped` gets those left out.
+    view: WorkspaceView, selection: PathSelection, skipped: list[Skipped], masker: Masker | None
+) -> Iterator[tuple[TarEntry, Content | None]]:
+    """Yield the selected files as an archive takes them; `skipped` gets those left out.
 
     Unreadable files are left out, and files with a secret of `masker` in name, link or content.
     """
@@ -82,28 +82,16 @@ def packing(
         held.add(entry)
         if entry.kind == "hardlink" and entry.target in left_out:
             skipped.append(Skipped(path=entry.path, reason=f"the same file as {entry.target}, which was left out"))
-            continue
-        secret = _add(archive, entry, content, masker, view.check)
-        if secret is not None:
-            left_out.add(entry.path)
-            skipped.append(Skipped(path=entry.path, reason=f"it holds the secret {secret}"))
-            continue
-        yield entry
-
-
-def _add(
-    archive: Writer, entry: TarEntry, content: IO[bytes] | None, masker: Masker | None, check: Check
-) -> str | None:
-    """Add an entry, or return the name of the secret in its content."""
-    if masker is None or content is None:
-        archive.add(entry, None if content is None else CheckedStream(content, check))
-        return None
-    with _rereadable(content, check) as twice:
-        secret = masker.found_in(twice)
-        if secret is None:
-            twice.seek(0)
-            archive.add(entry, CheckedStream(twice, check))
-    return secret
+        elif masker is None or content is None:
+            yield entry, None if content is None else CheckedStream(content, view.check)
+        else:
+            with _rereadable(content, view.check) as twice:
+                if (secret := masker.found_in(twice)) is not None:
+                    left_out.add(entry.path)
+                    skipped.append(Skipped(path=entry.path, reason=f"it holds the secret {secret}"))
+                    continue
+                twice.seek(0)
+                yield entry, CheckedStream(twice, view.check)
 
 
 @contextmanager

@@ -71,21 +71,18 @@ def _pieces(content: Content, size: int, path: str) -> Iterator[bytes]:
         left -= len(data)
 
 
-class Writer:
-    """Write entries to a stream. Deterministic: no owner, no times except the entries' own."""
+def written(out: ByteSink, items: Iterable[tuple[TarEntry, Content | None]]) -> Iterator[TarEntry]:
+    """Write an archive, and yield each entry when it is written. Deterministic: no owner, no times except the entries' own.
 
-    def __init__(self, out: ByteSink) -> None:
-        self._out = out
-        self._written = 0
-
-    def add(self, entry: TarEntry, content: Content | None) -> None:
-        """Add an entry. OSError when a file is shorter than its entry states: it changed meanwhile."""
+    OSError when a file is shorter than its entry states: it changed meanwhile.
+    """
+    size = 0
+    for entry, content in items:
         for data in _parts(entry, content):
-            self._out.write(data)
-            self._written += len(data)
-
-    def finish(self) -> None:
-        self._out.write(_end(self._written))
+            out.write(data)
+            size += len(data)
+        yield entry
+    out.write(_end(size))
 
 
 def packed(items: Iterable[tuple[TarEntry, Content | None]], owner: tuple[int, int] = (0, 0)) -> Iterator[bytes]:

@@ -142,7 +142,7 @@ class DockerProvider(Provider):
         """Create and start a container; return its session. `names` collects the names of all attempts."""
 
         traits = self._traits(client)
-        marks = container.labels_of(request, self._pid)
+        marks = labels.of_request(request, self._pid, "job")
 
         def create(name: str) -> SessionFacts:
             return container.create(client, request, name, mount, traits, marks, log_driver=self._log_driver)
@@ -255,7 +255,7 @@ class DockerProvider(Provider):
             )
         else:
             found = images.resolve(asked.image, workspace=request.workspace, on_output=on_output, cancel=cancel)
-        marks = container.labels_of(request, self._pid)
+        marks = labels.of_request(request, self._pid, "job")
         return run_beside(client, request, session.facts, found.image_id, asked, on_output, cancel, marks)
 
     def way_here(self, request: SessionRequest, session: Session) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.storage.tar import DamagedArchive, TarEntry, Writer, read
+from loom.storage.tar import DamagedArchive, TarEntry, read, written
 
 ENTRIES = [
     TarEntry("dir", "directory", 0o755, 1_700_000_000 * 10**9),
@@ -31,10 +31,8 @@ def content(entry: TarEntry) -> bytes:
 
 def packed(entries: list[TarEntry]) -> bytes:
     out = io.BytesIO()
-    writer = Writer(out)
-    for entry in entries:
-        writer.add(entry, io.BytesIO(content(entry)) if entry.kind == "file" else None)
-    writer.finish()
+    items = [(entry, io.BytesIO(content(entry)) if entry.kind == "file" else None) for entry in entries]
+    assert list(written(out, items)) == entries
     return out.getvalue()
 
 
@@ -89,7 +87,7 @@ def test_tar_unpacks_it(tmp_path: Path) -> None:
 def test_a_file_of_more_than_8_gib() -> None:
     out = io.BytesIO()
     with pytest.raises(OSError, match="became shorter"):
-        Writer(out).add(TarEntry("huge", "file", 0o644, 0, 10**10), io.BytesIO(b"x"))
+        list(written(out, [(TarEntry("huge", "file", 0o644, 0, 10**10), io.BytesIO(b"x"))]))
     assert tarfile.TarInfo.frombuf(out.getvalue()[:512], "utf-8", "strict").size == 10**10
 
 

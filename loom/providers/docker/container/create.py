@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from loom.errors import ImageError, LoomError
 from loom.plan.model import Resources
-from loom.providers import labels
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker.container import hardening, refusals
 from loom.providers.docker.container.devices import device_requests_of, devices_of
@@ -78,17 +77,6 @@ def create(
             "docker_socket": str(request.docker_socket).lower(),
         },
         warnings=tuple(warnings),
-    )
-
-
-def labels_of(request: SessionRequest, pid: int) -> dict[str, str]:
-    return labels.labels(
-        run_id=request.run_id,
-        job_id=request.job_id,
-        workspace=request.workspace,
-        pid=pid,
-        role="job",
-        more={labels.PROJECT_DIR: request.project_dir, **request.labels},
     )
 
 

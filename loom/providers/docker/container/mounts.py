@@ -180,14 +180,7 @@ class _EngineVolume:
 
     def _create(self, options: Mapping[str, str]) -> None:
         request = self._request
-        marks = labels.labels(
-            run_id=request.run_id,
-            job_id=request.job_id,
-            workspace=request.workspace,
-            pid=self._pid,
-            role=self.role,
-            more=request.labels,
-        )
+        marks = labels.of_request(request, self._pid, self.role)
         with translated(f"making the workspace's volume for job {request.job_id}"):
             self._made = True
             # Repeatable: the engine returns an existing volume with this name and options.

@@ -268,10 +268,7 @@ def lay_out(client: docker.DockerClient, request: SessionRequest, target: Path, 
     api: Any = client.api
     traits = Traits(client)
     mount = OverlayMount(client, request, os.getpid(), rootless=traits.rootless)
-    marks = labels.labels(
-        run_id=request.run_id, job_id=request.job_id, workspace=request.workspace, pid=os.getpid(), role="helper"
-    )
-    marks[labels.PROJECT_DIR] = request.project_dir
+    marks = labels.of_request(request, os.getpid(), "helper")
     name = f"{name_of(request)}-files"
     try:
         mount.make()

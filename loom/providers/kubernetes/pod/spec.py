@@ -96,16 +96,8 @@ def specification(
     """Return the pod, which copies the snapshot if it is `pushed`. ProviderError for what a pod can't have."""
     _refuse(request)
     pool = request.pool or Pool(provider="kubernetes")
-    marks = labels.labels(
-        run_id=request.run_id,
-        job_id=request.job_id,
-        workspace=request.workspace,
-        pid=pid,
-        role="job",
-        more=request.labels,
-    )
+    marks = labels.of_request(request, pid, "job")
     marks.pop(labels.WORKSPACE)  # a path of this machine is nobody else's business
-    marks[labels.PROJECT_DIR] = request.project_dir
     volumes = _volumes(request)
     confined = is_confined(pool)
     mounts = {one["mount"]["mountPath"]: one["name"] for one in volumes}
