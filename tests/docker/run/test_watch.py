@@ -201,9 +201,10 @@ def test_what_nobody_takes_goes_after_a_while(
     for name, value in repo.environ.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(repo.root)
-    with nothing_is_left(client, repo), PreparedRuns(idle_s=5) as warm:
+    with nothing_is_left(client, repo), PreparedRuns(idle_s=0.1) as warm:
         warm.prepare(Options())
-        prepared(client, repo)
+        with warm._guard:  # however long it takes: what would remove it waits
+            prepared(client, repo)
         until(lambda: containers(client, repo) == [])
         ended = warm.run(Options(), sinks=[], cancel=Cancel())
         assert ended is not None
