@@ -285,7 +285,9 @@ def test_a_service_that_is_not_needed_may_end_or_not_get_ready(bench: Bench) -> 
 
 
 def test_a_service_that_dies_later_is_reported_once(bench: Bench) -> None:
-    with bench.open(service("dies", "sleep 0.7; echo goodbye; exit 3")):
+    script = "until test -e /go; do sleep 0.1; done; echo goodbye; exit 3"
+    with bench.open(service("dies", script)) as network:
+        bench.client.containers.get(network.services[0].container_id).exec_run(["touch", "/go"])
         until(lambda: bench.died)
         assert bench.died == [("dies", "exit code 3\nIts last lines:\n  goodbye")]
     assert bench.lines("dies") == ["goodbye"]

@@ -50,8 +50,8 @@ test:
   services:
     - {name: $IMAGE, alias: $ALIAS, command: [sleep, "60"]}
     - {name: "debian:trixie-slim", alias: ends, command: ["true"]}
-    - {name: "debian:trixie-slim", alias: dies, command: [sh, -c, "sleep 0.5; exit 3"]}
-  script: ["getent hosts found debian >/dev/null", sleep 2]
+    - {name: "debian:trixie-slim", alias: dies, command: [sh, -c, "sleep 4; exit 3"]}
+  script: ["getent hosts found debian >/dev/null", sleep 6]
 """
 
 

@@ -177,7 +177,7 @@ def killed(make: Make, tmp_path: Path) -> Project:
         until((tmp_path / "on").exists)
         assert "running" in project.loom("runs")
         assert "running, last event at" in project.loom("show")
-        assert project.loom("logs").splitlines() == ["started", "more"]
+        until(lambda: project.loom("logs").splitlines() == ["started", "more"])
         assert "still runs" in project.loom("diagnose")
     finally:
         process.kill()

@@ -69,7 +69,8 @@ def test_a_records_disk_that_others_fill_up_to_the_last_byte(
 ) -> None:
     state = make_file_system("tmpfs", 4)
     script = (
-        f"(while sleep 0.01; do cat /dev/zero >>{state}/filler; done) 2>/dev/null & sleep 0.5; seq 1 5000; sleep 0.3"
+        f"(while sleep 0.01; do cat /dev/zero >>{state}/filler; done) 2>/dev/null & "
+        f"until [ -s {state}/filler ]; do sleep 0.01; done; sleep 0.5; seq 1 5000; sleep 0.3"
     )
     project = make(f"version: v1\nstages: [test]\nfull:\n  stage: test\n  script:\n    - '{script}'\n")
     (project.places / "state").symlink_to(state)
