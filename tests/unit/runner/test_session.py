@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError, ProviderError, SnapshotError
 from loom.plan.model import MountMode
 from loom.providers.base import Capabilities, SecretValues, SessionFacts, SessionRequest
-from loom.providers.host import HostProvider
+from loom.providers.host import HostProvider, HostSession
 from loom.runner.request import settings_of
 from loom.runner.session import PlaceOpener
 from loom.util import profile
@@ -35,6 +36,8 @@ class Image:
 class Engine(HostProvider):
     """This machine as if it were an engine: with images, and places that are opened ahead of time."""
 
+    images: Any = None
+
     def __init__(self, *mounts: MountMode, problem: str = "") -> None:
         super().__init__(os.environ)
         self.capabilities = Capabilities(mounts=frozenset(mounts or {MountMode.BIND}), isolated=True)
@@ -42,7 +45,7 @@ class Engine(HostProvider):
         self.closed: list[str] = []
         self.threads: list[str] = []
         self.problem = problem
-        self.images: Any = self
+        self.images = self
         self.identity_of: Any = None
         self.image_error: ImageError | None = None
         self.build_secrets: Any = None
@@ -232,7 +235,8 @@ class Serving(Engine):
             raise self.error
         if self.dies:
             on_died("db", self.dies)
-        yield SimpleNamespace(images=(Image(),), network_id="net", variables={"DB": "here"})
+        keep = partial(self.over.append, "kept")
+        yield SimpleNamespace(images=(Image(),), network_id="net", variables={"DB": "here"}, keep=keep)
         on_output("stdout", b"stopped\n")
         self.over.append("over")
 
@@ -249,6 +253,16 @@ def test_a_job_has_its_services_until_its_end(make: Make) -> None:
     assert engine.over == ["over"]
     assert ran.facts("image_used", "one") == [{"name": "debian", "id": "sha256:1", "digest": "sha256:2"}]
     assert engine.threads != ["open one"]
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_services_are_kept_with_their_job(make: Make, monkeypatch: pytest.MonkeyPatch, isolated: bool) -> None:
+    monkeypatch.setattr(HostSession, "keep", lambda *_: None)
+    engine = Serving()
+    engine.capabilities = replace(engine.capabilities, isolated=isolated)
+    ran = running(project(make, SERVED), engine, keep="always")
+    assert len(ran.facts("session_kept", "one")) == 1
+    assert engine.over == (["kept"] if isolated else []) + ["over"]
 
 
 def test_services_that_do_not_start_are_the_jobs_error(make: Make) -> None:

@@ -513,6 +513,13 @@ def test_what_goes_wrong_with_several_archives_names_none(tmp_path: Path) -> Non
     assert artifacts.restore({}, view) == ()
 
 
+def test_a_report_is_a_file_also_below_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "reports/deep").mkdir(parents=True)
+    (tmp_path / "reports/deep/a.xml").write_text("a")
+    found = artifacts.read_reports(["reports/"], DirectoryView(tmp_path), lambda file, path: (path, file.read()))
+    assert found == artifacts.ReadReports(read=(("reports/deep/a.xml", b"a"),), missing=(), problems=())
+
+
 def test_a_full_disk_is_said_and_leaves_nothing(workspace: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()

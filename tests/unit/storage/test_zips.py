@@ -37,6 +37,25 @@ def test_files_and_directories() -> None:
     assert read(archive()) == {"a/b.txt": b"hello" * 100, "c": None, "big": b"x" * 100}
 
 
+def test_entries_have_what_the_archive_says() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as made:
+        for name, attributes in (("a/b.txt", 0o640 << 16), ("a/c.txt", 1), ("d/", 0o700 << 16), ("e/", 1)):
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 2))
+            info.external_attr = attributes
+            made.writestr(info, b"" if name.endswith("/") else b"text")
+    entries = [(entry.path, entry.kind, entry.size, entry.mode, entry.mtime_ns) for entry, _ in zips.items(file)]
+    at = 315_532_802_000_000_000
+    assert entries == [
+        ("a/b.txt", "file", 4, 0o640, at),
+        ("a/c.txt", "file", 4, 0o644, at),
+        ("d", "directory", 0, 0o700, at),
+        ("e", "directory", 0, 0o755, at),
+    ]
+    with pytest.raises(DamagedArchive, match="it is not a zip file"):
+        read(b"no archive")
+
+
 def test_damaged_bytes_are_refused_as_such() -> None:
     whole, random_ = archive(), random.Random(3)
     outcomes = {"read": 0, "refused": 0}
@@ -71,7 +90,7 @@ def test_a_file_that_is_shorter_than_its_entry_says() -> None:
     whole = bytearray(archive())
     central = whole.index(b"PK\1\2")
     whole[central + 24 : central + 28] = (1000).to_bytes(4, "little")
-    with pytest.raises(DamagedArchive):
+    with pytest.raises(DamagedArchive, match="shorter than its entry says"):
         read(bytes(whole))
 
 
