@@ -262,7 +262,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         step_name=of_step.get("name"),
         ended_by=None if ended is None or ended.is_all_of(command) else ended,
         section=section,
-        steps_total=len({each["step"] for each in job["steps"]}) if job else None,
+        steps_total=next(
+            (each.get("steps_total") for each in evidence.pipeline["jobs"] if each["job_id"] == job_id), None
+        ),
         command=command,
         exit_code=ending.get("exit_code"),
         allowed_failure=bool(job.get("allowed_failure")),
