@@ -57,6 +57,8 @@ class LateJob(Struct, frozen=True, kw_only=True):
     """As written, if its matrix needs results of other jobs: the job becomes several when it starts."""
     name: str = ""
     """The name of the job with such a strategy; empty: its id."""
+    timeout_minutes: str = ""
+    """As written, if the plan knows no number."""
     runs_on: str = ""
     """The labels of the job, if they need results of other jobs or such a matrix."""
     image: str = ""

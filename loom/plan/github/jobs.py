@@ -91,7 +91,7 @@ class GitHubJobBuilder(builder.Refusals):
             no_checkout=not any(step.late is not None and step.late.kind == "checkout" for step in written),
             resource_group=self._group(candidate),
             allow_failure=p.AllowFailure(always=allowed is not LATE and truth(allowed)),
-            timeout_s=self._timeout(candidate),
+            timeout_s=(timeout := self._timeout(candidate)),
             step_timeout_s=config.step_timeout,
             resources=builder.limits(config, **options.resources),
             network=p.Network(mode=config.network, extra_hosts=options.extra_hosts, hostname=options.hostname),
@@ -103,7 +103,7 @@ class GitHubJobBuilder(builder.Refusals):
             matrix=candidate.matrix,
             pool=builder.settled(place),
             places=builder.places(node, config, _LABELED if self._image_of_label(candidate) else _NAMED),
-            late=late,
+            late=late if timeout else replace(late, timeout_minutes=text_of(node.get("timeout-minutes"))),
         )
         say = lambda _, message: self.refuse(candidate, candidate.entry.key, message)  # noqa: E731
         return builder.finished(self.without_demands(job), config, say)
@@ -226,15 +226,7 @@ class GitHubJobBuilder(builder.Refusals):
         value = candidate.texts.value(node)
         if node is None:
             return self.context.config.job_timeout
-        if value is LATE or not isinstance(value, float) or value <= 0:
-            why = (
-                "is not known before the job starts"
-                if value is LATE
-                else f"is no number of minutes: {expressions.text_of(value)}"
-            )
-            self.refuse(candidate, node, f"timeout-minutes {why}; write a number")
-            return None
-        return value * 60
+        return value * 60 if isinstance(value, float) and value > 0 else None
 
     # -- secrets ------------------------------------------------------------------------------------------------------
 
@@ -271,9 +263,13 @@ class GitHubJobBuilder(builder.Refusals):
             else:
                 name = self._image_name(candidate, node, written, "container")
         options = self._options(candidate, node, "container")
-        env = {**texts_of(node.get("env") if node is not None else None), **options.env, **late.env}
+        env = {**texts_of(node.get("env") if node is not None else None), **options.env}
         image = p.Image(name=name, pull=config.pull, platform=options.platform or config.platform, user=options.user)
-        return image, options, replace(late, env=env)
+        return (
+            image,
+            options,
+            replace(late, env=late.env | {name: text for name, text in env.items() if name not in late.env}),
+        )
 
     def _image_name(self, candidate: GitHubCandidate, node: Node, name: str, key: str) -> str:
         name = name.removeprefix("docker://")

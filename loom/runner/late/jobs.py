@@ -131,6 +131,11 @@ class LateJobs:
         if late.continue_on_error:
             value = filled(late.continue_on_error, contexts)
             job = replace(job, allow_failure=AllowFailure(always=truth(value) and value != "false"))
+        if late.timeout_minutes:
+            minutes = filled(late.timeout_minutes, contexts)
+            if not isinstance(minutes, float) or minutes <= 0:
+                raise InvalidExpression(f"timeout-minutes is no number of minutes: {text_of(minutes)}")
+            job = replace(job, timeout_s=minutes * 60)
         if late.runs_on and job.image is not None:
             value = filled(late.runs_on, contexts)
             labels = [text_of(one).lower() for one in (value if isinstance(value, list) else [value])]

@@ -49,9 +49,8 @@ def why_not(file: WorkflowFile, happened: Happened, changed: Iterable[str] | Non
 
 def _of_refs(on: Node, happened: Happened) -> str:
     """As on GitHub: filters of branches alone leave out all tags, and the other way round."""
-    if not any(
-        text_of(one) for key in ("branches", "branches-ignore", "tags", "tags-ignore") for one in _list(on, key)
-    ):
+    filters = [key for key in FILTERS.get(happened.name, ()) if key.startswith(("branches", "tags"))]
+    if not any(text_of(one) for key in filters for one in _list(on, key)):
         return ""
     kind, ref = ("tags", happened.tag) if happened.tag else ("branches", happened.branch)
     wanted, ignored = _texts(on, kind), _texts(on, f"{kind}-ignore")

@@ -38,11 +38,7 @@ FILTERS: Mapping[str, tuple[str, ...]] = {
     "workflow_run": (*_BRANCHES, "workflows"),
     "image_version": ("names", "versions"),
 }
-_WITHOUT_TYPES = """
-    create delete deployment deployment_status fork gollum page_build public push schedule status workflow_call
-    workflow_dispatch
-"""
-_NO_TYPES = frozenset(_WITHOUT_TYPES.split())
+_NO_TYPES = frozenset({"push", "schedule", "workflow_call", "workflow_dispatch"})
 
 
 def _events() -> Iterator[Keyword]:
@@ -55,6 +51,8 @@ def _events() -> Iterator[Keyword]:
             yield Keyword(f"on:{event}:types", "text | [text]")
         for name in FILTERS.get(event, ()):
             yield Keyword(f"on:{event}:{name}", "scalar | [scalar]")
+        for name in ("tags", "tags-ignore") if event.startswith("pull_request") and event in FILTERS else ():
+            yield Keyword(f"on:{event}:{name}", "scalar | [scalar]", _NONE, "A pull request is of no tag.")
 
 
 def _inputs(event: str, types: str) -> Iterator[Keyword]:

@@ -43,7 +43,6 @@ def job(*lines: str) -> str:
         (f"{ROOT}permissions: {{content: read}}", "unknown keyword content in permissions; did you mean contents?"),
         (f"{ROOT}permissions: {{id-token: read}}", "permissions:id-token: expected one of write, none, found 'read'"),
         (f"{ROOT}permissions: none", "permissions: expected a mapping or one of read-all, write-all, found 'none'"),
-        (f"on: {{create: {{types: a}}}}{JOBS}", "unknown keyword types in on:create"),
         (
             job(STEPS, "strategy: {fail-fast: yes, matrix: {v: [1]}}"),
             "strategy:fail-fast: expected true or false, found 'yes'",
@@ -152,6 +151,14 @@ def test_steps_have_mappings_of_expressions_and_parallel_ones_run_in_order(plann
 def test_a_mapping_that_a_result_makes_refuses_the_job(planned: Planned) -> None:
     plan = planned(job(STEPS, "needs: y", "env: ${{ fromJSON(needs.y.outputs.e) }}") + OTHER)
     assert "the mapping or list is not known before the job starts; write it out" in plan.job("x").refused[0]
+
+
+def test_a_time_limit_may_come_late(planned: Planned) -> None:
+    plan = planned(job(STEPS, "needs: y", "timeout-minutes: ${{ fromJSON(needs.y.outputs.t) }}") + OTHER)
+    found = plan.job("x")
+    assert found.late is not None
+    assert (found.timeout_s, found.refused) == (None, ())
+    assert found.late.timeout_minutes == "${{ fromJSON(needs.y.outputs.t) }}"
 
 
 def test_a_strategy_may_be_one_expression(planned: Planned) -> None:

@@ -592,7 +592,6 @@ jobs:
         ("services: {db: {image: a, ports: [80]}, e: {image: b, ports: ['80:80']}}", "two services have port 80"),
         ("services: {db: {image: a, ports: [http]}}", "expected HOST:CONTAINER or a port, found http"),
         ("snapshot: x", "snapshot is not supported"),
-        ("timeout-minutes: '${{ needs.y.outputs.x }}', needs: y", "timeout-minutes is not known before the job starts"),
         ("container: 'UPPER:1:2'", "container: "),
         ("steps: [{uses: ./nope}]", "uses: ./nope: the project has no nope/action.yml"),
         (

@@ -250,6 +250,17 @@ def test_labels_that_only_a_run_knows_choose_the_image(label: str, image: str | 
     assert image is None or (start.job.image is not None and start.job.image.name == image)
 
 
+@pytest.mark.parametrize(("value", "expected"), [(2.5, 150), (0.0, "0"), ("10", "10"), (None, "")])
+def test_a_time_limit_may_be_known_when_the_job_starts(value: object, expected: object) -> None:
+    one = job("one", timeout_minutes="${{ matrix.t }}", contexts={"matrix": {"t": value}})
+    start = begun(one)[1]
+    if isinstance(expected, int):
+        assert (start.status, start.job.timeout_s) == (Status.SUCCESS, expected)
+    else:
+        why = f"an expression of the job is invalid: timeout-minutes is no number of minutes: {expected}"
+        assert (start.status, start.reason) == (Status.FAILURE, why)
+
+
 def begun(
     *jobs: Job, ended: dict[str, JobResult] | None = None, cancel: Cancel | None = None
 ) -> tuple[LateJobs, Start]:
