@@ -268,7 +268,7 @@ class GitHubJobBuilder(builder.Refusals):
         return (
             image,
             options,
-            replace(late, env=late.env | {name: text for name, text in env.items() if name not in late.env}),
+            replace(late, env={**late.env, **{name: text for name, text in env.items() if name not in late.env}}),
         )
 
     def _image_name(self, candidate: GitHubCandidate, node: Node, name: str, key: str) -> str:
