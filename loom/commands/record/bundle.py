@@ -111,12 +111,15 @@ def _made(here: Here, reading: Reading, target: Path, *, full: bool, base: str |
 @contextmanager
 def _tree(here: Here, reading: Reading, taken: Mapping[str, Any], cancel: Cancel) -> Iterator[Path]:
     """Yield a workspace with the trees that ran, by their paths. RequestError where nothing has them any more."""
+    trees, found = trees_of(taken), dict[str, str]()
+    committed = not any(each["changed"] for each in (taken, *taken.get("submodules", ())))
     with ExitStack() as stack:
-        trees, found = trees_of(taken), dict[str, str]()
+        workspace: Path | None = None
         with suppress(SnapshotError):
-            workspace = stack.enter_context(checked_out(here, taken["head_sha"], cancel))
-            found = {path: _Repository(workspace, path, here).git("rev-parse", "HEAD^{tree}") for path in trees}
-        if found == trees:
+            if committed:
+                workspace = stack.enter_context(checked_out(here, taken["head_sha"], cancel))
+                found = {path: _Repository(workspace, path, here).git("rev-parse", "HEAD^{tree}") for path in trees}
+        if workspace is not None and found == trees:
             yield workspace
             return
     workspace = new_workspace(here.config.tmp_dir, str(time.time_ns()))
@@ -203,7 +206,9 @@ class _Repository:
             )
         target = self._git_dir / PACK
         self.git("update-ref", _REF, tip)
-        self.git("bundle", "create", "-q", str(target), _REF, "--not", *known)
+        # Of a whole history, what is packed already keeps its form: a search among the rest costs more than it saves.
+        asked = git.with_config(self._environment, [] if known else [("pack.window", "2")])
+        git.run(("bundle", "create", "-q", str(target), _REF, "--not", *known), asked, cwd=self._root)
         return target
 
 
