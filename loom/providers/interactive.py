@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
@@ -58,9 +59,9 @@ def prepared(
     with its directory, variables and functions. `new_path` names a new file by its purpose.
     """
     step, rc, history = (new_path(what) for what in ("step", "rc", "history"))
-    words = " ".join(_quoted(word) for word in arguments_of(shell, step))
+    words = " ".join(shlex.quote(word) for word in arguments_of(shell, step))
     if tuple(shell) == AUTO_SHELL:
-        bash, strict, plain = (" ".join(arguments_of(one, _quoted(step))) for one in (*AUTO.values(), SH))
+        bash, strict, plain = (" ".join(arguments_of(one, shlex.quote(step))) for one in (*AUTO.values(), SH))
         words = (
             f"if command -v bash >/dev/null 2>&1; then {bash}; elif {KNOWS_PIPEFAIL}; then {strict}; else {plain}; fi"
         )
@@ -91,10 +92,6 @@ def continued(command: Sequence[str], state: str) -> Sequence[str]:
 def on_terminal(command: Sequence[str], term: str) -> Sequence[str]:
     """Return `command` for a terminal of the kind `term`; the place's own default counts where it does not know that kind."""
     return ("sh", "-c", _ON_TERMINAL, "loom", term, *command) if term and "/" not in term else command
-
-
-def _quoted(word: str) -> str:
-    return "'" + word.replace("'", "'\\''") + "'"
 
 
 def _is_zsh(shell: Sequence[str]) -> bool:
@@ -130,9 +127,9 @@ def _became(state: str) -> str:
     Options and traps are not for a person: `-e` would end a shell, a trap would act at its end.
     """
     return f"""\
-if [ -s {_quoted(state)} ]; then
+if [ -s {shlex.quote(state)} ]; then
   loom_kept=$(set +o; [ -z "${{BASH_VERSION-}}" ] || shopt -p) loom_term=${{TERM-}} loom_step=${{LOOM_STEP-}}
-  . {_quoted(state)} 2>/dev/null || :
+  . {shlex.quote(state)} 2>/dev/null || :
   set +e
   eval "$loom_kept" 2>/dev/null
   trap - EXIT ERR DEBUG 2>/dev/null
@@ -148,7 +145,7 @@ def _rc(words: str, step: str, history: str, name: str, state: str) -> str:
     return f"""\
 unset ENV
 {_became(state)}\
-if [ -s {_quoted(state)} ]; then
+if [ -s {shlex.quote(state)} ]; then
   again() {{ ( set -e; ! {KNOWS_PIPEFAIL} || set -o pipefail; . {step} ); }}
 else
   again() {{ {words}; }}

@@ -6,23 +6,17 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 from loom.errors import ProviderError
+from loom.providers.driver.protocol import source
 
 _SIGNAL_WITHIN_S = 10.0
 """Time limit for the last words to take effect."""
 _OK = "ok"
 # Writes its process id to a file, then becomes the command.
 BECOME = 'f=$1; shift; { printf "%s\\n" "$$" >"$f"; } 2>/dev/null; exec "$@"'
-
-
-@cache
-def _program() -> str:
-    lines = (Path(__file__).parent / "watch.sh").read_text().splitlines()
-    return "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
 
 
 class Connection(Protocol):
@@ -48,7 +42,9 @@ class Watcher:
 
     def __init__(self, connect: Connect, pid_file: str) -> None:
         """It is there before the command starts, so that no death of loom leaves one."""
-        self._connection = connect(["sh", "-c", _program(), "loom", pid_file], _SIGNAL_WITHIN_S)
+        self._connection = connect(
+            ["sh", "-c", source(Path(__file__).with_name("watch.sh")), "loom", pid_file], _SIGNAL_WITHIN_S
+        )
         self._words: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._talk, name="end of a command", daemon=True)
         self._thread.start()

@@ -139,9 +139,14 @@ def handing_over() -> bytes:
     return b"eval " + quoted(_source("detached.sh")) + b"\n"
 
 
+@cache
+def source(file: Path) -> str:
+    """Return a program for a shell as it is sent: no comments, no empty lines."""
+    return "".join(f"{line}\n" for line in file.read_text().splitlines() if line.strip() and line.lstrip()[0] != "#")
+
+
 def _source(name: str) -> bytes:
-    source = (Path(__file__).parent / name).read_text().splitlines()
-    return b"".join(line.encode() + b"\n" for line in source if line.strip() and not line.lstrip().startswith("#"))
+    return source(Path(__file__).with_name(name)).encode()
 
 
 def new_token() -> bytes:

@@ -10,6 +10,7 @@ After each command it writes its state to a file, so that another shell can go o
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -90,4 +91,4 @@ def program(
 
 def quoted(value: str) -> bytes:
     """Quote `value` as one word of a shell's program."""
-    return b"'" + value.encode("utf-8", "surrogateescape").replace(b"'", b"'\\''") + b"'"
+    return shlex.quote(value).encode("utf-8", "surrogateescape")

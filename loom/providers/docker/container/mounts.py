@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shlex
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -343,8 +344,7 @@ class OverlayMount(_EngineVolume):
             seen |= paths
             shown = sorted(f"{self._request.project_dir}/{path}" for path in paths)
             for start in range(0, len(shown), 200):
-                words = " ".join("'" + path.replace("'", "'\\''") + "'" for path in shown[start : start + 200])
-                as_root(f"chown -h {inside.uid}:{inside.gid} {words}")
+                as_root(f"chown -h {inside.uid}:{inside.gid} {shlex.join(shown[start : start + 200])}")
 
     def undo(self) -> None:
         super().undo()

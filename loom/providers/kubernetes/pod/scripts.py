@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
+from loom.providers.driver.protocol import source
 from loom.providers.services import FOLDER
 
 IO = "/run/loom.io"
@@ -25,18 +25,15 @@ GIVES_SECRETS = f"umask 077 && IFS= read -r line && printf '%s\\n' \"$line\" >{F
 """What hands them over in that container: they come over its standard input."""
 
 
-@cache
-def program(name: str) -> str:
-    lines = (Path(__file__).parent / name).read_text().splitlines()
-    return "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
+_HELPER, _SENDER = (Path(__file__).with_name(f"{name}.sh") for name in ("helper", "sender"))
 
 
 def helper(lease_s: float, segments: int) -> list[str]:
     """The command of the helper's container. `segments`: how many of each stream may wait for loom; 0: any number."""
-    return ["sh", "-c", program("helper.sh"), "loom", IO, SPOOL, str(int(lease_s)), str(segments)]
+    return ["sh", "-c", source(_HELPER), "loom", IO, SPOOL, str(int(lease_s)), str(segments)]
 
 
 def sender(token: bytes, segments: tuple[int, int]) -> list[str]:
     """The command that connects loom to the helper (sender.sh)."""
     out, err = segments
-    return ["sh", "-c", program("sender.sh"), "loom", SPOOL, f"{IO}/in", token.decode(), str(out), str(err)]
+    return ["sh", "-c", source(_SENDER), "loom", SPOOL, f"{IO}/in", token.decode(), str(out), str(err)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from loom.errors import EngineUnavailable, LoomError
 from loom.providers.driver import protocol as driver
+from loom.providers.driver.shared_shell import quoted
 from loom.providers.driver.steps import still_running
 from loom.providers.inside import CommandsInside, new_path
 from loom.providers.kubernetes.pod.spec import JOB
@@ -71,7 +72,7 @@ class PodInside(CommandsInside, frozen=True, kw_only=True):
 
 def _exports(environment: Mapping[str, str]) -> bytes:
     lines = [
-        b"export " + name.encode() + b"='" + value.encode("utf-8", "surrogateescape").replace(b"'", b"'\\''") + b"'\n"
+        b"export " + name.encode() + b"=" + quoted(value) + b"\n"
         for name, value in environment.items()
         if name.isidentifier() and name.isascii()
     ]
