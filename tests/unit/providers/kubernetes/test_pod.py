@@ -16,7 +16,7 @@ from loom.plan.model import Image, Ready, Resources, Service
 from loom.pools import Pool
 from loom.providers.base import SessionRequest
 from loom.providers.kubernetes.images.names import PodImage
-from loom.providers.kubernetes.pod.scripts import program
+from loom.providers.kubernetes.pod import scripts
 from loom.providers.kubernetes.pod.services import placed, variables
 from loom.providers.kubernetes.pod.spec import specification
 
@@ -55,7 +55,7 @@ def test_the_kubelet_expands_nothing_that_loom_writes() -> None:
     assert db["command"] == ["sh", "$$$$"]
     assert db["args"] == ["$$(A)"]
     assert db["readinessProbe"]["exec"]["command"] == ["test", "$$A"]
-    assert helper["command"][2].replace("$$", "$") == program("helper.sh")
+    assert helper["command"][2].replace("$$", "$") == scripts.helper(900, 0)[2]
     assert "kill $$$$" in job["command"][-2]
 
 
