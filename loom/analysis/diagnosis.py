@@ -191,6 +191,8 @@ class Evidence(Struct, frozen=True, kw_only=True):
     formats: Sequence[Reader] | None = None
     """None: those of the table."""
     lines_total: int | None = None
+    steps_total: int | None = None
+    """As they were planned."""
     last_event_at: str | None = None
     unit: tuple[str | None, str | None] = (None, None)
     """The step and section to blame if the job's manifest names none (a killed run)."""
@@ -262,9 +264,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         step_name=of_step.get("name"),
         ended_by=None if ended is None or ended.is_all_of(command) else ended,
         section=section,
-        steps_total=next(
-            (each.get("steps_total") for each in evidence.pipeline["jobs"] if each["job_id"] == job_id), None
-        ),
+        steps_total=evidence.steps_total,
         command=command,
         exit_code=ending.get("exit_code"),
         allowed_failure=bool(job.get("allowed_failure")),

@@ -72,6 +72,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
             output_read="all" if whole else "highlights" if highlights.complete else "part",
             formats=patterns.readers(own),
             lines_total=total,
+            steps_total=len(planned.get("steps", ())) or None,
             last_event_at=reading.last_sign() if unfinished else None,
             unit=unit,
             receipt_path=str(reading.paths.receipt) if reading.entry.receipt else None,

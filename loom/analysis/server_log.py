@@ -401,6 +401,4 @@ def diagnosis_of_log(
         image_digest=facts.digest or None,
         lines_total=log.lines_total,
     )
-    return replace(
-        found, log=source, job_id=job, step=unit.name or None, reproduce=again, logs_command=None, steps_total=None
-    )
+    return replace(found, log=source, job_id=job, step=unit.name or None, reproduce=again, logs_command=None)

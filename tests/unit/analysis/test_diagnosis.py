@@ -222,9 +222,3 @@ def test_a_long_clean_up_before_exit_is_no_reason() -> None:
     found = diagnose(evidence(lines=["a.c:3:1: error: no x", *said], own=[], said=said, ended_by=ended))
     assert found.telling_line == "a.c:3:1: error: no x"
     assert diagnose(evidence(lines=said, own=[], said=said[:2], ended_by=ended)).telling_line == "removing 1"
-
-
-def test_steps_are_counted_as_they_were_planned() -> None:
-    test = {"job_id": "test", "status": "failure", "allowed_failure": False, "steps_total": 7}
-    found = diagnose(evidence(pipeline={"jobs": [test]}))
-    assert "step script/01 of 7" in "\n".join(lines("agent", found, Look(), now_ns=0))

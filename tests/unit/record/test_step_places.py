@@ -23,6 +23,7 @@ include:
       echo one
 
       frobnicate --now
+    - echo never
 a:
   extends: .steps
   stage: test
@@ -50,7 +51,7 @@ def test_a_failing_step_is_named_by_its_line(make: Make) -> None:
     shown = project.loom("run", "--local", code=1)
     assert "step script/02, exit code 127 (.loom/workflow.yml:12)" in shown
     assert "step script/01, exit code 5 (.loom/templates/t.yml:3)" in shown
-    assert "step script/01, exit code 7 (.loom/workflow.yml:24)" in shown
+    assert "step script/01, exit code 7 (.loom/workflow.yml:25)" in shown
     logs = project.last().paths.logs
     manifest = json.loads((logs / "jobs/a/manifest.json").read_text())
     assert [(step["step"], step["file"], step["line"], step["literal"]) for step in manifest["steps"]] == [
@@ -65,7 +66,7 @@ def test_a_failing_step_is_named_by_its_line(make: Make) -> None:
     )
     assert " at .loom/workflow.yml:14 gave 127" in shown
     told = project.loom("diagnose", "last", "a", "--format", "agent")
-    assert "step script/02 of 3 (.loom/workflow.yml:12)" in told
+    assert "step script/02 of 4 (.loom/workflow.yml:12)" in told
     assert "places: .loom/workflow.yml:14" in told  # the line of the step that the shell names
 
 
