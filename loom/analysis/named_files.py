@@ -29,7 +29,9 @@ _MISSING = (
         r"(?:can't open|cannot open|cannot access|cannot stat|can't cd to) (?:file )?['\"‘]?(?P<path>[^'\"’:]+)"
     ),
     re.compile(r"^(?:[^:]*: )*(?:line )?(?:\d+: )?(?P<path>[^\s:'\"]+): [Nn]o such file or directory"),
-    re.compile(r"['\"‘](?P<path>[^'\"’]+)['\"’]:? [Nn]o such file"),
+    re.compile(r"['\"‘`](?P<path>[^'\"’`]+)['\"’`]:? [Nn]o such file"),
+    re.compile(r"(?:FileNotFoundException:|rb_sysopen -|access jarfile|-provided path) (?P<path>[^\s:]+)"),
+    re.compile(r"cache key.*\"/(?P<path>[^\"]+)\": not found"),
     re.compile(r"No rule to make target '(?P<path>[^']+)'"),
     re.compile(r"(?<![\w./@+-])(?P<path>[\w./@+-]+): (?:not found|cannot execute: required file not found)\s*$"),
     re.compile(r"(?<![\w./@+-])(?P<path>[\w./@+-]+): \S+: bad interpreter"),

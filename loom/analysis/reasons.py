@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 from msgspec import Struct
@@ -54,24 +55,23 @@ _CAUSES: Mapping[str, ReasonKind] = {
     "wrong_architecture": "machine",
 }
 """The reasons that a known failure stands for."""
+_NETWORK = re.compile(
+    r"could not resolve|name resolution|name or service not known|no such host|temporary failure resolving|unknown ?host"
+    r"|\b(?:ENOTFOUND|EAI_AGAIN|ECONN\w+|ETIMEDOUT)\b|connection (?:refused|reset|timed out)|failed to connect"
+    r"|network is unreachable|no route to host|i/o timeout|certificate verify|proxy (?:error|connect)"
+    r"|50[234] (?:bad gateway|service unavailable|gateway)",
+    re.IGNORECASE,
+)
 _WORDS: Sequence[tuple[ReasonKind, re.Pattern[str]]] = (
     (
         "history",
         re.compile(
             r"shallow|no merge base|unrelated histories|no names found|cannot describe|bad (?:revision|object)|not a valid object"
-            r"|unknown revision|needed a single revision|ambiguous argument",
+            r"|unknown revision|needed a single revision|ambiguous argument|setuptools.scm was unable",
             re.IGNORECASE,
         ),
     ),
-    (
-        "network",
-        re.compile(
-            r"could not resolve|name resolution|name or service not known|ENOTFOUND|EAI_AGAIN|ECONN\w+|ETIMEDOUT"
-            r"|connection (?:refused|reset|timed out)|network is unreachable|no route to host|i/o timeout"
-            r"|certificate verify|proxy (?:error|connect)|50[234] (?:bad gateway|service unavailable|gateway)",
-            re.IGNORECASE,
-        ),
-    ),
+    ("network", _NETWORK),
     ("machine", re.compile(r"\bOOM|out of memory|cannot allocate memory|heap limit|MemoryError|\bKilled\b")),
     ("time-zone", re.compile(r"time ?zone|tzinfo|zoneinfo|offset-(?:naive|aware)|daylight", re.IGNORECASE)),
 )
@@ -81,12 +81,17 @@ _NUMBER = re.compile(r"\d+")
 _ZONES = "UTC|GMT|CET|EET|WET|MSK|(?:[ABCEHIJKMNP]|AC|AE|AK|CE|EE|NZ|WE)[SD]T"
 _ZONE = re.compile(rf"\b(?:{_ZONES})\b")
 _TIME = re.compile(
-    rf"(?<![\w:.])\d{{1,2}}:\d{{2}}(?::\d{{2}})?(?:\.\d+)?(?: ?(?:[AP]M|Z|{_ZONES}|[+-]\d{{2}}:?\d{{2}})\b)?"
+    r"(?:(?<![\w:.])|(?<=\dT))(?P<h>\d{1,2}):(?P<m>\d{2})(?P<s>:\d{2})?(?:\.\d+)?"
+    rf"(?: ?(?:[AP]M|Z|{_ZONES}|[+-]\d{{2}}:?\d{{2}})\b)?"
 )
+_COMPARED = re.compile(r"\W*(?:expected|received|got|want|wanted|actual)\b", re.IGNORECASE)
+"""One of two lines by which a test shows what it compares."""
 _SEED = re.compile(r"\b(?:seed|shuffle)\b\D{0,20}(\d+)", re.IGNORECASE)
 _NAME = re.compile(
-    r"(?:\b(?P<name>[A-Z][A-Z0-9_]{2,}):? (?:\w+ ){0,3}?(?:not set|unset|undefined|missing|required|not defined|empty|null)\b"
-    r"|KeyError: '(?P<key>[A-Z][A-Z0-9_]+)'|unbound variable|environment variable)"
+    r"\b(?!(?:ERR|ERROR|FATAL|FAIL|FAILED|FAILURE|WARN|WARNING|INFO|NOTE|DEBUG|TODO|PANIC|HTTP|URL|JSON|SQL)\b)"
+    r"(?P<name>[A-Z][A-Z0-9_]{2,}):? (?:\w+ ){0,3}?"
+    r"(?:not set|unset|undefined|missing|required|not defined|empty|null|must be (?:set|given|provided))\b"
+    r"|(?:KeyError|key not found|variables?(?: \w+){0,3}): ['\"`]?(?P<key>[A-Z][A-Z0-9_]{2,})\b"
 )
 
 
@@ -120,8 +125,9 @@ def _found(
     yield from _files(sides, known)
     command, one, other = (parting.command, parting.there or "", parting.here or "") if parting else ("", "", "")
     telling = [line for side in sides for line in (side.telling_line,) if line]
+    ran = command or (sides[0].command if sides else None) or ""
     for line in [*telling, one, other]:
-        yield from _variable(line, command or (sides[0].command if sides else None) or "", differs, known)
+        yield from _variable(line, ran, differs, known)
     causes = [cause for side in sides for cause in side.causes]
     texts = _texts(known)
     for cause in causes:
@@ -129,9 +135,12 @@ def _found(
             yield name, f"{cause.summary}; {texts[name]}" if name in texts else cause.summary
     for line in [*telling, one, other]:
         yield from ((name, texts[name]) for name, words in _WORDS if words.search(line))
+        if "git" in ran and known.depth.strip("0") and re.search(rf"\b{known.depth}\b", line):
+            yield "history", texts["history"]
     if one and other and one != other:
         yield from _of_parting(command, one, other, texts)
-    if any(len(set(_TIME.findall(line))) > 1 for line in telling):
+    compared = " ".join(line for side in sides for line in side.lines if _COMPARED.match(line))
+    if any(map(_names_shifted_times, (*telling, compared))):
         yield "time-zone", texts["time-zone"]
     if parting is not None and parting.reordered:
         yield "order", "both sides run these tests, in another order"
@@ -141,6 +150,9 @@ def _found(
                 "image",
                 f"{pair.name.removeprefix(OF_TAG)} was another image on this machine than there: `loom images pull`",
             )
+    if kind == "passes-here":
+        printed = [line for side in sides for line in side.lines]
+        yield from (("network", texts["network"]) for line in printed if _NETWORK.search(line))
     if kind in ("passes-here", "another-failure"):
         yield from _of_differences(differs, [command, *(side.command or "" for side in sides)], known)
 
@@ -220,6 +232,14 @@ def _of_parting(
         yield "machine", f"`{one.strip()[:80]}` there, `{other.strip()[:80]}` here: {texts['machine']}"
     if _ZONE.sub("#", _TIME.sub("#", one)) == _ZONE.sub("#", _TIME.sub("#", other)) and _TIME.search(one):
         yield "time-zone", texts["time-zone"]
+
+
+def _names_shifted_times(line: str) -> bool:
+    """Tell whether two times in a line are apart by quarters of an hour, as of two zones."""
+    times = {(int(found["h"]) * 60 + int(found["m"]), found["s"]) for found in islice(_TIME.finditer(line), 20)}
+    return any(
+        one != other and (one[0] - other[0]) % 15 == 0 and one[1] == other[1] for one in times for other in times
+    )
 
 
 def _of_differences(

@@ -22,7 +22,9 @@ _LINE = 300
 _SEARCHED = 100_000
 """Lines after the parting in which tests are looked for."""
 _MOST_TESTS = 10_000
-_TEST = re.compile(r"\b(?:[\w./-]+\.py::[\w:]+|[\w./-]+[._](?:test|spec)\.[\w]+|Test[A-Z]\w+|test_\w+(?: \([\w.]+\))?)")
+_TEST = re.compile(
+    r"\b(?:[\w./-]+\.py::[\w:]+|[\w./-]+[._](?:test|spec)\.[\w]+|Test[A-Z]\w*|[A-Z]\w*Tests?(?!\w)|test_\w+(?: \([\w.]+\))?)"
+)
 
 
 class JobEnding(Document, frozen=True, kw_only=True):
