@@ -140,7 +140,6 @@ PASSED_BY_NOBODY: dict[str, object] = {
     "tar._parts.owner": (0, 0),
     "tar._block.owner": (0, 0),
     "tar._number.digits": 11,
-    "tar.pieces.most": 1048576,
     "tar.Content.read.size": -1,
     "tar._Reader.read.size": -1,
     "tar.CheckedStream.read.size": -1,
