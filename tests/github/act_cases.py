@@ -36,6 +36,8 @@ REASONS = {
     "local-remote-action-overrides": "wants an option of act",
     "docker-action-host-env": "wants a job on act's own machine",
     "job-container-invalid-credentials": "credentials have no effect here",
+    "uses-workflow": "passes a secret that the called workflow does not declare; GitHub refuses that",
+    "workflow_call_inputs": "has inputs without a type; GitHub refuses them",
     "services-host-network": "a service is at localhost by the port of its container: 8080:80 refuses the job",
 }
 

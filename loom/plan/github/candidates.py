@@ -440,12 +440,13 @@ class GitHubCandidates:
                 found[name] = (
                     text_of(given[name]) if value is LATE else self._typed(job, given[name], name, value, kind)
                 )
-            elif (default := node.get("default")) is not None:
+                continue
+            if text_of(node.get("required")) == "true":  # also one with a default, as on GitHub
+                self._say_of(job, job.node.value["uses"], "uses", f"{file.path} requires the input {name}")
+            if (default := node.get("default")) is not None:
                 value = job.texts.value(default)
                 found[name] = text_of(default) if value is LATE else value
             else:
-                if text_of(node.get("required")) == "true":
-                    self._say_of(job, job.node.value["uses"], "uses", f"{file.path} requires the input {name}")
                 found[name] = {"boolean": False, "number": 0.0}.get(kind, "")
         return found
 

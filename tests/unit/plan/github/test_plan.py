@@ -422,7 +422,7 @@ def test_a_text_is_passed_as_a_secret_too(planned: Planned) -> None:
 def test_inputs_of_a_call_are_checked(planned: Planned, with_: str, message: str) -> None:
     files = {
         "ci.yml": f"on: push\njobs: {{call: {{uses: ./.github/workflows/called.yml, with: {with_}}}}}",
-        "called.yml": f"on: {{workflow_call: {{inputs: {{level: {{type: number, required: true}}}}}}}}\njobs: {{a: {{{JOB}}}}}",
+        "called.yml": f"on: {{workflow_call: {{inputs: {{level: {{type: number, required: true, default: 3}}}}}}}}\njobs: {{a: {{{JOB}}}}}",
     }
     with pytest.raises(WorkflowError) as caught:
         planned(files)
