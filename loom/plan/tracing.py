@@ -25,7 +25,7 @@ _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _TRACERS = _SHELLS | {"set"}
 _LONGEST = 2000
 """The number of words to inspect: any word of a line may begin a command."""
-_SHEBANG = re.compile(r"^#!\s*(\S+)\s*(.*)$")
+_SHEBANG = re.compile(r"#!\s*")
 
 
 class Trace(Struct, frozen=True, kw_only=True):
@@ -75,16 +75,15 @@ def _traces(job: Job) -> Iterator[Trace]:
 
 
 def _line_traces(line: str, *, first: bool) -> bool:
-    shebang = _SHEBANG.match(line) if first else None
-    if shebang is not None:
-        return _command_traces([shebang[1], *shebang[2].split()])
+    if first and (shebang := _SHEBANG.match(line)) is not None:
+        return _options_trace(_options(line[shebang.end() :]))
     if line.lstrip().startswith("#"):
         return False
-    return any(_command_traces(_words(line[match.end() :])) for match in _BEGINS_COMMAND.finditer(line))
+    return any(_options_trace(_options(line[match.end() :])) for match in _BEGINS_COMMAND.finditer(line))
 
 
-def _words(text: str) -> list[str]:
-    """Return a command and its options, as far as words can be split without a shell; stops at the next command."""
+def _options(text: str) -> list[str]:
+    """Return the options of a shell or of `set`, as far as words can be split without a shell; stops at the next command."""
     written = iter(_ENDS_COMMAND.split(text[:_LONGEST], maxsplit=1)[0].split())
     first = next((word for word in written if not _ASSIGNMENT.match(word) and _name(word) != "env"), "")
     words = [_unquoted(first)]
@@ -94,7 +93,7 @@ def _words(text: str) -> list[str]:
         words.append(_unquoted(word))
         if not words[-1].startswith(("-", "+")) and not words[-2].endswith("o"):
             break
-    return words
+    return words[1:]
 
 
 def _unquoted(word: str) -> str:
@@ -106,13 +105,6 @@ def _unquoted(word: str) -> str:
 
 def _name(word: str) -> str:
     return word.rpartition("/")[2]
-
-
-def _command_traces(words: Sequence[str]) -> bool:
-    at = 0
-    while at < len(words) and _name(words[at]) == "env":
-        at += 1
-    return at < len(words) and _name(words[at]) in _TRACERS and _options_trace(words[at + 1 :])
 
 
 def _options_trace(words: Sequence[str]) -> bool:
