@@ -97,9 +97,9 @@ class Exit(Struct, frozen=True, kw_only=True):
     refused_forks: int = 0
     """Number of failed process creations since then due to the `pids` limit."""
     still_ran: tuple[str, ...] = ()
-    """The command lines of what a command that ran out of time had running then, as far as the place can tell."""
-    ended_place: bool = False
-    """The command ended its place: no other can run there."""
+    """The command lines of what a command that ran out of time had running then, as far as the session can tell."""
+    ended_session: bool = False
+    """The command ended its session: no other can run there."""
     goes_on: bool = False
     """The shell that it shares with other commands goes on, so the code is no failure (`Share`)."""
     reports: tuple[str, ...] = ()

@@ -4,5 +4,5 @@
 # ruff: noqa: F401  the names that other folders use
 
 from loom.runner.hooks import AtStep, Gate, Resumption, Verdict
-from loom.runner.session import JobTools, PlaceOpener, RunSettings
+from loom.runner.session import JobTools, RunSettings, SessionOpener
 from loom.runner.views import View

@@ -20,7 +20,7 @@ NOT_KEPT = "not kept: "
 
 
 class Attempt:
-    """`number` is 0 for a job that never ran. A broken place becomes a result at the end of its `phase`."""
+    """`number` is 0 for a job that never ran. A broken session becomes a result at the end of its `phase`."""
 
     def __init__(self, job: Job, journal: Journal, cancel: Cancel, number: int = 0) -> None:
         self.job = job
@@ -36,11 +36,11 @@ class Attempt:
         self.outputs: Mapping[str, str] = {}
         self.service_died: ServiceError | None = None
         self.entered = False
-        """Whether a person stood in the place."""
+        """Whether a person stood in the session."""
         self.paused = False
         """Whether it stopped at its failing step by `Verdict.PAUSE`."""
         self.on_lost: Callable[[str], None] | None = None
-        """Called when the place can't be reached, of a job that goes on there; it may end this process."""
+        """Called when the session can't be reached, of a job that goes on there; it may end this process."""
         self._cancel = cancel
         self._where = Where(scope="job", job_id=job.id)
 
@@ -59,7 +59,7 @@ class Attempt:
 
     @contextmanager
     def phase(self, code: PhaseCode) -> Iterator[Outcome]:
-        """Record one phase. A broken place makes it and the attempt `error` (`canceled` after a cancel)."""
+        """Record one phase. A broken session makes it and the attempt `error` (`canceled` after a cancel)."""
         with self.journal.span(self._where, code, {"attempt": self.number} if self.number else {}) as outcome:
             try:
                 with refusals():

@@ -27,7 +27,7 @@ class Verdict(StrEnum):
     NEXT = "next"
     """Continue with the next step. The job still fails."""
     PAUSE = "pause"
-    """Fail the job if it has no other attempt, and keep its place as the step left it, before `after_script`."""
+    """Fail the job if it has no other attempt, and keep its session as the step left it, before `after_script`."""
 
 
 class AtStep(Struct, frozen=True, kw_only=True):
@@ -36,7 +36,7 @@ class AtStep(Struct, frozen=True, kw_only=True):
     job: Job
     step: Step
     inside: Callable[[], Inside]
-    """Enter the job's place, with the variables of the step's shell. The run counts as assisted."""
+    """Enter the job's session, with the variables of the step's shell. The run counts as assisted."""
 
 
 class Gate(Protocol):
@@ -83,7 +83,7 @@ class RunChild(Protocol):
 
 
 def keeps(when: str, status: Status, *, by_hand: bool) -> bool:
-    """Return whether to keep the place of a job with this result (`Config.keep`).
+    """Return whether to keep the session of a job with this result (`Config.keep`).
 
     `by_hand`: it may hold repairs of a person, who stood in it or resumed it; an interrupt does not remove it.
     """

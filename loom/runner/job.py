@@ -1,6 +1,6 @@
-"""Run one job with all attempts: prepare a place, restore products, run steps, keep products, clean up.
+"""Run one job with all attempts: prepare a session, restore products, run steps, keep products, clean up.
 
-A failed step is a value. A broken place (`InfrastructureError`) ends the attempt as `error`; other jobs continue.
+A failed step is a value. A broken session (`InfrastructureError`) ends the attempt as `error`; other jobs continue.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from loom.runner.hooks import keeps
 from loom.runner.preparation import Preparation
 from loom.runner.products import Handover, Products
 from loom.runner.results import Results
-from loom.runner.session import OpenJob, PlaceOpener
+from loom.runner.session import OpenJob, SessionOpener
 from loom.runner.steps import Steps
 from loom.runner.views import save_files
 from loom.status import JobResult, Skip, Status
@@ -40,7 +40,7 @@ class JobRunner:
         self,
         *,
         journal: Journal,
-        opener: PlaceOpener,
+        opener: SessionOpener,
         handover: Handover,
         children: Children,
         cancel: Cancel,
@@ -90,7 +90,7 @@ class JobRunner:
         return self._finish(attempt, begun, allowed=_is_allowed(attempt))
 
     def _tries_again(self, attempt: Attempt) -> bool:
-        """Never a resumed job: the place that it goes on in is the only one."""
+        """Never a resumed job: the session that it goes on in is the only one."""
         resumed = self._opener.resumed(attempt.job)
         return (resumed is None or resumed.attached) and _has_attempt_left(attempt)
 
@@ -148,17 +148,17 @@ class JobRunner:
         if self._late is not None:
             self._late.running(attempt.job, cancel)
         self._starting.add(attempt.job.id)
-        place: OpenJob | None = None
-        with ExitStack() as last_resort:  # closes the place even when a bug interrupts the phases
+        open_job: OpenJob | None = None
+        with ExitStack() as last_resort:  # closes the session even when a bug interrupts the phases
             stack = last_resort.enter_context(ExitStack())
             stack.callback(cancel.detach)
             with attempt.phase(PhaseCode.JOB_PROVIDER_PREPARE):
-                place = Preparation(attempt, self._opener, stack, cancel).place()
-            if place is not None:
-                self._products.restore(attempt, place)
+                open_job = Preparation(attempt, self._opener, stack, cancel).open_job()
+            if open_job is not None:
+                self._products.restore(attempt, open_job)
             with attempt.phase(PhaseCode.JOB_EXECUTION) as outcome:
                 if attempt.status is Status.SUCCESS:
-                    steps = self._steps(attempt, place, start, cancel)
+                    steps = self._steps(attempt, open_job, start, cancel)
                     if self._results is not None:
                         from loom.runner.late.actions import ActionTools  # for a run with actions alone
 
@@ -168,10 +168,10 @@ class JobRunner:
                             environment=partial(
                                 self._results.environment,
                                 attempt,
-                                partial(provider.way_here, place.request, place.session),
-                                place.secrets,
+                                partial(provider.way_here, open_job.request, open_job.session),
+                                open_job.secrets,
                             ),
-                            run_beside=partial(provider.run_beside, place.request, place.session),
+                            run_beside=partial(provider.run_beside, open_job.request, open_job.session),
                             cache_dir=self._opener.settings.config.cache_dir,
                         )
                     if self._opener.settings.detached:
@@ -183,22 +183,22 @@ class JobRunner:
                     outcome.status, outcome.exit_code = attempt.status, attempt.exit_code
                 else:
                     outcome.status = Status.SKIPPED
-            if place is not None:
-                self._products.keep(attempt, place)
+            if open_job is not None:
+                self._products.keep(attempt, open_job)
             with attempt.work(Section.CLEANUP, PhaseCode.JOB_CLEANUP):
-                if place is not None:
-                    self._let_stay(attempt, place)
+                if open_job is not None:
+                    self._let_stay(attempt, open_job)
                 stack.close()
         self._going.discard(attempt.job.id)
         if attempt.job.id in self._starting:
             self._started(attempt.job)
 
-    def _steps(self, attempt: Attempt, place: OpenJob, start: Start | None, cancel: Cancel) -> Steps:
+    def _steps(self, attempt: Attempt, open_job: OpenJob, start: Start | None, cancel: Cancel) -> Steps:
         gate = self._opener.tools.gate
         if start is None or self._late is None:
-            return Steps(attempt, place, gate, cancel)
+            return Steps(attempt, open_job, gate, cancel)
         own, again = self._late, self._cancel.again
-        return own.steps(attempt, place, gate, cancel, needs=start.needs, again=again, grow=own.grow)
+        return own.steps(attempt, open_job, gate, cancel, needs=start.needs, again=again, grow=own.grow)
 
     def _hand_over(self, attempt: Attempt, steps: Steps) -> None:
         path = self._handed_over(attempt.job.id, attempt.number)
@@ -219,33 +219,33 @@ class JobRunner:
         if self._opener.tools.leave is not None and self._going and not self._starting:
             self._opener.tools.leave()
 
-    def _let_stay(self, attempt: Attempt, place: OpenJob) -> None:
-        """Keep the job's place (if `--keep` requires it) or its files."""
-        if not self._keep_place(attempt, place):
-            _save_files(attempt, place)
+    def _let_stay(self, attempt: Attempt, open_job: OpenJob) -> None:
+        """Keep the job's session (if `--keep` requires it) or its files."""
+        if not self._keep_session(attempt, open_job):
+            _save_files(attempt, open_job)
 
-    def _keep_place(self, attempt: Attempt, place: OpenJob) -> bool:
-        """Keep the job's place for inspection. A failure is only a warning, because the job has its result."""
+    def _keep_session(self, attempt: Attempt, open_job: OpenJob) -> bool:
+        """Keep the job's session for inspection. A failure is only a warning, because the job has its result."""
         job, config = attempt.job, self._opener.settings.config
-        by_hand = place.resumed is not None or attempt.entered
+        by_hand = open_job.resumed is not None or attempt.entered
         if not keeps(config.keep, attempt.status, by_hand=by_hand) or self._tries_again(attempt):
             return False
         expires_at = self._journal.now_ns() / 1e9 + config.keep_for
         kept: dict[str, Any] = {"expires_at": timestamp(int(expires_at * 1e9)), "step": attempt.failing_step}
         kept["paused"] = attempt.paused
         try:
-            kept["bytes"] = size = place.session.size()
+            kept["bytes"] = size = open_job.session.size()
             if size > config.keep_max_size:
                 most = rough_size(config.keep_max_size)
                 raise ProviderError(
                     f"its container takes {rough_size(size)}, and at most {most} are kept (keep_max_size)"
                 )
-            place.session.keep(expires_at)
+            open_job.session.keep(expires_at)
             if (
-                place.services is not None and self._opener.provider(job).capabilities.isolated
+                open_job.services is not None and self._opener.provider(job).capabilities.isolated
             ):  # otherwise opened again
-                place.services.keep()
-            facts = place.session.facts
+                open_job.services.keep()
+            facts = open_job.session.facts
             kept["container_id"], kept["container_name"] = facts.container_id, facts.container_name
             kept["kept_at"] = timestamp(self._journal.now_ns())
         except InfrastructureError as error:
@@ -256,14 +256,14 @@ class JobRunner:
         return True
 
 
-def _save_files(attempt: Attempt, place: OpenJob) -> None:
+def _save_files(attempt: Attempt, open_job: OpenJob) -> None:
     """Lay out the files of a job in a volume that will be removed: of a failed job, or of a resumed one."""
-    directory = place.request.directory
-    wanted = attempt.status in (Status.FAILURE, Status.TIMED_OUT) or place.resumed is not None
-    if place.request.mount_mode is not MountMode.VOLUME or directory is None or not wanted:
+    directory = open_job.request.directory
+    wanted = attempt.status in (Status.FAILURE, Status.TIMED_OUT) or open_job.resumed is not None
+    if open_job.request.mount_mode is not MountMode.VOLUME or directory is None or not wanted:
         return
     try:
-        save_files(place.session, directory / "workspace")
+        save_files(open_job.session, directory / "workspace")
     except InfrastructureError as error:
         attempt.warn(f"what the job left could not be saved: {error}", PhaseCode.JOB_CLEANUP)
 

@@ -32,7 +32,7 @@ from loom.runner.products import Handover
 from loom.runner.request import Ran, RunRequest
 from loom.runner.results import Results, take_over, uses_actions
 from loom.runner.scheduler import run_jobs
-from loom.runner.session import PlaceOpener
+from loom.runner.session import SessionOpener
 from loom.runner.start import RunStart
 from loom.runner.waits import Waits, waits
 from loom.snapshot import Snapshot
@@ -256,7 +256,7 @@ class Run:
                 cancel=self._cancel,
             )
 
-            def runner_of(opener: PlaceOpener) -> JobRunner:
+            def runner_of(opener: SessionOpener) -> JobRunner:
                 handover = Handover(
                     self._request.plan,
                     archive_of=self._archive_of,
@@ -321,7 +321,7 @@ class Run:
         reuse = self._request.reuse
         return frozenset(() if reuse is not None and reuse.has_products else self._done)
 
-    def _jobs(self, runner_of: Callable[[PlaceOpener], JobRunner]) -> Status:
+    def _jobs(self, runner_of: Callable[[SessionOpener], JobRunner]) -> Status:
         plan, opener, later = self._request.plan, self._opener, list[str]()
         try:
             results = self._scheduled(runner_of(opener), self._cancel, later)(plan, self._done)
@@ -329,7 +329,7 @@ class Run:
                 from loom.runner.late.jobs import after_cancel  # late: only for such jobs
 
                 with after_cancel(self._cancel) as cancel:
-                    another = PlaceOpener(opener.tools, opener.settings, cancel)
+                    another = SessionOpener(opener.tools, opener.settings, cancel)
                     done = {job_id: result for job_id, result in results.items() if job_id not in later}
                     results = self._scheduled(runner_of(another), cancel)(plan, done)
         finally:

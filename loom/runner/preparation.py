@@ -1,4 +1,4 @@
-"""Prepare a job's place, from its secrets to its open session; each part is a section of the record."""
+"""Prepare a job's session, from its secrets on; each part is a section of the record."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from loom.providers.driver.steps import chosen
 from loom.record.events import PhaseCode, Section
 from loom.runner.attempt import Attempt, SectionOutput
 from loom.runner.hooks import Adopt
-from loom.runner.session import Opened, OpenJob, PlaceOpener, Prewarmed
+from loom.runner.session import Opened, OpenJob, Prewarmed, SessionOpener
 
 CODE = PhaseCode.JOB_PROVIDER_PREPARE
 
 
 class Preparation:
-    """Opens the place of one attempt; `stack` closes it. `cancel` belongs to the attempt."""
+    """Opens the session of one attempt; `stack` closes it. `cancel` belongs to the attempt."""
 
-    def __init__(self, attempt: Attempt, opener: PlaceOpener, stack: ExitStack, cancel: Cancel) -> None:
+    def __init__(self, attempt: Attempt, opener: SessionOpener, stack: ExitStack, cancel: Cancel) -> None:
         self._attempt = attempt
         self._job = attempt.job
         self._opener = opener
         self._stack = stack
         self._cancel = cancel
 
-    def place(self) -> OpenJob:
+    def open_job(self) -> OpenJob:
         secrets = self._secrets()
         resumed = self._opener.resumed(self._job)
         prewarmed = self._opener.take_prewarmed(self._job)
@@ -146,7 +146,7 @@ class Preparation:
             yield Opened(session=session, request=request, view=view)
 
     def _prewarmed(self, prewarmed: Prewarmed, image: Resolved | None, on_output: SectionOutput) -> Opened:
-        """Return the prewarmed place, or open another one if it can't show the workspace."""
+        """Return the prewarmed session, or open another one if it can't show the workspace."""
         prewarmed.provider_output.pass_on(on_output)
         try:
             opened, closing = prewarmed.opened()
@@ -158,7 +158,7 @@ class Preparation:
         return opened
 
     def _placed(self, opened: Opened, secrets: Mapping[str, bytes]) -> Mapping[str, str]:
-        """Put the job's files into its place; return their variables, the other secrets and those of the attempt."""
+        """Put the job's files into its session; return their variables, the other secrets and those of the attempt."""
         job, attempt = self._job, self._attempt
         files = variables.files_of(job, secrets)
         paths = {name: opened.session.put_secret(name, value) for name, value in files.items()}

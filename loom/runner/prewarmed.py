@@ -1,4 +1,4 @@
-"""The next run, prepared before anybody asks for it: its workspace is laid out, and the places of its first jobs wait."""
+"""The next run, prepared before anybody asks for it: its workspace is laid out, and the sessions of its first jobs wait."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from loom import snapshot
 from loom.cancel import Cancel
 from loom.providers.base import Provider
 from loom.runner.request import RunRequest, first_jobs, make_workspace, settings_of
-from loom.runner.session import PlaceOpener, Prewarmed
+from loom.runner.session import Prewarmed, SessionOpener
 from loom.snapshot import KnownFiles, Snapshot, Source
 from loom.util.paths import new_workspace
 
@@ -25,21 +25,21 @@ class NextRun:
         self._request = request
         self.run_id = request.run_id
         self.workspace = new_workspace(request.config.tmp_dir, request.run_id)
-        self.places: dict[str, Prewarmed] = {}
+        self.sessions: dict[str, Prewarmed] = {}
         """By job; whoever takes one out closes it."""
         self._known_files: KnownFiles | None = None
         self._stack = ExitStack()
         self._made = False
 
     def prepare(self) -> None:
-        """Lay out the workspace while the places open, for which nothing waits. Errors as those of a run's beginning."""
+        """Lay out the workspace while the sessions open, for which nothing waits. Errors as those of a run's beginning."""
         request = self._request
         make_workspace(request, self.workspace)
         self._made = True
         self._stack.enter_context(snapshot.occupied(self.workspace))
         request.preflight()
-        opener = PlaceOpener(request.tools, settings_of(request, self.workspace), request.cancel)
-        self.places = opener.prewarmed
+        opener = SessionOpener(request.tools, settings_of(request, self.workspace), request.cancel)
+        self.sessions = opener.prewarmed
         for job in first_jobs(request.plan, request.jobs_at_once):
             opener.prewarm(job)
         _, self._known_files = snapshot.take_to_renew(request.source, self.workspace, cancel=request.cancel)
@@ -56,7 +56,7 @@ class NextRun:
 
     @property
     def providers(self) -> Sequence[Provider]:
-        """Those of the places."""
+        """Those of the sessions."""
         return tuple(self._request.tools.providers.values())
 
     def taken_over(self) -> None:
@@ -69,8 +69,8 @@ class NextRun:
 
     def drop(self) -> list[str]:
         """Remove what no run took over, and wait until it is removed; return the problems. Safe to repeat."""
-        while self.places:
-            self.places.popitem()[1].discard()
+        while self.sessions:
+            self.sessions.popitem()[1].discard()
         problems = [text for provider in self.providers for text in provider.close()]
         self._stack.close()
         if self._made:

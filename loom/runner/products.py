@@ -301,25 +301,25 @@ class Products:
         """Return the job with everything that only the jobs before it could tell."""
         return self._handover.with_reported(job)
 
-    def restore(self, attempt: Attempt, place: OpenJob) -> None:
+    def restore(self, attempt: Attempt, open_job: OpenJob) -> None:
         """Before the first step: restore caches, then earlier jobs' artifacts. A resumed job already has them."""
         job, handover = attempt.job, self._handover
         caches = handover.caches(job)
-        if place.resumed is not None:
+        if open_job.resumed is not None:
             if caches:
-                self._settle_caches(attempt, place.resumed.cache_keys)
+                self._settle_caches(attempt, open_job.resumed.cache_keys)
             return
         if caches:
             code = PhaseCode.JOB_CACHE_RESTORE
             with attempt.work(Section.CACHE_RESTORE, code) as output:
                 output.begin()
                 self._settle_caches(attempt, None)
-                for fact in handover.restore_caches(job, place.session, output):
+                for fact in handover.restore_caches(job, open_job.session, output):
                     _cache_fact(attempt, code, fact)
         if handover.sources(job):
             code = PhaseCode.JOB_ARTIFACT_RESTORE
             with attempt.work(Section.ARTIFACT_RESTORE, code) as output:
-                texts = handover.restore(job, place.session, self._workspace, output)
+                texts = handover.restore(job, open_job.session, self._workspace, output)
                 for text in listed(texts, MAX_OVERLAPS):
                     attempt.warn(f"artifacts: {text}", code)
 
@@ -328,36 +328,36 @@ class Products:
         keys = self._handover.settle_caches(attempt.job, self._workspace, resumed)
         attempt.fact("cache_keys", {"keys": list(keys)}, PhaseCode.JOB_CACHE_RESTORE)
 
-    def keep(self, attempt: Attempt, place: OpenJob) -> None:
+    def keep(self, attempt: Attempt, open_job: OpenJob) -> None:
         """After the last step: keep artifacts, test reports, and the job's changes to its own view."""
         code = PhaseCode.JOB_ARTIFACT_EXTRACT
         with _only_a_warning(attempt, code):
-            place.session.settle()
+            open_job.session.settle()
         if attempt.job.artifacts is not None:
             with attempt.work(Section.ARTIFACT_EXTRACT, code) as output, self._not_kept(attempt, code, "artifacts"):
-                self._collect(attempt, place, output)
+                self._collect(attempt, open_job, output)
         if self._handover.caches(attempt.job):
             save = PhaseCode.JOB_CACHE_SAVE
             with attempt.work(Section.CACHE_SAVE, save) as output, self._not_kept(attempt, save, "cache"):
                 output.begin()
-                for fact in self._handover.save_caches(attempt.job, place.session, attempt.status, output):
+                for fact in self._handover.save_caches(attempt.job, open_job.session, attempt.status, output):
                     _cache_fact(attempt, save, fact)
 
-    def _collect(self, attempt: Attempt, place: OpenJob, on_output: OnOutput) -> None:
+    def _collect(self, attempt: Attempt, open_job: OpenJob, on_output: OnOutput) -> None:
         code = PhaseCode.JOB_ARTIFACT_EXTRACT
-        saved = self._handover.collect(attempt.job, place.session, self._workspace, attempt.status, on_output)
+        saved = self._handover.collect(attempt.job, open_job.session, self._workspace, attempt.status, on_output)
         if saved is not None:
             attempt.fact("artifacts_saved", saved, code)
             for pattern in saved["missing"]:
                 attempt.warn(f"artifacts: nothing matches {pattern}{_broken_off(attempt)}", code)
             _warn_of_left_out(attempt, code, "artifacts", saved)
-        for pattern in self._handover.report_variables(attempt.job, place.session, on_output):
+        for pattern in self._handover.report_variables(attempt.job, open_job.session, on_output):
             attempt.warn(f"artifacts: no dotenv report matches {pattern}{_broken_off(attempt)}", code)
-        self._read_reports(attempt, place)
+        self._read_reports(attempt, open_job)
 
-    def _read_reports(self, attempt: Attempt, place: OpenJob) -> None:
+    def _read_reports(self, attempt: Attempt, open_job: OpenJob) -> None:
         code = PhaseCode.JOB_ARTIFACT_EXTRACT
-        job, session, project_dir = attempt.job, place.session, place.request.project_dir
+        job, session, project_dir = attempt.job, open_job.session, open_job.request.project_dir
         tests = self._handover.reports(
             job, session, "junit", lambda file, path: junit.read(file, project_dir=project_dir, report=path)
         )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 JOBS_ELSEWHERE = 100
-"""How many jobs run at once in a place on other machines. Each one costs this machine a thread and connections."""
+"""How many jobs run at once in a session on other machines. Each one costs this machine a thread and connections."""
 
 
 class RunRequest(Struct, frozen=True, kw_only=True):
@@ -69,7 +69,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     notices: Sequence[str] = ()
     """Messages for people before the first job runs."""
     detached: bool = False
-    """Whether jobs go on without this process: it hands them over to their places."""
+    """Whether jobs go on without this process: it hands them over to their sessions."""
 
     @property
     def done(self) -> Mapping[str, JobResult]:
@@ -143,7 +143,7 @@ class Ran(Struct, frozen=True, kw_only=True):
     receipt_path: Path
     diagnosis: Diagnosis | None = None
     kept: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By job, the facts of its kept place. Jobs that can be entered or resumed."""
+    """By job, the facts of its kept session. Jobs that can be entered or resumed."""
 
 
 def make_workspace(request: RunRequest, workspace: Path) -> None:

@@ -1,4 +1,4 @@
-"""Open a job's place, in some cases ahead of time."""
+"""Open a job's session, in some cases ahead of time."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     """Only one job runs, so it may use the run's workspace itself."""
     read_only_mounts: tuple[ReadOnlyMount, ...] = ()
     detached: bool = False
-    """Whether jobs are handed over to their places."""
+    """Whether jobs are handed over to their sessions."""
     resumed: Mapping[str, Resumption] = field(default_factory=dict)
     """Jobs that resume from a step of an earlier run, by id."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpenJob:
-    """A job's open place. `environment` extends every step's (secrets)."""
+    """A job's open session. `environment` extends every step's (secrets)."""
 
     session: Session
     request: SessionRequest
@@ -160,15 +160,15 @@ class _Buffered:
             self._to = to
 
 
-class PlaceOpener:
-    """Opens jobs' places, some ahead of time: a container starts while the snapshot is still in progress."""
+class SessionOpener:
+    """Opens jobs' sessions, some ahead of time: a container starts while the snapshot is still in progress."""
 
     def __init__(self, tools: JobTools, settings: RunSettings, cancel: Cancel) -> None:
         self.tools = tools
         self.settings = settings
         self.cancel = cancel
         self.prewarmed: dict[str, Prewarmed] = {}
-        """By job, the places that no job has taken."""
+        """By job, the sessions that no job has taken."""
         mode = WorkspaceMode(settings.config.mount_mode)
         self._views = Views(settings.workspace, mode, tools.providers, alone=settings.alone)
         self._over: set[str] = set()
@@ -184,7 +184,7 @@ class PlaceOpener:
         return None if job.id in self._over else self.settings.resumed.get(job.id)
 
     def forget_resumed(self, job: Job) -> None:
-        """Let the job's next attempt be one in a new place."""
+        """Let the job's next attempt be one in a new session."""
         self._over.add(job.id)
 
     def view(self, job: Job) -> View:
@@ -235,7 +235,7 @@ class PlaceOpener:
         return (*self.settings.read_only_mounts, *mounts_of(job, self.settings.config.cache_dir))
 
     def filled(self) -> None:
-        """The run's workspace is complete: places that wait for it may start."""
+        """The run's workspace is complete: sessions that wait for it may start."""
         self._filled.set_result(None)
 
     def until_filled(self) -> None:
@@ -309,9 +309,9 @@ class PlaceOpener:
             yield session
 
     def prewarm(self, job: Job, ahead: Prewarmed | None = None) -> None:
-        """Open a job's place in a thread, if it shows the workspace itself, which may still be incomplete, or nothing of it.
+        """Open a job's session in a thread, if it shows the workspace itself, which may still be incomplete, or nothing of it.
 
-        Not for jobs with services, or with an image built from the snapshot. `ahead`: a place that was opened before, and is
+        Not for jobs with services, or with an image built from the snapshot. `ahead`: a session that was opened before, and is
         taken if it is exactly the one that would be opened now.
         """
         if (self._views.shares(job) or job.no_checkout) and self._can_open_early(job):
@@ -320,7 +320,7 @@ class PlaceOpener:
             self.discard(ahead)
 
     def make_ready(self, job: Job) -> None:
-        """As `prewarm`, of a place that shows the workspace through an overlay: it starts when the workspace is complete."""
+        """As `prewarm`, of a session that shows the workspace through an overlay: it starts when the workspace is complete."""
         alone = job.resource_group is not None or job.pool is not None  # may wait for other jobs
         if not alone and self._views.overlays(job) and self._can_open_early(job):
             self.prewarmed[job.id] = Prewarmed(self, job, until_filled=self.until_filled)
@@ -330,7 +330,7 @@ class PlaceOpener:
         return not (self.resumed(job) or job.services or image_from_snapshot)
 
     def discard(self, place: Prewarmed) -> None:
-        """Close a place that nobody takes, without delay for the caller."""
+        """Close a session that nobody takes, without delay for the caller."""
         thread = threading.Thread(target=place.discard, name="discard", daemon=True)
         self._discarding.append(thread)
         thread.start()
@@ -343,7 +343,7 @@ class PlaceOpener:
         return self.prewarmed.pop(job.id, None)
 
     def close_unused(self) -> None:
-        """Close prewarmed places that no job took (the snapshot failed, the run was interrupted)."""
+        """Close prewarmed sessions that no job took (the snapshot failed, the run was interrupted)."""
         self._filled.cancel()
         for prewarmed in list(self.prewarmed.values()):
             prewarmed.discard()
@@ -353,12 +353,12 @@ class PlaceOpener:
 
 
 class Prewarmed:
-    """A place that a thread opens, for the job that takes it. `ahead`: see `PlaceOpener.prewarm`; `until_filled`: see
+    """A session that a thread opens, for the job that takes it. `ahead`: see `SessionOpener.prewarm`; `until_filled`: see
     `SessionRequest`."""
 
     def __init__(
         self,
-        opener: PlaceOpener,
+        opener: SessionOpener,
         job: Job,
         ahead: Prewarmed | None = None,
         *,
@@ -388,11 +388,11 @@ class Prewarmed:
             opening = self._opener.opened_now(request, self._job, self.provider_output)
             session = self._stack.enter_context(opening)
             self._opened = Opened(session=session, request=request, view=self.view)
-        except BaseException as error:  # noqa: BLE001  raised again where the place is taken
+        except BaseException as error:  # noqa: BLE001  raised again where the session is taken
             self._error = error
 
     def _take(self, ahead: Prewarmed, request: SessionRequest) -> bool:
-        """Take the place of `ahead` if it is the requested one and still answers."""
+        """Take the session of `ahead` if it is the requested one and still answers."""
         with suppress(LoomError):
             opened, stack = ahead.opened()
             if opened.request == request and opened.session.answers():

@@ -21,7 +21,7 @@ from loom.record.highlights import Watch
 from loom.record.journal import Journal
 from loom.record.recorder import Recorder
 from loom.record.run_record import RunRecord
-from loom.runner import PlaceOpener, RunSettings
+from loom.runner import RunSettings, SessionOpener
 from loom.runner.request import RunRequest, first_jobs, make_workspace, settings_of
 from loom.secrets.masking import Masker, known
 from loom.snapshot import SnapshotCanceled
@@ -70,7 +70,7 @@ class SnapshotThread:
 
 
 class RunStart(Struct, kw_only=True):
-    """The record, the empty workspace and the opening places of the first jobs; or the `problem` that ends the run."""
+    """The record, the empty workspace and the opening sessions of the first jobs; or the `problem` that ends the run."""
 
     record: RunRecord
     recorder: Recorder
@@ -79,7 +79,7 @@ class RunStart(Struct, kw_only=True):
     begun_ns: int
     workspace: Path
     settings: RunSettings
-    opener: PlaceOpener
+    opener: SessionOpener
     reused: bool
     prepared: NextRun | None = None
     """What was prepared for this run, by its id."""
@@ -88,7 +88,7 @@ class RunStart(Struct, kw_only=True):
     problem: LoomError | None = None
 
     def undo(self) -> None:
-        """Close places that no job took, and remove an empty workspace. Safe to repeat."""
+        """Close sessions that no job took, and remove an empty workspace. Safe to repeat."""
         self.opener.close_unused()
         if self.snapshot_thread is not None:
             self.snapshot_thread.drop()
@@ -121,7 +121,7 @@ def start(request: RunRequest, watch: Watch, prepared: NextRun | None = None) ->
         with record.created(_identity(request, workspace)):
             begun_ns = journal.started(RUN, PhaseCode.RUN_BOOTSTRAP, _what_begins(request, record, workspace))
     settings = settings_of(request, workspace)
-    opener = PlaceOpener(request.tools, settings, request.cancel)
+    opener = SessionOpener(request.tools, settings, request.cancel)
     started = RunStart(
         record=record,
         recorder=recorder,
@@ -145,7 +145,7 @@ def start(request: RunRequest, watch: Watch, prepared: NextRun | None = None) ->
             request.preflight()
             if reuse is None:
                 for job in first_jobs(request.plan, request.jobs_at_once, request.done):
-                    opener.prewarm(job, prepared.places.pop(job.id, None) if prepared is not None else None)
+                    opener.prewarm(job, prepared.sessions.pop(job.id, None) if prepared is not None else None)
                     opener.make_ready(job)
     except LoomError as error:
         started.problem = error

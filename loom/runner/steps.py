@@ -37,12 +37,12 @@ used up.
 
 
 class Steps:
-    """Runs the steps in a place, and stores results in `attempt`. `cancel` belongs to the attempt."""
+    """Runs the steps in a session, and stores results in `attempt`. `cancel` belongs to the attempt."""
 
-    def __init__(self, attempt: Attempt, place: OpenJob, gate: Gate | None, cancel: Cancel) -> None:
+    def __init__(self, attempt: Attempt, open_job: OpenJob, gate: Gate | None, cancel: Cancel) -> None:
         self._attempt = attempt
         self._job = attempt.job
-        self._place = place
+        self._open_job = open_job
         self._gate = gate
         self._entered = False
         self._cancel = cancel
@@ -67,8 +67,8 @@ class Steps:
             state_coverage(self._attempt, self._coverage.percent, CODE)
 
     def hand_over(self, save: Callable[[bytes], None]) -> None:
-        """Let the place begin all of the job's steps (`Detachable.hand_over`)."""
-        session = self._place.session
+        """Let the session begin all of the job's steps (`Detachable.hand_over`)."""
+        session = self._open_job.session
         assert isinstance(session, Detachable)
         main = [step for step in self._job.steps if step.phase != "after_script"]
         after = [step for step in self._job.steps if step.phase == "after_script"]
@@ -86,8 +86,8 @@ class Steps:
         job, attempt, clock = self._job, self._attempt, self._clock
         all_steps = [step for step in job.steps if step.phase != "after_script"]
         steps = list(all_steps)
-        if self._place.resumed is not None and not self._place.resumed.attached:
-            steps = steps[[step.id for step in steps].index(self._place.resumed.step) :]
+        if self._open_job.resumed is not None and not self._open_job.resumed.attached:
+            steps = steps[[step.id for step in steps].index(self._open_job.resumed.step) :]
             self._tell_handed_on("", PhaseCode.PIPELINE_EXECUTE)
         while steps:
             step = steps[0]
@@ -155,11 +155,11 @@ class Steps:
             if exit_.ended is Ended.TIMED_OUT:
                 self._warn_of_time(f"{step.id} ran out of time and was ended")
             elif exit_.status is Status.FAILURE:
-                not_run = exit_.ended_place and step is not job.steps[-1]
+                not_run = exit_.ended_session and step is not job.steps[-1]
                 rest = ", and what comes after it was not run: it has ended the container" if not_run else ""
                 text = f"{why(job, step, exit_, left_s)}{rest}; `after_script` does not change the job's result"
                 attempt.warn(text, CODE)
-            if exit_.ended_place or (job.shared_shell and not exit_.goes_on):
+            if exit_.ended_session or (job.shared_shell and not exit_.goes_on):
                 break
         if failed:  # somebody who enters the container later does not find it as the failing step left it
             attempt.fact("after_script_ran", {}, CODE)
@@ -191,13 +191,13 @@ class Steps:
     def _at(self, step: Step) -> AtStep:
         def inside() -> Inside:
             self._entered = True
-            return self._place.session.inside(self._environment(step))
+            return self._open_job.session.inside(self._environment(step))
 
         return AtStep(job=self._job, step=step, inside=inside)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        """Record that somebody entered the place, if somebody does."""
+        """Record that somebody entered the session, if somebody does."""
         yield
         if self._entered:
             self._attempt.entered, self._entered = True, False
@@ -206,8 +206,8 @@ class Steps:
 
     def _environment(self, step: Step) -> dict[str, str]:
         return {
-            **self._place.handed_on(),
-            **self._place.environment,
+            **self._open_job.handed_on(),
+            **self._open_job.environment,
             "LOOM_STEP": step.id,
             "LOOM_ATTEMPT": str(self._attempt.number),
         }
@@ -220,14 +220,14 @@ class Steps:
         share: Share | None,
         extra: Mapping[str, str] | None = None,
     ) -> Exit:
-        job, attempt, place = self._job, self._attempt, self._place
+        job, attempt, open_job = self._job, self._attempt, self._open_job
         where = Where(scope="step", job_id=job.id, step=step.id)
         writer = attempt.journal.writer(where)
         own = OwnOutput(writer.counts)
         exit_: Exit | None = None
         with attempt.journal.span(where, PhaseCode.STEP_EXECUTE, self._started(step)) as outcome:
             try:
-                before = place.handed_on()
+                before = open_job.handed_on()
                 command = replace(self._command(step, timeout_s, share, extra), began=own.began)
                 coverage = self._coverage if step.phase != "after_script" else None
                 on_output = writer if coverage is None else coverage.watching(writer)
@@ -239,10 +239,10 @@ class Steps:
                 outcome.error = why(job, step, exit_, timeout_s)
                 for text in _unnoticed(step, exit_):
                     attempt.warn(text, CODE)
-                if place.handed_on() != before:
+                if open_job.handed_on() != before:
                     self._tell_handed_on(step.id, CODE)
             except InfrastructureError:
-                attempt.blame(step=step.id)  # not the remaining steps in a broken place
+                attempt.blame(step=step.id)  # not the remaining steps in a broken session
                 raise
             finally:
                 outcome.data = {"output": writer.counts}  # the numbering continues
@@ -253,7 +253,7 @@ class Steps:
         return exit_
 
     def _run(self, step: Step, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
-        return self._place.session.run(command, on_output, cancel)
+        return self._open_job.session.run(command, on_output, cancel)
 
     def _started(self, step: Step) -> dict[str, Any]:
         """Return what the record says of a step that begins."""
@@ -276,13 +276,13 @@ class Steps:
         )
 
     def _tell_handed_on(self, step: str, code: PhaseCode) -> None:
-        attempt, place = self._attempt, self._place
-        found = recorded(place.handed_on(), place.secrets, attempt.journal.masker)
+        attempt, open_job = self._attempt, self._open_job
+        found = recorded(open_job.handed_on(), open_job.secrets, attempt.journal.masker)
         attempt.fact("handed_on", {"step": step, "attempt": attempt.number, **found}, code)
 
     def _mask_values(self, step: Step) -> None:
         """Mask from now on the values that the step appended to `$LOOM_MASK`."""
-        for value in filter(bytes.strip, self._place.session.reported().get("mask", ())):
+        for value in filter(bytes.strip, self._open_job.session.reported().get("mask", ())):
             try:
                 self._attempt.journal.masker.add("LOOM_MASK", value)
             except SecretError as error:

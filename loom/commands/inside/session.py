@@ -32,7 +32,7 @@ from loom.record.coverage import note_assistance
 from loom.record.documents import Assistance
 from loom.record.events import epoch_ns, timestamp
 from loom.record.lines import encodable
-from loom.runner import JobTools, PlaceOpener, Resumption, RunSettings, View
+from loom.runner import JobTools, Resumption, RunSettings, SessionOpener, View
 from loom.runner import previous_run as past
 from loom.runner.previous_run import PastJob, PastRun
 from loom.runner.products import Handover
@@ -228,7 +228,7 @@ def _fresh(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cance
 
 def _opener(
     here: Here, job: PastJob, step: Step, stack: ExitStack, cancel: Cancel
-) -> tuple[PlaceOpener, Resolved | None, str]:
+) -> tuple[SessionOpener, Resolved | None, str]:
     """Return the opener of a new session over the job's files, the image if the engine still has it, and a description."""
     run, planned = job.run, job.run.planned
     run_id = str(time.time_ns())
@@ -265,7 +265,7 @@ def _opener(
         )
         if view is not None and view.mode is MountMode.VOLUME:
             about += "; what you change goes with the container"
-    return PlaceOpener(tools, settings, cancel), image, about
+    return SessionOpener(tools, settings, cancel), image, about
 
 
 def view_of_files(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -> View:

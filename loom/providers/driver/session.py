@@ -207,7 +207,7 @@ class Driven:
             self.died = True
             if ended is Ended.EXITED and died.oom:
                 ended = Ended.OOM_KILLED
-            return Exit(code=died.code, ended=ended, still_ran=still_ran, ended_place=True)
+            return Exit(code=died.code, ended=ended, still_ran=still_ran, ended_session=True)
         finally:
             unregister()
             exchange.release(on_output)

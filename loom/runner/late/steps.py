@@ -85,7 +85,7 @@ class LateSteps(Steps):
     def __init__(
         self,
         attempt: Attempt,
-        place: OpenJob,
+        open_job: OpenJob,
         gate: Gate | None,
         cancel: Cancel,
         *,
@@ -94,7 +94,7 @@ class LateSteps(Steps):
         grow: Callable[[Job], None],
     ) -> None:
         """`again`: ends the steps that run after a cancel. `grow` is called when a step has become several."""
-        super().__init__(attempt, place, gate, cancel)
+        super().__init__(attempt, open_job, gate, cancel)
         self._grow = grow
         self._again = again
         self._canceled_at_ns = 0
@@ -114,20 +114,20 @@ class LateSteps(Steps):
         """Whether the job fails whatever its steps say: a person went on after a failure, or its time was over."""
         self._failing: dict[tuple[str, ...], tuple[Step, Exit, str]] = {}
         """The step that failed each scope."""
-        facts, event_path = place.session.facts, place.environment.get("GITHUB_EVENT_PATH", "")
+        facts, event_path = open_job.session.facts, open_job.environment.get("GITHUB_EVENT_PATH", "")
         self.state = LateState(
             attempt.job,
-            runtime(place.request.project_dir, event_path, facts.auto_shell, facts.path),
+            runtime(open_job.request.project_dir, event_path, facts.auto_shell, facts.path),
             needs=needs,
-            secrets=place.secrets,
-            run_id=place.request.run_id,
+            secrets=open_job.secrets,
+            run_id=open_job.request.run_id,
             hash_files=self._hash_files,
         )
 
     # -- the job --------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        attempt, resumed = self._attempt, self._place.resumed
+        attempt, resumed = self._attempt, self._open_job.resumed
         first = 0
         try:
             self.state.begin()
@@ -136,7 +136,7 @@ class LateSteps(Steps):
             return
         if resumed is not None and not resumed.attached:
             first = [step.id for step in self._job.steps].index(resumed.step)
-            if lost := self.state.restore(resumed.step_states, self._place.secrets, resumed.step):
+            if lost := self.state.restore(resumed.step_states, self._open_job.secrets, resumed.step):
                 attempt.warn(f"not set, since the record has them without their secret: {', '.join(lost)}", CODE)
             for fact in resumed.step_states:
                 attempt.fact("step_state", {**fact, "attempt": attempt.number}, PhaseCode.PIPELINE_EXECUTE)
@@ -216,7 +216,7 @@ class LateSteps(Steps):
     def _in_workspace(self, path: str) -> bytes:
         """Return a file of the job as it is now. Raises FileNotFoundError and BadAction."""
         try:
-            found = view_of(self._place.session).read(PathSelection([path]), lambda _: None)
+            found = view_of(self._open_job.session).read(PathSelection([path]), lambda _: None)
             data = [content.read() for _, content in found if content is not None]
         except UnsafePath as error:
             raise BadAction(str(error)) from error
@@ -249,7 +249,7 @@ class LateSteps(Steps):
                 self._failing.setdefault((), (step, exit_, text))
                 self._fails = True
             return True
-        if not exit_.ended_place and self._continues(late):
+        if not exit_.ended_session and self._continues(late):
             self._end(step, replace(self._result, outcome=FAILURE))
             return True
         with self._clock.stopped():
@@ -258,12 +258,12 @@ class LateSteps(Steps):
             return self._turn(step)
         if verdict is Verdict.FAIL:
             self._fail(step, exit_, text)
-            return not exit_.ended_place
+            return not exit_.ended_session
         self._failing.setdefault((), (step, exit_, text))
         self._fails = True
         self._attempt.paused = verdict is Verdict.PAUSE
         self._end(step, replace(self._result, outcome=FAILURE))  # as if it had been mended, for those after it
-        return not (self._attempt.paused or exit_.ended_place)
+        return not (self._attempt.paused or exit_.ended_session)
 
     def _why(self, step: Step, exit_: Exit, limit_s: float | None) -> str:
         return self._failed_by or why(self._job, step, exit_, limit_s) or ""
@@ -297,7 +297,7 @@ class LateSteps(Steps):
             step,
             self.state.name(step, self._env),
             self._attempt.number,
-            self._place.secrets,
+            self._open_job.secrets,
             self._attempt.journal.masker,
         )
         self._attempt.fact("step_state", fact, CODE)
@@ -352,7 +352,7 @@ class LateSteps(Steps):
 
     def _environment(self, step: Step) -> dict[str, str]:
         return {
-            **self._place.environment,
+            **self._open_job.environment,
             **(self.for_actions.environment() if self.for_actions and _late(step).kind in PROGRAMS else {}),
             **self.state.environment(step, self._env),
             "LOOM_STEP": step.id,
@@ -393,7 +393,7 @@ class LateSteps(Steps):
         )
 
     def _checkout(self, late: LateStep) -> tuple[str, dict[str, str]]:
-        submodules = os.path.lexists(self._place.request.workspace / ".gitmodules")
+        submodules = os.path.lexists(self._open_job.request.workspace / ".gitmodules")
         github = self.state.contexts(late, self._env)["github"]
         return checkout_script(late, lambda text: self.state.text(text, late, self._env), github, submodules=submodules)
 
@@ -432,7 +432,7 @@ class LateSteps(Steps):
     def _run_program(
         self, step: Step, command: Command, on_output: OnOutput, cancel: Cancel
     ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
-        late, session, tools = _late(step), self._place.session, self.for_actions
+        late, session, tools = _late(step), self._open_job.session, self.for_actions
         if late.kind != "docker" or tools is None:
             return session.run(command, on_output, cancel), session.reported()
         contexts = self._job.late.contexts if self._job.late is not None else {}
@@ -447,7 +447,7 @@ class LateSteps(Steps):
                 own=lambda text: self.state.own_text(text, late, self._env),
                 given=lambda text: self.state.text(text, late, self._env),
                 reports=FILES,
-                workspace=Path(written) if late.of else self._place.request.workspace,
+                workspace=Path(written) if late.of else self._open_job.request.workspace,
                 event=(contexts.get("github") or {}).get("event") or {},
                 timeout_s=command.timeout_s,
             )
@@ -528,7 +528,7 @@ class LateSteps(Steps):
                 heard.append(data)
 
         try:
-            inside = self._place.session.inside(self._environment(step))
+            inside = self._open_job.session.inside(self._environment(step))
             inside.exec(["cat", path], keep, self._cancel, timeout_s=10, stdin=False)
             added = {each.format.name: each for each in limited(formats(b"".join(heard)), path)}
         except (InfrastructureError, ValueError) as error:
@@ -540,7 +540,7 @@ class LateSteps(Steps):
 
     def _hash_files(self, patterns: Sequence[str]) -> str:
         """Return the hash of the files that match, as GitHub's `hashFiles` makes it; empty if none does."""
-        root = f"{self._place.request.project_dir}/"
+        root = f"{self._open_job.request.project_dir}/"
         lines = [line.strip() for pattern in patterns for line in pattern.splitlines() if line.strip()]
         wanted = [line.removeprefix(root).removeprefix("./") for line in lines if not line.startswith("!")]
         without = [line[1:].removeprefix(root).removeprefix("./") for line in lines if line.startswith("!")]
@@ -549,7 +549,7 @@ class LateSteps(Steps):
         except UnsafePath as error:
             raise InvalidExpression(f"hashFiles: {error}") from error
         found: dict[str, bytes] = {}
-        for entry, content in view_of(self._place.session).read(selection, lambda _: None):
+        for entry, content in view_of(self._open_job.session).read(selection, lambda _: None):
             if content is not None:
                 one = hashlib.sha256()
                 for block in iter(partial(content.read, 1 << 20), b""):

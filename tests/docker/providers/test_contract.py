@@ -369,6 +369,6 @@ def test_a_step_that_kills_the_driver_on_this_machine_ends_the_job_as_its_own_fa
     with host_place.job() as job:
         assert job.run("kill -9 $PPID; sleep 5").code == 137
         ran = job.run("sleep 600.5 & echo before; kill -9 0; sleep 5")
-        assert (ran.code, ran.exit.ended, ran.exit.ended_place, ran.out) == (137, Ended.EXITED, True, b"before\n")
+        assert (ran.code, ran.exit.ended, ran.exit.ended_session, ran.out) == (137, Ended.EXITED, True, b"before\n")
         with pytest.raises(ProviderError, match="has ended its session"):
             job.run("echo next")

@@ -31,14 +31,14 @@ def test_the_next_run_takes_the_workspace_and_the_place_with_the_files_of_now(ma
     made, engine = project(make), Engine()
     ahead, request = prepared(made, engine)
     assert ahead.workspace.is_dir()
-    assert list(ahead.places) == ["one"]
+    assert list(ahead.sessions) == ["one"]
     assert ahead.ready()
     (made.root / "file").write_text("new\n")
     fresh = made.request(container=True, tools=on(engine, "docker"))
     ran = made.execute(replace(fresh, run_id=request.run_id), prepared=ahead)
     assert ran.lines("one") == ["new"]
     assert ran.workspace == ahead.workspace
-    assert ahead.places == {}
+    assert ahead.sessions == {}
     assert engine.closed == ["one"] * len(engine.opened)
     assert made.store.claims.confirms(ran.workspace)
     assert ahead.drop() == []

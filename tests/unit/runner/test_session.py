@@ -20,7 +20,7 @@ from loom.plan.model import MountMode
 from loom.providers.base import Capabilities, SecretValues, SessionFacts, SessionRequest
 from loom.providers.host import HostProvider, HostSession
 from loom.runner.request import settings_of
-from loom.runner.session import PlaceOpener
+from loom.runner.session import SessionOpener
 from loom.util import profile
 
 from .conftest import Make, Project, Replaced, on
@@ -359,7 +359,7 @@ def test_a_place_that_is_still_being_opened_is_left_after_two_interrupts(
 
 def test_a_workspace_that_will_not_be_filled_is_said_to_who_waits_for_it(make: Make) -> None:
     request = project(make).request()
-    opener = PlaceOpener(request.tools, settings_of(request, request.source.root), request.cancel)
+    opener = SessionOpener(request.tools, settings_of(request, request.source.root), request.cancel)
     opener.close_unused()
     with pytest.raises(ProviderError) as error:
         opener.until_filled()

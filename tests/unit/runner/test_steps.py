@@ -233,7 +233,7 @@ def test_the_limit_of_a_step_counts_for_each_step_of_after_script(make: Make) ->
 
 
 def test_after_script_ends_with_the_place(make: Make) -> None:
-    exits = iter([Exit(code=0), Exit(code=137, ended_place=True)])
+    exits = iter([Exit(code=0), Exit(code=137, ended_session=True)])
     ran = make(workflow("true", more=f"{AFTER}    - one\n    - two\n")).run(
         tools=on(Replaced(run=lambda *_: next(exits)))
     )
