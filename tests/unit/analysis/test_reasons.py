@@ -97,7 +97,7 @@ def told(
         ("artifact", "of build", "$ ruby a.rb\na.rb:1: No such file or directory @ rb_sysopen - dist/app (Errno::ENOENT)", None, []),
         ("time-zone", "TZ", '$ jest\n    Expected: "2026-03-29T01:30:00Z"\n    Received: "2026-03-29T00:30:00Z"', "$ jest\nok", []),
         ("order", "another order", "$ go test -v\n=== RUN   TestB\n--- FAIL\n=== RUN   TestA", "$ go test -v\n=== RUN   TestA\n=== RUN   TestB", []),
-        ("order", "another order", "$ mvn test\nRunning BTest\nRunning ATest", "$ mvn test\nRunning ATest\nRunning BTest", []),
+        ("order", "another order", "$ mvn test\nRunning BTest\n[ERROR] x\nRunning ATest", "$ mvn test\nRunning ATest\nRunning BTest", []),
         ("network", "different hosts", "$ go test\ndial tcp: lookup db on 10.0.0.10:53: no such host", "$ go test\nok", []),
         ("network", "different hosts", "$ pip install x\nWARNING: Retrying: Temporary failure in name resolution\nERROR: no version of x", "$ pip install x\nok", []),
         ("network", "could not be resolved: db.internal", "$ curl -f http://db.internal/\ncurl: (6) Could not resolve host: db.internal", "$ curl -f http://db.internal/\nok", []),
