@@ -42,7 +42,7 @@ class _Jobs:
         if job_id is not None:
             if event.kind == "phase_started" and event.step is not None:
                 command = str(event.data.get("command", "")).strip().splitlines() or [""]
-                self._add(job_id, f"$ {command[0]}{' …' if len(command) > 1 else ''}")
+                self._add(job_id, visible(f"$ {command[0]}{' …' if len(command) > 1 else ''}"))
             if event.message == "job_finished" and event.status is not Status.SKIPPED:
                 lines = self._lines.pop(job_id, deque())
                 dropped = self._dropped.pop(job_id, 0)
@@ -53,8 +53,10 @@ class _Jobs:
         self._plain.phase(event)
 
     def output(self, batch: OutputBatch) -> None:
+        job_id = batch.where.job_id or ""
         for text, _ in batch.texts():
-            self._add(batch.where.job_id or "", text)
+            for line in self._plain.seen(job_id, text):
+                self._add(job_id, line)
 
     def close(self) -> None:
         """Nothing to release."""
@@ -63,7 +65,7 @@ class _Jobs:
         lines = self._lines.setdefault(job_id, deque(maxlen=MOST_LINES))
         if len(lines) == MOST_LINES:
             self._dropped[job_id] = self._dropped.get(job_id, 0) + 1
-        lines.append(visible(text))
+        lines.append(text)
 
     def _group(self, event: PhaseEvent, lines: list[str]) -> Iterator[str]:
         raise NotImplementedError
