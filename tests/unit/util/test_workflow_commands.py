@@ -2,7 +2,7 @@
 
 import pytest
 
-from loom.util.sections import CommandReader, OutputSection
+from loom.util.sections import CommandReader, OutputSection, reader_for
 from loom.util.workflow_commands import command_in
 from tests.support.waiting import promptly
 
@@ -91,3 +91,11 @@ def test_groups_and_stopped_commands() -> None:
 def test_a_long_line_takes_no_time(line: str) -> None:
     with promptly():
         assert command_in(line) is None
+
+
+@pytest.mark.parametrize(
+    ("planned", "seen"),
+    [({}, ["::debug::d"]), ({"commands": True}, []), ({"commands": True, "debug": True}, ["Debug: d"])],
+)
+def test_the_plan_says_how_a_job_s_output_is_read(planned: dict[str, bool], seen: list[str]) -> None:
+    assert reader_for(planned).seen("::debug::d") == seen
