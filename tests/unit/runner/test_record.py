@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from loom.plan.model import Plan
 from loom.record.event_files import read_events
 from loom.record.events import OutputEvent, PhaseEvent
+from loom.runner import previous_run
 
 from .conftest import Make, Project, Ran
 from .late.plans import WORKFLOW, job, step
@@ -62,9 +63,11 @@ def test_what_the_record_of_late_steps_says(make: Make) -> None:
     after = job("second", step("echo ${{ needs.first.outputs.x }}"), needs={"first": ["first"]})
     always = job("third", step("echo ${{ needs.first.result }}"), needs={"first": ["first"]}, condition="always()")
     plan = Plan(workflow_path=".github/workflows/ci.yml", stages=("jobs",), jobs=(first, after, always))
-    compare(
-        recorded(project.execute(replace(project.request(), plan=plan), code=None), project), CORPUS / "late.expected"
-    )
+    ran = project.execute(replace(project.request(), plan=plan), code=None)
+    compare(recorded(ran, project), CORPUS / "late.expected")
+    past = previous_run.read(ran.reading.entry).job("first")
+    texts = [past.script_of(one) for one in past.job.steps]
+    assert texts[3:5] == ["echo never", "echo failure; exit 4"]
 
 
 def compare(said: str, expected: Path) -> None:
