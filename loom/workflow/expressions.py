@@ -121,16 +121,12 @@ def _compare(expression: Compare, variables: Mapping[str, str]) -> bool:
     left = _value(expression.left, variables)
     if isinstance(expression.right, Pattern):
         matches = left is not None and expression.right.found_in(left)
-        return matches if expression.operator == "=~" else not matches
-    right = _value(expression.right, variables)
-    match expression.operator:
-        case "==":
-            return left == right
-        case "!=":
-            return left != right
-        case "=~" | "!~":
-            matches = left is not None and right is not None and _pattern_in(right, left)
-            return matches if expression.operator == "=~" else not matches
+    else:
+        right = _value(expression.right, variables)
+        if expression.operator in ("==", "!="):
+            return (left == right) == (expression.operator == "==")
+        matches = left is not None and right is not None and _pattern_in(right, left)
+    return matches == (expression.operator == "=~")
 
 
 def _pattern_in(text: str, value: str) -> bool:

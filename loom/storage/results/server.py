@@ -155,7 +155,7 @@ class ResultsServer:
 
     def call(self, service: str, method: str, token: str, body: bytes) -> Mapping[str, Any]:
         """Answer a call of a service."""
-        client, _ = self._clients.get(token, (None, ""))
+        client = self._clients.get(token, (None,))[0]
         if client is None:
             raise Refused(401, "unauthenticated", "the token is not that of a job of this run")
         call = self._calls.get((service, method))
