@@ -11,7 +11,7 @@ import pytest
 
 from loom.runner.coverage import Coverage
 from loom.workflow import patterns
-from loom.workflow.patterns import PatternError, Search, SearchError, pattern_for_search, pattern_of
+from loom.workflow.patterns import Pattern, PatternError, Search, SearchError, pattern_for_search, pattern_of
 from tests.support.waiting import promptly
 
 from .conftest import Victim
@@ -97,6 +97,8 @@ def test_a_search_ends_and_all_searches_of_one_pattern_do(monkeypatch: pytest.Mo
         for text in (line, "x"):
             with pytest.raises(SearchError, match=r"took longer than 0\.05 s in all"):
                 slow.first_in(text)
+    with pytest.raises(SearchError, match=r"^/\(/ is not a valid pattern: "):
+        Search(Pattern(written="/(/", source="(", flags=0))
     quick = Search(pattern_of("x$"), most_s=0.01)
     assert all(quick.first_in(line[:20]) for _ in range(10_000))
 

@@ -50,9 +50,8 @@ def warnings(
 def of_run(
     workflow: Loaded, jobs: Collection[str], *, defined: Collection[str], default_shell: Sequence[str]
 ) -> list[Problem]:
-    """Return the warnings that change what jobs of these names do in a run."""
-    if not isinstance(workflow, Workflow):
-        return list(workflow.notices)
+    """Return the warnings that change what jobs of these names do in a run; `workflow` is in loom's language."""
+    assert isinstance(workflow, Workflow)
     entries = [entry for name, entry in workflow.jobs.items() if name in jobs]
     return _in_order(
         workflow,

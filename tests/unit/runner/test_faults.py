@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, InfrastructureError, ProviderError, RecordError, SnapshotError
+from loom.pools import Pool
 from loom.providers.host import HostProvider
 from loom.record.events import RUN, PhaseCode
 from loom.record.run_record import RunRecord
@@ -368,6 +370,8 @@ def test_jobs_count_where_they_run(make: Make, monkeypatch: pytest.MonkeyPatch) 
     request = project.request(jobs=3)
     (job, _) = request.plan.jobs
     assert request.lanes(job) == {"": 3}
+    assert request.lanes(replace(job, pool=Pool(name="p", provider="kubernetes", jobs=2))) == {"pool p": 2}
+    assert request.lanes(replace(job, pool=Pool(name="p", provider="kubernetes"))) == {"": 3}
     far = project.request(on="far", jobs=7)
     assert far.lanes(far.plan.jobs[0]) == {"far": 7}
     assert project.request(on="far").lanes(far.plan.jobs[0]) == {"far": JOBS_ELSEWHERE}

@@ -176,6 +176,18 @@ def test_a_store_that_refuses_is_named_with_what_was_to_be_done(
     assert error.value.code == "BUCKET_UNAVAILABLE"
 
 
+def test_an_object_that_can_not_be_read_is_no_missing_one() -> None:
+    class Partly(Refusing):
+        def cat(self, names: list[str], **_: object) -> dict[str, bytes | Exception]:
+            return dict(zip(names, (b"1", FileNotFoundError("gone"), PermissionError("not yours")), strict=False))
+
+    bucket = Bucket("memory://caches/")
+    bucket._made = (Partly(), "/caches")
+    assert bucket.read(["a", "b"]) == {"a": b"1"}
+    with pytest.raises(CacheError, match="can't be read: not yours"):
+        bucket.read(["a", "b", "c"])
+
+
 @pytest.mark.parametrize(("kind", "hint"), [("s3", "s3fs"), ("gs", "fsspec's package for gs")])
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, kind: str, hint: str) -> None:
     def missing(name: str) -> Any:

@@ -49,7 +49,6 @@ VALUES = {
         ("$BRANCH =~ $BRANCH", True),
         ("$BRANCH !~ $BRANCH", False),
         ("$BRANCH !~ $NONE", True),
-        ("$BRANCH =~ $NONE", False),
         (r"$TAG =~ /^v\d+(\.\d+)*$/", True),
         ("$TAG =~ /^(v|V)[0-9.]+$/", True),
         ("$BRANCH =~ $PATTERN", True),
