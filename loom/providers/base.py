@@ -91,11 +91,11 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     workspace: Path
     project_dir: str
     """The workspace path in the job (`Provider.project_dir`)."""
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(default_factory=dict)
     """Variables of loom and the plan, in order; never those of the host."""
     concealed: Mapping[str, str] = field(default_factory=dict)
     """Those with a known secret in their value, such as one that an earlier job reported: each step gets them, and no engine."""
-    shell: tuple[str, ...]
+    shell: tuple[str, ...] = ()
     image: Image | None = None
     image_id: str | None = None
     """The engine's id of the image, resolved by `images`; the provider runs exactly this one."""

@@ -60,8 +60,6 @@ class Kept(Struct, frozen=True, kw_only=True):
             job_id=self.marks.get(labels.JOB, ""),
             workspace=Path(self.marks.get(labels.WORKSPACE, "")),
             project_dir=self.project_dir,
-            environment={},
-            shell=(),
         )
 
 

@@ -57,25 +57,14 @@ LOCAL_VARIABLES = frozenset(
 
 # On the command line, so that they win over every file: no hook, no file system monitor, no question in a window, no
 # background work, and nothing that rewrites an index in passing, or makes trees of it.
-_ALWAYS = (
-    "-c",
-    "safe.bareRepository=explicit",
-    "-c",
-    "core.hooksPath=/dev/null",
-    "-c",
-    "core.fsmonitor=false",
-    "-c",
-    "core.askPass=",
-    "-c",
-    "core.untrackedCache=false",
-    "-c",
-    "index.sparse=false",
-    "-c",
-    "gc.auto=0",
-    "-c",
-    "maintenance.auto=false",
+_ALWAYS = tuple(
+    word
+    for setting in (
+        *("safe.bareRepository=explicit", "core.hooksPath=/dev/null", "core.fsmonitor=false", "core.askPass="),
+        *("core.untrackedCache=false", "index.sparse=false", "gc.auto=0", "maintenance.auto=false"),
+    )
+    for word in ("-c", setting)
 )
-
 _NOWHERE = Path("/dev/null")
 """In place of a git directory."""
 

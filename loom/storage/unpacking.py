@@ -132,7 +132,6 @@ def unpack(
     root: Path,
     *,
     check: Check = lambda: None,
-    reserved: Iterable[str] = (),
     on_special: Callable[[str, str], None] | None = None,
 ) -> EntryWriter:
     """Unpack a tar archive over the directory `root`; a file replaces a file. Removes written files on failure.
@@ -141,7 +140,7 @@ def unpack(
     written. `check` may stop it. `on_special` gets each device or FIFO, which is skipped; without it, one is unsafe.
     """
     items = read(CheckedStream(stream, check))
-    return unpack_items(checked(items if on_special is None else _without_special(items, on_special), reserved), root)
+    return unpack_items(checked(items if on_special is None else _without_special(items, on_special)), root)
 
 
 def unpack_items(items: Iterable[Item], root: Path) -> EntryWriter:

@@ -29,7 +29,7 @@ from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.cleanup import reap
 from loom.providers.kubernetes.cluster.client import Cluster
 from loom.providers.kubernetes.cluster.pods import Pods
-from loom.providers.kubernetes.images.names import PodImages
+from loom.providers.kubernetes.images.names import PodImages, next_policy
 from loom.providers.kubernetes.images.snapshot import Pushed, SnapshotImages
 from loom.providers.kubernetes.pod import services as of_pod
 from loom.providers.kubernetes.pod import starting
@@ -285,10 +285,8 @@ def _with_next_policy(request: SessionRequest, services: PodServices | None, err
         return None
     if isinstance(error, ServiceError):
         return request if services is not None and services.next_policies() else None
-    image = request.image
-    if image is None or not image.pull_else:
-        return None
-    return replace(request, image=replace(image, pull=image.pull_else[0], pull_else=image.pull_else[1:]))
+    image = next_policy(request.image)
+    return None if image is None else replace(request, image=image)
 
 
 def _facts(cluster: Cluster, name: str, request: SessionRequest, pod: Mapping[str, object]) -> SessionFacts:

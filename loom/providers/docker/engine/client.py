@@ -26,7 +26,7 @@ CONNECTIONS = 80
 """Connection pool size: one per waiting job, plus some for brief calls."""
 
 
-def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.DockerClient:
+def connect(environ: Mapping[str, str]) -> docker.DockerClient:
     """Return a client of the engine that `environ` names, after a first answer. The caller closes it; threads may share
     it.
 
@@ -112,7 +112,7 @@ def connect(environ: Mapping[str, str], *, answer_s: int = ANSWER_S) -> docker.D
         if adapter is not None:
             adapter.close()
         raise unavailable(endpoint, environ, error) from error
-    client.api.timeout = answer_s
+    client.api.timeout = ANSWER_S
     return client
 
 

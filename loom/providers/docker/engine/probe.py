@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from loom.cancel import Cancel
 from loom.errors import ImageError, LoomError, ProviderError
-from loom.plan.model import Image
+from loom.plan.model import PROJECT_DIR, Image
 from loom.providers.base import Command, SessionRequest
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.retries import retrying
@@ -100,8 +100,7 @@ def _start(client: docker.DockerClient, name: str, image_id: str, tmp_dir: Path,
             run_id=str(time.time_ns()),
             job_id="doctor",
             workspace=Path(folder),
-            project_dir="/workspace",
-            environment={},
+            project_dir=PROJECT_DIR,
             shell=_SHELL,
             image=Image(name=name, pull="never"),
             image_id=image_id,

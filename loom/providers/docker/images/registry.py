@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -171,85 +172,45 @@ def same_platform(actual: str, wanted: str) -> bool:
     )
 
 
-class _Refusal(Struct, frozen=True, kw_only=True):
-    words: tuple[str, ...]
-    """Any of them in the engine's answer, in lower case, tells it."""
-    code: str
-    message: str
-    hint: str
-
-
-# The first match counts.
-_REFUSALS = (
-    _Refusal(
-        words=("no matching manifest", "does not match the specified platform", "no match for platform"),
-        code="IMAGE_PLATFORM",
-        message="{name} is not made for {platform}: {answer}",
-        hint="Set the image's `platform` to one that it is made for, or choose another image.",
+# By a pattern of the engine's answer, in lower case; the first match counts: the error's code, text and hint.
+_REFUSALS: Mapping[str, tuple[str, str, str]] = {
+    "no matching manifest|does not match the specified platform|no match for platform": (
+        "IMAGE_PLATFORM",
+        "{name} is not made for {platform}: {answer}",
+        "Set the image's `platform` to one that it is made for, or choose another image.",
     ),
-    _Refusal(
-        words=("toomanyrequests", "too many requests", "rate limit"),
-        code="IMAGE_RATE_LIMITED",
-        message="{registry} refuses more pulls for now: {answer}",
-        hint="Wait, or log in for a higher limit: {login}",
+    "toomanyrequests|too many requests|rate limit": (
+        "IMAGE_RATE_LIMITED",
+        "{registry} refuses more pulls for now: {answer}",
+        "Wait, or log in for a higher limit: {login}",
     ),
-    _Refusal(
-        words=(
-            "unauthorized",
-            "authentication required",
-            "no basic auth",
-            "access denied",
-            "access to the resource is denied",
-            "forbidden",
-            "incorrect username or password",
-            "denied:",
+    "unauthorized|authentication required|no basic auth|access denied|access to the resource is denied|forbidden"
+    "|incorrect username or password|denied:": (
+        "IMAGE_DENIED",
+        "{registry} denies access to {name}: {used}",
+        (
+            "Log in ({login}), or check the name: many registries answer so for an image that is not there.\n"
+            "The registry's answer: {answer}"
         ),
-        code="IMAGE_DENIED",
-        message="{registry} denies access to {name}: {used}",
-        hint="Log in ({login}), or check the name: many registries answer so for an image that is not there.\n"
-        "The registry's answer: {answer}",
     ),
-    _Refusal(
-        words=("manifest unknown", "not found", "repository does not exist", "name unknown"),
-        code="IMAGE_NOT_FOUND",
-        message="{name} is not in {registry}",
-        hint="Check the name and the tag. The registry's answer: {answer}",
+    "manifest unknown|not found|repository does not exist|name unknown": (
+        "IMAGE_NOT_FOUND",
+        "{name} is not in {registry}",
+        "Check the name and the tag. The registry's answer: {answer}",
     ),
-    _Refusal(
-        words=("no space left",),
-        code="IMAGE_DISK_FULL",
-        message="the engine's disk is full: {answer}",
-        hint="Make room there: docker system df",
+    "no space left": (
+        "IMAGE_DISK_FULL",
+        "the engine's disk is full: {answer}",
+        "Make room there: docker system df",
     ),
-    _Refusal(
-        words=(
-            "connection refused",
-            "no such host",
-            "i/o timeout",
-            "timeout",
-            "tls:",
-            "x509",
-            "eof",
-            "connection reset",
-            "server misbehaving",
-            "unreachable",
-            "no route",
-            "temporary failure",
-            "deadline exceeded",
-            "http response to",
-            "502",
-            "503",
-            "504",
-            "500 internal",
-            "service unavailable",
-            "bad gateway",
-            "dial tcp",
-        ),
-        code="IMAGE_REGISTRY_DOWN",
-        message="{registry} can't be reached: {answer}",
-        hint="Is the registry up, and does the engine's machine reach it (proxy, VPN, certificate)?",
+    "connection refused|no such host|timeout|tls:|x509|eof|connection reset|server misbehaving|unreachable|no route"
+    "|temporary failure|deadline exceeded|http response to|502|503|504|500 internal|service unavailable|bad gateway"
+    "|dial tcp": (
+        "IMAGE_REGISTRY_DOWN",
+        "{registry} can't be reached: {answer}",
+        "Is the registry up, and does the engine's machine reach it (proxy, VPN, certificate)?",
     ),
-)
+}
 
 
 def explain(reference: Reference, answer: str, platform: str, credentials: Credentials) -> ImageError:
@@ -263,9 +224,9 @@ def explain(reference: Reference, answer: str, platform: str, credentials: Crede
         "login": "docker login" if reference.registry == "docker.io" else f"docker login {reference.registry}",
         "used": credentials.problem or (refused if credentials.auth else "no credentials were used"),
     }
-    for one in _REFUSALS:
-        if any(word in answer.lower() for word in one.words):
-            return ImageError(one.message.format(**values), hint=one.hint.format(**values), code=one.code)
+    for pattern, (code, message, hint) in _REFUSALS.items():
+        if re.search(pattern, answer.lower()):
+            return ImageError(message.format(**values), hint=hint.format(**values), code=code)
     return ImageError(
         f"{reference.name} could not be pulled: {answer}", hint=f"Try it by hand: docker pull {reference.name}"
     )

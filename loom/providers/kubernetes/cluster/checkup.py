@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import ImageError, LoomError
-from loom.plan.model import Job
+from loom.plan.model import PROJECT_DIR, Job
 from loom.pools import Pool
 from loom.providers.base import SessionRequest
 from loom.providers.kubernetes.cluster import pods as states
@@ -131,15 +131,7 @@ def _pod(job: Job, pool: Pool, image: str) -> Json:
 
 
 def _request(workspace: Path, pool: Pool) -> SessionRequest:
-    return SessionRequest(
-        run_id="doctor",
-        job_id="doctor",
-        workspace=workspace,
-        project_dir="/workspace",
-        environment={},
-        shell=(),
-        pool=pool,
-    )
+    return SessionRequest(run_id="doctor", job_id="doctor", workspace=workspace, project_dir=PROJECT_DIR, pool=pool)
 
 
 def _quotas(cluster: Cluster) -> Iterator[CheckResult]:

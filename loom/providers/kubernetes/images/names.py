@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.images.reference import parse_reference
-from loom.plan.image_lock import ImageLock, Locked
+from loom.plan.image_lock import ImageLock
 from loom.plan.model import Build, Image
 from loom.status import OnOutput
 
@@ -50,7 +51,7 @@ class PodImages:
         reference = parse_reference(image.name)
         if reference.digest:
             return PodImage(name=image.name, image_id=image.name, digest=reference.digest)
-        locked = self._locked(image)
+        locked = self._lock.get(image.name, image.platform or DEFAULT_PLATFORM) if self._lock else None
         if locked is not None and locked.digest:
             return PodImage(name=image.name, image_id=reference.pinned(locked.digest), digest=locked.digest)
         if self._frozen:
@@ -61,10 +62,12 @@ class PodImages:
             )
         return PodImage(name=image.name, image_id=image.name)
 
-    def _locked(self, image: Image) -> Locked | None:
-        if self._lock is None or image.name is None:
-            return None
-        return self._lock.get(image.name, image.platform or DEFAULT_PLATFORM)
-
     def keep_inputs(self, builds: Iterable[Build], *, workspace: Path, folder: Path) -> None:
         """Nothing is built."""
+
+
+def next_policy(image: Image | None) -> Image | None:
+    """Return an image with its next pull policy; None without one."""
+    if image is None or not image.pull_else:
+        return None
+    return replace(image, pull=image.pull_else[0], pull_else=image.pull_else[1:])

@@ -17,7 +17,7 @@ from loom.errors import LoomError, ServiceError
 from loom.plan.model import Service
 from loom.providers.base import SecretValues
 from loom.providers.kubernetes.cluster import pods as states
-from loom.providers.kubernetes.images.names import PodImage
+from loom.providers.kubernetes.images.names import PodImage, next_policy
 from loom.providers.kubernetes.pod import scripts
 from loom.providers.kubernetes.pod.spec import Placed, entrypoint_of, host_names
 from loom.providers.kubernetes.session import exec as execs
@@ -52,9 +52,13 @@ class PodServices(Struct, kw_only=True):
 
     def next_policies(self) -> bool:
         """Take the next pull policy of each service that has one, for a new pod; False without any."""
-        if not any(one.service.image.pull_else for one in self.placed):
+        following = [next_policy(one.service.image) for one in self.placed]
+        if not any(following):
             return False
-        self.placed = tuple(_with_next_policy(one) for one in self.placed)
+        self.placed = tuple(
+            replace(one, service=replace(one.service, image=image or one.service.image))
+            for one, image in zip(self.placed, following, strict=True)
+        )
         self.leave()
         return True
 
@@ -67,14 +71,6 @@ class PodServices(Struct, kw_only=True):
     def close(self) -> None:
         self.leave()
         self.output.close()
-
-
-def _with_next_policy(one: Placed) -> Placed:
-    image = one.service.image
-    if not image.pull_else:
-        return one
-    image = replace(image, pull=image.pull_else[0], pull_else=image.pull_else[1:])
-    return replace(one, service=replace(one.service, image=image))
 
 
 def placed(services: Sequence[Service], images: Sequence[PodImage]) -> tuple[Placed, ...]:
