@@ -9,7 +9,7 @@ import typer
 from loom.cli import options
 from loom.cli.command import argument, done_by, option
 
-cache = typer.Typer(help="Jobs' caches: list, remove, prune, verify.", no_args_is_help=True)
+cache = typer.Typer(help="Jobs' caches: list, remove, prune.", no_args_is_help=True)
 
 Everywhere = Annotated[bool, option("--all -a", "The caches of every repository, not only of this one.")]
 
@@ -46,11 +46,3 @@ def prune(
     as_json: options.AsJson = False,
 ) -> None:
     """Remove the least recently used entries of all repositories, and remains of interrupted runs."""
-
-
-@cache.command("verify")
-@done_by("keep.cache")
-def verify(
-    remove: Annotated[bool, option("--remove", "Remove the damaged entries.")] = False, as_json: options.AsJson = False
-) -> None:
-    """Read every archive and compare checksums; the exit code is 1 when something is damaged."""

@@ -115,14 +115,6 @@ class Pruned(Struct, frozen=True, kw_only=True):
     freed_bytes: int
 
 
-class Damage(Struct, frozen=True, kw_only=True):
-    """A defect of the store: `what` is for people; `entry` is None for a file without an entry."""
-
-    what: str
-    path: str
-    entry: Stored | None = None
-
-
 class Cache:
     """A user's store, seen from one project. Safe for threads and processes.
 
@@ -419,28 +411,6 @@ class Cache:
             freed = self._drop(gone, entries, orphans={_blob_of(path) for path in (self.folder / "blobs").glob("*/*")})
             freed += self._sweep_unfinished()
         return Pruned(entries=tuple(gone), freed_bytes=freed)
-
-    def verify(self) -> list[Damage]:
-        """Check every archive; report damaged, missing and orphaned ones without changing anything."""
-        damaged: list[Damage] = []
-        with self._as_subject():
-            known: set[str] = set()
-            for path in sorted((self.folder / "entries").glob("*/*.json")):
-                entry = self._read(path)
-                if entry is None:
-                    damaged.append(Damage(what="the entry can't be read", path=str(path)))
-                    continue
-                known.add(entry.blob)
-                blob = self._blob_path(entry.blob)
-                wrong = _damage_of(blob, entry.blob)
-                if wrong is not None:
-                    damaged.append(Damage(what=wrong, path=str(blob), entry=entry))
-            damaged.extend(
-                Damage(what="no entry knows this archive", path=str(blob))
-                for blob in sorted((self.folder / "blobs").glob("*/*"))
-                if _blob_of(blob) not in known
-            )
-        return damaged
 
     @contextmanager
     def _as_subject(self) -> Iterator[None]:

@@ -1,10 +1,9 @@
-"""`loom cache`: list, remove and check entries."""
+"""`loom cache`: list and remove entries."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from msgspec.structs import asdict
@@ -48,26 +47,6 @@ def prune(*, max_size: str | None, unused_for: str | None, as_json: bool) -> Non
     limit = None if max_size is None else read_flag("--max-size", max_size, size)
     age = None if unused_for is None else read_flag("--unused-for", unused_for, duration)
     _print_removed(cache.prune(max_size=limit, unused_for_s=age), as_json=as_json)
-
-
-def verify(*, remove: bool, as_json: bool) -> int:
-    """`loom cache verify`."""
-    cache, _ = _opened()
-    entries = cache.entries()
-    damaged = cache.verify()
-    if remove and damaged:
-        cache.remove([damage.entry for damage in damaged if damage.entry is not None])
-        for damage in damaged:
-            if damage.entry is None:
-                Path(damage.path).unlink(missing_ok=True)
-    removed = remove and bool(damaged)
-    listed = [{"what": one.what, "path": one.path, "key": one.entry.key if one.entry else None} for one in damaged]
-    lines = [f"{one.what}: {one.entry.key if one.entry else one.path}" for one in damaged]
-    read = f"{counted(len(entries), 'entry', 'entries')} read"
-    lines.append(f"{read}, {len(damaged)} damaged{', removed' if removed else ''}")
-    found = {"entries": len(entries), "damaged": listed, "removed": removed}
-    print_either(as_json, "cache-verification", found, lines)
-    return 1 if damaged and not remove else 0
 
 
 def _opened() -> tuple[Cache, str]:

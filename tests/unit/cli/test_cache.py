@@ -102,18 +102,6 @@ def test_prune(project: Project) -> None:
     assert "Traceback" not in wrong.stderr
 
 
-def test_verify(project: Project) -> None:
-    project.save("a")
-    project.save("b")
-    assert project.loom("verify").stdout == "2 entries read, 0 damaged\n"
-    next(iter(sorted((project.folder / "blobs").glob("*/*")))).write_bytes(b"x")
-    done = project.loom("verify")
-    assert done.returncode == 1
-    assert done.stdout.endswith("2 entries read, 1 damaged\n")
-    assert json.loads(project.loom("verify", "--json", "--remove").stdout)["removed"] is True
-    assert project.loom("verify").stdout == "1 entry read, 0 damaged\n"
-
-
 def test_a_store_that_can_not_be_had_is_an_error_with_its_place(project: Project, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = project.loom("prune", LOOM_CACHE_DIR=str(tmp_path / "file" / "x"))

@@ -91,6 +91,10 @@ def blobs(store: Cache) -> list[Path]:
     return sorted((store.folder / "blobs").glob("*/*"))
 
 
+def _digest(blob: Path) -> str:
+    return hashlib.sha256(blob.read_bytes()).hexdigest()
+
+
 def test_there_and_back(tmp_path: Path, store: Cache, workspace: Path, view_of: ViewOf, said: Said) -> None:
     assert store.restore(SPEC, "k", view_of(workspace), said).hit == "miss"
     saved = store.save(SPEC, "k", view_of(workspace), said)
@@ -281,29 +285,6 @@ def test_prune(tmp_path: Path, store: Cache, workspace: Path, clock: Clock) -> N
     assert blobs(store) == []
 
 
-def test_verify(store: Cache, workspace: Path) -> None:
-    for key in "abcd":
-        (workspace / "deps/pkg/tool").write_bytes(os.urandom(10_000))
-        save(store, workspace, key)
-    assert store.verify() == []
-    by_key = {entry.key: entry for entry in store.entries()}
-
-    def blob(key: str) -> Path:
-        return next(path for path in blobs(store) if path.name.startswith(by_key[key].blob))
-
-    blob("a").write_bytes(b"x")
-    blob("b").unlink()
-    (path,) = (store.folder / "entries").glob(f"*/{by_key['c'].id}.json")
-    path.write_text("{")
-    found = {(damage.entry.key if damage.entry else None, damage.what) for damage in store.verify()}
-    assert found == {
-        ("a", "the archive is damaged"),
-        ("b", "the archive is missing"),
-        (None, "the entry can't be read"),
-        (None, "no entry knows this archive"),
-    }
-
-
 def test_a_secret_does_not_get_into_the_cache(
     tmp_path: Path, store: Cache, workspace: Path, view_of: ViewOf, said: Said
 ) -> None:
@@ -481,7 +462,7 @@ def test_many_looms_at_once(tmp_path: Path, store: Cache) -> None:
     with multiprocessing.get_context("spawn").Pool(4) as pool:
         found = pool.starmap(_loom, [(str(store.folder), str(root), str(out), n) for n, root in enumerate(places)])
     assert found == [[]] * 4
-    assert store.verify() == []
+    assert {entry.blob for entry in store.entries()} == {_digest(blob) for blob in blobs(store)}
     assert sum(blob.stat().st_size for blob in blobs(store)) <= 250_000
     assert list((store.folder / "tmp").iterdir()) == []
 
