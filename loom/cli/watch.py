@@ -20,6 +20,5 @@ def watch(
     """Run the workflow's jobs, and again each time that a file changes.
 
     What git ignores does not count. Jobs that failed run first, then those that wait for them, then the rest; a job whose
-    `rules: changes` do not name what changed is left out. Keys: r run, f failed jobs only, s shell into the failure, o open the
-    report, q quit.
+    `rules: changes` do not name what changed is left out. Keys: r run, f failed jobs only, s shell into the failure, q quit.
     """

@@ -10,7 +10,6 @@ After each command it writes its state to a file, so that another shell can go o
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -90,5 +89,5 @@ def program(
 
 
 def quoted(value: str) -> bytes:
-    """Quote `value` as one word of a shell's program."""
-    return shlex.quote(value).encode("utf-8", "surrogateescape")
+    """Quote `value` as one word of a shell's program: always, since zsh reads a bare `=ls` as the path of `ls`."""
+    return b"'" + value.encode("utf-8", "surrogateescape").replace(b"'", b"'\\''") + b"'"

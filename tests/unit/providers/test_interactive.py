@@ -123,3 +123,8 @@ def test_a_zsh_has_the_step_its_history_and_a_prompt(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[:3] == ["[a %%job] %~ %# ==", "100% of", "code 1"], done.stderr
     assert "goes on" in done.stdout
     assert "echo 100% of" in done.stdout.partition("code 1")[2]
+
+
+def test_a_value_is_quoted_also_where_only_zsh_needs_it() -> None:
+    program = shared_shell.program("step", "state", {"FILTER": "=ls", "IT": "it's"}, Share(first=True))
+    assert b"export FILTER='=ls'\nexport IT='it'\\''s'\n" in program
