@@ -78,6 +78,8 @@ class GitHubJobBuilder(builder.Refusals):
         secrets = self._secrets(candidate, late, written)
         late = replace(late, secrets={inner: outer.name for inner, outer in secrets.items()})
         allowed = texts.value(node.get("continue-on-error"))
+        minutes = texts.value(node.get("timeout-minutes"))
+        seconds = minutes * 60 if isinstance(minutes, float) and minutes > 0 else None
         job = p.Job(
             id=candidate.id,
             name=candidate.name,
@@ -91,7 +93,7 @@ class GitHubJobBuilder(builder.Refusals):
             no_checkout=not any(step.late is not None and step.late.kind == "checkout" for step in written),
             resource_group=self._group(candidate),
             allow_failure=p.AllowFailure(always=allowed is not LATE and truth(allowed)),
-            timeout_s=(timeout := self._timeout(candidate)),
+            timeout_s=seconds or config.job_timeout,
             step_timeout_s=config.step_timeout,
             resources=builder.limits(config, **options.resources),
             network=p.Network(mode=config.network, extra_hosts=options.extra_hosts, hostname=options.hostname),
@@ -103,7 +105,7 @@ class GitHubJobBuilder(builder.Refusals):
             matrix=candidate.matrix,
             pool=builder.settled(place),
             places=builder.places(node, config, _LABELED if self._image_of_label(candidate) else _NAMED),
-            late=late if timeout else replace(late, timeout_minutes=text_of(node.get("timeout-minutes"))),
+            late=late if seconds else replace(late, timeout_minutes=text_of(node.get("timeout-minutes"))),
         )
         say = lambda _, message: self.refuse(candidate, candidate.entry.key, message)  # noqa: E731
         return builder.finished(self.without_demands(job), config, say)
@@ -220,13 +222,6 @@ class GitHubJobBuilder(builder.Refusals):
         node = candidate.node.get("concurrency")
         group = candidate.texts.text((node and node.get("group")) or node)
         return None if group is LATE or not group else group
-
-    def _timeout(self, candidate: GitHubCandidate) -> float | None:
-        node = candidate.node.get("timeout-minutes")
-        value = candidate.texts.value(node)
-        if node is None:
-            return self.context.config.job_timeout
-        return value * 60 if isinstance(value, float) and value > 0 else None
 
     # -- secrets ------------------------------------------------------------------------------------------------------
 

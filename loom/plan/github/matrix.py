@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import product
+from math import prod
 from typing import Any
 
 from loom.workflow.github.expressions import InvalidExpression, Value, text_of
@@ -24,10 +25,7 @@ def combinations(matrix: Value) -> list[dict[str, Value]]:
     for name in (name for row in excluded for name in row):
         if name not in vectors:
             raise InvalidExpression(f"matrix: exclude has {name}, which is no key of the matrix")
-    size = 1
-    for values in vectors.values():
-        size *= len(values)
-    if size > 100 * MOST:
+    if (size := prod(map(len, vectors.values()))) > 100 * MOST:
         raise InvalidExpression(f"the matrix has {size} combinations; GitHub runs {MOST} at most")
     found = [dict(zip(vectors, chosen, strict=True)) for chosen in product(*vectors.values())] if vectors else []
     found = [one for one in found if not any(_fits(one, row) for row in excluded)]

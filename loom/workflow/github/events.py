@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from loom.util.units import meant
-from loom.util.yaml_file import Kind, Node, items_of, one_or_more, pointer, text_of
+from loom.util.yaml_file import Node, items_of, one_or_more, pointer, text_of
 from loom.workflow.github import patterns
 from loom.workflow.github.keywords import FILTERS
 from loom.workflow.github.workflows import CALL, WorkflowFile
@@ -39,28 +39,22 @@ def why_not(file: WorkflowFile, happened: Happened, changed: Iterable[str] | Non
     if happened.name not in events:
         return f"on: {', '.join(events)}; the event is {happened.name}"
     on = events[happened.name]
-    if on is None or on.kind is not Kind.MAPPING:
-        on = Node(file.root.file, Kind.MAPPING, {}, 1, 1, 1)
-    types = [text_of(one) for one in one_or_more(on.get("types"))] or list(_TYPES.get(happened.name, ()))
+    types = _texts(on, "types") or list(_TYPES.get(happened.name, ()))
     if happened.type and types and happened.type not in types:
         return f"on: {happened.name}: types: {', '.join(types)}; this one is {happened.type}"
     return _of_refs(on, happened) or _of_paths(on, happened, changed)
 
 
-def _of_refs(on: Node, happened: Happened) -> str:
+def _of_refs(on: Node | None, happened: Happened) -> str:
     """As on GitHub: filters of branches alone leave out all tags, and the other way round."""
     filters = [key for key in FILTERS.get(happened.name, ()) if key.startswith(("branches", "tags"))]
-    if not any(text_of(one) for key in filters for one in _list(on, key)):
+    if not any("".join(_texts(on, key)) for key in filters):
         return ""
-    kind, ref = ("tags", happened.tag) if happened.tag else ("branches", happened.branch)
+    kind, other, ref = ("tags", "branches", happened.tag) if happened.tag else ("branches", "tags", happened.branch)
     wanted, ignored = _texts(on, kind), _texts(on, f"{kind}-ignore")
     if not wanted and not ignored:
-        other = "branches" if kind == "tags" else "tags"
-        return (
-            f"on: {happened.name}: it has filters of {other} alone, and this is the {kind.rstrip('s')} {ref}".replace(
-                "branche ", "branch "
-            )
-        )
+        one = "tag" if happened.tag else "branch"
+        return f"on: {happened.name}: it has filters of {other} alone, and this is the {one} {ref}"
     if wanted and not patterns.included(ref, wanted):
         return f"on: {happened.name}: {kind}: {', '.join(wanted)}; this is {ref or 'no branch'}"
     if ignored and patterns.included(ref, ignored):
@@ -68,7 +62,7 @@ def _of_refs(on: Node, happened: Happened) -> str:
     return ""
 
 
-def _of_paths(on: Node, happened: Happened, changed: Iterable[str] | None) -> str:
+def _of_paths(on: Node | None, happened: Happened, changed: Iterable[str] | None) -> str:
     wanted, ignored = _texts(on, "paths"), _texts(on, "paths-ignore")
     if happened.tag or changed is None or not (wanted or ignored):
         return ""
@@ -82,27 +76,23 @@ def _of_paths(on: Node, happened: Happened, changed: Iterable[str] | None) -> st
 
 def asks_for_paths(file: WorkflowFile, event: str) -> bool:
     on = file.events.get(event)
-    return on is not None and any(on.get(key) is not None for key in ("paths", "paths-ignore"))
+    return any(one_or_more(on and on.get(key)) for key in ("paths", "paths-ignore"))
 
 
-def _list(on: Node, key: str) -> list[Node]:
-    return one_or_more(on.get(key))
-
-
-def _texts(on: Node, key: str) -> list[str]:
-    return [text_of(one) for one in _list(on, key)]
+def _texts(on: Node | None, key: str) -> list[str]:
+    return [text_of(one) for one in one_or_more(on and on.get(key))]
 
 
 def check(file: WorkflowFile, problems: Problems) -> None:
     """Report filters that exclude each other, wrong patterns, and inputs whose default is no value of theirs."""
     for event, on in file.events.items():
         for key in FILTERS.get(event, ()):
-            for number, node in enumerate(_list(on, key) if on is not None else []):
+            for number, node in enumerate(one_or_more(on and on.get(key))):
                 try:
                     patterns.compiled(text_of(node).removeprefix("!"))
                 except patterns.BadPattern as error:
                     problems.say(node, pointer("on", event, key, number), f"{key}: {error}")
-            other = on.get(f"{key}-ignore") if on is not None else None
+            other = on and on.get(f"{key}-ignore")
             if other is not None and on is not None and on.get(key) is not None:
                 why = f"{key} and {key}-ignore can't stand together; write `!` before what to leave out"
                 problems.say(other, pointer("on", event, f"{key}-ignore"), why)

@@ -14,7 +14,7 @@ import json
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -331,31 +331,25 @@ def _plain(value: Value) -> Any:
 
 def equal(left: Value, right: Value) -> bool:
     """Compare loosely: texts without case, different types as numbers, lists and mappings by identity."""
-    if isinstance(left, str) and isinstance(right, str):
-        return left.upper() == right.upper()
     if isinstance(left, list | dict) or isinstance(right, list | dict):
         return left is right
-    if left is None and right is None:
-        return True
-    return number_of(left) == number_of(right)
+    return bool(operator.eq(*_sides(left, right)))
 
 
-def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Value, Value], bool]:
-    def compared(left: Value, right: Value) -> bool:
-        if isinstance(left, str) and isinstance(right, str):
-            return compare(left.upper(), right.upper())
-        return compare(number_of(left), number_of(right))
-
-    return compared
+def _sides(left: Value, right: Value) -> tuple[Any, Any]:
+    """Return two values as they are compared."""
+    if isinstance(left, str) and isinstance(right, str):
+        return left.upper(), right.upper()
+    return number_of(left), number_of(right)
 
 
 _COMPARED: Mapping[str, Callable[[Value, Value], bool]] = {
     "==": equal,
     "!=": lambda left, right: not equal(left, right),
-    "<": _ordered(operator.lt),
-    "<=": _ordered(operator.le),
-    ">": _ordered(operator.gt),
-    ">=": _ordered(operator.ge),
+    "<": lambda left, right: operator.lt(*_sides(left, right)),
+    "<=": lambda left, right: operator.le(*_sides(left, right)),
+    ">": lambda left, right: operator.gt(*_sides(left, right)),
+    ">=": lambda left, right: operator.ge(*_sides(left, right)),
 }
 
 
@@ -526,22 +520,11 @@ _PURE: Mapping[str, Function] = {
 def nodes_in(node: Node) -> Iterator[Node]:
     """Yield a tree's nodes."""
     yield node
-    below: Sequence[Node]
-    match node:
-        case Literal() | Context():
-            below = ()
-        case Property():
-            below = (node.of, node.index)
-        case Wildcard():
-            below = (node.of,)
-        case Call():
-            below = node.arguments
-        case Negation():
-            below = (node.operand,)
-        case Binary():
-            below = (node.left, node.right)
-    for one in below:
-        yield from nodes_in(one)
+    for name in node.__struct_fields__:
+        part = getattr(node, name)
+        for one in part if isinstance(part, tuple) else (part,):
+            if isinstance(one, Node):
+                yield from nodes_in(one)
 
 
 def property_in(node: Node, context: str) -> str | None:

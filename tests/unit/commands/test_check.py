@@ -63,7 +63,7 @@ def loom(capsys: pytest.CaptureFixture[str]) -> Loom:
 def test_a_good_workflow(project: Path, loom: Loom) -> None:
     code, out, err = loom("check")
     assert code == 0
-    assert out.splitlines()[-1] == ".loom/workflow.yml: ok, 3 jobs in 2 stages, 1 warning"
+    assert out.splitlines()[-1] == ".loom/workflow.yml: ok, 3 jobs in 2 stages"
     assert err == ""
     document = json.loads(loom("check", "--format", "json")[1])
     assert (document["kind"], document["jobs"], document["files"]) == ("loom-check", 3, [".loom/workflow.yml"])
@@ -183,7 +183,7 @@ def test_each_file_has_its_own_count(project: Path, loom: Loom) -> None:
     code, out, _ = loom("check")
     assert code == 2
     assert out.splitlines()[-2:] == [
-        ".loom/workflow.yml: ok, 3 jobs in 2 stages, 1 warning",
+        ".loom/workflow.yml: ok, 3 jobs in 2 stages",
         ".loom/config.yml: 2 errors",
     ]
 
