@@ -122,7 +122,8 @@ HARMLESS: dict[type, frozenset[str]] = {
     # An action runs in the job's container.
     late.Action: frozenset(late.Action.__struct_fields__),
     # The build context stays in the workspace: docker/build.py refuses one that leads out of it.
-    model.Build: frozenset({"context", "dockerfile", "target", "args", "secrets"}),
+    # Pins name base images, as the Dockerfile itself may.
+    model.Build: frozenset({"context", "dockerfile", "target", "args", "secrets", "pins"}),
     model.Image: frozenset({"name", "build", "pull", "pull_else", "entrypoint", "user", "platform"}),
     # The plan that a child pipeline becomes is asked about like any other.
     model.Trigger: frozenset({"files", "depend", "variables"}),

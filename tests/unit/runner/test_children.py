@@ -49,7 +49,7 @@ def test_a_job_that_depends_on_its_child_has_the_childs_result_and_shows_its_run
     (given,) = seen
     assert succeeded == [True, False, False]
     assert (given.job.id, given.run_id, given.workspace) == ("child", ran.reading.run_id, ran.workspace)
-    assert given.tree_sha == ran.reading.fold.facts["snapshot_taken"]["tree_sha"]
+    assert given.snapshot["tree_sha"] == ran.reading.fold.facts["snapshot_taken"]["tree_sha"]
     assert given.archive_of("build").is_file()
 
 
