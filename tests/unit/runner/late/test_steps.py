@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from loom.analysis.evidence import diagnosis_of
 from loom.cancel import Cancel
 from loom.commands.inside import resume
 from loom.plan.late import LateStep
@@ -728,3 +729,11 @@ def test_the_lines_of_a_script_are_those_of_its_file_where_no_value_has_more(
     ran = run(make, written, code=None)
     (begun,) = [event.data for event in ran.events if event.step and "command" in event.data]
     assert (begun["line"], begun["literal"]) == (5, lines_are_its_own)
+
+
+@pytest.mark.parametrize(("given", "shown"), [({}, ["0 on"]), ({"ACTIONS_STEP_DEBUG": "True"}, ["1 on", "Debug: d"])])
+def test_debugging_is_a_variable_of_the_user(make: Make, given: dict[str, str], shown: list[str]) -> None:
+    script = 'echo "${RUNNER_DEBUG-0} on"; echo "::debug::d"; exit 1'
+    ran = run(make, job("one", step(script), contexts={"vars": given}), code=1)
+    assert ran.lines("one")[1] == "::debug::d"
+    assert diagnosis_of(ran.reading, "one").lines == shown
