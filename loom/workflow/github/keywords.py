@@ -120,13 +120,17 @@ _VOLUMES = (
     "A name, a path alone or one below /tmp is a new volume of the container; the engine's socket asks for trust. "
     "Another directory of the machine refuses the job."
 )
+_PORTS = (
+    "Nothing is published on this machine. A job without `container` finds services at localhost, each port under its own "
+    "number; another one refuses the job."
+)
 _CONTAINER = (
     Keyword("image", "scalar"),
     Keyword("credentials", "scalar | map", _NONE, _NO_LOGIN),
     Keyword("credentials:username", "scalar"),
     Keyword("credentials:password", "scalar"),
     *_ENV,
-    Keyword("ports", "[scalar] | expression"),
+    Keyword("ports", "[scalar] | expression", _DIFFERS, _PORTS),
     Keyword("volumes", "[text] | expression", _DIFFERS, _VOLUMES),
     Keyword("options", "text", _DIFFERS, "The options that loom has a setting for; another one refuses the job."),
 )
