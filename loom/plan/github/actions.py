@@ -11,12 +11,17 @@ from msgspec.structs import replace
 from loom.plan.late import Action
 from loom.plan.model import ResolveContext
 from loom.util import yaml_file
+from loom.util.units import meant
 from loom.util.yaml_file import Node, YamlFile, fields_of, items_of, text_of
 from loom.workflow.github import yaml
 from loom.workflow.github.sources import NotFetched, Repositories
 
 NAMES = ("action.yml", "action.yaml")
 NODES = ("node20", "node24")
+_OF_STEP = frozenset(
+    ["id", "if", "name", "run", "shell", "env", "working-directory", "continue-on-error", "uses", "with"]
+)
+"""The keys of a step of a composite action."""
 _OLDER = ("node12", "node16")
 """Their actions run with the oldest of `NODES`, as on GitHub."""
 
@@ -137,6 +142,10 @@ def described(file: YamlFile, action: Action) -> ActionFile:
             raise BadAction(f"{action.uses}: {file.name} has no `runs.steps`")
         case "composite":
             for step in items_of(runs.get("steps")):
+                for key in sorted(fields_of(step).keys() - _OF_STEP):
+                    raise BadAction(
+                        f"{action.uses}: {step.keys[key].place}: unknown keyword {key}{meant(key, _OF_STEP)}"
+                    )
                 if step.get("run") is not None and step.get("shell") is None:
                     raise BadAction(f"{action.uses}: {file.name}:{step.line}: `shell` is missing")
             shared |= {

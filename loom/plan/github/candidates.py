@@ -355,7 +355,10 @@ class GitHubCandidates:
         found = refused(self._labels(node, texts) or (), {*config.github.runs_on, *config.pools})
         if found is not None:
             return Withheld(*found)
-        return _DEPLOYS if node.get("environment") is not None and not config.deploy else None
+        environment = node.get("environment")
+        name = texts.text(environment and (environment.get("name") or environment))
+        named = environment is not None and (self._everything or name != "")
+        return _DEPLOYS if named and not config.deploy else None
 
     # -- calls --------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from loom.workflow.github.workflows import CALL, WorkflowFile
 from loom.workflow.messages import Problems
 
 DISPATCH = "workflow_dispatch"
+_CRON = re.compile(r"\s*[\w*,/-]+(?:\s+[\w*,/?#-]+){4}\s*")
 _TYPES: Mapping[str, tuple[str, ...]] = {
     "pull_request": ("opened", "synchronize", "reopened"),
     "pull_request_target": ("opened", "synchronize", "reopened"),
@@ -96,6 +98,11 @@ def check(file: WorkflowFile, problems: Problems) -> None:
             if other is not None and on is not None and on.get(key) is not None:
                 why = f"{key} and {key}-ignore can't stand together; write `!` before what to leave out"
                 problems.say(other, pointer("on", event, f"{key}-ignore"), why)
+    for number, node in enumerate(items_of(file.events.get("schedule"))):
+        cron = node.get("cron")
+        if cron is not None and not _CRON.fullmatch(text_of(cron)):
+            why = f"cron: expected minute, hour, day, month and weekday, found {text_of(cron)}"
+            problems.say(cron, pointer("on", "schedule", number, "cron"), why)
     for event in (DISPATCH, CALL):
         for name, node in file.inputs(event).items():
             default = node.get("default")

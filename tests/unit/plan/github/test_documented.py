@@ -1,7 +1,5 @@
 """Files of which GitHub's documentation and schema decide whether they are valid."""
 
-from pathlib import Path
-
 import pytest
 
 from loom.errors import WorkflowError
@@ -35,6 +33,10 @@ def job(*lines: str) -> str:
             "on:workflow_call:inputs:NAME: `type` is missing",
         ),
         (f"on: {{schedule: [{{timezone: UTC}}]}}{JOBS}", "on:schedule: `cron` is missing"),
+        (
+            f"on: {{schedule: [{{cron: daily}}]}}{JOBS}",
+            "cron: expected minute, hour, day, month and weekday, found daily",
+        ),
         (job(STEPS, "concurrency: {cancel-in-progress: true}"), "concurrency: `group` is missing"),
         (f"{ROOT}concurrency: {{cancel-in-progress: true}}", "concurrency: `group` is missing"),
         (job(STEPS, "environment: {url: a}"), "environment: `name` is missing"),
@@ -166,9 +168,23 @@ def test_a_strategy_may_be_one_expression(planned: Planned) -> None:
     assert [one.matrix for one in plan.jobs] == [{"a": "1"}, {"a": "2"}]
 
 
-def test_a_step_of_a_composite_action_has_a_shell(planned: Planned, tmp_path: Path) -> None:
-    action = "runs:\n  using: composite\n  steps:\n    - run: a\n"
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("run: a", "act/action.yml:4: `shell` is missing"),
+        ("{run: a, shell: sh, timeout-minutes: 1}", "act/action.yml:4:27: unknown keyword timeout-minutes"),
+    ],
+)
+def test_a_step_of_a_composite_action_has_its_keys(planned: Planned, step: str, message: str) -> None:
+    action = f"runs:\n  using: composite\n  steps:\n    - {step}\n"
     files = {"ci.yml": job("steps: [{uses: ./act}]"), "act/action.yml": action}
     with pytest.raises(WorkflowError) as caught:
         planned(files)
-    assert "act/action.yml:4: `shell` is missing" in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_an_environment_without_a_name_is_none(planned: Planned) -> None:
+    plan = planned(job(STEPS, "environment: ${{ github.event_name == 'release' && 'prod' || '' }}") + OTHER)
+    assert [one.id for one in plan.jobs] == ["x", "y"]
+    plan = planned(job(STEPS, "environment: ${{ github.event_name == 'push' && 'prod' || '' }}") + OTHER)
+    assert [one.id for one in plan.jobs] == ["y"]

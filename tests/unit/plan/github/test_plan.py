@@ -114,7 +114,7 @@ def test_an_event_and_its_filters_decide_about_a_file(
 
 def test_the_reason_is_told_where_no_job_is_left(planned: Planned) -> None:
     with pytest.raises(RequestError) as caught:
-        planned(f"on: {{pull_request: , schedule: [{{cron: x}}]}}\njobs: {{x: {{{JOB}}}}}")
+        planned(f"on: {{pull_request: , schedule: [{{cron: 5 4 * * sun}}]}}\njobs: {{x: {{{JOB}}}}}")
     assert caught.value.message.endswith("runs for push: x: on: pull_request, schedule; the event is push")
     assert (
         caught.value.hint
@@ -859,7 +859,10 @@ def test_an_invalid_value_is_a_problem_of_the_event_that_needs_it(
     assert problem.message.startswith(message)
     assert (problem.pointer, f"{problem.line}:{problem.column}") == ("/jobs", pointer)
     plan = planned(
-        {"ci.yml": text.replace("push", "{schedule: [{cron: x}]}", 1), "b.yml": f"on: push\njobs: {{y: {{{JOB}}}}}"}
+        {
+            "ci.yml": text.replace("push", "{schedule: [{cron: 5 4 * * sun}]}", 1),
+            "b.yml": f"on: push\njobs: {{y: {{{JOB}}}}}",
+        }
     )
     assert ids(plan) == ["b.y"]
 
