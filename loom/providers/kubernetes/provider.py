@@ -95,37 +95,36 @@ class KubernetesProvider(Provider):
     @contextmanager
     def open(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[PodSession]:
         cluster = self._cluster.at(request.pool.namespace if request.pool else None)
-        pods = self._pods_in(cluster)
         with ExitStack() as stack:
             # Not after `--fail-fast`: other jobs go on.
             stack.callback(cancel.on_request(lambda: None if cancel.exit_code is None else cluster.hurry()))
             services = self._services.get(request.network_id or "")
             pushed = self._pushed(request, on_output, cancel)
             session: PodSession | None = None
-            name = ""
+            start = starting.StartingPod(
+                cluster=cluster, pods=self._pods_in(cluster), request=request, on_output=on_output, cancel=cancel
+            )
             try:
                 while session is None:
-                    name = self._created(cluster, pods, request, services, pushed, on_output, cancel)
+                    self._create(start, services, pushed)
                     self._reap_once(cluster)
                     try:
-                        session = self._session(
-                            cluster, pods, name, request, services, pushed, on_output, cancel, stack
-                        )
+                        session = self._session(start, services, pushed, stack)
                     except (ImageError, ServiceError) as error:
-                        following = _with_next_policy(request, services, error)
+                        following = _with_next_policy(start.request, services, error)
                         if following is None:
                             raise
                         on_output("stdout", f"{error.message}; the next pull policy is tried in a new pod\n".encode())
-                        self._remove_later(cluster, pods, name)
-                        request = following
+                        self._remove_later(cluster, start.pods, start.name)
+                        start.request = following
                 yield session
             finally:
                 if session is not None:
                     session.leave()
                 if services is not None:
                     services.leave()
-                if name and (session is None or session.kept_until is None):
-                    self._remove_later(cluster, pods, name)
+                if start.name and (session is None or session.kept_until is None):
+                    self._remove_later(cluster, start.pods, start.name)
 
     def _pods_in(self, cluster: Cluster) -> Pods:
         with self._lock:
@@ -144,16 +143,8 @@ class KubernetesProvider(Provider):
                 self._images_of[pool.registry] = SnapshotImages(pool, self._setup.environ, folder)
         return self._images_of[pool.registry].of(request, on_output, cancel)
 
-    def _created(
-        self,
-        cluster: Cluster,
-        pods: Pods,
-        request: SessionRequest,
-        services: PodServices | None,
-        pushed: Pushed | None,
-        on_output: OnOutput,
-        cancel: Cancel,
-    ) -> str:
+    def _create(self, start: starting.StartingPod, services: PodServices | None, pushed: Pushed | None) -> None:
+        request = start.request
         image = request.image_id or (request.image.name if request.image else None)
         if image is None:
             raise ImageError(f"job {request.job_id} has no image to run in", hint="give the job an `image:`")
@@ -163,26 +154,17 @@ class KubernetesProvider(Provider):
         }
         placed = services.placed if services else ()
         pod = specification(request, name, environment, placed, image=image, pid=self._pid, pushed=pushed)
-        starting.create(cluster, pods, self._queue, pod, request, on_output, cancel)
-        return name
+        start.create(self._queue, pod)
 
     def _session(
-        self,
-        cluster: Cluster,
-        pods: Pods,
-        name: str,
-        request: SessionRequest,
-        services: PodServices | None,
-        pushed: Pushed | None,
-        on_output: OnOutput,
-        cancel: Cancel,
-        stack: ExitStack,
+        self, start: starting.StartingPod, services: PodServices | None, pushed: Pushed | None, stack: ExitStack
     ) -> PodSession:
+        cluster, pods, name, request, cancel = start.cluster, start.pods, start.name, start.request, start.cancel
         stack.callback(cancel.on_request(pods.wake))
-        starting.until_on_node(cluster, pods, self._largest_node, name, request, on_output, cancel)
+        start.until_on_node(self._largest_node)
         if services is not None:
             of_pod.wait_until(cluster, pods, name, services, once=True)
-        pod = starting.until_runs(cluster, pods, name, request, cancel)
+        pod = start.until_runs()
         link = Link(
             cluster,
             name,
@@ -201,7 +183,7 @@ class KubernetesProvider(Provider):
             environment=driver.environment(request.environment),
             snapshots=self._snapshots,
             pushed=pushed,
-            on_output=on_output,
+            on_output=start.on_output,
             cancel=cancel,
         )
         session.start(cancel)

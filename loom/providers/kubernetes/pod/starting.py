@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError
 from loom.providers.base import SessionRequest
@@ -72,52 +74,126 @@ class QuotaQueue:
         """When the run had other pods last, or a quota refused a pod first."""
 
 
-def create(
-    cluster: Cluster,
-    pods: Pods,
-    queue: QuotaQueue,
-    pod: Json,
-    request: SessionRequest,
-    on_output: OnOutput,
-    cancel: Cancel,
-) -> None:
-    """Create the pod. One that a quota refuses waits for the end of the run's other pods."""
-    name = pod["metadata"]["name"]
-    try:
-        return _create(cluster, pods, pod, request)
-    except LoomError as error:
-        if not _is_full(error):
-            raise
-        on_output("stdout", f"waits for other pods to end: {error.message}\n".encode())
-    refused_at = time.monotonic()
-    while not queue.lock.acquire(timeout=1.0):
-        _unless_canceled(cancel, request)
-    try:
-        queue.others_at = max(queue.others_at, refused_at)
-        while True:
-            others = _beside(pods, name)
-            if others:
-                queue.others_at = time.monotonic()
-            try:
-                return _create(cluster, pods, pod, request)
-            except LoomError as error:
-                # The quota counts a pod for a while after its end.
-                if not _is_full(error) or time.monotonic() - queue.others_at > TELL_S:
-                    raise
-            changed = partial(_changed, pods, name, others, cancel)
-            pods.wait_for(name, changed, TELL_S if others else 1.0)
-            _unless_canceled(cancel, request)
-    finally:
-        queue.lock.release()
+class StartingPod(Struct, kw_only=True):
+    """The pod of one job until it runs."""
 
+    cluster: Cluster
+    pods: Pods
+    request: SessionRequest
+    on_output: OnOutput
+    cancel: Cancel
+    name: str = ""
+    """Empty until it was created."""
 
-def _create(cluster: Cluster, pods: Pods, pod: Json, request: SessionRequest) -> None:
-    doing = f"creating the pod of job {request.job_id}"
-    try:
-        pods.put(cluster.call(doing, "create_namespaced_pod", pod))
-    except Exists:
-        # Nobody else knows the name: an earlier try was heard, and its answer was lost.
-        pods.put(cluster.call(doing, "read_namespaced_pod", pod["metadata"]["name"]))
+    def create(self, queue: QuotaQueue, pod: Json) -> None:
+        """Create the pod. One that a quota refuses waits for the end of the run's other pods."""
+        try:
+            return self._create(pod)
+        except LoomError as error:
+            if not _is_full(error):
+                raise
+            self._say(f"waits for other pods to end: {error.message}")
+        refused_at = time.monotonic()
+        while not queue.lock.acquire(timeout=1.0):
+            self._unless_canceled()
+        try:
+            queue.others_at = max(queue.others_at, refused_at)
+            name = pod["metadata"]["name"]
+            while True:
+                others = _beside(self.pods, name)
+                if others:
+                    queue.others_at = time.monotonic()
+                try:
+                    return self._create(pod)
+                except LoomError as error:
+                    # The quota counts a pod for a while after its end.
+                    if not _is_full(error) or time.monotonic() - queue.others_at > TELL_S:
+                        raise
+                self.pods.wait_for(name, partial(self._changed, name, others), TELL_S if others else 1.0)
+                self._unless_canceled()
+        finally:
+            queue.lock.release()
+
+    def _create(self, pod: Json) -> None:
+        doing, name = f"creating the pod of job {self.request.job_id}", pod["metadata"]["name"]
+        try:
+            self.pods.put(self.cluster.call(doing, "create_namespaced_pod", pod))
+        except Exists:
+            # Nobody else knows the name: an earlier try was heard, and its answer was lost.
+            self.pods.put(self.cluster.call(doing, "read_namespaced_pod", name))
+        self.name = name
+
+    def _changed(self, name: str, others: set[str], _: Json | None) -> bool:
+        return self.cancel.requested or not others <= _beside(self.pods, name)
+
+    def until_on_node(self, largest: LargestNode) -> None:
+        """Wait until a node takes the pod. ProviderError with the scheduler's reason when none does."""
+        given_s = self.request.pool.start_timeout if self.request.pool else None
+        limit_s = given_s or NODE_S
+        started = time.monotonic()
+        if self.on_node_within(min(TELL_S, limit_s)):
+            return
+        seen = self.pods.get(self.name) or {}
+        why = states.unscheduled(seen) or _SILENT
+        self._say(f"waits for a node: {why}")
+        large = too_large(seen, largest.of(self.cluster))
+        never = bool(large or no_node_ever(why))
+        if given_s is None and never:
+            if self.on_node_within(NEVER_S - TELL_S):
+                return
+            promised = any(event.startswith(_NEW_NODE) for event in states.events_of(self.cluster, self.name))
+            limit_s = NODE_S if promised else NEVER_S
+        others = given_s is None and not never and _others_have_nodes(self.pods, self.name)
+        if self.on_node_within(started + limit_s - time.monotonic()):
+            return
+        while others:
+            others = _others_have_nodes(self.pods, self.name)
+            if self.on_node_within(limit_s):
+                return
+        why = states.unscheduled(self.pods.get(self.name)) or why
+        said = "; ".join([why.rstrip("."), *large])
+        raise ProviderError(
+            f"no node took the pod of job {self.request.job_id} within {time.monotonic() - started:.0f} s: {said}",
+            hint="lower the job's limits, or see the pool's node selector and tolerations; `start_timeout` of the pool says "
+            "how long to wait",
+            code="POD_UNSCHEDULABLE",
+        )
+
+    def on_node_within(self, limit_s: float) -> bool:
+        seen = self.pods.wait_for(self.name, lambda pod: self.cancel.requested or pod is None or _on_node(pod), limit_s)
+        self._unless_canceled()
+        if (refused := states.refusal(seen, {})) is not None:
+            raise refused
+        return _on_node(seen or {})
+
+    def until_runs(self) -> Mapping[str, object]:
+        """Wait until the pod's helper and the job run. The error says why they don't."""
+        job = f"job {self.request.job_id}"
+        places = {JOB: job, HELPER: f"the helper of {job}", COPY: f"the snapshot of {job}"}
+        limit_s = (self.request.pool.start_timeout if self.request.pool else None) or START_S
+
+        def known(pod: Mapping[str, Any] | None) -> bool:
+            return self.cancel.requested or states.refusal(pod, places) is not None or _runs(pod)
+
+        seen = self.pods.wait_for(self.name, known, limit_s)
+        self._unless_canceled()
+        if (refused := states.refusal(seen, places)) is not None:
+            raise states.explained(refused, self.cluster, self.name)
+        if seen is None or not _runs(seen):
+            raise ProviderError(
+                f"the pod of {job} did not start within {limit_s:.0f} s",
+                hint="\n".join(states.events_of(self.cluster, self.name))
+                or f"kubectl describe pod {self.name} tells more",
+                code="POD_NOT_STARTED",
+            )
+        return seen
+
+    def _say(self, text: str) -> None:
+        self.on_output("stdout", f"{text}\n".encode())
+
+    def _unless_canceled(self) -> None:
+        if self.cancel.requested:
+            raise ProviderError(f"canceled while the pod of job {self.request.job_id} was starting", code="CANCELED")
 
 
 def _is_full(error: LoomError) -> bool:
@@ -131,60 +207,6 @@ def _beside(pods: Pods, name: str) -> set[str]:
     return {one["name"] for one in there if KEPT_UNTIL not in (one.get("labels") or {})}
 
 
-def _changed(pods: Pods, name: str, others: set[str], cancel: Cancel, _: Json | None) -> bool:
-    return cancel.requested or not others <= _beside(pods, name)
-
-
-def until_on_node(
-    cluster: Cluster,
-    pods: Pods,
-    largest: LargestNode,
-    name: str,
-    request: SessionRequest,
-    on_output: OnOutput,
-    cancel: Cancel,
-) -> None:
-    """Wait until a node takes the pod. ProviderError with the scheduler's reason when none does."""
-    within = partial(_on_node_within, pods, name, request, cancel)
-    given_s = request.pool.start_timeout if request.pool else None
-    limit_s = given_s or NODE_S
-    started = time.monotonic()
-    if within(min(TELL_S, limit_s)):
-        return
-    seen = pods.get(name) or {}
-    why = states.unscheduled(seen) or _SILENT
-    on_output("stdout", f"waits for a node: {why}\n".encode())
-    large = too_large(seen, largest.of(cluster))
-    never = bool(large or no_node_ever(why))
-    if given_s is None and never:
-        if within(NEVER_S - TELL_S):
-            return
-        limit_s = NODE_S if _promised(cluster, name) else NEVER_S
-    others = given_s is None and not never and _others_have_nodes(pods, name)
-    if within(started + limit_s - time.monotonic()):
-        return
-    while others:
-        others = _others_have_nodes(pods, name)
-        if within(limit_s):
-            return
-    why = states.unscheduled(pods.get(name)) or why
-    waited_s = time.monotonic() - started
-    raise ProviderError(
-        f"no node took the pod of job {request.job_id} within {waited_s:.0f} s: {'; '.join([why.rstrip('.'), *large])}",
-        hint="lower the job's limits, or see the pool's node selector and tolerations; `start_timeout` of the pool says "
-        "how long to wait",
-        code="POD_UNSCHEDULABLE",
-    )
-
-
-def _on_node_within(pods: Pods, name: str, request: SessionRequest, cancel: Cancel, limit_s: float) -> bool:
-    seen = pods.wait_for(name, lambda pod: cancel.requested or pod is None or _on_node(pod), limit_s)
-    _unless_canceled(cancel, request)
-    if (refused := states.refusal(seen, {})) is not None:
-        raise refused
-    return _on_node(seen or {})
-
-
 def _on_node(pod: Mapping[str, Any]) -> bool:
     return bool((pod.get("spec") or {}).get("nodeName"))
 
@@ -193,15 +215,6 @@ def _others_have_nodes(pods: Pods, name: str) -> bool:
     """Return whether pods of the run take room that they will leave."""
     leave = _beside(pods, name)
     return any(_on_node(pod) for pod in pods.beside(name) if pod["metadata"]["name"] in leave)
-
-
-def _unless_canceled(cancel: Cancel, request: SessionRequest) -> None:
-    if cancel.requested:
-        raise ProviderError(f"canceled while the pod of job {request.job_id} was starting", code="CANCELED")
-
-
-def _promised(cluster: Cluster, name: str) -> bool:
-    return any(event.startswith(_NEW_NODE) for event in states.events_of(cluster, name))
 
 
 def no_node_ever(why: str) -> bool:
@@ -250,30 +263,6 @@ def _of(container: Mapping[str, Any]) -> Mapping[str, str]:
 
 def _shown(key: str, value: float) -> str:
     return rough_size(int(value)) if key in ("memory", "ephemeral-storage") else f"{value:g}"
-
-
-def until_runs(
-    cluster: Cluster, pods: Pods, name: str, request: SessionRequest, cancel: Cancel
-) -> Mapping[str, object]:
-    """Wait until the pod's helper and the job run. The error says why they don't."""
-    places = {JOB: f"job {request.job_id}", HELPER: f"the helper of job {request.job_id}"}
-    places[COPY] = f"the snapshot of job {request.job_id}"
-    limit_s = (request.pool.start_timeout if request.pool else None) or START_S
-
-    def known(pod: Mapping[str, Any] | None) -> bool:
-        return cancel.requested or states.refusal(pod, places) is not None or _runs(pod)
-
-    seen = pods.wait_for(name, known, limit_s)
-    _unless_canceled(cancel, request)
-    if (refused := states.refusal(seen, places)) is not None:
-        raise states.explained(refused, cluster, name)
-    if seen is None or not _runs(seen):
-        raise ProviderError(
-            f"the pod of job {request.job_id} did not start within {limit_s:.0f} s",
-            hint="\n".join(states.events_of(cluster, name)) or f"kubectl describe pod {name} tells more",
-            code="POD_NOT_STARTED",
-        )
-    return seen
 
 
 def _runs(pod: Mapping[str, Any] | None) -> bool:
