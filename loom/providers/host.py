@@ -147,9 +147,6 @@ class _Pipes:
         with contextlib.suppress(OSError):
             self._input.close()
 
-    def drain(self, timeout_s: float) -> Sequence[tuple[Stream, bytes]]:
-        raise NotImplementedError  # only for containers, whose processes may end after the driver
-
     def close(self) -> None:
         self.close_input()
         self._closed = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from loom.cancel import Cancel
@@ -117,9 +118,6 @@ class Attached(Protocol):
     def close_input(self) -> None:
         """Order the driver to stop."""
 
-    def drain(self, timeout_s: float) -> Sequence[tuple[Stream, bytes]]:
-        """Return everything up to the end of the output, or the output within `timeout_s`."""
-
     def close(self) -> None: ...
 
 
@@ -211,11 +209,11 @@ class Channel:
     def drain(self, on_output: OnOutput, limit_s: float) -> None:
         """Close the input and pass on the remaining output that arrives in time."""
         self.attachment.close_input()
-        try:
-            for stream, data in self.attachment.drain(limit_s):
-                on_output(stream, data)
-        except (OSError, LoomError):
-            pass
+        deadline = time.monotonic() + limit_s
+        with suppress(OSError, LoomError):
+            while not self.attachment.at_end and (left := deadline - time.monotonic()) > 0:
+                for stream, data in self.attachment.read(left):
+                    on_output(stream, data)
 
     def kill(self) -> None:
         self._container.kill()

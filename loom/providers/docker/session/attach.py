@@ -368,14 +368,6 @@ class Attachment:
             self._input.close()
         self._input = None
 
-    def drain(self, timeout_s: float) -> list[Chunk]:
-        """Return everything up to the end of the output, or the output within `timeout_s`."""
-        chunks: list[Chunk] = []
-        deadline = time.monotonic() + timeout_s
-        while not self.at_end and (left := deadline - time.monotonic()) > 0:
-            chunks += self.read(left)
-        return chunks
-
     def close(self) -> None:
         if not self._closed:
             self._closed = True

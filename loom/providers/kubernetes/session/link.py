@@ -159,13 +159,6 @@ class Link:
     def close_input(self) -> None:
         """The driver is ordered to stop in other ways."""
 
-    def drain(self, timeout_s: float) -> Sequence[Chunk]:
-        chunks: list[Chunk] = []
-        deadline = time.monotonic() + timeout_s
-        while not self.at_end and (left := deadline - time.monotonic()) > 0:
-            chunks += self.read(left)
-        return chunks
-
     def lease(self, seconds: float) -> None:
         """Let the pod live on so long from now, or from its last sign of this loom."""
         self._lease_s = seconds
