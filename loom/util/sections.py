@@ -122,7 +122,7 @@ class CommandReader(SectionReader):
                 section.ended = 0
                 yield section
             if found.name == "group":
-                title = found.value or "group"
+                title = visible(" ".join(found.value.split())) or "group"
                 self.open.append(OutputSection(name=title, title=title, collapsed=False, began=None))
                 yield self.open[-1]
         elif found is None:

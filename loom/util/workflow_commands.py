@@ -63,4 +63,4 @@ def shown(found: WorkflowCommand, *, debug: bool) -> list[str]:
     file, number = found.properties.get("file"), found.properties.get("line")
     at = f" ({file}{f':{number}' if number else ''})" if file else ""
     title = f"{found.properties['title']}: " if found.properties.get("title") else ""
-    return [f"{found.name.capitalize()}: {title}{first}{at}", *others]
+    return [" ".join(f"{found.name.capitalize()}: {title}{first}{at}".splitlines()), *others]

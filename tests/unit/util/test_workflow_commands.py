@@ -45,6 +45,8 @@ def test_no_commands(line: str) -> None:
         ("::error file=a,line=2,title=T::m", ["Error: T: m (a:2)"]),
         ("::error file=a,line=2::m%0An", ["Error: m (a:2)", "n"]),
         ("::warning::m", ["Warning: m"]),
+        ("::warning title=a%0Ab,file=c%0Ad::m", ["Warning: a b: m (c d)"]),
+        ("::group::A%0A\x1b[2JB", ["A B"]),
         ("::error::", ["Error: "]),
         ("::debug::m", []),
         ("::add-mask::m", []),
