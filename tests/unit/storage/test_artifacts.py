@@ -7,6 +7,7 @@ import socket
 import subprocess
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -518,6 +519,15 @@ def test_a_report_is_a_file_also_below_a_directory(tmp_path: Path) -> None:
     (tmp_path / "reports/deep/a.xml").write_text("a")
     found = artifacts.read_reports(["reports/"], DirectoryView(tmp_path), lambda file, path: (path, file.read()))
     assert found == artifacts.ReadReports(read=(("reports/deep/a.xml", b"a"),), missing=(), problems=())
+
+
+def test_what_an_action_uploaded_is_fetched_from_its_zip_file(tmp_path: Path) -> None:
+    archive = tmp_path / "one.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        made.writestr("a/b.txt", "text")
+    assert [(one.path, one.size) for one in artifacts.index_of(archive)] == [("a/b.txt", 4)]
+    artifacts.fetch(archive, tmp_path / "made/below")
+    assert (tmp_path / "made/below/a/b.txt").read_text() == "text"
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(workspace: Path, tmp_path: Path) -> None:

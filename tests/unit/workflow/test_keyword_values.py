@@ -17,7 +17,9 @@ from loom.workflow.github.yaml import parse
 from loom.workflow.gitlab import keywords as gitlab
 from loom.workflow.gitlab.shapes import GitLabShapes
 from loom.workflow.keywords import Keyword, by_name, shape_of
+from loom.workflow.native.values import TYPES, NotA, Type
 from loom.workflow.shapes import Shapes
+from loom.workflow.words import NotText
 
 VALUES = {
     "text": "x",
@@ -47,6 +49,45 @@ def test_the_values_of_every_keyword(language: str) -> None:
     if os.environ.get("LOOM_TEST_ACCEPT"):
         beside.write_text(said)
     assert said == beside.read_text()
+
+
+NATIVE: tuple[object, ...] = (
+    *(True, 0, 1, 3, 11, 256, 70_000, 1.5, 0.001, 5000.0, -1, None, [], ["sh", "-c"], ["a", 1], {}),
+    *("", " ", "x", " x ", "X Y", "two\nlines", "a/b", "a/../b", "/a", "~/a", "/a:size=1m", "/", "a*", "[", "$X", "1x"),
+    *("all", "2", "02", "device=0,1", "1.5", "1.", "0", "0s", "90s", "1h30m", "512m", "1k", "env://X", "ENV:x", "x://"),
+    *("nofile", "nofiles", "10.0.0.1", "::1", "fe80::1%1", "host-gateway", "nowhere", "1000", "0:-1", "me:4294967296"),
+    *("linux/amd64", "amd", "a/b/c/d", "(", "bash", "/bin/sh", "sh -e", "sh 'x", "/dev/fuse", "/dev/x:/y:rw", "v/c=n"),
+    *("my-net", ".x", "x" * 33, "x" * 65, "A_B", "1a", "a.b", '$A == "b"', "$A ==", "junit"),
+)
+
+
+def test_what_a_type_of_looms_language_makes_of_each_value() -> None:
+    said = ""
+    for name, kind in TYPES.items():
+        made: dict[str, list[str]] = {}
+        for value in NATIVE:
+            made.setdefault(parsed(kind, value), []).append(repr(value))
+        said += f"{name}\n" + "".join(f"  {result or 'another kind'}: {', '.join(made[result])}\n" for result in made)
+    beside = Path(__file__).with_name("native_values.txt")
+    if os.environ.get("LOOM_TEST_ACCEPT"):
+        beside.write_text(said)
+    assert said == beside.read_text()
+
+
+def parsed(kind: Type, value: object) -> str:
+    """Return what becomes of a value, or why it is none; empty for one of another kind."""
+    try:
+        found = kind.parse(value)
+    except NotText:
+        return ""
+    except NotA as error:
+        return f"expected {error}"
+    except ValueError as error:
+        said = str(error).replace(repr(value), "{}").replace(f"'{value}'", "{}")
+        return f"{type(error).__name__}: {said.replace(f' {value}', ' {}') if value else said}"
+    if repr(found) == repr(value):
+        return "as it is"
+    return repr(found) if isinstance(found, bool | int | float | str | list) else type(found).__name__
 
 
 def lines(shapes: type[Shapes], keywords: tuple[Keyword, ...]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from loom.cancel import Cancel
 from loom.plan.late import LateCaller, LateNeed
 from loom.plan.model import Image, Job, Plan
 from loom.record.saved_plan import load_planned
-from loom.runner.late.jobs import LateJobs, Start
+from loom.runner.late.jobs import LateJobs, Start, after_cancel
 from loom.status import JobResult, Status
 from tests.unit.runner.conftest import Make
 from tests.unit.runner.test_faults import Watching
@@ -121,6 +121,21 @@ def test_a_second_request_ends_the_jobs_that_run_after_the_first(make: Make) -> 
     )
     ran = run(make, job("a", step("sleep 100")), last, code=130, cancel=cancel, sinks=at_steps(cancel, 2))
     assert ran.statuses == {"a": "canceled", "b": "canceled"}
+
+
+def test_jobs_after_a_cancel_end_with_the_next_request_while_they_run() -> None:
+    cancel = Cancel()
+    cancel.request()
+    with after_cancel(cancel) as last:
+        assert not last.requested
+        cancel.request()
+        assert last.now
+    over = Cancel()
+    with after_cancel(over) as last:
+        pass
+    over.request()
+    over.request()
+    assert not last.requested
 
 
 def test_jobs_that_run_after_a_cancel_have_a_limit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
