@@ -319,14 +319,14 @@ class DetachedPlace(Protocol):
         """Open its session again, to `hand_over` and `run` the same commands: their output comes from the first byte on."""
 
 
-class KeptPlace(Protocol):
+class KeptSession(Protocol):
     """A job's place without a session of this process: its run continues elsewhere, or it was kept."""
 
     @property
     def name(self) -> str: ...
 
     @property
-    def place_id(self) -> str:
+    def kept_id(self) -> str:
         """As `SessionFacts.container_id`."""
 
     @property
@@ -476,7 +476,7 @@ class Provider(Protocol):
         """
         raise ProviderError(f"the services of job {job.id} need a provider of containers")
 
-    def find(self, run_id: str, job_id: str, place_id: str = "", *, user: str = "") -> KeptPlace | None:
+    def find(self, run_id: str, job_id: str, kept_id: str = "", *, user: str = "") -> KeptSession | None:
         """Find the place of a running or kept job: by id (`SessionFacts.container_id`), else the newest.
 
         `user`: of commands in it, as the session stated (`COMMAND_USER` in its details).

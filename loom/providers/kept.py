@@ -26,7 +26,7 @@ _CLEAR = b"""clear() {
 
 
 class Kept(Struct, frozen=True, kw_only=True):
-    """A part of `providers.base.KeptPlace`. An engine runs a script in it (`as_root`) and unpacks an archive (`put`)."""
+    """A part of `providers.base.KeptSession`. An engine runs a script in it (`as_root`) and unpacks an archive (`put`)."""
 
     name: str
     kept: bool

@@ -105,9 +105,9 @@ class Store:
         """Return whether its record is in this store: copies, and files of jobs in a workspace, are untrusted."""
         return Path(os.path.realpath(entry.paths.root)).parent == Path(os.path.realpath(self.runs_dir))
 
-    def lock_of_place(self, place_id: str) -> Path:
+    def lock_of_kept(self, kept_id: str) -> Path:
         """The lock file of a kept place (`storage.holds`)."""
-        return self.places_dir / f"{place_id.replace('/', '.')}.lock"
+        return self.places_dir / f"{kept_id.replace('/', '.')}.lock"
 
     def lock_of_group(self, project: str, group: str) -> Path:
         """The lock file of a project's resource group (`storage.holds`)."""

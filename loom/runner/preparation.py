@@ -174,7 +174,7 @@ class Preparation:
             "container_name": facts.container_name,
             "user": facts.user,
             "shell": " ".join(chosen(self._job.shell, facts.auto_shell)),
-            "workspace": str(opened.view.place),
+            "workspace": str(opened.view.files),
             "view_of": str(opened.view.workspace),
             "mount_mode": opened.view.mode.value,
             **({"path": facts.path} if self._job.late is not None else {}),

@@ -181,12 +181,12 @@ class PastJob(Struct, frozen=True, kw_only=True):
         return next((text.removeprefix(NOT_KEPT) for text in warnings if text.startswith(NOT_KEPT)), "")
 
     @property
-    def place_id(self) -> str:
-        """The id of its kept place; of a resume that was killed, the one that it continued in. Empty without one."""
+    def kept_id(self) -> str:
+        """The id of its kept session; of a resume that was killed, the one that it continued in. Empty without one."""
         return str((self.kept or self.state.facts.get("session_opened", {})).get("container_id") or "")
 
     @property
-    def may_have_place(self) -> bool:
+    def may_be_kept(self) -> bool:
         """Return whether it may still have a container: it runs, was kept, or went on in one that was."""
         adopted = self.state.facts.get("session_opened", {}).get("kept") == "adopted"
         return self.in_container and (self.run.entry.receipt is None or bool(self.kept) or adopted)
@@ -209,12 +209,12 @@ class PastJob(Struct, frozen=True, kw_only=True):
         opened = self.state.facts.get("session_opened")
         if opened is None:
             return None
-        place = Path(opened.get("workspace") or self.run.workspace)
+        files = Path(opened.get("workspace") or self.run.workspace)
         of_container = opened.get("mount_mode", "none") if self.in_container else "none"
         return View(
             mode=MountMode.BIND if of_container == "none" else MountMode(of_container),
-            workspace=Path(opened.get("view_of") or place),
-            directory=place.parent if is_of_job(place) else None,
+            workspace=Path(opened.get("view_of") or files),
+            directory=files.parent if is_of_job(files) else None,
         )
 
     @property
@@ -231,7 +231,7 @@ class PastJob(Struct, frozen=True, kw_only=True):
     @property
     def shares_workspace(self) -> bool:
         """Return whether it ran in the run's workspace itself."""
-        return (view := self.view) is not None and view.place == self.run.workspace
+        return (view := self.view) is not None and view.files == self.run.workspace
 
     @property
     def expires_at(self) -> datetime | None:

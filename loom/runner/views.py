@@ -56,24 +56,24 @@ class View(Struct, frozen=True, kw_only=True):
         return (self.directory or jobs_of(self.workspace)) / ".brought.json"
 
     @property
-    def place(self) -> Path:
+    def files(self) -> Path:
         """The plain path of the job's files: existing, or where they can be laid out."""
         return self.directory / "workspace" if self.directory is not None else self.workspace
 
 
-def laid_out(place: Path, fill: Callable[[Path], None]) -> Path:
-    """Replace `place` by what `fill` puts into a new directory, atomically."""
-    make_own(place.parent.parent)
-    make_own(place.parent)
-    new, old = place.with_name("workspace.new"), place.with_name("workspace.old")
+def laid_out(files: Path, fill: Callable[[Path], None]) -> Path:
+    """Replace `files` by what `fill` puts into a new directory, atomically."""
+    make_own(files.parent.parent)
+    make_own(files.parent)
+    new, old = files.with_name("workspace.new"), files.with_name("workspace.old")
     for rest in (new, old):
         shutil.rmtree(rest, ignore_errors=True)
     fill(new)
-    if place.exists():
-        place.rename(old)
-    new.rename(place)
+    if files.exists():
+        files.rename(old)
+    new.rename(files)
     shutil.rmtree(old, ignore_errors=True)
-    return place
+    return files
 
 
 def save_files(session: Session, target: Path) -> None:

@@ -33,7 +33,7 @@ from loom.status import JobResult, Status
 from loom.util.paths import new_workspace
 
 if TYPE_CHECKING:
-    from loom.providers.base import KeptPlace
+    from loom.providers.base import KeptSession
     from loom.runner.previous_run import PastJob, PastRun
 
 
@@ -86,7 +86,7 @@ class _Resuming:
         self._run_id = str(time.time_ns())
         self._made: list[Path] = []
         """Workspaces that no run owns yet: they are removed if the new run does not start."""
-        self._kept: dict[str, KeptPlace] = {}
+        self._kept: dict[str, KeptSession] = {}
         """The kept containers that hold their job's files; a sync copies changes into them."""
         self._edits: dict[str, Sequence[str]] = {}
         """By resumed job, the files that were changed since it was kept."""
@@ -110,7 +110,7 @@ class _Resuming:
                     snapshot.remove(workspace, recorded=True)
             for job_id in self._kept:  # what was laid out of these is older than what they leave now
                 if (view := reuse.resumed[job_id].view) is not None:
-                    shutil.rmtree(view.place, ignore_errors=True)
+                    shutil.rmtree(view.files, ignore_errors=True)
             if not self._options.quiet:
                 print("\n".join(self._said), flush=True)
             return execute(self._here, past, plan, reuse, self._options, self._run_id)
@@ -131,8 +131,8 @@ class _Resuming:
         before = jobs[0][0].manifest
         manifest = before.read_bytes() if before.exists() else None
         if taken is not None:
-            places = self._places([job for job, _ in jobs], resumed, workspace)
-            brought = syncing.sync(taken, places, self._sync or "", environ=self._here.environ, say=self._said.append)
+            targets = self._sync_targets([job for job, _ in jobs], resumed, workspace)
+            brought = syncing.sync(taken, targets, self._sync or "", environ=self._here.environ, say=self._said.append)
             self._said += replan.not_rebuilt([job.job for job, _ in jobs], brought)
             manifest = snapshot.manifest_bytes(taken.path)
         return plan, Reuse(
@@ -202,11 +202,11 @@ class _Resuming:
         self._made.append(workspace)
         return syncing.take(self._here, self._past, workspace, self._run_id)
 
-    def _places(
+    def _sync_targets(
         self, jobs: list[PastJob], resumed: Mapping[str, Resumption], workspace: Path
     ) -> list[syncing.SyncTarget]:
-        """The files to sync: those of the jobs that go on, and a workspace that jobs share."""
-        places: dict[Path, syncing.SyncTarget] = {}
+        """Return the files to sync: those of the jobs that go on, and a workspace that jobs share."""
+        targets: dict[Path, syncing.SyncTarget] = {}
         for job in jobs:
             resumption = resumed.get(job.job.id)
             view = resumption.view if resumption is not None else None
@@ -216,7 +216,7 @@ class _Resuming:
             manifest = view.brought if view.brought.exists() else job.run.entry.paths.snapshot
             kept, left_out = self._kept.get(job.job.id), dict[str, str]()
             files = view.workspace if kept is None else session.files_of(self._here, job, left_out)
-            places[files] = syncing.SyncTarget(
+            targets[files] = syncing.SyncTarget(
                 job_id=job.job.id,
                 files=files,
                 manifest=manifest,
@@ -224,7 +224,7 @@ class _Resuming:
                 not_there=tuple(left_out),
                 bring=None if kept is None else kept.bring,
             )
-        return list(places.values())
+        return list(targets.values())
 
     def _workspace(self, *, shared: bool) -> Path:
         """Return the run's: what jobs share, or what views of their own are made from."""
@@ -281,7 +281,7 @@ class _Resuming:
             self._said.append(f"{job.job.id} goes on from {step.id}, on this machine")
             return replace(resumption, view=self._files(job))
 
-        found, view = session.find_place(self._here, job), job.view
+        found, view = session.find_kept(self._here, job), job.view
         if found is None or view is None:
             raise self._nothing_kept(job)
         if not found.has_its_files(view.mode):
@@ -290,7 +290,7 @@ class _Resuming:
                 hint=f"start again: loom rerun {job.run.run_id} --failed",
                 code="NOTHING_KEPT",
             )
-        self._held.enter_context(session.held(self._here, job, found.place_id, alone=True))
+        self._held.enter_context(session.held(self._here, job, found.kept_id, alone=True))
         self._save(job)
         if view.mode is not MountMode.BIND:
             self._kept[job.job.id] = found
@@ -320,7 +320,7 @@ class _Resuming:
         )
 
     def _files(self, job: PastJob) -> View | None:
-        """Return the view of a new place for the job; None for the workspace that this run's jobs share."""
+        """Return the view of a new session for the job; None for the workspace that this run's jobs share."""
         if job.shares_workspace:
             return None
         left_out: dict[str, str] = {}

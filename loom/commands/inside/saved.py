@@ -49,7 +49,7 @@ def save(here: Here, job: PastJob) -> list[str]:
 
     Return the paths of the files that were changed since the job was kept.
 
-    Called before a place is adopted, restored over, abandoned or removed. A caller that removes the place leaves it where
+    Called before a session is adopted, restored over, abandoned or removed. A caller that removes the session leaves it where
     this fails; one that goes on in it names the failure. Nothing is saved of a job without files, nor of
     a layer that nobody changed since the job was kept and that can't be read without a copy of all its files.
     ProviderError, RecordError or SnapshotError when there is something and it could not be saved.
@@ -62,7 +62,7 @@ def save(here: Here, job: PastJob) -> list[str]:
         if files is None and _untouched(job):
             return []
         view = job.view
-        copied = files is None and not (view and view.mode is MountMode.BIND and session.may_enter(view.place))
+        copied = files is None and not (view and view.mode is MountMode.BIND and session.may_enter(view.files))
         files = files or session.files_of(here, job, left_out)
     except RequestError as error:
         if error.code == "NOTHING_KEPT":
@@ -80,7 +80,7 @@ def _untouched(job: PastJob) -> bool:
     view, since = job.view, job.kept_at
     if view is None or view.mode is not MountMode.OVERLAY or since is None or not job.ran_as_root:
         return False
-    return snapshot.is_untouched(view.place.parent / "upper", since.timestamp())
+    return snapshot.is_untouched(view.files.parent / "upper", since.timestamp())
 
 
 def _write(job: PastJob, found: Verification, without: dict[str, str]) -> None:

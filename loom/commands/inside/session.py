@@ -27,7 +27,7 @@ from loom.errors import RequestError
 from loom.plan import variables
 from loom.plan.model import MountMode, Plan, Step
 from loom.providers import locks as holds
-from loom.providers.base import Inside, KeptPlace, ReadOnlyMount, Resolved, SessionRequest
+from loom.providers.base import Inside, KeptSession, ReadOnlyMount, Resolved, SessionRequest
 from loom.record.coverage import note_assistance
 from loom.record.documents import Assistance
 from loom.record.events import epoch_ns, timestamp
@@ -115,13 +115,13 @@ def tools_of(here: Here, run: PastRun, plan: Plan, run_id: str) -> JobTools:
 def entered(
     here: Here, job: PastJob, step: Step, *, command: Sequence[str] | None, as_root: bool = False, cancel: Cancel
 ) -> Iterator[EnteredJob]:
-    """The place of `job`, with the environment and services of `step`. On exit, removes what was made for it.
+    """The session of `job`, with the environment and services of `step`. On exit, removes what was made for it.
 
     The record notes the visit with its `command`; None: a shell.
     """
-    with snapshot.occupied(job.run.workspace), _entered(here, job, step, as_root=as_root, cancel=cancel) as place:
-        place.note(command)
-        yield place
+    with snapshot.occupied(job.run.workspace), _entered(here, job, step, as_root=as_root, cancel=cancel) as inside:
+        inside.note(command)
+        yield inside
 
 
 @contextmanager
@@ -131,10 +131,10 @@ def _entered(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Can
         raise RequestError(
             f"job {job.job.id} runs on this machine, as you", hint="--root is for jobs in containers; leave it out"
         )
-    if (found := find_place(here, job)) is not None:
+    if (found := find_kept(here, job)) is not None:
         if job.view is not None and not found.has_its_files(job.view.mode):
             raise _gone(job)  # the engine starts no command in a directory that is not there
-        with nullcontext() if job.run.entry.alive else held(here, job, found.place_id, alone=False):
+        with nullcontext() if job.run.entry.alive else held(here, job, found.kept_id, alone=False):
             yield _found(here, job, step, found, as_root=as_root)
         return
     if job.run.entry.alive and isolated:
@@ -146,21 +146,21 @@ def _entered(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Can
         yield made
 
 
-def find_place(here: Here, job: PastJob) -> KeptPlace | None:
+def find_kept(here: Here, job: PastJob) -> KeptSession | None:
     """Return the job's container if it runs or was kept. No engine is asked where there can be none."""
-    if not job.may_have_place:
+    if not job.may_be_kept:
         return None
-    return here.provider(job).find(job.run.run_id, job.job.id, job.place_id, user=job.command_user)
+    return here.provider(job).find(job.run.run_id, job.job.id, job.kept_id, user=job.command_user)
 
 
-def held(here: Here, job: PastJob, place_id: str, *, alone: bool) -> AbstractContextManager[None]:
-    """Use a kept place: `alone` to go on in it or to remove it, else beside others. RequestError when it is in use."""
+def held(here: Here, job: PastJob, kept_id: str, *, alone: bool) -> AbstractContextManager[None]:
+    """Use a kept session: `alone` to go on in it or to remove it, else beside others. RequestError when it is in use."""
     command = shlex.join(["loom", *sys.argv[1:3]])
     what = f"the container of {job.job.id} (run {job.run.run_id})"
-    return holds.held(here.store.lock_of_place(place_id), what, command, alone=alone)
+    return holds.held(here.store.lock_of_kept(kept_id), what, command, alone=alone)
 
 
-def _found(here: Here, job: PastJob, step: Step, found: KeptPlace, *, as_root: bool) -> EnteredJob:
+def _found(here: Here, job: PastJob, step: Step, found: KeptSession, *, as_root: bool) -> EnteredJob:
     secrets = resolve_secrets(here, job)
     paths, woken = found.wake(variables.files_of(job.job, secrets))
     known = variables.job_environment(
@@ -269,7 +269,7 @@ def _opener(
 
 
 def view_of_files(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -> View:
-    """Return the view of a new place for the job: its files as a plain directory, sent where the engine does not see them."""
+    """Return the view of a new session for the job: its files as a plain directory, sent where the engine does not see them."""
     files, view = files_of(here, job, left_out), job.view
     assert view is not None, "only such a job has files"
     mode = MountMode.VOLUME if view.mode is MountMode.VOLUME else MountMode.BIND
@@ -277,10 +277,10 @@ def view_of_files(here: Here, job: PastJob, left_out: dict[str, str] | None = No
 
 
 def view_now(here: Here, job: PastJob) -> Path | None:
-    """The job's files as they are mounted in its kept place, only to read; None where this process can't read them so."""
+    """The job's files as they are mounted in its kept session, only to read; None where this process can't read them so."""
     if job.view is None or job.view.mode is MountMode.BIND:
         return None  # its files are a plain directory, which needs no engine
-    found = find_place(here, job)
+    found = find_kept(here, job)
     return found.view() if found is not None and found.has_its_files(job.view.mode) else None
 
 
@@ -301,13 +301,13 @@ def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -
             f"job {job.job.id} of run {job.run.run_id} ended before its workspace was created",
             hint="`loom show` gives the reason",
         )
-    if view.mode is MountMode.BIND and view.place.is_dir():
-        if may_enter(view.place):
-            return view.place
-        if (found := find_place(here, job)) is None:
+    if view.mode is MountMode.BIND and view.files.is_dir():
+        if may_enter(view.files):
+            return view.files
+        if (found := find_kept(here, job)) is None:
             raise RequestError(
-                f"the files of job {job.job.id} ({view.place}) belong to the user of its image, and its container is gone",
-                hint=f"as root: chown -R {os.geteuid()}:{os.getegid()} {view.place}",
+                f"the files of job {job.job.id} ({view.files}) belong to the user of its image, and its container is gone",
+                hint=f"as root: chown -R {os.geteuid()}:{os.getegid()} {view.files}",
             )
         # While the container is kept, its user has the files.
         copy = jobs_of(view.run_workspace) / f"{job_directory_name(job.job.id)}.copy" / "workspace"
@@ -315,9 +315,9 @@ def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -
     if view.mode is MountMode.BIND:
         raise _gone(job)
     # An overlay whose lower directory somebody removed would look as if the job had deleted all of its files.
-    if (found := find_place(here, job)) is not None and found.has_its_files(view.mode):
-        return laid_out(view.place, partial(found.copy_files, on_skipped=on_skipped))
-    layer = view.place.parent / "upper"
+    if (found := find_kept(here, job)) is not None and found.has_its_files(view.mode):
+        return laid_out(view.files, partial(found.copy_files, on_skipped=on_skipped))
+    layer = view.files.parent / "upper"
     if view.mode is MountMode.OVERLAY and view.workspace.is_dir() and layer.is_dir():
         request = SessionRequest(
             run_id=job.run.run_id,
@@ -329,12 +329,12 @@ def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -
             shell=(),
             image_id=job.image.image_id if job.image is not None else None,
         )
-        laid = laid_out(view.place, partial(here.provider(job).lay_out, request, on_skipped=on_skipped))
+        laid = laid_out(view.files, partial(here.provider(job).lay_out, request, on_skipped=on_skipped))
         # From now on these are the files: what a new container changes in them must not be laid over again.
         layer.rename(layer.with_name("upper.laid-out"))
         return laid
-    if view.place.is_dir():
-        return view.place
+    if view.files.is_dir():
+        return view.files
     raise _gone(job)
 
 
@@ -381,7 +381,7 @@ def _attempt(job: PastJob) -> dict[str, str]:
 
 
 def after_script_notes(job: PastJob) -> list[str]:
-    """State that the place is not as the failing step left it, since `after_script` ran there."""
+    """State that the session is not as the failing step left it, since `after_script` ran there."""
     if "after_script_ran" not in job.state.facts:
         return []
     before = "`loom run --stop-at failure` stops before it"

@@ -36,7 +36,7 @@ class SyncTarget(Struct, frozen=True, kw_only=True):
     not_there: tuple[str, ...] = ()
     """The paths that `files` was copied without."""
     bring: Callable[[Path, Sequence[str]], None] | None = None
-    """Where `files` is a copy: make these paths so in the place itself."""
+    """Where `files` is a copy: make these paths so in the session itself."""
 
 
 def take(here: Here, past: PastRun, workspace: Path, run_id: str) -> Snapshot:
@@ -49,40 +49,40 @@ def take(here: Here, past: PastRun, workspace: Path, run_id: str) -> Snapshot:
 
 def sync(
     taken: Snapshot,
-    places: Sequence[SyncTarget],
+    targets: Sequence[SyncTarget],
     prefer: str,
     *,
     environ: Mapping[str, str],
     say: Callable[[str], None],
 ) -> list[str]:
-    """Bring into each place what changed in the checkout since that place was last synced; return the paths.
+    """Bring into each target what changed in the checkout since it was last synced; return the paths.
 
     RequestError for files that both sides changed, unless `prefer` decides; nothing is changed then.
     """
     compared = [
         (
-            place,
+            target,
             snapshot.compare(
-                taken.path, place.files, environ=environ, manifest_file=place.manifest, not_there=place.not_there
+                taken.path, target.files, environ=environ, manifest_file=target.manifest, not_there=target.not_there
             ),
         )
-        for place in places
+        for target in targets
     ]
     if prefer == ASK:
         _refuse_conflicts(compared)
-    for place, found in compared:
-        applied = snapshot.bring(taken.path, place.files, found, theirs=prefer == THEIRS)
-        if place.bring is not None:
-            place.bring(place.files, list(dict.fromkeys([*applied.removed, *applied.written])))
-        make_own(place.brought.parent)
-        atomic.write(place.brought, snapshot.manifest_bytes(taken.path), mode=0o600)
+    for target, found in compared:
+        applied = snapshot.bring(taken.path, target.files, found, theirs=prefer == THEIRS)
+        if target.bring is not None:
+            target.bring(target.files, list(dict.fromkeys([*applied.removed, *applied.written])))
+        make_own(target.brought.parent)
+        atomic.write(target.brought, snapshot.manifest_bytes(taken.path), mode=0o600)
     return _report([found for _, found in compared], prefer, say)
 
 
 def _refuse_conflicts(compared: Sequence[tuple[SyncTarget, Merge]]) -> None:
     lines = [
-        f"{place.job_id}: {readable(path)} ({reason})"
-        for place, found in compared
+        f"{target.job_id}: {readable(path)} ({reason})"
+        for target, found in compared
         for path, reason in found.conflicts.items()
     ]
     if lines:

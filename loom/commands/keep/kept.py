@@ -37,7 +37,7 @@ def kept(here: Here, unknown: dict[str, str]) -> list[LeftContainer]:
                 job_id=job_id,
                 container_id=container_id,
                 until=datetime.fromisoformat(str(fact["expires_at"])),
-                used_by=holders(here.store.lock_of_place(container_id)),
+                used_by=holders(here.store.lock_of_kept(container_id)),
             )
     return list(found.values())
 
@@ -61,13 +61,13 @@ def _is_there(here: Here, entry: RunEntry, job_id: str, silent: dict[str, str], 
         unknown[entry.run_id] = why
         return False
     try:
-        found = session.find_place(here, job)
+        found = session.find_kept(here, job)
     except LoomError as error:
         unknown[entry.run_id] = error.message
         if isinstance(error, EngineUnavailable | RequestError):
             silent[provider] = error.message
         return False
-    return found is not None and found.place_id == job.place_id
+    return found is not None and found.kept_id == job.kept_id
 
 
 def remove_places(here: Here, entry: RunEntry, silent: dict[str, str], *, in_engine: bool) -> list[str]:
@@ -100,11 +100,11 @@ def remove_places(here: Here, entry: RunEntry, silent: dict[str, str], *, in_eng
 
 @contextmanager
 def held_alone(store: Store, entry: RunEntry) -> Iterator[None]:
-    """Keep everybody out of the run's kept places, and forget their locks if its record goes. RequestError when one is
+    """Keep everybody out of the run's kept sessions, and forget their locks if its record goes. RequestError when one is
     in use.
     """
-    places = dict.fromkeys(str(fact["container_id"]) for _, fact in kept_facts(entry) if fact.get("container_id"))
-    locks = list(map(store.lock_of_place, places))
+    ids = dict.fromkeys(str(fact["container_id"]) for _, fact in kept_facts(entry) if fact.get("container_id"))
+    locks = list(map(store.lock_of_kept, ids))
     with ExitStack() as stack:
         for lock in locks:
             what = f"a kept container of run {entry.run_id}"
@@ -127,10 +127,10 @@ def remove(here: Here, one: LeftContainer) -> list[str]:
         job = past.read(here.store.entry(one.run_ids[-1])).job(one.job_id)
         with session.held(here, job, one.container_id, alone=True):
             saved.save(here, job)
-            found = session.find_place(here, job)
+            found = session.find_kept(here, job)
             problems = list(found.remove()) if found is not None else []
             if not problems:
-                here.store.lock_of_place(one.container_id).unlink(missing_ok=True)
+                here.store.lock_of_kept(one.container_id).unlink(missing_ok=True)
     except LoomError as error:
         return [error.message]
     return problems

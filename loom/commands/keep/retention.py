@@ -82,7 +82,7 @@ class Records:
             entry.goes_on
             or any(self.occupied(Path(path)) for path in entry.workspaces)
             or any(
-                holders(self.store.lock_of_place(str(fact["container_id"])))
+                holders(self.store.lock_of_kept(str(fact["container_id"])))
                 for _, fact in kept_facts(entry)
                 if fact.get("container_id")
             )

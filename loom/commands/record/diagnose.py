@@ -31,15 +31,15 @@ from loom.util.untrusted_files import open_regular
 
 def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None:
     """`loom diagnose`."""
-    place = here({"color": color})
+    project = here({"color": color})
     if is_log(run):
-        _show([of_log(place, run, job)], form, place)
+        _show([of_log(project, run, job)], form, project)
         return
     of_all = job is None and form in forms.OF_ALL_JOBS
     reading: Reading | None = None
-    diagnosis = _refusal(place) if run == "last" and job is None else None
+    diagnosis = _refusal(project) if run == "last" and job is None else None
     if diagnosis is None:
-        reading, job, more = run_or_job(place, run, job, None)
+        reading, job, more = run_or_job(project, run, job, None)
         of_all = of_all and job is None
         if more is not None:
             raise RequestError(f"unexpected argument {more}: expected [RUN] [JOB]")
@@ -57,11 +57,11 @@ def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None
                 events_path=None,
             )
     others = [diagnosis_of(reading, other.job_id) for other in diagnosis.others] if of_all and reading else []
-    _show([diagnosis, *others], form, place)
+    _show([diagnosis, *others], form, project)
 
 
-def _show(found: Sequence[Diagnosis], form: str, place: Here) -> None:
-    look, write = screen_parts(place.config.color if form == "text" else "never")
+def _show(found: Sequence[Diagnosis], form: str, project: Here) -> None:
+    look, write = screen_parts(project.config.color if form == "text" else "never")
     for line in forms.lines(form, found[0], look, now_ns=time.time_ns(), others=found[1:]):
         write(line)
 
@@ -78,12 +78,12 @@ def is_log(named: str) -> bool:
 _NO_LOGS = (".json", ".jsonl")
 
 
-def of_log(place: Here, named: str, job: str | None) -> Diagnosis:
+def of_log(project: Here, named: str, job: str | None) -> Diagnosis:
     """Diagnose the job that a log is of."""
     if job is not None:
         raise RequestError(f"unexpected argument {job}: a log is of one job")
     if is_address(named):
-        found: Diagnosis = import_module("loom.commands.record.remote").diagnosis_of_remote(place, named)
+        found: Diagnosis = import_module("loom.commands.record.remote").diagnosis_of_remote(project, named)
         return found
     try:
         with open_log(named) as file:
@@ -94,15 +94,15 @@ def of_log(place: Here, named: str, job: str | None) -> Diagnosis:
         ) from error
     if not log.lines_total:
         raise RequestError(f"{named}: the log is empty", code="LOG_UNREADABLE")
-    return diagnosis_of_log(log, named, root=place.root)
+    return diagnosis_of_log(log, named, root=project.root)
 
 
 def open_log(named: str) -> AbstractContextManager[BinaryIO]:
     return nullcontext(sys.stdin.buffer) if named == "-" else open_regular(Path(named))
 
 
-def _refusal(place: Here) -> Diagnosis | None:
+def _refusal(project: Here) -> Diagnosis | None:
     """Diagnose a run that was refused after the last one that has a record."""
-    last = next((entry.run_id for entry, *_ in place.store.families(place.root)), None)
-    found = since(place.config.state_dir, place.root, last)
+    last = next((entry.run_id for entry, *_ in project.store.families(project.root)), None)
+    found = since(project.config.state_dir, project.root, last)
     return None if found is None else diagnose_refusal(found, last)

@@ -28,20 +28,20 @@ class Remote(Struct, frozen=True, kw_only=True):
     job: RemoteJob
 
 
-def remote_job(place: Here, url: str) -> Remote:
+def remote_job(project: Here, url: str) -> Remote:
     """Return the job that an address means; of a pipeline or run the first that failed."""
     address = address_of(url)
-    server = connected(place, address)
+    server = connected(project, address)
     job = server.job(server.address)
     if not job.ended:
         raise ServerRefused(f"{job.url}: the job has not ended: {job.status}", hint="try again when it has")
     return Remote(address=server.address, server=server, job=job)
 
 
-def connected(place: Here, address: JobAddress) -> Server:
-    found = checkout.origin_of(place.root, place.environ)
+def connected(project: Here, address: JobAddress) -> Server:
+    found = checkout.origin_of(project.root, project.environ)
     home = origin_of(str(found)) if found is not None else None
-    token = token_for(address, place.environ, place.config, place.root, origin=home.server if home else "")
+    token = token_for(address, project.environ, project.config, project.root, origin=home.server if home else "")
     return server_of(address, token)
 
 
@@ -80,11 +80,11 @@ def read(file: BinaryIO) -> ServerLog:
     return read_log(iter(lambda: file.read(_BLOCK), b""))
 
 
-def diagnosis_of_remote(place: Here, url: str) -> Diagnosis:
+def diagnosis_of_remote(project: Here, url: str) -> Diagnosis:
     """Diagnose the job of an address by its log alone."""
-    remote = remote_job(place, url)
+    remote = remote_job(project, url)
     with downloaded(remote) as file:
         log = read(file)
     return diagnosis_of_log(
-        log, remote.job.url, job=remote.job.name, root=place.root, again=f"loom reproduce {remote.job.url}"
+        log, remote.job.url, job=remote.job.name, root=project.root, again=f"loom reproduce {remote.job.url}"
     )

@@ -141,7 +141,7 @@ def _resumed(here: Here, job: PastJob) -> Resumption | None:
 def _opened(
     here: Here, job: PastJob, saved: Path, request: SessionRequest, on_output: OnOutput, cancel: Cancel
 ) -> Iterator[Session]:
-    found = session.find_place(here, job)
+    found = session.find_kept(here, job)
     if not isinstance(found, DetachedPlace):
         raise ProviderError(
             f"the pod in which job {job.job.id} went on is gone",

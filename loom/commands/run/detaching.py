@@ -1,4 +1,4 @@
-"""Leave a run whose jobs go on in their places (`loom run --detach`)."""
+"""Leave a run whose jobs go on in their sessions (`loom run --detach`)."""
 
 from __future__ import annotations
 

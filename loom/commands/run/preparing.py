@@ -63,7 +63,7 @@ class Options(Struct, frozen=True, kw_only=True):
     stop_at: Sequence[str] = ()
     """`failure`, `pause` or `JOB[:STEP]`."""
     detach: bool = False
-    """Whether jobs are handed over to their places, where they go on without this process."""
+    """Whether jobs are handed over to their sessions, where they go on without this process."""
     no_delay: bool = False
     """Whether delayed jobs start at once."""
     repeat: int | None = None

@@ -225,11 +225,11 @@ class DockerProvider(Provider):
             self._reap_once(self._connect())
             yield network
 
-    def find(self, run_id: str, job_id: str, place_id: str = "", *, user: str = "") -> KeptContainer | None:
+    def find(self, run_id: str, job_id: str, kept_id: str = "", *, user: str = "") -> KeptContainer | None:
         from loom.providers.docker.session.kept import find
 
         client = self._connect()
-        found = (find(client, run_id, job_id, place_id) if place_id else None) or find(client, run_id, job_id)
+        found = (find(client, run_id, job_id, kept_id) if kept_id else None) or find(client, run_id, job_id)
         return None if found is None else replace(found, user=user)
 
     def remove_run(self, run_id: str, jobs: Sequence[Job]) -> Sequence[str]:

@@ -217,9 +217,9 @@ class KubernetesProvider(Provider):
             opened.close()
         opened.output.check()
 
-    def find(self, run_id: str, job_id: str, place_id: str = "", *, user: str = "") -> KeptPod | None:
+    def find(self, run_id: str, job_id: str, kept_id: str = "", *, user: str = "") -> KeptPod | None:
         namespaces = {pool.namespace for pool in self._setup.config.pools.values() if pool.provider == self.name}
-        return find(self._cluster, run_id, job_id, place_id, {*namespaces, None})
+        return find(self._cluster, run_id, job_id, kept_id, {*namespaces, None})
 
     def remove_run(self, run_id: str, jobs: Sequence[Job]) -> Sequence[str]:
         for namespace in {job.pool.namespace if job.pool else None for job in jobs}:

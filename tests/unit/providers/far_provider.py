@@ -72,7 +72,7 @@ class FarProvider(Provider):
             if not (place / "kept").exists():
                 shutil.rmtree(place)
 
-    def find(self, run_id: str, job_id: str, place_id: str = "", *, user: str = "") -> FarKept | None:
+    def find(self, run_id: str, job_id: str, kept_id: str = "", *, user: str = "") -> FarKept | None:
         self._must_answer()
         for place in sorted(self._machine.iterdir()):
             if json.loads((place / "job").read_text()) == [run_id, job_id]:
@@ -205,7 +205,7 @@ class FarKept:
     def __init__(self, place: Path, session: Callable[[Path, SessionRequest], Any]) -> None:
         self._place = place
         self._session = session
-        self.name = self.place_id = place.name
+        self.name = self.kept_id = place.name
         self.kept = (place / "kept").exists()
 
     def wake(self, secrets: Mapping[str, bytes]) -> tuple[Mapping[str, str], bool]:

@@ -71,8 +71,8 @@ class Detaching(FarProvider):
         assert request.detached
         yield Detached(place, request)
 
-    def find(self, run_id: str, job_id: str, place_id: str = "", *, user: str = "") -> FarKept | None:
-        found = super().find(run_id, job_id, place_id, user=user)
+    def find(self, run_id: str, job_id: str, kept_id: str = "", *, user: str = "") -> FarKept | None:
+        found = super().find(run_id, job_id, kept_id, user=user)
         return None if found is None else Waiting(found._place, found._session)
 
 

@@ -179,7 +179,7 @@ def test_a_later_run_finds_the_job_its_place_and_its_step(make: Make) -> None:
     ran = project.run(on="far", keep="on-failure", code=1)
     job = past(project)
     kept = ran.facts("session_kept", "one")[0]
-    assert (job.failing_step, job.last_step, job.place_id) == ("script/01", "script/01", kept["container_id"])
+    assert (job.failing_step, job.last_step, job.kept_id) == ("script/01", "script/01", kept["container_id"])
     assert job.expires_at == datetime.fromisoformat(kept["expires_at"])
     assert (job.cache_keys, job.ran_as_root, job.command_user) == (("k",), False, "")
     assert job.step(None).id == job.step("1").id == job.step("script/1").id == "script/01"
@@ -187,7 +187,7 @@ def test_a_later_run_finds_the_job_its_place_and_its_step(make: Make) -> None:
     assert view is not None
     assert (view.mode.value, view.workspace, view.run_workspace) == ("ephemeral_volume", ran.workspace, ran.workspace)
     assert view.directory is not None
-    assert view.place == view.directory / "workspace"
+    assert view.files == view.directory / "workspace"
     assert not job.shares_workspace
     assert job.manifest == job.run.entry.paths.snapshot
     view.brought.parent.mkdir(parents=True, exist_ok=True)
@@ -204,9 +204,9 @@ def test_a_job_alone_has_the_workspace_of_the_run(make: Make) -> None:
     ran = project.run(code=1)
     job = past(project)
     assert job.view is not None
-    assert (job.shares_workspace, job.view.place, job.view.directory) == (True, ran.workspace, None)
+    assert (job.shares_workspace, job.view.files, job.view.directory) == (True, ran.workspace, None)
     assert job.view.brought == ran.workspace.with_name(f"{ran.workspace.name}.jobs") / ".brought.json"
-    assert (job.place_id, job.expires_at, job.kept) == ("", None, {})
+    assert (job.kept_id, job.expires_at, job.kept) == ("", None, {})
 
 
 def test_the_outputs_of_the_steps_before_one_are_those_of_its_attempt(make: Make) -> None:

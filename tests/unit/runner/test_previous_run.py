@@ -157,7 +157,7 @@ def past(
 
 def test_what_was_kept_of_a_job_or_why_it_was_not() -> None:
     nothing = past()
-    assert (nothing.kept, nothing.not_kept, nothing.place_id, nothing.expires_at, nothing.image) == (
+    assert (nothing.kept, nothing.not_kept, nothing.kept_id, nothing.expires_at, nothing.image) == (
         {},
         "",
         "",
@@ -176,7 +176,7 @@ def test_what_was_kept_of_a_job_or_why_it_was_not() -> None:
         image_resolved={"name": "n", "id": "sha256:1"},
         cache_keys={"keys": ["k"]},
     )
-    assert (kept.place_id, kept.kept_at, kept.expires_at) == (
+    assert (kept.kept_id, kept.kept_at, kept.expires_at) == (
         "c",
         datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC),
         datetime(2026, 1, 3, 3, 4, 6, tzinfo=UTC),
@@ -203,7 +203,7 @@ def test_what_was_kept_of_a_job_or_why_it_was_not() -> None:
     ],
 )
 def test_a_job_may_still_have_its_container(job: PastJob, may: bool) -> None:
-    assert job.may_have_place is may
+    assert job.may_be_kept is may
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_a_job_that_is_alone_has_the_workspace_unless_it_may_need_another(tmp_pa
     assert views(tmp_path, alone=True).of(job()).workspace == tmp_path / "run"
     assert views(tmp_path, alone=True).of(job(retries=1)).mode is MountMode.OVERLAY
     host = views(tmp_path).of(job(provider="host"))
-    assert (host.mode, host.copied, host.place) == (MountMode.BIND, True, host.workspace)
+    assert (host.mode, host.copied, host.files) == (MountMode.BIND, True, host.workspace)
 
 
 @pytest.mark.parametrize("mode", list(WorkspaceMode))

@@ -75,7 +75,7 @@ def find(
 
 
 class KeptContainer(Kept, frozen=True, kw_only=True):
-    """Implements `providers.base.KeptPlace`: a job's container, running or kept."""
+    """Implements `providers.base.KeptSession`: a job's container, running or kept."""
 
     client: docker.DockerClient
     container_id: str
@@ -84,7 +84,7 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
     """Of commands in it; empty: the container's own."""
 
     @property
-    def place_id(self) -> str:
+    def kept_id(self) -> str:
         return self.container_id
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> ContainerInside:

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from loom.storage.workspace import OnSkipped
 
 
-def find(cluster: Cluster, run_id: str, job_id: str, place_id: str, namespaces: Iterable[str | None]) -> KeptPod | None:
+def find(cluster: Cluster, run_id: str, job_id: str, kept_id: str, namespaces: Iterable[str | None]) -> KeptPod | None:
     """Return a job's pod: the one with this id (`namespace/name`), else the newest with the job's labels; None if gone."""
-    for there, pod in _candidates(cluster, run_id, job_id, place_id, namespaces):
+    for there, pod in _candidates(cluster, run_id, job_id, kept_id, namespaces):
         if states.runs(pod, JOB) and not pod["metadata"].get("deletionTimestamp"):
             marks = pod["metadata"]["labels"]
             return KeptPod(
@@ -52,10 +52,10 @@ def find(cluster: Cluster, run_id: str, job_id: str, place_id: str, namespaces: 
 
 
 def _candidates(
-    cluster: Cluster, run_id: str, job_id: str, place_id: str, namespaces: Iterable[str | None]
+    cluster: Cluster, run_id: str, job_id: str, kept_id: str, namespaces: Iterable[str | None]
 ) -> Iterator[tuple[Cluster, Json]]:
     doing = f"looking for the pod of job {job_id}"
-    namespace, _, name = place_id.partition("/")
+    namespace, _, name = kept_id.partition("/")
     if name:
         there = cluster.at(namespace)
         with suppress(Gone):
@@ -69,12 +69,12 @@ def _candidates(
 
 
 class KeptPod(Kept, frozen=True, kw_only=True):
-    """Implements `providers.base.KeptPlace`."""
+    """Implements `providers.base.KeptSession`."""
 
     cluster: Cluster
 
     @property
-    def place_id(self) -> str:
+    def kept_id(self) -> str:
         return f"{self.cluster.namespace}/{self.name}"
 
     def wake(self, secrets: Mapping[str, bytes]) -> tuple[Mapping[str, str], bool]:
@@ -168,7 +168,7 @@ class KeptPod(Kept, frozen=True, kw_only=True):
             provider="kubernetes",
             image=(request.image.name if request.image else None) or "",
             image_id=request.image_id or "",
-            container_id=self.place_id,
+            container_id=self.kept_id,
             container_name=self.name,
             user=saved.user if saved is not None else "",
             auto_shell=saved.auto_shell if saved is not None else SH,
