@@ -108,17 +108,23 @@ class _Bisect:
             left := left_of(self._order, self._good, self._bad, self._verdicts, at_once)
         ).next and not self._cancel.requested:
             self._test(left.next)
-        if not self._cancel.requested and len(left.candidates) == 1 and self._run_of(left.candidates[0]) is None:
-            self._test(left.candidates)  # nobody has seen that it fails
-            if self.tested[-1].verdict != "bad":
-                raise RequestError(
-                    f"{self._bad[:12]}, which you named as bad, is {self.tested[-1].verdict}",
-                    hint="the job may be flaky: loom run JOB --repeat 20",
-                    code="BISECT_RANGE",
-                )
+        if len(left.candidates) == 1:
+            self._confirm(self._bad, "bad")
+            self._confirm(self._good, "good")
         if not self._cancel.requested:
             self._file.unlink(missing_ok=True)
         return left
+
+    def _confirm(self, commit: str, named: Verdict) -> None:
+        """Run the job on a commit that was named, if no other one was seen to end so. RequestError for another result."""
+        if named not in self._verdicts.values() and not self._cancel.requested:
+            self._test([commit])
+        if (verdict := self._verdicts.get(commit, named)) != named and (named, verdict) != ("good", "skip"):
+            raise RequestError(
+                f"{commit[:12]}, which you named as {named}, is {verdict}",
+                hint="name another one; or the job may be flaky: loom run JOB --repeat 20",
+                code="BISECT_RANGE",
+            )
 
     def document(self, job: str, left: RemainingCommits) -> Bisection:
         only = left.candidates[0] if len(left.candidates) == 1 else None

@@ -74,6 +74,13 @@ def test_where_all_others_are_skipped_the_candidates_are_named(project: Project)
     assert "exit code 125" in out
 
 
+def test_commits_that_are_not_as_they_were_named_are_told(project: Project) -> None:
+    history(project)
+    for words, says in ((("HEAD~2", "HEAD"), "named as good, is bad"), (("HEAD~9", "HEAD~7"), "named as bad, is good")):
+        code, out, err = project.loom("bisect", "test", *words, "--no-container")
+        assert (code, says in err) == (2, True), out + err
+
+
 def test_an_interrupted_bisection_goes_on(project: Project, tmp_path: Path) -> None:
     history(project)
     words = ["bisect", "test", "HEAD~9", "--no-container"]
