@@ -105,6 +105,17 @@ def test_links_that_climb_out_come_and_go_as_links(mounted: Place) -> None:
         assert job.run("readlink out/up out/same").out == b"../../x\nup\n"
 
 
+def test_podman_keeps_links_of_the_workspace_that_climb_out(podman_place: Place) -> None:
+    podman_place.mount_mode = MountMode.VOLUME
+    (podman_place.workspace / "in").mkdir()
+    (podman_place.workspace / "in" / "up").symlink_to("../../x")
+    with podman_place.job() as job:
+        packed = list(job.session.get_archive(["in"]))
+        assert job.run("readlink in/up; rm in/up").out == b"../../x\n"
+        job.session.put_archive(packed)
+        assert job.run("readlink in/up").out == b"../../x\n"
+
+
 def test_two_jobs_do_not_see_each_others_work(mounted: Place) -> None:
     if mounted.mount_mode is MountMode.BIND:
         pytest.skip("they do, and are meant to")

@@ -236,12 +236,12 @@ class _EngineVolume:
     def _links_apart(self, owner: tuple[int, int] = (0, 0)) -> Iterator[Edit]:
         """For uploads: move links that climb out behind the others, and upload them from the root directory.
 
-        The engine refuses such links below any directory.
+        Docker refuses such links below any directory. Podman takes them there, and would put them below the volume otherwise.
         """
         links: list[tuple[TarEntry, None]] = []
 
         def apart(entry: TarEntry) -> TarEntry | None:
-            if entry.kind != "link" or not climbs_out(entry.path, entry.target):
+            if entry.kind != "link" or not climbs_out(entry.path, entry.target) or Traits(self._client).podman:
                 return entry
             links.append((below(self._request.project_dir.strip("/"), entry), None))
             return None
