@@ -297,10 +297,7 @@ class Detachable(Protocol):
     """A session whose steps go on while this process is gone (`SessionRequest.detached`)."""
 
     def hand_over(
-        self,
-        steps: Sequence[Command],
-        after: Mapping[bool, Sequence[Command]],
-        save: Callable[[bytes], None],
+        self, steps: Sequence[Command], after: Mapping[bool, Sequence[Command]], save: Callable[[bytes], None]
     ) -> None:
         """Begin all commands of the job in the place: `steps` up to the first that fails, then those of `after` for success
         (True) or failure. Each is then `run` as usual, in this order, to get its output and its end.
@@ -385,13 +382,7 @@ class ImageResolver(Protocol):
     """Makes images available before a place is opened. Thread-safe."""
 
     def resolve(
-        self,
-        image: Image,
-        *,
-        workspace: Path,
-        on_output: OnOutput,
-        cancel: Cancel,
-        secrets: Mapping[str, bytes],
+        self, image: Image, *, workspace: Path, on_output: OnOutput, cancel: Cancel, secrets: Mapping[str, bytes]
     ) -> Resolved:
         """`secrets`: the job's secrets, which a build can mount by name."""
 

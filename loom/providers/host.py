@@ -26,14 +26,7 @@ from typing import TYPE_CHECKING, Any
 from loom.cancel import Cancel
 from loom.errors import ProviderError
 from loom.plan.model import MountMode
-from loom.providers.base import (
-    Capabilities,
-    Provider,
-    Session,
-    SessionFacts,
-    SessionRequest,
-    Setup,
-)
+from loom.providers.base import Capabilities, Provider, Session, SessionFacts, SessionRequest, Setup
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Attached, Channel, Died, Exchange
 from loom.providers.driver.session import Driven, DrivenSession
@@ -388,12 +381,7 @@ class HostInside(CommandsInside, frozen=True, kw_only=True):
         return Exit(code=_code_of(process), ended=ended)
 
     def _on_terminal(
-        self,
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        pipe: int | None,
-        *,
-        stdin: int | None = None,
+        self, arguments: Sequence[str], environment: Mapping[str, str], pipe: int | None, *, stdin: int | None = None
     ) -> subprocess.Popen[bytes]:
         try:
             return subprocess.Popen(

@@ -16,14 +16,7 @@ from loom.snapshot import copy_files, filters, git, line_endings, skip_worktree,
 from loom.snapshot import git_dir as layout
 from loom.snapshot.contents import New, decide, give_way, ignored, new_files
 from loom.snapshot.copy_workers import CopyPool
-from loom.snapshot.index import (
-    Index,
-    directories,
-    lstat,
-    modes_count,
-    pin_name,
-    same_content,
-)
+from loom.snapshot.index import Index, directories, lstat, modes_count, pin_name, same_content
 from loom.snapshot.inside import directory_in, remove_empty
 from loom.snapshot.lock import occupied
 from loom.snapshot.manifest import FILLING, Manifest, write_manifest
@@ -266,11 +259,7 @@ class _Filling:
             tracked = index.tracked(source, outermost=self._is_outermost)
             if isinstance(pool, Renewal):
                 tracked = self._make_way(pool, index, list(tracked))
-            found = pool.copy(
-                tracked,
-                about=about,
-                on_portion=self._progress(about),
-            )
+            found = pool.copy(tracked, about=about, on_portion=self._progress(about))
             listed, unlisted = questions.new_files()
             new = new_files(source, listed, outermost=self._is_outermost)
             absent = set(found.absent)

@@ -127,9 +127,6 @@ def ignored(source: Source, paths: list[str]) -> set[str]:
 def rules_environment(source: Source) -> dict[str, str]:
     """For check-ignore, which knows no literal pathspecs: "./" in front keeps a name like ":(top)" a name."""
     here = git.environment_for(
-        source.environment,
-        keep_config=True,
-        repository=source.repository,
-        index=source.index_path,
+        source.environment, keep_config=True, repository=source.repository, index=source.index_path
     )
     return {name: value for name, value in here.items() if name != "GIT_LITERAL_PATHSPECS"}

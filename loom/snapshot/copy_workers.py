@@ -69,11 +69,7 @@ class CopyPool:
             self._start_helpers()
 
     def copy(
-        self,
-        files: Iterable[tuple[str, int]],
-        *,
-        about: int,
-        on_portion: Callable[[int], None] | None = None,
+        self, files: Iterable[tuple[str, int]], *, about: int, on_portion: Callable[[int], None] | None = None
     ) -> copy_files.Findings:
         """Copy sorted `files` (path, kind); SnapshotError when the target can't be written."""
         self.prepare(about)

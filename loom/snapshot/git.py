@@ -138,12 +138,7 @@ def environment_for(
         for name, value in as_inherited(environ).items()
         if (keep_config if is_config(name) else name not in LOCAL_VARIABLES)
     }
-    named = {
-        "GIT_DIR": git_dir,
-        "GIT_WORK_TREE": work_tree,
-        "GIT_INDEX_FILE": index,
-        "GIT_OBJECT_DIRECTORY": objects,
-    }
+    named = {"GIT_DIR": git_dir, "GIT_WORK_TREE": work_tree, "GIT_INDEX_FILE": index, "GIT_OBJECT_DIRECTORY": objects}
     if repository is not None:
         result |= repository.environment
     result.update({name: str(path) for name, path in named.items() if path is not None})
@@ -395,11 +390,7 @@ def _content(file: BinaryIO) -> bytes:
 
 
 def run(
-    arguments: Sequence[str],
-    environment: Mapping[str, str],
-    *,
-    cwd: Path | None = None,
-    given: bytes | None = None,
+    arguments: Sequence[str], environment: Mapping[str, str], *, cwd: Path | None = None, given: bytes | None = None
 ) -> bytes:
     """Return the output of one git command; GitFailed on failure."""
     return Running(arguments, environment, cwd=cwd, given=given).output()

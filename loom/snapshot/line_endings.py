@@ -30,12 +30,7 @@ def named_in(attributes: bytes) -> bool:
 
 
 def restore(
-    environment: Mapping[str, str],
-    workspace: Path,
-    *,
-    autocrlf: bool,
-    attributes: bytes,
-    changed: Collection[str],
+    environment: Mapping[str, str], workspace: Path, *, autocrlf: bool, attributes: bytes, changed: Collection[str]
 ) -> list[str]:
     """Give the workspace's files the bytes that git would store for them and check out; return the paths of those that differed.
 

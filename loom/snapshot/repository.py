@@ -87,11 +87,7 @@ class RepositoryView(Struct, frozen=True, kw_only=True):
     @property
     def environment(self) -> dict[str, str]:
         """Return the variables that lead a git process here."""
-        return {
-            "GIT_DIR": str(self.git_dir),
-            "GIT_COMMON_DIR": str(self.view),
-            "GIT_WORK_TREE": str(self.root),
-        }
+        return {"GIT_DIR": str(self.git_dir), "GIT_COMMON_DIR": str(self.view), "GIT_WORK_TREE": str(self.root)}
 
 
 def find(start: Path, environ: Mapping[str, str], *, modules: Iterable[Path] = ()) -> RepositoryView | None:

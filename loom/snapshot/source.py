@@ -351,9 +351,7 @@ def _check_lender(store: Path, objects: Path) -> None:
     else:
         return
     raise RequestError(
-        f"{objects / 'info/alternates'}: it names {store}, which {why}",
-        hint=_REPACK,
-        code="OBJECTS_ELSEWHERE",
+        f"{objects / 'info/alternates'}: it names {store}, which {why}", hint=_REPACK, code="OBJECTS_ELSEWHERE"
     )
 
 
@@ -428,11 +426,7 @@ def _alternates(objects: Path) -> list[Path]:
 
 
 def _not_a_list(file: Path) -> RequestError:
-    return RequestError(
-        f"{file}: no list of directories as git writes it",
-        hint=_REPACK,
-        code="OBJECTS_ELSEWHERE",
-    )
+    return RequestError(f"{file}: no list of directories as git writes it", hint=_REPACK, code="OBJECTS_ELSEWHERE")
 
 
 def measure_store(objects: Path) -> ObjectStore:

@@ -214,9 +214,7 @@ class Cache:
                 return SaveResult(key=key, saved=False, warning=f"nothing to save for {key!r}: {why}")
             if packed.size > self._max_size:
                 return SaveResult(
-                    key=key,
-                    saved=False,
-                    warning=f"the cache {key!r} takes {self._too_large(packed.size)}",
+                    key=key, saved=False, warning=f"the cache {key!r} takes {self._too_large(packed.size)}"
                 )
             entry = self._published(spec, key, packed, file.name, trees if not skipped else ())
         unchanged = any(other.blob == entry.blob for other in before)

@@ -128,11 +128,7 @@ class EntryWriter(Struct, kw_only=True):
 
 
 def unpack(
-    stream: Content,
-    root: Path,
-    *,
-    check: Check = lambda: None,
-    on_special: Callable[[str, str], None] | None = None,
+    stream: Content, root: Path, *, check: Check = lambda: None, on_special: Callable[[str, str], None] | None = None
 ) -> EntryWriter:
     """Unpack a tar archive over the directory `root`; a file replaces a file. Removes written files on failure.
 

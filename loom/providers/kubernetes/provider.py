@@ -16,14 +16,7 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.errors import ImageError, LoomError, ServiceError
 from loom.plan.model import PROJECT_DIR, Job, MountMode
-from loom.providers.base import (
-    Capabilities,
-    Provider,
-    SecretValues,
-    SessionFacts,
-    SessionRequest,
-    Setup,
-)
+from loom.providers.base import Capabilities, Provider, SecretValues, SessionFacts, SessionRequest, Setup
 from loom.providers.driver import protocol as driver
 from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.cleanup import reap

@@ -154,11 +154,7 @@ class _InUse(LoomError):
 
 
 def _removed(client: docker.DockerClient, one: Resource) -> Removed:
-    how = {
-        "container": remove_container,
-        "network": remove_network,
-        "volume": remove_volume,
-    }[one.kind]
+    how = {"container": remove_container, "network": remove_network, "volume": remove_volume}[one.kind]
     try:
         how(client, one.key)
         problem = ""

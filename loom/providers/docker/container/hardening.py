@@ -8,11 +8,7 @@ from typing import Any
 _OWNERS = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
 """Capabilities for root in a container to read another user's workspace and return it; other users get none."""
 
-JOB: Mapping[str, Any] = {
-    "cap_drop": ["ALL"],
-    "cap_add": list(_OWNERS),
-    "security_opt": ["no-new-privileges"],
-}
+JOB: Mapping[str, Any] = {"cap_drop": ["ALL"], "cap_add": list(_OWNERS), "security_opt": ["no-new-privileges"]}
 SERVICE: Mapping[str, Any] = {
     **JOB,
     # Most services' images start as root, then change the user.

@@ -81,10 +81,7 @@ class NotRepeated(ImageError):
 
 
 HICCUP = Policy(when=is_transient, attempts=4)
-REMOVAL = Policy(
-    when=lambda error: is_transient(error) or "has active endpoints" in explanation(error),
-    attempts=6,
-)
+REMOVAL = Policy(when=lambda error: is_transient(error) or "has active endpoints" in explanation(error), attempts=6)
 START = Policy(when=lambda error: isinstance(error, StartFailed), attempts=3)
 RESTART = Policy(when=START.when, attempts=4)
 PULL = Policy(

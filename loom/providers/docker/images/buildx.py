@@ -142,12 +142,7 @@ exit "$code"
 
 
 def _run(
-    arguments: list[str],
-    *,
-    descriptors: tuple[int, ...],
-    environ: Mapping[str, str],
-    on_bytes: Any,
-    cancel: Cancel,
+    arguments: list[str], *, descriptors: tuple[int, ...], environ: Mapping[str, str], on_bytes: Any, cancel: Cancel
 ) -> int:
     """Run the command of `_WITH_LOOM`, which inherits `descriptors`; return its exit code."""
     process = subprocess.Popen(

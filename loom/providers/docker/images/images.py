@@ -69,12 +69,7 @@ class Images:
         return resolved
 
     def _resolve(
-        self,
-        image: model.Image,
-        workspace: Path,
-        on_output: OnOutput,
-        cancel: Cancel,
-        secrets: Mapping[str, bytes],
+        self, image: model.Image, workspace: Path, on_output: OnOutput, cancel: Cancel, secrets: Mapping[str, bytes]
     ) -> ResolvedImage:
         if image.build is not None:
             # Imported only for builds: other jobs should not wait for it.

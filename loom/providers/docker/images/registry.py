@@ -198,11 +198,7 @@ _REFUSALS: Mapping[str, tuple[str, str, str]] = {
         "{name} is not in {registry}",
         "Check the name and the tag. The registry's answer: {answer}",
     ),
-    "no space left": (
-        "IMAGE_DISK_FULL",
-        "the engine's disk is full: {answer}",
-        "Make room there: docker system df",
-    ),
+    "no space left": ("IMAGE_DISK_FULL", "the engine's disk is full: {answer}", "Make room there: docker system df"),
     "connection refused|no such host|timeout|tls:|x509|eof|connection reset|server misbehaving|unreachable|no route"
     "|temporary failure|deadline exceeded|http response to|502|503|504|500 internal|service unavailable|bad gateway"
     "|dial tcp": (

@@ -34,13 +34,7 @@ class PodImages:
         self.identity_of: Callable[[str], str | None] = lambda folder: None
 
     def resolve(
-        self,
-        image: Image,
-        *,
-        workspace: Path,
-        on_output: OnOutput,
-        cancel: Cancel,
-        secrets: Mapping[str, bytes],
+        self, image: Image, *, workspace: Path, on_output: OnOutput, cancel: Cancel, secrets: Mapping[str, bytes]
     ) -> PodImage:
         if image.build is not None or image.name is None:
             raise ImageError(

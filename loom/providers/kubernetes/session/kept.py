@@ -172,11 +172,7 @@ class KeptPod(Kept, frozen=True, kw_only=True):
             container_name=self.name,
             user=saved.user if saved is not None else "",
             auto_shell=saved.auto_shell if saved is not None else SH,
-            details={
-                "mount_mode": request.mount_mode.value,
-                "kept": "adopted",
-                "namespace": self.cluster.namespace,
-            }
+            details={"mount_mode": request.mount_mode.value, "kept": "adopted", "namespace": self.cluster.namespace}
             if saved is None
             else saved.details,
         )
