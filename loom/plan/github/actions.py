@@ -12,8 +12,10 @@ from loom.plan.late import Action
 from loom.plan.model import ResolveContext
 from loom.util import yaml_file
 from loom.util.units import meant
-from loom.util.yaml_file import Node, YamlFile, fields_of, items_of, text_of
+from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of, scalars_of, text_of
 from loom.workflow.github import yaml
+from loom.workflow.github.expressions import InvalidExpression
+from loom.workflow.github.shapes import faults
 from loom.workflow.github.sources import NotFetched, Repositories
 
 NAMES = ("action.yml", "action.yaml")
@@ -24,6 +26,18 @@ _OF_STEP = frozenset(
 """The keys of a step of a composite action."""
 _OLDER = ("node12", "node16")
 """Their actions run with the oldest of `NODES`, as on GitHub."""
+
+
+_SHARED = "github strategy matrix job runner"
+_CONTEXTS = {
+    "inputs": f"{_SHARED} hashfiles()",
+    "outputs": f"{_SHARED} steps inputs env",
+    "runs:steps": f"{_SHARED} steps inputs env hashfiles()",
+    "runs:env": "inputs",
+    "runs:args": "inputs",
+}
+"""What the texts of an action's own file may read: a secret only by an input."""
+_STATUS = "always() success() failure() cancelled()"
 
 
 class BadAction(Exception):
@@ -118,6 +132,19 @@ def fetched(repository: str, ref: str, repositories: Repositories | None) -> Act
     return Action(uses=uses, repository=repository, ref=ref, commit=found.commit, directory=str(found.directory))
 
 
+def _check(uses: str, node: Node | None, contexts: str) -> None:
+    """Raise BadAction where expressions below a node read other contexts than these."""
+    for path, scalar in scalars_of(node) if node is not None else ():
+        condition = len(path) == 2 and path[-1] == "if"
+        allowed = frozenset(f"{contexts} {_STATUS if condition else ''}".split())
+        if isinstance(scalar.value, str) and (condition or "${{" in scalar.value):
+            try:
+                for message, _ in faults(scalar.value, allowed, is_condition=condition):
+                    raise BadAction(f"{uses}: {scalar.place}: {message}")
+            except InvalidExpression as error:
+                raise BadAction(f"{uses}: {scalar.place}: invalid expression: {error}") from error
+
+
 def described(file: YamlFile, action: Action) -> ActionFile:
     """Return the action that a file describes. Raises BadAction."""
     if file.problems:
@@ -125,6 +152,8 @@ def described(file: YamlFile, action: Action) -> ActionFile:
     runs = file.root.get("runs") if file.root is not None else None
     if file.root is None or runs is None:
         raise BadAction(f"{action.uses}: {file.name} has no `runs`")
+    for part, contexts in _CONTEXTS.items():
+        _check(action.uses, file.root.find(*part.split(":")), contexts)
     using = text_of(runs.get("using")).lower()
     texts = {key: text_of(node) for key, node in fields_of(runs).items() if key not in ("steps", "env", "args")}
     shared: dict[str, object] = {
@@ -146,6 +175,9 @@ def described(file: YamlFile, action: Action) -> ActionFile:
                     raise BadAction(
                         f"{action.uses}: {step.keys[key].place}: unknown keyword {key}{meant(key, _OF_STEP)}"
                     )
+                for key in ("env", "with"):
+                    if (node := step.get(key)) is not None and node.kind is Kind.SCALAR and node.value is not None:
+                        raise BadAction(f"{action.uses}: {node.place}: {key}: expected a mapping")
                 if step.get("run") is not None and step.get("shell") is None:
                     raise BadAction(f"{action.uses}: {file.name}:{step.line}: `shell` is missing")
             shared |= {

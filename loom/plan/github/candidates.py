@@ -13,7 +13,7 @@ from loom.plan.candidates import Candidate, Withheld
 from loom.plan.github import matrix
 from loom.plan.github.events import event_of
 from loom.plan.github.labels import refused
-from loom.plan.github.texts import LATE, Texts, as_written, node_of
+from loom.plan.github.texts import LATE, Texts, as_written, literal, node_of
 from loom.util.toposort import CycleError, order
 from loom.util.units import meant
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer, read_bytes, text_of
@@ -441,14 +441,14 @@ class GitHubCandidates:
             if name in given:
                 value = job.texts.value(given[name])
                 found[name] = (
-                    text_of(given[name]) if value is LATE else self._typed(job, given[name], name, value, kind)
+                    text_of(given[name]) if value is LATE else literal(self._typed(job, given[name], name, value, kind))
                 )
                 continue
             if text_of(node.get("required")) == "true":  # also one with a default, as on GitHub
                 self._say_of(job, job.node.value["uses"], "uses", f"{file.path} requires the input {name}")
             if (default := node.get("default")) is not None:
                 value = job.texts.value(default)
-                found[name] = text_of(default) if value is LATE else value
+                found[name] = text_of(default) if value is LATE else literal(value)
             else:
                 found[name] = {"boolean": False, "number": 0.0}.get(kind, "")
         return found

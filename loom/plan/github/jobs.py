@@ -22,7 +22,7 @@ from loom.plan.placement import placed
 from loom.pools import Pool
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer, text_of
 from loom.workflow.github import expressions
-from loom.workflow.github.expressions import InvalidExpression, truth
+from loom.workflow.github.expressions import truth
 from loom.workflow.github.keywords import JOB
 from loom.workflow.github.shapes import UNSUPPORTED
 from loom.workflow.github.workflows import CALL
@@ -434,11 +434,7 @@ def _secrets_in(texts: Iterable[str]) -> set[str] | None:
     for text in texts:
         if "${{" not in text:
             continue
-        try:
-            parts = expressions.parts_of(text)
-        except InvalidExpression:
-            continue
-        for part in parts:
+        for part in expressions.parts_of(text):
             if isinstance(part, str):
                 continue
             nodes = list(expressions.nodes_in(part.node))

@@ -128,9 +128,14 @@ def _implied(tree: expressions.Binary) -> bool:
     return tree.operator == "&&" and tree.left == expressions.Call("success", (), 0)
 
 
+def literal(value: Value) -> Value:
+    """Return a value that is evaluated once more: a text whose expressions are none."""
+    return value.replace("${{", "${{ '${{' }}") if isinstance(value, str) else value
+
+
 def node_of(value: Value, at: Node) -> Node:
-    """Return a value as a node at the position of another one."""
-    content: Any = value
+    """Return a value as a node at the position of another one. What looks like an expression in it is none."""
+    content: Any = literal(value)
     if isinstance(value, Mapping):
         content = {name: node_of(one, at) for name, one in value.items()}
     elif isinstance(value, list):

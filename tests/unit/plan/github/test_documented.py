@@ -4,12 +4,14 @@ import pytest
 
 from loom.errors import WorkflowError
 from loom.plan.model import Plan
+from loom.workflow.github.expressions import filled
 from tests.unit.plan.github.conftest import Planned
 
 JOBS = "\njobs: {x: {runs-on: ubuntu-latest, steps: [{run: echo}]}}\n"
 ROOT = f"on: push{JOBS}"
 STEPS = "steps: [{run: echo}]"
 OTHER = "\n  y: {runs-on: ubuntu-latest, steps: [{run: echo}]}\n"
+EMPTY = "runs: {using: composite, steps: [{run: a, shell: sh}]}"
 CALLED = f"on: {{workflow_call: {{secrets: {{Need: {{required: true}}, may: }}}}}}{JOBS}"
 
 
@@ -163,6 +165,30 @@ def test_a_time_limit_may_come_late(planned: Planned) -> None:
     assert found.late.timeout_minutes == "${{ fromJSON(needs.y.outputs.t) }}"
 
 
+def test_a_value_is_no_expression_again(planned: Planned) -> None:
+    plan = planned(
+        job("env: ${{ fromJSON(github.event.text) }}", "steps: [{run: a, env: '${{ fromJSON(github.event.text) }}'}]"),
+        event_payload={"text": '{"A": "${{ secrets.K }}"}'},
+        github={"secrets": {"K": "env://K"}},
+    )
+    found = plan.jobs[0]
+    assert found.late is not None
+    assert found.secrets == ()
+    assert filled(found.late.env["A"], {}) == "${{ secrets.K }}"
+    assert found.steps[0].late is not None
+    assert filled(found.steps[0].late.env["A"], {}) == "${{ secrets.K }}"
+
+
+def test_an_input_of_a_call_is_no_expression_again(planned: Planned) -> None:
+    call = "on: push\njobs: {c: {uses: ./.github/workflows/called.yml, with: {i: '${{ github.event.text }}'}}}"
+    called = f"on: {{workflow_call: {{inputs: {{i: {{type: string}}}}}}}}{JOBS}"
+    plan = planned({"ci.yml": call, "called.yml": called}, event_payload={"text": "a ${{ vars.X }}"})
+    late = plan.jobs[0].late
+    assert late is not None
+    assert late.caller is not None
+    assert filled(late.caller.inputs["i"], {}) == "a ${{ vars.X }}"
+
+
 def test_a_strategy_may_be_one_expression(planned: Planned) -> None:
     plan = planned(job(STEPS, 'strategy: ${{ fromJSON(\'{"matrix":{"a":[1,2]}}\') }}'))
     assert [one.matrix for one in plan.jobs] == [{"a": "1"}, {"a": "2"}]
@@ -181,6 +207,31 @@ def test_a_step_of_a_composite_action_has_its_keys(planned: Planned, step: str, 
     with pytest.raises(WorkflowError) as caught:
         planned(files)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        ("inputs: {a: {default: '${{ secrets.K }}'}}", "action.yml:1:23: there is no context secrets here"),
+        ("outputs: {a: {value: '${{ needs.x.result }}'}}", "action.yml:1:22: there is no context needs here"),
+        ("runs: {steps: [{shell: sh, run: '${{ secrets.K }}'}]}", "there is no context secrets here; there are env"),
+        ("runs: {steps: [{shell: sh, run: a, if: secrets.K}]}", "there is no context secrets here; there are env"),
+        ("runs: {steps: [{shell: sh, run: '${{ x'}]}", "invalid expression: `${{` has no `}}`"),
+        ("runs: {steps: [{shell: sh, run: a, env: '${{ inputs.e }}'}]}", "env: expected a mapping"),
+        ("runs: {env: {A: '${{ secrets[inputs.n] }}'}}", "there is no context secrets here; there are inputs"),
+        ("runs: {steps: [{shell: sh, run: '${{ inputs.a }}', if: failure() && env.A}]}", ""),
+    ],
+)
+def test_an_action_reads_no_secret_that_it_is_not_given(planned: Planned, action: str, message: str) -> None:
+    using = "docker, image: docker://a" if "runs: {env" in action else "composite"
+    text = action.replace("runs: {", f"runs: {{using: {using}, ") if "runs: {" in action else f"{action}\n{EMPTY}"
+    files = {"ci.yml": job("steps: [{uses: ./act}]"), "act/action.yml": text}
+    try:
+        assert planned(files, github={"secrets": {"K": "env://K"}}).jobs[0].secrets == ()
+        said = ""
+    except WorkflowError as error:
+        said = str(error)
+    assert message in said if message else not said
 
 
 def test_an_environment_without_a_name_is_none(planned: Planned) -> None:

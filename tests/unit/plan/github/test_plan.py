@@ -809,20 +809,6 @@ def test_a_plan_can_be_kept(planned: Planned) -> None:
     assert msgspec.json.decode(encode_file(plan), type=Plan) == plan
 
 
-def test_an_invalid_text_of_an_action_hides_no_secret_that_a_later_text_names(planned: Planned) -> None:
-    plan = planned(
-        {
-            "ci.yml": """
-on: push
-jobs: {a: {runs-on: ubuntu-latest, steps: [{uses: ./bad}, {run: "echo ${{ secrets.A }}"}]}}
-""",
-            "bad/action.yml": 'runs: {using: composite, steps: [{run: "echo ${{ ( }}", shell: sh}]}\n',
-        },
-        github={"secrets": {"A": "env://A", "B": "env://B"}},
-    )
-    assert late(plan.job("a")).secrets == {"A": "A"}
-
-
 def test_each_use_of_an_action_has_a_scope_of_its_own(planned: Planned) -> None:
     plan = planned(
         {
