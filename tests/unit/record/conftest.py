@@ -12,6 +12,7 @@ import pytest
 from loom.record.store import RunEntry, Store
 from tests.support.loom_process import run_loom
 
+# The line that ends the step prints what is looked for: bash marks commands only if those before them were slow.
 WORKFLOW = """\
 version: v1
 stages: [build, test]
@@ -24,8 +25,7 @@ test:
     - for i in $(seq 30); do echo "line $i"; done
     - |
       for i in $(seq 30); do echo "before $i"; done >&2
-      echo "tests/test_x.py:12: AssertionError: 1 != 2" >&2
-      cat config.local.json
+      echo "tests/test_x.py:12: AssertionError: 1 != 2" >&2; cat config.local.json
       frobnicate
 lint:
   stage: build
