@@ -70,10 +70,10 @@ class Rootless:
         ):
             there = Path("/etc", name).read_text() if name in ("passwd", "group") else ""
             (directory / name).write_text(f"{there}{line}\n")
-        # Open to all on every ordinary machine, and root's alone on some.
+        # Open to all on every ordinary machine, and root's alone on some, as /tmp is.
         os.mknod(directory / "tun", stat.S_IFCHR, Path("/dev/net/tun").stat().st_rdev)
         (directory / "tun").chmod(0o666)
-        binds = f"mount --bind {directory}/tun /dev/net/tun; "
+        binds = f"mount -t tmpfs -o mode=1777 none /tmp; mount --bind {directory}/tun /dev/net/tun; "
         binds += "".join(
             f"mount --bind {directory}/{name} /etc/{name}; " for name in ("passwd", "group", "subuid", "subgid")
         )
@@ -123,7 +123,7 @@ def rootless(busybox: bytes) -> Iterator[Rootless]:
     for path in ("/etc/subuid", "/etc/subgid", "/dev/net/tun"):
         if not Path(path).exists():
             pytest.skip(f"needs a {path} to put its own in the place of")
-    directory = Path(f"/tmp/loom-test-rootless-{os.getpid()}")  # short: sockets' paths; and open to the user
+    directory = Path(f"/var/tmp/loom-test-rootless-{os.getpid()}")  # short: sockets' paths; and open to the user
     directory.mkdir()
     engine = Rootless(directory)
     try:
