@@ -203,6 +203,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     root: Path | None = None
     """The project's files, as far as they are known."""
     history: History = field(default_factory=History)
+    of_github: bool = False
     tmpfs: Callable[[], Sequence[str]] = field(default=tuple)
     """The job's mounts that are in memory, as `path` or `path:options`."""
 
@@ -373,6 +374,7 @@ def _causes(
             command=command,
             image=(job.get("image") or {}).get("name"),
             in_source=look_at(lines, command, evidence.in_source, exit_code=exit_code),
+            of_github=evidence.of_github,
             tmpfs=evidence.tmpfs,
         )
     )

@@ -80,6 +80,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
             events_path=None if events_path is None else str(reading.paths.logs / events_path),
             root=workspace or root,
             in_source=lambda paths: look_below(root, paths) if root else {},
+            of_github=bool(planned.get("commands")),
             tmpfs=lambda: _tmpfs(reading, job_id),
             history=_history(reading, manifest, texts(output.lines), hunks=workspace is not None)
             if same is None

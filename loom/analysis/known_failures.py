@@ -136,12 +136,17 @@ class Failed(Struct, frozen=True, kw_only=True):
     command: str | None = None
     image: str | None = None
     """None: on this machine."""
+    of_github: bool = False
+    """Whether it is a job of GitHub's workflows."""
     in_source: Mapping[str, InSource] = field(default_factory=dict)
     """By the line that names it."""
     tmpfs: Callable[[], Sequence[str]] = tuple
     """The job's mounts that are in memory."""
 
 
+_OF_GITHUB = (
+    "GitHub's machines have more programs: `github: {runs_on: ...}` in your configuration gives a label another image"
+)
 _ANYBODYS = (None, 1, 2)
 """Exit codes that do not tell which program failed."""
 _TOLERATES = re.compile(r"\||(?:^|\s)!\s|\b(?:if|while|until)\b|\bset \+e")
@@ -274,9 +279,11 @@ def _values(known: Known, groups: Mapping[str, str], line: str, failed: Failed) 
     values = {"name": name, "where": "" if failed.image else " (on this machine)"}
     if "{install}" in known.advice:
         values["install"] = how_to_install(name, failed.image)
+    if "{more}" in known.advice:
         no_engine = next(each.advice for each in table().causes if each.code == "docker_in_job")
         of_engine = failed.image is not None and name in ("docker", "docker-compose")
-        values["engine"] = f"; {no_engine.partition(';')[0]}" if of_engine else ""
+        more = no_engine.partition(";")[0] if of_engine else _OF_GITHUB if failed.of_github else ""
+        values["more"] = f"; {more}" if more else ""
     if "{fullness}" in known.summary:
         values |= _fullness(f"{line} {failed.command or ''}", failed)
     return values

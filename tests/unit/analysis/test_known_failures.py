@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from loom.analysis.known_failures import (
     FAR,
@@ -398,3 +399,12 @@ def test_a_job_without_docker_is_told_how_to_get_an_engine_too(command: str, ima
     failed = Failed(ended="failure", error=None, error_code=None, exit_code=127, lines=lines, in_step=True, image=image)
     (found,) = causes(failed)
     assert (found.code, "docker_socket: true" in found.advice) == ("command_not_found", told)
+
+
+@pytest.mark.parametrize("command", ["gh", "sudo"])
+def test_a_job_of_githubs_is_told_of_another_image(command: str) -> None:
+    lines = [f"/run/loom/step.1: line 1: {command}: command not found"]
+    failed = Failed(
+        ended="failure", error=None, error_code=None, exit_code=127, lines=lines, in_step=True, image="debian"
+    )
+    assert ["runs_on" in causes(replace(failed, of_github=of))[0].advice for of in (True, False)] == [True, False]
