@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec import Struct
 
 from loom.config import AUTO_SHELL
+from loom.providers.driver.shared_shell import quoted
 from loom.providers.driver.steps import AUTO, KNOWS_PIPEFAIL, SH, arguments_of
 
 _SHELLS = ("sh", "bash", "dash", "ash", "zsh", "ksh", "mksh")
@@ -59,7 +60,7 @@ def prepared(
     with its directory, variables and functions. `new_path` names a new file by its purpose.
     """
     step, rc, history = (new_path(what) for what in ("step", "rc", "history"))
-    words = " ".join(shlex.quote(word) for word in arguments_of(shell, step))
+    words = b" ".join(quoted(word) for word in arguments_of(shell, step)).decode("utf-8", "surrogateescape")
     if tuple(shell) == AUTO_SHELL:
         bash, strict, plain = (" ".join(arguments_of(one, shlex.quote(step))) for one in (*AUTO.values(), SH))
         words = (
