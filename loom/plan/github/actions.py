@@ -137,7 +137,8 @@ def _check(uses: str, node: Node | None, contexts: str) -> None:
     for path, scalar in scalars_of(node) if node is not None else ():
         condition = len(path) == 2 and path[-1] == "if"
         allowed = frozenset(f"{contexts} {_STATUS if condition else ''}".split())
-        if isinstance(scalar.value, str) and (condition or "${{" in scalar.value):
+        said = path[-1:] in (("description",), ("deprecationMessage",))
+        if isinstance(scalar.value, str) and not said and (condition or "${{" in scalar.value):
             try:
                 for message, _ in faults(scalar.value, allowed, is_condition=condition):
                     raise BadAction(f"{uses}: {scalar.place}: {message}")

@@ -213,6 +213,7 @@ def test_a_step_of_a_composite_action_has_its_keys(planned: Planned, step: str, 
     ("action", "message"),
     [
         ("inputs: {a: {default: '${{ secrets.K }}'}}", "action.yml:1:23: there is no context secrets here"),
+        ("inputs: {a: {description: 'such as ${{ secrets.K }}'}}", ""),
         ("outputs: {a: {value: '${{ needs.x.result }}'}}", "action.yml:1:22: there is no context needs here"),
         ("runs: {steps: [{shell: sh, run: '${{ secrets.K }}'}]}", "there is no context secrets here; there are env"),
         ("runs: {steps: [{shell: sh, run: a, if: secrets.K}]}", "there is no context secrets here; there are env"),
