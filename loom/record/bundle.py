@@ -38,6 +38,7 @@ SUFFIX = ".bundle"
 MANIFEST, PACK, RECORD, ACTIONS = "manifest.json", "tree.pack", "record", "actions"
 MOST_BYTES = 4 << 30
 MOST_FILES = 50_000
+MOST_TAGS = 1000
 _MOST_MANIFEST = 1 << 20
 _WINDOW = 1 << 27
 _LEFT_OUT = ("artifacts", "artifacts.tar.gz", "saved", "builds", "report.html", "follower.lock")
@@ -57,6 +58,8 @@ class BundledTree(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """A commit with the tree: HEAD, or one on top of it with what was not committed."""
     pack: bool
     """Whether it has objects; if not, HEAD is all, and the other one has it."""
+    tags: Annotated[dict[_Text, _Sha], Meta(max_length=MOST_TAGS)] = {}
+    """Those that HEAD has."""
 
 
 class BundleManifest(BundledTree, frozen=True, kw_only=True, forbid_unknown_fields=True):

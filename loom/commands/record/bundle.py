@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from loom.commands.run.checkout import git as git_answer
 from loom.commands.screen import progress_line
 from loom.errors import LoomError, RequestError, SnapshotError
 from loom.plan.model import Plan
-from loom.record.bundle import PACK, SUFFIX, BundledTree, BundleManifest, pack_name, write_bundle
+from loom.record.bundle import MOST_TAGS, PACK, SUFFIX, BundledTree, BundleManifest, pack_name, write_bundle
 from loom.record.reader import Reading
 from loom.record.saved_plan import load_planned
 from loom.record.store import UNFINISHED
@@ -82,13 +82,13 @@ def _made(here: Here, reading: Reading, target: Path, *, full: bool, base: str |
         heads = [taken["head_sha"], *(each["head_sha"] for each in taken.get("submodules", ()))]
         for number, ((path, tree), head) in enumerate(zip(trees_of(taken).items(), heads, strict=True)):
             repo = _Repository(workspace, path, here)
-            tip = repo.tip(head, tree)
+            tip, tags = repo.tip(head, tree), repo.tags(head)
             repo.check_secrets(plan, tip)
             known = [] if full else repo.known(None if path else base)
             whole = whole and not known
-            if packed := bool(repo.git("rev-list", "-n1", tip, "--not", *known)):
-                packs[pack_name(number)] = repo.packed(tip, known)
-            trees[path] = BundledTree(head_sha=head, tree_sha=tree, tip_sha=tip, pack=packed)
+            if packed := bool(repo.git("rev-list", "-n1", "--objects", tip, *tags.values(), "--not", *known)):
+                packs[pack_name(number)] = repo.packed(tip, tags, known)
+            trees[path] = BundledTree(head_sha=head, tree_sha=tree, tip_sha=tip, pack=packed, tags=tags)
         own = trees.pop("")
         manifest = BundleManifest(
             loom_version=__version__,
@@ -196,8 +196,14 @@ class _Repository:
             raise RequestError(f"--base {base}: no commit of this repository", hint="git log names them")
         return (found or b"").decode().split()
 
-    def packed(self, tip: str, known: Sequence[str]) -> Path:
-        """Write the objects of a commit that those lack, into a file of the workspace. RequestError in a shallow clone."""
+    def tags(self, head: str) -> dict[str, str]:
+        """Return the newest tags that a commit has."""
+        form = ("--sort=-creatordate", f"--count={MOST_TAGS}", "--format=%(objectname) %(refname:strip=2)")
+        listed = self.git("for-each-ref", f"--merged={head}", *form, "refs/tags").splitlines()
+        return {name: sha for sha, _, name in (line.partition(" ") for line in listed)}
+
+    def packed(self, tip: str, tags: Iterable[str], known: Sequence[str]) -> Path:
+        """Write the objects of a commit and of tags that those lack, into a file. RequestError in a shallow clone."""
         if self.git("rev-parse", "--is-shallow-repository") == "true" and not known:
             raise RequestError(
                 "this clone is shallow: it has no whole history to bundle",
@@ -208,7 +214,8 @@ class _Repository:
         self.git("update-ref", _REF, tip)
         # Of a whole history, what is packed already keeps its form: a search among the rest costs more than it saves.
         asked = git.with_config(self._environment, [] if known else [("pack.window", "2")])
-        git.run(("bundle", "create", "-q", str(target), _REF, "--not", *known), asked, cwd=self._root)
+        names = (_REF, *(f"refs/tags/{name}" for name in tags))
+        git.run(("bundle", "create", "-q", str(target), *names, "--not", *known), asked, cwd=self._root)
         return target
 
 

@@ -187,6 +187,11 @@ class _TreeOfBundle:
             self._checked("bundle", "unbundle", str(pack))
         self._checked("update-ref", "--no-deref", "HEAD", self._tree.head_sha)
         git.run(("update-ref", "refs/loom/tip", self._tree.tip_sha), self._lent, cwd=self._directory)
+        asked = "".join(f"{sha}\n" for sha in self._tree.tags.values()).encode()
+        answer = git.run(("cat-file", "--batch-check=%(objectname)"), self._lent, cwd=self._directory, given=asked)
+        there = set(answer.decode().splitlines())
+        tags = "".join(f"create refs/tags/{name} {sha}\n" for name, sha in self._tree.tags.items() if sha in there)
+        git.run(("update-ref", "--stdin"), self._lent, cwd=self._directory, given=tags.encode())
         quick = git.with_config(self._lent, [("pack.window", "0"), ("pack.compression", "1")])
         git.run(("repack", "-a", "-d", "-q"), quick, cwd=self._directory)  # what the clone lent is here from now on
 

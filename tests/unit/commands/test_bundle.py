@@ -436,3 +436,30 @@ def test_what_a_killed_command_unpacked_is_cleaned(project: Project, tmp_path: P
     with occupied(folder / "used"):
         assert project.loom("clean")[0] == 0
     assert [path.name for path in folder.iterdir()] == ["used"]
+
+
+def test_a_replay_has_the_tags_of_the_commit(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.write(gitlab="test: {script: [git describe --tags, git tag -l, exit 3]}")
+    project.git("tag", "light")
+    project.git("clone", "-q", ".", str(tmp_path / "theirs"))
+    project.git("remote", "add", "origin", str(tmp_path / "theirs"))
+    project.git("fetch", "-q", "origin")
+    project.git("tag", "-a", "-m", "x", "mine")
+    assert project.run()[0] == 1
+    assert project.loom("bundle", "-o", str(tmp_path / "x.bundle"))[0] == 0
+    monkeypatch.chdir(tmp_path / "theirs")
+    code, out, err = project.loom("replay", str(tmp_path / "x.bundle"), "--trust", "--json")
+    found = json.loads(out)
+    assert (code, found["verdict"]) == (1, "reproduced"), err
+    assert project.output("test", found["run_id"]) == "mine\nlight\nmine\n"
+    good = opened(tmp_path / "x.bundle")
+    commit = good.manifest.head_sha
+    packs = {"tree.pack": good.folder / "tree.pack"} if good.manifest.pack else {}
+    record = shutil.copytree(good.folder / "record", tmp_path / "record")
+    kept = {name: Path(shutil.copy(path, tmp_path / name)) for name, path in packs.items()}
+    for tags, said in (({"../../HEAD": commit}, (2, 3)), ({"a b": commit}, (2, 3)), ({"gone": "0" * 40}, (1,))):
+        bad = msgspec.structs.replace(good.manifest, tags=tags)
+        write_bundle(tmp_path / "bad.bundle", bad, record, kept, {})
+        monkeypatch.chdir(tmp_path / "theirs")
+        code, out, err = project.loom("replay", str(tmp_path / "bad.bundle"), "--trust")
+        assert (code in said, "internal error" in err) == (True, False), out + err
