@@ -410,6 +410,29 @@ def test_a_job_that_does_not_start_becomes_no_others() -> None:
     assert late.plan.jobs == (many,)
 
 
+@pytest.mark.parametrize(
+    ("condition", "may"),
+    [
+        ("always()", True),
+        ("${{ cancelled() }}", True),
+        ("!failure()", True),
+        ("success()", False),
+        ("", False),
+        ("true", False),
+        ("always(", False),
+    ],
+)
+def test_which_jobs_may_run_although_the_run_is_canceled(condition: str, may: bool) -> None:
+    cancel = Cancel()
+    asked, other = job("a", condition=condition), job("b", condition=condition)
+    late = LateJobs(Plan(workflow_path="w", stages=("jobs",), jobs=(asked,)), {}, cancel)
+    assert not late.may_run_after_cancel(asked)
+    cancel.request()
+    assert late.may_run_after_cancel(asked) == may
+    assert not late.may_run_after_cancel(other), "no job of this run"
+    assert not late.may_run_after_cancel(replace(asked, late=None))
+
+
 def test_what_a_job_becomes_has_its_row_and_its_strategy() -> None:
     strategy = {"max-parallel": 2, "matrix": {"n": ["a b", ""], "include": [{"n": "z" * 200}]}}
     many = job("m", strategy=strategy, group="m", contexts={"github": {"ref": "r"}})

@@ -72,6 +72,10 @@ STEPS = "steps: [{run: echo}]"
             "default: a: x is none of b",
         ),
         (
+            "on: {schedule: [{cron: '* *'}]}\njobs: {x: {runs-on: a, steps: [{run: x}]}}",
+            "/on/schedule/0/cron cron: expected minute, hour, day, month and weekday, found * *",
+        ),
+        (
             "on: {workflow_dispatch: {inputs: {a: {type: choice}, b: {type: boolean, default: yes}}}}\njobs: {}",
             "1:38 /on/workflow_dispatch/inputs/a a: a choice needs `options`",
         ),
