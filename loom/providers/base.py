@@ -27,7 +27,7 @@ from msgspec import Struct, field
 
 from loom.cancel import Cancel
 from loom.config import Config
-from loom.errors import ProviderError
+from loom.errors import ProviderError, ServiceError
 from loom.plan.model import Build, Image, Job, MountMode, Network, Resources
 from loom.pools import Pool
 from loom.status import Exit, OnOutput, Stream
@@ -409,6 +409,10 @@ class OpenedServices(Protocol):
     @property
     def keep(self) -> Callable[[], None]:
         """Keep them and their network running after the block."""
+
+    @property
+    def blamed_for(self) -> Callable[[ProviderError], ServiceError | None]:
+        """Return the error of a service that ended, where that is why the job's container can't start."""
 
 
 class Provider(Protocol):

@@ -40,7 +40,14 @@ class Preparation:
             self._images_used(image.bases if isinstance(image, BuiltImage) else ())
         adopt = resumed.adopt if resumed is not None else None
         services = None if adopt else self._services(secrets)
-        opened = self._session(prewarmed, image, services, adopt)
+        try:
+            opened = self._session(prewarmed, image, services, adopt)
+        except ProviderError as error:
+            ended = services and (self._attempt.service_died or services.blamed_for(error))
+            if not ended:
+                raise
+            self._attempt.failing_section = Section.SERVICES
+            raise ended from error
         self._tell(opened)
         return OpenJob(
             session=opened.session,

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from loom.analysis.evidence import recorded_diagnosis
 from loom.cancel import Cancel
-from loom.errors import ImageError, ProviderError, SnapshotError
+from loom.errors import ImageError, ProviderError, ServiceError, SnapshotError
 from loom.plan.model import MountMode
 from loom.providers.base import Capabilities, SecretValues, SessionFacts, SessionRequest
 from loom.providers.host import HostProvider, HostSession
@@ -226,6 +226,7 @@ class Serving(Engine):
         self.dies, self.error = dies, error
         self.values: SecretValues | None = None
         self.over: list[str] = []
+        self.ended: ServiceError | None = None
 
     @contextmanager
     def services(self, job: Any, *, on_output: Any, on_died: Any, secrets: SecretValues, **_: Any) -> Iterator[Any]:
@@ -235,8 +236,10 @@ class Serving(Engine):
             raise self.error
         if self.dies:
             on_died("db", self.dies)
-        keep = partial(self.over.append, "kept")
-        yield SimpleNamespace(images=(Image(),), network_id="net", variables={"DB": "here"}, keep=keep)
+        keep, blamed_for = partial(self.over.append, "kept"), lambda _: self.ended
+        yield SimpleNamespace(
+            images=(Image(),), network_id="net", variables={"DB": "here"}, keep=keep, blamed_for=blamed_for
+        )
         on_output("stdout", b"stopped\n")
         self.over.append("over")
 
@@ -287,6 +290,17 @@ def test_a_service_that_ends_while_the_job_needs_it_is_the_jobs_error(make: Make
     assert ("run: once" in ran.error("one")) == hint
     assert ran.job("one").outcome["failing_section"] == "services"
     assert "failing_step" not in ran.job("one").outcome
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_service_that_ends_before_its_job_can_start_is_the_jobs_error(make: Make, told: bool) -> None:
+    engine = Serving(dies="exit code 1" if told else "")
+    engine.problem = "NO_NETWORK"
+    engine.ended = None if told else ServiceError("service db ended before the job had started")
+    ran = running(project(make, SERVED), engine, code=3)
+    assert ran.error("one").startswith("service db ended")
+    assert ran.job("one").outcome["failing_section"] == "services"
+    assert engine.over == ["over"]
 
 
 def test_secrets_are_found_before_anything_is_printed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

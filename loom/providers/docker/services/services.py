@@ -39,6 +39,7 @@ class ServiceNetwork(Struct, frozen=True, kw_only=True):
 
     keep: Callable[[], None] = lambda: None
     """Keep the services and the network after the block; they are removed with the job's container."""
+    blamed_for: Callable[[ProviderError], ServiceError | None] = lambda _: None
 
     @property
     def images(self) -> tuple[ResolvedImage, ...]:
@@ -61,6 +62,16 @@ def services(
     been left. `on_died`: called for those that end after all were ready.
     """
     kept = threading.Event()
+
+    def blamed_for(error: ProviderError) -> ServiceError | None:
+        # The engine's answer to the start of the job's container, which joins the first service's network.
+        gone = group.leader and any(word in error.message for word in ("network of", "namespace"))
+        if not (gone and (ended := containers[0].ended())):
+            return None
+        return NotServing(
+            f"service {wanted[0].name} {ended} before the job had started", hint=containers[0].lines.last()
+        )
+
     try:
         network_id = _create_network(group)
         containers = _containers(group, wanted, secrets.services)
@@ -68,14 +79,7 @@ def services(
             running = _started(group, wanted, containers)
             group.on_died = on_died
             joined = f"container:{group.leader}" if group.leader else network_id
-            yield ServiceNetwork(network_id=joined, services=running, keep=kept.set)
-        except ProviderError as error:
-            # The engine's answer to the start of the job's container, which joins the first service's network.
-            gone = group.leader and any(word in error.message for word in ("network of", "namespace"))
-            if gone and (ended := containers[0].ended()):
-                why = f"service {wanted[0].name} {ended} before the job had started"
-                raise NotServing(why, hint=containers[0].lines.last()) from error
-            raise
+            yield ServiceNetwork(network_id=joined, services=running, keep=kept.set, blamed_for=blamed_for)
         finally:
             group.closing.set()
             group.give_up.set()

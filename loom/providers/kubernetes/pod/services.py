@@ -13,7 +13,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.errors import LoomError, ServiceError
+from loom.errors import LoomError, ProviderError, ServiceError
 from loom.plan.model import Service
 from loom.providers.base import SecretValues
 from loom.providers.kubernetes.cluster import pods as states
@@ -49,6 +49,9 @@ class PodServices(Struct, kw_only=True):
     keep: Callable[[], None] = lambda: None
     """They are kept with the pod."""
     followers: list[ServiceLogFollower] = field(default_factory=list)
+
+    def blamed_for(self, _: ProviderError) -> None:
+        """Return None: services start with their pod."""
 
     def next_policies(self) -> bool:
         """Take the next pull policy of each service that has one, for a new pod; False without any."""
