@@ -160,10 +160,11 @@ def output_of(
         if line.seq >= last[0].seq:
             break
         whose = part(lambda of: line.line > 1 + sum(of.values()))  # noqa: B023
-        early += [ReadLine(GAP, whose)] if line.line != before + 1 else []
+        if line.line != before + 1 and texts(early[-1:]) != [GAP]:  # a line that is not seen may stand between two
+            early.append(ReadLine(GAP, whose))
         early += read(line.text, whose)
         before = line.line
-    early += [ReadLine(GAP, early[-1].part)] if early else []
+    early += [ReadLine(GAP, early[-1].part)] if early and early[-1].text != GAP else []
     return ReadOutput([*early, *(line for text, whose in reversed(parted) for line in read(text, whose))], marked)
 
 

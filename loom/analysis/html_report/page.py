@@ -260,9 +260,8 @@ def _job(
     by_attempt: dict[int, list[LogView]] = {}
     readers: dict[int, SectionReader] = defaultdict(SectionReader)
     for unit in reading.units(job.id):
-        of_attempt = (
-            reader_for(job.planned) if job.planned.get("commands") else readers[unit.attempt]
-        )  # a step ends its groups
+        # A step ends its groups of commands.
+        of_attempt = reader_for(job.planned) if job.planned.get("commands") else readers[unit.attempt]
         sections = of_attempt if unit.step is not None else SectionReader()
         by_attempt.setdefault(unit.attempt, []).append(_log(reading, unit, job, diagnosis, share, sections))
     return JobView(

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from loom.analysis.diagnosis import diagnose
 from loom.analysis.output import output_of, texts
-from loom.record.documents import Highlights
+from loom.record.documents import Highlight, Highlights
 from loom.record.events import OutputEvent
 from loom.status import Stream
 from loom.util.sections import CommandReader
@@ -227,3 +227,13 @@ def test_workflow_commands_are_read_as_people_see_them() -> None:
     found = diagnose(replace(evidence(), output=output))
     assert found.telling_line == "Error: no such (src/x.py:7)"
     assert [(each.file, each.line, each.message) for each in found.failures] == [("src/x.py", 7, "no such\nfile")]
+
+
+def test_lines_that_people_do_not_see_leave_one_gap() -> None:
+    told = [
+        Highlight(seq=seq, line=seq, offset=0, text=text, why="error")
+        for seq, text in ((3, "error: a"), (7, "::debug::error"))
+    ]
+    last = [OutputEvent(20, "", "stdout", "end")]
+    output = output_of(last, Highlights(lines=told), {"stdout_lines": 20}, None, CommandReader())
+    assert texts(output.lines) == ["…", "error: a", "…", "end"]
