@@ -21,7 +21,8 @@ def combinations(matrix: Value) -> list[dict[str, Value]]:
             raise InvalidExpression(f"matrix: {name} is {_kind(values)}, not a list")
         if not values:
             raise InvalidExpression(f"matrix: {name} has no value")
-    excluded, included = (_rows(matrix, name) for name in ("exclude", "include"))
+    named = {name.lower(): name for name in vectors}
+    excluded, included = (_rows(matrix, name, named) for name in ("exclude", "include"))
     for name in (name for row in excluded for name in row):
         if name not in vectors:
             raise InvalidExpression(f"matrix: exclude has {name}, which is no key of the matrix")
@@ -45,11 +46,12 @@ def combinations(matrix: Value) -> list[dict[str, Value]]:
     return found
 
 
-def _rows(matrix: Mapping[str, Value], name: str) -> list[Mapping[str, Value]]:
+def _rows(matrix: Mapping[str, Value], name: str, named: Mapping[str, str]) -> list[Mapping[str, Value]]:
+    """Return the rows of `exclude` or `include`, whose keys are those of the matrix without regard to case."""
     rows = matrix.get(name) or []
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
         raise InvalidExpression(f"matrix: {name} is not a list of mappings")
-    return rows
+    return [{named.get(key.lower(), key): value for key, value in row.items()} for row in rows]
 
 
 def _fits(combination: Mapping[str, Value], row: Mapping[str, Value]) -> bool:

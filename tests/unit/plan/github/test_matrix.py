@@ -20,6 +20,7 @@ OS = ["a", "b"]
         ({"os": OS, "exclude": [{}]}, ["a", "b"]),
         ({"os": OS, "v": [True], "exclude": [{"v": 1.0}]}, ["aTrue", "bTrue"]),
         ({"os": OS, "exclude": None, "include": None}, ["a", "b"]),
+        ({"os": OS, "exclude": [{"OS": "a"}], "include": [{"Os": "b", "x": "+"}]}, ["b+"]),
         ({"os": OS, "include": [{"x": "+"}]}, ["a+", "b+"]),
         ({"os": OS, "include": [{"os": "a", "x": "+"}, {"os": "c"}, {"os": "a", "x": "-"}]}, ["a-", "b", "c"]),
         ({"os": OS, "include": [{"x": "1"}, {"x": "2", "os": "b"}]}, ["a1", "b2"]),
