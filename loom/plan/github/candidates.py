@@ -431,7 +431,9 @@ class GitHubCandidates:
         return found
 
     def _inputs_of_call(self, file: WorkflowFile, job: GitHubCandidate) -> dict[str, Any]:
-        declared, given = file.inputs(CALL), fields_of(job.node.get("with"))
+        declared = file.inputs(CALL)
+        named = {name.lower(): name for name in declared}
+        given = {named.get(name.lower(), name): node for name, node in fields_of(job.node.get("with")).items()}
         for name in given.keys() - declared.keys():
             known = ", ".join(declared) or "none"
             self._say_of(job, given[name], "with", f"{file.path} has no input {name}; its inputs: {known}")

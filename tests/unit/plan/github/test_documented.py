@@ -180,7 +180,7 @@ def test_a_value_is_no_expression_again(planned: Planned) -> None:
 
 
 def test_an_input_of_a_call_is_no_expression_again(planned: Planned) -> None:
-    call = "on: push\njobs: {c: {uses: ./.github/workflows/called.yml, with: {i: '${{ github.event.text }}'}}}"
+    call = "on: push\njobs: {c: {uses: ./.github/workflows/called.yml, with: {I: '${{ github.event.text }}'}}}"
     called = f"on: {{workflow_call: {{inputs: {{i: {{type: string}}}}}}}}{JOBS}"
     plan = planned({"ci.yml": call, "called.yml": called}, event_payload={"text": "a ${{ vars.X }}"})
     late = plan.jobs[0].late
