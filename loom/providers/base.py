@@ -492,7 +492,7 @@ class Provider(Protocol):
 
         ProviderError where there is no such container, or it is lost; ImageError without its image.
         """
-        raise ProviderError(f"{asked.name} needs a container beside the job's, which the provider {self.name} has not")
+        raise ProviderError(f"{asked.name} needs a container beside the job's, and the provider {self.name} has none")
 
     def way_here(self, request: SessionRequest, session: Session) -> str | None:
         """Return an address of this machine, with the network around it (`172.17.0.1/16`), at which such a place reaches a

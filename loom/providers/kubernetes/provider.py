@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -42,9 +41,6 @@ from loom.providers.kubernetes.session.link import Link
 from loom.providers.kubernetes.session.session import PodSession, remove
 from loom.providers.removals import Removals
 from loom.status import OnOutput
-
-if TYPE_CHECKING:
-    pass
 
 
 def provider(setup: Setup) -> Provider:
