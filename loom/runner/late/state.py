@@ -21,6 +21,7 @@ from loom.record.step_outputs import recorded, restored
 from loom.runner.late.files import FILES
 from loom.secrets.masking import Masker
 from loom.workflow.github.expressions import (
+    Exact,
     Function,
     InvalidExpression,
     Value,
@@ -253,7 +254,7 @@ class LateState:
             "github": github,
             "job": job,
             "steps": scope.steps,
-            "env": self._env(late) if env is None else env,
+            "env": Exact(self._env(late) if env is None else env),
         }
         return found | ({"inputs": scope.inputs} if late.scope else {})
 

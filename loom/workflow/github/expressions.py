@@ -353,6 +353,10 @@ _COMPARED: Mapping[str, Callable[[Value, Value], bool]] = {
 }
 
 
+class Exact(dict[str, Value]):
+    """A mapping whose keys have a case: the context `env`."""
+
+
 class _Filtered(list[Value]):
     """What `*` has found: a property of it is the list of that property of each element that has it."""
 
@@ -383,8 +387,8 @@ def _key(mapping: Mapping[str, Value], index: Value) -> str | None:
     if isinstance(index, list | dict):
         return None
     name = text_of(index)
-    if name in mapping:
-        return name
+    if name in mapping or isinstance(mapping, Exact):
+        return name if name in mapping else None
     folded = name.lower()
     return next((key for key in mapping if key.lower() == folded), None)
 
