@@ -23,7 +23,10 @@ C = TypeVar("C", bound=Candidate)
 
 
 class Choice:
-    """One selection. `left_out` gives the reason of each job that is not in the plan, `problems` the invalid needs."""
+    """One selection. `left_out` gives the reason of each job that is not in the plan, `problems` the invalid needs.
+
+    RequestError for an invalid name of a variable.
+    """
 
     def __init__(self, stages: Sequence[str], selection: p.JobSelection, code: str = "WF_SCHEMA_V1") -> None:
         self.stages = stages
@@ -36,9 +39,7 @@ class Choice:
         """By stage, the jobs that leave artifacts for it."""
         self._index: Mapping[str, Sequence[Candidate]] = {}
         self._index_of: Iterable[Candidate] | None = None
-
-    def check_variables(self) -> None:
-        for name in self.selection.variables:
+        for name in selection.variables:
             if not re.fullmatch(VARIABLE, name) or name.upper().startswith("LOOM_"):
                 raise RequestError(
                     f"--var {name}: a variable name has letters, digits and _; no digit first, no LOOM_ prefix"

@@ -25,7 +25,6 @@ HELD = "GH_LEFT_OUT"
 def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveContext) -> p.Plan:
     """As `plan.resolve.resolve`."""
     choice = Choice(workflows.stages, selection, yaml.CODE)
-    choice.check_variables()
     candidates = GitHubCandidates(workflows, context)
     _refuse_unknown(workflows, context.inputs, candidates.event.happened.name)
     faulty = candidates.refuse_faulty(selection)

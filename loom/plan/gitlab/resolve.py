@@ -21,7 +21,6 @@ HELD = "GL_LEFT_OUT"
 def resolve(pipeline: Pipeline, selection: p.JobSelection, context: p.ResolveContext) -> p.Plan:
     """As `plan.resolve.resolve`."""
     choice = Choice(pipeline.stages, selection, yaml.CODE)
-    choice.check_variables()
     candidates = Candidates(pipeline, selection, context)
     found = candidates.all()
     candidates.check_needs(found)

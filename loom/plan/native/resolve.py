@@ -18,7 +18,6 @@ from loom.workflow.rules import decision
 def resolve(workflow: Workflow, selection: p.JobSelection, context: p.ResolveContext) -> p.Plan:
     """As `plan.resolve.resolve`."""
     choice = Choice(workflow.stages, selection)
-    choice.check_variables()
     rules = RuleEvaluator(workflow, selection, context)
     candidates = rules.candidates()
     jobs = choice.connect(candidates, choice.select(candidates))
