@@ -417,7 +417,7 @@ class GitHubCandidates:
         if name not in self._fetched:
             try:
                 directory = repositories.at(repository, ref).directory
-                reader = WorkflowReader(directory)
+                reader = WorkflowReader()
                 reader.read(name, read_bytes(directory / path, within=directory))
                 self._fetched[name] = reader.sound(name)
             except NotFetched as error:

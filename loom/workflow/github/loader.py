@@ -33,7 +33,7 @@ REMOTE_CALL = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)/(?P<path>[^@]+\.ya?ml
 
 def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
     """As of `dialects.Loader`; of a directory, all files in it."""
-    reading = WorkflowReader(root)
+    reading = WorkflowReader()
     paths = _files(path, root)
     for one in paths:
         reading.read(name_from(root, one), content_of(one, root))
@@ -41,7 +41,7 @@ def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
     waiting = list(own)
     while waiting:
         for written, node in calls_of(waiting.pop()):
-            if (called := reading.called(written, node)) is not None:
+            if (called := reading.called(written, node, root)) is not None:
                 waiting.append(called)
     shown = [one for one in own if not one.only_called] or own
     entries = {}
@@ -96,7 +96,7 @@ def _without_faulty(all_files: Workflows, names: Iterable[str], problems: Iterab
 
 def known_inputs(path: Path, root: Path) -> Iterable[str]:
     """As of `dialects.Loader`: the inputs of `workflow_dispatch`."""
-    reading = WorkflowReader(root)
+    reading = WorkflowReader()
     for one in _files(path, root):
         reading.read(name_from(root, one), content_of(one, root))
     found: dict[str, None] = {}
@@ -123,8 +123,7 @@ def _files(path: Path, root: Path) -> list[Path]:
 class WorkflowReader:
     """Reads and checks files, each once."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self) -> None:
         self.files: list[YamlFile] = []
         self.found: dict[str, WorkflowFile] = {}
         """The readable ones by their names."""
@@ -151,13 +150,13 @@ class WorkflowReader:
         problems = [*(one for file in self.files for one in file.problems), *self.shapes.problems, *self.problems.found]
         return str(problems[0]) if problems or name not in self.found else self.found[name]
 
-    def called(self, written: str, node: Node) -> WorkflowFile | None:
+    def called(self, written: str, node: Node, root: Path) -> WorkflowFile | None:
         """Read a workflow that a job calls, if it is a file of this project that is not read yet."""
         name = local_path(written)
         if not name or name in self.found or any(file.name == name for file in self.files):
             return None
         try:
-            self.read(name, yaml_file.read_bytes(self.root / name, within=self.root))
+            self.read(name, yaml_file.read_bytes(root / name, within=root))
         except OSError as error:
             why = (error.strerror or str(error)).lower()
             self.problems.say(node, "/jobs", f"uses: {name} can't be read: {why}")

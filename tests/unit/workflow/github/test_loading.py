@@ -72,6 +72,10 @@ STEPS = "steps: [{run: echo}]"
             "default: a: x is none of b",
         ),
         (
+            "on: push\njobs: {x: {runs-on: a, secrets: inherit, with: {a: b}, steps: [{run: x}]}}",
+            "2:24 /jobs/x/secrets `secrets` is for a job with `uses`; this one has steps",
+        ),
+        (
             "on: {schedule: [{cron: '* *'}]}\njobs: {x: {runs-on: a, steps: [{run: x}]}}",
             "/on/schedule/0/cron cron: expected minute, hour, day, month and weekday, found * *",
         ),
