@@ -84,7 +84,7 @@ class Here(Struct, frozen=True, kw_only=True, dict=True):
         if is_bundle(run):
             from loom.record.bundle import unpacked  # pydantic, for what comes from a stranger alone
 
-            return Reading(unpacked(Path(run), self.config.cache_dir / BUNDLES).entry)
+            return unpacked(Path(run), self.config.cache_dir / BUNDLES).reading
         return Reading(self.store.find(run, repo_root=self.root))
 
     def workflow(self, named: Path | None = None) -> Path:

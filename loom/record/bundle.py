@@ -24,8 +24,9 @@ from msgspec import Meta, Struct
 
 from loom import __version__
 from loom.errors import RecordError, RequestError
+from loom.record.reader import Reading
 from loom.record.run_paths import RunPaths
-from loom.record.store import RunEntry, entry_at
+from loom.record.store import entry_at
 from loom.snapshot import occupied
 from loom.storage.tar import Content, DamagedArchive, TarEntry, read, written
 from loom.storage.unpacking import UnsafeArchive, checked, unpack_items
@@ -87,7 +88,7 @@ def pack_name(number: int) -> str:
 class UnpackedBundle(Struct, frozen=True):
     manifest: BundleManifest
     folder: Path
-    entry: RunEntry
+    reading: Reading
 
 
 def write_bundle(
@@ -153,7 +154,7 @@ def unpacked(path: Path, within: Path) -> UnpackedBundle:
             unpack_items(checked(_bounded(read(cast("Content", data)), shutil.disk_usage(folder).free // 2)), folder)
         manifest = _manifest(read_regular(folder / MANIFEST, at_most=_MOST_MANIFEST))
         entry = entry_at(RunPaths(root=folder / RECORD, run_id=manifest.run_id))
-        return UnpackedBundle(manifest, folder, entry)
+        return UnpackedBundle(manifest, folder, Reading(entry, foreign=True))
     except (OSError, zstandard.ZstdError, DamagedArchive, UnsafeArchive, msgspec.DecodeError, RecordError) as error:
         why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         why = why.replace(f"{folder}/", "its ")

@@ -60,8 +60,10 @@ _MOST_RECORDS = 200
 class Reading:
     """One run's record, read-only. RecordError for missing, damaged or foreign content."""
 
-    def __init__(self, entry: RunEntry) -> None:
+    def __init__(self, entry: RunEntry, *, foreign: bool = False) -> None:
+        """`foreign`: of another machine, so that its paths mean nothing here."""
         self.entry = entry
+        self.foreign = foreign
         self.paths = entry.paths
 
     @property
@@ -121,12 +123,15 @@ class Reading:
 
     def receipt(self) -> Mapping[str, Any]:
         """The summary as written; for a run without an end, derived from its events so far."""
-        return self.entry.receipt or self._folded(derive.receipt)
+        found = self.entry.receipt or self._folded(derive.receipt)
+        return {**found, "repo_root": None, "snapshot_path": None} if self.foreign else found
 
     def commit(self) -> Commit | None:
         """The commit of the run's snapshot; None if the repository or the commit is gone."""
         from loom.snapshot import facts_of_commit, read_manifest
 
+        if self.foreign:
+            return None
         try:
             return Commit(**facts_of_commit(read_manifest(self.paths.root, self.paths.snapshot)))
         except (LoomError, OSError):

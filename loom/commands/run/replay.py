@@ -71,16 +71,16 @@ def replay(
     with progress_line(at_once=True) as show:
         show(f"unpacks {file}")
         found = unpacked(file, near.config.cache_dir / project.BUNDLES)
-    there = Reading(found.entry)
+    there = found.reading
     try:
-        planned = load_planned(found.entry.paths.plan)
+        planned = load_planned(there.paths.plan)
     except RecordError as error:
-        why = error.message.replace(str(found.entry.paths.plan), "its plan")
+        why = error.message.replace(str(there.paths.plan), "its plan")
         hint = f"loom {found.manifest.loom_version} made it, and this is loom {__version__}"
         raise RequestError(shown(f"{file}: {why}"), hint=hint, code="BUNDLE_INVALID") from error
     _consent(file, there, trust=trust)
     # What the user allows there is for this bundle: another one of the same run may hold other commands.
-    key = read_regular(found.entry.paths.plan) + found.manifest.tip_sha.encode()
+    key = read_regular(there.paths.plan) + found.manifest.tip_sha.encode()
     folder = near.config.cache_dir / "replays" / f"{found.manifest.run_id}-{hashlib.sha256(key).hexdigest()[:12]}"
     with progress_line(at_once=True) as show:
         show("lays out the files")
@@ -128,7 +128,7 @@ def _consent(file: Path, there: Reading, *, trust: bool) -> None:
         return
     if trusting.attended():
         command = " ".join(map(str, there.receipt()["command"][1:]))
-        print(shown(f"{file} is of somebody else's: `loom {command}` in {there.receipt()['repo_root']}."))
+        print(shown(f"{file} is of somebody else's: `loom {command}`."))
         if typer.confirm("Run its commands here, in containers?"):
             return
     raise RequestError(
@@ -329,11 +329,13 @@ def _compared(
     found: UnpackedBundle, here: Reading, prepared: Prepared, near: Path, notes: list[str], origin: str
 ) -> Reproduction:
     """Compare the job that failed there, or the first one, with the same job here. `near`: the user's own checkout."""
-    there = Reading(found.entry)
+    there = found.reading
     job_id = there.pipeline_manifest()["failing_job_id"] or there.job_ids()[0]
     manifests = [run.job_manifest(job_id) if job_id in run.job_ids() else _NOT_RUN for run in (there, here)]
     diagnoses = [told if told and told.job_id == job_id else None for told in map(recorded_diagnosis, (there, here))]
     endings = [ending_of(told, str(each["status"])) for told, each in zip(diagnoses, manifests, strict=True)]
+    if endings[1].status == "skipped" and (why := here.receipt()["error"]):
+        endings[1] = replace(endings[1], telling_line=why.splitlines()[0])
     parting = parting_of(blocks_of_run(there, manifests[0]), blocks_of_run(here, manifests[1]))
     kind, text = verdict(endings[0], endings[1], parting)
     inputs = differing_inputs(side_of(there), side_of(here), None)

@@ -83,6 +83,8 @@ def test_a_run_fails_for_somebody_else_in_the_same_way(project: Project, made: P
     assert "failed in" in project.loom("show", thin)[1]
     assert "not committed" in project.loom("logs", thin)[1]
     renamed = shutil.copyfile(thin, made / "renamed")
+    (made / "mine" / ".loom").mkdir(parents=True)  # where the record says that it ran: nobody looks there
+    (made / "mine" / ".loom" / "patterns.yml").write_text("no pattern")
     told = project.loom("diagnose", str(renamed))[1]
     assert "failed: job test" in told
     assert told.endswith(f"again:   loom replay {renamed}\nmore:    loom logs {renamed} test script/02\n")
@@ -463,3 +465,15 @@ def test_a_replay_has_the_tags_of_the_commit(project: Project, tmp_path: Path, m
         monkeypatch.chdir(tmp_path / "theirs")
         code, out, err = project.loom("replay", str(tmp_path / "bad.bundle"), "--trust")
         assert (code in said, "internal error" in err) == (True, False), out + err
+
+
+def test_a_replay_that_can_not_run_tells_why(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.write(gitlab="test: {script: [exit 3]}")
+    assert project.run()[0] == 1
+    assert project.loom("bundle", "--full", "-o", str(tmp_path / "x.bundle"))[0] == 0
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LOOM_TMP_DIR", str(tmp_path / "file" / "no directory"))
+    code, out, err = project.loom("replay", str(tmp_path / "x.bundle"), "--trust", "--quiet")
+    assert (code, "the job did not run to its end here: skipped: the isolated workspace can" in out) == (3, True), (
+        out + err
+    )
