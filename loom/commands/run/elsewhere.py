@@ -98,8 +98,13 @@ def _quiet(_stream: str, _data: bytes) -> None:
     pass
 
 
-def ending_of(diagnosis: Diagnosis | None, status: str, *, by_step: bool = False) -> JobEnding:
-    """`by_step`: the server's log names the entries of the script, not the commands inside."""
+def ending_of(
+    diagnosis: Diagnosis | None, status: str, *, error: str | None = None, by_step: bool = False
+) -> JobEnding:
+    """`error`: of the run, which tells of a job that did not begin.
+
+    `by_step`: the server's log names the entries of the script, not the commands inside.
+    """
     ended = diagnosis.ended_by.command if diagnosis is not None and diagnosis.ended_by is not None else None
     command = (None if by_step else ended) or (diagnosis.command if diagnosis is not None else None)
     first = command.strip().splitlines()[0] if command and command.strip() else None
@@ -109,7 +114,7 @@ def ending_of(diagnosis: Diagnosis | None, status: str, *, by_step: bool = False
         status=status,
         command=first,
         exit_code=diagnosis.exit_code if diagnosis is not None else None,
-        telling_line=None if silent else telling,
+        telling_line=error.splitlines()[0] if error and status == "skipped" else None if silent else telling,
     )
 
 

@@ -333,9 +333,11 @@ def _compared(
     job_id = there.pipeline_manifest()["failing_job_id"] or there.job_ids()[0]
     manifests = [run.job_manifest(job_id) if job_id in run.job_ids() else _NOT_RUN for run in (there, here)]
     diagnoses = [told if told and told.job_id == job_id else None for told in map(recorded_diagnosis, (there, here))]
-    endings = [ending_of(told, str(each["status"])) for told, each in zip(diagnoses, manifests, strict=True)]
-    if endings[1].status == "skipped" and (why := here.receipt()["error"]):
-        endings[1] = replace(endings[1], telling_line=why.splitlines()[0])
+    errors = [run.receipt()["error"] for run in (there, here)]
+    endings = [
+        ending_of(told, str(each["status"]), error=error)
+        for told, each, error in zip(diagnoses, manifests, errors, strict=True)
+    ]
     parting = parting_of(blocks_of_run(there, manifests[0]), blocks_of_run(here, manifests[1]))
     kind, text = verdict(endings[0], endings[1], parting)
     inputs = differing_inputs(side_of(there), side_of(here), None)

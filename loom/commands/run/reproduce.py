@@ -410,7 +410,7 @@ class _Reproducing:
         manifest = reading.job_manifest(target.id)
         ours = recorded_diagnosis(reading)
         there = ending_of(self._there, self._there.state, by_step=True)
-        here = ending_of(ours, str(manifest["status"]), by_step=True)
+        here = ending_of(ours, str(manifest["status"]), error=reading.receipt()["error"], by_step=True)
         parting = parting_of(
             _blocks_of_log(self._file, self._log),
             blocks_of_run(reading, manifest, self._there.step if self._log.facts.format == "github" else None),
