@@ -82,7 +82,7 @@ def _check(past: PastRun) -> None:
         raise _followed(past.run_id, f"it is followed by process {past.entry.identity.get('pid')}")
     if state != DETACHED:
         raise RequestError(
-            f"run {past.run_id} does not go on: it is {state}",
+            f"run {past.run_id} does not go on: its status is {state}",
             hint="loom run --detach starts one that goes on in a cluster; loom resume goes on with a failed one",
             code="NOT_DETACHED",
         )

@@ -230,4 +230,4 @@ def test_a_run_with_jobs_of_this_machine_can_be_neither_left_nor_attached_to(mak
 
     assert "job a runs on this machine, and would end with loom" in refusal("run", "--local", "--detach")
     project.loom("run", "--local", code=1)
-    assert "does not go on: it is failure" in refusal("attach")
+    assert "does not go on: its status is failure" in refusal("attach")

@@ -158,7 +158,7 @@ def test_another_loom_goes_on_with_the_record(make: Make) -> None:
     assert numbers == sorted(set(numbers))
     assert again.workspace == ran.workspace
     assert again.events[0] == ran.events[0]
-    with pytest.raises(RequestError, match="does not go on: it is success"):
+    with pytest.raises(RequestError, match="does not go on: its status is success"):
         attach.attach(None, stream=None, quiet=True, jobs=None, trust=True)
 
 
