@@ -129,7 +129,7 @@ def _source(here: Here, names: list[str]) -> _Source:
         return _Source(run=run, files=run.workspace, manifest=sharing.manifest, left_out={})  # all jobs share it
     if job.job.no_checkout:
         raise RequestError(
-            f"{job.job.id} ran in an empty directory (GIT_STRATEGY), so its files are not those of the checkout",
+            f"{job.job.id} ran in an empty directory (by GIT_STRATEGY, or without actions/checkout): it has no files of yours",
             hint=f"`loom workspace {job.run.run_id} {job.job.id}` prints where they are",
             code="NO_CHECKOUT",
         )

@@ -96,6 +96,11 @@ def find_named(here: Here, names: Sequence[str]) -> tuple[PastRun, PastJob | Non
         run = find_run(here, names[0])
         return run, run.job(names[1])
     reading, job, _ = run_or_job(here, names[0] if names else "last", None, None)
+    if reading.foreign:  # its plan, its variables and the paths in it are a stranger's
+        raise RequestError(
+            f"{names[0]} is a bundle: its run left no container and no files on this machine",
+            hint=f"loom replay {names[0]}",
+        )
     run = past.read(reading.entry)
     return run, None if job is None else run.job(job)
 
