@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.diff import Pair
-from loom.analysis.reasons import OF_TAG
-from loom.analysis.verdict import Block, JobEnding, Reproduction, lines_of
+from loom.analysis.reasons import OF_TAG, Circumstances, reasons
+from loom.analysis.verdict import Block, JobEnding, LogParting, Reproduction, lines_of, verdict
 from loom.cancel import Cancel
 from loom.commands.run.preparing import Prepared
 from loom.commands.screen import screen_parts
@@ -115,6 +115,34 @@ def ending_of(
         command=first,
         exit_code=diagnosis.exit_code if diagnosis is not None else None,
         telling_line=error.splitlines()[0] if error and status == "skipped" else None if silent else telling,
+    )
+
+
+def judged(
+    origin: str,
+    job_id: str,
+    run_id: str,
+    diagnoses: Sequence[Diagnosis | None],
+    endings: Sequence[JobEnding],
+    parting: LogParting | None,
+    differs: list[Pair],
+    notes: list[str],
+    known: Circumstances | None,
+) -> Reproduction:
+    """Compare a job with a run of it here. `diagnoses`, `endings`: there, then here; `known`: None gives no reasons."""
+    kind, text = verdict(endings[0], endings[1], parting)
+    return Reproduction(
+        origin=origin,
+        job_id=job_id,
+        run_id=run_id,
+        verdict=kind,
+        text=text,
+        reasons=[] if known is None else reasons(kind, diagnoses[0], diagnoses[1], parting, differs, known),
+        there=endings[0],
+        here=endings[1],
+        parting=parting,
+        differs=differs,
+        notes=notes,
     )
 
 

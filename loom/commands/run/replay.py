@@ -24,13 +24,13 @@ from msgspec.structs import replace
 from loom import __version__, snapshot
 from loom.analysis.diff import Pair, differing_inputs, side_of
 from loom.analysis.evidence import recorded_diagnosis
-from loom.analysis.reasons import Circumstances, reasons
-from loom.analysis.verdict import Reproduction, parting_of, verdict
+from loom.analysis.reasons import Circumstances
+from loom.analysis.verdict import Reproduction, parting_of
 from loom.commands import project
 from loom.commands.keep import trusting
 from loom.commands.run import preparing
 from loom.commands.run import run as running
-from loom.commands.run.elsewhere import blocks_of_run, ending_of, hold, pinned_job, tell
+from loom.commands.run.elsewhere import blocks_of_run, ending_of, hold, judged, pinned_job, tell
 from loom.commands.run.preparing import Options, Prepared
 from loom.commands.screen import progress_line
 from loom.errors import LoomError, RecordError, RequestError
@@ -339,7 +339,6 @@ def _compared(
         for told, each, error in zip(diagnoses, manifests, errors, strict=True)
     ]
     parting = parting_of(blocks_of_run(there, manifests[0]), blocks_of_run(here, manifests[1]))
-    kind, text = verdict(endings[0], endings[1], parting)
     inputs = differing_inputs(side_of(there), side_of(here), None)
     ids = {image["name"]: image["id"] for image in here.receipt()["images"]}
     notes += [
@@ -356,35 +355,17 @@ def _compared(
     size = Pair(name="machine", a=found.manifest.machine, b=machine_size())
     sizes = [size] if size.a not in ("", size.b) else []
     differs = [pair for pair in (inputs.tree, inputs.head, *images, *variables, *sizes, *inputs.other) if pair]
-    likely = [
-        reasons(
-            kind,
-            diagnoses[0],
-            diagnoses[1],
-            parting,
-            differs,
-            Circumstances(
-                checkout=near,
-                tree=prepared.source.root,
-                plan=lambda: prepared.plan,
-                job=job,
-                size=found.manifest.machine,
-                here=machine_size(),
-            ),
+    job = next((job for job in prepared.plan.jobs if job.id == job_id), None)  # none where the run made the job
+    known = (
+        None
+        if job is None
+        else Circumstances(
+            checkout=near,
+            tree=prepared.source.root,
+            plan=lambda: prepared.plan,
+            job=job,
+            size=found.manifest.machine,
+            here=machine_size(),
         )
-        for job in prepared.plan.jobs
-        if job.id == job_id
-    ]
-    return Reproduction(
-        origin=origin,
-        job_id=job_id,
-        run_id=here.run_id,
-        verdict=kind,
-        text=text,
-        reasons=likely[0] if likely else [],  # none where the job is one that the run made
-        there=endings[0],
-        here=endings[1],
-        parting=parting,
-        differs=differs,
-        notes=notes,
     )
+    return judged(origin, job_id, here.run_id, diagnoses, endings, parting, differs, notes, known)

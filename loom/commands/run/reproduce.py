@@ -24,9 +24,9 @@ from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.diff import Pair
 from loom.analysis.evidence import recorded_diagnosis
 from loom.analysis.given_outputs import outputs_in_log, used_outputs
-from loom.analysis.reasons import Circumstances, reasons
+from loom.analysis.reasons import Circumstances
 from loom.analysis.server_log import LogFacts, LogReader, ServerLog, diagnosis_of_log
-from loom.analysis.verdict import Block, Reproduction, parting_of, verdict
+from loom.analysis.verdict import Block, parting_of
 from loom.commands import project
 from loom.commands.keep import trusting
 from loom.commands.project import Here
@@ -34,7 +34,7 @@ from loom.commands.record import remote
 from loom.commands.record.remote import Remote
 from loom.commands.run import run as running
 from loom.commands.run.checkout import git, origin_of
-from loom.commands.run.elsewhere import blocks_of_run, ending_of, hold, pinned_job, tell
+from loom.commands.run.elsewhere import blocks_of_run, ending_of, hold, judged, pinned_job, tell
 from loom.commands.run.fetched_checkout import fetch_checkout
 from loom.commands.run.preparing import Options, Prepared, prepare
 from loom.commands.screen import progress_line
@@ -415,7 +415,6 @@ class _Reproducing:
             _blocks_of_log(self._file, self._log),
             blocks_of_run(reading, manifest, self._there.step if self._log.facts.format == "github" else None),
         )
-        kind, text = verdict(there, here, parting)
         facts = self._log.facts
         differs = [*self._differs, *_differences(facts, self._job, manifest, with_cache=with_cache)]
         known = Circumstances(
@@ -428,18 +427,16 @@ class _Reproducing:
             size=self._job.size,
             here=machine_size(),
         )
-        found = Reproduction(
-            origin=self._job.url,
-            job_id=target.id,
-            run_id=prepared.run_id,
-            verdict=kind,
-            text=text,
-            reasons=reasons(kind, self._there, ours, parting, differs, known),
-            there=there,
-            here=here,
-            parting=parting,
-            differs=differs,
-            notes=self._notes,
+        found = judged(
+            self._job.url,
+            target.id,
+            prepared.run_id,
+            (self._there, ours),
+            (there, here),
+            parting,
+            differs,
+            self._notes,
+            known,
         )
         tell(found, prepared.here.config.color, as_json=as_json)
 

@@ -59,7 +59,6 @@ _OPEN = (
 class RemoteJob(Struct, frozen=True, kw_only=True):
     id: int
     name: str
-    stage: str
     status: str
     url: str
     sha: str
@@ -72,10 +71,7 @@ class RemoteJob(Struct, frozen=True, kw_only=True):
     """CPUs and memory of that runner, as its server documents them; empty: not known."""
     has_artifacts: bool = False
     expired: bool = False
-    reports: Sequence[str] = ()
-    """The kinds of its reports (`dotenv`, `junit`)."""
     allow_failure: bool = False
-    failing_step: str = ""
     started_at: str = ""
 
     @property
@@ -96,10 +92,8 @@ class RemoteArtifact(Struct, frozen=True, kw_only=True):
 
 
 class RemotePipeline(Struct, frozen=True, kw_only=True):
-    id: int
     source: str
     """The event, in the server's words."""
-    url: str
     default_branch: str
     variables: Mapping[str, str] = {}
     """Those that were given to it."""

@@ -37,14 +37,9 @@ class OfPipeline(ServerAnswer):
     id: int
 
 
-class GitLabArtifact(ServerAnswer):
-    file_type: str = ""
-
-
 class GitLabJob(ServerAnswer):
     id: int
     name: str = Field(max_length=_SHORT)
-    stage: str = ""
     status: str
     ref: str = Field(max_length=_SHORT)
     tag: bool = False
@@ -53,7 +48,6 @@ class GitLabJob(ServerAnswer):
     commit: AnsweredCommit
     pipeline: OfPipeline
     tag_list: list[str] = []
-    artifacts: list[GitLabArtifact] = []
     artifacts_file: Mapping[str, Any] | None = None
     artifacts_expire_at: str | None = None
 
@@ -61,7 +55,6 @@ class GitLabJob(ServerAnswer):
 class GitLabPipeline(ServerAnswer):
     id: int
     source: str = "push"
-    web_url: str = ""
 
 
 class GitLabVariable(ServerAnswer):
@@ -84,11 +77,6 @@ class GitLabProject(ServerAnswer):
     default_branch: str | None = None
 
 
-class GitHubStep(ServerAnswer):
-    name: str
-    conclusion: str | None = None
-
-
 class GitHubJob(ServerAnswer):
     id: int
     run_id: int
@@ -99,5 +87,4 @@ class GitHubJob(ServerAnswer):
     head_sha: str = Field(pattern=r"^[0-9a-f]{40,64}$")
     head_branch: str | None = None
     labels: list[str] = []
-    steps: list[GitHubStep] = []
     started_at: str | None = None

@@ -108,9 +108,7 @@ class GitHubServer:
         run = self._asked(f"run {job.pipeline}", lambda: self._repository.get_workflow_run(job.pipeline).raw_data)
         repository, workflow = run.get("repository") or {}, str(run.get("path", "")).partition("@")[0]
         return RemotePipeline(
-            id=job.pipeline,
             source=str(run.get("event", "push")),
-            url=str(run.get("html_url", "")),
             default_branch=str(repository.get("default_branch") or ""),
             workflow=workflow if _WORKFLOW.fullmatch(workflow) else "",
             unread=("the inputs and the payload of the event, which the API does not have",),
@@ -159,11 +157,9 @@ class GitHubServer:
 
     def _job(self, answer: dict[str, object]) -> RemoteJob:
         found = checked(GitHubJob, answer, "a job")
-        step = next((each.name for each in found.steps if each.conclusion == "failure"), "")
         return RemoteJob(
             id=found.id,
             name=found.name,
-            stage="",
             status=found.conclusion or found.status,
             url=found.html_url
             or f"{self.address.server}/{self.address.project}/actions/runs/{found.run_id}/job/{found.id}",
@@ -174,7 +170,6 @@ class GitHubServer:
             size=next((size for label in found.labels for name, size in _SIZES if name.fullmatch(label)), "")
             if self.address.host == "github.com"
             else "",
-            failing_step=step,
             started_at=found.started_at or "",
         )
 

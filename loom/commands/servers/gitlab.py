@@ -135,9 +135,7 @@ class GitLabServer:
             "the variables given to the pipeline", lambda: got.variables.list(iterator=True, per_page=100)
         )
         return RemotePipeline(
-            id=found.id,
             source=found.source,
-            url=found.web_url,
             default_branch=about.default_branch or "",
             variables={one.name: one.value for one in given if one.value is not None},
             unread=unread,
@@ -209,7 +207,6 @@ class GitLabServer:
         return RemoteJob(
             id=found.id,
             name=found.name,
-            stage=found.stage,
             status=found.status,
             url=found.web_url or f"{self.address.server}/{self.address.project}/-/jobs/{found.id}",
             sha=found.commit.id,
@@ -221,7 +218,6 @@ class GitLabServer:
             has_artifacts=found.artifacts_file is not None,
             expired=bool(expires) and _past(expires or ""),
             allow_failure=found.allow_failure,
-            reports=[each.file_type for each in found.artifacts],
         )
 
     def _asked(self, what: str, ask: Callable[[], T]) -> T:
