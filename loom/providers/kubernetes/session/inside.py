@@ -53,7 +53,9 @@ class PodInside(CommandsInside, frozen=True, kw_only=True):
             variables = new_path("variables")
             self.write({variables: _exports(self.environment)})
         entered = driver.entering(command, dict.fromkeys(self.environment, ""))
-        words = ["sh", "-c", BECOME, "loom", pid_file, "sh", "-c", _ENTER, "loom", self.workdir, variables, *entered]
+        # The end of an input that nobody gives gets lost now and then between a busy kubelet and its containerd.
+        enter = _ENTER if stdin else f"{_ENTER} </dev/null"
+        words = ["sh", "-c", BECOME, "loom", pid_file, "sh", "-c", enter, "loom", self.workdir, variables, *entered]
         watcher = Watcher(self._watch, pid_file)
         return Exec(self.cluster, self.pod, JOB, words, stdin=stdin, tty=tty), watcher
 
