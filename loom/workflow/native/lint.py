@@ -201,7 +201,7 @@ def _of_github(workflow: Workflow) -> Iterator[Problem]:
                     node,
                     at,
                     f"{match[0]} is GitHub's language; variables are $NAME, conditions are `rules`",
-                    number=node.value.count("\n", 0, match.start()) + 1,
+                    number=node.value[: match.start()].count("\n") + 1,
                     found=match[0],
                     code="WF_GITHUB_EXPRESSION",
                     severity="warning",
