@@ -8,10 +8,14 @@ from typing import Any, cast
 
 import pytest
 
-from loom.plan.late import LateJob, LateStep
+from loom.plan.late import Action, LateJob, LateStep
 from loom.plan.model import Job, Step
 from loom.runner.attempt import Attempt
 from loom.runner.results import NO_WAY, Results, take_over, uses_actions
+
+from .conftest import Make
+from .late import plans
+from .late.plans import run, step
 
 
 def job(job_id: str, *kinds: Any, **github: Any) -> Job:
@@ -118,3 +122,22 @@ def test_a_job_that_resumes_has_what_its_earlier_steps_uploaded(tmp_path: Path) 
     (folder / "two.zip").write_bytes(b"own")
     take_over(before, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"one.zip": b"1", "two.zip": b"own"}
+
+
+def test_the_services_of_a_run_have_its_cache_and_the_artifacts_of_earlier_jobs(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named: dict[str, Any] = {}
+
+    class Noted(Results):
+        def __init__(self, **given: Any) -> None:
+            named.update(given)
+            super().__init__(**given)
+
+    monkeypatch.setattr("loom.runner.pipeline.Results", Noted)
+    action = Action(uses="a/b@v1", using="node20")
+    ran = run(make, plans.job("one", step("a/b@v1", kind="node", action=action), condition="false"))
+    assert ran.statuses == {"one": "skipped"}
+    assert named["cache"] is not None
+    assert named["artifacts_of"]("one") == ran.reading.paths.artifacts("one")
+    assert named["record"] == ran.reading.paths.root
