@@ -31,7 +31,7 @@ from loom.snapshot import occupied
 from loom.storage.tar import Content, DamagedArchive, TarEntry, read, written
 from loom.storage.unpacking import UnsafeArchive, checked, unpack_items
 from loom.util import atomic, jsons, startup
-from loom.util.private import make_private
+from loom.util.private import make_in_cache
 from loom.util.units import rough_size
 from loom.util.untrusted_files import open_regular, read_regular
 
@@ -140,7 +140,7 @@ def unpacked(path: Path, within: Path) -> UnpackedBundle:
 
     RequestError for a file that is no bundle, or an unsafe or too large one.
     """
-    make_private(within)
+    make_in_cache(within)
     folder = Path(tempfile.mkdtemp(dir=within))
     ending = ExitStack()
     startup.at_end.append(ending.close)

@@ -98,5 +98,15 @@ def own_state(directory: Path) -> Path:
     return directory
 
 
+def make_in_cache(directory: Path) -> None:
+    """Create a private directory of loom's cache, if it is missing. InfrastructureError if that can't be done."""
+    try:
+        make_private(directory)
+    except OSError as error:
+        raise InfrastructureError(
+            f"{directory} can't be made: {error.strerror or error}", hint="name another cache with XDG_CACHE_HOME"
+        ) from error
+
+
 def _refused(directory: Path, why: str) -> PermissionError:
     return PermissionError(errno.EPERM, f"it {why}, so nothing in it is believed", str(directory))

@@ -25,7 +25,7 @@ from loom.record.reader import Reading, whole_lines
 from loom.render.output import print_json
 from loom.snapshot import occupied
 from loom.util.controls import visible
-from loom.util.private import make_private
+from loom.util.private import make_in_cache
 
 _HELD = ExitStack()
 _STEPS = ("before_script/", "script/")
@@ -33,7 +33,7 @@ _STEPS = ("before_script/", "script/")
 
 def hold(folder: Path) -> None:
     """Make a folder, if it is not there, and keep `loom clean` from it until this process ends."""
-    make_private(folder)
+    make_in_cache(folder)
     _HELD.enter_context(occupied(folder))
 
 

@@ -484,3 +484,8 @@ def test_a_replay_that_can_not_run_tells_why(project: Project, tmp_path: Path, m
     assert (code, "the job did not run to its end here: skipped: the isolated workspace can" in out) == (3, True), (
         out + err
     )
+    monkeypatch.chdir(project.root)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    for words in (("show",), ("replay", "--trust")):
+        code, _, err = project.loom(*words, str(tmp_path / "x.bundle"))
+        assert (code, "XDG_CACHE_HOME" in err, "internal error" in err) == (3, True, False), err
