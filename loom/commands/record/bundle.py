@@ -200,7 +200,8 @@ class _Repository:
         """Return the newest tags that a commit has."""
         form = ("--sort=-creatordate", f"--count={MOST_TAGS}", "--format=%(objectname) %(refname:strip=2)")
         listed = self.git("for-each-ref", f"--merged={head}", *form, "refs/tags").splitlines()
-        return {name: sha for sha, _, name in (line.partition(" ") for line in listed)}
+        named = (line.partition(" ") for line in listed)
+        return {name: sha for sha, _, name in named if "\ufffd" not in name}  # a name in another encoding
 
     def packed(self, tip: str, tags: Iterable[str], known: Sequence[str]) -> Path:
         """Write the objects of a commit and of tags that those lack, into a file. RequestError in a shallow clone."""

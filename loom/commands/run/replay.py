@@ -80,7 +80,8 @@ def replay(
         raise RequestError(shown(f"{file}: {why}"), hint=hint, code="BUNDLE_INVALID") from error
     _consent(file, there, trust=trust)
     # What the user allows there is for this bundle: another one of the same run may hold other commands.
-    key = read_regular(there.paths.plan) + found.manifest.tip_sha.encode()
+    tips = "".join(one.tip_sha for one in (found.manifest, *found.manifest.submodules.values()))
+    key = read_regular(there.paths.plan) + tips.encode()
     folder = near.config.cache_dir / "replays" / f"{found.manifest.run_id}-{hashlib.sha256(key).hexdigest()[:12]}"
     with progress_line(at_once=True) as show:
         show("lays out the files")
