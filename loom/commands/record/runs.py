@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from contextlib import suppress
 from itertools import islice
+
+from msgspec.structs import replace
 
 from loom.commands.project import here
 from loom.commands.screen import screen_parts
@@ -15,7 +18,7 @@ from loom.record.event_files import last_event
 from loom.record.events import timestamp
 from loom.record.reader import document_of, replay
 from loom.record.store import UNFINISHED, RunEntry, read_document
-from loom.render.closing import closing_lines
+from loom.render.closing import closing_lines, diagnosis_lines
 from loom.render.output import print_json, print_kind
 from loom.render.records import runs_lines, unfinished_lines
 from loom.render.screen import Screen
@@ -81,6 +84,10 @@ def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, c
     if reading.state in UNFINISHED:
         command = reading.receipt()["command"]
         for line in unfinished_lines(reading.state, command, reading.last_sign(), reading.running_units(), look):
+            write(line)
+    elif reading.foreign:  # its files are there for this command alone
+        found = recorded_diagnosis(reading)
+        for line in diagnosis_lines(found and replace(found, reproduce=f"loom replay {shlex.quote(run)}"), look):
             write(line)
     else:
         fold = reading.fold

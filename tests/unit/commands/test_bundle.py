@@ -80,7 +80,9 @@ def made(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def test_a_run_fails_for_somebody_else_in_the_same_way(project: Project, made: Path) -> None:
     thin = str(made / "thin.bundle")
     assert "error. no flag" in project.loom("diagnose", thin)[1]
-    assert "failed in" in project.loom("show", thin)[1]
+    shown = project.loom("show", thin)[1]
+    assert ("failed in" in shown, "receipt" in shown) == (True, False)
+    assert shown.endswith(f"again:   loom replay {thin}\n")
     assert "not committed" in project.loom("logs", thin)[1]
     renamed = shutil.copyfile(thin, made / "renamed")
     (made / "mine" / ".loom").mkdir(parents=True)  # where the record says that it ran: nobody looks there
