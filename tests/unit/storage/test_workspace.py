@@ -13,6 +13,7 @@ import pytest
 
 from loom.storage.selection import PathSelection
 from loom.storage.tar import TarEntry, packed
+from loom.storage.unpacking import unpack_items
 from loom.storage.workspace import DirectoryView, Skipped, TarView
 
 FAILING = {
@@ -140,3 +141,9 @@ def test_a_walk_enters_only_what_may_hold_something(
     selection = PathSelection([pattern])
     assert selection.roots == roots
     assert [path for path in (*held, *not_held) if selection.may_hold(path)] == list(held)
+
+
+def test_a_file_that_grows_while_it_is_copied_has_the_size_of_its_entry(tmp_path: Path) -> None:
+    size = (1 << 20) + 5
+    unpack_items([(TarEntry("a", "file", 0o644, 0, size), BytesIO(b"x" * size + b"more"))], tmp_path)
+    assert (tmp_path / "a").stat().st_size == size
