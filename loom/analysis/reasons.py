@@ -135,7 +135,7 @@ def _found(
             yield name, f"{cause.summary}; {texts[name]}" if name in texts else cause.summary
     for line in [*telling, one, other]:
         yield from ((name, texts[name]) for name, words in _WORDS if words.search(line))
-        if "git" in ran and known.depth.strip("0") and re.search(rf"\b{known.depth}\b", line):
+        if "git" in ran and known.depth.strip("0") and re.search(rf"\b{re.escape(known.depth)}\b", line):
             yield "history", texts["history"]
     if one and other and one != other:
         yield from _of_parting(command, one, other, texts)

@@ -185,6 +185,7 @@ def test_one_run_from_its_first_job_to_clean(
     shell.sendline("stty size; touch fixed; exit 3")
     shell.expect("33 99")
     shell.expect(pexpect.EOF)
+    shell.wait()
     shell.close()
     assert shell.exitstatus == 3
 

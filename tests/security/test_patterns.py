@@ -25,6 +25,7 @@ BUILT = {
     ("analysis/patterns.py", "pattern"): "data of loom",
     ("analysis/project_patterns.py", "pattern_of text"): "compiled for the names of its groups, and not searched",
     ("plan/reported.py", ""): "a table of loom",
+    ("providers/docker/images/registry.py", "pattern"): "a table of loom",
     ("providers/driver/endings.py", "last"): "a word of the script, escaped",
     ("providers/kubernetes/cluster/client.py", "pattern"): "a table of loom",
     ("providers/kubernetes/pod/spec.py", "label"): "a constant",

@@ -207,6 +207,7 @@ SLEEPS = """sh -c "echo a'sleep'; exec sleep 100\""""
 def ended(child: pexpect.spawn[str]) -> int | None:
     """The exit code of what ran on a terminal, once it has ended."""
     child.expect(pexpect.EOF)
+    child.wait()  # `close` would kill it if it is not quick
     child.close()
     code: int | None = child.exitstatus
     return code

@@ -118,8 +118,10 @@ def test_a_terminal_that_goes_away_takes_the_host_shell_with_it(failing: Project
     shell.expect(PROMPT)
     shell.sendline(f"{words} & {words}")
     until(lambda: len(living(words)) == 2)
-    shell.close(force=False)
+    os.close(shell.child_fd)  # what a terminal's window does when it goes
+    shell.child_fd, shell.closed = -1, True
     until(lambda: not living(words))
+    os.waitpid(shell.pid, 0)
 
 
 def test_a_signal_and_a_timeout_end_the_command_on_the_host(failing: Project) -> None:
