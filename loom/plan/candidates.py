@@ -34,7 +34,7 @@ class Candidate(Struct, kw_only=True):
     decision: RuleDecision
     wanted: tuple[WantedNeed, ...] | None
     """None: waits for all earlier stages."""
-    leaves_artifacts: bool
+    leaves_artifacts: bool = False
     base_when: str | None
     """The job's own `when`."""
     title: str = ""

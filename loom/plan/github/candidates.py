@@ -285,7 +285,6 @@ class GitHubCandidates:
                 node_total=len(rows) if row is not None else None,
                 decision=self._decided(node, own),
                 wanted=(),
-                leaves_artifacts=False,
                 base_when=None,
                 held=self._held(node, own),
                 entry=entry,
