@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
 import socket
+import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -89,8 +92,15 @@ class _Connection:
         if not there and not self.context and _SERVICE_ACCOUNT.exists():
             config.load_incluster_config(client_configuration=configuration)
             return client.CoreV1Api(client.ApiClient(configuration)), _SERVICE_ACCOUNT.read_text()
-        with _logged() as said:
-            config.load_kube_config(file, self.context, client_configuration=configuration, persist_config=False)
+        with _logged() as said, tempfile.TemporaryDirectory(prefix="loom-kubeconfig-") as directory:
+            config.load_kube_config(
+                file,
+                self.context,
+                client_configuration=configuration,
+                persist_config=False,
+                temp_file_path=directory,
+            )
+            _hold(configuration, Path(directory))
         if said:
             raise EngineUnavailable(
                 f"the kubeconfig's program for credentials failed: {_shortened(said[0])} ({self.named})",
@@ -111,6 +121,31 @@ class _Connection:
     def close(self) -> None:
         if self._made is not None:
             self._made[0].api_client.close()
+
+
+def _hold(configuration: Any, directory: Path) -> None:
+    """Keep the certificates and keys that the library wrote into `directory` as open files, which need no name.
+
+    It would remove them itself at a regular end only, and a key would stay behind after any other.
+    """
+    held = {}
+    for name in ("ssl_ca_cert", "cert_file", "key_file"):
+        path = getattr(configuration, name)
+        if path and Path(path).parent == directory:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(configuration, os.close, file)
+            held[path] = f"/proc/self/fd/{file}"
+    refresh = configuration.refresh_api_key_hook
+
+    def renamed(configuration: Any) -> None:
+        if refresh is not None:
+            refresh(configuration)  # it sets the paths again, and itself as the hook
+        for name in ("ssl_ca_cert", "cert_file", "key_file"):
+            path = getattr(configuration, name)
+            setattr(configuration, name, held.get(path, path))
+        configuration.refresh_api_key_hook = renamed
+
+    renamed(configuration)
 
 
 class Cluster:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 import threading
+from base64 import b64encode
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,3 +37,37 @@ def test_who_waits_for_the_end_is_not_kept_by_a_cluster_that_does_not_answer() -
     with pytest.raises(EngineUnavailable):
         cluster.at("other").patiently("removing", ask, 3600.0)
     assert len(calls) > before + 1  # what has to be removed is tried more than once
+
+
+def test_no_certificate_and_no_key_of_a_kubeconfig_stays_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands end at once, without what the library does at a regular end."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    coded = {name: b64encode(f"{name} of {tmp_path}".encode()).decode() for name in ("authority", "certificate", "key")}
+    user = {"token": "t", "client-certificate-data": coded["certificate"], "client-key-data": coded["key"]}
+    told = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [
+            {
+                "name": "c",
+                "cluster": {"server": "https://127.0.0.1:1", "certificate-authority-data": coded["authority"]},
+            }
+        ],
+        "users": [{"name": "u", "user": user}],
+    }
+    (tmp_path / "kubeconfig").write_text(json.dumps(told))
+    # `ApiClient` reads the certificates at once, and these are none.
+    monkeypatch.setattr(
+        "kubernetes.client.ApiClient", lambda configuration: SimpleNamespace(configuration=configuration)
+    )
+    known = Cluster.of(None, {"KUBECONFIG": str(tmp_path / "kubeconfig")}).api.api_client.configuration
+    assert list(temporary.iterdir()) == []
+    for _ in range(3):
+        assert Path(known.ssl_ca_cert).read_text() == f"authority of {tmp_path}"
+        assert Path(known.cert_file).read_text() == f"certificate of {tmp_path}"
+        assert Path(known.key_file).read_text() == f"key of {tmp_path}"
+        assert known.get_api_key_with_prefix("BearerToken") == "Bearer t"  # as each request does
