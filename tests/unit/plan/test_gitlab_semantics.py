@@ -13,11 +13,11 @@ from loom.workflow.dialects import load
 from tests.support.gitlab import PUSH
 
 
-def plan(tmp_path: Path, text: str) -> Plan:
+def plan(tmp_path: Path, text: str, *jobs: str) -> Plan:
     path = tmp_path / ".gitlab-ci.yml"
     path.write_text(text)
     context = ResolveContext(predefined=PUSH, config=Config(deploy=True), files=lambda: ["src/a.py", "Dockerfile"])
-    return resolve(load(path, tmp_path, lambda: context), JobSelection(container=True), context)
+    return resolve(load(path, tmp_path, lambda: context), JobSelection(container=True, jobs=jobs), context)
 
 
 def job(tmp_path: Path, keywords: str, root: str = "") -> Job:
@@ -256,3 +256,11 @@ def test_pull_policies_are_tried_in_turn(tmp_path: Path, written: str, pull: str
     for one in (found.image, found.services[0].image):
         assert one is not None
         assert (one.pull, one.pull_else) == (pull, others)
+
+
+@pytest.mark.parametrize(
+    ("when", "runs"), [("always", "always"), ("on_failure", "on_failure"), ("manual", "on_success")]
+)
+def test_a_job_that_is_named_runs_as_it_would_without_its_rules(tmp_path: Path, when: str, runs: str) -> None:
+    text = f"job: {{script: x, when: {when}, rules: [{{if: $NONE}}]}}\nother: {{script: x}}"
+    assert plan(tmp_path, text, "job").job("job").when == runs
