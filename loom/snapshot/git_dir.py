@@ -292,9 +292,20 @@ def _extensions(index: bytes, name: bytes) -> Iterator[bytes]:
     """
     at = index.find(name)
     while at >= 0:
-        start = at + 8
-        end = start + int.from_bytes(index[at + 4 : start], "big")
-        left = len(index) - end
-        if left in _CHECKSUMS or (left > min(_CHECKSUMS) and index[end : end + 4].isalpha()):
-            yield index[start:end]
+        end = _end_of_extension(index, at)
+        if _are_extensions(index, end):
+            yield index[at + 8 : end]
         at = index.find(name, at + 1)
+
+
+def _end_of_extension(index: bytes, at: int) -> int:
+    return at + 8 + int.from_bytes(index[at + 4 : at + 8], "big")
+
+
+def _are_extensions(index: bytes, at: int) -> bool:
+    """Return whether whole extensions alone are from here to the checksum."""
+    while len(index) - at not in _CHECKSUMS:
+        if not index[at : at + 4].isalpha():
+            return False
+        at = _end_of_extension(index, at)
+    return True

@@ -18,10 +18,14 @@ def index_of(repository: Path, *commands: tuple[str, ...], object_format: str = 
 
 @pytest.mark.parametrize("object_format", ["sha1", "sha256"])
 def test_a_file_s_name_is_no_extension(tmp_path: Path, object_format: str) -> None:
-    for name in ("link", "a-link", "link-a.js", "FSMN", "UNTR", "x/sdir/link", "unlinked"):
+    # The last name is followed by the checksum, any bytes, which may look like an extension's size.
+    for name in ("link", "a-link", "link-a.js", "FSMN", "UNTR", "x/sdir/link", "unlinked", "z"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
-    assert git_dir.is_plain(index_of(tmp_path, object_format=object_format))
+    index = index_of(tmp_path, object_format=object_format)
+    assert git_dir.is_plain(index)
+    changed = index[12:16]  # the first entry's time, in seconds
+    assert git_dir.is_plain(index.replace(changed, b"kAAV")), "a time of letters, as an extension's name"
 
 
 @pytest.mark.parametrize(
