@@ -155,13 +155,8 @@ def for_run(
             variables["CI_COMMIT_DEFAULT_BRANCH_BASE_SHA"] = commit.message.fork
     if path and ref:
         variables["CI_CONFIG_REF_URI"] = f"{variables['CI_SERVER_FQDN']}/{path}//{workflow_path}@{ref}"
-    return {name: value for name, value in variables.items() if value or (value is not None and name in _ALWAYS)}
-
-
-_ALWAYS = frozenset(
-    {"CI_PIPELINE_ID", "CI_PIPELINE_IID", "LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_COMMIT_SHA", "CI_COMMIT_DESCRIPTION"}
-)
-"""Set also where they are empty: a plan without a run has no id, most commits have no description."""
+    # Most commits have no description: it is set all the same.
+    return {"CI_COMMIT_DESCRIPTION": "", **{name: value for name, value in variables.items() if value}}
 
 
 def tag_of(commit: HeadCommit, event: str) -> str | None:

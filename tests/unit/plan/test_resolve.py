@@ -248,6 +248,32 @@ def test_a_rule_s_variables_and_allow_failure_hold(plan: MakePlan, tmp_path: Pat
     assert job.variables == {"A": "$A literally"}
 
 
+def test_a_job_s_texts_and_rules_have_loom_s_variables(plan: MakePlan, tmp_path: Path) -> None:
+    expected = {
+        "CI_JOB_NAME": "a_b",
+        "CI_JOB_NAME_SLUG": "a-b",
+        "CI_JOB_STAGE": "test",
+        "LOOM_JOB_NAME": "a_b",
+        "LOOM_JOB_ID": "a_b",
+        "LOOM_JOB_STAGE": "test",
+        "LOOM_JOB_TARGET": "linux",
+        "LOOM_PROVIDER": "docker",
+        "LOOM_WORKFLOW_PATH": ".loom/workflow.yml",
+        "CI_JOB_ID": "a_b",
+        "CI_CONCURRENT_ID": "0",
+        "CI_CONCURRENT_PROJECT_ID": "0",
+        "LOOM_PROJECT_DIR": "/workspace",
+        "CI_PROJECT_DIR": "/workspace",
+        "CI_BUILDS_DIR": "/",
+    }
+    given = ", ".join(f"X_{name}: ${name}" for name in expected)
+    rule = " && ".join(f'${name} == "{value}"' for name, value in expected.items())
+    (job,) = plan(
+        tmp_path, f"a_b: {{stage: test, image: x, script: x, rules: [{{if: '{rule}', variables: {{{given}}}}}]}}"
+    ).jobs
+    assert job.variables == {f"X_{name}": value for name, value in expected.items()}
+
+
 def test_workflow_rules_hold_for_all(plan: MakePlan, tmp_path: Path) -> None:
     text = "workflow: {rules: [{if: $CI_COMMIT_TAG, when: never}, {if: $GO, variables: {MODE: fast}}]}\na: {stage: test, script: x}"
     assert reasons(plan(tmp_path, text)) == {"a": "no rule of `workflow: rules` matches"}

@@ -1,25 +1,30 @@
 """What GitLab refuses in a file whose keywords have the right shapes (lib/gitlab/ci/config/entry in its source)."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from loom.errors import WorkflowError
+from loom.errors import Problem, WorkflowError
 from loom.plan.model import JobSelection, ResolveContext
 from loom.plan.resolve import resolve
 from loom.workflow.dialects import load
 from tests.support.gitlab import PUSH
 
 
-def said(root: Path, text: str) -> list[str]:
+def problems(root: Path, text: str) -> list[Problem]:
     path = root / ".gitlab-ci.yml"
     path.write_text(text + "\n")
     context = ResolveContext(predefined=PUSH)
     try:
         resolve(load(path, root, lambda: context), JobSelection(container=True), context)
     except WorkflowError as error:
-        return [f"{one.line}:{one.column}: {one.message}" for one in error.problems]
+        return list(error.problems)
     return []
+
+
+def said(root: Path, text: str) -> list[str]:
+    return [f"{one.line}:{one.column}: {one.message}" for one in problems(root, text)]
 
 
 def of_job(keywords: str) -> str:
@@ -36,6 +41,7 @@ def of_extends(levels: int) -> str:
     return f".a0: {{tags: [a]}}\n{chain}job: {{script: x, extends: .a0}}"
 
 
+POINTERS = Path(__file__).with_name("limits_pointers.txt")
 DOUBLING = "{A: " + "x" * 1000 + ", B: " + "$A" * 40 + ", C: " + "$B" * 40 + "}"
 BRACES = "{a,b}" * 18
 FIVE = "[{paths: [a]}, {paths: [b]}, {paths: [c]}, {paths: [d]}, {paths: [e]}]"
@@ -191,6 +197,14 @@ def test_gitlab_refuses(tmp_path: Path, text: str, message: str) -> None:
     found = said(tmp_path, text)
     assert len(found) == 1, found
     assert message in found[0]
+
+
+def test_each_mistake_has_its_keyword(tmp_path: Path) -> None:
+    """`LOOM_TEST_ACCEPT=1` writes the present ones; read them before you commit them."""
+    found = [f"{text[:100]!r} {' '.join(one.pointer for one in problems(tmp_path, text))}" for text in REFUSED]
+    if os.environ.get("LOOM_TEST_ACCEPT"):
+        POINTERS.write_text("\n".join(found) + "\n")
+    assert found == POINTERS.read_text().splitlines()
 
 
 def test_a_mistake_of_several_jobs_is_at_its_place(tmp_path: Path) -> None:
