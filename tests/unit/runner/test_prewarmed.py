@@ -77,7 +77,16 @@ def test_what_no_run_takes_over_is_removed(make: Make) -> None:
     assert not ahead.workspace.exists()
     assert made.store.claims.of(ahead.workspace) is None
     assert engine.closed == ["one"]
+    ahead.workspace.mkdir()
     assert ahead.drop() == []
+    assert ahead.workspace.is_dir(), "somebody made it afterwards"
+
+
+def test_what_was_not_prepared_is_not_removed(make: Make) -> None:
+    ahead = NextRun(project(make).request(container=True, tools=on(Engine(), "docker")))
+    ahead.workspace.mkdir(parents=True)
+    assert ahead.drop() == []
+    assert ahead.workspace.is_dir(), "it belongs to somebody else"
 
 
 def test_it_is_not_for_a_run_that_begins_after_another(make: Make) -> None:

@@ -39,6 +39,16 @@ def test_a_file_has_the_language_of_its_path_else_of_its_keys(
     assert language_of(file, tmp_path).name == language
 
 
+@pytest.mark.parametrize(
+    ("path", "language"), [("a.gitlab-ci.yml", "gitlab"), (".github/workflows/ci.yml", "github"), ("ci.yml", "gitlab")]
+)
+def test_a_file_outside_the_repository_has_a_language(path: str, language: str, tmp_path: Path) -> None:
+    file = tmp_path / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(GITLAB)
+    assert language_of(file, tmp_path / "repository").name == language
+
+
 def test_a_file_that_is_not_there_is_for_looms_own_reader_to_report(tmp_path: Path) -> None:
     assert {language_of(Path(name), tmp_path).name for name in (".gitlab-ci.yml", "ci.yml")} == {"native"}
 
