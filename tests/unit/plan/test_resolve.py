@@ -411,35 +411,40 @@ SERVICE = "a:\n  stage: test\n  script: x\n  image: b:1\n  services:\n    - name
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (SERVICE + "image: {build: {context: $DIR}}\n", ".loom/workflow.yml:9:32: $DIR has no value here"),
-        (SERVICE + "image: {build: {context: ../x}}\n", ".loom/workflow.yml:9:32: expected a path inside the project"),
-        (SERVICE + "image: {build: {secrets: [NPM]}}\n", ".loom/workflow.yml:9:33: the job has no secret NPM"),
+        (SERVICE + "image: {build: {context: $DIR}}\n", "9:32: /services/0/image/build/context $DIR has no value here"),
+        (
+            SERVICE + "image: {build: {context: ../x}}\n",
+            "9:32: /services/0/image/build/context expected a path inside the project",
+        ),
+        (
+            SERVICE + "image: {build: {secrets: [NPM]}}\n",
+            "9:33: /services/0/image/build/secrets/0 the job has no secret NPM",
+        ),
         (
             "a: {stage: test, script: x, image: {build: {secrets: NPM}}}\n",
-            ".loom/workflow.yml:3:54: the job has no secret NPM",
+            "3:54: /image/build/secrets/0 the job has no secret NPM",
         ),
         (
             SERVICE + "variables: {P_FILE: x}\n      secrets: {P: env://P}\n",
-            ".loom/workflow.yml:9:27: the secret P sets P_FILE for this service",
+            "9:27: /services/0/variables/P_FILE the secret P sets P_FILE for this service",
         ),
-        (SERVICE + "run: once\n      ready: {tcp: 1}\n", ".loom/workflow.yml:8:7: a service with `run: once` is ready"),
+        (SERVICE + "run: once\n      ready: {tcp: 1}\n", "8:7: /services/0 a service with `run: once` is ready"),
         (
             SERVICE + "run: once\n  network: host\n",
-            ".loom/workflow.yml:10:12: a job with services shares a private netwo",
+            "10:12: /network a job with services shares a private netwo",
         ),
         (
             SERVICE + "run: once\n  network: mine\n",
-            ".loom/workflow.yml:10:12: a job with services shares a private netwo",
+            "10:12: /network a job with services shares a private netwo",
         ),
     ],
 )
 def test_services_that_can_t_be_as_written(plan: MakePlan, tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(WorkflowError) as caught:
         plan(tmp_path, text)
-    place, _, said = message.partition(" ")
+    position, at, said = message.split(" ", 2)
     (problem,) = caught.value.problems
-    assert str(problem).startswith(f"{place} WF_SCHEMA_V1 /a")
-    assert problem.message.startswith(said)
+    assert str(problem).startswith(f".loom/workflow.yml:{position} WF_SCHEMA_V1 /a{at}: {said}")
 
 
 def test_the_configuration_s_host_network_is_none_for_a_job_with_services(plan: MakePlan, tmp_path: Path) -> None:
