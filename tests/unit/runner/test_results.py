@@ -10,6 +10,7 @@ import pytest
 
 from loom.plan.late import Action, LateJob, LateStep
 from loom.plan.model import Job, Step
+from loom.record.events import PhaseCode
 from loom.runner.attempt import Attempt
 from loom.runner.results import NO_WAY, Results, take_over, uses_actions
 
@@ -33,11 +34,14 @@ class Told:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.warnings: list[str] = []
+        self.facts: list[tuple[str, Mapping[str, Any]]] = []
 
     def warn(self, text: str, code: object) -> None:
         self.warnings.append(text)
 
-    def fact(self, name: str, data: Mapping[str, Any], code: object) -> None: ...
+    def fact(self, name: str, data: Mapping[str, Any], code: PhaseCode) -> None:
+        assert code is PhaseCode.JOB_EXECUTION
+        self.facts.append((name, data))
 
 
 def given(results: Results, told: Told, way: str | None = "127.0.0.1/8") -> Mapping[str, str]:
@@ -78,6 +82,15 @@ def test_each_attempt_has_a_token_of_its_own_while_it_runs(results: Results, job
     results.ended(cast(Attempt, first))
     results.ended(cast(Attempt, first))
     assert given(results, first)["ACTIONS_RUNTIME_TOKEN"] != variables["ACTIONS_RUNTIME_TOKEN"]
+
+
+def test_what_an_action_did_is_a_fact_of_its_attempt(results: Results, jobs: list[Job]) -> None:
+    told = Told(jobs[0])
+    given(results, told)
+    assert results._server is not None
+    ((client, _),) = results._server._clients.values()
+    client.tell("artifact", {"name": "a"})
+    assert told.facts == [("artifact", {"name": "a"})]
 
 
 @pytest.mark.parametrize("way", [None, "192.0.2.1/24"])

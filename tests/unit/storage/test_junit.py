@@ -89,6 +89,20 @@ def test_where_each_language_says_a_test_failed(text: str, name: str, file: str,
     assert (test.name, test.file, test.line, test.message) == (name, file, line, message)
 
 
+def test_all_that_is_told_of_a_failed_test() -> None:
+    assert one(UNITTEST, report="r.xml") == junit.FailingTest(
+        name="test_a",
+        classname="tests.test_x.T",
+        file="tests/test_x.py",
+        line=12,
+        message="'k'",
+        kind="error",
+        report="r.xml",
+    )
+    bare = '<testsuite><testcase name="a" classname=""><failure type="T"/></testcase></testsuite>'
+    assert one(bare) == junit.FailingTest(name="a", message="T")
+
+
 def test_counts() -> None:
     report = read(PYTEST)
     assert (report.tests, report.failures, report.errors, report.skipped) == (3, 1, 0, 1)
