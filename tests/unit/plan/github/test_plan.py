@@ -881,11 +881,12 @@ def test_calls_have_a_limit_of_levels(planned: Planned, levels: int, message: st
         return
     with pytest.raises(WorkflowError) as caught:
         planned(files)
-    assert [problem.message for problem in caught.value.problems] == [message]
+    assert [(problem.pointer, problem.message) for problem in caught.value.problems] == [("/jobs/c/uses", message)]
 
 
 def test_a_workflow_that_is_not_made_to_be_called_is_a_problem(planned: Planned) -> None:
-    with pytest.raises(WorkflowError, match=r"other.yml is not made to be called: it has no `on: workflow_call`"):
+    said = "/jobs/c/uses: uses: .github/workflows/other.yml is not made to be called: it has no `on: workflow_call`"
+    with pytest.raises(WorkflowError, match=said):
         planned(
             {
                 "ci.yml": "on: push\njobs: {c: {uses: ./.github/workflows/other.yml}}",

@@ -200,27 +200,35 @@ def test_include_rules(text: str, expected: bool) -> None:
     assert rules.include_applies(None, scope(), facts(), Problems())
 
 
+BRACES = "{a,b}" * 18
+
+
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "at", "message"),
     [
-        ("{rules: [{if: $CI}, {if: '$A =~ x'}]}", "rules:if: expected"),
-        ("{only: {variables: ['$A ==']}}", "only:variables: "),
-        ("{only: {kubernetes: active}}", "only:kubernetes: "),
-        ("{rules: [{exists: {paths: [a], project: other/one}}]}", "rules:exists:project: "),
-        ("{rules: [{when: delayed, start_in: soon}]}", "start_in: expected a duration"),
-        ("{when: delayed}", "when: delayed: say when"),
+        ("{rules: [{if: $CI}, {if: '$A =~ x'}]}", "1:38 /job/rules/1/if GL_INVALID", "rules:if: expected"),
+        ("{only: {variables: ['$A ==']}}", "1:32 /job/only/variables GL_INVALID", "only:variables: "),
+        ("{only: {kubernetes: active}}", "1:26 /job/only/kubernetes GL_UNSUPPORTED", "only:kubernetes: "),
+        (f"{{except: {{changes: ['{BRACES}']}}}}", "1:25 /job/except/changes C", "except:changes: "),
+        (f"{{rules: [{{changes: ['{BRACES}']}}]}}", "1:15 /job/rules/0 C", "rules: "),
+        ("{rules: [{exists: {paths: [a], project: other/one}}]}", "1:46 /job/rules/0/exists/project GL_UNSUPPORTED", "rules:exists:project: "),
+        ("{rules: [{when: delayed, start_in: soon}]}", "1:41 /job/start_in C", "start_in: expected a duration"),
+        ("{when: delayed}", "1:6 /job C", "when: delayed: say when"),
     ],
-)
-def test_what_is_wrong_is_said_with_the_keyword(text: str, message: str) -> None:
-    problems = Problems()
-    rules.decide(entry(text), scope(), facts(), problems, global_rules=False)
-    assert [one.message[: len(message)] for one in problems.found] == [message]
+)  # fmt: skip
+def test_what_is_wrong_is_said_with_the_keyword(text: str, at: str, message: str) -> None:
+    problems = Problems(code="C")
+    job = pipeline(f"job: {text}").entries["job"]
+    rules.decide(job, scope(), facts(changed=lambda _: ["a"]), problems, global_rules=False)
+    (one,) = problems.found
+    assert (f"{one.line}:{one.column} {one.pointer} {one.code}", one.message[: len(message)]) == (at, message)
 
 
 def test_a_search_without_end_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loom.workflow.patterns.MAX_SEARCH_S", 0.01)
     problems = Problems()
-    text = "{rules: [{if: '$A =~ /(x+x+)+y/'}, {when: always}]}"
-    assert rules.decide(entry(text), scope(A="x" * 2000), facts(), problems, global_rules=False).when == "always"
+    job = pipeline("job: {rules: [{if: '$A =~ /(x+x+)+y/'}, {when: always}]}").entries["job"]
+    assert rules.decide(job, scope(A="x" * 2000), facts(), problems, global_rules=False).when == "always"
     (problem,) = problems.found
+    assert (problem.column, problem.pointer) == (20, "/job/rules/0/if")
     assert problem.message.startswith("rules:if: the search for /(x+x+)+y/ in a value of 2000 characters took longer")

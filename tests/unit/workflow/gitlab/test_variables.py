@@ -127,8 +127,8 @@ def test_a_value_must_be_one_of_its_options() -> None:
     problems = Problems()
     text = "variables: {A: {value: x, options: [x, y]}, B: {value: z, options: [x, y]}}"
     variables.check(node(text).get("variables"), ("variables",), problems)
-    assert [(one.pointer, one.message) for one in problems.found] == [
-        ("/variables/B/value", "variables:options: the value of B must be one of its options: x, y")
+    assert [(one.column, one.pointer, one.message) for one in problems.found] == [
+        (56, "/variables/B/value", "variables:options: the value of B must be one of its options: x, y")
     ]
 
 
