@@ -89,8 +89,8 @@ class WorkflowFiles:
             return say(f"expected a file below {TEMPLATES}/, found {text}; move the file there")
         paths = [self._root / text]
         if "*" in text or "?" in text:
-            if (wrong := globs.problem(text)) is not None:
-                return say(wrong)
+            if globs.problem(text) is not None:
+                return None  # as above
             there = sorted(path for path in (self._root / TEMPLATES).rglob("*") if path.is_file())
             paths = [path for path in there if globs.matches(text, str(path.relative_to(self._root)))]
             if not paths:

@@ -514,6 +514,15 @@ def test_what_goes_wrong_with_several_archives_names_none(tmp_path: Path) -> Non
     assert artifacts.restore({}, view) == ()
 
 
+def test_the_one_of_several_archives_that_is_damaged_is_named(workspace: Path, kept: Kept) -> None:
+    kept.collect(DirectoryView(workspace), "dist")
+    damaged = kept.archive.with_name("damaged.tar.gz")
+    damaged.write_bytes(kept.archive.read_bytes()[:60])
+    with pytest.raises(ArtifactError) as refused:
+        artifacts.restore({kept.archive: None, damaged: None}, DirectoryView(workspace))
+    assert refused.value.message.startswith(f"can't restore the artifacts: {damaged} is damaged (")
+
+
 def test_a_report_is_a_file_also_below_a_directory(tmp_path: Path) -> None:
     (tmp_path / "reports/deep").mkdir(parents=True)
     (tmp_path / "reports/deep/a.xml").write_text("a")
