@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError
+from loom.plan.model import Job, Plan
 from loom.runner import products
+from loom.secrets.masking import Masker
 from loom.storage import junit
 from loom.storage.artifacts import ReadReports
 from tests.unit.providers.far_provider import FarProvider
@@ -88,6 +91,19 @@ last: {job("c", "cat first second")}
         "second: 1 files, 2 bytes",
         "beside: 0 files, 0 bytes",
     ]
+
+
+def test_a_job_of_a_child_gets_what_jobs_of_the_pipelines_above_left(tmp_path: Path) -> None:
+    above, own = tmp_path / "above.tar.gz", tmp_path / "own.tar.gz"
+    above.touch()
+    own.touch()
+    left = {"up": str(above), "gone": str(tmp_path / "gone.tar.gz")}
+    one = Job(id="one", name="one", stage="a", steps=(), provider="host", artifacts_from=("one",), artifacts_above=left)
+    plan = Plan(workflow_path="w", stages=("a",), jobs=(one,))
+    handed = products.Handover(
+        plan, archive_of=lambda _: own, logs=tmp_path, masker=Masker(), tracked=lambda: pytest.fail("nobody asks")
+    )
+    assert handed.sources(one) == ["up"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from loom.errors import ImageError, ProviderError, ServiceError, SnapshotError
 from loom.plan.model import MountMode
 from loom.providers.base import Capabilities, SecretValues, SessionFacts, SessionRequest
 from loom.providers.host import HostProvider, HostSession
+from loom.runner.hooks import Resumption
 from loom.runner.request import settings_of
 from loom.runner.session import SessionOpener
 from loom.util import profile
@@ -379,6 +380,17 @@ def test_a_workspace_that_will_not_be_filled_is_said_to_who_waits_for_it(make: M
         opener.until_filled()
     assert error.value.code == "CANCELED"
     assert opener.left_behind == []
+
+
+def test_the_next_attempt_at_a_job_that_resumed_begins_anew(make: Make) -> None:
+    request = project(make).request()
+    settings = settings_of(request, request.source.root)
+    resumed = {name: Resumption(step="script/01") for name in ("one", "two")}
+    opener = SessionOpener(request.tools, replace(settings, resumed=resumed), request.cancel)
+    (one,) = request.plan.jobs
+    two = replace(one, id="two")
+    opener.forget_resumed(one)
+    assert (opener.resumed(one), opener.resumed(two)) == (None, resumed["two"])
 
 
 def test_a_profile_has_the_parts_of_a_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
