@@ -804,6 +804,32 @@ jobs:
     assert planned(text).job("a").secrets == ()
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "outputs: {o: SECRET}, steps: [{run: x}]",
+        "env: {A: SECRET}, steps: [{run: x}]",
+        "steps: [{run: SECRET}]",
+        "steps: [{run: x, name: SECRET}]",
+        "steps: [{run: x, shell: SECRET}]",
+        "steps: [{run: x, working-directory: SECRET}]",
+        "steps: [{run: x, timeout-minutes: SECRET}]",
+        "steps: [{run: x, continue-on-error: SECRET}]",
+        "steps: [{run: x, env: {A: SECRET}}]",
+        "steps: [{uses: ./node, with: {a: SECRET}}]",
+        "steps: [{uses: ./all, with: {a: SECRET}}]",
+    ],
+)
+def test_a_secret_is_given_for_each_text_that_names_it(planned: Planned, keys: str) -> None:
+    files = {
+        "ci.yml": f"on: push\njobs: {{a: {{runs-on: ubuntu-latest, {keys}}}}}".replace("SECRET", '"${{ secrets.A }}"'),
+        "node/action.yml": "inputs: {a: {}}\nruns: {using: node20, main: a.js}\n",
+        "all/action.yml": "inputs: {a: {}}\nruns: {using: composite, steps: [{run: x, shell: sh}]}\n",
+    }
+    (job,) = planned(files, github={"secrets": {"A": "env://A", "B": "env://B"}}).jobs
+    assert late(job).secrets == {"A": "A"}
+
+
 def test_a_plan_can_be_kept(planned: Planned) -> None:
     plan = planned(MATRIX)
     assert msgspec.json.decode(encode_file(plan), type=Plan) == plan
