@@ -225,6 +225,17 @@ def test_problems_of_all_files_are_told_in_their_order(tmp_path: Path) -> None:
     assert (len(found.problems), found.rest is None) == (3, False)
 
 
+def test_a_file_runs_alone_that_calls_none_with_a_mistake_on_any_level(tmp_path: Path) -> None:
+    calls = "jobs: {{c: {{uses: ./.github/workflows/{}.yml}}}}\n"
+    for name, called in (("one", "two"), ("two", "three"), ("other", "sound")):
+        examined(tmp_path, "on: [push, workflow_call]\n" + calls.format(called), f"{name}.yml")
+    examined(tmp_path, SOUND.replace("push", "workflow_call"), "sound.yml")
+    found = examined(tmp_path, SOUND.replace("push", "workflow_call") + "job: x\n", "three.yml")
+    assert len(found.problems) == 1
+    assert isinstance(found.rest, Workflows)
+    assert [file.label for file in found.rest.workflows] == ["other"]
+
+
 def test_of_several_files_those_without_mistakes_can_be_loaded(tmp_path: Path) -> None:
     examined(tmp_path, "on: push\njobs: {x: {uses: ./.github/workflows/called.yml}}", "calls.yml")
     examined(tmp_path, "on: workflow_call\njobs: {y: {runs-on: a, stepz: []}}", "called.yml")
