@@ -596,6 +596,7 @@ def test_a_canceled_copy_says_so_and_ends_its_helpers(source: Path, target: Path
         with pytest.raises(SnapshotCanceled):
             pool.copy(files, about=30)
     assert all(helper.returncode is not None for helper in ended)
+    assert not [*target.iterdir()], "nothing is copied after the request"
 
 
 @pytest.mark.parametrize(("number", "hint"), [(errno.ENOSPC, "free some space"), (errno.EACCES, "permissions")])

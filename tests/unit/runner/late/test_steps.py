@@ -424,6 +424,18 @@ def test_ports_of_services_are_in_the_context_of_the_job() -> None:
     assert state.text(text, LateStep(kind="run")) == "1 6379"
 
 
+def test_problem_matchers_look_at_the_last_lines_of_a_step(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loom.runner.late.steps.MOST_LOOKED_AT", 2)
+    matcher = {"owner": "mine", "pattern": [{"regexp": r"^BAD (.*)$", "message": 1}]}
+    ran = run(
+        make,
+        job("one", step("echo '::add-matcher::m.json'"), step("echo BAD 1; echo BAD 2; echo BAD 3; exit 1")),
+        code=1,
+        files={"m.json": json.dumps({"problemMatcher": [matcher]})},
+    )
+    assert [one["message"] for one in ran.facts("finding", "one")] == ["2", "3"]
+
+
 def test_a_problem_matcher_that_takes_too_long_is_left_out(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loom.workflow.patterns.MAX_SEARCH_S", 0.01)
     matcher = {"owner": "slow", "pattern": [{"regexp": "((.*a){20}b)", "message": 1}]}

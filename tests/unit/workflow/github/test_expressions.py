@@ -94,6 +94,8 @@ def value(text: str, **contexts: object) -> object:
         ("github[github.event]", None),
         ("github.event.labels[fromJSON('[1]')]", None),
         ("github.event.labels[2].ID", 3.0),
+        ('fromJSON(\'{"Array": 1, "Object": 2}\')[github.event.labels]', None),
+        ('fromJSON(\'{"Array": 1, "Object": 2}\')[github.event]', None),
         ("fromJSON('[[1, 2], [3], [], 4]').*[0]", [1.0, 3.0]),
         ('fromJSON(\'[{"a": [1, 2]}, {"A": [3]}, {"a": 4}]\').*.a.*', [1.0, 2.0, 3.0]),
         ('fromJSON(\'{"a": 1, "A": 2}\').A', 2.0),
