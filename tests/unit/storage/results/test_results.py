@@ -241,7 +241,7 @@ def test_the_heads_of_answers(job: Job) -> None:
     connection.close()
     assert len({found.pop("x-ms-request-id") for found in (whole, part, put, refused)}) == 4
     every = {
-        "server": "loom",
+        "server": "loom ",  # the empty version of Python after it
         "date": whole["date"],
         "last-modified": "Thu, 01 Jan 1970 00:00:00 GMT",
         "x-ms-version": "2021-12-02",
