@@ -30,23 +30,31 @@ test: {stage: t, image: {build: {dockerfile: Dockerfile}}, script: [test -e /bui
 """
 
 
+@pytest.fixture
+def base(registry: Any, client: docker.DockerClient) -> str:
+    """An image that the registry and the engine have."""
+    name = f"{registry.host}/base:1"
+    client.images.get(IMAGE).tag(name)
+    client.images.push(name)
+    return name
+
+
 def test_job_and_service_run_by_the_digests_that_ran(
     project: Project,
     registry: Any,
+    base: str,
     client: docker.DockerClient,
     publish: Callable[..., str],
     remove: Callable[[str], None],
     tmp_path: Path,
 ) -> None:
-    name, file = f"{registry.host}/base:1", str(tmp_path / "x.bundle")
-    client.images.get(IMAGE).tag(name)
-    client.images.push(name)
-    project.write(".gitlab-ci.yml", WORKFLOW.format(name=name))
+    file = str(tmp_path / "x.bundle")
+    project.write(".gitlab-ci.yml", WORKFLOW.format(name=base))
     project.commit()
     assert project.run("--quiet").code == 1
     assert project.loom("bundle", "--full", "-o", file).code == 0
-    (digest,) = [one for one in client.images.get(name).attrs["RepoDigests"] if one.startswith(registry.host)]
-    for each in (name, digest):
+    (digest,) = [one for one in client.images.get(base).attrs["RepoDigests"] if one.startswith(registry.host)]
+    for each in (base, digest):
         remove(each)
     publish(registry, "base:1")  # it has no shell
     shutil.rmtree(project.root / ".git")
@@ -61,24 +69,23 @@ def test_job_and_service_run_by_the_digests_that_ran(
 def test_an_image_is_built_on_the_base_that_it_had(
     project: Project,
     registry: Any,
+    base: str,
     client: docker.DockerClient,
     publish: Callable[..., str],
     remove: Callable[[str], None],
     tmp_path: Path,
 ) -> None:
-    name, file = f"{registry.host}/base:1", str(tmp_path / "x.bundle")
-    client.images.get(IMAGE).tag(name)
-    client.images.push(name)
+    file = str(tmp_path / "x.bundle")
     project.write(".loom/workflow.yml", BUILDING)
-    project.write("Dockerfile", f"FROM {name}\nRUN touch /built\n")
+    project.write("Dockerfile", f"FROM {base}\nRUN touch /built\n")
     project.commit()
     assert project.run("--quiet").code == 1
     assert project.loom("bundle", "--full", "-o", file).code == 0
     receipt = json.loads(next(project.home.rglob("receipts/*.json")).read_text())
-    (digest,) = [one["digest"] for one in receipt["images"] if one["name"] == name]
-    (built,) = [one["id"] for one in receipt["images"] if one["name"] != name]
+    (digest,) = [one["digest"] for one in receipt["images"] if one["name"] == base]
+    (built,) = [one["id"] for one in receipt["images"] if one["name"] != base]
     client.images.remove(built, force=True)
-    for each in (name, f"{registry.host}/base@{digest}"):
+    for each in (base, f"{registry.host}/base@{digest}"):
         remove(each)
     publish(registry, "base:1")  # it has no shell
     again = project.loom("replay", file, "--trust", "--json")

@@ -129,12 +129,10 @@ def _hold(configuration: Any, directory: Path) -> None:
     It would remove them itself at a regular end only, and a key would stay behind after any other.
     """
     held = {}
-    for name in ("ssl_ca_cert", "cert_file", "key_file"):
-        path = getattr(configuration, name)
-        if path and Path(path).parent == directory:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            weakref.finalize(configuration, os.close, file)
-            held[path] = f"/proc/self/fd/{file}"
+    for path in directory.iterdir():
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(configuration, os.close, file)
+        held[str(path)] = f"/proc/self/fd/{file}"
     refresh = configuration.refresh_api_key_hook
 
     def renamed(configuration: Any) -> None:
