@@ -190,7 +190,7 @@ def known(module: ModuleType) -> Iterator[tuple[str, str]]:
 
 
 def test_constants_are_known() -> None:
-    """`LOOM_TEST_ACCEPT=1 pytest tests/unit/test_values.py` writes them anew; one that is new or gone needs no line."""
+    """`LOOM_TEST_ACCEPT=1 pytest tests/unit/test_values.py` writes the list again. Constants that are added or removed need no change of it."""
     packages = (loom.plan, loom.runner, loom.storage, loom.workflow)
     modules = [
         copy_files,

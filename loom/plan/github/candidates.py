@@ -302,7 +302,7 @@ class GitHubCandidates:
     def _combinations(self, strategy: Node | None, texts: Texts, runs: bool) -> Any:
         """Return the combinations, None without a matrix, LATE where results of other jobs decide.
 
-        A job whose `if` is false may have a matrix that is none: it counts as one job.
+        A job whose `if` is false counts as one job where its matrix is invalid.
         """
         node = strategy.get("matrix") if strategy is not None else None
         if node is None:

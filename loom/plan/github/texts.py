@@ -129,12 +129,12 @@ def _implied(tree: expressions.Binary) -> bool:
 
 
 def literal(value: Value) -> Value:
-    """Return a value that is evaluated once more: a text whose expressions are none."""
+    """Return a value for a text that is evaluated once more: there it stays as it is."""
     return value.replace("${{", "${{ '${{' }}") if isinstance(value, str) else value
 
 
 def node_of(value: Value, at: Node) -> Node:
-    """Return a value as a node at the position of another one. What looks like an expression in it is none."""
+    """Return a value as a node at the position of another one. Texts in it are not evaluated again."""
     content: Any = literal(value)
     if isinstance(value, Mapping):
         content = {name: node_of(one, at) for name, one in value.items()}

@@ -75,7 +75,7 @@ def test_what_a_type_of_looms_language_makes_of_each_value() -> None:
 
 
 def parsed(kind: Type, value: object) -> str:
-    """Return what becomes of a value, or why it is none; empty for one of another kind."""
+    """Return what a type makes of a value, or the reason of its refusal; empty for a value of another kind."""
     try:
         found = kind.parse(value)
     except NotText:
