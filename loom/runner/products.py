@@ -26,6 +26,7 @@ from loom.storage.selection import Tracked
 from loom.storage.workspace import view_of
 from loom.util.bounded import bounded, listed
 from loom.util.refusals import refusals
+from loom.util.units import counted
 
 MAX_LEFT_OUT = 5
 """Number of warnings about individual files that could not be kept."""
@@ -131,11 +132,14 @@ class Handover:
         missing = [each for each in sources if not shared or each in self._missing_here or each in self._above]
         restored = artifacts.restore({self._archive_of(each): self._checksums.get(each) for each in missing}, view)
         for source, each in list(zip(missing, restored, strict=True))[:MAX_NAMED]:
-            on_output("stdout", f"{source}: {each.files} files, {each.bytes} bytes\n".encode())
+            on_output("stdout", f"{source}: {counted(each.files, 'file')}, {counted(each.bytes, 'byte')}\n".encode())
         # A line of each for each later job would make the record grow with the square of the jobs.
         if more := restored[MAX_NAMED:]:
             files, size = sum(each.files for each in more), sum(each.bytes for each in more)
-            on_output("stdout", f"{len(more)} more jobs: {files} files, {size} bytes\n".encode())
+            on_output(
+                "stdout",
+                f"{counted(len(more), 'more job')}: {counted(files, 'file')}, {counted(size, 'byte')}\n".encode(),
+            )
         found = self._overlaps_of(tuple(sources))
         return [
             f"{path} is left differently by {', '.join(jobs)}; "

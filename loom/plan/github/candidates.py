@@ -355,8 +355,8 @@ class GitHubCandidates:
         if found is not None:
             return Withheld(*found)
         environment = node.get("environment")
-        name = texts.text(environment and (environment.get("name") or environment))
-        named = environment is not None and (self._everything or name != "")
+        name = environment and (environment.get("name") or environment)
+        named = name is not None and (text_of(name) if self._everything else texts.text(name)) != ""
         return _DEPLOYS if named and not config.deploy else None
 
     # -- calls --------------------------------------------------------------------------------------------------------

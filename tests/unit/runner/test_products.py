@@ -66,7 +66,7 @@ def test_the_record_names_only_the_first_of_many_jobs_with_artifacts(
     monkeypatch.setattr(products, "MAX_NAMED", 1)
     ran = make(HANDED).run(on="far")
     assert ran.lines("test") == ["two", "b", "two"]
-    assert ran.lines("test", "artifact_restore") == ["build: 2 files, 4 bytes", "1 more jobs: 2 files, 6 bytes"]
+    assert ran.lines("test", "artifact_restore") == ["build: 2 files, 4 bytes", "1 more job: 2 files, 6 bytes"]
 
 
 def test_jobs_that_share_a_workspace_are_told_that_the_last_writer_counts(make: Make) -> None:
@@ -87,8 +87,8 @@ last: {job("c", "cat first second")}
 """).run()
     assert ran.lines("last") == ["1", "2"]
     assert ran.lines("last", "artifact_restore") == [
-        "first: 1 files, 2 bytes",
-        "second: 1 files, 2 bytes",
+        "first: 1 file, 2 bytes",
+        "second: 1 file, 2 bytes",
         "beside: 0 files, 0 bytes",
     ]
 

@@ -352,7 +352,7 @@ jobs:
     assert ids(plan) == ["far.a", "far.b.c", "none", "missing", "wrong", "after"]
     far = plan.job("far.b.c")
     assert (far.name, far.steps[0].file) == ("far / b / c", "o/r/.github/workflows/inner.yml@v1")
-    here = load(tmp_path / ".github/workflows", tmp_path, lambda: ResolveContext(predefined=PUSH))
+    here = load(tmp_path / ".github/workflows", tmp_path, ResolveContext)
     told = sources(here, far, JobSelection(), Config())
     assert told[0] == ValueSource(key="id", value="far.b.c", by="job", place=".github/workflows/ci.yml:4:3")
     assert late(plan.job("after")).needs[0].jobs == ("far.a", "far.b.c")
@@ -527,6 +527,12 @@ def test_jobs_with_an_environment_wait_for_deploy(planned: Planned) -> None:
     assert ids(plan) == ["z"]
     assert reasons(plan)["x"] == "it deploys; --deploy or its name runs it"
     assert ids(planned(text, config={"deploy": True})) == ["x", "y", "z"]
+
+
+def test_an_empty_environment_deploys_nothing(planned: Planned, tmp_path: Path) -> None:
+    assert ids(planned(f'on: push\njobs: {{x: {{environment: "", {JOB}}}}}')) == ["x"]
+    workflows = load(tmp_path / ".github/workflows", tmp_path, ResolveContext)
+    assert rehearse(workflows)[0] == []  # nor does `loom check` call it left out
 
 
 def test_a_container_and_its_services(planned: Planned) -> None:
