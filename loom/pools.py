@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Struct, field
@@ -19,31 +19,15 @@ HERE = {"docker": True, "host": False}
 """The providers of this machine, and whether their jobs run in containers. They have no context, and no other settings."""
 
 
-class Toleration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """As in a pod's specification."""
-
-    key: str | None = None
-    operator: Literal["Equal", "Exists"] = "Equal"
-    value: str | None = None
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    toleration_seconds: int | None = None
-
-
 class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The provider of jobs, with its settings. None and empty values leave the choice to the provider."""
 
     provider: str
     context: str | None = None
     """Which of the provider's clusters: a context of the kubeconfig."""
-    jobs: int | None = None
+    jobs: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """How many of its jobs run at once."""
     namespace: str | None = None
-    node_selector: Mapping[str, str] = field(default_factory=dict)
-    tolerations: tuple[Toleration, ...] = ()
-    service_account: str | None = None
-    runtime_class: str | None = None
-    priority_class: str | None = None
-    image_pull_secrets: tuple[str, ...] = ()
     requests: Mapping[str, str | int | float] = field(default_factory=dict)
     """What a job's container reserves on its node, where the job does not say less: Kubernetes' names and quantities."""
     limits: Mapping[str, str | int | float] = field(default_factory=dict)
@@ -89,8 +73,6 @@ class Misplaced(ValueError):
 _FIELDS = tuple(name for name in Pool.__struct_fields__ if name != "name")
 _OF_CLUSTERS = frozenset(_FIELDS) - {"provider", "jobs"}
 _DURATIONS = ("deadline", "start_timeout")
-_QUANTITY = r"\d+(\.\d+)?([numkMGTPE]|[KMGTPE]i)?"
-_POD_TEMPLATE = ("metadata", "spec")
 
 
 def parsed(value: Any, _: object = None) -> Mapping[str, Pool]:
@@ -132,26 +114,17 @@ def _seconds(name: str, key: str, value: Any) -> float | None:
 def _checked(pool: Pool) -> Pool:
     if ":" in pool.provider:
         raise Misplaced(f"{pool.name}: write the context of {pool.provider} under `context`", pool.name, "provider")
-    if pool.jobs is not None and pool.jobs < 1:
-        raise Misplaced(f"{pool.name}.jobs: expected a whole number from 1 up, found {pool.jobs}", pool.name, "jobs")
-    for key in ("requests", "limits"):
-        for resource, quantity in getattr(pool, key).items():
-            if not re.fullmatch(_QUANTITY, str(quantity)):
-                text = f"{pool.name}.{key}.{resource}: {quantity!r} is no quantity of Kubernetes, such as 500m or 2Gi"
-                raise Misplaced(text, pool.name, key, resource)
-    for key in pool.pod_template.keys() - set(_POD_TEMPLATE):
-        text = f"{pool.name}.pod_template: unknown key {key}; a template has {' and '.join(_POD_TEMPLATE)}"
+    for key in pool.pod_template.keys() - {"metadata", "spec"}:
+        text = f"{pool.name}.pod_template: unknown key {key}; a template has metadata and spec"
         raise Misplaced(text, pool.name, "pod_template", key)
     return pool
 
 
 def _readable(name: str, message: str) -> Misplaced:
-    """Turn a message such as "Expected `str`, got `int` - at `$.tolerations[0].key`" into one with the pool's path."""
+    """Turn a message such as "Expected `str`, got `int` - at `$.limits[...]`" into one with the pool's path."""
     text, _, place = message.partition(" - at ")
-    parts = re.findall(r"\.(\w+)|\[(\d+)\]", place)
-    path = [int(number) if number else key for key, number in parts]
-    where = name + place.strip("`").removeprefix("$").replace("[...]", "")
-    return Misplaced(f"{where}: {text[0].lower()}{text[1:]}", name, *path)
+    path = place.strip("`").removeprefix("$").replace("[...]", "")
+    return Misplaced(f"{name}{path}: {text[0].lower()}{text[1:]}", name, *path.split(".")[1:])
 
 
 def named(name: str, pools: Mapping[str, Pool]) -> Pool:

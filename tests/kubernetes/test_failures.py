@@ -148,7 +148,7 @@ def test_a_job_that_is_larger_than_any_node_is_told_without_the_long_wait(pods: 
 
 
 def test_the_pool_says_how_long_a_pod_waits_for_a_node(pods: Pods) -> None:
-    pool = Pool(provider="kubernetes", node_selector={"there": "is-none"}, start_timeout=1)
+    pool = Pool(provider="kubernetes", pod_template=kubernetes.NOWHERE, start_timeout=1)
     error = refused(pods, pool=pool)
     assert error.code == "POD_UNSCHEDULABLE"
     assert "within 1 s" in error.message
@@ -165,8 +165,7 @@ def test_a_pod_waits_for_its_turn_while_others_of_the_run_have_the_nodes(
         node = cluster.call("looking", "read_namespaced_pod", first.pod)["spec"]["nodeName"]
         there = Pool(
             provider="kubernetes",
-            pod_template={"spec": {"containers": [port]}},
-            node_selector={"kubernetes.io/hostname": node},
+            pod_template={"spec": {"containers": [port], "nodeSelector": {"kubernetes.io/hostname": node}}},
         )
         looked, ending = threading.Semaphore(0), threading.Event()
         within: Any = starting.StartingPod.on_node_within

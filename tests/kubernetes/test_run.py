@@ -58,9 +58,11 @@ POOL = """
 pools:
   place:
     provider: kubernetes
-    tolerations:
-      - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, toleration_seconds: 1}
-      - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, toleration_seconds: 1}
+    pod_template:
+      spec:
+        tolerations:
+          - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 1}
+          - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 1}
 """
 
 

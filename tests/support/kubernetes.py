@@ -12,6 +12,8 @@ IMAGE = os.environ.get("LOOM_TEST_KUBERNETES_IMAGE", "debian:trixie-slim")
 """A Debian that the cluster's nodes have or can pull."""
 BUSYBOX = "k8s.local/busybox:1" if "LOOM_TEST_CLUSTER_DIR" in os.environ else "busybox:stable-musl"
 """An image without any program but BusyBox."""
+NOWHERE = {"spec": {"nodeSelector": {"there": "is-none"}}}
+"""A pool's template that no node meets."""
 
 
 def environ() -> Mapping[str, str]:

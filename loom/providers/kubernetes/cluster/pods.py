@@ -219,7 +219,7 @@ def refusal(pod: Mapping[str, Any] | None, places: Mapping[str, str]) -> LoomErr
         if why in _NO_IMAGE:
             return ImageError(
                 f"the cluster can't get the image {image} of {what}: {message or why}",
-                hint="its nodes need a registry that they reach and may pull from (`image_pull_secrets` of the pool)",
+                hint="its nodes need a registry that they reach and may pull from (`imagePullSecrets` in the `pod_template`)",
                 code=NO_IMAGE,
             )
         ended = state.get("terminated") or {}

@@ -120,7 +120,7 @@ def specification(
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 1,
             "activeDeadlineSeconds": deadline_of(request),
-            "automountServiceAccountToken": bool(pool.service_account),
+            "automountServiceAccountToken": bool((pool.pod_template.get("spec") or {}).get("serviceAccountName")),
             "enableServiceLinks": False,
             "containers": [
                 _literal(container)
@@ -145,13 +145,20 @@ def specification(
                     if one.service.secrets
                 ),
             ],
-            "tolerations": _tolerations(pool),
-            "nodeSelector": {**_platform(request.image), **pool.node_selector},
+            "tolerations": [
+                {
+                    "key": f"node.kubernetes.io/{key}",
+                    "operator": "Exists",
+                    "effect": "NoExecute",
+                    "tolerationSeconds": LOST_NODE_S,
+                }
+                for key in ("not-ready", "unreachable")
+            ],
+            "nodeSelector": _platform(request.image),
             "hostAliases": _aliases(request, services),
             **({"hostname": request.network.hostname} if request.network.hostname else {}),
             **({"hostNetwork": True} if request.network.mode == "host" else {}),
             **({"securityContext": {"seccompProfile": {"type": "RuntimeDefault"}}} if confined else {}),
-            **_of_pool(pool),
         },
     }
     whole = cast("dict[str, Any]", merged(to_builtins(pool.pod_template), pod))
@@ -427,26 +434,6 @@ def _size(options: str) -> int | None:
     return int(found[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[found[2]] if found else None
 
 
-def _tolerations(pool: Pool) -> list[dict[str, Any]]:
-    lost = [
-        {
-            "key": f"node.kubernetes.io/{key}",
-            "operator": "Exists",
-            "effect": "NoExecute",
-            "tolerationSeconds": LOST_NODE_S,
-        }
-        for key in ("not-ready", "unreachable")
-    ]
-    given = [
-        {_camel(key): value for key, value in to_builtins(one).items() if value is not None} for one in pool.tolerations
-    ]
-    return [*given, *lost]
-
-
-def _camel(key: str) -> str:
-    return re.sub(r"_(.)", lambda found: found[1].upper(), key)
-
-
 def _platform(image: Image | None) -> dict[str, str]:
     if image is None or not image.platform:
         return {}
@@ -480,16 +467,6 @@ def host_names(service: Service) -> tuple[str, ...]:
 def _is_dns_name(name: str) -> bool:
     label = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
     return len(name) <= 253 and re.fullmatch(rf"{label}(?:\.{label})*", name) is not None
-
-
-def _of_pool(pool: Pool) -> dict[str, Any]:
-    keys = {
-        "serviceAccountName": pool.service_account,
-        "runtimeClassName": pool.runtime_class,
-        "priorityClassName": pool.priority_class,
-        "imagePullSecrets": [{"name": name} for name in pool.image_pull_secrets],
-    }
-    return {key: value for key, value in keys.items() if value}
 
 
 def is_confined(pool: Pool | None) -> bool:
