@@ -22,7 +22,6 @@ NOT_REPEATED = frozenset(
             "as_json",
             "dry_run",
             "trust",
-            "profile",
             "detach",
             "repeat",
         ),

@@ -16,11 +16,8 @@ def main() -> None:
     interrupt = signal.getsignal(signal.SIGINT)
     if interrupt is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from loom.util import profile, startup
-
-    if any(argument == "--profile" or argument.startswith("--profile=") for argument in sys.argv):
-        profile.begin()
     from loom.commands import terminal
+    from loom.util import startup
 
     startup.configure()
     terminal.complete()

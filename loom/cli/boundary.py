@@ -18,7 +18,7 @@ from loom.commands import terminal
 from loom.errors import InfrastructureError, LoomError, RequestError, WorkflowError
 from loom.record.lines import STANDARD_OUTPUT
 from loom.status import ExitCode
-from loom.util import controls, profile, startup
+from loom.util import controls, startup
 from loom.util.controls import shown, without_commands
 from loom.util.refusals import refusal
 
@@ -27,14 +27,10 @@ RUNS = ("run", "rerun", "resume")
 
 
 def run_app(arguments: list[str]) -> int:
-    """Run the command line, and write its profile if one is wanted; return the exit code. Never raises."""
+    """Run the command line; return the exit code. Never raises."""
     code = _run(arguments)
     while startup.at_end:
         startup.at_end.pop()()
-    try:
-        profile.end()
-    except OSError as error:
-        return _print_error(InfrastructureError(f"{error.filename}: {error.strerror}: the profile is not written"))
     return code
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from loom.cli import options
@@ -21,14 +20,6 @@ def run(
         option("--format", "Output format; github and gitlab are for a CI system that runs loom."),
     ] = "screen",
     as_json: Annotated[bool, option("--json", "Print events as JSON lines on standard output.")] = False,
-    profile: Annotated[
-        Path | None,
-        option(
-            "--profile FILE",
-            "Write where the run's time goes to FILE, as a trace for ui.perfetto.dev or chrome://tracing.",
-            dir_okay=False,
-        ),
-    ] = None,
     detach: Annotated[
         bool, option("--detach", "Leave when the first jobs run in a cluster; they go on there until `loom attach`.")
     ] = False,

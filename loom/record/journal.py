@@ -17,7 +17,6 @@ from loom.record.events import OutputEvent, PhaseCode, PhaseEvent, Where, timest
 from loom.record.lines import Line, LineSplitter, encodable
 from loom.secrets.masking import Masker, StreamMasker
 from loom.status import Status, Stream
-from loom.util import profile
 
 Lines = Sequence[Line | str]
 """Lines of output; a plain string is the fast form of a whole UTF-8 line."""
@@ -240,8 +239,6 @@ class Journal:
             )
             for sink in self._sinks:
                 sink.phase(event)
-        if event.duration_ms is not None:
-            profile.phase_ended(where.job_id, where.step or where.section or code, event.duration_ms)
         return now
 
     def masked(self, value: Any) -> Any:

@@ -12,7 +12,6 @@ from loom.analysis import patterns
 from loom.errors import LoomError
 from loom.runner.request import Ran, RunRequest
 from loom.runner.start import start
-from loom.util import profile
 from loom.util.refusals import refusals
 
 if TYPE_CHECKING:
@@ -25,19 +24,16 @@ def execute(request: RunRequest, prepared: NextRun | None = None) -> Ran:
     `prepared`: what was prepared for this run, by its id; not with `request.reuse`. Raises WorkflowError for a mistake in the
     project's formats of output: nothing has begun.
     """
-    with profile.span("part", "formats of output"):
-        watch = patterns.watch(patterns.of_project(request.source.root))
-    with profile.span("part", "record and first containers"):
-        started = start(request, watch, prepared)
+    watch = patterns.watch(patterns.of_project(request.source.root))
+    started = start(request, watch, prepared)
     try:
-        with profile.span("part", "rest of loom"):
-            try:
-                with refusals():
-                    from loom.runner.pipeline import Run
-            except LoomError as error:  # what works beside this has used up the descriptors
-                started.undo()
-                started.problem = started.problem or error
+        try:
+            with refusals():
                 from loom.runner.pipeline import Run
+        except LoomError as error:  # what works beside this has used up the descriptors
+            started.undo()
+            started.problem = started.problem or error
+            from loom.runner.pipeline import Run
 
         return Run(request, started).execute()
     except BaseException:

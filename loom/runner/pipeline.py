@@ -38,7 +38,6 @@ from loom.runner.waits import Waits, waits
 from loom.snapshot import Snapshot
 from loom.status import ExitCode, JobResult, Skip, Status, exit_code_of, run_status
 from loom.storage.cache import Cache
-from loom.util import profile
 from loom.util.refusals import refusals
 from loom.util.threads import beside
 
@@ -185,6 +184,7 @@ class Run:
             raise self._start.problem
         if request.reuse is None:
             document = self._take_snapshot().document()
+            self._keep_manifest()
             self._opener.filled()
         else:
             document = dict(request.reuse.snapshot)
@@ -199,12 +199,6 @@ class Run:
             self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "engine_answered", {"engine": engine})
 
     def _take_snapshot(self) -> Snapshot:
-        with profile.span("part", "snapshot"):
-            taken = self._taken()
-        self._keep_manifest()
-        return taken
-
-    def _taken(self) -> Snapshot:
         source, prepared = self._request.source, self._start.prepared
         if prepared is not None:
             return prepared.renewed(source, self._cancel)

@@ -25,7 +25,7 @@ from loom.runner import RunSettings, SessionOpener
 from loom.runner.request import RunRequest, first_jobs, make_workspace, settings_of
 from loom.secrets.masking import Masker, known
 from loom.snapshot import SnapshotCanceled
-from loom.util import processes, profile
+from loom.util import processes
 from loom.util.paths import jobs_of, new_workspace
 from loom.util.refusals import refusals
 
@@ -49,8 +49,7 @@ class SnapshotThread:
 
     def _take(self) -> None:
         try:
-            with profile.span("part", "snapshot"):
-                self._taken.set_result(snapshot.take(self._source, self._workspace, cancel=self._cancel))
+            self._taken.set_result(snapshot.take(self._source, self._workspace, cancel=self._cancel))
         except BaseException as error:  # noqa: BLE001  raised again by the thread that waits
             self._taken.set_exception(error)
 

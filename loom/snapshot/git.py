@@ -29,7 +29,7 @@ from loom.errors import RequestError, SnapshotError
 from loom.snapshot import repository as repositories
 from loom.snapshot.model import SnapshotCanceled
 from loom.snapshot.repository import RepositoryView
-from loom.util import processes, profile
+from loom.util import processes
 
 # What points a git process at a repository; a workspace's git must never inherit it from the caller (`git rev-parse
 # --local-env-vars` prints this list, and GIT_NO_REPLACE_OBJECTS, which is set for all).
@@ -266,7 +266,6 @@ class Running:
         self._arguments = arguments
         self._place = cwd
         self._out, self._err = _in_memory(), _in_memory()
-        self._began_ns = time.perf_counter_ns()
         with _in_memory(given) if given is not None else nullcontext(stdin) as stdin:
             try:
                 self._process = started(
@@ -332,7 +331,6 @@ class Running:
             ) from None
         finally:
             _at_work.discard(self._process)
-            profile.process_ended(self.pid, ("git", *self._arguments), self._began_ns)
 
     def output(self) -> bytes:
         return self.result()[1]

@@ -27,7 +27,7 @@ from loom.commands.project import Here
 from loom.errors import InfrastructureError
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.record.saved_plan import check_consistent
-from loom.util import atomic, profile
+from loom.util import atomic
 from loom.util.private import make_private, own_state
 from loom.util.untrusted_files import open_regular
 from loom.workflow.predefined import KNOWN_TO_PLANS
@@ -81,9 +81,7 @@ class Planner:
     @cached_property
     def workflow(self) -> Loaded:
         """The workflow itself, read when it is first needed. Errors as of `load`."""
-        with profile.span("part", "workflow"):
-            loaded: Loaded = self._fresh.load(self._here, self._path, self._answers.asked)
-            return loaded
+        return self._fresh.load(self._here, self._path, self._answers.asked)  # type: ignore[no-any-return]
 
     @property
     def _fresh(self) -> ModuleType:
@@ -96,8 +94,7 @@ class Planner:
         """Return the plan, and the warnings about its jobs. RequestError and WorkflowError as of `load` and `resolve`."""
         if not self._keeping:
             return self._resolved(self.context)
-        with profile.span("part", "kept plan"):
-            kept = self._found()
+        kept = self._found()
         if kept is not None:
             self.asks_for_changes = bool(kept.changed)
             return kept.plan, kept.notices
@@ -108,9 +105,8 @@ class Planner:
 
     def _resolved(self, context: ResolveContext) -> tuple[Plan, tuple[str, ...]]:
         loaded = self.workflow
-        with profile.span("part", "plan"):
-            plan = self._fresh.resolve(loaded, self.selection, context)
-            return plan, self._fresh.notices_of(loaded, plan, self.selection, context)
+        plan = self._fresh.resolve(loaded, self.selection, context)
+        return plan, self._fresh.notices_of(loaded, plan, self.selection, context)
 
     def with_changed(self, changed: Callable[[str | None], Iterable[str] | None]) -> Plan:
         """Return the plan as it would be with other answers to `changes`. WorkflowError as of `resolve`."""

@@ -27,7 +27,6 @@ from loom.errors import RequestError, WorkflowError
 from loom.plan.model import JobSelection, Plan
 from loom.record.documents import Invocation
 from loom.snapshot import Source
-from loom.util import profile
 from loom.util.paths import name_from
 
 if TYPE_CHECKING:
@@ -68,8 +67,6 @@ class Options(Struct, frozen=True, kw_only=True):
     """Whether delayed jobs start at once."""
     repeat: int | None = None
     """How often to run on one snapshot."""
-    profile: Path | None = None
-    """Where to write a trace of where the time goes."""
     trust: bool = False
     """Whether all that the workflow asks for is allowed, this once."""
     parent_run_id: str | None = None
@@ -161,10 +158,8 @@ def prepare(
     in question for `Prepared.concerned`.
     """
     run_id = run_id or str(time.time_ns())
-    with profile.span("part", "find the repository"):
-        source = trusting.discover(Path.cwd(), os.environ, flag=options.trust)
-    with profile.span("part", "configuration"):
-        here = here_for(options, source.root)
+    source = trusting.discover(Path.cwd(), os.environ, flag=options.trust)
+    here = here_for(options, source.root)
     path = here.workflow(options.workflow)
     variables = checkout.run_variables(run_id, source, name_from(source.root, path), here.environ, options.event)
     planner = planner_of(options, here, variables, keeping=not options.dry_run)

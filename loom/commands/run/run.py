@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -33,7 +32,7 @@ from loom.render.screen import Look, Screen
 from loom.runner import Gate, api
 from loom.runner.request import Ran, Reuse
 from loom.status import ExitCode
-from loom.util import clock, profile
+from loom.util import clock
 from loom.util.bounded import listed
 from loom.util.controls import without_commands
 
@@ -51,10 +50,7 @@ def run(*, local: bool, **given: Any) -> int:
 
 def run_with(options: Options) -> int:
     """Run the workflow; return the exit code."""
-    if options.profile is not None:
-        _profile_into(options.profile)
-    with profile.span("part", "prepare"):
-        prepared = prepare(options)
+    prepared = prepare(options)
     if options.dry_run:
         from loom.render.plan import plan_yaml  # no other run needs YAML
 
@@ -93,14 +89,6 @@ def _bundle_wanted(environ: Mapping[str, str]) -> bool:
     return given == "on-failure"
 
 
-def _profile_into(target: Path) -> None:
-    if not target.parent.is_dir():
-        raise RequestError(
-            f"--profile {target}: there is no directory {target.parent}", hint="make it, or name another"
-        )
-    profile.write_to(target)
-
-
 def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None, follow: bool = False) -> int:
     """Run a prepared plan and show it on the terminal. `reuse`: see `RunRequest`.
 
@@ -112,8 +100,7 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None,
     cancel = Cancel()
     look, write = screen_parts(config.color, quiet=options.quiet, verbose=options.verbose, stream=config.stream)
     audience, gate = audience_for(options, plan, look, write, stream=config.stream)
-    with profile.span("part", "tools"):
-        tools = replace(tools_of(prepared, options), gate=gate)
+    tools = replace(tools_of(prepared, options), gate=gate)
     if options.detach:
         detaching.check(plan, tools)
         leave = detaching.Leaving(prepared.run_id, audience.close, write, follow=follow)

@@ -17,7 +17,6 @@ from loom.providers.driver.channel import Channel, ConnectionLost, Died, Exchang
 from loom.providers.driver.endings import reports_of
 from loom.providers.driver.steps import AUTO, SH, chosen, handed_on
 from loom.status import Ended, Exit, OnOutput, Stream
-from loom.util import profile
 
 HELLO_S = 60.0
 """Time limit from the container's start to the driver's first answer, on a busy machine."""
@@ -95,8 +94,7 @@ class Driven:
 
         `ended_at_once` makes the error for a container that ended, from its output and its end.
         """
-        with profile.span("part", "wait for the container"):
-            answered = self._hear(exchange, cancel, ended_at_once)
+        answered = self._hear(exchange, cancel, ended_at_once)
         if answered:
             found = Greeting(str(exchange.answer))
             self.facts = replace(self.facts, auto_shell=found.auto_shell, path=found.path)

@@ -22,7 +22,6 @@ from loom.providers.host import HostProvider, HostSession
 from loom.runner.hooks import Resumption
 from loom.runner.request import settings_of
 from loom.runner.session import SessionOpener
-from loom.util import profile
 
 from .conftest import Make, Project, Replaced, on
 
@@ -391,13 +390,3 @@ def test_the_next_attempt_at_a_job_that_resumed_begins_anew(make: Make) -> None:
     two = replace(one, id="two")
     opener.forget_resumed(one)
     assert (opener.resumed(one), opener.resumed(two)) == (None, resumed["two"])
-
-
-def test_a_profile_has_the_parts_of_a_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    recording = profile._Recording()
-    monkeypatch.setattr(profile, "_recording", recording)
-    running(project(make, TWO), Engine())
-    parts = [(span["name"], span["tid"]) for span in recording.spans if span["cat"] == "part"]
-    assert {name for name, _ in parts} >= {"formats of output", "record and first containers", "rest of loom"}
-    snapshots = [thread for name, thread in parts if name == "snapshot"]
-    assert len(snapshots) == len(set(snapshots)) == 2, "the wait for it, and its making in a thread"

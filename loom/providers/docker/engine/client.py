@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import docker
 from loom.providers.docker.engine.endpoint import Endpoint, endpoint_of, unavailable
-from loom.util import profile
 
 FIRST_ANSWER_S = 10
 """Time limit of an engine's first answer."""
@@ -58,10 +57,6 @@ def connect(environ: Mapping[str, str]) -> docker.DockerClient:
         """Queries the engine's version once, when it connects: repeating it would delay each job's start."""
 
         _said: dict[str, Any] | None = None
-
-        def send(self, request: Any, **more: Any) -> Any:
-            with profile.span("engine", f"{request.method} {request.path_url.partition('?')[0]}"):
-                return super().send(request, **more)
 
         def through(self, adapter: Any) -> Api:
             """Send every request through `adapter`; only then query the engine's version."""
