@@ -16,10 +16,8 @@ from msgspec import Struct
 from loom import snapshot
 from loom.commands.keep import background, retention
 from loom.commands.project import WORKFLOWS, Here, here, not_counted
-from loom.commands.run import planning
 from loom.commands.screen import screen_parts
 from loom.errors import LoomError, SnapshotError
-from loom.plan.model import Job
 from loom.pools import Pool, named
 from loom.providers import labels
 from loom.providers.docker.engine.capabilities import Traits
@@ -117,17 +115,8 @@ def _elsewhere(project: Here, pool: Pool) -> Iterator[Check]:
     except ImportError as error:
         yield _bad("cluster", f"its library is not installed: {error}", install_command("kubernetes"))
         return
-    for found in checkup.findings(pool, project.environ, project.config.default_image, _jobs_in(project, pool)):
+    for found in checkup.findings(pool, project.environ, project.config.default_image):
         yield _check(found.state, found.name, found.text, found.advice)
-
-
-def _jobs_in(project: Here, pool: Pool) -> list[Job]:
-    """Return the jobs of the workflow that would run in the pool; none of a workflow that is not valid."""
-    try:
-        _, jobs = planning.rehearse(planning.load(project, project.workflow()), project.config)
-    except LoomError:
-        return []
-    return [job for _, job in jobs if (job.pool or Pool(provider=job.provider)) == pool]
 
 
 # -- the engine ---------------------------------------------------------------------------------------------------

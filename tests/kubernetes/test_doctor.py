@@ -37,20 +37,3 @@ def test_a_cluster_that_allows_all(tmp_path: Path) -> None:
 def test_no_cluster(tmp_path: Path) -> None:
     state, text = doctor(tmp_path, "kubernetes", KUBECONFIG=str(tmp_path / "none"))["cluster"]
     assert (state, "no cluster is configured" in text) == ("bad", True)
-
-
-def test_each_job_of_the_workflow_is_asked_for(tmp_path: Path) -> None:
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    (tmp_path / ".loom").mkdir()
-    (tmp_path / ".loom/workflow.yml").write_text(
-        "version: v1\nstages: [test]\ndefault: {image: image}\n"
-        "small: {stage: test, script: 'true'}\n"
-        "large: {stage: test, script: 'true', resources: {memory: 1000000g}}\n"
-        "socket: {stage: test, script: 'true', docker_socket: true}\n"
-    )
-    found = doctor(tmp_path, "kubernetes")
-    assert {name: state for name, (state, _) in found.items() if name.startswith("job ")} == {
-        "job large": "warn",
-        "job socket": "bad",
-    }
-    assert "no node has more than" in found["job large"][1]

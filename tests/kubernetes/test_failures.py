@@ -7,7 +7,7 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +18,14 @@ from loom import providers
 from loom.cancel import Cancel
 from loom.config import Config
 from loom.errors import LoomError
-from loom.plan.model import Image, Job, Resources
+from loom.plan.model import Image, Resources
 from loom.pools import Pool
 from loom.providers.base import Command, Setup
 from loom.providers.kubernetes.cluster.checkup import CheckResult, findings
 from loom.providers.kubernetes.pod import starting
 from tests.support import kubernetes
 from tests.support.effort import LONG
-from tests.support.waiting import promptly, until
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from tests.kubernetes.conftest import Job as OpenJob
@@ -88,21 +88,11 @@ def test_rules_of_the_namespace(pods: Pods, namespace: Any) -> None:
         "CLUSTER_POD_REFUSED",
         True,
     )
-    # A plain job's pod would be taken, one of the workflow's would not.
-    large = Job(
-        id="large", name="large", stage="", steps=(), provider="kubernetes", resources=Resources(memory=128 << 20)
-    )
-    namespace.call("ruling", "delete_namespaced_resource_quota", "rule")
-    until(lambda: asked(pool)["pods"].state == "ok")
-    found = asked(pool, [large])
-    assert found["job large"].state == "bad"
-    assert "maximum memory usage" in found["job large"].text
-    assert "pods" not in found
 
 
-def asked(pool: Pool, jobs: Sequence[Job] = ()) -> dict[str, CheckResult]:
+def asked(pool: Pool) -> dict[str, CheckResult]:
     """What `loom doctor` finds, by name."""
-    return {one.name: one for one in findings(pool, kubernetes.environ(), kubernetes.IMAGE, jobs)}
+    return {one.name: one for one in findings(pool, kubernetes.environ(), kubernetes.IMAGE)}
 
 
 def test_a_namespace_that_is_deleted_in_mid_run(pods: Pods, namespace: Any, cluster: Any) -> None:
@@ -131,20 +121,6 @@ def test_a_pod_that_its_node_evicts(pods: Pods) -> None:
         job.run("head -c 20000000 /dev/zero >/big; sleep 600", timeout_s=100)
     assert raised.value.code == "POD_EVICTED"
     assert "ephemeral local storage" in raised.value.message
-
-
-def test_a_job_that_is_larger_than_any_node_is_told_without_the_long_wait(pods: Pods) -> None:
-    with promptly(180):
-        error = refused(pods, resources=Resources(memory=1 << 50))
-    assert error.code == "POD_UNSCHEDULABLE"
-    assert "Insufficient memory" in error.message
-    assert "it asks for 1125.9 TB of memory, and no node has more than" in error.message
-    assert b"waits for a node: 0/" in b"".join(data for _, data in pods.heard)
-    large = Job(
-        id="large", name="large", stage="", steps=(), provider="kubernetes", resources=Resources(memory=1 << 50)
-    )
-    found = asked(Pool(provider="kubernetes"), [large])
-    assert (found["job large"].state, found["pods"].state) == ("warn", "ok")
 
 
 def test_the_pool_says_how_long_a_pod_waits_for_a_node(pods: Pods) -> None:

@@ -480,24 +480,6 @@ def test_what_does_not_work_has_a_code_and_exit_code_3(pods: Pods, changes: dict
     assert (raised.value.code, raised.value.exit_code) == (code, 3)
 
 
-def test_pull_policies_are_tried_in_turn_each_in_a_new_pod(pods: Pods) -> None:
-    nowhere = Image(name="registry.invalid/nothing:1", pull="never", pull_else=("missing",))
-    with pytest.raises(ImageError) as raised, pods.job(image=nowhere):
-        pass
-    assert raised.value.code == "CLUSTER_IMAGE_UNAVAILABLE"
-    [said] = [data.decode() for _, data in pods.heard if b"the next pull policy is tried" in data]
-    assert "the cluster can't get the image registry.invalid/nothing:1" in said
-    service = Service(name="db", aliases=(), image=nowhere)
-    job = PlannedJob(id="job", name="job", stage="s", steps=(), provider="kubernetes", services=(service,))
-    pods.heard.clear()
-    with (
-        pytest.raises(ServiceError, match="of service db"),
-        beside_services(pods, job),
-    ):
-        pass
-    assert sum(b"the next pull policy is tried" in data for _, data in pods.heard) == 1
-
-
 def test_no_cluster_wrong_context_and_bad_credentials(tmp_path: Path) -> None:
     environ = kubernetes.environ()
     config = Path(environ["KUBECONFIG"]).read_text()

@@ -10,10 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from secrets import token_hex
 
-from msgspec.structs import replace
-
 from loom.cancel import Cancel
-from loom.errors import ImageError, LoomError, ServiceError
+from loom.errors import ImageError
 from loom.plan.model import PROJECT_DIR, Job, MountMode
 from loom.providers.base import Capabilities, Provider, SecretValues, SessionFacts, SessionRequest, Setup
 from loom.providers.driver import protocol as driver
@@ -21,7 +19,7 @@ from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.cleanup import reap
 from loom.providers.kubernetes.cluster.client import Cluster
 from loom.providers.kubernetes.cluster.pods import Pods
-from loom.providers.kubernetes.images.names import PodImages, next_policy
+from loom.providers.kubernetes.images.names import PodImages
 from loom.providers.kubernetes.images.snapshot import Pushed, SnapshotImages
 from loom.providers.kubernetes.pod import services as of_pod
 from loom.providers.kubernetes.pod import starting
@@ -63,7 +61,6 @@ class KubernetesProvider(Provider):
         self._pods: dict[str, Pods] = {}
         self._services: dict[str, PodServices] = {}
         self._images_of: dict[str, SnapshotImages] = {}
-        self._largest_node = starting.LargestNode()
         self._queue = starting.QuotaQueue()
         self._removals = Removals()
         self._reaped: set[str] = set()
@@ -94,18 +91,9 @@ class KubernetesProvider(Provider):
                 cluster=cluster, pods=self._pods_in(cluster), request=request, on_output=on_output, cancel=cancel
             )
             try:
-                while session is None:
-                    self._create(start, services, pushed)
-                    self._reap_once(cluster)
-                    try:
-                        session = self._session(start, services, pushed, stack)
-                    except (ImageError, ServiceError) as error:
-                        following = _with_next_policy(start.request, services, error)
-                        if following is None:
-                            raise
-                        on_output("stdout", f"{error.message}; the next pull policy is tried in a new pod\n".encode())
-                        self._remove_later(cluster, start.pods, start.name)
-                        start.request = following
+                self._create(start, services, pushed)
+                self._reap_once(cluster)
+                session = self._session(start, services, pushed, stack)
                 yield session
             finally:
                 if session is not None:
@@ -150,7 +138,7 @@ class KubernetesProvider(Provider):
     ) -> PodSession:
         cluster, pods, name, request, cancel = start.cluster, start.pods, start.name, start.request, start.cancel
         stack.callback(cancel.on_request(pods.wake))
-        start.until_on_node(self._largest_node)
+        start.until_on_node()
         if services is not None:
             of_pod.wait_until(cluster, pods, name, services, once=True)
         pod = start.until_runs()
@@ -197,7 +185,7 @@ class KubernetesProvider(Provider):
             for one in job.services
         ]
         key = token_hex(8)
-        opened = of_pod.opened(job.services, images, on_output, cancel, on_died, key, secrets)
+        opened = of_pod.opened(job.services, images, on_output, cancel, on_died, key)
         self._services[key] = opened
         try:
             yield opened
@@ -245,19 +233,6 @@ class KubernetesProvider(Provider):
                 return
             self._reaped.add(cluster.namespace)
         threading.Thread(target=reap, args=(cluster,), name="reap", daemon=True).start()
-
-
-def _with_next_policy(request: SessionRequest, services: PodServices | None, error: LoomError) -> SessionRequest | None:
-    """Return the request with the next pull policy for what the nodes could not get; None without one.
-
-    Those of services change in `services`.
-    """
-    if error.code != states.NO_IMAGE:
-        return None
-    if isinstance(error, ServiceError):
-        return request if services is not None and services.next_policies() else None
-    image = next_policy(request.image)
-    return None if image is None else replace(request, image=image)
 
 
 def _facts(cluster: Cluster, name: str, request: SessionRequest, pod: Mapping[str, object]) -> SessionFacts:

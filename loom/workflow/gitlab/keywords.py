@@ -13,7 +13,7 @@ _JOB_WHEN = "(on_success on_failure always manual delayed never)"
 _OWN_WHEN = "(on_success on_failure always manual delayed)"
 _PULL = "(always if-not-present never) | [(always if-not-present never)]"
 _NOT_CANCELED = "No newer run cancels a local one: `loom watch`, too, waits for its end."
-_PULL_ABOUT = "Those of a list are tried in turn; in a pod, each in a new one."
+_PULL_ABOUT = "Those of a list are tried in turn; in a pod, the first counts."
 _REASONS = (
     "always unknown_failure script_failure api_failure stuck_or_timeout_failure runner_system_failure "
     "runner_unsupported stale_schedule job_execution_timeout archived_failure unmet_prerequisites scheduler_failure "

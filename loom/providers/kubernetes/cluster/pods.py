@@ -16,7 +16,6 @@ from loom.util.within import wait_until
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.client import Cluster
 
-NO_IMAGE = "CLUSTER_IMAGE_UNAVAILABLE"
 _NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 _NO_START = (
     "CreateContainerError",
@@ -220,7 +219,7 @@ def refusal(pod: Mapping[str, Any] | None, places: Mapping[str, str]) -> LoomErr
             return ImageError(
                 f"the cluster can't get the image {image} of {what}: {message or why}",
                 hint="its nodes need a registry that they reach and may pull from (`imagePullSecrets` in the `pod_template`)",
-                code=NO_IMAGE,
+                code="CLUSTER_IMAGE_UNAVAILABLE",
             )
         ended = state.get("terminated") or {}
         if why in _NO_START or ended.get("reason") in _NO_START:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import ImageError
@@ -58,10 +57,3 @@ class PodImages:
 
     def keep_inputs(self, builds: Iterable[Build], *, workspace: Path, folder: Path) -> None:
         """Nothing is built."""
-
-
-def next_policy(image: Image | None) -> Image | None:
-    """Return an image with its next pull policy; None without one."""
-    if image is None or not image.pull_else:
-        return None
-    return replace(image, pull=image.pull_else[0], pull_else=image.pull_else[1:])

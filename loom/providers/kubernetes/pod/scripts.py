@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from loom.providers.driver.protocol import source
-from loom.providers.services import FOLDER
 
 IO = "/run/loom.io"
 """The FIFOs of the driver's streams, in the job's container and the helper's."""
@@ -14,16 +13,6 @@ SPOOL = "/run/loom.spool"
 
 JOINS = f'while [ ! -p {IO}/in ]; do sleep 0.05 || sleep 1; done 2>/dev/null; exec <>{IO}/in >{IO}/out 2>{IO}/err "$@"'
 """The first words of the job's container: it becomes `$@`, connected to the helper."""
-
-
-TAKES_SECRETS = (
-    f"until IFS= read -r line <{FOLDER}/.loom; do sleep 0.1 || sleep 1; done 2>/dev/null; : >{FOLDER}/.loom;"
-    ' eval "$line" && unset line && exec "$@" </dev/null'
-)
-"""The first words of a service's container with secrets: it becomes `$@` when they have arrived."""
-GIVES_SECRETS = f"umask 077 && IFS= read -r line && printf '%s\\n' \"$line\" >{FOLDER}/.loom"
-"""What hands them over in that container: they come over its standard input."""
-
 
 _HELPER, _SENDER = (Path(__file__).with_name(f"{name}.sh") for name in ("helper", "sender"))
 

@@ -10,18 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
-from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError, ServiceError
 from loom.plan.model import Service
-from loom.providers.base import SecretValues
 from loom.providers.kubernetes.cluster import pods as states
-from loom.providers.kubernetes.images.names import PodImage, next_policy
-from loom.providers.kubernetes.pod import scripts
-from loom.providers.kubernetes.pod.spec import Placed, entrypoint_of, host_names
-from loom.providers.kubernetes.session import exec as execs
-from loom.providers.services import Lines, Output, addresses, canceled, named_port, secrets_line, wait_for
+from loom.providers.kubernetes.images.names import PodImage
+from loom.providers.kubernetes.pod.spec import Placed, host_names
+from loom.providers.services import Lines, Output, addresses, canceled, named_port, wait_for
 from loom.status import OnOutput
 from loom.workflow.patterns import compile_pattern
 
@@ -42,8 +38,6 @@ class PodServices(Struct, kw_only=True):
     images: Sequence[PodImage]
     variables: Mapping[str, str]
     output: Output
-    secrets: Mapping[str, bytes]
-    """What hands their secrets to services, by the container."""
     cancel: Cancel
     on_died: Callable[[str, str], None]
     keep: Callable[[], None] = lambda: None
@@ -52,18 +46,6 @@ class PodServices(Struct, kw_only=True):
 
     def blamed_for(self, _: ProviderError) -> None:
         """Return None: services start with their pod."""
-
-    def next_policies(self) -> bool:
-        """Take the next pull policy of each service that has one, for a new pod; False without any."""
-        following = [next_policy(one.service.image) for one in self.placed]
-        if not any(following):
-            return False
-        self.placed = tuple(
-            replace(one, service=replace(one.service, image=image or one.service.image))
-            for one, image in zip(self.placed, following, strict=True)
-        )
-        self.leave()
-        return True
 
     def leave(self) -> None:
         """Take what their logs have by now, and no more. Before the pod is removed, and its logs with it."""
@@ -86,11 +68,10 @@ def placed(services: Sequence[Service], images: Sequence[PodImage]) -> tuple[Pla
                 hint="list the services with `run: once` first",
                 code="POD_UNSUPPORTED",
             )
-        if service.secrets and entrypoint_of(service) is None:
+        if service.secrets:
             raise ServiceError(
-                f"service {service.name} takes secrets, and only its image knows its program: loom can't start that after"
-                " the secrets have arrived",
-                hint="write its program as `entrypoint:`, and its arguments as `command:`, or run this job in Docker",
+                f"service {service.name} takes secrets: a pod can't have such a service",
+                hint="run this job in Docker (`runner_pool`)",
                 code="POD_UNSUPPORTED",
             )
         slug = re.sub(r"[^a-z0-9]+", "-", service.name.lower()).strip("-")[:40] or "service"
@@ -255,20 +236,6 @@ def _followed(cluster: Cluster, pods: Pods, pod: str, one: Placed, services: Pod
         raise ServiceError(refused.message, hint=refused.hint, code=refused.code)
     follower = ServiceLogFollower(cluster, pod, one, services.output)
     services.followers.append(follower)
-    if line := services.secrets.get(one.container):
-        code, _, err = execs.run(
-            cluster,
-            pod,
-            one.container,
-            ["sh", "-c", scripts.GIVES_SECRETS],
-            stdin=lambda: [line],
-            doing=f"handing over the secrets of service {service.name}",
-        )
-        if code:
-            reason = err.decode("utf-8", "replace").strip()
-            raise ServiceError(
-                f"service {service.name} could not be given its secrets: {reason or f'exit code {code}'}"
-            )
     return follower
 
 
@@ -312,14 +279,10 @@ def opened(
     cancel: Cancel,
     on_died: Callable[[str, str], None],
     key: str,
-    secrets: SecretValues,
 ) -> PodServices:
-    there = placed(wanted, images)
-    values = secrets.services or ({},) * len(there)
     return PodServices(
         network_id=key,
-        placed=there,
-        secrets={one.container: secrets_line(one.service, given) for one, given in zip(there, values, strict=True)},
+        placed=placed(wanted, images),
         images=images,
         variables=variables(wanted),
         output=Output(output),

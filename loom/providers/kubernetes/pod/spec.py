@@ -17,7 +17,7 @@ from loom.errors import ProviderError, ServiceError
 from loom.images.reference import service_aliases
 from loom.plan.model import Image, PullPolicy, Resources, Service
 from loom.pools import Pool
-from loom.providers import labels, services
+from loom.providers import labels
 from loom.providers.base import SessionRequest
 from loom.providers.driver import protocol as driver
 from loom.providers.kubernetes.images.snapshot import Pushed, copying
@@ -137,14 +137,7 @@ def specification(
                     *(_service(one, request.hardened, confined) for one in services if one.service.once),
                 )
             ],
-            "volumes": [
-                *({"name": one["name"], "emptyDir": one["emptyDir"]} for one in volumes),
-                *(
-                    {"name": _secrets_of(one), "emptyDir": {"medium": "Memory", "sizeLimit": "4Mi"}}
-                    for one in services
-                    if one.service.secrets
-                ),
-            ],
+            "volumes": [{"name": one["name"], "emptyDir": one["emptyDir"]} for one in volumes],
             "tolerations": [
                 {
                     "key": f"node.kubernetes.io/{key}",
@@ -332,13 +325,12 @@ def amount(text: str) -> float:
 
 def _service(one: Placed, hardened: bool, confined: bool) -> dict[str, Any]:
     service = one.service
-    entrypoint = entrypoint_of(service)
-    given = {**service.variables, **(services.secrets_variables(service) if service.secrets else {})}
+    entrypoint = service.entrypoint if service.entrypoint is not None else service.image.entrypoint
     container: dict[str, Any] = {
         "name": one.container,
         "image": one.image,
         "imagePullPolicy": _PULL[service.image.pull],
-        "env": _environment(given),
+        "env": _environment(service.variables),
         "securityContext": _user(service.user or service.image.user or ""),
     }
     if limits := _resources(service.resources, None):
@@ -347,9 +339,6 @@ def _service(one: Placed, hardened: bool, confined: bool) -> dict[str, Any]:
         container["command"] = list(entrypoint)
     if service.command is not None:
         container["args"] = list(service.command)
-    if service.secrets:
-        container["command"] = ["sh", "-c", scripts.TAKES_SECRETS, "loom", *(entrypoint or ())]
-        container["volumeMounts"] = [{"name": _secrets_of(one), "mountPath": services.FOLDER}]
     if hardened or confined:
         container["securityContext"] |= {
             "allowPrivilegeEscalation": False,
@@ -358,16 +347,6 @@ def _service(one: Placed, hardened: bool, confined: bool) -> dict[str, Any]:
     if (probe := _probe(service)) is not None:
         container["readinessProbe"] = probe
     return container
-
-
-def _secrets_of(one: Placed) -> str:
-    """The name of the volume with a service's secrets."""
-    return f"secrets-{one.container}"[:63].rstrip("-")
-
-
-def entrypoint_of(service: Service) -> tuple[str, ...] | None:
-    """The program that the workflow gives a service; None: its image's."""
-    return service.entrypoint if service.entrypoint is not None else service.image.entrypoint
 
 
 def _probe(service: Service) -> dict[str, Any] | None:

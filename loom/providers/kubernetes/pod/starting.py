@@ -17,9 +17,8 @@ from loom.providers.base import SessionRequest
 from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.client import Exists
 from loom.providers.kubernetes.images.snapshot import COPY
-from loom.providers.kubernetes.pod.spec import HELPER, JOB, KEPT_UNTIL, amount
+from loom.providers.kubernetes.pod.spec import HELPER, JOB, KEPT_UNTIL
 from loom.status import OnOutput
-from loom.util.units import rough_size
 
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.client import Cluster, Json
@@ -36,33 +35,6 @@ TELL_S = 10.0
 _NEW_NODE = ("TriggeredScaleUp:", "Nominated:")
 """Events of the Cluster Autoscaler and of Karpenter: a node for the pod is on its way."""
 _SILENT = "the scheduler has not said why"
-
-
-class LargestNode:
-    """The most that one node of a cluster has of each resource; asked for once. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._found: Mapping[str, float] | None = None
-
-    def of(self, cluster: Cluster) -> Mapping[str, float]:
-        """Empty where nodes may not be listed: that right is beyond a namespace."""
-        with self._lock:
-            if self._found is None:
-                self._found = _largest(cluster)
-            return self._found
-
-
-def _largest(cluster: Cluster) -> Mapping[str, float]:
-    try:
-        nodes = cluster.call("looking at the nodes", "list_node", patience_s=0.0, resource_version="0")["items"]
-    except LoomError:
-        return {}
-    found: dict[str, float] = {}
-    for node in nodes:
-        for key, text in ((node.get("status") or {}).get("allocatable") or {}).items():
-            found[key] = max(found.get(key, 0.0), amount(text))
-    return found
 
 
 class QuotaQueue:
@@ -126,19 +98,17 @@ class StartingPod(Struct, kw_only=True):
     def _changed(self, name: str, others: set[str], _: Json | None) -> bool:
         return self.cancel.requested or not others <= _beside(self.pods, name)
 
-    def until_on_node(self, largest: LargestNode) -> None:
+    def until_on_node(self) -> None:
         """Wait until a node takes the pod. ProviderError with the scheduler's reason when none does."""
         given_s = self.request.pool.start_timeout if self.request.pool else None
         limit_s = given_s or NODE_S
         started = time.monotonic()
         if self.on_node_within(min(TELL_S, limit_s)):
             return
-        seen = self.pods.get(self.name) or {}
-        why = states.unscheduled(seen) or _SILENT
+        why = states.unscheduled(self.pods.get(self.name)) or _SILENT
         self._say(f"waits for a node: {why}")
-        large = too_large(seen, largest.of(self.cluster))
-        never = bool(large or no_node_ever(why))
-        if given_s is None and never:
+        never = given_s is None and no_node_ever(why)
+        if never:
             if self.on_node_within(NEVER_S - TELL_S):
                 return
             promised = any(event.startswith(_NEW_NODE) for event in states.events_of(self.cluster, self.name))
@@ -151,9 +121,8 @@ class StartingPod(Struct, kw_only=True):
             if self.on_node_within(limit_s):
                 return
         why = states.unscheduled(self.pods.get(self.name)) or why
-        said = "; ".join([why.rstrip("."), *large])
         raise ProviderError(
-            f"no node took the pod of job {self.request.job_id} within {time.monotonic() - started:.0f} s: {said}",
+            f"no node took the pod of job {self.request.job_id} within {time.monotonic() - started:.0f} s: {why.rstrip('.')}",
             hint="lower the job's limits, or see the pool's node selector and tolerations; `start_timeout` of the pool says "
             "how long to wait",
             code="POD_UNSCHEDULABLE",
@@ -233,36 +202,6 @@ def no_node_ever(why: str) -> bool:
     return preemption == no_use and all(
         re.search("node selector|node affinity|Insufficient", reason) for reason in reasons
     )
-
-
-def too_large(pod: Mapping[str, Any], largest: Mapping[str, float]) -> list[str]:
-    """Name the pod's requests that no node can meet, even an empty one; nothing where the nodes are not known."""
-    needs = _requests(pod) if largest else {}
-    return [
-        f"it asks for {_shown(key, needs[key])} of {key}, and no node has more than {_shown(key, largest.get(key, 0.0))}"
-        for key in sorted(needs)
-        if needs[key] > largest.get(key, 0.0)
-    ]
-
-
-def _requests(pod: Mapping[str, Any]) -> Mapping[str, float]:
-    spec = pod.get("spec") or {}
-    found: dict[str, float] = {}
-    for container in spec.get("containers") or ():
-        for key, text in _of(container).items():
-            found[key] = found.get(key, 0.0) + amount(text)
-    for container in spec.get("initContainers") or ():
-        for key, text in _of(container).items():
-            found[key] = max(found.get(key, 0.0), amount(text))
-    return found
-
-
-def _of(container: Mapping[str, Any]) -> Mapping[str, str]:
-    return (container.get("resources") or {}).get("requests") or {}
-
-
-def _shown(key: str, value: float) -> str:
-    return rough_size(int(value)) if key in ("memory", "ephemeral-storage") else f"{value:g}"
 
 
 def _runs(pod: Mapping[str, Any] | None) -> bool:

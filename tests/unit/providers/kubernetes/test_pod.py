@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
 from loom.errors import ServiceError
 from loom.images.reference import service_aliases
-from loom.plan.model import Image, Ready, Resources, Service
+from loom.plan.model import Image, Ready, Resources, Secret, Service
 from loom.pools import Pool
 from loom.providers.base import SessionRequest
 from loom.providers.kubernetes.images.names import PodImage
@@ -76,6 +76,12 @@ def test_a_name_that_the_workflow_gives_and_no_pod_can_have_is_refused(alias: st
     with pytest.raises(ServiceError, match="can't have the host name") as raised:
         spec_with(Service(name="db", aliases=(alias,), image=Image(name="postgres")))
     assert raised.value.code == "POD_UNSUPPORTED"
+
+
+def test_a_service_takes_no_secrets() -> None:
+    secret = Secret(name="PASSWORD", ref="env://X")
+    with pytest.raises(ServiceError, match="a pod can't have such a service"):
+        spec_with(Service(name="db", aliases=(), image=Image(name="postgres"), secrets=(secret,)))
 
 
 TEMPLATE = {"spec": {"containers": [{"name": "job", "resources": {"requests": {"cpu": "2"}}}]}}
