@@ -146,7 +146,6 @@ PASSED_BY_NOBODY: dict[str, object] = {
     "inputs.say.at": "/spec/inputs",
     "yaml.parse.most": 2,
     "job_ids.id_part.limit": 64,
-    "lint.warnings.default_shell": ("auto",),
     "patterns.Search.__init__.most_s": 10.0,
     "predefined._not_set.source": "*",
 }

@@ -17,7 +17,7 @@ from loom.commands.project import Here, find_root, workflow_path
 from loom.commands.run.actionlint import advice
 from loom.commands.run.contexts import resolve_context
 from loom.commands.run.syntax import syntax_errors
-from loom.config import AUTO_SHELL, CODE
+from loom.config import CODE
 from loom.errors import Problem, WorkflowError
 from loom.plan.model import Job, ResolveContext, Secret
 from loom.plan.resolve import rehearse
@@ -35,7 +35,6 @@ from loom.workflow.loaded import Entry, Loaded
 from loom.workflow.native import lint
 from loom.workflow.native.lint import warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
-from loom.workflow.words import shell_words
 
 if TYPE_CHECKING:
     from loom.workflow.github.workflows import Workflows
@@ -61,15 +60,13 @@ def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict:
     jobs: Sequence[tuple[Entry, Job]] = ()
     problems += examined.problems
     problems += project_patterns.read(root)[0]
-    shell = shell_words(here.config.default_shell) if here is not None else AUTO_SHELL
     if loaded is not None:
         planned, jobs = rehearse(loaded, here.config if here is not None else None)
         problems += planned
         problems += _secrets(loaded, jobs)
         problems += _syntax(jobs, "error" if isinstance(loaded, Workflow) else "warning")
     if loaded is not None and not examined.problems:  # anything related to an invalid part is unknown
-        pools = here.config.pools if here is not None else ()
-        problems += warnings(loaded, predefined=KNOWN_TO_PLANS, default_shell=shell, pools=pools)
+        problems += warnings(loaded, predefined=KNOWN_TO_PLANS)
         if loaded.language == GITHUB.name:
             problems += advice(loaded.files, root)
             if inputs:
@@ -118,12 +115,12 @@ def _syntax(jobs: Iterable[tuple[Entry, Job]], severity: str) -> Iterator[Proble
         for key, number, node, shell in _scripts(entry, job)
     }
     places = list(steps.values())
-    for position, found in syntax_errors([(shell, _EXPRESSION.sub(_lines, node.text)) for *_, node, shell in places]):
+    for position, line, message in syntax_errors(
+        [(shell, _EXPRESSION.sub(_lines, node.text)) for *_, node, shell in places]
+    ):
         entry, key, number, node, _ = places[position]
         at = pointer(entry.name, key, number)
-        yield problem_in_text(
-            node, at, found.message, number=found.number, found=found.text, code="WF_SHELL_SYNTAX", severity=severity
-        )
+        yield problem_in_text(node, at, message, number=line, found="", code="WF_SHELL_SYNTAX", severity=severity)
 
 
 def _scripts(entry: Entry, job: Job) -> Iterator[tuple[str, int, Node, Sequence[str]]]:

@@ -20,7 +20,6 @@ from loom.workflow.languages import LANGUAGES, NATIVE
 from loom.workflow.loaded import Loaded
 from loom.workflow.messages import GITHUBS_NO_EFFECT, NO_EFFECT
 from loom.workflow.predefined import KNOWN_TO_PLANS
-from loom.workflow.words import shell_words
 
 __all__ = ["load", "mentioned", "notices_of", "rehearse", "resolve"]
 
@@ -40,10 +39,7 @@ def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection, context: Res
     found: Sequence[Problem] = loaded.notices
     if loaded.language == NATIVE.name:  # the lint is of that language, and imported with it
         found = workflow.of_run(
-            loaded,
-            {job.name for job in plan.jobs},
-            defined=(*KNOWN_TO_PLANS, *selection.variables),
-            default_shell=shell_words(context.config.default_shell),
+            loaded, {job.name for job in plan.jobs}, defined=(*KNOWN_TO_PLANS, *selection.variables)
         )
     refused = [f"{job.id} will be refused: {text}" for job in plan.jobs for text in job.refused]
     idle = sum(problem.code in _IDLE for problem in found)

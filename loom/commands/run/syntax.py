@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from loom.config import AUTO_SHELL
-from loom.workflow.scripts import POSIX_SHELLS, Found
 
 _AT_ONCE = 100
 _READ_ALL = """
@@ -21,18 +20,18 @@ done
 """
 
 
-def syntax_errors(scripts: Iterable[tuple[Sequence[str], str]]) -> Iterator[tuple[int, Found]]:
-    """Check each `(shell, script)` with the shell itself; yields positions and errors. Skips shells that are not installed."""
+def syntax_errors(scripts: Iterable[tuple[Sequence[str], str]]) -> Iterator[tuple[int, int, str]]:
+    """Check each `(shell, script)` with the shell itself; yield positions, lines and errors. Skip shells that are not here."""
     by_shell: dict[str, dict[int, str]] = {}
     for position, (shell, script) in enumerate(scripts):
         name = "bash" if tuple(shell) == AUTO_SHELL else shell[0].rpartition("/")[2]
-        if name in ("bash", *POSIX_SHELLS) and shutil.which(name):
+        if name in ("bash", "sh", "dash", "ash") and shutil.which(name):
             by_shell.setdefault(name, {})[position] = script
     for name, texts in by_shell.items():
         yield from _read_by(name, texts)
 
 
-def _read_by(name: str, texts: dict[int, str]) -> Iterator[tuple[int, Found]]:
+def _read_by(name: str, texts: dict[int, str]) -> Iterator[tuple[int, int, str]]:
     """Check many at once, and individually only if one is invalid, because processes are slow."""
     positions = list(texts)
     groups = [positions[start : start + _AT_ONCE] for start in range(0, len(positions), _AT_ONCE)]
@@ -42,7 +41,7 @@ def _read_by(name: str, texts: dict[int, str]) -> Iterator[tuple[int, Found]]:
     ]
     for position, output in zip(suspects, _errors_by(name, [texts[position] for position in suspects]), strict=True):
         if match := re.match(r"\S*/\d+: (?:line )?(\d+): (.*)", output):
-            yield position, Found(number=int(match[1]), text="", message=f"{name} can't read it: {match[2]}")
+            yield position, int(match[1]), f"{name} can't read it: {match[2]}"
 
 
 def _errors_by(name: str, scripts: Sequence[str]) -> list[str]:

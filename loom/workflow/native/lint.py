@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from typing import TypeVar
 
-from loom.config import AUTO_SHELL
 from loom.errors import Problem
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer, problem_in_text, scalars_of
-from loom.workflow import expressions, interpolation, scripts
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer
+from loom.workflow import expressions, interpolation
 from loom.workflow import loaded as any_language
 from loom.workflow.loaded import Loaded
 from loom.workflow.native.inheritance import Entry
@@ -20,47 +19,26 @@ E = TypeVar("E", bound=any_language.Entry)
 _LOST = re.compile(
     r"(cd|pushd|export|source|\.|alias|unset|set|shopt|umask|ulimit|trap)(\s+|$)|[A-Za-z_][A-Za-z0-9_]*=\S*$"
 )
-_HANDS_ON = "LOOM_ENV"
-_GITHUB = re.compile(r"'[^'\n]*'|\$\{\{(.*?)\}\}", re.DOTALL)
 
 
-def warnings(
-    workflow: Loaded,
-    *,
-    predefined: Collection[str],
-    default_shell: Sequence[str] = AUTO_SHELL,
-    pools: Collection[str] = (),
-) -> list[Problem]:
+def warnings(workflow: Loaded, *, predefined: Collection[str]) -> list[Problem]:
     """Return every warning in file order; of another dialect's file the notices of what has no effect.
 
-    `default_shell` is the shell of steps without one; `predefined` are the names that loom sets; `pools` those of the
-    user's configuration.
+    `predefined` are the names that loom sets.
     """
     if not isinstance(workflow, Workflow):
         return list(workflow.notices)
-    found = list(_steps(workflow.entries.values(), default_shell))
-    found += _unknown_names(workflow, frozenset(predefined), workflow.jobs.values())
-    for check in (_templates, _stages, _of_github, _images, _reach):
+    found = [*_steps(workflow.entries.values()), *_unknown_names(workflow, predefined, workflow.jobs.values())]
+    for check in (_templates, _images, _reach):
         found += check(workflow)
-    if not pools:
-        found += _no_pools(workflow)
     return _in_order(workflow, found)
 
 
-def of_run(
-    workflow: Loaded, jobs: Collection[str], *, defined: Collection[str], default_shell: Sequence[str]
-) -> list[Problem]:
+def of_run(workflow: Loaded, jobs: Collection[str], *, defined: Collection[str]) -> list[Problem]:
     """Return the warnings that change what jobs of these names do in a run; `workflow` is in loom's language."""
     assert isinstance(workflow, Workflow)
     entries = [entry for name, entry in workflow.jobs.items() if name in jobs]
-    return _in_order(
-        workflow,
-        [
-            *_steps(entries, default_shell),
-            *_unknown_names(workflow, frozenset(defined), entries),
-            *_of_github(workflow),
-        ],
-    )
+    return _in_order(workflow, [*_steps(entries), *_unknown_names(workflow, defined, entries)])
 
 
 def _in_order(workflow: Workflow, found: Iterable[Problem]) -> list[Problem]:
@@ -72,15 +50,8 @@ def _warn(node: Node, at: str, code: str, message: str) -> Problem:
     return node.file.problem(node, at, message, code=code, severity="warning")
 
 
-def _steps(entries: Iterable[Entry], default_shell: Sequence[str]) -> Iterator[Problem]:
+def _steps(entries: Iterable[Entry]) -> Iterator[Problem]:
     for entry, key, number, node in scripts_of(entries):
-        if not entry.is_template and scripts.is_posix(entry.fields.get("shell") or default_shell):
-            for found in scripts.bashisms(node.text):
-                at = pointer(entry.name, key, number)
-                message = f"{found.message}; or run the job in bash (`shell: bash`)"
-                yield problem_in_text(
-                    node, at, message, number=found.number, found=found.text, code="WF_BASHISM", severity="warning"
-                )
         below = node.file.line(node.line + 1) or ""
         if node.style == "" and " - " in node.text and re.match(rf"\s{{{node.column - 2},}}- ", below):
             message = "YAML takes this line and the next, indented more, for one command: align the two dashes"
@@ -93,7 +64,7 @@ def _steps(entries: Iterable[Entry], default_shell: Sequence[str]) -> Iterator[P
         if (
             entry.fields.get("shared_shell")
             or not lines
-            or _HANDS_ON in node.text
+            or "LOOM_ENV" in node.text
             or not all(_LOST.match(line) for line in lines)
         ):
             continue
@@ -121,17 +92,8 @@ def _templates(workflow: Workflow) -> Iterator[Problem]:
             yield _warn(entry.key, pointer(name), "WF_TEMPLATE_UNUSED", f"no job extends {name}; use or remove it")
 
 
-def _stages(workflow: Workflow) -> Iterator[Problem]:
-    filled = {entry.fields["stage"] for entry in workflow.jobs.values()}
-    main = workflow.files[-1].root
-    for number, stage in enumerate(workflow.stages):
-        node = main.find("stages", number) if main is not None else None
-        if stage not in filled and node is not None:
-            yield _warn(node, pointer("stages", number), "WF_STAGE_EMPTY", f"stage {stage} has no jobs; remove it")
-
-
-def _unknown_names(workflow: Workflow, predefined: frozenset[str], entries: Iterable[Entry]) -> Iterator[Problem]:
-    everywhere = set(workflow.variables) | predefined
+def _unknown_names(workflow: Workflow, predefined: Collection[str], entries: Iterable[Entry]) -> Iterator[Problem]:
+    everywhere = {*workflow.variables, *predefined}
     for setting in workflow.rules or ():
         everywhere |= setting.get("variables", {}).keys()
     for node in _conditions(workflow.rules_node):
@@ -189,25 +151,6 @@ def _unknown_in_value(
             yield _warn(node, at, "WF_NAME_UNKNOWN", message)
 
 
-def _of_github(workflow: Workflow) -> Iterator[Problem]:
-    """Warn of `${{ }}` in any value: neither a shell nor loom expands it."""
-    for file in workflow.files:
-        for path, node in scalars_of(file.root) if file.root is not None else ():
-            at = pointer(*path)
-            for match in _GITHUB.finditer(node.value) if isinstance(node.value, str) and "${{" in node.value else ():
-                if match[1] is None:  # quoted: no shell expands it
-                    continue
-                yield problem_in_text(
-                    node,
-                    at,
-                    f"{match[0]} is GitHub's language; variables are $NAME, conditions are `rules`",
-                    number=node.value[: match.start()].count("\n") + 1,
-                    found=match[0],
-                    code="WF_GITHUB_EXPRESSION",
-                    severity="warning",
-                )
-
-
 def _images(workflow: Workflow) -> Iterator[Problem]:
     seen: set[int] = set()
     for entry in workflow.entries.values():
@@ -215,12 +158,8 @@ def _images(workflow: Workflow) -> Iterator[Problem]:
             if id(node) in seen or not isinstance(node.value, str) or "$" in node.value or "@" in node.value:
                 continue
             seen.add(id(node))
-            name = node.value.rsplit("/", 1)[-1]
-            if name.endswith(":latest"):
-                message = f"{node.value} changes without notice; name a version or a digest"
-                yield _warn(node, at, "WF_IMAGE_LATEST", message)
-            elif ":" not in name:
-                message = f"{node.value} has no tag and means latest; name a version or a digest"
+            if node.value.rsplit("/", 1)[-1].partition(":")[2] in ("", "latest"):
+                message = f"{node.value} means what is latest, and changes without notice; name a version or a digest"
                 yield _warn(node, at, "WF_IMAGE_UNPINNED", message)
 
 
@@ -239,35 +178,8 @@ def _image_nodes(entry: Entry) -> Iterator[tuple[str, Node]]:
 
 
 def _reach(workflow: Workflow) -> Iterator[Problem]:
-    """Warn of jobs that never run by themselves and of unreachable rules."""
-    never: set[str] = set()
+    """Warn of jobs that never run by themselves."""
     for entry in workflow.jobs.values():
-        fields = entry.fields
-        rules = fields.get("rules", ())
-        for number, rule in enumerate(rules[:-1]):
-            node = entry.merged.find("rules", number)
-            if not rule.keys() & {"if", "changes", "exists"} and node is not None:
-                message = "this rule always applies, so the rules after it are never evaluated; put it last"
-                yield _warn(node, pointer(entry.name, "rules", number), "WF_RULE_UNREACHABLE", message)
-                break
-        whens = [rule.get("when", fields.get("when")) for rule in rules or [fields]]
-        if all(when == "never" for when in whens):
-            never.add(entry.name)
+        if all(rule.get("when", entry.fields.get("when")) == "never" for rule in entry.fields.get("rules") or [{}]):
             message = f"{entry.name} never runs unless named; remove it, or change `when`"
             yield _warn(entry.key, pointer(entry.name), "WF_JOB_UNREACHABLE", message)
-    for entry in workflow.jobs.values():
-        for number, need in enumerate(entry.fields.get("needs", ())):
-            node, job = entry.merged.find("needs", number) or entry.key, need["job"]
-            if job in never and not need.get("optional") and entry.name not in never:
-                message = f"{job} never runs, so {entry.name} can't either; remove the need or make it optional"
-                yield _warn(node, pointer(entry.name, "needs", number), "WF_JOB_UNREACHABLE", message)
-
-
-def _no_pools(workflow: Workflow) -> Iterator[Problem]:
-    seen: set[int] = set()
-    for entry in workflow.jobs.values():
-        pool = entry.merged.get("runner_pool")
-        if pool is not None and id(pool) not in seen:
-            seen.add(id(pool))
-            message = "runner_pool has no effect: your configuration has no `pools`"
-            yield _warn(pool, pointer(entry.name, "runner_pool"), "WF_NO_EFFECT", message)

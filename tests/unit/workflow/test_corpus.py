@@ -84,6 +84,6 @@ def test_warnings_of_a_run_are_those_of_its_jobs(tmp_path: Path) -> None:
     file.write_text(f"version: v1\nstages: [a]\none:\n{job}two:\n{job}")
     loaded = workflow.load(file, tmp_path)
     every = [(one.line, one.code) for one in warnings(loaded, predefined=KNOWN_TO_PLANS)]
-    of_two = [(one.line, one.code) for one in of_run(loaded, ["two"], defined=KNOWN_TO_PLANS, default_shell=())]
+    of_two = [(one.line, one.code) for one in of_run(loaded, ["two"], defined=KNOWN_TO_PLANS)]
     assert {line for line, _ in every} == {5, 6, 7, 10, 11, 12}
     assert of_two == [one for one in every if one[0] >= 8]
