@@ -282,8 +282,6 @@ class Copier:
             except OSError as error:
                 if error.errno == errno.ENXIO:
                     break  # only a hole up to the end
-                os.lseek(reading, position, os.SEEK_SET)
-                os.lseek(writing, position, os.SEEK_SET)
                 return position + self._move(self, reading, writing, size - position)
             end = os.lseek(reading, start, os.SEEK_HOLE)
             os.lseek(reading, start, os.SEEK_SET)

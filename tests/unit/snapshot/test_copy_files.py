@@ -205,12 +205,21 @@ def test_what_is_no_file_is_reported(source: Path, target: Path) -> None:
 def test_a_directory_that_is_missing_or_no_directory_has_no_files(source: Path, target: Path) -> None:
     (source / "file").write_text("x")
     (source / "link").symlink_to(".")
+    copier = Copier(str(source), str(target), since_ns=LATER)
     for directory in ("gone", "file", "link"):
-        assert copied(source, ("a", ANY), ("b", ANY), directory=directory).absent == [
-            f"{directory}/a",
-            f"{directory}/b",
-        ]
+        copier.copy(directory, [("a", ANY), ("b", ANY)])
+    copier.close()
+    assert copier.findings.absent == [f"{directory}/{name}" for directory in ("gone", "file", "link") for name in "ab"]
     assert list(target.iterdir()) == []
+
+
+@pytest.mark.parametrize("directory", ["a/../b", "a/./b", "a//b", "/a"])
+def test_a_path_that_could_lead_elsewhere_by_its_text_ends_the_copy(source: Path, directory: str) -> None:
+    (source / "a").mkdir()
+    (source / "b").mkdir()
+    with pytest.raises(copy_files.WriteFailed) as error:
+        copied(source, ("file", ANY), directory=directory)
+    assert error.value.args == (directory, errno.EINVAL)
 
 
 def test_directories_are_entered_from_the_one_before(source: Path, target: Path) -> None:
@@ -317,12 +326,14 @@ def copied_again(source: Path, since_ns: int) -> copy_files.Findings:
 def test_all_files_below_a_directory_that_changed_are_recent(source: Path) -> None:
     (source / "new" / "below").mkdir(parents=True)
     (source / "new" / "below" / "file").write_text("x")
+    (source / "new" / "below" / "link").symlink_to("x")
+    (source / "new" / "below" / "instead").symlink_to("x")
     tick(source)
     (source / "new" / "swapped").mkdir()
     since = (source / "new").stat().st_ctime_ns
     assert (source / "new" / "below").stat().st_ctime_ns < since
-    found = copied(source, ("file", ANY), directory="new/below", since_ns=since)
-    assert found.recent == ["new/below/file"]
+    found = copied(source, ("file", ANY), ("link", LINK), ("instead", REGULAR), directory="new/below", since_ns=since)
+    assert found.recent == ["new/below/file", "new/below/link", "new/below/instead"]
 
 
 class Changing:
@@ -360,6 +371,37 @@ def test_a_file_that_grows_meanwhile_is_copied_again(source: Path, target: Path,
     assert (target / "file").read_text() == "second and longer"
     assert (changing.attempts, found.unstable, found.bytes) == (2, [], len("second and longer"))
     assert pauses == [0.005]
+
+
+@pytest.mark.parametrize("way", [copy_files._in_kernel, copy_files._sendfile, copy_files._read_write])
+@pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize("lefts", [[0], [3], [9, 6, 3]])
+def test_a_file_that_shrinks_meanwhile_is_copied_again(
+    source: Path,
+    target: Path,
+    pauses: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    way: Callable[..., int],
+    holes: bool,
+    lefts: list[int],
+) -> None:
+    monkeypatch.setattr(copy_files, "_SPARSE_FROM", 1)
+    file = source / "file"
+    file.write_bytes(b"content" * 9999)
+    if holes:
+        os.truncate(file, 1 << 20)
+    rest = iter(lefts)
+
+    def shrinking(copier: Copier, reading: int, writing: int, size: int) -> int:
+        if (left := next(rest, None)) is not None:
+            os.truncate(file, left)
+        return way(copier, reading, writing, size)
+
+    found = copied(source, ("file", ANY), change=lambda copier: setattr(copier, "_move", shrinking))
+    assert (target / "file").read_bytes() == (b"content" * 2)[: lefts[-1]]
+    unstable = {"unstable": ["file"]} if len(lefts) == ATTEMPTS else {}
+    assert (found.files, found.bytes, exceptions(found)) == (1, lefts[-1], unstable)
+    assert len(pauses) == min(len(lefts), ATTEMPTS - 1)
 
 
 @pytest.mark.parametrize("what", ["mtime", "ctime"])
@@ -413,15 +455,38 @@ def test_a_file_that_goes_away_meanwhile_leaves_nothing(
     assert list(target.iterdir()) == []
 
 
-def test_a_stopped_copy_ends_within_a_file(source: Path) -> None:
+@pytest.mark.parametrize("way", [copy_files._in_kernel, copy_files._sendfile, copy_files._read_write])
+def test_a_stopped_copy_ends_within_a_file(
+    source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, way: Callable[..., int]
+) -> None:
     (source / "file").write_bytes(bytes(1 << 10))
+    monkeypatch.setattr(copy_files, "_CHUNK", 1 << 8)
 
     def stopping(copier: Copier) -> None:
         copier.stop = lambda: True
-        copier._move = copy_files._read_write
+        copier._move = way  # type: ignore[assignment]
 
     with pytest.raises(copy_files.Stopped):
         copied(source, ("file", ANY), change=stopping)
+    assert (target / "file").stat().st_size <= 1 << 8
+
+
+@pytest.mark.parametrize("status", [b"", b"Name:\tx\nUmask:\tno\n", None])
+def test_the_umask_is_read_and_unknown_where_nobody_tells_it(
+    monkeypatch: pytest.MonkeyPatch, status: bytes | None
+) -> None:
+    def opened(*_: object) -> io.BytesIO:
+        if status is None:
+            raise FileNotFoundError
+        return io.BytesIO(status)
+
+    mask = os.umask(0o027)
+    try:
+        assert copy_files._umask() == 0o027
+    finally:
+        os.umask(mask)
+    monkeypatch.setattr(copy_files, "open", opened, raising=False)
+    assert copy_files._umask() == 0o777
 
 
 # -- ways to move bytes -----------------------------------------------------------------------------------------------
@@ -449,6 +514,31 @@ def test_where_the_kernel_can_not_another_way_is_taken(
     assert (target / "file").read_bytes() == content
     assert (target / "second").read_bytes() == b"x"
     assert moves == [copy_files._sendfile if ways == 1 else copy_files._read_write]
+
+
+@pytest.mark.parametrize("refusing", [None, "copy_file_range", "sendfile"])
+@pytest.mark.parametrize("way", [copy_files._in_kernel, copy_files._sendfile, copy_files._read_write])
+def test_as_much_is_copied_as_is_asked_for_though_the_way_changes_within_a_file(
+    source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, way: Callable[..., int], refusing: str | None
+) -> None:
+    (source / "file").write_bytes(b"0123456789" * 9)
+    monkeypatch.setattr(copy_files, "_CHUNK", 4)
+    if refusing is not None:
+        real, calls = getattr(os, refusing), []
+
+        def once(*given: object) -> int:
+            calls.append(given)
+            if len(calls) > 1:
+                raise OSError(errno.EXDEV, "no")
+            return int(real(*given))
+
+        monkeypatch.setattr(os, refusing, once)
+    copier = Copier(str(source), str(target), since_ns=LATER)
+    with (source / "file").open("rb") as reading, (target / "file").open("wb") as writing:
+        assert way(copier, reading.fileno(), writing.fileno(), 10) == 10
+        assert way(copier, reading.fileno(), writing.fileno(), 0) == 0
+    copier.close()
+    assert (target / "file").read_bytes() == b"0123456789"
 
 
 @pytest.mark.parametrize("function", ["copy_file_range", "sendfile"])
@@ -543,6 +633,25 @@ def test_a_helper_copies_what_it_is_sent_and_ends_with_its_input(source: Path, t
         assert helper.wait(60) == 0
     assert [(answer["files"], answer["absent"]) for answer in answers] == [(2, []), (1, ["c"])]
     assert (target / "a" / "2").read_text() == "a/2"
+
+
+def test_a_helper_tells_what_it_could_not_write_and_goes_on(
+    source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source / "file").write_text("x")
+    told, heard = io.BytesIO(), io.BytesIO()
+    portion = [("", [("file", ANY), ("gone", ANY)])]
+    for value in ((str(source), str(target), 0), [("..", [("a", ANY)])], portion):
+        copy_files.send(told, value)
+    told.seek(0)
+    for closed in (told, io.BytesIO()):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(closed))
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(heard))
+        copy_files.main()
+    heard.seek(0)
+    failed, found, end = (copy_files.receive(heard) for _ in range(3))
+    assert (failed, end) == ({"failed": ("..", errno.EINVAL)}, None)
+    assert (found["files"], found["absent"], found["recent"]) == (1, ["gone"], ["file"])
 
 
 @pytest.fixture
