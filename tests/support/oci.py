@@ -11,7 +11,7 @@ from pathlib import Path
 
 from loom.providers.kubernetes.images.registry import CONFIG, LAYER, MANIFEST, Repository
 
-APPLETS = ("sh", "cp", "tar", "sha256sum", "cat", "ls", "find", "sleep")
+APPLETS = ("sh", "cp", "tar", "sha256sum", "cat", "ls", "find", "sleep", "mkdir", "wc")
 
 
 def push_busybox(address: str, program: Path = Path("/bin/busybox")) -> str:

@@ -116,8 +116,7 @@ class KubernetesProvider(Provider):
             return None
         with self._lock:
             if pool.registry not in self._images_of:
-                folder = self._setup.config.cache_dir / "layers"
-                self._images_of[pool.registry] = SnapshotImages(pool, self._setup.environ, folder)
+                self._images_of[pool.registry] = SnapshotImages(pool, self._setup.environ)
         return self._images_of[pool.registry].of(request, on_output, cancel)
 
     def _create(self, start: starting.StartingPod, services: PodServices | None, pushed: Pushed | None) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +16,9 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.pools import Pool
-from loom.providers.base import SessionRequest
+from loom.providers.base import ReadOnlyMount, SessionRequest
 from loom.providers.kubernetes.images.registry import Repository
-from loom.providers.kubernetes.images.snapshot import Pushed, SnapshotImages
+from loom.providers.kubernetes.images.snapshot import Pushed, SnapshotImages, copying
 from tests.support.oci import push_busybox
 
 pytestmark = [
@@ -34,24 +36,36 @@ def workspace(tmp_path: Path) -> Path:
     for number in range(100):
         path = root / f"d{number // 10}" / f"f{number}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(str(number).encode() * 70_000)
+        path.write_bytes(os.urandom(1000))
     (root / "run").write_text("#!/bin/sh\n")
     (root / "run").chmod(0o755)
+    (root / "link").symlink_to("d0/f0")
+    os.utime(root / "d0/f0", (1, 1_000_000_000))
+    (root / ".git").mkdir()
+    (root / ".git/HEAD").write_text("ref: refs/heads/main\n")
     return root
 
 
 @pytest.fixture
-def push(registry: Any, tmp_path: Path, workspace: Path) -> Callable[[str], Pushed]:
+def push(registry: Any, tmp_path: Path, workspace: Path) -> Callable[[], Pushed]:
     base = push_busybox(f"http://{registry.host}/base")
+    objects = tmp_path / "objects"
+    objects.mkdir()
+    (objects / "pack").write_bytes(os.urandom(500_000))
 
-    def push(folder: str) -> Pushed:
+    def push() -> Pushed:
         pool = Pool(provider="kubernetes", registry=f"http://{registry.host}/snapshots", registry_base=base)
-        images = SnapshotImages(pool, {}, tmp_path / folder)
+        images = SnapshotImages(pool, {})
         request = SessionRequest(
-            run_id="1", job_id="job", workspace=workspace, project_dir="/workspace", environment={}, shell=()
+            run_id="1",
+            job_id="job",
+            workspace=workspace,
+            project_dir="/workspace",
+            read_only_mounts=(ReadOnlyMount(path=objects),),
         )
         said: list[bytes] = []
         first = images.of(request, lambda _, data: said.append(data), Cancel())
+        assert first is not None
         assert images.of(request, lambda _, data: said.append(data), Cancel()) is first
         assert len(said) == 1
         return first
@@ -59,30 +73,45 @@ def push(registry: Any, tmp_path: Path, workspace: Path) -> Callable[[str], Push
     return push
 
 
-def test_a_second_push_sends_what_changed(push: Callable[[str], Pushed], workspace: Path) -> None:
-    first = push("one")
-    assert first.files == 101
-    again = push("one")
+def test_a_second_push_sends_what_changed(push: Callable[[], Pushed], workspace: Path) -> None:
+    first = push()
+    assert first.files == 102
+    assert first.sent > 600_000
+    os.utime(workspace / "d5", (1, 1))  # a directory is new in each run
+    again = push()
     assert (again.sent, again.reference) == (0, first.reference)
-    assert push("another machine").sent == 0
+    (workspace / ".git/HEAD").write_text("ref: refs/heads/other\n")
+    assert 0 < push().sent < 10_000
     (workspace / "d5/f55").write_text("another")
-    changed = push("one")
+    changed = push()
     assert changed.reference != first.reference
-    assert 0 < changed.sent < first.sent
+    assert 90_000 < changed.sent < 200_000
 
 
 def test_the_image_has_the_files(
-    push: Callable[[str], Pushed], client: docker.DockerClient, remove: Callable[[str], None]
+    push: Callable[[], Pushed], client: docker.DockerClient, remove: Callable[[str], None], workspace: Path
 ) -> None:
-    reference = push("one").reference
+    pushed = push()
+    init = copying(pushed, dict(zip(pushed.paths, ("store", "workspace"), strict=True)))
+    lines = ["mkdir -p /loom-volumes/store /loom-volumes/workspace", *init["command"][2:], "cd /loom-volumes"]
+    lines += [
+        "ls store",
+        "ls -l workspace/run workspace/link",
+        "cd workspace; find . -type f | wc -l",
+        "sha256sum -c -",
+    ]
     try:
-        client.images.pull(reference)
-        script = "cd /loom-snapshot/workspace; find . -type f | wc -l; ls -l run; cat d0/f7 | sha256sum"
-        said = client.containers.run(reference, ["sh", "-c", script.replace("| wc -l", "")], remove=True).decode()
+        client.images.pull(pushed.reference)
+        script = "\n".join(lines) + f" <<'E'\n{pushed.digests.decode()}E\n"
+        said = client.containers.run(pushed.reference, ["sh", "-ec", script], remove=True).decode()
     finally:
-        remove(reference)
-    assert said.count("\n") == 103
-    assert "-rwxr-xr-x" in said
+        remove(pushed.reference)
+    assert said.startswith("pack\n")
+    assert re.search(r"^-rwxr-xr-x.* workspace/run$", said, re.MULTILINE)
+    assert "workspace/link -> d0/f0" in said
+    assert re.search(r"^102$", said, re.MULTILINE)
+    assert said.count(": OK") == 102
+    assert pushed.digests.count(b"\n") == 102
 
 
 def test_a_registry_with_a_password(guarded: Any, tmp_path: Path) -> None:

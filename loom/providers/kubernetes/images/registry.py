@@ -61,7 +61,10 @@ class Repository:
         return answer
 
     def put_blob(self, digest: str, content: IO[bytes], size: int) -> None:
-        """Upload a blob, also one that is there already."""
+        """Upload a blob from its beginning, unless it is there."""
+        if self.has(digest):
+            return
+        content.seek(0)
         begun = self._ask("POST", f"{self.name}/blobs/uploads/", headers={"Content-Length": "0"})
         place = urljoin(begun.url, begun.headers["Location"])
         place += f"{'&' if '?' in place else '?'}digest={digest}"

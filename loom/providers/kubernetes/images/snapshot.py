@@ -1,38 +1,42 @@
 """The snapshot as an image: pushed to a registry once, pulled by each node once, copied into each pod there.
 
-The image is a small base with `sh` and `cp`, and the layers of the snapshot. A pod's first init container copies them into
-the pod's volumes; image volumes would spare the copy, and old clusters lack them.
+The image is a small base with `sh` and `cp`, and layers with git's objects, the files and the repository's own `.git`: what a
+run shares with the one before is neither sent nor pulled again. A pod's first init container copies them into the pod's
+volumes; image volumes would spare the copy, and old clusters lack them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError
 from loom.images.reference import parse_reference
 from loom.pools import Pool
 from loom.providers.base import SessionRequest
-from loom.providers.kubernetes.images import layers
-from loom.providers.kubernetes.images.layers import Layer, LayerSource, Packer, PlannedLayer
+from loom.providers.files import below, members_of
 from loom.providers.kubernetes.images.registry import CONFIG, LAYER, MANIFEST, RegistryError, Repository
 from loom.status import OnOutput
+from loom.storage.packing import Hashed, digest_line
+from loom.storage.tar import Content, TarEntry, packed
 from loom.util.units import rough_size
 
 BASE = "busybox:stable-musl"
 """The base where the pool names none: an image with `sh` and `cp`, 1 MB."""
 COPY = "loom-snapshot"
-"""The name of the init container."""
-_AT_ONCE = 4
+"""The name of the init container, and of the folder in the image: below it a folder for each path in the pod, by number."""
 
 
 class Pushed(Struct, frozen=True, kw_only=True):
@@ -44,20 +48,32 @@ class Pushed(Struct, frozen=True, kw_only=True):
     files: int
     sent: int
     """The bytes that left this machine for it."""
-    folders: Mapping[str, str]
-    """The folder in the image of each path in the pod."""
+    paths: tuple[str, ...]
+    """The paths in the pod of the image's folders."""
+
+
+def members_below(
+    source: Path, folder: str, digests: list[bytes] | None = None
+) -> Iterator[tuple[TarEntry, Content | None]]:
+    """Yield the members of a directory, without itself, as those of a folder in an archive; note its files' `digests`."""
+    for entry, content in members_of(source, ["."]):
+        if entry.path == ".":
+            continue
+        hashed = None if content is None or digests is None else Hashed(content)
+        yield below(folder, entry), hashed or content
+        if digests is not None and hashed and (line := digest_line(hashed.digest.hexdigest(), entry.path)):
+            digests.append(line)
 
 
 class SnapshotImages:
     """The snapshots of one run in the registry of one pool, each pushed once however many jobs get it. Thread-safe."""
 
-    def __init__(self, pool: Pool, environ: Mapping[str, str], folder: Path) -> None:
-        """`folder` remembers which layers were packed before. ProviderError for an invalid address."""
+    def __init__(self, pool: Pool, environ: Mapping[str, str]) -> None:
+        """ProviderError for an invalid address."""
         assert pool.registry is not None
         self._repository = Repository(pool.registry, environ)
         self._base = pool.registry_base or BASE
         self._environ = environ
-        self._packer = Packer(folder)
         self._lock = threading.Lock()
         self._made: dict[Path, Pushed | None] = {}
 
@@ -77,41 +93,47 @@ class SnapshotImages:
             return self._made[request.workspace]
 
     def _push(self, request: SessionRequest, cancel: Cancel) -> Pushed:
-        stores = [one.path for one in request.read_only_mounts]
-        parts = [
-            LayerSource(source=request.workspace, folder=layers.WORKSPACE),
-            *(
-                LayerSource(source=path.resolve(), folder=str(number), by_name=True)
-                for number, path in enumerate(stores)
-            ),
-        ]
         before = self._repository.sent
-        plan = layers.planned(parts)
+        stores = [one.path for one in request.read_only_mounts]
         platform = (request.image.platform if request.image else None) or "linux/amd64"
-        base, config = self._based_on(platform)
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            own = list(pool.map(lambda one: self._layer(one, cancel), plan))
-        digest = self._publish(base, config, own)
-        proof = layers.digests(plan)
+        blobs, config = self._based_on(platform)
+        digests: list[bytes] = []
+        # The objects first: a node unpacks a layer again behind one that has changed.
+        for number, source in enumerate([*(path.resolve() for path in stores), request.workspace]):
+            members = members_below(source, f"{COPY}/{number}", digests if source is request.workspace else None)
+            for _, layer in groupby(members, lambda member: member[0].path.split("/")[2] == ".git"):
+                if cancel.requested:
+                    raise ProviderError("canceled while the snapshot was pushed", code="CANCELED")
+                blob, content = self._layer(layer)
+                blobs.append(blob)
+                config["rootfs"]["diff_ids"].append(content)
         return Pushed(
-            reference=self._repository.reference(digest),
-            digests=proof,
-            files=proof.count(b"\n"),
+            reference=self._repository.reference(self._publish(blobs, config)),
+            digests=b"".join(digests),
+            files=len(digests),
             sent=self._repository.sent - before,
-            folders=dict(zip([request.project_dir, *map(str, stores)], [part.folder for part in parts], strict=True)),
+            paths=(*map(str, stores), request.project_dir),
         )
 
-    def _layer(self, plan: PlannedLayer, cancel: Cancel) -> Layer:
-        """Put one layer into the registry, unless it is there."""
-        if cancel.requested:
-            raise ProviderError("canceled while the snapshot was pushed", code="CANCELED")
-        known = self._packer.known(plan)
-        if known is not None and self._repository.has(known.digest):
-            return known
-        with self._packer.pack(plan) as (layer, file):
-            if not self._repository.has(layer.digest):
-                self._repository.put_blob(layer.digest, file, layer.size)
-            return layer
+    def _layer(self, members: Iterable[tuple[TarEntry, Content | None]]) -> tuple[dict[str, Any], str]:
+        """Put a layer into the registry, unless it is there; return its descriptor and the digest of its content.
+
+        The same files give the same bytes: a workspace's directories are new in each run, and so get no time.
+        """
+        timeless = (
+            (entry if entry.kind == "file" else replace(entry, mtime_ns=0), content) for entry, content in members
+        )
+        inner = hashlib.sha256()
+        gzip = zlib.compressobj(1, zlib.DEFLATED, 31)  # its header has no time and no name
+        with tempfile.TemporaryFile(prefix="loom-layer-") as file:
+            outer = Hashed(file)
+            for piece in packed(timeless):
+                inner.update(piece)
+                outer.write(gzip.compress(piece))
+            outer.write(gzip.flush())
+            digest = f"sha256:{outer.digest.hexdigest()}"
+            self._repository.put_blob(digest, file, outer.size)
+        return {"mediaType": LAYER, "digest": digest, "size": outer.size}, f"sha256:{inner.hexdigest()}"
 
     def _based_on(self, platform: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Return the layers and the configuration of the base, whose layers are then in the registry."""
@@ -124,32 +146,26 @@ class SnapshotImages:
                 with tempfile.TemporaryFile(prefix="loom-base-") as file:
                     for piece in source.blob(blob["digest"]):
                         file.write(piece)
-                    size = file.tell()
-                    file.seek(0)
-                    self._repository.put_blob(blob["digest"], file, size)
+                    self._repository.put_blob(blob["digest"], file, blob["size"])
         config = json.loads(b"".join(source.blob(manifest["config"]["digest"])))
-        return [_as_oci(blob) for blob in manifest["layers"]], config
-
-    def _publish(self, base: Sequence[dict[str, Any]], config: Mapping[str, Any], own: Sequence[Layer]) -> str:
-        """Write the image's manifest; return its digest."""
         document = {
             "architecture": config["architecture"],
             "os": config["os"],
             "config": {"Env": (config.get("config") or {}).get("Env") or []},
-            "rootfs": {"type": "layers", "diff_ids": [*config["rootfs"]["diff_ids"], *(one.diff_id for one in own)]},
+            "rootfs": {"type": "layers", "diff_ids": config["rootfs"]["diff_ids"]},
         }
-        content = json.dumps(document, sort_keys=True).encode()
+        return [_as_oci(blob) for blob in manifest["layers"]], document
+
+    def _publish(self, layers: list[dict[str, Any]], config: Mapping[str, Any]) -> str:
+        """Write the image's manifest; return its digest."""
+        content = json.dumps(config, sort_keys=True).encode()
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        if not self._repository.has(digest):
-            with tempfile.TemporaryFile(prefix="loom-config-") as file:
-                file.write(content)
-                file.seek(0)
-                self._repository.put_blob(digest, file, len(content))
+        self._repository.put_blob(digest, io.BytesIO(content), len(content))
         manifest = {
             "schemaVersion": 2,
             "mediaType": MANIFEST,
             "config": {"mediaType": CONFIG, "digest": digest, "size": len(content)},
-            "layers": [*base, *({"mediaType": LAYER, "digest": one.digest, "size": one.size} for one in own)],
+            "layers": layers,
         }
         text = json.dumps(manifest, sort_keys=True).encode()
         name = hashlib.sha256(text).hexdigest()
@@ -159,17 +175,15 @@ class SnapshotImages:
 
 
 def _as_oci(blob: Mapping[str, Any]) -> dict[str, Any]:
-    kind = str(blob["mediaType"]).replace(
-        "application/vnd.docker.image.rootfs.diff.tar.gzip", "application/vnd.oci.image.layer.v1.tar+gzip"
-    )
+    kind = str(blob["mediaType"]).replace("application/vnd.docker.image.rootfs.diff.tar.gzip", LAYER)
     return {"mediaType": kind, "digest": blob["digest"], "size": blob["size"]}
 
 
 def copying(pushed: Pushed, mounts: Mapping[str, str]) -> dict[str, Any]:
     """Return the init container that fills the pod's volumes. `mounts`: the volume's name for each path in the pod."""
     lines = [
-        f"cp -a /{layers.ROOT}/{folder}/. /loom-volumes/{mounts[path]}/"
-        for path, folder in pushed.folders.items()
+        f"cp -a /{COPY}/{number}/. /loom-volumes/{mounts[path]}/"
+        for number, path in enumerate(pushed.paths)
         if path in mounts
     ]
     return {

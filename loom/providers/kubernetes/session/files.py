@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
@@ -19,15 +20,15 @@ from msgspec import Struct
 
 from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError
-from loom.providers.files import below, members_of, renamed, unnoticed
+from loom.providers.files import renamed, unnoticed
 from loom.providers.kubernetes.cluster.client import Gone, is_transient
 from loom.providers.kubernetes.cluster.pods import why_lost
+from loom.providers.kubernetes.images.snapshot import members_below
 from loom.providers.kubernetes.pod.spec import HELPER
 from loom.providers.kubernetes.session import exec as execs
 from loom.providers.kubernetes.session.exec import Exec
 from loom.providers.retrying import Policy, retrying
-from loom.storage.packing import Hashed, digest_line
-from loom.storage.tar import Content, TarEntry, packed
+from loom.storage.tar import packed
 
 if TYPE_CHECKING:
     from loom.providers.base import SessionRequest
@@ -117,34 +118,22 @@ class PackedSnapshots:
 
 
 def _packed(workspace: Path, stores: Sequence[Path], project_dir: str) -> PackedSnapshot:
-    """Pack a workspace, and the stores of git objects that it borrows from, which stay at their paths."""
+    """Pack a workspace, and the stores of git objects that it borrows from, which stay at their paths.
+
+    Without these directories themselves, which are volumes. The digests are those of the workspace.
+    """
     file = tempfile.TemporaryFile(prefix="loom-packed_up-")  # noqa: SIM115  closed with the run
     digests: list[bytes] = []
-    for piece in packed(_members(workspace, stores, project_dir, digests)):
+    members = [
+        members_below(workspace, project_dir.strip("/"), digests),
+        # By their real paths, since links on the way are not followed.
+        *(members_below(store.resolve(), store.as_posix().strip("/")) for store in stores),
+    ]
+    for piece in packed(chain.from_iterable(members)):
         file.write(piece)
     file.flush()
     mode = f"{stat.S_IMODE(workspace.stat().st_mode):o}"
     return PackedSnapshot(file, file.tell(), b"".join(digests), len(digests), mode)
-
-
-def _members(
-    workspace: Path, stores: Sequence[Path], project_dir: str, digests: list[bytes]
-) -> Iterator[tuple[TarEntry, Content | None]]:
-    """Members for the root directory. The digests are those of the workspace.
-
-    Without the directories themselves, which are volumes.
-    """
-    for entry, content in members_of(workspace, ["."]):
-        if entry.path != ".":
-            hashed = None if content is None else Hashed(content)
-            yield below(project_dir.strip("/"), entry), hashed
-            if hashed is not None and (line := digest_line(hashed.digest.hexdigest(), entry.path)):
-                digests.append(line)
-    for store in stores:
-        # By its real path, since links on the way are not followed.
-        for entry, content in members_of(store.resolve(), ["."]):
-            if entry.path != ".":
-                yield below(store.as_posix().strip("/"), entry), content
 
 
 class PodFiles:
