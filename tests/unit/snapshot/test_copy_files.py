@@ -653,6 +653,79 @@ def test_a_helper_tells_what_it_could_not_write_and_goes_on(
     assert (failed, end) == ({"failed": ("..", errno.EINVAL)}, None)
     assert (found["files"], found["absent"], found["recent"]) == (1, ["gone"], ["file"])
 
+    def gone(*_: object) -> None:
+        raise BrokenPipeError
+
+    told.seek(0)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(told))
+    monkeypatch.setattr(copy_files, "send", gone)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit, match=r"^1$"):
+        copy_files.main()
+
+
+@pytest.mark.parametrize(("processors", "wanted"), [(1, 0), (2, 1), (3, 2), (4, 3), (9, 3)])
+def test_helpers_are_as_many_as_there_are_other_processors(
+    source: Path, target: Path, helpers: None, monkeypatch: pytest.MonkeyPatch, processors: int, wanted: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(processors)))
+    with copy_workers.CopyPool(source, target, since_ns=LATER, cancel=Cancel()) as pool:
+        pool.prepare(copy_workers.HELPERS_FROM_FILES)
+        pool.prepare(copy_workers.HELPERS_FROM_FILES)
+        started = pool._helpers
+        # Neither the environment nor packages of the user decide what they run.
+        assert [list(helper.args)[:4] for helper in started] == [[sys.executable, "-I", "-S", "-c"]] * wanted  # type: ignore[arg-type]
+    assert [helper.returncode for helper in started] == [0] * wanted
+    assert all(pipe.closed for helper in started for pipe in (helper.stdin, helper.stdout) if pipe is not None)
+    assert open_below(source.parent) == []
+
+
+@pytest.mark.parametrize("lacking", [(sys, "executable", ""), (copy_files, "__file__", "/nonexistent/copy_files.py")])
+def test_there_are_no_helpers_where_none_can_be_started(
+    source: Path, target: Path, helpers: None, monkeypatch: pytest.MonkeyPatch, lacking: tuple[object, str, str]
+) -> None:
+    monkeypatch.setattr(*lacking)
+    with copy_workers.CopyPool(source, target, since_ns=LATER, cancel=Cancel()) as pool:
+        pool.prepare(copy_workers.HELPERS_FROM_FILES)
+        assert pool._helpers == []
+
+
+@pytest.mark.parametrize("why", ["canceled", "failed"])
+def test_a_copy_stops_within_a_file(source: Path, target: Path, why: str) -> None:
+    cancel = Cancel()
+    with copy_workers.CopyPool(source, target, since_ns=LATER, cancel=cancel) as pool:
+        assert pool._own.stop is not None
+        assert not pool._own.stop()
+        if why == "canceled":
+            cancel.request()
+        else:
+            pool._failed.set()
+        assert pool._own.stop()
+
+
+def test_a_copy_ends_when_its_helpers_have(
+    source: Path, target: Path, helpers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each helper answers as late as it can: when this thread has nothing left to copy."""
+    files, receive, last = many(source), copy_files.receive, threading.Event()
+    moved: list[int] = []
+
+    def late(stream: io.BytesIO) -> object:
+        assert last.wait(60)
+        return receive(stream)
+
+    monkeypatch.setattr(copy_files, "receive", late)
+    with copy_workers.CopyPool(source, target, since_ns=LATER, cancel=Cancel()) as pool:
+
+        def moving(copier: Copier, reading: int, writing: int, size: int) -> int:
+            moved.append(size)
+            if len(moved) == 30 - 2 * 3:
+                last.set()
+            return copy_files._in_kernel(copier, reading, writing, size)
+
+        pool._own._move = moving
+        assert pool.copy(files, about=30).files == 30
+
 
 @pytest.fixture
 def helpers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -727,36 +800,60 @@ def test_a_helper_that_is_lost_is_an_error_of_the_snapshot(source: Path, target:
             pool.copy(many(source, 200), about=200)
 
 
-def test_a_failure_in_this_thread_ends_the_copy(source: Path, target: Path, helpers: None) -> None:
-    files = many(source)
+def test_a_failure_in_this_thread_ends_the_copy(
+    source: Path, target: Path, helpers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, receive, asked = many(source), copy_files.receive, []
 
     def failing(*_: object) -> int:
         raise OSError(errno.ENOSPC, "full")
 
     with copy_workers.CopyPool(source, target, since_ns=LATER, cancel=Cancel()) as pool:
+
+        def late(stream: io.BytesIO) -> object:
+            asked.append(stream)
+            assert pool._failed.wait(60)
+            return receive(stream)
+
+        monkeypatch.setattr(copy_files, "receive", late)
         pool._own._move = failing
         with pytest.raises(SnapshotError) as error:
             pool.copy(files, about=30)
+        assert all(helper.returncode is not None for helper in pool._helpers)
     assert error.value.code == "WORKSPACE_NOT_WRITTEN"
+    assert len(asked) <= 2, "a helper gets nothing more to do"
 
 
+@pytest.mark.parametrize(
+    ("answer", "code", "why"),
+    [
+        ({"failed": ("a/b", errno.ENOSPC)}, "WORKSPACE_NOT_WRITTEN", "a/b: No space left"),
+        (None, "COPY_HELPER_LOST", "a copying process ended without an answer"),
+    ],
+)
 def test_a_failure_in_a_helper_ends_the_copy(
-    source: Path, target: Path, helpers: None, monkeypatch: pytest.MonkeyPatch
+    source: Path,
+    target: Path,
+    helpers: None,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: object,
+    code: str,
+    why: str,
 ) -> None:
-    answered = threading.Event()
-
-    def receive(_: object) -> dict[str, object]:
-        answered.set()
-        return {"failed": ("a/b", errno.ENOSPC)}
-
-    files = many(source)
-    monkeypatch.setattr(copy_files, "receive", receive)
+    files, moved = many(source), []
+    monkeypatch.setattr(copy_files, "receive", lambda _: answer)
     with copy_workers.CopyPool(source, target, since_ns=LATER, cancel=Cancel()) as pool:
-        pool._own._move = lambda *_: (answered.wait(60) and 0) or 0
+
+        def moving(*_: object) -> int:
+            moved.append(pool._failed.wait(60))
+            return 0
+
+        pool._own._move = moving
         with pytest.raises(SnapshotError) as error:
             pool.copy(files, about=30)
-    assert "a/b" in str(error.value)
-    assert error.value.code == "WORKSPACE_NOT_WRITTEN"
+    assert (error.value.code, why in str(error.value)) == (code, True)
+    assert all(moved)
+    assert len(moved) <= 3, "this thread ends its portion"
 
 
 def test_helpers_of_a_copy_that_fails_are_ended_and_do_not_go_on(tmp_path: Path) -> None:
