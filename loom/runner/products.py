@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import asdict
 
@@ -19,19 +19,20 @@ from loom.runner.attempt import Attempt
 from loom.runner.session import OpenJob
 from loom.secrets.masking import Masker
 from loom.status import Failure, OnOutput, Status
-from loom.storage import artifacts, dotenv, findings, junit
+from loom.storage import artifacts, dotenv
 from loom.storage.cache import Cache
 from loom.storage.cache_keys import key_of
 from loom.storage.selection import Tracked
 from loom.storage.workspace import view_of
-from loom.util.bounded import bounded, listed
+from loom.util.bounded import bounded
 from loom.util.refusals import refusals
 from loom.util.units import counted
 
+if TYPE_CHECKING:
+    from loom.storage import findings, junit
+
 MAX_LEFT_OUT = 5
 """Number of warnings about individual files that could not be kept."""
-MAX_OVERLAPS = 5
-"""Number of warnings about paths that several jobs produced differently."""
 MAX_NAMED = 20
 """Number of missing paths, failing tests, findings or restored jobs to name."""
 
@@ -72,12 +73,10 @@ class Handover:
         self._masker = masker
         self._cache = cache
         self._checksums: dict[str, str] = {}
-        self._indexes: dict[str, Sequence[artifacts.ArtifactFile]] = {}
         self._cache_keys: dict[str, list[str]] = {}
         self._reported: dict[str, dict[str, str]] = {}
         self._merged: dict[str, dict[str, str]] = {}
         self._sources: dict[str, list[str]] = {}
-        self._overlaps: dict[tuple[str, ...], dict[str, list[str]]] = {}
 
     def sources(self, job: Job) -> list[str]:
         """Return the jobs with artifacts for `job`, in plan order: its needs, or all earlier stages without `needs`; then
@@ -121,15 +120,16 @@ class Handover:
             found |= self._reported[other]
         return found
 
-    def restore(self, job: Job, session: Session, shared_workspace: Path, on_output: OnOutput) -> list[str]:
+    def restore(self, job: Job, session: Session, shared_workspace: Path, on_output: OnOutput) -> None:
         """Restore earlier jobs' artifacts into this job's view; a shared workspace already holds them.
 
-        Restored in plan order, later files win. Prints a line for each path that jobs produced differently.
+        Restored in plan order, later files win.
         """
         shared = session.workspace_view() == shared_workspace
         view = view_of(session, self._not_if_canceled)
-        sources = self.sources(job)
-        missing = [each for each in sources if not shared or each in self._missing_here or each in self._above]
+        missing = [
+            each for each in self.sources(job) if not shared or each in self._missing_here or each in self._above
+        ]
         restored = artifacts.restore({self._archive_of(each): self._checksums.get(each) for each in missing}, view)
         for source, each in list(zip(missing, restored, strict=True))[:MAX_NAMED]:
             on_output("stdout", f"{source}: {counted(each.files, 'file')}, {counted(each.bytes, 'byte')}\n".encode())
@@ -140,29 +140,6 @@ class Handover:
                 "stdout",
                 f"{counted(len(more), 'more job')}: {counted(files, 'file')}, {counted(size, 'byte')}\n".encode(),
             )
-        found = self._overlaps_of(tuple(sources))
-        return [
-            f"{path} is left differently by {', '.join(jobs)}; "
-            + (
-                "they share a workspace: the last one to write it counts"
-                if shared
-                else f"here it is that of {jobs[-1]}, the last in the plan"
-            )
-            for path, jobs in found.items()
-        ]
-
-    def _overlaps_of(self, sources: tuple[str, ...]) -> Mapping[str, Sequence[str]]:
-        if sources not in self._overlaps:
-            found = (
-                artifacts.overlaps({source: self._index_of(source) for source in sources}) if len(sources) > 1 else {}
-            )
-            self._overlaps[sources] = found
-        return self._overlaps[sources]
-
-    def _index_of(self, source: str) -> Sequence[artifacts.ArtifactFile]:
-        if source not in self._indexes:  # concurrent jobs may both read it, which is harmless
-            self._indexes[source] = artifacts.index_of(self._archive_of(source))
-        return self._indexes[source]
 
     def collect(
         self, job: Job, session: Session, shared_workspace: Path, status: Status, on_output: OnOutput
@@ -323,9 +300,7 @@ class Products:
         if handover.sources(job):
             code = PhaseCode.JOB_ARTIFACT_RESTORE
             with attempt.work(Section.ARTIFACT_RESTORE, code) as output:
-                texts = handover.restore(job, open_job.session, self._workspace, output)
-                for text in listed(texts, MAX_OVERLAPS):
-                    attempt.warn(f"artifacts: {text}", code)
+                handover.restore(job, open_job.session, self._workspace, output)
 
     def _settle_caches(self, attempt: Attempt, resumed: Sequence[str] | None) -> None:
         """Record the keys, so that a resumed job saves under the same ones."""
@@ -360,13 +335,22 @@ class Products:
         self._read_reports(attempt, open_job)
 
     def _read_reports(self, attempt: Attempt, open_job: OpenJob) -> None:
+        if attempt.job.artifacts is None or not attempt.job.artifacts.reports:
+            return
+        from loom.storage import findings, junit  # with readers of XML and of several forms: 10 ms
+
         code = PhaseCode.JOB_ARTIFACT_EXTRACT
         job, session, project_dir = attempt.job, open_job.session, open_job.request.project_dir
+
+        def read_findings(kind: findings.Kind) -> artifacts.ReadReports[findings.FindingReport] | None:
+            return self._handover.reports(
+                job, session, kind, lambda file, _: findings.read(kind, file, project_dir=project_dir)
+            )
+
         tests = self._handover.reports(
             job, session, "junit", lambda file, path: junit.read(file, project_dir=project_dir, report=path)
         )
-        found = [self._findings(job, session, kind, project_dir) for kind in findings.KINDS]
-        named = [reports for reports in found if reports is not None]
+        named = [reports for kind in findings.KINDS if (reports := read_findings(kind)) is not None]
         for fact, of_one, facts in (
             ("test_reports", "failing_test", test_facts(tests) if tests is not None else None),
             ("finding_reports", "finding", finding_facts(named) if named else None),
@@ -376,13 +360,6 @@ class Products:
                 attempt.fact(fact, totals, code)
                 for one in first:
                     attempt.fact(of_one, one, code)
-
-    def _findings(
-        self, job: Job, session: Session, kind: findings.Kind, project_dir: str
-    ) -> artifacts.ReadReports[findings.FindingReport] | None:
-        return self._handover.reports(
-            job, session, kind, lambda file, _: findings.read(kind, file, project_dir=project_dir)
-        )
 
     @contextmanager
     def _not_kept(self, attempt: Attempt, code: PhaseCode, what: str) -> Iterator[None]:

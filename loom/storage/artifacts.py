@@ -137,35 +137,23 @@ def _verified(archive: Path, sha256: str | None) -> Iterator[IO[bytes]]:
 
 
 class ArtifactFile(Struct, frozen=True):
-    """A file or link in an archive. `content` distinguishes files with the same name."""
+    """A file or link in an archive."""
 
     path: str
     kind: str
     size: int
     target: str = ""
-    content: int = 0
 
 
 def index_of(archive: Path) -> list[ArtifactFile]:
     """List an archive's entries except directories. ArtifactError for a damaged or unsafe one."""
-    held = []
     with _as_artifact_error("read the artifacts", archive), _items(archive) as items:
-        for entry, content in checked(items):
-            total = 0
-            while content is not None and (data := content.read(_CHUNK)):
-                total = zlib.crc32(data, total)
-            if entry.kind != "directory":
-                held.append(ArtifactFile(entry.path, entry.kind, entry.size, entry.target, total))
+        held = [
+            ArtifactFile(entry.path, entry.kind, entry.size, entry.target)
+            for entry, content in checked(items)
+            if entry.kind != "directory"
+        ]
     return sorted(held, key=lambda file: file.path)
-
-
-def overlaps(indexes: Mapping[str, Iterable[ArtifactFile]]) -> dict[str, list[str]]:
-    """Return the paths on which several jobs disagree, with these jobs in order; the last job's file wins."""
-    holders: dict[str, dict[str, ArtifactFile]] = {}
-    for name, index in indexes.items():
-        for held in index:
-            holders.setdefault(held.path, {})[name] = held
-    return {path: list(by) for path, by in holders.items() if len(set(by.values())) > 1}
 
 
 def fetch(archive: Path, folder: Path) -> EntryWriter:

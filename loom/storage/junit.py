@@ -6,9 +6,10 @@ Jobs write the reports, so they are parsed as a stream, without entities, up to 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import IO, Literal
-from xml.parsers import expat
+from typing import IO
+from xml.etree import ElementTree
 
 from msgspec import Struct
 
@@ -39,135 +40,105 @@ def read(file: IO[bytes], *, project_dir: str = "/workspace", report: str | None
 
     UnreadableReport for a file that is not XML, not JUnit, too large, or defines entities.
     """
-    reader = _Reader(project_dir, report)
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartElementHandler = reader.start
-    parser.EndElementHandler = reader.end
-    parser.CharacterDataHandler = reader.text
-    parser.StartDoctypeDeclHandler = _refuse_doctype
+    cases = _Cases(lambda path: in_project(path, project_dir), report)
+    parser = ElementTree.XMLParser(target=cases)
     size = 0
     try:
         while chunk := file.read(_CHUNK):
             size += len(chunk)
             if size > MAX_BYTES:
                 raise UnreadableReport(f"it is larger than {MAX_BYTES >> 20} MiB")
-            parser.Parse(chunk, False)
-        parser.Parse(b"", True)
-    except expat.ExpatError as error:
+            parser.feed(chunk)
+        parser.close()
+    except ElementTree.ParseError as error:
         raise UnreadableReport(f"it is not well-formed XML: {error}") from error
     except (LookupError, ValueError, OverflowError) as error:
         if isinstance(error, UnreadableReport):
             raise
         raise UnreadableReport(f"it can't be read: {error}") from error
-    return reader.report()
+    counts = cases.counts
+    return Report(
+        tests=counts["tests"],
+        failures=counts["failure"],
+        errors=counts["error"],
+        skipped=counts["skipped"],
+        failing=tuple(cases.failing),
+    )
 
 
-def _refuse_doctype(*_: object) -> None:
-    raise UnreadableReport("it has a document type declaration, which could define entities; JUnit reports have none")
+class _Cases(ElementTree.TreeBuilder):
+    """Builds one test case after the other, and keeps of each what is needed."""
 
+    def __init__(self, inside: _Inside, report: str | None) -> None:
+        super().__init__()
+        self.counts = Counter[str]()
+        self.failing: list[FailingTest] = []
+        self._inside = inside
+        self._report = report
+        self._open: list[ElementTree.Element] = []
+        self._cases = 0
 
-class _Reader:
-    """Process the elements; keep only the needed data."""
+    def doctype(self, *_: object) -> None:
+        raise UnreadableReport(
+            "it has a document type declaration, which could define entities; JUnit reports have none"
+        )
 
-    def __init__(self, project_dir: str, report: str | None) -> None:
-        self._project_dir = project_dir
-        self._report_path = report
-        self._suites: list[dict[str, str]] = []
-        self._case: dict[str, str] | None = None
-        self._outcome: tuple[Literal["failure", "error"], str, str] | None = None
-        self._skipped = False
-        self._text: str | None = None
-        self._root: str | None = None
-        self._depth = 0
-        self._counts = {"tests": 0, "failure": 0, "error": 0, "skipped": 0}
-        self._failing: list[FailingTest] = []
-
-    def start(self, tag: str, attributes: dict[str, str]) -> None:
-        tag = tag.rpartition(":")[2]
-        self._depth += 1
-        if self._depth > _MAX_DEPTH:
+    def start(self, tag: str, attributes: dict[str, str]) -> ElementTree.Element:
+        if len(self._open) >= _MAX_DEPTH:
             raise UnreadableReport(f"its elements are nested more than {_MAX_DEPTH} deep")
-        if self._root is None:
-            self._root = tag
-            if tag not in ("testsuites", "testsuite", "testcase"):
-                raise UnreadableReport(
-                    f"it is XML, but begins with <{tag[:60]}> and not with <testsuites> or <testsuite>"
-                )
-        if tag == "testsuite":
-            self._suites.append(attributes)
-        elif tag == "testcase":
-            self._case, self._outcome, self._skipped, self._text = attributes, None, False, None
-        elif self._case is not None and tag in ("failure", "error") and self._outcome is None:
-            kind: Literal["failure", "error"] = "failure" if tag == "failure" else "error"
-            self._outcome = (kind, attributes.get("message") or "", attributes.get("type") or "")
-            self._text = ""
-        elif tag == "skipped":
-            self._skipped = True
+        element = super().start(tag, attributes)
+        if not self._open and _name(element) not in ("testsuites", "testsuite", "testcase"):
+            raise UnreadableReport(f"it is XML, but begins with <{tag[:60]}> and not with <testsuites> or <testsuite>")
+        self._open.append(element)
+        self._cases += _name(element) == "testcase"
+        return element
 
-    def text(self, data: str) -> None:
-        if self._text is not None and len(self._text) < _MAX_TEXT:
-            self._text += data[: _MAX_TEXT - len(self._text)]
+    def end(self, tag: str) -> ElementTree.Element:
+        element = super().end(tag)
+        self._open.pop()
+        if _name(element) == "testcase":
+            self._cases -= 1
+            self._count(element)
+        if self._open and not self._cases:
+            self._open[-1].remove(element)
+        return element
 
-    def end(self, tag: str) -> None:
-        tag = tag.rpartition(":")[2]
-        self._depth -= 1
-        if tag == "testsuite" and self._suites:
-            self._suites.pop()
-        elif tag in ("failure", "error") and self._text is not None:
-            self._finish_outcome(self._text)
-            self._text = None
-        elif tag == "testcase" and self._case is not None:
-            self._counts["tests"] += 1
-            if self._outcome is not None:
-                self._counts[self._outcome[0]] += 1
-            elif self._skipped:
-                self._counts["skipped"] += 1
-            self._case = None
+    def _count(self, case: ElementTree.Element) -> None:
+        self.counts["tests"] += 1
+        inner = list(map(_name, case.iter()))
+        outcome = next((element for element in case.iter() if _name(element) in ("failure", "error")), None)
+        if outcome is not None:
+            self.counts[_name(outcome)] += 1
+            if len(self.failing) < MAX_FAILING:
+                self.failing.append(self._failed(case, outcome))
+        elif "skipped" in inner:
+            self.counts["skipped"] += 1
 
-    def _finish_outcome(self, text: str) -> None:
-        assert self._case is not None, "the text of an outcome is within its case"
-        assert self._outcome is not None, "its text began with it"
-        if len(self._failing) >= MAX_FAILING:
-            return
-        kind, message, type_name = self._outcome
-        classname = self._case.get("classname") or None
-        suite = next((suite for suite in reversed(self._suites) if suite.get("file")), {})
-        named = self._case.get("file") or suite.get("file")
+    def _failed(self, case: ElementTree.Element, outcome: ElementTree.Element) -> FailingTest:
+        text = "".join(outcome.itertext())[:_MAX_TEXT]
+        message = outcome.get("message") or ""
+        suites = [element for element in reversed(self._open) if _name(element) == "testsuite"]
+        named = case.get("file") or next(filter(None, (suite.get("file") for suite in suites)), None)
         named = self._inside(named) if named else None
-        found = _place(f"{message}\n{text}", named, classname, self._inside)
-        file, line = found if found is not None else (named, self._line())
-        self._failing.append(
-            FailingTest(
-                name=short(self._case.get("name") or "(no name)"),
-                classname=short(classname) if classname else None,
-                file=file,
-                line=line,
-                message=_message(message, text) or type_name or None,
-                kind=kind,
-                report=self._report_path,
-            )
+        classname = case.get("classname") or None
+        written, line = case.get("line", ""), None
+        if written.isdecimal() and len(written) <= 9:
+            # pytest counts lines from 0
+            line = int(written) + (bool(suites) and suites[0].get("name") == "pytest")
+        file, line = _place(f"{message}\n{text}", named, classname, self._inside) or (named, line)
+        return FailingTest(
+            name=short(case.get("name") or "(no name)"),
+            classname=short(classname) if classname else None,
+            file=file,
+            line=line,
+            message=_message(message, text) or outcome.get("type") or None,
+            kind="failure" if _name(outcome) == "failure" else "error",
+            report=self._report,
         )
 
-    def _line(self) -> int | None:
-        assert self._case is not None, "asked for only within a test case"
-        written = self._case.get("line", "")
-        if not written.isdecimal() or len(written) > 9:
-            return None
-        # pytest counts lines from 0
-        return int(written) + (bool(self._suites) and self._suites[-1].get("name") == "pytest")
 
-    def _inside(self, path: str) -> str:
-        return in_project(path, self._project_dir)
-
-    def report(self) -> Report:
-        return Report(
-            tests=self._counts["tests"],
-            failures=self._counts["failure"],
-            errors=self._counts["error"],
-            skipped=self._counts["skipped"],
-            failing=tuple(self._failing),
-        )
+def _name(element: ElementTree.Element) -> str:
+    return element.tag.rpartition("}")[2]
 
 
 _PATH = r"(?:[A-Za-z]:)?[\w./\\@+~-]+\.[A-Za-z]\w{0,9}"

@@ -37,23 +37,8 @@ def ran(project: Any) -> Any:
     return ran
 
 
-def test_copies_of_a_job_that_leave_one_path_differently_are_named(ran: Any) -> None:
+def test_of_one_path_the_last_job_in_the_plan_counts(ran: Any) -> None:
     assert ran.output("test") == ["three"]
-    (text,) = [text for text in ran.manifest("test")["warnings"] if "artifacts" in text]
-    assert text == (
-        "artifacts: dist/shared is left differently by build.one, build.two, build.three; "
-        "here it is that of build.three, the last in the plan"
-    )
-    assert text in ran.out
-
-
-def test_copies_in_one_workspace_are_named_too(project: Any) -> None:
-    project.workflow(MATRIX)
-    ran = project.run("--mount-mode", "bind_mount", "-j", "1")
-    assert ran.code == 0, ran.out
-    assert ran.output("test") == ["three"]
-    (text,) = [text for text in ran.manifest("test")["warnings"] if "artifacts: dist/shared" in text]
-    assert text.endswith("they share a workspace: the last one to write it counts")
 
 
 def test_a_run_s_artifacts_are_listed(project: Any, ran: Any) -> None:
