@@ -27,7 +27,7 @@ NOT_REPEATED = frozenset(
         ),
         # what happens around steps, and what stays after the run
         *("stop_at", "keep", "keep_for", "keep_max_size", "keep_runs", "keep_workspaces", "auto_clean"),
-        *("cache_max_size", "bucket", "log_driver", "state_dir", "cache_dir", "tmp_dir"),
+        *("cache_max_size", "bucket", "state_dir", "cache_dir", "tmp_dir"),
     }
 )
 """Options of `loom run` and settings that do not decide how a job ends; consent (`trust`) is given each time."""

@@ -139,12 +139,6 @@ def _engine(project: Here) -> Iterator[Check]:
         kind = f"rootless {traits.name}" if traits.rootless and "rootless" not in traits.name else traits.name
         system, driver = info.get("OperatingSystem"), info.get("Driver")
         yield _ok("engine", f"{kind} {traits.version}, {system}, {driver}, at {endpoint}")
-        if unenforced := traits.unenforced():
-            yield _warn(
-                "limits",
-                f"the engine does not enforce {', '.join(unenforced)}",
-                "a rootless engine needs cgroup v2 and the delegation of these controllers to its user",
-            )
         yield _image(client, project.config.default_image)
         yield _container(client, project)
         yield _made_images(client)
@@ -172,7 +166,7 @@ def _container(client: Any, project: Here) -> Check:
     if started is None:
         advice = f"get one, then ask again: docker pull {image}"
         return _warn("container", "not tried: the engine has no image to start one from", advice)
-    text = f"one of {started.image} started, wrote into a workspace and was removed, {started.duration_ms:.0f} ms"
+    text = f"one of {started[0]} started, wrote into a workspace and was removed, {started[1]:.0f} ms"
     return _ok("container", text)
 
 

@@ -173,9 +173,6 @@ class Config:
     pools: Pools = _key(
         dict, THE_USERS, "Providers with their settings, by the name that `runner_pool` and `--on` use."
     )
-    log_driver: Literal["json-file", "none"] = _key(
-        "json-file", FREE, "The containers' log driver; none is faster but leaves `docker logs` empty."
-    )
     jobs: Count | None = _key(None, LESS_IS_STRICTER, "How many jobs run at once; default: the number of processors.")
     deploy: bool = _key(False, THE_USERS, "Run also the jobs that deploy or release, of GitHub's and GitLab's files.")
     fail_fast: bool = _key(False, FREE, "Stop the run at the first failed job.")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -57,7 +57,7 @@ REAP_AFTER_S = 1.0
 def provider(setup: Setup) -> Provider:
     """Create the provider for the configured engine."""
     engine = Engine(setup.environ, setup.config.engine)
-    return DockerProvider(engine, pid=os.getpid(), log_driver=setup.config.log_driver, engine=engine, setup=setup)
+    return DockerProvider(engine, pid=os.getpid(), engine=engine, setup=setup)
 
 
 class DockerProvider(Provider):
@@ -75,7 +75,6 @@ class DockerProvider(Provider):
         client: Callable[[], docker.DockerClient],
         *,
         pid: int,
-        log_driver: Literal["json-file", "none"] = "json-file",
         engine: Engine | None = None,
         setup: Setup | None = None,
     ) -> None:
@@ -83,7 +82,6 @@ class DockerProvider(Provider):
         self._engine = engine
         self._setup = setup
         self._pid = pid
-        self._log_driver = log_driver
         self._lock = threading.Lock()
         self._workspaces = Workspaces()
         self._removals = Removals()
@@ -145,7 +143,7 @@ class DockerProvider(Provider):
         marks = labels.of_request(request, self._pid, "job")
 
         def create(name: str) -> SessionFacts:
-            return container.create(client, request, name, mount, traits, marks, log_driver=self._log_driver)
+            return container.create(client, request, name, mount, traits, marks)
 
         def make() -> SessionFacts:
             # A new name for each attempt: the engine may still create or remove the previous one.

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from loom.errors import ProviderError
-from loom.providers.docker.engine.probe import probe
-from tests.support.own_engine import end_processes_of
-from tests.support.waiting import promptly
 
 from .conftest import Project
 
 pytestmark = pytest.mark.docker
 
 FAILS = "#!/bin/sh\nfor word; do [ \"$word\" = create ] && { echo 'no such luck' >&2; exit 1; }; done\nexit 0\n"
-HANGS = '#!/bin/sh\nfor word; do [ "$word" = create ] && exec tail -f {0}/hangs/on; done\nexec runc "$@"\n'
 
 
 @pytest.fixture
-def own(new_engine: Callable[[], Any]) -> Iterator[Any]:
-    engine = new_engine()
-    yield engine
-    end_processes_of(engine.directory / "hangs")  # an engine waits for its runtime before it ends
+def own(new_engine: Callable[[], Any]) -> Any:
+    return new_engine()
 
 
 def started(own: Any, runtime: str) -> Any:
@@ -52,12 +44,3 @@ def test_an_engine_that_starts_none(project: Project, own: Any, busybox: bytes) 
     assert "container: starting the container" in ran.out
     assert "no such luck" in ran.out or "runtime" in ran.out
     assert client.api.containers(all=True) == []
-
-
-def test_one_that_hangs_is_waited_for_so_long(tmp_path: Path, own: Any, busybox: bytes) -> None:
-    (own.directory / "hangs").mkdir()
-    (own.directory / "hangs/on").touch()
-    client = started(own, HANGS.format(own.directory))
-    own.load_busybox(client, busybox)
-    with promptly(), pytest.raises(ProviderError, match="in time"):
-        probe(client, "debian:none", tmp_path, limit_s=1)

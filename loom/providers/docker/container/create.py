@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from loom.errors import ImageError, LoomError
 from loom.plan.model import Resources
@@ -31,8 +31,6 @@ def create(
     mount: Mount,
     traits: Traits,
     marks: Mapping[str, str],
-    *,
-    log_driver: Literal["json-file", "none"],
 ) -> SessionFacts:
     """Create it with its workspace view. ImageError or ProviderError on failure."""
     api: Any = client.api
@@ -52,7 +50,9 @@ def create(
         stop_signal="SIGKILL",  # the driver ignores TERM, and a step's `kill 1` should not look like a stop
         labels=dict(marks),
         host_config=api.create_host_config(
-            **host_config(request, mount, traits), log_config=_log_config(log_driver, traits)
+            **host_config(request, mount, traits),
+            # The whole log, whatever the engine's default: a lost connection is resumed from its beginning.
+            log_config={"Type": "json-file", "Config": {} if traits.podman else {"max-size": "1000t"}},
         ),
     )
     # When the only attached client disappears, even by `kill -9`, the input closes.
@@ -61,9 +61,6 @@ def create(
         made = api.create_container_from_config(config, name, request.image.platform if request.image else None)
     except Exception as error:
         raise refusals.not_created(error, request, image) or error from error
-    warnings = [*map(str, made.get("Warnings") or ())]
-    if unenforced := traits.unenforced(request.resources):
-        warnings.append(f"the engine does not enforce {', '.join(unenforced)}: it has no control groups for that")
     return SessionFacts(
         provider="docker",
         image=(request.image.name if request.image else None) or "",
@@ -76,17 +73,8 @@ def create(
             "privileged": str(request.privileged).lower(),
             "docker_socket": str(request.docker_socket).lower(),
         },
-        warnings=tuple(warnings),
+        warnings=tuple(map(str, made.get("Warnings") or ())),
     )
-
-
-def _log_config(log_driver: Literal["json-file", "none"], traits: Traits) -> dict[str, Any]:
-    """Keep the whole log, whatever the engine's default: a lost connection is resumed from its beginning.
-
-    The size is practically unlimited; without one, an engine with its own default would apply that.
-    """
-    rotates = log_driver == "json-file" and not traits.podman
-    return {"Type": log_driver, "Config": {"max-size": "1000t"} if rotates else {}}
 
 
 def name_of(request: SessionRequest) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from loom.plan.model import Resources
 from loom.providers.docker.engine.client import endpoint_behind
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.retries import retrying
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
 
 ENGINES_SOCKET = "/var/run/docker.sock"
 """The default path of an engine's socket, also inside jobs that may use it."""
-_ENFORCED_BY: Mapping[str, str] = {"memory": "MemoryLimit", "cpus": "CpuCfsQuota", "pids": "PidsLimit"}
-"""Limits of a job, with the engine's field that reports support."""
 
 
 class Traits:
@@ -57,13 +54,6 @@ class Traits:
         if endpoint is None or not endpoint.local or "Desktop" in str(platform.get("Name")):
             return ENGINES_SOCKET
         return endpoint.url.removeprefix("unix://")
-
-    def unenforced(self, resources: Resources | None = None) -> list[str]:
-        """Return the limits in `resources` that this engine accepts but does not enforce."""
-        wanted = [limit for limit in _ENFORCED_BY if resources is None or getattr(resources, limit) is not None]
-        if wanted and self.podman and self.rootless and str(self._asked().get("CgroupVersion")) == "1":
-            return wanted  # its answers about them are wrong
-        return [limit for limit in wanted if self._asked().get(_ENFORCED_BY[limit]) is False]
 
     def _parts(self) -> list[str]:
         return [str(part.get("Name", "")).lower() for part in self._version().get("Components") or ()]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import ssl
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +19,7 @@ ANSWER_S = 60
 """Maximum silence in later calls: a busy engine is slow to create and remove."""
 LONG_S = 600
 """Maximum silence while the owner of files is changed."""
+_CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")
 CONNECTIONS = 80
 """Connection pool size: one per waiting job, plus some for brief calls."""
 
@@ -32,8 +31,8 @@ def connect(environ: Mapping[str, str]) -> docker.DockerClient:
     EngineUnavailable, with the next move, when none answers.
     """
     endpoint = endpoint_of(environ)
-    # Report a missing socket before importing the SDK.
-    _look_at_socket(endpoint, environ)
+    if endpoint.local and not Path(endpoint.url.removeprefix("unix://")).exists():
+        raise unavailable(endpoint, environ, FileNotFoundError(errno.ENOENT, "no socket"))  # before the import
     import docker
     from docker.constants import DEFAULT_DOCKER_API_VERSION
     from docker.tls import TLSConfig
@@ -57,15 +56,7 @@ def connect(environ: Mapping[str, str]) -> docker.DockerClient:
         """Queries the engine's version once, when it connects: repeating it would delay each job's start."""
 
         _said: dict[str, Any] | None = None
-
-        def through(self, adapter: Any) -> Api:
-            """Send every request through `adapter`; only then query the engine's version."""
-            self.mount("http+docker://", adapter)
-            self._custom_adapter = adapter
-            # Otherwise each request looks through the environment for proxies, which a socket has no use for.
-            self.trust_env = False
-            self._version = str(self.version(api_version=False)["ApiVersion"])
-            return self
+        _version: str
 
         def _get_raw_response_socket(self, response: Any) -> Any:
             raw = super()._get_raw_response_socket(response)  # type: ignore[misc]  # the stubs lack it
@@ -82,30 +73,23 @@ def connect(environ: Mapping[str, str]) -> docker.DockerClient:
             self.endpoint = endpoint
 
     tls: TLSConfig | bool = False
-    adapter: Any = None
     try:
-        if endpoint.tls:
-            pair = (str(endpoint.client_cert), str(endpoint.client_key))
-            tls = EnginesOwn(
-                client_cert=pair if endpoint.client_cert and endpoint.client_key else None,
-                ca_cert=str(endpoint.ca_cert) if endpoint.ca_cert else None,
-                verify=endpoint.verify,
+        if (folder := endpoint.certificates) is not None:
+            ca, cert, key = (str(path) if path.exists() else None for path in map(folder.joinpath, _CERTIFICATES))
+            pair = (cert, key) if cert and key else None
+            tls = EnginesOwn(client_cert=pair, ca_cert=ca, verify=endpoint.verify)
+        # Requesting the version later keeps the SDK from connecting now.
+        api = Api(endpoint.url, DEFAULT_DOCKER_API_VERSION, FIRST_ANSWER_S, tls, max_pool_size=CONNECTIONS)
+        if endpoint.local:
+            api.mount(
+                "http+docker://",
+                OnePool(endpoint.url.removeprefix("unix://"), FIRST_ANSWER_S, max_pool_size=CONNECTIONS),
             )
-        if endpoint.ssh:
-            from loom.providers.docker.engine.ssh import Dialler, SshAdapter
-
-            adapter = SshAdapter(Dialler(endpoint.url, environ), timeout=FIRST_ANSWER_S, connections=CONNECTIONS)
-        elif endpoint.url.startswith("unix://"):
-            adapter = OnePool(endpoint.url.removeprefix("unix://"), FIRST_ANSWER_S, max_pool_size=CONNECTIONS)
-        if adapter is not None:
-            # Requesting the version later keeps the SDK from connecting now.
-            api = Api("unix://none", version=DEFAULT_DOCKER_API_VERSION, timeout=FIRST_ANSWER_S).through(adapter)
-        else:
-            api = Api(base_url=endpoint.url, tls=tls, timeout=FIRST_ANSWER_S, max_pool_size=CONNECTIONS)
+            # Otherwise each request looks through the environment for proxies, which a socket has no use for.
+            api.trust_env = False
+        api._version = str(api.version(api_version=False)["ApiVersion"])
         client = Client(api)
     except Exception as error:
-        if adapter is not None:
-            adapter.close()
         raise unavailable(endpoint, environ, error) from error
     client.api.timeout = ANSWER_S
     return client
@@ -154,17 +138,3 @@ class EngineSocket:
 def endpoint_behind(client: docker.DockerClient) -> Endpoint | None:
     """Return the endpoint of a client from `connect`."""
     return getattr(client, "endpoint", None)
-
-
-def _look_at_socket(endpoint: Endpoint, environ: Mapping[str, str]) -> None:
-    if not endpoint.url.startswith("unix://"):
-        return
-    path = Path(endpoint.url.removeprefix("unix://"))
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise unavailable(endpoint, environ, error) from error
-    if not stat.S_ISSOCK(mode):
-        raise unavailable(endpoint, environ, OSError(errno.ENOTSOCK, "is not a socket"))
-    if not os.access(path, os.W_OK):
-        raise unavailable(endpoint, environ, PermissionError(errno.EACCES, "permission denied"))

@@ -109,11 +109,8 @@ def _buildx_environment(environ: Mapping[str, str]) -> dict[str, str]:
     endpoint = endpoint_of(environ)
     values = {**environ, "DOCKER_HOST": endpoint.url, "NO_COLOR": "1", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
     values.pop("DOCKER_CONTEXT", None)
-    if endpoint.ca_cert is not None:
-        values |= {
-            "DOCKER_CERT_PATH": str(endpoint.ca_cert.parent),
-            "DOCKER_TLS_VERIFY": "1" if endpoint.verify else "",
-        }
+    if endpoint.certificates is not None:
+        values |= {"DOCKER_CERT_PATH": str(endpoint.certificates), "DOCKER_TLS_VERIFY": "1" if endpoint.verify else ""}
     return values
 
 

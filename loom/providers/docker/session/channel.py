@@ -84,7 +84,7 @@ class EngineContainer:
         if code == driver.INPUT_LOST_CODE:
             raise ConnectionLost(
                 f"the connection to the container of job {self._job_id} was lost, and the container ended itself",
-                hint="run it again; if that happens often, see the network on the way to the engine, or the log of sshd there",
+                hint="run it again; if that happens often, see the network on the way to the engine",
             )
         if why := state.get("Error"):
             raise ConnectionLost(f"the container of job {self._job_id} ended while it ran: {why}")

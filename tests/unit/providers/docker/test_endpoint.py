@@ -35,7 +35,7 @@ def test_the_current_context_is_the_engine(tmp_path: Path) -> None:
     make_context(tmp_path, "far", "tcp://far:2376", tls=True)
     (tmp_path / ".docker" / "config.json").write_text('{"currentContext": "far"}')
     endpoint = endpoint_of({"HOME": str(tmp_path)})
-    assert (endpoint.url, endpoint.source, endpoint.tls, endpoint.local) == (
+    assert (endpoint.url, endpoint.source, endpoint.certificates is not None, endpoint.local) == (
         "tcp://far:2376",
         "context far",
         True,
@@ -84,4 +84,12 @@ def test_another_engine_on_this_machine_is_offered(tmp_path: Path) -> None:
         listener.listen()
         with pytest.raises(EngineUnavailable) as caught:
             connect({"DOCKER_HOST": f"unix://{tmp_path}/none.sock", "XDG_RUNTIME_DIR": str(tmp_path)})
-    assert f"podman listens at {tmp_path}/podman/podman.sock: DOCKER_HOST=unix://" in (caught.value.hint or "")
+    assert f"one listens at {tmp_path}/podman/podman.sock: DOCKER_HOST=unix://" in (caught.value.hint or "")
+
+
+def test_an_engine_behind_ssh_is_refused_with_the_way(tmp_path: Path) -> None:
+    make_context(tmp_path, "far", "ssh://me@far")
+    for environ in ({"DOCKER_HOST": "ssh://me@far"}, {"HOME": str(tmp_path), "DOCKER_CONTEXT": "far"}):
+        with pytest.raises(RequestError, match="does not connect by ssh") as caught:
+            endpoint_of(environ)
+        assert "ssh -nNT -L ~/far.sock:/var/run/docker.sock" in (caught.value.hint or "")
