@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from loom.cli.version import version
+from loom import __version__
+from loom.cli import options
 from loom.status import ExitCode
 
 MODULES = {
     "run": ("run",),
-    "watch": ("watch",),
-    "bisect": ("bisect",),
-    "reproduce": ("reproduce",),
-    "bundle": ("bundle", "replay"),
-    "mcp": ("mcp",),
+    "watch": ("watch", "mcp"),
+    "again": ("resume", "attach", "rerun", "bisect", "reproduce", "bundle", "replay"),
     "record": ("runs", "show", "logs", "diagnose", "diff", "report", "artifacts"),
     "check": ("check", "compile", "schema", "trust"),
     "config": ("config",),
@@ -26,8 +25,7 @@ MODULES = {
     "clean": ("clean", "doctor"),
     "snapshot": ("snapshot", "verify", "workspace", "pull"),
     "shell": ("shell", "exec"),
-    "resume": ("resume", "attach", "rerun"),
-    "version": ("version",),
+    "app": ("version",),
 }
 """Modules of this package with their commands: each a function or group of that name.
 
@@ -35,6 +33,16 @@ Names that collide with Python's or the module's get a trailing underscore, as i
 """
 
 HELP = "Run your CI workflow on your own machine: same input, same container, and a short way to the failure."
+
+
+def version(as_json: options.AsJson = False) -> None:
+    """Print loom's version."""
+    if not as_json:
+        print(f"loom {__version__}")
+        return
+    from loom.render.output import print_kind  # late: the text alone needs nothing
+
+    print_kind("version", {"loom": __version__, "python": sys.version.split()[0]})
 
 
 def _print_version(wanted: bool) -> None:

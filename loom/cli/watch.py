@@ -1,4 +1,4 @@
-"""`loom watch`."""
+"""`loom watch` and `loom mcp`: commands that stay."""
 
 from __future__ import annotations
 
@@ -21,4 +21,28 @@ def watch(
 
     What git ignores does not count. Jobs that failed run first, then those that wait for them, then the rest; a job whose
     `rules: changes` do not name what changed is left out. Keys: r run, f failed jobs only, s shell into the failure, q quit.
+    """
+
+
+@done_by("agents.mcp")
+def mcp(
+    read_only: Annotated[bool, option("--read-only", "Only look: no runs, no commands in jobs, no resume.")] = False,
+    job: Annotated[
+        list[str] | None,
+        option("--job PATTERN", "The jobs that may run, by name or glob (repeatable; default: all).", "workflow-job"),
+    ] = None,
+    allow_host: Annotated[bool, option("--allow-host", "Allow jobs on this machine, outside of containers.")] = False,
+    allow_privileged: Annotated[
+        bool, option("--allow-privileged", "Allow privileged jobs, devices, and jobs with the engine's socket.")
+    ] = False,
+    allow_network: Annotated[
+        bool, option("--allow-network", "Allow jobs a network. Else they have none, apart from their services.")
+    ] = False,
+    workflow: options.WorkflowFile = None,
+) -> None:
+    """Serve a coding agent: a Model Context Protocol server on standard input and output.
+
+    Its tools check and run the workflow, explain failures, search logs, run commands in a failed job, continue it, and
+    show its changes. Answers are short; the agent asks for more. The options set what the agent may do. Needs the extra
+    `mcp` (pipx install '.[mcp]' in a checkout of loom).
     """

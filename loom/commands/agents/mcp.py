@@ -12,9 +12,17 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from loom import __version__
 from loom.cancel import Cancel, signals
-from loom.commands.agents.answers import Answer, ExecAnswer, LogsAnswer, RunAnswer
-from loom.commands.agents.limits import Limits
-from loom.commands.agents.tools import MOST_LINES, AgentTools, CallProgress, given
+from loom.commands.agents.tools import (
+    MOST_LINES,
+    AgentTools,
+    Answer,
+    CallProgress,
+    ExecAnswer,
+    Limits,
+    LogsAnswer,
+    RunAnswer,
+    given,
+)
 from loom.commands.project import here
 from loom.errors import LoomError, RequestError
 from loom.status import ExitCode
@@ -59,9 +67,7 @@ def mcp(
 ) -> int:
     """`loom mcp`."""
     here()  # a checkout, or an error now
-    limits = Limits(
-        read_only=read_only, jobs=tuple(job or ()), host=allow_host, privileged=allow_privileged, network=allow_network
-    )
+    limits = Limits(jobs=tuple(job or ()), host=allow_host, privileged=allow_privileged, network=allow_network)
     serving, cancel = _Serving(AgentTools(limits, workflow)), Cancel()
 
     def end() -> None:
@@ -208,7 +214,7 @@ def _looking(server: MCPServer[Any], serving: _Serving) -> None:
     @server.tool(annotations=_LOOK)
     async def more(id: str) -> Answer:
         """Get the next part of an answer that was longer than 2 KB."""
-        return await call(lambda _: tools.more(id))
+        return await call(lambda _: tools.pages.more(id))
 
 
 def _pairs(values: Mapping[str, str]) -> tuple[str, ...]:

@@ -7,28 +7,29 @@ with `--json`: one implementation, and nothing that a command does can disturb t
 from __future__ import annotations
 
 import json
+import secrets
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from loom.analysis.diagnosis import Diagnosis
+from msgspec import Struct
+from pydantic import BaseModel, Field
+
 from loom.analysis.evidence import diagnosis_of
 from loom.cancel import Cancel
-from loom.commands.agents.answers import Answer, ExecAnswer, LogsAnswer, Pages, RunAnswer
-from loom.commands.agents.limits import Limits
 from loom.commands.inside import session
-from loom.commands.project import here
+from loom.commands.project import Here, here
 from loom.commands.run.preparing import Options
 from loom.commands.run.prewarmed import PreparedRuns
 from loom.errors import InfrastructureError, LoomError, RequestError
-from loom.plan.model import Plan
+from loom.plan.model import Job, Plan
 from loom.record.coverage import extent_text, read_extent
 from loom.record.events import PhaseEvent
 from loom.record.fold import JobState
@@ -38,17 +39,113 @@ from loom.render.live import doing
 from loom.render.screen import Look
 from loom.status import ExitCode
 from loom.util.controls import cleaned
+from loom.util.globs import match_name
 from loom.util.units import rough_duration
 
+MOST_BYTES = 2048
+"""Of the text of one answer."""
+KEPT_CHARACTERS = 20_000_000
+"""What is kept of answers that were longer, together; the oldest go first."""
 MOST_TOLD = 200
 """Characters of a step's command in a message about progress."""
 MOST_LINES = 2000
 """Of a log in one answer and its rest."""
-_END_S = 60.0
-"""How long a command may take to end after it was asked to."""
 
 Send = Callable[[float, float | None, str], None]
 """Gets a number that grows, of how many (None: unknown), and what happens. Called in any thread."""
+
+
+class Answer(BaseModel):
+    text: str
+    more: str | None = Field(default=None, description="The id of the rest, for the tool `more`; null: this is all.")
+    left: int = Field(default=0, description="How many characters the rest has.")
+
+
+class RunAnswer(Answer):
+    run_id: str
+    status: str
+    exit_code: int
+    proof: bool = Field(
+        description="Whether this was a whole run, which alone proves that the workflow passes or fails."
+    )
+    failed_jobs: list[str]
+    receipt: str = Field(description="The path of the receipt, which leads to all files of the run.")
+
+
+class ExecAnswer(Answer):
+    exit_code: int
+    ended: str
+    container: str | None
+
+
+class LogsAnswer(Answer):
+    lines: int = Field(description="How many lines were found.")
+
+
+class Pages:
+    """The rests of long answers, for as long as they fit."""
+
+    def __init__(self) -> None:
+        self._rests: OrderedDict[str, str] = OrderedDict()
+
+    def cut(self, text: str) -> Answer:
+        """Return the beginning of `text`, to a line end if there is one, and keep the rest."""
+        beginning = text.encode()[:MOST_BYTES].decode(errors="ignore")
+        if len(beginning) == len(text):
+            return Answer(text=text)
+        at = beginning.rfind("\n") + 1 or len(beginning)
+        name = secrets.token_hex(4)
+        self._rests[name] = text[at:]
+        while sum(map(len, self._rests.values())) > KEPT_CHARACTERS and len(self._rests) > 1:
+            self._rests.popitem(last=False)
+        return Answer(text=text[:at], more=name, left=len(text) - at)
+
+    def more(self, name: str) -> Answer:
+        """Return the next part. RequestError for an unknown id. The id stays valid, and gives the same part again."""
+        if name not in self._rests:
+            raise RequestError(f"there is no rest with the id {name}", hint="call the tool again that gave it")
+        return self.cut(self._rests[name])
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What the person who starts `loom mcp` lets an agent do."""
+
+    jobs: tuple[str, ...] = ()
+    """Names or globs of the jobs that may run; empty: all."""
+    host: bool = False
+    privileged: bool = False
+    network: bool = False
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """The settings of runs, over those of every file and variable."""
+        return {
+            "keep": "on-failure",
+            **({} if self.host else {"container": True}),
+            **({} if self.network else {"network": "none"}),
+        }
+
+    def permit(self, jobs: Iterable[Job], here: Here) -> None:
+        """RequestError for the first of these jobs that asks for more than is allowed."""
+        for job in jobs:
+            names = (job.id, job.name)
+            if self.jobs and not any(match_name(pattern, name) for name in names for pattern in self.jobs):
+                raise _refused(f"job {job.id} is not one of those that may run: {', '.join(self.jobs)}", "--job")
+            isolated = here.provider_named(job.provider).capabilities.isolated
+            if not isolated and not self.host:
+                raise _refused(f"job {job.id} runs on this machine, outside of a container", "--allow-host")
+            if (job.privileged or job.docker_socket or job.resources.devices) and not self.privileged:
+                raise _refused(f"job {job.id} asks for more than a plain container", "--allow-privileged")
+            if job.network.mode != "none" and isolated and not self.network:
+                raise _refused(
+                    f"job {job.id} has the network {job.network.mode or 'of its provider'}", "--allow-network"
+                )
+
+
+def _refused(reason: str, option: str) -> RequestError:
+    return RequestError(
+        reason, hint=f"the person who started `loom mcp` decides this ({option})", code="AGENT_NOT_ALLOWED"
+    )
 
 
 class AgentTools:
@@ -56,7 +153,7 @@ class AgentTools:
         self._limits = limits
         self._workflow = workflow
         self.workflow = [] if workflow is None else [f"--workflow={workflow}"]
-        self._pages = Pages()
+        self.pages = Pages()
         self._acting = threading.Lock()
         self._prepared_runs = PreparedRuns()
 
@@ -73,7 +170,6 @@ class AgentTools:
             self._limits.permit(plan.jobs, here())
             progress.total = len(plan.jobs)
 
-        self._limits.permit_acting()
         with self._acting:
             finished = self._prepared_runs.run(options, sinks=[progress], cancel=cancel, choose=choose)
             if finished is None:
@@ -105,7 +201,7 @@ class AgentTools:
         except ValueError:
             raise _error_of(ended) from None
         out, err = cleaned(document["stdout"]), cleaned(document["stderr"])
-        cut = self._pages.cut(out if not err else f"{out}\n[standard error]\n{err}" if out else err)
+        cut = self.pages.cut(out if not err else f"{out}\n[standard error]\n{err}" if out else err)
         return ExecAnswer(
             **cut.model_dump(),
             exit_code=document["exit_code"],
@@ -120,7 +216,7 @@ class AgentTools:
         ended = self._command(arguments, cancel)
         if not ended.stdout and ended.returncode not in (0, 1):
             raise _error_of(ended)
-        return self._pages.cut(cleaned(ended.stdout + ended.stderr))
+        return self.pages.cut(cleaned(ended.stdout + ended.stderr))
 
     def logs(self, names: Sequence[str], grep: str | None, first: int, count: int, cancel: Cancel) -> LogsAnswer:
         """`names`: a run, a job and a step; `first`: the number of the first line, from 1; negative: from the end."""
@@ -138,12 +234,7 @@ class AgentTools:
         else:
             chosen = list(islice(lines, first - 1, first - 1 + count))
             deque(lines, maxlen=0)  # for their number
-        return LogsAnswer(**self._pages.cut("".join(chosen)).model_dump(), lines=total)
-
-    def more(self, name: str) -> Answer:
-        if (found := self._pages.more(name)) is None:
-            raise RequestError(f"there is no rest with the id {name}", hint="call the tool again that gave it")
-        return found
+        return LogsAnswer(**self.pages.cut("".join(chosen)).model_dump(), lines=total)
 
     # -- parts
 
@@ -152,11 +243,15 @@ class AgentTools:
         receipt = json.loads(reading.paths.receipt.read_text())
         diagnosis = diagnosis_of(reading, None)
         proof = receipt["extent"]["proof"]
-        text = "\n".join(_lines(diagnosis)) if diagnosis.failed else _passed(run, reading.fold.jobs.values())
+        text = (
+            "\n".join(agent.lines(diagnosis, Look(), now_ns=time.time_ns()))
+            if diagnosis.failed
+            else _passed(run, reading.fold.jobs.values())
+        )
         if not (diagnosis.failed or proof):
             text += f"; no proof that the workflow passes: {extent_text(read_extent(receipt['extent']))}"
         return RunAnswer(
-            **self._pages.cut(text).model_dump(),
+            **self.pages.cut(text).model_dump(),
             run_id=receipt["run_id"],
             status=receipt["status"],
             exit_code=receipt["exit_code"],
@@ -244,10 +339,6 @@ class CallProgress:
         """The protocol asks for a number that grows with each message: it comes ever closer to the next whole job."""
         self._told += 1
         self._send(self._done + 1 - 1 / (1 + self._told), self.total, message)
-
-
-def _lines(diagnosis: Diagnosis) -> Iterable[str]:
-    return agent.lines(diagnosis, Look(), now_ns=time.time_ns())
 
 
 def _passed(run: str, jobs: Iterable[JobState]) -> str:
