@@ -9,6 +9,7 @@ from loom import workflow
 from loom.config import Config
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import resolve
+from tests.support.plans import as_declared
 
 HEAD = "version: v1\nstages: [build, test, deploy]\n"
 
@@ -37,7 +38,7 @@ def _plan(
         changed=lambda _: changed,
         files=lambda: files or [],
     )
-    return resolve(_load(tmp_path, text, head=head), JobSelection(**selection), context)  # type: ignore[arg-type]
+    return as_declared(resolve(_load(tmp_path, text, head=head), JobSelection(**selection), context))  # type: ignore[arg-type]
 
 
 @pytest.fixture

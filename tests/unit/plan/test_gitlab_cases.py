@@ -11,6 +11,7 @@ from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import resolve
 from loom.workflow.dialects import load
 from tests.support.gitlab import PUSH
+from tests.support.plans import as_declared
 
 CASES = Path(__file__).parents[2] / "gitlab/cases"
 
@@ -19,7 +20,7 @@ def planned(folder: Path) -> Plan:
     files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     context = ResolveContext(predefined=PUSH, files=lambda: files)
     loaded = load(folder / ".gitlab-ci.yml", folder, lambda: context)
-    return resolve(loaded, JobSelection(container=True), context)
+    return as_declared(resolve(loaded, JobSelection(container=True), context))
 
 
 def shown(plan: Plan) -> dict[str, Any]:

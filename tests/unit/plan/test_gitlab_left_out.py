@@ -12,6 +12,7 @@ from loom.plan.selection import held_back
 from loom.pools import Pool
 from loom.workflow.dialects import load
 from tests.support.gitlab import PUSH
+from tests.support.plans import as_declared
 
 FILE = """\
 stages: [build, deploy, verify]
@@ -34,7 +35,9 @@ def plan(tmp_path: Path, config: Config | None = None, *, text: str = FILE, **se
     path = tmp_path / ".gitlab-ci.yml"
     path.write_text(text)
     context = ResolveContext(predefined=PUSH, config=config or Config())
-    return resolve(load(path, tmp_path, lambda: context), JobSelection(container=True, **selection), context)  # type: ignore[arg-type]
+    return as_declared(
+        resolve(load(path, tmp_path, lambda: context), JobSelection(container=True, **selection), context)
+    )  # type: ignore[arg-type]
 
 
 def names(found: Plan) -> list[str]:

@@ -11,13 +11,14 @@ from loom.plan.model import Job, JobSelection, Plan, ResolveContext, Retry
 from loom.plan.resolve import resolve
 from loom.workflow.dialects import load
 from tests.support.gitlab import PUSH
+from tests.support.plans import as_declared
 
 
 def plan(tmp_path: Path, text: str, *jobs: str) -> Plan:
     path = tmp_path / ".gitlab-ci.yml"
     path.write_text(text)
     context = ResolveContext(predefined=PUSH, config=Config(deploy=True), files=lambda: ["src/a.py", "Dockerfile"])
-    return resolve(load(path, tmp_path, lambda: context), JobSelection(container=True, jobs=jobs), context)
+    return as_declared(resolve(load(path, tmp_path, lambda: context), JobSelection(container=True, jobs=jobs), context))
 
 
 def job(tmp_path: Path, keywords: str, root: str = "") -> Job:

@@ -19,6 +19,7 @@ from loom.workflow.gitlab import variables
 from loom.workflow.gitlab.pipeline import Pipeline
 from loom.workflow.gitlab.predefined import environment_slug
 from tests.support.gitlab import PUSH
+from tests.support.plans import as_declared
 
 OWN = """
 REGION: de
@@ -46,7 +47,7 @@ def plan(
     config = Config(gitlab=settings or GitLabSettings(), deploy=True)
     context = ResolveContext(config=config, predefined=PUSH, own_variables=lambda: variables.own(mine, "group/project"))
     loaded = dialects.load(path, tmp_path, lambda: context)
-    return resolve(loaded, JobSelection(container=True, variables=given or {}, jobs=jobs), context)
+    return as_declared(resolve(loaded, JobSelection(container=True, variables=given or {}, jobs=jobs), context))
 
 
 def job(tmp_path: Path, text: str, name: str = "job", *, own: str = "", given: dict[str, str] | None = None) -> Job:

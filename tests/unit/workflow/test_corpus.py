@@ -15,6 +15,7 @@ from loom.plan.resolve import rehearse, resolve
 from loom.render.plan import plan_yaml
 from loom.workflow.native.lint import of_run, warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
+from tests.support.plans import as_declared, lines
 
 CORPUS = Path(__file__).parents[2] / "workflows"
 
@@ -74,7 +75,9 @@ def test_good(path: Path, tmp_path: Path) -> None:
     loaded = workflow.load(laid_out(path, tmp_path), tmp_path)
     assert rehearse(loaded)[0] == []
     context = ResolveContext(predefined={"CI_COMMIT_BRANCH": "main"}, files=lambda: ["pyproject.toml"])
-    expect(path, plan_yaml(resolve(loaded, JobSelection(), context)).replace(f"loom_version: {__version__}\n", ""))
+    plan = as_declared(resolve(loaded, JobSelection(), context))
+    said = plan_yaml(plan).replace(f"loom_version: {__version__}\n", "")
+    expect(path, said + "".join(f"{line}\n" for line in lines(plan)))
 
 
 def test_warnings_of_a_run_are_those_of_its_jobs(tmp_path: Path) -> None:

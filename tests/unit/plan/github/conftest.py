@@ -11,6 +11,7 @@ from loom.config.values import GitHubSettings
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import resolve
 from loom.workflow.dialects import load
+from tests.support.plans import as_declared
 
 SHA = "a" * 40
 PUSH = {
@@ -41,7 +42,7 @@ def planned(tmp_path: Path) -> Planned:
         settings = Config(github=GitHubSettings(**(github or {})), **(config or {}))
         facts = ResolveContext(predefined={**PUSH, **(known or {})}, config=settings, **context)
         workflows = load(tmp_path / ".github/workflows", tmp_path, lambda: facts)
-        return resolve(workflows, JobSelection(jobs=jobs, container=True), facts)
+        return as_declared(resolve(workflows, JobSelection(jobs=jobs, container=True), facts))
 
     return plan
 

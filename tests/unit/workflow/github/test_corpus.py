@@ -20,6 +20,7 @@ from loom.plan.model import JobSelection, ResolveContext
 from loom.plan.resolve import rehearse, resolve
 from loom.render.plan import plan_yaml
 from loom.workflow.dialects import examine
+from tests.support.plans import as_declared, lines
 
 CORPUS = Path(__file__).parents[3] / "workflows/github"
 KNOWN = {"CI_COMMIT_SHA": "a" * 40, "CI_DEFAULT_BRANCH": "main", "CI_PROJECT_PATH": "me/project"}
@@ -55,8 +56,10 @@ def made_of(path: Path, root: Path) -> Iterator[str]:
     for event, values in EVENTS.items():
         context = ResolveContext(config=CONFIG, predefined={**KNOWN, "LOOM_EVENT": event, **values})
         try:
-            plan = resolve(found.workflow, JobSelection(container=True), context)
+            plan = as_declared(resolve(found.workflow, JobSelection(container=True), context))
             said = plan_yaml(plan).replace(f"loom_version: {__version__}\n", "")
+            if not made:
+                yield from (f"-- whole, for {event}", *lines(plan))
         except LoomError as error:
             said = str(error)
         yield f"-- {event}" + (f", as {made[said]}" if said in made else f"\n{said}")

@@ -25,6 +25,7 @@ from loom.workflow.gitlab.pipeline import Pipeline
 from loom.workflow.native.lint import warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
 from tests.support.gitlab import PUSH
+from tests.support.plans import as_declared, lines
 
 CORPUS = Path(__file__).parents[3] / "workflows/gitlab"
 FOLDERS = sorted(path for path in CORPUS.iterdir() if path.is_dir())
@@ -54,7 +55,7 @@ def made_of(folder: Path) -> str:
         return listed(problems)
     assert isinstance(loaded, Pipeline)
     selection = JobSelection(container=True)
-    plan = resolve(loaded, selection, context)
+    plan = as_declared(resolve(loaded, selection, context))
     origins = {
         job.id: [f"{one.key}: {one.by} {one.place}".rstrip() for one in sources(loaded, job, selection, config)]
         for job in plan.jobs
@@ -68,5 +69,6 @@ def made_of(folder: Path) -> str:
             plan_yaml(plan).replace(f"loom_version: {__version__}\n", ""),
             "".join(f"{request}\n" for request in permissions.of_jobs(plan.jobs, around)),
             yaml.safe_dump(origins, sort_keys=False, width=200),
+            "".join(f"{line}\n" for line in lines(plan)),
         )
     )
