@@ -229,6 +229,8 @@ class Choice:
 
     def missing_need(self, need: WantedNeed, target: Candidate, reason: str) -> None:
         advice = f"add `optional: true` to the need of {need.job} if it may be missing"
+        if not self.selection.everything:
+            advice = "name it too, or add --no-needs"
         message = f"{target.id} is not part of this run ({reason}); {advice}"
         self.problems.append(need.node.file.problem(need.node, need.at, message, code=self.code))
 

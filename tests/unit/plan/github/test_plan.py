@@ -973,3 +973,60 @@ def test_a_file_with_mistakes_stops_a_run_that_asks_for_it(planned: Planned) -> 
         assert (
             caught.value.hint == "a file without a mistake runs alone: loom run --workflow .github/workflows/good.yml"
         )
+
+
+def test_only_an_environment_that_has_a_name_holds_a_job(planned: Planned) -> None:
+    names = {"a": '{name: "${{ github.head_ref }}"}', "b": "{name: prod}", "c": "prod", "d": '"${{ github.head_ref }}"'}
+    jobs = ", ".join(f"{key}: {{environment: {name}, {JOB}}}" for key, name in names.items())
+    plan = planned(f"on: push\njobs: {{{jobs}}}")
+    assert (ids(plan), list(reasons(plan))) == (["a", "d"], ["b", "c"])
+
+
+def test_calls_whose_combinations_look_alike_share_a_prefix(planned: Planned) -> None:
+    call = "{strategy: {matrix: {v: [1/2, 1-2]}}, uses: ./.github/workflows/called.yml}"
+    plan = planned(
+        {"ci.yml": f"on: push\njobs: {{c: {call}}}", "called.yml": f"on: workflow_call\njobs: {{a: {{{JOB}}}}}"}
+    )
+    assert ids(plan) == ["c.1-2.a", "c.1-2.a-2"]
+
+
+def test_inputs_that_nobody_takes_are_refused_with_those_that_are_known(planned: Planned) -> None:
+    event = {"known": {"LOOM_EVENT": "workflow_dispatch"}}
+    with pytest.raises(RequestError) as caught:
+        planned(f"on: workflow_dispatch\njobs: {{x: {{{JOB}}}}}", inputs={"a": "c"}, **event)
+    assert caught.value.hint == "the inputs: none"
+
+
+def test_a_hardened_run_refuses_a_job_that_asks_for_more(planned: Planned) -> None:
+    job = "runs-on: ubuntu-latest, container: {image: alpine, options: --privileged}, steps: [{run: echo}]"
+    with pytest.raises(WorkflowError) as caught:
+        planned(f"on: push\njobs: {{x: {{{job}}}}}", config={"hardened": True})
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.column, problem.pointer) == (2, 8, "/jobs/x")
+
+
+def test_a_named_job_of_a_file_that_the_event_does_not_start_says_what_it_needs(planned: Planned) -> None:
+    files = {
+        "a.yml": f"on: pull_request\njobs:\n  y: {{{JOB}}}\n  x: {{needs: y, {JOB}}}",
+        "b.yml": f"on: push\njobs: {{z: {{{JOB}}}}}",
+    }
+    with pytest.raises(WorkflowError) as caught:
+        planned(files, "x")
+    reason = "a.y is not part of this run (on: pull_request; the event is push); name it too, or add --no-needs"
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.column, problem.pointer, problem.message) == (4, 14, "/jobs", reason)
+    assert ids(planned(files, "x", "y")) == ["a.y", "a.x"]
+
+
+def test_only_the_first_of_many_jobs_are_named(planned: Planned, tmp_path: Path) -> None:
+    several = lambda count, keys: ", ".join(f"j{number}: {{{keys}, {JOB}}}" for number in range(1, count + 1))  # noqa: E731
+    write(tmp_path, f"on: push\njobs: {{{several(6, 'environment: prod')}}}")
+    (found,), _ = rehearse(load(tmp_path / ".github/workflows", tmp_path, lambda: ResolveContext(predefined=PUSH)))
+    assert found.message == "a run leaves out j1, j2, j3, j4, j5, and 1 more: they deploy; --deploy runs them"
+    (tmp_path / ".github/workflows/ci.yml").unlink()
+    files = {f"{number}.yml": f"on: {{push: {{branches: [b{number}]}}}}\njobs: {{j: {{{JOB}}}}}" for number in range(6)}
+    with pytest.raises(RequestError) as caught:
+        planned(files)
+    said = [f"{number}.j: on: push: branches: b{number}; this is main" for number in range(5)]
+    assert caught.value.message.endswith("; ".join((*said, "and 1 more")))
+    assert caught.value.hint == "A job that you name runs all the same."
