@@ -105,3 +105,23 @@ def test_values_of_the_configuration_have_their_setting_and_its_layer(tmp_path: 
         "resources.pids": "7 by user pids config.yml:10",
         "provider": "docker by user container config.yml:11",
     }
+
+
+def test_a_combination_has_the_places_of_its_own_row(tmp_path: Path) -> None:
+    text = TEXT[: TEXT.index(".base")] + (
+        "many:\n  stage: a\n  script: [x]\n  parallel:\n    matrix:\n      - {N: a, M: x}\n      - {N: a, M: [y, z]}\n"
+    )
+    path = tmp_path / ".loom/workflow.yml"
+    path.parent.mkdir()
+    path.write_text(text)
+    loaded = load(path, tmp_path, ResolveContext)
+    plan = resolve(loaded, JobSelection(), ResolveContext())
+    found = {}
+    for job in plan.jobs:
+        told = {one.key: one.place.rpartition(":")[0] for one in sources(loaded, job, JobSelection(), Config())}
+        found[job.id] = [told[f"variables.{name}"].rpartition(":")[2] for name in "NM"]
+    assert found == {
+        "many.a-x": ["10", "10"],
+        "many.a-y": ["11", "11"],
+        "many.a-z": ["11", "11"],
+    }

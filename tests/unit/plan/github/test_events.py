@@ -180,3 +180,10 @@ def test_a_kept_plan_is_of_the_values_that_an_event_reads() -> None:
         known["CI_PIPELINE_SOURCE"] = source
         of_event(ResolveContext(predefined=known))
     assert known.asked == GITHUB.reads
+
+
+def test_a_project_in_a_subgroup_belongs_to_its_group() -> None:
+    github = event_of(ResolveContext(predefined={**KNOWN, "CI_PROJECT_PATH": "group/sub/project"})).github
+    repository = github["event"]["repository"]
+    assert (github["repository_owner"], repository["name"]) == ("group/sub", "project")
+    assert repository["owner"] == {"login": "group/sub", "name": "group/sub"}
