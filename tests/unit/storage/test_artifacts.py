@@ -8,7 +8,8 @@ import subprocess
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from loom.secrets.masking import Masker
 from loom.status import Status, Stream
 from loom.storage import artifacts, junit, unpacking
 from loom.storage.selection import PathSelection, Tracked
+from loom.storage.tar import DamagedArchive
 from loom.storage.unpacking import UnsafeArchive
 from loom.storage.workspace import DirectoryView, WorkspaceView
 
@@ -471,28 +473,66 @@ def test_a_damaged_or_changed_archive(workspace: Path, kept: Kept, tmp_path: Pat
         artifacts.restore({tmp_path / "gone.tar.gz": None}, DirectoryView(tmp_path))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount a small file system")
+DISK_FULL = ("the disk is full", "`loom clean` removes old runs.", "ARTIFACT_NO_SPACE")
+OUTSIDE = "Nothing outside of the workspace was touched."
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["no archive is named", "the archive is named"])
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (OSError(5, "Input/output error", "/there"), "can't read the artifacts: /there: Input/output error"),
-        (OSError("became shorter"), "can't read the artifacts: became shorter"),
-        (EOFError("ends"), "can't read the artifacts: {archive} is damaged (ends)"),
-        (UnsafeArchive("climbs"), "can't read the artifacts: {archive}: climbs"),
+        (OSError(5, "Input/output error", "/there"), ("/there: Input/output error", None, "ARTIFACT_FAILED")),
+        (OSError("became shorter"), ("became shorter", None, "ARTIFACT_FAILED")),
+        (OSError(28, "No space left", "/there"), DISK_FULL),
+        (OSError(122, "Quota exceeded", "/there"), DISK_FULL),
+        (EOFError("ends"), ("{archive} is damaged (ends)", None, "ARTIFACT_UNREADABLE")),
+        (gzip.BadGzipFile("no gzip"), ("{archive} is damaged (no gzip)", None, "ARTIFACT_UNREADABLE")),
+        (zlib.error("bits"), ("{archive} is damaged (bits)", None, "ARTIFACT_UNREADABLE")),
+        (DamagedArchive("bits"), ("{archive} is damaged (bits)", None, "ARTIFACT_UNREADABLE")),
+        (UnsafeArchive("climbs"), ("{archive}: climbs", OUTSIDE, "ARTIFACT_UNSAFE")),
     ],
 )
-def test_an_archive_that_can_not_be_read_says_why(
-    error: Exception, said: str, workspace: Path, kept: Kept, monkeypatch: pytest.MonkeyPatch
+def test_what_could_not_be_done_is_said_with_the_reason(
+    error: Exception, said: tuple[str, str | None, str], named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept.collect(DirectoryView(workspace), "dist")
+    class Broken(DirectoryView):
+        def read(self, *_: object) -> Iterator[Any]:
+            raise error
 
-    def broken(_: object) -> Iterator[object]:
+        def write(self, *_: object) -> Sequence[Any]:
+            raise error
+
+    def broken(*_: object) -> Any:
         raise error
 
+    view, archive, spec = Broken(tmp_path), tmp_path / "a.tar.gz", Artifacts(paths=("x",))
+    archive.write_bytes(gzip.compress(b""))
     monkeypatch.setattr(artifacts, "read", broken)
+    cases: dict[str, Callable[[], object]] = {
+        "read the artifacts": lambda: artifacts.index_of(archive),
+        "restore the artifacts": lambda: artifacts.restore({archive: None}, view),
+        "fetch the artifacts": lambda: artifacts.fetch(archive, tmp_path / "new"),
+    }
+    if not named:
+        cases = {
+            "keep the artifacts": lambda: artifacts.collect(spec, view, archive=archive, on_output=lambda *_: None),
+            "read the reports": lambda: artifacts.read_reports(["x"], view, lambda *_: None),
+        }
+    message, hint, code = said
+    if not named:
+        message = message.replace("{archive}: ", "").replace("{archive}", "the archive")
+    for what, call in cases.items():
+        with pytest.raises(ArtifactError) as refused:
+            call()
+        assert refused.value.message == f"can't {what}: {message.format(archive=archive)}"
+        assert (refused.value.hint, refused.value.code) == (hint, code)
+
+
+def test_a_record_that_can_not_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
     with pytest.raises(ArtifactError) as refused:
-        artifacts.index_of(kept.archive)
-    assert refused.value.message == said.format(archive=kept.archive)
+        Kept(tmp_path / "file").collect(DirectoryView(tmp_path), "x")
+    assert refused.value.message == f"can't keep the artifacts: {tmp_path}/file/record: Not a directory"
 
 
 def test_what_goes_wrong_with_several_archives_names_none(tmp_path: Path) -> None:
@@ -539,6 +579,7 @@ def test_what_an_action_uploaded_is_fetched_from_its_zip_file(tmp_path: Path) ->
     assert (tmp_path / "made/below/a/b.txt").read_text() == "text"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount a small file system")
 def test_a_full_disk_is_said_and_leaves_nothing(workspace: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()

@@ -173,11 +173,28 @@ def test_a_store_that_refuses_is_named_with_what_was_to_be_done(
         call(bucket, tmp_path / "file")
     assert error.value.message == f"the bucket memory://caches can't be {verb}"
     assert error.value.code == "BUCKET_UNAVAILABLE"
+    assert "see `bucket` in your configuration" in (error.value.hint or "")
+
+
+def test_a_store_that_was_silent_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket, asked = Bucket("memory://caches/"), []
+    bucket._made = (Refusing(), "/caches")
+
+    def silent(limit_s: float, call: object) -> None:
+        asked.append(limit_s)
+        raise TimeoutError
+
+    monkeypatch.setattr("loom.storage.bucket.within", silent)
+    for _ in range(2):
+        with pytest.raises(CacheError, match="can't be listed: it does not answer within 15 s"):
+            bucket.names("a")
+    assert asked == [15.0]
 
 
 def test_an_object_that_can_not_be_read_is_no_missing_one() -> None:
     class Partly(Refusing):
-        def cat(self, names: list[str], **_: object) -> dict[str, bytes | Exception]:
+        def cat(self, names: list[str], on_error: str) -> dict[str, bytes | Exception]:
+            assert on_error == "return", "else the first that is missing ends all"
             return dict(zip(names, (b"1", FileNotFoundError("gone"), PermissionError("not yours")), strict=False))
 
     bucket = Bucket("memory://caches/")
