@@ -78,7 +78,7 @@ class SaveResult(Struct, frozen=True, kw_only=True):
     """`saved` is False when the store already has the content (`unchanged`) or could not accept it (`warning`)."""
 
     key: str
-    saved: bool
+    saved: bool = False
     unchanged: bool = False
     files: int = 0
     bytes: int = 0
@@ -179,7 +179,7 @@ class Cache:
         try:
             result = self._save(spec, key, view, skipped, masker, tracked)
         except (OSError, DamagedArchive, UnsafeArchive) as error:
-            result = SaveResult(key=key, saved=False, warning=f"the cache {key!r} can't be saved: {_reason(error)}")
+            result = SaveResult(key=key, warning=f"the cache {key!r} can't be saved: {_reason(error)}")
         result = replace(result, skipped=tuple(skipped))
         if self._bucket is not None and (result.saved or result.unchanged):
             result = self._share(spec, key, result, self._bucket)
@@ -205,17 +205,15 @@ class Cache:
             same = next((entry for entry in before if trees[0] in entry.trees), None)
             if same is not None:
                 self._touch(same)
-                return SaveResult(key=key, saved=False, unchanged=True, files=same.files, bytes=same.bytes)
+                return SaveResult(key=key, unchanged=True, files=same.files, bytes=same.bytes)
         self._prepare()
         with _temporary(self.folder / "tmp") as file:
             packed = _pack(view, selection, file, skipped, masker)
             if not packed.files:
                 why = "all of it was left out" if skipped else f"none of {', '.join(spec.content)} is there"
-                return SaveResult(key=key, saved=False, warning=f"nothing to save for {key!r}: {why}")
+                return SaveResult(key=key, warning=f"nothing to save for {key!r}: {why}")
             if packed.size > self._max_size:
-                return SaveResult(
-                    key=key, saved=False, warning=f"the cache {key!r} takes {self._too_large(packed.size)}"
-                )
+                return SaveResult(key=key, warning=f"the cache {key!r} takes {self._too_large(packed.size)}")
             entry = self._published(spec, key, packed, file.name, trees if not skipped else ())
         unchanged = any(other.blob == entry.blob for other in before)
         return SaveResult(
@@ -264,10 +262,10 @@ class Cache:
                 packed = _Packed(files=1, bytes=hashed.size, size=hashed.size, sha256=hashed.digest.hexdigest())
                 if packed.size > self._max_size:
                     warning = f"the cache {key!r} takes {self._too_large(packed.size)}"
-                    return SaveResult(key=key, saved=False, warning=warning)
+                    return SaveResult(key=key, warning=warning)
                 self._published(spec, key, packed, file.name, ())
         except OSError as error:
-            return SaveResult(key=key, saved=False, warning=f"the cache {key!r} can't be saved: {_reason(error)}")
+            return SaveResult(key=key, warning=f"the cache {key!r} can't be saved: {_reason(error)}")
         result = SaveResult(key=key, saved=True, files=1, bytes=packed.bytes, packed_bytes=packed.size)
         return result if self._bucket is None else self._share(spec, key, result, self._bucket)
 

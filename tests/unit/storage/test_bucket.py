@@ -133,6 +133,30 @@ def test_an_archive_beyond_the_limit_does_not_drive_out_the_others(tmp_path: Pat
     assert [entry.key for entry in two.cache.entries()] == ["deps-2"]
 
 
+@pytest.mark.parametrize("address", ["memory"], indirect=True)
+def test_an_archive_as_large_as_the_limit_is_brought_once(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Machine(tmp_path / "one", address)
+    one.save("deps-1", "content")
+    [entry] = one.cache.entries()
+    brought: list[str] = []
+    download = Bucket.download
+
+    def counted(self: Bucket, name: str, target: Path) -> None:
+        brought.append(name)
+        download(self, name, target)
+
+    monkeypatch.setattr(Bucket, "download", counted)
+    two = Machine(tmp_path / "two", address, max_size=entry.packed_bytes)
+    for _ in range(2):
+        assert two.restore("deps-1") == ("exact", "content", "")
+    assert len(brought) == 1, "the folder's own is as new"
+    few = Machine(tmp_path / "three", address, max_size=entry.packed_bytes - 1)
+    hit, _, warning = few.restore("deps-1")
+    assert (hit, "more than the limit" in warning, len(brought)) == ("miss", True, 1)
+
+
 @pytest.mark.parametrize("address", [pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
 def test_without_the_bucket_the_folder_is_there(tmp_path: Path, address: str) -> None:
     one = Machine(tmp_path / "one", "s3://no-such-bucket/x")

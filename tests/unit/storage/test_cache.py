@@ -251,6 +251,13 @@ def test_least_recently_used_go_first(tmp_path: Path, store: Cache, workspace: P
     assert sorted(entry.key for entry in small.entries()) == ["a", "c", "d"]
 
 
+def test_a_cache_as_large_as_the_limit_is_saved(tmp_path: Path, store: Cache, workspace: Path, clock: Clock) -> None:
+    size = save(store, workspace).packed_bytes
+    for limit, saved in ((size, True), (size - 1, False)):
+        small = Cache(tmp_path / f"limit{limit}", max_size=limit, project="p", clock=clock)
+        assert (save(small, workspace).saved, len(small.entries())) == (saved, saved)
+
+
 def test_a_save_reads_each_entry_once_under_the_lock(
     store: Cache, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
