@@ -1,4 +1,4 @@
-"""Plans that grow while they run: jobs become several by a matrix of another job's output, steps by an action that one wrote."""
+"""Plans that grow while they run: a job becomes several by a matrix of another job's output."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from loom.plan.late import LateCaller, LateJob, LateNeed
-from loom.plan.model import Job, Plan, Step
+from loom.plan.model import Job, Plan
 
 
 def grown(plan: Plan, job_id: str, several: tuple[Job, ...]) -> Plan:
@@ -26,20 +26,6 @@ def grown(plan: Plan, job_id: str, several: tuple[Job, ...]) -> Plan:
     return replace(plan, jobs=tuple(jobs))
 
 
-def with_action(job: Job, steps: tuple[Step, ...]) -> Job:
-    """Return the job with the steps that a "written" one has become: in its place, and before the post steps."""
-    main, post = [step for step in steps if not _is_post(step)], [step for step in steps if _is_post(step)]
-    of = next(step.late.of for step in steps if step.late is not None)
-    before = [step for step in job.steps if not _is_post(step)]
-    after = [step for step in job.steps if _is_post(step)]
-    at = next(number for number, step in enumerate(before) if step.id == of)
-    return replace(job, steps=(*before[:at], *main, *before[at + 1 :], *post, *after))
-
-
-def _is_post(step: Step) -> bool:
-    return step.late is not None and step.late.stage == "post"
-
-
 LateType = TypeVar("LateType", LateJob, LateCaller)
 
 
@@ -53,7 +39,7 @@ def _needing(late: LateType, job_id: str, ids: tuple[str, ...]) -> LateType:
 
 
 def grown_as(plan: Plan, before: Plan) -> Plan:
-    """Return the plan with what its jobs and steps became in an earlier run, whose plan was `before`."""
+    """Return the plan with what its jobs became in an earlier run, whose plan was `before`."""
     for job in plan.jobs:
         if job.late is None or not job.late.strategy:
             continue
@@ -68,14 +54,4 @@ def grown_as(plan: Plan, before: Plan) -> Plan:
                 several.append(replace(job, id=old.id, matrix=old.matrix, late=late))
         if several:
             plan = grown(plan, job.id, tuple(several))
-    return replace(plan, jobs=tuple(_steps_grown_as(job, before) for job in plan.jobs))
-
-
-def _steps_grown_as(job: Job, before: Plan) -> Job:
-    old = before.job(job.id).steps if before.has(job.id) else ()
-    now = {step.id: step for step in job.steps}
-    grown = {step.late.of for step in old if step.late is not None and step.late.of} & now.keys()
-    same = [step.id for step in old if step.id in now] == list(now)
-    if not grown or not same or any((late := now[of].late) is None or late.kind != "written" for of in grown):
-        return job
-    return replace(job, steps=tuple(step if step.id in grown else now.get(step.id, step) for step in old))
+    return plan

@@ -115,11 +115,8 @@ class LateStep(Struct, frozen=True, kw_only=True):
 
     "enter" and "leave" are outside of their own.
     """
-    kind: Literal["run", "node", "docker", "enter", "leave", "checkout", "written"]
-    """"enter" and "leave" stand around the steps of a composite action, with the `if`, inputs and outputs of its step.
-
-    "written": an action that steps before it write into the workspace; it becomes the other kinds when its turn comes.
-    """
+    kind: Literal["run", "node", "docker", "enter", "leave", "checkout"]
+    """"enter" and "leave" stand around the steps of a composite action, with the `if`, inputs and outputs of its step."""
     condition: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
@@ -134,5 +131,3 @@ class LateStep(Struct, frozen=True, kw_only=True):
     stage: Literal["pre", "main", "post"] = "main"
     main: str = ""
     """Of a pre or post step: `Step.id` of its main step, with which it shares its state."""
-    of: str = ""
-    """`Step.id` of the "written" step that became this one, and others."""

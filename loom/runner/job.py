@@ -198,7 +198,7 @@ class JobRunner:
         if start is None or self._late is None:
             return Steps(attempt, open_job, gate, cancel)
         own, again = self._late, self._cancel.again
-        return own.steps(attempt, open_job, gate, cancel, needs=start.needs, again=again, grow=own.grow)
+        return own.steps(attempt, open_job, gate, cancel, needs=start.needs, again=again)
 
     def _hand_over(self, attempt: Attempt, steps: Steps) -> None:
         path = self._handed_over(attempt.job.id, attempt.number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -44,10 +44,6 @@ class BadAction(Exception):
     """An action that can't be used here; the message has the reason and the next move."""
 
 
-class NoAction(BadAction):
-    """The workspace has no such action; a step before it may write it."""
-
-
 class ActionFile(Struct, frozen=True, kw_only=True):
     """An action as its `action.yml` describes it. Texts may hold expressions."""
 
@@ -76,22 +72,17 @@ def read(uses: str, root: Path, context: ResolveContext) -> ActionFile:
     repositories = context.repositories()  # a plan that asks is not kept: also not for the files of the project's own
     if not uses.startswith(("./", "$/")):
         return _remote(uses, repositories)
-    return of_workspace(uses, lambda path: yaml_file.read_bytes(root / path, within=root))
-
-
-def of_workspace(uses: str, data_of: Callable[[str], bytes]) -> ActionFile:
-    """Return an action of the workspace, whose files `data_of` reads (OSError: not there). Raises BadAction."""
     path = uses[2:].strip("/")
     for name in (*NAMES, "Dockerfile"):
         file = f"{path}/{name}".lstrip("/")
         try:
-            data = data_of(file)
+            data = yaml_file.read_bytes(root / file, within=root)
         except OSError:
             continue
         if name == "Dockerfile":
             return ActionFile(action=Action(uses=uses, path=path, using="docker", image=name))
         return described(yaml.parse(data, file), Action(uses=uses, path=path))
-    raise NoAction(f"{uses}: the project has no {f'{path}/action.yml'.lstrip('/')}")
+    raise BadAction(f"{uses}: the project has no {f'{path}/action.yml'.lstrip('/')}")
 
 
 def _remote(uses: str, repositories: Repositories | None) -> ActionFile:

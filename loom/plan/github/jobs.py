@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from loom.errors import Problem, RequestError
+from loom.errors import RequestError
 from loom.images.reference import parse_reference
 from loom.plan import builder
 from loom.plan import model as p
@@ -28,7 +28,6 @@ from loom.workflow.github.shapes import UNSUPPORTED
 from loom.workflow.github.workflows import CALL
 from loom.workflow.words import shell_words
 
-NOT_YET = "GH_NOT_YET"
 _OF_SERVICES = {"cpus", "memory", "pids", "shm_size", "tmpfs", "ulimits", "volumes"}
 """The fields of `Resources` that a service may have."""
 _PORTS = re.compile(r"(?:[0-9.]+:)??(?:(?P<host>[0-9]+):)?(?P<port>[0-9]{1,5})(?:/(?:tcp|udp))?")
@@ -45,7 +44,6 @@ class GitHubJobBuilder(builder.Refusals):
         self._actions: dict[tuple[str, str], actions.ActionFile | actions.BadAction] = {}
         self.there: frozenset[str] = frozenset()
         """The ids of the jobs of the plan."""
-        self.notices: list[Problem] = []
         self._volumes: dict[tuple[str, str], str] = {}
         """The container that has a volume, by job and name."""
 
@@ -69,9 +67,6 @@ class GitHubJobBuilder(builder.Refusals):
         )
         for step in items_of(node.get("steps")):
             steps.add(step)
-        for at in steps.written:
-            why = f"uses: the snapshot has no {text_of(at)}: steps before it have to write it"
-            self.notices.append(at.file.problem(at, pointer("jobs"), why, code=NOT_YET, severity="notice"))
         written = steps.steps() or (p.Step(phase="script", number=1, script=":", late=LateStep(kind="run")),)
         services = tuple(self._services(candidate))
         self._check_ports(candidate, services)
@@ -416,8 +411,6 @@ def _texts(late: LateJob, steps: Iterable[p.Step]) -> Iterator[str]:
     for step in steps:
         yield step.script
         if (one := step.late) is not None:
-            if one.kind == "written":  # whose inputs may default to it
-                yield "${{ github.token }}"
             action = one.action
             yield from (one.name, one.shell, one.working_directory, one.timeout_minutes, one.continue_on_error)
             yield from (

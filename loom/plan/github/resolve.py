@@ -98,5 +98,5 @@ def rehearse(workflows: Workflows, config: Config | None = None) -> tuple[list[P
     )
     made.there = frozenset(one.id for one in found)
     jobs = [(candidate.entry, made.job(candidate)) for candidate in found]
-    problems = [*candidates.problems.found, *made.warnings(), *made.notices, *builder.held(found, code=HELD)]
+    problems = [*candidates.problems.found, *made.warnings(), *builder.held(found, code=HELD)]
     return list(dict.fromkeys(problems)), jobs

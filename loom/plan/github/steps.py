@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from itertools import count
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.plan import model as p
-from loom.plan.github.actions import ActionFile, BadAction, NoAction
+from loom.plan.github.actions import ActionFile, BadAction
 from loom.plan.late import Action, LateStep
 from loom.util.yaml_file import Node, fields_of, line_in_file, text_of
 from loom.workflow.github import expressions
@@ -19,8 +18,6 @@ from loom.workflow.github.expressions import of_json
 
 MOST_LEVELS = 9
 """Composite actions inside of each other, as on GitHub."""
-_MOVES = {"path", "repository", "ref"}
-"""The inputs by which a checkout brings files that the snapshot does not have."""
 _CHECKOUT = re.compile(r"actions/checkout@\S+", re.IGNORECASE)
 
 
@@ -40,9 +37,8 @@ class StepList:
         fetch: Callable[[Mapping[str, str]], Action | None],
         defaults: Mapping[str, str],
         refused: Callable[[Node, str], None],
-        scopes: Collection[str] = (),
     ) -> None:
-        """`fetch`: return the other repository that the inputs of a checkout name. `scopes`: names that are taken."""
+        """`fetch`: return the other repository that the inputs of a checkout name."""
         self._read = read
         self._fetch = fetch
         self._defaults = defaults
@@ -50,16 +46,14 @@ class StepList:
         self._pre: list[_Draft] = []
         self._main: list[_Draft] = []
         self._post: list[_Draft] = []
-        self._scopes = set(scopes)
-        self.written: list[Node] = []
-        """The actions that steps before them have to write."""
+        self._scopes: set[str] = set()
         self._checkouts: dict[str, str] = {}
         """The paths of checkouts, with the directory of another repository's files on this machine, or nothing."""
 
-    def steps(self, numbered: Iterable[int] | None = None) -> tuple[p.Step, ...]:
+    def steps(self) -> tuple[p.Step, ...]:
         """Return them in the order in which they run: post steps in the reverse one."""
         drafts = [*self._pre, *self._main, *reversed(self._post)]
-        numbers = {id(draft): number for draft, number in zip(drafts, numbered or count(1), strict=False)}
+        numbers = {id(draft): number for number, draft in enumerate(drafts, start=1)}
         found = []
         for draft in drafts:
             step = p.Step(
@@ -95,9 +89,9 @@ class StepList:
             late = LateStep(kind="run", shell=shell, working_directory=directory, **common)
             self._main.append(_Draft(late=late, script=text_of(run), node=run))
         elif (uses := step.get("uses")) is not None:
-            self.use(text_of(uses), uses, texts_of(step.get("with")), common)
+            self._use(text_of(uses), uses, texts_of(step.get("with")), common)
 
-    def use(self, written: str, node: Node, given: Mapping[str, str], common: Mapping[str, Any]) -> None:
+    def _use(self, written: str, node: Node, given: Mapping[str, str], common: Mapping[str, Any]) -> None:
         """Add what an action becomes; `common`: the fields that all its steps have."""
         if _CHECKOUT.fullmatch(written):
             try:
@@ -111,14 +105,6 @@ class StepList:
             return
         try:
             found = self._found(written)
-        except NoAction as error:
-            if all(one.late.kind == "checkout" and not one.late.inputs.keys() & _MOVES for one in self._main):
-                self._refused(node, f"uses: {error}")
-                return
-            self.written.append(node)
-            late = LateStep(kind="written", inputs=given, **common)
-            self._main.append(_Draft(late=late, script=written, node=node))
-            return
         except BadAction as error:
             self._refused(node, f"uses: {error}")
             return

@@ -90,7 +90,7 @@ class LateJobs:
         """`images`: of the labels of runners. `on_growth` is called when `plan` has changed."""
         self._plan = plan
         self.plan = plan
-        """With the jobs and steps that others have become (`several`, `grow`)."""
+        """With the jobs that others have become (`several`)."""
         self._on_growth = on_growth
         self._images = {label.lower(): image for label, image in images.items()}
         self._results = dict(done)
@@ -187,13 +187,6 @@ class LateJobs:
             self.plan = grown(self.plan, job.id, tuple(jobs))
         self._on_growth()
         return start, tuple(jobs)
-
-    def grow(self, job: Job) -> None:
-        """Take over the steps of a job, of which one has become several."""
-        with self._lock:
-            jobs = (replace(one, steps=job.steps) if one.id == job.id else one for one in self.plan.jobs)
-            self.plan = replace(self.plan, jobs=tuple(jobs))
-        self._on_growth()
 
     def running(self, job: Job, cancel: Cancel) -> None:
         """A job runs, and `cancel` ends it."""

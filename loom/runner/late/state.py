@@ -210,10 +210,6 @@ class LateState:
                 filled(text, {**self._base, "env": self._job_env}, self._functions(LateStep(kind="run")))
             )
 
-    def grow(self, job: Job) -> None:
-        """A step of the job has become several."""
-        self._job, self._inner, self._names = job, _inner_scopes(job.steps), _names(job.steps)
-
     # -- what counts for a step -----------------------------------------------------------------------------------
 
     def _entered(self, path: tuple[str, ...]) -> _Scope:

@@ -6,10 +6,8 @@ import hashlib
 import os
 import shlex
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from msgspec.structs import replace
@@ -19,10 +17,8 @@ from loom.analysis.patterns import failures
 from loom.analysis.problem_matchers import formats, limited
 from loom.cancel import Cancel
 from loom.errors import InfrastructureError, RequestError, SecretError
-from loom.plan.github.actions import BadAction
-from loom.plan.growth import with_action
 from loom.plan.late import LateStep
-from loom.plan.model import Job, Step
+from loom.plan.model import Step
 from loom.providers.base import Command, Share
 from loom.providers.driver.steps import is_variable
 from loom.record.documents import plain
@@ -34,12 +30,10 @@ from loom.runner.late.checkout import checkout_script
 from loom.runner.late.commands import CommandFilter
 from loom.runner.late.files import FILES, InvalidFile, paths_of, summary_of, values_of
 from loom.runner.late.state import CANCELLED, FAILURE, SKIPPED, SUCCESS, LateState, StepResult, runtime
-from loom.runner.late.written import become
 from loom.runner.session import OpenJob
 from loom.runner.steps import CODE, Steps, why
 from loom.status import Ended, Exit, OnOutput, Status
 from loom.storage.selection import PathSelection, UnsafePath
-from loom.storage.unpacking import unpack_items
 from loom.storage.workspace import view_of
 from loom.util.workflow_commands import WorkflowCommand
 from loom.workflow.github.expressions import InvalidExpression, number_of, truth
@@ -91,11 +85,9 @@ class LateSteps(Steps):
         *,
         needs: Mapping[str, Any],
         again: Cancel,
-        grow: Callable[[Job], None],
     ) -> None:
-        """`again`: ends the steps that run after a cancel. `grow` is called when a step has become several."""
+        """`again`: ends the steps that run after a cancel."""
         super().__init__(attempt, open_job, gate, cancel)
-        self._grow = grow
         self._again = again
         self._canceled_at_ns = 0
         self._env: dict[str, str] = {}
@@ -140,8 +132,9 @@ class LateSteps(Steps):
                 attempt.warn(f"not set, since the record has them without their secret: {', '.join(lost)}", CODE)
             for fact in resumed.step_states:
                 attempt.fact("step_state", {**fact, "attempt": attempt.number}, PhaseCode.PIPELINE_EXECUTE)
-        while first < len(self._job.steps) and self._turn(self._job.steps[first]):  # which may be more afterwards
-            first += 1
+        for step in self._job.steps[first:]:
+            if not self._turn(step):
+                break
         self._decide()
         if not attempt.paused:
             self._set_outputs()
@@ -180,8 +173,6 @@ class LateSteps(Steps):
             if late.kind == "leave":
                 self._leave(step, late)
                 return True
-            if late.kind == "written":
-                return self._become(step, late)
             self._env = self.state.with_env(late)
             with self._clock.stopped():
                 self._stop_before(step)
@@ -196,33 +187,6 @@ class LateSteps(Steps):
         except InvalidExpression as error:
             return self._not_valid(step, error)
         return self._do(step, late)
-
-    def _become(self, step: Step, late: LateStep) -> bool:
-        """Let an action that was written by now take the place of its step."""
-        try:
-            job = with_action(self._job, become(self._job, step, self._in_workspace))
-        except BadAction as error:
-            exit_ = self._invalid(step, str(error))
-            if self._continues(late):
-                self._end(step, replace(self._result, outcome=FAILURE))
-            else:
-                self._fail(step, exit_, str(error))
-            return True
-        self._job = self._attempt.job = job
-        self.state.grow(job)
-        self._grow(job)
-        return self._turn(next(one for one in job.steps if one.id == step.id))
-
-    def _in_workspace(self, path: str) -> bytes:
-        """Return a file of the job as it is now. Raises FileNotFoundError and BadAction."""
-        try:
-            found = view_of(self._open_job.session).read(PathSelection([path]), lambda _: None)
-            data = [content.read() for _, content in found if content is not None]
-        except UnsafePath as error:
-            raise BadAction(str(error)) from error
-        if not data:
-            raise FileNotFoundError(path)
-        return data[0]
 
     def _do(self, step: Step, late: LateStep) -> bool:
         self._result, self._failed_by = StepResult(outcome=SUCCESS, conclusion=SUCCESS), None
@@ -436,22 +400,18 @@ class LateSteps(Steps):
         if late.kind != "docker" or tools is None:
             return session.run(command, on_output, cancel), session.reported()
         contexts = self._job.late.contexts if self._job.late is not None else {}
-        with TemporaryDirectory() as written:
-            if late.of and late.action is not None and not late.action.image.startswith("docker://"):
-                selection = PathSelection([late.action.path or "."])
-                unpack_items(view_of(session).read(selection, lambda _: None), Path(written))
-            asked = container_of(
-                late,
-                uses=step.script,
-                environment=self._environment(step),
-                own=lambda text: self.state.own_text(text, late, self._env),
-                given=lambda text: self.state.text(text, late, self._env),
-                reports=FILES,
-                workspace=Path(written) if late.of else self._open_job.request.workspace,
-                event=(contexts.get("github") or {}).get("event") or {},
-                timeout_s=command.timeout_s,
-            )
-            return tools.run_beside(asked, on_output, cancel)
+        asked = container_of(
+            late,
+            uses=step.script,
+            environment=self._environment(step),
+            own=lambda text: self.state.own_text(text, late, self._env),
+            given=lambda text: self.state.text(text, late, self._env),
+            reports=FILES,
+            workspace=self._open_job.request.workspace,
+            event=(contexts.get("github") or {}).get("event") or {},
+            timeout_s=command.timeout_s,
+        )
+        return tools.run_beside(asked, on_output, cancel)
 
     def _read_files(self, step: Step, reported: Mapping[str, Sequence[bytes]]) -> None:
         result = self._result

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from loom.plan.growth import grown, grown_as, with_action
-from loom.plan.late import LateCaller, LateJob, LateNeed, LateStep
-from loom.plan.model import Job, Need, Plan, Step
+from loom.plan.growth import grown, grown_as
+from loom.plan.late import LateCaller, LateJob, LateNeed
+from loom.plan.model import Job, Need, Plan
 
 
 def job(job_id: str, *needs: str, **late: object) -> Job:
@@ -49,27 +49,3 @@ def test_a_present_plan_has_the_jobs_of_the_earlier_run_as_they_are_now() -> Non
     assert late is not None
     assert (late.env, late.strategy, late.contexts["matrix"]) == ({"E": "new"}, {}, {"n": 1.0})
     assert grown_as(plan(now), plan(now)) == plan(now)
-
-
-def steps(*kinds: str, **late: str) -> tuple[Step, ...]:
-    return tuple(
-        Step(phase="script", number=int(number), script=kind, late=LateStep(kind=kind, **late))  # type: ignore[arg-type]
-        for number, _, kind in (one.partition(" ") for one in kinds)
-    )
-
-
-def test_the_steps_of_an_action_take_the_place_of_the_step_that_wrote_it_and_its_post_steps_come_first() -> None:
-    before = replace(job("a"), steps=(*steps("1 run", "2 written", "3 run"), *steps("4 node", stage="post")))
-    made = (*steps("2 enter", "5 run", "6 leave", of="script/02"), *steps("7 node", stage="post", of="script/02"))
-    after = with_action(before, made)
-    assert [step.number for step in after.steps] == [1, 2, 5, 6, 3, 7, 4]
-    assert grown_as(plan(before), plan(after)) == plan(after)
-    deeper = with_action(
-        replace(after, steps=(*after.steps[:2], *steps("5 written", of="script/02"), *after.steps[3:])),
-        steps("5 node", of="script/05"),
-    )
-    assert grown_as(plan(before), plan(deeper)) == plan(deeper)
-    longer = replace(before, steps=(*before.steps, *steps("5 run")))
-    assert grown_as(plan(longer), plan(after)) == plan(longer)
-    other = replace(before, steps=steps("1 run", "2 run"))
-    assert grown_as(plan(other), plan(after)) == plan(other)

@@ -114,7 +114,7 @@ def test_the_failed_jobs_run_again_from_their_start(make: Make) -> None:
     assert ran.statuses == {"middle": "success", "last": "success"}
     assert ran.lines("middle") == ["step one"]
     assert ran.lines("middle", "script/02") == ["on 1 made"]
-    assert ran.lines("middle", "artifact_restore")[0].startswith("first: 1 files")
+    assert ran.lines("middle", "artifact_restore")[0].startswith("first: 1 file")
     assert ran.facts("steps_reused")[0]["resumed"] is False
     everything = rerun(project)
     assert everything.statuses == {"first": "success", "middle": "success", "last": "success"}

@@ -15,7 +15,6 @@ from loom.cancel import Cancel
 from loom.commands.inside import resume
 from loom.plan.late import LateStep
 from loom.plan.model import Image, Job, Secret, Service
-from loom.record.saved_plan import load_planned
 from loom.runner.hooks import AtStep, Verdict
 from loom.runner.late.state import LateState, runtime
 from loom.runner.late.steps import SHELLS
@@ -561,90 +560,6 @@ def test_the_checkout_of_the_project_itself_runs_nothing_and_has_outputs(make: M
     )
     assert ran.lines("one", "script/02") == ["a" * 40]
     assert list(states(ran).values()) == ["success"] * 2
-
-
-ACTION = """\
-inputs: {who: {default: you}}
-outputs: {o: {value: "${{ steps.z.outputs.q }}"}}
-runs:
-  using: composite
-  steps:
-    - {id: z, run: 'echo "hello ${{ inputs.who }}"; echo q=7 >>"$GITHUB_OUTPUT"', shell: sh}
-    - {uses: ./made/inner}
-"""
-INNER = "runs: {using: composite, steps: [{run: echo inner, shell: sh}]}\n"
-
-
-def test_an_action_that_a_step_writes_becomes_its_steps_when_its_turn_comes(make: Make) -> None:
-    ran = run(
-        make,
-        job(
-            "one",
-            step("mkdir -p made/inner; cp outer made/action.yml; cp inner made/inner/action.yaml"),
-            step("./made", kind="written", id="it", inputs={"WHO": "me"}),
-            step("echo ${{ steps.it.outputs.o }}"),
-            step("./made", kind="written", condition="false"),
-        ),
-        files={"outer": ACTION, "inner": INNER},
-    )
-    found = [ran.lines("one", f"script/{number}") for number in ("05", "08", "03")]
-    assert found == [["hello me"], ["inner"], ["7"]]
-    assert states(ran) == {
-        **dict.fromkeys(("01", "02", "05", "06", "07", "08", "09", "03"), "success"),
-        "04": "skipped",
-    }
-    planned = load_planned(ran.reading.paths.plan).plan
-    assert [one.number for one in planned.job("one").steps] == [1, 2, 5, 6, 8, 9, 7, 3, 4]
-    shown = ran.reading.fold.jobs["one"].planned
-    assert [one["id"] for one in shown["steps"]][:3] == ["script/01", "script/02", "script/05"]
-
-
-def test_an_action_may_write_the_one_that_it_uses(make: Make) -> None:
-    written = step("./made", kind="written")
-    ran = run(
-        make,
-        job("one", step("mkdir made; cp outer made/action.yml"), written),
-        job("two", step("mkdir made; cp itself made/action.yml"), written),
-        code=1,
-        files={
-            "outer": "runs: {using: composite, steps: [{run: cp inner made/action.yml, shell: sh}, {uses: ./made}]}\n",
-            "inner": INNER,
-            "itself": "runs: {using: composite, steps: [{uses: ./made}]}\n",
-        },
-    )
-    assert ran.statuses == {"one": "success", "two": "failure"}
-    assert "inner" in [line for number in range(1, 10) for line in ran.lines("one", f"script/{number:02d}")]
-    assert ran.error("two") == "./made: more than 9 composite actions use each other"
-
-
-@pytest.mark.parametrize(
-    ("write", "why"),
-    [
-        ("true", "./made: the project has no made/action.yml"),
-        ("mkdir made; echo 'runs: {using: x}' >made/action.yml", "runs.using is x"),
-        (
-            "mkdir made; echo 'runs: {using: composite, steps: [{uses: a/b@v1}]}' >made/action.yml",
-            "a/b@v1: loom fetches no",
-        ),
-    ],
-)
-def test_an_action_that_is_still_not_there_or_invalid_fails_its_step(make: Make, write: str, why: str) -> None:
-    ran = run(
-        make,
-        job(
-            "one",
-            step(write),
-            step("./made", kind="written", continue_on_error="true"),
-            step("./made", kind="written"),
-            step("echo never"),
-            step("echo last", condition="always()"),
-        ),
-        code=1,
-    )
-    assert list(states(ran).values()) == ["success", "failure/success", "failure", "skipped", "success"]
-    assert why in ran.lines("one", "script/02")[0]
-    assert ran.lines("one", "script/02")[0].startswith("Error: ")
-    assert why in ran.error("one")
 
 
 def test_what_a_step_reports_has_limits_and_forms(make: Make) -> None:
