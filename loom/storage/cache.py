@@ -586,9 +586,9 @@ def _over(entries: Sequence[Stored], max_size: int) -> list[Stored]:
         more = 0 if entry.blob in seen else entry.packed_bytes
         if over or total + more > max_size:
             over.append(entry)
-            continue
-        total += more
-        seen.add(entry.blob)
+        else:
+            total += more
+            seen.add(entry.blob)
     return over
 
 
@@ -651,7 +651,7 @@ def _temporary(folder: Path) -> Iterator[Any]:
             yield file
         finally:
             with suppress(OSError):
-                Path(file.name).unlink(missing_ok=True)
+                Path(file.name).unlink()
 
 
 # Messages

@@ -18,7 +18,7 @@ from loom.status import Stream
 from loom.storage import cache as caches
 from loom.storage.cache import Cache, Stored
 from loom.storage.cache_keys import key_of, project_of
-from loom.storage.workspace import DirectoryView
+from loom.storage.workspace import DirectoryView, Skipped
 
 from ..views import tree
 from .conftest import ViewOf
@@ -176,6 +176,65 @@ def test_by_key_alone_an_entry_serves_other_paths_and_a_fallback_key_is_a_whole_
     assert [(entry.key, entry.paths) for entry in store.entries()] == [("main", ("more/*.idx",))], (
         "it replaces the entry"
     )
+
+
+@pytest.mark.parametrize(
+    ("result", "lines"),
+    [
+        (caches.RestoreResult(hit="miss"), ["cache miss: asked"]),
+        (caches.RestoreResult(hit="miss", warning="why"), ["warning: why", "cache miss: asked"]),
+        (caches.RestoreResult(hit="exact", key="k", files=1, bytes=2000), ["cache hit: asked (1 file, 2.0 kB)"]),
+        (
+            caches.RestoreResult(hit="fallback", key="k", files=2, bytes=3000),
+            ["cache hit by fallback: k for asked (2 files, 3.0 kB)"],
+        ),
+        (caches.SaveResult(key="k"), []),
+        (caches.SaveResult(key="k", unchanged=True), ["cache unchanged: k"]),
+        (
+            caches.SaveResult(key="k", saved=True, files=1, bytes=2000, packed_bytes=1000),
+            ["cache saved: k (1 file, 2.0 kB, packed 1.0 kB)"],
+        ),
+        (
+            caches.SaveResult(key="k", warning="why", skipped=(Skipped(path="a", reason="odd"),)),
+            ["warning: a left out: odd", "warning: why"],
+        ),
+    ],
+)
+def test_what_is_said_of_each_result(result: caches.RestoreResult | caches.SaveResult, lines: list[str]) -> None:
+    if isinstance(result, caches.RestoreResult):
+        assert list(caches._restored_lines(result, "asked")) == lines
+    else:
+        assert list(caches._saved_lines(result)) == lines
+
+
+def entry_of(blob: str, size: int) -> Stored:
+    return Stored(
+        id="",
+        used_at=0,
+        project="p",
+        key="k",
+        paths=(),
+        blob=blob,
+        files=1,
+        bytes=size,
+        packed_bytes=size,
+        created_at=0,
+    )
+
+
+def test_what_is_over_the_limit_counts_a_shared_archive_once() -> None:
+    entries = [entry_of(blob, size) for blob, size in (("a", 10), ("a", 10), ("b", 5), ("c", 2), ("a", 10))]
+    assert caches._over(entries, 17) == []
+    assert caches._over(entries, 16) == entries[3:], "nothing less valuable stays in place of a large one"
+    assert caches._over(entries, 14) == entries[2:]
+    assert caches._over(entries, 0) == entries
+
+
+def test_what_is_gone_can_be_removed_once_more(store: Cache, workspace: Path) -> None:
+    save(store, workspace)
+    entries = store.entries()
+    freed = [store.remove(entries).freed_bytes for _ in range(2)]
+    assert [size > 0 for size in freed] == [True, False]
 
 
 def test_projects_do_not_see_each_other(tmp_path: Path, store: Cache, workspace: Path, clock: Clock) -> None:
@@ -515,8 +574,11 @@ def test_files_of_a_key_that_can_not_be_read_are_an_error(workspace: Path, monke
     ],
 )
 def test_keys_that_are_none(workspace: Path, key: str | CacheKeyFiles, said: str) -> None:
-    with pytest.raises(CacheError, match=said):
+    with pytest.raises(CacheError, match=said) as error:
         key_of(Spec(paths=("x",), key=key), workspace)
+    hint = "Use a shorter text" if isinstance(key, str) else "Name paths inside of the workspace"
+    code = "CACHE_KEY_INVALID" if isinstance(key, str) else "CACHE_PATH_INVALID"
+    assert (hint in (error.value.hint or ""), error.value.code) == (True, code)
 
 
 @pytest.mark.parametrize(

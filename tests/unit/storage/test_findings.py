@@ -133,6 +133,8 @@ def test_a_result_refers_to_its_rule() -> None:
     found = read("sarif", sarif(first, second, rules=rules))
     assert places(found) == [("b", 3, "R1"), ("a", 3, "R0")]
     assert found.first[0].message == "f calls {0}"
+    named = [{**at("c"), "rule": {"id": "R1"}}, {**at("d"), "ruleId": "R0", "rule": {"id": "R1"}}]
+    assert places(read("sarif", sarif(*named, rules=rules))) == [("c", 3, "R1"), ("d", 3, "R0")]
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,17 @@ def test_attributes_serve_where_the_text_says_nothing() -> None:
     assert (bare.name, bare.file, bare.line, bare.message) == ("(no name)", None, None, None)
 
 
+def test_a_case_has_the_file_of_the_innermost_suite_around_it() -> None:
+    case = '<testcase name="{}"><failure/></testcase>'
+    report = read(
+        f"""<testsuites><testsuite file="outer.js">{case.format(1)}
+        <testsuite file="inner.js">{case.format(2)}</testsuite><testsuite>{case.format(3)}</testsuite>
+        </testsuite><testsuite name="pytest">{case.format(4)}</testsuite>{case.format(5)}</testsuites>"""
+    )
+    assert [test.file for test in report.failing] == ["outer.js", "inner.js", "outer.js", None, None]
+    assert report.tests == report.failures == 5
+
+
 def test_a_number_without_measure_is_no_line() -> None:
     text = '<testsuite><testcase name="a"><failure>File "/x/t.py", line {}</failure></testcase></testsuite>'
     assert [one(text.format(line)).line for line in ("12345678", "123456789")] == [12345678, None]
@@ -145,12 +156,25 @@ EXTERNAL = '<!DOCTYPE t [<!ENTITY x SYSTEM "file:///etc/passwd">]><testsuite><te
         ("junk", "not well-formed"),
         ("<testsuite><testcase", "not well-formed"),
         ("<html></html>", "begins with <html>"),
+        (f"<{'x' * 61}/>", f"begins with <{'x' * 60}> "),
         ('<?xml version="1.0" encoding="klingon"?><testsuite/>', "unknown encoding|can't be read"),
         (b"<testsuite>\xff\xfe</testsuite>", "not well-formed"),
         ("<testsuite>" * 201 + "</testsuite>" * 201, "nested more than 200 deep"),
         (b"<testsuite>" + b" " * (junit.MAX_BYTES - 10), "larger than 64 MiB"),
     ],
-    ids=["bomb", "external entity", "empty", "junk", "cut off", "html", "encoding", "not utf-8", "deep", "large"],
+    ids=[
+        "bomb",
+        "external entity",
+        "empty",
+        "junk",
+        "cut off",
+        "html",
+        "long",
+        "encoding",
+        "not utf-8",
+        "deep",
+        "large",
+    ],
 )
 def test_what_is_no_report_is_refused(text: str | bytes, said: str) -> None:
     with pytest.raises(UnreadableReport, match=said):

@@ -14,11 +14,19 @@ def test_bytes_are_hashed_either_way() -> None:
     file = io.BytesIO()
     written = Hashed(file)
     assert [written.write(data) for data in (b"one", b"", b"two!")] == [3, 0, 4]
-    written.flush()
     read = Hashed(io.BytesIO(file.getvalue()))
     assert (read.read(2), read.read()) == (b"on", b"etwo!")
     assert read.size == written.size == 7
     assert read.digest.hexdigest() == written.digest.hexdigest() == hashlib.sha256(b"onetwo!").hexdigest()
+
+
+def test_what_is_flushed_is_in_the_file() -> None:
+    file = io.BytesIO()
+    written = Hashed(io.BufferedWriter(file))  # type: ignore[arg-type]
+    written.write(b"x")
+    assert file.getvalue() == b""
+    written.flush()
+    assert file.getvalue() == b"x"
 
 
 @pytest.mark.parametrize("name", ["a b", "ü", "\udcff", "a\nb", "a\\b"])
