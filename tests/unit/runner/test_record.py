@@ -35,7 +35,8 @@ SIZE = re.compile(r"\b[\d.]+ ?(ms|s|B|bytes|KiB)\b")
 
 @pytest.mark.parametrize("file", sorted(CORPUS.glob("*.yml")), ids=lambda path: path.stem)
 def test_what_the_record_of_a_run_says(make: Make, file: Path) -> None:
-    project = make("", **{".loom/workflow.yml": file.read_text()})
+    name = ".gitlab-ci.yml" if file.stem == "gitlab" else ".loom/workflow.yml"
+    project = make("", **{name: file.read_text()})
     compare(recorded(project.run(code=None), project), file.with_suffix(".expected"))
 
 
