@@ -36,6 +36,8 @@ class Job:
 
     def __init__(self, results: ResultsServer, record: Path, job_id: str, **more: Any) -> None:
         self.facts: list[tuple[str, Mapping[str, Any]]] = []
+        self.why = ""
+        """The reason of the last answer that was a refusal."""
         folder = record / job_id / "artifacts"
         tell = lambda name, data: self.facts.append((name, data))  # noqa: E731
         self.client = Client(**{"job_id": job_id, "pipeline": "ci", "folder": folder, "tell": tell} | more)
@@ -68,7 +70,9 @@ class Job:
             json.dumps(request).encode(),
             Authorization=f"Bearer {token or self.token}",
         )
-        return json.loads(body) if status == 200 else (status, json.loads(body)["code"])
+        answer = json.loads(body)
+        self.why = answer.get("msg" if status != 200 else "message", "")
+        return answer if status == 200 else (status, answer["code"])
 
     def save(self, key: str, content: bytes, version: str = "v") -> Any:
         begun = self.call(CACHES, "CreateCacheEntry", key=key, version=version)
@@ -155,13 +159,14 @@ def test_a_cache_does_not_change(job: Job) -> None:
     assert job.restore("k") == ("k", b"one")
 
 
-def test_one_job_at_a_time_reserves_a_key(results: ResultsServer, record: Path, job: Job) -> None:
+def test_one_job_at_a_time_reserves_a_key(results: ResultsServer, record: Path, job: Job, tmp_path: Path) -> None:
     other = Job(results, record, "b")
     assert job.call(CACHES, "CreateCacheEntry", key="k", version="v")["ok"]
     assert not other.save("k", b"two")["ok"]
     assert other.call(CACHES, "FinalizeCacheEntryUpload", key="k", version="v", size_bytes="0") == (404, "not_found")
     results.dismiss(job.token)
-    assert other.save("k", b"two")["ok"], "a job that ended reserves nothing"
+    assert list((tmp_path / "uploads").iterdir()) == [], "a job that ended leaves and reserves nothing"
+    assert other.save("k", b"two")["ok"]
 
 
 def test_a_strangers_pull_request_only_reads(results: ResultsServer, record: Path, job: Job) -> None:
@@ -191,7 +196,9 @@ def test_blocks_are_joined_in_the_order_of_their_list(job: Job, tmp_path: Path) 
 
 def test_a_list_with_an_unknown_block_is_refused(job: Job) -> None:
     address = job.call(CACHES, "CreateCacheEntry", key="k", version="v")["signed_upload_url"]
-    assert job.asked("PUT", f"{address}&comp=blocklist", b"<Latest>no</Latest>")[0] == 400
+    said = (400, b"1 blocks of the list were not uploaded")
+    for unknown in (b"no", b"\xff"):
+        assert job.asked("PUT", f"{address}&comp=blocklist", b"<Latest>%s</Latest>" % unknown) == said
 
 
 @pytest.mark.parametrize(
@@ -265,6 +272,62 @@ def test_the_heads_of_answers(job: Job) -> None:
         "connection": "close",
         "x-ms-error-code": "invalid_argument",
     }
+
+
+def test_refusals_have_a_reason(results: ResultsServer, record: Path, job: Job, masker: Masker) -> None:
+    masker.add("TOKEN", "s3cret-value")
+    other = Job(results, record, "b")
+
+    def refused(code: str, why: str, *call: str, by: Job = job, **request: Any) -> None:
+        assert by.call(*call, **request) == ({"not_found": 404, "already_exists": 409}.get(code, 400), code)
+        assert by.why == why
+
+    refused("invalid_argument", "'a/b' can't be the name of an artifact", ARTIFACTS, "CreateArtifact", name="a/b")
+    refused("invalid_argument", "name: expected a text of at most 1024 characters", ARTIFACTS, "CreateArtifact")
+    refused("not_found", "no upload of an artifact 'a' was begun", ARTIFACTS, "FinalizeArtifact", name="a")
+    refused("not_found", "there is no artifact 'a'", ARTIFACTS, "GetSignedArtifactURL", name="a")
+    refused("not_found", "there is no artifact 'a'", ARTIFACTS, "DeleteArtifact", name="a")
+    least = {"key": "k", "version": "v"}
+    limits = "a key has 1 to 512 characters, without commas"
+    refused("invalid_argument", limits, CACHES, "CreateCacheEntry", **least | {"key": "a,b"})
+    refused("not_found", "the cache 'k' was not reserved", CACHES, "FinalizeCacheEntryUpload", **least)
+    few = "restore_keys: expected at most 100 texts"
+    refused("invalid_argument", few, CACHES, "GetCacheEntryDownloadURL", **least, restore_keys="a")
+    assert job.call(ARTIFACTS, "CreateArtifact", name="a")["ok"]
+    taken = "an artifact with this name already exists on the workflow run"
+    for one in (job, other):
+        refused("already_exists", taken, ARTIFACTS, "CreateArtifact", by=one, name="a")
+    nothing = "the upload has 0 bytes instead of 5"
+    refused("invalid_argument", nothing, ARTIFACTS, "FinalizeArtifact", name="a", size="5")
+    assert job.upload("a", zipped(x="so s3cret-value it is")) == (400, "invalid_argument")
+    assert job.why == "x holds the secret TOKEN"
+    assert job.upload("a", zipped(**{"in/s3cret-value": "1"})) == (400, "invalid_argument")
+    assert job.why == f"{masker.mask('in/s3cret-value')}: a secret is in its name"
+    assert job.upload("a", b"no zip") == (400, "invalid_argument")
+    assert job.why.startswith("the archive can't be kept: ")
+    assert not job.save("k", b"s3cret-value")["ok"]
+    assert job.why == "the cache 'k' is not saved: it holds the secret TOKEN"
+    said = {
+        "action": "save",
+        "name": None,
+        "key": "k",
+        "saved": False,
+        "warning": "not saved: it holds the secret TOKEN",
+    }
+    assert job.facts == [("cache", said)]
+    assert job.save("k", b"\x1f\x8bxx") == (400, "invalid_argument")
+    assert job.why.startswith("the archive is damaged: ")
+    assert job.save("k", b"fine")["ok"]
+    assert not job.save("k", b"again")["ok"]
+    assert job.why == "there is a cache 'k' already"
+
+
+def test_what_has_a_number_keeps_it(job: Job) -> None:
+    numbers = [job.upload(name, zipped(x="1"))["artifact_id"] for name in ("one", "two")]
+    assert [one["database_id"] for one in job.call(ARTIFACTS, "ListArtifacts")["artifacts"]] == numbers
+    assert job.call(ARTIFACTS, "DeleteArtifact", name="one") == {"ok": True, "artifact_id": numbers[0]}
+    caches = [job.save(key, b"x")["entry_id"] for key in ("one", "two")]
+    assert len({*numbers, *caches}) == 4
 
 
 def test_a_job_has_few_open_uploads_at_a_time(
@@ -432,8 +495,9 @@ def test_no_job_without_its_token_and_no_address_that_is_not_signed(results: Res
 
 
 def test_the_toolkit_reads_its_ids_from_the_token(job: Job) -> None:
-    claims = job.token.split(".")[1]
-    assert json.loads(base64.urlsafe_b64decode(claims + "=="))["scp"] == "Actions.Results:ci:a"
+    header, claims = (json.loads(base64.urlsafe_b64decode(part + "==")) for part in job.token.split(".")[:2])
+    assert header == {"alg": "HS256", "typ": "JWT"}
+    assert claims["scp"] == "Actions.Results:ci:a"
 
 
 def test_only_the_network_of_the_containers_connects(results: ResultsServer, job: Job) -> None:
@@ -602,7 +666,8 @@ def test_it_listens_for_a_network_of_ipv6_too(results: ResultsServer) -> None:
 )
 def test_calls_with_other_content(job: Job, body: bytes) -> None:
     address = f"{job.url}/twirp/github.actions.results.api.v1.CacheService/CreateCacheEntry"
-    assert job.asked("POST", address, body, Authorization=f"Bearer {job.token}")[0] == 400
+    status, answer = job.asked("POST", address, body, Authorization=f"Bearer {job.token}")
+    assert (status, json.loads(answer)["code"]) == (400, "invalid_argument" if b"{" in body else "malformed")
 
 
 def test_the_end_of_a_run_does_not_wait_for_a_request(results: ResultsServer, job: Job) -> None:
