@@ -288,7 +288,6 @@ class _Schedule:
         self.over: queue.SimpleQueue[tuple[str, JobResult | BaseException] | _Free | None] = queue.SimpleQueue()
         self.ending: str | None = None
         self.broken: BaseException | None = None
-        self._rest_is_skipped = False
 
     @property
     def complete(self) -> bool:
@@ -375,15 +374,12 @@ class _Schedule:
             self.over.put((job.id, error))
 
     def skip_the_rest(self) -> None:
-        if self.complete or self._rest_is_skipped:
-            return
         self.waiting.clear()
         for job in self._plan.jobs:
             if job.id not in self.results and job.id not in self.running:
                 self.results[job.id] = _SKIPPED
                 if self.broken is None:
                     self._on_skip(job, Skip(job_id=job.id, reason=self.ending or ""))
-        self._rest_is_skipped = True
 
     def settle(self, job_id: str, outcome: JobResult | BaseException, *, fail_fast: bool) -> bool:
         """Record the end of a job; return whether other jobs must stop."""

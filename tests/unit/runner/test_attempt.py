@@ -20,9 +20,9 @@ JOB = Job(id="a", name="a", stage="s", steps=(), provider="host")
 CODE = PhaseCode.JOB_CLEANUP
 
 
-def attempt_in(events: list[object], cancel: Cancel | None = None) -> Attempt:
+def attempt_in(events: list[Any], cancel: Cancel | None = None) -> Attempt:
     class Sink:
-        def phase(self, event: object) -> None:
+        def phase(self, event: Any) -> None:
             events.append(event)
 
     clock = itertools.count(1).__next__
@@ -31,9 +31,16 @@ def attempt_in(events: list[object], cancel: Cancel | None = None) -> Attempt:
 
 
 def test_a_broken_place_is_the_attempts_error_and_other_work_goes_on() -> None:
-    attempt = attempt_in([])
+    events: list[Any] = []
+    attempt = attempt_in(events)
     with attempt.work(Section.CLEANUP, CODE):
         raise ProviderError("gone", code="CONTAINER_LOST")
+    assert [(one.kind, one.section, one.status, one.error) for one in events] == [
+        ("phase_started", None, None, None),
+        ("phase_started", "cleanup", None, None),
+        ("phase_finished", "cleanup", "error", "gone"),
+        ("phase_finished", None, "error", "gone"),
+    ]
     assert (attempt.status, attempt.error, attempt.error_code) == (Status.ERROR, "gone", "CONTAINER_LOST")
     assert attempt.failing_section == Section.CLEANUP
     with attempt.phase(CODE):
@@ -68,7 +75,7 @@ def test_a_bug_is_no_value() -> None:
 
 
 def test_a_silent_section_leaves_no_record_and_one_that_fails_does() -> None:
-    events: list[object] = []
+    events: list[Any] = []
     attempt = attempt_in(events)
     with attempt.section(Section.IMAGE_BUILD, CODE):
         pass

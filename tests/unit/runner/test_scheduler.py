@@ -292,6 +292,7 @@ def test_a_cancel_ends_a_wait_and_a_bug_in_one_comes_out() -> None:
     def broken(job: Job) -> None:
         raise ZeroDivisionError
 
+    stopped: list[str] = []
     with pytest.raises(ZeroDivisionError):
         run_jobs(
             plan(job("late", "build")),
@@ -301,7 +302,9 @@ def test_a_cancel_ends_a_wait_and_a_bug_in_one_comes_out() -> None:
             until_free=broken,
             at_most=1,
             cancel=Cancel(),
+            stop=lambda: stopped.append("all"),
         )
+    assert stopped == ["all"]
 
 
 def test_a_bug_in_one_job_comes_out_after_the_others_ended() -> None:
