@@ -8,20 +8,24 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
+from msgspec import Struct
+from msgspec.structs import fields, replace
 
 from loom.plan.model import Plan
+from loom.providers.base import SessionRequest
 from loom.record.event_files import read_events
 from loom.record.events import OutputEvent, PhaseEvent
 from loom.runner import previous_run
+from tests.support.plans import encoded
 
-from .conftest import Make, Project, Ran
+from .conftest import Make, Project, Ran, on
 from .late.plans import WORKFLOW, job, step
+from .test_session import Serving
 
 ACCEPT = "LOOM_TEST_ACCEPT" in os.environ
 CORPUS = Path(__file__).parents[2] / "workflows/runs"
@@ -71,13 +75,57 @@ def test_what_the_record_of_late_steps_says(make: Make) -> None:
     assert texts[3:5] == ["echo never", "echo failure; exit 4"]
 
 
+ENGINE = """stages: [a, b]
+variables: {OF_ALL: "1"}
+served:
+  stage: a
+  image: {name: debian, user: "1:2"}
+  script: ['echo $DB; cat "$A"; echo; echo "$B ${C-none}"']
+  services: [{name: db, secrets: {P: env://TOKEN}}, {name: other, image: other}]
+  secrets: {A: env://TOKEN, B: {ref: env://TOKEN, file: false}, C: {ref: env://NONE, required: false}}
+  resources: {memory: 64m, read_only: true}
+  network: {mode: none, extra_hosts: {h: 10.0.0.1}}
+built:
+  stage: a
+  needs: []
+  image: {name: own, build: {context: ., secrets: [A]}}
+  script: ['cat file; echo x >file']
+  secrets: {A: env://TOKEN}
+  privileged: true
+  docker_socket: true
+  shell: bash
+  variables: {BAD: "\\x01"}
+after: {stage: b, image: debian, script: [cat file]}
+"""
+
+
+def test_what_the_record_of_a_run_with_an_engine_says(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "correct horse battery")
+    engine = Serving()
+    project = make(ENGINE, file="snapshot\n")
+    ran = project.run(container=True, tools=on(engine, "docker"), grace="7s", keep="never", jobs=1)
+    asked = dict.fromkeys(line for one in engine.opened for line in said_of(one))
+    compare(recorded(ran, project, "".join(f"asked {line}\n" for line in asked)), CORPUS / "engine.expected")
+
+
+def said_of(request: SessionRequest) -> Iterator[str]:
+    """Yield what an engine is asked for, but for the variables that another moment or machine has otherwise."""
+    other = {"CI_COMMIT_SHORT_SHA", "CI_COMMIT_TIMESTAMP", "CI_PIPELINE_CREATED_AT", "CI_RUNNER_EXECUTABLE_ARCH"}
+    for one in fields(request):
+        value = getattr(request, one.name)
+        if isinstance(value, Mapping):
+            yield from (f"{one.name}: {key}={text!r}" for key, text in sorted(value.items()) if key not in other)
+        elif value != one.default:
+            yield f"{one.name}: {encoded(value) if isinstance(value, Struct) else value}"
+
+
 def compare(said: str, expected: Path) -> None:
     if ACCEPT:
         expected.write_text(said)
     assert said == expected.read_text()
 
 
-def recorded(ran: Ran, project: Project) -> str:
+def recorded(ran: Ran, project: Project, more: str = "") -> str:
     """Return the events of a run, those of each job together."""
     jobs: dict[str, list[str]] = {}
     for event in ran.events:
@@ -87,7 +135,7 @@ def recorded(ran: Ran, project: Project) -> str:
             if unit.section and unit.events.exists():
                 said = [event.text for event in read_events(unit.events) if isinstance(event, OutputEvent)]
                 jobs[job_id] += [f"{unit.section} {unit.attempt}| {SIZE.sub('SIZE', line)}" for line in said]
-    text = "\n".join(line for job in sorted(jobs) for line in jobs[job]) + "\n"
+    text = "\n".join(line for job in sorted(jobs) for line in jobs[job]) + f"\n{more}"
     text = re.sub(rf"{re.escape(str(project.places))}/workspaces/[^/\"]+", "WORKSPACE", text)
     text = text.replace(str(project.root), "ROOT").replace(str(project.places), "PLACES")
     return re.sub(r"\b[0-9a-f]{40}(?:[0-9a-f]{24})?\b", "HASH", text).replace(ran.reading.entry.run_id, "RUN")
