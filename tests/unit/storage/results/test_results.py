@@ -36,6 +36,7 @@ class Job:
 
     def __init__(self, results: ResultsServer, record: Path, job_id: str, **more: Any) -> None:
         self.facts: list[tuple[str, Mapping[str, Any]]] = []
+        self.code: str | None = None
         self.why = ""
         """The reason of the last answer that was a refusal."""
         folder = record / job_id / "artifacts"
@@ -51,6 +52,7 @@ class Job:
         try:
             connection.request(method, f"{parts.path}?{parts.query}", body, headers)
             answer = connection.getresponse()
+            self.code = answer.getheader("x-ms-error-code")
             return answer.status, answer.read()
         finally:
             connection.close()
@@ -217,7 +219,8 @@ def test_ranges(job: Job, asked: str, status: int, content: bytes | None) -> Non
     job.save("k", b"0123456789")
     address = job.call(CACHES, "GetCacheEntryDownloadURL", key="k", version="v")["signed_download_url"]
     found = job.asked("GET", address, Range=asked)
-    assert found[0] == status
+    out = "out_of_range" if asked == "bytes=10-12" else "invalid_argument"
+    assert (found[0], job.code) == (status, out if status == 416 else None)
     assert content in (None, found[1])
     assert job.asked("HEAD", address) == (200, b"")
     head, _, body = job.raw(
@@ -466,7 +469,7 @@ def test_room_is_given_back(tmp_path: Path) -> None:
     upload = uploads.Upload(tmp_path / "u", room)
     for _ in range(3):
         upload.block("a", io.BytesIO(b"12345"), 5)
-    with pytest.raises(uploads.Refused):
+    with pytest.raises(uploads.Refused, match=r"^uploads take more than 10 B \(cache_max_size\)$"):
         upload.block("b", io.BytesIO(b"1"), 6)
     with pytest.raises(uploads.Refused, match="ended before"):
         upload.block("b", io.BytesIO(b"1"), 5)
@@ -507,6 +510,13 @@ def test_only_the_network_of_the_containers_connects(results: ResultsServer, job
         assert connection.recv(10) == b""
 
 
+CODES = {
+    401: "unauthenticated",
+    403: "permission_denied",
+    404: "bad_route",
+    411: "malformed",
+    413: "resource_exhausted",
+}
 _CALL = b"POST /twirp/github.actions.results.api.v1.CacheService/CreateCacheEntry HTTP/1.1\r\n"
 
 
@@ -537,6 +547,8 @@ _CALL = b"POST /twirp/github.actions.results.api.v1.CacheService/CreateCacheEntr
 def test_other_requests_get_an_answer_and_no_more(job: Job, request_: bytes, status: int) -> None:
     answer = job.raw(request_)
     assert f" {status} ".encode() in answer.partition(b"\n")[0] or f"Error code: {status}".encode() in answer
+    code = CODES.get(status) or ("malformed" if request_.startswith(_CALL) else "")
+    assert code.encode() in (re.search(rb"x-ms-error-code: (\w+)", answer) or [b"", b""])[1]
     assert job.save("k", b"one")["ok"], "it goes on"
 
 
@@ -584,7 +596,7 @@ def test_what_is_gone_or_unknown_is_not_found(results: ResultsServer, record: Pa
     address = job.call(CACHES, "GetCacheEntryDownloadURL", key="k", version="v")["signed_download_url"]
     for blob in (tmp_path / "cache/blobs").rglob("*.zst"):
         blob.unlink()
-    assert job.asked("GET", address) == (404, b"it is gone")
+    assert (job.asked("GET", address), job.code) == ((404, b"it is gone"), "not_found")
     assert job.restore("k") is None
     assert job.facts[-1][1]["warning"] == "the cache entry 'k' was removed: the archive is missing"
     assert job.save("k", b"two")["ok"], "the key is free again"
@@ -597,6 +609,7 @@ def test_a_failure_of_this_machine_is_told_and_no_run_ends_by_it(
     for folder in (tmp_path / "uploads").iterdir():
         folder.rmdir()
     assert job.asked("PUT", address, b"abc") == (507, b"loom can't do it: No such file or directory")
+    assert job.code == "resource_exhausted"
 
     def wrong(*_: object) -> bool:
         raise KeyError("x")
