@@ -7,13 +7,20 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from loom.errors import SnapshotError
 from loom.snapshot.repository import RepositoryView
 from loom.status import ExitCode
+
+# What may stand in a manifest that a job wrote: no option or ref for git, no NUL, and no path out of the workspace.
+Text = Annotated[str, Meta(pattern=r"(?s)\A[^\0]*\Z")]
+Sha = Annotated[str, Meta(pattern=r"\A([0-9a-f]{40}|[0-9a-f]{64})\Z")]
+Mode = Annotated[str, Meta(pattern=r"\A[0-7]{6}\Z")]
+_Key = Annotated[str, Meta(pattern=r"(?s)\A[A-Za-z][A-Za-z0-9-]*(\.[^\0]*)?\.[A-Za-z][A-Za-z0-9-]*\Z")]
+_Inside = Annotated[str, Meta(pattern=r"(?s)\A(?!(.*/)?\.{0,2}(/|\Z))[^\0]*\Z")]
 
 
 class SnapshotCanceled(SnapshotError):
@@ -49,17 +56,17 @@ class Rules(Struct, frozen=True, kw_only=True):
     """The user's own, overridden by the work tree's."""
     own_attributes: bytes = b""
     """The repository's own, which override the work tree's."""
-    config: tuple[tuple[str, str], ...] = ()
-    raw: tuple[tuple[str, str], ...] = ()
+    config: tuple[tuple[_Key, Text], ...] = ()
+    raw: tuple[tuple[Text, Sha], ...] = ()
     """(path, id of unfiltered bytes) of files with a filter of the user."""
 
 
 class Submodule(Struct, frozen=True, kw_only=True):
     """A submodule in the workspace, with the proof of its content."""
 
-    path: str
-    head_sha: str
-    tree_sha: str
+    path: _Inside
+    head_sha: Sha
+    tree_sha: Sha
     changed: tuple[Change, ...]
     rules: Rules
 
@@ -70,12 +77,12 @@ class Change(Struct, frozen=True, kw_only=True):
     `kind` is `added`, `modified`, `deleted`, `type_changed` or `mode_changed`.
     """
 
-    path: str
+    path: _Inside
     kind: str
-    old_mode: str
-    mode: str
-    old_sha: str
-    sha: str
+    old_mode: Mode
+    mode: Mode
+    old_sha: Sha
+    sha: Sha
 
     def document(self) -> dict[str, Any]:
         return {**path_fields(self.path), "kind": self.kind, "mode": self.mode, "sha": self.sha}
@@ -84,8 +91,8 @@ class Change(Struct, frozen=True, kw_only=True):
 class LeftOut(Struct, frozen=True, kw_only=True):
     """A part of the source that the workspace lacks or shows differently, and the reason."""
 
-    path: str
-    reason: str
+    path: Text
+    reason: Text
 
     def document(self) -> dict[str, Any]:
         return {**path_fields(self.path), "reason": self.reason}
