@@ -437,7 +437,8 @@ def _escaped(text: str) -> str:
 _HEADER = re.compile(r'\[([A-Za-z0-9.-]+)(?:[ \t]+"((?:\\[^\n]|[^"\\\n])*)")?\]')
 _KEY = re.compile(r"([A-Za-z][A-Za-z0-9-]*)[ \t]*(=?)[ \t]*")
 _BETWEEN = re.compile(r"(?:\s|[#;][^\n]*)+")
-_PIECE = re.compile(r'\\(\n)|\\([ntb"\\])|(")|([ \t]+)|([#;][^\n]*)|(\n)|([^\\\n"#; \t]+)|([#;])')
+_VALUE = re.compile(r"""((?:"(?:[^"\\\n]++|\\[ntb"\\\n])*+"|\\[ntb"\\\n]|[^"\\\n#;]++)*+)(?:[#;][^\n]*+)?\n""")
+_MARK = re.compile(r"\\(.)|\"")
 _ESCAPED, _AS_IT_IS = re.compile(r"\\(.)"), r"\1"
 _ESCAPES = {"n": "\n", "t": "\t", "b": "\b"}
 
@@ -462,38 +463,18 @@ def parse(text: str) -> list[tuple[str, str]]:
         elif section and (key := _KEY.match(text, at)):
             at = key.end()
             value = "true"
-            if key[2]:
-                value, at = _value(text, at)
-            elif text[at] != "\n":
+            if key[2] and (said := _VALUE.match(text, at)):
+                value, at = _MARK.sub(_plain, said[1].replace("\\\n", "").rstrip(" \t")), said.end()
+            elif key[2] or text[at] != "\n":
                 raise ValueError(text.count("\n", 0, at) + 1)
             found.append((f"{section}.{key[1].lower()}", value))
         else:
             raise ValueError(text.count("\n", 0, at) + 1)
 
 
-def _value(text: str, at: int) -> tuple[str, int]:
-    """Return the value that begins there, and where it ends."""
-    parts: list[str] = []
-    quoted, kept = False, 0
-    while piece := _PIECE.match(text, at):
-        at = piece.end()
-        continued, escape, quote, blank, comment, end, plain, mark = piece.groups()
-        if end or (comment and not quoted):
-            if quoted:
-                break
-            return "".join(parts[:kept]), at
-        if continued:
-            continue
-        if quote:
-            quoted = not quoted
-        elif comment:  # none: in quotes
-            at = piece.start() + 1
-            parts.append(comment[0])
-        else:
-            parts.append(_ESCAPES.get(escape, escape) if escape else blank or plain or mark)
-        if quoted or not blank:
-            kept = len(parts)
-    raise ValueError(text.count("\n", 0, at) + 1)
+def _plain(mark: re.Match[str]) -> str:
+    """Return what a quote or an escape in a value stands for."""
+    return _ESCAPES.get(mark[1], mark[1]) if mark[1] else ""
 
 
 def _entries(file: Path) -> list[tuple[str, str]]:
