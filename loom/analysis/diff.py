@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -124,9 +125,15 @@ def side_of(reading: Reading, *job_ids: str) -> Side:
 def differing_files(a: Reading, b: Reading) -> FileIds | None:
     """Compare the two snapshots by the manifests in the records; None when one can't be read."""
     try:
-        return snapshot.differing(*(snapshot.read_manifest(each.paths.root, each.paths.snapshot) for each in (a, b)))
+        one, two = (snapshot.read_manifest(each.paths.root, each.paths.snapshot) for each in (a, b))
+        changes = snapshot.changes_between(one, two, environ=os.environ)
+        return {change.path: (_id(change.old_sha), _id(change.sha)) for change in changes}
     except (LoomError, OSError):
         return None
+
+
+def _id(sha: str) -> str | None:
+    return sha if sha.strip("0") else None
 
 
 def diff_of(run_a: Reading, run_b: Reading) -> Diff:

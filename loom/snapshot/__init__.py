@@ -16,7 +16,6 @@ from loom.util import startup
 
 if TYPE_CHECKING:
     from loom.snapshot.capture import empty, renew, take, take_to_renew
-    from loom.snapshot.comparison import differing
     from loom.snapshot.duplication import duplicate
     from loom.snapshot.edits import changed_since, is_untouched
     from loom.snapshot.explanation import Explanation, Rule, explain, ignore_rule
@@ -30,12 +29,11 @@ if TYPE_CHECKING:
     from loom.snapshot.sync import Patch, SavedFiles, bring, compare, patch_of
     from loom.snapshot.sync import apply as apply_patch
     from loom.snapshot.tree import tracked
-    from loom.snapshot.verification import Verification, verify
+    from loom.snapshot.verification import Verification, changes_between, verify
 else:
     __getattr__ = startup.names_of(
         __name__,
         {
-            "comparison": "differing",
             "duplication": "duplicate",
             "merge": "Applied Content Merge content_at",
             "sync": "Patch SavedFiles bring compare patch_of apply_patch=apply",
@@ -49,6 +47,6 @@ else:
             "renewal": "KnownFiles",
             "capture": "empty renew take take_to_renew",
             "tree": "tracked",
-            "verification": "Verification verify",
+            "verification": "Verification changes_between verify",
         },
     )

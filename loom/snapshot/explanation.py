@@ -86,6 +86,10 @@ def _relative(source: Source, path: str, start: Path) -> str:
     raise RequestError(f"{path}: outside of the checkout {source.root}", hint="name a path inside of it")
 
 
+_Answer = tuple[bool, str, Rule | None]
+"""Whether the path is included, the reason, and the rule that decides."""
+
+
 class _Explaining:
     def __init__(self, source: Source, taken: Snapshot) -> None:
         self._source = source
@@ -94,15 +98,21 @@ class _Explaining:
         self._submodules = [submodule.path for submodule in taken.submodules]
 
     def one(self, path: str) -> Explanation:
+        included, reason, rule = self._answer(path)
+        return Explanation(path=path, included=included, reason=reason, rule=rule)
+
+    def _answer(self, path: str) -> _Answer:
         if path == ".git" or path.startswith(".git/"):
-            return _out(path, "git's own directory: the workspace gets one of its own")
+            return False, "git's own directory: the workspace gets one of its own", None
         if ".git" in path.split("/"):
-            return _out(path, "git never adds what is called .git")
+            return False, "git never adds what is called .git", None
         if is_runtime(path):
-            return _out(path, "loom's record of runs: never part of a snapshot")
+            return False, "loom's record of runs: never part of a snapshot", None
         for above in ancestors(path):
             if (status := lstat(self._source.root / above)) is not None and stat.S_ISLNK(status.st_mode):
-                return _behind(path, self.one(above))
+                included, why, rule = self._answer(above)
+                there = "itself part of the snapshot as a link" if included else f"not part of the snapshot: {why}"
+                return False, f"behind the symbolic link {readable(above)}, which is {there}", rule
         index = self._index(path)
         rule = ignore_rule(self._source, path, tracked=bool(index))
         status = lstat(self._taken.path / path)
@@ -110,7 +120,7 @@ class _Explaining:
             return self._missing(path, rule, index)
         if stat.S_ISDIR(status.st_mode):
             return self._directory(path, rule, is_link=index.get(path, ("", ""))[1] == GITLINK)
-        return Explanation(path=path, included=True, reason=self._why(path, rule, index), rule=rule)
+        return True, self._why(path, rule, index), rule
 
     def _index(self, path: str) -> Mapping[str, tuple[str, str]]:
         """Return git's tag and the mode of what the index has at a path and below it."""
@@ -141,37 +151,34 @@ class _Explaining:
             return "tracked, so the rule that would ignore it has no say"
         return "tracked: copied as it is on disk"
 
-    def _missing(self, path: str, rule: Rule | None, index: Mapping[str, tuple[str, str]]) -> Explanation:
+    def _missing(self, path: str, rule: Rule | None, index: Mapping[str, tuple[str, str]]) -> _Answer:
         for above in (path, *reversed(ancestors(path))):
             if above in self._left_out:
                 where = "" if above == path else f"in {readable(above)}, which is left out: "
-                return _out(path, where + self._left_out[above])
+                return False, where + self._left_out[above], None
         if rule is not None and rule.ignores:
-            return Explanation(path=path, included=False, reason="ignored, and not tracked", rule=rule)
+            return False, "ignored, and not tracked", rule
         if path in index:
-            return _out(path, "tracked, and deleted on disk")
+            return False, "tracked, and deleted on disk", None
         status = lstat(self._source.root / path)
         if status is None and not index:
-            return _out(path, "does not exist, and git does not track it")
+            return False, "does not exist, and git does not track it", None
         if status is None or stat.S_ISDIR(status.st_mode):
-            return _out(path, "a directory without a file that counts: git keeps no empty directories")
-        return _out(path, "git does not list it")
+            return False, "a directory without a file that counts: git keeps no empty directories", None
+        return False, "git does not list it", None
 
-    def _directory(self, path: str, rule: Rule | None, *, is_link: bool) -> Explanation:
+    def _directory(self, path: str, rule: Rule | None, *, is_link: bool) -> _Answer:
         if path in self._submodules:
-            return Explanation(path=path, included=True, reason="a submodule, laid out at its checked-out commit")
+            return True, "a submodule, laid out at its checked-out commit", None
         if path in self._left_out:
-            return Explanation(path=path, included=is_link, reason=self._left_out[path])
+            return is_link, self._left_out[path], None
         count = 0
         for _, folders, files in walk(self._taken.path / path):
             folders[:] = [name for name in folders if name != ".git"]
             count += sum(entry.name != ".git" for entry in files)
-        what = f"the snapshot has {counted(count, 'path')} of it"
         if rule is not None and rule.ignores:
-            what = f"ignored, but the snapshot has {counted(count, 'tracked path')} of it"
-        else:
-            what = f"a directory: {what}"
-        return Explanation(path=path, included=True, reason=what, rule=rule)
+            return True, f"ignored, but the snapshot has {counted(count, 'tracked path')} of it", rule
+        return True, f"a directory: the snapshot has {counted(count, 'path')} of it", rule
 
 
 def ignore_rule(source: Source, path: str, *, tracked: bool = False) -> Rule | None:
@@ -196,14 +203,3 @@ def _asked_rule(source: Source, path: str, *switches: str) -> Rule | None:
     if Path(file).is_absolute() and Path(file).is_relative_to(source.root):
         file = str(Path(file).relative_to(source.root))
     return Rule(file=file, line=int(fields[1]), pattern=os.fsdecode(fields[2]))
-
-
-def _behind(path: str, link: Explanation) -> Explanation:
-    """Explain a path that exists only through a symbolic link."""
-    there = "itself part of the snapshot as a link" if link.included else f"not part of the snapshot: {link.reason}"
-    why = f"behind the symbolic link {readable(link.path)}, which is {there}"
-    return Explanation(path=path, included=False, reason=why, rule=link.rule)
-
-
-def _out(path: str, reason: str) -> Explanation:
-    return Explanation(path=path, included=False, reason=reason)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -27,7 +26,6 @@ RUNTIME_RULE = f"/{RUNTIME}\n".encode()
 ATTRIBUTES_BELOW = "info/attributes-below"
 """In a git directory: the user's own attributes."""
 
-_FICLONE = 0x40049409
 _CHECKSUMS = (20, 32)
 """Bytes at the end of an index, by object format."""
 _OBJECTS = re.compile("[0-9a-f]{2}")
@@ -174,30 +172,13 @@ def lay_out_objects(source: Source, git_dir: Path, *, may_borrow: tuple[Path, ..
     """
     objects = git_dir / "objects"
     borrow = to_borrow(object_stores(source.objects_dir)) if may_borrow else ()
-    if borrow and set(borrow) <= set(may_borrow) and not _shares_blocks(source.objects_dir, objects):
+    if borrow and set(borrow) <= set(may_borrow):
         (objects / "info" / "alternates").write_bytes(os.fsencode(quoted_store(source.objects_dir) + "\n"))
         return borrow
     there = set(_object_files(objects))  # in a workspace that is renewed: an object never changes
     for store in store_paths(source.objects_dir):
         _copy_store(store, objects, there, cancel)
     return ()
-
-
-def _shares_blocks(source: Path, target: Path) -> bool:
-    """Return whether copies share their blocks until one is written (btrfs, xfs): then copying is free."""
-    try:
-        sample = next(path for path in (source / "pack").iterdir() if path.suffix == ".idx")
-    except (OSError, StopIteration):
-        return False
-    probe = target / "probe"
-    try:
-        with sample.open("rb") as reading, probe.open("wb") as writing:
-            fcntl.ioctl(writing.fileno(), _FICLONE, reading.fileno())
-        return True
-    except OSError:
-        return False
-    finally:
-        probe.unlink(missing_ok=True)
 
 
 def _copy_store(store: Path, target: Path, there: set[str], cancel: Cancel) -> None:

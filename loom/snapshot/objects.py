@@ -26,8 +26,6 @@ for _level in (ConfigLevel.PROGRAMDATA, ConfigLevel.SYSTEM, ConfigLevel.XDG, Con
     pygit2.settings.search_path[_level] = ""
 
 _LARGEST_SHOWN = 1 << 20
-Blob = tuple[str, str]
-"""A file's mode and the id of its content; zeros for none."""
 
 
 def facts_of_commit(manifest: Manifest) -> dict[str, str]:
@@ -43,21 +41,6 @@ def facts_of_commit(manifest: Manifest) -> dict[str, str]:
         "author": found.author.raw_name.decode("utf-8", "replace"),
         "time": f"{time:%Y-%m-%dT%H:%M:%SZ}",
     }
-
-
-def compare_commits(a: Manifest, b: Manifest) -> dict[str, tuple[Blob, Blob]]:
-    """`path -> (in a, in b)` of the files that differ. SnapshotError where the repository of `a` lacks an object."""
-    repository = _repository_of(a)
-    one, two = (_commit(repository, manifest.head_sha) for manifest in (a, b))
-    try:
-        deltas = list(one.tree.diff_to_tree(two.tree, flags=DiffOption.INCLUDE_TYPECHANGE).deltas)
-    except (pygit2.GitError, KeyError) as error:
-        raise _unreadable(f"{a.head_sha}..{b.head_sha}", error) from error
-    return {os.fsdecode(delta.new_file.raw_path): (_side(delta.old_file), _side(delta.new_file)) for delta in deltas}
-
-
-def _side(file: pygit2.DiffFile) -> Blob:
-    return f"{int(file.mode):06o}", str(file.id)
 
 
 def patch(before: Mapping[str, tuple[int, bytes]], after: Mapping[str, tuple[int, bytes]], scratch: str) -> bytes:

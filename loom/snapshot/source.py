@@ -258,15 +258,9 @@ def _explain_head(repository: RepositoryView, here: Mapping[str, str], stderr: s
             hint="see what `git fsck` says; objects borrowed from another repository (objects/info/alternates) may be gone",
             code="REPOSITORY_UNREADABLE",
         )
-    if closed := _closed_refs(repository.git_dir, repository.common_dir):
-        raise RequestError(
-            f"{closed}: you may not read it, so git finds no commit",
-            hint="give yourself the rights: some of it may have been made by another user, as by `sudo git`",
-            code="REPOSITORY_UNREADABLE",
-        )
     if "unknown revision" in stderr:
         raise RequestError(
-            f"{root}: the repository has no commit yet",
+            f"{root}: the repository has no commit yet, or none that you may read",
             hint='make the first one: git commit --allow-empty -m "Start"',
             code="REPOSITORY_UNBORN",
         )
@@ -276,21 +270,6 @@ def _explain_head(repository: RepositoryView, here: Mapping[str, str], stderr: s
 def _unreadable(place: Path, stderr: str) -> RequestError:
     reason = stderr.strip().removeprefix("fatal: ") or "git can't read the repository"
     return RequestError(f"{place}: {reason}", hint="see what `git status` says there", code="REPOSITORY_UNREADABLE")
-
-
-def _closed_refs(git_dir: Path, common_dir: Path) -> Path | None:
-    """Return unreadable refs if HEAD's branch may be among them: git reports it as a branch without a commit."""
-    try:
-        branch = (git_dir / "HEAD").read_text().strip().removeprefix("ref: ")
-    except (OSError, ValueError):
-        return None
-    branch_file = common_dir / branch
-    for path in (common_dir / "packed-refs", *reversed(branch_file.parents), branch_file):
-        if path.is_relative_to(common_dir) and os.path.lexists(path):
-            needed = os.R_OK | os.X_OK if os.path.isdir(path) else os.R_OK  # noqa: PTH112
-            if not os.access(path, needed):
-                return path
-    return None
 
 
 def parse_config(data: bytes) -> dict[str, tuple[str, ...]]:

@@ -109,18 +109,38 @@ def changes_between(old: Manifest, new: Manifest, *, environ: Mapping[str, str])
 
     SnapshotError where the repository has dropped a commit.
     """
-    return tree.differing(*(_entries(manifest, environ) for manifest in (old, new)))
+    before, after = ({"": manifest, **dict(_submodules(manifest))} for manifest in (old, new))
+    stores = [Path(store) for manifest in (old, new) for store in manifest.stores]
+    found: list[Change] = []
+    for path in sorted(before.keys() | after.keys()):
+        one, two = before.get(path), after.get(path)
+        part = _Part(one or two or old, Path(new.source_root), "", stores, True, None)
+        changes = _differing(part, one, two, environ)
+        found += [replace(change, path=f"{path}/{change.path}" if path else change.path) for change in changes]
+    return tuple(found)
 
 
-def _entries(manifest: Manifest, environ: Mapping[str, str]) -> tree.Entries:
-    stores = [Path(store) for store in manifest.stores]
-    found: tree.Entries = {}
-    for path, one in (("", manifest), *_submodules(manifest)):
-        part = _Part(one, Path(manifest.source_root), f"{path}/" if path else "", stores, True, None)
+def _differing(
+    part: _Part, old: Manifest | None, new: Manifest | None, environ: Mapping[str, str]
+) -> tuple[Change, ...]:
+    heads: tuple[Change, ...] = ()
+    nothing = tree.tree_of_entries({}, part.manifest.object_format)
+    commits = [manifest.head_sha if manifest else nothing for manifest in (old, new)]
+    if commits[0] != commits[1]:
         with _repository(part, environ) as here:
-            entries = _restore_index(here, part.root, one, "0" * len(one.head_sha))
-        found |= {part.prefix + name: entry for name, entry in entries.items()}
-    return found
+            heads = tree.parse_raw(git.run(("diff-tree", "-r", "--raw", "-z", "--no-renames", *commits), here))
+    own = [manifest.changed if manifest else () for manifest in (old, new)]
+    # What one of them changed, the other has as in its commit.
+    both = {change.path: (change.old_mode, change.old_sha) for changes in own for change in changes}
+    sides = (
+        both | {change.path: (change.old_mode, change.old_sha) for change in heads},
+        both | {change.path: (change.mode, change.sha) for change in heads},
+    )
+    entries = [
+        side | {change.path: (change.mode, change.sha) for change in changes}
+        for side, changes in zip(sides, own, strict=True)
+    ]
+    return tree.differing(*({path: entry for path, entry in each.items() if entry[1].strip("0")} for each in entries))
 
 
 def _submodules(manifest: Manifest) -> Iterator[tuple[str, Manifest]]:

@@ -197,7 +197,7 @@ class _Walk:
             return
         try:
             # Open without blocking: a FIFO may have replaced the file.
-            opened = _opened(name, directory)
+            opened = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         except OSError as error:
             self._on_skipped(Skipped(path=path, reason=error.strerror or str(error)))
             return
@@ -207,31 +207,6 @@ class _Walk:
                 self._on_skipped(Skipped.special(path, kind))
             elif stat.S_ISREG(status.st_mode):
                 yield _entry(path, "file", status), file
-
-
-def _opened(name: str, directory: int) -> int:
-    """Open a file; if we own it and its mode denies us, change the mode for the moment, as the engine (root) would read
-    it too.
-    """
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
-    except PermissionError:
-        held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-        try:
-            status, place = (
-                os.fstat(held),
-                Path(f"/proc/self/fd/{held}"),
-            )  # the entry itself, whatever has its name now
-            if status.st_uid != os.geteuid() or stat.S_ISLNK(status.st_mode):
-                raise
-            place.chmod(stat.S_IMODE(status.st_mode) | 0o400)
-            try:
-                return os.open(place, flags)
-            finally:
-                place.chmod(stat.S_IMODE(status.st_mode))
-        finally:
-            os.close(held)
 
 
 def _entry(path: str, kind: Kind, status: os.stat_result, target: str = "") -> TarEntry:

@@ -26,9 +26,9 @@ from loom.snapshot import (
     Snapshot,
     apply_patch,
     bring,
+    changes_between,
     compare,
     content_at,
-    differing,
     discover,
     facts_of_commit,
     manifest_bytes,
@@ -460,8 +460,12 @@ def test_two_snapshots_differ_as_git_says(work: Repo, snap: Snap) -> None:
     for about, path in zip(items[::2], items[1::2], strict=False):
         _, _, old, new, _ = about.split(" ")
         expected[path] = tuple(None if not sha.strip("0") else sha for sha in (old, new))
-    assert differing(one, two) == expected
-    assert differing(one, one) == {}
+    found = changes_between(one, two, environ=work.environ)
+    assert {
+        change.path: tuple(None if not sha.strip("0") else sha for sha in (change.old_sha, change.sha))
+        for change in found
+    } == expected
+    assert changes_between(one, one, environ=work.environ) == ()
 
 
 def test_facts_of_a_commit(work: Repo, snap: Snap) -> None:
