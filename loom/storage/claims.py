@@ -94,7 +94,7 @@ class Claims:
     def forget(self, workspace: Path) -> None:
         """Forget a removed workspace. A failure is retried with the next removal."""
         with suppress(OSError):
-            self._file(workspace).unlink(missing_ok=True)
+            self._file(workspace).unlink()
 
     def _file(self, workspace: Path) -> Path:
         return self.folder / f"{workspace.name}.json"
