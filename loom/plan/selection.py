@@ -14,7 +14,7 @@ from loom.plan.candidates import Candidate, by_name
 from loom.util import globs
 from loom.util.bounded import listed
 from loom.util.toposort import closure
-from loom.util.units import meant, nearest
+from loom.util.units import meant
 from loom.workflow.needs import WantedNeed
 from loom.workflow.words import VARIABLE
 
@@ -85,11 +85,8 @@ class Choice:
         for key, value in self.selection.matrix.items():
             values = dict.fromkeys(c.matrix[key] for c in candidates if key in c.matrix)
             if not values:
-                keys = list(dict.fromkeys(name for c in candidates for name in c.matrix))
-                close = nearest(key.upper(), [name.lower() for name in keys])
-                known = f"; there are {', '.join(keys)}" if keys else ""
-                advice = f"; did you mean {close.upper()}?" if close else known
-                raise RequestError(f"--matrix {key}={value}: no job has a matrix variable {key}{advice}")
+                keys = ", ".join(dict.fromkeys(name for c in candidates for name in c.matrix)) or "none"
+                raise RequestError(f"--matrix {key}={value}: no job has a matrix variable {key}; there are {keys}")
             if value not in values:
                 raise RequestError(
                     f"--matrix {key}={value}: no combination has this value; its values are {', '.join(values)}"

@@ -14,10 +14,6 @@ T = TypeVar("T")
 
 _SECONDS = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|[wdhms])")
-_IN_WORDS = re.compile(
-    r"\s*(?:(w)(?:(?:ee)?ks?)?|(d)(?:ays?)?|(h)(?:(?:ou)?rs?)?|(m)(?:in(?:ute)?s?)?|(ms)(?:ecs?)?|(s)(?:ec(?:ond)?s?)?)\b"
-    r"\s*,?\s*(?:and\s+)?"
-)
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([kmgt]?)(i?b)?", re.IGNORECASE)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _LONGEST_S = 366 * 86400.0
@@ -48,17 +44,11 @@ def duration(text: str) -> float:
     if not found or position != len(text):
         if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
             raise ValueError(f"expected a duration with its unit, such as {text}s or {text}m, found {text!r}")
-        raise ValueError(f"expected a duration such as 90s, 10m or 1h30m, found {text!r}{_meant(text)}")
+        raise ValueError(f"expected a duration such as 90s, 10m or 1h30m, found {text!r}")
     seconds = sum(amount * _SECONDS[unit] for unit, amount in found.items())
     if seconds > _LONGEST_S:
         raise ValueError(f"expected a duration of at most a year, found {text!r}")
     return seconds
-
-
-def _meant(text: str) -> str:
-    """Suggest the short form of a duration in words (`1 day`, `2 hours 30 min`)."""
-    short = _IN_WORDS.sub(lambda word: next(filter(None, word.groups())), text.strip().lower())
-    return f"; did you mean {short}?" if re.fullmatch(DURATION_PATTERN, short) else ""
 
 
 def size(text: str) -> int:
@@ -67,9 +57,7 @@ def size(text: str) -> int:
     """
     match = _SIZE.fullmatch(text)
     if match is None:
-        short = "".join(text.split())
-        meant = f"; did you mean {short}?" if short != text and _SIZE.fullmatch(short) else ""
-        raise ValueError(f"expected a size such as 512m, 2g or 1.5GiB, found {text!r}{meant}")
+        raise ValueError(f"expected a size such as 512m, 2g or 1.5GiB, found {text!r}")
     return int(float(match[1]) * 1024 ** _POWER[match[2].lower()])
 
 

@@ -471,38 +471,21 @@ class NodeBuilder:
             node = Node(self.file, Kind.REFUSED, None, *self.place(mark), 1)
             self.say(node, "not valid YAML: the quote that opens here is never closed")
             return
-        self.say(node, f"not valid YAML: {reason}{self._advice(reason, error, node)}")
+        self.say(node, f"not valid YAML: {reason}{self._advice(f'{error.context} {reason}', error, node)}")
 
     def _advice(self, reason: str, error: yaml.MarkedYAMLError, node: Node | None) -> str:
         source = (self.file.line(node.line) or "") if node else ""
         if node and "\t" in source[: max(0, node.column)] and source.lstrip(" ").startswith("\t"):
             return "; a tab can't indent YAML, use spaces"
         if "mapping values are not allowed" in reason:
-            if node and (before := self._value_before(node.line)):
-                return f"; this line is indented more than line {before}, which has a value already: align the two"
             return "; put the whole text in quotes if it holds a colon and a space"
-        if "alias" in (error.context or "") or "anchor" in (error.context or ""):
-            return "; text that starts with * or & needs quotes"
-        if "tag" in f"{error.context} {reason}":
-            return "; text that starts with ! needs quotes"
-        if "cannot start any token" in reason:
+        if any(word in reason for word in ("alias", "anchor", "tag", "cannot start any token")):
             return "; text that starts with this character needs quotes"
         if "did not find expected '-' indicator" in reason or "did not find expected key" in reason:
             return "; check the indentation of this line and of the lines before it"
         if error.context_mark is not None and node is not None and error.context_mark.line + 1 != node.line:
             return f" ({error.context} that starts on line {error.context_mark.line + 1})"
         return ""
-
-    def _value_before(self, number: int) -> int | None:
-        """Find the nearest previous line that has a key and a value and is indented less."""
-        source = self.file.line(number) or ""
-        before = number - 1
-        while before > 0 and not (self.file.line(before) or "").strip():
-            before -= 1
-        above = self.file.line(before) or ""
-        deeper = len(source) - len(source.lstrip(" ")) > len(above) - len(above.lstrip(" "))
-        is_key = re.match(r"[ ]*[\w.-]+:(?:\s|$)", source) is not None
-        return before if deeper and is_key and re.match(r"[ ]*(?:- )?[\w.-]+:\s+[^\s#|>]", above) else None
 
 
 def _resolve(text: str) -> Any:

@@ -174,12 +174,6 @@ class Parser:
             return "compare with == (or =~ for a pattern)"
         if rest[0] in "&|":
             return f"write {rest[0] * 2}"
-        if rest.startswith("${{"):
-            return '${{ }} is GitHub\'s language; write a condition such as $CI_COMMIT_BRANCH == "main"'
-        if rest[0] == "$":
-            return "a variable's name follows $: $NAME or ${NAME}"
-        if rest[0].isdigit() or rest[0] in "<>-+*":
-            return 'numbers and arithmetic are not part of conditions; values are text: "1"'
         return f"{rest[0]!r} is not part of a condition"
 
     def whole(self) -> Expression:

@@ -82,11 +82,6 @@ class _Parser(Parser):
     def unquoted(self, token: str) -> str:
         return token[1:-1]
 
-    def unreadable(self, at: int) -> str:
-        if self.text.startswith("${", at) and not self.text.startswith("${{", at):
-            return "GitLab reads no braces in a condition; write $NAME"
-        return super().unreadable(at)
-
 
 @lru_cache(maxsize=1024)  # cached: each job that extends a template has its conditions
 def parse(text: str) -> Expression:

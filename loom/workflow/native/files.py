@@ -10,7 +10,6 @@ from msgspec import Struct
 from loom.errors import RequestError
 from loom.util import globs, yaml_file
 from loom.util.paths import name_from
-from loom.util.units import meant
 from loom.util.yaml_file import Kind, Node, YamlFile, one_or_more, pointer
 from loom.workflow.loaded import content_of
 from loom.workflow.messages import Problems
@@ -48,21 +47,14 @@ class WorkflowFiles:
         absolute = self._root / path
         name = self._label(absolute)
         if not absolute.exists():
-            raise RequestError(
-                f"{name}: workflow file not found", hint=self._instead(absolute, name), code="WF_NOT_FOUND"
-            )
+            hint = FIRST_ONE if name == ".loom/workflow.yml" else "The path is relative to the working directory."
+            raise RequestError(f"{name}: workflow file not found", hint=hint, code="WF_NOT_FOUND")
         self._seen[absolute.resolve()] = name
         self._take(yaml_file.parse(content_of(absolute, self._root), name), trail=(name,), main=True)
         return name
 
     def _label(self, path: Path) -> str:
         return name_from(self._root, path)
-
-    def _instead(self, absolute: Path, name: str) -> str:
-        other = absolute.with_suffix(".yaml")
-        if other.exists():
-            return f"There is {self._label(other)}; rename it."
-        return FIRST_ONE if name == ".loom/workflow.yml" else "The path is relative to the working directory."
 
     def _take(self, yaml: YamlFile, *, trail: tuple[str, ...], main: bool) -> None:
         """Add one parsed file, after the files that it includes."""
@@ -109,11 +101,7 @@ class WorkflowFiles:
                 try:
                     data = yaml_file.read_bytes(real, within=(self._root / TEMPLATES).resolve())
                 except OSError as error:
-                    say(f"{name} can't be read: {(error.strerror or str(error)).lower()}{self._other_file(name)}")
+                    say(f"{name} can't be read: {(error.strerror or str(error)).lower()}")
                 else:
                     self._take(yaml_file.parse(data, name), trail=(*trail, name), main=False)
         return None
-
-    def _other_file(self, name: str) -> str:
-        there = (self._root / TEMPLATES).rglob("*")
-        return meant(name, [self._label(path) for path in there if path.suffix in (".yml", ".yaml")][:1000])

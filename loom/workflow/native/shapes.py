@@ -103,10 +103,6 @@ class Shapes:
         if node.kind is not Kind.MAPPING:
             self._problems.say(key, at, self._no_job(name, node))
             return None
-        if name == "jobs" and not node.value.keys() & keywords.JOB_KEYS:
-            why = "this looks like GitHub's language, whose files lie in .github/workflows; in loom's, each job is a root key"
-            self._problems.say(key, at, why)
-            return None
         try:
             values.TYPES["template" if template else "job"].parse(name)
         except ValueError as error:
@@ -122,12 +118,7 @@ class Shapes:
             return f"{name} is not a root key; put it below `default`, or into a job"
         if name in keywords.JOB_KEYS and f"{name}s" not in keywords.ROOT_KEYS:
             return f"{name} is not a root key; put it into a job"
-        close = (
-            wording.FOREIGN.get(name)
-            if wording.FOREIGN.get(name) in keywords.ROOT_KEYS
-            else nearest(name, keywords.ROOT_KEYS)
-        )
-        if close:
+        if close := nearest(name, keywords.ROOT_KEYS):
             return f"unknown root key {name}; did you mean {close}? (a job would be a mapping, this is {found})"
         return f"expected a job, a mapping with stage and script, found {found}"
 

@@ -64,29 +64,21 @@ def _like(pattern: str, why: str) -> Type:
     return Type(parse, _matching(pattern))
 
 
-def _name(kind: str, pattern: str, rule: str, similar: Callable[[str], str]) -> Type:
-    """Return the type of names of a kind; the message suggests a similar name, if that has the pattern."""
+def _name(kind: str, pattern: str, rule: str) -> Type:
+    """Return the type of names of a kind."""
     wanted = re.compile(pattern)
 
     def parse(value: Any) -> str:
         text = text_in(value)
         if not wanted.fullmatch(text):
-            close = similar(text)
-            meant = f", such as {close}" if wanted.fullmatch(close) else ""
-            raise ValueError(f"{text!r} is not a valid {kind} name: {rule}{meant}")
+            raise ValueError(f"{text!r} is not a valid {kind} name: {rule}")
         return text
 
     return Type(parse, _matching(pattern))
 
 
-def _hyphenated(text: str) -> str:
-    return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")
-
-
 def _seconds(value: Any) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        raise ValueError(f"expected a duration with its unit, such as {value}s or {value}m")
-    return duration(text_in(value))
+    return duration(str(value) if isinstance(value, int | float) and not isinstance(value, bool) else text_in(value))
 
 
 def _limit(value: Any) -> float:
@@ -308,12 +300,10 @@ TYPES: dict[str, Type] = {
         f"^({_DEVICE})$", "expected a device such as /dev/fuse, /dev/fuse:/dev/fuse:rw or vendor.com/class=name"
     ),
     "network": _like(NETWORK, f"expected text like {NETWORK}, found {{}}"),
-    "stage": _name("stage", STAGE, f"{_LOWER}, at most 32, and a letter first", _hyphenated),
-    "job": _name("job", JOB, _RULE, _hyphenated),
-    "template": _name("template", TEMPLATE, _RULE, lambda text: f".{_hyphenated(text)}"),
-    "variable": _name(
-        "variable", VARIABLE, "letters, digits and _, no digit first", lambda text: re.sub(r"[^A-Za-z0-9_]+", "_", text)
-    ),
+    "stage": _name("stage", STAGE, f"{_LOWER}, at most 32, and a letter first"),
+    "job": _name("job", JOB, _RULE),
+    "template": _name("template", TEMPLATE, _RULE),
+    "variable": _name("variable", VARIABLE, "letters, digits and _, no digit first"),
 }
 """The types of values, by the names that shapes have for them."""
 NAMES = {"ulimits": "ulimit", "extra_hosts": "extra_host"}

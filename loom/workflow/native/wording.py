@@ -4,41 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from loom.util.units import meant, nearest
+from loom.util.units import meant
 from loom.util.yaml_file import Kind, Node
 from loom.workflow.native.keywords import JOB_KEYS
-
-FOREIGN = {
-    "steps": "script",
-    "run": "script",
-    "env": "variables",
-    "environment": "(a deployment target; a local run does not deploy)",
-    "tags": "runner_pool",
-    "runs-on": "image",
-    "container": "image",
-    "depends_on": "needs",
-    "dependencies": "needs",
-    "only": "rules",
-    "except": "rules",
-    "if": "rules",
-    "trigger": "(a job can't start other pipelines)",
-    "matrix": "parallel",
-    "timeout-minutes": "timeout",
-    "continue-on-error": "allow_failure",
-    "interruptible": "(every job can be interrupted)",
-    "coverage": "(print it in a step instead)",
-}
-"""Keys of other CI systems, and their equivalents here."""
 
 
 def unknown_key(name: str, known: Collection[str], *, in_default: bool) -> str:
     if in_default and name in JOB_KEYS:
         return f"{name} can't be a default; put it into a template and extend that"
-    foreign = FOREIGN.get(name, "")
-    if foreign.startswith("("):
-        return f"unknown key {name} {foreign}"
-    close = foreign if foreign in known else nearest(name, known)
-    return f"unknown key {name}" + (f"; did you mean {close}?" if close else f"; the keys are {', '.join(known)}")
+    return f"unknown key {name}" + (meant(name, known) or f"; the keys are {', '.join(known)}")
 
 
 def describe(node: Node) -> str:
@@ -62,24 +36,14 @@ def _short(text: str) -> str:
 
 
 def expected(what: str, found: Node) -> str:
-    """Say what a value should be; a truth value or a number in other words or in quotes gets the right form."""
-    text = found.value if isinstance(found.value, str) else ""
-    advice = ""
-    if "true" in what:
-        boolean = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(text.lower())
-        unquoted = text.lower() in ("true", "false")
-        advice = f"; write {boolean}" if boolean else f"; write {text.lower()} without quotes" if unquoted else ""
-    elif what == "a whole number" and text.isdecimal():
-        advice = f"; write {text} without quotes"
-    return f"expected {what}, found {describe(found)}{advice}"
+    """Say what a value should be."""
+    return f"expected {what}, found {describe(found)}"
 
 
 def no_text(found: Node) -> str:
     """Say that a value should be text, and how it becomes text."""
     if found.kind is Kind.MAPPING and len(found.value) == 1:
         key, value = next(iter(found.value.items()))
-        if key == "run":
-            return "a step is only the command; write it without `run:`"
         text = f"{key}: {value.text}" if value.kind is Kind.SCALAR else f"{key}: ..."
         return f"YAML parses {_short(text)!r} as a key and a value; quote the whole text, or write it below a `|`"
     quoted = f': "{found.text}"' if len(found.text) <= 40 else ""

