@@ -190,8 +190,6 @@ class Service(Struct, frozen=True, kw_only=True):
     secrets: tuple[Secret, ...] = ()
     place: str = ""
     """The place of its image in the workflow."""
-    once: bool = False
-    """Run to completion: ready after exit code 0. Services later in the list start then."""
     needed: bool = True
     """Whether the job fails when it ends, or is not ready in time. As in GitLab, False: its output says so."""
     ports: tuple[int, ...] = ()
@@ -352,11 +350,6 @@ class Job(Struct, frozen=True, kw_only=True):
     def all_secrets(self) -> tuple[Secret, ...]:
         """Every secret to look up for this job: its own (also used by builds) and those of its services."""
         return (*self.secrets, *(secret for service in self.services for secret in service.secrets))
-
-
-def services_provider(job: Job) -> str:
-    """The provider of its services: the job's own, or the default for a job on this machine."""
-    return job.provider if job.image is not None else CONTAINERS
 
 
 NOT_SELECTED = "not selected"

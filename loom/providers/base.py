@@ -74,7 +74,6 @@ class SecretValues(Struct, frozen=True, kw_only=True):
 
 
 NO_SECRETS = SecretValues()
-ONCE_HINT = "in loom's own workflows, `run: once` is for a service that does something and ends"
 
 
 class ReadOnlyMount(Struct, frozen=True, kw_only=True):
@@ -463,13 +462,15 @@ class Provider(Protocol):
         on_died: Callable[[str, str], None],
         secrets: SecretValues,
     ) -> AbstractContextManager[OpenedServices]:
-        """Start a job's services: ready on entry, removed on exit. For a job of another provider, reachable from this
-        machine.
+        """Start a job's services: ready on entry, removed on exit.
 
         `on_died` gets the name and the result of a service that ended after it was ready, then its last lines. ServiceError
         for one that ends or is not ready in time.
         """
-        raise ProviderError(f"the services of job {job.id} need a provider of containers")
+        raise ProviderError(
+            f"the services of job {job.id} need a container for it",
+            hint="give the job an `image:`, or run it with --container",
+        )
 
     def find(self, run_id: str, job_id: str, kept_id: str = "", *, user: str = "") -> KeptSession | None:
         """Find the place of a running or kept job: by id (`SessionFacts.container_id`), else the newest.

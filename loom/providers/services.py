@@ -6,19 +6,17 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from loom.errors import InfrastructureError, NotServing, ServiceError
 from loom.plan.model import Ready, Service
-from loom.providers.base import ONCE_HINT
 from loom.status import OnOutput, Stream
 from loom.util.within import wait_until
 
 LAST_LINES = 20
 _LONGEST_LINE = 65536
 FOLDER = "/run/secrets"
-ENDED_WELL = "ended with exit code 0"
 
 
 class StartedService(Protocol):
@@ -33,7 +31,7 @@ class StartedService(Protocol):
         """Raise if it is no longer waited for: after a cancel, for example."""
 
     def ended(self) -> str:
-        """Return how it ended (`ENDED_WELL`), after its last output; empty while it may still run."""
+        """Return how it ended, after its last output; empty while it may still run."""
 
     def is_ready(self) -> bool: ...
 
@@ -45,68 +43,39 @@ class StartedService(Protocol):
 
 
 def wait_for(one: StartedService, say: Callable[[str], None], *, begun: float, by: Callable[[], str] = str) -> None:
-    """Wait until a service that was begun then is ready, or has ended if it runs once. ServiceError for one that the job needs.
+    """Wait until a service that was begun then is ready. ServiceError for one that the job needs.
 
     `by`: the condition that was met, for people.
     """
-    service, started = one.service, time.monotonic()
-    try:
-        if service.once:
-            _until_ended(one, begun + service.ready.timeout_s - started)
-        else:
-            _until_ready(one, begun + service.ready.timeout_s - started)
-    except NotServing as error:
-        if service.needed:
-            raise
-        say(f"{error.message}; the job goes on without it")
-        return
-    how, met = ("ended with 0", "") if service.once else ("ready", by())
-    say(f"{how} after {time.monotonic() - begun:.1f} s{met}")
-
-
-def _until_ready(one: StartedService, limit_s: float) -> None:
     service = one.service
 
     def ready() -> bool:
         one.check()
         if ended := one.ended():
-            once = f"{ONCE_HINT}\n" if ended == ENDED_WELL else ""
-            raise NotServing(f"service {service.name} {ended} before it was ready", hint=once + one.lines.last())
+            raise NotServing(f"service {service.name} {ended} before it was ready", hint=one.lines.last())
         return one.is_ready()
 
-    # Frequent first checks: most services start within the interval.
-    if not wait_until(ready, limit_s=limit_s, every_s=service.ready.interval_s, first_s=0.05, pause=one.pause):
-        raise NotServing(
-            f"service {service.name} was not ready within {service.ready.timeout_s:g} s: {one.why()}",
-            hint=one.lines.last(),
-        )
+    try:
+        left_s = begun + service.ready.timeout_s - time.monotonic()
+        # Frequent first checks: most services start within the interval.
+        if not wait_until(ready, limit_s=left_s, every_s=service.ready.interval_s, first_s=0.05, pause=one.pause):
+            raise NotServing(
+                f"service {service.name} was not ready within {service.ready.timeout_s:g} s: {one.why()}",
+                hint=one.lines.last(),
+            )
+    except NotServing as error:
+        if service.needed:
+            raise
+        say(f"{error.message}; the job goes on without it")
+        return
+    say(f"ready after {time.monotonic() - begun:.1f} s{by()}")
 
 
-def _until_ended(one: StartedService, limit_s: float) -> None:
-    service = one.service
-
-    def over() -> str:
-        one.check()
-        return one.ended()
-
-    ended = wait_until(over, limit_s=limit_s, every_s=min(0.1, service.ready.interval_s), pause=one.pause)
-    if not ended:
-        raise ServiceError(
-            f"service {service.name} did not end within {service.ready.timeout_s:g} s (`run: once`)",
-            hint=f"`ready: {{timeout: ...}}` gives it more.\n{one.lines.last()}",
-        )
-    if ended != ENDED_WELL:
-        raise ServiceError(f"service {service.name} {ended} (`run: once`)", hint=one.lines.last())
-
-
-def addresses(name: str, host: str, ports: Mapping[int, int]) -> dict[str, str]:
-    """Return the variables with a service's address for a job's steps: its ports, and under which numbers they are reached."""
+def addresses(name: str, host: str, ports: Sequence[int]) -> dict[str, str]:
+    """Return the variables with a service's address for a job's steps."""
     prefix = f"LOOM_SERVICE_{re.sub('[^A-Za-z0-9]', '_', name).upper()}"
-    found = {f"{prefix}_HOST": host}
-    for number, (port, reached) in enumerate(ports.items()):
-        found |= {f"{prefix}_PORT": str(reached)} if number == 0 else {}
-        found[f"{prefix}_PORT_{port}"] = str(reached)
-    return found
+    first = {f"{prefix}_PORT": str(port) for port in ports[:1]}
+    return {f"{prefix}_HOST": host, **first, **{f"{prefix}_PORT_{port}": str(port) for port in ports}}
 
 
 def named_port(ready: Ready) -> int | None:
@@ -179,6 +148,9 @@ class Output:
 
     def say(self, text: str) -> None:
         self.line("stdout", text.encode())
+
+    def say_of(self, name: str, text: str) -> None:
+        self.say(f"{name}: {text}")
 
     def close(self) -> None:
         with self._guard:

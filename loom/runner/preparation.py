@@ -9,7 +9,7 @@ from loom.cancel import Cancel
 from loom.errors import InfrastructureError, ProviderError, SecretError, ServiceError
 from loom.plan import variables
 from loom.plan.model import Job
-from loom.providers.base import NO_SECRETS, ONCE_HINT, BuiltImage, OpenedServices, Resolved, SecretValues
+from loom.providers.base import NO_SECRETS, BuiltImage, OpenedServices, Resolved, SecretValues
 from loom.providers.driver.steps import chosen
 from loom.record.events import PhaseCode, Section
 from loom.runner.attempt import Attempt, SectionOutput
@@ -109,8 +109,7 @@ class Preparation:
             if name not in needed:
                 return  # the section says how it ended
             result, _, last = how.partition("\n")
-            hint = f"{ONCE_HINT}\n{last}" if result == "exit code 0" else last
-            attempt.service_died = ServiceError(f"service {name} ended while the job ran: {result}", hint=hint.strip())
+            attempt.service_died = ServiceError(f"service {name} ended while the job ran: {result}", hint=last.strip())
             self._cancel.request(None)
 
         # It lasts as long as the job, so a later step's failure is not its own.

@@ -19,7 +19,7 @@ from loom.cancel import AT_ONCE_S, Cancel
 from loom.config import Config
 from loom.errors import ImageError, LoomError, ProviderError
 from loom.plan import variables as environment
-from loom.plan.model import Job, WorkspaceMode, services_provider
+from loom.plan.model import Job, WorkspaceMode
 from loom.providers.base import (
     NO_SECRETS,
     OpenedServices,
@@ -248,7 +248,7 @@ class SessionOpener:
     def services(
         self, job: Job, on_output: OnOutput, cancel: Cancel, on_died: Callable[[str, str], None], secrets: SecretValues
     ) -> AbstractContextManager[OpenedServices]:
-        return self.tools.providers[services_provider(job)].services(
+        return self.provider(job).services(
             job, workspace=self.settings.workspace, on_output=on_output, cancel=cancel, on_died=on_died, secrets=secrets
         )
 

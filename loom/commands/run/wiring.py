@@ -13,7 +13,7 @@ from loom.commands.project import Here
 from loom.config import Config
 from loom.errors import EngineUnavailable
 from loom.plan.image_lock import LOCK_PATH, load_lock
-from loom.plan.model import Job, Plan, Secret, services_provider
+from loom.plan.model import Job, Plan, Secret
 from loom.pools import HERE
 from loom.providers.base import SecretValues, Setup
 from loom.record.store import Store
@@ -47,7 +47,7 @@ def tools_for(plan: Plan, here: Here, root: Path, *, run_id: str, isolated: bool
     config, environ = here.config, here.environ
     lock = load_lock(root / LOCK_PATH)
     setup = Setup(environ=environ, config=config, run_id=run_id, lock=lock, isolated=isolated)
-    names = {job.provider for job in plan.jobs} | {services_provider(job) for job in plan.jobs if job.services}
+    names = {job.provider for job in plan.jobs}
     return JobTools(
         providers={name: providers.make(name, setup) for name in sorted(names)},
         secrets=partial(secret_values, config=config, environ=environ, root=root, judged=dict(here.judged)),

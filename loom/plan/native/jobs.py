@@ -147,6 +147,9 @@ class JobBuilder:
         if (unknown := unknown_pool(runner_pool, config)) is not None:
             self.say(entry.merged.get("runner_pool"), pointer(entry.name, "runner_pool"), unknown)
         place = placed(runner_pool, has_image=has_image, selection=self.selection, config=config)
+        if not place.in_container and fields.get("services"):
+            message = "a job on this machine can't have services; give it an `image`, or run it with --container"
+            self.say(entry.merged.get("services"), pointer(entry.name, "services"), message)
         if not place.in_container and has_image:
             pool = runner_pool or self.selection.on
             message = f"{pool} runs jobs on this machine, without an image; remove the image, or name another pool"
@@ -238,7 +241,6 @@ class JobBuilder:
             aliases=aliases,
             image=image,
             secrets=self.service_secrets(service, number, text),
-            once="run" in service,
             place=f"{node.file.name}:{node.line}",
             variables={
                 name: text(value, *at, "variables", name) for name, value in service.get("variables", {}).items()

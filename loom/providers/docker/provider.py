@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.errors import ProviderError, ServiceError
+from loom.errors import ProviderError
 from loom.plan.model import PROJECT_DIR, Job, MountMode
 from loom.providers import labels
 from loom.providers.base import (
@@ -35,7 +35,6 @@ from loom.providers.docker.container.overlay import can_lie_over
 from loom.providers.docker.container.ownership import Workspaces
 from loom.providers.docker.engine.capabilities import Traits
 from loom.providers.docker.engine.connection import Engine
-from loom.providers.docker.engine.endpoint import endpoint_of
 from loom.providers.docker.engine.errors import DISK_FULL, translated
 from loom.providers.docker.engine.retries import StartFailed, starting
 from loom.providers.docker.session.attach import Attachment
@@ -200,8 +199,6 @@ class DockerProvider(Provider):
         assert engine is not None
         assert images is not None
         assert setup is not None
-        if published := job.provider != self.name:
-            check_reachable(job, engine.environ)
         marks = labels.labels(run_id=setup.run_id, job_id=job.id, workspace=workspace, pid=self._pid, role="service")
         group = ServiceGroup(
             client=engine.another(),
@@ -212,10 +209,9 @@ class DockerProvider(Provider):
             cancel=cancel,
             network=f"loom-{setup.run_id}-{job.id}-{token_hex(3)}",
             isolated=setup.isolated or job.network.mode == "none",
-            published=published,
             hardened=job.hardened,
             shared=frozenset(name for one in job.services for name in (one.name, *one.aliases))
-            if job.services_at_localhost and not published
+            if job.services_at_localhost
             else frozenset(),
             build_secrets=secrets.own,
         )
@@ -260,8 +256,7 @@ class DockerProvider(Provider):
         from loom.providers.docker.container.networks import way_here  # few runs need it
 
         client = self._connect()
-        elsewhere = self._engine is not None and not endpoint_of(self._engine.environ).local
-        if elsewhere or self._traits(client).rootless:
+        if not self._traits(client).reachable:
             return None  # an address of its networks may be one of this machine too
         # The container tells its network: a kept one may have that of services of an earlier run.
         return way_here(client, replace(request, network_id=f"container:{session.facts.container_id}"))
@@ -314,13 +309,3 @@ class DockerProvider(Provider):
             mount.undo()
 
         self._removals.start(f"remove {' '.join(names)}", remove)
-
-
-def check_reachable(job: Job, environ: Mapping[str, str]) -> None:
-    """ServiceError when services of a job on this machine are unreachable from it."""
-    endpoint = endpoint_of(environ)
-    if not endpoint.local:
-        raise ServiceError(
-            f"job {job.id} runs on this machine, and its services would run on another one ({endpoint})",
-            hint="give the job an `image:` (or run with --container), or use an engine of this machine",
-        )

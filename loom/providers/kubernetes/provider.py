@@ -138,8 +138,6 @@ class KubernetesProvider(Provider):
         cluster, pods, name, request, cancel = start.cluster, start.pods, start.name, start.request, start.cancel
         stack.callback(cancel.on_request(pods.wake))
         start.until_on_node()
-        if services is not None:
-            of_pod.wait_until(cluster, pods, name, services, once=True)
         pod = start.until_runs()
         link = Link(
             cluster,
@@ -164,7 +162,7 @@ class KubernetesProvider(Provider):
         )
         session.start(cancel)
         if services is not None:
-            of_pod.wait_until(cluster, pods, name, services, once=False)
+            of_pod.wait_until(cluster, pods, name, services)
             stack.enter_context(of_pod.watched(pods, name, services))
         return session
 

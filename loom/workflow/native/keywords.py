@@ -112,7 +112,6 @@ _SERVICE = (
     Key("variables:NAME", "text"),
     Key("secrets", "open", "Secrets: a file with its path in NAME_FILE; with file: false, the variable NAME."),
     *_below("secrets", *_SECRET),
-    Key("run", "(once)", "once: the service does something and ends, a migration for example."),
     Key("command", _TEXTS, "Replaces the image's command."),
     Key("entrypoint", _TEXTS, "Replaces the image's entrypoint."),
     Key("user", "user", "The user that the service runs as."),

@@ -22,12 +22,6 @@ def _one_probe(ready: Fields, _: bool) -> str | None:
     return f"expected one probe, found {' and '.join(given)}; keep one" if len(given) > 1 else None
 
 
-def _ready_when_it_ended(service: Fields, _: bool) -> str | None:
-    probe = next((name for name in PROBES if name in service.get("ready", {})), None)
-    why = f"a service with `run: once` is ready when it ended with 0; remove ready: {probe}"
-    return why if service.get("run") == "once" and probe else None
-
-
 def _something(artifacts: Fields, partial: bool) -> str | None:
     kept = artifacts.get("paths") or artifacts.get("untracked") or any(artifacts.get("reports", {}).values())
     return None if kept or partial else "expected paths, untracked or reports; there is nothing to keep"
@@ -49,7 +43,6 @@ def _in_order(limit: Fields, partial: bool) -> str | None:
 
 PROBES = ("tcp", "command", "http", "log")
 CHECKS: Mapping[str, Check] = {
-    "services": _ready_when_it_ended,
     "services:ready": _one_probe,
     "artifacts": _something,
     "parallel": _combinations,

@@ -1,4 +1,4 @@
-"""Services and builds in whole runs: on this machine and in containers, with secrets, and what the record has of them."""
+"""Services and builds in whole runs, with secrets, and what the record has of them."""
 
 import uuid
 from collections.abc import Iterator
@@ -6,8 +6,6 @@ from typing import Any
 
 import docker
 import pytest
-
-from loom.providers.base import ONCE_HINT
 
 pytestmark = pytest.mark.docker
 
@@ -44,13 +42,19 @@ SERVICE = """
 """
 
 
-def test_one_script_reaches_a_service_on_this_machine_and_in_a_container(project: Any) -> None:
-    boxed = f"boxed:\n  stage: test\n  image: debian:trixie-slim{SERVICE}"
-    project.workflow(f"version: v1\nstages: [test]\nhost:\n  stage: test{SERVICE}{boxed}")
+def test_a_script_reaches_a_service_by_its_variables(project: Any) -> None:
+    project.workflow(f"version: v1\nstages: [test]\nboxed:\n  stage: test\n  image: debian:trixie-slim{SERVICE}")
     assert "WF_NAME_UNKNOWN" not in project.loom("check").out
     ran = project.loom("run", "--local")
     assert ran.code == 0, ran.out
-    assert ran.output("host") == ran.output("boxed") == ["hello"]
+    assert ran.output("boxed") == ["hello"]
+
+
+def test_a_job_on_this_machine_has_no_services(project: Any) -> None:
+    project.workflow(f"version: v1\nstages: [test]\nhost:\n  stage: test{SERVICE}")
+    ran = project.loom("run", "--local", "--no-container")
+    assert ran.code == 2, ran.out
+    assert "a job on this machine can't have services; give it an `image`" in ran.out + ran.err
 
 
 SECRET_WORKFLOW = """
@@ -106,27 +110,3 @@ def test_a_service_s_secret_that_is_not_there_ends_the_job_with_its_name(project
     ran = project.run()
     assert ran.code == 3
     assert "SECRETS_REQUIRED_MISSING" in ran.out
-
-
-@pytest.mark.parametrize("ready", ["", "ready: {log: never}"])
-def test_a_service_that_ends_with_0_where_it_should_run_is_told_how_to_say_that_it_may(
-    project: Any, ready: str
-) -> None:
-    project.workflow(
-        f"""
-version: v1
-stages: [test]
-test:
-  stage: test
-  image: debian:trixie-slim
-  services:
-    - name: migration
-      image: debian:trixie-slim
-      command: [sh, -c, sleep 0.5]
-      {ready}
-  script: [sleep 60]
-"""
-    )
-    ran = project.run()
-    assert ran.code == 3, ran.out
-    assert ONCE_HINT in ran.out

@@ -331,6 +331,7 @@ def test_services(plan: MakePlan, tmp_path: Path) -> None:
 a:
   stage: test
   script: x
+  image: b:1
   services:
     - postgres:16
     - {name: "registry.local:5000/team/redis:7", alias: cache, ready: {tcp: 6379, timeout: 10s}}
@@ -387,7 +388,6 @@ a:
         user: u$V
         entrypoint: [run]
       secrets: {PASSWORD: env://PW, TOKEN: {ref: env://T, file: false, required: false}}
-      run: once
 """,
         predefined={"ARCH": "arm64"},
     ).jobs
@@ -398,7 +398,6 @@ a:
     built = Build(context="db", dockerfile="db.Dockerfile", target="v3", args={"V": "3"}, secrets=(npm,))
     assert service.image.build == built
     assert (service.image.platform, service.image.entrypoint, service.user) == ("linux/arm64", ("run",), "u3")
-    assert service.once
     of_service = (
         Secret(name="PASSWORD", ref="env://PW"),
         Secret(name="TOKEN", ref="env://T", file=False, required=False),
@@ -430,13 +429,12 @@ SERVICE = "a:\n  stage: test\n  script: x\n  image: b:1\n  services:\n    - name
             SERVICE + "variables: {P_FILE: x}\n      secrets: {P: env://P}\n",
             "9:27: /services/0/variables/P_FILE the secret P sets P_FILE for this service",
         ),
-        (SERVICE + "run: once\n      ready: {tcp: 1}\n", "8:7: /services/0 a service with `run: once` is ready"),
         (
-            SERVICE + "run: once\n  network: host\n",
+            SERVICE + "alias: d\n  network: host\n",
             "10:12: /network a job with services shares a private netwo",
         ),
         (
-            SERVICE + "run: once\n  network: mine\n",
+            SERVICE + "alias: d\n  network: mine\n",
             "10:12: /network a job with services shares a private netwo",
         ),
     ],
@@ -451,8 +449,8 @@ def test_services_that_can_t_be_as_written(plan: MakePlan, tmp_path: Path, text:
 
 def test_the_configuration_s_host_network_is_none_for_a_job_with_services(plan: MakePlan, tmp_path: Path) -> None:
     with pytest.raises(WorkflowError, match="`network: host`, which the configuration asks for, is not possible here"):
-        plan(tmp_path, SERVICE + "run: once\n", config=Config(network="host"))
-    assert plan(tmp_path, SERVICE + "run: once\n", config=Config(network="none")).jobs[0].network.mode == "none"
+        plan(tmp_path, SERVICE + "alias: d\n", config=Config(network="host"))
+    assert plan(tmp_path, SERVICE + "alias: d\n", config=Config(network="none")).jobs[0].network.mode == "none"
 
 
 POOLS = {

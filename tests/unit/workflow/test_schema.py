@@ -34,7 +34,6 @@ BEYOND_SHAPES = {
     "needs_itself",
     "no_job",
     "references",
-    "service_once",
     "stage_twice",
     "texts",
     "variable_cycle",

@@ -47,13 +47,21 @@ class Traits:
         return "rootless Docker" if self.rootless else "Docker"
 
     @property
+    def here(self) -> bool:
+        """Return whether the engine has this machine's files and paths: it is not elsewhere, nor in a virtual machine."""
+        endpoint, platform = endpoint_behind(self._client), self._version().get("Platform") or {}
+        return endpoint is not None and endpoint.local and "Desktop" not in str(platform.get("Name"))
+
+    @property
     def socket(self) -> str:
         """The socket's path on the containers' machine: loom's own path, unless the engine is in a virtual machine."""
-        platform = self._version().get("Platform") or {}
         endpoint = endpoint_behind(self._client)
-        if endpoint is None or not endpoint.local or "Desktop" in str(platform.get("Name")):
-            return ENGINES_SOCKET
-        return endpoint.url.removeprefix("unix://")
+        return endpoint.url.removeprefix("unix://") if endpoint is not None and self.here else ENGINES_SOCKET
+
+    @property
+    def reachable(self) -> bool:
+        """Return whether this machine reaches the addresses of the engine's containers."""
+        return self.here and not self.rootless
 
     def _parts(self) -> list[str]:
         return [str(part.get("Name", "")).lower() for part in self._version().get("Components") or ()]

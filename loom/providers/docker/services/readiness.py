@@ -13,6 +13,8 @@ import socket
 import ssl
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
+from functools import cached_property
 from typing import Any
 
 import docker
@@ -20,6 +22,7 @@ import docker.errors
 
 from loom.errors import RequestError
 from loom.plan.model import Service
+from loom.providers.docker.engine.capabilities import Traits
 from loom.providers.services import named_port
 from loom.util.within import within
 from loom.workflow.patterns import PatternError, SearchError, compile_pattern
@@ -53,34 +56,16 @@ class ProbeTarget:
         self._client = client
         self._container_id = container_id
         self._network = network
-        self._address: str | None = None
-        self._from_outside: bool | None = None
+        self.from_outside = Traits(client).reachable
+        """Whether to ask from this machine; else from inside the container."""
 
-    @property
-    def from_outside(self) -> bool:
-        """Return whether this machine should reach the container's address."""
-        if self._from_outside is None:
-            local = str(self._client.api.base_url).startswith("http+docker://")
-            information = self._client.info() if local else {}
-            virtual = "desktop" in str(information.get("OperatingSystem", "")).lower()
-            rootless = any("rootless" in option for option in information.get("SecurityOptions") or ())
-            self._from_outside = local and not virtual and not rootless
-        return self._from_outside
-
-    def unreachable(self) -> None:
-        """The address is unreachable: check from inside from now on."""
-        self._from_outside = False
-
-    @property
+    @cached_property
     def address(self) -> str:
-        if self._address is None:
-            networks = self._client.api.inspect_container(self._addressed)["NetworkSettings"]["Networks"]
-            found = networks.get(self._network) or {}
-            self._address = str(found.get("IPAddress") or found.get("GlobalIPv6Address") or "")
-            if not self._address:
-                self._address = None
-                raise NotReady("it has no address yet")
-        return self._address
+        networks = self._client.api.inspect_container(self._addressed)["NetworkSettings"]["Networks"]
+        found = networks.get(self._network) or {}
+        if address := str(found.get("IPAddress") or found.get("GlobalIPv6Address") or ""):
+            return address
+        raise NotReady("it has no address yet")
 
     def run(self, command: Sequence[str], *, timeout_s: float) -> tuple[int, str]:
         """Run a command in the container; return exit code and output. NotReady when it exceeds the time."""
@@ -120,25 +105,19 @@ class PortProbe(Probe):
 
     def check(self, target: ProbeTarget) -> None:
         if target.from_outside:
-            address = target.address
-            for port in self._ports:
-                try:
-                    socket.create_connection((address, port), timeout=_CONNECT_TIMEOUT_S).close()
-                    self.what = f"port {port} takes connections"
-                    return
-                except ConnectionRefusedError:
-                    continue
-                except OSError:
-                    target.unreachable()
-                    break
-            else:
+            try:
+                for port in self._ports:
+                    with suppress(ConnectionRefusedError):
+                        socket.create_connection((target.address, port), timeout=_CONNECT_TIMEOUT_S).close()
+                        self.what = f"port {port} takes connections"
+                        return
                 raise NotReady(f"nothing listens on {self.what}")
-        listening = _listening(target)
-        for port in self._ports:
-            if port in listening:
-                self.what = f"port {port} is listened on"
-                return
-        raise NotReady(f"nothing listens on {self.what}")
+            except OSError:
+                target.from_outside = False
+        listening = _listening(target).intersection(self._ports)
+        if not listening:
+            raise NotReady(f"nothing listens on {self.what}")
+        self.what = f"port {min(listening)} is listened on"
 
 
 def _listening(target: ProbeTarget) -> set[int]:
@@ -183,14 +162,10 @@ class HttpProbe(Probe):
         if target.from_outside:
             try:
                 status = self._ask(target.address)
-            except (ConnectionRefusedError, ConnectionResetError, http.client.HTTPException) as error:
+            except (ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException) as error:
                 raise NotReady(f"no {self.what}: {str(error) or type(error).__name__}") from error
-            except ssl.SSLError as error:
-                raise NotReady(f"no {self.what}: {error}") from error
-            except TimeoutError as error:
-                raise NotReady(f"no {self.what}: it takes too long") from error
             except OSError:
-                target.unreachable()
+                target.from_outside = False
             else:
                 if status >= 400:
                     raise NotReady(f"the {self.what} was {status}")
@@ -198,24 +173,18 @@ class HttpProbe(Probe):
         self._ask_inside(target)
 
     def _ask(self, address: str) -> int:
-        connection: http.client.HTTPConnection
+        connection = http.client.HTTPConnection(address, self._port, timeout=5)
         if self._secure:
             # A test service's certificate matches its own name at best.
-            context = ssl.create_default_context()
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
+            context = ssl._create_unverified_context()
             connection = http.client.HTTPSConnection(address, self._port, timeout=5, context=context)
-        else:
-            connection = http.client.HTTPConnection(address, self._port, timeout=5)
-        try:
+        with closing(connection):
             try:
                 connection.connect()
             except TimeoutError as error:  # packets are dropped: loom is in a container on another network
                 raise OSError(errno.EHOSTUNREACH, "its address can't be reached") from error
             connection.request("GET", self._path, headers={"Host": f"{self._host}:{self._port}"})
             return connection.getresponse().status
-        finally:
-            connection.close()
 
     def _ask_inside(self, target: ProbeTarget) -> None:
         for tool in (

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +50,10 @@ of its own."""
 
 
 class RunningService(Struct, frozen=True, kw_only=True):
-    name: str
     container_id: str
     image: ResolvedImage
-    host: str = ""
-    """Its address for the job: its alias, or this machine's if ports are published."""
-    ports: Mapping[int, int] = field(default_factory=dict)
-    """Its ports, with the numbers under which they are reachable there."""
-
-    @property
-    def variables(self) -> dict[str, str]:
-        """The variables with its address for a job's steps; the same names in a container and on the host."""
-        return services.addresses(self.name, self.host, self.ports)
+    variables: Mapping[str, str]
+    """With its address, for the job's steps."""
 
 
 class ServiceGroup(Struct, kw_only=True):
@@ -77,8 +70,6 @@ class ServiceGroup(Struct, kw_only=True):
     """Its name, with which those of the containers begin."""
     isolated: bool = False
     """The network has no way out."""
-    published: bool = False
-    """The job runs on this machine and reaches the services' ports at 127.0.0.1; their network then has a way out."""
     hardened: bool = False
     shared: frozenset[str] = frozenset()
     """The names of all services, if they share the network stack of the first one, which has them all; else empty."""
@@ -98,7 +89,7 @@ class GaveUp(ServiceError):
 
 
 class ServiceContainer:
-    """Implements `services.StartedService` for one of a group. `start` returns when it is ready, or ended if it runs once."""
+    """Implements `services.StartedService` for one of a group. `start` returns when it is ready."""
 
     def __init__(
         self,
@@ -118,7 +109,7 @@ class ServiceContainer:
         self._values = secrets
         self._secrets = b""
         """The shell code that stores its secrets; empty without any."""
-        self._say: Callable[[str], None] = lambda text: group.output.say(f"{service.name}: {text}")
+        self._say = partial(group.output.say_of, service.name)
         self._guard = threading.Lock()
         self._made: list[str] = []
         self._outputs: list[Hijacked] = []
@@ -141,7 +132,7 @@ class ServiceContainer:
         if self._group.shared and not self._leads:
             wait_until(self._can_follow, limit_s=_LED_WITHIN_S, every_s=0.05, pause=self._group.led.wait)
         container_id = starting(
-            lambda: self._create(image, config, ports),
+            lambda: self._create(image, config),
             lambda made: self._start(made, image),
             lambda made: remove_container(self._group.client, made),
             self._group.cancel,
@@ -153,13 +144,8 @@ class ServiceContainer:
         self._id, target = container_id, ProbeTarget(self._group.client, container_id, self._group.network, addressed)
         self._is_ready = lambda: probe.check(target)
         services.wait_for(self, self._say, begun=time.monotonic(), by=lambda: f" ({probe.what})")
-        return RunningService(
-            name=service.name,
-            container_id=container_id,
-            image=image,
-            host="127.0.0.1" if self._group.published else next(iter(service.aliases), service.name),
-            ports=self._reached(container_id, ports),
-        )
+        variables = services.addresses(service.name, next(iter(service.aliases), service.name), ports)
+        return RunningService(container_id=container_id, image=image, variables=variables)
 
     def _can_follow(self) -> bool:
         self.check()
@@ -188,18 +174,14 @@ class ServiceContainer:
         if self._group.give_up.is_set():
             raise GaveUp(f"service {self.service.name} was given up, since another one failed")
 
-    def _create(self, image: ResolvedImage, config: Mapping[str, Any], ports: list[int]) -> str:
+    def _create(self, image: ResolvedImage, config: Mapping[str, Any]) -> str:
         service, group = self.service, self._group
         entrypoint: Sequence[str] | None = service.entrypoint
         entrypoint = entrypoint if entrypoint is not None else service.image.entrypoint
         command: Sequence[str] | None = service.command
         variables = dict(service.variables)
         marks = {**group.labels, labels.ROLE: "service", labels.SERVICE: service.name}
-        marks |= {labels.ONCE: "true"} if service.once else {}
         host = {**(hardening.SERVICE if group.hardened else {}), **limits_of(service.resources)}
-        if group.published and ports:
-            own = service.ports  # under their own numbers, as the job expects them at localhost
-            host["port_bindings"] = {port: ("127.0.0.1", port if port in own else None) for port in ports}
         if self._secrets:
             entrypoint, command = _taking_secrets(entrypoint, command, config)
             host["tmpfs"] = {**host.get("tmpfs", {}), services.FOLDER: "mode=1777,size=4m"}
@@ -223,7 +205,6 @@ class ServiceContainer:
                     environment=variables,
                     name=self._name,
                     labels=marks,
-                    ports=list(host.get("port_bindings", ())) or None,
                     stdin_open=bool(self._secrets),
                     host_config=self._api.create_host_config(**host),
                     **where,
@@ -264,15 +245,6 @@ class ServiceContainer:
                 output.send(self._secrets)
         return container_id
 
-    def _reached(self, container_id: str, ports: list[int]) -> dict[int, int]:
-        if not self._group.published or self.service.once:
-            return {port: port for port in ports}
-        if not ports:
-            self._say("no port of it is known; name it: `ready: {tcp: PORT}`")
-        with translated(f"looking for the ports of service {self.service.name}"):
-            bound = retrying(lambda: self._api.inspect_container(container_id))["NetworkSettings"]["Ports"]
-        return {port: int(bound[f"{port}/tcp"][0]["HostPort"]) for port in ports if bound.get(f"{port}/tcp")}
-
     # Output
 
     def _follow(self, container_id: str, output: Hijacked) -> None:
@@ -289,7 +261,7 @@ class ServiceContainer:
             output.close()
         lines.end()
         on_died = self._group.on_died
-        if self._group.closing.is_set() or on_died is None or self.service.once:
+        if self._group.closing.is_set() or on_died is None:
             return
         ended = self._how_it_ended(container_id)
         if ended is not None and not self._group.closing.is_set():

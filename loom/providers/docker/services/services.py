@@ -4,7 +4,6 @@
         ...the job runs with network.network_id; `db:5432` is the service with the alias `db`...
 
 Each service has a thread that gets its image, starts it and waits until it is ready, and one that follows its output.
-One that runs once waits for those that are listed before it, and those after it wait for it.
 Whichever way the block is left, containers, their volumes and the network are gone, and the threads have ended.
 """
 
@@ -76,7 +75,7 @@ def services(
         network_id = _create_network(group)
         containers = _containers(group, wanted, secrets.services)
         try:
-            running = _started(group, wanted, containers)
+            running = _started(group, containers)
             group.on_died = on_died
             joined = f"container:{group.leader}" if group.leader else network_id
             yield ServiceNetwork(network_id=joined, services=running, keep=kept.set, blamed_for=blamed_for)
@@ -110,19 +109,9 @@ def _containers(
     ]
 
 
-def _started(
-    group: ServiceGroup, wanted: Sequence[model.Service], containers: Sequence[ServiceContainer]
-) -> tuple[RunningService, ...]:
+def _started(group: ServiceGroup, containers: Sequence[ServiceContainer]) -> tuple[RunningService, ...]:
+    """Start all at once: a service may need another one to become ready."""
     running: dict[int, RunningService] = {}
-    for together in _groups(wanted):
-        _start_together(group, {index: (wanted[index].name, containers[index]) for index in together}, running)
-    return tuple(running[index] for index in sorted(running))
-
-
-def _start_together(
-    group: ServiceGroup, together: Mapping[int, tuple[str, ServiceContainer]], running: dict[int, RunningService]
-) -> None:
-    """All at once: a service may need another one to become ready."""
     failed: list[BaseException] = []
 
     def start(index: int, one: ServiceContainer) -> None:
@@ -133,8 +122,8 @@ def _start_together(
             group.give_up.set()
 
     threads = [
-        threading.Thread(target=start, args=(index, one), name=f"loom-service-{name}", daemon=True)
-        for index, (name, one) in together.items()
+        threading.Thread(target=start, args=(index, one), name=f"loom-service-{one.service.name}", daemon=True)
+        for index, one in enumerate(containers)
     ]
     for thread in threads:
         thread.start()
@@ -150,19 +139,7 @@ def _start_together(
         raise
     if failed:
         raise next((error for error in failed if not isinstance(error, GaveUp)), failed[0])
-
-
-def _groups(wanted: Sequence[model.Service]) -> Iterator[list[int]]:
-    """Group services that start together; one that runs once separates those before and after it."""
-    group: list[int] = []
-    for index, service in enumerate(wanted):
-        if service.once:
-            yield group
-            yield [index]
-            group = []
-        else:
-            group.append(index)
-    yield group
+    return tuple(running[index] for index in sorted(running))
 
 
 def _remove(group: ServiceGroup, containers: Sequence[ServiceContainer], network_id: str) -> None:
@@ -206,10 +183,10 @@ def _create_network(group: ServiceGroup) -> str:
     try:
         with engine_errors():
             marks = {**group.labels, labels.ROLE: "network"}
-            # The engine publishes no ports of an isolated network.
-            internal = group.isolated and not group.published
             return str(
-                group.client.api.create_network(group.network, driver="bridge", internal=internal, labels=marks)["Id"]
+                group.client.api.create_network(group.network, driver="bridge", internal=group.isolated, labels=marks)[
+                    "Id"
+                ]
             )
     except docker.errors.APIError as error:
         hint = None

@@ -192,7 +192,7 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
         with translated("looking for the kept services"):
             services = retrying(lambda: api.containers(all=True, filters=filters))
         for service in services:
-            if service["State"] in _NOT_RUNNING and labels.ONCE not in service["Labels"]:
+            if service["State"] in _NOT_RUNNING:
                 if labels.HANDED_OVER in service["Labels"]:
                     raise ProviderError(
                         f"the kept service {service['Names'][0].lstrip('/')} has ended, and the secrets it had with it",

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
@@ -62,12 +63,6 @@ def placed(services: Sequence[Service], images: Sequence[PodImage]) -> tuple[Pla
     """Give each service a container. ServiceError for what a pod can't have."""
     found: list[Placed] = []
     for number, (service, image) in enumerate(zip(services, images, strict=True)):
-        if service.once and any(not one.service.once for one in found):
-            raise ServiceError(
-                f"service {service.name} runs once, after one that goes on running: a pod starts all of those together",
-                hint="list the services with `run: once` first",
-                code="POD_UNSUPPORTED",
-            )
         if service.secrets:
             raise ServiceError(
                 f"service {service.name} takes secrets: a pod can't have such a service",
@@ -85,7 +80,7 @@ def variables(services: Sequence[Service]) -> dict[str, str]:
     for service in services:
         port = named_port(service.ready)
         host = next(iter(host_names(service)), "localhost")
-        found |= addresses(service.name, host, {port: port} if port is not None else {})
+        found |= addresses(service.name, host, [port] if port is not None else [])
     return found
 
 
@@ -202,19 +197,13 @@ class _InPod(Struct, kw_only=True):
         )
 
 
-def wait_until(cluster: Cluster, pods: Pods, pod: str, services: PodServices, *, once: bool) -> None:
-    """Follow the services' logs, and wait until each is ready, or of those that run `once`: has ended. ServiceError."""
+def wait_until(cluster: Cluster, pods: Pods, pod: str, services: PodServices) -> None:
+    """Follow the services' logs, and wait until each is ready. ServiceError."""
     begun = time.monotonic()
     for one in services.placed:
-        if one.service.once is once:
-            follower = _followed(cluster, pods, pod, one, services)
-            started = _InPod(cluster=cluster, pods=pods, pod=pod, one=one, services=services, follower=follower)
-            wait_for(
-                started,
-                lambda text, name=one.service.name: services.output.say(f"{name}: {text}"),  # type: ignore[misc]
-                # Those that run once start one after the other, the others together.
-                begun=time.monotonic() if once else begun,
-            )
+        follower = _followed(cluster, pods, pod, one, services)
+        started = _InPod(cluster=cluster, pods=pods, pod=pod, one=one, services=services, follower=follower)
+        wait_for(started, partial(services.output.say_of, one.service.name), begun=begun)
 
 
 def _followed(cluster: Cluster, pods: Pods, pod: str, one: Placed, services: PodServices) -> ServiceLogFollower:
@@ -254,7 +243,7 @@ def watched(pods: Pods, pod: str, services: PodServices) -> Iterator[None]:
     left = threading.Event()
 
     def watch() -> None:
-        running = {one.container: one.service.name for one in services.placed if not one.service.once}
+        running = {one.container: one.service.name for one in services.placed}
         while running and not left.is_set():
             seen = pods.wait_for(pod, lambda pod: left.is_set() or any(_ended(pod, name) for name in running), 2.0)
             for container, name in list(running.items()):

@@ -127,16 +127,10 @@ def specification(
                 for container in (
                     _helper(request, image, confined),
                     _job(request, environment, image, confined),
-                    *(_service(one, request.hardened, confined) for one in services if not one.service.once),
+                    *(_service(one, request.hardened, confined) for one in services),
                 )
             ],
-            "initContainers": [
-                _literal(container)
-                for container in (
-                    *([copying(pushed, mounts)] if pushed is not None else []),
-                    *(_service(one, request.hardened, confined) for one in services if one.service.once),
-                )
-            ],
+            "initContainers": [_literal(copying(pushed, mounts))] if pushed is not None else [],
             "volumes": [{"name": one["name"], "emptyDir": one["emptyDir"]} for one in volumes],
             "tolerations": [
                 {
@@ -353,8 +347,6 @@ def _probe(service: Service) -> dict[str, Any] | None:
     """The kubelet asks, beside the container: no tool is needed in it."""
     ready = service.ready
     how: dict[str, Any]
-    if service.once:
-        return None
     if ready.command is not None:
         how = {"exec": {"command": list(ready.command)}}
     elif ready.tcp is not None:

@@ -117,7 +117,7 @@ def test_a_confined_pod_keeps_to_the_level_restricted() -> None:
     template = {"spec": {"securityContext": {"runAsNonRoot": True, "runAsUser": 1000}}}
     request = request_of(pool=Pool(provider="kubernetes", pod_template=template))
     image = Image(name="image")
-    services = (Service(name="first", aliases=(), image=image, once=True), Service(name="db", aliases=(), image=image))
+    services = (Service(name="first", aliases=(), image=image), Service(name="db", aliases=(), image=image))
     images = [PodImage(name="image", image_id="image")] * 2
     spec = specification(request, "name", {}, placed(services, images), image="image", pid=1)["spec"]
     assert spec["securityContext"]["runAsNonRoot"] is True
