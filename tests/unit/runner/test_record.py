@@ -36,11 +36,35 @@ OF_THE_MACHINE = {
 """What another machine, user, version or moment has otherwise."""
 SIZE = re.compile(r"\b[\d.]+ ?(ms|s|B|bytes|KiB)\b")
 
+OF_GITHUB = {
+    ".github/workflows/called.yml": """on:
+  workflow_call: {inputs: {word: {type: string}}, outputs: {o: {value: "${{ jobs.say.outputs.o }}"}}}
+jobs:
+  say:
+    runs-on: ubuntu-latest
+    outputs: {o: "${{ steps.s.outputs.o }}"}
+    steps: [{id: s, run: 'echo "o=${{ inputs.word }}!" >>"$GITHUB_OUTPUT"'}]
+""",
+    "act/action.yml": """name: Act
+inputs: {who: {default: nobody}, other: {default: "${{ github.ref_name }}"}}
+outputs: {said: {value: "${{ steps.in.outputs.said }}"}}
+runs:
+  using: composite
+  steps:
+    - {id: in, shell: bash, run: 'echo "said=${{ inputs.who }} ${{ inputs.other }} $GIVEN" >>"$GITHUB_OUTPUT"'}
+    - {shell: bash, if: "inputs.who == 'none'", run: echo never}
+    - {shell: bash, run: 'test -e "$GITHUB_ACTION_PATH/file"', continue-on-error: true}
+""",
+    "matcher.json": """{"problemMatcher": [{"owner": "mine", "severity": "error", "pattern": [
+{"regexp": "^(.+):(\\\\d+):(\\\\d+): (.+)$", "file": 1, "line": 2, "column": 3, "message": 4}]}]}""",
+}
+
 
 @pytest.mark.parametrize("file", sorted(CORPUS.glob("*.yml")), ids=lambda path: path.stem)
 def test_what_the_record_of_a_run_says(make: Make, file: Path) -> None:
-    name = ".gitlab-ci.yml" if file.stem == "gitlab" else ".loom/workflow.yml"
-    project = make("", **{name: file.read_text()})
+    names = {"gitlab": ".gitlab-ci.yml", "github": ".github/workflows/ci.yml"}
+    more = OF_GITHUB if file.stem == "github" else {}
+    project = make("", **{names.get(file.stem, ".loom/workflow.yml"): file.read_text(), **more})
     compare(recorded(project.run(code=None), project), file.with_suffix(".expected"))
 
 
@@ -132,9 +156,11 @@ def recorded(ran: Ran, project: Project, more: str = "") -> str:
         jobs.setdefault(event.job_id or "", []).append(line_of(event))
     for job_id in jobs:
         for unit in ran.reading.units(job_id) if job_id else ():
-            if unit.section and unit.events.exists():
+            if unit.events.exists():
                 said = [event.text for event in read_events(unit.events) if isinstance(event, OutputEvent)]
-                jobs[job_id] += [f"{unit.section} {unit.attempt}| {SIZE.sub('SIZE', line)}" for line in said]
+                jobs[job_id] += [
+                    f"{unit.section or unit.step} {unit.attempt}| {SIZE.sub('SIZE', line)}" for line in said
+                ]
     text = "\n".join(line for job in sorted(jobs) for line in jobs[job]) + f"\n{more}"
     text = re.sub(rf"{re.escape(str(project.places))}/workspaces/[^/\"]+", "WORKSPACE", text)
     text = text.replace(str(project.root), "ROOT").replace(str(project.places), "PLACES")
