@@ -1,16 +1,25 @@
 """GitHub's expressions: values as its documentation and its runner's evaluator decide."""
 
+import json
 import math
+import os
+import re
+from pathlib import Path
 
 import pytest
 
 from loom.workflow.github.expressions import (
+    MAX_LENGTH,
+    MAX_RESULT,
+    Exact,
     InvalidExpression,
     condition,
     contexts_in,
     evaluate,
     filled,
     functions_in,
+    json_of,
+    number_of,
     parse,
     parts_of,
     text_of,
@@ -146,6 +155,65 @@ def test_texts_of_values(number: object, text: str) -> None:
     assert text_of(number) == text
 
 
+OPERANDS = (
+    *("null", "true", "false", "0", "1", "-1.5", "NaN", "Infinity", "-Infinity"),
+    *("''", "' '", "'1'", "' 0x1F '", "'0o17'", "'-1.5'", "'+1'", "'1.'", "'1_0'", "'a'", "'A'", "'b'", "'Array'"),
+    *("list", "other", "map", "env", "found"),
+)
+PAIRS = ("{} == {}", "{} < {}", "{} <= {}", "contains({}, {})", "startsWith({}, {})", "endsWith({}, {})", "{}[{}]")
+SHOWN = {True: "yes", False: "no"}
+
+
+def test_what_each_operator_makes_of_each_pair() -> None:
+    """`LOOM_TEST_ACCEPT=1` writes the present results beside this file; read them before you commit them."""
+    contexts = {
+        "list": ["a", 1.0, None],
+        "other": ["A", 1.0, None],
+        "map": {"a": 1.0, "1": "one", "Array": "x", "true": {}},
+        "env": Exact(a="lower"),
+        "found": evaluate(parse("x.*.y"), {"x": [{"y": "a"}, {"Y": ["b", "c"]}, {"z": 1.0}]}),
+    }
+    said = ""
+    for operand in OPERANDS:
+        of = evaluate(parse(operand), contexts)
+        written = json.dumps(json_of(of), ensure_ascii=False) if of not in (math.inf, -math.inf) and of == of else ""
+        said += f"{operand}: {SHOWN[truth(of)]}, {number_of(of)}, {text_of(of)!r}, {written}, .*: {parsed(f'({operand}).*', contexts)}\n"
+        for pair in PAIRS:
+            results: dict[str, list[str]] = {}
+            for right in OPERANDS:
+                results.setdefault(parsed(pair.format(operand, right), contexts), []).append(right)
+            shown = (
+                f"{result} of {', '.join(found)}" for result, found in results.items() if result not in ("no", "None")
+            )
+            said += f"  {pair.format(operand, '_')}: {'; '.join(shown)}\n"
+    beside = Path(__file__).with_name("expression_values.txt")
+    if os.environ.get("LOOM_TEST_ACCEPT"):
+        beside.write_text(said)
+    assert said == beside.read_text()
+
+
+def parsed(text: str, contexts: dict[str, object]) -> str:
+    found = evaluate(parse(text), contexts)
+    return SHOWN[found] if isinstance(found, bool) else repr(found)
+
+
+def test_limits_are_reached() -> None:
+    assert value("'" + "x" * (MAX_LENGTH - 2) + "'") == "x" * (MAX_LENGTH - 2)
+    assert value("!" * 49 + "1") is False
+    assert value("(" * 49 + "1" + ")" * 49) == 1.0
+    assert filled("${{ 1 }}".ljust(MAX_LENGTH), {}) == "1" + " " * (MAX_LENGTH - 8)
+    with pytest.raises(InvalidExpression, match="a text with expressions has more than 21000 characters") as error:
+        filled(" ${{ 1 }}".ljust(MAX_LENGTH + 1), {})
+    assert error.value.position == 1
+    whole = {"c": {"text": "x" * MAX_RESULT}}
+    for text in ("format('{0}', c.text)", "join(c.*, '')"):
+        assert evaluate(parse(text), whole) == "x" * MAX_RESULT
+    assert filled("${{ c.text }}", whole) == "x" * MAX_RESULT
+    for text in ("${{ format('{0}.', c.text) }}", "${{ join(c.*, '') }}.", "${{ c.text }}."):
+        with pytest.raises(InvalidExpression, match="the result has more than 1048576 characters"):
+            filled(text, whole)
+
+
 @pytest.mark.parametrize("falsy", [None, False, 0.0, -0.0, math.nan, ""])
 def test_what_counts_as_false(falsy: object) -> None:
     assert not truth(falsy)
@@ -183,20 +251,22 @@ def test_mistakes_have_a_position(text: str, message: str, position: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "message", "position"),
     [
-        ("matrix.os", "there is no context matrix here"),
-        ("success()", "success() can't be used here"),
-        ("fromJSON('{')", "fromJSON: not valid JSON"),
-        ("format('{1}', 1)", "format: there is no argument {1}"),
-        ("format('{')", "format: a brace stands alone"),
+        ("1 == matrix.os", "there is no context matrix here", 5),
+        ("!success()", "success() can't be used here", 1),
+        ("0 || fromJSON('{')", "fromJSON: not valid JSON: Expecting property name", 5),
+        ("0 || format('{1}', 1)", "format: there is no argument {1}", 5),
+        ("0 || format('{')", "format: a brace stands alone in '{'; write it twice", 5),
+        ("0 || format('{0}}', 1)", "format: a brace stands alone in '{0}}'; write it twice", 5),
+        ("0 || case(true, matrix.os, 1)", "there is no context matrix here", 16),
+        ("0 || toJSON(matrix.os)", "there is no context matrix here", 5),
     ],
 )
-def test_what_can_t_be_evaluated(text: str, message: str) -> None:
-    with pytest.raises(
-        InvalidExpression, match="^" + message.replace("(", r"\(").replace(")", r"\)").replace("{", r"\{")
-    ):
+def test_what_can_t_be_evaluated(text: str, message: str, position: int) -> None:
+    with pytest.raises(InvalidExpression, match="^" + re.escape(message)) as error:
         value(text)
+    assert error.value.position == position
 
 
 def test_an_operand_that_does_not_count_is_not_evaluated() -> None:
