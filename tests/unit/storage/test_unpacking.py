@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from loom.storage import unpacking
-from loom.storage.tar import Kind, TarEntry
+from loom.storage.tar import Item, Kind, TarEntry, packed
 from loom.storage.unpacking import UnsafeArchive
 
 
@@ -108,3 +110,74 @@ def test_a_special_file_is_never_made(tmp_path: Path) -> None:
     with pytest.raises(UnsafeArchive, match=r"^'a' is a device or FIFO$"):
         unpacking.unpack_items([(of("a", "special", "FIFO"), io.BytesIO())], tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_special_files_are_passed_over_where_somebody_is_told(tmp_path: Path) -> None:
+    told: list[tuple[str, str]] = []
+    entries = [of("a", "special", "FIFO"), of("d/b", "special", "device"), of("c", "link", "x")]
+    archive = io.BytesIO(b"".join(packed([(entry, None) for entry in entries[2:]])))
+    unpacking.unpack(archive, tmp_path, on_special=lambda path, kind: told.append((path, kind)))
+    assert (told, os.listdir(tmp_path)) == ([], ["c"])
+    assert [
+        entry.path for entry, _ in unpacking._without_special([(entry, None) for entry in entries], record(told))
+    ] == ["c"]
+    assert told == [("a", "FIFO"), ("d/b", "device")]
+
+
+def record(told: list[tuple[str, str]]) -> Callable[[str, str], None]:
+    return lambda path, kind: told.append((path, kind))
+
+
+def test_directories_get_their_mode_and_time_last_and_nothing_is_left_of_a_failure(tmp_path: Path) -> None:
+    directories = [
+        TarEntry("d", "directory", 0o500, 5_000_000_007),
+        TarEntry("d/e", "directory", 0o711, 6_000_000_008),
+    ]
+    file = of("d/e/file", size=1)
+    items = [(entry, None) for entry in directories]
+    unpacking.unpack_items([*items, (file, io.BytesIO(b"x"))], tmp_path)
+    for entry in directories:
+        made = (tmp_path / entry.path).stat()
+        assert (made.st_mode & 0o7777, made.st_mtime_ns) == (entry.mode, entry.mtime_ns)
+
+    def failing() -> Iterator[Item]:
+        yield of("new/below/file", size=1), io.BytesIO(b"x")
+        yield of("top", size=1), io.BytesIO(b"x")
+        raise UnsafeArchive("climbs")
+
+    with pytest.raises(UnsafeArchive, match="climbs"):
+        unpacking.unpack_items(failing(), tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "d/e/file"]
+
+
+@pytest.mark.parametrize(
+    ("there", "error"), [("file", PermissionError), ("link", PermissionError), ("directory", UnsafeArchive)]
+)
+def test_what_can_not_be_replaced_is_an_error_of_its_own_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str, error: type[Exception]
+) -> None:
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "link").symlink_to("directory")
+    (tmp_path / "file").touch()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "no")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(error):
+        unpacking.unpack_items([(of(there, "link", "x"), None)], tmp_path)
+
+
+def test_a_directory_that_can_not_be_entered_is_an_error_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening = os.open
+
+    def refuse(path: str, *given: int, **named: int) -> int:
+        if path == "d":
+            raise PermissionError(errno.EACCES, "no")
+        return opening(path, *given, **named)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(PermissionError):
+        unpacking.unpack_items([(of("d/l", "link", "x"), None)], tmp_path)

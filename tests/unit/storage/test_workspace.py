@@ -60,6 +60,18 @@ def test_a_broken_root_is_an_error(call: str, on: str, tmp_path: Path, monkeypat
         list(DirectoryView(tmp_path).read(PathSelection(["a/b/c", "a/b"]), lambda _: None))
 
 
+def test_only_a_file_has_a_size(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "f").write_text("text")
+    (tmp_path / "g").hardlink_to(tmp_path / "f")
+    (tmp_path / "l").symlink_to("nowhere")
+    entries = list(DirectoryView(tmp_path).entries(PathSelection(["."]), lambda _: None))
+    assert [(one.path, one.kind, one.size) for one in entries] == [
+        *(("d", "directory", 0), ("f", "file", 4), ("g", "hardlink", 0), ("l", "link", 0)),
+    ]
+    assert [one.target for one in entries] == ["", "", "f", "nowhere"]
+
+
 def test_a_pipe_that_takes_a_files_place_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_text("text")
     real = os.open

@@ -102,3 +102,16 @@ def test_the_list_of_a_large_archive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zips, "MOST_LISTED", 10)
     with pytest.raises(DamagedArchive, match=r"its list of files has \d{3} bytes"):
         read(whole)
+
+
+def test_damage_without_a_message_has_the_name_of_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise EOFError
+
+    monkeypatch.setattr(zips, "_check_list", broken)
+    with pytest.raises(DamagedArchive, match=r"^EOFError$"):
+        list(zips.items(io.BytesIO()))
+    whole = zips._Whole(io.BytesIO(b"x"), 1)
+    whole._content.read = broken  # type: ignore[method-assign]
+    with pytest.raises(DamagedArchive, match=r"^EOFError$"):
+        whole.read(1)
