@@ -40,12 +40,9 @@ def decide(plan: Plan, results: Mapping[str, JobResult], running: frozenset[str]
     return Frontier(plan, results, running).decision()
 
 
-def waits_for(plan: Plan, job: Job) -> list[str]:
-    """Return the jobs that must end before this one starts."""
-    if job.needs is not None:
-        return [need.job for need in job.needs if plan.has(need.job)]
-    before = set(plan.stages[: plan.stages.index(job.stage)])
-    return [other.id for other in plan.jobs if other.stage in before]
+def needed(plan: Plan, job: Job) -> list[str]:
+    """Return the jobs of the plan that a job with `needs` waits for."""
+    return [need.job for need in job.needs or () if plan.has(need.job)]
 
 
 class Frontier:
@@ -84,7 +81,7 @@ class Frontier:
         if job.needs is None:
             self._gated[self._stage[job.stage]].append(job)
             return
-        present = dict.fromkeys(waits_for(self._plan, job))
+        present = dict.fromkeys(needed(self._plan, job))
         self._left[job.id] = len(present)
         for need in present:
             self._after[need].append(job)
@@ -159,7 +156,7 @@ class Frontier:
                 by = self._held_up[1]
                 return Skip(job_id=job.id, reason=f"it waits for the manual job {by}", blocked_by=by)
             return _verdict(job, self._open >= stage, self._first_failed if self._condemned <= stage else None, None)
-        over = {need: self._results[need] for need in waits_for(self._plan, job) if need in self._results}
+        over = {need: self._results[need] for need in needed(self._plan, job) if need in self._results}
         failed = next((need for need, result in over.items() if _failed(result)), None)
         skipped = next((need for need, result in over.items() if result.status is Status.SKIPPED), None)
         return _verdict(job, self._left[job.id] == 0, failed, skipped)

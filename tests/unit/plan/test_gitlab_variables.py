@@ -188,6 +188,13 @@ def test_a_cycle_of_variables_is_an_error_with_its_place(tmp_path: Path) -> None
         plan(tmp_path, "job: {script: x, variables: {A: $B, B: $A}}")
 
 
+def test_an_image_whose_name_a_job_before_may_report_is_taken_as_it_is(tmp_path: Path) -> None:
+    before = "build: {stage: build, script: x, artifacts: {reports: {dotenv: a.env}}}\n"
+    found = plan(tmp_path, f'{before}job: {{script: x, image: "img:$REPORTED", services: ["db:$REPORTED"]}}').jobs[1]
+    assert (found.image and found.image.name, found.services[0].image.name) == ("img:$REPORTED", "db:$REPORTED")
+    assert found.refused == ()
+
+
 def test_a_pipeline_has_the_name_that_workflow_gives_it(tmp_path: Path) -> None:
     text = """
 workflow: {name: "$WHAT of $CI_COMMIT_BRANCH", rules: [{if: $CI, variables: {WHAT: build}}]}

@@ -306,6 +306,20 @@ def test_workflow_rules_hold_for_all(plan: MakePlan, tmp_path: Path) -> None:
             ".loom/workflow.yml:3:1: WF_SCHEMA_V1 /a/variables: a variable of a: the expanded value exceeds 1024 KiB",
         ),
         (
+            'a: {stage: test, script: x, variables: {A: "$B", B: "$A"}, rules: [{if: "$A"}]}',
+            ".loom/workflow.yml:3:44: WF_SCHEMA_V1 /a/variables/A: the variables of a refer to each other in a cycle: $A -> $B -> $A; write $$ for a plain $",
+        ),
+        (
+            "a: {stage: test, script: x, variables: {A: "
+            + "x" * 1000
+            + ", B: "
+            + "$A" * 40
+            + ", C: "
+            + "$B" * 20
+            + "}, resource_group: $C$C}",
+            ".loom/workflow.yml:3:1193: WF_SCHEMA_V1 /a/resource_group: the expanded value exceeds 1024 KiB",
+        ),
+        (
             "a: {stage: build, script: x, rules: [{if: $NO}]}\nb: {stage: test, script: x, needs: [a]}",
             ".loom/workflow.yml:4:37: WF_SCHEMA_V1 /b/needs/0: a is not part of this run (none of its rules matches); add `optional: true` to the need of a if it may be missing",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -123,7 +124,15 @@ def test_a_second_request_ends_the_jobs_that_run_after_the_first(make: Make) -> 
     assert ran.statuses == {"a": "canceled", "b": "canceled"}
 
 
-def test_jobs_after_a_cancel_end_with_the_next_request_while_they_run() -> None:
+def test_jobs_after_a_cancel_end_with_the_next_request_while_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers: list[Timer] = []
+
+    class Kept(Timer):
+        def start(self) -> None:
+            timers.append(self)
+            super().start()
+
+    monkeypatch.setattr("loom.runner.late.jobs.Timer", Kept)
     cancel = Cancel()
     cancel.request()
     with after_cancel(cancel) as last:
@@ -136,6 +145,7 @@ def test_jobs_after_a_cancel_end_with_the_next_request_while_they_run() -> None:
     over.request()
     over.request()
     assert not last.requested
+    assert [timer.finished.is_set() for timer in timers] == [True, True]
 
 
 def test_jobs_that_run_after_a_cancel_have_a_limit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,6 +459,11 @@ def test_what_a_job_becomes_has_its_row_and_its_strategy() -> None:
     }
     assert (first.strategy, first.of, first.fail_fast, first.max_parallel) == ({}, "m", True, 2)
     assert [each.id for each in late.plan.jobs] == ["M.a-b", *(each.id for each in jobs)]
+    slow = job("s", strategy={"fail-fast": False, "matrix": {"n": [1]}}, group="s")
+    _, (other,) = begun(slow)[0].several(slow)
+    assert other.late is not None
+    assert (other.late.fail_fast, other.late.max_parallel) == (False, 0)
+    assert other.late.contexts["strategy"]["fail-fast"] is False
 
 
 @pytest.mark.parametrize(
