@@ -20,8 +20,9 @@ from loom.plan.model import Plan
 from loom.providers.base import SessionRequest
 from loom.record.event_files import read_events
 from loom.record.events import OutputEvent, PhaseEvent
+from loom.record.saved_plan import load_planned
 from loom.runner import previous_run
-from tests.support.plans import encoded
+from tests.support.plans import encoded, given
 
 from .conftest import Make, Project, Ran, on
 from .late.plans import WORKFLOW, job, step
@@ -53,6 +54,7 @@ runs:
   steps:
     - {id: in, shell: bash, run: 'echo "said=${{ inputs.who }} ${{ inputs.other }} $GIVEN" >>"$GITHUB_OUTPUT"'}
     - {shell: bash, if: "inputs.who == 'none'", run: echo never}
+    - {shell: bash, run: 'echo "${{ github.action_path }} $GITHUB_ACTION_PATH ${{ github.action }} ${{ github.action_status }}"'}
     - {shell: bash, run: 'test -e "$GITHUB_ACTION_PATH/file"', continue-on-error: true}
 """,
     "matcher.json": """{"problemMatcher": [{"owner": "mine", "severity": "error", "pattern": [
@@ -161,7 +163,9 @@ def recorded(ran: Ran, project: Project, more: str = "") -> str:
                 jobs[job_id] += [
                     f"{unit.section or unit.step} {unit.attempt}| {SIZE.sub('SIZE', line)}" for line in said
                 ]
-    text = "\n".join(line for job in sorted(jobs) for line in jobs[job]) + f"\n{more}"
+    saved = load_planned(ran.reading.entry.paths.plan)
+    kept = [f"saved {name}: {value}" for name, value in given(saved).items() if name not in ("plan", "variables")]
+    text = "\n".join([*(line for job in sorted(jobs) for line in jobs[job]), *kept]) + f"\n{more}"
     text = re.sub(rf"{re.escape(str(project.places))}/workspaces/[^/\"]+", "WORKSPACE", text)
     text = text.replace(str(project.root), "ROOT").replace(str(project.places), "PLACES")
     return re.sub(r"\b[0-9a-f]{40}(?:[0-9a-f]{24})?\b", "HASH", text).replace(ran.reading.entry.run_id, "RUN")

@@ -122,6 +122,10 @@ def test_a_step_before_its_action_has_the_actions_inputs() -> None:
     fresh.begin()
     assert fresh.environment(made.steps[0], {})["GITHUB_ACTION_PATH"] == "/actions/o/sub"
     assert fresh.text("${{ inputs.who }}", LateStep(kind="run", scope=("mine",))) == ""
+    enter = step("uses", kind="enter", id="mine", inputs={"who": "${{ 'me' }}"}, env={"E": "e"}, action=ACTION)
+    fresh = state(job("x", *STEPS[:2], enter, *STEPS[3:]))
+    fresh.begin()
+    assert fresh.text("${{ inputs.who }} ${{ env.E }}", LateStep(kind="run", scope=("mine",))) == "me "
 
 
 GITHUB = {
