@@ -105,6 +105,7 @@ def test_values_that_the_record_lacks_are_named() -> None:
     later = state(made)
     assert later.restore(facts, SECRETS, "script/06") == ["V"]
     assert later.env == {"W": "w"}
+    assert state(made).restore(facts, SECRETS, None) == ["V", "X"]
 
 
 def test_an_action_whose_inputs_can_no_longer_be_evaluated_has_none() -> None:
