@@ -20,8 +20,8 @@ PACKAGES_UNIT=(ca-certificates git python3 python3-venv zstd)
 if [ "$(id -u)" = 0 ]; then PACKAGES_UNIT+=(btrfs-progs); fi
 # For the others: a registry to pull from, a static busybox to make tiny images of; on Debian also a browser for the report's
 # page (Ubuntu's is a snap: there the test skips, and says so).
-# What a rootless engine needs (24 MB).
-PACKAGES_TEST=("${PACKAGES_UNIT[@]}" docker-registry busybox-static rootlesskit slirp4netns uidmap)
+# An sshd for engines behind ssh (3 MB), and what a rootless engine needs (24 MB).
+PACKAGES_TEST=("${PACKAGES_UNIT[@]}" docker-registry busybox-static openssh-client openssh-server rootlesskit slirp4netns uidmap)
 if grep -qs '^ID=debian$' /etc/os-release; then PACKAGES_TEST+=(chromium chromium-driver); fi
 # Podman, the second engine (60 MB with what it recommends and a container needs): its tests want root and Debian's version.
 if grep -qs '^ID=debian$' /etc/os-release && [ "$(id -u)" = 0 ]; then
@@ -88,6 +88,8 @@ is_there() {
   case $1 in
     btrfs-progs) command -v mkfs.btrfs >/dev/null ;;
     catatonit | docker-registry | git | chromium | iptables | mmdebstrap | podman | rootlesskit | slirp4netns | zstd) command -v "$1" >/dev/null ;;
+    openssh-client) command -v ssh >/dev/null ;;
+    openssh-server) command -v sshd >/dev/null ;;
     uidmap) command -v newuidmap >/dev/null ;;
     ca-certificates) [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/ssl/cert.pem ] ;;
     python3 | python3-venv) [ -n "$(find_python)" ] ;;

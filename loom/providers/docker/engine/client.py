@@ -74,17 +74,20 @@ def connect(environ: Mapping[str, str]) -> docker.DockerClient:
 
     tls: TLSConfig | bool = False
     try:
+        address = endpoint.url
+        if endpoint.ssh:
+            from loom.providers.docker.engine.ssh import forwarded
+
+            address = forwarded(endpoint.url, environ)
         if (folder := endpoint.certificates) is not None:
             ca, cert, key = (str(path) if path.exists() else None for path in map(folder.joinpath, _CERTIFICATES))
             pair = (cert, key) if cert and key else None
             tls = EnginesOwn(client_cert=pair, ca_cert=ca, verify=endpoint.verify)
         # Requesting the version later keeps the SDK from connecting now.
-        api = Api(endpoint.url, DEFAULT_DOCKER_API_VERSION, FIRST_ANSWER_S, tls, max_pool_size=CONNECTIONS)
-        if endpoint.local:
-            api.mount(
-                "http+docker://",
-                OnePool(endpoint.url.removeprefix("unix://"), FIRST_ANSWER_S, max_pool_size=CONNECTIONS),
-            )
+        api = Api(address, DEFAULT_DOCKER_API_VERSION, FIRST_ANSWER_S, tls, max_pool_size=CONNECTIONS)
+        if address.startswith("unix://"):
+            pool = OnePool(address.removeprefix("unix://"), FIRST_ANSWER_S, max_pool_size=CONNECTIONS)
+            api.mount("http+docker://", pool)
             # Otherwise each request looks through the environment for proxies, which a socket has no use for.
             api.trust_env = False
         api._version = str(api.version(api_version=False)["ApiVersion"])

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,15 @@ DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 _START = (
     "start it (`sudo systemctl start docker`, or `systemctl --user start docker`; podman: `... start podman.socket`)"
 )
+_SSH = re.compile(r"ssh://([^\s@:/-][^\s@:/]*@)?([^\s@:/\[-][^\s@:/]*|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?(/\S*)?")
+_BEHIND_SSH = {
+    "can't be run": "install an ssh client (openssh-client)",
+    "key is not the one that is known": "find out which; then `ssh-keygen -R HOST` forgets the old key",
+    "Host key verification failed": "connect once by hand and look at the key that it shows",
+    "Permission denied (": "loom asks for no password: add your key to the agent (ssh-add), or name it in ~/.ssh/config",
+    "closed connection": "start Docker there, or name its socket: ssh://USER@HOST/path/to/docker.sock",
+}
+"""The next move by words of ssh's message; the last ones are those of a forwarded socket that leads nowhere."""
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
@@ -30,6 +40,10 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     verify: bool = False
 
     @property
+    def ssh(self) -> bool:
+        return self.url.startswith("ssh://")
+
+    @property
     def local(self) -> bool:
         """Return whether the engine probably has access to this machine's file system."""
         return self.url.startswith("unix://")
@@ -39,7 +53,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
 
 def endpoint_of(environ: Mapping[str, str]) -> Endpoint:
-    """Return the engine that `environ` names. RequestError for a missing or unreadable context, and for one behind ssh."""
+    """Return the engine that `environ` names. RequestError for a missing or unreadable context, or an invalid address."""
     directory = config_dir(environ)
     name, url, source = environ.get("DOCKER_CONTEXT"), DEFAULT_SOCKET, "the default"
     if host := environ.get("DOCKER_HOST"):
@@ -87,11 +101,9 @@ def _context(directory: Path, name: str, origin: str) -> Endpoint:
 
 
 def _checked(url: str, source: str) -> str:
-    if url.startswith("ssh://"):
+    if url.startswith("ssh://") and not _SSH.fullmatch(url):
         raise RequestError(
-            f"{source}: loom does not connect by ssh itself ({url})",
-            hint="let ssh forward the engine's socket (`ssh -nNT -L ~/far.sock:/var/run/docker.sock USER@HOST`), and name it: "
-            "DOCKER_HOST=unix://$HOME/far.sock",
+            f"{source}: expected the engine's address as ssh://USER@HOST:PORT/SOCKET, without a password"
         )
     return f"unix://{url}" if url.startswith("/") else url
 
@@ -99,6 +111,10 @@ def _checked(url: str, source: str) -> str:
 def unavailable(endpoint: Endpoint, environ: Mapping[str, str], error: BaseException) -> EngineUnavailable:
     """Return the error for an endpoint where no engine answers."""
     cause = root_cause(error)
+    if endpoint.ssh:
+        reason = first_line(cause)
+        move = next((move for words, move in _BEHIND_SSH.items() if words in reason), "try `ssh` by hand")
+        return EngineUnavailable(f"no Docker engine answers at {endpoint}: {reason}", hint=move)
     # The ssl module's errors are OSErrors with their own numbers.
     match cause.errno if isinstance(cause, OSError) and type(cause).__module__ != "ssl" else None:
         case errno.ENOENT:

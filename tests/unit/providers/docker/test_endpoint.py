@@ -85,11 +85,3 @@ def test_another_engine_on_this_machine_is_offered(tmp_path: Path) -> None:
         with pytest.raises(EngineUnavailable) as caught:
             connect({"DOCKER_HOST": f"unix://{tmp_path}/none.sock", "XDG_RUNTIME_DIR": str(tmp_path)})
     assert f"one listens at {tmp_path}/podman/podman.sock: DOCKER_HOST=unix://" in (caught.value.hint or "")
-
-
-def test_an_engine_behind_ssh_is_refused_with_the_way(tmp_path: Path) -> None:
-    make_context(tmp_path, "far", "ssh://me@far")
-    for environ in ({"DOCKER_HOST": "ssh://me@far"}, {"HOME": str(tmp_path), "DOCKER_CONTEXT": "far"}):
-        with pytest.raises(RequestError, match="does not connect by ssh") as caught:
-            endpoint_of(environ)
-        assert "ssh -nNT -L ~/far.sock:/var/run/docker.sock" in (caught.value.hint or "")
