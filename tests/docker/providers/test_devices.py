@@ -53,7 +53,9 @@ def test_no_device_is_there_that_was_not_asked_for(docker_place: Place) -> None:
 
 
 def test_a_device_that_is_not_there_is_named(docker_place: Place) -> None:
-    with pytest.raises(ProviderError, match="workflow:8:5: the engine can't hand /dev/no-such to job job") as caught:
+    with pytest.raises(
+        ProviderError, match="workflow:8:5: the engine can't give job job the `devices` that .*/dev/no-such"
+    ) as caught:
         docker_place.job(resources=Resources(devices=("/dev/no-such",), places=PLACES)).__enter__()
     assert caught.value.code == "DEVICE_UNAVAILABLE"
 
@@ -65,15 +67,13 @@ def has_gpus(engine: docker.DockerClient) -> bool:
 def test_gpus_on_an_engine_without_any(docker_place: Place, engine: docker.DockerClient) -> None:
     if has_gpus(engine):
         pytest.skip("this engine has GPUs")
-    with pytest.raises(ProviderError, match="workflow:7:5: the engine has no GPUs") as caught:
+    with pytest.raises(ProviderError, match="workflow:7:5: the engine can't give job job the `gpus`") as caught:
         docker_place.job(resources=Resources(gpus="all", places=PLACES)).__enter__()
-    assert "NVIDIA container toolkit" in (caught.value.hint or "")
+    assert caught.value.code == "DEVICE_UNAVAILABLE"
 
 
 def test_podman_does_not_leave_gpus_out_in_silence(podman_place: Place) -> None:
-    if Path("/dev/nvidiactl").exists():
-        pytest.skip("this machine has GPUs")
-    with pytest.raises(ProviderError, match="workflow:7:5: the engine has no GPUs"):
+    with pytest.raises(ProviderError, match="workflow:7:5: podman knows GPUs by the names of CDI alone"):
         podman_place.job(resources=Resources(gpus="1", places=PLACES)).__enter__()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from loom.errors import ImageError, LoomError, ProviderError
 from loom.plan.model import MountMode
 from loom.providers.base import SessionFacts, SessionRequest
-from loom.providers.docker.container import devices, mounts
+from loom.providers.docker.container import mounts
 from loom.providers.docker.engine.errors import explanation, to_loom_error
 from loom.providers.docker.engine.retries import StartFailed, start_failed
 
@@ -62,9 +62,8 @@ def ended_at_once(answer: str, reason: str, request: SessionRequest, facts: Sess
 
 def known_reason(request: SessionRequest, answer: str) -> LoomError | None:
     """Return the error for an engine's answer `answer` to a container's creation or start, where the reason is a known one."""
-    asked_too_much = devices.refused(request, answer) or _limit(request, answer)
     return (
-        asked_too_much
+        _asked_too_much(request, answer)
         or _unseen_workspace(request, answer)
         or _no_overlay(request, answer)
         or _no_user(request, answer)
@@ -119,17 +118,26 @@ def _no_user(request: SessionRequest, answer: str) -> ImageError | None:
     )
 
 
-_LIMITS = {"range of cpus": "cpus", "memory limit": "memory", "rlimit": "ulimits", "tmpfs": "tmpfs"}
-"""A word of the engine's answer, in lower case, and the key of `resources` that it means."""
+_PHRASES = (
+    ("range of cpus", "cpus"),
+    ("memory limit", "memory"),
+    ("rlimit", "ulimits"),
+    ("tmpfs", "tmpfs"),
+    ("could not select device driver", "gpus"),
+    ("could not select device driver", "devices"),
+)
+"""What the engine's answer has, in lower case, where it refuses a key of `resources`."""
 
 
-def _limit(request: SessionRequest, answer: str) -> ProviderError | None:
-    for phrase, key in _LIMITS.items():
-        if getattr(request.resources, key) and phrase in answer.lower():
-            place = request.resources.places.get(key, "the workflow")
+def _asked_too_much(request: SessionRequest, answer: str) -> ProviderError | None:
+    resources = request.resources
+    devices = [(part, "devices") for device in resources.devices for part in device.split(":") if "/" in part]
+    for phrase, key in (*_PHRASES, *devices):
+        if getattr(resources, key) and phrase in (answer if key == "devices" else answer.lower()):
+            position = resources.places.get(key, "the workflow")
             return ProviderError(
-                f"{place}: the engine can't give job {request.job_id} the `{key}` that it asks for: {answer}",
-                hint=f"ask for no more than the engine says, or leave `{key}` out",
-                code="LIMIT_REFUSED",
+                f"{position}: the engine can't give job {request.job_id} the `{key}` that it asks for: {answer}",
+                hint=f"ask for what the engine's machine has, or leave `{key}` out",
+                code="DEVICE_UNAVAILABLE" if key in ("devices", "gpus") else "LIMIT_REFUSED",
             )
     return None

@@ -23,7 +23,6 @@ from loom.images.dockerfile import ALWAYS_OUT
 from loom.images.reference import parse_reference
 from loom.plan import model
 from loom.plan.image_lock import shown
-from loom.providers.docker.container.cleanup import untagged
 from loom.providers.docker.engine.capabilities import Traits
 from loom.providers.docker.engine.errors import engine_errors, explanation, translated
 from loom.providers.docker.engine.long_calls import in_background, say
@@ -37,8 +36,6 @@ from loom.status import OnOutput
 _GET_BUILDX = "Install the buildx plugin (Debian: docker-buildx, Docker's own packages: docker-buildx-plugin)."
 # Docker's client always keeps the Dockerfile in the context; here it is added under another name.
 _NO_DOCKERFILE = ".loom/no/Dockerfile"
-_TAGS = 20
-"""Number of file states to remember per image."""
 
 
 def build_image(
@@ -89,22 +86,12 @@ def build_image(
         found = store.local(tag, inputs.platform)
         if found is None:
             raise ImageError(f"{shown(image)} was built, and the engine does not have it as {tag.name}")
-        _forget_tags(store, found, tag.name)
     if image.name is not None:
         named = parse_reference(image.name)
         with translated(f"naming the image {named.name}"):
             store.client.api.tag(found.image_id, named.repository_name, named.tag or "latest", force=True)
         found = replace(found, name=named.name)
     return replace(found, built=True, bases=inputs.bases)
-
-
-def _forget_tags(store: ImageStore, image: ResolvedImage, current: str) -> None:
-    """Remove old tags: each file change with the same result adds one."""
-    with translated(f"looking for older names of {current}"):
-        names = store.client.api.inspect_image(image.image_id)["RepoTags"] or ()  # type: ignore[no-untyped-call]
-    old = [name for name in names if name.startswith(f"{BUILD_REPOSITORY}:") and name != current]
-    if len(old) >= _TAGS:
-        list(untagged(store.client, old))
 
 
 def _build_classic(

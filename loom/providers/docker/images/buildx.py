@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from secrets import token_hex
-from tempfile import gettempdir
-from typing import Any
+from tempfile import TemporaryDirectory
 
 from loom.cancel import Cancel
 from loom.errors import ImageError
@@ -58,12 +55,13 @@ def build_with_buildx(
     cancel: Cancel,
     secrets: Mapping[str, bytes],
 ) -> None:
-    # The Dockerfile goes in from here, beside ignore rules that also leave loom's own record out: the builder looks for
-    # `<Dockerfile>.dockerignore` first, and the workspace stays untouched.
-    dockerfile = Path(gettempdir(), f"loom-build-{token_hex(8)}", inputs.dockerfile.name)
-    rules = "\n".join([*inputs.ignore_lines, *ALWAYS_OUT]) + "\n"
-    files = {"": inputs.text.encode(), ".dockerignore": os.fsencode(rules)}
-    with _in_memory(files) as contents, _in_memory(secrets) as descriptors:
+    # Beside ignore rules that also leave loom's own record out: the builder looks for `<Dockerfile>.dockerignore` first, and
+    # the workspace stays untouched.
+    with TemporaryDirectory(prefix="loom-build-") as folder, _in_memory(secrets) as descriptors:
+        dockerfile = Path(folder, inputs.dockerfile.name)
+        dockerfile.write_bytes(inputs.text.encode())
+        rules = "\n".join([*inputs.ignore_lines, *ALWAYS_OUT]) + "\n"
+        Path(f"{dockerfile}.dockerignore").write_bytes(os.fsencode(rules))
         command = [*buildx, "build", "--builder", "default", "--progress", "plain", "--provenance", "false"]
         command += ["--file", str(dockerfile), "--tag", inputs.tag, "--platform", inputs.platform]
         if build.target is not None:
@@ -74,11 +72,7 @@ def build_with_buildx(
             command += ["--secret", f"id={name},src=/proc/self/fd/{descriptor}"]
         tail = Tail(on_output)
         code = _run(
-            [str(dockerfile), *map(str, contents.values()), *command, str(inputs.context)],
-            descriptors=(*contents.values(), *descriptors.values()),
-            environ=_buildx_environment(environ),
-            on_bytes=tail.feed,
-            cancel=cancel,
+            [*command, str(inputs.context)], descriptors.values(), _buildx_environment(environ), tail.feed, cancel
         )
         tail.end()
         if cancel.requested:
@@ -93,10 +87,8 @@ def _in_memory(secrets: Mapping[str, bytes]) -> Iterator[dict[str, int]]:
     descriptors: dict[str, int] = {}
     try:
         for name, value in secrets.items():
-            made = os.memfd_create("loom-secret", os.MFD_CLOEXEC)
-            # Above the descriptor numbers that a shell may use itself.
-            descriptors[name] = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 10)
-            with os.fdopen(made, "wb") as file:
+            descriptors[name] = os.memfd_create("loom-secret", os.MFD_CLOEXEC)
+            with os.fdopen(descriptors[name], "wb", closefd=False) as file:
                 file.write(value)
         yield descriptors
     finally:
@@ -114,52 +106,28 @@ def _buildx_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return values
 
 
-# The input of this script ends when loom ends, also by `kill -9`. Then it ends the command, which would go on building, and
-# removes the directory that it made for the Dockerfile ($0). $1, $2: the descriptors of that file and of its ignore rules. A
-# shell says how a command was killed, which would end it where nobody reads: its own words go nowhere.
-_WITH_LOOM = """
-exec 3<&0
-folder=${0%/*}
-mkdir -m 700 "$folder" && cat "/proc/self/fd/$1" >"$0" && cat "/proc/self/fd/$2" >"$0.dockerignore" || {
-  rm -rf "$folder"
-  exit 1
-}
-shift 2
-"$@" </dev/null 3<&- &
-command=$!
-exec >/dev/null 2>&1
-{ read -r line <&3; kill -TERM "$command"; } &
-watcher=$!
-wait "$command"
-code=$?
-kill "$watcher"
-rm -rf "$folder"
-exit "$code"
-"""
-
-
 def _run(
-    arguments: list[str], *, descriptors: tuple[int, ...], environ: Mapping[str, str], on_bytes: Any, cancel: Cancel
+    command: list[str],
+    descriptors: Collection[int],
+    environ: Mapping[str, str],
+    on_bytes: Callable[[bytes], object],
+    cancel: Cancel,
 ) -> int:
-    """Run the command of `_WITH_LOOM`, which inherits `descriptors`; return its exit code."""
+    """Run a command, which inherits `descriptors`; return its exit code. Without loom, its next output ends it."""
     process = subprocess.Popen(
-        ["/bin/sh", "-c", _WITH_LOOM, *arguments],
+        command,
         env=dict(environ),
-        stdin=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        pass_fds=descriptors,
+        pass_fds=tuple(descriptors),
     )
     end = partial(processes.end, process, grace_s=_TERMINATE_GRACE_S, group=True)
-
-    def end_aside() -> None:
-        # Runs in the thread of the cancel request, which must not wait.
-        threading.Thread(target=end, name="loom-build-end", daemon=True).start()
-
-    unregister = cancel.on_request(end_aside)
+    # In a thread: that of the cancel request must not wait.
+    unregister = cancel.on_request(lambda: threading.Thread(target=end, name="loom-build-end", daemon=True).start())
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         while chunk := os.read(process.stdout.fileno(), 65536):
             on_bytes(chunk)
         return process.wait()  # no limit: a cancel kills it
@@ -168,7 +136,4 @@ def _run(
         raise
     finally:
         unregister()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
-        shutil.rmtree(Path(arguments[0]).parent, ignore_errors=True)
+        process.stdout.close()

@@ -6,9 +6,7 @@ jobs get the same image, even if the registry has a newer one.
 
 from __future__ import annotations
 
-import math
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, wait
 from pathlib import Path
@@ -19,7 +17,6 @@ from loom.errors import ImageError
 from loom.plan import model
 from loom.plan.image_lock import ImageLock, identity, shown
 from loom.providers.docker.engine.connection import Engine
-from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.long_calls import canceled, say
 from loom.providers.docker.images.store import ImageStore, ResolvedImage
 from loom.status import OnOutput
@@ -56,7 +53,7 @@ class Images:
             if found is None:
                 found = self._resolved[key] = Future()
         if not first:
-            return _wait_for(found, image, on_output, cancel)
+            return _wait_for(found, image, cancel)
         try:
             resolved = self._resolve(image, workspace, on_output, cancel, secrets)
         except BaseException as error:
@@ -87,16 +84,7 @@ class Images:
             )
         if image.name is None:
             raise ImageError("the job's image has neither a name nor a build", hint="Give it one of the two.")
-        try:
-            return self._by_policies(image.name, image, on_output=on_output, cancel=cancel)
-        except ImageError as error:
-            near = self._near(image.name) if error.code in _MAY_BE_MISSPELT else []
-            if not near:
-                raise
-            hint = f"on this engine: {', '.join(near)}"
-            raise ImageError(
-                error.message, hint=f"{error.hint}\n{hint}" if error.hint else hint, code=error.code
-            ) from error
+        return self._by_policies(image.name, image, on_output=on_output, cancel=cancel)
 
     def _by_policies(self, name: str, image: model.Image, *, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
         """Try the image's pull policies in order; the error is that of the last one."""
@@ -110,16 +98,6 @@ class Images:
                     raise
                 say(on_output, f"{error.message}; the next pull policy is `{following}`")
         return self.store.ensure(name, policies[-1], platform, on_output=on_output, cancel=cancel)
-
-    def _near(self, name: str) -> list[str]:
-        """Find images of this engine with similar names."""
-        import difflib
-
-        with translated("looking for images with names like this one"):
-            tags = [tag for found in self.store.client.api.images() for tag in found.get("RepoTags") or ()]
-        base = {tag: tag.rpartition("/")[2] for tag in tags}
-        close = difflib.get_close_matches(name.rpartition("/")[2], set(base.values()), n=3, cutoff=0.6)
-        return sorted((tag for tag in tags if base[tag] in close), key=lambda tag: close.index(base[tag]))[:3]
 
     def keep_inputs(self, builds: Iterable[model.Build], *, workspace: Path, folder: Path) -> None:
         """Copy the inputs of these builds from `workspace` to `folder`: later writes of jobs do not change the builds."""
@@ -141,17 +119,9 @@ class Images:
             self._inputs[key] = place
 
 
-def _wait_for(found: Future[ResolvedImage], image: model.Image, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
-    # Most images are present: report only noticeable waits.
-    worth_a_line_at = time.monotonic() + 0.5
+def _wait_for(found: Future[ResolvedImage], image: model.Image, cancel: Cancel) -> ResolvedImage:
     while not found.done():
         if cancel.requested:
             raise canceled(f"waiting for {shown(image)}")
-        if time.monotonic() > worth_a_line_at:
-            say(on_output, f"waiting for {shown(image)}, which another job is getting")
-            worth_a_line_at = math.inf
         wait([found], timeout=0.1)
     return found.result()  # no limit: it is done
-
-
-_MAY_BE_MISSPELT = frozenset({"IMAGE_NOT_FOUND", "IMAGE_DENIED", "IMAGE_NOT_PRESENT", "IMAGE_REGISTRY_DOWN"})

@@ -114,38 +114,32 @@ class Registry:
                     say(on_output, f"  {progress}")
         took = time.monotonic() - started
         digest = f" {progress.digest}" if progress.digest and not reference.digest else ""
-        say(on_output, f"{progress.outcome or 'pulled'} {reference.name}{digest} in {took:.1f} s")
+        say(on_output, f"{progress.outcome} {reference.name}{digest} in {took:.1f} s")
 
 
 class Progress:
     """The state of a pull's layers, folded from the engine's progress messages."""
 
     def __init__(self) -> None:
-        self._layers: dict[str, tuple[int, int]] = {}
+        self.layers: dict[str, tuple[int, int]] = {}
         self._done: set[str] = set()
-        self._repeated: set[str] = set()
+        self._repeated = False
         self.digest = ""
-        self.outcome = ""
-
-    @property
-    def layers(self) -> int:
-        return len(self._layers)
+        self.outcome = "pulled"
 
     def see(self, line: Mapping[str, Any]) -> None:
-        status = str(line.get("status", ""))
-        layer = str(line.get("id", ""))
-        detail = line.get("progressDetail") or {}
+        status, layer, detail = str(line.get("status", "")), str(line.get("id", "")), line.get("progressDetail") or {}
         if status == "Pulling fs layer":
-            self._layers.setdefault(layer, (0, 0))
+            self.layers.setdefault(layer, (0, 0))
         elif status == "Downloading" and detail.get("total"):
-            self._layers[layer] = (int(detail.get("current", 0)), int(detail["total"]))
+            self.layers[layer] = (int(detail.get("current", 0)), int(detail["total"]))
         elif status in ("Download complete", "Pull complete", "Already exists"):
-            current, total = self._layers.get(layer, (0, 0))
-            self._layers[layer] = (max(current, total), total)
+            _, total = self.layers.get(layer, (0, 0))
+            self.layers[layer] = (total, total)
             if status != "Download complete":
                 self._done.add(layer)
         elif status.startswith("Retrying in "):
-            self._repeated.add(layer)
+            self._repeated = True
         elif status.startswith("Digest: "):
             self.digest = status.removeprefix("Digest: ")
         elif "Image is up to date" in status:
@@ -159,10 +153,8 @@ class Progress:
         return retries.NotRepeated(message, hint=error.hint, code=error.code)
 
     def __str__(self) -> str:
-        loaded = sum(current for current, _ in self._layers.values())
-        total = sum(total for _, total in self._layers.values())
-        repeated = f"; {len(self._repeated)} repeated by the engine" if self._repeated else ""
-        return f"{len(self._done)} of {len(self._layers)} layers, {rough_size(loaded)} of {rough_size(total)}{repeated}"
+        loaded, total = (sum(sizes) for sizes in zip(*self.layers.values(), strict=True))
+        return f"{len(self._done)} of {len(self.layers)} layers, {rough_size(loaded)} of {rough_size(total)}"
 
 
 def same_platform(actual: str, wanted: str) -> bool:

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from loom.errors import ProviderError
 from loom.plan.model import Resources
 from loom.providers.base import SessionRequest
-from loom.providers.docker.container.devices import device_requests_of, devices_of, refused
+from loom.providers.docker.container.devices import device_requests_of, devices_of
+from loom.providers.docker.container.refusals import known_reason
 
 
 @pytest.mark.parametrize(
@@ -26,19 +28,15 @@ def test_a_device_is_told_as_docker_takes_it(written: str, there: str, inside: s
 
 
 @pytest.mark.parametrize(
-    ("gpus", "docker", "podman"),
-    [
-        ("all", {"Count": -1}, ["nvidia.com/gpu=all"]),
-        ("2", {"Count": 2}, ["nvidia.com/gpu=0", "nvidia.com/gpu=1"]),
-        ("device=1,3", {"DeviceIDs": ["1", "3"]}, ["nvidia.com/gpu=1", "nvidia.com/gpu=3"]),
-    ],
+    ("gpus", "docker"), [("all", {"Count": -1}), ("2", {"Count": 2}), ("device=1,3", {"DeviceIDs": ["1", "3"]})]
 )
-def test_gpus_are_told_to_each_engine_in_its_words(gpus: str, docker: dict[str, Any], podman: list[str]) -> None:
+def test_gpus_are_told_to_docker_and_refused_by_podman(gpus: str, docker: dict[str, Any]) -> None:
     wanted = Resources(gpus=gpus)
     assert device_requests_of(wanted, podman=False) == [
         {"Driver": "", "Capabilities": [["gpu"]], "Options": {}, **docker}
     ]
-    assert device_requests_of(wanted, podman=True) == [{"Driver": "cdi", "DeviceIDs": podman}]
+    with pytest.raises(ProviderError, match="podman knows GPUs by the names of CDI"):
+        device_requests_of(wanted, podman=True)
 
 
 def test_what_a_vendor_describes_goes_by_its_name() -> None:
@@ -49,21 +47,17 @@ def test_what_a_vendor_describes_goes_by_its_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("resources", "said", "about"),
+    ("resources", "said", "key"),
     [
-        ({"gpus": "all"}, 'could not select device driver "" with capabilities: [[gpu]]', "`gpus: all`"),
-        ({"gpus": "1"}, "unresolvable CDI devices nvidia.com/gpu=0", "`gpus: 1`"),
-        (
-            {"devices": ("/dev/nope:r",)},
-            'custom device "/dev/nope": no such file or directory',
-            "hand /dev/nope to job a",
-        ),
-        ({"devices": ("v.com/x=1",)}, 'could not select device driver "cdi"', "hand v.com/x=1 to job a"),
-        ({"devices": ("/dev/a:/dev/b:rw",)}, "creating device nodes: mount /dev/b:/x", "hand /dev/a to job a"),
+        ({"gpus": "all"}, 'could not select device driver "" with capabilities: [[gpu]]', "gpus"),
+        ({"devices": ("/dev/nope:r",)}, 'custom device "/dev/nope": no such file or directory', "devices"),
+        ({"devices": ("v.com/x=1",)}, 'could not select device driver "cdi"', "devices"),
+        ({"devices": ("v.com/x=1",)}, "unresolvable CDI devices v.com/x=1", "devices"),
+        ({"devices": ("/dev/a:/dev/b:rw",)}, "creating device nodes: mount /dev/b:/x", "devices"),
     ],
 )
 def test_what_the_engine_has_not_is_named_with_the_workflows_line(
-    resources: dict[str, Any], said: str, about: str
+    resources: dict[str, Any], said: str, key: str
 ) -> None:
     places = dict.fromkeys(("devices", "gpus"), "workflow.yml:7:5")
     request = SessionRequest(
@@ -71,13 +65,10 @@ def test_what_the_engine_has_not_is_named_with_the_workflows_line(
         job_id="a",
         workspace=Path("/w"),
         project_dir="/workspace",
-        environment={},
-        shell=("sh",),
         resources=Resources(**resources, places=places),
     )
-    error = refused(request, said)
+    error = known_reason(request, said)
     assert error is not None
-    assert error.message.startswith("workflow.yml:7:5: ")
-    assert about in error.message
-    assert error.exit_code == 3
-    assert refused(request, "no space left on device") is None
+    assert error.message == f"workflow.yml:7:5: the engine can't give job a the `{key}` that it asks for: {said}"
+    assert (error.code, error.exit_code) == ("DEVICE_UNAVAILABLE", 3)
+    assert known_reason(request, "no space left on device") is None
