@@ -324,59 +324,62 @@ class HostInside(CommandsInside, frozen=True, kw_only=True):
                 process.send_signal(signal.Signals[f"SIG{name}"])
 
         cancel.pass_on = pass_on
-        ended = Ended.EXITED
-        kill_at: float | None = None
-        out, err = None, None
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        ended, out, err = self._until_it_ends(process, cancel, timeout_s, grace_s)
+        if on_output is not None:
+            on_output("stdout", out or b"")
+            on_output("stderr", err or b"")
+        return Exit(code=_code_of(process), ended=ended)
+
+    def _until_it_ends(
+        self,
+        process: subprocess.Popen[bytes],
+        cancel: Cancel,
+        timeout_s: float | None,
+        grace_s: float,
+        *,
+        hang_up: bool = False,
+    ) -> tuple[Ended, bytes | None, bytes | None]:
+        """Return how a command ended, and its output. After a cancel or in time it gets a signal, and after `grace_s` KILL."""
+        ended, kill_at = Ended.EXITED, math.inf
+        out: bytes | None = None
+        err: bytes | None = None
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while True:
             try:
                 out, err = process.communicate(timeout=_LOOK_EVERY_S)  # asking again is harmless
                 break
             except subprocess.TimeoutExpired:
                 now = time.monotonic()
-            if kill_at is not None and (now >= kill_at or cancel.now or process.poll() is not None):
-                self.kill_everything()  # also what a command that has ended left
-            elif kill_at is None and (cancel.requested or (deadline is not None and now >= deadline)):
+            if ended is not Ended.EXITED:
+                if now >= kill_at or cancel.now or process.poll() is not None:
+                    self.kill_everything()  # also what a command that has ended left
+            elif cancel.requested or now >= deadline:
                 ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
                 kill_at = now + grace_s
-                if not (cancel.exit_code is ExitCode.INTERRUPTED and _is_foreground()):  # the terminal sent it
+                if hang_up and cancel.requested:
+                    process.send_signal(signal.SIGHUP)  # a shell passes it on to its children
+                elif not (cancel.exit_code is ExitCode.INTERRUPTED and _is_foreground()):  # the terminal sent it
                     process.send_signal(_SIGNALS.get(cancel.exit_code, signal.SIGTERM))
         if ended is not Ended.EXITED:
             self.kill_everything()
-        if on_output is not None:
-            on_output("stdout", out or b"")
-            on_output("stderr", err or b"")
-        return Exit(code=_code_of(process), ended=ended)
+        return ended, out, err
 
     def write(self, files: Mapping[str, bytes]) -> None:
         for path, content in files.items():
-            _write_private(Path(path), content)
+            # OSError also for a link or a FIFO, which would not be private or would block.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
+            with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+                file.write(content)
 
     def terminal(self, command: Sequence[str], cancel: Cancel, *, timeout_s: float | None = None) -> Exit:
         settings = termios.tcgetattr(0)
-        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         try:
             process = self._on_terminal(command, {"TERM": self.terminal_type, **self.environment}, None)
         except OSError as error:
             raise ProviderError(f"{command[0]} could not be started: {error}") from error
-        ended, kill_at = Ended.EXITED, math.inf
         try:
-            while True:
-                try:
-                    process.wait(_LOOK_EVERY_S)
-                    break
-                except subprocess.TimeoutExpired:
-                    now = time.monotonic()
-                if now >= kill_at:
-                    process.kill()
-                elif ended is Ended.EXITED and (cancel.requested or now >= deadline):
-                    ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
-                    kill_at = now + _AFTER_HANGUP_S
-                    # A shell passes it on to its children.
-                    process.send_signal(signal.SIGHUP if cancel.requested else signal.SIGTERM)
+            ended, _, _ = self._until_it_ends(process, cancel, timeout_s, _AFTER_HANGUP_S, hang_up=True)
         finally:
-            if ended is not Ended.EXITED:
-                self.kill_everything()
             _take_terminal(settings)
         return Exit(code=_code_of(process), ended=ended)
 
@@ -396,13 +399,6 @@ class HostInside(CommandsInside, frozen=True, kw_only=True):
 def _code_of(process: subprocess.Popen[bytes]) -> int:
     code = process.returncode
     return code if code >= 0 else 128 - code
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """Open a file; OSError also for a link or a FIFO, which would not be private or would block."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
 
 
 def _is_foreground() -> bool:

@@ -54,7 +54,7 @@ def test_no_device_is_there_that_was_not_asked_for(docker_place: Place) -> None:
 
 def test_a_device_that_is_not_there_is_named(docker_place: Place) -> None:
     with pytest.raises(
-        ProviderError, match="workflow:8:5: the engine can't give job job the `devices` that .*/dev/no-such"
+        ProviderError, match=r"workflow:8:5: the engine can't give job job the `devices` that .*/dev/no-such"
     ) as caught:
         docker_place.job(resources=Resources(devices=("/dev/no-such",), places=PLACES)).__enter__()
     assert caught.value.code == "DEVICE_UNAVAILABLE"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
-
 from loom.errors import ProviderError
 from loom.providers import labels
 from loom.providers.base import SessionFacts
@@ -21,53 +19,46 @@ if TYPE_CHECKING:
     import docker
 
 
-class RootShell(Struct, frozen=True, kw_only=True):
-    client: docker.DockerClient
-    facts: SessionFacts
-    mount: Mount
-    job_id: str
-    labels: Mapping[str, str]
-    """The container's."""
-
-    def __call__(self, line: str) -> int:
-        """Return the exit code."""
-        with translated(f"changing the owner of files for job {self.job_id}"):
-            try:
-                return self._in_container(line)
-            except Exception as error:
-                # The engine's error, or its conversion.
-                if not {getattr(one, "status_code", None) for one in (error, error.__cause__)} & {404, 409}:
-                    raise
-            return self._beside(line)
-
-    def _in_container(self, line: str) -> int:
-        api: Any = self.client.api
-        made = api.exec_create(self.facts.container_id, ["sh", "-c", line], user="0:0", workdir="/")
-        command = Hijacked.of_exec(self.client, made["Id"])
+def as_root(client: docker.DockerClient, facts: SessionFacts, mount: Mount, marks: Mapping[str, str], line: str) -> int:
+    """Return the exit code. `marks`: the labels of the job's container."""
+    with translated(f"changing the owner of files for job {marks[labels.JOB]}"):
         try:
-            ended = command.ends_within(LONG_S)
-        finally:
-            command.close()
-        if not ended:
-            raise ProviderError(f"the owner of files of job {self.job_id} was not changed in {LONG_S} s")
-        return int(api.exec_inspect(made["Id"])["ExitCode"] or 0)
+            return _in_container(client, facts.container_id, line)
+        except Exception as error:
+            # The engine's error, or its conversion: the container has ended.
+            if not {getattr(one, "status_code", None) for one in (error, error.__cause__)} & {404, 409}:
+                raise
+        return _beside(client, facts, mount, marks, line)
 
-    def _beside(self, line: str) -> int:
-        api: Any = self.client.api
-        config = api.create_container_config(
-            image=self.facts.image_id or self.facts.image,
-            command=None,
-            entrypoint=["sh", "-c", line],
-            user="0:0",
-            working_dir="/",
-            labels={**self.labels, labels.ROLE: "helper"},
-            host_config=api.create_host_config(  # use the image's own programs, with minimal rights
-                mounts=self.mount.spec()[:1], network_mode="none", read_only=True, **hardening.JOB
-            ),
-        )
-        helper = api.create_container_from_config(config, f"{self.facts.container_name}-helper")["Id"]
-        try:
-            api.start(helper)
-            return int(api.wait(helper, timeout=LONG_S)["StatusCode"])
-        finally:
-            remove_container(self.client, helper)
+
+def _in_container(client: docker.DockerClient, container_id: str, line: str) -> int:
+    api: Any = client.api
+    made = api.exec_create(container_id, ["sh", "-c", line], user="0:0", workdir="/")
+    command = Hijacked.of_exec(client, made["Id"])
+    try:
+        if not command.ends_within(LONG_S):
+            raise ProviderError(f"the owner of files was not changed in {LONG_S} s")
+    finally:
+        command.close()
+    return int(api.exec_inspect(made["Id"])["ExitCode"] or 0)
+
+
+def _beside(client: docker.DockerClient, facts: SessionFacts, mount: Mount, marks: Mapping[str, str], line: str) -> int:
+    api: Any = client.api
+    config = api.create_container_config(
+        image=facts.image_id or facts.image,
+        command=None,
+        entrypoint=["sh", "-c", line],
+        user="0:0",
+        working_dir="/",
+        labels={**marks, labels.ROLE: "helper"},
+        host_config=api.create_host_config(  # use the image's own programs, with minimal rights
+            mounts=mount.spec()[:1], network_mode="none", read_only=True, **hardening.JOB
+        ),
+    )
+    helper = api.create_container_from_config(config, f"{facts.container_name}-helper")["Id"]
+    try:
+        api.start(helper)
+        return int(api.wait(helper, timeout=LONG_S)["StatusCode"])
+    finally:
+        remove_container(client, helper)

@@ -12,7 +12,7 @@ import shlex
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError
@@ -20,7 +20,7 @@ from loom.plan.model import MountMode
 from loom.providers import labels
 from loom.providers.base import SessionRequest
 from loom.providers.docker.container.cleanup import remove_volume
-from loom.providers.docker.container.ownership import Ids, Owner, Workspaces, chown_all, foreign, open_to_all
+from loom.providers.docker.container.ownership import Ids, Owner, Workspaces, chown_all
 from loom.providers.docker.engine.capabilities import Traits
 from loom.providers.docker.engine.errors import engine_errors, translated
 from loom.providers.docker.engine.retries import retrying
@@ -41,7 +41,7 @@ AsRoot = Callable[[str], int]
 """Runs a line of shell as root with the workspace mounted; returns its exit code."""
 
 
-class Mount(Protocol):
+class Mount:
     """One job's view of the workspace."""
 
     def make(self) -> None:
@@ -49,6 +49,7 @@ class Mount(Protocol):
 
     def spec(self) -> list[dict[str, Any]]:
         """Return the mounts of the workspace at the project directory, and of the stores that it borrows from."""
+        raise NotImplementedError
 
     def fill(self, container_id: str, cancel: Cancel) -> None:
         """Fill the view, between the container's creation and its start."""
@@ -62,14 +63,18 @@ class Mount(Protocol):
     def chown_back(self, as_root: AsRoot) -> None:
         """Give the caller full access after the last step; the container may have ended."""
 
-    def view(self) -> Path | None: ...
+    def view(self) -> Path | None:
+        return None
 
-    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = ...) -> Iterator[bytes]: ...
+    def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
+        raise NotImplementedError
 
-    def put_archive(self, archive: Iterable[bytes]) -> None: ...
+    def put_archive(self, archive: Iterable[bytes]) -> None:
+        raise NotImplementedError
 
     def size(self) -> int:
         """Return the bytes that the view takes and that go with the container; 0 for files of this machine."""
+        return 0
 
     def undo(self) -> None:
         """Remove the view; the container is already gone."""
@@ -87,7 +92,7 @@ def mount_of(
             return VolumeMount(client, request, pid)
 
 
-class BindMount:
+class BindMount(Mount):
     """The workspace itself. Jobs' changes are shared and permanent."""
 
     def __init__(self, request: SessionRequest, workspaces: Workspaces) -> None:
@@ -105,43 +110,32 @@ class BindMount:
     def spec(self) -> list[dict[str, Any]]:
         return [_bind(self._workspace, self._request.project_dir), *_read_only(self._request)]
 
-    def fill(self, container_id: str, cancel: Cancel) -> None:
-        pass
-
     def chown_to_job(self, user: Owner, ids: Ids, as_root: AsRoot) -> None:
-        self._ids = ids
-        self._user = user = ids.outside(user) or user
-        if self._workspaces.enter(self._workspace, user):
+        user = ids.outside(user) or user
+        given = self._workspaces.enter(self._workspace, user)
+        self._ids, self._user = ids, user
+        if given:
             chown_all(self._workspace, user, ids, self._request.project_dir, as_root)
-        if self._workspaces.open(self._workspace):
-            open_to_all(self._workspace, self._request.project_dir, as_root)
 
     def chown_back(self, as_root: AsRoot) -> None:
         if self._user is None:
             return
         me = Owner.of_this_process()
-        chowned = self._workspaces.leave(self._workspace, self._user)
+        alone, chowned = self._workspaces.leave(self._workspace, self._user)
         # Root may change all files, so no search is needed. Running jobs need their own files there.
-        alone = self._workspaces.nobody_in(self._workspace)
-        if chowned or (me.uid != 0 and alone and foreign(self._workspace, me)):
+        if chowned or (me.uid != 0 and alone and any(foreign_paths(self._workspace, me))):
             chown_all(self._workspace, me, self._ids, self._request.project_dir, as_root)
-            if me.uid != 0 and (path := foreign(self._workspace, me)):
+            if me.uid != 0 and (path := next(foreign_paths(self._workspace, me), "")):
                 raise ProviderError(
                     f"job {self._request.job_id} left files in the workspace that belong to others, such as {path}",
                     hint="its image has no `chown`; remove the workspace with: sudo rm -r " + str(self._workspace),
                 )
-        if alone:
-            self._close(me, 0o700 if self._workspaces.close(self._workspace) else self._mode)
-
-    def _close(self, me: Owner, mode: int) -> None:
-        """A run's workspace belongs to its owner and is closed to others, even after changes by jobs."""
-        status = lstat(self._workspace)
-        if status is None:
-            return
-        if me.uid == 0 and (status.st_uid, status.st_gid) != (me.uid, me.gid):
-            os.chown(self._workspace, me.uid, me.gid, follow_symlinks=False)
-        if stat.S_IMODE(status.st_mode) != mode:
-            self._workspace.chmod(mode)
+        if alone and (status := lstat(self._workspace)) is not None:
+            # A run's workspace belongs to its owner and is closed to others, even after changes by jobs.
+            if me.uid == 0 and (status.st_uid, status.st_gid) != (me.uid, me.gid):
+                os.chown(self._workspace, me.uid, me.gid, follow_symlinks=False)
+            if stat.S_IMODE(status.st_mode) != self._mode:
+                self._workspace.chmod(self._mode)
 
     def view(self) -> Path | None:
         return self._workspace
@@ -152,14 +146,8 @@ class BindMount:
     def put_archive(self, archive: Iterable[bytes]) -> None:
         unpack(archive, self._workspace)
 
-    def size(self) -> int:
-        return 0
 
-    def undo(self) -> None:
-        pass
-
-
-class _EngineVolume:
+class _EngineVolume(Mount):
     """Common parts of both kinds of volume: name, file transfer through the engine, removal."""
 
     role: str
@@ -194,12 +182,6 @@ class _EngineVolume:
 
     def fill(self, container_id: str, cancel: Cancel) -> None:
         self._container_id = container_id
-
-    def view(self) -> Path | None:
-        return None
-
-    def size(self) -> int:
-        return 0
 
     def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
         view = self.view()
@@ -257,10 +239,7 @@ class _EngineVolume:
     def chown_to_job(self, user: Owner, ids: Ids, as_root: AsRoot) -> None:
         self._user, self._ids = user, ids
         if user.uid != 0:
-            as_root(_chown(user, self._request.project_dir))
-
-    def chown_back(self, as_root: AsRoot) -> None:
-        pass
+            as_root(f"chown -Rh {user.uid}:{user.gid} '{self._request.project_dir}'")
 
     def undo(self) -> None:
         if self._made:
@@ -399,7 +378,3 @@ def _bind(source: Path, target: str, *, read_only: bool = False) -> dict[str, An
 
 def _read_only(request: SessionRequest) -> list[dict[str, Any]]:
     return [_bind(shown.path, str(shown.path), read_only=True) for shown in request.read_only_mounts]
-
-
-def _chown(user: Owner, directory: str) -> str:
-    return f"chown -Rh {user.uid}:{user.gid} '{directory}'"

@@ -38,19 +38,19 @@ def remove_work(layers: Path) -> None:
     shutil.rmtree(layers / "work", ignore_errors=True)
 
 
-def foreign_paths(upper: Path, me: Owner) -> Iterator[str]:
-    """Yield the paths of an upper layer, relative to it, that belong to other users; whiteouts do not count.
+def foreign_paths(root: Path, me: Owner) -> Iterator[str]:
+    """Yield the paths below a directory, relative to it, that belong to other users; an overlay's whiteouts do not count.
 
     Somebody may remove it meanwhile.
     """
-    if (status := lstat(upper)) is not None and status.st_uid != me.uid:
+    if (status := lstat(root)) is not None and status.st_uid != me.uid:
         yield "."
-    for directory, names, files in os.walk(upper, onerror=None):
+    for directory, names, files in os.walk(root):
         for name in (*names, *files):
             path = Path(directory) / name
             status = lstat(path)
             if status is not None and status.st_uid != me.uid and not stat.S_ISCHR(status.st_mode):
-                yield path.relative_to(upper).as_posix()
+                yield path.relative_to(root).as_posix()
 
 
 def lstat(path: Path) -> os.stat_result | None:

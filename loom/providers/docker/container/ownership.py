@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
+
+from loom.errors import ProviderError
 
 
 class Owner(Struct, frozen=True):
@@ -81,107 +84,39 @@ class Workspaces:
         self._lock = threading.Lock()
         self._active: dict[Path, list[Owner]] = {}
         self._chowned: dict[Path, Owner] = {}
-        self._opened: set[Path] = set()
 
     def enter(self, workspace: Path, user: Owner) -> bool:
-        """True when the files must be given to `user` first."""
+        """Return whether the files must be given to `user` first. ProviderError while another one, neither root, has them."""
         with self._lock:
-            self._active.setdefault(workspace, []).append(user)
-            if user.uid in (0, workspace.stat().st_uid):
-                return False
-            if self._chowned.get(workspace) == user:
+            active = self._active.setdefault(workspace, [])
+            if user.uid and (others := {one.uid for one in active} - {0, user.uid}):
+                raise ProviderError(
+                    f"a job runs in the same directory as user {others.pop()}, and this one as user {user.uid}: "
+                    "its files have one owner",
+                    hint="use another mount mode than bind_mount, or run one job at a time (--jobs 1)",
+                )
+            active.append(user)
+            if user.uid in (0, workspace.stat().st_uid) or self._chowned.get(workspace) == user:
                 return False
             self._chowned[workspace] = user
             return True
 
-    def open(self, workspace: Path) -> bool:
-        """True when jobs of different users run there, so the directory must be opened to all of them."""
-        with self._lock:
-            if len({user.uid for user in self._active.get(workspace, []) if user.uid != 0}) < 2:
-                return False
-            self._opened.add(workspace)
-            return True
-
-    def close(self, workspace: Path) -> bool:
-        """True when it was opened and must be closed again."""
-        with self._lock:
-            opened = workspace in self._opened
-            self._opened.discard(workspace)
-            return opened
-
-    def nobody_in(self, workspace: Path) -> bool:
-        with self._lock:
-            return not self._active.get(workspace)
-
-    def leave(self, workspace: Path, user: Owner) -> bool:
-        """True when no job is left and the files must return to the caller."""
+    def leave(self, workspace: Path, user: Owner) -> tuple[bool, bool]:
+        """Return whether no job is left, and whether the files must return to the caller."""
         with self._lock:
             active = self._active.get(workspace, [])
             if user in active:
                 active.remove(user)
-            if active:
-                return False
-            self._active.pop(workspace, None)
-            return self._chowned.pop(workspace, None) is not None
+            return not active, not active and self._chowned.pop(workspace, None) is not None
 
 
 def chown_all(workspace: Path, owner: Owner, ids: Ids, project_dir: str, as_root: Callable[[str], int]) -> None:
     """Change the owner of everything in `workspace`: directly if permitted, else from inside the container."""
-    if os.geteuid() == 0:
-        _chown(workspace, owner)
-    elif (inside := ids.inside(owner)) is not None:
-        as_root(f"chown -Rh {inside.uid}:{inside.gid} '{project_dir}'")
-
-
-def open_to_all(workspace: Path, project_dir: str, as_root: Callable[[str], int]) -> None:
-    """Let every user enter: files have only one owner, and the others need access."""
-    if os.geteuid() == 0:
-        workspace.chmod(0o755)
-    else:
-        as_root(f"chmod 755 '{project_dir}'")
-
-
-def _chown(directory: Path, owner: Owner) -> None:
-    pending = [str(directory)]
-    os.chown(directory, owner.uid, owner.gid, follow_symlinks=False)
-    while pending:
-        try:
-            entries = os.scandir(pending.pop())
-        except FileNotFoundError:
-            continue
-        for entry in entries:
-            try:
-                status = entry.stat(follow_symlinks=False)
-                if (status.st_uid, status.st_gid) != (owner.uid, owner.gid):
-                    os.chown(entry.path, owner.uid, owner.gid, follow_symlinks=False)
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
-            except FileNotFoundError:
-                continue  # another job is running here
-
-
-def foreign(workspace: Path, me: Owner) -> str:
-    """Find a file in `workspace` of another owner, or nothing. About 3 µs per file."""
-    try:
-        if workspace.stat().st_uid != me.uid:
-            return str(workspace)
-    except FileNotFoundError:
-        return ""
-    pending = [str(workspace)]
-    while pending:
-        directory = pending.pop()
-        try:
-            entries = os.scandir(directory)
-        except PermissionError:
-            return directory
-        except FileNotFoundError:
-            continue
-        for entry in entries:
-            try:
-                if entry.stat(follow_symlinks=False).st_uid != me.uid:
-                    return entry.path
-            except FileNotFoundError:
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                pending.append(entry.path)
-    return ""
+    if os.geteuid() != 0:
+        if (inside := ids.inside(owner)) is not None:
+            as_root(f"chown -Rh {inside.uid}:{inside.gid} '{project_dir}'")
+        return
+    for directory, names, files in os.walk(workspace):
+        for name in (".", *names, *files):
+            with suppress(FileNotFoundError):  # another job is running here
+                os.chown(f"{directory}/{name}", owner.uid, owner.gid, follow_symlinks=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError
 from loom.providers.base import COMMAND_USER, Command, SessionFacts, SessionRequest
 from loom.providers.docker.container import refusals
-from loom.providers.docker.container.as_root import RootShell
+from loom.providers.docker.container.as_root import as_root
 from loom.providers.docker.container.create import environment_of
 from loom.providers.docker.container.mounts import Mount
 from loom.providers.docker.container.ownership import Ids, Owner
@@ -63,9 +64,7 @@ class DockerSession(DrivenSession):
             )
         )
         self._mount = mount
-        self._as_root = RootShell(
-            client=client, facts=facts, mount=mount, job_id=request.job_id, labels=container_labels
-        )
+        self._as_root = partial(as_root, client, facts, mount, container_labels)
         self._chowned = False
         self._started = False
         self.uid: int | None = None

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from loom.errors import ProviderError
 from loom.providers.docker.container.overlay import foreign_paths
-from loom.providers.docker.container.ownership import Ids, Owner, foreign
+from loom.providers.docker.container.ownership import Ids, Owner, Workspaces
 
 ROOTLESS = "0:1000:1,1:100000:65536,"
 
@@ -47,4 +48,16 @@ def test_what_was_removed_has_no_files_of_others(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert [*foreign_paths(tmp_path, nobody)] == [".", "file"]
     assert [*foreign_paths(tmp_path / "removed", nobody)] == []
-    assert foreign(tmp_path / "removed", nobody) == ""
+
+
+def test_one_user_beside_root_has_the_files_of_a_workspace(tmp_path: Path) -> None:
+    workspaces, one, other = Workspaces(), Owner(12345, 1), Owner(12346, 1)
+    assert [workspaces.enter(tmp_path, user) for user in (Owner(0, 0), one, one)] == [False, True, False]
+    with pytest.raises(ProviderError, match="in the same directory as user 12345, and this one as user 12346"):
+        workspaces.enter(tmp_path, other)
+    assert [workspaces.leave(tmp_path, user) for user in (one, one, Owner(0, 0))] == [
+        (False, False),
+        (False, False),
+        (True, True),
+    ]
+    assert workspaces.enter(tmp_path, other)
