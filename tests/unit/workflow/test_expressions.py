@@ -73,6 +73,15 @@ def test_holds(text: str, expected: bool) -> None:
     assert holds(parse(text), VALUES) is expected
 
 
+def test_limits_are_reached() -> None:
+    assert holds(parse("(" * 49 + "$A" + ")" * 49), VALUES)
+    assert holds(parse("(($B) || " + "(" * 48 + "$A" + ")" * 49), VALUES)
+    assert not holds(parse(" || ".join(["($B)"] * 60)), VALUES)
+    assert holds(parse("$A".ljust(4096)), VALUES)
+    with pytest.raises(ExpressionError, match="longer than 4096"):
+        parse("$A".ljust(4097))
+
+
 @pytest.mark.parametrize(
     ("text", "position", "message"),
     [
@@ -82,6 +91,10 @@ def test_holds(text: str, expected: bool) -> None:
         ("A", 0, 'expected a variable, a text in quotes, null or (, found A; a variable is $A, a text "A"'),
         ("($A", 3, "the condition ends where a closing parenthesis is expected"),
         ("$A)", 2, "expected && or || or the end, found )"),
+        ("$A ${B}", 3, "expected && or || or the end, found B"),
+        ("$A ==  'open", 7, "the text that starts here has no closing '"),
+        ("($A || )", 7, "expected a variable, a text in quotes, null or (, found )"),
+        ("(($A) || " + "(" * 49 + "$A" + ")" * 50, 58, "nested deeper than 50 levels"),
         ("/x/", 0, "a pattern needs =~ or !~ before it"),
         ("$A != /x/", 6, "a pattern is compared with !~"),
         ("$A =~ 'x'", 6, "a pattern stands between slashes: /^release/"),

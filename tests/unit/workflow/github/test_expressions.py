@@ -91,6 +91,7 @@ def value(text: str, **contexts: object) -> object:
         # indexing
         ("github.REF", "refs/heads/main"),
         ("github['event']['number']", 7.0),
+        ("github['' || 'ref']", "refs/heads/main"),
         ("github.event.deep.x-y", "z"),
         ("github.event.labels[1].name", "p1"),
         ("github.event.labels['1'].name", "p1"),
@@ -122,6 +123,8 @@ def value(text: str, **contexts: object) -> object:
         ("format('{{Hello {0}}}', null)", "{Hello }"),
         ("join(fromJSON('[1, null, true, \"x\"]'))", "1,,true,x"),
         ("join('alone', '-')", "alone"),
+        ("join(github.event)", ""),
+        ("contains('straße', 'SS')", False),
         ('fromJSON(\'{"A": {"b": [1.5]}}\').a.b[0]', 1.5),
         ("toJSON(fromJSON('{\"a\":[1,2.5,null]}'))", '{\n  "a": [\n    1,\n    2.5,\n    null\n  ]\n}'),
         ("case(false, 1, true, 2, 3)", 2.0),
@@ -201,6 +204,10 @@ def test_limits_are_reached() -> None:
     assert value("'" + "x" * (MAX_LENGTH - 2) + "'") == "x" * (MAX_LENGTH - 2)
     assert value("!" * 49 + "1") is False
     assert value("(" * 49 + "1" + ")" * 49) == 1.0
+    assert value(" || ".join(["(0)"] * 60)) == 0.0
+    assert value(f"((0) || {'(' * 48}1{')' * 48})") == 1.0
+    with pytest.raises(InvalidExpression, match="nested more than 50 levels deep"):
+        parse(f"((0) || {'(' * 49}1{')' * 49})")
     assert filled("${{ 1 }}".ljust(MAX_LENGTH), {}) == "1" + " " * (MAX_LENGTH - 8)
     with pytest.raises(InvalidExpression, match="a text with expressions has more than 21000 characters") as error:
         filled(" ${{ 1 }}".ljust(MAX_LENGTH + 1), {})
