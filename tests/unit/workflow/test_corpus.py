@@ -57,6 +57,22 @@ def test_broken(path: Path, tmp_path: Path) -> None:
     expect(path, "".join(f"{problem}\n" for problem in problems))
 
 
+def test_a_mistake_is_as_long_as_its_text(tmp_path: Path) -> None:
+    """What an editor underlines: the part of its line that each message is about."""
+    said = ""
+    for path in situations("broken"):
+        project = tmp_path / path.name
+        project.mkdir()
+        for one in workflow.examine(laid_out(path, project), project).problems:
+            start = one.column - 1
+            text = (one.source_line or "")[start : start + min(one.length, 60)]
+            said += f"{path.stem} {one.line}:{one.column}+{one.length} {text!r}\n"
+    beside = Path(__file__).with_name("underlined.txt")
+    if os.environ.get("LOOM_TEST_ACCEPT"):
+        beside.write_text(said)
+    assert said == beside.read_text()
+
+
 def test_no_message_about_a_secret_shows_its_line(tmp_path: Path) -> None:
     problems = workflow.examine(laid_out(CORPUS / "broken/secrets.yml", tmp_path), tmp_path).problems
     lines = [one.source_line for one in problems if "a secret's value is never written here" in one.message]

@@ -1,5 +1,6 @@
 """What the reader of GitHub's workflows says of their files: errors with a place, notices, inputs."""
 
+import os
 import re
 from functools import partial
 from pathlib import Path
@@ -39,134 +40,149 @@ def job(*lines: str) -> str:
 STEPS = "steps: [{run: echo}]"
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", "1:1 / the file is empty"),
-        ("- a\n", "1:1 / expected a mapping with `on` and `jobs`"),
+MISTAKES = [
+    ("", "1:1 / the file is empty"),
+    ("- a\n", "1:1 / expected a mapping with `on` and `jobs`"),
+    (
+        "jobs: {x: {runs-on: a, steps: [{run: x}]}}",
+        "1:1 / `on` is missing: the events that start it, such as `on: push`",
+    ),
+    ("on: push\n", "1:1 / `jobs` is missing: the jobs"),
+    ("on: push\njobs: {}\n", "2:1 / `jobs` is missing: the jobs"),
+    (f"{SOUND}job: x\n", "3:1 /job unknown keyword job; did you mean jobs?"),
+    (SOUND.replace("push", "pusj"), "1:5 /on on: expected a mapping or one of the documented words or a list"),
+    (
+        "on: {push: {branch: main}}\njobs: {x: {runs-on: a, steps: [{run: x}]}}",
+        "1:13 /on/push/branch unknown keyword branch",
+    ),
+    (
+        "on: {push: {paths: [a], paths-ignore: [b]}}\njobs: {x: {runs-on: a, steps: [{run: x}]}}",
+        "1:39 /on/push/paths-ignore paths and paths-ignore can't stand together",
+    ),
+    (
+        "on: {push: {branches: ['+a']}}\njobs: {x: {runs-on: a, steps: [{run: x}]}}",
+        "1:24 /on/push/branches/0 branches: + in +a stands after nothing that it could repeat",
+    ),
+    (
         (
-            "jobs: {x: {runs-on: a, steps: [{run: x}]}}",
-            "1:1 / `on` is missing: the events that start it, such as `on: push`",
+            "on: {workflow_dispatch: {inputs: {a: {type: choice, default: x, options: [b]}}}}\n"
+            "jobs: {x: {runs-on: a, steps: [{run: x}]}}"
         ),
-        ("on: push\n", "1:1 / `jobs` is missing: the jobs"),
-        ("on: push\njobs: {}\n", "2:1 / `jobs` is missing: the jobs"),
-        (f"{SOUND}job: x\n", "3:1 /job unknown keyword job; did you mean jobs?"),
-        (SOUND.replace("push", "pusj"), "1:5 /on on: expected a mapping or one of the documented words or a list"),
-        (
-            "on: {push: {branch: main}}\njobs: {x: {runs-on: a, steps: [{run: x}]}}",
-            "1:13 /on/push/branch unknown keyword branch",
-        ),
-        (
-            "on: {push: {paths: [a], paths-ignore: [b]}}\njobs: {x: {runs-on: a, steps: [{run: x}]}}",
-            "1:39 /on/push/paths-ignore paths and paths-ignore can't stand together",
-        ),
-        (
-            "on: {push: {branches: ['+a']}}\njobs: {x: {runs-on: a, steps: [{run: x}]}}",
-            "1:24 /on/push/branches/0 branches: + in +a stands after nothing that it could repeat",
-        ),
-        (
-            (
-                "on: {workflow_dispatch: {inputs: {a: {type: choice, default: x, options: [b]}}}}\n"
-                "jobs: {x: {runs-on: a, steps: [{run: x}]}}"
-            ),
-            "default: a: x is none of b",
-        ),
-        (
-            "on: push\njobs: {x: {runs-on: a, secrets: inherit, with: {a: b}, steps: [{run: x}]}}",
-            "2:24 /jobs/x/secrets `secrets` is for a job with `uses`; this one has steps",
-        ),
-        (
-            "on: {schedule: [{cron: '* *'}]}\njobs: {x: {runs-on: a, steps: [{run: x}]}}",
-            "/on/schedule/0/cron cron: expected minute, hour, day, month and weekday, found * *",
-        ),
-        (
-            "on: {workflow_dispatch: {inputs: {a: {type: choice}, b: {type: boolean, default: yes}}}}\njobs: {}",
-            "1:38 /on/workflow_dispatch/inputs/a a: a choice needs `options`",
-        ),
-        (
-            "on: {workflow_dispatch: {inputs: {b: {type: boolean, default: yes}}}}\njobs: {}",
-            "/on/workflow_dispatch/inputs/b/default default: b is true or false, not 'yes'",
-        ),
-        (
-            "on: {workflow_call: {inputs: {n: {type: number, default: few}}}}\njobs: {}",
-            "/on/workflow_call/inputs/n/default default: n is a number, not 'few'",
-        ),
-        (SOUND.replace("on: push", "on: {push: {tags: ['[b-a]']}}"), "/on/push/tags/0 tags: [b-a] is no pattern: "),
-        (SOUND.replace("{runs", "!x {runs"), "2:11 / tags are not allowed (!x); remove it, or quote the text"),
-        (SOUND.replace("echo", "!!int 3"), "/ tags are not allowed (tag:yaml.org,2002:int)"),
-        ("on: push\njobs: {x: 3}", "2:8 /jobs/x x: expected a job, a mapping with `runs-on` and `steps`"),
-        (
-            SOUND.replace("x:", "1x:"),
-            "2:8 /jobs/1x 1x: a job's id has letters, digits, - and _; no digit, - or __ first",
-        ),
-        (job(), "3:3 /jobs/x x: `steps` is missing"),
-        (
-            job("steps: [{run: echo, uses: ./x}]"),
-            "5:13 /jobs/x/steps/0 the step has both `run` and `uses`; make two steps",
-        ),
-        (job("steps: [{name: a}]"), "5:13 /jobs/x/steps/0 the step has neither `run` nor `uses`"),
-        (job("steps: [{uses: checkout}]"), "5:20 /jobs/x/steps/0/uses uses: expected owner/repository@ref"),
-        (job("steps: [{uses: ./x, shell: bash}]"), "5:32 /jobs/x/steps/0/shell `shell` is for a step with `run`"),
-        (
-            job("steps: [{id: a, run: x}, {id: A, run: x}]"),
-            "5:35 /jobs/x/steps/1/id id: A is a duplicate (of step 1)",
-        ),
-        (
-            job("steps: [{run: x, timeout-minutes: soon}]"),
-            "5:39 /jobs/x/steps/0/timeout-minutes steps:timeout-minutes: expected number",
-        ),
-        (job(STEPS, "secrets: {a: b}"), "6:5 /jobs/x/secrets `secrets` is for a job with `uses`; this one has steps"),
-        (
-            job("steps: [{uses: ./x, working-directory: w}]"),
-            "5:44 /jobs/x/steps/0/working-directory `working-directory` is for a step with `run`",
-        ),
-        (
-            job("steps: [{id: 1a, run: x}]"),
-            "5:18 /jobs/x/steps/0/id id: 1a: letters, digits, - and _; no digit, - or __ first",
-        ),
-        ("on: push\njobs: {x: {steps: [{run: x}]}}", "2:8 /jobs/x x: `runs-on` is missing"),
-        (job(STEPS, "needs: y"), "6:12 /jobs/x/needs/0 needs: unknown job y"),
-        (job(STEPS, "needs: [x]"), "needs: the jobs need each other in a cycle: x -> x; remove one"),
-        (job(STEPS, "with: {a: 1}"), "6:5 /jobs/x/with `with` is for a job with `uses`; this one has steps"),
-        (
-            job(STEPS, "strategy: {matrix: {v: 3}}"),
-            "6:28 /jobs/x/strategy/matrix/v matrix: v: expected a list of values",
-        ),
-        (job(STEPS, "strategy: {matrix: {v: []}}"), "matrix: v: the list is empty; give it a value"),
-        (
-            "on: push\njobs: {x: {uses: ./a.yml}}",
-            "2:18 /jobs/x/uses uses: expected ./.github/workflows/FILE.yml or owner/",
-        ),
-        ("on: push\njobs: {x: {uses: ./.github/workflows/no.yml}}", "uses: .github/workflows/no.yml can't be read"),
-        (
-            "on: push\njobs: {x: {uses: a/b/.github/workflows/c.yml@v1, runs-on: a}}",
-            "/jobs/x/runs-on `runs-on` can't stand in a job with `uses`",
-        ),
-        (
-            job("steps: [{run: 'echo ${{ nope.x }}'}]"),
-            "5:25 /jobs/x/steps/0/run there is no context nope here; there are env,",
-        ),
-        (job("steps: [{run: 'echo ${{ github.x'}]"), "5:25 /jobs/x/steps/0/run invalid expression: `${{` has no `}}`"),
-        (
-            job(STEPS, "if: secrets.A == 'x'"),
-            "/jobs/x/if there is no context secrets here; there are github, inputs, needs, vars",
-        ),
-        (job(STEPS, "if: steps.a.outcome"), "/jobs/x/if there is no context steps here"),
-        (job(STEPS, "env: {A: \"${{ hashFiles('x') }}\"}"), "/jobs/x/env/A hashfiles() can't be used here"),
-        (job("steps: [{run: x, env: {A: '${{ success() }}'}}]"), "/jobs/x/steps/0/env/A success() can't be used here"),
-        (job(STEPS, "needs: ['${{ x }}']"), "/jobs/x/needs/0 there are no expressions here; write the value itself"),
-        (
-            f"{SOUND}env: {{A: '${{{{ env.B }}}}'}}",
-            "/env/A there is no context env here; there are github, inputs, secrets, vars",
-        ),
-        ("on: push\njobs: {x: *unknown}", "the alias *unknown is unknown"),
-        ("on: push\njobs: &a {x: *a}", "the alias *a stands inside its own anchor"),
-        ("on: push\nenv: {<<: {a: b}}\njobs: {}", "GitHub does not merge with <<; write the keys out"),
-    ],
-)
+        "default: a: x is none of b",
+    ),
+    (
+        "on: push\njobs: {x: {runs-on: a, secrets: inherit, with: {a: b}, steps: [{run: x}]}}",
+        "2:24 /jobs/x/secrets `secrets` is for a job with `uses`; this one has steps",
+    ),
+    (
+        "on: {schedule: [{cron: '* *'}]}\njobs: {x: {runs-on: a, steps: [{run: x}]}}",
+        "/on/schedule/0/cron cron: expected minute, hour, day, month and weekday, found * *",
+    ),
+    (
+        "on: {workflow_dispatch: {inputs: {a: {type: choice}, b: {type: boolean, default: yes}}}}\njobs: {}",
+        "1:38 /on/workflow_dispatch/inputs/a a: a choice needs `options`",
+    ),
+    (
+        "on: {workflow_dispatch: {inputs: {b: {type: boolean, default: yes}}}}\njobs: {}",
+        "/on/workflow_dispatch/inputs/b/default default: b is true or false, not 'yes'",
+    ),
+    (
+        "on: {workflow_call: {inputs: {n: {type: number, default: few}}}}\njobs: {}",
+        "/on/workflow_call/inputs/n/default default: n is a number, not 'few'",
+    ),
+    (SOUND.replace("on: push", "on: {push: {tags: ['[b-a]']}}"), "/on/push/tags/0 tags: [b-a] is no pattern: "),
+    (SOUND.replace("{runs", "!x {runs"), "2:11 / tags are not allowed (!x); remove it, or quote the text"),
+    (SOUND.replace("echo", "!!int 3"), "/ tags are not allowed (tag:yaml.org,2002:int)"),
+    ("on: push\njobs: {x: 3}", "2:8 /jobs/x x: expected a job, a mapping with `runs-on` and `steps`"),
+    (
+        SOUND.replace("x:", "1x:"),
+        "2:8 /jobs/1x 1x: a job's id has letters, digits, - and _; no digit, - or __ first",
+    ),
+    (job(), "3:3 /jobs/x x: `steps` is missing"),
+    (
+        job("steps: [{run: echo, uses: ./x}]"),
+        "5:13 /jobs/x/steps/0 the step has both `run` and `uses`; make two steps",
+    ),
+    (job("steps: [{name: a}]"), "5:13 /jobs/x/steps/0 the step has neither `run` nor `uses`"),
+    (job("steps: [{uses: checkout}]"), "5:20 /jobs/x/steps/0/uses uses: expected owner/repository@ref"),
+    (job("steps: [{uses: ./x, shell: bash}]"), "5:32 /jobs/x/steps/0/shell `shell` is for a step with `run`"),
+    (
+        job("steps: [{id: a, run: x}, {id: A, run: x}]"),
+        "5:35 /jobs/x/steps/1/id id: A is a duplicate (of step 1)",
+    ),
+    (
+        job("steps: [{run: x, timeout-minutes: soon}]"),
+        "5:39 /jobs/x/steps/0/timeout-minutes steps:timeout-minutes: expected number",
+    ),
+    (job(STEPS, "secrets: {a: b}"), "6:5 /jobs/x/secrets `secrets` is for a job with `uses`; this one has steps"),
+    (
+        job("steps: [{uses: ./x, working-directory: w}]"),
+        "5:44 /jobs/x/steps/0/working-directory `working-directory` is for a step with `run`",
+    ),
+    (
+        job("steps: [{id: 1a, run: x}]"),
+        "5:18 /jobs/x/steps/0/id id: 1a: letters, digits, - and _; no digit, - or __ first",
+    ),
+    ("on: push\njobs: {x: {steps: [{run: x}]}}", "2:8 /jobs/x x: `runs-on` is missing"),
+    (job(STEPS, "needs: y"), "6:12 /jobs/x/needs/0 needs: unknown job y"),
+    (job(STEPS, "needs: [x]"), "needs: the jobs need each other in a cycle: x -> x; remove one"),
+    (job(STEPS, "with: {a: 1}"), "6:5 /jobs/x/with `with` is for a job with `uses`; this one has steps"),
+    (
+        job(STEPS, "strategy: {matrix: {v: 3}}"),
+        "6:28 /jobs/x/strategy/matrix/v matrix: v: expected a list of values",
+    ),
+    (job(STEPS, "strategy: {matrix: {v: []}}"), "matrix: v: the list is empty; give it a value"),
+    (
+        "on: push\njobs: {x: {uses: ./a.yml}}",
+        "2:18 /jobs/x/uses uses: expected ./.github/workflows/FILE.yml or owner/",
+    ),
+    ("on: push\njobs: {x: {uses: ./.github/workflows/no.yml}}", "uses: .github/workflows/no.yml can't be read"),
+    (
+        "on: push\njobs: {x: {uses: a/b/.github/workflows/c.yml@v1, runs-on: a}}",
+        "/jobs/x/runs-on `runs-on` can't stand in a job with `uses`",
+    ),
+    (
+        job("steps: [{run: 'echo ${{ nope.x }}'}]"),
+        "5:25 /jobs/x/steps/0/run there is no context nope here; there are env,",
+    ),
+    (job("steps: [{run: 'echo ${{ github.x'}]"), "5:25 /jobs/x/steps/0/run invalid expression: `${{` has no `}}`"),
+    (
+        job(STEPS, "if: secrets.A == 'x'"),
+        "/jobs/x/if there is no context secrets here; there are github, inputs, needs, vars",
+    ),
+    (job(STEPS, "if: steps.a.outcome"), "/jobs/x/if there is no context steps here"),
+    (job(STEPS, "env: {A: \"${{ hashFiles('x') }}\"}"), "/jobs/x/env/A hashfiles() can't be used here"),
+    (job("steps: [{run: x, env: {A: '${{ success() }}'}}]"), "/jobs/x/steps/0/env/A success() can't be used here"),
+    (job(STEPS, "needs: ['${{ x }}']"), "/jobs/x/needs/0 there are no expressions here; write the value itself"),
+    (
+        f"{SOUND}env: {{A: '${{{{ env.B }}}}'}}",
+        "/env/A there is no context env here; there are github, inputs, secrets, vars",
+    ),
+    ("on: push\njobs: {x: *unknown}", "the alias *unknown is unknown"),
+    ("on: push\njobs: &a {x: *a}", "the alias *a stands inside its own anchor"),
+    ("on: push\nenv: {<<: {a: b}}\njobs: {}", "GitHub does not merge with <<; write the keys out"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), MISTAKES)
 def test_a_mistake_has_its_place(tmp_path: Path, text: str, expected: str) -> None:
     found = messages(examined(tmp_path, text))
     assert any(expected in one for one in found), found
+
+
+def test_all_that_is_said_of_mistakes(tmp_path: Path) -> None:
+    """`LOOM_TEST_ACCEPT=1` writes the present messages beside this file; read them before you commit them."""
+    said = []
+    for text, _ in MISTAKES:
+        said.append(f"-- {text!r}")
+        said += [
+            f"{one.line}:{one.column}+{one.length} {one.code} {one.pointer} {one.message}"
+            for one in examined(tmp_path, text).problems
+        ]
+    beside = Path(__file__).with_name("mistakes.txt")
+    if os.environ.get("LOOM_TEST_ACCEPT"):
+        beside.write_text("\n".join(said) + "\n")
+    assert said == beside.read_text().splitlines()
 
 
 def test_a_sound_file_has_no_problem(tmp_path: Path) -> None:

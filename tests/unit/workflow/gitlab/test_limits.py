@@ -201,7 +201,10 @@ def test_gitlab_refuses(tmp_path: Path, text: str, message: str) -> None:
 
 def test_each_mistake_has_its_keyword(tmp_path: Path) -> None:
     """`LOOM_TEST_ACCEPT=1` writes the present ones; read them before you commit them."""
-    found = [f"{text[:100]!r} {' '.join(one.pointer for one in problems(tmp_path, text))}" for text in REFUSED]
+    found = [
+        f"{text[:100]!r} {' '.join(f'{one.pointer} {one.line}:{one.column}+{one.length}' for one in problems(tmp_path, text))}"
+        for text in REFUSED
+    ]
     if os.environ.get("LOOM_TEST_ACCEPT"):
         POINTERS.write_text("\n".join(found) + "\n")
     assert found == POINTERS.read_text().splitlines()
