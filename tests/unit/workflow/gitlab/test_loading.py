@@ -205,9 +205,45 @@ def test_inputs_are_replaced_in_the_text_and_places_stay_those_of_the_file(tmp_p
     assert second.place == "part.yml:9:67"
 
 
+def test_what_is_wrong_in_a_replaced_text_is_where_it_was_inserted(tmp_path: Path) -> None:
+    header = "spec: {inputs: {a: {default: 'x, foo'}, b: {default: ''}}}\n---\n"
+    for job, columns in (
+        ("{script: $[[ inputs.a ]]: y, bar: z}", [15, 35]),
+        ('{script: "$[[ inputs.b ]]x", tags: [$[[ inputs.a ]]], foo: y, bar: z}', [60, 68]),
+    ):
+        found = [one.partition("; ")[0] for one in problems(tmp_path, f"{header}job: {job}\n")]
+        assert found == [
+            f"{HERE}:3:{column}: unknown keyword {key}" for key, column in zip(("foo", "bar"), columns, strict=True)
+        ]
+
+
+def test_what_is_unknown_in_a_text_is_all_that_is_said_of_it(tmp_path: Path) -> None:
+    text = "spec: {inputs: {a: {default: x}}}\n---\njob: {script: '$[[ inputs.nope ]]', foo: y}\n"
+    assert problems(tmp_path, text) == [
+        f"{HERE}:3:16: $[[ inputs.nope ]] is unknown here; known are: inputs.a (declare inputs under spec: inputs)"
+    ]
+
+
+def test_values_of_a_matrix_stay_beside_inputs(tmp_path: Path) -> None:
+    text = """\
+spec: {inputs: {a: {default: "on-$CI_COMMIT_BRANCH"}}}
+---
+a: {script: x, parallel: {matrix: [{V: ["1"]}]}}
+b:
+  script: "$[[ inputs.a ]] $[[ inputs.a | expand_vars ]]"
+  parallel: {matrix: [{V: ["1"]}]}
+  needs: [{job: a, parallel: {matrix: [{V: ["$[[ matrix.V ]]"]}]}}]
+"""
+    found = jobs(tmp_path, text)["b"]
+    assert found["script"] == f"on-$CI_COMMIT_BRANCH on-{PUSH['CI_COMMIT_BRANCH']}"
+    assert found["needs"] == [{"job": "a", "parallel": {"matrix": [{"V": ["$[[ matrix.V ]]"]}]}}]
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        ("name: 1abc", "input name of part.yml: '1abc' does not match its regex /^[a-z]+$/"),
+        ("name: abc1", "input name of part.yml: 'abc1' does not match its regex /^[a-z]+$/"),
         ("", "1:18: input name of part.yml: needs a value: it has no default; give it with include:inputs"),
         ("name: UPPER", "input name of part.yml: 'UPPER' does not match its regex /^[a-z]+$/"),
         ("name: a, number: 3", "input number of part.yml: 3 is not one of its options: 1, 2"),
@@ -263,10 +299,34 @@ def test_a_mistake_has_its_place_and_the_next_move(tmp_path: Path, text: str, sa
 def test_includes_in_a_circle_and_too_many_of_them_are_refused(tmp_path: Path) -> None:
     circle = problems(tmp_path, "include: a.yml\njob: {script: x}\n", a="include: b.yml\n", b="include: a.yml\n")
     assert circle == ["b.yml:1:10: the includes form a cycle: a.yml -> b.yml -> a.yml; remove one"]
-    many = "include: [" + ", ".join(["a.yml"] * 200) + "]\njob: {script: x}\n"
-    assert [one.partition(": ")[2] for one in problems(tmp_path, many, a=".x: {}\n")] == [
-        "more than 150 files are included, which GitLab refuses"
-    ]
+    for number in (150, 151, 200):
+        many = "include: [" + ", ".join(["a.yml"] * number) + "]\njob: {script: x}\n"
+        assert [one.partition(": ")[2] for one in problems(tmp_path, many, a=".x: {}\n")] == [
+            "more than 150 files are included, which GitLab refuses"
+        ] * (number > 150)
+
+
+@pytest.mark.parametrize(
+    ("path", "matching"),
+    [
+        ("ci/**/a.yml", ["ci/x/a.yml", "ci/x/y/a.yml"]),
+        ("ci/**.yml", ["ci/a.yml", "ci/x/a.yml", "ci/x/y/a.yml", "ci/x/[b].yml"]),
+        ("ci/*/*.yml", ["ci/x/a.yml", "ci/x/[b].yml"]),
+        ("/ci/x/[b]*.yml", ["ci/x/[b].yml"]),
+        ("ci/{a,x}*.yml", []),
+        ("ci/?*.yml", []),
+        ("**/x/*.yml", ["ci/x/a.yml", "ci/x/[b].yml"]),
+    ],
+)
+def test_wildcards_of_includes_are_gitlabs(tmp_path: Path, path: str, matching: list[str]) -> None:
+    files = {name: f".{name}: {{}}\n" for name in ("ci__a", "ci__x__a", "ci__x__y__a", "ci__x__[b]", "other")}
+    found = loaded(tmp_path, f"include: '{path}'\njob: {{script: x}}\n", **files)
+    if matching:
+        assert [one.message for one in found.problems] == []
+        assert found.workflow is not None
+        assert sorted(one.name for one in found.workflow.files[:-1]) == sorted(matching)
+    else:
+        assert [one.message for one in found.problems] == [f"include:local: no file matches {path}"]
 
 
 def test_a_keyword_without_effect_is_noticed_once(tmp_path: Path) -> None:
