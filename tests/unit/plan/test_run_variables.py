@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 import yaml
@@ -24,6 +24,7 @@ from loom.plan.variables import (
     job_environment,
     of_attempt,
     of_status,
+    project_name_of,
     remote_sha,
 )
 from loom.status import Status
@@ -74,6 +75,10 @@ def test_the_default_branch_is_what_origin_says_or_a_usual_name() -> None:
             assert default_branch("", {ref, "refs/heads/other"}) == name
     assert default_branch("", {"refs/heads/main", "refs/remotes/origin/master"}) is None
     assert default_branch("", {"refs/heads/other"}) is None
+
+
+def test_a_project_has_the_name_of_its_directory() -> None:
+    assert [project_name_of(PurePath(path)) for path in ("/work/tool", "/")] == ["tool", "project"]
 
 
 def test_the_commit_of_the_branch_at_origin() -> None:
