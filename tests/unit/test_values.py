@@ -7,7 +7,8 @@ import importlib
 import inspect
 import os
 import pkgutil
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -112,7 +113,7 @@ GIVEN_BY_NOBODY: dict[str, object] = {
 """A field that nobody gives is empty, zero or false, but for these."""
 
 CONSTANTS = Path(__file__).with_name("constants.txt")
-KINDS = (str, int, float, tuple, list, frozenset, set)
+KINDS = (str, int, float, tuple, list, frozenset, set, Mapping, re.Pattern)
 PASSED_BY_NOBODY: dict[str, object] = {
     "candidates.GitHubCandidates._jobs.depth": 1,
     "jobs.GitLabJobBuilder.say.severity": "error",
@@ -166,6 +167,10 @@ def shown(value: object) -> str:
         return shown(value.value)
     if isinstance(value, frozenset | set):
         return "{" + ", ".join(sorted(map(shown, value))) + "}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{shown(name)}: {shown(one)}" for name, one in value.items()) + "}"
+    if isinstance(value, re.Pattern):
+        return f"{value.pattern!r} {value.flags}"
     if isinstance(value, tuple | list):
         return "(" + ", ".join(map(shown, value)) + ")"
     if isinstance(value, Struct):
@@ -177,14 +182,15 @@ def shown(value: object) -> str:
 
 
 def known(module: ModuleType) -> Iterator[tuple[str, str]]:
-    """Yield the numbers and words of a module, and short lists of them."""
+    """Yield the numbers, words and patterns of a module, and lists and mappings of them that are not long."""
     for node in ast.parse(Path(str(module.__file__)).read_text()).body:
         targets = (
             node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
         )
         for name in (target.id for target in targets if isinstance(target, ast.Name)):
             value = vars(module).get(name)
-            if isinstance(value, KINDS) and len(text := shown(value)) <= 80:
+            rows = isinstance(value, tuple) and any(isinstance(one, Struct) for one in value)
+            if isinstance(value, KINDS) and len(text := shown(value)) <= (80 if rows else 1000):
                 yield f"{module.__name__}.{name}", text
 
 
