@@ -278,6 +278,8 @@ def test_a_wrong_input_is_reported_where_it_is_given(tmp_path: Path, given: str,
         ("job: [x]", "job: expected a job (a mapping with `script`), found a list"),
         (".hidden: {}", "the file has no job"),
         ("job: {script: }", "1:1: job has no script; every job has `script` or `trigger`"),
+        ("job: {trigger: [[x]]}", "1:16: trigger: expected "),
+        ("job: {script: {a: b}}", "1:15: script: expected "),
         ("job: {trigger: }", "1:1: job has no script; every job has `script` or `trigger`"),
         ("job: {script: 2024-01-01}", "2024-01-01 is a date in YAML, which GitLab refuses"),
         ("job: {script: *x}", "the alias *x is unknown"),
@@ -381,6 +383,14 @@ def test_references_lead_on_ten_times_and_no_further(tmp_path: Path, levels: int
     (tmp_path / ".gitlab-ci.yml").write_text(text)
     found = examine(tmp_path / ".gitlab-ci.yml", tmp_path, ResolveContext)
     assert bool(found.problems) == refused
+
+
+def test_references_bring_so_many_values_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loom.workflow.aliases.MAX_SHARED", 8)
+    text = ".x: {y: [a, b, c]}\njob: {script: [!reference [.x, y], !reference [.x, y]]}\n"
+    assert problems(tmp_path, text) == []
+    more = "!reference [.x, y] brings more than 8 values; share less"
+    assert problems(tmp_path, f"{text}k: {{script: [x, !reference [.x, y]]}}\n") == [f"{HERE}:3:17: {more}"]
 
 
 COMPONENT = """\

@@ -143,7 +143,13 @@ def test_expressions_name_the_jobs_own_matrix() -> None:
     assert found.matrix == ({"OS": "linux", "TAG": "v-linux"},)
     assert not problems.found
     needs.wanted(entry(text), ALONE, None, problems)
-    assert "the job's matrix has no OS" in problems.found[0].message
+    several = Instance(id="x", title="x", matrix={"A": "a", "B": "b"}, index=1, total=1)
+    needs.wanted(entry(text), several, None, problems)
+    none = "none: the job has no parallel:matrix"
+    assert [(one.column, one.pointer, one.message) for one in problems.found] == [
+        (41, "/needs/needs/0/parallel/matrix", f"needs:parallel:matrix: the job's matrix has no OS; it has {known}")
+        for known in (none, "A, B")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -182,6 +188,13 @@ def test_expressions_name_the_jobs_own_matrix() -> None:
             ["dependencies: a must be one of the job's needs too"],
         ),
         ("{a: {stage: test}, b: {stage: test, needs: [a], dependencies: [a]}}", []),
+        (
+            (
+                "{a: {stage: build, parallel: {matrix: [{V: [x, y]}]}}, b: {stage: test, needs: [{job: a, parallel:"
+                " {matrix: [{V: x}]}}, {job: a, parallel: {matrix: [{V: y}]}}]}}"
+            ),
+            [],
+        ),
     ],
 )
 def test_needs_that_can_not_be_are_named_with_the_keyword(text: str, expected: list[str]) -> None:

@@ -170,6 +170,10 @@ def test_workflow_rules_lift_the_default_of_only() -> None:
     [
         ("{only: [develop]}", "only: develop: not a push of main"),
         ("{except: [main]}", "except: main: this is a push of main"),
+        ("{except: {variables: [$CI]}}", "except:variables holds"),
+        ("{except: {changes: ['docs/**/*']}}", "except:changes holds"),
+        ("{only: {changes: ['lib/*']}}", "only:changes does not hold"),
+        ("{only: {refs: [develop, tags]}}", "only: develop, tags: not a push of main"),
         ("{only: {variables: [$NOWHERE]}}", "only:variables does not hold"),
         ("{rules: [{if: $NOWHERE}]}", "none of its rules matches"),
         ("{rules: [{when: never}]}", "rules[0] says never"),
@@ -180,6 +184,41 @@ def test_the_reason_why_a_job_is_left_out(text: str, reason: str) -> None:
     assert decided(text).reason == reason
 
 
+@pytest.mark.parametrize(
+    ("predefined", "reason"),
+    [
+        (TAG, "only: nothing: not the tag v1.2"),
+        (SCHEDULE, "only: nothing: not a schedule of main"),
+        (MERGE_REQUEST, "only: nothing: not a merge request"),
+        ({}, "only: nothing: not a push"),
+    ],
+)
+def test_the_pipeline_that_a_ref_does_not_fit_is_named(predefined: Mapping[str, str], reason: str) -> None:
+    assert decided("{only: [nothing]}", predefined).reason == reason
+    assert decided("{script: x}", MERGE_REQUEST).reason == "only: branches, tags (the default): not a merge request"
+
+
+@pytest.mark.parametrize(
+    ("text", "ends"),
+    [
+        ("{job: {script: x}}", False),
+        ("{workflow: {}}", False),
+        ("{workflow: {auto_cancel: {on_job_failure: all}}}", True),
+        ("{workflow: {auto_cancel: {on_job_failure: none}}}", False),
+        ("{workflow: {rules: [{if: $CI, auto_cancel: {on_job_failure: all}}]}}", True),
+        ("{workflow: {auto_cancel: {on_job_failure: all}, rules: [{if: $CI}]}}", True),
+        (
+            "{workflow: {auto_cancel: {on_job_failure: all}, rules: [{if: $X}, {auto_cancel: {on_job_failure: none}}]}}",
+            False,
+        ),
+    ],
+)
+def test_whether_a_pipeline_ends_at_a_failure(text: str, ends: bool) -> None:
+    made, problems = pipeline(text), Problems()
+    decided_of = rules.workflow(made, scope(), facts(), problems)
+    assert rules.ends_at_failure(made, decided_of) is ends
+
+
 def test_workflow_rules() -> None:
     def of(text: str) -> rules.RuleDecision:
         problems = Problems()
@@ -188,7 +227,10 @@ def test_workflow_rules() -> None:
     assert of("{job: {script: x}}").runs
     assert of("{workflow: {rules: [{if: $CI, variables: {A: 1}}]}}").variables["A"].value == "1"
     assert of("{workflow: {rules: [{if: $CI, when: never}]}}").reason == "workflow: rules[0] says never"
-    assert of("{workflow: {rules: [{if: $NOWHERE}]}}").reason == "no rule of `workflow: rules` matches"
+    assert of("{workflow: {rules: [{if: $CI, when: never}]}}").when == "never"
+    assert of("{workflow: {rules: ~}}").when == "always"
+    none = of("{workflow: {rules: [{if: $NOWHERE}]}}")
+    assert (none.when, none.reason) == ("never", "no rule of `workflow: rules` matches")
 
 
 @pytest.mark.parametrize(
@@ -198,6 +240,7 @@ def test_workflow_rules() -> None:
 def test_include_rules(text: str, expected: bool) -> None:
     assert rules.include_applies(node(text), scope(), facts(files=["a"]), Problems()) is expected
     assert rules.include_applies(None, scope(), facts(), Problems())
+    assert rules.include_applies(node("{a: ~}").get("a"), scope(), facts(), Problems())
 
 
 BRACES = "{a,b}" * 18
@@ -222,6 +265,21 @@ def test_what_is_wrong_is_said_with_the_keyword(text: str, at: str, message: str
     rules.decide(job, scope(), facts(changed=lambda _: ["a"]), problems, global_rules=False)
     (one,) = problems.found
     assert (f"{one.line}:{one.column} {one.pointer} {one.code}", one.message[: len(message)]) == (at, message)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{only: {variables: ['$A =']}}", "only:variables does not hold"),
+        ("{except: {variables: ['$A =']}}", ""),
+        ("{except: {variables: ['$A =', $CI]}}", "except:variables holds"),
+        (f"{{except: {{changes: ['{BRACES}']}}}}", ""),
+    ],
+)
+def test_what_is_wrong_does_not_hold(text: str, reason: str) -> None:
+    problems = Problems()
+    found = rules.decide(entry(text), scope(), facts(changed=lambda _: ["a"]), problems, global_rules=False)
+    assert (found.reason, len(problems.found)) == (reason, 1)
 
 
 def test_a_search_without_end_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
