@@ -274,11 +274,14 @@ def test_what_is_wrong_is_said_with_the_keyword(text: str, at: str, message: str
         ("{except: {variables: ['$A =']}}", ""),
         ("{except: {variables: ['$A =', $CI]}}", "except:variables holds"),
         (f"{{except: {{changes: ['{BRACES}']}}}}", ""),
+        (f"{{rules: [{{changes: ['{BRACES}']}}]}}", "none of its rules matches"),
+        ("{rules: [{exists: {paths: [a], project: other/one}}]}", "none of its rules matches"),
     ],
 )
 def test_what_is_wrong_does_not_hold(text: str, reason: str) -> None:
     problems = Problems()
-    found = rules.decide(entry(text), scope(), facts(changed=lambda _: ["a"]), problems, global_rules=False)
+    there = facts(changed=lambda _: ["a"], files=["a"])
+    found = rules.decide(entry(text), scope(), there, problems, global_rules=False)
     assert (found.reason, len(problems.found)) == (reason, 1)
 
 

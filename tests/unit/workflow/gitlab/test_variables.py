@@ -123,6 +123,19 @@ def test_a_job_inherits_global_variables(inherit: str, expected: list[str]) -> N
     assert list(found) == [*expected, "C"]
 
 
+def test_a_value_expands_unless_it_says_otherwise() -> None:
+    text = "variables: {A: {value: x}, B: {value: 1, expand: false}, C: {value: true, expand: true}, D: 5, E: {}}"
+    found = variables.read(node(text).get("variables"))
+    assert {name: (one.value, one.expand) for name, one in found.items()} == {
+        "A": ("x", True),
+        "B": ("1", False),
+        "C": ("true", True),
+        "D": ("5", True),
+        "E": ("", True),
+    }
+    assert variables.read(None) == {}
+
+
 def test_a_value_must_be_one_of_its_options() -> None:
     problems = Problems()
     text = "variables: {A: {value: x, options: [x, y]}, B: {value: z, options: [x, y]}}"
