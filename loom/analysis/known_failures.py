@@ -172,8 +172,9 @@ def table() -> Table:
 @cache
 def packages() -> Mapping[str, str]:
     """The package of a command: its name, or one for each package manager."""
-    data = Path(__file__).with_name("packages.yml").read_bytes()
-    return msgspec.yaml.decode(data, type=dict[str, str])
+    named = msgspec.yaml.decode(Path(__file__).with_name("packages.yml").read_bytes())
+    same = {f"{kind}:": named[kind] for kind in ("pip", "npm")} | {"": named["same"]}
+    return {name: f"{kind}{name}" for kind, names in same.items() for name in names} | named["others"]
 
 
 @cache
