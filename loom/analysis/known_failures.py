@@ -173,8 +173,8 @@ def table() -> Table:
 def packages() -> Mapping[str, str]:
     """The package of a command: its name, or one for each package manager."""
     named = msgspec.yaml.decode(Path(__file__).with_name("packages.yml").read_bytes())
-    same = {f"{kind}:": named[kind] for kind in ("pip", "npm")} | {"": named["same"]}
-    return {name: f"{kind}{name}" for kind, names in same.items() for name in names} | named["others"]
+    found: dict[str, str] = named["others"] | {name: name for name in named["same"]}
+    return found | {name: f"{kind}:{name}" for kind in ("pip", "npm") for name in named[kind]}
 
 
 @cache

@@ -68,8 +68,8 @@ class OutputCounts(Document, frozen=True, kw_only=True):
     stderr_bytes: Count = 0
 
 
-Why = Literal["error", "test", "place", "change", "context"]
-"""`change` is in records of earlier versions alone."""
+Why = Literal["error", "test", "place", "context"]
+"""An error, a failing test, a place in a file; or what belongs to such a line."""
 
 
 class Highlight(Document, frozen=True, kw_only=True):
@@ -83,7 +83,6 @@ class Highlight(Document, frozen=True, kw_only=True):
     text: str
     """Without control sequences; of a long line, its beginning and its end."""
     why: Why
-    """An error, a failing test, a place in a file, a change in the kind of output; or what belongs to such a line."""
 
 
 class Highlights(Document, frozen=True, kw_only=True):
@@ -96,74 +95,84 @@ class Highlights(Document, frozen=True, kw_only=True):
     """Whether every line with a telling word was looked at, and none was left out because of the size limit."""
 
 
-class StepSummary(Document, frozen=True, kw_only=True):
+class _OfJob(Document, frozen=True, kw_only=True):
     schema_version: Literal["loom.runtime.logs.v2"] = SCHEMA_VERSION
-    kind: Literal["step-summary"] = "step-summary"
+    kind: str
     run_id: RunId
     job_id: Place
+
+
+class _OfUnit(_OfJob, frozen=True, kw_only=True):
+    """The end of a step or section."""
+
+    status: Status | None
+    error: str | None
+    started_at: Moment
+    finished_at: Moment | None
+    duration_ms: Milliseconds | None
+    output: OutputCounts
+    highlights: Highlights | None = None
+    """Of one that did not succeed."""
+    events_path: Place
+
+
+class StepSummary(_OfUnit, frozen=True, kw_only=True):
+    kind: Literal["step-summary"] = "step-summary"
     step: Place
     attempt: Count
     command: str
     file: str | None = None
     line: Code | None = None
-    status: Status | None
     exit_code: Code | None
-    error: str | None
-    started_at: Moment
-    finished_at: Moment | None
-    duration_ms: Milliseconds | None
-    output: OutputCounts
-    highlights: Highlights | None = None
-    """Of a step that did not succeed."""
     ended_by: EndedBy | None = None
     """Of a step that failed, where its shell reports it."""
-    events_path: Place
 
 
-class SectionSummary(Document, frozen=True, kw_only=True):
-    schema_version: Literal["loom.runtime.logs.v2"] = SCHEMA_VERSION
+class SectionSummary(_OfUnit, frozen=True, kw_only=True):
     kind: Literal["section-summary"] = "section-summary"
-    run_id: RunId
-    job_id: Place
     section: Place
     phase_code: str
-    status: Status | None
-    error: str | None
-    started_at: Moment
-    finished_at: Moment | None
-    duration_ms: Milliseconds | None
-    output: OutputCounts
-    highlights: Highlights | None = None
-    """Of a section that did not succeed."""
     data: dict[str, Any] = field(default_factory=dict)
-    events_path: Place
 
 
-class JobSummary(Document, frozen=True, kw_only=True):
-    schema_version: Literal["loom.runtime.logs.v2"] = SCHEMA_VERSION
-    kind: Literal["job-summary"] = "job-summary"
-    run_id: RunId
-    job_id: Place
+class _JobEnd(_OfJob, frozen=True, kw_only=True):
     name: str
     stage: str
     status: Status | None
     exit_code: Code | None
     allowed_failure: bool
-    attempts: Count
     error: str | None
     error_code: str | None = None
     blocked_by: str | None
+    failing_step: Place | None
+    failing_section: Place | None
+
+
+class JobSummary(_JobEnd, frozen=True, kw_only=True):
+    kind: Literal["job-summary"] = "job-summary"
+    attempts: Count
     started_at: Moment | None
     finished_at: Moment | None
     duration_ms: Milliseconds | None
     steps_total: Count
     steps_run: Count
-    failing_step: Place | None
-    failing_section: Place | None
     manifest_path: Place
 
 
-class ManifestStep(Document, frozen=True, kw_only=True):
+class ManifestPhase(Document, frozen=True, kw_only=True):
+    phase_code: str
+    status: Status | None
+    duration_ms: Milliseconds | None
+
+
+class _ManifestUnit(Document, frozen=True, kw_only=True):
+    status: Status | None
+    duration_ms: Milliseconds | None
+    summary_path: Place
+    events_path: Place
+
+
+class ManifestStep(_ManifestUnit, frozen=True, kw_only=True):
     step: Place
     attempt: Count
     command: str
@@ -172,32 +181,18 @@ class ManifestStep(Document, frozen=True, kw_only=True):
     line: Code | None = None
     literal: bool = False
     """Whether command lines and workflow lines correspond one to one."""
-    status: Status | None
     exit_code: Code | None
-    duration_ms: Milliseconds | None
-    summary_path: Place
-    events_path: Place
 
 
-class ManifestSection(Document, frozen=True, kw_only=True):
+class ManifestSection(_ManifestUnit, frozen=True, kw_only=True):
     section: Place
-    status: Status | None
-    duration_ms: Milliseconds | None
     error: str | None
-    summary_path: Place
-    events_path: Place
 
 
 class UsedImage(Document, frozen=True, kw_only=True):
     name: str
     id: str
     digest: str = ""
-
-
-class ManifestPhase(Document, frozen=True, kw_only=True):
-    phase_code: str
-    status: Status | None
-    duration_ms: Milliseconds | None
 
 
 class SavedArtifacts(Document, frozen=True, kw_only=True):
@@ -213,26 +208,13 @@ class SavedArtifacts(Document, frozen=True, kw_only=True):
     expire_in_s: Annotated[float, Meta(ge=0, le=1e15)] | None = None
 
 
-class JobManifest(Document, frozen=True, kw_only=True):
-    schema_version: Literal["loom.runtime.logs.v2"] = SCHEMA_VERSION
+class JobManifest(_JobEnd, frozen=True, kw_only=True):
     kind: Literal["job-manifest"] = "job-manifest"
-    run_id: RunId
-    job_id: Place
-    name: str
-    stage: str
     target: str
     provider: str
     matrix: dict[str, str]
-    status: Status | None
-    exit_code: Code | None
-    allowed_failure: bool
-    error: str | None
-    error_code: str | None = None
-    blocked_by: str | None
-    failing_step: Place | None
     failing_step_events_path: Place | None
     failing_command: str | None
-    failing_section: Place | None
     failing_section_events_path: Place | None
     failing_tests: list[FailingTest]
     """The first ones; `test_reports` has the totals."""
