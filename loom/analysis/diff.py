@@ -115,7 +115,7 @@ def side_of(reading: Reading, *job_ids: str) -> Side:
     return Side(
         reading=reading,
         receipt=reading.receipt(),
-        jobs={job_id: reading.job_manifest(job_id) for job_id in job_ids or reading.job_ids()},
+        jobs={job_id: reading.job_manifest(job_id) for job_id in job_ids or reading.fold.jobs},
         variables={
             job.id: job.variables for job in (planned.jobs if planned else ()) if not job_ids or job.id in job_ids
         },

@@ -19,6 +19,7 @@ from loom.analysis.named_files import look_below
 from loom.analysis.output import LINES_READ, output_of, texts
 from loom.errors import RecordError, RequestError
 from loom.record.documents import Highlights, SectionSummary, StepSummary
+from loom.record.event_files import last_output
 from loom.record.highlights import form_of, of_file
 from loom.record.reader import Reading
 from loom.record.saved_plan import load_planned
@@ -48,7 +49,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
         if open_unit is not None:
             unit = (open_unit.step, open_unit.section)
             events_path = str(open_unit.events.relative_to(reading.paths.logs))
-    events = reading.tail(events_path, LINES_READ) if events_path else []
+    events = last_output(reading.paths.logs / events_path, LINES_READ) if events_path else []
     summary = _summary(reading, events_path)
     receipt = reading.receipt()
     root = Path(receipt["repo_root"]) if receipt.get("repo_root") else None

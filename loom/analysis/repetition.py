@@ -210,7 +210,7 @@ def _order(passed: Sequence[list[int]], failed: Sequence[list[int]]) -> Iterator
 
 def _seconds(run: Reading) -> float:
     """Return how long the steps of its jobs took."""
-    steps = (step for job_id in run.job_ids() for step in run.job_manifest(job_id)["steps"])
+    steps = (step for job_id in run.fold.jobs for step in run.job_manifest(job_id)["steps"])
     total: float = sum(step["duration_ms"] or 0 for step in steps)
     return round(total / 1000, 2)
 

@@ -43,7 +43,7 @@ def runs(_given: Given) -> list[tuple[str, str]]:
 
 
 def jobs(given: Given) -> Iterable[str]:
-    return here().find(given.get("run") or "last").job_ids()
+    return list(here().find(given.get("run") or "last").fold.jobs)
 
 
 def steps(given: Given) -> Iterable[str]:

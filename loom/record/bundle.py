@@ -22,7 +22,6 @@ import msgspec
 import zstandard
 from msgspec import Meta, Struct
 
-from loom import __version__
 from loom.errors import RecordError, RequestError
 from loom.record.reader import Reading
 from loom.record.run_paths import RunPaths
@@ -73,11 +72,6 @@ class BundleManifest(BundledTree, frozen=True, kw_only=True, forbid_unknown_fiel
     """CPUs and memory of the machine that made it."""
     submodules: Annotated[dict[str, BundledTree], Meta(max_length=1000)] = {}
     """By their paths."""
-
-
-class _Header(Struct):
-    schema_version: _Text
-    loom_version: _Text
 
 
 def pack_name(number: int) -> str:
@@ -152,7 +146,8 @@ def unpacked(path: Path, within: Path) -> UnpackedBundle:
             zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(file) as data,
         ):
             unpack_items(checked(_bounded(read(cast("Content", data)), shutil.disk_usage(folder).free // 2)), folder)
-        manifest = _manifest(read_regular(folder / MANIFEST, at_most=_MOST_MANIFEST))
+        data_of_manifest = read_regular(folder / MANIFEST, at_most=_MOST_MANIFEST)
+        manifest = msgspec.json.decode(data_of_manifest, type=BundleManifest)
         entry = entry_at(RunPaths(root=folder / RECORD, run_id=manifest.run_id))
         return UnpackedBundle(manifest, folder, Reading(entry, foreign=True))
     except (OSError, zstandard.ZstdError, DamagedArchive, UnsafeArchive, msgspec.DecodeError, RecordError) as error:
@@ -163,18 +158,6 @@ def unpacked(path: Path, within: Path) -> UnpackedBundle:
             hint="ask for it again; `loom bundle RUN -o FILE` makes one",
             code="BUNDLE_INVALID",
         ) from error
-
-
-def _manifest(data: bytes) -> BundleManifest:
-    try:
-        return msgspec.json.decode(data, type=BundleManifest)
-    except msgspec.ValidationError:
-        header = msgspec.json.decode(data, type=_Header)
-        if header.schema_version == BundleManifest.__struct_defaults__[0]:
-            raise
-        raise UnsafeArchive(
-            f"loom {header.loom_version} made it, in the form {header.schema_version}; this is loom {__version__}"
-        ) from None
 
 
 def _bounded(items: Iterable[tuple[TarEntry, Content | None]], free: int) -> Iterator[tuple[TarEntry, Content | None]]:

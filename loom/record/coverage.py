@@ -19,17 +19,6 @@ from loom.util.units import counted, rough_duration
 from loom.util.untrusted_files import read_regular
 
 
-def recorded_extent(fold: RunFold) -> Extent:
-    """Return what the run stated at its end; of a run without an end, what its events say so far."""
-    stated = fold.end.get("extent")
-    return extent_of(fold) if stated is None else read_extent(stated)
-
-
-def read_extent(stated: Mapping[str, Any]) -> Extent:
-    """From the data of `run_finished`, or a receipt."""
-    return msgspec.convert(stated, Extent)
-
-
 def extent_of(fold: RunFold) -> Extent:
     """Derive the extent from the events so far."""
     plan, reuse = fold.facts.get("plan_resolved", {}), fold.facts.get("steps_reused", {})
@@ -67,9 +56,9 @@ def extent_of(fold: RunFold) -> Extent:
     )
 
 
-def extent_text(extent: Extent) -> str:
-    """Describe the extent in one line: `partial (ran unit), resumed from run 17… (3 steps reused, 2.1 s saved)`."""
-    return ", ".join(_parts(extent))
+def extent_text(stated: Mapping[str, Any]) -> str:
+    """Describe a recorded extent in one line: `partial (ran unit), resumed from run 17… (3 steps reused, 2.1 s saved)`."""
+    return ", ".join(_parts(msgspec.convert(stated, Extent)))
 
 
 def _parts(extent: Extent) -> Iterator[str]:

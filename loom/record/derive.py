@@ -6,10 +6,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from loom.record.coverage import recorded_extent
+from loom.record.coverage import extent_of
 from loom.record.documents import (
     RUN_SCHEMA,
     SCHEMA_VERSION,
+    Extent,
     Highlights,
     Invocation,
     JobManifest,
@@ -317,5 +318,5 @@ def receipt(fold: RunFold) -> Receipt:
         snapshot_tree_sha=snapshot.get("tree_sha") if snapshot else None,
         snapshot=snapshot,
         images=[fold.images[key] for key in sorted(fold.images)],
-        extent=recorded_extent(fold),
+        extent=_as(Extent, ended.get("extent")) or extent_of(fold),
     )

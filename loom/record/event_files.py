@@ -116,8 +116,6 @@ def last_output(path: Path, count: int) -> list[OutputEvent]:
         lines = last_lines(path, count + _PHASES_AT_THE_END)
     except FileNotFoundError:
         return []
-    except OSError as error:
-        raise RecordError(f"{path} can't be read: {error.strerror or error}") from error
     try:
         events = [decode(line) for line in lines]
     except ValueError as error:

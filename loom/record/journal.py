@@ -70,7 +70,12 @@ class OutputWriter:
     def __call__(self, stream: Stream, data: bytes) -> None:
         with self._lock:
             self.counts[f"{stream}_bytes"] += len(data)
-            self._record(stream, self._masked(stream, data))
+            if self._journal.masker.active:
+                masker = self._maskers.get(stream)
+                if masker is None:
+                    masker = self._maskers[stream] = StreamMasker(self._journal.masker)
+                data = masker.feed(data)
+            self._record(stream, data)
 
     def line(self, text: str, stream: Stream = "stdout") -> None:
         """Record one line of loom's own."""
@@ -86,14 +91,6 @@ class OutputWriter:
             for stream in self._unended:
                 self.counts[f"{stream}_lines"] += 1
 
-    def _masked(self, stream: Stream, data: bytes) -> bytes:
-        if not self._journal.masker.active:
-            return data
-        masker = self._maskers.get(stream)
-        if masker is None:
-            masker = self._maskers[stream] = StreamMasker(self._journal.masker)
-        return masker.feed(data)
-
     def _record(self, stream: Stream, data: bytes) -> None:
         if not data:
             return
@@ -101,12 +98,9 @@ class OutputWriter:
         self._emit(stream, plain or mixed)
 
     def _emit(self, stream: Stream, lines: Lines) -> None:
-        if lines:
-            self._count(stream, lines)
-            self._journal.lines(self._where, stream, lines)
-
-    def _count(self, stream: Stream, lines: Lines) -> None:
-        """Count the lines that end here: a long one is recorded in pieces."""
+        """Record the lines, and count those that end here: a long one is recorded in pieces."""
+        if not lines:
+            return
         pieces = sum(not isinstance(line, str) and line.partial for line in lines)
         self.counts[f"{stream}_lines"] += len(lines) - pieces
         last = lines[-1]
@@ -114,6 +108,7 @@ class OutputWriter:
             self._unended.add(stream)
         else:
             self._unended.discard(stream)
+        self._journal.lines(self._where, stream, lines)
 
 
 class Journal:
@@ -141,25 +136,17 @@ class Journal:
 
     def started(self, where: Where, code: PhaseCode, data: Mapping[str, Any] | None = None) -> int:
         """Start a phase; return the start time for `finished`."""
-        return self._phase(where, code, kind="phase_started", data=data)
+        return self._phase(where, code, "phase_started", data)
 
     def finished(self, where: Where, code: PhaseCode, started_ns: int, outcome: Outcome) -> None:
-        self._phase(
-            where,
-            code,
-            kind="phase_finished",
-            started_ns=started_ns,
-            status=outcome.status,
-            exit_code=outcome.exit_code,
-            error=outcome.error,
-            data=outcome.data,
-        )
+        more: dict[str, Any] = {"status": outcome.status, "exit_code": outcome.exit_code, "error": outcome.error}
+        self._phase(where, code, "phase_finished", outcome.data, started_ns=started_ns, **more)
 
     def fact(
         self, where: Where, code: PhaseCode, name: str, data: Mapping[str, Any] | None = None, **more: Any
     ) -> None:
         """Record a fact; `name` is a stable lower-case word, which programs may look for."""
-        self._phase(where, code, kind="message", message=name, data=data, **more)
+        self._phase(where, code, "message", data, message=name, **more)
 
     @contextmanager
     def span(
@@ -204,20 +191,20 @@ class Journal:
         self,
         where: Where,
         code: PhaseCode,
-        *,
         kind: Any,
+        data: Mapping[str, Any] | None,
+        *,
         started_ns: int | None = None,
-        status: Status | None = None,
-        exit_code: int | None = None,
-        duration_ms: float | None = None,
         error: str | None = None,
-        message: str | None = None,
-        data: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> int:
+        """Record an event with these values. Returns its time."""
         masked = encodable(self.masked(data or {}))
         with self._lock:
             now = self._clock_ns()
             self._seq += 1
+            if started_ns is not None:
+                more["duration_ms"] = round(max(0, now - started_ns) / 1e6, 3)
             event = PhaseEvent(
                 seq=self._seq,
                 ts=timestamp(now),
@@ -230,12 +217,9 @@ class Journal:
                 phase_code=code,
                 phase_family=code.split(".")[0],
                 kind=kind,
-                status=status,
-                exit_code=exit_code,
-                duration_ms=duration_ms if started_ns is None else round(max(0, now - started_ns) / 1e6, 3),
                 error=None if error is None else encodable(self.masker.mask(error)),
-                message=message,
                 data=masked,
+                **more,
             )
             for sink in self._sinks:
                 sink.phase(event)

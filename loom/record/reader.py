@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from loom.errors import LoomError, RecordError
 from loom.record import derive
-from loom.record.documents import SCHEMA_VERSION, Commit, Document, JobManifest, checked, plain
+from loom.record.documents import SCHEMA_VERSION, Commit, Document, JobManifest, checked
 from loom.record.event_files import LONGEST_LINE, TAIL_BYTES, last_event, last_output, read_events, read_phases
 from loom.record.events import Event, OutputEvent, PhaseEvent, Scope, Where, decode, encode
 from loom.record.fold import RunFold
@@ -137,9 +137,6 @@ class Reading:
         except (LoomError, OSError):
             return None
 
-    def job_ids(self) -> list[str]:
-        return list(self.fold.jobs)
-
     def units(self, job_id: str) -> list[Unit]:
         """Return a job's steps and sections in order of their start, including earlier attempts."""
         job = self.fold.jobs.get(job_id)
@@ -149,32 +146,21 @@ class Reading:
             (span.start.seq, step, None, attempt) for (attempt, step), span in job.steps.items()
         ]
         begun += [(span.start.seq, None, section, job.attempts) for section, span in job.sections.items()]
-        found = []
-        for _, step, section, attempt in sorted(begun, key=lambda unit: unit[0]):
-            found.append(self._unit(job_id, step, section, attempt, last=attempt == job.attempts))
-        return found
+        return [
+            self.unit(job_id, step, section, attempt, last=attempt == job.attempts)
+            for _, step, section, attempt in sorted(begun, key=lambda unit: unit[0])
+        ]
 
-    def _unit(self, job_id: str, step: str | None, section: str | None, attempt: int, *, last: bool) -> Unit:
+    def unit(self, job_id: str, step: str | None, section: str | None, attempt: int, *, last: bool) -> Unit:
         path, aside = _files(self.paths, job_id, step, section, attempt)
         events = aside if aside is not None and not last and aside.exists() else path
         return Unit(job_id=job_id, step=step, section=section, attempt=attempt, events=events)
-
-    def failing_unit(self, finished: PhaseEvent) -> Unit | None:
-        """Return the step or section that decided the result of a job."""
-        step, section = finished.data.get("failing_step"), finished.data.get("failing_section")
-        if not (step or section):
-            return None
-        return self._unit(finished.job_id or "", step, None if step else section, 1, last=True)
-
-    def tail(self, relative: str, count: int) -> list[OutputEvent]:
-        """Return the last lines of an output file that a document points to."""
-        return last_output(self.paths.logs / relative, count)
 
     def running_units(self) -> list[Unit]:
         """Return the started phases that have not ended."""
         open_ = [span.start for span in self.fold.spans if span.end is None]
         return [
-            self._unit(start.job_id, start.step, start.section, 1, last=True)
+            self.unit(start.job_id, start.step, start.section, 1, last=True)
             for start in open_
             if start.job_id is not None and (start.step or start.section)
         ]
@@ -188,11 +174,8 @@ class Reading:
     def _folded(self, folded: Callable[[RunFold], Document | dict[str, Any]]) -> Mapping[str, Any]:
         try:
             document = folded(self.fold)
-            return (
-                msgspec.to_builtins(document)
-                if isinstance(document, dict)
-                else checked(plain(document), type(document))
-            )
+            shape: dict[str, Any] = msgspec.to_builtins(document)
+            return shape if isinstance(document, dict) else checked(shape, type(document))
         except (ValueError, KeyError) as error:
             why = "; ".join(line.strip() for line in str(error).splitlines()[:3])
             raise RecordError(f"{self.paths.events} is damaged: {why}") from error
@@ -211,7 +194,9 @@ def replay(reading: Reading, sink: Sink, *, every_line: bool = False) -> None:
                 sink.output(_batch(where, event))
         return
     for phase in read_phases(reading.paths):
-        if phase.message == "job_finished" and (unit := reading.failing_unit(phase)) is not None:
+        step, section = phase.data.get("failing_step"), phase.data.get("failing_section")
+        if phase.message == "job_finished" and (step or section):
+            unit = reading.unit(phase.job_id or "", step, None if step else section, 1, last=True)
             for line in last_output(unit.events, TAIL_LINES):
                 sink.output(_batch(unit.where, line))
         sink.phase(phase)
@@ -271,12 +256,12 @@ def whole_lines(events: Iterable[OutputEvent]) -> Iterator[OutputEvent]:
 
 def merged(reading: Reading) -> Iterator[tuple[Where, Event]]:
     """Yield every event of a run in `seq` order, each output line with its place."""
-    own: list[Iterator[tuple[int, Where, Event]]] = [
-        ((event.seq, event.where, event) for event in read_phases(reading.paths))
-    ]
+    phases: Iterator[tuple[int, Where, Event]] = (
+        (event.seq, event.where, event) for event in read_phases(reading.paths)
+    )
     units = [unit for job_id in reading.fold.jobs for unit in reading.units(job_id)]
-    own += [_placed(unit, _output_of(unit), whole=False) for unit in units]
-    for _, where, event in heapq.merge(*own, key=lambda item: item[0]):
+    outputs = [_placed(unit, _output_of(unit), whole=False) for unit in units]
+    for _, where, event in heapq.merge(phases, *outputs, key=lambda item: item[0]):
         yield where, event
 
 
@@ -353,7 +338,7 @@ class Follower:
 
 
 class _Tailed:
-    """A growing file of events. The place of an earlier attempt's files is checked first."""
+    """A growing file of events; it may have been moved with an attempt that failed."""
 
     def __init__(self, path: Path, moved_to: Path | None = None) -> None:
         self._path = path
@@ -363,9 +348,8 @@ class _Tailed:
 
     def new(self) -> Iterator[Event]:
         if self._file is None:
-            moved = self._moved_to is not None and self._moved_to.exists()
             try:
-                self._file = open_regular(self._moved_to if moved and self._moved_to else self._path)
+                self._file = open_regular(self._moved_to if self._moved_to and self._moved_to.exists() else self._path)
             except FileNotFoundError:
                 return
             except OSError as error:
@@ -386,11 +370,8 @@ class _Tailed:
 
 
 def _batch(where: Where, event: OutputEvent) -> OutputBatch:
-    line: Line | str = event.text
-    if event.partial or event.raw_b64 is not None:
-        line = Line(text=event.text, partial=event.partial, raw_b64=event.raw_b64)
-    lines: Sequence[Line | str] = (line,)
-    return OutputBatch(where, event.ts, event.stream, event.seq, lines, encode(event))
+    line = Line(text=event.text, partial=event.partial, raw_b64=event.raw_b64)
+    return OutputBatch(where, event.ts, event.stream, event.seq, (line,), encode(event))
 
 
 def document_of(reading: Reading) -> dict[str, Any]:

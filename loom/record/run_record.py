@@ -109,13 +109,6 @@ class RunRecord:
         self._was_full = True
         return True
 
-    def _has_room_for_output(self) -> bool:
-        """After a full disk, refuse output until there is space for the run's end, too."""
-        if not self._was_full:
-            return True
-        free = os.statvfs(self.paths.root)
-        return free.f_bavail * free.f_frsize > 2 * _ROOM_BYTES
-
     @contextlib.contextmanager
     def _as_unwritable(self) -> Iterator[None]:
         try:
@@ -142,9 +135,10 @@ class RunRecord:
                 write()
 
     def append_output(self, relative: str, data: bytes) -> None:
-        """Append output, which may not use the reserve."""
+        """Append output, which may not use the reserve; after a full disk only while there is space for the run's end, too."""
         with self._as_unwritable():
-            if not self._has_room_for_output():
+            free = os.statvfs(self.paths.root) if self._was_full else None
+            if free is not None and free.f_bavail * free.f_frsize <= 2 * _ROOM_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             try:
                 self._append(relative, data)
@@ -202,10 +196,6 @@ class RunRecord:
             atomic.write(path, data)
 
         self._written(write)
-
-    def drop_builds(self) -> None:
-        """Remove the build inputs after the last build. Failures are removed with the record."""
-        shutil.rmtree(self.paths.builds, ignore_errors=True)
 
     def set_attempt_aside(self, job_id: str, attempt: int) -> None:
         """Move a failed attempt's steps to `attempts/<n>/`, so that `user/` holds the last attempt."""

@@ -333,10 +333,10 @@ class Screen:
         """State what the run ran, unless it was the whole."""
         if stated["proof"]:
             return
-        from loom.record.coverage import extent_text, read_extent
+        from loom.record.coverage import extent_text
 
         no_proof = "no proof that the workflow passes: " if status.ok else ""
-        text = f"{no_proof}{shown(extent_text(read_extent(stated)))}"
+        text = f"{no_proof}{shown(extent_text(stated))}"
         yield self._look.styled(f"{self._look.marks['warn']} {text}", "warn")
 
 

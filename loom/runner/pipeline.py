@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -107,7 +108,7 @@ class Run:
             with _ENDING:
                 receipt = self._finalize(status)
         finally:
-            self._record.drop_builds()
+            shutil.rmtree(self._record.paths.builds, ignore_errors=True)
             self._close_providers()  # also after a bug, or when the record is unwritable
         if filled:
             self._record.link_into(self._workspace)

@@ -19,7 +19,7 @@ from loom.analysis.evidence import diagnosis_of
 from loom.analysis.html_report.columns import columns_of
 from loom.analysis.html_report.logs import Log, ReadBudget, key_of, numbered, read_log
 from loom.analysis.html_report.timeline import Bar, Scale, bars, scale, ticks
-from loom.record.coverage import extent_text, recorded_extent
+from loom.record.coverage import extent_text
 from loom.record.fold import JobState, RunFold, Span
 from loom.record.highlights import form_of
 from loom.record.reader import Reading, Unit
@@ -224,7 +224,7 @@ def _facts(reading: Reading, receipt: Mapping[str, Any]) -> list[tuple[str, str]
         ("repository", str(receipt.get("repo_root") or "")),
         ("workflow", str(receipt.get("workflow_path") or "")),
         ("commit", _commit(reading, str(receipt.get("snapshot_head_sha") or ""))),
-        ("extent", extent_text(recorded_extent(reading.fold))),
+        ("extent", extent_text(receipt["extent"])),
         ("tree", str(receipt.get("snapshot_tree_sha") or "")[:12]),
         ("uncommitted changes", str(snapshot.get("changed", 0))),
         ("record", str(reading.paths.root)),

@@ -30,7 +30,7 @@ from loom.commands.run.preparing import Options
 from loom.commands.run.prewarmed import PreparedRuns
 from loom.errors import InfrastructureError, LoomError, RequestError
 from loom.plan.model import Job, Plan
-from loom.record.coverage import extent_text, read_extent
+from loom.record.coverage import extent_text
 from loom.record.events import PhaseEvent
 from loom.record.fold import JobState
 from loom.record.journal import OutputBatch
@@ -249,7 +249,7 @@ class AgentTools:
             else _passed(run, reading.fold.jobs.values())
         )
         if not (diagnosis.failed or proof):
-            text += f"; no proof that the workflow passes: {extent_text(read_extent(receipt['extent']))}"
+            text += f"; no proof that the workflow passes: {extent_text(receipt['extent'])}"
         return RunAnswer(
             **self.pages.cut(text).model_dump(),
             run_id=receipt["run_id"],

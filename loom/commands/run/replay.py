@@ -331,8 +331,8 @@ def _compared(
 ) -> Reproduction:
     """Compare the job that failed there, or the first one, with the same job here. `near`: the user's own checkout."""
     there = found.reading
-    job_id = there.pipeline_manifest()["failing_job_id"] or there.job_ids()[0]
-    manifests = [run.job_manifest(job_id) if job_id in run.job_ids() else _NOT_RUN for run in (there, here)]
+    job_id = there.pipeline_manifest()["failing_job_id"] or next(iter(there.fold.jobs))
+    manifests = [run.job_manifest(job_id) if job_id in run.fold.jobs else _NOT_RUN for run in (there, here)]
     diagnoses = [told if told and told.job_id == job_id else None for told in map(recorded_diagnosis, (there, here))]
     errors = [run.receipt()["error"] for run in (there, here)]
     endings = [
