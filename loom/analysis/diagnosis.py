@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from loom.analysis import known_failures, patterns
 from loom.analysis.formats import Reader
-from loom.analysis.history import History, SameInput, SinceGreen
+from loom.analysis.history import SameInput, SinceGreen
 from loom.analysis.known_failures import Cause, Failed
 from loom.analysis.named_files import Look, look_at
 from loom.analysis.output import ReadLine, ReadOutput, earlier_error, lines_that_matter, telling_line, texts
@@ -78,7 +78,6 @@ class EndingCommand(Document, frozen=True, kw_only=True):
 class OtherFailure(Document, frozen=True, kw_only=True):
     job_id: str
     status: str
-    error: str | None
     manifest_path: str
     telling_line: str | None = None
     """Its own, of the first jobs that failed, in the diagnosis that the run's end records."""
@@ -112,7 +111,7 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     failed: bool
     error: str | None
     error_code: str | None = None
-    last_event_at: Moment | None
+    last_event_at: Moment | None = None
     duration_ms: Milliseconds | None
     head_sha: Sha | None
     tree_sha: Sha | None
@@ -127,13 +126,14 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     ended_by: EndingCommand | None = None
     """None where the shell does not report it, and for a step of one command."""
     section: str | None
-    steps_total: Count | None
+    steps_total: Count | None = None
+    """As they were planned."""
     command: str | None
     exit_code: Code | None
     allowed_failure: bool = False
     image: str | None
     lines: list[str]
-    lines_total: Count | None
+    lines_total: Count | None = None
     telling_line: str | None = None
     """The line to look at first: the evidence of a cause, else an error of the command that ended the step, else its last
     line. Of a silent command: the command, and what it gave; of `exit`: of the last one before it that printed something."""
@@ -153,7 +153,7 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     groups_total: Count
     unread_reports: list[str] = field(default_factory=list)
     """Reports of tests and linters that could not be read, each with the reason."""
-    output_read: Literal["all", "highlights", "part"]
+    output_read: Literal["all", "highlights", "part"] = "all"
     """All lines; the last lines and all earlier ones that tell; or the last lines and some earlier ones that tell."""
     causes: list[Cause]
     since_green: SinceGreen | None = None
@@ -166,9 +166,9 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     skipped: Count
     reproduce: str
     logs_command: str | None
-    receipt_path: str | None
-    job_manifest_path: str | None
-    events_path: str | None
+    receipt_path: str | None = None
+    job_manifest_path: str | None = None
+    events_path: str | None = None
 
     @property
     def shown_causes(self) -> list[Cause]:
@@ -178,7 +178,7 @@ class Diagnosis(Document, frozen=True, kw_only=True):
 
 
 class Evidence(Struct, frozen=True, kw_only=True):
-    """The inputs of a diagnosis. Absolute paths; `job` is the manifest of the job to explain, or None."""
+    """The inputs of a diagnosis; `job` is the manifest of the job to explain, or None."""
 
     run_id: str
     state: str
@@ -187,22 +187,13 @@ class Evidence(Struct, frozen=True, kw_only=True):
     job: Mapping[str, Any] | None = None
     output: ReadOutput = ReadOutput()
     ended_by: Mapping[str, Any] | None = None
-    output_read: Literal["all", "highlights", "part"] = "all"
     formats: Sequence[Reader] | None = None
     """None: those of the table."""
-    lines_total: int | None = None
-    steps_total: int | None = None
-    """As they were planned."""
-    last_event_at: str | None = None
     unit: tuple[str | None, str | None] = (None, None)
     """The step and section to blame if the job's manifest names none (a killed run)."""
-    receipt_path: str | None = None
-    job_manifest_path: str | None = None
-    events_path: str | None = None
     in_source: Look = field(default=lambda _: {})
     root: Path | None = None
     """The project's files, as far as they are known."""
-    history: History = field(default_factory=History)
     of_github: bool = False
     tmpfs: Callable[[], Sequence[str]] = field(default=tuple)
     """The job's mounts that are in memory, as `path` or `path:options`."""
@@ -219,28 +210,28 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     status, job_id = job.get("status"), job.get("job_id")
     step = job.get("failing_step") or evidence.unit[0]
     section = None if step else job.get("failing_section") or evidence.unit[1]
-    of_step = _step_of(job, step)
+    steps: list[Mapping[str, Any]] = [each for each in job.get("steps", ()) if each["step"] == step]
+    of_step = max(steps, key=lambda each: each["attempt"], default={})
     tests = [FailingTest(**test) for test in job.get("failing_tests", ())]
     # A finished job has its own status while others still run; otherwise use the run's.
     failed = (status or evidence.state) not in ("success", "skipped", "running")
     output = evidence.output if failed else ReadOutput()
     command = job.get("failing_command") or of_step.get("command")
-    of_loom = _own_words(ending, step, output)
+    printed = texts(output.lines)
+    error = str(ending.get("error") or "") if not step or ending.get("status") == "error" else ""
+    of_loom = [line for line in error.splitlines() if line not in printed]
     own = output.of("own")
     causes = _causes(evidence, ending, output, of_loom, command) if failed else []
     ended = ending_command(evidence.ended_by, of_step)
     silent = output.marked and not own and ended is not None and not ended.command.startswith(("exit", "return"))
     told_by = [] if silent else output.reason
     directory = (evidence.ended_by or {}).get("directory")
-    at = WorkingDirectories(
-        evidence.root, texts(output.lines), directory=directory, command=ended.command if ended else command
-    )
+    at = WorkingDirectories(evidence.root, printed, directory=directory, command=ended.command if ended else command)
     found = [msgspec.convert(each, Failure) for each in job.get("findings", ())] if failed else []
-    of_output = [
-        _placed(each, at)
-        for each in patterns.failures([line.printed for line in output.reason], evidence.formats or patterns.readers())
-    ]
-    failures = _with_findings(of_output, found)
+    read = patterns.failures([line.printed for line in output.reason], evidence.formats or patterns.readers())
+    of_output = [each if each.file is None else replace(each, file=at.file(each.file)) for each in read]
+    told = {(each.file, each.line) for each in of_output if each.line}
+    failures = [*of_output, *(each for each in found if (each.file, each.line) not in told)]
     unnamed = (job.get("finding_reports") or {}).get("findings", 0) - len(found) if found else 0
     groups = patterns.groups(failures, tests)
     telling = (
@@ -253,7 +244,6 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         failed=failed,
         error=ending.get("error"),
         error_code=ending.get("error_code"),
-        last_event_at=evidence.last_event_at,
         duration_ms=evidence.receipt.get("duration_ms"),
         head_sha=evidence.receipt.get("snapshot_head_sha"),
         tree_sha=evidence.receipt.get("snapshot_tree_sha"),
@@ -265,13 +255,11 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         step_name=of_step.get("name"),
         ended_by=None if ended is None or ended.is_all_of(command) else ended,
         section=section,
-        steps_total=evidence.steps_total,
         command=command,
         exit_code=ending.get("exit_code"),
         allowed_failure=bool(job.get("allowed_failure")),
         image=(job.get("image") or {}).get("name"),
         lines=lines_that_matter(output.lines, telling=telling),
-        lines_total=evidence.lines_total,
         telling_line=telling or (ended.text if ended is not None and failed else None),
         earlier_error=earlier_error(output, telling or "", command or ""),
         places=_places(
@@ -285,17 +273,18 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         failures_total=len(failures) + max(0, unnamed),
         groups=groups[: patterns.MOST_GROUPS],
         groups_total=len(groups),
-        unread_reports=_unread(job) if failed else [],
-        output_read=evidence.output_read,
+        unread_reports=[
+            text
+            for kind in ("test_reports", "finding_reports")
+            for text in ((job.get(kind) or {}).get("problems", ()) if failed else ())
+            if not text.endswith(": no such file")
+        ],
         causes=causes,
-        since_green=evidence.history.since_green,
-        same_input=evidence.history.same_input,
         others=[
-            OtherFailure(
-                job_id=other["job_id"], status=other["status"], error=None, manifest_path=other["manifest_path"]
-            )
+            OtherFailure(job_id=other["job_id"], status=other["status"], manifest_path=other["manifest_path"])
             for other in evidence.pipeline["jobs"]
-            if _is_failure(other) and other["job_id"] != job_id
+            if other["status"] in ("failure", "error", "timed_out") and not other["allowed_failure"]
+            if other["job_id"] != job_id
         ],
         skipped=sum(other["status"] == "skipped" for other in evidence.pipeline["jobs"]),
         reproduce=f"loom {'reproduce' if '://' in origin else 'replay'} {shlex.quote(origin)}"
@@ -305,28 +294,10 @@ def diagnose(evidence: Evidence) -> Diagnosis:
             job_id,
             [other["job_id"] for other in evidence.pipeline["jobs"]],
         ),
-        logs_command=_logs_command(evidence.run_id, job_id, step or section),
-        receipt_path=evidence.receipt_path,
-        job_manifest_path=evidence.job_manifest_path,
-        events_path=evidence.events_path,
+        logs_command=None
+        if job_id is None
+        else shlex.join(filter(None, ("loom", "logs", evidence.run_id, job_id, step or section))),
     )
-
-
-def _unread(job: Mapping[str, Any]) -> list[str]:
-    problems = [
-        text for kind in ("test_reports", "finding_reports") for text in (job.get(kind) or {}).get("problems", ())
-    ]
-    return [text for text in problems if not text.endswith(": no such file")]
-
-
-def _placed(failure: Failure, at: WorkingDirectories) -> Failure:
-    return failure if failure.file is None else replace(failure, file=at.file(failure.file))
-
-
-def _with_findings(printed: Sequence[Failure], findings: Sequence[Failure]) -> list[Failure]:
-    """Return what the failing step printed, then what reports name beyond it."""
-    places = {(each.file, each.line) for each in printed if each.line}
-    return [*printed, *(each for each in findings if (each.file, each.line) not in places)]
 
 
 def diagnose_refusal(unrecorded: Unrecorded, previous_run_id: str | None) -> Diagnosis:
@@ -338,21 +309,8 @@ def diagnose_refusal(unrecorded: Unrecorded, previous_run_id: str | None) -> Dia
     }
     began_ns = int(datetime.fromisoformat(unrecorded.at).timestamp() * 1e6) * 1000
     found = diagnose(Evidence(run_id=str(began_ns), state="refused", receipt=ending, pipeline={"jobs": []}))
-    return replace(
-        found,
-        unrecorded=unrecorded,
-        previous_run_id=previous_run_id,
-        places=[],
-        causes=[],
-        reproduce=shlex.join(unrecorded.command),
-    )
-
-
-def _own_words(ending: Mapping[str, Any], step: str | None, output: ReadOutput) -> list[str]:
-    """Return loom's own messages about the failure."""
-    error = str(ending.get("error") or "") if not step or ending.get("status") == "error" else ""
-    printed = texts(output.lines)
-    return [line for line in error.splitlines() if line not in printed]
+    again = shlex.join(unrecorded.command)
+    return replace(found, unrecorded=unrecorded, previous_run_id=previous_run_id, places=[], causes=[], reproduce=again)
 
 
 def _causes(
@@ -378,19 +336,6 @@ def _causes(
             tmpfs=evidence.tmpfs,
         )
     )
-
-
-def _is_failure(job: Mapping[str, Any]) -> bool:
-    return job["status"] in ("failure", "error", "timed_out") and not job["allowed_failure"]
-
-
-def _step_of(job: Mapping[str, Any], step: str | None) -> Mapping[str, Any]:
-    steps: list[Mapping[str, Any]] = [each for each in job.get("steps", ()) if each["step"] == step]
-    return max(steps, key=lambda each: each["attempt"], default={})
-
-
-def _logs_command(run_id: str, job_id: str | None, unit: str | None) -> str | None:
-    return None if job_id is None else shlex.join(["loom", "logs", run_id, job_id, *([unit] if unit else [])])
 
 
 # -- lines and places ---------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from loom.analysis import patterns
 from loom.analysis.diagnosis import Diagnosis, Evidence, diagnose
 from loom.analysis.excerpt import excerpt_of
 from loom.analysis.formats import Reader
-from loom.analysis.history import History, history
+from loom.analysis.history import history
 from loom.analysis.named_files import look_below
 from loom.analysis.output import LINES_READ, output_of, texts
 from loom.errors import RecordError, RequestError
@@ -43,7 +43,9 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
     if job is not None and job not in [each["job_id"] for each in pipeline["jobs"]]:
         raise RequestError(f"run {reading.run_id} has no job {job!r}", hint=f"loom show {reading.run_id}")
     manifest = None if job_id is None else reading.job_manifest(job_id)
-    events_path, unit = _failing_file(manifest)
+    told = manifest or {}
+    events_path = told.get("failing_step_events_path") or told.get("failing_section_events_path")
+    unit = told.get("failing_step"), told.get("failing_section")
     if events_path is None:
         open_unit = next((unit for unit in reversed(units) if unit.job_id == job_id), None)
         if open_unit is not None:
@@ -70,31 +72,32 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
             job=manifest,
             output=output,
             ended_by=summary.get("ended_by"),
-            output_read="all" if whole else "highlights" if highlights.complete else "part",
             formats=patterns.readers(own),
-            lines_total=total,
-            steps_total=len(planned.get("steps", ())) or None,
-            last_event_at=reading.last_sign() if unfinished else None,
             unit=unit,
-            receipt_path=str(reading.paths.receipt) if reading.entry.receipt else None,
-            job_manifest_path=None if job_id is None else str(reading.paths.job(job_id) / "manifest.json"),
-            events_path=None if events_path is None else str(reading.paths.logs / events_path),
             root=workspace or root,
             in_source=lambda paths: look_below(root, paths) if root else {},
             of_github=bool(planned.get("commands")),
             tmpfs=lambda: _tmpfs(reading, job_id),
-            history=_history(reading, manifest, texts(output.lines), hunks=workspace is not None)
-            if same is None
-            else History(since_green=same.since_green, same_input=same.same_input),
         )
     )
-    return (
-        found
-        if same is None
-        else replace(
-            found, excerpt=same.excerpt, others=same.others, same_failure=same.same_failure, places=same.places
-        )
+    found = replace(
+        found,
+        output_read="all" if whole else "highlights" if highlights.complete else "part",
+        lines_total=total,
+        steps_total=len(planned.get("steps", ())) or None,
+        last_event_at=reading.last_sign() if unfinished else None,
+        receipt_path=str(reading.paths.receipt) if reading.entry.receipt else None,
+        job_manifest_path=None if job_id is None else str(reading.paths.job(job_id) / "manifest.json"),
+        events_path=None if events_path is None else str(reading.paths.logs / events_path),
     )
+    if same is not None:
+        kept = ("excerpt", "others", "same_failure", "places", "since_green", "same_input")
+        return replace(found, **{name: getattr(same, name) for name in kept})
+    # What an engine or a person ended says nothing about its input.
+    if manifest is None or manifest["status"] not in ("failure", "timed_out"):
+        return found
+    since, same_input = history(reading, manifest["job_id"], texts(output.lines), hunks=workspace is not None)
+    return replace(found, since_green=since, same_input=same_input)
 
 
 MOST_AT_END = 30
@@ -139,20 +142,13 @@ def recorded_diagnosis(reading: Reading) -> Diagnosis | None:
 
 def _recorded_of(reading: Reading, job_id: str | None) -> Diagnosis | None:
     """Return the recorded diagnosis by this job."""
-    places = (reading.paths.diagnosis, *([reading.paths.job_diagnosis(job_id)] if job_id is not None else ()))
-    return next((found for place in places if (found := _recorded(place)) is not None and found.job_id == job_id), None)
+    paths = (reading.paths.diagnosis, *([reading.paths.job_diagnosis(job_id)] if job_id is not None else ()))
+    return next((found for path in paths if (found := _recorded(path)) is not None and found.job_id == job_id), None)
 
 
-def _recorded(place: Path) -> Diagnosis | None:
-    found = read_document(place, Diagnosis)
+def _recorded(path: Path) -> Diagnosis | None:
+    found = read_document(path, Diagnosis)
     return None if found is None else msgspec.convert(found, Diagnosis)
-
-
-def _failing_file(manifest: Mapping[str, Any] | None) -> tuple[str | None, tuple[str | None, str | None]]:
-    if manifest is None:
-        return None, (None, None)
-    path = manifest["failing_step_events_path"] or manifest["failing_section_events_path"]
-    return path, (manifest["failing_step"], manifest["failing_section"])
 
 
 def _summary(reading: Reading, events_path: str | None) -> Mapping[str, Any]:
@@ -183,10 +179,3 @@ def _tmpfs(reading: Reading, job_id: str | None) -> Sequence[str]:
         return load_planned(reading.paths.plan).plan.job(job_id or "").resources.tmpfs
     except (RecordError, KeyError):
         return ()
-
-
-def _history(reading: Reading, manifest: Mapping[str, Any] | None, lines: Sequence[str], *, hunks: bool) -> History:
-    """Only of a job that failed by itself: what an engine or a person ended says nothing about its input."""
-    if manifest is None or manifest["status"] not in ("failure", "timed_out"):
-        return History()
-    return history(reading, manifest["job_id"], lines, hunks=hunks)

@@ -6,12 +6,12 @@ Looks at the latest records of the store alone, and of each at a receipt and one
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from msgspec import Struct, field
+from msgspec import field
 
 from loom import snapshot
 from loom.analysis.diff import FileIds, Pair, differing_files, differing_inputs, side_of
@@ -57,13 +57,10 @@ class SameInput(Document, frozen=True, kw_only=True):
     passed: Count
 
 
-class History(Struct, frozen=True, kw_only=True):
-    since_green: SinceGreen | None = None
-    same_input: SameInput | None = None
-
-
-def history(reading: Reading, job_id: str, lines: Sequence[str], *, hunks: bool) -> History:
-    """Of a job that failed. `lines`: what it printed; `hunks`: whether the contents of files may be shown."""
+def history(
+    reading: Reading, job_id: str, lines: Sequence[str], *, hunks: bool
+) -> tuple[SinceGreen | None, SameInput | None]:
+    """Compare a job that failed with its earlier runs. `lines`: what it printed; `hunks`: whether to show contents of files."""
     this = _input(reading, job_id)
     green: Reading | None = None
     outcomes = [False]
@@ -80,7 +77,7 @@ def history(reading: Reading, job_id: str, lines: Sequence[str], *, hunks: bool)
     if green is not None:
         with suppress(RecordError):
             since = _since(green, reading, job_id, lines, hunks=hunks)
-    return History(since_green=since, same_input=same)
+    return since, same
 
 
 def _passed(earlier: Reading, job_id: str) -> bool | None:
@@ -93,7 +90,7 @@ def _passed(earlier: Reading, job_id: str) -> bool | None:
 
 
 def _input(run: Reading, job_id: str) -> tuple[Any, ...]:
-    return run.receipt().get("snapshot_tree_sha"), (run.job_manifest(job_id).get("image") or {}).get("id")
+    return run.receipt()["snapshot_tree_sha"], (run.job_manifest(job_id)["image"] or {}).get("id")
 
 
 def _since(green: Reading, reading: Reading, job_id: str, lines: Sequence[str], *, hunks: bool) -> SinceGreen:
@@ -118,7 +115,8 @@ def _changed_files(ids: FileIds, runs: Sequence[Reading], lines: Sequence[str], 
     named = {path: _is_named(path, lines) for path in ids}
     chosen = sorted(ids, key=lambda path: (not named[path], path))[:MOST_FILES]
     stores = [store for run in runs for store in _stores(run)]
-    trees = [Path(place) for run in runs for place in _trees(run)]
+    roots = [run.receipt().get(name) for run in runs for name in ("snapshot_path", "repo_root")]
+    trees = [Path(root) for root in roots if root is not None]
     shown = {path: ids[path] for path in chosen[:MOST_HUNKS]}
     patches = snapshot.first_hunks(shown, stores, trees, most_lines=HUNK_LINES)
     found = []
@@ -150,8 +148,3 @@ def _stores(run: Reading) -> Sequence[str]:
         return snapshot.read_manifest(run.paths.root, run.paths.snapshot).stores
     except (LoomError, OSError):
         return ()
-
-
-def _trees(run: Reading) -> Iterator[str]:
-    receipt = run.receipt()
-    yield from (place for place in (receipt.get("snapshot_path"), receipt.get("repo_root")) if place is not None)

@@ -386,8 +386,6 @@ def diagnosis_of_log(
             job=manifest,
             output=output,
             ended_by=ended,
-            output_read="all" if not early else "highlights" if unit.highlights.complete else "part",
-            lines_total=unit.total,
             root=root,
             in_source=lambda paths: look_below(root, paths) if root else {},
         )
@@ -401,4 +399,13 @@ def diagnosis_of_log(
         image_digest=facts.digest or None,
         lines_total=log.lines_total,
     )
-    return replace(found, log=source, job_id=job, step=unit.name or None, reproduce=again, logs_command=None)
+    return replace(
+        found,
+        log=source,
+        job_id=job,
+        step=unit.name or None,
+        lines_total=unit.total,
+        output_read="all" if not early else "highlights" if unit.highlights.complete else "part",
+        reproduce=again,
+        logs_command=None,
+    )

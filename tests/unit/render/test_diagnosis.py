@@ -138,7 +138,7 @@ def test_an_excerpt_is_read_of_plain_text_below_the_workspace_alone(tmp_path: Pa
 def test_failed_jobs_are_named_once_by_their_telling_lines() -> None:
     found = diagnosis(printed=("src/a.c:3: error: no x",))
     others = [
-        OtherFailure(job_id=name, status="failure", error=None, manifest_path="", telling_line=line)
+        OtherFailure(job_id=name, status="failure", manifest_path="", telling_line=line)
         for name, line in (("two", "src/a.c:30: error: no x"), ("three", "disk full"), ("four", None))
     ]
     failed = ["4 jobs failed:", "  test, two: src/a.c:3: error: no x", "  three: disk full", "  four"]
