@@ -206,10 +206,8 @@ def _variables(side: Side) -> dict[str, str]:
 
 
 def _shape(side: Side) -> dict[str, str]:
-    shape: dict[str, str] = {"loom version": str(side.receipt.get("loom_version"))}
-    for job_id, job in side.jobs.items():
-        shape[f"{job_id} provider"] = str(job.get("provider"))
-    return shape
+    providers = {f"{job_id} provider": str(job.get("provider")) for job_id, job in side.jobs.items()}
+    return {"loom version": str(side.receipt.get("loom_version")), **providers}
 
 
 def _job(job_id: str, a: Side, b: Side) -> JobDiff:

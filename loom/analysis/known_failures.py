@@ -198,7 +198,8 @@ def causes(failed: Failed) -> list[Cause]:
         return [_cause(known) for known in table().causes if known.ended == "canceled"]
     own = _own(failed)
     looked_at = failed.in_step or failed.error_code == "IMAGE_BUILD_FAILED"
-    said = _in_output(failed) if looked_at and (not own or failed.error_code or failed.ended == "timed_out") else []
+    reads = looked_at and (not own or failed.error_code or failed.ended == "timed_out")
+    said = [cause for cause, _, _ in islice(fitting(failed) if reads else (), 1)]
     if own:
         return [*said, *own] if failed.ended == "timed_out" else [*own, *said]
     return said or [_cause(known) for known in table().causes if known.fits_end(failed)][:1]
@@ -213,16 +214,7 @@ def _own(failed: Failed) -> list[Cause]:
     return [_cause(known, **match.groupdict("")) for known, match in found if match is not None][:1]
 
 
-def _in_output(failed: Failed) -> list[Cause]:
-    return [cause for cause, _, _ in islice(_fitting(failed), 1)]
-
-
-def rules_that_fit(failed: Failed) -> Iterator[tuple[Known, Says]]:
-    """Yield the rules whose words the end of the output has, each asked by itself."""
-    return ((known, says) for _, known, says in _fitting(failed) if says is not None)
-
-
-def _fitting(failed: Failed) -> Iterator[tuple[Cause, Known, Says | None]]:
+def fitting(failed: Failed) -> Iterator[tuple[Cause, Known, Says | None]]:
     """Yield what fits the end of the output, the last line first; what the checkout shows is surer than words."""
     ended = failed.ended if failed.ended in ("timed_out", "interrupted") else None
     doubtful = not failed.own and _TOLERATES.search(failed.command or "")

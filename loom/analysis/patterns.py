@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def of_project(root: Path | None) -> Sequence[Reader]:
         return ()
     from loom.analysis import project_patterns  # late: few projects have such a file
 
-    return project_patterns.readers(project_patterns.load(root))
+    return project_patterns.readers(root)
 
 
 def watch(own: Sequence[Reader]) -> Watch:
@@ -94,7 +94,9 @@ class _Found:
     def add(self, failure: Failure, reader: Reader) -> None:
         if failure in self._all:
             return
-        same = self._named.setdefault((failure.tool, _own_name(failure.test)), [])
+        # A test's name without that of its file, its parts joined in one way.
+        name = failure.test and re.sub(r"^[^:\s]+\.py::", "", failure.test).replace("::", ".")
+        same = self._named.setdefault((failure.tool, name), [])
         for number, readers in same if failure.test else ():
             if reader not in readers:
                 readers.add(reader)
@@ -173,51 +175,35 @@ def _number(text: str | None) -> int | None:
 
 
 def _merged(one: Failure, other: Failure) -> Failure:
-    """The first one, with what it lacks: a place as a whole. The longer name and message are the whole ones."""
+    """Return the first one, with what it lacks or has cut: a place as a whole, the longer name, the whole message."""
     if one.line is None and other.line is not None:
         one = replace(one, file=other.file, line=other.line, column=other.column)
     return replace(
         one,
         test=max(one.test or "", other.test or "", key=len) or None,
         file=one.file or other.file,
-        message=_longer(one.message, other.message),
+        message=other.message
+        if one.message is None or (one.message.endswith("...") and other.message)
+        else one.message,
         code=one.code or other.code,
     )
 
-
-def _longer(one: str | None, other: str | None) -> str | None:
-    """The first text, or the second one where the first is missing or cut."""
-    return other if one is None or (one.endswith("...") and other) else one
-
-
-def _own_name(test: str | None) -> str | None:
-    """A test's name without that of its file, its parts joined in one way."""
-    return None if test is None else re.sub(r"^[^:\s]+\.py::", "", test).replace("::", ".")
-
-
-# -- groups -----------------------------------------------------------------------------------------------------------
 
 # A path begins where no part of one stands in front: tried at each letter of a long word, it would take the square of its length.
 _VARIABLE = re.compile(r"(?<![\w.-])(?:[\w.-]*/)+[\w.-]*|0x[0-9a-fA-F]+|\d+|'[^']*'|\"[^\"]*\"|`[^`]*`")
 
 
 def groups(found: Sequence[Failure], tests: Sequence[FailingTest]) -> list[FailureGroup]:
-    """Failures by their cause, the most frequent first; of tests that a report names, the report counts."""
+    """Return failures by their cause, the most frequent first; of tests that a report names, the report counts."""
     counted: dict[str, list[Failure]] = {}
-    for failure in (*_of_reports(tests), *(each for each in found if not (tests and each.test))):
-        counted.setdefault(_cause(failure), []).append(failure)
-    result = [FailureGroup(message=_message(same[0]), count=len(same), first=same[0]) for same in counted.values()]
+    reported = (
+        Failure(tool="junit", test=test.full_name, file=test.file, line=test.line, message=test.reason or None)
+        for test in tests
+    )
+    for each in (*reported, *(each for each in found if not (tests and each.test))):
+        counted.setdefault(_VARIABLE.sub("·", f"{each.code or ''} {each.message or ''}"), []).append(each)
+    result = [
+        FailureGroup(message=first.message or first.code or first.test or "", count=1 + len(more), first=first)
+        for first, *more in counted.values()
+    ]
     return sorted(result, key=lambda group: -group.count)
-
-
-def _of_reports(tests: Sequence[FailingTest]) -> Iterator[Failure]:
-    for test in tests:
-        yield Failure(tool="junit", test=test.full_name, file=test.file, line=test.line, message=test.reason or None)
-
-
-def _message(failure: Failure) -> str:
-    return failure.message or failure.code or failure.test or ""
-
-
-def _cause(failure: Failure) -> str:
-    return _VARIABLE.sub("·", f"{failure.code or ''} {failure.message or ''}")

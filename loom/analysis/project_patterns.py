@@ -82,12 +82,13 @@ _MATCHERS = tabled((Key("matchers", "line", required=True),))
 """A file of GitHub's problem matchers, relative to the project."""
 
 
-def load(root: Path) -> list[Format]:
-    """Read the formats of a project; none where it has no such file. WorkflowError, with the place of each mistake."""
+def readers(root: Path) -> list[Reader]:
+    """Prepare the formats of a project; none where it has no such file. WorkflowError, with the place of each mistake;
+    RequestError from searches that take too long."""
     problems, formats = read(root)
     if problems:
         raise WorkflowError(problems)
-    return formats
+    return problem_matchers.limited(formats, NAME)
 
 
 def read(root: Path) -> tuple[Sequence[Problem], list[Format]]:
@@ -131,8 +132,3 @@ def _imported(root: Path, path: Node, problems: Problems) -> list[Format]:
     except ValueError as error:
         problems.say(path, "matchers", f"{path.value}: {error}")
     return []
-
-
-def readers(formats: Sequence[Format]) -> list[Reader]:
-    """Prepare the formats. RequestError from searches that take too long."""
-    return problem_matchers.limited(formats, NAME)

@@ -82,7 +82,6 @@ class _Line(Struct, frozen=True):
     stream: Stream
     number: int
     text: str
-    normal: str
 
 
 def wilson(count: int, of: int) -> Rate:
@@ -103,6 +102,7 @@ def repetition_of(run_id: str, runs: Sequence[Reading], wanted: int) -> Repetiti
     printed = [_printed(passed), _printed(failed)]
     keys = [list(each.values()) for each in printed]
     other = [run.run_id for run in runs if run not in passed and run not in failed]
+    ends = (run.job_manifest(job_id)["exit_code"] for run in failed for job_id in _failed_jobs(run)[:1])
     return Repetition(
         run_id=run_id,
         wanted=wanted,
@@ -110,7 +110,7 @@ def repetition_of(run_id: str, runs: Sequence[Reading], wanted: int) -> Repetiti
         failed=[run.run_id for run in failed],
         ended_otherwise=other,
         rate=wilson(len(failed), len(passed) + len(failed)),
-        exit_codes=_exit_codes(failed),
+        exit_codes=dict(Counter(map(str, ends))),
         tests=_tests(failed, len(passed) + len(failed)),
         parting=_parting(keys[0], printed[1], failed),
         differs=[*_differs(passed, failed), *_order(*keys)],
@@ -119,11 +119,6 @@ def repetition_of(run_id: str, runs: Sequence[Reading], wanted: int) -> Repetiti
 
 def _failed_jobs(run: Reading) -> list[str]:
     return [job.id for job in run.fold.jobs.values() if job.status is not None and not job.status.ok and job.attempts]
-
-
-def _exit_codes(failed: Iterable[Reading]) -> dict[str, int]:
-    manifests = (run.job_manifest(job_id) for run in failed for job_id in _failed_jobs(run)[:1])
-    return dict(Counter(str(manifest["exit_code"]) for manifest in manifests))
 
 
 def _tests(failed: Sequence[Reading], of: int) -> list[FlakyTest]:
@@ -148,16 +143,15 @@ def _lines(side: Side) -> Iterator[_Line]:
         for step in dict.fromkeys(step["step"] for step in manifest.get("steps", ())):
             for stream in STREAM_NAMES:
                 for number, text in enumerate(islice(side.output(job_id, step, stream), MOST_LINES), 1):
-                    yield _Line(job_id, step, stream, number, text, normalised(text))
-
-
-def _key(line: _Line) -> int:
-    return hash((line.job_id, line.step, line.normal))
+                    yield _Line(job_id, step, stream, number, text)
 
 
 def _printed(runs: Iterable[Reading]) -> dict[str, list[int]]:
     """Return the keys of the lines of each run, by its id."""
-    return {run.run_id: [_key(line) for line in _lines(side_of(run))] for run in runs}
+    return {
+        run.run_id: [hash((line.job_id, line.step, normalised(line.text))) for line in _lines(side_of(run))]
+        for run in runs
+    }
 
 
 def _parting(
@@ -168,9 +162,9 @@ def _parting(
         return None
     known = set().union(*passed)
     first = {
-        run_id: (at, keys[at])
+        run_id: found
         for run_id, keys in failed.items()
-        if (at := next((at for at, key in enumerate(keys) if key not in known), None)) is not None
+        if (found := next(((at, key) for at, key in enumerate(keys) if key not in known), None)) is not None
     }
     if not first:
         return None

@@ -12,19 +12,8 @@ from loom.record.documents import Invocation
 NOT_REPEATED = frozenset(
     {
         # what is shown, and to whom
-        *(
-            "stream",
-            "quiet",
-            "verbose",
-            "color",
-            "form",
-            "local",
-            "as_json",
-            "dry_run",
-            "trust",
-            "detach",
-            "repeat",
-        ),
+        *("stream", "quiet", "verbose", "color", "form", "local", "as_json"),
+        *("dry_run", "trust", "detach", "repeat"),
         # what happens around steps, and what stays after the run
         *("stop_at", "keep", "keep_for", "keep_max_size", "keep_runs", "keep_workspaces", "auto_clean"),
         *("cache_max_size", "bucket", "state_dir", "cache_dir", "tmp_dir"),
@@ -63,17 +52,17 @@ def reproduce_command(invocation: Invocation, job_id: str | None, jobs: list[str
         options = {name: value for name, value in options.items() if name not in _SELECTION} | {"names": [job_id]}
     names = options.pop("names", ())
     unnamed = {name: options.pop(name) for name in KEYS if name in options and name not in WITH_OPTION}
-    words = [word for name, value in options.items() for word in _words(_FLAGS.get(name) or _flag(name), value)]
+    words = [
+        word
+        for name, value in options.items()
+        for word in _words(_FLAGS.get(name, f"--{name.replace('_', '-')}"), value)
+    ]
     given = {
         f"LOOM_{name.upper()}": str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in unnamed.items()
     }
     variables = [f"{name}={shlex.quote(value)}" for name, value in {**invocation.variables, **given}.items()]
     return " ".join([*variables, shlex.join(["loom", "run", "--local", *words, *names])])
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _words(flag: str, value: Any) -> Iterator[str]:

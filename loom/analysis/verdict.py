@@ -157,7 +157,7 @@ def _first_other(there: Iterable[str], here: Iterable[str]) -> LogParting | None
     """Compare with a window, in constant memory: a line may come a few lines later on the other side."""
     waiting: tuple[deque[tuple[int, str, str]], deque[tuple[int, str, str]]] = (deque(), deque())
     tests: tuple[dict[str, None], ...] = ({}, {})
-    both = zip_longest(*(_noting(_told(lines), names) for lines, names in zip((there, here), tests, strict=True)))
+    both = zip_longest(*(_noting(lines, names) for lines, names in zip((there, here), tests, strict=True)))
     for number, lines in enumerate(both, 1):
         for side, line in enumerate(lines):
             if line is None:
@@ -181,15 +181,11 @@ def _first_other(there: Iterable[str], here: Iterable[str]) -> LogParting | None
 
 
 def _noting(lines: Iterable[str], tests: dict[str, None]) -> Iterator[str]:
-    """Pass lines on, and keep the names of tests in the order in which they come."""
-    for line in lines:
+    """Pass lines with text on, and keep the names of tests in the order in which they come."""
+    for line in filter(str.strip, lines):
         if ("est" in line or "spec" in line) and len(tests) < _MOST_TESTS and (found := _TEST.search(line[:_LINE])):
             tests.setdefault(found[0])
         yield line
-
-
-def _told(lines: Iterable[str]) -> Iterator[str]:
-    return (line for line in lines if line.strip())
 
 
 def lines_of(found: Reproduction) -> Sequence[str]:

@@ -15,12 +15,13 @@ from loom.analysis.known_failures import (
     Cause,
     Failed,
     InSource,
+    Known,
     Says,
     causes,
+    fitting,
     how_to_install,
     packages,
     required_by,
-    rules_that_fit,
     table,
 )
 
@@ -44,6 +45,11 @@ def failed(output: str, exit_code: int | None = 1, **more: Any) -> Failed:
 
 def found(output: str, exit_code: int | None = 1, **more: Any) -> list[Cause]:
     return causes(failed(output, exit_code, **more))
+
+
+def rules_that_fit(asked: Failed) -> Iterator[tuple[Known, Says]]:
+    """The rules whose words the end of the output has, each asked by itself."""
+    return ((known, says) for _, known, says in fitting(asked) if says is not None)
 
 
 def said(output: str, exit_code: int | None = 1, **more: Any) -> set[str]:

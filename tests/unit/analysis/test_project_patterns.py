@@ -141,4 +141,4 @@ def test_a_search_ends_after_its_time(tmp_path: Path) -> None:
 def test_what_can_not_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / ".loom" / "patterns.yml").mkdir(parents=True)
     with pytest.raises(RequestError, match=r"\.loom/patterns\.yml can't be read"):
-        project_patterns.load(tmp_path)
+        project_patterns.readers(tmp_path)
