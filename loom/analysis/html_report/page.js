@@ -281,15 +281,6 @@ function markHit() {
   });
 }
 
-async function save(unit) {
-  const parts = [], pieces = logOf(unit).pieces;
-  if (pieces[0].first > 1) parts.push(`[the first ${pieces[0].first - 1} lines are not in the report]\n`);
-  for (const piece of pieces) parts.push((await linesOf(piece)).map(line => plain(line.text) + "\n").join(""));
-  const address = URL.createObjectURL(new Blob(parts, { type: "text/plain" }));
-  make("a", { href: address, download: unit.id.replaceAll("/", "-") + ".log" }).click();
-  setTimeout(() => URL.revokeObjectURL(address), 60000);
-}
-
 function toggle(name) {
   const on = document.body.classList.toggle(name);
   byId(name).setAttribute("aria-pressed", on);
@@ -298,10 +289,6 @@ function toggle(name) {
 }
 byId("wrap").addEventListener("click", () => toggle("wrap"));
 byId("times").addEventListener("click", () => toggle("times"));
-byId("theme").addEventListener("click", () => {
-  const root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = (root.dataset.theme || (dark ? "dark" : "light")) === "dark" ? "light" : "dark";
-});
 byId("next")?.addEventListener("click", () => toFailure(1));
 byId("previous")?.addEventListener("click", () => toFailure(-1));
 let waiting;
@@ -312,15 +299,8 @@ document.addEventListener("toggle", event => {
 }, true);
 document.addEventListener("click", event => {
   const button = event.target.closest("button"), link = event.target.closest("a[href^='#']");
-  if (button?.classList.contains("raw")) save(button.closest(".unit"));
   if (button?.classList.contains("fold")) logOf(button.closest(".unit")).toggle(Number(button.parentElement.dataset.number));
   if (link && link.getAttribute("href") === place()) go();
-});
-document.addEventListener("mouseover", event => {
-  const number = event.target.closest(".row a");
-  if (!number || number.title) return;
-  const began = Date.parse(number.closest(".unit").dataset.began);
-  number.title = new Date(began + Number(number.parentElement.dataset.time) * 1000).toISOString();
 });
 document.addEventListener("keydown", event => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;

@@ -52,8 +52,6 @@ class LogView(Struct, frozen=True, kw_only=True):
     anchor: str
     name: str
     span: Span
-    within: str
-    """The sections that an earlier step began in its output, with this step's inside them."""
     open: bool
     line: int | None
     """The line that tells why the job failed."""
@@ -112,10 +110,11 @@ def page(reading: Reading) -> str:
 
     own = {"style": Path(__file__).with_name("page.css"), "script": Path(__file__).with_name("page.js")}
     texts = {name: path.read_text() for name, path in own.items()}
+    digests = {name: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for name, text in texts.items()}
     return template("page.html.j2").render(
         **values(reading),
         **{name: Markup(text) for name, text in texts.items()},
-        **{f"{name}_hash": _hash(text) for name, text in texts.items()},
+        **{f"{name}_hash": f"'sha256-{digest}'" for name, digest in digests.items()},  # the policy allows them alone
     )
 
 
@@ -133,11 +132,6 @@ def template(name: str) -> Template:
     )
     environment.filters["duration"] = rough_duration
     return environment.get_template(name)
-
-
-def _hash(text: str) -> str:
-    """Return the source by which a content security policy allows this text alone."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def values(reading: Reading) -> dict[str, Any]:
@@ -158,6 +152,9 @@ def values(reading: Reading) -> dict[str, Any]:
     jobs = [views[job_id] for job_id in fold.jobs]
     shown = views.get(first.job_id or "")
     failures = [views[job.id] for job in failed]
+    same: dict[str, list[JobView]] = {}  # by the line that tells, its numbers aside; one without a line by itself
+    for each in failures:
+        same.setdefault(form_of(each.telling) or each.anchor, []).append(each)
     return {
         "title": f"{headline(fold, reading.state)}: {receipt.get('workflow_path') or 'loom run'} {reading.run_id}",
         "words": words_for(reading.state),
@@ -169,7 +166,7 @@ def values(reading: Reading) -> dict[str, Any]:
         "diagnosis": first,
         "excerpt": shown.blamed.excerpt if shown and shown.blamed else [(line, None) for line in first.lines],
         "failures": failures,
-        "same_failures": list(_same(failures).values()),
+        "same_failures": list(same.values()),
         "failed_earlier": fold.failed_earlier,
         "telling": first.telling_line,
         "anchor": shown.anchor if shown else None,
@@ -235,21 +232,11 @@ def _facts(reading: Reading, receipt: Mapping[str, Any]) -> list[tuple[str, str]
 
 def _commit(reading: Reading, sha: str) -> str:
     commit = reading.commit() if sha else None
-    if commit is None:
-        return sha[:12]
-    return f"{sha[:12]} {commit.subject} ({commit.author}, {_when(commit.time)})"
+    return sha[:12] + (f" {commit.subject} ({commit.author}, {_when(commit.time)})" if commit else "")
 
 
 def _when(ts: str) -> str:
     return f"{datetime.fromisoformat(ts):%Y-%m-%d %H:%M:%S} UTC" if ts else ""
-
-
-def _same(failures: Sequence[JobView]) -> dict[str, list[JobView]]:
-    """Return the jobs by the line that tells, its numbers aside; one without a line by itself."""
-    found: dict[str, list[JobView]] = {}
-    for each in failures:
-        found.setdefault(form_of(each.telling) or each.anchor, []).append(each)
-    return found
 
 
 def _job(
@@ -328,16 +315,16 @@ def _log(
     blamed = diagnosis is not None and last and unit.name == (diagnosis.step or diagnosis.section)
     telling = diagnosis.telling_line if diagnosis is not None and blamed else None
     lines = diagnosis.lines if diagnosis is not None and blamed else []
-    within = " › ".join(section.title for section in sections.open)
+    output = span.data.get("output")
+    total = None if output is None else int(output.get("stdout_lines", 0) + output.get("stderr_lines", 0))
     log = read_log(
-        unit.events, share, began=span.start.ts, total=_total(span), sections=sections, wanted=[*lines, telling or ""]
+        unit.events, share, began=span.start.ts, total=total, sections=sections, wanted=[*lines, telling or ""]
     )
     excerpt = list(zip(lines, numbered(lines, log), strict=True))
     return LogView(
         anchor=f"{unit.job_id}/{unit.name}" + ("" if last else f"/attempt-{unit.attempt}"),
         name=unit.name,
         span=span,
-        within=within,
         open=blamed,
         line=_line(telling, excerpt, log) if blamed else None,
         excerpt=excerpt,
@@ -351,8 +338,3 @@ def _line(telling: str | None, excerpt: Sequence[tuple[str, int | None]], log: L
     known = key_of(telling or "")
     in_excerpt = (number for line, number in excerpt if number is not None and key_of(line) == known)
     return next(in_excerpt, log.numbers.get(known, [log.total])[-1]) or None
-
-
-def _total(span: Span) -> int | None:
-    output = span.data.get("output")
-    return None if output is None else int(output.get("stdout_lines", 0) + output.get("stderr_lines", 0))
