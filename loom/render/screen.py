@@ -37,12 +37,9 @@ class Detail(StrEnum):
 
 
 class Look(Struct, frozen=True, kw_only=True):
-    """Properties of the screen. `width` in columns; 0 is unlimited (a pipe)."""
-
     detail: Detail = Detail.NORMAL
     stream: bool = False
     unicode: bool = True
-    width: int = 0
     calm: bool = False
     """One line for each job, when it has ended: for one run after the other on one screen."""
     paint: Paint | None = None
@@ -121,32 +118,29 @@ class Screen:
         self._write = while_heard(write_cleaned)
         self._planned: dict[str, dict[str, Any]] = {}
         self._tails: dict[tuple[str, str], deque[_Piece]] = {}
-        self._commands: dict[tuple[str, str], str] = {}
-        self._ended: dict[tuple[str, str], Mapping[str, Any]] = {}
-        """The commands that ended failed steps."""
-        self._written: dict[tuple[str, str], Mapping[str, Any]] = {}
-        """The steps' places in the workflow."""
+        self._steps: dict[tuple[str, str], dict[str, Any]] = {}
+        """The values of steps' starts and ends."""
         self._sections = Sections(look.marks)
         self._job_width = 8
         self._logs_dir = ""
         self._opened_by: dict[str, Mapping[str, Any]] = {}
 
     def phase(self, event: PhaseEvent) -> None:
-        for line in self._lines(event):
+        for line in () if self._look.detail is Detail.QUIET else self._lines(event):
             self._write(line)
 
     def output(self, batch: OutputBatch) -> None:
+        if self._look.detail is Detail.QUIET:
+            return
         job_id, place = batch.where.job_id or "", batch.where.step or batch.where.section or ""
         tail = self._tails.get((job_id, place))
         if tail is None:
             tail = self._tails[job_id, place] = deque(maxlen=TAIL_LINES)
         tail.extend(_Piece(batch.stream, text, partial) for text, partial in batch.texts(TAIL_LINES))
-        if self._look.stream and self._look.detail is not Detail.QUIET:
-            for text, _ in batch.texts():
-                whole = self._look.detail is Detail.VERBOSE
-                sections = job_id, batch.where.section or ""
-                for line in (text,) if whole else self._sections.lines(sections, text):
-                    self._write(self._prefix(job_id) + visible(line, colours=self._look.paint is not None))
+        whole, sections = self._look.detail is Detail.VERBOSE, (job_id, batch.where.section or "")
+        for text, _ in batch.texts() if self._look.stream else ():
+            for line in (text,) if whole else self._sections.lines(sections, text):
+                self._write(self._prefix(job_id) + visible(line, colours=self._look.paint is not None))
 
     def seen(self, job_id: str, text: str) -> list[str]:
         """Return the lines that people see of one line of a job's output."""
@@ -163,26 +157,25 @@ class Screen:
             yield from self._fact(event)
         elif event.kind == "phase_started":
             yield from self._started(event)
-        elif event.step is not None and "ended_by" in event.data:
-            self._ended[event.job_id or "", event.step] = event.data["ended_by"]
-        elif event.phase_code == PhaseCode.RUN_BOOTSTRAP and event.error and self._look.detail is not Detail.QUIET:
+        elif event.step is not None:
+            self._steps.setdefault((event.job_id or "", event.step), {}).update(event.data)
+        elif event.phase_code == PhaseCode.RUN_BOOTSTRAP and event.error:
             yield "\n".join(self._look.styled(line, "bad") for line in event.error.splitlines())
 
     def _started(self, event: PhaseEvent) -> Iterator[str]:
         if event.phase_code == PhaseCode.RUN_BOOTSTRAP:
             self._logs_dir = str(event.data.get("logs_dir", ""))
-        if event.job_id is not None:
-            self._tails.pop((event.job_id, event.step or event.section or ""), None)  # from an earlier attempt
-        if event.step is not None and event.job_id is not None:
-            self._commands[event.job_id, event.step] = str(event.data.get("command", ""))
-            if event.data.get("file"):
-                self._written[event.job_id, event.step] = event.data
-            if self._look.stream and self._look.detail is not Detail.QUIET:
-                first = self._commands[event.job_id, event.step].strip().splitlines() or [""]
-                more = f" {self._look.marks['dots']}" if len(first) > 1 else ""
-                name = f"{shown(event.data['name'])}: " if event.data.get("name") else ""
-                for line in self._sections.lines((event.job_id, ""), f"{name}$ {shown(first[0])}{more}"):
-                    yield self._look.styled(f"{event.job_id:<{self._job_width}} {line}", "dim")
+        if event.job_id is None:
+            return
+        self._tails.pop((event.job_id, event.step or event.section or ""), None)  # from an earlier attempt
+        if event.step is not None:
+            self._steps[event.job_id, event.step] = dict(event.data)
+        if event.step is not None and self._look.stream:
+            first = str(event.data.get("command", "")).strip().splitlines() or [""]
+            more = f" {self._look.marks['dots']}" if len(first) > 1 else ""
+            name = f"{shown(event.data['name'])}: " if event.data.get("name") else ""
+            for line in self._sections.lines((event.job_id, ""), f"{name}$ {shown(first[0])}{more}"):
+                yield self._look.styled(f"{event.job_id:<{self._job_width}} {line}", "dim")
 
     def _fact(self, event: PhaseEvent) -> Iterator[str]:
         data = event.data
@@ -196,25 +189,33 @@ class Screen:
                 self._job_width = min(40, max([8, *(len(job_id) for job_id in self._planned)]))
             case "engine_answered" if self._look.detail is Detail.VERBOSE:
                 yield self._look.styled(f"  engine {data['engine']}", "dim")
-            case "snapshot_taken" if self._look.detail is not Detail.QUIET:
+            case "snapshot_taken":
                 yield from self._snapshot(data)
-            case "notice" if self._look.detail is not Detail.QUIET:
+            case "notice":
                 yield self._look.styled(f"{self._look.marks['warn']} {shown(data['text'])}", "warn")
             case "image_resolved" if self._look.detail is Detail.VERBOSE:
                 exact = data.get("digest") or data["id"]
                 yield self._row("start", "dim", event.job_id or "", f"image {data['name'] or ''} is {exact}")
-            case "session_opened" if self._look.detail is not Detail.QUIET:
+            case "session_opened":
                 self._opened_by[event.job_id or ""] = data
-                yield from self._opened(event.job_id or "", data)
-            case "interrupted" if self._look.detail is not Detail.QUIET:
-                yield self._look.styled(_interrupted(data), "warn")
-            case "warning" if self._look.detail is not Detail.QUIET:
+                image = self._planned.get(event.job_id or "", {}).get("image")
+                facts = [f"{key}={value}" for key, value in data.items() if value not in ("", None)]
+                more = f" ({', '.join(facts)})" if facts and self._look.detail is Detail.VERBOSE else ""
+                if not self._look.calm:
+                    text = f"started {f'in {image}' if image else 'on the host'}{more}"
+                    yield self._row("start", "dim", event.job_id or "", text)
+            case "interrupted":
+                again = "a second ^C ends them" if data["by"] == "interrupted" else "a second signal ends them"
+                soon = f"interrupted: running jobs have {data['grace_s']:g} s to end; {again} at once"
+                at_once = "interrupted again: everything is ended at once"
+                yield self._look.styled(at_once if data["at_once"] else soon, "warn")
+            case "warning":
                 yield self._row("warn", "warn", event.job_id or "", shown(data["text"]))
-            case "attempt_failed" if self._look.detail is not Detail.QUIET:
+            case "attempt_failed":
                 yield self._row("warn", "warn", event.job_id or "", f"attempt {data['attempt']} failed, trying again")
-            case "job_finished" if self._look.detail is not Detail.QUIET:
+            case "job_finished":
                 yield from self._job_finished(event)
-            case "run_finished" if self._look.detail is not Detail.QUIET:
+            case "run_finished":
                 yield from self._run_finished(event)
             case _:
                 pass
@@ -235,17 +236,6 @@ class Screen:
             )
         if len(data["left_out"]) > 5:
             yield self._look.styled(f"  left out: {len(data['left_out']) - 5} more, named in the receipt", "warn")
-
-    def _opened(self, job_id: str, data: Mapping[str, Any]) -> Iterator[str]:
-        if self._look.calm:
-            return
-        image = self._planned.get(job_id, {}).get("image")
-        where = f"in {image}" if image else "on the host"
-        more = ""
-        if self._look.detail is Detail.VERBOSE:
-            facts = [f"{key}={value}" for key, value in data.items() if value not in ("", None)]
-            more = f" ({', '.join(facts)})" if facts else ""
-        yield self._row("start", "dim", job_id, f"started {where}{more}")
 
     def _row(self, mark: str, style: str, job_id: str, text: str) -> str:
         look = self._look
@@ -268,19 +258,28 @@ class Screen:
 
     def _failure(self, event: PhaseEvent) -> Iterator[str]:
         """Show the failing job's step, command, exit code, last lines, and where to find the rest."""
+        from loom.analysis.diagnosis import ending_command, places_in_step  # only a failed job needs it
+
         job_id = event.job_id or ""
         by = None
         step, section = event.data.get("failing_step"), event.data.get("failing_section")
         place = str(step or section or "")
+        data = self._steps.get((job_id, place), {})
         if step is not None:
             code = "" if event.exit_code is None else f", exit code {event.exit_code}"
-            written = self._written.get((job_id, place))
-            at = f" ({shown(written['file'])}:{written['line']})" if written else ""
-            name = f" ({shown(written['name'])})" if written and written.get("name") else ""
+            at = f" ({shown(data['file'])}:{data['line']})" if data.get("file") else ""
+            name = f" ({shown(data['name'])})" if at and data.get("name") else ""
             yield f"    step {step}{name}{code}{at}"
-            yield from self._command(self._commands.get((job_id, place), ""))
-            if by := self._ended_by(job_id, place):
-                yield f"    {shown(by)}"
+            command = str(data.get("command", ""))
+            lines = command.strip().splitlines()
+            for number, line in enumerate(lines[:6]):
+                yield f"    {'$' if number == 0 else ' '} {shown(line)}"
+            if len(lines) > 6:
+                yield f"      {self._look.marks['dots']} {len(lines) - 6} more lines"
+            by = ending_command(data.get("ended_by"), data)
+            by = None if by is None or by.is_all_of(command) else by
+            if by is not None:
+                yield f"    {shown(by.text)}"
         # The previous line has these facts.
         if event.error and (step is None or event.error != f"{step} failed with exit code {event.exit_code}"):
             for line in event.error.splitlines():
@@ -289,8 +288,10 @@ class Screen:
         tail, reader = self._tails.get((job_id, place), ()), reader_for(self._planned.get(job_id, {}))
         for text in _lines_of(tail, self._look.marks["dots"], reader):
             yield f"    {bar} {text}"
-        if step is not None and not by and (named := self._named_by_shell(job_id, place)):
-            yield f"    that is {', '.join(named)}"
+        if step is not None and by is None:
+            places = [at for at in places_in_step([piece.text for piece in tail], data) if at.line != data["line"]]
+            if named := ", ".join(shown(f"{at.file}:{at.line}") for at in places[:3]):
+                yield f"    that is {named}"
         if place:
             folder = f"user/{step}" if step else f"system/{section}"
             yield f"    events: {self._logs_dir}/jobs/{job_id}/{folder}/events.jsonl"
@@ -298,50 +299,14 @@ class Screen:
             laid_out = opened.get("mount_mode") in ("bind_mount", "none")
             yield f"    files: {opened.get('workspace') if laid_out else f'loom workspace {event.run_id} {job_id}'}"
 
-    def _ended_by(self, job_id: str, step: str) -> str | None:
-        """Name the command that ended a step of several."""
-        from loom.analysis.diagnosis import ending_command
-
-        found = ending_command(self._ended.get((job_id, step)), self._written.get((job_id, step), {}))
-        return found.text if found and not found.is_all_of(self._commands.get((job_id, step))) else None
-
-    def _named_by_shell(self, job_id: str, step: str) -> list[str]:
-        """Map script lines in shell messages to workflow lines."""
-        from loom.analysis.diagnosis import places_in_step
-
-        lines = [piece.text for piece in self._tails.get((job_id, step), ())]
-        written = self._written.get((job_id, step), {})
-        places = [place for place in places_in_step(lines, written) if place.line != written["line"]]
-        return [shown(f"{place.file}:{place.line}") for place in places[:3]]
-
-    def _command(self, script: str) -> Iterator[str]:
-        lines = script.strip().splitlines()
-        for number, line in enumerate(lines[:6]):
-            yield f"    {'$' if number == 0 else ' '} {shown(line)}"
-        if len(lines) > 6:
-            yield f"      {self._look.marks['dots']} {len(lines) - 6} more lines"
-
     def _run_finished(self, event: PhaseEvent) -> Iterator[str]:
         status = Status(event.data["status"])
         _, style, verdict = _VERDICTS[status]
         why = "" if status.ok or status is Status.CANCELED else f" (why: loom diagnose {event.run_id})"
         yield self._look.styled(f"{verdict} in {rough_duration(event.data['duration_ms'])}{why}", style)
-        if (stated := event.data.get("extent")) is not None:
-            yield from self._extent(stated, status)
+        if (stated := event.data.get("extent")) is not None and not stated["proof"]:
+            from loom.record.coverage import extent_text
 
-    def _extent(self, stated: Mapping[str, Any], status: Status) -> Iterator[str]:
-        """State what the run ran, unless it was the whole."""
-        if stated["proof"]:
-            return
-        from loom.record.coverage import extent_text
-
-        no_proof = "no proof that the workflow passes: " if status.ok else ""
-        text = f"{no_proof}{shown(extent_text(stated))}"
-        yield self._look.styled(f"{self._look.marks['warn']} {text}", "warn")
-
-
-def _interrupted(data: Mapping[str, Any]) -> str:
-    if data["at_once"]:
-        return "interrupted again: everything is ended at once"
-    again = "a second ^C ends them" if data["by"] == "interrupted" else "a second signal ends them"
-    return f"interrupted: running jobs have {data['grace_s']:g} s to end; {again} at once"
+            no_proof = "no proof that the workflow passes: " if status.ok else ""
+            text = f"{self._look.marks['warn']} {no_proof}{shown(extent_text(stated))}"
+            yield self._look.styled(text, "warn")
