@@ -43,6 +43,11 @@ class PhaseCode(StrEnum):
     STEP_EXECUTE = "step.execute"
 
 
+def phase_words(code: str) -> str:
+    """Return a phase's name for people: `cache restore`."""
+    return code.rpartition(".")[2].replace("_", " ")
+
+
 class Section(StrEnum):
     """The sections of loom's own work for a job; each has a directory in the record, `system/<section>/`."""
 

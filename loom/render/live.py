@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from msgspec import Struct
 
-from loom.record.events import PhaseCode, PhaseEvent
+from loom.record.events import PhaseEvent, phase_words
 from loom.record.journal import OutputBatch
 from loom.render.screen import Look, Screen
 from loom.render.sinks import while_heard
@@ -23,7 +23,7 @@ from loom.util.controls import visible
 from loom.util.units import rough_duration
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
     from rich.live import Live as RichLive
 
 PATIENCE_S = 0.4
@@ -65,16 +65,12 @@ class Live:
         self._terminal = threading.RLock()
         """Held while writing (from cursor position to cursor position) and while changing the area's data."""
         self._running: dict[str, _Running] = {}
-        self._done = 0
-        self._total = 0
         self._stages: dict[str, list[str]] = {}
         self._ended: set[str] = set()
         self._begun = clock()
         self._live: RichLive | None = None
         self._closed = threading.Event()
         threading.Thread(target=self._draw, name="live", daemon=True).start()
-
-    # -- a sink ---------------------------------------------------------------------------------------------------
 
     def phase(self, event: PhaseEvent) -> None:
         with self._terminal:
@@ -96,35 +92,30 @@ class Live:
             if live is not None:
                 live.stop()
 
-    # -- what is known --------------------------------------------------------------------------------------------
-
     def _follow(self, event: PhaseEvent) -> None:
         if event.kind == "message" and event.message == "plan_resolved":
             self._stages.clear()
             for job in event.data["jobs"]:
                 self._stages.setdefault(job["stage"], []).append(job["id"])
-            self._total = len(event.data["jobs"])
         if event.job_id is None:
             return
         if event.kind == "message" and event.message == "job_finished":
             self._running.pop(event.job_id, None)
             self._ended.add(event.job_id)
-            self._done += 1
         elif event.kind == "phase_started":
             job = self._running.setdefault(event.job_id, _Running(since=self._clock(), doing=""))
             job.doing, job.last = visible(doing(event)), ""
-
-    # -- how it looks ---------------------------------------------------------------------------------------------
 
     def _draw(self) -> None:
         """The area, from its first appearance to the end of the run."""
         if self._closed.wait(PATIENCE_S):
             return
+        from rich.console import Console
         from rich.live import Live as RichLive
 
         live = RichLive(
             get_renderable=self._area,
-            console=self._console(),
+            console=Console(file=self._stream, force_terminal=True, no_color=self._look.paint is None),
             auto_refresh=False,  # rich's own thread would be a second writer
             transient=True,
             redirect_stdout=False,
@@ -139,18 +130,6 @@ class Live:
             with self._terminal:
                 if self._live is not None:
                     live.refresh()
-
-    def _console(self) -> Console:
-        from rich.console import Console
-
-        return Console(
-            file=self._stream,
-            force_terminal=True,
-            no_color=self._look.paint is None,
-            highlight=False,
-            markup=False,
-            emoji=False,
-        )
 
     def _write(self, line: str) -> None:
         with self._terminal:
@@ -187,7 +166,7 @@ class Live:
     def _bottom(self, now: float) -> RenderableType:
         from rich.text import Text
 
-        if not self._running and not self._done:
+        if not self._running and not self._ended:
             return Text(f"taking the snapshot  {rough_duration((now - self._begun) * 1000)}", style="dim")
         dot = f" {self._look.marks['dot']} "
         stages = dot.join(
@@ -203,13 +182,4 @@ def doing(event: PhaseEvent) -> str:
     if event.step is not None:
         lines = str(event.data.get("command", "")).strip().splitlines() or [""]
         return f"{event.step}  $ {lines[0]}"
-    if event.section is not None:
-        return event.section.replace("_", " ")
-    return {
-        PhaseCode.JOB_PROVIDER_PREPARE.value: "preparing",
-        PhaseCode.JOB_CACHE_RESTORE.value: "restoring caches",
-        PhaseCode.JOB_ARTIFACT_RESTORE.value: "restoring artifacts",
-        PhaseCode.JOB_ARTIFACT_EXTRACT.value: "keeping artifacts",
-        PhaseCode.JOB_CACHE_SAVE.value: "saving caches",
-        PhaseCode.JOB_CLEANUP.value: "cleaning up",
-    }.get(event.phase_code, "")
+    return phase_words(event.section or event.phase_code)

@@ -7,18 +7,10 @@ from datetime import datetime
 
 from msgspec import Struct
 
+from loom.record.events import phase_words
 from loom.record.fold import JobState, Span
 from loom.util.units import rough_duration
 
-_PHASE_LABELS = {
-    "job.provider_prepare": "prepare",
-    "job.cache_restore": "restore cache",
-    "job.artifact_restore": "restore artifacts",
-    "job.execution": "steps",
-    "job.artifact_extract": "keep artifacts",
-    "job.cache_save": "save cache",
-    "job.cleanup": "clean up",
-}
 _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600)
 
 
@@ -74,7 +66,7 @@ def bars(job: JobState, of: Scale) -> Iterator[Bar]:
     for span in job.phases:
         code = span.start.phase_code
         if code != "job.execution":
-            yield bar(_PHASE_LABELS.get(code, code), "overhead", *_ends(span, of))
+            yield bar(phase_words(code), "overhead", *_ends(span, of))
     for (attempt, step), span in job.steps.items():
         label = step if job.attempts == 1 else f"{step}, attempt {attempt}"
         yield bar(label, "step" if span.status in ("success", None) else "bad", *_ends(span, of))
