@@ -26,17 +26,13 @@ def closing_lines(
         return
     run_id = receipt_path.stem.rpartition("-")[2]
     for job_id, fact in kept.items():
-        yield f"look inside: loom shell {run_id} {job_id}{_how_long(fact)}"
+        long = ""
+        if fact.get("container_id"):
+            until = datetime.fromisoformat(fact["expires_at"]).astimezone()
+            long = f" (kept until {until:%Y-%m-%d %H:%M}, {rough_size(fact.get('bytes') or 0)})"
+        yield f"look inside: loom shell {run_id} {job_id}{long}"
     if any(fact.get("paused") for fact in kept.values()):
         yield f"paused: after a repair there or in the checkout, go on with: loom resume {run_id} [--sync]"
-
-
-def _how_long(kept: Mapping[str, Any]) -> str:
-    """Until when a container is kept, in local time, and how large it is; empty for a job without one."""
-    if not kept.get("container_id"):
-        return ""
-    until = datetime.fromisoformat(kept["expires_at"]).astimezone()
-    return f" (kept until {until:%Y-%m-%d %H:%M}, {rough_size(kept.get('bytes') or 0)})"
 
 
 def diagnosis_lines(diagnosis: Diagnosis | None, look: Look) -> Iterator[str]:

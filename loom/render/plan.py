@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
@@ -10,7 +10,6 @@ import yaml
 
 from loom import __version__
 from loom.plan.model import Job, Plan
-from loom.render.output import json_text
 
 SCHEMA_VERSION = "loom.plan.v1"
 
@@ -43,14 +42,6 @@ def job_document(job: Job, mount_mode: str) -> dict[str, Any]:
     return shape
 
 
-def plan_json(plan: Plan, mount_mode: str = "auto") -> str:
-    return json_text(plan_document(plan, mount_mode))
-
-
-def explanation_json(jobs: list[dict[str, Any]]) -> str:
-    return json_text({"schema_version": "loom.plan-explanation.v1", "kind": "plan-explanation", "jobs": jobs})
-
-
 def plan_yaml(plan: Plan, mount_mode: str = "auto") -> str:
     """Convert the plan without unset values, for reading."""
     document = plan_document(plan, mount_mode)
@@ -59,7 +50,8 @@ def plan_yaml(plan: Plan, mount_mode: str = "auto") -> str:
             del job["retry"]
         for owner in (job, *job["steps"]):
             owner["late"] = _shortened(owner["late"])
-    return to_yaml(_without_nothing(document))
+    options: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": 110}
+    return str(yaml.dump(_without_nothing(document), Dumper=_Dumper, **options))
 
 
 def _shortened(late: Any) -> Any:
@@ -72,13 +64,6 @@ def _shortened(late: Any) -> Any:
         )
         return {key: _shortened(value) for key, value in own.items() if value != ""}
     return [_shortened(one) for one in late] if isinstance(late, list) else late
-
-
-def to_yaml(document: Any) -> str:
-    return str(yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110))
-
-
-FORMATS: Mapping[str, Callable[[Plan, str], str]] = {"yaml": plan_yaml, "json": plan_json}
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,8 @@ from loom.commands.run.preparing import Options, planner_of
 from loom.errors import RequestError
 from loom.plan.model import JobSelection, Plan
 from loom.plan.provenance import sources
-from loom.render.plan import FORMATS, explanation_json
+from loom.render.output import json_text, print_kind
+from loom.render.plan import plan_document, plan_yaml
 from loom.status import ExitCode
 from loom.util.units import duration_text, meant
 from loom.workflow.loaded import Loaded
@@ -25,7 +26,8 @@ def compile_(*, form: str, explain: str | None, **given: Any) -> int:
     plan, _ = planner.made()
     if explain is not None:
         return _explain(planner.workflow, plan, explain, planner.selection, here.config, as_json=form == "json")
-    sys.stdout.write(FORMATS[form](plan, here.config.mount_mode))
+    mode = here.config.mount_mode
+    sys.stdout.write(json_text(plan_document(plan, mode)) if form == "json" else plan_yaml(plan, mode))
     if not plan.jobs:
         sys.stderr.write("nothing would run; `left_out` in the plan says why\n")
     return ExitCode.OK
@@ -57,5 +59,5 @@ def _explain(loaded: Loaded, plan: Plan, wanted: str, selection: JobSelection, s
                 shown = shown if len(shown) <= 60 else shown[:57] + "..."
                 print(f"{row.key:<{width}}  {shown:<30}  {row.by}" + (f" ({row.place})" if row.place else ""))
     if as_json:
-        sys.stdout.write(explanation_json(documents))
+        print_kind("plan-explanation", {"jobs": documents})
     return ExitCode.OK
