@@ -1,8 +1,4 @@
-"""Diagnose a failed run from its documents and last output lines; pure.
-
-`diagnose` reads only the end of the failing unit's output; `known_failures.yml` describes common failures and their
-remedies.
-"""
+"""Diagnose a failed run from its documents and the lines of its output that were chosen; pure."""
 
 from __future__ import annotations
 
@@ -370,10 +366,7 @@ def _places(
     *,
     silent: bool,
 ) -> list[Location]:
-    """Return places, the most certain first: the telling error's, the step's line, failing tests, failures, mentions.
-
-    The command that ended the step comes before mentions if it was silent, and counts else where nothing is named.
-    """
+    """Return places, the surest first: of a silent command that ended the step before mere mentions, else if none is named."""
     by_command = [Location(file=ended.file, line=ended.line)] if ended and ended.file and ended.line else []
     of_tests = [Location(file=t.file, line=t.line, column=None) for t in tests if t.file and t.line]
     of_tests += [

@@ -29,11 +29,9 @@ from loom.util.untrusted_files import open_regular
 
 
 def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | None = None) -> Diagnosis:
-    """Diagnose a run by one of its jobs (default: the first that failed). RequestError for an unknown job.
+    """Diagnose a run by a job, by default the first that failed. RequestError for an unknown one.
 
-    `workspace`: the run ends just now with these files, and its secrets are masked in what is returned. Else contents of
-    files come from the recorded diagnosis alone.
-    """
+    `workspace`: the run ends just now with these files. Else contents of files come from the recorded diagnosis alone."""
     if (earlier := _earlier(reading, job)) is not None:
         return diagnosis_of(*earlier)
     unfinished = reading.state in UNFINISHED
@@ -105,10 +103,7 @@ MOST_AT_END = 30
 
 
 def diagnoses_at_end(reading: Reading, workspace: Path) -> Iterator[Diagnosis]:
-    """Diagnose a run that ends just now, first by the job that failed first, then by each other failed job.
-
-    Each diagnosis has an excerpt of the run's files, which may change or go later.
-    """
+    """Diagnose a run that ends just now by each failed job, the first one first, with excerpts of files that may go later."""
     first = diagnosis_of(reading, workspace=workspace)
     others = [diagnosis_of(reading, other.job_id, workspace=workspace) for other in first.others[: MOST_AT_END - 1]]
     told = {found.job_id: found.telling_line for found in (first, *others)}

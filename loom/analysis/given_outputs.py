@@ -1,7 +1,4 @@
-"""Outputs of earlier jobs on GitHub, which its API does not have: read from the log of a job that uses them.
-
-The runner shows a step's script, `env` and `with` with their values; compared with the workflow's text, these are the outputs.
-"""
+"""Outputs of earlier jobs on GitHub, which its API lacks: read from the lines that show a later step with its values."""
 
 from __future__ import annotations
 

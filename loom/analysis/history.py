@@ -1,7 +1,4 @@
-"""The same job in earlier runs: what changed since it passed, and how often it passed on the same input.
-
-Looks at the latest records of the store alone, and of each at a receipt and one job's summary.
-"""
+"""The same job in the latest runs: what changed since it passed, and how often it passed on the same input."""
 
 from __future__ import annotations
 

@@ -233,11 +233,7 @@ def fitting(failed: Failed) -> Iterator[tuple[Cause, Known, Says | None]]:
 
 
 def _ends(lines: Sequence[str], first: int, exit_code: int | None) -> Iterator[_End]:
-    """Yield the lines, the last one first, up to one that does not belong to those after it.
-
-    Where the exit code tells the tool, lines that speak of no error may follow its words: standard output that arrived
-    late, what a trap prints.
-    """
+    """Yield the lines from the last up to one that does not belong to those after it; quiet ones may follow a tool's words."""
     wrappers: list[Wrapper] = []
     tools: frozenset[str] | None = None
     quiet = MOST_QUIET

@@ -1,7 +1,4 @@
-"""Files of the checkout that the failing output names as missing or unusable, and what is true of them there.
-
-A pattern sees `./run.sh: not found` and no reason; the checkout shows that git ignores the file, or that it has CRLF.
-"""
+"""Files that the failing output names as missing or unusable, and what the checkout shows of them: ignored, CRLF."""
 
 from __future__ import annotations
 

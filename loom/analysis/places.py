@@ -85,10 +85,7 @@ _WORD = re.compile(r"[\w.@+/-]+")
 
 
 class WorkingDirectories:
-    """The directories that paths in `lines` may be relative to, below `root` (None: nothing is known of the files).
-
-    `directory`: that of the step's shell when it ended. `command`: names others.
-    """
+    """The directories below `root` that paths in `lines` may be relative to; `directory`: the shell's; `command` names others."""
 
     def __init__(
         self, root: Path | None, lines: Sequence[str], *, directory: str | None = None, command: str | None = None

@@ -1,7 +1,4 @@
-"""GitHub's problem matchers, as formats: JSON files that many projects and actions have for their tools.
-
-https://github.com/actions/toolkit/blob/main/docs/problem-matchers.md
-"""
+"""GitHub's problem matchers as formats: https://github.com/actions/toolkit/blob/main/docs/problem-matchers.md"""
 
 from __future__ import annotations
 

@@ -103,10 +103,7 @@ def reasons(
     differs: Sequence[Pair],
     known: Circumstances,
 ) -> list[Reason]:
-    """Return the likely reasons, those with evidence in the logs first; each kind once.
-
-    `kind`: the verdict.
-    """
+    """Return the likely reasons for a verdict (`kind`), those with evidence in the logs first; each kind once."""
     found: dict[ReasonKind, str] = {}
     for name, text in _found(kind, there, here, parting, differs, known):
         found.setdefault(name, text)

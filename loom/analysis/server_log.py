@@ -1,7 +1,4 @@
-"""Read the log of a CI server's job: its sections and commands, and why the job failed.
-
-A log is a stranger's text of any length: it is read once, in constant memory, and nothing in it is more than text.
-"""
+"""Read the log of a CI server's job, a stranger's text of any length, in constant memory: its commands, and why it failed."""
 
 from __future__ import annotations
 

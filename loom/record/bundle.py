@@ -88,10 +88,7 @@ class UnpackedBundle(Struct, frozen=True):
 def write_bundle(
     target: Path, manifest: BundleManifest, record: Path, packs: Mapping[str, Path], actions: Mapping[str, Path]
 ) -> None:
-    """Write the file, readable by the user alone. OSError when that can't be done.
-
-    `packs`: by their names; `actions`: directories with their files, by their commits.
-    """
+    """Write the file, readable by the user alone; `actions`: directories by their commits. OSError when that can't be done."""
     with (
         atomic.replacing(target, mode=0o600) as draft,
         draft.open("wb") as file,
@@ -130,10 +127,7 @@ def _files(record: Path) -> Iterator[Path]:
 
 
 def unpacked(path: Path, within: Path) -> UnpackedBundle:
-    """Unpack a bundle into a directory of its own in a private one, which goes when the command ends, or by `loom clean`.
-
-    RequestError for a file that is no bundle, or an unsafe or too large one.
-    """
+    """Unpack a bundle into a private directory, which goes when the command ends. RequestError if it is none, or unsafe."""
     make_in_cache(within)
     folder = Path(tempfile.mkdtemp(dir=within))
     ending = ExitStack()

@@ -1,7 +1,4 @@
-"""The structures of a run's documents and of commands' JSON output.
-
-Paths in documents are relative to `logs/<run_id>/`, those in the receipt absolute.
-"""
+"""The structures of documents. Their paths are relative to `logs/<run_id>/`, those of the receipt absolute."""
 
 from __future__ import annotations
 
@@ -350,10 +347,7 @@ class Receipt(Document, frozen=True, kw_only=True):
 
 
 class RunRow(Document, frozen=True, kw_only=True):
-    """A row of the list of runs.
-
-    `status` is a status, or `running`, `detached` (jobs go on without loom) or `interrupted` (loom was killed).
-    """
+    """A row of the list of runs; `status` may also be `running`, `detached` or `interrupted`."""
 
     run_id: RunId
     child_of: RunId | None = None

@@ -25,10 +25,7 @@ _PHASES_AT_THE_END = 2
 
 
 def read_events(path: Path, start: int = 0) -> Iterator[Event]:
-    """Events of one file in order, from the line that begins at byte `start`. A half-written last line ends them quietly.
-
-    RecordError for a damaged line before that, and for a file that does not hold events.
-    """
+    """Yield the events from the line at byte `start`, but for a half-written last one. RecordError for a damaged line."""
     with _opened(path) as file:
         file.seek(start)
         number = 0
@@ -73,10 +70,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def last_lines(path: Path, count: int, *, most_bytes: int = TAIL_BYTES) -> list[bytes]:
-    """Read the last `count` whole lines of a file from its end, at a cost independent of its size.
-
-    A half-written last line is skipped. Returns fewer lines if `count` of them exceed the maximum of bytes.
-    """
+    """Read the last `count` whole lines of a file, or as many as `most_bytes` hold, at a cost independent of its size."""
     start = start_of_last(path, count, most_bytes=most_bytes)
     with _opened(path) as file:
         file.seek(start)
@@ -108,10 +102,7 @@ def start_of_last(path: Path, count: int, *, most_bytes: int, end: int | None = 
 
 
 def last_output(path: Path, count: int) -> list[OutputEvent]:
-    """Read the last `count` output lines of a step or section; empty without a file.
-
-    RecordError for an invalid line.
-    """
+    """Read the last `count` output lines of a step or section; none without a file. RecordError for an invalid line."""
     try:
         lines = last_lines(path, count + _PHASES_AT_THE_END)
     except FileNotFoundError:

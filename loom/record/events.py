@@ -109,10 +109,7 @@ class PhaseEvent(Struct, frozen=True, kw_only=True):
 
 
 class OutputEvent(Struct, frozen=True, tag_field="kind", tag="output", omit_defaults=True, gc=False):
-    """One line of output without its line end. `partial`: the line continues in the next event of the stream.
-
-    `raw_b64` holds the exact bytes if they are not UTF-8; `text` then shows them with U+FFFD.
-    """
+    """One line of output, or a part of one (`partial`). `raw_b64` has the exact bytes where they are not UTF-8."""
 
     seq: Positive
     ts: str
@@ -156,10 +153,7 @@ def to_dict(event: Event) -> dict[str, Any]:
 
 
 def decode(line: bytes | str) -> Event:
-    """Decode a line. ValueError for an incomplete or foreign one (such as a half-written last line).
-
-    The result satisfies its types and `facts`, for any input.
-    """
+    """Decode a line; the result satisfies its types and `facts`. ValueError for an incomplete or foreign one."""
     try:
         return _checked(_OUTPUT.decode(line))  # nearly every line, and several times as quick as by way of a mapping
     except (msgspec.DecodeError, RecursionError):

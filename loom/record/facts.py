@@ -1,8 +1,4 @@
-"""The types of phase event `data`, on which readers of a record rely.
-
-Records may be damaged or foreign. `check` validates each event before anything reads it, so that readers need no
-checks. Unknown keys are allowed.
-"""
+"""The types of phase event `data`: readers rely on them, as each event of a record, which may be damaged, is checked first."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Fold phase events in `seq` order to a run's state.
-
-Folding a record again gives the same state and the same documents (`derive`), byte for byte; this also reads the record
-of a killed run.
-"""
+"""Fold phase events in `seq` order to a run's state; the same events always give the same documents (`derive`)."""
 
 from __future__ import annotations
 
@@ -228,10 +224,7 @@ class RunFold:
         return next(iter(self.failed_jobs()), None)
 
     def failed_jobs(self) -> list[JobState]:
-        """The failed jobs that were not allowed to fail; canceled ones only if no other failed.
-
-        First those with the run's status, which decide its exit code; in the order of their ends.
-        """
+        """Return the failed jobs, canceled ones if no other failed; first those that decide the exit code, by their ends."""
         failed = [
             job
             for job in self.jobs.values()

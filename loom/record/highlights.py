@@ -294,10 +294,7 @@ class Highlighter:
         return None if event is None else self._highlight(event, start, _text(event), why)
 
     def _heading(self, data: bytes, start: int, text: str) -> list[Highlight]:
-        """The last line before an indented one that is less indented: of a list of errors, the file's name.
-
-        Up to `_BETWEEN` lines between the two are part of it.
-        """
+        """Return the last less indented line before, such as a file's name above its errors, with up to `_BETWEEN` in between."""
         between: list[Highlight] = []
         lowest = max(0, start - _REACH)
         for _ in range(40):

@@ -1,7 +1,4 @@
-"""The journal: numbers, timestamps and masks each event, then passes it to the sinks.
-
-One journal per run. Thread-safe: job threads write to it, and each sink gets one event at a time in `seq` order.
-"""
+"""The journal of a run: numbers, timestamps and masks each event, then passes it to the sinks, one at a time. Thread-safe."""
 
 from __future__ import annotations
 
@@ -152,10 +149,7 @@ class Journal:
     def span(
         self, where: Where, code: PhaseCode, data: Mapping[str, Any] | None = None, *, started_ns: int | None = None
     ) -> Iterator[Outcome]:
-        """Record a phase around a block: finished on every exit (an exception: `error`).
-
-        `started_ns`: of one that goes on, and has its start in the record.
-        """
+        """Record a phase around a block, finished on every exit. `started_ns`: of one whose start is recorded already."""
         outcome = Outcome()
         if started_ns is None:
             started_ns = self.started(where, code, data)

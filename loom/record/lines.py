@@ -68,10 +68,7 @@ class LineSplitter:
         self._rest = b""
 
     def feed(self, data: bytes) -> tuple[list[str], list[Line]]:
-        """Return the complete lines: only plain UTF-8 ones as `(lines, [])`, others as `([], lines)`.
-
-        The first form is faster and by far the most frequent.
-        """
+        """Return the complete lines: plain UTF-8 ones as `(lines, [])`, the frequent and faster form, others as `([], lines)`."""
         end = data.rfind(b"\n")
         if end < 0:
             self._rest += data

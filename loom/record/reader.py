@@ -1,8 +1,4 @@
-"""Read a run's record: documents, state, events in order.
-
-Documents come from the phase events, a job's manifest and the receipt from their files where these are. Only requests for
-all output read everything.
-"""
+"""Read a run's record: documents, state, events in order. Only requests for all output read everything."""
 
 from __future__ import annotations
 
@@ -182,10 +178,7 @@ class Reading:
 
 
 def replay(reading: Reading, sink: Sink, *, every_line: bool = False) -> None:
-    """Replay a record's events to a sink, as in the run.
-
-    Reads only the last output lines of failures, for sinks that show failures; with `every_line`, all output in order.
-    """
+    """Replay a record's events to a sink: with the last output lines of failures, or with `every_line`."""
     if every_line:
         for where, event in merged(reading):
             if isinstance(event, PhaseEvent):
@@ -213,10 +206,7 @@ def _files(
 def lines_in_order(
     units: Sequence[Unit], tail: int | None = None, *, whole: bool = False
 ) -> Iterator[tuple[Where, OutputEvent]]:
-    """Yield the output of units in `seq` order; with `tail`, at least so many lines from the end of each.
-
-    `whole`: join the pieces of long lines.
-    """
+    """Yield the output of units in `seq` order, with `tail` at least so much of each one's end; `whole`: long lines joined."""
     readers = [
         _placed(unit, _output_of(unit) if tail is None else _last_output_of(unit, tail), whole) for unit in units
     ]

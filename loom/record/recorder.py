@@ -111,10 +111,7 @@ class Recorder:
         self._record.document("pipeline/manifest.json", dump(derive.pipeline_manifest(self.fold)))
 
     def finish(self, diagnose: Callable[[Receipt], Path | None]) -> Receipt:
-        """Write the last documents: summary, phase report and, last, the receipt.
-
-        `diagnose` writes the diagnosis of a failed run and returns its path.
-        """
+        """Write the last documents, the receipt last. `diagnose` writes the diagnosis of a failed run and returns its path."""
         if self.fold.pipeline is None or self.fold.pipeline.status is None:
             self._pipeline_documents()
         self._record.document("summary.json", dump(derive.run_summary(self.fold)))

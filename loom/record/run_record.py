@@ -42,9 +42,7 @@ class RunRecord:
 
     @contextlib.contextmanager
     def created(self, identity: Mapping[str, Any]) -> Iterator[None]:
-        """Create the directories, private to the user, for the first event, which the caller writes inside the block; then
-        the identity. On failure, nothing.
-        """
+        """Create the private directories for the first event, which the caller writes inside; then the identity. Else nothing."""
         with self._as_unwritable():
             self.paths.root.mkdir(parents=True, mode=0o700)
         try:

@@ -1,7 +1,4 @@
-"""The plan in a run's record (`plan.json`), with everything needed to recreate a job's place.
-
-It contains no secrets, only references, which are resolved again.
-"""
+"""The plan in a run's record (`plan.json`), with all that recreates a job's container, but references instead of secrets."""
 
 from __future__ import annotations
 

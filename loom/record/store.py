@@ -1,8 +1,4 @@
-"""All records of a user: one directory for each run, below the state directory.
-
-A record is `runs/<run_id>/`, outside the workspace: a job that cleans its checkout can neither lose nor see it.
-`<workspace>/.loom/.runtime` is a link to it, created after the jobs.
-"""
+"""All records of a user, outside of workspaces: no job can see them. `<workspace>/.loom/.runtime` is a link to the run's."""
 
 from __future__ import annotations
 
@@ -209,10 +205,7 @@ class Store:
             shutil.rmtree(going)
 
     def remove_remains(self) -> None:
-        """Delete remains of interrupted removals and beginnings, and manifests of removed workspaces.
-
-        RecordError on failure.
-        """
+        """Delete remains of interrupted removals and beginnings, and manifests of removed workspaces. RecordError on failure."""
         for root in self._unbegun():
             shutil.rmtree(root, ignore_errors=True)
         for going in self.runs_dir.glob(half_removed(Path("*")).name):
@@ -306,10 +299,7 @@ def is_run_id(name: str) -> bool:
 
 
 def entry_at(paths: RunPaths) -> RunEntry:
-    """Read a record's identity and receipt. RecordError for a missing or foreign one.
-
-    A damaged identity counts as missing; a damaged receipt is derived from the events, if complete.
-    """
+    """Read a record's identity and receipt, which its events replace if damaged. RecordError for a missing or foreign record."""
     identity = _identity_at(paths.identity)
     receipt = read_document(paths.receipt, Receipt)
     if receipt is None and os.path.lexists(paths.receipt):
@@ -391,10 +381,7 @@ def _entry_for_receipt(path: Path, store: Store) -> RunEntry:
 
 
 def read_document(path: Path, kind: type[Document]) -> dict[str, Any] | None:
-    """Read a document of a record and check its types. None if missing or damaged.
-
-    RecordError for a document with an unknown schema.
-    """
+    """Read a document and check its types; None if missing or damaged. RecordError for one with an unknown schema."""
     try:
         shape = parsed(read_regular(path))
     except (OSError, ValueError):

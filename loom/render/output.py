@@ -15,10 +15,7 @@ from loom.util.controls import json_shown
 
 
 def json_text(document: Any) -> str:
-    """Print a document: indented UTF-8 without terminal controls.
-
-    U+FFFD replaces bytes of names that are not UTF-8.
-    """
+    """Print a document: indented UTF-8 without terminal controls; U+FFFD replaces bytes that are not UTF-8."""
     return json_shown(json.dumps(encodable(msgspec.to_builtins(document)), indent=2, ensure_ascii=False)) + "\n"
 
 

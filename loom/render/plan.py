@@ -15,10 +15,7 @@ SCHEMA_VERSION = "loom.plan.v1"
 
 
 def plan_document(plan: Plan, mount_mode: str = "auto") -> dict[str, Any]:
-    """Convert the plan to JSON values with every key, in plan order. Secrets appear as references only.
-
-    `mount_mode` comes from the configuration.
-    """
+    """Convert the plan to JSON values with every key, in plan order. Secrets appear as references only."""
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "loom-plan",

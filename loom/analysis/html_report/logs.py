@@ -116,11 +116,7 @@ def read_log(
     sections: SectionReader | None = None,
     wanted: Collection[str] = (),
 ) -> Log:
-    """Read the log in a file of events. RecordError for a damaged file.
-
-    `total`: its lines, if the record states them.
-    `sections`: those that are open where the log begins, and afterwards those that its end leaves open.
-    """
+    """Read the log in a file of events, of `total` lines if known; `sections`: the open ones. RecordError for a damaged file."""
     try:
         size = path.stat().st_size
     except OSError:  # loom was killed before the first line
