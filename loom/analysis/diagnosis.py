@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -191,8 +191,6 @@ class Evidence(Struct, frozen=True, kw_only=True):
     root: Path | None = None
     """The project's files, as far as they are known."""
     of_github: bool = False
-    tmpfs: Callable[[], Sequence[str]] = field(default=tuple)
-    """The job's mounts that are in memory, as `path` or `path:options`."""
 
 
 def failing_tests_total(named: Sequence[Any], reports: Mapping[str, Any] | None) -> int:
@@ -329,7 +327,6 @@ def _causes(
             image=(job.get("image") or {}).get("name"),
             in_source=look_at(lines, command, evidence.in_source, exit_code=exit_code),
             of_github=evidence.of_github,
-            tmpfs=evidence.tmpfs,
         )
     )
 

@@ -22,7 +22,6 @@ from loom.record.documents import Highlights, SectionSummary, StepSummary
 from loom.record.event_files import last_output
 from loom.record.highlights import form_of, of_file
 from loom.record.reader import Reading
-from loom.record.saved_plan import load_planned
 from loom.record.store import UNFINISHED, entry_at, read_document
 from loom.util.sections import reader_for
 from loom.util.untrusted_files import open_regular
@@ -75,7 +74,6 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
             root=workspace or root,
             in_source=lambda paths: look_below(root, paths) if root else {},
             of_github=bool(planned.get("commands")),
-            tmpfs=lambda: _tmpfs(reading, job_id),
         )
     )
     found = replace(
@@ -167,10 +165,3 @@ def _highlights(
         return Highlights(complete=False)
     with open_regular(reading.paths.logs / events_path) as file:
         return of_file(file, patterns.watch(own))
-
-
-def _tmpfs(reading: Reading, job_id: str | None) -> Sequence[str]:
-    try:
-        return load_planned(reading.paths.plan).plan.job(job_id or "").resources.tmpfs
-    except (RecordError, KeyError):
-        return ()

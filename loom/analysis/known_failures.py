@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -140,8 +140,6 @@ class Failed(Struct, frozen=True, kw_only=True):
     """Whether it is a job of GitHub's workflows."""
     in_source: Mapping[str, InSource] = field(default_factory=dict)
     """By the line that names it."""
-    tmpfs: Callable[[], Sequence[str]] = tuple
-    """The job's mounts that are in memory."""
 
 
 _OF_GITHUB = (
@@ -229,7 +227,7 @@ def fitting(failed: Failed) -> Iterator[tuple[Cause, Known, Says | None]]:
         for known in table().causes:
             for says in known.says if known.ended == ended else ():
                 if (groups := says.search(lines, end, failed.command)) is not None:
-                    yield _cause(known, line=line, **_values(known, groups, line, failed)), known, says
+                    yield _cause(known, line=line, **_values(known, groups, failed)), known, says
 
 
 def _ends(lines: Sequence[str], first: int, exit_code: int | None) -> Iterator[_End]:
@@ -263,7 +261,7 @@ def _fits(patterns: Sequence[str], line: str) -> bool:
     return any(_compiled(pattern).match(line) for pattern in patterns)
 
 
-def _values(known: Known, groups: Mapping[str, str], line: str, failed: Failed) -> dict[str, str]:
+def _values(known: Known, groups: Mapping[str, str], failed: Failed) -> dict[str, str]:
     name = next(iter(groups.values()), "it")
     values = {"name": name, "where": "" if failed.image else " (on this machine)"}
     if "{install}" in known.advice:
@@ -273,24 +271,7 @@ def _values(known: Known, groups: Mapping[str, str], line: str, failed: Failed) 
         of_engine = failed.image is not None and name in ("docker", "docker-compose")
         more = no_engine.partition(";")[0] if of_engine else _OF_GITHUB if failed.of_github else ""
         values["more"] = f"; {more}" if more else ""
-    if "{fullness}" in known.summary:
-        values |= _fullness(f"{line} {failed.command or ''}", failed)
     return values
-
-
-def _fullness(text: str, failed: Failed) -> dict[str, str]:
-    """Name the file system that is full, as far as a path in the line or the command tells."""
-    mounts = sorted({"/dev/shm", *(mount.partition(":")[0] for mount in failed.tmpfs())}, key=len, reverse=True)
-    for mount in mounts if failed.image else ():
-        if re.search(rf"(?<![\w/]){re.escape(mount)}(?![\w-])", text):
-            key = "shm_size" if mount == "/dev/shm" else "tmpfs"
-            larger = f"give it more room (`resources: {{{key}: ...}}`), or write to the workspace"
-            return {"fullness": f": {mount}, which is in memory", "room": larger}
-    disk = (
-        "`df -h` and `df -i` name it (a disk without free inodes is full, too); `loom clean --keep-last 5` makes room"
-    )
-    engine = ", and `docker system df` shows what the engine holds" if failed.image else ""
-    return {"fullness": "", "room": disk + engine}
 
 
 _MANAGERS = (

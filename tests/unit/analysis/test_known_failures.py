@@ -324,26 +324,6 @@ def test_a_build_that_failed_has_its_own_reason_too() -> None:
 # -- values -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("mounts", "output", "command", "summary"),
-    [
-        (
-            ("/mnt/small:size=64k",),
-            "dd: error writing '/mnt/small/big': No space left on device",
-            "dd of=big",
-            "/mnt/small",
-        ),
-        (("/mnt/small",), "cat: write error: No space left on device", "cat a >/mnt/small/b", "/mnt/small"),
-        ((), "cat: write error: No space left on device", "cat a >/dev/shm/b", "/dev/shm"),
-        (("/mnt/small",), "cat: write error: No space left on device", "cat a >/mnt/smaller/b", ""),
-    ],
-)
-def test_which_file_system_is_full(mounts: tuple[str, ...], output: str, command: str, summary: str) -> None:
-    cause = found(output, command=command, tmpfs=lambda: mounts)[0]
-    assert (summary or "full") in cause.summary
-    assert ("docker system df" in cause.advice) == (summary == "")
-
-
 def test_a_command_that_is_missing_on_this_machine() -> None:
     line = "bash: line 1: jq: command not found"
     assert [found(line, 127, image=image)[0].summary for image in (None, "x")] == [
