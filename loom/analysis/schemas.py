@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -19,10 +19,6 @@ from loom.record.events import OutputEvent, PhaseCode, PhaseEvent
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _REFERENCE = "#/$defs/"
 Shape = dict[str, Any]
-
-
-def _document(kind: type[Struct]) -> Callable[[], Shape]:
-    return lambda: _shape(kind)
 
 
 def _shape(kind: type[Struct]) -> Shape:
@@ -59,53 +55,46 @@ def _left_out() -> dict[str, set[str]]:
     }
 
 
-def _phase_event() -> Shape:
-    shape = _shape(PhaseEvent)
-    shape["properties"]["phase_code"]["enum"] = [code.value for code in PhaseCode]
-    shape["properties"]["schema_version"] = {"const": SCHEMA_VERSION, "type": "string"}
-    shape["properties"]["ts"]["format"] = "date-time"
-    return shape | {"required": [name for name in shape["properties"] if name not in ("message", "data")]}
-
-
-def _output_event() -> Shape:
-    shape = _shape(OutputEvent)
-    shape["properties"]["ts"]["format"] = "date-time"
-    return shape | {"required": ["seq", "ts", "kind", "stream", "text"]}
-
-
 def _event() -> Shape:
-    shapes = (_phase_event(), _output_event())
-    definitions: Shape = {}
-    for shape in shapes:
-        definitions |= shape.pop("$defs", {})
-    definitions |= {shape["title"]: shape for shape in shapes}
+    phase, output = _shape(PhaseEvent), _shape(OutputEvent)
+    phase["properties"]["phase_code"]["enum"] = [code.value for code in PhaseCode]
+    phase["properties"]["schema_version"] = {"const": SCHEMA_VERSION, "type": "string"}
+    phase["required"] = [name for name in phase["properties"] if name not in ("message", "data")]
+    output["required"] = ["seq", "ts", "kind", "stream", "text"]
+    definitions = phase.pop("$defs", {}) | output.pop("$defs", {})
+    for shape in (phase, output):
+        shape["properties"]["ts"]["format"] = "date-time"
+        definitions[shape["title"]] = shape
     return {
         "title": "Event",
         "description": "A line of any events.jsonl.",
-        "oneOf": [{"$ref": f"{_REFERENCE}{shape['title']}"} for shape in shapes],
+        "oneOf": [{"$ref": f"{_REFERENCE}{shape['title']}"} for shape in (phase, output)],
         "$defs": definitions,
     }
 
 
-_SCHEMAS: Mapping[str, Callable[[], Shape]] = {
-    "event": _event,
-    "receipt": _document(documents.Receipt),
-    "run-summary": _document(documents.RunSummary),
-    "job-summary": _document(documents.JobSummary),
-    "job-manifest": _document(documents.JobManifest),
-    "step-summary": _document(documents.StepSummary),
-    "diagnosis": _document(diagnosis.Diagnosis),
-    "runs": _document(documents.Runs),
-    "plan": _document(printed.PlanDocument),
-    "exec": _document(printed.Executed),
-    "bisection": _document(bisection.Bisection),
-    "repetition": _document(repetition.Repetition),
-    "reproduction": _document(verdict.Reproduction),
+_SCHEMAS: Mapping[str, type[Struct]] = {
+    "receipt": documents.Receipt,
+    "run-summary": documents.RunSummary,
+    "job-summary": documents.JobSummary,
+    "job-manifest": documents.JobManifest,
+    "step-summary": documents.StepSummary,
+    "diagnosis": diagnosis.Diagnosis,
+    "runs": documents.Runs,
+    "plan": printed.PlanDocument,
+    "exec": printed.Executed,
+    "bisection": bisection.Bisection,
+    "repetition": repetition.Repetition,
+    "reproduction": verdict.Reproduction,
 }
 
-NAMES = tuple(_SCHEMAS)
+NAMES = ("event", *_SCHEMAS)
 
 
 def record_schema(name: str) -> Shape:
     """Return the named schema. KeyError for a name that is not in `NAMES`."""
-    return {"$schema": _DIALECT, "$id": f"loom/{name}.schema.json", **_SCHEMAS[name]()}
+    return {
+        "$schema": _DIALECT,
+        "$id": f"loom/{name}.schema.json",
+        **(_event() if name == "event" else _shape(_SCHEMAS[name])),
+    }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
 from operator import itemgetter
 from typing import TYPE_CHECKING, BinaryIO
@@ -140,9 +140,9 @@ class _Shelf:
             self._sizes[1] -= _size(self._last.popleft())
             self.dropped = True
 
-    def lines(self) -> Iterator[Highlight]:
-        for block in (*self._first, *self._last):
-            yield from block
+    @property
+    def lines(self) -> list[Highlight]:
+        return [line for block in (*self._first, *self._last) for line in block]
 
 
 def _size(block: Sequence[Highlight]) -> int:
@@ -202,7 +202,7 @@ class Highlighter:
     def finish(self) -> Highlights:
         """The lines that were chosen. Nothing can be fed afterwards."""
         self._scan(final=True)
-        kept = [line for shelf in self._shelves.values() for line in shelf.lines()]
+        kept = [line for shelf in self._shelves.values() for line in shelf.lines]
         found = {line.seq: line for line in sorted(kept, key=lambda line: line.why != "context")}
         return Highlights(
             lines=[found[seq] for seq in sorted(found)],
@@ -216,25 +216,21 @@ class Highlighter:
         end = len(data) if final else max(0, data.rfind(b"\n", 0, max(0, len(data) - _REACH)) + 1)
         begin = self._done - self._start
         if end > begin:
-            self._look(data, begin, end)
+            searched = begin
+            if self._examined >= _EXAMINED:
+                self._part = True
+                searched = max(begin, data.rfind(b"\n", 0, max(0, end - _LAST)) + 1)
+            hits = self._lines_with_a_word(data, searched, end)
+            self._examined += len(hits)
+            for start, why in hits.items():
+                if self._start + start >= self._taken:
+                    self._taken = self._start + self._examine(data, start, why)
             self._done = self._start + end
         keep = data.rfind(b"\n", 0, max(0, end - _REACH)) + 1
         self._data = data[keep:]
         self._start += keep
         if self._counted[0] < self._start:
             self._counted = (self._start, self._lines + 1 - self._data.count(b"\n"))
-
-    def _look(self, data: bytes, begin: int, end: int) -> None:
-        if self._examined >= _EXAMINED:
-            self._part = True
-            searched = max(begin, data.rfind(b"\n", 0, max(0, end - _LAST)) + 1)
-        else:
-            searched = begin
-        hits = self._lines_with_a_word(data, searched, end)
-        self._examined += len(hits)
-        for start, why in hits.items():
-            if self._start + start >= self._taken:
-                self._taken = self._start + self._examine(data, start, why)
 
     def _lines_with_a_word(self, data: bytes, begin: int, end: int) -> dict[int, Why | None]:
         """Return the kind of the surest word of each such line, by the line's start."""
@@ -277,17 +273,12 @@ class Highlighter:
         return (event if event.stream else None), stop + 1
 
     def _highlight(self, event: _Output, start: int, text: str, why: Why) -> Highlight:
-        return Highlight(
-            seq=event.seq, line=self._number(self._data, start), offset=self._start + start, text=text, why=why
-        )
-
-    def _number(self, data: bytes, start: int) -> int:
-        """The number of the line that begins there, counted from the last place that was asked for."""
+        """Return the line that begins there; its number is counted from the last one that was asked for."""
         offset, number = self._counted
         known = offset - self._start
-        number += data.count(b"\n", known, start) if start >= known else -data.count(b"\n", start, known)
+        number += self._data.count(b"\n", known, start) if start >= known else -self._data.count(b"\n", start, known)
         self._counted = (self._start + start, number)
-        return number
+        return Highlight(seq=event.seq, line=number, offset=self._start + start, text=text, why=why)
 
     def _line(self, data: bytes, start: int, why: Why) -> Highlight | None:
         event, _ = self._event(data, start)
@@ -328,9 +319,8 @@ class Highlighter:
                 found += (*blank, line)
                 blank, end = [], after
             else:
-                if not blank and (
-                    traceback or (not found and first.endswith(":"))
-                ):  # the exception; or what the line announces
+                # The exception; or what the line announces.
+                if not blank and (traceback or (not found and first.endswith(":"))):
                     found.append(line)
                     end = after if traceback else end
                 break

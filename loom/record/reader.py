@@ -23,7 +23,7 @@ from loom.record.fold import RunFold
 from loom.record.journal import OutputBatch, Sink
 from loom.record.lines import TAIL_LINES, Line
 from loom.record.run_paths import RunPaths
-from loom.record.store import UNFINISHED, RunEntry, entry_at, is_run_id, other_schema, read_document
+from loom.record.store import UNFINISHED, RunEntry, entry_at, other_schema, read_document, run_ids
 from loom.util.untrusted_files import open_regular
 
 _CHUNK = 1 << 20
@@ -75,12 +75,8 @@ class Reading:
     def earlier(self) -> Sequence[Reading]:
         """Return the runs of the same workflow in the same checkout that began before this one, the latest first."""
         receipt = self.receipt()
-        try:
-            names = [path.name for path in self.paths.root.parent.iterdir() if is_run_id(path.name)]
-        except OSError:
-            return []
         found: list[Reading] = []
-        before = sorted((name for name in names if int(name) < int(self.run_id)), key=int, reverse=True)
+        before = [run_id for run_id in run_ids(self.paths.root.parent) if int(run_id) < int(self.run_id)]
         for run_id in before[:_MOST_RECORDS]:
             with suppress(RecordError):
                 entry = entry_at(self.paths.of_run(run_id))

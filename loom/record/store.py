@@ -63,15 +63,13 @@ class RunEntry(Struct, frozen=True, kw_only=True):
     @property
     def child_of(self) -> str | None:
         """The run that started this one as a child pipeline."""
-        parent = self.identity.get("child_of")
-        return parent if isinstance(parent, str) else None
+        return self.identity.get("child_of")
 
     @property
     def workspaces(self) -> list[str]:
         """The run's workspace, then those of resumed jobs; they may no longer exist."""
-        own = self.identity.get("job_workspaces")
-        named = (self.identity.get("workspace"), *(own.values() if isinstance(own, dict) else ()))
-        return list(dict.fromkeys(path for path in named if isinstance(path, str) and path))
+        named = (self.identity.get("workspace"), *self.identity.get("job_workspaces", {}).values())
+        return list(dict.fromkeys(path for path in named if path))
 
     @property
     def goes_on(self) -> bool:
@@ -132,23 +130,17 @@ class Store:
 
     def run_in(self, workspace: Path) -> RunEntry | None:
         """Find the run that recorded this workspace."""
-        run_id = run_of_workspace(workspace.name)
-        try:
-            entry = self.entry(run_id) if run_id else None
-        except RecordError:
-            return None
-        return entry if entry is not None and _is_of(Path(os.path.realpath(workspace)), entry) else None
+        with contextlib.suppress(RecordError):
+            if (run_id := run_of_workspace(workspace.name)) and _is_of(workspace, entry := self.entry(run_id)):
+                return entry
+        return None
 
     def _kept_manifest(self, workspace: Path) -> Path:
         return self.snapshots_dir / f"{workspace.name}.json"
 
     def run_ids(self) -> list[str]:
         """Newest first: an id is the start time in nanoseconds."""
-        try:
-            names = [entry.name for entry in os.scandir(self.runs_dir) if is_run_id(entry.name)]
-        except OSError:
-            return []
-        return sorted(names, key=int, reverse=True)
+        return run_ids(self.runs_dir)
 
     def entry(self, run_id: str) -> RunEntry:
         """Read a record's head. RecordError if it is missing or unreadable."""
@@ -268,9 +260,9 @@ class Store:
         for entry, *_ in self.families(repo_root):
             if not failed or entry.state not in ("success", RUNNING):
                 return entry
-        what = "failed run" if failed else "run"
-        place = f" of {repo_root}" if repo_root else ""
-        raise RequestError(f"no {what}{place} yet", hint="`loom runs --all` lists every run", code="RUN_UNKNOWN")
+        of = f" of {repo_root}" if repo_root else ""
+        what = f"no {'failed run' if failed else 'run'}{of} yet"
+        raise RequestError(what, hint="`loom runs --all` lists every run", code="RUN_UNKNOWN")
 
 
 @contextlib.contextmanager
@@ -296,6 +288,13 @@ def _workspace_in(kept: Path) -> str | None:
 def is_run_id(name: str) -> bool:
     """A time in nanoseconds within the calendar's range."""
     return name.isascii() and name.isdigit() and len(name) <= 20
+
+
+def run_ids(folder: Path) -> list[str]:
+    """Return the ids of the records in a folder, the newest first."""
+    with contextlib.suppress(OSError):
+        return sorted((path.name for path in folder.iterdir() if is_run_id(path.name)), key=int, reverse=True)
+    return []
 
 
 def entry_at(paths: RunPaths) -> RunEntry:
@@ -361,7 +360,7 @@ def _entry_in(root: Path) -> RunEntry | None:
 
 
 def _is_of(workspace: Path, entry: RunEntry) -> bool:
-    return any(os.path.realpath(path) == str(workspace) for path in entry.workspaces)
+    return os.path.realpath(workspace) in map(os.path.realpath, entry.workspaces)
 
 
 def _entry_for_receipt(path: Path, store: Store) -> RunEntry:
@@ -425,8 +424,8 @@ def _identity_at(path: Path) -> dict[str, Any] | None:
         msgspec.convert(identity, _Identity)
     except (OSError, ValueError, msgspec.ValidationError):
         return None
-    texts = [identity.get("repo_root"), identity.get("workspace"), *identity.get("job_workspaces", {}).values()]
-    return None if any("\0" in text for text in texts if text) else identity
+    paths = [identity.get("repo_root"), identity.get("workspace"), *identity.get("job_workspaces", {}).values()]
+    return None if any("\0" in path for path in paths if path) else identity
 
 
 def is_alive(identity: Mapping[str, Any]) -> bool:
