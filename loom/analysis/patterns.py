@@ -68,7 +68,10 @@ def _search(pattern: str) -> Finder:
 
 
 def failures(lines: Sequence[str], formats: Sequence[Reader]) -> list[Failure]:
-    """Return the failures that the lines report, in order. A test that several formats name is one failure."""
+    """Return the failures that the lines report, in order. A test that several formats name is one failure.
+
+    A test that fails because a part of it does, and has nothing to add, is no failure of its own.
+    """
     found = _Found()
     at = 0
     while at < len(lines):
@@ -81,18 +84,19 @@ def failures(lines: Sequence[str], formats: Sequence[Reader]) -> list[Failure]:
         else:
             after = at + 1
         at = after
-    return found.without_parents()
+    parents = {each.test.rpartition("/")[0] for each in found.all if each.test}
+    return [each for each in found.all if each.message or each.line or each.test not in parents]
 
 
 class _Found:
     """Failures, each with the formats that name it."""
 
     def __init__(self) -> None:
-        self._all: list[Failure] = []
+        self.all: list[Failure] = []
         self._named: dict[tuple[str, str | None], list[tuple[int, set[Reader]]]] = {}
 
     def add(self, failure: Failure, reader: Reader) -> None:
-        if failure in self._all:
+        if failure in self.all:
             return
         # A test's name without that of its file, its parts joined in one way.
         name = failure.test and re.sub(r"^[^:\s]+\.py::", "", failure.test).replace("::", ".")
@@ -100,15 +104,10 @@ class _Found:
         for number, readers in same if failure.test else ():
             if reader not in readers:
                 readers.add(reader)
-                self._all[number] = _merged(self._all[number], failure)
+                self.all[number] = _merged(self.all[number], failure)
                 return
-        same.append((len(self._all), {reader}))
-        self._all.append(failure)
-
-    def without_parents(self) -> list[Failure]:
-        """A test that fails because a part of it does, and has nothing to add, is no failure of its own."""
-        parents = {each.test.rpartition("/")[0] for each in self._all if each.test}
-        return [each for each in self._all if each.message or each.line or each.test not in parents]
+        same.append((len(self.all), {reader}))
+        self.all.append(failure)
 
 
 def _read(reader: Reader, lines: Sequence[str], at: int) -> tuple[list[Failure], int]:

@@ -355,8 +355,8 @@ def entry_for_path(path: Path, store: Store) -> RunEntry:
 
 
 def _entry_in(root: Path) -> RunEntry | None:
-    run_ids = [path.name for path in (root / "logs").glob("*") if is_run_id(path.name)]
-    return entry_at(RunPaths(root=root.resolve(), run_id=run_ids[0])) if len(run_ids) == 1 else None
+    ids = run_ids(root / "logs")
+    return entry_at(RunPaths(root=root.resolve(), run_id=ids[0])) if len(ids) == 1 else None
 
 
 def _is_of(workspace: Path, entry: RunEntry) -> bool:

@@ -67,11 +67,11 @@ def _whole(text: str) -> str:
 
 
 def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
-    took = f" after {rough_duration(diagnosis.duration_ms)}" if diagnosis.duration_ms is not None else ""
-    tree = f"; tree {diagnosis.tree_sha[:12]}" if diagnosis.tree_sha else ""
     if diagnosis.log is not None:
         lines = [_short(f"{log_text(diagnosis.log)}: {diagnosis.state}", 300)]
     else:
+        took = f" after {rough_duration(diagnosis.duration_ms)}" if diagnosis.duration_ms is not None else ""
+        tree = f"; tree {diagnosis.tree_sha[:12]}" if diagnosis.tree_sha else ""
         lines = [f"run {diagnosis.run_id}: {diagnosis.state}{took}{tree}; {run_age(diagnosis.run_id, now_ns)}"]
     if diagnosis.moved_on is not None:
         lines.append(_short(moved_on_text(diagnosis.moved_on), 300))
@@ -95,8 +95,7 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
         first, *more = diagnosis.error.splitlines()[:3]
         lines += [f"error{code}: {_short(first, 300)}", *(f"  {_short(line, 300)}" for line in more)]
     for cause in diagnosis.shown_causes:
-        lines.append(f"likely: {cause.summary}")
-        lines.append(f"  do: {cause.advice}")
+        lines += [f"likely: {cause.summary}", f"  do: {cause.advice}"]
     if diagnosis.earlier_error:
         lines.append(earlier_text(diagnosis.earlier_error))
     lines += history.agent_lines(diagnosis, now_ns=now_ns)
@@ -116,8 +115,7 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
 
 
 def _tail(diagnosis: Diagnosis) -> list[str]:
-    lines = []
-    lines += [_short(line) for line in failed_jobs(diagnosis, 6)]
+    lines = [_short(line) for line in failed_jobs(diagnosis, 6)]
     if diagnosis.failed and diagnosis.reproduce:
         lines.append(f"reproduce: {_short(diagnosis.reproduce, 300)}")
     if diagnosis.logs_command:

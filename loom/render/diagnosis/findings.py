@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
@@ -39,18 +39,15 @@ def findings(diagnosis: Diagnosis) -> list[Finding]:
     ]
 
 
-def grouped(diagnoses: Sequence[Diagnosis]) -> list[tuple[Diagnosis, str]]:
-    """Return one diagnosis of each failure, and its headline with the other jobs that have it."""
+def grouped(diagnoses: Iterable[Diagnosis]) -> Iterator[tuple[Diagnosis, str]]:
+    """Yield one diagnosis of each failure, and its headline with the other jobs that have it."""
     same: dict[tuple[object, ...], list[Diagnosis]] = {}
     for each in diagnoses:
-        same.setdefault(
-            (form_of(each.telling_line or each.job_id or ""), *each.places[:1], each.allowed_failure), []
-        ).append(each)
-    also = {id(first): [each.job_id or "" for each in more] for first, *more in same.values()}
-    return [
-        (first, headline(first) + (f" (also {', '.join(also[id(first)])})" if also[id(first)] else ""))
-        for first, *_ in same.values()
-    ]
+        form = form_of(each.telling_line or each.job_id or "")
+        same.setdefault((form, *each.places[:1], each.allowed_failure), []).append(each)
+    for first, *more in same.values():
+        also = ", ".join(each.job_id or "" for each in more)
+        yield first, headline(first) + (f" (also {also})" if also else "")
 
 
 def reasons(diagnosis: Diagnosis) -> list[str]:

@@ -15,19 +15,13 @@ MOST = 10
 
 def lines_of_all(diagnoses: Sequence[Diagnosis]) -> Iterator[str]:
     """Return the annotations of several jobs."""
-    for diagnosis, title in grouped(diagnoses):
-        yield from _annotations(diagnosis, title)
-
-
-def _annotations(diagnosis: Diagnosis, title: str) -> Iterator[str]:
-    if not diagnosis.failed:
-        return
-    level = "warning" if diagnosis.allowed_failure else "error"
-    own = findings(diagnosis)
-    for found in own[: MOST - 1]:
-        yield _annotation(level, found.file, found.line, found.column, found.title, found.message)
-    total = max(len(own), diagnosis.failing_tests_total, diagnosis.failures_total if own else 0)
-    yield _annotation(level, *of_step(diagnosis), title, _message(diagnosis, total))
+    for diagnosis, title in grouped(each for each in diagnoses if each.failed):
+        level = "warning" if diagnosis.allowed_failure else "error"
+        own = findings(diagnosis)
+        for found in own[: MOST - 1]:
+            yield _annotation(level, found.file, found.line, found.column, found.title, found.message)
+        total = max(len(own), diagnosis.failing_tests_total, diagnosis.failures_total if own else 0)
+        yield _annotation(level, *of_step(diagnosis), title, _message(diagnosis, total))
 
 
 def _message(diagnosis: Diagnosis, total: int) -> str:

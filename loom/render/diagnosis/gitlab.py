@@ -13,12 +13,11 @@ from loom.render.output import json_text
 
 def lines_of_all(diagnoses: Sequence[Diagnosis]) -> Iterator[str]:
     """Return one report of several jobs."""
-    yield json_text([found for each, title in grouped(diagnoses) for found in _findings(each, title)]).rstrip("\n")
+    told = grouped(each for each in diagnoses if each.failed)
+    yield json_text([found for each, title in told for found in _findings(each, title)]).rstrip("\n")
 
 
 def _findings(diagnosis: Diagnosis, title: str) -> Iterator[dict[str, Any]]:
-    if not diagnosis.failed:
-        return
     severity = "minor" if diagnosis.allowed_failure else "critical"
     job = diagnosis.job_id or "run"
     for found in findings(diagnosis):
