@@ -23,16 +23,8 @@ class OutputBatch(Struct, frozen=True):
     """Simultaneous lines of one step or section: as values, and as encoded bytes."""
 
     where: Where
-    ts: str
-    stream: Stream
-    first_seq: int
-    lines: Lines
+    events: Sequence[OutputEvent]
     encoded: bytes
-
-    def texts(self, last: int | None = None) -> list[tuple[str, bool]]:
-        """`(text, partial)` of the last `last` lines (None: of all)."""
-        lines = self.lines if last is None else self.lines[-last:]
-        return [(line, False) if isinstance(line, str) else (line.text, line.partial) for line in lines]
 
 
 class Sink(Protocol):
@@ -175,9 +167,14 @@ class Journal:
         """Record lines that are already masked."""
         with self._lock:
             ts = timestamp(self._clock_ns())
-            first = self._seq + 1
-            self._seq += len(lines)
-            batch = OutputBatch(where, ts, stream, first, lines, _encode_lines(first, ts, stream, lines))
+            events = [
+                OutputEvent(seq, ts, stream, line)
+                if isinstance(line, str)
+                else OutputEvent(seq, ts, stream, line.text, line.partial, line.raw_b64)
+                for seq, line in enumerate(lines, self._seq + 1)
+            ]
+            self._seq += len(events)
+            batch = OutputBatch(where, events, _ENCODER.encode_lines(events))  # the same bytes as `events.encode`
             for sink in self._sinks:
                 sink.output(batch)
 
@@ -233,15 +230,3 @@ class Journal:
 
 
 _ENCODER = msgspec.json.Encoder()
-
-
-def _encode_lines(first: int, ts: str, stream: Stream, lines: Lines) -> bytes:
-    """Encode lines to the same bytes as `events.encode`."""
-    return _ENCODER.encode_lines(
-        [
-            OutputEvent(seq, ts, stream, line)
-            if isinstance(line, str)
-            else OutputEvent(seq, ts, stream, line.text, line.partial, line.raw_b64)
-            for seq, line in enumerate(lines, first)
-        ]
-    )

@@ -21,7 +21,7 @@ from loom.record.event_files import LONGEST_LINE, TAIL_BYTES, last_event, last_o
 from loom.record.events import Event, OutputEvent, PhaseEvent, Scope, Where, decode, encode
 from loom.record.fold import RunFold
 from loom.record.journal import OutputBatch, Sink
-from loom.record.lines import TAIL_LINES, Line
+from loom.record.lines import TAIL_LINES
 from loom.record.run_paths import RunPaths
 from loom.record.store import UNFINISHED, RunEntry, entry_at, other_schema, read_document, run_ids
 from loom.util.untrusted_files import open_regular
@@ -180,14 +180,14 @@ def replay(reading: Reading, sink: Sink, *, every_line: bool = False) -> None:
             if isinstance(event, PhaseEvent):
                 sink.phase(event)
             else:
-                sink.output(_batch(where, event))
+                sink.output(OutputBatch(where, (event,), encode(event)))
         return
     for phase in read_phases(reading.paths):
         step, section = phase.data.get("failing_step"), phase.data.get("failing_section")
         if phase.message == "job_finished" and (step or section):
             unit = reading.unit(phase.job_id or "", step, None if step else section, 1, last=True)
             for line in last_output(unit.events, TAIL_LINES):
-                sink.output(_batch(unit.where, line))
+                sink.output(OutputBatch(unit.where, (line,), encode(line)))
         sink.phase(phase)
 
 
@@ -353,11 +353,6 @@ class _Tailed:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-
-
-def _batch(where: Where, event: OutputEvent) -> OutputBatch:
-    line = Line(text=event.text, partial=event.partial, raw_b64=event.raw_b64)
-    return OutputBatch(where, event.ts, event.stream, event.seq, (line,), encode(event))
 
 
 def document_of(reading: Reading) -> dict[str, Any]:

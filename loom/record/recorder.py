@@ -56,7 +56,7 @@ class Recorder:
         relative = output_file(batch.where.job_id or "", batch.where.step, batch.where.section)
         self._record.append_output(relative, batch.encoded)
         if relative in self._highlighters:
-            self._highlighters[relative].feed(batch.encoded, len(batch.lines))
+            self._highlighters[relative].feed(batch.encoded, len(batch.events))
 
     def _with_highlights(self, event: PhaseEvent) -> PhaseEvent:
         """Add the highlights of the output to the end of the phase, so that the documents follow from the events."""

@@ -54,8 +54,8 @@ class _Jobs:
 
     def output(self, batch: OutputBatch) -> None:
         job_id = batch.where.job_id or ""
-        for text, _ in batch.texts():
-            for line in self._plain.seen(job_id, text):
+        for event in batch.events:
+            for line in self._plain.seen(job_id, event.text):
                 self._add(job_id, line)
 
     def close(self) -> None:

@@ -80,9 +80,9 @@ class Live:
             self._screen.phase(event)
 
     def output(self, batch: OutputBatch) -> None:
-        job = self._running.get(batch.where.job_id or "")
-        if job is not None and batch.lines:
-            job.last = "".join(self._screen.seen(batch.where.job_id or "", batch.texts(1)[0][0])[:1]) or job.last
+        job_id = batch.where.job_id or ""
+        if (job := self._running.get(job_id)) is not None:
+            job.last = "".join(self._screen.seen(job_id, batch.events[-1].text)[:1]) or job.last
         self._screen.output(batch)
 
     def close(self) -> None:

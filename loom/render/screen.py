@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from loom.record.events import PhaseCode, PhaseEvent
+from loom.record.events import OutputEvent, PhaseCode, PhaseEvent
 from loom.record.journal import OutputBatch
 from loom.record.lines import TAIL_LINES
 from loom.render.sections import Sections
@@ -77,15 +77,7 @@ _VERDICTS = {
 }
 
 
-class _Piece(Struct, frozen=True, gc=False):
-    """A line, or a separately recorded part of a very long one."""
-
-    stream: Stream
-    text: str
-    partial: bool
-
-
-def _lines_of(pieces: Collection[_Piece], dots: str, reader: SectionReader) -> Iterator[str]:
+def _lines_of(pieces: Collection[OutputEvent], dots: str, reader: SectionReader) -> Iterator[str]:
     """Return the last lines of an output as `reader` shows them; the middle of very long ones is cut."""
     lines: list[list[str]] = []
     unfinished: Stream | None = None
@@ -117,7 +109,7 @@ class Screen:
 
         self._write = while_heard(write_cleaned)
         self._planned: dict[str, dict[str, Any]] = {}
-        self._tails: dict[tuple[str, str], deque[_Piece]] = {}
+        self._tails: dict[tuple[str, str], deque[OutputEvent]] = {}
         self._steps: dict[tuple[str, str], dict[str, Any]] = {}
         """The values of steps' starts and ends."""
         self._sections = Sections(look.marks)
@@ -136,10 +128,10 @@ class Screen:
         tail = self._tails.get((job_id, place))
         if tail is None:
             tail = self._tails[job_id, place] = deque(maxlen=TAIL_LINES)
-        tail.extend(_Piece(batch.stream, text, partial) for text, partial in batch.texts(TAIL_LINES))
+        tail.extend(batch.events[-TAIL_LINES:])
         whole, sections = self._look.detail is Detail.VERBOSE, (job_id, batch.where.section or "")
-        for text, _ in batch.texts() if self._look.stream else ():
-            for line in (text,) if whole else self._sections.lines(sections, text):
+        for event in batch.events if self._look.stream else ():
+            for line in (event.text,) if whole else self._sections.lines(sections, event.text):
                 self._write(self._prefix(job_id) + visible(line, colours=self._look.paint is not None))
 
     def seen(self, job_id: str, text: str) -> list[str]:
