@@ -1,4 +1,4 @@
-"""Read what a diagnosis needs from a record: receipt, two manifests and the end of one file; never a whole log."""
+"""Read what a diagnosis needs from a record: events of phases, and the end of one file; never a whole log."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from loom.analysis.history import history
 from loom.analysis.named_files import look_below
 from loom.analysis.output import LINES_READ, output_of, texts
 from loom.errors import RecordError, RequestError
-from loom.record.documents import Highlights, SectionSummary, StepSummary
+from loom.record.documents import Highlights
 from loom.record.event_files import last_output
 from loom.record.highlights import form_of, of_file
-from loom.record.reader import Reading
+from loom.record.reader import Reading, Unit
 from loom.record.store import UNFINISHED, entry_at, read_document
 from loom.util.sections import reader_for
 from loom.util.untrusted_files import open_regular
@@ -40,26 +40,22 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
     if job is not None and job not in [each["job_id"] for each in pipeline["jobs"]]:
         raise RequestError(f"run {reading.run_id} has no job {job!r}", hint=f"loom show {reading.run_id}")
     manifest = None if job_id is None else reading.job_manifest(job_id)
-    told = manifest or {}
-    events_path = told.get("failing_step_events_path") or told.get("failing_section_events_path")
-    unit = told.get("failing_step"), told.get("failing_section")
-    if events_path is None:
-        open_unit = next((unit for unit in reversed(units) if unit.job_id == job_id), None)
-        if open_unit is not None:
-            unit = (open_unit.step, open_unit.section)
-            events_path = str(open_unit.events.relative_to(reading.paths.logs))
-    events = last_output(reading.paths.logs / events_path, LINES_READ) if events_path else []
-    summary = _summary(reading, events_path)
+    step, section = (manifest or {}).get("failing_step"), (manifest or {}).get("failing_section")
+    unit = next((unit for unit in reversed(units) if unit.job_id == job_id), None)
+    if job_id is not None and (step or section):
+        unit = reading.unit(job_id, step, None if step else section, 1, last=True)
+    events = last_output(unit.events, LINES_READ) if unit else []
+    end = _end(reading, unit)
     receipt = reading.receipt()
     root = Path(receipt["repo_root"]) if receipt.get("repo_root") else None
     own = patterns.of_project(root)
-    counts = summary.get("output")
-    total = None if counts is None else int(counts["stdout_lines"] + counts["stderr_lines"])
+    counts = end.get("output", {})
+    total = sum(counts.get(f"{stream}_lines", 0) for stream in ("stdout", "stderr")) if end else None
     whole = len(events) < LINES_READ and (total is None or total <= len(events))
-    highlights = Highlights() if whole else _highlights(reading, own, events_path, summary)
+    highlights = Highlights() if whole or unit is None else _highlights(unit, own, end)
     same = None if unfinished or workspace is not None else _recorded_of(reading, job_id)
     planned = {} if job_id is None else reading.fold.jobs[job_id].planned
-    output = output_of(events, highlights, counts or {}, summary.get("ended_by"), reader_for(planned))
+    output = output_of(events, highlights, counts, end.get("ended_by"), reader_for(planned))
     found = diagnose(
         Evidence(
             run_id=reading.run_id,
@@ -68,9 +64,9 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
             pipeline=pipeline,
             job=manifest,
             output=output,
-            ended_by=summary.get("ended_by"),
+            ended_by=end.get("ended_by"),
             formats=patterns.readers(own),
-            unit=unit,
+            unit=(unit.step, unit.section) if unit else (None, None),
             root=workspace or root,
             in_source=lambda paths: look_below(root, paths) if root else {},
             of_github=bool(planned.get("commands")),
@@ -84,7 +80,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
         last_event_at=reading.last_sign() if unfinished else None,
         receipt_path=str(reading.paths.receipt) if reading.entry.receipt else None,
         job_manifest_path=None if job_id is None else str(reading.paths.job(job_id) / "manifest.json"),
-        events_path=None if events_path is None else str(reading.paths.logs / events_path),
+        events_path=str(unit.events) if unit else None,
     )
     if same is not None:
         kept = ("excerpt", "others", "same_failure", "places", "since_green", "same_input")
@@ -144,24 +140,18 @@ def _recorded(path: Path) -> Diagnosis | None:
     return None if found is None else msgspec.convert(found, Diagnosis)
 
 
-def _summary(reading: Reading, events_path: str | None) -> Mapping[str, Any]:
-    """That of the failing step or section; empty while it goes on."""
-    if events_path is None:
+def _end(reading: Reading, unit: Unit | None) -> Mapping[str, Any]:
+    """Return what the end of the failing step or section states; nothing while it goes on."""
+    if unit is None:
         return {}
-    path = (reading.paths.logs / events_path).with_name("summary.json")
-    try:
-        return read_document(path, SectionSummary if "/system/" in events_path else StepSummary) or {}
-    except RecordError:
-        return {}
+    job = reading.fold.jobs[unit.job_id]
+    span = job.sections.get(unit.section) if unit.section else job.steps.get((job.attempts, unit.step or ""))
+    return span.end.data if span is not None and span.end is not None else {}
 
 
-def _highlights(
-    reading: Reading, own: Sequence[Reader], events_path: str | None, summary: Mapping[str, Any]
-) -> Highlights:
-    """As they were recorded; from the events file where the step did not end."""
-    if (recorded := summary.get("highlights")) is not None:
-        return msgspec.convert(recorded, Highlights)
-    if summary or events_path is None:
-        return Highlights(complete=False)
-    with open_regular(reading.paths.logs / events_path) as file:
+def _highlights(unit: Unit, own: Sequence[Reader], end: Mapping[str, Any]) -> Highlights:
+    """Return them as they were recorded; from the events file where the step did not end."""
+    if end:
+        return msgspec.convert(end.get("highlights", {"complete": False}), Highlights)
+    with open_regular(unit.events) as file:
         return of_file(file, patterns.watch(own))

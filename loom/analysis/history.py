@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from msgspec import field
 from loom import snapshot
 from loom.analysis.diff import FileIds, Pair, differing_files, differing_inputs, side_of
 from loom.errors import LoomError, RecordError
-from loom.record.documents import Document, JobSummary, Sha
+from loom.record.documents import Document, JobManifest, Sha
 from loom.record.reader import Reading
 from loom.record.store import read_document
 from loom.status import Code, Count
@@ -58,16 +58,20 @@ def history(
     reading: Reading, job_id: str, lines: Sequence[str], *, hunks: bool
 ) -> tuple[SinceGreen | None, SameInput | None]:
     """Compare a job that failed with its earlier runs. `lines`: what it printed; `hunks`: whether to show contents of files."""
-    this = _input(reading, job_id)
+    this = _input(reading, reading.job_manifest(job_id))
     green: Reading | None = None
     outcomes = [False]
     for earlier in reading.earlier:
-        passed = _passed(earlier, job_id)
-        if passed is None:
+        extent = earlier.receipt()["extent"]
+        if any(each["job_id"] == job_id for each in (*extent["reused"], *extent["assisted"])):
+            continue  # it was resumed, or somebody assisted it
+        job = read_document(earlier.paths.job(job_id) / "manifest.json", JobManifest)
+        if job is None or job["status"] not in ("success", "failure", "timed_out"):
             continue
+        passed = job["status"] == "success"
         if passed and green is None:
             green = earlier
-        if _input(earlier, job_id) == this:
+        if _input(earlier, job) == this:
             outcomes.append(passed)
     same = SameInput(runs=len(outcomes), passed=sum(outcomes)) if any(outcomes) else None
     since = None
@@ -77,17 +81,8 @@ def history(
     return since, same
 
 
-def _passed(earlier: Reading, job_id: str) -> bool | None:
-    """None for a run that says nothing about the job: it did not end, was resumed, or somebody assisted it."""
-    extent = earlier.receipt()["extent"]
-    if any(each["job_id"] == job_id for each in (*extent["reused"], *extent["assisted"])):
-        return None
-    summary = read_document(earlier.paths.job(job_id) / "summary.json", JobSummary) or {}
-    return {"success": True, "failure": False, "timed_out": False}.get(summary.get("status") or "")
-
-
-def _input(run: Reading, job_id: str) -> tuple[Any, ...]:
-    return run.receipt()["snapshot_tree_sha"], (run.job_manifest(job_id)["image"] or {}).get("id")
+def _input(run: Reading, job: Mapping[str, Any]) -> tuple[Any, ...]:
+    return run.receipt()["snapshot_tree_sha"], (job["image"] or {}).get("id")
 
 
 def _since(green: Reading, reading: Reading, job_id: str, lines: Sequence[str], *, hunks: bool) -> SinceGreen:

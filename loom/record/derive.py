@@ -22,7 +22,6 @@ from loom.record.documents import (
     Receipt,
     RunSummary,
     SavedArtifacts,
-    SectionSummary,
     StepSummary,
 )
 from loom.record.events import PhaseCode
@@ -75,14 +74,16 @@ def step_summary(fold: RunFold, job_id: str, attempt: int, step: str) -> StepSum
     )
 
 
-def section_summary(fold: RunFold, job_id: str, section: str) -> SectionSummary:
+def section_summary(fold: RunFold, job_id: str, section: str) -> dict[str, Any]:
     span = fold.jobs[job_id].sections[section]
-    return SectionSummary(
-        section=section,
-        phase_code=span.start.phase_code,
-        data={key: value for key, value in span.data.items() if key not in ("output", "highlights")},
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "section-summary",
+        "section": section,
+        "phase_code": span.start.phase_code,
         **_of_unit(fold, job_id, span, section_dir(job_id, section)),
-    )
+        "data": {key: value for key, value in span.data.items() if key not in ("output", "highlights")},
+    }
 
 
 def _of_unit(fold: RunFold, job_id: str, span: Span, folder: str) -> dict[str, Any]:

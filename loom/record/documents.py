@@ -99,37 +99,25 @@ class _OfJob(Document, frozen=True, kw_only=True):
     job_id: Place
 
 
-class _OfUnit(_OfJob, frozen=True, kw_only=True):
-    """The end of a step or section."""
-
-    status: Status | None
-    error: str | None
-    started_at: Moment
-    finished_at: Moment | None
-    duration_ms: Milliseconds | None
-    output: OutputCounts
-    highlights: Highlights | None = None
-    """Of one that did not succeed."""
-    events_path: Place
-
-
-class StepSummary(_OfUnit, frozen=True, kw_only=True):
+class StepSummary(_OfJob, frozen=True, kw_only=True):
     kind: Literal["step-summary"] = "step-summary"
     step: Place
     attempt: Count
     command: str
     file: str | None = None
     line: Code | None = None
+    status: Status | None
     exit_code: Code | None
+    error: str | None
+    started_at: Moment
+    finished_at: Moment | None
+    duration_ms: Milliseconds | None
+    output: OutputCounts
+    highlights: Highlights | None = None
+    """Of a step that did not succeed."""
     ended_by: EndedBy | None = None
     """Of a step that failed, where its shell reports it."""
-
-
-class SectionSummary(_OfUnit, frozen=True, kw_only=True):
-    kind: Literal["section-summary"] = "section-summary"
-    section: Place
-    phase_code: str
-    data: dict[str, Any] = field(default_factory=dict)
+    events_path: Place
 
 
 class _JobEnd(_OfJob, frozen=True, kw_only=True):
