@@ -19,9 +19,7 @@ class Tested(Document, frozen=True, kw_only=True):
     commit: Sha
     verdict: Verdict
     run_id: RunId | None
-    """None where no run began."""
     reason: str | None
-    """Why it was skipped."""
 
 
 class Bisection(Document, frozen=True, kw_only=True):
@@ -37,7 +35,6 @@ class Bisection(Document, frozen=True, kw_only=True):
     candidates: list[Sha]
     """The commits of which it is one: several where the others were skipped."""
     tested: list[Tested]
-    """In their order."""
     diagnosis: Diagnosis | None
 
 

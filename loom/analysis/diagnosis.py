@@ -43,7 +43,6 @@ class MovedOn(Document, frozen=True, kw_only=True):
     head_sha: Sha | None
     """The present HEAD, if it is another one."""
     files: list[str]
-    """The first ones that differ from the snapshot."""
     files_total: Count
 
 
@@ -86,7 +85,6 @@ class LogSource(Document, frozen=True, kw_only=True):
     """The file or address; `-` is standard input."""
     format: Literal["gitlab", "github", "plain"]
     runner: str | None
-    """The version of the runner."""
     commit: str | None
     ref: str | None
     image_digest: str | None
@@ -103,7 +101,6 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     unrecorded: Unrecorded | None
     """The run that was refused and left no record; `run_id` is then its start, and `state` is `refused`."""
     previous_run_id: str | None = None
-    """The run before a refused one."""
     failed: bool
     error: str | None
     error_code: str | None = None
@@ -123,7 +120,6 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     """None where the shell does not report it, and for a step of one command."""
     section: str | None
     steps_total: Count | None = None
-    """As they were planned."""
     command: str | None
     exit_code: Code | None
     allowed_failure: bool = False
@@ -189,7 +185,6 @@ class Evidence(Struct, frozen=True, kw_only=True):
     """The step and section to blame if the job's manifest names none (a killed run)."""
     in_source: Look = field(default=lambda _: {})
     root: Path | None = None
-    """The project's files, as far as they are known."""
     of_github: bool = False
 
 

@@ -67,7 +67,6 @@ class Inputs(Document, frozen=True, kw_only=True):
     files: list[Pair] | None
     """Files that differ, with their content ids; null when the trees differ and a workspace is gone."""
     files_total: Count = 0
-    """The total; `files` has the first ones."""
     images: list[Pair]
     variables: list[Pair]
     other: list[Pair]

@@ -132,12 +132,10 @@ class Failed(Struct, frozen=True, kw_only=True):
     in_step: bool
     """Whether `lines` are those of a step, not of loom's own work."""
     before: Sequence[str] = ()
-    """The step's output before `lines`."""
     command: str | None = None
     image: str | None = None
     """None: on this machine."""
     of_github: bool = False
-    """Whether it is a job of GitHub's workflows."""
     in_source: Mapping[str, InSource] = field(default_factory=dict)
     """By the line that names it."""
 

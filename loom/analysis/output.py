@@ -25,7 +25,6 @@ from loom.util.sections import SectionReader
 GAP = "…"
 """Stands between lines that do not follow each other."""
 LINES_READ = 400
-"""Number of last lines of the failing unit to inspect."""
 LINES_SHOWN = 14
 MOST_REASON = 5
 """Lines of a reason that a script prints before `exit` in words that speak of no error."""

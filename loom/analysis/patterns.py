@@ -26,7 +26,6 @@ class FailureGroup(Document, frozen=True, kw_only=True):
     """Failures of one cause: the same message but for numbers, names in quotes and paths."""
 
     message: str
-    """That of the first one."""
     count: Count
     first: Failure
 

@@ -25,7 +25,6 @@ from loom.workflow.words import text_in
 NAME = ".loom/patterns.yml"
 MOST_FORMATS, MOST_EXPRESSIONS, MOST_WORDS = 50, 10, 20
 LARGEST_FILE = 1_000_000
-"""Of a file of problem matchers, in bytes."""
 
 
 def _name(value: object) -> str:
@@ -77,7 +76,6 @@ _FORMAT = tabled(
         Key("words", "[word]"),
     )
 )
-"""The fields of `Format`."""
 _MATCHERS = tabled((Key("matchers", "line", required=True),))
 """A file of GitHub's problem matchers, relative to the project."""
 

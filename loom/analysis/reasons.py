@@ -35,7 +35,6 @@ class Circumstances(Struct, frozen=True, kw_only=True):
     size: str = ""
     """CPUs and memory of the machine there, as far as known."""
     here: str = ""
-    """Those of this machine."""
 
 
 OF_TAG = "image of the tag "

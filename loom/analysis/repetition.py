@@ -66,7 +66,6 @@ class Repetition(Document, frozen=True, kw_only=True):
     ended_otherwise: list[RunId]
     """Interrupted, or without a result because of the engine, an image or the snapshot."""
     rate: Rate
-    """Of failures."""
     exit_codes: dict[str, Count]
     """Of the runs that failed."""
     tests: list[FlakyTest]

@@ -55,7 +55,6 @@ class LogFacts(Struct, kw_only=True):
     cache: str = ""
     """`restored` or `cold`, where the log names a cache."""
     directory: str = ""
-    """Where the job's files were."""
     exit_code: int | None = None
     ended: Ended = ""
     error: str = ""
@@ -76,7 +75,6 @@ class LogUnit(Struct, kw_only=True):
     failed: Literal[0, 1, 2] = 0
     """1: it reported an error; 2: it ended with one."""
     marked: bool = False
-    """Whether the log has marks of commands."""
     highlighter: Highlighter | None = None
     highlights: Highlights = Highlights()
 

@@ -73,7 +73,6 @@ class Reproduction(Document, frozen=True, kw_only=True):
     schema_version: Literal["loom.reproduction.v1"] = REPRODUCTION_SCHEMA
     kind: Literal["reproduction"] = "reproduction"
     origin: str
-    """The address of the job."""
     job_id: str
     run_id: str
     """The run here."""

@@ -59,7 +59,6 @@ class BundledTree(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     pack: bool
     """Whether it has objects; if not, HEAD is all, and the other one has it."""
     tags: Annotated[dict[_Text, _Sha], Meta(max_length=MOST_TAGS)] = {}
-    """Those that HEAD has."""
 
 
 class BundleManifest(BundledTree, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,7 +70,6 @@ class BundleManifest(BundledTree, frozen=True, kw_only=True, forbid_unknown_fiel
     machine: _Text = ""
     """CPUs and memory of the machine that made it."""
     submodules: Annotated[dict[str, BundledTree], Meta(max_length=1000)] = {}
-    """By their paths."""
 
 
 def pack_name(number: int) -> str:

@@ -188,7 +188,6 @@ class SavedArtifacts(Document, frozen=True, kw_only=True):
     missing: list[str] = field(default_factory=list)
     sha256: str | None = None
     skipped: list[dict[str, str]] = field(default_factory=list)
-    """The first ones of `skipped_total`."""
     skipped_total: Count = 0
     expire_in_s: Annotated[float, Meta(ge=0, le=1e15)] | None = None
 
@@ -215,7 +214,6 @@ class JobManifest(_JobEnd, frozen=True, kw_only=True):
     system_sections: list[ManifestSection]
     artifacts: SavedArtifacts | None
     uploads: list[dict[str, Any]] = field(default_factory=list)
-    """What actions uploaded as artifacts."""
     caches: list[dict[str, Any]]
     kept: dict[str, Any] | None
     warnings: list[str]
@@ -286,10 +284,8 @@ class Extent(Document, frozen=True, kw_only=True):
     """`whole`: each job that the rules select ran, from its first step. Else `partial` or `resumed`, or both."""
     proof: bool
     parent_run_id: RunId | None
-    """The run that this one resumes or repeats."""
     ran: list[Place]
     not_selected: list[Place]
-    """Jobs of the workflow that the command line left out."""
     reused: list[Reused]
     reused_steps: Count
     saved_ms: Milliseconds
@@ -323,7 +319,6 @@ class Receipt(Document, frozen=True, kw_only=True):
     pipeline_summary_path: str
     pipeline_manifest_path: str
     diagnosis_path: str | None = None
-    """The diagnosis of a run that did not succeed."""
     resume_command: str | None = None
     """The command that goes on with a paused run (exit code 77)."""
     snapshot_path: str | None

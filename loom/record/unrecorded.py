@@ -16,7 +16,6 @@ from loom.util.private import check_private, make_private
 from loom.util.untrusted_files import read_regular
 
 LONGEST = 2000
-"""Characters of a text to keep."""
 
 
 class Unrecorded(Document, frozen=True, kw_only=True):

@@ -16,7 +16,6 @@ class Sections:
         self._marks = marks
         self._readers: dict[tuple[str, str], SectionReader] = {}
         self.planned: Mapping[str, Mapping[str, Any]] = {}
-        """The jobs, as the record has them."""
 
     def lines(self, place: tuple[str, str], text: str) -> Iterator[str]:
         """Yield what to show for one line of an output."""

@@ -27,7 +27,6 @@ MOST_BYTES = 256_000_000
 LEAST_BYTES = 300_000
 """Events that are read of each log, also where others have used up the page's share."""
 LONGEST_LINE = 300_000
-"""Characters of one line in the page."""
 MOST_FOLDS = 10_000
 """Sections of one log that the page folds. The browser needs all of them when it opens the log."""
 _PIECE_LINES, _PIECE_CHARACTERS = 500, 100_000

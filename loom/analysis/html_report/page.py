@@ -59,7 +59,6 @@ class LogView(Struct, frozen=True, kw_only=True):
     """The lines that the diagnosis shows, with their numbers."""
     log: Log
     events_uri: str
-    """The file in the record."""
     logs_command: str
 
     @property
@@ -85,7 +84,6 @@ class JobView(Struct, frozen=True, kw_only=True):
     attempts: list[AttemptTab]
     tests: list[dict[str, Any]]
     telling: str
-    """The line that tells why it failed."""
     annotations: list[dict[str, Any]]
     """What workflow commands of its steps say of files."""
     summaries: list[tuple[str, str]]
