@@ -64,7 +64,7 @@ class OutputWriter:
                 if masker is None:
                     masker = self._maskers[stream] = StreamMasker(self._journal.masker)
                 data = masker.feed(data)
-            self._record(stream, data)
+            self._emit(stream, self._splitters[stream].feed(data))
 
     def line(self, text: str, stream: Stream = "stdout") -> None:
         """Record one line of loom's own."""
@@ -75,16 +75,10 @@ class OutputWriter:
             for stream, splitter in self._splitters.items():
                 masker = self._maskers.pop(stream, None)
                 if masker is not None:
-                    self._record(stream, masker.flush())
+                    self._emit(stream, splitter.feed(masker.flush()))
                 self._emit(stream, splitter.finish())
             for stream in self._unended:
                 self.counts[f"{stream}_lines"] += 1
-
-    def _record(self, stream: Stream, data: bytes) -> None:
-        if not data:
-            return
-        plain, mixed = self._splitters[stream].feed(data)
-        self._emit(stream, plain or mixed)
 
     def _emit(self, stream: Stream, lines: Lines) -> None:
         """Record the lines, and count those that end here: a long one is recorded in pieces."""

@@ -67,12 +67,12 @@ class LineSplitter:
         self._limit = limit
         self._rest = b""
 
-    def feed(self, data: bytes) -> tuple[list[str], list[Line]]:
-        """Return the complete lines: plain UTF-8 ones as `(lines, [])`, the frequent and faster form, others as `([], lines)`."""
+    def feed(self, data: bytes) -> list[str] | list[Line]:
+        """Return the complete lines: as texts if all are UTF-8 and none is long, which is frequent, and faster."""
         end = data.rfind(b"\n")
         if end < 0:
             self._rest += data
-            return [], self._overlong()
+            return self._overlong()
         block = self._rest + data[:end]
         self._rest = data[end + 1 :]
         try:
@@ -81,15 +81,14 @@ class LineSplitter:
             lines = []
         # No character has more than four bytes.
         if lines and (len(block) <= self._limit or max(map(len, lines)) * 4 <= self._limit):
-            return (lines, []) if len(self._rest) <= self._limit else ([], [*map(Line, lines), *self._overlong()])
+            return lines if len(self._rest) <= self._limit else [*map(Line, lines), *self._overlong()]
         pieces: list[Line] = []
         for raw in block.split(b"\n"):
             while len(raw) > self._limit:
                 head, raw = _cut(raw, self._limit)
                 pieces.append(line_of(head, partial=True))
             pieces.append(line_of(raw))
-        pieces += self._overlong()
-        return [], pieces
+        return pieces + self._overlong()
 
     def _overlong(self) -> list[Line]:
         pieces = []

@@ -13,8 +13,7 @@ def all_lines(chunks: list[bytes], limit: int = 65536) -> list[Line]:
     splitter = LineSplitter(limit)
     found: list[Line] = []
     for chunk in chunks:
-        plain, mixed = splitter.feed(chunk)
-        found += [*map(Line, plain), *mixed]
+        found += [Line(line) if isinstance(line, str) else line for line in splitter.feed(chunk)]
     return found + splitter.finish()
 
 
