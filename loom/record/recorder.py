@@ -34,8 +34,11 @@ class Recorder:
         self.fold = RunFold()
 
     def phase(self, event: PhaseEvent) -> None:
-        if event.kind == "phase_finished" and (event.step or event.section):
-            event = self._with_highlights(event)
+        own = output_file(event.job_id or "", event.step, event.section) if event.step or event.section else None
+        if event.kind == "phase_finished" and own is not None:
+            highlighter = self._highlighters.pop(own, None)
+            if highlighter is not None and event.status is not Status.SUCCESS:  # the documents follow from the events
+                event = replace(event, data={**event.data, "highlights": plain(highlighter.finish())})
         self.fold.apply(event)
         line = encode(event)
         self._record.append("events.jsonl", line)
@@ -43,7 +46,14 @@ class Recorder:
             self._record.append("pipeline/events.jsonl", line)
         if event.job_id is not None:
             self._record.append(f"{job_dir(event.job_id)}/events.jsonl", line)
-            self._own_file(event, line)
+        if own is not None:
+            if event.kind == "phase_started":
+                self._highlighters[own] = Highlighter(self._watch, *self._record.extent(own))
+            self._record.append(own, line)
+            if own in self._highlighters:
+                self._highlighters[own].feed(line, 1)
+            if event.kind == "phase_finished":
+                self._record.close(own)
         self._documents(event)
 
     def complete(self) -> None:
@@ -58,34 +68,15 @@ class Recorder:
         if relative in self._highlighters:
             self._highlighters[relative].feed(batch.encoded, len(batch.events))
 
-    def _with_highlights(self, event: PhaseEvent) -> PhaseEvent:
-        """Add the highlights of the output to the end of the phase, so that the documents follow from the events."""
-        highlighter = self._highlighters.pop(output_file(event.job_id or "", event.step, event.section), None)
-        if highlighter is None or event.status is Status.SUCCESS:
-            return event
-        return replace(event, data={**event.data, "highlights": plain(highlighter.finish())})
-
-    def _own_file(self, event: PhaseEvent, line: bytes) -> None:
-        if event.step is None and event.section is None:
-            return
-        relative = output_file(event.job_id or "", event.step, event.section)
-        if event.kind == "phase_started":
-            self._highlighters[relative] = Highlighter(self._watch, *self._record.extent(relative))
-        self._record.append(relative, line)
-        if relative in self._highlighters:
-            self._highlighters[relative].feed(line, 1)
-        if event.kind == "phase_finished":
-            self._record.close(relative)
-
     def _documents(self, event: PhaseEvent) -> None:
         job_id = event.job_id
-        if event.kind == "message" and event.message == "job_finished" and job_id is not None:
+        if event.message == "job_finished" and job_id is not None:
             self._job_documents(job_id)
-        if event.kind == "message" and event.message == "attempt_failed" and job_id is not None:
+        elif event.message == "attempt_failed" and job_id is not None:
             self._record.set_attempt_aside(job_id, event.data["attempt"])
-        if event.kind != "phase_finished":
+        elif event.kind != "phase_finished":
             return
-        if job_id is not None and event.step is not None:
+        elif job_id is not None and event.step is not None:
             attempt = self.fold.jobs[job_id].attempts
             summary = derive.step_summary(self.fold, job_id, attempt, event.step)
             self._record.document(f"{job_dir(job_id)}/user/{event.step}/summary.json", dump(summary))
