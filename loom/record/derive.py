@@ -6,24 +6,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from loom.record import documents
 from loom.record.coverage import extent_of
-from loom.record.documents import (
-    RUN_SCHEMA,
-    SCHEMA_VERSION,
-    Extent,
-    Highlights,
-    Invocation,
-    JobManifest,
-    JobSummary,
-    ManifestPhase,
-    ManifestSection,
-    ManifestStep,
-    OutputCounts,
-    Receipt,
-    RunSummary,
-    SavedArtifacts,
-    StepSummary,
-)
+from loom.record.documents import RUN_SCHEMA, SCHEMA_VERSION
 from loom.record.events import PhaseCode
 from loom.record.fold import JobState, RunFold, Span, duration, image_of
 from loom.status import EndedBy, ExitCode, FailingTest, Failure, Status
@@ -59,10 +44,10 @@ def output_file(job_id: str, step: str | None, section: str | None) -> str:
     return f"{folder}/events.jsonl"
 
 
-def step_summary(fold: RunFold, job_id: str, attempt: int, step: str) -> StepSummary:
+def step_summary(fold: RunFold, job_id: str, attempt: int, step: str) -> documents.StepSummary:
     job = fold.jobs[job_id]
     span = job.steps[attempt, step]
-    return StepSummary(
+    return documents.StepSummary(
         step=step,
         attempt=attempt,
         command=span.data.get("command", ""),
@@ -96,8 +81,8 @@ def _of_unit(fold: RunFold, job_id: str, span: Span, folder: str) -> dict[str, A
         "started_at": span.start.ts,
         "finished_at": span.finished_at,
         "duration_ms": span.duration_ms,
-        "output": OutputCounts(**span.data.get("output", {})),
-        "highlights": _as(Highlights, span.data.get("highlights")),
+        "output": documents.OutputCounts(**span.data.get("output", {})),
+        "highlights": _as(documents.Highlights, span.data.get("highlights")),
         "events_path": f"{folder}/events.jsonl",
     }
 
@@ -106,9 +91,9 @@ def _as(kind: type[T], shape: Any) -> T | None:
     return None if shape is None else msgspec.convert(shape, kind)
 
 
-def job_summary(fold: RunFold, job_id: str) -> JobSummary:
+def job_summary(fold: RunFold, job_id: str) -> documents.JobSummary:
     job = fold.jobs[job_id]
-    return JobSummary(
+    return documents.JobSummary(
         **_of_job(fold, job),
         attempts=job.attempts,
         started_at=job.started_at,
@@ -135,12 +120,12 @@ def _of_job(fold: RunFold, job: JobState) -> dict[str, Any]:
     }
 
 
-def job_manifest(fold: RunFold, job_id: str) -> JobManifest:
+def job_manifest(fold: RunFold, job_id: str) -> documents.JobManifest:
     job = fold.jobs[job_id]
     section = job.outcome.get("failing_section")
     failing_step, failing_span = job.failing_step or (None, None)
     image = job.facts.get("image_resolved")
-    return JobManifest(
+    return documents.JobManifest(
         **_of_job(fold, job),
         target=job.planned.get("target", "linux"),
         provider=job.planned.get("provider", ""),
@@ -156,11 +141,11 @@ def job_manifest(fold: RunFold, job_id: str) -> JobManifest:
         services=list(job.planned.get("services", ())),
         session=job.facts.get("session_opened", {}),
         phases=[
-            ManifestPhase(phase_code=span.start.phase_code, status=span.status, duration_ms=span.duration_ms)
+            documents.ManifestPhase(phase_code=span.start.phase_code, status=span.status, duration_ms=span.duration_ms)
             for span in job.phases
         ],
         steps=[
-            ManifestStep(
+            documents.ManifestStep(
                 step=step,
                 attempt=attempt,
                 command=span.start.data.get("command", ""),
@@ -173,10 +158,10 @@ def job_manifest(fold: RunFold, job_id: str) -> JobManifest:
             for (attempt, step), span in job.steps.items()
         ],
         system_sections=[
-            ManifestSection(section=name, error=span.error, **_listed(span, section_dir(job.id, name)))
+            documents.ManifestSection(section=name, error=span.error, **_listed(span, section_dir(job.id, name)))
             for name, span in job.sections.items()
         ],
-        artifacts=_as(SavedArtifacts, job.facts.get("artifacts_saved")),
+        artifacts=_as(documents.SavedArtifacts, job.facts.get("artifacts_saved")),
         uploads=job.lists.get("artifact", []),
         caches=job.lists.get("cache", []),
         kept=job.facts.get("session_kept"),
@@ -229,9 +214,9 @@ def _pipeline_job(job: JobState) -> dict[str, Any]:
     return {"job_id": job.id, **{name: getattr(job, name) for name in same}, **paths}
 
 
-def run_summary(fold: RunFold) -> RunSummary:
+def run_summary(fold: RunFold) -> documents.RunSummary:
     failing = fold.failing_job()
-    return RunSummary(
+    return documents.RunSummary(
         **_of_run(fold),
         pipeline_id=fold.pipeline_id,
         status=fold.status,
@@ -293,15 +278,15 @@ def _report_phase(span: Span) -> dict[str, Any]:
     return {**where, **seq, "status": span.status, "duration_ms": span.duration_ms}
 
 
-def receipt(fold: RunFold) -> Receipt:
+def receipt(fold: RunFold) -> documents.Receipt:
     started, ended = fold.started, fold.end
     logs = str(started.get("logs_dir", ""))
     snapshot = fold.facts.get("snapshot_taken")
-    return Receipt(
+    return documents.Receipt(
         **_of_run(fold),
         loom_version=started.get("loom_version", ""),
         command=list(started.get("command", ())),
-        invocation=msgspec.convert(started.get("invocation", {}), Invocation),
+        invocation=msgspec.convert(started.get("invocation", {}), documents.Invocation),
         origin=started.get("origin"),
         repo_root=started.get("repo_root"),
         workflow_path=started.get("workflow_path"),
@@ -319,5 +304,5 @@ def receipt(fold: RunFold) -> Receipt:
         snapshot_tree_sha=snapshot.get("tree_sha") if snapshot else None,
         snapshot=snapshot,
         images=[fold.images[key] for key in sorted(fold.images)],
-        extent=_as(Extent, ended.get("extent")) or extent_of(fold),
+        extent=_as(documents.Extent, ended.get("extent")) or extent_of(fold),
     )

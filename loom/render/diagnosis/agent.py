@@ -4,19 +4,7 @@ from __future__ import annotations
 
 from loom.analysis.diagnosis import Diagnosis
 from loom.record.highlights import speaks_of_error
-from loom.render.diagnosis import history
-from loom.render.diagnosis.text import (
-    earlier_text,
-    excerpt_lines,
-    failed_jobs,
-    group_text,
-    groups_text,
-    log_text,
-    moved_on_text,
-    read_text,
-    refused_lines,
-    unread_lines,
-)
+from loom.render.diagnosis import history, text
 from loom.render.records import run_age
 from loom.render.screen import Look
 from loom.util.controls import visible
@@ -29,10 +17,10 @@ _LINE = 160
 def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> list[str]:
     """Return whole lines within `MOST_BYTES`: drop output lines that do not tell, then the source, then others."""
     if diagnosis.state == "refused":
-        return _fitting([_short(line, 300) for line in refused_lines(diagnosis, look, now_ns=now_ns)])
+        return _fitting([_short(line, 300) for line in text.refused_lines(diagnosis, look, now_ns=now_ns)])
     head, tail = _head(diagnosis, now_ns), _tail(diagnosis)
     output = [f"  {_whole(line)}" for line in diagnosis.lines]
-    excerpt = [] if diagnosis.excerpt is None else [_short(line) for line in excerpt_lines(diagnosis.excerpt)]
+    excerpt = [] if diagnosis.excerpt is None else [_short(line) for line in text.excerpt_lines(diagnosis.excerpt)]
     while _size(found := [*head, *(["output:", *output] if output else []), *excerpt, *tail]) > MOST_BYTES:
         if (quiet := next((line for line in output if not speaks_of_error(line)), None)) is not None:
             output.remove(quiet)
@@ -55,26 +43,26 @@ def _size(lines: list[str]) -> int:
     return sum(len(line.encode()) + 1 for line in lines)
 
 
-def _short(text: str, most: int = _LINE) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def _short(line: str, most: int = _LINE) -> str:
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
-def _whole(text: str) -> str:
+def _whole(line: str) -> str:
     """A line of output. The end of a long one tells as much as its beginning."""
-    most = 320 if speaks_of_error(text) else _LINE
+    most = 320 if speaks_of_error(line) else _LINE
     half = most // 2
-    return text if len(text) <= most else f"{text[:half]} … {text[-half:]}"
+    return line if len(line) <= most else f"{line[:half]} … {line[-half:]}"
 
 
 def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
     if diagnosis.log is not None:
-        lines = [_short(f"{log_text(diagnosis.log)}: {diagnosis.state}", 300)]
+        lines = [_short(f"{text.log_text(diagnosis.log)}: {diagnosis.state}", 300)]
     else:
         took = f" after {rough_duration(diagnosis.duration_ms)}" if diagnosis.duration_ms is not None else ""
         tree = f"; tree {diagnosis.tree_sha[:12]}" if diagnosis.tree_sha else ""
         lines = [f"run {diagnosis.run_id}: {diagnosis.state}{took}{tree}; {run_age(diagnosis.run_id, now_ns)}"]
     if diagnosis.moved_on is not None:
-        lines.append(_short(moved_on_text(diagnosis.moved_on), 300))
+        lines.append(_short(text.moved_on_text(diagnosis.moved_on), 300))
     if diagnosis.last_event_at is not None:
         lines.append(f"last event at {diagnosis.last_event_at}")
     if diagnosis.job_id is not None or diagnosis.log is not None:
@@ -97,17 +85,17 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
     for cause in diagnosis.shown_causes:
         lines += [f"likely: {cause.summary}", f"  do: {cause.advice}"]
     if diagnosis.earlier_error:
-        lines.append(earlier_text(diagnosis.earlier_error))
+        lines.append(text.earlier_text(diagnosis.earlier_error))
     lines += history.agent_lines(diagnosis, now_ns=now_ns)
     for test in diagnosis.failing_tests[:5]:
         reason = f": {test.reason}" if test.reason else ""
         lines.append(f"failing test: {_short(test.full_name)}{test.place}{_short(reason)}")
-    lines += [_short(line, 300) for line in unread_lines(diagnosis)]
+    lines += [_short(line, 300) for line in text.unread_lines(diagnosis)]
     if diagnosis.failing_tests_total > 5:
         lines.append(f"  and {diagnosis.failing_tests_total - 5} more failing tests")
-    if title := groups_text(diagnosis):
-        lines += [f"{title}:", *(f"  {_short(group_text(group))}" for group in diagnosis.groups[:4])]
-    if note := read_text(diagnosis):
+    if title := text.groups_text(diagnosis):
+        lines += [f"{title}:", *(f"  {_short(text.group_text(group))}" for group in diagnosis.groups[:4])]
+    if note := text.read_text(diagnosis):
         lines.append(f"note: {note.removeprefix('; ')} (loom logs --grep)")
     if diagnosis.places:
         lines.append("places: " + ", ".join(f"{place.file}:{place.line}" for place in diagnosis.places))
@@ -115,7 +103,7 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
 
 
 def _tail(diagnosis: Diagnosis) -> list[str]:
-    lines = [_short(line) for line in failed_jobs(diagnosis, 6)]
+    lines = [_short(line) for line in text.failed_jobs(diagnosis, 6)]
     if diagnosis.failed and diagnosis.reproduce:
         lines.append(f"reproduce: {_short(diagnosis.reproduce, 300)}")
     if diagnosis.logs_command:
