@@ -244,19 +244,16 @@ def _of_run(fold: RunFold) -> dict[str, Any]:
 
 
 def phase_report(fold: RunFold) -> dict[str, Any]:
-    """Return whether the record is complete: all required phases, finished and in order."""
-    order = [span.start.phase_code for span in fold.spans if span.start.job_id is None]
-    missing = [code.value for code in _EVERY_RUN if code not in order]
-    out_of_order = []
-    for job in fold.jobs.values():
-        codes = [span.start.phase_code for span in job.phases]
-        missing += [f"{job.id}: {code.value}" for code in _EVERY_JOB if code not in codes]
-        first_seen = [codes.index(code) for code in _EVERY_JOB if code in codes]
+    """State whether the record is complete: all required phases, finished and in order."""
+    of_run = [span for span in fold.spans if span.start.job_id is None]
+    of_jobs = [(job.id, f"{job.id}: ", _EVERY_JOB, job.phases) for job in fold.jobs.values()]
+    missing, out_of_order = list[str](), list[str]()
+    for name, prefix, required, spans in (("run", "", _EVERY_RUN, of_run), *of_jobs):
+        codes = [span.start.phase_code for span in spans]
+        missing += [f"{prefix}{code}" for code in required if code not in codes]
+        first_seen = [codes.index(code) for code in required if code in codes]
         if first_seen != sorted(first_seen):
-            out_of_order.append(job.id)
-    expected = [code.value for code in _EVERY_RUN if code in order]
-    if [code for code in order if code in expected] != expected:
-        out_of_order.append("run")
+            out_of_order.append(name)
     open_ = [span.start for span in fold.spans if span.end is None]
     names = [(start.job_id, start.step or start.section, start.phase_code) for start in open_]
     unfinished = [" ".join(filter(None, name)) for name in names]

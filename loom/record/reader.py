@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -17,7 +16,7 @@ from msgspec.structs import replace
 from loom.errors import LoomError, RecordError
 from loom.record import derive
 from loom.record.documents import SCHEMA_VERSION, Commit, Document, JobManifest, checked
-from loom.record.event_files import LONGEST_LINE, TAIL_BYTES, last_event, last_output, read_events, read_phases
+from loom.record.event_files import LONGEST_LINE, last_event, last_output, read_events, read_phases
 from loom.record.events import Event, OutputEvent, PhaseEvent, Scope, Where, decode, encode
 from loom.record.fold import RunFold
 from loom.record.journal import OutputBatch, Sink
@@ -265,16 +264,9 @@ def _output_of(unit: Unit) -> Iterator[OutputEvent]:
 
 
 def _last_output_of(unit: Unit, lines: int) -> Iterable[OutputEvent]:
-    """Read at least so many lines from the end, each complete."""
-    count = lines + 1
-    while True:
-        found = last_output(unit.events, count)
-        if sum(not event.partial for event in found) > lines:
-            return found
-        if len(found) < count:  # the whole file, or the maximum from its end
-            whole = not found or unit.events.stat().st_size <= TAIL_BYTES
-            return found if whole else deque(_output_of(unit), maxlen=count)
-        count *= 2
+    """Read at least so many lines from the end, each complete; the whole file where pieces of long ones are among them."""
+    found = last_output(unit.events, lines + 2)  # the last line may lack its end
+    return found if sum(not event.partial for event in found) > lines else _output_of(unit)
 
 
 class Follower:

@@ -83,7 +83,6 @@ def test_the_last_lines_are_as_many_as_are_asked_for(make: Make, monkeypatch: py
     project = make("version: v1\nstages: [s]\na:\n  stage: s\n  script: [seq 5000]\n")
     project.loom("run", "--local")
     monkeypatch.setitem(last_lines.__kwdefaults__, "most_bytes", 100_000)
-    monkeypatch.setattr("loom.record.reader.TAIL_BYTES", 100_000)
     units = Reading(project.last()).units("a")
     for asked in (10, 4000):
         texts = [event.text for _, event in lines_in_order(units, asked)][-asked:]
