@@ -276,12 +276,12 @@ class Follower:
         self._paths = paths
         self._wanted = wanted
         self._whole = whole
-        self._phases = _Tailed(paths.events)
-        self._open: list[tuple[Unit, _Tailed, Joining]] = []
+        self._phases = _tailed(paths.events)
+        self._open: list[tuple[Unit, Iterator[Event | None], Joining]] = []
         self.over = False
 
     def poll(self) -> list[tuple[Where, OutputEvent]]:
-        for event in self._phases.new():
+        for event in iter(self._phases.__next__, None):
             if isinstance(event, PhaseEvent):
                 self._note(event)
         found: list[tuple[int, Where, OutputEvent]] = []
@@ -289,13 +289,12 @@ class Follower:
         for unit, file, joining in self._open:
             ended = False
             new: list[OutputEvent] = []
-            for event in file.new():
+            for event in iter(file.__next__, None):
                 if isinstance(event, OutputEvent):
                     new += joining.add(event) if self._whole else (event,)
-                else:
+                elif isinstance(event, PhaseEvent):
                     ended = event.kind == "phase_finished"
             if ended:
-                file.close()
                 new += joining.rest()
             else:
                 going_on.append((unit, file, joining))
@@ -312,39 +311,32 @@ class Follower:
         path, aside = _files(self._paths, event.job_id, event.step, event.section, attempt)
         unit = Unit(job_id=event.job_id, step=event.step, section=event.section, attempt=attempt, events=path)
         if self._wanted(unit):
-            self._open.append((unit, _Tailed(path, aside), Joining()))
+            self._open.append((unit, _tailed(path, aside), Joining()))
 
 
-class _Tailed:
-    """A growing file of events; it may have been moved with an attempt that failed."""
-
-    def __init__(self, path: Path, moved_to: Path | None = None) -> None:
-        self._path = path
-        self._moved_to = moved_to
-        self._file: BinaryIO | None = None
-        self._rest = b""
-
-    def new(self) -> Iterator[Event]:
-        if self._file is None:
-            try:
-                self._file = open_regular(self._moved_to if self._moved_to and self._moved_to.exists() else self._path)
-            except FileNotFoundError:
-                return
-            except OSError as error:
-                raise RecordError(f"{self._path} can't be read: {error.strerror or error}") from error
-        while chunk := self._file.read(_CHUNK):
-            *lines, self._rest = (self._rest + chunk).split(b"\n")
-            if len(self._rest) > LONGEST_LINE:
-                raise RecordError(f"{self._path}: a line is longer than {LONGEST_LINE >> 20} MiB")
-            for line in lines:
-                try:
-                    yield decode(line)
-                except ValueError as error:
-                    raise RecordError(f"{self._path}: {error}") from error
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+def _tailed(path: Path, moved_to: Path | None = None) -> Iterator[Event | None]:
+    """Yield the events of a growing file, and None where no more are there yet; it may have moved with a failed attempt."""
+    file: BinaryIO | None = None
+    while file is None:
+        try:
+            file = open_regular(moved_to if moved_to and moved_to.exists() else path)
+        except FileNotFoundError:
+            yield None
+        except OSError as error:
+            raise RecordError(f"{path} can't be read: {error.strerror or error}") from error
+    rest = b""
+    with file:
+        while True:
+            while chunk := file.read(_CHUNK):
+                *lines, rest = (rest + chunk).split(b"\n")
+                if len(rest) > LONGEST_LINE:
+                    raise RecordError(f"{path}: a line is longer than {LONGEST_LINE >> 20} MiB")
+                for line in lines:
+                    try:
+                        yield decode(line)
+                    except ValueError as error:
+                        raise RecordError(f"{path}: {error}") from error
+            yield None
 
 
 def document_of(reading: Reading) -> dict[str, Any]:
