@@ -385,15 +385,9 @@ def diagnosis_of_log(
             in_source=lambda paths: look_below(root, paths) if root else {},
         )
     )
-    source = LogSource(
-        name=name,
-        format=facts.format,
-        runner=facts.runner or None,
-        commit=facts.commit or None,
-        ref=facts.ref or None,
-        image_digest=facts.digest or None,
-        lines_total=log.lines_total,
-    )
+    stated = {key: getattr(facts, key) or None for key in ("runner", "commit", "ref")}
+    digest = facts.digest or None
+    source = LogSource(name=name, format=facts.format, **stated, image_digest=digest, lines_total=log.lines_total)
     return replace(
         found,
         log=source,
