@@ -53,7 +53,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
     total = sum(counts.get(f"{stream}_lines", 0) for stream in ("stdout", "stderr")) if end else None
     whole = len(events) < LINES_READ and (total is None or total <= len(events))
     highlights = Highlights() if whole or unit is None else _highlights(unit, own, end)
-    same = None if unfinished or workspace is not None else _recorded_of(reading, job_id)
+    same = None if unfinished or workspace is not None else recorded_diagnosis(reading, job_id)
     planned = {} if job_id is None else reading.fold.jobs[job_id].planned
     output = output_of(events, highlights, counts, end.get("ended_by"), reader_for(planned))
     found = diagnose(
@@ -124,20 +124,13 @@ def _earlier(reading: Reading, job: str | None) -> tuple[Reading, str] | None:
     return None
 
 
-def recorded_diagnosis(reading: Reading) -> Diagnosis | None:
-    """Return the diagnosis as the run's end recorded it."""
-    return _recorded(reading.paths.diagnosis)
-
-
-def _recorded_of(reading: Reading, job_id: str | None) -> Diagnosis | None:
-    """Return the recorded diagnosis by this job."""
-    paths = (reading.paths.diagnosis, *([reading.paths.job_diagnosis(job_id)] if job_id is not None else ()))
-    return next((found for path in paths if (found := _recorded(path)) is not None and found.job_id == job_id), None)
-
-
-def _recorded(path: Path) -> Diagnosis | None:
-    found = read_document(path, Diagnosis)
-    return None if found is None else msgspec.convert(found, Diagnosis)
+def recorded_diagnosis(reading: Reading, *jobs: str | None) -> Diagnosis | None:
+    """Return the diagnosis as the run's end recorded it: the first one, or that by this job."""
+    for path in (reading.paths.diagnosis, *(reading.paths.job_diagnosis(job) for job in jobs if job is not None)):
+        found = read_document(path, Diagnosis)
+        if found is not None and (not jobs or found["job_id"] in jobs):
+            return msgspec.convert(found, Diagnosis)
+    return None
 
 
 def _end(reading: Reading, unit: Unit | None) -> Mapping[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -58,37 +59,28 @@ def extent_of(fold: RunFold) -> Extent:
 
 def extent_text(stated: Mapping[str, Any]) -> str:
     """Describe a recorded extent in one line: `partial (ran unit), resumed from run 17… (3 steps reused, 2.1 s saved)`."""
-    return ", ".join(_parts(msgspec.convert(stated, Extent)))
-
-
-def _parts(extent: Extent) -> Iterator[str]:
-    for kind in extent.kinds:
-        match kind:
-            case "whole":
-                yield "whole"
-            case "partial":
-                taken = [one.job_id for one in extent.reused if one.from_step is None]
-                of = f"; of run {extent.parent_run_id}: {', '.join(taken)}" if taken else ""
-                yield f"partial (ran {', '.join(extent.ran) or 'no job'}{of})"
-            case "resumed":
-                saved = f"{counted(extent.reused_steps, 'step')} reused, {rough_duration(extent.saved_ms)} saved"
-                yield f"resumed from run {extent.parent_run_id} ({saved})"
-            case "assisted":
-                yield f"assisted ({', '.join(_assistance(extent))})"
-
-
-def _assistance(extent: Extent) -> Iterator[str]:
-    how = [one.how for one in extent.assisted]
-    if count := how.count("shell"):
-        yield counted(count, "shell")
-    if count := how.count("exec"):
-        yield counted(count, "command")
-    if count := how.count("var"):
-        yield f"{counted(count, 'variable')} changed"
-    for kind, what in (("edit", "edited"), ("sync", "brought by --sync")):
-        if kind in how:
-            files = sum(one.changes_total for one in extent.assisted if one.how == kind)
-            yield f"{counted(files, 'file')} {what}"
+    extent = msgspec.convert(stated, Extent)
+    taken = [one.job_id for one in extent.reused if one.from_step is None]
+    of = f"; of run {extent.parent_run_id}: {', '.join(taken)}" if taken else ""
+    saved = f"{counted(extent.reused_steps, 'step')} reused, {rough_duration(extent.saved_ms)} saved"
+    how = Counter(one.how for one in extent.assisted)
+    files = Counter[str]()
+    for one in extent.assisted:
+        files[one.how] += one.changes_total
+    texts = {
+        "shell": counted(how["shell"], "shell"),
+        "exec": counted(how["exec"], "command"),
+        "var": f"{counted(how['var'], 'variable')} changed",
+        "edit": f"{counted(files['edit'], 'file')} edited",
+        "sync": f"{counted(files['sync'], 'file')} brought by --sync",
+    }
+    parts = {
+        "whole": "whole",
+        "partial": f"partial (ran {', '.join(extent.ran) or 'no job'}{of})",
+        "resumed": f"resumed from run {extent.parent_run_id} ({saved})",
+        "assisted": f"assisted ({', '.join(text for kind, text in texts.items() if kind in how)})",
+    }
+    return ", ".join(parts[kind] for kind in extent.kinds)
 
 
 def note_assistance(paths: RunPaths, entry: Assistance) -> None:

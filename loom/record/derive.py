@@ -20,6 +20,7 @@ _EVERY_RUN = (
     PhaseCode.PIPELINE_EXECUTE,
     PhaseCode.RUN_FINALIZE,
 )
+_OF_JOBS = ("stage", "status", "exit_code", "allowed_failure", "blocked_by", "duration_ms")
 _EVERY_JOB = (PhaseCode.JOB_PROVIDER_PREPARE, PhaseCode.JOB_EXECUTION, PhaseCode.JOB_CLEANUP)
 
 
@@ -197,7 +198,14 @@ def pipeline_manifest(fold: RunFold) -> dict[str, Any]:
         "stages": list(plan.get("stages", ())),
         "failing_job_id": failing.id if failing else None,
         "failing_job_manifest_path": f"{job_dir(failing.id)}/manifest.json" if failing else None,
-        "jobs": [_pipeline_job(job) for job in fold.jobs.values()],
+        "jobs": [
+            {
+                "job_id": job.id,
+                **{name: getattr(job, name) for name in _OF_JOBS},
+                **{f"{name}_path": f"{job_dir(job.id)}/{name}.json" for name in ("summary", "manifest")},
+            }
+            for job in fold.jobs.values()
+        ],
         "left_out": list(plan.get("left_out", ())),
     }
 
@@ -206,12 +214,6 @@ def _of_pipeline(fold: RunFold, kind: str) -> dict[str, Any]:
     status = fold.pipeline.status if fold.pipeline else None
     ids = {"run_id": fold.run_id, "pipeline_id": fold.pipeline_id}
     return {"schema_version": SCHEMA_VERSION, "kind": kind, **ids, "status": status}
-
-
-def _pipeline_job(job: JobState) -> dict[str, Any]:
-    same = ("stage", "status", "exit_code", "allowed_failure", "blocked_by", "duration_ms")
-    paths = {f"{name}_path": f"{job_dir(job.id)}/{name}.json" for name in ("summary", "manifest")}
-    return {"job_id": job.id, **{name: getattr(job, name) for name in same}, **paths}
 
 
 def run_summary(fold: RunFold) -> documents.RunSummary:

@@ -190,9 +190,7 @@ def _is_deep(value: Any) -> bool:
         level = [
             item
             for each in level
+            if isinstance(each, dict | list)
             for item in (each.values() if isinstance(each, dict) else each)
-            if isinstance(item, dict | list)
         ]
-        if not level:
-            return False
-    return True
+    return any(isinstance(each, dict | list) for each in level)
