@@ -9,10 +9,9 @@ from contextlib import suppress
 from itertools import islice, product, zip_longest
 from typing import Any, Final, Literal
 
-from msgspec import Struct
-
 from loom import snapshot
 from loom.errors import LoomError, RecordError
+from loom.plan.model import Job
 from loom.record.documents import Document
 from loom.record.event_files import read_events
 from loom.record.events import OutputEvent
@@ -87,38 +86,8 @@ class Diff(Document, frozen=True, kw_only=True):
     same: bool
 
 
-class Side(Struct, frozen=True, kw_only=True):
-    """One run: its record, and of the compared jobs the manifests and the variables of the saved plan."""
-
-    reading: Reading
-    receipt: Mapping[str, Any]
-    jobs: Mapping[str, Mapping[str, Any]]
-    variables: Mapping[str, Mapping[str, str]]
-
-    def output(self, job_id: str, step: str, stream: Stream) -> Iterator[str]:
-        path = self.reading.paths.job(job_id) / "user" / step / "events.jsonl"
-        with suppress(FileNotFoundError):
-            events = (event for event in read_events(path) if isinstance(event, OutputEvent) and event.stream == stream)
-            yield from (event.text for event in whole_lines(events))
-
-
 FileIds = Mapping[str, tuple[str | None, str | None]]
 """By the path of a file, its content's id on either side."""
-
-
-def side_of(reading: Reading, *job_ids: str) -> Side:
-    """Return one side for some jobs, or for all."""
-    planned = None
-    with suppress(RecordError):
-        planned = load_planned(reading.paths.plan).plan
-    return Side(
-        reading=reading,
-        receipt=reading.receipt(),
-        jobs={job_id: reading.job_manifest(job_id) for job_id in job_ids or reading.fold.jobs},
-        variables={
-            job.id: job.variables for job in (planned.jobs if planned else ()) if not job_ids or job.id in job_ids
-        },
-    )
 
 
 def differing_files(a: Reading, b: Reading) -> FileIds | None:
@@ -135,18 +104,17 @@ def _id(sha: str) -> str | None:
     return sha if sha.strip("0") else None
 
 
-def diff_of(run_a: Reading, run_b: Reading) -> Diff:
-    a, b = side_of(run_a), side_of(run_b)
-    inputs = differing_inputs(a, b, differing_files(run_a, run_b))
-    jobs = [_job(job_id, a, b) for job_id in dict.fromkeys([*a.jobs, *b.jobs])]
-    same = inputs.same and run_a.state == run_b.state and all(job.same for job in jobs)
+def diff_of(a: Reading, b: Reading) -> Diff:
+    inputs = differing_inputs(a, b, differing_files(a, b))
+    jobs = [_job(job_id, a, b) for job_id in dict.fromkeys([*a.fold.jobs, *b.fold.jobs])]
+    same = inputs.same and a.state == b.state and all(job.same for job in jobs)
     return Diff(
-        run_a=run_a.run_id,
-        run_b=run_b.run_id,
-        state_a=run_a.state,
-        state_b=run_b.state,
-        duration_ms_a=a.receipt.get("duration_ms"),
-        duration_ms_b=b.receipt.get("duration_ms"),
+        run_a=a.run_id,
+        run_b=b.run_id,
+        state_a=a.state,
+        state_b=b.state,
+        duration_ms_a=a.receipt().get("duration_ms"),
+        duration_ms_b=b.receipt().get("duration_ms"),
         inputs=inputs,
         jobs=jobs,
         first_difference=next(_differences(inputs, jobs), None),
@@ -165,17 +133,17 @@ def _pairs(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Pair]:
     return [pair for pair in found if pair is not None]
 
 
-def differing_inputs(a: Side, b: Side, files: FileIds | None) -> Inputs:
-    tree = _pair("tree", a.receipt.get("snapshot_tree_sha"), b.receipt.get("snapshot_tree_sha"))
-    images = _pairs(_images(a), _images(b))
-    variables = _pairs(_variables(a), _variables(b))
-    other = _pairs(_shape(a), _shape(b))
+def differing_inputs(a: Reading, b: Reading, files: FileIds | None, *job_ids: str) -> Inputs:
+    """Compare the inputs of some jobs, or of all."""
+    one, two = a.receipt(), b.receipt()
+    tree = _pair("tree", one.get("snapshot_tree_sha"), two.get("snapshot_tree_sha"))
+    images, variables, other = map(_pairs, _inputs(a, job_ids), _inputs(b, job_ids))
     first = islice(files.items() if files else (), FILES_SHOWN)
     changed = [Pair(name=snapshot.readable(path), a=one, b=two) for path, (one, two) in first]
     return Inputs(
         same=tree is None and not images and not variables and not other,
         tree=tree,
-        head=_pair("head", a.receipt.get("snapshot_head_sha"), b.receipt.get("snapshot_head_sha")),
+        head=_pair("head", one.get("snapshot_head_sha"), two.get("snapshot_head_sha")),
         files=[] if tree is None else None if files is None else changed,
         files_total=0 if tree is None or files is None else len(files),
         images=images,
@@ -184,38 +152,42 @@ def differing_inputs(a: Side, b: Side, files: FileIds | None) -> Inputs:
     )
 
 
-def _images(side: Side) -> dict[str, str]:
-    return {
-        job_id: f"{image['name']} {image['digest'] or image['id']}"
-        for job_id, job in side.jobs.items()
-        if (image := job.get("image"))
-    }
-
-
 _OF_THE_RUN = re.compile(r"^(?:LOOM_RUN_ID|(?:LOOM|CI)_PIPELINE_ID|CI_JOB_ID|CI_PIPELINE_IID|(?:CI|LOOM)_PROJECT_DIR)$")
 
 
-def _variables(side: Side) -> dict[str, str]:
-    return {
-        f"{job_id}.{name}": value
-        for job_id, variables in side.variables.items()
-        for name, value in variables.items()
-        if not _OF_THE_RUN.match(name)
+def _inputs(run: Reading, job_ids: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Yield the images of the jobs, their variables by the saved plan, and what else a run has."""
+    jobs = {job_id: run.job_manifest(job_id) for job_id in job_ids or run.fold.jobs}
+    images = ((job_id, job.get("image")) for job_id, job in jobs.items())
+    yield {job_id: f"{image['name']} {image['digest'] or image['id']}" for job_id, image in images if image}
+    planned: Sequence[Job] = ()
+    with suppress(RecordError):
+        planned = load_planned(run.paths.plan).plan.jobs
+    yield {
+        f"{job.id}.{name}": value
+        for job in planned
+        for name, value in job.variables.items()
+        if (not job_ids or job.id in job_ids) and not _OF_THE_RUN.match(name)
     }
+    providers = {f"{job_id} provider": str(job.get("provider")) for job_id, job in jobs.items()}
+    yield {"loom version": str(run.receipt().get("loom_version")), **providers}
 
 
-def _shape(side: Side) -> dict[str, str]:
-    providers = {f"{job_id} provider": str(job.get("provider")) for job_id, job in side.jobs.items()}
-    return {"loom version": str(side.receipt.get("loom_version")), **providers}
+def output_of(run: Reading, job_id: str, step: str, stream: Stream) -> Iterator[str]:
+    """Yield the lines that a step printed in its last attempt."""
+    path = run.paths.job(job_id) / "user" / step / "events.jsonl"
+    with suppress(FileNotFoundError):
+        events = (event for event in read_events(path) if isinstance(event, OutputEvent) and event.stream == stream)
+        yield from (event.text for event in whole_lines(events))
 
 
-def _job(job_id: str, a: Side, b: Side) -> JobDiff:
-    one, two = a.jobs.get(job_id, {}), b.jobs.get(job_id, {})
+def _job(job_id: str, a: Reading, b: Reading) -> JobDiff:
+    one, two = (run.job_manifest(job_id) if job_id in run.fold.jobs else {} for run in (a, b))
     steps = _pairs(_outcomes(one), _outcomes(two))
     # Compare each stream separately: the order between streams varies from run to run.
     streams = product(dict.fromkeys([*_outcomes(one), *_outcomes(two)]), STREAM_NAMES)
     found = (
-        first_line(step, stream, *(side.output(job_id, step, stream) for side in (a, b))) for step, stream in streams
+        first_line(step, stream, *(output_of(run, job_id, step, stream) for run in (a, b))) for step, stream in streams
     )
     first = next((line for line in found if line is not None), None)
     alike = [(job.get("status"), job.get("exit_code")) for job in (one, two)]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from msgspec import field
 
 from loom import snapshot
-from loom.analysis.diff import FileIds, Pair, differing_files, differing_inputs, side_of
+from loom.analysis.diff import FileIds, Pair, differing_files, differing_inputs
 from loom.errors import LoomError, RecordError
 from loom.record.documents import Document, JobManifest, Sha
 from loom.record.reader import Reading
@@ -86,8 +86,7 @@ def _input(run: Reading, job: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _since(green: Reading, reading: Reading, job_id: str, lines: Sequence[str], *, hunks: bool) -> SinceGreen:
-    before = side_of(green, job_id)
-    differing = differing_inputs(before, side_of(reading, job_id), None)
+    differing = differing_inputs(green, reading, None, job_id)
     files: list[ChangedFile] | None = []
     total = 0
     if differing.tree is not None:
@@ -96,7 +95,7 @@ def _since(green: Reading, reading: Reading, job_id: str, lines: Sequence[str], 
         files = None if ids is None else _changed_files(ids, (green, reading), lines, hunks=hunks)
     return SinceGreen(
         run_id=green.run_id,
-        tree_sha=before.receipt.get("snapshot_tree_sha"),
+        tree_sha=green.receipt().get("snapshot_tree_sha"),
         files=files,
         files_total=total,
         other=[*differing.images, *differing.variables, *differing.other],

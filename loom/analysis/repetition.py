@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from msgspec import Struct, field
 
-from loom.analysis.diff import STREAM_NAMES, Pair, Side, normalised, side_of
+from loom.analysis.diff import STREAM_NAMES, Pair, normalised, output_of
 from loom.analysis.evidence import diagnosis_of
 from loom.record.documents import Document, RunId
 from loom.record.reader import Reading
@@ -137,20 +137,17 @@ def _tests(failed: Sequence[Reading], of: int) -> list[FlakyTest]:
     ]
 
 
-def _lines(side: Side) -> Iterator[_Line]:
-    for job_id, manifest in side.jobs.items():
-        for step in dict.fromkeys(step["step"] for step in manifest.get("steps", ())):
+def _lines(run: Reading) -> Iterator[_Line]:
+    for job_id in run.fold.jobs:
+        for step in dict.fromkeys(step["step"] for step in run.job_manifest(job_id)["steps"]):
             for stream in STREAM_NAMES:
-                for number, text in enumerate(islice(side.output(job_id, step, stream), MOST_LINES), 1):
+                for number, text in enumerate(islice(output_of(run, job_id, step, stream), MOST_LINES), 1):
                     yield _Line(job_id, step, stream, number, text)
 
 
 def _printed(runs: Iterable[Reading]) -> dict[str, list[int]]:
     """Return the keys of the lines of each run, by its id."""
-    return {
-        run.run_id: [hash((line.job_id, line.step, normalised(line.text))) for line in _lines(side_of(run))]
-        for run in runs
-    }
+    return {run.run_id: [hash((line.job_id, line.step, normalised(line.text))) for line in _lines(run)] for run in runs}
 
 
 def _parting(
@@ -169,7 +166,7 @@ def _parting(
         return None
     ((key, count),) = Counter(key for _, key in first.values()).most_common(1)
     run = next(run for run in runs if first.get(run.run_id, (0, None))[1] == key)
-    line = next(islice(_lines(side_of(run)), first[run.run_id][0], None))
+    line = next(islice(_lines(run), first[run.run_id][0], None))
     return PartingLine(
         run_id=run.run_id,
         job_id=line.job_id,

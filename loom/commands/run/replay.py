@@ -22,7 +22,7 @@ import typer
 from msgspec.structs import replace
 
 from loom import __version__, snapshot
-from loom.analysis.diff import Pair, differing_inputs, side_of
+from loom.analysis.diff import Pair, differing_inputs
 from loom.analysis.evidence import recorded_diagnosis
 from loom.analysis.reasons import Circumstances
 from loom.analysis.verdict import Reproduction, parting_of
@@ -340,7 +340,7 @@ def _compared(
         for told, each, error in zip(diagnoses, manifests, errors, strict=True)
     ]
     parting = parting_of(blocks_of_run(there, manifests[0]), blocks_of_run(here, manifests[1]))
-    inputs = differing_inputs(side_of(there), side_of(here), None)
+    inputs = differing_inputs(there, here, None)
     ids = {image["name"]: image["id"] for image in here.receipt()["images"]}
     notes += [
         f"the record has no digest of {image['name']}: another image of that name ran here"
