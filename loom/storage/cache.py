@@ -57,9 +57,6 @@ _MOST_LISTED = 1000
 """How many of a bucket's entries are looked through for a fallback key."""
 _CHUNK = 1 << 20
 _SECOND = 1_000_000_000
-_README = """This folder belongs to loom: caches that workflows' jobs asked for. `loom cache ls` shows them, `loom cache rm` and
-`loom cache prune` remove some. The whole folder may be deleted at any time; jobs then take longer once.
-"""
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder holds loom's caches; backups may leave it out.\n"
 
 
@@ -197,33 +194,19 @@ class Cache:
     ) -> SaveResult:
         selection = selection_of(spec.paths, tracked)
         check_private(self.folder)
-        identity = self._identity(spec, key)
-        before = [entry for entry in self._exact(identity) if self._blob_path(entry.blob).exists()]
         trees: tuple[str, ...] = ()
         if isinstance(view, DirectoryView):
             trees = _fingerprints(view.entries(selection, lambda _: None))
-            same = next((entry for entry in before if trees[0] in entry.trees), None)
+            same = next((entry for entry in self._there(spec, key) if trees[0] in entry.trees), None)
             if same is not None:
                 self._touch(same)
                 return SaveResult(key=key, unchanged=True, files=same.files, bytes=same.bytes)
-        self._prepare()
-        with _temporary(self.folder / "tmp") as file:
+        with self._draft() as file:
             packed = _pack(view, selection, file, skipped, masker)
             if not packed.files:
                 why = "all of it was left out" if skipped else f"none of {', '.join(spec.content)} is there"
                 return SaveResult(key=key, warning=f"nothing to save for {key!r}: {why}")
-            if packed.size > self._max_size:
-                return SaveResult(key=key, warning=f"the cache {key!r} takes {self._too_large(packed.size)}")
-            entry = self._published(spec, key, packed, file.name, trees if not skipped else ())
-        unchanged = any(other.blob == entry.blob for other in before)
-        return SaveResult(
-            key=key,
-            saved=not unchanged,
-            unchanged=unchanged,
-            files=entry.files,
-            bytes=entry.bytes,
-            packed_bytes=entry.packed_bytes,
-        )
+            return self._published(spec, key, packed, file.name, trees if not skipped else ())
 
     def find(self, spec: Spec, key: str) -> tuple[Stored | None, RestoreResult]:
         """Return what `restore` would unpack, for somebody who reads the archive by `open`."""
@@ -254,19 +237,17 @@ class Cache:
         """Store an archive that somebody else made, as it is."""
         try:
             check_private(self.folder)
-            self._prepare()
-            with _temporary(self.folder / "tmp") as file:
+            with self._draft() as file:
                 hashed = Hashed(file)
                 shutil.copyfileobj(archive, hashed, _CHUNK)
                 file.flush()
                 packed = _Packed(files=1, bytes=hashed.size, size=hashed.size, sha256=hashed.digest.hexdigest())
-                if packed.size > self._max_size:
-                    warning = f"the cache {key!r} takes {self._too_large(packed.size)}"
-                    return SaveResult(key=key, warning=warning)
-                self._published(spec, key, packed, file.name, ())
+                result = self._published(spec, key, packed, file.name)
         except OSError as error:
             return SaveResult(key=key, warning=f"the cache {key!r} can't be saved: {_reason(error)}")
-        result = SaveResult(key=key, saved=True, files=1, bytes=packed.bytes, packed_bytes=packed.size)
+        if result.warning is not None:
+            return result
+        result = replace(result, saved=True, unchanged=False)
         return result if self._bucket is None else self._share(spec, key, result, self._bucket)
 
     def _unpack(self, entry: Stored, hit: Hit, view: WorkspaceView) -> RestoreResult:
@@ -328,8 +309,7 @@ class Cache:
             if wanted.packed_bytes > self._max_size:
                 warnings.append(f"{wanted.key!r} in the bucket takes {self._too_large(wanted.packed_bytes)}")
                 return
-            self._prepare()
-            with _temporary(self.folder / "tmp") as file:
+            with self._draft() as file:
                 self._bucket.download(self._name(self._blob_path(wanted.blob)), Path(file.name))
                 if (damage := _damage_of(Path(file.name), wanted.blob)) is not None:
                     warnings.append(f"{wanted.key!r} in the bucket is not used: {damage}")
@@ -337,7 +317,7 @@ class Cache:
                 with self._locked():
                     self._publish(wanted, file.name)
         except (CacheError, OSError) as error:
-            warnings.append(error.message if isinstance(error, CacheError) else _reason(error))
+            warnings.append(_reason(error))
 
     def _wanted(self, spec: Spec, key: str, bucket: Bucket) -> Stored | None:
         """Return the bucket's entry for `key`, else its newest one for a fallback key, if the folder has none for `key`."""
@@ -368,7 +348,7 @@ class Cache:
                 bucket.upload(self._blob_path(entry.blob), self._name(self._blob_path(entry.blob)))
                 bucket.write(self._name(path), files.read_regular(path))
         except (CacheError, OSError) as error:
-            return replace(result, warning=error.message if isinstance(error, CacheError) else _reason(error))
+            return replace(result, warning=_reason(error))
         return result
 
     def _too_large(self, size: int) -> str:
@@ -461,12 +441,20 @@ class Cache:
         named = entry.id == _id(entry.project, entry.key, () if entry.by_key else entry.paths)
         return entry if whole and named and self._path_of(entry) == path else None
 
-    def _prepare(self) -> None:
+    @contextmanager
+    def _draft(self) -> Iterator[Any]:
+        """Create a file that is removed at the end unless renamed; locked, so that a sweep knows that its writer lives."""
         make_private(self.folder)
         (self.folder / "tmp").mkdir(exist_ok=True)
-        for name, text in (("README", _README), ("CACHEDIR.TAG", _TAG)):
-            if not (self.folder / name).exists():
-                (self.folder / name).write_text(text)
+        if not (self.folder / "CACHEDIR.TAG").exists():
+            (self.folder / "CACHEDIR.TAG").write_text(_TAG)
+        with tempfile.NamedTemporaryFile(dir=self.folder / "tmp", delete=False) as file:
+            try:
+                processes.lock(file, fcntl.LOCK_EX)
+                yield file
+            finally:
+                with suppress(OSError):
+                    Path(file.name).unlink(missing_ok=True)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -478,8 +466,17 @@ class Cache:
         finally:
             os.close(descriptor)
 
-    def _published(self, spec: Spec, key: str, packed: _Packed, written: str, trees: tuple[str, ...]) -> Stored:
+    def _there(self, spec: Spec, key: str) -> list[Stored]:
+        """Return the entries for this key that have their archive."""
+        return [entry for entry in self._exact(self._identity(spec, key)) if self._blob_path(entry.blob).exists()]
+
+    def _published(
+        self, spec: Spec, key: str, packed: _Packed, written: str, trees: tuple[str, ...] = ()
+    ) -> SaveResult:
         """Store the archive in the file `written` for this key."""
+        if packed.size > self._max_size:
+            return SaveResult(key=key, warning=f"the cache {key!r} takes {self._too_large(packed.size)}")
+        unchanged = any(entry.blob == packed.sha256 for entry in self._there(spec, key))
         now = self._clock()
         entry = Stored(
             id=self._identity(spec, key),
@@ -498,7 +495,14 @@ class Cache:
         )
         with self._locked():
             self._publish(entry, written)
-        return entry
+        return SaveResult(
+            key=key,
+            saved=not unchanged,
+            unchanged=unchanged,
+            files=packed.files,
+            bytes=packed.bytes,
+            packed_bytes=packed.size,
+        )
 
     def _publish(self, entry: Stored, written: str) -> None:
         """With the lock held: write the archive, then the entry that refers to it; keep the store within its limit."""
@@ -642,24 +646,12 @@ def _fingerprints(entries: Iterable[TarEntry]) -> tuple[str, str]:
     return now.hexdigest(), later.hexdigest()
 
 
-@contextmanager
-def _temporary(folder: Path) -> Iterator[Any]:
-    """Create a file that is removed at the end unless renamed; locked, so that a sweep knows that its writer lives."""
-    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-        try:
-            processes.lock(file, fcntl.LOCK_EX)
-            yield file
-        finally:
-            with suppress(OSError):
-                Path(file.name).unlink()
-
-
 # Messages
 
 
 def _reason(error: Exception) -> str:
     if not isinstance(error, OSError):
-        return str(error)
+        return error.message if isinstance(error, CacheError) else str(error)
     place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{place}the disk is full"
@@ -674,13 +666,11 @@ def _say(on_output: OnOutput, lines: Iterable[str]) -> None:
 def _restored_lines(result: RestoreResult, key: str) -> Iterator[str]:
     if result.warning:
         yield f"warning: {result.warning}"
-    match result.hit:
-        case "miss":
-            yield f"cache miss: {key}"
-        case "exact":
-            yield f"cache hit: {key} ({counted(result.files, 'file')}, {rough_size(result.bytes)})"
-        case "fallback":
-            yield f"cache hit by fallback: {result.key} for {key} ({counted(result.files, 'file')}, {rough_size(result.bytes)})"
+    if result.hit == "miss":
+        yield f"cache miss: {key}"
+        return
+    what = f" by fallback: {result.key} for {key}" if result.hit == "fallback" else f": {key}"
+    yield f"cache hit{what} ({counted(result.files, 'file')}, {rough_size(result.bytes)})"
 
 
 def _saved_lines(result: SaveResult) -> Iterator[str]:
