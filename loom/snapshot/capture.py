@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
-from msgspec import Struct
-
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import copy_files, filters, git, line_endings, skip_worktree, submodules, tree
@@ -20,7 +18,7 @@ from loom.snapshot.index import Index, directories, lstat, modes_count, pin_name
 from loom.snapshot.inside import directory_in, remove_empty
 from loom.snapshot.lock import occupied
 from loom.snapshot.manifest import FILLING, Manifest, write_manifest
-from loom.snapshot.model import Snapshot, SnapshotCanceled, Source, Submodule, readable
+from loom.snapshot.model import Rules, Snapshot, SnapshotCanceled, Source, Submodule, readable
 from loom.snapshot.proof import Filled, Proof
 from loom.snapshot.questions import Questions
 from loom.snapshot.removal import delete
@@ -163,20 +161,6 @@ def empty(workspace: Path) -> None:
             Path(entry.path).unlink(missing_ok=True)
 
 
-class _Copied(Struct, kw_only=True):
-    """The source's content and the outcome of its copy."""
-
-    index: Index
-    new: New
-    found: copy_files.Findings
-    absent: set[str]
-    """Tracked files that are missing."""
-    vanished: set[str]
-    """Untracked files that vanished before the copy."""
-    unlisted: str
-    """git's messages about directories that it can't list."""
-
-
 class _Filling:
     """One repository into one directory; submodules are fillings of their own."""
 
@@ -209,6 +193,13 @@ class _Filling:
         self._questions = Questions(source, git_dir, self._own, outermost=self._is_outermost)
         self._proof = Proof(source, target, git_dir, self._done, cancel)
         self._index_tree: str | None = None
+        self._index: Index
+        self._new: New
+        self._found: copy_files.Findings
+        self._absent: set[str]
+        """Tracked files that are missing."""
+        self._vanished: set[str]
+        """Untracked files that vanished before the copy."""
         self._names: dict[str, str] | None = None
         self._places: list[str] = []
 
@@ -221,31 +212,33 @@ class _Filling:
 
     def _run(self) -> Filled:
         source, done = self._source, self._done
-        done.excludes = layout.excludes_of(source)
-        done.attributes = layout.attributes_of(source)
-        done.own_attributes = layout.own_attributes_of(source)
-        done.config = tree.hashing_config(source)
-        copied = self._copy()
-        self._check(copied)
+        done.rules = Rules(
+            excludes=layout.excludes_of(source),
+            attributes=layout.attributes_of(source),
+            own_attributes=layout.own_attributes_of(source),
+            config=tuple(tree.hashing_config(source)),
+        )
+        unlisted = self._copy()
+        index, new, found = self._index, self._new, self._found
+        self._check()
         changes = self._questions.changes()
-        self._write_as_in_ci(copied, changes)
-        index, new, found = copied.index, copied.new, copied.found
-        self._name(copied)
+        self._write_as_in_ci(changes)
+        self._name(unlisted)
         gone = give_way(source, index, new, found.directories)
-        edits = tree.IndexEdits(removed=gone + sorted(copied.absent) + index.runtime)
+        edits = tree.IndexEdits(removed=gone + sorted(self._absent) + index.runtime)
         unseen = {path for path, _ in index.pinned} | set(index.gitlinks)
         if index.pinned:
             self._lay_out_hidden(index)
         self._nested(index, new.repositories, edits)
         every = [*index.paths(), *new.files]
-        self._look_again(copied, changes, unseen, edits)
+        self._look_again(changes, unseen, edits)
         self._proof.of(edits, every, index_tree=self._index_tree)
         done.files += found.files
         done.bytes += found.bytes
         return done
 
-    def _copy(self) -> _Copied:
-        """Copy all files while git answers."""
+    def _copy(self) -> str:
+        """Copy all files while git answers; return its messages about directories that it can't list."""
         source, questions = self._source, self._questions
         since_ns = time.time_ns() - _TICK_NS
         (self._git_dir / "objects").mkdir(parents=True, exist_ok=self._files is not None)
@@ -253,16 +246,16 @@ class _Filling:
         with self._pool(since_ns) as pool:
             pool.prepare(len(data) // _INDEX_ENTRY)
             self._lay_out(data)
-            index = Index(questions.index())
+            index = self._index = Index(questions.index())
             about = len(index.items)
             questions.ask()
             tracked = index.tracked(source, outermost=self._is_outermost)
             if isinstance(pool, Renewal):
                 tracked = self._make_way(pool, index, list(tracked))
-            found = pool.copy(tracked, about=about, on_portion=self._progress(about))
+            found = self._found = pool.copy(tracked, about=about, on_portion=self._progress(about))
             listed, unlisted = questions.new_files()
-            new = new_files(source, listed, outermost=self._is_outermost)
-            absent = set(found.absent)
+            new = self._new = new_files(source, listed, outermost=self._is_outermost)
+            self._absent = set(found.absent)
             become = copy_files.ANY if modes_count(source) else copy_files.REGULAR
             more = pool.copy(
                 ((path, become) for path in new.files),
@@ -271,9 +264,9 @@ class _Filling:
             )
             if isinstance(pool, Renewal):
                 pool.finish((*found.absent, *more.absent))
-        vanished = set(more.absent)
+        self._vanished = set(more.absent)
         found.add(vars(more))
-        return _Copied(index=index, new=new, found=found, absent=absent, vanished=vanished, unlisted=unlisted)
+        return unlisted
 
     def _pool(self, since_ns: int) -> CopyPool:
         source, target = self._source.root, self._target
@@ -309,16 +302,16 @@ class _Filling:
         if not self._is_outermost:
             (self._target / ".git").write_bytes(os.fsencode(f"gitdir: {os.path.relpath(git_dir, self._target)}\n"))
 
-    def _check(self, copied: _Copied) -> None:
-        self._refuse_unreadable(copied.found)
-        self._refuse_links(copied.found)
+    def _check(self) -> None:
+        self._refuse_unreadable(self._found)
+        self._refuse_links(self._found)
         # Directories created for missing files.
-        for directory in sorted(directories(copied.absent), reverse=True):
+        for directory in sorted(directories(self._absent), reverse=True):
             remove_empty(self._target, directory)
 
-    def _write_as_in_ci(self, copied: _Copied, changes: Collection[str]) -> None:
+    def _write_as_in_ci(self, changes: Collection[str]) -> None:
         source = self._source
-        attributes = self._proof.attributes_among([*copied.index.paths(), *copied.new.files])
+        attributes = self._proof.attributes_among([*self._index.paths(), *self._new.files])
         own = not line_endings.by_default(source.config)
         if not own and not line_endings.named_in(attributes):
             return
@@ -327,12 +320,10 @@ class _Filling:
         changed = line_endings.restore(
             here, self._target, autocrlf=autocrlf, attributes=attributes, changed=set(changes)
         )
-        copied.found.recent += changed
+        self._found.recent += changed
         if own:
-            self._done.config = [
-                *((key, value) for key, value in self._done.config if key not in line_endings.KEYS),
-                *line_endings.DEFAULTS,
-            ]
+            kept = (pair for pair in self._done.rules.config if pair[0] not in line_endings.KEYS)
+            self._done.configure((*kept, *line_endings.DEFAULTS))
         if changed:
             more = f", and {counted(len(changed) - 1, 'other file')}" if changed[1:] else ""
             by, remedy = (
@@ -343,19 +334,17 @@ class _Filling:
             why = f"not as a checkout writes it, by {by}{more}: the workspace has the bytes of CI; to have them here: {remedy}"
             self._done.leave_out(changed[0], why)
 
-    def _look_again(
-        self, copied: _Copied, changes: Mapping[str, str], unseen: set[str], edits: tree.IndexEdits
-    ) -> None:
+    def _look_again(self, changes: Mapping[str, str], unseen: set[str], edits: tree.IndexEdits) -> None:
         """Record the files that git must inspect in the workspace, because the index's facts may not apply.
 
         git does not inspect the `unseen` ones.
         """
-        index, found = copied.index, copied.found
+        index, found = self._index, self._found
         swapped = set(found.recent) | set(found.unstable)
         other = index.unmerged.keys() | index.replaced
         """Entries without facts about a file."""
-        forced = (swapped | changes.keys() | other) - copied.absent - unseen
-        edits.present = sorted(forced | set(copied.new.files) - copied.vanished)
+        forced = (swapped | changes.keys() | other) - self._absent - unseen
+        edits.present = sorted(forced | set(self._new.files) - self._vanished)
         suspicious = {path for path in forced - other if path in swapped or self._stat_may_lie(path)}
         if suspicious:
             edits.reset = [
@@ -387,10 +376,10 @@ class _Filling:
 
     # Messages
 
-    def _name(self, copied: _Copied) -> None:
+    def _name(self, unlisted: str) -> None:
         """Report files that are not part of the snapshot, in a fixed order."""
-        done, found = self._done, copied.found
-        for path in copied.new.workspaces:
+        done, found = self._done, self._found
+        for path in self._new.workspaces:
             done.leave_out(path, _OURS)
         if self._own:
             here = Path(os.path.realpath(self._outermost))
@@ -399,16 +388,16 @@ class _Filling:
             for path in others:
                 if path not in passed_over:
                     done.leave_out(path, _OURS)
-        for path, why in git.unlisted_directories(copied.unlisted):
+        for path, why in git.unlisted_directories(unlisted):
             done.leave_out(path, f"a directory that git can't read: {why}")
         for path in found.unstable:
             why = f"changed during each of {copy_files.ATTEMPTS} attempts to copy it; the last one counts"
             done.leave_out(path, why)
         for path, mode in sorted(found.special):
             done.leave_out(path, f"a {special_kind(mode)}: git keeps only files and links")
-        for path in sorted(copied.vanished - {special for special, _ in found.special}):
+        for path in sorted(self._vanished - {special for special, _ in found.special}):
             done.leave_out(path, "vanished while the workspace was being filled")
-        for path in copied.index.runtime:
+        for path in self._index.runtime:
             done.leave_out(path, "tracked where the record of runs is shown: never part of a snapshot")
 
     def _refuse_unreadable(self, found: copy_files.Findings) -> None:
@@ -440,7 +429,7 @@ class _Filling:
             for path, tag in skip_worktree.drop_intended(index, here, self._target, "0" * len(source.head_sha)):
                 self._done.leave_out(path, skip_worktree.intended_reason(tag))
         # Files pass the user's filters, as in a checkout; these may need the source's git directory.
-        kept = [(key, value) for key, value in self._done.config if not key.startswith("filter.")]
+        kept = [(key, value) for key, value in self._done.rules.config if not key.startswith("filter.")]
         lfs = [("filter.lfs.required", "false"), *((f"filter.lfs.{key}", "") for key in ("clean", "smudge", "process"))]
         if source.repository.trusted:
             drivers = [(key, values[-1]) for key, values in source.config.items() if key.startswith("filter.")]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import builtins
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.snapshot import filters, git, tree
@@ -29,21 +29,10 @@ class Filled(Struct):
     borrowed: tuple[Path, ...] = ()
     stores: tuple[Path, ...] = ()
     """The object stores of the source, and of its submodules, that have the snapshot's commits."""
-    excludes: builtins.bytes = b""
-    attributes: builtins.bytes = b""
-    own_attributes: builtins.bytes = b""
-    raw: tuple[tuple[str, str], ...] = ()
-    config: list[tuple[str, str]] = field(default_factory=list)
+    rules: Rules = Rules()
 
-    @property
-    def rules(self) -> Rules:
-        return Rules(
-            excludes=self.excludes,
-            attributes=self.attributes,
-            own_attributes=self.own_attributes,
-            config=tuple(self.config),
-            raw=self.raw,
-        )
+    def configure(self, config: Iterable[tuple[str, str]]) -> None:
+        self.rules = replace(self.rules, config=tuple(config))
 
     def leave_out(self, path: str, reason: str) -> None:
         self.left_out.append(LeftOut(path=self.prefix + path, reason=reason))
@@ -100,7 +89,7 @@ class Proof:
         if self._attributes is None:
             files = (self._target / path for path in paths if path.rpartition("/")[2] == ".gitattributes")
             there = [file.read_bytes() for file in files if file.is_file()]
-            self._attributes = b"\n".join((self._done.attributes, self._done.own_attributes, *there))
+            self._attributes = b"\n".join((self._done.rules.attributes, self._done.rules.own_attributes, *there))
         return self._attributes
 
     def give_up_filters(self, error: git.GitFailed) -> None:
@@ -108,28 +97,29 @@ class Proof:
         if not filters.failed(error.stderr) or self._filters_given_up:
             raise error
         self._filters_given_up = True
-        self._done.config += filters.without(self._source.config)
+        self._done.configure((*self._done.rules.config, *filters.without(self._source.config)))
         last = as_written(error.stderr).strip().splitlines()[-1].removeprefix("fatal: ")
         self._done.leave_out(".gitattributes", f"a filter that can't run ({last}): files count as they are on disk")
 
     def _hash_at_home(self, edits: tree.IndexEdits, index: Path) -> tuple[tree.IndexEdits, str]:
         """Hash files in the source if their filters must run there; return the remaining edits and git's messages."""
-        drivers = filters.at_home(self._done.config) if self._filters_named else frozenset()
-        here = self.here(index=index, config=self._done.config)
+        drivers = filters.at_home(self._done.rules.config) if self._filters_named else frozenset()
+        here = self.here(index=index, config=self._done.rules.config)
         paths = filters.filtered(edits.present, drivers, here, self._target)
         if not paths:
             return edits, ""
-        entries, stderr = filters.ids_at_home(paths, self._target, self._source, self._done.config)
+        entries, stderr = filters.ids_at_home(paths, self._target, self._source, self._done.rules.config)
         left = sorted(set(edits.present) - set(paths))
         return tree.IndexEdits(edits.removed, left, edits.reset + entries, edits.gitlinks), stderr
 
     def _note_bytes(self, paths: Iterable[str]) -> None:
         """For `verify`, which runs no user filters: record the unfiltered ids."""
         if self._filters_named:
-            here = self.here(index=self._git_dir / "index", config=self._done.config)
-            drivers = filters.at_home(self._done.config)
+            here = self.here(index=self._git_dir / "index", config=self._done.rules.config)
+            drivers = filters.at_home(self._done.rules.config)
             found = filters.filtered(sorted(set(paths)), drivers, here, self._target, also=filters.HIDING)
-            self._done.raw = tuple(filters.raw_ids(found, here, self._target).items())
+            raw = tuple(filters.raw_ids(found, here, self._target).items())
+            self._done.rules = replace(self._done.rules, raw=raw)
 
     def _take_back(self, refused: list[str]) -> None:
         """Return files with names that mean git's own directory somewhere; no tree may have them."""
@@ -153,7 +143,7 @@ class Proof:
                 try:
                     left, stderr = self._hash_at_home(edits, index)
                     stderr += tree.apply(
-                        self.here(index=index, config=self._done.config), self._target, left, zero_sha=self._zero
+                        self.here(index=index, config=self._done.rules.config), self._target, left, zero_sha=self._zero
                     )
                     self._take_back(git.refused_names(stderr))
                     # An optional filter may fail: git uses the file unchanged.
@@ -167,7 +157,7 @@ class Proof:
         elif index_tree == self._source.head_tree_sha:
             self._done.tree_sha = self._source.head_tree_sha
             return  # nothing staged and nothing else: equals git's comparison
-        here = self.here(index=index, config=self._done.config)
+        here = self.here(index=index, config=self._done.rules.config)
         self._done.changed = tree.compare(here, self._target, self._source.head_sha)
         self._done.tree_sha = tree.tree_of(here, self._source.head_tree_sha, self._done.changed)
         if index != own:

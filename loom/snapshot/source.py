@@ -39,36 +39,12 @@ COMMIT = ("log", "-1", "--no-show-signature", "--format=%an <%ae>%x00%cI%x00%P%x
 _REF_FIELDS = ("objectname", "*objectname", "HEAD", "refname", "symref")
 
 
-class Ref(Struct, frozen=True):
-    """A ref from `git for-each-ref` with `_REF_FIELDS`. `target` is another ref's name, or empty."""
-
-    sha: str
-    peeled: str
-    """The target of an annotated tag; else empty."""
-    head: str
-    name: str
-    target: str
-
-    @property
-    def checked_out(self) -> bool:
-        return self.head == "*" and not self.target
-
-    @property
-    def is_tag(self) -> bool:
-        return self.name.startswith("refs/tags/")
-
-
 class ObjectStore(Struct, frozen=True, kw_only=True):
-    """One directory of git objects. `borrowable`: everyone may read it, so git in a container works for any user."""
+    """A directory of git objects. `borrowable`: everyone may read it, so git in a container works for any user."""
 
     path: Path
-    bytes: int
-    files: int
+    small: bool
     borrowable: bool
-
-    @property
-    def small(self) -> bool:
-        return self.bytes <= COPY_UP_TO_BYTES and self.files <= COPY_UP_TO_FILES
 
 
 _Asked = tuple[RepositoryView, list[git.Running]]
@@ -157,8 +133,9 @@ def discover(
         listed = git.run(
             _refs_with(tuple("" if name.startswith("*") else name for name in _REF_FIELDS)), here, cwd=root
         )
-    found = parse_refs(listed)
-    branch = next((ref.name for ref in found if ref.checked_out), "")
+    # `peeled`: the target of an annotated tag; `target`: of a symbolic ref; both may be empty.
+    found = [tuple(line.split("\0")) for line in os.fsdecode(listed).split("\n") if line]
+    branch = next((name for _, _, mark, name, target in found if mark == "*" and not target), "")
     origin = settings.get("remote.origin.url", ())
     objects = root / (inherited.get("GIT_OBJECT_DIRECTORY") or common_dir / "objects")
     return Source(
@@ -173,13 +150,15 @@ def discover(
         commit=of_commit[0].result(check=False)[1] if of_commit else b"",
         branch=branch.removeprefix("refs/heads/") or None,
         tags=tuple(
-            ref.name.removeprefix("refs/tags/") for ref in found if ref.is_tag and head in (ref.sha, ref.peeled)
+            name.removeprefix("refs/tags/")
+            for sha, peeled, _, name, _ in found
+            if name.startswith("refs/tags/") and head in (sha, peeled)
         ),
         origin_url=origin[-1] if origin else None,
         read_only_mounts=to_borrow(object_stores(objects)) + _borrowed_by_modules(git_dir, objects),
         object_format=settings.get("extensions.objectformat", ("sha1",))[-1],
         shallow=shallow == "true",
-        refs=tuple((ref.name, ref.sha, ref.target) for ref in found),
+        refs=tuple((name, sha, target) for sha, _, _, name, target in found),
         config=settings,
         environment={
             name: value for name, value in environ.items() if git.is_config(name) or name not in git.LOCAL_VARIABLES
@@ -279,10 +258,6 @@ def parse_config(data: bytes) -> dict[str, tuple[str, ...]]:
         key, given, value = os.fsdecode(item).partition("\n")
         result[key] = (*result.get(key, ()), without_credentials(value) if given else "true")  # as in "[core] autocrlf"
     return result
-
-
-def parse_refs(data: bytes) -> list[Ref]:
-    return [Ref(*line.split("\0")) for line in os.fsdecode(data).split("\n") if line]
 
 
 def truth(values: tuple[str, ...], default: bool) -> bool:
@@ -409,33 +384,31 @@ def _not_a_list(file: Path) -> RequestError:
 
 
 def measure_store(objects: Path) -> ObjectStore:
-    """Return size, number of files, and whether everyone may read it. Loose objects are counted, not measured."""
+    """Tell whether a store is small, and whether everyone may read it. Loose objects are counted, not measured."""
     size = files = 0
-    readable = True
+    read = [(str(objects), _ENTER)]
     for entry in os.scandir(objects):
-        name = entry.name
         if not entry.is_dir(follow_symlinks=False):
             continue
-        if name == "pack":
-            readable &= _others_may(entry.path, stat.S_IROTH | stat.S_IXOTH)
-            for pack in os.scandir(entry.path):
-                status = pack.stat(follow_symlinks=False)
-                size += status.st_size
-                files += 1
-                readable &= bool(status.st_mode & stat.S_IROTH)
-        elif len(name) == 2:
+        if entry.name == "pack":
+            packs = list(os.scandir(entry.path))
+            files += len(packs)
+            size += sum(pack.stat(follow_symlinks=False).st_size for pack in packs)
+            read += [(entry.path, _ENTER), *((pack.path, stat.S_IROTH) for pack in packs)]
+        elif len(entry.name) == 2:
             try:
                 inside = os.listdir(entry.path)  # noqa: PTH208
             except FileNotFoundError:
                 continue  # a gc emptied and removed it
             files += len(inside)
             size += 4096 * len(inside)
-            if inside:
-                readable &= _others_may(entry.path, stat.S_IROTH | stat.S_IXOTH)
-                # One object shows the umask of a writer; checking all would take thousands of calls.
-                readable &= _others_may(os.path.join(entry.path, inside[0]), stat.S_IROTH)  # noqa: PTH118
-    readable &= _others_may(str(objects), stat.S_IROTH | stat.S_IXOTH)
-    return ObjectStore(path=objects, bytes=size, files=files, borrowable=readable)
+            # One object shows the umask of a writer; checking all would take thousands of calls.
+            read += [(entry.path, _ENTER), *((f"{entry.path}/{name}", stat.S_IROTH) for name in inside[:1])]
+    small = size <= COPY_UP_TO_BYTES and files <= COPY_UP_TO_FILES
+    return ObjectStore(path=objects, small=small, borrowable=all(_others_may(*each) for each in read))
+
+
+_ENTER = stat.S_IROTH | stat.S_IXOTH
 
 
 def _others_may(path: str, bits: int) -> bool:

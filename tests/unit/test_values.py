@@ -26,7 +26,6 @@ CHANGE = {
     *("Candidate", "EntryCandidate", "GitHubCandidate", "JobCandidate", "WorkflowScope", "ContainerOptions"),
     *("Shapes", "GitHubShapes", "GitLabShapes", "Problems", "File"),
     *(
-        "_Copied",
         "_Draft",
         "_Packed",
         "_Scope",
