@@ -18,11 +18,11 @@ from loom.snapshot.index import Index, directories, lstat, modes_count, pin_name
 from loom.snapshot.inside import directory_in, remove_empty
 from loom.snapshot.lock import occupied
 from loom.snapshot.manifest import FILLING, Manifest, write_manifest
-from loom.snapshot.model import Rules, Snapshot, SnapshotCanceled, Source, Submodule, readable
+from loom.snapshot.model import Snapshot, SnapshotCanceled, Source, Submodule, readable
 from loom.snapshot.proof import Filled, Proof
 from loom.snapshot.questions import Questions
 from loom.snapshot.removal import delete
-from loom.snapshot.renewal import KnownFiles, Renewal, known_files
+from loom.snapshot.renewal import KnownFiles, Renewer, known_files
 from loom.snapshot.repository import as_under_git
 from loom.util.bounded import listed
 from loom.util.paths import own_directories
@@ -188,6 +188,7 @@ class _Filling:
         """The outermost source's object stores, as containers will see them."""
         self._files = files
         """What stands in the target already."""
+        self._renewer: Renewer | None = None
         self._own = self._own_directories()
         self._done = Filled(prefix=prefix or "")
         self._questions = Questions(source, git_dir, self._own, outermost=self._is_outermost)
@@ -212,12 +213,7 @@ class _Filling:
 
     def _run(self) -> Filled:
         source, done = self._source, self._done
-        done.rules = Rules(
-            excludes=layout.excludes_of(source),
-            attributes=layout.attributes_of(source),
-            own_attributes=layout.own_attributes_of(source),
-            config=tuple(tree.hashing_config(source)),
-        )
+        done.rules = layout.rules_of(source, tree.hashing_config(source))
         unlisted = self._copy()
         index, new, found = self._index, self._new, self._found
         self._check()
@@ -243,15 +239,18 @@ class _Filling:
         since_ns = time.time_ns() - _TICK_NS
         (self._git_dir / "objects").mkdir(parents=True, exist_ok=self._files is not None)
         data = layout.copy_index(source, self._git_dir)
-        with self._pool(since_ns) as pool:
+        root, target = source.root, self._target
+        if self._files is not None:
+            self._renewer = Renewer(root, target, self._files, since_ns=since_ns)
+        with CopyPool(root, target, since_ns=since_ns, cancel=self._cancel, own=self._renewer) as pool:
             pool.prepare(len(data) // _INDEX_ENTRY)
             self._lay_out(data)
             index = self._index = Index(questions.index())
             about = len(index.items)
             questions.ask()
             tracked = index.tracked(source, outermost=self._is_outermost)
-            if isinstance(pool, Renewal):
-                tracked = self._make_way(pool, index, list(tracked))
+            if self._renewer is not None:
+                tracked = self._make_way(self._renewer, index, list(tracked))
             found = self._found = pool.copy(tracked, about=about, on_portion=self._progress(about))
             listed, unlisted = questions.new_files()
             new = self._new = new_files(source, listed, outermost=self._is_outermost)
@@ -262,24 +261,18 @@ class _Filling:
                 about=len(new.files),
                 on_portion=self._progress(about + len(new.files), found.files),
             )
-            if isinstance(pool, Renewal):
-                pool.finish((*found.absent, *more.absent))
+            if self._renewer is not None:
+                self._renewer.finish((*found.absent, *more.absent))
         self._vanished = set(more.absent)
         found.add(vars(more))
         return unlisted
 
-    def _pool(self, since_ns: int) -> CopyPool:
-        source, target = self._source.root, self._target
-        if self._files is None:
-            return CopyPool(source, target, since_ns=since_ns, cancel=self._cancel)
-        return Renewal(source, target, self._files, since_ns=since_ns, cancel=self._cancel)
-
-    def _make_way(self, pool: Renewal, index: Index, tracked: list[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+    def _make_way(self, renewer: Renewer, index: Index, tracked: list[tuple[str, int]]) -> Iterator[tuple[str, int]]:
         """Remove what is not in the snapshot any more. SnapshotError for what can't be renewed."""
         new = new_files(self._source, self._questions.new_files()[0], outermost=self._is_outermost)
         if index.pinned or index.gitlinks or index.replaced or new.repositories:
             raise SnapshotError("hidden files and nested repositories are laid out from the start")
-        pool.keep_only((*(path for path, _ in tracked), *new.files))
+        renewer.keep_only((*(path for path, _ in tracked), *new.files))
         return iter(tracked)
 
     def _lay_out(self, data: bytes) -> None:

@@ -326,25 +326,8 @@ def _in_kernel(copier: Copier, reading: int, writing: int, size: int) -> int:
         if moved or not size:
             return moved
     # Between file systems, or on one that returns nothing.
-    copier._move = _sendfile
-    return moved + _sendfile(copier, reading, writing, size - moved)
-
-
-def _sendfile(copier: Copier, reading: int, writing: int, size: int) -> int:
-    moved = 0
-    try:
-        while moved < size:
-            got = os.sendfile(writing, reading, None, min(size - moved, _CHUNK))
-            if got == 0:
-                break
-            moved += got
-            copier.check()
-    except OSError as error:
-        if error.errno not in _NOT_SUPPORTED:
-            raise
-        copier._move = _read_write
-        return moved + _read_write(copier, reading, writing, size - moved)
-    return moved
+    copier._move = _read_write
+    return moved + _read_write(copier, reading, writing, size - moved)
 
 
 def _read_write(copier: Copier, reading: int, writing: int, size: int) -> int:

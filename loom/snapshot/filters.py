@@ -128,7 +128,7 @@ def ids_at_home(
     there = [path for path in paths if file_mode(source.root / path) is not None]
     try:
         # In one process, like `git add`: filters may start slowly or not support concurrency.
-        found, stderr = _ids(there, environment, source.root)
+        found, stderr = ids_of(there, environment, source.root)
     except git.GitFailed as error:
         if failed(error.stderr):
             raise
@@ -145,19 +145,10 @@ def ids_at_home(
     return entries, stderr
 
 
-def raw_ids(paths: Sequence[str], environment: Mapping[str, str], workspace: Path) -> dict[str, str]:
-    """Return the ids of the files' unfiltered bytes."""
-    return _ids(paths, environment, workspace, "--no-filters")[0]
-
-
-def ids_of(paths: Sequence[str], environment: Mapping[str, str], workspace: Path) -> dict[str, str]:
-    """Return the ids of the files as git would store them."""
-    return _ids(paths, environment, workspace)[0]
-
-
-def _ids(
+def ids_of(
     paths: Sequence[str], environment: Mapping[str, str], place: Path, *switches: str
 ) -> tuple[dict[str, str], str]:
+    """Return the ids of the files as git would store them (`--no-filters`: of their bytes as they are), and its messages."""
     if not paths:
         return {}, ""
     # Quoted, because git would misread paths with line breaks.

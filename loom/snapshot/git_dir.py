@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from loom.cancel import Cancel
@@ -114,41 +114,36 @@ def _write_refs(source: Source, git_dir: Path) -> None:
     (git_dir / "packed-refs").write_bytes(os.fsencode("".join(packed)))
 
 
-def excludes_of(source: Source) -> bytes:
-    """The ignore rules that lie outside of the work tree, weakest first: the user's own, then the repository's."""
-    found = (_users(source, "core.excludesfile", "ignore"), _repositorys(source, "exclude"))
+def rules_of(source: Source, config: Iterable[tuple[str, str]]) -> Rules:
+    """Read the rules that lie outside of the work tree: the user's own count below those in it, the repository's above."""
+    excludes, attributes = (_content(path, Path.read_bytes) for path in _users(source))
+    own_excludes, own_attributes = (_content(path, read_regular) for path in _own(source))
     # Git passes over a byte-order mark only where a file begins.
-    rules = (data.removeprefix(codecs.BOM_UTF8) for data in found)
-    return b"".join(data if data.endswith(b"\n") else data + b"\n" for data in rules if data)
-
-
-def attributes_of(source: Source) -> bytes:
-    """The user's own attributes, which count below those in the work tree."""
-    return _users(source, "core.attributesfile", "attributes")
-
-
-def own_attributes_of(source: Source) -> bytes:
-    """The repository's attributes that lie outside of the work tree, and count above those in it."""
-    return _repositorys(source, "attributes")
+    found = (data.removeprefix(codecs.BOM_UTF8) for data in (excludes, own_excludes))
+    return Rules(
+        excludes=b"".join(data if data.endswith(b"\n") else data + b"\n" for data in found if data),
+        attributes=attributes,
+        own_attributes=own_attributes,
+        config=tuple(config),
+    )
 
 
 def rule_files(source: Source) -> list[Path]:
     """Return the files that these rules are read from, also those that may come."""
-    own = (_user_file(source, "core.excludesfile", "ignore"), _user_file(source, "core.attributesfile", "attributes"))
-    return [*filter(None, own), *(source.common_dir / "info" / name for name in ("exclude", "attributes"))]
+    return [*filter(None, _users(source)), *_own(source)]
 
 
-def _repositorys(source: Source, name: str) -> bytes:
+def _own(source: Source) -> list[Path]:
+    return [source.common_dir / "info" / name for name in ("exclude", "attributes")]
+
+
+def _users(source: Source) -> list[Path | None]:
+    return [_user_file(source, "core.excludesfile", "ignore"), _user_file(source, "core.attributesfile", "attributes")]
+
+
+def _content(path: Path | None, read: Callable[[Path], bytes]) -> bytes:
     try:
-        return read_regular(source.common_dir / "info" / name)
-    except OSError:
-        return b""
-
-
-def _users(source: Source, key: str, default: str) -> bytes:
-    path = _user_file(source, key, default)
-    try:
-        return b"" if path is None else path.read_bytes()
+        return b"" if path is None else read(path)
     except OSError:
         return b""
 

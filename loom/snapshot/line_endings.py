@@ -76,7 +76,7 @@ def _restore_ids(environment: Mapping[str, str], workspace: Path) -> list[str]:
     there = _containing("$Id", environment, workspace)
     paths = filters.filtered(there, frozenset(), environment, workspace, also=("ident",))
     found = []
-    for path, sha in filters.ids_of(paths, environment, workspace).items():
+    for path, sha in filters.ids_of(paths, environment, workspace)[0].items():
         data = (workspace / path).read_bytes()
         if _write(workspace / path, data, _ID.sub(b"$Id: %s $" % sha.encode(), data)):
             found.append(path)

@@ -118,7 +118,7 @@ class Proof:
             here = self.here(index=self._git_dir / "index", config=self._done.rules.config)
             drivers = filters.at_home(self._done.rules.config)
             found = filters.filtered(sorted(set(paths)), drivers, here, self._target, also=filters.HIDING)
-            raw = tuple(filters.raw_ids(found, here, self._target).items())
+            raw = tuple(filters.ids_of(found, here, self._target, "--no-filters")[0].items())
             self._done.rules = replace(self._done.rules, raw=raw)
 
     def _take_back(self, refused: list[str]) -> None:

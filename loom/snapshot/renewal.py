@@ -15,10 +15,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import copy_files
-from loom.snapshot.copy_workers import CopyPool, could_not_write
+from loom.snapshot.copy_workers import could_not_write
 from loom.snapshot.index import ancestors, walk
 from loom.snapshot.model import Source
 
@@ -59,35 +58,26 @@ def _facts(status: os.stat_result) -> Facts:
     return status.st_mode, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-class Renewal(CopyPool):
-    """A pool that copies into a workspace where files stand already; in this thread, since few differ."""
+class Renewer(copy_files.Copier):
+    """Copies into a workspace where files stand already. `files` are those that were not visited yet."""
 
-    def __init__(self, source: Path, target: Path, files: KnownFiles, *, since_ns: int, cancel: Cancel) -> None:
-        self._copier = _Renewer(str(source), str(target), files.files, since_ns=since_ns)
-        super().__init__(source, target, since_ns=since_ns, cancel=cancel, own=self._copier)
+    def __init__(self, source: Path, target: Path, known: KnownFiles, *, since_ns: int) -> None:
+        super().__init__(str(source), str(target), since_ns=since_ns)
+        self._workspace = target
+        self.files = dict(known.files)
 
     def keep_only(self, paths: Iterable[str]) -> None:
         """Remove what the snapshot no longer has, so that nothing is in the way of what it has now."""
         try:
-            self._copier.remove(self._copier.files.keys() - set(paths))
+            self.remove(self.files.keys() - set(paths))
         except OSError as error:
-            raise could_not_write(Path(self._target), copy_files.WriteFailed(error.filename, error.errno)) from error
+            raise could_not_write(self._workspace, copy_files.WriteFailed(error.filename, error.errno)) from error
 
     def finish(self, absent: Iterable[str]) -> None:
         """Remove what the source turned out not to have."""
-        self.keep_only(self._copier.files.keys() - set(absent))
-        if self._copier.files:
-            raise SnapshotError(f"{self._target}: files were neither renewed nor removed")
-
-
-class _Renewer(copy_files.Copier):
-    """`files` are those that were not visited yet."""
-
-    def __init__(
-        self, source: str, target: str, files: dict[str, tuple[Facts, Facts] | None], *, since_ns: int
-    ) -> None:
-        super().__init__(source, target, since_ns=since_ns)
-        self.files = dict(files)
+        self.keep_only(self.files.keys() - set(absent))
+        if self.files:
+            raise SnapshotError(f"{self._workspace}: files were neither renewed nor removed")
 
     def remove(self, paths: Iterable[str]) -> None:
         """Remove these files, and directories that are empty then."""

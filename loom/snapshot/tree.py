@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -22,6 +23,8 @@ from loom.snapshot.model import Change, Source
 from loom.storage.selection import Tracked
 
 _ZERO_MODE = "000000"
+_Tree = dict[bytes, tuple[str, str]]
+"""name -> (mode, id) in one directory."""
 
 
 class IndexEdits(Struct):
@@ -153,14 +156,18 @@ def tree_of(environment: Mapping[str, str], head_tree: str, changes: Sequence[Ch
     if not changes:
         return head_tree
     algorithm = "sha1" if len(head_tree) == 40 else "sha256"
-    with _Trees(environment, len(head_tree) // 2) as trees:
-        rebuilt = _rebuild(trees, head_tree, [(os.fsencode(change.path), change) for change in changes], algorithm)
+    streams = subprocess.PIPE, subprocess.PIPE, subprocess.DEVNULL
+    with git.started(("cat-file", "--batch"), environment, streams=streams) as process:
+        read = partial(_tree, process, len(head_tree) // 2)
+        rebuilt = _rebuild(read, head_tree, [(os.fsencode(change.path), change) for change in changes], algorithm)
     return rebuilt or hashlib.new(algorithm, b"tree 0\0").hexdigest()
 
 
-def _rebuild(trees: _Trees, sha: str | None, changes: Sequence[tuple[bytes, Change]], algorithm: str) -> str | None:
+def _rebuild(
+    read: Callable[[str], _Tree], sha: str | None, changes: Sequence[tuple[bytes, Change]], algorithm: str
+) -> str | None:
     """The id of one directory after `changes`, paths relative to it; None when nothing is left in it."""
-    entries = trees.read(sha) if sha is not None else {}
+    entries = read(sha) if sha is not None else {}
     below: dict[bytes, list[tuple[bytes, Change]]] = {}
     here: list[tuple[bytes, Change]] = []
     for path, change in changes:
@@ -175,7 +182,7 @@ def _rebuild(trees: _Trees, sha: str | None, changes: Sequence[tuple[bytes, Chan
             entries.pop(name, None)
     for name, inside in below.items():
         mode, old = entries.get(name, ("", None))
-        rebuilt = _rebuild(trees, old if mode == "40000" else None, inside, algorithm)
+        rebuilt = _rebuild(read, old if mode == "40000" else None, inside, algorithm)
         if rebuilt is None:
             entries.pop(name, None)
         else:
@@ -198,49 +205,28 @@ def _tree_id(entries: Mapping[bytes, tuple[str, str]], algorithm: str) -> str:
     return hashlib.new(algorithm, b"tree %d\0" % len(data) + data).hexdigest()
 
 
-class _Trees:
-    """Reads trees, one question after the other, from one git process."""
-
-    def __init__(self, environment: Mapping[str, str], id_bytes: int) -> None:
-        self._id_bytes = id_bytes
-        streams = subprocess.PIPE, subprocess.PIPE, subprocess.DEVNULL
-        self._process = git.started(("cat-file", "--batch"), environment, streams=streams)
-
-    def __enter__(self) -> _Trees:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except OSError:
-                    pass  # the process is gone already; `read` has reported it
-        self._process.wait()  # no limit: its input is closed
-
-    def read(self, sha: str) -> dict[bytes, tuple[str, str]]:
-        """name -> (mode, id). SnapshotError when there is no such tree."""
-        asking, answers = self._process.stdin, self._process.stdout
-        assert asking is not None
-        assert answers is not None
-        try:
-            asking.write(sha.encode() + b"\n")
-            asking.flush()
-            header = answers.readline().split()
-        except BrokenPipeError:
-            header = []
-        if len(header) != 3 or header[1] != b"tree":
-            raise SnapshotError(f"git has no tree {sha} here", hint="see what `git fsck` says", code="TREE_MISSING")
-        data = answers.read(int(header[2]) + 1)[:-1]
-        result: dict[bytes, tuple[str, str]] = {}
-        position = 0
-        while position < len(data):
-            space = data.index(b" ", position)
-            end = data.index(b"\0", space)
-            after = end + 1 + self._id_bytes
-            result[data[space + 1 : end]] = (data[position:space].decode(), data[end + 1 : after].hex())
-            position = after
-        return result
+def _tree(process: subprocess.Popen[bytes], id_bytes: int, sha: str) -> _Tree:
+    """Ask `git cat-file --batch` for a tree. SnapshotError when there is none."""
+    asking, answers = process.stdin, process.stdout
+    assert asking is not None
+    assert answers is not None
+    try:
+        os.write(asking.fileno(), sha.encode() + b"\n")  # nothing stays in a buffer
+        header = answers.readline().split()
+    except BrokenPipeError:
+        header = []
+    if len(header) != 3 or header[1] != b"tree":
+        raise SnapshotError(f"git has no tree {sha} here", hint="see what `git fsck` says", code="TREE_MISSING")
+    data = answers.read(int(header[2]) + 1)[:-1]
+    result: _Tree = {}
+    position = 0
+    while position < len(data):
+        space = data.index(b" ", position)
+        end = data.index(b"\0", space)
+        after = end + 1 + id_bytes
+        result[data[space + 1 : end]] = (data[position:space].decode(), data[end + 1 : after].hex())
+        position = after
+    return result
 
 
 def parse_raw(data: bytes) -> tuple[Change, ...]:

@@ -310,7 +310,8 @@ def _compare_bytes(
     if not through and not suspects:
         return []
     known = {path: sha for path, (_, sha) in before.items()}
-    ids = filters.raw_ids([*through, *(path for path in suspects if path in known)], here, root)
+    looked_at = [*through, *(path for path in suspects if path in known)]
+    ids, _ = filters.ids_of(looked_at, here, root, "--no-filters")
     decided = set(through) | {path for path in ids if ids[path] == known.get(path)}
     untold = []
     for path in sorted(decided):

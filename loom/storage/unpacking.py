@@ -23,7 +23,7 @@ from typing import IO, cast
 
 from msgspec import Struct
 
-from loom.storage.tar import Check, CheckedStream, Content, Item, TarEntry, read
+from loom.storage.tar import Content, Item, TarEntry, read
 from loom.util.paths import below, normal
 
 MOST_ENTRIES = 4_000_000
@@ -127,15 +127,13 @@ class EntryWriter(Struct, kw_only=True):
         self.bytes += entry.size
 
 
-def unpack(
-    stream: Content, root: Path, *, check: Check = lambda: None, on_special: Callable[[str, str], None] | None = None
-) -> EntryWriter:
+def unpack(stream: Content, root: Path, *, on_special: Callable[[str, str], None] | None = None) -> EntryWriter:
     """Unpack a tar archive over the directory `root`; a file replaces a file. Removes written files on failure.
 
     UnsafeArchive for unsafe entries, DamagedArchive for an invalid or truncated archive, OSError when `root` can't be
-    written. `check` may stop it. `on_special` gets each device or FIFO, which is skipped; without it, one is unsafe.
+    written. `on_special` gets each device or FIFO, which is skipped; without it, one is unsafe.
     """
-    items = read(CheckedStream(stream, check))
+    items = read(stream)
     return unpack_items(checked(items if on_special is None else _without_special(items, on_special)), root)
 
 

@@ -215,8 +215,10 @@ def _entry(path: str, kind: Kind, status: os.stat_result, target: str = "") -> T
     return TarEntry(path, kind, mode, status.st_mtime_ns, size, target)
 
 
-class Archiver(Protocol):
-    """The tar operations of a session (`providers.base.Session`)."""
+class TarSession(Protocol):
+    """What a view needs of a session (`providers.base.Session`)."""
+
+    def workspace_view(self) -> Path | None: ...
 
     def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = ...) -> Iterator[bytes]: ...
 
@@ -226,7 +228,7 @@ class Archiver(Protocol):
 class TarView:
     """A place that exchanges tar streams."""
 
-    def __init__(self, archiver: Archiver, check: Check = _go_on) -> None:
+    def __init__(self, archiver: TarSession, check: Check = _go_on) -> None:
         self._archiver = archiver
         self.check = check
 
@@ -284,7 +286,3 @@ def view_of(session: TarSession, check: Check = _go_on) -> WorkspaceView:
     """Return how to reach a session's workspace view."""
     directory = session.workspace_view()
     return TarView(session, check) if directory is None else DirectoryView(directory, check)
-
-
-class TarSession(Archiver, Protocol):
-    def workspace_view(self) -> Path | None: ...

@@ -43,7 +43,7 @@ CHANGE = {
 """They are filled as somebody works on them."""
 WITHOUT_NAMES = {
     *("Literal", "Context", "Property", "Wildcard", "Call", "Negation", "Binary", "Part", "NotSet"),
-    *("Key", "Keyword", "Shape", "Type", "Withheld", "Ref", "ArtifactFile", "TarEntry", "Problems"),
+    *("Key", "Keyword", "Shape", "Type", "Withheld", "ArtifactFile", "TarEntry", "Problems"),
     *("New", "Index", "IndexEdits", "Applied", "Filled", "KnownFiles"),
     *("_Free", "_Packed", "_Part", "_Piece", "_Waiting"),
 }

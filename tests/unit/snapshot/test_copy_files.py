@@ -373,7 +373,7 @@ def test_a_file_that_grows_meanwhile_is_copied_again(source: Path, target: Path,
     assert pauses == [0.005]
 
 
-@pytest.mark.parametrize("way", [copy_files._in_kernel, copy_files._sendfile, copy_files._read_write])
+@pytest.mark.parametrize("way", [copy_files._in_kernel, copy_files._read_write])
 @pytest.mark.parametrize("holes", [False, True])
 @pytest.mark.parametrize("lefts", [[0], [3], [9, 6, 3]])
 def test_a_file_that_shrinks_meanwhile_is_copied_again(
@@ -455,7 +455,7 @@ def test_a_file_that_goes_away_meanwhile_leaves_nothing(
     assert list(target.iterdir()) == []
 
 
-@pytest.mark.parametrize("way", [copy_files._in_kernel, copy_files._sendfile, copy_files._read_write])
+@pytest.mark.parametrize("way", [copy_files._in_kernel, copy_files._read_write])
 def test_a_stopped_copy_ends_within_a_file(
     source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, way: Callable[..., int]
 ) -> None:
@@ -517,7 +517,7 @@ def test_where_the_kernel_can_not_another_way_is_taken(
 
 
 @pytest.mark.parametrize("refusing", [None, "copy_file_range", "sendfile"])
-@pytest.mark.parametrize("way", [copy_files._in_kernel, copy_files._sendfile, copy_files._read_write])
+@pytest.mark.parametrize("way", [copy_files._in_kernel, copy_files._read_write])
 def test_as_much_is_copied_as_is_asked_for_though_the_way_changes_within_a_file(
     source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, way: Callable[..., int], refusing: str | None
 ) -> None:
