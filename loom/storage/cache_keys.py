@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from loom.errors import CacheError
 from loom.plan.model import Cache as Spec
 from loom.plan.model import CacheKeyFiles
+from loom.plan.origin import origin_of
 from loom.storage.selection import PathSelection, Tracked, UnsafePath
 from loom.storage.workspace import DirectoryView
 from loom.util import untrusted_files as files
@@ -32,18 +31,9 @@ def project_of(origin: str | None, root: Path) -> str:
 
 
 def _name_of(origin: str | None) -> str:
-    if not origin:
-        return ""
-    scp = re.fullmatch(r"(?:[^@/:]+@)?([^/:]+):(?!//)(.+)", origin)
-    if scp is not None:
-        host, path = scp[1], scp[2]
-    else:
-        try:
-            parts = urlsplit(origin)
-            host, path = parts.hostname or "", parts.path
-        except ValueError:
-            host, path = "", origin
-    return f"{host.lower()}/{path.strip('/').removesuffix('.git')}".lstrip("/")
+    if found := origin_of(origin):
+        return f"{found.host.lower()}/{found.path}"
+    return (origin or "").removeprefix("file://").strip("/").removesuffix(".git")
 
 
 def _repository(root: Path) -> Path:

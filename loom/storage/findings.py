@@ -19,7 +19,6 @@ MAX_BYTES = 16 << 20
 MAX_FINDINGS = 1000
 _MAX_MESSAGE = 2000
 _MAX_PATH = 1000
-_MAX_ARGUMENT = 500
 _RANK = {"blocker": 0, "critical": 0, "error": 0, "major": 1, "minor": 2, "warning": 2, "note": 4, "none": 4}
 _LEAST = 3
 """The rank of an unknown level; what only informs is above, and is no finding beside those that are."""
@@ -125,13 +124,10 @@ class _Message(Struct):
     text: str | None = None
     markdown: str | None = None
     id: str | None = None
-    arguments: list[str] = []
 
 
 class _Location(Struct):
     uri: str | None = None
-    uriBaseId: str | None = None
-    index: int = -1
 
 
 class _Region(Struct):
@@ -188,15 +184,9 @@ class _Tool(Struct):
     driver: _Driver
 
 
-class _Artifact(Struct):
-    location: _Location | None = None
-
-
 class _Run(Struct):
     tool: _Tool
     results: list[_Result] | None = None
-    artifacts: list[_Artifact] = []
-    originalUriBaseIds: dict[str, _Location] = {}
 
 
 class _Sarif(Struct):
@@ -228,37 +218,20 @@ def _of_result(result: _Result, run: _Run, rules: Mapping[str, _Rule], project_d
     level = result.level or (rule.defaultConfiguration.level if rule and rule.defaultConfiguration else "warning")
     place = next((each.physicalLocation for each in result.locations if each.physicalLocation), _Physical())
     region = place.region or _Region()
-    path = _path(place.artifactLocation, run, project_dir)
-    message = _text(result.message, rule)
+    uri = place.artifactLocation.uri if place.artifactLocation else None
+    path = in_project(uri if uri.startswith("file:") else unquote(uri), project_dir) if uri else None
+    message = result.message
+    if message.text is None and message.id is not None and rule is not None:
+        message = rule.messageStrings.get(message.id, message)
     code = rule_id or (rule.id if rule else None)
-    found = _finding(run.tool.driver.name, path, region.startLine, region.startColumn, message, code)
+    found = _finding(
+        run.tool.driver.name, path, region.startLine, region.startColumn, message.text or message.markdown, code
+    )
     return _RANK.get(level, _LEAST), found
 
 
 def _at(items: Sequence[T], index: int) -> T | None:
     return items[index] if 0 <= index < len(items) else None
-
-
-def _text(message: _Message, rule: _Rule | None) -> str | None:
-    if message.text is None and message.id is not None and rule is not None:
-        text = rule.messageStrings.get(message.id, message).text or ""
-        for number, argument in enumerate(message.arguments[:10]):
-            text = text[:_MAX_MESSAGE].replace(f"{{{number}}}", argument[:_MAX_ARGUMENT])
-        return text
-    return message.text or message.markdown
-
-
-def _path(location: _Location | None, run: _Run, project_dir: str) -> str | None:
-    """Relative paths count from their base; a base that a report does not locate is the project."""
-    if location is not None and location.uri is None and (artifact := _at(run.artifacts, location.index)) is not None:
-        location = artifact.location
-    if location is None or not location.uri:
-        return None
-    uri = location.uri
-    if ":" not in uri.partition("/")[0] and not uri.startswith("/"):
-        base = run.originalUriBaseIds.get(location.uriBaseId or "", _Location()).uri or ""
-        return in_project(unquote(base + uri) if not base.startswith("file:") else base + uri, project_dir)
-    return in_project(uri, project_dir)
 
 
 _READERS: Mapping[Kind, Callable[[IO[bytes], str], _Ranked]] = {"codequality": _codequality, "sarif": _sarif}

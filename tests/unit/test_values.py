@@ -86,7 +86,6 @@ GIVEN_BY_NOBODY: dict[str, object] = {
     "KnownFiles.plain": True,
     "Stored.schema": 2,
     "_Issue.type": "issue",
-    "_Location.index": -1,
     "_Suppression.status": "accepted",
     "_RuleReference.index": -1,
     "_Result.ruleIndex": -1,
