@@ -328,10 +328,7 @@ class _Filling:
             self._done.leave_out(changed[0], why)
 
     def _look_again(self, changes: Mapping[str, str], unseen: set[str], edits: tree.IndexEdits) -> None:
-        """Record the files that git must inspect in the workspace, because the index's facts may not apply.
-
-        git does not inspect the `unseen` ones.
-        """
+        """Record the files that git must inspect in the workspace, except `unseen` ones: the index's facts may not apply."""
         index, found = self._index, self._found
         swapped = set(found.recent) | set(found.unstable)
         other = index.unmerged.keys() | index.replaced
@@ -348,10 +345,7 @@ class _Filling:
             self._proof.reset(edits.reset)
 
     def _stat_may_lie(self, path: str) -> bool:
-        """Return whether a copy's time and size could match the index although its content differs.
-
-        The index also has the source's change time and inode, which are useless in the workspace.
-        """
+        """Return whether a copy's time and size could match the index although its content differs."""
         status = lstat(self._source.root / path)
         return status is None or status.st_ctime_ns // 1_000_000_000 != status.st_mtime_ns // 1_000_000_000
 

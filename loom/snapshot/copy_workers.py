@@ -1,7 +1,4 @@
-"""Distribute the copy of a tree over this thread and, for large trees, helper processes.
-
-On two busy cores, 5,000 files take 0.75 of the time that one process takes.
-"""
+"""Distribute the copy of a large tree over helper processes: on two cores 5,000 files take 0.75 of one process's time."""
 
 from __future__ import annotations
 

@@ -5,9 +5,8 @@ of whose configuration git sees a short list (`snapshot.repository`). No process
 for a password, or fetches an object that is missing; only one that `for_server` made the environment of may talk to a server, and
 it has no repository but loom's own. The user's own configuration (system, home, environment) counts.
 
-Snapshots are taken and proved by git itself, not libgit2: a git process costs 3 ms, `import pygit2` 40 to 100, and
-libgit2's status takes twice the time on a large tree (docs/benchmarks.md). git is also the only authority on its own
-behaviour. `snapshot.objects` uses libgit2 for commands that need only objects.
+Snapshots are taken and proved by git itself: a git process costs 3 ms, `import pygit2` 40 to 100, and libgit2's status takes
+twice the time on a large tree (docs/benchmarks.md).
 """
 
 from __future__ import annotations

@@ -262,10 +262,7 @@ def tree_of_index(index: bytes, digest_size: int) -> str | None:
 
 
 def _extensions(index: bytes, name: bytes) -> Iterator[bytes]:
-    """Return candidates for an extension's content: the bytes after its name and size.
-
-    The name may also occur inside a file name.
-    """
+    """Return candidates for an extension's content; the name may also occur inside a file name."""
     at = index.find(name)
     while at >= 0:
         end = _end_of_extension(index, at)

@@ -1,7 +1,5 @@
-"""The data with which `verify` rebuilds a snapshot's tree: the commit and its differences. Stored in the workspace's
-`.git`.
-
-It is untrusted: the rebuilt tree must have the id in the receipt.
+"""The data with which `verify` rebuilds a snapshot's tree. Stored in the workspace's `.git`, and untrusted: the receipt has
+the id that the rebuilt tree must have.
 """
 
 from __future__ import annotations

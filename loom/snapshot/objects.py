@@ -1,9 +1,7 @@
-"""Git's objects by libgit2: trees to compare, patches to make, commits to name.
+"""Git's objects by libgit2: patches to make, commits to name.
 
 Only for commands that read a record: the import costs 40 ms, which the start of a run does not pay. Objects are read
 by their ids from one store, so nothing else of a repository counts: no configuration, reference, attribute or hook.
-git itself does the rest: filters, attributes and the index have to be what they are for the user's git. It also proves
-trees, since libgit2 reads no SHA-256 objects.
 """
 
 from __future__ import annotations

@@ -5,9 +5,6 @@ git reads a repository's configuration from `$GIT_COMMON_DIR/config`, so every g
 loom's own: a view with links to the repository's objects and refs, and with a configuration that loom wrote from the list
 below. git does not see what else the repository's file says: programs, addresses, includes, keys of later versions of git.
 The name of a view is the digest of its content, so a view never changes and any number of processes may use it.
-
-libgit2 would start no program for this either, but it reads no SHA-256 repository, and its import takes longer than all of
-git's answers at the start of a run.
 """
 
 from __future__ import annotations
@@ -141,10 +138,7 @@ def with_filters(found: RepositoryView, environ: Mapping[str, str]) -> Repositor
 def as_under_git(
     found: RepositoryView, filters: Iterable[tuple[str, str]], *, elsewhere: bool = False
 ) -> list[tuple[str, str]]:
-    """Return filters that find the repository as under the user's git, with the whole of its configuration.
-
-    `elsewhere`: they are started outside of its work tree.
-    """
+    """Return filters that find the repository as under the user's git; `elsewhere`: started outside of its work tree."""
     here = os.path.lexists(found.root / ".git") and not elsewhere
     names = "GIT_COMMON_DIR GIT_DIR GIT_WORK_TREE" if here else "GIT_COMMON_DIR"
     return [
@@ -444,10 +438,7 @@ _ESCAPES = {"n": "\n", "t": "\t", "b": "\b"}
 
 
 def parse(text: str) -> list[tuple[str, str]]:
-    """Return the keys and values of a configuration as `git config --list` does, without what it includes.
-
-    ValueError where git would refuse the text.
-    """
+    """Return the keys and values of a configuration, without what it includes. ValueError where git would refuse the text."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n") + "\n"
     found: list[tuple[str, str]] = []
     at, section = 0, ""

@@ -100,8 +100,8 @@ def discover(
     """Find the repository of the checkout at `start` as git does (also by `GIT_DIR` etc.). `commit`: read `Source.commit`.
 
     `modules`: where the git directories of submodules may be. `filters` tells whether those count that the repository's own
-    configuration names. RequestError for a path without a checkout, a bare
-    repository, one without a commit, or one that git or loom refuses.
+    configuration names. RequestError for a path without a checkout, a bare repository, one without a commit, or one that
+    git or loom refuses.
     """
     if not start.is_dir():
         raise RequestError(f"{start}: no such directory", code="NO_REPOSITORY", hint="start loom inside a git checkout")

@@ -1,7 +1,4 @@
-"""Sync between a workspace and its checkout: apply the checkout's later changes, return a patch.
-
-Changes on both sides come from the proof of `verify`: each side's tree against the snapshot's.
-"""
+"""Sync between a workspace and its checkout: apply the checkout's later changes, return a patch."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Prove a workspace from its bytes with a separate git directory.
 
 The workspace's `.git` is untrusted: a job may have changed its index, configuration, refs and objects, and must not
-make loom run a program. Its objects must lead to the tree's id, computed here. git reads the files, not libgit2:
-filters and attributes must apply as in git, and SHA-256 workspaces work too.
+make loom run a program. Its objects must lead to the tree's id, computed here.
 """
 
 from __future__ import annotations

@@ -77,13 +77,10 @@ def collect(
     masker: Masker | None = None,
     tracked: Tracked | None = None,
 ) -> Collected:
-    """Store the files of `spec` in `archive` (tar, gzip), atomically.
+    """Store the files of `spec` in `archive` (tar, gzip), atomically. `tracked`: also all that is not among these.
 
-    `tracked`: keep also all that is not among these.
-
-    An empty result is not an error: `on_output` and the result report missing and skipped files. A file with a secret
-    (found by `masker`) is left out. ArtifactError for a pattern outside the workspace, an unreadable view or an
-    unwritable record; nothing remains then.
+    An empty result is no error. A file with a secret (found by `masker`) is left out. ArtifactError for a pattern outside
+    the workspace, an unreadable view or an unwritable record; nothing remains then.
     """
     selection = _selection(spec, tracked)
     skipped: list[Skipped] = []
@@ -114,11 +111,7 @@ def collect(
 
 
 def restore(archives: Mapping[Path, str | None], view: WorkspaceView) -> Sequence[EntryWriter]:
-    """Unpack archives into a job's view of the workspace, in order: later files win.
-
-    ArtifactError if an archive does not have its SHA-256 from `collect`, or if one contains unsafe entries
-    (`storage.unpacking`).
-    """
+    """Unpack archives into a job's view, in order: later files win. ArtifactError for another SHA-256, and unsafe entries."""
     with _as_artifact_error("restore the artifacts", next(iter(archives)) if len(archives) == 1 else None):
         return view.write(*(partial(_verified, *each) for each in archives.items())) if archives else ()
 

@@ -5,8 +5,6 @@
     <folder>/tmp/                          what is being written; what a killed loom left there goes at the next restore
     <folder>/lock                          held while entries and blobs change, never while anything is packed
 
-A bucket (`bucket.Bucket`) may hold the same entries and blobs for several machines.
-
 A cache is help, not input: nothing here raises because the store is broken. What went wrong is a warning in the result,
 and the job goes on as if there had been no cache. `CacheError` is for the command line, where the store is the subject.
 """

@@ -37,10 +37,7 @@ def _name_of(origin: str | None) -> str:
 
 
 def _repository(root: Path) -> Path:
-    """Return the main checkout of the linked worktree at `root`, else `root`; both sides must refer to each other.
-
-    A `.git` file that merely points to another repository proves nothing.
-    """
+    """Return the main checkout of the linked worktree at `root`, else `root`; both sides must refer to each other."""
     link = root / ".git"
     text = _line_of(link)
     if not text.startswith("gitdir: "):

@@ -36,10 +36,7 @@ class Claim(Struct, frozen=True, kw_only=True):
         return Path(os.fsdecode(bytes.fromhex(self.path_hex)))
 
     def holds_for(self, directory: Path) -> bool:
-        """Return whether this is the same directory, under any name.
-
-        The device number may change at a reboot; the inode number does not.
-        """
+        """Return whether this is the same directory, under any name; the device's number may change at a reboot."""
         try:
             status = directory.lstat()
         except OSError:

@@ -1,7 +1,4 @@
-"""Read findings of linters and scanners: SARIF 2.1.0, and the Code Climate JSON that GitLab calls `codequality`.
-
-Decoding by types keeps only what is named here, and skips the rest without building it.
-"""
+"""Read findings of linters and scanners: SARIF 2.1.0, and the Code Climate JSON that GitLab calls `codequality`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Parse JUnit XML reports of all test runners: totals, and the location of each failure.
-
-Jobs write the reports, so they are parsed as a stream, without entities, up to `MAX_BYTES`.
-"""
+"""Parse JUnit XML reports of all test runners: totals, and the location of each failure."""
 
 from __future__ import annotations
 

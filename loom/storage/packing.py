@@ -72,10 +72,7 @@ def digest_line(digest: str, name: str) -> bytes:
 def packing(
     view: WorkspaceView, selection: PathSelection, skipped: list[Skipped], masker: Masker | None
 ) -> Iterator[tuple[TarEntry, Content | None]]:
-    """Yield the selected files as an archive takes them; `skipped` gets those left out.
-
-    Unreadable files are left out, and files with a secret of `masker` in name, link or content.
-    """
+    """Yield the selected files; `skipped` gets unreadable ones, and those with a secret of `masker` in name, link or content."""
     masker = masker if masker is not None and masker.active else None
     held, left_out = ArchiveTotals(), set[str]()
     for entry, content in _without_secret_names(view.read(selection, skipped.append), masker, skipped.append):

@@ -72,10 +72,7 @@ def _pieces(content: Content, size: int, path: str) -> Iterator[bytes]:
 
 
 def written(out: ByteSink, items: Iterable[tuple[TarEntry, Content | None]]) -> Iterator[TarEntry]:
-    """Write an archive, and yield each entry when it is written. Deterministic: no owner, no times except the entries' own.
-
-    OSError when a file is shorter than its entry states: it changed meanwhile.
-    """
+    """Write an archive without owners, and yield each entry when it is written. OSError for a file that became shorter."""
     size = 0
     for entry, content in items:
         for data in _parts(entry, content):
@@ -152,10 +149,7 @@ def _number(value: int, digits: int = 11) -> bytes:
 
 
 def read(stream: Content) -> Iterator[tuple[TarEntry, Content | None]]:
-    """Yield the entries of a tar archive (GNU, POSIX or older), unchecked; `checked` verifies their safety.
-
-    DamagedArchive for an invalid or truncated one.
-    """
+    """Yield the unchecked entries of a tar archive (GNU, POSIX or older). DamagedArchive for an invalid or truncated one."""
     reader = _Reader(stream)
     more: dict[str, str] = {}
     while True:

@@ -4,10 +4,8 @@ All archives are untrusted: a cache folder may be planted, a record may be a cop
 `checked` verifies every entry before a byte is written:
 
 - Names are relative and never climb; loom's own paths in a workspace are refused.
-- Only files, directories, links and hard links to files of the same archive; set-uid, set-gid and sticky bits are
-  removed.
-- A symbolic link may point anywhere (a virtual environment's `python` does), because nothing follows it: neither
-  unpacking nor any read of loom goes through a link.
+- Only files, directories, links and hard links to files of the same archive; without set-uid, set-gid and sticky bits.
+- A symbolic link may point anywhere (a virtual environment's `python` does), because nothing of loom follows it.
 - The number of entries, their bytes, and the length and depth of names are bounded.
 """
 
@@ -41,11 +39,7 @@ class UnsafeArchive(ValueError):
 
 
 def checked(items: Iterable[tuple[TarEntry, Content | None]], reserved: Iterable[str] = ()) -> Iterator[Item]:
-    """Yield the safe entries with normalised path and mode, without the archive's root.
-
-    UnsafeArchive for an entry that violates the module's rules or is in one of the `reserved` places; previous entries
-    have already been yielded.
-    """
+    """Yield the entries with normalised path and mode, until one breaks the rules or is `reserved`: UnsafeArchive."""
     reserved = tuple(reserved)
     files: set[str] = set()
     links: set[str] = set()

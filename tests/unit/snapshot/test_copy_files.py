@@ -493,16 +493,13 @@ def test_the_umask_is_read_and_unknown_where_nobody_tells_it(
 
 
 @pytest.mark.parametrize("refused", [errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM])
-@pytest.mark.parametrize("ways", [1, 2])
 def test_where_the_kernel_can_not_another_way_is_taken(
-    source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, refused: int, ways: int
+    source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, refused: int
 ) -> None:
     def refuse(*_: object) -> int:
         raise OSError(refused, "no")
 
     monkeypatch.setattr(os, "copy_file_range", refuse)
-    if ways == 2:
-        monkeypatch.setattr(os, "sendfile", refuse)
     content = os.urandom((2 << 20) + 5)
     (source / "file").write_bytes(content)
     (source / "second").write_bytes(b"x")
@@ -513,10 +510,10 @@ def test_where_the_kernel_can_not_another_way_is_taken(
     copier.close()
     assert (target / "file").read_bytes() == content
     assert (target / "second").read_bytes() == b"x"
-    assert moves == [copy_files._sendfile if ways == 1 else copy_files._read_write]
+    assert moves == [copy_files._read_write]
 
 
-@pytest.mark.parametrize("refusing", [None, "copy_file_range", "sendfile"])
+@pytest.mark.parametrize("refusing", [None, "copy_file_range"])
 @pytest.mark.parametrize("way", [copy_files._in_kernel, copy_files._read_write])
 def test_as_much_is_copied_as_is_asked_for_though_the_way_changes_within_a_file(
     source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, way: Callable[..., int], refusing: str | None
@@ -541,20 +538,11 @@ def test_as_much_is_copied_as_is_asked_for_though_the_way_changes_within_a_file(
     assert (target / "file").read_bytes() == b"0123456789"
 
 
-@pytest.mark.parametrize("function", ["copy_file_range", "sendfile"])
-def test_another_error_of_the_kernel_is_one_of_writing(
-    source: Path, monkeypatch: pytest.MonkeyPatch, function: str
-) -> None:
+def test_another_error_of_the_kernel_is_one_of_writing(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
-        raise OSError(errno.EXDEV if function == "sendfile" and not refuse.__dict__.get("last") else errno.EIO, "no")
+        raise OSError(errno.EIO, "no")
 
     monkeypatch.setattr(os, "copy_file_range", refuse)
-    if function == "sendfile":
-
-        def broken(*_: object) -> int:
-            raise OSError(errno.EIO, "no")
-
-        monkeypatch.setattr(os, "sendfile", broken)
     (source / "file").write_bytes(b"x")
     with pytest.raises(copy_files.WriteFailed) as error:
         copied(source, ("file", ANY))
