@@ -305,7 +305,6 @@ class Job(Struct, frozen=True, kw_only=True):
     """How long to wait once it could start."""
     resource_group: str | None = None
     """At most one job of a group runs at a time, over all runs on this machine."""
-    interruptible: bool = False
     trigger: Trigger | None = None
     no_checkout: bool = False
     """It starts in an empty directory, without the project's files; caches and artifacts are restored into it."""
@@ -321,8 +320,6 @@ class Job(Struct, frozen=True, kw_only=True):
     step_timeout_s: float | None = None
     ends_at_timeout: bool = False
     """When its time is over, `after_script` does not run."""
-    after_script_timeout_s: float | None = None
-    """The total time of `after_script`; None: five minutes."""
     resources: Resources = field(default_factory=Resources)
     network: Network = field(default_factory=Network)
     privileged: bool = False

@@ -7,15 +7,14 @@ from typing import Any
 
 from msgspec import Struct
 
-from loom.config import Config
 from loom.plan.model import Job, JobSelection
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more
 from loom.workflow.loaded import Entry, Loaded
 
 
 class ValueSource(Struct, frozen=True, kw_only=True):
-    """One planned value and its source: `by` is `job`, `default`, a template's name, `rules[1]`, `matrix`, `root`,
-    `--var`, a configuration layer, or `built-in`; `place` is file, line and column, if any.
+    """One planned value and its source: `by` is `job`, `default`, a template's name, `rules[1]`, `matrix`, `root`
+    or `--var`; `place` is file, line and column, if any.
     """
 
     key: str
@@ -24,7 +23,7 @@ class ValueSource(Struct, frozen=True, kw_only=True):
     place: str = ""
 
 
-def sources(workflow: Loaded, job: Job, selection: JobSelection, config: Config) -> list[ValueSource]:
+def sources(workflow: Loaded, job: Job, selection: JobSelection) -> list[ValueSource]:
     entry = workflow.entry_of(job.name)
     assert entry is not None, "the plan is one of this workflow"
     found = [ValueSource(key="id", value=job.id, by="job", place=entry.key.place)]
@@ -38,7 +37,6 @@ def sources(workflow: Loaded, job: Job, selection: JobSelection, config: Config)
         node = entry.merged.find("rules", job.rule) or entry.key
         found.append(ValueSource(key="when", value=job.when, by=f"rules[{job.rule}]", place=node.place))
     found += _variables(workflow, entry, job, selection)
-    found += _from_configuration(entry, job, config)
     return found
 
 
@@ -99,37 +97,3 @@ def _rule_nodes(entry: Entry, variables: Mapping[str, str]) -> dict[str, tuple[s
             if variables.get(name) == node.value and (before is None or before.value != node.value):
                 found.setdefault(name, (f"rules[{number}]", node))
     return found
-
-
-def _from_configuration(entry: Entry, job: Job, config: Config) -> Iterator[ValueSource]:
-    """Return the values that come from loom's configuration."""
-    written = entry.merged.value
-    image = entry.merged.get("image") or entry.merged.get("container")
-    labeled = job.late is not None and job.image is not None and job.image.name != config.default_image
-    default_image = "github.runs_on" if labeled else "default_image"
-    resources = entry.merged.get("resources")
-    candidates = [
-        ("timeout", "job_timeout", job.timeout_s, not {"timeout", "timeout-minutes"} & written.keys()),
-        ("step_timeout", "step_timeout", job.step_timeout_s, "step_timeout" not in written),
-        ("shell", "default_shell", " ".join(job.shell), job.late is None and "shell" not in written),
-        ("image.name", default_image, job.image.name if job.image else None, image is None and job.image is not None),
-        ("image.pull", "pull", job.image.pull if job.image else None, job.image is not None and _lacks(image, "pull")),
-        ("image.platform", "platform", job.image.platform if job.image else None, _lacks(image, "platform")),
-        ("network.mode", "network", job.network.mode, "network" not in written),
-        ("resources.cpus", "cpus", job.resources.cpus, _lacks(resources, "cpus")),
-        ("resources.memory", "memory", job.resources.memory, _lacks(resources, "memory")),
-        ("resources.pids", "pids", job.resources.pids, _lacks(resources, "pids")),
-    ]
-    for key, setting, value, from_configuration in candidates:
-        if value is not None and from_configuration:
-            origin = config.origins.get(setting.partition(".")[0])
-            by = f"{origin.layer} {setting}" if origin is not None else f"built-in {setting}"
-            yield ValueSource(key=key, value=value, by=by, place=origin.place if origin is not None else "")
-    origin = config.origins.get("container")
-    by = "image" if image is not None else f"{origin.layer} container" if origin is not None else "built-in container"
-    place = origin.place if origin is not None and image is None else ""
-    yield ValueSource(key="provider", value=job.provider, by=by, place=place)
-
-
-def _lacks(node: Node | None, key: str) -> bool:
-    return node is None or node.get(key) is None

@@ -14,7 +14,6 @@ import msgspec
 from msgspec.structs import replace
 
 from loom import snapshot
-from loom.cancel import Cancel
 from loom.errors import LoomError
 from loom.plan.image_lock import shown
 from loom.plan.model import Build, Job, Plan, WorkspaceMode
@@ -33,7 +32,6 @@ from loom.runner.products import Handover
 from loom.runner.request import Ran, RunRequest
 from loom.runner.results import Results, take_over, uses_actions
 from loom.runner.scheduler import run_jobs
-from loom.runner.session import SessionOpener
 from loom.runner.start import RunStart
 from loom.runner.waits import Waits, waits
 from loom.snapshot import Snapshot
@@ -251,8 +249,10 @@ class Run:
                 cancel=self._cancel,
             )
 
-            def runner_of(opener: SessionOpener) -> JobRunner:
-                handover = Handover(
+            runner = JobRunner(
+                journal=self._journal,
+                opener=self._opener,
+                handover=Handover(
                     self._request.plan,
                     archive_of=self._archive_of,
                     tracked=tracked,
@@ -260,28 +260,21 @@ class Run:
                     logs=paths.logs,
                     masker=self._journal.masker,
                     cache=cache,
-                    cancel=opener.cancel,
-                )
-                return JobRunner(
-                    journal=self._journal,
-                    opener=opener,
-                    handover=handover,
-                    children=children,
-                    cancel=opener.cancel,
-                    handed_over=paths.handed_over,
-                    results=results,
-                    late=self._late,
-                )
-
+                    cancel=self._cancel,
+                ),
+                children=children,
+                cancel=self._cancel,
+                handed_over=paths.handed_over,
+                results=results,
+                late=self._late,
+            )
             if started:
-                status = self._jobs(runner_of)
+                status = self._jobs(runner)
                 children.join()  # no limit: their jobs have their own, and a second interrupt ends it
             else:
-                reason, runner = "the run could not start", runner_of(self._opener)
                 for job in self._request.plan.jobs:
-                    if job.id in self._done:
-                        continue
-                    runner.skip(job, Skip(job_id=job.id, reason=reason))
+                    if job.id not in self._done:
+                        runner.skip(job, Skip(job_id=job.id, reason="the run could not start"))
                 status = Status.CANCELED if self._cancel.requested else Status.ERROR
             outcome.status = run_outcome.status = status
         return status
@@ -316,31 +309,22 @@ class Run:
         reuse = self._request.reuse
         return frozenset(() if reuse is not None and reuse.has_products else self._done)
 
-    def _jobs(self, runner_of: Callable[[SessionOpener], JobRunner]) -> Status:
-        plan, opener, later = self._request.plan, self._opener, list[str]()
+    def _jobs(self, runner: JobRunner) -> Status:
         try:
-            results = self._scheduled(runner_of(opener), self._cancel, later)(plan, self._done)
-            if later:
-                from loom.runner.late.jobs import after_cancel  # late: only for such jobs
-
-                with after_cancel(self._cancel) as cancel:
-                    another = SessionOpener(opener.tools, opener.settings, cancel)
-                    done = {job_id: result for job_id, result in results.items() if job_id not in later}
-                    results = self._scheduled(runner_of(another), cancel)(plan, done)
+            results = self._run_all(runner)(self._request.plan, self._done)
         finally:
-            opener.close_unused()
+            self._opener.close_unused()
         if self._cancel.exit_code is not None:
             return Status.CANCELED
         return _status_of(results)
 
-    def _scheduled(self, runner: JobRunner, cancel: Cancel, later: list[str] | None = None) -> RunAll:
-        """Return what runs the jobs of a plan. `later` is filled with those that may run although the run is canceled."""
+    def _run_all(self, runner: JobRunner) -> RunAll:
         request = self._request
         project = request.source.origin_url or str(request.source.root)
         waiting = Waits(
             journal=self._journal,
             gate=request.tools.gate,
-            cancel=cancel,
+            cancel=self._cancel,
             lock_of=partial(request.store.lock_of_group, project),
             command=tuple(request.command),
         )
@@ -357,9 +341,6 @@ class Run:
                 waiting.release(job)
 
         def on_skip(job: Job, skip: Skip) -> None:
-            if later is not None and self._late is not None and self._late.may_run_after_cancel(job):
-                later.append(job.id)
-                return
             result = runner.skip(job, skip)
             if self._late is not None:
                 self._late.ended(job, result)
@@ -373,7 +354,7 @@ class Run:
                 on_skip=on_skip,
                 on_stuck=runner.leave_behind,
                 at_most=request.lanes,
-                cancel=cancel,
+                cancel=self._cancel,
                 fail_fast=request.config.fail_fast or request.plan.ends_at_failure,
                 stop=partial(self._cancel.request, None),  # which does not mark the run as interrupted by the user
                 done=done,

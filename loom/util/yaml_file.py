@@ -183,8 +183,6 @@ class YamlFile(Struct, eq=False):
     text: str = ""
     root: Node | None = None
     problems: list[Problem] = field(default_factory=list)
-    has_nulls: bool = False
-    """Whether any value is empty."""
     _lines: list[str] | None = None
     _starts: list[tuple[int, int, str]] | None = None
 
@@ -368,8 +366,6 @@ class NodeBuilder:
                 length = end.column - mark.column if end.line == mark.line else len(file.line(line) or "") or 1
                 text = event.value
                 value = self.resolve(text) if not event.style else text
-                if value is None:
-                    file.has_nulls = True
                 node = Node(file, Kind.SCALAR, value, line, column, length)
                 node.text = text
                 node.style = event.style or ""

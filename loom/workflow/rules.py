@@ -29,7 +29,6 @@ class RuleDecision(Struct, frozen=True, kw_only=True):
     """Seconds, of `delayed`."""
     needs: Node | None = None
     """`rules:needs`, which replaces the job's `needs`."""
-    interruptible: bool | None = None
 
 
 def decision(when: str, rule: int | None = None, reason: str = "", **more: Any) -> RuleDecision:

@@ -14,7 +14,7 @@ from loom.plan.provenance import sources
 from loom.render.output import json_text, print_kind
 from loom.render.plan import plan_document, plan_yaml
 from loom.status import ExitCode
-from loom.util.units import duration_text, meant
+from loom.util.units import meant
 from loom.workflow.loaded import Loaded
 
 
@@ -25,7 +25,7 @@ def compile_(*, form: str, explain: str | None, **given: Any) -> int:
     planner = planner_of(options, here)
     plan, _ = planner.made()
     if explain is not None:
-        return _explain(planner.workflow, plan, explain, planner.selection, here.config, as_json=form == "json")
+        return _explain(planner.workflow, plan, explain, planner.selection, as_json=form == "json")
     mode = here.config.mount_mode
     sys.stdout.write(json_text(plan_document(plan, mode)) if form == "json" else plan_yaml(plan, mode))
     if not plan.jobs:
@@ -33,7 +33,7 @@ def compile_(*, form: str, explain: str | None, **given: Any) -> int:
     return ExitCode.OK
 
 
-def _explain(loaded: Loaded, plan: Plan, wanted: str, selection: JobSelection, settings: Any, *, as_json: bool) -> int:
+def _explain(loaded: Loaded, plan: Plan, wanted: str, selection: JobSelection, *, as_json: bool) -> int:
     jobs = [job for job in plan.jobs if wanted in (job.id, job.name)]
     if not jobs:
         reason = next((item.reason for item in plan.left_out if item.id == wanted), None)
@@ -45,7 +45,7 @@ def _explain(loaded: Loaded, plan: Plan, wanted: str, selection: JobSelection, s
         raise RequestError(f"the plan has no job {wanted}{meant(wanted, [job.id for job in plan.jobs])}")
     documents = []
     for job in jobs:
-        rows = sources(loaded, job, selection, settings)
+        rows = sources(loaded, job, selection)
         documents.append(
             {"id": job.id, "values": [{"key": r.key, "value": r.value, "by": r.by, "place": r.place} for r in rows]}
         )
@@ -53,8 +53,6 @@ def _explain(loaded: Loaded, plan: Plan, wanted: str, selection: JobSelection, s
             width = min(40, max(len(row.key) for row in rows))
             for row in rows:
                 value = row.value if isinstance(row.value, str) else json.dumps(row.value)
-                if row.key in ("timeout", "step_timeout") and isinstance(row.value, float):
-                    value = duration_text(row.value)
                 shown = value.replace("\n", "⏎ ")
                 shown = shown if len(shown) <= 60 else shown[:57] + "..."
                 print(f"{row.key:<{width}}  {shown:<30}  {row.by}" + (f" ({row.place})" if row.place else ""))

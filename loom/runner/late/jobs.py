@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
-from threading import Timer
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -21,7 +18,7 @@ from loom.plan.growth import grown
 from loom.plan.late import LateCaller, LateJob, LateNeed
 from loom.plan.model import AllowFailure, Image, Job, Plan
 from loom.runner.late.state import CANCELLED, FAILURE, SKIPPED, SUCCESS
-from loom.runner.late.steps import AFTER_CANCEL_S, LateSteps
+from loom.runner.late.steps import LateSteps
 from loom.status import JobResult, Status
 from loom.workflow.github.expressions import (
     Function,
@@ -30,7 +27,6 @@ from loom.workflow.github.expressions import (
     condition,
     evaluate,
     filled,
-    functions_in,
     of_json,
     text_of,
     truth,
@@ -38,7 +34,6 @@ from loom.workflow.github.expressions import (
 from loom.workflow.job_ids import id_part, unique_id
 
 _INSERT = re.compile(r"\$\{\{\s*insert\s*\}\}")
-_THOUGH_CANCELED = {"always", "cancelled", "failure"}
 _WORST_FIRST = (FAILURE, CANCELLED, SKIPPED, SUCCESS)
 
 
@@ -51,26 +46,6 @@ class Start(Struct, frozen=True, kw_only=True):
     status: Status = Status.SUCCESS
     """Another one: it does not run, for this `reason`."""
     reason: str = ""
-
-
-@contextmanager
-def after_cancel(cancel: Cancel) -> Iterator[Cancel]:
-    """Yield the flag of the jobs that run although their run is canceled: the next request ends them at once, or their time."""
-    last = Cancel()
-
-    def end(*, over: bool = False) -> None:
-        if cancel.now or over:
-            last.request(at_once=True)
-
-    forget = cancel.on_request(end)
-    timer = Timer(AFTER_CANCEL_S, partial(end, over=True))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield last
-    finally:
-        timer.cancel()
-        forget()
 
 
 class LateJobs:
@@ -210,15 +185,6 @@ class LateJobs:
                     others = list(running.values())
         for cancel in others:
             cancel.request(None)
-
-    def may_run_after_cancel(self, job: Job) -> bool:
-        """Return whether the run is canceled and the job's `if` may hold all the same, so that `begin` decides."""
-        if not self._cancel.requested or job.late is None or not self._plan.has(job.id):
-            return False
-        try:
-            return bool(functions_in(condition(job.late.condition)) & _THOUGH_CANCELED)
-        except InvalidExpression:
-            return False
 
     # -- contexts -------------------------------------------------------------------------------------------------
 

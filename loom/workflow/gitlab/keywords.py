@@ -133,7 +133,7 @@ JOB = (
     Keyword("inherit:default", f"boolean | [({' '.join(DEFAULTS)})]"),
     Keyword("inherit:variables", "boolean | [text]"),
     Keyword("inputs", "any", _NO_JOB, "Job inputs are typed in on GitLab's page of a manual job; use variables."),
-    Keyword("interruptible", "boolean", _DIFFERS, _NOT_CANCELED),
+    Keyword("interruptible", "boolean", _NONE, _NOT_CANCELED),
     Keyword("manual_confirmation", "text", _DIFFERS, "It is the question on the terminal."),
     Keyword("needs", "[text | map] | map"),
     *below("needs", _NEED),
@@ -187,7 +187,7 @@ JOB = (
     Keyword("rules:variables:NAME", "scalar"),
     Keyword("rules:needs", "[text | map] | map"),
     *below("rules:needs", _NEED),
-    Keyword("rules:interruptible", "boolean", _DIFFERS, _NOT_CANCELED),
+    Keyword("rules:interruptible", "boolean", _NONE, _NOT_CANCELED),
     Keyword("run", "any", _NO_JOB, "CI/CD steps need GitLab's step runner; write `script`."),
     Keyword("script", "text | [text]", _DIFFERS, _STEPS),
     Keyword("secrets", "open", _DIFFERS, f"The store is not asked: {_OWN}"),
@@ -321,7 +321,7 @@ _RUNNER = "It belongs to GitLab's runner."
 _OF_RUNNER = """
     ARTIFACT_COMPRESSION_LEVEL ARTIFACT_DOWNLOAD_ATTEMPTS CACHE_COMPRESSION_FORMAT CACHE_COMPRESSION_LEVEL
     CACHE_REQUEST_TIMEOUT EXECUTOR_JOB_SECTION_ATTEMPTS KUBERNETES_* RESTORE_CACHE_ATTEMPTS
-    TRANSFER_METER_FREQUENCY
+    RUNNER_AFTER_SCRIPT_TIMEOUT RUNNER_SCRIPT_TIMEOUT TRANSFER_METER_FREQUENCY
 """
 RUNNER_VARIABLES = (
     Keyword(
@@ -344,8 +344,6 @@ RUNNER_VARIABLES = (
     Keyword("CI_DEBUG_SERVICES", "boolean", _NONE, "`loom logs JOB --system` prints what services print."),
     Keyword("FF_*", "boolean", _NONE, "A feature flag of GitLab's runner."),
     *(Keyword(name, "text", _NONE, _RUNNER) for name in _OF_RUNNER.split()),
-    Keyword("RUNNER_SCRIPT_TIMEOUT", "duration", _SAME, "`after_script` runs when this time is over."),
-    Keyword("RUNNER_AFTER_SCRIPT_TIMEOUT", "duration"),
 )
 """Variables by which a file tells GitLab's runner how to run a job; `*` is any ending."""
 

@@ -128,7 +128,6 @@ def _decision(
     entry: Entry, rule: Node | None, when: str, problems: Problems, *, reason: str = "", number: int | None = None
 ) -> RuleDecision:
     there = rule or entry.merged
-    interruptible = there.get("interruptible") or entry.merged.get("interruptible")
     return decision(
         when,
         number,
@@ -137,7 +136,6 @@ def _decision(
         allow_failure=_allow_failure(entry, rule),
         variables={} if rule is None else read(rule.get("variables")),
         needs=None if rule is None else rule.get("needs"),
-        interruptible=None if interruptible is None else interruptible.value is True,
     )
 
 

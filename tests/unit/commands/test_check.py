@@ -253,7 +253,6 @@ def test_selection_and_explanation(project: Path, loom: Loom) -> None:
     assert rows["image"] == ["python:3.12", "job", "(.loom/workflow.yml:9:10)"]
     assert rows["variables.LEVEL"] == ["2", "--var"]
     assert rows["variables.PYTHON"] == ["3.12", "matrix", "(.loom/workflow.yml:8:41)"]
-    assert rows["timeout"] == ["1h", "built-in", "job_timeout"]
     code, _, err = loom("compile", "--explain", "docs")
     assert (code, err.splitlines()[0]) == (2, "loom: docs is not in the plan: none of its rules matches")
     code, _, err = loom("compile", "--var", "oops")

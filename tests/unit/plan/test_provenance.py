@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from loom.config import Config
-from loom.config.settings import ValueOrigin
 from loom.plan.model import JobSelection, ResolveContext
 from loom.plan.provenance import sources
 from loom.plan.resolve import resolve
@@ -38,7 +37,7 @@ def said(tmp_path: Path, job_id: str, config: Config, **selection: Any) -> dict[
     context = ResolveContext(config=config)
     loaded, chosen = load(path, tmp_path, lambda: context), JobSelection(**selection)
     plan = resolve(loaded, chosen, context)
-    found = sources(loaded, plan.job(job_id), chosen, config)
+    found = sources(loaded, plan.job(job_id), chosen)
     return {one.key: f"{one.value} by {one.by} {one.place.removeprefix('.loom/workflow.yml')}".strip() for one in found}
 
 
@@ -68,42 +67,6 @@ def test_values_of_a_workflow_have_their_place(tmp_path: Path) -> None:
         "variables.OWN": "mine by --var",
         "variables.N": "1 by matrix :10:28",
         "variables.BY_RULE": "x by rules[0] :11:51",
-        "image.pull": "missing by built-in pull",
-        "provider": "docker by image",
-    }
-
-
-def test_values_of_the_configuration_have_their_setting_and_its_layer(tmp_path: Path) -> None:
-    file = lambda line: ValueOrigin(layer="user", place=f"config.yml:{line}")  # noqa: E731
-    names = (
-        "job_timeout",
-        "step_timeout",
-        "default_shell",
-        "default_image",
-        "pull",
-        "platform",
-        "network",
-        "cpus",
-        "memory",
-    )
-    origins = {name: file(number) for number, name in enumerate((*names, "pids", "container"), 1)}
-    config = Config(step_timeout=9.0, platform="linux/amd64", cpus=3.0, memory=5, pids=7, origins=origins)
-    found = said(tmp_path, "bare", config, container=True)
-    assert found == {
-        "id": "bare by job :16:1",
-        "timeout": "5m by default :4:20",
-        "stage": "a by job :16:15",
-        "script[0]": "one by job :16:27",
-        "variables.ROOT": "r by root :3:19",
-        "step_timeout": "9.0 by user step_timeout config.yml:2",
-        "shell": "auto by user default_shell config.yml:3",
-        "image.name": "debian:trixie-slim by user default_image config.yml:4",
-        "image.pull": "missing by user pull config.yml:5",
-        "image.platform": "linux/amd64 by user platform config.yml:6",
-        "resources.cpus": "3.0 by user cpus config.yml:8",
-        "resources.memory": "5 by user memory config.yml:9",
-        "resources.pids": "7 by user pids config.yml:10",
-        "provider": "docker by user container config.yml:11",
     }
 
 
@@ -118,7 +81,7 @@ def test_a_combination_has_the_places_of_its_own_row(tmp_path: Path) -> None:
     plan = resolve(loaded, JobSelection(), ResolveContext())
     found = {}
     for job in plan.jobs:
-        told = {one.key: one.place.rpartition(":")[0] for one in sources(loaded, job, JobSelection(), Config())}
+        told = {one.key: one.place.rpartition(":")[0] for one in sources(loaded, job, JobSelection())}
         found[job.id] = [told[f"variables.{name}"].rpartition(":")[2] for name in "NM"]
     assert found == {
         "many.a-x": ["10", "10"],

@@ -138,7 +138,7 @@ ship: {stage: deploy, script: [x]}
         ({"stages": ("tests",)}, "unknown stage tests; did you mean test?"),
         ({"from_job": "unti"}, "unknown job unti; did you mean unit?"),
         ({"jobs": ("tell",)}, "tell needs ship, which is left out (manual: name it to run it)"),
-        ({"matrix": {"OS": "x"}}, "--matrix OS=x: no job has a matrix variable OS"),
+        ({"matrix": {"OS": "x"}}, "--matrix OS=x: no job has a matrix variable OS; there are none"),
         (
             {"variables": {"a-b": "x"}},
             "--var a-b: a variable name has letters, digits and _; no digit first, no LOOM_ prefix",

@@ -289,7 +289,7 @@ def test_jobs_are_found_where_they_are_written(tmp_path: Path) -> None:
         "a.x.d.e": ".github/workflows/inner.yml:3:3",
         "b": ".github/workflows/ci.yml:4:3",
     }
-    explained = sources(workflows, plan.job("a.x.d.e"), JobSelection(), facts.config)
+    explained = sources(workflows, plan.job("a.x.d.e"), JobSelection())
     assert [(one.key, one.by) for one in explained][:3] == [("id", "job"), ("runs-on", "job"), ("steps[0].run", "job")]
 
 
@@ -304,13 +304,11 @@ def test_a_jobs_own_combination_and_the_origin_of_its_image_are_told(tmp_path: P
     workflows = load(tmp_path / ".github/workflows", tmp_path, lambda: facts)
     plan = resolve(workflows, JobSelection(container=True), facts)
     big, other, boxed = plan.jobs
-    told = {one.key: (one.value, one.by) for one in sources(workflows, big, JobSelection(), settings)}
+    told = {one.key: (one.value, one.by) for one in sources(workflows, big, JobSelection())}
     assert (told["matrix.os"], told["matrix.v"]) == (("big", "matrix"), ("1", "matrix"))
-    place = next(one.place for one in sources(workflows, big, JobSelection(), settings) if one.key == "matrix.os")
+    place = next(one.place for one in sources(workflows, big, JobSelection()) if one.key == "matrix.os")
     assert place.startswith(".github/workflows/ci.yml:3:")
-    assert (told["image.name"], "strategy.matrix.os[0]" in told) == (("big:1", "user github.runs_on"), False)
-    told = {one.key: (one.value, one.by) for one in sources(workflows, other, JobSelection(), settings)}
-    assert told["image.name"] == (settings.default_image, "built-in default_image")
+    assert "strategy.matrix.os[0]" not in told
     assert (big.places["image"], big.places["timeout"]) == (
         "`github.runs_on`, user (c.yml:1:1)",
         "`job_timeout`, built-in",
@@ -353,7 +351,7 @@ jobs:
     far = plan.job("far.b.c")
     assert (far.name, far.steps[0].file) == ("far / b / c", "o/r/.github/workflows/inner.yml@v1")
     here = load(tmp_path / ".github/workflows", tmp_path, ResolveContext)
-    told = sources(here, far, JobSelection(), Config())
+    told = sources(here, far, JobSelection())
     assert told[0] == ValueSource(key="id", value="far.b.c", by="job", place=".github/workflows/ci.yml:4:3")
     assert late(plan.job("after")).needs[0].jobs == ("far.a", "far.b.c")
     for job, reason in {

@@ -74,10 +74,9 @@ rules:
     needs: [build]
 """
     found = decided(text)
-    assert (found.when, found.start_in, found.allow_failure, found.interruptible, found.rule) == (
+    assert (found.when, found.start_in, found.allow_failure, found.rule) == (
         "delayed",
         1800,
-        True,
         True,
         1,
     )
