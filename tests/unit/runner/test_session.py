@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,7 @@ from loom.providers.base import Capabilities, SecretValues, SessionFacts, Sessio
 from loom.providers.host import HostProvider, HostSession
 from loom.runner.hooks import Resumption
 from loom.runner.request import settings_of
-from loom.runner.session import SessionOpener
+from loom.runner.session import SessionOpener, _Buffered, _Filling
 
 from .conftest import Make, Project, Replaced, on
 
@@ -389,3 +390,33 @@ def test_the_next_attempt_at_a_job_that_resumed_begins_anew(make: Make) -> None:
     two = replace(one, id="two")
     opener.forget_resumed(one)
     assert (opener.resumed(one), opener.resumed(two)) == (None, resumed["two"])
+
+
+def test_output_before_its_section_is_open_is_passed_on_in_order() -> None:
+    seen: list[tuple[str, bytes]] = []
+    output = _Buffered()
+    output("stdout", b"1")
+    output("stderr", b"2")
+    assert seen == []
+    output.pass_on(lambda stream, data: seen.append((stream, data)))
+    output("stdout", b"3")
+    assert seen == [("stdout", b"1"), ("stderr", b"2"), ("stdout", b"3")]
+
+
+def test_a_copy_that_goes_on_after_two_interrupts_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancel, over = Cancel(), threading.Event()
+
+    def duplicate(*_: Any, cancel: Cancel) -> None:
+        assert over.wait(60)
+
+    monkeypatch.setattr("loom.cancel.AT_ONCE_S", 0.0)
+    monkeypatch.setattr("loom.snapshot.duplicate", duplicate)
+    filling = _Filling(tmp_path / "from", tmp_path / "to", cancel)
+    cancel.request()
+    cancel.request()
+    with pytest.raises(ProviderError) as error:
+        filling.filled()
+    over.set()
+    assert (error.value.message, error.value.code) == (f"interrupted while {tmp_path}/to was filled", "CANCELED")
