@@ -75,7 +75,7 @@ def test_steps_go_on_without_loom_and_another_one_hears_all_of_them(pods: Pods, 
     session = opened.__enter__()
     session.put_secret("KEY", b"s3cr3t-value")
     session.hand_over(steps, after, saved.append)
-    session._link.close()  # this loom is gone
+    session.link.close()  # this loom is gone
 
     found = pods.provider.find(pods.run_id, "job")
     assert found is not None
@@ -90,7 +90,7 @@ def test_steps_go_on_without_loom_and_another_one_hears_all_of_them(pods: Pods, 
         assert len(saved) == 1
         ended = run_all(session, heard, shared=shared)
         assert session.handed_on() == {"V": "it's", "W": "a\nb"}
-        session._link.close()  # nor does this one end it
+        session.link.close()  # nor does this one end it
         left.append((opened, session))
         assert [one.code for one in ended] == [0, 0, 3, 2, *([] if shared else [0])]
         lines = b"".join(b"line %d\n" % number for number in range(3000))
@@ -99,7 +99,7 @@ def test_steps_go_on_without_loom_and_another_one_hears_all_of_them(pods: Pods, 
         )
         assert heard["stderr"] == b"".join(b"err %d\n" % number for number in range(3000))
     for opened, session in left:
-        session._link.failed = OSError("gone")
+        session.link.failed = OSError("gone")
         opened.__exit__(None, None, None)
 
 

@@ -24,12 +24,12 @@ from loom.plan.model import Job as PlannedJob
 from loom.pools import Pool
 from loom.providers.base import NO_SECRETS, Command, OpenedServices, ReadOnlyMount, Setup
 from loom.providers.files import archive_of
-from loom.providers.kubernetes.cluster.cleanup import reap
 from loom.providers.kubernetes.cluster.client import Cluster
 from loom.providers.kubernetes.pod.spec import HELPER, KEPT_UNTIL
 from loom.providers.kubernetes.session import exec as execs
 from loom.providers.kubernetes.session import files
 from loom.providers.kubernetes.session.exec import Exec
+from loom.providers.kubernetes.session.kept import reap
 from loom.status import Ended, Exit
 from tests.support import kubernetes
 from tests.support.waiting import until
@@ -48,7 +48,7 @@ def counted(name: str) -> bytes:
 
 def test_no_byte_is_lost_or_doubled_where_the_connection_breaks_again_and_again(pods: Pods) -> None:
     with pods.job() as job:
-        link = job.session._link
+        link = job.session.link
         over = threading.Event()
 
         def break_it() -> None:
@@ -95,7 +95,7 @@ def test_no_byte_is_lost_or_doubled_where_the_api_server_restarts(
     with pods.job() as job:
         ended, heard = counting(job, on_line)
         restarting.join()
-        until(lambda: job.session._link.connections > 1)
+        until(lambda: job.session.link.connections > 1)
         assert job.run("echo next")[1] == b"next\n"
     assert ended.code == 0
     assert heard == {"stdout": counted("line"), "stderr": counted("err")}

@@ -104,7 +104,7 @@ def test_credentials_that_end_in_mid_run(member: Callable[..., Pods], cluster: A
             began.wait(60)
             cluster.call("removing a token", "delete_namespaced_secret", pods.account)
             until(lambda: not accepted(pods))
-            job.session._link.connection.abort()
+            job.session.link.connection.abort()
 
         ending = threading.Thread(target=end_them)
         ending.start()

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from secrets import token_hex
 
+from msgspec.structs import replace
+
 from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.plan.model import PROJECT_DIR, Job, MountMode
-from loom.providers.base import Capabilities, Provider, SecretValues, SessionFacts, SessionRequest, Setup
+from loom.providers.base import Capabilities, Provider, SecretValues, SessionRequest, Setup
 from loom.providers.driver import protocol as driver
-from loom.providers.kubernetes.cluster import pods as states
-from loom.providers.kubernetes.cluster.cleanup import reap
 from loom.providers.kubernetes.cluster.client import Cluster
 from loom.providers.kubernetes.cluster.pods import Pods
 from loom.providers.kubernetes.images.names import PodImages
@@ -25,18 +25,15 @@ from loom.providers.kubernetes.pod import services as of_pod
 from loom.providers.kubernetes.pod import starting
 from loom.providers.kubernetes.pod.services import PodServices
 from loom.providers.kubernetes.pod.spec import (
-    HELPER,
     is_confined,
-    lease_of,
     name_of,
     selector,
     specification,
     unenforced,
 )
 from loom.providers.kubernetes.session.files import PackedSnapshots
-from loom.providers.kubernetes.session.kept import KeptPod, find
-from loom.providers.kubernetes.session.link import Link
-from loom.providers.kubernetes.session.session import PodSession, remove
+from loom.providers.kubernetes.session.kept import KeptPod, find, reap
+from loom.providers.kubernetes.session.session import PodSession, facts_of, remove
 from loom.providers.removals import Removals
 from loom.status import OnOutput
 
@@ -139,27 +136,28 @@ class KubernetesProvider(Provider):
         stack.callback(cancel.on_request(pods.wake))
         start.until_on_node()
         pod = start.until_runs()
-        link = Link(
-            cluster,
-            name,
-            lease_s=lease_of(request),
-            is_over=lambda: states.is_over(pods.get(name), HELPER),
-            keeps=request.detached,
-        )
-        stack.callback(link.close)
         session = PodSession(
             cluster,
             pods,
             request,
-            _facts(cluster, name, request, pod),
-            link,
+            replace(
+                facts_of(
+                    cluster,
+                    name,
+                    request,
+                    network=request.network.mode or "default",
+                    privileged=str(request.privileged).lower(),
+                    node=pod["spec"].get("nodeName", ""),
+                ),
+                warnings=tuple(unenforced(request.resources, request.network.mode)),
+            ),
             pod=name,
-            environment=driver.environment(request.environment),
             snapshots=self._snapshots,
             pushed=pushed,
             on_output=start.on_output,
             cancel=cancel,
         )
+        stack.callback(session.link.close)
         session.start(cancel)
         if services is not None:
             of_pod.wait_until(cluster, pods, name, services)
@@ -230,23 +228,3 @@ class KubernetesProvider(Provider):
                 return
             self._reaped.add(cluster.namespace)
         threading.Thread(target=reap, args=(cluster,), name="reap", daemon=True).start()
-
-
-def _facts(cluster: Cluster, name: str, request: SessionRequest, pod: Mapping[str, object]) -> SessionFacts:
-    spec = pod.get("spec")
-    node = spec.get("nodeName", "") if isinstance(spec, dict) else ""
-    return SessionFacts(
-        provider="kubernetes",
-        image=(request.image.name if request.image else None) or "",
-        image_id=request.image_id or "",
-        container_id=f"{cluster.namespace}/{name}",
-        container_name=name,
-        details={
-            "mount_mode": MountMode.VOLUME.value,
-            "network": request.network.mode or "default",
-            "privileged": str(request.privileged).lower(),
-            "node": str(node),
-            "namespace": cluster.namespace,
-        },
-        warnings=tuple(unenforced(request.resources, request.network.mode)),
-    )

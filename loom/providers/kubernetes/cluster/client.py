@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, TypeVar, cast
 from urllib.parse import urlencode
 
@@ -66,7 +67,6 @@ class _Connection:
         self._environ = environ
         self._lock = threading.Lock()
         self._made: tuple[Any, str] | None = None
-        self.requests = 0
         self.hurry = Cancel()
 
     def __call__(self) -> tuple[Any, str]:
@@ -103,7 +103,7 @@ class _Connection:
             _hold(configuration, Path(directory))
         if said:
             raise EngineUnavailable(
-                f"the kubeconfig's program for credentials failed: {_shortened(said[0])} ({self.named})",
+                f"the kubeconfig's program for credentials failed: {shorten(said[0], 400, placeholder='...')} ({self.named})",
                 hint="log in again as it says, or install it; `kubectl get pods` runs it too",
                 code="CLUSTER_UNAUTHORIZED",
             )
@@ -174,11 +174,6 @@ class Cluster:
         return str(self.api.api_client.configuration.host)
 
     @property
-    def requests(self) -> int:
-        """The number of requests to the API server so far."""
-        return self._connection.requests
-
-    @property
     def _place(self) -> str:
         return f"{self._connection.named}, namespace {self.namespace}"
 
@@ -195,7 +190,6 @@ class Cluster:
         """
 
         def ask() -> Json:
-            self._connection.requests += 1
             limits = (HURRY_S, HURRY_S) if self._connection.hurry.requested else CALL_S
             answer = getattr(self.api, method)(
                 *self._placed(method, arguments), _preload_content=False, _request_timeout=limits, **more
@@ -292,7 +286,6 @@ class Cluster:
 
     def lines(self, doing: str, method: str, *arguments: Any, **more: Any) -> Iterator[bytes]:
         """The lines of an answer that goes on, such as a watch or a log, without their ends."""
-        self._connection.requests += 1
         with self.translated(doing):
             answer = getattr(self.api, method)(
                 *self._placed(method, arguments), _preload_content=False, _request_timeout=(CALL_S[0], WATCH_S), **more
@@ -305,7 +298,6 @@ class Cluster:
         review = {"spec": {"resourceAttributes": asked}}
 
         def ask() -> bool:
-            self._connection.requests += 1
             api: Any = client.AuthorizationV1Api(self.api.api_client)
             answer = api.create_self_subject_access_review(review, _preload_content=False, _request_timeout=CALL_S)
             return bool(json.loads(answer.data)["status"].get("allowed"))
@@ -316,7 +308,6 @@ class Cluster:
 
     def websocket(self, pod: str, container: str, command: Sequence[str], *, stdin: bool, tty: bool) -> WebSocket:
         """Start a command in a container; return the connection to its streams."""
-        self._connection.requests += 1
         api_client = self.api.api_client
         headers: dict[str, str] = {"sec-websocket-protocol": ",".join(CHANNELS)}
         query: list[tuple[str, str]] = [
@@ -442,11 +433,6 @@ def _logged() -> Iterator[list[str]]:
         yield said
     finally:
         root.removeHandler(handler)
-
-
-def _shortened(text: str, most: int = 400) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= most else line[:most] + "..."
 
 
 def _first_line(error: BaseException) -> str:

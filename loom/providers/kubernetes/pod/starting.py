@@ -135,7 +135,7 @@ class StartingPod(Struct, kw_only=True):
             raise refused
         return _on_node(seen or {})
 
-    def until_runs(self) -> Mapping[str, object]:
+    def until_runs(self) -> Json:
         """Wait until the pod's helper and the job run. The error says why they don't."""
         job = f"job {self.request.job_id}"
         places = {JOB: job, HELPER: f"the helper of {job}", COPY: f"the snapshot of {job}"}

@@ -1,4 +1,4 @@
-"""Pods that run or were kept: find, enter and resume them.
+"""Pods that run or were kept: find, enter, resume and remove them.
 
 A kept pod goes on unchanged: its driver waits for its next command, with whatever steps left running. A resume connects to
 that driver, so nothing is lost between.
@@ -9,28 +9,30 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import LoomError
 from loom.plan.model import MountMode
 from loom.providers import labels
-from loom.providers.base import SessionFacts, SessionRequest
+from loom.providers.base import SessionRequest
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.steps import SH
 from loom.providers.files import unpack
 from loom.providers.kept import Kept
 from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.client import Gone
 from loom.providers.kubernetes.cluster.pods import Pods
-from loom.providers.kubernetes.pod.spec import HELPER, JOB, KEPT_UNTIL, lease_of, selector
+from loom.providers.kubernetes.pod.spec import DETACHED, HELPER, JOB, KEPT_UNTIL, MANAGED, selector
 from loom.providers.kubernetes.session import exec as execs
+from loom.providers.kubernetes.session.exec import PodInside
 from loom.providers.kubernetes.session.files import PodFiles
-from loom.providers.kubernetes.session.inside import PodInside
-from loom.providers.kubernetes.session.link import Link
-from loom.providers.kubernetes.session.session import PodSession, SavedSession, not_as_root, remove, saved_of
+from loom.providers.kubernetes.session.session import PodSession, SavedSession, facts_of, not_as_root, remove, saved_of
 from loom.status import OnOutput
+from loom.util.processes import boot_id
 
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.client import Cluster, Json
@@ -122,16 +124,16 @@ class KeptPod(Kept, frozen=True, kw_only=True):
 
     @contextmanager
     def adopt(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[PodSession]:
-        with self._session(request, on_output, cancel) as (session, link):
+        with self._session(request, on_output, cancel) as session:
             try:
                 session.start(cancel, running=True)
                 yield session
             except BaseException:
                 # An error does not remove a pod that was kept for a person: it stays as long as it was to.
-                until = float(self._kept_until())
-                if until:
-                    link.lease(max(1.0, until - time.time()))
-                    link.confirmed(10.0)
+                pod = self.cluster.call("looking at the kept pod", "read_namespaced_pod", self.name)
+                if until := float(pod["metadata"]["labels"].get(KEPT_UNTIL, "0")):
+                    session.link.lease(max(1.0, until - time.time()))
+                    session.link.confirmed(10.0)
                 raise
             session.leave()
         if session.kept_until is None:
@@ -141,7 +143,7 @@ class KeptPod(Kept, frozen=True, kw_only=True):
     def attach(
         self, saved: bytes, request: SessionRequest, on_output: OnOutput, cancel: Cancel
     ) -> Iterator[PodSession]:
-        with self._session(request, on_output, cancel, saved_of(saved)) as (session, _):
+        with self._session(request, on_output, cancel, saved_of(saved)) as session:
             try:
                 yield session
             finally:
@@ -152,49 +154,54 @@ class KeptPod(Kept, frozen=True, kw_only=True):
     @contextmanager
     def _session(
         self, request: SessionRequest, on_output: OnOutput, cancel: Cancel, saved: SavedSession | None = None
-    ) -> Iterator[tuple[PodSession, Link]]:
+    ) -> Iterator[PodSession]:
         pods = Pods(self.cluster, selector(self.marks.get(labels.RUN, ""), self.marks.get(labels.JOB, "")))
         pods.wait_for(self.name, lambda pod: bool(pod), 10.0)
-        link = Link(
-            self.cluster,
-            self.name,
-            lease_s=lease_of(request),
-            is_over=lambda: states.is_over(pods.get(self.name), HELPER),
-            adopt=True,
-            keeps=saved is not None,
-            taken=saved.taken if saved is not None else None,
-        )
-        facts = SessionFacts(
-            provider="kubernetes",
-            image=(request.image.name if request.image else None) or "",
-            image_id=request.image_id or "",
-            container_id=self.kept_id,
-            container_name=self.name,
-            user=saved.user if saved is not None else "",
-            auto_shell=saved.auto_shell if saved is not None else SH,
-            details={"mount_mode": request.mount_mode.value, "kept": "adopted", "namespace": self.cluster.namespace}
-            if saved is None
-            else saved.details,
-        )
+        facts = facts_of(self.cluster, self.name, request, kept="adopted")
+        if saved is not None:
+            facts = replace(facts, user=saved.user, auto_shell=saved.auto_shell, details=saved.details)
         session = PodSession(
             self.cluster,
             pods,
             request,
             facts,
-            link,
             pod=self.name,
-            environment=driver.environment(request.environment),
             snapshots=None,
             on_output=on_output,
             cancel=cancel,
             saved=saved,
         )
         try:
-            yield session, link
+            yield session
         finally:
-            link.close()
+            session.link.close()
             pods.close()
 
-    def _kept_until(self) -> str:
-        pod = self.cluster.call("looking at the kept pod", "read_namespaced_pod", self.name)
-        return str(pod["metadata"]["labels"].get(KEPT_UNTIL, "0"))
+
+def reap(cluster: Cluster) -> list[str]:
+    """Remove loom's pods that are over: ended, expired, or of a process of this machine that is gone. Return their names.
+
+    Failures are left to the next one.
+    """
+    try:
+        listed = cluster.call("looking for what is over", "list_namespaced_pod", label_selector=f"{MANAGED}=loom")
+        found = [pod["metadata"]["name"] for pod in listed["items"] if is_over(pod, now=time.time())]
+        for name in found:
+            remove(cluster, name)
+    except LoomError:
+        return []
+    return found
+
+
+def is_over(pod: Json, *, now: float) -> bool:
+    """Return whether nobody can need the pod."""
+    meta, over = pod["metadata"], states.is_over(pod, HELPER)
+    own, marks = meta.get("labels") or {}, meta.get("annotations") or {}
+    if KEPT_UNTIL in own:
+        return over or float(own[KEPT_UNTIL]) < now
+    if DETACHED in own:
+        return over
+    if marks.get(labels.BOOT_ID) == boot_id():
+        return labels.maker_is_gone(marks) is True
+    # Another machine's: its loom may still read what an ended pod says, but not for long.
+    return over and now - datetime.fromisoformat(meta["creationTimestamp"]).timestamp() > 3600.0

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import ImageError, LoomError, ProviderError
+from loom.plan.model import MountMode
 from loom.providers.base import Command, SessionFacts, SessionRequest
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Attached, Channel, ConnectionLost, Died, Exchange
@@ -20,9 +21,9 @@ from loom.providers.driver.session import Driven, DrivenSession
 from loom.providers.files import unnoticed
 from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.client import Gone, is_transient
-from loom.providers.kubernetes.pod.spec import JOB, KEPT_UNTIL, is_confined
+from loom.providers.kubernetes.pod.spec import HELPER, JOB, KEPT_UNTIL, is_confined, lease_of
+from loom.providers.kubernetes.session.exec import PodInside, commands_in
 from loom.providers.kubernetes.session.files import PackedSnapshots, PodFiles
-from loom.providers.kubernetes.session.inside import PodInside, commands_in
 from loom.providers.kubernetes.session.link import Link, Positions
 from loom.status import OnOutput
 
@@ -92,6 +93,17 @@ def remove(cluster: Cluster, pod: str) -> None:
         pass
 
 
+def facts_of(cluster: Cluster, pod: str, request: SessionRequest, **details: str) -> SessionFacts:
+    return SessionFacts(
+        provider="kubernetes",
+        image=(request.image.name if request.image else None) or "",
+        image_id=request.image_id or "",
+        container_id=f"{cluster.namespace}/{pod}",
+        container_name=pod,
+        details={"mount_mode": MountMode.VOLUME.value, "namespace": cluster.namespace, **details},
+    )
+
+
 class SavedSession(Struct, frozen=True, kw_only=True):
     """The data with which a loom goes on with a session of an earlier one."""
 
@@ -114,32 +126,41 @@ class PodSession(DrivenSession):
         pods: Pods,
         request: SessionRequest,
         facts: SessionFacts,
-        link: Link,
         *,
         pod: str,
-        environment: Mapping[str, str],
         snapshots: PackedSnapshots | None,
         on_output: OnOutput,
         cancel: Cancel,
         pushed: Pushed | None = None,
         saved: SavedSession | None = None,
     ) -> None:
-        """`snapshots`: None for a pod that has its files; `pushed`: what the pod copied from the registry, still to be proved.
+        """`snapshots`: None for a pod that an earlier loom had a session in, which has its files; `saved`: what that one saved.
 
-        `saved`: of the session that an earlier loom had there.
+        `pushed`: what the pod copied from the registry, still to be proved.
         """
         self._cluster = cluster
         self._pod = pod
         self._request = request
-        self._link = link
-        self._environment = environment
+        self.link = Link(
+            cluster,
+            pod,
+            lease_s=lease_of(request),
+            is_over=lambda: states.is_over(pods.get(pod), HELPER),
+            adopt=snapshots is None,
+            keeps=request.detached or saved is not None,
+            taken=saved.taken if saved is not None else None,
+        )
         super().__init__(
             Driven(
-                Channel(link, PodContainer(cluster, pods, pod, request.job_id), request.job_id),
+                Channel(self.link, PodContainer(cluster, pods, pod, request.job_id), request.job_id),
                 request,
                 facts,
                 on_output,
-                environment={key: value for key, value in environment.items() if not driver.is_text(value)},
+                environment={
+                    key: value
+                    for key, value in driver.environment(request.environment).items()
+                    if not driver.is_text(value)
+                },
                 still_running=lambda: commands_in(cluster, pod),
             )
         )
@@ -179,14 +200,14 @@ class PodSession(DrivenSession):
             saved = self._to_save(steps, after)
         tokens = {name: token.encode("latin-1") for name, token in saved.tokens.items()}
         lines = self._driven.lines_of(steps, after, tokens)
-        received = self._link.received(CONFIRMED_S)
+        received = self.link.received(CONFIRMED_S)
         if received < 0:
             raise states.why_lost(self._cluster, self._pod, self._request.job_id)
         if self._saved is None or received < saved.begun:
-            saved = replace(saved, begun=self._link.sent + lines.count(b"\n") + 1)
+            saved = replace(saved, begun=self.link.sent + lines.count(b"\n") + 1)
             save(msgspec.json.encode(saved))
             self._driven.channel.send(lines + driver.GO)
-            if not self._link.confirmed(CONFIRMED_S, self._cancel):
+            if not self.link.confirmed(CONFIRMED_S, self._cancel):
                 raise states.why_lost(self._cluster, self._pod, self._request.job_id)
         self._driven.hand_over(tokens)
 
@@ -202,7 +223,7 @@ class PodSession(DrivenSession):
             pod=facts.container_id,
             begun=0,
             tokens=tokens,
-            taken=self._link.taken(),
+            taken=self.link.taken(),
             user=facts.user,
             auto_shell=facts.auto_shell,
             details=facts.details,
@@ -257,17 +278,17 @@ class PodSession(DrivenSession):
                 f"the pod of job {self._request.job_id} could not be kept: a step ended its container, and no other can"
                 " be started in it"
             )
-        self._link.lease(left)
-        if not self._link.confirmed(ENDED_S):
+        self.link.lease(left)
+        if not self.link.confirmed(ENDED_S):
             raise ProviderError(f"the pod of job {self._request.job_id} could not be kept: it does not answer")
         mark_kept(self._cluster, self._pod, expires_at)
         self.kept_until = expires_at
 
     def leave(self) -> None:
         """End everything in the job's container; its last output goes to the session's `on_output`."""
-        if self.kept_until is None and self._link.failed is None:
+        if self.kept_until is None and self.link.failed is None:
             self._driven.end()
-        self._link.close()
+        self.link.close()
 
 
 def not_as_root(job_id: str) -> ProviderError:
