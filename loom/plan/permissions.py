@@ -66,7 +66,7 @@ class Around(Struct, frozen=True, kw_only=True):
     pools: Mapping[str, Pool] = field(default_factory=dict)
     """Those of the user's configuration."""
     judged: dict[str, str] = field(default_factory=dict)
-    """Filled: the real path of the file behind each reference. Only this file may be read for it (`secrets.local`)."""
+    """Filled: the real path of the file behind each reference. Only this file may be read for it (`secrets.stores`)."""
     is_ignored: Callable[[Path], bool] = lambda _: False
     """Whether git ignores a file below `root`; such a file is the user's own and in no snapshot."""
 

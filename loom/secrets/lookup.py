@@ -22,10 +22,7 @@ from loom.secrets.base import (
     invalid,
     unavailable,
 )
-from loom.secrets.keepass import Keepass
-from loom.secrets.local import EnvironmentVariables, FileSecrets
-from loom.secrets.onepassword import OnePassword
-from loom.secrets.system_keyring import SystemKeyring
+from loom.secrets.stores import EnvironmentVariables, FileSecrets, Keepass, OnePassword, SystemKeyring
 from loom.util.units import meant
 
 ENTRY_POINTS = "loom.secret_providers"

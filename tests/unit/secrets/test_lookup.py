@@ -140,7 +140,6 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Path:
     group = database.add_group(database.add_group(database.root_group, "CI"), "a/b")
     entry = database.add_entry(group, "deploy: prod", "deployer", VALUE, url="https://x", notes="one\ntwo")
     entry.set_custom_property("api key", "custom-value")
-    entry.add_attachment(database.add_binary(b"\x00\x01binary"), "id.key")
     database.add_entry(database.root_group, "top", "", "top-level-value")
     database.save()
     database.keyfile = str(folder / "vault.key")
@@ -165,7 +164,6 @@ def test_keepass(tmp_path: Path, vault: Path) -> None:
         "D": ("CI/a%2Fb/deploy%3A prod:UserName", b"deployer"),
         "E": ("CI/a%2Fb/deploy%3A prod:notes", b"one\ntwo"),
         "F": ("CI/a%2Fb/deploy%3A prod:api key", b"custom-value"),
-        "G": ("CI/a%2Fb/deploy%3A prod:attachment/id.key", b"\x00\x01binary"),
     }
     found = lookup.resolve(
         [
@@ -208,9 +206,9 @@ def test_keepass_that_can_not_be_had(tmp_path: Path, vault: Path) -> None:
     good = vault / "vault.kdbx"
     cases = [
         ("other#top", MASTER, with_vault(good), "no KeePass database has the alias 'other' (configured: team)"),
-        ("team#top", MASTER, with_vault(tmp_path / "gone"), "no such file"),
+        ("team#top", MASTER, with_vault(tmp_path / "gone"), "No such file"),
         ("team#top", {"MASTER": "wrong"}, with_vault(good), "the password or the key file is wrong"),
-        ("team#top", {}, with_vault(good, None), "the configuration has none"),
+        ("team#top", {}, with_vault(good, None), "the configuration has no password"),
         ("team#top", {}, with_vault(good, "keepass://team#top"), "its password from a KeePass database"),
         ("team#top", MASTER, with_vault(tmp_path / "junk.kdbx"), "junk.kdbx"),
         ("team#top", MASTER, with_vault(tmp_path / "damaged.kdbx"), "damaged.kdbx"),
@@ -370,7 +368,7 @@ def test_a_provider_added_by_an_installed_package(tmp_path: Path) -> None:
 
 def test_a_keyring_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unlocked = threading.Event()
-    monkeypatch.setattr("loom.secrets.system_keyring._ANSWER_S", 0.1)
+    monkeypatch.setattr("loom.secrets.stores._KEYRING_S", 0.1)
     monkeypatch.setattr(keyring, "get_password", lambda *_: unlocked.wait(60))
     try:
         assert "the keyring did not answer within" in str(refusal("keyring://service/user", tmp_path))
