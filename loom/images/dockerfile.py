@@ -6,12 +6,10 @@ The builder interprets `.dockerignore`; this module only reads its lines.
 from __future__ import annotations
 
 import hashlib
-import os
 import posixpath
 import re
 import shutil
-import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -28,27 +26,6 @@ def read_ignore(context: Path, dockerfile: Path) -> list[str]:
     return []
 
 
-def context_files(context: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield every file, link and directory of a folder, sorted by path, without sockets, devices and loom's own record.
-
-    OSError for an unreadable directory; files that vanish during the walk are skipped.
-    """
-    pending = [""]
-    while pending:
-        folder = pending.pop()
-        try:
-            with os.scandir(context / folder) as entries:
-                names = sorted((entry.name, entry.stat(follow_symlinks=False)) for entry in entries)
-        except FileNotFoundError:
-            continue
-        found = [(f"{folder}/{name}" if folder else name, info) for name, info in names]
-        found = [(path, info) for path, info in found if f"/{path}" not in ALWAYS_OUT]
-        for path, info in found:
-            if stat.S_ISDIR(info.st_mode) or stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode):
-                yield path, info
-        pending.extend(reversed([path for path, info in found if stat.S_ISDIR(info.st_mode)]))
-
-
 def copy_inputs(root: Path, target: Path, *, context: str, dockerfile: str) -> None:
     """Copy the inputs of a build below `root` to the same paths below `target`; links stay links. OSError on failure.
 
@@ -61,16 +38,18 @@ def copy_inputs(root: Path, target: Path, *, context: str, dockerfile: str) -> N
         return
     names = [posixpath.normpath(name) for name in (f"{context}/{dockerfile}", dockerfile)]
     found = [name for name in names if _is_below((root / name).resolve(), root) and (root / name).is_file()]
-    copy.mkdir(parents=True, exist_ok=True)
-    for path, info in context_files(source):
-        if stat.S_ISDIR(info.st_mode):
-            (copy / path).mkdir(parents=True, exist_ok=True)
-            (copy / path).chmod(stat.S_IMODE(info.st_mode))
-            continue
-        try:
-            shutil.copy2(source / path, copy / path, follow_symlinks=False)
-        except FileNotFoundError:
-            continue
+    own = {f"{source}{path}" for path in ALWAYS_OUT}
+
+    def left_out(folder: str, names: list[str]) -> list[str]:
+        """Sockets and devices, which no context has, and loom's own record."""
+        paths = {name: Path(folder, name) for name in names}
+        return [
+            name
+            for name, path in paths.items()
+            if str(path) in own or not (path.is_symlink() or path.is_dir() or path.is_file())
+        ]
+
+    shutil.copytree(source, copy, symlinks=True, ignore=left_out, dirs_exist_ok=True)
     for name in (*found, *(f"{name}.dockerignore" for name in found)):  # they may lie beside the context
         place = target / name
         real = (root / name).resolve()

@@ -15,7 +15,6 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.errors import ImageError
-from loom.images.dockerfile import context_files
 from loom.plan.model import Build, Image, Secret
 from loom.providers.docker.container.cleanup import prune_builds
 from loom.providers.docker.engine.client import connect
@@ -82,8 +81,8 @@ class Builder:
     def identity(self, folder: str) -> str:
         """What a snapshot says of its files."""
         contents = [
-            (path, info.st_mode, (self.folder / folder / path).read_bytes() if S_ISREG(info.st_mode) else b"")
-            for path, info in context_files(self.folder / folder)
+            (str(path), path.lstat().st_mode, path.read_bytes() if S_ISREG(path.lstat().st_mode) else b"")
+            for path in sorted((self.folder / folder).rglob("*"))
         ]
         return hashlib.sha256(repr(contents).encode()).hexdigest()
 

@@ -10,7 +10,6 @@ import pytest
 from loom.images.dockerfile import (
     Base,
     bases_of,
-    context_files,
     copy_inputs,
     fill_in,
     inputs_hash,
@@ -28,14 +27,16 @@ def fill(folder: Path, files: Mapping[str, str]) -> Path:
     return folder
 
 
-def test_context_holds_files_links_and_folders_no_sockets_and_nothing_of_looms(tmp_path: Path) -> None:
-    fill(
-        tmp_path, {"a/x": "", "b": "", ".git/HEAD": "", ".git/loom/r": "", ".loom/.runtime/r": "", "c/.git/loom/x": ""}
+def test_a_copy_holds_files_links_and_folders_no_sockets_and_nothing_of_looms(tmp_path: Path) -> None:
+    root = fill(
+        tmp_path / "root",
+        {"a/x": "", "b": "", ".git/HEAD": "", ".git/loom/r": "", ".loom/.runtime/r": "", "c/.git/loom/x": ""},
     )
-    (tmp_path / "link").symlink_to("nowhere")
-    (tmp_path / "empty").mkdir()
-    os.mkfifo(tmp_path / "fifo")
-    paths = [path for path, _ in context_files(tmp_path)]
+    (root / "link").symlink_to("nowhere")
+    (root / "empty").mkdir()
+    os.mkfifo(root / "pipe")
+    copy_inputs(root, tmp_path / "copy", context=".", dockerfile="Dockerfile")
+    paths = [path.relative_to(tmp_path / "copy").as_posix() for path in (tmp_path / "copy").rglob("*")]
     nested = ["c", "c/.git", "c/.git/loom", "c/.git/loom/x"]
     assert sorted(paths) == sorted([".git", ".git/HEAD", ".loom", "a", "a/x", "b", "empty", "link", *nested])
 
@@ -75,8 +76,12 @@ def test_a_copy_of_the_inputs_builds_the_same(tmp_path: Path, context: str, dock
         named = place / context / dockerfile
         found = named if named.is_file() else place / dockerfile
         files = [
-            (path, info.st_mode, (place / context / path).read_bytes() if S_ISREG(info.st_mode) else b"")
-            for path, info in context_files(place / context)
+            (
+                str(path.relative_to(place)),
+                path.lstat().st_mode,
+                path.read_bytes() if S_ISREG(path.lstat().st_mode) else b"",
+            )
+            for path in sorted((place / context).rglob("*"))
         ]
         return found.read_bytes(), repr((files, read_ignore(place / context, found)))
 
