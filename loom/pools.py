@@ -7,7 +7,7 @@ A workflow's `runner_pool` names a pool; only the user's own configuration defin
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -70,6 +70,16 @@ class Misplaced(ValueError):
         self.keys = keys
 
 
+def converted(value: Any, kind: Any, *keys: str, hook: Callable[[type, Any], Any] | None = None) -> Any:
+    """Return a value as `kind`. Misplaced for one that has another form; the message names its path below `keys`."""
+    try:
+        return msgspec.convert(value, kind, dec_hook=hook)
+    except msgspec.ValidationError as error:
+        text, _, place = str(error).partition(" - at ")
+        path = [*keys, *re.findall(r"\w+", place)]
+        raise Misplaced(": ".join(filter(None, [".".join(path), text[0].lower() + text[1:]])), *path) from error
+
+
 _FIELDS = tuple(name for name in Pool.__struct_fields__ if name != "name")
 _OF_CLUSTERS = frozenset(_FIELDS) - {"provider", "jobs"}
 _DURATIONS = ("deadline", "start_timeout")
@@ -95,11 +105,7 @@ def _pool(name: str, settings: Any) -> Pool:
         text = f"{name}: {foreign[0]} has no meaning for the provider {settings['provider']}; remove it"
         raise Misplaced(text, name, foreign[0])
     times = {key: _seconds(name, key, settings.get(key)) for key in _DURATIONS}
-    try:
-        pool = msgspec.convert({**settings, **times, "name": name}, Pool)
-    except msgspec.ValidationError as error:
-        raise _readable(name, str(error)) from error
-    return _checked(pool)
+    return _checked(converted({**settings, **times, "name": name}, Pool, name))
 
 
 def _seconds(name: str, key: str, value: Any) -> float | None:
@@ -118,13 +124,6 @@ def _checked(pool: Pool) -> Pool:
         text = f"{pool.name}.pod_template: unknown key {key}; a template has metadata and spec"
         raise Misplaced(text, pool.name, "pod_template", key)
     return pool
-
-
-def _readable(name: str, message: str) -> Misplaced:
-    """Turn a message such as "Expected `str`, got `int` - at `$.limits[...]`" into one with the pool's path."""
-    text, _, place = message.partition(" - at ")
-    path = place.strip("`").removeprefix("$").replace("[...]", "")
-    return Misplaced(f"{name}{path}: {text[0].lower()}{text[1:]}", name, *path.split(".")[1:])
 
 
 def named(name: str, pools: Mapping[str, Pool]) -> Pool:

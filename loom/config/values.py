@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 from msgspec import field as member
+from msgspec.structs import replace
 
+from loom.pools import converted
 from loom.util.units import duration, meant, memory, platform, size
 
 
-class KeepassDatabase(Struct, frozen=True, kw_only=True):
-    """A database for `keepass://alias#...`. `password` is a reference to another secret provider, or None to ask."""
+class KeepassDatabase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A database for `keepass://alias#...`. `password` is a reference to another store."""
 
     path: Path
     key_file: Path | None = None
     password: str | None = None
 
 
-class GitLabSettings(Struct, frozen=True, kw_only=True):
+class GitLabSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The needs of a `.gitlab-ci.yml` on this machine."""
 
     projects: Mapping[str, Path] = member(default_factory=dict)
@@ -34,7 +35,7 @@ class GitLabSettings(Struct, frozen=True, kw_only=True):
     """A file with the variables that the project has on the server."""
 
 
-class GitHubSettings(Struct, frozen=True, kw_only=True):
+class GitHubSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The needs of the workflows in `.github/workflows` on this machine."""
 
     server: str = "https://github.com"
@@ -43,7 +44,7 @@ class GitHubSettings(Struct, frozen=True, kw_only=True):
     """Images by the labels of `runs-on`."""
     secrets: Mapping[str, str] = member(default_factory=dict)
     """References to secrets by their names in `secrets`."""
-    vars: Mapping[str, str] = member(default_factory=dict)
+    vars: Mapping[str, str | int | float | bool] = member(default_factory=dict)
     """The values of `vars`."""
     docker_socket: bool = False
     """Whether jobs without `container` ask for the engine's socket, since GitHub's machines have an engine."""
@@ -150,60 +151,24 @@ def as_path(value: Any, context: ValueContext) -> Path:
     return path.absolute() if context.base is None else context.base / path
 
 
-def _real(value: Any, context: ValueContext) -> Path:
-    """Return where a path leads now: what trust is asked for, and what is opened later."""
-    return Path(os.path.realpath(as_path(value, context)))
+def _converted(value: Any, kind: Any, context: ValueContext) -> Any:
+    return converted(value, kind, hook=lambda _, text: as_path(text, context))
 
 
 def as_keepass(value: Any, context: ValueContext) -> Mapping[str, KeepassDatabase]:
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a mapping of an alias to a database's path, found {_found(value)}")
-    found = {}
-    for alias, entry in value.items():
-        entry = {"path": entry} if isinstance(entry, str) else entry
-        if not isinstance(entry, dict) or "path" not in entry or entry.keys() - {"path", "key_file", "password"}:
-            raise ValueError(f"{alias}: expected a path, or a mapping with path and optionally key_file and password")
-        key_file, password = entry.get("key_file"), entry.get("password")
-        found[alias] = KeepassDatabase(
-            path=_real(entry["path"], context),
-            key_file=None if key_file is None else _real(key_file, context),
-            password=None if password is None else as_text(password, context),
-        )
-    return found
-
-
-def _fields(value: Any, known: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(value, dict) or value.keys() - set(known):
-        raise ValueError(f"expected a mapping with {', '.join(known)}, found {_found(value)}")
-    return value
-
-
-def _table(fields: Mapping[str, Any], key: str) -> dict[str, Any]:
-    table = fields.get(key) or {}
-    if not isinstance(table, dict):
-        raise ValueError(f"{key}: expected a mapping, found {_found(table)}")
-    return table
+    found: Mapping[str, KeepassDatabase] = _converted(value, Mapping[str, KeepassDatabase], context)
+    # Where the paths lead now: what trust is asked for, and what is opened later.
+    return {
+        alias: replace(one, path=one.path.resolve(), key_file=one.key_file and one.key_file.resolve())
+        for alias, one in found.items()
+    }
 
 
 def as_gitlab(value: Any, context: ValueContext) -> GitLabSettings:
-    given = _fields(value, GitLabSettings.__struct_fields__)
-    paths = {key: as_path(given[key], context) for key in ("templates", "variables") if given.get(key) is not None}
-    return GitLabSettings(
-        projects={name: as_path(path, context) for name, path in _table(given, "projects").items()},
-        secrets={name: as_text(reference, context) for name, reference in _table(given, "secrets").items()},
-        **paths,
-    )
+    found: GitLabSettings = _converted(value, GitLabSettings, context)
+    return found
 
 
 def as_github(value: Any, context: ValueContext) -> GitHubSettings:
-    given = _fields(value, GitHubSettings.__struct_fields__)
-    tables = {
-        key: {name: as_text(text, context) for name, text in _table(given, key).items()}
-        for key in ("runs_on", "secrets")
-    }
-    return GitHubSettings(
-        server=as_text(given.get("server", GitHubSettings().server), context).rstrip("/"),
-        vars={name: str(text) for name, text in _table(given, "vars").items()},
-        docker_socket=as_flag(given.get("docker_socket", False), context),
-        **tables,
-    )
+    found: GitHubSettings = _converted(value, GitHubSettings, context)
+    return replace(found, server=found.server.rstrip("/"), vars={name: str(text) for name, text in found.vars.items()})

@@ -38,7 +38,7 @@ ASKED = {
     "cache_max_size": "1k",
     "keep_max_size": "1k",
     "auto_clean": "false",
-    "keepass": "{team: ~/passwords.kdbx}",
+    "keepass": "{team: {path: ~/passwords.kdbx}}",
     "network": "host",
     "container": "false",
 }
@@ -134,7 +134,7 @@ engine: {engine}
 state_dir: planted/state
 cache_dir: planted/cache
 tmp_dir: planted/tmp
-keepass: {{team: planted/vault.kdbx}}
+keepass: {{team: {{path: planted/vault.kdbx}}}}
 """
 
 COMMANDS = [

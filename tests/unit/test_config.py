@@ -58,7 +58,7 @@ def test_a_higher_layer_wins(
 def test_values_are_read_in_their_units(tmp_path: Path) -> None:
     found = load(
         tmp_path,
-        "grace: 1m30s\ncache_max_size: 2g\ncpus: 1.5\nmemory: 512MiB\njob_timeout: null\ntmp_dir: scratch\nkeepass: {team: ~/team.kdbx}\n",
+        "grace: 1m30s\ncache_max_size: 2g\ncpus: 1.5\nmemory: 512MiB\njob_timeout: null\ntmp_dir: scratch\nkeepass: {team: {path: ~/team.kdbx}}\n",
         trusted=True,
     )
     assert (found.grace, found.cache_max_size, found.cpus, found.memory) == (90.0, 2 * 1024**3, 1.5, 512 * 1024**2)
