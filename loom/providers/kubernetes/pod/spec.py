@@ -38,8 +38,8 @@ DETACHED_BYTES = 512 << 20
 """How much output a pod keeps that lives on without its loom. Beyond that the cluster evicts it."""
 DETACHED = "loom.detached"
 """The label of a pod that lives on without its loom."""
-REQUESTS: Mapping[str, str] = {"cpu": "250m"}
-"""What a job's container reserves where nobody says."""
+CPU = "250m"
+"""How much processor a job's container reserves where nobody says."""
 LOST_NODE_S = 30
 """How long a pod stays on a node that does not answer."""
 _UNITS = {
@@ -50,7 +50,7 @@ _UNITS = {
 _PULL: Mapping[PullPolicy, str] = {"always": "Always", "missing": "IfNotPresent", "never": "Never"}
 _OWNERS = ["CHOWN", "DAC_OVERRIDE", "FOWNER"]
 _SERVICE_CAPABILITIES = [*_OWNERS, "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID"]
-_FOR_ALL = (None, "bridge", "default")
+_SECCOMP = {"seccompProfile": {"type": "RuntimeDefault"}}
 
 
 class Placed(Struct, frozen=True, kw_only=True):
@@ -111,8 +111,8 @@ def specification(
                 labels.RUN: _label(request.run_id),
                 labels.JOB: _label(request.job_id),
                 **{key: _label(value) for key, value in request.labels.items()},
-                **({"loom.network": "none"} if request.network.mode == "none" else {}),
-                **({DETACHED: "true"} if request.detached else {}),
+                "loom.network": "none" if request.network.mode == "none" else None,
+                DETACHED: "true" if request.detached else None,
             },
             "annotations": marks,
         },
@@ -123,14 +123,11 @@ def specification(
             "automountServiceAccountToken": bool((pool.pod_template.get("spec") or {}).get("serviceAccountName")),
             "enableServiceLinks": False,
             "containers": [
-                _literal(container)
-                for container in (
-                    _helper(request, image, confined),
-                    _job(request, environment, image, confined),
-                    *(_service(one, request.hardened, confined) for one in services),
-                )
+                _helper(request, image, confined),
+                _job(request, environment, image, confined),
+                *(_service(one, request.hardened, confined) for one in services),
             ],
-            "initContainers": [_literal(copying(pushed, mounts))] if pushed is not None else [],
+            "initContainers": [copying(pushed, mounts)] if pushed is not None else [],
             "volumes": [{"name": one["name"], "emptyDir": one["emptyDir"]} for one in volumes],
             "tolerations": [
                 {
@@ -143,12 +140,12 @@ def specification(
             ],
             "nodeSelector": _platform(request.image),
             "hostAliases": _aliases(request, services),
-            **({"hostname": request.network.hostname} if request.network.hostname else {}),
-            **({"hostNetwork": True} if request.network.mode == "host" else {}),
-            **({"securityContext": {"seccompProfile": {"type": "RuntimeDefault"}}} if confined else {}),
+            "hostname": request.network.hostname or None,
+            "hostNetwork": request.network.mode == "host" or None,
+            "securityContext": _SECCOMP if confined else None,
         },
     }
-    whole = cast("dict[str, Any]", merged(to_builtins(pool.pod_template), pod))
+    whole = cast("dict[str, Any]", merged(to_builtins(pool.pod_template), _literal(pod)))
     _request_something(next(one for one in whole["spec"]["containers"] if one["name"] == JOB))
     return whole
 
@@ -156,9 +153,9 @@ def specification(
 def _request_something(container: dict[str, Any]) -> None:
     """Let a container reserve what most jobs need. Without requests, a node takes any number of jobs."""
     resources = container["resources"]
-    there = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
-    missing = {key: value for key, value in REQUESTS.items() if key not in there}
-    container["resources"] = {**resources, "requests": {**missing, **(resources.get("requests") or {})}}
+    requests = resources.get("requests") or {}
+    if "cpu" not in {**requests, **(resources.get("limits") or {})}:
+        container["resources"] = {**resources, "requests": {"cpu": CPU, **requests}}
 
 
 def merged(below: Any, above: Any) -> Any:
@@ -189,7 +186,7 @@ def _refuse(request: SessionRequest) -> None:
         )
     if request.resources.devices:
         raise no("devices by path", "give it `gpus`, or a pool whose nodes offer the device as a resource")
-    if request.network.mode not in (*_FOR_ALL, "none", "host"):
+    if request.network.mode not in (None, "bridge", "default", "none", "host"):
         raise no(f"the network {request.network.mode}", "a pod has the cluster's network, or `host`")
     gpus = request.resources.gpus
     if gpus is not None and not gpus.isdigit():
@@ -221,10 +218,10 @@ _EXPANDED = frozenset({"command", "args", "value"})
 
 
 def _literal(part: Any, *, expanded: bool = False) -> Any:
-    """Return a part of a container, with its texts written so that the kubelet leaves them as they are here."""
+    """Return a part of a pod without what is None, its texts written so that the kubelet leaves them as they are here."""
     if isinstance(part, Mapping):
-        return {key: _literal(value, expanded=key in _EXPANDED) for key, value in part.items()}
-    if isinstance(part, list):
+        return {key: _literal(value, expanded=key in _EXPANDED) for key, value in part.items() if value is not None}
+    if isinstance(part, list | tuple):
         return [_literal(one, expanded=expanded) for one in part]
     return part.replace("$", "$$") if expanded and isinstance(part, str) else part
 
@@ -236,22 +233,19 @@ def _environment(given: Mapping[str, str]) -> list[dict[str, str]]:
 def _helper(request: SessionRequest, image: str, confined: bool) -> dict[str, Any]:
     """Keeps the driver's streams, and reads and writes the workspace: as root, or confined, as the job's user."""
     limited = request.resources.memory is not None or request.resources.cpus is not None
-    rights: dict[str, Any] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    if confined:
-        rights |= _user_of(request)
-    else:
-        rights["capabilities"]["add"] = _OWNERS
-        rights["runAsUser"] = 0
     return {
         "name": HELPER,
         "image": image,
         "imagePullPolicy": _PULL[request.image.pull if request.image else "missing"],
         "command": scripts.helper(lease_of(request), 0 if request.detached else WAITING),
         "workingDir": "/",
-        "securityContext": rights,
+        "securityContext": {
+            **_restricted(True, None if confined else _OWNERS),
+            **(_user_of(request) if confined else {"runAsUser": 0}),
+        },
         "resources": {
             "requests": {"cpu": "10m", "memory": "32Mi"},
-            **({"limits": {"cpu": "1", "memory": "256Mi"}} if limited else {}),
+            "limits": {"cpu": "1", "memory": "256Mi"} if limited else None,
         },
         "volumeMounts": [one["mount"] for one in _volumes(request) if HELPER in one["in"]],
     }
@@ -259,6 +253,7 @@ def _helper(request: SessionRequest, image: str, confined: bool) -> dict[str, An
 
 def _job(request: SessionRequest, environment: Mapping[str, str], image: str, confined: bool) -> dict[str, Any]:
     entrypoint = (request.image.entrypoint if request.image else None) or ()
+    strict = request.hardened or confined
     return {
         "name": JOB,
         "image": image,
@@ -266,23 +261,21 @@ def _job(request: SessionRequest, environment: Mapping[str, str], image: str, co
         "command": ["sh", "-c", scripts.JOINS, "loom", *entrypoint, *driver.boot(int(LEASE_S))],
         "workingDir": request.project_dir,
         "env": _environment(environment),
-        "securityContext": _rights(request, confined),
+        "securityContext": {
+            **_user_of(request),
+            **_restricted(strict, None if confined else _OWNERS),
+            **(_SECCOMP if strict else {}),
+            "privileged": request.privileged or None,
+            "readOnlyRootFilesystem": request.resources.read_only or None,
+        },
         "resources": _resources(request.resources, request.pool),
         "volumeMounts": [one["mount"] for one in _volumes(request) if JOB in one["in"]],
     }
 
 
-def _rights(request: SessionRequest, confined: bool) -> dict[str, Any]:
-    rights = _user_of(request)
-    if request.privileged:
-        rights["privileged"] = True
-    if request.resources.read_only:
-        rights["readOnlyRootFilesystem"] = True
-    if request.hardened or confined:
-        rights["allowPrivilegeEscalation"] = False
-        rights["capabilities"] = {"drop": ["ALL"], **({} if confined else {"add": _OWNERS})}
-        rights["seccompProfile"] = {"type": "RuntimeDefault"}
-    return rights
+def _restricted(strict: bool, capabilities: Sequence[str] | None) -> dict[str, Any]:
+    """Return the rights of a container that has no others than these, if it is `strict`."""
+    return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"], "add": capabilities}} if strict else {}
 
 
 def _user_of(request: SessionRequest) -> dict[str, Any]:
@@ -291,7 +284,7 @@ def _user_of(request: SessionRequest) -> dict[str, Any]:
 
 def _user(user: str) -> dict[str, Any]:
     uid, _, gid = user.partition(":")
-    return {**({"runAsUser": int(uid)} if uid else {}), **({"runAsGroup": int(gid)} if gid else {})}
+    return {"runAsUser": int(uid) if uid else None, "runAsGroup": int(gid) if gid else None}
 
 
 def _resources(resources: Resources, pool: Pool | None) -> dict[str, Any]:
@@ -308,7 +301,7 @@ def _resources(resources: Resources, pool: Pool | None) -> dict[str, Any]:
         for key, value in (pool.requests.items() if pool is not None else ())
         if key not in limits or amount(str(value)) <= amount(limits[key])
     }
-    return {**({"limits": limits} if limits else {}), **({"requests": requests} if requests else {})}
+    return {"limits": limits or None, "requests": requests or None}
 
 
 def amount(text: str) -> float:
@@ -319,28 +312,20 @@ def amount(text: str) -> float:
 
 def _service(one: Placed, hardened: bool, confined: bool) -> dict[str, Any]:
     service = one.service
-    entrypoint = service.entrypoint if service.entrypoint is not None else service.image.entrypoint
-    container: dict[str, Any] = {
+    return {
         "name": one.container,
         "image": one.image,
         "imagePullPolicy": _PULL[service.image.pull],
         "env": _environment(service.variables),
-        "securityContext": _user(service.user or service.image.user or ""),
+        "command": service.entrypoint if service.entrypoint is not None else service.image.entrypoint,
+        "args": service.command,
+        "resources": _resources(service.resources, None),
+        "securityContext": {
+            **_user(service.user or service.image.user or ""),
+            **_restricted(hardened or confined, None if confined else _SERVICE_CAPABILITIES),
+        },
+        "readinessProbe": _probe(service),
     }
-    if limits := _resources(service.resources, None):
-        container["resources"] = limits
-    if entrypoint is not None:
-        container["command"] = list(entrypoint)
-    if service.command is not None:
-        container["args"] = list(service.command)
-    if hardened or confined:
-        container["securityContext"] |= {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"], **({} if confined else {"add": _SERVICE_CAPABILITIES})},
-        }
-    if (probe := _probe(service)) is not None:
-        container["readinessProbe"] = probe
-    return container
 
 
 def _probe(service: Service) -> dict[str, Any] | None:
@@ -396,7 +381,7 @@ def _volumes(request: SessionRequest) -> list[dict[str, Any]]:
 
 
 def _volume(name: str, path: str, where: Sequence[str], *, medium: str = "", size: int | None = None) -> dict[str, Any]:
-    limits = {**({"medium": medium} if medium else {}), **({"sizeLimit": str(size)} if size else {})}
+    limits = {"medium": medium or None, "sizeLimit": str(size) if size else None}
     return {"name": name, "emptyDir": limits, "mount": {"name": name, "mountPath": path}, "in": tuple(where)}
 
 
@@ -405,11 +390,11 @@ def _size(options: str) -> int | None:
     return int(found[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[found[2]] if found else None
 
 
-def _platform(image: Image | None) -> dict[str, str]:
+def _platform(image: Image | None) -> dict[str, str | None]:
     if image is None or not image.platform:
         return {}
     system, _, rest = image.platform.partition("/")
-    return {"kubernetes.io/os": system, **({"kubernetes.io/arch": rest.partition("/")[0]} if rest else {})}
+    return {"kubernetes.io/os": system, "kubernetes.io/arch": rest.partition("/")[0] or None}
 
 
 def _aliases(request: SessionRequest, services: Sequence[Placed]) -> list[dict[str, Any]]:
