@@ -35,6 +35,7 @@ from loom.providers.kubernetes.session.files import PackedSnapshots
 from loom.providers.kubernetes.session.kept import KeptPod, find, reap
 from loom.providers.kubernetes.session.session import PodSession, facts_of, remove
 from loom.providers.removals import Removals
+from loom.providers.services import Output
 from loom.status import OnOutput
 
 
@@ -180,7 +181,15 @@ class KubernetesProvider(Provider):
             for one in job.services
         ]
         key = token_hex(8)
-        opened = of_pod.opened(job.services, images, on_output, cancel, on_died, key)
+        opened = PodServices(
+            network_id=key,
+            placed=of_pod.placed(job.services, images),
+            images=images,
+            variables=of_pod.variables(job.services),
+            output=Output(on_output),
+            cancel=cancel,
+            on_died=on_died,
+        )
         self._services[key] = opened
         try:
             yield opened

@@ -19,7 +19,6 @@ from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.images.names import PodImage
 from loom.providers.kubernetes.pod.spec import Placed, host_names
 from loom.providers.services import Lines, Output, addresses, canceled, named_port, wait_for
-from loom.status import OnOutput
 from loom.workflow.patterns import compile_pattern
 
 if TYPE_CHECKING:
@@ -43,16 +42,16 @@ class PodServices(Struct, kw_only=True):
     on_died: Callable[[str, str], None]
     keep: Callable[[], None] = lambda: None
     """They are kept with the pod."""
-    followers: list[ServiceLogFollower] = field(default_factory=list)
+    followed: list[FollowedService] = field(default_factory=list)
 
     def blamed_for(self, _: ProviderError) -> None:
         """Return None: services start with their pod."""
 
     def leave(self) -> None:
         """Take what their logs have by now, and no more. Before the pod is removed, and its logs with it."""
-        for one in self.followers:
+        for one in self.followed:
             one.close()
-        self.followers.clear()
+        self.followed.clear()
 
     def close(self) -> None:
         self.leave()
@@ -84,29 +83,55 @@ def variables(services: Sequence[Service]) -> dict[str, str]:
     return found
 
 
-class ServiceLogFollower:
-    """Follows the log of one service, from its beginning. A lost connection goes on where the log was."""
+class FollowedService:
+    """Implements `services.StartedService`. Its log is followed from its beginning; a lost connection goes on where it was."""
 
-    def __init__(self, cluster: Cluster, pod: str, one: Placed, output: Output) -> None:
+    def __init__(self, cluster: Cluster, pods: Pods, pod: str, one: Placed, services: PodServices) -> None:
+        self.service = one.service
         self._cluster = cluster
+        self._pods = pods
         self._pod = pod
         self._container = one.container
+        self._services = services
         pattern = one.service.ready.log
         self._pattern = compile_pattern(f"/{pattern}/") if pattern is not None else None
-        self.seen = threading.Event()
+        self._seen = pattern is None
         """A line matched `ready: log`."""
-        if self._pattern is None:
-            self.seen.set()
-        self.lines = Lines(one.service.name, output, self._look_at)
+        self.lines = Lines(one.service.name, services.output, self._look_at)
         self._answer: Any = None
         self._closing = threading.Event()
         self._last = ""
         self._thread = threading.Thread(target=self._follow, name=f"log of {one.container}", daemon=True)
         self._thread.start()
 
+    def check(self) -> None:
+        self._services.output.check()
+        if self._services.cancel.requested:
+            raise canceled(self.service)
+
+    def ended(self) -> str:
+        if ended := _ended(self._pods.get(self._pod), self._container):
+            self._thread.join(2.0)
+        return ended
+
+    def is_ready(self) -> bool:
+        return self._is_ready(self._pods.get(self._pod))
+
+    def _is_ready(self, seen: Mapping[str, Any] | None) -> bool:
+        return states.is_ready(seen, self._container) and self._seen
+
+    def why(self) -> str:
+        told = "; ".join(text for text in states.events_of(self._cluster, self._pod) if text.startswith("Unhealthy"))
+        ready = self.service.ready
+        return told or (f"no line matches {ready.log!r}" if ready.log else "the cluster does not say why")
+
+    def pause(self, limit_s: float) -> object:
+        return self._pods.wait_for(
+            self._pod, lambda seen: bool(_ended(seen, self._container)) or self._is_ready(seen), limit_s
+        )
+
     def _look_at(self, line: str) -> None:
-        if self._pattern is not None and not self.seen.is_set() and self._pattern.found_in(line):
-            self.seen.set()
+        self._seen = self._seen or (self._pattern is not None and self._pattern.found_in(line))
 
     def _follow(self) -> None:
         while not self._closing.is_set():
@@ -142,71 +167,22 @@ class ServiceLogFollower:
                 self._last = stamp
                 self.lines.feed("stdout", text.encode("utf-8", "surrogateescape") + b"\n")
 
-    def join(self, limit_s: float) -> None:
-        self._thread.join(limit_s)
-
     def close(self) -> None:
         self._closing.set()
         if self._answer is not None:
             self._answer.close()
-        self.join(5.0)
-
-
-class _InPod(Struct, kw_only=True):
-    """Implements `services.StartedService`."""
-
-    cluster: Cluster
-    pods: Pods
-    pod: str
-    one: Placed
-    services: PodServices
-    follower: ServiceLogFollower
-
-    @property
-    def service(self) -> Service:
-        return self.one.service
-
-    @property
-    def lines(self) -> Lines:
-        return self.follower.lines
-
-    def check(self) -> None:
-        self.services.output.check()
-        if self.services.cancel.requested:
-            raise canceled(self.service)
-
-    def ended(self) -> str:
-        if ended := _ended(self.pods.get(self.pod), self.one.container):
-            self.follower.join(2.0)
-        return ended
-
-    def is_ready(self) -> bool:
-        return self._is_ready(self.pods.get(self.pod))
-
-    def _is_ready(self, seen: Mapping[str, Any] | None) -> bool:
-        return states.is_ready(seen, self.one.container) and self.follower.seen.is_set()
-
-    def why(self) -> str:
-        told = "; ".join(text for text in states.events_of(self.cluster, self.pod) if text.startswith("Unhealthy"))
-        ready = self.service.ready
-        return told or (f"no line matches {ready.log!r}" if ready.log else "the cluster does not say why")
-
-    def pause(self, limit_s: float) -> object:
-        return self.pods.wait_for(
-            self.pod, lambda seen: bool(_ended(seen, self.one.container)) or self._is_ready(seen), limit_s
-        )
+        self._thread.join(5.0)
 
 
 def wait_until(cluster: Cluster, pods: Pods, pod: str, services: PodServices) -> None:
     """Follow the services' logs, and wait until each is ready. ServiceError."""
     begun = time.monotonic()
     for one in services.placed:
-        follower = _followed(cluster, pods, pod, one, services)
-        started = _InPod(cluster=cluster, pods=pods, pod=pod, one=one, services=services, follower=follower)
+        started = _followed(cluster, pods, pod, one, services)
         wait_for(started, partial(services.output.say_of, one.service.name), begun=begun)
 
 
-def _followed(cluster: Cluster, pods: Pods, pod: str, one: Placed, services: PodServices) -> ServiceLogFollower:
+def _followed(cluster: Cluster, pods: Pods, pod: str, one: Placed, services: PodServices) -> FollowedService:
     """Wait until a service has started, and follow its log."""
     service = one.service
     seen = pods.wait_for(
@@ -223,9 +199,8 @@ def _followed(cluster: Cluster, pods: Pods, pod: str, one: Placed, services: Pod
     if (refused := states.refusal(seen, {one.container: f"service {service.name}"})) is not None:
         refused = states.explained(refused, cluster, pod)
         raise ServiceError(refused.message, hint=refused.hint, code=refused.code)
-    follower = ServiceLogFollower(cluster, pod, one, services.output)
-    services.followers.append(follower)
-    return follower
+    services.followed.append(FollowedService(cluster, pods, pod, one, services))
+    return services.followed[-1]
 
 
 def _ended(pod: Mapping[str, Any] | None, container: str) -> str:
@@ -259,22 +234,3 @@ def watched(pods: Pods, pod: str, services: PodServices) -> Iterator[None]:
     finally:
         left.set()
         thread.join(5.0)
-
-
-def opened(
-    wanted: Sequence[Service],
-    images: Sequence[PodImage],
-    output: OnOutput,
-    cancel: Cancel,
-    on_died: Callable[[str, str], None],
-    key: str,
-) -> PodServices:
-    return PodServices(
-        network_id=key,
-        placed=placed(wanted, images),
-        images=images,
-        variables=variables(wanted),
-        output=Output(output),
-        cancel=cancel,
-        on_died=on_died,
-    )

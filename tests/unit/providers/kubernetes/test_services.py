@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
+from loom.cancel import Cancel
 from loom.errors import EngineUnavailable
 from loom.plan.model import Image, Service
-from loom.providers.kubernetes.pod.services import ServiceLogFollower
+from loom.providers.kubernetes.cluster.pods import Pods
+from loom.providers.kubernetes.pod.services import FollowedService, PodServices
 from loom.providers.kubernetes.pod.spec import Placed
 from loom.providers.services import Output
 from tests.support.waiting import until
@@ -42,10 +44,18 @@ class Followed:
         self.log.closed.set()
 
 
-def follower(log: Any, said: list[bytes]) -> ServiceLogFollower:
-    service = Service(name="db", aliases=(), image=Image(name="db"))
-    one = Placed(service=service, container="svc-0-db", image="db")
-    return ServiceLogFollower(log, "pod", one, Output(lambda _, data: said.append(data)))
+def follower(log: Any, said: list[bytes]) -> FollowedService:
+    one = Placed(service=Service(name="db", aliases=(), image=Image(name="db")), container="svc-0-db", image="db")
+    services = PodServices(
+        network_id="",
+        placed=(one,),
+        images=(),
+        variables={},
+        output=Output(lambda _, data: said.append(data)),
+        cancel=Cancel(),
+        on_died=lambda *_: None,
+    )
+    return FollowedService(log, Pods(log, ""), "pod", one, services)
 
 
 def test_what_a_service_printed_before_the_end_is_there_also_where_it_had_not_arrived() -> None:
@@ -70,6 +80,6 @@ def test_a_log_is_closed_while_it_is_asked_for() -> None:
     assert asked.wait(60)
     following._closing.set()  # as `close` does, which finds no connection yet
     closing.set()
-    following.join(60)
+    following._thread.join(60)
     assert log.closed.is_set()
     assert said == [b"db | one\n", b"db | two\n"]
