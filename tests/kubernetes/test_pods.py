@@ -459,7 +459,7 @@ def test_a_pod_of_a_loom_that_is_gone_is_removed_by_the_next(pods: Pods, cluster
     ("changes", "code"),
     [
         ({"image": Image(name="registry.invalid/nothing:1")}, "CLUSTER_IMAGE_UNAVAILABLE"),
-        ({"pool": Pool(provider="kubernetes", pod_template=kubernetes.NOWHERE)}, "POD_UNSCHEDULABLE"),
+        ({"pool": Pool(provider="kubernetes", pod_template=kubernetes.NOWHERE, start_timeout=1)}, "POD_UNSCHEDULABLE"),
         ({"pool": Pool(provider="kubernetes", namespace="there-is-none")}, "CLUSTER_NAMESPACE_UNKNOWN"),
         (
             {"pool": Pool(provider="kubernetes", pod_template={"spec": {"restartPolicy": "x", "dnsPolicy": "Never"}})},

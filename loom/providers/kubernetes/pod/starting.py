@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Mapping
@@ -28,13 +27,8 @@ NODE_S = 600.0
 """How long a pod may wait for a node while no other of the run has one. `start_timeout` of the pool counts instead."""
 START_S = 600.0
 """How long it may then wait for its images. `start_timeout` counts here too."""
-NEVER_S = 30.0
-"""How long one may wait that no node can ever take, unless an autoscaler promises a new node."""
 TELL_S = 10.0
 """A pod without a node by then says why, once."""
-_NEW_NODE = ("TriggeredScaleUp:", "Nominated:")
-"""Events of the Cluster Autoscaler and of Karpenter: a node for the pod is on its way."""
-_SILENT = "the scheduler has not said why"
 
 
 class QuotaQueue:
@@ -105,28 +99,20 @@ class StartingPod(Struct, kw_only=True):
         started = time.monotonic()
         if self.on_node_within(min(TELL_S, limit_s)):
             return
-        why = states.unscheduled(self.pods.get(self.name)) or _SILENT
+        why = states.unscheduled(self.pods.get(self.name)) or "the scheduler has not said why"
         self._say(f"waits for a node: {why}")
-        never = given_s is None and no_node_ever(why)
-        if never:
-            if self.on_node_within(NEVER_S - TELL_S):
-                return
-            promised = any(event.startswith(_NEW_NODE) for event in states.events_of(self.cluster, self.name))
-            limit_s = NODE_S if promised else NEVER_S
-        others = given_s is None and not never and _others_have_nodes(self.pods, self.name)
-        if self.on_node_within(started + limit_s - time.monotonic()):
-            return
-        while others:
-            others = _others_have_nodes(self.pods, self.name)
-            if self.on_node_within(limit_s):
-                return
-        why = states.unscheduled(self.pods.get(self.name)) or why
-        raise ProviderError(
-            f"no node took the pod of job {self.request.job_id} within {time.monotonic() - started:.0f} s: {why.rstrip('.')}",
-            hint="lower the job's limits, or see the pool's node selector and tolerations; `start_timeout` of the pool says "
-            "how long to wait",
-            code="POD_UNSCHEDULABLE",
-        )
+        others = given_s is None and _others_have_nodes(self.pods, self.name)
+        left_s = started + limit_s - time.monotonic()
+        while not self.on_node_within(left_s):
+            if not others:
+                why = (states.unscheduled(self.pods.get(self.name)) or why).rstrip(".")
+                raise ProviderError(
+                    f"no node took the pod of job {self.request.job_id} within {time.monotonic() - started:.0f} s: {why}",
+                    hint="lower the job's limits, or see the node selector and tolerations of the pool's `pod_template`; "
+                    "`start_timeout` of the pool says how long to wait",
+                    code="POD_UNSCHEDULABLE",
+                )
+            others, left_s = _others_have_nodes(self.pods, self.name), limit_s
 
     def on_node_within(self, limit_s: float) -> bool:
         seen = self.pods.wait_for(self.name, lambda pod: self.cancel.requested or pod is None or _on_node(pod), limit_s)
@@ -184,24 +170,6 @@ def _others_have_nodes(pods: Pods, name: str) -> bool:
     """Return whether pods of the run take room that they will leave."""
     leave = _beside(pods, name)
     return any(_on_node(pod) for pod in pods.beside(name) if pod["metadata"]["name"] in leave)
-
-
-def no_node_ever(why: str) -> bool:
-    """Return whether the scheduler's reason holds for each node as long as it exists: its labels, or its size.
-
-    Schedulers before 1.31 do not tell a node that is too small from one that is full.
-    """
-    found = re.fullmatch(r"0/(\d+) nodes are available: (.*?)\.?(?: preemption: (.*?)\.?)?", why)
-    if found is None:
-        return False
-    nodes, told, preemption = found.groups()
-    reasons = told.split(", ")
-    if all(re.search("node selector|node affinity", reason) for reason in reasons):
-        return True
-    no_use = f"0/{nodes} nodes are available: {nodes} Preemption is not helpful for scheduling"
-    return preemption == no_use and all(
-        re.search("node selector|node affinity|Insufficient", reason) for reason in reasons
-    )
 
 
 def _runs(pod: Mapping[str, Any] | None) -> bool:

@@ -18,7 +18,7 @@ from loom.providers.base import SessionRequest
 from loom.providers.kubernetes.images.names import PodImage
 from loom.providers.kubernetes.pod import scripts
 from loom.providers.kubernetes.pod.services import placed, variables
-from loom.providers.kubernetes.pod.spec import specification
+from loom.providers.kubernetes.pod.spec import amount, specification
 
 
 def request_of(**changes: Any) -> SessionRequest:
@@ -130,3 +130,14 @@ def test_a_confined_pod_keeps_to_the_level_restricted() -> None:
         assert rights["capabilities"] == {"drop": ["ALL"]}
         assert rights.get("runAsUser", 1000) != 0
     assert all(set(volume) == {"name", "emptyDir"} for volume in spec["volumes"])
+
+
+def test_quantities() -> None:
+    assert [amount(text) for text in ("250m", "2", "1k", "1Ki", "1e3", "1.5Gi")] == [
+        0.25,
+        2,
+        1000,
+        1024,
+        1000,
+        1.5 * 2**30,
+    ]
