@@ -27,7 +27,7 @@ def complete(what: str, given: Given) -> list[Any]:
     """Return the completions; empty when project, record or workflow can't be read."""
     kind, _, name = what.partition(":")
     try:
-        return list(config.choices(name) if name else KINDS[kind](given))
+        return list(config.SETTINGS[name].choices if name else KINDS[kind](given))
     except (LoomError, OSError, KeyError):
         return []
 

@@ -26,7 +26,7 @@ def show(key: str | None, *, origin: bool, form: str) -> None:
                 "value": settings.text_of(name),
                 "origin": settings.origins[name].layer,
                 "place": settings.origins[name].place,
-                "about": config.about(name),
+                "about": config.SETTINGS[name].about,
                 **({"not_counted": not_counted[name]} if name in not_counted else {}),
             }
             for name in keys

@@ -20,7 +20,6 @@ from loom.config.settings import (
     Config,
     Overruled,
     ValueOrigin,
-    about,
     text_of,
 )
 from loom.config.values import GitHubSettings, GitLabSettings, ValueContext
@@ -155,7 +154,7 @@ def user_file(environ: Mapping[str, str]) -> Path | None:
     return None if base is None else base / "loom" / "config.yml"
 
 
-def template(*, commented: bool = True) -> str:
+def template() -> str:
     """Generate a configuration file with every key at its built-in value, commented out."""
     lines = [
         "# Loom's runtime configuration; `loom config show --origin` shows effective values and their origins.",
@@ -163,7 +162,7 @@ def template(*, commented: bool = True) -> str:
     ]
     defaults = Config()
     for name in KEYS:
-        lines += [f"# {about(name)}", f"{'# ' if commented else ''}{name}: {defaults.text_of(name)}", ""]
+        lines += [f"# {SETTINGS[name].about}", f"# {name}: {defaults.text_of(name)}", ""]
     return "\n".join(lines)
 
 

@@ -256,6 +256,7 @@ class ConfigKey(Struct, frozen=True):
     about: str
     project: Rule
     choices: tuple[str, ...]
+    """The allowed values, if they can be enumerated."""
     clearable: bool
     """Whether it accepts null."""
 
@@ -276,20 +277,6 @@ KEYS = tuple(SETTINGS)
 MAPPINGS = frozenset({"github", "gitlab", "keepass", "pools"})
 """The settings that only a file can give."""
 MEASURES: Mapping[Parse, Callable[[Any], str]] = {as_duration: duration_text, as_size: size_text, as_memory: size_text}
-
-
-def choices(name: str) -> tuple[str, ...]:
-    """Return the allowed values of a setting, if they can be enumerated."""
-    return SETTINGS[name].choices
-
-
-def about(name: str) -> str:
-    return SETTINGS[name].about
-
-
-def gives(name: str) -> str:
-    """Return what a value exposes that the user has to trust."""
-    return SETTINGS[name].project.gives
 
 
 def text_of(name: str, value: Any) -> str:

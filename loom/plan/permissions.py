@@ -192,4 +192,6 @@ def _asked(
 def of_setting(asked: config.Asked) -> PermissionRequest:
     """Turn a line of the project's configuration into a request."""
     subject = f"{asked.name}: {asked.text}"
-    return PermissionRequest(kind="setting", subject=subject, gives=config.gives(asked.name), place=asked.place)
+    return PermissionRequest(
+        kind="setting", subject=subject, gives=config.SETTINGS[asked.name].project.gives, place=asked.place
+    )

@@ -11,7 +11,8 @@ import pytest
 
 from loom import config
 from loom.cli.app import MODULES
-from loom.config import Config, Rule
+from loom.config import Config
+from loom.config.settings import Rule
 from loom.plan import permissions
 
 from .conftest import Listener, Victim

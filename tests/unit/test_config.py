@@ -1,5 +1,6 @@
 """Configuration: layers, origins, and mistakes that name their place."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -124,7 +125,7 @@ def test_no_color_is_respected_and_a_flag_beats_it(tmp_path: Path) -> None:
 
 def test_the_template_is_a_configuration_file_with_every_key(tmp_path: Path) -> None:
     assert load(tmp_path, config.template()) == load(tmp_path)
-    found = load(tmp_path / "other", config.template(commented=False), trusted=True)
+    found = load(tmp_path / "other", re.sub(r"(?m)^# (\w+: )", r"\1", config.template()), trusted=True)
     assert all(found.origins[key].layer == "project" for key in config.KEYS)
 
 
