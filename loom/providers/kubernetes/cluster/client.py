@@ -275,13 +275,7 @@ class Cluster:
         if status in _UNAVAILABLE:
             return EngineUnavailable(f"{doing}: {message}", code="CLUSTER_UNAVAILABLE")
         if status in (400, 422):
-            low = ".resources.requests" in message and "must be less than or equal to" in message
-            hint = (
-                "a LimitRange of the namespace sets a limit below it: `requests` of the pool can be lower"
-                if low
-                else None
-            )
-            return ProviderError(f"{doing}: the cluster refuses it: {message}", hint=hint, code="POD_INVALID")
+            return ProviderError(f"{doing}: the cluster refuses it: {message}", code="POD_INVALID")
         return ProviderError(f"{doing}: {message} (status {status})")
 
     def lines(self, doing: str, method: str, *arguments: Any, **more: Any) -> Iterator[bytes]:
@@ -374,21 +368,9 @@ _REFUSALS = (
         "CLUSTER_QUOTA",
     ),
     (
-        r"((?:minimum|maximum) \S+ usage per .*|\S+ max limit to request ratio per .*)",
-        "the namespace's LimitRange does not allow such a pod: {}",
-        "change the job's `resources`, or those of the container in the pool's `pod_template`",
-        "CLUSTER_POD_REFUSED",
-    ),
-    (
-        r"(.*PodSecurity.*)",
+        r"((?:minimum|maximum) \S+ usage per .*|\S+ max limit to request ratio per .*|.*PodSecurity.*|.*denied the request.*)",
         "the namespace's rules do not allow such a pod: {}",
-        "at the level `restricted`, the pool needs a `pod_template` with a user: see loom's guide for a team's cluster",
-        "CLUSTER_POD_REFUSED",
-    ),
-    (
-        r"(.*denied the request.*)",
-        "the namespace's rules do not allow such a pod: {}",
-        "ask for another namespace, or remove what the rules name from the job",
+        "change the job's `resources`, or the pool's `pod_template` (the level `restricted` needs a user): see loom's guide",
         "CLUSTER_POD_REFUSED",
     ),
     (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from loom.errors import EngineUnavailable, ImageError, LoomError, ProviderError
 from loom.providers.kubernetes.cluster.client import Gone, Json, is_transient
 from loom.providers.kubernetes.images.snapshot import COPY
-from loom.util.within import wait_until
 
 if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.client import Cluster
@@ -215,7 +215,8 @@ def refusal(pod: Mapping[str, Any] | None, places: Mapping[str, str]) -> LoomErr
         waiting = state.get("waiting") or {}
         why, message = str(waiting.get("reason") or ""), str(waiting.get("message") or "")
         image = next((one["image"] for one in _containers(pod) if one["name"] == name), "")
-        if why in _NO_IMAGE:
+        # Between two tries the kubelet only says that it waits: the next one has the reason.
+        if why in _NO_IMAGE and not re.fullmatch('Back-off pulling image "[^"]*"', message):
             return ImageError(
                 f"the cluster can't get the image {image} of {what}: {message or why}",
                 hint="its nodes need a registry that they reach and may pull from (`imagePullSecrets` in the `pod_template`)",
@@ -229,27 +230,6 @@ def refusal(pod: Mapping[str, Any] | None, places: Mapping[str, str]) -> LoomErr
                 code="CLUSTER_CONTAINER_NOT_STARTED",
             )
     return None
-
-
-_EVENT_S = 30.0
-"""How much later an event may come than the state that it explains."""
-
-
-def explained(error: LoomError, cluster: Cluster, name: str) -> LoomError:
-    """Add the reason to the error of an image: while the kubelet waits before it tries again, only an event has it, which
-    comes a little later than the state."""
-    text, waits, _ = error.message.partition(": Back-off pulling image")
-    if not waits:
-        return error
-
-    def failed() -> list[str]:
-        return [event for event in events_of(cluster, name) if event.startswith("Failed: Failed to pull image")]
-
-    pulls = wait_until(failed, limit_s=_EVENT_S, every_s=0.5)
-    if not pulls:
-        return error
-    reason = pulls[-1].partition('": ')[2] or pulls[-1]
-    return type(error)(f"{text}: {reason.rpartition(' desc = ')[2]}", hint=error.hint, code=error.code)
 
 
 def _containers(pod: Mapping[str, Any]) -> list[Json]:
@@ -276,8 +256,10 @@ def events_of(cluster: Cluster, name: str) -> list[str]:
     return list(dict.fromkeys(f"{one.get('reason')}: {one.get('message')}" for one in items))[-5:]
 
 
-def _disruption(status: Mapping[str, Any]) -> str:
-    """Return the reason that the cluster takes the pod away (preemption, a drained node); known from 1.26 on."""
+def _eviction(status: Mapping[str, Any]) -> str:
+    """Return why the cluster takes the pod away: a full node; from 1.26 on also preemption and a drained node."""
+    if status.get("reason") == "Evicted":
+        return str(status.get("message"))
     for one in status.get("conditions") or ():
         if one.get("type") == "DisruptionTarget" and one.get("status") == "True":
             return f"{one.get('reason')}: {one.get('message')}"
@@ -298,14 +280,10 @@ def why_lost(cluster: Cluster, name: str, job_id: str, *, doing: str = "while it
         return PodLost(f"{where} was deleted {doing}", hint=told or "by someone, or with its namespace")
     status = pod.get("status") or {}
     node = (pod.get("spec") or {}).get("nodeName", "")
-    if status.get("reason") == "Evicted":
-        return PodLost(
-            f"{where} was evicted from node {node}: {status.get('message')}", code="POD_EVICTED", hint=told or None
-        )
     if status.get("reason") == "DeadlineExceeded":
         return PodLost(f"{where} reached its deadline", hint="`deadline` of the pool allows more", code="POD_DEADLINE")
-    if said := _disruption(status):
-        return PodLost(f"{where} on node {node} was taken away {doing}: {said}", code="POD_EVICTED", hint=told or None)
+    if said := _eviction(status):
+        return PodLost(f"{where} on node {node} was evicted {doing}: {said}", code="POD_EVICTED", hint=told or None)
     if (pod.get("metadata") or {}).get("deletionTimestamp"):
         how = "was lost with its node" if "NodeNotReady" in told else "was deleted from node"
         return PodLost(f"{where} {how} {node} {doing}", hint=told or None)

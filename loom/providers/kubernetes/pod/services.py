@@ -197,7 +197,6 @@ def _followed(cluster: Cluster, pods: Pods, pod: str, one: Placed, services: Pod
     if services.cancel.requested:
         raise canceled(service)
     if (refused := states.refusal(seen, {one.container: f"service {service.name}"})) is not None:
-        refused = states.explained(refused, cluster, pod)
         raise ServiceError(refused.message, hint=refused.hint, code=refused.code)
     services.followed.append(FollowedService(cluster, pods, pod, one, services))
     return services.followed[-1]

@@ -133,7 +133,7 @@ class StartingPod(Struct, kw_only=True):
         seen = self.pods.wait_for(self.name, known, limit_s)
         self._unless_canceled()
         if (refused := states.refusal(seen, places)) is not None:
-            raise states.explained(refused, self.cluster, self.name)
+            raise refused
         if seen is None or not _runs(seen):
             raise ProviderError(
                 f"the pod of {job} did not start within {limit_s:.0f} s",
