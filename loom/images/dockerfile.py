@@ -10,6 +10,7 @@ import posixpath
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -106,27 +107,23 @@ def instructions_of(text: str) -> list[Instruction]:
     """Parse the instructions that loom needs; malformed lines are left to the builder."""
     lines = text.splitlines()
     escape = "\\"
-    for line in lines:
-        if not line.lstrip().startswith("#"):
-            break
+    for line in takewhile(lambda line: line.lstrip().startswith("#"), lines):
         if found := _ESCAPE.fullmatch(line.strip()):
             escape = found[1]
     found_instructions = []
     at = 0
     while at < len(lines):
-        start = at
-        joined = ""
+        start, joined = at, ""
         while at < len(lines):
-            line = lines[at].rstrip()
-            at += 1
-            if line.lstrip().startswith("#") or (joined and not line.strip()):
-                if not joined:
-                    break
-                continue
+            line, at = lines[at].rstrip(), at + 1
+            if not line or line.lstrip().startswith("#"):
+                if joined:
+                    continue
+                break
             joined += line
             if not joined.endswith(escape):
                 break
-            joined = joined[: -len(escape)] + " "
+            joined = joined[:-1] + " "
         if not joined.strip():
             continue
         name, _, rest = joined.strip().partition(" ")
@@ -135,9 +132,8 @@ def instructions_of(text: str) -> list[Instruction]:
         while match := _FLAG.match(rest):
             flags[match[1]] = (*flags.get(match[1], ()), match[2] or "")
             rest = rest[match.end() :]
-        ends = [match[2] for match in _HEREDOC.finditer(rest)] if name in ("RUN", "COPY", "ADD") else []
-        for end in ends:
-            while at < len(lines) and lines[at].strip() != end:
+        for heredoc in _HEREDOC.finditer(rest) if name in ("RUN", "COPY", "ADD") else ():
+            while at < len(lines) and lines[at].strip() != heredoc[2]:
                 at += 1
             at += 1
         found_instructions.append(Instruction(line=start + 1, name=name, flags=flags, words=rest))
@@ -151,14 +147,8 @@ def fill_in(text: str, values: Mapping[str, str]) -> str:
     """Expand `$NAME`, `${NAME}`, `${NAME:-default}` and `${NAME:+other}` by the rules of FROM and flags."""
 
     def value(match: re.Match[str]) -> str:
-        found = values.get(match[1] or match[2], "")
-        match match[3]:
-            case "-":
-                return found or match[4]
-            case "+":
-                return match[4] if found else ""
-            case _:
-                return found
+        found, other = values.get(match[1] or match[2], ""), match[4]
+        return {"-": found or other, "+": found and other}.get(match[3], found)
 
     return _VARIABLE.sub(value, text)
 
