@@ -160,7 +160,9 @@ class Masker:
         if of != _changes:
             with self._lock:
                 of = _changes
-                values = dict(self._values) | _values_of_others(self)
+                with _knowing:
+                    others = list(_known) if self in _known else []
+                values = {key: None for one in (self, *others) for key in dict(one._values)}
                 if values != before:
                     rules = _rules_of(values) if values else None
                 self._built = of, values, rules
@@ -226,12 +228,6 @@ def _changed() -> None:
     global _changes
     with _knowing:
         _changes += 1
-
-
-def _values_of_others(masker: Masker) -> dict[tuple[str, bytes], None]:
-    with _knowing:
-        others = list(_known) if masker in _known else []
-    return {key: None for other in others for key in dict(other._values)}
 
 
 _OF_ALL = Masker()

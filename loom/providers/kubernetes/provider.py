@@ -85,8 +85,10 @@ class KubernetesProvider(Provider):
             services = self._services.get(request.network_id or "")
             pushed = self._pushed(request, on_output, cancel)
             session: PodSession | None = None
+            with self._lock:
+                pods = self._pods.setdefault(cluster.namespace, Pods(cluster, selector(self._setup.run_id or "none")))
             start = starting.StartingPod(
-                cluster=cluster, pods=self._pods_in(cluster), request=request, on_output=on_output, cancel=cancel
+                cluster=cluster, pods=pods, request=request, on_output=on_output, cancel=cancel
             )
             try:
                 self._create(start, services, pushed)
@@ -100,10 +102,6 @@ class KubernetesProvider(Provider):
                     services.leave()
                 if start.name and (session is None or session.kept_until is None):
                     self._remove_later(cluster, start.pods, start.name)
-
-    def _pods_in(self, cluster: Cluster) -> Pods:
-        with self._lock:
-            return self._pods.setdefault(cluster.namespace, Pods(cluster, selector(self._setup.run_id or "none")))
 
     # The start
 

@@ -50,9 +50,11 @@ class Pods:
 
     def wait_for(self, name: str, found: Callable[[Json | None], bool], limit_s: float) -> Json | None:
         """Wait until the pod (None: gone) is as wanted; return it as it is then, wanted or not."""
-        self._start()
         deadline = time.monotonic() + limit_s
         with self._changed:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="pods of the run", daemon=True)
+                self._thread.start()
             while not found(self.get(name)) and (left := deadline - time.monotonic()) > 0:
                 if self._error is not None:
                     raise self._error
@@ -88,12 +90,6 @@ class Pods:
             self._lines.close()
         if self._thread is not None:
             self._thread.join(5.0)
-
-    def _start(self) -> None:
-        with self._changed:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="pods of the run", daemon=True)
-                self._thread.start()
 
     def _watch(self) -> None:
         doing = "watching the pods of the run"
@@ -198,7 +194,7 @@ def refusal(pod: Mapping[str, Any] | None, places: Mapping[str, str]) -> LoomErr
     """The error of a pod that will not start; None while it may. `places` names the container in words, by its name."""
     if pod is None:
         return PodLost("the pod was deleted before it ran", hint="someone deleted it, or its namespace")
-    status = pod.get("status") or {}
+    status, spec = pod.get("status") or {}, pod.get("spec") or {}
     if status.get("phase") == "Failed" and not status.get("containerStatuses"):
         return PodLost(
             f"the pod failed before it ran: {status.get('reason')}: {status.get('message') or ''}".rstrip(": ")
@@ -214,7 +210,8 @@ def refusal(pod: Mapping[str, Any] | None, places: Mapping[str, str]) -> LoomErr
             )
         waiting = state.get("waiting") or {}
         why, message = str(waiting.get("reason") or ""), str(waiting.get("message") or "")
-        image = next((one["image"] for one in _containers(pod) if one["name"] == name), "")
+        containers = (*(spec.get("containers") or ()), *(spec.get("initContainers") or ()))
+        image = next((one["image"] for one in containers if one["name"] == name), "")
         # Between two tries the kubelet only says that it waits: the next one has the reason.
         if why in _NO_IMAGE and not re.fullmatch('Back-off pulling image "[^"]*"', message):
             return ImageError(
@@ -230,11 +227,6 @@ def refusal(pod: Mapping[str, Any] | None, places: Mapping[str, str]) -> LoomErr
                 code="CLUSTER_CONTAINER_NOT_STARTED",
             )
     return None
-
-
-def _containers(pod: Mapping[str, Any]) -> list[Json]:
-    spec = pod.get("spec") or {}
-    return [*(spec.get("containers") or ()), *(spec.get("initContainers") or ())]
 
 
 def unscheduled(pod: Mapping[str, Any] | None) -> str:

@@ -154,7 +154,10 @@ class SnapshotImages:
             "config": {"Env": (config.get("config") or {}).get("Env") or []},
             "rootfs": {"type": "layers", "diff_ids": config["rootfs"]["diff_ids"]},
         }
-        return [_as_oci(blob) for blob in manifest["layers"]], document
+        docker = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+        return [
+            {**blob, "mediaType": blob["mediaType"].replace(docker, LAYER)} for blob in manifest["layers"]
+        ], document
 
     def _publish(self, layers: list[dict[str, Any]], config: Mapping[str, Any]) -> str:
         """Write the image's manifest; return its digest."""
@@ -172,11 +175,6 @@ class SnapshotImages:
         # A name keeps it from the registry's garbage collection.
         self._repository.put_manifest(f"snapshot-{name[:24]}", text)
         return f"sha256:{name}"
-
-
-def _as_oci(blob: Mapping[str, Any]) -> dict[str, Any]:
-    kind = str(blob["mediaType"]).replace("application/vnd.docker.image.rootfs.diff.tar.gzip", LAYER)
-    return {"mediaType": kind, "digest": blob["digest"], "size": blob["size"]}
 
 
 def copying(pushed: Pushed, mounts: Mapping[str, str]) -> dict[str, Any]:

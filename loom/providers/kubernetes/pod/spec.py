@@ -39,7 +39,7 @@ DETACHED_BYTES = 512 << 20
 DETACHED = "loom.detached"
 """The label of a pod that lives on without its loom."""
 CPU = "250m"
-"""How much processor a job's container reserves where nobody says."""
+"""How much processor a job's container reserves where nobody says; without requests, a node takes any number of jobs."""
 LOST_NODE_S = 30
 """How long a pod stays on a node that does not answer."""
 _UNITS = {
@@ -146,16 +146,11 @@ def specification(
         },
     }
     whole = cast("dict[str, Any]", merged(to_builtins(pool.pod_template), _literal(pod)))
-    _request_something(next(one for one in whole["spec"]["containers"] if one["name"] == JOB))
+    job = next(one for one in whole["spec"]["containers"] if one["name"] == JOB)
+    requests = job["resources"].get("requests") or {}
+    if "cpu" not in {**requests, **(job["resources"].get("limits") or {})}:
+        job["resources"] = {**job["resources"], "requests": {"cpu": CPU, **requests}}
     return whole
-
-
-def _request_something(container: dict[str, Any]) -> None:
-    """Let a container reserve what most jobs need. Without requests, a node takes any number of jobs."""
-    resources = container["resources"]
-    requests = resources.get("requests") or {}
-    if "cpu" not in {**requests, **(resources.get("limits") or {})}:
-        container["resources"] = {**resources, "requests": {"cpu": CPU, **requests}}
 
 
 def merged(below: Any, above: Any) -> Any:

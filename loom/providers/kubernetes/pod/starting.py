@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -75,7 +74,11 @@ class StartingPod(Struct, kw_only=True):
                     # The quota counts a pod for a while after its end.
                     if not _is_full(error) or time.monotonic() - queue.others_at > TELL_S:
                         raise
-                self.pods.wait_for(name, partial(self._changed, name, others), TELL_S if others else 1.0)
+                self.pods.wait_for(
+                    name,
+                    lambda _, others=others: self.cancel.requested or not others <= _beside(self.pods, name),  # type: ignore[misc]
+                    TELL_S if others else 1.0,
+                )
                 self._unless_canceled()
         finally:
             queue.lock.release()
@@ -88,9 +91,6 @@ class StartingPod(Struct, kw_only=True):
             # Nobody else knows the name: an earlier try was heard, and its answer was lost.
             self.pods.put(self.cluster.call(doing, "read_namespaced_pod", name))
         self.name = name
-
-    def _changed(self, name: str, others: set[str], _: Json | None) -> bool:
-        return self.cancel.requested or not others <= _beside(self.pods, name)
 
     def until_on_node(self) -> None:
         """Wait until a node takes the pod. ProviderError with the scheduler's reason when none does."""

@@ -239,11 +239,8 @@ class PodInside(CommandsInside, frozen=True, kw_only=True):
         # The end of an input that nobody gives gets lost now and then between a busy kubelet and its containerd.
         enter = _ENTER if stdin else f"{_ENTER} </dev/null"
         words = ["sh", "-c", BECOME, "loom", pid_file, "sh", "-c", enter, "loom", self.workdir, variables, *entered]
-        watcher = Watcher(self._watch, pid_file)
+        watcher = Watcher(lambda program, limit_s: Exec(self.cluster, self.pod, JOB, program, stdin=True), pid_file)
         return Exec(self.cluster, self.pod, JOB, words, stdin=stdin, tty=tty), watcher
-
-    def _watch(self, program: Sequence[str], limit_s: float) -> Exec:
-        return Exec(self.cluster, self.pod, JOB, program, stdin=True)
 
     def lost(self, error: OSError) -> LoomError | None:
         if not isinstance(error, Broken):

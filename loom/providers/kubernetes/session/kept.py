@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
@@ -30,7 +31,7 @@ from loom.providers.kubernetes.pod.spec import DETACHED, HELPER, JOB, KEPT_UNTIL
 from loom.providers.kubernetes.session import exec as execs
 from loom.providers.kubernetes.session.exec import PodInside
 from loom.providers.kubernetes.session.files import PodFiles
-from loom.providers.kubernetes.session.session import PodSession, SavedSession, facts_of, not_as_root, remove, saved_of
+from loom.providers.kubernetes.session.session import PodSession, SavedSession, facts_of, not_as_root, remove
 from loom.status import OnOutput
 from loom.util.processes import boot_id
 
@@ -143,7 +144,7 @@ class KeptPod(Kept, frozen=True, kw_only=True):
     def attach(
         self, saved: bytes, request: SessionRequest, on_output: OnOutput, cancel: Cancel
     ) -> Iterator[PodSession]:
-        with self._session(request, on_output, cancel, saved_of(saved)) as session:
+        with self._session(request, on_output, cancel, msgspec.json.decode(saved, type=SavedSession)) as session:
             try:
                 yield session
             finally:

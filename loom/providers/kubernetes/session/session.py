@@ -80,11 +80,6 @@ class PodContainer:
         remove(self._cluster, self._pod)
 
 
-def saved_of(data: bytes) -> SavedSession:
-    """Return what `PodSession.hand_over` saved."""
-    return msgspec.json.decode(data, type=SavedSession)
-
-
 def remove(cluster: Cluster, pod: str) -> None:
     """Delete a pod at once, also one whose node does not answer. Safe to repeat."""
     try:
@@ -105,7 +100,7 @@ def facts_of(cluster: Cluster, pod: str, request: SessionRequest, **details: str
 
 
 class SavedSession(Struct, frozen=True, kw_only=True):
-    """The data with which a loom goes on with a session of an earlier one."""
+    """The data with which a loom goes on with a session of an earlier one: what `PodSession.hand_over` saves, as JSON."""
 
     pod: str
     begun: int
@@ -302,13 +297,10 @@ def not_as_root(job_id: str) -> ProviderError:
 def mark_kept(cluster: Cluster, pod: str, expires_at: float) -> None:
     """Label the pod with its expiry, and let the cluster end it then."""
     found: Json = cluster.call("keeping the pod", "read_namespaced_pod", pod)
-    deadline = int(expires_at - _started(found))
+    started = found["status"].get("startTime") or found["metadata"]["creationTimestamp"]
+    deadline = int(expires_at - datetime.fromisoformat(started).timestamp())
     changes: Json = {"metadata": {"labels": {KEPT_UNTIL: str(int(expires_at))}}}
     # It can only be made shorter.
     if deadline < found["spec"].get("activeDeadlineSeconds", deadline + 1):
         changes["spec"] = {"activeDeadlineSeconds": max(1, deadline)}
     cluster.call("keeping the pod", "patch_namespaced_pod", pod, changes)
-
-
-def _started(pod: Json) -> float:
-    return datetime.fromisoformat(pod["status"].get("startTime") or pod["metadata"]["creationTimestamp"]).timestamp()
