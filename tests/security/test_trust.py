@@ -19,7 +19,7 @@ import pytest
 from loom.commands.keep.trust_store import Trust
 from loom.plan import late, model, permissions
 from loom.plan.permissions import Around, PermissionRequest
-from loom.pools import Pool, Toleration
+from loom.pools import Pool
 from loom.workflow.native.keywords import TABLES
 
 from .conftest import PLAIN, Victim
@@ -161,7 +161,6 @@ HARMLESS: dict[type, frozenset[str]] = {
     model.Secret: frozenset({"name", "file", "required"}),
     # The user's own configuration, which the job's `runner_pool` names.
     Pool: frozenset(Pool.__struct_fields__),
-    Toleration: frozenset(Toleration.__struct_fields__),
 }
 """Fields that give a job no more than a container of its own and the repository's files."""
 
