@@ -82,12 +82,36 @@ def problems(root: Path, text: str, server: Server | None = None, **files: str) 
     [
         ("yes", True), ("Off", False), ("y", "y"), ("~", None), ("NULL", None), ("017", 15), ("0o17", "0o17"), ("08", "08"), (".e+3", ".e+3"), ("0b_", "0b_"), ("0x,5", 5),
         ("1_000", 1000), ("0x1F", 31), ("1.10", 1.1), ("1e3", "1e3"), ("1.5e+3", 1500.0), ("1:30", 5400), ("1.2.3", "1.2.3"), ("2024-13-01", "2024-13-01"),
-        (":word", "word"), (".", "."), ("-", "-"), ("+5", 5), ("8080:80", "8080:80"), ("onion", "onion"),
+        (":word", "word"), (":'word'", "word"), (":", ":"), (".", "."), ("-", "-"), ("+5", 5), ("8080:80", "8080:80"), ("onion", "onion"),
     ],
 )  # fmt: skip
 def test_plain_scalars_are_what_rubys_parser_makes_of_them(text: str, value: Any) -> None:
     found = resolve(text)
     assert (type(found), found) == (type(value), value)
+
+
+THIRD = "a third document starts here; a file has a header with `spec` and one document after it"
+TAG = "unknown tag !foo; GitLab knows !reference [job, key], and text that starts with ! needs quotes"
+UNKNOWN = "the alias *s is unknown; its anchor must stand before it, in the same file"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: {script: x}\n---\nb: {script: x}\n", None),
+        ("a: {script: x}\n---\nb: {script: x}\n---\nc: {script: x}\n", (4, 1, 3, THIRD)),
+        ("spec: {inputs: {}}\n---\na: {script: x}\n---\nb: {script: x}\n", (4, 1, 3, THIRD)),
+        ("a: &s {script: x}\n---\nb: *s\n", (3, 4, 2, UNKNOWN)),
+        ("spec: &s {inputs: {}}\n---\na: {script: x, variables: *s}\n", (3, 27, 2, UNKNOWN)),
+        ("a: {script: x}\n? [b]\n: {script: x}\n", (2, 3, 1, "a key must be text")),
+        (".a: &a [x]\njob: {script: x, <<: *a}\n", (1, 5, 1, "<< merges a mapping or a list of mappings; for one of another file use extends")),
+        ("job: {script: x, image: !foo y}\n", (1, 25, 4, TAG)),
+        ("job: {script: [x, 2024-01-01]}\n", (1, 19, 10, '2024-01-01 is a date in YAML, which GitLab refuses; write it in quotes: "2024-01-01"')),
+    ],
+)  # fmt: skip
+def test_what_gitlabs_yaml_has_not(tmp_path: Path, text: str, expected: tuple[int, int, int, str] | None) -> None:
+    found = [(one.line, one.column, one.length, one.message) for one in loaded(tmp_path, text).problems]
+    assert found == ([] if expected is None else [expected])
 
 
 def test_anchors_and_merge_keys_give_way_to_later_keys_alone(tmp_path: Path) -> None:
