@@ -49,6 +49,15 @@ WITHOUT_NAMES = {
 }
 """Rows of tables, nodes of trees, and those of few fields."""
 
+CONFIGURED = {
+    "Locked": {"omit_defaults", "forbid_unknown_fields"},
+    "Plan": {"dict"},
+    "Scope": {"dict"},
+    "Client": {"eq"},
+    "Type": {"eq"},
+}
+"""All others are compared field by field, take unknown fields, and are written with their defaults."""
+
 GIVEN_BY_NOBODY: dict[str, object] = {
     "ActionFile.pre_if": "always()",
     "ActionFile.post_if": "always()",
@@ -228,6 +237,12 @@ def test_values_do_not_change_and_are_made_with_names() -> None:
     found = [one for one in structs() if one.__module__ != "loom.storage.findings" or not one.__name__.startswith("_")]
     assert {one.__name__ for one in found if not one.__struct_config__.frozen} == CHANGE
     assert {one.__name__ for one in found if one.__match_args__} == WITHOUT_NAMES
+    usual = {"eq": True, "omit_defaults": False, "forbid_unknown_fields": False, "dict": False}
+    changed = {
+        one.__name__: {name for name, value in usual.items() if getattr(one.__struct_config__, name) is not value}
+        for one in found
+    }
+    assert {name: flags for name, flags in changed.items() if flags} == CONFIGURED
 
 
 def test_what_nobody_gives_is_empty_but_for_what_is_listed() -> None:

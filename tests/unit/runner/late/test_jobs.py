@@ -411,3 +411,9 @@ def test_a_failure_ends_the_other_jobs_of_its_matrix(status: str, fail_fast: boo
     reason = "a failed, which ends the matrix (fail-fast)"
     assert late.begin(two).reason == (reason if ends else "")
     assert late.begin(other).reason == ""
+
+
+def test_contexts_that_a_plan_leaves_out_are_empty() -> None:
+    condition = "matrix == null && toJSON(strategy) == '{}' && toJSON(inputs) == '{}' && toJSON(vars) == '{}'"
+    _, start = begun(job("x", condition=condition))
+    assert (start.status, start.reason) == (Status.SUCCESS, "")
