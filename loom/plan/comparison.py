@@ -21,7 +21,6 @@ class PlanPart(Struct, frozen=True, kw_only=True):
 
     what: str
     place: str = ""
-    """`file:line` of a step."""
 
     def __str__(self) -> str:
         return f"{self.what} ({self.place})" if self.place else self.what

@@ -23,7 +23,6 @@ class LateNeed(Struct, frozen=True, kw_only=True):
     inside: tuple[LateNeed, ...] = ()
     """The jobs of a called workflow, as `jobs.<name>` of its outputs has them."""
     outputs: Mapping[str, str] = field(default_factory=dict)
-    """The outputs of a called workflow."""
     contexts: Mapping[str, Any] = field(default_factory=dict)
     """`github`, `inputs` and `vars` of its outputs."""
 
@@ -93,7 +92,6 @@ class Action(Struct, frozen=True, kw_only=True):
     directory: str = ""
     """The repository's files on this machine; empty: the action is in the workspace."""
     using: str = ""
-    """`node20`, `node24`, `docker`."""
     entry: str = ""
     """The file that Node runs, relative to `path`."""
     image: str = ""

@@ -59,7 +59,6 @@ class Step(Struct, frozen=True, kw_only=True):
     script: str
     file: str = ""
     line: int = 0
-    """The workflow line of its first line."""
     literal: bool = False
     """Whether script lines and workflow lines correspond one to one."""
     late: LateStep | None = None
@@ -189,7 +188,6 @@ class Service(Struct, frozen=True, kw_only=True):
     ready: Ready = field(default_factory=Ready)
     secrets: tuple[Secret, ...] = ()
     place: str = ""
-    """The place of its image in the workflow."""
     needed: bool = True
     """Whether the job fails when it ends, or is not ready in time. As in GitLab, False: its output says so."""
     ports: tuple[int, ...] = ()
@@ -334,7 +332,6 @@ class Job(Struct, frozen=True, kw_only=True):
     secrets: tuple[Secret, ...] = ()
     matrix: Mapping[str, str] = field(default_factory=dict)
     runner_pool: str | None = None
-    """The pool that the workflow names."""
     pool: Pool | None = None
     """The pool that the job runs in; None for a provider without settings of its own."""
     places: Mapping[str, str] = field(default_factory=dict)
@@ -392,7 +389,6 @@ class JobSelection(Struct, frozen=True, kw_only=True):
     """Names (`test`), ids (`test.3.12`) or globs (`test*`). A named job runs regardless of its rules and `when`."""
     stages: tuple[str, ...] = ()
     from_job: str | None = None
-    """Run this job and all jobs after it."""
     only_failed: tuple[str, ...] | None = None
     """Ids of jobs that failed in an earlier run; ids that are not in the workflow are ignored."""
     with_needs: bool | None = None

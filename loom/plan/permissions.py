@@ -28,7 +28,6 @@ class PermissionRequest(Struct, frozen=True, kw_only=True):
     subject: str
     """The value as written, and its real path if that differs."""
     gives: str
-    """What the request exposes, for people."""
     job: str = ""
     """The name of the requesting job; empty for the project's configuration."""
     place: str = ""
@@ -64,7 +63,6 @@ class Around(Struct, frozen=True, kw_only=True):
     network: str | None = None
     """The configured network mode, which the user already allowed."""
     pools: Mapping[str, Pool] = field(default_factory=dict)
-    """Those of the user's configuration."""
     judged: dict[str, str] = field(default_factory=dict)
     """Filled: the real path of the file behind each reference. Only this file may be read for it (`secrets.stores`)."""
     is_ignored: Callable[[Path], bool] = lambda _: False

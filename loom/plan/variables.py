@@ -43,7 +43,6 @@ OF_GITHUB_ALONE = (
     *("workflow_run", "issues", "issue_comment", "create", "delete"),
 )
 EVENTS = (*SOURCES, *OF_GITHUB_ALONE)
-"""What `--event` takes."""
 DEFAULT_EVENT = "push"
 _OF_GITHUB = {
     "pull_request": "merge_request",
@@ -69,7 +68,6 @@ class Message(Struct, frozen=True, kw_only=True):
     parent: str = ""
     """The first parent; empty for a commit without one."""
     tag: str = ""
-    """The message of its tag."""
     fork: str = ""
     """The commit at which its branch left the default branch."""
 

@@ -36,7 +36,6 @@ class Attempt:
         self.outputs: Mapping[str, str] = {}
         self.service_died: ServiceError | None = None
         self.entered = False
-        """Whether a person stood in the session."""
         self.paused = False
         """Whether it stopped at its failing step by `Verdict.PAUSE`."""
         self.on_lost: Callable[[str], None] | None = None

@@ -104,11 +104,8 @@ class Resumption(Struct, frozen=True, kw_only=True):
     variables: tuple[str, ...] = ()
     """Those with other values than the kept container was created with."""
     cache_keys: tuple[str, ...] = ()
-    """The keys of the job's caches at its start."""
     image: Resolved | None = None
-    """The kept container's image."""
     number: int = 1
-    """The attempt."""
     attached: bool = False
     """It is not resumed: its steps go on from the first one (`adopt`), or begin."""
     adopt: Adopt | None = None

@@ -67,7 +67,6 @@ class Run:
         self._opener = started.opener
         self._late = self._late_jobs()
         self._growing = threading.Lock()
-        """Held while the plan of the record is replaced."""
         self._error: str | None = None
         self._error_code: str | None = None
         self._begun = started.begun_ns

@@ -65,9 +65,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     child_of: str | None = None
     """The run that starts this one as a child pipeline."""
     variables: Mapping[str, str]
-    """The variables that loom sets for every job."""
     notices: Sequence[str] = ()
-    """Messages for people before the first job runs."""
     detached: bool = False
     """Whether jobs go on without this process: it hands them over to their sessions."""
 
@@ -106,16 +104,13 @@ class Reuse(Struct, frozen=True, kw_only=True):
     workspace: Path
     """Already filled; nothing is copied."""
     snapshot: Mapping[str, Any]
-    """The recorded facts of the workspace's snapshot."""
     results: Mapping[str, JobResult] = field(default_factory=dict)
     """Results of the plan's jobs that do not run again."""
     resumed: Mapping[str, Resumption] = field(default_factory=dict)
     archive_of: Callable[[str], Path]
-    """The location of those jobs' artifacts."""
     manifest: bytes | None = None
     """The manifest of the snapshot that the resumed jobs' files were last synced with; None: the workspace's own."""
     run_of: Callable[[str], str]
-    """The run that ran each of those jobs."""
     has_products: bool = True
     """Whether the workspace holds those jobs' output; if not, their artifacts are restored into it."""
     steps: Sequence[Mapping[str, Any]] = ()
@@ -123,7 +118,6 @@ class Reuse(Struct, frozen=True, kw_only=True):
     so_far: Sequence[PhaseEvent] = ()
     """The events of the record that goes on, of a run that was left; none for a run with a record of its own."""
     assisted: Sequence[Assistance] = ()
-    """What was done besides those steps."""
 
 
 class Brought(Struct, frozen=True, kw_only=True):

@@ -73,7 +73,6 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     """Only one job runs, so it may use the run's workspace itself."""
     read_only_mounts: tuple[ReadOnlyMount, ...] = ()
     detached: bool = False
-    """Whether jobs are handed over to their sessions."""
     resumed: Mapping[str, Resumption] = field(default_factory=dict)
     """Jobs that resume from a step of an earlier run, by id."""
 

@@ -74,16 +74,13 @@ class RunStart(Struct, kw_only=True):
     record: RunRecord
     recorder: Recorder
     journal: Journal
-    """It has the run's first event."""
     begun_ns: int
     workspace: Path
     settings: RunSettings
     opener: SessionOpener
     reused: bool
     prepared: NextRun | None = None
-    """What was prepared for this run, by its id."""
     snapshot_thread: SnapshotThread | None = None
-    """The snapshot, where it has begun."""
     problem: LoomError | None = None
 
     def undo(self) -> None:

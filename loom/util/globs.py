@@ -133,7 +133,6 @@ class _Automaton:
     """Matches a glob without braces in one pass over a path, in which it never goes back."""
 
     _MOST = 4096
-    """Steps to remember."""
 
     def __init__(self, parts: list[str], *, below: bool) -> None:
         self._moves: list[list[tuple[re.Pattern[str], int]]] = []

@@ -22,7 +22,6 @@ class Facts(Struct, frozen=True, kw_only=True):
     changed: Callable[[str | None], Iterable[str] | None] = lambda _: None
     """Files that differ from a commit (None: from `changes_base`, else HEAD), relative to the root; None if unknown."""
     changes_base: str | None = None
-    """The commit of `--changes-base`."""
     files: Callable[[], Iterable[str]] = tuple
     """Every file of the snapshot, relative to the root."""
     own_variables: Callable[[], Mapping[str, Variable]] = dict
@@ -32,7 +31,6 @@ class Facts(Struct, frozen=True, kw_only=True):
     typed_inputs: Mapping[str, Any] = field(default_factory=dict)
     """Those that a parent pipeline gives."""
     event_payload: Mapping[str, Any] = field(default_factory=dict)
-    """The content of `--event-file`."""
     given: Mapping[str, str] = field(default_factory=dict)
     """The variables of the command line, for what a workflow decides while it is read."""
     sources: Callable[[], Sources | None] = lambda: None

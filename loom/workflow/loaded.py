@@ -44,7 +44,6 @@ class LoadedOf(Struct, Generic[E], frozen=True, kw_only=True):
     stages: tuple[str, ...]
     entries: Mapping[str, E]
     variable_nodes: Mapping[str, Node]
-    """The variables of all jobs."""
     notices: tuple[Problem, ...] = ()
     """What the reader has to say of a sound file, such as keywords without effect."""
 

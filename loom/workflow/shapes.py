@@ -34,7 +34,6 @@ class Shapes(Struct, kw_only=True):
 
     code: str
     refused_code: str
-    """The code of keywords that loom refuses."""
     idle_code: str = NO_EFFECT
     problems: list[Problem] = field(default_factory=list)
     notices: dict[str, Problem] = field(default_factory=dict)

@@ -53,7 +53,6 @@ class WorkflowScope(Struct, kw_only=True):
     inputs: Mapping[str, Any] = field(default_factory=dict)
     """Those that the caller gives; texts may hold expressions of its scope."""
     above: tuple[GitHubCandidate, ...] = ()
-    """What the call needs."""
     secrets: Mapping[str, str] | None = None
     """Names in `secrets` with those of the user's; None: all."""
     literals: Mapping[str, str] = field(default_factory=dict)
@@ -76,11 +75,9 @@ class GitHubCandidate(Candidate, kw_only=True):
     labels: tuple[str, ...] | None = None
     """None: known when it starts."""
     strategy: Mapping[str, Any] = field(default_factory=dict)
-    """As of `LateJob`."""
     refusal: str = ""
     """Why the workflow that it calls can't be called here."""
     unknown: list[Node] = field(default_factory=list)
-    """As of `Texts.written_out`."""
     group: str = ""
     shown: tuple[str, ...] = ()
     """More names that people may use for it."""

@@ -53,9 +53,7 @@ class ContainerOptions(Struct, kw_only=True):
     env: dict[str, str] = field(default_factory=dict)
     extra_hosts: dict[str, str] = field(default_factory=dict)
     volumes: list[str] = field(default_factory=list)
-    """The names of its volumes."""
     resources: dict[str, Any] = field(default_factory=dict)
-    """Fields of `Resources`."""
 
 
 def options_of(text: str) -> ContainerOptions:

@@ -43,7 +43,6 @@ class GitHubJobBuilder(builder.Refusals):
         self.selection = selection
         self._actions: dict[tuple[str, str], actions.ActionFile | actions.BadAction] = {}
         self.there: frozenset[str] = frozenset()
-        """The ids of the jobs of the plan."""
         self._volumes: dict[tuple[str, str], str] = {}
         """The container that has a volume, by job and name."""
 

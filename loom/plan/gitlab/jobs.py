@@ -64,7 +64,6 @@ class GitLabJobBuilder(builder.Refusals):
         self.candidates = candidates
         self.context = context
         self.known = known
-        """The candidates by their ids."""
         self._named = by_name(known.values())
         self._position = {job_id: number for number, job_id in enumerate(known)}
         self._said: list[Problem] = []

@@ -44,7 +44,6 @@ class ActionTools(Struct, frozen=True, kw_only=True):
     environment: Callable[[], Mapping[str, str]]
     """Returns the variables by which they find the services of the run (`Results.environment`)."""
     run_beside: Callable[[Beside, OnOutput, Cancel], tuple[Exit, Mapping[str, Sequence[bytes]]]]
-    """As `Provider.run_beside`, for the job."""
     cache_dir: Path
 
 

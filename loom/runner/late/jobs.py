@@ -42,7 +42,6 @@ class Start(Struct, frozen=True, kw_only=True):
 
     job: Job
     needs: Mapping[str, Any]
-    """The context."""
     status: Status = Status.SUCCESS
     """Another one: it does not run, for this `reason`."""
     reason: str = ""
@@ -52,7 +51,6 @@ class LateJobs:
     """The results of a run's jobs, for those after them. Thread-safe."""
 
     steps = LateSteps
-    """The steps of such a job."""
 
     def __init__(
         self,

@@ -62,7 +62,6 @@ class JobRuntime(Struct, frozen=True, kw_only=True):
 
     workspace: str
     path: str
-    """The `PATH` of the container."""
     bash: bool
     event_path: str
     files: Mapping[str, str]
@@ -129,7 +128,6 @@ class _Scope(Struct, kw_only=True):
     env: Mapping[str, str] = field(default_factory=dict)
     action: Action | None = None
     name: str = ""
-    """What people call the action."""
     steps: dict[str, Value] = field(default_factory=dict)
     skipped: bool = False
 

@@ -27,7 +27,6 @@ _EVENTS = """
     status watch workflow_call workflow_dispatch workflow_run
 """
 EVENTS = tuple(_EVENTS.split())
-"""The events that trigger workflows."""
 _BRANCHES = ("branches", "branches-ignore")
 _PATHS = ("paths", "paths-ignore")
 FILTERS: Mapping[str, tuple[str, ...]] = {
@@ -114,7 +113,6 @@ ROOT_KEYWORDS = (
     Keyword("jobs", "open"),
     Keyword("jobs:NAME", "any"),
 )
-"""The keys at the root of a file."""
 
 _VOLUMES = (
     "A name, a path alone or one below /tmp is a new volume of the container; the engine's socket asks for trust. "
@@ -202,7 +200,6 @@ JOB = (
     Keyword("secrets", "(inherit) | open"),
     Keyword("secrets:NAME", "scalar"),
 )
-"""The keys of a job."""
 
 REQUIRED: Mapping[str, str] = {
     "on:schedule": "cron",

@@ -24,7 +24,6 @@ class WorkflowFile(Struct, frozen=True, kw_only=True):
     """Relative to the repository root; of another repository, after `owner/name/` and before `@ref`."""
     root: Node
     jobs: Mapping[str, Node]
-    """In file order."""
     label: str
     """The file's name without its ending, or with it where two files differ in that alone."""
 
@@ -85,7 +84,6 @@ class Workflows(LoadedOf[Entry], frozen=True, kw_only=True):
     language: ClassVar[str] = "github"
 
     directory: Path
-    """The root of the project."""
     workflows: tuple[WorkflowFile, ...]
     called: Mapping[str, WorkflowFile] = field(default_factory=dict)
     """Files of this project that jobs call, by their paths."""

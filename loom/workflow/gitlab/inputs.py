@@ -43,7 +43,6 @@ class Given(Struct, frozen=True, kw_only=True):
     """The include, for messages about what it lacks."""
     component: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
-    """For `expand_vars`."""
 
 
 class _Refused(ValueError):

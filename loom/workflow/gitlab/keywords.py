@@ -251,7 +251,6 @@ JOB = (
     Keyword("variables:NAME:expand", "boolean"),
     Keyword("when", _OWN_WHEN),
 )
-"""The keywords of a job."""
 
 _AUTO_CANCEL = (
     Keyword("auto_cancel", "map"),
@@ -307,7 +306,6 @@ ROOT_KEYWORDS = (
     Keyword("workflow:rules:when", "(always never)"),
     *below("workflow:rules", _AUTO_CANCEL),
 )
-"""The keywords at the root of a file."""
 
 ROOT = frozenset({"default", "include", "spec", "stages", "types", "variables", "workflow", "$schema", *GLOBALS})
 """The root keys that are no jobs."""

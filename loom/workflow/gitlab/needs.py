@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from loom.workflow.messages import Problems
 
 LIMIT = 50
-"""The most jobs that one can need in GitLab."""
 _EXPRESSION = re.compile(r"\$\[\[\s*matrix\.([A-Za-z0-9_-]+)\s*\]\]")
 
 

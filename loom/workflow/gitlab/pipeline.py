@@ -22,4 +22,3 @@ class Pipeline(LoadedOf[Entry], frozen=True, kw_only=True):
     language: ClassVar[str] = "gitlab"
 
     root: Node
-    """The merged root mapping."""

@@ -23,7 +23,6 @@ class Key(Struct, frozen=True):
     """A list or mapping has at least one entry."""
     short: str = ""
     form: str = ""
-    """As in SHORT."""
 
 
 Table = Mapping[str, Mapping[str, Key]]
@@ -232,7 +231,6 @@ JOB = (
     Key("parallel:matrix", "[open]", "Each combination of the values becomes a job of its own.", filled=True),
     Key("parallel:matrix:NAME", _TEXTS, filled=True),
 )
-"""Keys of jobs and templates."""
 
 INCLUDED = (
     Key("version", "(v1)", "The language's version."),
@@ -241,7 +239,6 @@ INCLUDED = (
     Key("include", "map | [map]", "Files with templates and jobs."),
     Key("include:local", "path", "A file (or glob) below .loom/templates, from the root.", required=True),
 )
-"""Root keys of an included file."""
 
 ROOT = (
     Key("version", "(v1)", "The language's version.", required=True),
