@@ -146,7 +146,6 @@ HARMLESS: dict[type, frozenset[str]] = {
             "user",
             "ready",
             "secrets",
-            "once",
             "needed",
             "resources",
             "ports",
@@ -278,7 +277,7 @@ def test_a_link_that_is_pointed_elsewhere_later_is_asked_again(victim: Victim) -
     assert str(victim.home / "private") in victim.loom("run", "--no-container").stderr
 
 
-@pytest.mark.parametrize([{"flag": "--trust"}, {"variable": "1"}])
+@pytest.mark.parametrize("once", [{"flag": "--trust"}, {"variable": "1"}])
 def test_once_for_ci(victim: Victim, once: dict[str, str]) -> None:
     victim.write(workflow=PLAIN.replace("script:", "secrets: {T: 'env://TOKEN'}, script:"))
     flags = [once["flag"]] if "flag" in once else []
