@@ -79,6 +79,12 @@ def test_no_message_about_a_secret_shows_its_line(tmp_path: Path) -> None:
     assert lines == [None] * 4
 
 
+@pytest.mark.parametrize("path", situations("broken"), ids=named)
+def test_a_broken_workflow_has_warnings_too(path: Path, tmp_path: Path) -> None:
+    found = workflow.examine(laid_out(path, tmp_path), tmp_path).workflow
+    assert found is None or all(one.severity == "warning" for one in warnings(found, predefined=()))
+
+
 @pytest.mark.parametrize("path", situations("doubtful"), ids=named)
 def test_doubtful(path: Path, tmp_path: Path) -> None:
     loaded = workflow.load(laid_out(path, tmp_path), tmp_path)
