@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec.structs import replace
 
 from loom import snapshot
 from loom.cancel import Cancel, signals
-from loom.commands.inside import assisted, saved, session
+from loom.commands.inside import saved, session
 from loom.commands.inside import sync as syncing
 from loom.commands.inside.recreate_tree import taken_again
 from loom.commands.keep.trusting import discover
@@ -23,18 +24,22 @@ from loom.commands.run import run as running
 from loom.commands.run.preparing import Options
 from loom.errors import RequestError, SnapshotError
 from loom.plan.model import MountMode, Plan
-from loom.record.documents import Invocation
+from loom.record.coverage import noted_assistance
+from loom.record.documents import Assistance, Invocation
 from loom.record.store import DETACHED
 from loom.runner import Resumption, View
 from loom.runner.request import Reuse
 from loom.runner.scheduler import dependents
 from loom.snapshot import Snapshot
 from loom.status import JobResult, Status
+from loom.util.bounded import bounded
 from loom.util.paths import new_workspace
 
 if TYPE_CHECKING:
     from loom.providers.base import KeptSession
     from loom.runner.previous_run import PastJob, PastRun
+
+MAX_CHANGES = 50
 
 
 def resume(
@@ -145,8 +150,8 @@ class _Resuming:
             archive_of=past.archive_of,
             run_of=past.run_of,
             has_products=workspace == past.workspace,
-            steps=assisted.steps_taken_over(past, results, resumed),
-            assisted=tuple(assisted.assistance(past, self._edits, brought, self._options.var, taken_over=results)),
+            steps=_steps_taken_over(past, results, resumed),
+            assisted=tuple(_assistance(past, self._edits, brought, self._options.var, taken_over=results)),
         )
 
     def _plan(
@@ -427,8 +432,8 @@ def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
         archive_of=past.archive_of,
         run_of=past.run_of,
         has_products=False,
-        steps=assisted.steps_taken_over(past, results, {}),
-        assisted=tuple(assisted.assistance(past, {}, (), (), taken_over=results)),
+        steps=_steps_taken_over(past, results, {}),
+        assisted=tuple(_assistance(past, {}, (), (), taken_over=results)),
     )
     return execute(here, past, past.planned.plan, reuse, options, run_id)
 
@@ -464,3 +469,46 @@ def _fresh(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
     if failed:
         again = replace(again, names=tuple(_failed(past)), stage=(), from_job=None)
     return running.run_with(replace(again, parent_run_id=past.run_id, invocation=past.invocation))
+
+
+def _steps_taken_over(past: PastRun, results: Iterable[str], resumed: Mapping[str, Resumption]) -> list[dict[str, Any]]:
+    """Return the steps that do not run again, for the record, with the time that each took when it ran."""
+    before = {job["job_id"]: job["steps"] for job in past.fold.facts.get("steps_reused", {}).get("jobs", ())}
+    taken = []
+    for job_id in (*results, *resumed):
+        from_step = resumed[job_id].step if job_id in resumed else None
+        state = past.fold.jobs.get(job_id)
+        spans = state.steps.items() if state is not None else ()
+        took = {step: span.duration_ms or 0.0 for (number, step), span in spans if state and number == state.attempts}
+        order = [step.id for step in past.job(job_id).job.steps]
+        order = order if from_step is None else order[: order.index(from_step)]
+        known = {**before.get(job_id, {}), **took}
+        if steps := {step: known[step] for step in order if step in known}:
+            taken.append({"job_id": job_id, "from_step": from_step, "steps": steps})
+    return taken
+
+
+def _assistance(
+    past: PastRun,
+    edits: Mapping[str, Collection[str]],
+    brought: Collection[str],
+    var: Iterable[str],
+    *,
+    taken_over: Iterable[str],
+) -> Iterator[Assistance]:
+    """Yield what was done besides the steps whose work is taken over, in earlier runs too.
+
+    `edits`: by resumed job, the files that were changed since it was kept. `brought`: those that a sync changed.
+    """
+    concerned = {None, *edits, *taken_over}
+    yield from (msgspec.convert(fact, Assistance) for fact in past.fold.assisted if fact.get("job_id") in concerned)
+    ended = past.fold.last.ts if past.fold.last is not None and past.fold.end else ""
+    yield from (one for one in noted_assistance(past.entry.paths) if one.job_id in edits and (one.at or "") > ended)
+    yield from (Assistance(how="var", command=one.partition("=")[0]) for one in var)
+    if brought:
+        yield Assistance(how="sync", **_changes(brought))
+    yield from (Assistance(how="edit", job_id=job_id, **_changes(paths)) for job_id, paths in edits.items() if paths)
+
+
+def _changes(paths: Iterable[str]) -> dict[str, Any]:
+    return bounded("changes", sorted(map(snapshot.readable, paths)), MAX_CHANGES)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 from msgspec.structs import replace
 
 from loom.analysis import project_patterns
 from loom.commands import project
 from loom.commands.keep import trusting
 from loom.commands.project import Here, find_root, workflow_path
-from loom.commands.run.actionlint import advice
 from loom.commands.run.contexts import resolve_context
-from loom.commands.run.syntax import syntax_errors
-from loom.config import CODE
+from loom.config import AUTO_SHELL, CODE
 from loom.errors import Problem, WorkflowError
 from loom.plan.model import Job, ResolveContext, Secret
 from loom.plan.resolve import rehearse
@@ -27,7 +30,7 @@ from loom.render.problems import check_document, github_lines, problem_lines
 from loom.status import ExitCode
 from loom.util.paths import name_from
 from loom.util.units import counted
-from loom.util.yaml_file import Kind, Node, items_of, pointer, problem_in_text
+from loom.util.yaml_file import Kind, Node, YamlFile, items_of, pointer, problem_in_text
 from loom.workflow import Workflow
 from loom.workflow.dialects import examine, refuse_inputs
 from loom.workflow.languages import GITHUB
@@ -40,6 +43,12 @@ if TYPE_CHECKING:
     from loom.workflow.github.workflows import Workflows
 
 MAX_SHOWN = 200
+_AT_ONCE = 100
+_READ_ALL = """
+for file in "$1"/*[0-9]; do
+  "$2" ${3:+-O "$3"} -n "$file" 2>"$file.err"
+done
+"""
 _EXPRESSION = re.compile(r"\$\{\{.*?\}\}", re.DOTALL)
 
 
@@ -68,7 +77,7 @@ def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict:
     if loaded is not None and not examined.problems:  # anything related to an invalid part is unknown
         problems += warnings(loaded, predefined=KNOWN_TO_PLANS)
         if loaded.language == GITHUB.name:
-            problems += advice(loaded.files, root)
+            problems += _actionlint(loaded.files, root)
             if inputs:
                 from loom.plan.github.resolve import problems_of_inputs  # of one language
 
@@ -115,12 +124,51 @@ def _syntax(jobs: Iterable[tuple[Entry, Job]], severity: str) -> Iterator[Proble
         for key, number, node, shell in _scripts(entry, job)
     }
     places = list(steps.values())
-    for position, line, message in syntax_errors(
+    for position, line, message in _syntax_errors(
         [(shell, _EXPRESSION.sub(_lines, node.text)) for *_, node, shell in places]
     ):
         entry, key, number, node, _ = places[position]
         at = pointer(entry.name, key, number)
         yield problem_in_text(node, at, message, number=line, found="", code="WF_SHELL_SYNTAX", severity=severity)
+
+
+def _syntax_errors(scripts: Iterable[tuple[Sequence[str], str]]) -> Iterator[tuple[int, int, str]]:
+    """Check each `(shell, script)` with the shell itself; yield positions, lines and errors. Skip shells that are not here."""
+    by_shell: dict[str, dict[int, str]] = {}
+    for position, (shell, script) in enumerate(scripts):
+        name = "bash" if tuple(shell) == AUTO_SHELL else shell[0].rpartition("/")[2]
+        if name in ("bash", "sh", "dash", "ash") and shutil.which(name):
+            by_shell.setdefault(name, {})[position] = script
+    for name, texts in by_shell.items():
+        yield from _read_by(name, texts)
+
+
+def _read_by(name: str, texts: dict[int, str]) -> Iterator[tuple[int, int, str]]:
+    """Check many at once, and individually only if one is invalid, because processes are slow."""
+    positions = list(texts)
+    groups = [positions[start : start + _AT_ONCE] for start in range(0, len(positions), _AT_ONCE)]
+    joined = ["".join(f"{{ :\n{texts[position]}\n}}\n" for position in group) for group in groups]
+    suspects = [
+        position for group, output in zip(groups, _errors_by(name, joined), strict=True) if output for position in group
+    ]
+    for position, output in zip(suspects, _errors_by(name, [texts[position] for position in suspects]), strict=True):
+        if match := re.match(r"\S*/\d+: (?:line )?(\d+): (.*)", output):
+            yield position, int(match[1]), f"{name} can't read it: {match[2]}"
+
+
+def _errors_by(name: str, scripts: Sequence[str]) -> list[str]:
+    """Return the output of `name -n` for each script."""
+    if not scripts:
+        return []
+    with tempfile.TemporaryDirectory(prefix="loom-check-") as folder:
+        for number, text in enumerate(scripts):
+            (Path(folder) / str(number)).write_bytes(text.encode("utf-8", "surrogateescape") + b"\n")
+        # A script enables extended globs before it uses them, which -n does not see.
+        option = "extglob" if name == "bash" else ""
+        environ = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+        command = ("sh", "-c", _READ_ALL, "sh", folder, name, option)
+        subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, check=False, timeout=60)
+        return [(Path(folder) / f"{number}.err").read_text("utf-8", "replace") for number in range(len(scripts))]
 
 
 def _scripts(entry: Entry, job: Job) -> Iterator[tuple[str, int, Node, Sequence[str]]]:
@@ -251,3 +299,40 @@ def _verdict(name: str, problems: Sequence[Problem], loaded: Loaded | None, jobs
         return f"{name}: {', '.join(found)}"
     size = f"{counted(len(loaded.jobs), 'job')} in {counted(len(_stages(loaded, jobs)), 'stage')}"
     return f"{name}: ok, {size}" + (f", {', '.join(found)}" if found else "")
+
+
+class _Said(msgspec.Struct):
+    message: str
+    filepath: str
+    line: int
+    column: int
+    kind: str
+
+
+def _actionlint(files: Iterable[YamlFile], root: Path) -> Iterator[Problem]:
+    """Yield what actionlint says, where this machine has it; loom's own checks don't repeat its advice."""
+    program = shutil.which("actionlint", path=os.environ.get("PATH", os.defpath))
+    known = {file.name: file for file in files if file.name.startswith(".github/")}
+    if program is None or not known:
+        return
+    try:
+        command = [program, "-no-color", "-format", "{{json .}}", *known]
+        ran = subprocess.run(
+            command, cwd=root, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60.0
+        )
+        found = msgspec.json.decode(ran.stdout or b"[]", type=list[_Said])
+    except (OSError, subprocess.TimeoutExpired, msgspec.DecodeError):
+        return
+    for said in found:
+        if (file := known.get(said.filepath)) is not None:
+            yield Problem(
+                file=file.name,
+                line=said.line,
+                column=said.column,
+                pointer="/",
+                message=f"{said.message} [{said.kind}]",
+                code="GH_ACTIONLINT",
+                severity="warning",
+                source_line=file.line(said.line),
+                length=1,
+            )

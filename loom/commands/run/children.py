@@ -19,7 +19,7 @@ from loom.commands.keep import trusting
 from loom.commands.project import Here
 from loom.commands.run import checkout, contexts, preparing
 from loom.commands.run.preparing import Options, Prepared
-from loom.commands.run.run_request import request_of, tools_of
+from loom.commands.run.wiring import request_of, tools_of
 from loom.errors import RequestError
 from loom.plan.model import ChildFile, JobSelection, Plan
 from loom.plan.resolve import resolve

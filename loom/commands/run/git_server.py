@@ -10,21 +10,23 @@ import hashlib
 import math
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 from loom.addresses import Address
-from loom.errors import LoomError
+from loom.errors import LoomError, SnapshotError
 from loom.snapshot import git, repository
 from loom.util import processes
 from loom.util.private import make_private
 
 _WAYS = re.compile(r"http\.(.*\.)?(proxy|proxyssl\w+|ssl(cainfo|capath|verify|version|backend)|version)")
 """The keys of git that lead to a server, and say nothing of who asks."""
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 
 class GitError(Exception):
@@ -148,3 +150,54 @@ def succeeded(what: str, result: tuple[int, bytes, str]) -> bytes:
 
 def _last(ref: str) -> str:
     return f"refs/loom/{hashlib.sha256(ref.encode('utf-8', 'surrogateescape')).hexdigest()}"
+
+
+def fetch_checkout(
+    directory: Path,
+    *,
+    url: Address,
+    sha: str,
+    ref: str,
+    is_tag: bool,
+    default_branch: str,
+    depth: int | None,
+    near: Path,
+    environ: Mapping[str, str],
+) -> None:
+    """Make `directory` a checkout of the commit, on its branch or tag. SnapshotError if it can't be had.
+
+    `near`: a checkout that may have the commit; `depth`: how much history the server's job had (None: all).
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    make_private(directory.parent)
+    directory.mkdir(mode=0o700)
+    git_dir, servers = directory / ".git", GitServer(near, environ)
+    environment = git.environment_for(environ, git_dir=git_dir, work_tree=directory)
+
+    def run(*arguments: str) -> None:
+        git.run(arguments, environment, cwd=directory)
+
+    run("init", "--quiet")
+    branch = ref.removeprefix("refs/heads/") or "HEAD"
+    shallow = (f"--depth={depth}",) if depth else ()
+    name = f"refs/tags/{ref}" if is_tag else f"refs/remotes/origin/{branch}"
+    sources: list[Address | str] = [f"file://{near}", url] if servers.has(near, sha) else [url, str(near)]
+    said = ""
+    # By its name where the commit is not the tip of a ref; then by the ref, of which it is a part.
+    for source, (wanted, deep) in product(sources, ((f"+{sha}:{name}", shallow), (f"+{ref}:{name}", ()))):
+        words = ("fetch", "--quiet", *deep, "--no-tags", "--end-of-options", source, wanted)
+        code, _, said_now = servers.at_server(git_dir, *words)
+        if code == 0 and servers.has(directory, sha):
+            break
+        said = said or said_now
+    else:
+        last = said.strip().splitlines()[-1] if said.strip() else "it has no such commit"
+        raise SnapshotError(
+            f"commit {sha[:12]} of {url} can't be fetched: {last}",
+            hint="git must be able to read the repository; or fetch the commit into your checkout, and try again",
+        )
+    run("update-ref", name, sha)
+    run("config", "remote.origin.url", str(url))
+    if default_branch:
+        run("symbolic-ref", "refs/remotes/origin/HEAD", f"refs/remotes/origin/{default_branch}")
+    run("checkout", "--quiet", *(("--detach", sha) if is_tag or branch == "HEAD" else ("-B", branch, sha)))

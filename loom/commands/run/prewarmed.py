@@ -22,7 +22,7 @@ from loom.commands.keep.background import clean_later
 from loom.commands.project import Here
 from loom.commands.run import preparing
 from loom.commands.run.preparing import Options, Prepared
-from loom.commands.run.run_request import request_of, tools_of
+from loom.commands.run.wiring import request_of, tools_of
 from loom.errors import LoomError
 from loom.plan.model import Plan
 from loom.record.events import PhaseEvent

@@ -14,7 +14,7 @@ from loom.cancel import Cancel, signals
 from loom.commands.keep.background import clean_later
 from loom.commands.run.children import ChildRuns
 from loom.commands.run.preparing import Options, Prepared
-from loom.commands.run.run_request import request_of, tools_of
+from loom.commands.run.wiring import request_of, tools_of
 from loom.plan.model import Job, Plan, Trigger
 from loom.render.output import print_json
 from loom.render.repetition import repetition_lines

@@ -35,7 +35,7 @@ from loom.commands.record.remote import Remote
 from loom.commands.run import run as running
 from loom.commands.run.checkout import git, origin_of
 from loom.commands.run.elsewhere import blocks_of_run, ending_of, hold, judged, pinned_job, tell
-from loom.commands.run.fetched_checkout import fetch_checkout
+from loom.commands.run.git_server import fetch_checkout
 from loom.commands.run.preparing import Options, Prepared, prepare
 from loom.commands.screen import progress_line
 from loom.commands.servers import (

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
@@ -20,16 +21,15 @@ from loom.commands import terminal
 from loom.commands.inside import breakpoints
 from loom.commands.keep.background import clean_later
 from loom.commands.project import Here
-from loom.commands.run import detaching
 from loom.commands.run.preparing import Options, Prepared, prepare
-from loom.commands.run.run_request import request_of, tools_of
+from loom.commands.run.wiring import request_of, tools_of
 from loom.commands.screen import screen_parts
 from loom.errors import RequestError
 from loom.plan.model import Plan
 from loom.render import diagnosis as forms
 from loom.render.closing import closing_lines
 from loom.render.screen import Look, Screen
-from loom.runner import Gate, api
+from loom.runner import Gate, JobTools, api
 from loom.runner.request import Ran, Reuse
 from loom.status import ExitCode
 from loom.util import clock
@@ -102,8 +102,8 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None,
     audience, gate = audience_for(options, plan, look, write, stream=config.stream)
     tools = replace(tools_of(prepared, options), gate=gate)
     if options.detach:
-        detaching.check(plan, tools)
-        leave = detaching.Leaving(prepared.run_id, audience.close, write, follow=follow)
+        _check_detachable(plan, tools)
+        leave = _Leaving(prepared.run_id, audience.close, write, follow=follow)
         cancel.on_request(lambda: leave.hung_up(cancel.exit_code))
         tools = replace(tools, leave=leave)
     if any(job.trigger is not None for job in plan.jobs):
@@ -202,3 +202,52 @@ def live_is_wanted(options: Options, *, stream: bool) -> bool:
     """Return whether to show the moving area: on a terminal that can redraw, not needed by output or shells."""
     can = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     return can and not (options.quiet or stream or options.attended)
+
+
+def _check_detachable(plan: Plan, tools: JobTools) -> None:
+    """RequestError for a plan with jobs that can't go on without this process."""
+    for job in plan.jobs:
+        if job.trigger is not None:
+            why, way = f"job {job.id} starts a child pipeline, which this machine runs", "leave the job out"
+        elif job.late is not None:
+            why, way = f"loom decides about the steps of job {job.id} when they start", "leave the job out"
+        elif not tools.providers[job.provider].capabilities.detachable:
+            why = f"job {job.id} runs on this machine, and would end with loom"
+            way = "run all jobs in a cluster (--on kubernetes)"
+        else:
+            continue
+        raise RequestError(f"--detach: {why}", hint=f"{way}, or leave out --detach", code="DETACH_UNSUPPORTED")
+
+
+class _Leaving:
+    """Implements `runner.session.Leave`: this process ends at once, as if it were killed; the record stays as it is."""
+
+    def __init__(self, run_id: str, close: Callable[[], None], write: Callable[[str], None], *, follow: bool) -> None:
+        """`close`: what shows the run. `follow`: leave only when there is no other way."""
+        self._run_id = run_id
+        self._close = close
+        self._write = write
+        self._follow = follow
+        self._once = threading.Lock()
+
+    def __call__(self, *, lost: str = "") -> None:
+        if lost:
+            self._leave(ExitCode.INFRASTRUCTURE, lost)
+        elif not self._follow:
+            self._leave(ExitCode.OK)
+
+    def hung_up(self, exit_code: ExitCode | None) -> None:
+        """Leave when the terminal was closed."""
+        if exit_code is ExitCode.HANGUP:
+            self._leave(ExitCode.HANGUP)
+
+    def _leave(self, code: ExitCode, why: str = "") -> None:
+        self._once.acquire()  # no limit: nobody releases it; another thread that comes here waits for the end
+        with suppress(OSError, ValueError):
+            self._close()
+            if why:
+                self._write(why)
+            self._write(f"detached: jobs of run {self._run_id} go on in the cluster; those that have not started wait")
+            self._write(f"follow them, and run the rest: loom attach {self._run_id}")
+            sys.stdout.flush()
+        os._exit(code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from queue import SimpleQueue
@@ -17,7 +17,6 @@ from loom.commands.inside.keys import HANGUP, Keys
 from loom.commands.run import preparing
 from loom.commands.run import run as running
 from loom.commands.run.changes import watched
-from loom.commands.run.next_jobs import DueJobs
 from loom.commands.run.preparing import FAILURE, Options, Prepared
 from loom.commands.run.prewarmed import Finished, PreparedRuns
 from loom.commands.screen import screen_parts
@@ -28,8 +27,9 @@ from loom.render.closing import diagnosis_lines
 from loom.render.problems import problem_lines
 from loom.render.screen import Detail
 from loom.render.watching import changed_line, waiting_line
+from loom.runner.scheduler import dependents
 from loom.snapshot.observed import CheckoutChange
-from loom.status import ExitCode
+from loom.status import ExitCode, JobResult, Status
 from loom.util.controls import shown, without_commands
 
 _Event = CheckoutChange | str | None
@@ -58,7 +58,7 @@ class _Watch:
         self._cancel = Cancel()
         self._events: SimpleQueue[_Event] = SimpleQueue()
         self._keys = Keys(self._events.put)
-        self._due = DueJobs(everything=everything)
+        self._due = _DueJobs(everything=everything)
         self._touched: set[str] | None = None
         """What changed since a plan took it into account; None: everything."""
         self._because: frozenset[str] = frozenset()
@@ -215,3 +215,62 @@ def _beside_the_snapshot(prepared: Prepared, options: Options) -> Iterator[Path]
         for secret in job.all_secrets:
             if secret.ref.startswith("file://"):
                 yield here.root / Path(secret.ref.removeprefix("file://")).expanduser()
+
+
+class _DueJobs:
+    """The jobs that are still to pass. `everything`: each change starts all of them again, in the plan's order."""
+
+    def __init__(self, *, everything: bool) -> None:
+        self._everything = everything
+        self._due: set[str] | None = None
+        """None: every job."""
+        self._failed: set[str] = set()
+        self._advanced = False
+        """Whether the last run took a job off those that are due."""
+
+    def changed(self, concerned: Collection[str] | None) -> None:
+        """These jobs (None: all of them) have to pass again, on what changed."""
+        if concerned is None or self._everything:
+            self._due = None
+        elif self._due is not None:
+            self._due |= set(concerned)
+
+    def choose(self, plan: Plan) -> list[str] | None:
+        """Return the ids of the jobs to run now; None for the whole plan."""
+        ids = [job.id for job in plan.jobs]
+        due = set(ids) if self._due is None else self._due & set(ids)
+        failed = set() if self._everything else self._failed & due
+        chosen = dependents(plan, failed) & due if failed else due
+        return None if chosen == set(ids) else [job_id for job_id in ids if job_id in chosen]
+
+    def forecast(self, plan: Plan) -> list[str] | None:
+        """Return what `choose` gives most likely after the next change."""
+        failed = set() if self._everything else self._failed & {job.id for job in plan.jobs}
+        chosen = dependents(plan, failed)
+        return [job.id for job in plan.jobs if job.id in chosen] if failed else None
+
+    @property
+    def failed(self) -> list[str]:
+        return sorted(self._failed)
+
+    def ended(self, plan_ids: Collection[str], results: Mapping[str, JobResult]) -> None:
+        """Take in how jobs ended. `plan_ids`: all jobs that could be due."""
+        due = set(plan_ids) if self._due is None else self._due
+        self._advanced = any(result.lets_go_on for result in results.values())
+        for job_id, result in results.items():
+            if result.lets_go_on:
+                due.discard(job_id)
+                self._failed.discard(job_id)
+            else:
+                due.add(job_id)
+                if result.status not in (Status.SKIPPED, Status.CANCELED):
+                    self._failed.add(job_id)
+        self._due = due
+
+    @property
+    def goes_on(self) -> bool:
+        """Return whether jobs that are due wait only for their turn: the failed ones passed.
+
+        Not after a run that brought nothing forward, such as one that ended before its jobs: the next would end as it did.
+        """
+        return bool(self._due) and not self._failed and self._advanced
