@@ -9,15 +9,9 @@ import typer
 from loom.cli import options
 from loom.cli.command import argument, done_by, option
 
-images = typer.Typer(help="List, pull, build and lock the images of the workflow.", no_args_is_help=True)
+images = typer.Typer(help="Pull and lock the images of the workflow.", no_args_is_help=True)
 
 Names = Annotated[list[str] | None, argument("IMAGE", "Only these images, or those of these jobs (names or globs).")]
-
-
-@images.command("ls")
-@done_by("keep.images")
-def ls(names: Names = None, as_json: options.AsJson = False, workflow: options.WorkflowFile = None) -> None:
-    """List every image of the workflow, its jobs, and its local state."""
 
 
 @images.command("pull")
@@ -29,17 +23,6 @@ def pull(
     workflow: options.WorkflowFile = None,
 ) -> None:
     """Pull the images that the lock file names or the registries serve, including bases of builds."""
-
-
-@images.command("build")
-@done_by("keep.images")
-def build(
-    names: Names = None,
-    frozen: options.Frozen = None,
-    as_json: options.AsJson = False,
-    workflow: options.WorkflowFile = None,
-) -> None:
-    """Build the workflow's images from a snapshot, as a run does."""
 
 
 @images.command("lock")

@@ -165,7 +165,7 @@ COMMANDS = [
     ["rerun", "--fresh"],
     ["pull"],
     ["trust"],
-    ["images", "ls"],
+    ["images", "lock"],
     ["images", "pull"],
     ["artifacts"],
     ["workspace"],
@@ -208,7 +208,7 @@ def test_config_show_tells_what_does_not_count_and_why(victim: Victim) -> None:
     assert "# .loom/config.yml:2:9: `engine: tcp://10.0.0.1:1` is ignored until you allow it: loom trust" in shown
     nowhere = "unix:///nonexistent/docker.sock"
     assert "setting engine: .loom/config.yml:2:9: " in victim.loom("doctor", DOCKER_HOST=nowhere).stdout
-    assert "`engine: tcp://10.0.0.1:1` is ignored" in victim.loom("images", "ls", DOCKER_HOST=nowhere).stderr
+    assert "`engine: tcp://10.0.0.1:1` is ignored" in victim.loom("images", "pull", DOCKER_HOST=nowhere).stderr
     document = json.loads(victim.loom("config", "show", "--format", "json").stdout)["settings"]
     assert document["frozen"]["value"] == "true"
     assert document["frozen"]["not_counted"].startswith(".loom/config.yml:1:9: `frozen: false` is ignored")

@@ -32,7 +32,7 @@ def including(victim: Victim, listener: Listener) -> str:
 def test_no_command_connects_to_a_server_that_the_file_names(
     victim: Victim, listener: Listener, including: str
 ) -> None:
-    for command in ("check", "compile", "run", "run --dry-run", "images ls"):
+    for command in ("check", "compile", "run", "run --dry-run", "images lock"):
         done = victim.loom(*command.split())
         assert done.returncode == 2, command
         assert f"include:remote: {including}" in done.stdout + done.stderr
@@ -118,7 +118,7 @@ def test_a_workflow_that_is_a_link_out_of_the_repository_is_shown_by_no_command(
     private.write_text("password: {script: [hunter2]}\n")
     (victim.root / ".loom/workflow.yml").unlink()
     (victim.root / ".gitlab-ci.yml").symlink_to(private)
-    for command in ("check", "compile", "run --dry-run", "run", "trust", "images ls", "watch"):
+    for command in ("check", "compile", "run --dry-run", "run", "trust", "images lock", "watch"):
         for named in ("", " --workflow .gitlab-ci.yml"):
             done = victim.loom(*(command + named).split())
             said = done.stdout + done.stderr

@@ -88,7 +88,7 @@ def test_imports_stand_at_the_top() -> None:
 
 ENGINE_ADMINISTRATION = {
     "commands/doctor.py": "looks at the engine itself",
-    "commands/keep/images.py": "lists, pulls, builds, locks, exports and removes the engine's images",
+    "commands/keep/images.py": "pulls, locks and removes the engine's images",
 }
 """Who reaches into a provider, and why that is no verb of the promise."""
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,67 +15,34 @@ from msgspec import Struct
 from loom import snapshot
 from loom.cancel import Cancel, signals
 from loom.commands import project
-from loom.commands.keep import trusting
 from loom.commands.project import Here
 from loom.commands.run import contexts, planning
 from loom.commands.run.github_sources import lock_actions
 from loom.commands.screen import MaskedProgress
 from loom.errors import RequestError
-from loom.images.reference import parse_reference, short
+from loom.images.reference import parse_reference
 from loom.plan.image_lock import LOCK_PATH, ImageLock, ImageUse, images_of, load_lock, save_lock, shown
-from loom.plan.model import Job, JobSelection, Plan
-from loom.plan.resolve import resolve as resolve_plan
+from loom.plan.model import JobSelection, Plan
+from loom.plan.resolve import resolve
 from loom.providers.docker.container.cleanup import prune_builds
 from loom.providers.docker.engine.connection import Engine
-from loom.providers.docker.images import status as image_status
 from loom.providers.docker.images.images import Images
-from loom.providers.docker.images.status import Inventory, Row
+from loom.providers.docker.images.status import Inventory
 from loom.providers.docker.images.store import ResolvedImage
-from loom.render.output import print_either, print_kind, table
-from loom.secrets.lookup import resolve
-from loom.snapshot import Source
+from loom.render.output import print_either, print_kind
 from loom.status import ExitCode
 from loom.util.globs import match_name
-from loom.util.units import counted, duration, read_flag, rough_age, rough_size
-from loom.workflow.loaded import Loaded
-
-
-def ls(names: list[str] | None, *, as_json: bool, workflow: Path | None) -> None:
-    """`loom images ls`."""
-    with _context(workflow, names) as context:
-        rows = context.inventory().rows()
-        lines = _table(rows, time.time()) if rows else ["no job of the workflow runs in an image"]
-        print_either(as_json, "image-list", {"images": [image_status.as_json(row) for row in rows]}, lines)
+from loom.util.units import counted, duration, read_flag, rough_size
 
 
 def pull(names: list[str] | None, *, frozen: bool | None, as_json: bool, workflow: Path | None) -> None:
     """`loom images pull`."""
     with _context(workflow, names, frozen=frozen) as context:
-        inventory = context.inventory()
-        wanted = [named for named in inventory.named() if named.pull != "never"]
+        wanted = [named for named in context.inventory.named() if named.pull != "never"]
         progress = MaskedProgress(quiet=as_json)
-        images = [inventory.pull(named, on_output=progress, cancel=context.cancel) for named in wanted]
-        _report(images, as_json)
-
-
-def build(names: list[str] | None, *, frozen: bool | None, as_json: bool, workflow: Path | None) -> None:
-    """`loom images build`."""
-    with _context(workflow, names, frozen=frozen) as context:
-        wanted = [use for use in context.uses if use.image.build is not None]
-        images = []
-        if wanted:
-            values = context.secrets_of(wanted)
-            with context.snapshot() as workspace:
-                for use, secrets in zip(wanted, values, strict=True):
-                    on_output = MaskedProgress(secrets, quiet=as_json)
-                    images.append(
-                        context.images.resolve(
-                            use.image, workspace=workspace, on_output=on_output, cancel=context.cancel, secrets=secrets
-                        )
-                    )
-        elif not as_json:
-            print("the workflow builds no image")
-        _report(images, as_json)
+        images = [context.inventory.pull(named, on_output=progress, cancel=context.cancel) for named in wanted]
+        lines = [f"{image.name} {image.digest or image.image_id}" for image in images]
+        print_either(as_json, "images", {"images": [_fields(image) for image in images]}, lines)
 
 
 def lock(
@@ -87,7 +51,7 @@ def lock(
     """`loom images lock`."""
     with _context(workflow, names) as context:
         before = context.lock or ImageLock()
-        after, failed = context.inventory().lock(platform or (), local_only=local)
+        after, failed = context.inventory.lock(platform or (), local_only=local)
         if names:
             # Keep the entries of images that were not selected.
             after = ImageLock(images={**before.images, **after.images})
@@ -134,89 +98,38 @@ class _Context(Struct, kw_only=True):
     """The plan's images, the lock file and the engine, for one command."""
 
     here: Here
-    source: Source
-    written: Loaded
     plan: Plan
-    job_names: Mapping[str, str]
-    uses: Sequence[ImageUse]
     images: Images
+    inventory: Inventory
     lock: ImageLock | None
     cancel: Cancel
 
     @property
-    def root(self) -> Path:
-        return self.source.root
-
-    @property
     def lock_path(self) -> Path:
-        return self.root / LOCK_PATH
-
-    def inventory(self) -> Inventory:
-        return Inventory(self.images.store, self.uses, root=self.root, lock=self.lock)
-
-    def secrets_of(self, uses: Sequence[ImageUse]) -> list[Mapping[str, bytes]]:
-        """Resolve the secrets for each image's build, once the user allows them."""
-        wanted = [use.image.build.secrets if use.image.build is not None else () for use in uses]
-        asking = [
-            Job(id=name, name=name, stage="", steps=(), provider="docker", secrets=secrets)
-            for use, secrets in zip(uses, wanted, strict=True)
-            for name in dict.fromkeys(self.job_names[user.partition("/")[0]] for user in use.used_by)
-        ]
-        requests = trusting.requests_of(asking, self.here, lambda: self.written)
-        requests = tuple(request for request in requests if request.job)
-        trusting.settle(requests, self.here, flag=False)
-        return [
-            resolve(
-                secrets, environ=os.environ, root=self.root, config=self.here.config, judged=self.here.judged
-            ).values
-            for secrets in wanted
-        ]
-
-    @contextmanager
-    def snapshot(self) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="loom-images-", dir=self.here.config.tmp_dir) as folder:
-            workspace = Path(folder, "workspace")
-            workspace.mkdir()
-            snapshot.take(self.source, workspace, cancel=self.cancel)
-            self.images.identity_of = partial(snapshot.identity_of, self.source, workspace)
-            yield workspace
+        return self.here.root / LOCK_PATH
 
 
 @contextmanager
 def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool | None = None) -> Iterator[_Context]:
-    source = snapshot.discover(Path.cwd(), environ=os.environ)
-    here = project.here({"frozen": frozen}, root=source.root)
+    here = project.here({"frozen": frozen}, root=snapshot.discover(Path.cwd(), environ=os.environ).root)
     project.say_not_counted(here.config)
     path = here.workflow(workflow)
     context = contexts.resolve_context(here, path)
     written = planning.load(here, path, lambda: context)
     # Include jobs excluded by their rules: naming a job overrides them.
     # Include jobs without an image, in containers: `--frozen` requires a locked default image.
-    selection = JobSelection(jobs=tuple(written.jobs), container=True)
-    plan = resolve_plan(written, selection, context)
-    lock = load_lock(source.root / LOCK_PATH)
-    engine = Engine(here.environ, here.config.engine)
-    images = Images(engine, lock=lock, frozen=here.config.frozen)
+    plan = resolve(written, JobSelection(jobs=tuple(written.jobs), container=True), context)
+    lock = load_lock(here.root / LOCK_PATH)
     cancel = Cancel()
-    with signals(cancel):
+    with signals(cancel), closing(Engine(here.environ, here.config.engine)) as engine:
+        images = Images(engine, lock=lock, frozen=here.config.frozen)
+        inventory = Inventory(images.store, _chosen(images_of(plan), names), root=here.root, lock=lock)
         try:
-            yield _Context(
-                here=here,
-                source=source,
-                written=written,
-                plan=plan,
-                job_names={job.id: job.name for job in plan.jobs},
-                uses=_chosen(images_of(plan), names),
-                images=images,
-                lock=lock,
-                cancel=cancel,
-            )
+            yield _Context(here=here, plan=plan, images=images, inventory=inventory, lock=lock, cancel=cancel)
         except Exception:
             if cancel.requested:
                 raise SystemExit(int(cancel.exit_code or 130)) from None
             raise
-        finally:
-            engine.close()
 
 
 def _chosen(uses: Sequence[ImageUse], names: Sequence[str] | None) -> list[ImageUse]:
@@ -233,36 +146,6 @@ def _chosen(uses: Sequence[ImageUse], names: Sequence[str] | None) -> list[Image
         known = ", ".join(shown(use.image) for use in uses) or "none"
         raise RequestError(f"the workflow has no image {', '.join(unknown)}", hint=f"Its images are: {known}")
     return chosen
-
-
-def _table(rows: Sequence[Row], now: float) -> list[str]:
-    cells = [("IMAGE", "HERE", "DIGEST", "SIZE", "AGE", "LOCKED", "USED BY")]
-    for row in rows:
-        image = row.image
-        cells.append(
-            (
-                row.name,
-                "build" if row.kind == "build" else "yes" if image is not None else "no",
-                short(image.digest) if image is not None and image.digest else "-",
-                rough_size(image.size) if image is not None else "-",
-                _age(image.created, now) if image is not None else "-",
-                "yes" if row.locked else "-",
-                ", ".join(row.used_by) + (f" ({row.problem})" if row.problem else ""),
-            )
-        )
-    return table(cells)
-
-
-def _age(created: str, now: float) -> str:
-    try:
-        made = datetime.fromisoformat(created)
-    except ValueError:
-        return "-"
-    seconds = max(0.0, now - made.timestamp())
-    # An image without a date has year 1; reproducible builds have 1970. Neither is an age.
-    if made.year < 1980:
-        return "-"
-    return rough_age(seconds)
 
 
 def _changes(before: ImageLock, after: ImageLock) -> list[dict[str, str | None]]:
@@ -292,8 +175,3 @@ def _fields(image: ResolvedImage) -> dict[str, Any]:
         "size": image.size,
         "built": image.built,
     }
-
-
-def _report(images: Sequence[ResolvedImage], as_json: bool) -> None:
-    lines = [f"{image.name} {image.digest or image.image_id}" for image in images]
-    print_either(as_json, "images", {"images": [_fields(image) for image in images]}, lines)

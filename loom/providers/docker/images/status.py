@@ -1,8 +1,8 @@
-"""The status of a workflow's images for `loom images`: engine, lock file, registries."""
+"""A workflow's images for `loom images`: pulled, and locked to what the registries serve."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -12,7 +12,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.images.reference import Reference, normal_platform, parse_reference
 from loom.plan import model
-from loom.plan.image_lock import ImageLock, ImageUse, Locked, shown
+from loom.plan.image_lock import ImageLock, ImageUse, Locked
 from loom.providers.docker.engine.long_calls import say
 from loom.providers.docker.images.build_inputs import bases_for
 from loom.providers.docker.images.store import ImageStore, ResolvedImage
@@ -32,21 +32,6 @@ class Named(Struct, frozen=True, kw_only=True):
         return self.reference.name
 
 
-class Row(Struct, frozen=True, kw_only=True):
-    """One row of `images ls`. `kind` is `pull`, `build` or `base` (of a build); `problem` explains missing data.
-
-    Only a run can tell whether a build is still current.
-    """
-
-    name: str
-    kind: str
-    platform: str
-    used_by: tuple[str, ...]
-    locked: bool = False
-    image: ResolvedImage | None = None
-    problem: str | None = None
-
-
 class Inventory:
     """The images of one plan. `root` holds the inputs of builds: the checkout."""
 
@@ -56,50 +41,10 @@ class Inventory:
         self._root = root
         self._lock = lock or ImageLock()
 
-    def rows(self) -> list[Row]:
-        rows = [self._row(use) for use in self._uses]
-        known = {(row.name, row.platform) for row in rows}
-        bases = [named for named in self.named(whole=False) if (named.name, named.platform) not in known]
-        return [*rows, *(self._named_row(named, "base") for named in bases)]
-
-    def _row(self, use: ImageUse) -> Row:
-        if use.image.build is None:
-            return self._named_row(self._direct(use), "pull")
-        problem = None
-        try:
-            bases_for(self._store, use.image, self._root)
-        except ImageError as error:
-            problem = error.message
-        return Row(
-            name=parse_reference(use.image.name).name if use.image.name else shown(use.image),
-            kind="build",
-            platform=self._store.platform_of(use.image),
-            used_by=use.used_by,
-            problem=problem,
-        )
-
-    def _named_row(self, named: Named, kind: str) -> Row:
-        return Row(
-            name=named.name,
-            kind=kind,
-            platform=named.platform,
-            used_by=named.used_by,
-            locked=self._lock.get(named.name, named.platform) is not None,
-            image=self._store.present(named.name, named.platform),
-        )
-
-    def _direct(self, use: ImageUse) -> Named:
-        return Named(
-            reference=parse_reference(use.image.name or ""),
-            platform=self._store.platform_of(use.image),
-            used_by=use.used_by,
-            pull=use.image.pull,
-        )
-
-    def named(self, *, whole: bool = True) -> list[Named]:
+    def named(self) -> list[Named]:
         """Return every named image, including bases of builds, once per platform.
 
-        ImageError when a build's Dockerfile can't be read; if not `whole`, skip the bases of such builds.
+        ImageError when a build's Dockerfile can't be read.
         """
         found: dict[tuple[str, str], Named] = {}
 
@@ -111,15 +56,11 @@ class Inventory:
 
         for use in self._uses:
             if use.image.build is None:
-                add(self._direct(use))
+                platform = self._store.platform_of(use.image)
+                reference = parse_reference(use.image.name or "")
+                add(Named(reference=reference, platform=platform, used_by=use.used_by, pull=use.image.pull))
                 continue
-            try:
-                bases = bases_for(self._store, use.image, self._root)
-            except ImageError:
-                if whole:
-                    raise
-                continue
-            for name, platform in bases:
+            for name, platform in bases_for(self._store, use.image, self._root):
                 users = tuple(f"build of {user}" for user in use.used_by)
                 add(Named(reference=parse_reference(name), platform=platform, used_by=users, pull=use.image.pull))
         return list(found.values())
@@ -174,20 +115,3 @@ class Inventory:
                     image_id = before.image_id  # perhaps from another machine
                 lock = lock.holding(named.name, platform, Locked(digest=served.digest, image_id=image_id))
         return lock, failed
-
-
-def as_json(row: Row) -> Mapping[str, object]:
-    image = row.image
-    return {
-        "name": row.name,
-        "kind": row.kind,
-        "platform": row.platform,
-        "used_by": list(row.used_by),
-        "present": None if row.kind == "build" else image is not None,
-        "locked": row.locked,
-        "digest": image.digest or None if image else None,
-        "image_id": image.image_id if image else None,
-        "size": image.size if image else None,
-        "created": image.created or None if image else None,
-        "problem": row.problem,
-    }

@@ -67,12 +67,6 @@ class ImageStore:
             self._engine_platform = normal_platform(f"{version['Os']}/{version['Arch']}")
         return self._engine_platform
 
-    def present(self, name: str, platform: str) -> ResolvedImage | None:
-        """Return the image that the lock or, without an entry there, the name means; None when this engine lacks it."""
-        reference = parse_reference(name)
-        locked = self._lock.get(reference.name, platform)
-        return self.local(reference, platform) if locked is None else self._local_locked(reference, locked, platform)
-
     def ensure(
         self, name: str, policy: model.PullPolicy, platform: str, *, on_output: OnOutput, cancel: Cancel
     ) -> ResolvedImage:
