@@ -35,7 +35,6 @@ def resume(
             " changed as well, take the checkout's (theirs) or keep the job's (ours); else nothing is changed.",
         ),
     ] = None,
-    var: options.Variables = None,
     stream: options.Stream = None,
     quiet: options.Quiet = False,
     jobs: options.AtOnce = None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -26,8 +24,8 @@ class PlanPart(Struct, frozen=True, kw_only=True):
         return f"{self.what} ({self.place})" if self.place else self.what
 
 
-def first_change(old: Job, new: Job, *, before: str | None = None, apart_from: Collection[str] = ()) -> PlanPart | None:
-    """Return the first part that differs, except the fields `apart_from`.
+def first_change(old: Job, new: Job, *, before: str | None = None) -> PlanPart | None:
+    """Return the first part that differs.
 
     `before`: without this step of `old`, the later ones, and what acts after them.
     """
@@ -43,7 +41,7 @@ def first_change(old: Job, new: Job, *, before: str | None = None, apart_from: C
         return PlanPart(what=f"step {added.id}", place=added.place)
     around = _AROUND if before is not None else _AROUND - {"artifacts"}
     for name in Job.__struct_fields__:
-        if name != "steps" and name not in around and name not in apart_from and _plain(old, name) != _plain(new, name):
+        if name != "steps" and name not in around and _plain(old, name) != _plain(new, name):
             return PlanPart(what=name)
     return None
 

@@ -70,7 +70,6 @@ def extent_text(stated: Mapping[str, Any]) -> str:
     texts = {
         "shell": counted(how["shell"], "shell"),
         "exec": counted(how["exec"], "command"),
-        "var": f"{counted(how['var'], 'variable')} changed",
         "edit": f"{counted(files['edit'], 'file')} edited",
         "sync": f"{counted(files['sync'], 'file')} brought by --sync",
     }

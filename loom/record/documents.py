@@ -264,11 +264,10 @@ class Assistance(Document, frozen=True, kw_only=True):
     """Work on the files or the container of a job that no step did."""
 
     at: Moment | None = None
-    how: Literal["shell", "exec", "edit", "sync", "var"]
+    how: Literal["shell", "exec", "edit", "sync"]
     job_id: Place | None = None
     """Null: each resumed job."""
     command: str | None = None
-    """Of `var`: the name of the variable that the resumed steps get with another value."""
     changes: list[str] = field(default_factory=list)
     """The paths of `edit` and `sync`. What a shell or a command changed in a kept place is an `edit`."""
     changes_total: Count = 0

@@ -101,8 +101,6 @@ class Resumption(Struct, frozen=True, kw_only=True):
     handed_on: Mapping[str, str] = field(default_factory=dict)
     step_states: Sequence[Mapping[str, Any]] = ()
     """Of a job with a `LateJob`: the facts of the steps before."""
-    variables: tuple[str, ...] = ()
-    """Those with other values than the kept container was created with."""
     cache_keys: tuple[str, ...] = ()
     image: Resolved | None = None
     number: int = 1

@@ -90,11 +90,9 @@ class OpenJob:
     resumed: Resumption | None = None
 
     def handed_on(self) -> dict[str, str]:
-        """Outputs of earlier steps, also of an earlier run, and variables with new values."""
-        resumed, environment = self.resumed, {**self.request.environment, **self.request.concealed}
-        given = {name: environment[name] for name in resumed.variables} if resumed else {}
-        before = resumed.handed_on if resumed else {}
-        return {**before, **given, **self.session.handed_on()}
+        """Return the outputs of earlier steps, also of an earlier run."""
+        before = self.resumed.handed_on if self.resumed else {}
+        return {**before, **self.session.handed_on()}
 
 
 class Opened(Struct, frozen=True, kw_only=True):

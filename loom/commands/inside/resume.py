@@ -25,7 +25,7 @@ from loom.commands.run.preparing import Options
 from loom.errors import RequestError, SnapshotError
 from loom.plan.model import MountMode, Plan
 from loom.record.coverage import noted_assistance
-from loom.record.documents import Assistance, Invocation
+from loom.record.documents import Assistance
 from loom.record.store import DETACHED
 from loom.runner import Resumption, View
 from loom.runner.request import Reuse
@@ -47,35 +47,29 @@ def resume(
     *,
     from_step: str | None,
     sync: str | None,
-    var: list[str] | None,
-    stream: bool | None,
-    quiet: bool,
-    jobs: int | None,
-    keep: str | None,
     stop_at: list[str] | None,
-    trust: bool,
+    keep: str | None,
+    **given: Any,
 ) -> int:
     """Go on with a failed run; return the exit code."""
-    here = session.around(trust)
+    here = session.around(given["trust"])
     past = session.find_run(here, run)
-    session.permit(here, past, trust)
-    # What was kept once is kept again, also where there is no terminal.
-    given = {"var": var, "stream": stream, "quiet": quiet, "jobs": jobs, "keep": keep or "on-failure", "trust": trust}
+    session.permit(here, past, given["trust"])
     # What paused once pauses again, unless somebody wants to stand there.
     pauses = preparing.PAUSE in past.invocation.options.get("stop_at", ())
-    options = preparing.Options.of({**given, "stop_at": stop_at or ([preparing.PAUSE] if pauses else None)})
+    given["stop_at"] = stop_at or ([preparing.PAUSE] if pauses else None)
+    # What was kept once is kept again, also where there is no terminal.
+    options = preparing.Options.of({**given, "keep": keep or "on-failure"})
     return _Resuming(here, past, options, sync).run(from_step)
 
 
-def rerun(
-    run: str | None, *, failed: bool, fresh: bool, stream: bool | None, quiet: bool, keep: str | None, trust: bool
-) -> int:
+def rerun(run: str | None, *, failed: bool, fresh: bool, **given: Any) -> int:
     """Run a run's jobs again from the start; return the exit code."""
-    here = session.around(trust)
+    here = session.around(given["trust"])
     past = session.find_run(here, run)
     if not fresh:
-        session.permit(here, past, trust)
-    options = preparing.Options.of({"stream": stream, "quiet": quiet, "keep": keep, "trust": trust})
+        session.permit(here, past, given["trust"])
+    options = preparing.Options.of(given)
     return _fresh(here, past, options, failed=failed) if fresh else _same(here, past, options, failed=failed)
 
 
@@ -151,7 +145,7 @@ class _Resuming:
             run_of=past.run_of,
             has_products=workspace == past.workspace,
             steps=_steps_taken_over(past, results, resumed),
-            assisted=tuple(_assistance(past, self._edits, brought, self._options.var, taken_over=results)),
+            assisted=tuple(_assistance(past, self._edits, brought, taken_over=results)),
         )
 
     def _plan(
@@ -165,27 +159,18 @@ class _Resuming:
         old = past.planned.plan
         again = dependents(old, ids)
         options = _asked(self._options, past)
-        if self._sync is None and not self._options.var:
+        if self._sync is None:
             if text := replan.notice(past, options, again):
                 self._said.append(text)
             return old, results_besides(past, old, again, also_unfinished=also_unfinished)
         require_own(self._here, past)
-        plan = replan.present_plan(past, _asked(replace(self._options, var=()), past), ask=True)
+        plan = replan.present_plan(past, options, ask=True)
         results = results_besides(past, plan, dependents(plan, ids), also_unfinished=also_unfinished)
         taken_over = [job_id for job_id in results if past.result_of(job_id) is not None]
         resumed = [(job.job, job.step(step) if step is not None else None) for job, step in jobs]
         replan.check_done_is_same(past, plan, resumed, taken_over)
         if found := replan.difference(old, plan, again):
-            if self._sync is None:
-                raise RequestError(
-                    f"--var: the workflow has changed since the run ({found})",
-                    hint="go on with the present workflow: --sync",
-                    code="WORKFLOW_CHANGED",
-                )
             self._said.append(f"the present workflow runs from here on ({found})")
-        if self._options.var:
-            plan = replan.present_plan(past, options, ask=True)
-            replan.check_done_is_same(past, plan, resumed, taken_over, apart_from=("variables", "given_variables"))
         return plan, results
 
     def _present_steps(
@@ -197,9 +182,7 @@ class _Resuming:
             if step is not None and job.job.id in found:
                 now = replan.step_now(job.job, plan.job(job.job.id), job.step(step))
                 assert now is not None
-                old, new = job.job.variables, plan.job(job.job.id).variables
-                given = tuple(name for name, value in new.items() if old.get(name) != value)
-                found[job.job.id] = replace(found[job.job.id], step=now.id, variables=given)
+                found[job.job.id] = replace(found[job.job.id], step=now.id)
         return found
 
     def _take(self) -> Snapshot:
@@ -355,7 +338,7 @@ def execute(
     """`follow`: see `commands.run.execute`."""
     planned = past.planned
     source = discover(past.repo_root, here.environ, flag=options.trust)
-    options = replace(_as_planned(options, past), invocation=_with_variables(past.invocation, options.var))
+    options = replace(_as_planned(options, past), invocation=past.invocation)
     ids = dict.fromkeys(("LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_PIPELINE_ID"), run_id)
     prepared = preparing.Prepared(
         run_id=run_id,
@@ -378,17 +361,9 @@ def _as_planned(options: Options, past: PastRun) -> Options:
         trust=options.trust,
         detach=options.detach,
         strict=planned.isolated,
-        var=(*again.var, *options.var),
         stop_at=options.stop_at,
         flags=flags,
     )
-
-
-def _with_variables(invocation: Invocation, var: Sequence[str]) -> Invocation:
-    """Return the options that repeat the run, with these variables."""
-    if not var:
-        return invocation
-    return replace(invocation, options={**invocation.options, "var": [*invocation.options.get("var", ()), *var]})
 
 
 def _asked(options: Options, past: PastRun) -> Options:
@@ -433,7 +408,7 @@ def _same(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
         run_of=past.run_of,
         has_products=False,
         steps=_steps_taken_over(past, results, {}),
-        assisted=tuple(_assistance(past, {}, (), (), taken_over=results)),
+        assisted=tuple(_assistance(past, {}, (), taken_over=results)),
     )
     return execute(here, past, past.planned.plan, reuse, options, run_id)
 
@@ -489,12 +464,7 @@ def _steps_taken_over(past: PastRun, results: Iterable[str], resumed: Mapping[st
 
 
 def _assistance(
-    past: PastRun,
-    edits: Mapping[str, Collection[str]],
-    brought: Collection[str],
-    var: Iterable[str],
-    *,
-    taken_over: Iterable[str],
+    past: PastRun, edits: Mapping[str, Collection[str]], brought: Collection[str], *, taken_over: Iterable[str]
 ) -> Iterator[Assistance]:
     """Yield what was done besides the steps whose work is taken over, in earlier runs too.
 
@@ -504,7 +474,6 @@ def _assistance(
     yield from (msgspec.convert(fact, Assistance) for fact in past.fold.assisted if fact.get("job_id") in concerned)
     ended = past.fold.last.ts if past.fold.last is not None and past.fold.end else ""
     yield from (one for one in noted_assistance(past.entry.paths) if one.job_id in edits and (one.at or "") > ended)
-    yield from (Assistance(how="var", command=one.partition("=")[0]) for one in var)
     if brought:
         yield Assistance(how="sync", **_changes(brought))
     yield from (Assistance(how="edit", job_id=job_id, **_changes(paths)) for job_id, paths in edits.items() if paths)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 from loom.commands.keep import trusting
 from loom.commands.run import preparing
@@ -38,13 +38,10 @@ def check_done_is_same(
     plan: Plan,
     resumed: Sequence[tuple[Job, Step | None]],
     taken_over: Iterable[str],
-    *,
-    apart_from: Collection[str] = (),
 ) -> None:
     """RequestError where `plan` defines otherwise what does not run again: earlier steps, and jobs that are `taken_over`.
 
     `resumed` has jobs as they were, and the steps that they go on from; None: they run from their start.
-    `apart_from`: fields of jobs that may differ.
     """
     now = {job.id: job for job in plan.jobs}
     done = [*resumed, *((past.planned.plan.job(job_id), None) for job_id in taken_over)]
@@ -55,7 +52,7 @@ def check_done_is_same(
             changed.append(f"{old.id}: the present workflow does not run it")
         elif (old, step) in resumed and step is None:
             continue
-        elif part := first_change(old, new, before=step.id if step is not None else None, apart_from=apart_from):
+        elif part := first_change(old, new, before=step.id if step is not None else None):
             changed.append(f"{old.id}: {part} has changed")
         elif step is not None and step_now(old, new, step) is None:
             changed.append(f"{old.id}: no step is left from {step.id} on")

@@ -70,31 +70,3 @@ def test_resume_opens_a_shell_where_it_fails_again(paused: Project) -> None:
     child.sendline("r")
     child.expect("unit .*passed")
     assert ended(child) == 0
-
-
-def test_a_variable_gets_another_value_from_there_on(paused: Project) -> None:
-    paused.workflow("""\
-version: v1
-stages: [test, later]
-variables: {COLOUR: green, SHADE: "dark $COLOUR", IMAGE: "debian:trixie-slim"}
-unit:
-  stage: test
-  image: $IMAGE
-  script: ['echo "$SHADE" >was', 'test "$COLOUR" = red', 'echo "$SHADE, was $(cat was)"; exit 3']
-after:
-  stage: later
-  image: debian:trixie-slim
-  script: [echo $SHADE]
-""")
-    assert paused.run("--stop-at=pause").code == 77
-    refused = paused.loom("resume", "--var", "IMAGE=loom/python:3.13")
-    assert (refused.code, "unit: image has changed" in refused.err) == (2, True), refused.err
-    resumed = paused.loom("resume", "--var", "COLOUR=red")
-    assert resumed.code == 77, resumed.out + resumed.err
-    assert resumed.output("unit", "script/03") == ["dark red, was dark green"]
-    assert "assisted (1 variable changed)" in resumed.out
-    again = paused.loom("resume")  # with the same value
-    assert again.output("unit", "script/03") == ["dark red, was dark green"]
-    assert "1 variable changed" in again.out
-    whole = paused.loom("rerun", "--fresh")
-    assert whole.output("unit", "script/03") == ["dark red, was dark red"]
