@@ -278,11 +278,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         skipped=sum(other["status"] == "skipped" for other in evidence.pipeline["jobs"]),
         reproduce=f"loom {'reproduce' if '://' in origin else 'replay'} {shlex.quote(origin)}"
         if (origin := evidence.receipt.get("origin"))
-        else reproduce_command(
-            msgspec.convert(evidence.receipt.get("invocation", {}), Invocation),
-            job_id,
-            [other["job_id"] for other in evidence.pipeline["jobs"]],
-        ),
+        else reproduce_command(msgspec.convert(evidence.receipt.get("invocation", {}), Invocation), job_id),
         logs_command=None
         if job_id is None
         else shlex.join(filter(None, ("loom", "logs", evidence.run_id, job_id, step or section))),

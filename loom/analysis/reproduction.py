@@ -24,7 +24,7 @@ WITH_OPTION = frozenset(
     ("color", "container", "deploy", "fail_fast", "frozen", "jobs", "keep", "mount_mode", "on", "pull", "stream")
 )
 """The settings that are options of `loom run` too; the others are set by variables."""
-_SELECTION = frozenset({"names", "stage", "from_job", "only_failed"})
+_SELECTION = frozenset({"names", "stage", "from_job"})
 _FLAGS = {"from_job": "--from", "inputs": "--input"}
 
 
@@ -41,12 +41,10 @@ def setting_of(variable: str) -> str:
     return variable.removeprefix("LOOM_").lower()
 
 
-def reproduce_command(invocation: Invocation, job_id: str | None, jobs: list[str]) -> str:
-    """Return the command that runs the job again, or the whole selection without one. `jobs`: those that the run had."""
+def reproduce_command(invocation: Invocation, job_id: str | None) -> str:
+    """Return the command that runs the job again, or the whole selection without one."""
     invocation = repeated(invocation)
     options = dict(invocation.options)
-    if options.pop("only_failed", False):  # which ones, another run decides by now
-        options["names"] = jobs
     # A job alone gets what it needs from jobs that run with it; one that ran without them has to stay in its selection.
     if job_id is not None and options.get("needs") is not False and "from_job" not in options:
         options = {name: value for name, value in options.items() if name not in _SELECTION} | {"names": [job_id]}

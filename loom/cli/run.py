@@ -11,7 +11,6 @@ from loom.cli.command import done_by, option
 @done_by("run.run", ahead="loom.snapshot.source:ask_ahead", takes=(options.PlanOptions, options.RunOptions))
 def run(
     local: Annotated[bool, option("--local", "Run locally (the default; accepted for clarity).")] = False,
-    only_failed: Annotated[bool, option("--only-failed", "Only the jobs that failed in the last run.")] = False,
     dry_run: Annotated[bool, option("--dry-run -n", "Print the plan and run nothing.")] = False,
     quiet: options.Quiet = False,
     fail_fast: Annotated[bool | None, option("--fail-fast", "Stop everything at the first failure.")] = None,

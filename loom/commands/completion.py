@@ -42,35 +42,14 @@ def runs(_given: Given) -> list[tuple[str, str]]:
     ]
 
 
-def jobs(given: Given) -> Iterable[str]:
-    return list(here().find(given.get("run") or "last").fold.jobs)
-
-
-def steps(given: Given) -> Iterable[str]:
-    return (unit.name for unit in here().find(given.get("run") or "last").units(given.get("job") or ""))
-
-
-def workflow_jobs(_given: Given) -> Iterable[str]:
-    return (job.id for job in _plan().jobs)
-
-
 def _plan() -> Plan:
     from loom.commands.run.preparing import Options, planner_of  # not for a run's name
 
     return planner_of(Options(), here()).made()[0]
 
 
-def stops(given: Given) -> Iterable[str]:
-    return ("failure", "pause", *workflow_jobs(given))
-
-
-def stages(_given: Given) -> Iterable[str]:
-    return _plan().stages
-
-
-def matrix(_given: Given) -> Iterable[str]:
-    """Return `KEY=value` for every matrix of the workflow."""
-    return dict.fromkeys(f"{key}={value}" for job in _plan().jobs for key, value in job.matrix.items())
+def workflow_jobs(_given: Given) -> Iterable[str]:
+    return (job.id for job in _plan().jobs)
 
 
 def inputs(_given: Given) -> Iterable[str]:
@@ -80,30 +59,22 @@ def inputs(_given: Given) -> Iterable[str]:
     return dialects.known_inputs(here().workflow(), here().root)
 
 
-def settings(_given: Given) -> Iterable[str]:
-    return config.KEYS
-
-
 def documents(_given: Given) -> Iterable[str]:
     from loom.analysis import schemas
 
     return ("list", *schemas.NAMES)
 
 
-def places(_given: Given) -> Iterable[str]:
-    return (*MODULES, *here().config.pools)
-
-
 KINDS: Mapping[str, Callable[[Given], Iterable[Any]]] = {
     "run": runs,
-    "job": jobs,
-    "step": steps,
+    "job": lambda given: list(here().find(given.get("run") or "last").fold.jobs),
+    "step": lambda given: (unit.name for unit in here().find(given.get("run") or "last").units(given.get("job") or "")),
     "workflow-job": workflow_jobs,
-    "stop": stops,
-    "stage": stages,
-    "place": places,
-    "matrix": matrix,
+    "stop": lambda given: ("failure", "pause", *workflow_jobs(given)),
+    "stage": lambda _: _plan().stages,
+    "place": lambda _: (*MODULES, *here().config.pools),
+    "matrix": lambda _: dict.fromkeys(f"{key}={value}" for job in _plan().jobs for key, value in job.matrix.items()),
     "input": inputs,
-    "setting": settings,
+    "setting": lambda _: config.KEYS,
     "document": documents,
 }

@@ -389,8 +389,6 @@ class JobSelection(Struct, frozen=True, kw_only=True):
     """Names (`test`), ids (`test.3.12`) or globs (`test*`). A named job runs regardless of its rules and `when`."""
     stages: tuple[str, ...] = ()
     from_job: str | None = None
-    only_failed: tuple[str, ...] | None = None
-    """Ids of jobs that failed in an earlier run; ids that are not in the workflow are ignored."""
     with_needs: bool | None = None
     """Whether to run also the jobs that selected jobs need or get artifacts from; None: yes, except with `from_job`."""
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -404,7 +402,7 @@ class JobSelection(Struct, frozen=True, kw_only=True):
 
     @property
     def everything(self) -> bool:
-        return not self.jobs and not self.stages and self.from_job is None and self.only_failed is None
+        return not self.jobs and not self.stages and self.from_job is None
 
 
 class ResolveContext(Facts, frozen=True, kw_only=True):

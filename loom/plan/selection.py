@@ -116,11 +116,6 @@ class Choice:
             chosen &= self.after(selection.from_job, pool)
         if selection.stages:
             chosen &= self.in_stages(pool)
-        if selection.only_failed is not None:
-            chosen &= set(selection.only_failed)
-            if selection.only_failed and not chosen:
-                names = ", ".join(selection.only_failed)
-                raise RequestError(f"none of the failed jobs is in the workflow any longer: {names}")
         if selection.jobs and not chosen:
             raise RequestError("no job matches all selection options; use fewer of them")
         return chosen

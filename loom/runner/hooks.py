@@ -46,9 +46,6 @@ class Gate(Protocol):
 
     def failed(self, at: AtStep, exit_: Exit, cancel: Cancel) -> Verdict: ...
 
-    def start(self, job: Job, cancel: Cancel) -> bool:
-        """Return whether a manual job runs. Called before it, in a thread of its own."""
-
 
 class Child(Struct, frozen=True, kw_only=True):
     """A child pipeline to run: that of `job.trigger`, on the snapshot of the run that starts it."""

@@ -322,7 +322,6 @@ class Run:
         project = request.source.origin_url or str(request.source.root)
         waiting = Waits(
             journal=self._journal,
-            gate=request.tools.gate,
             cancel=self._cancel,
             lock_of=partial(request.store.lock_of_group, project),
             command=tuple(request.command),

@@ -1,4 +1,4 @@
-"""What a job waits for once its needs are met: a person, a time, or other jobs of its group on this machine."""
+"""What a job waits for once its needs are met: a time, or other jobs of its group on this machine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from loom.plan.model import Job
 from loom.providers import locks as holds
 from loom.record.events import RUN, PhaseCode
 from loom.record.journal import Journal
-from loom.runner.hooks import Gate
 from loom.status import Skip
 from loom.util.units import duration_text
 
-NOT_STARTED = "manual: name it to run it"
 _LOOK_EVERY_S = 0.2
 
 
@@ -32,14 +30,12 @@ class Waits:
         self,
         *,
         journal: Journal,
-        gate: Gate | None,
         cancel: Cancel,
         lock_of: Callable[[str], Path],
         command: tuple[str, ...],
     ) -> None:
         """`lock_of` returns the lock file of a group; `command` names the run to others that wait for it."""
         self._journal = journal
-        self._gate = gate
         self._cancel = cancel
         self._lock_of = lock_of
         self._command = shlex.join(command)
@@ -47,8 +43,8 @@ class Waits:
 
     def until_free(self, job: Job) -> Skip | None:
         """Return when the job may start, or why it does not; its group is then held, until `release`."""
-        if job.when == "manual" and not (self._gate is not None and self._gate.start(job, self._cancel)):
-            return Skip(job_id=job.id, reason=NOT_STARTED)
+        if job.when == "manual":
+            return Skip(job_id=job.id, reason="manual: name it to run it")
         if job.delay_s:
             self._tell(f"{job.id} starts in {duration_text(job.delay_s)}; at once with --no-delay")
             self._cancel.wait(job.delay_s)

@@ -368,23 +368,11 @@ class Cache:
         return sorted(found, key=lambda entry: (-entry.used_at, entry.key))
 
     def remove(self, entries: Sequence[Stored]) -> Pruned:
+        """Remove entries, and what killed processes have left."""
         with self._as_subject(), self._locked():
-            freed = self._drop(entries, self._all())
+            stray = {_blob_of(path) for path in (self.folder / "blobs").glob("*/*")}
+            freed = self._drop(entries, self._all(), orphans=stray) + self._sweep_unfinished()
         return Pruned(entries=tuple(entries), freed_bytes=freed)
-
-    def prune(self, *, max_size: int | None = None, unused_for_s: float | None = None) -> Pruned:
-        """Remove entries unused for this long, then the least recently used until the rest fits."""
-        with self._as_subject(), self._locked():
-            entries = self._all()
-            old = [
-                entry for entry in entries if unused_for_s is not None and entry.used_at < self._clock() - unused_for_s
-            ]
-            gone = old + _over(
-                [entry for entry in entries if entry not in old], self._max_size if max_size is None else max_size
-            )
-            freed = self._drop(gone, entries, orphans={_blob_of(path) for path in (self.folder / "blobs").glob("*/*")})
-            freed += self._sweep_unfinished()
-        return Pruned(entries=tuple(gone), freed_bytes=freed)
 
     @contextmanager
     def _as_subject(self) -> Iterator[None]:

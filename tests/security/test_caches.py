@@ -199,7 +199,7 @@ def test_nothing_is_deleted_by_way_of_a_planted_folder(tmp_path: Path) -> None:
     restored(store(planted), tmp_path / "next")
     save(store(planted), tmp_path / "w", "mine")
     with pytest.raises(CacheError):
-        store(planted).prune()
+        store(planted).remove(())
     assert letter.exists()
 
 
@@ -233,8 +233,7 @@ def test_files_of_any_kind_are_misses_and_nothing_waits(
     (path,) = folder.glob(which)
     damage(path)
     assert restored(store(folder), tmp_path / "next")[0] is None
-    store(folder).entries()
-    store(folder).prune(max_size=0)
+    store(folder).remove(store(folder).entries())
 
 
 # A branch under review

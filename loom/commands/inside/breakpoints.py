@@ -6,9 +6,9 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from loom.cancel import Cancel
 from loom.commands.run.preparing import FAILURE, PAUSE
@@ -18,9 +18,8 @@ from loom.runner.previous_run import step_named
 from loom.status import Exit
 
 if TYPE_CHECKING:
-    from loom.plan.model import Job, Plan
+    from loom.plan.model import Plan
 
-T = TypeVar("T")
 _VERDICTS = {"r": Verdict.RETRY, "n": Verdict.NEXT, "f": Verdict.FAIL, "": Verdict.FAIL}
 
 
@@ -76,22 +75,9 @@ class TerminalGate:
             about = f"step {at.step.id} of {at.job.id} failed with exit code {exit_.code}"
             if not self._stand(at, about, cancel):
                 return Verdict.FAIL
-            question = "[r]etry the step, go on to the [n]ext, or [f]ail the job? "
-            return self._answer(question, _VERDICTS, Verdict.FAIL, cancel)
+            return self._verdict(cancel)
         except OSError:  # the terminal is gone, and nobody can answer
             return Verdict.FAIL
-        finally:
-            self._give_back()
-
-    def start(self, job: Job, cancel: Cancel) -> bool:
-        if not self._take(cancel):
-            return False
-        try:
-            held_up = "" if job.allow_failure.always else "; jobs of later stages wait for it"
-            question = f"run the manual job {job.id}{held_up}? [y]es, [n]o "
-            return self._answer(question, {"y": True, "n": False, "": False}, False, cancel)
-        except OSError:  # the terminal is gone, and nobody can answer
-            return False
         finally:
             self._give_back()
 
@@ -117,17 +103,17 @@ class TerminalGate:
             return False
         return True
 
-    def _answer(self, question: str, answers: Mapping[str, T], otherwise: T, cancel: Cancel) -> T:
-        """Ask until one of `answers` is typed; `otherwise` after a cancel or the input's end."""
+    def _verdict(self, cancel: Cancel) -> Verdict:
+        """Ask until an answer is typed; FAIL after a cancel or the input's end."""
         while True:
-            print(question, end="", flush=True)
+            print("[r]etry the step, go on to the [n]ext, or [f]ail the job? ", end="", flush=True)
             while not select.select([0], [], [], 0.2)[0]:
                 if cancel.requested:
-                    return otherwise
+                    return Verdict.FAIL
             typed = os.read(0, 1024)
             answer = typed.decode("utf-8", "replace").strip().lower()[:1]
-            if not typed or answer in answers:
-                return answers.get(answer, otherwise)
+            if not typed or answer in _VERDICTS:
+                return _VERDICTS.get(answer, Verdict.FAIL)
 
 
 class PauseGate:
@@ -138,9 +124,6 @@ class PauseGate:
 
     def failed(self, at: AtStep, exit_: Exit, cancel: Cancel) -> Verdict:
         return Verdict.PAUSE
-
-    def start(self, job: Job, cancel: Cancel) -> bool:
-        return False
 
 
 def _step_of(plan: Plan, wanted: str) -> tuple[str, str]:

@@ -132,7 +132,6 @@ class _Resuming:
         if taken is not None:
             targets = self._sync_targets([job for job, _ in jobs], resumed, workspace)
             brought = syncing.sync(taken, targets, self._sync or "", environ=self._here.environ, say=self._said.append)
-            self._said += replan.not_rebuilt([job.job for job, _ in jobs], brought)
             manifest = snapshot.manifest_bytes(taken.path)
         return plan, Reuse(
             parent_run_id=past.run_id,
@@ -369,10 +368,9 @@ def _as_planned(options: Options, past: PastRun) -> Options:
 def _asked(options: Options, past: PastRun) -> Options:
     """As `_as_planned`, with the selection of jobs that the earlier run was asked for."""
     given = past.invocation.options
-    names = [job.id for job in past.planned.plan.jobs] if "only_failed" in given else given.get("names", ())
     return replace(
         _as_planned(options, past),
-        names=tuple(names),
+        names=tuple(given.get("names", ())),
         stage=tuple(given.get("stage", ())),
         from_job=given.get("from_job"),
     )

@@ -14,9 +14,9 @@ from loom.commands.run.wiring import cache_project
 from loom.errors import RequestError
 from loom.record.events import timestamp
 from loom.render.output import print_either, table
-from loom.storage.cache import Cache, Pruned, Stored
+from loom.storage.cache import Cache, Stored
 from loom.util.globs import match_name
-from loom.util.units import counted, duration, read_flag, rough_age, rough_size, size
+from loom.util.units import counted, rough_age, rough_size
 
 
 def ls(keys: list[str] | None, *, everywhere: bool, as_json: bool) -> None:
@@ -38,15 +38,11 @@ def rm(keys: list[str], *, everywhere: bool, as_json: bool) -> None:
             hint="`loom cache ls` lists the keys.",
             code="CACHE_NO_SUCH_KEY",
         )
-    _print_removed(cache.remove(entries), as_json=as_json)
-
-
-def prune(*, max_size: str | None, unused_for: str | None, as_json: bool) -> None:
-    """`loom cache prune`."""
-    cache, _ = _opened()
-    limit = None if max_size is None else read_flag("--max-size", max_size, size)
-    age = None if unused_for is None else read_flag("--unused-for", unused_for, duration)
-    _print_removed(cache.prune(max_size=limit, unused_for_s=age), as_json=as_json)
+    pruned = cache.remove(entries)
+    removed = [_fields(entry) for entry in pruned.entries]
+    lines = [f"removed {entry.key} ({entry.project})" for entry in pruned.entries]
+    lines.append(f"{counted(len(removed), 'entry', 'entries')} removed, {rough_size(pruned.freed_bytes)} freed")
+    print_either(as_json, "cache-removal", {"removed": removed, "freed_bytes": pruned.freed_bytes}, lines)
 
 
 def _opened() -> tuple[Cache, str]:
@@ -65,13 +61,6 @@ def _chosen(cache: Cache, project: str, keys: list[str] | None, *, everywhere: b
         if (everywhere or entry.project == project)
         and (not keys or any(key in (entry.key, entry.id) or match_name(key, entry.key) for key in keys))
     ]
-
-
-def _print_removed(pruned: Pruned, *, as_json: bool) -> None:
-    removed = [_fields(entry) for entry in pruned.entries]
-    lines = [f"removed {entry.key} ({entry.project})" for entry in pruned.entries]
-    lines.append(f"{counted(len(removed), 'entry', 'entries')} removed, {rough_size(pruned.freed_bytes)} freed")
-    print_either(as_json, "cache-removal", {"removed": removed, "freed_bytes": pruned.freed_bytes}, lines)
 
 
 def _table(entries: Sequence[Stored], *, with_project: bool) -> list[str]:

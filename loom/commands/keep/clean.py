@@ -25,7 +25,7 @@ from loom.snapshot import remains, repository
 from loom.status import ExitCode
 from loom.util.bounded import listed
 from loom.util.file_systems import allocated
-from loom.util.paths import RUN_PREFIX, run_of_workspace
+from loom.util.paths import run_of_workspace
 from loom.util.units import counted, duration, read_flag, rough_size
 
 _MOST_NAMED = 5
@@ -72,7 +72,6 @@ def clean(
         raise RequestError("name runs, or say which by --keep-last and --older-than; not both")
     cleaning = _Cleaning(project)
     items = cleaning.named(runs) if runs else cleaning.chosen(keep_last, older_than, everywhere=everywhere)
-    strangers = list(cleaning.not_ours()) if everywhere and not runs else []
     if not dry_run:
         items = [cleaning.removed(item) for item in items]
         project.store.remove_remains()
@@ -80,12 +79,12 @@ def clean(
         if not runs:
             background.note_clean(project.store, project.config, project.root)
             repository.prune(os.environ)
-    document = {"dry_run": dry_run, "items": items, "not_ours": strangers}
-    print_either(as_json, "clean", document, _lines(items, strangers, dry_run=dry_run))
+    document = {"dry_run": dry_run, "items": items}
+    print_either(as_json, "clean", document, _lines(items, dry_run=dry_run))
     return ExitCode.INFRASTRUCTURE if any(item.problems for item in items) else ExitCode.OK
 
 
-def _lines(items: Sequence[Cleaned], strangers: Sequence[str], *, dry_run: bool) -> Iterator[str]:
+def _lines(items: Sequence[Cleaned], *, dry_run: bool) -> Iterator[str]:
     verb = "would go" if dry_run else "removed"
     for item in items:
         if item.reason is not None or item.kind in ("run", "artifacts"):
@@ -103,9 +102,6 @@ def _lines(items: Sequence[Cleaned], strangers: Sequence[str], *, dry_run: bool)
     if spaces:
         size = rough_size(sum(item.bytes for item in spaces))
         yield f"{counted(len(spaces), 'workspace')} {verb}, {size}; their records stay"
-    if strangers:
-        named = ", ".join(listed(strangers, _MOST_NAMED))
-        yield f"left alone: {named}: no record of this state directory has made them (if they are yours: rm -rf)"
 
 
 def _named(item: Cleaned) -> str:
@@ -256,12 +252,6 @@ class _Cleaning:
             if not any(root.is_relative_to(there) for root in needed) and not self._records.occupied(path):
                 why = "of loom's own, of whose runs only records are left"
                 yield Cleaned(kind="checkout", name=str(path), bytes=allocated(path), reason=why)
-
-    def not_ours(self) -> Iterator[str]:
-        """Find directories named like workspaces that no loom with this state directory created."""
-        for path in sorted(self._here.config.tmp_dir.glob(f"{RUN_PREFIX}*")):
-            if run_of_workspace(path.name) and path in remains(path) and not retention.vouched(self._store, path):
-                yield str(path)
 
     # -- removal --------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from loom.commands.run import checkout
 from loom.commands.screen import progress_line
 from loom.commands.servers import JobAddress, RemoteJob, Server, ServerRefused, address_of, server_of
 from loom.commands.servers.tokens import token_for
-from loom.plan.origin import origin_of
+from loom.plan.origin import ProjectOrigin, origin_of
 from loom.util.units import rough_size
 
 _BLOCK = 1 << 18
@@ -39,10 +39,15 @@ def remote_job(project: Here, url: str) -> Remote:
 
 
 def connected(project: Here, address: JobAddress) -> Server:
-    found = checkout.origin_of(project.root, project.environ)
-    home = origin_of(str(found)) if found is not None else None
+    home = home_of(project)
     token = token_for(address, project.environ, project.config, project.root, origin=home.server if home else "")
     return server_of(address, token)
+
+
+def home_of(project: Here) -> ProjectOrigin | None:
+    """Return what the address of `origin` says of the project's server."""
+    found = checkout.origin_of(project.root, project.environ)
+    return None if found is None else origin_of(str(found))
 
 
 @contextmanager

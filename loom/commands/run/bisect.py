@@ -49,7 +49,7 @@ def bisect(
     source = discover(Path.cwd(), os.environ, flag=trust)
     here = project.here({"color": color}, root=source.root, trusting=trust)
     options = {name: value for name, value in given.items() if value is not None}
-    command = [*shlex.split(reproduce_command(Invocation(options={**options, "names": [job]}), None, [job]))[1:]]
+    command = [*shlex.split(reproduce_command(Invocation(options={**options, "names": [job]}), None))[1:]]
     words = [*command, *(["--trust"] if trust else [])]
     look, write = screen_parts(here.config.color)
     cancel = Cancel()

@@ -122,7 +122,7 @@ class ChildRuns:
         places = ((source.root, "the checkout"), (child.workspace, "the parent's workspace"))
         with _PREPARING:
             document = taken_again(here, child.run_id, child.snapshot, places, workspace, cancel)
-        selection = {"names": (), "stage": (), "from_job": None, "only_failed": False, "matrix": ()}
+        selection = {"names": (), "stage": (), "from_job": None, "matrix": ()}
         options = replace(self._options, **selection, parent_run_id=child.run_id)
         prepared = Prepared(
             run_id=run_id, here=here, source=source, plan=plan, variables=variables, notices=held_back(plan)

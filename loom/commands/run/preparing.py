@@ -23,7 +23,7 @@ from loom.commands.project import Here
 from loom.commands.run import checkout, contexts
 from loom.commands.run.kept_plans import Planner
 from loom.config import KEYS
-from loom.errors import RequestError, WorkflowError
+from loom.errors import WorkflowError
 from loom.plan.model import JobSelection, Plan
 from loom.record.documents import Invocation
 from loom.snapshot import Source
@@ -43,7 +43,6 @@ class Options(Struct, frozen=True, kw_only=True):
     workflow: Path | None = None
     stage: Sequence[str] = ()
     from_job: str | None = None
-    only_failed: bool = False
     needs: bool | None = None
     var: Sequence[str] = ()
     inputs: Sequence[str] = ()
@@ -208,7 +207,6 @@ def planner_of(
         jobs=tuple(options.names),
         stages=tuple(options.stage),
         from_job=options.from_job,
-        only_failed=tuple(failed_before(here)) if options.only_failed else None,
         with_needs=options.needs,
         variables=contexts.pairs(options.var, "--var"),
         matrix=contexts.pairs(options.matrix, "--matrix"),
@@ -245,12 +243,3 @@ def here_for(options: Options, root: Path) -> Here:
         return here
     person = sys.stdin.isatty() and sys.stdout.isatty()
     return replace(here, config=dataclasses.replace(here.config, keep="on-failure" if person else "never"))
-
-
-def failed_before(here: Here) -> list[str]:
-    """The jobs that did not succeed in this checkout's last run. RequestError without a last run, or when all succeeded."""
-    last = here.find("last")
-    failed = [job.id for job in last.fold.jobs.values() if job.status is None or not job.status.ok]
-    if not failed:
-        raise RequestError(f"no job failed in the last run ({last.run_id})", hint="Leave --only-failed out to run all.")
-    return failed

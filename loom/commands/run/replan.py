@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from loom.commands.keep import trusting
 from loom.commands.run import preparing
@@ -12,8 +12,6 @@ from loom.plan.comparison import PlanPart, first_change
 from loom.plan.growth import grown_as
 from loom.plan.model import Job, Plan, Step
 from loom.runner.previous_run import PastRun
-from loom.snapshot import readable
-from loom.util.paths import below, normal
 
 _AFTER = "after_script"
 
@@ -79,21 +77,6 @@ def difference(old: Plan, new: Plan, job_ids: Container[str]) -> str | None:
         if part is not None and job.id in job_ids:
             return f"{job.id}: {part}"
     return None
-
-
-def not_rebuilt(jobs: Iterable[Job], brought: Iterable[str]) -> Iterator[str]:
-    """Name the images of jobs that go on which were built from files that a sync has changed."""
-    paths = list(brought)
-    for job in jobs:
-        for image in (job.image, *(service.image for service in job.services)):
-            if image is None or image.build is None:
-                continue
-            context = normal(image.build.context)
-            files = {normal(image.build.dockerfile), normal(f"{context}/{image.build.dockerfile}")}
-            for path in paths:
-                if path in files or (context and below(path, context)):
-                    yield f"{job.id} goes on in an image from before {readable(path)} changed: `loom rerun --fresh` builds it"
-                    break
 
 
 def notice(past: PastRun, options: Options, job_ids: Container[str]) -> str | None:

@@ -49,7 +49,6 @@ from loom.commands.servers import (
 )
 from loom.errors import LoomError, RequestError
 from loom.plan.model import Job, Plan
-from loom.plan.origin import origin_of as server_of_origin
 from loom.record.run_paths import artifacts_beside
 from loom.runner.request import Brought
 from loom.status import JobResult, Status
@@ -85,7 +84,10 @@ def reproduce(
 ) -> int:
     """`loom reproduce`; return the exit code of the run. `given`: options of `loom run`, as they are."""
     here = project.here({"color": color})
-    one = _last_failed(here) if last else _named(here, url)
+    if not last and (url is None or not is_address(url)):
+        hint = f"begin it with https://: {url}" if url else "loom reproduce --help"
+        raise RequestError("expected the address of a job, pipeline or run, or --last", hint=hint)
+    one = _last_failed(here) if url is None or last else remote.remote_job(here, url)
     with remote.downloaded(one) as file:
         log = remote.read(file)
         there = diagnosis_of_log(log, one.job.url, job=one.job.name, root=here.root)
@@ -93,17 +95,9 @@ def reproduce(
         return reproducing.run(given, var or [], with_cache=with_cache, as_json=as_json)
 
 
-def _named(here: Here, url: str | None) -> Remote:
-    if url is None or not is_address(url):
-        hint = f"begin it with https://: {url}" if url else "loom reproduce --help"
-        raise RequestError("expected the address of a job, pipeline or run, or --last", hint=hint)
-    return remote.remote_job(here, url)
-
-
 def _last_failed(here: Here) -> Remote:
     """Return the first failed job of the newest red pipeline of this branch, at origin."""
-    found = origin_of(here.root, here.environ)
-    origin = server_of_origin(str(found)) if found is not None else None
+    origin = remote.home_of(here)
     branch = (git(here.root, here.environ, "symbolic-ref", "--quiet", "--short", "HEAD") or b"").decode().strip()
     if origin is None or not branch:
         raise RequestError("--last: there is no branch, or no origin on a server", hint="name the address of the job")
@@ -178,7 +172,10 @@ class _Reproducing:
             self._notes.append(
                 "the API does not have the pipeline's inputs: their defaults count; --input gives others"
             )
-        prepared = replace(prepared, plan=self._pinned(prepared, target), brought=self._brought(prepared.plan, target))
+        job = pinned_job(target, self._log.facts.images, prepared, self._notes, self._differs)
+        jobs = tuple(job if each.id == job.id else each for each in prepared.plan.jobs)
+        brought = self._brought(prepared.plan, target)
+        prepared = replace(prepared, plan=replace(prepared.plan, jobs=jobs), brought=brought)
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             code = running.execute(prepared, given)
         self._verdict(prepared, given, target, with_cache=with_cache, as_json=as_json)
@@ -186,14 +183,13 @@ class _Reproducing:
 
     def _fetch(self, pipeline: RemotePipeline) -> None:
         depth = self._log.facts.depth
-        branch = self._job.ref if _MERGE_REQUEST.fullmatch(self._job.ref) is None else "merge-request"
         with progress_line(at_once=True) as show:
             show(f"fetching commit {self._job.sha[:12]}")
             fetch_checkout(
                 self._directory / "tree",
                 url=self._clone_url(),
                 sha=self._job.sha,
-                ref=branch,
+                ref=self._job.ref if _MERGE_REQUEST.fullmatch(self._job.ref) is None else "merge-request",
                 is_tag=self._job.is_tag,
                 default_branch=pipeline.default_branch,
                 depth=int(depth) if depth.isdigit() and int(depth) else None,
@@ -203,13 +199,12 @@ class _Reproducing:
 
     def _clone_url(self) -> Address:
         """Return the checkout's own origin if it is that project, since git knows how to read it; else the server's address."""
-        found = origin_of(self._here.root, self._here.environ)
-        origin = server_of_origin(str(found)) if found is not None else None
+        found, origin = origin_of(self._here.root, self._here.environ), remote.home_of(self._here)
         address = self._remote.address
         names = (address.project, f"{urlsplit(address.server).path}/{address.project}".lstrip("/"))
         if found is not None and origin is not None and origin.path in names:
             return found
-        return Address(f"{self._remote.address.server}/{self._remote.address.project}.git")
+        return Address(f"{address.server}/{address.project}.git")
 
     # -- what the job gets ------------------------------------------------------------------------------------------
 
@@ -224,10 +219,10 @@ class _Reproducing:
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings of the workflow's language, with the server's variables."""
-        if self._remote.address.kind == "gitlab":
-            return self._of_gitlab()
         found, unread = self._remote.server.variables(self._job)
         self._notes += [f"not read: {what}" for what in unread]
+        if self._remote.address.kind == "gitlab":
+            return self._of_gitlab(found)
         settings = self._here.config.github
         return {
             "server": settings.server,
@@ -236,13 +231,11 @@ class _Reproducing:
             "vars": {**settings.vars, **{one.name: one.value for one in found if one.value is not None}},
         }
 
-    def _of_gitlab(self) -> dict[str, Any]:
+    def _of_gitlab(self, found: Sequence[RemoteVariable]) -> dict[str, Any]:
         """Return the settings for a GitLab file, with the server's variables; the user's own fill in what it does not tell.
 
         Values of masked ones stay in this process's environment: loom masks them, and writes them nowhere.
         """
-        found, unread = self._remote.server.variables(self._job)
-        self._notes += [f"not read: {what}" for what in unread]
         if any(one.protected for one in found) and not self._remote.server.is_protected(self._job):
             # The server keeps them from this job: anybody may have pushed its commit.
             self._withheld = [one.name for one in found if one.protected]
@@ -277,22 +270,20 @@ class _Reproducing:
     def _entry(self, one: RemoteVariable, *, known: bool) -> dict[str, Any] | None:
         if one.value is not None and not one.masked:
             return {"value": one.value, "file": one.file, "expand": one.expand}
-        variable = one.name
-        if one.value is not None:
-            variable = f"REPRODUCE_{one.name}"
-            os.environ[variable] = one.value
-        elif one.name not in os.environ:
-            if not known and trusting.attended() and (said := getpass.getpass(f"{one.name}, which the server hides: ")):
-                variable = f"REPRODUCE_{one.name}"
-                os.environ[variable] = said
-                return {"ref": f"env://{variable}", "file": one.file}
-            if not known:
-                self._notes.append(
-                    f"the server hides the value of {one.name}: give it as a variable of the environment of that name"
-                )
-                self._differs.append(Pair(name=f"variable {one.name}", a="set, hidden", b=None))
-            return None
-        return {"ref": f"env://{variable}", "file": one.file}
+        if one.value is None and one.name in os.environ:
+            return {"ref": f"env://{one.name}", "file": one.file}
+        value = one.value
+        if value is None and not known and trusting.attended():
+            value = getpass.getpass(f"{one.name}, which the server hides: ") or None
+        if value is not None:
+            os.environ[f"REPRODUCE_{one.name}"] = value
+            return {"ref": f"env://REPRODUCE_{one.name}", "file": one.file}
+        if not known:
+            self._notes.append(
+                f"the server hides the value of {one.name}: give it as a variable of the environment of that name"
+            )
+            self._differs.append(Pair(name=f"variable {one.name}", a="set, hidden", b=None))
+        return None
 
     def _target(self, plan: Plan) -> Job:
         named = [job for job in plan.jobs if self._job.name in _names_there(job)]
@@ -397,11 +388,6 @@ class _Reproducing:
             self._notes.append(
                 f"the API does not give the variables that {job.name} reported (dotenv): --var gives them"
             )
-
-    def _pinned(self, prepared: Prepared, target: Job) -> Plan:
-        """Return the plan with the images that the log names, by their digests."""
-        job = pinned_job(target, self._log.facts.images, prepared, self._notes, self._differs)
-        return replace(prepared.plan, jobs=tuple(job if each.id == job.id else each for each in prepared.plan.jobs))
 
     # -- the verdict ------------------------------------------------------------------------------------------------
 

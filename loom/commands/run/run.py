@@ -139,9 +139,7 @@ def audience_for(
         )
     if options.attended:
         breakpoints.needs_terminal(f"--stop-at {options.stop_at[0]}", "--stop-at pause works without one")
-    manual = plan is not None and any(job.when == "manual" for job in plan.jobs)
-    asks = manual and not options.detach and gate is None and options.form == "screen" and breakpoints.is_terminal()
-    if options.attended or asks:
+    if options.attended:
         screen = breakpoints.Held(write)
         return Screen(look, screen), breakpoints.TerminalGate(screen, options.stop_at, plan)
     if options.form != "screen":

@@ -42,10 +42,8 @@ def test_each_option_survives_or_is_left_out_on_purpose(parameter: Any) -> None:
     name = parameter.name
     for value in example(parameter):
         given = [value] if parameter.multiple else value
-        again = parsed(reproduce_command(Invocation(options={name: given}), None, ["a"]))
-        if name == "only_failed":  # another run decides by now which ones these are
-            assert (again[name], again["names"]) == (False, ["a"])
-        elif name in NOT_REPEATED:
+        again = parsed(reproduce_command(Invocation(options={name: given}), None))
+        if name in NOT_REPEATED:
             assert again == parsed("loom run --local")
         else:
             assert (str(again[name]) if name == "workflow" else again[name]) == given
@@ -55,7 +53,7 @@ def test_a_setting_without_an_option_is_repeated_as_a_variable() -> None:
     """As `loom mcp` gives it to the runs of an agent."""
     assert {parameter.name for parameter in PARAMETERS} & {*config.KEYS} == WITH_OPTION
     of_agent = Options.of({"names": ("a",), "container": True, "network": "none", "keep": "on-failure"})
-    command = reproduce_command(of_agent.saved(here(network="none")), "a", ["a"])
+    command = reproduce_command(of_agent.saved(here(network="none")), "a")
     assert command == "LOOM_NETWORK=none loom run --local --container a"
 
 
@@ -63,7 +61,7 @@ def test_a_setting_without_an_option_is_repeated_as_a_variable() -> None:
 def test_each_variable_survives_or_is_left_out_on_purpose(name: str) -> None:
     variable = f"LOOM_{name.upper()}"
     assert setting_of(variable) == name
-    command = reproduce_command(Invocation(variables={variable: "a b"}), None, [])
+    command = reproduce_command(Invocation(variables={variable: "a b"}), None)
     assert command == ("loom run --local" if name in NOT_REPEATED else f"{variable}='a b' loom run --local")
 
 
@@ -111,11 +109,10 @@ def test_settings_of_the_environment_are_saved() -> None:
         ({"names": ["a", "b"], "needs": True}, "b", "--needs b"),
         ({"names": ["a", "b"], "needs": False}, "b", "--no-needs a b"),
         ({"from_job": "a"}, "b", "--from a"),
-        ({"only_failed": True}, "b", "b"),
         ({"no_cache": True, "names": ["b"]}, "b", "--no-cache b"),
         ({}, None, ""),
     ],
 )
 def test_the_selection(options: dict[str, Any], job: str | None, words: str) -> None:
-    command = reproduce_command(Invocation(options=options), job, ["a", "b"])
+    command = reproduce_command(Invocation(options=options), job)
     assert command == f"loom run --local {words}".strip()

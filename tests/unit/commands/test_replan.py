@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from loom.commands.run.replan import not_rebuilt, step_now
+from loom.commands.run.replan import step_now
 from loom.plan.comparison import first_change
-from loom.plan.model import Artifacts, Build, Image, Job, Resources, Service, Step
+from loom.plan.model import Artifacts, Image, Job, Resources, Service, Step
 
 
 def steps(*scripts: str) -> tuple[Step, ...]:
@@ -68,18 +68,3 @@ def test_the_first_part_that_changed(change: dict[str, Any], before: str | None,
 def test_the_step_in_the_place_of_the_failing_one(now: tuple[Step, ...], expected: str | None) -> None:
     found = step_now(JOB, replace(JOB, steps=now), JOB.steps[1])
     assert (None if found is None else found.script) == expected
-
-
-@pytest.mark.parametrize(
-    ("context", "path", "named"),
-    [
-        (".", "Dockerfile", True),
-        (".", "src/main.c", False),
-        ("ci", "ci/Dockerfile", True),
-        ("ci/", "ci/tool/main.c", True),
-        ("ci", "circle/main.c", False),
-    ],
-)
-def test_an_image_that_is_not_built_again_is_named(context: str, path: str, named: bool) -> None:
-    job = replace(JOB, image=Image(build=Build(context=context)))
-    assert bool(list(not_rebuilt([JOB, job], [path]))) is named

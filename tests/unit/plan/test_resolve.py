@@ -95,7 +95,6 @@ def test_containers_for_all(plan: MakePlan, tmp_path: Path) -> None:
         ({"stages": ("test",), "with_needs": False}, ["unit", "lint", "docs"]),
         ({"from_job": "make"}, ["make", "unit", "docs"]),
         ({"from_job": "ship"}, ["ship", "tell"]),
-        ({"only_failed": ("lint", "gone")}, ["lint"]),
         ({"stages": ("test",), "jobs": ("d*",)}, ["docs"]),
     ],
 )
@@ -512,13 +511,6 @@ def test_hardened_jobs_may_ask_for_less(plan: MakePlan, tmp_path: Path) -> None:
     with pytest.raises(WorkflowError) as caught:
         plan(tmp_path, "a: {stage: test, script: x, image: debian, privileged: true}", config=hard)
     assert [(problem.line, problem.pointer) for problem in caught.value.problems] == [(3, "/a/privileged")]
-
-
-def test_failed_jobs_that_are_gone(plan: MakePlan, tmp_path: Path) -> None:
-    text = "a: {stage: test, script: x}\nb: {stage: test, script: x}"
-    assert ids(plan(tmp_path, text, only_failed=("b", "gone"))) == ["b"]
-    with pytest.raises(RequestError, match="none of the failed jobs is in the workflow any longer: gone, too"):
-        plan(tmp_path, text, only_failed=("gone", "too"))
 
 
 def test_extends_has_a_limit(plan: MakePlan, tmp_path: Path) -> None:

@@ -181,8 +181,7 @@ def test_a_running_run_is_not_deleted_by_a_loom_that_has_its_records_elsewhere(m
     finally:
         run.kill()
         run.communicate()
-    said = project.loom("clean", "--all", LOOM_STATE_DIR=elsewhere)
-    assert f"left alone: {workspace}: no record of this state directory" in said
+    project.loom("clean", "--all", LOOM_STATE_DIR=elsewhere)
     assert workspace.exists()
     until(lambda: "1 removed" in project.loom("clean", "--all", "--keep-last", "0"))
     assert not workspace.exists()

@@ -26,7 +26,6 @@ COMMANDS = (
     "snapshot",
     "artifacts",
     "cache ls",
-    "cache prune --unused-for 300d",
     "clean --dry-run",
     "version",
 )

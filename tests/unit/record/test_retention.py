@@ -188,14 +188,12 @@ def test_only_the_very_directory_that_was_made_is_removed(make: Make) -> None:
     assert [one.name for one in held(project.store)] == list(map(str, workspaces(project)[1:]))
     project.loom("clean", "--all", "--keep-last", "0")
     assert replaced.exists()
-    assert f"left alone: {replaced}" in project.loom("clean", "--all")
 
 
 def test_nothing_is_removed_by_a_loom_with_another_state_directory(make: Make, tmp_path: Path) -> None:
     project = make(FILLS)
     made = run(project)
-    said = project.loom("clean", "--all", "--keep-last", "0", LOOM_STATE_DIR=str(tmp_path / "other"))
-    assert f"left alone: {made}" in said
+    project.loom("clean", "--all", "--keep-last", "0", LOOM_STATE_DIR=str(tmp_path / "other"))
     assert made.exists()
 
 

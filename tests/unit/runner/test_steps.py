@@ -271,9 +271,6 @@ class NoGate:
     def failed(self, at: AtStep, exit_: Exit, cancel: Cancel) -> Verdict:
         return Verdict.FAIL
 
-    def start(self, job: Any, cancel: Cancel) -> bool:
-        return False
-
 
 def gated(gate: Any) -> Callable[[Any], Any]:
     return lambda tools: replace(tools, gate=gate)

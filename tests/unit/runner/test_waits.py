@@ -12,28 +12,11 @@ from loom.cancel import Cancel
 from loom.providers import locks as holds
 
 from .conftest import Make
-from .test_steps import NoGate, gated
 
 MANUAL = {".gitlab-ci.yml": "hand: {stage: build, script: ['true'], when: manual}\nafter: {script: ['true']}\n"}
 
 
-@pytest.mark.parametrize("starts", [True, False])
-def test_a_person_starts_a_manual_job_or_not(make: Make, starts: bool) -> None:
-    asked: list[str] = []
-
-    class Gate(NoGate):
-        def start(self, job: Any, cancel: Cancel) -> bool:
-            asked.append(job.id)
-            return starts
-
-    ran = make("", **MANUAL).run(tools=gated(Gate()), code=None)
-    assert asked == ["hand"]
-    assert ran.statuses["hand"] == ("success" if starts else "skipped")
-    if not starts:
-        assert ran.error("hand") == "manual: name it to run it"
-
-
-def test_without_a_person_a_manual_job_is_skipped(make: Make) -> None:
+def test_a_manual_job_is_skipped(make: Make) -> None:
     assert make("", **MANUAL).run(code=None).error("hand") == "manual: name it to run it"
 
 

@@ -647,9 +647,6 @@ def test_workspaces_that_may_not_be_entered(work: Repo, tmp_path: Path) -> None:
         assert "internal error" not in done.stderr
     done = as_other("clean", "--all", "--keep-last", "0")
     assert done.returncode == 0, done.stdout + done.stderr
-    (left,) = [line for line in done.stdout.splitlines() if line.startswith("left alone: ")]
-    assert str(closed) in left
-    assert str(given_away) in left
     assert str(theirs) not in done.stdout
     assert (given_away / ".git").exists()
     assert closed.exists()

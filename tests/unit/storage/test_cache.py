@@ -331,7 +331,7 @@ def test_a_save_reads_each_entry_once_under_the_lock(
     assert len(blobs(store)) == 2
 
 
-def test_prune(tmp_path: Path, store: Cache, workspace: Path, clock: Clock) -> None:
+def test_remove(tmp_path: Path, store: Cache, workspace: Path, clock: Clock) -> None:
     for key in "abc":
         (workspace / "deps/pkg/tool").write_bytes(os.urandom(100_000))
         save(store, workspace, key)
@@ -341,13 +341,13 @@ def test_prune(tmp_path: Path, store: Cache, workspace: Path, clock: Clock) -> N
     left = store.folder / "tmp/left-behind"
     left.write_bytes(b"x" * 1000)
     os.utime(left, (clock.now - 100, clock.now - 100))
-    pruned = store.prune(unused_for_s=1500)
+    pruned = store.remove([entry for entry in store.entries() if entry.key != "c"])
     assert [entry.key for entry in pruned.entries] == ["b", "a"]
     assert [entry.key for entry in store.entries()] == ["c"]
     assert pruned.freed_bytes > 201_000
     assert not left.exists()
     assert len(blobs(store)) == 1
-    assert [entry.key for entry in store.prune(max_size=0).entries] == ["c"]
+    store.remove(store.entries())
     assert blobs(store) == []
 
 
@@ -425,7 +425,7 @@ def test_a_folder_that_can_not_be_written(
     assert "can't be saved" in (result.warning or "")
     assert "Read-only file system" in (result.warning or "")
     with pytest.raises(CacheError, match="Read-only file system"):
-        shared.prune()
+        shared.remove(())
     (tmp_path / "a-file").touch()
     nowhere = Cache(tmp_path / "a-file" / "store", max_size=1 << 30, project="p", clock=clock)
     assert restore(nowhere, tmp_path / "next").hit == "miss"
@@ -476,7 +476,7 @@ def test_what_is_removed_of_a_store_has_its_size(store: Cache, workspace: Path) 
     readme.write_text("mine")
     save(store, workspace, "other")
     assert readme.read_text() == "mine"
-    assert store.prune(unused_for_s=1e9).freed_bytes == 0
+    assert store.remove(()).freed_bytes == 0
     assert store.remove(store.entries()).freed_bytes == size
     assert not store.has(SPEC, "k")
 

@@ -14,7 +14,7 @@ from loom.analysis.evidence import diagnosis_of
 from loom.cancel import Cancel
 from loom.commands.inside import resume
 from loom.plan.late import LateStep
-from loom.plan.model import Image, Job, Secret, Service
+from loom.plan.model import Image, Secret, Service
 from loom.runner.hooks import AtStep, Verdict
 from loom.runner.late.state import LateState, runtime
 from loom.runner.late.steps import SHELLS
@@ -463,9 +463,6 @@ class Deciding:
 
     def failed(self, at: AtStep, exit_: Exit, cancel: Cancel) -> Verdict:
         return self.verdicts.pop(0)
-
-    def start(self, job: Job, cancel: Cancel) -> bool:
-        return False
 
 
 def gated(gate: Deciding) -> Any:
