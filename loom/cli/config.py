@@ -21,9 +21,3 @@ def show(
     as_json: options.AsJson = False,
 ) -> None:
     """Print the effective settings."""
-
-
-@config.command("init")
-@done_by("config")
-def init(user: Annotated[bool, option("--user", "Your own configuration instead of the project's.")] = False) -> None:
-    """Write a configuration file with every setting, commented out."""

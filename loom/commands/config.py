@@ -1,9 +1,6 @@
-"""`loom config show` and `loom config init`."""
+"""`loom config show`."""
 
 from __future__ import annotations
-
-import os
-from pathlib import Path
 
 from loom import config
 from loom.commands import project
@@ -42,23 +39,3 @@ def show(key: str | None, *, origin: bool, form: str) -> None:
     for name in keys:
         if name in not_counted:
             print(f"# {shown(not_counted[name])}")
-
-
-def init(*, user: bool) -> None:
-    """`loom config init`."""
-    path = config.user_file(os.environ) if user else project.find_root(Path.cwd()) / config.PROJECT_FILE
-    if path is None:
-        raise RequestError(
-            "can't tell where your configuration belongs: neither HOME nor XDG_CONFIG_HOME is set", code=config.CODE
-        )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x") as file:
-            file.write(config.template())
-    except FileExistsError as error:
-        raise RequestError(f"{path} is already there", hint="Edit it, or remove it first.", code=config.CODE) from error
-    except OSError as error:
-        raise RequestError(
-            f"{path} can't be written: {(error.strerror or str(error)).lower()}", code=config.CODE
-        ) from error
-    print(path)

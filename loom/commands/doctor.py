@@ -14,12 +14,10 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from loom import snapshot
-from loom.commands.keep import background, retention
 from loom.commands.project import WORKFLOWS, Here, here, not_counted
 from loom.commands.screen import screen_parts
 from loom.errors import LoomError, SnapshotError
 from loom.pools import Pool, named
-from loom.providers import labels
 from loom.providers.docker.engine.capabilities import Traits
 from loom.providers.docker.engine.connection import Engine
 from loom.providers.docker.engine.endpoint import endpoint_of
@@ -78,7 +76,6 @@ def _checks(project: Here) -> Iterator[Check]:
     yield directory("state directory", project.config.state_dir)
     yield directory("workspaces", project.config.tmp_dir)
     yield directory("caches", project.config.cache_dir)
-    yield _kept_workspaces(project)
     yield _records(project)
 
 
@@ -141,7 +138,6 @@ def _engine(project: Here) -> Iterator[Check]:
         yield _ok("engine", f"{kind} {traits.version}, {system}, {driver}, at {endpoint}")
         yield _image(client, project.config.default_image)
         yield _container(client, project)
-        yield _made_images(client)
         if endpoint.local and info.get("DockerRootDir") and os.path.isdir(info["DockerRootDir"]):  # noqa: PTH112
             yield space("engine's disk", Path(info["DockerRootDir"]))
     finally:
@@ -170,17 +166,6 @@ def _container(client: Any, project: Here) -> Check:
     return _ok("container", text)
 
 
-def _made_images(client: Any) -> Check:
-    """Report the space of loom's images on the engine's disk."""
-    try:
-        made = client.api.images(labels.BUILD_REPOSITORY)
-    except Exception as error:  # noqa: BLE001  whatever the engine's client raises is a finding
-        return _warn("images", f"the engine does not list them: {error}")
-    size = sum(int(image["Size"]) for image in {image["Id"]: image for image in made}.values())
-    text = f"{len(made)} built, up to {rough_size(size)} (layers are shared)"
-    return _ok("images", f"{text}; loom images prune removes old built ones")
-
-
 # -- this machine's disk ------------------------------------------------------------------------------------------
 
 
@@ -206,19 +191,6 @@ def space(
         state = _bad if free < _LITTLE_SPACE / 10 else _warn
         return state(name, text, "make room: loom clean, loom cache rm, loom images prune")
     return _ok(name, text)
-
-
-def _kept_workspaces(project: Here) -> Check:
-    """Report the workspaces' size, and which would be removed."""
-    found = retention.judged(retention.Records(project.store), project.config, project.root)
-    total, most = sum(one.bytes for one in found), background.size_limit(project.config)
-    text = f"{counted(len(found), 'workspace')}, {rough_size(total)} of at most {rough_size(most)}"
-    places = sorted({str(Path(one.name).parent) for one in found})
-    text += f", in {', '.join(places)}" if places else ""
-    if going := [one for one in found if one.goes is not None]:
-        text += f"; {len(going)} of them, {rough_size(sum(one.bytes for one in going))}, go when the next run ends"
-        return _ok("kept workspaces", text, "which, and why: loom clean --dry-run")
-    return _ok("kept workspaces", text)
 
 
 def _records(project: Here) -> Check:

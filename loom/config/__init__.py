@@ -11,7 +11,7 @@ stricter, never looser. Its requests (a path, an engine, another network) take e
 # mypy: implicit-reexport
 # ruff: noqa: F401  the names that other folders use
 
-from loom.config.layers import load, template, user_file
+from loom.config.layers import load, user_file
 from loom.config.settings import (
     AUTO_SHELL,
     CODE,

@@ -154,18 +154,6 @@ def user_file(environ: Mapping[str, str]) -> Path | None:
     return None if base is None else base / "loom" / "config.yml"
 
 
-def template() -> str:
-    """Generate a configuration file with every key at its built-in value, commented out."""
-    lines = [
-        "# Loom's runtime configuration; `loom config show --origin` shows effective values and their origins.",
-        "",
-    ]
-    defaults = Config()
-    for name in KEYS:
-        lines += [f"# {SETTINGS[name].about}", f"# {name}: {defaults.text_of(name)}", ""]
-    return "\n".join(lines)
-
-
 def _xdg(environ: Mapping[str, str], variable: str, below_home: str) -> Path | None:
     configured = environ.get(variable, "")
     if configured.startswith("/"):  # per the XDG specification, ignore relative paths
@@ -233,10 +221,7 @@ def _read(
                 and read not in (None, False, {}, GitHubSettings(), GitLabSettings())
             ):
                 variable = "" if key in MAPPINGS else f", or set LOOM_{key.upper()}"
-                raise ValueError(
-                    f"{key} can't be set by a repository: set it in your own configuration "
-                    f"(`loom config init --user`){variable}"
-                )
+                raise ValueError(f"{key} can't be set by a repository: set it in ~/.config/loom/config.yml{variable}")
             yield key, read, node
         except ValueError as error:
             keys = error.keys if isinstance(error, Misplaced) else ()

@@ -123,12 +123,6 @@ def test_no_color_is_respected_and_a_flag_beats_it(tmp_path: Path) -> None:
     assert load(tmp_path, environ={"NO_COLOR": "1"}, color="always").color == "always"
 
 
-def test_the_template_is_a_configuration_file_with_every_key(tmp_path: Path) -> None:
-    assert load(tmp_path, config.template()) == load(tmp_path)
-    found = load(tmp_path / "other", re.sub(r"(?m)^# (\w+: )", r"\1", config.template()), trusted=True)
-    assert all(found.origins[key].layer == "project" for key in config.KEYS)
-
-
 def test_a_directory_in_the_place_of_the_file(tmp_path: Path) -> None:
     (tmp_path / ".loom/config.yml").mkdir(parents=True)
     with pytest.raises(RequestError, match=r"\.loom/config\.yml: can't be read: is a directory"):

@@ -148,7 +148,7 @@ def needs_terminal(flag: str, hint: str = "loom exec without -t works without on
         raise RequestError(f"{flag} requires an interactive terminal", hint=hint)
 
 
-def banner(about: str, notes: tuple[str, ...], job_id: str, step_id: str, script: str) -> list[str]:
+def banner(about: str, notes: Sequence[str], job_id: str, step_id: str, script: str) -> list[str]:
     lines = script.strip().splitlines() or [""]
     more = f"  (and {len(lines) - 1} more lines)" if len(lines) > 1 else ""
     return [

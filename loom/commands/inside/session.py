@@ -7,8 +7,8 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,9 +50,8 @@ class EnteredJob(Struct, frozen=True, kw_only=True):
     about: str
     """The description that `loom shell` prints on entry."""
     fresh: bool
-    note: Callable[[Sequence[str] | None], None]
-    """Note the visit in the record."""
-    notes: tuple[str, ...] = ()
+    secrets: Mapping[str, bytes]
+    notes: Sequence[str] = ()
     container_name: str = ""
 
 
@@ -124,31 +123,28 @@ def entered(
 
     The record notes the visit with its `command`; None: a shell.
     """
-    with snapshot.occupied(job.run.workspace), _entered(here, job, step, as_root=as_root, cancel=cancel) as inside:
-        inside.note(command)
-        yield inside
-
-
-@contextmanager
-def _entered(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cancel) -> Iterator[EnteredJob]:
     isolated = here.provider(job).capabilities.isolated
     if as_root and not isolated and os.geteuid() != 0:
         raise RequestError(
             f"job {job.job.id} runs on this machine, as you", hint="--root is for jobs in containers; leave it out"
         )
-    if (found := find_kept(here, job)) is not None:
-        if job.view is not None and not found.has_its_files(job.view.mode):
-            raise _gone(job)  # the engine starts no command in a directory that is not there
-        with nullcontext() if job.run.entry.alive else held(here, job, found.kept_id, alone=False):
-            yield _found(here, job, step, found, as_root=as_root)
-        return
-    if job.run.entry.alive and isolated:
-        raise RequestError(
-            f"job {job.job.id} of the running run {job.run.run_id} has no container now",
-            hint="it has not started yet, or is over and was not kept; `loom show` tells",
-        )
-    with _fresh(here, job, step, as_root=as_root, cancel=cancel) as made:
-        yield made
+    with ExitStack() as stack:
+        stack.enter_context(snapshot.occupied(job.run.workspace))
+        if (found := find_kept(here, job)) is not None:
+            if job.view is not None and not found.has_its_files(job.view.mode):
+                raise _gone(job)  # the engine starts no command in a directory that is not there
+            if not job.run.entry.alive:
+                stack.enter_context(held(here, job, found.kept_id, alone=False))
+            there = _found(here, job, step, found, as_root=as_root)
+        elif job.run.entry.alive and isolated:
+            raise RequestError(
+                f"job {job.job.id} of the running run {job.run.run_id} has no container now",
+                hint="it has not started yet, or is over and was not kept; `loom show` tells",
+            )
+        else:
+            there = _fresh(here, job, step, stack, as_root=as_root, cancel=cancel)
+        _note_visit(here, job, there.secrets, command)
+        yield there
 
 
 def find_kept(here: Here, job: PastJob) -> KeptSession | None:
@@ -177,72 +173,69 @@ def _found(here: Here, job: PastJob, step: Step, found: KeptSession, *, as_root:
     placed = variables.placed(job.job, known, {}, secrets, paths, _attempt(job))
     environment, notes = _environment(here, job, step, secrets, placed)
     if woken:
-        notes.append(f"the container was stopped and runs again: its files are unchanged; {lost_memory(job)}")
+        in_memory = ", ".join(entry.partition(":")[0] for entry in job.job.resources.tmpfs)
+        lost = f"its processes are gone{f', and so is what was in {in_memory} (tmpfs)' if in_memory else ''}"
+        notes.append(f"the container was stopped and runs again: its files are unchanged; {lost}")
     return EnteredJob(
         inside=found.inside(environment, as_root=as_root),
         about=f"in the {'kept' if found.kept else 'running'} container of {job.job.id} (run {job.run.run_id})",
         fresh=False,
-        note=partial(_note_visit, here, job, secrets),
-        notes=tuple(notes),
+        secrets=secrets,
+        notes=notes,
         container_name=found.name,
     )
 
 
-@contextmanager
-def _fresh(here: Here, job: PastJob, step: Step, *, as_root: bool, cancel: Cancel) -> Iterator[EnteredJob]:
-    with ExitStack() as stack:
-        opener, image, about = _opener(here, job, step, stack, cancel)
-        progress = MaskedProgress()
-        handover = Handover(
-            job.run.planned.plan,
-            archive_of=job.run.archive_of,
-            tracked=partial(snapshot.tracked, job.run.workspace, here.environ),
-            missing_here=frozenset(),
-            logs=job.run.entry.paths.logs,
-            masker=progress.masker,
-            cache=None,
-            cancel=cancel,
-        )
-        planned = handover.with_reported(job.job)
-        values, _ = opener.secrets(planned)
-        for name, value in (item for each in (values.own, *values.services) for item in each.items()):
-            progress.masker.add(name, value)
-        image = image or opener.resolve(planned, progress, values)
-        services = None
-        if planned.services:
-            services = stack.enter_context(opener.services(planned, progress, cancel, lambda name, how: None, values))
-        opened = stack.enter_context(opener.open(planned, image, progress, services))
-        session = opened.session
-        if job.view is None:
-            handover.restore(planned, session, job.run.workspace, progress)
-        secrets = values.own
-        files = variables.files_of(planned, secrets)
-        paths = {name: session.put_secret(name, value) for name, value in files.items()}
-        request = opened.request
-        placed = variables.placed(planned, request.environment, request.concealed, secrets, paths, _attempt(job))
-        environment, notes = _environment(here, job, step, secrets, placed)
-        yield EnteredJob(
-            inside=session.inside(environment, as_root=as_root),
-            about=about,
-            fresh=True,
-            note=partial(_note_visit, here, job, secrets),
-            notes=tuple(notes),
-            container_name=session.facts.container_name,
-        )
-
-
-def _opener(
-    here: Here, job: PastJob, step: Step, stack: ExitStack, cancel: Cancel
-) -> tuple[SessionOpener, Resolved | None, str]:
-    """Return the opener of a new session over the job's files, the image if the engine still has it, and a description."""
-    run, planned = job.run, job.run.planned
-    run_id = str(time.time_ns())
-    image = job.image if job.in_container else None
+def _fresh(here: Here, job: PastJob, step: Step, stack: ExitStack, *, as_root: bool, cancel: Cancel) -> EnteredJob:
+    """Open a new session over the job's files, in the image if the engine still has it; `stack` ends it."""
+    run = job.run
+    image: Resolved | None = job.image if job.in_container else None
     if image is not None and not here.provider(job).has_image(image.image_id):
         image = None
     view = None if job.view is None else view_of_files(here, job)
     if view is None and not run.workspace.is_dir():
         raise _gone(job)
+    opener = _opener(here, job, step, view, stack, cancel)
+    progress = MaskedProgress()
+    handover = Handover(
+        run.planned.plan,
+        archive_of=run.archive_of,
+        tracked=partial(snapshot.tracked, run.workspace, here.environ),
+        missing_here=frozenset(),
+        logs=run.entry.paths.logs,
+        masker=progress.masker,
+        cache=None,
+        cancel=cancel,
+    )
+    planned = handover.with_reported(job.job)
+    values, _ = opener.secrets(planned)
+    for name, value in (item for each in (values.own, *values.services) for item in each.items()):
+        progress.masker.add(name, value)
+    image = image or opener.resolve(planned, progress, values)
+    services = None
+    if planned.services:
+        services = stack.enter_context(opener.services(planned, progress, cancel, lambda name, how: None, values))
+    opened = stack.enter_context(opener.open(planned, image, progress, services))
+    session, request = opened.session, opened.request
+    if job.view is None:
+        handover.restore(planned, session, run.workspace, progress)
+    paths = {name: session.put_secret(name, value) for name, value in variables.files_of(planned, values.own).items()}
+    placed = variables.placed(planned, request.environment, request.concealed, values.own, paths, _attempt(job))
+    environment, notes = _environment(here, job, step, values.own, placed)
+    return EnteredJob(
+        inside=session.inside(environment, as_root=as_root),
+        about=_about_fresh(job, view),
+        fresh=True,
+        secrets=values.own,
+        notes=notes,
+        container_name=session.facts.container_name,
+    )
+
+
+def _opener(here: Here, job: PastJob, step: Step, view: View | None, stack: ExitStack, cancel: Cancel) -> SessionOpener:
+    run, planned, run_id = job.run, job.run.planned, str(time.time_ns())
+    tools = tools_of(here, run, planned.plan, run_id)
+    stack.callback(lambda: [provider.close(cancel) for provider in tools.providers.values()])
     settings = RunSettings(
         run_id=run_id,
         workspace=run.workspace,
@@ -253,24 +246,23 @@ def _opener(
             ReadOnlyMount(path=Path(path)) for path in planned.read_only_mounts if Path(path).is_dir()
         ),
     )
-    tools = tools_of(here, run, planned.plan, run_id)
-    stack.callback(lambda: [provider.close(cancel) for provider in tools.providers.values()])
-    if job.view is None:
-        about = (
-            f"in a new session for {job.job.id} (run {run.run_id}), as its first step would find it: the job ended before "
-            "it had files; caches are not restored"
+    return SessionOpener(tools, settings, cancel)
+
+
+def _about_fresh(job: PastJob, view: View | None) -> str:
+    of_run = f"(run {job.run.run_id})"
+    if view is None:
+        return (
+            f"in a new session for {job.job.id} {of_run}, as its first step would find it: the job ended before it had "
+            "files; caches are not restored"
         )
-    elif not job.in_container:
-        about = f"on this machine, in the files of {job.job.id} (run {run.run_id})"
-    else:
-        about = (
-            f"in a new container of {job.job.id}'s image, with its files of run {run.run_id}: "
-            f"{'the kept one is gone' if job.kept else 'nothing was kept'}, so what its steps changed outside of the "
-            "workspace is not here"
-        )
-        if view is not None and view.mode is MountMode.VOLUME:
-            about += "; what you change goes with the container"
-    return SessionOpener(tools, settings, cancel), image, about
+    if not job.in_container:
+        return f"on this machine, in the files of {job.job.id} {of_run}"
+    return (
+        f"in a new container of {job.job.id}'s image, with its files of run {job.run.run_id}: "
+        f"{'the kept one is gone' if job.kept else 'nothing was kept'}, so what its steps changed outside of the workspace is "
+        f"not here{'; what you change goes with the container' if view.mode is MountMode.VOLUME else ''}"
+    )
 
 
 def view_of_files(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -> View:
@@ -391,13 +383,6 @@ def after_script_notes(job: PastJob) -> list[str]:
         return []
     before = "`loom run --stop-at failure` stops before it"
     return [f"after_script has run here since {job.failing_step or 'the last step'}; {before}"]
-
-
-def lost_memory(job: PastJob) -> str:
-    """Name what a stopped container lost."""
-    places = [entry.partition(":")[0] for entry in job.job.resources.tmpfs]
-    memory = f", and so is what was in {', '.join(places)} (tmpfs)" if places else ""
-    return f"its processes are gone{memory}"
 
 
 def _note_visit(here: Here, job: PastJob, secrets: Mapping[str, bytes], command: Sequence[str] | None) -> None:

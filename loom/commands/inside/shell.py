@@ -54,9 +54,11 @@ def exec_(
             raise RequestError("-t and --json exclude each other", hint="leave -t out: --json records what is printed")
     if not command:
         raise RequestError("there is no command to run", hint="loom exec [RUN] JOB -- COMMAND...")
+    if names and len(names) > 2:
+        raise RequestError(f"too many names: {' '.join(names)}", hint="give [RUN] [JOB], a command behind --")
     seconds = None if timeout is None else read_flag("--timeout", timeout, duration)
     here = session.around(trust)
-    job = session.find_job(here, _at_most_two(names))
+    job = session.find_job(here, names or [])
     session.permit(here, job.run, trust, job)
     at, cancel = job.step(step), Cancel()
     heard: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
@@ -98,9 +100,3 @@ def exec_(
     if ended.ended is Ended.CANCELED and ended.code == 128 + SIGKILL:  # it took no notice of the signal
         return cancel.exit_code or ended.code
     return ended.code
-
-
-def _at_most_two(names: list[str] | None) -> list[str]:
-    if names and len(names) > 2:
-        raise RequestError(f"too many names: {' '.join(names)}", hint="give [RUN] [JOB], a command behind --")
-    return names or []

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from loom import snapshot
 from loom.commands.keep import background, kept, retention
 from loom.commands.keep.retention import Left, LeftContainer, Records
-from loom.commands.project import Here, here
+from loom.commands.project import BUNDLES, Here, here
 from loom.errors import LoomError, RequestError
 from loom.record.documents import JobManifest
 from loom.record.store import RunEntry, read_document
@@ -75,7 +75,9 @@ def clean(
     if not dry_run:
         items = [cleaning.removed(item) for item in items]
         project.store.remove_remains()
-        retention.forget_gone(project.store)
+        for claim in project.store.claims.all():
+            if not remains(claim.path):
+                project.store.claims.forget(claim.path)
         if not runs:
             background.note_clean(project.store, project.config, project.root)
             repository.prune(os.environ)
@@ -247,7 +249,8 @@ class _Cleaning:
         containers = [one for one in self._containers.values() if gone.isdisjoint([one.name, *one.run_ids])]
         left = [*containers, *(one for one in retention.workspaces(self._store) if one.name not in gone)]
         needed = [Path(os.path.realpath(one.repo_root)) for one in left]
-        for path in retention.own_checkouts(self._here.config):
+        cache = self._here.config.cache_dir
+        for path in sorted(path for kind in ("reproductions", "replays", BUNDLES) for path in (cache / kind).glob("*")):
             there = Path(os.path.realpath(path))
             if not any(root.is_relative_to(there) for root in needed) and not self._records.occupied(path):
                 why = "of loom's own, of whose runs only records are left"
@@ -261,13 +264,14 @@ class _Cleaning:
             "run": self._remove_run,
             "workspace": self._remove_workspace,
             "container": self._remove_container,
+            "artifacts": self._remove_artifacts,
             "checkout": _remove_checkout,
             "action": _remove_checkout,
         }
         if item.kind == "container" and item.reason is None:
             return item
         try:
-            problems = remove.get(item.kind, self._remove_artifacts)(item)
+            problems = remove[item.kind](item)
         except LoomError as error:
             problems = [error.message]
         return replace(item, removed=not problems, problems=problems)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +23,6 @@ from typing import Any
 from msgspec import Struct
 
 from loom.commands.keep.background import size_limit
-from loom.commands.project import BUNDLES
 from loom.config import Config
 from loom.providers.locks import holders
 from loom.record.store import DETACHED, RUNNING, RunEntry, Store
@@ -71,7 +70,7 @@ class Records:
         self.store = store
         self.families = list(store.families())
         self.entries = {entry.run_id: entry for family in self.families for entry in family}
-        self._first = {entry.run_id: family[0].run_id for family in self.families for entry in family}
+        self.first = {entry.run_id: family[0].run_id for family in self.families for entry in family}
         firsts = [family[0] for family in self.families]
         self.failed = _newest((one for one in firsts if one.state not in ("success", RUNNING, DETACHED)), 1)
         self._stood_in = list(_directories_of_processes())
@@ -93,10 +92,6 @@ class Records:
         below = tuple(f"{os.path.realpath(path)}/" for path in remains(workspace))
         return bool(is_occupied(workspace)) or any(path.startswith(below) for path in self._stood_in)
 
-    def family_of(self, one: Left) -> str:
-        newest = one.run_ids[-1] if one.run_ids else one.name
-        return self._first.get(newest, newest)
-
 
 def judged(
     records: Records, config: Config, repo_root: Path | None, containers: Sequence[LeftContainer] = ()
@@ -116,14 +111,18 @@ def judged(
     together: dict[str, list[Left]] = {}
     for one in sorted((*found, *containers), key=lambda one: one.made_at):
         if one.goes is None:
-            together.setdefault(records.family_of(one), []).append(one)
+            newest = one.run_ids[-1] if one.run_ids else one.name
+            together.setdefault(records.first.get(newest, newest), []).append(one)
     stays = _what_stays(together, records, config)
-    for group in _by_checkout(together):
-        few = config.keep_workspaces
-        for family in group[:-few]:
-            if family not in stays and repo_root in (None, Path(together[family][0].repo_root)):
-                _let_go(together[family], f"older than the last {few} of {{}} (keep_workspaces)")
-    most = size_limit(config)
+    checkouts: dict[tuple[str, bool], list[str]] = {}
+    """The families of each, those of runs and of `loom snapshot` apart."""
+    for family, (one, *_) in together.items():
+        checkouts.setdefault((one.repo_root, bool(one.run_ids)), []).append(family)
+    few, most = config.keep_workspaces, size_limit(config)
+    for (root, _), families in checkouts.items():
+        for family in families[:-few]:
+            if family not in stays and repo_root in (None, Path(root)):
+                _let_go(together[family], f"older than the last {few} of {root} (keep_workspaces)")
     total = sum(one.bytes for some in together.values() for one in some if one.goes is None)
     for family, some in together.items():
         if total > most and some[0].goes is None and stays.get(family) in (None, _KEPT):
@@ -158,15 +157,7 @@ def _used(one: Left, records: Records) -> bool:
 
 def _let_go(together: Iterable[Left], why: str) -> None:
     for one in together:
-        one.goes = why.format(one.repo_root)
-
-
-def _by_checkout(together: Mapping[str, list[Left]]) -> Iterable[list[str]]:
-    """Group the families by checkout, those of runs and of `loom snapshot` separately."""
-    groups: dict[tuple[str, bool], list[str]] = {}
-    for family, some in together.items():
-        groups.setdefault((some[0].repo_root, bool(some[0].run_ids)), []).append(family)
-    return groups.values()
+        one.goes = why
 
 
 def _newest(entries: Iterable[RunEntry], most: int) -> set[str]:
@@ -196,20 +187,6 @@ def workspaces(store: Store) -> list[Left]:
                 known.made_at = max(known.made_at, int(entry.run_id))
     there = [one for path, one in found.items() if remains(Path(path)) and vouched(store, Path(path))]
     return sorted(there, key=lambda one: one.made_at)
-
-
-def forget_gone(store: Store) -> None:
-    """Remove the claims of deleted workspaces."""
-    for claim in store.claims.all():
-        if not remains(claim.path):
-            store.claims.forget(claim.path)
-
-
-def own_checkouts(config: Config) -> list[Path]:
-    """Return the folders that `reproduce`, `replay` and readers of bundles made."""
-    return sorted(
-        path for kind in ("reproductions", "replays", BUNDLES) for path in (config.cache_dir / kind).glob("*")
-    )
 
 
 def unused_actions(config: Config, store: Store) -> Iterator[Path]:

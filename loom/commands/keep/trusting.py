@@ -35,12 +35,18 @@ def requests_of(
     jobs: Iterable[Job], here: Here, workflow: Callable[[], Loaded] | None = None
 ) -> tuple[PermissionRequest, ...]:
     """Find the requests of these jobs and of the project's configuration; `workflow`, called for a request, has its place."""
+
+    def is_reference(reference: str) -> bool:
+        from loom.secrets.lookup import check_reference  # 20 ms, for jobs with secrets alone
+
+        return check_reference(reference) is None
+
     around = permissions.Around(
         root=here.root,
         home=here.environ.get("HOME"),
         network=here.config.network,
         pools=here.config.pools,
-        is_reference=_is_reference,
+        is_reference=is_reference,
         judged=here.judged,
         is_ignored=partial(is_ignored, here.root, here.environ),
     )
@@ -101,12 +107,6 @@ def discover(start: Path, environ: Mapping[str, str], *, flag: bool = False) -> 
         return all(map(trust.holds, _of_filters(found)))
 
     return source.discover(start, environ=environ, filters=allowed)
-
-
-def _is_reference(reference: str) -> bool:
-    from loom.secrets.lookup import check_reference  # 20 ms, for jobs with secrets alone
-
-    return check_reference(reference) is None
 
 
 def decisions_of(here: Here) -> Trust:

@@ -128,7 +128,7 @@ class _Bisect:
 
     def document(self, job: str, left: RemainingCommits) -> Bisection:
         only = left.candidates[0] if len(left.candidates) == 1 else None
-        run_id = self._run_of(only) if only is not None else None
+        run_id = next((each.run_id for each in self.tested if each.commit == only), None)
         return Bisection(
             jobs=[job],
             good=self._good,
@@ -149,9 +149,6 @@ class _Bisect:
     def _order(self, bad: str, good: Sequence[str]) -> list[str]:
         listed = self._git("rev-list", "--bisect-all", bad, "--not", *good)
         return [line.split(" ", 1)[0] for line in listed.splitlines()]
-
-    def _run_of(self, commit: str) -> str | None:
-        return next((each.run_id for each in self.tested if each.commit == commit), None)
 
     def _test(self, commits: Sequence[str]) -> None:
         with ThreadPoolExecutor(len(commits)) as pool:

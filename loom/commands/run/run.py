@@ -144,7 +144,8 @@ def audience_for(
         return Screen(look, screen), breakpoints.TerminalGate(screen, options.stop_at, plan)
     if options.form != "screen":
         return audience_in(options.form, look, write), gate
-    if live_is_wanted(options, stream=stream):
+    redraws = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    if redraws and not (options.quiet or stream):
         from loom.render.live import Live
 
         return Live(look, terminal.exact(), time.monotonic), gate
@@ -194,12 +195,6 @@ def audience_in(form: str, look: Look, write: Callable[[str], None]) -> JsonLine
         out.flush()
 
     return GitLab(write_exactly, unicode=look.unicode, clock_ns=clock.steady())
-
-
-def live_is_wanted(options: Options, *, stream: bool) -> bool:
-    """Return whether to show the moving area: on a terminal that can redraw, not needed by output or shells."""
-    can = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-    return can and not (options.quiet or stream or options.attended)
 
 
 def _check_detachable(plan: Plan, tools: JobTools) -> None:

@@ -15,7 +15,7 @@ from loom.commands.project import Here
 from loom.config import Config
 from loom.errors import EngineUnavailable
 from loom.plan.image_lock import LOCK_PATH, load_lock
-from loom.plan.model import Job, MountMode, Plan, Secret
+from loom.plan.model import Job, Plan, Secret
 from loom.pools import HERE
 from loom.providers.base import SecretValues, Setup
 from loom.record.store import Store
@@ -162,7 +162,7 @@ def request_of(
         parent_run_id=options.parent_run_id,
         variables=prepared.variables,
         detached=options.detach,
-        notices=(*_not_isolated(plan, config), *_not_shared(plan, tools, config), *prepared.notices),
+        notices=(*_not_isolated(plan, config), *prepared.notices),
     )
 
 
@@ -174,16 +174,6 @@ def _not_isolated(plan: Plan, config: Config) -> tuple[str, ...]:
     by = config.origins.get("container")
     why = f" ({by.place})" if by is not None and by.place and not config.container else ""
     return (f"on this machine, not isolated{why}: {_some(jobs)}; in a container: loom run --container",)
-
-
-def _not_shared(plan: Plan, tools: JobTools, config: Config) -> tuple[str, ...]:
-    """Return the notice that `bind_mount` has no effect on jobs in places without this machine's directories."""
-    if config.mount_mode != "bind_mount":
-        return ()
-    mounts = {name: one.capabilities.mounts for name, one in tools.providers.items()}
-    jobs = [job.id for job in plan.jobs if MountMode.BIND not in mounts[job.provider]]
-    text = f"bind_mount has no effect where this machine's directories are not; own files for each: {_some(jobs)}"
-    return (text,) if jobs else ()
 
 
 def _some(jobs: Sequence[str]) -> str:

@@ -6,10 +6,12 @@ A server's answer is a stranger's: it is checked against the types here, bounded
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
@@ -20,6 +22,7 @@ from loom.util.extras import install_command
 MOST_JOBS = 5_000
 LARGEST_LOG = 1 << 30
 LARGEST_ARCHIVE = 16 << 30
+T = TypeVar("T")
 
 
 class ServerRefused(RequestError):
@@ -117,36 +120,87 @@ class RemoteVariable(Struct, frozen=True, kw_only=True):
     scope: str = "*"
 
 
-class Server(Protocol):
-    """One server, asked with one token."""
+class Server(ABC):
+    """One project of a server, asked with one token."""
 
-    address: JobAddress
-    """What was asked for, with the server's own root."""
+    whole = "pipeline"
+    """What the server calls a run of all jobs."""
+
+    def __init__(self, address: JobAddress, token: str | None) -> None:
+        self.address = address
+        """What was asked for, with the server's own root."""
+        self._has_token = token is not None
 
     def job(self, address: JobAddress) -> RemoteJob:
         """Return the job, or the first that failed of a pipeline or run. ServerRefused if none did."""
+        if address.job is not None:
+            return self._one(address.job)
+        assert address.pipeline is not None
+        return self._first_failed(address.pipeline)
 
     def last_failed(self, ref: str) -> RemoteJob:
         """Return the first failed job of the newest red pipeline of a branch."""
-
-    def pipeline(self, job: RemoteJob) -> RemotePipeline: ...
+        if (newest := self._newest_failed(ref)) is None:
+            raise ServerRefused(f"{self.address.project} has no failed {self.whole} of {ref}", hint="name its address")
+        return self._first_failed(newest)
 
     def jobs(self, job: RemoteJob) -> Iterable[RemoteJob]:
-        """Yield the jobs of its pipeline, as they ended last."""
+        """Return the jobs of its pipeline, as they ended last."""
+        return self._jobs(job.pipeline)
 
+    @abstractmethod
+    def pipeline(self, job: RemoteJob) -> RemotePipeline: ...
+
+    @abstractmethod
     def variables(self, job: RemoteJob) -> tuple[Sequence[RemoteVariable], Sequence[str]]:
         """Return the variables of project and groups, and what the token may not read."""
 
     def is_protected(self, job: RemoteJob) -> bool:
         """Tell whether the job's branch is protected; False where that can't be told."""
+        return False
 
+    @abstractmethod
     def log(self, job: RemoteJob, file: BinaryIO) -> None: ...
 
+    @abstractmethod
     def artifacts(self, job: RemoteJob | RemoteArtifact, file: BinaryIO) -> None:
         """Write the artifacts of a job, or one of a run: a zip file."""
 
     def artifacts_before(self, job: RemoteJob) -> Sequence[RemoteArtifact]:
         """Return the artifacts of the job's run from before the job, where they are the run's."""
+        return ()
+
+    @abstractmethod
+    def _one(self, number: int) -> RemoteJob: ...
+
+    @abstractmethod
+    def _newest_failed(self, ref: str) -> int | None: ...
+
+    @abstractmethod
+    def _jobs(self, pipeline: int) -> list[RemoteJob]: ...
+
+    @abstractmethod
+    def _errors(self, what: str) -> AbstractContextManager[None]:
+        """Raise ServerRefused and ServerUnavailable for the errors of the library."""
+
+    def _first_failed(self, pipeline: int) -> RemoteJob:
+        failed = [job for job in self._jobs(pipeline) if job.failed]
+        if not failed:
+            raise ServerRefused(f"no job of {self.whole} {pipeline} failed", hint="name the address of one of its jobs")
+        return min(failed, key=lambda job: (job.allow_failure, job.id))
+
+    def _asked(self, what: str, ask: Callable[[], T]) -> T:
+        with self._errors(what):
+            return ask()
+
+    def _refused(self, what: str, code: int, where: str) -> ServerRefused:
+        who = "this token" if self._has_token else "anybody without a token"
+        says = {
+            401: "the token is not valid, or has expired",
+            403: f"{who} may not read it",
+            410: "it has expired",
+        }.get(code, f"not there, or {who} may not read it")
+        return ServerRefused(f"{self.address.host}: {what}: {says} ({code})", hint=where)
 
 
 _GITLAB = re.compile(r"/(?P<project>[^/].*?)/-/(?P<what>jobs|pipelines)/(?P<id>\d{1,18})(?:/.*)?")
@@ -198,8 +252,7 @@ def server_of(address: JobAddress, token: str | None) -> Server:
             hint=install_command(address.kind),
             code="EXTRA_MISSING",
         ) from error
-    found: Server = module.server(address, token)
-    return found
+    return cast("Server", module.server(address, token))
 
 
 def write_bounded(pieces: Iterable[bytes], file: BinaryIO, most: int, what: str) -> None:

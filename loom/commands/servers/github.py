@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import requests
@@ -31,6 +31,7 @@ from loom.commands.servers import (
     RemoteJob,
     RemotePipeline,
     RemoteVariable,
+    Server,
     ServerRefused,
     ServerUnavailable,
     nobody,
@@ -48,15 +49,15 @@ _SIZES = (
 )
 """The documented sizes of GitHub's own runners."""
 _WORKFLOW = re.compile(r"\.github/workflows/[^/]+\.ya?ml")
-T = TypeVar("T")
 
 
-class GitHubServer:
+class GitHubServer(Server):
     """One repository of GitHub, or of an Enterprise server."""
 
+    whole = "run"
+
     def __init__(self, address: JobAddress, token: str | None) -> None:
-        self.address = address
-        self._has_token = token is not None
+        super().__init__(address, token)
         base = "https://api.github.com" if address.host == "github.com" else f"{address.server}/api/v3"
         self._github = Github(
             auth=Auth.Token(token) if token else None,
@@ -70,38 +71,22 @@ class GitHubServer:
         )
         self._repository = self._github.get_repo(address.project)
 
-    def job(self, address: JobAddress) -> RemoteJob:
-        if address.job is not None:
-            number = address.job
-            found = self._asked(f"job {number}", lambda: self._repository.get_workflow_job(number).raw_data)
-            return self._job(found)
-        assert address.pipeline is not None
-        return self._first_failed(address.pipeline)
+    def _one(self, number: int) -> RemoteJob:
+        return self._job(self._asked(f"job {number}", lambda: self._repository.get_workflow_job(number).raw_data))
 
-    def last_failed(self, ref: str) -> RemoteJob:
+    def _newest_failed(self, ref: str) -> int | None:
         runs = self._asked(
             f"the runs of {ref}",
             lambda: [*islice(self._repository.get_workflow_runs(branch=ref, status="failure"), 1)],  # type: ignore[arg-type]
         )
-        if not runs:
-            raise ServerRefused(f"{self.address.project} has no failed run of {ref}", hint="name its address")
-        return self._first_failed(runs[0].id)
+        return runs[0].id if runs else None
 
-    def _first_failed(self, run: int) -> RemoteJob:
-        failed = [job for job in self._jobs(run) if job.failed]
-        if not failed:
-            raise ServerRefused(f"no job of run {run} failed", hint="name the address of one of its jobs")
-        return min(failed, key=lambda job: job.id)
-
-    def jobs(self, job: RemoteJob) -> Iterable[RemoteJob]:
-        return self._jobs(job.pipeline)
-
-    def _jobs(self, run: int) -> list[RemoteJob]:
+    def _jobs(self, pipeline: int) -> list[RemoteJob]:
         repository = self._repository
         jobs = PaginatedList(
-            WorkflowJob, repository.requester, f"{repository.url}/actions/runs/{run}/jobs", {}, list_item="jobs"
+            WorkflowJob, repository.requester, f"{repository.url}/actions/runs/{pipeline}/jobs", {}, list_item="jobs"
         )
-        listed = self._asked(f"the jobs of run {run}", lambda: [_told(one) for one in islice(jobs, MOST_JOBS)])
+        listed = self._asked(f"the jobs of run {pipeline}", lambda: [_told(one) for one in islice(jobs, MOST_JOBS)])
         return [self._job(one) for one in listed]
 
     def pipeline(self, job: RemoteJob) -> RemotePipeline:
@@ -120,9 +105,6 @@ class GitHubServer:
         except ServerRefused:
             return [], ["the variables of the repository"]
         return [RemoteVariable(name=one.name, value=one.value) for one in listed], []
-
-    def is_protected(self, job: RemoteJob) -> bool:
-        return False  # its variables know no such thing
 
     def log(self, job: RemoteJob, file: BinaryIO) -> None:
         what = f"the log of job {job.id}"
@@ -173,10 +155,6 @@ class GitHubServer:
             started_at=found.started_at or "",
         )
 
-    def _asked(self, what: str, ask: Callable[[], T]) -> T:
-        with self._errors(what):
-            return ask()
-
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
         host = self.address.host
@@ -188,13 +166,7 @@ class GitHubServer:
         except GithubException as error:
             code = error.status
             if isinstance(error, BadCredentialsException) or code in (401, 403, 404, 410):
-                who = "this token" if self._has_token else "anybody without a token"
-                says = {
-                    401: "the token is not valid, or has expired",
-                    403: f"{who} may not read it",
-                    410: "it has expired",
-                }.get(code, f"not there, or {who} may not read it")
-                raise ServerRefused(f"{host}: {what}: {says} ({code})", hint=tokens.where(self.address)) from None
+                raise self._refused(what, code, tokens.where(self.address)) from None
             raise ServerUnavailable(f"{host}: {what}: {code}", hint="the server's own error; ask again") from None
         except (RuntimeError, KeyError, BadAttributeException):
             raise ServerUnavailable(f"{host}: {what}: it sends the request elsewhere than documented") from None

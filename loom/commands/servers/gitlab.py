@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import gitlab
@@ -25,6 +25,7 @@ from loom.commands.servers import (
     RemoteJob,
     RemotePipeline,
     RemoteVariable,
+    Server,
     ServerRefused,
     ServerUnavailable,
     nobody,
@@ -54,7 +55,6 @@ _SIZES = {
     "2xlarge": "32 CPUs, 128 GB",
 }
 """The documented sizes of gitlab.com's runners."""
-T = TypeVar("T")
 
 
 class _Session(requests.Session):
@@ -76,10 +76,11 @@ class _Session(requests.Session):
         return answer
 
 
-class GitLabServer:
+class GitLabServer(Server):
     """One project of a GitLab server."""
 
     def __init__(self, address: JobAddress, token: str | None) -> None:
+        super().__init__(address, token)
         # As `Authorization`, which the HTTP library takes away where the server redirects to another host.
         self._gitlab = gitlab.Gitlab(
             address.server,
@@ -90,34 +91,17 @@ class GitLabServer:
             session=_Session(),
             keep_base_url=True,  # never follow an address of another host in a list's `next`
         )
-        self.address = address
-        self._has_token = token is not None
         self._project = self._gitlab.projects.get(address.project, lazy=True)
 
-    def job(self, address: JobAddress) -> RemoteJob:
-        if address.job is not None:
-            number = address.job
-            return self._job(self._asked(f"job {number}", lambda: self._project.jobs.get(number)))
-        assert address.pipeline is not None
-        return self._first_failed(address.pipeline)
+    def _one(self, number: int) -> RemoteJob:
+        return self._job(self._asked(f"job {number}", lambda: self._project.jobs.get(number)))
 
-    def last_failed(self, ref: str) -> RemoteJob:
+    def _newest_failed(self, ref: str) -> int | None:
         newest = self._asked(
             f"the pipelines of {ref}",
             lambda: self._project.pipelines.list(ref=ref, status="failed", per_page=1, page=1, get_all=False),
         )
-        if not newest:
-            raise ServerRefused(f"{self.address.project} has no failed pipeline of {ref}", hint="name its address")
-        return self._first_failed(checked(GitLabPipeline, newest[0].attributes, "a pipeline").id)
-
-    def _first_failed(self, pipeline: int) -> RemoteJob:
-        failed = [job for job in self._jobs(pipeline) if job.failed]
-        if not failed:
-            raise ServerRefused(f"no job of pipeline {pipeline} failed", hint="name the address of one of its jobs")
-        return min(failed, key=lambda job: (job.allow_failure, job.id))
-
-    def jobs(self, job: RemoteJob) -> Iterable[RemoteJob]:
-        return self._jobs(job.pipeline)
+        return checked(GitLabPipeline, newest[0].attributes, "a pipeline").id if newest else None
 
     def _jobs(self, pipeline: int) -> list[RemoteJob]:
         jobs = self._project.pipelines.get(pipeline, lazy=True).jobs
@@ -187,19 +171,13 @@ class GitLabServer:
         one = self._project.jobs.get(job.id, lazy=True)
         self._download(f"the log of job {job.id}", one.trace, file, LARGEST_LOG)
 
-    def artifacts_before(self, job: RemoteJob) -> Sequence[RemoteArtifact]:
-        return ()
-
     def artifacts(self, job: RemoteJob | RemoteArtifact, file: BinaryIO) -> None:
         one = self._project.jobs.get(job.id, lazy=True)
         self._download(f"the artifacts of {job.name}", one.artifacts, file, LARGEST_ARCHIVE)
 
     def _download(self, what: str, ask: Callable[..., Any], file: BinaryIO, most: int) -> None:
-        def run() -> None:
-            pieces: Iterator[bytes] = ask(iterator=True, chunk_size=_CHUNK)
-            write_bounded(pieces, file, most, what)
-
-        self._asked(what, run)
+        with self._errors(what):
+            write_bounded(ask(iterator=True, chunk_size=_CHUNK), file, most, what)
 
     def _job(self, answer: Any) -> RemoteJob:
         found = checked(GitLabJob, answer.attributes, "a job")
@@ -220,10 +198,6 @@ class GitLabServer:
             allow_failure=found.allow_failure,
         )
 
-    def _asked(self, what: str, ask: Callable[[], T]) -> T:
-        with self._errors(what):
-            return ask()
-
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
         host = self.address.host
@@ -232,11 +206,7 @@ class GitLabServer:
         except GitlabError as error:
             code = error.response_code or 0
             if isinstance(error, GitlabAuthenticationError) or code in (401, 403, 404):
-                who = "this token" if self._has_token else "anybody without a token"
-                says = {401: "the token is not valid, or has expired", 403: f"{who} may not read it"}.get(
-                    code, f"not there, or {who} may not read it"
-                )
-                raise ServerRefused(f"{host}: {what}: {says} ({code})", hint=tokens.where(self.address)) from None
+                raise self._refused(what, code, tokens.where(self.address)) from None
             if code == 429:
                 raise ServerUnavailable(
                     f"{host}: {what}: too many requests", hint="wait as it says, and ask again"

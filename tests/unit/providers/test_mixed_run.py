@@ -63,8 +63,6 @@ def test_jobs_here_and_far_away_in_one_run(mixed: dict[str, str]) -> None:
     ran = python(mixed, LOOM, "run", "--mount-mode", "bind_mount")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert jobs_of(ran) == {"build": "passed", "report": "passed"}
-    assert "bind_mount has no effect where this machine's directories are not" in ran.stdout
-    assert "own files for each: test.1, test.2, test.3" in ran.stdout
     logs = loom(mixed, "logs", "report")
     assert sorted(re.findall(r"(?:made|tested) on \w+", logs)) == ["made on host", *["tested on far"] * 3]
     assert list(Path(mixed["FAR"]).iterdir()) == []
