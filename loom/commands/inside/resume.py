@@ -30,7 +30,6 @@ from loom.record.store import DETACHED
 from loom.runner import Resumption, View
 from loom.runner.request import Reuse
 from loom.runner.scheduler import dependents
-from loom.snapshot import Snapshot
 from loom.status import JobResult, Status
 from loom.util.bounded import bounded
 from loom.util.paths import new_workspace
@@ -83,8 +82,8 @@ class _Resuming:
         self._sync = sync
         self._said: list[str] = []
         self._run_id = str(time.time_ns())
-        self._made: list[Path] = []
-        """Workspaces that no run owns yet: they are removed if the new run does not start."""
+        self._made: Path | None = None
+        """The workspace of a sync, which no run owns yet: it is removed if it does not become that of the new run."""
         self._kept: dict[str, KeptSession] = {}
         """The kept containers that hold their job's files; a sync copies changes into them."""
         self._edits: dict[str, Sequence[str]] = {}
@@ -101,12 +100,11 @@ class _Resuming:
             try:
                 plan, reuse = self._reuse(from_step)
             except BaseException:
-                for workspace in self._made:
-                    snapshot.remove(workspace, recorded=True)
+                if self._made is not None:
+                    snapshot.remove(self._made, recorded=True)
                 raise
-            for workspace in self._made:
-                if workspace != reuse.workspace:
-                    snapshot.remove(workspace, recorded=True)
+            if self._made not in (None, reuse.workspace):
+                snapshot.remove(self._made, recorded=True)
             for job_id in self._kept:  # what was laid out of these is older than what they leave now
                 if (view := reuse.resumed[job_id].view) is not None:
                     shutil.rmtree(view.files, ignore_errors=True)
@@ -117,10 +115,19 @@ class _Resuming:
     def _reuse(self, from_step: str | None) -> tuple[Plan, Reuse]:
         past, jobs = self._past, self._wanted(from_step)
         plan, results = self._plan(jobs, also_unfinished=from_step is None)
-        resumed = {job.job.id: resumption for job, step in jobs if (resumption := self._resumption(job, step))}
+        resumed = {job.job.id: again for job, step in jobs if (again := self._resumption(job, step, plan)) is not None}
+        taken = None
+        if self._sync:
+            self._made = new_workspace(self._here.config.tmp_dir, self._run_id)
+            taken = syncing.take(self._here, past, self._made, self._run_id)
         shared = any(job.shares_workspace for job, _ in jobs)
-        taken = self._take() if self._sync else None
-        workspace = taken.path if taken is not None and not shared else self._workspace(shared=shared)
+        workspace = past.workspace if taken is None or shared else taken.path
+        if not workspace.is_dir():
+            raise RequestError(
+                f"the workspace of run {past.run_id} ({past.workspace}) is gone",
+                hint=f"start again: loom rerun {past.run_id}",
+                code="NOTHING_KEPT",
+            )
         self._said += [
             f"{job_id} does not run again: it failed in run {past.run_of(job_id)}"
             for job_id, result in results.items()
@@ -139,11 +146,11 @@ class _Resuming:
             snapshot=(past.snapshot or {}) if taken is None else taken.document(),
             manifest=manifest,
             results=results,
-            resumed=self._present_steps(plan, jobs, resumed),
+            resumed=resumed,
             archive_of=past.archive_of,
             run_of=past.run_of,
             has_products=workspace == past.workspace,
-            steps=_steps_taken_over(past, results, resumed),
+            steps=_steps_taken_over(past, results, {job.job.id: step for job, step in jobs if step is not None}),
             assisted=tuple(_assistance(past, self._edits, brought, taken_over=results)),
         )
 
@@ -172,23 +179,6 @@ class _Resuming:
             self._said.append(f"the present workflow runs from here on ({found})")
         return plan, results
 
-    def _present_steps(
-        self, plan: Plan, jobs: list[tuple[PastJob, str | None]], resumed: Mapping[str, Resumption]
-    ) -> dict[str, Resumption]:
-        """Return the resumptions from the steps that have these places in the plan."""
-        found = dict(resumed)
-        for job, step in jobs:
-            if step is not None and job.job.id in found:
-                now = replan.step_now(job.job, plan.job(job.job.id), job.step(step))
-                assert now is not None
-                found[job.job.id] = replace(found[job.job.id], step=now.id)
-        return found
-
-    def _take(self) -> Snapshot:
-        workspace = new_workspace(self._here.config.tmp_dir, self._run_id)
-        self._made.append(workspace)
-        return syncing.take(self._here, self._past, workspace, self._run_id)
-
     def _sync_targets(
         self, jobs: list[PastJob], resumed: Mapping[str, Resumption], workspace: Path
     ) -> list[syncing.SyncTarget]:
@@ -213,22 +203,6 @@ class _Resuming:
             )
         return list(targets.values())
 
-    def _workspace(self, *, shared: bool) -> Path:
-        """Return the run's: what jobs share, or what views of their own are made from."""
-        past = self._past
-        if past.workspace.is_dir():
-            return past.workspace
-        if not shared:
-            workspace = new_workspace(self._here.config.tmp_dir, self._run_id)
-            snapshot_again(self._here, past, workspace)
-            self._made.append(workspace)
-            return workspace
-        raise RequestError(
-            f"the workspace of run {past.run_id} ({past.workspace}) is gone",
-            hint=f"start again: loom rerun {past.run_id}",
-            code="NOTHING_KEPT",
-        )
-
     def _wanted(self, from_step: str | None) -> list[tuple[PastJob, str | None]]:
         past = self._past
         if from_step is not None:
@@ -248,7 +222,7 @@ class _Resuming:
             )
         return [(job, job.failing_step or job.last_step) for job in failed]
 
-    def _resumption(self, job: PastJob, step_id: str | None) -> Resumption | None:
+    def _resumption(self, job: PastJob, step_id: str | None, plan: Plan) -> Resumption | None:
         """Decide how the job continues; None when it failed before its first step and runs from the start."""
         if step_id is None:
             self._said.append(f"{job.job.id} runs from its start: it failed before its first step")
@@ -260,8 +234,10 @@ class _Resuming:
                 f"{job.job.id}: not set, since the record has them without their secret: {', '.join(lost)}"
             )
         self._said += [f"{job.job.id}: {note}" for note in session.after_script_notes(job)]
+        now = replan.step_now(job.job, plan.job(job.job.id), step)
+        assert now is not None
         resumption = Resumption(
-            step=step.id, handed_on=handed_on, step_states=job.step_states(step), cache_keys=job.cache_keys
+            step=now.id, handed_on=handed_on, step_states=job.step_states(step), cache_keys=job.cache_keys
         )
         if not job.in_container:
             self._save(job)
@@ -444,12 +420,15 @@ def _fresh(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
     return running.run_with(replace(again, parent_run_id=past.run_id, invocation=past.invocation))
 
 
-def _steps_taken_over(past: PastRun, results: Iterable[str], resumed: Mapping[str, Resumption]) -> list[dict[str, Any]]:
-    """Return the steps that do not run again, for the record, with the time that each took when it ran."""
+def _steps_taken_over(past: PastRun, results: Iterable[str], resumed: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the steps that do not run again, for the record, with the time that each took when it ran.
+
+    `resumed`: the steps that jobs go on from.
+    """
     before = {job["job_id"]: job["steps"] for job in past.fold.facts.get("steps_reused", {}).get("jobs", ())}
     taken = []
     for job_id in (*results, *resumed):
-        from_step = resumed[job_id].step if job_id in resumed else None
+        from_step = resumed.get(job_id)
         state = past.fold.jobs.get(job_id)
         spans = state.steps.items() if state is not None else ()
         took = {step: span.duration_ms or 0.0 for (number, step), span in spans if state and number == state.attempts}
