@@ -80,11 +80,7 @@ class Records:
         return (
             entry.goes_on
             or any(self.occupied(Path(path)) for path in entry.workspaces)
-            or any(
-                holders(self.store.lock_of_kept(str(fact["container_id"])))
-                for _, fact in kept_facts(entry)
-                if fact.get("container_id")
-            )
+            or any(holders(self.store.lock_of_kept(container_id)) for container_id in kept_ids(entry))
         )
 
     def occupied(self, workspace: Path) -> bool:
@@ -221,6 +217,10 @@ def kept_facts(entry: RunEntry) -> Iterator[tuple[str, dict[str, Any]]]:
             fact = dict(jsons.decode(read_regular(manifest)).get("kept") or {})
             datetime.fromisoformat(str(fact["expires_at"]))
             yield manifest.parent.name, fact
+
+
+def kept_ids(entry: RunEntry) -> list[str]:
+    return [str(fact["container_id"]) for _, fact in kept_facts(entry) if fact.get("container_id")]
 
 
 def _directories_of_processes() -> Iterator[str]:
