@@ -32,10 +32,10 @@ def remote_job(project: Here, url: str) -> Remote:
     """Return the job that an address means; of a pipeline or run the first that failed."""
     address = address_of(url)
     server = connected(project, address)
-    job = server.job(server.address)
+    job = server.job(address)
     if not job.ended:
         raise ServerRefused(f"{job.url}: the job has not ended: {job.status}", hint="try again when it has")
-    return Remote(address=server.address, server=server, job=job)
+    return Remote(address=address, server=server, job=job)
 
 
 def connected(project: Here, address: JobAddress) -> Server:

@@ -250,19 +250,15 @@ def _show(form: str, name: str, problems: Sequence[Problem], loaded: Loaded | No
             print(f"... and {len(problems) - MAX_SHOWN} more; --format json has all of them")
         for line in _verdicts(name, problems, loaded, jobs):
             print(line)
-        if loaded is not None and any(job.pool is not None for job in jobs):
-            for place, ids in _places(jobs).items():
-                print(f"{place}: {', '.join(ids[:MAX_SHOWN])}" + (" ..." if len(ids) > MAX_SHOWN else ""))
 
 
 def _facts(loaded: Loaded | None, jobs: Sequence[Job]) -> dict[str, Any]:
     if loaded is None:
-        return {"files": [], "jobs": 0, "stages": [], "places": {}}
+        return {"files": [], "jobs": 0, "stages": []}
     return {
         "files": [file.name for file in loaded.files],
         "jobs": len(loaded.jobs),
         "stages": _stages(loaded, jobs),
-        "places": _places(jobs),
     }
 
 
@@ -270,15 +266,6 @@ def _stages(loaded: Loaded, jobs: Sequence[Job]) -> list[str]:
     """Return the stages that have a job."""
     used = {job.stage for job in jobs}
     return [stage for stage in loaded.stages if stage in used]
-
-
-def _places(jobs: Sequence[Job]) -> dict[str, list[str]]:
-    """Return where each job would run: a pool with its provider, or a provider."""
-    found: dict[str, list[str]] = {}
-    for job in jobs:
-        pool = job.pool.name if job.pool is not None else ""
-        found.setdefault(f"{pool} ({job.provider})" if pool else job.provider, []).append(job.id)
-    return found
 
 
 def _verdicts(name: str, problems: Sequence[Problem], loaded: Loaded | None, jobs: Sequence[Job]) -> Iterator[str]:

@@ -15,7 +15,6 @@ from contextlib import nullcontext, redirect_stdout
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
@@ -109,7 +108,7 @@ def _last_failed(here: Here) -> Remote:
     page = "actions/runs/1" if is_github else "-/pipelines/1"
     address = replace(address_of(f"{origin.protocol}://{origin.server}/{origin.path}/{page}"), pipeline=None)
     server = remote.connected(here, address)
-    return Remote(address=server.address, server=server, job=server.last_failed(branch))
+    return Remote(address=address, server=server, job=server.last_failed(branch))
 
 
 _OF_MATRIX = re.compile(r" \(.*\)$|: \[.*\]$| \d+/\d+$")
@@ -201,8 +200,7 @@ class _Reproducing:
         """Return the checkout's own origin if it is that project, since git knows how to read it; else the server's address."""
         found, origin = origin_of(self._here.root, self._here.environ), remote.home_of(self._here)
         address = self._remote.address
-        names = (address.project, f"{urlsplit(address.server).path}/{address.project}".lstrip("/"))
-        if found is not None and origin is not None and origin.path in names:
+        if found is not None and origin is not None and origin.path == address.project:
             return found
         return Address(f"{address.server}/{address.project}.git")
 

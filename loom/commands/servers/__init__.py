@@ -42,7 +42,7 @@ class JobAddress(Struct, frozen=True, kw_only=True):
 
     kind: Literal["gitlab", "github"]
     server: str
-    """Scheme and host, and the directory that a GitLab may have there."""
+    """Scheme and host."""
     project: str
     pipeline: int | None = None
     job: int | None = None
@@ -128,7 +128,6 @@ class Server(ABC):
 
     def __init__(self, address: JobAddress, token: str | None) -> None:
         self.address = address
-        """What was asked for, with the server's own root."""
         self._has_token = token is not None
 
     def job(self, address: JobAddress) -> RemoteJob:

@@ -185,5 +185,4 @@ def _moment(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def server(address: JobAddress, token: str | None) -> GitHubServer:
-    return GitHubServer(address, token)
+server = GitHubServer

@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 import gitlab
 import requests
 from gitlab.exceptions import GitlabAuthenticationError, GitlabError
-from msgspec.structs import replace
 
 from loom.commands.servers import (
     LARGEST_ARCHIVE,
@@ -28,7 +27,6 @@ from loom.commands.servers import (
     Server,
     ServerRefused,
     ServerUnavailable,
-    nobody,
     tokens,
     unanswered,
     write_bounded,
@@ -225,23 +223,4 @@ def _past(moment: str) -> bool:
         return False
 
 
-def server(address: JobAddress, token: str | None) -> GitLabServer:
-    return GitLabServer(_rooted(address), token)
-
-
-def _rooted(address: JobAddress) -> JobAddress:
-    """Return the address with the first directory as the server's, where GitLab is there and not at the host's root."""
-    first, _, rest = address.project.partition("/")
-    below = f"{address.server}/{first}"
-    if address.host == "gitlab.com" or "/" not in rest or _answers(address.server) or not _answers(below):
-        return address
-    return replace(address, server=below, project=rest)
-
-
-def _answers(root: str) -> bool:
-    """Tell whether a GitLab answers there, without a token: its refusal is JSON, too."""
-    try:
-        answer = requests.get(f"{root}/api/v4/version", timeout=TIMEOUT_S, allow_redirects=False, auth=nobody)
-    except requests.RequestException:
-        return False
-    return "json" in answer.headers.get("Content-Type", "")
+server = GitLabServer

@@ -168,22 +168,6 @@ def test_variables_that_may_not_be_read_are_named(stub: Stub) -> None:
     assert server.variables(job) == ([], ["the variables of the project"])
 
 
-def test_gitlab_below_a_directory_of_its_host(stub: Stub) -> None:
-    page = Reply(b"<html>", 404, {"Content-Type": "text/html"})
-    stub.routes |= {"/api/v4/version": page, "/gitlab/api/v4/version": Reply({"message": "401 Unauthorized"}, 401)}
-    stub.routes[f"/gitlab{AT}/jobs/12"] = Reply(gitlab_job(12, "unit"))
-    server = server_of(address_of(f"{stub.url}/gitlab/group/project/-/jobs/12"), TOKEN)
-    assert (server.address.server, server.address.project) == (f"{stub.url}/gitlab", "group/project")
-    assert server.job(server.address).url == f"{stub.url}/gitlab/group/project/-/jobs/12"
-    assert not any(TOKEN in str(headers) for path, headers in stub.asked if path.endswith("version"))
-
-
-def test_project_in_a_group_of_a_group_is_no_directory_of_the_host(stub: Stub) -> None:
-    """Where GitLab is at the root; below, anything may answer."""
-    found = server_of(address_of(f"{stub.url}/group/other/project/-/jobs/12"), TOKEN).address
-    assert (found.server, found.project) == (stub.url, "group/other/project")
-
-
 def test_sizes_of_the_servers_own_runners(stub: Stub) -> None:
     stub.routes[f"{AT}/jobs/12"] = Reply(gitlab_job(12, "unit", tag_list=["saas-linux-large-amd64"]))
     assert of_gitlab(stub)[1].size == "8 CPUs, 32 GB"
