@@ -88,23 +88,3 @@ def test_rm(project: Project) -> None:
     done = project.loom("rm", "nope")
     assert done.returncode == 2
     assert done.stderr.startswith("loom: no cache entry has the key nope\n")
-
-
-def test_prune(project: Project) -> None:
-    project.save("old", used_at=time.time() - 40 * 86400)
-    project.save("new")
-    done = json.loads(project.loom("prune", "--unused-for", "30d", "--json").stdout)
-    assert [entry["key"] for entry in done["removed"]] == ["old"]
-    assert done["freed_bytes"] > 20_000
-    assert project.loom("prune", "--max-size", "0k").stdout.splitlines()[-1].startswith("1 entry removed")
-    wrong = project.loom("prune", "--max-size", "lots")
-    assert wrong.returncode == 2
-    assert "Traceback" not in wrong.stderr
-
-
-def test_a_store_that_can_not_be_had_is_an_error_with_its_place(project: Project, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    done = project.loom("prune", LOOM_CACHE_DIR=str(tmp_path / "file" / "x"))
-    assert done.returncode == 3
-    assert done.stderr.startswith(f"loom: the cache in {tmp_path}/file/x can't be used: ")
-    assert "Traceback" not in done.stderr
