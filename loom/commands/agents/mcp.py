@@ -272,19 +272,14 @@ def _acting(server: MCPServer[Any], serving: _Serving) -> None:
 def _progress(context: Context[Any], what: str) -> CallProgress:
     """Return what reports the progress of a call to its client, from any thread."""
     loop = asyncio.get_running_loop()
-    tasks: set[asyncio.Future[None]] = set()  # the loop itself only has weak references
+    tasks: list[asyncio.Future[None]] = []  # the loop itself only has weak references
 
     async def reported(done: float, total: float | None, message: str) -> None:
         with suppress(Exception):  # the client is gone, which its call meets
             await context.report_progress(done, total, message)
 
-    def begin(done: float, total: float | None, message: str) -> None:
-        task = asyncio.ensure_future(reported(done, total, message))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
     def send(done: float, total: float | None, message: str) -> None:
         with suppress(RuntimeError):  # the server has ended
-            loop.call_soon_threadsafe(begin, done, total, message)
+            loop.call_soon_threadsafe(lambda: tasks.append(asyncio.ensure_future(reported(done, total, message))))
 
     return CallProgress(send, what)

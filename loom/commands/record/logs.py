@@ -38,17 +38,29 @@ def logs(
     """`loom logs`."""
     project = here({"color": color})
     reading, job, step = run_or_job(project, run, job, step)
-    chosen = _Chosen(reading, job, step, system=system, whole=not as_json)
+    job_ids, whole = jobs_of(reading, job), not as_json
+
+    def has(unit: Unit) -> bool:
+        if unit.job_id not in job_ids:
+            return False
+        if step is None:
+            return system or unit.step is not None
+        return step in (unit.step, unit.section) or (step.isdigit() and unit.step == f"script/{int(step):02d}")
+
+    all_units = [unit for job_id in job_ids for unit in reading.units(job_id)]
+    units = list(filter(has, all_units))
+    if step is not None and not reading.entry.alive and not units:
+        names = sorted({unit.name for unit in all_units})
+        raise RequestError(f"{job} has no step or section {step!r}; it has {', '.join(names) or 'none'}")
     wanted = _wanted(grep)
-    printer = _printer(project, reading, as_json=as_json, timestamps=timestamps, many=chosen.many())
+    printer = _printer(project, reading, as_json=as_json, timestamps=timestamps, many=len(job_ids) > 1)
+    lines: Iterable[tuple[Where, Any]]
     if follow:
-        for where, event in _followed(reading, chosen, tail):
-            if wanted(event.text):
-                printer(where, event)
-        return
-    lines: Iterable[tuple[Where, Any]] = chosen.lines(None if grep else tail)
+        lines = _followed(reading, Follower(reading.paths, has, whole=whole), tail)
+    else:  # of each unit's end only so much as can matter
+        lines = lines_in_order(units, None if grep else tail, whole=whole)
     lines = (line for line in lines if wanted(line[1].text))
-    if tail is not None:
+    if tail is not None and not follow:
         lines = deque(lines, maxlen=tail)
     for where, event in lines:
         printer(where, event)
@@ -71,46 +83,8 @@ def _wanted(grep: str | None) -> Callable[[str], bool]:
     return wanted
 
 
-class _Chosen:
-    """The steps and sections of a run that a command line names. `whole`: the pieces of a long line as one."""
-
-    def __init__(self, reading: Reading, job: str | None, step: str | None, *, system: bool, whole: bool) -> None:
-        self._reading = reading
-        self._step = step
-        self._system = system
-        self.whole = whole
-        self.job_ids = jobs_of(reading, job)
-        if step is not None and not reading.entry.alive and not self.units():
-            names = sorted({unit.name for job_id in self.job_ids for unit in reading.units(job_id)})
-            raise RequestError(f"{job} has no step or section {step!r}; it has {', '.join(names) or 'none'}")
-
-    def many(self) -> bool:
-        return len(self.job_ids) > 1
-
-    def has(self, unit: Unit) -> bool:
-        if unit.job_id not in self.job_ids:
-            return False
-        if self._step is None:
-            return self._system or unit.step is not None
-        return _is_step(unit, self._step)
-
-    def units(self) -> list[Unit]:
-        return [unit for job_id in self.job_ids for unit in self._reading.units(job_id) if self.has(unit)]
-
-    def lines(self, tail: int | None) -> Iterator[tuple[Where, Any]]:
-        """Output in `seq` order; with `tail` only so much of each unit's end as can matter."""
-        return lines_in_order(self.units(), tail, whole=self.whole)
-
-
-def _is_step(unit: Unit, wanted: str) -> bool:
-    if wanted in (unit.step, unit.section):
-        return True
-    return wanted.isdigit() and unit.step == f"script/{int(wanted):02d}"
-
-
-def _followed(reading: Reading, chosen: _Chosen, tail: int | None) -> Iterator[tuple[Where, Any]]:
+def _followed(reading: Reading, follower: Follower, tail: int | None) -> Iterator[tuple[Where, Any]]:
     """Output as it is recorded, until the run is over (or its loom is dead); from the start, or from `tail` lines back."""
-    follower = Follower(reading.paths, chosen.has, whole=chosen.whole)
     behind: Iterable[tuple[Where, Any]] = follower.poll()
     if tail is not None:
         behind = deque(behind, maxlen=tail)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -29,52 +28,43 @@ OnChange = Callable[[CheckoutChange], None]
 """Gets what changed in a burst; paths are relative to the root."""
 
 
-@contextmanager
-def watched(
-    source: Source,
-    environ: Mapping[str, str],
-    on_change: OnChange,
-    *,
-    poll: bool,
-    say: Callable[[str], None],
-    also: Sequence[Path] = (),
-) -> Iterator[None]:
-    """In the block, call `on_change` for each burst of changes, from a thread.
+class CheckoutWatch:
+    """In the block, calls `on_change` for each burst of changes, from a thread.
 
     `also`: files that no snapshot has, and whose content counts too. `poll`: look at every file again and again instead of
     asking the kernel, which is also the way where the kernel's limit is reached; `say` gets the reason then, or why there can
     be no watching.
     """
-    watching = _Watching(source, environ, on_change, say, Observed(root=source.root, environ=environ, also=tuple(also)))
-    thread = threading.Thread(target=watching.run, args=(poll,), name="watch", daemon=True)
-    thread.start()
-    try:
-        watching.started.wait()  # no limit: the thread sets it, also when it fails
-        yield
-    finally:
-        watching.stop.set()
-        thread.join(_LOOK_EVERY_MS / 1000)
 
-
-class _Watching:
     def __init__(
         self,
         source: Source,
         environ: Mapping[str, str],
         on_change: OnChange,
+        *,
+        poll: bool,
         say: Callable[[str], None],
-        observed: Observed,
+        also: Sequence[Path] = (),
     ) -> None:
         self._source = source
         self._root = os.path.realpath(source.root)
         self._tell = on_change
         self._say = say
         self._ignored = partial(checkout.ignored_among, source.root, environ)
-        self._observed = observed
-        self.stop = threading.Event()
-        self.started = threading.Event()
+        self._observed = Observed(root=source.root, environ=environ, also=tuple(also))
+        self._stop = threading.Event()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(poll,), name="watch", daemon=True)
 
-    def run(self, poll: bool) -> None:
+    def __enter__(self) -> None:
+        self._thread.start()
+        self._started.wait()  # no limit: the thread sets it, also when it fails
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(_LOOK_EVERY_MS / 1000)
+
+    def _run(self, poll: bool) -> None:
         try:
             try:
                 self._watch(poll=poll)
@@ -91,7 +81,7 @@ class _Watching:
         except (OSError, RuntimeError) as error:
             self._say(f"changes are not seen any more: {_reason(error)}; press r to run")
         finally:
-            self.started.set()
+            self._started.set()
 
     def _watch(self, *, poll: bool, closed: bool = False) -> None:
         """`closed`: pass over directories that may not be read."""
@@ -99,9 +89,9 @@ class _Watching:
 
         with RustNotify([self._root], False, poll, POLL_EVERY_MS, True, closed) as watcher:
             self._observed.news()
-            self.started.set()
-            while not self.stop.is_set():
-                burst = watcher.watch(LONGEST_BURST_MS, QUIET_MS, _LOOK_EVERY_MS, self.stop)
+            self._started.set()
+            while not self._stop.is_set():
+                burst = watcher.watch(LONGEST_BURST_MS, QUIET_MS, _LOOK_EVERY_MS, self._stop)
                 paths = {os.path.relpath(path, self._root) for _, path in burst} if isinstance(burst, set) else set()
                 of_git = {path for path in paths if ".git" in Path(path).parts}
                 files = {path for path in paths - of_git if not is_own(path)}
@@ -114,7 +104,7 @@ class _Watching:
         """A switch of branches is over when git releases its index."""
         lock = self._source.index_path.with_name(f"{self._source.index_path.name}.lock")
         for _ in range(int(_LOCKED_FOR_S / 0.02)):
-            if not lock.exists() or self.stop.wait(0.02):
+            if not lock.exists() or self._stop.wait(0.02):
                 return
 
     def _pass_on(self, files: set[str], aside: bool) -> None:

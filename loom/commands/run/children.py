@@ -144,7 +144,12 @@ class ChildRuns:
                 run_child=ChildRuns(options, prepared, self._gate, self._dialect, self._with(child)),
             ),
             cancel=cancel,
-            sinks=[_Shown(self._detail, on_output)],
+            sinks=[
+                Screen(
+                    Look(detail=self._detail),
+                    lambda line: on_output("stdout", f"{line}\n".encode("utf-8", "surrogateescape")),
+                )
+            ],
             reuse=reuse,
         )
         started(run_id)
@@ -167,15 +172,6 @@ def _artifacts(above: Mapping[str, tuple[Plan, Child]], pipeline: str, name: str
                 raise RequestError(f"{name} of run {pipeline} has not succeeded, so it has no artifacts to give")
             return f"{job.id} of run {pipeline}", child.archive_of(job.id)
     return None
-
-
-class _Shown(Screen):
-    """The screen of the child's run, as output of the job that started it."""
-
-    def __init__(self, detail: Detail, on_output: OnOutput) -> None:
-        super().__init__(
-            Look(detail=detail), lambda line: on_output("stdout", f"{line}\n".encode("utf-8", "surrogateescape"))
-        )
 
 
 @contextmanager

@@ -64,7 +64,9 @@ def pinned_job(
             if resolver is None:
                 return ""
             root = prepared.source.root
-            return resolver.resolve(wanted, workspace=root, on_output=_quiet, cancel=Cancel(), secrets={}).digest
+            return resolver.resolve(
+                wanted, workspace=root, on_output=lambda _stream, _data: None, cancel=Cancel(), secrets={}
+            ).digest
 
         try:
             had(exact)
@@ -92,10 +94,6 @@ def _reference(name: str) -> Reference | None:
         return parse_reference(name)
     except RequestError:
         return None
-
-
-def _quiet(_stream: str, _data: bytes) -> None:
-    pass
 
 
 def ending_of(

@@ -55,7 +55,7 @@ class Elsewhere:
         for name in (ref or "HEAD", f"origin/{ref}"):
             commit = self._git.asked(clone, "rev-parse", "-q", "--verify", "--end-of-options", f"{name}^{{commit}}")
             if commit is not None:
-                return _Commit(self, clone, path, ref, commit.decode().strip())
+                return _Commit(self._git, clone, path, ref, commit.decode().strip())
         raise NotFound(f"the clone of {path} at {clone} has no {ref or 'commit'}; fetch it there")
 
     def component(self, host: str, path: str, version: str) -> Component:
@@ -156,7 +156,7 @@ class Elsewhere:
             commit = self._git.fetched(store, url, ref)
         except GitError as error:
             raise NotFound(f"{error}; {self._advice(path)}") from error
-        return _Commit(self, store, path, ref, commit)
+        return _Commit(self._git, store, path, ref, commit)
 
     def _tag(self, path: str, version: str) -> str | None:
         """Return the newest tag of a version such as `1`, `1.2` or `~latest`; None if none fits a `1.2`, which may be a tag."""
@@ -197,9 +197,6 @@ class Elsewhere:
     def _kept(self, kind: str, url: str) -> Path:
         return self.cache / kind / hashlib.sha256(url.encode()).hexdigest()
 
-    def show(self, directory: Path, *arguments: str) -> bytes | None:
-        return self._git.asked(directory, *arguments)
-
 
 _PORTS = {"https": 443, "http": 80}
 
@@ -231,20 +228,20 @@ _OPENER = build_opener(_SameHost)
 class _Commit:
     """The files of one commit in a repository of this machine."""
 
-    def __init__(self, sources: Elsewhere, directory: Path, path: str, ref: str | None, sha: str) -> None:
+    def __init__(self, git: GitServer, directory: Path, path: str, ref: str | None, sha: str) -> None:
         self.label = f"{path}@{ref}:" if ref else f"{path}:"
         self.project = path
         self.sha = sha
-        self._sources = sources
+        self._git = git
         self._directory = directory
 
     def read(self, path: str) -> bytes:
-        data = self._sources.show(self._directory, "cat-file", "blob", f"{self.sha}:{path}")
+        data = self._git.asked(self._directory, "cat-file", "blob", f"{self.sha}:{path}")
         if data is None:
             raise NotFound(f"{self.label}{path}: there is no such file")
         return data
 
     def paths(self) -> Iterable[str]:
-        listed = self._sources.show(self._directory, "ls-tree", "-r", "-z", "--name-only", self.sha)
+        listed = self._git.asked(self._directory, "ls-tree", "-r", "-z", "--name-only", self.sha)
         names: Sequence[bytes] = (listed or b"").split(b"\0")
         return [os.fsdecode(name) for name in names if name]

@@ -16,7 +16,7 @@ from loom.cancel import Cancel, signals
 from loom.commands.inside.keys import HANGUP, Keys
 from loom.commands.run import preparing
 from loom.commands.run import run as running
-from loom.commands.run.changes import watched
+from loom.commands.run.changes import CheckoutWatch
 from loom.commands.run.preparing import FAILURE, Options, Prepared
 from loom.commands.run.prewarmed import Finished, PreparedRuns
 from loom.commands.screen import screen_parts
@@ -72,7 +72,7 @@ class _Watch:
         with (
             signals(self._cancel),
             PreparedRuns() as runs,
-            watched(
+            CheckoutWatch(
                 self._source, self._here.environ, self._events.put, poll=poll, say=self._say, also=self._counts_too
             ),
             self._keys,

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 import pytest
 
 from loom import snapshot
-from loom.commands.run.changes import watched
+from loom.commands.run.changes import CheckoutWatch
 from loom.snapshot.observed import CheckoutChange
 from tests.support.waiting import until
 from tests.support.watching import WAITING, Watched, gone, left
@@ -229,14 +229,14 @@ import sys, threading
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parents[3])!r})
 from loom import snapshot
-from loom.commands.run.changes import watched
+from loom.commands.run.changes import CheckoutWatch
 import os
 heard = threading.Event()
 source = snapshot.discover(Path.cwd(), environ=os.environ)
 def on_change(found):
     print("changed", *found.paths, flush=True)
     heard.set()
-with watched(source, os.environ, on_change, poll=False, say=lambda text: print(text, flush=True)):
+with CheckoutWatch(source, os.environ, on_change, poll=False, say=lambda text: print(text, flush=True)):
     while not heard.wait(0.3):
         Path("many/7/file").write_text(str(os.urandom(4)))
 """
@@ -265,7 +265,7 @@ class Heard:
     @contextmanager
     def watching(self) -> Iterator[Heard]:
         source = snapshot.discover(self._repo.root, environ=self._repo.environ)
-        with watched(source, self._repo.environ, self._told.put, poll=False, say=pytest.fail, also=self._also):
+        with CheckoutWatch(source, self._repo.environ, self._told.put, poll=False, say=pytest.fail, also=self._also):
             yield self
 
     def next(self) -> CheckoutChange:
