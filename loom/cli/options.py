@@ -75,6 +75,8 @@ StopAt = Annotated[
         "stop",
     ),
 ]
+Pull = Annotated[str | None, option("--pull WHEN", "always, missing or never.", "setting:pull")]
+NoCache = Annotated[bool | None, option("--no-cache", "Neither restore nor save caches.")]
 AtOnce = Annotated[int | None, option("--jobs -j N", "At most N jobs at once.", min=1)]
 
 
@@ -139,8 +141,8 @@ class RunOptions:
         ),
     ] = False
     frozen: Frozen = None
-    pull: Annotated[str | None, option("--pull WHEN", "always, missing or never.", "setting:pull")] = None
-    no_cache: Annotated[bool, option("--no-cache", "Neither restore nor save caches.")] = False
+    pull: Pull = None
+    no_cache: NoCache = None
     keep: Keep = None
     stop_at: StopAt = None
     trust: Trust = False

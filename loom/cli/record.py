@@ -77,7 +77,7 @@ def diagnose(
     """
 
 
-@done_by("record.diff")
+@done_by("record.runs")
 def diff(
     run_a: Annotated[str, argument("RUN", options.RUN_HELP, "run")],
     run_b: Annotated[
@@ -92,7 +92,7 @@ def diff(
     """
 
 
-@done_by("record.report")
+@done_by("record.runs")
 def report(
     run: options.Run = "last",
     output: Annotated[

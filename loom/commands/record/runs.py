@@ -1,4 +1,4 @@
-"""`loom runs` and `loom show`: the runs of a project, and one of them as it was on the screen."""
+"""`loom runs`, `show`, `diff` and `report`: the runs of a project; one as it was on the screen or as a page; two compared."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import sys
 import time
 from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 
 from msgspec.structs import replace
 
-from loom.commands.project import here
+from loom.commands.project import here, is_bundle
 from loom.commands.screen import screen_parts
-from loom.errors import RecordError
+from loom.errors import RecordError, RequestError
 from loom.record.documents import RunRow, Runs, RunSummary
 from loom.record.event_files import last_event
 from loom.record.events import timestamp
@@ -22,6 +23,7 @@ from loom.render.closing import closing_lines, diagnosis_lines
 from loom.render.output import print_json, print_kind
 from loom.render.records import runs_lines, unfinished_lines
 from loom.render.screen import Screen
+from loom.util import atomic
 
 
 def runs(*, everywhere: bool, limit: int, as_json: bool, color: str | None) -> None:
@@ -93,3 +95,40 @@ def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, c
         fold = reading.fold
         for line in closing_lines(reading.state, reading.paths.receipt, recorded_diagnosis(reading), fold.kept, look):
             write(line)
+
+
+def diff(run_a: str, run_b: str, *, as_json: bool, color: str | None) -> None:
+    """`loom diff`."""
+    from loom.analysis.diff import diff_of  # as in `show`
+    from loom.render.diff import diff_lines
+
+    project = here({"color": color})
+    found = diff_of(project.find(run_a), project.find(run_b))
+    if as_json:
+        print_json(found)
+        return
+    look, write = screen_parts(project.config.color)
+    for line in diff_lines(found, look):
+        write(line)
+
+
+def report(run: str, output: Path | None) -> None:
+    """`loom report`."""
+    from loom.analysis.html_report.page import page  # as in `show`
+
+    record = here().find(run)
+    text = page(record)
+    if output is not None and str(output) == "-":
+        sys.stdout.write(text)
+        return
+    if output is None and is_bundle(run):
+        output = Path(run).with_suffix(".html")
+    path = output or record.paths.root / "report.html"  # never the checkout, where the next snapshot would take it
+    try:
+        atomic.write(path, text.encode())
+    except OSError as error:
+        raise RequestError(
+            f"the report can't be written to {path}: {error.strerror or error}",
+            hint="name another file with --output FILE",
+        ) from error
+    print(f"report: {path.absolute()}")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import termios
+import threading
 import time
+import tty
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -13,7 +17,6 @@ from typing import Any
 from msgspec.structs import replace
 
 from loom.cancel import Cancel, signals
-from loom.commands.inside.keys import HANGUP, Keys
 from loom.commands.run import preparing
 from loom.commands.run import run as running
 from loom.commands.run.changes import CheckoutWatch
@@ -31,9 +34,13 @@ from loom.runner.scheduler import dependents
 from loom.snapshot.observed import CheckoutChange
 from loom.status import ExitCode, JobResult, Status
 from loom.util.controls import shown, without_commands
+from loom.util.within import readable
 
 _Event = CheckoutChange | str | None
 """A change, a key, or None: somebody asked for the end."""
+
+HANGUP = ""
+"""The key that stands for the end of the terminal."""
 
 
 def watch(*, everything: bool, poll: bool, **given: Any) -> int:
@@ -57,7 +64,7 @@ class _Watch:
         self._look = replace(look, calm=look.detail is not Detail.VERBOSE)
         self._cancel = Cancel()
         self._events: SimpleQueue[_Event] = SimpleQueue()
-        self._keys = Keys(self._events.put)
+        self._keys = _Keys(self._events.put)
         self._due = _DueJobs(everything=everything)
         self._touched: set[str] | None = None
         """What changed since a plan took it into account; None: everything."""
@@ -202,6 +209,66 @@ class _Watch:
             self._say(shown(f"loom: {error.message}"))
             for line in (error.hint or "").splitlines():
                 self._say(shown(f"  {line}"))
+
+
+class _Keys:
+    """In the block, calls `on_key` from a thread for each key; never where standard input is no terminal."""
+
+    def __init__(self, on_key: Callable[[str], None]) -> None:
+        self._tell = on_key
+        self._there = sys.stdin.isatty()
+        self._thread: threading.Thread | None = None
+        self._wake: tuple[int, int] = (-1, -1)
+        self._before: list[Any] = []
+
+    def __enter__(self) -> _Keys:
+        if self._there:
+            self._begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Leave the terminal, as it was, to others for the block."""
+        self._end()
+        try:
+            yield
+        finally:
+            if self._there:
+                self._begin()
+
+    def _begin(self) -> None:
+        try:
+            self._before = list(termios.tcgetattr(0))
+            tty.setcbreak(0, termios.TCSADRAIN)
+        except termios.error:
+            self._tell(HANGUP)
+            return
+        self._wake = os.pipe()
+        self._thread = threading.Thread(target=self._read, args=(self._wake[0],), name="keys", daemon=True)
+        self._thread.start()
+
+    def _end(self) -> None:
+        if self._thread is None:
+            return
+        os.close(self._wake[1])
+        self._thread.join()  # no limit: the closed pipe ends its wait
+        os.close(self._wake[0])
+        self._thread = None
+        with suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(0, termios.TCSADRAIN, self._before)
+
+    def _read(self, wake: int) -> None:
+        while wake not in readable((0, wake), None):  # no limit: a person may take any time
+            try:
+                typed = os.read(0, 1)
+            except OSError:
+                typed = b""
+            self._tell(typed.decode("ascii", "replace"))
+            if not typed:
+                return
 
 
 def _beside_the_snapshot(prepared: Prepared, options: Options) -> Iterator[Path]:
