@@ -291,18 +291,6 @@ def test_configuration_is_shown_with_its_origin(project: Path, loom: Loom, monke
     assert loom("config", "show", "job")[0] == 2
 
 
-def test_a_configuration_file_is_made_once(project: Path, loom: Loom) -> None:
-    for arguments, path in (
-        (["config", "init"], project / ".loom/config.yml"),
-        (["config", "init", "--user"], project.parent / "home/.config/loom/config.yml"),
-    ):
-        assert loom(*arguments) == (0, f"{path}\n", "")
-        assert "# jobs: null" in path.read_text()
-        code, _, err = loom(*arguments)
-        assert (code, err.splitlines()[0]) == (2, f"loom: {path} is already there")
-    assert loom("config", "show")[0] == 0
-
-
 def test_what_a_shell_cannot_read_is_an_error_at_its_line(project: Path, loom: Loom) -> None:
     (project / ".loom/workflow.yml").write_text("""\
 version: v1
