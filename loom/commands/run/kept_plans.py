@@ -13,10 +13,10 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -33,10 +33,9 @@ from loom.util.untrusted_files import open_regular
 from loom.workflow.predefined import KNOWN_TO_PLANS
 
 if TYPE_CHECKING:
-    from loom.workflow.github.sources import Repositories
-    from loom.workflow.gitlab.sources import Sources
     from loom.workflow.loaded import Loaded
 
+T = TypeVar("T")
 _MOST = 100
 """Kept plans of all repositories; the oldest go first."""
 _MAX_BYTES = 32 << 20
@@ -74,14 +73,17 @@ class Planner:
         self.selection = selection
         self.context = context
         self._keeping = keeping
-        self._answers = _Answers(context)
+        self._changed: dict[str | None, str] = {}
+        self._listed: str | None = None
+        self._elsewhere = False
+        """Whether the plan has files of other places than the checkout."""
         self.asks_for_changes = True
         """Whether a rule may look at `changes`; known when the plan is made."""
 
     @cached_property
     def workflow(self) -> Loaded:
         """The workflow itself, read when it is first needed. Errors as of `load`."""
-        return self._fresh.load(self._here, self._path, self._answers.asked)  # type: ignore[no-any-return]
+        return self._fresh.load(self._here, self._path, self._asked)  # type: ignore[no-any-return]
 
     @property
     def _fresh(self) -> ModuleType:
@@ -98,9 +100,9 @@ class Planner:
         if kept is not None:
             self.asks_for_changes = bool(kept.changed)
             return kept.plan, kept.notices
-        plan, notices = self._resolved(self._answers.asked())
-        self.asks_for_changes = bool(self._answers.changed)
-        self._keep(plan, notices, self._answers)
+        plan, notices = self._resolved(self._asked())
+        self.asks_for_changes = bool(self._changed)
+        self._keep(plan, notices)
         return plan, notices
 
     def _resolved(self, context: ResolveContext) -> tuple[Plan, tuple[str, ...]]:
@@ -112,6 +114,31 @@ class Planner:
         """Return the plan as it would be with other answers to `changes`. WorkflowError as of `resolve`."""
         plan: Plan = self._fresh.resolve(self.workflow, self.selection, replace(self.context, changed=changed))
         return plan
+
+    def _asked(self) -> ResolveContext:
+        """Return the context; what the plan asks it for is noted."""
+        context = self.context
+
+        def changed(base: str | None) -> Iterable[str] | None:
+            found = context.changed(base)
+            answer = None if found is None else list(found)
+            self._changed[base] = _digest_of(answer)
+            return answer
+
+        def files() -> Iterable[str]:
+            answer = list(context.files())
+            self._listed = _digest_of(answer)
+            return answer
+
+        def elsewhere(get: Callable[[], T]) -> T:
+            self._elsewhere = True
+            return get()
+
+        others = {
+            "sources": partial(elsewhere, context.sources),
+            "repositories": partial(elsewhere, context.repositories),
+        }
+        return replace(context, changed=changed, files=files, **others)
 
     # -- kept plans -----------------------------------------------------------------------------------------------
 
@@ -170,10 +197,10 @@ class Planner:
             return _names_below(self._path)
         return _names_below(self._here.root / _TEMPLATES) if files > 1 else ""
 
-    def _keep(self, plan: Plan, notices: tuple[str, ...], answers: _Answers) -> None:
+    def _keep(self, plan: Plan, notices: tuple[str, ...]) -> None:
         """Keep the plan for later runs; nothing happens where that is impossible."""
         try:
-            kept = self._kept(plan, notices, answers)
+            kept = self._kept(plan, notices)
             if kept is None:
                 return
             encoded = msgspec.json.encode(kept)
@@ -186,10 +213,10 @@ class Planner:
         except (OSError, ValueError, RecursionError):
             return
 
-    def _kept(self, plan: Plan, notices: tuple[str, ...], answers: _Answers) -> _Kept | None:
+    def _kept(self, plan: Plan, notices: tuple[str, ...]) -> _Kept | None:
         """None for a plan that another run can't have, or of files that have changed meanwhile."""
         loaded, root, config = self.workflow, self._here.root, self._here.config
-        if answers.elsewhere:
+        if self._elsewhere:
             return None
         read = [(self._path if file.name == loaded.path else root / file.name, file.text) for file in loaded.files]
         if config.gitlab.variables is not None:
@@ -207,50 +234,11 @@ class Planner:
             files=files,
             templates=self._names(len(files)),
             variables=variables,
-            changed=tuple(answers.changed.items()),
-            listed=answers.listed,
+            changed=tuple(self._changed.items()),
+            listed=self._listed,
             plan=plan,
             notices=notices,
         )
-
-
-class _Answers:
-    """Notes what a plan asks git for."""
-
-    def __init__(self, context: ResolveContext) -> None:
-        self._context = context
-        self.changed: dict[str | None, str] = {}
-        self.listed: str | None = None
-        self.elsewhere = False
-        """Whether it has files of other places than the checkout."""
-
-    def asked(self) -> ResolveContext:
-        return replace(
-            self._context,
-            changed=self._changed,
-            files=self._files,
-            sources=self._sources,
-            repositories=self._repositories,
-        )
-
-    def _repositories(self) -> Repositories | None:
-        self.elsewhere = True
-        return self._context.repositories()
-
-    def _sources(self) -> Sources | None:
-        self.elsewhere = True
-        return self._context.sources()
-
-    def _changed(self, base: str | None) -> Iterable[str] | None:
-        found = self._context.changed(base)
-        answer = None if found is None else list(found)
-        self.changed[base] = _digest_of(answer)
-        return answer
-
-    def _files(self) -> Iterable[str]:
-        answer = list(self._context.files())
-        self.listed = _digest_of(answer)
-        return answer
 
 
 def _file(path: Path, content: bytes) -> str:
