@@ -15,11 +15,11 @@ from pathlib import Path
 from loom import __version__
 from loom.addresses import without_credentials
 from loom.commands import terminal
-from loom.errors import InfrastructureError, LoomError, RequestError, WorkflowError
+from loom.errors import InfrastructureError, LoomError, RequestError
 from loom.record.lines import STANDARD_OUTPUT
 from loom.status import ExitCode
 from loom.util import controls, startup
-from loom.util.controls import shown, without_commands
+from loom.util.controls import without_commands
 from loom.util.refusals import refusal
 
 RUNS = ("run", "rerun", "resume")
@@ -112,16 +112,10 @@ def _bug(error: Exception) -> int:
 
 
 def _print_error(error: LoomError) -> int:
-    if isinstance(error, WorkflowError):
-        from loom.render.problems import problem_lines
+    from loom.render.problems import error_lines  # only a failed command needs it
 
-        for line in problem_lines(error.problems):
-            _print(line)
-    else:
-        _print(shown(f"loom: {error.message}"))
-    if error.hint:
-        for line in error.hint.splitlines():
-            _print(shown(f"  {line}"))
+    for line in error_lines(error):
+        _print(line)
     return error.exit_code
 
 

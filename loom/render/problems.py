@@ -8,12 +8,22 @@ from typing import Any
 from msgspec.structs import asdict
 
 from loom import __version__
-from loom.errors import Problem
+from loom.errors import LoomError, Problem, WorkflowError
 from loom.util.controls import shown
 from loom.util.workflow_commands import annotation
 
 CHECK_SCHEMA_VERSION = "loom.check.v1"
 _WIDEST = 160
+
+
+def error_lines(error: LoomError) -> Iterator[str]:
+    """Format what is printed of an error: its problems, or its message, and the hint."""
+    if isinstance(error, WorkflowError):
+        yield from problem_lines(error.problems)
+    else:
+        yield shown(f"loom: {error.message}")
+    for line in (error.hint or "").splitlines():
+        yield shown(f"  {line}")
 
 
 def problem_lines(problems: Iterable[Problem]) -> Iterator[str]:

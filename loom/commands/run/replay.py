@@ -54,20 +54,9 @@ _VARIABLE = re.compile(r"(?!LD_|GIT_|LOOM_|PYTHON|DOCKER_|XDG_|PATH$|HOME$)[A-Z]
 _NOT_RUN: Mapping[str, Any] = {"status": "skipped", "steps": []}
 
 
-def replay(
-    file: Path,
-    *,
-    repeat: int | None,
-    keep: str | None,
-    jobs: int | None,
-    pull: str | None,
-    trust: bool,
-    quiet: bool,
-    as_json: bool,
-    color: str | None,
-) -> int:
-    """`loom replay`; return the exit code of the run."""
-    near = project.here({"color": color})
+def replay(file: Path, *, repeat: int | None, quiet: bool, as_json: bool, **asked: Any) -> int:
+    """`loom replay`; return the exit code of the run. `asked`: options of `loom run`, as they are."""
+    near = project.here({"color": asked["color"]})
     with progress_line(at_once=True) as show:
         show(f"unpacks {file}")
         found = unpacked(file, near.config.cache_dir / project.BUNDLES)
@@ -78,7 +67,7 @@ def replay(
         why = error.message.replace(str(there.paths.plan), "its plan")
         hint = f"loom {found.manifest.loom_version} made it, and this is loom {__version__}"
         raise RequestError(shown(f"{file}: {why}"), hint=hint, code="BUNDLE_INVALID") from error
-    _consent(file, there, trust=trust)
+    _consent(file, there, trust=asked["trust"])
     # What the user allows there is for this bundle: another one of the same run may hold other commands.
     tips = "".join(one.tip_sha for one in (found.manifest, *found.manifest.submodules.values()))
     key = read_regular(there.paths.plan) + tips.encode()
@@ -91,6 +80,7 @@ def replay(
     os.chdir(folder / "tree")
     given = Options.of(
         {
+            **asked,
             "no_cache": True,
             "gitlab": {},  # child pipelines are planned here: they get no variables of the user's
             "github": {},
@@ -99,12 +89,7 @@ def replay(
             "strict": planned.isolated,
             "repeat": repeat,
             "form": "json" if repeat and as_json else "screen",
-            "keep": keep,
-            "jobs": jobs,
-            "pull": pull,
-            "trust": trust,
             "quiet": quiet or as_json,
-            "color": color,
         }
     )
     notes: list[str] = []

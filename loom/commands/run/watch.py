@@ -24,16 +24,16 @@ from loom.commands.run.preparing import FAILURE, Options, Prepared
 from loom.commands.run.prewarmed import Finished, PreparedRuns
 from loom.commands.screen import screen_parts
 from loom.config.layers import user_file
-from loom.errors import LoomError, RequestError, WorkflowError
+from loom.errors import LoomError, RequestError
 from loom.plan.model import Plan
 from loom.render.closing import diagnosis_lines
-from loom.render.problems import problem_lines
+from loom.render.problems import error_lines
 from loom.render.screen import Detail
 from loom.render.watching import changed_line, waiting_line
 from loom.runner.scheduler import dependents
 from loom.snapshot.observed import CheckoutChange
 from loom.status import ExitCode, JobResult, Status
-from loom.util.controls import shown, without_commands
+from loom.util.controls import without_commands
 from loom.util.within import readable
 
 _Event = CheckoutChange | str | None
@@ -202,13 +202,9 @@ class _Watch:
         """Show an error instead of ending: the next change may repair what it is about."""
         try:
             yield
-        except WorkflowError as error:
-            for line in problem_lines(error.problems):
-                self._say(line)
         except LoomError as error:
-            self._say(shown(f"loom: {error.message}"))
-            for line in (error.hint or "").splitlines():
-                self._say(shown(f"  {line}"))
+            for line in error_lines(error):
+                self._say(line)
 
 
 class _Keys:
