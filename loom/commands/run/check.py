@@ -7,10 +7,11 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 from msgspec.structs import replace
@@ -238,8 +239,14 @@ def _traced(loaded: Loaded, entry: Entry, job: Job, trace: Trace) -> Problem:
 
 
 def _show(form: str, name: str, problems: Sequence[Problem], loaded: Loaded | None, jobs: Sequence[Job]) -> None:
+    """`loaded`: the workflow, if it is valid."""
+    used = {job.stage for job in jobs}
+    stages = [stage for stage in loaded.stages if stage in used] if loaded is not None else []
+    files = [file.name for file in loaded.files] if loaded is not None else []
+    number = len(loaded.jobs) if loaded is not None else 0
     if form == "json":
-        print_json(check_document(name, problems, facts=_facts(loaded, jobs)))
+        facts = {"files": files, "jobs": number, "stages": stages}
+        print_json(check_document(name, problems, facts=facts))
     elif form == "github":
         for line in github_lines(problems):
             print(line)
@@ -248,44 +255,19 @@ def _show(form: str, name: str, problems: Sequence[Problem], loaded: Loaded | No
             print(line)
         if len(problems) > MAX_SHOWN:
             print(f"... and {len(problems) - MAX_SHOWN} more; --format json has all of them")
-        for line in _verdicts(name, problems, loaded, jobs):
+        size = f"{counted(number, 'job')} in {counted(len(stages), 'stage')}" if loaded is not None else ""
+        for line in _verdicts(name, problems, size):
             print(line)
 
 
-def _facts(loaded: Loaded | None, jobs: Sequence[Job]) -> dict[str, Any]:
-    if loaded is None:
-        return {"files": [], "jobs": 0, "stages": []}
-    return {
-        "files": [file.name for file in loaded.files],
-        "jobs": len(loaded.jobs),
-        "stages": _stages(loaded, jobs),
-    }
-
-
-def _stages(loaded: Loaded, jobs: Sequence[Job]) -> list[str]:
-    """Return the stages that have a job."""
-    used = {job.stage for job in jobs}
-    return [stage for stage in loaded.stages if stage in used]
-
-
-def _verdicts(name: str, problems: Sequence[Problem], loaded: Loaded | None, jobs: Sequence[Job]) -> Iterator[str]:
-    """Summarise errors: one line for the workflow and its includes, and one per invalid configuration file."""
-    files = dict.fromkeys(problem.file for problem in problems if problem.code == CODE)
-    yield _verdict(name, [problem for problem in problems if problem.code != CODE], loaded, jobs)
-    for file in files:
-        yield f"{file}: {counted(sum(1 for problem in problems if problem.file == file), 'error')}"
-
-
-def _verdict(name: str, problems: Sequence[Problem], loaded: Loaded | None, jobs: Sequence[Job]) -> str:
-    errors = sum(1 for problem in problems if problem.severity == "error")
-    found = [counted(errors, "error")] if errors else []
-    for severity in ("warning", "notice"):
-        number = sum(1 for problem in problems if problem.severity == severity)
-        found += [counted(number, severity)] if number else []
-    if errors or loaded is None:
-        return f"{name}: {', '.join(found)}"
-    size = f"{counted(len(loaded.jobs), 'job')} in {counted(len(_stages(loaded, jobs)), 'stage')}"
-    return f"{name}: ok, {size}" + (f", {', '.join(found)}" if found else "")
+def _verdicts(name: str, problems: Sequence[Problem], size: str) -> Iterator[str]:
+    """Summarise problems: one line for the workflow and its includes, and one per invalid configuration file."""
+    number = Counter(problem.severity for problem in problems if problem.code != CODE)
+    ok = [f"ok, {size}"] if size and not number["error"] else []
+    found = [counted(number[severity], severity) for severity in ("error", "warning", "notice") if number[severity]]
+    yield f"{name}: {', '.join((*ok, *found))}"
+    for file, errors in Counter(problem.file for problem in problems if problem.code == CODE).items():
+        yield f"{file}: {counted(errors, 'error')}"
 
 
 class _Said(msgspec.Struct):
