@@ -19,7 +19,6 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.commands.keep.background import clean_later
-from loom.commands.project import Here
 from loom.commands.run import preparing
 from loom.commands.run.preparing import Options, Prepared
 from loom.commands.run.wiring import request_of, tools_of
@@ -48,7 +47,6 @@ class Finished(Struct, frozen=True, kw_only=True):
     """A run that ended, with the results of its jobs by id."""
 
     ran: Ran
-    here: Here
     results: Mapping[str, JobResult]
 
 
@@ -114,7 +112,7 @@ class PreparedRuns:
             results = _Results()
             tools = replace(tools_of(prepared, options), gate=gate)
             request = request_of(prepared, options, cancel=cancel, tools=tools, sinks=[*sinks, results])
-            finished = Finished(ran=api.execute(request, prepared_run), here=prepared.here, results=results.found)
+            finished = Finished(ran=api.execute(request, prepared_run), results=results.found)
             clean_later(prepared.here.store, prepared.here.config, prepared.here.environ, prepared.here.root)
             return finished
         finally:
@@ -144,10 +142,7 @@ class PreparedRuns:
     def _taken(self) -> NextRun | None:
         """Take what is prepared, if it can be used; wait for its workspace."""
         with self._guard:
-            if self._preparing is not None:
-                self._preparing.join()  # no limit: each of its waits has one
-            self._stop_clock()
-            prepared_run, self._next, self._preparing = self._next, None, None
+            prepared_run = self._out()
         if prepared_run is not None and not prepared_run.ready():
             prepared_run.drop()
             return None
@@ -157,17 +152,17 @@ class PreparedRuns:
         """Remove what is prepared. Safe to repeat."""
         with self._guard:
             self._cancel.request(None)
-            if self._preparing is not None:
-                self._preparing.join()  # no limit: the cancel ends its waits
-            self._stop_clock()
-            prepared_run, self._next, self._preparing = self._next, None, None
-            if prepared_run is not None:
+            if (prepared_run := self._out()) is not None:
                 prepared_run.drop()
 
-    def _stop_clock(self) -> None:
+    def _out(self) -> NextRun | None:
+        """Return what is prepared, once it is; nothing is prepared then. The guard is held."""
+        if self._preparing is not None:
+            self._preparing.join()  # no limit: each of its waits has one, and a cancel ends them
         if self._clock is not None:
             self._clock.cancel()
-            self._clock = None
+        prepared_run, self._next, self._preparing, self._clock = self._next, None, None, None
+        return prepared_run
 
 
 def _prepared(
