@@ -1,6 +1,5 @@
 """Configuration: layers, origins, and mistakes that name their place."""
 
-import re
 from pathlib import Path
 
 import pytest
