@@ -1,7 +1,4 @@
-"""Shell completion: names of runs, their jobs and steps, and names in the workflow.
-
-Each function gets the arguments typed so far. Typer filters its results by the current word.
-"""
+"""Shell completion. Each function gets the arguments typed so far; typer filters its results by the current word."""
 
 from __future__ import annotations
 

@@ -108,10 +108,7 @@ _ZSTANDARD = b"\x28\xb5\x2f\xfd"
 
 
 def here(flags: Mapping[str, object] | None = None, *, root: Path | None = None, trusting: bool = False) -> Here:
-    """Find the project around the current directory, or take the one at `root`.
-
-    `flags`: settings of the command line; `trusting`: see `configured`.
-    """
+    """Find the project around the current directory, or take the one at `root`. `flags`, `trusting`: see `configured`."""
     environ, start = dict(os.environ), Path.cwd()
     root = root or find_root(start)
     config = configured(root, environ, flags, trusting=trusting)
@@ -119,10 +116,7 @@ def here(flags: Mapping[str, object] | None = None, *, root: Path | None = None,
 
 
 def find_root(start: Path) -> Path:
-    """Return the project that `start` lies in: the checkout, else the nearest folder with `.loom`, else `start` itself.
-
-    For commands that only read files; no repository is needed for them.
-    """
+    """Return the project that `start` lies in: the checkout, else the nearest folder with `.loom`, else `start` itself."""
     folders = (start, *start.parents)
     checkout = next((folder for folder in folders if (folder / ".git").exists()), None)
     return checkout or next((folder for folder in folders if (folder / ".loom").is_dir()), start)
@@ -131,10 +125,7 @@ def find_root(start: Path) -> Path:
 def configured(
     root: Path | None, environ: Mapping[str, str], flags: Mapping[str, object] | None = None, *, trusting: bool = False
 ) -> Config:
-    """Load the configuration at `root`: of what the project's file asks for, what the user has allowed.
-
-    `trusting`: everything is allowed, this once.
-    """
+    """Load the configuration at `root`, with what the user has allowed of it (`trusting`: everything), and with `flags`."""
 
     def allows(asked: Asked, state_dir: Path) -> bool:
         # Only for a project that asks for something; a plain one never meets these modules.

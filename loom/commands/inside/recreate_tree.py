@@ -33,11 +33,9 @@ def taken_again(
     *,
     hint: str | None = None,
 ) -> Mapping[str, object]:
-    """Fill the new directory `workspace` with the snapshot of a run, and return the new one's facts.
+    """Fill the new directory `workspace` with the snapshot of a run, whose facts are `wanted`; return the new one's facts.
 
-    `wanted`: the facts of that one.
-    `places`: directories with their names for people; the first one is the checkout. RequestError, with the hint and the
-    reasons against each, where none has it.
+    `places`: directories with their names for people; the first one is the checkout. RequestError where none has it.
     """
     reasons: list[str] = []
     places = list(places)
@@ -69,10 +67,7 @@ def taken_again(
 
 @contextmanager
 def checked_out(here: Here, commit: str, cancel: Cancel) -> Iterator[Path]:
-    """Yield a checkout of a commit of the repository, apart from the user's; it has the trust of that one.
-
-    SnapshotError when it can't be made.
-    """
+    """Yield a checkout of a commit, apart from the user's, with the trust of that one. SnapshotError when it can't be made."""
     run_id = str(time.time_ns())
     workspace = new_workspace(here.config.tmp_dir, run_id)
     here.store.claims.make(workspace, run_id=run_id, repo_root=here.root, kind="snapshot")

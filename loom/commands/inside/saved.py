@@ -1,8 +1,4 @@
-"""What a kept job's files differ in from their snapshot, saved in the record before anything touches the container.
-
-One private file for each job: all changes, and the content of what was added or changed. `loom pull` reads it when the
-files are gone.
-"""
+"""What a kept job's files differ in from their snapshot: saved in the record, where `loom pull` finds it when they are gone."""
 
 from __future__ import annotations
 
@@ -45,14 +41,11 @@ class _Saved(Struct, frozen=True, kw_only=True):
 
 
 def save(here: Here, job: PastJob) -> list[str]:
-    """Save what the files of a kept job differ in from its snapshot, as they are now; what can't be saved is named.
+    """Save what the files of a kept job differ in from its snapshot; return the paths of those changed since it was kept.
 
-    Return the paths of the files that were changed since the job was kept.
-
-    Called before a session is adopted, restored over, abandoned or removed. A caller that removes the session leaves it where
-    this fails; one that goes on in it names the failure. Nothing is saved of a job without files, nor of
-    a layer that nobody changed since the job was kept and that can't be read without a copy of all its files.
-    ProviderError, RecordError or SnapshotError when there is something and it could not be saved.
+    Called before a session is adopted or removed. What can't be saved is named. Nothing is saved of a job without files, nor of
+    a layer that nobody changed and that can't be read without a copy of all its files. ProviderError, RecordError or
+    SnapshotError when there is something and it could not be saved.
     """
     if job.job.no_checkout:
         return []  # no snapshot to differ from

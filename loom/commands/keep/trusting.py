@@ -93,10 +93,7 @@ def _of_objects(found: RepositoryView | None, here: Here) -> list[PermissionRequ
 
 
 def discover(start: Path, environ: Mapping[str, str], *, flag: bool = False) -> Source:
-    """Find the repository around `start`, with the filters of its own configuration where the user has allowed all of them.
-
-    `flag`: allowed on the command line.
-    """
+    """Find the repository around `start`, with the filters of its own configuration where the user, or `flag`, allows them."""
 
     def allowed(found: RepositoryView) -> bool:
         from loom.commands.keep.trust_store import Trust  # as in `decisions_of`

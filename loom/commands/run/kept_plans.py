@@ -1,10 +1,7 @@
 """The plan of a run: made from its workflow, or the one that an earlier run has kept.
 
-Reading a workflow takes 0.1 s, most of it imports, so that the modules of the language are imported only where they are needed.
-A kept plan counts only if all that went into it is the same: loom's code, the selection, the configuration, each file of the
-workflow, the names of those that may be included, those of loom's variables that they mention or that the language reads, and
-the answers of git that rules asked for. A plan of files that come from other places is not kept. Decisions on trust are no part
-of it: the requests of its jobs are looked up in each run.
+Reading a workflow takes 0.1 s, most of it imports. A kept plan counts only if all that went into it is the same (`_Kept`, and
+`Planner._given`). A plan of files that come from other places is not kept. Decisions on trust are no part of it.
 """
 
 from __future__ import annotations

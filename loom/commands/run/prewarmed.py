@@ -1,9 +1,4 @@
-"""Runs of one checkout, one after the other, in a process that stays: for `loom watch`, and without a terminal.
-
-with PreparedRuns() as runs:
-    finished = runs.run(options, sinks=[screen], cancel=cancel)
-    runs.prepare(options)
-"""
+"""Runs of one checkout, one after the other, in a process that stays: for `loom watch` and `loom mcp`."""
 
 from __future__ import annotations
 

@@ -55,10 +55,7 @@ class _Repetitions(ChildRuns):
 def repeat(
     prepared: Prepared, options: Options, times: int, *, sinks: Sequence[Sink], look: Look, write: Callable[[str], None]
 ) -> int:
-    """Run the plan so many times; print how often it failed, and return the exit code of the worst.
-
-    `sinks` show the run that stands for all; what it prints at its end follows.
-    """
+    """Run the plan so many times, shown by `sinks`; print how often it failed, and return the exit code of the worst."""
     runs = _Repetitions(options, prepared)
     of_all = replace(prepared, plan=_plan_of(prepared.plan, times))
     here = prepared.here

@@ -1,7 +1,4 @@
-"""The work of `loom run`, which `loom resume` and `loom rerun` share: from options to a run and its exit code.
-
-Reads the terminal and the clock, and turns signals into cancellation; the layers below get them as values.
-"""
+"""The work of `loom run`, which `loom resume` and `loom rerun` share: from options to a run and its exit code."""
 
 from __future__ import annotations
 
