@@ -62,7 +62,6 @@ class Here(Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def _providers(self) -> dict[str, Provider]:
-        """Those that were asked for something."""
         return {}
 
     def provider(self, job: PastJob) -> Provider:
@@ -165,7 +164,6 @@ def workflow_path(root: Path, named: Path | None, start: Path) -> Path:
 
 
 def _is_workflow(path: Path) -> bool:
-    """Return whether there is a workflow file, or a directory that has some."""
     return any(path.glob("*.y*ml")) if path.is_dir() else path.exists()
 
 

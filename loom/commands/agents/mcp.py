@@ -270,7 +270,6 @@ def _acting(server: MCPServer[Any], serving: _Serving) -> None:
 
 
 def _progress(context: Context[Any], what: str) -> CallProgress:
-    """Return what reports the progress of a call to its client, from any thread."""
     loop = asyncio.get_running_loop()
     tasks: list[asyncio.Future[None]] = []  # the loop itself only has weak references
 

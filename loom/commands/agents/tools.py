@@ -270,7 +270,6 @@ class AgentTools:
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def _lines_of(self, arguments: Sequence[str], cancel: Cancel) -> Iterator[tuple[str, str]]:
-        """Yield the job and the text of each line."""
         with _Started(arguments, cancel) as process:
             assert process.stdout is not None
             for line in process.stdout:

@@ -107,8 +107,6 @@ def _print(patch: Patch, left_out: Mapping[str, str], failed: Mapping[str, str],
 
 
 class _Source(Struct, kw_only=True):
-    """The source of a job's changes: its files, or what was saved of them."""
-
     run: PastRun
     files: Path
     manifest: Path

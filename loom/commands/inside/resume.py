@@ -182,7 +182,6 @@ class _Resuming:
     def _sync_targets(
         self, jobs: list[PastJob], resumed: Mapping[str, Resumption], workspace: Path
     ) -> list[syncing.SyncTarget]:
-        """Return the files to sync: those of the jobs that go on, and a workspace that jobs share."""
         targets: dict[Path, syncing.SyncTarget] = {}
         for job in jobs:
             resumption = resumed.get(job.job.id)

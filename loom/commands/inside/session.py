@@ -372,7 +372,6 @@ def _environment(
 
 
 def _attempt(job: PastJob) -> dict[str, str]:
-    """Return the variables of its last attempt."""
     began = job.state.attempt_started_at
     return {} if began is None else variables.of_attempt(max(1, job.state.attempts), epoch_ns(began))
 
@@ -386,7 +385,6 @@ def after_script_notes(job: PastJob) -> list[str]:
 
 
 def _note_visit(here: Here, job: PastJob, secrets: Mapping[str, bytes], command: Sequence[str] | None) -> None:
-    """Record a visit to a job: with a command, else with a shell."""
     if not here.store.holds(job.run.entry):
         return
     text = None if command is None else Masker(secrets).mask(shlex.join(encodable(command)))

@@ -46,7 +46,6 @@ def rm(keys: list[str], *, everywhere: bool, as_json: bool) -> None:
 
 
 def _opened() -> tuple[Cache, str]:
-    """Open the configured store for this project."""
     here = project.here()
     settings = here.config
     origin = checkout.origin_of(here.root, here.environ)

@@ -121,8 +121,6 @@ def _named(item: Cleaned) -> str:
 
 
 class _Cleaning:
-    """Finds what there is to remove, and removes it."""
-
     def __init__(self, project: Here) -> None:
         self._here = project
         self._store = project.store
@@ -355,7 +353,6 @@ def _used_engine(entry: RunEntry) -> bool:
 
 
 def _expired(entry: RunEntry, now: float) -> Iterator[Cleaned]:
-    """Find existing artifacts that have expired."""
     if entry.receipt is None or not entry.receipt.get("finished_at"):
         return
     ended = datetime.fromisoformat(str(entry.receipt["finished_at"])).timestamp()

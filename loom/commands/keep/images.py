@@ -95,8 +95,6 @@ def prune(*, older_than: str, as_json: bool) -> None:
 
 
 class _Context(Struct, kw_only=True):
-    """The plan's images, the lock file and the engine, for one command."""
-
     here: Here
     plan: Plan
     images: Images

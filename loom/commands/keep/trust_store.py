@@ -73,7 +73,6 @@ class Trust:
         return count
 
     def _change(self, more: dict[str, str] | None) -> None:
-        """Add to the decisions for this checkout, or delete them."""
         try:
             make_private(self.path.parent)
             lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -158,7 +158,6 @@ def _read_by(name: str, texts: dict[int, str]) -> Iterator[tuple[int, int, str]]
 
 
 def _errors_by(name: str, scripts: Sequence[str]) -> list[str]:
-    """Return the output of `name -n` for each script."""
     if not scripts:
         return []
     with tempfile.TemporaryDirectory(prefix="loom-check-") as folder:

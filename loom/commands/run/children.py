@@ -157,7 +157,6 @@ class ChildRuns:
         return ChildEnded(run_id=run_id, status=receipt.status, error=receipt.error)
 
     def _with(self, child: Child) -> dict[str, tuple[Plan, Child]]:
-        """Return the runs above a child, by their ids."""
         return {**self._above, child.run_id: (self._parent.plan, child)}
 
 

@@ -127,7 +127,6 @@ class Options(Struct, frozen=True, kw_only=True):
 
 @cache
 def _defaults() -> Mapping[str, Any]:
-    """Each option of the command line, with its default."""
     options: Mapping[str, Any] = msgspec.to_builtins(Options())
     return {name: value for name, value in options.items() if name not in ("flags", "invocation", "parent_run_id")}
 

@@ -46,8 +46,6 @@ class Finished(Struct, frozen=True, kw_only=True):
 
 
 class _Results:
-    """A sink for the results of jobs."""
-
     def __init__(self) -> None:
         self.found: dict[str, JobResult] = {}
 

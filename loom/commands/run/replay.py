@@ -150,8 +150,6 @@ def _lay_out(found: UnpackedBundle, folder: Path, near: Path, file: Path) -> Non
 
 
 class _TreeOfBundle:
-    """One repository of a bundle, made in an empty directory."""
-
     def __init__(self, tree: BundledTree, directory: Path, near: Path, file: Path) -> None:
         self._tree = tree
         self._directory = directory

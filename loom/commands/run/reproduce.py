@@ -446,7 +446,6 @@ def _differences(facts: LogFacts, job: RemoteJob, manifest: Mapping[str, Any], *
 
 
 def _blocks_of_log(file: BinaryIO, log: ServerLog) -> Iterator[Block]:
-    """Yield the commands of the failed section, each with its output."""
     file.seek(0)
     number, command, directory = 0, "" if log.unit.marked else log.unit.name, log.facts.directory or "\0"
 

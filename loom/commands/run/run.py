@@ -162,7 +162,6 @@ def _say_the_end(ran: Ran, audience: object, here: Here, form: str, look: Look, 
 
 
 def _annotations(reading: Reading, look: Look) -> Iterator[str]:
-    """Annotate each job that did not succeed."""
     from loom.analysis.evidence import diagnosis_of  # only a failed run needs it
 
     failed = [job.id for job in reading.fold.jobs.values() if job.status is not None and not job.status.ok]

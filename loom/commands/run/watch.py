@@ -101,7 +101,6 @@ class _Watch:
     # -- what is to be done ---------------------------------------------------------------------------------------
 
     def _next(self, runs: PreparedRuns) -> None:
-        """Wait for what comes next, and do it."""
         found, key = CheckoutChange(), None
         while not (found.paths or found.settings or key or self._over):
             for event in self._come():

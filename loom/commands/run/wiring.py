@@ -167,7 +167,6 @@ def request_of(
 
 
 def _not_isolated(plan: Plan, config: Config) -> tuple[str, ...]:
-    """Return the notice that jobs run on this machine, and how to change this."""
     jobs = [job.id for job in plan.jobs if job.image is None]
     if not jobs:
         return ()
