@@ -165,6 +165,15 @@ def recorded(ran: Ran, project: Project, more: str = "") -> str:
                 ]
     saved = load_planned(ran.reading.entry.paths.plan)
     kept = [f"saved {name}: {value}" for name, value in given(saved).items() if name not in ("plan", "variables")]
+    root = ran.reading.entry.paths.root
+    usual = {"events.jsonl", "manifest.json", "summary.json"}
+    kept += sorted(
+        f"file {path.relative_to(root)}" for path in root.rglob("*") if path.is_file() and path.name not in usual
+    )
+    for path in sorted(root.rglob("diagnosis.json")):
+        found = json.loads(path.read_text())
+        kept.append(f"{path.relative_to(root)}: {found['job_id']} {found['telling_line']!r}")
+    kept.append(f"result: {ran.result.diagnosis and ran.result.diagnosis.telling_line!r} {ran.result.kept}")
     text = "\n".join([*(line for job in sorted(jobs) for line in jobs[job]), *kept]) + f"\n{more}"
     text = re.sub(rf"{re.escape(str(project.places))}/workspaces/[^/\"]+", "WORKSPACE", text)
     text = text.replace(str(project.root), "ROOT").replace(str(project.places), "PLACES")
