@@ -135,6 +135,9 @@ def test_a_job_that_resumes_has_what_its_earlier_steps_uploaded(tmp_path: Path) 
     (folder / "two.zip").write_bytes(b"own")
     take_over(before, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"one.zip": b"1", "two.zip": b"own"}
+    other = tmp_path / "other/jobs/artifacts"
+    take_over(before, other)
+    assert sorted(path.name for path in other.iterdir()) == ["one.zip", "two.zip"]
 
 
 def test_the_services_of_a_run_have_its_cache_and_the_artifacts_of_earlier_jobs(
