@@ -29,8 +29,8 @@ from loom.plan.model import MountMode
 from loom.providers.base import Capabilities, Provider, Session, SessionFacts, SessionRequest, Setup
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Attached, Channel, Died, Exchange
-from loom.providers.driver.session import Driven, DrivenSession
-from loom.providers.driver.steps import still_running
+from loom.providers.driver.session import DrivenSession
+from loom.providers.driver.steps import still_running as to_report
 from loom.providers.files import archive_of, unnoticed, unpack
 from loom.providers.inside import CommandsInside
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
@@ -160,7 +160,7 @@ class HostSession(DrivenSession):
             self._private = Path(tempfile.mkdtemp(prefix="loom-host-", dir=_memory_directory(environ)))
         except OSError as error:
             raise ProviderError(f"no private directory for job {request.job_id}: {error}") from error
-        self._environment = {
+        self._whole = {
             **{name: environ[name] for name in PASSED_ON if name in environ},
             **request.environment,
             "LOOM_ENV": str(self._private / "env"),
@@ -168,15 +168,12 @@ class HostSession(DrivenSession):
         }
         self._process = self._started()
         super().__init__(
-            Driven(
-                Channel(_Pipes(self._process), self, request.job_id),
-                request,
-                SessionFacts(provider="host", details={"mount_mode": "none", "network": "host"}),
-                on_output,
-                environment={MARK: self._mark},
-                still_running=self._commands,
-                directory=str(self._private),
-            )
+            Channel(_Pipes(self._process), self, request.job_id),
+            request,
+            SessionFacts(provider="host", details={"mount_mode": "none", "network": "host"}),
+            on_output,
+            environment={MARK: self._mark},
+            directory=str(self._private),
         )
 
     def _started(self) -> subprocess.Popen[bytes]:
@@ -190,7 +187,7 @@ class HostSession(DrivenSession):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=self._request.workspace,
-                env=self._environment,
+                env=self._whole,
                 start_new_session=True,
             )
         except OSError as error:
@@ -200,8 +197,8 @@ class HostSession(DrivenSession):
     def start(self, cancel: Cancel) -> None:
         """Hear the driver."""
         exchange = Exchange()
-        self._driven.channel.send(driver.greeting(exchange.token))
-        self._driven.greet(
+        self.channel.send(driver.greeting(exchange.token))
+        self.greet(
             exchange, cancel, lambda output, reason: ProviderError(f"the driver did not start: {reason}: {output}")
         )
 
@@ -252,14 +249,14 @@ class HostSession(DrivenSession):
                     found.append(int(entry.name))
         return found
 
-    def _commands(self) -> tuple[str, ...]:
+    def still_running(self) -> tuple[str, ...]:
         """Return the command lines of what the step runs."""
         commands = []
         for pid in self._processes():
             with contextlib.suppress(OSError):
                 line = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
                 commands.append(line.decode("utf-8", "replace"))
-        return still_running(commands, str(self._private / "step."))
+        return to_report(commands, str(self._private / "step."))
 
     def workspace_view(self) -> Path | None:
         return self._request.workspace
@@ -273,7 +270,7 @@ class HostSession(DrivenSession):
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> HostInside:
         return HostInside(
             workspace=self._request.workspace,
-            environment={**self._environment, MARK: self._mark, **environment},
+            environment={**self._whole, MARK: self._mark, **environment},
             directory=str(self._private),
             terminal_type=self._terminal,
             kill_everything=self.kill_everything,
@@ -284,10 +281,10 @@ class HostSession(DrivenSession):
 
     def leave(self) -> None:
         try:
-            self._driven.end()
+            self.end()
         finally:  # its output may have nowhere to go
             self.kill()
-            self._driven.channel.attachment.close()
+            self.channel.attachment.close()
             shutil.rmtree(self._private, ignore_errors=True)
 
 

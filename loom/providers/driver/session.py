@@ -52,8 +52,13 @@ class _Shared(Struct, frozen=True, kw_only=True):
     command: str
 
 
-class Driven:
-    """One container's driver, told what to do over `channel`. `facts` grow with what the driver says."""
+class DrivenSession:
+    """The part of `providers.base.Session` that the driver of a container does, told over `channel`.
+
+    `facts` grow with what the driver says.
+    """
+
+    kept_until: float | None = None
 
     def __init__(
         self,
@@ -63,19 +68,15 @@ class Driven:
         on_output: OnOutput,
         *,
         environment: Mapping[str, str],
-        still_running: Callable[[], tuple[str, ...]],
         directory: str = driver.DIRECTORY,
     ) -> None:
-        """`environment`: what each step's extends. `still_running` lists the command lines of a step that ran out of time.
-        `directory`: the driver's own.
-        """
+        """`environment`: what each step's extends. `directory`: the driver's own."""
         self.channel = channel
         self.facts = facts
         self.on_output = on_output
         """The session's own."""
         self._request = request
         self._environment = environment
-        self._still_running = still_running
         self._directory = directory
         self._handed_on: dict[str, str] = {}
         self._reported: Mapping[str, Sequence[bytes]] = {}
@@ -86,6 +87,13 @@ class Driven:
         self._handed_over: Mapping[str, bytes] = {}
         """The tokens of the commands that the driver does by itself, by their names; empty when it waits for orders."""
         self.died = False
+
+    def before_step(self) -> None:
+        """Called before each step."""
+
+    def still_running(self) -> tuple[str, ...]:
+        """Return the command lines of a step that ran out of time."""
+        raise NotImplementedError
 
     def greet(
         self, exchange: Exchange, cancel: Cancel, ended_at_once: Callable[[str, str], LoomError]
@@ -128,10 +136,6 @@ class Driven:
             raise ended_at_once(output, reason) from lost
         finally:
             unregister()
-
-    def hand_over(self, tokens: Mapping[str, bytes]) -> None:
-        """The driver does the commands with these names and tokens by itself (`lines_of`)."""
-        self._handed_over = tokens
 
     def lines_of(
         self, steps: Sequence[Command], after: Mapping[bool, Sequence[Command]], tokens: Mapping[str, bytes]
@@ -177,7 +181,11 @@ class Driven:
         return self._unfinished and not self.died
 
     def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
-        """As `Session.run`."""
+        if cancel.wait(0):
+            return Exit(code=130, ended=Ended.CANCELED)
+        if self.kept_until is not None:
+            raise ProviderError("the session is kept for inspection and runs no further steps")
+        self.before_step()
         if self.died:
             raise ConnectionLost(f"a step of job {self._request.job_id} has ended its session; no other can run in it")
         self._reported = {}
@@ -300,7 +308,7 @@ class Driven:
 
     def _commands(self) -> tuple[str, ...]:
         """Return what a step that ran out of time had running, if possible besides the shared shell."""
-        listed = self._still_running()
+        listed = self.still_running()
         own = self._shared.command if self._shared is not None else None
         return tuple(command for command in listed if command != own) or listed
 
@@ -345,9 +353,10 @@ class Driven:
         return self._reported
 
     def answers(self) -> bool:
-        """As `Session.answers`."""
+        if self.kept_until is not None or self.died:
+            return False
         try:
-            return not self.died and self.channel.ask(driver.ping, self.on_output, ANSWER_S) is not None
+            return self.channel.ask(driver.ping, self.on_output, ANSWER_S) is not None
         except LoomError:
             return False
 
@@ -355,11 +364,11 @@ class Driven:
         if not name or "/" in name or name in (".", ".."):
             raise RequestError(f"{name!r} can't be the name of a secret's file")
         path = f"{self._directory}/secret.{name}"
-        if self.ask(lambda token: driver.put(token, path, content)) != "0":
+        if self.order(lambda token: driver.put(token, path, content)) != "0":
             raise ProviderError(f"the secret {name} could not be handed to job {self._request.job_id}")
         return path
 
-    def ask(self, line: Callable[[bytes], bytes]) -> str | None:
+    def order(self, line: Callable[[bytes], bytes]) -> str | None:
         """As `Channel.ask`; output belongs to the session."""
         self.end_shared()
         return self.channel.ask(line, self.on_output, HELLO_S)
@@ -382,42 +391,6 @@ class Driven:
             exchange.release(self.on_output)
         except (Died, LoomError):
             pass  # it already ended, or is removed by force next
-
-
-class DrivenSession:
-    """The part of `providers.base.Session` that the driver does."""
-
-    kept_until: float | None = None
-
-    def __init__(self, driven: Driven) -> None:
-        self._driven = driven
-
-    @property
-    def facts(self) -> SessionFacts:
-        return self._driven.facts
-
-    def answers(self) -> bool:
-        return self.kept_until is None and self._driven.answers()
-
-    def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
-        if cancel.wait(0):
-            return Exit(code=130, ended=Ended.CANCELED)
-        if self.kept_until is not None:
-            raise ProviderError("the session is kept for inspection and runs no further steps")
-        self.before_step()
-        return self._driven.run(command, on_output, cancel)
-
-    def before_step(self) -> None:
-        """Called before each step."""
-
-    def handed_on(self) -> Mapping[str, str]:
-        return self._driven.handed_on()
-
-    def reported(self) -> Mapping[str, Sequence[bytes]]:
-        return self._driven.reported()
-
-    def put_secret(self, name: str, content: bytes) -> str:
-        return self._driven.put_secret(name, content)
 
     def settle(self) -> None:
         """As `Session.settle`; the caller may read all files anyway."""

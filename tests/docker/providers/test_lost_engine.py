@@ -144,7 +144,7 @@ def test_a_lost_connection_that_ends_the_container_is_not_the_jobs_failure(any_s
     with any_sh.job() as job:
         assert job.run("true").code == 0
         with pytest.raises(ProviderError, match="the connection to the container of job job was lost"):
-            job.run("echo up; sleep 600", then=job.session._driven.channel.attachment.close_input)
+            job.run("echo up; sleep 600", then=job.session.channel.attachment.close_input)
 
 
 @pytest.mark.slow

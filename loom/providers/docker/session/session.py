@@ -23,8 +23,8 @@ from loom.providers.docker.session.channel import channel_to
 from loom.providers.docker.session.exec import ContainerInside
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Exchange
-from loom.providers.driver.session import LEAVE_S, Driven, DrivenSession, Greeting
-from loom.providers.driver.steps import still_running
+from loom.providers.driver.session import LEAVE_S, DrivenSession, Greeting
+from loom.providers.driver.steps import still_running as to_report
 from loom.providers.files import unnoticed
 from loom.providers.labels import kept_name
 from loom.status import OnOutput
@@ -51,17 +51,13 @@ class DockerSession(DrivenSession):
     ) -> None:
         self._client = client
         self._api: Any = client.api
-        self._request = request
         super().__init__(
-            Driven(
-                channel_to(client, attachment, facts.container_id, request.job_id),
-                request,
-                facts,
-                on_output,
-                # Each step sets the variables that the engine's JSON can't encode (bytes that are not UTF-8).
-                environment=environment_of(request)[1],
-                still_running=self._commands,
-            )
+            channel_to(client, attachment, facts.container_id, request.job_id),
+            request,
+            facts,
+            on_output,
+            # Each step sets the variables that the engine's JSON can't encode (bytes that are not UTF-8).
+            environment=environment_of(request)[1],
         )
         self._mount = mount
         self._as_root = partial(as_root, client, facts, mount, container_labels)
@@ -75,7 +71,7 @@ class DockerSession(DrivenSession):
     @property
     def may_go(self) -> bool:
         """Return whether nobody needs the container: not one that was lost, or could not be kept again."""
-        return self.kept_until is None and not self._to_stay and not self._driven.lost
+        return self.kept_until is None and not self._to_stay and not self.lost
 
     @property
     def container_id(self) -> str:
@@ -90,7 +86,7 @@ class DockerSession(DrivenSession):
         """
         exchange = Exchange()
         # Before the start: the engine buffers it until the driver reads, which saves a round trip.
-        self._driven.channel.send(driver.program() + driver.greeting(exchange.token))
+        self.channel.send(driver.program() + driver.greeting(exchange.token))
         try:
             if not running:
                 self._api.start(self.container_id)
@@ -101,7 +97,7 @@ class DockerSession(DrivenSession):
         def ended_at_once(output: str, reason: str) -> LoomError:
             return refusals.ended_at_once(output, reason, self._request, self.facts)
 
-        if (greeting := self._driven.greet(exchange, cancel, ended_at_once)) is not None and greeting.uid is not None:
+        if (greeting := self.greet(exchange, cancel, ended_at_once)) is not None and greeting.uid is not None:
             self._take(greeting)
 
     def _take(self, greeting: Greeting) -> None:
@@ -114,7 +110,7 @@ class DockerSession(DrivenSession):
             self._add_facts(details={**self.facts.details, COMMAND_USER: user})
 
     def _add_facts(self, **changes: Any) -> None:
-        self._driven.facts = replace(self.facts, **changes)
+        self.facts = replace(self.facts, **changes)
 
     # Steps
 
@@ -123,7 +119,7 @@ class DockerSession(DrivenSession):
             self._chowned = True
             self._chown_to_job()
 
-    def _commands(self) -> tuple[str, ...]:
+    def still_running(self) -> tuple[str, ...]:
         """Return the command lines of what the step runs; nothing if the engine can't tell."""
         try:
             with translated("listing the processes of the container"):
@@ -131,7 +127,7 @@ class DockerSession(DrivenSession):
         except LoomError:
             return ()
         commands = [args for _, args in listed or () if driver.MARK not in args]
-        return still_running(commands, f"{driver.DIRECTORY}/step.")
+        return to_report(commands, f"{driver.DIRECTORY}/step.")
 
     # Files
 
@@ -153,7 +149,7 @@ class DockerSession(DrivenSession):
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> ContainerInside:
         if not self._chowned:  # the first step gives the job its files
-            self.run(Command(script=":", shell=("sh",)), self._driven.on_output, Cancel())
+            self.run(Command(script=":", shell=("sh",)), self.on_output, Cancel())
         return ContainerInside(
             client=self._client,
             container_id=self.container_id,
@@ -172,13 +168,11 @@ class DockerSession(DrivenSession):
     def keep(self, expires_at: float) -> None:
         self._to_stay = True
         # One that a step ended is started again by whoever enters it.
-        if not self._driven.died and self._driven.ask(driver.keep) is None:
+        if not self.died and self.order(driver.keep) is None:
             raise ProviderError(
                 f"the container of job {self._request.job_id} could not be kept: its driver does not answer"
             )
-        if (
-            self._chowned and not self._driven.died
-        ):  # the caller owned the files while reading; the job's user needs them
+        if self._chowned and not self.died:  # the caller owned the files while reading; the job's user needs them
             self._chown_to_job()
         name = kept_name(self.facts.container_name, expires_at)
         if name != self.facts.container_name:  # otherwise, keeping it again within a second would reuse its own name
@@ -189,14 +183,14 @@ class DockerSession(DrivenSession):
 
     def disconnect(self) -> None:
         """Release a container that did not start."""
-        self._driven.channel.attachment.close()
+        self.channel.attachment.close()
 
     def leave(self) -> list[str]:
         """End everything in the container; its last output goes to the session's `on_output`. Return the problems."""
         problems = []
         if self.kept_until is None:
             if self._started:
-                self._driven.end()
+                self.end()
             if self._chowned:
                 try:
                     self._mount.chown_back(self._as_root)
@@ -204,6 +198,6 @@ class DockerSession(DrivenSession):
                     problems.append(str(error))
             # Root's kill reaches everything; after another user's, wait for the container's end (30 ms).
             if self.uid != 0 and self._started:
-                self._driven.channel.drain(self._driven.on_output, LEAVE_S)
+                self.channel.drain(self.on_output, LEAVE_S)
         self.disconnect()
         return problems

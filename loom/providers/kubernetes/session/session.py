@@ -17,7 +17,7 @@ from loom.plan.model import MountMode
 from loom.providers.base import Command, SessionFacts, SessionRequest
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Attached, Channel, ConnectionLost, Died, Exchange
-from loom.providers.driver.session import Driven, DrivenSession
+from loom.providers.driver.session import DrivenSession
 from loom.providers.files import unnoticed
 from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.client import Gone, is_transient
@@ -135,7 +135,6 @@ class PodSession(DrivenSession):
         """
         self._cluster = cluster
         self._pod = pod
-        self._request = request
         self.link = Link(
             cluster,
             pod,
@@ -146,18 +145,15 @@ class PodSession(DrivenSession):
             taken=saved.taken if saved is not None else None,
         )
         super().__init__(
-            Driven(
-                Channel(self.link, PodContainer(cluster, pods, pod, request.job_id), request.job_id),
-                request,
-                facts,
-                on_output,
-                environment={
-                    key: value
-                    for key, value in driver.environment(request.environment).items()
-                    if not driver.is_text(value)
-                },
-                still_running=lambda: commands_in(cluster, pod),
-            )
+            Channel(self.link, PodContainer(cluster, pods, pod, request.job_id), request.job_id),
+            request,
+            facts,
+            on_output,
+            environment={
+                key: value
+                for key, value in driver.environment(request.environment).items()
+                if not driver.is_text(value)
+            },
         )
         self._cancel = cancel
         self._files = PodFiles(
@@ -175,12 +171,15 @@ class PodSession(DrivenSession):
         """Hear the driver, and give it the workspace. ImageError when the image can't run it."""
         exchange = Exchange()
         greeting = driver.greeting(exchange.token)
-        self._driven.channel.send(greeting if running else driver.program() + greeting)
-        if self._driven.greet(exchange, cancel, self._ended_at_once) is None:
+        self.channel.send(greeting if running else driver.program() + greeting)
+        if self.greet(exchange, cancel, self._ended_at_once) is None:
             return
         self._set_owner(self.facts.user)
         if not self._filled:
             self._fill(cancel)
+
+    def still_running(self) -> tuple[str, ...]:
+        return commands_in(self._cluster, self._pod)
 
     def _set_owner(self, user: str) -> None:
         uid, _, gid = user.partition(":")
@@ -194,17 +193,17 @@ class PodSession(DrivenSession):
         if saved is None:
             saved = self._to_save(steps, after)
         tokens = {name: token.encode("latin-1") for name, token in saved.tokens.items()}
-        lines = self._driven.lines_of(steps, after, tokens)
+        lines = self.lines_of(steps, after, tokens)
         received = self.link.received(CONFIRMED_S)
         if received < 0:
             raise states.why_lost(self._cluster, self._pod, self._request.job_id)
         if self._saved is None or received < saved.begun:
             saved = replace(saved, begun=self.link.sent + lines.count(b"\n") + 1)
             save(msgspec.json.encode(saved))
-            self._driven.channel.send(lines + driver.GO)
+            self.channel.send(lines + driver.GO)
             if not self.link.confirmed(CONFIRMED_S, self._cancel):
                 raise states.why_lost(self._cluster, self._pod, self._request.job_id)
-        self._driven.hand_over(tokens)
+        self._handed_over = tokens
 
     def _to_save(self, steps: Sequence[Command], after: Mapping[bool, Sequence[Command]]) -> SavedSession:
         shared = {kind: driver.new_token() for kind in ("steps", "after")}
@@ -242,7 +241,7 @@ class PodSession(DrivenSession):
         if self._owner is not None and self._owner[0] != 0 and not is_confined(self._request.pool):
             self._files.give_to(*self._owner)
         self._filled = True
-        self._driven.facts = replace(self.facts, details={**self.facts.details, "files_proved": proved})
+        self.facts = replace(self.facts, details={**self.facts.details, "files_proved": proved})
 
     def put_secret(self, name: str, content: bytes) -> str:
         if self._saved is not None:
@@ -268,7 +267,7 @@ class PodSession(DrivenSession):
 
     def keep(self, expires_at: float) -> None:
         left = expires_at - time.time()
-        if self._driven.died:
+        if self.died:
             raise ProviderError(
                 f"the pod of job {self._request.job_id} could not be kept: a step ended its container, and no other can"
                 " be started in it"
@@ -282,7 +281,7 @@ class PodSession(DrivenSession):
     def leave(self) -> None:
         """End everything in the job's container; its last output goes to the session's `on_output`."""
         if self.kept_until is None and self.link.failed is None:
-            self._driven.end()
+            self.end()
         self.link.close()
 
 
