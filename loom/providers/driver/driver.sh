@@ -13,7 +13,7 @@
 # Steps that share a shell: watcher | guard with the shell | reporter. The watcher writes what it receives to the shell's
 # standard input; the reporter reads what the shell and its guard report, and marks the end of each step.
 unset loom_token loom_script loom_settings loom_n loom_code loom_watcher loom_line loom_me loom_p loom_uid loom_gid loom_rest
-unset loom_shared loom_ooms loom_forks loom_word loom_count loom_spare loom_users loom_groups loom_ids loom_over loom_more
+unset loom_shared loom_ooms loom_forks loom_word loom_count loom_spare loom_over loom_more
 exec 5<&0 </dev/null
 loom_nl='
 '
@@ -31,14 +31,6 @@ unset loom_boot loom_s
 loom_mark() {
   printf '%s %s\n' "$1" "$2" >&2
   printf '%s %s\n' "$1" "$2"
-}
-
-# What the kernel says of a user namespace: which ids here are which outside.
-loom_read_ids() {
-  loom_ids=
-  while read -r loom_line loom_me loom_rest; do
-    loom_ids=$loom_ids$loom_line:$loom_me:$loom_rest,
-  done 2>/dev/null <"$1"
 }
 
 # What steps inherit from here, an `entrypoint` of the workflow included, as shell text: for commands that the engine starts
@@ -71,17 +63,13 @@ loom_hello() {
   done 2>/dev/null </proc/self/status
   loom_write_surroundings
   loom_count_refusals
-  loom_read_ids /proc/self/uid_map
-  loom_users=$loom_ids
-  loom_read_ids /proc/self/gid_map
-  loom_groups=$loom_ids
   loom_word=-
   if command -v bash >/dev/null 2>&1; then
     loom_word=bash
   elif (set -o pipefail) 2>/dev/null; then
     loom_word=pipefail
   fi
-  loom_mark "$1" "$loom_uid $loom_gid $loom_ooms $loom_forks ${loom_users:--} ${loom_groups:--} $loom_word ${loom_more:--} ${PATH:--}"
+  loom_mark "$1" "$loom_uid $loom_gid $loom_ooms $loom_forks $loom_word ${loom_more:--} ${PATH:--}"
 }
 
 loom_watch() {

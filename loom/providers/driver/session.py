@@ -35,7 +35,7 @@ class Greeting:
     """The driver's first answer: its user, and what the container has."""
 
     def __init__(self, answer: str) -> None:
-        uid, gid, ooms, refused_forks, self.users, self.groups, shell, member_of, self.path = answer.split(" ", 8)
+        uid, gid, ooms, refused_forks, shell, member_of, self.path = answer.split(" ", 6)
         self.auto_shell = AUTO.get(shell, SH)
         self.ooms, self.refused_forks = int(ooms), int(refused_forks)
         known = uid.isdigit() and gid.isdigit()

@@ -20,7 +20,7 @@ from loom.plan.model import MountMode
 from loom.providers import labels
 from loom.providers.base import SessionRequest
 from loom.providers.docker.container.cleanup import remove_volume
-from loom.providers.docker.container.ownership import Ids, Owner, Workspaces, chown_all
+from loom.providers.docker.container.ownership import Owner, Workspaces, chown_all
 from loom.providers.docker.engine.capabilities import Traits
 from loom.providers.docker.engine.errors import engine_errors, translated
 from loom.providers.docker.engine.retries import retrying
@@ -54,11 +54,8 @@ class Mount:
     def fill(self, container_id: str, cancel: Cancel) -> None:
         """Fill the view, between the container's creation and its start."""
 
-    def chown_to_job(self, user: Owner, ids: Ids, as_root: AsRoot) -> None:
-        """Give the job's user write access; before the first step, when the workspace is complete.
-
-        `user` has the container's ids, `ids` maps them to this machine's.
-        """
+    def chown_to_job(self, user: Owner, as_root: AsRoot) -> None:
+        """Give the job's user, as the container knows it, write access; before the first step, when the workspace is complete."""
 
     def chown_back(self, as_root: AsRoot) -> None:
         """Give the caller full access after the last step; the container may have ended."""
@@ -85,7 +82,7 @@ def mount_of(
 ) -> Mount:
     match request.mount_mode:
         case MountMode.BIND:
-            return BindMount(request, workspaces)
+            return BindMount(request, workspaces, rootless=traits.rootless)
         case MountMode.OVERLAY:
             return OverlayMount(client, request, pid, rootless=traits.rootless)
         case MountMode.VOLUME:
@@ -95,12 +92,12 @@ def mount_of(
 class BindMount(Mount):
     """The workspace itself. Jobs' changes are shared and permanent."""
 
-    def __init__(self, request: SessionRequest, workspaces: Workspaces) -> None:
+    def __init__(self, request: SessionRequest, workspaces: Workspaces, *, rootless: bool = False) -> None:
         self._request = request
+        self._rootless = rootless
         self._workspace = request.workspace
         self._workspaces = workspaces
         self._user: Owner | None = None
-        self._ids = Ids()
         self._mode = 0o700
 
     def make(self) -> None:
@@ -110,12 +107,12 @@ class BindMount(Mount):
     def spec(self) -> list[dict[str, Any]]:
         return [_bind(self._workspace, self._request.project_dir), *_read_only(self._request)]
 
-    def chown_to_job(self, user: Owner, ids: Ids, as_root: AsRoot) -> None:
-        user = ids.outside(user) or user
-        given = self._workspaces.enter(self._workspace, user)
-        self._ids, self._user = ids, user
+    def chown_to_job(self, user: Owner, as_root: AsRoot) -> None:
+        owns = user.uid == 0 or (not self._rootless and user.uid == self._workspace.stat().st_uid)
+        given = self._workspaces.enter(self._workspace, user, has_files=owns)
+        self._user = user
         if given:
-            chown_all(self._workspace, user, ids, self._request.project_dir, as_root)
+            chown_all(self._workspace, user, self._request.project_dir, as_root)
 
     def chown_back(self, as_root: AsRoot) -> None:
         if self._user is None:
@@ -124,7 +121,8 @@ class BindMount(Mount):
         alone, chowned = self._workspaces.leave(self._workspace, self._user)
         # Root may change all files, so no search is needed. Running jobs need their own files there.
         if chowned or (me.uid != 0 and alone and any(foreign_paths(self._workspace, me))):
-            chown_all(self._workspace, me, self._ids, self._request.project_dir, as_root)
+            inside = Owner.of_this_process(rootless=self._rootless)
+            chown_all(self._workspace, inside, self._request.project_dir, as_root)
             if me.uid != 0 and (path := next(foreign_paths(self._workspace, me), "")):
                 raise ProviderError(
                     f"job {self._request.job_id} left files in the workspace that belong to others, such as {path}",
@@ -160,7 +158,6 @@ class _EngineVolume(Mount):
         self._name = f"loom-{request.run_id[-10:]}-{secrets.token_hex(6)}"
         self._container_id = ""
         self._user = Owner(0, 0)
-        self._ids = Ids()
         self._made = False
 
     def adopt(self, volume: str, container_id: str, user: Owner = Owner(0, 0)) -> None:  # noqa: B008  a value
@@ -236,8 +233,8 @@ class _EngineVolume(Mount):
         with translated(f"writing to the workspace of job {self._request.job_id}"):
             self._api.put_archive(self._container_id, directory, archive)
 
-    def chown_to_job(self, user: Owner, ids: Ids, as_root: AsRoot) -> None:
-        self._user, self._ids = user, ids
+    def chown_to_job(self, user: Owner, as_root: AsRoot) -> None:
+        self._user = user
         if user.uid != 0:
             as_root(f"chown -Rh {user.uid}:{user.gid} '{self._request.project_dir}'")
 
@@ -313,10 +310,7 @@ class OverlayMount(_EngineVolume):
         # For a non-root caller: only files of the upper layer; a chown of others would copy them up.
         if os.geteuid() == 0:
             return
-        me = Owner.of_this_process()
-        inside = self._ids.inside(me)
-        if inside is None:
-            return
+        me, inside = Owner.of_this_process(), Owner.of_this_process(rootless=self._rootless)
         seen: set[str] = set()
         # Directories become accessible one level at a time.
         while paths := set(foreign_paths(self._upper, me)) - seen:

@@ -247,15 +247,18 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
         return next((mount.get("Name") for mount in mounts if mount["Destination"] == self.project_dir), None)
 
     def _mount(self, request: SessionRequest) -> Mount:
+        rootless = Traits(self.client).rootless
         if request.mount_mode is MountMode.BIND:
-            return BindMount(request, Workspaces())
+            return BindMount(request, Workspaces(), rootless=rootless)
         volume = self._volume()
         if volume is None:
             raise ProviderError(f"the kept container {self.name} has no view of the workspace at {self.project_dir}")
-        kinds: dict[MountMode, type[OverlayMount | VolumeMount]]
-        kinds = {MountMode.OVERLAY: OverlayMount, MountMode.VOLUME: VolumeMount}
         request = replace(request, workspace=Path(self.marks[labels.WORKSPACE]))
-        mount = kinds[request.mount_mode](self.client, request, os.getpid())
+        mount: OverlayMount | VolumeMount
+        if request.mount_mode is MountMode.OVERLAY:
+            mount = OverlayMount(self.client, request, os.getpid(), rootless=rootless)
+        else:
+            mount = VolumeMount(self.client, request, os.getpid())
         mount.adopt(volume, self.container_id)
         return mount
 

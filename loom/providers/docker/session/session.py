@@ -16,7 +16,7 @@ from loom.providers.docker.container import refusals
 from loom.providers.docker.container.as_root import as_root
 from loom.providers.docker.container.create import environment_of
 from loom.providers.docker.container.mounts import Mount
-from loom.providers.docker.container.ownership import Ids, Owner
+from loom.providers.docker.container.ownership import Owner
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.session.attach import Attachment
 from loom.providers.docker.session.channel import channel_to
@@ -65,7 +65,6 @@ class DockerSession(DrivenSession):
         self._started = False
         self.uid: int | None = None
         self.gid: int | None = None
-        self._ids = Ids()
         self._to_stay = False
 
     @property
@@ -102,7 +101,6 @@ class DockerSession(DrivenSession):
 
     def _take(self, greeting: Greeting) -> None:
         self.uid, self.gid = greeting.uid, greeting.gid
-        self._ids = Ids.read(greeting.users, greeting.groups)
         if self._request.image is not None and self._request.image.entrypoint:
             # It may have become another user, which the engine starts no command as. The engine looks for further groups
             # of a user only where it is asked for none.
@@ -132,7 +130,7 @@ class DockerSession(DrivenSession):
     # Files
 
     def _chown_to_job(self) -> None:
-        self._mount.chown_to_job(Owner(self.uid or 0, self.gid or 0), self._ids, self._as_root)
+        self._mount.chown_to_job(Owner(self.uid or 0, self.gid or 0), self._as_root)
 
     def settle(self) -> None:
         if self._chowned:
