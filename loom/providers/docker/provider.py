@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING
@@ -141,19 +141,17 @@ class DockerProvider(Provider):
         traits = self._traits(client)
         marks = labels.of_request(request, self._pid, "job")
 
-        def create(name: str) -> SessionFacts:
-            return container.create(client, request, name, mount, traits, marks)
-
         def make() -> SessionFacts:
             # A new name for each attempt: the engine may still create or remove the previous one.
             names.append(name := container.name_of(request))
+            create = partial(container.create, client, request, name, mount, traits, marks)
             try:
-                made = create(name)
+                made = create()
             except ProviderError as error:
                 if error.code != DISK_FULL:
                     raise
                 self._removals.wait(cancel)  # space of this run's earlier jobs may be free then
-                made = create(name)
+                made = create()
             mount.fill(made.container_id, cancel)
             return made
 

@@ -56,8 +56,9 @@ class Removed(Struct, frozen=True):
 
     kind: Kind
     name: str
-    job_id: str
     problem: str = ""
+    in_use: bool = False
+    """Another resource uses it, or another process is removing it."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}" + (f": {self.problem}" if self.problem else "")
@@ -73,14 +74,8 @@ def reap(client: docker.DockerClient, *, now: Callable[[], float] = time.time) -
     """
     found = list(_found(client, "what earlier runs left behind", [labels.PID]))
     kept = {one.job for one in found if one.expires_at is not None and one.expires_at + UNCLAIMED_S > now()}
-    done = []
-    for one in found:
-        if _may_go(one, kept, now()):
-            try:
-                done.append(_removed(client, one))
-            except _InUse:
-                continue  # another process may be removing it; the next run finds it unlocked
-    return done
+    done = [_removed(client, one) for one in found if _may_go(one, kept, now())]
+    return [one for one in done if not one.in_use]  # the next run finds it unlocked
 
 
 def _may_go(one: Resource, kept: set[tuple[str, str]], now: float) -> bool:
@@ -112,13 +107,7 @@ def remove_run(client: docker.DockerClient, run_id: str, job_id: str | None = No
     ProviderError when the engine can't be queried.
     """
     marks = [f"{labels.RUN}={run_id}", *([f"{labels.JOB}={job_id}"] if job_id is not None else [])]
-    done = []
-    for one in _found(client, f"what run {run_id} left in the engine", marks):
-        try:
-            done.append(_removed(client, one))
-        except _InUse as error:
-            done.append(Removed(one.kind, one.name, one.job[1], error.message))
-    return done
+    return [_removed(client, one) for one in _found(client, f"what run {run_id} left in the engine", marks)]
 
 
 def _found(client: docker.DockerClient, what: str, marks: list[str]) -> Iterator[Resource]:
@@ -149,20 +138,14 @@ def _found(client: docker.DockerClient, what: str, marks: list[str]) -> Iterator
 # -- how it goes --------------------------------------------------------------------------------------------------
 
 
-class _InUse(LoomError):
-    """Another resource uses it, or another process is removing it."""
-
-
 def _removed(client: docker.DockerClient, one: Resource) -> Removed:
     how = {"container": remove_container, "network": remove_network, "volume": remove_volume}[one.kind]
     try:
         how(client, one.key)
-        problem = ""
     except LoomError as error:
-        if getattr(error.__cause__, "status_code", None) == HTTPStatus.CONFLICT:
-            raise _InUse(error.message) from error
-        problem = error.message
-    return Removed(one.kind, one.name, one.job[1], problem)
+        conflict = getattr(error.__cause__, "status_code", None) == HTTPStatus.CONFLICT
+        return Removed(one.kind, one.name, error.message, conflict)
+    return Removed(one.kind, one.name)
 
 
 def remove_container(client: docker.DockerClient, name: str) -> None:

@@ -12,16 +12,11 @@ MAKE_ROOM = "the engine's disk is full; see what it holds with `docker system df
 
 # Maps SDK error classes to loom's; the most specific class counts. Names instead of classes avoid an import.
 OUR_ERROR: Mapping[str, type[LoomError]] = {
-    "docker.errors.APIError": ProviderError,
     "docker.errors.DockerException": ProviderError,
     "docker.errors.StreamParseError": ProviderError,
     "docker.errors.BuildError": ImageError,
-    "docker.errors.ImageLoadError": ImageError,
     "docker.errors.ImageNotFound": ImageError,
-    "docker.errors.InvalidRepository": ImageError,
-    "docker.errors.ContextNotFound": EngineUnavailable,
     "docker.errors.InvalidVersion": EngineUnavailable,
-    "docker.errors.MissingContextParameter": EngineUnavailable,
     "docker.errors.TLSParameterError": EngineUnavailable,
     "requests.exceptions.RequestException": EngineUnavailable,
     "urllib3.exceptions.HTTPError": EngineUnavailable,

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from loom.errors import ImageError
 from loom.status import OnOutput
-
-if TYPE_CHECKING:
-    pass
 
 
 class Tail:

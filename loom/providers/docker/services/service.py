@@ -263,8 +263,9 @@ class ServiceContainer:
         on_died = self._group.on_died
         if self._group.closing.is_set() or on_died is None:
             return
-        ended = self._how_it_ended(container_id)
-        if ended is not None and not self._group.closing.is_set():
+        # The stream may close just before the engine records the end.
+        ended = wait_until(lambda: self._how_it_ended(container_id), limit_s=2.0, every_s=0.05)
+        if ended and not self._group.closing.is_set():
             self._say(ended)
             on_died(self.service.name, f"{ended.removeprefix('ended with ')}\n{lines.last()}")
 
@@ -286,23 +287,18 @@ class ServiceContainer:
 
     # Waiting
 
-    def _how_it_ended(self, container_id: str) -> str | None:
-        """None while it runs."""
-
-        def ended() -> str | None:
-            try:
-                state = self._api.inspect_container(container_id)["State"]
-            except docker.errors.NotFound:
-                return "was removed by someone else"
-            except Exception as error:  # noqa: BLE001  whatever keeps the engine from answering, the service is not there
-                return f"is lost with the engine: {explanation(error)}"
-            if state["Running"] or state.get("Restarting"):
-                return None
-            out_of_memory = ": it was out of memory" if state.get("OOMKilled") else ""
-            return f"ended with exit code {state['ExitCode']}{out_of_memory}"
-
-        # The stream may close just before the engine records the end.
-        return wait_until(ended, limit_s=2.0, every_s=0.05)
+    def _how_it_ended(self, container_id: str) -> str:
+        """Empty while it runs."""
+        try:
+            state = retrying(lambda: self._api.inspect_container(container_id))["State"]
+        except docker.errors.NotFound:
+            return "was removed by someone else"
+        except Exception as error:  # noqa: BLE001  whatever keeps the engine from answering, the service is not there
+            return f"is lost with the engine: {explanation(error)}"
+        if state["Running"] or state.get("Restarting"):
+            return ""
+        out_of_memory = ": it was out of memory" if state.get("OOMKilled") else ""
+        return f"ended with exit code {state['ExitCode']}{out_of_memory}"
 
     def is_ready(self) -> bool:
         try:
@@ -320,20 +316,12 @@ class ServiceContainer:
         return self._why
 
     def ended(self) -> str:
-        if self._runs(self._id):
-            return ""
-        self.join(2.0)
-        return self._how_it_ended(self._id) or "ended"
+        if ended := self._how_it_ended(self._id):
+            self.join(2.0)
+        return ended
 
     def pause(self, limit_s: float) -> object:
         return self._group.give_up.wait(limit_s)  # a failed neighbour ends it
-
-    def _runs(self, container_id: str) -> bool:
-        with translated(f"asking whether service {self.service.name} still runs"):
-            try:
-                return bool(retrying(lambda: self._api.inspect_container(container_id))["State"]["Running"])
-            except docker.errors.NotFound:
-                return False
 
 
 def _taking_secrets(

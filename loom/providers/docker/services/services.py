@@ -96,12 +96,11 @@ def services(
 def _containers(
     group: ServiceGroup, wanted: Sequence[model.Service], values: Sequence[Mapping[str, bytes]]
 ) -> list[ServiceContainer]:
-    names = container_names([service.name for service in wanted])
     return [
         ServiceContainer(
             group,
             service,
-            f"{group.network}-{names[index]}",
+            f"{group.network}-{index}-{re.sub('[^A-Za-z0-9_.-]+', '-', service.name)[:40]}",
             values[index] if values else {},
             leads=bool(group.shared) and index == 0,
         )
@@ -163,20 +162,6 @@ def _remove(group: ServiceGroup, containers: Sequence[ServiceContainer], network
     for one in containers:
         one.join(_LEAVE_WITHIN_S)
     attempt(lambda: remove_network(group.client, network_id, disconnect=True))
-
-
-def container_names(names: Sequence[str]) -> list[str]:
-    """Return a unique part of a container's name for each service; characters that names can't have are replaced."""
-    taken: set[str] = set()
-    result = []
-    for name in names:
-        slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:40] or "service"
-        unique, number = slug, 2
-        while unique.lower() in taken:
-            unique, number = f"{slug}-{number}", number + 1
-        taken.add(unique.lower())
-        result.append(unique)
-    return result
 
 
 def _create_network(group: ServiceGroup) -> str:

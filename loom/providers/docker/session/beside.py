@@ -16,6 +16,7 @@ from loom.providers import labels
 from loom.providers.base import Beside, SessionFacts, SessionRequest
 from loom.providers.docker.container import hardening
 from loom.providers.docker.container.cleanup import remove_container
+from loom.providers.docker.container.create import limits_of
 from loom.providers.docker.engine.errors import explanation, translated
 from loom.providers.docker.session.attach import Demultiplexer, Hijacked
 from loom.providers.driver import protocol as driver
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import docker
 
 _READ = 65536
+_LIMITS = ("nano_cpus", "mem_limit", "memswap_limit", "pids_limit")
 MOST_REPORTED = 16 << 20
 """The largest file that is read after the end, in bytes."""
 
@@ -41,15 +43,11 @@ def run_beside(
 ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
     """As `Provider.run_beside`, of an image that is there."""
     api: Any = client.api
-    limits = request.resources
     host: dict[str, Any] = {
         "init": True,
         "volumes_from": [facts.container_id],
         "network_mode": f"container:{facts.container_id}",
-        "nano_cpus": None if limits.cpus is None else int(limits.cpus * 1_000_000_000),
-        "mem_limit": limits.memory,
-        "memswap_limit": limits.memory,
-        "pids_limit": limits.pids,
+        **{key: value for key, value in limits_of(request.resources).items() if key in _LIMITS},
         **(hardening.SERVICE if request.hardened else {}),
     }
     with translated(f"creating the container of {asked.name}"):
@@ -60,7 +58,7 @@ def run_beside(
             environment=driver.environment(asked.environment),  # git trusts the workspace, whoever owns it
             working_dir=request.project_dir,
             labels={**marks, labels.ROLE: "helper"},
-            host_config=api.create_host_config(**{name: value for name, value in host.items() if value is not None}),
+            host_config=api.create_host_config(**host),
         )
         made = api.create_container_from_config(config, f"{facts.container_name}-{token_hex(3)}")["Id"]
     try:
