@@ -358,23 +358,15 @@ class KeptSession(Protocol):
         """Open a session in this place. On exit, the place and its resources are removed unless kept again."""
 
 
-class Resolved(Protocol):
+class Resolved(Struct, frozen=True, kw_only=True):
     """A resolved image reference."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def image_id(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-
-
-@runtime_checkable
-class BuiltImage(Protocol):
-    """A resolved image with the inputs of its build; the image of a resumed job has none."""
-
-    @property
-    def bases(self) -> Sequence[Resolved]: ...
+    name: str
+    image_id: str
+    digest: str = ""
+    """The registry's; empty if there is none."""
+    bases: tuple[Resolved, ...] = ()
+    """The inputs of its build, if this run built or found it."""
 
 
 class ImageResolver(Protocol):

@@ -9,7 +9,7 @@ from loom.cancel import Cancel
 from loom.errors import InfrastructureError, ProviderError, SecretError, ServiceError
 from loom.plan import variables
 from loom.plan.model import Job
-from loom.providers.base import NO_SECRETS, BuiltImage, OpenedServices, Resolved, SecretValues
+from loom.providers.base import NO_SECRETS, OpenedServices, Resolved, SecretValues
 from loom.providers.driver.steps import chosen
 from loom.record.events import PhaseCode, Section
 from loom.runner.attempt import Attempt, SectionOutput
@@ -37,7 +37,7 @@ class Preparation:
         if image is not None:
             found = {"name": image.name, "id": image.image_id, "digest": image.digest}
             self._attempt.fact("image_resolved", found, CODE)
-            self._images_used(image.bases if isinstance(image, BuiltImage) else ())
+            self._images_used(image.bases)
         adopt = resumed.adopt if resumed is not None else None
         services = None if adopt else self._services(secrets)
         try:
@@ -96,7 +96,7 @@ class Preparation:
         """Return further images: of services and base images. The receipt lists all."""
         for image in images:
             self._attempt.fact("image_used", {"name": image.name, "id": image.image_id, "digest": image.digest}, CODE)
-            self._images_used(image.bases if isinstance(image, BuiltImage) else ())
+            self._images_used(image.bases)
 
     def _services(self, secrets: SecretValues) -> OpenedServices | None:
         job, attempt = self._job, self._attempt

@@ -13,7 +13,7 @@ from msgspec import Struct, field
 
 from loom.errors import LoomError, RequestError
 from loom.plan.model import Job, MountMode, Step
-from loom.providers.base import COMMAND_USER
+from loom.providers.base import COMMAND_USER, Resolved
 from loom.record.documents import Invocation
 from loom.record.event_files import read_phases
 from loom.record.fold import JobState, RunFold
@@ -24,15 +24,6 @@ from loom.runner.attempt import NOT_KEPT
 from loom.runner.views import View
 from loom.status import JobResult, Status
 from loom.util.paths import is_of_job
-
-
-class PastImage(Struct, frozen=True, kw_only=True):
-    """The recorded image of a job."""
-
-    name: str
-    image_id: str
-    digest: str = ""
-    bases: tuple[PastImage, ...] = ()
 
 
 class PastRun(Struct, frozen=True, kw_only=True):
@@ -239,11 +230,11 @@ class PastJob(Struct, frozen=True, kw_only=True):
         return datetime.fromisoformat(text) if text else None
 
     @property
-    def image(self) -> PastImage | None:
+    def image(self) -> Resolved | None:
         fact = self.state.facts.get("image_resolved")
         if fact is None:
             return None
-        return PastImage(name=fact["name"], image_id=fact["id"], digest=fact.get("digest", ""))
+        return Resolved(name=fact["name"], image_id=fact["id"], digest=fact.get("digest", ""))
 
     @property
     def cache_keys(self) -> tuple[str, ...]:

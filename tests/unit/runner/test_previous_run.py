@@ -25,14 +25,14 @@ from loom.plan.model import (
     Secret,
     Step,
 )
-from loom.providers.base import COMMAND_USER
+from loom.providers.base import COMMAND_USER, Resolved
 from loom.providers.interactive import options_of
 from loom.record.fold import JobState
 from loom.record.saved_plan import SavedPlan, dump_planned, load_planned
 from loom.record.step_outputs import recorded, restored
 from loom.runner.attempt import NOT_KEPT
 from loom.runner.hooks import keeps
-from loom.runner.previous_run import PastImage, PastJob, step_named
+from loom.runner.previous_run import PastJob, step_named
 from loom.runner.views import View
 from loom.secrets.masking import Masker
 from loom.status import Status
@@ -181,8 +181,8 @@ def test_what_was_kept_of_a_job_or_why_it_was_not() -> None:
         datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC),
         datetime(2026, 1, 3, 3, 4, 6, tzinfo=UTC),
     )
-    assert kept.image == PastImage(name="n", image_id="sha256:1", digest="")
-    assert past(image_resolved={"name": "n", "id": "i", "digest": "d"}).image == PastImage(
+    assert kept.image == Resolved(name="n", image_id="sha256:1", digest="")
+    assert past(image_resolved={"name": "n", "id": "i", "digest": "d"}).image == Resolved(
         name="n", image_id="i", digest="d"
     )
     assert (kept.cache_keys, nothing.cache_keys) == (("k",), ())

@@ -18,7 +18,7 @@ from loom.analysis.evidence import recorded_diagnosis
 from loom.cancel import Cancel
 from loom.errors import ImageError, ProviderError, ServiceError, SnapshotError
 from loom.plan.model import MountMode
-from loom.providers.base import Capabilities, SecretValues, SessionFacts, SessionRequest
+from loom.providers.base import Capabilities, Resolved, SecretValues, SessionFacts, SessionRequest
 from loom.providers.host import HostProvider, HostSession
 from loom.runner.hooks import Resumption
 from loom.runner.request import settings_of
@@ -30,8 +30,7 @@ ONE = "stages: [a]\none: {stage: a, script: ['cat file; echo x >file'], image: d
 TWO = f"{ONE}two: {{stage: a, script: ['cat file'], image: debian}}\n"
 
 
-class Image:
-    name, image_id, digest = "debian", "sha256:1", "sha256:2"
+IMAGE = Resolved(name="debian", image_id="sha256:1", digest="sha256:2")
 
 
 class Engine(HostProvider):
@@ -56,7 +55,7 @@ class Engine(HostProvider):
         on_output("stdout", b"resolved\n")
         if self.image_error is not None:
             raise self.image_error
-        return Image()
+        return IMAGE
 
     @contextmanager
     def open(self, request: SessionRequest, on_output: Any, cancel: Cancel) -> Iterator[Any]:
@@ -239,7 +238,7 @@ class Serving(Engine):
             on_died("db", self.dies)
         keep, blamed_for = partial(self.over.append, "kept"), lambda _: self.ended
         yield SimpleNamespace(
-            images=(Image(),), network_id="net", variables={"DB": "here"}, keep=keep, blamed_for=blamed_for
+            images=(IMAGE,), network_id="net", variables={"DB": "here"}, keep=keep, blamed_for=blamed_for
         )
         on_output("stdout", b"stopped\n")
         self.over.append("over")

@@ -12,6 +12,7 @@ MAKE_ROOM = "the engine's disk is full; see what it holds with `docker system df
 
 # Maps SDK error classes to loom's; the most specific class counts. Names instead of classes avoid an import.
 OUR_ERROR: Mapping[str, type[LoomError]] = {
+    "docker.errors.APIError": ProviderError,  # a RequestException too
     "docker.errors.DockerException": ProviderError,
     "docker.errors.StreamParseError": ProviderError,
     "docker.errors.BuildError": ImageError,

@@ -7,7 +7,6 @@ from typing import Any
 
 import docker
 import docker.errors
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
@@ -15,6 +14,7 @@ from loom.errors import ImageError
 from loom.images.reference import Reference, normal_platform, parse_reference, short
 from loom.plan import model
 from loom.plan.image_lock import ImageLock, Locked
+from loom.providers.base import Resolved
 from loom.providers.docker.engine.connection import Engine
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.long_calls import LongCall
@@ -23,20 +23,15 @@ from loom.providers.docker.images.registry import Registry, same_platform
 from loom.status import OnOutput
 
 
-class ResolvedImage(Struct, frozen=True, kw_only=True):
-    """An available image. `digest` is the registry's ("" if none), `user` the image's."""
+class ResolvedImage(Resolved, frozen=True, kw_only=True):
+    """An available image. `user` is the image's."""
 
-    name: str
-    image_id: str
-    digest: str
     size: int
     user: str
     platform: str
     built: bool = False
     created: str = ""
     """The image's creation time (RFC 3339)."""
-    bases: tuple[ResolvedImage, ...] = ()
-    """The inputs of its build, if this run built or found it."""
 
 
 class ImageStore:

@@ -5,27 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from msgspec import Struct
-
 from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.images.reference import parse_reference
 from loom.plan.image_lock import ImageLock
 from loom.plan.model import Build, Image
+from loom.providers.base import Resolved
 from loom.status import OnOutput
 
 DEFAULT_PLATFORM = "linux/amd64"
 
 
-class PodImage(Struct, frozen=True, kw_only=True):
-    name: str
-    image_id: str
-    """What the pod names: with a digest where one is known."""
-    digest: str = ""
-
-
 class PodImages:
-    """Implements `providers.base.ImageResolver`: the nodes pull, so nothing is made available here."""
+    """Implements `providers.base.ImageResolver`: the nodes pull, so nothing is made available here.
+
+    `Resolved.image_id` is what the pod names: with a digest where one is known.
+    """
 
     def __init__(self, lock: ImageLock | None, *, frozen: bool) -> None:
         self._lock = lock
@@ -34,7 +29,7 @@ class PodImages:
 
     def resolve(
         self, image: Image, *, workspace: Path, on_output: OnOutput, cancel: Cancel, secrets: Mapping[str, bytes]
-    ) -> PodImage:
+    ) -> Resolved:
         if image.build is not None or image.name is None:
             raise ImageError(
                 "an image that is built from the repository is not in a registry, where a cluster's nodes could get it",
@@ -43,17 +38,17 @@ class PodImages:
             )
         reference = parse_reference(image.name)
         if reference.digest:
-            return PodImage(name=image.name, image_id=image.name, digest=reference.digest)
+            return Resolved(name=image.name, image_id=image.name, digest=reference.digest)
         locked = self._lock.get(image.name, image.platform or DEFAULT_PLATFORM) if self._lock else None
         if locked is not None and locked.digest:
-            return PodImage(name=image.name, image_id=reference.pinned(locked.digest), digest=locked.digest)
+            return Resolved(name=image.name, image_id=reference.pinned(locked.digest), digest=locked.digest)
         if self._frozen:
             raise ImageError(
                 f"{image.name} has no digest in the lock file, and a frozen run (--frozen, --strict) uses nothing else",
                 hint="`loom images lock` adds it, for an image that a registry has",
                 code="IMAGE_NOT_LOCKED",
             )
-        return PodImage(name=image.name, image_id=image.name)
+        return Resolved(name=image.name, image_id=image.name)
 
     def keep_inputs(self, builds: Iterable[Build], *, workspace: Path, folder: Path) -> None:
         """Nothing is built."""

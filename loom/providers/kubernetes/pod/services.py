@@ -15,8 +15,8 @@ from msgspec import Struct, field
 from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError, ServiceError
 from loom.plan.model import Service
+from loom.providers.base import Resolved
 from loom.providers.kubernetes.cluster import pods as states
-from loom.providers.kubernetes.images.names import PodImage
 from loom.providers.kubernetes.pod.spec import Placed, host_names
 from loom.providers.services import Lines, Output, addresses, canceled, named_port, wait_for
 from loom.workflow.patterns import compile_pattern
@@ -35,7 +35,7 @@ class PodServices(Struct, kw_only=True):
 
     network_id: str
     placed: tuple[Placed, ...]
-    images: Sequence[PodImage]
+    images: Sequence[Resolved]
     variables: Mapping[str, str]
     output: Output
     cancel: Cancel
@@ -58,7 +58,7 @@ class PodServices(Struct, kw_only=True):
         self.output.close()
 
 
-def placed(services: Sequence[Service], images: Sequence[PodImage]) -> tuple[Placed, ...]:
+def placed(services: Sequence[Service], images: Sequence[Resolved]) -> tuple[Placed, ...]:
     """Give each service a container. ServiceError for what a pod can't have."""
     found: list[Placed] = []
     for number, (service, image) in enumerate(zip(services, images, strict=True)):
