@@ -61,6 +61,9 @@ def create(
         made = api.create_container_from_config(config, name, request.image.platform if request.image else None)
     except Exception as error:
         raise refusals.not_created(error, request, image) or error from error
+    warnings = [*map(str, made.get("Warnings") or ())]
+    if unenforced := traits.unenforced(request.resources):
+        warnings.append(f"the engine does not enforce {', '.join(unenforced)}: it has no control groups for that")
     return SessionFacts(
         provider="docker",
         image=(request.image.name if request.image else None) or "",
@@ -73,7 +76,7 @@ def create(
             "privileged": str(request.privileged).lower(),
             "docker_socket": str(request.docker_socket).lower(),
         },
-        warnings=tuple(map(str, made.get("Warnings") or ())),
+        warnings=tuple(warnings),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from loom.plan.model import Resources
 from loom.providers.docker.engine.client import endpoint_behind
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.retries import retrying
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 ENGINES_SOCKET = "/var/run/docker.sock"
 """The default path of an engine's socket, also inside jobs that may use it."""
+_ENFORCED_BY: Mapping[str, str] = {"memory": "MemoryLimit", "cpus": "CpuCfsQuota", "pids": "PidsLimit"}
+"""Limits of a job, with the engine's field that reports support."""
 
 
 class Traits:
@@ -62,6 +65,11 @@ class Traits:
     def reachable(self) -> bool:
         """Return whether this machine reaches the addresses of the engine's containers."""
         return self.here and not self.rootless
+
+    def unenforced(self, resources: Resources) -> list[str]:
+        """Return the limits in `resources` that this engine accepts but does not enforce."""
+        wanted = [limit for limit in _ENFORCED_BY if getattr(resources, limit) is not None]
+        return [limit for limit in wanted if self._asked().get(_ENFORCED_BY[limit]) is False]
 
     def _parts(self) -> list[str]:
         return [str(part.get("Name", "")).lower() for part in self._version().get("Components") or ()]
