@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from loom.addresses import Address
-from loom.commands.project import Here
 from loom.errors import LoomError, SnapshotError
 from loom.plan.variables import (
     DEFAULT_EVENT,
@@ -27,6 +26,7 @@ from loom.plan.variables import (
 from loom.snapshot.repository import find
 
 if TYPE_CHECKING:
+    from loom.commands.project import Here
     from loom.snapshot import Source
 
 
