@@ -1,16 +1,22 @@
-"""The command that ended a step, and which output is its own."""
+"""What the output of a step tells: the command that ended it, and the coverage that it prints."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
 from loom.providers.driver.endings import Begun, ended_by
-from loom.status import EndedBy, Exit, Stream
+from loom.status import EndedBy, Exit, OnOutput, Stream
+from loom.util.controls import cleaned
+from loom.workflow.patterns import Search, SearchError, pattern_of
 
 SILENT = frozenset(("exit", "return", "false", "!", "test", "[", "[[", "(("))
 """Commands that print nothing, by their first word."""
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_LONGEST = 1 << 16
+"""Of a line, in bytes; of a longer one the end is looked at."""
 
 
 class OwnOutput:
@@ -53,3 +59,46 @@ class OwnOutput:
 
 def _is_silent(found: EndedBy) -> bool:
     return found.command.partition(" ")[0] in SILENT and not found.stack
+
+
+class Coverage:
+    """Looks for the number in the last line that matches, as in GitLab. PatternError for an invalid pattern.
+
+    `problem` has the reason why it gave up: a pattern of the workflow may take any time.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self._search = Search(pattern_of(pattern))
+        self.problem: str | None = None
+        self._rest: dict[Stream, bytes] = {}
+        self.percent: float | None = None
+
+    def watching(self, on_output: OnOutput) -> OnOutput:
+        """Return an `OnOutput` that passes everything on."""
+
+        def both(stream: Stream, data: bytes) -> None:
+            on_output(stream, data)
+            *lines, rest = (self._rest.get(stream, b"") + data).split(b"\n")
+            self._rest[stream] = rest[-_LONGEST:]
+            for line in lines:
+                self._look_at(line)
+
+        return both
+
+    def end(self) -> None:
+        """Look at lines without an end: a step is over."""
+        for rest in self._rest.values():
+            self._look_at(rest)
+        self._rest.clear()
+
+    def _look_at(self, line: bytes) -> None:
+        if self.problem is not None:
+            return
+        text = cleaned(line.decode("utf-8", "replace"))
+        try:
+            for found in self._search.all_in(text):
+                number = _NUMBER.search(next((group for group in found.groups() if group), found[0]))
+                if number is not None:
+                    self.percent = float(number[0])
+        except SearchError as error:
+            self.problem, self.percent = str(error), None

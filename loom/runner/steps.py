@@ -18,9 +18,8 @@ from loom.record.documents import Assistance, plain
 from loom.record.events import RUN, PhaseCode, Section, Where
 from loom.record.step_outputs import recorded
 from loom.runner.attempt import Attempt
-from loom.runner.coverage import Coverage, state_coverage
 from loom.runner.hooks import AtStep, Gate, Verdict
-from loom.runner.own_output import OwnOutput
+from loom.runner.own_output import Coverage, OwnOutput
 from loom.runner.session import OpenJob
 from loom.status import Ended, Exit, OnOutput, Status
 from loom.util.units import counted, duration_text
@@ -64,7 +63,10 @@ class Steps:
         if self._coverage is not None and self._coverage.problem is not None:
             self._attempt.warn(f"coverage: not known: {self._coverage.problem}", CODE)
         elif self._coverage is not None and self._coverage.percent is not None:
-            state_coverage(self._attempt, self._coverage.percent, CODE)
+            percent = self._coverage.percent
+            self._attempt.fact("coverage", {"percent": round(percent, 2)}, CODE)
+            text = f"{self._job.id}: coverage {percent:.4g} %"
+            self._attempt.journal.fact(RUN, PhaseCode.PIPELINE_EXECUTE, "notice", {"text": text})
 
     def hand_over(self, save: Callable[[bytes], None]) -> None:
         """Let the session begin all of the job's steps (`Detachable.hand_over`)."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.runner.coverage import Coverage
+from loom.runner.own_output import Coverage
 from loom.workflow import patterns
 from loom.workflow.patterns import Pattern, PatternError, Search, SearchError, pattern_for_search, pattern_of
 from tests.support.waiting import promptly

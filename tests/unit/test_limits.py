@@ -27,10 +27,9 @@ GITLAB = {
     "runner.steps": {"AFTER_SCRIPT_TIMEOUT_S": 300},
     "storage.dotenv": {"MAX_BYTES": 5 * KIB},
     "workflow.gitlab.files": {"MAX_INCLUDES": 150},
-    "workflow.gitlab.inheritance": {"MAX_LEVELS": 10},
     "workflow.gitlab.inputs": {"MAX_FUNCTIONS": 3},
     "workflow.gitlab.limits": {"MOST_INSTANCES": 200, "WEEK": 7 * 24 * 3600},
-    "workflow.gitlab.loader": {"MAX_NAME": 255},
+    "workflow.gitlab.loader": {"MAX_LEVELS": 10, "MAX_NAME": 255},
     "workflow.gitlab.needs": {"LIMIT": 50},
     "workflow.gitlab.references": {"MAX_DEPTH": 10},
 }

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct
 
+from loom.errors import RequestError
 from loom.util.units import meant
 from loom.util.yaml_file import Node, items_of, one_or_more, pointer, text_of
-from loom.workflow.github import patterns
 from loom.workflow.github.keywords import FILTERS
 from loom.workflow.github.workflows import CALL, WorkflowFile
 from loom.workflow.messages import Problems
+from loom.workflow.patterns import PatternError, Search, SearchError, pattern_of
 
 DISPATCH = "workflow_dispatch"
+_TOKEN = re.compile(
+    r"\\(?P<escaped>.)|(?P<deep>\*\*/)|(?P<all>\*\*)|(?P<star>\*)|(?P<set>\[[^]]+\])|(?P<other>.)", re.DOTALL
+)
+"""The parts of a filter of branches, tags or paths."""
 _CRON = re.compile(r"\s*[\w*,/-]+(?:\s+[\w*,/?#-]+){4}\s*")
 _TYPES: Mapping[str, tuple[str, ...]] = {
     "pull_request": ("opened", "synchronize", "reopened"),
@@ -57,9 +63,9 @@ def _of_refs(on: Node | None, happened: Happened) -> str:
     if not wanted and not ignored:
         one = "tag" if happened.tag else "branch"
         return f"on: {happened.name}: it has filters of {other} alone, and this is the {one} {ref}"
-    if wanted and not patterns.included(ref, wanted):
+    if wanted and not included(ref, wanted):
         return f"on: {happened.name}: {kind}: {', '.join(wanted)}; this is {ref or 'no branch'}"
-    if ignored and patterns.included(ref, ignored):
+    if ignored and included(ref, ignored):
         return f"on: {happened.name}: {kind}-ignore: {', '.join(ignored)}; this is {ref}"
     return ""
 
@@ -69,9 +75,9 @@ def _of_paths(on: Node | None, happened: Happened, changed: Iterable[str] | None
     if happened.tag or changed is None or not (wanted or ignored):
         return ""
     files = list(changed)
-    if wanted and not patterns.any_included(files, wanted):
+    if wanted and not any(included(name, wanted) for name in files):
         return f"on: {happened.name}: paths: no changed file matches {', '.join(wanted)}"
-    if ignored and all(patterns.included(name, ignored) for name in files):
+    if ignored and all(included(name, ignored) for name in files):
         return f"on: {happened.name}: paths-ignore: all changed files match"
     return ""
 
@@ -85,14 +91,56 @@ def _texts(on: Node | None, key: str) -> list[str]:
     return [text_of(one) for one in one_or_more(on and on.get(key))]
 
 
+class BadPattern(ValueError):
+    """A pattern that GitHub refuses too."""
+
+
+@lru_cache(maxsize=1024)
+def compiled(pattern: str) -> Search:
+    """Return the search for a pattern without its `!`. Raises BadPattern."""
+    parts: list[str] = []
+    for found in _TOKEN.finditer(pattern):
+        if found["escaped"]:
+            parts.append(re.escape(found["escaped"]))
+        elif found["deep"]:
+            parts.append("(?:.*/)?")
+        elif found["all"] or found["star"]:
+            parts.append(".*" if found["all"] else "[^/]*")
+        elif found["set"]:
+            parts.append("[" + re.sub(r"([\\\[^&~|])", r"\\\1", found["set"][1:-1]) + "]")
+        elif found["other"] in "?+":
+            if not parts or parts[-1][-1:] in "?+*":
+                raise BadPattern(f"{found['other']} in {pattern} stands after nothing that it could repeat")
+            parts[-1] += found["other"]
+        else:
+            parts.append(re.escape(found["other"]))
+    try:
+        return Search(pattern_of(rf"\A{''.join(parts)}\Z", re.DOTALL, pattern))
+    except (PatternError, SearchError) as error:
+        raise BadPattern(f"{pattern} is no pattern: {error}") from error
+
+
+def included(name: str, patterns: Sequence[str]) -> bool:
+    """Return whether the last pattern that matches is one without `!`. RequestError for one that takes too long."""
+    result = False
+    for pattern in patterns:
+        excludes = pattern.startswith("!")
+        try:
+            if result == excludes and compiled(pattern[1:] if excludes else pattern).first_in(name) is not None:
+                result = not excludes
+        except SearchError as error:
+            raise RequestError(str(error)) from error
+    return result
+
+
 def check(file: WorkflowFile, problems: Problems) -> None:
     """Report filters that exclude each other, wrong patterns, and inputs whose default is no value of theirs."""
     for event, on in file.events.items():
         for key in FILTERS.get(event, ()):
             for number, node in enumerate(one_or_more(on and on.get(key))):
                 try:
-                    patterns.compiled(text_of(node).removeprefix("!"))
-                except patterns.BadPattern as error:
+                    compiled(text_of(node).removeprefix("!"))
+                except BadPattern as error:
                     problems.say(node, pointer("on", event, key, number), f"{key}: {error}")
             other = on and on.get(f"{key}-ignore")
             if other is not None and on is not None and on.get(key) is not None:

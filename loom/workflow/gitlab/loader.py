@@ -10,21 +10,21 @@ from pathlib import Path
 
 from loom.util import yaml_file
 from loom.util.paths import name_from
-from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, items_of, one_or_more, pointer
+from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, items_of, mapping, one_or_more, pointer
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import inputs, limits, rules, yaml
 from loom.workflow.gitlab.files import CODE, GitLabFiles
-from loom.workflow.gitlab.inheritance import defaults_of, entry_names, extended, with_defaults
-from loom.workflow.gitlab.keywords import GLOBALS
+from loom.workflow.gitlab.keywords import DEFAULTS, GLOBALS, ROOT
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
 from loom.workflow.gitlab.references import Resolver
 from loom.workflow.gitlab.shapes import GitLabShapes
 from loom.workflow.loaded import Examined, content_of
-from loom.workflow.merge import without
+from loom.workflow.merge import extended, without
 from loom.workflow.messages import Problems, in_order
 
 STAGES = ("build", "test", "deploy")
 FIRST, LAST = ".pre", ".post"
+MAX_LEVELS = 10
 MAX_NAME = 255
 
 
@@ -70,10 +70,12 @@ class _Assembly:
         self._of_includes = of_includes
 
     def pipeline(self, content: Node) -> Pipeline:
-        whole = Resolver(extended(content, self.problems), self.problems).resolved()
+        written = {name: content.value[name] for name in _entry_names(content)}
+        inherited = mapping(content, {**content.value, **extended(written, self.problems, most=MAX_LEVELS)})
+        whole = Resolver(inherited, self.problems).resolved()
         root = self.shapes.root(whole)
         stages = self._stages(root)
-        defaults = defaults_of(root)
+        defaults = _defaults_of(root)
         if (default := root.get("default")) is not None:
             self._filled("default", default)
             limits.check("default", default, self.problems)
@@ -82,7 +84,7 @@ class _Assembly:
                 self.problems.say(default.keys[key], pointer("default", key), why)
         limits.check("/", without(root, [name for name in root.value if name not in GLOBALS]), self.problems)
         entries: dict[str, Entry] = {}
-        for name in entry_names(root):
+        for name in _entry_names(root):
             entry = self._entry(name, root, content, defaults, stages)
             if entry is not None:
                 entries[name] = entry
@@ -123,7 +125,7 @@ class _Assembly:
             return None
         checked = self.shapes.job(name, node)
         limits.check(name, checked, self.problems)
-        entry = Entry(name=name, key=key, node=own, merged=with_defaults(checked, defaults))
+        entry = Entry(name=name, key=key, node=own, merged=_with_defaults(checked, defaults))
         self._sound(entry, stages)
         self._filled(name, node)
         return entry
@@ -155,3 +157,39 @@ class _Assembly:
         """Return whether the reason that a job has no script is reported already."""
         node = entry.node.get("script") or entry.node.get("trigger")
         return node is not None and (node.value is not None or node.kind is Kind.REFUSED)
+
+
+def _entry_names(root: Node) -> list[str]:
+    """Return the root keys that are jobs or hidden."""
+    return [name for name in root.value if name not in ROOT]
+
+
+def _defaults_of(root: Node) -> dict[str, tuple[Node, Node]]:
+    """Return the keywords that jobs inherit, with the nodes of their keys: `default`, else the deprecated root keywords."""
+    found: dict[str, tuple[Node, Node]] = {}
+    for owner, keys in ((root, GLOBALS), (root.get("default"), DEFAULTS)):
+        for key in keys:
+            node = fields_of(owner).get(key)
+            if owner is not None and node is not None and not _nothing(node):
+                found[key] = (node, owner.keys[key])
+    return found
+
+
+def _with_defaults(job: Node, defaults: Mapping[str, tuple[Node, Node]]) -> Node:
+    """Add the defaults that the job lacks and lets through; `null` counts as lacking, as in GitLab."""
+    inherit = job.find("inherit", "default")
+    if inherit is not None and inherit.value is False:
+        return job
+    wanted = {node.value for node in items_of(inherit)} if inherit is not None and inherit.kind is Kind.LIST else None
+    added = {
+        key: node for key, (node, _) in defaults.items() if (wanted is None or key in wanted) and _nothing(job.get(key))
+    }
+    if not added:
+        return job
+    merged = mapping(job, {**job.value, **added})
+    merged.keys = job.keys | {key: defaults[key][1] for key in added}
+    return merged
+
+
+def _nothing(node: Node | None) -> bool:
+    return node is None or (node.kind is Kind.SCALAR and node.value is None)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loom.runner.coverage import Coverage
+from loom.runner.own_output import Coverage
 from loom.workflow.patterns import SearchError
 
 

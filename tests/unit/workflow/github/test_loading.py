@@ -11,7 +11,7 @@ from loom.errors import RequestError, WorkflowError
 from loom.plan.model import ResolveContext
 from loom.workflow import patterns as searches
 from loom.workflow.dialects import examine, known_inputs, load
-from loom.workflow.github import loader, patterns
+from loom.workflow.github import events, loader
 from loom.workflow.github.keywords import CONTEXTS, JOB, ROOT_KEYWORDS
 from loom.workflow.github.shapes import GitHubShapes
 from loom.workflow.github.workflows import Workflows
@@ -280,18 +280,18 @@ def test_a_directory_without_workflows_is_an_error(tmp_path: Path) -> None:
     ],
 )
 def test_filter_patterns_are_githubs(pattern: str, matching: list[str], others: list[str]) -> None:
-    assert [name for name in [*matching, *others] if patterns.included(name, [pattern])] == matching
+    assert [name for name in [*matching, *others] if events.included(name, [pattern])] == matching
 
 
 def test_a_pattern_that_would_take_hours_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(searches, "MAX_SEARCH_S", 0.05)
     with pytest.raises(RequestError, match="took longer than"):
-        patterns.included("a" * 4000, ["*a" * 12 + "b"])
+        events.included("a" * 4000, ["*a" * 12 + "b"])
 
 
 def test_later_patterns_win() -> None:
     wanted = ["releases/**", "!releases/**-alpha", "releases/x-alpha"]
-    assert [patterns.included(f"releases/{name}", wanted) for name in ("10", "b-alpha", "x-alpha")] == [
+    assert [events.included(f"releases/{name}", wanted) for name in ("10", "b-alpha", "x-alpha")] == [
         True,
         False,
         True,
