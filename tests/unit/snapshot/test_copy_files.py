@@ -404,6 +404,25 @@ def test_a_file_that_shrinks_meanwhile_is_copied_again(
     assert len(pauses) == min(len(lefts), ATTEMPTS - 1)
 
 
+def test_a_sparse_file_that_shrinks_and_grows_is_what_was_read_of_it(
+    source: Path, target: Path, pauses: list[float]
+) -> None:
+    file = source / "file"
+    with file.open("wb") as writing:
+        writing.seek(1 << 20)
+        writing.write(b"content" * 9999)
+
+    def shrinking(copier: Copier, reading: int, writing: int, size: int) -> int:
+        os.truncate(file, (1 << 20) + 3)
+        moved = copy_files._in_kernel(copier, reading, writing, size)
+        os.truncate(file, 2 << 20)
+        return moved
+
+    found = copied(source, ("file", ANY), change=lambda copier: setattr(copier, "_move", shrinking))
+    assert (target / "file").read_bytes() == bytes(1 << 20) + b"con"
+    assert (found.bytes, exceptions(found)) == ((1 << 20) + 3, {"unstable": ["file"]})
+
+
 @pytest.mark.parametrize("what", ["mtime", "ctime"])
 def test_a_change_of_the_same_size_is_noticed_by_its_times(
     source: Path, target: Path, pauses: list[float], what: str
