@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from loom.addresses import Address
+from loom.commands.project import Here
 from loom.errors import LoomError, SnapshotError
 from loom.plan.variables import (
     DEFAULT_EVENT,
@@ -26,7 +27,6 @@ from loom.plan.variables import (
 from loom.snapshot.repository import find
 
 if TYPE_CHECKING:
-    from loom.commands.project import Here
     from loom.snapshot import Source
 
 
