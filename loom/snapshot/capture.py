@@ -12,7 +12,7 @@ from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import copy_files, filters, git, line_endings, skip_worktree, submodules, tree
 from loom.snapshot import git_dir as layout
-from loom.snapshot.contents import New, decide, give_way, ignored, new_files
+from loom.snapshot.contents import New, decide, give_way, new_files
 from loom.snapshot.copy_workers import CopyPool
 from loom.snapshot.index import Index, directories, lstat, modes_count, pin_name, same_content
 from loom.snapshot.inside import directory_in, remove_empty
@@ -32,7 +32,6 @@ from loom.util.units import counted
 OnProgress = Callable[[int, int], None]
 """Called often with (files copied, files known)."""
 
-_OURS = "loom's own: never part of a snapshot"
 _NAMED = 10
 _LARGE_INDEX = 1_000_000
 _INDEX_ENTRY = 120
@@ -189,9 +188,8 @@ class _Filling:
         self._files = files
         """What stands in the target already."""
         self._renewer: Renewer | None = None
-        self._own = self._own_directories()
         self._done = Filled(prefix=prefix or "")
-        self._questions = Questions(source, git_dir, self._own, outermost=self._is_outermost)
+        self._questions = Questions(source, git_dir, self._own_directories(), outermost=self._is_outermost)
         self._proof = Proof(source, target, git_dir, self._done, cancel)
         self._index_tree: str | None = None
         self._index: Index
@@ -366,15 +364,6 @@ class _Filling:
     def _name(self, unlisted: str) -> None:
         """Report files that are not part of the snapshot, in a fixed order."""
         done, found = self._done, self._found
-        for path in self._new.workspaces:
-            done.leave_out(path, _OURS)
-        if self._own:
-            here = Path(os.path.realpath(self._outermost))
-            others = [path for path in self._own if self._source.root / path != here]
-            passed_over = ignored(self._source, others)
-            for path in others:
-                if path not in passed_over:
-                    done.leave_out(path, _OURS)
         for path, why in git.unlisted_directories(unlisted):
             done.leave_out(path, f"a directory that git can't read: {why}")
         for path in found.unstable:

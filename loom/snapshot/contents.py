@@ -20,8 +20,6 @@ class New(Struct):
 
     files: list[str] = field(default_factory=list)
     repositories: list[str] = field(default_factory=list)
-    workspaces: list[str] = field(default_factory=list)
-    """Loom's own files: never part of a snapshot."""
 
 
 def new_files_command(own: Iterable[str], *, outermost: bool) -> tuple[str, ...]:
@@ -40,9 +38,7 @@ def new_files(source: Source, listed: bytes, *, outermost: bool) -> New:
         if not path.endswith("/"):
             if not (outermost and is_runtime(path)):
                 new.files.append(path)
-        elif is_workspace(source.root / path):
-            new.workspaces.append(path[:-1])
-        else:
+        elif not is_workspace(source.root / path):
             new.repositories.append(path[:-1])
     return new
 
@@ -110,18 +106,6 @@ def _not_checked_out(source: Source, path: str, *, in_conflict: bool) -> str | N
     if os.path.lexists(place / ".git"):
         return "a submodule in which git finds no commit: an empty directory"
     return "files in a submodule that is not checked out: git does not look at them" if any(place.iterdir()) else None
-
-
-def ignored(source: Source, paths: list[str]) -> set[str]:
-    """Those of the untracked paths that the user's rules ignore."""
-    process = git.Running(
-        ("check-ignore", "-z", "--stdin"),
-        rules_environment(source),
-        cwd=source.root,
-        given=git.nul_joined([f"./{path}" for path in paths]),
-    )
-    _, out, _ = process.result(check=False)  # 1: none of them
-    return {os.fsdecode(path)[2:] for path in git.nul_list(out)}
 
 
 def rules_environment(source: Source) -> dict[str, str]:

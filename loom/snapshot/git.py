@@ -33,25 +33,20 @@ from loom.util import processes
 # What points a git process at a repository; a workspace's git must never inherit it from the caller (`git rev-parse
 # --local-env-vars` prints this list, and GIT_NO_REPLACE_OBJECTS, which is set for all).
 LOCAL_VARIABLES = frozenset(
-    {
-        "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-        "GIT_ATTR_SOURCE",
-        "GIT_COMMON_DIR",
-        "GIT_CONFIG",
-        "GIT_CONFIG_COUNT",
-        "GIT_CONFIG_PARAMETERS",
-        "GIT_DIR",
-        "GIT_GRAFT_FILE",
-        "GIT_IMPLICIT_WORK_TREE",
-        "GIT_INDEX_FILE",
-        "GIT_INTERNAL_SUPER_PREFIX",
-        "GIT_NAMESPACE",
-        "GIT_OBJECT_DIRECTORY",
-        "GIT_PREFIX",
-        "GIT_REPLACE_REF_BASE",
-        "GIT_SHALLOW_FILE",
-        "GIT_WORK_TREE",
-    }
+    f"GIT_{name}"
+    for name in (
+        *(
+            "ALTERNATE_OBJECT_DIRECTORIES",
+            "ATTR_SOURCE",
+            "COMMON_DIR",
+            "CONFIG",
+            "CONFIG_COUNT",
+            "CONFIG_PARAMETERS",
+            "DIR",
+        ),
+        *("GRAFT_FILE", "IMPLICIT_WORK_TREE", "INDEX_FILE", "INTERNAL_SUPER_PREFIX", "NAMESPACE", "OBJECT_DIRECTORY"),
+        *("PREFIX", "REPLACE_REF_BASE", "SHALLOW_FILE", "WORK_TREE"),
+    )
 )
 
 # On the command line, so that they win over every file: no hook, no file system monitor, no question in a window, no
@@ -336,8 +331,6 @@ class Running:
 
     def _not_idle(self, deadline: float) -> None:
         """Wait until this time. SnapshotError when git only sleeps, for example on a FIFO in place of a file."""
-        if not hasattr(os, "pidfd_open"):  # not Linux
-            return
         descriptor = os.pidfd_open(self._process.pid)
         try:
             poll = select.poll()

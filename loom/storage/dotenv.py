@@ -16,7 +16,6 @@ from loom.util.untrusted_files import read_regular
 
 MAX_BYTES = 5 * 1024
 """Of one file, as in GitLab."""
-_LINE = re.compile(r"(?P<name>[^=]*)=(?P<value>.*)", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -43,13 +42,14 @@ def parsed(content: bytes, name: str) -> dict[str, str]:
         raise _invalid(f"{name}: it is not UTF-8") from error
     variables = {}
     for number, line in enumerate(lines, start=1):
-        found = _LINE.match(line)
-        if found is None or not _NAME.fullmatch(found["name"].strip()):
+        before, given, value = line.partition("=")
+        variable = before.strip()
+        if not given or not _NAME.fullmatch(variable):
             said = "empty" if not line.strip() else "a comment" if line.lstrip().startswith("#") else "not NAME=value"
             raise _invalid(f"{name}:{number}: the line is {said}")
-        if is_looms(found["name"].strip()):
-            raise _invalid(f"{name}:{number}: {found['name'].strip()} is a variable of loom's own")
-        variables[found["name"].strip()] = found["value"].strip()
+        if is_looms(variable):
+            raise _invalid(f"{name}:{number}: {variable} is a variable of loom's own")
+        variables[variable] = value.strip()
     return variables
 
 
