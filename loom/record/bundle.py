@@ -27,7 +27,7 @@ from loom.record.reader import Reading
 from loom.record.run_paths import RunPaths
 from loom.record.store import entry_at
 from loom.snapshot import occupied
-from loom.storage.tar import Content, DamagedArchive, TarEntry, read, written
+from loom.storage.tar import Content, DamagedArchive, TarEntry, packed, read
 from loom.storage.unpacking import UnsafeArchive, checked, unpack_items
 from loom.util import atomic, jsons, startup
 from loom.util.private import make_in_cache
@@ -90,10 +90,10 @@ def write_bundle(
     with (
         atomic.replacing(target, mode=0o600) as draft,
         draft.open("wb") as file,
-        zstandard.ZstdCompressor(level=3).stream_writer(file, closefd=False) as packed,
+        zstandard.ZstdCompressor(level=3).stream_writer(file, closefd=False) as stream,
     ):
-        for _ in written(cast("IO[bytes]", packed), _entries(manifest, packs, record, actions)):
-            pass
+        for piece in packed(_entries(manifest, packs, record, actions)):
+            stream.write(piece)
 
 
 def _entries(

@@ -22,11 +22,11 @@ from loom.errors import ArtifactError
 from loom.plan.model import Artifacts
 from loom.secrets.masking import Masker
 from loom.status import OnOutput
-from loom.storage import zips
+from loom.storage import tar, zips
 from loom.storage.packing import Hashed, leads_out, packing
 from loom.storage.reports import UnreadableReport
 from loom.storage.selection import PathSelection, Tracked, UnsafePath
-from loom.storage.tar import Content, DamagedArchive, TarEntry, read, written
+from loom.storage.tar import Content, DamagedArchive, TarEntry, read
 from loom.storage.unpacking import EntryWriter, UnsafeArchive, checked, unpack_items
 from loom.storage.workspace import Skipped, WorkspaceView
 from loom.util import atomic
@@ -84,21 +84,24 @@ def collect(
     """
     selection = _selection(spec, tracked)
     skipped: list[Skipped] = []
-    files = size = 0
-    links_out = []
+    held, links_out = EntryWriter(), list[str]()
+
+    def chosen() -> Iterator[tuple[TarEntry, Content | None]]:
+        for entry, content in packing(view, selection, skipped, masker):
+            held.add(entry)
+            if leads_out(entry):
+                links_out.append(entry.path)
+            yield entry, content
+
     with _as_artifact_error("keep the artifacts"):
         archive.parent.mkdir(parents=True, exist_ok=True)
     with _as_artifact_error("keep the artifacts"), atomic.replacing(archive) as draft, draft.open("wb") as file:
         hashed = Hashed(file)
         with gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=hashed, mtime=0) as packed:
-            for entry in written(packed, packing(view, selection, skipped, masker)):
-                files += entry.kind != "directory"
-                size += entry.size
-                if leads_out(entry):
-                    links_out.append(entry.path)
+            packed.writelines(tar.packed(chosen()))
     result = Collected(
-        files=files,
-        bytes=size,
+        files=held.files,
+        bytes=held.bytes,
         archive_bytes=hashed.size,
         sha256=hashed.digest.hexdigest(),
         missing=selection.missing,

@@ -38,7 +38,7 @@ from loom.storage.bucket import Bucket
 from loom.storage.cache_keys import selection_of
 from loom.storage.packing import Hashed, packing
 from loom.storage.selection import PathSelection, Tracked
-from loom.storage.tar import DamagedArchive, TarEntry
+from loom.storage.tar import Content, DamagedArchive, TarEntry
 from loom.storage.unpacking import UnsafeArchive
 from loom.storage.workspace import DirectoryView, Skipped, WorkspaceView
 from loom.util import atomic, processes
@@ -610,11 +610,17 @@ def _pack(
     view: WorkspaceView, selection: PathSelection, file: IO[bytes], skipped: list[Skipped], masker: Masker | None
 ) -> _Packed:
     packed, hashed = _Packed(), Hashed(file)
-    compressor = zstandard.ZstdCompressor(level=_LEVEL, threads=-1, write_checksum=True)
-    with compressor.stream_writer(hashed, write_size=_CHUNK, closefd=False) as stream:  # type: ignore[arg-type]
-        for entry in tar.written(stream, packing(view, selection, skipped, masker)):
+
+    def counted_items() -> Iterator[tuple[TarEntry, Content | None]]:
+        for entry, content in packing(view, selection, skipped, masker):
             packed.files += entry.kind != "directory"
             packed.bytes += entry.size
+            yield entry, content
+
+    compressor = zstandard.ZstdCompressor(level=_LEVEL, threads=-1, write_checksum=True)
+    with compressor.stream_writer(hashed, write_size=_CHUNK, closefd=False) as stream:  # type: ignore[arg-type]
+        for piece in tar.packed(counted_items()):
+            stream.write(piece)
     file.flush()
     packed.size, packed.sha256 = hashed.size, hashed.digest.hexdigest()
     return packed

@@ -56,10 +56,6 @@ Check = Callable[[], None]
 """Called between pieces of work; may raise to stop."""
 
 
-class ByteSink(Protocol):
-    def write(self, data: bytes, /) -> int: ...
-
-
 def _pieces(content: Content, size: int, path: str) -> Iterator[bytes]:
     """Yield the `size` bytes of the file at `path`. OSError when the file was truncated meanwhile."""
     left = size
@@ -71,19 +67,11 @@ def _pieces(content: Content, size: int, path: str) -> Iterator[bytes]:
         left -= len(data)
 
 
-def written(out: ByteSink, items: Iterable[tuple[TarEntry, Content | None]]) -> Iterator[TarEntry]:
-    """Write an archive without owners, and yield each entry when it is written. OSError for a file that became shorter."""
-    size = 0
-    for entry, content in items:
-        for data in _parts(entry, content):
-            out.write(data)
-            size += len(data)
-        yield entry
-    out.write(_end(size))
-
-
 def packed(items: Iterable[tuple[TarEntry, Content | None]], owner: tuple[int, int] = (0, 0)) -> Iterator[bytes]:
-    """Yield the archive in similar pieces for any file size. All entries belong to `owner`, a user and a group."""
+    """Yield the archive in similar pieces for any file size. All entries belong to `owner`, a user and a group.
+
+    OSError for a file that became shorter than its entry states.
+    """
     piece, written = bytearray(), 0
     for entry, content in items:
         for data in _parts(entry, content, owner):
