@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from loom import config
-from loom.config import Asked, Config
+from loom.config import Config
 from loom.errors import RequestError
 from loom.util.controls import shown
 from loom.util.paths import leads_out, name_from
@@ -107,10 +107,13 @@ _ZSTANDARD = b"\x28\xb5\x2f\xfd"
 
 
 def here(flags: Mapping[str, object] | None = None, *, root: Path | None = None, trusting: bool = False) -> Here:
-    """Find the project around the current directory, or take the one at `root`. `flags`, `trusting`: see `configured`."""
+    """Find the project around the current directory, or take the one at `root`.
+
+    `flags`: settings of the command line; `trusting`: all that is asked for is allowed, this once.
+    """
     environ, start = dict(os.environ), Path.cwd()
     root = root or find_root(start)
-    config = configured(root, environ, flags, trusting=trusting)
+    config = configured(root, environ, flags)
     return Here(environ=environ, start=start, root=root, config=config, trusting=trusting)
 
 
@@ -121,19 +124,8 @@ def find_root(start: Path) -> Path:
     return checkout or next((folder for folder in folders if (folder / ".loom").is_dir()), start)
 
 
-def configured(
-    root: Path | None, environ: Mapping[str, str], flags: Mapping[str, object] | None = None, *, trusting: bool = False
-) -> Config:
-    """Load the configuration at `root`, with what the user has allowed of it (`trusting`: everything), and with `flags`."""
-
-    def allows(asked: Asked, state_dir: Path) -> bool:
-        # Only for a project that asks for something; a plain one never meets these modules.
-        from loom.commands.keep.trust_store import Trust
-        from loom.plan.permissions import of_setting
-
-        return trusts_all(environ, trusting) or Trust(state_dir, root or Path(), environ).holds(of_setting(asked))
-
-    return config.load(root=root, environ=environ, flags=flags or {}, allows=allows)
+def configured(root: Path | None, environ: Mapping[str, str], flags: Mapping[str, object] | None = None) -> Config:
+    return config.load(root=root, environ=environ, flags=flags or {})
 
 
 def trusts_all(environ: Mapping[str, str], flag: bool) -> bool:
@@ -169,11 +161,7 @@ def _is_workflow(path: Path) -> bool:
 
 def not_counted(settings: Config) -> dict[str, str]:
     """Return the ignored settings of the project's file with the reason."""
-    return {item.name: str(item) for item in settings.overruled} | {
-        item.name: f"{item.place}: `{item.name}: {item.text}` is ignored until you allow it: loom trust"
-        for item in settings.asked
-        if not item.allowed
-    }
+    return {item.name: str(item) for item in settings.overruled}
 
 
 def say_not_counted(settings: Config) -> None:

@@ -4,8 +4,7 @@ Lowest to highest: built-in, `~/.config/loom/config.yml`, `.loom/config.yml`, `L
 reads them; the caller passes environment and flags.
 
 The project's file is part of the repository, and its author may be a stranger. It can make the user's own settings
-stricter, never looser. Its requests (a path, an engine, another network) take effect only when the user trusts them
-(`trust_store`). Each key of `Config` states which case applies.
+stricter, never looser, and names no path, no engine and no other network. Each key of `Config` states which case applies.
 """
 
 # mypy: implicit-reexport
@@ -20,7 +19,6 @@ from loom.config.settings import (
     PLAIN_NETWORKS,
     PROJECT_FILE,
     SETTINGS,
-    Asked,
     Config,
     text_of,
 )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from msgspec.structs import replace
 
 from loom.config.settings import (
     CODE,
@@ -16,13 +14,12 @@ from loom.config.settings import (
     MEASURES,
     PROJECT_FILE,
     SETTINGS,
-    Asked,
     Config,
     Overruled,
     ValueOrigin,
     text_of,
 )
-from loom.config.values import GitHubSettings, GitLabSettings, ValueContext
+from loom.config.values import ValueContext
 from loom.errors import Problem, RequestError, WorkflowError
 from loom.pools import Misplaced
 from loom.util.file_systems import in_memory
@@ -31,35 +28,23 @@ from loom.util.units import meant
 if TYPE_CHECKING:
     from loom.util import yaml_file
 
-Allows = Callable[[Asked, Path], bool]
-"""Whether the user trusts it; the path is the user's own state directory, never the project file's."""
 
-
-def load(
-    *,
-    root: Path | None,
-    environ: Mapping[str, str],
-    flags: Mapping[str, object],
-    allows: Allows = lambda asked, state_dir: False,
-) -> Config:
+def load(*, root: Path | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Config:
     """Load the configuration of the repository at `root` (None: outside a repository).
 
-    `flags` uses the keys' names; None means "not given". `allows` decides on values of the project's file that need
-    trust; without it they are ignored. WorkflowError lists every problem of the files; RequestError reports a variable
-    or flag. Both name the place and the nearest key.
+    `flags` uses the keys' names; None means "not given". WorkflowError lists every problem of the files; RequestError
+    reports a variable or flag. Both name the place and the nearest key.
     """
     home = Path(environ["HOME"]) if environ.get("HOME") else None
-    layers = _Layers(*_built_in(environ, home), root or Path())
+    layers = _Layers(*_built_in(environ, home))
     problems: list[Problem] = []
     if (user := user_file(environ)) is not None:
         for name, value, node in _read(user, ValueContext(home, home), problems):
             layers.set(name, value, ValueOrigin(layer="user", place=node.place))
     given = list(_given(environ, flags, home))
-    own_places = {name: value for name, value, _ in given if name == "state_dir"}
-    own_state_dir = own_places.get("state_dir", layers.values["state_dir"])
     if root is not None:
         for name, value, node in _read(root / PROJECT_FILE, ValueContext(root, home), problems, within=root):
-            layers.propose(name, value, node, lambda asked: allows(asked, own_state_dir))
+            layers.propose(name, value, node)
     if problems:
         raise WorkflowError(
             problems,
@@ -68,84 +53,61 @@ def load(
     for name, value, origin in given:
         layers.set(name, value, origin)
     layers.agree()
-    return layers.config(own_state_dir)
+    return Config(**layers.values, origins=layers.origins, overruled=tuple(layers.overruled.values()))
 
 
 class _Layers:
     """Values with their origins; layers are applied in order."""
 
-    def __init__(self, values: dict[str, Any], origins: dict[str, ValueOrigin], root: Path) -> None:
+    def __init__(self, values: dict[str, Any], origins: dict[str, ValueOrigin]) -> None:
         self.values = values
-        self._root = root
-        self._origins = origins
-        self._overruled: dict[str, Overruled] = {}
-        self._asked: dict[str, Asked] = {}
+        self.origins = origins
+        self.overruled: dict[str, Overruled] = {}
 
     def set(self, name: str, value: Any, origin: ValueOrigin) -> None:
-        self.values[name], self._origins[name] = value, origin
+        self.values[name], self.origins[name] = value, origin
         if origin.layer != "project":  # the project's file can't change it any more
-            self._overruled.pop(name, None)
-            self._asked.pop(name, None)
+            self.overruled.pop(name, None)
 
-    def propose(self, name: str, value: Any, node: yaml_file.Node, allows: Callable[[Asked], bool]) -> None:
+    def propose(self, name: str, value: Any, node: yaml_file.Node) -> None:
         """Apply a line of the project's file."""
-        rule = SETTINGS[name].project
-        before, origin, text = self.values[name], self._origins[name], _as_written(node, value, self._root)
-        if origin.layer == "user" and rule.rank(value) > rule.rank(before):
-            by = f"{text_of(name, before)}, {origin.place}"
-            self._overruled[name] = Overruled(name=name, text=text, place=node.place, by=by)
-            return
-        if rule.asks is not None and rule.asks(value):
-            asked = Asked(name=name, text=text, place=node.place)
-            self._asked[name] = replace(asked, allowed=allows(asked))
-            if not self._asked[name].allowed:
-                return
-        self.set(name, value, ValueOrigin(layer="project", place=node.place))
+        rule, origin = SETTINGS[name].project, self.origins[name]
+        if rule.refuses(value):
+            variable = "" if name in MAPPINGS else f", or set LOOM_{name.upper()}"
+            self._overrule(name, node, f"a repository can't set it: set it in ~/.config/loom/config.yml{variable}")
+        elif origin.layer == "user" and rule.rank(value) > rule.rank(self.values[name]):
+            own = text_of(name, self.values[name])
+            self._overrule(name, node, f"your own configuration is stricter ({own}, {origin.place})")
+        else:
+            self.set(name, value, ValueOrigin(layer="project", place=node.place))
+
+    def _overrule(self, name: str, node: yaml_file.Node, why: str) -> None:
+        import json
+
+        written = node.plain()
+        text = written if isinstance(written, str) else json.dumps(written, ensure_ascii=False, sort_keys=True)
+        self.overruled[name] = Overruled(name=name, text=text, place=node.place, why=why)
 
     def agree(self) -> None:
         """RequestError for contradictory settings, and for a named network as the network of every job."""
-        by = self._origins["hardened"]
-        network = self._origins["network"]
+        by = self.origins["hardened"]
+        network = self.origins["network"]
         if self.values["hardened"] and network.layer == "project" and self.values["network"] != "none":
             text, self.values["network"] = str(self.values["network"]), None
-            self._overruled["network"] = Overruled(name="network", text=text, place=network.place, by=f"hardened, {by}")
-            self._origins["network"] = ValueOrigin(layer="built-in")
+            self.overruled["network"] = Overruled(
+                name="network",
+                text=text,
+                place=network.place,
+                why=f"your own configuration is stricter (hardened, {by})",
+            )
+            self.origins["network"] = ValueOrigin(layer="built-in")
         if self.values["hardened"] and not self.values["container"]:
             raise RequestError(
-                f"{self._origins['container']}: a job on this machine can't use the hardened profile "
-                f"({self._origins['hardened']})",
+                f"{self.origins['container']}: a job on this machine can't use the hardened profile "
+                f"({self.origins['hardened']})",
                 hint="remove one of them; LOOM_HARDENED=0 disables the profile once",
                 code=CODE,
             )
-
-    def config(self, own_state_dir: Path) -> Config:
-        return Config(
-            **self.values,
-            origins=self._origins,
-            overruled=tuple(self._overruled.values()),
-            asked=tuple(self._asked.values()),
-            own_state_dir=own_state_dir,
-        )
-
-
-def _as_written(node: yaml_file.Node, value: Any, root: Path) -> str:
-    """Format the file's value; add the real path if it differs or is outside the repository."""
-    import json
-
-    written = node.plain()
-    text = written if isinstance(written, str) else json.dumps(written, ensure_ascii=False, sort_keys=True)
-    paths = [value] if isinstance(value, Path) else []
-    if isinstance(value, Mapping):
-        paths = [path for database in value.values() for path in (database.path, database.key_file) if path is not None]
-    real = [leads for path in paths if (leads := _elsewhere(path, root)) is not None and leads != text]
-    return f"{text} (resolves to {', '.join(real)})" if real else text
-
-
-def _elsewhere(path: Path, root: Path) -> str | None:
-    """Resolve a path; None for one in the repository without a link on its way."""
-    real, plain = os.path.realpath(path), Path(os.path.normpath(path))
-    stays = plain.is_relative_to(root) and real == os.path.normpath(os.path.realpath(root) / plain.relative_to(root))
-    return None if stays else real
 
 
 def user_file(environ: Mapping[str, str]) -> Path | None:
@@ -214,15 +176,7 @@ def _read(
         if isinstance(value, int | float) and not isinstance(value, bool) and SETTINGS[key].parse in MEASURES:
             value = node.text
         try:
-            read = _value(key, value, context)
-            if (
-                name == PROJECT_FILE
-                and SETTINGS[key].project.refused
-                and read not in (None, False, {}, GitHubSettings(), GitLabSettings())
-            ):
-                variable = "" if key in MAPPINGS else f", or set LOOM_{key.upper()}"
-                raise ValueError(f"{key} can't be set by a repository: set it in ~/.config/loom/config.yml{variable}")
-            yield key, read, node
+            yield key, _value(key, value, context), node
         except ValueError as error:
             keys = error.keys if isinstance(error, Misplaced) else ()
             at = yaml_file.pointer(key, *keys)

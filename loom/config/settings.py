@@ -54,59 +54,34 @@ class ValueOrigin(Struct, frozen=True, kw_only=True):
 
 
 class Overruled(Struct, frozen=True, kw_only=True):
-    """A line of the project's file that is looser than the user's own setting and is therefore ignored."""
+    """A line of the project's file that does not count."""
 
     name: str
     text: str
     place: str
-    by: str
-    """The effective value and its place."""
+    why: str
 
     def __str__(self) -> str:
-        return f"{self.place}: `{self.name}: {self.text}` is ignored: your own configuration is stricter ({self.by})"
-
-
-class Asked(Struct, frozen=True, kw_only=True):
-    """A setting of the project's file that takes effect only when the user trusts it."""
-
-    name: str
-    text: str
-    """The value for display; a relative path stays relative, so that it is the same in each checkout."""
-    place: str
-    allowed: bool = False
+        return f"{self.place}: `{self.name}: {self.text}` is ignored: {self.why}"
 
 
 class Rule(Struct, frozen=True):
-    """The effect of a key in the project's file. `rank`: a higher value is looser and can't override the user's own file."""
+    """The effect of a key in the project's file."""
 
-    refused: bool = False
-    """The project's file may not set it, even if trusted."""
-    asks: Callable[[Any], bool] | None = None
-    """Whether a value needs the user's trust."""
-    gives: str = ""
-    """What such a value exposes, for people."""
+    refuses: Callable[[Any], bool] = lambda _: False
+    """Whether no project's file may have the value."""
     rank: Callable[[Any], float] = lambda _: 0
+    """A higher value is looser, and can't override the user's own file."""
 
 
 FREE = Rule()
 """Neither looser nor stricter."""
-THE_USERS = Rule(refused=True)
+THE_USERS = Rule(refuses=lambda _: True)
 LESS_IS_STRICTER = Rule(rank=lambda value: inf if value is None else float(value))
 TRUE_IS_STRICTER = Rule(rank=lambda value: 0 if value else 1)
-_CONTAINER = Rule(
-    asks=lambda value: not value, gives="jobs without an image run on this machine, as you", rank=TRUE_IS_STRICTER.rank
-)
 PLAIN_NETWORKS = (None, "none", "bridge", "default")
 """Network modes with no more access than a private container network; others join the host or other containers."""
-_NETWORK = Rule(
-    asks=lambda mode: mode not in PLAIN_NETWORKS,
-    gives="jobs reach what listens on this machine, or in that network",
-    rank=lambda mode: 0 if mode == "none" else 1 if mode in PLAIN_NETWORKS else 2,
-)
-
-
-def _asked(gives: str) -> Rule:
-    return Rule(asks=lambda _: True, gives=gives)
+_NETWORK = Rule(refuses=lambda mode: mode not in PLAIN_NETWORKS, rank=lambda mode: 0 if mode == "none" else 1)
 
 
 def _from_strict_to_loose(*values: str) -> Rule:
@@ -138,7 +113,9 @@ class Config:
     """Every setting, parsed. `origins` maps each key to its source; durations in seconds, sizes in bytes."""
 
     container: bool = _key(
-        True, _CONTAINER, "Run jobs without an image in a container too; false: on this machine, without isolation."
+        True,
+        Rule(refuses=lambda value: not value),
+        "Run jobs without an image in a container too; false: on this machine, without isolation.",
     )
     default_image: str = _key("debian:trixie-slim", FREE, "The image of jobs without one.")
     default_shell: str = _key(
@@ -162,12 +139,12 @@ class Config:
     )
     engine: str | None = _key(
         None,
-        _asked("jobs, with the workspace and their secrets, go to this engine"),
+        THE_USERS,
         "The engine's address; default: DOCKER_HOST or the current Docker context.",
     )
     on: str = _key(
         "docker",
-        _asked("jobs, with the workspace and their secrets, go there"),
+        THE_USERS,
         "Where jobs in containers run: a pool, or a provider with an optional context, such as kubernetes:CONTEXT.",
     )
     pools: Pools = _key(
@@ -196,37 +173,33 @@ class Config:
     keep_for: Duration = _key(86400.0, LESS_IS_STRICTER, "How long a kept container stays.")
     keep_max_size: Size = _key(
         10 * 1024**3,
-        _asked("workspaces and kept containers of all your repositories are removed above this size"),
+        THE_USERS,
         "The size limit of all workspaces and kept containers; the oldest are removed first.",
     )
     keep_runs: Count = _key(100, LESS_IS_STRICTER, "How many run records to keep per checkout.")
     keep_workspaces: Count = _key(3, LESS_IS_STRICTER, "How many workspaces to keep per checkout.")
-    auto_clean: bool = _key(
-        True, _asked("your old runs are removed"), "Run `loom clean` in the background after a run, when it is due."
-    )
+    auto_clean: bool = _key(True, THE_USERS, "Run `loom clean` in the background after a run, when it is due.")
     stream: bool = _key(False, FREE, "Show what steps print while they run.")
     color: Literal["auto", "always", "never"] = _key("auto", FREE, "When to use colours.")
-    tmp_dir: Path = _key(
-        Path("/tmp"), _asked("loom creates and removes workspaces there"), "The directory for isolated workspaces."
-    )
+    tmp_dir: Path = _key(Path("/tmp"), THE_USERS, "The directory for isolated workspaces.")
     state_dir: Path = _key(
         Path("~/.local/state/loom"),
-        _asked("loom keeps its state there and trusts its content"),
+        THE_USERS,
         "The directory for per-user state.",
     )
     cache_dir: Path = _key(
         Path("~/.cache/loom"),
-        _asked("loom keeps caches there and restores its content"),
+        THE_USERS,
         "The directory for jobs' caches.",
     )
     cache_max_size: Size = _key(
         10 * 1024**3,
-        _asked("caches of all your repositories are removed above this size"),
+        THE_USERS,
         "The size limit of the cache; the oldest entries are removed first.",
     )
     bucket: str | None = _key(
         None,
-        _asked("caches go there, and come from there, with your credentials"),
+        THE_USERS,
         "A bucket that shares caches between machines, such as s3://NAME/PREFIX.",
     )
     protected_branches: Names | None = _key(
@@ -234,17 +207,11 @@ class Config:
         THE_USERS,
         "Branches (globs) that don't read caches of other branches; default: origin's default branch, main and master.",
     )
-    keepass: Databases = _key(
-        dict, _asked("loom opens these databases for secrets"), "KeePass databases by the alias that secrets use."
-    )
+    keepass: Databases = _key(dict, THE_USERS, "KeePass databases by the alias that secrets use.")
     gitlab: OfGitLab = _key(GitLabSettings, THE_USERS, "What a `.gitlab-ci.yml` needs of this machine.")
     github: OfGitHub = _key(GitHubSettings, THE_USERS, "What `.github/workflows` need of this machine.")
     origins: Mapping[str, ValueOrigin] = field(default_factory=dict, compare=False, metadata={"internal": True})
     overruled: tuple[Overruled, ...] = field(default=(), compare=False, metadata={"internal": True})
-    asked: tuple[Asked, ...] = field(default=(), compare=False, metadata={"internal": True})
-    """Settings of the project's file that need trust, trusted or not."""
-    own_state_dir: Path = field(default=Path(), compare=False, metadata={"internal": True})
-    """The user's own `state_dir`, which holds the trust decisions; the project can't change it."""
 
     def text_of(self, name: str) -> str:
         """Format a value for a configuration file (without quotes)."""

@@ -185,11 +185,3 @@ def _asked(
                 if isinstance(item, Struct):
                     key = item.name if isinstance(item, model.Secret) else number
                     yield from _asked(item, (*path, name, key), around)
-
-
-def of_setting(asked: config.Asked) -> PermissionRequest:
-    """Turn a line of the project's configuration into a request."""
-    subject = f"{asked.name}: {asked.text}"
-    return PermissionRequest(
-        kind="setting", subject=subject, gives=config.SETTINGS[asked.name].project.gives, place=asked.place
-    )

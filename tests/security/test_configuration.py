@@ -12,24 +12,21 @@ import pytest
 from loom import config
 from loom.cli.app import MODULES
 from loom.config import Config
-from loom.config.settings import Rule
-from loom.plan import permissions
+from loom.config.settings import THE_USERS, Rule
 
 from .conftest import Listener, Victim
 
 
-def load(
-    tmp_path: Path, project: str, user: str = "", environ: dict[str, str] | None = None, *, trusted: bool = False
-) -> Config:
+def load(tmp_path: Path, project: str, user: str = "", environ: dict[str, str] | None = None) -> Config:
     root, home = tmp_path / "repo", tmp_path / "home"
     for path, text in ((root / ".loom/config.yml", project), (home / ".config/loom/config.yml", user)):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     environ = {"HOME": str(home), **(environ or {})}
-    return config.load(root=root, environ=environ, flags={}, allows=lambda asked, state_dir: trusted)
+    return config.load(root=root, environ=environ, flags={})
 
 
-ASKED = {
+REFUSED = {
     "on": "kubernetes:theirs",
     "bucket": "s3://theirs/caches",
     "engine": "tcp://10.0.0.1:2375",
@@ -45,19 +42,16 @@ ASKED = {
 }
 
 
-@pytest.mark.parametrize("name", ASKED)
-def test_a_place_or_an_engine_counts_only_once_it_is_trusted(tmp_path: Path, name: str) -> None:
-    line = f"{name}: {ASKED[name]}"
+@pytest.mark.parametrize("name", REFUSED)
+def test_it_names_no_place_and_no_engine(tmp_path: Path, name: str) -> None:
+    line = f"{name}: {REFUSED[name]}"
     stranger, plain = load(tmp_path, line), load(tmp_path, "")
     assert getattr(stranger, name) == getattr(plain, name)
     assert stranger.origins[name].layer == "built-in"
-    assert [(asked.name, asked.place, asked.allowed) for asked in stranger.asked] == [
-        (name, f".loom/config.yml:1:{len(name) + 3}", False)
-    ]
-    assert permissions.of_setting(stranger.asked[0]).gives
-    trusted = load(tmp_path, line, trusted=True)
-    assert getattr(trusted, name) != getattr(plain, name)
-    assert trusted.asked[0].allowed
+    (overruled,) = stranger.overruled
+    assert (overruled.name, overruled.place) == (name, f".loom/config.yml:1:{len(name) + 3}")
+    assert "a repository can't set it" in str(overruled)
+    assert getattr(load(tmp_path, "", line), name) != getattr(plain, name)
 
 
 LOOSER = [
@@ -84,16 +78,14 @@ LOOSER = [
 
 @pytest.mark.parametrize(("name", "own", "theirs"), LOOSER)
 def test_it_makes_nothing_looser_than_the_users_own_file(tmp_path: Path, name: str, own: str, theirs: str) -> None:
-    # Trusted or not: trust is for what is listed, and this never is.
-    found = load(tmp_path, f"{name}: {theirs}", f"{name}: {own}", trusted=True)
+    found = load(tmp_path, f"{name}: {theirs}", f"{name}: {own}")
     assert found.text_of(name) == own
     assert found.origins[name].layer == "user"
     (overruled,) = found.overruled
     assert (overruled.name, overruled.text, overruled.place) == (name, theirs, f".loom/config.yml:1:{len(name) + 3}")
-    assert found.asked == ()
 
 
-@pytest.mark.parametrize(("name", "theirs", "own"), [row for row in LOOSER if row[2] not in ASKED.values()])
+@pytest.mark.parametrize(("name", "theirs", "own"), [row for row in LOOSER if row[2] not in REFUSED.values()])
 def test_it_may_make_it_stricter(tmp_path: Path, name: str, theirs: str, own: str) -> None:
     found = load(tmp_path, f"{name}: {theirs}", f"{name}: {own}")
     assert found.text_of(name) == theirs
@@ -104,17 +96,9 @@ def test_it_may_make_it_stricter(tmp_path: Path, name: str, theirs: str, own: st
 def test_the_users_own_variables_and_flags_win_and_then_nothing_is_asked(tmp_path: Path) -> None:
     found = load(tmp_path, "engine: tcp://10.0.0.1:1\nfrozen: false", "frozen: true", {"LOOM_ENGINE": "ssh://me@mine"})
     assert found.engine == "ssh://me@mine"
-    assert found.asked == ()
     found = load(tmp_path, "frozen: false", "frozen: true", {"LOOM_FROZEN": "0"})
     assert not found.frozen
     assert found.overruled == ()
-
-
-def test_a_link_in_the_repository_is_shown_with_where_it_leads(tmp_path: Path) -> None:
-    (tmp_path / "repo").mkdir()
-    (tmp_path / "repo/cache").symlink_to("/etc")
-    assert [asked.text for asked in load(tmp_path, "cache_dir: cache").asked] == ["cache (resolves to /etc)"]
-    assert [asked.text for asked in load(tmp_path, "cache_dir: plain").asked] == ["plain"]
 
 
 def test_every_key_says_what_the_project_may_do_with_it() -> None:
@@ -124,7 +108,8 @@ def test_every_key_says_what_the_project_may_do_with_it() -> None:
             continue
         rule: Rule = item.metadata["project"]
         assert isinstance(rule, Rule), item.name
-        assert (rule.asks is not None) == bool(rule.gives) == (item.name in ASKED), item.name
+        never = {*REFUSED, "deploy", "pools", "protected_branches", "gitlab", "github"} - {"network", "container"}
+        assert (rule is THE_USERS) == (item.name in never), item.name
         if get_origin(hints[item.name]) is Literal:  # each of its values has its rank
             for value in get_args(hints[item.name]):
                 rule.rank(value)
@@ -189,13 +174,14 @@ def test_no_command_contacts_the_engine_of_a_fresh_clone_or_uses_its_places(vict
     victim.write(config=EVIL.format(engine=listener.address))
     nowhere = "unix:///nonexistent/docker.sock"  # the user's own engine, so that no command finds another
     for command in COMMANDS:
+        if command == ["watch"]:
+            continue  # it waits for changes; what it prepares is `run`'s
         ran = victim.loom(*command, DOCKER_HOST=nowhere)
         assert ran.returncode in (0, 1, 2, 3, 125), (command, ran.stdout, ran.stderr)
     assert listener.connections == []
     assert not (victim.root / "planted").exists()
-    # And it is the engine, not the address, that was refused: once the user allows it, it is contacted.
-    assert victim.loom("trust", "--yes").returncode == 0
-    victim.loom("run", "--local", "--container", DOCKER_HOST=nowhere)
+    # And it is the engine, not the address, that was refused: the user's own is contacted.
+    victim.loom("run", "--local", "--container", LOOM_ENGINE=listener.address)
     assert listener.connections != []
 
 
@@ -205,7 +191,7 @@ def test_config_show_tells_what_does_not_count_and_why(victim: Victim) -> None:
     shown = victim.loom("config", "show").stdout
     assert "frozen: true\n" in shown
     assert "# .loom/config.yml:1:9: `frozen: false` is ignored: your own configuration is stricter" in shown
-    assert "# .loom/config.yml:2:9: `engine: tcp://10.0.0.1:1` is ignored until you allow it: loom trust" in shown
+    assert "# .loom/config.yml:2:9: `engine: tcp://10.0.0.1:1` is ignored: a repository can't set it" in shown
     nowhere = "unix:///nonexistent/docker.sock"
     assert "setting engine: .loom/config.yml:2:9: " in victim.loom("doctor", DOCKER_HOST=nowhere).stdout
     assert "`engine: tcp://10.0.0.1:1` is ignored" in victim.loom("images", "pull", DOCKER_HOST=nowhere).stderr

@@ -337,16 +337,6 @@ def test_on_a_terminal_a_run_asks_once(victim: Victim) -> None:
     assert "env://TOKEN" not in shown
 
 
-def test_places_that_were_agreed_to_are_used_by_the_same_run(victim: Victim) -> None:
-    victim.write(config="state_dir: records\n")
-    code, shown = on_terminal(victim, "y\n", "run", "--no-container")
-    assert code == 0, shown
-    assert list((victim.root / "records/runs").iterdir())
-    # The decision itself is where the user has it, not where the project would.
-    assert (victim.state / "trust.json").exists()
-    assert not (victim.root / "records/trust.json").exists()
-
-
 def test_decisions_are_the_users_alone(victim: Victim) -> None:
     victim.write(workflow=PLAIN.replace("script:", "secrets: {T: 'env://TOKEN'}, script:"))
     assert victim.loom("trust", "--yes").returncode == 0

@@ -13,8 +13,6 @@ def load(
     project: str = "",
     user: str = "",
     environ: dict[str, str] | None = None,
-    *,
-    trusted: bool = False,
     **flags: object,
 ) -> config.Config:
     root, home = tmp_path / "repo", tmp_path / "home"
@@ -22,9 +20,7 @@ def load(
         path.parent.mkdir(parents=True, exist_ok=True)
         if text:
             path.write_text(text)
-    return config.load(
-        root=root, environ={"HOME": str(home), **(environ or {})}, flags=flags, allows=lambda asked, state_dir: trusted
-    )
+    return config.load(root=root, environ={"HOME": str(home), **(environ or {})}, flags=flags)
 
 
 def test_built_in_values_and_folders_below_home(tmp_path: Path) -> None:
@@ -58,12 +54,12 @@ def test_a_higher_layer_wins(
 def test_values_are_read_in_their_units(tmp_path: Path) -> None:
     found = load(
         tmp_path,
+        "",
         "grace: 1m30s\ncache_max_size: 2g\ncpus: 1.5\nmemory: 512MiB\njob_timeout: null\ntmp_dir: scratch\nkeepass: {team: {path: ~/team.kdbx}}\n",
-        trusted=True,
     )
     assert (found.grace, found.cache_max_size, found.cpus, found.memory) == (90.0, 2 * 1024**3, 1.5, 512 * 1024**2)
     assert found.job_timeout is None
-    assert found.tmp_dir == tmp_path / "repo/scratch"
+    assert found.tmp_dir == tmp_path / "home/scratch"
     assert found.keepass["team"].path == tmp_path / "home/team.kdbx"
 
 

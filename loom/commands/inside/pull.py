@@ -11,6 +11,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from loom import snapshot
+from loom.commands import project
 from loom.commands.inside import saved, session
 from loom.commands.project import Here
 from loom.errors import RequestError
@@ -26,7 +27,7 @@ MAX_NAMED = 10
 
 def pull(run: str | None, job: str | None, *, apply: bool, as_json: bool) -> None:
     """`loom pull`."""
-    here = session.around()
+    here = project.here()
     source = _source(here, [name for name in (run, job) if name])
     past, left_out = source.run, source.left_out
     if apply and not here.store.holds(past.entry):
@@ -161,7 +162,7 @@ def _generated(run: PastRun) -> Callable[[Change], bool]:
 
 def workspace(run: str | None, job: str | None, *, as_json: bool) -> None:
     """`loom workspace`."""
-    here = session.around()
+    here = project.here()
     names = [name for name in (run, job) if name]
     left_out: dict[str, str] = {}
     past, found = session.find_named(here, names)

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from loom import snapshot
 from loom.cancel import Cancel, signals
+from loom.commands import project
 from loom.commands.inside import saved, session
 from loom.commands.inside import sync as syncing
 from loom.commands.inside.recreate_tree import taken_again
@@ -51,7 +52,7 @@ def resume(
     **given: Any,
 ) -> int:
     """Go on with a failed run; return the exit code."""
-    here = session.around(given["trust"])
+    here = project.here(trusting=given["trust"])
     past = session.find_run(here, run)
     session.permit(here, past, given["trust"])
     # What paused once pauses again, unless somebody wants to stand there.
@@ -64,7 +65,7 @@ def resume(
 
 def rerun(run: str | None, *, failed: bool, fresh: bool, **given: Any) -> int:
     """Run a run's jobs again from the start; return the exit code."""
-    here = session.around(given["trust"])
+    here = project.here(trusting=given["trust"])
     past = session.find_run(here, run)
     if not fresh:
         session.permit(here, past, given["trust"])

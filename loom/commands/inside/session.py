@@ -17,7 +17,6 @@ from msgspec import Struct, structs
 
 from loom import snapshot
 from loom.cancel import Cancel
-from loom.commands import project
 from loom.commands.keep import trusting
 from loom.commands.project import Here
 from loom.commands.record.naming import run_or_job
@@ -55,18 +54,6 @@ class EnteredJob(Struct, frozen=True, kw_only=True):
     container_name: str = ""
 
 
-def around(trust: bool | None = None) -> Here:
-    """Find the project, and ask for what its configuration asks for.
-
-    `trust`: whether all is allowed on the command line; None for a command that starts nothing, and so never asks.
-    """
-    here = project.here(trusting=bool(trust))
-    if trust is not None and here.config.asked:
-        trusting.settle(trusting.requests_of((), here), here, flag=trust)
-        here = project.here(trusting=trust)
-    return here
-
-
 def permit(here: Here, past: PastRun, trust: bool, job: PastJob | None = None) -> None:
     """Ask for trust in the requests of a run's jobs (or of this one), before any is granted again."""
     # A record that was brought from elsewhere may name any checkout as its own.
@@ -78,7 +65,7 @@ def permit(here: Here, past: PastRun, trust: bool, job: PastJob | None = None) -
             hint=f"run it again with it: loom rerun {past.run_id} --fresh",
             code="NOT_HARDENED",
         )
-    there = structs.replace(here, root=root, config=dataclasses.replace(here.config, asked=()))
+    there = structs.replace(here, root=root)
     trusting.settle(trusting.requests_of(jobs, there), there, flag=trust)
     here.judged.update(there.judged)
 

@@ -10,6 +10,7 @@ import msgspec
 
 from loom.analysis.printed import Executed
 from loom.cancel import Cancel, signals
+from loom.commands import project
 from loom.commands.inside import session
 from loom.commands.inside.breakpoints import banner, needs_terminal
 from loom.errors import RequestError
@@ -22,7 +23,7 @@ from loom.util.units import duration, read_flag
 def shell(run: str | None, job: str | None, step: str | None, *, as_root: bool, trust: bool) -> int:
     """`loom shell`."""
     needs_terminal("loom shell")
-    here = session.around(trust)
+    here = project.here(trusting=trust)
     past = session.find_job(here, [name for name in (run, job) if name])
     session.permit(here, past.run, trust, past)
     at, cancel = past.step(step), Cancel()
@@ -57,7 +58,7 @@ def exec_(
     if names and len(names) > 2:
         raise RequestError(f"too many names: {' '.join(names)}", hint="give [RUN] [JOB], a command behind --")
     seconds = None if timeout is None else read_flag("--timeout", timeout, duration)
-    here = session.around(trust)
+    here = project.here(trusting=trust)
     job = session.find_job(here, names or [])
     session.permit(here, job.run, trust, job)
     at, cancel = job.step(step), Cancel()

@@ -132,7 +132,7 @@ def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
 def _files_of(run: str, job: str) -> tuple[Path, str | None, Path | None]:
     from loom.commands.inside import session  # with providers and runner: only for a job's own files
 
-    here = session.around()
+    here = project.here()
     past = session.find_job(here, [run, job])
     return session.files_of(here, past), *_kept(past.run.entry, here.store)
 

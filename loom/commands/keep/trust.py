@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +58,7 @@ def trust(workflow: Path | None, *, yes: bool, revoke: bool, as_json: bool) -> i
             decisions.allow(new)
         _print_json(decisions, requests)
         return ExitCode.OK
-    say_not_counted(replace(here.config, asked=()))  # those are what is listed
+    say_not_counted(here.config)
     if not requests:
         print("nothing here needs your trust")
         return ExitCode.OK

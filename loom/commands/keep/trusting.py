@@ -34,7 +34,7 @@ CODE = "TRUST_REQUIRED"
 def requests_of(
     jobs: Iterable[Job], here: Here, workflow: Callable[[], Loaded] | None = None
 ) -> tuple[PermissionRequest, ...]:
-    """Find the requests of these jobs and of the project's configuration; `workflow`, called for a request, has its place."""
+    """Find the requests of these jobs and of the repository; `workflow`, called for a request, has its place."""
 
     def is_reference(reference: str) -> bool:
         from loom.secrets.lookup import check_reference  # 20 ms, for jobs with secrets alone
@@ -53,7 +53,6 @@ def requests_of(
     position_of = None if workflow is None else partial(_position_in, workflow)
     found = repository.find(here.root, here.environ)
     return (
-        *map(permissions.of_setting, here.config.asked),
         *_of_filters(found),
         *_of_objects(found, here),
         *permissions.of_jobs(jobs, around, position_of),
@@ -100,7 +99,7 @@ def discover(start: Path, environ: Mapping[str, str], *, flag: bool = False) -> 
 
         if trusts_all(environ, flag):
             return True
-        trust = Trust(project.configured(found.root, environ).own_state_dir, found.root, environ)
+        trust = Trust(project.configured(found.root, environ).state_dir, found.root, environ)
         return all(map(trust.holds, _of_filters(found)))
 
     return source.discover(start, environ=environ, filters=allowed)
@@ -109,7 +108,7 @@ def discover(start: Path, environ: Mapping[str, str], *, flag: bool = False) -> 
 def decisions_of(here: Here) -> Trust:
     from loom.commands.keep.trust_store import Trust  # only for a project that asks for something
 
-    return Trust(here.config.own_state_dir, here.root, here.environ)
+    return Trust(here.config.state_dir, here.root, here.environ)
 
 
 def settle(requests: Sequence[PermissionRequest], here: Here, *, flag: bool, can_ask: bool = True) -> bool:

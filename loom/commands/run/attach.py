@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from loom.cancel import Cancel
+from loom.commands import project
 from loom.commands.inside import resume, session
 from loom.commands.project import Here
 from loom.commands.run import preparing, wiring
@@ -26,7 +27,7 @@ from loom.util.untrusted_files import read_regular
 
 def attach(run: str | None, *, stream: bool | None, quiet: bool, jobs: int | None, trust: bool) -> int:
     """Follow the jobs of a detached run and run those that have not started; return the run's exit code."""
-    here = session.around()
+    here = project.here()
     found = session.find_run(here, run)
     resume.require_own(here, found)
     with _alone(found):
@@ -35,7 +36,7 @@ def attach(run: str | None, *, stream: bool | None, quiet: bool, jobs: int | Non
         # The run began after all that its jobs ask for was allowed.
         session.permit(here, past, trust=True)
         trusted = trust or bool(past.invocation.options.get("trust"))
-        here = session.around(trusted)
+        here = project.here(trusting=trusted)
         options = preparing.Options.of(
             {"stream": stream, "quiet": quiet, "jobs": jobs, "trust": trusted, "detach": True}
         )

@@ -158,7 +158,7 @@ class Planner:
 
     @property
     def _folder(self) -> Path:
-        return self._here.config.own_state_dir / "plans"
+        return self._here.config.state_dir / "plans"
 
     def _mentioned(self, names: Iterable[str]) -> dict[str, str | None] | None:
         """Return the values of these variables; None if there are variables that no workflow was searched for."""

@@ -166,7 +166,7 @@ def prepare(
     if not options.dry_run:
         requests = trusting.requests_of(plan.jobs, here, lambda: planner.workflow)
         if trusting.settle(requests, here, flag=options.trust, can_ask=ask and options.form == "screen"):
-            return prepare(options, touched=touched)  # now with the settings that were allowed
+            return prepare(options, touched=touched)  # now with the filters that were allowed
         if ask:
             project.say_not_counted(here.config)
     return Prepared(

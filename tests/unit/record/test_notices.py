@@ -58,7 +58,7 @@ def test_a_container_is_the_rule_and_a_users_setting_changes_it(make: Make) -> N
     assert "not isolated (--no-container): a" in shown
     project.loom("run", "--local", "--container", code=3, **nowhere)
     (project.root / ".loom/config.yml").write_text("container: false\n")  # not for a project to decide
-    project.loom("run", "--local", code=2, LOOM_CONTAINER="", **nowhere)
+    project.loom("run", "--local", code=3, LOOM_CONTAINER="", **nowhere)
     (project.root / ".loom/config.yml").unlink()
     config = project.places / ".config/loom/config.yml"
     config.parent.mkdir(parents=True)

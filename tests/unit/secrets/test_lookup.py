@@ -190,11 +190,11 @@ def test_keepass_with_a_key_file_and_its_password_in_another_store(tmp_path: Pat
 
 
 def test_keepass_from_the_configuration_file(tmp_path: Path, vault: Path) -> None:
-    (tmp_path / ".loom").mkdir()
-    (tmp_path / ".loom" / "config.yml").write_text(
+    (tmp_path / ".config/loom").mkdir(parents=True)
+    (tmp_path / ".config/loom/config.yml").write_text(
         f"keepass:\n  team:\n    path: {vault}/vault.kdbx\n    password: env://MASTER\n"
     )
-    config = load(root=tmp_path, environ={}, flags={}, allows=lambda asked, state_dir: True)
+    config = load(root=None, environ={"HOME": str(tmp_path)}, flags={})
     assert read("keepass://team#top", tmp_path, MASTER, config) == b"top-level-value"
 
 
