@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.plan.model import AllowFailure, Job, Need, Plan, Step
-from loom.runner.scheduler import Frontier, decide, run_jobs
+from loom.runner.scheduler import Frontier, decide, dependents, run_jobs
 from loom.status import JobResult, Skip, Status
 
 OK = JobResult(status=Status.SUCCESS)
@@ -435,3 +435,19 @@ def test_what_waits_is_skipped_at_the_moment_of_the_request() -> None:
         return OK
 
     run_jobs(TWO_STAGES, run_job=work, on_skip=lambda *_: skipped.set(), at_most=1, cancel=cancel)
+
+
+@pytest.mark.parametrize(
+    ("again", "found"),
+    [
+        (set(), ""),
+        ({"a"}, "a d n t"),
+        ({"t"}, "d n t"),
+        ({"u"}, "d u"),
+        ({"d"}, "d"),
+        ({"n"}, "d n"),
+    ],
+)
+def test_jobs_after_others_wait_for_their_needs_or_for_earlier_stages(again: set[str], found: str) -> None:
+    jobs = [job("a", "build"), job("t", "test"), job("u", "test", needs=[]), job("n", "test", needs=["t"])]
+    assert " ".join(sorted(dependents(plan(*jobs, job("d", "deploy")), again))) == found
