@@ -37,7 +37,6 @@ Inputs = Annotated[
     option(
         "--input NAME=value",
         "Set an input that a .gitlab-ci.yml (`spec:inputs`) or GitHub's `workflow_dispatch` declares.",
-        "input",
     ),
 ]
 

@@ -49,13 +49,6 @@ def workflow_jobs(_given: Given) -> Iterable[str]:
     return (job.id for job in _plan().jobs)
 
 
-def inputs(_given: Given) -> Iterable[str]:
-    """Return `NAME=value` for the inputs that a `.gitlab-ci.yml` declares."""
-    from loom.workflow import dialects
-
-    return dialects.known_inputs(here().workflow(), here().root)
-
-
 def documents(_given: Given) -> Iterable[str]:
     from loom.analysis import schemas
 
@@ -71,7 +64,6 @@ KINDS: Mapping[str, Callable[[Given], Iterable[Any]]] = {
     "stage": lambda _: _plan().stages,
     "place": lambda _: (*MODULES, *here().config.pools),
     "matrix": lambda _: dict.fromkeys(f"{key}={value}" for job in _plan().jobs for key, value in job.matrix.items()),
-    "input": inputs,
     "setting": lambda _: config.KEYS,
     "document": documents,
 }

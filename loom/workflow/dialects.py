@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
@@ -21,9 +21,6 @@ class Loader(Protocol):
 
     def examine(self, path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
         """Read, merge and check; all findings are in the result. RequestError for a missing file."""
-
-    def known_inputs(self, path: Path, root: Path) -> Iterable[str]:
-        """Return `NAME=value` for the inputs that a file declares, with each value that it allows; else `NAME=`."""
 
 
 def load(path: Path, root: Path, facts: Callable[[], Facts], *, like: Path | None = None) -> Loaded:
@@ -49,11 +46,6 @@ def refuse_inputs(inputs: Collection[str], path: Path, root: Path) -> None:
             f"--input: {name_from(root, path)} is in loom's own language, which has no inputs",
             hint="set a variable: --var NAME=value; or name a .gitlab-ci.yml with --workflow",
         )
-
-
-def known_inputs(path: Path, root: Path) -> Iterable[str]:
-    """Return `NAME=value` for the inputs that a file declares, as of `Loader`."""
-    return _loader(language_of(path, root)).known_inputs(path, root)
 
 
 def _loader(language: Language) -> Loader:

@@ -22,7 +22,7 @@ class Language(Struct, frozen=True, kw_only=True):
     keys: re.Pattern[bytes] | None = None
     foreign_keys: re.Pattern[bytes] | None = None
     has_inputs: bool = False
-    """`--input` gives values that the file declares (`known_inputs` of its loader)."""
+    """`--input` gives values that the file declares."""
     reads: frozenset[str] = frozenset()
     """The variables of the pipeline that its plans depend on, whether or not a file mentions them."""
 

@@ -6,7 +6,7 @@ All errors are reported at once, each at its place.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from loom.errors import RequestError
@@ -64,21 +64,6 @@ def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
     problems = [*(problem for file in reading.files for problem in file.problems), *reading.shapes.problems]
     found = tuple(in_order([*problems, *reading.problems.found], ranks))
     return Examined(workflow=workflows, problems=found, ranks=ranks)
-
-
-def known_inputs(path: Path, root: Path) -> Iterable[str]:
-    """As of `dialects.Loader`: the inputs of `workflow_dispatch`."""
-    reading = WorkflowReader()
-    for one in _files(path, root):
-        reading.read(name_from(root, one), content_of(one, root))
-    found: dict[str, None] = {}
-    for file in reading.found.values():
-        for name, node in file.inputs("workflow_dispatch").items():
-            values = [text_of(one) for one in items_of(node.get("options"))]
-            if text_of(node.get("type")) == "boolean":
-                values = ["true", "false"]
-            found |= dict.fromkeys(f"{name}={value}" for value in values or [""])
-    return found
 
 
 def _files(path: Path, root: Path) -> list[Path]:
@@ -266,4 +251,4 @@ def _in_order(steps: Node) -> Iterator[Node]:
 
 _CONTROLS = ("wait", "wait-all", "cancel")
 _OF_CALL = frozenset({"name", "uses", "with", "secrets", "needs", "if", "permissions", "strategy", "concurrency"})
-__all__ = ["CALL", "WorkflowReader", "examine", "known_inputs"]
+__all__ = ["CALL", "WorkflowReader", "examine"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from msgspec import Struct, field
@@ -179,16 +179,6 @@ def nodes_of(values: Mapping[str, Any], name: str) -> Mapping[str, Node]:
     return (
         fields_of(yaml.parse(yaml_file.decoded(json.dumps(values).encode(), name, code=yaml.CODE))[0]) if values else {}
     )
-
-
-def known(file: YamlFile) -> Iterator[str]:
-    """Yield `NAME=value` for each input of a decoded file and each value that it allows; `NAME=` for any value."""
-    end = _header_end(file.text)
-    header = yaml.parse(file, file.text[:end])[-1] if end is not None else None
-    for name, spec in fields_of(header.find("spec", "inputs") if header is not None else None).items():
-        booleans = ["true", "false"] if _text(spec.get("type")) == "boolean" else []
-        options = [as_text(option.plain()) for option in items_of(spec.get("options"))] or booleans
-        yield from (f"{name}={value}" for value in options or [""])
 
 
 def _text(node: Node | None) -> str:

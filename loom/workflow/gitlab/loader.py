@@ -5,14 +5,13 @@ In GitLab's order. All errors are reported at once, each at its place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from loom.util import yaml_file
 from loom.util.paths import name_from
 from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, items_of, mapping, one_or_more, pointer
 from loom.workflow.facts import Facts
-from loom.workflow.gitlab import inputs, limits, rules, yaml
+from loom.workflow.gitlab import limits, rules, yaml
 from loom.workflow.gitlab.files import CODE, GitLabFiles
 from loom.workflow.gitlab.keywords import DEFAULTS, GLOBALS, ROOT
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
@@ -48,12 +47,6 @@ def examine_text(name: str, data: bytes, root: Path, facts: Facts) -> Examined:
         found = [*problems.found, *assembly.shapes.problems]
     ranks = {file.name: number for number, file in enumerate(files.found)} | {name: -1}
     return Examined(workflow=pipeline, problems=tuple(in_order(found, ranks)), ranks=ranks)
-
-
-def known_inputs(path: Path, root: Path) -> Iterable[str]:
-    """As of `dialects.Loader`."""
-    name = name_from(root, path)
-    return list(inputs.known(yaml_file.decoded(content_of(path, root), name, code=yaml.CODE)))
 
 
 class _Assembly:

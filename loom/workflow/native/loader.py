@@ -6,7 +6,7 @@ are left to `resolve`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -47,10 +47,6 @@ def examine(path: Path, root: Path, facts: Callable[[], Facts] | None = None) ->
     workflow = _assemble(name, files.found, problems)
     ranks = {file.yaml.name: number for number, file in enumerate(files.found)} | {name: -1}
     return Examined(workflow=workflow, problems=tuple(in_order(problems.found, ranks)), ranks=ranks)
-
-
-def known_inputs(path: Path, root: Path) -> Iterable[str]:
-    return ()
 
 
 def _assemble(path: str, files: list[File], problems: Problems) -> Workflow | None:

@@ -10,7 +10,6 @@ import pytest
 import typer
 
 from loom.cli.app import app_for
-from loom.commands.completion import complete
 from tests.support.loom_process import run_loom
 
 pytestmark = pytest.mark.slow
@@ -63,16 +62,9 @@ def test_values_are_completed(project: Path, words: list[str], found: set[str]) 
     assert set(done.stdout.split()) == found, done.stderr
 
 
-def test_inputs_of_a_gitlab_file_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    spec = "spec: {inputs: {env: {options: [dev, prod]}, flag: {type: boolean}, name: {default: x}}}"
-    (tmp_path / ".gitlab-ci.yml").write_text(f"{spec}\n---\njob: {{script: x}}\n")
-    monkeypatch.chdir(tmp_path)
-    assert complete("input", {}) == ["env=dev", "env=prod", "flag=true", "flag=false", "name="]
-
-
 FREE = {
     "--var",
+    "--input",
     "--changes-base",
     "--base",
     "--grep",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.workflow.dialects import known_inputs, language_of
+from loom.workflow.dialects import language_of
 from loom.workflow.languages import GITHUB, LANGUAGES
 
 GITLAB = "job:\n  script: x\n"
@@ -51,15 +51,6 @@ def test_a_file_outside_the_repository_has_a_language(path: str, language: str, 
 
 def test_a_file_that_is_not_there_is_for_looms_own_reader_to_report(tmp_path: Path) -> None:
     assert {language_of(Path(name), tmp_path).name for name in (".gitlab-ci.yml", "ci.yml")} == {"native"}
-
-
-def test_only_a_language_with_inputs_is_asked_for_them(tmp_path: Path) -> None:
-    text = "spec: {inputs: {color: {options: [red, blue]}}}\n---\njob: {script: x}\n"
-    for name in (".loom/workflow.yml", "a.gitlab-ci.yml"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert list(known_inputs(tmp_path / ".loom/workflow.yml", tmp_path)) == []
-    assert list(known_inputs(tmp_path / "a.gitlab-ci.yml", tmp_path)) == ["color=red", "color=blue"]
 
 
 def test_each_language_has_a_name_and_a_path_of_its_own() -> None:

@@ -10,7 +10,7 @@ import pytest
 from loom.errors import RequestError, WorkflowError
 from loom.plan.model import ResolveContext
 from loom.workflow import patterns as searches
-from loom.workflow.dialects import examine, known_inputs, load
+from loom.workflow.dialects import examine, load
 from loom.workflow.github import events, loader
 from loom.workflow.github.keywords import CONTEXTS, JOB, ROOT_KEYWORDS
 from loom.workflow.github.shapes import GitHubShapes
@@ -247,12 +247,6 @@ def test_a_called_workflow_is_read_with_its_caller(tmp_path: Path) -> None:
     assert [problem.file for problem in found.problems] == [".github/workflows/called.yml"] * 2
     assert found.workflow is not None
     assert list(found.workflow.jobs) == ["x"]
-
-
-def test_inputs_are_known(tmp_path: Path) -> None:
-    inputs = "{a: {type: choice, options: [p, q]}, b: {type: boolean}, c: {}}"
-    examined(tmp_path, SOUND.replace("push", f"{{workflow_dispatch: {{inputs: {inputs}}}}}"))
-    assert list(known_inputs(tmp_path / ".github/workflows", tmp_path)) == ["a=p", "a=q", "b=true", "b=false", "c="]
 
 
 def test_a_directory_without_workflows_is_an_error(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from loom.errors import RequestError, WorkflowError
 from loom.plan.model import Job, JobSelection, ResolveContext
 from loom.plan.resolve import resolve as resolve_plan
-from loom.workflow.dialects import examine, known_inputs, load, refuse_inputs
+from loom.workflow.dialects import examine, load, refuse_inputs
 from loom.workflow.gitlab import yaml as gitlab_yaml
 from loom.workflow.gitlab.loader import examine_text
 from loom.workflow.gitlab.sources import Component, NotFound, Tree
@@ -512,14 +512,9 @@ def test_inputs_for_a_file_without_any(tmp_path: Path) -> None:
     ]
 
 
-def test_inputs_that_a_file_declares_are_known_for_completion(tmp_path: Path) -> None:
+def test_only_a_language_with_inputs_takes_some(tmp_path: Path) -> None:
     (tmp_path / HERE).write_text(TYPED)
-    known = ["text=", "number=1", "number=2", "flag=true", "flag=false", "list="]
-    assert list(known_inputs(tmp_path / HERE, tmp_path)) == known
-    (tmp_path / HERE).write_text("job: {script: x}\n")
-    assert list(known_inputs(tmp_path / HERE, tmp_path)) == []
     (tmp_path / "w.yml").write_text("version: v1\n")
-    assert list(known_inputs(tmp_path / "w.yml", tmp_path)) == []
     refuse_inputs([], tmp_path / "w.yml", tmp_path)
     refuse_inputs(["a"], tmp_path / HERE, tmp_path)
     with pytest.raises(RequestError, match="own language, which has no inputs"):
