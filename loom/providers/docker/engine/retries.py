@@ -1,16 +1,7 @@
-"""What is repeated after which failure: all of it, one policy for each kind of failure.
+"""What is repeated after which failure: one policy for each kind of failure.
 
-| failure | policy | what is repeated | what must be new before it is repeated |
-| --- | --- | --- | --- |
-| the engine's hiccup: a connection broke, a gateway answered 5xx | `HICCUP` | one call, which is safe to repeat | nothing |
-| the same, or a user that is just leaving, while a resource is removed | `REMOVAL` | the removal | nothing |
-| a container's start | `START` | making and starting a container | its name, and each connection made for it |
-| the start of a container that can't be replaced | `RESTART` | the start | each connection made for it |
-| a registry that does not answer, or wants fewer pulls | `PULL` | the pull | the connection that carries it |
-| a connection to a running container | `RESUMED_AT_MOST` | reading its output, out of its log | the reader of the log |
-
-Never repeated: a step, a call that was silent for as long as it may be, what the engine refuses, a pull of which the engine
-repeated a layer itself.
+A container is started again under a new name (`START`) or as it is (`RESTART`), always with new connections; a pull with a new
+connection. A step, a call that was silent for as long as it may be, and what the engine refuses are never repeated.
 """
 
 from __future__ import annotations

@@ -146,20 +146,15 @@ class ImageStore:
         return image if platform is None or same_platform(image.platform, platform) else None
 
     def _required(self, reference: Reference, platform: str) -> ResolvedImage:
-        found = self.local(reference, platform)
-        if found is None:
-            other = self.local(reference)
-            if other is not None:
-                raise ImageError(
-                    f"{reference.name} is there for {other.platform} only, and {platform} was asked for",
-                    hint="Set the image's `platform`, or choose an image that is made for this one.",
-                    code="IMAGE_PLATFORM",
-                )
+        if (found := self.local(reference, platform)) is not None:
+            return found
+        if (other := self.local(reference)) is not None:
             raise ImageError(
-                f"{reference.name} was pulled, and the engine does not have it now",
-                hint="Something removed it (an automatic prune?). Run again.",
+                f"{reference.name} is there for {other.platform} only, and {platform} was asked for",
+                hint="Set the image's `platform`, or choose an image that is made for this one.",
+                code="IMAGE_PLATFORM",
             )
-        return found
+        raise ImageError(f"{reference.name} was pulled, and something removed it from the engine", hint="Run again.")
 
 
 def _image(name: str, reference: Reference, attributes: Mapping[str, Any]) -> ResolvedImage:

@@ -13,6 +13,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import docker.errors
 from msgspec import Struct
@@ -25,6 +26,7 @@ from loom.providers.docker.container.cleanup import remove_container, remove_net
 from loom.providers.docker.engine.errors import engine_errors, explanation
 from loom.providers.docker.images.store import ResolvedImage
 from loom.providers.docker.services.service import GaveUp, OnDied, RunningService, ServiceContainer, ServiceGroup
+from loom.util.threads import beside
 
 _LEAVE_WITHIN_S = 10.0
 
@@ -150,14 +152,8 @@ def _remove(group: ServiceGroup, containers: Sequence[ServiceContainer], network
         except LoomError as error:
             group.output.say(error.message)
 
-    threads = [
-        threading.Thread(target=attempt, args=(lambda made=made: remove_container(group.client, made),), daemon=True)
-        for one in containers
-        for made in one.containers()
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
+    removals = [partial(remove_container, group.client, made) for one in containers for made in one.containers()]
+    for thread in [beside(partial(attempt, remove), name="remove a service") for remove in removals]:
         thread.join(_LEAVE_WITHIN_S)
     for one in containers:
         one.join(_LEAVE_WITHIN_S)
