@@ -76,12 +76,6 @@ class SecretValues(Struct, frozen=True, kw_only=True):
 NO_SECRETS = SecretValues()
 
 
-class ReadOnlyMount(Struct, frozen=True, kw_only=True):
-    """A host path that a session mounts at the same path, read-only (git object stores that the workspace borrows from)."""
-
-    path: Path
-
-
 class SessionRequest(Struct, frozen=True, kw_only=True):
     """The inputs to open one job's place. All paths are host paths."""
 
@@ -101,7 +95,8 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     directory: Path | None = None
     """The job's own directory beside the workspace, for its view; it stays, with the job's changes."""
     mount_mode: MountMode = MountMode.BIND
-    read_only_mounts: tuple[ReadOnlyMount, ...] = ()
+    read_only_mounts: tuple[Path, ...] = ()
+    """Mounted at the same path, read-only: git object stores that the workspace borrows from."""
     resources: Resources = field(default_factory=Resources)
     network: Network = field(default_factory=Network)
     network_id: str | None = None

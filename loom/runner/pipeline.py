@@ -482,7 +482,7 @@ class Run:
             plan=request.plan,
             variables=settings.variables,
             mount_mode=WorkspaceMode(request.config.mount_mode),
-            read_only_mounts=tuple(str(mount.path) for mount in settings.read_only_mounts),
+            read_only_mounts=tuple(map(str, settings.read_only_mounts)),
             container=request.config.container,
             isolated=request.isolated,
             grace_s=request.config.grace,

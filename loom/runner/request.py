@@ -13,7 +13,6 @@ from loom.cancel import Cancel
 from loom.config import Config
 from loom.errors import SnapshotError
 from loom.plan.model import Job, MountMode, Plan
-from loom.providers.base import ReadOnlyMount
 from loom.record.documents import Invocation
 from loom.record.store import Store
 from loom.runner import JobTools, Resumption, RunSettings
@@ -179,7 +178,7 @@ def settings_of(request: RunRequest, workspace: Path) -> RunSettings:
         variables=request.variables,
         config=request.config,
         alone=untouched and len([job for job in request.plan.jobs if job.id not in request.done]) == 1,
-        read_only_mounts=tuple(ReadOnlyMount(path=path) for path in source.read_only_mounts),
+        read_only_mounts=source.read_only_mounts,
         detached=request.detached,
         resumed=reuse.resumed if reuse else {},
     )

@@ -24,7 +24,6 @@ from loom.providers.base import (
     NO_SECRETS,
     OpenedServices,
     Provider,
-    ReadOnlyMount,
     Resolved,
     SecretValues,
     Session,
@@ -71,7 +70,7 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     config: Config
     alone: bool = False
     """Only one job runs, so it may use the run's workspace itself."""
-    read_only_mounts: tuple[ReadOnlyMount, ...] = ()
+    read_only_mounts: tuple[Path, ...] = ()
     detached: bool = False
     resumed: Mapping[str, Resumption] = field(default_factory=dict)
     """Jobs that resume from a step of an earlier run, by id."""
@@ -226,7 +225,7 @@ class SessionOpener:
             detached=settings.detached,
         )
 
-    def _with_actions(self, job: Job) -> tuple[ReadOnlyMount, ...]:
+    def _with_actions(self, job: Job) -> tuple[Path, ...]:
         from loom.runner.late.actions import mounts_of  # for jobs of one language
 
         return (*self.settings.read_only_mounts, *mounts_of(job, self.settings.config.cache_dir))

@@ -22,7 +22,7 @@ from loom.errors import ImageError, LoomError, ProviderError, ServiceError
 from loom.plan.model import Image, Network, Ready, Resources, Service
 from loom.plan.model import Job as PlannedJob
 from loom.pools import Pool
-from loom.providers.base import NO_SECRETS, Command, OpenedServices, ReadOnlyMount, Setup
+from loom.providers.base import NO_SECRETS, Command, OpenedServices, Setup
 from loom.providers.files import archive_of
 from loom.providers.kubernetes.cluster.client import Cluster
 from loom.providers.kubernetes.pod.spec import HELPER, KEPT_UNTIL
@@ -163,7 +163,7 @@ def test_git_is_real_in_the_pod_and_the_files_are_proved(pods: Pods, tmp_path: P
     pods.workspace.rmdir()
     git("clone", "-q", "--shared", str(origin), str(pods.workspace), cwd=tmp_path)
     store = origin / ".git/objects"
-    with pods.job(read_only_mounts=(ReadOnlyMount(path=store),)) as job:
+    with pods.job(read_only_mounts=(store,)) as job:
         files = [path for path in pods.workspace.rglob("*") if path.is_file() and not path.is_symlink()]
         assert job.session.facts.details["files_proved"] == f"sha256 of {len(files)} files"
         _, listed = job.run(

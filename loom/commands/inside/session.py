@@ -26,7 +26,7 @@ from loom.errors import RequestError
 from loom.plan import variables
 from loom.plan.model import MountMode, Plan, Step
 from loom.providers import locks as holds
-from loom.providers.base import Inside, KeptSession, ReadOnlyMount, Resolved, SessionRequest
+from loom.providers.base import Inside, KeptSession, Resolved, SessionRequest
 from loom.record.coverage import note_assistance
 from loom.record.documents import Assistance
 from loom.record.events import epoch_ns, timestamp
@@ -229,9 +229,7 @@ def _opener(here: Here, job: PastJob, step: Step, view: View | None, stack: Exit
         variables=planned.variables,
         config=dataclasses.replace(here.config, mount_mode=planned.mount_mode.value, grace=planned.grace_s),
         resumed={} if view is None else {job.job.id: Resumption(step=step.id, view=view)},
-        read_only_mounts=tuple(
-            ReadOnlyMount(path=Path(path)) for path in planned.read_only_mounts if Path(path).is_dir()
-        ),
+        read_only_mounts=tuple(path for path in map(Path, planned.read_only_mounts) if path.is_dir()),
     )
     return SessionOpener(tools, settings, cancel)
 

@@ -131,23 +131,19 @@ def _reports(lines: Sequence[str]) -> dict[str, _Report]:
         match = re.fullmatch(r"([EXS]) (\d{1,3}) (\d{1,7})?((?: \d{1,3})*)", text)
         if match is None:
             continue
-        report = _Report(kind=match[1], code=int(match[2]), line=int(match[3]) if match[3] else None)
         rest = [*lines[number + 1 : number + 6], "", "", "", "", ""]
-        if match[1] == "S":
-            report = replace(report, directory=rest[0])
-        else:
-            report = _Report(
-                kind=report.kind,
-                code=report.code,
-                line=report.line,
-                parts=[int(word) for word in match[4].split()],
-                lines=[int(word) for word in rest[0].split() if word.isdigit()],
-                functions=rest[1].split(),
-                files=rest[2].split(),
-                command=rest[3].strip(),
-                directory=rest[4],
-            )
-        found[report.kind] = report
+        plain = match[1] == "S"
+        found[match[1]] = _Report(
+            kind=match[1],
+            code=int(match[2]),
+            line=int(match[3]) if match[3] else None,
+            parts=[] if plain else [int(word) for word in match[4].split()],
+            lines=[] if plain else [int(word) for word in rest[0].split() if word.isdigit()],
+            functions=[] if plain else rest[1].split(),
+            files=[] if plain else rest[2].split(),
+            command="" if plain else rest[3].strip(),
+            directory=rest[0] if plain else rest[4],
+        )
     return found
 
 

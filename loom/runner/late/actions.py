@@ -15,7 +15,7 @@ from msgspec import Struct
 from loom.cancel import Cancel
 from loom.plan.late import Action, LateStep
 from loom.plan.model import Build, Image, Job
-from loom.providers.base import Beside, ReadOnlyMount
+from loom.providers.base import Beside
 from loom.status import Exit, OnOutput
 from loom.util.extras import install_command
 
@@ -47,14 +47,14 @@ class ActionTools(Struct, frozen=True, kw_only=True):
     cache_dir: Path
 
 
-def mounts_of(job: Job, cache_dir: Path) -> tuple[ReadOnlyMount, ...]:
+def mounts_of(job: Job, cache_dir: Path) -> tuple[Path, ...]:
     """Return what the actions of a job need in its container, at the same paths as on this machine."""
     actions = [step.late.action for step in job.steps if step.late is not None and step.late.action is not None]
     found = dict.fromkeys(Path(action.directory) for action in actions if action.directory)
     if any(step.late is not None and step.late.kind == "node" for step in job.steps):
         for node in _nodes(cache_dir).values():
             found |= dict.fromkeys((node.parent, node.parents[2] / _LIBRARIES))
-    return tuple(ReadOnlyMount(path=path) for path in found if path.is_dir())
+    return tuple(path for path in found if path.is_dir())
 
 
 def node_script(action: Action, directory: str, variables: Mapping[str, str], cache_dir: Path) -> str:

@@ -17,7 +17,6 @@ import docker
 import pytest
 
 from loom.plan.model import MountMode
-from loom.providers.base import ReadOnlyMount
 from tests.support.effort import LONG
 
 if TYPE_CHECKING:
@@ -129,7 +128,7 @@ def test_what_the_workspace_borrows_is_at_the_same_path_and_read_only(mounted: P
     store = tmp_path / "objects"
     store.mkdir()
     (store / "object").write_text("borrowed\n")
-    with mounted.job(read_only_mounts=(ReadOnlyMount(path=store),)) as job:
+    with mounted.job(read_only_mounts=(store,)) as job:
         assert job.run(f"cat '{store}/object'").out == b"borrowed\n"
         job.run(f"rm -f '{store}/object'")
     assert (store / "object").exists()

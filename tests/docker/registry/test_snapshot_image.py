@@ -16,7 +16,7 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.pools import Pool
-from loom.providers.base import ReadOnlyMount, SessionRequest
+from loom.providers.base import SessionRequest
 from loom.providers.kubernetes.images.registry import Repository
 from loom.providers.kubernetes.images.snapshot import Pushed, SnapshotImages, copying
 from tests.support.oci import push_busybox
@@ -61,7 +61,7 @@ def push(registry: Any, tmp_path: Path, workspace: Path) -> Callable[[], Pushed]
             job_id="job",
             workspace=workspace,
             project_dir="/workspace",
-            read_only_mounts=(ReadOnlyMount(path=objects),),
+            read_only_mounts=(objects,),
         )
         said: list[bytes] = []
         first = images.of(request, lambda _, data: said.append(data), Cancel())

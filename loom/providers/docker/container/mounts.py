@@ -345,9 +345,9 @@ class VolumeMount(_EngineVolume):
         for borrowed in self._request.read_only_mounts:
             # git looks for borrowed object stores at their original path.
             # By its real path, since links on the way are not followed.
-            root = borrowed.path.resolve()
+            root = borrowed.resolve()
             objects = archive_of(root.parent, [root.name])
-            moved = renamed([(borrowed.path.as_posix().lstrip("/"), objects)])
+            moved = renamed([(borrowed.as_posix().lstrip("/"), objects)])
             self._put("/", self._unless_canceled(moved, cancel))
 
     def _unless_canceled(self, archive: Iterable[bytes], cancel: Cancel) -> Iterator[bytes]:
@@ -371,4 +371,4 @@ def _bind(source: Path, target: str, *, read_only: bool = False) -> dict[str, An
 
 
 def _read_only(request: SessionRequest) -> list[dict[str, Any]]:
-    return [_bind(shown.path, str(shown.path), read_only=True) for shown in request.read_only_mounts]
+    return [_bind(shown, str(shown), read_only=True) for shown in request.read_only_mounts]

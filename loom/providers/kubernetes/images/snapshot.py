@@ -94,7 +94,7 @@ class SnapshotImages:
 
     def _push(self, request: SessionRequest, cancel: Cancel) -> Pushed:
         before = self._repository.sent
-        stores = [one.path for one in request.read_only_mounts]
+        stores = list(request.read_only_mounts)
         platform = (request.image.platform if request.image else None) or "linux/amd64"
         blobs, config = self._based_on(platform)
         digests: list[bytes] = []

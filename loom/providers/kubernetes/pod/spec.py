@@ -364,7 +364,7 @@ def _volumes(request: SessionRequest) -> list[dict[str, Any]]:
         _volume("spool", scripts.SPOOL, (HELPER,), size=DETACHED_BYTES if request.detached else None),
         _volume("driver", driver.DIRECTORY, (JOB,), medium=memory, size=128 << 20),
     ]
-    found += [_volume(f"store-{index}", str(one.path), both) for index, one in enumerate(request.read_only_mounts)]
+    found += [_volume(f"store-{index}", str(one), both) for index, one in enumerate(request.read_only_mounts)]
     if resources.shm_size is not None:
         found.append(_volume("shm", "/dev/shm", (JOB,), medium=memory, size=resources.shm_size))
     for index, entry in enumerate(resources.tmpfs):

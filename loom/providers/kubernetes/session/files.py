@@ -104,7 +104,7 @@ class PackedSnapshots:
         self._made: dict[tuple[Path, tuple[Path, ...]], PackedSnapshot] = {}
 
     def of(self, request: SessionRequest) -> PackedSnapshot:
-        key = (request.workspace, tuple(one.path for one in request.read_only_mounts))
+        key = (request.workspace, request.read_only_mounts)
         with self._lock:
             if key not in self._made:
                 self._made[key] = _packed(*key, request.project_dir)

@@ -77,8 +77,8 @@ def test_the_jobs_container_sees_the_files_of_its_actions_alone(nodes: dict[str,
     assert action is not None
     used = LateStep(kind="enter", action=Action(uses="x", directory=str(there)))
     gone = LateStep(kind="leave", action=Action(uses="y", directory=str(tmp_path / "gone")))
-    assert [mount.path for mount in actions.mounts_of(job(used, gone, used), tmp_path)] == [there]
-    with_node = [mount.path for mount in actions.mounts_of(job(NODE, used), tmp_path)]
+    assert list(actions.mounts_of(job(used, gone, used), tmp_path)) == [there]
+    with_node = list(actions.mounts_of(job(NODE, used), tmp_path))
     assert with_node == [there, nodes["gnu"].parent, nodes["musl"].parent]
     assert actions.mounts_of(job(LateStep(kind="run")), tmp_path) == ()
 
