@@ -105,12 +105,12 @@ class WorkflowReader:
     def sound(self, name: str) -> WorkflowFile | str:
         """Return a file that was read, or the first of its problems."""
         problems = [*(one for file in self.files for one in file.problems), *self.shapes.problems, *self.problems.found]
-        return str(problems[0]) if problems or name not in self.found else self.found[name]
+        return str(problems[0]) if problems else self.found[name]
 
     def called(self, written: str, node: Node, root: Path) -> WorkflowFile | None:
         """Read a workflow that a job calls, if it is a file of this project that is not read yet."""
         name = local_path(written)
-        if not name or name in self.found or any(file.name == name for file in self.files):
+        if not name or any(file.name == name for file in self.files):
             return None
         try:
             self.read(name, yaml_file.read_bytes(root / name, within=root))

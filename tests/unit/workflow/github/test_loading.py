@@ -251,8 +251,34 @@ def test_a_called_workflow_is_read_with_its_caller(tmp_path: Path) -> None:
 
 def test_a_directory_without_workflows_is_an_error(tmp_path: Path) -> None:
     (tmp_path / ".github/workflows").mkdir(parents=True)
-    with pytest.raises(RequestError, match="has no workflow file"):
+    with pytest.raises(RequestError, match="has no workflow file") as error:
         examine(tmp_path / ".github/workflows", tmp_path, ResolveContext)
+    assert error.value.code == "WF_NOT_FOUND"
+
+
+def test_calls_are_followed_and_each_file_is_read_once(tmp_path: Path) -> None:
+    call = "on: [push, workflow_call]\njobs: {{x: {{uses: ./.github/workflows/{}.yml}}, y: {{uses: $/.github/workflows/{}.yml}}}}"
+    for name, calls in (("ci", "ab"), ("a", "bc"), ("b", "cc"), ("c", "cd")):
+        examined(tmp_path, call.format(*calls), f"{name}.yml")
+    found = examine(tmp_path / ".github/workflows/ci.yml", tmp_path, ResolveContext)
+    assert [(one.file, one.line, one.column, one.pointer, one.message) for one in found.problems] == [
+        (
+            *(".github/workflows/c.yml", 2, 56, "/jobs"),
+            "uses: .github/workflows/d.yml can't be read: no such file or directory",
+        )
+    ]
+    assert isinstance(found.workflow, Workflows)
+    assert sorted(one.name for one in found.workflow.files) == [
+        f".github/workflows/{name}.yml" for name in ("a", "b", "c", "ci")
+    ]
+    assert list(found.workflow.entries) == ["x", "y"]
+
+
+def test_files_of_one_name_have_their_endings_in_the_names_of_their_jobs(tmp_path: Path) -> None:
+    for name in ("one.yaml", "one.yml", "two.yml"):
+        found = examined(tmp_path, SOUND, name)
+    assert found.workflow is not None
+    assert list(found.workflow.jobs) == ["one / x", "one.yml / x", "two / x"]
 
 
 @pytest.mark.parametrize(
