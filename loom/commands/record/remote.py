@@ -23,7 +23,6 @@ _BLOCK = 1 << 18
 
 
 class Remote(Struct, frozen=True, kw_only=True):
-    address: JobAddress
     server: Server
     job: RemoteJob
 
@@ -35,7 +34,7 @@ def remote_job(project: Here, url: str) -> Remote:
     job = server.job(address)
     if not job.ended:
         raise ServerRefused(f"{job.url}: the job has not ended: {job.status}", hint="try again when it has")
-    return Remote(address=address, server=server, job=job)
+    return Remote(server=server, job=job)
 
 
 def connected(project: Here, address: JobAddress) -> Server:

@@ -108,7 +108,7 @@ def _last_failed(here: Here) -> Remote:
     page = "actions/runs/1" if is_github else "-/pipelines/1"
     address = replace(address_of(f"{origin.protocol}://{origin.server}/{origin.path}/{page}"), pipeline=None)
     server = remote.connected(here, address)
-    return Remote(address=address, server=server, job=server.last_failed(branch))
+    return Remote(server=server, job=server.last_failed(branch))
 
 
 _OF_MATRIX = re.compile(r" \(.*\)$|: \[.*\]$| \d+/\d+$")
@@ -131,6 +131,7 @@ class _Reproducing:
     def __init__(self, here: Here, one: Remote, log: ServerLog, there: Diagnosis, file: BinaryIO) -> None:
         self._here = here
         self._remote = one
+        self._address = one.server.address
         self._job = one.job
         self._log = log
         self._there = there
@@ -138,7 +139,7 @@ class _Reproducing:
         self._notes: list[str] = []
         self._differs: list[Pair] = []
         self._withheld: list[str] = []
-        name = re.sub(r"[^\w.-]+", "-", f"{one.address.host}-{one.address.project}-{one.job.id}")
+        name = re.sub(r"[^\w.-]+", "-", f"{self._address.host}-{self._address.project}-{one.job.id}")
         self._directory = here.config.cache_dir / "reproductions" / name
 
     def run(self, given_here: Mapping[str, Any], var: Sequence[str], *, with_cache: bool, as_json: bool) -> int:
@@ -162,7 +163,7 @@ class _Reproducing:
                 "deploy": True,
                 "keep": given_here["keep"] or "on-failure",
                 "quiet": given_here["quiet"] or as_json,
-                self._remote.address.kind: self._settings(),
+                self._address.kind: self._settings(),
             }
         )
         prepared = prepare(given)
@@ -199,7 +200,7 @@ class _Reproducing:
     def _clone_url(self) -> Address:
         """Return the checkout's own origin if it is that project, since git knows how to read it; else the server's address."""
         found, origin = origin_of(self._here.root, self._here.environ), remote.home_of(self._here)
-        address = self._remote.address
+        address = self._address
         if found is not None and origin is not None and origin.path == address.project:
             return found
         return Address(f"{address.server}/{address.project}.git")
@@ -209,7 +210,7 @@ class _Reproducing:
     def _given(self, pipeline: RemotePipeline) -> dict[str, str]:
         """Return the variables that were given to the pipeline, and those that only the server can know."""
         found = dict(pipeline.variables)
-        if self._remote.address.kind == "gitlab" and pipeline.source not in _EVENTS:
+        if self._address.kind == "gitlab" and pipeline.source not in _EVENTS:
             found["CI_PIPELINE_SOURCE"] = pipeline.source
         if (request := _MERGE_REQUEST.fullmatch(self._job.ref)) is not None:
             found["CI_MERGE_REQUEST_IID"] = request["number"]
@@ -219,7 +220,7 @@ class _Reproducing:
         """Return the settings of the workflow's language, with the server's variables."""
         found, unread = self._remote.server.variables(self._job)
         self._notes += [f"not read: {what}" for what in unread]
-        if self._remote.address.kind == "gitlab":
+        if self._address.kind == "gitlab":
             return self._of_gitlab(found)
         settings = self._here.config.github
         return {
@@ -241,7 +242,7 @@ class _Reproducing:
             found = [one for one in found if not one.protected]
         settings = self._here.config.gitlab
         path = settings.variables
-        own = of_gitlab.own(path, self._remote.address.project) if path is not None else {}
+        own = of_gitlab.own(path, self._address.project) if path is not None else {}
         document: dict[str, Any] = {
             name: {"ref": one.ref, "file": one.file} if one.ref else {"value": one.value, "file": one.file}
             for name, one in own.items()

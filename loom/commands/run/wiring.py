@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from loom.storage.cache import Cache
 
 
-MAX_NOTICES = 5
-
-
 def preflight(plan: Plan, tools: JobTools, config: Config) -> None:
     """InfrastructureError for what has to be true before anything starts, and is not."""
     images = [job.image for job in plan.jobs if job.image is not None]
@@ -172,9 +169,5 @@ def _not_isolated(plan: Plan, config: Config) -> tuple[str, ...]:
         return ()
     by = config.origins.get("container")
     why = f" ({by.place})" if by is not None and by.place and not config.container else ""
-    return (f"on this machine, not isolated{why}: {_some(jobs)}; in a container: loom run --container",)
-
-
-def _some(jobs: Sequence[str]) -> str:
-    more = len(jobs) - MAX_NOTICES
-    return ", ".join(jobs[:MAX_NOTICES]) + (f" and {more} more" if more > 0 else "")
+    some = ", ".join(jobs[:5]) + (f" and {len(jobs) - 5} more" if len(jobs) > 5 else "")
+    return (f"on this machine, not isolated{why}: {some}; in a container: loom run --container",)
