@@ -116,6 +116,7 @@ def test_mistakes_in_the_users_file_have_a_place(tmp_path: Path, text: str, mess
     with pytest.raises(LoomError, match=r"variables\.yml:[12]") as caught:
         plan(tmp_path, "job: {script: x}", own=text)
     assert message in str(caught.value)
+    assert "CONFIG_INVALID" in str(caught.value)
 
 
 def test_an_environment_sets_variables_that_others_refer_to(tmp_path: Path) -> None:

@@ -759,6 +759,18 @@ jobs:
     assert "uses: ./self/js: the project has no self/js/action.yml" in plan.job("y").refused[0]
 
 
+def test_a_checkout_without_a_ref_has_the_newest_commit_of_its_repository(planned: Planned, tmp_path: Path) -> None:
+    (tmp_path / "server/o/r/HEAD").mkdir(parents=True)
+    steps = "steps: [{uses: actions/checkout@v4, with: {repository: o/r, path: x}}]"
+    plan = planned(
+        f"on: push\njobs: {{x: {{runs-on: ubuntu-latest, {steps}}}}}", repositories=lambda: Server(tmp_path / "server")
+    )
+    action = of(plan.jobs[0].steps[0]).action
+    assert action is not None
+    assert (action.uses, action.ref, action.commit) == ("o/r@HEAD", "HEAD", "c" * 40)
+    assert action.directory == str(tmp_path / "server/o/r/HEAD")
+
+
 def test_an_action_that_the_snapshot_does_not_have_refuses_its_job(planned: Planned) -> None:
     x = "x: {runs-on: ubuntu-latest, steps: [{run: make it}, {uses: ./made}]}"
     plan = planned(f"on: push\njobs:\n  {x}\n  y: {{runs-on: ubuntu-latest, steps: [{{run: echo}}]}}\n")
