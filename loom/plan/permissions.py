@@ -1,4 +1,4 @@
-"""Requests of a plan and of the project's configuration for more than a plain container gets.
+"""Requests of a plan and of a repository for more than a plain container gets.
 
 Only the user can allow a request (`trust_store`). `ASKS` lists the job fields that cause requests; a test lists all
 others, so that each new field has to be classified.
@@ -29,7 +29,7 @@ class PermissionRequest(Struct, frozen=True, kw_only=True):
     """The value as written, and its real path if that differs."""
     gives: str
     job: str = ""
-    """The name of the requesting job; empty for the project's configuration."""
+    """The name of the requesting job; empty for the repository itself."""
     place: str = ""
 
     @property
@@ -47,7 +47,7 @@ class PermissionRequest(Struct, frozen=True, kw_only=True):
             "filter": "git's configuration here",
             "objects": "this copy of the repository",
         }
-        return f"job {self.job}" if self.job else others.get(self.kind, "the configuration")
+        return f"job {self.job}" if self.job else others[self.kind]
 
     def __str__(self) -> str:
         return f"{self._asker} asks for {self.subject}: {self.gives}"
