@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal
+from typing import Literal
 
 from msgspec import Struct
 
 from loom.analysis.diagnosis import Diagnosis
 from loom.record.documents import Commit, Document, RunId, Sha
 
-BISECTION_SCHEMA: Final = "loom.bisection.v1"
 Verdict = Literal["good", "bad", "skip"]
 
 
@@ -25,7 +24,7 @@ class Tested(Document, frozen=True, kw_only=True):
 class Bisection(Document, frozen=True, kw_only=True):
     """The document of `loom bisect --json`."""
 
-    schema_version: Literal["loom.bisection.v1"] = BISECTION_SCHEMA
+    schema_version: Literal["loom.bisection.v1"] = "loom.bisection.v1"
     kind: Literal["bisection"] = "bisection"
     jobs: list[str]
     good: Sha

@@ -21,7 +21,6 @@ from loom.status import Code, Count, Stream
 from loom.util.controls import cleaned
 from loom.util.paths import JOB_PLACE
 
-DIFF_SCHEMA: Final = "loom.diff.v1"
 FILES_SHOWN = 200
 STREAM_NAMES: Final[Mapping[Stream, str]] = {"stdout": "its output", "stderr": "its standard error"}
 LINE_COMPARED = 4000
@@ -72,7 +71,7 @@ class Inputs(Document, frozen=True, kw_only=True):
 
 
 class Diff(Document, frozen=True, kw_only=True):
-    schema_version: Literal["loom.diff.v1"] = DIFF_SCHEMA
+    schema_version: Literal["loom.diff.v1"] = "loom.diff.v1"
     kind: Literal["diff"] = "diff"
     run_a: str
     run_b: str

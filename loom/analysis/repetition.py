@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Final, Literal
+from typing import Literal
 
 from msgspec import Struct, field
 
@@ -16,7 +16,6 @@ from loom.record.documents import Document, RunId
 from loom.record.reader import Reading
 from loom.status import Count, Stream
 
-REPETITION_SCHEMA: Final = "loom.repetition.v1"
 _Z = 1.959963984540054
 """Of a two-sided interval of 95 %."""
 MOST_LINES = 200_000
@@ -56,7 +55,7 @@ class PartingLine(Document, frozen=True, kw_only=True):
 class Repetition(Document, frozen=True, kw_only=True):
     """The document of `loom run --repeat N --json`."""
 
-    schema_version: Literal["loom.repetition.v1"] = REPETITION_SCHEMA
+    schema_version: Literal["loom.repetition.v1"] = "loom.repetition.v1"
     kind: Literal["repetition"] = "repetition"
     run_id: RunId
     """The run whose children these are."""

@@ -16,7 +16,6 @@ from loom.record import documents
 from loom.record.documents import SCHEMA_VERSION
 from loom.record.events import OutputEvent, PhaseCode, PhaseEvent
 
-_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _REFERENCE = "#/$defs/"
 Shape = dict[str, Any]
 
@@ -94,7 +93,7 @@ NAMES = ("event", *_SCHEMAS)
 def record_schema(name: str) -> Shape:
     """Return the named schema. KeyError for a name that is not in `NAMES`."""
     return {
-        "$schema": _DIALECT,
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"loom/{name}.schema.json",
         **(_event() if name == "event" else _shape(_SCHEMAS[name])),
     }

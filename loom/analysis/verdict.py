@@ -6,7 +6,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, zip_longest
-from typing import Final, Literal
+from typing import Literal
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -15,7 +15,6 @@ from loom.analysis.diff import Pair, normalised
 from loom.record.documents import Document
 from loom.status import Code, Count
 
-REPRODUCTION_SCHEMA: Final = "loom.reproduction.v1"
 _REORDERED = 40
 """Lines that one side may be ahead of the other: two streams arrive in any order."""
 _LINE = 300
@@ -70,7 +69,7 @@ class Reason(Document, frozen=True, kw_only=True):
 class Reproduction(Document, frozen=True, kw_only=True):
     """The document of `loom reproduce --json`."""
 
-    schema_version: Literal["loom.reproduction.v1"] = REPRODUCTION_SCHEMA
+    schema_version: Literal["loom.reproduction.v1"] = "loom.reproduction.v1"
     kind: Literal["reproduction"] = "reproduction"
     origin: str
     job_id: str

@@ -15,7 +15,6 @@ from loom.util import jsons
 SCHEMA_VERSION: Final = "loom.runtime.logs.v2"
 RECEIPT_SCHEMA: Final = "loom.receipt.v1"
 RUN_SCHEMA: Final = "loom.run.v1"
-RUNS_SCHEMA: Final = "loom.runs.v1"
 DIAGNOSIS_SCHEMA: Final = "loom.diagnosis.v1"
 
 Positive = Annotated[int, Meta(ge=1, le=1 << 53)]
@@ -355,7 +354,7 @@ class RunRow(Document, frozen=True, kw_only=True):
 class Runs(Document, frozen=True, kw_only=True):
     """The document of `loom runs --json`, newest first."""
 
-    schema_version: Literal["loom.runs.v1"] = RUNS_SCHEMA
+    schema_version: Literal["loom.runs.v1"] = "loom.runs.v1"
     kind: Literal["runs"] = "runs"
     runs: list[RunRow]
 

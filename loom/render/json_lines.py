@@ -11,8 +11,6 @@ from loom.render.sinks import while_heard
 from loom.util import jsons
 from loom.util.controls import json_shown
 
-RECEIPT_KIND = "receipt"
-
 
 class JsonLines:
     """A sink. `write` gets whole lines; when its reader is gone, the run continues without output."""
@@ -38,7 +36,7 @@ class JsonLines:
     def receipt(self, receipt: Receipt, path: str) -> None:
         """Print the last line."""
         line = {
-            "kind": RECEIPT_KIND,
+            "kind": "receipt",
             "receipt_path": path,
             "diagnosis_path": receipt.diagnosis_path,
             "resume_command": receipt.resume_command,

@@ -11,13 +11,11 @@ import yaml
 from loom import __version__
 from loom.plan.model import Job, Plan
 
-SCHEMA_VERSION = "loom.plan.v1"
-
 
 def plan_document(plan: Plan, mount_mode: str = "auto") -> dict[str, Any]:
     """Convert the plan to JSON values with every key, in plan order. Secrets appear as references only."""
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": "loom.plan.v1",
         "kind": "loom-plan",
         "loom_version": __version__,
         "workflow_path": plan.workflow_path,

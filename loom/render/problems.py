@@ -12,7 +12,6 @@ from loom.errors import LoomError, Problem, WorkflowError
 from loom.util.controls import shown
 from loom.util.workflow_commands import annotation
 
-CHECK_SCHEMA_VERSION = "loom.check.v1"
 _WIDEST = 160
 
 
@@ -58,7 +57,7 @@ def check_document(workflow_path: str, problems: Sequence[Problem], *, facts: di
     """Return the document of `loom check --format json`."""
     counts = {severity: sum(1 for p in problems if p.severity == severity) for severity in ("error", "warning")}
     return {
-        "schema_version": CHECK_SCHEMA_VERSION,
+        "schema_version": "loom.check.v1",
         "kind": "loom-check",
         "loom_version": __version__,
         "workflow_path": workflow_path,

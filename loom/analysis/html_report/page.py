@@ -74,18 +74,14 @@ class AttemptTab(Struct, frozen=True, kw_only=True):
 
 class JobView(Struct, frozen=True, kw_only=True):
     id: str
-    stage: str
+    state: JobState
     status: str
-    allowed: bool
     duration: str
     note: str
     facts: list[tuple[str, str]]
     bars: list[Bar]
     attempts: list[AttemptTab]
-    tests: list[dict[str, Any]]
     telling: str
-    annotations: list[dict[str, Any]]
-    """What workflow commands of its steps say of files."""
     summaries: list[tuple[str, str]]
     """What its steps wrote to `$GITHUB_STEP_SUMMARY`, by their names, as markup."""
     open: bool
@@ -251,9 +247,8 @@ def _job(
         by_attempt.setdefault(unit.attempt, []).append(_log(reading, unit, job, diagnosis, share, sections))
     return JobView(
         id=job.id,
-        stage=job.stage,
+        state=job,
         status=str(job.status or "unfinished"),
-        allowed=job.allowed_failure,
         duration="" if result is None or result.status == "skipped" else rough_duration(result.duration_ms),
         note=note,
         facts=list(_job_facts(job)),
@@ -262,9 +257,7 @@ def _job(
             AttemptTab(number=number, status=_attempt_status(job, number), logs=logs)
             for number, logs in sorted(by_attempt.items())
         ],
-        tests=job.lists.get("failing_test", []),
         telling=(diagnosis and diagnosis.telling_line) or next(iter(note.splitlines()), ""),
-        annotations=job.lists.get("annotation", []),
         summaries=[
             (fact.get("name") or fact["step"], _markup(fact["summary"]))
             for fact in job.lists.get("step_state", ())
