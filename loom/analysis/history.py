@@ -105,7 +105,10 @@ def _since(green: Reading, reading: Reading, job_id: str, lines: Sequence[str], 
 def _changed_files(ids: FileIds, runs: Sequence[Reading], lines: Sequence[str], *, hunks: bool) -> list[ChangedFile]:
     named = {path: _is_named(path, lines) for path in ids}
     chosen = sorted(ids, key=lambda path: (not named[path], path))[:MOST_FILES]
-    stores = [store for run in runs for store in _stores(run)]
+    stores = list[str]()
+    for run in runs:
+        with suppress(LoomError, OSError):
+            stores += snapshot.read_manifest(run.paths.root, run.paths.snapshot).stores
     roots = [run.receipt().get(name) for run in runs for name in ("snapshot_path", "repo_root")]
     trees = [Path(root) for root in roots if root is not None]
     shown = {path: ids[path] for path in chosen[:MOST_HUNKS]}
@@ -131,11 +134,3 @@ def _is_named(path: str, lines: Sequence[str]) -> bool:
     name = path.rpartition("/")[2]
     pattern = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w-])")
     return any(name in line and pattern.search(line) for line in lines)
-
-
-def _stores(run: Reading) -> Sequence[str]:
-    """Return the directories of git's objects of the run's snapshot."""
-    try:
-        return snapshot.read_manifest(run.paths.root, run.paths.snapshot).stores
-    except (LoomError, OSError):
-        return ()

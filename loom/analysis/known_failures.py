@@ -192,22 +192,19 @@ def causes(failed: Failed) -> list[Cause]:
     """Return what ended the run, as far as that is certain."""
     if failed.ended == "canceled":  # what it printed until then is no reason
         return [_cause(known) for known in table().causes if known.ended == "canceled"]
-    own = _own(failed)
+    # Loom's own words: an error with a code, or what loom knows better than the output.
+    if failed.error and failed.error_code:
+        summary, _, hint = failed.error.partition("\n")
+        own = [Cause(code=failed.error_code.lower(), summary=summary, advice=hint)]
+    else:
+        told = ((known, re.search(known.error, failed.error or "")) for known in table().causes if known.error)
+        own = [_cause(known, **match.groupdict("")) for known, match in told if match is not None][:1]
     looked_at = failed.in_step or failed.error_code == "IMAGE_BUILD_FAILED"
     reads = looked_at and (not own or failed.error_code or failed.ended == "timed_out")
     said = [cause for cause, _, _ in islice(fitting(failed) if reads else (), 1)]
     if own:
         return [*said, *own] if failed.ended == "timed_out" else [*own, *said]
     return said or [_cause(known) for known in table().causes if known.fits_end(failed)][:1]
-
-
-def _own(failed: Failed) -> list[Cause]:
-    """Return loom's own words: an error with a code, or what loom knows better than the output."""
-    if failed.error and failed.error_code:
-        summary, _, hint = failed.error.partition("\n")
-        return [Cause(code=failed.error_code.lower(), summary=summary, advice=hint)]
-    found = ((known, re.search(known.error, failed.error or "")) for known in table().causes if known.error is not None)
-    return [_cause(known, **match.groupdict("")) for known, match in found if match is not None][:1]
 
 
 def fitting(failed: Failed) -> Iterator[tuple[Cause, Known, Says | None]]:

@@ -99,7 +99,9 @@ def _paths_in(line: str) -> list[str]:
 
 def look_below(root: Path, paths: Sequence[str]) -> dict[str, InSource]:
     """Look at those of `paths` that are there. Asks git only about them, and only if there are any."""
-    modules = _empty_submodules(root)
+    listed = _beginning(root / ".gitmodules").decode("utf-8", "replace")
+    known = re.findall(r"^\s*path\s*=\s*(.+?)\s*$", listed, re.MULTILINE)
+    modules = [module for module in known if not (root / module).is_dir() or not any((root / module).iterdir())]
     found = {
         path: InSource(path=module, empty_submodule=True)
         for path in paths
@@ -146,11 +148,3 @@ def _ignored(root: Path, there: Sequence[str]) -> dict[str, str]:
         return {path: snapshot.readable(str(rule)) for path, rule in rules.items() if rule is not None and rule.ignores}
     except (LoomError, OSError):
         return {}
-
-
-def _empty_submodules(root: Path) -> list[str]:
-    """Those of `.gitmodules` that are not checked out."""
-    modules = re.findall(
-        r"^\s*path\s*=\s*(.+?)\s*$", _beginning(root / ".gitmodules").decode("utf-8", "replace"), re.MULTILINE
-    )
-    return [module for module in modules if not (root / module).is_dir() or not any((root / module).iterdir())]

@@ -267,14 +267,17 @@ def phase_report(fold: RunFold) -> dict[str, Any]:
         "missing": missing,
         "unfinished": unfinished,
         "out_of_order": out_of_order,
-        "phases": [_report_phase(span) for span in fold.spans],
+        "phases": [
+            {
+                **{key: getattr(span.start, key) for key in ("phase_code", "scope", "job_id", "step", "section")},
+                "seq_started": span.start.seq,
+                "seq_finished": span.end.seq if span.end else None,
+                "status": span.status,
+                "duration_ms": span.duration_ms,
+            }
+            for span in fold.spans
+        ],
     }
-
-
-def _report_phase(span: Span) -> dict[str, Any]:
-    where = {key: getattr(span.start, key) for key in ("phase_code", "scope", "job_id", "step", "section")}
-    seq = {"seq_started": span.start.seq, "seq_finished": span.end.seq if span.end else None}
-    return {**where, **seq, "status": span.status, "duration_ms": span.duration_ms}
 
 
 def receipt(fold: RunFold) -> documents.Receipt:

@@ -43,6 +43,8 @@ WORDS = {
     "running": "running",
     "interrupted": "interrupted",
 }
+_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+"""For a stranger's text: its HTML is text, and it loads nothing."""
 _COUNT_ORDER = ("failure", "error", "timed_out", "canceled", "unfinished", "success", "skipped")
 
 
@@ -259,18 +261,12 @@ def _job(
         ],
         telling=(diagnosis and diagnosis.telling_line) or next(iter(note.splitlines()), ""),
         summaries=[
-            (fact.get("name") or fact["step"], _markup(fact["summary"]))
+            (fact.get("name") or fact["step"], str(_MARKDOWN.render(cleaned(fact["summary"]))))
             for fact in job.lists.get("step_state", ())
             if fact.get("summary") and fact.get("attempt", 1) == max(1, job.attempts)
         ],
         open=first,
     )
-
-
-def _markup(text: str) -> str:
-    """Return Markdown as markup: a stranger's, so its HTML is text, and it loads nothing."""
-    markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
-    return str(markdown.render(cleaned(text)))
 
 
 def _attempt_status(job: JobState, number: int) -> str:
