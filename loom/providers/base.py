@@ -34,6 +34,7 @@ from loom.status import Exit, OnOutput, Stream
 
 if TYPE_CHECKING:
     from loom.plan.image_lock import ImageLock
+    from loom.providers.inside import CommandsInside
     from loom.storage.workspace import OnSkipped
 
 
@@ -200,38 +201,6 @@ class SessionFacts(Struct, frozen=True, kw_only=True):
     """Unsupported requests (a limit that the engine can't enforce), for people."""
 
 
-class Inside(Protocol):
-    """Access to a place for a person, between steps or after them."""
-
-    def exec(
-        self,
-        command: Sequence[str],
-        on_output: OnOutput | None,
-        cancel: Cancel,
-        *,
-        timeout_s: float | None = None,
-        grace_s: float = 10.0,
-        stdin: bool = True,
-    ) -> Exit:
-        """Run a command in the project's directory with the caller's standard input; an empty one without `stdin`.
-
-        Without `on_output`, output goes to the caller's own streams. A cancel or timeout sends a signal, then KILL
-        after the grace period.
-        """
-
-    def terminal(self, command: Sequence[str], cancel: Cancel, *, timeout_s: float | None = None) -> Exit:
-        """Run a command on the caller's terminal, which is restored afterwards.
-
-        A cancel, a timeout or a closed terminal also ends everything that the command started.
-        """
-
-    def continued(self, command: Sequence[str]) -> Sequence[str]:
-        """Return what runs `command` as the shell that steps shared would (see `interactive.continued`)."""
-
-    def shell(self, shell: Sequence[str], *, script: str, name: str, cancel: Cancel) -> int:
-        """Open an interactive shell on the caller's terminal (see `interactive.prepared`); return its exit code."""
-
-
 class Session(Protocol):
     """One job's open place. One command at a time; other methods only between commands."""
 
@@ -273,7 +242,7 @@ class Session(Protocol):
     def put_archive(self, archive: Iterable[bytes]) -> None:
         """Unpack a tar stream over the job's view; the files will belong to the job's user."""
 
-    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> Inside:
+    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> CommandsInside:
         """Access the place between steps. `environment` extends the job's."""
 
     def size(self) -> int:
@@ -330,7 +299,7 @@ class KeptSession(Protocol):
         ProviderError when it can't run. Call before `inside`.
         """
 
-    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> Inside:
+    def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> CommandsInside:
         """As `Session.inside`."""
 
     def has_its_files(self, mode: MountMode) -> bool:

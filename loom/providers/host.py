@@ -289,7 +289,7 @@ class HostSession(DrivenSession):
 
 
 class HostInside(CommandsInside, frozen=True, kw_only=True):
-    """Implements `providers.base.Inside` by processes that have the caller's own streams and terminal."""
+    """Commands as processes that have the caller's own streams and terminal."""
 
     workspace: Path
     terminal_type: str

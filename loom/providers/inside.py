@@ -64,7 +64,7 @@ class RunningCommand(Connection, Protocol):
 
 
 class CommandsInside(Struct, frozen=True, kw_only=True):
-    """Implements `providers.base.Inside` by what an engine can do: `begin`, `script`, `lost`."""
+    """Access to a session for a person, between steps or after them, by what an engine can do: `begin`, `script`, `lost`."""
 
     environment: Mapping[str, str]
     directory: str = driver.DIRECTORY
@@ -92,6 +92,11 @@ class CommandsInside(Struct, frozen=True, kw_only=True):
         grace_s: float = 10.0,
         stdin: bool = True,
     ) -> Exit:
+        """Run a command in the project's directory with the caller's standard input; an empty one without `stdin`.
+
+        Without `on_output`, output goes to the caller's own streams. A cancel or timeout sends a signal, then KILL
+        after the grace period.
+        """
         given = stdin and not _is_empty(0)
         ran, watcher = self.begin(command, stdin=given)
         wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -120,6 +125,10 @@ class CommandsInside(Struct, frozen=True, kw_only=True):
         return Exit(code=ran.code, ended=ended)
 
     def terminal(self, command: Sequence[str], cancel: Cancel, *, timeout_s: float | None = None) -> Exit:
+        """Run a command on the caller's terminal, which is restored afterwards.
+
+        A cancel, a timeout or a closed terminal also ends everything that the command started.
+        """
         command = interactive.on_terminal(command, kind(self.environment))
         ran, watcher = self.begin(command, stdin=True, tty=True)
         cancel.pass_on = watcher.pass_on
@@ -140,9 +149,11 @@ class CommandsInside(Struct, frozen=True, kw_only=True):
         return Exit(code=ran.code if ended is Ended.EXITED or ran.ended else 137, ended=ended)
 
     def continued(self, command: Sequence[str]) -> Sequence[str]:
+        """Return what runs `command` as the shell that steps shared would."""
         return interactive.continued(command, f"{self.directory}/state")
 
     def shell(self, shell: Sequence[str], *, script: str, name: str, cancel: Cancel) -> int:
+        """Open an interactive shell on the caller's terminal (see `interactive.prepared`); return its exit code."""
         prepared = interactive.prepared(
             shell,
             script=script,

@@ -12,10 +12,11 @@ from msgspec import Struct, field
 
 from loom.cancel import Cancel
 from loom.plan.model import Job, Step
-from loom.providers.base import Inside, Resolved, Session, SessionRequest
+from loom.providers.base import Resolved, Session, SessionRequest
 from loom.status import Exit, OnOutput, Status
 
 if TYPE_CHECKING:
+    from loom.providers.inside import CommandsInside
     from loom.runner.views import View
 
 
@@ -35,7 +36,7 @@ class AtStep(Struct, frozen=True, kw_only=True):
 
     job: Job
     step: Step
-    inside: Callable[[], Inside]
+    inside: Callable[[], CommandsInside]
     """Enter the job's session, with the variables of the step's shell. The run counts as assisted."""
 
 

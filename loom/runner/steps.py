@@ -12,7 +12,7 @@ from loom.cancel import Cancel
 from loom.errors import InfrastructureError, SecretError
 from loom.plan.model import Job, Step
 from loom.plan.variables import of_status
-from loom.providers.base import Command, Detachable, Inside, Share
+from loom.providers.base import Command, Detachable, Share
 from loom.providers.driver.endings import observable
 from loom.record.documents import Assistance, plain
 from loom.record.events import RUN, PhaseCode, Section, Where
@@ -26,6 +26,7 @@ from loom.util.units import counted, duration_text
 from loom.workflow.patterns import PatternError, SearchError
 
 if TYPE_CHECKING:
+    from loom.providers.inside import CommandsInside
     from loom.runner.late.actions import ActionTools
 
 CODE = PhaseCode.JOB_EXECUTION
@@ -190,7 +191,7 @@ class Steps:
         return Verdict.FAIL if self._cancel.wait(0) else verdict
 
     def _at(self, step: Step) -> AtStep:
-        def inside() -> Inside:
+        def inside() -> CommandsInside:
             self._entered = True
             return self._open_job.session.inside(self._environment(step))
 

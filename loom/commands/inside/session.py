@@ -26,7 +26,7 @@ from loom.errors import RequestError
 from loom.plan import variables
 from loom.plan.model import MountMode, Plan, Step
 from loom.providers import locks as holds
-from loom.providers.base import Inside, KeptSession, Resolved, SessionRequest
+from loom.providers.base import KeptSession, Resolved, SessionRequest
 from loom.record.coverage import note_assistance
 from loom.record.documents import Assistance
 from loom.record.events import epoch_ns, timestamp
@@ -41,11 +41,12 @@ from loom.secrets.masking import Masker
 from loom.util.paths import job_directory_name, jobs_of
 
 if TYPE_CHECKING:
+    from loom.providers.inside import CommandsInside
     from loom.storage.workspace import Skipped
 
 
 class EnteredJob(Struct, frozen=True, kw_only=True):
-    inside: Inside
+    inside: CommandsInside
     about: str
     """The description that `loom shell` prints on entry."""
     fresh: bool

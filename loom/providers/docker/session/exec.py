@@ -113,7 +113,7 @@ class EngineCommand:
 
 
 class ContainerInside(CommandsInside, frozen=True, kw_only=True):
-    """Implements `providers.base.Inside` for a running container."""
+    """Commands in a running container."""
 
     client: docker.DockerClient
     container_id: str

@@ -218,7 +218,7 @@ def commands_in(cluster: Cluster, pod: str) -> tuple[str, ...]:
 
 
 class PodInside(CommandsInside, frozen=True, kw_only=True):
-    """Implements `providers.base.Inside` for the job's container of a running pod."""
+    """Commands in the job's container of a running pod."""
 
     cluster: Cluster
     pod: str
