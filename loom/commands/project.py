@@ -96,14 +96,13 @@ def is_bundle(named: str) -> bool:
         return os.path.isfile(named)  # noqa: PTH113  a name may be too long for Path
     try:
         with open_regular(Path(named)) as file:
-            return file.read(4) == _ZSTANDARD
+            return file.read(4) == b"\x28\xb5\x2f\xfd"
     except (OSError, ValueError):
         return False
 
 
 BUNDLES = "bundles"
 """Where, below the cache, bundles are unpacked."""
-_ZSTANDARD = b"\x28\xb5\x2f\xfd"
 
 
 def here(flags: Mapping[str, object] | None = None, *, root: Path | None = None, trusting: bool = False) -> Here:

@@ -22,8 +22,6 @@ from loom.snapshot import Change, Patch, SavedFiles, readable
 from loom.storage.selection import PathSelection
 from loom.util.bounded import listed
 
-MAX_NAMED = 10
-
 
 def pull(run: str | None, job: str | None, *, apply: bool, as_json: bool) -> None:
     """`loom pull`."""
@@ -54,7 +52,7 @@ def pull(run: str | None, job: str | None, *, apply: bool, as_json: bool) -> Non
         _print(patch, without, failed, applied=apply)
     if apply and (not_applied := sorted({*patch.conflicts, *failed})):
         raise RequestError(
-            f"not applied: {', '.join(listed(map(readable, not_applied), MAX_NAMED))}",
+            f"not applied: {', '.join(listed(map(readable, not_applied), 10))}",
             hint="all other changes are applied; commit or undo your edits of these files, then pull again,"
             " or copy them by hand: `loom workspace` prints where they are",
             code="CHECKOUT_CHANGED",

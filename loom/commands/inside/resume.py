@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from loom.providers.base import KeptSession
     from loom.runner.previous_run import PastJob, PastRun
 
-MAX_CHANGES = 50
-
 
 def resume(
     run: str | None,
@@ -457,4 +455,4 @@ def _assistance(
 
 
 def _changes(paths: Iterable[str]) -> dict[str, Any]:
-    return bounded("changes", sorted(map(snapshot.readable, paths)), MAX_CHANGES)
+    return bounded("changes", sorted(map(snapshot.readable, paths)), 50)

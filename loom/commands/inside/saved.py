@@ -23,7 +23,6 @@ from loom.util.untrusted_files import read_regular
 LARGEST_FILE = 100_000_000
 MOST_BYTES = 250_000_000
 """How much of a job's files is saved at most, and of one file; what is larger is named."""
-_GITLINK = "160000"
 
 
 class _SavedFile(Struct, frozen=True):
@@ -85,7 +84,7 @@ def _write(job: PastJob, found: Verification, without: dict[str, str]) -> None:
         if path in left_out:
             continue
         if change.kind != "deleted":
-            if change.mode == _GITLINK:
+            if change.mode == "160000":
                 left_out[path] = "a repository of its own"
                 continue
             size = (found.workspace / path).lstat().st_size

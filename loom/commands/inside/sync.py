@@ -20,7 +20,6 @@ from loom.util.private import make_own
 
 ASK, THEIRS, OURS = "ask", "theirs", "ours"
 """What becomes of a file that both the checkout and the job changed: refuse, take the checkout's, keep the job's."""
-MAX_NAMED = 20
 
 
 class SyncTarget(Struct, frozen=True, kw_only=True):
@@ -88,7 +87,7 @@ def _refuse_conflicts(compared: Sequence[tuple[SyncTarget, Merge]]) -> None:
     if lines:
         raise RequestError(
             "nothing was synced, since the checkout's changes conflict with those in the job's files:\n  "
-            + "\n  ".join(listed(lines, MAX_NAMED)),
+            + "\n  ".join(listed(lines, 20)),
             hint="take the checkout's: `loom resume --sync=theirs`; keep the job's: `loom resume --sync=ours`;"
             " `loom pull` shows what changed in the job's files",
             code="SYNC_CONFLICT",

@@ -66,16 +66,10 @@ def _show(found: Sequence[Diagnosis], form: str, project: Here) -> None:
         write(line)
 
 
-_BLOCK = 1 << 18
-
-
 def is_log(named: str) -> bool:
     """Tell whether it is a log instead of a run: an address, a file that is no document, or `-`."""
-    is_file = Path(named).suffix not in _NO_LOGS and os.path.isfile(named)  # noqa: PTH113  a name may be too long for Path
+    is_file = Path(named).suffix not in (".json", ".jsonl") and os.path.isfile(named)  # noqa: PTH113  a name may be too long for Path
     return named == "-" or is_address(named) or (is_file and not is_bundle(named))
-
-
-_NO_LOGS = (".json", ".jsonl")
 
 
 def of_log(project: Here, named: str, job: str | None) -> Diagnosis:
@@ -87,7 +81,7 @@ def of_log(project: Here, named: str, job: str | None) -> Diagnosis:
         return found
     try:
         with open_log(named) as file:
-            log = read_log(iter(lambda: file.read(_BLOCK), b""))
+            log = read_log(iter(lambda: file.read(1 << 18), b""))
     except OSError as error:
         raise RequestError(
             f"{named}: {error.strerror or error}: the log can't be read", code="LOG_UNREADABLE"

@@ -19,8 +19,6 @@ from loom.record.store import is_alive
 from loom.render.records import log_json, log_line
 from loom.workflow.patterns import PatternError, Search, SearchError, pattern_of
 
-FOLLOW_EVERY_S = 0.1
-
 
 def logs(
     run: str,
@@ -95,7 +93,7 @@ def _followed(reading: Reading, follower: Follower, tail: int | None) -> Iterato
         if over:
             return
         sys.stdout.flush()
-        time.sleep(FOLLOW_EVERY_S)
+        time.sleep(0.1)
 
 
 def _printer(

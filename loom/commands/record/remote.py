@@ -19,8 +19,6 @@ from loom.commands.servers.tokens import token_for
 from loom.plan.origin import ProjectOrigin, origin_of
 from loom.util.units import rough_size
 
-_BLOCK = 1 << 18
-
 
 class Remote(Struct, frozen=True, kw_only=True):
     server: Server
@@ -81,7 +79,7 @@ class _Counting:
 
 def read(file: BinaryIO) -> ServerLog:
     file.seek(0)
-    return read_log(iter(lambda: file.read(_BLOCK), b""))
+    return read_log(iter(lambda: file.read(1 << 18), b""))
 
 
 def diagnosis_of_remote(project: Here, url: str) -> Diagnosis:

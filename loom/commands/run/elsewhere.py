@@ -28,7 +28,6 @@ from loom.util.controls import visible
 from loom.util.private import make_in_cache
 
 _HELD = ExitStack()
-_STEPS = ("before_script/", "script/")
 
 
 def hold(folder: Path) -> None:
@@ -146,7 +145,11 @@ def judged(
 
 def blocks_of_run(reading: Reading, manifest: Mapping[str, Any], only: str | None = None) -> Iterator[Block]:
     """Yield the steps of the job, each with its output, as its last attempt has it; `only` that which begins so."""
-    steps = {each["step"]: each["command"] or "" for each in manifest["steps"] if each["step"].startswith(_STEPS)}
+    steps = {
+        each["step"]: each["command"] or ""
+        for each in manifest["steps"]
+        if each["step"].startswith(("before_script/", "script/"))
+    }
     for step, command in steps.items():
         path = reading.paths.job(manifest["job_id"]) / "user" / step / "events.jsonl"
         if only in (None, (command.strip().splitlines() or [""])[0]) and path.exists():

@@ -36,7 +36,6 @@ T = TypeVar("T")
 _MOST = 100
 """Kept plans of all repositories; the oldest go first."""
 _MAX_BYTES = 32 << 20
-_TEMPLATES = ".loom/templates"
 
 
 class _Kept(Struct, frozen=True, kw_only=True):
@@ -192,7 +191,7 @@ class Planner:
     def _names(self, files: int) -> str:
         if self._path.is_dir():
             return _names_below(self._path)
-        return _names_below(self._here.root / _TEMPLATES) if files > 1 else ""
+        return _names_below(self._here.root / ".loom/templates") if files > 1 else ""
 
     def _keep(self, plan: Plan, notices: tuple[str, ...]) -> None:
         """Keep the plan for later runs; nothing happens where that is impossible."""

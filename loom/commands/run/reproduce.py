@@ -123,7 +123,6 @@ def _names_there(job: Job) -> tuple[str, ...]:
 
 _INPUTS = re.compile(rb"(?:\s|#.*\n|---\n)*spec:(?:.*\n)?\s*inputs:")
 """The beginning of a GitLab file that declares inputs."""
-_DOWNLOADS = "actions/download-artifact"
 _OUTPUT = re.compile(r"needs\.([\w-]+)\.outputs\.([\w-]+)=(.*)", re.DOTALL)
 
 
@@ -310,7 +309,8 @@ class _Reproducing:
             if of_server is not None and (job.id in needed or (target.needs is None and target.artifacts_from is None)):
                 self._bring(job, of_server)
         if results and any(
-            step.late and step.late.action and _DOWNLOADS in step.late.action.uses for step in target.steps
+            step.late and step.late.action and "actions/download-artifact" in step.late.action.uses
+            for step in target.steps
         ):
             self._bring_of_run(artifacts_beside(self._archive_of(next(iter(results)))))
         return Brought(origin=self._job.url, results=results, archive_of=self._archive_of)

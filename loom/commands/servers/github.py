@@ -42,7 +42,6 @@ from loom.commands.servers import (
 from loom.commands.servers.answers import GitHubJob, checked
 
 TIMEOUT_S = 60
-_CHUNK = 1 << 18
 _SIZES = (
     (re.compile(r"ubuntu-(?:latest|\d\d\.\d\d)(?:-arm)?"), "4 CPUs, 16 GB (of a private repository: 2 CPUs, 8 GB)"),
     (re.compile(r"ubuntu-slim"), "1 CPU, 5 GB"),
@@ -135,7 +134,7 @@ class GitHubServer(Server):
         with self._errors(what), requests.get(url, timeout=TIMEOUT_S, stream=True, auth=nobody) as answer:
             if answer.status_code != 200:
                 raise ServerUnavailable(f"{urlsplit(url).netloc}: {what}: {answer.status_code}")
-            write_bounded(answer.iter_content(_CHUNK), file, most, what)
+            write_bounded(answer.iter_content(1 << 18), file, most, what)
 
     def _job(self, answer: dict[str, object]) -> RemoteJob:
         found = checked(GitHubJob, answer, "a job")

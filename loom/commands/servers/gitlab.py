@@ -41,9 +41,6 @@ from loom.commands.servers.answers import (
 )
 
 TIMEOUT_S = 60.0
-TRIES = 4
-LONGEST_WAIT_S = 60.0
-_CHUNK = 1 << 18
 _HOSTED = re.compile(r"saas-linux-(small|medium|large|xlarge|2xlarge)-(?:amd64|arm64)")
 _SIZES = {
     "small": "2 CPUs, 8 GB",
@@ -60,10 +57,10 @@ class _Session(requests.Session):
 
     def send(self, request: requests.PreparedRequest, **how: Any) -> requests.Response:
         answer = super().send(request, **how)
-        for tried in range(1, TRIES):
+        for tried in range(1, 4):
             said = answer.headers.get("Retry-After", "")
             wait_s = float(said) if said.isdigit() else float(tried)
-            if answer.status_code not in (429, 502, 503, 504) or wait_s > LONGEST_WAIT_S:
+            if answer.status_code not in (429, 502, 503, 504) or wait_s > 60.0:
                 break
             answer.close()
             time.sleep(wait_s)
@@ -175,7 +172,7 @@ class GitLabServer(Server):
 
     def _download(self, what: str, ask: Callable[..., Any], file: BinaryIO, most: int) -> None:
         with self._errors(what):
-            write_bounded(ask(iterator=True, chunk_size=_CHUNK), file, most, what)
+            write_bounded(ask(iterator=True, chunk_size=1 << 18), file, most, what)
 
     def _job(self, answer: Any) -> RemoteJob:
         found = checked(GitLabJob, answer.attributes, "a job")
