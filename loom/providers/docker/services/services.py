@@ -1,8 +1,5 @@
 """A job's services: containers beside it, on a network of its own, ready before its first step.
 
-    with services(group, job.services) as network:
-        ...the job runs with network.network_id; `db:5432` is the service with the alias `db`...
-
 Each service has a thread that gets its image, starts it and waits until it is ready, and one that follows its output.
 Whichever way the block is left, containers, their volumes and the network are gone, and the threads have ended.
 """
