@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import sys
-import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
@@ -39,17 +37,42 @@ def retrying(
     `before` is called with the error before each pause; an error that it raises is the result.
     """
     cancel = cancel or Cancel()
-    begun, wait_s, attempt = time.monotonic(), policy.first_wait_s, 0
-    while True:
-        attempt += 1
+
+    def wanted(error: BaseException) -> bool:
+        return policy.when(error) and not cancel.requested
+
+    try:
+        return call()
+    except Exception as error:
+        if not wanted(error):
+            raise
+        failed = error
+    # Late: tenacity takes 50 ms to import, and most calls succeed at once.
+    import tenacity
+
+    first = True
+
+    def again() -> T:
+        nonlocal failed, first
+        if first or cancel.requested:
+            first = False
+            raise failed
         try:
             return call()
         except Exception as error:
-            pause_s = min(wait_s, policy.most_wait_s) * (1 if policy.exact else random.random())
-            over = attempt >= policy.attempts or time.monotonic() - begun + pause_s >= policy.limit_s
-            if over or cancel.requested or not policy.when(error):
-                raise
-            before(error, pause_s, attempt)
-            if cancel.wait(pause_s):
-                raise
-        wait_s *= policy.factor
+            failed = error
+            raise
+
+    def before_sleep(state: tenacity.RetryCallState) -> None:
+        assert state.next_action is not None
+        before(failed, state.next_action.sleep, state.attempt_number)
+
+    wait: Any = tenacity.wait_exponential if policy.exact else tenacity.wait_random_exponential
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(wanted),
+        wait=wait(multiplier=policy.first_wait_s, exp_base=policy.factor, max=policy.most_wait_s),
+        stop=tenacity.stop_after_attempt(policy.attempts) | tenacity.stop_before_delay(policy.limit_s),
+        before_sleep=before_sleep,
+        sleep=cancel.wait,  # type: ignore[arg-type]
+        reraise=True,
+    )(again)
