@@ -318,6 +318,8 @@ class Job(Struct, frozen=True, kw_only=True):
     step_timeout_s: float | None = None
     ends_at_timeout: bool = False
     """When its time is over, `after_script` does not run."""
+    after_script_timeout_s: float | None = None
+    """The total time of `after_script`; None: five minutes."""
     resources: Resources = field(default_factory=Resources)
     network: Network = field(default_factory=Network)
     privileged: bool = False

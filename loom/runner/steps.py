@@ -143,7 +143,7 @@ class Steps:
                 attempt.warn("`after_script` was not run: the job's time was over, as in GitLab", CODE)
             return
         extra = of_status(attempt.status)
-        deadline_ns = attempt.journal.now_ns() + int(AFTER_SCRIPT_TIMEOUT_S * 1e9)
+        deadline_ns = attempt.journal.now_ns() + int((job.after_script_timeout_s or AFTER_SCRIPT_TIMEOUT_S) * 1e9)
         failed = attempt.status is not Status.SUCCESS and any(step.phase == "after_script" for step in job.steps)
         steps = [step for step in job.steps if step.phase == "after_script"]
         for step in steps:
@@ -173,10 +173,11 @@ class Steps:
                 self._gate.before(self._at(step), self._cancel)
 
     def _warn_of_time(self, text: str) -> None:
+        all_s = self._job.after_script_timeout_s or AFTER_SCRIPT_TIMEOUT_S
         limit = (
             f"each of its steps may take {duration_text(self._job.step_timeout_s)} (`step_timeout`)"
             if self._job.step_timeout_s
-            else f"all of it may take {duration_text(AFTER_SCRIPT_TIMEOUT_S)} where no `step_timeout` says otherwise"
+            else f"all of it may take {duration_text(all_s)} where no `step_timeout` says otherwise"
         )
         self._attempt.warn(f"{text}; {limit}", CODE)
 

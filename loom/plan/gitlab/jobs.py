@@ -85,7 +85,7 @@ class GitLabJobBuilder(builder.Refusals):
         image = self.image(merged.get("image"), texts) if place.in_container else None
         if image is not None and image.name:
             texts.values["CI_JOB_IMAGE"] = image.name  # for the texts below, such as a cache's key
-        timeout = merged.get("timeout")
+        timeout_s, ends_at_timeout = self.timeout(candidate, texts)
         job = p.Job(
             id=candidate.id,
             name=candidate.name,
@@ -109,8 +109,9 @@ class GitLabJobBuilder(builder.Refusals):
             coverage=_coverage(merged.get("coverage")),
             allow_failure=builder.allow_failure(decided.allow_failure),
             retry=_retry(merged.get("retry")),
-            timeout_s=config.job_timeout if timeout is None else seconds(timeout.text),
-            ends_at_timeout=True,
+            timeout_s=timeout_s,
+            ends_at_timeout=ends_at_timeout,
+            after_script_timeout_s=self._limit("RUNNER_AFTER_SCRIPT_TIMEOUT", candidate, texts),
             step_timeout_s=config.step_timeout,
             resources=builder.limits(config),
             network=p.Network(mode=config.network),
@@ -190,6 +191,24 @@ class GitLabJobBuilder(builder.Refusals):
             ready=p.Ready(timeout_s=_SERVICE_WAIT_S),
             needed=False,
         )
+
+    def timeout(self, candidate: JobCandidate, texts: _Texts) -> tuple[float | None, bool]:
+        """Return the job's limit, and whether `after_script` is over with it: not if that of the script is shorter."""
+        node = candidate.entry.merged.get("timeout")
+        whole = seconds(node.text) if node is not None else self.context.config.job_timeout
+        of_script = self._limit("RUNNER_SCRIPT_TIMEOUT", candidate, texts)
+        if of_script is None or (whole is not None and of_script >= whole):
+            return whole, True
+        return of_script, False
+
+    def _limit(self, name: str, candidate: JobCandidate, texts: _Texts) -> float | None:
+        """Return the duration that a variable of GitLab's runner names."""
+        written = texts.values.get(name, "")
+        try:
+            return seconds(written) if written else None
+        except ValueError as error:
+            self.say(candidate.entry.key, texts.at("variables"), f"{name}: {error}")
+            return None
 
     def artifacts_from(self, candidate: JobCandidate) -> tuple[str, ...] | None:
         """Return the ids of the jobs that `dependencies` names; with `needs`, of those that give it artifacts."""

@@ -319,7 +319,7 @@ _RUNNER = "It belongs to GitLab's runner."
 _OF_RUNNER = """
     ARTIFACT_COMPRESSION_LEVEL ARTIFACT_DOWNLOAD_ATTEMPTS CACHE_COMPRESSION_FORMAT CACHE_COMPRESSION_LEVEL
     CACHE_REQUEST_TIMEOUT EXECUTOR_JOB_SECTION_ATTEMPTS KUBERNETES_* RESTORE_CACHE_ATTEMPTS
-    RUNNER_AFTER_SCRIPT_TIMEOUT RUNNER_SCRIPT_TIMEOUT TRANSFER_METER_FREQUENCY
+    TRANSFER_METER_FREQUENCY
 """
 RUNNER_VARIABLES = (
     Keyword(
@@ -342,6 +342,8 @@ RUNNER_VARIABLES = (
     Keyword("CI_DEBUG_SERVICES", "boolean", _NONE, "`loom logs JOB --system` prints what services print."),
     Keyword("FF_*", "boolean", _NONE, "A feature flag of GitLab's runner."),
     *(Keyword(name, "text", _NONE, _RUNNER) for name in _OF_RUNNER.split()),
+    Keyword("RUNNER_SCRIPT_TIMEOUT", "duration", _SAME, "`after_script` runs when this time is over."),
+    Keyword("RUNNER_AFTER_SCRIPT_TIMEOUT", "duration"),
 )
 """Variables by which a file tells GitLab's runner how to run a job; `*` is any ending."""
 

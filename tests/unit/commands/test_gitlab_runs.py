@@ -124,6 +124,14 @@ def test_a_job_that_wants_artifacts_that_no_job_above_has_is_refused(project: Pr
     assert "no pipeline started this one, so a of pipeline $ABOVE left nothing for it" in project.run()[1]
 
 
+def test_after_script_has_the_time_that_the_file_gives_it(project: Project) -> None:
+    limit = "variables: {RUNNER_AFTER_SCRIPT_TIMEOUT: 0.3s}"
+    project.write(gitlab=f"a: {{script: echo sound, after_script: [sleep 60], {limit}}}\n")
+    code, shown = project.run()
+    assert code == 0
+    assert "after_script/01 ran out of time and was ended; all of it may take 300ms" in shown
+
+
 def test_a_refused_job_fails_alone_when_its_turn_comes(project: Project) -> None:
     project.write(gitlab="a: {script: echo sound}\nb: {script: x, id_tokens: {T: {aud: x}}, retry: 2}\n")
     assert project.loom("check")[0] == 0

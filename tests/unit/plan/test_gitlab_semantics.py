@@ -47,10 +47,14 @@ def test_a_retry_is_for_a_reason_or_a_code(tmp_path: Path, written: str, retry: 
     ("keywords", "limit"),
     [
         ("timeout: 10m", (600.0, True)),
+        ("timeout: 10m, variables: {RUNNER_SCRIPT_TIMEOUT: 5m}", (300.0, False)),
+        ("timeout: 10m, variables: {RUNNER_SCRIPT_TIMEOUT: 20m}", (600.0, True)),
         ("tags: [a]", (3600.0, True)),
     ],
 )
-def test_after_script_is_over_with_its_job(tmp_path: Path, keywords: str, limit: tuple[float, bool]) -> None:
+def test_after_script_runs_after_the_limit_of_the_script_alone(
+    tmp_path: Path, keywords: str, limit: tuple[float, bool]
+) -> None:
     found = job(tmp_path, keywords)
     assert (found.timeout_s, found.ends_at_timeout) == limit
 

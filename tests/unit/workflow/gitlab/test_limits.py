@@ -127,6 +127,9 @@ REFUSED = {
     "a: {script: x}\n" + of_job("needs: [{job: a, parallel: {matrix: [{X: z}]}}]"): "values; its matrix is none",
     "a: {script: x, needs: [b]}\nb: {script: x, needs: [a]}": "1:23: needs: the jobs need each other in a cycle: a -> b -> a",
     of_job(
+        "variables: {RUNNER_SCRIPT_TIMEOUT: soon}"
+    ): "1:1: RUNNER_SCRIPT_TIMEOUT: expected a duration such as 30 minutes",
+    of_job(
         "variables: {P: x}, cache: {policy: $P, paths: [a]}"
     ): "1:53: cache:policy: expected pull, push or pull-push",
     "job: {trigger: {include: [{artifact: a.yml, job: nope}]}}": "1:50: trigger:include:job: there is no job nope",
