@@ -137,25 +137,31 @@ class Cache:
 
     def restore(self, spec: Spec, key: str, view: WorkspaceView, on_output: OnOutput) -> RestoreResult:
         """Unpack the entry for `key`, or the newest that one of `spec.fallback_keys` means."""
+        _, result = self._used(spec, key, lambda entry, hit: self._unpack(entry, hit, view))
+        _say(on_output, _restored_lines(result, key))
+        return result
+
+    def _used(
+        self, spec: Spec, key: str, use: Callable[[Stored, Hit], RestoreResult]
+    ) -> tuple[Stored | None, RestoreResult]:
+        """Return the first entry that can be used, and what came of it."""
         warnings: list[str] = []
-        result = RestoreResult(hit="miss")
+        found, result = None, RestoreResult(hit="miss")
         self._bring(spec, key, warnings)
         for entry, hit in self._candidates(spec, key, warnings):
             try:
-                result = self._unpack(entry, hit, view)
+                result = use(entry, hit)
+                found = entry
                 break
             except _Corrupt as error:
-                warnings.append(f"the cache entry {entry.key!r} is damaged ({error}) and was removed")
+                warnings.append(f"the cache entry {entry.key!r} was removed: {error}")
                 self._forget([entry])
             except FileNotFoundError:
                 continue  # another process evicted it first
             except (UnsafeArchive, OSError) as error:
                 warnings.append(f"the cache entry {entry.key!r} can't be restored: {_reason(error)}")
                 break
-        if warnings:
-            result = replace(result, warning="; ".join(warnings))
-        _say(on_output, _restored_lines(result, key))
-        return result
+        return found, replace(result, warning="; ".join(warnings) or None)
 
     def save(
         self,
@@ -208,19 +214,13 @@ class Cache:
 
     def find(self, spec: Spec, key: str) -> tuple[Stored | None, RestoreResult]:
         """Return what `restore` would unpack, for somebody who reads the archive by `open`."""
-        warnings: list[str] = []
-        result, found = RestoreResult(hit="miss"), None
-        self._bring(spec, key, warnings)
-        for entry, hit in self._candidates(spec, key, warnings):
-            damage = _damage_of(self._blob_path(entry.blob), entry.blob)
-            if damage is None:
-                self._touch(entry)
-                size = entry.packed_bytes
-                found, result = entry, RestoreResult(hit=hit, key=entry.key, bytes=size, packed_bytes=size)
-                break
-            warnings.append(f"the cache entry {entry.key!r} was removed: {damage}")
-            self._forget([entry])
-        return found, replace(result, warning="; ".join(warnings) or None)
+        return self._used(spec, key, self._whole)
+
+    def _whole(self, entry: Stored, hit: Hit) -> RestoreResult:
+        if (damage := _damage_of(self._blob_path(entry.blob), entry.blob)) is not None:
+            raise _Corrupt(damage)
+        self._touch(entry)
+        return RestoreResult(hit=hit, key=entry.key, bytes=entry.packed_bytes, packed_bytes=entry.packed_bytes)
 
     def open(self, blob: str) -> IO[bytes]:
         """Open the archive of an entry; OSError if it is gone."""
@@ -279,7 +279,9 @@ class Cache:
         others: list[Stored] | None = None
         for fallback in spec.fallback_keys:
             if others is None:
-                others = sorted(self._entries_of_project(), key=lambda entry: -entry.created_at)
+                folders = [_folder_name(self._project, protected) for protected in self._readable]
+                everything = (entry for name in folders for entry in self._entries_in(self.folder / "entries" / name))
+                others = sorted(everything, key=lambda entry: -entry.created_at)
             for entry in others:
                 if _falls_back(spec, fallback, entry) and entry not in exact:
                     yield entry, "fallback"
@@ -370,7 +372,7 @@ class Cache:
     def remove(self, entries: Sequence[Stored]) -> Pruned:
         """Remove entries, and what killed processes have left."""
         with self._as_subject(), self._locked():
-            stray = {_blob_of(path) for path in (self.folder / "blobs").glob("*/*")}
+            stray = {path.name.removesuffix(".tar.zst") for path in (self.folder / "blobs").glob("*/*")}
             freed = self._drop(entries, self._all(), orphans=stray) + self._sweep_unfinished()
         return Pruned(entries=tuple(entries), freed_bytes=freed)
 
@@ -398,10 +400,6 @@ class Cache:
 
     def _blob_path(self, sha256: str) -> Path:
         return self.folder / "blobs" / sha256[:2] / f"{sha256}.tar.zst"
-
-    def _entries_of_project(self) -> list[Stored]:
-        folders = [self.folder / "entries" / _folder_name(self._project, protected) for protected in self._readable]
-        return [entry for folder in folders for entry in self._entries_in(folder)]
 
     def _entries_in(self, folder: Path) -> list[Stored]:
         try:
@@ -580,10 +578,6 @@ def _over(entries: Sequence[Stored], max_size: int) -> list[Stored]:
             total += more
             seen.add(entry.blob)
     return over
-
-
-def _blob_of(archive: Path) -> str:
-    return archive.name.removesuffix(".tar.zst")
 
 
 def _damage_of(blob: Path, sha256: str) -> str | None:

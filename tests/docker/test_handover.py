@@ -117,7 +117,7 @@ def test_a_damaged_cache_is_a_warning_and_the_job_goes_on(place: Place) -> None:
     (blob,) = (place.base / "cache/blobs").glob("*/*")
     blob.write_bytes(blob.read_bytes()[:-10])
     screen, logs = place.run("bind_mount")
-    assert "is damaged (its checksum is wrong) and was removed" in screen
+    assert "was removed: its checksum is wrong" in screen
     assert "cache saved: deps-" in screen
     build = json.loads((logs / "jobs/build/manifest.json").read_text())
     assert build["status"] == "success"

@@ -262,7 +262,7 @@ def test_a_damaged_entry_is_a_miss_with_a_warning_and_goes(
     place = empty(tmp_path)
     result = store.restore(SPEC, "k", DirectoryView(place), said)
     assert result.hit == "miss"
-    assert result.warning == "the cache entry 'k' is damaged (its checksum is wrong) and was removed"
+    assert result.warning == "the cache entry 'k' was removed: its checksum is wrong"
     assert list(place.iterdir()) == []
     assert store.entries() == []
     assert blobs(store) == []
@@ -659,7 +659,7 @@ def test_an_archive_that_is_none_is_a_miss_with_a_warning(store: Cache, tmp_path
     take(store, b"any bytes")
     result = restore(store, empty(tmp_path))
     assert result.hit == "miss"
-    assert (result.warning or "").startswith("the cache entry 'k' is damaged (")
+    assert (result.warning or "").startswith("the cache entry 'k' was removed: ")
     assert (store.entries(), blobs(store)) == ([], [])
 
 
