@@ -11,7 +11,6 @@ from loom.util.units import meant
 
 
 def show(key: str | None, *, origin: bool, form: str) -> None:
-    """`loom config show`."""
     settings = project.here().config
     if key is not None and key not in config.KEYS:
         raise RequestError(f"unknown setting {key}{meant(key, config.KEYS)}", code=config.CODE)

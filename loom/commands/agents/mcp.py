@@ -65,7 +65,6 @@ def mcp(
     allow_network: bool,
     workflow: Path | None,
 ) -> int:
-    """`loom mcp`."""
     here()  # a checkout, or an error now
     limits = Limits(jobs=tuple(job or ()), host=allow_host, privileged=allow_privileged, network=allow_network)
     serving, cancel = _Serving(AgentTools(limits, workflow)), Cancel()

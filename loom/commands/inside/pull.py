@@ -24,7 +24,6 @@ from loom.util.bounded import listed
 
 
 def pull(run: str | None, job: str | None, *, apply: bool, as_json: bool) -> None:
-    """`loom pull`."""
     here = project.here()
     source = _source(here, [name for name in (run, job) if name])
     past, left_out = source.run, source.left_out
@@ -159,7 +158,6 @@ def _generated(run: PastRun) -> Callable[[Change], bool]:
 
 
 def workspace(run: str | None, job: str | None, *, as_json: bool) -> None:
-    """`loom workspace`."""
     here = project.here()
     names = [name for name in (run, job) if name]
     left_out: dict[str, str] = {}

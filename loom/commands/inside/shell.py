@@ -21,7 +21,6 @@ from loom.util.units import duration, read_flag
 
 
 def shell(run: str | None, job: str | None, step: str | None, *, as_root: bool, trust: bool) -> int:
-    """`loom shell`."""
     needs_terminal("loom shell")
     here = project.here(trusting=trust)
     past = session.find_job(here, [name for name in (run, job) if name])
@@ -48,7 +47,6 @@ def exec_(
     tty: bool,
     trust: bool,
 ) -> int:
-    """`loom exec`."""
     if tty:
         needs_terminal("loom exec -t")
         if as_json:

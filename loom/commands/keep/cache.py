@@ -20,7 +20,6 @@ from loom.util.units import counted, rough_age, rough_size
 
 
 def ls(keys: list[str] | None, *, everywhere: bool, as_json: bool) -> None:
-    """`loom cache ls`."""
     cache, project = _opened()
     entries = _chosen(cache, project, keys, everywhere=everywhere)
     nothing = ["no cache entries" if everywhere else f"no cache entries of {project}"]
@@ -29,7 +28,6 @@ def ls(keys: list[str] | None, *, everywhere: bool, as_json: bool) -> None:
 
 
 def rm(keys: list[str], *, everywhere: bool, as_json: bool) -> None:
-    """`loom cache rm`."""
     cache, project = _opened()
     entries = _chosen(cache, project, keys, everywhere=everywhere)
     if not entries:

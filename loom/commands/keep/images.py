@@ -36,7 +36,6 @@ from loom.util.units import counted, duration, read_flag, rough_size
 
 
 def pull(names: list[str] | None, *, frozen: bool | None, as_json: bool, workflow: Path | None) -> None:
-    """`loom images pull`."""
     with _context(workflow, names, frozen=frozen) as context:
         wanted = [named for named in context.inventory.named() if named.pull != "never"]
         progress = MaskedProgress(quiet=as_json)
@@ -48,7 +47,6 @@ def pull(names: list[str] | None, *, frozen: bool | None, as_json: bool, workflo
 def lock(
     names: list[str] | None, *, platform: list[str] | None, local: bool, as_json: bool, workflow: Path | None
 ) -> int:
-    """`loom images lock`."""
     with _context(workflow, names) as context:
         before = context.lock or ImageLock()
         after, failed = context.inventory.lock(platform or (), local_only=local)
@@ -84,7 +82,6 @@ def lock(
 
 
 def prune(*, older_than: str, as_json: bool) -> None:
-    """`loom images prune`."""
     age_s = read_flag("--older-than", older_than, duration)
     here = project.here()
     with closing(Engine(here.environ, here.config.engine)) as engine:

@@ -24,7 +24,6 @@ from loom.util.units import rough_size
 
 
 def snapshot(paths: list[str] | None, *, explain: bool, as_json: bool) -> None:
-    """`loom snapshot`."""
     source = discover(Path.cwd(), os.environ)
     if explain:
         if not paths:
@@ -103,7 +102,6 @@ def _answer_lines(answers: Sequence[Explanation]) -> Iterator[str]:
 
 
 def verify(what: str, job: str | None, *, as_json: bool) -> int:
-    """`loom verify`."""
     workspace, tree_sha, manifest = _workspace_of(what) if job is None else _files_of(what, job)
     verified = snapshots.verify(workspace, environ=os.environ, tree_sha=tree_sha, manifest_file=manifest)
     print_either(as_json, "verification", verified.document(), _verification_lines(verified), kind="loom-verify")

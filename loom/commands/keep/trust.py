@@ -44,7 +44,6 @@ def everything_asked(here: Here, named: Path | None) -> tuple[PermissionRequest,
 
 
 def trust(workflow: Path | None, *, yes: bool, revoke: bool, as_json: bool) -> int:
-    """`loom trust`."""
     here = project.here()
     decisions = decisions_of(here)
     if revoke:

@@ -22,7 +22,6 @@ from loom.util.units import counted, rough_size
 
 
 def artifacts(run: str | None, job: str | None, to: Path | None, *, as_json: bool) -> None:
-    """`loom artifacts`."""
     found, wanted, _ = run_or_job(here(), run or "last", job, None)
     past = read(found.entry)
     ids = jobs_of(found, wanted) if wanted else [one.id for one in past.planned.plan.jobs]

@@ -41,7 +41,6 @@ _AUTHOR = {
 
 
 def bundle(run: str, output: Path | None, *, full: bool, base: str | None) -> None:
-    """`loom bundle`."""
     here = project.here()
     reading = here.find(run)
     target = output or Path(f"loom-{reading.run_id}{SUFFIX}")

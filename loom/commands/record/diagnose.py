@@ -30,7 +30,6 @@ from loom.util.untrusted_files import open_regular
 
 
 def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None:
-    """`loom diagnose`."""
     project = here({"color": color})
     if is_log(run):
         _show([of_log(project, run, job)], form, project)

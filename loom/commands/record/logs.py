@@ -33,7 +33,6 @@ def logs(
     as_json: bool,
     color: str | None,
 ) -> None:
-    """`loom logs`."""
     project = here({"color": color})
     reading, job, step = run_or_job(project, run, job, step)
     job_ids, whole = jobs_of(reading, job), not as_json

@@ -27,7 +27,6 @@ from loom.util import atomic
 
 
 def runs(*, everywhere: bool, limit: int, as_json: bool, color: str | None) -> None:
-    """`loom runs`."""
     project = here({"color": color})
     families = project.store.families(None if everywhere else project.root)
     rows = [_row_of(entry) for family in islice(families, limit) for entry in family]
@@ -73,7 +72,6 @@ def _row_of(entry: RunEntry) -> RunRow:
 
 
 def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, color: str | None) -> None:
-    """`loom show`."""
     project = here({"color": color})
     reading = project.find(run)
     if as_json:
@@ -98,7 +96,6 @@ def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, c
 
 
 def diff(run_a: str, run_b: str, *, as_json: bool, color: str | None) -> None:
-    """`loom diff`."""
     from loom.analysis.diff import diff_of  # as in `show`
     from loom.render.diff import diff_lines
 
@@ -113,7 +110,6 @@ def diff(run_a: str, run_b: str, *, as_json: bool, color: str | None) -> None:
 
 
 def report(run: str, output: Path | None) -> None:
-    """`loom report`."""
     from loom.analysis.html_report.page import page  # as in `show`
 
     record = here().find(run)

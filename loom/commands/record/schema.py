@@ -11,7 +11,6 @@ from loom.workflow.native.schema import workflow_schema
 
 
 def schema(record: str | None) -> None:
-    """`loom schema`."""
     if record is None:
         sys.stdout.write(json_text(workflow_schema()))
     elif record == "list":

@@ -45,7 +45,6 @@ SKIP = 125
 def bisect(
     job: str, good: str, bad: str, *, jobs: int | None, as_json: bool, color: str | None, trust: bool, **given: Any
 ) -> int:
-    """`loom bisect`."""
     source = discover(Path.cwd(), os.environ, flag=trust)
     here = project.here({"color": color}, root=source.root, trusting=trust)
     options = {name: value for name, value in given.items() if value is not None}

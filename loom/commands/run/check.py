@@ -54,7 +54,6 @@ _EXPRESSION = re.compile(r"\$\{\{.*?\}\}", re.DOTALL)
 
 
 def check(workflow: Path | None, form: str, *, inputs: list[str] | None, strict: bool) -> int:
-    """`loom check`."""
     root = find_root(Path.cwd())
     path = workflow_path(root, workflow, Path.cwd())
     here: Here | None = None

@@ -19,7 +19,6 @@ from loom.workflow.loaded import Loaded
 
 
 def compile_(*, form: str, explain: str | None, **given: Any) -> int:
-    """`loom compile`."""
     options = Options.of(given)
     here = project.here(options.settings)
     planner = planner_of(options, here)

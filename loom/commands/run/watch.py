@@ -44,7 +44,6 @@ HANGUP = ""
 
 
 def watch(*, everything: bool, poll: bool, **given: Any) -> int:
-    """`loom watch`."""
     options = Options.of(given)
     if other := next((when for when in options.stop_at if when != FAILURE), None):
         raise RequestError(f"--stop-at {other}: `loom watch` stops at {FAILURE} only")
