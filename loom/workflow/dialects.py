@@ -29,8 +29,10 @@ def load(path: Path, root: Path, facts: Callable[[], Facts], *, like: Path | Non
     `facts` is only asked where what a file includes depends on them. `like`: another file, whose language this one has.
     """
     examined = examine(path, root, facts, like=like)
+    if examined.rest is not None:
+        return examined.rest
     if examined.problems or examined.workflow is None:
-        raise refused(examined.problems, "one file alone: --workflow FILE" if (root / path).is_dir() else "")
+        raise refused(examined.problems)
     return examined.workflow
 
 

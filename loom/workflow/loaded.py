@@ -70,6 +70,8 @@ class Examined(Struct, frozen=True, kw_only=True):
     problems: tuple[Problem, ...]
     ranks: Mapping[str, int]
     """The readable files, in order."""
+    rest: Loaded | None = None
+    """The workflow without the files that have mistakes, of several; the plan decides whether these count."""
 
     def in_order(self, problems: Iterable[Problem]) -> list[Problem]:
         """Return the problems without repetition, sorted by file, line and column."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from loom.errors import Problem
 from loom.plan import model as p
 from loom.plan.candidates import Candidate, Withheld
 from loom.plan.github import matrix
@@ -24,6 +25,7 @@ from loom.workflow.github.sources import NotFetched
 from loom.workflow.github.workflows import CALL, Entry, WorkflowFile, Workflows, local_path
 from loom.workflow.job_ids import id_part, unique_id
 from loom.workflow.messages import Problems
+from loom.workflow.messages import refused as refused_for
 from loom.workflow.needs import WantedNeed
 from loom.workflow.rules import RuleDecision, decision
 
@@ -102,7 +104,7 @@ class GitHubCandidates:
         """Workflows of other repositories, or why one can't be had."""
         self._missing: list[str] = []
         """The required inputs of the present file that nobody gives."""
-        self._several = len(workflows.workflows) > 1
+        self._several = len(workflows.workflows) + len(workflows.faulty) > 1
 
     def all(self) -> list[GitHubCandidate]:
         """Return all jobs in plan order: by file, then after their needs, then in file order."""
@@ -122,6 +124,26 @@ class GitHubCandidates:
             if reason:  # which are no problems of this event
                 del self.of_values.found[known:]
         return found
+
+    def refuse_faulty(self, selection: p.JobSelection) -> dict[str, str]:
+        """WorkflowError for the mistakes of files that the run asks for; return the others, with the reasons."""
+        names = [*selection.jobs, *selection.stages, selection.from_job or ""]
+        passed: dict[str, str] = {}
+        wrong: list[Problem] = []
+        for one in self.workflows.faulty:
+            if not selection.everything and not one.is_asked_for(names):
+                continue
+            reason = self._why_not(one.file) if one.file is not None and selection.everything else ""
+            if reason:
+                passed[one.label] = f"{reason}; loom check tells its mistakes"
+            else:
+                wrong += one.problems
+        if wrong:
+            sound = self.workflows.workflows[0].path
+            raise refused_for(
+                list(dict.fromkeys(wrong)), f"a file without a mistake runs alone: loom run --workflow {sound}"
+            )
+        return passed
 
     def _why_not(self, file: WorkflowFile) -> str:
         if file.only_called:

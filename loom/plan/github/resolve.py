@@ -27,6 +27,7 @@ def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveC
     choice = Choice(workflows.stages, selection, yaml.CODE)
     candidates = GitHubCandidates(workflows, context)
     _refuse_unknown(workflows, context.inputs, candidates.event.happened.name)
+    faulty = candidates.refuse_faulty(selection)
     found = candidates.all()
     wrong = [*candidates.problems.found, *candidates.of_values.found]
     if wrong:
@@ -45,7 +46,7 @@ def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveC
         workflow_path=workflows.path,
         stages=tuple(stage for stage in workflows.stages if stage in used),
         jobs=built,
-        left_out=choice.not_selected(),
+        left_out=(*choice.not_selected(), *(p.NotSelected(id=name, reason=why) for name, why in faulty.items())),
     )
 
 

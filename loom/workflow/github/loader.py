@@ -6,10 +6,12 @@ All errors are reported at once, each at its place.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from loom.errors import RequestError
+from msgspec.structs import replace
+
+from loom.errors import Problem, RequestError
 from loom.util import yaml_file
 from loom.util.paths import name_from
 from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, items_of, mapping, one_or_more, pointer, text_of
@@ -17,7 +19,7 @@ from loom.workflow import needs
 from loom.workflow.facts import Facts
 from loom.workflow.github import events, yaml
 from loom.workflow.github.shapes import GitHubShapes, check_expressions
-from loom.workflow.github.workflows import CALL, Entry, WorkflowFile, Workflows, calls_of, local_path
+from loom.workflow.github.workflows import CALL, Entry, Faulty, WorkflowFile, Workflows, calls_of, local_path
 from loom.workflow.loaded import Examined, content_of
 from loom.workflow.messages import Problems, in_order
 from loom.workflow.needs import Needing, WantedNeed
@@ -63,7 +65,33 @@ def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
         )
     problems = [*(problem for file in reading.files for problem in file.problems), *reading.shapes.problems]
     found = tuple(in_order([*problems, *reading.problems.found], ranks))
-    return Examined(workflow=workflows, problems=found, ranks=ranks)
+    rest = None
+    if found and workflows is not None and path.is_dir():
+        rest = _without_faulty(workflows, [name_from(root, one) for one in paths], found)
+    return Examined(workflow=workflows, problems=found, ranks=ranks, rest=rest)
+
+
+def _without_faulty(all_files: Workflows, names: Iterable[str], problems: Iterable[Problem]) -> Workflows | None:
+    """Return the workflows without the files that have problems themselves or call one that has; None if none is left."""
+    faulty: list[Faulty] = []
+    for name in names:
+        file = all_files.called.get(name)
+        reached, waiting = {name}, [file] if file is not None else []
+        while waiting:
+            new = {path for written, _ in calls_of(waiting.pop()) if (path := local_path(written))} - reached
+            reached |= new
+            waiting += [all_files.called[path] for path in new if path in all_files.called]
+        own = tuple(problem for problem in problems if problem.file in reached)
+        is_shown = file is None or file in all_files.workflows
+        if own and is_shown:
+            known = None if any(one.file == name and one.pointer.startswith("/on") for one in own) else file
+            label = name.rpartition("/")[2].rpartition(".")[0] if file is None else file.label
+            faulty.append(Faulty(label=label, problems=own, file=known))
+    wrong = {one.label for one in faulty}
+    sound = tuple(file for file in all_files.workflows if file.label not in wrong)
+    entries = {name: entry for name, entry in all_files.entries.items() if entry.file in sound}
+    rest = replace(all_files, workflows=sound, entries=entries, faulty=tuple(faulty))
+    return rest if sound else None
 
 
 def _files(path: Path, root: Path) -> list[Path]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from msgspec import Struct, field
 
+from loom.errors import Problem
 from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, text_of
 from loom.workflow import loaded
 from loom.workflow.loaded import LoadedOf
@@ -55,6 +56,20 @@ class WorkflowFile(Struct, frozen=True, kw_only=True):
         return self.events.keys() <= {CALL}
 
 
+class Faulty(Struct, frozen=True, kw_only=True):
+    """A file with mistakes, or one that calls such a file."""
+
+    label: str
+    problems: tuple[Problem, ...]
+    file: WorkflowFile | None
+    """None: its events are not known."""
+
+    def is_asked_for(self, names: Iterable[str]) -> bool:
+        """Return whether one of these may be a job or the stage of the file."""
+        keys = self.file.jobs if self.file is not None else ()
+        return any(name in keys or re.split(r"\.| /", name)[0] == self.label for name in names)
+
+
 class Entry(loaded.Entry, frozen=True, kw_only=True):
     """A job; its name has the file's before it where there are several files."""
 
@@ -72,6 +87,8 @@ class Workflows(LoadedOf[Entry], frozen=True, kw_only=True):
     workflows: tuple[WorkflowFile, ...]
     called: Mapping[str, WorkflowFile] = field(default_factory=dict)
     """Files of this project that jobs call, by their paths."""
+    faulty: tuple[Faulty, ...] = ()
+    """Further files, of which a run refuses those that it asks for."""
 
     def entry_of(self, job: str) -> Entry | None:
         """As of `LoadedOf`; of a job of a called workflow, the one that is written there."""

@@ -941,14 +941,25 @@ def test_continue_on_error_is_decided_early_where_it_can_be(planned: Planned) ->
         assert (found.allow_failure.always, late(found).continue_on_error) == (early, at_start)
 
 
-def test_a_file_with_mistakes_stops_a_run(planned: Planned) -> None:
+def test_a_file_with_mistakes_stops_a_run_that_asks_for_it(planned: Planned) -> None:
     files = {
-        "good.yml": f"on: push\njobs: {{test: {{{JOB}}}}}",
+        "good.yml": f"on: push\njobs: {{test: {{{JOB}}}, same: {{{JOB}}}}}",
         "release.yml": "on: release\njobs: {deploy: {runs-on: ubuntu-latest, stepz: []}}",
+        "requests.yml": "on: pull_request\njobs: {same: {runs-on: ubuntu-latest, steps: [{run: '${{ no( }}'}]}}",
     }
-    with pytest.raises(WorkflowError, match="unknown keyword stepz") as caught:
-        planned(files, "good.test")
-    assert {problem.file for problem in caught.value.problems} == {".github/workflows/release.yml"}
+    plan = planned(files)
+    assert ids(plan) == ["good.test", "good.same"]
+    assert set(reasons(plan)) == {"release", "requests"}
+    assert reasons(plan)["release"].endswith("; loom check tells its mistakes")
+    asked = {"known": {"LOOM_EVENT": "pull_request"}}
+    assert ids(planned(files, "good.test", **asked)) == ["good.test"]
+    for names in ((), ("requests",), ("requests.same",), ("requests / same",), ("same",)):
+        with pytest.raises(WorkflowError, match="there is no function no") as caught:
+            planned(files, *names, **asked)
+        assert [problem.file for problem in caught.value.problems] == [".github/workflows/requests.yml"]
+        assert (
+            caught.value.hint == "a file without a mistake runs alone: loom run --workflow .github/workflows/good.yml"
+        )
 
 
 def test_only_an_environment_that_has_a_name_holds_a_job(planned: Planned) -> None:

@@ -237,7 +237,34 @@ def test_problems_of_all_files_are_told_in_their_order(tmp_path: Path) -> None:
     with pytest.raises(WorkflowError) as caught:
         load(tmp_path / ".github/workflows", tmp_path, ResolveContext)
     assert len(caught.value.problems) == 3
-    assert caught.value.hint == "one file alone: --workflow FILE"
+    found = examined(tmp_path, SOUND, "c.yml")
+    assert (len(found.problems), found.rest is None) == (3, False)
+
+
+def test_a_file_runs_alone_that_calls_none_with_a_mistake_on_any_level(tmp_path: Path) -> None:
+    calls = "jobs: {{c: {{uses: ./.github/workflows/{}.yml}}}}\n"
+    for name, called in (("one", "two"), ("two", "three"), ("other", "sound")):
+        examined(tmp_path, "on: [push, workflow_call]\n" + calls.format(called), f"{name}.yml")
+    examined(tmp_path, SOUND.replace("push", "workflow_call"), "sound.yml")
+    found = examined(tmp_path, SOUND.replace("push", "workflow_call") + "job: x\n", "three.yml")
+    assert len(found.problems) == 1
+    assert isinstance(found.rest, Workflows)
+    assert [file.label for file in found.rest.workflows] == ["other"]
+
+
+def test_of_several_files_those_without_mistakes_can_be_loaded(tmp_path: Path) -> None:
+    examined(tmp_path, "on: push\njobs: {x: {uses: ./.github/workflows/called.yml}}", "calls.yml")
+    examined(tmp_path, "on: workflow_call\njobs: {y: {runs-on: a, stepz: []}}", "called.yml")
+    examined(tmp_path, "on: {push: {x: 1}}\njobs: {x: {runs-on: a, steps: [{run: x}]}}", "on.yml")
+    examined(tmp_path, "a: [", "broken.yml")
+    examined(tmp_path, SOUND, "sound.yml")
+    loaded = load(tmp_path / ".github/workflows", tmp_path, ResolveContext)
+    assert isinstance(loaded, Workflows)
+    assert [file.label for file in loaded.workflows] == ["sound"]
+    assert {entry.file.label for entry in loaded.entries.values()} == {"sound"}
+    known = {one.label: (one.file is not None, len(one.problems)) for one in loaded.faulty}
+    assert known == {"broken": (False, 1), "calls": (True, 2), "on": (False, 1)}
+    assert len(loaded.files) == 5
 
 
 def test_a_called_workflow_is_read_with_its_caller(tmp_path: Path) -> None:
