@@ -44,7 +44,6 @@ class ImageLock(Struct, frozen=True, kw_only=True):
         return self.images.get(parse_reference(name).name, {}).get(normal_platform(platform))
 
     def holding(self, name: str, platform: str, locked: Locked) -> ImageLock:
-        """Return the lock with this entry set."""
         key = parse_reference(name).name
         entries = {**self.images.get(key, {}), normal_platform(platform): locked}
         return ImageLock(images={**self.images, key: entries})

@@ -12,8 +12,6 @@ from msgspec import Struct, field
 
 
 class LateNeed(Struct, frozen=True, kw_only=True):
-    """An entry of `needs`."""
-
     name: str
     """As `needs.<name>` has it."""
     jobs: tuple[str, ...]
@@ -39,8 +37,6 @@ class LateCaller(Struct, frozen=True, kw_only=True):
 
 
 class LateJob(Struct, frozen=True, kw_only=True):
-    """The decisions at the start of a job."""
-
     condition: str = ""
     """Its `if`, with or without `${{ }}`; empty: `success()`."""
     env: Mapping[str, str] = field(default_factory=dict)
@@ -103,8 +99,6 @@ class Action(Struct, frozen=True, kw_only=True):
 
 
 class LateStep(Struct, frozen=True, kw_only=True):
-    """The decisions at the start of a step."""
-
     id: str = ""
     """As `steps.<id>` has it; unique in its scope."""
     name: str = ""

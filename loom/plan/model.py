@@ -408,8 +408,6 @@ class JobSelection(Struct, frozen=True, kw_only=True):
 
 
 class ResolveContext(Facts, frozen=True, kw_only=True):
-    """Facts about the environment that `resolve` needs."""
-
     host_project_dir: str | None = None
     """The project directory of host jobs; `$CI_PROJECT_DIR` stays unexpanded in their values while it is unknown."""
     above: Callable[[str, str], tuple[str, Path] | None] | None = None

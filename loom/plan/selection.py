@@ -75,7 +75,6 @@ class Choice:
         return result
 
     def not_selected(self) -> tuple[p.NotSelected, ...]:
-        """Return what is left out, for the plan."""
         return tuple(
             p.NotSelected(id=name, reason=reason, held=self.held.get(name, ""))
             for name, reason in self.left_out.items()

@@ -85,8 +85,6 @@ class HeadCommit(Struct, frozen=True, kw_only=True):
 
 
 class User(Struct, frozen=True, kw_only=True):
-    """The user of the run, as git knows the person."""
-
     name: str = ""
     email: str = ""
 
@@ -262,7 +260,6 @@ ATTEMPT = frozenset({"CI_JOB_STARTED_AT", "CI_JOB_STARTED_AT_SLUG", "CI_JOB_RETR
 
 
 def of_attempt(number: int, began_ns: int) -> dict[str, str]:
-    """Return the variables of one attempt at a job."""
     at = _iso(began_ns)
     return {"CI_JOB_STARTED_AT": at, "CI_JOB_STARTED_AT_SLUG": slug(at), "CI_JOB_RETRY_COUNT": str(number - 1)}
 

@@ -89,7 +89,6 @@ class Attempt:
 
     @contextmanager
     def work(self, section: Section, code: PhaseCode) -> Iterator[SectionOutput]:
-        """Record a phase with a single section."""
         with self.phase(code), self.section(section, code) as output:
             yield output
 

@@ -96,7 +96,6 @@ class Children:
             running.begun.set()
 
     def join(self) -> None:
-        """Wait for the children that still run."""
         for thread in self._others:
             self._cancel.join(thread)
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 
 class Verdict(StrEnum):
-    """The decision about a failed step."""
-
     FAIL = "fail"
     RETRY = "retry"
     NEXT = "next"

@@ -216,7 +216,6 @@ class Handover:
         return keys
 
     def restore_caches(self, job: Job, session: Session, on_output: OnOutput) -> Iterator[Mapping[str, Any]]:
-        """Restore matching caches; record one fact per entry."""
         assert self._cache is not None
         for spec, key in zip(job.cache, self._cache_keys[job.id], strict=True):
             if "pull" in spec.policy:

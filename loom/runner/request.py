@@ -32,8 +32,6 @@ JOBS_ELSEWHERE = 100
 
 
 class RunRequest(Struct, frozen=True, kw_only=True):
-    """The inputs of a run."""
-
     run_id: str
     command: Sequence[str]
     invocation: Invocation

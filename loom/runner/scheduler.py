@@ -244,8 +244,6 @@ def _go_on(schedule: _Schedule, cancel: Cancel, on_stuck: Callable[[Job], JobRes
 
 
 class _Waiting(Struct, frozen=True):
-    """See `run_jobs`."""
-
     waits: Callable[[Job], bool]
     until_free: Callable[[Job], Skip | None]
 

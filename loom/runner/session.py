@@ -51,8 +51,6 @@ class Leave(Protocol):
 
 
 class JobTools(Struct, frozen=True, kw_only=True):
-    """The external dependencies of jobs."""
-
     providers: Mapping[str, Provider]
     """By name: those of the jobs and of their services."""
     secrets: ResolveSecrets
@@ -62,8 +60,6 @@ class JobTools(Struct, frozen=True, kw_only=True):
 
 
 class RunSettings(Struct, frozen=True, kw_only=True):
-    """The settings shared by all jobs of a run."""
-
     run_id: str
     workspace: Path
     variables: Mapping[str, str]
@@ -95,8 +91,6 @@ class OpenJob:
 
 
 class Opened(Struct, frozen=True, kw_only=True):
-    """A session with its request."""
-
     session: Session
     request: SessionRequest
     view: View

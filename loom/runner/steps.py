@@ -259,7 +259,6 @@ class Steps:
         return self._open_job.session.run(command, on_output, cancel)
 
     def _started(self, step: Step) -> dict[str, Any]:
-        """Return what the record says of a step that begins."""
         started: dict[str, Any] = {"command": step.script, "phase": step.phase, "number": step.number}
         started["attempt"] = self._attempt.number
         return started | ({"file": step.file, "line": step.line, "literal": step.literal} if step.file else {})

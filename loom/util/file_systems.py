@@ -26,7 +26,6 @@ def file_system_of(path: Path) -> str:
 
 
 def in_memory(path: Path) -> bool:
-    """Return whether files there occupy memory."""
     return file_system_of(path) in _IN_MEMORY
 
 

@@ -77,7 +77,6 @@ def platform(text: str) -> str:
 
 
 def machine() -> str:
-    """Return this machine's platform."""
     names = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"}
     there = os.uname()
     return f"{there.sysname.lower()}/{names.get(there.machine, there.machine)}"

@@ -65,7 +65,6 @@ class Node:
         self.style = ""
 
     def plain(self) -> Any:
-        """Convert to plain Python data."""
         if self.kind is Kind.MAPPING:
             return {key: child.plain() for key, child in self.value.items()}
         if self.kind is Kind.LIST:
@@ -339,7 +338,6 @@ class NodeBuilder:
 
     @property
     def source(self) -> str:
-        """The text to parse."""
         return self.file.text
 
     def place(self, mark: Any) -> tuple[int, int]:
@@ -347,7 +345,6 @@ class NodeBuilder:
         return self.file.within(mark.line + 1, mark.column + 1)
 
     def resolve(self, text: str) -> Any:
-        """Parse a plain scalar."""
         return _resolve(text)
 
     def say(self, node: Node | None, message: str, at: str = "/") -> None:
@@ -442,7 +439,6 @@ class NodeBuilder:
                 parent.keys[key.value] = key
 
     def decorated(self, event: Any, node: Node) -> None:
-        """Take a node with an anchor or a tag."""
         if event.anchor:
             node.length = len(event.anchor) + 1
             self.say(node, f"anchors are not allowed (&{event.anchor}); share with extends, default or variables")

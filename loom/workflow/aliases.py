@@ -43,8 +43,6 @@ def _listed(node: Node) -> bool:
 
 
 class AnchorBuilder(NodeBuilder):
-    """Takes anchors and their aliases."""
-
     max_depth = MAX_DEPTH
 
     def __init__(self, file: YamlFile, code: str) -> None:

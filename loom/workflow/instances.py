@@ -12,8 +12,6 @@ from loom.workflow.job_ids import MOST, id_part, unique_id
 
 
 class Instance(Struct, frozen=True, kw_only=True):
-    """One job of a pipeline."""
-
     id: str
     """Loom's name for it: safe as a folder's name and on a command line, and unique in the pipeline."""
     title: str

@@ -50,8 +50,6 @@ def by_name(keywords: Iterable[Keyword]) -> Mapping[str, Keyword]:
 
 
 class Shape(Struct, frozen=True):
-    """The alternatives of a keyword's value."""
-
     kinds: tuple[str, ...]
     words: tuple[str, ...] = ()
     items: Shape | None = None
@@ -59,7 +57,6 @@ class Shape(Struct, frozen=True):
 
 @lru_cache(maxsize=256)
 def shape_of(text: str) -> Shape:
-    """Parse the text of a shape."""
     kinds: list[str] = []
     words: tuple[str, ...] = ()
     items: Shape | None = None

@@ -29,7 +29,6 @@ def merge(base: Node, over: Node, rules: Rules = MappingProxyType({})) -> Node:
 
 
 def without(node: Node, keys: Iterable[str]) -> Node:
-    """Return the mapping without these keys."""
     if node.kind is not Kind.MAPPING or not any(key in node.value for key in keys):
         return node
     return mapping(node, {key: value for key, value in node.value.items() if key not in keys})

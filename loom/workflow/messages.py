@@ -19,8 +19,6 @@ GITHUBS_NO_EFFECT = "GH_NO_EFFECT"
 
 
 class Problems(Struct):
-    """All problems found so far."""
-
     found: list[Problem] = field(default_factory=list)
     code: str = "WF_SCHEMA_V1"
     _left: int = MAX_COMPARISONS

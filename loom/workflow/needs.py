@@ -36,8 +36,6 @@ class WantedNeed(Struct, frozen=True, kw_only=True):
 
 
 class Needing(Struct, frozen=True, kw_only=True):
-    """A job with its needs."""
-
     stage: str | None
     key: Node
     node: Node

@@ -47,8 +47,6 @@ KNOWN_AT_START = frozenset(_START.split())
 
 
 class NotSet(Struct, frozen=True):
-    """A variable of GitLab's that loom does not set."""
-
     name: str
     why: str
     source: str

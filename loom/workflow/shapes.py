@@ -140,7 +140,6 @@ class Shapes(Struct, kw_only=True):
         return fits and ("duration" not in shape.kinds or self._is_duration(str(node.value)))
 
     def nests(self, keyword: Keyword) -> bool:
-        """Return whether lists of it may be inside its list."""
         return True
 
     def seconds(self, text: str) -> float:

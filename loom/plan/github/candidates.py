@@ -64,8 +64,6 @@ class WorkflowScope(Struct, kw_only=True):
 
 
 class GitHubCandidate(Candidate, kw_only=True):
-    """One job."""
-
     entry: Entry
     key: str
     node: Node
@@ -323,7 +321,6 @@ class GitHubCandidates:
         }
 
     def _shown(self, node: Node, texts: Texts, key: str, row: Mapping[str, Any] | None) -> str:
-        """Return the name that GitHub shows."""
         written = text_of(node.get("name"))
         name = texts.text(node.get("name"))
         shown = written if name is LATE else str(name) or key
@@ -498,7 +495,6 @@ class GitHubCandidates:
 
 
 def secret_in(text: str) -> str | None:
-    """Return the name of the secret that a text is."""
     try:
         parts = expressions.parts_of(text.strip())
     except InvalidExpression:

@@ -30,8 +30,6 @@ _OUTSIDE = "it would start a pipeline of another project, which is not done here
 
 
 class JobCandidate(Candidate, kw_only=True):
-    """One instance of a job."""
-
     entry: Entry
     instance: Instance
     scope: Scope

@@ -22,8 +22,6 @@ from loom.workflow.rules import NO_MATCH, NO_PIPELINE, RuleDecision, decision
 
 
 class EntryCandidate(Candidate, kw_only=True):
-    """A candidate of loom's own language."""
-
     entry: Entry
 
 

@@ -310,7 +310,6 @@ class _Texts:
         self.secrets = secrets
 
     def say(self, at: tuple[str | int, ...], message: str) -> None:
-        """Report a problem at this place of the job."""
         self.builder.say(self.node(at), pointer(self.entry.name, *at), message)
 
     def __call__(self, text: str, *at: str | int) -> str:

@@ -39,8 +39,6 @@ exec env {variables} "$node" {flags}{entry}
 
 
 class ActionTools(Struct, frozen=True, kw_only=True):
-    """The parts of a run that a job's actions need."""
-
     environment: Callable[[], Mapping[str, str]]
     """Returns the variables by which they find the services of the run (`Results.environment`)."""
     run_beside: Callable[[Beside, OnOutput, Cancel], tuple[Exit, Mapping[str, Sequence[bytes]]]]

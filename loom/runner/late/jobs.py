@@ -38,8 +38,6 @@ _WORST_FIRST = (FAILURE, CANCELLED, SKIPPED, SUCCESS)
 
 
 class Start(Struct, frozen=True, kw_only=True):
-    """The start of a job."""
-
     job: Job
     needs: Mapping[str, Any]
     status: Status = Status.SUCCESS
@@ -75,7 +73,6 @@ class LateJobs:
         self._lock = threading.Lock()
 
     def begin(self, job: Job) -> Start:
-        """Decide whether and how a job starts."""
         late = job.late
         assert late is not None
         try:

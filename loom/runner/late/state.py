@@ -58,8 +58,6 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class JobRuntime(Struct, frozen=True, kw_only=True):
-    """The surroundings of the steps."""
-
     workspace: str
     path: str
     bash: bool

@@ -271,7 +271,6 @@ class LateSteps(Steps):
         return True
 
     def _invalid(self, step: Step, text: str, kind: str = "Error") -> Exit:
-        """Record a step that can't begin."""
         where = Where(scope="step", job_id=self._job.id, step=step.id)
         writer = self._attempt.journal.writer(where)
         with self._attempt.journal.span(where, PhaseCode.STEP_EXECUTE, self._started(step)) as outcome:

@@ -31,8 +31,6 @@ _TYPES: Mapping[str, tuple[str, ...]] = {
 
 
 class Happened(Struct, frozen=True, kw_only=True):
-    """The event of a run."""
-
     name: str
     type: str = ""
     """Its `action`; empty: any."""

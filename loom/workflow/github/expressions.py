@@ -337,7 +337,6 @@ def equal(left: Value, right: Value) -> bool:
 
 
 def _sides(left: Value, right: Value) -> tuple[Any, Any]:
-    """Return two values as they are compared."""
     if isinstance(left, str) and isinstance(right, str):
         return left.upper(), right.upper()
     return number_of(left), number_of(right)
@@ -522,7 +521,6 @@ _PURE: Mapping[str, Function] = {
 
 
 def nodes_in(node: Node) -> Iterator[Node]:
-    """Yield a tree's nodes."""
     yield node
     for name in node.__struct_fields__:
         part = getattr(node, name)

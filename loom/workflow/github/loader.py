@@ -106,8 +106,6 @@ def _files(path: Path, root: Path) -> list[Path]:
 
 
 class WorkflowReader:
-    """Reads and checks files, each once."""
-
     def __init__(self) -> None:
         self.files: list[YamlFile] = []
         self.found: dict[str, WorkflowFile] = {}
@@ -149,8 +147,6 @@ class WorkflowReader:
 
 
 class _Check:
-    """The check of one file."""
-
     def __init__(self, name: str, label: str, root: Node, shapes: GitHubShapes, problems: Problems) -> None:
         self.name = name
         self.label = label

@@ -47,7 +47,6 @@ class WorkflowFile(Struct, frozen=True, kw_only=True):
         return fields_of(on.get("inputs") if on is not None else None)
 
     def key_of(self, job: str) -> Node:
-        """Return the node of a job's key."""
         jobs: Node = self.root.value["jobs"]
         return jobs.keys.get(job, self.jobs[job])
 
@@ -79,8 +78,6 @@ class Entry(loaded.Entry, frozen=True, kw_only=True):
 
 
 class Workflows(LoadedOf[Entry], frozen=True, kw_only=True):
-    """The files of a run."""
-
     language: ClassVar[str] = "github"
 
     directory: Path

@@ -29,8 +29,6 @@ KINDS = ("local", "project", "remote", "template", "component")
 
 
 class _Where(Struct, frozen=True, kw_only=True):
-    """The file whose includes are read."""
-
     tree: Tree
     trail: tuple[str, ...]
     """The names of this file and of those that led to it."""
@@ -38,8 +36,6 @@ class _Where(Struct, frozen=True, kw_only=True):
 
 
 class GitLabFiles:
-    """Read the main file and everything that it includes."""
-
     def __init__(self, root: Path, facts: Facts, problems: Problems) -> None:
         self.own = Checkout(root, facts.files)
         self.facts = facts

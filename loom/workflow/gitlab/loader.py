@@ -136,7 +136,6 @@ class _Assembly:
             self.problems.say(entry.key, pointer(name), f"the name of a job has at most {MAX_NAME} characters")
 
     def _filled(self, name: str, job: Node) -> None:
-        """Check what may not be empty."""
         for key in ("script", "rules"):
             node = job.get(key)
             if node is None or node.value is None:

@@ -19,7 +19,6 @@ def of_runner(path: str) -> str:
 
 
 def any_of(wanted: Iterable[str], files: Iterable[str]) -> bool:
-    """Return whether a glob matches one of the files."""
     patterns = [globs.compile(glob) for glob in map(translated, wanted) if glob]
     return any(pattern.fullmatch(path) for path in files for pattern in patterns) if patterns else False
 

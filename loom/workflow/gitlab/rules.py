@@ -66,7 +66,6 @@ def ends_at_failure(pipeline: Pipeline, decided: RuleDecision) -> bool:
 
 
 def include_applies(rules: Node | None, scope: Scope, facts: Facts, problems: Problems) -> bool:
-    """Return whether a file is included."""
     if rules is None or rules.value is None:
         return True
     for _, rule in _matching(rules, scope, facts, problems, ("include", "rules")):
@@ -197,7 +196,6 @@ def condition_of(node: Node, at: tuple[str | int, ...], keyword: str, problems: 
 def _applies(
     rule: Node, condition: Expression | None, scope: Scope, facts: Facts, problems: Problems, at: tuple[str | int, ...]
 ) -> bool:
-    """Return whether all clauses of a rule hold."""
     try:
         if condition is not None and not conditions.holds(condition, scope.written):
             return False

@@ -18,8 +18,6 @@ _NESTS = re.compile(r"(?:before_|after_|.*:pre_get_sources_)?script|(?:.*:)?(?:r
 
 
 class GitLabShapes(shapes.Shapes, kw_only=True):
-    """Check the root's keywords and jobs."""
-
     code: str = yaml.CODE
     refused_code: str = UNSUPPORTED
 

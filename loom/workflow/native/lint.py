@@ -178,7 +178,6 @@ def _image_nodes(entry: Entry) -> Iterator[tuple[str, Node]]:
 
 
 def _reach(workflow: Workflow) -> Iterator[Problem]:
-    """Warn of jobs that never run by themselves."""
     for entry in workflow.jobs.values():
         if all(rule.get("when", entry.fields.get("when")) == "never" for rule in entry.fields.get("rules") or [{}]):
             message = f"{entry.name} never runs unless named; remove it, or change `when`"

@@ -65,7 +65,6 @@ def _like(pattern: str, why: str) -> Type:
 
 
 def _name(kind: str, pattern: str, rule: str) -> Type:
-    """Return the type of names of a kind."""
     wanted = re.compile(pattern)
 
     def parse(value: Any) -> str:

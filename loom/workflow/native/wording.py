@@ -16,7 +16,6 @@ def unknown_key(name: str, known: Collection[str], *, in_default: bool) -> str:
 
 
 def describe(node: Node) -> str:
-    """Describe a value for a person."""
     if node.kind is Kind.MAPPING:
         return "a mapping"
     if node.kind is Kind.LIST:
@@ -36,7 +35,6 @@ def _short(text: str) -> str:
 
 
 def expected(what: str, found: Node) -> str:
-    """Say what a value should be."""
     return f"expected {what}, found {describe(found)}"
 
 
