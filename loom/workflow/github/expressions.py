@@ -492,7 +492,7 @@ def _from_json(text: Value) -> Value:
 def of_json(value: Any) -> Value:
     """Return what JSON or YAML has as values of this language, whose numbers are all of one kind."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return float(value) if abs(value) < 1 << 1023 else math.copysign(math.inf, value)
+        return float(value) if abs(value) < 1 << 1023 else math.inf if value > 0 else -math.inf
     if isinstance(value, list):
         return [of_json(one) for one in value]
     if isinstance(value, Mapping):

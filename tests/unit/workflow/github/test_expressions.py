@@ -124,6 +124,8 @@ def value(text: str, **contexts: object) -> object:
         ("join(fromJSON('[1, null, true, \"x\"]'))", "1,,true,x"),
         ("join('alone', '-')", "alone"),
         ("join(github.event)", ""),
+        (f"fromJSON('{'9' * 400}')", math.inf),
+        (f"fromJSON('-{'9' * 400}')", -math.inf),
         ("contains('straße', 'SS')", False),
         ('fromJSON(\'{"A": {"b": [1.5]}}\').a.b[0]', 1.5),
         ("toJSON(fromJSON('{\"a\":[1,2.5,null]}'))", '{\n  "a": [\n    1,\n    2.5,\n    null\n  ]\n}'),

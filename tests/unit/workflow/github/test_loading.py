@@ -64,6 +64,10 @@ MISTAKES = [
         "1:24 /on/push/branches/0 branches: + in +a stands after nothing that it could repeat",
     ),
     (
+        SOUND.replace("on: push", "on: {push: {tags: [a, '!+b']}}"),
+        "1:23 /on/push/tags/1 tags: + in +b stands after nothing that it could repeat",
+    ),
+    (
         (
             "on: {workflow_dispatch: {inputs: {a: {type: choice, default: x, options: [b]}}}}\n"
             "jobs: {x: {runs-on: a, steps: [{run: x}]}}"

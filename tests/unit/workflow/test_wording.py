@@ -1,0 +1,53 @@
+"""What loom's own language says of a value that it does not take."""
+
+from __future__ import annotations
+
+import pytest
+
+from loom.util.yaml_file import parse
+from loom.workflow.native import wording
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "said"),
+    [
+        ("alwas", ("always", "never"), "expected one of always, never, found the text 'alwas'; did you mean always?"),
+        ("v2", ("v1",), "expected v1, found the text 'v2'"),
+        ("nothing", ("always", "never"), "expected one of always, never, found the text 'nothing'"),
+        ("5", ("always", "never"), "expected one of always, never, found the number 5"),
+        ("true", ("always", "never"), "expected one of always, never, found true"),
+        ("~", ("always", "never"), "expected one of always, never, found nothing"),
+        ("[a]", ("always", "never"), "expected one of always, never, found a list"),
+        ("{a: b}", ("always", "never"), "expected one of always, never, found a mapping"),
+    ],
+)
+def test_one_of_some_words(text: str, words: tuple[str, ...], said: str) -> None:
+    node = parse(f"a: {text}\n".encode(), "f").root
+    assert node is not None
+    assert wording.one_of(words, node.value["a"]) == said
+
+
+LONG = "x" * 41
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("5", 'expected text, found the number 5; write it in quotes: "5"'),
+        ("true", 'expected text, found true; write it in quotes: "true"'),
+        ("[a]", "expected text, found a list"),
+        ("{a: b}", "YAML parses 'a: b' as a key and a value; quote the whole text, or write it below a `|`"),
+        ("{a: [b]}", "YAML parses 'a: ...' as a key and a value; quote the whole text, or write it below a `|`"),
+        ("{a: b, c: d}", "expected text, found a mapping"),
+        (f"1{'0' * 39}", f'expected text, found the number 1{"0" * 39}; write it in quotes: "1{"0" * 39}"'),
+        (f"1{'0' * 40}", f"expected text, found the number 1{'0' * 36}...; write it in quotes"),
+        (
+            f"{{a: {LONG}}}",
+            f"YAML parses 'a: {LONG[:34]}...' as a key and a value; quote the whole text, or write it below a `|`",
+        ),
+    ],
+)
+def test_how_a_value_becomes_text(text: str, said: str) -> None:
+    node = parse(f"a: {text}\n".encode(), "f").root
+    assert node is not None
+    assert wording.no_text(node.value["a"]) == said
