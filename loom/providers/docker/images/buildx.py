@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -57,7 +58,10 @@ def build_with_buildx(
 ) -> None:
     # Beside ignore rules that also leave loom's own record out: the builder looks for `<Dockerfile>.dockerignore` first, and
     # the workspace stays untouched.
-    with TemporaryDirectory(prefix="loom-build-") as folder, _in_memory(secrets) as descriptors:
+    with (
+        TemporaryDirectory(prefix="loom-build-", ignore_cleanup_errors=True) as folder,
+        _in_memory(secrets) as descriptors,
+    ):
         dockerfile = Path(folder, inputs.dockerfile.name)
         dockerfile.write_bytes(inputs.text.encode())
         rules = "\n".join([*inputs.ignore_lines, *ALWAYS_OUT]) + "\n"
@@ -71,9 +75,8 @@ def build_with_buildx(
         for name, descriptor in descriptors.items():
             command += ["--secret", f"id={name},src=/proc/self/fd/{descriptor}"]
         tail = Tail(on_output)
-        code = _run(
-            [*command, str(inputs.context)], descriptors.values(), _buildx_environment(environ), tail.feed, cancel
-        )
+        arguments = [folder, *command, str(inputs.context)]
+        code = _run(arguments, descriptors.values(), _buildx_environment(environ), tail.feed, cancel)
         tail.end()
         if cancel.requested:
             raise ImageError(f"canceled while building {inputs.tag}", code="CANCELED")
@@ -87,8 +90,10 @@ def _in_memory(secrets: Mapping[str, bytes]) -> Iterator[dict[str, int]]:
     descriptors: dict[str, int] = {}
     try:
         for name, value in secrets.items():
-            descriptors[name] = os.memfd_create("loom-secret", os.MFD_CLOEXEC)
-            with os.fdopen(descriptors[name], "wb", closefd=False) as file:
+            made = os.memfd_create("loom-secret", os.MFD_CLOEXEC)
+            # Above the descriptor numbers that a shell may use itself.
+            descriptors[name] = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 10)
+            with os.fdopen(made, "wb") as file:
                 file.write(value)
         yield descriptors
     finally:
@@ -106,18 +111,36 @@ def _buildx_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return values
 
 
+# The input of this script ends when loom ends, also by `kill -9`. Then it ends the command, which would go on building. It
+# removes the directory of the Dockerfile ($0). A shell says how a command was killed, which would end it where nobody reads:
+# its own words go nowhere.
+_WITH_LOOM = """
+exec 3<&0
+"$@" </dev/null 3<&- &
+command=$!
+exec >/dev/null 2>&1
+{ read -r line <&3; kill -TERM "$command"; } &
+watcher=$!
+wait "$command"
+code=$?
+kill "$watcher"
+rm -rf "$0"
+exit "$code"
+"""
+
+
 def _run(
-    command: list[str],
+    arguments: list[str],
     descriptors: Collection[int],
     environ: Mapping[str, str],
     on_bytes: Callable[[bytes], object],
     cancel: Cancel,
 ) -> int:
-    """Run a command, which inherits `descriptors`; return its exit code. Without loom, its next output ends it."""
+    """Run the command of `_WITH_LOOM`, which inherits `descriptors`; return its exit code."""
     process = subprocess.Popen(
-        command,
+        ["/bin/sh", "-c", _WITH_LOOM, *arguments],
         env=dict(environ),
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -126,6 +149,7 @@ def _run(
     end = partial(processes.end, process, grace_s=_TERMINATE_GRACE_S, group=True)
     # In a thread: that of the cancel request must not wait.
     unregister = cancel.on_request(lambda: threading.Thread(target=end, name="loom-build-end", daemon=True).start())
+    assert process.stdin is not None
     assert process.stdout is not None
     try:
         while chunk := os.read(process.stdout.fileno(), 65536):
@@ -136,4 +160,5 @@ def _run(
         raise
     finally:
         unregister()
+        process.stdin.close()
         process.stdout.close()
