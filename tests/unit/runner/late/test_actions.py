@@ -36,7 +36,12 @@ def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
             f"#!{sys.executable}\nimport os, sys\nprint('{libc}', sys.argv[1], os.environ.get('INPUT_A-B'))\n"
         )
         found[libc].chmod(0o755)
-    monkeypatch.setattr(actions, "_nodes", lambda _: found)
+
+    def nodes_in(cache_dir: Path) -> dict[str, Path]:
+        assert cache_dir == tmp_path
+        return found
+
+    monkeypatch.setattr(actions, "_nodes", nodes_in)
     return found
 
 
