@@ -135,7 +135,8 @@ def test_directories_get_their_mode_and_time_last_and_nothing_is_left_of_a_failu
     ]
     file = of("d/e/file", size=1)
     items = [(entry, None) for entry in directories]
-    unpacking.unpack_items([*items, (file, io.BytesIO(b"x"))], tmp_path)
+    written = unpacking.unpack_items([*items, (file, io.BytesIO(b"x"))], tmp_path)
+    assert (written.files, written.bytes) == (1, 1)
     for entry in directories:
         made = (tmp_path / entry.path).stat()
         assert (made.st_mode & 0o7777, made.st_mtime_ns) == (entry.mode, entry.mtime_ns)
