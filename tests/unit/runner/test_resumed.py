@@ -69,6 +69,7 @@ def test_a_job_goes_on_in_its_kept_place_and_the_jobs_after_it_follow(make: Make
     assert steps["resumed"] is True
     assert [one["job_id"] for one in steps["jobs"]] == ["first", "middle"]
     assert ran.reading.fold.started["parent_run_id"] == before.reading.run_id
+    assert ran.workspace == before.workspace
     assert ran.facts("cache_keys", "middle") == [{"keys": ["k"]}]
     assert ran.lines("middle", "cache_restore") == []
     assert ran.facts("handed_on", "middle")[0]["step"] == ""
