@@ -97,6 +97,20 @@ def test_there_and_back(tmp_path: Path, workspace: Path, kept: Kept, view_of: Vi
     assert (tmp_path / "next/dist/app").stat().st_mtime == int((workspace / "dist/app").stat().st_mtime)
 
 
+def test_an_index_has_files_and_links_in_their_order(workspace: Path, kept: Kept) -> None:
+    kept.collect(DirectoryView(workspace), "dist", "logs")
+    found = artifacts.index_of(kept.archive)
+    assert [(one.path, one.kind, one.size, one.target) for one in found] == [
+        ("dist/app", "file", 8, ""),
+        ("dist/current", "link", 0, "lib"),
+        ("dist/dangling", "link", 0, "nowhere"),
+        ("dist/lib/a.so", "file", 13, ""),
+        ("dist/lib/deep/er/b.so", "file", 21, ""),
+        ("logs/.two.log", "file", 13, ""),
+        ("logs/one.log", "file", 12, ""),
+    ]
+
+
 PATTERNS = [
     (["dist/app"], [], ["dist/app"]),
     (["./dist/app"], [], ["dist/app"]),

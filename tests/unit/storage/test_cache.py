@@ -448,8 +448,9 @@ def test_a_store_that_breaks_is_a_miss_with_its_reason(
     reason = f"{store.folder}: Input/output error"
     assert restore(store, empty(tmp_path)).warning == f"the cache can't be used: {reason}"
     assert save(store, workspace).warning == f"the cache 'k' can't be saved: {reason}"
-    with pytest.raises(CacheError, match=f"{store.folder} can't be used: {reason}"):
+    with pytest.raises(CacheError, match=f"{store.folder} can't be used: {reason}") as error:
         store.entries()
+    assert error.value.hint == "`loom config show cache_dir` says where it is."
 
 
 def test_an_archive_is_whole_when_its_entry_names_it(
