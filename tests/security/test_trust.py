@@ -103,6 +103,7 @@ HARMLESS: dict[type, frozenset[str]] = {
                 "given_variables",
                 "artifacts_above",
                 "ends_at_timeout",
+                "after_script_timeout_s",
                 "artifacts_from",
                 "delay_s",
                 "resource_group",
