@@ -484,6 +484,15 @@ def test_room_is_given_back(tmp_path: Path) -> None:
         room.take(1)
 
 
+def test_an_upload_has_as_many_bytes_as_it_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "_CHUNK", 2)
+    upload = uploads.Upload(tmp_path / "u", uploads.Room(10))
+    content = io.BytesIO(b"12345more")
+    upload.whole(content, 5)
+    assert (upload.size, upload.file.read_bytes(), content.read()) == (5, b"12345", b"more")
+    assert upload.sha256 == hashlib.sha256(b"12345").hexdigest()
+
+
 def test_no_job_without_its_token_and_no_address_that_is_not_signed(results: ResultsServer, job: Job) -> None:
     assert job.call(ARTIFACTS, "ListArtifacts", token="x.y.z") == (401, "unauthenticated")
     job.save("k", b"one")

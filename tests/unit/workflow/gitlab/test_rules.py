@@ -292,3 +292,40 @@ def test_a_search_without_end_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> N
     (problem,) = problems.found
     assert (problem.column, problem.pointer) == (20, "/job/rules/0/if")
     assert problem.message.startswith("rules:if: the search for /(x+x+)+y/ in a value of 2000 characters took longer")
+
+
+CONDITIONS = """\
+variables: {CI_SERVER_VERSION: '1'}
+workflow: {rules: [{if: $CI_PROJECT_ID}, {if: $CI_MERGE_REQUEST_LABELS}]}
+a: {rules: [{when: never}, {if: '$GITLAB_USER_ID && $CI_PROJECT_ID && $CI_COMMIT_BRANCH'}]}
+b: {only: {variables: [$CI, $GITLAB_FEATURES]}, except: {variables: [$CI_SERVER_REVISION]}}
+c: {variables: {CI_PROJECT_TOPICS: x}, rules: [{if: '$CI_PROJECT_TOPICS || $CI_SERVER_VERSION'}]}
+d: {rules: [{if: $CI_PROJECT_TOPICS}, [{if: $CI_COMMIT_USER_LOGIN}]]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("predefined", "more"),
+    [(PUSH, []), (MERGE_REQUEST, [("CI_MERGE_REQUEST_LABELS", 2, 47, "/workflow/rules/1/if")])],
+)
+def test_variables_that_only_the_server_knows_are_told_once(
+    predefined: Mapping[str, str], more: list[tuple[str, int, int, str]]
+) -> None:
+    made = pipeline(CONDITIONS)
+    included = node("[{if: $CI_PROJECT_VISIBILITY}]")
+    found = list(rules.without_value(made.root, made.entries.values(), facts(predefined), [included]))
+    assert {(one.code, one.severity) for one in found} == {("GL_NOT_GIVEN", "notice")}
+    assert sorted(
+        (one.message.partition("$")[2].partition(",")[0], one.line, one.column, one.pointer) for one in found
+    ) == sorted(
+        [
+            ("CI_PROJECT_VISIBILITY", 1, 7, "/include/rules/0/if"),
+            ("CI_PROJECT_ID", 2, 25, "/workflow/rules/0/if"),
+            ("GITLAB_USER_ID", 3, 33, "/a/rules/1/if"),
+            ("GITLAB_FEATURES", 4, 29, "/b/only/variables"),
+            ("CI_SERVER_REVISION", 4, 70, "/b/except/variables"),
+            ("CI_PROJECT_TOPICS", 6, 18, "/d/rules/0/if"),
+            ("CI_COMMIT_USER_LOGIN", 6, 45, "/d/rules/1/if"),
+            *more,
+        ]
+    )
