@@ -31,15 +31,12 @@ class Shared:
         """Return how many values and levels a node has, where shared ones count each time."""
         known = self._weights.get(id(node))
         if known is None:
-            below = [self._weight(child) for child in (node.value if _listed(node) else fields_of(node).values())]
+            is_list = node.kind in (Kind.LIST, Kind.REFERENCE)
+            below = [self._weight(child) for child in (node.value if is_list else fields_of(node).values())]
             known = 1 + sum(size for size, _ in below), 1 + max((levels for _, levels in below), default=0)
             self._weights[id(node)] = known
             self._kept.append(node)
         return known
-
-
-def _listed(node: Node) -> bool:
-    return node.kind is Kind.LIST or node.kind is Kind.REFERENCE
 
 
 class AnchorBuilder(NodeBuilder):

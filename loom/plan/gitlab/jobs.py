@@ -250,7 +250,7 @@ class GitLabJobBuilder(builder.Refusals):
             untracked=truth(fields.get("untracked")),
             when=_KEPT.get(text_of(fields.get("when")), "on_success"),
             name=texts.maybe(fields.get("name")),
-            expire_in_s=_expiry(expire),
+            expire_in_s=None if expire is None or expire.text.strip() == "never" else seconds(expire.text),
             reports=_reports(fields.get("reports"), texts),
         )
 
@@ -459,10 +459,6 @@ def _entrypoint(node: Node | None) -> tuple[str, ...] | None:
     """`[""]` means that there are no commands."""
     words = tuple(word for word in _words(node) or () if word)
     return words or None
-
-
-def _expiry(node: Node | None) -> float | None:
-    return None if node is None or node.text.strip() == "never" else seconds(node.text)
 
 
 def _reports(node: Node | None, texts: _Texts) -> dict[p.ReportKind, tuple[str, ...]]:

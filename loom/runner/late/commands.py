@@ -42,15 +42,13 @@ class CommandFilter:
             if whole:
                 self._lines(whole, mid_line=self._mid_line[stream])
                 self._mid_line[stream] = False
-            holds = bool(rest) and not self._mid_line[stream] and len(rest) < _LONGEST and self._may_begin(rest)
+            may_begin = self.look is not None or _MAY_BEGIN.match(rest) is not None
+            holds = bool(rest) and not self._mid_line[stream] and len(rest) < _LONGEST and may_begin
             self._held[stream] = rest if holds else b""
             passed = whole if holds else data
             self._mid_line[stream] = self._mid_line[stream] or (bool(rest) and not holds)
             if passed:
                 self._on_output(stream, passed)
-
-    def _may_begin(self, rest: bytes) -> bool:
-        return self.look is not None or _MAY_BEGIN.match(rest) is not None
 
     def end(self) -> None:
         with self._lock:

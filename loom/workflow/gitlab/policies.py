@@ -89,7 +89,8 @@ def _matches(written: str, values: Mapping[str, str]) -> bool:
         return False
     tag, branch = values.get("CI_COMMIT_TAG"), values.get("CI_COMMIT_BRANCH")
     source = values.get("CI_PIPELINE_SOURCE", "").removesuffix("_event")
-    if (pattern == "tags" and tag) or (pattern == "branches" and branch) or pattern in (source, _plural(source)):
+    plural = f"{source}es" if source.endswith("sh") else f"{source}s"
+    if (pattern == "tags" and tag) or (pattern == "branches" and branch) or pattern in (source, plural):
         return True
     ref = tag or branch
     if not ref:
@@ -98,10 +99,6 @@ def _matches(written: str, values: Mapping[str, str]) -> bool:
         return conditions.matches(pattern, ref)
     except (PatternError, SearchError):
         return pattern == ref
-
-
-def _plural(source: str) -> str:
-    return f"{source}es" if source.endswith("sh") else f"{source}s"
 
 
 def _name_of(values: Mapping[str, str]) -> str:

@@ -42,12 +42,12 @@ def of_environment(node: Node | None, values: Mapping[str, str]) -> dict[str, st
     name = expand(text_of(written), values)
     if node is None or not name:
         return {}
-    tier, action = node.get("deployment_tier"), node.get("action")
+    by_name = (tier for tier, pattern in _TIERS if re.search(pattern, name, re.IGNORECASE))
     return {
         "CI_ENVIRONMENT_NAME": name,
         "CI_ENVIRONMENT_SLUG": environment_slug(name),
-        "CI_ENVIRONMENT_ACTION": text_of(action) or "start",
-        "CI_ENVIRONMENT_TIER": text_of(tier) or _tier(name),
+        "CI_ENVIRONMENT_ACTION": text_of(node.get("action")) or "start",
+        "CI_ENVIRONMENT_TIER": text_of(node.get("deployment_tier")) or next(by_name, "other"),
     }
 
 
@@ -71,7 +71,3 @@ def _base_36(number: int) -> str:
         number, digit = divmod(number, 36)
         digits = _DIGITS[digit] + digits
     return digits
-
-
-def _tier(name: str) -> str:
-    return next((tier for tier, pattern in _TIERS if re.search(pattern, name, re.IGNORECASE)), "other")
