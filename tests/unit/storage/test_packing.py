@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.storage.packing import Hashed, digest_line
+from loom.storage.packing import Hashed, _rereadable, digest_line
 
 
 def test_bytes_are_hashed_either_way() -> None:
@@ -27,6 +27,20 @@ def test_what_is_flushed_is_in_the_file() -> None:
     assert file.getvalue() == b""
     written.flush()
     assert file.getvalue() == b"x"
+
+
+def test_only_what_can_not_be_read_twice_is_copied(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    with (tmp_path / "file").open("rb", buffering=0) as file, _rereadable(file, lambda: None) as twice:
+        assert twice is file
+    checks: list[int] = []
+    stream = io.BytesIO(b"content")
+    with _rereadable(stream, lambda: checks.append(1)) as twice:
+        assert twice is not stream
+        for _ in range(2):
+            assert twice.read() == b"content"
+            twice.seek(0)
+    assert checks
 
 
 @pytest.mark.parametrize("name", ["a b", "ü", "\udcff", "a\nb", "a\\b"])

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from loom.util import yaml_file
+from loom.util.yaml_file import Node
 from loom.workflow import aliases
 from loom.workflow.github import yaml
+from loom.workflow.gitlab import yaml as gitlab_yaml
+from loom.workflow.gitlab.references import Resolver
+from loom.workflow.messages import Problems
 
 
 def problems(text: str) -> list[tuple[int, int, int, str]]:
@@ -38,3 +45,25 @@ def test_aliases_bring_so_many_values_and_no_more(monkeypatch: pytest.MonkeyPatc
 )
 def test_an_alias_of_nothing_is_refused(text: str, column: int, why: str) -> None:
     assert problems(text) == [(1, column, 2, why)]
+
+
+def test_what_has_no_reference_stays_itself_and_what_is_shared_is_looked_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    levels = "".join(f".l{n}: &l{n} [*l{n - 1}, *l{n - 1}]\n" for n in range(1, 9))
+    text = f".l0: &l0 [x]\n{levels}job: *l8\n"
+    root = gitlab_yaml.parse(yaml_file.decoded(text.encode(), "f", code="C"))[-1]
+    assert root is not None
+    value, seen = Resolver._value, []
+
+    def looked_at(self: Resolver, node: Node, *more: Any) -> Node:
+        seen.append(node)
+        return value(self, node, *more)
+
+    monkeypatch.setattr(Resolver, "_value", looked_at)
+    assert Resolver(root, Problems()).resolved() is root
+    assert len(seen) < 40, "and not 2 to the power of 8"
+    shared = aliases.Shared()
+    assert shared.too_much(root.value["job"], 1) == ""
+    assert shared._weights[id(root.value["job"])] == (767, 10)
+    assert len(shared._weights) == len(shared._kept) == 10
