@@ -230,7 +230,7 @@ class Run:
             self._span(PIPELINE, PhaseCode.PIPELINE_EXECUTE) as outcome,
             ExitStack() as services,
         ):
-            paths = self._record.paths
+            paths, reuse = self._record.paths, self._request.reuse
             cache = self._caches()
             results = self._results(cache)
             if results is not None:
@@ -255,7 +255,7 @@ class Run:
                     self._request.plan,
                     archive_of=self._archive_of,
                     tracked=tracked,
-                    missing_here=self._made_elsewhere(),
+                    missing_here=frozenset(() if reuse is not None and reuse.has_products else self._done),
                     logs=paths.logs,
                     masker=self._journal.masker,
                     cache=cache,
@@ -302,11 +302,6 @@ class Run:
         own = request.reuse is None or request.so_far
         taken = self._recorder.fold.facts.get("snapshot_taken", {}) if own else {}
         return None if request.cache is None else request.cache(taken)
-
-    def _made_elsewhere(self) -> frozenset[str]:
-        """Return the jobs with products in an earlier run's workspace instead of this one's."""
-        reuse = self._request.reuse
-        return frozenset(() if reuse is not None and reuse.has_products else self._done)
 
     def _jobs(self, runner: JobRunner) -> Status:
         try:

@@ -250,10 +250,11 @@ class LateSteps(Steps):
         if not late.continue_on_error:
             return False
         try:
-            return truth(_as_value(self.state.value(late.continue_on_error, late, self._env)))
+            value = self.state.value(late.continue_on_error, late, self._env)
         except InvalidExpression as error:
             self._attempt.warn(f"continue-on-error: {error}", CODE)
             return False
+        return truth(value) and value != "false"
 
     def _end(self, step: Step, result: StepResult) -> None:
         self.state.apply(step, result)
@@ -540,11 +541,6 @@ def shell_of(text: str, *, bash: bool) -> tuple[str, ...]:
 def _late(step: Step) -> LateStep:
     assert step.late is not None
     return step.late
-
-
-def _as_value(value: Any) -> Any:
-    """A text `true` or `false` of the workflow is the value."""
-    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
 
 
 def _number(text: str | None) -> int | None:
