@@ -132,7 +132,26 @@ def test_a_case_has_the_file_of_the_innermost_suite_around_it() -> None:
     assert report.tests == report.failures == 5
 
 
+def test_of_a_case_that_was_read_nothing_is_held() -> None:
+    cases = junit._Cases(lambda path: path, None)
+    suite = cases.start("testsuite", {})
+    for outcome in ("failure", "error", "skipped"):
+        case = cases.start("testcase", {"name": outcome})
+        cases.start(outcome, {})
+        cases.end(outcome)
+        assert [element.tag for element in case] == [outcome]
+        cases.end("testcase")
+        assert list(suite) == []
+    cases.start("system-out", {})
+    cases.end("system-out")
+    assert list(suite) == []
+    assert dict(cases.counts) == {"tests": 3, "failure": 1, "error": 1, "skipped": 1}
+
+
 def test_a_number_without_measure_is_no_line() -> None:
+    case = '<testsuite><testcase name="a" line="{}"><failure/></testcase></testsuite>'
+    found = [one(case.format(line)).line for line in ("123456789", "1234567890", "-1", "x", "")]
+    assert found == [123456789, None, None, None, None]
     text = '<testsuite><testcase name="a"><failure>File "/x/t.py", line {}</failure></testcase></testsuite>'
     assert [one(text.format(line)).line for line in ("12345678", "123456789")] == [12345678, None]
 

@@ -117,6 +117,7 @@ def test_a_condition_holds_as_in_gitlab(text: str, variables: dict[str, str], ex
         ('$A == "x', "no closing"),
         ("$A =~ /x", "no closing /"),
         ("$A =~ /x/gi", "unknown pattern flag g"),
+        ("$A =~ /x/igh", "unknown pattern flag g; GitLab's flags are i, s, m and U"),
         ("$A =~ /(?!x)/", "no lookaround"),
         (r"$A =~ /(a)\1/", "no back-references"),
         ("$A =~ /a++/", "no possessive repeats"),
