@@ -121,8 +121,12 @@ def test_the_same_request_elsewhere_is_the_same() -> None:
     assert request.id == replace(request, place="file:2", gives="y").id
     others = {request.id, *(replace(request, **{name: "other"}).id for name in ("kind", "subject", "job"))}
     assert len(others) == 4
-    assert str(replace(request, job="")).startswith("the configuration asks for env://A")
-    assert str(replace(request, job="", kind="include")).startswith("the workflow asks for env://A")
+    for kind, asker in (
+        ("include", "the workflow"),
+        ("filter", "git's configuration here"),
+        ("objects", "this copy of the repository"),
+    ):
+        assert str(replace(request, job="", kind=kind)) == f"{asker} asks for env://A: x"
 
 
 def test_without_a_home_its_files_are_those_of_the_root(around: Around) -> None:
