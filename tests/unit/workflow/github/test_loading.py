@@ -334,6 +334,26 @@ def test_filter_patterns_are_githubs(pattern: str, matching: list[str], others: 
     assert [name for name in [*matching, *others] if events.included(name, [pattern])] == matching
 
 
+@pytest.mark.parametrize("pattern", ["?", "+a", "a?+", "a++", "a+?", "*+", "**?", "a/*?"])
+def test_a_repeat_of_nothing_is_no_pattern(pattern: str) -> None:
+    with pytest.raises(events.BadPattern, match=re.escape(f" in {pattern} stands after nothing that it could repeat")):
+        events.compiled(pattern)
+    assert events.included("ab1", ["a+b?[0-9]+"])
+    assert not events.included("ab", ["a+b?[0-9]+"])
+
+
+def test_a_file_that_was_read_is_sound_or_has_a_first_mistake() -> None:
+    reading = loader.WorkflowReader()
+    reading.read("a.yml", SOUND.encode())
+    assert reading.sound("a.yml") is reading.found["a.yml"]
+    reading.read("b.yml", SOUND.replace("run:", "ran:").replace("jobs", "job").encode())
+    assert reading.sound("b.yml") == "b.yml:2:1: GH_INVALID /job: unknown keyword job; did you mean jobs?"
+    other = loader.WorkflowReader()
+    other.read("c.yml", b"")
+    other.read("d.yml", b"- x")
+    assert other.sound("d.yml") == "c.yml:1:1: GH_INVALID /: the file is empty"
+
+
 def test_a_pattern_that_would_take_hours_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(searches, "MAX_SEARCH_S", 0.05)
     with pytest.raises(RequestError, match="took longer than"):
