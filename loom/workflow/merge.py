@@ -70,7 +70,7 @@ def extended(
             continue
         levels[name] = 1 + max((levels[parent] for parent in names[name]), default=-1)
         if levels[name] > most:
-            problems.say(own.get("extends") or own, pointer(name, "extends"), f"extends goes deeper than {most} levels")
+            problems.say(own.value["extends"], pointer(name, "extends"), f"extends goes deeper than {most} levels")
             wrong.add(name)
             continue
         found[name] = own
@@ -88,5 +88,5 @@ def _in_order(entries: Mapping[str, Node], parents: Mapping[str, list[str]], pro
     except CycleError as error:
         own = entries[error.cycle[0]]
         why = f"extends forms a cycle: {' -> '.join(error.cycle)}; remove one"
-        problems.say(own.get("extends") or own, pointer(error.cycle[0], "extends"), why)
+        problems.say(own.value["extends"], pointer(error.cycle[0], "extends"), why)
         return []
