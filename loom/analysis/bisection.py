@@ -1,4 +1,4 @@
-"""Which commit to run next, and which one a job fails since: git's own order, and the results so far."""
+"""Find the next commit to run, and the one since which a job fails, from git's own order and the results so far."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What changed in the checkout since a run, as far as that is cheap to know."""
+"""Find what changed in the checkout since a run, as far as that is cheap to know."""
 
 from __future__ import annotations
 

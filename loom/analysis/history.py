@@ -130,7 +130,7 @@ def _changed_files(ids: FileIds, runs: Sequence[Reading], lines: Sequence[str], 
 
 
 def _is_named(path: str, lines: Sequence[str]) -> bool:
-    """By its path, or by its name where a step stands in its directory."""
+    """Return whether the text names the file: by its path, or by its name where a step stands in its directory."""
     name = path.rpartition("/")[2]
     pattern = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w-])")
     return any(name in line and pattern.search(line) for line in lines)

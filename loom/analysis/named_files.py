@@ -39,7 +39,7 @@ _CHANGES_DIRECTORY = re.compile(r"(?:^|[;&|\n]\s*)cd\s+['\"]?(?P<path>[^'\";&|\n
 
 
 def look_at(lines: Sequence[str], command: str | None, look: Look, *, exit_code: int | None) -> dict[str, InSource]:
-    """By the line that names it: what is true of a file, where that explains the line."""
+    """Return, for each line that names a file, what is true of that file, where that explains the line."""
     named = {line: found for line in lines if (found := _named_in(line, command))}
     there = look(list(dict.fromkeys(path for line in reversed(named) for path in named[line])))
     explained = {}

@@ -1,4 +1,4 @@
-"""What a failed step printed, as its diagnosis sees it: few lines, each looked at once, from which everything else is chosen.
+"""The output of a failed step as its diagnosis sees it: few lines, each looked at once, from which everything else is chosen.
 
 The recorder keeps the lines that tell while the output comes (`record/highlights.py`). When the step has ended, these and the
 last lines are read; all who choose among them ask the same `ReadLine`.
@@ -70,7 +70,7 @@ class ReadLine:
 
     @cached_property
     def blank(self) -> bool:
-        """Whether it says nothing: it is empty, or has no letter."""
+        """Return whether it says nothing: it is empty, or has no letter."""
         return _LETTER.search(self.text) is None
 
     @cached_property
@@ -79,17 +79,17 @@ class ReadLine:
 
     @cached_property
     def mild(self) -> bool:
-        """Whether it is a warning, or a success."""
+        """Return whether it is a warning, or a success."""
         return _MILD.search(self.text) is not None
 
     @cached_property
     def passes_on(self) -> bool:
-        """Whether it is a title, or reports the end of another program."""
+        """Return whether it is a title, or reports the end of another program."""
         return _PASSES_ON.match(self.text) is not None
 
     @cached_property
     def frame(self) -> bool:
-        """Whether it may be a line of a trace."""
+        """Return whether it may be a line of a trace."""
         return _FRAME.match(self.text) is not None
 
     @cached_property
@@ -113,7 +113,7 @@ class ReadOutput(Struct, frozen=True):
 
     @property
     def reason(self) -> list[ReadLine]:
-        """What explains the end: the command's own lines; before an `exit`, those of the last command that printed something,
+        """Return the lines that explain the end: the command's own; before an `exit`, those of the last command that printed,
         unless they are many and none speaks of an error: a clean-up."""
         said = self.of("said")
         short = len(said) <= MOST_REASON or any(line.tells for line in said)

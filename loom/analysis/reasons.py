@@ -20,7 +20,7 @@ from loom.util.units import counted
 
 
 class Circumstances(Struct, frozen=True, kw_only=True):
-    """What is known beside the two logs."""
+    """The facts beside the two logs."""
 
     checkout: Path
     """The user's own, in which the job passes."""

@@ -27,7 +27,7 @@ _TEST = re.compile(
 
 
 class JobEnding(Document, frozen=True, kw_only=True):
-    """How the job ended on one side."""
+    """The end of the job on one side."""
 
     status: str
     command: str | None

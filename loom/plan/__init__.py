@@ -1,1 +1,1 @@
-"""What will run: the frozen plan, and its derivation from a workflow."""
+"""The frozen plan of a run, and its derivation from a workflow."""

@@ -1,4 +1,4 @@
-"""What the builders of jobs of all languages share: steps, pools, and the origin of values."""
+"""The common part of the builders of jobs of all languages: steps, pools, and the origin of values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan leaves open until a job or a step starts, as texts with the expressions of the workflow's language.
+"""The parts of a plan that stay open until a job or a step starts: texts with the expressions of the workflow's language.
 
 Only languages with such expressions (GitHub's) fill it in. `loom.runner` evaluates it.
 """

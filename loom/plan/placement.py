@@ -1,4 +1,4 @@
-"""Where a job runs: in the pool that it names, else where `--on` says, else on this machine."""
+"""Decide where a job runs: in the pool that it names, else where `--on` says, else on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who uses a kept place now: one lock for each place, held as long as its user lives, also after `kill -9` of another.
+"""Lock what a job left: one lock for each kept container, held as long as its user lives, also after `kill -9` of another.
 
 Each user also locks a slot of the file, with its name. Locks belong to the open file, not to the process: only such a lock
 can be asked for without being taken, and a question that took it, even for a moment, would turn others away.

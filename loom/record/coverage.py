@@ -1,4 +1,4 @@
-"""What a run ran: whole, partial, resumed, assisted. Derived from its events; its text for people."""
+"""Tell the extent of a run: whole, partial, resumed, assisted. Derived from its events; its text for people."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ class RunFold:
 
     @property
     def kept(self) -> Mapping[str, Mapping[str, Any]]:
-        """By job, the facts of its kept place."""
+        """Return, by job, the facts of its kept container or workspace."""
         return {job.id: job.facts["session_kept"] for job in self.jobs.values() if "session_kept" in job.facts}
 
     @property

@@ -1,4 +1,4 @@
-"""What the output of a step tells: the command that ended it, and the coverage that it prints."""
+"""Read from the output of a step the command that ended it, and the coverage that it prints."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from loom.util.paths import new_workspace
 
 
 class NextRun:
-    """What `request` would need first. The run that takes it over checks all of it.
+    """The preparation of what `request` needs first. The run that takes it over checks all of it.
 
     Its containers have the labels of this process, so that a later loom removes them if this one is killed.
     """

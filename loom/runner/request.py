@@ -118,7 +118,7 @@ class Reuse(Struct, frozen=True, kw_only=True):
 
 
 class Brought(Struct, frozen=True, kw_only=True):
-    """What comes from elsewhere: the jobs that ran on a CI server."""
+    """The jobs that ran elsewhere, on a CI server."""
 
     origin: str
     """What this run does again: the address of a job's page, or a bundle."""

@@ -1,4 +1,4 @@
-"""What a job waits for once its needs are met: a time, or other jobs of its group on this machine."""
+"""Wait, once a job's needs are met, for a time, or for other jobs of its group on this machine."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ _heeded: list[Cancel] = []
 
 @contextmanager
 def ended_by(cancel: Cancel) -> Iterator[None]:
-    """In the block, a cancel ends this process's git commands and prevents new ones: SnapshotCanceled."""
+    """Let a cancel, in the block, end this process's git commands and prevent new ones: SnapshotCanceled."""
 
     def stop_all() -> None:
         for process in list(_at_work):

@@ -190,7 +190,7 @@ def _put(target: Path, path: str, content: Content, applied: Applied) -> None:
 
 
 def content_at(root: Path, path: str) -> Content | None:
-    """Of a file or a link; None for all else, for nothing, and for what lies behind a link. SnapshotError if it can't be read."""
+    """Return the content of a file or a link; None for all else, and for what lies behind a link. SnapshotError if unreadable."""
     try:
         with parent_in(root, path) as place:
             mode = place.lstat().st_mode

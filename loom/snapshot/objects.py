@@ -60,7 +60,7 @@ def _text(part: pygit2.Patch) -> bytes:
 def first_hunks(
     ids: Mapping[str, tuple[str | None, str | None]], stores: Sequence[str], trees: Sequence[Path], *, most_lines: int
 ) -> dict[str, tuple[int, list[str]]]:
-    """By path: the first line that differs in the later content, and the beginning of the patch.
+    """Return, by path, the first line that differs in the later content, and the beginning of the patch.
 
     `ids`: of the contents before and after, None for no file. `trees`: directories in which a file of such a path may have
     that content, where it was never committed. Leaves out what is not text, or nowhere any more.
@@ -138,7 +138,7 @@ def _repository_of(manifest: Manifest) -> pygit2.Repository:
 
 
 def _repository(store: str) -> pygit2.Repository:
-    """In memory, over an object store and its alternates."""
+    """Return a repository in memory, over an object store and its alternates."""
     repository = pygit2.Repository()
     try:
         repository.set_odb(pygit2.Odb(store))

@@ -1,4 +1,4 @@
-"""Which tree a workspace is: `git add -A && git write-tree`, told only what may have changed.
+"""Find the tree that a workspace is: `git add -A && git write-tree`, told only what may have changed.
 
 The files that the source's index vouches for keep the index's ids; every other file is hashed from the bytes in the
 workspace. Nothing is stored anywhere.

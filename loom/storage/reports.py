@@ -1,4 +1,4 @@
-"""What the readers of reports share. Jobs write the reports, so each reader has limits, and refuses what exceeds them."""
+"""The common part of the readers of reports. Jobs write the reports, so each reader has limits, and refuses what exceeds them."""
 
 from __future__ import annotations
 

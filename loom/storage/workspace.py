@@ -216,7 +216,7 @@ def _entry(path: str, kind: Kind, status: os.stat_result, target: str = "") -> T
 
 
 class TarSession(Protocol):
-    """What a view needs of a session (`providers.base.Session`)."""
+    """The part of a session that a view needs (`providers.base.Session`)."""
 
     def workspace_view(self) -> Path | None: ...
 

@@ -1,4 +1,4 @@
-"""What the machine refuses, as an error of the run."""
+"""Tell what the machine refuses as an error of the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes a command start and end quickly, with what each measure saves (CPU time, medians of 10 to 14 interleaved runs).
+"""Start and end a command quickly, with what each measure saves (CPU time, medians of 10 to 14 interleaved runs).
 
 | measure | saves |
 | --- | --- |

@@ -1,4 +1,4 @@
-"""What reading a file may ask about the repository, the event and the user's settings."""
+"""The facts about the repository, the event and the user's settings that reading a file may ask for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the reader of every language returns: a checked workflow, whose values are nodes with file, line and column."""
+"""The result of the reader of every language: a checked workflow, whose values are nodes with file, line and column."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the rules of a job decide, in any language."""
+"""The decision of a job's rules, in any language."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class Pages:
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """What the person who starts `loom mcp` lets an agent do."""
+    """The limits that the person who starts `loom mcp` sets for an agent."""
 
     jobs: tuple[str, ...] = ()
     """Names or globs of the jobs that may run; empty: all."""

@@ -1,4 +1,4 @@
-"""What a kept job's files differ in from their snapshot: saved in the record, where `loom pull` finds it when they are gone."""
+"""Save the differences of a kept job's files from their snapshot in the record, for `loom pull` when the files are gone."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ CLEAN_AFTER_BYTES = 1 << 30
 
 
 def size_limit(config: Config) -> int:
-    """As configured, at most half of the file system of the workspaces."""
+    """Return the configured limit, at most half of the file system of the workspaces."""
     return min(config.keep_max_size, shutil.disk_usage(_existing(config.tmp_dir)).total // 2)
 
 

@@ -1,4 +1,4 @@
-"""What runs leave on this machine and in engines, and the one table of what stays and what goes.
+"""Find what runs leave on this machine and in engines; the one table of what stays and what goes.
 
 | what a run and its child pipelines left | beyond `keep_workspaces` | beyond `keep_max_size` |
 | --- | --- | --- |

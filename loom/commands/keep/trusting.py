@@ -1,4 +1,4 @@
-"""What a repository asks the user for, and the question before a job starts."""
+"""List what a repository asks the user for, and ask before a job starts."""
 
 from __future__ import annotations
 

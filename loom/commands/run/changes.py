@@ -29,7 +29,7 @@ OnChange = Callable[[CheckoutChange], None]
 
 
 class CheckoutWatch:
-    """In the block, calls `on_change` for each burst of changes, from a thread.
+    """Calls `on_change` for each burst of changes, from a thread, in the block.
 
     `also`: files that no snapshot has, and whose content counts too. `poll`: look at every file again and again instead of
     asking the kernel, which is also the way where the kernel's limit is reached; `say` gets the reason then, or why there can

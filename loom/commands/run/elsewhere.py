@@ -1,4 +1,4 @@
-"""What `reproduce` and `replay` share: images by the digests that ran elsewhere, the comparison of a job with its run here."""
+"""What `reproduce` and `replay` have in common: images by the digests that ran elsewhere, a job compared with its run here."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ class _Watch:
 
 
 class _Keys:
-    """In the block, calls `on_key` from a thread for each key; never where standard input is no terminal."""
+    """Call `on_key` from a thread for each key, in the block; never where standard input is no terminal."""
 
     def __init__(self, on_key: Callable[[str], None]) -> None:
         self._tell = on_key

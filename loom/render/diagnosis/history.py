@@ -1,4 +1,4 @@
-"""What changed since the job passed, and how often it passed on the same input."""
+"""Tell what changed since the job passed, and how often it passed on the same input."""
 
 from __future__ import annotations
 

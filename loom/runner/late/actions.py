@@ -1,4 +1,4 @@
-"""How the programs of actions run: JavaScript by loom's own Node in the job's container, images in a container beside it."""
+"""Run the programs of actions: JavaScript by loom's own Node in the job's container, images in a container beside it."""
 
 from __future__ import annotations
 

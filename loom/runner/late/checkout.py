@@ -1,4 +1,4 @@
-"""What `actions/checkout` does here: the job's files are the snapshot already, so it only moves or changes them.
+"""Carry out `actions/checkout`: the job's files are the snapshot already, so it only moves or changes them.
 
 Most inputs have no effect: the snapshot has the whole history that the checkout has, submodules and files of LFS as they are
 there, and needs no token.

@@ -1,4 +1,4 @@
-"""What is decided about a job when it starts, from the results of those before it: `if`, the image, `needs`, a matrix."""
+"""Decide about a job when it starts, from the results of those before it: `if`, the image, `needs`, a matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the steps of a job have said so far, and what follows for the next: conditions, variables, values of expressions.
+"""Keep what the steps of a job have said so far, and derive conditions, variables and values of expressions for the next.
 
 It needs no session: `loom shell` and `loom resume` restore it from the record (`restored`).
 """

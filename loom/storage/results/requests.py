@@ -1,4 +1,4 @@
-"""What the two services share: who asks, what a request holds, and addresses for bytes."""
+"""The common part of the two services: who asks, what a request holds, and addresses for bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What triggers a workflow: events with their filters, and the inputs that they bring."""
+"""Decide what triggers a workflow: events with their filters, and the inputs that they bring."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def why_not(file: WorkflowFile, happened: Happened, changed: Iterable[str] | Non
 
 
 def _of_refs(on: Node | None, happened: Happened) -> str:
-    """As on GitHub: filters of branches alone leave out all tags, and the other way round."""
+    """Return why the filters leave a ref out, as on GitHub: those of branches alone leave out all tags, and vice versa."""
     filters = [key for key in FILTERS.get(happened.name, ()) if key.startswith(("branches", "tags"))]
     if not any("".join(_texts(on, key)) for key in filters):
         return ""

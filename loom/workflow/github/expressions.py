@@ -357,7 +357,7 @@ class Exact(dict[str, Value]):
 
 
 class _Filtered(list[Value]):
-    """What `*` has found: a property of it is the list of that property of each element that has it."""
+    """The elements that `*` has found: a property of it is the list of that property of each element that has it."""
 
 
 def _at(value: Value, index: Value) -> Value:

@@ -1,4 +1,4 @@
-"""What GitLab refuses in values whose shapes are right: keywords that exclude or require each other, numbers, lengths.
+"""Find what GitLab refuses in values whose shapes are right: keywords that exclude or require each other, numbers, lengths.
 
 Each row of LIMITS has a keyword's path, and what is wrong with its value; `""` is the job itself. A list on the way, or at the
 end, stands for each of its items, except where a row counts them.

@@ -1,4 +1,4 @@
-"""What a job waits for, and whose artifacts it gets: `needs` and `dependencies`."""
+"""Read what a job waits for, and whose artifacts it gets: `needs` and `dependencies`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether and how a job takes part in a pipeline: `rules`, `workflow:rules`, `include:rules`; else `only`/`except`.
+"""Decide whether and how a job takes part in a pipeline: `rules`, `workflow:rules`, `include:rules`; else `only`/`except`.
 
 A condition compares variables as they are written; globs and refs are expanded.
 """

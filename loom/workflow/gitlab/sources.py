@@ -1,4 +1,4 @@
-"""Where the files of a pipeline come from: the checkout, and other places by what the commands give."""
+"""Get the files of a pipeline: from the checkout, and from elsewhere by what the commands give."""
 
 from __future__ import annotations
 

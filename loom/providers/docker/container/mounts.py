@@ -1,4 +1,4 @@
-"""How a job's container gets the workspace: directly, as a copy-on-write view, or as a filled volume.
+"""Give a job's container the workspace: directly, as a copy-on-write view, or as a filled volume.
 
 A `Mount` is prepared before the container, supplies its arguments, and is removed after it.
 """

@@ -1,4 +1,4 @@
-"""What is repeated after which failure: one policy for each kind of failure.
+"""Repeat calls to the engine: one policy for each kind of failure.
 
 A container is started again under a new name (`START`) or as it is (`RESTART`), always with new connections; a pull with a new
 connection. A step, a call that was silent for as long as it may be, and what the engine refuses are never repeated.

@@ -1,4 +1,4 @@
-"""What the engine knows about a job's container: whether it runs, and why it ended."""
+"""Ask the engine about a job's container: whether it runs, and why it ended."""
 
 from __future__ import annotations
 

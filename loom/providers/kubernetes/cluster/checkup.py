@@ -1,4 +1,4 @@
-"""What a pool needs of its cluster, for `loom doctor --on`: verbs, admission of a pod, quotas, the registry."""
+"""Check what a pool needs of its cluster, for `loom doctor --on`: verbs, admission of a pod, quotas, the registry."""
 
 from __future__ import annotations
 

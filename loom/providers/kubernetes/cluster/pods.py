@@ -1,4 +1,4 @@
-"""What the cluster says of the pods of a run: one watch for all of them, and why a pod does not run or is gone."""
+"""Watch the pods of a run: one watch for all of them; the reason why a pod does not run or is gone."""
 
 from __future__ import annotations
 

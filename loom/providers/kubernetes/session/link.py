@@ -46,7 +46,7 @@ _MOST_HELD = 8 << 20
 
 
 class _Position(Struct):
-    """Of one stream: a segment, the bytes of it that were taken, and those that come again and are left out."""
+    """The position in one stream: a segment, the bytes of it that were taken, and those that come again and are left out."""
 
     segment: int = 1
     taken: int = 0
