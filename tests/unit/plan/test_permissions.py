@@ -116,6 +116,11 @@ def test_services_ask_too_with_their_place_and_copies_ask_once(around: Around) -
     assert [request.place for request in found] == ["line 1", "line 2"]
 
 
+def test_a_request_has_no_place_where_nobody_knows_it(around: Around) -> None:
+    (request,) = of_jobs([replace(PLAIN, privileged=True)], around)
+    assert request.place == ""
+
+
 def test_the_same_request_elsewhere_is_the_same() -> None:
     request = PermissionRequest(kind="secret", subject="env://A", gives="x", job="a", place="file:1")
     assert request.id == replace(request, place="file:2", gives="y").id

@@ -424,7 +424,8 @@ def test_inputs_of_a_call_are_checked(planned: Planned, with_: str, message: str
     }
     with pytest.raises(WorkflowError) as caught:
         planned(files)
-    assert [problem.message for problem in caught.value.problems] == [message]
+    where = f"/jobs/call/{message.partition(':')[0]}"
+    assert [(problem.pointer, problem.message) for problem in caught.value.problems] == [(where, message)]
 
 
 def test_inputs_come_from_the_command_line(planned: Planned) -> None:
