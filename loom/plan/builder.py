@@ -122,7 +122,7 @@ class Refusals:
         for keyword in self._keywords:
             parts = keyword.name.split(":")
             for key in keys_at(job, parts):
-                why = f"{keyword.name.replace(':NAME', '')} is not supported: {keyword.about}"
+                why = f"{keyword.name} is not supported: {keyword.about}"
                 self.refuse_at(candidate, key, pointer(*at, *parts), why)
 
     def without_demands(self, job: p.Job) -> p.Job:

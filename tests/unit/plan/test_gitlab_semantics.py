@@ -265,3 +265,35 @@ def test_pull_policies_are_tried_in_turn(tmp_path: Path, written: str, pull: str
 def test_a_job_that_is_named_runs_as_it_would_without_its_rules(tmp_path: Path, when: str, runs: str) -> None:
     text = f"job: {{script: x, when: {when}, rules: [{{if: $NONE}}]}}\nother: {{script: x}}"
     assert plan(tmp_path, text, "job").job("job").when == runs
+
+
+def test_a_pipeline_of_another_project_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    found = plan(tmp_path, "a: {script: x}\nb: {trigger: {project: o/p}}\nc: {trigger: o/p}\n")
+    said = "it would start a pipeline of another project, which is not done here"
+    assert [one.id for one in found.jobs] == ["a"]
+    assert [(one.id, one.reason) for one in found.left_out] == [("b", said), ("c", said)]
+
+
+@pytest.mark.parametrize(
+    ("forward", "names"),
+    [
+        ("{yaml_variables: false}", set()),
+        ("{yaml_variables: false, pipeline_variables: true}", {"G"}),
+    ],
+)
+def test_the_variables_that_a_child_pipeline_is_given(tmp_path: Path, forward: str, names: set[str]) -> None:
+    path = tmp_path / ".gitlab-ci.yml"
+    path.write_text(f"d: {{variables: {{Y: y}}, trigger: {{include: child.yml, forward: {forward}}}}}\n")
+    context = ResolveContext(predefined=PUSH, files=lambda: ["child.yml"])
+    (made,) = resolve(load(path, tmp_path, lambda: context), JobSelection(variables={"G": "1"}), context).jobs
+    assert made.trigger is not None
+    assert {"Y", "G"} & made.trigger.variables.keys() == names
+
+
+def test_a_job_on_this_machine_has_the_projects_directory_of_this_machine(tmp_path: Path) -> None:
+    path = tmp_path / ".gitlab-ci.yml"
+    said = "variables: {D: $CI_PROJECT_DIR}, script: x}"
+    path.write_text(f"a: {{{said}\nb: {{image: i, {said}\n")
+    context = ResolveContext(predefined=PUSH, host_project_dir="/here")
+    found = resolve(load(path, tmp_path, lambda: context), JobSelection(), context)
+    assert [one.variables["D"] for one in found.jobs] == ["/here", "/workspace"]

@@ -545,3 +545,21 @@ own: {stage: test, script: x, image: {name: debian, platform: linux/riscv64}, se
 def test_steps_share_a_shell_on_request(plan: MakePlan, tmp_path: Path, more: str, shared: bool) -> None:
     (job,) = plan(tmp_path, f"a: {{stage: test, script: [x, y]{more}}}").jobs
     assert job.shared_shell is shared
+
+
+def test_what_a_job_has_where_nothing_is_written(plan: MakePlan, tmp_path: Path) -> None:
+    text = """
+a: {stage: test, script: x, user: "1000", retry: {backoff: 3s}}
+b:
+  stage: test
+  script: x
+  image: i:1
+  services:
+    - {name: db, image: {name: "postgres:16"}, alias: [one, two]}
+    - {name: own, image: {name: "redis:7"}}
+"""
+    bare, serving = plan(tmp_path, text, container=True).jobs
+    assert (bare.merge_output, bare.retry.max, bare.retry.backoff_s) == (False, 1, 3.0)
+    assert bare.image is not None
+    assert bare.image.user == "1000"
+    assert [(one.name, one.aliases) for one in serving.services] == [("db", ("one", "two")), ("own", ("own",))]

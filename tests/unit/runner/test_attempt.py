@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from loom.cancel import Cancel
-from loom.errors import ProviderError
+from loom.errors import EngineUnavailable, ProviderError
 from loom.plan.model import Job
 from loom.record.events import PhaseCode, Section
 from loom.record.journal import Journal
@@ -89,3 +89,16 @@ def test_a_silent_section_leaves_no_record_and_one_that_fails_does() -> None:
         raise ProviderError("no such image")
     assert len(events) == 2
     assert "no such image" in str(events[1])
+
+
+def test_only_a_session_that_can_not_be_reached_is_left() -> None:
+    attempt, left = attempt_in([]), list[str]()
+    for error in (ProviderError("gone"), EngineUnavailable("no engine")):
+        with attempt.phase(CODE):
+            raise error
+        assert attempt.error == "gone", "an attempt that nobody left goes on"
+    attempt.on_lost = left.append
+    for error in (ProviderError("gone"), EngineUnavailable("no engine")):
+        with attempt.phase(CODE):
+            raise error
+    assert left == ["no engine"]

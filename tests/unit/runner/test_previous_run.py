@@ -32,7 +32,7 @@ from loom.record.saved_plan import SavedPlan, dump_planned, load_planned
 from loom.record.step_outputs import recorded, restored
 from loom.runner.attempt import NOT_KEPT
 from loom.runner.hooks import keeps
-from loom.runner.previous_run import PastJob, step_named
+from loom.runner.previous_run import PastJob, PastRun, step_named
 from loom.runner.views import View
 from loom.secrets.masking import Masker
 from loom.status import Status
@@ -223,3 +223,29 @@ def test_the_view_of_a_job_is_that_of_its_record(image: bool, opened: dict[str, 
     assert past().view is None
     assert (job.ran_as_root, past(session_opened={"user": "0:0"}).ran_as_root) == (False, True)
     assert past(session_opened={COMMAND_USER: "7"}).command_user == "7"
+
+
+@pytest.mark.parametrize(
+    ("jobs", "meant"),
+    [
+        ({"a": {}}, "a"),
+        ({"a": {}, "b": {}}, ""),
+        ({"a": {"session_kept": {}}, "b": {"session_opened": {"kept": "adopted"}}}, "a"),
+        ({"a": {"session_opened": {}}, "b": {"session_opened": {"kept": "adopted"}}, "c": {}}, "b"),
+        ({"a": {"session_opened": {"kept": "adopted"}}, "b": {"session_opened": {"kept": "adopted"}}}, ""),
+    ],
+)
+def test_the_job_that_a_command_means_is_the_only_one_of_its_kind(jobs: dict[str, dict[str, Any]], meant: str) -> None:
+    plan = Plan(workflow_path="w", stages=("test",), jobs=tuple(replace(JOB, id=name, name=name) for name in jobs))
+    states = {name: JobState(name, {}, facts=facts) for name, facts in jobs.items()}
+    fold = SimpleNamespace(jobs=states, failed_earlier={}, facts={}, failing_job=lambda: None)
+    run = PastRun(
+        entry=cast("Any", SimpleNamespace(run_id="r")),
+        planned=cast("Any", SimpleNamespace(plan=plan)),
+        fold=cast("Any", fold),
+    )
+    if meant:
+        assert run.one_job().job.id == meant
+    else:
+        with pytest.raises(RequestError, match="run r has no failed job: name the one that you mean"):
+            run.one_job()

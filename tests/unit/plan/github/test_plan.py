@@ -1018,3 +1018,28 @@ def test_only_the_first_of_many_jobs_are_named(planned: Planned, tmp_path: Path)
     said = [f"{number}.j: on: push: branches: b{number}; this is main" for number in range(5)]
     assert caught.value.message.endswith("; ".join((*said, "and 1 more")))
     assert caught.value.hint == "A job that you name runs all the same."
+
+
+def test_a_job_without_a_matrix_is_the_only_one_and_has_files_if_it_checks_out(planned: Planned) -> None:
+    with_files = "runs-on: ubuntu-latest, steps: [{uses: actions/checkout@v4}]"
+    plan = planned(f"on: push\njobs:\n  a: {{{JOB}}}\n  b: {{{with_files}}}\n")
+    assert [job.no_checkout for job in plan.jobs] == [True, False]
+    alone = {"fail-fast": True, "job-index": 0.0, "job-total": 1.0, "max-parallel": 1.0}
+    assert [late(job).contexts["strategy"] for job in plan.jobs] == [alone, alone]
+
+
+@pytest.mark.parametrize(
+    "keys", ["container: {image: a, options: --bad}, steps: [{run: x}]", "steps: [{uses: ./none}]"]
+)
+def test_what_refuses_a_job_stands_at_the_job(planned: Planned, keys: str) -> None:
+    with pytest.raises(WorkflowError) as caught:
+        planned(f"on: push\njobs:\n  a: {{runs-on: ubuntu-latest, {keys}}}\n")
+    assert [problem.pointer for problem in caught.value.problems] == ["/jobs/a"]
+
+
+def test_a_check_counts_every_job_as_one_that_runs(tmp_path: Path) -> None:
+    write(tmp_path, f"on: push\njobs:\n  a: {{environment: '${{{{ vars.WHERE }}}}', {JOB}}}\n  b: {{{JOB}}}\n")
+    context = ResolveContext(predefined=PUSH)
+    problems, jobs = rehearse(load(tmp_path / ".github/workflows", tmp_path, lambda: context))
+    assert [problem.message for problem in problems] == ["a run leaves out a: they deploy; --deploy runs them"]
+    assert [job.id for _, job in jobs] == ["a", "b"]

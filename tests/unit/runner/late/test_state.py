@@ -305,3 +305,15 @@ def test_the_status_of_an_action_is_that_of_its_main_steps() -> None:
     one.apply(steps[3], left)
     assert one.status == FAILURE
     assert one.text("${{ steps.act.outputs.o }} ${{ steps.act.conclusion }}", LATER) == "cancelled failure"
+
+
+def test_a_step_of_an_action_has_the_place_of_the_action() -> None:
+    enter = step("o/r", kind="enter", id="act", action=ACTION)
+    one, steps = with_context(step("x", id="s"), enter, step("x", scope=("act",)))
+    one.apply(steps[0], StepResult(outcome=FAILURE, conclusion=SUCCESS, outputs={"o": "1"}))
+    one.enter(steps[1])
+    found = one.contexts(steps[2].late or LATER)["github"]
+    assert isinstance(found, dict)
+    assert (found["action_path"], found["action_repository"], found["action_ref"]) == ("/actions/o/sub", "o/r", "v1")
+    kept = {"s": {"conclusion": "success", "outcome": "failure", "outputs": {"o": "1"}}}
+    assert one.contexts(steps[1].late or LATER)["steps"] == kept
