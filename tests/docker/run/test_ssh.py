@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
@@ -121,6 +122,13 @@ def server(tmp_path: Path) -> Iterator[SshServer]:
         made.stop()
 
 
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory with a short path, as that of a user's sockets is; a test's own is too long for one."""
+    with tempfile.TemporaryDirectory(prefix="run", dir="/tmp") as made:
+        yield Path(made)
+
+
 def printed(events: Path, stream: str) -> bytes:
     lines = [event for event in events_of(events) if event.get("stream") == stream]
     return b"\n".join(b64decode(line["raw_b64"]) if "raw_b64" in line else line["text"].encode() for line in lines)
@@ -132,10 +140,10 @@ def ssh_processes(server: SshServer) -> list[str]:
 
 
 @pytest.mark.parametrize("mode", ["bind_mount", "ephemeral_volume"])
-def test_a_run_behind_ssh_is_like_any_other(project: Project, server: SshServer, mode: str) -> None:
+def test_a_run_behind_ssh_is_like_any_other(project: Project, server: SshServer, short: Path, mode: str) -> None:
     (project.root / "data").write_bytes(DATA)
     project.workflow(WORKFLOW)
-    there = {"DOCKER_HOST": server.url, "PATH": server.path}
+    there = {"DOCKER_HOST": server.url, "PATH": server.path, "XDG_RUNTIME_DIR": str(short)}
     ran = project.run("--mount-mode", mode, "--keep", "on-failure", **there)
     assert ran.code == 1, ran.out + ran.err
     for number in (1, 2, 50, 199, 200):
@@ -148,7 +156,7 @@ def test_a_run_behind_ssh_is_like_any_other(project: Project, server: SshServer,
     assert (inside.code, inside.out) == (0, "made\n")
     assert project.loom("clean", "--keep-last", "0", **there).code == 0
     until(lambda: not ssh_processes(server))  # each ends with the loom whose socket it forwards
-    until(lambda: not list(project.tmp.glob("loom-ssh-*")))
+    until(lambda: not list(short.iterdir()))
 
 
 def test_a_context_may_name_an_ssh_address(project: Project, server: SshServer) -> None:

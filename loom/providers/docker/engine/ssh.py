@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from loom.util import processes
@@ -46,7 +47,11 @@ def forwarded(url: str, environ: Mapping[str, str]) -> str:
 def _forward(url: str, environ: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], str]:
     if shutil.which("ssh", path=environ.get("PATH")) is None:
         raise SshFailed("the ssh command can't be run: no such file")
-    directory = tempfile.mkdtemp(prefix="loom-ssh-")
+    # Not in TMPDIR: a socket's path has 107 bytes, and ssh first gives it a longer one.
+    runtime = Path(environ.get("XDG_RUNTIME_DIR", ""))
+    directory = tempfile.mkdtemp(
+        prefix="loom-ssh-", dir=runtime if runtime.is_absolute() and runtime.is_dir() else "/tmp"
+    )
     parts, socket = urlsplit(url), f"{directory}/engine.sock"
     words = [*_OPTIONS, "-L", f"{socket}:{parts.path.rstrip('/') or '/var/run/docker.sock'}"]
     words += ["-l", parts.username] if parts.username else []
