@@ -297,3 +297,7 @@ def test_a_job_on_this_machine_has_the_projects_directory_of_this_machine(tmp_pa
     context = ResolveContext(predefined=PUSH, host_project_dir="/here")
     found = resolve(load(path, tmp_path, lambda: context), JobSelection(), context)
     assert [one.variables["D"] for one in found.jobs] == ["/here", "/workspace"]
+
+
+def test_the_pattern_of_a_coverage_stands_between_slashes(tmp_path: Path) -> None:
+    assert job(tmp_path, r"coverage: '/TOTAL (\d+)%/'").coverage == r"TOTAL (\d+)%"

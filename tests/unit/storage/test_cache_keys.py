@@ -36,11 +36,11 @@ def test_a_linked_worktree_is_its_repository_if_both_say_so(tmp_path: Path) -> N
     main = tmp_path.resolve() / "main"
     subprocess.run([*git, "init", "-q", main], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], cwd=main, check=True)
-    subprocess.run([*git, "worktree", "add", "-q", "../linked"], cwd=main, check=True)
-    assert project_of(None, tmp_path / "linked") == str(main)
+    subprocess.run([*git, "worktree", "add", "-q", "../linkedX"], cwd=main, check=True)
+    assert project_of(None, tmp_path / "linkedX") == str(main)
     forged = tmp_path / "forged"
     forged.mkdir()
-    (forged / ".git").write_text((tmp_path / "linked" / ".git").read_text())
+    (forged / ".git").write_text((tmp_path / "linkedX" / ".git").read_text())
     assert project_of(None, forged) == str(forged.resolve())
     (forged / ".git").write_text("gitdir: ../main/.git")
     assert project_of(None, forged) == str(forged.resolve())

@@ -182,3 +182,21 @@ def test_a_directory_that_can_not_be_entered_is_an_error_of_the_system(
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(PermissionError):
         unpacking.unpack_items([(of("d/l", "link", "x"), None)], tmp_path)
+
+
+def test_only_what_was_written_is_removed_after_a_failure(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    for directory in (inside, outside / "below"):
+        directory.mkdir(parents=True)
+    (outside / "below/file").write_text("somebody's")
+
+    def failing() -> Iterator[Item]:
+        yield of("new/below/file", size=1), io.BytesIO(b"x")
+        (inside / "new").rename(tmp_path / "moved")
+        (inside / "new").symlink_to(outside)
+        raise UnsafeArchive("climbs")
+
+    with pytest.raises(UnsafeArchive, match="climbs"):
+        unpacking.unpack_items(failing(), inside)
+    assert (outside / "below/file").read_text() == "somebody's"
+    assert not (tmp_path / "moved/below/file").exists()

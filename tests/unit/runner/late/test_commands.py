@@ -41,6 +41,7 @@ def test_commands_at_any_boundaries() -> None:
         commands.end()
         assert b"".join(data for stream, data in passed if stream == "stdout") == OUTPUT
         assert found == ["first", "hidden", "title", "last", "no end"], seed
+        assert all(data for _, data in passed), "nothing is passed on for nothing"
 
 
 def test_a_command_is_carried_out_before_its_line_is_passed_on() -> None:
@@ -63,6 +64,15 @@ def test_the_rest_of_a_line_is_none_of_its_own_and_the_next_line_is() -> None:
     commands.end()
     assert found == ["yes", "too", "last"]
     assert looked == ["seen", "::unknown::x", "held"]
+
+
+def test_while_commands_are_stopped_their_lines_are_looked_at() -> None:
+    found: list[str] = []
+    looked: list[str] = []
+    commands = CommandFilter(lambda *_: None, lambda one: found.append(one.value))
+    commands.look = looked.append
+    commands("stdout", b"::stop-commands::pause\n::error::seen\n::pause::\n::error::last\n")
+    assert (found, looked) == (["last"], ["::error::seen"])
 
 
 def test_blank_lines_take_no_time() -> None:
