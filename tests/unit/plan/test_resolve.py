@@ -563,3 +563,16 @@ b:
     assert bare.image is not None
     assert bare.image.user == "1000"
     assert [(one.name, one.aliases) for one in serving.services] == [("db", ("one", "two")), ("own", ("own",))]
+
+
+def test_a_secret_takes_the_name_of_a_variable_for_all_jobs(plan: MakePlan, tmp_path: Path) -> None:
+    head = "version: v1\nstages: [test]\nvariables: {TOKEN: x, OTHER: y}\n"
+    text = "a: {stage: test, script: x, secrets: {TOKEN: 'env://T'}}\nb: {stage: test, script: x}"
+    own, other = plan(tmp_path, text, head=head).jobs
+    assert (dict(own.variables), dict(other.variables)) == ({"OTHER": "y"}, {"TOKEN": "x", "OTHER": "y"})
+
+
+def test_a_matrix_may_have_256_combinations(plan: MakePlan, tmp_path: Path) -> None:
+    row = ", ".join(f"'{number}'" for number in range(16))
+    text = f"a: {{stage: test, script: x, parallel: {{matrix: [{{A: [{row}], B: [{row}]}}]}}}}"
+    assert len(plan(tmp_path, text).jobs) == 256

@@ -9,6 +9,8 @@ import pytest
 
 from loom.commands.run.checkout import head_of, run_variables
 from loom.plan.model import Build
+from loom.runner import pipeline
+from loom.runner.results import Results
 
 from .conftest import Make, on
 from .test_session import Engine
@@ -58,3 +60,11 @@ def test_what_is_known_of_the_commit(make: Make) -> None:
     assert (head.default_branch, head.remote_sha) == ("trunk", sha)
     found = run_variables("7", request.source, "w.yml", os.environ)
     assert (found["CI_DEFAULT_BRANCH"], found["CI_COMMIT_SHA"], found["CI_PROJECT_NAME"]) == ("trunk", sha, "project")
+
+
+def test_the_services_for_actions_end_with_the_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[Results] = []
+    monkeypatch.setattr(pipeline, "uses_actions", lambda _: True)
+    monkeypatch.setattr(Results, "close", lambda self: closed.append(self))
+    make("stages: [a]\none: {stage: a, script: 'true'}\n").run()
+    assert len(closed) == 1

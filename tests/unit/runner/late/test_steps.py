@@ -666,3 +666,10 @@ def test_debugging_is_a_variable_of_the_user(make: Make, given: dict[str, str], 
     ran = run(make, job("one", step(script), contexts={"vars": given}), code=1)
     assert ran.lines("one")[1] == "::debug::d"
     assert diagnosis_of(ran.reading, "one").lines == shown
+
+
+def test_a_problem_matcher_finds_failures_of_the_step_that_adds_it(make: Make) -> None:
+    matcher = {"owner": "mine", "pattern": [{"regexp": r"^BAD (.*)$", "message": 1}]}
+    text = "echo BAD before; echo '::add-matcher::m.json'; echo BAD after; exit 1"
+    ran = run(make, job("one", step(text)), code=1, files={"m.json": json.dumps({"problemMatcher": [matcher]})})
+    assert [one["message"] for one in ran.facts("finding", "one")] == ["after"]

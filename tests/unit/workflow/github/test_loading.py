@@ -472,6 +472,16 @@ def test_a_file_has_a_limit_of_values(tmp_path: Path, monkeypatch: pytest.Monkey
     assert messages(examined(tmp_path, several)) == []
 
 
+def test_of_values_that_aliases_repeat_what_is_below_them_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = ", ".join(f"A{number}: x" for number in range(30))
+    steps = ", ".join(["{run: x, env: *e}"] * 30)
+    text = f"on: push\njobs: {{x: {{runs-on: a, env: &e {{{values}}}, steps: [{steps}]}}}}\n"
+    monkeypatch.setattr(loader, "GitHubShapes", partial(GitHubShapes, _left=300))
+    assert messages(examined(tmp_path, text)) == []
+
+
 @pytest.mark.parametrize(
     ("key", "allowed"),
     [
