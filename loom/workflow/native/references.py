@@ -20,13 +20,6 @@ def check(
     entries: Mapping[str, Entry], sound: Collection[str], stages: Sequence[str] | None, problems: Problems
 ) -> None:
     """Report wrong stages, needs and missing keys. Only `sound` entries have values; `stages`: None if the file's are invalid."""
-    reported: dict[tuple[int, str], Node] = {}  # a template's mistake is reported once, not in each job that extends it
-
-    def say(node: Node, at: str, message: str) -> None:
-        if (id(node), message) not in reported:
-            reported[id(node), message] = node
-            problems.say(node, at, message)
-
     jobs = {name: entry for name, entry in entries.items() if not entry.is_template}
     for name, entry in entries.items():
         whole = name in sound and not entry.is_template
@@ -34,7 +27,7 @@ def check(
             *_stage(entry, stages, problems, required=whole),
             *(_own_keys(entry) if whole else ()),
         ):
-            say(node, at, message)
+            problems.say(node, at, message)
     needing = {
         name: Needing(stage=entry.stage, key=entry.key, node=entry.merged, needs=list(needs_of(name, entry.merged)))
         for name, entry in jobs.items()
@@ -42,7 +35,7 @@ def check(
     check_needs(needing, stages or (), problems)
     for need in (need for job in needing.values() for need in job.needs):
         for message in _combination(need, jobs[need.job]) if need.job in jobs and need.job in sound else ():
-            say(need.node, need.at, message)
+            problems.say(need.node, need.at, message)
 
 
 Mistakes = Iterator[tuple[Node, str, str]]
