@@ -94,17 +94,18 @@ class ArtifactService:
     def listed(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """`ListArtifacts`: all of the pipeline, or those with this name or id."""
         wanted = {name: text(request, f"{name}_filter") for name in ("name", "id") if request.get(f"{name}_filter")}
-        found = [
-            {
-                "workflow_run_backend_id": client.pipeline,
-                "workflow_job_run_backend_id": job_id,
-                "database_id": str(_number(job_id, name)),
-                "name": name,
-                "size": str(path.stat().st_size),
-                "created_at": datetime.fromtimestamp(int(path.stat().st_mtime), UTC).isoformat().replace("+00:00", "Z"),
-            }
-            for job_id, name, path in self._all(client)
-        ]
+        with self._lock:  # nobody deletes one meanwhile
+            found = [
+                {
+                    "workflow_run_backend_id": client.pipeline,
+                    "workflow_job_run_backend_id": job_id,
+                    "database_id": str(_number(job_id, name)),
+                    "name": name,
+                    "size": str(path.stat().st_size),
+                    "created_at": f"{datetime.fromtimestamp(int(path.stat().st_mtime), UTC):%Y-%m-%dT%H:%M:%SZ}",
+                }
+                for job_id, name, path in self._all(client)
+            ]
         return {
             "artifacts": [
                 one
@@ -121,11 +122,12 @@ class ArtifactService:
 
     def delete(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """`DeleteArtifact`: let another one have the name."""
-        job_id, name, path = self._one(client, request)
-        if path.is_relative_to(self._record):
-            path.unlink(missing_ok=True)
-        else:
-            self._deleted.add(path)
+        with self._lock:
+            job_id, name, path = self._one(client, request)
+            if path.is_relative_to(self._record):
+                path.unlink(missing_ok=True)
+            else:
+                self._deleted.add(path)
         return {"ok": True, "artifact_id": str(_number(job_id, name))}
 
     def open(self, name: str) -> IO[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import os
@@ -133,17 +134,13 @@ def _hold(configuration: Any, directory: Path) -> None:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         weakref.finalize(configuration, os.close, file)
         held[str(path)] = f"/proc/self/fd/{file}"
+    for name in ("ssl_ca_cert", "cert_file", "key_file"):
+        path = getattr(configuration, name)
+        setattr(configuration, name, held.get(path, path))
     refresh = configuration.refresh_api_key_hook
-
-    def renamed(configuration: Any) -> None:
-        if refresh is not None:
-            refresh(configuration)  # it sets the paths again, and itself as the hook
-        for name in ("ssl_ca_cert", "cert_file", "key_file"):
-            path = getattr(configuration, name)
-            setattr(configuration, name, held.get(path, path))
-        configuration.refresh_api_key_hook = renamed
-
-    renamed(configuration)
+    if refresh is not None:
+        # It sets the paths again too, while other threads connect: in a copy, which shares only the keys of the API.
+        configuration.refresh_api_key_hook = lambda configuration: refresh(copy.copy(configuration))
 
 
 class Cluster:

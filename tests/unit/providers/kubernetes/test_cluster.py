@@ -66,8 +66,17 @@ def test_no_certificate_and_no_key_of_a_kubeconfig_stays_behind(
     )
     known = Cluster.of(None, {"KUBECONFIG": str(tmp_path / "kubeconfig")}).api.api_client.configuration
     assert list(temporary.iterdir()) == []
+    changed = []
+
+    def note(self: object, name: str, value: object) -> None:
+        changed.extend([name] if self is known else [])
+        object.__setattr__(self, name, value)
+
+    monkeypatch.setattr(type(known), "__setattr__", note)
     for _ in range(3):
+        known.api_key.clear()
         assert Path(known.ssl_ca_cert).read_text() == f"authority of {tmp_path}"
         assert Path(known.cert_file).read_text() == f"certificate of {tmp_path}"
         assert Path(known.key_file).read_text() == f"key of {tmp_path}"
         assert known.get_api_key_with_prefix("BearerToken") == "Bearer t"  # as each request does
+    assert changed == []  # other threads read the paths meanwhile

@@ -22,6 +22,7 @@ import zstandard
 
 from loom.secrets.masking import Masker
 from loom.storage.cache import Cache
+from loom.storage.results import artifacts as artifact_service
 from loom.storage.results import server as results_server
 from loom.storage.results import uploads
 from loom.storage.results.requests import Client
@@ -403,6 +404,25 @@ def test_a_name_is_free_again_once_its_artifact_is_deleted(job: Job, record: Pat
     assert job.upload("one", zipped(x="2"))["ok"]
     assert job.download("one") == zipped(x="2")
     assert [path.name for path in record.rglob("*.zip")] == ["one.zip"]
+
+
+def test_an_artifact_that_is_deleted_while_they_are_listed(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `actions/upload-artifact/merge` does, which deletes what it has merged, all at once."""
+    for name in ("a", "b"):
+        job.upload(name, zipped(file=name))
+    deleting = threading.Thread(target=job.call, args=(ARTIFACTS, "DeleteArtifact"), kwargs={"name": "a"})
+    number = artifact_service._number
+
+    def delete_first(*named: str) -> int:
+        if deleting.ident is None:
+            deleting.start()
+            deleting.join(0.3)  # it can't end before the list is made
+        return number(*named)
+
+    monkeypatch.setattr(artifact_service, "_number", delete_first)
+    assert job.names() == ["a", "b"]
+    deleting.join()
+    assert job.names() == ["b"]
 
 
 def test_an_artifact_of_an_earlier_run_stays_where_it_is(tmp_path: Path, record: Path, masker: Masker) -> None:
