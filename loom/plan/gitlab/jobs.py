@@ -300,9 +300,10 @@ class GitLabJobBuilder(builder.Refusals):
     def trigger(self, node: Node | None, texts: _Texts) -> p.Trigger | None:
         if node is None or node.get("include") is None:
             return None
-        forward = fields_of(node.get("forward"))
-        given = self.candidates.selection.variables if truth(forward.get("pipeline_variables")) else {}
-        own = texts.variables if truth(forward.get("yaml_variables"), True) else {}
+        forward, given = fields_of(node.get("forward")), self.candidates.selection.variables
+        own = texts.of_file(given) if truth(forward.get("yaml_variables"), True) else {}
+        if not truth(forward.get("pipeline_variables")):
+            given = {}
         return p.Trigger(
             files=tuple(
                 replace(self._child(file, texts), inputs=_inputs(node, file))
@@ -360,6 +361,14 @@ class _Texts:
         expanded = self._expanded(layered)
         self.values = {**self.known, **{name: text for name, text in expanded.items() if name not in self._at_place}}
         self.variables = {**self._own(), **{name: text for name, text in expanded.items() if not layered[name].ref}}
+
+    def of_file(self, given: Mapping[str, str]) -> dict[str, str]:
+        """Return the variables as they are without those that the run was given (`--var`)."""
+        candidates, job = self.builder.candidates, read(self.candidate.entry.merged.get("variables"))
+        written = {**candidates.root, **candidates.workflow_variables, **job, **self.candidate.decision.variables}
+        own = {name: text for name, text in self.variables.items() if name not in given}
+        hidden = {name: one for name, one in written.items() if name in given}
+        return own | {name: self(one.value) if one.expand else one.value for name, one in hidden.items()}
 
     def _own(self) -> dict[str, str]:
         """Return the predefined variables that no other job of the run has, and that the plan's job does not say itself."""

@@ -82,7 +82,7 @@ BELOW = """
 gets: {script: ["cat out/a two; ls; echo $WORD"], needs: [{pipeline: $ABOVE, job: a}, {pipeline: $ABOVE, job: $B}]}
 optional: {script: [ls], needs: [{pipeline: $ABOVE, job: nobody, optional: true}]}
 leaves: {script: [ls], needs: [{pipeline: $ABOVE, job: a, artifacts: false}]}
-below: {variables: {PARENT: $CI_PIPELINE_ID}, trigger: {include: grandchild.yml, strategy: depend}}
+below: {variables: {PARENT: $CI_PIPELINE_ID}, trigger: {include: grandchild.yml, strategy: depend, forward: {pipeline_variables: true}}}
 variables: {B: "b: [two]"}
 """
 FAR_BELOW = """

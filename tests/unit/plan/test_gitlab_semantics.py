@@ -275,19 +275,28 @@ def test_a_pipeline_of_another_project_is_left_out_with_the_reason(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("forward", "names"),
+    ("forward", "variables"),
     [
-        ("{yaml_variables: false}", set()),
-        ("{yaml_variables: false, pipeline_variables: true}", {"G"}),
+        ("", {"Y": "y", "Z": "written y"}),
+        (", forward: {yaml_variables: true}", {"Y": "y", "Z": "written y"}),
+        (", forward: {yaml_variables: false}", {}),
+        (", forward: {yaml_variables: false, pipeline_variables: true}", {"G": "1", "Z": "given"}),
+        (", forward: {pipeline_variables: true}", {"Y": "y", "G": "1", "Z": "given"}),
     ],
 )
-def test_the_variables_that_a_child_pipeline_is_given(tmp_path: Path, forward: str, names: set[str]) -> None:
+def test_the_variables_that_a_child_pipeline_is_given(tmp_path: Path, forward: str, variables: dict[str, str]) -> None:
+    """GitLab's documentation of `trigger:forward`: a variable of the run itself is passed on only where that says so."""
     path = tmp_path / ".gitlab-ci.yml"
-    path.write_text(f"d: {{variables: {{Y: y}}, trigger: {{include: child.yml, forward: {forward}}}}}\n")
+    path.write_text(
+        f"variables: {{Z: written $Y}}\nd: {{variables: {{Y: y}}, trigger: {{include: child.yml{forward}}}}}\n"
+    )
     context = ResolveContext(predefined=PUSH, files=lambda: ["child.yml"])
-    (made,) = resolve(load(path, tmp_path, lambda: context), JobSelection(variables={"G": "1"}), context).jobs
+    given = JobSelection(variables={"G": "1", "Z": "given"})
+    (made,) = resolve(load(path, tmp_path, lambda: context), given, context).jobs
     assert made.trigger is not None
-    assert {"Y", "G"} & made.trigger.variables.keys() == names
+    assert {
+        name: made.trigger.variables[name] for name in ("Y", "G", "Z") if name in made.trigger.variables
+    } == variables
 
 
 def test_a_job_on_this_machine_has_the_projects_directory_of_this_machine(tmp_path: Path) -> None:
