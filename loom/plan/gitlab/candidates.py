@@ -63,11 +63,16 @@ class Candidates:
         self._global_rules = pipeline.root.find("workflow", "rules") is not None
 
     def scope(
-        self, entry: Entry | None = None, instance: Instance | None = None, rule: Mapping[str, Variable] | None = None
+        self,
+        entry: Entry | None = None,
+        instance: Instance | None = None,
+        rule: Mapping[str, Variable] | None = None,
+        given: Mapping[str, str] | None = None,
     ) -> Scope:
         """Return the variables of a job, or of `workflow:rules`.
 
         `rule`: those of the job's matching rule; None: for its rules, which see no variables of environments.
+        `given`: those of the run (`--var`), if others than the selection's.
         """
         if entry is None or instance is None:
             layered = layers(root=self.root, project=self.own, given=self.selection.variables)
@@ -81,7 +86,7 @@ class Candidates:
             job=read(merged.get("variables")),
             matrix=instance.matrix,
             rule=rule or {},
-            given=self.selection.variables,
+            given=self.selection.variables if given is None else given,
         )
         layered = with_project(project=self.own)
         known = {**self.context.predefined, **self.pipeline_values, **self.job_values(entry, instance)}

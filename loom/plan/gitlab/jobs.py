@@ -364,10 +364,10 @@ class _Texts:
 
     def of_file(self, given: Mapping[str, str]) -> dict[str, str]:
         """Return the variables as they are without those that the run was given (`--var`)."""
-        candidates, job = self.builder.candidates, read(self.candidate.entry.merged.get("variables"))
-        written = {**candidates.root, **candidates.workflow_variables, **job, **self.candidate.decision.variables}
+        of, rule = self.candidate, self.candidate.decision.variables
+        layered = self.builder.candidates.scope(of.entry, of.instance, rule, given={}).layered
+        hidden = {name: one for name, one in layered.items() if name in given and not one.ref}
         own = {name: text for name, text in self.variables.items() if name not in given}
-        hidden = {name: one for name, one in written.items() if name in given}
         return own | {name: self(one.value) if one.expand else one.value for name, one in hidden.items()}
 
     def _own(self) -> dict[str, str]:
