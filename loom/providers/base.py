@@ -328,7 +328,7 @@ class Resolved(Struct, frozen=True, kw_only=True):
     name: str
     image_id: str
     digest: str = ""
-    """The registry's; empty if there is none."""
+    """The registry's digest; empty without one."""
     bases: tuple[Resolved, ...] = ()
     """The inputs of its build, if this run built or found it."""
 

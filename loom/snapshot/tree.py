@@ -206,7 +206,7 @@ def _tree_id(entries: Mapping[bytes, tuple[str, str]], algorithm: str) -> str:
 
 
 def _tree(process: subprocess.Popen[bytes], id_bytes: int, sha: str) -> _Tree:
-    """Ask `git cat-file --batch` for a tree. SnapshotError when there is none."""
+    """Ask `git cat-file --batch` for a tree. SnapshotError where git has no such tree."""
     asking, answers = process.stdin, process.stdout
     assert asking is not None
     assert answers is not None

@@ -48,6 +48,7 @@ from loom.commands.servers import (
 )
 from loom.errors import LoomError, RequestError
 from loom.plan.model import Job, Plan
+from loom.plan.origin import origin_of as project_origin
 from loom.record.run_paths import artifacts_beside
 from loom.runner.request import Brought
 from loom.status import JobResult, Status
@@ -198,8 +199,8 @@ class _Reproducing:
 
     def _clone_url(self) -> Address:
         """Return the checkout's own origin if it is that project, since git knows how to read it; else the server's address."""
-        found, origin = origin_of(self._here.root, self._here.environ), remote.home_of(self._here)
-        address = self._address
+        found, address = origin_of(self._here.root, self._here.environ), self._address
+        origin = project_origin(str(found)) if found is not None else None
         if found is not None and origin is not None and origin.path == address.project:
             return found
         return Address(f"{address.server}/{address.project}.git")

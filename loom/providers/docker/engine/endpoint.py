@@ -27,7 +27,7 @@ _BEHIND_SSH = {
     "Permission denied (": "loom asks for no password: add your key to the agent (ssh-add), or name it in ~/.ssh/config",
     "closed connection": "start Docker there, or name its socket: ssh://USER@HOST/path/to/docker.sock",
 }
-"""The next move by words of ssh's message; the last ones are those of a forwarded socket that leads nowhere."""
+"""The next move by words of ssh's message; the last row is for a forwarded socket that leads nowhere."""
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
