@@ -125,7 +125,7 @@ def _files(record: Path) -> Iterator[Path]:
 
 
 def unpacked(path: Path, within: Path) -> UnpackedBundle:
-    """Unpack a bundle into a private directory, which goes when the command ends. RequestError for a file that is no bundle, or unsafe."""
+    """Unpack a bundle into a private directory, which goes with the command. RequestError for what is no bundle, or unsafe."""
     make_in_cache(within)
     folder = Path(tempfile.mkdtemp(dir=within))
     ending = ExitStack()

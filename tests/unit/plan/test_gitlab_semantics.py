@@ -279,6 +279,7 @@ def test_a_pipeline_of_another_project_is_left_out_with_the_reason(tmp_path: Pat
     [
         ("", {"Y": "y", "Z": "written y"}),
         (", forward: {yaml_variables: true}", {"Y": "y", "Z": "written y"}),
+        ("}, inherit: {variables: false", {"Y": "y"}),
         (", forward: {yaml_variables: false}", {}),
         (", forward: {yaml_variables: false, pipeline_variables: true}", {"G": "1", "Z": "given"}),
         (", forward: {pipeline_variables: true}", {"Y": "y", "G": "1", "Z": "given"}),
