@@ -25,9 +25,8 @@ _BEHIND_SSH = {
     "key is not the one that is known": "find out which; then `ssh-keygen -R HOST` forgets the old key",
     "Host key verification failed": "connect once by hand and look at the key that it shows",
     "Permission denied (": "loom asks for no password: add your key to the agent (ssh-add), or name it in ~/.ssh/config",
-    "closed connection": "start Docker there, or name its socket: ssh://USER@HOST/path/to/docker.sock",
 }
-"""The next move by words of ssh's message; the last row is for a forwarded socket that leads nowhere."""
+"""The next move by words of ssh's message."""
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
@@ -112,8 +111,12 @@ def unavailable(endpoint: Endpoint, environ: Mapping[str, str], error: BaseExcep
     """Return the error for an endpoint where no engine answers."""
     cause = root_cause(error)
     if endpoint.ssh:
+        from loom.providers.docker.engine.ssh import SshFailed  # late: as in `connect`
+
         reason = first_line(cause)
         move = next((move for words, move in _BEHIND_SSH.items() if words in reason), "try `ssh` by hand")
+        if not isinstance(cause, SshFailed):  # ssh has connected, and what it forwards leads nowhere
+            move = "start Docker there, or name its socket: ssh://USER@HOST/path/to/docker.sock"
         return EngineUnavailable(f"no Docker engine answers at {endpoint}: {reason}", hint=move)
     # The ssl module's errors are OSErrors with their own numbers.
     match cause.errno if isinstance(cause, OSError) and type(cause).__module__ != "ssl" else None:

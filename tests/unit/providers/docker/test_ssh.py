@@ -6,7 +6,7 @@ import pytest
 
 from loom.errors import EngineUnavailable, RequestError
 from loom.providers.docker.engine.client import connect
-from loom.providers.docker.engine.endpoint import endpoint_of
+from loom.providers.docker.engine.endpoint import endpoint_of, unavailable
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,9 @@ def test_an_ssh_command_that_fails_says_why_and_what_to_do(tmp_path: Path, scrip
     reason, move = ("Permission denied (publickey)", "ssh-add") if script else ("can't be run", "openssh-client")
     assert reason in caught.value.message
     assert move in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), ConnectionError("closed")])
+def test_a_socket_that_leads_nowhere_is_not_the_fault_of_ssh(error: OSError) -> None:
+    found = unavailable(endpoint_of({"DOCKER_HOST": "ssh://host"}), {}, error)
+    assert "start Docker there, or name its socket" in (found.hint or "")
