@@ -49,7 +49,7 @@ class Cancel:
         return second
 
     def child(self) -> Cancel:
-        """A flag that is set when this one is, and that can be set alone (one job of several)."""
+        """Return a flag that is set when this one is, and that can be set alone (one job of several)."""
         child = Cancel()
 
         def pass_on() -> None:
@@ -114,7 +114,7 @@ class Cancel:
 
 @contextmanager
 def signals(cancel: Cancel, *, passing: bool = False) -> Iterator[None]:
-    """Within the block, INT, TERM and HUP ask for a graceful end; a second one for an immediate one; a third leaves at once.
+    """Within the block, let INT, TERM and HUP ask for a graceful end; a second one for an immediate one; a third leaves at once.
 
     `passing`: QUIT, USR1 and USR2 are passed on (`Cancel.pass_on`); else they end this process.
 

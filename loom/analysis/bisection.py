@@ -56,7 +56,7 @@ class _Range(Struct, frozen=True):
 
 
 def left_of(order: Order, good: str, bad: str, results: Mapping[str, Verdict], at_once: int) -> RemainingCommits:
-    """Go through the results in git's order; return the first commits without one, at most so many."""
+    """Return, from the results in git's order, the first commits without one, at most so many."""
     ranges, wanted = deque([_Range(bad, (good,))]), list[str]()
     left: list[str] | None = None
     while ranges and len(wanted) < at_once:

@@ -16,7 +16,7 @@ _MOST = 5
 
 
 def moved_on(reading: Reading) -> MovedOn | None:
-    """None where nothing changed, or where it can't be known."""
+    """Return what changed since the run; None for nothing, or where it can't be known."""
     receipt = reading.receipt()
     root, taken = receipt.get("repo_root"), receipt.get("snapshot") or {}
     if root is None or not taken:

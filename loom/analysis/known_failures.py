@@ -167,7 +167,7 @@ def table() -> Table:
 
 @cache
 def packages() -> Mapping[str, str]:
-    """The package of a command: its name, or one for each package manager."""
+    """Return the package of a command: its name, or one for each package manager."""
     named = msgspec.yaml.decode(Path(__file__).with_name("packages.yml").read_bytes())
     found: dict[str, str] = named["others"] | {name: name for name in named["same"]}
     return found | {name: f"{kind}:{name}" for kind in ("pip", "npm") for name in named[kind]}

@@ -139,7 +139,7 @@ def _with(groups: Mapping[str, str | None], more: Mapping[str, str | None] | Non
 
 
 def _next(search: Finder, first: Finder, lines: Sequence[str], at: int, within: int) -> int | None:
-    """The line, `within` lines further at most, in which it is found; another beginning ends it, a gap counts as a line."""
+    """Return the next line in which it is found, `within` lines further at most; another beginning ends it, a gap counts."""
     while at < len(lines) and within >= 0:
         if search(lines[at]) is not None:
             return at
@@ -151,7 +151,7 @@ def _next(search: Finder, first: Finder, lines: Sequence[str], at: int, within: 
 
 
 def _failure(tool: str, groups: Mapping[str, str | None]) -> list[Failure]:
-    """The failure that these groups describe; none for a warning."""
+    """Return the failure that these groups describe; None for a warning."""
     text = {name: (value or "").strip() or None for name, value in groups.items()}
     if (text.get("severity") or "").lower().startswith(_NO_FAILURES):
         return []

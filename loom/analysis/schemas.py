@@ -47,7 +47,7 @@ def _strict(shape: Any) -> Any:
 
 @cache
 def _left_out() -> dict[str, set[str]]:
-    """Fields that a document leaves out where they have no value, by the document's name."""
+    """Return the fields that a document leaves out where they have no value, by the document's name."""
     return {
         kind.__name__: {each.name for each in fields(kind) if each.default is UNSET}
         for kind in documents.Document.__subclasses__()

@@ -11,7 +11,7 @@ import sys
 
 
 def main() -> None:
-    """The `loom` command."""
+    """Run the `loom` command."""
     # ^C before the start ends the process: during an import it would print a traceback or crash.
     interrupt = signal.getsignal(signal.SIGINT)
     if interrupt is signal.default_int_handler:

@@ -77,7 +77,7 @@ class Here(Struct, frozen=True, kw_only=True, dict=True):
         return self._providers[name]
 
     def find(self, run: str) -> Reading:
-        """RequestError when no run is meant by `run`, or several are."""
+        """Find the run that is meant by `run`. RequestError for none or several."""
         from loom.record.reader import Reading
 
         if is_bundle(run):

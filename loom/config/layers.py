@@ -89,7 +89,7 @@ class _Layers:
         self.overruled[name] = Overruled(name=name, text=text, place=node.place, why=why)
 
     def agree(self) -> None:
-        """RequestError for contradictory settings, and for a named network as the network of every job."""
+        """Raise RequestError for contradictory settings, and for a named network as the network of every job."""
         by = self.origins["hardened"]
         network = self.origins["network"]
         if self.values["hardened"] and network.layer == "project" and self.values["network"] != "none":

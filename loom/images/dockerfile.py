@@ -42,7 +42,7 @@ def copy_inputs(root: Path, target: Path, *, context: str, dockerfile: str) -> N
     own = {f"{source}{path}" for path in ALWAYS_OUT}
 
     def left_out(folder: str, names: list[str]) -> list[str]:
-        """Sockets and devices, which no context has, and loom's own record."""
+        """Return sockets and devices, which no context has, and loom's own record."""
         paths = {name: Path(folder, name) for name in names}
         return [
             name

@@ -47,7 +47,7 @@ def first_change(old: Job, new: Job, *, before: str | None = None) -> PlanPart |
 
 
 def _plain(job: Job, name: str) -> object:
-    """The value without its places in the workflow, which move with each line above them."""
+    """Return the value without its positions in the workflow, which move with each line above them."""
     value = getattr(job, name)
     if isinstance(value, Resources):
         return replace(value, places={})

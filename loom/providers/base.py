@@ -230,7 +230,7 @@ class Session(Protocol):
         """End the steps: let the caller read the files. Safe to repeat."""
 
     def workspace_view(self) -> Path | None:
-        """The job's view as a directory that this process can access, if there is one."""
+        """Return the job's view as a directory that this process can access, if there is one."""
 
     def get_archive(self, paths: Iterable[str], on_skipped: OnSkipped = ...) -> Iterator[bytes]:
         """Return a tar stream of files and directories (with their content) of the job's view.
@@ -246,7 +246,7 @@ class Session(Protocol):
         """Access the place between steps. `environment` extends the job's."""
 
     def size(self) -> int:
-        """The bytes that the place takes on a disk beside its image and the job's files; 0 where it takes none."""
+        """Return the bytes that the place takes on a disk beside its image and the job's files; 0 where it takes none."""
 
     def keep(self, expires_at: float) -> None:
         """Keep the idle place after the session, until `expires_at` (seconds since the epoch).
@@ -300,7 +300,7 @@ class KeptSession(Protocol):
         """
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> CommandsInside:
-        """As `Session.inside`."""
+        """Implement `Session.inside`."""
 
     def has_its_files(self, mode: MountMode) -> bool:
         """Return whether its view of the workspace, created in this mode, is still complete."""
@@ -309,7 +309,7 @@ class KeptSession(Protocol):
         """Fill the new directory `target` with the job's view, without special files."""
 
     def view(self) -> Path | None:
-        """The job's files as a directory that this process can read, where the place has one; only to read."""
+        """Return the job's files as a directory that this process can read, where the place has one; only to read."""
 
     def bring(self, source: Path, paths: Sequence[str]) -> None:
         """Make these paths of the job's view as they are below `source`; one that is not there is deleted. They then belong

@@ -25,7 +25,7 @@ def _unchanged(entry: TarEntry) -> TarEntry:
 
 
 def unnoticed(_: Skipped) -> None:
-    """For callers that ignore skipped special files."""
+    """Ignore skipped special files."""
 
 
 def archive_of(
@@ -42,7 +42,7 @@ def archive_of(
 def members_of(
     root: Path, paths: Iterable[str], on_skipped: OnSkipped = unnoticed, *, change: Edit = _unchanged
 ) -> Iterator[Item]:
-    """As `archive_of`, but the entries with their content."""
+    """Pack as `archive_of`, but the entries with their content."""
 
     def skipped(item: Skipped) -> None:
         if not item.is_special:

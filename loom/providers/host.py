@@ -195,7 +195,7 @@ class HostSession(DrivenSession):
             raise ProviderError(f"no shell in the workspace {self._request.workspace}: {error}") from error
 
     def start(self, cancel: Cancel) -> None:
-        """Hear the driver."""
+        """Wait for the driver's greeting."""
         exchange = Exchange()
         self.channel.send(driver.greeting(exchange.token))
         self.greet(
@@ -209,10 +209,10 @@ class HostSession(DrivenSession):
     # The driver's container
 
     def check(self, attached: Attached) -> None:
-        """A wait needs no limit."""
+        """Set no limit: a wait needs none."""
 
     def ask(self) -> None:
-        """There is no engine."""
+        """Do nothing: there is no engine."""
 
     def resume(self, attached: Attached, error: OSError | None, release: Callable[[], None]) -> None:
         release()
@@ -225,7 +225,7 @@ class HostSession(DrivenSession):
         self.kill_everything()
 
     def kill_everything(self) -> None:
-        """KILL until none is left: the next round finds concurrent forks."""
+        """Send KILL until no process is left: the next round finds concurrent forks."""
         for _ in range(_KILL_ROUNDS):
             found = self._processes()
             for pid in found:
@@ -277,7 +277,7 @@ class HostSession(DrivenSession):
         )
 
     def keep(self, expires_at: float) -> None:
-        """The workspace stays anyway, and a new process can start in it at any time."""
+        """Do nothing: the workspace stays anyway, and a new process can start in it at any time."""
 
     def leave(self) -> None:
         try:

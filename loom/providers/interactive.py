@@ -123,7 +123,7 @@ def options_of(shell: Sequence[str], without: str = "eo") -> list[str]:
 
 
 def _became(state: str) -> str:
-    """Lines with which a shell becomes the one that left `state`, if one did.
+    """Return lines with which a shell becomes the one that left `state`, if one did.
 
     Options and traps are not for a person: `-e` would end a shell, a trap would act at its end.
     """

@@ -37,7 +37,7 @@ HANDED_OVER = "loom.secrets"
 
 
 def pid_namespace() -> str:
-    """Identifies this process's pid namespace."""
+    """Identify this process's pid namespace."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:

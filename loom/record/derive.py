@@ -29,7 +29,7 @@ def job_dir(job_id: str) -> str:
 
 
 def step_dir(job_id: str, step: str, attempt: int, attempts: int) -> str:
-    """Readers look for a job's last attempt first; earlier ones are moved aside."""
+    """Return the directory. Readers look for a job's last attempt first; earlier ones are moved aside."""
     if attempt == attempts:
         return f"{job_dir(job_id)}/user/{step}"
     return f"{job_dir(job_id)}/attempts/{attempt}/user/{step}"

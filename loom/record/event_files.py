@@ -42,7 +42,7 @@ def read_events(path: Path, start: int = 0) -> Iterator[Event]:
 
 
 def count_output(path: Path, start: int = 0) -> int:
-    """Lines of output in a file, from the event that begins at byte `start`; the pieces of a long line count once."""
+    """Count the lines of output in a file, from the event that begins at byte `start`; the pieces of a long line count once."""
     count = 0
     unended: set[bool] = set()
     with _opened(path) as file:
@@ -60,7 +60,7 @@ def count_output(path: Path, start: int = 0) -> int:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """RecordError for a path that exists and is not a readable file; FileNotFoundError for one that does not exist."""
+    """Open a regular file. FileNotFoundError for one that does not exist, RecordError for one that can't be read."""
     try:
         return open_regular(path)
     except FileNotFoundError:
@@ -79,7 +79,7 @@ def last_lines(path: Path, count: int, *, most_bytes: int = TAIL_BYTES) -> list[
 
 
 def start_of_last(path: Path, count: int, *, most_bytes: int, end: int | None = None) -> int:
-    """The byte at which the last `count` whole lines of a file begin, or as many of them as `most_bytes` hold."""
+    """Return the byte at which the last `count` whole lines of a file begin, or as many of them as `most_bytes` hold."""
     wanted = count + 1  # the line end before them, too
     with _opened(path) as file:
         end = start = file.seek(0, os.SEEK_END) if end is None else end

@@ -133,7 +133,7 @@ def timestamp(epoch_ns: int) -> str:
 
 
 def epoch_ns(ts: str) -> int:
-    """The reverse of `timestamp`."""
+    """Parse what `timestamp` wrote."""
     return round(datetime.fromisoformat(ts).timestamp() * 1e6) * 1000
 
 

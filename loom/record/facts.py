@@ -171,7 +171,7 @@ _FACTS: Mapping[str, type[Struct]] = {
 
 
 def check(kind: str, phase_code: str, message: str | None, data: Mapping[str, Any]) -> None:
-    """ValueError when the data of an event has an invalid type."""
+    """Raise ValueError when the data of an event has an invalid type."""
     if kind == "message":
         shape = _FACTS.get(message or "")
     else:

@@ -220,7 +220,7 @@ class RunFold:
         return any(fact.get("paused") for fact in self.kept.values())
 
     def failing_job(self) -> JobState | None:
-        """The first failed job that was not allowed to fail."""
+        """Return the first failed job that was not allowed to fail."""
         return next(iter(self.failed_jobs()), None)
 
     def failed_jobs(self) -> list[JobState]:
@@ -253,7 +253,7 @@ class RunFold:
 
 
 def duration(milliseconds: float | None) -> float | None:
-    """Never negative, even if a clock was set back."""
+    """Return the duration; never negative, even if a clock was set back."""
     return None if milliseconds is None else max(0.0, milliseconds)
 
 

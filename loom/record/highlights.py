@@ -150,7 +150,7 @@ def _size(block: Sequence[Highlight]) -> int:
 
 
 def _fitting(block: list[Highlight], room: int) -> list[Highlight]:
-    """The block; of a larger one its first lines, and as many of its last ones as fit."""
+    """Return the block; of a larger one its first lines, and as many of its last ones as fit."""
     if _size(block) <= room:
         return block
     head, tail = block[:3], block[3:]
@@ -200,7 +200,7 @@ class Highlighter:
             self._scan(final=False)
 
     def finish(self) -> Highlights:
-        """The lines that were chosen. Nothing can be fed afterwards."""
+        """Return the lines that were chosen. Nothing can be fed afterwards."""
         self._scan(final=True)
         kept = [line for shelf in self._shelves.values() for line in shelf.lines]
         found = {line.seq: line for line in sorted(kept, key=lambda line: line.why != "context")}
@@ -264,7 +264,7 @@ class Highlighter:
         return after
 
     def _event(self, data: bytes, start: int) -> tuple[_Output | None, int]:
-        """The line of output that begins there, None for another event; and where the next event begins."""
+        """Return the line of output that begins there, None for another event; and where the next event begins."""
         stop = data.find(b"\n", start)
         try:
             event = _DECODER.decode(data[start:stop])
@@ -302,7 +302,7 @@ class Highlighter:
         return []
 
     def _following(self, data: bytes, first: str, at: int, limit: int) -> tuple[list[Highlight], int]:
-        """The lines that belong to `first`: a whole traceback, or what is indented or marked as its continuation."""
+        """Return the lines that belong to `first`: a whole traceback, or what is indented or marked as its continuation."""
         traceback = "Traceback (most recent call last)" in first
         most, indent = (60 if traceback else 16), _indent(first)
         found: list[Highlight] = []
@@ -333,7 +333,7 @@ _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+")
 
 
 def form_of(text: str) -> str:
-    """The line without its numbers."""
+    """Return the line without its numbers."""
     return _NUMBERS.sub("0", text[:200]).strip()
 
 
@@ -352,7 +352,7 @@ def _text(event: _Output) -> str:
 
 
 def of_file(file: BinaryIO, watch: Watch, most_bytes: int = 1 << 28) -> Highlights:
-    """The highlights of an events file, up to `most_bytes` or a line that is no event; a half-written last line is not read."""
+    """Return the highlights of an events file, up to `most_bytes`, a line that is no event or a half-written one."""
     highlighter = Highlighter(watch)
     rest = b""
     while highlighter.read < most_bytes and len(rest) < _LONGEST_EVENT and (data := file.read(_BLOCK)):

@@ -113,12 +113,12 @@ class Reading:
         return read_document(path, JobManifest) or self._folded(lambda fold: derive.job_manifest(fold, job_id))
 
     def receipt(self) -> Mapping[str, Any]:
-        """The summary as written; for a run without an end, derived from its events so far."""
+        """Return the summary as written; for a run without an end, derived from its events so far."""
         found = self.entry.receipt or self._folded(derive.receipt)
         return {**found, "repo_root": None, "snapshot_path": None} if self.foreign else found
 
     def commit(self) -> Commit | None:
-        """The commit of the run's snapshot; None if the repository or the commit is gone."""
+        """Return the commit of the run's snapshot; None if the repository or the commit is gone."""
         from loom.snapshot import facts_of_commit, read_manifest
 
         if self.foreign:
@@ -157,7 +157,7 @@ class Reading:
         ]
 
     def last_sign(self) -> str | None:
-        """The time of the record's last event, in any file."""
+        """Return the time of the record's last event, in any file."""
         latest = [last_event(self.paths.events)]
         latest += [last_event(unit.events) for unit in self.running_units()]
         return max((event.ts for event in latest if event is not None), default=None)

@@ -36,7 +36,7 @@ class RunPaths(Struct, frozen=True, kw_only=True):
         return self.logs / "diagnosis.json"
 
     def job_diagnosis(self, job_id: str) -> Path:
-        """That of a failed job which is not the first."""
+        """Return the diagnosis of a failed job which is not the first."""
         return self.job(job_id) / "diagnosis.json"
 
     @property

@@ -84,7 +84,7 @@ class RunRecord:
         (self.paths.root / "CACHEDIR.TAG").write_text(TAG)
 
     def _make_folder(self, folder: Path) -> None:
-        """FileNotFoundError when somebody removed the record; the mark comes back when they removed a part of it."""
+        """Create the folder, and the mark again where it was removed. FileNotFoundError when somebody removed the record."""
         if not (self.paths.root / "CACHEDIR.TAG").exists():
             self._mark()
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ class RunRecord:
             os.posix_fallocate(room.fileno(), 0, _ROOM_BYTES)
 
     def _give_room(self, error: OSError) -> bool:
-        """After a failed write: free the reserve; return whether there was one."""
+        """Free, after a failed write, the reserve; return whether there was one."""
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) or self._room is None:
             return False
         self._room.close()
@@ -164,7 +164,7 @@ class RunRecord:
             raise
 
     def extent(self, relative: str) -> tuple[int, int]:
-        """Bytes and lines of a file below `logs/<run_id>/`, none of one that does not exist yet."""
+        """Return bytes and lines of a file below `logs/<run_id>/`, none of one that does not exist yet."""
         try:
             data = (self.paths.logs / relative).read_bytes()
         except OSError:

@@ -56,7 +56,7 @@ def load_planned(path: Path) -> SavedPlan:
 
 
 def check_consistent(plan: Plan) -> None:
-    """ValueError for an impossible plan: duplicate jobs, wrong order, or a job without steps."""
+    """Raise ValueError for an impossible plan: duplicate jobs, wrong order, or a job without steps."""
     present, before = {job.id for job in plan.jobs}, set[str]()
     msgspec.convert([name for job in plan.jobs for name in (job.id, *(step.id for step in job.steps))], list[Place])
     for job in plan.jobs:

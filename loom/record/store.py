@@ -100,11 +100,11 @@ class Store:
         return Path(os.path.realpath(entry.paths.root)).parent == Path(os.path.realpath(self.runs_dir))
 
     def lock_of_kept(self, kept_id: str) -> Path:
-        """The lock file of a kept place (`storage.holds`)."""
+        """Return the lock file of a kept container or pod (`storage.holds`)."""
         return self.places_dir / f"{kept_id.replace('/', '.')}.lock"
 
     def lock_of_group(self, project: str, group: str) -> Path:
-        """The lock file of a project's resource group (`storage.holds`)."""
+        """Return the lock file of a project's resource group (`storage.holds`)."""
         name = hashlib.sha256(f"{project}\n{group}".encode()).hexdigest()
         return self.groups_dir / f"{name[:32]}.lock"
 
@@ -139,7 +139,7 @@ class Store:
         return self.snapshots_dir / f"{workspace.name}.json"
 
     def run_ids(self) -> list[str]:
-        """Newest first: an id is the start time in nanoseconds."""
+        """Return the ids, newest first: an id is the start time in nanoseconds."""
         return run_ids(self.runs_dir)
 
     def entry(self, run_id: str) -> RunEntry:
@@ -267,7 +267,7 @@ class Store:
 
 @contextlib.contextmanager
 def _deleting(path: Path) -> Iterator[None]:
-    """RecordError for what can't be deleted; what another process is deleting is no error."""
+    """Turn the errors of a deletion into RecordError; what another process is deleting is no error."""
     try:
         yield
     except FileNotFoundError:
@@ -286,7 +286,7 @@ def _workspace_in(kept: Path) -> str | None:
 
 
 def is_run_id(name: str) -> bool:
-    """A time in nanoseconds within the calendar's range."""
+    """Return whether it is a time in nanoseconds within the calendar's range."""
     return name.isascii() and name.isdigit() and len(name) <= 20
 
 
@@ -418,7 +418,7 @@ class _Identity(TypedDict, total=False):
 
 
 def _identity_at(path: Path) -> dict[str, Any] | None:
-    """None if missing or damaged."""
+    """Read the identity; None if missing or damaged."""
     try:
         identity = parsed(read_regular(path))
         msgspec.convert(identity, _Identity)

@@ -59,7 +59,7 @@ class _Jobs:
                 self._add(job_id, line)
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Release nothing."""
 
     def _add(self, job_id: str, text: str) -> None:
         lines = self._lines.setdefault(job_id, deque(maxlen=MOST_LINES))

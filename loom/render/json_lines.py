@@ -31,7 +31,7 @@ class JsonLines:
         self._write(b"".join(line[:-1] + tail for line in batch.encoded.splitlines() if line))
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Release nothing."""
 
     def receipt(self, receipt: Receipt, path: str) -> None:
         """Print the last line."""

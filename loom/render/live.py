@@ -107,7 +107,7 @@ class Live:
             job.doing, job.last = visible(doing(event)), ""
 
     def _draw(self) -> None:
-        """The area, from its first appearance to the end of the run."""
+        """Draw the area, from its first appearance to the end of the run."""
         if self._closed.wait(PATIENCE_S):
             return
         from rich.console import Console

@@ -142,7 +142,7 @@ class Screen:
         return self._look.styled(f"{job_id:<{self._job_width}} {self._look.marks['bar']} ", "job")
 
     def close(self) -> None:
-        """Nothing to release; a live screen overrides it."""
+        """Release nothing; a live screen overrides it."""
 
     def _lines(self, event: PhaseEvent) -> Iterator[str]:
         if event.kind == "message":

@@ -90,7 +90,7 @@ class JobRunner:
         return self._finish(attempt, begun, allowed=_is_allowed(attempt))
 
     def _tries_again(self, attempt: Attempt) -> bool:
-        """Never a resumed job: the session that it goes on in is the only one."""
+        """Return whether another attempt follows; never of a resumed job: the session that it goes on in is the only one."""
         resumed = self._opener.resumed(attempt.job)
         return (resumed is None or resumed.attached) and _has_attempt_left(attempt)
 
@@ -214,7 +214,7 @@ class JobRunner:
         self._started(attempt.job)
 
     def _started(self, job: Job) -> None:
-        """The job was handed over, or ended before. Leave when all that could start are."""
+        """Note that the job was handed over, or ended before. Leave when all that could start are."""
         self._starting.discard(job.id)
         if self._opener.tools.leave is not None and self._going and not self._starting:
             self._opener.tools.leave()

@@ -93,7 +93,7 @@ class Preparation:
             return prewarmed.resolved
 
     def _images_used(self, images: Sequence[Resolved]) -> None:
-        """Return further images: of services and base images. The receipt lists all."""
+        """Record further images, of services and base images: the receipt lists all."""
         for image in images:
             self._attempt.fact("image_used", {"name": image.name, "id": image.image_id, "digest": image.digest}, CODE)
             self._images_used(image.bases)

@@ -294,7 +294,7 @@ def step_named(job: Job, wanted: str) -> Step:
 
 
 def read(entry: RunEntry) -> PastRun:
-    """RecordError when the record is incomplete and can't be resumed."""
+    """Read a run to resume. RecordError when its record is incomplete."""
     planned = load_planned(entry.paths.plan)
     fold = RunFold()
     handed_on: dict[str, list[Mapping[str, Any]]] = {}

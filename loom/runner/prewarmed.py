@@ -60,7 +60,7 @@ class NextRun:
         return tuple(self._request.tools.providers.values())
 
     def taken_over(self) -> None:
-        """The workspace belongs to a run with a record from now on."""
+        """Note that the workspace belongs to a run with a record from now on."""
         self._made = False
         request = self._request
         claims = request.store.claims

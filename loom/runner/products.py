@@ -282,7 +282,7 @@ class Products:
         return self._handover.with_reported(job)
 
     def restore(self, attempt: Attempt, open_job: OpenJob) -> None:
-        """Before the first step: restore caches, then earlier jobs' artifacts. A resumed job already has them."""
+        """Restore, before the first step, caches, then earlier jobs' artifacts. A resumed job already has them."""
         job, handover = attempt.job, self._handover
         caches = handover.caches(job)
         if open_job.resumed is not None:
@@ -307,7 +307,7 @@ class Products:
         attempt.fact("cache_keys", {"keys": list(keys)}, PhaseCode.JOB_CACHE_RESTORE)
 
     def keep(self, attempt: Attempt, open_job: OpenJob) -> None:
-        """After the last step: keep artifacts, test reports, and the job's changes to its own view."""
+        """Keep, after the last step, artifacts, test reports, and the job's changes to its own view."""
         code = PhaseCode.JOB_ARTIFACT_EXTRACT
         with _only_a_warning(attempt, code):
             open_job.session.settle()
@@ -362,7 +362,7 @@ class Products:
 
     @contextmanager
     def _not_kept(self, attempt: Attempt, code: PhaseCode, what: str) -> Iterator[None]:
-        """Failure to keep products: a warning if the job already has its result, else its result."""
+        """Report a failure to keep products: as a warning if the job already has its result, else as its result."""
         try:
             with refusals():
                 yield

@@ -105,7 +105,7 @@ class Results:
         }
 
     def ended(self, attempt: Attempt) -> None:
-        """The job's token is worth nothing from now on."""
+        """Revoke the job's token."""
         with self._lock:
             given = self._given.pop(id(attempt), None)
         if given and self._server is not None:

@@ -225,11 +225,11 @@ class SessionOpener:
         return (*self.settings.read_only_mounts, *mounts_of(job, self.settings.config.cache_dir))
 
     def filled(self) -> None:
-        """The run's workspace is complete: sessions that wait for it may start."""
+        """Let the sessions start that wait for the run's workspace: it is complete."""
         self._filled.set_result(None)
 
     def until_filled(self) -> None:
-        """ProviderError when the run ends before its workspace is complete."""
+        """Raise ProviderError when the run ends before its workspace is complete."""
         try:
             self._filled.result()  # no limit: `filled` or `close_unused` ends it, one of which each run calls
         except CancelledError:
@@ -310,7 +310,7 @@ class SessionOpener:
             self.discard(ahead)
 
     def make_ready(self, job: Job) -> None:
-        """As `prewarm`, of a session that shows the workspace through an overlay: it starts when the workspace is complete."""
+        """Prewarm a session that shows the workspace through an overlay: it starts when the workspace is complete."""
         alone = job.resource_group is not None or job.pool is not None  # may wait for other jobs
         if not alone and self._views.overlays(job) and self._can_open_early(job):
             self.prewarmed[job.id] = Prewarmed(self, job, until_filled=self.until_filled)

@@ -54,7 +54,7 @@ class SnapshotThread:
             self._taken.set_exception(error)
 
     def result(self) -> Snapshot:
-        """Errors as of `snapshot.take`."""
+        """Wait for the result. Errors as of `snapshot.take`."""
         if not self._waits.join(self._thread):
             raise SnapshotCanceled("interrupted while the workspace was being filled")
         taken = self._taken.result()  # no limit: the thread has ended

@@ -33,7 +33,7 @@ def _escapes() -> re.Pattern[bytes]:
 
 @cache
 def _leads() -> tuple[re.Pattern[bytes], ...]:
-    """Every text with an escape contains one of these. Each begins with a literal, so the search is fast."""
+    """Return literals of which every text with an escape contains one. Each begins with a literal, so the search is fast."""
     return tuple(map(re.compile, (rb"%[0-9A-Fa-f]{2}", rb"\\[xuU0-3]", rb"&(?:#|[A-Za-z]{2,31};)")))
 
 
@@ -64,7 +64,7 @@ How = tuple[re.Pattern[bytes] | None, re.Pattern[bytes] | None]
 
 
 def views(data: bytes) -> Iterator[tuple[bytes, How]]:
-    """The views of a text, in the order in which `shown` and readers undo escapes.
+    """Yield the views of a text, in the order in which `shown` and readers undo escapes.
 
     The raw text is a view too when it has sequences: a sequence may swallow a value's first character.
     """
@@ -89,7 +89,7 @@ def views(data: bytes) -> Iterator[tuple[bytes, How]]:
 
 
 def origins(data: bytes, how: How) -> tuple[list[int], list[int]]:
-    """For each byte of a view, the start and end of its source in `data`."""
+    """Return, for each byte of a view, the start and end of its source in `data`."""
     ignored, decoding = how
     text, starts, ends = _step(data, ignored, lambda _: b"", _CONTROLS)
     _, inner_starts, inner_ends = _step(text, decoding, _decoded, _DROPPED)

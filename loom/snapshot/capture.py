@@ -54,14 +54,14 @@ def take(source: Source, workspace: Path, *, cancel: Cancel, on_progress: OnProg
 
 
 def take_to_renew(source: Source, workspace: Path, *, cancel: Cancel) -> tuple[Snapshot, KnownFiles]:
-    """As `take`, for a workspace that `renew` brings up to date before anybody uses it."""
+    """Take as `take`, for a workspace that `renew` brings up to date before anybody uses it."""
     since_ns = time.time_ns() - _TICK_NS
     taken = take(source, workspace, cancel=cancel)
     return taken, known_files(source, workspace, since_ns)
 
 
 def renew(source: Source, workspace: Path, files: KnownFiles, *, cancel: Cancel) -> Snapshot:
-    """As `take`, of `source` as it is now, in the workspace that `take_to_renew` filled."""
+    """Take as `take`, of `source` as it is now, in the workspace that `take_to_renew` filled."""
     with occupied(workspace), git.ended_by(cancel):
         try:
             if files.plain and line_endings.by_default(source.config):

@@ -109,7 +109,7 @@ def _not_checked_out(source: Source, path: str, *, in_conflict: bool) -> str | N
 
 
 def rules_environment(source: Source) -> dict[str, str]:
-    """For check-ignore, which knows no literal pathspecs: "./" in front keeps a name like ":(top)" a name."""
+    """Return the environment for check-ignore, which knows no literal pathspecs: callers put "./" before a name."""
     here = git.environment_for(
         source.environment, keep_config=True, repository=source.repository, index=source.index_path
     )

@@ -48,7 +48,7 @@ _CARRIED = ("core.ignorecase", "core.precomposeunicode", "core.quotepath", "diff
 
 
 def lay_out(source: Source, git_dir: Path, *, work_tree: str | None, rules: Rules) -> None:
-    """Everything but the index and the objects. `work_tree` is core.worktree of a submodule, relative to `git_dir`."""
+    """Write everything but the index and the objects. `work_tree` is core.worktree of a submodule, relative to `git_dir`."""
     for name in ("objects/pack", "objects/info", "refs/heads", "refs/tags", "info"):
         (git_dir / name).mkdir(parents=True, exist_ok=True)
     (git_dir / "HEAD").write_text(f"{source.head_sha}\n")
@@ -210,7 +210,7 @@ def _object_files(store: Path) -> Iterator[str]:
 
 
 def copy_index(source: Source, git_dir: Path) -> bytes:
-    """The source's index, as it is at this moment, for everything that follows; returns its bytes ("" without one).
+    """Copy the source's index as it is at this moment, for everything that follows; return its bytes ("" without one).
 
     Its time comes along, to the second below: git reads files again that are younger than their index.
     """
@@ -228,7 +228,7 @@ def copy_index(source: Source, git_dir: Path) -> bytes:
 
 
 def copy_shared_indexes(source: Source, git_dir: Path) -> None:
-    """Return the shared file of a split index."""
+    """Copy the shared file of a split index."""
     for shared in source.git_dir.glob("sharedindex.*"):
         check_file(shared)
         (git_dir / shared.name).write_bytes(read_regular(shared))
@@ -249,7 +249,7 @@ def _extension(index: bytes, name: bytes) -> bool:
 
 
 def tree_of_index(index: bytes, digest_size: int) -> str | None:
-    """The tree that `git write-tree` would make of an index, where git has noted it there; None when it is to be found out.
+    """Return the tree that `git write-tree` would make of an index, if git has noted it there, else None.
 
     Git forgets the note with every change of an entry, and makes none of files that are only intended to be added.
     """

@@ -36,7 +36,7 @@ class Index(Struct):
     """Whether one of them is empty or intent-to-add."""
 
     def tracked(self, source: Source, *, outermost: bool) -> Iterator[tuple[str, int]]:
-        """(path, what it is to become) of every tracked file, in the index's order. All else about it ends up in the fields."""
+        """Yield (path, what it is to become) of every tracked file, in the index's order; the fields get all else."""
         # What a file of which the index knows no mode becomes, and one that took a link's place.
         modes = modes_count(source)
         other = copy_files.ANY if modes else copy_files.REGULAR
@@ -74,7 +74,7 @@ class Index(Struct):
                 self.pinned_empty = self.pinned_empty or about[9:-2] in git.EMPTY_BLOBS
 
     def entries(self) -> Iterator[tuple[str, str, str]]:
-        """(path, mode, id) of each."""
+        """Yield (path, mode, id) of each entry."""
         for item in self.items:
             about, _, path = item.partition("\t")
             _, mode, sha, _ = about.split(" ")
@@ -109,7 +109,7 @@ def is_runtime(path: str) -> bool:
 
 
 def directories(paths: Iterable[str]) -> set[str]:
-    """All that is above them."""
+    """Return all directories above these paths."""
     result: set[str] = set()
     for path in paths:
         directory = path.rpartition("/")[0]
@@ -156,7 +156,7 @@ def same_content(source: Path, target: Path) -> bool:
 
 
 def walk(root: Path) -> Iterator[tuple[str, list[str], list[os.DirEntry[str]]]]:
-    """Like `os.walk`, which fails at a thousand nested directories; jobs may create more."""
+    """Walk as `os.walk`, which fails at a thousand nested directories; jobs may create more."""
     waiting = [str(root)]
     while waiting:
         here = waiting.pop()

@@ -30,7 +30,7 @@ def directory_in(root: Path, path: str, *, make: bool = False) -> Iterator[Path]
 
 @contextmanager
 def parent_in(root: Path, path: str, *, make: bool = False) -> Iterator[Path]:
-    """As `directory_in`, for the directory above `path`: give the path by which `path` itself is reached."""
+    """Do as `directory_in`, for the directory above `path`: give the path by which `path` itself is reached."""
     above, _, name = path.rpartition("/")
     if name in ("", ".", ".."):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(root / path))

@@ -13,7 +13,7 @@ from loom.util import processes
 
 @contextmanager
 def occupied(*workspaces: Path) -> Iterator[None]:
-    """Prevents removal of these by any process, until this process ends."""
+    """Prevent the removal of these by any process, until this process ends."""
     held = []
     try:
         for workspace in workspaces:

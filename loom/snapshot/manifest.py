@@ -37,7 +37,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
 
 def write_manifest(git_dir: Path, manifest: Manifest) -> None:
-    """Also remove the mark of an incomplete workspace."""
+    """Write the manifest, and remove the mark of an incomplete workspace."""
     document = _FORM | _recoded(msgspec.to_builtins(manifest), lambda text: os.fsencode(text).decode("latin-1"))
     (git_dir / NAME).write_text(json.dumps(document))
     (git_dir / FILLING).unlink()

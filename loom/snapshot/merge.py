@@ -77,7 +77,7 @@ def merge(
 
 
 def _in_the_way(target: Path, wanted: Mapping[str, Change]) -> dict[str, str]:
-    """The paths that can't come to be, and why: something stays where they or their directories would be."""
+    """Return the paths that can't come to be, and why: something stays where they or their directories would be."""
     goes = {path for path, change in wanted.items() if change.kind == "deleted"}
     found = {}
     for path, change in wanted.items():

@@ -42,7 +42,7 @@ def facts_of_commit(manifest: Manifest) -> dict[str, str]:
 
 
 def patch(before: Mapping[str, tuple[int, bytes]], after: Mapping[str, tuple[int, bytes]], scratch: str) -> bytes:
-    """From the files `before` to those `after`, as `git apply` takes it.
+    """Return the patch from the files `before` to those `after`, as `git apply` takes it.
 
     `scratch`: an empty directory to work in. SnapshotError for a path that no tree can hold.
     """
@@ -52,7 +52,7 @@ def patch(before: Mapping[str, tuple[int, bytes]], after: Mapping[str, tuple[int
 
 
 def _text(part: pygit2.Patch) -> bytes:
-    """The patch of one file. Where only a binary file's mode changed, libgit2 adds a line that `git apply` refuses."""
+    """Return the patch of one file. Where only a binary file's mode changed, libgit2 adds a line that `git apply` refuses."""
     modes, refused, _ = part.data.partition(b"\nBinary files ")
     return modes + b"\n" if refused and part.delta.old_file.id == part.delta.new_file.id else part.data
 
@@ -93,7 +93,7 @@ def _next_line(lines: Sequence[pygit2.DiffLine], removed: pygit2.DiffLine) -> in
 
 
 def _content(repository: pygit2.Repository, sha: str | None, files: Sequence[Path]) -> bytes | None:
-    """Empty for no file; None for what can't be read, is large or is not text."""
+    """Return a file's text; empty for no file; None for what can't be read, is large or is not text."""
     if sha is None:
         return b""
     data: bytes | None = None

@@ -116,7 +116,7 @@ def is_own(path: str) -> bool:
 
 
 def _state_of(root: Path, environ: Mapping[str, str], also: tuple[Path, ...]) -> State:
-    """LoomError where git can't tell."""
+    """Read the state. LoomError where git can't tell."""
     source = discover(root, environ=environ, commit=False)
     names = dict(_names(source.repository, git.as_inherited(environ), modes=modes_count(source), prefix=""))
     outside = [path for path in also if str(Path(os.path.relpath(path, source.root))) not in names]

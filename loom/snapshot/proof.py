@@ -113,7 +113,7 @@ class Proof:
         return tree.IndexEdits(edits.removed, left, edits.reset + entries, edits.gitlinks), stderr
 
     def _note_bytes(self, paths: Iterable[str]) -> None:
-        """For `verify`, which runs no user filters: record the unfiltered ids."""
+        """Record the unfiltered ids, for `verify`, which runs no user filters."""
         if self._filters_named:
             here = self.here(index=self._git_dir / "index", config=self._done.rules.config)
             drivers = filters.at_home(self._done.rules.config)
@@ -122,7 +122,7 @@ class Proof:
             self._done.rules = replace(self._done.rules, raw=raw)
 
     def _take_back(self, refused: list[str]) -> None:
-        """Return files with names that mean git's own directory somewhere; no tree may have them."""
+        """Take back files with names that mean git's own directory somewhere: no tree may have them."""
         for path in refused:
             (self._target / path).unlink(missing_ok=True)
             self._done.files -= 1

@@ -44,7 +44,7 @@ class Questions:
             self._listing = self._start(*LIST)
 
     def make_index_plain(self) -> None:
-        """Have the index rewritten before it is listed, where that is needed."""
+        """Let git rewrite the index before it is listed, where that is needed."""
         if self._listing is None or not self.index_is_plain:
             if self._listing is not None:
                 self._listing.stop()
@@ -68,7 +68,7 @@ class Questions:
         return listed, stderr
 
     def changes(self) -> dict[str, str]:
-        """path -> git's letter for how it differs from the index."""
+        """Return path -> git's letter for how it differs from the index."""
         assert self._changes is not None, "ask comes first"
         try:
             return dict(_raw_status(self._changes.output()))

@@ -51,7 +51,7 @@ def remains(workspace: Path) -> list[Path]:
 
 
 def _is_our_directory(path: Path) -> bool:
-    """Not a link, and not another user's: the temporary directory is shared."""
+    """Return whether it is neither a link nor another user's: the temporary directory is shared."""
     try:
         status = path.lstat()
     except OSError:
@@ -140,7 +140,7 @@ def delete(tree: Path) -> dict[str, str]:
 
 
 def _removed_empty(path: str) -> bool:
-    """Another user's closed directory (overlayfs creates one) may be empty."""
+    """Remove an empty directory: another user's closed directory (overlayfs creates one) may be empty."""
     try:
         os.rmdir(path)  # noqa: PTH106
     except OSError:

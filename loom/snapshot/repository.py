@@ -200,7 +200,7 @@ def _text(file: Path) -> str | None:
 
 
 def _check_way(dot: Path, git_dir: Path, common: Path, modules: Iterable[Path]) -> bool:
-    """Raise RequestError where a `.git` leads to a repository that does not lead back: it may be anybody's.
+    """Refuse (RequestError) a `.git` that leads to a repository that does not lead back: it may be anybody's.
 
     Return whether the repository is a submodule's, whose note of its work tree may be old.
     """

@@ -13,7 +13,7 @@ from loom.snapshot.source import check_lenders_of_module, discover
 
 
 def inner_repository(place: Path, outer: Source) -> Source | None:
-    """The repository at `place` in another's checkout, as its own checkout; None without a commit.
+    """Return the repository at `place` in another's checkout, as its own checkout; None without a commit.
 
     RequestError when git does not trust it, or when its `.git` leads to a repository that does not lead back, or has links
     or borrows objects that lead elsewhere.
@@ -30,7 +30,7 @@ def inner_repository(place: Path, outer: Source) -> Source | None:
 
 
 def submodule_names(file: Path, source: Source) -> dict[str, str]:
-    """path -> name of the submodules that a .gitmodules names; none where it is no file."""
+    """Return path -> name of the submodules that a .gitmodules names; none where it is no file."""
     if not file.is_file() or file.is_symlink():
         return {}
     _, out, _ = git.Running(

@@ -48,7 +48,7 @@ _PROTECTED = (("core.protectNTFS", "true"), ("core.protectHFS", "true"))
 
 
 def hashing_config(source: Source) -> list[tuple[str, str]]:
-    """The source's settings that decide which bytes git stores for a file."""
+    """Return the source's settings that decide which bytes git stores for a file."""
     result = [(key, values[-1]) for key in DECIDES if (values := source.config.get(key))]
     result += filters.settings(source.config, source.environment)
     result += source.attributes_config
@@ -94,7 +94,7 @@ Entries = dict[str, tuple[str, str]]
 
 
 def entries_of(environment: Mapping[str, str], workspace: Path) -> Entries:
-    """All that the index holds which `environment` names."""
+    """Return all that the index holds which `environment` names."""
     result = {}
     for item in git.nul_list(git.run(("ls-files", "-z", "--stage"), environment, cwd=workspace)):
         about, _, path = item.partition(b"\t")
@@ -118,7 +118,7 @@ def tracked(workspace: Path, environ: Mapping[str, str], *, manifest_file: Path 
 
 
 def tree_of_entries(entries: Entries, algorithm: str) -> str:
-    """The id of the tree of all these. Nothing but ids is believed: no object is read, and one may be forged."""
+    """Return the id of the tree of all these. Nothing but ids is believed: no object is read, and one may be forged."""
     directories: dict[bytes, dict[bytes, tuple[str, str]]] = {b"": {}}
     for path, entry in entries.items():
         directory, _, name = os.fsencode(path).rpartition(b"/")
@@ -148,7 +148,7 @@ def differing(old: Entries, new: Entries) -> tuple[Change, ...]:
 
 
 def tree_of(environment: Mapping[str, str], head_tree: str, changes: Sequence[Change]) -> str:
-    """The id of the tree `head_tree` after `changes`.
+    """Return the id of the tree `head_tree` after `changes`.
 
     git's own `write-tree` would store trees, and touch the time of those in the user's store that it finds there; this
     reads the directories that something changed in, and stores nothing.
@@ -166,7 +166,7 @@ def tree_of(environment: Mapping[str, str], head_tree: str, changes: Sequence[Ch
 def _rebuild(
     read: Callable[[str], _Tree], sha: str | None, changes: Sequence[tuple[bytes, Change]], algorithm: str
 ) -> str | None:
-    """The id of one directory after `changes`, paths relative to it; None when nothing is left in it."""
+    """Return the id of one directory after `changes`, paths relative to it; None when nothing is left in it."""
     entries = read(sha) if sha is not None else {}
     below: dict[bytes, list[tuple[bytes, Change]]] = {}
     here: list[tuple[bytes, Change]] = []

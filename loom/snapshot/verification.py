@@ -143,7 +143,7 @@ def _differing(
 
 
 def _submodules(manifest: Manifest) -> Iterator[tuple[str, Manifest]]:
-    """The path of each, and the part of the manifest that is about it."""
+    """Return the path of each, and the part of the manifest that is about it."""
     for submodule in manifest.submodules:
         yield (
             submodule.path,
@@ -171,7 +171,7 @@ class _Part(Struct, frozen=True):
     """Where temporary files go; None: where they usually do."""
 
     def config(self, environ: Mapping[str, str]) -> list[tuple[str, str]]:
-        """Nothing that runs what the manifest names, whoever wrote it: bytes are compared where other filters count."""
+        """Return settings that run nothing that the manifest names: bytes are compared where other filters count."""
         given = self.manifest.rules.config
         harmless = (*tree.DECIDES, "core.safecrlf", "pack.compression", "attr.tree")
         return [(key, value) for key, value in given if key in harmless] + filters.lfs_settings(given, environ)
@@ -184,7 +184,7 @@ def _scratch_place(workspace: Path) -> str | None:
 
 
 def _special_files(workspace: Path) -> tuple[tuple[str, str], ...]:
-    """Sockets, FIFOs and devices (path, kind) outside of `.git`.
+    """Yield sockets, FIFOs and devices (path, kind) outside of `.git`.
 
     SnapshotError for one where git reads a file, also behind a link: a FIFO there makes it wait for good.
     """
@@ -222,7 +222,7 @@ def _own_stores(workspace: Path) -> list[Path]:
 
 @contextmanager
 def _repository(part: _Part, environ: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """A git directory of our own over the part's files, until the block is left; the environment for git."""
+    """Give a git directory of our own over the part's files, until the block is left; the environment for git."""
     manifest, rules = part.manifest, part.manifest.rules
     with tempfile.TemporaryDirectory(prefix="loom-verify-", dir=part.scratch) as scratch:
         git_dir = Path(scratch, "git")
@@ -385,7 +385,7 @@ def _edits(here: Mapping[str, str], root: Path, zero: str) -> tuple[tree.IndexEd
 
 
 def _is_special(path: Path, *, follow: bool = False) -> bool:
-    """A socket, FIFO or device, which no tree can hold; `follow`: also a link to one."""
+    """Return whether it is a socket, FIFO or device, which no tree can hold; `follow`: also a link to one."""
     try:
         mode = path.stat(follow_symlinks=follow).st_mode
     except OSError:
@@ -401,7 +401,7 @@ def _may_read(path: Path) -> bool:
 
 
 def _checked_out(place: Path, here: Mapping[str, str], zero: str) -> str | None:
-    """The commit of a repository that lies in a workspace; None without one that the workspace's own could name."""
+    """Return the commit of a repository that lies in a workspace; None without one that the workspace's own could name."""
     repository = git.repository_at(place, here)
     if repository is None:
         return None

@@ -489,7 +489,7 @@ class Cache:
         )
 
     def _publish(self, entry: Stored, written: str) -> None:
-        """With the lock held: write the archive, then the entry that refers to it; keep the store within its limit."""
+        """Write, with the lock held, the archive, then the entry that refers to it; keep the store within its limit."""
         blob = self._blob_path(entry.blob)
         blob.parent.mkdir(parents=True, exist_ok=True)
         Path(written).replace(blob)
@@ -514,7 +514,7 @@ class Cache:
             self._drop(entries, self._all())
 
     def _drop(self, gone: Sequence[Stored], entries: Sequence[Stored], *, orphans: Set[str] = frozenset()) -> int:
-        """With the lock held: remove `gone`, and their archives and `orphans` unless others of `entries`, which are all,
+        """Remove, with the lock held, `gone`, and their archives and `orphans` unless others of `entries`, which are all,
         use them; return the freed bytes.
         """
         paths = {self._path_of(entry) for entry in gone}

@@ -62,7 +62,7 @@ def _invalid(problem: str) -> ArtifactError:
 
 
 def beside(archive: Path) -> Path:
-    """The place of a job's reported variables in the record, beside its artifacts."""
+    """Return the path of a job's reported variables in the record, beside its artifacts."""
     return archive.with_name("variables.json")
 
 

@@ -203,7 +203,7 @@ def _sarif(file: IO[bytes], project_dir: str) -> _Ranked:
 
 
 def _counts(result: _Result) -> bool:
-    """Not what a rule passed, what someone suppressed, and what was there before and is gone."""
+    """Return whether a finding counts: not what a rule passed, what someone suppressed, and what was there before and is gone."""
     suppressed = any(each.status == "accepted" for each in result.suppressions or ())
     return result.kind in ("fail", "open", "review") and result.baselineState != "absent" and not suppressed
 

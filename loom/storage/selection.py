@@ -140,7 +140,7 @@ def _all_of(pattern: str) -> globs.Glob:
 
 
 def _depth_patterns(pattern: str) -> list[list[globs.Glob | None]]:
-    """For each brace alternative, the levels of the pattern; None for `**`."""
+    """Return, for each brace alternative, the levels of the pattern; None for `**`."""
     return [
         [None if part in ("**", "") else globs.compile(part) for part in normal(plain).split("/")]
         for plain in globs.expanded(pattern)

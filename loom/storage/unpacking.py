@@ -132,7 +132,7 @@ def unpack(stream: Content, root: Path, *, on_special: Callable[[str, str], None
 
 
 def unpack_items(items: Iterable[Item], root: Path) -> EntryWriter:
-    """As `unpack`, with entries that are `checked`."""
+    """Unpack as `unpack`, with entries that are `checked`."""
     written = EntryWriter()
     with closing(TreeWriter(root)) as writer:
         try:
@@ -207,7 +207,7 @@ class TreeWriter:
                 os.unlink(name, dir_fd=self._enter(above))
 
     def finish(self) -> None:
-        """Directories get modes and times last, because writing into them changes both."""
+        """Set modes and times of directories last, because writing into them changes both."""
         for entry in reversed(self._directories.values()):
             descriptor = self._enter(entry.path)
             os.fchmod(descriptor, entry.mode)

@@ -52,7 +52,7 @@ OpenArchive = Callable[[], AbstractContextManager[IO[bytes]]]
 
 
 def _go_on() -> None:
-    """The check of callers that can't be interrupted."""
+    """Do nothing: the check of callers that can't be interrupted."""
 
 
 class WorkspaceView(Protocol):
@@ -83,7 +83,7 @@ class DirectoryView:
             yield item
 
     def entries(self, selection: PathSelection, on_skipped: OnSkipped) -> Iterator[TarEntry]:
-        """Like `read`, without opening files."""
+        """Yield as `read`, without opening files."""
         for entry, _ in _Walk(selection, on_skipped, contents=False).from_root(self.root):
             yield entry
 

@@ -61,7 +61,7 @@ class _Whole:
 
 
 def _check_list(file: IO[bytes]) -> None:
-    """DamagedArchive if the list of entries is missing or too long."""
+    """Raise DamagedArchive if the list of entries is missing or too long."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - (1 << 16) - 128))
     end = file.read()

@@ -38,7 +38,7 @@ _INVISIBLE = r"\xd8\x9c|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa0-\xaf]|\xef\xb
 
 @cache
 def ignored(*, in_ascii: bool, strings: bool = True) -> re.Pattern[bytes]:
-    """Sequences, C1 controls and invisible characters in UTF-8, without single C0 controls.
+    """Return a pattern of sequences, C1 controls and invisible characters in UTF-8, without single C0 controls.
 
     Without `strings`, the content of string sequences is kept, because it may hold a secret. `in_ascii` is faster.
     """

@@ -8,17 +8,17 @@ import msgspec
 
 
 def encode_line(document: Any) -> bytes:
-    """One line, with its line end."""
+    """Encode as one line, with its line end."""
     return msgspec.json.encode(document) + b"\n"
 
 
 def encode_file(document: Any, *, sort: bool = False) -> bytes:
-    """Indented, for people and machines alike; the keys in the document's order, or sorted."""
+    """Encode with indentation, for people and machines alike; the keys in the document's order, or sorted."""
     return msgspec.json.format(msgspec.json.encode(document, order="deterministic" if sort else None), indent=2) + b"\n"
 
 
 def decode(data: bytes | str) -> Any:
-    """ValueError for invalid JSON, and for JSON that is nested too deeply."""
+    """Decode. ValueError for invalid JSON, and for JSON that is nested too deeply."""
     try:
         return msgspec.json.decode(data)
     except RecursionError:

@@ -55,7 +55,7 @@ def is_of_job(place: Path) -> bool:
 
 
 def half_removed(directory: Path) -> Path:
-    """The name of a directory during its deletion: under its own name, a directory is complete or absent."""
+    """Return the name of a directory during its deletion: under its own name, a directory is complete or absent."""
     return directory.with_name(f".{directory.name}.removing")
 
 

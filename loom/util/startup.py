@@ -44,7 +44,7 @@ def leave(code: int) -> None:
 
 
 def names_of(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """A `__getattr__` for `package`, whose `modules` define the names (`{"module": "name another_name=name_there"}`)."""
+    """Return a `__getattr__` for `package`, whose `modules` define the names (`{"module": "name another_name=name_there"}`)."""
     home = {}
     for module, names in modules.items():
         for name, _, there in (text.partition("=") for text in names.split()):

@@ -11,7 +11,7 @@ _ZEROS = re.compile(r"0+")
 
 
 def since(facts: Facts, ref: str) -> Iterable[str] | None:
-    """The files that differ from a ref: the remote's branch, as CI sees it, else whatever git calls so here."""
+    """Return the files that differ from a ref: the remote's branch, as CI sees it, else whatever git calls so here."""
     branch = ref.removeprefix("refs/heads/")
     for name in (f"refs/remotes/origin/{branch}", ref):
         if (changed := facts.changed(name)) is not None:
@@ -20,7 +20,7 @@ def since(facts: Facts, ref: str) -> Iterable[str] | None:
 
 
 def of_event(facts: Facts) -> Iterable[str] | None:
-    """The files that the pipeline's event changed; None for an event without changes, such as a new branch or a tag."""
+    """Return the files that the pipeline's event changed; None for an event without changes, such as a new branch or a tag."""
     if facts.changes_base is not None:
         return facts.changed(None)
     values = facts.predefined

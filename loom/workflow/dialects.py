@@ -42,7 +42,7 @@ def examine(path: Path, root: Path, facts: Callable[[], Facts], *, like: Path | 
 
 
 def refuse_inputs(inputs: Collection[str], path: Path, root: Path) -> None:
-    """RequestError for inputs of a workflow in a language that has none."""
+    """Raise RequestError for inputs of a workflow in a language that has none."""
     if inputs and not language_of(path, root).has_inputs:
         raise RequestError(
             f"--input: {name_from(root, path)} is in loom's own language, which has no inputs",

@@ -83,7 +83,7 @@ def key_of(line: str) -> str:
 
 
 def numbered(lines: Sequence[str], log: Log) -> list[int | None]:
-    """The numbers of lines that a diagnosis shows in order: of lines with the same text, the last ones that fit."""
+    """Return the numbers of lines that a diagnosis shows in order: of lines with the same text, the last ones that fit."""
     found: list[int | None] = []
     before = log.total + 1
     for line in reversed(lines):

@@ -40,7 +40,7 @@ def scale(spans: Sequence[Span]) -> Scale:
 
 
 def ticks(of: Scale) -> list[tuple[float, str]]:
-    """About five round times, as `(percent, label)`."""
+    """Return about five round times, as `(percent, label)`."""
     seconds = of.end - of.start
     step = next((step for step in _TICKS if seconds / step <= 6), seconds / 5)
     return [
@@ -50,7 +50,7 @@ def ticks(of: Scale) -> list[tuple[float, str]]:
 
 
 def bars(job: JobState, of: Scale) -> Iterator[Bar]:
-    """Waiting, then each phase; within the execution each step has a bar of its own."""
+    """Return bars for the waiting, then for each phase; within the execution each step has a bar of its own."""
 
     def bar(label: str, kind: str, since: float, until: float) -> Bar:
         return Bar(

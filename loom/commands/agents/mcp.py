@@ -182,7 +182,7 @@ def _looking(server: MCPServer[Any], serving: _Serving) -> None:
         first: Annotated[int, Field(description="Number of the first line, from 1; -50: the last 50 lines.")] = -50,
         count: Annotated[int, Field(ge=1, le=MOST_LINES)] = 200,
     ) -> LogsAnswer:
-        """Lines of a run's output, numbered. With `grep`, the numbers count the lines that are found."""
+        """Return lines of a run's output, numbered. With `grep`, the numbers count the lines that are found."""
         if first == 0:
             raise ToolError("first counts from 1, or from the end if it is negative")
         if step is not None and job is None:

@@ -126,7 +126,7 @@ class Limits(Struct, frozen=True, kw_only=True):
         }
 
     def permit(self, jobs: Iterable[Job], here: Here) -> None:
-        """RequestError for the first of these jobs that asks for more than is allowed."""
+        """Raise RequestError for the first of these jobs that asks for more than is allowed."""
         for job in jobs:
             names = (job.id, job.name)
             if self.jobs and not any(match_name(pattern, name) for name in names for pattern in self.jobs):
@@ -332,10 +332,10 @@ class CallProgress:
             self._send(self._done, self.total, f"{event.job_id}: {event.status}")
 
     def output(self, batch: OutputBatch) -> None:
-        """Output is read from the record."""
+        """Ignore output: it is read from the record."""
 
     def _tell(self, message: str) -> None:
-        """The protocol asks for a number that grows with each message: it comes ever closer to the next whole job."""
+        """Report progress: the number grows with each message, as the protocol asks, towards the next whole job."""
         self._told += 1
         self._send(self._done + 1 - 1 / (1 + self._told), self.total, message)
 
@@ -348,7 +348,7 @@ def _passed(run: str, jobs: Iterable[JobState]) -> str:
 
 
 def _error_of(ended: subprocess.CompletedProcess[str]) -> LoomError:
-    """The error that a command printed, without its own beginning and what it printed before."""
+    """Return the error that a command printed, without its own beginning and what it printed before."""
     text = (
         f"\n{ended.stderr.strip()}".rpartition("\nloom: ")[2].strip()
         or f"loom ended with {ExitCode(ended.returncode).name.lower()}"

@@ -54,7 +54,7 @@ class TerminalGate:
     """Implements `runner.Gate` on standard input and output, for one job at a time; others wait or continue."""
 
     def __init__(self, screen: Held, stop_at: Sequence[str], plan: Plan | None) -> None:
-        """RequestError for a step that is not in the plan."""
+        """Raise RequestError for a step that is not in the plan."""
         self._screen = screen
         self._on_failure = FAILURE in stop_at
         self._before = {_step_of(plan, when) for when in stop_at if plan is not None and when != FAILURE}
@@ -120,7 +120,7 @@ class PauseGate:
     """Implements `runner.Gate` where nobody is asked: a failed job waits at its failing step for `loom resume`."""
 
     def before(self, at: AtStep, cancel: Cancel) -> None:
-        """Every step starts at once."""
+        """Let every step start at once."""
 
     def failed(self, at: AtStep, exit_: Exit, cancel: Cancel) -> Verdict:
         return Verdict.PAUSE

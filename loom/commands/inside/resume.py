@@ -340,7 +340,7 @@ def _as_planned(options: Options, past: PastRun) -> Options:
 
 
 def _asked(options: Options, past: PastRun) -> Options:
-    """As `_as_planned`, with the selection of jobs that the earlier run was asked for."""
+    """Do as `_as_planned`, with the selection of jobs that the earlier run was asked for."""
     given = past.invocation.options
     return replace(
         _as_planned(options, past),
@@ -351,7 +351,7 @@ def _asked(options: Options, past: PastRun) -> Options:
 
 
 def require_own(here: Here, past: PastRun) -> None:
-    """RequestError for a record from elsewhere: its options would count for a checkout here."""
+    """Raise RequestError for a record from elsewhere: its options would count for a checkout here."""
     if not here.store.holds(past.entry):
         raise RequestError(
             f"{past.entry.paths.root} is not a record of this user's runs",

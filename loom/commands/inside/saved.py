@@ -138,7 +138,7 @@ def _path(latin: str) -> str:
 
 
 def _inside(path: str) -> str:
-    """ValueError for a path that leads out of a workspace, or into its git directory."""
+    """Return the path inside. ValueError for one that leads out of a workspace, or into its git directory."""
     if path.startswith("/") or not {"", ".", "..", ".git"}.isdisjoint(path.split("/")):
         raise ValueError(f"{path!r} is not the path of a file")
     return path

@@ -93,7 +93,7 @@ def find_named(here: Here, names: Sequence[str]) -> tuple[PastRun, PastJob | Non
 
 
 def find_job(here: Here, names: Sequence[str]) -> PastJob:
-    """As `find_named`; without a name the failed, the resumed or the only job."""
+    """Find a job as `find_named`; without a name the failed, the resumed or the only job."""
     run, job = find_named(here, names)
     return job or run.one_job()
 
@@ -107,7 +107,7 @@ def tools_of(here: Here, run: PastRun, plan: Plan, run_id: str) -> JobTools:
 def entered(
     here: Here, job: PastJob, step: Step, *, command: Sequence[str] | None, as_root: bool = False, cancel: Cancel
 ) -> Iterator[EnteredJob]:
-    """The session of `job`, with the environment and services of `step`. On exit, removes what was made for it.
+    """Give the session of `job`, with the environment and services of `step`. On exit, removes what was made for it.
 
     The record notes the visit with its `command`; None: a shell.
     """
@@ -260,7 +260,7 @@ def view_of_files(here: Here, job: PastJob, left_out: dict[str, str] | None = No
 
 
 def view_now(here: Here, job: PastJob) -> Path | None:
-    """The job's files as they are mounted in its kept session, only to read; None where this process can't read them so."""
+    """Return the job's files as its kept session mounts them, only to read; None where this process can't read them so."""
     if job.view is None or job.view.mode is MountMode.BIND:
         return None  # its files are a plain directory, which needs no engine
     found = find_kept(here, job)
@@ -268,7 +268,7 @@ def view_now(here: Here, job: PastJob) -> Path | None:
 
 
 def files_of(here: Here, job: PastJob, left_out: dict[str, str] | None = None) -> Path:
-    """A plain directory with the job's files as it left them, laid out first where its view has none.
+    """Give a plain directory with the job's files as it left them, laid out first where its view has none.
 
     Of a job whose container is kept: as they are now. RequestError when nothing is left of them.
     `left_out` gets the path and the reason of each special file that was not laid out.

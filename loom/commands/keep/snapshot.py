@@ -109,7 +109,7 @@ def verify(what: str, job: str | None, *, as_json: bool) -> int:
 
 
 def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
-    """The workspace, the tree that its receipt names and the record's copy of its manifest, where there are such."""
+    """Return the workspace, the tree that its receipt names and the record's copy of its manifest, where there are such."""
     here = project.here()
     around = next((folder for folder in (here.start, *here.start.parents) if run_of_workspace(folder.name)), None)
     store = here.store
@@ -136,7 +136,7 @@ def _files_of(run: str, job: str) -> tuple[Path, str | None, Path | None]:
 
 
 def _kept(entry: RunEntry, store: Store) -> tuple[str | None, Path | None]:
-    """The tree that a run's receipt names, and the record's copy of the manifest, if it is in the store, out of jobs' reach."""
+    """Return the tree that a run's receipt names, and the manifest's copy in the record, if it is in the store."""
     kept = entry.paths.snapshot
     return (entry.receipt or {}).get("snapshot_tree_sha"), kept if store.holds(entry) and kept.is_file() else None
 

@@ -165,7 +165,7 @@ class _Repository:
         return self.git("commit-tree", tree, "-p", head, "-m", "what was not committed")
 
     def check_secrets(self, plan: Plan, tip: str) -> None:
-        """RequestError for a file with the value of a secret, as far as the environment and files still have the values."""
+        """Raise RequestError for a file with the value of a secret, as far as the environment and files still have the values."""
         values = list[bytes]()
         for scheme, _, rest in (secret.ref.partition("://") for job in plan.jobs for secret in job.all_secrets):
             with suppress(OSError, RequestError):

@@ -81,7 +81,7 @@ def _wanted(grep: str | None) -> Callable[[str], bool]:
 
 
 def _followed(reading: Reading, follower: Follower, tail: int | None) -> Iterator[tuple[Where, Any]]:
-    """Output as it is recorded, until the run is over (or its loom is dead); from the start, or from `tail` lines back."""
+    """Yield output as it is recorded, until the run is over (or its loom is dead); from the start, or from `tail` lines back."""
     behind: Iterable[tuple[Where, Any]] = follower.poll()
     if tail is not None:
         behind = deque(behind, maxlen=tail)

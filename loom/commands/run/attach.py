@@ -47,7 +47,7 @@ def attach(run: str | None, *, stream: bool | None, quiet: bool, jobs: int | Non
 
 @contextmanager
 def _alone(past: PastRun) -> Iterator[None]:
-    """Be the only one that goes on with the run. RequestError where another loom does."""
+    """Lock the run against others that would go on with it. RequestError where another loom does."""
     with ExitStack() as stack:
         file = past.entry.paths.root / "follower.lock"
         try:
@@ -77,7 +77,7 @@ def _reuse(here: Here, past: PastRun) -> Reuse:
 
 
 def _check(past: PastRun) -> None:
-    """RequestError for a run that nothing can be attached to."""
+    """Raise RequestError for a run that nothing can be attached to."""
     state = past.entry.state
     if state == RUNNING:
         raise _followed(past.run_id, f"it is followed by process {past.entry.identity.get('pid')}")
@@ -108,7 +108,7 @@ def _followed(run_id: str, why: str) -> RequestError:
 
 
 def _so_far(past: PastRun) -> Sequence[PhaseEvent]:
-    """The events that stay: not those of the present attempts at jobs, which are heard again, nor any of the run's end."""
+    """Return the events that stay: not those of the present attempts at jobs, which are heard again, nor any of the run's end."""
     events = list(read_phases(past.entry.paths))
     set_aside = {event.job_id: event.seq for event in events if event.message == "attempt_failed"}
 

@@ -101,7 +101,7 @@ class CheckoutWatch:
                     self._pass_on(files, aside)
 
     def _wait_for_git(self) -> None:
-        """A switch of branches is over when git releases its index."""
+        """Wait until git releases its index: a switch of branches is over then."""
         lock = self._source.index_path.with_name(f"{self._source.index_path.name}.lock")
         for _ in range(int(_LOCKED_FOR_S / 0.02)):
             if not lock.exists() or self._stop.wait(0.02):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def changed_since(root: Path, environ: Mapping[str, str], base: str | None, compare_to: str | None) -> list[str] | None:
-    """For `changes:`: list the files that differ between the work tree and a commit, untracked ones included.
+    """List, for `changes:`, the files that differ between the work tree and a commit, untracked ones included.
 
     The commit is the rule's `compare_to`, else `base`, else HEAD; against another branch, only what this one changed since
     it left that branch counts. None when git can't tell.
@@ -48,7 +48,7 @@ def changed_since(root: Path, environ: Mapping[str, str], base: str | None, comp
 
 
 def files_of(root: Path, environ: Mapping[str, str]) -> list[str]:
-    """For `exists:`: list every file that a snapshot would have, tracked or not ignored."""
+    """List, for `exists:`, every file that a snapshot would have, tracked or not ignored."""
     listed = git(root, environ, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--full-name")
     if listed is None:
         return [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and ".git" not in path.parts]
@@ -56,13 +56,13 @@ def files_of(root: Path, environ: Mapping[str, str]) -> list[str]:
 
 
 def is_ignored(root: Path, environ: Mapping[str, str], path: Path) -> bool:
-    """For trust: tell whether a path below `root` exists and is in no snapshot, neither tracked nor to be added."""
+    """Tell, for trust, whether a path below `root` exists and is in no snapshot, neither tracked nor to be added."""
     listed = ("ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", f":(literal){path}")
     return (root / path).exists() and not git(root, environ, *listed)
 
 
 def ignored_among(root: Path, environ: Mapping[str, str], paths: Iterable[str]) -> set[str]:
-    """For `loom watch`: return those of these paths that git ignores, and does not track; none where git can't tell."""
+    """Return, for `loom watch`, those of these paths that git ignores, and does not track; none where git can't tell."""
     given = b"".join(os.fsencode(path) + b"\0" for path in paths)
     return set(_paths(git(root, environ, "check-ignore", "-z", "--stdin", given=given) or b""))
 

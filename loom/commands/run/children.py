@@ -161,7 +161,7 @@ class ChildRuns:
 
 
 def _artifacts(above: Mapping[str, tuple[Plan, Child]], pipeline: str, name: str) -> tuple[str, Path] | None:
-    """As `ResolveContext.above`. A job's name is that of the instance, as in GitLab."""
+    """Implement `ResolveContext.above`. A job's name is that of the instance, as in GitLab."""
     if pipeline not in above:
         raise RequestError(f"{pipeline} is no pipeline above this one: these are {', '.join(above)}")
     plan, child = above[pipeline]

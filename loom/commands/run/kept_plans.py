@@ -210,7 +210,7 @@ class Planner:
             return
 
     def _kept(self, plan: Plan, notices: tuple[str, ...]) -> _Kept | None:
-        """None for a plan that another run can't have, or of files that have changed meanwhile."""
+        """Return what is kept of a plan; None for one that another run can't have, or of files that have changed meanwhile."""
         loaded, root, config = self.workflow, self._here.root, self._here.config
         if self._elsewhere:
             return None
@@ -242,7 +242,7 @@ def _file(path: Path, content: bytes) -> str:
 
 
 def _names_below(folder: Path) -> str:
-    """The digest of all names below, with what each is after its links."""
+    """Return the digest of all names below, with what each is after its links."""
 
     def names() -> Iterator[tuple[str, str, bool]]:
         for directory, folders, files in os.walk(folder):
@@ -254,7 +254,7 @@ def _names_below(folder: Path) -> str:
 
 
 def _code() -> str:
-    """The digest of the modules that plans are made by, by size and time: an installed loom changes in development."""
+    """Return the digest of the modules that plans are made by, by size and time: an installed loom changes in development."""
     here = Path(loom.__file__).parent
     below = (Path(path) for name in ("plan", "workflow") for path, _, _ in os.walk(here / name))
     folders = (here, here / "util", *below)
@@ -263,7 +263,7 @@ def _code() -> str:
 
 
 def _digest_of(value: Any) -> str:
-    """ValueError for text that is not UTF-8."""
+    """Return the digest of this value. ValueError for text that is not UTF-8."""
     return hashlib.sha256(msgspec.json.encode(value, enc_hook=str, order="deterministic")).hexdigest()
 
 

@@ -55,7 +55,7 @@ class _Results:
             self.found[event.job_id] = JobResult(status=event.status or Status.ERROR, allowed_failure=allowed)
 
     def output(self, batch: OutputBatch) -> None:
-        """Only results count here."""
+        """Ignore output: only results count here."""
 
 
 class PreparedRuns:

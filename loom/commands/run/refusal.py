@@ -43,7 +43,7 @@ def _text(error: Exception) -> str:
 
 
 def _state_dir(root: Path) -> Path:
-    """A setting of the environment may be what was refused."""
+    """Return the state directory, without the settings of the environment where one of them was refused."""
     try:
         return configured(root, os.environ).state_dir
     except LoomError:

@@ -37,7 +37,7 @@ def check_done_is_same(
     resumed: Sequence[tuple[Job, Step | None]],
     taken_over: Iterable[str],
 ) -> None:
-    """RequestError where `plan` defines otherwise what does not run again: earlier steps, and jobs that are `taken_over`.
+    """Raise RequestError where `plan` defines otherwise what does not run again: earlier steps, and jobs that are `taken_over`.
 
     `resumed` has jobs as they were, and the steps that they go on from; None: they run from their start.
     """

@@ -194,7 +194,7 @@ def audience_in(form: str, look: Look, write: Callable[[str], None]) -> JsonLine
 
 
 def _check_detachable(plan: Plan, tools: JobTools) -> None:
-    """RequestError for a plan with jobs that can't go on without this process."""
+    """Raise RequestError for a plan with jobs that can't go on without this process."""
     for job in plan.jobs:
         if job.trigger is not None:
             why, way = f"job {job.id} starts a child pipeline, which this machine runs", "leave the job out"

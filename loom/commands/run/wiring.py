@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def preflight(plan: Plan, tools: JobTools, config: Config) -> None:
-    """InfrastructureError for what has to be true before anything starts, and is not."""
+    """Raise InfrastructureError for what has to be true before anything starts, and is not."""
     images = [job.image for job in plan.jobs if job.image is not None]
     optional = images and all(image.build is None and image.name == config.default_image for image in images)
     optional = optional and tools.providers.keys() <= HERE.keys()
@@ -61,7 +61,7 @@ def tools_for(plan: Plan, here: Here, root: Path, *, run_id: str, isolated: bool
 
 
 def cache_for(config: Config, source: Source, snapshot: Mapping[str, Any]) -> Cache:
-    """The caches for a run of a snapshot, by what its record says of it."""
+    """Return the caches for a run of a snapshot, by what its record says of it."""
     from loom.storage.cache import Cache
 
     return Cache(
@@ -75,7 +75,7 @@ def cache_for(config: Config, source: Source, snapshot: Mapping[str, Any]) -> Ca
 
 
 def cache_project(config: Config, root: Path, origin: str | None) -> str:
-    """The identity that the caches of a checkout belong to; a run's workspace counts as the checkout it was taken from."""
+    """Return the identity that the caches of a checkout belong to; a run's workspace counts as the checkout it was taken from."""
     from loom.storage.cache_keys import project_of
 
     run = Store(config.state_dir).run_in(root)

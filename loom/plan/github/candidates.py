@@ -124,7 +124,7 @@ class GitHubCandidates:
         return found
 
     def refuse_faulty(self, selection: p.JobSelection) -> dict[str, str]:
-        """WorkflowError for the mistakes of files that the run asks for; return the others, with the reasons."""
+        """Refuse the mistakes of files that the run asks for (WorkflowError); return the others, with the reasons."""
         names = [*selection.jobs, *selection.stages, selection.from_job or ""]
         passed: dict[str, str] = {}
         wrong: list[Problem] = []
@@ -233,7 +233,7 @@ class GitHubCandidates:
                     yield inner
 
     def _wanted(self, node: Node, above: Sequence[GitHubCandidate]) -> Iterator[WantedNeed]:
-        """A need may be missing if its `if` is false, or other jobs of its matrix run here."""
+        """Return the needs that count: a need may be missing if its `if` is false, or other jobs of its matrix run here."""
         here = {one.name for one in above if one.held is None and one.decision.runs}
         here &= {one.name for one in above if one.held is not None or not one.decision.runs}
         for one in {one.name: one for one in above}.values():

@@ -59,7 +59,7 @@ def _fits(combination: Mapping[str, Value], row: Mapping[str, Value]) -> bool:
 
 
 def _same(one: Value, other: Value) -> bool:
-    """A part of a mapping is enough, as on GitHub."""
+    """Compare two values; a part of a mapping is enough, as on GitHub."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return all(name in one and _same(one[name], value) for name, value in other.items())
     if isinstance(one, list) and isinstance(other, list):

@@ -23,7 +23,7 @@ HELD = "GH_LEFT_OUT"
 
 
 def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveContext) -> p.Plan:
-    """As `plan.resolve.resolve`."""
+    """Implement `plan.resolve.resolve`."""
     choice = Choice(workflows.stages, selection, yaml.CODE)
     candidates = GitHubCandidates(workflows, context)
     _refuse_unknown(workflows, context.inputs, candidates.event.happened.name)
@@ -61,7 +61,7 @@ def problems_of_inputs(workflows: Workflows, inputs: Mapping[str, str]) -> list[
 
 
 def _refuse_unknown(workflows: Workflows, inputs: Mapping[str, str], event: str) -> None:
-    """RequestError for inputs that no file takes from this event."""
+    """Raise RequestError for inputs that no file takes from this event."""
     files = [file for file in workflows.workflows if event == DISPATCH or file.only_called]
     known = {name for file in files for name in file.inputs(CALL if file.only_called else DISPATCH)}
     for name in inputs:
@@ -88,7 +88,7 @@ def _nothing(workflows: Workflows, choice: Choice, candidates: GitHubCandidates)
 
 
 def rehearse(workflows: Workflows, config: Config | None = None) -> tuple[list[Problem], list[tuple[Entry, p.Job]]]:
-    """As `plan.resolve.rehearse`."""
+    """Implement `plan.resolve.rehearse`."""
     placeholders = {**dict.fromkeys(KNOWN_TO_PLANS, "x"), "CI_PROJECT_PATH": "x/x"}
     context = p.ResolveContext(config=config or Config(), predefined=placeholders)
     candidates = GitHubCandidates(workflows, context, everything=True)

@@ -219,7 +219,7 @@ def system_of(job: Node, pools: Container[str]) -> tuple[Node, str] | None:
 
 
 def _decision(decided: RuleDecision, outside: str) -> RuleDecision:
-    """A manual job is part of the plan: the run asks, or leaves it."""
+    """Decide on a job; a manual one is part of the plan: the run asks, or leaves it."""
     if outside:
         return replace(decided, runs=False, when="never", reason=outside)
     return replace(decided, runs=True, reason="") if decided.when == "manual" else decided

@@ -143,7 +143,7 @@ class GitLabJobBuilder(builder.Refusals):
             self.refuse_at(candidate, tag, pointer(candidate.name, "tags"), why)
 
     def place(self, job: Node) -> Pool:
-        """A tag that is the name of a pool chooses it."""
+        """Choose the pool: a tag that is its name chooses it."""
         config, selection = self.context.config, self.candidates.selection
         tags = [text_of(tag) for tag in one_or_more(job.get("tags"))]
         pool = next((tag for tag in tags if tag in config.pools), None)

@@ -19,7 +19,7 @@ HELD = "GL_LEFT_OUT"
 
 
 def resolve(pipeline: Pipeline, selection: p.JobSelection, context: p.ResolveContext) -> p.Plan:
-    """As `plan.resolve.resolve`."""
+    """Implement `plan.resolve.resolve`."""
     choice = Choice(pipeline.stages, selection, yaml.CODE)
     candidates = Candidates(pipeline, selection, context)
     found = candidates.all()

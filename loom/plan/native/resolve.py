@@ -16,7 +16,7 @@ from loom.workflow.rules import decision
 
 
 def resolve(workflow: Workflow, selection: p.JobSelection, context: p.ResolveContext) -> p.Plan:
-    """As `plan.resolve.resolve`."""
+    """Implement `plan.resolve.resolve`."""
     choice = Choice(workflow.stages, selection)
     rules = RuleEvaluator(workflow, selection, context)
     candidates = rules.candidates()
@@ -30,7 +30,7 @@ def resolve(workflow: Workflow, selection: p.JobSelection, context: p.ResolveCon
 
 
 def rehearse(workflow: Workflow, config: Config | None = None) -> tuple[list[Problem], Sequence[tuple[Entry, p.Job]]]:
-    """As `plan.resolve.rehearse`."""
+    """Implement `plan.resolve.rehearse`."""
     placeholders = dict.fromkeys(KNOWN_TO_PLANS, "x")
     context = p.ResolveContext(config=config or Config(), predefined=placeholders, host_project_dir="/x")
     selection = p.JobSelection(container=context.config.container, on=context.config.on)

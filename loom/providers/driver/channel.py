@@ -104,7 +104,7 @@ class Attached(Protocol):
         """The output has ended."""
 
     def send(self, data: bytes) -> None:
-        """OSError when the input is closed."""
+        """Send to the driver's input. OSError when it is closed."""
 
     def wake(self) -> None:
         """Make a concurrent `read` return at once. Callable from any thread, also after `close`."""
@@ -125,7 +125,7 @@ class Container(Protocol):
     """The engine's knowledge of a driver's container."""
 
     def check(self, attached: Attached) -> float | None:
-        """Called before each wait: return how long it may take at most; None: no limit. ConnectionLost if waiting is useless."""
+        """Return, before each wait, how long it may take at most; None: no limit. ConnectionLost if waiting is useless."""
 
     def ask(self) -> None:
         """Check the engine during a silent step: steps may be silent for hours, engines may not. EngineUnavailable."""

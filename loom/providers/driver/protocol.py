@@ -62,7 +62,7 @@ exec "$@"
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a container: those `given`, and the driver's own."""
+    """Return the variables of a container: those `given`, and the driver's own."""
     found = {**given, "LOOM_ENV": ENV_FILE, "LOOM_MASK": MASK_FILE}
     # The workspace may have another owner, which git would reject as dubious.
     try:
@@ -106,7 +106,7 @@ NOBODY_CAME_CODE = 155
 
 
 def boot(limit_s: int = NOBODY_CAME_S) -> tuple[str, ...]:
-    """The container's command: reads the driver up to an empty line and runs it.
+    """Return the container's command: it reads the driver up to an empty line and runs it.
 
     Keeping the driver out of the arguments keeps `ps` readable and protects it from a step's `pkill -f`. Not every
     shell's `read` supports a limit, so a guard (if the image has `sleep`) ends this shell; the driver ends the guard.
@@ -135,7 +135,7 @@ def program_here(directory: str, mark: str) -> bytes:
 
 @cache
 def handing_over() -> bytes:
-    """The command before `later`: the part of the driver for it, with nothing handed over."""
+    """Return the command before `later`: the part of the driver for it, with nothing handed over."""
     return b"eval " + quoted(_source("detached.sh")) + b"\n"
 
 
@@ -269,7 +269,7 @@ def keep(token: bytes) -> bytes:
 
 
 def ping(token: bytes) -> bytes:
-    """Only answer."""
+    """Return a command that is only answered."""
     return b"loom_mark " + quoted(token) + b" 0\n"
 
 

@@ -89,7 +89,7 @@ class DrivenSession:
         self.died = False
 
     def before_step(self) -> None:
-        """Called before each step."""
+        """Prepare for the next step."""
 
     def still_running(self) -> tuple[str, ...]:
         """Return the command lines of a step that ran out of time."""
@@ -170,7 +170,7 @@ class DrivenSession:
             self.channel.send(line)
 
     def _take_over(self) -> None:
-        """From now on, let the driver do only what loom sends."""
+        """Let the driver do only what loom sends from now on."""
         if self._handed_over:
             self._handed_over = {}
             self.channel.send(driver.STAY)
@@ -369,7 +369,7 @@ class DrivenSession:
         return path
 
     def order(self, line: Callable[[bytes], bytes]) -> str | None:
-        """As `Channel.ask`; output belongs to the session."""
+        """Ask as `Channel.ask`; output belongs to the session."""
         self.end_shared()
         return self.channel.ask(line, self.on_output, HELLO_S)
 
@@ -393,7 +393,7 @@ class DrivenSession:
             pass  # it already ended, or is removed by force next
 
     def settle(self) -> None:
-        """As `Session.settle`; the caller may read all files anyway."""
+        """Implement `Session.settle`; the caller may read all files anyway."""
 
     def workspace_view(self) -> Path | None:
         return None

@@ -48,7 +48,7 @@ class ReportingShell(NamedTuple):
 
 
 def file_of(script: str, share: Share, observed: ReportingShell | None = None) -> str:
-    """The content of a command's file. Its last line keeps the script's exit code from `set -e`, as between lines."""
+    """Return the content of a command's file. Its last line keeps the script's exit code from `set -e`, as between lines."""
     # On the first line, so that the lines that the shell's messages name are the script's.
     before = marks = ""
     if observed is not None:

@@ -37,7 +37,7 @@ def is_variable(name: str) -> bool:
 
 
 def checked(script: str, environment: Mapping[str, str]) -> None:
-    """ProviderError for text that no shell accepts."""
+    """Raise ProviderError for text that no shell accepts."""
     for name, value in environment.items():
         if not is_variable(name):
             raise ProviderError(f"{name!r} can't be a step's variable: use letters, digits and _")

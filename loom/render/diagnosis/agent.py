@@ -48,7 +48,7 @@ def _short(line: str, most: int = _LINE) -> str:
 
 
 def _whole(line: str) -> str:
-    """A line of output. The end of a long one tells as much as its beginning."""
+    """Return a line of output, whole. The end of a long one tells as much as its beginning."""
     most = 320 if speaks_of_error(line) else _LINE
     half = most // 2
     return line if len(line) <= most else f"{line[:half]} … {line[-half:]}"

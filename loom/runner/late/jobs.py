@@ -159,7 +159,7 @@ class LateJobs:
         return start, tuple(jobs)
 
     def running(self, job: Job, cancel: Cancel) -> None:
-        """A job runs, and `cancel` ends it."""
+        """Note that a job runs, which `cancel` ends."""
         if job.late is not None and job.late.group:
             with self._lock:
                 self._running.setdefault(job.late.group, {})[job.id] = cancel

@@ -409,7 +409,7 @@ class LateState:
     def restore(
         self, facts: Iterable[Mapping[str, Any]], secrets: Mapping[str, bytes], before: str | None
     ) -> list[str]:
-        """Become what the facts of the steps before `before` (None: of all) made; return names whose values are lost."""
+        """Restore what the facts of the steps before `before` (None: of all) made; return names whose values are lost."""
         by_step = {str(fact.get("step")): fact for fact in facts}
         lost: list[str] = []
         for step in self._job.steps:

@@ -184,7 +184,7 @@ class ResultsServer:
             raise Refused(404, "not_found", "it is gone") from error
 
     def check(self, kind: str, name: str, signature: str) -> None:
-        """Refused for an address that `address` did not make."""
+        """Raise Refused for an address that `address` did not make."""
         if not hmac.compare_digest(self._signed(kind, name).encode(), signature.encode("utf-8", "replace")):
             raise Refused(403, "permission_denied", "the address is not signed by this run")
 
@@ -230,7 +230,7 @@ class _Listener(socketserver.ThreadingTCPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that broke is the business of its job."""
+        """Ignore a connection that broke: it is its job's business."""
 
     def close(self) -> None:
         self.shutdown()
@@ -363,7 +363,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are no output of the run; what they change is in the record."""
+        """Print nothing: requests are no output of the run; what they change is in the record."""
 
 
 def _range(asked: str, size: int) -> tuple[int, int]:

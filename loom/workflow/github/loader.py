@@ -32,7 +32,7 @@ REMOTE_CALL = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)/(?P<path>[^@]+\.ya?ml
 
 
 def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
-    """As of `dialects.Loader`; of a directory, all files in it."""
+    """Implement `dialects.Loader`; of a directory, all files in it."""
     reading = WorkflowReader()
     paths = _files(path, root)
     for one in paths:

@@ -38,7 +38,7 @@ class GitHubShapes(shapes.Shapes, kw_only=True):
         return super().fields(node, prefix, table, at)
 
     def _open(self, node: Node, keyword: Keyword, table: shapes.Table, at: tuple[str | int, ...]) -> Node:
-        """A key of its own in the table, such as `include`, counts before `NAME`."""
+        """Open a mapping: a key of its own in the table, such as `include`, counts before `NAME`."""
         own = {key: child for key, child in node.value.items() if f"{keyword.name}:{key}" in table}
         found = super()._open(without(node, own), keyword, table, at)
         for key, child in own.items():

@@ -88,7 +88,7 @@ class Workflows(LoadedOf[Entry], frozen=True, kw_only=True):
     """Further files, of which a run refuses those that it asks for."""
 
     def entry_of(self, job: str) -> Entry | None:
-        """As of `LoadedOf`; of a job of a called workflow, the one that is written there."""
+        """Implement `LoadedOf`; of a job of a called workflow, the one that is written there."""
         for name, entry in self.entries.items():
             if job == name:
                 return entry

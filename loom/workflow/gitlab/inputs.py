@@ -257,7 +257,7 @@ def _line_starts(text: str) -> list[int]:
 
 
 def _origin(old: str, new: str, pieces: list[_Piece]) -> yaml.Origin:
-    """Lead places in the new text back to the file."""
+    """Map positions in the new text back to the file."""
     old_lines, new_lines = _line_starts(old), _line_starts(new)
     starts = [piece.new for piece in pieces]
 

@@ -28,13 +28,13 @@ MAX_NAME = 255
 
 
 def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
-    """As of `dialects.Loader`: `workflow` is None when the file, or one that it includes, is missing or unreadable."""
+    """Implement `dialects.Loader`: `workflow` is None when the file, or one that it includes, is missing or unreadable."""
     name = name_from(root, path)
     return examine_text(name, content_of(path, root), root, facts())
 
 
 def examine_text(name: str, data: bytes, root: Path, facts: Facts) -> Examined:
-    """As `examine`, of the content of a file."""
+    """Examine the content of a file."""
     problems = Problems(code=yaml.CODE)
     files = GitLabFiles(root, facts, problems)
     content = files.load(data, name)

@@ -153,7 +153,7 @@ def _start_in(entry: Entry, there: Node, problems: Problems) -> float | None:
 
 
 def _allow_failure(entry: Entry, rule: Node | None) -> bool | frozenset[int]:
-    """The rule's, else the job's; a job that is manual by itself may fail."""
+    """Return the rule's value, else the job's; a job that is manual by itself may fail."""
     given = (rule.get("allow_failure") if rule is not None else None) or entry.merged.get("allow_failure")
     if given is None:
         return text_of(entry.merged.get("when")) == "manual"

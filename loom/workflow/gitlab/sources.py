@@ -28,7 +28,7 @@ class Tree(Protocol):
     sha: str
 
     def read(self, path: str) -> bytes:
-        """NotFound when there is no such file."""
+        """Read a file. NotFound when it is absent."""
 
     def paths(self) -> Iterable[str]: ...
 

@@ -26,7 +26,7 @@ class Entry(loaded.Entry, frozen=True, kw_only=True):
 
 
 def _image(base: Node, over: Node) -> Node:
-    """An image with `name` or `build`, or just a name, replaces the inherited one: its properties do not apply to another."""
+    """Merge images: one with `name` or `build`, or just a name, replaces the inherited one with all its properties."""
     if over.kind is not Kind.MAPPING or "name" in over.value or "build" in over.value:
         return over
     if base.kind is Kind.SCALAR:

@@ -40,7 +40,7 @@ def load(path: Path, root: Path) -> Workflow:
 
 
 def examine(path: Path, root: Path, facts: Callable[[], Facts] | None = None) -> Examined:
-    """As of `dialects.Loader`; a file depends on no facts."""
+    """Implement `dialects.Loader`; a file depends on no facts."""
     problems = Problems()
     files = WorkflowFiles(root, problems)
     name = files.read(path)
@@ -50,7 +50,7 @@ def examine(path: Path, root: Path, facts: Callable[[], Facts] | None = None) ->
 
 
 def _assemble(path: str, files: list[File], problems: Problems) -> Workflow | None:
-    """None when the main file can't be read."""
+    """Assemble the workflow; None when the main file can't be read."""
     if not any(file.main for file in files):
         return None
     shapes = Shapes(problems)

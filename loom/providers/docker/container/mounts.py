@@ -213,7 +213,7 @@ class _EngineVolume(Mount):
 
     @contextlib.contextmanager
     def _links_apart(self, owner: tuple[int, int] = (0, 0)) -> Iterator[Edit]:
-        """For uploads: move links that climb out behind the others, and upload them from the root directory.
+        """Move, for uploads, links that climb out behind the others, and upload them from the root directory.
 
         Docker refuses such links below any directory. Podman takes them there, and would put them below the volume otherwise.
         """

@@ -32,7 +32,7 @@ def not_created(error: Exception, request: SessionRequest, image: str) -> LoomEr
 
 
 def not_started(error: Exception, request: SessionRequest, facts: SessionFacts) -> LoomError | None:
-    """The same for a container that was created."""
+    """Explain the same for a container that was created."""
     answer = explanation(error)
     if known := known_reason(request, answer):
         return known
@@ -43,7 +43,7 @@ def not_started(error: Exception, request: SessionRequest, facts: SessionFacts) 
 
 
 def ended_at_once(answer: str, reason: str, request: SessionRequest, facts: SessionFacts) -> LoomError:
-    """For a container that was started and printed `answer` before it ended, for `reason`."""
+    """Explain a container that was started and printed `answer` before it ended, for `reason`."""
     if "exec sh failed" in answer:
         if "Exec format error" in answer:
             return ImageError(

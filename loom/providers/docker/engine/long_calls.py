@@ -22,7 +22,7 @@ _STALLED_AFTER_S = 300.0
 
 
 def say(on_output: OnOutput, text: str) -> None:
-    """Prints one line about loom's work for a job."""
+    """Print one line about loom's work for a job."""
     on_output("stdout", f"{text}\n".encode())
 
 

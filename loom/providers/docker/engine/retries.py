@@ -94,7 +94,7 @@ def retrying(
     before: Callable[[BaseException, float, int], object] = lambda error, pause_s, attempt: None,
     cancel: Cancel | None = None,
 ) -> T:
-    """As `providers.retrying`; without a policy, for a call that is safe to repeat."""
+    """Retry as `providers.retrying`; without a policy, for a call that is safe to repeat."""
     return repeated(call, policy, before=before, cancel=cancel)
 
 

@@ -145,7 +145,7 @@ def _inside(workspace: Path, relative: str, what: str) -> Path:
 
 
 def _predefined(own: str, target: str) -> dict[str, str]:
-    """The variables that builders define for FROM lines."""
+    """Return the variables that builders define for FROM lines."""
     values: dict[str, str] = {}
     for prefix, platform in (("BUILD", own), ("TARGET", target)):
         system, architecture, *variant = platform.split("/")

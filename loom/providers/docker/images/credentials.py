@@ -31,7 +31,7 @@ class Credentials(Struct, frozen=True, kw_only=True):
 
 
 def credentials_for(registry: str, environ: Mapping[str, str]) -> Credentials:
-    """Never raises: a failure is a `problem`, and the pull continues anonymously."""
+    """Find credentials. Never raises: a failure is a `problem`, and the pull continues anonymously."""
     path, helper = config_dir(environ) / "config.json", None
     try:
         config = json.loads(path.read_bytes())

@@ -158,7 +158,7 @@ class Progress:
 
 
 def same_platform(actual: str, wanted: str) -> bool:
-    """An image without a variant serves every variant of its architecture, and vice versa."""
+    """Compare platforms: an image without a variant serves every variant of its architecture, and vice versa."""
     return actual.split("/")[:2] == wanted.split("/")[:2] and (
         actual.count("/") < 2 or wanted.count("/") < 2 or actual == wanted
     )

@@ -40,11 +40,11 @@ class Probe:
     """The result for people when it is ready."""
 
     def check(self, target: ProbeTarget) -> None:
-        """Return when ready, raise NotReady otherwise."""
+        """Probe once; raise NotReady until it is ready."""
         raise NotImplementedError
 
     def see_line(self, line: str) -> None:
-        """Receives each line of the service's output, in another thread."""
+        """Receive each line of the service's output, in another thread."""
 
 
 class ProbeTarget:

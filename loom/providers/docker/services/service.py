@@ -288,7 +288,7 @@ class ServiceContainer:
     # Waiting
 
     def _how_it_ended(self, container_id: str) -> str:
-        """Empty while it runs."""
+        """Describe its end; empty while it runs."""
         try:
             state = retrying(lambda: self._api.inspect_container(container_id))["State"]
         except docker.errors.NotFound:

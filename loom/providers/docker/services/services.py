@@ -55,7 +55,7 @@ def services(
     secrets: SecretValues = NO_SECRETS,
     on_died: OnDied | None = None,
 ) -> Iterator[ServiceNetwork]:
-    """Yields when every service is ready. ServiceError (its hint holds the last lines) when one ends or does not get
+    """Yield when every service is ready. ServiceError (its hint holds the last lines) when one ends or does not get
     ready in its time, ImageError when an image can't be had. The group's output is not written to any more when the block has
     been left. `on_died`: called for those that end after all were ready.
     """
@@ -141,7 +141,7 @@ def _started(group: ServiceGroup, containers: Sequence[ServiceContainer]) -> tup
 
 
 def _remove(group: ServiceGroup, containers: Sequence[ServiceContainer], network_id: str) -> None:
-    """Never raises: failures are printed, and the labels lead the next clean-up to them."""
+    """Remove the containers. Never raises: failures are printed, and the labels lead the next clean-up to them."""
 
     def attempt(remove: Callable[[], None]) -> None:
         try:

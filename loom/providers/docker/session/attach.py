@@ -95,7 +95,7 @@ class Demultiplexer:
         return chunks
 
     def end(self) -> None:
-        """The stream ended."""
+        """Note the end of the stream."""
         self.feed(b"")
 
 
@@ -274,7 +274,7 @@ class Attachment:
         self._closed = False
 
     def send(self, data: bytes) -> None:
-        """OSError when the container's input is closed by the container or engine."""
+        """Send. OSError when the container's input is closed by the container or engine."""
         if self._input is None:
             raise BrokenPipeError("the container's input is closed")
         self._input.socket.settimeout(_SEND_TIMEOUT_S)
@@ -325,7 +325,7 @@ class Attachment:
         return chunks
 
     def _count(self, size: int) -> None:
-        """Consecutive small reads without a pause."""
+        """Count consecutive small reads without a pause."""
         now = time.monotonic()
         small_and_soon = size < _READ // 4 and now - self._read_at < _SOON_S + _GATHER_S
         self._small_reads = self._small_reads + 1 if small_and_soon else 0

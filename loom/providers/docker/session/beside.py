@@ -41,7 +41,7 @@ def run_beside(
     cancel: Cancel,
     marks: Mapping[str, str],
 ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
-    """As `Provider.run_beside`, of an image that is there."""
+    """Implement `Provider.run_beside`, of an image that is there."""
     api: Any = client.api
     host: dict[str, Any] = {
         "init": True,

@@ -136,7 +136,7 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
         return [one.problem for one in gone if one.problem]
 
     def _owner(self) -> Owner:
-        """The owner of the job's view: its user."""
+        """Return the owner of the job's view: its user."""
         api: Any = self.client.api
         with translated("looking at the job's view of the workspace"):
             stream, _ = api.get_archive(self.container_id, f"{self.project_dir}/.", chunk_size=1 << 16)
@@ -240,7 +240,7 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
             on_output("stderr", f"{problem}\n".encode())
 
     def _volume(self) -> str | None:
-        """The name of the volume that is its view; None for the workspace itself."""
+        """Return the name of the volume that is its view; None for the workspace itself."""
         api: Any = self.client.api
         with translated("looking at the kept container"):
             mounts = retrying(lambda: api.inspect_container(self.container_id))["Mounts"]
@@ -297,7 +297,7 @@ def lay_out(client: docker.DockerClient, request: SessionRequest, target: Path, 
 
 
 def _some_image(client: docker.DockerClient, request: SessionRequest) -> str:
-    """The job's image, or any other: a container that never starts needs nothing of it."""
+    """Return the job's image, or any other: a container that never starts needs nothing of it."""
     if request.image_id and image_is_there(client, request.image_id):
         return request.image_id
     api: Any = client.api

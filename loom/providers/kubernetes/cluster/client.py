@@ -155,7 +155,7 @@ class Cluster:
         return cls(_Connection(context, environ))
 
     def at(self, namespace: str | None) -> Cluster:
-        """The same cluster, in another namespace; None: the context's."""
+        """Return the same cluster, in another namespace; None: the context's."""
         return Cluster(self._connection, namespace)
 
     @property
@@ -175,7 +175,7 @@ class Cluster:
         return f"{self._connection.named}, namespace {self.namespace}"
 
     def hurry(self) -> None:
-        """Have hardly any patience from now on: the user waits for the end."""
+        """Shorten all time limits from now on: the user waits for the end."""
         self._connection.hurry.request()
 
     # Requests
@@ -196,7 +196,7 @@ class Cluster:
         return self.patiently(doing, ask, patience_s)
 
     def _placed(self, method: str, arguments: Sequence[Any]) -> tuple[Any, ...]:
-        """The namespace has its place behind an object's name."""
+        """Return the path with the namespace, which stands behind an object's name."""
         if "namespaced" not in method:
             return tuple(arguments)
         named = method.startswith(("read", "delete", "patch", "replace"))
@@ -276,7 +276,7 @@ class Cluster:
         return ProviderError(f"{doing}: {message} (status {status})")
 
     def lines(self, doing: str, method: str, *arguments: Any, **more: Any) -> Iterator[bytes]:
-        """The lines of an answer that goes on, such as a watch or a log, without their ends."""
+        """Yield the lines of an answer that goes on, such as a watch or a log, without their ends."""
         with self.translated(doing):
             answer = getattr(self.api, method)(
                 *self._placed(method, arguments), _preload_content=False, _request_timeout=(CALL_S[0], WATCH_S), **more
@@ -402,7 +402,7 @@ def _handshake_reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _logged() -> Iterator[list[str]]:
-    """The errors that are logged in the block, instead of printed: so the library reports a credential plugin that failed."""
+    """Collect what the library logs in the block as an error (a credential plugin that failed), instead of printing it."""
     said: list[str] = []
     handler = logging.Handler(logging.ERROR)
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]

@@ -65,7 +65,7 @@ class Pods:
         return None if name in self._gone else self._seen.get(name, {})
 
     def beside(self, name: str) -> list[Json]:
-        """The other pods of the run that are there."""
+        """Return the other pods of the run that are there."""
         with self._changed:
             return [pod for one, pod in self._seen.items() if one != name and one not in self._gone]
 
@@ -152,7 +152,7 @@ class Pods:
 
 
 def state_of(pod: Mapping[str, Any] | None, container: str) -> Json:
-    """The state of a container: a mapping with `waiting`, `running` or `terminated`; empty if unknown."""
+    """Return the state of a container: a mapping with `waiting`, `running` or `terminated`; empty if unknown."""
     status = (pod or {}).get("status") or {}
     for one in (*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ())):
         if one["name"] == container:
@@ -191,7 +191,7 @@ def is_over(pod: Mapping[str, Any] | None, container: str) -> bool:
 
 
 def refusal(pod: Mapping[str, Any] | None, places: Mapping[str, str]) -> LoomError | None:
-    """The error of a pod that will not start; None while it may. `places` names the container in words, by its name."""
+    """Return the error of a pod that will not start; None while it may. `places` names the container in words, by its name."""
     if pod is None:
         return PodLost("the pod was deleted before it ran", hint="someone deleted it, or its namespace")
     status, spec = pod.get("status") or {}, pod.get("spec") or {}
@@ -238,7 +238,7 @@ def unscheduled(pod: Mapping[str, Any] | None) -> str:
 
 
 def events_of(cluster: Cluster, name: str) -> list[str]:
-    """The newest events of a pod that say more than its course, as text; empty where they may not be read."""
+    """Return the newest events of a pod that say more than its course, as text; empty where they may not be read."""
     try:
         listed = cluster.call("reading events", "list_namespaced_event", field_selector=f"involvedObject.name={name}")
     except LoomError:
@@ -259,7 +259,7 @@ def _eviction(status: Mapping[str, Any]) -> str:
 
 
 def why_lost(cluster: Cluster, name: str, job_id: str, *, doing: str = "while it ran") -> LoomError:
-    """The error for a pod whose helper is gone, with the cluster's reason."""
+    """Return the error for a pod whose helper is gone, with the cluster's reason."""
     try:
         pod: Json | None = cluster.call("looking at the pod", "read_namespaced_pod", name, patience_s=10.0)
     except Gone:

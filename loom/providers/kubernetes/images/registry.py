@@ -50,7 +50,7 @@ class Repository:
         """The bytes of blobs that were uploaded."""
 
     def reference(self, digest: str) -> str:
-        """The name by which a node pulls."""
+        """Return the name by which a node pulls."""
         return f"{self.host}/{self.name}@{digest}"
 
     def has(self, digest: str) -> bool:
@@ -97,7 +97,7 @@ class Repository:
         headers: Mapping[str, str] | None = None,
         **more: Any,
     ) -> requests.Response:
-        """RegistryError for an answer with a status from 400 up that is not `allowed`."""
+        """Send a request. RegistryError for an answer with a status from 400 up that is not `allowed`."""
         url = urljoin(self._base, path)
         try:
             answer = self._send(method, url, dict(headers or {}), more)

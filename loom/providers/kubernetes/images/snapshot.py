@@ -69,7 +69,7 @@ class SnapshotImages:
     """The snapshots of one run in the registry of one pool, each pushed once however many jobs get it. Thread-safe."""
 
     def __init__(self, pool: Pool, environ: Mapping[str, str]) -> None:
-        """ProviderError for an invalid address."""
+        """Raise ProviderError for an invalid address."""
         assert pool.registry is not None
         self._repository = Repository(pool.registry, environ)
         self._base = pool.registry_base or BASE

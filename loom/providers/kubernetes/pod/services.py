@@ -74,7 +74,7 @@ def placed(services: Sequence[Service], images: Sequence[Resolved]) -> tuple[Pla
 
 
 def variables(services: Sequence[Service]) -> dict[str, str]:
-    """The variables with their addresses for a job's steps; the same names as for other providers."""
+    """Return the variables with their addresses for a job's steps; the same names as for other providers."""
     found: dict[str, str] = {}
     for service in services:
         port = named_port(service.ready)
@@ -213,7 +213,7 @@ def _ended(pod: Mapping[str, Any] | None, container: str) -> str:
 
 @contextlib.contextmanager
 def watched(pods: Pods, pod: str, services: PodServices) -> Iterator[None]:
-    """Within the block, tell of services that end."""
+    """Report, within the block, services that end."""
     left = threading.Event()
 
     def watch() -> None:

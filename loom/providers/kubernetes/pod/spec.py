@@ -226,7 +226,7 @@ def _environment(given: Mapping[str, str]) -> list[dict[str, str]]:
 
 
 def _helper(request: SessionRequest, image: str, confined: bool) -> dict[str, Any]:
-    """Keeps the driver's streams, and reads and writes the workspace: as root, or confined, as the job's user."""
+    """Return the container for the driver's streams and the workspace: it runs as root, or confined, as the job's user."""
     limited = request.resources.memory is not None or request.resources.cpus is not None
     return {
         "name": HELPER,
@@ -283,7 +283,7 @@ def _user(user: str) -> dict[str, Any]:
 
 
 def _resources(resources: Resources, pool: Pool | None) -> dict[str, Any]:
-    """The job's limits count more than its pool's, and no request is above its limit."""
+    """Return requests and limits: the job's limits count more than its pool's, and no request is above its limit."""
     limits = {key: str(value) for key, value in pool.limits.items()} if pool is not None else {}
     if resources.cpus is not None:
         limits["cpu"] = f"{int(resources.cpus * 1000)}m"
@@ -324,7 +324,7 @@ def _service(one: Placed, hardened: bool, confined: bool) -> dict[str, Any]:
 
 
 def _probe(service: Service) -> dict[str, Any] | None:
-    """The kubelet asks, beside the container: no tool is needed in it."""
+    """Return a probe that the kubelet runs, beside the container: no tool is needed in it."""
     ready = service.ready
     how: dict[str, Any]
     if ready.command is not None:
@@ -355,7 +355,7 @@ def _address(url: str) -> dict[str, Any]:
 
 
 def _volumes(request: SessionRequest) -> list[dict[str, Any]]:
-    """Each volume, where it is mounted, and in which of the two containers."""
+    """Return each volume, where it is mounted, and in which of the two containers."""
     memory = "Memory"
     both, resources = (JOB, HELPER), request.resources
     found = [
@@ -399,7 +399,7 @@ def _aliases(request: SessionRequest, services: Sequence[Placed]) -> list[dict[s
 
 
 def host_names(service: Service) -> tuple[str, ...]:
-    """The names of a service that a pod can have. ServiceError for one that the workflow gives it.
+    """Return the names of a service that a pod can have. ServiceError for one that the workflow gives it.
 
     As in GitLab's runner, those that its image gives it and that are no DNS names are left out.
     """

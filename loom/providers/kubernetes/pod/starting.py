@@ -157,7 +157,7 @@ def _is_full(error: LoomError) -> bool:
 
 
 def _beside(pods: Pods, name: str) -> set[str]:
-    """The other pods of the run that will leave their room; a kept one stays too long to wait for it."""
+    """Return the other pods of the run that will leave their room; a kept one stays too long to wait for it."""
     there = (pod["metadata"] for pod in pods.beside(name))
     return {one["name"] for one in there if KEPT_UNTIL not in (one.get("labels") or {})}
 

@@ -143,7 +143,7 @@ class Exec:
     def output(
         self, *, silent_s: float = SILENT_S, is_vain: Callable[[float], bool] = lambda silent_s: False
     ) -> Iterator[tuple[Stream, bytes]]:
-        """Everything up to the command's end. Broken when the connection is, TimeoutError after so long a silence.
+        """Yield everything up to the command's end. Broken when the connection is, TimeoutError after so long a silence.
 
         `is_vain` is asked in a silence, with its seconds: whether to wait no longer.
         """
@@ -157,7 +157,7 @@ class Exec:
                 raise TimeoutError(f"silent for {silent:.0f} s")
 
     def ends_within(self, limit_s: float) -> bool:
-        """As `watcher.Connection`."""
+        """Implement `watcher.Connection`."""
         deadline = time.monotonic() + limit_s
         with contextlib.suppress(OSError):
             while not self.ended and (left := deadline - time.monotonic()) > 0:
@@ -207,7 +207,7 @@ def run(
 
 
 def commands_in(cluster: Cluster, pod: str) -> tuple[str, ...]:
-    """The command lines of what the job's container runs; nothing where it can't tell."""
+    """Return the command lines of what the job's container runs; nothing where it can't tell."""
     try:
         _, out, _ = run(cluster, pod, JOB, ["sh", "-c", _LIST], silent_s=10.0, doing="listing processes")
     except (LoomError, OSError):

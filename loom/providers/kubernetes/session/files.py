@@ -275,7 +275,7 @@ class PodFiles:
             raise ProviderError(f"{doing}: {said.decode('utf-8', 'replace').strip() or f'exit code {ran.code}'}")
 
     def get(self, paths: Iterable[str], on_skipped: OnSkipped = unnoticed) -> Iterator[bytes]:
-        """As `Session.get_archive`."""
+        """Implement `Session.get_archive`."""
         plain = ["/".join(part for part in path.split("/") if part not in ("", ".")) or "." for path in paths]
         groups = [plain[start : start + _AT_ONCE] for start in range(0, len(plain), _AT_ONCE)]
         return renamed((("", self._pack(group)) for group in groups), on_skipped)

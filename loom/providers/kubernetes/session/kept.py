@@ -115,7 +115,7 @@ class KeptPod(Kept, frozen=True, kw_only=True):
         return PodFiles(self.cluster, self.name, self.request())
 
     def _owner(self) -> tuple[int, int]:
-        """The user of the job's container."""
+        """Return the user of the job's container."""
         script = "while read -r k v r; do case $k in Uid:) u=$v ;; Gid:) echo $u $v ;; esac; done </proc/self/status"
         _, out, _ = execs.run(
             self.cluster, self.name, JOB, ["sh", "-c", script], doing="looking at the job's container"

@@ -157,7 +157,7 @@ class Link:
         return all(at.ended for at in self._at.values())
 
     def close_input(self) -> None:
-        """The driver is ordered to stop in other ways."""
+        """Do nothing: the driver is ordered to stop in other ways."""
 
     def lease(self, seconds: float) -> None:
         """Let the pod live on so long from now, or from its last sign of this loom."""

@@ -52,7 +52,7 @@ class PodContainer:
         return None
 
     def ask(self) -> None:
-        """The link finds out by itself."""
+        """Do nothing: the link finds out by itself."""
 
     def resume(self, attached: Attached, error: OSError | None, release: Callable[[], None]) -> None:
         release()
@@ -168,7 +168,7 @@ class PodSession(DrivenSession):
             self._set_owner(saved.user)
 
     def start(self, cancel: Cancel, *, running: bool = False) -> None:
-        """Hear the driver, and give it the workspace. ImageError when the image can't run it."""
+        """Wait for the driver's greeting, and give it the workspace. ImageError when the image can't run it."""
         exchange = Exchange()
         greeting = driver.greeting(exchange.token)
         self.channel.send(greeting if running else driver.program() + greeting)
