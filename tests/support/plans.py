@@ -1,4 +1,4 @@
-"""What holds for every plan, and a plan as text."""
+"""What holds for every plan; plans and problems as text."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import fields, replace
 
+from loom.errors import Problem
 from loom.plan.model import Plan
 
 
@@ -52,3 +53,11 @@ def plain(value: object) -> object:
     if isinstance(value, Mapping):
         return {name: plain(one) for name, one in value.items()}
     return [plain(one) for one in value] if isinstance(value, tuple | list) else value
+
+
+def problem_line(problem: Problem) -> str:
+    """Return all that a problem says: what an editor underlines is at the end."""
+    start = problem.column - 1
+    text = (problem.source_line or "")[start : start + min(problem.length, 60)]
+    severity = "" if problem.severity == "error" else f"{problem.severity}: "
+    return f"{severity}{problem} <{problem.length} {text}>"

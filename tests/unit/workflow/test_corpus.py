@@ -15,7 +15,7 @@ from loom.plan.resolve import rehearse, resolve
 from loom.render.plan import plan_yaml
 from loom.workflow.native.lint import of_run, warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
-from tests.support.plans import as_declared, lines
+from tests.support.plans import as_declared, lines, problem_line
 
 CORPUS = Path(__file__).parents[2] / "workflows"
 
@@ -54,23 +54,7 @@ def test_broken(path: Path, tmp_path: Path) -> None:
     )
     assert problems
     assert all(problem.severity == "error" for problem in problems)
-    expect(path, "".join(f"{problem}\n" for problem in problems))
-
-
-def test_a_mistake_is_as_long_as_its_text(tmp_path: Path) -> None:
-    """What an editor underlines: the part of its line that each message is about."""
-    said = ""
-    for path in situations("broken"):
-        project = tmp_path / path.name
-        project.mkdir()
-        for one in workflow.examine(laid_out(path, project), project).problems:
-            start = one.column - 1
-            text = (one.source_line or "")[start : start + min(one.length, 60)]
-            said += f"{path.stem} {one.line}:{one.column}+{one.length} {text!r}\n"
-    beside = Path(__file__).with_name("underlined.txt")
-    if os.environ.get("LOOM_TEST_ACCEPT"):
-        beside.write_text(said)
-    assert said == beside.read_text()
+    expect(path, "".join(f"{problem_line(one)}\n" for one in problems))
 
 
 def test_no_message_about_a_secret_shows_its_line(tmp_path: Path) -> None:
@@ -89,7 +73,7 @@ def test_a_broken_workflow_has_warnings_too(path: Path, tmp_path: Path) -> None:
 def test_doubtful(path: Path, tmp_path: Path) -> None:
     loaded = workflow.load(laid_out(path, tmp_path), tmp_path)
     assert rehearse(loaded)[0] == []
-    expect(path, "".join(f"{problem}\n" for problem in warnings(loaded, predefined=KNOWN_TO_PLANS)))
+    expect(path, "".join(f"{problem_line(one)}\n" for one in warnings(loaded, predefined=KNOWN_TO_PLANS)))
 
 
 @pytest.mark.parametrize("path", situations("good"), ids=named)

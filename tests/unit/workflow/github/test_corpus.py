@@ -20,7 +20,7 @@ from loom.plan.model import JobSelection, ResolveContext
 from loom.plan.resolve import rehearse, resolve
 from loom.render.plan import plan_yaml
 from loom.workflow.dialects import examine
-from tests.support.plans import as_declared, lines
+from tests.support.plans import as_declared, lines, problem_line
 
 CORPUS = Path(__file__).parents[3] / "workflows/github"
 KNOWN = {"CI_COMMIT_SHA": "a" * 40, "CI_DEFAULT_BRANCH": "main", "CI_PROJECT_PATH": "me/project"}
@@ -48,10 +48,10 @@ def test_what_loom_makes_of_a_file(path: Path, tmp_path: Path) -> None:
 
 def made_of(path: Path, root: Path) -> Iterator[str]:
     found = examine(path, root, ResolveContext)
-    yield from map(str, found.problems)
+    yield from map(problem_line, found.problems)
     if found.workflow is None or found.problems:
         return
-    yield from (str(one) for one in found.in_order([*found.workflow.notices, *rehearse(found.workflow, CONFIG)[0]]))
+    yield from (problem_line(one) for one in found.in_order([*found.workflow.notices, *rehearse(found.workflow, CONFIG)[0]]))
     made: dict[str, str] = {}
     for event, values in EVENTS.items():
         context = ResolveContext(config=CONFIG, predefined={**KNOWN, "LOOM_EVENT": event, **values})

@@ -25,7 +25,7 @@ from loom.workflow.gitlab.pipeline import Pipeline
 from loom.workflow.native.lint import warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
 from tests.support.gitlab import PUSH
-from tests.support.plans import as_declared, lines
+from tests.support.plans import as_declared, lines, problem_line
 
 CORPUS = Path(__file__).parents[3] / "workflows/gitlab"
 FOLDERS = sorted(path for path in CORPUS.iterdir() if path.is_dir())
@@ -41,7 +41,7 @@ def test_what_loom_makes_of_a_file(folder: Path) -> None:
 
 
 def listed(problems: Iterable[Problem]) -> str:
-    return "".join(f"{problem}\n" for problem in problems)
+    return "".join(f"{problem_line(one)}\n" for one in problems)
 
 
 def made_of(folder: Path) -> str:
