@@ -51,7 +51,9 @@ def made_of(path: Path, root: Path) -> Iterator[str]:
     yield from map(problem_line, found.problems)
     if found.workflow is None or found.problems:
         return
-    yield from (problem_line(one) for one in found.in_order([*found.workflow.notices, *rehearse(found.workflow, CONFIG)[0]]))
+    yield from (
+        problem_line(one) for one in found.in_order([*found.workflow.notices, *rehearse(found.workflow, CONFIG)[0]])
+    )
     made: dict[str, str] = {}
     for event, values in EVENTS.items():
         context = ResolveContext(config=CONFIG, predefined={**KNOWN, "LOOM_EVENT": event, **values})
