@@ -14,7 +14,7 @@ from loom.plan.candidates import Candidate
 from loom.plan.selection import Choice
 from loom.pools import Pool
 from loom.util.bounded import listed
-from loom.util.yaml_file import Node, fields_of, line_in_file, one_or_more, pointer, text_of
+from loom.util.yaml_file import Node, line_in_file, one_or_more, pointer, text_of
 from loom.workflow.keywords import Keyword, Support
 
 PHASES: tuple[p.Phase, ...] = ("before_script", "script", "after_script")
@@ -78,14 +78,13 @@ def limits(config: Config, **own: Any) -> p.Resources:
 
 
 def keys_at(node: Node, parts: Sequence[str]) -> Iterator[Node]:
-    """Yield the nodes of the keys at a path, in each item of the lists on the way; `NAME` is any key."""
+    """Yield the nodes of the keys at a path, in each item of the lists on the way."""
     for owner in one_or_more(node):
-        for key in fields_of(owner) if parts[0] == "NAME" else (parts[0],):
-            child = owner.get(key)
-            if child is not None and len(parts) == 1:
-                yield owner.keys.get(key, child)
-            elif child is not None:
-                yield from keys_at(child, parts[1:])
+        child = owner.get(parts[0])
+        if child is not None and len(parts) == 1:
+            yield owner.keys.get(parts[0], child)
+        elif child is not None:
+            yield from keys_at(child, parts[1:])
 
 
 def finished(job: p.Job, config: Config, refuse: Callable[[tuple[str, ...], str], None]) -> p.Job:

@@ -85,7 +85,8 @@ def test_the_jobs_container_sees_the_files_of_its_actions_alone(nodes: dict[str,
     assert list(actions.mounts_of(job(used, gone, used), tmp_path)) == [there]
     with_node = list(actions.mounts_of(job(NODE, used), tmp_path))
     assert with_node == [there, nodes["gnu"].parent, nodes["musl"].parent]
-    assert actions.mounts_of(job(LateStep(kind="run")), tmp_path) == ()
+    plain = replace(job(), steps=(Step(phase="script", number=1, script="x"),))
+    assert actions.mounts_of(job(LateStep(kind="run")), tmp_path) == actions.mounts_of(plain, tmp_path) == ()
 
 
 def beside(step: LateStep, tmp_path: Path, **more: Any) -> Any:
@@ -135,7 +136,7 @@ def test_the_step_replaces_entrypoint_and_arguments(tmp_path: Path) -> None:
 def test_node_is_that_of_the_package_for_the_own_c_library_and_of_the_cache_for_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abi: str
 ) -> None:
-    monkeypatch.setattr(actions.sysconfig, "get_config_var", lambda _: f"cpython-311-x86_64-linux-{abi}")
+    monkeypatch.setattr(actions.sysconfig, "get_config_var", {"SOABI": f"cpython-311-x86_64-linux-{abi}"}.get)
     found = actions._nodes(tmp_path)
     other = "gnu" if abi == "musl" else "musl"
     assert os.access(found[abi], os.X_OK)

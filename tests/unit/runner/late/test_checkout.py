@@ -77,6 +77,9 @@ def test_most_inputs_change_nothing(inputs: dict[str, str]) -> None:
 def test_outputs() -> None:
     step = LateStep(kind="checkout", inputs={"ref": "main"})
     assert checkout_script(step, lambda text: text, GITHUB, submodules=False)[1] == {"commit": "a" * 40, "ref": "main"}
+    other = Action(uses="o/other@v1", repository="o/other", commit="b" * 40, directory="/d")
+    step = LateStep(kind="checkout", inputs={"repository": "o/other", "path": "p", "ref": "v1"}, action=other)
+    assert checkout_script(step, str, GITHUB, submodules=False)[1] == {"commit": "b" * 40, "ref": "v1"}
 
 
 @pytest.mark.parametrize("ref", ["old", "refs/heads/old", "theirs", "refs/heads/theirs", "commit"])
