@@ -315,6 +315,11 @@ class GitHubCandidates:
 
     def _strategy(self, strategy: Node, texts: Texts) -> dict[str, Any]:
         fail_fast, most = (texts.value(strategy.get(key)) for key in ("fail-fast", "max-parallel"))
+        for key, value, kind in (("fail-fast", fail_fast, bool), ("max-parallel", most, float)):
+            node = strategy.get(key)
+            if node is not None and value is not LATE and not isinstance(value, kind) and not self._everything:
+                why = f"{key}: unexpected value '{expressions.text_of(value)}'; fromJSON makes a value of a text"
+                self.of_values.say(node, pointer("jobs"), why)
         return {
             "fail-fast": True if fail_fast in (None, LATE) else truth(fail_fast),
             "max-parallel": most if isinstance(most, float) else 0.0,

@@ -22,7 +22,6 @@ from loom.plan.placement import placed
 from loom.pools import Pool
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer, text_of
 from loom.workflow.github import expressions
-from loom.workflow.github.expressions import truth
 from loom.workflow.github.keywords import JOB
 from loom.workflow.github.shapes import UNSUPPORTED
 from loom.workflow.github.workflows import CALL
@@ -71,7 +70,6 @@ class GitHubJobBuilder(builder.Refusals):
         self._check_ports(candidate, services)
         secrets = self._secrets(candidate, late, written)
         late = replace(late, secrets={inner: outer.name for inner, outer in secrets.items()})
-        allowed = texts.value(node.get("continue-on-error"))
         minutes = texts.value(node.get("timeout-minutes"))
         seconds = minutes * 60 if isinstance(minutes, float) and minutes > 0 else None
         job = p.Job(
@@ -86,7 +84,7 @@ class GitHubJobBuilder(builder.Refusals):
             artifacts_from=(),
             no_checkout=not any(step.late is not None and step.late.kind == "checkout" for step in written),
             resource_group=self._group(candidate),
-            allow_failure=p.AllowFailure(always=allowed is not LATE and truth(allowed)),
+            allow_failure=p.AllowFailure(always=texts.value(node.get("continue-on-error")) is True),
             timeout_s=seconds or config.job_timeout,
             step_timeout_s=config.step_timeout,
             resources=builder.limits(config, **options.resources),
@@ -150,7 +148,7 @@ class GitHubJobBuilder(builder.Refusals):
             condition=_condition(candidate),
             env={**texts_of(scope.file.root.get("env")), **texts_of(node.get("env"))},
             outputs=texts_of(node.get("outputs")),
-            continue_on_error=text_of(node.get("continue-on-error")) if allowed is LATE else "",
+            continue_on_error="" if isinstance(allowed, bool) else text_of(node.get("continue-on-error")),
             contexts={
                 **texts.contexts,
                 **({"job": {"container": {}}} if self._container_of(candidate) else {}),
@@ -207,7 +205,8 @@ class GitHubJobBuilder(builder.Refusals):
         )
 
     def _defaults(self, candidate: GitHubCandidate) -> dict[str, str]:
-        found: dict[str, str] = {}
+        """Return the defaults of `run`; in a container, GitHub's shell is sh, also where the image has bash."""
+        found = {} if self._container_of(candidate) is None else {"shell": "sh"}
         for owner in (candidate.scope.file.root, candidate.node):
             found |= texts_of(owner.find("defaults", "run"))
         return found

@@ -27,6 +27,7 @@ from loom.workflow.github.expressions import (
     condition,
     evaluate,
     filled,
+    flag_of,
     of_json,
     text_of,
     truth,
@@ -99,8 +100,11 @@ class LateJobs:
 
     def _started(self, job: Job, late: LateJob, contexts: Mapping[str, Value], needs: Mapping[str, Any]) -> Start:
         if late.continue_on_error:
-            value = filled(late.continue_on_error, contexts)
-            job = replace(job, allow_failure=AllowFailure(always=truth(value) and value != "false"))
+            try:
+                allowed = flag_of(filled(late.continue_on_error, contexts))
+            except InvalidExpression as error:
+                raise InvalidExpression(f"continue-on-error: {error}") from error
+            job = replace(job, allow_failure=AllowFailure(always=allowed))
         if late.timeout_minutes:
             minutes = filled(late.timeout_minutes, contexts)
             if not isinstance(minutes, float) or minutes <= 0:

@@ -36,7 +36,7 @@ from loom.status import Ended, Exit, OnOutput, Status
 from loom.storage.selection import PathSelection, UnsafePath
 from loom.storage.workspace import view_of
 from loom.util.workflow_commands import WorkflowCommand
-from loom.workflow.github.expressions import InvalidExpression, number_of, truth
+from loom.workflow.github.expressions import InvalidExpression, flag_of, number_of
 
 PROGRAMS = ("node", "docker")
 """The kinds of steps that are programs of actions."""
@@ -163,7 +163,7 @@ class LateSteps(Steps):
 
     def _turn(self, step: Step) -> bool:
         """Do what is to be done for a step; return whether others follow."""
-        late = _late(step)
+        late, began = _late(step), False
         self.state.cancelled = self._is_canceled()
         self._result, self._failed_by = StepResult(outcome=SUCCESS, conclusion=SUCCESS), None
         try:
@@ -173,7 +173,7 @@ class LateSteps(Steps):
             if late.kind == "leave":
                 self._leave(step, late)
                 return True
-            self._env = self.state.with_env(late)
+            self._env, began = self.state.with_env(late), True
             with self._clock.stopped():
                 self._stop_before(step)
             if self._cancel.requested and not self.state.cancelled:
@@ -185,7 +185,7 @@ class LateSteps(Steps):
                 self._end(step, self._result)
                 return True
         except InvalidExpression as error:
-            return self._not_valid(step, error)
+            return self._not_valid(step, error, may_continue=began)
         return self._do(step, late)
 
     def _do(self, step: Step, late: LateStep) -> bool:
@@ -194,7 +194,7 @@ class LateSteps(Steps):
             script, limit_s = self._script(step, late), self._limit_s(late)
             command = self._command(replace(step, script=script), limit_s, None)
         except InvalidExpression as error:
-            return self._not_valid(step, error)
+            return self._not_valid(step, error, may_continue=True)
         same_lines = script.count("\n") == step.script.count("\n")
         running = replace(step, script=script, literal=step.literal and same_lines)
         if late.kind == "checkout" and not command.script:
@@ -247,14 +247,13 @@ class LateSteps(Steps):
         self._end(step, self._result)
 
     def _continues(self, late: LateStep) -> bool:
-        if not late.continue_on_error:
-            return False
+        if "${{" not in late.continue_on_error:
+            return late.continue_on_error == "true"
         try:
-            value = self.state.value(late.continue_on_error, late, self._env)
+            return flag_of(self.state.value(late.continue_on_error, late, self._env))
         except InvalidExpression as error:
             self._attempt.warn(f"continue-on-error: {error}", CODE)
             return False
-        return truth(value) and value != "false"
 
     def _end(self, step: Step, result: StepResult) -> None:
         self.state.apply(step, result)
@@ -267,8 +266,13 @@ class LateSteps(Steps):
         )
         self._attempt.fact("step_state", fact, CODE)
 
-    def _not_valid(self, step: Step, error: InvalidExpression) -> bool:
-        self._fail(step, self._invalid(step, str(error), f"The template is not valid. {step.place}"), str(error))
+    def _not_valid(self, step: Step, error: InvalidExpression, *, may_continue: bool) -> bool:
+        """Fail a step; one whose `if` or `env` is invalid has not begun, and `continue-on-error` does not count."""
+        exit_ = self._invalid(step, str(error), f"The template is not valid. {step.place}")
+        if may_continue and self._continues(_late(step)):
+            self._end(step, replace(self._result, outcome=FAILURE))
+        else:
+            self._fail(step, exit_, str(error))
         return True
 
     def _invalid(self, step: Step, text: str, kind: str = "Error") -> Exit:

@@ -267,6 +267,15 @@ def truth(value: Value) -> bool:
     return isinstance(value, list | dict) or bool(value)
 
 
+def flag_of(value: Value) -> bool:
+    """Return the value of a key that wants a boolean. InvalidExpression for another one, also a text, as on GitHub."""
+    if not isinstance(value, bool):
+        raise InvalidExpression(
+            f"unexpected value '{text_of(value)}'; expected true or false (fromJSON makes it of a text)"
+        )
+    return value
+
+
 def number_of(value: Value) -> float:
     """Return a value as a number; NaN for what is none."""
     if value is None:

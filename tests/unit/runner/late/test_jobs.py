@@ -343,16 +343,20 @@ def test_an_image_may_be_known_when_its_job_starts(text: str, image: str) -> Non
 @pytest.mark.parametrize(
     ("written", "may_fail"),
     [
-        ("true", True),
-        ("false", False),
         ("${{ matrix.a }}", True),
         ("${{ matrix.b }}", False),
-        ("${{ matrix.c }}", False),
     ],
 )
 def test_continue_on_error_may_be_known_when_the_job_starts(written: str, may_fail: bool) -> None:
-    _, start = begun(job("x", continue_on_error=written, contexts={"matrix": {"a": True, "b": False, "c": "false"}}))
+    _, start = begun(job("x", continue_on_error=written, contexts={"matrix": {"a": True, "b": False}}))
     assert start.job.allow_failure.always is may_fail
+
+
+@pytest.mark.parametrize(("written", "value"), [("${{ matrix.c }}", "true"), ("${{ matrix.none }}", "")])
+def test_continue_on_error_that_is_no_boolean_fails_the_job(written: str, value: str) -> None:
+    _, start = begun(job("x", continue_on_error=written, contexts={"matrix": {"c": "true"}}))
+    assert (start.status, start.job.allow_failure.always) == (Status.FAILURE, False)
+    assert f"continue-on-error: unexpected value '{value}'" in start.reason
 
 
 def test_a_job_that_does_not_start_becomes_no_others() -> None:

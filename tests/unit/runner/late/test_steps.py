@@ -544,6 +544,34 @@ def test_what_is_invalid_at_a_step_fails_it_and_is_told(make: Make) -> None:
     assert warned == ["continue-on-error", "script/06"]
 
 
+@pytest.mark.parametrize(
+    ("allowed", "outcome"), [("true", "success"), ("${{ env.Y == '1' }}", "success"), ("${{ env.YES }}", "failure")]
+)
+def test_a_step_may_fail_by_a_boolean_alone_also_if_its_script_is_invalid(
+    make: Make, allowed: str, outcome: str
+) -> None:
+    ran = run(
+        make,
+        job(
+            "one",
+            step("exit 1", continue_on_error=allowed),
+            step("echo ${{ fromJSON('') }}", condition="always()", continue_on_error=allowed),
+            step(kind="enter", condition="always()", continue_on_error=allowed, inputs={"a": "${{ fromJSON('') }}"}),
+            step("echo in", scope=("act",)),
+            step(kind="leave"),
+            env={"YES": "true", "Y": "1"},
+        ),
+        code=0 if outcome == "success" else 1,
+    )
+    failed = "failure" if outcome == "failure" else "failure/success"
+    assert list(states(ran).values()) == [failed] * 3 + ["skipped"] * 2
+
+
+def test_an_invalid_variable_fails_a_step_that_may_fail(make: Make) -> None:
+    ran = run(make, job("one", step("true", continue_on_error="true", env={"A": "${{ fromJSON('') }}"})), code=1)
+    assert list(states(ran).values()) == ["failure"]
+
+
 def test_the_checkout_of_the_project_itself_runs_nothing_and_has_outputs(make: Make) -> None:
     commit = {"github": {"repository": "me/p", "sha": "a" * 40, "ref": "refs/heads/main"}}
     ran = run(
