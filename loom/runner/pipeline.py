@@ -31,7 +31,7 @@ from loom.runner.job import JobRunner
 from loom.runner.products import Handover
 from loom.runner.request import Ran, RunRequest
 from loom.runner.results import Results, take_over, uses_actions
-from loom.runner.scheduler import run_jobs
+from loom.runner.scheduler import Schedule
 from loom.runner.start import RunStart
 from loom.runner.waits import Waits, waits
 from loom.snapshot import Snapshot
@@ -339,8 +339,8 @@ class Run:
                 self._late.ended(job, result)
 
         def run_all(plan: Plan, done: Mapping[str, JobResult]) -> dict[str, JobResult]:
-            return run_jobs(
-                plan,
+            return Schedule(
+                plan=plan,
                 run_job=run_job,
                 waits=waits,
                 until_free=waiting.until_free,
@@ -351,7 +351,7 @@ class Run:
                 fail_fast=request.config.fail_fast or request.plan.ends_at_failure,
                 stop=partial(self._cancel.request, None),  # which does not mark the run as interrupted by the user
                 done=done,
-            )
+            ).run()
 
         return run_all
 

@@ -1,4 +1,4 @@
-"""Schedule jobs. `Frontier` knows which jobs may start or never will; `run_jobs` loops over it.
+"""Schedule jobs. `Frontier` knows which jobs may start or never will; `Schedule` runs them.
 
 Each end of a job costs what it decides, not a look at the whole plan: thousands of jobs take time in proportion.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import heapq
 import queue
-import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import partial
+from functools import cached_property, partial
+from typing import TypeVar
 
 from msgspec import Struct, field
 
@@ -20,24 +20,10 @@ from loom.status import JobResult, Skip, Status
 from loom.util.threads import beside
 
 _SKIPPED = JobResult(status=Status.SKIPPED)
+T = TypeVar("T")
 
 Lanes = Callable[[Job], Mapping[str, int]]
 """The lanes in which a job takes a place while it runs, each with its number of places."""
-
-
-class Decision(Struct, frozen=True, kw_only=True):
-    start: tuple[str, ...] = ()
-    skip: tuple[Skip, ...] = field(default=())
-
-
-def decide(plan: Plan, results: Mapping[str, JobResult], running: frozenset[str]) -> Decision:
-    """Return jobs that may start now, in plan order, and jobs that never will.
-
-    A job with `needs` waits for these, any other for all jobs of earlier stages. `on_success` requires each of them to
-    succeed (or be allowed to fail), and is skipped at the first failure; `on_failure` starts when all are over and one
-    failed; `always` when all are over. Chains of skips are settled at once.
-    """
-    return Frontier(plan, results, running).decision()
 
 
 def needed(plan: Plan, job: Job) -> list[str]:
@@ -46,11 +32,16 @@ def needed(plan: Plan, job: Job) -> list[str]:
 
 
 class Frontier:
-    """The undecided jobs of a plan, and what each of them waits for. See `decide`."""
+    """The undecided jobs of a plan, and what each of them waits for.
 
-    def __init__(self, plan: Plan, results: Mapping[str, JobResult], running: frozenset[str] = frozenset()) -> None:
+    A job with `needs` waits for these, any other for all jobs of earlier stages. `on_success` requires each of them to
+    succeed (or be allowed to fail), and is skipped at the first failure; `on_failure` starts when all are over and one
+    failed; `always` when all are over. Chains of skips are settled at once.
+    """
+
+    def __init__(self, plan: Plan, results: Mapping[str, JobResult]) -> None:
         self._plan = plan
-        self._position = {job.id: number for number, job in enumerate(plan.jobs)}
+        self.position = {job.id: number for number, job in enumerate(plan.jobs)}
         self._stage = {stage: number for number, stage in enumerate(plan.stages)}
         self._unfinished = [0] * len(plan.stages)
         self._gated: list[list[Job]] = [[] for _ in plan.stages]
@@ -64,7 +55,7 @@ class Frontier:
         self._left: dict[str, int] = {}
         self._after: defaultdict[str, list[Job]] = defaultdict(list)
         self._results: dict[str, JobResult] = {}
-        self._decided = {*results, *running}
+        self._decided = {*results}
         self._ready: list[str] = []
         self._skips: list[Skip] = []
         for job in plan.jobs:
@@ -73,7 +64,7 @@ class Frontier:
         self._open_gates()
         self._look_at([job for job in plan.jobs if self._left.get(job.id) == 0])
         self._settle_all(self._ended_by_skips(0))
-        for job_id in sorted(results, key=self._position.__getitem__):
+        for job_id in sorted(results, key=self.position.__getitem__):
             self.end(job_id, results[job_id])
 
     def _add(self, job: Job) -> None:
@@ -86,12 +77,12 @@ class Frontier:
         for need in present:
             self._after[need].append(job)
 
-    def decision(self) -> Decision:
-        """Return what was decided since the last call."""
-        start = tuple(sorted(self._ready, key=self._position.__getitem__))
-        skip = tuple(sorted(self._skips, key=lambda skip: self._position[skip.job_id]))
+    def decision(self) -> tuple[list[str], list[Skip]]:
+        """Return, in plan order, the jobs that may start and those that never will, as decided since the last call."""
+        start = sorted(self._ready, key=self.position.__getitem__)
+        skip = sorted(self._skips, key=lambda skip: self.position[skip.job_id])
         self._ready, self._skips = [], []
-        return Decision(start=start, skip=skip)
+        return start, skip
 
     def end(self, job_id: str, result: JobResult) -> None:
         """Settle the end of a job, and the skips that follow from it."""
@@ -131,7 +122,7 @@ class Frontier:
 
     def _condemn(self, job_id: str, stage: int) -> None:
         """Look at the jobs of later stages, which a first failure decides."""
-        if self._first_failed is None or self._position[job_id] < self._position[self._first_failed]:
+        if self._first_failed is None or self.position[job_id] < self.position[self._first_failed]:
             self._first_failed = job_id
         before, self._condemned = self._condemned, min(self._condemned, stage + 1)
         for later in range(stage + 1, before):
@@ -181,170 +172,104 @@ def _verdict(job: Job, all_over: bool, failed: str | None, skipped: str | None) 
     return all_over
 
 
-def run_jobs(
-    plan: Plan,
-    *,
-    run_job: Callable[[Job], JobResult],
-    on_skip: Callable[[Job, Skip], None],
-    at_most: int | Lanes,
-    cancel: Cancel,
-    fail_fast: bool = False,
-    stop: Callable[[], None] | None = None,
-    on_stuck: Callable[[Job], JobResult] = lambda job: JobResult(status=Status.CANCELED),
-    waits: Callable[[Job], bool] = lambda job: False,
-    until_free: Callable[[Job], Skip | None] = lambda job: None,
-    done: Mapping[str, JobResult] | None = None,
-) -> dict[str, JobResult]:
-    """Run the plan's jobs in threads, at most `at_most` at once, or as many as their lanes allow; return results in plan
-    order.
+class Schedule(Struct, kw_only=True, eq=False, dict=True):
+    """One course of a plan's jobs, each in a thread."""
 
-    A job that `waits` is first given to `until_free`, in a thread and before it takes a place of its lanes; that
-    returns when the job may start, or why it does not. `done` are results of an earlier run. `stop` is called when
-    `fail_fast` ends the rest. After a cancel nothing new starts: waiting jobs are skipped. A job that still runs
-    `cancel.AT_ONCE_S` after the second request is abandoned with the result of `on_stuck`. An exception from any of
-    these functions (a bug, an unwritable record) ends the run as `fail_fast` does, without further calls of `on_skip`,
-    and is raised after the running jobs end.
-    """
-    lanes = at_most if callable(at_most) else lambda _: {"": at_most}
-    schedule = _Schedule(plan, run_job, on_skip, dict(done or {}), lanes, _Waiting(waits, until_free))
-    unregister = cancel.on_request(schedule.wake)
-    while not schedule.complete:
+    plan: Plan
+    run_job: Callable[[Job], JobResult]
+    on_skip: Callable[[Job, Skip], None]
+    at_most: int | Lanes
+    """How many jobs run at once, or the lanes that limit them."""
+    cancel: Cancel
+    fail_fast: bool = False
+    stop: Callable[[], None] = lambda: None
+    """Called when `fail_fast` ends the rest."""
+    on_stuck: Callable[[Job], JobResult] = lambda job: JobResult(status=Status.CANCELED)
+    waits: Callable[[Job], bool] = lambda job: False
+    until_free: Callable[[Job], Skip | None] = lambda job: None
+    """Called for a job that `waits`, before it takes a place of its lanes: returns when it may start, or why it does not."""
+    done: Mapping[str, JobResult] = {}
+    """Results of an earlier run."""
+    _results: dict[str, JobResult] = field(default_factory=dict)
+    _running: set[str] = field(default_factory=set)
+    _waiting: set[str] = field(default_factory=set)
+    _taken: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    _ready: dict[tuple[tuple[str, int], ...], list[tuple[int, str]]] = field(default_factory=dict)
+    """The jobs that may start, by their lanes; a heap in plan order."""
+    _over: queue.SimpleQueue[Callable[[], None]] = field(default_factory=queue.SimpleQueue)
+    """What settles the end of a job or of a wait."""
+    _ending: str | None = None
+    """Why no more jobs start."""
+    _broken: BaseException | None = None
+
+    @cached_property
+    def _frontier(self) -> Frontier:
+        return Frontier(self.plan, self.done)
+
+    def run(self) -> dict[str, JobResult]:
+        """Run the jobs; return their results in plan order.
+
+        After a cancel nothing new starts: waiting jobs are skipped. A job that still runs `cancel.AT_ONCE_S` after the second
+        request is abandoned with the result of `on_stuck`. An exception from any of the functions (a bug, an unwritable
+        record) ends the run as `fail_fast` does, without further calls of `on_skip`, and is raised after the running jobs end.
+        """
+        self._results |= self.done
+        unregister = self.cancel.on_request(lambda: self._over.put(lambda: None))
+        while len(self._results) < len(self.plan.jobs):
+            try:
+                self._go_on()
+            except BaseException as error:  # noqa: BLE001  raised below, once no job runs any more
+                self._break_off(error)
+        unregister()
+        if self._broken is not None:
+            raise self._broken
+        return {job.id: self._results[job.id] for job in self.plan.jobs}
+
+    def _go_on(self) -> None:
+        """Start or skip what can be decided, then settle what ends next."""
+        if self._ending is None and self.cancel.requested:
+            self._ending = "the run was interrupted"
+        if self._ending is None:
+            self._start()
+        else:
+            self._skip_the_rest()
+        if not self._running and not self._waiting:
+            return
         try:
-            stops = _go_on(schedule, cancel, on_stuck, fail_fast=fail_fast)
-        except BaseException as error:  # noqa: BLE001  raised below, once no job runs any more
-            schedule.break_off(error)
-            stops = True
-        if stops and stop is not None:
-            stop()
-    unregister()
-    if schedule.broken is not None:
-        raise schedule.broken
-    return {job.id: schedule.results[job.id] for job in plan.jobs}
+            # No limit before the second request: jobs have their own, and a request wakes the queue.
+            settle = self._over.get(timeout=self.cancel.at_once_s)
+        except queue.Empty:
+            self._leave_behind()
+        else:
+            settle()
 
-
-def _go_on(schedule: _Schedule, cancel: Cancel, on_stuck: Callable[[Job], JobResult], *, fail_fast: bool) -> bool:
-    """Start or skip what can be decided, then settle what ends next; return whether running jobs must stop."""
-    if schedule.ending is None and cancel.requested:
-        schedule.ending = "the run was interrupted"
-    if schedule.ending is None:
-        schedule.start()
-    else:
-        schedule.skip_the_rest()
-    if not schedule.running and not schedule.waiting:
-        return False
-    try:
-        # No limit before the second request: jobs have their own, and a request wakes the queue.
-        ended = schedule.over.get(timeout=cancel.at_once_s)
-    except queue.Empty:
-        schedule.leave_behind(on_stuck)
-        return False
-    if isinstance(ended, _Free):
-        return schedule.settle_wait(ended)
-    return ended is not None and schedule.settle(*ended, fail_fast=fail_fast)
-
-
-class _Waiting(Struct, frozen=True):
-    waits: Callable[[Job], bool]
-    until_free: Callable[[Job], Skip | None]
-
-
-class _Free(Struct, frozen=True):
-    """The end of a job's wait: it may start, or it is skipped."""
-
-    job_id: str
-    outcome: Skip | BaseException | None
-
-
-class _Schedule:
-    """The states of a plan's jobs. `ending`: why no more jobs start."""
-
-    def __init__(
-        self,
-        plan: Plan,
-        run_job: Callable[[Job], JobResult],
-        on_skip: Callable[[Job, Skip], None],
-        results: dict[str, JobResult],
-        lanes: Lanes,
-        waiting: _Waiting,
-    ) -> None:
-        self._plan = plan
-        self._waiting = waiting
-        self.waiting: set[str] = set()
-        self._run_job = run_job
-        self._on_skip = on_skip
-        self.results = results
-        self.running: set[str] = set()
-        self._frontier = Frontier(plan, results)
-        self._lanes = lanes
-        self._taken: defaultdict[str, int] = defaultdict(int)
-        self._ready: dict[tuple[tuple[str, int], ...], list[tuple[int, str]]] = {}
-        """The jobs that may start, by their lanes; a heap in plan order."""
-        self._order = {job.id: number for number, job in enumerate(plan.jobs)}
-        self.over: queue.SimpleQueue[tuple[str, JobResult | BaseException] | _Free | None] = queue.SimpleQueue()
-        self.ending: str | None = None
-        self.broken: BaseException | None = None
-
-    @property
-    def complete(self) -> bool:
-        return len(self.results) >= len(self._plan.jobs)
-
-    def wake(self) -> None:
-        self.over.put(None)
-
-    def start(self) -> None:
+    def _start(self) -> None:
         """Start what may start, in plan order, as far as its lanes have places; skip what never will."""
-        decision = self._frontier.decision()
-        for skip in decision.skip:
-            self.results[skip.job_id] = _SKIPPED
-            self._on_skip(self._plan.job(skip.job_id), skip)
-        for job_id in decision.start:
-            job = self._plan.job(job_id)
-            if self._waiting.waits(job):
-                self.waiting.add(job_id)
-                threading.Thread(target=self._wait, args=(job,), name=f"wait {job_id}", daemon=True).start()
+        start, skips = self._frontier.decision()
+        for skip in skips:
+            self._results[skip.job_id] = _SKIPPED
+            self.on_skip(self.plan.job(skip.job_id), skip)
+        for job in map(self.plan.job, start):
+            if self.waits(job):
+                self._waiting.add(job.id)
+                self._beside(f"wait {job.id}", job, self.until_free, self._settle_wait)
             else:
-                self._let_start(job_id)
+                self._let_start(job)
         while (found := self._next()) is not None:
-            self._start(found)
-        if not (self.running or self.waiting or decision.skip or self.complete):
+            job = self.plan.job(found)
+            for lane in self._lanes(job):
+                self._taken[lane] += 1
+            self._running.add(found)
+            self._beside(f"job {found}", job, self.run_job, self._settle)
+        if not (self._running or self._waiting or skips or len(self._results) == len(self.plan.jobs)):
             raise AssertionError("no job can start: the plan has a cycle")
 
-    def _let_start(self, job_id: str) -> None:
-        lanes = tuple(sorted(self._lanes(self._plan.job(job_id)).items()))
-        heapq.heappush(self._ready.setdefault(lanes, []), (self._order[job_id], job_id))
+    def _lanes(self, job: Job) -> Mapping[str, int]:
+        return self.at_most(job) if callable(self.at_most) else {"": self.at_most}
 
-    def _wait(self, job: Job) -> None:
-        try:
-            self.over.put(_Free(job.id, self._waiting.until_free(job)))
-        except BaseException as error:  # noqa: BLE001  carried to the loop, which raises it
-            self.over.put(_Free(job.id, error))
-
-    def settle_wait(self, free: _Free) -> bool:
-        """Let a job start that waited, or skip it; return whether running jobs must stop."""
-        if free.job_id not in self.waiting:  # the run ends, and it is skipped with the rest
-            return False
-        self.waiting.discard(free.job_id)
-        if free.outcome is None:
-            self._let_start(free.job_id)
-        elif isinstance(free.outcome, Skip):
-            job = self._plan.job(free.job_id)
-            result = JobResult(status=Status.SKIPPED, holds_up=not job.allow_failure.always)
-            self.results[job.id] = result
-            self._on_skip(job, free.outcome)
-            self._frontier.end(job.id, result)
-        else:
-            self.break_off(free.outcome)
-        return self.broken is not None
-
-    def break_off(self, error: BaseException) -> None:
-        """Let nothing start any more; the first error counts."""
-        self.broken, self.ending = self.broken or error, self.ending or "the run broke"
-
-    def leave_behind(self, on_stuck: Callable[[Job], JobResult]) -> None:
-        stuck, self.running = sorted(self.running), set()
-        self.results.update(dict.fromkeys(stuck, JobResult(status=Status.ERROR)))
-        for job_id in stuck:
-            self.results[job_id] = on_stuck(self._plan.job(job_id))
+    def _let_start(self, job: Job) -> None:
+        lanes = tuple(sorted(self._lanes(job).items()))
+        heapq.heappush(self._ready.setdefault(lanes, []), (self._frontier.position[job.id], job.id))
 
     def _next(self) -> str | None:
         """Take the first job in plan order whose lanes all have a place."""
@@ -355,42 +280,66 @@ class _Schedule:
         ]
         return heapq.heappop(self._ready[min(free, key=lambda lanes: self._ready[lanes][0])])[1] if free else None
 
-    def _start(self, job_id: str) -> None:
-        job = self._plan.job(job_id)
+    def _beside(
+        self, name: str, job: Job, do: Callable[[Job], T], settle: Callable[[Job, T | BaseException], None]
+    ) -> None:
+        def work() -> None:
+            try:
+                outcome: T | BaseException = do(job)
+            except BaseException as error:  # noqa: BLE001  carried to the loop, which raises it
+                outcome = error
+            self._over.put(partial(settle, job, outcome))
+
+        beside(work, name=name)
+
+    def _settle_wait(self, job: Job, outcome: Skip | BaseException | None) -> None:
+        """Let a job start that waited, or skip it."""
+        if job.id not in self._waiting:  # the run ends, and it is skipped with the rest
+            return
+        self._waiting.discard(job.id)
+        if outcome is None:
+            self._let_start(job)
+        elif isinstance(outcome, Skip):
+            result = JobResult(status=Status.SKIPPED, holds_up=not job.allow_failure.always)
+            self._results[job.id] = result
+            self.on_skip(job, outcome)
+            self._frontier.end(job.id, result)
+        else:
+            self._break_off(outcome)
+
+    def _settle(self, job: Job, outcome: JobResult | BaseException) -> None:
+        """Record the end of a job."""
+        self._running.discard(job.id)
         for lane in self._lanes(job):
-            self._taken[lane] += 1
-        beside(partial(self._work, job), name=f"job {job_id}")
-        self.running.add(job_id)
-
-    def _work(self, job: Job) -> None:
-        try:
-            self.over.put((job.id, self._run_job(job)))
-        except BaseException as error:  # noqa: BLE001  carried to the loop, which raises it
-            self.over.put((job.id, error))
-
-    def skip_the_rest(self) -> None:
-        self.waiting.clear()
-        for job in self._plan.jobs:
-            if job.id not in self.results and job.id not in self.running:
-                self.results[job.id] = _SKIPPED
-                if self.broken is None:
-                    self._on_skip(job, Skip(job_id=job.id, reason=self.ending or ""))
-
-    def settle(self, job_id: str, outcome: JobResult | BaseException, *, fail_fast: bool) -> bool:
-        """Record the end of a job; return whether other jobs must stop."""
-        self.running.discard(job_id)
-        for lane in self._lanes(self._plan.job(job_id)):
             self._taken[lane] -= 1
         if isinstance(outcome, BaseException):
-            self.break_off(outcome)
-            self.results[job_id] = JobResult(status=Status.ERROR)
-            return True
-        self.results[job_id] = outcome
-        self._frontier.end(job_id, outcome)
-        if not fail_fast or self.ending is not None or outcome.lets_go_on or outcome.status is Status.SKIPPED:
-            return False
-        self.ending = f"{job_id} did not succeed, which ends the run"
-        return True
+            self._results[job.id] = JobResult(status=Status.ERROR)
+            self._break_off(outcome)
+            return
+        self._results[job.id] = outcome
+        self._frontier.end(job.id, outcome)
+        if self.fail_fast and self._ending is None and _failed(outcome):
+            self._ending = f"{job.id} did not succeed, which ends the run"
+            self.stop()
+
+    def _break_off(self, error: BaseException) -> None:
+        """Let nothing start any more; the first error counts."""
+        self._broken, self._ending = self._broken or error, self._ending or "the run broke"
+        self.stop()
+
+    def _leave_behind(self) -> None:
+        stuck, self._running = sorted(self._running), set()
+        self._results.update(dict.fromkeys(stuck, JobResult(status=Status.ERROR)))
+        for job_id in stuck:
+            self._results[job_id] = self.on_stuck(self.plan.job(job_id))
+
+    def _skip_the_rest(self) -> None:
+        self._waiting.clear()
+        for job in self.plan.jobs:
+            if job.id not in self._results and job.id not in self._running:
+                self._results[job.id] = _SKIPPED
+                if self._broken is None:
+                    self.on_skip(job, Skip(job_id=job.id, reason=self._ending or ""))
 
 
 def dependents(plan: Plan, job_ids: Collection[str]) -> set[str]:

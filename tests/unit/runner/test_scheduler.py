@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.plan.model import AllowFailure, Job, Need, Plan, Step
-from loom.runner.scheduler import Frontier, decide, dependents, run_jobs
+from loom.runner.scheduler import Frontier, Schedule, dependents
 from loom.status import JobResult, Skip, Status
 
 OK = JobResult(status=Status.SUCCESS)
@@ -101,17 +101,17 @@ TWO_STAGES = plan(job("a", "build"), job("b", "build"), job("t", "test"))
 def test_decide(
     the_plan: Plan, results: dict[str, JobResult], running: set[str], start: list[str], skipped: list[str]
 ) -> None:
-    decision = decide(the_plan, results, frozenset(running))
-    assert (list(decision.start), [skip.job_id for skip in decision.skip]) == (start, skipped)
+    may_start, never = Frontier(the_plan, results).decision()
+    assert ([one for one in may_start if one not in running], [skip.job_id for skip in never]) == (start, skipped)
 
 
 def test_a_skip_names_what_blocked_it() -> None:
-    decision = decide(TWO_STAGES, {"a": BAD, "b": OK}, frozenset())
-    assert decision.skip == (Skip(job_id="t", reason="a did not succeed", blocked_by="a"),)
+    _, never = Frontier(TWO_STAGES, {"a": BAD, "b": OK}).decision()
+    assert never == [Skip(job_id="t", reason="a did not succeed", blocked_by="a")]
 
 
 def by_the_rules(the_plan: Plan, results: dict[str, JobResult], running: set[str]) -> tuple[list[str], set[str]]:
-    """The rules of `decide`, one look at the whole plan for each job."""
+    """The rules of `Frontier`, one look at the whole plan for each job."""
     known, start, skipped = dict(results), [], set()
     for one in the_plan.jobs:
         if one.id in known or one.id in running:
@@ -156,8 +156,8 @@ def test_each_end_decides_what_a_look_at_the_whole_plan_decides(seed: int) -> No
     running: set[str] = set()
     frontier = Frontier(the_plan, results)
     while True:
-        decision, (start, skipped) = frontier.decision(), by_the_rules(the_plan, results, running)
-        assert ([*decision.start], {skip.job_id for skip in decision.skip}) == (start, skipped)
+        (may_start, never), (start, skipped) = frontier.decision(), by_the_rules(the_plan, results, running)
+        assert (may_start, {skip.job_id for skip in never}) == (start, skipped)
         results |= dict.fromkeys(skipped, SKIPPED)
         running |= set(start)
         if not running:
@@ -182,13 +182,13 @@ def test_lanes_hold_back_only_their_own_jobs() -> None:
         now.remove(the_job.id)
         return OK
 
-    results = run_jobs(
-        the_plan,
+    results = Schedule(
+        plan=the_plan,
         run_job=work,
         on_skip=lambda *_: None,
         at_most=lambda the_job: {"far": 1} if the_job.id != "near" else {"here": 2},
         cancel=Cancel(),
-    )
+    ).run()
     assert results == {"far0": OK, "far1": OK, "far2": OK, "near": OK}
 
 
@@ -207,7 +207,7 @@ def test_at_most_so_many_at_once_and_results_in_plan_order() -> None:
             now -= 1
         return OK
 
-    results = run_jobs(the_plan, run_job=work, on_skip=lambda *_: None, at_most=2, cancel=Cancel())
+    results = Schedule(plan=the_plan, run_job=work, on_skip=lambda *_: None, at_most=2, cancel=Cancel()).run()
     assert list(results) == [f"j{number}" for number in range(6)]
     assert most == 2
 
@@ -226,15 +226,15 @@ def test_a_manual_job_that_is_not_started_holds_up_later_stages_unless_it_may_fa
         job("free", "deploy", needs=["a"]),
     )
     skipped: dict[str, Skip] = {}
-    results = run_jobs(
-        jobs,
+    results = Schedule(
+        plan=jobs,
         run_job=lambda job: OK,
         on_skip=lambda job, skip: skipped.__setitem__(job.id, skip),
         waits=lambda job: job.when == "manual",
         until_free=lambda job: Skip(job_id=job.id, reason="nobody"),
         at_most=1,
         cancel=Cancel(),
-    )
+    ).run()
     assert [name for name, result in results.items() if result.status is Status.SUCCESS] == ["a", "beside", "free"]
     assert {name: skip.reason for name, skip in skipped.items()} == {
         "optional": "nobody",
@@ -258,15 +258,15 @@ def test_a_job_that_waits_takes_no_place() -> None:
     def until_free(job: Job) -> None:
         assert go.wait(60)
 
-    run_jobs(
-        plan(job("late", "build"), job("a", "build"), job("b", "build")),
+    Schedule(
+        plan=plan(job("late", "build"), job("a", "build"), job("b", "build")),
         run_job=run,
         on_skip=lambda job, skip: None,
         waits=lambda job: job.id == "late",
         until_free=until_free,
         at_most=1,
         cancel=Cancel(),
-    )
+    ).run()
     assert order == ["a", "b", "late"]
 
 
@@ -278,15 +278,15 @@ def test_a_cancel_ends_a_wait_and_a_bug_in_one_comes_out() -> None:
         cancel.request(None)
         assert cancel.wait(60)
 
-    results = run_jobs(
-        plan(job("late", "build")),
+    results = Schedule(
+        plan=plan(job("late", "build")),
         run_job=lambda job: OK,
         on_skip=lambda job, skip: skipped.append(skip.reason),
         waits=lambda job: True,
         until_free=until_free,
         at_most=1,
         cancel=cancel,
-    )
+    ).run()
     assert (results["late"].status, skipped) == (Status.SKIPPED, ["the run was interrupted"])
 
     def broken(job: Job) -> None:
@@ -294,8 +294,8 @@ def test_a_cancel_ends_a_wait_and_a_bug_in_one_comes_out() -> None:
 
     stopped: list[str] = []
     with pytest.raises(ZeroDivisionError):
-        run_jobs(
-            plan(job("late", "build")),
+        Schedule(
+            plan=plan(job("late", "build")),
             run_job=lambda job: OK,
             on_skip=lambda job, skip: None,
             waits=lambda job: True,
@@ -303,7 +303,7 @@ def test_a_cancel_ends_a_wait_and_a_bug_in_one_comes_out() -> None:
             at_most=1,
             cancel=Cancel(),
             stop=lambda: stopped.append("all"),
-        )
+        ).run()
     assert stopped == ["all"]
 
 
@@ -318,7 +318,7 @@ def test_a_bug_in_one_job_comes_out_after_the_others_ended() -> None:
         return OK
 
     with pytest.raises(ZeroDivisionError):
-        run_jobs(TWO_STAGES, run_job=work, on_skip=lambda *_: None, at_most=2, cancel=Cancel())
+        Schedule(plan=TWO_STAGES, run_job=work, on_skip=lambda *_: None, at_most=2, cancel=Cancel()).run()
     assert ended == ["b"]
 
 
@@ -352,8 +352,8 @@ def test_an_error_beside_the_jobs_stops_them_and_comes_out_when_they_ended(
         *(job(name, "build") for name in ("long", "bad", "late")), *(job(f"t{number}", "test") for number in range(3))
     )
     with pytest.raises(OSError, match="No space left"):
-        run_jobs(
-            the_plan,
+        Schedule(
+            plan=the_plan,
             run_job=work,
             on_skip=(lambda *_: None) if broken == "stuck" else fails,
             waits=lambda the_job: the_job.id == "late" and broken == "waited",
@@ -362,7 +362,7 @@ def test_an_error_beside_the_jobs_stops_them_and_comes_out_when_they_ended(
             at_most=1 if broken == "rest" else 2,
             cancel=cancel,
             stop=stopped.set,
-        )
+        ).run()
     released.set()
     assert len(calls) == 1
     assert stopped.is_set()
@@ -374,15 +374,15 @@ def test_fail_fast_stops_what_waits() -> None:
     skipped: list[tuple[str, str]] = []
     stopped = []
     the_plan = plan(job("a", "build"), job("b", "build"), job("c", "build"))
-    run_jobs(
-        the_plan,
+    Schedule(
+        plan=the_plan,
         run_job=lambda _: BAD,
         on_skip=lambda the_job, skip: skipped.append((the_job.id, skip.reason)),
         at_most=1,
         cancel=Cancel(),
         fail_fast=True,
         stop=lambda: stopped.append(True),
-    )
+    ).run()
     assert [name for name, _ in skipped] == ["b", "c"]
     assert "a did not succeed" in skipped[0][1]
     assert stopped
@@ -396,7 +396,9 @@ def test_nothing_starts_after_a_cancel() -> None:
         cancel.request()
         return JobResult(status=Status.CANCELED)
 
-    run_jobs(TWO_STAGES, run_job=work, on_skip=lambda the_job, _: skipped.append(the_job.id), at_most=1, cancel=cancel)
+    Schedule(
+        plan=TWO_STAGES, run_job=work, on_skip=lambda the_job, _: skipped.append(the_job.id), at_most=1, cancel=cancel
+    ).run()
     assert skipped == ["b", "t"]
 
 
@@ -416,9 +418,9 @@ def test_a_job_that_does_not_end_is_left_behind_after_the_second_request(monkeyp
         return BAD
 
     try:
-        results = run_jobs(
-            TWO_STAGES, run_job=work, on_skip=lambda *_: None, on_stuck=on_stuck, at_most=2, cancel=cancel
-        )
+        results = Schedule(
+            plan=TWO_STAGES, run_job=work, on_skip=lambda *_: None, on_stuck=on_stuck, at_most=2, cancel=cancel
+        ).run()
     finally:
         going_on.set()
     assert left == ["a"]
@@ -434,7 +436,7 @@ def test_what_waits_is_skipped_at_the_moment_of_the_request() -> None:
         assert skipped.wait(60), "only told when the running job had ended"
         return OK
 
-    run_jobs(TWO_STAGES, run_job=work, on_skip=lambda *_: skipped.set(), at_most=1, cancel=cancel)
+    Schedule(plan=TWO_STAGES, run_job=work, on_skip=lambda *_: skipped.set(), at_most=1, cancel=cancel).run()
 
 
 @pytest.mark.parametrize(
