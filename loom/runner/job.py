@@ -20,7 +20,7 @@ from loom.runner.attempt import NOT_KEPT, Attempt
 from loom.runner.children import Children
 from loom.runner.hooks import keeps
 from loom.runner.preparation import Preparation
-from loom.runner.products import Handover, Products
+from loom.runner.products import Handover
 from loom.runner.results import Results
 from loom.runner.session import OpenJob, SessionOpener
 from loom.runner.steps import Steps
@@ -53,7 +53,7 @@ class JobRunner:
         """
         self._journal = journal
         self._opener = opener
-        self._products = Products(handover, opener.settings.workspace, cancel)
+        self._products = handover
         self._children = children
         self._cancel = cancel
         self._handed_over = handed_over
@@ -72,7 +72,7 @@ class JobRunner:
             job = start.job
             if start.status is not Status.SUCCESS:
                 return self.skip(job, Skip(job_id=job.id, reason=start.reason), start.status)
-        job = self._products.complete(job)
+        job = self._products.with_reported(job)
         resumed = self._opener.resumed(job)
         number = resumed.number if resumed is not None else 1
         while True:

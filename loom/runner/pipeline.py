@@ -253,6 +253,7 @@ class Run:
                 opener=self._opener,
                 handover=Handover(
                     self._request.plan,
+                    workspace=self._workspace,
                     archive_of=self._archive_of,
                     tracked=tracked,
                     missing_here=frozenset(() if reuse is not None and reuse.has_products else self._done),

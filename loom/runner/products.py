@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 from loom.cancel import Cancel
 from loom.errors import InfrastructureError
 from loom.plan import variables
-from loom.plan.model import Job, Plan, ReportKind, wanted
+from loom.plan.model import Artifacts, Job, Plan, ReportKind, wanted
 from loom.providers.base import Session
 from loom.record.events import PhaseCode, Section
 from loom.runner.attempt import Attempt
@@ -46,6 +46,7 @@ class Handover:
         self,
         plan: Plan,
         *,
+        workspace: Path,
         archive_of: Callable[[str], Path],
         logs: Path,
         masker: Masker,
@@ -54,10 +55,11 @@ class Handover:
         missing_here: frozenset[str] = frozenset(),
         cancel: Cancel | None = None,
     ) -> None:
-        """`tracked`: list what git tracks of the workspace.
+        """`workspace`: the run's, which jobs may share. `tracked`: list what git tracks of it.
 
         `missing_here`: jobs of an earlier run with products in another workspace than the run's.
         """
+        self._workspace = workspace
         self._missing_here = set(missing_here)
         self._cancel = cancel or Cancel()
         self._tracked = tracked
@@ -120,12 +122,12 @@ class Handover:
             found |= self._reported[other]
         return found
 
-    def restore(self, job: Job, session: Session, shared_workspace: Path, on_output: OnOutput) -> None:
+    def restore_artifacts(self, job: Job, session: Session, on_output: OnOutput) -> None:
         """Restore earlier jobs' artifacts into this job's view; a shared workspace already holds them.
 
         Restored in plan order, later files win.
         """
-        shared = session.workspace_view() == shared_workspace
+        shared = session.workspace_view() == self._workspace
         view = view_of(session, self._not_if_canceled)
         missing = [
             each for each in self.sources(job) if not shared or each in self._missing_here or each in self._above
@@ -141,57 +143,6 @@ class Handover:
                 f"{counted(len(more), 'more job')}: {counted(files, 'file')}, {counted(size, 'byte')}\n".encode(),
             )
 
-    def collect(
-        self, job: Job, session: Session, shared_workspace: Path, status: Status, on_output: OnOutput
-    ) -> Mapping[str, Any] | None:
-        """Keep the job's artifacts; return the record of them, or None if it has none."""
-        if session.workspace_view() != shared_workspace:  # of two providers, one may share it
-            self._missing_here.add(job.id)
-        spec = job.artifacts
-        if spec is None or not (spec.paths or spec.untracked) or not wanted(spec.when, status):
-            return None
-        kept = artifacts.collect(
-            spec,
-            view_of(session, self._not_if_twice),
-            archive=self._archive_of(job.id),
-            on_output=on_output,
-            masker=self._masker,
-            tracked=self._tracked() if spec.untracked else None,
-        )
-        self._checksums[job.id] = kept.sha256
-        return {
-            "name": spec.name,
-            "archive_path": str(self._archive_of(job.id).relative_to(self._logs)),
-            "sha256": kept.sha256,
-            "files": kept.files,
-            "bytes": kept.bytes,
-            "missing": list(kept.missing),
-            **bounded("skipped", [{"path": item.path, "reason": item.reason} for item in kept.skipped], MAX_NAMED),
-            "expire_in_s": spec.expire_in_s,
-        }
-
-    def reports(
-        self, job: Job, session: Session, kind: ReportKind, read: Callable[[IO[bytes], str], T]
-    ) -> artifacts.ReadReports[T] | None:
-        """Read the job's reports of a kind, whatever its result; None if it names no such report."""
-        patterns = job.artifacts.reports.get(kind) if job.artifacts is not None else None
-        return artifacts.read_reports(patterns, view_of(session, self._not_if_twice), read) if patterns else None
-
-    def report_variables(self, job: Job, session: Session, on_output: OnOutput) -> Sequence[str]:
-        """Take the variables that the job reports for later ones; return the patterns without a file."""
-        patterns = job.artifacts.reports.get("dotenv") if job.artifacts is not None else None
-        if not patterns:
-            return ()
-        found, missing = dotenv.read(patterns, view_of(session, self._not_if_twice))
-        self._reported[job.id] = found
-        on_output("stdout", f"variables for later jobs: {', '.join(found) or 'none'}\n".encode())
-        text = "\n".join(found.values())
-        if (
-            self._masker.mask(text) == text
-        ):  # the record has no secrets: runs that go on from this one lack such variables
-            dotenv.keep(found, self._archive_of(job.id))
-        return missing
-
     # -- interrupts: what is for steps that will not run any more ends with the first, what a job leaves with the second ---
 
     def _not_if_canceled(self) -> None:
@@ -202,37 +153,146 @@ class Handover:
         if self._cancel.now:
             raise InfrastructureError("interrupted", code="CANCELED")
 
-    # -- caches ---------------------------------------------------------------------------------------------------
+    # -- in the phases of a job ------------------------------------------------------------------------------------
 
-    def caches(self, job: Job) -> bool:
-        return self._cache is not None and bool(job.cache)
+    def restore(self, attempt: Attempt, open_job: OpenJob) -> None:
+        """Restore, before the first step, caches, then earlier jobs' artifacts. A resumed job already has them."""
+        job, session = attempt.job, open_job.session
+        if open_job.resumed is not None:
+            if self._cache is not None and job.cache:
+                self._settle_caches(attempt, list(open_job.resumed.cache_keys))
+            return
+        if self._cache is not None and job.cache:
+            code = PhaseCode.JOB_CACHE_RESTORE
+            with attempt.work(Section.CACHE_RESTORE, code) as output:
+                output.begin()
+                keys = [key_of(spec, self._workspace) for spec in job.cache]
+                self._settle_caches(attempt, keys)
+                for spec, key in zip(job.cache, keys, strict=True):
+                    if "pull" in spec.policy:
+                        found = self._cache.restore(spec, key, view_of(session, self._not_if_canceled), output)
+                        fact = {"action": "restore", "name": spec.name, "wanted": key, **asdict(found)}
+                        _cache_fact(attempt, code, fact)
+        if self.sources(job):
+            with attempt.work(Section.ARTIFACT_RESTORE, PhaseCode.JOB_ARTIFACT_RESTORE) as output:
+                self.restore_artifacts(job, session, output)
 
-    def settle_caches(self, job: Job, workspace: Path, resumed: Sequence[str] | None) -> Sequence[str]:
-        """Return the keys of a job's caches, before it changes the files that they hash. A `resumed` job uses the keys
-        of its earlier run.
-        """
-        keys = [key_of(spec, workspace) for spec in job.cache] if resumed is None else list(resumed)
-        self._cache_keys[job.id] = keys
-        return keys
+    def _settle_caches(self, attempt: Attempt, keys: list[str]) -> None:
+        """Keep the keys, before the job changes the files that they hash; a resumed job saves under those of its earlier run."""
+        self._cache_keys[attempt.job.id] = keys
+        attempt.fact("cache_keys", {"keys": keys}, PhaseCode.JOB_CACHE_RESTORE)
 
-    def restore_caches(self, job: Job, session: Session, on_output: OnOutput) -> Iterator[Mapping[str, Any]]:
-        assert self._cache is not None
-        for spec, key in zip(job.cache, self._cache_keys[job.id], strict=True):
-            if "pull" in spec.policy:
-                found = self._cache.restore(spec, key, view_of(session, self._not_if_canceled), on_output)
-                yield {"action": "restore", "name": spec.name, "wanted": key, **asdict(found)}
+    def keep(self, attempt: Attempt, open_job: OpenJob) -> None:
+        """Keep, after the last step, artifacts, test reports, and the job's changes to its own view."""
+        code = PhaseCode.JOB_ARTIFACT_EXTRACT
+        try:
+            with refusals():
+                open_job.session.settle()
+        except InfrastructureError as error:
+            attempt.warn(error.message, code)
+        if attempt.job.artifacts is not None:
+            with attempt.work(Section.ARTIFACT_EXTRACT, code) as output, self._not_kept(attempt, code, "artifacts"):
+                self._collect(attempt, attempt.job.artifacts, open_job.session, output)
+                self._report_variables(attempt, attempt.job.artifacts, open_job.session, output)
+                if attempt.job.artifacts.reports:
+                    self._read_reports(attempt, attempt.job.artifacts, open_job)
+        if self._cache is not None and attempt.job.cache:
+            save = PhaseCode.JOB_CACHE_SAVE
+            with attempt.work(Section.CACHE_SAVE, save) as output, self._not_kept(attempt, save, "cache"):
+                output.begin()
+                self._save_caches(self._cache, attempt, open_job.session, output)
 
-    def save_caches(
-        self, job: Job, session: Session, status: Status, on_output: OnOutput
-    ) -> Iterator[Mapping[str, Any]]:
-        assert self._cache is not None
+    def _collect(self, attempt: Attempt, spec: Artifacts, session: Session, on_output: OnOutput) -> None:
+        job, code = attempt.job, PhaseCode.JOB_ARTIFACT_EXTRACT
+        if session.workspace_view() != self._workspace:  # of two providers, one may share it
+            self._missing_here.add(job.id)
+        if not (spec.paths or spec.untracked) or not wanted(spec.when, attempt.status):
+            return
+        kept = artifacts.collect(
+            spec,
+            view_of(session, self._not_if_twice),
+            archive=self._archive_of(job.id),
+            on_output=on_output,
+            masker=self._masker,
+            tracked=self._tracked() if spec.untracked else None,
+        )
+        self._checksums[job.id] = kept.sha256
+        saved = {
+            "name": spec.name,
+            "archive_path": str(self._archive_of(job.id).relative_to(self._logs)),
+            "sha256": kept.sha256,
+            "files": kept.files,
+            "bytes": kept.bytes,
+            "missing": list(kept.missing),
+            **bounded("skipped", [{"path": item.path, "reason": item.reason} for item in kept.skipped], MAX_NAMED),
+            "expire_in_s": spec.expire_in_s,
+        }
+        attempt.fact("artifacts_saved", saved, code)
+        for pattern in kept.missing:
+            attempt.warn(f"artifacts: nothing matches {pattern}{_broken_off(attempt)}", code)
+        _warn_of_left_out(attempt, code, "artifacts", saved)
+
+    def _report_variables(self, attempt: Attempt, spec: Artifacts, session: Session, on_output: OnOutput) -> None:
+        """Take the variables that the job reports for later ones."""
+        if not (patterns := spec.reports.get("dotenv")):
+            return
+        found, missing = dotenv.read(patterns, view_of(session, self._not_if_twice))
+        self._reported[attempt.job.id] = found
+        on_output("stdout", f"variables for later jobs: {', '.join(found) or 'none'}\n".encode())
+        text = "\n".join(found.values())
+        # The record has no secrets: runs that go on from this one lack such variables.
+        if self._masker.mask(text) == text:
+            dotenv.keep(found, self._archive_of(attempt.job.id))
+        for pattern in missing:
+            why = f"artifacts: no dotenv report matches {pattern}{_broken_off(attempt)}"
+            attempt.warn(why, PhaseCode.JOB_ARTIFACT_EXTRACT)
+
+    def _read_reports(self, attempt: Attempt, spec: Artifacts, open_job: OpenJob) -> None:
+        """Read the job's reports, whatever its result."""
+        from loom.storage import findings, junit  # with readers of XML and of several forms: 10 ms
+
+        project_dir = open_job.request.project_dir
+
+        def reports(kind: ReportKind, read: Callable[[IO[bytes], str], T]) -> list[artifacts.ReadReports[T]]:
+            patterns = spec.reports.get(kind)
+            view = view_of(open_job.session, self._not_if_twice)
+            return [artifacts.read_reports(patterns, view, read)] if patterns else []
+
+        def of_findings(kind: findings.Kind) -> list[artifacts.ReadReports[findings.FindingReport]]:
+            return reports(kind, lambda file, _: findings.read(kind, file, project_dir=project_dir))
+
+        tests = reports("junit", lambda file, path: junit.read(file, project_dir=project_dir, report=path))
+        named = [one for kind in findings.KINDS for one in of_findings(kind)]
+        for fact, of_one, facts in (
+            ("test_reports", "failing_test", test_facts(tests[0]) if tests else None),
+            ("finding_reports", "finding", finding_facts(named) if named else None),
+        ):
+            if facts is not None:
+                totals, first = facts
+                attempt.fact(fact, totals, PhaseCode.JOB_ARTIFACT_EXTRACT)
+                for one in first:
+                    attempt.fact(of_one, one, PhaseCode.JOB_ARTIFACT_EXTRACT)
+
+    def _save_caches(self, cache: Cache, attempt: Attempt, session: Session, on_output: OnOutput) -> None:
+        job = attempt.job
         for spec, key in zip(job.cache, self._cache_keys.get(job.id, ()), strict=False):
-            if "push" in spec.policy and wanted(spec.when, status):
+            if "push" in spec.policy and wanted(spec.when, attempt.status):
                 view = view_of(session, self._not_if_twice)
                 tracked = self._tracked() if spec.untracked else None
-                saved = self._cache.save(spec, key, view, on_output, masker=self._masker, tracked=tracked)
+                saved = cache.save(spec, key, view, on_output, masker=self._masker, tracked=tracked)
                 fact = asdict(saved) | bounded("skipped", [asdict(item) for item in saved.skipped], MAX_NAMED)
-                yield {"action": "save", "name": spec.name, **fact}
+                _cache_fact(attempt, PhaseCode.JOB_CACHE_SAVE, {"action": "save", "name": spec.name, **fact})
+
+    @contextmanager
+    def _not_kept(self, attempt: Attempt, code: PhaseCode, what: str) -> Iterator[None]:
+        """Report a failure to keep products: as a warning if the job already has its result, else as its result."""
+        try:
+            with refusals():
+                yield
+        except InfrastructureError as error:
+            if attempt.status is not Status.SUCCESS and not self._cancel.requested:
+                attempt.warn(f"{what}: not kept: {error.message}", code)
+            raise
 
 
 _Facts = tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]
@@ -266,119 +326,6 @@ def _totals(reports: Sequence[artifacts.ReadReports[Any]], counts: Mapping[str, 
     problems = [text for kind in reports for text in kind.problems]
     problems += [f"{pattern}: no such file" for kind in reports for pattern in kind.missing]
     return {"reports": read, **counts, **bounded("problems", problems, MAX_NAMED)}
-
-
-class Products:
-    """Restores and keeps the products of one job, each in a phase of the record."""
-
-    def __init__(self, handover: Handover, workspace: Path, cancel: Cancel) -> None:
-        """`workspace`: the run's, which jobs may share. `cancel`: the run's."""
-        self._handover = handover
-        self._workspace = workspace
-        self._cancel = cancel
-
-    def complete(self, job: Job) -> Job:
-        """Return the job with everything that only the jobs before it could tell."""
-        return self._handover.with_reported(job)
-
-    def restore(self, attempt: Attempt, open_job: OpenJob) -> None:
-        """Restore, before the first step, caches, then earlier jobs' artifacts. A resumed job already has them."""
-        job, handover = attempt.job, self._handover
-        caches = handover.caches(job)
-        if open_job.resumed is not None:
-            if caches:
-                self._settle_caches(attempt, open_job.resumed.cache_keys)
-            return
-        if caches:
-            code = PhaseCode.JOB_CACHE_RESTORE
-            with attempt.work(Section.CACHE_RESTORE, code) as output:
-                output.begin()
-                self._settle_caches(attempt, None)
-                for fact in handover.restore_caches(job, open_job.session, output):
-                    _cache_fact(attempt, code, fact)
-        if handover.sources(job):
-            code = PhaseCode.JOB_ARTIFACT_RESTORE
-            with attempt.work(Section.ARTIFACT_RESTORE, code) as output:
-                handover.restore(job, open_job.session, self._workspace, output)
-
-    def _settle_caches(self, attempt: Attempt, resumed: Sequence[str] | None) -> None:
-        """Record the keys, so that a resumed job saves under the same ones."""
-        keys = self._handover.settle_caches(attempt.job, self._workspace, resumed)
-        attempt.fact("cache_keys", {"keys": list(keys)}, PhaseCode.JOB_CACHE_RESTORE)
-
-    def keep(self, attempt: Attempt, open_job: OpenJob) -> None:
-        """Keep, after the last step, artifacts, test reports, and the job's changes to its own view."""
-        code = PhaseCode.JOB_ARTIFACT_EXTRACT
-        with _only_a_warning(attempt, code):
-            open_job.session.settle()
-        if attempt.job.artifacts is not None:
-            with attempt.work(Section.ARTIFACT_EXTRACT, code) as output, self._not_kept(attempt, code, "artifacts"):
-                self._collect(attempt, open_job, output)
-        if self._handover.caches(attempt.job):
-            save = PhaseCode.JOB_CACHE_SAVE
-            with attempt.work(Section.CACHE_SAVE, save) as output, self._not_kept(attempt, save, "cache"):
-                output.begin()
-                for fact in self._handover.save_caches(attempt.job, open_job.session, attempt.status, output):
-                    _cache_fact(attempt, save, fact)
-
-    def _collect(self, attempt: Attempt, open_job: OpenJob, on_output: OnOutput) -> None:
-        code = PhaseCode.JOB_ARTIFACT_EXTRACT
-        saved = self._handover.collect(attempt.job, open_job.session, self._workspace, attempt.status, on_output)
-        if saved is not None:
-            attempt.fact("artifacts_saved", saved, code)
-            for pattern in saved["missing"]:
-                attempt.warn(f"artifacts: nothing matches {pattern}{_broken_off(attempt)}", code)
-            _warn_of_left_out(attempt, code, "artifacts", saved)
-        for pattern in self._handover.report_variables(attempt.job, open_job.session, on_output):
-            attempt.warn(f"artifacts: no dotenv report matches {pattern}{_broken_off(attempt)}", code)
-        self._read_reports(attempt, open_job)
-
-    def _read_reports(self, attempt: Attempt, open_job: OpenJob) -> None:
-        if attempt.job.artifacts is None or not attempt.job.artifacts.reports:
-            return
-        from loom.storage import findings, junit  # with readers of XML and of several forms: 10 ms
-
-        code = PhaseCode.JOB_ARTIFACT_EXTRACT
-        job, session, project_dir = attempt.job, open_job.session, open_job.request.project_dir
-
-        def read_findings(kind: findings.Kind) -> artifacts.ReadReports[findings.FindingReport] | None:
-            return self._handover.reports(
-                job, session, kind, lambda file, _: findings.read(kind, file, project_dir=project_dir)
-            )
-
-        tests = self._handover.reports(
-            job, session, "junit", lambda file, path: junit.read(file, project_dir=project_dir, report=path)
-        )
-        named = [reports for kind in findings.KINDS if (reports := read_findings(kind)) is not None]
-        for fact, of_one, facts in (
-            ("test_reports", "failing_test", test_facts(tests) if tests is not None else None),
-            ("finding_reports", "finding", finding_facts(named) if named else None),
-        ):
-            if facts is not None:
-                totals, first = facts
-                attempt.fact(fact, totals, code)
-                for one in first:
-                    attempt.fact(of_one, one, code)
-
-    @contextmanager
-    def _not_kept(self, attempt: Attempt, code: PhaseCode, what: str) -> Iterator[None]:
-        """Report a failure to keep products: as a warning if the job already has its result, else as its result."""
-        try:
-            with refusals():
-                yield
-        except InfrastructureError as error:
-            if attempt.status is not Status.SUCCESS and not self._cancel.requested:
-                attempt.warn(f"{what}: not kept: {error.message}", code)
-            raise
-
-
-@contextmanager
-def _only_a_warning(attempt: Attempt, code: PhaseCode) -> Iterator[None]:
-    try:
-        with refusals():
-            yield
-    except InfrastructureError as error:
-        attempt.warn(error.message, code)
 
 
 def _cache_fact(attempt: Attempt, code: PhaseCode, fact: Mapping[str, Any]) -> None:

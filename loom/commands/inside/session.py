@@ -187,6 +187,7 @@ def _fresh(here: Here, job: PastJob, step: Step, stack: ExitStack, *, as_root: b
     progress = MaskedProgress()
     handover = Handover(
         run.planned.plan,
+        workspace=run.workspace,
         archive_of=run.archive_of,
         tracked=partial(snapshot.tracked, run.workspace, here.environ),
         missing_here=frozenset(),
@@ -206,7 +207,7 @@ def _fresh(here: Here, job: PastJob, step: Step, stack: ExitStack, *, as_root: b
     opened = stack.enter_context(opener.open(planned, image, progress, services))
     session, request = opened.session, opened.request
     if job.view is None:
-        handover.restore(planned, session, run.workspace, progress)
+        handover.restore_artifacts(planned, session, progress)
     paths = {name: session.put_secret(name, value) for name, value in variables.files_of(planned, values.own).items()}
     placed = variables.placed(planned, request.environment, request.concealed, values.own, paths, _attempt(job))
     environment, notes = _environment(here, job, step, values.own, placed)

@@ -97,7 +97,12 @@ def test_a_job_of_a_child_gets_what_jobs_of_the_pipelines_above_left(tmp_path: P
     one = Job(id="one", name="one", stage="a", steps=(), provider="host", artifacts_from=("one",), artifacts_above=left)
     plan = Plan(workflow_path="w", stages=("a",), jobs=(one,))
     handed = products.Handover(
-        plan, archive_of=lambda _: own, logs=tmp_path, masker=Masker(), tracked=lambda: pytest.fail("nobody asks")
+        plan,
+        workspace=tmp_path,
+        archive_of=lambda _: own,
+        logs=tmp_path,
+        masker=Masker(),
+        tracked=lambda: pytest.fail("nobody asks"),
     )
     assert handed.sources(one) == ["up"]
 
