@@ -125,7 +125,7 @@ class GitHubJobBuilder(builder.Refusals):
             return None
         if "${{" in (ref := given.get("ref") or "HEAD"):
             raise actions.BadAction(f"{name}: its `ref` is not known before the job runs; write it")
-        return actions.fetched(name, ref, self.context.repositories())
+        return actions.fetched(name, ref, self.context.repositories()) or Action(uses=f"{name}@{ref}", repository=name)
 
     def _place(self, candidate: GitHubCandidate) -> Pool:
         pools = self.context.config.pools

@@ -47,8 +47,8 @@ class StepList:
         self._main: list[_Draft] = []
         self._post: list[_Draft] = []
         self._scopes: set[str] = set()
-        self._checkouts: dict[str, str] = {}
-        """The paths of checkouts, with the directory of another repository's files on this machine, or nothing."""
+        self._checkouts: dict[str, Action | None] = {}
+        """The paths of checkouts, with the other repository that each is of."""
 
     def steps(self) -> tuple[p.Step, ...]:
         """Return them in the order in which they run: post steps in the reverse one."""
@@ -101,7 +101,7 @@ class StepList:
                 return
             self._main.append(_Draft(late=late, script=written, node=node))
             if path := given.get("path", "").strip("./"):
-                self._checkouts[path] = late.action.directory if late.action is not None else ""
+                self._checkouts[path] = late.action
             return
         try:
             found = self._found(written)
@@ -134,8 +134,11 @@ class StepList:
     def _found(self, written: str) -> ActionFile:
         """Read an action, also one below the path of a checkout, whose files are the project's or another repository's."""
         path = written.removeprefix("./")
-        for checkout, directory in self._checkouts.items():
+        for checkout, other in self._checkouts.items():
             if path != written and f"{path}/".startswith(f"{checkout}/"):
+                if other is not None and not other.directory:  # nothing is fetched to check a file
+                    return ActionFile(action=Action(uses=written, using="composite"))
+                directory = other.directory if other is not None else ""
                 found = self._read(f"./{path.removeprefix(checkout).strip('/')}", directory)
                 return replace(found, action=replace(found.action, uses=written, path=path))
         return self._read(written, "")

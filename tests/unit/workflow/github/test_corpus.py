@@ -21,6 +21,7 @@ from loom.plan.resolve import rehearse, resolve
 from loom.render.plan import plan_yaml
 from loom.workflow.dialects import examine
 from tests.support.plans import as_declared, lines, problem_line
+from tests.unit.plan.github.test_actions import Server
 
 CORPUS = Path(__file__).parents[3] / "workflows/github"
 KNOWN = {"CI_COMMIT_SHA": "a" * 40, "CI_DEFAULT_BRANCH": "main", "CI_PROJECT_PATH": "me/project"}
@@ -33,13 +34,21 @@ EVENTS = {
 CONFIG = Config(github=GitHubSettings(secrets={"KEY": "env://KEY", "MYSQL": "env://MYSQL"}))
 
 
-@pytest.mark.parametrize("path", sorted(CORPUS.glob("*.yml")), ids=lambda path: path.stem)
+FOLDERS = sorted(path for path in CORPUS.iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize("path", [*sorted(CORPUS.glob("*.yml")), *FOLDERS], ids=lambda path: path.stem)
 def test_what_loom_makes_of_a_file(path: Path, tmp_path: Path) -> None:
+    """A folder is a project, and `server` in it another machine's repositories."""
     folder = tmp_path / ".github/workflows"
-    folder.mkdir(parents=True)
-    for name in {path.name, "called.yml"}:
-        shutil.copy(CORPUS / name, folder / name)
-    said = "\n".join(made_of(folder / path.name, tmp_path)) + "\n"
+    if path.is_dir():
+        shutil.copytree(path, tmp_path, dirs_exist_ok=True)
+    else:
+        folder.mkdir(parents=True)
+        for name in {path.name, "called.yml"}:
+            shutil.copy(CORPUS / name, folder / name)
+    said = "\n".join(made_of(folder if path.is_dir() else folder / path.name, tmp_path)) + "\n"
+    said = said.replace(str(tmp_path), "ROOT")
     beside = path.with_suffix(".expected")
     if os.environ.get("LOOM_TEST_ACCEPT"):
         beside.write_text(said)
@@ -56,10 +65,14 @@ def made_of(path: Path, root: Path) -> Iterator[str]:
     )
     made: dict[str, str] = {}
     for event, values in EVENTS.items():
-        context = ResolveContext(config=CONFIG, predefined={**KNOWN, "LOOM_EVENT": event, **values})
+        context = ResolveContext(
+            config=CONFIG,
+            predefined={**KNOWN, "LOOM_EVENT": event, **values},
+            repositories=lambda: Server(root / "server"),
+        )
         try:
             plan = as_declared(resolve(found.workflow, JobSelection(container=True), context))
-            said = plan_yaml(plan).replace(f"loom_version: {__version__}\n", "")
+            said = "planned" if path.is_dir() else plan_yaml(plan).replace(f"loom_version: {__version__}\n", "")
             if not made:
                 yield from (f"-- whole, for {event}", *lines(plan))
         except LoomError as error:
