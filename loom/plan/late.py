@@ -33,6 +33,8 @@ class LateCaller(Struct, frozen=True, kw_only=True):
     needs: tuple[LateNeed, ...] = ()
     inputs: Mapping[str, Any] = field(default_factory=dict)
     """The inputs of the called workflow. Texts may hold expressions, in the contexts and needs of the caller."""
+    types: Mapping[str, str] = field(default_factory=dict)
+    """The types of the inputs."""
     caller: LateCaller | None = None
 
 

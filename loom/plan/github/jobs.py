@@ -176,6 +176,7 @@ class GitHubJobBuilder(builder.Refusals):
             contexts=dict(caller.texts.contexts),
             needs=self._needs(caller.scope, caller.node),
             inputs=scope.inputs,
+            types={name: text_of(node.get("type")) for name, node in scope.file.inputs(CALL).items()},
             caller=self._caller(caller.scope),
         )
 

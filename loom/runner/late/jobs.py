@@ -197,10 +197,11 @@ class LateJobs:
         contexts = self._contexts(caller.contexts, self._needs(caller.needs), outer)
         if reason := self._skips(caller.condition, contexts, caller.needs):
             return reason
-        return {
+        values = {
             name: filled(value, contexts) if isinstance(value, str) else of_json(value)
             for name, value in caller.inputs.items()
         }
+        return {name: _typed(name, value, caller.types.get(name, "")) for name, value in values.items()}
 
     def _contexts(
         self, given: Mapping[str, Any], needs: Mapping[str, Any], inputs: Mapping[str, Value]
@@ -272,6 +273,15 @@ class LateJobs:
             given = self._results[job_id].outputs if job_id in self._results else {}
             found |= {name: value for name, value in given.items() if value or name not in found}
         return found
+
+
+def _typed(name: str, value: Value, kind: str) -> Value:
+    """Return the value of an input of this type. InvalidExpression for one that does not fit: a text is no boolean."""
+    if kind not in ("boolean", "number"):
+        return text_of(value) if kind == "string" else value
+    if not isinstance(value, bool if kind == "boolean" else float):
+        raise InvalidExpression(f"the input {name} is a {kind}, not '{text_of(value)}'; fromJSON makes one of a text")
+    return value
 
 
 def _result_of(result: JobResult) -> str:

@@ -122,7 +122,8 @@ class _Scope(Struct, kw_only=True):
     """The job, or a composite action in it."""
 
     status: str = SUCCESS
-    inputs: Mapping[str, Value] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Texts alone, as on GitHub: `false` is not false."""
     env: Mapping[str, str] = field(default_factory=dict)
     action: Action | None = None
     name: str = ""
@@ -224,7 +225,7 @@ class LateState:
             return self._entered(path)
         late = _late(enter)
         outer = self._scope(late.scope)
-        inputs = {name: self.value(text, late) for name, text in late.inputs.items()}
+        inputs = {name: self.text(text, late) for name, text in late.inputs.items()}
         return _Scope(status=outer.status, inputs=inputs, env=outer.env, action=late.action)
 
     def contexts(self, late: LateStep, env: Mapping[str, str] | None = None) -> dict[str, Value]:
@@ -280,7 +281,7 @@ class LateState:
     def _of_action(self, late: LateStep, env: Mapping[str, str]) -> dict[str, Value]:
         """Return the contexts for a text of an action's own file: `inputs` has those of the step too."""
         contexts = self.contexts(late, env)
-        own = {name: filled(text, contexts, self._functions(late)) for name, text in late.inputs.items()}
+        own = {name: text_of(filled(text, contexts, self._functions(late))) for name, text in late.inputs.items()}
         return {**contexts, "inputs": {**(contexts["inputs"] or {}), **own}}
 
     def value(self, text: str, late: LateStep, env: Mapping[str, str] | None = None) -> Value:
@@ -359,7 +360,7 @@ class LateState:
         """Begin a composite action: evaluate its inputs and variables. InvalidExpression."""
         late = _late(step)
         env = self.with_env(late)
-        inputs = {name: self.value(text, late, env) for name, text in late.inputs.items()}
+        inputs = {name: self.text(text, late, env) for name, text in late.inputs.items()}
         own = {name: env[name] for name in late.env}
         outer = self._scope(late.scope)
         self._scopes[self._inner[step.id]] = _Scope(

@@ -320,6 +320,25 @@ def test_a_call_that_does_not_run_leaves_its_jobs_out(outer: str, inner: str, wh
     assert start.job.late.contexts.get("inputs") == (None if why else {"b": "<1>", "c": 3.0})
 
 
+@pytest.mark.parametrize(
+    ("kind", "text", "found"),
+    [
+        ("string", "${{ 1 }}", "1"),
+        ("number", "${{ fromJSON('1') }}", 1.0),
+        ("number", "${{ '1' }}", None),
+        ("boolean", "${{ fromJSON('false') }}", False),
+        ("boolean", "${{ 'false' }}", None),
+        ("boolean", "${{ null }}", None),
+    ],
+)
+def test_an_input_of_a_call_has_its_type(kind: str, text: str, found: object) -> None:
+    _, start = begun(job("x", caller=LateCaller(inputs={"i": text}, types={"i": kind})))
+    assert start.status is (Status.SUCCESS if found is not None else Status.FAILURE)
+    assert start.job.late is not None
+    assert start.job.late.contexts.get("inputs") == (None if found is None else {"i": found})
+    assert found is not None or f"the input i is a {kind}, not '" in start.reason
+
+
 def test_the_outputs_of_a_call_have_its_own_contexts() -> None:
     inside = LateNeed(name="in", jobs=("a",))
     outputs = {"o": "${{ jobs.in.outputs.x }}${{ inputs.i }}"}
