@@ -200,8 +200,10 @@ class Run:
         source, prepared = self._request.source, self._start.prepared
         if prepared is not None:
             return prepared.renewed(source, self._cancel)
-        if (thread := self._start.snapshot_thread) is not None:
-            return thread.result()
+        if (taking := self._start.taking) is not None:
+            taken = taking.result(snapshot.SnapshotCanceled("interrupted while the workspace was being filled"))
+            self._start.taking = None
+            return taken
         return snapshot.take(source, self._workspace, cancel=self._cancel)
 
     def _keep_build_inputs(self) -> None:

@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -33,6 +34,8 @@ from loom.runner.hooks import Gate, Resumption, RunChild
 from loom.runner.views import View, Views
 from loom.status import OnOutput, Stream
 from loom.util import controls
+
+T = TypeVar("T")
 
 
 class ResolveSecrets(Protocol):
@@ -96,35 +99,33 @@ class Opened(Struct, frozen=True, kw_only=True):
     view: View
 
 
-class _Filling:
-    """Copies the run's workspace to a job's own while its container starts."""
+class Work(Generic[T]):
+    """Work in a thread, with a flag of its own that `cancel` sets too."""
 
-    def __init__(self, workspace: Path, target: Path, cancel: Cancel) -> None:
-        self._workspace = workspace
-        self._target = target
-        self._of_run = cancel
-        self._cancel = cancel.child()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._fill, name=f"fill {target}", daemon=True)
+    def __init__(self, do: Callable[[Cancel], T], cancel: Cancel, *, name: str) -> None:
+        self._waits, self._cancel = cancel, cancel.child()
+        self._done: Future[T] = Future()
+        self._thread = threading.Thread(target=self._run, args=(do,), name=name, daemon=True)
         self._thread.start()
 
-    def _fill(self) -> None:
+    def _run(self, do: Callable[[Cancel], T]) -> None:
         try:
-            snapshot.duplicate(self._workspace, self._target, cancel=self._cancel)
+            self._done.set_result(do(self._cancel))
         except BaseException as error:  # noqa: BLE001  raised again where somebody waits for it
-            self._error = error
+            self._done.set_exception(error)
 
-    def filled(self) -> None:
-        """Wait for completion; raises its error."""
-        if not self._of_run.join(self._thread):
-            raise ProviderError(f"interrupted while {self._target} was filled", code="CANCELED")
-        if self._error is not None:
-            raise self._error
+    def result(self, interrupted: Exception) -> T:
+        """Wait for the result; raise its error, or `interrupted` if a second request ends the waiting."""
+        if not self._waits.join(self._thread):
+            raise interrupted
+        return self._done.result()  # no limit: the thread has ended
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
+        """End the work, and wait for that; return whether it had succeeded before."""
         self._cancel.request(None)
-        self._of_run.join(self._thread)
+        ended = self._waits.join(self._thread)
         self._cancel.detach()
+        return ended and self._done.exception() is None  # no limit: as above
 
 
 class _Buffered:
@@ -290,12 +291,14 @@ class SessionOpener:
     @contextmanager
     def _opened(self, request: SessionRequest, job: Job, view: View, on_output: OnOutput) -> Iterator[Session]:
         with ExitStack() as stack:
-            filling = _Filling(self.settings.workspace, view.workspace, self.cancel) if view.copied else None
-            if filling is not None:
+            filling = None
+            if view.copied:  # while its container starts
+                fill = partial(snapshot.duplicate, self.settings.workspace, view.workspace)
+                filling = Work(lambda cancel: fill(cancel=cancel), self.cancel, name=f"fill {view.workspace}")
                 stack.callback(filling.stop)
             session = stack.enter_context(self.opened_now(request, job, on_output))
             if filling is not None:
-                filling.filled()
+                filling.result(ProviderError(f"interrupted while {view.workspace} was filled", code="CANCELED"))
             yield session
 
     def prewarm(self, job: Job, ahead: Prewarmed | None = None) -> None:

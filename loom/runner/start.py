@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
-from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from loom import __version__, snapshot
-from loom.cancel import Cancel
 from loom.errors import LoomError
 from loom.record.documents import plain
 from loom.record.events import RUN, PhaseCode, epoch_ns
@@ -23,49 +21,15 @@ from loom.record.recorder import Recorder
 from loom.record.run_record import RunRecord
 from loom.runner import RunSettings, SessionOpener
 from loom.runner.request import RunRequest, first_jobs, make_workspace, settings_of
+from loom.runner.session import Work
 from loom.secrets.masking import Masker, known
-from loom.snapshot import SnapshotCanceled
 from loom.util import processes
 from loom.util.paths import jobs_of, new_workspace
 from loom.util.refusals import refusals
 
 if TYPE_CHECKING:
     from loom.runner.prewarmed import NextRun
-    from loom.snapshot import Snapshot, Source
-
-
-class SnapshotThread:
-    """A snapshot that a thread takes while the engine is reached."""
-
-    def __init__(self, source: Source, workspace: Path, cancel: Cancel) -> None:
-        self._source = source
-        self._workspace = workspace
-        self._waits = cancel
-        self._cancel = cancel.child()
-        self._taken: Future[Snapshot] = Future()
-        self._passed_on = False
-        self._thread = threading.Thread(target=self._take, name="snapshot", daemon=True)
-        self._thread.start()
-
-    def _take(self) -> None:
-        try:
-            self._taken.set_result(snapshot.take(self._source, self._workspace, cancel=self._cancel))
-        except BaseException as error:  # noqa: BLE001  raised again by the thread that waits
-            self._taken.set_exception(error)
-
-    def result(self) -> Snapshot:
-        """Wait for the result. Errors as of `snapshot.take`."""
-        if not self._waits.join(self._thread):
-            raise SnapshotCanceled("interrupted while the workspace was being filled")
-        taken = self._taken.result()  # no limit: the thread has ended
-        self._passed_on = True
-        return taken
-
-    def drop(self) -> None:
-        """End it, and leave the workspace empty, unless somebody has the result. Safe to repeat."""
-        self._cancel.request(None)
-        if self._waits.join(self._thread) and not self._passed_on and self._taken.exception() is None:
-            snapshot.empty(self._workspace)
+    from loom.snapshot import Snapshot
 
 
 class RunStart(Struct, kw_only=True):
@@ -80,14 +44,15 @@ class RunStart(Struct, kw_only=True):
     opener: SessionOpener
     reused: bool
     prepared: NextRun | None = None
-    snapshot_thread: SnapshotThread | None = None
+    taking: Work[Snapshot] | None = None
+    """The snapshot, which a thread takes while the engine is reached; None once somebody has it."""
     problem: LoomError | None = None
 
     def undo(self) -> None:
         """Close sessions that no job took, and remove an empty workspace. Safe to repeat."""
         self.opener.close_unused()
-        if self.snapshot_thread is not None:
-            self.snapshot_thread.drop()
+        if self.taking is not None and self.taking.stop():
+            snapshot.empty(self.workspace)
         if not self.reused:
             with suppress(OSError):
                 self.workspace.rmdir()
@@ -137,7 +102,8 @@ def start(request: RunRequest, watch: Watch, prepared: NextRun | None = None) ->
                 make_workspace(request, workspace)
                 # One job alone needs the engine first, since its container starts without the files.
                 if not settings.alone and any(one.capabilities.isolated for one in request.tools.providers.values()):
-                    started.snapshot_thread = SnapshotThread(request.source, workspace, request.cancel)
+                    take = partial(snapshot.take, request.source, workspace)
+                    started.taking = Work(lambda cancel: take(cancel=cancel), request.cancel, name="snapshot")
             request.preflight()
             if reuse is None:
                 for job in first_jobs(request.plan, request.jobs_at_once, request.done):

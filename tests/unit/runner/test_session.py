@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +21,7 @@ from loom.providers.base import Capabilities, Resolved, SecretValues, SessionFac
 from loom.providers.host import HostProvider, HostSession
 from loom.runner.hooks import Resumption
 from loom.runner.request import settings_of
-from loom.runner.session import SessionOpener, _Buffered, _Filling
+from loom.runner.session import SessionOpener, Work, _Buffered
 
 from .conftest import Make, Project, Replaced, on
 
@@ -402,20 +401,30 @@ def test_output_before_its_section_is_open_is_passed_on_in_order() -> None:
     assert seen == [("stdout", b"1"), ("stderr", b"2"), ("stdout", b"3")]
 
 
-def test_a_copy_that_goes_on_after_two_interrupts_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cancel, over = Cancel(), threading.Event()
+def test_work_that_goes_on_after_two_interrupts_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cancel, over, asked = Cancel(), threading.Event(), list[bool]()
 
-    def duplicate(*_: Any, cancel: Cancel) -> None:
+    def work(own: Cancel) -> str:
         assert over.wait(60)
+        asked.append(own.requested)
+        return "done"
 
     monkeypatch.setattr("loom.cancel.AT_ONCE_S", 0.0)
-    monkeypatch.setattr("loom.snapshot.duplicate", duplicate)
-    filling = _Filling(tmp_path / "from", tmp_path / "to", cancel)
+    going = Work(work, cancel, name="work")
     cancel.request()
     cancel.request()
-    with pytest.raises(ProviderError) as error:
-        filling.filled()
+    with pytest.raises(ProviderError, match="not waited for"):
+        going.result(ProviderError("not waited for"))
+    assert not going.stop()
     over.set()
-    assert (error.value.message, error.value.code) == (f"interrupted while {tmp_path}/to was filled", "CANCELED")
+    monkeypatch.setattr("loom.cancel.AT_ONCE_S", 60.0)
+    assert going.result(ProviderError("not waited for")) == "done"
+    assert asked == [True]
+    assert going.stop()
+
+
+def test_the_error_of_work_comes_out_where_somebody_waits() -> None:
+    going = Work(lambda _: 1 // 0, Cancel(), name="work")
+    with pytest.raises(ZeroDivisionError):
+        going.result(ProviderError("interrupted"))
+    assert not going.stop()
