@@ -32,7 +32,7 @@ class Preparation:
     def open_job(self) -> OpenJob:
         secrets = self._secrets()
         resumed = self._opener.resumed(self._job)
-        prewarmed = self._opener.take_prewarmed(self._job)
+        prewarmed = self._opener.prewarmed.pop(self._job.id, None)
         image = resumed.image if resumed is not None and resumed.image is not None else self._image(prewarmed, secrets)
         if image is not None:
             found = {"name": image.name, "id": image.image_id, "digest": image.digest}
@@ -65,7 +65,7 @@ class Preparation:
         if not job.all_secrets:
             return NO_SECRETS
         with self._attempt.section(Section.SECRETS, CODE) as output:
-            values, missing = self._opener.secrets(job)
+            values, missing = self._opener.tools.secrets(job)
             owners = [("", values.own)]
             owners += [(f"{one.name}: ", found) for one, found in zip(job.services, values.services, strict=True)]
             for _, found in owners:

@@ -113,19 +113,25 @@ class Work(Generic[T]):
             self._done.set_result(do(self._cancel))
         except BaseException as error:  # noqa: BLE001  raised again where somebody waits for it
             self._done.set_exception(error)
+        finally:
+            self._cancel.detach()
 
-    def result(self, interrupted: Exception) -> T:
-        """Wait for the result; raise its error, or `interrupted` if a second request ends the waiting."""
+    def error(self, interrupted: Exception) -> BaseException | None:
+        """Wait for the end; return the error of the work. Raise `interrupted` if a second request ends the waiting."""
         if not self._waits.join(self._thread):
             raise interrupted
-        return self._done.result()  # no limit: the thread has ended
+        return self._done.exception()  # no limit: the thread has ended
+
+    def result(self, interrupted: Exception) -> T:
+        """Wait for the result; raise as `error`, and the error of the work."""
+        if (error := self.error(interrupted)) is not None:
+            raise error
+        return self._done.result()  # no limit: as above
 
     def stop(self) -> bool:
-        """End the work, and wait for that; return whether it had succeeded before."""
+        """End the work, and wait for that; False if a second request ends the waiting."""
         self._cancel.request(None)
-        ended = self._waits.join(self._thread)
-        self._cancel.detach()
-        return ended and self._done.exception() is None  # no limit: as above
+        return self._waits.join(self._thread)
 
 
 class _Buffered:
@@ -243,9 +249,6 @@ class SessionOpener:
             job, workspace=self.settings.workspace, on_output=on_output, cancel=cancel, on_died=on_died, secrets=secrets
         )
 
-    def secrets(self, job: Job) -> tuple[SecretValues, Sequence[str]]:
-        return self.tools.secrets(job)
-
     def resolve(self, job: Job, on_output: OnOutput, secrets: SecretValues = NO_SECRETS) -> Resolved | None:
         images = self.provider(job).images
         if job.image is None or images is None:
@@ -332,9 +335,6 @@ class SessionOpener:
         """Open exactly the requested session, without fallback: files can't be sent or copied yet."""
         return self.provider(job).open(request, on_output, self.cancel)
 
-    def take_prewarmed(self, job: Job) -> Prewarmed | None:
-        return self.prewarmed.pop(job.id, None)
-
     def close_unused(self) -> None:
         """Close prewarmed sessions that no job took (the snapshot failed, the run was interrupted)."""
         self._filled.cancel()
@@ -366,54 +366,38 @@ class Prewarmed:
         self._ahead = ahead
         self._until_filled = until_filled
         self.view = opener.view(job)
-        self._opened: Opened | None = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._open, name=f"open {job.id}", daemon=True)
-        self._thread.start()
+        self._work = Work(lambda _: self._open(), opener.cancel, name=f"open {job.id}")
 
-    def _open(self) -> None:
-        try:
-            self.resolved = self._opener.resolve(self._job, self.image_output)
-            request = self._opener.request(self._job, self.view, self.resolved)
-            request = replace(request, until_filled=self._until_filled)
-            if self._ahead is not None and self._take(self._ahead, request):
-                return
-            opening = self._opener.opened_now(request, self._job, self.provider_output)
-            session = self._stack.enter_context(opening)
-            self._opened = Opened(session=session, request=request, view=self.view)
-        except BaseException as error:  # noqa: BLE001  raised again where the session is taken
-            self._error = error
+    def _open(self) -> Opened:
+        self.resolved = self._opener.resolve(self._job, self.image_output)
+        request = self._opener.request(self._job, self.view, self.resolved)
+        request = replace(request, until_filled=self._until_filled)
+        if self._ahead is not None and (taken := self._take(self._ahead, request)) is not None:
+            return taken
+        opening = self._opener.opened_now(request, self._job, self.provider_output)
+        return Opened(session=self._stack.enter_context(opening), request=request, view=self.view)
 
-    def _take(self, ahead: Prewarmed, request: SessionRequest) -> bool:
+    def _take(self, ahead: Prewarmed, request: SessionRequest) -> Opened | None:
         """Take the session of `ahead` if it is the requested one and still answers."""
         with suppress(LoomError):
             opened, stack = ahead.opened()
             if opened.request == request and opened.session.answers():
                 ahead.provider_output.pass_on(self.provider_output)
-                self._opened, self._stack = opened, stack
-                return True
+                self._stack = stack
+                return opened
         self._opener.discard(ahead)
-        return False
+        return None
 
     def opened(self) -> tuple[Opened, ExitStack]:
         """Return the session and its closer; raises the error of opening."""
-        self._join()
-        if self._error is not None:
-            raise self._error
-        assert self._opened is not None
-        return self._opened, self._stack
-
-    def _join(self) -> None:
-        if not self._opener.cancel.join(self._thread):
-            raise ProviderError(self._left_behind())
+        return self._work.result(ProviderError(self._left_behind())), self._stack
 
     @property
     def image_error(self) -> bool:
-        self._join()
-        return self._error is not None and self.resolved is None
+        return self._work.error(ProviderError(self._left_behind())) is not None and self.resolved is None
 
     def discard(self) -> None:
-        if self._opener.cancel.join(self._thread):
+        if self._work.stop():
             self._stack.close()
         else:
             self._opener.left_behind.append(self._left_behind())

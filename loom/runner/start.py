@@ -51,7 +51,7 @@ class RunStart(Struct, kw_only=True):
     def undo(self) -> None:
         """Close sessions that no job took, and remove an empty workspace. Safe to repeat."""
         self.opener.close_unused()
-        if self.taking is not None and self.taking.stop():
+        if (work := self.taking) is not None and work.stop() and work.error(LoomError("it has ended")) is None:
             snapshot.empty(self.workspace)
         if not self.reused:
             with suppress(OSError):

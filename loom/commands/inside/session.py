@@ -197,7 +197,7 @@ def _fresh(here: Here, job: PastJob, step: Step, stack: ExitStack, *, as_root: b
         cancel=cancel,
     )
     planned = handover.with_reported(job.job)
-    values, _ = opener.secrets(planned)
+    values, _ = opener.tools.secrets(planned)
     for name, value in (item for each in (values.own, *values.services) for item in each.items()):
         progress.masker.add(name, value)
     image = image or opener.resolve(planned, progress, values)

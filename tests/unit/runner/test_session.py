@@ -421,10 +421,11 @@ def test_work_that_goes_on_after_two_interrupts_is_not_waited_for(monkeypatch: p
     assert going.result(ProviderError("not waited for")) == "done"
     assert asked == [True]
     assert going.stop()
+    assert going.error(ProviderError("not waited for")) is None
 
 
 def test_the_error_of_work_comes_out_where_somebody_waits() -> None:
     going = Work(lambda _: 1 // 0, Cancel(), name="work")
     with pytest.raises(ZeroDivisionError):
         going.result(ProviderError("interrupted"))
-    assert not going.stop()
+    assert isinstance(going.error(ProviderError("interrupted")), ZeroDivisionError)
