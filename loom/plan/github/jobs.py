@@ -20,7 +20,7 @@ from loom.plan.github.texts import LATE, Texts
 from loom.plan.late import Action, LateCaller, LateJob, LateNeed, LateStep
 from loom.plan.placement import placed
 from loom.pools import Pool
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer, text_of
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer, scalars_of, text_of
 from loom.workflow.github import expressions
 from loom.workflow.github.keywords import JOB
 from loom.workflow.github.shapes import UNSUPPORTED
@@ -92,7 +92,7 @@ class GitHubJobBuilder(builder.Refusals):
             privileged=options.privileged,
             docker_socket=options.docker_socket or (alone and in_container and config.github.docker_socket),
             services=services,
-            services_at_localhost=bool(services) and alone,
+            services_at_localhost=alone and any(service.ports for service in services),
             secrets=tuple({secret.name: secret for secret in secrets.values()}.values()),
             matrix=candidate.matrix,
             pool=builder.settled(place),
@@ -356,6 +356,11 @@ class GitHubJobBuilder(builder.Refusals):
                 also = f"give the job a `container`, which finds {name}:{found['port']}"
                 advice = f"write {found['port']}:{found['port']}, or {also}"
                 self.refuse(candidate, one, f"services: {name}: ports: {why}; {advice}")
+            elif alone and found["host"] is None and not _reads_job(candidate.node):
+                port = found["port"]
+                why = f"{port} alone is any free port at GitHub's localhost, and the job does not ask which"
+                advice = f"write {port}:{port}, or read ${{{{ job.services.{name}.ports['{port}'] }}}}"
+                self.refuse(candidate, one, f"services: {name}: ports: {why}; {advice}")
             else:
                 yield int(found["port"])
 
@@ -398,6 +403,11 @@ def _condition(candidate: GitHubCandidate) -> str:
     """Return the `if` of a job; nothing for one that is false for this event, since the job is only here if it was named."""
     node = candidate.node.get("if")
     return "" if candidate.texts.condition(node) is False else text_of(node)
+
+
+def _reads_job(node: Node) -> bool:
+    texts = (text_of(scalar) for _, scalar in scalars_of(node))
+    return any("${{" in text and re.search(r"\bjob\b", text) for text in texts)
 
 
 def _image_of(container: Node) -> Node | None:

@@ -120,7 +120,7 @@ _VOLUMES = (
 )
 _PORTS = (
     "Nothing is published on this machine. A job without `container` finds services at localhost, each port under its own "
-    "number; another one refuses the job."
+    "number; another one, or a container's port alone that no `job.services` asks for, refuses the job."
 )
 _CONTAINER = (
     Keyword("image", "scalar"),

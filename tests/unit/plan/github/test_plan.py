@@ -594,7 +594,8 @@ jobs:
             "services: {db: {image: a, ports: ['81:80']}}",
             "ports: here, port 80 of db is 80 at localhost too; write 80:80, or give the job a `container`, which finds db:80",
         ),
-        ("services: {db: {image: a, ports: [80]}, e: {image: b, ports: ['80:80']}}", "two services have port 80"),
+        ("services: {db: {image: a, ports: ['80:80']}, e: {image: b, ports: ['80:80']}}", "two services have port 80"),
+        ("services: {db: {image: a, ports: [80]}}", "80 alone is any free port at GitHub's localhost"),
         ("services: {db: {image: a, ports: [http]}}", "expected HOST:CONTAINER or a port, found http"),
         ("snapshot: x", "snapshot is not supported"),
         ("container: 'UPPER:1:2'", "container: "),
@@ -632,9 +633,12 @@ jobs:
     runs-on: ubuntu-latest
     strategy: {matrix: {c: ["", "node:20"]}}
     container: ${{ matrix.c }}
-    services: {db: {image: redis}}
-    steps: [{run: echo}]
+    services: {db: {image: redis, ports: [1]}, other: {image: redis}}
+    steps: [{run: "${{ job.services.db.ports[1] }}"}]
+  without: {runs-on: ubuntu-latest, services: {db: {image: redis}}, steps: [{run: echo}]}
 """)
+    without = plan.job("without")
+    assert (len(without.services), without.services_at_localhost) == (1, False)  # GitHub publishes no port
     assert late(plan.job("late")).image == "${{ needs.a.outputs.i }}"
     found = {job.id: (job.image and job.image.name, job.services_at_localhost) for job in plan.jobs if job.name == "m"}
     assert found == {"m.1": ("debian:trixie-slim", True), "m.node-20": ("node:20", False)}
