@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 from loom.util.yaml_file import Kind, Node, NodeBuilder, YamlFile, fields_of
@@ -66,6 +67,6 @@ class AnchorBuilder(NodeBuilder):
         if event.tag and event.tag != "!":
             self.tagged(event.tag, node)
 
+    @abstractmethod
     def tagged(self, tag: str, node: Node) -> None:
         """Take a node with a tag."""
-        raise NotImplementedError

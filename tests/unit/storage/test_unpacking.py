@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from loom.storage import unpacking
 from loom.storage.tar import Item, Kind, TarEntry, packed
 from loom.storage.unpacking import UnsafeArchive
+from tests.support.descriptors import open_below
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 6, 7])
@@ -104,6 +106,27 @@ def test_entries_at_the_limits_are_safe(monkeypatch: pytest.MonkeyPatch) -> None
         *(LONG, DEEP, "b", "a/b", "c", "d", "l", "l2/x", "e", ".git/loomed"),
     ]
     assert [entry.target for entry, _ in found if entry.kind == "hardlink"] == ["b", "c"]
+
+
+def test_a_tree_has_what_its_archive_states_and_nothing_stays_open(tmp_path: Path) -> None:
+    entries = [
+        TarEntry("d", "directory", 0o750, 1_000_000_001),
+        TarEntry("d/file", "file", 0o640, 2_000_000_002, 3),
+        TarEntry("d/link", "link", 0o777, 3_000_000_003, target="file"),
+        TarEntry("e/f/same", "hardlink", 0o640, 2_000_000_002, target="d/file"),
+        TarEntry("e/f/second", "hardlink", 0o777, 3_000_000_003, target="d/link"),  # `checked` takes none of a link
+        TarEntry("file", "file", 0o600, 4_000_000_004),
+    ]
+    unpacking.unpack_items([(entry, io.BytesIO(b"abc")) for entry in entries], tmp_path)
+    assert open_below(tmp_path) == []
+    for entry in entries:
+        made = tmp_path / entry.path
+        status = made.lstat()
+        assert (stat.S_IMODE(status.st_mode), status.st_mtime_ns) == (entry.mode, entry.mtime_ns), entry.path
+        assert not made.is_symlink() or os.readlink(made) == "file"
+        assert entry.kind != "file" or made.read_bytes() == b"abc"[: entry.size]
+    assert (tmp_path / "d/file").samefile(tmp_path / "e/f/same")
+    assert (tmp_path / "e/f/second").is_symlink()
 
 
 def test_a_special_file_is_never_made(tmp_path: Path) -> None:

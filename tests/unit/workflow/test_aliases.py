@@ -47,6 +47,13 @@ def test_an_alias_of_nothing_is_refused(text: str, column: int, why: str) -> Non
     assert problems(text) == [(1, column, 2, why)]
 
 
+def test_an_exclamation_mark_alone_is_no_tag() -> None:
+    assert problems("a: ! x") == []
+    file = yaml_file.decoded(b"a: ! x", "f", code="C")
+    assert gitlab_yaml.parse(file)[-1] is not None
+    assert file.problems == []
+
+
 def test_what_has_no_reference_stays_itself_and_what_is_shared_is_looked_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
