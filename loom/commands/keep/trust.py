@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import typer
 from msgspec.structs import asdict
 
 from loom.commands import project
 from loom.commands.project import Here, say_not_counted
-from loom.commands.run import planning
+from loom.commands.run import contexts, planning
 from loom.errors import RequestError, WorkflowError
 from loom.plan.permissions import PermissionRequest
 from loom.render.output import print_kind
 from loom.status import ExitCode
 from loom.util.units import counted
+from loom.workflow.languages import GITHUB
 
 if TYPE_CHECKING:
     from loom.commands.keep.trust_store import Trust
+    from loom.workflow.github.workflows import Workflows
 
 from loom.commands.keep.trusting import CODE, attended, decisions_of, request_lines, requests_of
 
@@ -39,7 +41,13 @@ def everything_asked(here: Here, named: Path | None) -> tuple[PermissionRequest,
         if all(trust.holds(request) for request in here.includes):
             raise
         return (*here.includes, *requests_of((), here))
-    jobs = [job for _, job in planning.rehearse(loaded, here.config)[1]]
+    if loaded.language == GITHUB.name:  # a run asks for what the actions and workflows of other repositories want
+        from loom.plan.github.resolve import rehearse  # of one language
+
+        facts = contexts.resolve_context(here, path)
+        jobs = [job for _, job in rehearse(cast("Workflows", loaded), here.config, facts.repositories)[1]]
+    else:
+        jobs = [job for _, job in planning.rehearse(loaded, here.config)[1]]
     return (*here.includes, *requests_of(jobs, here, lambda: loaded))
 
 

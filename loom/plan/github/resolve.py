@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from loom.config import Config
 from loom.errors import Problem, RequestError, WorkflowError
@@ -16,6 +16,7 @@ from loom.util.bounded import listed
 from loom.util.units import meant
 from loom.workflow.github import yaml
 from loom.workflow.github.events import DISPATCH
+from loom.workflow.github.sources import Repositories
 from loom.workflow.github.workflows import CALL, Entry, Workflows
 from loom.workflow.predefined import KNOWN_TO_PLANS
 
@@ -87,10 +88,14 @@ def _nothing(workflows: Workflows, choice: Choice, candidates: GitHubCandidates)
     )
 
 
-def rehearse(workflows: Workflows, config: Config | None = None) -> tuple[list[Problem], list[tuple[Entry, p.Job]]]:
-    """Implement `plan.resolve.rehearse`."""
+def rehearse(
+    workflows: Workflows,
+    config: Config | None = None,
+    repositories: Callable[[], Repositories | None] = lambda: None,
+) -> tuple[list[Problem], list[tuple[Entry, p.Job]]]:
+    """Implement `plan.resolve.rehearse`; without `repositories`, what comes from other repositories is not read."""
     placeholders = {**dict.fromkeys(KNOWN_TO_PLANS, "x"), "CI_PROJECT_PATH": "x/x"}
-    context = p.ResolveContext(config=config or Config(), predefined=placeholders)
+    context = p.ResolveContext(config=config or Config(), predefined=placeholders, repositories=repositories)
     candidates = GitHubCandidates(workflows, context, everything=True)
     found = candidates.all()
     made = GitHubJobBuilder(

@@ -14,6 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from loom import config
+from loom.commands.keep.trust import everything_asked
 from loom.commands.project import Here
 from loom.commands.run.github_sources import LOCK_PATH, ActionRepositories, load_lock, lock_actions
 from loom.errors import RequestError
@@ -280,3 +281,19 @@ def test_another_server_and_a_name_that_looks_alike_are_others(here: Here, tmp_p
     }
     mirror = replace(here.config.github, server=f"file://{tmp_path}/mirror")
     assert ActionRepositories(with_settings(here, github=mirror)).at("a/b", "main").commit == mirrored
+
+
+def test_trust_knows_what_actions_and_called_workflows_of_other_repositories_ask_for(here: Here, action: Path) -> None:
+    called = "on: workflow_call\njobs: {in: {runs-on: ubuntu-latest, steps: [{run: 'echo ${{ github.token }}'}]}}\n"
+    (action / "action.yml").write_text(
+        "inputs: {t: {default: '${{ github.token }}'}}\nruns: {using: node24, main: x}\n"
+    )
+    commit(action, **{".github__workflows__w.yml": called})
+    (here.root / ".github/workflows").mkdir(parents=True)
+    (here.root / ".github/workflows/ci.yml").write_text(
+        "on: push\njobs:\n  a: {runs-on: ubuntu-latest, steps: [{uses: o/a@main}]}\n"
+        "  b: {uses: o/a/.github/workflows/w.yml@main}\n  c: {runs-on: ubuntu-latest, steps: [{run: echo}]}\n"
+    )
+    github = replace(here.config.github, secrets={"GITHUB_TOKEN": "env://MINE"})
+    asked = everything_asked(with_settings(here, github=github), None)
+    assert [(one.job, one.subject) for one in asked] == [("a", "env://MINE"), ("b / in", "env://MINE")]
