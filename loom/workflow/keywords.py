@@ -2,9 +2,10 @@
 
 The check of a file (`shapes`), notices and a page of the reference are made from such a table.
 
-A shape is a list of alternatives: `text`, `scalar` (text, number or boolean), `integer`, `boolean`, `duration`, words in
-parentheses, `map` (the keywords below it), `open` (any names; what each may be stands at `NAME`), `any`, and
-`[shape]` for a list, which may contain lists of its items. `null` is as good as no keyword, everywhere.
+A shape is a list of alternatives: `text`, `scalar` (text, number or boolean), `alphanumeric` (text or a whole number),
+`integer`, `boolean`, `duration`, words in parentheses, `map` (the keywords below it), `open` (any names; what each may be
+stands at `NAME`), `any`, and `[shape]` for a list, which may contain lists of its items. `null` is as good as no keyword,
+everywhere.
 """
 
 from __future__ import annotations

@@ -18,12 +18,13 @@ MAX_NODES = 500_000
 _FITS: Mapping[str, Callable[[object], bool]] = {
     "text": lambda value: isinstance(value, str),
     "scalar": lambda value: value is not None,
+    "alphanumeric": lambda value: isinstance(value, str | int) and not isinstance(value, bool),
     "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
     "boolean": lambda value: isinstance(value, bool),
     "duration": lambda value: isinstance(value, str),
 }
 _NAMES = {"map": "a mapping", "open": "a mapping", "scalar": "text", "integer": "a number", "boolean": "true or false"}
-_NAMES["expression"] = "an expression"
+_NAMES |= {"expression": "an expression", "alphanumeric": "text or a whole number"}
 
 
 Table = Mapping[str, Keyword]

@@ -27,6 +27,8 @@ from loom.workflow.expressions import (
 from loom.workflow.patterns import Pattern, PatternError
 
 Value = str | bool | None
+MOST_TOKENS = 99
+"""Of a condition; GitLab refuses one with more."""
 
 _WRITTEN = re.compile(r"/(?P<source>(?:[^/\\]|\\.)+)/(?P<flags>[ismU]*)", re.DOTALL)
 _NOT_RE2 = re.compile(
@@ -57,6 +59,9 @@ class _Parser(Parser):
         while self.kind == "op" and self.token in ("==", "!=", "=~", "!~"):
             operator = cast(Literal["==", "!=", "=~", "!~"], self.token)
             self.advance()
+            if self.kind == "pattern" and self.token[2:].startswith("/"):
+                why = f"GitLab refuses {self.token}: a pattern has two characters or more, such as /[v]/ for /v/"
+                raise ExpressionError(why, self.start)
             right = self.pattern(compile_pattern) if self.kind == "pattern" else self.negated()
             left = Compare(operator=operator, left=left, right=right)
         return left
@@ -88,6 +93,9 @@ def parse(text: str) -> Expression:
     """Parse a condition. ExpressionError names a valid form."""
     if len(text) > MAX_LENGTH:
         raise ExpressionError(f"the condition is longer than {MAX_LENGTH} characters", 0)
+    if sum(1 for _ in _Parser.TOKEN.finditer(text.strip())) > MOST_TOKENS + 1:  # the last one is the end
+        why = f"the condition has more than {MOST_TOKENS} names, texts, operators and parentheses; write several rules"
+        raise ExpressionError(why, 0)
     return _Parser(text).whole()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from loom.util.units import duration_text
@@ -81,6 +82,14 @@ def _count(least: int, most: int, what: str) -> Check:
     return check
 
 
+def _stops_in(node: Node) -> str | None:
+    try:
+        seconds("1s" if "$" in node.text or node.text == "never" else node.text)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _at_most(limit_s: int) -> Check:
     def check(node: Node) -> str | None:
         too_long = isinstance(node.value, str) and seconds(node.value) > limit_s
@@ -122,7 +131,18 @@ def _of_trigger(node: Node) -> str | None:
     unfit = [key for key in node.value if key not in _OF_TRIGGERS and _has(node, key)]
     if unfit:
         return f"a job with `trigger` runs no script, so it can't have `{unfit[0]}`"
-    return "a job with `trigger` can't be delayed" if _text(node, "when") == "delayed" else None
+    if _text(node, "when") == "delayed":
+        return "a job with `trigger` can't be delayed"
+    codes = node.find("allow_failure", "exit_codes")
+    return "a job with `trigger` has no exit code; write `allow_failure: true`" if codes is not None else None
+
+
+def _moment(node: Node) -> str | None:
+    try:
+        datetime.fromisoformat(node.text)
+    except ValueError:
+        return f"{node.text} is no date; write it as 2030-01-31T12:00:00Z"
+    return None
 
 
 def _exposed(node: Node) -> str | None:
@@ -201,17 +221,20 @@ LIMITS: tuple[tuple[str, Check], ...] = (
     ("environment:name", _environment),
     ("environment:name", _length(255)),
     ("environment:url", _length(255)),
+    ("environment:auto_stop_in", _stops_in),
     ("id_tokens:*", _requires("aud")),
     ("image", _requires("name")),
     ("except", _ref),
     ("except:refs", _ref),
     ("needs", _requires("job", "pipeline", one_of=True)),
+    ("name", _length(255)),  # of `workflow`
     ("needs", _of_other_project),
     ("only", _ref),
     ("only:refs", _ref),
     ("parallel", _copies),
     ("parallel:matrix[]", _combined),
     ("release", _requires("tag_name", "description")),
+    ("release:released_at", _moment),
     ("release:assets:links", _requires("name", "url")),
     ("retry", _between(0, 2)),
     ("retry:max", _between(0, 2)),
@@ -236,7 +259,7 @@ LIMITS: tuple[tuple[str, Check], ...] = (
 
 
 def check(name: str, job: Node, problems: Problems) -> None:
-    """Report what GitLab refuses in a job, or in `default`, whose shapes are checked."""
+    """Report what GitLab refuses in a job, in `default` or in `workflow`, whose shapes are checked."""
     for path, wrong in LIMITS:
         keyword, whole = path.removesuffix("[]"), path.endswith("[]")
         parts = keyword.split(":") if keyword else []

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from loom.util.paths import name_from
-from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, items_of, mapping, one_or_more, pointer
+from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, items_of, mapping, pointer, text_of
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import limits, rules, yaml
 from loom.workflow.gitlab.files import CODE, GitLabFiles
@@ -75,6 +75,9 @@ class _Assembly:
             for key in (key for key in GLOBALS if key in default.value and root.get(key) is not None):
                 why = f"{key} is at the root and in `default`; remove one"
                 self.problems.say(default.keys[key], pointer("default", key), why)
+        if (workflow := root.get("workflow")) is not None:
+            self._filled("workflow", whole.value["workflow"])  # as written: without what is wrong it may be empty
+            limits.check("workflow", workflow, self.problems)
         limits.check("/", without(root, [name for name in root.value if name not in GLOBALS]), self.problems)
         entries: dict[str, Entry] = {}
         for name in _entry_names(root):
@@ -99,16 +102,21 @@ class _Assembly:
         )
 
     def _stages(self, root: Node) -> tuple[str, ...]:
-        written = [str(node.value) for node in items_of(root.get("stages"))]
-        named = [stage for stage in written if stage not in (FIRST, LAST)] or list(STAGES)
-        return (FIRST, *dict.fromkeys(named), LAST)
+        written = root.get("stages")
+        named = STAGES if written is None else [text_of(node) for node in items_of(written)]
+        return (FIRST, *dict.fromkeys(stage for stage in named if stage not in (FIRST, LAST)), LAST)
 
     def _entry(
         self, name: str, root: Node, content: Node, defaults: Mapping[str, tuple[Node, Node]], stages: tuple[str, ...]
     ) -> Entry | None:
         node, key = root.value[name], root.keys[name]
         own = content.value.get(name, node)
+        if not isinstance(key.value, str):
+            self.problems.say(key, pointer(name), f'the name of a job is text; write it in quotes: "{key.text}"')
         if name.startswith("."):
+            if _blank(node):
+                why = f"{name} is empty, which GitLab refuses; remove it or fill it"
+                self.problems.say(key, pointer(name), why)
             return Entry(name=name, key=key, node=own, merged=node)
         if node.kind is not Kind.MAPPING:
             if node.kind is not Kind.REFUSED:
@@ -136,19 +144,24 @@ class _Assembly:
             self.problems.say(entry.key, pointer(name), f"the name of a job has at most {MAX_NAME} characters")
 
     def _filled(self, name: str, job: Node) -> None:
-        for key in ("script", "rules"):
+        for key in ("script", "rules", "only", "except"):
             node = job.get(key)
-            if node is None or node.value is None:
+            if node is None or node.value is None or (node.value == [] and key in ("only", "except")):
                 continue
-            items = flat(one_or_more(node))
-            if not any(one.text.strip() or one.value or one.kind is Kind.REFUSED for one in items):
-                why = f"{key} is empty, which GitLab refuses; remove it or fill it"
-                self.problems.say(node, pointer(name, key), why)
+            for one in (node, *(flat(items_of(node)) if key == "rules" else ())):
+                if _blank(one):
+                    why = f"{key} is empty, which GitLab refuses; remove it or fill it"
+                    self.problems.say(one, pointer(name, key), why)
 
     def _refused(self, entry: Entry) -> bool:
         """Return whether the reason that a job has no script is reported already."""
         node = entry.node.get("script") or entry.node.get("trigger")
         return node is not None and (node.value is not None or node.kind is Kind.REFUSED)
+
+
+def _blank(node: Node) -> bool:
+    """Return whether a value is what Ruby on Rails calls blank."""
+    return node.kind is not Kind.REFUSED and not (node.text.strip() if node.kind is Kind.SCALAR else node.value)
 
 
 def _entry_names(root: Node) -> list[str]:

@@ -25,15 +25,16 @@ def excluded(entry: Entry, scope: Scope, facts: Facts, problems: Problems, *, de
     """Say why `only` or `except` leaves a job out; empty if they do not. `default`: whether `only:refs` has one."""
     only, unless = _given(entry, "only"), _given(entry, "except")
     refs, implied = _refs(only), ""
-    if not refs and (default or only is not None):
+    if refs is None and (default or only is not None):
         refs, implied = list(DEFAULT), " (the default)"
-    if refs and not any(_matches(ref, facts.predefined) for ref in refs):
+    if refs is not None and not any(_matches(ref, facts.predefined) for ref in refs):
         return f"only: {', '.join(refs)}{implied}: not {_name_of(facts.predefined)}"
     for keyword, clause in _clauses(only, entry, "only", scope, facts, problems):
         if not clause:
             return f"only:{keyword} does not hold"
-    if any(_matches(ref, facts.predefined) for ref in _refs(unless)):
-        return f"except: {', '.join(_refs(unless))}: this is {_name_of(facts.predefined)}"
+    excepted = _refs(unless) or []
+    if any(_matches(ref, facts.predefined) for ref in excepted):
+        return f"except: {', '.join(excepted)}: this is {_name_of(facts.predefined)}"
     for keyword, clause in _clauses(unless, entry, "except", scope, facts, problems):
         if clause:
             return f"except:{keyword} holds"
@@ -45,9 +46,10 @@ def _given(entry: Entry, key: str) -> Node | None:
     return None if node is None or node.value is None else node
 
 
-def _refs(node: Node | None) -> list[str]:
+def _refs(node: Node | None) -> list[str] | None:
+    """Return the refs that are written, which may be none; None if none is asked for."""
     written = node.get("refs") if node is not None and node.kind is Kind.MAPPING else node
-    return [text_of(ref) for ref in one_or_more(written)]
+    return None if written is None else [text_of(ref) for ref in one_or_more(written)]
 
 
 def _clauses(

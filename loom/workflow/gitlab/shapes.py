@@ -56,6 +56,8 @@ class GitLabShapes(shapes.Shapes, kw_only=True):
         return self.fields(node, "", by_name(JOB), (name,))
 
     def named(self, keyword: Keyword, name: str, node: Node, at: tuple[str | int, ...]) -> None:
-        """Say what becomes of a variable that GitLab's runner reads."""
+        """Refuse a name that is no text; say what becomes of a variable that GitLab's runner reads."""
+        if isinstance(node.value, bool | float):
+            self._say(node, at, f'{keyword.name}: a name is text; write it in quotes: "{node.text}"')
         if keyword.name.endswith("variables") and (known := runner_variable(name)) is not None:
             self.supported(node, known, at)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from loom.workflow import expressions
@@ -177,4 +177,9 @@ def test_a_condition_holds_what_its_tree_means(
 ) -> None:
     text, value = data.draw(conditions_of(dialect))
     given = {name: value for name, value in values.items() if value is not None}
-    assert dialect.holds(dialect.parse(text), given) is dialect.present(value(given)), text
+    try:
+        parsed = dialect.parse(text)
+    except expressions.ExpressionError as error:
+        assume("has more than 99 names" not in str(error))
+        raise
+    assert dialect.holds(parsed, given) is dialect.present(value(given)), text

@@ -187,6 +187,30 @@ REFUSED = {
     of_job("image: A B"): "1:25: image: 'A B' is not a valid image name. Write it as [REGISTRY/]NAME[:TAG]",
     "spec: {inputs: {a: {rules: [{if: '$[[ inputs.b'}]}, b: {default: y}}}\n---\nj: {script: x}": "1:17: input a of .gitlab-ci.yml: rules:if: '$' is not part of a condition",
     "spec: {inputs: {a: {default: x}}}\n---\nj: {script: '$[[ inputs.nope ]]'}": "3:14: $[[ inputs.nope ]] is unknown here; known are: inputs.a (declare inputs under spec: inputs)",
+    of_job("rules: [{if: true}]"): "rules:if: expected text, found 'true'",
+    of_job("rules: [{if: $A}, {}]"): "1:36: rules is empty, which GitLab refuses",
+    of_job("rules: [{when: always, allow_failure: {exit_codes: 1}}]"): "rules:allow_failure: expected true or false",
+    "workflow: {rules: []}\n" + of_job("tags: [a]"): "rules is empty, which GitLab refuses",
+    f"workflow: {{name: {'n' * 256}}}\n" + of_job("tags: [a]"): "1:18: name: it has more than 255 characters",
+    "stages: []\n" + of_job("tags: [a]"): "job: there is no stage test; the stages are .pre, .post (see `stages`)",
+    ".x:\n" + of_job("tags: [a]"): "1:1: .x is empty, which GitLab refuses; remove it or fill it",
+    ".x: {}\n" + of_job("tags: [a]"): "1:1: .x is empty, which GitLab refuses; remove it or fill it",
+    "on: {script: x}": '1:1: the name of a job is text; write it in quotes: "on"',
+    "12: {script: x}": '1:1: the name of a job is text; write it in quotes: "12"',
+    of_job("variables: {NO: x}"): '1:30: variables: a name is text; write it in quotes: "NO"',
+    of_job(
+        "parallel: {matrix: [{PY: [3.9, '3.10']}]}"
+    ): "parallel:matrix:NAME: expected text or a whole number, found '3.9'",
+    of_job("image: {name: x, entrypoint: sh}"): "image:entrypoint: expected a list, found 'sh'",
+    of_job("image: {name: x, docker: {user: 1000}}"): "image:docker:user: expected text, found '1000'",
+    of_job("services: [{name: x, command: sh}]"): "services:command: expected a list, found 'sh'",
+    of_job("cache: {key: 5, paths: [a]}"): "cache:key: expected text or a mapping, found '5'",
+    of_job("cache: {key: {files: [a], prefix: 5}}"): "cache:key:prefix: expected text, found '5'",
+    of_job("cache: {fallback_keys: [5], paths: [a]}"): "cache:fallback_keys: expected text, found '5'",
+    of_job("only: {}"): "only is empty, which GitLab refuses; remove it or fill it",
+    "job: {trigger: {include: a.yml}, allow_failure: {exit_codes: 1}}": "a job with `trigger` has no exit code",
+    of_job("environment: {name: a, auto_stop_in: soon}"): "auto_stop_in: expected a duration such as 30 minutes",
+    of_job("release: {tag_name: v, description: d, released_at: soon}"): "released_at: soon is no date",
     "before_script: [a]\ndefault: {before_script: [b]}\n"
     + of_job("tags: [a]"): "before_script is at the root and in `default`",
 }
@@ -242,6 +266,12 @@ ACCEPTED = [
     "default: {image: x, tags: [y]}\njob: {trigger: {include: a.yml}}",
     "image: a\ndefault: {before_script: [b]}\n" + of_job("tags: [a]"),
     ".a: {retry: 9}\n" + of_job("tags: [a]"),
+    "job: {script: ['']}",
+    ".a: [x]\n'12': {script: x, variables: {1: x, 'NO': y}, parallel: {matrix: [{A: [1, x]}]}}",
+    of_job(
+        "environment: {name: a, auto_stop_in: $A}, release: {tag_name: v, description: d, released_at: '2030-01-31'}"
+    ),
+    "job: {trigger: {include: a.yml}, allow_failure: true}",
 ]
 
 

@@ -300,7 +300,8 @@ def test_a_wrong_input_is_reported_where_it_is_given(tmp_path: Path, given: str,
         (".x: {y: {z: a}}\njob: {script: [!reference [.x, y, w]]}", "!reference [.x, y, w]: there is no w in .x.y; name a job and a key of it"),
         ("job: {script: x, rules: [{changes: {regexp: x}}]}", "rules:changes:regexp is not supported: Write `paths`"),
         ("job: [x]", "job: expected a job (a mapping with `script`), found a list"),
-        (".hidden: {}", "the file has no job"),
+        (".hidden: [a]", "the file has no job"),
+        (".hidden:", "1:1: .hidden is empty, which GitLab refuses; remove it or fill it"),
         ("job: {script: }", "1:1: job has no script; every job has `script` or `trigger`"),
         ("job: {trigger: [[x]]}", "1:16: trigger: expected "),
         ("job: {script: {a: b}}", "1:15: script: expected "),
@@ -327,7 +328,7 @@ def test_includes_in_a_circle_and_too_many_of_them_are_refused(tmp_path: Path) -
     assert circle == ["b.yml:1:10: the includes form a cycle: a.yml -> b.yml -> a.yml; remove one"]
     for number in (150, 151, 200):
         many = "include: [" + ", ".join(["a.yml"] * number) + "]\njob: {script: x}\n"
-        assert [one.partition(": ")[2] for one in problems(tmp_path, many, a=".x: {}\n")] == [
+        assert [one.partition(": ")[2] for one in problems(tmp_path, many, a=".x: [a]\n")] == [
             "more than 150 files are included, which GitLab refuses"
         ] * (number > 150)
 
@@ -345,7 +346,7 @@ def test_includes_in_a_circle_and_too_many_of_them_are_refused(tmp_path: Path) -
     ],
 )
 def test_wildcards_of_includes_are_gitlabs(tmp_path: Path, path: str, matching: list[str]) -> None:
-    files = {name: f".{name}: {{}}\n" for name in ("ci__a", "ci__x__a", "ci__x__y__a", "ci__x__[b]", "other")}
+    files = {name: f".{name}: [a]\n" for name in ("ci__a", "ci__x__a", "ci__x__y__a", "ci__x__[b]", "other")}
     found = loaded(tmp_path, f"include: '{path}'\njob: {{script: x}}\n", **files)
     if matching:
         assert [one.message for one in found.problems] == []

@@ -150,6 +150,7 @@ ONLY = [
     ("{except: {changes: ['docs/**/*']}}", PUSH, False),
     ("{only: [branches], except: [main]}", PUSH, False),
     ("{only: ~, except: ~}", PUSH, True),
+    ("{only: []}", PUSH, False),
 ]
 
 
