@@ -188,11 +188,9 @@ def worst(statuses: Iterable[Status]) -> Status:
     return next((status for status in _WORST_FIRST if status in present), Status.SUCCESS)
 
 
-def run_status(jobs: Mapping[str, tuple[Status, bool]]) -> Status:
-    """Combine each job's `(status, allowed to fail)` to the pipeline's status; allowed failures are ignored."""
-    if not jobs:
-        return Status.SUCCESS
-    status = worst(Status.SUCCESS if allowed else status for status, allowed in jobs.values())
+def run_status(jobs: Iterable[JobResult]) -> Status:
+    """Combine the results of jobs to the pipeline's status; allowed failures are ignored."""
+    status = worst(Status.SUCCESS if job.allowed_failure else job.status for job in jobs)
     return Status.SUCCESS if status is Status.SKIPPED else status
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 from loom.cancel import Cancel
 from loom.errors import RequestError, WorkflowError
@@ -21,23 +19,9 @@ _CODE = PhaseCode.JOB_EXECUTION
 class Children:
     """Runs them. One that its job does not depend on goes on after the job; `join` waits for these."""
 
-    def __init__(
-        self,
-        run_child: RunChild | None,
-        *,
-        run_id: str,
-        workspace: Path,
-        snapshot: Mapping[str, Any],
-        archive_of: Callable[[str], Path],
-        succeeded: Callable[[str], bool],
-        cancel: Cancel,
-    ) -> None:
+    def __init__(self, run_child: RunChild | None, child_of: Callable[[Job], Child], cancel: Cancel) -> None:
         self._run_child = run_child
-        self._run_id = run_id
-        self._workspace = workspace
-        self._snapshot = snapshot
-        self._archive_of = archive_of
-        self._succeeded = succeeded
+        self._child_of = child_of
         self._cancel = cancel
         self._others: list[threading.Thread] = []
 
@@ -76,19 +60,11 @@ class Children:
             attempt.blame(section=Section.CHILD)
 
     def _child(self, running: _Running) -> None:
-        child = Child(
-            job=running.job,
-            run_id=self._run_id,
-            workspace=self._workspace,
-            snapshot=self._snapshot,
-            archive_of=self._archive_of,
-            succeeded=self._succeeded,
-        )
         cancel = self._cancel.child()
         try:
             if self._run_child is None:
                 raise RequestError(f"{running.job.id} starts a child pipeline, which can't be run here")
-            running.ended = self._run_child(child, running, cancel, running.started)
+            running.ended = self._run_child(self._child_of(running.job), running, cancel, running.started)
         except BaseException as error:  # noqa: BLE001  raised again where the job waits
             running.problem = error
         finally:

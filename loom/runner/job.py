@@ -283,14 +283,7 @@ def _has_attempt_left(attempt: Attempt) -> bool:
         or attempt.status in (Status.SUCCESS, Status.SKIPPED, Status.CANCELED)
     ):
         return False
-    if retry.exit_codes and attempt.exit_code in retry.exit_codes:
-        return True
-    kinds: Callable[[str], bool] = retry.when.__contains__
-    match attempt.status:
-        case Status.FAILURE:
-            reason = "script_failure"
-        case Status.TIMED_OUT:
-            reason = "timeout"
-        case _:
-            reason = "provider_failure"
-    return (kinds("always") and not retry.exit_codes) or kinds(reason)
+    reasons = {Status.FAILURE: "script_failure", Status.TIMED_OUT: "timeout"}
+    reason = reasons.get(attempt.status, "provider_failure")
+    any_reason = "always" in retry.when and not retry.exit_codes
+    return attempt.exit_code in retry.exit_codes or any_reason or reason in retry.when

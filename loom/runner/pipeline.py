@@ -27,6 +27,7 @@ from loom.record.run_paths import artifacts_beside
 from loom.record.saved_plan import SavedPlan, dump_planned
 from loom.record.store import RunEntry
 from loom.runner.children import Children
+from loom.runner.hooks import Child
 from loom.runner.job import JobRunner
 from loom.runner.products import Handover
 from loom.runner.request import Ran, RunRequest
@@ -167,14 +168,8 @@ class Run:
 
     def _began(self, code: PhaseCode) -> int | None:
         """Return the time at which a phase began that goes on."""
-        return next(
-            (
-                epoch_ns(event.ts)
-                for event in self._request.so_far
-                if (event.phase_code, event.kind) == (code, "phase_started")
-            ),
-            None,
-        )
+        went_on = (event for event in self._request.so_far if (event.phase_code, event.kind) == (code, "phase_started"))
+        return next((epoch_ns(event.ts) for event in went_on), None)
 
     def _fill(self) -> None:
         request = self._request
@@ -240,16 +235,15 @@ class Run:
             tracked = partial(
                 snapshot.tracked, self._workspace, self._request.source.environment, manifest_file=paths.snapshot
             )
-            children = Children(
-                self._request.tools.run_child,
+            child_of = partial(
+                Child,
                 run_id=self._request.run_id,
                 workspace=self._workspace,
                 snapshot=self._recorder.fold.facts.get("snapshot_taken", {}),
                 archive_of=self._archive_of,
                 succeeded=self._succeeded,
-                cancel=self._cancel,
             )
-
+            children = Children(self._request.tools.run_child, lambda job: child_of(job=job), self._cancel)
             runner = JobRunner(
                 journal=self._journal,
                 opener=self._opener,
@@ -313,7 +307,7 @@ class Run:
             self._opener.close_unused()
         if self._cancel.exit_code is not None:
             return Status.CANCELED
-        return _status_of(results)
+        return run_status(results.values())
 
     def _run_all(self, runner: JobRunner) -> RunAll:
         request = self._request
@@ -368,7 +362,7 @@ class Run:
         outputs: dict[str, str] = {}
         for result in results.values():
             outputs |= result.outputs
-        return JobResult(status=_status_of(results), outputs=outputs)
+        return JobResult(status=run_status(results.values()), outputs=outputs)
 
     def _archive_of(self, job_id: str) -> Path:
         known = self._request.reuse or self._request.brought
@@ -493,10 +487,6 @@ def _builds(plan: Plan, done: Container[str]) -> Iterator[Build]:
         for image in (job.image, *(service.image for service in job.services)):
             if image is not None and image.build is not None and job.id not in done:
                 yield image.build
-
-
-def _status_of(results: Mapping[str, JobResult]) -> Status:
-    return run_status({job_id: (result.status, result.allowed_failure) for job_id, result in results.items()})
 
 
 def plan_shape(plan: Plan, *, without: Container[str] = ()) -> dict[str, Any]:

@@ -223,7 +223,7 @@ class LateState:
         )
         if enter is None:
             return self._entered(path)
-        late = _late(enter)
+        late = late_of(enter)
         outer = self._scope(late.scope)
         inputs = {name: self.text(text, late) for name, text in late.inputs.items()}
         return _Scope(status=outer.status, inputs=inputs, env=outer.env, action=late.action)
@@ -297,7 +297,7 @@ class LateState:
 
     def name(self, step: Step, env: Mapping[str, str]) -> str:
         """Return what people call a step: its name, or what it uses, after those of the actions around it; empty without one."""
-        late = _late(step)
+        late = late_of(step)
         own = step.script if late.kind != "run" else ""
         try:
             own = self.text(late.name, late, env) or own
@@ -308,7 +308,7 @@ class LateState:
 
     def skips(self, step: Step) -> str:
         """Return why a step does not run; empty if it does. InvalidExpression."""
-        late = _late(step)
+        late = late_of(step)
         if any(
             self._scopes[late.scope[:n]].skipped
             for n in range(1, len(late.scope) + 1)
@@ -331,7 +331,7 @@ class LateState:
 
     def environment(self, step: Step, env: Mapping[str, str]) -> dict[str, str]:
         """Return the variables of a step with this context `env`: those of GitHub, and the inputs and state of its action."""
-        late = _late(step)
+        late = late_of(step)
         contexts = self.contexts(late, env)
         github = {
             f"GITHUB_{name.upper()}": text_of(value)
@@ -358,7 +358,7 @@ class LateState:
 
     def enter(self, step: Step) -> None:
         """Begin a composite action: evaluate its inputs and variables. InvalidExpression."""
-        late = _late(step)
+        late = late_of(step)
         env = self.with_env(late)
         inputs = {name: self.text(text, late, env) for name, text in late.inputs.items()}
         own = {name: env[name] for name in late.env}
@@ -369,7 +369,7 @@ class LateState:
 
     def leave(self, step: Step) -> StepResult:
         """Return the result of a composite action. InvalidExpression."""
-        late, inner = _late(step), self._inner[step.id]
+        late, inner = late_of(step), self._inner[step.id]
         scope = self._scopes[inner]
         within = LateStep(kind="run", scope=inner, action=late.action)
         outputs = {name: self.text(text, within) for name, text in late.outputs.items()}
@@ -381,11 +381,11 @@ class LateState:
 
     def judged(self, step: Step) -> tuple[str, ...]:
         """Return the scope that fails with a step: the steps before and after the main ones are the job's."""
-        late = _late(step)
+        late = late_of(step)
         return late.scope if late.stage == "main" and late.scope in self._scopes else ()
 
     def apply(self, step: Step, result: StepResult) -> None:
-        late = _late(step)
+        late = late_of(step)
         scope = self._entered(late.scope)
         self.env |= result.env
         self.path += result.path
@@ -423,7 +423,7 @@ class LateState:
             if result.conclusion in (FAILURE, CANCELLED):  # a person goes on after it
                 result = replace(result, conclusion=SUCCESS)
             try:
-                if _late(step).kind == "enter" and result.outcome == SUCCESS:
+                if late_of(step).kind == "enter" and result.outcome == SUCCESS:
                     self.enter(step)
             except InvalidExpression:
                 self._scopes[self._inner[step.id]] = _Scope()
@@ -438,7 +438,7 @@ class LateState:
         return {name: value for name, value in found.items() if name not in hidden}, hidden
 
 
-def _late(step: Step) -> LateStep:
+def late_of(step: Step) -> LateStep:
     assert step.late is not None
     return step.late
 
@@ -448,7 +448,7 @@ def _names(steps: Sequence[Step]) -> dict[int, str]:
     found: dict[int, str] = {}
     uses: Counter[tuple[tuple[str, ...], str]] = Counter()
     for step in steps:
-        late = _late(step)
+        late = late_of(step)
         if not late.id and late.stage == "main" and late.kind != "leave":
             written = "run" if late.kind == "run" else step.script.partition("@")[0].removeprefix("docker://")
             name = "self" if written.startswith("./") else re.sub(r"[^A-Za-z0-9_-]", "_", written)
@@ -464,7 +464,7 @@ def _inner_scopes(steps: Sequence[Step]) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     opened: list[tuple[str, ...]] = []
     for step, after in zip(steps, [*steps[1:], None], strict=True):
-        late = _late(step)
+        late = late_of(step)
         if late.kind == "enter":
             inside = after.late.scope if after is not None and after.late is not None else ()
             own = inside[: len(late.scope) + 1] if len(inside) > len(late.scope) else (*late.scope, step.id)

@@ -29,7 +29,7 @@ from loom.runner.late.actions import container_of, node_script
 from loom.runner.late.checkout import checkout_script
 from loom.runner.late.commands import CommandFilter
 from loom.runner.late.files import FILES, InvalidFile, paths_of, summary_of, values_of
-from loom.runner.late.state import CANCELLED, FAILURE, SKIPPED, SUCCESS, LateState, StepResult, runtime
+from loom.runner.late.state import CANCELLED, FAILURE, SKIPPED, SUCCESS, LateState, StepResult, late_of, runtime
 from loom.runner.session import OpenJob
 from loom.runner.steps import CODE, Steps, why
 from loom.status import Ended, Exit, OnOutput, Status
@@ -163,7 +163,7 @@ class LateSteps(Steps):
 
     def _turn(self, step: Step) -> bool:
         """Do what is to be done for a step; return whether others follow."""
-        late, began = _late(step), False
+        late, began = late_of(step), False
         self.state.cancelled = self._is_canceled()
         self._result, self._failed_by = StepResult(outcome=SUCCESS, conclusion=SUCCESS), None
         try:
@@ -191,7 +191,8 @@ class LateSteps(Steps):
     def _do(self, step: Step, late: LateStep) -> bool:
         self._result, self._failed_by = StepResult(outcome=SUCCESS, conclusion=SUCCESS), None
         try:
-            script, limit_s = self._script(step, late), self._limit_s(late)
+            script = self.state.text(step.script, late, self._env) if late.kind == "run" else step.script
+            limit_s = self._limit_s(late)
             command = self._command(replace(step, script=script), limit_s, None)
         except InvalidExpression as error:
             return self._not_valid(step, error, may_continue=True)
@@ -269,7 +270,7 @@ class LateSteps(Steps):
     def _not_valid(self, step: Step, error: InvalidExpression, *, may_continue: bool) -> bool:
         """Fail a step; one whose `if` or `env` is invalid has not begun, and `continue-on-error` does not count."""
         exit_ = self._invalid(step, str(error), f"The template is not valid. {step.place}")
-        if may_continue and self._continues(_late(step)):
+        if may_continue and self._continues(late_of(step)):
             self._end(step, replace(self._result, outcome=FAILURE))
         else:
             self._fail(step, exit_, str(error))
@@ -313,15 +314,10 @@ class LateSteps(Steps):
     def _started(self, step: Step) -> dict[str, Any]:
         return super()._started(step) | ({"name": name} if (name := self.state.name(step, self._env)) else {})
 
-    def _script(self, step: Step, late: LateStep) -> str:
-        if late.kind == "run":
-            return self.state.text(step.script, late, self._env)
-        return step.script
-
     def _environment(self, step: Step) -> dict[str, str]:
         return {
             **self._open_job.environment,
-            **(self.for_actions.environment() if self.for_actions and _late(step).kind in PROGRAMS else {}),
+            **(self.for_actions.environment() if self.for_actions and late_of(step).kind in PROGRAMS else {}),
             **self.state.environment(step, self._env),
             "LOOM_STEP": step.id,
             "LOOM_ATTEMPT": str(self._attempt.number),
@@ -330,7 +326,7 @@ class LateSteps(Steps):
     def _command(
         self, step: Step, timeout_s: float | None, share: Share | None, extra: Mapping[str, str] | None = None
     ) -> Command:
-        late = _late(step)
+        late = late_of(step)
         environment, script = self._environment(step), step.script
         others = {name: value for name, value in environment.items() if not is_variable(name)}
         shell: tuple[str, ...] = ()
@@ -400,7 +396,7 @@ class LateSteps(Steps):
     def _run_program(
         self, step: Step, command: Command, on_output: OnOutput, cancel: Cancel
     ) -> tuple[Exit, Mapping[str, Sequence[bytes]]]:
-        late, session, tools = _late(step), self._open_job.session, self.for_actions
+        late, session, tools = late_of(step), self._open_job.session, self.for_actions
         if late.kind != "docker" or tools is None:
             return session.run(command, on_output, cancel), session.reported()
         contexts = self._job.late.contexts if self._job.late is not None else {}
@@ -540,11 +536,6 @@ def shell_of(text: str, *, bash: bool) -> tuple[str, ...]:
         return tuple(shlex.split(text))
     except ValueError as error:
         raise InvalidExpression(f"shell: {text}: {error}") from error
-
-
-def _late(step: Step) -> LateStep:
-    assert step.late is not None
-    return step.late
 
 
 def _number(text: str | None) -> int | None:
