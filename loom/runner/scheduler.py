@@ -8,9 +8,10 @@ from __future__ import annotations
 import heapq
 import queue
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property, partial
-from typing import TypeVar
+from itertools import pairwise
+from typing import Literal, TypeVar
 
 from msgspec import Struct, field
 
@@ -24,6 +25,11 @@ T = TypeVar("T")
 
 Lanes = Callable[[Job], Mapping[str, int]]
 """The lanes in which a job takes a place while it runs, each with its number of places."""
+
+
+_Mark = Literal["failed", "skipped", "holds up"]
+_News = tuple[str, Mapping[_Mark, str], bool]
+"""A job or a gate, what it or jobs before it have come to, and whether it is over."""
 
 
 def needed(plan: Plan, job: Job) -> list[str]:
@@ -42,40 +48,35 @@ class Frontier:
     def __init__(self, plan: Plan, results: Mapping[str, JobResult]) -> None:
         self._plan = plan
         self.position = {job.id: number for number, job in enumerate(plan.jobs)}
-        self._stage = {stage: number for number, stage in enumerate(plan.stages)}
-        self._unfinished = [0] * len(plan.stages)
-        self._gated: list[list[Job]] = [[] for _ in plan.stages]
-        self._open = 0
-        """The first stage with unfinished jobs: the gates up to this one are open."""
-        self._condemned = len(plan.stages)
-        """A job of an earlier stage than each of these has failed."""
-        self._first_failed: str | None = None
-        self._held_up = len(plan.stages), ""
-        """The earliest stage with a job that holds up later ones, and that job."""
-        self._left: dict[str, int] = {}
-        self._after: defaultdict[str, list[Job]] = defaultdict(list)
-        self._results: dict[str, JobResult] = {}
+        self._after: defaultdict[str, list[str]] = defaultdict(list)
+        """The jobs and gates that wait for a job or a gate. The gate of a stage waits for all jobs of the stages before."""
+        self._left: defaultdict[str, int] = defaultdict(int)
+        """How many of those that a job or a gate waits for are not over."""
+        self._before: defaultdict[str, dict[_Mark, str]] = defaultdict(dict)
+        """The first of those that failed, was skipped, or holds up what waits for it."""
         self._decided = {*results}
         self._ready: list[str] = []
         self._skips: list[Skip] = []
+        gates = [f"/{stage}" for stage in plan.stages]  # no job has such an id
+        next_gate = dict(zip(plan.stages, gates[1:], strict=False))
+        for above, gate in pairwise(gates):
+            self._wait(gate, above)
         for job in plan.jobs:
-            self._add(job)
-        self._look_at(self._gated[0] if self._gated else [])
-        self._open_gates()
-        self._look_at([job for job in plan.jobs if self._left.get(job.id) == 0])
-        self._settle_all(self._ended_by_skips(0))
+            for other in [f"/{job.stage}"] if job.needs is None else dict.fromkeys(needed(plan, job)):
+                self._wait(job.id, other)
+            if job.stage in next_gate:
+                self._wait(next_gate[job.stage], job.id)
+        news: deque[_News] = deque((gate, {}, True) for gate in gates[:1])
+        for job in plan.jobs:
+            if self._left[job.id] == 0:
+                self._look_at(job.id, news)
+        self._pass_on(news)
         for job_id in sorted(results, key=self.position.__getitem__):
             self.end(job_id, results[job_id])
 
-    def _add(self, job: Job) -> None:
-        self._unfinished[self._stage[job.stage]] += 1
-        if job.needs is None:
-            self._gated[self._stage[job.stage]].append(job)
-            return
-        present = dict.fromkeys(needed(self._plan, job))
-        self._left[job.id] = len(present)
-        for need in present:
-            self._after[need].append(job)
+    def _wait(self, after: str, before: str) -> None:
+        self._after[before].append(after)
+        self._left[after] += 1
 
     def decision(self) -> tuple[list[str], list[Skip]]:
         """Return, in plan order, the jobs that may start and those that never will, as decided since the last call."""
@@ -86,90 +87,65 @@ class Frontier:
 
     def end(self, job_id: str, result: JobResult) -> None:
         """Settle the end of a job, and the skips that follow from it."""
-        self._settle_all([(job_id, result)])
-
-    def _settle_all(self, ended: Iterable[tuple[str, JobResult]]) -> None:
-        waiting = deque(ended)
-        while waiting:
-            before = len(self._skips)
-            self._settle(*waiting.popleft())
-            waiting.extend(self._ended_by_skips(before))
-
-    def _ended_by_skips(self, since: int) -> list[tuple[str, JobResult]]:
-        return [(skip.job_id, _SKIPPED) for skip in self._skips[since:]]
-
-    def _settle(self, job_id: str, result: JobResult) -> None:
-        self._results[job_id] = result
-        stage = self._stage[self._plan.job(job_id).stage]
+        marks: dict[_Mark, str] = {"skipped": job_id} if result.status is Status.SKIPPED else {}
         if _failed(result):
-            self._condemn(job_id, stage)
-        if result.holds_up and stage < self._held_up[0]:
-            self._held_up = stage, job_id
-            for later in range(stage + 1, len(self._gated)):
-                self._look_at(self._gated[later])
-        self._unfinished[stage] -= 1
-        self._open_gates()
-        blocks = _failed(result) or result.status is Status.SKIPPED
-        for job in self._after[job_id]:
-            self._left[job.id] -= 1
-            if self._left[job.id] == 0 or blocks:
-                self._look_at([job])
+            marks["failed"] = job_id
+        if result.holds_up:
+            marks["holds up"] = job_id
+        self._pass_on(deque([(job_id, marks, True)]))
 
-    def _open_gates(self) -> None:
-        while self._open < len(self._unfinished) and self._unfinished[self._open] == 0:
-            self._open += 1
-            self._look_at(self._gated[self._open] if self._open < len(self._gated) else [])
+    def _pass_on(self, news: deque[_News]) -> None:
+        """Pass on what is new of jobs and gates to those that wait for them."""
+        while news:
+            before, marks, is_over = news.popleft()
+            for after in self._after[before]:
+                self._left[after] -= is_over
+                known, is_gate = self._before[after], after.startswith("/")
+                new: dict[_Mark, str] = {
+                    mark: job_id
+                    for mark, job_id in marks.items()
+                    if not (is_gate and mark == "skipped")
+                    and (mark not in known or self.position[job_id] < self.position[known[mark]])
+                }
+                known |= new
+                opens = is_over and self._left[after] == 0
+                if not is_gate:
+                    self._look_at(after, news)
+                elif new or opens:
+                    news.append((after, new, opens))
 
-    def _condemn(self, job_id: str, stage: int) -> None:
-        """Look at the jobs of later stages, which a first failure decides."""
-        if self._first_failed is None or self.position[job_id] < self.position[self._first_failed]:
-            self._first_failed = job_id
-        before, self._condemned = self._condemned, min(self._condemned, stage + 1)
-        for later in range(stage + 1, before):
-            self._look_at(self._gated[later])
-
-    def _look_at(self, jobs: list[Job]) -> None:
-        for job in jobs:
-            if job.id in self._decided:
-                continue
-            verdict = self._verdict(job)
-            if verdict is not False:
-                self._decided.add(job.id)
-            if isinstance(verdict, Skip):
-                self._skips.append(verdict)
-            elif verdict:
-                self._ready.append(job.id)
+    def _look_at(self, job_id: str, news: deque[_News]) -> None:
+        if job_id in self._decided:
+            return
+        verdict = self._verdict(self._plan.job(job_id))
+        if verdict is not False:
+            self._decided.add(job_id)
+        if isinstance(verdict, Skip):
+            self._skips.append(verdict)
+            news.append((job_id, {"skipped": job_id}, True))
+        elif verdict:
+            self._ready.append(job_id)
 
     def _verdict(self, job: Job) -> Skip | bool:
-        if job.needs is None:
-            stage = self._stage[job.stage]
-            if self._held_up[0] < stage:
-                by = self._held_up[1]
-                return Skip(job_id=job.id, reason=f"it waits for the manual job {by}", blocked_by=by)
-            return _verdict(job, self._open >= stage, self._first_failed if self._condemned <= stage else None, None)
-        over = {need: self._results[need] for need in needed(self._plan, job) if need in self._results}
-        failed = next((need for need, result in over.items() if _failed(result)), None)
-        skipped = next((need for need, result in over.items() if result.status is Status.SKIPPED), None)
-        return _verdict(job, self._left[job.id] == 0, failed, skipped)
+        before, all_over = self._before[job.id], self._left[job.id] == 0
+        if job.needs is None and (holding := before.get("holds up")):
+            return Skip(job_id=job.id, reason=f"it waits for the manual job {holding}", blocked_by=holding)
+        if job.when == "always" or job.late is not None:  # which decides itself
+            return all_over
+        failed, skipped = before.get("failed"), before.get("skipped")
+        if job.when == "on_failure":
+            if failed:
+                return all_over
+            return Skip(job_id=job.id, reason="nothing before it failed") if all_over else False
+        if failed:
+            return Skip(job_id=job.id, reason=f"{failed} did not succeed", blocked_by=failed)
+        if skipped:
+            return Skip(job_id=job.id, reason=f"{skipped} was skipped", blocked_by=skipped)
+        return all_over
 
 
 def _failed(result: JobResult) -> bool:
     return not result.lets_go_on and result.status is not Status.SKIPPED
-
-
-def _verdict(job: Job, all_over: bool, failed: str | None, skipped: str | None) -> Skip | bool:
-    """Decide by what the job waits for: whether `all` is over, the first that failed, the first that was skipped."""
-    if job.when == "always" or job.late is not None:  # which decides itself
-        return all_over
-    if job.when == "on_failure":
-        if failed:
-            return all_over
-        return Skip(job_id=job.id, reason="nothing before it failed") if all_over else False
-    if failed:
-        return Skip(job_id=job.id, reason=f"{failed} did not succeed", blocked_by=failed)
-    if skipped:
-        return Skip(job_id=job.id, reason=f"{skipped} was skipped", blocked_by=skipped)
-    return all_over
 
 
 class Schedule(Struct, kw_only=True, eq=False, dict=True):
