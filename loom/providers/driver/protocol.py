@@ -11,11 +11,10 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 
 from msgspec import Struct
 
-from loom.providers.base import Share
+from loom.providers.base import Command, Share
 from loom.providers.driver import endings, shared_shell
 from loom.providers.driver.steps import arguments_of, checked
 from loom.status import Stream
@@ -135,8 +134,8 @@ def program_here(directory: str, mark: str) -> bytes:
 
 @cache
 def handing_over() -> bytes:
-    """Return the command before `later`: the part of the driver for it, with nothing handed over."""
-    return b"eval " + quoted(_source("detached.sh")) + b"\n"
+    """The command before `later`: the part of the driver for it, with nothing handed over."""
+    return _ordered("eval", _source("detached.sh"))
 
 
 @cache
@@ -160,94 +159,74 @@ def quoted(text: str | bytes) -> bytes:
     return b"'" + raw.replace(b"'", b"'\\''").replace(b"\n", b"'\"$loom_nl\"'") + b"'"
 
 
+def _ordered(name: str, *words: str | bytes) -> bytes:
+    """Return the line of a command of the driver."""
+    return b" ".join([name.encode(), *map(quoted, words)]) + b"\n"
+
+
 def begin_token(token: bytes) -> bytes:
     """Return the token of the marks where commands begin. The step knows it, and only half of the other one by it."""
     return _PREFIX + b"+" + token[-16:]
 
 
 def greeting(token: bytes) -> bytes:
-    return b"loom_hello " + quoted(token) + b"\n"
+    return _ordered("loom_hello", token)
 
 
 def step(
-    token: bytes,
-    *,
-    script: str,
-    environment: Mapping[str, str],
-    shell: tuple[str, ...],
-    number: int,
-    directory: str = DIRECTORY,
-    merge_output: bool = False,
-    handed_over: bool = False,
-    observed: bool = False,
-    files: Mapping[str, str] = MappingProxyType({}),
-    start_in: str = "",
+    token: bytes, command: Command, number: int, directory: str = DIRECTORY, *, handed_over: bool = False
 ) -> bytes:
-    """Run `script` in `shell`. ProviderError for text that no shell accepts.
+    """Run a command with all its variables. ProviderError for text that no shell accepts.
 
-    `handed_over`: with the variables that the steps before it handed on. `observed`, `files` and `start_in`: as in `Command`.
+    `handed_over`: with the variables that the steps before it handed on.
     """
-    checked(script, environment)
-    if observed:
-        marks = endings.marking(shell, script, begin_token(token))
-        script = endings.reporting(shell, f"{directory}/{ENDED}") + marks + script
+    script = command.script
+    checked(script, command.environment)
+    if command.observed:
+        marks = endings.marking(command.shell, script, begin_token(token))
+        script = endings.reporting(command.shell, f"{directory}/{ENDED}") + marks + script
     file = f"{directory}/step.{number}"
-    settings = (_TAKE_ON if handed_over else b"") + _settings(environment, merge_output=merge_output)
-    for name, reported in files.items():
+    settings = (_TAKE_ON if handed_over else b"") + _settings(command)
+    for name, reported in command.files.items():
         settings += f'\nexport {name}={directory}/{reported}; : >|"${name}"'.encode()
-    if start_in:
-        settings += b"\ncd -- " + shared_shell.quoted(start_in) + b" || exit 1"
-    words: list[bytes | str] = [token, script, settings, file, *arguments_of(shell, file)]
-    return b"loom_step " + b" ".join(quoted(word) for word in words) + b"\n"
+    if command.start_in:
+        settings += b"\ncd -- " + shared_shell.quoted(command.start_in) + b" || exit 1"
+    return _ordered("loom_step", token, script, settings, file, *arguments_of(command.shell, file))
 
 
 _TAKE_ON = f"[ ! -r {HANDED_ON} ] || . {HANDED_ON}\n".encode()
 
 
-def _settings(environment: Mapping[str, str], *, merge_output: bool) -> bytes:
-    exports = [b"export " + name.encode() + b"=" + shared_shell.quoted(value) for name, value in environment.items()]
-    return b"\n".join([*exports, *([b"exec 2>&1"] if merge_output else [])])
+def _settings(command: Command) -> bytes:
+    return shared_shell.exports(command.environment) + (b"exec 2>&1" if command.merge_output else b"")
 
 
-def share(token: bytes, *, environment: Mapping[str, str], shell: Sequence[str], merge_output: bool = False) -> bytes:
-    """Start a shell that steps share, until CLOSE or its own end; each step is `next_step`."""
-    words: list[bytes | str] = [token, _settings(environment, merge_output=merge_output), *shell]
-    return b"loom_share " + b" ".join(quoted(word) for word in words) + b"\n"
+def share(token: bytes, command: Command) -> bytes:
+    """Start a shell that steps share, that of `command`, until CLOSE or its own end; each step is `next_step`."""
+    return _ordered("loom_share", token, _settings(command), *command.shell)
 
 
 def next_step(
-    *,
-    script: str,
-    environment: Mapping[str, str],
-    number: int,
+    token: bytes,
+    command: Command,
     share: Share,
+    number: int,
     directory: str = DIRECTORY,
+    *,
     restore: bool = False,
     handed_over: bool = False,
-    shell: Sequence[str] = (),
-    token: bytes = b"",
 ) -> bytes:
-    """Run `script` in the shared shell, with `handed_over` as in `step`. ProviderError for text that no shell accepts.
-
-    `shell`: the shared one if it reports the command that ends it (`Command.observed`); `token`: of its marks.
-    """
-    checked(script, environment)
-    observed = shared_shell.ReportingShell(shell, f"{directory}/{ENDED}", begin_token(token)) if shell else None
+    """Run a command in the shared shell with this token, with `handed_over` as in `step`. ProviderError as there."""
+    checked(command.script, command.environment)
     file, state = f"{directory}/step.{number}", f"{directory}/state"
-    words: list[bytes | str] = [
-        shared_shell.file_of(script, share, observed),
-        file,
-        (_TAKE_ON if handed_over else b"")
-        + shared_shell.program(file, state, environment, share, restore=restore, observed=observed),
-    ]
-    return b"loom_next " + b" ".join(quoted(word) for word in words) + b"\n"
+    content = shared_shell.file_of(command, share, f"{directory}/{ENDED}", begin_token(token))
+    program = shared_shell.program(command, share, file, state, restore=restore)
+    return _ordered("loom_next", content, file, (_TAKE_ON if handed_over else b"") + program)
 
 
 def later(when: str, *lines: bytes) -> bytes:
     """Hand lines over: to run them after what was handed over before (see `loom_later` in detached.sh)."""
-    return (
-        b"loom_later " + when.encode() + b" " + quoted(b"; ".join(line.removesuffix(b"\n") for line in lines)) + b"\n"
-    )
+    return _ordered("loom_later", when, b"; ".join(line.removesuffix(b"\n") for line in lines))
 
 
 GO = b"loom_go 0\n"
@@ -261,20 +240,20 @@ STAY = b"loom_stay\n"
 def put(token: bytes, path: str, content: bytes) -> bytes:
     """Write `content`, any bytes, to `path`, readable only for the driver's user."""
     escaped = content.replace(b"\\", b"\\\\").replace(b"\0", b"\\0000")
-    return b"loom_put " + b" ".join(quoted(word) for word in (token, path, escaped)) + b"\n"
+    return _ordered("loom_put", token, path, escaped)
 
 
 def keep(token: bytes) -> bytes:
-    return b"loom_keep " + quoted(token) + b"\n"
+    return _ordered("loom_keep", token)
 
 
 def ping(token: bytes) -> bytes:
-    """Return a command that is only answered."""
-    return b"loom_mark " + quoted(token) + b" 0\n"
+    """Only answer."""
+    return _ordered("loom_mark", token, "0")
 
 
 def end(token: bytes) -> bytes:
-    return b"loom_quit " + quoted(token) + b"\n"
+    return _ordered("loom_quit", token)
 
 
 INPUT_LOST_CODE = 154

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
@@ -44,14 +43,6 @@ class Greeting:
         self.further_groups = set(member_of.split(",")) - {"", "-", gid}
 
 
-class _Shared(Struct, frozen=True, kw_only=True):
-    """The shell that steps share: what it was last given, and its command line."""
-
-    token: bytes
-    environment: Mapping[str, str]
-    command: str
-
-
 class DrivenSession:
     """The part of `providers.base.Session` that the driver of a container does, told over `channel`.
 
@@ -83,7 +74,8 @@ class DrivenSession:
         self._number = 0
         self._ooms = self._refused_forks = 0
         self._unfinished = False
-        self._shared: _Shared | None = None
+        self._shared: tuple[bytes, Command] | None = None
+        """The shell that steps share: its token, and the command that it was last given."""
         self._handed_over: Mapping[str, bytes] = {}
         """The tokens of the commands that the driver does by itself, by their names; empty when it waits for orders."""
         self.died = False
@@ -143,26 +135,24 @@ class DrivenSession:
         """Return what lets the driver do these commands by itself, up to the order to begin (`Detachable.hand_over`)."""
         lines = [driver.handing_over()]
         for when, commands in (("m", steps), ("0", after[True]), ("1", after[False])):
-            for number, command in enumerate(commands):
+            for number, command in enumerate(map(self._completed, commands)):
+                token = tokens[command.name]
                 if command.share is None:
-                    step = self._step(command, tokens[command.name], len(lines), handed_over=True)
-                    lines.append(driver.later(when, step))
+                    lines.append(driver.later(when, driver.step(token, command, len(lines), handed_over=True)))
                     continue
                 if number == 0:
-                    share = self._share(command, tokens[command.name])
                     after_script = [] if when == "m" else [b"loom_after=1"]
-                    lines.append(driver.later(when, *after_script, driver.GO_INSIDE, share))
+                    lines.append(driver.later(when, *after_script, driver.GO_INSIDE, driver.share(token, command)))
                 following = driver.next_step(
-                    script=command.script,
-                    environment={**self._environment, **command.environment},
-                    number=len(lines),
-                    share=command.share,
-                    shell=self._observed_shell(command),
-                    token=tokens[commands[0].name],
-                    handed_over=True,
+                    tokens[commands[0].name], command, command.share, len(lines), handed_over=True
                 )
                 lines.append(driver.later("s0" if when == "m" else f"s{when}", following))
         return b"".join(lines)
+
+    def _completed(self, command: Command) -> Command:
+        """Return a command with all its variables and its actual shell."""
+        shell = tuple(chosen(command.shell or self._request.shell, self.facts.auto_shell))
+        return replace(command, shell=shell, environment={**self._environment, **command.environment})
 
     def _tell(self, line: bytes) -> None:
         """Order what the driver does not do by itself."""
@@ -224,60 +214,24 @@ class DrivenSession:
 
     def _order(self, command: Command) -> tuple[Exchange, bytes]:
         """Return the command for the driver, and the exchange for its answer."""
-        environment = {**self._environment, **command.environment}
-        share, shared = command.share, self._shared
+        command = self._completed(command)
+        share, environment = command.share, command.environment
         token = self._handed_over.get(command.name, b"")
         later = self.channel.later if self._handed_over else None
         if share is None:
             exchange = Exchange(token, later)
-            return exchange, self._step(command, exchange.token, self._number)
-        exchange, start, restore = Exchange(shared.token if shared is not None else token, later), b"", False
-        if shared is None:
-            start = self._share(command, exchange.token)
-            restore, given = not share.first, environment if not share.first else {}
+            return exchange, driver.step(exchange.token, command, self._number, self._directory)
+        if self._shared is None:
+            exchange, restore = Exchange(token, later), not share.first
+            start, given = driver.share(exchange.token, command), environment if restore else {}
         else:
-            given = {name: value for name, value in environment.items() if shared.environment.get(name) != value}
-        step = driver.next_step(
-            script=command.script,
-            environment=given,
-            number=self._number,
-            share=share,
-            shell=self._observed_shell(command),
-            token=exchange.token,
-            directory=self._directory,
-            restore=restore,
-        )
-        self._shared = _Shared(token=exchange.token, environment=environment, command=" ".join(self._shell_of(command)))
+            token, before = self._shared
+            exchange, restore, start = Exchange(token, later), False, b""
+            given = {name: value for name, value in environment.items() if before.environment.get(name) != value}
+        self._shared = exchange.token, command
+        told = replace(command, environment=given)
+        step = driver.next_step(exchange.token, told, share, self._number, self._directory, restore=restore)
         return exchange, start + step
-
-    def _shell_of(self, command: Command) -> tuple[str, ...]:
-        return tuple(chosen(command.shell or self._request.shell, self.facts.auto_shell))
-
-    def _observed_shell(self, command: Command) -> tuple[str, ...]:
-        return self._shell_of(command) if command.observed else ()
-
-    def _step(self, command: Command, token: bytes, number: int, *, handed_over: bool = False) -> bytes:
-        return driver.step(
-            token,
-            script=command.script,
-            environment={**self._environment, **command.environment},
-            shell=self._shell_of(command),
-            number=number,
-            directory=self._directory,
-            merge_output=command.merge_output,
-            handed_over=handed_over,
-            observed=command.observed,
-            files=command.files,
-            start_in=command.start_in,
-        )
-
-    def _share(self, command: Command, token: bytes) -> bytes:
-        return driver.share(
-            token,
-            environment={**self._environment, **command.environment},
-            shell=self._shell_of(command),
-            merge_output=command.merge_output,
-        )
 
     def _release(self, exchange: Exchange, on_output: OnOutput) -> None:
         """Let the driver take another command: the step is over, and with it a shell that it shared."""
@@ -294,7 +248,7 @@ class DrivenSession:
         """End the shell that steps shared, if there is one: it gets no further command."""
         if self._shared is None or self.died:
             return
-        exchange = Exchange(self._shared.token, self.channel.later if self._handed_over else None)
+        exchange = Exchange(self._shared[0], self.channel.later if self._handed_over else None)
         try:
             self._tell(driver.CLOSE)
             limit_s = _HANDED_OVER_S if self._handed_over else LEAVE_S
@@ -309,7 +263,7 @@ class DrivenSession:
     def _commands(self) -> tuple[str, ...]:
         """Return what a step that ran out of time had running, if possible besides the shared shell."""
         listed = self.still_running()
-        own = self._shared.command if self._shared is not None else None
+        own = " ".join(self._shared[1].shell) if self._shared is not None else None
         return tuple(command for command in listed if command != own) or listed
 
     def _exit(self, answer: str, ended: Ended) -> Exit:

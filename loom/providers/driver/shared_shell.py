@@ -10,10 +10,9 @@ After each command it writes its state to a file, so that another shell can go o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
 
-from loom.providers.base import Share
+from loom.providers.base import Command, Share
 from loom.providers.driver import endings
 
 REPORTS = 8
@@ -39,43 +38,30 @@ steps before this one are not there any more" >&2; fi
 """
 
 
-class ReportingShell(NamedTuple):
-    """A shell that reports to `file` which command ends it, and marks with `token` where commands begin (`endings`)."""
+def file_of(command: Command, share: Share, reports: str, token: bytes) -> str:
+    """Return the content of a command's file. Its last line keeps the script's exit code from `set -e`, as between lines.
 
-    shell: Sequence[str]
-    file: str
-    token: bytes
-
-
-def file_of(script: str, share: Share, observed: ReportingShell | None = None) -> str:
-    """Return the content of a command's file. Its last line keeps the script's exit code from `set -e`, as between lines."""
+    An observed one reports to the file `reports` which command ends the shell, and marks with `token` where commands begin.
+    """
     # On the first line, so that the lines that the shell's messages name are the script's.
     before = marks = ""
-    if observed is not None:
-        before = endings.reporting(observed.shell, observed.file) if share.first else ""
-        marks = endings.marking(observed.shell, script, observed.token)
+    if command.observed:
+        before = endings.reporting(command.shell, reports) if share.first else ""
+        marks = endings.marking(command.shell, command.script, token)
     trace = "set -x; " if share.trace and share.first else ""
     end = "loom_code=$?; trap - DEBUG" if "DEBUG" in marks else "loom_code=$?"
-    return f"{before}{trace}{marks}{script}\n\n{{ {end}; }} 2>/dev/null\n"
+    return f"{before}{trace}{marks}{command.script}\n\n{{ {end}; }} 2>/dev/null\n"
 
 
-def program(
-    file: str,
-    state: str,
-    environment: Mapping[str, str],
-    share: Share,
-    *,
-    restore: bool = False,
-    observed: ReportingShell | None = None,
-) -> bytes:
-    """Return the lines for the shell: set `environment`, run `file`; report and go on, or end with its exit code.
+def program(command: Command, share: Share, file: str, state: str, *, restore: bool = False) -> bytes:
+    """Return the lines for the shell: set the environment, run `file`; report and go on, or end with its exit code.
 
     `restore`: first become the shell that left `state`.
     """
-    exports = b"".join(b"export " + name.encode() + b"=" + quoted(value) + b"\n" for name, value in environment.items())
+    given = exports(command.environment)
     parts = [
         (_RESTORE % {"state": state}).encode() if restore else b"",
-        b"{\n" + exports + b"} 2>/dev/null\n" if exports else b"",
+        b"{\n" + given + b"} 2>/dev/null\n" if given else b"",
         _ON_RETURN,
         f". {file} </dev/null {REPORTS}>&-\n".encode(),
         _RETURNED,
@@ -86,6 +72,11 @@ def program(
         + f"\nprintf 'n %s\\n' \"$loom_code\" >&{REPORTS}\nunset loom_code\n}} 2>/dev/null || :\n".encode(),
     ]
     return b"".join(parts)
+
+
+def exports(environment: Mapping[str, str]) -> bytes:
+    """Return the lines of a shell's program that set these variables."""
+    return b"".join(b"export " + name.encode() + b"=" + quoted(value) + b"\n" for name, value in environment.items())
 
 
 def quoted(value: str) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from loom.providers import interactive
-from loom.providers.base import Share
+from loom.providers.base import Command, Share
 from loom.providers.driver import shared_shell
 
 STEP = """\
@@ -25,9 +25,9 @@ def left_by(shell: tuple[str, ...], tmp_path: Path) -> Path:
     """Run the step in a shared shell; return the file with the state that it leaves."""
     (tmp_path / "sub").mkdir()
     state, step = tmp_path / "state", tmp_path / "step"
-    share = Share(first=True)
-    step.write_text(shared_shell.file_of(STEP, share))
-    program = shared_shell.program(str(step), str(state), {"LOOM_STEP": "script/01"}, share)
+    command, share = Command(script=STEP, shell=shell, environment={"LOOM_STEP": "script/01"}), Share(first=True)
+    step.write_text(shared_shell.file_of(command, share, "", b""))
+    program = shared_shell.program(command, share, str(step), str(state))
     subprocess.run(shell, input=program, cwd=tmp_path, check=True, capture_output=True, pass_fds=())
     return state
 
@@ -126,5 +126,6 @@ def test_a_zsh_has_the_step_its_history_and_a_prompt(tmp_path: Path) -> None:
 
 
 def test_a_value_is_quoted_also_where_only_zsh_needs_it() -> None:
-    program = shared_shell.program("step", "state", {"FILTER": "=ls", "IT": "it's"}, Share(first=True))
+    command = Command(script="", shell=("zsh",), environment={"FILTER": "=ls", "IT": "it's"})
+    program = shared_shell.program(command, Share(first=True), "step", "state")
     assert b"export FILTER='=ls'\nexport IT='it'\\''s'\n" in program

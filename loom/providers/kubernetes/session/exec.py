@@ -10,14 +10,14 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from websocket import WebSocketException
 
 from loom.errors import EngineUnavailable, LoomError, ProviderError
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.shared_shell import quoted
+from loom.providers.driver.shared_shell import exports
 from loom.providers.driver.steps import still_running
 from loom.providers.inside import CommandsInside, new_path
 from loom.providers.kubernetes.cluster.client import CHANNELS, Cluster
@@ -234,7 +234,8 @@ class PodInside(CommandsInside, frozen=True, kw_only=True):
         pid_file, variables = new_path("exec"), ""
         if self.environment:
             variables = new_path("variables")
-            self.write({variables: _exports(self.environment)})
+            named = {name: value for name, value in self.environment.items() if name.isidentifier() and name.isascii()}
+            self.write({variables: exports(named)})
         entered = driver.entering(command, dict.fromkeys(self.environment, ""))
         # The end of an input that nobody gives gets lost now and then between a busy kubelet and its containerd.
         enter = _ENTER if stdin else f"{_ENTER} </dev/null"
@@ -250,12 +251,3 @@ class PodInside(CommandsInside, frozen=True, kw_only=True):
             hint="the command may still run there",
             code="CLUSTER_UNAVAILABLE",
         )
-
-
-def _exports(environment: Mapping[str, str]) -> bytes:
-    lines = [
-        b"export " + name.encode() + b"=" + quoted(value) + b"\n"
-        for name, value in environment.items()
-        if name.isidentifier() and name.isascii()
-    ]
-    return b"".join(lines)
