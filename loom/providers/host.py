@@ -28,7 +28,7 @@ from loom.errors import ProviderError
 from loom.plan.model import MountMode
 from loom.providers.base import Capabilities, Provider, Session, SessionFacts, SessionRequest, Setup
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.channel import Attached, Channel, Died, Exchange
+from loom.providers.driver.channel import Channel, Died, Exchange
 from loom.providers.driver.session import DrivenSession
 from loom.providers.driver.steps import still_running as to_report
 from loom.providers.files import archive_of, unnoticed, unpack
@@ -208,13 +208,10 @@ class HostSession(DrivenSession):
 
     # The driver's container
 
-    def check(self, attached: Attached) -> None:
-        """Set no limit: a wait needs none."""
-
     def ask(self) -> None:
         """Do nothing: there is no engine."""
 
-    def resume(self, attached: Attached, error: OSError | None, release: Callable[[], None]) -> None:
+    def resume(self, error: OSError | None, release: Callable[[], None]) -> None:
         release()
         self.kill()
         raise Died(_code_of(self._process), oom=False)

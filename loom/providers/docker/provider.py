@@ -37,7 +37,7 @@ from loom.providers.docker.engine.capabilities import Traits
 from loom.providers.docker.engine.connection import Engine
 from loom.providers.docker.engine.errors import DISK_FULL, translated
 from loom.providers.docker.engine.retries import StartFailed, starting
-from loom.providers.docker.session.attach import Attachment
+from loom.providers.docker.session.attach import Attachment, attach
 from loom.providers.docker.session.session import DockerSession
 from loom.providers.removals import Removals
 from loom.status import Exit, OnOutput
@@ -276,7 +276,7 @@ class DockerProvider(Provider):
 
     def _attach(self, client: docker.DockerClient, request: SessionRequest, container_id: str) -> Attachment:
         try:
-            return Attachment(client, container_id, apart=not self._traits(client).podman)
+            return attach(client, container_id, apart=not self._traits(client).podman)
         except ProviderError as error:
             # Podman creates the container's environment only now.
             raise refusals.known_reason(request, error.message) or error from error

@@ -112,7 +112,7 @@ class Attached(Protocol):
     def read(self, timeout_s: float) -> Sequence[tuple[Stream, bytes]]:
         """Return new output; wait up to `timeout_s`. Empty after a timeout, a wake, and at the end.
 
-        OSError when the connection broke.
+        OSError when the connection broke, ConnectionLost when it can't be resumed.
         """
 
     def close_input(self) -> None:
@@ -124,13 +124,10 @@ class Attached(Protocol):
 class Container(Protocol):
     """The engine's knowledge of a driver's container."""
 
-    def check(self, attached: Attached) -> float | None:
-        """Return, before each wait, how long it may take at most; None: no limit. ConnectionLost if waiting is useless."""
-
     def ask(self) -> None:
         """Check the engine during a silent step: steps may be silent for hours, engines may not. EngineUnavailable."""
 
-    def resume(self, attached: Attached, error: OSError | None, release: Callable[[], None]) -> None:
+    def resume(self, error: OSError | None, release: Callable[[], None]) -> None:
         """Continue after an early end of the output, if the container runs.
 
         Else call `release`, and raise the reason: Died if the job itself ended the container, ConnectionLost, EngineUnavailable.
@@ -190,18 +187,16 @@ class Channel:
             left = ASK_ENGINE_S if deadline is None else min(ASK_ENGINE_S, deadline - time.monotonic())
             if left <= 0:
                 return False
-            if (most := self._container.check(self.attachment)) is not None:
-                left = min(left, most)
             asked = time.monotonic()
             try:
                 chunks = self.attachment.read(left)
             except OSError as error:
-                self._container.resume(self.attachment, error, lambda: None)
+                self._container.resume(error, lambda: None)
                 continue
             for stream, data in chunks:
                 exchange.feed(stream, data, on_output)
             if self.attachment.at_end and not exchange.is_over():
-                self._container.resume(self.attachment, None, lambda: exchange.release(on_output))
+                self._container.resume(None, lambda: exchange.release(on_output))
             if not chunks and time.monotonic() - asked >= ASK_ENGINE_S:
                 self._container.ask()
         return True

@@ -25,7 +25,7 @@ from loom.plan.model import MountMode, Network
 from loom.providers.docker.container.cleanup import reap
 from loom.providers.docker.engine.client import ANSWER_S, connect
 from loom.providers.docker.provider import DockerProvider
-from loom.providers.docker.session import channel, session
+from loom.providers.docker.session import attach, session
 from loom.providers.driver import channel as any_channel
 from loom.providers.driver import session as driven
 from loom.status import Ended
@@ -210,7 +210,7 @@ def test_an_engine_that_hangs_is_given_up(
     with docker_place.job(network=NO_NETWORK) as job:
         # An engine that answers is asked and left in peace.
         assert job.run("sleep 1.5; echo done").out == b"done\n"
-        for module, limit in ((channel, "ANSWER_S"), (session, "LEAVE_S"), (driven, "LEAVE_S")):
+        for module, limit in ((session, "PING_S"), (session, "LEAVE_S"), (driven, "LEAVE_S")):
             monkeypatch.setattr(module, limit, 0.5)
         own.signal(signal.SIGSTOP)
         with pytest.raises(EngineUnavailable, match="silent") as caught:
@@ -250,7 +250,7 @@ def test_a_lost_connection_to_an_engine_that_can_not_write_its_log(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(channel, "BEHIND_S", 1)
+    monkeypatch.setattr(attach, "BEHIND_S", 1)
     own = new_engine()
     own.data = make_file_system("ext4", 96)
     try:

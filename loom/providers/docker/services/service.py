@@ -28,7 +28,7 @@ from loom.providers.docker.engine.retries import retrying, start_failed, startin
 from loom.providers.docker.images.images import Images
 from loom.providers.docker.images.store import ResolvedImage
 from loom.providers.docker.services.readiness import NotReady, ProbeTarget, ports_of, probe_of
-from loom.providers.docker.session.attach import Demultiplexer, Hijacked
+from loom.providers.docker.session.attach import Demultiplexer, Hijacked, attached
 from loom.providers.services import Lines, Output
 from loom.util.within import wait_until
 
@@ -217,7 +217,7 @@ class ServiceContainer:
     def _start(self, container_id: str, image: ResolvedImage) -> str:
         name = self.service.name
         # Attach before the start: the first output may explain its end.
-        output = Hijacked(self._group.client, container_id, *(("stdin",) if self._secrets else ()), "stdout", "stderr")
+        output = attached(self._group.client, container_id, *(("stdin",) if self._secrets else ()), "stdout", "stderr")
         self._follower = threading.Thread(
             target=self._follow, args=(container_id, output), name=f"loom-log-{name}", daemon=True
         )

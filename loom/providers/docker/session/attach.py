@@ -16,11 +16,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from loom.errors import LoomError, ProviderError
 from loom.providers.docker.engine.client import ANSWER_S, EngineSocket
 from loom.providers.docker.engine.errors import to_loom_error, translated
 from loom.providers.docker.engine.retries import start_failed
+from loom.providers.driver.channel import ConnectionLost
 from loom.status import Stream
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ _SOON_S = 0.001
 _FLOOD_FROM = 20
 _GATHER_S = 0.0004
 _SEND_TIMEOUT_S = 60.0
+BEHIND_S = 15.0
+"""How long a log may be silent before it reaches the point of the loss: an engine with a full disk could not write it."""
 _HEADER = struct.Struct(">BxxxL")
 _STREAMS: dict[int, Stream] = {1: "stdout", 2: "stderr"}
 
@@ -100,33 +104,10 @@ class Demultiplexer:
 
 
 class Hijacked:
-    """One raw connection to the engine (from the SDK's attach), as a blocking socket."""
+    """One raw connection to the engine, as a blocking socket."""
 
-    @classmethod
-    def of_exec(cls, client: docker.DockerClient, exec_id: str, *, tty: bool = False) -> Hijacked:
-        """Start a command in a running container, connected to its input and output."""
-        api: Any = client.api
-        with translated("starting a command in the container"):
-            raw = api.exec_start(exec_id, tty=tty, socket=True)
-        hijacked = cls.__new__(cls)
-        hijacked._take(raw)
-        return hijacked
-
-    def __init__(
-        self, client: docker.DockerClient, container_id: str, *what: Literal["stdin", "stdout", "stderr"]
-    ) -> None:
-        api: Any = client.api
-        params = {"stream": 1} | dict.fromkeys(what, 1)
-        doing = "attaching to the container"
-        try:
-            raw = api.attach_socket(container_id, params)
-        except Exception as error:
-            # Never retried: once the engine loses an input, it is closed for good.
-            raise start_failed(error, doing) or to_loom_error(error, doing) or error from error
-        self._take(raw)
-
-    def _take(self, raw: Any) -> None:
-        self.socket: EngineSocket = raw
+    def __init__(self, raw: EngineSocket) -> None:
+        self.socket = raw
         self.socket.settimeout(None)
 
     def fileno(self) -> int:
@@ -157,8 +138,26 @@ class Hijacked:
         self.socket.close()
 
 
+def attached(client: docker.DockerClient, container_id: str, *what: Literal["stdin", "stdout", "stderr"]) -> Hijacked:
+    """Connect to streams of a container."""
+    api: Any = client.api
+    doing = "attaching to the container"
+    try:
+        return Hijacked(api.attach_socket(container_id, {"stream": 1} | dict.fromkeys(what, 1)))
+    except Exception as error:
+        # Never retried: once the engine loses an input, it is closed for good.
+        raise start_failed(error, doing) or to_loom_error(error, doing) or error from error
+
+
+def started(client: docker.DockerClient, exec_id: str, *, tty: bool = False) -> Hijacked:
+    """Start a command in a running container, connected to its input and output."""
+    api: Any = client.api
+    with translated("starting a command in the container"):
+        return Hijacked(api.exec_start(exec_id, tty=tty, socket=True))
+
+
 class _Position(Struct):
-    """The position in one stream: whole lines, and bytes after the last one. The log has the same lines."""
+    """A position in one stream: whole lines, and bytes after the last one. The log has the same lines."""
 
     lines: int = 0
     partial: int = 0
@@ -171,28 +170,17 @@ class _Position(Struct):
         else:
             self.partial += len(data)
 
-
-class _Skip:
-    """Drops the part of a stream that was already read."""
-
-    def __init__(self, position: _Position) -> None:
-        self._left = _Position(position.lines, position.partial)
-
-    @property
-    def done(self) -> bool:
-        return not self._left.lines and not self._left.partial
-
-    def feed(self, data: bytes) -> bytes:
-        left = self._left
+    def skip(self, data: bytes) -> bytes:
+        """Go back by what the stream has again; return what follows the position that it had."""
         at = 0
-        while left.lines:
+        while self.lines:
             end = data.find(b"\n", at)
             if end < 0:
                 return b""
             at = end + 1
-            left.lines -= 1
-        take = min(left.partial, len(data) - at)
-        left.partial -= take
+            self.lines -= 1
+        take = min(self.partial, len(data) - at)
+        self.partial -= take
         return data[at + take :]
 
 
@@ -236,35 +224,21 @@ class LogFollower:
 
 
 class Attachment:
-    """The connections to a container: `send` to its input, `read` its output, until `at_end`."""
+    """Implements `driver.channel.Attached`."""
 
-    def __init__(self, client: docker.DockerClient, container_id: str, *, apart: bool = True) -> None:
-        """Attach before the container starts, because earlier output is lost.
-
-        `apart=False`: one connection for input and output. Podman sends output to every connection, even for input
-        only, and stalls when nobody reads it.
-        """
-        if not apart:
-            both = Hijacked(client, container_id, "stdin", "stdout", "stderr")
-            self._use(client, container_id, both, both)
-            return
-        input_ = Hijacked(client, container_id, "stdin")
-        try:
-            output = Hijacked(client, container_id, "stdout", "stderr")
-        except BaseException:
-            input_.close()
-            raise
-        self._use(client, container_id, input_, output)
-
-    def _use(self, client: docker.DockerClient, container_id: str, input_: Hijacked, output: Hijacked) -> None:
+    def __init__(
+        self, client: docker.DockerClient, container_id: str, input_: Hijacked, output: Hijacked | LogFollower
+    ) -> None:
         self._input: Hijacked | None = input_
-        self._output: Hijacked | LogFollower = output
+        self._output = output
         self._client = client
         self._container_id = container_id
         self._frames = Demultiplexer()
         self._read: dict[Stream, _Position] = {"stdout": _Position(), "stderr": _Position()}
-        self._skip: dict[Stream, _Skip] = {}
+        self._again: dict[Stream, _Position] = {}
+        """Of each stream of the log: what is left of the part that was read before the loss."""
         self._behind_since: float | None = None
+        """When the log was last heard, as long as it has not reached the point of the loss."""
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._output.fileno(), select.POLLIN)
@@ -274,7 +248,6 @@ class Attachment:
         self._closed = False
 
     def send(self, data: bytes) -> None:
-        """Send. OSError when the container's input is closed by the container or engine."""
         if self._input is None:
             raise BrokenPipeError("the container's input is closed")
         self._input.socket.settimeout(_SEND_TIMEOUT_S)
@@ -284,7 +257,6 @@ class Attachment:
             self._input.socket.settimeout(None)
 
     def wake(self) -> None:
-        """Make a concurrent `read` return at once. Callable from any thread, also after `close`."""
         if not self._closed:
             try:
                 os.eventfd_write(self._wake, 1)
@@ -292,12 +264,16 @@ class Attachment:
                 pass  # closed concurrently
 
     def read(self, timeout_s: float) -> list[Chunk]:
-        """Return new output; wait up to `timeout_s`. Empty after a timeout, a wake, and at the end.
-
-        OSError when the connection broke.
-        """
         if self.at_end:
             return []
+        if self._behind_since is not None:
+            timeout_s = min(timeout_s, self._behind_since + BEHIND_S - time.monotonic())
+            if timeout_s <= 0:
+                raise ConnectionLost(
+                    "the connection to the container was lost, and its log, out of which the output would be taken up"
+                    " again, lacks what it had printed before",
+                    hint="look for errors of the log in the engine's own log; a full disk of the engine is one",
+                )
         if not self._output.pending():
             ready = dict(self._poll.poll(max(0.0, timeout_s) * 1000))
             if self._wake in ready:
@@ -315,11 +291,10 @@ class Attachment:
             self._frames.end()
             return []
         chunks = self._frames.feed(data)
-        if self._skip:
-            chunks = [(stream, rest) for stream, piece in chunks if (rest := self._skip[stream].feed(piece))]
+        if self._again:
+            chunks = [(stream, rest) for stream, piece in chunks if (rest := self._again[stream].skip(piece))]
             if self._behind_since is not None:
-                behind = not all(skip.done for skip in self._skip.values())
-                self._behind_since = time.monotonic() if behind else None
+                self._behind_since = self._now_if_behind()
         for stream, piece in chunks:
             self._read[stream].advance(piece)
         return chunks
@@ -343,20 +318,14 @@ class Attachment:
         self._output = follower
         self._poll.register(follower.fileno(), select.POLLIN)
         self._frames = Demultiplexer()
-        self._skip = {stream: _Skip(position) for stream, position in self._read.items()}
-        self._behind_since = None if all(skip.done for skip in self._skip.values()) else time.monotonic()
+        self._again = {stream: replace(position) for stream, position in self._read.items()}
+        self._behind_since = self._now_if_behind()
         self.at_end = False
 
-    @property
-    def behind_s(self) -> float | None:
-        """Return how long the log has been silent before reaching the point of the loss; None when past it.
-
-        An engine that could not write its log (a full disk) never reaches it.
-        """
-        return None if self._behind_since is None else time.monotonic() - self._behind_since
+    def _now_if_behind(self) -> float | None:
+        return time.monotonic() if any(left.lines or left.partial for left in self._again.values()) else None
 
     def close_input(self) -> None:
-        """Order the driver to stop."""
         if self._input is None:
             return
         if self._input is self._output:
@@ -376,6 +345,23 @@ class Attachment:
             os.close(self._wake)
 
 
+def attach(client: docker.DockerClient, container_id: str, *, apart: bool) -> Attachment:
+    """Attach before the container starts, because earlier output is lost.
+
+    `apart=False`: one connection for input and output. Podman sends output to every connection, even for input only, and
+    stalls when nobody reads it.
+    """
+    if not apart:
+        both = attached(client, container_id, "stdin", "stdout", "stderr")
+        return Attachment(client, container_id, both, both)
+    input_ = attached(client, container_id, "stdin")
+    try:
+        return Attachment(client, container_id, input_, attached(client, container_id, "stdout", "stderr"))
+    except BaseException:
+        input_.close()
+        raise
+
+
 class ExecAttachment(Attachment):
     """An attachment to a driver that an exec started in a kept container."""
 
@@ -385,7 +371,8 @@ class ExecAttachment(Attachment):
         api: Any = client.api
         with translated("starting a driver in the kept container"):
             made = api.exec_create(container_id, list(command), stdin=True, workdir=workdir, user=user)
-        self._use(client, container_id, *[Hijacked.of_exec(client, made["Id"])] * 2)
+        both = started(client, made["Id"])
+        super().__init__(client, container_id, both, both)
 
     def resume(self) -> None:
         raise ProviderError("the connection to a kept container was lost: no log has what its steps print")

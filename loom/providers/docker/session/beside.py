@@ -18,7 +18,7 @@ from loom.providers.docker.container import hardening
 from loom.providers.docker.container.cleanup import remove_container
 from loom.providers.docker.container.create import limits_of
 from loom.providers.docker.engine.errors import explanation, translated
-from loom.providers.docker.session.attach import Demultiplexer, Hijacked
+from loom.providers.docker.session.attach import Demultiplexer, attached
 from loom.providers.driver import protocol as driver
 from loom.status import Ended, Exit, OnOutput
 
@@ -92,7 +92,7 @@ def _run(
     client: docker.DockerClient, made: str, asked: Beside, on_output: OnOutput, cancel: Cancel, grace_s: float
 ) -> Exit:
     api: Any = client.api
-    output = Hijacked(client, made, "stdout", "stderr")
+    output = attached(client, made, "stdout", "stderr")
     ended: list[Ended] = []
     over = threading.Event()
 

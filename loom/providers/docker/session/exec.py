@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from loom.errors import ProviderError
 from loom.providers.docker.engine.errors import explanation, translated
 from loom.providers.docker.engine.retries import retrying
-from loom.providers.docker.session.attach import Chunk, Demultiplexer, Hijacked
+from loom.providers.docker.session.attach import Chunk, Demultiplexer, Hijacked, started
 from loom.providers.driver import protocol as driver
 from loom.providers.inside import CommandsInside, new_path
 from loom.providers.watcher import BECOME, Watcher
@@ -35,7 +35,7 @@ class EngineCommand:
     def __init__(self, client: docker.DockerClient, exec_id: str, *, tty: bool = False) -> None:
         self._api: Any = client.api
         self._exec_id = exec_id
-        self._connection = Hijacked.of_exec(client, exec_id, tty=tty)
+        self._connection = started(client, exec_id, tty=tty)
         self._connection.socket.settimeout(_TAKEN_WITHIN_S)
         self._frames = None if tty else Demultiplexer()
         self._pieces: deque[Chunk] = deque()
@@ -143,7 +143,7 @@ class ContainerInside(CommandsInside, frozen=True, kw_only=True):
         api: Any = self.client.api
         with translated("ending the command"):
             made = api.exec_create(self.container_id, list(program), stdin=True, user=self.user or "", workdir="/")
-            connection = Hijacked.of_exec(self.client, made["Id"])
+            connection = started(self.client, made["Id"])
         connection.socket.settimeout(limit_s)
         return connection
 

@@ -29,10 +29,9 @@ from loom.providers.docker.container.ownership import Owner, Workspaces
 from loom.providers.docker.engine.capabilities import Traits
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.retries import restarting, retrying
-from loom.providers.docker.session.attach import Attachment, ExecAttachment
-from loom.providers.docker.session.channel import channel_to
+from loom.providers.docker.session.attach import ExecAttachment, attach
 from loom.providers.docker.session.exec import ContainerInside
-from loom.providers.docker.session.session import DockerSession
+from loom.providers.docker.session.session import DockerSession, channel_to
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Channel, ConnectionLost, Died, Exchange
 from loom.providers.driver.session import HELLO_S
@@ -164,7 +163,7 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
         def connect() -> None:
             for dead in channels:
                 dead.attachment.close()
-            attachment = Attachment(self.client, self.container_id, apart=False)
+            attachment = attach(self.client, self.container_id, apart=False)
             channels[:] = [channel_to(self.client, attachment, self.container_id, self.marks.get(labels.JOB, ""))]
             channels[0].send(driver.program() + driver.greeting(driver.new_token()) + driver.keep(exchange.token))
 

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.errors import LoomError, ProviderError
+from loom.errors import EngineUnavailable, LoomError, ProviderError
+from loom.providers import labels
 from loom.providers.base import COMMAND_USER, Command, SessionFacts, SessionRequest
-from loom.providers.docker.container import refusals
-from loom.providers.docker.container.as_root import as_root
+from loom.providers.docker.container import hardening, refusals
+from loom.providers.docker.container.cleanup import remove_container
 from loom.providers.docker.container.create import environment_of
 from loom.providers.docker.container.mounts import Mount
 from loom.providers.docker.container.ownership import Owner
-from loom.providers.docker.engine.errors import translated
-from loom.providers.docker.session.attach import Attachment
-from loom.providers.docker.session.channel import channel_to
+from loom.providers.docker.engine.client import ANSWER_S, LONG_S
+from loom.providers.docker.engine.errors import explanation, to_loom_error, translated
+from loom.providers.docker.engine.retries import RESUMED_AT_MOST, retrying
+from loom.providers.docker.session.attach import Attachment, started
 from loom.providers.docker.session.exec import ContainerInside
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.channel import Exchange
+from loom.providers.driver.channel import Channel, ConnectionLost, Died, Exchange
 from loom.providers.driver.session import LEAVE_S, DrivenSession, Greeting
 from loom.providers.driver.steps import still_running as to_report
 from loom.providers.files import unnoticed
@@ -33,6 +36,98 @@ if TYPE_CHECKING:
     import docker
 
     from loom.storage.workspace import OnSkipped
+
+PING_S = 15.0
+"""How long the engine may take to answer the check of a silent step."""
+
+
+def channel_to(client: docker.DockerClient, attachment: Attachment, container_id: str, job_id: str) -> Channel:
+    return Channel(attachment, EngineContainer(client, attachment, container_id, job_id), job_id)
+
+
+class EngineContainer:
+    """Implements `driver.channel.Container`: whether a job's container runs, and why it ended."""
+
+    def __init__(self, client: docker.DockerClient, attachment: Attachment, container_id: str, job_id: str) -> None:
+        self._api: Any = client.api
+        self._attachment = attachment
+        self._container_id = container_id
+        self._job_id = job_id
+        self._resumed = 0
+
+    def kill(self) -> None:
+        with translated("killing the container"):
+            self._api.kill(self._container_id)
+
+    def ask(self) -> None:
+        with translated(f"asking the engine about job {self._job_id}, which has been silent"):
+            retrying(lambda: self._api.get(f"{self._api.base_url}/_ping", timeout=PING_S))
+
+    def resume(self, error: OSError | None, release: Callable[[], None]) -> None:
+        state = self._state()
+        if state.get("Running"):
+            self._resumed += 1
+            if self._resumed > RESUMED_AT_MOST:
+                reason = explanation(error) if error else "it was closed"
+                raise ConnectionLost(
+                    f"the connection to the running container of job {self._job_id} is lost again and again: {reason}"
+                )
+            self._attachment.resume()
+            return
+        release()
+        self._tell(state)
+
+    def _tell(self, state: dict[str, Any]) -> None:
+        """Raise the reason for the end of the container."""
+        code = int(state.get("ExitCode") or 0)
+        if by := self._stopped_by_others():
+            raise ConnectionLost(
+                f"the container of job {self._job_id} was stopped from outside ({by}) while it ran, exit code {code}"
+            )
+        if code == driver.INPUT_LOST_CODE:
+            raise ConnectionLost(
+                f"the connection to the container of job {self._job_id} was lost, and the container ended itself",
+                hint="run it again; if that happens often, see the network on the way to the engine",
+            )
+        if why := state.get("Error"):
+            raise ConnectionLost(f"the container of job {self._job_id} ended while it ran: {why}")
+        raise Died(code or 137, oom=bool(state.get("OOMKilled")))
+
+    def _state(self) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = retrying(lambda: self._api.inspect_container(self._container_id))["State"]
+        except Exception as broken:
+            converted = to_loom_error(broken, f"the engine was lost while job {self._job_id} ran")
+            if converted is None:
+                raise
+            if getattr(broken, "status_code", None) == 404:
+                raise ConnectionLost(
+                    f"the container of job {self._job_id} was removed by someone else while it ran"
+                ) from broken
+            raise EngineUnavailable(
+                converted.message, hint="see `docker info`; the job's container is removed at the next start of loom"
+            ) from broken
+        return state
+
+    def _stopped_by_others(self) -> str:
+        try:
+            filters = json.dumps({"container": [self._container_id], "event": ["kill", "stop"]})
+            # The SDK's own call has no time limit.
+            answer = self._api.get(
+                f"{self._api.base_url}/v{self._api.api_version}/events",
+                params={"since": 1, "until": int(time.time()) + 1, "filters": filters},
+                timeout=ANSWER_S,
+            )
+            answer.raise_for_status()
+            events = [json.loads(line) for line in answer.text.splitlines() if line.strip()]
+        except Exception as error:
+            if to_loom_error(error, "") is None:
+                raise
+            return ""  # the engine can't tell; use the exit code
+        if not events:
+            return ""
+        signal = events[0].get("Actor", {}).get("Attributes", {}).get("signal")
+        return f"{events[0].get('Action', 'kill')}, signal {signal}" if signal else str(events[0].get("Action"))
 
 
 class DockerSession(DrivenSession):
@@ -60,7 +155,7 @@ class DockerSession(DrivenSession):
             environment=environment_of(request)[1],
         )
         self._mount = mount
-        self._as_root = partial(as_root, client, facts, mount, container_labels)
+        self._labels = container_labels
         self._chowned = False
         self._started = False
         self.uid: int | None = None
@@ -131,6 +226,46 @@ class DockerSession(DrivenSession):
 
     def _chown_to_job(self) -> None:
         self._mount.chown_to_job(Owner(self.uid or 0, self.gid or 0), self._as_root)
+
+    def _as_root(self, line: str) -> int:
+        """Run a line of shell as root on the workspace, in a new container if the job's has ended; return its exit code."""
+        with translated(f"changing the owner of files for job {self._request.job_id}"):
+            try:
+                return self._as_root_in_it(line)
+            except Exception as error:
+                # The engine's error, or its conversion: the container has ended.
+                if not {getattr(one, "status_code", None) for one in (error, error.__cause__)} & {404, 409}:
+                    raise
+            return self._as_root_beside(line)
+
+    def _as_root_in_it(self, line: str) -> int:
+        made = self._api.exec_create(self.container_id, ["sh", "-c", line], user="0:0", workdir="/")
+        command = started(self._client, made["Id"])
+        try:
+            if not command.ends_within(LONG_S):
+                raise ProviderError(f"the owner of files was not changed in {LONG_S} s")
+        finally:
+            command.close()
+        return int(self._api.exec_inspect(made["Id"])["ExitCode"] or 0)
+
+    def _as_root_beside(self, line: str) -> int:
+        config = self._api.create_container_config(
+            image=self.facts.image_id or self.facts.image,
+            command=None,
+            entrypoint=["sh", "-c", line],
+            user="0:0",
+            working_dir="/",
+            labels={**self._labels, labels.ROLE: "helper"},
+            host_config=self._api.create_host_config(  # use the image's own programs, with minimal rights
+                mounts=self._mount.spec()[:1], network_mode="none", read_only=True, **hardening.JOB
+            ),
+        )
+        helper = self._api.create_container_from_config(config, f"{self.facts.container_name}-helper")["Id"]
+        try:
+            self._api.start(helper)
+            return int(self._api.wait(helper, timeout=LONG_S)["StatusCode"])
+        finally:
+            remove_container(self._client, helper)
 
     def settle(self) -> None:
         if self._chowned:

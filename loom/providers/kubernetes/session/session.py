@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
@@ -16,7 +16,7 @@ from loom.errors import ImageError, LoomError, ProviderError
 from loom.plan.model import MountMode
 from loom.providers.base import Command, SessionFacts, SessionRequest
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.channel import Attached, Channel, ConnectionLost, Died, Exchange
+from loom.providers.driver.channel import Channel, ConnectionLost, Died, Exchange
 from loom.providers.driver.session import DrivenSession
 from loom.providers.files import unnoticed
 from loom.providers.kubernetes.cluster import pods as states
@@ -42,22 +42,20 @@ ENDED_S = 30.0
 class PodContainer:
     """Implements `providers.channel.Container`."""
 
-    def __init__(self, cluster: Cluster, pods: Pods, pod: str, job_id: str) -> None:
+    def __init__(self, cluster: Cluster, pods: Pods, link: Link, pod: str, job_id: str) -> None:
         self._cluster = cluster
+        self._link = link
         self._pods = pods
         self._pod = pod
         self._job_id = job_id
 
-    def check(self, attached: Attached) -> float | None:
-        return None
-
     def ask(self) -> None:
         """Do nothing: the link finds out by itself."""
 
-    def resume(self, attached: Attached, error: OSError | None, release: Callable[[], None]) -> None:
+    def resume(self, error: OSError | None, release: Callable[[], None]) -> None:
         release()
         if error is not None:
-            refused = cast("Link", attached).failed
+            refused = self._link.failed
             # A pod that is gone has a reason, which the refusal of a request to it does not name.
             if isinstance(refused, LoomError) and not is_transient(refused) and not isinstance(refused, Gone):
                 raise refused
@@ -145,7 +143,7 @@ class PodSession(DrivenSession):
             taken=saved.taken if saved is not None else None,
         )
         super().__init__(
-            Channel(self.link, PodContainer(cluster, pods, pod, request.job_id), request.job_id),
+            Channel(self.link, PodContainer(cluster, pods, self.link, pod, request.job_id), request.job_id),
             request,
             facts,
             on_output,
