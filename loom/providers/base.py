@@ -350,24 +350,18 @@ class ImageResolver(Protocol):
         """
 
 
-class OpenedServices(Protocol):
+class OpenedServices(Struct, kw_only=True):
     """A job's services, all ready."""
 
-    @property
-    def network_id(self) -> str: ...
-    @property
-    def images(self) -> Sequence[Resolved]: ...
-    @property
-    def variables(self) -> Mapping[str, str]:
-        """The services' addresses, for the job's steps."""
-
-    @property
-    def keep(self) -> Callable[[], None]:
-        """Keep them and their network running after the block."""
-
-    @property
-    def blamed_for(self) -> Callable[[ProviderError], ServiceError | None]:
-        """Return the error of a service that ended, where that is why the job's container can't start."""
+    network_id: str
+    """Or `container:ID`, whose network stack the job shares."""
+    images: Sequence[Resolved]
+    variables: Mapping[str, str]
+    """The services' addresses, for the job's steps."""
+    keep: Callable[[], None] = lambda: None
+    """Keep them and their network running after the block."""
+    blamed_for: Callable[[ProviderError], ServiceError | None] = lambda _: None
+    """Return the error of a service that ended, where that is why the job's container can't start."""
 
 
 class Provider(Protocol):

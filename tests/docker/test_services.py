@@ -16,13 +16,13 @@ import pytest
 from loom.cancel import Cancel
 from loom.errors import ImageError, InfrastructureError, ProviderError, ServiceError
 from loom.plan.model import Build, Image, Ready, Secret, Service
-from loom.providers.base import SecretValues
+from loom.providers.base import OpenedServices, SecretValues
 from loom.providers.docker.engine.capabilities import Traits
 from loom.providers.docker.engine.client import connect
 from loom.providers.docker.engine.connection import Engine
 from loom.providers.docker.images.images import Images
 from loom.providers.docker.services.service import ServiceGroup
-from loom.providers.docker.services.services import ServiceNetwork, services
+from loom.providers.docker.services.services import services
 from loom.providers.services import Output
 from tests.support.waiting import promptly, until
 
@@ -55,7 +55,7 @@ class Bench:
         isolated: bool = False,
         secrets: SecretValues | None = None,
         shared: frozenset[str] = frozenset(),
-    ) -> AbstractContextManager[ServiceNetwork]:
+    ) -> AbstractContextManager[OpenedServices]:
         group = ServiceGroup(
             client=connect(os.environ),
             images=self.images,
@@ -81,10 +81,16 @@ class Bench:
     def lines(self, name: str) -> list[str]:
         return [line.partition(" | ")[2] for line in self.said.splitlines() if line.startswith(f"{name} | ")]
 
-    def job(self, network: ServiceNetwork, image: str, *command: str) -> str:
+    def job(self, network: OpenedServices, image: str, *command: str) -> str:
         """Run a command where the job would be."""
         out = self.client.containers.run(image, list(command), entrypoint=[], network=network.network_id, remove=True)
         return bytes(out).decode().strip()
+
+    @property
+    def first(self) -> str:
+        """The container of the first service that was opened last."""
+        mine = {"label": f"loom.run={self.run_id}", "name": "-0-"}
+        return str(self.client.api.containers(all=True, filters=mine)[0]["Id"])
 
     @property
     def left(self) -> list[str]:
@@ -151,7 +157,7 @@ def test_a_job_without_its_first_services_network_is_told_of_the_service(bench: 
     with opened as network:
         until(lambda: "bye" in bench.said)
         assert network.blamed_for(refused) is None
-        bench.client.containers.get(network.services[0].container_id).kill()
+        bench.client.containers.get(bench.first).kill()
         assert network.blamed_for(ProviderError("no space left")) is None
         told = network.blamed_for(refused)
     assert told is not None
@@ -169,8 +175,8 @@ def test_postgres_and_redis_are_ready_and_reachable_by_alias(bench: Bench) -> No
         query = "PGPASSWORD=pw psql -h database -U postgres -tAc 'select 6*7'"
         assert bench.job(network, "loom-test-postgres", "sh", "-c", query) == "42"
         assert bench.job(network, "loom-test-redis", "redis-cli", "-h", "redis", "ping") == "PONG"
-        assert len(network.services) == 2
-        mounts = bench.client.api.inspect_container(network.services[0].container_id)["Mounts"]
+        assert len(network.images) == 2
+        mounts = bench.client.api.inspect_container(bench.first)["Mounts"]
         [volume] = [mount["Name"] for mount in mounts]
     assert any("database system is ready to accept connections" in line for line in bench.lines("postgres"))
     assert "postgres: ready after" in bench.said
@@ -238,8 +244,8 @@ def test_a_command_that_hangs_counts_as_not_ready(bench: Bench) -> None:
 
 
 def test_a_service_that_says_nothing_about_itself_just_has_to_run(bench: Bench) -> None:
-    with bench.open(service("quiet", "sleep 60")) as network:
-        state = bench.client.api.inspect_container(network.services[0].container_id)
+    with bench.open(service("quiet", "sleep 60")):
+        state = bench.client.api.inspect_container(bench.first)
         assert state["State"]["Running"]
         assert state["Config"]["Labels"]["loom.role"] == "service"
         assert state["Config"]["Labels"]["loom.service"] == "quiet"
@@ -279,7 +285,7 @@ def test_a_service_that_is_not_needed_may_end_or_not_get_ready(bench: Bench) -> 
     broken = service("broken", "echo no config >&2; exit 42", ready=Ready(tcp=80, timeout_s=300), needed=False)
     late = service("late", "sleep 60", ready=Ready(tcp=9, timeout_s=5), needed=False)
     with promptly(), bench.open(broken, late) as network:
-        assert len(network.services) == 2
+        assert len(network.images) == 2
     assert (
         "broken: service broken ended with exit code 42 before it was ready; the job goes on without it" in bench.said
     )
@@ -288,8 +294,8 @@ def test_a_service_that_is_not_needed_may_end_or_not_get_ready(bench: Bench) -> 
 
 def test_a_service_that_dies_later_is_reported_once(bench: Bench) -> None:
     script = "until test -e /go; do sleep 0.1; done; echo goodbye; exit 3"
-    with bench.open(service("dies", script)) as network:
-        bench.client.containers.get(network.services[0].container_id).exec_run(["touch", "/go"])
+    with bench.open(service("dies", script)):
+        bench.client.containers.get(bench.first).exec_run(["touch", "/go"])
         until(lambda: bench.died)
         assert bench.died == [("dies", "exit code 3\nIts last lines:\n  goodbye")]
     assert bench.lines("dies") == ["goodbye"]
@@ -375,7 +381,7 @@ def test_two_jobs_have_networks_of_their_own(bench: Bench) -> None:
     first = service("same", listening(7000), ready=Ready(tcp=7000))
     with bench.open(first) as one, bench.open(first) as two:
         assert one.network_id != two.network_id
-        assert one.services[0].container_id != two.services[0].container_id
+        assert len(bench.left) == 4
 
 
 def test_any_name_will_do_even_twice(bench: Bench) -> None:
@@ -400,11 +406,11 @@ def test_kept_services_go_on_running(bench: Bench) -> None:
     said = bench.said
     try:
         assert len(kept) == 2
-        assert bench.client.containers.get(network.services[0].container_id).status == "running"
+        assert bench.client.containers.get(bench.first).status == "running"
         time.sleep(0.5)
         assert bench.said == said, "no further message"
     finally:
-        bench.client.containers.get(network.services[0].container_id).remove(force=True)
+        bench.client.containers.get(bench.first).remove(force=True)
         bench.client.networks.get(network.network_id).remove()
 
 
@@ -416,7 +422,7 @@ def test_in_a_container_the_same_variables_name_alias_and_port(bench: Bench) -> 
             "LOOM_SERVICE_DB_PORT": "7000",
             "LOOM_SERVICE_DB_PORT_7000": "7000",
         }
-        bindings = bench.client.api.inspect_container(network.services[0].container_id)["NetworkSettings"]["Ports"]
+        bindings = bench.client.api.inspect_container(bench.first)["NetworkSettings"]["Ports"]
         assert not any(bindings.values())
 
 
@@ -434,14 +440,14 @@ def test_a_service_has_its_secrets_and_nobody_else_sees_them(bench: Bench, user:
     token = b"t0ken-of-a-service \n"
     values = SecretValues(services=({"PASSWORD": VALUE, "TOKEN": token},))
     wanted = service("db", SHOW, secrets=SECRETS, user=user, ready=Ready(log="^/dev/null$"))
-    with bench.open(wanted, secrets=values) as network:
+    with bench.open(wanted, secrets=values):
         where, password, variable, kind, mode, uid, umask, command, stdin = bench.lines("db")
         assert where == "/run/secrets/PASSWORD"
         assert password.split()[0] == hashlib.sha256(VALUE).hexdigest()
         assert variable.split()[0] == hashlib.sha256(token).hexdigest()
         assert (kind, mode, uid, umask, stdin) == ("tmpfs", "444", (user or "0").split(":")[0], "0022", "/dev/null")
         assert command.startswith("sh -c ") or "sleep" in command
-        container = network.services[0].container_id
+        container = bench.first
         seen = json.dumps(bench.client.api.inspect_container(container))
         seen += bench.client.api.logs(container).decode(errors="replace")
         assert "s3cret" not in seen
@@ -498,8 +504,8 @@ def test_output_that_the_record_does_not_take_ends_the_job(bench: Bench) -> None
     bench.refuse = "| two"
     script = "while [ ! -e /go ]; do sleep 0.02; done; echo two; echo three; sleep 600"
     opened = bench.open(service("a", script, ready=Ready(command=("true",))))
-    network = opened.__enter__()
-    bench.client.containers.get(network.services[0].container_id).exec_run(["touch", "/go"])
+    opened.__enter__()
+    bench.client.containers.get(bench.first).exec_run(["touch", "/go"])
     until(bench.refused.is_set)
     with pytest.raises(InfrastructureError, match="no room"):
         opened.__exit__(None, None, None)

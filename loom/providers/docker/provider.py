@@ -20,6 +20,7 @@ from loom.providers import labels
 from loom.providers.base import (
     Beside,
     Capabilities,
+    OpenedServices,
     Provider,
     SecretValues,
     Session,
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     import docker
 
     from loom.providers.docker.images.images import Images
-    from loom.providers.docker.services.services import ServiceNetwork
     from loom.providers.docker.session.kept import KeptContainer
     from loom.storage.workspace import OnSkipped
 
@@ -188,7 +188,7 @@ class DockerProvider(Provider):
         cancel: Cancel,
         on_died: Callable[[str, str], None],
         secrets: SecretValues,
-    ) -> Iterator[ServiceNetwork]:
+    ) -> Iterator[OpenedServices]:
         from loom.providers.docker.services.service import ServiceGroup
         from loom.providers.docker.services.services import services
         from loom.providers.services import Output

@@ -49,13 +49,6 @@ OnDied = Callable[[str, str], None]
 of its own."""
 
 
-class RunningService(Struct, frozen=True, kw_only=True):
-    container_id: str
-    image: ResolvedImage
-    variables: Mapping[str, str]
-    """With its address, for the job's steps."""
-
-
 class ServiceGroup(Struct, kw_only=True):
     """The shared settings of a job's services."""
 
@@ -119,7 +112,8 @@ class ServiceContainer:
         self._is_ready: Callable[[], None] = lambda: None
         """Raises NotReady."""
 
-    def start(self) -> RunningService:
+    def start(self) -> tuple[ResolvedImage, Mapping[str, str]]:
+        """Return its image, and the variables with its address for the job's steps."""
         service = self.service
         self._secrets = services.secrets_line(service, self._values)
         image = self._image()
@@ -144,8 +138,7 @@ class ServiceContainer:
         self._id, target = container_id, ProbeTarget(self._group.client, container_id, self._group.network, addressed)
         self._is_ready = lambda: probe.check(target)
         services.wait_for(self, self._say, begun=time.monotonic(), by=lambda: f" ({probe.what})")
-        variables = services.addresses(service.name, next(iter(service.aliases), service.name), ports)
-        return RunningService(container_id=container_id, image=image, variables=variables)
+        return image, services.addresses(service.name, next(iter(service.aliases), service.name), ports)
 
     def _can_follow(self) -> bool:
         self.check()

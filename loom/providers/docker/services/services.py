@@ -13,39 +13,18 @@ from contextlib import contextmanager
 from functools import partial
 
 import docker.errors
-from msgspec import Struct
 
 from loom.errors import LoomError, NotServing, ProviderError, ServiceError
 from loom.plan import model
 from loom.providers import labels
-from loom.providers.base import NO_SECRETS, SecretValues
+from loom.providers.base import NO_SECRETS, OpenedServices, SecretValues
 from loom.providers.docker.container.cleanup import remove_container, remove_network
 from loom.providers.docker.engine.errors import engine_errors, explanation
 from loom.providers.docker.images.store import ResolvedImage
-from loom.providers.docker.services.service import GaveUp, OnDied, RunningService, ServiceContainer, ServiceGroup
+from loom.providers.docker.services.service import GaveUp, OnDied, ServiceContainer, ServiceGroup
 from loom.util.threads import beside
 
 _LEAVE_WITHIN_S = 10.0
-
-
-class ServiceNetwork(Struct, frozen=True, kw_only=True):
-    """The network for the job's container, and the services on it."""
-
-    network_id: str
-    """Or `container:ID`, whose network stack the job shares."""
-    services: tuple[RunningService, ...] = ()
-
-    keep: Callable[[], None] = lambda: None
-    """Keep the services and the network after the block; they are removed with the job's container."""
-    blamed_for: Callable[[ProviderError], ServiceError | None] = lambda _: None
-
-    @property
-    def images(self) -> tuple[ResolvedImage, ...]:
-        return tuple(service.image for service in self.services)
-
-    @property
-    def variables(self) -> dict[str, str]:
-        return {name: value for service in self.services for name, value in service.variables.items()}
 
 
 @contextmanager
@@ -54,8 +33,8 @@ def services(
     wanted: Sequence[model.Service],
     secrets: SecretValues = NO_SECRETS,
     on_died: OnDied | None = None,
-) -> Iterator[ServiceNetwork]:
-    """Yield when every service is ready. ServiceError (its hint holds the last lines) when one ends or does not get
+) -> Iterator[OpenedServices]:
+    """Yields when every service is ready. ServiceError (its hint holds the last lines) when one ends or does not get
     ready in its time, ImageError when an image can't be had. The group's output is not written to any more when the block has
     been left. `on_died`: called for those that end after all were ready.
     """
@@ -74,10 +53,15 @@ def services(
         network_id = _create_network(group)
         containers = _containers(group, wanted, secrets.services)
         try:
-            running = _started(group, containers)
+            images, variables = zip(*_started(group, containers), strict=True)
             group.on_died = on_died
-            joined = f"container:{group.leader}" if group.leader else network_id
-            yield ServiceNetwork(network_id=joined, services=running, keep=kept.set, blamed_for=blamed_for)
+            yield OpenedServices(
+                network_id=f"container:{group.leader}" if group.leader else network_id,
+                images=images,
+                variables={name: value for one in variables for name, value in one.items()},
+                keep=kept.set,
+                blamed_for=blamed_for,
+            )
         finally:
             group.closing.set()
             group.give_up.set()
@@ -107,9 +91,11 @@ def _containers(
     ]
 
 
-def _started(group: ServiceGroup, containers: Sequence[ServiceContainer]) -> tuple[RunningService, ...]:
+def _started(
+    group: ServiceGroup, containers: Sequence[ServiceContainer]
+) -> list[tuple[ResolvedImage, Mapping[str, str]]]:
     """Start all at once: a service may need another one to become ready."""
-    running: dict[int, RunningService] = {}
+    running: dict[int, tuple[ResolvedImage, Mapping[str, str]]] = {}
     failed: list[BaseException] = []
 
     def start(index: int, one: ServiceContainer) -> None:
@@ -137,7 +123,7 @@ def _started(group: ServiceGroup, containers: Sequence[ServiceContainer]) -> tup
         raise
     if failed:
         raise next((error for error in failed if not isinstance(error, GaveUp)), failed[0])
-    return tuple(running[index] for index in sorted(running))
+    return [running[index] for index in sorted(running)]
 
 
 def _remove(group: ServiceGroup, containers: Sequence[ServiceContainer], network_id: str) -> None:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct, field
+from msgspec import field
 
 from loom.cancel import Cancel
-from loom.errors import LoomError, ProviderError, ServiceError
+from loom.errors import LoomError, ServiceError
 from loom.plan.model import Service
-from loom.providers.base import Resolved
+from loom.providers.base import OpenedServices, Resolved
 from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.pod.spec import Placed, host_names
 from loom.providers.services import Lines, Output, addresses, canceled, named_port, wait_for
@@ -30,22 +30,14 @@ _LAST_S = 60
 """How far a closed log is read back."""
 
 
-class PodServices(Struct, kw_only=True):
-    """Implements `providers.base.OpenedServices`: they start with the pod of their job, in `Provider.open`."""
+class PodServices(OpenedServices, kw_only=True):
+    """They start with the pod of their job, in `Provider.open`, and are kept with it."""
 
-    network_id: str
     placed: tuple[Placed, ...]
-    images: Sequence[Resolved]
-    variables: Mapping[str, str]
     output: Output
     cancel: Cancel
     on_died: Callable[[str, str], None]
-    keep: Callable[[], None] = lambda: None
-    """They are kept with the pod."""
     followed: list[FollowedService] = field(default_factory=list)
-
-    def blamed_for(self, _: ProviderError) -> None:
-        """Return None: services start with their pod."""
 
     def leave(self) -> None:
         """Take what their logs have by now, and no more. Before the pod is removed, and its logs with it."""
