@@ -20,8 +20,7 @@ from loom.providers.docker.container.cleanup import prune_builds
 from loom.providers.docker.engine.client import connect
 from loom.providers.docker.engine.connection import Engine
 from loom.providers.docker.images.buildx import find_buildx
-from loom.providers.docker.images.images import Images
-from loom.providers.docker.images.store import ResolvedImage
+from loom.providers.docker.images.images import Images, ResolvedImage
 from tests.support.waiting import promptly, until
 
 pytestmark = pytest.mark.docker

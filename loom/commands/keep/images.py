@@ -26,9 +26,8 @@ from loom.plan.model import JobSelection, Plan
 from loom.plan.resolve import resolve
 from loom.providers.docker.container.cleanup import prune_builds
 from loom.providers.docker.engine.connection import Engine
-from loom.providers.docker.images.images import Images
+from loom.providers.docker.images.images import Images, ResolvedImage
 from loom.providers.docker.images.status import Inventory
-from loom.providers.docker.images.store import ResolvedImage
 from loom.render.output import print_either, print_kind
 from loom.status import ExitCode
 from loom.util.globs import match_name
@@ -68,7 +67,7 @@ def lock(
                 )
             for named, why in failed:
                 print(f"{named.name} ({named.platform}) is not locked: {why}", file=sys.stderr)
-            if not local and any(context.images.store.local(named.reference, named.platform) for named, _ in failed):
+            if not local and any(context.images.local(named.reference, named.platform) for named, _ in failed):
                 print(
                     "  Lock what this engine has, without asking a registry: loom images lock --local", file=sys.stderr
                 )
@@ -118,7 +117,7 @@ def _context(workflow: Path | None, names: Sequence[str] | None, *, frozen: bool
     cancel = Cancel()
     with signals(cancel), closing(Engine(here.environ, here.config.engine)) as engine:
         images = Images(engine, lock=lock, frozen=here.config.frozen)
-        inventory = Inventory(images.store, _chosen(images_of(plan), names), root=here.root, lock=lock)
+        inventory = Inventory(images, _chosen(images_of(plan), names), root=here.root, lock=lock)
         try:
             yield _Context(here=here, plan=plan, images=images, inventory=inventory, lock=lock, cancel=cancel)
         except Exception:

@@ -237,7 +237,7 @@ class DockerProvider(Provider):
         assert images is not None
         if asked.build_root is not None:
             found = build_image(
-                images.store,
+                images,
                 asked.image,
                 workspace=asked.build_root,
                 identity_of=lambda _: None,

@@ -12,7 +12,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.images.reference import parse_reference
 from loom.providers.docker.engine.connection import Engine
-from loom.providers.docker.images.registry import Registry
+from loom.providers.docker.images.registry import pull as pulled
 from tests.support.disturbed_registry import DisturbedRegistry
 from tests.support.own_engine import OwnEngine
 
@@ -33,9 +33,7 @@ class Pulling:
     def __call__(self) -> None:
         engine = Engine({"DOCKER_HOST": self._url})
         self.output = b""
-        Registry(engine).pull(
-            parse_reference(self.registry.image), "linux/amd64", on_output=self._hear, cancel=Cancel()
-        )
+        pulled(engine, parse_reference(self.registry.image), "linux/amd64", on_output=self._hear, cancel=Cancel())
 
     def _hear(self, stream: str, data: bytes) -> None:
         self.output += data

@@ -19,8 +19,8 @@ from loom.plan.image_lock import ImageLock, Locked
 from loom.plan.model import Build, Image
 from loom.providers.docker.engine import long_calls, retries
 from loom.providers.docker.engine.connection import Engine
-from loom.providers.docker.images.images import Images
-from loom.providers.docker.images.store import ResolvedImage
+from loom.providers.docker.images.images import Images, ResolvedImage
+from loom.providers.docker.images.registry import served
 from tests.support.waiting import promptly
 
 pytestmark = pytest.mark.docker
@@ -360,9 +360,9 @@ def test_what_is_served_now(tmp_path: Path, registry: Any, guarded: Any, publish
 
     digest = publish(registry, "served:1")
     run = Run(tmp_path).config(auths={guarded.host: {"auth": BASIC}})
-    assert run.images.store.registry.served(parse_reference(f"{registry.host}/served:1")).digest == digest
+    assert served(run.images.engine, parse_reference(f"{registry.host}/served:1"))[0] == digest
     secret = publish(guarded, "served:1")
-    assert run.images.store.registry.served(parse_reference(f"{guarded.host}/served:1")).digest == secret
+    assert served(run.images.engine, parse_reference(f"{guarded.host}/served:1"))[0] == secret
     with pytest.raises(ImageError) as refused:
-        run.images.store.registry.served(parse_reference(f"{registry.host}/served:2"))
+        served(run.images.engine, parse_reference(f"{registry.host}/served:2"))
     assert refused.value.code == "IMAGE_NOT_FOUND"

@@ -6,14 +6,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, TypeVar
 
-import docker
-import docker.errors
 from docker.types.daemon import CancellableStream
 
 from loom.cancel import Cancel
 from loom.errors import ImageError
+from loom.providers.docker.engine.connection import Engine
 from loom.providers.docker.engine.errors import engine_errors
 from loom.providers.docker.engine.retries import NotRepeated
 from loom.status import OnOutput
@@ -29,30 +29,29 @@ def say(on_output: OnOutput, text: str) -> None:
 Item = TypeVar("Item")
 
 
-class LongCall:
-    """A client for one long call (a pull, a build). `cut` ends it at once: the engine stops when the connection closes."""
+def streamed(
+    engine: Engine, ask: Callable[[Any], Iterable[dict[str, Any]]], cancel: Cancel, *, what: str
+) -> Iterator[dict[str, Any]]:
+    """Yield the answers to one long call of the API (a pull, a build), as `in_background`.
 
-    def __init__(self, client: docker.DockerClient) -> None:
-        self.client = client
-        self._response: Any = None
-        # The SDK exposes only the decoded stream; requests' hook gives access to the connection.
-        client.api.hooks["response"].append(self._see)
+    It has a connection of its own, which ends with the call: the engine stops when it closes.
+    """
+    client, answers = engine.another(), list[Any]()
+    # The SDK exposes only the decoded stream; requests' hook gives access to the connection.
+    client.api.hooks["response"].append(lambda answer, *_, **__: answers.append(answer))
 
-    def _see(self, response: Any, *_: object, **__: object) -> None:
-        self._response = response
+    def items() -> Iterator[dict[str, Any]]:
+        yield from ask(client.api)  # the request belongs here: it blocks until a registry has answered the engine
 
-    def cut(self) -> None:
-        try:
-            if self._response is not None:
-                CancellableStream(iter(()), self._response).close()
-        except Exception:  # noqa: BLE001  it has ended, or the transport has no socket to close
-            pass
+    def cut() -> None:
+        with suppress(Exception):  # it has ended, or the transport has no socket to close
+            for answer in answers[-1:]:
+                CancellableStream(iter(()), answer).close()
 
-    def __enter__(self) -> LongCall:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.client.close()
+    try:
+        yield from in_background(items(), cancel, what=what, cut=cut)
+    finally:
+        client.close()
 
 
 def in_background(
@@ -76,9 +75,7 @@ def in_background(
             if not given_up.is_set():
                 arrived.put((None, error, True))
         finally:
-            close = getattr(items, "close", None)
-            if close is not None:
-                close()
+            getattr(items, "close", lambda: None)()
 
     threading.Thread(target=read, name="loom-engine-stream", daemon=True).start()
     heard_at = time.monotonic()

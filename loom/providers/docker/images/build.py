@@ -8,7 +8,7 @@ uses its own cache.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,11 +25,11 @@ from loom.plan import model
 from loom.plan.image_lock import shown
 from loom.providers.docker.engine.capabilities import Traits
 from loom.providers.docker.engine.errors import engine_errors, explanation, translated
-from loom.providers.docker.engine.long_calls import in_background, say
+from loom.providers.docker.engine.long_calls import say, streamed
 from loom.providers.docker.images.build_inputs import BuildInputs, settle
 from loom.providers.docker.images.build_output import Tail, build_failed
 from loom.providers.docker.images.buildx import build_with_buildx, find_buildx
-from loom.providers.docker.images.store import ImageStore, ResolvedImage
+from loom.providers.docker.images.images import Images, ResolvedImage
 from loom.providers.labels import BUILD_REPOSITORY
 from loom.status import OnOutput
 
@@ -39,7 +39,7 @@ _NO_DOCKERFILE = ".loom/no/Dockerfile"
 
 
 def build_image(
-    store: ImageStore,
+    images: Images,
     image: model.Image,
     *,
     workspace: Path,
@@ -55,51 +55,51 @@ def build_image(
     assert build is not None
 
     def ensure(name: str, platform: str) -> ResolvedImage:
-        return store.ensure(name, image.pull, platform, on_output=on_output, cancel=cancel)
+        return images.ensure(name, image.pull, platform, on_output=on_output, cancel=cancel)
 
-    inputs = settle(store, image, workspace=workspace, identity_of=identity_of, ensure=ensure)
+    inputs = settle(images, image, workspace=workspace, identity_of=identity_of, ensure=ensure)
     tag = parse_reference(inputs.tag)
-    found = store.local(tag, inputs.platform) if inputs.known else None
+    found = images.local(tag, inputs.platform) if inputs.known else None
     if found is not None:
         say(on_output, f"nothing that goes into {shown(image)} has changed: using {tag.name}")
         with translated(f"naming the image {tag.name}"):
             # `prune` uses the engine's last tag time.
-            store.client.api.tag(found.image_id, BUILD_REPOSITORY, tag.tag, force=True)
+            images.client.api.tag(found.image_id, BUILD_REPOSITORY, tag.tag, force=True)
     else:
         say(on_output, f"building {shown(image)} as {tag.name}")
         # Podman implements BuildKit's features itself; buildx would need its own builder in a container.
-        buildx = None if _is_podman(store) else find_buildx(store.engine.environ)
+        buildx = None if _is_podman(images) else find_buildx(images.engine.environ)
         values = {secret.name: secrets[secret.name] for secret in build.secrets if secret.name in secrets}
         if buildx is not None:
             build_with_buildx(
-                buildx, build, inputs, environ=store.engine.environ, on_output=on_output, cancel=cancel, secrets=values
+                buildx, build, inputs, environ=images.engine.environ, on_output=on_output, cancel=cancel, secrets=values
             )
         elif build.secrets:
             raise ImageError(
                 f"{inputs.place}: the secrets of a build ({', '.join(secret.name for secret in build.secrets)}) need "
-                f"BuildKit, which {'podman has not' if _is_podman(store) else 'was not found'}",
-                hint=None if _is_podman(store) else _GET_BUILDX,
+                f"BuildKit, which {'podman has not' if _is_podman(images) else 'was not found'}",
+                hint=None if _is_podman(images) else _GET_BUILDX,
                 code="IMAGE_NEEDS_BUILDKIT",
             )
         else:
-            _build_classic(store, build, inputs, on_output=on_output, cancel=cancel)
-        found = store.local(tag, inputs.platform)
+            _build_classic(images, build, inputs, on_output=on_output, cancel=cancel)
+        found = images.local(tag, inputs.platform)
         if found is None:
             raise ImageError(f"{shown(image)} was built, and the engine does not have it as {tag.name}")
     if image.name is not None:
         named = parse_reference(image.name)
         with translated(f"naming the image {named.name}"):
-            store.client.api.tag(found.image_id, named.repository_name, named.tag or "latest", force=True)
+            images.client.api.tag(found.image_id, named.repository_name, named.tag or "latest", force=True)
         found = replace(found, name=named.name)
     return replace(found, built=True, bases=inputs.bases)
 
 
 def _build_classic(
-    store: ImageStore, build: model.Build, inputs: BuildInputs, *, on_output: OnOutput, cancel: Cancel
+    images: Images, build: model.Build, inputs: BuildInputs, *, on_output: OnOutput, cancel: Cancel
 ) -> None:
-    if not (podman := _is_podman(store)):
+    if not (podman := _is_podman(images)):
         say(on_output, "BuildKit (the buildx plugin) was not found: using the engine's classic builder")
-    with tempfile.TemporaryFile(prefix="loom-build-") as archive, store.line() as line:
+    with tempfile.TemporaryFile(prefix="loom-build-") as archive:
         try:
             name = _write_context(archive, inputs)
         except OSError as error:
@@ -109,21 +109,20 @@ def _build_classic(
                 code="IMAGE_BUILD_INPUT",
             ) from error
 
-        def lines() -> Iterator[dict[str, Any]]:
-            with engine_errors():
-                yield from line.client.api.build(
-                    fileobj=archive,
-                    custom_context=True,
-                    dockerfile=name,
-                    tag=inputs.tag,
-                    buildargs=dict(build.args),
-                    target=build.target,
-                    platform=inputs.platform,
-                    rm=True,
-                    forcerm=True,
-                    decode=True,
-                    timeout=None,  # no limit: the stream's reader has one
-                )
+        def ask(api: Any) -> Any:
+            return api.build(
+                fileobj=archive,
+                custom_context=True,
+                dockerfile=name,
+                tag=inputs.tag,
+                buildargs=dict(build.args),
+                target=build.target,
+                platform=inputs.platform,
+                rm=True,
+                forcerm=True,
+                decode=True,
+                timeout=None,  # no limit: the stream's reader has one
+            )
 
         def failed(instruction: str | None, words: str) -> ImageError:
             error = build_failed(inputs.place, None, instruction, words)
@@ -133,7 +132,7 @@ def _build_classic(
 
         tail = Tail(on_output)
         try:
-            for entry in in_background(lines(), cancel, what=f"building {inputs.tag}", cut=line.cut):
+            for entry in streamed(images.engine, ask, cancel, what=f"building {inputs.tag}"):
                 if "error" in entry:
                     _, instruction, _ = tail.failure()
                     raise failed(instruction, str(entry["error"]))
@@ -175,7 +174,7 @@ def _holds(inputs: BuildInputs, kept: Container[str]) -> bool:
     return path in kept and inputs.dockerfile.read_bytes() == inputs.text.encode()
 
 
-def _is_podman(store: ImageStore) -> bool:
-    """Return whether the engine is Podman: its build API supports BuildKit's features, except BuildKit services."""
+def _is_podman(images: Images) -> bool:
+    """Podman's build API supports BuildKit's features, except BuildKit services."""
     with engine_errors():
-        return Traits(store.client).podman
+        return Traits(images.client).podman

@@ -1,4 +1,4 @@
-"""The inputs of a build in the snapshot: context, Dockerfile and base store."""
+"""The inputs of a build in the snapshot: context, Dockerfile and base images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loom.errors import ImageError
 from loom.images.dockerfile import Stage, bases_of, inputs_hash, pin_bases, read_ignore, stages_of
 from loom.images.reference import parse_reference
 from loom.plan import model
-from loom.providers.docker.images.store import ImageStore, ResolvedImage
+from loom.providers.docker.images.images import Images, ResolvedImage
 from loom.providers.labels import BUILD_REPOSITORY
 
 
@@ -33,7 +33,7 @@ class BuildInputs(Struct, frozen=True, kw_only=True):
 
 
 def settle(
-    store: ImageStore,
+    images: Images,
     image: model.Image,
     *,
     workspace: Path,
@@ -41,8 +41,8 @@ def settle(
     ensure: Callable[[str, str], ResolvedImage],
 ) -> BuildInputs:
     """Read context and Dockerfile, ensure the base images, and name the result."""
-    build, context, dockerfile, raw, stages, predefined = _read(store, image, workspace)
-    platform = store.platform_of(image)
+    build, context, dockerfile, raw, stages, predefined = _read(images, image, workspace)
+    platform = images.platform_of(image)
     ignore_lines = read_ignore(context, dockerfile)
     bases: dict[str, ResolvedImage] = {}
     pins = {}
@@ -53,10 +53,10 @@ def settle(
             pins[base.name] = exact
         found = ensure(exact or base.name, base_platform)
         bases[f"{base.name} {base_platform}"] = found
-        pinned = store.locked(reference, base_platform)
+        pinned = images.locked(reference, base_platform)
         # A loaded image has no digest for the builder; use its id, which the lock has.
         digest = pinned.digest if pinned is not None and not exact and not reference.digest else ""
-        if digest and store.local(parse_reference(reference.pinned(digest))) is not None:
+        if digest and images.local(parse_reference(reference.pinned(digest))) is not None:
             pins[base.name] = reference.pinned(digest)
     files = identity_of(context.relative_to(workspace.resolve()).as_posix())
     total = inputs_hash(
@@ -82,15 +82,15 @@ def settle(
     )
 
 
-def bases_for(store: ImageStore, image: model.Image, workspace: Path) -> tuple[tuple[str, str], ...]:
+def bases_for(images: Images, image: model.Image, workspace: Path) -> tuple[tuple[str, str], ...]:
     """Return name and platform of every image that a build starts from or copies from."""
-    build, _, _, _, stages, _ = _read(store, image, workspace)
-    platform = store.platform_of(image)
+    build, _, _, _, stages, _ = _read(images, image, workspace)
+    platform = images.platform_of(image)
     return tuple((base.name, base.platform or platform) for base in bases_of(stages, target=build.target))
 
 
 def _read(
-    store: ImageStore, image: model.Image, workspace: Path
+    images: Images, image: model.Image, workspace: Path
 ) -> tuple[model.Build, Path, Path, bytes, list[Stage], dict[str, str]]:
     build = image.build
     assert build is not None
@@ -120,7 +120,7 @@ def _read(
         raise ImageError(
             f"the Dockerfile {build.dockerfile} can't be read: {error}", code="IMAGE_BUILD_INPUT"
         ) from error
-    predefined = _predefined(store.platform_of(model.Image()), store.platform_of(image))
+    predefined = _predefined(images.platform_of(model.Image()), images.platform_of(image))
     stages = stages_of(text, args=build.args, predefined=predefined)
     if build.target is not None and build.target.lower() not in {stage.name for stage in stages}:
         raise ImageError(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import docker.errors
-from msgspec import Struct
 
 from loom.cancel import Cancel
 from loom.errors import ImageError
@@ -16,105 +15,90 @@ from loom.images.reference import Reference, normal_platform
 from loom.providers.docker.engine import retries
 from loom.providers.docker.engine.connection import Engine
 from loom.providers.docker.engine.errors import engine_errors, explanation
-from loom.providers.docker.engine.long_calls import LongCall, canceled, in_background, say
+from loom.providers.docker.engine.long_calls import canceled, say, streamed
 from loom.providers.docker.images.credentials import Credentials, credentials_for
 from loom.status import OnOutput
 from loom.util.units import rough_size
 
-if TYPE_CHECKING:
-    import docker
-
 _PROGRESS_EVERY_S = 5.0
 
 
-class Served(Struct, frozen=True, kw_only=True):
-    """A registry's answer for a name. `platforms` is empty if it does not list them."""
+def served(engine: Engine, reference: Reference) -> tuple[str, tuple[str, ...]]:
+    """Look up a name without pulling; return its digest, and the platforms, if the registry lists them. ImageError on failure."""
+    credentials = credentials_for(reference.registry, engine.environ)
+    try:
+        with engine_errors():
+            found = engine().api.inspect_distribution(  # type: ignore[no-untyped-call]
+                reference.name, auth_config=dict(credentials.auth)
+            )
+    except docker.errors.APIError as error:
+        raise explain(reference, explanation(error), "", credentials) from error
+    platforms = (
+        normal_platform("/".join(filter(None, (entry.get("os"), entry.get("architecture"), entry.get("variant")))))
+        for entry in found.get("Platforms") or ()
+        if entry.get("os") not in (None, "", "unknown")
+    )
+    return str(found["Descriptor"]["digest"]), tuple(platforms)
 
-    digest: str
-    platforms: tuple[str, ...] = ()
 
-    def made_for(self, platform: str) -> bool:
-        return any(same_platform(one, platform) for one in self.platforms)
+def pull(engine: Engine, reference: Reference, platform: str, *, on_output: OnOutput, cancel: Cancel) -> None:
+    """Pull with the user's credentials; retry when the registry does not answer."""
+    credentials = credentials_for(reference.registry, engine.environ)
+    if credentials.problem:
+        say(on_output, f"going on without credentials for {reference.registry}: {credentials.problem}")
+    say(on_output, f"pulling {reference.name} ({platform})")
 
-
-class Registry:
-    """Queries through the engine with the user's credentials. Thread-safe."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def served(self, reference: Reference) -> Served:
-        """Look up a name without pulling. ImageError on failure."""
-        credentials = credentials_for(reference.registry, self._engine.environ)
+    def once() -> None:
         try:
-            with engine_errors():
-                served = self._engine().api.inspect_distribution(  # type: ignore[no-untyped-call]
-                    reference.name, auth_config=dict(credentials.auth)
-                )
+            _pull_once(engine, reference, platform, credentials, on_output, cancel)
         except docker.errors.APIError as error:
-            raise explain(reference, explanation(error), "", credentials) from error
-        platforms = (
-            normal_platform("/".join(filter(None, (entry.get("os"), entry.get("architecture"), entry.get("variant")))))
-            for entry in served.get("Platforms") or ()
-            if entry.get("os") not in (None, "", "unknown")
+            raise explain(reference, explanation(error), platform, credentials) from error
+
+    def announce(wrong: BaseException, pause_s: float, attempt: int) -> None:
+        of = retries.PULL.attempts - 1
+        say(on_output, f"{getattr(wrong, 'message', wrong)}; trying again in {pause_s:g} s ({attempt} of {of})")
+
+    try:
+        retries.retrying(once, retries.PULL, before=announce, cancel=cancel)
+    except ImageError as error:
+        if cancel.requested:
+            raise canceled(f"pulling {reference.name}") from error
+        raise
+
+
+def _pull_once(
+    engine: Engine,
+    reference: Reference,
+    platform: str,
+    credentials: Credentials,
+    on_output: OnOutput,
+    cancel: Cancel,
+) -> None:
+    started = said_at = time.monotonic()
+    progress = Progress()
+
+    def ask(api: Any) -> Any:
+        return api.pull(
+            reference.repository_name,
+            tag=reference.digest or reference.tag,
+            stream=True,
+            decode=True,
+            # An empty mapping, unlike None, keeps the SDK from looking for credentials of its own.
+            auth_config=dict(credentials.auth),
+            platform=platform,
         )
-        return Served(digest=str(served["Descriptor"]["digest"]), platforms=tuple(platforms))
 
-    def pull(self, reference: Reference, platform: str, *, on_output: OnOutput, cancel: Cancel) -> None:
-        """Pull with the user's credentials; retry when the registry does not answer."""
-        credentials = credentials_for(reference.registry, self._engine.environ)
-        if credentials.problem:
-            say(on_output, f"going on without credentials for {reference.registry}: {credentials.problem}")
-        say(on_output, f"pulling {reference.name} ({platform})")
-
-        def pull() -> None:
-            try:
-                self._pull_once(reference, platform, credentials, on_output, cancel)
-            except docker.errors.APIError as error:
-                raise explain(reference, explanation(error), platform, credentials) from error
-
-        def announce(wrong: BaseException, pause_s: float, attempt: int) -> None:
-            of = retries.PULL.attempts - 1
-            say(on_output, f"{getattr(wrong, 'message', wrong)}; trying again in {pause_s:g} s ({attempt} of {of})")
-
-        try:
-            retries.retrying(pull, retries.PULL, before=announce, cancel=cancel)
-        except ImageError as error:
-            if cancel.requested:
-                raise canceled(f"pulling {reference.name}") from error
-            raise
-
-    def _pull_once(
-        self, reference: Reference, platform: str, credentials: Credentials, on_output: OnOutput, cancel: Cancel
-    ) -> None:
-        started = said_at = time.monotonic()
-        progress = Progress()
-
-        with LongCall(self._engine.another()) as line:
-
-            def lines() -> Iterator[dict[str, Any]]:
-                # The request itself belongs here: it blocks until the registry has answered the engine.
-                yield from line.client.api.pull(
-                    reference.repository_name,
-                    tag=reference.digest or reference.tag,
-                    stream=True,
-                    decode=True,
-                    # An empty mapping, unlike None, keeps the SDK from looking for credentials of its own.
-                    auth_config=dict(credentials.auth),
-                    platform=platform,
-                )
-
-            for tick in in_background(lines(), cancel, what=f"pulling {reference.name}", cut=line.cut):
-                if "error" in tick:
-                    raise progress.given_up(explain(reference, str(tick["error"]), platform, credentials))
-                progress.see(tick)
-                now = time.monotonic()
-                if now - said_at >= _PROGRESS_EVERY_S and progress.layers:
-                    said_at = now
-                    say(on_output, f"  {progress}")
-        took = time.monotonic() - started
-        digest = f" {progress.digest}" if progress.digest and not reference.digest else ""
-        say(on_output, f"{progress.outcome} {reference.name}{digest} in {took:.1f} s")
+    for tick in streamed(engine, ask, cancel, what=f"pulling {reference.name}"):
+        if "error" in tick:
+            raise progress.given_up(explain(reference, str(tick["error"]), platform, credentials))
+        progress.see(tick)
+        now = time.monotonic()
+        if now - said_at >= _PROGRESS_EVERY_S and progress.layers:
+            said_at = now
+            say(on_output, f"  {progress}")
+    took = time.monotonic() - started
+    digest = f" {progress.digest}" if progress.digest and not reference.digest else ""
+    say(on_output, f"{progress.outcome} {reference.name}{digest} in {took:.1f} s")
 
 
 class Progress:

@@ -15,7 +15,8 @@ from loom.plan import model
 from loom.plan.image_lock import ImageLock, ImageUse, Locked
 from loom.providers.docker.engine.long_calls import say
 from loom.providers.docker.images.build_inputs import bases_for
-from loom.providers.docker.images.store import ImageStore, ResolvedImage
+from loom.providers.docker.images.images import Images, ResolvedImage
+from loom.providers.docker.images.registry import same_platform, served
 from loom.status import OnOutput
 
 
@@ -35,8 +36,8 @@ class Named(Struct, frozen=True, kw_only=True):
 class Inventory:
     """The images of one plan. `root` holds the inputs of builds: the checkout."""
 
-    def __init__(self, store: ImageStore, uses: Sequence[ImageUse], *, root: Path, lock: ImageLock | None) -> None:
-        self._store = store
+    def __init__(self, images: Images, uses: Sequence[ImageUse], *, root: Path, lock: ImageLock | None) -> None:
+        self._images = images
         self._uses = uses
         self._root = root
         self._lock = lock or ImageLock()
@@ -56,11 +57,11 @@ class Inventory:
 
         for use in self._uses:
             if use.image.build is None:
-                platform = self._store.platform_of(use.image)
+                platform = self._images.platform_of(use.image)
                 reference = parse_reference(use.image.name or "")
                 add(Named(reference=reference, platform=platform, used_by=use.used_by, pull=use.image.pull))
                 continue
-            for name, platform in bases_for(self._store, use.image, self._root):
+            for name, platform in bases_for(self._images, use.image, self._root):
                 users = tuple(f"build of {user}" for user in use.used_by)
                 add(Named(reference=parse_reference(name), platform=platform, used_by=users, pull=use.image.pull))
         return list(found.values())
@@ -68,9 +69,9 @@ class Inventory:
     def pull(self, named: Named, *, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
         """Pull each image by the lock file or, without an entry, by name. Images without a registry are skipped."""
         try:
-            return self._store.ensure(named.name, "always", named.platform, on_output=on_output, cancel=cancel)
+            return self._images.ensure(named.name, "always", named.platform, on_output=on_output, cancel=cancel)
         except ImageError as error:
-            local = self._store.local(named.reference, named.platform)
+            local = self._images.local(named.reference, named.platform)
             if local is None or local.digest or error.code not in ("IMAGE_NOT_FOUND", "IMAGE_DENIED"):
                 raise
             say(on_output, f"{named.name} is from no registry: using the one that is here")
@@ -87,7 +88,7 @@ class Inventory:
         for named in self.named():
             if named.reference.digest:
                 continue  # a pinned name needs no entry
-            local = self._store.local(named.reference, named.platform)
+            local = self._images.local(named.reference, named.platform)
             if local_only:
                 if local is None:
                     failed.append((named, "it is not on this engine"))
@@ -96,7 +97,7 @@ class Inventory:
                     lock = lock.holding(named.name, named.platform, found)
                 continue
             try:
-                served = self._store.registry.served(named.reference)
+                digest, made_for = served(self._images.engine, named.reference)
             except ImageError as error:
                 if local is not None and not local.digest and error.code in ("IMAGE_NOT_FOUND", "IMAGE_DENIED"):
                     # Built here and never published: lock its content.
@@ -105,13 +106,13 @@ class Inventory:
                     failed.append((named, error.message))
                 continue
             for platform in dict.fromkeys([named.platform, *map(normal_platform, platforms)]):
-                if served.platforms and not served.made_for(platform):
+                if made_for and not any(same_platform(one, platform) for one in made_for):
                     failed.append((replace(named, platform=platform), f"it is not made for {platform}"))
                     continue
                 before = self._lock.get(named.name, platform)
-                here = local is not None and platform == named.platform and local.digest == served.digest
+                here = local is not None and platform == named.platform and local.digest == digest
                 image_id = local.image_id if here and local is not None else ""
-                if not here and before is not None and before.digest == served.digest:
+                if not here and before is not None and before.digest == digest:
                     image_id = before.image_id  # perhaps from another machine
-                lock = lock.holding(named.name, platform, Locked(digest=served.digest, image_id=image_id))
+                lock = lock.holding(named.name, platform, Locked(digest=digest, image_id=image_id))
         return lock, failed

@@ -25,8 +25,7 @@ from loom.providers.docker.container.cleanup import remove_container
 from loom.providers.docker.container.create import limits_of
 from loom.providers.docker.engine.errors import engine_errors, explanation, translated
 from loom.providers.docker.engine.retries import retrying, start_failed, starting
-from loom.providers.docker.images.images import Images
-from loom.providers.docker.images.store import ResolvedImage
+from loom.providers.docker.images.images import Images, ResolvedImage
 from loom.providers.docker.services.readiness import NotReady, ProbeTarget, ports_of, probe_of
 from loom.providers.docker.session.attach import Demultiplexer, Hijacked, attached
 from loom.providers.services import Lines, Output

@@ -20,7 +20,7 @@ from loom.providers import labels
 from loom.providers.base import NO_SECRETS, OpenedServices, SecretValues
 from loom.providers.docker.container.cleanup import remove_container, remove_network
 from loom.providers.docker.engine.errors import engine_errors, explanation
-from loom.providers.docker.images.store import ResolvedImage
+from loom.providers.docker.images.images import ResolvedImage
 from loom.providers.docker.services.service import GaveUp, OnDied, ServiceContainer, ServiceGroup
 from loom.util.threads import beside
 
