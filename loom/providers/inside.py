@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import math
 import os
 import secrets
 import stat
+import struct
+import termios
 import threading
 import time
-from collections.abc import Mapping, Sequence
+import tty
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from signal import SIGPIPE
 from typing import Protocol
@@ -26,8 +30,8 @@ from loom.errors import LoomError, ProviderError
 from loom.providers import interactive
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.shared_shell import quoted
-from loom.providers.terminal import kind, raw, size_of, to_streams, write_all
 from loom.providers.watcher import Connection, Watcher
+from loom.record.lines import STANDARD_OUTPUT
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
 
 _READ = 64 * 1024
@@ -261,3 +265,52 @@ def _is_empty(file: int) -> bool:
     except OSError:
         return True
     return stat.S_ISCHR(found.st_mode) and found.st_rdev == Path(os.devnull).stat().st_rdev
+
+
+# The caller's terminal and streams
+
+
+@contextlib.contextmanager
+def raw(descriptor: int) -> Iterator[None]:
+    """Put the terminal in raw mode (also ^C and ^Z reach the shell) and restore it."""
+    before = termios.tcgetattr(descriptor)
+    tty.setraw(descriptor, termios.TCSADRAIN)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(termios.error, OSError):  # the terminal is gone
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def kind(environment: Mapping[str, str]) -> str:
+    """Return the caller's TERM, for a place whose commands have none of their own in `environment`; empty to leave it."""
+    return "" if "TERM" in environment else os.environ.get("TERM", "")
+
+
+def size_of(descriptor: int) -> tuple[int, int]:
+    try:
+        rows, columns, _, _ = struct.unpack("HHHH", fcntl.ioctl(descriptor, termios.TIOCGWINSZ, b"\0" * 8))
+    except OSError:
+        return 24, 80
+    return (rows or 24), (columns or 80)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def to_streams(out: int, err: int) -> OnOutput:
+    """Return an `on_output` that writes to two descriptors: standard output and standard error."""
+    targets = {"stdout": (out, STANDARD_OUTPUT), "stderr": (err, "standard error")}
+
+    def write(stream: Stream, data: bytes) -> None:
+        descriptor, name = targets[stream]
+        try:
+            write_all(descriptor, data)
+        except OSError as error:
+            error.filename = name
+            raise
+
+    return write

@@ -17,8 +17,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.plan.model import Build, Image, Secret
 from loom.providers.docker.container.cleanup import prune_builds
-from loom.providers.docker.engine.client import connect
-from loom.providers.docker.engine.connection import Engine
+from loom.providers.docker.engine.client import Engine, connect
 from loom.providers.docker.images.buildx import find_buildx
 from loom.providers.docker.images.images import Images, ResolvedImage
 from tests.support.waiting import promptly, until

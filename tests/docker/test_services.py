@@ -18,8 +18,7 @@ from loom.errors import ImageError, InfrastructureError, ProviderError, ServiceE
 from loom.plan.model import Build, Image, Ready, Secret, Service
 from loom.providers.base import OpenedServices, SecretValues
 from loom.providers.docker.engine.capabilities import Traits
-from loom.providers.docker.engine.client import connect
-from loom.providers.docker.engine.connection import Engine
+from loom.providers.docker.engine.client import Engine, connect
 from loom.providers.docker.images.images import Images
 from loom.providers.docker.services.service import ServiceGroup
 from loom.providers.docker.services.services import services

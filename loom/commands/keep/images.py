@@ -25,7 +25,7 @@ from loom.plan.image_lock import LOCK_PATH, ImageLock, ImageUse, images_of, load
 from loom.plan.model import JobSelection, Plan
 from loom.plan.resolve import resolve
 from loom.providers.docker.container.cleanup import prune_builds
-from loom.providers.docker.engine.connection import Engine
+from loom.providers.docker.engine.client import Engine
 from loom.providers.docker.images.images import Images, ResolvedImage
 from loom.providers.docker.images.status import Inventory
 from loom.render.output import print_either, print_kind

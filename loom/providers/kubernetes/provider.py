@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +14,13 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import ImageError
-from loom.plan.model import PROJECT_DIR, Job, MountMode
-from loom.providers.base import Capabilities, Provider, SecretValues, SessionRequest, Setup
+from loom.images.reference import parse_reference
+from loom.plan.image_lock import ImageLock
+from loom.plan.model import PROJECT_DIR, Build, Image, Job, MountMode
+from loom.providers.base import Capabilities, Provider, Resolved, SecretValues, SessionRequest, Setup
 from loom.providers.driver import protocol as driver
 from loom.providers.kubernetes.cluster.client import Cluster
 from loom.providers.kubernetes.cluster.pods import Pods
-from loom.providers.kubernetes.images.names import PodImages
 from loom.providers.kubernetes.images.snapshot import Pushed, SnapshotImages
 from loom.providers.kubernetes.pod import services as of_pod
 from loom.providers.kubernetes.pod import starting
@@ -235,3 +236,41 @@ class KubernetesProvider(Provider):
                 return
             self._reaped.add(cluster.namespace)
         threading.Thread(target=reap, args=(cluster,), name="reap", daemon=True).start()
+
+
+class PodImages:
+    """Implements `providers.base.ImageResolver`: the nodes pull, so nothing is made available here.
+
+    `Resolved.image_id` is what the pod names: with a digest where one is known.
+    """
+
+    def __init__(self, lock: ImageLock | None, *, frozen: bool) -> None:
+        self._lock = lock
+        self._frozen = frozen
+        self.identity_of: Callable[[str], str | None] = lambda folder: None
+
+    def resolve(
+        self, image: Image, *, workspace: Path, on_output: OnOutput, cancel: Cancel, secrets: Mapping[str, bytes]
+    ) -> Resolved:
+        if image.build is not None or image.name is None:
+            raise ImageError(
+                "an image that is built from the repository is not in a registry, where a cluster's nodes could get it",
+                hint="push it, and name it in `image:`; or run this job in Docker",
+                code="CLUSTER_IMAGE_UNAVAILABLE",
+            )
+        reference = parse_reference(image.name)
+        if reference.digest:
+            return Resolved(name=image.name, image_id=image.name, digest=reference.digest)
+        locked = self._lock.get(image.name, image.platform or "linux/amd64") if self._lock else None
+        if locked is not None and locked.digest:
+            return Resolved(name=image.name, image_id=reference.pinned(locked.digest), digest=locked.digest)
+        if self._frozen:
+            raise ImageError(
+                f"{image.name} has no digest in the lock file, and a frozen run (--frozen, --strict) uses nothing else",
+                hint="`loom images lock` adds it, for an image that a registry has",
+                code="IMAGE_NOT_LOCKED",
+            )
+        return Resolved(name=image.name, image_id=image.name)
+
+    def keep_inputs(self, builds: Iterable[Build], *, workspace: Path, folder: Path) -> None:
+        """Nothing is built."""

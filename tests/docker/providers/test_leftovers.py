@@ -35,7 +35,7 @@ LOOM = textwrap.dedent(
     from loom.cancel import Cancel
     from loom.plan.model import Image, MountMode
     from loom.providers.base import Command, SessionRequest
-    from loom.providers.docker.engine.connection import Engine
+    from loom.providers.docker.engine.client import Engine
     from loom.providers.docker.provider import DockerProvider
 
     run_id, workspace, mode, script = sys.argv[1:]

@@ -189,7 +189,7 @@ CALLER = textwrap.dedent(
     from loom.cancel import Cancel
     from loom.plan.model import Image, MountMode
     from loom.providers.base import Command, SessionRequest
-    from loom.providers.docker.engine.connection import Engine
+    from loom.providers.docker.engine.client import Engine
     from loom.providers.docker.provider import DockerProvider
 
     workspace, image, mode = Path(sys.argv[1]), sys.argv[2], MountMode(sys.argv[3])

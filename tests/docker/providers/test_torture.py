@@ -356,7 +356,7 @@ HOLD = textwrap.dedent(
     from loom.cancel import Cancel
     from loom.plan.model import Image
     from loom.providers.base import Command, SessionRequest
-    from loom.providers.docker.engine.connection import Engine
+    from loom.providers.docker.engine.client import Engine
     from loom.providers.docker.provider import DockerProvider
 
     run_id, workspace, script = sys.argv[1:]

@@ -11,7 +11,7 @@ import pytest
 from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.images.reference import parse_reference
-from loom.providers.docker.engine.connection import Engine
+from loom.providers.docker.engine.client import Engine
 from loom.providers.docker.images.registry import pull as pulled
 from tests.support.disturbed_registry import DisturbedRegistry
 from tests.support.own_engine import OwnEngine

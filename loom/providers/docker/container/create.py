@@ -7,11 +7,10 @@ import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from loom.errors import ImageError, LoomError
+from loom.errors import ImageError, LoomError, ProviderError
 from loom.plan.model import Resources
 from loom.providers.base import SessionFacts, SessionRequest
-from loom.providers.docker.container import hardening, refusals
-from loom.providers.docker.container.devices import device_requests_of, devices_of
+from loom.providers.docker.container import refusals
 from loom.providers.docker.container.mounts import Mount
 from loom.providers.docker.engine.capabilities import ENGINES_SOCKET, Traits
 from loom.providers.docker.engine.errors import translated
@@ -22,6 +21,17 @@ if TYPE_CHECKING:
     import docker
 
 DRIVER_FILES_SIZE = 128 * 1024 * 1024
+_OWNERS = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
+"""Capabilities for root in a container to read another user's workspace and return it; other users get none."""
+
+HARDENED_JOB: Mapping[str, Any] = {"cap_drop": ["ALL"], "cap_add": list(_OWNERS), "security_opt": ["no-new-privileges"]}
+"""Arguments for the SDK's `create_host_config`; those of a service follow."""
+HARDENED_SERVICE: Mapping[str, Any] = {
+    **HARDENED_JOB,
+    # Most services' images start as root, then change the user.
+    "cap_add": [*_OWNERS, "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID"],
+    "pids_limit": 4096,
+}
 
 
 def create(
@@ -111,7 +121,7 @@ def host_config(request: SessionRequest, mount: Mount, traits: Traits) -> dict[s
         "devices": devices_of(request.resources),
         "device_requests": device_requests_of(request.resources, podman=traits.podman),
         "read_only": request.resources.read_only or None,
-        **(hardening.JOB if request.hardened else {}),
+        **(HARDENED_JOB if request.hardened else {}),
     }
     return {key: value for key, value in config.items() if value is not None}
 
@@ -130,6 +140,39 @@ def limits_of(resources: Resources) -> dict[str, Any]:
         "mounts": [{"Type": "volume", "Target": path} for path in resources.volumes],
     }
     return {key: value for key, value in found.items() if value}
+
+
+def devices_of(resources: Resources) -> list[dict[str, str]] | None:
+    """Parse `/dev/X`, `/dev/X:rw` and `/dev/X:/dev/Y:rw` like the `docker` command."""
+    found = []
+    for path, *rest in (device.split(":") for device in resources.devices if not is_cdi(device)):
+        inside = next((part for part in rest if part.startswith("/")), path)
+        rights = next((part for part in rest if not part.startswith("/")), "rwm")
+        found.append({"PathOnHost": path, "PathInContainer": inside, "CgroupPermissions": rights})
+    return found or None
+
+
+def device_requests_of(resources: Resources, *, podman: bool) -> list[dict[str, Any]] | None:
+    """Request GPUs (`all`, a number, `device=0,1`) and devices of a vendor's tool (CDI)."""
+    requests: list[dict[str, Any]] = []
+    if gpus := resources.gpus:
+        if podman:  # it accepts Docker's form without effect
+            raise ProviderError(
+                f"{resources.places.get('gpus', 'the workflow')}: podman knows GPUs by the names of CDI alone",
+                hint='write `devices: ["nvidia.com/gpu=all"]` instead of `gpus` (`nvidia-ctk cdi generate` makes the names)',
+                code="DEVICE_UNAVAILABLE",
+            )
+        which: dict[str, Any] = {"Count": -1 if gpus == "all" else int(gpus)} if "=" not in gpus else {}
+        which = which or {"DeviceIDs": gpus.removeprefix("device=").split(",")}
+        requests.append({"Driver": "", "Capabilities": [["gpu"]], "Options": {}, **which})
+    if described := [device for device in resources.devices if is_cdi(device)]:
+        requests.append({"Driver": "cdi", "DeviceIDs": described})
+    return requests or None
+
+
+def is_cdi(device: str) -> bool:
+    """`vendor.com/class=name`."""
+    return re.fullmatch(r"[A-Za-z][\w.-]*/[A-Za-z][\w.-]*=[\w.:-]+", device) is not None
 
 
 def image_is_there(client: docker.DockerClient, image_id: str) -> bool:

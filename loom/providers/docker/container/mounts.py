@@ -9,6 +9,7 @@ import contextlib
 import os
 import secrets
 import shlex
+import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,22 +21,24 @@ from loom.plan.model import MountMode
 from loom.providers import labels
 from loom.providers.base import SessionRequest
 from loom.providers.docker.container.cleanup import remove_volume
-from loom.providers.docker.container.ownership import Owner, Workspaces, chown_all
+from loom.providers.docker.container.ownership import Owner, Workspaces, chown_all, foreign_paths, lstat
 from loom.providers.docker.engine.capabilities import Traits
 from loom.providers.docker.engine.errors import engine_errors, translated
 from loom.providers.docker.engine.retries import retrying
 from loom.providers.files import Edit, archive_of, below, renamed, unnoticed, unpack
 from loom.storage.tar import TarEntry, packed
+from loom.util.file_systems import file_system_of
 from loom.util.paths import climbs_out, jobs_of
 
 if TYPE_CHECKING:
     import docker
 
     from loom.storage.workspace import OnSkipped
-from loom.providers.docker.container.overlay import can_be_named, foreign_paths, lstat, remove_work
 
 UNAVAILABLE = "VIEW_UNAVAILABLE"
 """The error code for an unsupported view."""
+_UPPER_FILE_SYSTEMS = ("ext4", "xfs", "btrfs", "tmpfs", "f2fs", "bcachefs")
+"""File systems that support an overlay's upper layer: they can store its marks."""
 
 AsRoot = Callable[[str], int]
 """Runs a line of shell as root with the workspace mounted; returns its exit code."""
@@ -372,3 +375,25 @@ def _bind(source: Path, target: str, *, read_only: bool = False) -> dict[str, An
 
 def _read_only(request: SessionRequest) -> list[dict[str, Any]]:
     return [_bind(shown, str(shown), read_only=True) for shown in request.read_only_mounts]
+
+
+def can_lie_over(workspace: Path) -> bool:
+    """Return whether an overlay over `workspace`, with its upper layer beside it, is possible and complete."""
+    return can_be_named(workspace) and file_system_of(workspace) in _UPPER_FILE_SYSTEMS
+
+
+def can_be_named(path: Path) -> bool:
+    return not set(str(path)) & set(",:\\\n")
+
+
+def remove_work(layers: Path) -> None:
+    """Remove the overlay's work directory; the layer with the job's changes stays with the workspace."""
+    own = layers / "work" / "work"
+    try:
+        # The kernel's own: owned by root, empty and closed, so it can be removed but not listed.
+        own.rmdir()
+    except OSError:
+        # Not empty if a job was killed during an operation; with a rootless engine the caller can open it.
+        with contextlib.suppress(OSError):
+            own.chmod(0o700)
+    shutil.rmtree(layers / "work", ignore_errors=True)

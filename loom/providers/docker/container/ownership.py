@@ -7,8 +7,9 @@ engine, the container's root is the caller, and its other users are nobody else 
 from __future__ import annotations
 
 import os
+import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -69,3 +70,25 @@ def chown_all(workspace: Path, owner: Owner, project_dir: str, as_root: Callable
         for name in (".", *names, *files):
             with suppress(FileNotFoundError):  # another job is running here
                 os.chown(f"{directory}/{name}", owner.uid, owner.gid, follow_symlinks=False)
+
+
+def foreign_paths(root: Path, me: Owner) -> Iterator[str]:
+    """Yield the paths below a directory, relative to it, that belong to other users; an overlay's whiteouts do not count.
+
+    Somebody may remove it meanwhile.
+    """
+    if (status := lstat(root)) is not None and status.st_uid != me.uid:
+        yield "."
+    for directory, names, files in os.walk(root):
+        for name in (*names, *files):
+            path = Path(directory) / name
+            status = lstat(path)
+            if status is not None and status.st_uid != me.uid and not stat.S_ISCHR(status.st_mode):
+                yield path.relative_to(root).as_posix()
+
+
+def lstat(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None

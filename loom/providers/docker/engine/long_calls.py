@@ -13,7 +13,7 @@ from docker.types.daemon import CancellableStream
 
 from loom.cancel import Cancel
 from loom.errors import ImageError
-from loom.providers.docker.engine.connection import Engine
+from loom.providers.docker.engine.client import Engine
 from loom.providers.docker.engine.errors import engine_errors
 from loom.providers.docker.engine.retries import NotRepeated
 from loom.status import OnOutput

@@ -27,8 +27,7 @@ from loom.providers.docker.engine.capabilities import Traits
 from loom.providers.docker.engine.errors import engine_errors, explanation, translated
 from loom.providers.docker.engine.long_calls import say, streamed
 from loom.providers.docker.images.build_inputs import BuildInputs, settle
-from loom.providers.docker.images.build_output import Tail, build_failed
-from loom.providers.docker.images.buildx import build_with_buildx, find_buildx
+from loom.providers.docker.images.buildx import Tail, build_failed, build_with_buildx, find_buildx
 from loom.providers.docker.images.images import Images, ResolvedImage
 from loom.providers.labels import BUILD_REPOSITORY
 from loom.status import OnOutput

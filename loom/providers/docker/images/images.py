@@ -23,7 +23,7 @@ from loom.images.reference import Reference, normal_platform, parse_reference, s
 from loom.plan import model
 from loom.plan.image_lock import ImageLock, Locked, identity, shown
 from loom.providers.base import Resolved
-from loom.providers.docker.engine.connection import Engine
+from loom.providers.docker.engine.client import Engine
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.long_calls import canceled, say
 from loom.providers.docker.engine.retries import retrying

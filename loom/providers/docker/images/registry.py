@@ -13,7 +13,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.images.reference import Reference, normal_platform
 from loom.providers.docker.engine import retries
-from loom.providers.docker.engine.connection import Engine
+from loom.providers.docker.engine.client import Engine
 from loom.providers.docker.engine.errors import engine_errors, explanation
 from loom.providers.docker.engine.long_calls import canceled, say, streamed
 from loom.providers.docker.images.credentials import Credentials, credentials_for

@@ -20,9 +20,8 @@ from loom.cancel import Cancel
 from loom.errors import ImageError, ServiceError
 from loom.plan import model
 from loom.providers import labels, services
-from loom.providers.docker.container import hardening
 from loom.providers.docker.container.cleanup import remove_container
-from loom.providers.docker.container.create import limits_of
+from loom.providers.docker.container.create import HARDENED_SERVICE, limits_of
 from loom.providers.docker.engine.errors import engine_errors, explanation, translated
 from loom.providers.docker.engine.retries import retrying, start_failed, starting
 from loom.providers.docker.images.images import Images, ResolvedImage
@@ -173,7 +172,7 @@ class ServiceContainer:
         command: Sequence[str] | None = service.command
         variables = dict(service.variables)
         marks = {**group.labels, labels.ROLE: "service", labels.SERVICE: service.name}
-        host = {**(hardening.SERVICE if group.hardened else {}), **limits_of(service.resources)}
+        host = {**(HARDENED_SERVICE if group.hardened else {}), **limits_of(service.resources)}
         if self._secrets:
             entrypoint, command = _taking_secrets(entrypoint, command, config)
             host["tmpfs"] = {**host.get("tmpfs", {}), services.FOLDER: "mode=1777,size=4m"}

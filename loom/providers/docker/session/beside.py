@@ -14,9 +14,8 @@ from loom.cancel import Cancel
 from loom.errors import ProviderError
 from loom.providers import labels
 from loom.providers.base import Beside, SessionFacts, SessionRequest
-from loom.providers.docker.container import hardening
 from loom.providers.docker.container.cleanup import remove_container
-from loom.providers.docker.container.create import limits_of
+from loom.providers.docker.container.create import HARDENED_SERVICE, limits_of
 from loom.providers.docker.engine.errors import explanation, translated
 from loom.providers.docker.session.attach import Demultiplexer, attached
 from loom.providers.driver import protocol as driver
@@ -48,7 +47,7 @@ def run_beside(
         "volumes_from": [facts.container_id],
         "network_mode": f"container:{facts.container_id}",
         **{key: value for key, value in limits_of(request.resources).items() if key in _LIMITS},
-        **(hardening.SERVICE if request.hardened else {}),
+        **(HARDENED_SERVICE if request.hardened else {}),
     }
     with translated(f"creating the container of {asked.name}"):
         config = api.create_container_config(

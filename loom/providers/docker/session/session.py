@@ -14,9 +14,9 @@ from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, LoomError, ProviderError
 from loom.providers import labels
 from loom.providers.base import COMMAND_USER, Command, SessionFacts, SessionRequest
-from loom.providers.docker.container import hardening, refusals
+from loom.providers.docker.container import refusals
 from loom.providers.docker.container.cleanup import remove_container
-from loom.providers.docker.container.create import environment_of
+from loom.providers.docker.container.create import HARDENED_JOB, environment_of
 from loom.providers.docker.container.mounts import Mount
 from loom.providers.docker.container.ownership import Owner
 from loom.providers.docker.engine.client import ANSWER_S, LONG_S
@@ -257,7 +257,7 @@ class DockerSession(DrivenSession):
             working_dir="/",
             labels={**self._labels, labels.ROLE: "helper"},
             host_config=self._api.create_host_config(  # use the image's own programs, with minimal rights
-                mounts=self._mount.spec()[:1], network_mode="none", read_only=True, **hardening.JOB
+                mounts=self._mount.spec()[:1], network_mode="none", read_only=True, **HARDENED_JOB
             ),
         )
         helper = self._api.create_container_from_config(config, f"{self.facts.container_name}-helper")["Id"]

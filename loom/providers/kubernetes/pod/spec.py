@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from msgspec import Struct, to_builtins
@@ -21,7 +22,6 @@ from loom.providers import labels
 from loom.providers.base import SessionRequest
 from loom.providers.driver import protocol as driver
 from loom.providers.kubernetes.images.snapshot import Pushed, copying
-from loom.providers.kubernetes.pod import scripts
 
 JOB, HELPER = "job", "loom"
 """The names of the two containers of each pod."""
@@ -51,6 +51,18 @@ _PULL: Mapping[PullPolicy, str] = {"always": "Always", "missing": "IfNotPresent"
 _OWNERS = ["CHOWN", "DAC_OVERRIDE", "FOWNER"]
 _SERVICE_CAPABILITIES = [*_OWNERS, "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID"]
 _SECCOMP = {"seccompProfile": {"type": "RuntimeDefault"}}
+
+
+# The shell programs that run beside the job
+IO = "/run/loom.io"
+"""The FIFOs of the driver's streams, in the job's container and the helper's."""
+SPOOL = "/run/loom.spool"
+"""What the driver has printed and loom has not taken yet, in the helper's container only."""
+
+JOINS = f'while [ ! -p {IO}/in ]; do sleep 0.05 || sleep 1; done 2>/dev/null; exec <>{IO}/in >{IO}/out 2>{IO}/err "$@"'
+"""The first words of the job's container: it becomes `$@`, connected to the helper."""
+
+_HELPER, _SENDER = (Path(__file__).with_name(f"{name}.sh") for name in ("helper", "sender"))
 
 
 class Placed(Struct, frozen=True, kw_only=True):
@@ -232,7 +244,7 @@ def _helper(request: SessionRequest, image: str, confined: bool) -> dict[str, An
         "name": HELPER,
         "image": image,
         "imagePullPolicy": _PULL[request.image.pull if request.image else "missing"],
-        "command": scripts.helper(lease_of(request), 0 if request.detached else WAITING),
+        "command": helper(lease_of(request), 0 if request.detached else WAITING),
         "workingDir": "/",
         "securityContext": {
             **_restricted(True, None if confined else _OWNERS),
@@ -253,7 +265,7 @@ def _job(request: SessionRequest, environment: Mapping[str, str], image: str, co
         "name": JOB,
         "image": image,
         "imagePullPolicy": _PULL[request.image.pull if request.image else "missing"],
-        "command": ["sh", "-c", scripts.JOINS, "loom", *entrypoint, *driver.boot(int(LEASE_S))],
+        "command": ["sh", "-c", JOINS, "loom", *entrypoint, *driver.boot(int(LEASE_S))],
         "workingDir": request.project_dir,
         "env": _environment(environment),
         "securityContext": {
@@ -351,6 +363,17 @@ def _address(url: str) -> dict[str, Any]:
     return {"port": int(port or default), "path": path or "/", "scheme": (scheme or "http").upper()}
 
 
+def helper(lease_s: float, segments: int) -> list[str]:
+    """The command of the helper's container. `segments`: how many of each stream may wait for loom; 0: any number."""
+    return ["sh", "-c", driver.source(_HELPER), "loom", IO, SPOOL, str(int(lease_s)), str(segments)]
+
+
+def sender(token: bytes, segments: tuple[int, int]) -> list[str]:
+    """The command that connects loom to the helper (sender.sh)."""
+    out, err = segments
+    return ["sh", "-c", driver.source(_SENDER), "loom", SPOOL, f"{IO}/in", token.decode(), str(out), str(err)]
+
+
 # Volumes and the rest
 
 
@@ -360,8 +383,8 @@ def _volumes(request: SessionRequest) -> list[dict[str, Any]]:
     both, resources = (JOB, HELPER), request.resources
     found = [
         _volume("workspace", request.project_dir, both),
-        _volume("io", scripts.IO, both),
-        _volume("spool", scripts.SPOOL, (HELPER,), size=DETACHED_BYTES if request.detached else None),
+        _volume("io", IO, both),
+        _volume("spool", SPOOL, (HELPER,), size=DETACHED_BYTES if request.detached else None),
         _volume("driver", driver.DIRECTORY, (JOB,), medium=memory, size=128 << 20),
     ]
     found += [_volume(f"store-{index}", str(one), both) for index, one in enumerate(request.read_only_mounts)]

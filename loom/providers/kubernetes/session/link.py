@@ -20,7 +20,7 @@ from loom.cancel import Cancel
 from loom.errors import LoomError
 from loom.providers.driver import protocol as driver
 from loom.providers.kubernetes.cluster.client import is_transient
-from loom.providers.kubernetes.pod import scripts
+from loom.providers.kubernetes.pod.spec import sender
 from loom.providers.kubernetes.session.exec import Broken, Exec
 from loom.status import Stream
 from loom.util.within import readable
@@ -256,7 +256,7 @@ class Link:
         """Pass everything on until the output's end; OSError or LoomError when the connection is lost."""
         self._answered = False
         positions = tuple(at.segment for at in self._at.values())
-        command = scripts.sender(self._token, (positions[0], positions[1]))
+        command = sender(self._token, (positions[0], positions[1]))
         connection = Exec(self._cluster, self._pod, "loom", command, stdin=True)
         self.connections += 1
         self.connection = connection

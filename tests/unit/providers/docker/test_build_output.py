@@ -2,7 +2,7 @@
 
 import pytest
 
-from loom.providers.docker.images.build_output import what_failed
+from loom.providers.docker.images.buildx import what_failed
 
 BUILDKIT_SAID = """\
 #6 ERROR: failed to calculate checksum: "/nothing": not found

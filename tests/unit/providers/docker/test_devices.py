@@ -8,7 +8,7 @@ import pytest
 from loom.errors import ProviderError
 from loom.plan.model import Resources
 from loom.providers.base import SessionRequest
-from loom.providers.docker.container.devices import device_requests_of, devices_of
+from loom.providers.docker.container.create import device_requests_of, devices_of
 from loom.providers.docker.container.refusals import known_reason
 
 

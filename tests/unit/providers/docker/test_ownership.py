@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from loom.errors import ProviderError
-from loom.providers.docker.container.overlay import foreign_paths
-from loom.providers.docker.container.ownership import Owner, Workspaces
+from loom.providers.docker.container.ownership import Owner, Workspaces, foreign_paths
 
 
 def test_what_was_removed_has_no_files_of_others(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
 from loom.providers.driver import protocol as driver
-from loom.providers.kubernetes.pod import scripts
+from loom.providers.kubernetes.pod import spec
 from loom.providers.kubernetes.pod.spec import WAITING
 from tests.support.waiting import until
 
@@ -30,7 +30,7 @@ class Helper:
     def __init__(self, shell: list[str], folder: Path) -> None:
         self.io, self.spool = folder / "io", folder / "spool"
         self.io.mkdir()
-        words = [scripts.helper(900, 0)[2], "loom", str(self.io), str(self.spool), "900", str(WAITING)]
+        words = [spec.helper(900, 0)[2], "loom", str(self.io), str(self.spool), "900", str(WAITING)]
         self.shell = shell
         self.process = subprocess.Popen([*shell, "-c", *words], start_new_session=True)
         until(lambda: (self.io / "in").exists(), while_runs=self.process)
@@ -75,7 +75,7 @@ class Sender:
     def __init__(self, helper: Helper, out: int = 1, err: int = 1) -> None:
         token = driver.new_token()
         words = [
-            scripts.sender(b"", (1, 1))[2],
+            spec.sender(b"", (1, 1))[2],
             "loom",
             str(helper.spool),
             str(helper.io / "in"),

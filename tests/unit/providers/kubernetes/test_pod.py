@@ -15,7 +15,7 @@ from loom.images.reference import service_aliases
 from loom.plan.model import Image, Ready, Resources, Secret, Service
 from loom.pools import Pool
 from loom.providers.base import Resolved, SessionRequest
-from loom.providers.kubernetes.pod import scripts
+from loom.providers.kubernetes.pod import spec
 from loom.providers.kubernetes.pod.services import placed, variables
 from loom.providers.kubernetes.pod.spec import amount, specification
 
@@ -54,7 +54,7 @@ def test_the_kubelet_expands_nothing_that_loom_writes() -> None:
     assert db["command"] == ["sh", "$$$$"]
     assert db["args"] == ["$$(A)"]
     assert db["readinessProbe"]["exec"]["command"] == ["test", "$$A"]
-    assert helper["command"][2].replace("$$", "$") == scripts.helper(900, 0)[2]
+    assert helper["command"][2].replace("$$", "$") == spec.helper(900, 0)[2]
     assert "kill $$$$" in job["command"][-2]
 
 
