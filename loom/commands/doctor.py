@@ -124,7 +124,7 @@ def _engine(project: Here) -> Iterator[Check]:
     try:
         client: Any = engine()
         info = client.info()
-        traits = Traits(client, info)
+        traits = Traits(client)
     except LoomError as error:
         yield _bad("engine", error.message, error.hint)
         return

@@ -85,7 +85,6 @@ class DockerProvider(Provider):
         self._removals = Removals()
         self._reaped = False
         self._idle = threading.Event()
-        self._known_traits: Traits | None = None
 
     @cached_property
     def images(self) -> Images | None:
@@ -106,14 +105,14 @@ class DockerProvider(Provider):
 
     def overlays(self, workspace: Path) -> bool:
         # Overlays of a rootless engine can't rename a directory of the snapshot.
-        return can_lie_over(workspace) and not self._traits(self._connect()).rootless
+        return can_lie_over(workspace) and not Traits(self._connect()).rootless
 
     @contextmanager
     def open(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[DockerSession]:
         with translated(f"preparing the container of job {request.job_id}"):
             client = self._connect()
         names: list[str] = []
-        mount = mount_of(client, request, self._workspaces, self._pid, self._traits(client))
+        mount = mount_of(client, request, self._workspaces, self._pid)
         session: DockerSession | None = None
         try:
             session = self._started(client, request, names, mount, on_output, cancel)
@@ -137,13 +136,12 @@ class DockerProvider(Provider):
     ) -> DockerSession:
         """Create and start a container; return its session. `names` collects the names of all attempts."""
 
-        traits = self._traits(client)
         marks = labels.of_request(request, self._pid, "job")
 
         def make() -> SessionFacts:
             # A new name for each attempt: the engine may still create or remove the previous one.
             names.append(name := container.name_of(request))
-            create = partial(container.create, client, request, name, mount, traits, marks)
+            create = partial(container.create, client, request, name, mount, marks)
             try:
                 made = create()
             except ProviderError as error:
@@ -253,7 +251,7 @@ class DockerProvider(Provider):
         from loom.providers.docker.container.networks import way_here  # few runs need it
 
         client = self._connect()
-        if not self._traits(client).reachable:
+        if not Traits(client).reachable:
             return None  # an address of its networks may be one of this machine too
         # The container tells its network: a kept one may have that of services of an earlier run.
         return way_here(client, replace(request, network_id=f"container:{session.facts.container_id}"))
@@ -275,16 +273,10 @@ class DockerProvider(Provider):
 
     def _attach(self, client: docker.DockerClient, request: SessionRequest, container_id: str) -> Attachment:
         try:
-            return attach(client, container_id, apart=not self._traits(client).podman)
+            return attach(client, container_id, apart=not Traits(client).podman)
         except ProviderError as error:
             # Podman creates the container's environment only now.
             raise refusals.known_reason(request, error.message) or error from error
-
-    def _traits(self, client: docker.DockerClient) -> Traits:
-        with self._lock:
-            if self._known_traits is None:
-                self._known_traits = Traits(client)
-            return self._known_traits
 
     def _reap_once(self, client: docker.DockerClient) -> None:
         """Remove abandoned resources while jobs already run, without delaying the first start."""

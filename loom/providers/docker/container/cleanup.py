@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from loom.errors import EngineUnavailable, LoomError
 from loom.providers import labels
@@ -45,20 +46,14 @@ class Resource(Struct, frozen=True, kw_only=True):
     """The expiry time of a kept resource."""
     ended: bool = False
     created: float = 0.0
+    problem: str = ""
+    """The reason why it could not be removed."""
+    in_use: bool = False
+    """Another resource uses it, or another process is removing it."""
 
     @property
     def job(self) -> tuple[str, str]:
         return self.labels.get(labels.RUN, ""), self.labels.get(labels.JOB, "")
-
-
-class Removed(Struct, frozen=True):
-    """A resource that was removed, or `problem` if that failed."""
-
-    kind: Kind
-    name: str
-    problem: str = ""
-    in_use: bool = False
-    """Another resource uses it, or another process is removing it."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}" + (f": {self.problem}" if self.problem else "")
@@ -67,7 +62,7 @@ class Removed(Struct, frozen=True):
 # -- what goes ----------------------------------------------------------------------------------------------------
 
 
-def reap(client: docker.DockerClient, *, now: Callable[[], float] = time.time) -> list[Removed]:
+def reap(client: docker.DockerClient, *, now: Callable[[], float] = time.time) -> list[Resource]:
     """Remove abandoned resources. ProviderError when the engine can't be queried.
 
     A kept container is `loom clean`'s to remove, which saves its changes first; one without such a loom goes much later.
@@ -101,7 +96,7 @@ def tidied(client: docker.DockerClient) -> list[str]:
         return [error.message]
 
 
-def remove_run(client: docker.DockerClient, run_id: str, job_id: str | None = None) -> list[Removed]:
+def remove_run(client: docker.DockerClient, run_id: str, job_id: str | None = None) -> list[Resource]:
     """Remove everything that a run, or one of its jobs, has in the engine; the caller ensures that it is over.
 
     ProviderError when the engine can't be queried.
@@ -138,14 +133,14 @@ def _found(client: docker.DockerClient, what: str, marks: list[str]) -> Iterator
 # -- how it goes --------------------------------------------------------------------------------------------------
 
 
-def _removed(client: docker.DockerClient, one: Resource) -> Removed:
+def _removed(client: docker.DockerClient, one: Resource) -> Resource:
     how = {"container": remove_container, "network": remove_network, "volume": remove_volume}[one.kind]
     try:
         how(client, one.key)
     except LoomError as error:
         conflict = getattr(error.__cause__, "status_code", None) == HTTPStatus.CONFLICT
-        return Removed(one.kind, one.name, error.message, conflict)
-    return Removed(one.kind, one.name)
+        return replace(one, problem=error.message, in_use=conflict)
+    return one
 
 
 def remove_container(client: docker.DockerClient, name: str) -> None:

@@ -39,11 +39,11 @@ def create(
     request: SessionRequest,
     name: str,
     mount: Mount,
-    traits: Traits,
     marks: Mapping[str, str],
 ) -> SessionFacts:
     """Create it with its workspace view. ImageError or ProviderError on failure."""
     api: Any = client.api
+    traits = Traits(client)
     image = request.image_id or (request.image.name if request.image else None)
     if image is None:
         raise ImageError(f"job {request.job_id} has no image to run in", hint="give the job an `image:`")

@@ -80,14 +80,12 @@ class Mount:
         """Remove the view; the container is already gone."""
 
 
-def mount_of(
-    client: docker.DockerClient, request: SessionRequest, workspaces: Workspaces, pid: int, traits: Traits
-) -> Mount:
+def mount_of(client: docker.DockerClient, request: SessionRequest, workspaces: Workspaces, pid: int) -> Mount:
     match request.mount_mode:
         case MountMode.BIND:
-            return BindMount(request, workspaces, rootless=traits.rootless)
+            return BindMount(request, workspaces, rootless=Traits(client).rootless)
         case MountMode.OVERLAY:
-            return OverlayMount(client, request, pid, rootless=traits.rootless)
+            return OverlayMount(client, request, pid)
         case MountMode.VOLUME:
             return VolumeMount(client, request, pid)
 
@@ -254,11 +252,9 @@ class OverlayMount(_EngineVolume):
 
     role = "overlay"
 
-    def __init__(
-        self, client: docker.DockerClient, request: SessionRequest, pid: int, *, rootless: bool = False
-    ) -> None:
+    def __init__(self, client: docker.DockerClient, request: SessionRequest, pid: int) -> None:
         super().__init__(client, request, pid)
-        self._rootless = rootless
+        self._rootless = Traits(client).rootless
         # Beside the workspace: on the same file system, and visible to the engine like the workspace.
         self._layers = request.directory or jobs_of(request.workspace) / self._name
         self._upper = self._layers / "upper"

@@ -1,4 +1,4 @@
-"""The engine's kind and abilities, queried once and on demand."""
+"""The engine's kind and abilities, asked for on demand; a client of `connect` keeps the answers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,8 @@ _ENFORCED_BY: Mapping[str, str] = {"memory": "MemoryLimit", "cpus": "CpuCfsQuota
 class Traits:
     """One engine's. Thread-safe."""
 
-    def __init__(self, client: docker.DockerClient, info: Mapping[str, Any] | None = None) -> None:
-        """`info`: the engine's answer, if already known."""
+    def __init__(self, client: docker.DockerClient) -> None:
         self._client = client
-        self._info = info
 
     @property
     def podman(self) -> bool:
@@ -76,13 +74,10 @@ class Traits:
 
     def _version(self) -> Mapping[str, Any]:
         with translated("asking for the engine's version"):
-            answer: Mapping[str, Any] = retrying(lambda: self._client.version())  # known since the client connected
+            answer: Mapping[str, Any] = retrying(lambda: self._client.version())
             return answer
 
     def _asked(self) -> Mapping[str, Any]:
-        # Podman takes a tenth of a second. Outside the lock, which others would hold up on a silent engine.
-        if (info := self._info) is None:
-            with translated("asking what the engine can do"):
-                info = retrying(lambda: self._client.info())
-            self._info = info
-        return info
+        with translated("asking what the engine can do"):
+            answer: Mapping[str, Any] = retrying(lambda: self._client.info())
+            return answer

@@ -54,9 +54,11 @@ def connect(environ: Mapping[str, str]) -> docker.DockerClient:
             client.trust_env = False
 
     class Api(docker.APIClient):
-        """Queries the engine's version once, when it connects: repeating it would delay each job's start."""
+        """Asks the engine for its version once, when it connects, and for what it can do at the first question: repeating
+        these would delay each job's start. Podman takes a tenth of a second."""
 
         _said: dict[str, Any] | None = None
+        _info: dict[str, Any] | None = None
         _version: str
 
         def _get_raw_response_socket(self, response: Any) -> Any:
@@ -67,6 +69,11 @@ def connect(environ: Mapping[str, str]) -> docker.DockerClient:
             if self._said is None:
                 self._said = super().version(api_version)
             return self._said
+
+        def info(self) -> dict[str, Any]:
+            if self._info is None:
+                self._info = super().info()
+            return self._info
 
     class Client(docker.DockerClient):
         def __init__(self, api: Api) -> None:  # same as the SDK's, with our class

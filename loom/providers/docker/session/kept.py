@@ -246,18 +246,14 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
         return next((mount.get("Name") for mount in mounts if mount["Destination"] == self.project_dir), None)
 
     def _mount(self, request: SessionRequest) -> Mount:
-        rootless = Traits(self.client).rootless
         if request.mount_mode is MountMode.BIND:
-            return BindMount(request, Workspaces(), rootless=rootless)
+            return BindMount(request, Workspaces(), rootless=Traits(self.client).rootless)
         volume = self._volume()
         if volume is None:
             raise ProviderError(f"the kept container {self.name} has no view of the workspace at {self.project_dir}")
         request = replace(request, workspace=Path(self.marks[labels.WORKSPACE]))
-        mount: OverlayMount | VolumeMount
-        if request.mount_mode is MountMode.OVERLAY:
-            mount = OverlayMount(self.client, request, os.getpid(), rootless=rootless)
-        else:
-            mount = VolumeMount(self.client, request, os.getpid())
+        kind = OverlayMount if request.mount_mode is MountMode.OVERLAY else VolumeMount
+        mount = kind(self.client, request, os.getpid())
         mount.adopt(volume, self.container_id)
         return mount
 
@@ -268,8 +264,7 @@ def lay_out(client: docker.DockerClient, request: SessionRequest, target: Path, 
     The engine assembles the layers, because only it can read all of their marks; nothing of the job runs.
     """
     api: Any = client.api
-    traits = Traits(client)
-    mount = OverlayMount(client, request, os.getpid(), rootless=traits.rootless)
+    mount = OverlayMount(client, request, os.getpid())
     marks = labels.of_request(request, os.getpid(), "helper")
     name = f"{name_of(request)}-files"
     try:
@@ -284,7 +279,7 @@ def lay_out(client: docker.DockerClient, request: SessionRequest, target: Path, 
                 host_config=api.create_host_config(mounts=mount.spec()[:1], network_mode="none"),
             )
             made = retrying(lambda: api.create_container_from_config(config, name))
-            if traits.podman:
+            if Traits(client).podman:
                 api.start(made["Id"])  # it mounts a volume only now; the shell waits for input that never comes
         made_of = KeptContainer(
             client=client, container_id=made["Id"], name=name, running=False, kept=False, marks=marks
