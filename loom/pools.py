@@ -82,7 +82,6 @@ def converted(value: Any, kind: Any, *keys: str, hook: Callable[[type, Any], Any
 
 _FIELDS = tuple(name for name in Pool.__struct_fields__ if name != "name")
 _OF_CLUSTERS = frozenset(_FIELDS) - {"provider", "jobs"}
-_DURATIONS = ("deadline", "start_timeout")
 
 
 def parsed(value: Any, _: object = None) -> Mapping[str, Pool]:
@@ -104,8 +103,14 @@ def _pool(name: str, settings: Any) -> Pool:
     if settings["provider"] in HERE and (foreign := sorted(settings.keys() & _OF_CLUSTERS)):
         text = f"{name}: {foreign[0]} has no meaning for the provider {settings['provider']}; remove it"
         raise Misplaced(text, name, foreign[0])
-    times = {key: _seconds(name, key, settings.get(key)) for key in _DURATIONS}
-    return _checked(converted({**settings, **times, "name": name}, Pool, name))
+    times = {key: _seconds(name, key, settings[key]) for key in ("deadline", "start_timeout") if key in settings}
+    pool: Pool = converted({**settings, **times, "name": name}, Pool, name)
+    if ":" in pool.provider:
+        raise Misplaced(f"{name}: write the context of {pool.provider} under `context`", name, "provider")
+    for key in pool.pod_template.keys() - {"metadata", "spec"}:
+        text = f"{name}.pod_template: unknown key {key}; a template has metadata and spec"
+        raise Misplaced(text, name, "pod_template", key)
+    return pool
 
 
 def _seconds(name: str, key: str, value: Any) -> float | None:
@@ -115,15 +120,6 @@ def _seconds(name: str, key: str, value: Any) -> float | None:
         return duration(str(value).strip())
     except ValueError as error:
         raise Misplaced(f"{name}.{key}: {error}", name, key) from error
-
-
-def _checked(pool: Pool) -> Pool:
-    if ":" in pool.provider:
-        raise Misplaced(f"{pool.name}: write the context of {pool.provider} under `context`", pool.name, "provider")
-    for key in pool.pod_template.keys() - {"metadata", "spec"}:
-        text = f"{pool.name}.pod_template: unknown key {key}; a template has metadata and spec"
-        raise Misplaced(text, pool.name, "pod_template", key)
-    return pool
 
 
 def named(name: str, pools: Mapping[str, Pool]) -> Pool:

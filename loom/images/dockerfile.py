@@ -174,20 +174,15 @@ def stages_of(text: str, *, args: Mapping[str, str], predefined: Mapping[str, st
     return stages
 
 
-class Base(Struct, frozen=True, kw_only=True):
-    """An image that a build uses as base or copies from."""
-
-    name: str
-    platform: str | None = None
-
-
-def bases_of(stages: Sequence[Stage], *, target: str | None) -> tuple[Base, ...]:
-    """Return the images that a build of `target` (default: the last stage) needs, in file order."""
+def bases_of(stages: Sequence[Stage], *, target: str | None) -> tuple[tuple[str, str | None], ...]:
+    """Return the images that a build of `target` (default: the last stage) starts or copies from, in file order, each with the
+    platform that is written for it.
+    """
     by_name = {stage.name: index for index, stage in enumerate(stages)}
     by_name |= {str(index): index for index in range(len(stages))}
     wanted = by_name.get((target or "").lower(), len(stages) - 1)
     needed: set[int] = set()
-    images: dict[int, list[Base]] = {}
+    images: dict[int, list[tuple[str, str | None]]] = {}
     pending = [wanted] if stages else []
     while pending:
         index = pending.pop()
@@ -205,7 +200,7 @@ def bases_of(stages: Sequence[Stage], *, target: str | None) -> tuple[Base, ...]
             if earlier is not None and earlier < index:
                 pending.append(earlier)
             elif source and source != "scratch" and "$" not in source:
-                images.setdefault(index, []).append(Base(name=source, platform=platform))
+                images.setdefault(index, []).append((source, platform))
     ordered = [base for index in sorted(images) for base in images[index]]
     return tuple(dict.fromkeys(ordered))
 

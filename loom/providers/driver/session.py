@@ -94,22 +94,6 @@ class DrivenSession:
 
         `ended_at_once` makes the error for a container that ended, from its output and its end.
         """
-        answered = self._hear(exchange, cancel, ended_at_once)
-        if answered:
-            found = Greeting(str(exchange.answer))
-            self.facts = replace(self.facts, auto_shell=found.auto_shell, path=found.path)
-            if found.uid is not None:
-                self.facts = replace(self.facts, user=f"{found.uid}:{found.gid}")
-            self._ooms, self._refused_forks = found.ooms, found.refused_forks
-            return found
-        if not cancel.requested:
-            raise ProviderError(
-                f"the container of job {self._request.job_id} started, but nothing in it answered within {HELLO_S:.0f} s",
-                hint='an image\'s own `entrypoint` must end by running the command that it is given: exec "$@"',
-            )
-        return None
-
-    def _hear(self, exchange: Exchange, cancel: Cancel, ended_at_once: Callable[[str, str], LoomError]) -> bool:
         heard: list[bytes] = []
 
         def listen(stream: Stream, data: bytes) -> None:
@@ -119,7 +103,7 @@ class DrivenSession:
 
         unregister = cancel.on_request(self.channel.attachment.wake)
         try:
-            return self.channel.listen(exchange, listen, deadline=time.monotonic() + HELLO_S, cancel=cancel)
+            answered = self.channel.listen(exchange, listen, deadline=time.monotonic() + HELLO_S, cancel=cancel)
         except (ConnectionLost, Died) as lost:
             reason = lost.message if isinstance(lost, ConnectionLost) else f"it ended with exit code {lost.code}"
             output = b"".join(heard).decode("utf-8", "replace").strip()
@@ -128,6 +112,19 @@ class DrivenSession:
             raise ended_at_once(output, reason) from lost
         finally:
             unregister()
+        if answered:
+            found = Greeting(str(exchange.answer))
+            self.facts = replace(self.facts, auto_shell=found.auto_shell, path=found.path)
+            if found.uid is not None:
+                self.facts = replace(self.facts, user=f"{found.uid}:{found.gid}")
+            self._ooms, self._refused_forks = found.ooms, found.refused_forks
+            return found
+        if cancel.requested:
+            return None
+        raise ProviderError(
+            f"the container of job {self._request.job_id} started, but nothing in it answered within {HELLO_S:.0f} s",
+            hint='an image\'s own `entrypoint` must end by running the command that it is given: exec "$@"',
+        )
 
     def lines_of(
         self, steps: Sequence[Command], after: Mapping[bool, Sequence[Command]], tokens: Mapping[str, bytes]

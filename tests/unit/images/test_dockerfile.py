@@ -8,7 +8,6 @@ from stat import S_ISREG
 import pytest
 
 from loom.images.dockerfile import (
-    Base,
     bases_of,
     copy_inputs,
     fill_in,
@@ -156,12 +155,12 @@ PREDEFINED = {"BUILDPLATFORM": "linux/amd64"}
 )
 def test_bases_of_a_target(target: str | None, args: dict[str, str], names: list[str]) -> None:
     stages = stages_of(MULTI, args=args, predefined=PREDEFINED)
-    assert [base.name for base in bases_of(stages, target=target)] == names
+    assert [name for name, _ in bases_of(stages, target=target)] == names
 
 
 def test_a_base_may_name_its_platform() -> None:
     stages = stages_of(MULTI, args={}, predefined=PREDEFINED)
-    assert bases_of(stages, target="build")[0] == Base(name="golang:1.22", platform="linux/amd64")
+    assert bases_of(stages, target="build")[0] == ("golang:1.22", "linux/amd64")
 
 
 def test_pinning_changes_from_lines_and_no_line_number() -> None:
@@ -171,7 +170,7 @@ def test_pinning_changes_from_lines_and_no_line_number() -> None:
     assert "FROM --platform=$BUILDPLATFORM golang@sha256:2 AS build" in pinned
     assert "FROM debian@sha256:1 as middle" in pinned
     assert "FROM unused AS side" in pinned
-    assert [base.name for base in bases_of(stages_of(pinned, args={}, predefined=PREDEFINED), target="middle")] == [
+    assert [name for name, _ in bases_of(stages_of(pinned, args={}, predefined=PREDEFINED), target="middle")] == [
         "debian@sha256:1",
         "other/image",
     ]

@@ -7,7 +7,7 @@ has ended (`reap`), or when it was kept and has expired. Resources of a living p
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from http import HTTPStatus
@@ -85,11 +85,8 @@ def _may_go(one: Resource, kept: set[tuple[str, str]], now: float) -> bool:
 def tidied(client: docker.DockerClient) -> list[str]:
     """Remove abandoned resources; return failures as lines of text. Never raises."""
     try:
-        return [
-            f"{one.kind} {one.name} of an earlier run could not be removed: {one.problem}"
-            for one in reap(client)
-            if one.problem
-        ]
+        left = [one for one in reap(client) if one.problem]
+        return [f"{one.kind} {one.name} of an earlier run could not be removed: {one.problem}" for one in left]
     except EngineUnavailable:
         return []  # the engine was lost; whoever uses it reports that; the next run retries
     except LoomError as error:
@@ -214,23 +211,22 @@ def prune_builds(client: docker.DockerClient, *, before: float) -> tuple[PrunedI
     with translated("looking for images that loom built"):
         for listed in api.images(labels.BUILD_REPOSITORY):
             found = api.inspect_image(listed["Id"])
-            if datetime.fromisoformat(str(found["Metadata"]["LastTagTime"])).timestamp() < before:
-                removed += [
-                    PrunedImage(name=name, image_id=str(found["Id"]), size=int(found["Size"]))
-                    for name in untagged(client, found["RepoTags"])
-                ]
+            if datetime.fromisoformat(str(found["Metadata"]["LastTagTime"])).timestamp() >= before:
+                continue
+            removed += [
+                PrunedImage(name=name, image_id=str(found["Id"]), size=int(found["Size"]))
+                for name in found["RepoTags"]
+                if name.startswith(f"{labels.BUILD_REPOSITORY}:") and _untagged(api, name)
+            ]
     return tuple(removed)
 
 
-def untagged(client: docker.DockerClient, names: Iterable[str]) -> Iterator[str]:
-    """Remove these names of built images; return the removed ones (names in use stay)."""
-    api: Any = client.api
-    for name in names:
-        if name.startswith(f"{labels.BUILD_REPOSITORY}:"):
-            try:
-                api.remove_image(name)
-            except Exception as error:
-                if getattr(error, "status_code", None) is None:
-                    raise
-                continue  # in use, or already gone
-            yield name
+def _untagged(api: Any, name: str) -> bool:
+    """Remove this name of an image, unless it is in use, or already gone."""
+    try:
+        api.remove_image(name)
+    except Exception as error:
+        if getattr(error, "status_code", None) is None:
+            raise
+        return False
+    return True

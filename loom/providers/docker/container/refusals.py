@@ -16,8 +16,6 @@ UNSEEN = "WORKSPACE_UNSEEN"
 def not_created(error: Exception, request: SessionRequest, image: str) -> LoomError | None:
     """Return the error to raise instead of `error`; None when it is not the engine's."""
     answer = explanation(error)
-    if known := known_reason(request, answer):
-        return known
     if getattr(error, "status_code", None) == 404 and "No such image" in answer:
         return ImageError(
             f"the image {image} of job {request.job_id} is not on the engine", hint=f"docker pull {image}"
@@ -27,19 +25,21 @@ def not_created(error: Exception, request: SessionRequest, image: str) -> LoomEr
             f"podman has no init for the container of job {request.job_id}: {answer}",
             hint="install catatonit where podman runs (Debian, Ubuntu and Fedora: the package catatonit)",
         )
-    doing = f"creating the container of job {request.job_id}"
-    return start_failed(error, doing) or to_loom_error(error, doing)
+    return _refused(error, request, "creating")
 
 
 def not_started(error: Exception, request: SessionRequest, facts: SessionFacts) -> LoomError | None:
     """Explain the same for a container that was created."""
     answer = explanation(error)
-    if known := known_reason(request, answer):
-        return known
     if "executable file" in answer or ("exec: " in answer and "no such file or directory" in answer):
-        return _no_shell(facts)
-    doing = f"starting the container of job {request.job_id}"
-    return start_failed(error, doing) or to_loom_error(error, doing)
+        return known_reason(request, answer) or _no_shell(facts)
+    return _refused(error, request, "starting")
+
+
+def _refused(error: Exception, request: SessionRequest, doing: str) -> LoomError | None:
+    doing = f"{doing} the container of job {request.job_id}"
+    known = known_reason(request, explanation(error))
+    return known or start_failed(error, doing) or to_loom_error(error, doing)
 
 
 def ended_at_once(answer: str, reason: str, request: SessionRequest, facts: SessionFacts) -> LoomError:

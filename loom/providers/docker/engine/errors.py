@@ -89,8 +89,6 @@ def root_cause(error: BaseException) -> BaseException:
             (arg for arg in (*error.args, getattr(error, "reason", None)) if isinstance(arg, BaseException)), None
         )
         inner = inner or error.__cause__
-        if inner is None and len(error.args) > 1 and isinstance(error.args[1], BaseException):
-            inner = error.args[1]
         if inner is None:
             return error
         error = inner

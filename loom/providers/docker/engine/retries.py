@@ -17,8 +17,6 @@ from loom.providers.retrying import retrying as repeated
 
 T = TypeVar("T")
 Made = TypeVar("Made")
-
-
 _TIMEOUTS = {"requests.exceptions.Timeout", "builtins.TimeoutError"}
 _BROKEN = {
     "requests.exceptions.ConnectionError",
@@ -39,11 +37,9 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(status, int):
         return status in (429, 502, 503, 504) or (status == 500 and "deadline exceeded" in explanation(error))
     names = set(names_of(error))
-    return bool(names & _BROKEN) and not names & _TIMEOUTS and not _is_timeout(root_cause(error))
-
-
-def _is_timeout(error: BaseException) -> bool:
-    return isinstance(error, TimeoutError) or "Read timed out" in str(error)
+    cause = root_cause(error)
+    slow = isinstance(cause, TimeoutError) or "Read timed out" in str(cause)
+    return bool(names & _BROKEN) and not names & _TIMEOUTS and not slow
 
 
 class StartFailed(ProviderError):
@@ -87,15 +83,9 @@ PULL = Policy(
 RESUMED_AT_MOST = 100
 
 
-def retrying(
-    call: Callable[[], T],
-    policy: Policy = HICCUP,
-    *,
-    before: Callable[[BaseException, float, int], object] = lambda error, pause_s, attempt: None,
-    cancel: Cancel | None = None,
-) -> T:
-    """Retry as `providers.retrying`; without a policy, for a call that is safe to repeat."""
-    return repeated(call, policy, before=before, cancel=cancel)
+def retrying(call: Callable[[], T], policy: Policy = HICCUP, **more: Any) -> T:
+    """As `providers.retrying`; without a policy, for a call that is safe to repeat."""
+    return repeated(call, policy, **more)
 
 
 def starting(make: Callable[[], Made], start: Callable[[Made], T], remove: Callable[[Made], None], cancel: Cancel) -> T:

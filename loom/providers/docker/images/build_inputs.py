@@ -46,18 +46,17 @@ def settle(
     ignore_lines = read_ignore(context, dockerfile)
     bases: dict[str, ResolvedImage] = {}
     pins = {}
-    for base in bases_of(stages, target=build.target):
-        base_platform = base.platform or platform
-        reference = parse_reference(base.name)
+    for name, asked in bases_of(stages, target=build.target):
+        base_platform = asked or platform
+        reference = parse_reference(name)
         if (exact := build.pins.get(reference.name)) is not None:
-            pins[base.name] = exact
-        found = ensure(exact or base.name, base_platform)
-        bases[f"{base.name} {base_platform}"] = found
+            pins[name] = exact
+        bases[f"{name} {base_platform}"] = ensure(exact or name, base_platform)
         pinned = images.locked(reference, base_platform)
         # A loaded image has no digest for the builder; use its id, which the lock has.
         digest = pinned.digest if pinned is not None and not exact and not reference.digest else ""
         if digest and images.local(parse_reference(reference.pinned(digest))) is not None:
-            pins[base.name] = reference.pinned(digest)
+            pins[name] = reference.pinned(digest)
     files = identity_of(context.relative_to(workspace.resolve()).as_posix())
     total = inputs_hash(
         files=files or "",
@@ -86,7 +85,7 @@ def bases_for(images: Images, image: model.Image, workspace: Path) -> tuple[tupl
     """Return name and platform of every image that a build starts from or copies from."""
     build, _, _, _, stages, _ = _read(images, image, workspace)
     platform = images.platform_of(image)
-    return tuple((base.name, base.platform or platform) for base in bases_of(stages, target=build.target))
+    return tuple((name, asked or platform) for name, asked in bases_of(stages, target=build.target))
 
 
 def _read(
