@@ -208,9 +208,6 @@ class HostSession(DrivenSession):
 
     # The driver's container
 
-    def ask(self) -> None:
-        """Do nothing: there is no engine."""
-
     def resume(self, error: OSError | None, release: Callable[[], None]) -> None:
         release()
         self.kill()

@@ -80,6 +80,9 @@ class DrivenSession:
         """The tokens of the commands that the driver does by itself, by their names; empty when it waits for orders."""
         self.died = False
 
+    def ask(self) -> None:
+        """As `Container.ask`, where no engine has to be asked."""
+
     def before_step(self) -> None:
         """Prepare for the next step."""
 

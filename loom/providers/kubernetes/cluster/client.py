@@ -226,7 +226,7 @@ class Cluster:
     def _no_answer(self, error: Exception, doing: str) -> LoomError:
         status = getattr(error, "status_code", None)  # of a refused handshake
         if isinstance(status, int):
-            return self._of_status(status, _handshake_reason(error), doing)
+            return self._of_status(status, _message(getattr(error, "resp_body", None)) or _first_line(error), doing)
         said = _first_line(error)
         if "certificate" in said.lower():
             return EngineUnavailable(
@@ -243,10 +243,7 @@ class Cluster:
     def _of_answer(self, error: ApiException, doing: str) -> LoomError:
         if error.status in (0, None):
             return self._no_answer(error, doing)
-        try:
-            message = str(json.loads(error.body or "")["message"])
-        except (ValueError, KeyError, TypeError):
-            message = str(error.reason or error.status)
+        message = _message(error.body) or str(error.reason or error.status)
         return self._of_status(int(error.status or 0), message, doing)
 
     def _of_status(self, status: int, message: str, doing: str) -> LoomError:
@@ -275,8 +272,8 @@ class Cluster:
             return ProviderError(f"{doing}: the cluster refuses it: {message}", code="POD_INVALID")
         return ProviderError(f"{doing}: {message} (status {status})")
 
-    def lines(self, doing: str, method: str, *arguments: Any, **more: Any) -> Iterator[bytes]:
-        """Yield the lines of an answer that goes on, such as a watch or a log, without their ends."""
+    def lines(self, doing: str, method: str, *arguments: Any, **more: Any) -> _Lines:
+        """The lines of an answer that goes on, such as a watch or a log, without their ends."""
         with self.translated(doing):
             answer = getattr(self.api, method)(
                 *self._placed(method, arguments), _preload_content=False, _request_timeout=(CALL_S[0], WATCH_S), **more
@@ -320,21 +317,14 @@ class Cluster:
 
 
 class _Lines:
-    """An answer's lines; `close` ends it from another thread."""
+    """An answer's lines, which are read once; `close` ends it from another thread."""
 
     def __init__(self, cluster: Cluster, doing: str, answer: Any) -> None:
         self._cluster = cluster
         self._doing = doing
         self._answer = answer
-        self._lines = self._read()
 
     def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        return next(self._lines)
-
-    def _read(self) -> Iterator[bytes]:
         rest = b""
         try:
             with self._cluster.translated(self._doing):
@@ -392,12 +382,12 @@ def _forbidden(message: str, doing: str, place: str) -> ProviderError:
     )
 
 
-def _handshake_reason(error: Exception) -> str:
-    body = getattr(error, "resp_body", None)
+def _message(body: Any) -> str:
+    """Return the API server's words in an answer's body; empty without any."""
     try:
         return str(json.loads(body or b"")["message"])
     except (ValueError, KeyError, TypeError):
-        return _first_line(error)
+        return ""
 
 
 @contextlib.contextmanager

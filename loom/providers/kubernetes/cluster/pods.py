@@ -99,22 +99,15 @@ class Pods:
                 listed = self._cluster.call(doing, "list_namespaced_pod", label_selector=self._selector)
                 self._replace(listed["items"], before)
                 self._follow(doing, listed["metadata"]["resourceVersion"])
-            except LoomError as error:
+            except Exception as error:  # noqa: BLE001  raised where it is waited for
                 if self._closing.is_set():
                     return
                 if not is_transient(error):
-                    self._fail(error)
+                    with self._changed:
+                        self._error = error if isinstance(error, LoomError) else ProviderError(f"{doing}: {error!r}")
+                        self._changed.notify_all()
                     return
                 self._closing.wait(0.5)
-            except Exception as error:  # noqa: BLE001  raised where it is waited for
-                if not self._closing.is_set():
-                    self._fail(ProviderError(f"{doing}: {error!r}"))
-                return
-
-    def _fail(self, error: LoomError) -> None:
-        with self._changed:
-            self._error = error
-            self._changed.notify_all()
 
     def _follow(self, doing: str, version: str) -> None:
         self._lines = self._cluster.lines(

@@ -39,45 +39,6 @@ ENDED_S = 30.0
 """How long the cluster may take to say how a container ended whose output has ended."""
 
 
-class PodContainer:
-    """Implements `providers.channel.Container`."""
-
-    def __init__(self, cluster: Cluster, pods: Pods, link: Link, pod: str, job_id: str) -> None:
-        self._cluster = cluster
-        self._link = link
-        self._pods = pods
-        self._pod = pod
-        self._job_id = job_id
-
-    def ask(self) -> None:
-        """Do nothing: the link finds out by itself."""
-
-    def resume(self, error: OSError | None, release: Callable[[], None]) -> None:
-        release()
-        if error is not None:
-            refused = self._link.failed
-            # A pod that is gone has a reason, which the refusal of a request to it does not name.
-            if isinstance(refused, LoomError) and not is_transient(refused) and not isinstance(refused, Gone):
-                raise refused
-            raise states.why_lost(self._cluster, self._pod, self._job_id) from error
-        seen = self._pods.wait_for(
-            self._pod, lambda pod: pod is None or "terminated" in states.state_of(pod, JOB), ENDED_S
-        )
-        ended = states.state_of(seen, JOB).get("terminated")
-        if ended is None or states.is_taken_away(seen):
-            raise states.why_lost(self._cluster, self._pod, self._job_id)
-        code = int(ended.get("exitCode") or 0)
-        if code == driver.INPUT_LOST_CODE:
-            raise ConnectionLost(
-                f"the pod {self._pod} of job {self._job_id} ended itself, since nothing of loom reached it any more",
-                hint="run it again; if that happens often, see the network on the way to the cluster",
-            )
-        raise Died(code or 137, oom=ended.get("reason") == "OOMKilled")
-
-    def kill(self) -> None:
-        remove(self._cluster, self._pod)
-
-
 def remove(cluster: Cluster, pod: str) -> None:
     """Delete a pod at once, also one whose node does not answer. Safe to repeat."""
     try:
@@ -111,7 +72,7 @@ class SavedSession(Struct, frozen=True, kw_only=True):
 
 
 class PodSession(DrivenSession):
-    """Implements `providers.base.Session` and `Detachable` for a pod whose two containers run."""
+    """Implements `providers.base.Session`, `Detachable` and `driver.channel.Container` for a pod whose two containers run."""
 
     def __init__(
         self,
@@ -132,6 +93,7 @@ class PodSession(DrivenSession):
         `pushed`: what the pod copied from the registry, still to be proved.
         """
         self._cluster = cluster
+        self._pods = pods
         self._pod = pod
         self.link = Link(
             cluster,
@@ -143,7 +105,7 @@ class PodSession(DrivenSession):
             taken=saved.taken if saved is not None else None,
         )
         super().__init__(
-            Channel(self.link, PodContainer(cluster, pods, self.link, pod, request.job_id), request.job_id),
+            Channel(self.link, self, request.job_id),
             request,
             facts,
             on_output,
@@ -245,6 +207,33 @@ class PodSession(DrivenSession):
         if self._saved is not None:
             return f"{driver.DIRECTORY}/secret.{name}"  # it is there, and the driver is busy
         return super().put_secret(name, content)
+
+    # The driver's container
+
+    def resume(self, error: OSError | None, release: Callable[[], None]) -> None:
+        release()
+        if error is not None:
+            refused = self.link.failed
+            # A pod that is gone has a reason, which the refusal of a request to it does not name.
+            if isinstance(refused, LoomError) and not is_transient(refused) and not isinstance(refused, Gone):
+                raise refused
+            raise states.why_lost(self._cluster, self._pod, self._request.job_id) from error
+        seen = self._pods.wait_for(
+            self._pod, lambda pod: pod is None or "terminated" in states.state_of(pod, JOB), ENDED_S
+        )
+        ended = states.state_of(seen, JOB).get("terminated")
+        if ended is None or states.is_taken_away(seen):
+            raise states.why_lost(self._cluster, self._pod, self._request.job_id)
+        code = int(ended.get("exitCode") or 0)
+        if code == driver.INPUT_LOST_CODE:
+            raise ConnectionLost(
+                f"the pod {self._pod} of job {self._request.job_id} ended itself, since nothing of loom reached it any more",
+                hint="run it again; if that happens often, see the network on the way to the cluster",
+            )
+        raise Died(code or 137, oom=ended.get("reason") == "OOMKilled")
+
+    def kill(self) -> None:
+        remove(self._cluster, self._pod)
 
     # Files
 
