@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -169,8 +169,10 @@ def begin_token(token: bytes) -> bytes:
     return _PREFIX + b"+" + token[-16:]
 
 
-def greeting(token: bytes) -> bytes:
-    return _ordered("loom_hello", token)
+greeting = partial(_ordered, "loom_hello")
+keep = partial(_ordered, "loom_keep")
+end = partial(_ordered, "loom_quit")
+"""Commands with no more words than a token."""
 
 
 def step(
@@ -243,17 +245,9 @@ def put(token: bytes, path: str, content: bytes) -> bytes:
     return _ordered("loom_put", token, path, escaped)
 
 
-def keep(token: bytes) -> bytes:
-    return _ordered("loom_keep", token)
-
-
 def ping(token: bytes) -> bytes:
     """Only answer."""
     return _ordered("loom_mark", token, "0")
-
-
-def end(token: bytes) -> bytes:
-    return _ordered("loom_quit", token)
 
 
 INPUT_LOST_CODE = 154

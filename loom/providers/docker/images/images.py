@@ -107,20 +107,17 @@ class Images:
             )
         if image.name is None:
             raise ImageError("the job's image has neither a name nor a build", hint="Give it one of the two.")
-        return self._by_policies(image.name, image, on_output=on_output, cancel=cancel)
-
-    def _by_policies(self, name: str, image: model.Image, *, on_output: OnOutput, cancel: Cancel) -> ResolvedImage:
-        """Try the image's pull policies in order; the error is that of the last one."""
+        # By its pull policies in order; the error is that of the last one.
         platform = self.platform_of(image)
         policies = (image.pull, *image.pull_else)
         for policy, following in zip(policies, image.pull_else, strict=False):
             try:
-                return self.ensure(name, policy, platform, on_output=on_output, cancel=cancel)
+                return self.ensure(image.name, policy, platform, on_output=on_output, cancel=cancel)
             except ImageError as error:
                 if cancel.requested:
                     raise
                 say(on_output, f"{error.message}; the next pull policy is `{following}`")
-        return self.ensure(name, policies[-1], platform, on_output=on_output, cancel=cancel)
+        return self.ensure(image.name, policies[-1], platform, on_output=on_output, cancel=cancel)
 
     def keep_inputs(self, builds: Iterable[model.Build], *, workspace: Path, folder: Path) -> None:
         """Copy the inputs of these builds from `workspace` to `folder`: later writes of jobs do not change the builds."""

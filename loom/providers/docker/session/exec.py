@@ -13,8 +13,7 @@ from loom.providers.docker.engine.errors import explanation, translated
 from loom.providers.docker.engine.retries import retrying
 from loom.providers.docker.session.attach import Chunk, Demultiplexer, Hijacked, started
 from loom.providers.driver import protocol as driver
-from loom.providers.inside import CommandsInside, new_path
-from loom.providers.watcher import BECOME, Watcher
+from loom.providers.inside import BECOME, CommandsInside, Watcher, new_path
 from loom.util.within import readable, wait_until
 
 if TYPE_CHECKING:

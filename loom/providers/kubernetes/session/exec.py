@@ -19,10 +19,9 @@ from loom.errors import EngineUnavailable, LoomError, ProviderError
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.shared_shell import exports
 from loom.providers.driver.steps import still_running
-from loom.providers.inside import CommandsInside, new_path
+from loom.providers.inside import BECOME, CommandsInside, Watcher, new_path
 from loom.providers.kubernetes.cluster.client import CHANNELS, Cluster
 from loom.providers.kubernetes.pod.spec import JOB
-from loom.providers.watcher import BECOME, Watcher
 from loom.status import Stream
 from loom.util.within import readable
 
@@ -157,7 +156,7 @@ class Exec:
                 raise TimeoutError(f"silent for {silent:.0f} s")
 
     def ends_within(self, limit_s: float) -> bool:
-        """Implement `watcher.Connection`."""
+        """As `inside.Connection`."""
         deadline = time.monotonic() + limit_s
         with contextlib.suppress(OSError):
             while not self.ended and (left := deadline - time.monotonic()) > 0:

@@ -61,7 +61,6 @@ def facts_of(cluster: Cluster, pod: str, request: SessionRequest, **details: str
 class SavedSession(Struct, frozen=True, kw_only=True):
     """The data with which a loom goes on with a session of an earlier one: what `PodSession.hand_over` saves, as JSON."""
 
-    pod: str
     begun: int
     """The number of the line that began the commands."""
     tokens: Mapping[str, str]
@@ -174,7 +173,6 @@ class PodSession(DrivenSession):
                 tokens[command.name] = token.decode("latin-1")
         facts = self.facts
         return SavedSession(
-            pod=facts.container_id,
             begun=0,
             tokens=tokens,
             taken=self.link.taken(),
