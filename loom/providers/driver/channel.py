@@ -40,11 +40,12 @@ class Exchange:
         self._unanswered: set[Stream] = {"stdout", "stderr"}
         self._open: set[Stream] = {"stdout", "stderr"}
 
-    def is_over(self) -> bool:
-        return not (self._open if self.to_the_end else self._unanswered)
+    @property
+    def _awaited(self) -> set[Stream]:
+        return self._open if self.to_the_end else self._unanswered
 
-    def _is_over(self, stream: Stream) -> bool:
-        return stream not in (self._open if self.to_the_end else self._unanswered)
+    def is_over(self) -> bool:
+        return not self._awaited
 
     @property
     def goes_on(self) -> bool:
@@ -52,9 +53,11 @@ class Exchange:
         return self.answer is not None and self.answer.endswith("goes_on")
 
     def feed(self, stream: Stream, data: bytes, on_output: OnOutput) -> None:
-        parts = deque([data] if self._later is not None and self._is_over(stream) else self._cutters[stream].feed(data))
+        parts = deque(
+            [data] if self._later is not None and stream not in self._awaited else self._cutters[stream].feed(data)
+        )
         while parts:
-            if self._later is not None and self._is_over(stream):
+            if self._later is not None and stream not in self._awaited:
                 rest = b"".join(part if isinstance(part, bytes) else part.encoded(self.token) for part in parts)
                 self._later.append((stream, rest + self._cutters[stream].rest()))
                 return
