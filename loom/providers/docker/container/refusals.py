@@ -62,23 +62,9 @@ def ended_at_once(answer: str, reason: str, request: SessionRequest, facts: Sess
 
 def known_reason(request: SessionRequest, answer: str) -> LoomError | None:
     """Return the error for an engine's answer `answer` to a container's creation or start, where the reason is a known one."""
-    return (
-        _asked_too_much(request, answer)
-        or _unseen_workspace(request, answer)
-        or _no_overlay(request, answer)
-        or _no_user(request, answer)
-    )
-
-
-def _no_shell(facts: SessionFacts) -> ImageError:
-    return ImageError(
-        f"image {facts.image or facts.image_id} has no shell: loom needs `sh` in it to run a job's steps",
-        hint="use the image's variant with a shell (often called debug or slim), or build one from it",
-    )
-
-
-def _unseen_workspace(request: SessionRequest, answer: str) -> ProviderError | None:
-    job, other_mode = request.job_id, "use --mount-mode ephemeral_volume"
+    if (too_much := _asked_too_much(request, answer)) is not None:
+        return too_much
+    job, image, other_mode = request.job_id, request.image, "use --mount-mode ephemeral_volume"
     of_volume = "failed to mount local volume" in answer and "no such file or directory" in answer
     if of_volume or "bind source path does not exist" in answer:
         return ProviderError(
@@ -92,29 +78,26 @@ def _unseen_workspace(request: SessionRequest, answer: str) -> ProviderError | N
             hint=f"{other_mode}; a rootless engine is best used by the user whose it is",
             code=UNSEEN,
         )
+    of_view = "mount" in answer and ("overlay" in answer or "volume" in answer)
+    if of_view and request.mount_mode is MountMode.OVERLAY:
+        return ProviderError(
+            f"the engine can't mount an overlay of the workspace of job {job}: {answer}",
+            hint="use another `mount_mode`: auto and copy work everywhere where the engine sees this machine's files",
+            code=mounts.UNAVAILABLE,
+        )
+    if "unable to find user" in answer or "unable to find group" in answer:
+        name, asked = (image.name if image else None) or request.image_id, image.user if image else None
+        return ImageError(
+            f"image {name} can't run job {job} as {asked or 'the user that it names itself'}: {answer}",
+            hint="name a user that the image knows, or a number such as 1000:1000, in `user:`",
+        )
     return None
 
 
-def _no_overlay(request: SessionRequest, answer: str) -> ProviderError | None:
-    if request.mount_mode is not MountMode.OVERLAY or "mount" not in answer:
-        return None
-    if "overlay" not in answer and "volume" not in answer:
-        return None
-    return ProviderError(
-        f"the engine can't mount an overlay of the workspace of job {request.job_id}: {answer}",
-        hint="use another `mount_mode`: auto and copy work everywhere where the engine sees this machine's files",
-        code=mounts.UNAVAILABLE,
-    )
-
-
-def _no_user(request: SessionRequest, answer: str) -> ImageError | None:
-    if "unable to find user" not in answer and "unable to find group" not in answer:
-        return None
-    image = request.image
-    name, asked = (image.name if image else None) or request.image_id, image.user if image else None
+def _no_shell(facts: SessionFacts) -> ImageError:
     return ImageError(
-        f"image {name} can't run job {request.job_id} as {asked or 'the user that it names itself'}: {answer}",
-        hint="name a user that the image knows, or a number such as 1000:1000, in `user:`",
+        f"image {facts.image or facts.image_id} has no shell: loom needs `sh` in it to run a job's steps",
+        hint="use the image's variant with a shell (often called debug or slim), or build one from it",
     )
 
 
