@@ -70,7 +70,7 @@ class Watcher:
     """
 
     def __init__(self, connect: Connect, pid_file: str) -> None:
-        """It is there before the command starts, so that no death of loom leaves one."""
+        """Start the watcher, before the command starts, so that no death of loom leaves one."""
         self._connection = connect(
             ["sh", "-c", driver.source(Path(__file__).with_name("watch.sh")), "loom", pid_file], _SIGNAL_WITHIN_S
         )
@@ -87,7 +87,7 @@ class Watcher:
         self._words.put(f"only{name}")
 
     def look(self) -> None:
-        """After a signal: kill what is left if the command itself has ended."""
+        """Kill what is left, after a signal, if the command itself has ended."""
         self._words.put("rest")
 
     def close(self) -> None:

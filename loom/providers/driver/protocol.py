@@ -134,7 +134,7 @@ def program_here(directory: str, mark: str) -> bytes:
 
 @cache
 def handing_over() -> bytes:
-    """The command before `later`: the part of the driver for it, with nothing handed over."""
+    """Return the command before `later`: the part of the driver for it, with nothing handed over."""
     return _ordered("eval", _source("detached.sh"))
 
 
@@ -246,7 +246,7 @@ def put(token: bytes, path: str, content: bytes) -> bytes:
 
 
 def ping(token: bytes) -> bytes:
-    """Only answer."""
+    """Return a command that is only answered."""
     return _ordered("loom_mark", token, "0")
 
 

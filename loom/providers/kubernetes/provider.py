@@ -273,4 +273,4 @@ class PodImages:
         return Resolved(name=image.name, image_id=image.name)
 
     def keep_inputs(self, builds: Iterable[Build], *, workspace: Path, folder: Path) -> None:
-        """Nothing is built."""
+        """Keep nothing: nothing is built."""

@@ -174,6 +174,6 @@ def _holds(inputs: BuildInputs, kept: Container[str]) -> bool:
 
 
 def _is_podman(images: Images) -> bool:
-    """Podman's build API supports BuildKit's features, except BuildKit services."""
+    """Return whether the engine is Podman: its build API supports BuildKit's features, except BuildKit services."""
     with engine_errors():
         return Traits(images.client).podman

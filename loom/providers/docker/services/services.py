@@ -34,7 +34,7 @@ def services(
     secrets: SecretValues = NO_SECRETS,
     on_died: OnDied | None = None,
 ) -> Iterator[OpenedServices]:
-    """Yields when every service is ready. ServiceError (its hint holds the last lines) when one ends or does not get
+    """Yield when every service is ready. ServiceError (its hint holds the last lines) when one ends or does not get
     ready in its time, ImageError when an image can't be had. The group's output is not written to any more when the block has
     been left. `on_died`: called for those that end after all were ready.
     """

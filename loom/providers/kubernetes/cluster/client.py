@@ -273,7 +273,7 @@ class Cluster:
         return ProviderError(f"{doing}: {message} (status {status})")
 
     def lines(self, doing: str, method: str, *arguments: Any, **more: Any) -> _Lines:
-        """The lines of an answer that goes on, such as a watch or a log, without their ends."""
+        """Yield the lines of an answer that goes on, such as a watch or a log, without their ends."""
         with self.translated(doing):
             answer = getattr(self.api, method)(
                 *self._placed(method, arguments), _preload_content=False, _request_timeout=(CALL_S[0], WATCH_S), **more

@@ -364,12 +364,12 @@ def _address(url: str) -> dict[str, Any]:
 
 
 def helper(lease_s: float, segments: int) -> list[str]:
-    """The command of the helper's container. `segments`: how many of each stream may wait for loom; 0: any number."""
+    """Return the command of the helper's container. `segments`: how many of each stream may wait for loom; 0: any number."""
     return ["sh", "-c", driver.source(_HELPER), "loom", IO, SPOOL, str(int(lease_s)), str(segments)]
 
 
 def sender(token: bytes, segments: tuple[int, int]) -> list[str]:
-    """The command that connects loom to the helper (sender.sh)."""
+    """Return the command that connects loom to the helper (sender.sh)."""
     out, err = segments
     return ["sh", "-c", driver.source(_SENDER), "loom", SPOOL, f"{IO}/in", token.decode(), str(out), str(err)]
 
