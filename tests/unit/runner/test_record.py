@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,14 @@ from tests.support.plans import encoded, given
 
 from .conftest import Make, Project, Ran, on
 from .late.plans import WORKFLOW, job, step
+from .test_resumed import resumed
 from .test_session import Serving
 
 ACCEPT = "LOOM_TEST_ACCEPT" in os.environ
 CORPUS = Path(__file__).parents[2] / "workflows/runs"
 OF_THE_MACHINE = {
     *("command", "invocation", "host", "user", "loom_version", "packed_bytes"),
-    *("workspace", "view_of", "mount_mode", "seq", "offset", "duration_ms", "stdout_bytes"),
+    *("workspace", "view_of", "mount_mode", "seq", "offset", "duration_ms", "stdout_bytes", "saved_ms"),
 }
 """What another machine, user, version or moment has otherwise."""
 SIZE = re.compile(r"\b[\d.]+ ?(ms|s|B|bytes|KiB)\b")
@@ -98,7 +100,7 @@ def test_what_the_record_of_a_run_says(make: Make, file: Path) -> None:
     dialect = file.stem.partition("_")[0]
     more = OF_GITHUB if dialect == "github" else {}
     project = make("", **{names.get(dialect, ".loom/workflow.yml"): file.read_text(), **more})
-    compare(recorded(project.run(code=None), project), file.with_suffix(".expected"))
+    compare(recorded(project.run(code=None, jobs=1), project), file.with_suffix(".expected"))
 
 
 def test_what_the_record_of_late_steps_says(make: Make) -> None:
@@ -165,6 +167,68 @@ def test_what_the_record_of_a_run_with_an_engine_says(make: Make, monkeypatch: p
     compare(recorded(ran, project, "".join(f"asked {line}\n" for line in asked)), CORPUS / "engine.expected")
 
 
+RESUMED = {
+    "native": {
+        ".loom/workflow.yml": """version: v1
+stages: [a, b, c]
+first: {stage: a, script: ['echo made >made; echo V=1 >r.env'], artifacts: {paths: [made], reports: {dotenv: r.env}}}
+soft: {stage: a, script: exit 3, allow_failure: true}
+middle:
+  stage: b
+  cache: {key: k, paths: [store]}
+  before_script: echo before
+  script:
+    - echo "HANDED=on $SECRET" >>"$LOOM_ENV"; echo "OTHER=$V" >>"$LOOM_ENV"; mkdir -p store; echo x >store/x
+    - echo "$HANDED $V $(cat made)"; test -e repaired
+    - echo "$OTHER step three"; touch changed
+  after_script: echo after
+  artifacts: {paths: [repaired, changed]}
+  secrets: {SECRET: {ref: env://TOKEN, file: false}}
+beside: {stage: b, script: exit 4}
+last: {stage: c, needs: [first, middle], script: ['cat made repaired; echo $V']}
+never: {stage: c, needs: [beside], script: 'true'}
+"""
+    },
+    "github": {
+        ".github/workflows/ci.yml": """on: push
+jobs:
+  give: {runs-on: ubuntu-latest, outputs: {o: "${{ steps.s.outputs.o }}"}, steps: [{id: s, run: 'echo o=given >>"$GITHUB_OUTPUT"'}]}
+  middle:
+    needs: give
+    runs-on: ubuntu-latest
+    outputs: {all: "${{ steps.s.outputs.o }} ${{ steps.act.outputs.said }} ${{ steps.bad.outcome }}"}
+    steps:
+      - uses: actions/checkout@v4
+      - {id: s, run: 'echo o=out >>"$GITHUB_OUTPUT"; echo A=added >>"$GITHUB_ENV"; echo "$PWD/bin" >>"$GITHUB_PATH"; echo "S=$TOKEN" >>"$GITHUB_ENV"', env: {TOKEN: "${{ secrets.TOKEN }}"}}
+      - {id: soft, run: exit 3, continue-on-error: true}
+      - {id: off, run: echo, if: "false"}
+      - {id: act, uses: ./act, with: {who: me}}
+      - {id: bad, run: 'test -e repaired'}
+      - {run: 'echo "$A $S ${PATH%%:*} ${{ steps.s.outputs.o }} ${{ steps.soft.outcome }} ${{ steps.off.conclusion }} ${{ steps.act.outputs.said }} ${{ job.status }} ${{ needs.give.outputs.o }}"'}
+      - {run: echo failed, if: failure()}
+  last: {needs: middle, runs-on: ubuntu-latest, steps: [{run: 'echo "${{ needs.middle.outputs.all }}"'}]}
+""",
+        **OF_GITHUB,
+    },
+}
+
+
+@pytest.mark.parametrize("dialect", RESUMED)
+def test_what_the_record_of_a_resumed_run_says(make: Make, monkeypatch: pytest.MonkeyPatch, dialect: str) -> None:
+    monkeypatch.setenv("TOKEN", "correct horse battery")
+    project = make("", **RESUMED[dialect])
+    settings = project.places / ".config/loom/config.yml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("github: {secrets: {TOKEN: env://TOKEN}}\n")
+    before = recorded(project.run(on="far", keep="on-failure", jobs=1, code=1), project)
+    for place in (project.places / "far").iterdir():
+        repaired = place / "files/repaired"
+        repaired.write_text("by hand\n")
+        os.utime(repaired, (4e9, 4e9))  # later than the moment at which it was kept, on any clock
+    after = recorded(resumed(project, "middle", jobs=1), project)
+    compare(f"{before}\n{after}", CORPUS / f"resumed_{dialect}.expected")
+
+
 def said_of(request: SessionRequest) -> Iterator[str]:
     """Yield what an engine is asked for, but for the variables that another moment or machine has otherwise."""
     other = {"CI_COMMIT_SHORT_SHA", "CI_COMMIT_TIMESTAMP", "CI_PIPELINE_CREATED_AT", "CI_RUNNER_EXECUTABLE_ARCH"}
@@ -204,11 +268,34 @@ def recorded(ran: Ran, project: Project, more: str = "") -> str:
     for path in sorted(root.rglob("diagnosis.json")):
         found = json.loads(path.read_text())
         kept.append(f"{path.relative_to(root)}: {found['job_id']} {found['telling_line']!r}")
-    kept.append(f"result: {ran.result.diagnosis and ran.result.diagnosis.telling_line!r} {ran.result.kept}")
-    text = "\n".join([*(line for job in sorted(jobs) for line in jobs[job]), *kept]) + f"\n{more}"
-    text = re.sub(rf"{re.escape(str(project.places))}/workspaces/[^/\"]+", "WORKSPACE", text)
+    if ran.result is not None:
+        kept.append(f"result: {ran.result.diagnosis and ran.result.diagnosis.telling_line!r} {ran.result.kept}")
+    lines = [*(line for job in sorted(jobs) for line in jobs[job]), *kept, *past_of(ran)]
+    text = "\n".join(lines) + f"\n{more}"
+    text = re.sub(rf"{re.escape(str(project.places))}/workspaces/[^/'\"]+", "WORKSPACE", text)
+    text = re.sub(r"\b[0-9]{19}\b", "RUN", text)
+    text = re.sub(r"(\bRUN\.[\w.]+)\.[a-z0-9_]{8}\b", r"\1.ID", text)
+    text = re.sub(r"\b[0-9-]{10}T[0-9:.]+Z", "TIME", text)
+    text = re.sub(r'("(?:before_|after_)?script/[0-9]+": )[0-9.]+', r"\1MS", text)
     text = text.replace(str(project.root), "ROOT").replace(str(project.places), "PLACES")
-    return re.sub(r"\b[0-9a-f]{40}(?:[0-9a-f]{24})?\b", "HASH", text).replace(ran.reading.entry.run_id, "RUN")
+    return re.sub(r"\b[0-9a-f]{40}(?:[0-9a-f]{24})?\b", "HASH", text)
+
+
+def past_of(ran: Ran) -> Iterator[str]:
+    """Yield what the run is for a later one."""
+    past = previous_run.read(ran.reading.entry)
+    yield f"past: failed {past.failed()}"
+    properties = [name for name, one in vars(previous_run.PastJob).items() if isinstance(one, property)]
+    for each in past.planned.plan.jobs:
+        one = past.job(each.id)
+        found = {name: getattr(one, name) for name in properties if name not in ("state", "view", "ran_as_root")}
+        found |= {"archive": past.archive_of(each.id), "run": past.run_of(each.id), "result": past.result_of(each.id)}
+        last = each.steps[-1]
+        states = [str(fact["step"]) for fact in one.step_states(last)]
+        found |= {"step": one.step(None).id, "states": states, "handed": one.handed_on(last, {})}
+        times = {name for name, value in found.items() if isinstance(value, datetime)}
+        told = {name: "TIME" if name in times else str(value) for name, value in found.items() if value}
+        yield f"past {each.id}: {told}"
 
 
 def line_of(event: PhaseEvent) -> str:
