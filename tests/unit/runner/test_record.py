@@ -18,11 +18,12 @@ from msgspec import Struct
 from msgspec.structs import fields, replace
 
 from loom.plan.model import Plan
-from loom.providers.base import SessionRequest
+from loom.providers.base import Beside, SessionRequest
 from loom.record.event_files import read_events
 from loom.record.events import OutputEvent, PhaseEvent
 from loom.record.saved_plan import load_planned
 from loom.runner import previous_run
+from loom.status import Exit
 from tests.support.plans import encoded, given
 
 from .conftest import Make, Project, Ran, on
@@ -167,6 +168,60 @@ def test_what_the_record_of_a_run_with_an_engine_says(make: Make, monkeypatch: p
     compare(recorded(ran, project, "".join(f"asked {line}\n" for line in asked)), CORPUS / "engine.expected")
 
 
+OF_IMAGES = {
+    ".github/workflows/ci.yml": """on: push
+env: {TOP: top}
+jobs:
+  give: {runs-on: ubuntu-latest, outputs: {o: "${{ steps.s.outputs.o }}"}, steps: [{id: s, run: 'echo o=ubuntu-22.04 >>"$GITHUB_OUTPUT"'}]}
+  boxed:
+    runs-on: ubuntu-latest
+    container: {image: "docker://node:20", env: {IN: in}, options: --user 1:2 --cpus 2}
+    services: {db: {image: postgres, env: {P: "${{ secrets.TOKEN }}"}, ports: [5432]}}
+    steps:
+      - {run: 'echo "${{ job.container.network }} ${{ job.services.db.ports[''5432''] }} $IN $TOP"'}
+      - {uses: ./dock, id: dock, with: {level: "${{ env.TOP }}"}, env: {OWN: "${{ github.job }} ${{ inputs.level }}"}}
+      - {run: 'echo "${{ steps.dock.outputs.out }} $FROM"'}
+      - {uses: ./around, id: around, with: {level: up}}
+      - {uses: "docker://alpine:3", with: {args: "a '${{ env.TOP }} b'", entrypoint: /bin/sh}}
+      - {uses: ./dock, continue-on-error: true}
+  late: {needs: give, runs-on: "${{ needs.give.outputs.o }}", steps: [{run: echo}]}
+  listed: {needs: give, runs-on: "${{ fromJSON(format('[\\"{0}\\", \\"x64\\"]', needs.give.outputs.o)) }}", steps: [{run: echo}]}
+  other: {needs: give, runs-on: "windows-${{ needs.give.outputs.o }}", steps: [{run: echo}]}
+  image: {needs: give, runs-on: ubuntu-latest, container: "docker://${{ needs.give.outputs.o }}", steps: [{run: echo}]}
+""",
+    "dock/action.yml": """inputs: {level: {default: none}}
+runs: {using: docker, image: Dockerfile, args: [x, "${{ inputs.level }}"], env: {OF: "${{ inputs.level }}"}, entrypoint: /e, post-entrypoint: /post}
+""",
+    "around/action.yml": """inputs: {level: {required: true}, more: {default: m}}
+runs:
+  using: composite
+  steps: [{uses: ./dock, with: {level: "${{ inputs.level }}${{ inputs.more }}"}, env: {E: "${{ inputs.more }}"}}]
+""",
+}
+
+
+class Acting(Serving):
+    """An engine in which the containers of actions only seem to run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Beside] = []
+
+    def run_beside(self, _: Any, __: Any, asked: Beside, on_output: Any, ___: Any) -> Any:
+        self.asked.append(asked)
+        on_output("stdout", b"beside\n")
+        return Exit(code=len(self.asked) // 4), {"output": [b"out=o"], "env": [b"FROM=it"]}
+
+
+def test_what_the_record_of_actions_of_images_says(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "correct horse battery")
+    project = configured(make("", **OF_IMAGES))
+    engine = Acting()
+    ran = project.run(container=True, tools=on(engine, "docker"), keep="never", jobs=1, code=None)
+    asked = dict.fromkeys(line for one in (*engine.opened, *engine.asked) for line in said_of(one))
+    compare(recorded(ran, project, "".join(f"asked {line}\n" for line in asked)), CORPUS / "images.expected")
+
+
 RESUMED = {
     "native": {
         ".loom/workflow.yml": """version: v1
@@ -216,10 +271,7 @@ jobs:
 @pytest.mark.parametrize("dialect", RESUMED)
 def test_what_the_record_of_a_resumed_run_says(make: Make, monkeypatch: pytest.MonkeyPatch, dialect: str) -> None:
     monkeypatch.setenv("TOKEN", "correct horse battery")
-    project = make("", **RESUMED[dialect])
-    settings = project.places / ".config/loom/config.yml"
-    settings.parent.mkdir(parents=True)
-    settings.write_text("github: {secrets: {TOKEN: env://TOKEN}}\n")
+    project = configured(make("", **RESUMED[dialect]))
     before = recorded(project.run(on="far", keep="on-failure", jobs=1, code=1), project)
     for place in (project.places / "far").iterdir():
         repaired = place / "files/repaired"
@@ -229,10 +281,27 @@ def test_what_the_record_of_a_resumed_run_says(make: Make, monkeypatch: pytest.M
     compare(f"{before}\n{after}", CORPUS / f"resumed_{dialect}.expected")
 
 
-def said_of(request: SessionRequest) -> Iterator[str]:
+def configured(project: Project) -> Project:
+    settings = project.places / ".config/loom/config.yml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("github: {secrets: {TOKEN: env://TOKEN}}\n")
+    return project
+
+
+def said_of(request: SessionRequest | Beside) -> Iterator[str]:
     """Yield what an engine is asked for, but for the variables that another moment or machine has otherwise."""
     other = {"CI_COMMIT_SHORT_SHA", "CI_COMMIT_TIMESTAMP", "CI_PIPELINE_CREATED_AT", "CI_RUNNER_EXECUTABLE_ARCH"}
+    other |= {
+        "ACTIONS_CACHE_URL",
+        "ACTIONS_RESULTS_URL",
+        "ACTIONS_RUNTIME_TOKEN",
+        "ACTIONS_RUNTIME_URL",
+        "RUNNER_ARCH",
+        "event.json",
+    }
     for one in fields(request):
+        if one.name == "timeout_s":  # what is left of it
+            continue
         value = getattr(request, one.name)
         if isinstance(value, Mapping):
             yield from (f"{one.name}: {key}={text!r}" for key, text in sorted(value.items()) if key not in other)
