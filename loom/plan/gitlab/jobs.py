@@ -457,7 +457,7 @@ class _Texts:
 
     def service_values(self, own: Mapping[str, Variable]) -> dict[str, str]:
         """Return the variables of a service: those of the file and the job, and its own, which see them."""
-        return {**self.variables, **{name: self(one.value) if one.expand else one.value for name, one in own.items()}}
+        return {**self.variables, **{name: self(one.value) for name, one in own.items()}}
 
 
 def _words(node: Node | None) -> tuple[str, ...] | None:

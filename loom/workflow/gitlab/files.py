@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from loom.addresses import without_credentials
 from loom.util import globs, yaml_file
-from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, one_or_more, pointer, text_of
+from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, items_of, one_or_more, pointer, text_of
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import inputs, rules, yaml
 from loom.workflow.gitlab.inputs import Given
@@ -102,7 +102,11 @@ class GitLabFiles:
             entry[key] = item
         else:
             entry = fields_of(item)
-        kind = next((kind for kind in KINDS if kind in entry), None)
+        kinds = [kind for kind in KINDS if kind in entry]
+        kind = kinds[0] if kinds else None
+        if len(kinds) > 1:
+            self._say(item, at, f"include: {' and '.join(kinds)} exclude each other; write an entry for each")
+            return
         if kind is None:
             if entry.keys() <= {"file", "inputs", "ref", "rules"}:  # the check of shapes reports an unknown one
                 self._say(item, at, f"include: expected one of {', '.join(KINDS)}")
@@ -110,6 +114,9 @@ class GitLabFiles:
         scope = Scope(layered={}, known=self.variables)
         if "rules" in entry:
             self.rules.append(entry["rules"])
+            if any(map(rules.is_blank, (entry["rules"], *items_of(entry["rules"])))):
+                self._say(entry["rules"], f"{at}/rules", "include:rules: a rule is empty, or there is none")
+                return
         try:
             if "rules" in entry and not rules.include_applies(entry["rules"], scope, self.facts, self.problems):
                 return

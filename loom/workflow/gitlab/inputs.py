@@ -17,6 +17,7 @@ from loom.workflow.gitlab.variables import expand_existing
 from loom.workflow.patterns import PatternError, SearchError, pattern_of
 
 MAX_FUNCTIONS = 3
+MAX_OPTIONS = 50
 _BLOCK = re.compile(r"\$\[\[\s*(\S.*?\S|\S)\s*\]\]", re.DOTALL)
 _DIVIDER = re.compile(r"^---(?=\s|$)", re.MULTILINE)
 _HEADER = re.compile(r"^[\"']?spec[\"']?\s*:", re.MULTILINE)
@@ -118,6 +119,10 @@ class _Inputs:
         return node.keys[path[-1]]
 
     def _value(self, name: str, spec: Node) -> Any:
+        if spec.get("rules") is not None and (spec.get("options") or spec.get("default")) is not None:
+            raise _Refused("`rules` excludes `options` and `default`; write them in a rule without `if`")
+        if len(items_of(spec.get("options"))) > MAX_OPTIONS:
+            raise _Refused(f"GitLab allows at most {MAX_OPTIONS} options")
         rule = self._rule(spec)
         given = self.given.inputs.get(name)
         text = self.given.texts.get(name)
@@ -133,8 +138,13 @@ class _Inputs:
         if not _TYPES[kind](value):
             raise _Refused(f"expected {'an' if kind == 'array' else 'a'} {kind}, found {value!r}")
         options = (rule.get("options") if rule is not None else None) or spec.get("options")
-        if options is not None and value not in [option.plain() for option in items_of(options)]:
-            raise _Refused(f"{value!r} is not one of its options: {', '.join(map(str, options.plain()))}")
+        if options is not None and kind == "boolean":
+            raise _Refused("a boolean has no `options` in GitLab")
+        allowed = [option.plain() for option in items_of(options)]
+        if options is not None and any(one not in allowed for one in (value if isinstance(value, list) else [value])):
+            raise _Refused(f"{value!r} is not one of its options: {', '.join(map(str, allowed))}")
+        if spec.get("regex") is not None and kind != "string":
+            raise _Refused(f"a `regex` is for inputs of type string, and this one is of type {kind}")
         self._matches(spec.get("regex"), value)
         return value
 

@@ -210,9 +210,7 @@ JOB = (
     Keyword("services:kubernetes:user", "scalar"),
     Keyword("services:pull_policy", _PULL, _SAME, _PULL_ABOUT),
     Keyword("services:variables", "open"),
-    Keyword("services:variables:NAME", "scalar | map"),
-    Keyword("services:variables:NAME:value", "scalar"),
-    Keyword("services:variables:NAME:expand", "boolean"),
+    Keyword("services:variables:NAME", "scalar"),
     Keyword("stage", "text"),
     Keyword("start_in", "duration", _SAME, "`--no-delay` leaves the wait out."),
     Keyword(

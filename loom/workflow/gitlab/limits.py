@@ -133,6 +133,9 @@ def _of_trigger(node: Node) -> str | None:
         return f"a job with `trigger` runs no script, so it can't have `{unfit[0]}`"
     if _text(node, "when") == "delayed":
         return "a job with `trigger` can't be delayed"
+    copies = node.get("parallel")
+    if copies is not None and copies.kind is Kind.SCALAR:
+        return "a job with `trigger` has no copies; write `parallel: {matrix: ...}`"
     codes = node.find("allow_failure", "exit_codes")
     return "a job with `trigger` has no exit code; write `allow_failure: true`" if codes is not None else None
 
@@ -182,7 +185,16 @@ def _copies(node: Node) -> str | None:
     return None if _has(node, "matrix") else _instances(node.value if isinstance(node.value, int) else 0)
 
 
+def _mirrors(node: Node) -> str | None:
+    """Say which need is that of a pipeline's status, which only a job with `trigger` may have."""
+    written = () if _has(node, "trigger") else one_or_more(node.get("needs"))
+    fits = all(_has(one, "job") for one in written if _has(one, "pipeline"))
+    return None if fits else "job is missing beside `pipeline` in `needs`; add it"
+
+
 def _combined(node: Node) -> str | None:
+    if any(value.value is None for row in one_or_more(node) for value in fields_of(row).values()):
+        return "a name has no value"
     return _instances(len(combinations(node)))
 
 
@@ -202,6 +214,7 @@ LIMITS: tuple[tuple[str, Check], ...] = (
     ("", _apart("script", "trigger", "run")),
     ("", _delayed_job),
     ("", _of_trigger),
+    ("", _mirrors),
     ("start_in", _at_most(WEEK)),
     ("timeout", _at_most(MONTH)),
     ("artifacts", _apart("access", "public")),
@@ -228,6 +241,7 @@ LIMITS: tuple[tuple[str, Check], ...] = (
     ("except:refs", _ref),
     ("needs", _requires("job", "pipeline", one_of=True)),
     ("name", _length(255)),  # of `workflow`
+    ("needs", _requires("project", when="ref")),
     ("needs", _of_other_project),
     ("only", _ref),
     ("only:refs", _ref),

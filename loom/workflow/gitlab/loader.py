@@ -114,7 +114,7 @@ class _Assembly:
         if not isinstance(key.value, str):
             self.problems.say(key, pointer(name), f'the name of a job is text; write it in quotes: "{key.text}"')
         if name.startswith("."):
-            if _blank(node):
+            if rules.is_blank(node):
                 why = f"{name} is empty, which GitLab refuses; remove it or fill it"
                 self.problems.say(key, pointer(name), why)
             return Entry(name=name, key=key, node=own, merged=node)
@@ -140,6 +140,9 @@ class _Assembly:
             node = job.get("stage") or entry.key
             why = f"{name}: there is no stage {entry.stage}; the stages are {', '.join(stages)} (see `stages`)"
             self.problems.say(node, pointer(name, "stage"), why)
+        pages, publish = job.get("pages"), job.get("publish")
+        if publish is not None and (name != "pages" if pages is None else pages.value is False):
+            self.problems.say(publish, pointer(name, "publish"), "publish: only a job with `pages: true` publishes")
         if len(name) > MAX_NAME:
             self.problems.say(entry.key, pointer(name), f"the name of a job has at most {MAX_NAME} characters")
 
@@ -149,7 +152,7 @@ class _Assembly:
             if node is None or node.value is None or (node.value == [] and key in ("only", "except")):
                 continue
             for one in (node, *(flat(items_of(node)) if key == "rules" else ())):
-                if _blank(one):
+                if rules.is_blank(one):
                     why = f"{key} is empty, which GitLab refuses; remove it or fill it"
                     self.problems.say(one, pointer(name, key), why)
 
@@ -157,11 +160,6 @@ class _Assembly:
         """Return whether the reason that a job has no script is reported already."""
         node = entry.node.get("script") or entry.node.get("trigger")
         return node is not None and (node.value is not None or node.kind is Kind.REFUSED)
-
-
-def _blank(node: Node) -> bool:
-    """Return whether a value is what Ruby on Rails calls blank."""
-    return node.kind is not Kind.REFUSED and not (node.text.strip() if node.kind is Kind.SCALAR else node.value)
 
 
 def _entry_names(root: Node) -> list[str]:

@@ -73,6 +73,11 @@ def include_applies(rules: Node | None, scope: Scope, facts: Facts, problems: Pr
     return False
 
 
+def is_blank(node: Node) -> bool:
+    """Return whether a value is what Ruby on Rails calls blank."""
+    return node.kind is not Kind.REFUSED and not (node.text.strip() if node.kind is Kind.SCALAR else node.value)
+
+
 def check(rules: Node | None, at: tuple[str | int, ...], problems: Problems) -> None:
     """Report each invalid condition and glob, also those that no pipeline evaluates."""
     for number, rule, _ in _parsed(rules, at, problems):
