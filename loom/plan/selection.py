@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -38,7 +38,7 @@ class Choice:
         self._makers: dict[str, list[str]] = {}
         """By stage, the jobs that leave artifacts for it."""
         self._index: Mapping[str, Sequence[Candidate]] = {}
-        self._index_of: Iterable[Candidate] | None = None
+        """The candidates that needs may mean, by their names."""
         for name in selection.variables:
             if not re.fullmatch(VARIABLE, name) or name.upper().startswith("LOOM_"):
                 raise RequestError(
@@ -48,6 +48,7 @@ class Choice:
     def select(self, candidates: Sequence[C]) -> dict[str, C]:
         """Return the selected candidates by id; record those that their rules exclude, and those that are held."""
         pool = self.by_matrix(candidates)
+        self._index = by_name(pool)
         exact = self.named(pool)
         chosen = self.asked_for(pool)
         wants_needs = (
@@ -137,7 +138,7 @@ class Choice:
             if candidate.wanted is None:
                 if position[candidate.stage] > earliest:
                     found.add(candidate.id)
-            elif any(target.id in found for _, target in self.need_targets(candidate, pool)):
+            elif any(target.id in found for _, target in self.need_targets(candidate)):
                 found.add(candidate.id)
         return found
 
@@ -156,30 +157,23 @@ class Choice:
         artifacts.
         """
         if candidate.wanted is not None:
-            return [target.id for _, target in self.need_targets(candidate, pool)]
+            return [target.id for _, target in self.need_targets(candidate)]
         if candidate.stage not in self._makers:
             before = self.stages[: self.stages.index(candidate.stage)]
             makers = [c.id for c in pool if c.stage in before and c.decision.runs and c.leaves_artifacts]
             self._makers[candidate.stage] = makers
         return self._makers[candidate.stage]
 
-    def need_targets(self, candidate: Candidate, pool: Iterable[Candidate]) -> Iterator[tuple[WantedNeed, Candidate]]:
-        if not candidate.wanted:
-            return
-        by_name = self._by_name(pool)
-        for need in candidate.wanted:
-            for target in by_name.get(need.job, ()):
+    def need_targets(self, candidate: Candidate) -> Iterator[tuple[WantedNeed, Candidate]]:
+        for need in candidate.wanted or ():
+            for target in self._index.get(need.job, ()):
                 if need.means(target.matrix):
                     yield need, target
-
-    def _by_name(self, pool: Iterable[Candidate]) -> Mapping[str, Sequence[Candidate]]:
-        if self._index_of is not pool:
-            self._index, self._index_of = by_name(pool), pool
-        return self._index
 
     def connect(self, candidates: Sequence[C], chosen: Mapping[str, C]) -> list[C]:
         """Connect the selected jobs by ids of their needs; a job with a missing need is left out or reported."""
         asked = self.named(candidates)
+        self._index = by_name(candidates)
         jobs: list[C] = []
         for candidate in chosen.values():
             if candidate.wanted is None:
@@ -188,7 +182,7 @@ class Choice:
             needs: dict[str, p.Need] = {}
             blocked: str | None = None
             held = False
-            for need, target in self.need_targets(candidate, candidates):
+            for need, target in self.need_targets(candidate):
                 reason = self.left_out.get(target.id)
                 if reason is None:
                     earlier = needs.get(target.id)

@@ -131,9 +131,12 @@ def parse(text: str) -> Node:
 
 class _Parser:
     def __init__(self, text: str) -> None:
-        self._tokens = list(_tokens(text))
-        self._at = 0
+        self._tokens = iter([*_tokens(text)])
         self._depth = 0
+        self._advance()
+
+    def _advance(self) -> None:
+        self._kind, self._word, self._position = next(self._tokens)
 
     def whole(self) -> Node:
         if self._kind == "end":
@@ -143,23 +146,12 @@ class _Parser:
             raise InvalidExpression(f"unexpected {self._word}", self._position)
         return node
 
-    @property
-    def _kind(self) -> str:
-        return self._tokens[self._at][0]
-
-    @property
-    def _word(self) -> str:
-        return self._tokens[self._at][1]
-
-    @property
-    def _position(self) -> int:
-        return self._tokens[self._at][2]
-
     def _take(self, *operators: str) -> str | None:
-        if self._kind == "operator" and self._word in operators:
-            self._at += 1
-            return self._tokens[self._at - 1][1]
-        return None
+        word = self._word
+        if self._kind != "operator" or word not in operators:
+            return None
+        self._advance()
+        return word
 
     def _expect(self, operator: str) -> None:
         if self._take(operator) is None:
@@ -183,10 +175,10 @@ class _Parser:
         return node
 
     def _primary(self) -> Node:
-        kind, word, position = self._tokens[self._at]
+        kind, word, position = self._kind, self._word, self._position
         if kind == "end":
             raise InvalidExpression("the expression ends too early", position)
-        self._at += 1
+        self._advance()
         if kind == "number":
             return Literal(number_of(word))
         if kind == "text":
@@ -230,7 +222,7 @@ class _Parser:
                     node = Wildcard(node)
                 elif self._kind == "name":
                     node = Property(node, Literal(self._word))
-                    self._at += 1
+                    self._advance()
                 else:
                     raise InvalidExpression(
                         f"expected a name after the dot, found {self._word or 'the end'}", self._position

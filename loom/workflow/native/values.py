@@ -51,12 +51,12 @@ _RULE = f"{_LOWER}, at most 64, and a letter first"
 _DEVICE = r"/[^:\s]+(:/[^:\s]+)?(:[rwm]{1,3})?|[A-Za-z][\w.-]*/[A-Za-z][\w.-]*=[\w.:-]+"
 
 
-def _like(pattern: str, why: str) -> Type:
-    """Return the type of one line that matches a pattern; `why` may name the line as `{}`."""
+def _like(pattern: str, why: str, of: Callable[[Any], str] = line_in) -> Type:
+    """Return the type of a text that matches a pattern; `why` may name it as `{}`."""
     wanted = re.compile(pattern)
 
     def parse(value: Any) -> str:
-        text = line_in(value)
+        text = of(value)
         if not wanted.fullmatch(text):
             raise ValueError(why.format(repr(text)))
         return text
@@ -65,15 +65,7 @@ def _like(pattern: str, why: str) -> Type:
 
 
 def _name(kind: str, pattern: str, rule: str) -> Type:
-    wanted = re.compile(pattern)
-
-    def parse(value: Any) -> str:
-        text = text_in(value)
-        if not wanted.fullmatch(text):
-            raise ValueError(f"{text!r} is not a valid {kind} name: {rule}")
-        return text
-
-    return Type(parse, _matching(pattern))
+    return _like(pattern, f"{{}} is not a valid {kind} name: {rule}", text_in)
 
 
 def _seconds(value: Any) -> float:
