@@ -29,8 +29,6 @@ class Candidate(Struct, kw_only=True):
     stage: str
     entry: Entry
     matrix: Mapping[str, str]
-    node_index: int | None
-    node_total: int | None
     decision: RuleDecision
     wanted: tuple[WantedNeed, ...] | None
     """None: waits for all earlier stages."""

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from loom import config, workflow
+from loom import config
 from loom.errors import WorkflowError
 from loom.plan import model
 from loom.plan.model import JobSelection, ResolveContext
 from loom.plan.resolve import resolve
+from tests.support import native as workflow
 
 from .conftest import Victim, victim_in
 

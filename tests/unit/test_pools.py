@@ -12,7 +12,7 @@ from loom.errors import WorkflowError
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import resolve
 from loom.pools import Pool, named
-from loom.workflow import load
+from tests.support.native import load
 
 POOLS = """\
 pools:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from loom.workflow import load
+from tests.support.native import load
 
 ROOT = Path(__file__).parents[2]
 

@@ -32,12 +32,12 @@ from loom.status import ExitCode
 from loom.util.paths import name_from
 from loom.util.units import counted
 from loom.util.yaml_file import Kind, Node, YamlFile, items_of, pointer, problem_in_text
-from loom.workflow import Workflow
 from loom.workflow.dialects import examine, refuse_inputs
 from loom.workflow.languages import GITHUB
 from loom.workflow.loaded import Entry, Loaded
 from loom.workflow.native import lint
 from loom.workflow.native.lint import warnings
+from loom.workflow.native.loader import Workflow
 from loom.workflow.predefined import KNOWN_TO_PLANS
 
 if TYPE_CHECKING:

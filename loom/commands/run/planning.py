@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from loom import workflow
 from loom.commands.project import Here
 from loom.commands.run import contexts
 from loom.errors import Problem
@@ -37,10 +36,10 @@ def load(here: Here, path: Path, context: Callable[[], ResolveContext] | None = 
 def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection, context: ResolveContext) -> tuple[str, ...]:
     """Return the warnings of `loom check` about keys that have no effect, or another one, on the plan's jobs; bounded."""
     found: Sequence[Problem] = loaded.notices
-    if loaded.language == NATIVE.name:  # the lint is of that language, and imported with it
-        found = workflow.of_run(
-            loaded, {job.name for job in plan.jobs}, defined=(*KNOWN_TO_PLANS, *selection.variables)
-        )
+    if loaded.language == NATIVE.name:
+        from loom.workflow.native.lint import of_run  # of that language, and imported with it
+
+        found = of_run(loaded, {job.name for job in plan.jobs}, defined=(*KNOWN_TO_PLANS, *selection.variables))
     refused = [f"{job.id} will be refused: {text}" for job in plan.jobs for text in job.refused]
     idle = sum(problem.code in _IDLE for problem in found)
     told = [

@@ -276,8 +276,6 @@ class GitHubCandidates:
                 shown=(shown, key, *((scope.prefix[:-1], scope.caller.key) if scope.caller is not None else ())),
                 stage=entry.file.label,
                 matrix={name: expressions.text_of(value) for name, value in (row or {}).items()},
-                node_index=number + 1 if row is not None else None,
-                node_total=len(rows) if row is not None else None,
                 decision=self._decided(node, own),
                 wanted=(),
                 base_when=None,

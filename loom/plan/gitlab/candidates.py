@@ -194,8 +194,6 @@ class Candidates:
             title=instance.title,
             stage=entry.stage,
             matrix=instance.matrix,
-            node_index=instance.index,
-            node_total=instance.total,
             decision=_decision(decided, _outside(entry.merged)),
             wanted=None if wanted is None else tuple(wanted),
             leaves_artifacts=_leaves(entry.merged),

@@ -13,8 +13,10 @@ from loom.util import globs
 from loom.util.slugs import slug
 from loom.util.toposort import CycleError
 from loom.util.yaml_file import Node, pointer
-from loom.workflow import Entry, Workflow, expressions, interpolation
+from loom.workflow import expressions, interpolation
 from loom.workflow.instances import Instance, instances
+from loom.workflow.native.inheritance import Entry
+from loom.workflow.native.loader import Workflow
 from loom.workflow.native.references import needs_of
 from loom.workflow.native.shapes import Fields
 from loom.workflow.patterns import SearchError
@@ -23,6 +25,7 @@ from loom.workflow.rules import NO_MATCH, NO_PIPELINE, RuleDecision, decision
 
 class EntryCandidate(Candidate, kw_only=True):
     entry: Entry
+    instance: Instance
 
 
 def job_values(
@@ -53,13 +56,12 @@ def candidate_of(entry: Entry, instance: Instance, decided: RuleDecision) -> Ent
         name=entry.name,
         stage=fields.get("stage", ""),
         matrix=instance.matrix,
-        node_index=instance.index,
-        node_total=instance.total,
         decision=decided,
         wanted=None if "needs" not in fields else tuple(needs_of(entry.name, entry.merged)),
         leaves_artifacts=bool(fields.get("artifacts", {}).get("paths")),
         base_when=fields.get("when"),
         entry=entry,
+        instance=instance,
     )
 
 

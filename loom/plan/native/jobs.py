@@ -17,7 +17,9 @@ from loom.pools import Pool
 from loom.util.toposort import CycleError
 from loom.util.units import platform
 from loom.util.yaml_file import Node, fields_of, pointer
-from loom.workflow import Entry, Workflow, interpolation
+from loom.workflow import interpolation
+from loom.workflow.native.inheritance import Entry
+from loom.workflow.native.loader import Workflow
 from loom.workflow.native.shapes import Fields
 from loom.workflow.native.values import user as checked_user
 from loom.workflow.words import shell_words
@@ -112,7 +114,7 @@ class JobBuilder:
 
     def variables(self, candidate: EntryCandidate, known: Mapping[str, str]) -> dict[str, str]:
         entry = candidate.entry
-        index, total = candidate.node_index, candidate.node_total
+        index, total = candidate.instance.index, candidate.instance.total
         layered = {
             **({} if index is None else {"CI_NODE_INDEX": str(index), "CI_NODE_TOTAL": str(total)}),
             **self.workflow.variables,

@@ -10,7 +10,8 @@ from loom.plan import model as p
 from loom.plan.native.candidates import RuleEvaluator, candidate_of, instances_of
 from loom.plan.native.jobs import JobBuilder
 from loom.plan.selection import Choice
-from loom.workflow import Entry, Workflow
+from loom.workflow.native.inheritance import Entry
+from loom.workflow.native.loader import Workflow
 from loom.workflow.predefined import KNOWN_TO_PLANS
 from loom.workflow.rules import decision
 

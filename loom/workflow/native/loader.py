@@ -14,7 +14,7 @@ from loom.util.yaml_file import Kind, Node, items_of, pointer
 from loom.workflow import merge
 from loom.workflow.facts import Facts
 from loom.workflow.loaded import Examined, LoadedOf
-from loom.workflow.messages import Problems, in_order, refused
+from loom.workflow.messages import Problems, in_order
 from loom.workflow.native import references
 from loom.workflow.native.files import File, WorkflowFiles
 from loom.workflow.native.inheritance import RULES, Entry, entries_of
@@ -29,14 +29,6 @@ class Workflow(LoadedOf[Entry], frozen=True, kw_only=True):
     rules: tuple[Fields, ...] | None
     rules_node: Node | None
     default: Node | None
-
-
-def load(path: Path, root: Path) -> Workflow:
-    """Read, merge and check. RequestError for a missing file, WorkflowError with every problem otherwise."""
-    examined = examine(path, root)
-    if examined.problems or not isinstance(examined.workflow, Workflow):
-        raise refused(examined.problems)
-    return examined.workflow
 
 
 def examine(path: Path, root: Path, facts: Callable[[], Facts] | None = None) -> Examined:

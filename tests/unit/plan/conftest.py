@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from loom import workflow
 from loom.config import Config
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import resolve
+from tests.support import native as workflow
 from tests.support.plans import as_declared
 
 HEAD = "version: v1\nstages: [build, test, deploy]\n"

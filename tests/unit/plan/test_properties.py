@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loom import workflow
 from loom.errors import RequestError, WorkflowError
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import resolve
+from tests.support import native as workflow
 from tests.support.effort import fuzzed
 
 STAGES = ["one", "two", "three"]

@@ -18,8 +18,6 @@ def candidates(count: int) -> list[Candidate]:
             stage="test",
             entry=entry("{}"),
             matrix={},
-            node_index=None,
-            node_total=None,
             decision=decision("on_success"),
             wanted=None,
             base_when=None,

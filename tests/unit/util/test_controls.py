@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from loom import workflow
 from loom.errors import WorkflowError
 from loom.render.problems import problem_lines
 from loom.util.controls import cleaned, json_shown, shown, visible, without_commands
+from tests.support import native as workflow
 
 
 def test_what_steers_a_terminal_is_replaced() -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from loom import __version__, workflow
+from loom import __version__
 from loom.plan.model import JobSelection, ResolveContext
 from loom.plan.resolve import rehearse, resolve
 from loom.render.plan import plan_yaml
 from loom.workflow.native.lint import of_run, warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
+from tests.support import native as workflow
 from tests.support.plans import as_declared, lines, problem_line
 
 CORPUS = Path(__file__).parents[2] / "workflows"

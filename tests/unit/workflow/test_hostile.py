@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loom import workflow
 from loom.errors import RequestError, WorkflowError
 from loom.plan.model import JobSelection, ResolveContext
 from loom.plan.resolve import rehearse, resolve
 from loom.util import yaml_file
 from loom.workflow.native.lint import warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
+from tests.support import native as workflow
 from tests.support.effort import fuzzed
 
 HEAD = "version: v1\nstages: [build, test]\n"

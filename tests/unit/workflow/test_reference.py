@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from loom import config, workflow
+from loom import config
 from loom.cli import options
 from loom.errors import RequestError
 from loom.plan import model as plan
@@ -13,6 +13,7 @@ from loom.plan import variables
 from loom.plan.resolve import rehearse
 from loom.workflow import predefined
 from loom.workflow.native import keywords
+from tests.support import native as workflow
 
 ROOT = Path(__file__).parents[3]
 PAGES = ROOT / "docs/reference"

@@ -12,11 +12,11 @@ import jsonschema
 import pytest
 import yaml
 
-from loom import workflow
 from loom.errors import WorkflowError
 from loom.util import yaml_file
 from loom.workflow.native import keywords
 from loom.workflow.native.schema import workflow_schema
+from tests.support import native as workflow
 from tests.support.effort import effort
 
 ROOT = Path(__file__).parents[3]
