@@ -8,7 +8,7 @@ from msgspec import Struct, field
 
 from loom.errors import Problem, WorkflowError
 from loom.util.units import meant
-from loom.util.yaml_file import Node
+from loom.util.yaml_file import Node, pointer
 
 MAX_PROBLEMS = 200
 MAX_COMPARISONS = 50_000
@@ -17,19 +17,23 @@ NO_EFFECT = "GL_NO_EFFECT"
 GITHUBS_NO_EFFECT = "GH_NO_EFFECT"
 """The code of notices about keywords without a meaning on one machine."""
 
+At = str | tuple[str | int, ...]
+
 
 class Problems(Struct):
     found: list[Problem] = field(default_factory=list)
     code: str = "WF_SCHEMA_V1"
-    _left: int = MAX_COMPARISONS
+    _comparisons: int = MAX_COMPARISONS
 
-    def say(self, node: Node, at: str, message: str) -> None:
-        self.found.append(node.file.problem(node, at, message, code=self.code))
+    def say(self, node: Node, at: At, message: str, *, code: str = "", offset: int = 0) -> None:
+        """Add a problem; `at`: a pointer, or its parts."""
+        place = at if isinstance(at, str) else pointer(*at)
+        self.found.append(node.file.problem(node, place, message, code=code or self.code, offset=offset))
 
     def meant(self, name: str, known: Collection[str], else_: str = "") -> str:
         """Return `; did you mean X?` for an unknown name, if one is similar, else `else_`."""
-        self._left -= len(known)
-        return (meant(name, known) if self._left > 0 else "") or else_
+        self._comparisons -= len(known)
+        return (meant(name, known) if self._comparisons > 0 else "") or else_
 
 
 def in_order(problems: Iterable[Problem], ranks: Mapping[str, int]) -> list[Problem]:

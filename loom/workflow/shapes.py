@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from msgspec import Struct, field
+from msgspec import field
 
 from loom.errors import Problem
 from loom.util.units import duration, meant
 from loom.util.yaml_file import Kind, Node, depth, flat, mapping, pointer
 from loom.workflow.keywords import Keyword, Shape, Support, shape_of
-from loom.workflow.messages import NO_EFFECT
+from loom.workflow.messages import NO_EFFECT, Problems
 
 MAX_LISTS = 10
 MAX_NODES = 500_000
@@ -30,20 +30,15 @@ _NAMES |= {"expression": "an expression", "alphanumeric": "text or a whole numbe
 Table = Mapping[str, Keyword]
 
 
-class Shapes(Struct, kw_only=True):
-    """`problems` are errors, `notices` one for each keyword without effect."""
+class Shapes(Problems, kw_only=True):
+    """`notices`: one for each keyword without effect."""
 
-    code: str
     refused_code: str
     idle_code: str = NO_EFFECT
-    problems: list[Problem] = field(default_factory=list)
     notices: dict[str, Problem] = field(default_factory=dict)
     _checked: dict[tuple[int, str], tuple[Node, Node]] = field(default_factory=dict)
     """Values by the ids of the nodes that they come from; both nodes are kept, so that an id stays taken."""
     _left: int = MAX_NODES
-
-    def _say(self, node: Node, at: tuple[str | int, ...], message: str, code: str = "") -> None:
-        self.problems.append(node.file.problem(node, pointer(*at), message, code=code or self.code))
 
     def fields(self, node: Node, prefix: str, table: Table, at: tuple[str | int, ...]) -> Node:
         """Check a mapping, whose keywords begin with `prefix` in the table; return it without wrong and empty ones.
@@ -63,7 +58,7 @@ class Shapes(Struct, kw_only=True):
         known = [name[len(prefix) :] for name in table if name.startswith(prefix) and ":" not in name[len(prefix) :]]
         where = f" in {prefix.rstrip(':')}" if prefix else ""
         advice = meant(key, known) or f"; the keywords are {', '.join(known)}"
-        self._say(node, at, f"unknown keyword {key}{where}{advice}")
+        self.say(node, at, f"unknown keyword {key}{where}{advice}")
 
     def value(
         self, node: Node, keyword: Keyword, table: Table, at: tuple[str | int, ...], key: Node | None = None
@@ -82,7 +77,7 @@ class Shapes(Struct, kw_only=True):
 
     def supported(self, node: Node, keyword: Keyword, at: tuple[str | int, ...]) -> None:
         if keyword.support is Support.REFUSED:
-            self._say(node, at, f"{keyword.name} is not supported: {keyword.about}", self.refused_code)
+            self.say(node, at, f"{keyword.name} is not supported: {keyword.about}", code=self.refused_code)
         elif keyword.support is Support.NO_EFFECT and keyword.name not in self.notices:
             message = f"{keyword.name} has no effect here: {keyword.about}"
             self.notices[keyword.name] = node.file.problem(
@@ -94,7 +89,7 @@ class Shapes(Struct, kw_only=True):
     ) -> Node | None:
         self._left -= 1
         if self._left == 0:
-            self._say(node, at, f"the file has more than {MAX_NODES} values, with those that aliases repeat")
+            self.say(node, at, f"the file has more than {MAX_NODES} values, with those that aliases repeat")
         if self._left <= 0 or "any" in shape.kinds:
             return node if self._left > 0 else None
         match node.kind:
@@ -104,7 +99,7 @@ class Shapes(Struct, kw_only=True):
                 return self._open(node, keyword, table, at)
             case Kind.LIST if shape.items is not None:
                 if depth(node) > MAX_LISTS:
-                    self._say(node, at, f"{keyword.name}: lists are nested deeper than {MAX_LISTS} levels")
+                    self.say(node, at, f"{keyword.name}: lists are nested deeper than {MAX_LISTS} levels")
                     return None
                 items = flat(node.value) if self.nests(keyword) else node.value
                 checked = [self._item(item, shape.items, keyword, table, (*at, n)) for n, item in enumerate(items)]
@@ -159,7 +154,7 @@ class Shapes(Struct, kw_only=True):
         found = {Kind.MAPPING: "a mapping", Kind.LIST: "a list"}.get(node.kind, repr(text))
         close = meant(node.text, shape.words) if node.kind is Kind.SCALAR and shape.words else ""
         quote = f'; write it in quotes: "{text}"' if "text" in shape.kinds and node.kind is Kind.SCALAR else ""
-        self._say(node, at, f"{name}: expected {expected}, found {found}{close}{quote}")
+        self.say(node, at, f"{name}: expected {expected}, found {found}{close}{quote}")
 
 
 def _expected(shape: Shape) -> Iterator[str]:

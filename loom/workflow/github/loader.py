@@ -21,7 +21,7 @@ from loom.workflow.github import events, yaml
 from loom.workflow.github.shapes import GitHubShapes, check_expressions
 from loom.workflow.github.workflows import CALL, Entry, Faulty, WorkflowFile, Workflows, calls_of, local_path
 from loom.workflow.loaded import Examined, content_of
-from loom.workflow.messages import Problems, in_order
+from loom.workflow.messages import in_order
 from loom.workflow.needs import Needing, WantedNeed
 
 SUFFIXES = (".yml", ".yaml")
@@ -58,13 +58,13 @@ def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
             stages=tuple(dict.fromkeys(file.label for file in shown)),
             entries=entries,
             variable_nodes={},
-            notices=tuple(reading.shapes.notices.values()),
+            notices=tuple(reading.problems.notices.values()),
             directory=root,
             workflows=tuple(shown),
             called=reading.found,
         )
-    problems = [*(problem for file in reading.files for problem in file.problems), *reading.shapes.problems]
-    found = tuple(in_order([*problems, *reading.problems.found], ranks))
+    of_files = (problem for file in reading.files for problem in file.problems)
+    found = tuple(in_order([*of_files, *reading.problems.found], ranks))
     rest = None
     if found and workflows is not None and path.is_dir():
         rest = _without_faulty(workflows, [name_from(root, one) for one in paths], found)
@@ -110,8 +110,7 @@ class WorkflowReader:
         self.files: list[YamlFile] = []
         self.found: dict[str, WorkflowFile] = {}
         """The readable ones by their names."""
-        self.problems = Problems(code=yaml.CODE)
-        self.shapes = GitHubShapes()
+        self.problems = GitHubShapes()
 
     def read(self, name: str, data: bytes) -> None:
         file = yaml.parse(data, name)
@@ -126,11 +125,11 @@ class WorkflowReader:
             label = whole.rpartition(".")[0]
             if any(one.label == label for one in self.found.values()):
                 label = whole
-            self.found[name] = _Check(name, label, file.root, self.shapes, self.problems).file()
+            self.found[name] = self._checked(name, label, file.root)
 
     def sound(self, name: str) -> WorkflowFile | str:
         """Return a file that was read, or the first of its problems."""
-        problems = [*(one for file in self.files for one in file.problems), *self.shapes.problems, *self.problems.found]
+        problems = [*(one for file in self.files for one in file.problems), *self.problems.found]
         return str(problems[0]) if problems else self.found[name]
 
     def called(self, written: str, node: Node, root: Path) -> WorkflowFile | None:
@@ -145,63 +144,50 @@ class WorkflowReader:
             self.problems.say(node, "/jobs", f"uses: {name} can't be read: {why}")
         return self.found.get(name)
 
-
-class _Check:
-    def __init__(self, name: str, label: str, root: Node, shapes: GitHubShapes, problems: Problems) -> None:
-        self.name = name
-        self.label = label
-        self.written = root
-        self.root = shapes.root(root)
-        self.shapes = shapes
-        self.problems = problems
-
-    def file(self) -> WorkflowFile:
-        jobs = {}
-        written = self.written.get("jobs")
+    def _checked(self, name: str, label: str, whole: Node) -> WorkflowFile:
+        root, jobs, written = self.problems.root(whole), {}, whole.get("jobs")
         for wanted in ("on", "jobs"):
-            if self.written.get(wanted) is None or self.written.value[wanted].value in (None, {}, []):
-                self._say(self.written.key_node(wanted) or self.written, (), self._missing(wanted))
-        for name, node in fields_of(written).items():
-            key = written.keys.get(name, node) if written is not None else node
-            if not _ID.fullmatch(name):
-                self._say(key, ("jobs", name), f"{name}: a job's id has letters, digits, - and _; {_NOT_FIRST}")
+            if whole.get(wanted) is None or whole.value[wanted].value in (None, {}, []):
+                what = "the events that start it, such as `on: push`" if wanted == "on" else "the jobs"
+                self.problems.say(whole.key_node(wanted) or whole, "/", f"`{wanted}` is missing: {what}")
+        for job, node in fields_of(written).items():
+            key = written.keys.get(job, node) if written is not None else node
+            if not _ID.fullmatch(job):
+                why = f"{job}: a job's id has letters, digits, - and _; {_NOT_FIRST}"
+                self.problems.say(key, ("jobs", job), why)
             elif node.kind is Kind.MAPPING:
-                jobs[name] = self._job(name, node, key)
+                jobs[job] = self._job(job, node, key)
             elif node.kind is not Kind.REFUSED:
-                self._say(key, ("jobs", name), f"{name}: expected a job, a mapping with `runs-on` and `steps`")
+                why = f"{job}: expected a job, a mapping with `runs-on` and `steps`"
+                self.problems.say(key, ("jobs", job), why)
         # Events without filters are empty, which shapes leave out.
-        on = self.written.get("on")
-        if on is not None and on.kind is Kind.MAPPING and (checked := self.root.get("on")) is not None:
+        on = whole.get("on")
+        if on is not None and on.kind is Kind.MAPPING and (checked := root.get("on")) is not None:
             checked.value = {key: checked.value.get(key, node) for key, node in on.value.items()}
-        file = WorkflowFile(path=self.name, root=self.root, jobs=jobs, label=self.label)
+        file = WorkflowFile(path=name, root=root, jobs=jobs, label=label)
         events.check(file, self.problems)
         self._check_needs(jobs, written)
-        check_expressions(self.root, (), self.problems)
+        check_expressions(root, (), self.problems)
         return file
-
-    def _missing(self, key: str) -> str:
-        what = "the events that start it, such as `on: push`" if key == "on" else "the jobs"
-        return f"`{key}` is missing: {what}"
-
-    def _say(self, node: Node, at: tuple[str | int, ...], message: str) -> None:
-        self.problems.say(node, pointer(*at), message)
 
     def _job(self, name: str, node: Node, key: Node) -> Node:
         at = ("jobs", name)
         if (steps := node.get("steps")) is not None and steps.kind is Kind.LIST:
             in_order = Node(steps.file, Kind.LIST, list(_in_order(steps)), steps.line, steps.column, steps.length)
             node = mapping(node, {**node.value, "steps": in_order})
-        job = self.shapes.job(name, node)
+        job = self.problems.job(name, node)
         check_expressions(job, at, self.problems)
         if (uses := node.get("uses")) is not None:
             self._check_call(job, node, uses, at)
         else:
             for wanted in ("runs-on", "steps"):
                 if node.get(wanted) is None:
-                    self._say(key, at, f"{name}: `{wanted}` is missing")
+                    self.problems.say(key, at, f"{name}: `{wanted}` is missing")
             for extra in ("with", "secrets"):
                 if extra in node.value:
-                    self._say(node.keys[extra], (*at, extra), f"`{extra}` is for a job with `uses`; this one has steps")
+                    self.problems.say(
+                        node.keys[extra], (*at, extra), f"`{extra}` is for a job with `uses`; this one has steps"
+                    )
         self._check_steps(job, at)
         self._check_matrix(job.find("strategy", "matrix"), (*at, "strategy", "matrix"))
         return job
@@ -210,10 +196,10 @@ class _Check:
         written = text_of(uses)
         if not local_path(written) and not REMOTE_CALL.fullmatch(written):
             why = "expected ./.github/workflows/FILE.yml or owner/repository/.github/workflows/FILE.yml@ref"
-            self._say(uses, (*at, "uses"), f"uses: {why}, found {written}")
+            self.problems.say(uses, (*at, "uses"), f"uses: {why}, found {written}")
         for extra in sorted(node.value.keys() - _OF_CALL):
             if job.get(extra) is not None:
-                self._say(node.keys[extra], (*at, extra), f"`{extra}` can't stand in a job with `uses`")
+                self.problems.say(node.keys[extra], (*at, extra), f"`{extra}` can't stand in a job with `uses`")
 
     def _check_steps(self, job: Node, at: tuple[str | int, ...]) -> None:
         seen: dict[str, int] = {}
@@ -224,31 +210,31 @@ class _Check:
                 continue
             if len(kinds) != 1:
                 why = "has both `run` and `uses`; make two steps" if kinds else "has neither `run` nor `uses`"
-                self._say(step, here, f"the step {why}")
+                self.problems.say(step, here, f"the step {why}")
             elif kinds == ["uses"]:
                 self._check_uses(step.value["uses"], (*here, "uses"))
             for extra, kind in (("shell", "run"), ("working-directory", "run"), ("with", "uses")):
                 if kinds and kind not in kinds and (node := step.get(extra)) is not None:
-                    self._say(node, (*here, extra), f"`{extra}` is for a step with `{kind}`")
+                    self.problems.say(node, (*here, extra), f"`{extra}` is for a step with `{kind}`")
             if (node := step.get("id")) is not None:
                 step_id = text_of(node)
                 if not _ID.fullmatch(step_id):
-                    self._say(node, (*here, "id"), f"id: {step_id}: letters, digits, - and _; {_NOT_FIRST}")
+                    self.problems.say(node, (*here, "id"), f"id: {step_id}: letters, digits, - and _; {_NOT_FIRST}")
                 elif (first := seen.setdefault(step_id.lower(), number)) != number:
-                    self._say(node, (*here, "id"), f"id: {step_id} is a duplicate (of step {first + 1})")
+                    self.problems.say(node, (*here, "id"), f"id: {step_id} is a duplicate (of step {first + 1})")
 
     def _check_uses(self, node: Node, at: tuple[str | int, ...]) -> None:
         written = text_of(node)
         if not (written.startswith(("./", "$/", "docker://")) or _REMOTE.fullmatch(written)):
             why = "expected owner/repository@ref, ./DIRECTORY or docker://IMAGE"
-            self._say(node, at, f"uses: {why}, found {written}")
+            self.problems.say(node, at, f"uses: {why}, found {written}")
 
     def _check_matrix(self, matrix: Node | None, at: tuple[str | int, ...]) -> None:
         for name, node in fields_of(matrix).items():
             if name not in ("include", "exclude") and node.kind is not Kind.LIST and "${{" not in text_of(node):
-                self._say(node, (*at, name), f"matrix: {name}: expected a list of values")
+                self.problems.say(node, (*at, name), f"matrix: {name}: expected a list of values")
             elif node.kind is Kind.LIST and not node.value and name not in ("include", "exclude"):
-                self._say(node, (*at, name), f"matrix: {name}: the list is empty; give it a value")
+                self.problems.say(node, (*at, name), f"matrix: {name}: the list is empty; give it a value")
 
     def _check_needs(self, jobs: Mapping[str, Node], written: Node | None) -> None:
         keys = written.keys if written is not None else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loom.util.yaml_file import Node, pointer, scalars_of
+from loom.util.yaml_file import Node, scalars_of
 from loom.workflow import shapes
 from loom.workflow.github import expressions, yaml
 from loom.workflow.github.expressions import InvalidExpression
@@ -34,7 +34,7 @@ class GitHubShapes(shapes.Shapes, kw_only=True):
     def fields(self, node: Node, prefix: str, table: shapes.Table, at: tuple[str | int, ...]) -> Node:
         wanted = REQUIRED.get(prefix.rstrip(":"), "")
         if wanted and wanted not in node.value:
-            self._say(node, at, f"{prefix.rstrip(':')}: `{wanted}` is missing")
+            self.say(node, at, f"{prefix.rstrip(':')}: `{wanted}` is missing")
         return super().fields(node, prefix, table, at)
 
     def _open(self, node: Node, keyword: Keyword, table: shapes.Table, at: tuple[str | int, ...]) -> Node:
@@ -61,10 +61,13 @@ def check_expressions(node: Node, at: tuple[str | int, ...], problems: Problems)
         if not isinstance(scalar.value, str) or (not job and path[:1] == ("jobs",)):
             continue
         name = _name(path[2:] if job else ("root", *path), of_job=job)
-        if name in ("if", "steps:if"):
-            _check(scalar, path, name, problems, is_condition=True)
-        elif "${{" in scalar.value:
-            _check(scalar, path, name, problems)
+        is_condition = name in ("if", "steps:if")
+        try:
+            if is_condition or "${{" in scalar.value:
+                for message, position in faults(scalar.value, allowed_at(name), is_condition=is_condition):
+                    problems.say(scalar, path, message, offset=position)
+        except InvalidExpression as error:
+            problems.say(scalar, path, f"invalid expression: {error}", offset=error.position)
 
 
 def _name(path: tuple[str | int, ...], *, of_job: bool) -> str:
@@ -84,21 +87,6 @@ def allowed_at(name: str) -> frozenset[str]:
     while name and name not in CONTEXTS:
         name = name.rpartition(":")[0]
     return frozenset(CONTEXTS.get(name, "").split())
-
-
-def _check(
-    node: Node, path: tuple[str | int, ...], name: str, problems: Problems, *, is_condition: bool = False
-) -> None:
-    allowed = allowed_at(name)
-    try:
-        for message, position in faults(node.value, allowed, is_condition=is_condition):
-            _say(node, path, message, position, problems)
-    except InvalidExpression as error:
-        _say(node, path, f"invalid expression: {error}", error.position, problems)
-
-
-def _say(node: Node, path: tuple[str | int, ...], message: str, position: int, problems: Problems) -> None:
-    problems.found.append(node.file.problem(node, pointer(*path), message, code=problems.code, offset=position))
 
 
 def faults(text: str, allowed: frozenset[str], *, is_condition: bool = False) -> Iterator[tuple[str, int]]:

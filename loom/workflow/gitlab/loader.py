@@ -44,7 +44,7 @@ def examine_text(name: str, data: bytes, root: Path, facts: Facts) -> Examined:
     if not any(problem.code == CODE for problem in found) and content is not None:
         assembly = _Assembly(name, tuple(files.found), files.rules, facts, problems)
         pipeline = assembly.pipeline(content)
-        found = [*problems.found, *assembly.shapes.problems]
+        found = [*problems.found, *assembly.shapes.found]
     ranks = {file.name: number for number, file in enumerate(files.found)} | {name: -1}
     return Examined(workflow=pipeline, problems=tuple(in_order(found, ranks)), ranks=ranks)
 
@@ -84,7 +84,7 @@ class _Assembly:
             entry = self._entry(name, root, content, defaults, stages)
             if entry is not None:
                 entries[name] = entry
-        if all(name.startswith(".") for name in entries) and not self.problems.found and not self.shapes.problems:
+        if all(name.startswith(".") for name in entries) and not self.problems.found and not self.shapes.found:
             self.problems.say(
                 root, "/", "the file has no job; add a name with `script`, which does not begin with a dot"
             )

@@ -61,8 +61,7 @@ def _clauses(
     found = []
     if (kubernetes := node.get("kubernetes")) is not None:
         message = f"{key}:kubernetes: a local run has no cluster of GitLab's; remove it, or use `rules`"
-        at = pointer(entry.name, key, "kubernetes")
-        problems.found.append(kubernetes.file.problem(kubernetes, at, message, code="GL_UNSUPPORTED"))
+        problems.say(kubernetes, (entry.name, key, "kubernetes"), message, code="GL_UNSUPPORTED")
     if (variables := node.get("variables")) is not None:
         at = pointer(entry.name, key, "variables")
         holds = [_holds(written, at, f"{key}:variables", scope, problems) for written in one_or_more(variables)]
@@ -79,8 +78,7 @@ def _holds(node: Node, at: str, keyword: str, scope: Scope, problems: Problems) 
     try:
         return conditions.holds(conditions.parse(text_of(node)), scope.written)
     except (ExpressionError, SearchError) as error:
-        offset = getattr(error, "position", 0)
-        problems.found.append(node.file.problem(node, at, f"{keyword}: {error}", code="GL_INVALID", offset=offset))
+        problems.say(node, at, f"{keyword}: {error}", code="GL_INVALID", offset=getattr(error, "position", 0))
         return False
 
 

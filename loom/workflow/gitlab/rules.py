@@ -192,9 +192,7 @@ def condition_of(node: Node, at: tuple[str | int, ...], keyword: str, problems: 
     try:
         return conditions.parse(text_of(node))
     except ExpressionError as error:
-        problems.found.append(
-            node.file.problem(node, pointer(*at), f"{keyword}: {error}", code="GL_INVALID", offset=error.position)
-        )
+        problems.say(node, at, f"{keyword}: {error}", code="GL_INVALID", offset=error.position)
         return None
 
 
@@ -232,7 +230,7 @@ def _exists(node: Node, scope: Scope, facts: Facts, problems: Problems, at: tupl
         message = (
             "rules:exists:project: loom sees only the files of this project; leave `project` out, or test with `if`"
         )
-        problems.found.append(project.file.problem(project, pointer(*at, "project"), message, code="GL_UNSUPPORTED"))
+        problems.say(project, (*at, "project"), message, code="GL_UNSUPPORTED")
         return False
     wanted = (node.get("paths") or node) if node.kind is Kind.MAPPING else node
     globs = [expand_existing(text_of(glob), scope.written) for glob in one_or_more(wanted)]

@@ -58,6 +58,6 @@ class GitLabShapes(shapes.Shapes, kw_only=True):
     def named(self, keyword: Keyword, name: str, node: Node, at: tuple[str | int, ...]) -> None:
         """Refuse a name that is no text; say what becomes of a variable that GitLab's runner reads."""
         if isinstance(node.value, bool | float):
-            self._say(node, at, f'{keyword.name}: a name is text; write it in quotes: "{node.text}"')
+            self.say(node, at, f'{keyword.name}: a name is text; write it in quotes: "{node.text}"')
         if keyword.name.endswith("variables") and (known := runner_variable(name)) is not None:
             self.supported(node, known, at)

@@ -104,4 +104,4 @@ def fits(shapes: type[Shapes], keyword: Keyword, table: Mapping[str, Keyword], t
     assert node is not None
     made = shapes()
     made.value(node, keyword, table, ())
-    return not any(" expected " in f" {problem.message}" for problem in made.problems)
+    return not any(" expected " in f" {problem.message}" for problem in made.found)

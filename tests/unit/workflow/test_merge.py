@@ -66,7 +66,7 @@ def test_what_extends_a_broken_one_is_missing_too() -> None:
 
 
 def test_names_are_compared_until_there_were_so_many() -> None:
-    problems = Problems(_left=4)
+    problems = Problems(_comparisons=4)
     assert [problems.meant("stge", ["stage"], "; else") for _ in range(5)] == [
         *["; did you mean stage?"] * 3,
         *["; else"] * 2,
