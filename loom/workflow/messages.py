@@ -20,7 +20,7 @@ GITHUBS_NO_EFFECT = "GH_NO_EFFECT"
 At = str | tuple[str | int, ...]
 
 
-class Problems(Struct):
+class Problems(Struct, kw_only=True):
     found: list[Problem] = field(default_factory=list)
     code: str = "WF_SCHEMA_V1"
     _comparisons: int = MAX_COMPARISONS

@@ -24,7 +24,7 @@ from loom.snapshot import copy_files, copy_workers
 
 CHANGE = {
     *("Candidate", "EntryCandidate", "GitHubCandidate", "JobCandidate", "WorkflowScope", "ContainerOptions"),
-    *("Shapes", "GitHubShapes", "GitLabShapes", "Problems", "File"),
+    *("Shapes", "GitHubShapes", "GitLabShapes", "Problems", "File", "Schedule"),
     *(
         "_Draft",
         "_Packed",
@@ -43,15 +43,16 @@ CHANGE = {
 """They are filled as somebody works on them."""
 WITHOUT_NAMES = {
     *("Literal", "Context", "Property", "Wildcard", "Call", "Negation", "Binary", "Part", "NotSet"),
-    *("Key", "Keyword", "Shape", "Type", "Withheld", "ArtifactFile", "TarEntry", "Problems"),
+    *("Key", "Keyword", "Shape", "Type", "Withheld", "ArtifactFile", "TarEntry"),
     *("New", "Index", "IndexEdits", "Applied", "Filled", "KnownFiles"),
-    *("_Free", "_Packed", "_Part", "_Piece", "_Waiting"),
+    *("_Packed", "_Part", "_Piece"),
 }
 """Rows of tables, nodes of trees, and those of few fields."""
 
 CONFIGURED = {
     "Locked": {"omit_defaults", "forbid_unknown_fields"},
     "Plan": {"dict"},
+    "Schedule": {"eq", "dict"},
     "Scope": {"dict"},
     "Client": {"eq"},
     "Type": {"eq"},
