@@ -1,6 +1,8 @@
 """What holds for every plan; plans and problems as text."""
 
+import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -53,6 +55,13 @@ def plain(value: object) -> object:
     if isinstance(value, Mapping):
         return {name: plain(one) for name, one in value.items()}
     return [plain(one) for one in value] if isinstance(value, tuple | list) else value
+
+
+def expect(beside: Path, said: str) -> None:
+    """Compare with what a file keeps. `LOOM_TEST_ACCEPT=1` writes it anew: read it before you commit it."""
+    if os.environ.get("LOOM_TEST_ACCEPT"):
+        beside.write_text(said)
+    assert said == beside.read_text()
 
 
 def problem_line(problem: Problem) -> str:

@@ -3,7 +3,6 @@
 `LOOM_TEST_ACCEPT=1 pytest tests/unit/workflow/test_corpus.py` writes the present messages; read them before you commit them.
 """
 
-import os
 import shutil
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from loom.render.plan import plan_yaml
 from loom.workflow.native.lint import of_run, warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
 from tests.support import native as workflow
-from tests.support.plans import as_declared, lines, problem_line
+from tests.support.plans import as_declared, expect, lines, problem_line
 
 CORPUS = Path(__file__).parents[2] / "workflows"
 
@@ -39,13 +38,6 @@ def laid_out(path: Path, project: Path) -> Path:
     return project / ".loom/workflow.yml"
 
 
-def expect(path: Path, said: str) -> None:
-    beside = path.with_suffix(".expected")
-    if os.environ.get("LOOM_TEST_ACCEPT"):
-        beside.write_text(said)
-    assert said == beside.read_text()
-
-
 @pytest.mark.parametrize("path", situations("broken"), ids=named)
 def test_broken(path: Path, tmp_path: Path) -> None:
     file = laid_out(path, tmp_path)
@@ -55,7 +47,7 @@ def test_broken(path: Path, tmp_path: Path) -> None:
     )
     assert problems
     assert all(problem.severity == "error" for problem in problems)
-    expect(path, "".join(f"{problem_line(one)}\n" for one in problems))
+    expect(path.with_suffix(".expected"), "".join(f"{problem_line(one)}\n" for one in problems))
 
 
 def test_no_message_about_a_secret_shows_its_line(tmp_path: Path) -> None:
@@ -74,7 +66,10 @@ def test_a_broken_workflow_has_warnings_too(path: Path, tmp_path: Path) -> None:
 def test_doubtful(path: Path, tmp_path: Path) -> None:
     loaded = workflow.load(laid_out(path, tmp_path), tmp_path)
     assert rehearse(loaded)[0] == []
-    expect(path, "".join(f"{problem_line(one)}\n" for one in warnings(loaded, predefined=KNOWN_TO_PLANS)))
+    expect(
+        path.with_suffix(".expected"),
+        "".join(f"{problem_line(one)}\n" for one in warnings(loaded, predefined=KNOWN_TO_PLANS)),
+    )
 
 
 @pytest.mark.parametrize("path", situations("good"), ids=named)
@@ -84,7 +79,7 @@ def test_good(path: Path, tmp_path: Path) -> None:
     context = ResolveContext(predefined={"CI_COMMIT_BRANCH": "main"}, files=lambda: ["pyproject.toml"])
     plan = as_declared(resolve(loaded, JobSelection(), context))
     said = plan_yaml(plan).replace(f"loom_version: {__version__}\n", "")
-    expect(path, said + "".join(f"{line}\n" for line in lines(plan)))
+    expect(path.with_suffix(".expected"), said + "".join(f"{line}\n" for line in lines(plan)))
 
 
 def test_warnings_of_a_run_are_those_of_its_jobs(tmp_path: Path) -> None:

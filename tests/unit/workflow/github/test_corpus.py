@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from loom.plan.model import JobSelection, ResolveContext
 from loom.plan.resolve import rehearse, resolve
 from loom.render.plan import plan_yaml
 from loom.workflow.dialects import examine
-from tests.support.plans import as_declared, lines, problem_line
+from tests.support.plans import as_declared, expect, lines, problem_line
 from tests.unit.plan.github.test_actions import Server
 
 CORPUS = Path(__file__).parents[3] / "workflows/github"
@@ -48,11 +47,7 @@ def test_what_loom_makes_of_a_file(path: Path, tmp_path: Path) -> None:
         for name in {path.name, "called.yml"}:
             shutil.copy(CORPUS / name, folder / name)
     said = "\n".join(made_of(folder if path.is_dir() else folder / path.name, tmp_path)) + "\n"
-    said = said.replace(str(tmp_path), "ROOT")
-    beside = path.with_suffix(".expected")
-    if os.environ.get("LOOM_TEST_ACCEPT"):
-        beside.write_text(said)
-    assert said == beside.read_text()
+    expect(path.with_suffix(".expected"), said.replace(str(tmp_path), "ROOT"))
 
 
 def made_of(path: Path, root: Path) -> Iterator[str]:

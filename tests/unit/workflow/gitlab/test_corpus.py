@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from loom.workflow.gitlab.pipeline import Pipeline
 from loom.workflow.native.lint import warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
 from tests.support.gitlab import PUSH
-from tests.support.plans import as_declared, lines, problem_line
+from tests.support.plans import as_declared, expect, lines, problem_line
 
 CORPUS = Path(__file__).parents[3] / "workflows/gitlab"
 FOLDERS = sorted(path for path in CORPUS.iterdir() if path.is_dir())
@@ -33,11 +32,7 @@ FOLDERS = sorted(path for path in CORPUS.iterdir() if path.is_dir())
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 def test_what_loom_makes_of_a_file(folder: Path) -> None:
-    said = made_of(folder)
-    beside = folder.with_suffix(".expected")
-    if os.environ.get("LOOM_TEST_ACCEPT"):
-        beside.write_text(said)
-    assert said == beside.read_text()
+    expect(folder.with_suffix(".expected"), made_of(folder))
 
 
 def listed(problems: Iterable[Problem]) -> str:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from loom.errors import RequestError, WorkflowError
 from loom.plan.model import Job, JobSelection, ResolveContext
+from loom.plan.resolve import rehearse
 from loom.plan.resolve import resolve as resolve_plan
 from loom.workflow.dialects import examine, load, refuse_inputs
 from loom.workflow.gitlab import yaml as gitlab_yaml
@@ -19,6 +20,7 @@ from loom.workflow.gitlab.sources import Component, NotFound, Tree
 from loom.workflow.gitlab.yaml import resolve
 from loom.workflow.loaded import Examined
 from tests.support.gitlab import PUSH
+from tests.support.plans import expect, problem_line
 
 HERE = ".gitlab-ci.yml"
 
@@ -51,6 +53,9 @@ class Server:
 
     def remote(self, url: str) -> bytes:
         return b"from_web: {script: web}\n"
+
+    def template(self, name: str) -> bytes:
+        raise NotFound(f"GitLab has no template {name}")
 
 
 def loaded(root: Path, text: str, server: Server | None = None, **files: str) -> Examined:
@@ -263,18 +268,18 @@ b:
     assert found["needs"] == [{"job": "a", "parallel": {"matrix": [{"V": ["$[[ matrix.V ]]"]}]}}]
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ("name: 1abc", "input name of part.yml: '1abc' does not match its regex /^[a-z]+$/"),
-        ("name: abc1", "input name of part.yml: 'abc1' does not match its regex /^[a-z]+$/"),
-        ("", "1:18: input name of part.yml: needs a value: it has no default; give it with include:inputs"),
-        ("name: UPPER", "input name of part.yml: 'UPPER' does not match its regex /^[a-z]+$/"),
-        ("name: a, number: 3", "input number of part.yml: 3 is not one of its options: 1, 2"),
-        ("name: a, flag: 'no'", "input flag of part.yml: expected a boolean, found 'no'"),
-        ("name: a, more: 1", "part.yml declares no input more; its inputs are: name, number, flag, list"),
-    ],
-)
+WRONG_INPUTS = [
+    ("name: 1abc", "input name of part.yml: '1abc' does not match its regex /^[a-z]+$/"),
+    ("name: abc1", "input name of part.yml: 'abc1' does not match its regex /^[a-z]+$/"),
+    ("", "1:18: input name of part.yml: needs a value: it has no default; give it with include:inputs"),
+    ("name: UPPER", "input name of part.yml: 'UPPER' does not match its regex /^[a-z]+$/"),
+    ("name: a, number: 3", "input number of part.yml: 3 is not one of its options: 1, 2"),
+    ("name: a, flag: 'no'", "input flag of part.yml: expected a boolean, found 'no'"),
+    ("name: a, more: 1", "part.yml declares no input more; its inputs are: name, number, flag, list"),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), WRONG_INPUTS)
 def test_a_wrong_input_is_reported_where_it_is_given(tmp_path: Path, given: str, said: str) -> None:
     text = f"include: {{local: part.yml, inputs: {{{given}}}}}\n"
     found = problems(tmp_path, text, part=INPUTS.replace("  broken: x\n", ""))
@@ -282,45 +287,79 @@ def test_a_wrong_input_is_reported_where_it_is_given(tmp_path: Path, given: str,
     assert said in found[0]
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("job: {script: x, foo: y}", "1:18: unknown keyword foo"),
-        ("job: {script: x, stge: y}", "1:18: unknown keyword stge; did you mean stage?"),
-        ("job: {script: x, retry: {maxx: 1}}", "1:26: unknown keyword maxx in retry; did you mean max?"),
-        ("job: {script: x, when: sometimes}", "1:24: when: expected one of on_success"),
-        ("job: {script: x, stage: 1}", 'stage: expected text, found \'1\'; write it in quotes: "1"'),
-        ("job: {script: x, stage: none}", "job: there is no stage none; the stages are .pre, build, test, deploy, .post"),
-        ("job: {image: x}", "1:1: job has no script; every job has `script` or `trigger`"),
-        ("job: {script: x, timeout: soon}", "timeout: expected a duration such as 1h 30m, found 'soon'"),
-        ("job: {script: x, extends: .bas}\n.base: {tags: [x]}", "1:27: extends: unknown job or template .bas; did you mean .base?"),
-        (".a: {extends: .b}\n.b: {extends: .a}", "extends forms a cycle: "),
-        ("job: {script: [!reference [job, script]]}", "!reference [job, script] is part of a cycle: [job, script] -> "),
-        ("job: {script: [!reference [.x, y]]}", "!reference [.x, y]: there is no .x; name a job and a key of it"),
-        (".x: {y: {z: a}}\njob: {script: [!reference [.x, y, w]]}", "!reference [.x, y, w]: there is no w in .x.y; name a job and a key of it"),
-        ("job: {script: x, rules: [{changes: {regexp: x}}]}", "rules:changes:regexp is not supported: Write `paths`"),
-        ("job: [x]", "job: expected a job (a mapping with `script`), found a list"),
-        (".hidden: [a]", "the file has no job"),
-        (".hidden:", "1:1: .hidden is empty, which GitLab refuses; remove it or fill it"),
-        ("job: {script: }", "1:1: job has no script; every job has `script` or `trigger`"),
-        ("job: {trigger: [[x]]}", "1:16: trigger: expected "),
-        ("job: {script: {a: b}}", "1:15: script: expected "),
-        ("job: {trigger: }", "1:1: job has no script; every job has `script` or `trigger`"),
-        ("job: {script: 2024-01-01}", "2024-01-01 is a date in YAML, which GitLab refuses"),
-        ("job: {script: *x}", "the alias *x is unknown"),
-        ("job: &x {script: [*x]}", "the alias *x stands inside its own anchor"),
-        ("job: {script: !foo x}", "unknown tag !foo"),
-        ("include: /no.yml\njob: {extends: .missing}", "include:local: no.yml can't be read: no such file or directory"),
-        ("include: {local: ./no.yml}\njob: {script: x}", "include:local: GitLab finds no file by a path with ./ in front"),
-        ("include: /no.txt\njob: {script: x}", "include:local: /no.txt is no YAML file"),
-        ("include: {locl: /a.yml}\njob: {script: x}", "1:11: unknown keyword locl in include; did you mean local?"),
-        ("include: {ref: x}\njob: {script: x}", "include: expected one of local, project, remote, template, component"),
-    ],
-)  # fmt: skip
+MISTAKES = [
+    ("job: {script: x, foo: y}", "1:18: unknown keyword foo"),
+    ("job: {script: x, stge: y}", "1:18: unknown keyword stge; did you mean stage?"),
+    ("job: {script: x, retry: {maxx: 1}}", "1:26: unknown keyword maxx in retry; did you mean max?"),
+    ("job: {script: x, when: sometimes}", "1:24: when: expected one of on_success"),
+    ("job: {script: x, stage: 1}", 'stage: expected text, found \'1\'; write it in quotes: "1"'),
+    ("job: {script: x, stage: none}", "job: there is no stage none; the stages are .pre, build, test, deploy, .post"),
+    ("job: {image: x}", "1:1: job has no script; every job has `script` or `trigger`"),
+    ("job: {script: x, timeout: soon}", "timeout: expected a duration such as 1h 30m, found 'soon'"),
+    ("job: {script: x, extends: .bas}\n.base: {tags: [x]}", "1:27: extends: unknown job or template .bas; did you mean .base?"),
+    (".a: {extends: .b}\n.b: {extends: .a}", "extends forms a cycle: "),
+    ("job: {script: [!reference [job, script]]}", "!reference [job, script] is part of a cycle: [job, script] -> "),
+    ("job: {script: [!reference [.x, y]]}", "!reference [.x, y]: there is no .x; name a job and a key of it"),
+    (".x: {y: {z: a}}\njob: {script: [!reference [.x, y, w]]}", "!reference [.x, y, w]: there is no w in .x.y; name a job and a key of it"),
+    ("job: {script: x, rules: [{changes: {regexp: x}}]}", "rules:changes:regexp is not supported: Write `paths`"),
+    ("job: [x]", "job: expected a job (a mapping with `script`), found a list"),
+    (".hidden: [a]", "the file has no job"),
+    (".hidden:", "1:1: .hidden is empty, which GitLab refuses; remove it or fill it"),
+    ("job: {script: }", "1:1: job has no script; every job has `script` or `trigger`"),
+    ("job: {trigger: [[x]]}", "1:16: trigger: expected "),
+    ("job: {script: {a: b}}", "1:15: script: expected "),
+    ("job: {trigger: }", "1:1: job has no script; every job has `script` or `trigger`"),
+    ("job: {script: 2024-01-01}", "2024-01-01 is a date in YAML, which GitLab refuses"),
+    ("job: {script: *x}", "the alias *x is unknown"),
+    ("job: &x {script: [*x]}", "the alias *x stands inside its own anchor"),
+    ("job: {script: !foo x}", "unknown tag !foo"),
+    ("include: /no.yml\njob: {extends: .missing}", "include:local: no.yml can't be read: no such file or directory"),
+    ("include: {local: ./no.yml}\njob: {script: x}", "include:local: GitLab finds no file by a path with ./ in front"),
+    ("include: /no.txt\njob: {script: x}", "include:local: /no.txt is no YAML file"),
+    ("include: {locl: /a.yml}\njob: {script: x}", "1:11: unknown keyword locl in include; did you mean local?"),
+    ("include: {ref: x}\njob: {script: x}", "include: expected one of local, project, remote, template, component"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "said"), MISTAKES)
 def test_a_mistake_has_its_place_and_the_next_move(tmp_path: Path, text: str, said: str) -> None:
     found = problems(tmp_path, text + "\n")
     assert len(found) == 1, found
     assert said in found[0]
+
+
+MORE_MISTAKES = [
+    "- a",
+    "",
+    "include: [a.yml, [/no.yml, b.yml]]",
+    "include: [{project: group/templates, file: /no.yml}, {remote: 'http://x/$A'}, {component: a/b@1}, {template: No.yml}]",
+    "spec: {inputs: &a {b: {}}}\n---\njob: {script: *a}",
+    "spec: {inputs: {a: {type: text}, b: {default: [x]}, c: {regex: '(', default: x}}}\n---\njob: {script: x}",
+    "spec: {inputs: {a: {default: x, options: [y]}}}\n---\n---\njob: {script: x}",
+    "job: {script: x, stage: !x build, tags: !!str [a], variables: {A: !!str 1, B: !!int 1}}",
+    "default: [x]\njob: {script: x}",
+    "job: {script: x, timeout: 0 hours, retry: 3, parallel: 201, needs: [a, {job: b}], dependencies: [c]}",
+    "stages: [a]\njob: {script: x, stage: " + "y" * 41 + ", when: " + "z" * 40 + ", interruptible: " + "z" * 41 + "}",
+    "job: {script: x, needs: [a, {job: b}, job], dependencies: [c, job], rules: [{if: $A =~ /x/gh}, {if: '('}, {needs: [d]}]}",
+    "a" * 256 + ": {script: x, stage: none}",
+    "job: {script: [], rules: []}\nother: {script: ['', ' '], rules: [{if: $A =~ /x/gh}]}",
+    "a: {script: x, needs: [{job: b, parallel: {matrix: [{V: '$[[ matrix.W ]]'}]}}]}\nb: {script: x, parallel: {matrix: [{V: [1]}]}}",
+    "a: {script: x, extends: [.no, .b]}\n.b: {extends: .c}\n.c: {extends: .b}",
+    "workflow: {rules: [{if: '$A =='}], name: [x]}\njob: {script: x, rules: [{if: '(', when: never, x: y}]}",
+    "job: {trigger: {include: [{local: a.yml, file: b}], strategy: x}, script: x}",
+]
+"""Files of which all problems are kept, with their codes, pointers and lengths."""
+
+
+def test_all_that_is_said_of_mistakes(tmp_path: Path) -> None:
+    files = {"part": INPUTS, "a": ".a: {script: x}\n", "b": "include: a.yml\nstage: x\n"}
+    inputs = [f"include: {{local: part.yml, inputs: {{{given}}}}}" for given, _ in WRONG_INPUTS]
+    said = []
+    for text in [*(text for text, _ in MISTAKES), *MORE_MISTAKES, *inputs]:
+        found = loaded(tmp_path, f"{text}\n", Server({"group/templates": {}}), **files)
+        more = rehearse(found.workflow)[0] if found.workflow is not None else ()
+        said += [f"-- {text!r}", *map(problem_line, found.in_order([*found.problems, *more]))]
+    expect(Path(__file__).with_name("mistakes.txt"), "".join(f"{line}\n" for line in said))
 
 
 def test_includes_in_a_circle_and_too_many_of_them_are_refused(tmp_path: Path) -> None:
