@@ -6,6 +6,7 @@ It needs no session: `loom shell` and `loom resume` restore it from the record (
 from __future__ import annotations
 
 import platform
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -157,6 +158,8 @@ class LateState:
         self.env: dict[str, str] = {}
         self.path: list[str] = []
         """What steps have added to `PATH`, the first one first."""
+        self.checkouts: list[str] = []
+        """The paths of those that steps have made; `.` is the whole workspace."""
         self._saved: dict[str, dict[str, str]] = {}
         self._ran: set[str] = set()
         self._scopes: dict[tuple[str, ...], _Scope] = {(): _Scope()}
@@ -397,6 +400,11 @@ class LateState:
             self._scopes[self._inner[step.id]] = _Scope(skipped=True)
         if late.kind == "enter" and result.outcome == FAILURE:
             self._scopes[self._inner[step.id]] = _Scope(skipped=True)
+        if late.kind == "checkout" and result.outcome == SUCCESS:
+            path = next((text for name, text in late.inputs.items() if name.lower() == "path"), "")
+            root = self.runtime.workspace
+            whole = posixpath.join(root, self.text(path, late).strip())
+            self.checkouts.append(posixpath.relpath(whole, root))
         if late.stage == "main" and late.id and late.kind != "enter":
             scope.steps[late.id] = {
                 "outputs": dict(result.outputs),

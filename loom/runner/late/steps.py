@@ -17,7 +17,7 @@ from loom.analysis.patterns import failures
 from loom.analysis.problem_matchers import formats, limited
 from loom.cancel import Cancel
 from loom.errors import InfrastructureError, RequestError, SecretError
-from loom.plan.late import LateStep
+from loom.plan.late import Action, LateStep
 from loom.plan.model import Step
 from loom.providers.base import Command, Share
 from loom.providers.driver.steps import is_variable
@@ -51,6 +51,10 @@ _UNSECURE = "ACTIONS_ALLOW_UNSECURE_COMMANDS"
 """The variable that allows the commands that files have replaced."""
 _PARTS = {"set-output": "outputs", "save-state": "saved", "set-env": "env"}
 """The part of `StepResult` that a command sets."""
+_NO_ACTION = (
+    "Can't find 'action.yml', 'action.yaml' or 'Dockerfile' under '{0}'."
+    " Did you forget to run actions/checkout before running your local action?"
+)
 _WHY = "loom: the image has no PowerShell, which shell: pwsh needs; mcr.microsoft.com/powershell has it"
 _NO_PWSH = f'{{ echo "{_WHY}" >&2; exit 127; }}'
 SHELLS: Mapping[str, tuple[str, ...]] = {
@@ -178,6 +182,8 @@ class LateSteps(Steps):
                 self._stop_before(step)
             if self._cancel.requested and not self.state.cancelled:
                 return self._turn(step)  # a person was asked, and went away
+            if late.action is not None and self._lacks(late.action, late):
+                return self._not_valid(step, _NO_ACTION.format(self.state.directory_of(late.action)), "Error")
             if late.kind == "enter":
                 if (limit_s := self._limit_s(late)) is not None:
                     self._deadlines[self.state.inner(step)] = self._attempt.journal.now_ns() + int(limit_s * 1e9)
@@ -185,7 +191,7 @@ class LateSteps(Steps):
                 self._end(step, self._result)
                 return True
         except InvalidExpression as error:
-            return self._not_valid(step, error, may_continue=began)
+            return self._not_valid(step, str(error), may_continue=began)
         return self._do(step, late)
 
     def _do(self, step: Step, late: LateStep) -> bool:
@@ -195,7 +201,7 @@ class LateSteps(Steps):
             limit_s = self._limit_s(late)
             command = self._command(replace(step, script=script), limit_s, None)
         except InvalidExpression as error:
-            return self._not_valid(step, error, may_continue=True)
+            return self._not_valid(step, str(error))
         same_lines = script.count("\n") == step.script.count("\n")
         running = replace(step, script=script, literal=step.literal and same_lines)
         if late.kind == "checkout" and not command.script:
@@ -267,13 +273,28 @@ class LateSteps(Steps):
         )
         self._attempt.fact("step_state", fact, CODE)
 
-    def _not_valid(self, step: Step, error: InvalidExpression, *, may_continue: bool) -> bool:
-        """Fail a step; one whose `if` or `env` is invalid has not begun, and `continue-on-error` does not count."""
-        exit_ = self._invalid(step, str(error), f"The template is not valid. {step.place}")
+    def _lacks(self, action: Action, late: LateStep) -> bool:
+        """Return whether no step before has made the files of an action of the project, as on GitHub."""
+        if not action.uses.startswith("./") or late.stage != "main":
+            return False
+        path = f"{action.path}/"
+        if any(at == "." or path.startswith(f"{at}/") for at in self.state.checkouts):
+            return False
+        if not self._job.no_checkout:
+            return True
+        words = ("test", "-d", self.state.directory_of(action))  # by a `git clone` of the job's own
+        inside = self._open_job.session.inside({})
+        return inside.exec(words, lambda *_: None, self._cancel, timeout_s=10, stdin=False).code != 0
+
+    def _not_valid(
+        self, step: Step, error: str, kind: str = "The template is not valid.", *, may_continue: bool = True
+    ) -> bool:
+        """Fail a step; if its `if` or `env` is invalid it has not begun, and `continue-on-error` does not count."""
+        exit_ = self._invalid(step, error, kind if kind == "Error" else f"{kind} {step.place}")
         if may_continue and self._continues(late_of(step)):
             self._end(step, replace(self._result, outcome=FAILURE))
         else:
-            self._fail(step, exit_, str(error))
+            self._fail(step, exit_, error)
         return True
 
     def _invalid(self, step: Step, text: str, kind: str = "Error") -> Exit:
@@ -500,6 +521,8 @@ class LateSteps(Steps):
 
     def _hash_files(self, patterns: Sequence[str]) -> str:
         """Return the hash of the files that match, as GitHub's `hashFiles` makes it; empty if none does."""
+        if not self.state.checkouts and not self._job.no_checkout:
+            return ""  # where GitHub has no files yet
         root = f"{self._open_job.request.project_dir}/"
         lines = [line.strip() for pattern in patterns for line in pattern.splitlines() if line.strip()]
         wanted = [line.removeprefix(root).removeprefix("./") for line in lines if not line.startswith("!")]

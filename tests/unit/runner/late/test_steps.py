@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from loom.analysis.evidence import diagnosis_of
 from loom.cancel import Cancel
 from loom.commands.inside import resume
-from loom.plan.late import LateStep
+from loom.plan.late import Action, LateStep
 from loom.plan.model import Image, Secret, Service
 from loom.runner.hooks import AtStep, Verdict
 from loom.runner.late.state import LateState, runtime
@@ -357,6 +357,7 @@ def test_hashes_of_files_are_github_s(make: Make) -> None:
         make,
         job(
             "one",
+            step(kind="checkout"),
             step("echo ${{ hashFiles('**/*.lock', '!no/**') }}"),
             step("echo [${{ hashFiles('none') }}]"),
             step("echo ${{ hashFiles(format('{0}/d', github.workspace), './x.lock', '!./no') }}"),
@@ -367,9 +368,9 @@ def test_hashes_of_files_are_github_s(make: Make) -> None:
     import hashlib
 
     one = [hashlib.sha256(text).digest() for text in (b"b\n", b"a\n")]
-    assert ran.lines("one") == [hashlib.sha256(b"".join(one)).hexdigest()]
-    assert ran.lines("one", "script/02") == ["[]"]
-    assert ran.lines("one", "script/03") == ran.lines("one", "script/04") == ran.lines("one")
+    assert ran.lines("one", "script/02") == [hashlib.sha256(b"".join(one)).hexdigest()]
+    assert ran.lines("one", "script/03") == ["[]"]
+    assert ran.lines("one", "script/04") == ran.lines("one", "script/05") == ran.lines("one", "script/02")
 
 
 def test_problem_matchers_find_the_failures_of_later_steps(make: Make) -> None:
@@ -522,6 +523,7 @@ def test_what_is_invalid_at_a_step_fails_it_and_is_told(make: Make) -> None:
         make,
         job(
             "one",
+            step(kind="checkout"),
             step("echo", condition=f"always() && {invalid[4:-3]}"),
             step("exit 1", condition="always()", continue_on_error=invalid),
             step("echo", condition="always()", shell="sh -e"),
@@ -532,8 +534,8 @@ def test_what_is_invalid_at_a_step_fails_it_and_is_told(make: Make) -> None:
         ),
         code=1,
     )
-    assert list(states(ran).values()) == ["failure"] * 5 + ["success"] * 2
-    lines = [ran.lines("one", f"script/0{number}") for number in range(1, 8)]
+    assert list(states(ran).values()) == ["success"] + ["failure"] * 5 + ["success"] * 2
+    lines = [ran.lines("one", f"script/0{number}") for number in range(2, 9)]
     assert [
         bool(found) and said in found[0]
         for found, said in zip(
@@ -541,7 +543,7 @@ def test_what_is_invalid_at_a_step_fails_it_and_is_told(make: Make) -> None:
         )
     ] == [True, False, True, True, True, True, True]
     warned = [fact["text"].partition(":")[0] for fact in ran.facts("warning", "one")]
-    assert warned == ["continue-on-error", "script/06"]
+    assert warned == ["continue-on-error", "script/07"]
 
 
 @pytest.mark.parametrize(
@@ -565,6 +567,39 @@ def test_a_step_may_fail_by_a_boolean_alone_also_if_its_script_is_invalid(
     )
     failed = "failure" if outcome == "failure" else "failure/success"
     assert list(states(ran).values()) == [failed] * 3 + ["skipped"] * 2
+
+
+@pytest.mark.parametrize(
+    ("paths", "found"),
+    [(["."], True), ([""], True), (["a"], True), (["$W/a/"], True), (["b", "a/.x"], False), ([], False)],
+)
+def test_an_action_and_hashes_of_the_project_need_a_checkout_before_them(
+    make: Make, paths: list[str], found: bool
+) -> None:
+    action = Action(uses="./a/act", path="a/act", using="composite")
+    written = [path.replace("$W", "${{ github.workspace }}") for path in paths]
+    ran = run(
+        make,
+        job(
+            "one",
+            *(step(kind="checkout", inputs={"Path": path}) for path in written),
+            step("echo [${{ hashFiles('x') != '' }}]"),
+            step(kind="enter", action=action),
+            step("echo in", scope=("act",)),
+            step(kind="leave", action=action),
+            step(kind="checkout", condition="always()"),
+        ),
+        code=0 if found else 1,
+        files={"x": "1", "a/act/action.yml": ""},
+    )
+    assert list(states(ran).values())[len(paths) + 1] == ("success" if found else "failure")
+    assert ran.lines("one", f"script/0{len(paths) + 1}") == [f"[{'true' if paths else 'false'}]"]
+    said = ran.lines("one", f"script/0{len(paths) + 2}")
+    assert (
+        said == []
+        if found
+        else said[0].endswith("Did you forget to run actions/checkout before running your local action?")
+    )
 
 
 def test_an_invalid_variable_fails_a_step_that_may_fail(make: Make) -> None:
