@@ -12,6 +12,8 @@ _OTHERS = re.compile(r"(?:^|[^a-z])(?:(?P<windows>win(dows)?)|(?P<mac>macos|mac|
 _ARM = re.compile(r"(?:^|[^a-z])(?:arm|arm64|aarch64)(?:[^a-z0-9]|$)")
 _LINUX = re.compile(r"ubuntu|linux|^(x64|x86_64|arm64|aarch64)$")
 """In the labels of GitHub's runners, and of others that stand in for them."""
+_RETIRED = re.compile(r"ubuntu-(?:1\d|20)\.\d\d")
+"""Labels whose jobs wait at GitHub for ever."""
 
 
 def refused(labels: Collection[str], known: Collection[str]) -> tuple[str, str] | None:
@@ -27,7 +29,11 @@ def refused(labels: Collection[str], known: Collection[str]) -> tuple[str, str] 
             return f"its label {label} is of {system}; jobs run on Linux here", f"they want {system}"
         if _ARM.search(label) and not (here := machine()).endswith("/arm64"):
             return f"its label {label} is of arm64; this machine is {here}", "they want arm64"
-        if not _LINUX.search(label):
+        retired = _RETIRED.fullmatch(label)
+        if retired or not _LINUX.search(label):
             advice = f"`github: {{runs_on: {{{label}: IMAGE}}}}` of your configuration gives it an image"
-            return f"its label {label} is of no known runner; {advice}", "their labels are of no known runners"
+            one, several = (
+                ("a retired runner", "retired runners") if retired else ("no known runner", "no known runners")
+            )
+            return f"its label {label} is of {one}; {advice}", f"their labels are of {several}"
     return None

@@ -18,6 +18,10 @@ from loom.workflow.github.expressions import of_json
 
 MOST_LEVELS = 9
 """Composite actions inside of each other, as on GitHub."""
+_RETIRED = re.compile(
+    r"actions/((up|down)load-artifact(/merge)?@v[1-3]|cache(/(save|restore))?@v[12])(\.|$)", re.IGNORECASE
+)
+"""Actions that talk to services which are no more."""
 _CHECKOUT = re.compile(r"actions/checkout@\S+", re.IGNORECASE)
 
 
@@ -102,6 +106,9 @@ class StepList:
             self._main.append(_Draft(late=late, script=written, node=node))
             if path := given.get("path", "").strip("./"):
                 self._checkouts[path] = late.action
+            return
+        if _RETIRED.match(written):
+            self._refused(node, f"uses: {written}: GitHub fails each job that uses it, as retired; take v4 or newer")
             return
         try:
             found = self._found(written)

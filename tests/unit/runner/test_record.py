@@ -178,6 +178,7 @@ jobs:
     container: {image: "docker://node:20", env: {IN: in}, options: --user 1:2 --cpus 2}
     services: {db: {image: postgres, env: {P: "${{ secrets.TOKEN }}"}, ports: [5432]}}
     steps:
+      - uses: actions/checkout@v4
       - {run: 'echo "${{ job.container.network }} ${{ job.services.db.ports[''5432''] }} $IN $TOP"'}
       - {uses: ./dock, id: dock, with: {level: "${{ env.TOP }}"}, env: {OWN: "${{ github.job }} ${{ inputs.level }}"}}
       - {run: 'echo "${{ steps.dock.outputs.out }} $FROM"'}

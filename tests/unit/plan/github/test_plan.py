@@ -505,6 +505,8 @@ def test_the_github_context(
         ("namespace-profile-macos-15", None, "macOS"),
         ("ubuntu-24.04-arm", None, "arm64"),
         ("quantum", None, "no known runner"),
+        ("ubuntu-20.04", None, "a retired runner"),
+        ("ubuntu-26.04", "debian:trixie-slim", ""),
         ("{group: fast, labels: [ubuntu-22.04]}", "mine:22", ""),
         ("{group: fast}", "debian:trixie-slim", ""),
     ],
@@ -599,6 +601,11 @@ jobs:
         ("services: {db: {image: a, ports: [http]}}", "expected HOST:CONTAINER or a port, found http"),
         ("snapshot: x", "snapshot is not supported"),
         ("container: 'UPPER:1:2'", "container: "),
+        (
+            "steps: [{uses: actions/cache/save@v2.1}]",
+            "uses: actions/cache/save@v2.1: GitHub fails each job that uses it",
+        ),
+        ("steps: [{uses: Actions/upload-artifact@v3}]", "GitHub fails each job that uses it"),
         ("steps: [{uses: ./nope}]", "uses: ./nope: the project has no nope/action.yml"),
         (
             "steps: [{uses: actions/checkout@v4, with: {repository: o/r, ref: '${{ github.ref }}'}}]",
