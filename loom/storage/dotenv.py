@@ -26,7 +26,7 @@ def read(patterns: Iterable[str], view: WorkspaceView) -> tuple[dict[str, str], 
     variables: dict[str, str] = {}
     for entry, file in view.read(selection, skipped.append):
         if file is not None:
-            variables |= parsed(file.read(MAX_BYTES + 1), entry.path)
+            variables |= parsed(file.read(MAX_BYTES), entry.path)
     for item in skipped:
         raise _invalid(f"{item.path}: {item.reason}")
     return variables, selection.missing
@@ -34,8 +34,8 @@ def read(patterns: Iterable[str], view: WorkspaceView) -> tuple[dict[str, str], 
 
 def parsed(content: bytes, name: str) -> dict[str, str]:
     """Parse a file: a value is all of its line but white space around it; quotes belong to it."""
-    if len(content) > MAX_BYTES:
-        raise _invalid(f"{name}: a dotenv report may have {MAX_BYTES // 1024} KiB")
+    if len(content) >= MAX_BYTES:
+        raise _invalid(f"{name}: a dotenv report has less than {MAX_BYTES // 1024} KiB")
     try:
         lines = content.decode().splitlines()
     except UnicodeDecodeError as error:

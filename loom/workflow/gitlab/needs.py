@@ -69,6 +69,11 @@ def check(pipeline: Pipeline, problems: Problems) -> None:
         if count > LIMIT:
             message = f"needs: a job can need {LIMIT} others, and this one lists {count}; wait for a stage instead"
             problems.say(entry.merged.get("needs") or entry.key, pointer(name, "needs"), message)
+        for file in one_or_more(entry.merged.find("trigger", "include")):
+            job = text_of(file.get("job"))
+            if position.get(titles.get(job, job), 0) > position[name]:
+                why = f"trigger:include:job: {job} is in a later stage, so its file is not there yet"
+                problems.say(file, pointer(name, "trigger", "include"), why)
         _check_dependencies(entry, titles | {one: one for one in known}, position, problems)
 
 
