@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,21 +11,31 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from loom import snapshot
 from loom.analysis import patterns
-from loom.analysis.diagnosis import Diagnosis, Evidence, diagnose
-from loom.analysis.excerpt import excerpt_of
-from loom.analysis.formats import Reader
+from loom.analysis.diagnosis import Diagnosis, Evidence, Excerpt, MovedOn, diagnose
 from loom.analysis.history import history
 from loom.analysis.named_files import look_below
 from loom.analysis.output import LINES_READ, output_of, texts
-from loom.errors import RecordError, RequestError
+from loom.analysis.patterns import Reader
+from loom.errors import LoomError, RecordError, RequestError
 from loom.record.documents import Highlights
 from loom.record.event_files import last_output
 from loom.record.highlights import form_of, of_file
 from loom.record.reader import Reading, Unit
 from loom.record.store import UNFINISHED, entry_at, read_document
+from loom.util.controls import cleaned
 from loom.util.sections import reader_for
-from loom.util.untrusted_files import open_regular
+from loom.util.untrusted_files import open_regular, read_regular
+
+MOST_AT_END = 30
+"""Failed jobs of a run whose diagnoses are recorded."""
+AROUND = 3
+_LARGEST_SOURCE = 4 << 20
+_WIDEST_SOURCE = 200
+_FEW_FILES = 1000
+"""So many files are read again in about 0.1 s; of more, only HEAD is compared."""
+_MOST_MOVED = 5
 
 
 def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | None = None) -> Diagnosis:
@@ -92,10 +103,6 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
     return replace(found, since_green=since, same_input=same_input)
 
 
-MOST_AT_END = 30
-"""Failed jobs of a run whose diagnoses are recorded."""
-
-
 def diagnoses_at_end(reading: Reading, workspace: Path) -> Iterator[Diagnosis]:
     """Diagnose a run that ends just now by each failed job, the first one first, with excerpts of files that may go later."""
     first = diagnosis_of(reading, workspace=workspace)
@@ -148,3 +155,43 @@ def _highlights(unit: Unit, own: Sequence[Reader], end: Mapping[str, Any]) -> Hi
         return msgspec.convert(end.get("highlights", {"complete": False}), Highlights)
     with open_regular(unit.events) as file:
         return of_file(file, patterns.watch(own))
+
+
+def excerpt_of(diagnosis: Diagnosis, root: Path) -> Excerpt | None:
+    """Return the source lines around the first place outside the workflow file; None where `root` has no such text."""
+    workflow = (diagnosis.step_place or "").rpartition(":")[0]
+    place = next((place for place in diagnosis.places if place.file != workflow), None)
+    if place is None:
+        return None
+    path = Path(os.path.realpath(root / place.file))
+    if not path.is_relative_to(os.path.realpath(root)):
+        return None
+    try:
+        lines = read_regular(path, at_most=_LARGEST_SOURCE).decode().splitlines()
+    except (OSError, ValueError):
+        return None
+    first = max(1, place.line - AROUND)
+    shown = [cleaned(line.expandtabs(4))[:_WIDEST_SOURCE] for line in lines[first - 1 : place.line + AROUND]]
+    if not first <= place.line < first + len(shown):
+        return None
+    return Excerpt(file=place.file, line=place.line, first_line=first, text="\n".join(shown))
+
+
+def moved_on(reading: Reading) -> MovedOn | None:
+    """Return what changed in the checkout since a run; None where nothing did, or where that is not cheap to know."""
+    receipt = reading.receipt()
+    root, taken = receipt.get("repo_root"), receipt.get("snapshot") or {}
+    if root is None or not taken:
+        return None
+    try:
+        head = snapshot.discover(Path(root), environ=os.environ).head_sha
+        changed = []
+        if taken.get("files", _FEW_FILES) < _FEW_FILES:
+            verified = snapshot.verify(Path(root), environ=os.environ, manifest_file=reading.paths.snapshot)
+            changed = [snapshot.readable(change.path) for change in verified.changes]
+    except (LoomError, OSError):
+        return None
+    moved = head != receipt.get("snapshot_head_sha")
+    if not moved and not changed:
+        return None
+    return MovedOn(head_sha=head if moved else None, files=changed[:_MOST_MOVED], files_total=len(changed))

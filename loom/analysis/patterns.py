@@ -1,17 +1,19 @@
-"""Failures and their places, read from lines of output. The formats of tools are data: `patterns.yml`, beside this module."""
+"""Failures and their places, read from lines of output. The formats of tools are data: `patterns.yml`, beside this module, and a
+project's own."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
-from loom.analysis.formats import Finder, Reader, table
 from loom.analysis.places import from_root
-from loom.record.documents import Document
+from loom.record.documents import Document, Why
 from loom.record.highlights import Watch
 from loom.status import Count, FailingTest, Failure
 from loom.util.workflow_commands import unescaped
@@ -20,6 +22,44 @@ MOST_FAILURES = 20
 MOST_GROUPS = 10
 _NO_FAILURES = ("warn", "info", "note", "notice", "hint", "suggestion")
 """The beginning of a `severity` that reports no failure."""
+GROUPS = ("test", "file", "line", "column", "severity", "message", "code")
+"""The named groups of an expression."""
+
+
+class Format(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An entry of the table, which explains its fields."""
+
+    name: str
+    pattern: str | list[str]
+    within: int = 0
+    repeat: bool = False
+    joined: bool = False
+    words: list[str] = []
+
+    @property
+    def expressions(self) -> list[str]:
+        return [self.pattern] if isinstance(self.pattern, str) else self.pattern
+
+    @property
+    def why(self) -> Why:
+        return "test" if any("(?P<test>" in expression for expression in self.expressions) else "error"
+
+
+Finder = Callable[[str], Mapping[str, str | None] | None]
+"""Return the named groups of an expression that is found in a line."""
+
+
+class Reader(Struct, frozen=True, eq=False):
+    """A format that is ready to read lines."""
+
+    format: Format
+    searches: Sequence[Finder]
+
+
+@cache
+def table() -> tuple[Format, ...]:
+    data = Path(__file__).with_name("patterns.yml").read_bytes()
+    return msgspec.yaml.decode(data, type=tuple[Format, ...])
 
 
 class FailureGroup(Document, frozen=True, kw_only=True):

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 
 from loom.record.events import PhaseEvent
 from loom.record.journal import OutputBatch
-from loom.render.screen import Detail, Look, Screen
-from loom.render.sinks import while_heard
+from loom.render.screen import Detail, Look, Screen, while_heard
 from loom.status import Status
 from loom.util.controls import visible, without_commands
 from loom.util.units import rough_duration

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from loom.record.documents import Receipt
 from loom.record.events import PhaseEvent, encode
 from loom.record.journal import OutputBatch
-from loom.render.sinks import while_heard
+from loom.render.screen import while_heard
 from loom.util import jsons
 from loom.util.controls import json_shown
 

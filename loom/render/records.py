@@ -1,10 +1,10 @@
-"""Render records for commands: rows of runs, lines of logs."""
+"""Render records for commands: rows of runs, lines of logs, two runs compared, and how often a job failed."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loom.record.documents import RunRow
 from loom.record.events import OutputEvent, Where, to_dict
@@ -14,6 +14,11 @@ from loom.util import jsons
 from loom.util.controls import json_shown, shown, visible
 from loom.util.units import rough_age, rough_duration
 
+if TYPE_CHECKING:
+    from loom.analysis.diff import Diff, Inputs, JobDiff
+    from loom.analysis.repetition import Rate, Repetition
+
+_MOST = 10
 _STYLES = {
     "success": ("ok", "ok"),
     "running": ("start", "bold"),
@@ -74,3 +79,91 @@ def log_json(where: Where, event: OutputEvent) -> bytes:
 
 def run_age(run_id: str, now_ns: int) -> str:
     return rough_age((now_ns - int(run_id)) / 1e9)
+
+
+def diff_lines(diff: Diff, look: Look) -> Iterator[str]:
+    yield f"a: {diff.run_a}  {diff.state_a}  {rough_duration(diff.duration_ms_a)}"
+    yield f"b: {diff.run_b}  {diff.state_b}  {rough_duration(diff.duration_ms_b)}"
+    if diff.same:
+        yield look.styled("same inputs, same outcome, same output", "ok")
+        return
+    yield f"first difference: {look.styled(diff.first_difference or 'how the run ended', 'bold')}"
+    yield ""
+    yield from _inputs(diff.inputs, look)
+    for job in diff.jobs:
+        yield from _job(job, look)
+
+
+def _inputs(inputs: Inputs, look: Look) -> Iterator[str]:
+    if inputs.same:
+        yield look.styled("inputs: the same (tree, images, variables)", "ok")
+        return
+    yield "inputs:"
+    for pair in (inputs.tree, inputs.head):
+        if pair is not None:
+            yield f"  {pair.name}: {str(pair.a)[:12]} / {str(pair.b)[:12]}"
+    if inputs.tree is not None and inputs.files is None:
+        yield "  which files: not known (a record's list of its snapshot is gone, or a commit)"
+    for file in (inputs.files or [])[:_MOST]:
+        how = "only in b" if file.a is None else "only in a" if file.b is None else "differs"
+        yield f"    {how}: {file.name}"
+    if inputs.files_total > _MOST:
+        yield f"    {look.marks['dots']} {inputs.files_total - _MOST} more"
+    for title, pairs in (("image", inputs.images), ("variable", inputs.variables), ("", inputs.other)):
+        for pair in pairs:
+            yield f"  {title} {pair.name}: {pair.a} / {pair.b}".replace("   ", "  ")
+
+
+def _job(job: JobDiff, look: Look) -> Iterator[str]:
+    took = f"{rough_duration(job.duration_ms_a)} / {rough_duration(job.duration_ms_b)}"
+    if job.same:
+        yield look.styled(f"{job.job_id}: the same, {job.status_a} ({took})", "dim")
+        return
+    endings = f"{_ending(job.status_a, job.exit_code_a)} / {_ending(job.status_b, job.exit_code_b)}"
+    yield f"{look.styled(job.job_id, 'bold')}: {endings} ({took})"
+    for pair in job.steps:
+        yield f"  {pair.name}: {pair.a or 'did not run'} / {pair.b or 'did not run'}"
+    if job.first_line is not None:
+        stream = " of standard error" if job.first_line.stream == "stderr" else ""
+        yield f"  {job.first_line.step}, line {job.first_line.line}{stream}:"
+        for side, text in (("a", job.first_line.a), ("b", job.first_line.b)):
+            shown = look.styled("(no more output)", "dim") if text is None else visible(text)
+            yield f"    {side} {look.marks['bar']} {shown}"
+
+
+def _ending(status: str | None, code: int | None) -> str:
+    return f"{status or 'not in this run'}{f' ({code})' if code else ''}"
+
+
+def repetition_lines(found: Repetition, look: Look) -> Iterator[str]:
+    failed, of = found.rate.count, found.rate.of
+    yield look.styled(f"failed: {rate_text(found.rate)}", "bad" if failed else "ok")
+    if found.ended_otherwise or of < found.wanted:
+        yield f"without a result: {found.wanted - of} of {found.wanted}"
+    if not failed:
+        return
+    codes = ", ".join(f"{code} ({count} times)" for code, count in found.exit_codes.items())
+    yield f"exit codes: {codes}"
+    if found.tests:
+        yield "failing tests:"
+        for test in found.tests[:_MOST]:
+            yield f"  {visible(test.name)}  {rate_text(test.rate)}"
+        if len(found.tests) > _MOST:
+            yield f"  {look.marks['dots']} {len(found.tests) - _MOST} more"
+    if (parting := found.parting) is not None:
+        where = f"job {parting.job_id}, step {parting.step}, line {parting.line} of run {parting.run_id}"
+        yield f"no passing run prints ({parting.runs} of the {failed} that failed do): {where}"
+        yield f"  {visible(parting.text)}"
+    elif found.passed:
+        yield "the runs that failed print nothing that none of the others prints"
+    for pair in found.differs:
+        yield f"{pair.name}: {pair.a} where it passed, {pair.b} where it failed"
+    yield f"see one that failed: loom diagnose {found.failed[0]}"
+    if found.passed:
+        yield f"compare: loom diff {found.passed[0]} {found.failed[0]}"
+
+
+def rate_text(rate: Rate) -> str:
+    """Format a rate: `6 of 20, 30 % (95 %: 15 % to 52 %)`."""
+    share, low, high = (100 * part for part in (rate.count / max(1, rate.of), rate.low, rate.high))
+    return f"{rate.count} of {rate.of}, {share:.0f} % (95 %: {low:.0f} % to {high:.0f} %)"

@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
 from loom.record.events import OutputEvent, PhaseCode, PhaseEvent
 from loom.record.journal import OutputBatch
 from loom.record.lines import TAIL_LINES
-from loom.render.sections import Sections
-from loom.render.sinks import while_heard
 from loom.status import Status, Stream
 from loom.util.controls import cleaned, shown, visible
-from loom.util.sections import SectionReader, reader_for
+from loom.util.sections import OutputSection, SectionReader, reader_for
 from loom.util.units import counted, rough_duration, rough_size
 
+Text = TypeVar("Text", str, bytes)
 LONGEST_LINE = 2000
 """Number of characters of such a line to show: lines have any length, and terminals are slow."""
 
@@ -96,6 +95,57 @@ def _lines_of(pieces: Collection[OutputEvent], dots: str, reader: SectionReader)
             at_least = "at least " if number == 0 and len(pieces) >= TAIL_LINES else ""
             left_out = f"{at_least}{len(text) - 2 * half:,} characters left out, which are in the events file"
             yield f"{text[:half]}{dots} ({left_out}) {dots}{text[-half:]}"
+
+
+def while_heard(write: Callable[[Text], object]) -> Callable[[Text], None]:
+    """Call `write` until its first failure (the terminal or the pipe's reader is gone). Run and record continue."""
+    gone = False
+
+    def heard(text: Text) -> None:
+        nonlocal gone
+        if gone:
+            return
+        try:
+            write(text)
+        except (OSError, ValueError):
+            gone = True
+
+    return heard
+
+
+class Sections:
+    """Folds the sections that every output marks. A collapsed one is shown at its end, as one line with its size and duration."""
+
+    def __init__(self, marks: Mapping[str, str]) -> None:
+        self._marks = marks
+        self._readers: dict[tuple[str, str], SectionReader] = {}
+        self.planned: Mapping[str, Mapping[str, Any]] = {}
+
+    def lines(self, place: tuple[str, str], text: str) -> Iterator[str]:
+        """Yield what to show for one line of an output."""
+        reader = self._readers.get(place)
+        if reader is None:
+            reader = self._readers[place] = reader_for(self.planned.get(place[0], {}))
+        for part in reader.parts(text):
+            if any(section.collapsed for section in reader.open):
+                continue
+            if isinstance(part, str):
+                yield part
+            elif part.ended is None:
+                yield f"{self._marks['open']} {part.title}"
+            elif part.duration_ms is not None:
+                yield self._end(part, rough_duration(part.duration_ms))
+
+    def end(self, place: tuple[str, str]) -> Iterator[str]:
+        """Yield what the end of an output leaves open and hidden."""
+        if (reader := self._readers.pop(place, None)) is not None:
+            for section in [section for section in reader.open if section.collapsed][:1]:
+                yield self._end(section, "without an end")
+
+    def _end(self, section: OutputSection, took: str) -> str:
+        mark = self._marks["start" if section.collapsed else "close"]
+        size = f"{counted(section.lines, 'line')}, " if section.collapsed else ""
+        return f"{mark} {section.title} ({size}{took})"
 
 
 class Screen:

@@ -16,9 +16,8 @@ from msgspec import Struct
 
 from loom.analysis.diagnosis import Diagnosis, failing_tests_total
 from loom.analysis.evidence import diagnosis_of
-from loom.analysis.html_report.columns import columns_of
 from loom.analysis.html_report.logs import Log, ReadBudget, key_of, numbered, read_log
-from loom.analysis.html_report.timeline import Bar, Scale, bars, scale, ticks
+from loom.analysis.html_report.overview import Bar, Scale, bars, columns_of, scale, ticks
 from loom.record.coverage import extent_text
 from loom.record.fold import JobState, RunFold, Span
 from loom.record.highlights import form_of

@@ -14,9 +14,8 @@ from typing import BinaryIO
 
 from msgspec.structs import replace
 
-from loom.analysis.changed_since import moved_on
 from loom.analysis.diagnosis import Diagnosis, diagnose_refusal
-from loom.analysis.evidence import diagnosis_of
+from loom.analysis.evidence import diagnosis_of, moved_on
 from loom.analysis.server_log import diagnosis_of_log, read_log
 from loom.commands.project import Here, here, is_bundle
 from loom.commands.record.naming import run_or_job

@@ -21,7 +21,7 @@ from loom.record.reader import document_of, replay
 from loom.record.store import UNFINISHED, RunEntry, read_document
 from loom.render.closing import closing_lines, diagnosis_lines
 from loom.render.output import print_json, print_kind
-from loom.render.records import runs_lines, unfinished_lines
+from loom.render.records import diff_lines, runs_lines, unfinished_lines
 from loom.render.screen import Screen
 from loom.util import atomic
 
@@ -97,7 +97,6 @@ def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, c
 
 def diff(run_a: str, run_b: str, *, as_json: bool, color: str | None) -> None:
     from loom.analysis.diff import diff_of  # as in `show`
-    from loom.render.diff import diff_lines
 
     project = here({"color": color})
     found = diff_of(project.find(run_a), project.find(run_b))

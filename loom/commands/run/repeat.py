@@ -17,7 +17,7 @@ from loom.commands.run.preparing import Options, Prepared
 from loom.commands.run.wiring import request_of, tools_of
 from loom.plan.model import Job, Plan, Trigger
 from loom.render.output import print_json
-from loom.render.repetition import repetition_lines
+from loom.render.records import repetition_lines
 from loom.render.screen import Detail, Look
 from loom.runner import api
 from loom.runner.hooks import Child, ChildEnded

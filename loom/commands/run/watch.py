@@ -28,17 +28,18 @@ from loom.errors import LoomError, RequestError
 from loom.plan.model import Plan
 from loom.render.closing import diagnosis_lines
 from loom.render.problems import error_lines
-from loom.render.screen import Detail
-from loom.render.watching import changed_line, waiting_line
+from loom.render.screen import Detail, Look
 from loom.runner.scheduler import dependents
 from loom.snapshot.observed import CheckoutChange
 from loom.status import ExitCode, JobResult, Status
-from loom.util.controls import without_commands
+from loom.util.controls import shown, without_commands
+from loom.util.units import counted
 from loom.util.within import readable
 
 _Event = CheckoutChange | str | None
 """A change, a key, or None: somebody asked for the end."""
 
+_MOST_NAMED = 3
 HANGUP = ""
 """The key that stands for the end of the terminal."""
 
@@ -86,7 +87,7 @@ class _Watch:
             self._runs(runs, self._due.choose)
             while not self._over:
                 self._prepare(runs)
-                self._say(waiting_line(keys=sys.stdin.isatty(), look=self._look))
+                self._say(_waiting_line(self._look, keys=sys.stdin.isatty()))
                 self._next(runs)
         return self._cancel.exit_code or ExitCode.OK
 
@@ -167,7 +168,7 @@ class _Watch:
         """Run once; tell whether jobs ran."""
         touched = self._touched
         because, self._because = self._because.union(touched or ()), frozenset()
-        self._say("\n" + changed_line(because, time.strftime("%H:%M:%S"), self._look))
+        self._say("\n" + _changed_line(because, time.strftime("%H:%M:%S"), self._look))
 
         def chosen(plan: Plan, concerned: Collection[str] | None) -> list[str] | None:
             if touched != set():
@@ -203,6 +204,19 @@ class _Watch:
         except LoomError as error:
             for line in error_lines(error):
                 self._say(line)
+
+
+def _changed_line(paths: Collection[str], time: str, look: Look) -> str:
+    """State when a run began, and what had changed."""
+    named = ", ".join(shown(path) for path in sorted(paths)[:_MOST_NAMED])
+    more = f" and {counted(len(paths) - _MOST_NAMED, 'more file')}" if len(paths) > _MOST_NAMED else ""
+    what = f"changed: {named}{more}" if paths else "run"
+    return look.styled(f"{look.marks['start']} {time}  {what}", "bold")
+
+
+def _waiting_line(look: Look, *, keys: bool) -> str:
+    shown_keys = "  " + f" {look.marks['dot']} ".join(("r run", "f failed only", "s shell", "q quit")) if keys else ""
+    return look.styled(f"waiting for changes{look.marks['dots']}{shown_keys}", "dim")
 
 
 class _Keys:

@@ -11,8 +11,8 @@ from loom.analysis.diagnosis import Diagnosis, Evidence, diagnose
 from loom.analysis.diff import Pair
 from loom.analysis.history import ChangedFile, SameInput, SinceGreen
 from loom.analysis.html_report import logs
-from loom.analysis.html_report.columns import columns_of
 from loom.analysis.html_report.logs import Log, ReadBudget, key_of, numbered, read_log
+from loom.analysis.html_report.overview import columns_of
 from loom.analysis.html_report.page import WORDS, counts, headline, template
 from loom.analysis.patterns import FailureGroup
 from loom.record.event_files import count_output

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from loom.analysis.diagnosis import Diagnosis, Evidence, Excerpt, MovedOn, OtherFailure, diagnose
-from loom.analysis.excerpt import excerpt_of
+from loom.analysis.evidence import excerpt_of
 from loom.render.diagnosis import DiagnosisForm, lines
 from loom.render.screen import Look
 from tests.unit.analysis.test_diagnosis import output

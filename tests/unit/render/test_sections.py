@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from loom.record.events import PhaseCode, Where
 from loom.record.journal import Journal
-from loom.render.screen import Look, Screen
-from loom.render.sections import Sections
+from loom.render.screen import Look, Screen, Sections
 from loom.secrets.masking import Masker
 from loom.status import Status
 from loom.util.sections import MOST_DEEP
