@@ -171,12 +171,12 @@ class AgentTools:
             progress.total = len(plan.jobs)
 
         with self._acting:
-            finished = self._prepared_runs.run(options, sinks=[progress], cancel=cancel, choose=choose)
-            if finished is None:
+            ran = self._prepared_runs.run(options, sinks=[progress], cancel=cancel, choose=choose)
+            if ran is None:
                 raise RequestError("no job is to run", hint="the tool `check` shows the jobs and their rules")
             if not cancel.requested:
                 self._prepared_runs.prepare(options, choose)
-        return self._about(finished.ran.receipt.run_id)
+        return self._about(ran.receipt.run_id)
 
     def resume(self, run: str, sync: str | None, cancel: Cancel) -> RunAnswer:
         project = here()

@@ -7,6 +7,8 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from loom.cancel import Cancel
 from loom.commands import project
 from loom.commands.inside import resume, session
@@ -30,7 +32,12 @@ def attach(run: str | None, *, stream: bool | None, quiet: bool, jobs: int | Non
     here = project.here()
     found = session.find_run(here, run)
     resume.require_own(here, found)
-    with _alone(found):
+    with ExitStack() as stack:
+        file = found.entry.paths.root / "follower.lock"
+        try:
+            stack.enter_context(holds.held(file, "it", f"loom attach {found.run_id}", alone=True))
+        except RequestError as error:
+            raise _followed(found.run_id, error.message) from error
         past = session.find_run(here, found.run_id)
         _check(past)
         # The run began after all that its jobs ask for was allowed.
@@ -43,18 +50,6 @@ def attach(run: str | None, *, stream: bool | None, quiet: bool, jobs: int | Non
         plan = past.planned.plan
         wiring.preflight(plan, session.tools_of(here, past, plan, past.run_id), here.config)
         return resume.execute(here, past, plan, _reuse(here, past), options, past.run_id, follow=True)
-
-
-@contextmanager
-def _alone(past: PastRun) -> Iterator[None]:
-    """Lock the run against others that would go on with it. RequestError where another loom does."""
-    with ExitStack() as stack:
-        file = past.entry.paths.root / "follower.lock"
-        try:
-            stack.enter_context(holds.held(file, "it", f"loom attach {past.run_id}", alone=True))
-        except RequestError as error:
-            raise _followed(past.run_id, error.message) from error
-        yield
 
 
 def _reuse(here: Here, past: PastRun) -> Reuse:
@@ -125,17 +120,11 @@ def _resumed(here: Here, job: PastJob) -> Resumption | None:
     """Return how an unfinished job goes on: None from its start."""
     number = max(1, job.state.attempts)
     path = job.run.entry.paths.handed_over(job.job.id, number)
+    again = Resumption(step=job.job.steps[0].id, number=number, attached=True)
     if not path.exists():
-        return None if number == 1 else Resumption(step=job.job.steps[0].id, number=number, attached=True)
-    return Resumption(
-        step=job.job.steps[0].id,
-        number=number,
-        attached=True,
-        cache_keys=job.cache_keys,
-        image=job.image,
-        adopt=partial(_opened, here, job, path),
-        view=job.view,
-    )
+        return None if number == 1 else again
+    adopt = partial(_opened, here, job, path)
+    return replace(again, cache_keys=job.cache_keys, image=job.image, adopt=adopt, view=job.view)
 
 
 @contextmanager

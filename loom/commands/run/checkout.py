@@ -67,16 +67,12 @@ def ignored_among(root: Path, environ: Mapping[str, str], paths: Iterable[str]) 
     return set(_paths(git(root, environ, "check-ignore", "-z", "--stdin", given=given) or b""))
 
 
-def message_of_head(
-    root: Path, environ: Mapping[str, str], answer: bytes | None, commit: HeadCommit, event: str = DEFAULT_EVENT
-) -> Message | None:
-    """Read what git says of HEAD, which `commit` describes without it, for the variables of a run; None without a commit.
-
-    `answer` is that to `snapshot.source.COMMIT`.
-    """
-    if not answer:
+def _message(source: Source, environ: Mapping[str, str], commit: HeadCommit, event: str) -> Message | None:
+    """Return what git says of HEAD, which `commit` describes without it, for the variables of a run; None without a commit."""
+    if not source.commit:
         return None
-    author, timestamp, parents, text = answer.decode("utf-8", "surrogateescape").split("\0", 3)
+    root = source.root
+    author, timestamp, parents, text = source.commit.decode("utf-8", "surrogateescape").split("\0", 3)
     return Message(
         author=author,
         timestamp=timestamp,
@@ -100,11 +96,9 @@ def _fork(root: Path, environ: Mapping[str, str], commit: HeadCommit, event: str
     default = commit.default_branch
     if default is None or (event != "merge_request" and commit.branch in (None, default)):
         return ""
-    found = (
-        _first(git(root, environ, "merge-base", "HEAD", f"refs/{where}/{default}"))
-        for where in ("remotes/origin", "heads")
-    )
-    return next(filter(None, found), "")
+    sides = (f"refs/{where}/{default}" for where in ("remotes/origin", "heads"))
+    found = (git(root, environ, "merge-base", "HEAD", side) for side in sides)
+    return next((os.fsdecode(answer).split("\n")[0] for answer in found if answer), "")
 
 
 def head_of(source: Source) -> HeadCommit:
@@ -126,7 +120,7 @@ def run_variables(
 ) -> dict[str, str]:
     """Return the variables for all jobs of a run on `source`."""
     commit = head_of(source)
-    message = message_of_head(source.root, environ, source.commit, commit, in_gitlab(event))
+    message = _message(source, environ, commit, in_gitlab(event))
     name, email = (source.config.get(f"user.{part}", ("",))[-1] for part in ("name", "email"))
     return for_run(
         run_id=run_id,
@@ -162,10 +156,6 @@ def origin_of(root: Path, environ: Mapping[str, str]) -> Address | None:
     found = find(root, environ)
     urls = [value for key, value in found.config if key == "remote.origin.url"] if found is not None else []
     return Address(urls[-1]) if urls else None
-
-
-def _first(answer: bytes | None) -> str | None:
-    return os.fsdecode(answer).split("\n")[0] or None if answer is not None else None
 
 
 def git(root: Path, environ: Mapping[str, str], *arguments: str, given: bytes | None = None) -> bytes | None:

@@ -45,9 +45,7 @@ def _explain(loaded: Loaded, plan: Plan, wanted: str, selection: JobSelection, *
     documents = []
     for job in jobs:
         rows = sources(loaded, job, selection)
-        documents.append(
-            {"id": job.id, "values": [{"key": r.key, "value": r.value, "by": r.by, "place": r.place} for r in rows]}
-        )
+        documents.append({"id": job.id, "values": rows})
         if not as_json:
             width = min(40, max(len(row.key) for row in rows))
             for row in rows:

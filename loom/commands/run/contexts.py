@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,8 +15,6 @@ from loom.plan.model import ResolveContext
 from loom.util.paths import name_from
 
 if TYPE_CHECKING:
-    from loom.workflow.github.sources import Repositories
-    from loom.workflow.gitlab.sources import Sources
     from loom.workflow.gitlab.variables import Variable
 
 
@@ -57,8 +56,9 @@ def resolve_context(
         given=pairs(given, "--var"),
         inputs=pairs(inputs, "--input"),
         event_payload={} if event_file is None else _payload(event_file),
-        sources=partial(_sources, here),
-        repositories=cache(partial(_repositories, here)),
+        # Imported where a file includes files of other servers, or uses actions.
+        sources=lambda: import_module("loom.commands.run.gitlab_sources").Elsewhere(here),
+        repositories=cache(lambda: import_module("loom.commands.run.github_sources").ActionRepositories(here)),
         above=_nothing_above,
     )
 
@@ -87,18 +87,6 @@ def _own_variables(here: Here, predefined: Mapping[str, str]) -> Mapping[str, Va
     from loom.workflow.gitlab import variables  # only a GitLab file has such variables
 
     return variables.own(path, predefined.get("CI_PROJECT_PATH") or predefined.get("CI_PROJECT_NAME", ""))
-
-
-def _sources(here: Here) -> Sources:
-    from loom.commands.run.gitlab_sources import Elsewhere  # for a file that includes files of other places
-
-    return Elsewhere(here)
-
-
-def _repositories(here: Here) -> Repositories:
-    from loom.commands.run.github_sources import ActionRepositories  # for a workflow that uses actions
-
-    return ActionRepositories(here)
 
 
 def pairs(given: Iterable[str], flag: str) -> dict[str, str]:

@@ -104,7 +104,7 @@ class Planner:
     def _resolved(self, context: ResolveContext) -> tuple[Plan, tuple[str, ...]]:
         loaded = self.workflow
         plan = self._fresh.resolve(loaded, self.selection, context)
-        return plan, self._fresh.notices_of(loaded, plan, self.selection, context)
+        return plan, self._fresh.notices_of(loaded, plan, self.selection)
 
     def with_changed(self, changed: Callable[[str | None], Iterable[str] | None]) -> Plan:
         """Return the plan as it would be with other answers to `changes`. WorkflowError as of `resolve`."""
@@ -197,15 +197,14 @@ class Planner:
         """Keep the plan for later runs; nothing happens where that is impossible."""
         try:
             kept = self._kept(plan, notices)
-            if kept is None:
-                return
             encoded = msgspec.json.encode(kept)
-            if msgspec.json.decode(encoded, type=_Kept) != kept:
+            if kept is None or msgspec.json.decode(encoded, type=_Kept) != kept:
                 return
             make_private(self._folder.parent)
             self._folder.mkdir(exist_ok=True, mode=0o700)
             atomic.write(self._folder / f"{self._given[:40]}.json", encoded, mode=0o600)
-            _drop_oldest(self._folder)
+            for _, path in sorted((entry.stat().st_mtime, entry.path) for entry in os.scandir(self._folder))[:-_MOST]:
+                Path(path).unlink(missing_ok=True)
         except (OSError, ValueError, RecursionError):
             return
 
@@ -220,9 +219,7 @@ class Planner:
         others = [*(text for _, text in read), *self.context.inputs.values()]
         asked = self._fresh.mentioned(loaded, KNOWN_TO_PLANS, others)
         variables = self._mentioned(asked)
-        if variables is None:
-            return None
-        if any(path.read_bytes() != text.encode() for path, text in read):
+        if variables is None or any(path.read_bytes() != text.encode() for path, text in read):
             return None
         files = {str(path): _file(path, text.encode()) for path, text in read}
         return _Kept(
@@ -265,9 +262,3 @@ def _code() -> str:
 def _digest_of(value: Any) -> str:
     """Return the digest of this value. ValueError for text that is not UTF-8."""
     return hashlib.sha256(msgspec.json.encode(value, enc_hook=str, order="deterministic")).hexdigest()
-
-
-def _drop_oldest(folder: Path) -> None:
-    found = sorted((entry.stat().st_mtime, entry.path) for entry in os.scandir(folder))
-    for _, path in found[:-_MOST]:
-        Path(path).unlink(missing_ok=True)

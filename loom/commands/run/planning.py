@@ -33,7 +33,7 @@ def load(here: Here, path: Path, context: Callable[[], ResolveContext] | None = 
     return dialects.load(path, here.root, context or partial(contexts.resolve_context, here, path))
 
 
-def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection, context: ResolveContext) -> tuple[str, ...]:
+def notices_of(loaded: Loaded, plan: Plan, selection: JobSelection) -> tuple[str, ...]:
     """Return the warnings of `loom check` about keys that have no effect, or another one, on the plan's jobs; bounded."""
     found: Sequence[Problem] = loaded.notices
     if loaded.language == NATIVE.name:

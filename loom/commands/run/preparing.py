@@ -169,6 +169,7 @@ def prepare(
             return prepare(options, touched=touched)  # now with the filters that were allowed
         if ask:
             project.say_not_counted(here.config)
+    expected = options.workflow is not None or plan.workflow_path == str(project.WORKFLOWS[0])
     return Prepared(
         run_id=run_id,
         here=here,
@@ -176,15 +177,8 @@ def prepare(
         plan=plan,
         variables=variables,
         concerned=_concerned(planner, plan, touched) if touched is not None and planner.asks_for_changes else None,
-        notices=(*_other_file(plan, options), *notices),
+        notices=notices if expected else (f"the workflow is {plan.workflow_path}", *notices),
     )
-
-
-def _other_file(plan: Plan, options: Options) -> tuple[str, ...]:
-    """Say which file it is where nobody named it and it is not loom's own."""
-    if options.workflow is not None or plan.workflow_path == str(project.WORKFLOWS[0]):
-        return ()
-    return (f"the workflow is {plan.workflow_path}",)
 
 
 def planner_of(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
@@ -19,12 +18,9 @@ from loom.commands.run.preparing import Options, Prepared
 from loom.commands.run.wiring import request_of, tools_of
 from loom.errors import LoomError
 from loom.plan.model import Plan
-from loom.record.events import PhaseEvent
-from loom.record.journal import OutputBatch
 from loom.runner import Gate, api
 from loom.runner.prewarmed import NextRun
 from loom.runner.request import Ran
-from loom.status import JobResult, Status
 from loom.util.refusals import refusals
 
 if TYPE_CHECKING:
@@ -36,26 +32,6 @@ IDLE_S = 600.0
 
 Choose = Callable[[Plan, frozenset[str] | None], Sequence[str] | None]
 """From the plan, and `Prepared.concerned`, to the ids of the jobs that run, and bring those that they need; None: the plan."""
-
-
-class Finished(Struct, frozen=True, kw_only=True):
-    """A run that ended, with the results of its jobs by id."""
-
-    ran: Ran
-    results: Mapping[str, JobResult]
-
-
-class _Results:
-    def __init__(self) -> None:
-        self.found: dict[str, JobResult] = {}
-
-    def phase(self, event: PhaseEvent) -> None:
-        if event.kind == "message" and event.message == "job_finished" and event.job_id is not None:
-            allowed = bool(event.data.get("allowed_failure"))
-            self.found[event.job_id] = JobResult(status=event.status or Status.ERROR, allowed_failure=allowed)
-
-    def output(self, batch: OutputBatch) -> None:
-        """Ignore output: only results count here."""
 
 
 class PreparedRuns:
@@ -89,7 +65,7 @@ class PreparedRuns:
         gate: Gate | None = None,
         touched: AbstractSet[str] | None = None,
         choose: Choose = lambda _plan, _concerned: None,
-    ) -> Finished | None:
+    ) -> Ran | None:
         """Run the workflow on the checkout as it is now, and return when the record is complete.
 
         `choose` decides which jobs of the plan run; `touched` as in `run.prepare`. None if no job is to run. Errors as in
@@ -102,12 +78,11 @@ class PreparedRuns:
             if made is None:
                 return None
             prepared, options = made
-            results = _Results()
             tools = replace(tools_of(prepared, options), gate=gate)
-            request = request_of(prepared, options, cancel=cancel, tools=tools, sinks=[*sinks, results])
-            finished = Finished(ran=api.execute(request, prepared_run), results=results.found)
+            request = request_of(prepared, options, cancel=cancel, tools=tools, sinks=sinks)
+            ran = api.execute(request, prepared_run)
             clean_later(prepared.here.store, prepared.here.config, prepared.here.environ, prepared.here.root)
-            return finished
+            return ran
         finally:
             if prepared_run is not None:
                 prepared_run.drop()

@@ -7,7 +7,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -61,12 +61,8 @@ def run_with(options: Options) -> int:
 
 def run_prepared(prepared: Prepared, options: Options) -> int:
     """Run what was prepared, as often as the options say; return the exit code."""
-    if options.repeat is not None:
-        return _repeat(prepared, options, options.repeat)
-    return execute(prepared, options)
-
-
-def _repeat(prepared: Prepared, options: Options, times: int) -> int:
+    if options.repeat is None:
+        return execute(prepared, options)
     from loom.commands.run.repeat import repeat  # only such a run compares runs
 
     if options.detach or options.stop_at or options.form not in ("screen", "json"):
@@ -75,15 +71,7 @@ def _repeat(prepared: Prepared, options: Options, times: int) -> int:
     audience, _ = audience_for(replace(options, form="screen"), None, look, write, stream=False)
     with closing(audience):
         shown = [] if options.form == "json" else [audience]
-        return repeat(prepared, options, times, sinks=shown, look=look, write=write)
-
-
-def _bundle_wanted(environ: Mapping[str, str]) -> bool:
-    """Tell whether a failed run leaves a bundle (`LOOM_BUNDLE`). RequestError for an unknown word."""
-    given = environ.get("LOOM_BUNDLE", "")
-    if given not in ("", "on-failure"):
-        raise RequestError(f"LOOM_BUNDLE: expected on-failure or nothing, found {given!r}", code="CONFIG_INVALID")
-    return given == "on-failure"
+        return repeat(prepared, options, options.repeat, sinks=shown, look=look, write=write)
 
 
 def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None, follow: bool = False) -> int:
@@ -93,7 +81,9 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None,
     """
     here, source, plan = prepared.here, prepared.source, prepared.plan
     config = here.config
-    bundles = _bundle_wanted(here.environ)
+    bundles = here.environ.get("LOOM_BUNDLE", "")
+    if bundles not in ("", "on-failure"):
+        raise RequestError(f"LOOM_BUNDLE: expected on-failure or nothing, found {bundles!r}", code="CONFIG_INVALID")
     cancel = Cancel()
     look, write = screen_parts(config.color, quiet=options.quiet, verbose=options.verbose, stream=config.stream)
     audience, gate = audience_for(options, plan, look, write, stream=config.stream)
@@ -136,7 +126,6 @@ def audience_for(
         )
     if options.attended:
         breakpoints.needs_terminal(f"--stop-at {options.stop_at[0]}", "--stop-at pause works without one")
-    if options.attended:
         screen = breakpoints.Held(write)
         return Screen(look, screen), breakpoints.TerminalGate(screen, options.stop_at, plan)
     if options.form != "screen":

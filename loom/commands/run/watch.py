@@ -8,7 +8,7 @@ import termios
 import threading
 import time
 import tty
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,14 +21,17 @@ from loom.commands.run import preparing
 from loom.commands.run import run as running
 from loom.commands.run.changes import CheckoutWatch
 from loom.commands.run.preparing import FAILURE, Options, Prepared
-from loom.commands.run.prewarmed import Finished, PreparedRuns
+from loom.commands.run.prewarmed import PreparedRuns
 from loom.commands.screen import screen_parts
 from loom.config.layers import user_file
 from loom.errors import LoomError, RequestError
 from loom.plan.model import Plan
+from loom.record.events import PhaseEvent
+from loom.record.journal import OutputBatch
 from loom.render.closing import diagnosis_lines
 from loom.render.problems import error_lines
 from loom.render.screen import Detail, Look
+from loom.runner.request import Ran
 from loom.runner.scheduler import dependents
 from loom.snapshot.observed import CheckoutChange
 from loom.status import ExitCode, JobResult, Status
@@ -71,7 +74,7 @@ class _Watch:
         self._because: frozenset[str] = frozenset()
         """What the next run is for."""
         self._plan_ids: list[str] = []
-        self._last: Finished | None = None
+        self._last: Ran | None = None
         self._quits = False
 
     def until_the_end(self, *, poll: bool) -> int:
@@ -101,13 +104,15 @@ class _Watch:
     # -- what is to be done ---------------------------------------------------------------------------------------
 
     def _next(self, runs: PreparedRuns) -> None:
-        found, key = CheckoutChange(), None
+        found, key = CheckoutChange(), ""
         while not (found.paths or found.settings or key or self._over):
             for event in self._come():
                 if isinstance(event, CheckoutChange):
                     found |= event
-                elif event is not None:
-                    key = key or self._meaning(event)
+                elif event in ("q", HANGUP):
+                    self._quits = True
+                elif event in ("r", "f", "s"):
+                    key = key or str(event)
             if found.head and not (found.paths or found.settings):
                 found = CheckoutChange()
                 self._prepare(runs)  # what waits is of another commit
@@ -117,8 +122,15 @@ class _Watch:
             self._because = found.paths | found.settings
             self._touched = None if self._touched is None or found.settings else self._touched | found.paths
             self._runs(runs, self._due.choose)
-        elif key is not None:
-            key(runs)
+        elif key == "r":
+            self._touched = None
+            self._runs(runs, self._due.choose)
+        elif key == "s":
+            self._shell()
+        elif failed := sorted(self._due.failed):
+            self._runs(runs, lambda _: failed, goes_on=False)
+        else:
+            self._say("no job has failed")
 
     def _come(self) -> Iterator[_Event]:
         """Yield the next event, and those that came with it."""
@@ -126,31 +138,13 @@ class _Watch:
         while not self._events.empty():
             yield self._events.get_nowait()
 
-    def _meaning(self, key: str) -> Callable[[PreparedRuns], None] | None:
-        if key in ("q", HANGUP):
-            self._quits = True
-        return {"r": self._run_all, "f": self._run_failed, "s": self._shell}.get(key)
-
-    def _run_all(self, runs: PreparedRuns) -> None:
-        self._touched = None
-        self._runs(runs, self._due.choose)
-
-    def _run_failed(self, runs: PreparedRuns) -> None:
-        if failed := self._due.failed:
-            self._runs(runs, lambda _: failed, goes_on=False)
-        else:
-            self._say("no job has failed")
-
-    def _shell(self, runs: PreparedRuns) -> None:
+    def _shell(self) -> None:
         from loom.commands.inside.shell import shell  # only who stands in a job needs it
 
         with self._helped(), self._keys.away():
-            shell(self._run_id(), None, None, as_root=False, trust=self._options.trust)
-
-    def _run_id(self) -> str:
-        if self._last is None:
-            raise RequestError("no run has ended yet")
-        return self._last.ran.receipt.run_id
+            if self._last is None:
+                raise RequestError("no run has ended yet")
+            shell(self._last.receipt.run_id, None, None, as_root=False, trust=self._options.trust)
 
     def _prepare(self, runs: PreparedRuns) -> None:
         runs.prepare(self._options, lambda plan, _: self._due.forecast(plan))
@@ -173,7 +167,7 @@ class _Watch:
         def chosen(plan: Plan, concerned: Collection[str] | None) -> list[str] | None:
             if touched != set():
                 self._due.changed(concerned)
-            self._touched = set()
+            self._touched, self._due.results = set(), {}
             self._plan_ids = [job.id for job in plan.jobs]
             return choose(plan)
 
@@ -183,7 +177,7 @@ class _Watch:
             cancel = self._cancel.child()
             try:
                 ended = runs.run(
-                    self._options, sinks=[audience], cancel=cancel, gate=gate, touched=touched, choose=chosen
+                    self._options, sinks=[audience, self._due], cancel=cancel, gate=gate, touched=touched, choose=chosen
                 )
             finally:
                 cancel.detach()
@@ -191,8 +185,8 @@ class _Watch:
             self._say("no job is concerned by that")
             return False
         self._last = ended
-        self._due.ended(self._plan_ids, ended.results)
-        for line in diagnosis_lines(ended.ran.diagnosis, self._look):
+        self._due.ended(self._plan_ids)
+        for line in diagnosis_lines(ended.diagnosis, self._look):
             self._say(line)
         return True
 
@@ -229,10 +223,8 @@ class _Keys:
         self._wake: tuple[int, int] = (-1, -1)
         self._before: list[Any] = []
 
-    def __enter__(self) -> _Keys:
-        if self._there:
-            self._begin()
-        return self
+    def __enter__(self) -> None:
+        self._begin()
 
     def __exit__(self, *_: object) -> None:
         self._end()
@@ -244,10 +236,11 @@ class _Keys:
         try:
             yield
         finally:
-            if self._there:
-                self._begin()
+            self._begin()
 
     def _begin(self) -> None:
+        if not self._there:
+            return
         try:
             self._before = list(termios.tcgetattr(0))
             tty.setcbreak(0, termios.TCSADRAIN)
@@ -293,13 +286,15 @@ def _beside_the_snapshot(prepared: Prepared, options: Options) -> Iterator[Path]
 
 
 class _DueJobs:
-    """The jobs that are still to pass. `everything`: each change starts all of them again, in the plan's order."""
+    """The jobs that are still to pass; a sink of each run. `everything`: each change starts all again, in the plan's order."""
 
     def __init__(self, *, everything: bool) -> None:
         self._everything = everything
         self._due: set[str] | None = None
         """None: every job."""
-        self._failed: set[str] = set()
+        self.failed: set[str] = set()
+        self.results: dict[str, JobResult] = {}
+        """Of the present run, by the ids of its jobs."""
         self._advanced = False
         """Whether the last run took a job off those that are due."""
 
@@ -314,32 +309,36 @@ class _DueJobs:
         """Return the ids of the jobs to run now; None for the whole plan."""
         ids = [job.id for job in plan.jobs]
         due = set(ids) if self._due is None else self._due & set(ids)
-        failed = set() if self._everything else self._failed & due
+        failed = set() if self._everything else self.failed & due
         chosen = dependents(plan, failed) & due if failed else due
         return None if chosen == set(ids) else [job_id for job_id in ids if job_id in chosen]
 
     def forecast(self, plan: Plan) -> list[str] | None:
         """Return what `choose` gives most likely after the next change."""
-        failed = set() if self._everything else self._failed & {job.id for job in plan.jobs}
+        failed = set() if self._everything else self.failed & {job.id for job in plan.jobs}
         chosen = dependents(plan, failed)
         return [job.id for job in plan.jobs if job.id in chosen] if failed else None
 
-    @property
-    def failed(self) -> list[str]:
-        return sorted(self._failed)
+    def phase(self, event: PhaseEvent) -> None:
+        if event.kind == "message" and event.message == "job_finished" and event.job_id is not None:
+            allowed = bool(event.data.get("allowed_failure"))
+            self.results[event.job_id] = JobResult(status=event.status or Status.ERROR, allowed_failure=allowed)
 
-    def ended(self, plan_ids: Collection[str], results: Mapping[str, JobResult]) -> None:
+    def output(self, batch: OutputBatch) -> None:
+        """Only results count here."""
+
+    def ended(self, plan_ids: Collection[str]) -> None:
         """Take in how jobs ended. `plan_ids`: all jobs that could be due."""
         due = set(plan_ids) if self._due is None else self._due
-        self._advanced = any(result.lets_go_on for result in results.values())
-        for job_id, result in results.items():
+        self._advanced = any(result.lets_go_on for result in self.results.values())
+        for job_id, result in self.results.items():
             if result.lets_go_on:
                 due.discard(job_id)
-                self._failed.discard(job_id)
+                self.failed.discard(job_id)
             else:
                 due.add(job_id)
                 if result.status not in (Status.SKIPPED, Status.CANCELED):
-                    self._failed.add(job_id)
+                    self.failed.add(job_id)
         self._due = due
 
     @property
@@ -348,4 +347,4 @@ class _DueJobs:
 
         Not after a run that brought nothing forward, such as one that ended before its jobs: the next would end as it did.
         """
-        return bool(self._due) and not self._failed and self._advanced
+        return bool(self._due) and not self.failed and self._advanced

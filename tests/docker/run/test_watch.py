@@ -208,7 +208,7 @@ def test_what_nobody_takes_goes_after_a_while(
         until(lambda: containers(client, repo) == [])
         ended = warm.run(Options(), sinks=[], cancel=Cancel())
         assert ended is not None
-        assert ended.ran.receipt.exit_code == 0
+        assert ended.receipt.exit_code == 0
 
 
 def test_a_person_stands_in_the_failure(repo: Watched, client: docker.DockerClient) -> None:
