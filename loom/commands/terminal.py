@@ -78,6 +78,11 @@ def exact(stream: TextIO | None = None) -> TextIO:
     return cast("TextIO", _Exact(stream)) if isinstance(stream, _Shown) else stream
 
 
+def attended() -> bool:
+    """Return whether a person is at both ends: standard input and output are a terminal."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def complete() -> None:
     """Open closed standard streams (`>&-`, a service manager); otherwise one of loom's files would take their number."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):

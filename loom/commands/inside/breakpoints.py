@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from loom.cancel import Cancel
 from loom.commands.run.preparing import FAILURE, PAUSE
+from loom.commands.terminal import attended
 from loom.errors import LoomError, RequestError
 from loom.runner import AtStep, Verdict
 from loom.runner.previous_run import step_named
@@ -139,12 +140,8 @@ def _step_of(plan: Plan, wanted: str) -> tuple[str, str]:
     return job.id, step_named(job, step).id if step else job.steps[0].id
 
 
-def is_terminal() -> bool:
-    return sys.stdin.isatty() and sys.stdout.isatty()
-
-
 def needs_terminal(flag: str, hint: str = "loom exec without -t works without one") -> None:
-    if not is_terminal():
+    if not attended():
         raise RequestError(f"{flag} requires an interactive terminal", hint=hint)
 
 

@@ -46,7 +46,16 @@ def pull(run: str | None, job: str | None, *, apply: bool, as_json: bool) -> Non
     generated = {change.path: "made by the job" for change in patch.left_out}
     without = {**left_out, **special, **dict(patch.unreadable), **generated}
     if as_json:
-        _print_document(past, patch, without, failed, applied=apply)
+        changes = [change for change in patch.changes if change.path not in failed]
+        values = {
+            "run_id": past.run_id,
+            "changes": [{"path": readable(change.path), "kind": change.kind} for change in changes],
+            **text_fields("patch", patch.text),
+            "applied": apply,
+            "left_out": _reasons(without),
+            "conflicts": _reasons({**patch.conflicts, **failed}),
+        }
+        print_kind("pull", values)
     else:
         _print(patch, without, failed, applied=apply)
     if apply and (not_applied := sorted({*patch.conflicts, *failed})):
@@ -56,24 +65,6 @@ def pull(run: str | None, job: str | None, *, apply: bool, as_json: bool) -> Non
             " or copy them by hand: `loom workspace` prints where they are",
             code="CHECKOUT_CHANGED",
         )
-
-
-def _print_document(
-    run: PastRun, patch: Patch, left_out: Mapping[str, str], failed: Mapping[str, str], *, applied: bool
-) -> None:
-    values = {
-        "run_id": run.run_id,
-        "changes": [
-            {"path": readable(change.path), "kind": change.kind}
-            for change in patch.changes
-            if change.path not in failed
-        ],
-        **text_fields("patch", patch.text),
-        "applied": applied,
-        "left_out": _reasons(left_out),
-        "conflicts": _reasons({**patch.conflicts, **failed}),
-    }
-    print_kind("pull", values)
 
 
 def _reasons(paths: Mapping[str, str]) -> list[dict[str, str]]:
@@ -150,11 +141,7 @@ def _generated(run: PastRun) -> Callable[[Change], bool]:
         for cache in job.cache:
             patterns += cache.paths
     selection = PathSelection(patterns)
-
-    def generated(change: Change) -> bool:
-        return change.kind == "added" and selection.takes(change.path)
-
-    return generated
+    return lambda change: change.kind == "added" and selection.takes(change.path)
 
 
 def workspace(run: str | None, job: str | None, *, as_json: bool) -> None:

@@ -10,8 +10,10 @@ import typer
 from msgspec.structs import asdict
 
 from loom.commands import project
+from loom.commands.keep.trusting import CODE, decisions_of, request_lines, requests_of
 from loom.commands.project import Here, say_not_counted
 from loom.commands.run import contexts, planning
+from loom.commands.terminal import attended
 from loom.errors import RequestError, WorkflowError
 from loom.plan.permissions import PermissionRequest
 from loom.render.output import print_kind
@@ -20,10 +22,7 @@ from loom.util.units import counted
 from loom.workflow.languages import GITHUB
 
 if TYPE_CHECKING:
-    from loom.commands.keep.trust_store import Trust
     from loom.workflow.github.workflows import Workflows
-
-from loom.commands.keep.trusting import CODE, attended, decisions_of, request_lines, requests_of
 
 
 def everything_asked(here: Here, named: Path | None) -> tuple[PermissionRequest, ...]:
@@ -63,7 +62,12 @@ def trust(workflow: Path | None, *, yes: bool, revoke: bool, as_json: bool) -> i
     if as_json:
         if yes and new:
             decisions.allow(new)
-        _print_json(decisions, requests)
+        listed = [
+            {"id": request.id, **asdict(request), "job": request.job or None, "allowed": decisions.holds(request)}
+            for request in requests
+        ]
+        values = {"root": str(decisions.root), "origin": decisions.origin, "requests": listed}
+        print_kind("trust-list", values, kind="loom-trust")
         return ExitCode.OK
     say_not_counted(here.config)
     if not requests:
@@ -91,12 +95,3 @@ def _confirm(new: Sequence[PermissionRequest]) -> None:
         )
     if not typer.confirm(f"Allow {counted(len(new), 'thing')} here from now on?"):
         raise RequestError("nothing was recorded", code=CODE)
-
-
-def _print_json(decisions: Trust, requests: Sequence[PermissionRequest]) -> None:
-    listed = [
-        {"id": request.id, **asdict(request), "job": request.job or None, "allowed": decisions.holds(request)}
-        for request in requests
-    ]
-    values = {"root": str(decisions.root), "origin": decisions.origin, "requests": listed}
-    print_kind("trust-list", values, kind="loom-trust")

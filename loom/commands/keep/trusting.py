@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ import typer
 from loom.commands import project
 from loom.commands.project import Here, trusts_all
 from loom.commands.run.checkout import is_ignored
+from loom.commands.terminal import attended
 from loom.errors import RequestError
 from loom.plan import permissions
 from loom.plan.permissions import PermissionRequest
@@ -52,11 +52,7 @@ def requests_of(
     )
     position_of = None if workflow is None else partial(_position_in, workflow)
     found = repository.find(here.root, here.environ)
-    return (
-        *_of_filters(found),
-        *_of_objects(found, here),
-        *permissions.of_jobs(jobs, around, position_of),
-    )
+    return (*_of_filters(found), *_of_objects(found, here), *permissions.of_jobs(jobs, around, position_of))
 
 
 def _of_filters(found: RepositoryView | None) -> list[PermissionRequest]:
@@ -122,9 +118,13 @@ def settle(requests: Sequence[PermissionRequest], here: Here, *, flag: bool, can
     new = [request for request in requests if not trust.holds(request)]
     if not new:
         return False
-    if can_ask and attended() and _agreed(new):
-        trust.allow(new)
-        return True
+    if can_ask and attended():
+        print(f"This repository asks for {counted(len(new), 'thing')} that a plain container does not get:")
+        for line in request_lines(new):
+            print(f"  {line}")
+        if typer.confirm("Allow this here from now on?"):
+            trust.allow(new)
+            return True
     raise RequestError(
         f"{CODE}: {here.root} asks for {counted(len(new), 'thing')} that you have not allowed",
         hint="\n".join(
@@ -135,17 +135,6 @@ def settle(requests: Sequence[PermissionRequest], here: Here, *, flag: bool, can
         ),
         code=CODE,
     )
-
-
-def attended() -> bool:
-    return sys.stdin.isatty() and sys.stdout.isatty()
-
-
-def _agreed(requests: Sequence[PermissionRequest]) -> bool:
-    print(f"This repository asks for {counted(len(requests), 'thing')} that a plain container does not get:")
-    for line in request_lines(requests):
-        print(f"  {line}")
-    return typer.confirm("Allow this here from now on?")
 
 
 def request_lines(

@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, cast
-
-from msgspec import Struct
+from typing import BinaryIO
 
 from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.server_log import ServerLog, diagnosis_of_log, read_log
 from loom.commands.project import Here
 from loom.commands.run import checkout
-from loom.commands.screen import progress_line
 from loom.commands.servers import JobAddress, RemoteJob, Server, ServerRefused, address_of, server_of
 from loom.commands.servers.tokens import token_for
 from loom.plan.origin import ProjectOrigin, origin_of
-from loom.util.units import rough_size
 
 
-class Remote(Struct, frozen=True, kw_only=True):
-    server: Server
-    job: RemoteJob
-
-
-def remote_job(project: Here, url: str) -> Remote:
+def remote_job(project: Here, url: str) -> tuple[Server, RemoteJob]:
     """Return the job that an address means; of a pipeline or run the first that failed."""
     address = address_of(url)
     server = connected(project, address)
     job = server.job(address)
     if not job.ended:
         raise ServerRefused(f"{job.url}: the job has not ended: {job.status}", hint="try again when it has")
-    return Remote(server=server, job=job)
+    return server, job
 
 
 def connected(project: Here, address: JobAddress) -> Server:
@@ -48,33 +39,13 @@ def home_of(project: Here) -> ProjectOrigin | None:
 
 
 @contextmanager
-def downloaded(remote: Remote) -> Iterator[BinaryIO]:
+def downloaded(server: Server, job: RemoteJob) -> Iterator[BinaryIO]:
     """Give the log as a file without a name."""
     with tempfile.TemporaryFile() as file:
-        with counted(file, "the log") as counting:
-            remote.server.log(remote.job, counting)
+        server.log(job, file)
         if not file.tell():
-            raise ServerRefused(f"{remote.job.url}: its log is empty", hint="it was erased, or the job never began")
+            raise ServerRefused(f"{job.url}: its log is empty", hint="it was erased, or the job never began")
         yield file
-
-
-@contextmanager
-def counted(file: BinaryIO, what: str) -> Iterator[BinaryIO]:
-    """Give a file that shows on a terminal how much was written to it."""
-    with progress_line() as show:
-        yield cast("BinaryIO", _Counting(file, lambda size: show(f"{what}: {rough_size(size)}")))
-
-
-class _Counting:
-    def __init__(self, file: BinaryIO, on_size: Callable[[int], None]) -> None:
-        self._file = file
-        self._on_size = on_size
-        self._size = 0
-
-    def write(self, data: bytes) -> int:
-        self._size += len(data)
-        self._on_size(self._size)
-        return self._file.write(data)
 
 
 def read(file: BinaryIO) -> ServerLog:
@@ -84,9 +55,7 @@ def read(file: BinaryIO) -> ServerLog:
 
 def diagnosis_of_remote(project: Here, url: str) -> Diagnosis:
     """Diagnose the job of an address by its log alone."""
-    remote = remote_job(project, url)
-    with downloaded(remote) as file:
+    server, job = remote_job(project, url)
+    with downloaded(server, job) as file:
         log = read(file)
-    return diagnosis_of_log(
-        log, remote.job.url, job=remote.job.name, root=project.root, again=f"loom reproduce {remote.job.url}"
-    )
+    return diagnosis_of_log(log, job.url, job=job.name, root=project.root, again=f"loom reproduce {job.url}")

@@ -24,12 +24,9 @@ _LOCKED_FOR_S = 10.0
 _DECIDE = ("HEAD", "index", "packed-refs", "config", "config.worktree", "exclude", "attributes")
 """The files below `.git` whose content may decide a snapshot; and all in `refs`."""
 
-OnChange = Callable[[CheckoutChange], None]
-"""Gets what changed in a burst; paths are relative to the root."""
-
 
 class CheckoutWatch:
-    """Calls `on_change` for each burst of changes, from a thread, in the block.
+    """Calls `on_change` for each burst of changes, with paths relative to the root, from a thread, in the block.
 
     `also`: files that no snapshot has, and whose content counts too. `poll`: look at every file again and again instead of
     asking the kernel, which is also the way where the kernel's limit is reached; `say` gets the reason then, or why there can
@@ -40,7 +37,7 @@ class CheckoutWatch:
         self,
         source: Source,
         environ: Mapping[str, str],
-        on_change: OnChange,
+        on_change: Callable[[CheckoutChange], None],
         *,
         poll: bool,
         say: Callable[[str], None],

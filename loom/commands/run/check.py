@@ -124,9 +124,12 @@ def _syntax(jobs: Iterable[tuple[Entry, Job]], severity: str) -> Iterator[Proble
         for key, number, node, shell in _scripts(entry, job)
     }
     places = list(steps.values())
-    for position, line, message in _syntax_errors(
-        [(shell, _EXPRESSION.sub(_lines, node.text)) for *_, node, shell in places]
-    ):
+
+    def as_word(expression: re.Match[str]) -> str:  # of as many lines; a run writes the value there
+        return "x" + "\n" * expression[0].count("\n")
+
+    texts = [(shell, _EXPRESSION.sub(as_word, node.text)) for *_, node, shell in places]
+    for position, line, message in _syntax_errors(texts):
         entry, key, number, node, _ = places[position]
         at = pointer(entry.name, key, number)
         yield problem_in_text(node, at, message, number=line, found="", code="WF_SHELL_SYNTAX", severity=severity)
@@ -183,11 +186,6 @@ def _scripts(entry: Entry, job: Job) -> Iterator[tuple[str, int, Node, Sequence[
         yield "steps", number, script, (late.shell or "bash",)
 
 
-def _lines(expression: re.Match[str]) -> str:
-    """Return a word of as many lines as an expression, in whose place a run writes its value."""
-    return "x" + "\n" * expression[0].count("\n")
-
-
 def _secrets(loaded: Loaded, jobs: Iterable[tuple[Entry, Job]]) -> list[Problem]:
     """Find references and traces that a job with secrets refuses at its start."""
     found: dict[Problem, None] = {}
@@ -197,24 +195,19 @@ def _secrets(loaded: Loaded, jobs: Iterable[tuple[Entry, Job]]) -> list[Problem]
 
         from loom.secrets.lookup import check_reference  # 20 ms, for jobs with secrets alone
 
-        for place, secret in _secret_places(job):
+        own: list[tuple[tuple[str | int, ...], Secret]] = [(("secrets", one.name), one) for one in job.secrets]
+        services = enumerate(job.services)
+        own += [(("services", at, "secrets", one.name), one) for at, service in services for one in service.secrets]
+        for path, secret in own:
             wrong = check_reference(secret.ref)
             if wrong is not None:
-                node = entry.merged.find(*place) or entry.key
-                at = pointer(entry.name, *place)
+                node = entry.merged.find(*path) or entry.key
+                at = pointer(entry.name, *path)
                 problem = node.file.problem(node.get("ref") or node, at, wrong, code="SECRETS_REF_INVALID")
                 found[replace(problem, source_line=None)] = None  # the text may be the secret itself
         for trace in traces(job):
             found[_traced(loaded, entry, job, trace)] = None
     return list(found)
-
-
-def _secret_places(job: Job) -> Iterator[tuple[tuple[str | int, ...], Secret]]:
-    for secret in job.secrets:
-        yield ("secrets", secret.name), secret
-    for number, service in enumerate(job.services):
-        for secret in service.secrets:
-            yield ("services", number, "secrets", secret.name), secret
 
 
 def _traced(loaded: Loaded, entry: Entry, job: Job, trace: Trace) -> Problem:

@@ -12,8 +12,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -71,7 +70,10 @@ class GitServer:
         """Fetch a ref into a store; return its commit, or that of the last time without an answer. Raises GitError."""
         if store.exists() and self.has(store, ref):
             return ref
-        with _alone(store):
+        make_private(store.parent.parent)
+        store.parent.mkdir(exist_ok=True, mode=0o700)
+        with store.with_name(f"{store.name}.lock").open("wb") as lock:
+            processes.lock(lock, fcntl.LOCK_EX, git.PATIENCE_S)  # one loom at a time fetches into a store
             if not store.exists():
                 store.mkdir(mode=0o700)
                 made = git.environment_for(self._environ, git_dir=store)
@@ -125,16 +127,6 @@ class GitServer:
             for key, has_value, value in given
             if not self._anonymous or _WAYS.fullmatch(key.lower())
         )
-
-
-@contextmanager
-def _alone(store: Path) -> Iterator[None]:
-    """Let one loom at a time fetch into a store."""
-    make_private(store.parent.parent)
-    store.parent.mkdir(exist_ok=True, mode=0o700)
-    with store.with_name(f"{store.name}.lock").open("wb") as file:
-        processes.lock(file, fcntl.LOCK_EX, git.PATIENCE_S)
-        yield
 
 
 def succeeded(what: str, result: tuple[int, bytes, str]) -> bytes:

@@ -45,7 +45,10 @@ class Elsewhere:
         self.settings = here.config.gitlab
         self.cache = here.config.cache_dir / "gitlab"
         self.environ = here.environ
-        self.origin = origin_of(here.root, here.environ)
+        origin = origin_of(here.root, here.environ)
+        self._origin = origin.revealed() if origin else ""
+        self._remote = _REMOTE.fullmatch(self._origin)
+        self._host = self._remote["host"] if self._remote else None
         self._git = GitServer(here.root, here.environ)
 
     def project(self, path: str, ref: str | None) -> Tree:
@@ -59,9 +62,10 @@ class Elsewhere:
         raise NotFound(f"the clone of {path} at {clone} has no {ref or 'commit'}; fetch it there")
 
     def component(self, host: str, path: str, version: str) -> Component:
-        own = self._host()
-        if own is not None and host != own:
-            raise NotFound(f"components come from the server of this project, {own}, not from {host}, as in GitLab")
+        if self._host is not None and host != self._host:
+            raise NotFound(
+                f"components come from the server of this project, {self._host}, not from {host}, as in GitLab"
+            )
         tag = self._tag(path, version) if version == "~latest" or _PARTIAL.fullmatch(version) else None
         tree = self.project(path, tag or version)
         return Component(tree=tree, version=tag or (version if _VERSION.fullmatch(version) else ""))
@@ -102,8 +106,9 @@ class Elsewhere:
         if trusts_all(self.environ, self.here.trusting):
             return
         if not decisions_of(self.here).holds(request):
-            host = self._host()
-            whose = f"the server of this repository, {host}" if host else "a server of this repository's own"
+            whose = (
+                f"the server of this repository, {self._host}" if self._host else "a server of this repository's own"
+            )
             raise NotFound(
                 f"{url} is not on {whose}, so loom does not fetch it before you allow it: `loom trust`; or, for one time, "
                 "LOOM_TRUST=1"
@@ -126,20 +131,13 @@ class Elsewhere:
 
     def _server(self) -> tuple[str, str, int | None] | None:
         """Return the server of `origin` as `_server_of` does; over SSH, the one that answers HTTPS there."""
-        origin = self.origin.revealed() if self.origin else ""
-        if origin.startswith(("https://", "http://")):
-            return _server_of(origin)
-        host = self._host()
-        return ("https", host.lower(), _PORTS["https"]) if host else None
-
-    def _host(self) -> str | None:
-        found = _REMOTE.fullmatch(self.origin.revealed() if self.origin else "")
-        return found["host"] if found else None
+        if self._origin.startswith(("https://", "http://")):
+            return _server_of(self._origin)
+        return ("https", self._host.lower(), _PORTS["https"]) if self._host else None
 
     def url_of(self, path: str) -> Address:
         """Return where git finds a project: beside this one, on the server of `origin`."""
-        found = _REMOTE.fullmatch(self.origin.revealed() if self.origin else "")
-        if found is None:
+        if (found := self._remote) is None:
             raise NotFound(
                 f"{path} is a project of the server; this repository has no `origin` there: {self._advice(path)}"
             )

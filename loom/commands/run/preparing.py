@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -17,7 +16,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom.analysis.reproduction import options_again
-from loom.commands import project
+from loom.commands import project, terminal
 from loom.commands.keep import trusting
 from loom.commands.project import Here
 from loom.commands.run import checkout, contexts
@@ -234,5 +233,4 @@ def here_for(options: Options, root: Path) -> Here:
     here = project.here(options.settings, root=root, trusting=options.trust)
     if here.config.keep != "auto":
         return here
-    person = sys.stdin.isatty() and sys.stdout.isatty()
-    return replace(here, config=dataclasses.replace(here.config, keep="on-failure" if person else "never"))
+    return replace(here, config=dataclasses.replace(here.config, keep="on-failure" if terminal.attended() else "never"))

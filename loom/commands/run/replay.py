@@ -26,7 +26,7 @@ from loom.analysis.diff import Pair, differing_inputs
 from loom.analysis.evidence import recorded_diagnosis
 from loom.analysis.reasons import Circumstances
 from loom.analysis.verdict import Reproduction, parting_of
-from loom.commands import project
+from loom.commands import project, terminal
 from loom.commands.keep import trusting
 from loom.commands.run import preparing
 from loom.commands.run import run as running
@@ -112,7 +112,7 @@ def replay(file: Path, *, repeat: int | None, quiet: bool, as_json: bool, **aske
 def _consent(file: Path, there: Reading, *, trust: bool) -> None:
     if trust:
         return
-    if trusting.attended():
+    if terminal.attended():
         command = " ".join(map(str, there.receipt()["command"][1:]))
         print(shown(f"{file} is of somebody else's: `loom {command}`."))
         if typer.confirm("Run its commands here, in containers?"):

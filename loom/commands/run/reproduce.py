@@ -26,11 +26,9 @@ from loom.analysis.given_outputs import outputs_in_log, used_outputs
 from loom.analysis.reasons import Circumstances
 from loom.analysis.server_log import LogFacts, LogReader, ServerLog, diagnosis_of_log
 from loom.analysis.verdict import Block, parting_of
-from loom.commands import project
-from loom.commands.keep import trusting
+from loom.commands import project, terminal
 from loom.commands.project import Here
 from loom.commands.record import remote
-from loom.commands.record.remote import Remote
 from loom.commands.run import run as running
 from loom.commands.run.checkout import git, origin_of
 from loom.commands.run.elsewhere import blocks_of_run, ending_of, hold, judged, pinned_job, tell
@@ -41,6 +39,7 @@ from loom.commands.servers import (
     RemoteJob,
     RemotePipeline,
     RemoteVariable,
+    Server,
     ServerRefused,
     address_of,
     is_address,
@@ -87,15 +86,15 @@ def reproduce(
     if not last and (url is None or not is_address(url)):
         hint = f"begin it with https://: {url}" if url else "loom reproduce --help"
         raise RequestError("expected the address of a job, pipeline or run, or --last", hint=hint)
-    one = _last_failed(here) if url is None or last else remote.remote_job(here, url)
-    with remote.downloaded(one) as file:
+    server, job = _last_failed(here) if url is None or last else remote.remote_job(here, url)
+    with remote.downloaded(server, job) as file:
         log = remote.read(file)
-        there = diagnosis_of_log(log, one.job.url, job=one.job.name, root=here.root)
-        reproducing = _Reproducing(here, one, log, there, file)
+        there = diagnosis_of_log(log, job.url, job=job.name, root=here.root)
+        reproducing = _Reproducing(here, server, job, log, there, file)
         return reproducing.run(given, var or [], with_cache=with_cache, as_json=as_json)
 
 
-def _last_failed(here: Here) -> Remote:
+def _last_failed(here: Here) -> tuple[Server, RemoteJob]:
     """Return the first failed job of the newest red pipeline of this branch, at origin."""
     origin = remote.home_of(here)
     branch = (git(here.root, here.environ, "symbolic-ref", "--quiet", "--short", "HEAD") or b"").decode().strip()
@@ -109,7 +108,7 @@ def _last_failed(here: Here) -> Remote:
     page = "actions/runs/1" if is_github else "-/pipelines/1"
     address = replace(address_of(f"{origin.protocol}://{origin.server}/{origin.path}/{page}"), pipeline=None)
     server = remote.connected(here, address)
-    return Remote(server=server, job=server.last_failed(branch))
+    return server, server.last_failed(branch)
 
 
 _OF_MATRIX = re.compile(r" \(.*\)$|: \[.*\]$| \d+/\d+$")
@@ -128,22 +127,24 @@ _OUTPUT = re.compile(r"needs\.([\w-]+)\.outputs\.([\w-]+)=(.*)", re.DOTALL)
 
 
 class _Reproducing:
-    def __init__(self, here: Here, one: Remote, log: ServerLog, there: Diagnosis, file: BinaryIO) -> None:
+    def __init__(
+        self, here: Here, server: Server, job: RemoteJob, log: ServerLog, there: Diagnosis, file: BinaryIO
+    ) -> None:
         self._here = here
-        self._remote = one
-        self._address = one.server.address
-        self._job = one.job
+        self._server = server
+        self._address = server.address
+        self._job = job
         self._log = log
         self._there = there
         self._file = file
         self._notes: list[str] = []
         self._differs: list[Pair] = []
         self._withheld: list[str] = []
-        name = re.sub(r"[^\w.-]+", "-", f"{self._address.host}-{self._address.project}-{one.job.id}")
+        name = re.sub(r"[^\w.-]+", "-", f"{self._address.host}-{self._address.project}-{job.id}")
         self._directory = here.config.cache_dir / "reproductions" / name
 
     def run(self, given_here: Mapping[str, Any], var: Sequence[str], *, with_cache: bool, as_json: bool) -> int:
-        pipeline = self._remote.server.pipeline(self._job)
+        pipeline = self._server.pipeline(self._job)
         self._notes += [f"not read: {what}" for what in pipeline.unread]
         given_outputs = [(text, _OUTPUT.fullmatch(text)) for text in var]
         self._given_outputs = {(one[1], one[2]): one[3] for _, one in given_outputs if one is not None}
@@ -218,7 +219,7 @@ class _Reproducing:
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings of the workflow's language, with the server's variables."""
-        found, unread = self._remote.server.variables(self._job)
+        found, unread = self._server.variables(self._job)
         self._notes += [f"not read: {what}" for what in unread]
         if self._address.kind == "gitlab":
             return self._of_gitlab(found)
@@ -235,7 +236,7 @@ class _Reproducing:
 
         Values of masked ones stay in this process's environment: loom masks them, and writes them nowhere.
         """
-        if any(one.protected for one in found) and not self._remote.server.is_protected(self._job):
+        if any(one.protected for one in found) and not self._server.is_protected(self._job):
             # The server keeps them from this job: anybody may have pushed its commit.
             self._withheld = [one.name for one in found if one.protected]
             self._notes.append(f"protected variables, which {self._job.ref} does not get: {', '.join(self._withheld)}")
@@ -272,7 +273,7 @@ class _Reproducing:
         if one.value is None and one.name in os.environ:
             return {"ref": f"env://{one.name}", "file": one.file}
         value = one.value
-        if value is None and not known and trusting.attended():
+        if value is None and not known and terminal.attended():
             value = getpass.getpass(f"{one.name}, which the server hides: ") or None
         if value is not None:
             os.environ[f"REPRODUCE_{one.name}"] = value
@@ -297,7 +298,7 @@ class _Reproducing:
 
     def _brought(self, plan: Plan, target: Job) -> Brought:
         """Return the results of the jobs before the target, and download what they left."""
-        there = {job.name: job for job in self._remote.server.jobs(self._job)}
+        there = {job.name: job for job in self._server.jobs(self._job)}
         needed = {*(target.artifacts_from or ()), *(need.job for need in target.needs or () if need.artifacts)}
         outputs = self._outputs(target)
         results = {}
@@ -340,14 +341,11 @@ class _Reproducing:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
-            for one in self._remote.server.artifacts_before(self._job):
+            for one in self._server.artifacts_before(self._job):
                 if one.expired:
                     raise ServerRefused(f"the artifact {one.name} has expired")
-                with (
-                    folder.joinpath(file_of(one.name)).open("wb") as file,
-                    remote.counted(file, f"the artifact {one.name}") as counting,
-                ):
-                    self._remote.server.artifacts(one, counting)
+                with folder.joinpath(file_of(one.name)).open("wb") as file:
+                    self._server.artifacts(one, file)
         except (ServerRefused, OSError) as error:
             self._notes.append(f"artifacts: {error.message if isinstance(error, ServerRefused) else error.strerror}")
             self._differs.append(Pair(name="artifacts of the run", a="present", b=None))
@@ -362,8 +360,8 @@ class _Reproducing:
         try:
             if of_server.expired:
                 raise ServerRefused(f"the artifacts of {job.name} have expired")
-            with draft.open("wb") as file, remote.counted(file, f"the artifacts of {job.name}") as counting:
-                self._remote.server.artifacts(of_server, counting)
+            with draft.open("wb") as file:
+                self._server.artifacts(of_server, file)
             with draft.open("rb") as zipped, atomic.replacing(archive) as made, gzip.open(made, "wb", 1) as out:
                 for piece in packed(zips.items(zipped)):
                     out.write(piece)

@@ -16,8 +16,10 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
+from loom.commands.screen import progress_line
 from loom.errors import InfrastructureError, RequestError
 from loom.util.extras import install_command
+from loom.util.units import rough_size
 
 MOST_JOBS = 5_000
 LARGEST_LOG = 1 << 30
@@ -255,13 +257,15 @@ def server_of(address: JobAddress, token: str | None) -> Server:
 
 
 def write_bounded(pieces: Iterable[bytes], file: BinaryIO, most: int, what: str) -> None:
-    """Write what a server sends. ServerUnavailable if it is more than anybody needs."""
-    left = most
-    for piece in pieces:
-        left -= len(piece)
-        if left < 0:
-            raise ServerUnavailable(f"{what} has more than {most >> 20} MiB", hint="download it, and name the file")
-        file.write(piece)
+    """Write what a server sends; a terminal shows how much. ServerUnavailable if it is more than anybody needs."""
+    size = 0
+    with progress_line() as show:
+        for piece in pieces:
+            size += len(piece)
+            if size > most:
+                raise ServerUnavailable(f"{what} has more than {most >> 20} MiB", hint="download it, and name the file")
+            file.write(piece)
+            show(f"{what}: {rough_size(size)}")
 
 
 def nobody(request: Any) -> Any:
