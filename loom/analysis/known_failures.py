@@ -270,15 +270,10 @@ def _values(known: Known, groups: Mapping[str, str], failed: Failed) -> dict[str
 
 
 _MANAGERS = (
-    (re.compile(r"alpine|busybox"), "apk"),
-    (re.compile(r"fedora|centos|rocky|almalinux|redhat|/ubi|amazonlinux"), "dnf"),
-    (re.compile(""), "apt"),
+    (re.compile(r"alpine|busybox"), "apk", "apk add --no-cache {}"),
+    (re.compile(r"fedora|centos|rocky|almalinux|redhat|/ubi|amazonlinux"), "dnf", "dnf install -y {}"),
+    (re.compile(""), "apt", "apt-get update && apt-get install -y --no-install-recommends {}"),
 )
-_INSTALL = {
-    "apk": "apk add --no-cache {}",
-    "dnf": "dnf install -y {}",
-    "apt": "apt-get update && apt-get install -y --no-install-recommends {}",
-}
 
 
 def how_to_install(command: str, image: str | None) -> str:
@@ -289,10 +284,10 @@ def how_to_install(command: str, image: str | None) -> str:
         return f"install it in the job: `{'pip install' if kind == 'pip' else 'npm install --save-dev'} {rest}`"
     if package is None or image is None:
         return "install it in the job (or its image)"
-    manager = next(known for pattern, known in _MANAGERS if pattern.search(image))
+    manager, install = next(known for pattern, *known in _MANAGERS if pattern.search(image))
     names = dict(part.partition("=")[::2] for part in package.split() if "=" in part)
     name = names.get(manager) or package.split()[0]
-    return f"install it in the job (or its image): `{_INSTALL[manager].format(name)}`"
+    return f"install it in the job (or its image): `{install.format(name)}`"
 
 
 def _of_source(seen: InSource) -> tuple[Known, dict[str, str]]:

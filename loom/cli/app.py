@@ -20,8 +20,7 @@ MODULES = {
     "record": ("runs", "show", "logs", "diagnose", "diff", "report", "artifacts"),
     "check": ("check", "compile", "schema", "trust"),
     "keep": ("config", "images", "cache", "clean", "doctor"),
-    "snapshot": ("snapshot", "verify", "workspace", "pull"),
-    "shell": ("shell", "exec"),
+    "inside": ("snapshot", "verify", "workspace", "pull", "shell", "exec"),
     "app": ("version",),
 }
 """Modules of this package with their commands: each a function or group of that name.

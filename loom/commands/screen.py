@@ -20,8 +20,8 @@ from loom.util.controls import cleaned
 
 def screen_parts(
     color: str, *, quiet: bool = False, verbose: bool = False, stream: bool = False
-) -> tuple[Look, Callable[[str], None]]:
-    """Return the look of standard output, and a function that writes a line there."""
+) -> tuple[Look, Callable[..., None]]:
+    """Return the look of standard output, and a function that writes lines there."""
     out = sys.stdout
     on_terminal = out.isatty()
     coloured = color == "always" or (color == "auto" and on_terminal and os.environ.get("TERM") != "dumb")
@@ -33,10 +33,11 @@ def screen_parts(
         paint=paint if coloured else None,
     )
 
-    def write(line: str) -> None:
-        line = cleaned(line, colours=coloured)
-        out.write(line.encode(out.encoding or "utf-8", "replace").decode(out.encoding or "utf-8") + "\n")
-        out.flush()
+    def write(*lines: str) -> None:
+        for line in lines:
+            text = cleaned(line, colours=coloured)
+            out.write(text.encode(out.encoding or "utf-8", "replace").decode(out.encoding or "utf-8") + "\n")
+            out.flush()
 
     return look, write
 

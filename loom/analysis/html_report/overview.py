@@ -35,14 +35,11 @@ class JobBox(Struct, frozen=True, kw_only=True):
         return self.name if len(self.jobs) == 1 else f"{self.name} ×{len(self.jobs)}"
 
 
-class StageColumn(Struct, frozen=True, kw_only=True):
-    stage: str
-    """Empty for a further column of the same stage."""
-    boxes: list[JobBox]
+def columns_of(stages: Sequence[str], jobs: Iterable[JobState]) -> list[tuple[str, list[JobBox]]]:
+    """Return the columns from left to right, each with its stage if it is the first of that.
 
-
-def columns_of(stages: Sequence[str], jobs: Iterable[JobState]) -> list[StageColumn]:
-    """Return the columns from left to right. `jobs` are in the plan's order, each after those that it needs."""
+    `jobs` are in the plan's order, each after those that it needs.
+    """
     order = {stage: number for number, stage in enumerate(stages)}
     before: dict[str, tuple[str, int]] = {}
     columns: dict[tuple[int, str, int], dict[str, list[JobState]]] = {}
@@ -54,7 +51,7 @@ def columns_of(stages: Sequence[str], jobs: Iterable[JobState]) -> list[StageCol
         column = columns.setdefault((order.get(job.stage, len(order)), job.stage, depth), {})
         column.setdefault(name, []).append(job)
     return [
-        StageColumn(stage="" if key[2] else key[1], boxes=[_box(name, group) for name, group in columns[key].items()])
+        ("" if key[2] else key[1], [_box(name, group) for name, group in columns[key].items()])
         for key in sorted(columns)
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import shlex
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -67,12 +67,6 @@ class LogView(Struct, frozen=True, kw_only=True):
         return str(self.span.start.data.get("command", "")).strip()
 
 
-class AttemptTab(Struct, frozen=True, kw_only=True):
-    number: int
-    status: str
-    logs: list[LogView]
-
-
 class JobView(Struct, frozen=True, kw_only=True):
     id: str
     state: JobState
@@ -81,7 +75,8 @@ class JobView(Struct, frozen=True, kw_only=True):
     note: str
     facts: list[tuple[str, str]]
     bars: list[Bar]
-    attempts: list[AttemptTab]
+    attempts: list[tuple[int, str, list[LogView]]]
+    """Number, status and logs of each."""
     telling: str
     summaries: list[tuple[str, str]]
     """What its steps wrote to `$GITHUB_STEP_SUMMARY`, by their names, as markup."""
@@ -90,7 +85,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     @property
     def blamed(self) -> LogView | None:
         """The log that shows why the job failed."""
-        return next((log for attempt in self.attempts for log in attempt.logs if log.open), None)
+        return next((log for *_, logs in self.attempts for log in logs if log.open), None)
 
     @property
     def anchor(self) -> str:
@@ -198,24 +193,24 @@ def words_for(state: str) -> Mapping[str, str]:
 
 def counts(fold: RunFold, words: Mapping[str, str] = WORDS) -> str:
     """Count the jobs by status: `3 failed, 1 could not run, 10 passed`; allowed failures have a count of their own."""
-    found: dict[tuple[int, str], int] = {}
+    found: Counter[tuple[int, str]] = Counter()
     for job in fold.jobs.values():
         status = str(job.status or "unfinished")
         word = words[status] + (" (allowed)" if job.allowed_failure and not (job.status and job.status.ok) else "")
-        key = (_COUNT_ORDER.index(status), word)
-        found[key] = found.get(key, 0) + 1
-    return ", ".join(f"{found[key]} {key[1]}" for key in sorted(found))
+        found[_COUNT_ORDER.index(status), word] += 1
+    return ", ".join(f"{number} {word}" for (_, word), number in sorted(found.items()))
 
 
 def _facts(reading: Reading, receipt: Mapping[str, Any]) -> list[tuple[str, str]]:
-    snapshot = receipt.get("snapshot") or {}
+    snapshot, sha = receipt.get("snapshot") or {}, str(receipt.get("snapshot_head_sha") or "")
+    commit = reading.commit() if sha else None
     facts = [
         ("run", reading.run_id),
         ("started", _when(str(receipt.get("started_at") or ""))),
         ("took", rough_duration(receipt["duration_ms"]) if receipt.get("duration_ms") is not None else ""),
         ("repository", str(receipt.get("repo_root") or "")),
         ("workflow", str(receipt.get("workflow_path") or "")),
-        ("commit", _commit(reading, str(receipt.get("snapshot_head_sha") or ""))),
+        ("commit", sha[:12] + (f" {commit.subject} ({commit.author}, {_when(commit.time)})" if commit else "")),
         ("extent", extent_text(receipt["extent"])),
         ("tree", str(receipt.get("snapshot_tree_sha") or "")[:12]),
         ("uncommitted changes", str(snapshot.get("changed", 0))),
@@ -223,11 +218,6 @@ def _facts(reading: Reading, receipt: Mapping[str, Any]) -> list[tuple[str, str]
         ("loom", str(receipt.get("loom_version") or "")),
     ]
     return [(name, value) for name, value in facts if value]
-
-
-def _commit(reading: Reading, sha: str) -> str:
-    commit = reading.commit() if sha else None
-    return sha[:12] + (f" {commit.subject} ({commit.author}, {_when(commit.time)})" if commit else "")
 
 
 def _when(ts: str) -> str:
@@ -254,10 +244,7 @@ def _job(
         note=note,
         facts=list(_job_facts(job)),
         bars=list(bars(job, whole)),
-        attempts=[
-            AttemptTab(number=number, status=_attempt_status(job, number), logs=logs)
-            for number, logs in sorted(by_attempt.items())
-        ],
+        attempts=[(number, _attempt_status(job, number), logs) for number, logs in sorted(by_attempt.items())],
         telling=(diagnosis and diagnosis.telling_line) or next(iter(note.splitlines()), ""),
         summaries=[
             (fact.get("name") or fact["step"], str(_MARKDOWN.render(cleaned(fact["summary"]))))

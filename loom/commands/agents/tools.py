@@ -32,7 +32,6 @@ from loom.errors import InfrastructureError, LoomError, RequestError
 from loom.plan.model import Job, Plan
 from loom.record.coverage import extent_text
 from loom.record.events import PhaseEvent
-from loom.record.fold import JobState
 from loom.record.journal import OutputBatch
 from loom.render.diagnosis import agent
 from loom.render.live import doing
@@ -243,11 +242,13 @@ class AgentTools:
         receipt = json.loads(reading.paths.receipt.read_text())
         diagnosis = diagnosis_of(reading, None)
         proof = receipt["extent"]["proof"]
-        text = (
-            "\n".join(agent.lines(diagnosis, Look(), now_ns=time.time_ns()))
-            if diagnosis.failed
-            else _passed(run, reading.fold.jobs.values())
-        )
+        if diagnosis.failed:
+            text = "\n".join(agent.lines(diagnosis, Look(), now_ns=time.time_ns()))
+        else:
+            allowed = ", ".join(job.id for job in reading.fold.jobs.values() if job.allowed_failure)
+            text = f"run {run}: " + (
+                f"passed; failed, which the workflow allows: {allowed}" if allowed else "all jobs passed"
+            )
         if not (diagnosis.failed or proof):
             text += f"; no proof that the workflow passes: {extent_text(receipt['extent'])}"
         return RunAnswer(
@@ -338,13 +339,6 @@ class CallProgress:
         """Report progress: the number grows with each message, as the protocol asks, towards the next whole job."""
         self._told += 1
         self._send(self._done + 1 - 1 / (1 + self._told), self.total, message)
-
-
-def _passed(run: str, jobs: Iterable[JobState]) -> str:
-    allowed = ", ".join(job.id for job in jobs if job.allowed_failure)
-    return (
-        f"run {run}: passed; failed, which the workflow allows: {allowed}" if allowed else f"run {run}: all jobs passed"
-    )
 
 
 def _error_of(ended: subprocess.CompletedProcess[str]) -> LoomError:

@@ -264,18 +264,23 @@ class _Cleaning:
 
     def removed(self, item: Cleaned) -> Cleaned:
         """Remove it; return it with the problems, if there are any."""
-        remove = {
-            "run": self._remove_run,
-            "workspace": self._remove_workspace,
-            "container": self._remove_container,
-            "artifacts": self._remove_artifacts,
-            "checkout": _remove_checkout,
-            "action": _remove_checkout,
-        }
-        if item.kind == "container" and item.reason is None:
-            return item
+        problems: list[str] = []
         try:
-            problems = remove[item.kind](item)
+            match item.kind:
+                case "run":
+                    problems = self._remove_run(item)
+                case "workspace":
+                    problems = self._remove_workspace(item)
+                case "container" if item.reason is None:
+                    return item
+                case "container":
+                    (one,) = (one for one in self._containers.values() if one.name == item.name)
+                    if not (problems := _remove_kept(self._here, one)):
+                        del self._containers[one.container_id]
+                case "artifacts":
+                    self._store.remove_artifacts(item.run_ids[-1], item.name)
+                case _:
+                    problems = _remove_checkout(item)
         except LoomError as error:
             problems = [error.message]
         return replace(item, removed=not problems, problems=problems)
@@ -292,12 +297,6 @@ class _Cleaning:
                 self._store.remove(run.name)
         return problems
 
-    def _remove_container(self, item: Cleaned) -> list[str]:
-        (one,) = (one for one in self._containers.values() if one.name == item.name)
-        if not (problems := _remove_kept(self._here, one)):
-            del self._containers[one.container_id]
-        return problems
-
     def _remove_workspace(self, space: Cleaned) -> list[str]:
         """Remove the kept containers of its runs first."""
         problems = [self._unknown[run_id] for run_id in space.run_ids if run_id in self._unknown]
@@ -305,10 +304,6 @@ class _Cleaning:
             if one.run_ids[-1] in space.run_ids:
                 problems += _remove_kept(self._here, one)
         return problems or self._remove_directories([space.name])
-
-    def _remove_artifacts(self, item: Cleaned) -> list[str]:
-        self._store.remove_artifacts(item.run_ids[-1], item.name)
-        return []
 
     def _remove_directories(self, workspaces: Sequence[str]) -> list[str]:
         """Remove them; return the failures with reasons."""

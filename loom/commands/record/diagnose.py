@@ -60,8 +60,7 @@ def diagnose(run: str, job: str | None, form: str, *, color: str | None) -> None
 
 def _show(found: Sequence[Diagnosis], form: str, project: Here) -> None:
     look, write = screen_parts(project.config.color if form == "text" else "never")
-    for line in forms.lines(form, found[0], look, now_ns=time.time_ns(), others=found[1:]):
-        write(line)
+    write(*forms.lines(form, found[0], look, now_ns=time.time_ns(), others=found[1:]))
 
 
 def is_log(named: str) -> bool:

@@ -34,8 +34,7 @@ def runs(*, everywhere: bool, limit: int, as_json: bool, color: str | None) -> N
         print_json(Runs(runs=rows))
         return
     look, write = screen_parts(project.config.color)
-    for line in runs_lines(rows, look, now_ns=time.time_ns(), with_place=everywhere):
-        write(line)
+    write(*runs_lines(rows, look, now_ns=time.time_ns(), with_place=everywhere))
     if not rows:
         what = "no run yet" if everywhere else f"no run of {project.root} yet; --all lists those of every checkout"
         print(what, file=sys.stderr)
@@ -83,16 +82,13 @@ def show(run: str, *, stream: bool, quiet: bool, verbose: bool, as_json: bool, c
     replay(reading, Screen(look, write), every_line=stream)
     if reading.state in UNFINISHED:
         command = reading.receipt()["command"]
-        for line in unfinished_lines(reading.state, command, reading.last_sign(), reading.running_units(), look):
-            write(line)
+        write(*unfinished_lines(reading.state, command, reading.last_sign(), reading.running_units(), look))
     elif reading.foreign:  # its files are there for this command alone
         found = recorded_diagnosis(reading)
-        for line in diagnosis_lines(found and replace(found, reproduce=f"loom replay {shlex.quote(run)}"), look):
-            write(line)
+        write(*diagnosis_lines(found and replace(found, reproduce=f"loom replay {shlex.quote(run)}"), look))
     else:
         fold = reading.fold
-        for line in closing_lines(reading.state, reading.paths.receipt, recorded_diagnosis(reading), fold.kept, look):
-            write(line)
+        write(*closing_lines(reading.state, reading.paths.receipt, recorded_diagnosis(reading), fold.kept, look))
 
 
 def diff(run_a: str, run_b: str, *, as_json: bool, color: str | None) -> None:
@@ -104,8 +100,7 @@ def diff(run_a: str, run_b: str, *, as_json: bool, color: str | None) -> None:
         print_json(found)
         return
     look, write = screen_parts(project.config.color)
-    for line in diff_lines(found, look):
-        write(line)
+    write(*diff_lines(found, look))
 
 
 def report(run: str, output: Path | None) -> None:

@@ -231,7 +231,7 @@ class _Bisect:
         return answer.decode(errors="replace").strip()
 
 
-def _write(found: Bisection, subject_of: Callable[[str], str], look: Look, write: Callable[[str], None]) -> None:
+def _write(found: Bisection, subject_of: Callable[[str], str], look: Look, write: Callable[..., None]) -> None:
     if found.first_bad is None:
         write("only skipped commits are left; the first bad one is one of:")
         for commit in found.candidates:
@@ -241,5 +241,4 @@ def _write(found: Bisection, subject_of: Callable[[str], str], look: Look, write
     write(look.styled(shown(f"first bad commit: {first.sha[:12]} {first.subject}"), "bold"))
     write(shown(f"  {first.author}, {first.time}"))
     if found.diagnosis is not None:
-        for line in forms.lines("text", found.diagnosis, look, now_ns=0):
-            write(line)
+        write(*forms.lines("text", found.diagnosis, look, now_ns=0))

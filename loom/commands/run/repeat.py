@@ -53,7 +53,7 @@ class _Repetitions(ChildRuns):
 
 
 def repeat(
-    prepared: Prepared, options: Options, times: int, *, sinks: Sequence[Sink], look: Look, write: Callable[[str], None]
+    prepared: Prepared, options: Options, times: int, *, sinks: Sequence[Sink], look: Look, write: Callable[..., None]
 ) -> int:
     """Run the plan so many times, shown by `sinks`; print how often it failed, and return the exit code of the worst."""
     runs = _Repetitions(options, prepared)
@@ -67,8 +67,7 @@ def repeat(
     if options.form == "json":
         print_json(found)
     else:
-        for line in repetition_lines(found, look):
-            write(line)
+        write(*repetition_lines(found, look))
     clean_later(here.store, here.config, here.environ, here.root)
     return ran.receipt.exit_code
 

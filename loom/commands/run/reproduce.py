@@ -22,9 +22,8 @@ from loom.addresses import Address
 from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.diff import Pair
 from loom.analysis.evidence import recorded_diagnosis
-from loom.analysis.given_outputs import outputs_in_log, used_outputs
 from loom.analysis.reasons import Circumstances
-from loom.analysis.server_log import LogFacts, LogReader, ServerLog, diagnosis_of_log
+from loom.analysis.server_log import LogFacts, LogReader, ServerLog, diagnosis_of_log, outputs_in_log, used_outputs
 from loom.analysis.verdict import Block, parting_of
 from loom.commands import project, terminal
 from loom.commands.project import Here

@@ -138,14 +138,13 @@ def audience_for(
     return Screen(look, write), gate
 
 
-def _say_the_end(ran: Ran, audience: object, here: Here, form: str, look: Look, write: Callable[[str], None]) -> None:
+def _say_the_end(ran: Ran, audience: object, here: Here, form: str, look: Look, write: Callable[..., None]) -> None:
     if hasattr(audience, "receipt"):
         audience.receipt(ran.receipt, str(ran.receipt_path))
         return
     with suppress(OSError):  # reported next, unless only the reader left
         if form == "github":
-            for line in _annotations(here.find(ran.receipt.run_id), look):
-                write(line)
+            write(*_annotations(here.find(ran.receipt.run_id), look))
         for line in closing_lines(ran.receipt.status.value, ran.receipt_path, ran.diagnosis, ran.kept, look):
             write(without_commands(line))
 

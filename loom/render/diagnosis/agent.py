@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from loom.analysis.diagnosis import Diagnosis
 from loom.record.highlights import speaks_of_error
-from loom.render.diagnosis import history, text
+from loom.render.diagnosis import text
 from loom.render.records import run_age
 from loom.render.screen import Look
 from loom.util.controls import visible
@@ -86,7 +88,7 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
         lines += [f"likely: {cause.summary}", f"  do: {cause.advice}"]
     if diagnosis.earlier_error:
         lines.append(text.earlier_text(diagnosis.earlier_error))
-    lines += history.agent_lines(diagnosis, now_ns=now_ns)
+    lines += _history(diagnosis, now_ns)
     for test in diagnosis.failing_tests[:5]:
         reason = f": {test.reason}" if test.reason else ""
         lines.append(f"failing test: {_short(test.full_name)}{test.place}{_short(reason)}")
@@ -100,6 +102,15 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
     if diagnosis.places:
         lines.append("places: " + ", ".join(f"{place.file}:{place.line}" for place in diagnosis.places))
     return lines
+
+
+def _history(diagnosis: Diagnosis, now_ns: int) -> Iterator[str]:
+    if diagnosis.same_input is not None:
+        yield text.same_input(diagnosis.same_input)
+    if (since := diagnosis.since_green) is not None and (changed := ", ".join(text.changes(since, most=4))):
+        yield f"changed since it passed {run_age(since.run_id, now_ns)}: {changed}"[:400]
+        hunk = next((file.hunk for file in since.files or () if file.hunk and file.named), [])
+        yield from (f"  {visible(line)[:120]}" for line in hunk)
 
 
 def _tail(diagnosis: Diagnosis) -> list[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loom.analysis.diagnosis import Diagnosis, Excerpt, LogSource, MovedOn
+from loom.analysis.history import ChangedFile, SameInput, SinceGreen
 from loom.analysis.patterns import FailureGroup
 from loom.record.highlights import form_of
-from loom.render.diagnosis import history
 from loom.render.records import run_age
 from loom.render.screen import Look
 from loom.util.controls import visible
@@ -53,7 +53,7 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
         yield f"        {cause.advice}"
     if diagnosis.earlier_error:
         yield look.styled(earlier_text(diagnosis.earlier_error), "dim")
-    yield from history.lines(diagnosis, look, now_ns=now_ns)
+    yield from _history(diagnosis, look, now_ns=now_ns)
     yield ""
     if diagnosis.excerpt is not None:
         yield from (f"  {line}" for line in excerpt_lines(diagnosis.excerpt))
@@ -214,3 +214,46 @@ def _groups(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
         yield f"  {look.styled(look.marks['bad'], 'bad')} {visible(group_text(group))}"
     if diagnosis.groups_total > 5:
         yield f"  {look.marks['dots']} and {diagnosis.groups_total - 5} more"
+
+
+def _history(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
+    if diagnosis.same_input is not None:
+        yield ""
+        yield look.styled(same_input(diagnosis.same_input), "bold")
+    if (since := diagnosis.since_green) is None or not (changed := ", ".join(changes(since))):
+        return
+    tree = f" on tree {since.tree_sha[:12]}" if since.tree_sha else ""
+    passed = look.styled("passed", "bold")
+    yield ""
+    yield f"{passed} {run_age(since.run_id, now_ns)}{tree} (run {since.run_id}); since then: {changed}"
+    bar = look.styled(look.marks["bar"], "dim")
+    files = since.files or []
+    for file in files:
+        if file.hunk and (file.named or len(files) == 1):
+            yield look.styled(f"  {visible(file.path)}", "dim")
+            yield from (f"  {bar} {visible(line)}" for line in file.hunk)
+
+
+def same_input(same: SameInput) -> str:
+    return f"flaky: the same tree passed {same.passed} of {same.runs} times"
+
+
+def changes(since: SinceGreen, most: int = 8) -> list[str]:
+    """Name what changed: the files that the output names first, then images, variables and the rest."""
+    names = [_changed(file) for file in since.files or ()]
+    if since.files is None:
+        names = ["the tree (its files are not known any more)"]
+    if (more := since.files_total - most) > 0:
+        names = [*names[:most], f"{more} more files"]
+    pairs = [f"{visible(pair.name)}: {_side(pair.a)} / {_side(pair.b)}" for pair in since.other]
+    return [*names, *pairs[:most]]
+
+
+def _changed(file: ChangedFile) -> str:
+    place = f":{file.line}" if file.line else ""
+    how = "" if file.change == "modified" else f" ({file.change})"
+    return f"{visible(file.path)}{place}{how}"
+
+
+def _side(value: str | None) -> str:
+    return "none" if value is None else visible(value)[:60]

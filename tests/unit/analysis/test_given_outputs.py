@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loom.analysis.given_outputs import outputs_in_log, used_outputs
+from loom.analysis.server_log import outputs_in_log, used_outputs
 from loom.plan.late import LateJob, LateStep
 from loom.plan.model import Job, Step
 
