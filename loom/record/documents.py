@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
@@ -25,6 +26,8 @@ Place = Annotated[str, Meta(max_length=1000, pattern=r"^(?!/)(?!([^\0]*/)?\.\.(/
 """A path below `logs/<run_id>/`, or the name of a job, step or section, which is a part of one."""
 Sha = Annotated[str, Meta(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]
 RunId = Annotated[str, Meta(pattern="^[0-9]{1,20}$")]
+_ONE_AT_A_TIME = threading.Lock()
+"""msgspec crashes where two threads need a type that it has not looked at yet, as those of `loom bisect --jobs 2`."""
 
 
 class Document(Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,7 +52,8 @@ def plain(document: Struct) -> dict[str, Any]:
 
 def checked(shape: object, kind: type[Document]) -> dict[str, Any]:
     """Parse `shape` as a document of that type, with defaults. ValueError if it does not fit."""
-    return plain(msgspec.convert(shape, kind))
+    with _ONE_AT_A_TIME:
+        return plain(msgspec.convert(shape, kind))
 
 
 def dump(document: Document | Mapping[str, Any]) -> bytes:
