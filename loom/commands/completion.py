@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -49,12 +50,6 @@ def workflow_jobs(_given: Given) -> Iterable[str]:
     return (job.id for job in _plan().jobs)
 
 
-def documents(_given: Given) -> Iterable[str]:
-    from loom.analysis import schemas
-
-    return ("list", *schemas.NAMES)
-
-
 KINDS: Mapping[str, Callable[[Given], Iterable[Any]]] = {
     "run": runs,
     "job": lambda given: list(here().find(given.get("run") or "last").fold.jobs),
@@ -65,5 +60,5 @@ KINDS: Mapping[str, Callable[[Given], Iterable[Any]]] = {
     "place": lambda _: (*MODULES, *here().config.pools),
     "matrix": lambda _: dict.fromkeys(f"{key}={value}" for job in _plan().jobs for key, value in job.matrix.items()),
     "setting": lambda _: config.KEYS,
-    "document": documents,
+    "document": lambda _: ("list", *import_module("loom.analysis.schemas").NAMES),
 }

@@ -69,14 +69,18 @@ def _checks(project: Here) -> Iterator[Check]:
         yield _warn(f"setting {name}", line)
     yield _git()
     yield _repository(project)
-    if (project.root / ".github/workflows").is_dir():
-        yield _node()
+    if (project.root / ".github/workflows").is_dir() and find_spec(EXTRA) is not None:
+        yield _ok("Node", "for actions in JavaScript")
+    elif (project.root / ".github/workflows").is_dir():
+        text = "is not installed: actions in JavaScript run only where the image has it"
+        yield _warn("Node", text, install_command("github"))
     pool = named(project.config.on, project.config.pools)
     yield from _elsewhere(project, pool) if pool.elsewhere else _engine(project)
     yield directory("state directory", project.config.state_dir)
     yield directory("workspaces", project.config.tmp_dir)
     yield directory("caches", project.config.cache_dir)
-    yield _records(project)
+    records, kept = counted(len(project.store.run_ids()), "run"), rough_size(allocated(project.store.runs_dir))
+    yield _ok("records", f"{records}, {kept}, with their artifacts; {project.config.keep_runs} of each checkout stay")
 
 
 def _git() -> Check:
@@ -96,14 +100,6 @@ def _repository(project: Here) -> Check:
         text = f"{source.root} has no {' and no '.join(map(str, WORKFLOWS))}"
         return _warn("repository", text, "`loom check` shows what a first one looks like")
     return _ok("repository", str(source.root))
-
-
-def _node() -> Check:
-    if find_spec(EXTRA) is None:
-        return _warn(
-            "Node", "is not installed: actions in JavaScript run only where the image has it", install_command("github")
-        )
-    return _ok("Node", "for actions in JavaScript")
 
 
 def _elsewhere(project: Here, pool: Pool) -> Iterator[Check]:
@@ -191,9 +187,3 @@ def space(
         state = _bad if free < _LITTLE_SPACE / 10 else _warn
         return state(name, text, "make room: loom clean, loom cache rm, loom images prune")
     return _ok(name, text)
-
-
-def _records(project: Here) -> Check:
-    size = rough_size(allocated(project.store.runs_dir))
-    text = f"{counted(len(project.store.run_ids()), 'run')}, {size}, with their artifacts"
-    return _ok("records", f"{text}; {project.config.keep_runs} of each checkout stay")

@@ -8,18 +8,15 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from loom.cancel import Cancel
 from loom.commands.run.preparing import FAILURE, PAUSE
 from loom.commands.terminal import attended
 from loom.errors import LoomError, RequestError
+from loom.plan.model import Plan
 from loom.runner import AtStep, Verdict
 from loom.runner.previous_run import step_named
 from loom.status import Exit
-
-if TYPE_CHECKING:
-    from loom.plan.model import Plan
 
 _VERDICTS = {"r": Verdict.RETRY, "n": Verdict.NEXT, "f": Verdict.FAIL, "": Verdict.FAIL}
 

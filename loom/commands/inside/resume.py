@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -25,19 +25,17 @@ from loom.commands.run import run as running
 from loom.commands.run.preparing import Options
 from loom.errors import RequestError, SnapshotError
 from loom.plan.model import MountMode, Plan
+from loom.providers.base import KeptSession
 from loom.record.coverage import noted_assistance
 from loom.record.documents import Assistance
 from loom.record.store import DETACHED
 from loom.runner import Resumption, View
+from loom.runner.previous_run import PastJob, PastRun
 from loom.runner.request import Reuse
 from loom.runner.scheduler import dependents
 from loom.status import JobResult, Status
 from loom.util.bounded import bounded
 from loom.util.paths import new_workspace
-
-if TYPE_CHECKING:
-    from loom.providers.base import KeptSession
-    from loom.runner.previous_run import PastJob, PastRun
 
 
 def resume(

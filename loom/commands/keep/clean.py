@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from loom import snapshot
 from loom.commands.inside import saved, session
 from loom.commands.keep import background, retention
-from loom.commands.keep.retention import Left, LeftContainer, Records, kept_facts, kept_ids
+from loom.commands.keep.retention import Left, Records, kept_facts, kept_ids
 from loom.commands.project import BUNDLES, Here, here
 from loom.errors import EngineUnavailable, LoomError, RequestError
 from loom.plan.model import CONTAINERS, Job
@@ -245,7 +245,19 @@ class _Cleaning:
         containers = [one for one in self._containers.values() if gone.isdisjoint(one.run_ids)]
         found = retention.judged(self._records, self._here.config, root, containers)
         going = [one for one in found if one.goes is not None and one.name not in paths]
-        return [_cleaned(one) for one in (*containers, *going)]
+        return [
+            Cleaned(
+                kind="workspace" if one.until is None else "container",
+                name=one.name,
+                run_ids=one.run_ids,
+                job_id=one.job_id or None,
+                bytes=one.bytes,
+                until=None if one.until is None else one.until.isoformat(),
+                used_by=one.used_by,
+                reason=one.goes,
+            )
+            for one in (*containers, *going)
+        ]
 
     def _checkouts(self, known: Sequence[Cleaned]) -> Iterator[Cleaned]:
         """Find checkouts of loom's own of whose runs only records are left."""
@@ -290,7 +302,9 @@ class _Cleaning:
             return self._remove_directories(run.workspaces)
         entry = self._store.find(run.name, repo_root=None)
         with _held_alone(self._store, entry):
-            problems = _remove_sessions(self._here, entry, self._silent, in_engine=_used_engine(entry))
+            status = (entry.receipt or {}).get("status")  # the engine may have something of a run that was interrupted
+            in_engine = status in (None, "canceled", "error") or bool((entry.receipt or {}).get("images"))
+            problems = _remove_sessions(self._here, entry, self._silent, in_engine=in_engine)
             if not problems:  # a container that is left needs the workspace
                 problems = self._remove_directories(run.workspaces)
             if not problems:  # the record last: it locates the rest
@@ -327,26 +341,6 @@ def _remove_checkout(item: Cleaned) -> list[str]:
     return []
 
 
-def _cleaned(one: Left) -> Cleaned:
-    container = one if isinstance(one, LeftContainer) else None
-    return Cleaned(
-        kind="container" if container else "workspace",
-        name=one.name,
-        run_ids=one.run_ids,
-        job_id=container.job_id if container else None,
-        bytes=one.bytes,
-        until=container.until.isoformat() if container else None,
-        used_by=container.used_by if container else "",
-        reason=one.goes,
-    )
-
-
-def _used_engine(entry: RunEntry) -> bool:
-    """Tell whether the engine may hold resources of it: it used images, or was interrupted."""
-    receipt = entry.receipt
-    return receipt is None or bool(receipt.get("images")) or receipt.get("status") in ("canceled", "error")
-
-
 def _expired(entry: RunEntry, now: float) -> Iterator[Cleaned]:
     if entry.receipt is None or not entry.receipt.get("finished_at"):
         return
@@ -361,18 +355,18 @@ def _expired(entry: RunEntry, now: float) -> Iterator[Cleaned]:
             yield Cleaned(kind="artifacts", name=job_id, run_ids=[entry.run_id], job_id=job_id)
 
 
-def _kept(here: Here, unknown: dict[str, str]) -> list[LeftContainer]:
+def _kept(here: Here, unknown: dict[str, str]) -> list[Left]:
     """Return the kept containers that are there, the newest first.
 
     `unknown` gets the runs that kept one where the provider does not answer now, with what it said.
     """
-    found: dict[str, LeftContainer] = {}
+    found: dict[str, Left] = {}
     silent: dict[str, str] = {}
     facts = ((entry, job_id, fact) for entry in here.store.entries() for job_id, fact in kept_facts(entry))
     for entry, job_id, fact in facts:
         container_id = str(fact.get("container_id") or "")
         if container_id and container_id not in found and _is_there(here, entry, job_id, silent, unknown):
-            found[container_id] = LeftContainer(
+            found[container_id] = Left(
                 name=str(fact.get("container_name") or ""),
                 repo_root=str(entry.identity.get("repo_root")),
                 run_ids=[entry.run_id],
@@ -450,7 +444,7 @@ def _held_alone(store: Store, entry: RunEntry) -> Iterator[None]:
                 lock.unlink(missing_ok=True)
 
 
-def _remove_kept(here: Here, one: LeftContainer) -> list[str]:
+def _remove_kept(here: Here, one: Left) -> list[str]:
     """Save the changes in the job's files, then remove its container; return the problems."""
     try:
         job = past.read(here.store.entry(one.run_ids[-1])).job(one.job_id)

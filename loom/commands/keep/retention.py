@@ -40,7 +40,7 @@ _IN_USE, _KEPT = "in use", "a job of it is kept"
 
 
 class Left(Struct, kw_only=True):
-    """A workspace with all that lies beside it, or a kept container."""
+    """A workspace with all that lies beside it, or a kept container, as the newest run that kept it records it."""
 
     name: str
     """The path of the workspace, or the name of the container."""
@@ -52,15 +52,11 @@ class Left(Struct, kw_only=True):
     bytes: int = 0
     goes: str | None = None
     """The reason to remove it."""
-
-
-class LeftContainer(Left, kw_only=True):
-    """A kept container that is there, as the newest run that kept it records it."""
-
-    job_id: str
-    container_id: str
-    until: datetime
-    used_by: str
+    until: datetime | None = None
+    """Of a container, as what follows."""
+    job_id: str = ""
+    container_id: str = ""
+    used_by: str = ""
 
 
 class Records:
@@ -89,9 +85,7 @@ class Records:
         return bool(is_occupied(workspace)) or any(path.startswith(below) for path in self._stood_in)
 
 
-def judged(
-    records: Records, config: Config, repo_root: Path | None, containers: Sequence[LeftContainer] = ()
-) -> list[Left]:
+def judged(records: Records, config: Config, repo_root: Path | None, containers: Sequence[Left] = ()) -> list[Left]:
     """Return all workspaces with their sizes; of these and the containers, those that go have the reason.
 
     The number counts for this checkout (None: each), the size for all.
@@ -102,7 +96,11 @@ def judged(
         if not os.path.lexists(one.name) and not _used(one, records):
             one.goes = "the files beside a removed workspace"
     for container in containers:
-        if container.until <= datetime.now(container.until.tzinfo) and not _used(container, records):
+        if (
+            container.until
+            and container.until <= datetime.now(container.until.tzinfo)
+            and not _used(container, records)
+        ):
             container.goes = "its time is over (keep_for)"
     together: dict[str, list[Left]] = {}
     for one in sorted((*found, *containers), key=lambda one: one.made_at):
@@ -148,7 +146,7 @@ def _what_stays(together: dict[str, list[Left]], records: Records, config: Confi
 def _used(one: Left, records: Records) -> bool:
     if any(records.entries[run_id].goes_on for run_id in one.run_ids if run_id in records.entries):
         return True
-    return bool(one.used_by) if isinstance(one, LeftContainer) else records.occupied(Path(one.name))
+    return records.occupied(Path(one.name)) if one.until is None else bool(one.used_by)
 
 
 def _let_go(together: Iterable[Left], why: str) -> None:

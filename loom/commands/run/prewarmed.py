@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -18,14 +17,11 @@ from loom.commands.run.preparing import Options, Prepared
 from loom.commands.run.wiring import request_of, tools_of
 from loom.errors import LoomError
 from loom.plan.model import Plan
+from loom.record.journal import Sink
 from loom.runner import Gate, api
 from loom.runner.prewarmed import NextRun
 from loom.runner.request import Ran
 from loom.util.refusals import refusals
-
-if TYPE_CHECKING:
-    from loom.record.journal import Sink
-
 
 IDLE_S = 600.0
 """How long what is prepared may wait for a run."""

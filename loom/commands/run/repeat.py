@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -16,15 +15,13 @@ from loom.commands.run.children import ChildRuns
 from loom.commands.run.preparing import Options, Prepared
 from loom.commands.run.wiring import request_of, tools_of
 from loom.plan.model import Job, Plan, Trigger
+from loom.record.journal import Sink
 from loom.render.output import print_json
 from loom.render.records import repetition_lines
 from loom.render.screen import Detail, Look
 from loom.runner import api
 from loom.runner.hooks import Child, ChildEnded
 from loom.status import OnOutput
-
-if TYPE_CHECKING:
-    from loom.record.journal import Sink
 
 _STAGE = "repeat"
 

@@ -297,7 +297,7 @@ class _Reproducing:
 
     def _brought(self, plan: Plan, target: Job) -> Brought:
         """Return the results of the jobs before the target, and download what they left."""
-        there = {job.name: job for job in self._server.jobs(self._job)}
+        there = {job.name: job for job in self._server.jobs(self._job.pipeline)}
         needed = {*(target.artifacts_from or ()), *(need.job for need in target.needs or () if need.artifacts)}
         outputs = self._outputs(target)
         results = {}

@@ -10,8 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
-from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar, cast
+from typing import BinaryIO, Literal, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
@@ -145,10 +144,6 @@ class Server(ABC):
             raise ServerRefused(f"{self.address.project} has no failed {self.whole} of {ref}", hint="name its address")
         return self._first_failed(newest)
 
-    def jobs(self, job: RemoteJob) -> Iterable[RemoteJob]:
-        """Return the jobs of its pipeline, as they ended last."""
-        return self._jobs(job.pipeline)
-
     @abstractmethod
     def pipeline(self, job: RemoteJob) -> RemotePipeline: ...
 
@@ -178,14 +173,15 @@ class Server(ABC):
     def _newest_failed(self, ref: str) -> int | None: ...
 
     @abstractmethod
-    def _jobs(self, pipeline: int) -> list[RemoteJob]: ...
+    def jobs(self, pipeline: int) -> list[RemoteJob]:
+        """Return the jobs of a pipeline, as they ended last."""
 
     @abstractmethod
     def _errors(self, what: str) -> AbstractContextManager[None]:
         """Raise ServerRefused and ServerUnavailable for the errors of the library."""
 
     def _first_failed(self, pipeline: int) -> RemoteJob:
-        failed = [job for job in self._jobs(pipeline) if job.failed]
+        failed = [job for job in self.jobs(pipeline) if job.failed]
         if not failed:
             raise ServerRefused(f"no job of {self.whole} {pipeline} failed", hint="name the address of one of its jobs")
         return min(failed, key=lambda job: (job.allow_failure, job.id))
@@ -268,27 +264,9 @@ def write_bounded(pieces: Iterable[bytes], file: BinaryIO, most: int, what: str)
             show(f"{what}: {rough_size(size)}")
 
 
-def nobody(request: Any) -> Any:
-    """Keep the user's netrc out of a request of `requests`."""
-    return request
-
-
 def unanswered(what: str, error: Exception) -> ServerUnavailable:
     """Return the error of a server that could not be asked."""
     kinds = (("SSL", "its certificate is not trusted"), ("Proxy", "the proxy"), ("Timeout", "no answer in time"))
     name = type(error).__name__
     why = next((words for kind, words in kinds if kind in name), "no connection" if "Connection" in name else name)
     return ServerUnavailable(f"{what}: {why}", hint="check the address and the connection (proxy, certificates)")
-
-
-def same_host(server: str, environ: Mapping[str, str], names: Sequence[str], default: str, origin: str) -> bool:
-    """Tell whether a token of the environment is for this server: it is the one that is named beside it, or `origin`'s."""
-    host = urlsplit(server).netloc
-    named = next((environ[name] for name in names if environ.get(name)), default)
-    return host in (urlsplit(named).netloc or named, origin)
-
-
-def home(environ: Mapping[str, str], *below: str) -> Path:
-    """Return a file of the user's configuration."""
-    base = environ.get("XDG_CONFIG_HOME") or str(Path(environ.get("HOME", "/nonexistent"), ".config"))
-    return Path(base, *below)

@@ -34,7 +34,6 @@ from loom.commands.servers import (
     Server,
     ServerRefused,
     ServerUnavailable,
-    nobody,
     tokens,
     unanswered,
     write_bounded,
@@ -80,7 +79,7 @@ class GitHubServer(Server):
         )
         return runs[0].id if runs else None
 
-    def _jobs(self, pipeline: int) -> list[RemoteJob]:
+    def jobs(self, pipeline: int) -> list[RemoteJob]:
         repository = self._repository
         jobs = PaginatedList(
             WorkflowJob, repository.requester, f"{repository.url}/actions/runs/{pipeline}/jobs", {}, list_item="jobs"
@@ -130,8 +129,11 @@ class GitHubServer(Server):
         self._download(what, url, file, LARGEST_ARCHIVE)
 
     def _download(self, what: str, url: str, file: BinaryIO, most: int = LARGEST_LOG) -> None:
-        """Read from the store that the server names, which gets no token."""
-        with self._errors(what), requests.get(url, timeout=TIMEOUT_S, stream=True, auth=nobody) as answer:
+        """Read from the store that the server names, which gets no token, nor anything of the user's netrc."""
+        with (
+            self._errors(what),
+            requests.get(url, timeout=TIMEOUT_S, stream=True, auth=lambda request: request) as answer,
+        ):
             if answer.status_code != 200:
                 raise ServerUnavailable(f"{urlsplit(url).netloc}: {what}: {answer.status_code}")
             write_bounded(answer.iter_content(1 << 18), file, most, what)

@@ -98,7 +98,7 @@ class GitLabServer(Server):
         )
         return checked(GitLabPipeline, newest[0].attributes, "a pipeline").id if newest else None
 
-    def _jobs(self, pipeline: int) -> list[RemoteJob]:
+    def jobs(self, pipeline: int) -> list[RemoteJob]:
         jobs = self._project.pipelines.get(pipeline, lazy=True).jobs
         listed = self._asked(
             f"the jobs of pipeline {pipeline}", lambda: [*islice(jobs.list(iterator=True, per_page=100), MOST_JOBS)]

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from msgspec import Struct
-
-from loom.commands.servers import JobAddress, home, same_host
+from loom.commands.servers import JobAddress
 from loom.config import Config
 from loom.errors import SecretError
+from loom.plan.model import Secret
 from loom.secrets import lookup
 from loom.util import yaml_file
 from loom.util.yaml_file import Kind, Node, fields_of
@@ -25,12 +24,6 @@ SCOPE = {
     "gitlab": "a personal or project access token with the scope read_api (variables: of a maintainer)",
     "github": "a token with read access to Actions (classic: repo), and to Variables",
 }
-
-
-class _Stored(Struct, frozen=True, kw_only=True):
-    name: str = "token"
-    ref: str
-    required: bool = False
 
 
 def where(address: JobAddress) -> str:
@@ -59,7 +52,7 @@ def token_for(
 
 
 def _stored(host: str, environ: Mapping[str, str], config: Config, root: Path) -> str | None:
-    wanted = _Stored(ref=f"keyring://loom/{host}")
+    wanted = Secret(name="token", ref=f"keyring://loom/{host}", required=False)
     try:
         values = lookup.resolve((wanted,), environ=environ, root=root, config=config).values
     except SecretError:
@@ -73,7 +66,8 @@ def is_configured(kind: Literal["gitlab", "github"], host: str, environ: Mapping
 
 
 def _about_host(kind: str, host: str, environ: Mapping[str, str]) -> Node | None:
-    path = home(environ, *_CONFIGURED[kind])
+    base = environ.get("XDG_CONFIG_HOME") or str(Path(environ.get("HOME", "/nonexistent"), ".config"))
+    path = Path(base, *_CONFIGURED[kind])
     try:
         root = yaml_file.read(path, str(path)).root
     except OSError:
@@ -100,6 +94,8 @@ def _of_netrc(address: JobAddress, environ: Mapping[str, str]) -> str | None:
 
 
 def _of_environment(address: JobAddress, environ: Mapping[str, str], origin: str) -> str | None:
-    if not same_host(address.server, environ, _NAMED[address.kind], _DEFAULT[address.kind], origin):
+    """Return one for the server that is named beside it, or for `origin`'s."""
+    named = next((environ[name] for name in _NAMED[address.kind] if environ.get(name)), _DEFAULT[address.kind])
+    if address.host not in (urlsplit(named).netloc or named, origin):
         return None
     return next((environ[name] for name in _VARIABLES[address.kind] if environ.get(name)), None)
