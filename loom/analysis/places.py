@@ -212,7 +212,7 @@ def look_at(lines: Sequence[str], command: str | None, look: Look, *, exit_code:
 
 
 def _explaining(line: str, seen: InSource, exit_code: int | None) -> InSource | None:
-    """Only what has to do with what the line says."""
+    """Return only what has to do with what the line says."""
     if _NOT_RUN.search(line):
         return InSource(path=seen.path, executable=False) if exit_code == 126 and not seen.executable else None
     if seen.ignored or seen.empty_submodule:
@@ -301,7 +301,7 @@ def _beginning(path: Path) -> bytes:
 
 
 def _ignored(root: Path, there: Sequence[str]) -> dict[str, str]:
-    """Those that git ignores, and by which rule."""
+    """Return the paths that git ignores, and by which rule."""
 
     try:
         source = snapshot.discover(root, environ=os.environ)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.analysis import formats, patterns
+from loom.analysis import patterns
 from loom.analysis.output import GAP
 from loom.record.events import OutputEvent, encode
 from loom.record.highlights import Highlighter
@@ -289,7 +289,7 @@ def test_the_failures_are_found_far_from_the_end(sample: str) -> None:
 
 def test_every_format_has_a_sample() -> None:
     tools = {tool for expected in SAMPLES.values() for tool, *_ in expected}
-    assert {each.name for each in formats.table()} == tools
+    assert {each.name for each in patterns.table()} == tools
 
 
 def test_noise_is_no_failure() -> None:
