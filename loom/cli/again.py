@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from typer.core import TyperCommand
 
@@ -23,24 +23,21 @@ CLASSES = {"resume": ResumeCommand}
 
 @done_by("inside.resume")
 def resume(
-    run: options.RunName = None,
-    from_step: Annotated[
-        str | None, option("--from JOB[:STEP]", "The job and step to continue from (default: where it failed).", "job")
-    ] = None,
-    sync: Annotated[
-        Literal["ask", "theirs", "ours"] | None,
-        option(
-            "--sync [=theirs|ours]",
-            "First bring what changed in the checkout since the last sync into the job's files. Of a file that the job"
-            " changed as well, take the checkout's (theirs) or keep the job's (ours); else nothing is changed.",
-        ),
-    ] = None,
-    stream: options.Stream = None,
-    quiet: options.Quiet = False,
-    jobs: options.AtOnce = None,
-    keep: options.Keep = None,
-    stop_at: options.StopAt = None,
-    trust: options.Trust = False,
+    run: str | None = options.RUN_NAME,
+    from_step: str | None = option(
+        "--from JOB[:STEP]", "The job and step to continue from (default: where it failed).", "job"
+    ),
+    sync: Literal["ask", "theirs", "ours"] | None = option(
+        "--sync [=theirs|ours]",
+        "First bring what changed in the checkout since the last sync into the job's files. Of a file that the job"
+        " changed as well, take the checkout's (theirs) or keep the job's (ours); else nothing is changed.",
+    ),
+    stream: bool | None = options.STREAM,
+    quiet: bool = options.QUIET,
+    jobs: int | None = options.AT_ONCE,
+    keep: str | None = options.KEEP,
+    stop_at: list[str] | None = options.STOP_AT,
+    trust: bool = options.TRUST,
 ) -> None:
     """Continue a failed run from the steps that failed. Then run the jobs that depend on these.
 
@@ -50,11 +47,11 @@ def resume(
 
 @done_by("run.attach")
 def attach(
-    run: options.RunName = None,
-    stream: options.Stream = None,
-    quiet: options.Quiet = False,
-    jobs: options.AtOnce = None,
-    trust: options.Trust = False,
+    run: str | None = options.RUN_NAME,
+    stream: bool | None = options.STREAM,
+    quiet: bool = options.QUIET,
+    jobs: int | None = options.AT_ONCE,
+    trust: bool = options.TRUST,
 ) -> None:
     """Follow a detached run to its end. Completes its record: the output of its jobs comes from their pods.
 
@@ -66,38 +63,34 @@ def attach(
 
 @done_by("inside.resume")
 def rerun(
-    run: options.RunName = None,
-    failed: Annotated[
-        bool, option("--failed", "Only the jobs that failed or were skipped, and what depends on them.")
-    ] = False,
-    fresh: Annotated[bool, option("--fresh", "Use a new snapshot of the checkout and its present workflow.")] = False,
-    stream: options.Stream = None,
-    quiet: options.Quiet = False,
-    keep: options.Keep = None,
-    trust: options.Trust = False,
+    run: str | None = options.RUN_NAME,
+    failed: bool = option("--failed", "Only the jobs that failed or were skipped, and what depends on them."),
+    fresh: bool = option("--fresh", "Use a new snapshot of the checkout and its present workflow."),
+    stream: bool | None = options.STREAM,
+    quiet: bool = options.QUIET,
+    keep: str | None = options.KEEP,
+    trust: bool = options.TRUST,
 ) -> None:
     """Run a run's jobs again from the start, on the same snapshot."""
 
 
 @done_by("run.bisect")
 def bisect(
-    job: Annotated[str, argument("JOB", "The job: a name, id or glob.", "workflow-job")],
-    good: Annotated[str, argument("GOOD", "A commit in which the job passes.")],
-    bad: Annotated[str, argument("BAD", "A later commit in which it fails.")] = "HEAD",
-    container: Annotated[bool | None, option("--container/--no-container", "As for `loom run`.")] = None,
-    on: options.On = None,
-    workflow: Annotated[
-        str | None, option("--workflow -f PATH", "Workflow file, from the root of the checkout.")
-    ] = None,
-    needs: Annotated[bool | None, option("--needs/--no-needs", "Also run the jobs that it needs (default).")] = None,
-    var: options.Variables = None,
-    inputs: options.Inputs = None,
-    jobs: Annotated[int | None, option("--jobs -j N", "Run N commits at once (default: 1).", min=1, max=64)] = None,
-    pull: options.Pull = None,
-    no_cache: options.NoCache = None,
-    trust: options.Trust = False,
-    as_json: options.AsJson = False,
-    color: options.Color = None,
+    job: str = argument("JOB", "The job: a name, id or glob.", "workflow-job", default=...),
+    good: str = argument("GOOD", "A commit in which the job passes.", default=...),
+    bad: str = argument("BAD", "A later commit in which it fails.", default="HEAD"),
+    container: bool | None = option("--container/--no-container", "As for `loom run`."),
+    on: str | None = options.ON,
+    workflow: str | None = option("--workflow -f PATH", "Workflow file, from the root of the checkout."),
+    needs: bool | None = option("--needs/--no-needs", "Also run the jobs that it needs (default)."),
+    var: list[str] | None = options.VARIABLES,
+    inputs: list[str] | None = options.INPUTS,
+    jobs: int | None = option("--jobs -j N", "Run N commits at once (default: 1).", min=1, max=64),
+    pull: str | None = options.PULL,
+    no_cache: bool | None = options.NO_CACHE,
+    trust: bool = options.TRUST,
+    as_json: bool = options.AS_JSON,
+    color: str | None = options.COLOR,
 ) -> None:
     """Find the commit since which a job fails, by git's bisection. The checkout is not touched.
 
@@ -108,20 +101,16 @@ def bisect(
 
 @done_by("run.reproduce")
 def reproduce(
-    url: Annotated[
-        str | None, argument("URL", "The address of a job, pipeline or run on GitLab or GitHub.", show_default=False)
-    ] = None,
-    last: Annotated[
-        bool, option("--last", "The first failed job of this branch's newest red pipeline at origin.")
-    ] = False,
-    with_cache: Annotated[bool, option("--with-cache", "Restore caches (default: they are left cold).")] = False,
-    var: options.Variables = None,
-    inputs: options.Inputs = None,
-    keep: options.Keep = None,
-    trust: options.Trust = False,
-    quiet: options.Quiet = False,
-    as_json: options.AsJson = False,
-    color: options.Color = None,
+    url: str | None = argument("URL", "The address of a job, pipeline or run on GitLab or GitHub.", show_default=False),
+    last: bool = option("--last", "The first failed job of this branch's newest red pipeline at origin."),
+    with_cache: bool = option("--with-cache", "Restore caches (default: they are left cold)."),
+    var: list[str] | None = options.VARIABLES,
+    inputs: list[str] | None = options.INPUTS,
+    keep: str | None = options.KEEP,
+    trust: bool = options.TRUST,
+    quiet: bool = options.QUIET,
+    as_json: bool = options.AS_JSON,
+    color: str | None = options.COLOR,
 ) -> None:
     """Run a red job of a CI server here, and say whether it fails in the same way.
 
@@ -131,14 +120,10 @@ def reproduce(
 
 @done_by("record.bundle")
 def bundle(
-    run: options.Run = "last",
-    output: Annotated[
-        Path | None, option("--output -o FILE", "The file to write (default: loom-RUN.bundle here).")
-    ] = None,
-    full: Annotated[bool, option("--full", "With the whole history, for somebody without a clone.")] = False,
-    base: Annotated[
-        str | None, option("--base REV", "A commit that the other one has (default: what the remotes had).")
-    ] = None,
+    run: str = options.RUN,
+    output: Path | None = option("--output -o FILE", "The file to write (default: loom-RUN.bundle here)."),
+    full: bool = option("--full", "With the whole history, for somebody without a clone."),
+    base: str | None = option("--base REV", "A commit that the other one has (default: what the remotes had)."),
 ) -> None:
     """Pack a run into one file that somebody else can look at and run again.
 
@@ -149,17 +134,15 @@ def bundle(
 
 @done_by("run.replay")
 def replay(
-    file: Annotated[Path, argument("FILE", "A bundle.")],
-    repeat: Annotated[
-        int | None, option("--repeat N", "Run it N times, and tell how often it fails, and how.", min=2, max=1000)
-    ] = None,
-    keep: options.Keep = None,
-    jobs: options.AtOnce = None,
-    pull: options.Pull = None,
-    trust: options.Trust = False,
-    quiet: options.Quiet = False,
-    as_json: options.AsJson = False,
-    color: options.Color = None,
+    file: Path = argument("FILE", "A bundle.", default=...),
+    repeat: int | None = option("--repeat N", "Run it N times, and tell how often it fails, and how.", min=2, max=1000),
+    keep: str | None = options.KEEP,
+    jobs: int | None = options.AT_ONCE,
+    pull: str | None = options.PULL,
+    trust: bool = options.TRUST,
+    quiet: bool = options.QUIET,
+    as_json: bool = options.AS_JSON,
+    color: str | None = options.COLOR,
 ) -> None:
     """Run what a bundle holds again, and tell whether it fails in the same way.
 

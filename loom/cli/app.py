@@ -31,7 +31,7 @@ Names that collide with Python's or the module's get a trailing underscore, as i
 HELP = "Run your CI workflow on your own machine: same input, same container, and a short way to the failure."
 
 
-def version(as_json: options.AsJson = False) -> None:
+def version(as_json: bool = options.AS_JSON) -> None:
     """Print loom's version."""
     if not as_json:
         print(f"loom {__version__}")
@@ -43,7 +43,7 @@ def version(as_json: options.AsJson = False) -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        version()
+        version(as_json=False)
         raise typer.Exit
 
 

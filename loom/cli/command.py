@@ -10,25 +10,24 @@ from importlib import import_module
 from typing import Any, get_type_hints
 
 import typer
-from typer.models import ArgumentInfo, OptionInfo
 
 
-def option(usage: str, help: str, complete: str = "", **more: Any) -> OptionInfo:
-    """Declare an option. `usage`: its names and that of its value (`--output -o FILE`); `complete`: see `_completion`."""
+def option(usage: str, help: str, complete: str = "", default: Any = None, **more: Any) -> Any:
+    """Declare the option of a parameter, as its default. `usage`: its names and that of its value (`--output -o FILE`).
+
+    `complete`: see `_completion`. A flag without another default is off.
+    """
     words = usage.split(" ")
     names = [word for word in words if word.startswith("-")]
     metavar = " ".join(words[len(names) :]) or None
-    found: OptionInfo = typer.Option(
-        *names, metavar=metavar, help=help, autocompletion=_completion(complete) if complete else None, **more
-    )
-    return found
+    autocompletion = _completion(complete) if complete else None
+    return typer.Option(default, *names, metavar=metavar, help=help, autocompletion=autocompletion, **more)
 
 
-def argument(metavar: str, help: str, complete: str = "", **more: Any) -> ArgumentInfo:
-    found: ArgumentInfo = typer.Argument(
-        metavar=metavar, help=help, autocompletion=_completion(complete) if complete else None, **more
-    )
-    return found
+def argument(metavar: str, help: str, complete: str = "", default: Any = None, **more: Any) -> Any:
+    """Declare the argument of a parameter, as its default. Without one, `default=...` says that it has to be given."""
+    autocompletion = _completion(complete) if complete else None
+    return typer.Argument(default, metavar=metavar, help=help, autocompletion=autocompletion, **more)
 
 
 def done_by(
@@ -39,8 +38,8 @@ def done_by(
     The module is imported when the command runs. `ahead` (`module:function`) is called before, to start what runs
     meanwhile. The function gets the same arguments by name, and returns the exit code or None for 0. `--json` means
     `--format json` where a command has both: the function then gets only `form`. Of a `context` it gets the object, the
-    words of a `command`. `takes`: groups of parameters that the command has besides its own, each a class with a default
-    for each annotated name.
+    words of a `command`. `takes`: groups of parameters that the command has besides its own, each a class with an option for
+    each annotated name.
     """
 
     def decorate(signature: Callable[..., None]) -> Callable[..., None]:
@@ -56,17 +55,20 @@ def done_by(
             function = getattr(import_module(f"loom.commands.{module}"), signature.__name__)
             raise SystemExit(function(**given) or 0)
 
-        own = inspect.signature(signature, eval_str=True).parameters.values()
-        shared = (parameter for group in takes for parameter in _parameters(group))
+        parameters = [parameter for group in takes for parameter in _parameters(group)]
+        parameters += inspect.signature(signature, eval_str=True).parameters.values()
+        for parameter in parameters:
+            if parameter.annotation is bool and parameter.default.default is None:
+                parameter.default.default = False
         vars(command)["module"] = module
-        vars(command)["__signature__"] = inspect.Signature([*shared, *own])
+        vars(command)["__signature__"] = inspect.Signature(parameters)
         return command
 
     return decorate
 
 
 def _parameters(group: type) -> Iterator[inspect.Parameter]:
-    for name, annotation in get_type_hints(group, include_extras=True).items():
+    for name, annotation in get_type_hints(group).items():
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         yield inspect.Parameter(name, kind, default=getattr(group, name), annotation=annotation)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from typer.core import TyperCommand
@@ -10,18 +10,14 @@ from typer.core import TyperCommand
 from loom.cli import options
 from loom.cli.command import argument, done_by, option
 
-AsRoot = Annotated[bool, option("--root", "As root, whatever user the job has.")]
+AS_ROOT = option("--root", "As root, whatever user the job has.")
 
 
 @done_by("keep.snapshot")
 def snapshot(
-    paths: Annotated[
-        list[str] | None, argument("PATH...", "With --explain: the paths to explain.", show_default=False)
-    ] = None,
-    explain: Annotated[
-        bool, option("--explain", "Show whether CI would see each PATH, and which rule decides.")
-    ] = False,
-    as_json: options.AsJson = False,
+    paths: list[str] | None = argument("PATH...", "With --explain: the paths to explain.", show_default=False),
+    explain: bool = option("--explain", "Show whether CI would see each PATH, and which rule decides."),
+    as_json: bool = options.AS_JSON,
 ) -> None:
     """Make the isolated workspace that jobs would get, without a run.
 
@@ -32,9 +28,9 @@ def snapshot(
 
 @done_by("keep.snapshot")
 def verify(
-    what: Annotated[str, argument("RUN|WORKSPACE", "A run, or a workspace's path.", "run")] = "last",
-    job: options.JobOfRun = None,
-    as_json: options.AsJson = False,
+    what: str = argument("RUN|WORKSPACE", "A run, or a workspace's path.", "run", default="last"),
+    job: str | None = options.JOB_OF_RUN,
+    as_json: bool = options.AS_JSON,
 ) -> None:
     """Compare a workspace with its snapshot byte by byte. Lists each changed file; with JOB, in that job's files.
 
@@ -43,7 +39,9 @@ def verify(
 
 
 @done_by("inside.pull")
-def workspace(run: options.RunOrJob = None, job: options.JobOfRun = None, as_json: options.AsJson = False) -> None:
+def workspace(
+    run: str | None = options.RUN_OR_JOB, job: str | None = options.JOB_OF_RUN, as_json: bool = options.AS_JSON
+) -> None:
     """Print the directory of a run's snapshot. With JOB, the directory of that job's own files.
 
     Files that are layers of an overlay or in a volume of the engine are first laid out in that directory. While the job's
@@ -53,10 +51,10 @@ def workspace(run: options.RunOrJob = None, job: options.JobOfRun = None, as_jso
 
 @done_by("inside.pull")
 def pull(
-    run: options.RunOrJob = None,
-    job: options.JobOfRun = None,
-    apply: Annotated[bool, option("--apply", "Change the checkout instead of printing the patch.")] = False,
-    as_json: options.AsJson = False,
+    run: str | None = options.RUN_OR_JOB,
+    job: str | None = options.JOB_OF_RUN,
+    apply: bool = option("--apply", "Change the checkout instead of printing the patch."),
+    as_json: bool = options.AS_JSON,
 ) -> None:
     """Bring a job's changes to its files into the checkout. Prints a patch; --apply applies it.
 
@@ -67,11 +65,11 @@ def pull(
 
 @done_by("inside.shell")
 def shell(
-    run: options.RunOrJob = None,
-    job: options.JobOfRun = None,
-    step: options.StepOfJob = None,
-    as_root: AsRoot = False,
-    trust: options.Trust = False,
+    run: str | None = options.RUN_OR_JOB,
+    job: str | None = options.JOB_OF_RUN,
+    step: str | None = options.STEP_OF_JOB,
+    as_root: bool = AS_ROOT,
+    trust: bool = options.TRUST,
 ) -> None:
     """Open a shell inside a job, where it failed or where it runs, or in a new container like it where nothing was kept.
 
@@ -83,19 +81,13 @@ def shell(
 @done_by("inside.shell")
 def exec_(
     context: typer.Context,
-    names: Annotated[list[str] | None, argument("[RUN] JOB -- COMMAND...", "The command stands after --.")] = None,
-    step: options.StepOfJob = None,
-    as_root: AsRoot = False,
-    as_json: Annotated[
-        bool, option("--json", "Print the command's output and exit code as one JSON document.")
-    ] = False,
-    timeout: Annotated[
-        str | None, option("--timeout T", "End the command after this time (30s, 5m), with exit code 4.")
-    ] = None,
-    tty: Annotated[
-        bool, option("--tty -t", "Give the command this terminal, for an editor, a debugger or a REPL.")
-    ] = False,
-    trust: options.Trust = False,
+    names: list[str] | None = argument("[RUN] JOB -- COMMAND...", "The command stands after --."),
+    step: str | None = options.STEP_OF_JOB,
+    as_root: bool = AS_ROOT,
+    as_json: bool = option("--json", "Print the command's output and exit code as one JSON document."),
+    timeout: str | None = option("--timeout T", "End the command after this time (30s, 5m), with exit code 4."),
+    tty: bool = option("--tty -t", "Give the command this terminal, for an editor, a debugger or a REPL."),
+    trust: bool = options.TRUST,
 ) -> None:
     """Run one command inside a job. Its streams and its exit code are passed through.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Literal
 
 import typer
 
@@ -12,23 +13,21 @@ from loom.cli.command import argument, done_by, option
 config = typer.Typer(help="Loom's runtime configuration.", no_args_is_help=True)
 images = typer.Typer(help="Pull and lock the images of the workflow.", no_args_is_help=True)
 cache = typer.Typer(help="Jobs' caches: list, remove.", no_args_is_help=True)
-Names = Annotated[list[str] | None, argument("IMAGE", "Only these images, or those of these jobs (names or globs).")]
-Everywhere = Annotated[bool, option("--all -a", "The caches of every repository, not only of this one.")]
+NAMES = argument("IMAGE", "Only these images, or those of these jobs (names or globs).")
+EVERYWHERE = option("--all -a", "The caches of every repository, not only of this one.")
 
 
 @done_by("keep.clean")
 def clean(
-    runs: Annotated[list[str] | None, argument("RUN...", options.RUN_HELP, "run")] = None,
-    keep_last: Annotated[
-        int | None, option("--keep-last N", "Keep the newest N (default: `keep_runs` of the configuration).", min=0)
-    ] = None,
-    older_than: Annotated[str | None, option("--older-than AGE", "Only what is older: `12h`, `7d`.")] = None,
-    everywhere: Annotated[
-        bool, option("--all -a", "The runs of every checkout, and workspaces without a record.")
-    ] = False,
-    dry_run: Annotated[bool, option("--dry-run -n", "Print what would be deleted; delete nothing.")] = False,
-    as_json: options.AsJson = False,
-    in_background: Annotated[bool, option("--in-background", "", hidden=True)] = False,
+    runs: list[str] | None = argument("RUN...", options.RUN_HELP, "run"),
+    keep_last: int | None = option(
+        "--keep-last N", "Keep the newest N (default: `keep_runs` of the configuration).", min=0
+    ),
+    older_than: str | None = option("--older-than AGE", "Only what is older: `12h`, `7d`."),
+    everywhere: bool = option("--all -a", "The runs of every checkout, and workspaces without a record."),
+    dry_run: bool = option("--dry-run -n", "Print what would be deleted; delete nothing."),
+    as_json: bool = options.AS_JSON,
+    in_background: bool = option("--in-background", "", hidden=True),
 ) -> None:
     """Delete old runs. Removes records, isolated workspaces, and their resources in the engine.
 
@@ -41,7 +40,7 @@ def clean(
 
 
 @done_by("doctor")
-def doctor(on: options.On = None, as_json: options.AsJson = False) -> None:
+def doctor(on: str | None = options.ON, as_json: bool = options.AS_JSON) -> None:
     """Check what loom needs on this machine. Covers git, engine, default image, disk space and directories; prints remedies.
 
     Starts a container of a local image, like a job's, and removes it. With --on: checks a cluster's rights, rules, quotas
@@ -54,10 +53,10 @@ def doctor(on: options.On = None, as_json: options.AsJson = False) -> None:
 @config.command("show")
 @done_by("config")
 def show(
-    key: Annotated[str | None, argument("KEY", "Only the value of this setting.", "setting")] = None,
-    origin: Annotated[bool, option("--origin", "Print where each value comes from.")] = False,
-    form: Annotated[Literal["text", "json"], option("--format", "Output format.")] = "text",
-    as_json: options.AsJson = False,
+    key: str | None = argument("KEY", "Only the value of this setting.", "setting"),
+    origin: bool = option("--origin", "Print where each value comes from."),
+    form: Literal["text", "json"] = option("--format", "Output format.", default="text"),
+    as_json: bool = options.AS_JSON,
 ) -> None:
     """Print the effective settings."""
 
@@ -65,10 +64,10 @@ def show(
 @images.command("pull")
 @done_by("keep.images")
 def pull(
-    names: Names = None,
-    frozen: options.Frozen = None,
-    as_json: options.AsJson = False,
-    workflow: options.WorkflowFile = None,
+    names: list[str] | None = NAMES,
+    frozen: bool | None = options.FROZEN,
+    as_json: bool = options.AS_JSON,
+    workflow: Path | None = options.WORKFLOW_FILE,
 ) -> None:
     """Pull the images that the lock file names or the registries serve, including bases of builds."""
 
@@ -76,11 +75,11 @@ def pull(
 @images.command("lock")
 @done_by("keep.images")
 def lock(
-    names: Names = None,
-    platform: Annotated[list[str] | None, option("--platform P", "Lock for this platform too (linux/arm64).")] = None,
-    local: Annotated[bool, option("--local", "Lock what is on this engine; ask no registry.")] = False,
-    as_json: options.AsJson = False,
-    workflow: options.WorkflowFile = None,
+    names: list[str] | None = NAMES,
+    platform: list[str] | None = option("--platform P", "Lock for this platform too (linux/arm64)."),
+    local: bool = option("--local", "Lock what is on this engine; ask no registry."),
+    as_json: bool = options.AS_JSON,
+    workflow: Path | None = options.WORKFLOW_FILE,
 ) -> None:
     """Write .loom/images.lock, so that runs use the images that the registries serve now."""
 
@@ -88,8 +87,8 @@ def lock(
 @images.command("prune")
 @done_by("keep.images")
 def prune(
-    older_than: Annotated[str, option("--older-than TIME", "Only images that were not used for this long.")] = "30d",
-    as_json: options.AsJson = False,
+    older_than: str = option("--older-than TIME", "Only images that were not used for this long.", default="30d"),
+    as_json: bool = options.AS_JSON,
 ) -> None:
     """Remove images that loom built and that no run has used recently."""
 
@@ -97,9 +96,9 @@ def prune(
 @cache.command("ls")
 @done_by("keep.cache")
 def ls(
-    keys: Annotated[list[str] | None, argument("KEY...", "Only these keys (globs).")] = None,
-    everywhere: Everywhere = False,
-    as_json: options.AsJson = False,
+    keys: list[str] | None = argument("KEY...", "Only these keys (globs)."),
+    everywhere: bool = EVERYWHERE,
+    as_json: bool = options.AS_JSON,
 ) -> None:
     """List the entries, last used first."""
 
@@ -107,8 +106,8 @@ def ls(
 @cache.command("rm")
 @done_by("keep.cache")
 def rm(
-    keys: Annotated[list[str], argument("KEY...", "Keys or globs; `*` is all.")],
-    everywhere: Everywhere = False,
-    as_json: options.AsJson = False,
+    keys: list[str] = argument("KEY...", "Keys or globs; `*` is all.", default=...),
+    everywhere: bool = EVERYWHERE,
+    as_json: bool = options.AS_JSON,
 ) -> None:
     """Remove entries by their keys."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 from loom.cli import options
 from loom.cli.command import argument, done_by, option
@@ -12,40 +11,38 @@ from loom.render.diagnosis import DiagnosisForm
 
 @done_by("record.runs")
 def runs(
-    everywhere: Annotated[bool, option("--all -a", "The runs of every checkout.")] = False,
-    limit: Annotated[int, option("--limit -n N", "At most N runs.", min=1)] = 20,
-    as_json: options.AsJson = False,
-    color: options.Color = None,
+    everywhere: bool = option("--all -a", "The runs of every checkout."),
+    limit: int = option("--limit -n N", "At most N runs.", min=1, default=20),
+    as_json: bool = options.AS_JSON,
+    color: str | None = options.COLOR,
 ) -> None:
     """List the runs of this repository, newest first. Prints status, tree, duration and failed job."""
 
 
 @done_by("record.runs")
 def show(
-    run: options.Run = "last",
-    stream: Annotated[bool, option("--stream", "All output, as `loom run --stream` shows it.")] = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    as_json: options.AsJson = False,
-    color: options.Color = None,
+    run: str = options.RUN,
+    stream: bool = option("--stream", "All output, as `loom run --stream` shows it."),
+    quiet: bool = options.QUIET,
+    verbose: bool = options.VERBOSE,
+    as_json: bool = options.AS_JSON,
+    color: str | None = options.COLOR,
 ) -> None:
     """Print a run as its screen showed it."""
 
 
 @done_by("record.logs")
 def logs(
-    run: options.Run = "last",
-    job: Annotated[str | None, argument("JOB", "One job (or a glob).", "job")] = None,
-    step: Annotated[
-        str | None, argument("STEP", "One step (`2`, `script/02`) or section (`provider`).", "step")
-    ] = None,
-    follow: Annotated[bool, option("--follow -f", "Continue until the run ends.")] = False,
-    grep: Annotated[str | None, option("--grep RE", "Only lines that match this regular expression.")] = None,
-    tail: Annotated[int | None, option("--tail -n N", "Only the last N lines.", min=0)] = None,
-    timestamps: Annotated[bool, option("--timestamps -t", "Print the time of each line.")] = False,
-    system: Annotated[bool, option("--system", "Include loom's own work for the job.")] = False,
-    as_json: options.AsJson = False,
-    color: options.Color = None,
+    run: str = options.RUN,
+    job: str | None = argument("JOB", "One job (or a glob).", "job"),
+    step: str | None = argument("STEP", "One step (`2`, `script/02`) or section (`provider`).", "step"),
+    follow: bool = option("--follow -f", "Continue until the run ends."),
+    grep: str | None = option("--grep RE", "Only lines that match this regular expression."),
+    tail: int | None = option("--tail -n N", "Only the last N lines.", min=0),
+    timestamps: bool = option("--timestamps -t", "Print the time of each line."),
+    system: bool = option("--system", "Include loom's own work for the job."),
+    as_json: bool = options.AS_JSON,
+    color: str | None = options.COLOR,
 ) -> None:
     """Print the output of a run's steps, also while it runs.
 
@@ -55,19 +52,17 @@ def logs(
 
 @done_by("record.diagnose")
 def diagnose(
-    run: Annotated[
-        str,
-        argument(
-            "RUN|LOG",
-            f"{options.RUN_HELP} Or a CI server's log: a file, - or the address of a job.",
-            "run",
-            show_default=False,
-        ),
-    ] = "last",
-    job: Annotated[str | None, argument("JOB", "A job (default: the first that failed).", "job")] = None,
-    form: Annotated[DiagnosisForm, option("--format", "Output format.")] = DiagnosisForm.TEXT,
-    as_json: options.AsJson = False,
-    color: options.Color = None,
+    run: str = argument(
+        "RUN|LOG",
+        f"{options.RUN_HELP} Or a CI server's log: a file, - or the address of a job.",
+        "run",
+        show_default=False,
+        default="last",
+    ),
+    job: str | None = argument("JOB", "A job (default: the first that failed).", "job"),
+    form: DiagnosisForm = option("--format", "Output format.", default=DiagnosisForm.TEXT),
+    as_json: bool = options.AS_JSON,
+    color: str | None = options.COLOR,
 ) -> None:
     """Show what failed, the likely cause, and what to do next.
 
@@ -79,12 +74,10 @@ def diagnose(
 
 @done_by("record.runs")
 def diff(
-    run_a: Annotated[str, argument("RUN", options.RUN_HELP, "run")],
-    run_b: Annotated[
-        str, argument("RUN", "The other run (default: the last one).", "run", show_default=False)
-    ] = "last",
-    as_json: options.AsJson = False,
-    color: options.Color = None,
+    run_a: str = argument("RUN", options.RUN_HELP, "run", default=...),
+    run_b: str = argument("RUN", "The other run (default: the last one).", "run", show_default=False, default="last"),
+    as_json: bool = options.AS_JSON,
+    color: str | None = options.COLOR,
 ) -> None:
     """Compare two runs. Covers trees, files, images, variables, results, durations, and the first differing line of output.
 
@@ -94,25 +87,20 @@ def diff(
 
 @done_by("record.runs")
 def report(
-    run: options.Run = "last",
-    output: Annotated[
-        Path | None,
-        option(
-            "--output -o FILE", "The file to write (default: report.html in the run's record); - is standard output."
-        ),
-    ] = None,
+    run: str = options.RUN,
+    output: Path | None = option(
+        "--output -o FILE", "The file to write (default: report.html in the run's record); - is standard output."
+    ),
 ) -> None:
     """Write a run as one HTML page. It is self-contained, with stages, timeline and searchable logs."""
 
 
 @done_by("record.artifacts")
 def artifacts(
-    run: options.RunOrJob = None,
-    job: Annotated[str | None, argument("JOB", "A job of the run (a name or glob; default: all).", "job")] = None,
-    to: Annotated[
-        Path | None, option("--to DIR", "Unpack the files into this directory, which must be new or empty.")
-    ] = None,
-    as_json: options.AsJson = False,
+    run: str | None = options.RUN_OR_JOB,
+    job: str | None = argument("JOB", "A job of the run (a name or glob; default: all).", "job"),
+    to: Path | None = option("--to DIR", "Unpack the files into this directory, which must be new or empty."),
+    as_json: bool = options.AS_JSON,
 ) -> None:
     """List the artifacts of a run's jobs, or unpack them.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from loom.cli import options
 from loom.cli.command import done_by, option
@@ -10,23 +10,21 @@ from loom.cli.command import done_by, option
 
 @done_by("run.run", ahead="loom.snapshot.source:ask_ahead", takes=(options.PlanOptions, options.RunOptions))
 def run(
-    local: Annotated[bool, option("--local", "Run locally (the default; accepted for clarity).")] = False,
-    dry_run: Annotated[bool, option("--dry-run -n", "Print the plan and run nothing.")] = False,
-    quiet: options.Quiet = False,
-    fail_fast: Annotated[bool | None, option("--fail-fast", "Stop everything at the first failure.")] = None,
-    form: Annotated[
-        Literal["screen", "json", "github", "gitlab"],
-        option("--format", "Output format; github and gitlab are for a CI system that runs loom."),
-    ] = "screen",
-    as_json: Annotated[bool, option("--json", "Print events as JSON lines on standard output.")] = False,
-    detach: Annotated[
-        bool, option("--detach", "Leave when the first jobs run in a cluster; they go on there until `loom attach`.")
-    ] = False,
-    repeat: Annotated[
-        int | None,
-        option("--repeat N", "Run it N times on one snapshot, and tell how often it fails, and how.", min=2, max=1000),
-    ] = None,
-    no_delay: Annotated[bool, option("--no-delay", "Start delayed jobs at once.")] = False,
+    local: bool = option("--local", "Run locally (the default; accepted for clarity)."),
+    dry_run: bool = option("--dry-run -n", "Print the plan and run nothing."),
+    quiet: bool = options.QUIET,
+    fail_fast: bool | None = option("--fail-fast", "Stop everything at the first failure."),
+    form: Literal["screen", "json", "github", "gitlab"] = option(
+        "--format", "Output format; github and gitlab are for a CI system that runs loom.", default="screen"
+    ),
+    as_json: bool = option("--json", "Print events as JSON lines on standard output."),
+    detach: bool = option(
+        "--detach", "Leave when the first jobs run in a cluster; they go on there until `loom attach`."
+    ),
+    repeat: int | None = option(
+        "--repeat N", "Run it N times on one snapshot, and tell how often it fails, and how.", min=2, max=1000
+    ),
+    no_delay: bool = option("--no-delay", "Start delayed jobs at once."),
 ) -> None:
     """Run the workflow's jobs on a snapshot of the repository.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
 
 from loom.cli import options
 from loom.cli.command import done_by, option
@@ -10,12 +10,8 @@ from loom.cli.command import done_by, option
 
 @done_by("run.watch", takes=(options.PlanOptions, options.RunOptions))
 def watch(
-    everything: Annotated[
-        bool, option("--all", "Run all jobs at each change, from the start, not first those that failed.")
-    ] = False,
-    poll: Annotated[
-        bool, option("--poll", "Look at every file each second: for file systems that report no changes.")
-    ] = False,
+    everything: bool = option("--all", "Run all jobs at each change, from the start, not first those that failed."),
+    poll: bool = option("--poll", "Look at every file each second: for file systems that report no changes."),
 ) -> None:
     """Run the workflow's jobs, and again each time that a file changes.
 
@@ -26,19 +22,18 @@ def watch(
 
 @done_by("agents.mcp")
 def mcp(
-    read_only: Annotated[bool, option("--read-only", "Only look: no runs, no commands in jobs, no resume.")] = False,
-    job: Annotated[
-        list[str] | None,
-        option("--job PATTERN", "The jobs that may run, by name or glob (repeatable; default: all).", "workflow-job"),
-    ] = None,
-    allow_host: Annotated[bool, option("--allow-host", "Allow jobs on this machine, outside of containers.")] = False,
-    allow_privileged: Annotated[
-        bool, option("--allow-privileged", "Allow privileged jobs, devices, and jobs with the engine's socket.")
-    ] = False,
-    allow_network: Annotated[
-        bool, option("--allow-network", "Allow jobs a network. Else they have none, apart from their services.")
-    ] = False,
-    workflow: options.WorkflowFile = None,
+    read_only: bool = option("--read-only", "Only look: no runs, no commands in jobs, no resume."),
+    job: list[str] | None = option(
+        "--job PATTERN", "The jobs that may run, by name or glob (repeatable; default: all).", "workflow-job"
+    ),
+    allow_host: bool = option("--allow-host", "Allow jobs on this machine, outside of containers."),
+    allow_privileged: bool = option(
+        "--allow-privileged", "Allow privileged jobs, devices, and jobs with the engine's socket."
+    ),
+    allow_network: bool = option(
+        "--allow-network", "Allow jobs a network. Else they have none, apart from their services."
+    ),
+    workflow: Path | None = options.WORKFLOW_FILE,
 ) -> None:
     """Serve a coding agent: a Model Context Protocol server on standard input and output.
 

@@ -54,8 +54,7 @@ def test_json_is_asked_for_in_one_way() -> None:
         options = {
             option: parameter
             for parameter, declared in inspect.signature(signature, eval_str=True).parameters.items()
-            for info in getattr(declared.annotation, "__metadata__", ())
-            for option in info.param_decls or ()
+            for option in getattr(declared.default, "param_decls", None) or ()
         }
         assert options.get("--json", "as_json") == "as_json", name
         if "--format" in options:
