@@ -12,18 +12,8 @@ from msgspec.structs import replace
 from loom.addresses import Address
 from loom.commands.project import Here
 from loom.errors import LoomError, SnapshotError
-from loom.plan.variables import (
-    DEFAULT_EVENT,
-    HeadCommit,
-    Message,
-    User,
-    default_branch,
-    for_run,
-    in_gitlab,
-    project_name_of,
-    remote_sha,
-    tag_of,
-)
+from loom.plan import variables
+from loom.plan.variables import DEFAULT_EVENT, HeadCommit, Message
 from loom.snapshot.repository import find
 
 if TYPE_CHECKING:
@@ -78,7 +68,7 @@ def _message(source: Source, environ: Mapping[str, str], commit: HeadCommit, eve
         timestamp=timestamp,
         text=text.strip("\n"),
         parent=parents.partition(" ")[0],
-        tag=_message_of_tag(root, environ, tag) if (tag := tag_of(commit, event)) else "",
+        tag=_message_of_tag(root, environ, tag) if (tag := variables.tag_of(commit, event)) else "",
         fork=_fork(root, environ, commit, event),
     )
 
@@ -110,8 +100,8 @@ def head_of(source: Source) -> HeadCommit:
         sha=source.head_sha,
         branch=source.branch,
         tags=source.tags,
-        default_branch=default_branch(default, refs),
-        remote_sha=remote_sha(sha, source.origin_url),
+        default_branch=variables.default_branch(default, refs),
+        remote_sha=variables.remote_sha(sha, source.origin_url),
     )
 
 
@@ -120,16 +110,16 @@ def run_variables(
 ) -> dict[str, str]:
     """Return the variables for all jobs of a run on `source`."""
     commit = head_of(source)
-    message = _message(source, environ, commit, in_gitlab(event))
+    message = _message(source, environ, commit, variables.in_gitlab(event))
     name, email = (source.config.get(f"user.{part}", ("",))[-1] for part in ("name", "email"))
-    return for_run(
+    return variables.for_run(
         run_id=run_id,
         event=event,
         workflow_path=workflow_path,
         commit=replace(commit, message=message),
-        project_name=project_name_of(source.root),
+        project_name=variables.project_name_of(source.root),
         origin_url=source.origin_url,
-        user=User(name=name, email=email),
+        user=variables.User(name=name, email=email),
     )
 
 
@@ -143,13 +133,13 @@ def commit_variables(here: Here, workflow_path: str, event: str = "push") -> dic
     try:
         source = discover(here.root, environ=here.environ)
     except LoomError:
-        name, none = project_name_of(here.root), HeadCommit(sha="")
-        variables = for_run(
+        name, none = variables.project_name_of(here.root), HeadCommit(sha="")
+        found = variables.for_run(
             run_id="", event=event, workflow_path=workflow_path, commit=none, project_name=name, origin_url=None
         )
     else:
-        variables = run_variables("", source, workflow_path, here.environ, event)
-    return {name: value for name, value in variables.items() if value}
+        found = run_variables("", source, workflow_path, here.environ, event)
+    return {name: value for name, value in found.items() if value}
 
 
 def origin_of(root: Path, environ: Mapping[str, str]) -> Address | None:
