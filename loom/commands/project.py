@@ -112,8 +112,8 @@ def here(flags: Mapping[str, object] | None = None, *, root: Path | None = None,
     """
     environ, start = dict(os.environ), Path.cwd()
     root = root or find_root(start)
-    config = configured(root, environ, flags)
-    return Here(environ=environ, start=start, root=root, config=config, trusting=trusting)
+    settings = config.load(root=root, environ=environ, flags=flags or {})
+    return Here(environ=environ, start=start, root=root, config=settings, trusting=trusting)
 
 
 def find_root(start: Path) -> Path:
@@ -121,10 +121,6 @@ def find_root(start: Path) -> Path:
     folders = (start, *start.parents)
     checkout = next((folder for folder in folders if (folder / ".git").exists()), None)
     return checkout or next((folder for folder in folders if (folder / ".loom").is_dir()), start)
-
-
-def configured(root: Path | None, environ: Mapping[str, str], flags: Mapping[str, object] | None = None) -> Config:
-    return config.load(root=root, environ=environ, flags=flags or {})
 
 
 def trusts_all(environ: Mapping[str, str], flag: bool) -> bool:

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -24,7 +24,7 @@ from loom.plan.model import CONTAINERS, Job
 from loom.providers import locks
 from loom.providers.locks import holders
 from loom.record.documents import JobManifest
-from loom.record.store import RunEntry, Store, read_document
+from loom.record.store import RunEntry, read_document
 from loom.render.output import print_either
 from loom.runner import previous_run as past
 from loom.snapshot import remains, repository
@@ -127,9 +127,48 @@ class _Cleaning:
         self._records = Records(project.store)
         self._unknown: dict[str, str] = {}
         """The runs whose kept containers nobody knows of now, with the reason."""
-        self._containers = {one.container_id: one for one in _kept(project, self._unknown)}
         self._silent: dict[str, str] = {}
-        """The providers that do not answer, with what they said."""
+        """The providers that do not answer, with what they said; none of them is asked twice."""
+        self._containers = self._kept()
+
+    def _kept(self) -> dict[str, Left]:
+        """Return the kept containers that are there by their ids, the newest first."""
+        found: dict[str, Left] = {}
+        facts = ((entry, job_id, fact) for entry in self._store.entries() for job_id, fact in kept_facts(entry))
+        for entry, job_id, fact in facts:
+            container_id = str(fact.get("container_id") or "")
+            if container_id and container_id not in found and self._is_there(entry, job_id):
+                found[container_id] = Left(
+                    name=str(fact.get("container_name") or ""),
+                    repo_root=str(entry.identity.get("repo_root")),
+                    run_ids=[entry.run_id],
+                    made_at=int(entry.run_id),
+                    bytes=int(fact.get("bytes") or 0),
+                    job_id=job_id,
+                    container_id=container_id,
+                    until=datetime.fromisoformat(str(fact["expires_at"])),
+                    used_by=holders(self._store.lock_of_kept(container_id)),
+                )
+        return found
+
+    def _is_there(self, entry: RunEntry, job_id: str) -> bool:
+        """Ask the job's provider, unless it does not answer."""
+        try:
+            job = past.read(entry).job(job_id)
+        except LoomError:  # an older or damaged record: what it kept ends by its own deadline
+            return False
+        provider = job.job.provider
+        if why := self._silent.get(provider):
+            self._unknown[entry.run_id] = why
+            return False
+        try:
+            found = session.find_kept(self._here, job)
+        except LoomError as error:
+            self._unknown[entry.run_id] = error.message
+            if isinstance(error, EngineUnavailable | RequestError):
+                self._silent[provider] = error.message
+            return False
+        return found is not None and found.kept_id == job.kept_id
 
     # -- what to remove -------------------------------------------------------------------------------------------
 
@@ -301,14 +340,46 @@ class _Cleaning:
         if not run.run_ids:  # without a record
             return self._remove_directories(run.workspaces)
         entry = self._store.find(run.name, repo_root=None)
-        with _held_alone(self._store, entry):
+        files = list(map(self._store.lock_of_kept, dict.fromkeys(kept_ids(entry))))
+        with ExitStack() as stack:
+            for lock in files:
+                what, command = f"a kept container of run {entry.run_id}", f"loom clean {entry.run_id}"
+                stack.enter_context(locks.held(lock, what, command, alone=True))
             status = (entry.receipt or {}).get("status")  # the engine may have something of a run that was interrupted
             in_engine = status in (None, "canceled", "error") or bool((entry.receipt or {}).get("images"))
-            problems = _remove_sessions(self._here, entry, self._silent, in_engine=in_engine)
+            problems = self._remove_sessions(entry, in_engine=in_engine)
             if not problems:  # a container that is left needs the workspace
                 problems = self._remove_directories(run.workspaces)
             if not problems:  # the record last: it locates the rest
                 self._store.remove(run.name)
+                for lock in files:
+                    lock.unlink(missing_ok=True)
+        return problems
+
+    def _remove_sessions(self, entry: RunEntry, *, in_engine: bool) -> list[str]:
+        """Remove what a run has with each provider, running or kept; return the problems."""
+        by_provider: dict[str, list[Job]] = {}
+        try:
+            for job in past.read(entry).planned.plan.jobs:
+                by_provider.setdefault(job.provider, []).append(job)
+        except LoomError:  # an older or damaged record, or one that ended before it had a plan
+            by_provider[CONTAINERS] = []
+        problems: list[str] = []
+        for name, jobs in by_provider.items():
+            if name == CONTAINERS and not in_engine:
+                continue
+            if name not in self._silent:
+                try:
+                    problems += self._here.provider_named(name).remove_run(entry.run_id, jobs)
+                    continue
+                except LoomError as error:
+                    self._silent[name] = error.message
+            # What else the engine of this machine has of a run that is over goes by its labels, with or without a record.
+            kept_here = any(
+                "/" not in container_id for container_id in kept_ids(entry)
+            )  # a pod's id is `namespace/name`
+            if name != CONTAINERS or kept_here or (jobs and entry.receipt is None):
+                problems.append(f"its sessions on {name} are left: {self._silent[name]}")
         return problems
 
     def _remove_workspace(self, space: Cleaned) -> list[str]:
@@ -353,95 +424,6 @@ def _expired(entry: RunEntry, now: float) -> Iterator[Cleaned]:
         lifetime, job_id = (manifest.get("artifacts") or {}).get("expire_in_s"), manifest_path.parent.name
         if lifetime is not None and ended + lifetime < now and entry.paths.artifacts_archive(job_id).exists():
             yield Cleaned(kind="artifacts", name=job_id, run_ids=[entry.run_id], job_id=job_id)
-
-
-def _kept(here: Here, unknown: dict[str, str]) -> list[Left]:
-    """Return the kept containers that are there, the newest first.
-
-    `unknown` gets the runs that kept one where the provider does not answer now, with what it said.
-    """
-    found: dict[str, Left] = {}
-    silent: dict[str, str] = {}
-    facts = ((entry, job_id, fact) for entry in here.store.entries() for job_id, fact in kept_facts(entry))
-    for entry, job_id, fact in facts:
-        container_id = str(fact.get("container_id") or "")
-        if container_id and container_id not in found and _is_there(here, entry, job_id, silent, unknown):
-            found[container_id] = Left(
-                name=str(fact.get("container_name") or ""),
-                repo_root=str(entry.identity.get("repo_root")),
-                run_ids=[entry.run_id],
-                made_at=int(entry.run_id),
-                bytes=int(fact.get("bytes") or 0),
-                job_id=job_id,
-                container_id=container_id,
-                until=datetime.fromisoformat(str(fact["expires_at"])),
-                used_by=holders(here.store.lock_of_kept(container_id)),
-            )
-    return list(found.values())
-
-
-def _is_there(here: Here, entry: RunEntry, job_id: str, silent: dict[str, str], unknown: dict[str, str]) -> bool:
-    """Ask the job's provider, unless it is `silent` by now."""
-    try:
-        job = past.read(entry).job(job_id)
-    except LoomError:  # an older or damaged record: what it kept ends by its own deadline
-        return False
-    provider = job.job.provider
-    if why := silent.get(provider):
-        unknown[entry.run_id] = why
-        return False
-    try:
-        found = session.find_kept(here, job)
-    except LoomError as error:
-        unknown[entry.run_id] = error.message
-        if isinstance(error, EngineUnavailable | RequestError):
-            silent[provider] = error.message
-        return False
-    return found is not None and found.kept_id == job.kept_id
-
-
-def _remove_sessions(here: Here, entry: RunEntry, silent: dict[str, str], *, in_engine: bool) -> list[str]:
-    """Remove what a run has with each provider, running or kept; return the problems.
-
-    `silent` gets the providers that do not answer, with what they said; none of them is asked twice.
-    """
-    by_provider: dict[str, list[Job]] = {}
-    try:
-        for job in past.read(entry).planned.plan.jobs:
-            by_provider.setdefault(job.provider, []).append(job)
-    except LoomError:  # an older or damaged record, or one that ended before it had a plan
-        by_provider[CONTAINERS] = []
-    problems: list[str] = []
-    for name, jobs in by_provider.items():
-        if name == CONTAINERS and not in_engine:
-            continue
-        if name not in silent:
-            try:
-                problems += here.provider_named(name).remove_run(entry.run_id, jobs)
-                continue
-            except LoomError as error:
-                silent[name] = error.message
-        # What else the engine of this machine has of a run that is over goes by its labels, with or without a record.
-        kept_here = any("/" not in container_id for container_id in kept_ids(entry))  # a pod's id is `namespace/name`
-        if name != CONTAINERS or kept_here or (jobs and entry.receipt is None):
-            problems.append(f"its sessions on {name} are left: {silent[name]}")
-    return problems
-
-
-@contextmanager
-def _held_alone(store: Store, entry: RunEntry) -> Iterator[None]:
-    """Keep everybody out of the run's kept sessions, and forget their locks if its record goes. RequestError when one is
-    in use.
-    """
-    files = list(map(store.lock_of_kept, dict.fromkeys(kept_ids(entry))))
-    with ExitStack() as stack:
-        for lock in files:
-            what = f"a kept container of run {entry.run_id}"
-            stack.enter_context(locks.held(lock, what, f"loom clean {entry.run_id}", alone=True))
-        yield
-        if not entry.paths.root.exists():
-            for lock in files:
-                lock.unlink(missing_ok=True)
 
 
 def _remove_kept(here: Here, one: Left) -> list[str]:

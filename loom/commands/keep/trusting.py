@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from loom.commands import project
+from loom import config
 from loom.commands.project import Here, trusts_all
 from loom.commands.run.checkout import is_ignored
 from loom.commands.terminal import attended
@@ -95,7 +95,7 @@ def discover(start: Path, environ: Mapping[str, str], *, flag: bool = False) -> 
 
         if trusts_all(environ, flag):
             return True
-        trust = Trust(project.configured(found.root, environ).state_dir, found.root, environ)
+        trust = Trust(config.load(root=found.root, environ=environ, flags={}).state_dir, found.root, environ)
         return all(map(trust.holds, _of_filters(found)))
 
     return source.discover(start, environ=environ, filters=allowed)

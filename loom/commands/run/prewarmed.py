@@ -67,7 +67,11 @@ class PreparedRuns:
         `choose` decides which jobs of the plan run; `touched` as in `run.prepare`. None if no job is to run. Errors as in
         `run.prepare` and `api.execute`.
         """
-        prepared_run = self._taken()
+        with self._guard:
+            prepared_run = self._out()
+        if prepared_run is not None and not prepared_run.ready():
+            prepared_run.drop()
+            prepared_run = None
         try:
             run_id = prepared_run.run_id if prepared_run is not None else str(time.time_ns())
             made = _prepared(options, run_id, choose, touched)
@@ -102,15 +106,6 @@ class PreparedRuns:
             self._clock.daemon = True
             self._next.prepare()
             self._clock.start()
-
-    def _taken(self) -> NextRun | None:
-        """Take what is prepared, if it can be used; wait for its workspace."""
-        with self._guard:
-            prepared_run = self._out()
-        if prepared_run is not None and not prepared_run.ready():
-            prepared_run.drop()
-            return None
-        return prepared_run
 
     def drop(self) -> None:
         """Remove what is prepared. Safe to repeat."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from loom import config
-from loom.commands.project import configured, find_root
+from loom.commands.project import find_root
 from loom.errors import LoomError, RequestError, WorkflowError
 from loom.record import unrecorded
 from loom.record.events import timestamp
@@ -45,7 +45,7 @@ def _text(error: Exception) -> str:
 def _state_dir(root: Path) -> Path:
     """Return the state directory, without the settings of the environment where one of them was refused."""
     try:
-        return configured(root, os.environ).state_dir
+        return config.load(root=root, environ=os.environ, flags={}).state_dir
     except LoomError:
         environ = {name: value for name, value in os.environ.items() if name in ("HOME", "LOOM_STATE_DIR", "TMPDIR")}
         environ |= {name: value for name, value in os.environ.items() if name.startswith("XDG_")}
