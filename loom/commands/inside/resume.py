@@ -313,12 +313,13 @@ def execute(
     ids = dict.fromkeys(("LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_PIPELINE_ID"), run_id)
     prepared = preparing.Prepared(
         run_id=run_id,
+        options=options,
         here=preparing.here_for(options, source.root),
         source=source,
         plan=plan,
         variables={**planned.variables, **ids},
     )
-    return running.execute(prepared, options, reuse=reuse, follow=follow)
+    return running.execute(prepared, reuse=reuse, follow=follow)
 
 
 def _as_planned(options: Options, past: PastRun) -> Options:

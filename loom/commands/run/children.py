@@ -18,7 +18,7 @@ from loom.commands.inside.recreate_tree import taken_again
 from loom.commands.keep import trusting
 from loom.commands.project import Here
 from loom.commands.run import checkout, contexts, preparing
-from loom.commands.run.preparing import Options, Prepared
+from loom.commands.run.preparing import Prepared
 from loom.commands.run.wiring import request_of, tools_of
 from loom.errors import RequestError
 from loom.plan.model import ChildFile, JobSelection, Plan
@@ -50,13 +50,11 @@ class ChildRuns:
 
     def __init__(
         self,
-        options: Options,
         parent: Prepared,
         gate: Gate | None,
         dialect: Path | None = None,
         above: Mapping[str, tuple[Plan, Child]] | None = None,
     ) -> None:
-        self._options = options
         self._parent = parent
         self._gate = gate
         self._dialect = dialect or parent.source.root / parent.plan.workflow_path
@@ -80,13 +78,13 @@ class ChildRuns:
         trusting.settle(
             trusting.requests_of(plan.jobs, self._parent.here),
             self._parent.here,
-            flag=self._options.trust,
+            flag=self._parent.options.trust,
             can_ask=False,
         )
         return self._run(child, plan, variables, run_id, on_output, cancel, started)
 
     def _planned(self, child: Child, here: Here, path: Path, run_id: str) -> tuple[Plan, Mapping[str, str]]:
-        source, options, trigger = self._parent.source, self._options, child.job.trigger
+        source, options, trigger = self._parent.source, self._parent.options, child.job.trigger
         assert trigger is not None
         name = name_from(child.workspace, path)
         variables = {
@@ -123,9 +121,15 @@ class ChildRuns:
         with _PREPARING:
             document = taken_again(here, child.run_id, child.snapshot, places, workspace, cancel)
         selection = {"names": (), "stage": (), "from_job": None, "matrix": ()}
-        options = replace(self._options, **selection, parent_run_id=child.run_id)
+        options = replace(self._parent.options, **selection, parent_run_id=child.run_id)
         prepared = Prepared(
-            run_id=run_id, here=here, source=source, plan=plan, variables=variables, notices=held_back(plan)
+            run_id=run_id,
+            options=options,
+            here=here,
+            source=source,
+            plan=plan,
+            variables=variables,
+            notices=held_back(plan),
         )
         reuse = Reuse(
             parent_run_id=child.run_id,
@@ -137,11 +141,10 @@ class ChildRuns:
         )
         request = request_of(
             prepared,
-            options,
             tools=replace(
-                tools_of(prepared, self._options),
+                tools_of(prepared),
                 gate=self._gate,
-                run_child=ChildRuns(options, prepared, self._gate, self._dialect, self._with(child)),
+                run_child=ChildRuns(prepared, self._gate, self._dialect, self._with(child)),
             ),
             cancel=cancel,
             sinks=[

@@ -134,6 +134,7 @@ class Prepared(Struct, frozen=True, kw_only=True):
     """A run that is ready to start."""
 
     run_id: str
+    options: Options
     here: Here
     source: Source
     plan: Plan
@@ -171,6 +172,7 @@ def prepare(
     expected = options.workflow is not None or plan.workflow_path == str(project.WORKFLOWS[0])
     return Prepared(
         run_id=run_id,
+        options=options,
         here=here,
         source=source,
         plan=plan,

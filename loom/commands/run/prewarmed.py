@@ -74,12 +74,10 @@ class PreparedRuns:
             prepared_run = None
         try:
             run_id = prepared_run.run_id if prepared_run is not None else str(time.time_ns())
-            made = _prepared(options, run_id, choose, touched)
-            if made is None:
+            if (prepared := _prepared(options, run_id, choose, touched)) is None:
                 return None
-            prepared, options = made
-            tools = replace(tools_of(prepared, options), gate=gate)
-            request = request_of(prepared, options, cancel=cancel, tools=tools, sinks=sinks)
+            tools = replace(tools_of(prepared), gate=gate)
+            request = request_of(prepared, cancel=cancel, tools=tools, sinks=sinks)
             ran = api.execute(request, prepared_run)
             clean_later(prepared.here.store, prepared.here.config, prepared.here.environ, prepared.here.root)
             return ran
@@ -101,7 +99,7 @@ class PreparedRuns:
         with suppress(LoomError), refusals():  # the run itself meets it, and reports it
             if (made := _prepared(options, str(time.time_ns()), choose, None)) is None or cancel.requested:
                 return
-            self._next = NextRun(request_of(*made, cancel=cancel))
+            self._next = NextRun(request_of(made, cancel=cancel))
             self._clock = threading.Timer(self._idle_s, self.drop)
             self._clock.daemon = True
             self._next.prepare()
@@ -124,15 +122,10 @@ class PreparedRuns:
         return prepared_run
 
 
-def _prepared(
-    options: Options, run_id: str, choose: Choose, touched: AbstractSet[str] | None
-) -> tuple[Prepared, Options] | None:
-    """Return the plan of the chosen jobs, and the options that `loom run` would need for it; None without jobs."""
+def _prepared(options: Options, run_id: str, choose: Choose, touched: AbstractSet[str] | None) -> Prepared | None:
+    """Prepare the plan of the chosen jobs, with the options that `loom run` would need for it; None without jobs."""
     prepared = preparing.prepare(options, run_id=run_id, ask=False, touched=touched)
     chosen = choose(prepared.plan, prepared.concerned)
     if chosen:
-        options = replace(options, names=tuple(chosen))
-        prepared = preparing.prepare(options, run_id=run_id, ask=False)
-    if not prepared.plan.jobs or (chosen is not None and not chosen):
-        return None
-    return prepared, options
+        prepared = preparing.prepare(replace(options, names=tuple(chosen)), run_id=run_id, ask=False)
+    return None if not prepared.plan.jobs or (chosen is not None and not chosen) else prepared

@@ -12,7 +12,7 @@ from loom.analysis.repetition import repetition_of
 from loom.cancel import Cancel, signals
 from loom.commands.keep.background import clean_later
 from loom.commands.run.children import ChildRuns
-from loom.commands.run.preparing import Options, Prepared
+from loom.commands.run.preparing import Prepared
 from loom.commands.run.wiring import request_of, tools_of
 from loom.plan.model import Job, Plan, Trigger
 from loom.record.journal import Sink
@@ -31,9 +31,9 @@ class _Repetitions(ChildRuns):
 
     _detail = Detail.QUIET
 
-    def __init__(self, options: Options, prepared: Prepared) -> None:
+    def __init__(self, prepared: Prepared) -> None:
         config = dataclasses.replace(prepared.here.config, jobs=1)  # the parent counts how many run at once
-        super().__init__(options, replace(prepared, here=replace(prepared.here, config=config)), None)
+        super().__init__(replace(prepared, here=replace(prepared.here, config=config)), None)
         self._prepared = prepared
         self.run_ids: list[str] = []
 
@@ -49,19 +49,17 @@ class _Repetitions(ChildRuns):
         return self._run(child, prepared.plan, variables, run_id, on_output, cancel, begun)
 
 
-def repeat(
-    prepared: Prepared, options: Options, times: int, *, sinks: Sequence[Sink], look: Look, write: Callable[..., None]
-) -> int:
+def repeat(prepared: Prepared, times: int, *, sinks: Sequence[Sink], look: Look, write: Callable[..., None]) -> int:
     """Run the plan so many times, shown by `sinks`; print how often it failed, and return the exit code of the worst."""
-    runs = _Repetitions(options, prepared)
+    runs = _Repetitions(prepared)
     of_all = replace(prepared, plan=_plan_of(prepared.plan, times))
     here = prepared.here
     cancel = Cancel()
-    tools = replace(tools_of(of_all, options), run_child=runs)
+    tools = replace(tools_of(of_all), run_child=runs)
     with signals(cancel):
-        ran = api.execute(request_of(of_all, options, tools=tools, cancel=cancel, sinks=sinks))
+        ran = api.execute(request_of(of_all, tools=tools, cancel=cancel, sinks=sinks))
     found = repetition_of(ran.receipt.run_id, [here.find(run_id) for run_id in runs.run_ids], times)
-    if options.form == "json":
+    if prepared.options.form == "json":
         print_json(found)
     else:
         write(*repetition_lines(found, look))

@@ -95,7 +95,7 @@ def replay(file: Path, *, repeat: int | None, quiet: bool, as_json: bool, **aske
     notes: list[str] = []
     prepared = _prepared(file, there, planned, given, folder / ACTIONS, notes)
     with redirect_stdout(sys.stderr) if as_json and not repeat else nullcontext():
-        code = running.run_prepared(prepared, given)
+        code = running.run_prepared(prepared)
     if repeat and as_json:
         return code
     runs = [prepared.here.find(prepared.run_id)]
@@ -222,6 +222,7 @@ def _prepared(
     run_id, old = str(time.time_ns()), planned.variables.get("LOOM_RUN_ID") or "\0"
     prepared = Prepared(
         run_id=run_id,
+        options=given,
         here=here,
         source=source,
         plan=replace(planned.plan, jobs=tuple(_Stranger(file, here, actions).job(job) for job in planned.plan.jobs)),

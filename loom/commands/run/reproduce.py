@@ -177,8 +177,8 @@ class _Reproducing:
         brought = self._brought(prepared.plan, target)
         prepared = replace(prepared, plan=replace(prepared.plan, jobs=jobs), brought=brought)
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
-            code = running.execute(prepared, given)
-        self._verdict(prepared, given, target, with_cache=with_cache, as_json=as_json)
+            code = running.execute(prepared)
+        self._verdict(prepared, target, with_cache=with_cache, as_json=as_json)
         return code
 
     def _fetch(self, pipeline: RemotePipeline) -> None:
@@ -388,7 +388,7 @@ class _Reproducing:
 
     # -- the verdict ------------------------------------------------------------------------------------------------
 
-    def _verdict(self, prepared: Prepared, given: Options, target: Job, *, with_cache: bool, as_json: bool) -> None:
+    def _verdict(self, prepared: Prepared, target: Job, *, with_cache: bool, as_json: bool) -> None:
         reading = prepared.here.find(prepared.run_id)
         manifest = reading.job_manifest(target.id)
         ours = recorded_diagnosis(reading)
@@ -403,7 +403,7 @@ class _Reproducing:
         known = Circumstances(
             checkout=self._here.root,
             tree=self._directory / "tree",
-            plan=lambda: _whole(given),
+            plan=lambda: _whole(prepared.options),
             job=target,
             depth=facts.depth,
             withheld=self._withheld,

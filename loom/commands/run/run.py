@@ -56,13 +56,14 @@ def run_with(options: Options) -> int:
     if not prepared.plan.jobs:
         reasons = "\n".join(listed((f"{left.id}: {left.reason}" for left in prepared.plan.left_out), 10))
         raise RequestError("no job of the workflow would run", hint=reasons or None, code="NOTHING_TO_RUN")
-    return run_prepared(prepared, options)
+    return run_prepared(prepared)
 
 
-def run_prepared(prepared: Prepared, options: Options) -> int:
+def run_prepared(prepared: Prepared) -> int:
     """Run what was prepared, as often as the options say; return the exit code."""
+    options = prepared.options
     if options.repeat is None:
-        return execute(prepared, options)
+        return execute(prepared)
     from loom.commands.run.repeat import repeat  # only such a run compares runs
 
     if options.detach or options.stop_at or options.form not in ("screen", "json"):
@@ -71,15 +72,15 @@ def run_prepared(prepared: Prepared, options: Options) -> int:
     audience, _ = audience_for(replace(options, form="screen"), None, look, write, stream=False)
     with closing(audience):
         shown = [] if options.form == "json" else [audience]
-        return repeat(prepared, options, options.repeat, sinks=shown, look=look, write=write)
+        return repeat(prepared, options.repeat, sinks=shown, look=look, write=write)
 
 
-def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None, follow: bool = False) -> int:
+def execute(prepared: Prepared, *, reuse: Reuse | None = None, follow: bool = False) -> int:
     """Run a prepared plan and show it on the terminal. `reuse`: see `RunRequest`.
 
     `follow`: stay until the end also with `options.detach`.
     """
-    here, source, plan = prepared.here, prepared.source, prepared.plan
+    here, source, plan, options = prepared.here, prepared.source, prepared.plan, prepared.options
     config = here.config
     bundles = here.environ.get("LOOM_BUNDLE", "")
     if bundles not in ("", "on-failure"):
@@ -87,7 +88,7 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None,
     cancel = Cancel()
     look, write = screen_parts(config.color, quiet=options.quiet, verbose=options.verbose, stream=config.stream)
     audience, gate = audience_for(options, plan, look, write, stream=config.stream)
-    tools = replace(tools_of(prepared, options), gate=gate)
+    tools = replace(tools_of(prepared), gate=gate)
     if options.detach:
         _check_detachable(plan, tools)
         leave = _Leaving(prepared.run_id, audience.close, write, follow=follow)
@@ -96,9 +97,9 @@ def execute(prepared: Prepared, options: Options, *, reuse: Reuse | None = None,
     if any(job.trigger is not None for job in plan.jobs):
         from loom.commands.run.children import ChildRuns  # only such a run makes plans while it runs
 
-        tools = replace(tools, run_child=ChildRuns(options, prepared, gate))
+        tools = replace(tools, run_child=ChildRuns(prepared, gate))
     with signals(cancel), closing(audience):
-        ran = api.execute(request_of(prepared, options, tools=tools, cancel=cancel, sinks=[audience], reuse=reuse))
+        ran = api.execute(request_of(prepared, tools=tools, cancel=cancel, sinks=[audience], reuse=reuse))
     _say_the_end(ran, audience, here, options.form, look, write)
     clean_later(here.store, config, here.environ, source.root)
     if bundles and not ran.receipt.status.ok:

@@ -26,7 +26,7 @@ from loom.util import clock
 from loom.util.paths import run_of_workspace
 
 if TYPE_CHECKING:
-    from loom.commands.run.preparing import Options, Prepared
+    from loom.commands.run.preparing import Prepared
     from loom.record.journal import Sink
     from loom.snapshot import Source
     from loom.storage.cache import Cache
@@ -120,15 +120,14 @@ def secret_values(
     return SecretValues(own=own, services=services), missing
 
 
-def tools_of(prepared: Prepared, options: Options) -> JobTools:
+def tools_of(prepared: Prepared) -> JobTools:
     """Return the dependencies of the jobs of what was prepared."""
-    root = prepared.source.root
-    return tools_for(prepared.plan, prepared.here, root, run_id=prepared.run_id, isolated=options.strict)
+    root, isolated = prepared.source.root, prepared.options.strict
+    return tools_for(prepared.plan, prepared.here, root, run_id=prepared.run_id, isolated=isolated)
 
 
 def request_of(
     prepared: Prepared,
-    options: Options,
     *,
     cancel: Cancel,
     tools: JobTools | None = None,
@@ -136,8 +135,8 @@ def request_of(
     reuse: Reuse | None = None,
 ) -> RunRequest:
     """Return the request to run what was prepared. `tools`: if they are more than `tools_of`; `reuse`: see `RunRequest`."""
-    here, source, plan = prepared.here, prepared.source, prepared.plan
-    tools = tools or tools_of(prepared, options)
+    here, source, plan, options = prepared.here, prepared.source, prepared.plan, prepared.options
+    tools = tools or tools_of(prepared)
     config = here.config
     return RunRequest(
         run_id=prepared.run_id,

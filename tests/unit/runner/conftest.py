@@ -99,7 +99,7 @@ class Project:
         chosen = preparing.Options.of({"names": names, "trust": True, "container": "on" in options, **options})
         prepared = preparing.prepare(chosen, ask=False)
         made = wiring.tools_for(prepared.plan, prepared.here, prepared.source.root, run_id=prepared.run_id)
-        return request_of(prepared, chosen, tools=tools(made), cancel=cancel or Cancel(), sinks=sinks)
+        return request_of(prepared, tools=tools(made), cancel=cancel or Cancel(), sinks=sinks)
 
     def run(self, *names: str, code: int | None = 0, **options: Any) -> Ran:
         """Run jobs, as `loom run` with these options; the exit code must be `code` (None: whatever)."""
