@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -146,18 +146,16 @@ class WorkingDirectories:
     @cached_property
     def _named(self) -> Sequence[str]:
         """Return the directories that the command names, also by a file."""
-        return list(dict.fromkeys(self._directories_of(_WORD.findall(self._command))))
-
-    def _directories_of(self, words: Sequence[str]) -> Iterator[str]:
-        for word in words:
-            for base in ("", self._directory):
-                path = posixpath.normpath(posixpath.join(base, from_root(word)))
-                if self._root is None or path in (".", "/") or path.startswith(("..", "/")):
-                    continue
-                if (self._root / path).is_dir():
-                    yield path
-                elif "/" in path and os.path.lexists(self._root / path):
-                    yield posixpath.dirname(path)
+        found: list[str] = []
+        for word, base in product(_WORD.findall(self._command), ("", self._directory)):
+            path = posixpath.normpath(posixpath.join(base, from_root(word)))
+            if self._root is None or path in (".", "/") or path.startswith(("..", "/")):
+                continue
+            if (self._root / path).is_dir():
+                found.append(path)
+            elif "/" in path and os.path.lexists(self._root / path):
+                found.append(posixpath.dirname(path))
+        return list(dict.fromkeys(found))
 
     @cached_property
     def _all(self) -> Sequence[str]:

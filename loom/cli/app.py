@@ -15,8 +15,7 @@ from loom.status import ExitCode
 
 MODULES = {
     "run": ("run",),
-    "watch": ("watch", "mcp"),
-    "again": ("resume", "attach", "rerun", "bisect", "reproduce", "bundle", "replay"),
+    "again": ("watch", "mcp", "resume", "attach", "rerun", "bisect", "reproduce", "bundle", "replay"),
     "record": ("runs", "show", "logs", "diagnose", "diff", "report", "artifacts"),
     "check": ("check", "compile", "schema", "trust"),
     "keep": ("config", "images", "cache", "clean", "doctor"),

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import typer
 
@@ -78,12 +77,5 @@ def progress_line(*, wanted: bool = True, at_once: bool = False) -> Iterator[Cal
 
 
 def paint(text: str, style: str) -> str:
-    styles: dict[str, dict[str, Any]] = {
-        "ok": {"fg": "green"},
-        "bad": {"fg": "red"},
-        "warn": {"fg": "yellow"},
-        "dim": {"dim": True},
-        "bold": {"bold": True},
-        "job": {"fg": "cyan"},
-    }
-    return typer.style(text, **styles[style])
+    colour = {"ok": "green", "bad": "red", "warn": "yellow", "job": "cyan"}.get(style)
+    return typer.style(text, fg=colour, dim=style == "dim" or None, bold=style == "bold" or None)

@@ -1,4 +1,4 @@
-"""Sinks that print a run in the log format of the CI system that loom runs in.
+"""Sinks that print a run for programs: as JSON lines, or in the log format of the CI system that loom runs in.
 
 GitHub and GitLab can fold only consecutive lines. A job's output is therefore buffered and printed as one group when
 the job ends, so parallel jobs do not mix. Of very long output, only the last lines are printed.
@@ -10,11 +10,13 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from loom.record.events import PhaseEvent
+from loom.record.documents import Receipt
+from loom.record.events import PhaseEvent, encode
 from loom.record.journal import OutputBatch
 from loom.render.screen import Detail, Look, Screen, while_heard
 from loom.status import Status
-from loom.util.controls import visible, without_commands
+from loom.util import jsons
+from loom.util.controls import json_shown, visible, without_commands
 from loom.util.units import rough_duration
 from loom.util.workflow_commands import escaped
 
@@ -104,3 +106,40 @@ class GitLab(_Jobs):
         yield f"\x1b[0Ksection_start:{start}:{name}{closed}\r\x1b[0K{_title(event)}"
         yield from lines
         yield f"\x1b[0Ksection_end:{end}:{name}\r\x1b[0K"
+
+
+class JsonLines:
+    """Print every event, each output line with its unit, and finally the receipt's path.
+
+    `write` gets whole lines; when its reader is gone, the run continues without output.
+    """
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        def write_shown(data: bytes) -> None:
+            write(data if data.isascii() else json_shown(data.decode()).encode())
+
+        self._write = while_heard(write_shown)
+
+    def phase(self, event: PhaseEvent) -> None:
+        self._write(encode(event))
+
+    def output(self, batch: OutputBatch) -> None:
+        where = batch.where
+        place = jsons.encode_line({"job_id": where.job_id, "step": where.step, "section": where.section})
+        tail = b"," + place[1:]
+        self._write(b"".join(line[:-1] + tail for line in batch.encoded.splitlines() if line))
+
+    def close(self) -> None:
+        """Release nothing."""
+
+    def receipt(self, receipt: Receipt, path: str) -> None:
+        """Print the last line."""
+        line = {
+            "kind": "receipt",
+            "receipt_path": path,
+            "diagnosis_path": receipt.diagnosis_path,
+            "resume_command": receipt.resume_command,
+            "status": receipt.status.value,
+            "exit_code": receipt.exit_code,
+        }
+        self._write(jsons.encode_line(line))

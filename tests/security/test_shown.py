@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from loom.errors import SecretError
 from loom.record.events import PhaseCode, Where
 from loom.record.journal import Journal, Outcome
-from loom.render.ci import GitHub, GitLab
-from loom.render.json_lines import JsonLines
+from loom.render.ci import GitHub, GitLab, JsonLines
 from loom.render.screen import Look, Screen
 from loom.secrets.masking import Masker
 from loom.status import Status

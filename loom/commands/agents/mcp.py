@@ -68,6 +68,10 @@ def mcp(
     here()  # a checkout, or an error now
     limits = Limits(jobs=tuple(job or ()), host=allow_host, privileged=allow_privileged, network=allow_network)
     serving, cancel = _Serving(AgentTools(limits, workflow)), Cancel()
+    server = _Server("loom", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING")
+    _looking(server, serving)
+    if not read_only:
+        _acting(server, serving)
 
     def end() -> None:
         serving.close()
@@ -76,7 +80,7 @@ def mcp(
     with signals(cancel):
         cancel.on_request(lambda: threading.Thread(target=end, name="end of loom mcp").start())
         try:
-            _server(serving, acting=not read_only).run("stdio")
+            server.run("stdio")
         except* (BrokenPipeError, ConnectionError):
             pass  # the client is gone, and reads no answer
         finally:
@@ -147,14 +151,6 @@ class _Server(MCPServer[Any]):
             has = f"it has {', '.join(known[name])}" if known[name] else "it has none"
             raise ToolError(f"the tool {name} has no argument {unknown[0]!r}: {has}")
         return await super().call_tool(name, arguments, context)
-
-
-def _server(serving: _Serving, *, acting: bool) -> MCPServer[Any]:
-    server = _Server("loom", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING")
-    _looking(server, serving)
-    if acting:
-        _acting(server, serving)
-    return server
 
 
 def _looking(server: MCPServer[Any], serving: _Serving) -> None:

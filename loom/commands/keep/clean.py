@@ -200,7 +200,10 @@ class _Cleaning:
 
     def chosen(self, keep_last: int | None, older_than: str | None, *, everywhere: bool) -> list[Cleaned]:
         records, by_limits = self._records, keep_last is None and older_than is None
-        before_ns = self._cutoff(older_than)
+        if older_than is None:  # after all that are there, also those that a wrong clock dated into the future
+            before_ns = max([time.time_ns(), *(int(run_id) + 1 for run_id in self._store.run_ids()[:1])])
+        else:
+            before_ns = time.time_ns() - int(read_flag("--older-than", older_than, duration) * 1e9)
         if keep_last is None:
             keep_last = self._here.config.keep_runs if older_than is None else 0
         root = None if everywhere else self._here.root
@@ -224,15 +227,6 @@ class _Cleaning:
                 why = "of actions that no kept run uses"
                 items.append(Cleaned(kind="action", name=str(path), bytes=allocated(path), reason=why))
         return items + list(self._checkouts(items))
-
-    def _cutoff(self, older_than: str | None) -> int:
-        """Return the time before which runs that may go began. RequestError for an invalid duration.
-
-        Without a duration this is after all that are there, also those that a wrong clock dated into the future.
-        """
-        if older_than is None:
-            return max([time.time_ns(), *(int(run_id) + 1 for run_id in self._store.run_ids()[:1])])
-        return time.time_ns() - int(read_flag("--older-than", older_than, duration) * 1e9)
 
     def _runs(self, chosen: Sequence[RunEntry]) -> list[Cleaned]:
         going = {entry.run_id for entry in chosen}

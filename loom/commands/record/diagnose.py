@@ -7,10 +7,9 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO
 
 from msgspec.structs import replace
 
@@ -77,7 +76,7 @@ def of_log(project: Here, named: str, job: str | None) -> Diagnosis:
         found: Diagnosis = import_module("loom.commands.record.remote").diagnosis_of_remote(project, named)
         return found
     try:
-        with open_log(named) as file:
+        with nullcontext(sys.stdin.buffer) if named == "-" else open_regular(Path(named)) as file:
             log = read_log(iter(lambda: file.read(1 << 18), b""))
     except OSError as error:
         raise RequestError(
@@ -86,10 +85,6 @@ def of_log(project: Here, named: str, job: str | None) -> Diagnosis:
     if not log.lines_total:
         raise RequestError(f"{named}: the log is empty", code="LOG_UNREADABLE")
     return diagnosis_of_log(log, named, root=project.root)
-
-
-def open_log(named: str) -> AbstractContextManager[BinaryIO]:
-    return nullcontext(sys.stdin.buffer) if named == "-" else open_regular(Path(named))
 
 
 def _refusal(project: Here) -> Diagnosis | None:

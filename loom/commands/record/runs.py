@@ -19,10 +19,9 @@ from loom.record.event_files import last_event
 from loom.record.events import timestamp
 from loom.record.reader import document_of, replay
 from loom.record.store import UNFINISHED, RunEntry, read_document
-from loom.render.closing import closing_lines, diagnosis_lines
 from loom.render.output import print_json, print_kind
 from loom.render.records import diff_lines, runs_lines, unfinished_lines
-from loom.render.screen import Screen
+from loom.render.screen import Screen, closing_lines, diagnosis_lines
 from loom.util import atomic
 
 

@@ -7,7 +7,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,7 @@ from loom.commands.screen import screen_parts
 from loom.errors import RequestError
 from loom.plan.model import Plan
 from loom.render import diagnosis as forms
-from loom.render.closing import closing_lines
-from loom.render.screen import Look, Screen
+from loom.render.screen import Look, Screen, closing_lines
 from loom.runner import Gate, JobTools, api
 from loom.runner.request import Ran, Reuse
 from loom.status import ExitCode
@@ -34,9 +33,7 @@ from loom.util.bounded import listed
 from loom.util.controls import without_commands
 
 if TYPE_CHECKING:
-    from loom.record.reader import Reading
-    from loom.render.ci import GitHub, GitLab
-    from loom.render.json_lines import JsonLines
+    from loom.render.ci import GitHub, GitLab, JsonLines
     from loom.render.live import Live
 
 
@@ -144,25 +141,20 @@ def _say_the_end(ran: Ran, audience: object, here: Here, form: str, look: Look, 
         audience.receipt(ran.receipt, str(ran.receipt_path))
         return
     with suppress(OSError):  # reported next, unless only the reader left
-        if form == "github":
-            write(*_annotations(here.find(ran.receipt.run_id), look))
+        reading = here.find(ran.receipt.run_id) if form == "github" else None
+        jobs = reading.fold.jobs.values() if reading is not None else ()
+        if reading and (failed := [job.id for job in jobs if job.status is not None and not job.status.ok]):
+            from loom.analysis.evidence import diagnosis_of  # only a failed run needs it
+
+            first, *others = (diagnosis_of(reading, job) for job in failed)
+            write(*forms.lines("github", first, look, now_ns=0, others=others))
         for line in closing_lines(ran.receipt.status.value, ran.receipt_path, ran.diagnosis, ran.kept, look):
             write(without_commands(line))
 
 
-def _annotations(reading: Reading, look: Look) -> Iterator[str]:
-    from loom.analysis.evidence import diagnosis_of  # only a failed run needs it
-
-    failed = [job.id for job in reading.fold.jobs.values() if job.status is not None and not job.status.ok]
-    if failed:
-        first, *others = (diagnosis_of(reading, job) for job in failed)
-        yield from forms.lines("github", first, look, now_ns=0, others=others)
-
-
 def audience_in(form: str, look: Look, write: Callable[[str], None]) -> JsonLines | GitHub | GitLab:
     """Return the sink for output that programs read."""
-    from loom.render.ci import GitHub, GitLab
-    from loom.render.json_lines import JsonLines
+    from loom.render.ci import GitHub, GitLab, JsonLines
 
     if form == "json":
 
