@@ -50,24 +50,19 @@ Order = Callable[[str, Sequence[str]], Sequence[str]]
 """Return the commits that the bad one has and the good ones do not, those first that halve them best (git's `--bisect-all`)."""
 
 
-class _Range(Struct, frozen=True):
-    bad: str
-    good: tuple[str, ...]
-
-
 def left_of(order: Order, good: str, bad: str, results: Mapping[str, Verdict], at_once: int) -> RemainingCommits:
     """Return, from the results in git's order, the first commits without one, at most so many."""
-    ranges, wanted = deque([_Range(bad, (good,))]), list[str]()
+    ranges, wanted = deque[tuple[str, tuple[str, ...]]]([(bad, (good,))]), list[str]()
     left: list[str] | None = None
     while ranges and len(wanted) < at_once:
-        one = ranges.popleft()
-        commits = order(one.bad, one.good)
-        found = next((each for each in commits if each != one.bad and results.get(each) != "skip"), None)
+        worst, sound = ranges.popleft()
+        commits = order(worst, sound)
+        found = next((each for each in commits if each != worst and results.get(each) != "skip"), None)
         if found is None or results.get(found) is None:
-            left = left if left is not None else [*(each for each in commits if each != one.bad), one.bad]
+            left = left if left is not None else [*(each for each in commits if each != worst), worst]
         if found is None or found in wanted:
             continue
-        narrower = {"bad": _Range(found, one.good), "good": _Range(one.bad, (*one.good, found))}
+        narrower = {"bad": (found, sound), "good": (worst, (*sound, found))}
         if (verdict := results.get(found)) is not None:
             ranges.appendleft(narrower[verdict])
             continue

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Literal
 
-from msgspec import Struct, field
+from msgspec import field
 
 from loom.analysis.diff import STREAM_NAMES, Pair, normalised, output_of
 from loom.analysis.evidence import diagnosis_of
@@ -74,14 +74,6 @@ class Repetition(Document, frozen=True, kw_only=True):
     """What the record knows that differs; `a` of the runs that passed, `b` of those that failed."""
 
 
-class _Line(Struct, frozen=True):
-    job_id: str
-    step: str
-    stream: Stream
-    number: int
-    text: str
-
-
 def wilson(count: int, of: int) -> Rate:
     """Return a rate with its interval."""
     if of == 0:
@@ -136,17 +128,18 @@ def _tests(failed: Sequence[Reading], of: int) -> list[FlakyTest]:
     ]
 
 
-def _lines(run: Reading) -> Iterator[_Line]:
+def _lines(run: Reading) -> Iterator[tuple[str, str, Stream, int, str]]:
+    """Yield job, step, stream, number and text of each line."""
     for job_id in run.fold.jobs:
         for step in dict.fromkeys(step["step"] for step in run.job_manifest(job_id)["steps"]):
             for stream in STREAM_NAMES:
                 for number, text in enumerate(islice(output_of(run, job_id, step, stream), MOST_LINES), 1):
-                    yield _Line(job_id, step, stream, number, text)
+                    yield job_id, step, stream, number, text
 
 
 def _printed(runs: Iterable[Reading]) -> dict[str, list[int]]:
     """Return the keys of the lines of each run, by its id."""
-    return {run.run_id: [hash((line.job_id, line.step, normalised(line.text))) for line in _lines(run)] for run in runs}
+    return {run.run_id: [hash((job, step, normalised(text))) for job, step, _, _, text in _lines(run)] for run in runs}
 
 
 def _parting(
@@ -165,16 +158,8 @@ def _parting(
         return None
     ((key, count),) = Counter(key for _, key in first.values()).most_common(1)
     run = next(run for run in runs if first.get(run.run_id, (0, None))[1] == key)
-    line = next(islice(_lines(run), first[run.run_id][0], None))
-    return PartingLine(
-        run_id=run.run_id,
-        job_id=line.job_id,
-        step=line.step,
-        stream=line.stream,
-        line=line.number,
-        text=line.text,
-        runs=count,
-    )
+    job_id, step, stream, number, text = next(islice(_lines(run), first[run.run_id][0], None))
+    return PartingLine(run_id=run.run_id, job_id=job_id, step=step, stream=stream, line=number, text=text, runs=count)
 
 
 def _differs(passed: Sequence[Reading], failed: Sequence[Reading]) -> Iterator[Pair]:

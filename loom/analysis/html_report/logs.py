@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from loom.record.event_files import count_output, read_events, start_of_last
 from loom.record.events import OutputEvent
@@ -138,10 +139,8 @@ class _Writer:
     def __init__(self, began: str, wanted: Collection[str], sections: SectionReader) -> None:
         self._began = _milliseconds(began)
         self._wanted = frozenset(key_of(text) for text in wanted if text.strip())
-        self._pieces: list[Piece] = []
-        self._numbers: dict[str, list[int]] = {}
         self._sections = sections
-        self._folds: list[Fold] = []
+        self._log = Log()
         self._first: dict[OutputSection, int] = {}
         """The open sections that began in this log, and where."""
 
@@ -153,7 +152,7 @@ class _Writer:
             texts = self._marked(number, line.text) if self._sections.marks(line.text) else [_shown(line.text)]
             text = " ".join(texts)
             if self._wanted and (known := key_of("".join(texts[:1]))) in self._wanted:
-                self._numbers.setdefault(known, []).append(number)
+                self._log.numbers.setdefault(known, []).append(number)
             at = _milliseconds(line.ts)
             rows.append(f"{1 if line.stream == 'stdout' else 2}{at - before or ''}\t{text}")
             before = at
@@ -166,7 +165,7 @@ class _Writer:
             self._add(first, rows)
         for section in list(self._first):
             self._fold(section, number - 1)
-        return Log(total=max(total, number - 1), pieces=self._pieces, numbers=self._numbers, folds=self._folds)
+        return replace(self._log, total=max(total, number - 1))
 
     def _marked(self, number: int, line: str) -> list[str]:
         """Note the sections that begin and end in a line. Returns its texts with all titles."""
@@ -179,7 +178,7 @@ class _Writer:
                 ended.append(part)
             else:
                 texts.append(part.title)
-                if len(self._folds) + len(self._first) < MOST_FOLDS:
+                if len(self._log.folds) + len(self._first) < MOST_FOLDS:
                     self._first[part] = number
         for section in ended:
             self._fold(section, number - 1 if texts else number)
@@ -188,11 +187,11 @@ class _Writer:
     def _fold(self, section: OutputSection, last: int) -> None:
         first = self._first.pop(section, None)
         if first is not None:
-            self._folds.append(Fold(first=first, last=max(first, last), section=section))
+            self._log.folds.append(Fold(first=first, last=max(first, last), section=section))
 
     def _add(self, first: int, rows: list[str]) -> None:
         data = base64.b64encode(zlib.compress("\n".join(rows).encode(), 6)).decode()
-        self._pieces.append(Piece(first=first, count=len(rows), data=data))
+        self._log.pieces.append(Piece(first=first, count=len(rows), data=data))
 
 
 def _shown(text: str) -> str:

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -294,20 +294,16 @@ def _log(
         unit.events, share, began=span.start.ts, total=total, sections=sections, wanted=[*lines, telling or ""]
     )
     excerpt = list(zip(lines, numbered(lines, log), strict=True))
+    known = key_of(telling or "")
+    in_excerpt = (number for line, number in excerpt if number is not None and key_of(line) == known)
     return LogView(
         anchor=f"{unit.job_id}/{unit.name}" + ("" if last else f"/attempt-{unit.attempt}"),
         name=unit.name,
         span=span,
         open=blamed,
-        line=_line(telling, excerpt, log) if blamed else None,
+        line=next(in_excerpt, log.numbers.get(known, [log.total])[-1]) or None if blamed else None,
         excerpt=excerpt,
         log=log,
         events_uri=unit.events.absolute().as_uri(),
         logs_command=shlex.join(["loom", "logs", reading.run_id, unit.job_id, unit.name]),
     )
-
-
-def _line(telling: str | None, excerpt: Sequence[tuple[str, int | None]], log: Log) -> int | None:
-    known = key_of(telling or "")
-    in_excerpt = (number for line, number in excerpt if number is not None and key_of(line) == known)
-    return next(in_excerpt, log.numbers.get(known, [log.total])[-1]) or None

@@ -88,9 +88,14 @@ def execute(prepared: Prepared, *, reuse: Reuse | None = None, follow: bool = Fa
     tools = replace(tools_of(prepared), gate=gate)
     if options.detach:
         _check_detachable(plan, tools)
-        leave = _Leaving(prepared.run_id, audience.close, write, follow=follow)
-        cancel.on_request(lambda: leave.hung_up(cancel.exit_code))
-        tools = replace(tools, leave=leave)
+        leave = _leaving(prepared.run_id, audience.close, write)
+        cancel.on_request(lambda: leave(ExitCode.HANGUP, "") if cancel.exit_code is ExitCode.HANGUP else None)
+
+        def over(*, lost: str = "") -> None:
+            if lost or not follow:
+                leave(ExitCode.INFRASTRUCTURE if lost else ExitCode.OK, lost)
+
+        tools = replace(tools, leave=over)
     if any(job.trigger is not None for job in plan.jobs):
         from loom.commands.run.children import ChildRuns  # only such a run makes plans while it runs
 
@@ -189,35 +194,20 @@ def _check_detachable(plan: Plan, tools: JobTools) -> None:
         raise RequestError(f"--detach: {why}", hint=f"{way}, or leave out --detach", code="DETACH_UNSUPPORTED")
 
 
-class _Leaving:
-    """Implements `runner.session.Leave`: this process ends at once, as if it were killed; the record stays as it is."""
+def _leaving(run_id: str, close: Callable[[], None], write: Callable[..., None]) -> Callable[[ExitCode, str], None]:
+    """Return what ends this process at once, as if it were killed; the record stays as it is. `close`: what shows the run."""
+    once = threading.Lock()
 
-    def __init__(self, run_id: str, close: Callable[[], None], write: Callable[[str], None], *, follow: bool) -> None:
-        """`close`: what shows the run. `follow`: leave only when there is no other way."""
-        self._run_id = run_id
-        self._close = close
-        self._write = write
-        self._follow = follow
-        self._once = threading.Lock()
-
-    def __call__(self, *, lost: str = "") -> None:
-        if lost:
-            self._leave(ExitCode.INFRASTRUCTURE, lost)
-        elif not self._follow:
-            self._leave(ExitCode.OK)
-
-    def hung_up(self, exit_code: ExitCode | None) -> None:
-        """Leave when the terminal was closed."""
-        if exit_code is ExitCode.HANGUP:
-            self._leave(ExitCode.HANGUP)
-
-    def _leave(self, code: ExitCode, why: str = "") -> None:
-        self._once.acquire()  # no limit: nobody releases it; another thread that comes here waits for the end
+    def leave(code: ExitCode, why: str) -> None:
+        once.acquire()  # no limit: nobody releases it; another thread that comes here waits for the end
         with suppress(OSError, ValueError):
-            self._close()
-            if why:
-                self._write(why)
-            self._write(f"detached: jobs of run {self._run_id} go on in the cluster; those that have not started wait")
-            self._write(f"follow them, and run the rest: loom attach {self._run_id}")
+            close()
+            write(
+                *filter(None, [why]),
+                f"detached: jobs of run {run_id} go on in the cluster; those that have not started wait",
+                f"follow them, and run the rest: loom attach {run_id}",
+            )
             sys.stdout.flush()
         os._exit(code)
+
+    return leave
