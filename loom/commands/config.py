@@ -33,8 +33,7 @@ def show(key: str | None, *, origin: bool, form: str) -> None:
         print(settings.text_of(key))
         return
     rows = [(f"{name}: {settings.text_of(name)}", f"# {settings.origins[name]}") for name in keys]
-    for line in table(rows) if origin else [line for line, _ in rows]:
-        print(line)
+    print("\n".join(table(rows) if origin else [line for line, _ in rows]))
     for name in keys:
         if name in not_counted:
             print(f"# {shown(not_counted[name])}")

@@ -70,13 +70,8 @@ def _box(name: str, jobs: Sequence[JobState]) -> JobBox:
     )
 
 
-class Bar(Struct, frozen=True, kw_only=True):
-    """One piece of a job's row; `left` and `width` in percent of the run."""
-
-    label: str
-    kind: str
-    left: float
-    width: float
+Bar = tuple[str, str, float, float]
+"""One piece of a job's row: label, kind, and left edge and width in percent of the run."""
 
 
 class Scale(Struct, frozen=True, kw_only=True):
@@ -109,11 +104,12 @@ def bars(job: JobState, of: Scale) -> Iterator[Bar]:
     """Return bars for the waiting, then for each phase; within the execution each step has a bar of its own."""
 
     def bar(label: str, kind: str, since: float, until: float) -> Bar:
-        return Bar(
-            label=f"{label}: {rough_duration((until - since) * 1000)}, after {rough_duration((since - of.start) * 1000)}",
-            kind=kind,
-            left=of.percent(since - of.start),
-            width=of.percent(max(0.0, until - since)),
+        took, after = (rough_duration(seconds * 1000) for seconds in (until - since, since - of.start))
+        return (
+            f"{label}: {took}, after {after}",
+            kind,
+            of.percent(since - of.start),
+            of.percent(max(0.0, until - since)),
         )
 
     if not job.phases or job.status == "skipped":

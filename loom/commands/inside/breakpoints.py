@@ -91,8 +91,7 @@ class TerminalGate:
         self._terminal.release()
 
     def _stand(self, at: AtStep, about: str, cancel: Cancel) -> bool:
-        for line in banner(about, (), at.job.id, at.step.id, at.step.script):
-            print(line)
+        print("\n".join(banner(about, (), at.job.id, at.step.id, at.step.script)))
         sys.stdout.flush()
         try:
             at.inside().shell(at.job.shell, script=at.step.script, name=at.job.id, cancel=cancel)

@@ -27,8 +27,7 @@ def shell(run: str | None, job: str | None, step: str | None, *, as_root: bool, 
     session.permit(here, past.run, trust, past)
     at, cancel = past.step(step), Cancel()
     with signals(cancel), session.entered(here, past, at, command=None, as_root=as_root, cancel=cancel) as entered:
-        for line in banner(entered.about, entered.notes, past.job.id, at.id, past.script_of(at)):
-            print(line)
+        print("\n".join(banner(entered.about, entered.notes, past.job.id, at.id, past.script_of(at))))
         if entered.fresh and entered.container_name:
             print("  this container is removed when you exit")
         sys.stdout.flush()

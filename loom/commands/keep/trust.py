@@ -73,8 +73,8 @@ def trust(workflow: Path | None, *, yes: bool, revoke: bool, as_json: bool) -> i
     if not requests:
         print("nothing here needs your trust")
         return ExitCode.OK
-    for line in request_lines(requests, lambda request: "allowed  " if decisions.holds(request) else "NEW      "):
-        print(line)
+    marked = request_lines(requests, lambda request: "allowed  " if decisions.holds(request) else "NEW      ")
+    print("\n".join(marked))
     if not new:
         return ExitCode.OK
     if not yes:

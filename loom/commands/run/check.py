@@ -247,8 +247,7 @@ def _show(form: str, name: str, problems: Sequence[Problem], loaded: Loaded | No
         if len(problems) > MAX_SHOWN:
             print(f"... and {len(problems) - MAX_SHOWN} more; --format json has all of them")
         size = f"{counted(number, 'job')} in {counted(len(stages), 'stage')}" if loaded is not None else ""
-        for line in _verdicts(name, problems, size):
-            print(line)
+        print("\n".join(_verdicts(name, problems, size)))
 
 
 def _verdicts(name: str, problems: Sequence[Problem], size: str) -> Iterator[str]:
