@@ -16,9 +16,10 @@ from msgspec.structs import replace
 from loom.analysis import known_failures, patterns
 from loom.analysis.history import SameInput, SinceGreen
 from loom.analysis.known_failures import Cause, Failed
+from loom.analysis.named_files import Look, look_at
 from loom.analysis.output import ReadLine, ReadOutput, earlier_error, lines_that_matter, telling_line, texts
 from loom.analysis.patterns import FailureGroup, Reader
-from loom.analysis.places import MOST_PLACES, Location, Look, WorkingDirectories, from_root, is_foreign, look_at
+from loom.analysis.places import MOST_PLACES, Location, WorkingDirectories, from_root, is_foreign
 from loom.analysis.reproduction import reproduce_command
 from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Invocation, Milliseconds, Moment, Sha
 from loom.record.events import Section

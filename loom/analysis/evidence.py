@@ -15,9 +15,9 @@ from loom import snapshot
 from loom.analysis import patterns
 from loom.analysis.diagnosis import Diagnosis, Evidence, Excerpt, MovedOn, diagnose
 from loom.analysis.history import history
+from loom.analysis.named_files import look_below
 from loom.analysis.output import LINES_READ, output_of, texts
 from loom.analysis.patterns import Reader
-from loom.analysis.places import look_below
 from loom.errors import LoomError, RecordError, RequestError
 from loom.record.documents import Highlights
 from loom.record.event_files import last_output

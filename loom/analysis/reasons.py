@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from loom.analysis.diagnosis import Diagnosis
 from loom.analysis.diff import Pair
-from loom.analysis.places import missing_paths
+from loom.analysis.named_files import missing_paths
 from loom.analysis.verdict import LogParting, Reason, ReasonKind
 from loom.plan.model import Job, Plan
 from loom.storage.selection import PathSelection

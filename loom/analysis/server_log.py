@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from loom.analysis import patterns
 from loom.analysis.diagnosis import Diagnosis, Evidence, LogSource, diagnose
+from loom.analysis.named_files import look_below
 from loom.analysis.output import LINES_READ, output_of
-from loom.analysis.places import look_below
 from loom.plan.model import Job
 from loom.record.documents import Highlights
 from loom.record.events import OutputEvent

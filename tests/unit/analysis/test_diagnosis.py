@@ -10,8 +10,9 @@ from loom.analysis.diagnosis import (
     diagnose,
 )
 from loom.analysis.known_failures import InSource
+from loom.analysis.named_files import missing_paths
 from loom.analysis.output import ReadLine, ReadOutput, lines_that_matter
-from loom.analysis.places import missing_paths, places_in
+from loom.analysis.places import places_in
 from loom.render.diagnosis import lines
 from loom.render.diagnosis.agent import MOST_BYTES
 from loom.render.screen import Look

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from loom.analysis.known_failures import InSource
-from loom.analysis.places import look_at, look_below, missing_paths
+from loom.analysis.named_files import look_at, look_below, missing_paths
 
 
 @pytest.fixture
