@@ -66,22 +66,16 @@ def prepared(
         words = (
             f"if command -v bash >/dev/null 2>&1; then {bash}; elif {KNOWS_PIPEFAIL}; then {strict}; else {plain}; fi"
         )
-    program = shell[0] if shell and shell[0].rpartition("/")[2] in _SHELLS else "sh"
+    named = shell[0].rpartition("/")[2] if shell else ""
+    program = shell[0] if named in _SHELLS else "sh"
     return ShellCommand(
         files={
             step: _bytes(script.rstrip("\n") + "\n"),
             history: _bytes("".join(f"{line}\n" for line in script.splitlines() if line.strip())),
             rc: _bytes(_rc(words, step, history, name, state)),
         },
-        command=(
-            "sh",
-            "-c",
-            _INTERACTIVE,
-            "loom",
-            rc,
-            program,
-            *options_of(shell, without="eof" if _is_zsh(shell) else "eo"),
-        ),
+        # A zsh with `-f` would pass over its start-up file.
+        command=("sh", "-c", _INTERACTIVE, "loom", rc, program, *options_of(shell, "eof" if named == "zsh" else "eo")),
     )
 
 
@@ -93,11 +87,6 @@ def continued(command: Sequence[str], state: str) -> Sequence[str]:
 def on_terminal(command: Sequence[str], term: str) -> Sequence[str]:
     """Return `command` for a terminal of the kind `term`; the place's own default counts where it does not know that kind."""
     return ("sh", "-c", _ON_TERMINAL, "loom", term, *command) if term and "/" not in term else command
-
-
-def _is_zsh(shell: Sequence[str]) -> bool:
-    """Return whether it is one whose `-f` would pass over its start-up file."""
-    return bool(shell) and shell[0].rpartition("/")[2] == "zsh"
 
 
 def options_of(shell: Sequence[str], without: str = "eo") -> list[str]:

@@ -14,6 +14,7 @@ from loom.providers.base import SessionRequest
 from loom.providers.driver.shared_shell import quoted
 from loom.providers.files import archive_of
 
+# Deletes what is at a path, and a link or a file in the place of a directory above it.
 _CLEAR = b"""clear() {
     a=$1
     while :; do
@@ -48,7 +49,9 @@ class Kept(Struct, frozen=True, kw_only=True):
         return None
 
     def bring(self, source: Path, paths: Sequence[str]) -> None:
-        code, said = self.as_root(clearing(self.project_dir, paths))
+        lines = [b"cd " + quoted(self.project_dir) + b" || exit 1\n", _CLEAR]
+        lines += [b"clear " + quoted(path) + b"\n" for path in paths]
+        code, said = self.as_root(b"".join([*lines, b"exit 0\n"]))
         if code != 0:
             raise ProviderError(f"files of the kept container {self.name} could not be replaced: {said}")
         self.put(archive_of(source, [path for path in paths if os.path.lexists(source / path)]))
@@ -61,12 +64,3 @@ class Kept(Struct, frozen=True, kw_only=True):
             workspace=Path(self.marks.get(labels.WORKSPACE, "")),
             project_dir=self.project_dir,
         )
-
-
-def clearing(directory: str, paths: Sequence[str]) -> bytes:
-    """Return a program for `sh`, which reads it from its standard input: in `directory`, delete what is at these paths,
-    and a link or a file in the place of a directory above one. It exits with 1 if that fails.
-    """
-    lines = [b"cd " + quoted(directory) + b" || exit 1\n", _CLEAR]
-    lines += [b"clear " + quoted(path) + b"\n" for path in paths]
-    return b"".join([*lines, b"exit 0\n"])

@@ -154,7 +154,6 @@ class DockerProvider(Provider):
 
         def start(facts: SessionFacts) -> DockerSession:
             session = DockerSession(
-                client=client,
                 request=request,
                 attachment=self._attach(client, request, facts.container_id),
                 facts=facts,
@@ -167,7 +166,7 @@ class DockerProvider(Provider):
                     request.until_filled()
                 session.start(cancel)
             except BaseException as error:
-                session.disconnect()
+                session.channel.attachment.close()
                 if isinstance(error, StartFailed):
                     on_output("stdout", f"{error.message}\n".encode())
                 raise

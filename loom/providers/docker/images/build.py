@@ -66,8 +66,10 @@ def build_image(
             images.client.api.tag(found.image_id, BUILD_REPOSITORY, tag.tag, force=True)
     else:
         say(on_output, f"building {shown(image)} as {tag.name}")
-        # Podman implements BuildKit's features itself; buildx would need its own builder in a container.
-        buildx = None if _is_podman(images) else find_buildx(images.engine.environ)
+        with engine_errors():
+            podman = Traits(images.client).podman
+        # Podman implements BuildKit's features itself, except services; buildx would need its own builder in a container.
+        buildx = None if podman else find_buildx(images.engine.environ)
         values = {secret.name: secrets[secret.name] for secret in build.secrets if secret.name in secrets}
         if buildx is not None:
             build_with_buildx(
@@ -76,12 +78,12 @@ def build_image(
         elif build.secrets:
             raise ImageError(
                 f"{inputs.place}: the secrets of a build ({', '.join(secret.name for secret in build.secrets)}) need "
-                f"BuildKit, which {'podman has not' if _is_podman(images) else 'was not found'}",
-                hint=None if _is_podman(images) else _GET_BUILDX,
+                f"BuildKit, which {'podman has not' if podman else 'was not found'}",
+                hint=None if podman else _GET_BUILDX,
                 code="IMAGE_NEEDS_BUILDKIT",
             )
         else:
-            _build_classic(images, build, inputs, on_output=on_output, cancel=cancel)
+            _build_classic(images, build, inputs, podman=podman, on_output=on_output, cancel=cancel)
         found = images.local(tag, inputs.platform)
         if found is None:
             raise ImageError(f"{shown(image)} was built, and the engine does not have it as {tag.name}")
@@ -94,9 +96,9 @@ def build_image(
 
 
 def _build_classic(
-    images: Images, build: model.Build, inputs: BuildInputs, *, on_output: OnOutput, cancel: Cancel
+    images: Images, build: model.Build, inputs: BuildInputs, *, podman: bool, on_output: OnOutput, cancel: Cancel
 ) -> None:
-    if not (podman := _is_podman(images)):
+    if not podman:
         say(on_output, "BuildKit (the buildx plugin) was not found: using the engine's classic builder")
     with tempfile.TemporaryFile(prefix="loom-build-") as archive:
         try:
@@ -171,9 +173,3 @@ def _holds(inputs: BuildInputs, kept: Container[str]) -> bool:
         return False
     path = inputs.dockerfile.relative_to(inputs.context).as_posix()
     return path in kept and inputs.dockerfile.read_bytes() == inputs.text.encode()
-
-
-def _is_podman(images: Images) -> bool:
-    """Return whether the engine is Podman: its build API supports BuildKit's features, except BuildKit services."""
-    with engine_errors():
-        return Traits(images.client).podman

@@ -231,8 +231,8 @@ class Attachment:
     ) -> None:
         self._input: Hijacked | None = input_
         self._output = output
-        self._client = client
-        self._container_id = container_id
+        self.client = client
+        self.container_id = container_id
         self._frames = Demultiplexer()
         self._read: dict[Stream, _Position] = {"stdout": _Position(), "stderr": _Position()}
         self._again: dict[Stream, _Position] = {}
@@ -312,7 +312,7 @@ class Attachment:
 
     def resume(self) -> None:
         """Resume lost output from the log. `read` raises ProviderError when the engine keeps no log."""
-        follower = LogFollower(self._client, self._container_id)
+        follower = LogFollower(self.client, self.container_id)
         self._poll.unregister(self._output.fileno())
         self._output.close()
         self._output = follower

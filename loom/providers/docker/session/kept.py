@@ -64,7 +64,7 @@ def find(
         if kept or (running and not container_id):
             return KeptContainer(
                 client=client,
-                container_id=container["Id"],
+                kept_id=container["Id"],
                 name=name,
                 running=running,
                 kept=kept,
@@ -77,19 +77,15 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
     """Implements `providers.base.KeptSession`: a job's container, running or kept."""
 
     client: docker.DockerClient
-    container_id: str
+    kept_id: str
     running: bool
     user: str = ""
     """Of commands in it; empty: the container's own."""
 
-    @property
-    def kept_id(self) -> str:
-        return self.container_id
-
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> ContainerInside:
         return ContainerInside(
             client=self.client,
-            container_id=self.container_id,
+            container_id=self.kept_id,
             workdir=self.project_dir,
             environment=environment,
             user="0:0" if as_root else self.user or None,
@@ -104,7 +100,7 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
         api: Any = self.client.api
         target.mkdir(parents=True, mode=0o700)
         with translated("reading the job's view of the workspace"):
-            stream, _ = api.get_archive(self.container_id, f"{self.project_dir}/.", chunk_size=1 << 20)
+            stream, _ = api.get_archive(self.kept_id, f"{self.project_dir}/.", chunk_size=1 << 20)
             unpack(stream, target, on_skipped)
 
     def view(self) -> Path | None:
@@ -127,7 +123,7 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
 
     def put(self, archive: Iterable[bytes]) -> None:
         mount = VolumeMount(self.client, self.request(), os.getpid())
-        mount.adopt("", self.container_id, self._owner())
+        mount.adopt("", self.kept_id, self._owner())
         mount.put_archive(archive)
 
     def remove(self) -> Sequence[str]:
@@ -138,7 +134,7 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
         """Return the owner of the job's view: its user."""
         api: Any = self.client.api
         with translated("looking at the job's view of the workspace"):
-            stream, _ = api.get_archive(self.container_id, f"{self.project_dir}/.", chunk_size=1 << 16)
+            stream, _ = api.get_archive(self.kept_id, f"{self.project_dir}/.", chunk_size=1 << 16)
             with tarfile.open(mode="r|*", fileobj=reader(stream)) as archive:
                 first = archive.next()
         return Owner(first.uid, first.gid) if first is not None else Owner(0, 0)
@@ -149,7 +145,7 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
         paths = {name: f"{driver.DIRECTORY}/secret.{name}" for name in secrets}
         woken = self.kept and self._wake()
         if woken and secrets:
-            plain = ContainerInside(client=self.client, container_id=self.container_id, workdir="/", environment={})
+            plain = ContainerInside(client=self.client, container_id=self.kept_id, workdir="/", environment={})
             plain.write({paths[name]: value for name, value in secrets.items()})
         return paths, woken
 
@@ -163,14 +159,14 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
         def connect() -> None:
             for dead in channels:
                 dead.attachment.close()
-            attachment = attach(self.client, self.container_id, apart=False)
-            channels[:] = [channel_to(self.client, attachment, self.container_id, self.marks.get(labels.JOB, ""))]
+            attachment = attach(self.client, self.kept_id, apart=False)
+            channels[:] = [channel_to(attachment, self.marks.get(labels.JOB, ""))]
             channels[0].send(driver.program() + driver.greeting(driver.new_token()) + driver.keep(exchange.token))
 
         doing = "starting the kept container again"
         try:
             with translated(doing):
-                restarting(self.client.api, self.container_id, doing, connect)
+                restarting(self.client.api, self.kept_id, doing, connect)
             deadline = time.monotonic() + HELLO_S
             answered = channels[0].listen(exchange, lambda *_: None, deadline=deadline, cancel=None)
         except (Died, ConnectionLost):
@@ -207,16 +203,15 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
         woken = self._wake()
         places = [entry.partition(":")[0] for entry in request.resources.tmpfs]
         lost = " and ".join(["its processes", *([f"what was in {', '.join(places)} (tmpfs)"] if places else ())])
-        attachment = ExecAttachment(self.client, self.container_id, driver.BOOT, self.project_dir, self.user)
+        attachment = ExecAttachment(self.client, self.kept_id, driver.BOOT, self.project_dir, self.user)
         session = DockerSession(
-            client=self.client,
             request=request,
             attachment=attachment,
             facts=SessionFacts(
                 provider="docker",
                 image=(request.image.name if request.image else None) or "",
                 image_id=request.image_id or "",
-                container_id=self.container_id,
+                container_id=self.kept_id,
                 container_name=self.name,
                 details={"mount_mode": request.mount_mode.value, "kept": "adopted"},
                 warnings=(f"the kept container was stopped and runs again without {lost}",) if woken else (),
@@ -242,7 +237,7 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
         """Return the name of the volume that is its view; None for the workspace itself."""
         api: Any = self.client.api
         with translated("looking at the kept container"):
-            mounts = retrying(lambda: api.inspect_container(self.container_id))["Mounts"]
+            mounts = retrying(lambda: api.inspect_container(self.kept_id))["Mounts"]
         return next((mount.get("Name") for mount in mounts if mount["Destination"] == self.project_dir), None)
 
     def _mount(self, request: SessionRequest) -> Mount:
@@ -254,7 +249,7 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
         request = replace(request, workspace=Path(self.marks[labels.WORKSPACE]))
         kind = OverlayMount if request.mount_mode is MountMode.OVERLAY else VolumeMount
         mount = kind(self.client, request, os.getpid())
-        mount.adopt(volume, self.container_id)
+        mount.adopt(volume, self.kept_id)
         return mount
 
 
@@ -281,9 +276,7 @@ def lay_out(client: docker.DockerClient, request: SessionRequest, target: Path, 
             made = retrying(lambda: api.create_container_from_config(config, name))
             if Traits(client).podman:
                 api.start(made["Id"])  # it mounts a volume only now; the shell waits for input that never comes
-        made_of = KeptContainer(
-            client=client, container_id=made["Id"], name=name, running=False, kept=False, marks=marks
-        )
+        made_of = KeptContainer(client=client, kept_id=made["Id"], name=name, running=False, kept=False, marks=marks)
         made_of.copy_files(target, on_skipped)
     finally:
         remove_container(client, name)

@@ -26,32 +26,30 @@ from loom.providers.docker.session.attach import Attachment, started
 from loom.providers.docker.session.exec import ContainerInside
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Channel, ConnectionLost, Died, Exchange
-from loom.providers.driver.session import LEAVE_S, DrivenSession, Greeting
+from loom.providers.driver.session import LEAVE_S, DrivenSession
 from loom.providers.driver.steps import still_running as to_report
 from loom.providers.files import unnoticed
 from loom.providers.labels import kept_name
 from loom.status import OnOutput
 
 if TYPE_CHECKING:
-    import docker
-
     from loom.storage.workspace import OnSkipped
 
 PING_S = 15.0
 """How long the engine may take to answer the check of a silent step."""
 
 
-def channel_to(client: docker.DockerClient, attachment: Attachment, container_id: str, job_id: str) -> Channel:
-    return Channel(attachment, EngineContainer(client, attachment, container_id, job_id), job_id)
+def channel_to(attachment: Attachment, job_id: str) -> Channel:
+    return Channel(attachment, EngineContainer(attachment, job_id), job_id)
 
 
 class EngineContainer:
     """Implements `driver.channel.Container`: whether a job's container runs, and why it ended."""
 
-    def __init__(self, client: docker.DockerClient, attachment: Attachment, container_id: str, job_id: str) -> None:
-        self._api: Any = client.api
+    def __init__(self, attachment: Attachment, job_id: str) -> None:
+        self._api: Any = attachment.client.api
         self._attachment = attachment
-        self._container_id = container_id
+        self._container_id = attachment.container_id
         self._job_id = job_id
         self._resumed = 0
 
@@ -136,7 +134,6 @@ class DockerSession(DrivenSession):
     def __init__(
         self,
         *,
-        client: docker.DockerClient,
         request: SessionRequest,
         attachment: Attachment,
         facts: SessionFacts,
@@ -144,10 +141,10 @@ class DockerSession(DrivenSession):
         container_labels: Mapping[str, str],
         on_output: OnOutput,
     ) -> None:
-        self._client = client
-        self._api: Any = client.api
+        self._client = attachment.client
+        self._api: Any = self._client.api
         super().__init__(
-            channel_to(client, attachment, facts.container_id, request.job_id),
+            channel_to(attachment, request.job_id),
             request,
             facts,
             on_output,
@@ -158,8 +155,7 @@ class DockerSession(DrivenSession):
         self._labels = container_labels
         self._chowned = False
         self._started = False
-        self.uid: int | None = None
-        self.gid: int | None = None
+        self._user: Owner | None = None
         self._to_stay = False
 
     @property
@@ -191,19 +187,15 @@ class DockerSession(DrivenSession):
         def ended_at_once(output: str, reason: str) -> LoomError:
             return refusals.ended_at_once(output, reason, self._request, self.facts)
 
-        if (greeting := self.greet(exchange, cancel, ended_at_once)) is not None and greeting.uid is not None:
-            self._take(greeting)
-
-    def _take(self, greeting: Greeting) -> None:
-        self.uid, self.gid = greeting.uid, greeting.gid
+        greeting = self.greet(exchange, cancel, ended_at_once)
+        if greeting is None or greeting.uid is None:
+            return
+        self._user = Owner(greeting.uid, greeting.gid or 0)
         if self._request.image is not None and self._request.image.entrypoint:
             # It may have become another user, which the engine starts no command as. The engine looks for further groups
             # of a user only where it is asked for none.
             user = str(greeting.uid) if greeting.further_groups else f"{greeting.uid}:{greeting.gid}"
-            self._add_facts(details={**self.facts.details, COMMAND_USER: user})
-
-    def _add_facts(self, **changes: Any) -> None:
-        self.facts = replace(self.facts, **changes)
+            self.facts = replace(self.facts, details={**self.facts.details, COMMAND_USER: user})
 
     # Steps
 
@@ -225,7 +217,7 @@ class DockerSession(DrivenSession):
     # Files
 
     def _chown_to_job(self) -> None:
-        self._mount.chown_to_job(Owner(self.uid or 0, self.gid or 0), self._as_root)
+        self._mount.chown_to_job(self._user or Owner(0, 0), self._as_root)
 
     def _as_root(self, line: str) -> int:
         """Run a line of shell as root on the workspace, in a new container if the job's has ended; return its exit code."""
@@ -311,12 +303,8 @@ class DockerSession(DrivenSession):
         if name != self.facts.container_name:  # otherwise, keeping it again within a second would reuse its own name
             with translated("keeping the container"):
                 self._api.rename(self.container_id, name)
-        self._add_facts(container_name=name)
+        self.facts = replace(self.facts, container_name=name)
         self.kept_until = expires_at
-
-    def disconnect(self) -> None:
-        """Release a container that did not start."""
-        self.channel.attachment.close()
 
     def leave(self) -> list[str]:
         """End everything in the container; its last output goes to the session's `on_output`. Return the problems."""
@@ -330,7 +318,7 @@ class DockerSession(DrivenSession):
                 except LoomError as error:
                     problems.append(str(error))
             # Root's kill reaches everything; after another user's, wait for the container's end (30 ms).
-            if self.uid != 0 and self._started:
+            if self._started and (self._user is None or self._user.uid != 0):
                 self.channel.drain(self.on_output, LEAVE_S)
-        self.disconnect()
+        self.channel.attachment.close()
         return problems
