@@ -18,8 +18,7 @@ from loom.commands.project import WORKFLOWS, Here, here, not_counted
 from loom.commands.screen import screen_parts
 from loom.errors import LoomError, SnapshotError
 from loom.pools import Pool, named
-from loom.providers.docker.engine.capabilities import Traits
-from loom.providers.docker.engine.client import Engine
+from loom.providers.docker.engine.client import Engine, Traits
 from loom.providers.docker.engine.endpoint import endpoint_of
 from loom.providers.docker.engine.probe import probe
 from loom.render.output import print_kind

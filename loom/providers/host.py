@@ -15,7 +15,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import termios
 import time
@@ -32,7 +31,7 @@ from loom.providers.driver.channel import Channel, Died, Exchange
 from loom.providers.driver.session import DrivenSession
 from loom.providers.driver.steps import still_running as to_report
 from loom.providers.files import archive_of, unnoticed, unpack
-from loom.providers.inside import CommandsInside
+from loom.providers.inside import CommandsInside, to_streams
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
 from loom.util.within import readable
 
@@ -303,11 +302,7 @@ class HostInside(CommandsInside, frozen=True, kw_only=True):
         try:
             process = self._on_terminal(command, self.environment, pipe, stdin=None if stdin else subprocess.DEVNULL)
         except OSError as error:
-            text = f"loom: {command[0]}: {error.strerror}\n"
-            if on_output is None:
-                sys.stderr.write(text)
-            else:
-                on_output("stderr", text.encode())
+            (on_output or to_streams(1, 2))("stderr", f"loom: {command[0]}: {error.strerror}\n".encode())
             return Exit(code=127 if error.errno == errno.ENOENT else 126)
 
         def pass_on(name: str) -> None:

@@ -44,9 +44,7 @@ def pid_namespace() -> str:
         return "unknown"
 
 
-def labels(
-    *, run_id: str, job_id: str, workspace: Path, pid: int, role: str, more: Mapping[str, str] | None = None
-) -> dict[str, str]:
+def labels(*, run_id: str, job_id: str, workspace: Path, pid: int, role: str) -> dict[str, str]:
     """Return the labels of a resource of one job, made by the process `pid`."""
     return {
         RUN: run_id,
@@ -57,15 +55,13 @@ def labels(
         PID_NAMESPACE: pid_namespace(),
         WORKSPACE: str(workspace),
         ROLE: role,
-        **(more or {}),
     }
 
 
 def of_request(request: SessionRequest, pid: int, role: str) -> dict[str, str]:
     """Return the labels of a resource of a session, made by the process `pid`."""
-    more = {PROJECT_DIR: request.project_dir, **request.labels}
-    workspace = request.workspace
-    return labels(run_id=request.run_id, job_id=request.job_id, workspace=workspace, pid=pid, role=role, more=more)
+    own = labels(run_id=request.run_id, job_id=request.job_id, workspace=request.workspace, pid=pid, role=role)
+    return {**own, PROJECT_DIR: request.project_dir, **request.labels}
 
 
 def maker_is_gone(labelled: Mapping[str, str]) -> bool | None:

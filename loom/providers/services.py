@@ -112,11 +112,6 @@ def secrets_line(service: Service, values: Mapping[str, bytes]) -> bytes:
     return " && ".join(commands).encode() + b"\n" if commands else b""
 
 
-def secrets_variables(service: Service) -> dict[str, str]:
-    """Return the variables with the paths of its secrets' files."""
-    return {f"{secret.name}_FILE": f"{FOLDER}/{secret.name}" for secret in service.secrets if secret.file}
-
-
 # Output: line by line, prefixed with the service's name.
 
 

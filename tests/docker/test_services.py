@@ -17,8 +17,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError, InfrastructureError, ProviderError, ServiceError
 from loom.plan.model import Build, Image, Ready, Secret, Service
 from loom.providers.base import OpenedServices, SecretValues
-from loom.providers.docker.engine.capabilities import Traits
-from loom.providers.docker.engine.client import Engine, connect
+from loom.providers.docker.engine.client import Engine, Traits, connect
 from loom.providers.docker.images.images import Images
 from loom.providers.docker.services.service import ServiceGroup
 from loom.providers.docker.services.services import services

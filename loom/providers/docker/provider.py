@@ -33,8 +33,7 @@ from loom.providers.docker.container import refusals
 from loom.providers.docker.container.cleanup import remove_container, remove_run, tidied
 from loom.providers.docker.container.mounts import Mount, can_lie_over, mount_of
 from loom.providers.docker.container.ownership import Workspaces
-from loom.providers.docker.engine.capabilities import Traits
-from loom.providers.docker.engine.client import Engine
+from loom.providers.docker.engine.client import Engine, Traits
 from loom.providers.docker.engine.errors import DISK_FULL, translated
 from loom.providers.docker.engine.retries import StartFailed, starting
 from loom.providers.docker.session.attach import Attachment, attach

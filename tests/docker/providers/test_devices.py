@@ -15,7 +15,7 @@ from loom.plan.model import Resources
 from loom.providers.docker.container.create import host_config
 from loom.providers.docker.container.mounts import BindMount
 from loom.providers.docker.container.ownership import Workspaces
-from loom.providers.docker.engine.capabilities import Traits
+from loom.providers.docker.engine.client import Traits
 
 if TYPE_CHECKING:
     from conftest import Place

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from loom.errors import EngineUnavailable, LoomError
 from loom.providers import labels
-from loom.providers.docker.engine.capabilities import Traits
+from loom.providers.docker.engine.client import Traits
 from loom.providers.docker.engine.errors import explanation, translated
 from loom.providers.docker.engine.retries import REMOVAL, retrying
 

@@ -12,7 +12,7 @@ from loom.plan.model import Resources
 from loom.providers.base import SessionFacts, SessionRequest
 from loom.providers.docker.container import refusals
 from loom.providers.docker.container.mounts import Mount
-from loom.providers.docker.engine.capabilities import ENGINES_SOCKET, Traits
+from loom.providers.docker.engine.client import ENGINES_SOCKET, Traits
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.retries import retrying
 from loom.providers.driver import protocol as driver

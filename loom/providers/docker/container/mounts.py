@@ -22,7 +22,7 @@ from loom.providers import labels
 from loom.providers.base import SessionRequest
 from loom.providers.docker.container.cleanup import remove_volume
 from loom.providers.docker.container.ownership import Owner, Workspaces, chown_all, foreign_paths, lstat
-from loom.providers.docker.engine.capabilities import Traits
+from loom.providers.docker.engine.client import Traits
 from loom.providers.docker.engine.errors import engine_errors, translated
 from loom.providers.docker.engine.retries import retrying
 from loom.providers.files import Edit, archive_of, below, renamed, unnoticed, unpack

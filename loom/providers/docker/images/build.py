@@ -23,7 +23,7 @@ from loom.images.dockerfile import ALWAYS_OUT
 from loom.images.reference import parse_reference
 from loom.plan import model
 from loom.plan.image_lock import shown
-from loom.providers.docker.engine.capabilities import Traits
+from loom.providers.docker.engine.client import Traits
 from loom.providers.docker.engine.errors import engine_errors, explanation, translated
 from loom.providers.docker.engine.long_calls import say, streamed
 from loom.providers.docker.images.build_inputs import BuildInputs, settle

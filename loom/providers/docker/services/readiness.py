@@ -22,7 +22,7 @@ import docker.errors
 
 from loom.errors import RequestError
 from loom.plan.model import Service
-from loom.providers.docker.engine.capabilities import Traits
+from loom.providers.docker.engine.client import Traits
 from loom.providers.services import named_port
 from loom.util.within import within
 from loom.workflow.patterns import PatternError, SearchError, compile_pattern
@@ -36,12 +36,13 @@ class NotReady(Exception):
 
 
 class Probe:
-    what: str
+    """Ready as soon as it runs; the others have a condition."""
+
+    what = "it runs; its image has no HEALTHCHECK and exposes no port"
     """The result for people when it is ready."""
 
     def check(self, target: ProbeTarget) -> None:
-        """Probe once; raise NotReady until it is ready."""
-        raise NotImplementedError
+        """Return when ready, raise NotReady otherwise."""
 
     def see_line(self, line: str) -> None:
         """Receive each line of the service's output, in another thread."""
@@ -231,15 +232,6 @@ class LogProbe(Probe):
             raise NotReady(f"no {self.what}{self._trouble}")
 
 
-class RunsProbe(Probe):
-    """For an image without HEALTHCHECK and ports: running is enough."""
-
-    what = "it runs; its image has no HEALTHCHECK and exposes no port"
-
-    def check(self, target: ProbeTarget) -> None:
-        return None
-
-
 def probe_of(service: Service, config: Mapping[str, Any]) -> Probe:
     """Return a service's probe, from its job's definition and its image's configuration."""
     ready = service.ready
@@ -259,7 +251,7 @@ def probe_of(service: Service, config: Mapping[str, Any]) -> Probe:
         return CommandProbe(health, what="image's HEALTHCHECK", timeout_s=command_timeout_s)
     if exposed:
         return PortProbe(exposed)
-    return RunsProbe()
+    return Probe()
 
 
 def ports_of(service: Service, config: Mapping[str, Any]) -> list[int]:

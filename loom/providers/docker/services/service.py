@@ -176,7 +176,8 @@ class ServiceContainer:
         if self._secrets:
             entrypoint, command = _taking_secrets(entrypoint, command, config)
             host["tmpfs"] = {**host.get("tmpfs", {}), services.FOLDER: "mode=1777,size=4m"}
-            variables |= services.secrets_variables(service)
+            files = [secret.name for secret in service.secrets if secret.file]
+            variables |= {f"{name}_FILE": f"{services.FOLDER}/{name}" for name in files}
             marks[labels.HANDED_OVER] = "true"
         aliases = list(dict.fromkeys((*service.aliases, service.name, *group.shared)))
         where: dict[str, Any] = {

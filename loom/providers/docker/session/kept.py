@@ -26,7 +26,7 @@ from loom.providers.docker.container.cleanup import remove_container, remove_run
 from loom.providers.docker.container.create import image_is_there, name_of
 from loom.providers.docker.container.mounts import BindMount, Mount, OverlayMount, VolumeMount
 from loom.providers.docker.container.ownership import Owner, Workspaces
-from loom.providers.docker.engine.capabilities import Traits
+from loom.providers.docker.engine.client import Traits
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.retries import restarting, retrying
 from loom.providers.docker.session.attach import ExecAttachment, attach

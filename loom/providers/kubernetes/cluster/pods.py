@@ -95,9 +95,13 @@ class Pods:
         doing = "watching the pods of the run"
         while not self._closing.is_set():
             try:
-                before = set(self._seen)
+                before = set(self._seen)  # one that is made from now on may not be in the list
                 listed = self._cluster.call(doing, "list_namespaced_pod", label_selector=self._selector)
-                self._replace(listed["items"], before)
+                there = {pod["metadata"]["name"]: pod for pod in listed["items"]}
+                with self._changed:
+                    self._gone |= before - there.keys()
+                    self._seen |= there
+                    self._changed.notify_all()
                 self._follow(doing, listed["metadata"]["resourceVersion"])
             except Exception as error:  # noqa: BLE001  raised where it is waited for
                 if self._closing.is_set():
@@ -123,22 +127,12 @@ class Pods:
             if event["type"] == "ERROR":  # too old: list again
                 return
             if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
-                self._note(event["object"], deleted=event["type"] == "DELETED")
-
-    def _replace(self, pods: list[Json], before: set[str]) -> None:
-        """`before`: those that were known when the list was asked for; one that was made since may not be in it."""
-        with self._changed:
-            self._gone |= before - {pod["metadata"]["name"] for pod in pods}
-            for pod in pods:
-                self._seen[pod["metadata"]["name"]] = pod
-            self._changed.notify_all()
-
-    def _note(self, pod: Json, *, deleted: bool) -> None:
-        with self._changed:
-            self._seen[pod["metadata"]["name"]] = pod
-            if deleted:
-                self._gone.add(pod["metadata"]["name"])
-            self._changed.notify_all()
+                name = event["object"]["metadata"]["name"]
+                with self._changed:
+                    self._seen[name] = event["object"]
+                    if event["type"] == "DELETED":
+                        self._gone.add(name)
+                    self._changed.notify_all()
 
 
 # What a pod's status says

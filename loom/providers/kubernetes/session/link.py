@@ -162,15 +162,13 @@ class Link:
     def lease(self, seconds: float) -> None:
         """Let the pod live on so long from now, or from its last sign of this loom."""
         self._lease_s = seconds
-        with self._changed:
-            self._to_send.append(self._beat())
+        self._beat()
         self._signal()
 
     def confirmed(self, limit_s: float, cancel: Cancel | None = None) -> bool:
         """Wait until everything that was sent has arrived; False where it can't any more, and after a cancel."""
         cancel = cancel or Cancel()
-        with self._changed:
-            self._to_send.append(self._beat())
+        self._beat()
         self._signal()
         forget = cancel.on_request(self.wake)
         try:
@@ -210,8 +208,9 @@ class Link:
 
     # The thread
 
-    def _beat(self) -> bytes:
-        return b"h %d\n" % self._lease_s
+    def _beat(self) -> None:
+        with self._changed:
+            self._to_send.append(b"h %d\n" % self._lease_s)
 
     def _signal(self) -> None:
         if self._thread.is_alive():
@@ -270,7 +269,7 @@ class Link:
                     if at.segment > 1 and not self._keeps:
                         self._to_send.append(f"a {name} {at.segment - 1}\n".encode())
                 self._to_send.extend(line for _, line in self._unconfirmed)
-                self._to_send.append(self._beat())
+                self._beat()
             self._pass_on(connection)
         finally:
             connection.close()
@@ -285,8 +284,7 @@ class Link:
                 raise Broken(f"silent for {now - heard:.0f} s")
             if now - beat > HEARTBEAT_S:
                 beat = now
-                with self._changed:
-                    self._to_send.append(self._beat())
+                self._beat()
             self._send_all(connection)
             with self._changed:
                 full = self._held_bytes > _MOST_HELD

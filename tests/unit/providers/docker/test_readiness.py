@@ -10,7 +10,7 @@ from loom.providers.docker.services.readiness import (
     LogProbe,
     NotReady,
     PortProbe,
-    RunsProbe,
+    Probe,
     exposed_ports,
     healthcheck,
     listening_ports,
@@ -62,8 +62,8 @@ def test_exposed_ports() -> None:
         (Ready(log="x"), {}, LogProbe),
         (Ready(), {"Healthcheck": {"Test": ["CMD", "x"]}, "ExposedPorts": {"1/tcp": {}}}, CommandProbe),
         (Ready(), {"ExposedPorts": {"1/tcp": {}}}, PortProbe),
-        (Ready(), {"ExposedPorts": {"1/udp": {}}}, RunsProbe),
-        (Ready(), {}, RunsProbe),
+        (Ready(), {"ExposedPorts": {"1/udp": {}}}, Probe),
+        (Ready(), {}, Probe),
     ],
 )
 def test_which_probe(ready: Ready, config: dict[str, object], kind: type) -> None:
