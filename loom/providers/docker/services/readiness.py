@@ -42,7 +42,7 @@ class Probe:
     """The result for people when it is ready."""
 
     def check(self, target: ProbeTarget) -> None:
-        """Return when ready, raise NotReady otherwise."""
+        """Probe once; raise NotReady until it is ready."""
 
     def see_line(self, line: str) -> None:
         """Receive each line of the service's output, in another thread."""
