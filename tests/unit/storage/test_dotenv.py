@@ -24,6 +24,7 @@ def test_a_value_is_the_rest_of_its_line() -> None:
         (b"# why\nA=1\n", "f:1: the line is a comment"),
         (b"A-B=1", "f:1: the line is not NAME=value"),
         (b"just text", "f:1: the line is not NAME=value"),
+        (b"A=1\nloom_event=x", "f:2: loom_event is a variable of loom's own"),
         (b"A=\xff", "f: it is not UTF-8"),
         (b"A=" + b"x" * 5200, "f: a dotenv report has less than 5 KiB"),
     ],

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from loom.workflow.dialects import language_of
+from loom.plan.model import ResolveContext
+from loom.workflow.dialects import examine, language_of, load
 from loom.workflow.languages import GITHUB, LANGUAGES
 
 GITLAB = "job:\n  script: x\n"
@@ -51,6 +52,14 @@ def test_a_file_outside_the_repository_has_a_language(path: str, language: str, 
 
 def test_a_file_that_is_not_there_is_for_looms_own_reader_to_report(tmp_path: Path) -> None:
     assert {language_of(Path(name), tmp_path).name for name in (".gitlab-ci.yml", "ci.yml")} == {"native"}
+
+
+def test_a_file_may_have_the_language_of_another_one(tmp_path: Path) -> None:
+    (tmp_path / "part").write_text("spec: {}\n---\njob: {script: x}\n")
+    (tmp_path / ".gitlab-ci.yml").touch()
+    assert examine(tmp_path / "part", tmp_path, ResolveContext).problems
+    other = load(tmp_path / "part", tmp_path, ResolveContext, like=tmp_path / ".gitlab-ci.yml")
+    assert (other.language, list(other.jobs)) == ("gitlab", ["job"])
 
 
 def test_each_language_has_a_name_and_a_path_of_its_own() -> None:

@@ -5,16 +5,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from loom.errors import RequestError, WorkflowError
 from loom.plan.model import ResolveContext
 from loom.plan.resolve import rehearse
+from loom.util.yaml_file import fields_of
 from loom.workflow import patterns as searches
 from loom.workflow.dialects import examine, load
 from loom.workflow.github import events, loader
 from loom.workflow.github.keywords import CONTEXTS, JOB, ROOT_KEYWORDS
 from loom.workflow.github.shapes import GitHubShapes
-from loom.workflow.github.workflows import Workflows
+from loom.workflow.github.workflows import Faulty, Workflows
 from loom.workflow.loaded import Examined
 from tests.support.plans import expect, problem_line
 
@@ -259,6 +261,13 @@ jobs:
     ]
 
 
+def test_any_scalar_is_a_key(tmp_path: Path) -> None:
+    found = examined(tmp_path, SOUND + "env: {1: a, true: b, 1.10: c, ~: d}\n")
+    assert messages(found) == []
+    assert isinstance(found.workflow, Workflows)
+    assert list(fields_of(found.workflow.workflows[0].root.get("env"))) == ["1", "true", "1.10", "~"]
+
+
 def test_a_tag_says_that_a_value_is_text(tmp_path: Path) -> None:
     found = examined(tmp_path, SOUND.replace("push", "push\nenv: {A: !!str 1.10}"))
     assert messages(found) == []
@@ -304,6 +313,14 @@ def test_of_several_files_those_without_mistakes_can_be_loaded(tmp_path: Path) -
     known = {one.label: (one.file is not None, len(one.problems)) for one in loaded.faulty}
     assert known == {"broken": (False, 1), "calls": (True, 2), "on": (False, 1)}
     assert len(loaded.files) == 5
+
+
+def test_a_faulty_file_is_asked_for_by_its_stage_and_its_jobs() -> None:
+    faulty = Faulty(label="a", problems=(), file=None)
+    assert [faulty.is_asked_for([name]) for name in ("a", "a.x", "a / x", "x", "b / a")] == [True] * 3 + [False] * 2
+    reading = loader.WorkflowReader()
+    reading.read("a.yml", SOUND.encode())
+    assert replace(faulty, file=reading.found["a.yml"]).is_asked_for(["y", "x"])
 
 
 def test_a_called_workflow_is_read_with_its_caller(tmp_path: Path) -> None:

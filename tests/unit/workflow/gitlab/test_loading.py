@@ -341,6 +341,8 @@ MORE_MISTAKES = [
     "job: {script: x, timeout: 0 hours, retry: 3, parallel: 201, needs: [a, {job: b}], dependencies: [c]}",
     "stages: [a]\njob: {script: x, stage: " + "y" * 41 + ", when: " + "z" * 40 + ", interruptible: " + "z" * 41 + "}",
     "job: {script: x, needs: [a, {job: b}, job], dependencies: [c, job], rules: [{if: $A =~ /x/gh}, {if: '('}, {needs: [d]}]}",
+    ".t: {script: x, needs: [gone]}\na: {extends: .t}\nb: {extends: .t}",
+    "a: {script: x, rules: [{if: $A, needs: [b]}]}\nb: {script: x, needs: [a]}\nc: {script: x, needs: [.t, {job: d, optional: true}]}\n.t: {script: x}",
     "a" * 256 + ": {script: x, stage: none}",
     "job: {script: [], rules: []}\nother: {script: ['', ' '], rules: [{if: $A =~ /x/gh}]}",
     "a: {script: x, needs: [{job: b, parallel: {matrix: [{V: '$[[ matrix.W ]]'}]}}]}\nb: {script: x, parallel: {matrix: [{V: [1]}]}}",

@@ -43,6 +43,10 @@ def instances(text: str) -> dict[str, list[Instance]]:
             [("test.a-b", "test: [a/b]"), ("test.a-b-2", "test: [a:b]")],
         ),
         (
+            "{test: {parallel: {matrix: [{V: [" + "x" * 33 + "], W: [y], X: [" + "z" * 32 + "]}]}}}",
+            [(f"test.{'x' * 32}-y-{'z' * 32}", f"test: [{'x' * 33}, y, {'z' * 32}]")],
+        ),
+        (
             "{'build app': {}, build-app: {}, 'build:app': {}}",
             [("build-app-2", "build app"), ("build-app", "build-app"), ("build-app-3", "build:app")],
         ),
