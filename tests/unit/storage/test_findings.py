@@ -189,6 +189,7 @@ DEEP = 1_000_000
         ("sarif", "[" * DEEP, "content is not as expected"),
         ("sarif", '{"x": ' + "[" * DEEP, "not valid JSON"),
         ("codequality", '[{"x": ' + '{"a": ' * DEEP, "not valid JSON"),
+        ("sarif", {"version": "1" * 21, "runs": []}, f"it is SARIF {'1' * 19}…, and"),
         ("sarif", {"version": "1.0.0", "runs": []}, "it is SARIF 1.0.0, and loom reads 2.1.0"),
         ("sarif", [], "expected"),
         ("sarif", sarif(at("a", -1)), "content is not as expected"),
@@ -211,6 +212,19 @@ def test_the_largest_report_is_read_in_moderate_time() -> None:
     found = read("codequality", f"[{','.join([issue] * number)}]")
     assert (found.total, len(found.first)) == (number, findings.MAX_FINDINGS)
     assert time.thread_time() - began < 15
+
+
+def test_a_report_may_be_so_large_and_no_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(findings, "MAX_BYTES", 1 << 20)
+    assert read("codequality", b"[" + b" " * ((1 << 20) - 2) + b"]").total == 0
+    with pytest.raises(UnreadableReport, match="larger than 1 MiB"):
+        read("codequality", b"[" + b" " * ((1 << 20) - 1) + b"]")
+
+
+def test_a_level_that_sarif_has_not_is_less_than_a_warning() -> None:
+    levels = ("odd", "note", "warning", "error")
+    results = [{"ruleId": level, "level": level, "message": {"text": "m"}} for level in levels]
+    assert [one.code for one in read("sarif", sarif(*results)).first] == ["error", "warning", "odd"]
 
 
 def test_long_texts_and_colours_are_cut() -> None:
