@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from loom.errors import RequestError
 from loom.plan.github.actions import ActionFile, BadAction, read
 from loom.plan.late import Action
 from loom.plan.model import ResolveContext
@@ -143,3 +144,11 @@ def test_a_file_that_is_none(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(BadAction) as caught:
         found(tmp_path, "./a", {"project/a/action.yml": text})
     assert str(caught.value).startswith(message)
+
+
+def test_the_file_of_another_repositorys_action_lies_in_it(tmp_path: Path) -> None:
+    (tmp_path / "server/o/a/v1").mkdir(parents=True)
+    (tmp_path / "action.yml").write_text(COMPOSITE)
+    (tmp_path / "server/o/a/v1/action.yml").symlink_to(tmp_path / "action.yml")
+    with pytest.raises(RequestError, match="is a link that points outside"):
+        found(tmp_path, "o/a@v1")

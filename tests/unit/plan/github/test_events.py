@@ -138,6 +138,21 @@ def test_an_event_of_little_known_has_defaults() -> None:
     assert github["event"]["pull_request"]["title"] == ""
 
 
+@pytest.mark.parametrize("request_", [{}, {"head": {"ref": None}, "base": "x"}])
+def test_a_payload_of_a_request_may_lack_what_the_event_reads(request_: dict[str, Any]) -> None:
+    for name, ref in (("pull_request", "refs/pull/1/merge"), ("pull_request_target", "refs/heads/")):
+        found = event_of(
+            ResolveContext(predefined={**KNOWN, "LOOM_EVENT": name}, event_payload={"pull_request": request_})
+        )
+        assert [found.github[key] for key in ("ref", "head_ref", "base_ref")] == [ref, "", ""]
+    found = event_of(
+        ResolveContext(
+            predefined={**KNOWN, "LOOM_EVENT": "pull_request"}, event_payload={"pull_request": request_, "number": 7}
+        )
+    )
+    assert found.github["ref"] == "refs/pull/7/merge"
+
+
 def test_an_event_of_a_server_of_ones_own_has_its_addresses() -> None:
     for server, root in (("https://ghe.example/", "https://ghe.example"), ("http://ghe", "http://ghe")):
         config = Config(github=GitHubSettings(server=server))

@@ -437,6 +437,8 @@ jobs: {{x: {{{JOB}}}}}
     found = late(planned(text, inputs={"level": "b"}, **event).jobs[0]).contexts
     assert found["inputs"] == {"level": "b", "dry": False, "n": 3.0}
     assert found["github"]["event"]["inputs"] == {"level": "b", "dry": "false", "n": "3"}
+    given = late(planned(text, event_payload={"inputs": {"level": "b", "dry": "true"}}, **event).jobs[0]).contexts
+    assert given["inputs"] == {"level": "b", "dry": True, "n": 3.0}
     with pytest.raises(WorkflowError, match="--input level: c is none of a, b"):
         planned(text, inputs={"level": "c"}, **event)
     with pytest.raises(
