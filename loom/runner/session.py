@@ -38,10 +38,8 @@ from loom.util import controls
 T = TypeVar("T")
 
 
-class ResolveSecrets(Protocol):
-    """The secrets of a job and its services, and messages about unavailable optional ones."""
-
-    def __call__(self, job: Job, /) -> tuple[SecretValues, Sequence[str]]: ...
+ResolveSecrets = Callable[[Job], tuple[SecretValues, Sequence[str]]]
+"""Returns the secrets of a job and its services, and messages about unavailable optional ones."""
 
 
 class Leave(Protocol):

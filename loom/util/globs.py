@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 
 from loom.errors import RequestError
@@ -56,6 +57,12 @@ class Glob:
 def compile(glob: str, *, below: bool = False) -> Glob:
     """Prepare a glob for matching. Raises GlobError."""
     return Glob(glob, below=below)
+
+
+def any_of(wanted: Iterable[str], paths: Iterable[str]) -> bool:
+    """Return whether one of the paths matches one of the globs. Raises GlobError."""
+    compiled = [compile(glob) for glob in wanted]
+    return any(glob.fullmatch(path) for path in paths for glob in compiled)
 
 
 def problem(glob: str) -> str | None:

@@ -139,16 +139,12 @@ class RuleEvaluator:
             raise WorkflowError([node.file.problem(node, at, str(error))]) from error
         if "changes" in rule and not self.any_changed(rule["changes"], values):
             return False
-        return "exists" not in rule or self.any_exists([interpolation.expand(glob, values) for glob in rule["exists"]])
+        wanted = (interpolation.expand(glob, values) for glob in rule.get("exists", ()))
+        return "exists" not in rule or globs.any_of(wanted, self.context.files())
 
     def any_changed(self, changes: Fields, values: Mapping[str, str]) -> bool:
         base = interpolation.expand(changes["compare_to"], values) if "compare_to" in changes else None
         changed = self.context.changed(base)
         if changed is None:
             return True  # unknown: rather run one job too many
-        patterns = [globs.compile(interpolation.expand(glob, values)) for glob in changes["paths"]]
-        return any(pattern.fullmatch(path) for path in changed for pattern in patterns)
-
-    def any_exists(self, wanted: list[str]) -> bool:
-        patterns = [globs.compile(glob) for glob in wanted]
-        return any(pattern.fullmatch(path) for path in self.context.files() for pattern in patterns)
+        return globs.any_of((interpolation.expand(glob, values) for glob in changes["paths"]), changed)

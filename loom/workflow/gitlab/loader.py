@@ -11,7 +11,7 @@ from pathlib import Path
 from loom.util.paths import name_from
 from loom.util.yaml_file import Kind, Node, YamlFile, fields_of, flat, items_of, mapping, pointer, text_of
 from loom.workflow.facts import Facts
-from loom.workflow.gitlab import limits, rules, yaml
+from loom.workflow.gitlab import limits, rules
 from loom.workflow.gitlab.files import CODE, GitLabFiles
 from loom.workflow.gitlab.keywords import DEFAULTS, GLOBALS, ROOT
 from loom.workflow.gitlab.pipeline import Entry, Pipeline
@@ -19,7 +19,7 @@ from loom.workflow.gitlab.references import Resolver
 from loom.workflow.gitlab.shapes import GitLabShapes
 from loom.workflow.loaded import Examined, content_of
 from loom.workflow.merge import extended, without
-from loom.workflow.messages import Problems, in_order
+from loom.workflow.messages import in_order
 
 STAGES = ("build", "test", "deploy")
 FIRST, LAST = ".pre", ".post"
@@ -35,38 +35,34 @@ def examine(path: Path, root: Path, facts: Callable[[], Facts]) -> Examined:
 
 def examine_text(name: str, data: bytes, root: Path, facts: Facts) -> Examined:
     """Examine the content of a file."""
-    problems = Problems(code=yaml.CODE)
+    problems = GitLabShapes()
     files = GitLabFiles(root, facts, problems)
     content = files.load(data, name)
-    found = list(problems.found)
     pipeline = None
     # What the jobs of a file with wrong includes lack may be in the file that is not there.
-    if not any(problem.code == CODE for problem in found) and content is not None:
-        assembly = _Assembly(name, tuple(files.found), files.rules, facts, problems)
-        pipeline = assembly.pipeline(content)
-        found = [*problems.found, *assembly.shapes.found]
+    if not any(problem.code == CODE for problem in problems.found) and content is not None:
+        pipeline = _Assembly(name, tuple(files.found), files.rules, facts, problems).pipeline(content)
     ranks = {file.name: number for number, file in enumerate(files.found)} | {name: -1}
-    return Examined(workflow=pipeline, problems=tuple(in_order(found, ranks)), ranks=ranks)
+    return Examined(workflow=pipeline, problems=tuple(in_order(problems.found, ranks)), ranks=ranks)
 
 
 class _Assembly:
     """A pipeline in the making, of the merged content of its files."""
 
     def __init__(
-        self, path: str, files: tuple[YamlFile, ...], of_includes: Sequence[Node], facts: Facts, problems: Problems
+        self, path: str, files: tuple[YamlFile, ...], of_includes: Sequence[Node], facts: Facts, problems: GitLabShapes
     ) -> None:
         self.path = path
         self.files = files
         self.facts = facts
         self.problems = problems
-        self.shapes = GitLabShapes()
         self._of_includes = of_includes
 
     def pipeline(self, content: Node) -> Pipeline:
         written = {name: content.value[name] for name in _entry_names(content)}
         inherited = mapping(content, {**content.value, **extended(written, self.problems, most=MAX_LEVELS)})
         whole = Resolver(inherited, self.problems).resolved()
-        root = self.shapes.root(whole)
+        root = self.problems.root(whole)
         stages = self._stages(root)
         defaults = _defaults_of(root)
         if (default := root.get("default")) is not None:
@@ -84,7 +80,7 @@ class _Assembly:
             entry = self._entry(name, root, content, defaults, stages)
             if entry is not None:
                 entries[name] = entry
-        if all(name.startswith(".") for name in entries) and not self.problems.found and not self.shapes.found:
+        if all(name.startswith(".") for name in entries) and not self.problems.found:
             self.problems.say(
                 root, "/", "the file has no job; add a name with `script`, which does not begin with a dot"
             )
@@ -96,7 +92,7 @@ class _Assembly:
             entries=entries,
             variable_nodes=fields_of(root.get("variables")),
             notices=(
-                *self.shapes.notices.values(),
+                *self.problems.notices.values(),
                 *rules.without_value(root, entries.values(), self.facts, self._of_includes),
             ),
         )
@@ -124,7 +120,7 @@ class _Assembly:
                 why = f"{name}: expected a job (a mapping with `script`), found {found}"
                 self.problems.say(key, pointer(name), f"{why}; a name that is no job begins with a dot")
             return None
-        checked = self.shapes.job(name, node)
+        checked = self.problems.job(name, node)
         limits.check(name, checked, self.problems)
         entry = Entry(name=name, key=key, node=own, merged=_with_defaults(checked, defaults))
         self._sound(entry, stages)

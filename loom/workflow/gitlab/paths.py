@@ -19,8 +19,7 @@ def of_runner(path: str) -> str:
 
 
 def any_of(wanted: Iterable[str], files: Iterable[str]) -> bool:
-    patterns = [globs.compile(glob) for glob in map(translated, wanted) if glob]
-    return any(pattern.fullmatch(path) for path in files for pattern in patterns) if patterns else False
+    return globs.any_of(filter(None, map(translated, wanted)), files)
 
 
 def translated(glob: str) -> str | None:

@@ -8,7 +8,6 @@ from msgspec.structs import replace
 
 from loom.util.yaml_file import Kind, Node, mapping
 from loom.workflow import loaded, merge
-from loom.workflow.messages import Problems
 from loom.workflow.native.shapes import Fields, Shapes
 
 MAX_LEVELS = 32
@@ -40,7 +39,7 @@ RULES = {"image": _image}
 
 
 def entries_of(
-    written: Mapping[str, Entry], broken: set[str], default: Node | None, shapes: Shapes, problems: Problems
+    written: Mapping[str, Entry], broken: set[str], default: Node | None, problems: Shapes
 ) -> dict[str, Entry]:
     """Return each entry with its inherited values; those whose shape or parent is invalid are missing, and `broken`."""
     nodes = {name: entry.node for name, entry in written.items()}
@@ -54,7 +53,7 @@ def entries_of(
         if default is not None and not name.startswith("."):
             merged = merge.merge(default, merged, RULES)
         if merged is not own.node:  # what is wrong only now is reported at the place that it comes from
-            fields = shapes.validated("job", merged, (name,), partial=name.startswith("."))
+            fields = problems.validated("job", merged, (name,), partial=name.startswith("."))
         if fields is None:
             broken.add(name)
         else:

@@ -14,7 +14,7 @@ from loom.util.yaml_file import Kind, Node, items_of, pointer
 from loom.workflow import merge
 from loom.workflow.facts import Facts
 from loom.workflow.loaded import Examined, LoadedOf
-from loom.workflow.messages import Problems, in_order
+from loom.workflow.messages import in_order
 from loom.workflow.native import references
 from loom.workflow.native.files import File, WorkflowFiles
 from loom.workflow.native.inheritance import RULES, Entry, entries_of
@@ -33,7 +33,7 @@ class Workflow(LoadedOf[Entry], frozen=True, kw_only=True):
 
 def examine(path: Path, root: Path, facts: Callable[[], Facts] | None = None) -> Examined:
     """Implement `dialects.Loader`; a file depends on no facts."""
-    problems = Problems()
+    problems = Shapes()
     files = WorkflowFiles(root, problems)
     name = files.read(path)
     workflow = _assemble(name, files.found, problems)
@@ -41,11 +41,10 @@ def examine(path: Path, root: Path, facts: Callable[[], Facts] | None = None) ->
     return Examined(workflow=workflow, problems=tuple(in_order(problems.found, ranks)), ranks=ranks)
 
 
-def _assemble(path: str, files: list[File], problems: Problems) -> Workflow | None:
+def _assemble(path: str, files: list[File], problems: Shapes) -> Workflow | None:
     """Assemble the workflow; None when the main file can't be read."""
     if not any(file.main for file in files):
         return None
-    shapes = Shapes(problems)
     written: dict[str, Entry] = {}
     broken: set[str] = set()
     default: Node | None = None
@@ -53,17 +52,17 @@ def _assemble(path: str, files: list[File], problems: Problems) -> Workflow | No
     root: Fields | None = None
     main = files[-1].root
     for file in files:
-        shape = shapes.root(file)
+        shape = problems.root(file)
         if file.main:
             root = shape
         if (own := _mapping(file.root, "default")) is not None:
             default = own if default is None else merge.merge(default, own, RULES)
         if (own := _mapping(file.root, "variables")) is not None:
             variables |= own.value
-        _take_entries(file.root, written, broken, shapes, problems)
+        _take_entries(file.root, written, broken, problems)
     if all(name.startswith(".") for name in written) and not problems.found:
         problems.say(main, "/", "the workflow has no jobs; add a name with `stage` and `script`")
-    entries = entries_of(written, broken, default, shapes, problems)
+    entries = entries_of(written, broken, default, problems)
     stages = main.get("stages")
     declared = None
     if stages is not None and stages.kind is Kind.LIST:
@@ -88,12 +87,12 @@ def _mapping(root: Node, key: str) -> Node | None:
     return node if node is not None and node.kind is Kind.MAPPING else None
 
 
-def _take_entries(root: Node, written: dict[str, Entry], broken: set[str], shapes: Shapes, problems: Problems) -> None:
+def _take_entries(root: Node, written: dict[str, Entry], broken: set[str], problems: Shapes) -> None:
     for name, node in root.value.items():
         if name in ROOT_KEYS:
             continue
         key = root.keys[name]
-        fields = shapes.entry(name, key, node)
+        fields = problems.entry(name, key, node)
         if name in written:
             first = written[name].key
             why = f"{name} is also in {first.file.name}:{first.line}; rename one, or use extends"

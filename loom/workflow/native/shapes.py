@@ -50,9 +50,8 @@ CHECKS: Mapping[str, Check] = {
 }
 
 
-class Shapes:
-    def __init__(self, problems: Problems) -> None:
-        self._problems = problems
+class Shapes(Problems):
+    """The mistakes of a workflow, of which those of shapes are found here."""
 
     def root(self, file: File) -> Fields | None:
         root = file.root.value
@@ -60,15 +59,13 @@ class Shapes:
         for key in ("stages", "workflow") if not file.main else ():
             if only.pop(key, None) is not None:
                 why = f"only the main file has {key}; move it there"
-                self._problems.say(file.root.keys[key], pointer(key), why)
+                self.say(file.root.keys[key], pointer(key), why)
         checked = self.validated("root" if file.main else "included", mapping(file.root, only), ())
         default = file.root.get("default")
         if default is not None and default.kind is Kind.MAPPING:
             self.validated("default", default, ("default",), partial=True)
         elif default is not None and default.kind is not Kind.REFUSED:
-            self._problems.say(
-                default, pointer("default"), wording.expected("a mapping of keys for every job", default)
-            )
+            self.say(default, pointer("default"), wording.expected("a mapping of keys for every job", default))
         self._unique(items_of(only.get("stages")), "stages", "stage")
         self._reserve(only.get("variables"), "variables")
         return checked
@@ -77,7 +74,7 @@ class Shapes:
         first: dict[Any, Node] = {}
         for number, node in enumerate(listed):
             if node.kind is Kind.SCALAR and node.value in first:
-                self._problems.say(node, pointer(at, number), f"the {word} {node.value} is a duplicate; keep one")
+                self.say(node, pointer(at, number), f"the {word} {node.value} is a duplicate; keep one")
             elif node.kind is Kind.SCALAR:
                 first[node.value] = node
 
@@ -85,25 +82,25 @@ class Shapes:
         for name in fields_of(variables):
             if variables is not None and name.upper().startswith("LOOM_"):  # lower-case ones belong to the driver
                 why = f"{name} is reserved: loom sets {name[:5]} variables; choose another name"
-                self._problems.say(variables.keys[name], pointer(*at, name), why)
+                self.say(variables.keys[name], pointer(*at, name), why)
 
     def entry(self, name: str, key: Node, node: Node) -> Fields | None:
         at = pointer(name)
         template = name.startswith(".")
-        before = len(self._problems.found)
+        before = len(self.found)
         if node.kind is Kind.REFUSED:
             return None
         if node.kind is not Kind.MAPPING:
-            self._problems.say(key, at, self._no_job(name, node))
+            self.say(key, at, self._no_job(name, node))
             return None
         try:
             values.TYPES["template" if template else "job"].parse(name)
         except ValueError as error:
-            self._problems.say(key, at, str(error))
+            self.say(key, at, str(error))
         checked = self.validated("job", node, (name,), partial=template)
         self._reserve(node.get("variables"), name, "variables")
         self._reserve(node.get("secrets"), name, "secrets")
-        return checked if len(self._problems.found) == before else None
+        return checked if len(self.found) == before else None
 
     def _no_job(self, name: str, node: Node) -> str:
         found = wording.describe(node)
@@ -117,6 +114,6 @@ class Shapes:
 
     def validated(self, table: str, node: Node, at: tuple[str | int, ...], *, partial: bool = False) -> Fields | None:
         """Return the values of a mapping; None after reporting errors. `partial`: merging may add missing keys."""
-        checker = Checker(keywords.TABLES[table], values.TYPES, CHECKS, self._problems, partial=partial)
+        checker = Checker(keywords.TABLES[table], values.TYPES, CHECKS, self, partial=partial)
         found = checker.fields(node, at)
         return found if checker.fits else None
