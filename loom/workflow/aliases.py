@@ -16,9 +16,7 @@ class Shared:
 
     def __init__(self) -> None:
         self._left = MAX_SHARED
-        self._weights: dict[int, tuple[int, int]] = {}
-        self._kept: list[Node] = []
-        """The nodes whose ids are keys."""
+        self._weights: dict[Node, tuple[int, int]] = {}
 
     def too_much(self, node: Node, depth: int) -> str:
         """Take a finished value at a depth once more; return why it can't be taken, else nothing."""
@@ -30,13 +28,12 @@ class Shared:
 
     def _weight(self, node: Node) -> tuple[int, int]:
         """Return how many values and levels a node has, where shared ones count each time."""
-        known = self._weights.get(id(node))
+        known = self._weights.get(node)
         if known is None:
             is_list = node.kind in (Kind.LIST, Kind.REFERENCE)
             below = [self._weight(child) for child in (node.value if is_list else fields_of(node).values())]
             known = 1 + sum(size for size, _ in below), 1 + max((levels for _, levels in below), default=0)
-            self._weights[id(node)] = known
-            self._kept.append(node)
+            self._weights[node] = known
         return known
 
 

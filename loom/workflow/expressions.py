@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 from msgspec import Struct
 
@@ -20,6 +20,7 @@ from loom.workflow.patterns import Pattern, PatternError, compile_pattern
 
 MAX_LENGTH = 4096
 MAX_DEPTH = 50
+_COMPARISONS = ("==", "!=", "=~", "!~")
 _TOKEN = re.compile(
     r"""\s*(?:
       (?P<op>\|\||&&|==|!=|=~|!~|!|\(|\))
@@ -215,29 +216,21 @@ class Parser:
         if not negations:
             return self.comparison()
         expression = self.operand()
-        if self.kind == "op" and self.token in ("==", "!=", "=~", "!~"):
+        if self.kind == "op" and self.token in _COMPARISONS:
             raise ExpressionError(f"put what ! applies to in parentheses: !(... {self.token} ...)", self.start)
         return Not(operand=expression) if negations % 2 else Not(operand=Not(operand=expression))
 
     def comparison(self) -> Expression:
-        left = self.operand()
-        if self.kind != "op":
+        left, operator = self.operand(), cast(Literal["==", "!=", "=~", "!~"], self.token)
+        if self.kind != "op" or operator not in _COMPARISONS:
             return left
-        match self.token:
-            case "==" | "!=" as operator:
-                self.advance()
-                if self.kind == "pattern":
-                    raise ExpressionError(f"a pattern is compared with {operator[0]}~", self.start)
-                return Compare(operator=operator, left=left, right=self.operand())
-            case "=~" | "!~" as operator:
-                self.advance()
-                if self.kind == "pattern":
-                    return Compare(operator=operator, left=left, right=self.pattern(compile_pattern))
-                if self.kind == "text":
-                    raise ExpressionError("a pattern stands between slashes: /^release/", self.start)
-                return Compare(operator=operator, left=left, right=self.operand())
-            case _:
-                return left
+        self.advance()
+        if operator in ("==", "!=") and self.kind == "pattern":
+            raise ExpressionError(f"a pattern is compared with {operator[0]}~", self.start)
+        if operator in ("=~", "!~") and self.kind == "text":
+            raise ExpressionError("a pattern stands between slashes: /^release/", self.start)
+        right = self.pattern(compile_pattern) if self.kind == "pattern" else self.operand()
+        return Compare(operator=operator, left=left, right=right)
 
     def pattern(self, compile_: Callable[[str], Pattern]) -> Pattern:
         try:

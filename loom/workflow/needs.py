@@ -54,7 +54,7 @@ def check(
     """
     position = {stage: number for number, stage in enumerate(stages)}
     graph: dict[str, list[str]] = {}
-    reported = set[int]()
+    reported = set[Node]()
     for name, job in jobs.items():
         graph[name] = []
         seen: list[tuple[str, Any]] = []
@@ -74,8 +74,8 @@ def check(
             seen.append((need.job, need.which))
             if target and need.always:
                 graph[name].append(target)
-            if why and id(need.node) not in reported:
-                reported.add(id(need.node))
+            if why and need.node not in reported:
+                reported.add(need.node)
                 problems.say(need.node, need.at, f"needs: {why}")
     try:
         order(graph, graph)

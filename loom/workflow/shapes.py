@@ -36,8 +36,8 @@ class Shapes(Problems, kw_only=True):
     refused_code: str
     idle_code: str = NO_EFFECT
     notices: dict[str, Problem] = field(default_factory=dict)
-    _checked: dict[tuple[int, str], tuple[Node, Node]] = field(default_factory=dict)
-    """Values by the ids of the nodes that they come from; both nodes are kept, so that an id stays taken."""
+    _checked: dict[tuple[Node, str], Node] = field(default_factory=dict)
+    """Values by the nodes that they come from."""
     _left: int = MAX_NODES
 
     def fields(self, node: Node, prefix: str, table: Table, at: tuple[str | int, ...]) -> Node:
@@ -66,13 +66,12 @@ class Shapes(Problems, kw_only=True):
         """Return the checked value; None for an empty or a wrong one."""
         if node.kind is Kind.REFUSED or (node.kind is Kind.SCALAR and node.value is None):
             return None
-        known = self._checked.get((id(node), keyword.name))
-        if known is not None:
-            return known[1]
+        if (known := self._checked.get((node, keyword.name))) is not None:
+            return known
         self.supported(key or node, keyword, at)
         value = self._fitting(node, shape_of(keyword.shape), keyword, table, at)
         if value is not None:
-            self._checked[id(node), keyword.name] = node, value
+            self._checked[node, keyword.name] = value
         return value
 
     def supported(self, node: Node, keyword: Keyword, at: tuple[str | int, ...]) -> None:

@@ -21,8 +21,8 @@ def parse(data: bytes, name: str) -> YamlFile:
 class _Builder(AnchorBuilder):
     def __init__(self, file: YamlFile, code: str) -> None:
         super().__init__(file, code)
-        self._keys: dict[int, dict[str, Node]] = {}
-        """The keys of each mapping in upper case; the nodes stay until the file is read, and so do their ids."""
+        self._keys: dict[Node, dict[str, Node]] = {}
+        """The keys of each mapping in upper case."""
 
     def tagged(self, tag: str, node: Node) -> None:
         if tag == "tag:yaml.org,2002:str" and node.kind is Kind.SCALAR:
@@ -38,7 +38,7 @@ class _Builder(AnchorBuilder):
             if node.text == "<<" and not node.style:
                 self.say(node, "GitHub does not merge with <<; write the keys out")
             node.value = node.text
-            same = self._keys.setdefault(id(parent), {}).setdefault(node.text.upper(), node)
+            same = self._keys.setdefault(parent, {}).setdefault(node.text.upper(), node)
             if same.text != node.text:
                 self.say(
                     node, f"{node.text} is {same.text} of line {same.line} again, for case does not count; keep one"

@@ -167,15 +167,8 @@ def _value(expression: Expression, variables: Mapping[str, str]) -> Value:
 def _compare(expression: Compare, variables: Mapping[str, str]) -> bool:
     left = _value(expression.left, variables)
     right = expression.right if isinstance(expression.right, Pattern) else _value(expression.right, variables)
-    match expression.operator:
-        case "==":
-            return _equal(left, right)
-        case "!=":
-            return not _equal(left, right)
-        case "=~":
-            return _found(left, right)
-        case "!~":
-            return not _found(left, right)
+    holds = _equal(left, right) if expression.operator in ("==", "!=") else _found(left, right)
+    return holds is (expression.operator in ("==", "=~"))
 
 
 def _equal(left: Value, right: Value | Pattern) -> bool:

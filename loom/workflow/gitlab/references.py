@@ -16,9 +16,7 @@ class Resolver:
         self.root = root
         self.problems = problems
         self._shared = Shared()
-        self._done: dict[int, Node] = {}
-        self._kept: list[Node] = []
-        """The nodes whose ids are keys."""
+        self._done: dict[Node, Node] = {}
 
     def resolved(self) -> Node:
         return self._value(self.root, (), ())
@@ -26,7 +24,7 @@ class Resolver:
     def _value(self, node: Node, trail: tuple[tuple[str, ...], ...], at: tuple[str | int, ...]) -> Node:
         if node.kind is Kind.SCALAR or node.kind is Kind.REFUSED:
             return node
-        known = self._done.get(id(node))
+        known = self._done.get(node)
         if known is not None:
             return known
         if node.kind is Kind.REFERENCE:
@@ -35,8 +33,7 @@ class Resolver:
             found = self._rebuilt(node, [self._value(item, trail, (*at, n)) for n, item in enumerate(node.value)])
         else:
             found = self._rebuilt(node, {key: self._value(item, trail, (*at, key)) for key, item in node.value.items()})
-        self._done[id(node)] = found
-        self._kept.append(node)
+        self._done[node] = found
         return found
 
     def _rebuilt(self, node: Node, value: list[Node] | dict[str, Node]) -> Node:

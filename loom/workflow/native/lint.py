@@ -152,12 +152,12 @@ def _unknown_in_value(
 
 
 def _images(workflow: Workflow) -> Iterator[Problem]:
-    seen: set[int] = set()
+    seen: set[Node] = set()
     for entry in workflow.entries.values():
         for at, node in _image_nodes(entry):
-            if id(node) in seen or not isinstance(node.value, str) or "$" in node.value or "@" in node.value:
+            if node in seen or not isinstance(node.value, str) or "$" in node.value or "@" in node.value:
                 continue
-            seen.add(id(node))
+            seen.add(node)
             if node.value.rsplit("/", 1)[-1].partition(":")[2] in ("", "latest"):
                 message = f"{node.value} means what is latest, and changes without notice; name a version or a digest"
                 yield _warn(node, at, "WF_IMAGE_UNPINNED", message)

@@ -72,5 +72,5 @@ def test_what_has_no_reference_stays_itself_and_what_is_shared_is_looked_at_once
     assert len(seen) < 40, "and not 2 to the power of 8"
     shared = aliases.Shared()
     assert shared.too_much(root.value["job"], 1) == ""
-    assert shared._weights[id(root.value["job"])] == (767, 10)
-    assert len(shared._weights) == len(shared._kept) == 10
+    assert shared._weights[root.value["job"]] == (767, 10)
+    assert len(shared._weights) == 10
