@@ -67,15 +67,11 @@ class ChildEnded(Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
-class RunChild(Protocol):
-    """Runs a child pipeline as a run of its own with this one as its parent.
+RunChild = Callable[[Child, OnOutput, Cancel, Callable[[str], None]], ChildEnded]
+"""Runs a child pipeline as a run of its own with this one as its parent.
 
-    `started` is called with its id once its jobs begin. RequestError or WorkflowError when it has no plan.
-    """
-
-    def __call__(
-        self, child: Child, on_output: OnOutput, cancel: Cancel, started: Callable[[str], None]
-    ) -> ChildEnded: ...
+The last argument is called with its id once its jobs begin. RequestError or WorkflowError when it has no plan.
+"""
 
 
 def keeps(when: str, status: Status, *, by_hand: bool) -> bool:

@@ -39,7 +39,8 @@ class OwnOutput:
         # A subshell has no mark of its own: its output is part of what follows the last one.
         last = marks[-1] if marks and marks[-1].line else None
         mark = next((mark for mark in marks if mark.line == found.line), last)
-        if _is_silent(found) and (mark is None or mark.word in SILENT):
+        is_silent = found.command.partition(" ")[0] in SILENT and not found.stack
+        if is_silent and (mark is None or mark.word in SILENT):
             return self._at_end(found, marks)
         if mark is None:
             return found
@@ -55,10 +56,6 @@ class OwnOutput:
             said_stdout_lines=None if said is None else said.stdout_lines,
             said_stderr_lines=None if said is None else said.stderr_lines,
         )
-
-
-def _is_silent(found: EndedBy) -> bool:
-    return found.command.partition(" ")[0] in SILENT and not found.stack
 
 
 class Coverage:

@@ -76,7 +76,7 @@ class Results:
             if self._server is None:
                 self._server = server.ResultsServer(
                     cache=self._cache,
-                    jobs_of=self._jobs_of,
+                    jobs_of=lambda pipeline: [job_id for job_id, own in [*self._pipelines.items()] if own == pipeline],
                     folder_of=self._artifacts_of,
                     record=self._record,
                     uploads=self._uploads,
@@ -115,9 +115,6 @@ class Results:
         if self._server is not None:
             self._server.close()
             shutil.rmtree(self._uploads, ignore_errors=True)
-
-    def _jobs_of(self, pipeline: str) -> Iterable[str]:
-        return [job_id for job_id, own in list(self._pipelines.items()) if own == pipeline]
 
 
 def uses_actions(jobs: Iterable[Job]) -> bool:

@@ -38,7 +38,8 @@ def load(path: Path, root: Path, facts: Callable[[], Facts], *, like: Path | Non
 
 def examine(path: Path, root: Path, facts: Callable[[], Facts], *, like: Path | None = None) -> Examined:
     """Load and return all findings instead of raising WorkflowError; RequestError is still raised. `like`: as of `load`."""
-    return _loader(language_of(like or path, root)).examine(path, root, facts)
+    language = language_of(like or path, root)
+    return cast(Loader, import_module(f"loom.workflow.{language.name}.loader")).examine(path, root, facts)
 
 
 def refuse_inputs(inputs: Collection[str], path: Path, root: Path) -> None:
@@ -48,10 +49,6 @@ def refuse_inputs(inputs: Collection[str], path: Path, root: Path) -> None:
             f"--input: {name_from(root, path)} is in loom's own language, which has no inputs",
             hint="set a variable: --var NAME=value; or name a .gitlab-ci.yml with --workflow",
         )
-
-
-def _loader(language: Language) -> Loader:
-    return cast(Loader, import_module(f"loom.workflow.{language.name}.loader"))
 
 
 def language_of(path: Path, root: Path) -> Language:

@@ -101,18 +101,17 @@ class Shapes(Problems, kw_only=True):
                     self.say(node, at, f"{keyword.name}: lists are nested deeper than {MAX_LISTS} levels")
                     return None
                 items = flat(node.value) if self.nests(keyword) else node.value
-                checked = [self._item(item, shape.items, keyword, table, (*at, n)) for n, item in enumerate(items)]
+                checked = [
+                    self._fitting(item, shape.items, keyword, table, (*at, number))
+                    for number, item in enumerate(items)
+                    if item.kind is not Kind.REFUSED
+                ]
                 there = [one for one in checked if one is not None]
                 return Node(node.file, Kind.LIST, there, node.line, node.column, node.length)
             case Kind.SCALAR if self._is_scalar(node, shape):
                 return node
         self.wrong(node, at, keyword.name, shape)
         return None
-
-    def _item(self, node: Node, shape: Shape, keyword: Keyword, table: Table, at: tuple[str | int, ...]) -> Node | None:
-        if node.kind is Kind.REFUSED:
-            return None
-        return self._fitting(node, shape, keyword, table, at)
 
     def _open(self, node: Node, keyword: Keyword, table: Table, at: tuple[str | int, ...]) -> Node:
         below = table[f"{keyword.name}:NAME"]

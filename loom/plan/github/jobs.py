@@ -142,7 +142,7 @@ class GitHubJobBuilder(builder.Refusals):
     def _late(self, candidate: GitHubCandidate) -> LateJob:
         node, scope, texts = candidate.node, candidate.scope, candidate.texts
         strategy = texts.contexts.get("strategy") or {}
-        runs_on = node.get("runs-on")
+        runs_on = one_or_more(node.find("runs-on", "labels") or node.get("runs-on"))
         allowed = texts.value(node.get("continue-on-error"))
         return LateJob(
             condition=_condition(candidate),
@@ -157,15 +157,12 @@ class GitHubJobBuilder(builder.Refusals):
             needs=self._needs(scope, node),
             strategy=candidate.strategy,
             name=text_of(node.get("name")) if candidate.strategy else "",
-            runs_on=self._written(runs_on) if candidate.labels is None and runs_on is not None else "",
+            runs_on=text_of(runs_on[0]) if candidate.labels is None and runs_on else "",
             group=candidate.group,
             fail_fast=bool(strategy.get("fail-fast", True)),
             max_parallel=int(strategy.get("max-parallel", 0.0)) if candidate.group else 0,
             caller=self._caller(scope),
         )
-
-    def _written(self, node: Node) -> str:
-        return text_of(one_or_more(node.get("labels") or node)[0])
 
     def _caller(self, scope: WorkflowScope) -> LateCaller | None:
         caller = scope.caller
@@ -196,10 +193,8 @@ class GitHubJobBuilder(builder.Refusals):
             return need
         on = called.file.events.get(CALL)
         outputs = {name: text_of(one.get("value")) for name, one in fields_of(on and on.get("outputs")).items()}
-        return LateNeed(
-            name=name,
-            jobs=need.jobs,
-            result=need.result,
+        return replace(
+            need,
             inside=tuple(self._need(called, inner) for inner in called.file.jobs),
             outputs=outputs,
             contexts=dict(called.texts.contexts),

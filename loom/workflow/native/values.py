@@ -120,10 +120,6 @@ def _glob(value: Any) -> str:
     return text
 
 
-def _condition(value: Any) -> expressions.Expression:
-    return expressions.parse(text_in(value))
-
-
 def _cpus(value: Any) -> float:
     if isinstance(value, str) and re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
         value = float(value)
@@ -177,10 +173,6 @@ def user(text: str) -> str:
                 f"expected a user's name or a number from 0 to {MAX_ID}, such as 1000 or 1000:1000, found {text!r}"
             )
     return text
-
-
-def _user(value: Any) -> str:
-    return user(line_in(value))
 
 
 def _platform(value: Any) -> str:
@@ -275,7 +267,9 @@ TYPES: dict[str, Type] = {
     "bytes": Type(_bytes, _BYTES),
     "path": Type(_relative, _matching(r"^\s*(?![/~\s])(?!(.*/)?\.\.(/|\s*$))[^\n]+$")),
     "glob": Type(_glob, LINE),
-    "condition": Type(_condition, FILLED | {"examples": ['$CI_COMMIT_BRANCH == "main"']}),
+    "condition": Type(
+        lambda value: expressions.parse(text_in(value)), FILLED | {"examples": ['$CI_COMMIT_BRANCH == "main"']}
+    ),
     "shell": Type(shell_words, _any(FILLED, _WORDS, examples=["bash"])),
     "cpus": Type(_cpus, _CPUS),
     "gpus": Type(_gpus, _GPUS),
@@ -284,7 +278,7 @@ TYPES: dict[str, Type] = {
     "tmpfs": Type(_tmpfs, _matching(r"^\s*/+[^/:\s][^\n]*$")),
     "extra_host": _like(EXTRA_HOST, "{} is not a valid host name: letters, digits, . _ and -"),
     "address": Type(_address, _matching(_ADDRESS)),
-    "user": Type(_user, _matching(_USER)),
+    "user": Type(lambda value: user(line_in(value)), _matching(_USER)),
     "platform": Type(_platform, _matching(_PLATFORM)),
     "pattern": Type(_pattern, _TEXT),
     "device": _like(
