@@ -76,7 +76,7 @@ class Results:
             if self._server is None:
                 self._server = server.ResultsServer(
                     cache=self._cache,
-                    jobs_of=lambda pipeline: [job_id for job_id, own in [*self._pipelines.items()] if own == pipeline],
+                    jobs_of=self._jobs_of,
                     folder_of=self._artifacts_of,
                     record=self._record,
                     uploads=self._uploads,
@@ -115,6 +115,9 @@ class Results:
         if self._server is not None:
             self._server.close()
             shutil.rmtree(self._uploads, ignore_errors=True)
+
+    def _jobs_of(self, pipeline: str) -> Iterable[str]:
+        return [job_id for job_id, own in list(self._pipelines.items()) if own == pipeline]
 
 
 def uses_actions(jobs: Iterable[Job]) -> bool:
