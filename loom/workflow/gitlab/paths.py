@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterable
 
 from loom.util import globs
-from loom.workflow import changes
-from loom.workflow.facts import Facts
 
 _LIKE_ONE_STAR = re.compile(r"(?<=[^/*])\*{2,}|\*{2,}(?=[^/*])|\*{3,}")
 """Stars that cross no folders: for GitLab's runner, only a `**` that is a whole part of a path does."""
@@ -35,7 +33,6 @@ def translated(glob: str) -> str | None:
     return "/".join([*parts, re.sub(r"\*+", "*", last)])
 
 
-def any_changed(facts: Facts, wanted: Iterable[str], compare_to: str | None = None) -> bool:
-    """Return whether a changed file matches a glob; true without a base, or with one that git does not know."""
-    changed = changes.since(facts, compare_to) if compare_to else changes.of_event(facts)
+def any_changed(changed: Iterable[str] | None, wanted: Iterable[str]) -> bool:
+    """Return whether a changed file matches a glob; true for None, an event that changes no files."""
     return True if changed is None else any_of(wanted, changed)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from loom.util.globs import GlobError
 from loom.util.yaml_file import Kind, Node, one_or_more, pointer, text_of
+from loom.workflow.changes import of_event
 from loom.workflow.expressions import ExpressionError
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import conditions, paths
@@ -68,7 +69,9 @@ def _clauses(
         found.append(("variables", any(holds)))
     if (changes := node.get("changes")) is not None:
         try:
-            found.append(("changes", paths.any_changed(facts, [text_of(glob) for glob in one_or_more(changes)])))
+            found.append(
+                ("changes", paths.any_changed(of_event(facts), [text_of(glob) for glob in one_or_more(changes)]))
+            )
         except GlobError as error:
             problems.say(changes, pointer(entry.name, key, "changes"), f"{key}:changes: {error}")
     return found

@@ -13,6 +13,7 @@ from loom.errors import Problem
 from loom.util import globs
 from loom.util.globs import GlobError
 from loom.util.yaml_file import Kind, Node, fields_of, flat, items_of, one_or_more, pointer, text_of
+from loom.workflow.changes import of_event, since
 from loom.workflow.expressions import Expression, ExpressionError
 from loom.workflow.facts import Facts
 from loom.workflow.gitlab import conditions, durations, paths, policies
@@ -207,7 +208,7 @@ def _applies(
         return False
     changes, exists = rule.get("changes"), rule.get("exists")
     try:
-        if changes is not None and not _changed(changes, scope, facts):
+        if changes is not None and not _changed(changes, scope, facts, problems, (*at, "changes")):
             return False
         return exists is None or _exists(exists, scope, facts, problems, (*at, "exists"))
     except GlobError as error:
@@ -215,11 +216,16 @@ def _applies(
         return False
 
 
-def _changed(node: Node, scope: Scope, facts: Facts) -> bool:
-    since = node.get("compare_to")
-    base = None if since is None else expand_existing(text_of(since), scope.expanded)
+def _changed(node: Node, scope: Scope, facts: Facts, problems: Problems, at: tuple[str | int, ...]) -> bool:
+    compare_to = node.get("compare_to")
+    if compare_to is None:
+        changed = of_event(facts)
+    elif (changed := since(facts, ref := expand_existing(text_of(compare_to), scope.expanded))) is None:
+        why = f"git can't compare with {ref} here, and GitLab starts no pipeline with an unknown ref; fetch it"
+        problems.say(compare_to, pointer(*at, "compare_to"), f"rules:changes:compare_to: {why}")
+        return False
     globs = [expand_existing(text_of(glob), scope.expanded) for glob in one_or_more(node.get("paths") or node)]
-    return paths.any_changed(facts, globs, base)
+    return paths.any_changed(changed, globs)
 
 
 def _exists(node: Node, scope: Scope, facts: Facts, problems: Problems, at: tuple[str | int, ...]) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from loom.workflow import changes
 from loom.workflow.gitlab import paths
 from tests.support.gitlab import MERGE_REQUEST, PUSH, SCHEDULE, TAG, facts
 
@@ -65,14 +66,14 @@ def test_what_an_event_changed(
         seen.append(since)
         return ["other"]
 
-    assert paths.any_changed(facts(predefined, changed=changed, base=base), ["*.py"]) is expected
+    found = changes.of_event(facts(predefined, changed=changed, base=base))
+    assert paths.any_changed(found, ["*.py"]) is expected
     assert seen == asked
 
 
-def test_compare_to_prefers_the_remote_branch_and_unknown_refs_count_as_changed() -> None:
+def test_compare_to_prefers_the_remote_branch() -> None:
     known = {"refs/remotes/origin/main": ["a.py"], "v1": ["b.py"]}
     there = facts(changed=lambda since: known.get(since or ""))
-    assert paths.any_changed(there, ["a.py"], "refs/heads/main")
-    assert not paths.any_changed(there, ["b.py"], "main")
-    assert paths.any_changed(there, ["b.py"], "v1")
-    assert paths.any_changed(there, ["c.py"], "nowhere")
+    assert changes.since(there, "refs/heads/main") == changes.since(there, "main") == ["a.py"]
+    assert changes.since(there, "v1") == ["b.py"]
+    assert changes.since(there, "nowhere") is None

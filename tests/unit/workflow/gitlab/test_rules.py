@@ -267,6 +267,17 @@ def test_what_is_wrong_is_said_with_the_keyword(text: str, at: str, message: str
     assert (f"{one.line}:{one.column} {one.pointer} {one.code}", one.message[: len(message)]) == (at, message)
 
 
+def test_a_ref_that_git_does_not_know_is_an_error_of_the_rule_that_compares_with_it() -> None:
+    problems = Problems(code="C")
+    text = "{rules: [{if: $X, changes: {paths: [a], compare_to: b}}, {changes: {paths: [a], compare_to: $R}}]}"
+    job = pipeline(f"job: {text}").entries["job"]
+    there = facts(changed=lambda _: None)
+    assert not rules.decide(job, scope(R="zz"), there, problems, global_rules=False).runs
+    (one,) = problems.found
+    assert one.pointer == "/job/rules/1/changes/compare_to"
+    assert one.message.startswith("rules:changes:compare_to: git can't compare with zz here")
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
