@@ -146,6 +146,7 @@ def test_patterns(
         ("dist/lib", "dist/lib/**/*", ["dist/lib"]),
         ("dist/lib", "dist/lib/**", ["dist/lib"]),
         ("dist/lib", "dist/lib/**/*.so", ["dist/lib", "dist/lib/deep", "dist/lib/deep/er"]),
+        ("dist/lib", ".", []),
         ("logs/*", "logs/.two.log", ["logs/one.log"]),
     ],
 )

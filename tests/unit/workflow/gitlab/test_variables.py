@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from loom.errors import RequestError, WorkflowError
 from loom.util.toposort import CycleError
 from loom.workflow.gitlab import variables
 from loom.workflow.gitlab.variables import Scope, Variable, expand, expand_all, expand_existing, layers, read
@@ -91,6 +95,48 @@ def test_one_text() -> None:
     assert expand("registry/$BRANCH:${TAG}-$$x", KNOWN) == "registry/main:-$x"
     assert expand("$LATER", KNOWN, late=lambda _: True) == "$LATER"
     assert expand_existing("$BRANCH/**/%CI%/${NOWHERE}", KNOWN) == "main/**/true/${NOWHERE}"
+
+
+def test_the_names_in_a_text() -> None:
+    assert [list(variables.names(text)) for text in ("%A%", "$A${B}%C%$$D", "A")] == [["A"], ["A", "B", "C"], []]
+
+
+def test_the_users_file_of_variables_and_what_is_wrong_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "own.yml"
+    with pytest.raises(RequestError) as missing:
+        variables.own(path, "group/project")
+    assert (str(missing.value), missing.value.code) == (
+        f"{path}: no such file or directory\n{variables._HINT}",
+        "CONFIG_INVALID",
+    )
+    path.write_text(
+        "A: x\nB: {ref: 'env://B', file: true}\nC: {environments: {'*': a, prod: {value: $A, expand: false}}}\n"
+        "group/*: {A: y, D: 1}\nother/project: {A: z}\n"
+    )
+    found = variables.own(path, "group/project")
+    assert {
+        name: replace(
+            one, node=None, environments={glob: replace(each, node=None) for glob, each in one.environments.items()}
+        )
+        for name, one in found.items()
+    } == {
+        "A": Variable(value="y"),
+        "B": Variable(value=variables.SECRET, expand=False, file=True, ref="env://B"),
+        "C": Variable(value="", environments={"*": Variable(value="a"), "prod": Variable(value="$A", expand=False)}),
+        "D": Variable(value="1"),
+    }
+    for environment, value in (("", "a"), ("prod", "$A"), ("test", "a")):
+        assert variables.in_environment(found, environment)["C"].value == value
+    for wrong, at in (
+        ("A: {value: x, ref: y}", "1:4"),
+        ("A: {value: x, more: y}", "1:4"),
+        ("A: [", "2:1"),
+        ("g/*: {A: {file: true}}", "1:10"),
+    ):
+        path.write_text(f"{wrong}\n")
+        with pytest.raises(WorkflowError) as refused:
+            variables.own(path, "g/p")
+        assert [f"{one.line}:{one.column} {one.code}" for one in refused.value.problems] == [f"{at} CONFIG_INVALID"]
 
 
 def test_the_levels_of_variables() -> None:
