@@ -1,10 +1,11 @@
-"""The project that a command was started in: its root, its configuration and its records."""
+"""The project that a command was started in: its root, its configuration and its records; runs and jobs by their names there."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +14,10 @@ from msgspec import Struct
 
 from loom import config
 from loom.config import Config
-from loom.errors import RequestError
+from loom.errors import LoomError, RequestError
+from loom.util.bounded import listed
 from loom.util.controls import shown
+from loom.util.globs import match_name
 from loom.util.paths import leads_out, name_from
 from loom.util.untrusted_files import open_regular
 from loom.workflow.languages import LANGUAGES
@@ -114,6 +117,43 @@ def here(flags: Mapping[str, object] | None = None, *, root: Path | None = None,
     root = root or find_root(start)
     settings = config.load(root=root, environ=environ, flags=flags or {})
     return Here(environ=environ, start=start, root=root, config=settings, trusting=trusting)
+
+
+def run_or_job(project: Here, run: str, job: str | None, step: str | None) -> tuple[Reading, str | None, str | None]:
+    """Find the run; a name that is a job of the last run (or a glob) selects that job, as in `loom logs test`."""
+    last: Reading | None = None
+    if run not in ("last", "last-failed") and step is None:
+        with suppress(LoomError):
+            last = project.find("last")
+            if _named(last, run):
+                return last, run, job
+    try:
+        return project.find(run), job, step
+    except RequestError as error:
+        if error.code != "RUN_UNKNOWN" or last is None:
+            raise
+        raise RequestError(
+            f"{run!r} is neither a run nor a job of the last run",
+            hint=f"its jobs: {', '.join(listed(last.fold.jobs, 20))}\n`loom runs` lists the runs",
+            code="RUN_UNKNOWN",
+        ) from None
+
+
+def jobs_of(reading: Reading, job: str | None) -> list[str]:
+    """Return the ids of the jobs that match a name or glob, all of them without one; RequestError for no match."""
+    if job is None:
+        return list(reading.fold.jobs)
+    if not (found := _named(reading, job)):
+        has = ", ".join(reading.fold.jobs) or "none"
+        raise RequestError(f"run {reading.run_id} has no job {job!r}; it has {has}", code="JOB_UNKNOWN")
+    return found
+
+
+def _named(reading: Reading, job: str) -> list[str]:
+    """Return the ids of the jobs whose id or name matches."""
+    return [
+        state.id for state in reading.fold.jobs.values() if match_name(job, state.id, state.planned.get("name", ""))
+    ]
 
 
 def find_root(start: Path) -> Path:

@@ -18,8 +18,7 @@ from msgspec import Struct, structs
 from loom import snapshot
 from loom.cancel import Cancel
 from loom.commands.keep import trusting
-from loom.commands.project import Here
-from loom.commands.record.naming import run_or_job
+from loom.commands.project import Here, run_or_job
 from loom.commands.run import wiring
 from loom.commands.screen import MaskedProgress
 from loom.errors import RequestError

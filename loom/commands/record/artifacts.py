@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loom.commands.project import here
-from loom.commands.record.naming import jobs_of, run_or_job
+from loom.commands.project import here, jobs_of, run_or_job
 from loom.errors import RequestError
 from loom.record.run_paths import artifacts_beside
 from loom.render.output import print_either

@@ -16,8 +16,7 @@ from msgspec.structs import replace
 from loom.analysis.diagnosis import Diagnosis, diagnose_refusal
 from loom.analysis.evidence import diagnosis_of, moved_on
 from loom.analysis.server_log import diagnosis_of_log, read_log
-from loom.commands.project import Here, here, is_bundle
-from loom.commands.record.naming import run_or_job
+from loom.commands.project import Here, here, is_bundle, run_or_job
 from loom.commands.screen import screen_parts
 from loom.commands.servers import is_address
 from loom.errors import RequestError

@@ -9,8 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from loom.commands.project import Here, here
-from loom.commands.record.naming import jobs_of, run_or_job
+from loom.commands.project import Here, here, jobs_of, run_or_job
 from loom.commands.screen import screen_parts
 from loom.errors import RequestError
 from loom.record.events import Where
