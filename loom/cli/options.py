@@ -16,8 +16,7 @@ COLOR = option("--color WHEN", "auto, always or never.", "setting:color")
 # -- what to run --------------------------------------------------------------------------------------------------
 
 WORKFLOW_FILE = option(
-    "--workflow -f PATH",
-    "Workflow file (default: .loom/workflow.yml, else .gitlab-ci.yml, else .github/workflows).",
+    "--workflow -f PATH", "Workflow file (default: .loom/workflow.yml, else .gitlab-ci.yml, else .github/workflows)."
 )
 ON = option(
     "--on POOL",
@@ -26,8 +25,7 @@ ON = option(
 )
 VARIABLES = option("--var NAME=value", "Set a variable.")
 INPUTS = option(
-    "--input NAME=value",
-    "Set an input that a .gitlab-ci.yml (`spec:inputs`) or GitHub's `workflow_dispatch` declares.",
+    "--input NAME=value", "Set an input that a .gitlab-ci.yml (`spec:inputs`) or GitHub's `workflow_dispatch` declares."
 )
 
 

@@ -126,11 +126,11 @@ class Sections:
         self._readers: dict[tuple[str, str], SectionReader] = {}
         self.planned: Mapping[str, Mapping[str, Any]] = {}
 
-    def lines(self, place: tuple[str, str], text: str) -> Iterator[str]:
+    def lines(self, key: tuple[str, str], text: str) -> Iterator[str]:
         """Yield what to show for one line of an output."""
-        reader = self._readers.get(place)
+        reader = self._readers.get(key)
         if reader is None:
-            reader = self._readers[place] = reader_for(self.planned.get(place[0], {}))
+            reader = self._readers[key] = reader_for(self.planned.get(key[0], {}))
         for part in reader.parts(text):
             if any(section.collapsed for section in reader.open):
                 continue
@@ -141,9 +141,9 @@ class Sections:
             elif part.duration_ms is not None:
                 yield self._end(part, rough_duration(part.duration_ms))
 
-    def end(self, place: tuple[str, str]) -> Iterator[str]:
+    def end(self, key: tuple[str, str]) -> Iterator[str]:
         """Yield what the end of an output leaves open and hidden."""
-        if (reader := self._readers.pop(place, None)) is not None:
+        if (reader := self._readers.pop(key, None)) is not None:
             for section in [section for section in reader.open if section.collapsed][:1]:
                 yield self._end(section, "without an end")
 
@@ -179,10 +179,10 @@ class Screen:
     def output(self, batch: OutputBatch) -> None:
         if self._look.detail is Detail.QUIET:
             return
-        job_id, place = batch.where.job_id or "", batch.where.step or batch.where.section or ""
-        tail = self._tails.get((job_id, place))
+        job_id, unit = batch.where.job_id or "", batch.where.step or batch.where.section or ""
+        tail = self._tails.get((job_id, unit))
         if tail is None:
-            tail = self._tails[job_id, place] = deque(maxlen=TAIL_LINES)
+            tail = self._tails[job_id, unit] = deque(maxlen=TAIL_LINES)
         tail.extend(batch.events[-TAIL_LINES:])
         whole, sections = self._look.detail is Detail.VERBOSE, (job_id, batch.where.section or "")
         for event in batch.events if self._look.stream else ():
