@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,12 @@ class Left:
         (row,) = json.loads(self.loom("runs", "--json").stdout)["runs"]
         return dict(row)
 
+    def has_printed(self, text: str) -> bool:
+        """Return whether a step of the job has printed this. The record of a step goes when the job is tried again."""
+        with suppress(FileNotFoundError):
+            return any(text in path.read_text() for path in self.steps.rglob("events.jsonl"))
+        return False
+
     def followed_until(self, text: str) -> None:
         """Follow the run until a step of the job has printed this; then kill that loom."""
         following = subprocess.Popen(
@@ -93,11 +100,7 @@ class Left:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        until(
-            lambda: any(text in path.read_text() for path in self.steps.rglob("events.jsonl")),
-            while_runs=following,
-            limit_s=180,
-        )
+        until(lambda: self.has_printed(text), while_runs=following, limit_s=180)
         assert self.loom("attach", self.run_id).returncode == 2
         following.send_signal(signal.SIGKILL)
         following.wait(timeout=60)
@@ -151,7 +154,7 @@ def test_of_two_that_would_follow_a_run_one_does(tmp_path: Path) -> None:
     (other,) = [one for one in both if one is not refused]
     said = refused.communicate()[1]
     assert (refused.returncode, "followed by another loom" in said) == (2, True), said
-    until(lambda: any("attempt 2 begins" in path.read_text() for path in left.steps.rglob("events.jsonl")), limit_s=180)
+    until(lambda: left.has_printed("attempt 2 begins"), limit_s=180)
     assert left.loom("exec", "--trust", left.run_id, "build", "--", "touch", "/tmp/go").returncode == 0
     assert other.communicate(timeout=180)[1] == ""
     assert other.returncode == 0
