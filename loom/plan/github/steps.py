@@ -15,6 +15,7 @@ from loom.plan.late import Action, LateStep
 from loom.util.yaml_file import Node, fields_of, line_in_file, text_of
 from loom.workflow.github import expressions
 from loom.workflow.github.expressions import of_json
+from loom.workflow.job_ids import unique_id
 
 MOST_LEVELS = 9
 """Composite actions inside of each other, as on GitHub."""
@@ -154,10 +155,7 @@ class StepList:
         self, found: ActionFile, written: str, node: Node, inputs: Mapping[str, str], common: Mapping[str, Any]
     ) -> None:
         name = common["id"] or re.sub(r"[^A-Za-z0-9_-]+", "-", written).strip("-")
-        own, number = name, 2
-        while own in self._scopes:
-            own, number = f"{name}-{number}", number + 1
-        self._scopes.add(own)
+        own = unique_id(name, self._scopes)
         enter = LateStep(kind="enter", inputs=inputs, action=found.action, **common)
         self._main.append(_Draft(late=enter, script=written, node=node))
         for step in found.steps:

@@ -20,6 +20,7 @@ from loom.plan.model import AllowFailure, Image, Job, Plan
 from loom.runner.late.state import CANCELLED, FAILURE, SKIPPED, SUCCESS
 from loom.runner.late.steps import LateSteps
 from loom.status import JobResult, Status
+from loom.util.toposort import closure
 from loom.workflow.github.expressions import (
     Function,
     InvalidExpression,
@@ -241,15 +242,10 @@ class LateJobs:
         }
 
     def _ancestors(self, ids: Iterable[str]) -> set[str]:
-        found: set[str] = set()
-        waiting = list(ids)
-        while waiting:
-            job_id = waiting.pop()
-            if job_id not in found:
-                found.add(job_id)
-                if self._plan.has(job_id):
-                    waiting += [need.job for need in self._plan.job(job_id).needs or ()]
-        return found
+        def before(job_id: str) -> list[str]:
+            return [need.job for need in self._plan.job(job_id).needs or ()] if self._plan.has(job_id) else []
+
+        return closure(ids, before)
 
     def _result(self, ids: Iterable[str]) -> str:
         """Return the result of the jobs together; of none, which this run leaves out, success."""
