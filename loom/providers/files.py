@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, cast
 
 from msgspec.structs import replace
 
 from loom.errors import ProviderError
 from loom.storage import unpacking
 from loom.storage.selection import Everything
-from loom.storage.tar import Content, DamagedArchive, Item, TarEntry, packed, read
+from loom.storage.tar import DamagedArchive, Item, TarEntry, packed, read
 from loom.storage.workspace import DirectoryView, OnSkipped, Skipped
 from loom.util.untrusted_files import reader
 
@@ -79,9 +78,7 @@ def renamed(
     return packed(_renamed(archives, change, on_skipped), owner)
 
 
-def _renamed(
-    archives: Iterable[tuple[str, Iterable[bytes]]], change: Edit, on_skipped: OnSkipped
-) -> Iterator[tuple[TarEntry, Content | None]]:
+def _renamed(archives: Iterable[tuple[str, Iterable[bytes]]], change: Edit, on_skipped: OnSkipped) -> Iterator[Item]:
     for path, chunks in archives:
         with reader(chunks) as stream:
             for entry, content in read(stream):
@@ -111,6 +108,6 @@ def unpack(archive: Iterable[bytes], root: Path, on_skipped: OnSkipped = unnotic
         on_skipped(Skipped.special(_under("", path), kind))
 
     try:
-        unpacking.unpack(cast("IO[bytes]", reader(archive)), root, on_special=special)
+        unpacking.unpack(reader(archive), root, on_special=special)
     except (unpacking.UnsafeArchive, DamagedArchive) as error:
         raise ProviderError(f"the archive may not be unpacked over the workspace: {error}") from error

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import msgspec
 import zstandard
@@ -27,7 +27,7 @@ from loom.record.reader import Reading
 from loom.record.run_paths import RunPaths
 from loom.record.store import entry_at
 from loom.snapshot import occupied
-from loom.storage.tar import Content, DamagedArchive, TarEntry, packed, read
+from loom.storage.tar import DamagedArchive, Item, TarEntry, packed, read
 from loom.storage.unpacking import UnsafeArchive, checked, unpack_items
 from loom.util import atomic, jsons, startup
 from loom.util.private import make_in_cache
@@ -98,7 +98,7 @@ def write_bundle(
 
 def _entries(
     manifest: BundleManifest, packs: Mapping[str, Path], record: Path, actions: Mapping[str, Path]
-) -> Iterator[tuple[TarEntry, IO[bytes] | None]]:
+) -> Iterator[Item]:
     content = jsons.encode_file(manifest)
     yield TarEntry(MANIFEST, "file", 0o600, 0, len(content)), io.BytesIO(content)
     files = [(name, pack, 0o600) for name, pack in packs.items()]
@@ -137,7 +137,7 @@ def unpacked(path: Path, within: Path) -> UnpackedBundle:
             open_regular(path) as file,
             zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(file) as data,
         ):
-            unpack_items(checked(_bounded(read(cast("Content", data)), shutil.disk_usage(folder).free // 2)), folder)
+            unpack_items(checked(_bounded(read(data), shutil.disk_usage(folder).free // 2)), folder)
         data_of_manifest = read_regular(folder / MANIFEST, at_most=_MOST_MANIFEST)
         manifest = msgspec.json.decode(data_of_manifest, type=BundleManifest)
         entry = entry_at(RunPaths(root=folder / RECORD, run_id=manifest.run_id))
@@ -152,7 +152,7 @@ def unpacked(path: Path, within: Path) -> UnpackedBundle:
         ) from error
 
 
-def _bounded(items: Iterable[tuple[TarEntry, Content | None]], free: int) -> Iterator[tuple[TarEntry, Content | None]]:
+def _bounded(items: Iterable[Item], free: int) -> Iterator[Item]:
     """Yield files, and links of actions. UnsafeArchive for anything else, and beyond the limits of a bundle."""
     most, bytes_, files = min(MOST_BYTES, free), 0, 0
     for entry, content in items:

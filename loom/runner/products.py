@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import asdict
 
@@ -23,6 +23,7 @@ from loom.storage import artifacts, dotenv
 from loom.storage.cache import Cache
 from loom.storage.cache_keys import key_of
 from loom.storage.selection import Tracked
+from loom.storage.tar import Content
 from loom.storage.workspace import view_of
 from loom.util.bounded import bounded
 from loom.util.refusals import refusals
@@ -253,7 +254,7 @@ class Handover:
 
         project_dir = open_job.request.project_dir
 
-        def reports(kind: ReportKind, read: Callable[[IO[bytes], str], T]) -> list[artifacts.ReadReports[T]]:
+        def reports(kind: ReportKind, read: Callable[[Content, str], T]) -> list[artifacts.ReadReports[T]]:
             patterns = spec.reports.get(kind)
             view = view_of(open_job.session, self._not_if_twice)
             return [artifacts.read_reports(patterns, view, read)] if patterns else []

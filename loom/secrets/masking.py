@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
-from typing import IO, TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from msgspec import Struct
@@ -191,10 +191,10 @@ class Masker:
     def stream(self) -> StreamMasker:
         return StreamMasker(self)
 
-    def found_in(self, file: IO[bytes]) -> str | None:
+    def found_in(self, read: Callable[[int], bytes]) -> str | None:
         """Return the name of a secret that a file contains in any form, or None."""
         rules, kept = self.rules, b""
-        while rules is not None and (chunk := file.read(_BLOCK)):
+        while rules is not None and (chunk := read(_BLOCK)):
             data = kept + chunk
             for view, _ in views(data):
                 for _, _, name in rules.found(view):

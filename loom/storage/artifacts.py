@@ -26,8 +26,8 @@ from loom.storage import tar, zips
 from loom.storage.packing import Hashed, leads_out, packing
 from loom.storage.reports import UnreadableReport
 from loom.storage.selection import PathSelection, Tracked, UnsafePath
-from loom.storage.tar import Content, DamagedArchive, TarEntry, read
-from loom.storage.unpacking import EntryWriter, UnsafeArchive, checked, unpack_items
+from loom.storage.tar import Content, DamagedArchive, Item, TarEntry, read
+from loom.storage.unpacking import Totals, UnsafeArchive, checked, unpack_items
 from loom.storage.workspace import Skipped, WorkspaceView
 from loom.util import atomic
 from loom.util.units import counted, rough_size
@@ -84,11 +84,10 @@ def collect(
     """
     selection = _selection(spec, tracked)
     skipped: list[Skipped] = []
-    held, links_out = EntryWriter(), list[str]()
+    held, links_out = Totals(), list[str]()
 
-    def chosen() -> Iterator[tuple[TarEntry, Content | None]]:
-        for entry, content in packing(view, selection, skipped, masker):
-            held.add(entry)
+    def chosen() -> Iterator[Item]:
+        for entry, content in packing(view, selection, held, skipped, masker):
             if leads_out(entry):
                 links_out.append(entry.path)
             yield entry, content
@@ -113,7 +112,7 @@ def collect(
     return result
 
 
-def restore(archives: Mapping[Path, str | None], view: WorkspaceView) -> Sequence[EntryWriter]:
+def restore(archives: Mapping[Path, str | None], view: WorkspaceView) -> Sequence[Totals]:
     """Unpack archives into a job's view, in order: later files win. ArtifactError for another SHA-256, and unsafe entries."""
     with _as_artifact_error("restore the artifacts", next(iter(archives)) if len(archives) == 1 else None):
         return view.write(*(partial(_verified, *each) for each in archives.items())) if archives else ()
@@ -132,34 +131,21 @@ def _verified(archive: Path, sha256: str | None) -> Iterator[IO[bytes]]:
             yield packed
 
 
-class ArtifactFile(Struct, frozen=True):
-    """A file or link in an archive."""
-
-    path: str
-    kind: str
-    size: int
-    target: str = ""
-
-
-def index_of(archive: Path) -> list[ArtifactFile]:
+def index_of(archive: Path) -> list[TarEntry]:
     """List an archive's entries except directories. ArtifactError for a damaged or unsafe one."""
     with _as_artifact_error("read the artifacts", archive), _items(archive) as items:
-        held = [
-            ArtifactFile(entry.path, entry.kind, entry.size, entry.target)
-            for entry, content in checked(items)
-            if entry.kind != "directory"
-        ]
+        held = [entry for entry, _ in checked(items) if entry.kind != "directory"]
     return sorted(held, key=lambda file: file.path)
 
 
-def fetch(archive: Path, folder: Path) -> EntryWriter:
+def fetch(archive: Path, folder: Path) -> Totals:
     """Unpack an archive below `folder`, creating it if needed. ArtifactError as for `restore`."""
     with _as_artifact_error("fetch the artifacts", archive), _items(archive) as items:
         folder.mkdir(parents=True, exist_ok=True)
         return unpack_items(checked(items), folder)
 
 
-def read_reports(patterns: Iterable[str], view: WorkspaceView, read: Callable[[IO[bytes], str], T]) -> ReadReports[T]:
+def read_reports(patterns: Iterable[str], view: WorkspaceView, read: Callable[[Content, str], T]) -> ReadReports[T]:
     """Read a job's reports, each by its file and path. An unreadable one is a problem in the result, never an error."""
     selection = _selection(Artifacts(paths=tuple(patterns)))
     found: list[T] = []
@@ -217,7 +203,7 @@ def _opened(archive: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _items(archive: Path) -> Iterator[Iterable[tuple[TarEntry, Content | None]]]:
+def _items(archive: Path) -> Iterator[Iterable[Item]]:
     """Open the archive of a job, or a zip file that one of its actions uploaded."""
     if archive.suffix == ".zip":
         with open_regular(archive) as file:

@@ -37,9 +37,9 @@ from loom.storage import tar
 from loom.storage.bucket import Bucket
 from loom.storage.cache_keys import selection_of
 from loom.storage.packing import Hashed, packing
-from loom.storage.selection import PathSelection, Tracked
-from loom.storage.tar import Content, DamagedArchive, TarEntry
-from loom.storage.unpacking import UnsafeArchive
+from loom.storage.selection import Tracked
+from loom.storage.tar import DamagedArchive, Item, TarEntry
+from loom.storage.unpacking import Totals, UnsafeArchive
 from loom.storage.workspace import DirectoryView, Skipped, WorkspaceView
 from loom.util import atomic, processes
 from loom.util import untrusted_files as files
@@ -206,11 +206,12 @@ class Cache:
                 self._touch(same)
                 return SaveResult(key=key, unchanged=True, files=same.files, bytes=same.bytes)
         with self._draft() as file:
-            packed = _pack(view, selection, file, skipped, masker)
-            if not packed.files:
+            held = Totals()
+            hashed = _pack(packing(view, selection, held, skipped, masker), file)
+            if not held.files:
                 why = "all of it was left out" if skipped else f"none of {', '.join(spec.content)} is there"
                 return SaveResult(key=key, warning=f"nothing to save for {key!r}: {why}")
-            return self._published(spec, key, packed, file.name, trees if not skipped else ())
+            return self._published(spec, key, held, hashed, file.name, trees if not skipped else ())
 
     def find(self, spec: Spec, key: str) -> tuple[Stored | None, RestoreResult]:
         """Return what `restore` would unpack, for somebody who reads the archive by `open`."""
@@ -239,8 +240,7 @@ class Cache:
                 hashed = Hashed(file)
                 shutil.copyfileobj(archive, hashed, _CHUNK)
                 file.flush()
-                packed = _Packed(files=1, bytes=hashed.size, size=hashed.size, sha256=hashed.digest.hexdigest())
-                result = self._published(spec, key, packed, file.name)
+                result = self._published(spec, key, Totals(files=1, bytes=hashed.size), hashed, file.name)
         except OSError as error:
             return SaveResult(key=key, warning=f"the cache {key!r} can't be saved: {_reason(error)}")
         if result.warning is not None:
@@ -455,22 +455,23 @@ class Cache:
         return [entry for entry in self._exact(self._identity(spec, key)) if self._blob_path(entry.blob).exists()]
 
     def _published(
-        self, spec: Spec, key: str, packed: _Packed, written: str, trees: tuple[str, ...] = ()
+        self, spec: Spec, key: str, held: Totals, hashed: Hashed, written: str, trees: tuple[str, ...] = ()
     ) -> SaveResult:
         """Store the archive in the file `written` for this key."""
-        if packed.size > self._max_size:
-            return SaveResult(key=key, warning=f"the cache {key!r} takes {self._too_large(packed.size)}")
-        unchanged = any(entry.blob == packed.sha256 for entry in self._there(spec, key))
+        if hashed.size > self._max_size:
+            return SaveResult(key=key, warning=f"the cache {key!r} takes {self._too_large(hashed.size)}")
+        blob = hashed.digest.hexdigest()
+        unchanged = any(entry.blob == blob for entry in self._there(spec, key))
         now = self._clock()
         entry = Stored(
             id=self._identity(spec, key),
             project=self._project,
             key=key,
             paths=spec.content,
-            blob=packed.sha256,
-            files=packed.files,
-            bytes=packed.bytes,
-            packed_bytes=packed.size,
+            blob=blob,
+            files=held.files,
+            bytes=held.bytes,
+            packed_bytes=hashed.size,
             created_at=now,
             used_at=now,
             protected=self._protected,
@@ -483,9 +484,9 @@ class Cache:
             key=key,
             saved=not unchanged,
             unchanged=unchanged,
-            files=packed.files,
-            bytes=packed.bytes,
-            packed_bytes=packed.size,
+            files=held.files,
+            bytes=held.bytes,
+            packed_bytes=hashed.size,
         )
 
     def _publish(self, entry: Stored, written: str) -> None:
@@ -593,31 +594,14 @@ def _damage_of(blob: Path, sha256: str) -> str | None:
 # Packing
 
 
-class _Packed(Struct):
-    files: int = 0
-    bytes: int = 0
-    size: int = 0
-    sha256: str = ""
-
-
-def _pack(
-    view: WorkspaceView, selection: PathSelection, file: IO[bytes], skipped: list[Skipped], masker: Masker | None
-) -> _Packed:
-    packed, hashed = _Packed(), Hashed(file)
-
-    def counted_items() -> Iterator[tuple[TarEntry, Content | None]]:
-        for entry, content in packing(view, selection, skipped, masker):
-            packed.files += entry.kind != "directory"
-            packed.bytes += entry.size
-            yield entry, content
-
+def _pack(items: Iterable[Item], file: IO[bytes]) -> Hashed:
+    hashed = Hashed(file)
     compressor = zstandard.ZstdCompressor(level=_LEVEL, threads=-1, write_checksum=True)
     with compressor.stream_writer(hashed, write_size=_CHUNK, closefd=False) as stream:  # type: ignore[arg-type]
-        for piece in tar.packed(counted_items()):
+        for piece in tar.packed(items):
             stream.write(piece)
     file.flush()
-    packed.size, packed.sha256 = hashed.size, hashed.digest.hexdigest()
-    return packed
+    return hashed
 
 
 def _fingerprints(entries: Iterable[TarEntry]) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import IO, Annotated, Literal, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 from urllib.parse import unquote
 
 import msgspec
@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 
 from loom.status import Failure
 from loom.storage.reports import UnreadableReport, in_project, short
+from loom.storage.tar import Content
 
 MAX_BYTES = 16 << 20
 MAX_FINDINGS = 1000
@@ -33,7 +34,7 @@ class FindingReport(Struct, frozen=True, kw_only=True):
     first: tuple[Failure, ...]
 
 
-def read(kind: Kind, file: IO[bytes], *, project_dir: str) -> FindingReport:
+def read(kind: Kind, file: Content, *, project_dir: str) -> FindingReport:
     """Parse one report. `project_dir` is the workspace path in the job; paths below it become relative.
 
     UnreadableReport for a file that is not of this kind, or is too large.
@@ -46,7 +47,7 @@ def read(kind: Kind, file: IO[bytes], *, project_dir: str) -> FindingReport:
 _Ranked = Iterator[tuple[int, Failure]]
 
 
-def _decoded(file: IO[bytes], shape: type[T]) -> T:
+def _decoded(file: Content, shape: type[T]) -> T:
     content = bytearray()
     while chunk := file.read(1 << 20):
         content += chunk
@@ -103,7 +104,7 @@ class _Issue(Struct):
     type: str = "issue"
 
 
-def _codequality(file: IO[bytes], project_dir: str) -> _Ranked:
+def _codequality(file: Content, project_dir: str) -> _Ranked:
     for issue in _decoded(file, list[_Issue]):
         where = issue.location.lines or issue.location.positions
         begin = where.begin if where else 0
@@ -191,7 +192,7 @@ class _Sarif(Struct):
     runs: list[_Run]
 
 
-def _sarif(file: IO[bytes], project_dir: str) -> _Ranked:
+def _sarif(file: Content, project_dir: str) -> _Ranked:
     report = _decoded(file, _Sarif)
     if report.version != "2.1.0":
         raise UnreadableReport(f"it is SARIF {short(report.version, 20)}, and loom reads 2.1.0")
@@ -231,4 +232,4 @@ def _at(items: Sequence[T], index: int) -> T | None:
     return items[index] if 0 <= index < len(items) else None
 
 
-_READERS: Mapping[Kind, Callable[[IO[bytes], str], _Ranked]] = {"codequality": _codequality, "sarif": _sarif}
+_READERS: Mapping[Kind, Callable[[Content, str], _Ranked]] = {"codequality": _codequality, "sarif": _sarif}

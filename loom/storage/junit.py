@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import IO
 from xml.etree import ElementTree
 
 from msgspec import Struct
 
 from loom.status import FailingTest
 from loom.storage.reports import UnreadableReport, in_project, short
+from loom.storage.tar import Content
 
 MAX_BYTES = 64 << 20
 MAX_FAILING = 1000
@@ -32,7 +32,7 @@ class Report(Struct, frozen=True, kw_only=True):
     failing: tuple[FailingTest, ...] = ()
 
 
-def read(file: IO[bytes], *, project_dir: str = "/workspace", report: str | None = None) -> Report:
+def read(file: Content, *, project_dir: str = "/workspace", report: str | None = None) -> Report:
     """Parse one report. `project_dir` is the workspace path in the job; paths below it become relative.
 
     UnreadableReport for a file that is not XML, not JUnit, too large, or defines entities.

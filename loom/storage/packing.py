@@ -9,12 +9,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from loom.secrets.masking import Masker
 from loom.storage.selection import PathSelection
 from loom.storage.tar import Check, CheckedStream, Content, Item, TarEntry
-from loom.storage.unpacking import ArchiveTotals
+from loom.storage.unpacking import Totals
 from loom.storage.workspace import Skipped, WorkspaceView
 from loom.util.paths import below, climbs_out
 
@@ -44,7 +44,7 @@ def _without_secret_names(
 class Hashed:
     """A file that counts and hashes what is written to it, or read from it."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: Any) -> None:
         self._file = file
         self.digest = hashlib.sha256()
         self.size = 0
@@ -52,10 +52,10 @@ class Hashed:
     def write(self, data: bytes) -> int:
         self.digest.update(data)
         self.size += len(data)
-        return self._file.write(data)
+        return self._file.write(data)  # type: ignore[no-any-return]
 
     def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
+        data: bytes = self._file.read(size)
         self.digest.update(data)
         self.size += len(data)
         return data
@@ -70,29 +70,33 @@ def digest_line(digest: str, name: str) -> bytes:
 
 
 def packing(
-    view: WorkspaceView, selection: PathSelection, skipped: list[Skipped], masker: Masker | None
-) -> Iterator[tuple[TarEntry, Content | None]]:
-    """Yield the selected files; `skipped` gets unreadable ones, and those with a secret of `masker` in name, link or content."""
+    view: WorkspaceView, selection: PathSelection, held: Totals, skipped: list[Skipped], masker: Masker | None
+) -> Iterator[Item]:
+    """Yield the selected files, which `held` counts.
+
+    `skipped` gets unreadable ones, and those with a secret of `masker` in name, link or content.
+    """
     masker = masker if masker is not None and masker.active else None
-    held, left_out = ArchiveTotals(), set[str]()
+    left_out = set[str]()
     for entry, content in _without_secret_names(view.read(selection, skipped.append), masker, skipped.append):
-        held.add(entry)
         if entry.kind == "hardlink" and entry.target in left_out:
             skipped.append(Skipped(path=entry.path, reason=f"the same file as {entry.target}, which was left out"))
         elif masker is None or content is None:
+            held.add(entry)
             yield entry, None if content is None else CheckedStream(content, view.check)
         else:
             with _rereadable(content, view.check) as twice:
-                if (secret := masker.found_in(twice)) is not None:
+                if (secret := masker.found_in(twice.read)) is not None:
                     left_out.add(entry.path)
                     skipped.append(Skipped(path=entry.path, reason=f"it holds the secret {secret}"))
                     continue
                 twice.seek(0)
+                held.add(entry)
                 yield entry, CheckedStream(twice, view.check)
 
 
 @contextmanager
-def _rereadable(content: IO[bytes], check: Check) -> Iterator[IO[bytes]]:
+def _rereadable(content: Content, check: Check) -> Iterator[IO[bytes]]:
     """Buffer content to read it twice, which a tar stream does not allow."""
     if isinstance(content, io.FileIO):
         yield content

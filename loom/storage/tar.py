@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO, Literal, Protocol
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
@@ -48,7 +48,7 @@ class Content(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
 
 
-Item = tuple[TarEntry, IO[bytes] | None]
+Item = tuple[TarEntry, Content | None]
 """An entry, and for a file its content, which must be read before the next entry."""
 
 
@@ -67,7 +67,7 @@ def _pieces(content: Content, size: int, path: str) -> Iterator[bytes]:
         left -= len(data)
 
 
-def packed(items: Iterable[tuple[TarEntry, Content | None]], owner: tuple[int, int] = (0, 0)) -> Iterator[bytes]:
+def packed(items: Iterable[Item], owner: tuple[int, int] = (0, 0)) -> Iterator[bytes]:
     """Yield the archive in similar pieces for any file size. All entries belong to `owner`, a user and a group.
 
     OSError for a file that became shorter than its entry states.
@@ -136,7 +136,7 @@ def _number(value: int, digits: int = 11) -> bytes:
     return (b"\xff" if value < 0 else b"\x80") + value.to_bytes(digits, "big", signed=value < 0)
 
 
-def read(stream: Content) -> Iterator[tuple[TarEntry, Content | None]]:
+def read(stream: Content) -> Iterator[Item]:
     """Yield the unchecked entries of a tar archive (GNU, POSIX or older). DamagedArchive for an invalid or truncated one."""
     reader = _Reader(stream)
     more: dict[str, str] = {}

@@ -17,7 +17,6 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import IO, cast
 
 from msgspec import Struct
 
@@ -38,12 +37,12 @@ class UnsafeArchive(ValueError):
     """An archive with an unsafe entry; the message names the entry and the reason."""
 
 
-def checked(items: Iterable[tuple[TarEntry, Content | None]], reserved: Iterable[str] = ()) -> Iterator[Item]:
+def checked(items: Iterable[Item], reserved: Iterable[str] = ()) -> Iterator[Item]:
     """Yield the entries with normalised path and mode, until one breaks the rules or is `reserved`: UnsafeArchive."""
     reserved = tuple(reserved)
     files: set[str] = set()
     links: set[str] = set()
-    held = ArchiveTotals()
+    held = Totals()
     for entry, content in items:
         name = entry.path
         path = _safe_path(name)
@@ -74,21 +73,19 @@ def checked(items: Iterable[tuple[TarEntry, Content | None]], reserved: Iterable
             case "directory":
                 pass
         held.add(entry)
-        yield (
-            TarEntry(path, entry.kind, entry.mode & 0o777, entry.mtime_ns, entry.size, target),
-            cast("IO[bytes]", content),
-        )
+        yield TarEntry(path, entry.kind, entry.mode & 0o777, entry.mtime_ns, entry.size, target), content
 
 
-class ArchiveTotals:
-    """Counts an archive's entries and bytes; UnsafeArchive beyond the limits, both for packing and unpacking."""
+class Totals(Struct, kw_only=True):
+    """What an archive holds; `add` raises UnsafeArchive beyond the limits, both for packing and unpacking."""
 
-    def __init__(self) -> None:
-        self.entries = 0
-        self.bytes = 0
+    entries: int = 0
+    files: int = 0
+    bytes: int = 0
 
     def add(self, entry: TarEntry) -> None:
         self.entries += 1
+        self.files += entry.kind != "directory"
         self.bytes += entry.size
         if self.entries > MOST_ENTRIES:
             raise UnsafeArchive(f"it holds more than {MOST_ENTRIES:,} files and directories")
@@ -112,16 +109,7 @@ def _parents(path: str) -> Iterator[str]:
         at = path.find("/", at + 1)
 
 
-class EntryWriter(Struct, kw_only=True):
-    files: int = 0
-    bytes: int = 0
-
-    def add(self, entry: TarEntry) -> None:
-        self.files += entry.kind != "directory"
-        self.bytes += entry.size
-
-
-def unpack(stream: Content, root: Path, *, on_special: Callable[[str, str], None] | None = None) -> EntryWriter:
+def unpack(stream: Content, root: Path, *, on_special: Callable[[str, str], None] | None = None) -> Totals:
     """Unpack a tar archive over the directory `root`; a file replaces a file. Removes written files on failure.
 
     UnsafeArchive for unsafe entries, DamagedArchive for an invalid or truncated archive, OSError when `root` can't be
@@ -131,9 +119,9 @@ def unpack(stream: Content, root: Path, *, on_special: Callable[[str, str], None
     return unpack_items(checked(items if on_special is None else _without_special(items, on_special)), root)
 
 
-def unpack_items(items: Iterable[Item], root: Path) -> EntryWriter:
+def unpack_items(items: Iterable[Item], root: Path) -> Totals:
     """Unpack as `unpack`, with entries that are `checked`."""
-    written = EntryWriter()
+    written = Totals()
     with closing(TreeWriter(root)) as writer:
         try:
             for entry, file in items:
@@ -146,9 +134,7 @@ def unpack_items(items: Iterable[Item], root: Path) -> EntryWriter:
     return written
 
 
-def _without_special(
-    items: Iterable[tuple[TarEntry, Content | None]], on_special: Callable[[str, str], None]
-) -> Iterator[tuple[TarEntry, Content | None]]:
+def _without_special(items: Iterable[Item], on_special: Callable[[str, str], None]) -> Iterator[Item]:
     for entry, content in items:
         if entry.kind == "special":
             on_special(entry.path, entry.target)

@@ -15,13 +15,13 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Protocol, cast
+from typing import IO, Protocol
 
 from msgspec import Struct
 
 from loom.storage.selection import OWN_PLACES, Chosen, PathSelection
 from loom.storage.tar import Check, CheckedStream, Item, Kind, TarEntry, packed, read
-from loom.storage.unpacking import EntryWriter, checked, unpack_items
+from loom.storage.unpacking import Totals, checked, unpack_items
 from loom.util.paths import normal
 from loom.util.special_files import special_kind
 from loom.util.untrusted_files import reader
@@ -62,7 +62,7 @@ class WorkspaceView(Protocol):
     def read(self, selection: PathSelection, on_skipped: OnSkipped) -> Iterator[Item]:
         """Yield the selected entries, directories before their content. OSError when the place can't be read."""
 
-    def write(self, *archives: OpenArchive) -> Sequence[EntryWriter]:
+    def write(self, *archives: OpenArchive) -> Sequence[Totals]:
         """Unpack uncompressed tar archives in turn, by the rules of `storage.unpacking`; a file replaces a file.
 
         UnsafeArchive, before or during unpacking, for unsafe entries; OSError when the place can't be written;
@@ -87,16 +87,16 @@ class DirectoryView:
         for entry, _ in _Walk(selection, on_skipped, contents=False).from_root(self.root):
             yield entry
 
-    def write(self, *archives: OpenArchive) -> Sequence[EntryWriter]:
-        written: list[EntryWriter] = []
+    def write(self, *archives: OpenArchive) -> Sequence[Totals]:
+        written: list[Totals] = []
         unpack_items(_checked_in_turn(archives, self.check, written), self.root)
         return written
 
 
-def _checked_in_turn(archives: Iterable[OpenArchive], check: Check, written: list[EntryWriter]) -> Iterator[Item]:
+def _checked_in_turn(archives: Iterable[OpenArchive], check: Check, written: list[Totals]) -> Iterator[Item]:
     """Yield the checked entries of all archives; `written` gets the totals of each."""
     for opened in archives:
-        written.append(EntryWriter())
+        written.append(Totals())
         with opened() as stream:
             for entry, content in checked(read(CheckedStream(stream, check)), OWN_PLACES):
                 written[-1].add(entry)
@@ -267,10 +267,10 @@ class TarView:
     def _members(self, paths: Iterable[str], on_skipped: OnSkipped) -> Iterator[Item]:
         with reader(self._archiver.get_archive(paths, on_skipped)) as stream:
             if stream.peek(1):
-                yield from cast("Iterator[Item]", read(CheckedStream(stream, self.check)))
+                yield from read(CheckedStream(stream, self.check))
 
-    def write(self, *archives: OpenArchive) -> Sequence[EntryWriter]:
-        written: list[EntryWriter] = []
+    def write(self, *archives: OpenArchive) -> Sequence[Totals]:
+        written: list[Totals] = []
         for _ in _checked_in_turn(archives, self.check, written):
             pass  # other code unpacks them, so all are verified first
         # One transfer for all: each is a request to the engine, or a command in the pod.

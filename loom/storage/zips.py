@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from calendar import timegm
 from collections.abc import Iterator
-from typing import IO, cast
+from typing import IO
 
 from loom.storage.tar import DamagedArchive, Item, TarEntry
 
@@ -37,7 +37,7 @@ def items(file: IO[bytes]) -> Iterator[Item]:
                     continue
                 with archive.open(info) as content:
                     entry = TarEntry(info.filename, "file", mode or 0o644, mtime_ns, info.file_size)
-                    yield entry, cast("IO[bytes]", _Whole(content, info.file_size))
+                    yield entry, _Whole(content, info.file_size)
     except _DAMAGE as error:
         raise DamagedArchive(str(error) or type(error).__name__) from error
 

@@ -27,7 +27,6 @@ CHANGE = {
     *("Shapes", "GitHubShapes", "GitLabShapes", "Problems", "File", "Schedule"),
     *(
         "_Draft",
-        "_Packed",
         "_Scope",
         "RunStart",
         "New",
@@ -37,15 +36,15 @@ CHANGE = {
         "Observed",
         "Filled",
         "KnownFiles",
-        "EntryWriter",
+        "Totals",
     ),
 }
 """They are filled as somebody works on them."""
 WITHOUT_NAMES = {
     *("Literal", "Context", "Property", "Wildcard", "Call", "Negation", "Binary", "Part", "NotSet"),
-    *("Key", "Keyword", "Shape", "Type", "Withheld", "ArtifactFile", "TarEntry"),
+    *("Key", "Keyword", "Shape", "Type", "Withheld", "TarEntry"),
     *("New", "Index", "IndexEdits", "Applied", "Filled", "KnownFiles"),
-    *("_Packed", "_Part", "_Piece"),
+    *("_Part", "_Piece"),
 }
 """Rows of tables, nodes of trees, and those of few fields."""
 

@@ -13,9 +13,10 @@ from loom.record.run_paths import artifacts_beside
 from loom.render.output import print_either
 from loom.runner.previous_run import read
 from loom.snapshot.model import path_fields
-from loom.storage.artifacts import ArtifactFile, fetch, index_of
+from loom.storage.artifacts import fetch, index_of
 from loom.storage.results.artifacts import archives as uploads
 from loom.storage.results.artifacts import named
+from loom.storage.tar import TarEntry
 from loom.util.controls import shown
 from loom.util.units import counted, rough_size
 
@@ -54,7 +55,7 @@ def _fetched(archives: Mapping[str, Path], to: Path, *, alone: bool) -> dict[str
     return folders
 
 
-def _lines(held: Mapping[str, Sequence[ArtifactFile]], folders: Mapping[str, Path], *, whole: bool) -> list[str]:
+def _lines(held: Mapping[str, Sequence[TarEntry]], folders: Mapping[str, Path], *, whole: bool) -> list[str]:
     lines = []
     for name, files in held.items():
         where = f" in {folders[name]}" if name in folders else ""
@@ -68,7 +69,7 @@ def _lines(held: Mapping[str, Sequence[ArtifactFile]], folders: Mapping[str, Pat
     return lines
 
 
-def _document(name: str, archive: Path, files: Sequence[ArtifactFile], folders: Mapping[str, Path]) -> dict[str, Any]:
+def _document(name: str, archive: Path, files: Sequence[TarEntry], folders: Mapping[str, Path]) -> dict[str, Any]:
     return {
         "job_id": name.partition("/")[0],
         "name": name.partition("/")[2] or None,

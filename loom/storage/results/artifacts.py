@@ -159,7 +159,7 @@ class ArtifactService:
                     shown = self._masker.mask(entry.path)
                     if shown != entry.path:
                         raise Refused(400, "invalid_argument", f"{shown}: a secret is in its name")
-                    secret = self._masker.found_in(content) if content is not None else None
+                    secret = self._masker.found_in(content.read) if content is not None else None
                     if secret is not None:
                         raise Refused(400, "invalid_argument", f"{shown} holds the secret {secret}")
         except (DamagedArchive, UnsafeArchive) as error:

@@ -11,7 +11,7 @@ import hashlib
 import threading
 import zlib
 from collections.abc import Mapping
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import zstandard
 from msgspec.structs import asdict
@@ -21,6 +21,7 @@ from loom.secrets.masking import Masker
 from loom.storage.cache import Cache
 from loom.storage.results.requests import Client, Files, text, texts
 from loom.storage.results.uploads import Refused, Upload
+from loom.storage.tar import Content
 
 _LONGEST_KEY = 512
 _READ_ONLY = "the event is a pull request of another repository, which only reads caches"
@@ -96,16 +97,14 @@ class CacheService:
         with upload.file.open("rb") as packed:
             start = packed.read(4)
             packed.seek(0)
-            unpacked: IO[bytes] = packed
+            unpacked: Content = packed
             if start == b"\x28\xb5\x2f\xfd":
-                unpacked = cast(
-                    "IO[bytes]",
-                    zstandard.ZstdDecompressor(max_window_size=_SPARE).stream_reader(packed, read_across_frames=True),
-                )
+                unpacker = zstandard.ZstdDecompressor(max_window_size=_SPARE)
+                unpacked = unpacker.stream_reader(packed, read_across_frames=True)
             elif start.startswith(b"\x1f\x8b"):
-                unpacked = cast("IO[bytes]", gzip.GzipFile(fileobj=packed))
+                unpacked = gzip.GzipFile(fileobj=packed)
             try:
-                return self._masker.found_in(unpacked)
+                return self._masker.found_in(unpacked.read)
             except (zstandard.ZstdError, zlib.error, OSError, EOFError) as error:
                 raise Refused(400, "invalid_argument", f"the archive is damaged: {error}") from error
 

@@ -30,7 +30,7 @@ from loom.providers.files import below, members_of
 from loom.providers.kubernetes.images.registry import CONFIG, LAYER, MANIFEST, RegistryError, Repository
 from loom.status import OnOutput
 from loom.storage.packing import Hashed, digest_line
-from loom.storage.tar import Content, TarEntry, packed
+from loom.storage.tar import Item, packed
 from loom.util.units import rough_size
 
 BASE = "busybox:stable-musl"
@@ -52,9 +52,7 @@ class Pushed(Struct, frozen=True, kw_only=True):
     """The paths in the pod of the image's folders."""
 
 
-def members_below(
-    source: Path, folder: str, digests: list[bytes] | None = None
-) -> Iterator[tuple[TarEntry, Content | None]]:
+def members_below(source: Path, folder: str, digests: list[bytes] | None = None) -> Iterator[Item]:
     """Yield the members of a directory, without itself, as those of a folder in an archive; note its files' `digests`."""
     for entry, content in members_of(source, ["."]):
         if entry.path == ".":
@@ -115,7 +113,7 @@ class SnapshotImages:
             paths=(*map(str, stores), request.project_dir),
         )
 
-    def _layer(self, members: Iterable[tuple[TarEntry, Content | None]]) -> tuple[dict[str, Any], str]:
+    def _layer(self, members: Iterable[Item]) -> tuple[dict[str, Any], str]:
         """Put a layer into the registry, unless it is there; return its descriptor and the digest of its content.
 
         The same files give the same bytes: a workspace's directories are new in each run, and so get no time.
