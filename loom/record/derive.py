@@ -98,7 +98,7 @@ def job_summary(fold: RunFold, job_id: str) -> documents.JobSummary:
         **_of_job(fold, job),
         attempts=job.attempts,
         started_at=job.started_at,
-        finished_at=job.result.ts if job.result else None,
+        finished_at=job.finished_at,
         duration_ms=job.duration_ms,
         steps_total=len(job.planned.get("steps", ())),
         steps_run=sum(attempt == job.attempts for attempt, _ in job.steps),
@@ -117,7 +117,7 @@ def _of_job(fold: RunFold, job: JobState) -> dict[str, Any]:
         "status": job.status,
         "exit_code": job.exit_code,
         "allowed_failure": job.allowed_failure,
-        "error": job.result.error if job.result else None,
+        "error": job.error,
     }
 
 

@@ -26,7 +26,7 @@ _PHASES_AT_THE_END = 2
 
 def read_events(path: Path, start: int = 0) -> Iterator[Event]:
     """Yield the events from the line at byte `start`, but for a half-written last one. RecordError for a damaged line."""
-    with _opened(path) as file:
+    with opened(path) as file:
         file.seek(start)
         number = 0
         while line := file.readline(LONGEST_LINE):
@@ -35,17 +35,22 @@ def read_events(path: Path, start: int = 0) -> Iterator[Event]:
                 if len(line) == LONGEST_LINE:
                     raise RecordError(f"{path}:{number}: the line is longer than {LONGEST_LINE >> 20} MiB")
                 return
-            try:
-                yield decode(line)
-            except ValueError as error:
-                raise RecordError(f"{path}:{number}: {error}") from error
+            yield decoded(line, f"{path}:{number}")
+
+
+def decoded(line: bytes, where: object) -> Event:
+    """Decode a line. RecordError for one that is no event."""
+    try:
+        return decode(line)
+    except ValueError as error:
+        raise RecordError(f"{where}: {error}") from error
 
 
 def count_output(path: Path, start: int = 0) -> int:
     """Count the lines of output in a file, from the event that begins at byte `start`; the pieces of a long line count once."""
     count = 0
     unended: set[bool] = set()
-    with _opened(path) as file:
+    with opened(path) as file:
         file.seek(start)
         while line := file.readline(LONGEST_LINE):
             if not line.startswith(_OUTPUT) or not line.endswith(b"\n"):
@@ -59,7 +64,7 @@ def count_output(path: Path, start: int = 0) -> int:
     return count + len(unended)
 
 
-def _opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> BinaryIO:
     """Open a regular file. FileNotFoundError for one that does not exist, RecordError for one that can't be read."""
     try:
         return open_regular(path)
@@ -72,7 +77,7 @@ def _opened(path: Path) -> BinaryIO:
 def last_lines(path: Path, count: int, *, most_bytes: int = TAIL_BYTES) -> list[bytes]:
     """Read the last `count` whole lines of a file, or as many as `most_bytes` hold, at a cost independent of its size."""
     start = start_of_last(path, count, most_bytes=most_bytes)
-    with _opened(path) as file:
+    with opened(path) as file:
         file.seek(start)
         whole = file.read().split(b"\n")[:-1]
     return whole[max(0, len(whole) - count) :]
@@ -81,7 +86,7 @@ def last_lines(path: Path, count: int, *, most_bytes: int = TAIL_BYTES) -> list[
 def start_of_last(path: Path, count: int, *, most_bytes: int, end: int | None = None) -> int:
     """Return the byte at which the last `count` whole lines of a file begin, or as many of them as `most_bytes` hold."""
     wanted = count + 1  # the line end before them, too
-    with _opened(path) as file:
+    with opened(path) as file:
         end = start = file.seek(0, os.SEEK_END) if end is None else end
         while start > 0 and end - start < most_bytes:
             size = min(_BLOCK, start)
@@ -107,11 +112,7 @@ def last_output(path: Path, count: int) -> list[OutputEvent]:
         lines = last_lines(path, count + _PHASES_AT_THE_END)
     except FileNotFoundError:
         return []
-    try:
-        events = [decode(line) for line in lines]
-    except ValueError as error:
-        raise RecordError(f"{path}: {error}") from error
-    output = [event for event in events if isinstance(event, OutputEvent)]
+    output = [event for line in lines if isinstance(event := decoded(line, path), OutputEvent)]
     return output[max(0, len(output) - count) :]
 
 

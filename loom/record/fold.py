@@ -17,11 +17,11 @@ _LISTED = frozenset(
 """The facts of a job of which there are several."""
 
 
-class Span(Struct):
-    """One started phase, and its end if it has one."""
+class _WithEnd:
+    """The facts of an end, None before it."""
 
-    start: PhaseEvent
-    end: PhaseEvent | None = None
+    __slots__ = ()
+    end: PhaseEvent | None
 
     @property
     def status(self) -> Status | None:
@@ -43,12 +43,19 @@ class Span(Struct):
     def duration_ms(self) -> float | None:
         return duration(self.end.duration_ms if self.end else None)
 
+
+class Span(Struct, _WithEnd):
+    """One started phase, and its end if it has one."""
+
+    start: PhaseEvent
+    end: PhaseEvent | None = None
+
     @property
     def data(self) -> dict[str, Any]:
         return {**self.start.data, **(self.end.data if self.end else {})}
 
 
-class JobState(Struct):
+class JobState(Struct, _WithEnd):
     id: str
     planned: dict[str, Any]
     steps: dict[tuple[int, str], Span] = field(default_factory=dict)
@@ -57,12 +64,12 @@ class JobState(Struct):
     phases: list[Span] = field(default_factory=list)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     lists: dict[str, list[Any]] = field(default_factory=dict)
-    result: PhaseEvent | None = None
+    end: PhaseEvent | None = None
 
     @property
     def attempts(self) -> int:
         # The last step is of the last attempt.
-        begun = next(reversed(self.steps))[0] if self.steps else (0 if self.result is None else 1)
+        begun = next(reversed(self.steps))[0] if self.steps else (0 if self.end is None else 1)
         set_aside: int = self.facts.get("attempt_failed", {}).get("attempt", -1)
         return max(begun, set_aside + 1)
 
@@ -73,19 +80,7 @@ class JobState(Struct):
     @property
     def outcome(self) -> dict[str, Any]:
         """The data of the job's end; empty while it runs."""
-        return dict(self.result.data) if self.result else {}
-
-    @property
-    def status(self) -> Status | None:
-        return self.result.status if self.result else None
-
-    @property
-    def exit_code(self) -> int | None:
-        return self.result.exit_code if self.result else None
-
-    @property
-    def duration_ms(self) -> float | None:
-        return duration(self.result.duration_ms if self.result else None)
+        return dict(self.end.data) if self.end else {}
 
     @property
     def allowed_failure(self) -> bool:
@@ -172,9 +167,7 @@ class RunFold:
         if name == "plan_resolved":  # again when a job has become several
             ids = {planned["id"] for planned in data.get("jobs", ())}
             self.jobs = {
-                job_id: job
-                for job_id, job in self.jobs.items()
-                if job_id in ids or job.phases or job.result or job.facts
+                job_id: job for job_id, job in self.jobs.items() if job_id in ids or job.phases or job.end or job.facts
             }
             for planned in data.get("jobs", ()):
                 self._job(planned["id"]).planned = planned
@@ -185,7 +178,7 @@ class RunFold:
     def _job_fact(self, job: JobState, event: PhaseEvent, data: dict[str, Any]) -> None:
         name = event.message or ""
         if name == "job_finished":
-            job.result = event
+            job.end = event
         elif name in _LISTED:
             job.lists.setdefault(name, []).append(data)
         else:
@@ -228,11 +221,11 @@ class RunFold:
         failed = [
             job
             for job in self.jobs.values()
-            if job.result and job.status and not job.status.ok and not job.allowed_failure
+            if job.end and job.status and not job.status.ok and not job.allowed_failure
         ]
         worth = [job for job in failed if job.status is not Status.CANCELED] or failed
         decisive = worst(job.status for job in worth if job.status)
-        return sorted(worth, key=lambda job: (job.status is not decisive, job.result.seq if job.result else 0))
+        return sorted(worth, key=lambda job: (job.status is not decisive, job.end.seq if job.end else 0))
 
     @property
     def failed_earlier(self) -> dict[str, str]:

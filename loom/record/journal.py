@@ -14,6 +14,7 @@ from loom.record.events import OutputEvent, PhaseCode, PhaseEvent, Where, timest
 from loom.record.lines import Line, LineSplitter, encodable
 from loom.secrets.masking import Masker, StreamMasker
 from loom.status import Status, Stream
+from loom.util import jsons
 
 Lines = Sequence[Line | str]
 """Lines of output; a plain string is the fast form of a whole UTF-8 line."""
@@ -212,15 +213,7 @@ class Journal:
 
     def masked(self, value: Any) -> Any:
         """Hide secrets in every text of a JSON value."""
-        if not self.masker.active:
-            return value
-        if isinstance(value, str):
-            return self.masker.mask(value)
-        if isinstance(value, Mapping):
-            return {key: self.masked(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [self.masked(item) for item in value]
-        return value
+        return jsons.with_texts(value, self.masker.mask) if self.masker.active else value
 
 
 _ENCODER = msgspec.json.Encoder()

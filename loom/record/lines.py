@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
+
+from loom.util import jsons
 
 STANDARD_OUTPUT = "standard output"
 """Replaces a file in error messages."""
@@ -24,15 +25,7 @@ _NOT_UTF8 = re.compile("[\ud800-\udfff]")
 
 def encodable(value: Any) -> Any:
     """Return a JSON value with U+FFFD for bytes of names that are not UTF-8, which documents can't hold."""
-    if isinstance(value, str):
-        return value if value.isascii() else _NOT_UTF8.sub("\ufffd", value)
-    if isinstance(value, Mapping):
-        fit = {key: encodable(item) for key, item in value.items()}
-        return fit if any(fit[key] is not item for key, item in value.items()) else value
-    if isinstance(value, list | tuple):
-        items = [encodable(item) for item in value]
-        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
-    return value
+    return jsons.with_texts(value, lambda text: text if text.isascii() else _NOT_UTF8.sub("\ufffd", text))
 
 
 class Line(Struct, frozen=True):

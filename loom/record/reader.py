@@ -16,14 +16,13 @@ from msgspec.structs import replace
 from loom.errors import LoomError, RecordError
 from loom.record import derive
 from loom.record.documents import SCHEMA_VERSION, Commit, Document, JobManifest, checked
-from loom.record.event_files import LONGEST_LINE, last_event, last_output, read_events, read_phases
-from loom.record.events import Event, OutputEvent, PhaseEvent, Scope, Where, decode, encode
+from loom.record.event_files import LONGEST_LINE, decoded, last_event, last_output, opened, read_events, read_phases
+from loom.record.events import Event, OutputEvent, PhaseEvent, Scope, Where, encode
 from loom.record.fold import RunFold
 from loom.record.journal import OutputBatch, Sink
 from loom.record.lines import TAIL_LINES
 from loom.record.run_paths import RunPaths
 from loom.record.store import UNFINISHED, RunEntry, entry_at, other_schema, read_document, run_ids
-from loom.util.untrusted_files import open_regular
 
 _CHUNK = 1 << 20
 
@@ -319,11 +318,9 @@ def _tailed(path: Path, moved_to: Path | None = None) -> Iterator[Event | None]:
     file: BinaryIO | None = None
     while file is None:
         try:
-            file = open_regular(moved_to if moved_to and moved_to.exists() else path)
+            file = opened(moved_to if moved_to and moved_to.exists() else path)
         except FileNotFoundError:
             yield None
-        except OSError as error:
-            raise RecordError(f"{path} can't be read: {error.strerror or error}") from error
     rest = b""
     with file:
         while True:
@@ -331,11 +328,7 @@ def _tailed(path: Path, moved_to: Path | None = None) -> Iterator[Event | None]:
                 *lines, rest = (rest + chunk).split(b"\n")
                 if len(rest) > LONGEST_LINE:
                     raise RecordError(f"{path}: a line is longer than {LONGEST_LINE >> 20} MiB")
-                for line in lines:
-                    try:
-                        yield decode(line)
-                    except ValueError as error:
-                        raise RecordError(f"{path}: {error}") from error
+                yield from (decoded(line, path) for line in lines)
             yield None
 
 

@@ -59,7 +59,7 @@ class Recorder:
     def complete(self) -> None:
         """Write the documents of the jobs that have ended: another process may not have got to that."""
         for job in self.fold.jobs.values():
-            if job.result is not None:
+            if job.end is not None:
                 self._job_documents(job.id)
 
     def output(self, batch: OutputBatch) -> None:

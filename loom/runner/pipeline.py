@@ -413,9 +413,9 @@ class Run:
                 self._journal.fact(RUN, PhaseCode.RUN_FINALIZE, "warning", {"text": text})
             failing = self._recorder.fold.failing_job()
             error, error_code = self._error, self._error_code
-            if error is None and failing is not None and failing.result is not None:
-                error = f"{failing.id}: {failing.result.error or failing.result.status}"
-                error_code = failing.result.data.get("error_code")
+            if error is None and failing is not None and failing.end is not None:
+                error = f"{failing.id}: {failing.end.error or failing.status}"
+                error_code = failing.end.data.get("error_code")
             elif error is None:
                 earlier = self._recorder.fold.failed_earlier.items()
                 error = next(

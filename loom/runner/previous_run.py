@@ -94,7 +94,7 @@ class PastRun(Struct, frozen=True, kw_only=True):
             return self.job(job_id)
         ran = [job.id for job in self.planned.plan.jobs if job.id in self.fold.jobs]
         kept = [job_id for job_id in ran if "session_kept" in self.fold.jobs[job_id].facts]
-        going = [job_id for job_id in ran if self.fold.jobs[job_id].result is None and self.fold.jobs[job_id].phases]
+        going = [job_id for job_id in ran if self.fold.jobs[job_id].end is None and self.fold.jobs[job_id].phases]
         resumed = [
             job_id for job_id in ran if self.fold.jobs[job_id].facts.get("session_opened", {}).get("kept") == "adopted"
         ]
@@ -132,12 +132,12 @@ class PastRun(Struct, frozen=True, kw_only=True):
                 exit_code=before["exit_code"],
                 outputs=before.get("outputs", {}),
             )
-        if state is None or state.result is None or state.status is None:
+        if state is None or state.end is None or state.status is None:
             return None
         return JobResult(
             status=state.status,
             allowed_failure=state.allowed_failure,
-            exit_code=state.result.exit_code,
+            exit_code=state.end.exit_code,
             outputs=state.outcome.get("outputs", {}),
         )
 
@@ -152,7 +152,7 @@ class PastJob(Struct, frozen=True, kw_only=True):
 
     @property
     def failing_step(self) -> str | None:
-        result = self.state.result
+        result = self.state.end
         return result.data.get("failing_step") if result else None
 
     @property
@@ -187,7 +187,7 @@ class PastJob(Struct, frozen=True, kw_only=True):
         """Return the time of its last step's end: jobs that share files write until the run's end."""
         last = self.run.fold.last
         ended = last.ts if self.shares_workspace and last is not None else None
-        text = ended or self.kept.get("kept_at") or (self.state.result.ts if self.state.result is not None else None)
+        text = ended or self.kept.get("kept_at") or self.state.finished_at
         return datetime.fromisoformat(text) if text else None
 
     @property

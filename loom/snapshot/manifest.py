@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +14,7 @@ from msgspec import Meta, Struct
 
 from loom.errors import SnapshotError
 from loom.snapshot.model import Change, LeftOut, Rules, Sha, Submodule, Text
+from loom.util.jsons import with_texts
 from loom.util.untrusted_files import read_regular
 
 NAME = "loom-snapshot.json"
@@ -38,7 +38,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
 def write_manifest(git_dir: Path, manifest: Manifest) -> None:
     """Write the manifest, and remove the mark of an incomplete workspace."""
-    document = _FORM | _recoded(msgspec.to_builtins(manifest), lambda text: os.fsencode(text).decode("latin-1"))
+    # A path need not be UTF-8, as JSON is, so the file has all texts with a character for each byte.
+    document = _FORM | with_texts(msgspec.to_builtins(manifest), lambda text: os.fsencode(text).decode("latin-1"))
     (git_dir / NAME).write_text(json.dumps(document))
     (git_dir / FILLING).unlink()
 
@@ -55,7 +56,7 @@ def read_manifest(workspace: Path, file: Path | None = None) -> Manifest:
         document: dict[str, Any] = json.loads(read_regular(file))
         if {key: document[key] for key in _FORM} != _FORM:
             raise ValueError("it has another form")
-        return msgspec.convert(_recoded(document, lambda text: os.fsdecode(text.encode("latin-1"))), Manifest)
+        return msgspec.convert(with_texts(document, lambda text: os.fsdecode(text.encode("latin-1"))), Manifest)
     except FileNotFoundError as error:
         raise SnapshotError(
             f"{workspace}: not one of loom's workspaces, or a job removed its .git",
@@ -72,12 +73,3 @@ def read_manifest(workspace: Path, file: Path | None = None) -> Manifest:
             hint="what the snapshot was can't be told without it; take a new one",
             code="MANIFEST_UNREADABLE",
         ) from error
-
-
-def _recoded(value: Any, change: Callable[[str], str]) -> Any:
-    """Change each text: a path need not be UTF-8, as JSON is, so the file has all texts with a character for each byte."""
-    if isinstance(value, dict):
-        return {key: _recoded(one, change) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_recoded(one, change) for one in value]
-    return change(value) if isinstance(value, str) else value

@@ -227,8 +227,7 @@ def _when(ts: str) -> str:
 def _job(
     reading: Reading, job: JobState, diagnosis: Diagnosis | None, share: ReadBudget, whole: Scale, *, first: bool
 ) -> JobView:
-    result = job.result
-    note = (result.error or "") if result is not None else words_for(reading.state)["unfinished"]
+    note = (job.error or "") if job.end is not None else words_for(reading.state)["unfinished"]
     by_attempt: dict[int, list[LogView]] = {}
     readers: dict[int, SectionReader] = defaultdict(SectionReader)
     for unit in reading.units(job.id):
@@ -240,7 +239,7 @@ def _job(
         id=job.id,
         state=job,
         status=str(job.status or "unfinished"),
-        duration="" if result is None or result.status == "skipped" else rough_duration(result.duration_ms),
+        duration="" if job.end is None or job.status == "skipped" else rough_duration(job.end.duration_ms),
         note=note,
         facts=list(_job_facts(job)),
         bars=list(bars(job, whole)),

@@ -58,7 +58,7 @@ class Ran:
         return self.reading.fold.jobs[job_id]
 
     def error(self, job_id: str) -> str:
-        result = self.job(job_id).result
+        result = self.job(job_id).end
         assert result is not None
         return result.error or ""
 

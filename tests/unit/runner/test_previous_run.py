@@ -191,7 +191,7 @@ def test_what_was_kept_of_a_job_or_why_it_was_not() -> None:
     )
     own = past(session_opened={"workspace": "/w/run.jobs/a/workspace"})
     assert own.kept_at is None
-    own.state.result = cast("Any", SimpleNamespace(ts="2026-01-02T03:04:07+00:00"))
+    own.state.end = cast("Any", SimpleNamespace(ts="2026-01-02T03:04:07+00:00"))
     assert own.kept_at == datetime(2026, 1, 2, 3, 4, 7, tzinfo=UTC)
 
 

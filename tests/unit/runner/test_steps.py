@@ -434,7 +434,7 @@ def test_a_job_takes_as_long_as_its_steps_at_least(make: Make) -> None:
         "one"
     )
     steps = [event.duration_ms for event in ran.events if event.step and event.duration_ms is not None]
-    whole = ran.job("one").result
+    whole = ran.job("one").end
     assert whole is not None
     assert len(steps) == 2
     assert whole.duration_ms is not None
