@@ -105,11 +105,6 @@ class Stored(Struct, frozen=True, kw_only=True):
     """Fingerprints of the packed tree: as it was, and as it is after a restore."""
 
 
-class Pruned(Struct, frozen=True, kw_only=True):
-    entries: tuple[Stored, ...]
-    freed_bytes: int
-
-
 class Cache:
     """A user's store, seen from one project. Safe for threads and processes.
 
@@ -155,7 +150,8 @@ class Cache:
                 break
             except _Corrupt as error:
                 warnings.append(f"the cache entry {entry.key!r} was removed: {error}")
-                self._forget([entry])
+                with suppress(OSError), self._locked():
+                    self._drop([entry], self._all())
             except FileNotFoundError:
                 continue  # another process evicted it first
             except (UnsafeArchive, OSError) as error:
@@ -229,7 +225,7 @@ class Cache:
 
     def has(self, spec: Spec, key: str) -> bool:
         """Return whether this run's own namespace has an entry for exactly this key."""
-        entry = self._read(self._entry_path(self._identity(spec, key), self._protected))
+        entry = self._read(self._paths(spec, key)[0])
         return entry is not None and self._blob_path(entry.blob).exists()
 
     def take(self, spec: Spec, key: str, archive: IO[bytes]) -> SaveResult:
@@ -274,26 +270,28 @@ class Cache:
             warnings.append(f"the cache can't be used: {_reason(error)}")
             return
         self._sweep_unfinished()
-        exact = self._exact(self._identity(spec, key))
+        exact = self._exact(spec, key)
         yield from ((entry, "exact") for entry in exact)
         others: list[Stored] | None = None
         for fallback in spec.fallback_keys:
             if others is None:
-                folders = [_folder_name(self._project, protected) for protected in self._readable]
-                everything = (entry for name in folders for entry in self._entries_in(self.folder / "entries" / name))
+                everything = (entry for folder in self._folders for entry in self._entries_in(folder))
                 others = sorted(everything, key=lambda entry: -entry.created_at)
             for entry in others:
                 if _falls_back(spec, fallback, entry) and entry not in exact:
                     yield entry, "fallback"
 
-    def _exact(self, identity: str) -> list[Stored]:
-        paths = [self._entry_path(identity, protected) for protected in self._readable]
-        return [entry for path in paths if (entry := self._read(path)) is not None]
+    def _exact(self, spec: Spec, key: str) -> list[Stored]:
+        return [entry for path in self._paths(spec, key) if (entry := self._read(path)) is not None]
 
     @property
-    def _readable(self) -> tuple[bool, ...]:
-        """Return the namespaces that this run may read, its own first."""
-        return (True,) if self._protected else (False, True)
+    def _folders(self) -> list[Path]:
+        """Return the folders of the entries that this run may read, its own first."""
+        return [self._folder(self._project, protected) for protected in ((True,) if self._protected else (False, True))]
+
+    def _paths(self, spec: Spec, key: str) -> list[Path]:
+        """Return where an entry for the key may be: in each of `_folders`."""
+        return [folder / f"{self._identity(spec, key)}.json" for folder in self._folders]
 
     # The bucket: it is asked before the folder, and gets what the folder got
 
@@ -321,12 +319,10 @@ class Cache:
 
     def _wanted(self, spec: Spec, key: str, bucket: Bucket) -> Stored | None:
         """Return the bucket's entry for `key`, else its newest one for a fallback key, if the folder has none for `key`."""
-        identity = self._identity(spec, key)
-        exact = self._entries_of(bucket, [self._entry_path(identity, protected) for protected in self._readable])
-        if exact or self._exact(identity) or not spec.fallback_keys:
+        exact = self._entries_of(bucket, self._paths(spec, key))
+        if exact or self._exact(spec, key) or not spec.fallback_keys:
             return exact[0] if exact else None
-        folders = [_folder_name(self._project, protected) for protected in self._readable]
-        names = [name for folder in folders for name in bucket.names(f"entries/{folder}")]
+        names = [name for folder in self._folders for name in bucket.names(self._name(folder))]
         entries = self._entries_of(bucket, [self.folder / name for name in names[:_MOST_LISTED]])
         for fallback in spec.fallback_keys:
             found = [entry for entry in entries if _falls_back(spec, fallback, entry)]
@@ -341,10 +337,9 @@ class Cache:
 
     def _share(self, spec: Spec, key: str, result: SaveResult, bucket: Bucket) -> SaveResult:
         """Store the folder's entry in the bucket, its archive first."""
-        path = self._entry_path(self._identity(spec, key), self._protected)
+        path = self._paths(spec, key)[0]
         try:
-            entry = self._read(path)
-            if entry is not None:
+            if (entry := self._read(path)) is not None:
                 bucket.upload(self._blob_path(entry.blob), self._name(self._blob_path(entry.blob)))
                 bucket.write(self._name(path), files.read_regular(path))
         except (CacheError, OSError) as error:
@@ -369,12 +364,11 @@ class Cache:
         found = [entry for path in (root.iterdir() if root.exists() else ()) for entry in self._entries_in(path)]
         return sorted(found, key=lambda entry: (-entry.used_at, entry.key))
 
-    def remove(self, entries: Sequence[Stored]) -> Pruned:
-        """Remove entries, and what killed processes have left."""
+    def remove(self, entries: Sequence[Stored]) -> int:
+        """Remove entries, and what killed processes have left; return the freed bytes."""
         with self._as_subject(), self._locked():
             stray = {path.name.removesuffix(".tar.zst") for path in (self.folder / "blobs").glob("*/*")}
-            freed = self._drop(entries, self._all(), orphans=stray) + self._sweep_unfinished()
-        return Pruned(entries=tuple(entries), freed_bytes=freed)
+            return self._drop(entries, self._all(), orphans=stray) + self._sweep_unfinished()
 
     @contextmanager
     def _as_subject(self) -> Iterator[None]:
@@ -392,11 +386,12 @@ class Cache:
     def _identity(self, spec: Spec, key: str) -> str:
         return _id(self._project, key, () if spec.by_key else spec.content)
 
-    def _entry_path(self, identity: str, protected: bool) -> Path:
-        return self.folder / "entries" / _folder_name(self._project, protected) / f"{identity}.json"
+    def _folder(self, project: str, protected: bool) -> Path:
+        name = hashlib.sha256(project.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        return self.folder / "entries" / (f"{name}-protected" if protected else name)
 
     def _path_of(self, entry: Stored) -> Path:
-        return self.folder / "entries" / _folder_name(entry.project, entry.protected) / f"{entry.id}.json"
+        return self._folder(entry.project, entry.protected) / f"{entry.id}.json"
 
     def _blob_path(self, sha256: str) -> Path:
         return self.folder / "blobs" / sha256[:2] / f"{sha256}.tar.zst"
@@ -452,7 +447,7 @@ class Cache:
 
     def _there(self, spec: Spec, key: str) -> list[Stored]:
         """Return the entries for this key that have their archive."""
-        return [entry for entry in self._exact(self._identity(spec, key)) if self._blob_path(entry.blob).exists()]
+        return [entry for entry in self._exact(spec, key) if self._blob_path(entry.blob).exists()]
 
     def _published(
         self, spec: Spec, key: str, held: Totals, hashed: Hashed, written: str, trees: tuple[str, ...] = ()
@@ -510,10 +505,6 @@ class Cache:
         with suppress(OSError):  # a read-only store
             os.utime(self._path_of(entry), (now, now))
 
-    def _forget(self, entries: Sequence[Stored]) -> None:
-        with suppress(OSError), self._locked():
-            self._drop(entries, self._all())
-
     def _drop(self, gone: Sequence[Stored], entries: Sequence[Stored], *, orphans: Set[str] = frozenset()) -> int:
         """Remove, with the lock held, `gone`, and their archives and `orphans` unless others of `entries`, which are all,
         use them; return the freed bytes.
@@ -548,11 +539,6 @@ class _Corrupt(Exception):
 
 
 _DECODER = msgspec.json.Decoder(Stored)
-
-
-def _folder_name(project: str, protected: bool) -> str:
-    name = hashlib.sha256(project.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return f"{name}-protected" if protected else name
 
 
 def _id(project: str, key: str, paths: Sequence[str]) -> str:

@@ -36,11 +36,11 @@ def rm(keys: list[str], *, everywhere: bool, as_json: bool) -> None:
             hint="`loom cache ls` lists the keys.",
             code="CACHE_NO_SUCH_KEY",
         )
-    pruned = cache.remove(entries)
-    removed = [_fields(entry) for entry in pruned.entries]
-    lines = [f"removed {entry.key} ({entry.project})" for entry in pruned.entries]
-    lines.append(f"{counted(len(removed), 'entry', 'entries')} removed, {rough_size(pruned.freed_bytes)} freed")
-    print_either(as_json, "cache-removal", {"removed": removed, "freed_bytes": pruned.freed_bytes}, lines)
+    freed = cache.remove(entries)
+    removed = [_fields(entry) for entry in entries]
+    lines = [f"removed {entry.key} ({entry.project})" for entry in entries]
+    lines.append(f"{counted(len(removed), 'entry', 'entries')} removed, {rough_size(freed)} freed")
+    print_either(as_json, "cache-removal", {"removed": removed, "freed_bytes": freed}, lines)
 
 
 def _opened() -> tuple[Cache, str]:
