@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
+from msgspec.structs import asdict
+
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
 from loom.snapshot import copy_files, filters, git, line_endings, skip_worktree, submodules, tree
@@ -17,8 +19,8 @@ from loom.snapshot.copy_workers import CopyPool
 from loom.snapshot.index import Index, directories, lstat, modes_count, pin_name, same_content
 from loom.snapshot.inside import directory_in, remove_empty
 from loom.snapshot.lock import occupied
-from loom.snapshot.manifest import FILLING, Manifest, write_manifest
-from loom.snapshot.model import Snapshot, SnapshotCanceled, Source, Submodule, readable
+from loom.snapshot.manifest import FILLING, write_manifest
+from loom.snapshot.model import Manifest, Snapshot, SnapshotCanceled, Source, Submodule, readable
 from loom.snapshot.proof import Filled, Proof
 from loom.snapshot.questions import Questions
 from loom.snapshot.removal import delete
@@ -87,21 +89,18 @@ def _take(
         filled = _Filling(
             source, workspace, git_dir, None, workspace, cancel, on_progress, source.read_only_mounts, files
         ).run()
-        write_manifest(
-            git_dir,
-            Manifest(
-                source_root=str(source.root),
-                object_format=source.object_format,
-                head_sha=source.head_sha,
-                tree_sha=filled.tree_sha,
-                branch=source.branch,
-                changed=filled.changed,
-                rules=filled.rules,
-                stores=tuple(map(str, filled.stores)),
-                submodules=tuple(filled.submodules),
-                left_out=tuple(filled.left_out),
-            ),
+        manifest = Manifest(
+            source_root=str(source.root),
+            head_sha=source.head_sha,
+            tree_sha=filled.tree_sha,
+            branch=source.branch,
+            changed=filled.changed,
+            rules=filled.rules,
+            stores=tuple(map(str, filled.stores)),
+            submodules=tuple(filled.submodules),
+            left_out=tuple(filled.left_out),
         )
+        write_manifest(git_dir, manifest)
     except BaseException as error:
         empty(workspace)
         if cancel.requested and isinstance(error, (SnapshotError, OSError)) and not isinstance(error, SnapshotCanceled):
@@ -122,16 +121,10 @@ def _take(
             ) from error
         raise
     return Snapshot(
+        **asdict(manifest),
         path=workspace,
-        source_root=source.root,
-        head_sha=source.head_sha,
-        tree_sha=filled.tree_sha,
-        branch=source.branch,
         files=filled.files,
         bytes=filled.bytes,
-        changed=filled.changed,
-        left_out=tuple(filled.left_out),
-        submodules=tuple(filled.submodules),
         borrowed=filled.borrowed,
         duration_ms=(time.perf_counter() - started) * 1000,
     )

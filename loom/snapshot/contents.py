@@ -9,7 +9,7 @@ from msgspec import Struct, field
 
 from loom.snapshot import git, skip_worktree
 from loom.snapshot.index import Index, is_directory, is_runtime, pin_name
-from loom.snapshot.model import Source
+from loom.snapshot.model import Source, object_format
 from loom.snapshot.removal import is_workspace
 from loom.snapshot.submodules import inner_repository
 from loom.util.paths import RUNTIME
@@ -90,7 +90,7 @@ def decide(source: Source, path: str, index: Index, names: Callable[[], Mapping[
             return Nested(directory=False, reason=why)
         return Nested(reason=_not_checked_out(source, path, in_conflict=path in index.unmerged))
     if len(inner.head_sha) != len(source.head_sha):
-        why = f"a repository of another format ({inner.object_format}): git can't name its commit here"
+        why = f"a repository of another format ({object_format(inner.head_sha)}): git can't name its commit here"
         return Nested(reason=why)
     name = names().get(path)
     if name is not None:

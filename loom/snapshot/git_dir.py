@@ -13,7 +13,7 @@ from loom.errors import SnapshotError
 from loom.snapshot import copy_files
 from loom.snapshot.copy_workers import CopyPool
 from loom.snapshot.git import quoted_store
-from loom.snapshot.model import Rules, Source
+from loom.snapshot.model import Rules, Source, object_format
 from loom.snapshot.names import is_refused
 from loom.snapshot.repository import check_file, config_text
 from loom.snapshot.source import object_stores, store_paths, to_borrow
@@ -72,7 +72,7 @@ def lay_out(source: Source, git_dir: Path, *, work_tree: str | None, rules: Rule
 def _config(source: Source, *, work_tree: str | None, attributes: str | None) -> Iterator[tuple[str, str]]:
     """Yield the keys of a workspace's configuration, with their values."""
     partial = source.config.get("extensions.partialclone", ())
-    sha256 = source.object_format != "sha1"
+    sha256 = object_format(source.head_sha) == "sha256"
     yield "core.repositoryformatversion", "1" if partial or sha256 else "0"
     yield "core.filemode", "true"
     yield "core.bare", "false"
@@ -84,7 +84,7 @@ def _config(source: Source, *, work_tree: str | None, attributes: str | None) ->
     yield from ((key, value) for key, value in own.items() if value)
     yield from ((key, values[-1]) for key in _CARRIED if (values := source.config.get(key)))
     if sha256:
-        yield "extensions.objectformat", source.object_format
+        yield "extensions.objectformat", "sha256"
     if partial:
         yield "extensions.partialclone", partial[-1]
     for key, values in source.config.items():

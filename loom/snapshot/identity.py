@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 
 from loom.snapshot import git
-from loom.snapshot.manifest import Manifest, read_manifest
-from loom.snapshot.model import Source
+from loom.snapshot.manifest import read_manifest
+from loom.snapshot.model import Manifest, Source
 
 
 def identity_of(source: Source, workspace: Path, folder: str, *, manifest_file: Path | None = None) -> str | None:

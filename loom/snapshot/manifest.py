@@ -1,19 +1,16 @@
-"""The data with which `verify` rebuilds a snapshot's tree. Stored in the workspace's `.git`, and untrusted: the receipt has
-the id that the rebuilt tree must have.
-"""
+"""A manifest is stored in the workspace's `.git`, and untrusted: the receipt has the id that the rebuilt tree must have."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta, Struct
 
 from loom.errors import SnapshotError
-from loom.snapshot.model import Change, LeftOut, Rules, Sha, Submodule, Text
+from loom.snapshot.model import Manifest
 from loom.util.jsons import with_texts
 from loom.util.untrusted_files import read_regular
 
@@ -21,19 +18,6 @@ NAME = "loom-snapshot.json"
 FILLING = "loom-filling"
 """Marks a workspace as loom's until its manifest exists."""
 _FORM = {"kind": "loom-snapshot", "schema_version": "loom.snapshot.v2"}
-
-
-class Manifest(Struct, frozen=True, kw_only=True):
-    source_root: Text
-    object_format: Annotated[str, Meta(pattern=r"\Asha(1|256)\Z")]
-    head_sha: Sha
-    tree_sha: Sha
-    branch: Text | None
-    changed: tuple[Change, ...]
-    rules: Rules
-    stores: tuple[Text, ...]
-    submodules: tuple[Submodule, ...]
-    left_out: tuple[LeftOut, ...]
 
 
 def write_manifest(git_dir: Path, manifest: Manifest) -> None:

@@ -48,6 +48,11 @@ def path_fields(path: str, name: str = "path") -> dict[str, str]:
     return {name: shown, f"{name}_b64": base64.b64encode(os.fsencode(path)).decode("ascii")}
 
 
+def object_format(sha: str) -> str:
+    """Return git's name of the format that an id is of."""
+    return "sha1" if len(sha) == 40 else "sha256"
+
+
 class Rules(Struct, frozen=True, kw_only=True):
     """The files outside a work tree that decide which of its files count, and how."""
 
@@ -61,14 +66,30 @@ class Rules(Struct, frozen=True, kw_only=True):
     """(path, id of unfiltered bytes) of files with a filter of the user."""
 
 
-class Submodule(Struct, frozen=True, kw_only=True):
-    """A submodule in the workspace, with the proof of its content."""
+class ProvedTree(Struct, frozen=True, kw_only=True):
+    """The content of one repository in a workspace, with its proof.
 
-    path: _Inside
+    `tree_sha` is what `git add -A && git write-tree` would give in the source, computed from the copy.
+    """
+
     head_sha: Sha
     tree_sha: Sha
     changed: tuple[Change, ...]
     rules: Rules
+
+
+class Submodule(ProvedTree, frozen=True, kw_only=True):
+    path: _Inside
+
+
+class Manifest(ProvedTree, frozen=True, kw_only=True):
+    """The data with which `verify` rebuilds a snapshot's tree."""
+
+    source_root: Text
+    branch: Text | None
+    stores: tuple[Text, ...]
+    submodules: tuple[Submodule, ...]
+    left_out: tuple[LeftOut, ...]
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -125,7 +146,6 @@ class Source:
     """Without a password."""
     read_only_mounts: tuple[Path, ...]
     """Object stores that a workspace borrows from; containers mount them read-only at the same path."""
-    object_format: str = "sha1"
     shallow: bool = False
     refs: tuple[tuple[str, str, str], ...] = field(default=(), repr=False)
     """(name, id, target of a symbolic ref or "") of branches, remote branches and tags."""
@@ -152,22 +172,12 @@ class Source:
         return [] if self.attributes_tree is None else [("attr.tree", self.attributes_tree)]
 
 
-class Snapshot(Struct, frozen=True, kw_only=True):
-    """A filled workspace.
-
-    `tree_sha` is what `git add -A && git write-tree` would give in the source, computed from the copy.
-    """
+class Snapshot(Manifest, frozen=True, kw_only=True):
+    """A filled workspace."""
 
     path: Path
-    source_root: Path
-    head_sha: str
-    tree_sha: str
-    branch: str | None
     files: int
     bytes: int
-    changed: tuple[Change, ...]
-    left_out: tuple[LeftOut, ...]
-    submodules: tuple[Submodule, ...]
     borrowed: tuple[Path, ...]
     """Object stores of the source that the workspace's git reads."""
     duration_ms: float
@@ -176,7 +186,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
         """Convert to JSON values with at most this many changes (None: all): a record need not repeat 100,000 paths."""
         return {
             **path_fields(str(self.path)),
-            **path_fields(str(self.source_root), "source_root"),
+            **path_fields(self.source_root, "source_root"),
             "head_sha": self.head_sha,
             "tree_sha": self.tree_sha,
             "branch": self.branch,

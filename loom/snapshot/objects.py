@@ -16,8 +16,7 @@ import pygit2
 from pygit2.enums import ConfigLevel, DiffOption, FileMode
 
 from loom.errors import SnapshotError
-from loom.snapshot.manifest import Manifest
-from loom.snapshot.model import readable
+from loom.snapshot.model import Manifest, readable
 from loom.util.untrusted_files import read_regular
 
 for _level in (ConfigLevel.PROGRAMDATA, ConfigLevel.SYSTEM, ConfigLevel.XDG, ConfigLevel.GLOBAL):

@@ -156,7 +156,6 @@ def discover(
         ),
         origin_url=origin[-1] if origin else None,
         read_only_mounts=to_borrow(object_stores(objects)) + _borrowed_by_modules(git_dir, objects),
-        object_format=settings.get("extensions.objectformat", ("sha1",))[-1],
         shallow=shallow == "true",
         refs=tuple((name, sha, target) for sha, _, _, name, target in found),
         config=settings,

@@ -19,7 +19,7 @@ from loom.errors import SnapshotError
 from loom.snapshot import filters, git, repository
 from loom.snapshot.index import directories
 from loom.snapshot.manifest import read_manifest
-from loom.snapshot.model import Change, Source
+from loom.snapshot.model import Change, Source, object_format
 from loom.storage.selection import Tracked
 
 _ZERO_MODE = "000000"
@@ -155,7 +155,7 @@ def tree_of(environment: Mapping[str, str], head_tree: str, changes: Sequence[Ch
     """
     if not changes:
         return head_tree
-    algorithm = "sha1" if len(head_tree) == 40 else "sha256"
+    algorithm = object_format(head_tree)
     streams = subprocess.PIPE, subprocess.PIPE, subprocess.DEVNULL
     with git.started(("cat-file", "--batch"), environment, streams=streams) as process:
         read = partial(_tree, process, len(head_tree) // 2)

@@ -22,8 +22,8 @@ from loom.errors import SnapshotError
 from loom.snapshot import filters, git, tree
 from loom.snapshot import git_dir as layout
 from loom.snapshot.index import lstat, walk
-from loom.snapshot.manifest import Manifest, read_manifest
-from loom.snapshot.model import Change, path_fields, readable
+from loom.snapshot.manifest import read_manifest
+from loom.snapshot.model import Change, Manifest, ProvedTree, object_format, path_fields, readable
 from loom.util.special_files import special_kind
 
 
@@ -93,11 +93,11 @@ def verify(
     believed, scratch = manifest_file is not None, _scratch_place(workspace)
     outer = _verify_one(_Part(manifest, workspace, "", stores, believed, scratch), environ)
     changes, unreadable = list(outer.changes), list(outer.unreadable)
-    for path, inner in _submodules(manifest):
-        place = workspace / path
-        if not place.is_dir() or place.is_symlink():
+    for inner in manifest.submodules:
+        root = workspace / inner.path
+        if not root.is_dir() or root.is_symlink():
             continue  # the change of its gitlink says so
-        found = _verify_one(_Part(inner, place, f"{path}/", stores, believed, scratch), environ)
+        found = _verify_one(_Part(inner, root, f"{inner.path}/", stores, believed, scratch), environ)
         changes += found.changes
         unreadable += found.unreadable
     return replace(outer, changes=tuple(changes), unreadable=tuple(unreadable), special=special)
@@ -108,7 +108,7 @@ def changes_between(old: Manifest, new: Manifest, *, environ: Mapping[str, str])
 
     SnapshotError where the repository has dropped a commit.
     """
-    before, after = ({"": manifest, **dict(_submodules(manifest))} for manifest in (old, new))
+    before, after = ({"": manifest, **{inner.path: inner for inner in manifest.submodules}} for manifest in (old, new))
     stores = [Path(store) for manifest in (old, new) for store in manifest.stores]
     found: list[Change] = []
     for path in sorted(before.keys() | after.keys()):
@@ -120,15 +120,15 @@ def changes_between(old: Manifest, new: Manifest, *, environ: Mapping[str, str])
 
 
 def _differing(
-    part: _Part, old: Manifest | None, new: Manifest | None, environ: Mapping[str, str]
+    part: _Part, old: ProvedTree | None, new: ProvedTree | None, environ: Mapping[str, str]
 ) -> tuple[Change, ...]:
     heads: tuple[Change, ...] = ()
-    nothing = tree.tree_of_entries({}, part.manifest.object_format)
-    commits = [manifest.head_sha if manifest else nothing for manifest in (old, new)]
+    nothing = tree.tree_of_entries({}, object_format(part.proved.head_sha))
+    commits = [proved.head_sha if proved else nothing for proved in (old, new)]
     if commits[0] != commits[1]:
         with _repository(part, environ) as here:
             heads = tree.parse_raw(git.run(("diff-tree", "-r", "--raw", "-z", "--no-renames", *commits), here))
-    own = [manifest.changed if manifest else () for manifest in (old, new)]
+    own = [proved.changed if proved else () for proved in (old, new)]
     # What one of them changed, the other has as in its commit.
     both = {change.path: (change.old_mode, change.old_sha) for changes in own for change in changes}
     sides = (
@@ -142,26 +142,10 @@ def _differing(
     return tree.differing(*({path: entry for path, entry in each.items() if entry[1].strip("0")} for each in entries))
 
 
-def _submodules(manifest: Manifest) -> Iterator[tuple[str, Manifest]]:
-    """Return the path of each, and the part of the manifest that is about it."""
-    for submodule in manifest.submodules:
-        yield (
-            submodule.path,
-            replace(
-                manifest,
-                head_sha=submodule.head_sha,
-                tree_sha=submodule.tree_sha,
-                changed=submodule.changed,
-                rules=submodule.rules,
-                submodules=(),
-            ),
-        )
-
-
 class _Part(Struct, frozen=True):
     """The outermost repository of a workspace, or a submodule."""
 
-    manifest: Manifest
+    proved: ProvedTree
     root: Path
     prefix: str
     """Its path from the outermost one, with a slash."""
@@ -172,7 +156,7 @@ class _Part(Struct, frozen=True):
 
     def config(self, environ: Mapping[str, str]) -> list[tuple[str, str]]:
         """Return settings that run nothing that the manifest names: bytes are compared where other filters count."""
-        given = self.manifest.rules.config
+        given = self.proved.rules.config
         harmless = (*tree.DECIDES, "core.safecrlf", "pack.compression", "attr.tree")
         return [(key, value) for key, value in given if key in harmless] + filters.lfs_settings(given, environ)
 
@@ -223,15 +207,13 @@ def _own_stores(workspace: Path) -> list[Path]:
 @contextmanager
 def _repository(part: _Part, environ: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """Give a git directory of our own over the part's files, until the block is left; the environment for git."""
-    manifest, rules = part.manifest, part.manifest.rules
+    head_sha, rules = part.proved.head_sha, part.proved.rules
     with tempfile.TemporaryDirectory(prefix="loom-verify-", dir=part.scratch) as scratch:
         git_dir = Path(scratch, "git")
         for name in ("objects/info", "refs", "info"):
             (git_dir / name).mkdir(parents=True)
-        (git_dir / "HEAD").write_text(f"{manifest.head_sha}\n")
-        version = (
-            "0" if manifest.object_format == "sha1" else f"1\n[extensions]\n\tobjectformat = {manifest.object_format}"
-        )
+        (git_dir / "HEAD").write_text(f"{head_sha}\n")
+        version = "0" if object_format(head_sha) == "sha1" else "1\n[extensions]\n\tobjectformat = sha256"
         (git_dir / "config").write_text(f"[core]\n\tbare = false\n\trepositoryformatversion = {version}\n")
         (git_dir / "info/exclude").write_bytes(rules.excludes + layout.RUNTIME_RULE)
         (git_dir / layout.ATTRIBUTES_BELOW).write_bytes(rules.attributes)
@@ -256,16 +238,15 @@ def _repository(part: _Part, environ: Mapping[str, str]) -> Iterator[dict[str, s
 
 
 def _verify_one(part: _Part, environ: Mapping[str, str]) -> Verification:
-    manifest, root = part.manifest, part.root
-    rules = manifest.rules
-    zero = "0" * len(manifest.head_sha)
+    proved, root = part.proved, part.root
+    zero = "0" * len(proved.head_sha)
     with _repository(part, environ) as here:
-        before = _restore_index(here, root, manifest, zero)
+        before = _restore_index(here, root, proved, zero)
         # Exit code 1: some differ. That is what the next two commands tell.
         git.Running(("update-index", "-q", "--refresh"), here, cwd=root).result(check=False)
         try:
             edits, unreadable = _edits(here, root, zero)
-            unreadable += _compare_bytes(edits, dict(rules.raw), before, here, root)
+            unreadable += _compare_bytes(edits, dict(proved.rules.raw), before, here, root)
             stderr = tree.apply(here, root, edits, zero_sha=zero)
             unreadable += [(path, "a name that no tree can have") for path in git.refused_names(stderr)]
         except git.GitFailed as error:
@@ -278,13 +259,13 @@ def _verify_one(part: _Part, environ: Mapping[str, str]) -> Verification:
                 code="FILTER_FAILED",
             ) from error
         after = tree.entries_of(here, root)
-        now = tree.tree_of_entries(after, manifest.object_format)
+        now = tree.tree_of_entries(after, object_format(proved.head_sha))
         changes = tree.differing(before, after)
     unproved = {path for path, _ in unreadable}
     return Verification(
         workspace=root,
-        head_sha=manifest.head_sha,
-        snapshot_tree_sha=manifest.tree_sha,
+        head_sha=proved.head_sha,
+        snapshot_tree_sha=proved.tree_sha,
         tree_sha=now,
         changes=tuple(
             replace(change, path=part.prefix + change.path) for change in changes if change.path not in unproved
@@ -325,16 +306,16 @@ def _compare_bytes(
     return untold
 
 
-def _restore_index(here: Mapping[str, str], root: Path, manifest: Manifest, zero: str) -> tree.Entries:
+def _restore_index(here: Mapping[str, str], root: Path, proved: ProvedTree, zero: str) -> tree.Entries:
     """Make the index of the snapshot's tree, without any stat data, so that every file is read; returns what it holds."""
     base = tree.IndexEdits()
-    for change in manifest.changed:
+    for change in proved.changed:
         if change.kind == "deleted":
             base.removed.append(change.path)
         else:
             base.reset.append((change.path, change.mode, change.sha))
     try:
-        git.run(("read-tree", manifest.head_sha), here, cwd=root)
+        git.run(("read-tree", proved.head_sha), here, cwd=root)
         tree.apply(here, root, base, zero_sha=zero)
         entries = tree.entries_of(here, root)
     except git.GitFailed as error:
@@ -344,9 +325,9 @@ def _restore_index(here: Mapping[str, str], root: Path, manifest: Manifest, zero
             code="SNAPSHOT_NOT_REBUILT",
         ) from error
     # Git reads objects without a look at whether they are what their ids say, and a job may have put others in their place.
-    if tree.tree_of_entries(entries, manifest.object_format) != manifest.tree_sha:
+    if tree.tree_of_entries(entries, object_format(proved.head_sha)) != proved.tree_sha:
         raise SnapshotError(
-            f"{root}: its manifest does not describe the tree {manifest.tree_sha} that it names",
+            f"{root}: its manifest does not describe the tree {proved.tree_sha} that it names",
             hint="a job changed .git/loom-snapshot.json, or git's objects; the workspace can't be verified",
             code="MANIFEST_DAMAGED",
         )

@@ -138,7 +138,6 @@ PASSED_BY_NOBODY: dict[str, object] = {
     "steps._short.most": 120,
     "git.Running.result.check": True,
     "model.path_fields.name": "path",
-    "model.Source.__init__.object_format": "sha1",
     "model.Snapshot.document.changes": 100,
     "source.discover.commit": True,
     "claims.Claims.make.kind": "run",
