@@ -16,6 +16,7 @@ from msgspec import Struct, field
 from loom.config import AUTO_SHELL
 from loom.plan.late import LateJob, LateStep
 from loom.pools import Pool
+from loom.secrets.base import Secret as Secret
 from loom.status import Status
 from loom.workflow.facts import Facts
 
@@ -73,13 +74,6 @@ class Step(Struct, frozen=True, kw_only=True):
     def place(self) -> str:
         """`file:line`, or empty in plans of earlier versions."""
         return f"{self.file}:{self.line}" if self.file else ""
-
-
-class Secret(Struct, frozen=True, kw_only=True):
-    name: str
-    ref: str
-    file: bool = True
-    required: bool = True
 
 
 class Build(Struct, frozen=True, kw_only=True):

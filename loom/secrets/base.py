@@ -17,17 +17,13 @@ NOT_FOUND = "SECRETS_REF_NOT_FOUND"
 REQUIRED_MISSING = "SECRETS_REQUIRED_MISSING"
 
 
-class WantedSecret(Protocol):
+class Secret(Struct, frozen=True, kw_only=True):
     """A secret that a job names."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def ref(self) -> str: ...
-
-    @property
-    def required(self) -> bool: ...
+    name: str
+    ref: str
+    file: bool = True
+    required: bool = True
 
 
 class Surroundings(Struct, frozen=True, kw_only=True):

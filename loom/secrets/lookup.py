@@ -16,9 +16,9 @@ from loom.secrets.base import (
     INVALID,
     NOT_FOUND,
     REQUIRED_MISSING,
+    Secret,
     SecretProvider,
     Surroundings,
-    WantedSecret,
     invalid,
     unavailable,
 )
@@ -62,7 +62,7 @@ def check_reference(reference: str) -> str | None:
 
 
 def resolve(
-    refs: Iterable[WantedSecret],
+    refs: Iterable[Secret],
     *,
     environ: Mapping[str, str],
     root: Path,
@@ -78,7 +78,7 @@ def resolve(
     reader = _Reader(environ=environ, root=root, config=config, judged=judged)
     values: dict[str, bytes] = {}
     missing: list[Missing] = []
-    failed: list[tuple[WantedSecret, SecretError]] = []
+    failed: list[tuple[Secret, SecretError]] = []
     for secret in refs:
         try:
             values[secret.name] = reader.read(secret.ref)
@@ -141,7 +141,7 @@ def _provider(scheme: str) -> SecretProvider:
     )
 
 
-def _combined(failed: list[tuple[WantedSecret, SecretError]]) -> SecretError:
+def _combined(failed: list[tuple[Secret, SecretError]]) -> SecretError:
     """Combine all failures; the code is the first one's, with SECRETS_REQUIRED_MISSING for a missing required secret."""
     codes = [REQUIRED_MISSING if error.code == NOT_FOUND else error.code for _, error in failed]
     # With the code in the text: the record keeps messages, and codes may differ per secret.
