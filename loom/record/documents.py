@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -11,7 +10,6 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from loom.status import Code, Count, EndedBy, FailingTest, Failure, Status
-from loom.util import jsons
 
 SCHEMA_VERSION: Final = "loom.runtime.logs.v2"
 RECEIPT_SCHEMA: Final = "loom.receipt.v1"
@@ -54,11 +52,6 @@ def checked(shape: object, kind: type[Document]) -> dict[str, Any]:
     """Parse `shape` as a document of that type, with defaults. ValueError if it does not fit."""
     with _ONE_AT_A_TIME:
         return plain(msgspec.convert(shape, kind))
-
-
-def dump(document: Document | Mapping[str, Any]) -> bytes:
-    """Encode the file: indented JSON in field order."""
-    return jsons.encode_file(document)
 
 
 class OutputCounts(Document, frozen=True, kw_only=True):

@@ -9,13 +9,14 @@ from msgspec.structs import replace
 
 from loom.record import derive
 from loom.record.derive import job_dir, output_file, section_dir, step_dir
-from loom.record.documents import Receipt, dump, plain
+from loom.record.documents import Receipt, plain
 from loom.record.events import PhaseCode, PhaseEvent, encode
 from loom.record.fold import RunFold
 from loom.record.highlights import Highlighter, Watch
 from loom.record.journal import OutputBatch
 from loom.record.run_record import RunRecord
 from loom.status import Status
+from loom.util import jsons
 
 
 class Recorder:
@@ -79,10 +80,10 @@ class Recorder:
         elif job_id is not None and event.step is not None:
             attempt = self.fold.jobs[job_id].attempts
             summary = derive.step_summary(self.fold, job_id, attempt, event.step)
-            self._record.document(f"{job_dir(job_id)}/user/{event.step}/summary.json", dump(summary))
+            self._record.document(f"{job_dir(job_id)}/user/{event.step}/summary.json", summary)
         elif job_id is not None and event.section is not None:
             section = derive.section_summary(self.fold, job_id, event.section)
-            self._record.document(f"{section_dir(job_id, event.section)}/summary.json", dump(section))
+            self._record.document(f"{section_dir(job_id, event.section)}/summary.json", section)
         elif event.phase_code == PhaseCode.PIPELINE_EXECUTE:
             self._pipeline_documents()
 
@@ -92,24 +93,24 @@ class Recorder:
         for attempt, step in job.steps:
             if attempt != job.attempts:  # its files moved with the finished attempt
                 place = step_dir(job_id, step, attempt, job.attempts)
-                self._record.document(f"{place}/summary.json", dump(derive.step_summary(fold, job_id, attempt, step)))
-        self._record.document(f"{job_dir(job_id)}/summary.json", dump(derive.job_summary(fold, job_id)))
-        self._record.document(f"{job_dir(job_id)}/manifest.json", dump(derive.job_manifest(fold, job_id)))
+                self._record.document(f"{place}/summary.json", derive.step_summary(fold, job_id, attempt, step))
+        self._record.document(f"{job_dir(job_id)}/summary.json", derive.job_summary(fold, job_id))
+        self._record.document(f"{job_dir(job_id)}/manifest.json", derive.job_manifest(fold, job_id))
         self._record.close(f"{job_dir(job_id)}/events.jsonl")
 
     def _pipeline_documents(self) -> None:
-        self._record.document("pipeline/summary.json", dump(derive.pipeline_summary(self.fold)))
-        self._record.document("pipeline/manifest.json", dump(derive.pipeline_manifest(self.fold)))
+        self._record.document("pipeline/summary.json", derive.pipeline_summary(self.fold))
+        self._record.document("pipeline/manifest.json", derive.pipeline_manifest(self.fold))
 
     def finish(self, diagnose: Callable[[Receipt], Path | None]) -> Receipt:
         """Write the last documents, the receipt last. `diagnose` writes the diagnosis of a failed run and returns its path."""
         if self.fold.pipeline is None or self.fold.pipeline.status is None:
             self._pipeline_documents()
-        self._record.document("summary.json", dump(derive.run_summary(self.fold)))
-        self._record.document("phase-report.json", dump(derive.phase_report(self.fold)))
+        self._record.document("summary.json", derive.run_summary(self.fold))
+        self._record.document("phase-report.json", derive.phase_report(self.fold))
         receipt = derive.receipt(self.fold)
         if (diagnosis := diagnose(receipt)) is not None:
             receipt = replace(receipt, diagnosis_path=str(diagnosis))
-        self._record.publish(self._record.paths.receipt, dump(receipt))
+        self._record.publish(self._record.paths.receipt, jsons.encode_file(receipt))
         self._record.close_all()
         return receipt

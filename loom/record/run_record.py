@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from loom.errors import InfrastructureError
+from loom.record.documents import Document
 from loom.record.events import PhaseEvent, encode
 from loom.record.run_paths import RunPaths
 from loom.util import atomic, jsons
@@ -183,8 +184,8 @@ class RunRecord:
             self._room.close()
             self._room = None
 
-    def document(self, relative: str, data: bytes) -> None:
-        self.publish(self.paths.logs / relative, data)
+    def document(self, relative: str, content: Document | Mapping[str, Any]) -> None:
+        self.publish(self.paths.logs / relative, jsons.encode_file(content))
 
     def publish(self, path: Path, data: bytes) -> None:
         """Replace a file atomically."""

@@ -12,7 +12,6 @@ from msgspec import Struct
 from loom.errors import RecordError
 from loom.plan.model import Plan, WorkspaceMode
 from loom.record.documents import Place
-from loom.util import jsons
 from loom.util.untrusted_files import read_regular
 
 
@@ -33,12 +32,8 @@ class SavedPlan(Struct, frozen=True, kw_only=True):
     grace_s: float = 10.0
 
 
-def dump_planned(planned: SavedPlan) -> bytes:
-    return jsons.encode_file(planned, sort=True)
-
-
 def load_planned(path: Path) -> SavedPlan:
-    """Parse the result of `dump_planned`. RecordError if it is missing or invalid."""
+    """Parse a `SavedPlan`. RecordError if it is missing or invalid."""
     try:
         planned = msgspec.json.decode(read_regular(path), type=SavedPlan)
         check_consistent(planned.plan)

@@ -18,13 +18,13 @@ from loom.errors import LoomError
 from loom.plan.image_lock import shown
 from loom.plan.model import Build, Job, Plan, WorkspaceMode
 from loom.record.coverage import extent_of, noted_assistance
-from loom.record.documents import Receipt, dump, plain
+from loom.record.documents import Receipt, plain
 from loom.record.events import PIPELINE, RUN, PhaseCode, Where, epoch_ns
 from loom.record.journal import Outcome
 from loom.record.lines import encodable
 from loom.record.reader import Reading
 from loom.record.run_paths import artifacts_beside
-from loom.record.saved_plan import SavedPlan, dump_planned
+from loom.record.saved_plan import SavedPlan
 from loom.record.store import RunEntry
 from loom.runner.children import Children
 from loom.runner.hooks import Child
@@ -38,6 +38,7 @@ from loom.runner.waits import Waits, waits
 from loom.snapshot import Snapshot
 from loom.status import ExitCode, JobResult, Skip, Status, exit_code_of, run_status
 from loom.storage.cache import Cache
+from loom.util import jsons
 from loom.util.refusals import refusals
 from loom.util.threads import beside
 
@@ -87,7 +88,9 @@ class Run:
         with self._growing:
             assert self._late is not None
             plan = self._late.plan
-            self._record.publish(self._record.paths.plan, dump_planned(replace(self._planned(), plan=plan)))
+            self._record.publish(
+                self._record.paths.plan, jsons.encode_file(replace(self._planned(), plan=plan), sort=True)
+            )
             shape = plan_shape(plan, without=self._done)
             self._journal.fact(RUN, PhaseCode.RUN_PIPELINE_EXECUTE, "plan_resolved", shape)
 
@@ -134,7 +137,7 @@ class Run:
             )
             for assisted in reuse.assisted:
                 self._journal.fact(RUN, PhaseCode.RUN_BOOTSTRAP, "assisted", plain(assisted))
-        self._record.publish(self._record.paths.plan, dump_planned(self._planned()))
+        self._record.publish(self._record.paths.plan, jsons.encode_file(self._planned(), sort=True))
         outcome = Outcome()
         filled = False
         try:
@@ -453,7 +456,7 @@ class Run:
                 first = self._diagnosed is None
                 paths = self._record.paths
                 self._record.publish(
-                    paths.diagnosis if first else paths.job_diagnosis(found.job_id or ""), dump(masked)
+                    paths.diagnosis if first else paths.job_diagnosis(found.job_id or ""), jsons.encode_file(masked)
                 )
                 self._diagnosed = self._diagnosed or masked
         except Exception:  # noqa: BLE001

@@ -75,13 +75,24 @@ def resolve(
     (required or not), SECRETS_REQUIRED_MISSING for a required secret that its store lacks, SECRETS_PROVIDER_UNAVAILABLE
     for a required secret of an unavailable store.
     """
-    reader = _Reader(environ=environ, root=root, config=config, judged=judged)
+    providers: dict[str, SecretProvider] = {}
+
+    def read(reference: str) -> bytes:
+        scheme, rest = _split(reference)
+        if scheme not in providers:
+            providers[scheme] = _provider(scheme)
+        wrong = providers[scheme].check(rest)
+        if wrong is not None:
+            raise invalid(f"its reference is malformed: {wrong}")
+        return providers[scheme].read(rest, around)
+
+    around = Surroundings(environ=environ, root=root, config=config, judged=judged, read=read)
     values: dict[str, bytes] = {}
     missing: list[Missing] = []
     failed: list[tuple[Secret, SecretError]] = []
     for secret in refs:
         try:
-            values[secret.name] = reader.read(secret.ref)
+            values[secret.name] = read(secret.ref)
         except SecretError as error:
             if secret.required or error.code == INVALID:
                 failed.append((secret, error))
@@ -90,24 +101,6 @@ def resolve(
     if failed:
         raise _combined(failed)
     return Resolution(values=values, missing=tuple(missing))
-
-
-class _Reader:
-    """Queries the stores; creates each provider once."""
-
-    def __init__(self, *, environ: Mapping[str, str], root: Path, config: Config, judged: Mapping[str, str]) -> None:
-        self._around = Surroundings(environ=environ, root=root, config=config, judged=judged, read=self.read)
-        self._providers: dict[str, SecretProvider] = {}
-
-    def read(self, reference: str) -> bytes:
-        scheme, rest = _split(reference)
-        if scheme not in self._providers:
-            self._providers[scheme] = _provider(scheme)
-        provider = self._providers[scheme]
-        wrong = provider.check(rest)
-        if wrong is not None:
-            raise invalid(f"its reference is malformed: {wrong}")
-        return provider.read(rest, self._around)
 
 
 def _split(reference: str) -> tuple[str, str]:

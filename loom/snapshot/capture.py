@@ -6,6 +6,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
 from msgspec.structs import asdict
@@ -192,7 +193,6 @@ class _Filling:
         """Tracked files that are missing."""
         self._vanished: set[str]
         """Untracked files that vanished before the copy."""
-        self._names: dict[str, str] | None = None
         self._places: list[str] = []
 
     def run(self) -> Filled:
@@ -396,7 +396,7 @@ class _Filling:
         if index.pinned_empty:
             here = self._proof.here(index=own)
             for path, tag in skip_worktree.drop_intended(index, here, self._target, "0" * len(source.head_sha)):
-                self._done.leave_out(path, skip_worktree.intended_reason(tag))
+                self._done.leave_out(path, f"intended to be added, but {pin_name(tag)} hides it from git")
         # Files pass the user's filters, as in a checkout; these may need the source's git directory.
         kept = [(key, value) for key, value in self._done.rules.config if not key.startswith("filter.")]
         lfs = [("filter.lfs.required", "false"), *((f"filter.lfs.{key}", "") for key in ("clean", "smudge", "process"))]
@@ -431,7 +431,7 @@ class _Filling:
     def _nested(self, index: Index, repositories: list[str], edits: tree.IndexEdits) -> None:
         """Capture submodules with their own work; other nested repositories become the empty directories of a CI checkout."""
         for path, tracked in [*((path, True) for path in index.gitlinks), *((path, False) for path in repositories)]:
-            nested = decide(self._source, path, index, self._submodule_names, tracked=tracked)
+            nested = decide(self._source, path, index, lambda: self._submodule_names, tracked=tracked)
             if nested.directory:
                 with directory_in(self._target, path, make=True):
                     pass  # a link that the index hides can't be in its way
@@ -444,11 +444,10 @@ class _Filling:
             if nested.inner is not None and nested.name is not None:
                 self._submodule(path, nested.inner, nested.name)
 
+    @cached_property
     def _submodule_names(self) -> Mapping[str, str]:
-        if self._names is None:
-            # From the index: a sparse checkout may hide the source's, and ignore rules may exclude it.
-            self._names = submodules.submodule_names(self._target / ".gitmodules", self._source)
-        return self._names
+        # From the index: a sparse checkout may hide the source's, and ignore rules may exclude it.
+        return submodules.submodule_names(self._target / ".gitmodules", self._source)
 
     def _submodule(self, path: str, inner: Source, name: str) -> None:
         prefix = f"{self._done.prefix}{path}/"

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from msgspec import Struct, field
 
-from loom.snapshot import git, skip_worktree
-from loom.snapshot.index import Index, is_directory, is_runtime, pin_name
+from loom.snapshot import git
+from loom.snapshot.index import Index, directories, is_directory, is_runtime, pin_name
 from loom.snapshot.model import Source, object_format
 from loom.snapshot.removal import is_workspace
 from loom.snapshot.submodules import inner_repository
@@ -43,18 +43,24 @@ def new_files(source: Source, listed: bytes, *, outermost: bool) -> New:
     return new
 
 
-def give_way(source: Source, index: Index, new: New, directories: Iterable[str]) -> list[str]:
-    """Remove hidden entries from `index` that git drops in favour of a new file of that name; return them.
+def give_way(source: Source, index: Index, new: New, replaced: Iterable[str]) -> list[str]:
+    """Remove hidden entries from `index` that git drops for something new of that name, or of a directory's; return them.
 
-    `directories` replaced tracked files: one of them may now be a repository.
+    `replaced`: directories that replaced tracked files: one of them may now be a repository.
     """
     hidden = (path for path, _ in index.pinned)
-    new.repositories += [path for path in (*directories, *hidden) if _is_repository(source, path)]
-    return skip_worktree.give_way(index, (*new.files, *new.repositories))
-
-
-def _is_repository(source: Source, path: str) -> bool:
-    return is_directory(source.root, path) and git.is_repository(source.root / path, source.environment)
+    new.repositories += [
+        path
+        for path in (*replaced, *hidden)
+        if is_directory(source.root, path) and git.is_repository(source.root / path, source.environment)
+    ]
+    taken = {*new.files, *new.repositories}
+    above = directories(taken)
+    gone = {
+        path for path, _ in index.pinned if path in above or path in taken or not taken.isdisjoint(directories([path]))
+    }
+    index.pinned = [(path, tag) for path, tag in index.pinned if path not in gone]
+    return sorted(gone)
 
 
 class Nested(Struct, frozen=True, kw_only=True):
@@ -106,11 +112,3 @@ def _not_checked_out(source: Source, path: str, *, in_conflict: bool) -> str | N
     if os.path.lexists(place / ".git"):
         return "a submodule in which git finds no commit: an empty directory"
     return "files in a submodule that is not checked out: git does not look at them" if any(place.iterdir()) else None
-
-
-def rules_environment(source: Source) -> dict[str, str]:
-    """Return the environment for check-ignore, which knows no literal pathspecs: callers put "./" before a name."""
-    here = git.environment_for(
-        source.environment, keep_config=True, repository=source.repository, index=source.index_path
-    )
-    return {name: value for name, value in here.items() if name != "GIT_LITERAL_PATHSPECS"}

@@ -16,7 +16,6 @@ from loom.cancel import Cancel
 from loom.errors import RequestError
 from loom.snapshot import git
 from loom.snapshot.capture import take
-from loom.snapshot.contents import rules_environment
 from loom.snapshot.index import ancestors, is_runtime, lstat, walk
 from loom.snapshot.merge import GITLINK
 from loom.snapshot.model import Snapshot, Source, path_fields, readable
@@ -190,12 +189,13 @@ def ignore_rule(source: Source, path: str, *, tracked: bool = False) -> Rule | N
 
 
 def _asked_rule(source: Source, path: str, *switches: str) -> Rule | None:
-    process = git.Running(
-        ("check-ignore", "-z", "-v", "-n", *switches, "--stdin"),
-        rules_environment(source),
-        cwd=source.root,
-        given=git.nul_joined([f"./{path}"]),
+    here = git.environment_for(
+        source.environment, keep_config=True, repository=source.repository, index=source.index_path
     )
+    # check-ignore knows no literal pathspecs: "./" in front keeps a name like ":(top)" a name.
+    del here["GIT_LITERAL_PATHSPECS"]
+    asked = ("check-ignore", "-z", "-v", "-n", *switches, "--stdin")
+    process = git.Running(asked, here, cwd=source.root, given=git.nul_joined([f"./{path}"]))
     fields = git.nul_list(process.result(check=False)[1])
     if len(fields) < 3 or not fields[0]:
         return None

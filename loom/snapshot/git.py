@@ -35,17 +35,9 @@ from loom.util import processes
 LOCAL_VARIABLES = frozenset(
     f"GIT_{name}"
     for name in (
-        *(
-            "ALTERNATE_OBJECT_DIRECTORIES",
-            "ATTR_SOURCE",
-            "COMMON_DIR",
-            "CONFIG",
-            "CONFIG_COUNT",
-            "CONFIG_PARAMETERS",
-            "DIR",
-        ),
-        *("GRAFT_FILE", "IMPLICIT_WORK_TREE", "INDEX_FILE", "INTERNAL_SUPER_PREFIX", "NAMESPACE", "OBJECT_DIRECTORY"),
-        *("PREFIX", "REPLACE_REF_BASE", "SHALLOW_FILE", "WORK_TREE"),
+        *("ALTERNATE_OBJECT_DIRECTORIES", "ATTR_SOURCE", "COMMON_DIR", "CONFIG", "CONFIG_COUNT", "CONFIG_PARAMETERS"),
+        *("DIR", "GRAFT_FILE", "IMPLICIT_WORK_TREE", "INDEX_FILE", "INTERNAL_SUPER_PREFIX", "NAMESPACE"),
+        *("OBJECT_DIRECTORY", "PREFIX", "REPLACE_REF_BASE", "SHALLOW_FILE", "WORK_TREE"),
     )
 )
 
@@ -450,10 +442,9 @@ def repository_at(place: Path, environ: Mapping[str, str], *, modules: Iterable[
         return None
     try:
         plain = environment_for(environ) | {"GIT_CEILING_DIRECTORIES": str(place.parent)}
-        found = repositories.find(place, plain, modules=modules)
+        return repositories.find(place, plain, modules=modules)
     except RequestError:
         return None
-    return found
 
 
 def is_repository(place: Path, environment: Mapping[str, str]) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loom.snapshot import git
 from loom.snapshot.manifest import read_manifest
-from loom.snapshot.model import Manifest, Source
+from loom.snapshot.model import Source
 
 
 def identity_of(source: Source, workspace: Path, folder: str, *, manifest_file: Path | None = None) -> str | None:
@@ -22,7 +22,8 @@ def identity_of(source: Source, workspace: Path, folder: str, *, manifest_file: 
         found: object = (manifest.tree_sha, manifest.head_sha, manifest.branch, tags, manifest.submodules)
     else:
         try:
-            tree = _tree_of(source, manifest, folder)
+            here = git.environment_for(source.environment, repository=source.repository)
+            tree = git.run(("ls-tree", "--full-tree", "-z", manifest.head_sha, "--", folder), here, cwd=source.root)
         except git.GitFailed:
             return None
         changed = [change for change in manifest.changed if change.path.startswith(inside)]
@@ -30,9 +31,3 @@ def identity_of(source: Source, workspace: Path, folder: str, *, manifest_file: 
     # The rules decide with which bytes a file is laid out, and what is left out is not there.
     whole = repr((found, manifest.rules, manifest.left_out))
     return hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _tree_of(source: Source, manifest: Manifest, folder: str) -> bytes:
-    """Return the commit's entry at this path; empty if none."""
-    here = git.environment_for(source.environment, repository=source.repository)
-    return git.run(("ls-tree", "--full-tree", "-z", manifest.head_sha, "--", folder), here, cwd=source.root)

@@ -233,10 +233,8 @@ def _check_files(git_dir: Path, common_dir: Path) -> None:
     or a FIFO, at which git would wait."""
     for place in {git_dir, common_dir}:
         for name in _GIT_FILES:
-            try:
-                status = os.lstat(
-                    f"{place}/{name}"
-                )  # of twenty files, each time that a command looks for its repository
+            try:  # twenty files, each time that a command looks for its repository
+                status = os.lstat(f"{place}/{name}")
             except OSError:
                 continue
             if not stat.S_ISDIR(status.st_mode):

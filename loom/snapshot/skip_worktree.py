@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from loom.errors import SnapshotError
 from loom.snapshot import git, tree
-from loom.snapshot.index import Index, directories, pin_name
+from loom.snapshot.index import Index
 from loom.snapshot.model import Source
-
-
-def give_way(index: Index, new: Iterable[str]) -> list[str]:
-    """Take those from `index.pinned` that git drops, since something new has their name, or that of a directory of theirs."""
-    taken = set(new)
-    above = directories(taken)
-    gone = {
-        path for path, _ in index.pinned if path in above or path in taken or not taken.isdisjoint(directories([path]))
-    }
-    index.pinned = [(path, tag) for path, tag in index.pinned if path not in gone]
-    return sorted(gone)
 
 
 def drop_intended(
@@ -37,10 +26,6 @@ def drop_intended(
     dropped = [(path, tag) for path, tag in index.pinned if path in intended]
     index.pinned = [(path, tag) for path, tag in index.pinned if path not in intended]
     return dropped
-
-
-def intended_reason(tag: str) -> str:
-    return f"intended to be added, but {pin_name(tag)} hides it from git"
 
 
 def lay_out(paths: list[str], environment: Mapping[str, str], workspace: Path, source: Source) -> None:

@@ -141,9 +141,7 @@ def differing(old: Entries, new: Entries) -> tuple[Change, ...]:
     nothing = _ZERO_MODE, "0" * max((len(sha) for _, sha in (*old.values(), *new.values())), default=40)
     for path in sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path)):
         (old_mode, old_sha), (mode, sha) = old.get(path, nothing), new.get(path, nothing)
-        status = "T" if old_mode[:2] != mode[:2] else "M"
-        kind = _kind(status, old_mode, mode, old_sha, sha)
-        result.append(Change(path=path, kind=kind, old_mode=old_mode, mode=mode, old_sha=old_sha, sha=sha))
+        result.append(_change(path, old_mode, mode, old_sha, sha))
     return tuple(result)
 
 
@@ -233,25 +231,18 @@ def parse_raw(data: bytes) -> tuple[Change, ...]:
     items = git.nul_list(data)
     result = []
     for meta, path in zip(items[::2], items[1::2], strict=True):
-        old_mode, mode, old_sha, sha, status = meta.decode().lstrip(":").split(" ")
-        result.append(
-            Change(
-                path=os.fsdecode(path),
-                kind=_kind(status[0], old_mode, mode, old_sha, sha),
-                old_mode=old_mode,
-                mode=mode,
-                old_sha=old_sha,
-                sha=sha,
-            )
-        )
+        old_mode, mode, old_sha, sha, _ = meta.decode().lstrip(":").split(" ")
+        result.append(_change(os.fsdecode(path), old_mode, mode, old_sha, sha))
     return tuple(result)
 
 
-def _kind(status: str, old_mode: str, mode: str, old_sha: str, sha: str) -> str:
-    if status == "A" or old_mode == _ZERO_MODE:
-        return "added"
-    if status == "D" or mode == _ZERO_MODE:
-        return "deleted"
-    if status == "T":
-        return "type_changed"
-    return "mode_changed" if old_sha == sha and old_mode != mode else "modified"
+def _change(path: str, old_mode: str, mode: str, old_sha: str, sha: str) -> Change:
+    if old_mode == _ZERO_MODE:
+        kind = "added"
+    elif mode == _ZERO_MODE:
+        kind = "deleted"
+    elif old_mode[:2] != mode[:2]:
+        kind = "type_changed"
+    else:
+        kind = "mode_changed" if old_sha == sha and old_mode != mode else "modified"
+    return Change(path=path, kind=kind, old_mode=old_mode, mode=mode, old_sha=old_sha, sha=sha)

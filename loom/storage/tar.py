@@ -80,7 +80,8 @@ def packed(items: Iterable[Item], owner: tuple[int, int] = (0, 0)) -> Iterator[b
                 yield bytes(piece)
                 written += len(piece)
                 piece.clear()
-    yield bytes(piece) + _end(written + len(piece))
+    end = written + len(piece) + 2 * _BLOCK
+    yield bytes(piece) + _ZEROS[: 2 * _BLOCK] + _ZEROS[: -end % _RECORD]
 
 
 def _parts(entry: TarEntry, content: Content | None, owner: tuple[int, int] = (0, 0)) -> Iterator[bytes]:
@@ -88,10 +89,6 @@ def _parts(entry: TarEntry, content: Content | None, owner: tuple[int, int] = (0
     if content is not None and entry.size:
         yield from _pieces(content, entry.size, entry.path)
         yield _ZEROS[: -entry.size % _BLOCK]
-
-
-def _end(written: int) -> bytes:
-    return _ZEROS[: 2 * _BLOCK] + _ZEROS[: -(written + 2 * _BLOCK) % _RECORD]
 
 
 def _header(entry: TarEntry, owner: tuple[int, int]) -> Iterable[bytes]:

@@ -65,8 +65,6 @@ GIVEN_BY_NOBODY: dict[str, object] = {
     "LateNeed.result": "success",
     "LateJob.fail_fast": True,
     "LateStep.stage": "main",
-    "Secret.file": True,
-    "Secret.required": True,
     "Build.context": ".",
     "Build.dockerfile": "Dockerfile",
     "Image.pull": "missing",

@@ -13,9 +13,9 @@ import pytest
 from msgspec.structs import replace
 
 from loom.record import derive
-from loom.record.documents import dump
 from loom.record.events import PhaseEvent, decode
 from loom.record.fold import RunFold
+from loom.util import jsons
 from tests.docker.run.conftest import IMAGE, Project, Ran, events_of, load, output_of, tree
 from tests.support.waiting import promptly, until
 
@@ -210,9 +210,11 @@ def test_documents_are_what_the_events_say_byte_for_byte(project: Project) -> No
         for section in job.sections:
             written[f"jobs/{job_id}/system/{section}/summary.json"] = derive.section_summary(fold, job_id, section)
     for name, document in written.items():
-        assert (ran.logs / name).read_bytes() == dump(document), name
+        assert (ran.logs / name).read_bytes() == jsons.encode_file(document), name
     diagnosis = ran.logs / "diagnosis.json"
-    assert ran.receipt_path.read_bytes() == dump(replace(derive.receipt(fold), diagnosis_path=str(diagnosis)))
+    assert ran.receipt_path.read_bytes() == jsons.encode_file(
+        replace(derive.receipt(fold), diagnosis_path=str(diagnosis))
+    )
     assert {str(path.relative_to(ran.logs)) for path in ran.logs.rglob("*.json")} == {*written, diagnosis.name}
     assert fold.jobs["flaky"].attempts == 2
 

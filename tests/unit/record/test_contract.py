@@ -12,10 +12,11 @@ from msgspec.structs import replace
 from loom.analysis import schemas
 from loom.record import derive
 from loom.record.derive import section_dir, step_dir
-from loom.record.documents import Document, dump
+from loom.record.documents import Document
 from loom.record.event_files import read_phases
 from loom.record.fold import RunFold
 from loom.record.run_paths import RunPaths
+from loom.util import jsons
 
 from .conftest import Make, Ran
 
@@ -72,11 +73,11 @@ def hold(paths: RunPaths, *, whole: bool = True) -> None:
     fold = RunFold()
     for event in read_phases(paths):
         fold.apply(event)
-    rebuilt = {place: dump(document) for place, document in documents(fold)}
+    rebuilt = {place: jsons.encode_file(document) for place, document in documents(fold)}
     if whole:
         receipt = derive.receipt(fold)
         diagnosed = None if receipt.status.ok else f"{receipt.logs_dir}/diagnosis.json"
-        assert paths.receipt.read_bytes() == dump(replace(receipt, diagnosis_path=diagnosed))
+        assert paths.receipt.read_bytes() == jsons.encode_file(replace(receipt, diagnosis_path=diagnosed))
         assert paths.diagnosis.exists() == (diagnosed is not None)
         validate("receipt", json.loads(paths.receipt.read_bytes()))
         assert derive.phase_report(fold)["complete"], derive.phase_report(fold)

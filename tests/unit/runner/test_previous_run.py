@@ -28,7 +28,7 @@ from loom.plan.model import (
 from loom.providers.base import COMMAND_USER, Resolved
 from loom.providers.interactive import options_of
 from loom.record.fold import JobState
-from loom.record.saved_plan import SavedPlan, dump_planned, load_planned
+from loom.record.saved_plan import SavedPlan, load_planned
 from loom.record.step_outputs import recorded, restored
 from loom.runner.attempt import NOT_KEPT
 from loom.runner.hooks import keeps
@@ -36,6 +36,7 @@ from loom.runner.previous_run import PastJob, PastRun, step_named
 from loom.runner.views import View
 from loom.secrets.masking import Masker
 from loom.status import Status
+from loom.util import jsons
 
 JOB = Job(
     id="unit.1",
@@ -88,7 +89,7 @@ def test_a_plan_reads_back_as_it_was_written(tmp_path: Path) -> None:
         read_only_mounts=("/srv/objects",),
         container=True,
     )
-    (tmp_path / "plan.json").write_bytes(dump_planned(planned))
+    (tmp_path / "plan.json").write_bytes(jsons.encode_file(planned, sort=True))
     assert load_planned(tmp_path / "plan.json") == planned
 
 
