@@ -236,16 +236,12 @@ def copy_shared_indexes(source: Source, git_dir: Path) -> None:
 
 def is_plain(index: bytes) -> bool:
     """Return whether an index says nothing that only holds at the source's path; only "no" may be wrong."""
-    return not is_split(index) and not any(_extension(index, name) for name in (b"FSMN", b"UNTR", b"sdir"))
+    return not any(True for name in (b"link", b"FSMN", b"UNTR", b"sdir") for _ in _extensions(index, name))
 
 
 def is_split(index: bytes) -> bool:
     """Return whether a part of it is in another file (as sure as `is_plain`); to read it touches that file's time."""
-    return _extension(index, b"link")
-
-
-def _extension(index: bytes, name: bytes) -> bool:
-    return any(True for _ in _extensions(index, name))
+    return any(True for _ in _extensions(index, b"link"))
 
 
 def tree_of_index(index: bytes, digest_size: int) -> str | None:

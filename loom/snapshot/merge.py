@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -79,11 +79,7 @@ def merge(
 def _in_the_way(target: Path, wanted: Mapping[str, Change]) -> dict[str, str]:
     """Return the paths that can't come to be, and why: something stays where they or their directories would be."""
     goes = {path for path, change in wanted.items() if change.kind == "deleted"}
-    found = {}
-    for path, change in wanted.items():
-        if change.kind != "deleted" and (reason := _obstacle(target, path, goes)):
-            found[path] = reason
-    return found
+    return {path: reason for path in wanted if path not in goes and (reason := _obstacle(target, path, goes))}
 
 
 def _obstacle(target: Path, path: str, goes: Collection[str]) -> str | None:
@@ -99,14 +95,9 @@ def _obstacle(target: Path, path: str, goes: Collection[str]) -> str | None:
         return None
     if not stat.S_ISDIR(status.st_mode):
         return "it is not a file there"
-    stays = next((name for name in _files_below(target, path) if name not in goes), None)
+    names = (os.path.relpath(entry.path, target) for _, _, files in walk(target / path) for entry in files)
+    stays = next((name for name in names if name not in goes), None)
     return None if stays is None else f"it is a directory there, with {stays}"
-
-
-def _files_below(root: Path, path: str) -> Iterator[str]:
-    for _, _, files in walk(root / path):
-        for entry in files:
-            yield os.path.relpath(entry.path, root)
 
 
 class Applied(Struct):

@@ -27,10 +27,14 @@ _LARGEST_SHOWN = 1 << 20
 
 def facts_of_commit(manifest: Manifest) -> dict[str, str]:
     """Describe the commit of a snapshot: sha, subject, author, time. SnapshotError if its repository lacks it."""
-    found = _commit(_repository_of(manifest), manifest.head_sha)
     try:
+        if not manifest.stores:
+            raise ValueError("the manifest names no store")
+        found = _repository(manifest.stores[0])[manifest.head_sha]
+        if not isinstance(found, pygit2.Commit):
+            raise ValueError("it is not a commit")
         time = datetime.fromtimestamp(found.author.time, UTC)
-    except (ValueError, OverflowError, OSError) as error:
+    except (pygit2.GitError, KeyError, ValueError, OverflowError, OSError) as error:
         raise _unreadable(manifest.head_sha, error) from error
     return {
         "sha": manifest.head_sha,
@@ -130,12 +134,6 @@ def _tree(repository: pygit2.Repository, files: Mapping[str, tuple[int, bytes]])
     return found
 
 
-def _repository_of(manifest: Manifest) -> pygit2.Repository:
-    if not manifest.stores:
-        raise _unreadable(manifest.head_sha, "the manifest names no store")
-    return _repository(manifest.stores[0])
-
-
 def _repository(store: str) -> pygit2.Repository:
     """Return a repository in memory, over an object store and its alternates."""
     repository = pygit2.Repository()
@@ -144,16 +142,6 @@ def _repository(store: str) -> pygit2.Repository:
     except pygit2.GitError as error:
         raise _unreadable(store, error) from error
     return repository
-
-
-def _commit(repository: pygit2.Repository, sha: str) -> pygit2.Commit:
-    try:
-        found = repository[sha]
-    except (pygit2.GitError, KeyError, ValueError) as error:
-        raise _unreadable(sha, error) from error
-    if not isinstance(found, pygit2.Commit):
-        raise _unreadable(sha, "it is not a commit")
-    return found
 
 
 def _unreadable(what: str, error: object) -> SnapshotError:

@@ -86,14 +86,10 @@ class _Lines(Struct):
     begin: _Line | _Position
 
 
-class _Positions(Struct):
-    begin: _Position
-
-
 class _Spot(Struct):
     path: str
     lines: _Lines | None = None
-    positions: _Positions | None = None
+    positions: _Lines | None = None
 
 
 class _Issue(Struct):

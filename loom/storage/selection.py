@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
 from msgspec import Struct
 
@@ -44,7 +43,31 @@ class Tracked(Struct, frozen=True, kw_only=True):
         return path in self.paths or any(below(path, each) for each in self.submodules)
 
 
-class PathSelection:
+class Everything:
+    """Selects these paths with everything below; "." is the whole directory."""
+
+    def __init__(self, *paths: str) -> None:
+        self.roots = tuple("" if path == "." else path for path in paths)
+        """Where a walk begins, "" for the workspace; none contains another."""
+
+    def never(self, path: str) -> bool:
+        """Return whether this path and everything below is excluded."""
+        return False
+
+    def left_out(self, path: str) -> bool:
+        """Return whether this path is excluded, though not what is below."""
+        return False
+
+    def takes(self, path: str) -> bool:
+        """Return whether this path is selected, by itself or by a directory above."""
+        return True
+
+    def may_hold(self, directory: str) -> bool:
+        """Return whether paths below this directory may be selected."""
+        return True
+
+
+class PathSelection(Everything):
     """A selection of paths. UnsafePath for a pattern that is absolute or climbs out.
 
     A pattern that matches a directory selects everything below; `*` and `?` stay within a name, `**` spans directories,
@@ -68,6 +91,13 @@ class PathSelection:
             problem = pattern_problem(pattern)
             if problem:
                 raise UnsafePath(f"{pattern!r}: {problem}")
+        outermost: list[str] = []
+        for root in sorted(
+            {""} if beyond is not None else {root for pattern in self.paths for root in _roots(pattern)}
+        ):
+            if not any(below(root, other) for other in outermost):
+                outermost.append(root)
+        super().__init__(*outermost)
         self._include = [(pattern, _all_of(pattern), _depth_patterns(pattern)) for pattern in self.paths]
         self._exclude = [_all_of(pattern) for pattern in exclude if not exclude_alone]
         self._exclude_alone = [globs.compile(normal(pattern) or "**") for pattern in exclude if exclude_alone]
@@ -77,22 +107,10 @@ class PathSelection:
         """The patterns that have matched so far."""
 
     @property
-    def roots(self) -> tuple[str, ...]:
-        """The directories or files to start at, "" for the workspace; none contains another."""
-        found: list[str] = []
-        if self._beyond is not None:
-            return ("",)
-        for root in sorted({root for pattern in self.paths for root in _roots(pattern)}):
-            if not any(below(root, other) for other in found):
-                found.append(root)
-        return tuple(found)
-
-    @property
     def missing(self) -> tuple[str, ...]:
         return tuple(pattern for pattern in self.paths if pattern not in self.matched)
 
     def takes(self, path: str) -> bool:
-        """Return whether this path is selected, by itself or by a directory above."""
         if self.never(path):
             return False
         taken = self._beyond is not None and path not in self._beyond
@@ -103,11 +121,9 @@ class PathSelection:
         return taken and not self.left_out(path)
 
     def left_out(self, path: str) -> bool:
-        """Return whether this path is excluded, though not what is below."""
         return any(pattern.fullmatch(path) for pattern in self._exclude_alone)
 
     def never(self, path: str) -> bool:
-        """Return whether this path and everything below is excluded."""
         if path == _GIT or path.startswith(".git/"):
             if not self._with_git:
                 return True
@@ -118,7 +134,6 @@ class PathSelection:
         return any(compiled.fullmatch(path) for compiled in self._exclude)
 
     def may_hold(self, directory: str) -> bool:
-        """Return whether paths below this directory may be selected."""
         parts = directory.split("/")
         if self._beyond is not None:
             return True
@@ -154,31 +169,3 @@ def _reaches(levels: list[globs.Glob | None], parts: list[str]) -> bool:
         if not level.fullmatch(part):
             return False
     return True
-
-
-class Chosen(Protocol):
-    """The interface that a walk needs; `PathSelection` implements it."""
-
-    @property
-    def roots(self) -> tuple[str, ...]: ...
-    def never(self, path: str) -> bool: ...
-    def left_out(self, path: str) -> bool: ...
-    def takes(self, path: str) -> bool: ...
-    def may_hold(self, directory: str) -> bool: ...
-
-
-class Everything:
-    """Selects these paths with everything below; "." is the whole directory. Implements `Chosen`."""
-
-    def __init__(self, *paths: str) -> None:
-        self.roots = tuple("" if path == "." else path for path in paths)
-
-    def never(self, path: str) -> bool:
-        return False
-
-    left_out = never
-
-    def takes(self, path: str) -> bool:
-        return True
-
-    may_hold = takes

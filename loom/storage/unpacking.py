@@ -37,14 +37,22 @@ class UnsafeArchive(ValueError):
     """An archive with an unsafe entry; the message names the entry and the reason."""
 
 
-def checked(items: Iterable[Item], reserved: Iterable[str] = ()) -> Iterator[Item]:
-    """Yield the entries with normalised path and mode, until one breaks the rules or is `reserved`: UnsafeArchive."""
+def checked(
+    items: Iterable[Item], reserved: Iterable[str] = (), *, on_special: Callable[[str, str], None] | None = None
+) -> Iterator[Item]:
+    """Yield the entries with normalised path and mode, until one breaks the rules or is `reserved`: UnsafeArchive.
+
+    `on_special` gets each device or FIFO, which is skipped; without it, one is unsafe.
+    """
     reserved = tuple(reserved)
     files: set[str] = set()
     links: set[str] = set()
     held = Totals()
     for entry, content in items:
         name = entry.path
+        if entry.kind == "special" and on_special is not None:
+            on_special(name, entry.target)
+            continue
         path = _safe_path(name)
         if any(below(path, place) for place in reserved):
             raise UnsafeArchive(f"{name!r} is a path of loom's own record")
@@ -113,10 +121,9 @@ def unpack(stream: Content, root: Path, *, on_special: Callable[[str, str], None
     """Unpack a tar archive over the directory `root`; a file replaces a file. Removes written files on failure.
 
     UnsafeArchive for unsafe entries, DamagedArchive for an invalid or truncated archive, OSError when `root` can't be
-    written. `on_special` gets each device or FIFO, which is skipped; without it, one is unsafe.
+    written. `on_special`: as in `checked`.
     """
-    items = read(stream)
-    return unpack_items(checked(items if on_special is None else _without_special(items, on_special)), root)
+    return unpack_items(checked(read(stream), on_special=on_special), root)
 
 
 def unpack_items(items: Iterable[Item], root: Path) -> Totals:
@@ -132,14 +139,6 @@ def unpack_items(items: Iterable[Item], root: Path) -> Totals:
             writer.undo()
             raise
     return written
-
-
-def _without_special(items: Iterable[Item], on_special: Callable[[str, str], None]) -> Iterator[Item]:
-    for entry, content in items:
-        if entry.kind == "special":
-            on_special(entry.path, entry.target)
-        else:
-            yield entry, content
 
 
 class TreeWriter:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from loom.storage.selection import OWN_PLACES, Chosen, PathSelection
+from loom.storage.selection import OWN_PLACES, Everything, PathSelection
 from loom.storage.tar import Check, CheckedStream, Item, Kind, TarEntry, packed, read
 from loom.storage.unpacking import Totals, checked, unpack_items
 from loom.util.paths import normal
@@ -77,7 +78,7 @@ class DirectoryView:
         self.root = root
         self.check = check
 
-    def read(self, selection: Chosen, on_skipped: OnSkipped) -> Iterator[Item]:
+    def read(self, selection: Everything, on_skipped: OnSkipped) -> Iterator[Item]:
         for item in _Walk(selection, on_skipped, contents=True).from_root(self.root):
             self.check()
             yield item
@@ -106,7 +107,7 @@ def _checked_in_turn(archives: Iterable[OpenArchive], check: Check, written: lis
 class _Walk:
     """Walks below a directory by directory descriptors, so that a directory replaced by a link is not entered."""
 
-    def __init__(self, selection: Chosen, on_skipped: OnSkipped, *, contents: bool) -> None:
+    def __init__(self, selection: Everything, on_skipped: OnSkipped, *, contents: bool) -> None:
         self._selection = selection
         self._on_skipped = on_skipped
         self._contents = contents
@@ -251,13 +252,13 @@ class TarView:
                 sharing.setdefault(target, []).append(path)
             else:
                 taken.add(path)
-                yield _renamed(entry, path, target), content
+                yield replace(entry, path=path, mode=entry.mode & 0o777, target=target), content
         # Requested alone, each of them is a file.
         others = {first: more for first, *more in sharing.values()}
         for entry, content in self._members(sorted(others), skipped) if others else ():
             path = normal(entry.path)
             if path in others and entry.kind == "file":
-                yield _renamed(entry, path, ""), content
+                yield replace(entry, path=path, mode=entry.mode & 0o777), content
                 for other in others.pop(path):
                     yield TarEntry(other, "hardlink", entry.mode & 0o777, entry.mtime_ns, 0, path), None
         for path, more in others.items():
@@ -276,10 +277,6 @@ class TarView:
         # One transfer for all: each is a request to the engine, or a command in the pod.
         self._archiver.put_archive(packed(_checked_in_turn(archives, self.check, [])))
         return written
-
-
-def _renamed(entry: TarEntry, path: str, target: str) -> TarEntry:
-    return TarEntry(path, entry.kind, entry.mode & 0o777, entry.mtime_ns, entry.size, target)
 
 
 def view_of(session: TarSession, check: Check = _go_on) -> WorkspaceView:
