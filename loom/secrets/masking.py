@@ -80,15 +80,11 @@ class _Rules(Struct, frozen=True, eq=False):
         """Return the numbers of lines with a match."""
         numbers = set()
         for view, _ in views(data):
-            number = at = end = 0
-            for anchor, start, _ in self.anchors.find_matches_as_indexes(view, overlapping=True):
-                if start >= end and any(view[start : start + length] in self.pieces for length in self.lengths[anchor]):
-                    number += view.count(b"\n", at, start)
-                    numbers.add(number)
-                    at = start
-                    end = view.find(b"\n", start)
-                    if end < 0:
-                        break
+            number = at = 0
+            for start, _, _ in self.found(view):
+                number += view.count(b"\n", at, start)
+                numbers.add(number)
+                at = start
         return numbers
 
     def spans(self, line: bytes) -> list[_Span]:

@@ -135,10 +135,7 @@ def _strip(git_dir: Path) -> None:
     """Remove all but git's objects, which never change."""
     for entry in (*os.scandir(git_dir), *os.scandir(git_dir / "objects")):
         if entry.name == "info" or (entry.name != "objects" and Path(entry.path).parent == git_dir):
-            if entry.is_dir(follow_symlinks=False):
-                delete(Path(entry.path))
-            else:
-                Path(entry.path).unlink()
+            _remove(entry)
 
 
 def empty(workspace: Path) -> None:
@@ -148,10 +145,14 @@ def empty(workspace: Path) -> None:
     except FileNotFoundError:
         return  # somebody removed it
     for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            delete(Path(entry.path))
-        else:
-            Path(entry.path).unlink(missing_ok=True)
+        _remove(entry)
+
+
+def _remove(entry: os.DirEntry[str]) -> None:
+    if entry.is_dir(follow_symlinks=False):
+        delete(Path(entry.path))
+    else:
+        Path(entry.path).unlink(missing_ok=True)
 
 
 class _Filling:

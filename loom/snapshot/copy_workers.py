@@ -7,8 +7,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from loom.cancel import Cancel
@@ -45,18 +45,14 @@ class CopyPool:
     def __enter__(self) -> CopyPool:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             processes.end(*self._helpers)
         for helper in self._helpers:
             for pipe in (helper.stdin, helper.stdout):
                 if pipe is not None:
-                    try:
+                    with suppress(OSError):  # the helper is gone; its report was already received
                         pipe.close()
-                    except OSError:
-                        pass  # the helper is gone; its report was already received
             helper.wait()  # no limit: its input is closed, or it was killed
         self._own.close()
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -27,8 +26,8 @@ _ANY_MODE = ""
 class State(Struct, frozen=True, kw_only=True):
     names: Mapping[str, str]
     """The paths of a snapshot, each with what the index decides of it."""
-    settings: Mapping[str, str]
-    """What else counts, with a digest of its value."""
+    settings: Mapping[str, Hashable]
+    """What else counts, with its value."""
     head: tuple[object, ...]
     read_from: tuple[Path, ...]
     """The files outside of the work tree that all this was read from."""
@@ -126,8 +125,8 @@ def _state_of(root: Path, environ: Mapping[str, str], also: tuple[Path, ...]) ->
     return State(
         names=names,
         settings={
-            "git's configuration": _digest(repr(tree.hashing_config(source)).encode()),
-            **{str(path): _digest(_content(path)) for path in outside},
+            "git's configuration": tuple(tree.hashing_config(source)),
+            **{str(path): _content(path) for path in outside},
             "the branch": source.branch or "",
         },
         head=(source.head_sha, source.refs),
@@ -178,7 +177,3 @@ def _content(path: Path) -> bytes:
         return path.read_bytes() if path.is_file() else b""
     except OSError:
         return b""
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

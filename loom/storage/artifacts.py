@@ -33,11 +33,6 @@ from loom.util import atomic
 from loom.util.units import counted, rough_size
 from loom.util.untrusted_files import open_regular
 
-PATH_INVALID = "ARTIFACT_PATH_INVALID"
-NO_SPACE = "ARTIFACT_NO_SPACE"
-UNREADABLE = "ARTIFACT_UNREADABLE"
-UNSAFE = "ARTIFACT_UNSAFE"
-
 T = TypeVar("T")
 
 _CHUNK = 1 << 20
@@ -125,7 +120,7 @@ def _verified(archive: Path, sha256: str | None) -> Iterator[IO[bytes]]:
             raise ArtifactError(
                 f"{archive} is not what the job left: its checksum differs from the record's",
                 hint="Run the job that makes it again.",
-                code=UNREADABLE,
+                code="ARTIFACT_UNREADABLE",
             )
         with _opened(archive) as packed:
             yield packed
@@ -170,7 +165,7 @@ def _selection(spec: Artifacts, beyond: Tracked | None = None) -> PathSelection:
         raise ArtifactError(
             f"artifacts: {error}",
             hint="Name paths inside of the workspace, such as `build/` or `**/*.xml`.",
-            code=PATH_INVALID,
+            code="ARTIFACT_PATH_INVALID",
         ) from error
 
 
@@ -182,15 +177,19 @@ def _as_artifact_error(what: str, place: Path | None = None) -> Iterator[None]:
     except UnsafeArchive as error:
         where = f"{place}: " if place else ""
         raise ArtifactError(
-            f"can't {what}: {where}{error}", hint="Nothing outside of the workspace was touched.", code=UNSAFE
+            f"can't {what}: {where}{error}",
+            hint="Nothing outside of the workspace was touched.",
+            code="ARTIFACT_UNSAFE",
         ) from error
     except (DamagedArchive, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ArtifactError(f"can't {what}: {place or 'the archive'} is damaged ({error})", code=UNREADABLE) from error
+        raise ArtifactError(
+            f"can't {what}: {place or 'the archive'} is damaged ({error})", code="ARTIFACT_UNREADABLE"
+        ) from error
     except OSError as error:
         place_of = f"{error.filename}: " if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ArtifactError(
-                f"can't {what}: the disk is full", hint="`loom clean` removes old runs.", code=NO_SPACE
+                f"can't {what}: the disk is full", hint="`loom clean` removes old runs.", code="ARTIFACT_NO_SPACE"
             ) from error
         raise ArtifactError(f"can't {what}: {place_of}{error.strerror or error}") from error
 

@@ -20,12 +20,9 @@ from loom.util.paths import below, climbs_out
 
 
 def _without_secret_names(
-    items: Iterable[Item], masker: Masker | None, on_skipped: Callable[[Skipped], None]
+    items: Iterable[Item], masker: Masker, on_skipped: Callable[[Skipped], None]
 ) -> Iterator[Item]:
     """Leave out entries with a secret in their name or link target, and report them masked; does not read contents."""
-    if masker is None:
-        yield from items
-        return
     left_out = ""
     for entry, content in items:
         if left_out and below(entry.path, left_out):
@@ -78,7 +75,8 @@ def packing(
     """
     masker = masker if masker is not None and masker.active else None
     left_out = set[str]()
-    for entry, content in _without_secret_names(view.read(selection, skipped.append), masker, skipped.append):
+    items: Iterable[Item] = view.read(selection, skipped.append)
+    for entry, content in items if masker is None else _without_secret_names(items, masker, skipped.append):
         if entry.kind == "hardlink" and entry.target in left_out:
             skipped.append(Skipped(path=entry.path, reason=f"the same file as {entry.target}, which was left out"))
         elif masker is None or content is None:
