@@ -298,7 +298,7 @@ class _Filling:
         source = self._source
         attributes = self._proof.attributes_among([*self._index.paths(), *self._new.files])
         own = not line_endings.by_default(source.config)
-        if not own and not line_endings.named_in(attributes):
+        if not own and not any(word in attributes for word in line_endings.WORDS):
             return
         here = self._proof.here(index=self._git_dir / "index", config=source.attributes_config)
         autocrlf = own and source.config.get("core.autocrlf", ("",))[-1].lower() not in ("false", "no", "off", "0", "")
@@ -332,7 +332,7 @@ class _Filling:
             edits.reset = [
                 (path, mode, sha)
                 for path, mode, sha in index.entries()
-                if path in suspicious and changes.get(path) != "A"
+                if path in suspicious and changes.get(path) != "added"
             ]
             self._proof.reset(edits.reset)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from loom.snapshot.index import ancestors, lstat, walk
+from loom.snapshot.index import lstat, walk
 from loom.snapshot.model import Change
 from loom.snapshot.verification import Verification
+from loom.util.paths import ancestors
 
 
 def changed_since(found: Verification, moment: float, *, copied: bool = False) -> Iterator[str]:

@@ -16,11 +16,11 @@ from loom.cancel import Cancel
 from loom.errors import RequestError
 from loom.snapshot import git
 from loom.snapshot.capture import take
-from loom.snapshot.index import ancestors, is_runtime, lstat, walk
+from loom.snapshot.index import is_runtime, lstat, walk
 from loom.snapshot.merge import GITLINK
 from loom.snapshot.model import Snapshot, Source, path_fields, readable
 from loom.snapshot.removal import remove
-from loom.util.paths import new_workspace
+from loom.util.paths import ancestors, new_workspace
 from loom.util.units import counted
 
 
@@ -76,12 +76,9 @@ def _relative(source: Source, path: str, start: Path) -> str:
     joined = Path(os.path.normpath(start / path))
     parent = Path(os.path.realpath(joined.parent)) if joined != source.root else joined.parent
     for candidate in (joined, parent / joined.name):
-        if candidate == source.root:
-            return ""
-        if candidate.is_relative_to(source.root):
-            return str(candidate.relative_to(source.root))
-        if candidate.is_relative_to(source.root.resolve()):
-            return str(candidate.relative_to(source.root.resolve()))
+        for root in (source.root, source.root.resolve()):
+            if candidate.is_relative_to(root):
+                return "" if candidate == source.root else str(candidate.relative_to(root))
     raise RequestError(f"{path}: outside of the checkout {source.root}", hint="name a path inside of it")
 
 

@@ -15,7 +15,7 @@ from loom.snapshot.copy_workers import CopyPool
 from loom.snapshot.git import quoted_store
 from loom.snapshot.model import Rules, Source, object_format
 from loom.snapshot.names import is_refused
-from loom.snapshot.repository import check_file, config_text
+from loom.snapshot.repository import config_text
 from loom.snapshot.source import object_stores, store_paths, to_borrow
 from loom.util.paths import RUNTIME
 from loom.util.untrusted_files import open_regular, read_regular
@@ -225,13 +225,6 @@ def copy_index(source: Source, git_dir: Path) -> bytes:
     second = status.st_mtime_ns // 1_000_000_000 * 1_000_000_000
     os.utime(target, ns=(second, second))
     return data
-
-
-def copy_shared_indexes(source: Source, git_dir: Path) -> None:
-    """Copy the shared file of a split index."""
-    for shared in source.git_dir.glob("sharedindex.*"):
-        check_file(shared)
-        (git_dir / shared.name).write_bytes(read_regular(shared))
 
 
 def is_plain(index: bytes) -> bool:

@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from loom.snapshot import copy_files, git
 from loom.snapshot.model import Source
 from loom.snapshot.source import truth
-from loom.util.paths import RUNTIME
+from loom.util.paths import RUNTIME, ancestors
 
 LIST = ("ls-files", "-z", "--stage", "-v")
 
@@ -117,12 +117,6 @@ def directories(paths: Iterable[str]) -> set[str]:
             result.add(directory)
             directory = directory.rpartition("/")[0]
     return result
-
-
-def ancestors(path: str) -> list[str]:
-    """Yield a path's parent directories, outermost first."""
-    parts = path.split("/")
-    return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def is_directory(root: Path, path: str) -> bool:

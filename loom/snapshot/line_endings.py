@@ -13,7 +13,8 @@ from loom.snapshot import filters, git
 
 KEYS = ("core.autocrlf", "core.eol")
 DEFAULTS = (("core.autocrlf", "false"), ("core.eol", "lf"))
-_WORDS = (b"text", b"eol", b"crlf", b"ident")
+WORDS = (b"text", b"eol", b"crlf", b"ident")
+"""Attributes without these words let a checkout write the bytes that were committed."""
 _ID = re.compile(rb"\$Id(?::[^$\n]*)?\$")
 _MOST_NAMED = 200
 
@@ -22,11 +23,6 @@ def by_default(config: Mapping[str, tuple[str, ...]]) -> bool:
     """Return whether git's settings are those of CI."""
     autocrlf, eol = (config.get(key, ("",))[-1].lower() for key in KEYS)
     return autocrlf in ("", "false", "no", "off", "0") and eol in ("", "lf", "native")
-
-
-def named_in(attributes: bytes) -> bool:
-    """Return whether attributes may make a checkout write other bytes than those that were committed."""
-    return any(word in attributes for word in _WORDS)
 
 
 def restore(

@@ -17,12 +17,12 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from loom.errors import SnapshotError
-from loom.snapshot.index import ancestors, lstat, walk
+from loom.snapshot.index import lstat, walk
 from loom.snapshot.inside import parent_in, remove_empty
 from loom.snapshot.model import Change
 from loom.snapshot.names import is_refused
 from loom.util import atomic
-from loom.util.paths import below
+from loom.util.paths import ancestors, below
 from loom.util.untrusted_files import open_regular
 
 Content = tuple[int, bytes]

@@ -121,13 +121,6 @@ class Proof:
             raw = tuple(filters.ids_of(found, here, self._target, "--no-filters")[0].items())
             self._done.rules = replace(self._done.rules, raw=raw)
 
-    def _take_back(self, refused: list[str]) -> None:
-        """Take back files with names that mean git's own directory somewhere: no tree may have them."""
-        for path in refused:
-            (self._target / path).unlink(missing_ok=True)
-            self._done.files -= 1
-            self._done.leave_out(path, "a name that git refuses (it means .git on some file system)")
-
     def _prove(self, edits: tree.IndexEdits, index_tree: str | None) -> None:
         """Compute the tree from the workspace in a temporary index."""
         own = index = self._git_dir / "index"
@@ -145,7 +138,10 @@ class Proof:
                     stderr += tree.apply(
                         self.here(index=index, config=self._done.rules.config), self._target, left, zero_sha=self._zero
                     )
-                    self._take_back(git.refused_names(stderr))
+                    for path in git.refused_names(stderr):
+                        (self._target / path).unlink(missing_ok=True)
+                        self._done.files -= 1
+                        self._done.leave_out(path, "a name that git refuses (it means .git on some file system)")
                     # An optional filter may fail: git uses the file unchanged.
                     if failed := filters.complaints(stderr):
                         why = "; ".join(failed)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from loom.snapshot import filters, git
@@ -12,7 +11,10 @@ from loom.snapshot.contents import new_files_command
 from loom.snapshot.index import LIST
 from loom.snapshot.model import Source
 from loom.snapshot.names import checked_listing
+from loom.snapshot.repository import check_file
 from loom.snapshot.source import truth
+from loom.snapshot.tree import parse_raw
+from loom.util.untrusted_files import read_regular
 
 _DIFF_FILES = ("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=all")
 _SPARSE = ("core.sparsecheckout", "sparse.expectfilesoutsideofpatterns")
@@ -48,7 +50,9 @@ class Questions:
         if self._listing is None or not self.index_is_plain:
             if self._listing is not None:
                 self._listing.stop()
-            layout.copy_shared_indexes(self._source, self._git_dir)
+            for shared in self._source.git_dir.glob("sharedindex.*"):  # of a split index
+                check_file(shared)
+                (self._git_dir / shared.name).write_bytes(read_regular(shared))
             self._rewrite_index()
             self._listing = self._start(*LIST)
 
@@ -71,13 +75,13 @@ class Questions:
         """Return path -> git's letter for how it differs from the index."""
         assert self._changes is not None, "ask comes first"
         try:
-            return dict(_raw_status(self._changes.output()))
+            data = self._changes.output()
         except git.GitFailed as error:
             if not filters.failed(error.stderr):
                 raise
             # It could not be compared through its filter: as far as this answer goes, it changed.
-            again = self._start(*_DIFF_FILES, config=filters.without(self._source.config))
-            return dict(_raw_status(again.output()))
+            data = self._start(*_DIFF_FILES, config=filters.without(self._source.config)).output()
+        return {change.path: change.kind for change in parse_raw(data)}
 
     def _start(self, *arguments: str, config: Iterable[tuple[str, str]] = ()) -> git.Running:
         source = self._source
@@ -115,9 +119,3 @@ class Questions:
         )
         for shared in self._git_dir.glob("sharedindex.*"):
             shared.unlink()
-
-
-def _raw_status(data: bytes) -> Iterator[tuple[str, str]]:
-    items = git.nul_list(data)
-    for meta, path in zip(items[::2], items[1::2], strict=True):
-        yield os.fsdecode(path), meta[-1:].decode()

@@ -18,8 +18,9 @@ from msgspec import Struct
 from loom.errors import SnapshotError
 from loom.snapshot import copy_files
 from loom.snapshot.copy_workers import could_not_write
-from loom.snapshot.index import ancestors, walk
+from loom.snapshot.index import walk
 from loom.snapshot.model import Source
+from loom.util.paths import ancestors
 
 Facts = tuple[int, int, int, int, int]
 

@@ -284,11 +284,7 @@ def _seen(
                 code="REPOSITORY_ELSEWHERE",
             )
         if ("core.bare", "true") in entries:
-            raise RequestError(
-                f"{root}: a bare repository has no files to run jobs on",
-                hint="make a checkout of it: git clone, or git worktree add",
-                code="REPOSITORY_BARE",
-            )
+            raise bare(root)
     if unknown := [key for key, _ in entries if key.startswith("extensions.") and key not in _EXTENSIONS]:
         raise RequestError(
             f"{common / 'config'}: {unknown[0]}: an extension of git's format that loom does not know",
@@ -308,6 +304,14 @@ def _seen(
         config=allowed,
         partial=tuple((key, value) for key, value in entries if _FORMER_CLONE.fullmatch(key)),
         filters=tuple((key, value) for key, value in entries if key.startswith("filter.") and not _counts(key, value)),
+    )
+
+
+def bare(path: Path) -> RequestError:
+    return RequestError(
+        f"{path}: a bare repository has no files to run jobs on",
+        hint="make a checkout of it: git clone, or git worktree add",
+        code="REPOSITORY_BARE",
     )
 
 
@@ -333,7 +337,8 @@ def _view(common: Path, config: Iterable[tuple[str, str]], environ: Mapping[str,
     for base in _bases(environ):
         path = base / name
         if path.is_dir() and _is_ours(base):
-            _note_use(path)
+            if time.time() - path.stat().st_mtime > _NOTED_EVERY_S:
+                os.utime(path)
             return path
         try:
             if base.parent.name == "loom":  # the cache directory, which older versions left open to others
@@ -349,12 +354,6 @@ def _view(common: Path, config: Iterable[tuple[str, str]], environ: Mapping[str,
 
 
 _NOTED_EVERY_S, _UNUSED_S = 86_400.0, 30 * 86_400.0
-
-
-def _note_use(view: Path) -> None:
-    now = time.time()
-    if now - view.stat().st_mtime > _NOTED_EVERY_S:
-        os.utime(view, (now, now))
 
 
 def prune(environ: Mapping[str, str]) -> None:

@@ -19,7 +19,7 @@ from loom.errors import LoomError, RequestError, SnapshotError
 from loom.snapshot import git
 from loom.snapshot import repository as repositories
 from loom.snapshot.model import Allows, Source
-from loom.snapshot.repository import STORE, RepositoryView, check_file
+from loom.snapshot.repository import STORE, RepositoryView, bare, check_file
 from loom.util.untrusted_files import read_regular
 
 # Object stores up to this size are copied (docs/benchmarks.md: copying 50 MB costs about what laying out 600 files
@@ -205,11 +205,7 @@ def _explain_refusal(start: Path, inherited: Mapping[str, str]) -> NoReturn:
             code="REPOSITORY_NOT_TRUSTED",
         )
     if fields[:1] == ["true"] or "safe.bareRepository" in stderr:
-        raise RequestError(
-            f"{start}: a bare repository has no files to run jobs on",
-            hint="make a checkout of it: git clone, or git worktree add",
-            code="REPOSITORY_BARE",
-        )
+        raise bare(start)
     if fields[1:2] == ["false"]:
         raise RequestError(
             f"{start}: inside a git directory, not in a checkout",

@@ -90,7 +90,9 @@ def verify(
         )
     special = _special_files(workspace)
     stores = [*_own_stores(workspace), *(Path(store) for store in manifest.stores)]
-    believed, scratch = manifest_file is not None, _scratch_place(workspace)
+    believed = manifest_file is not None
+    inside = Path(os.path.realpath(tempfile.gettempdir())).is_relative_to(os.path.realpath(workspace))
+    scratch = str(workspace.parent) if inside else None
     outer = _verify_one(_Part(manifest, workspace, "", stores, believed, scratch), environ)
     changes, unreadable = list(outer.changes), list(outer.unreadable)
     for inner in manifest.submodules:
@@ -159,12 +161,6 @@ class _Part(Struct, frozen=True):
         given = self.proved.rules.config
         harmless = (*tree.DECIDES, "core.safecrlf", "pack.compression", "attr.tree")
         return [(key, value) for key, value in given if key in harmless] + filters.lfs_settings(given, environ)
-
-
-def _scratch_place(workspace: Path) -> str | None:
-    """Return the directory for temporary files: not the workspace itself."""
-    inside = Path(os.path.realpath(tempfile.gettempdir())).is_relative_to(os.path.realpath(workspace))
-    return str(workspace.parent) if inside else None
 
 
 def _special_files(workspace: Path) -> tuple[tuple[str, str], ...]:

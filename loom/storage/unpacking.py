@@ -21,7 +21,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from loom.storage.tar import Content, Item, TarEntry, read
-from loom.util.paths import below, normal
+from loom.util.paths import ancestors, below, normal
 
 MOST_ENTRIES = 4_000_000
 MOST_BYTES = 128 << 30
@@ -58,7 +58,7 @@ def checked(
             raise UnsafeArchive(f"{name!r} is a path of loom's own record")
         if not path:
             continue
-        if links and not links.isdisjoint(_parents(path)):
+        if links and not links.isdisjoint(ancestors(path)):
             raise UnsafeArchive(f"{name!r} leads through a link of the same archive")
         target = entry.target
         match entry.kind:
@@ -108,13 +108,6 @@ def _safe_path(name: str) -> str:
     if len(name) > LONGEST_PATH or len(parts) > DEEPEST_PATH:
         raise UnsafeArchive(f"{name[:200]!r}... is too long or too deep a name")
     return normal(name)
-
-
-def _parents(path: str) -> Iterator[str]:
-    at = path.find("/")
-    while at >= 0:
-        yield path[:at]
-        at = path.find("/", at + 1)
 
 
 def unpack(stream: Content, root: Path, *, on_special: Callable[[str, str], None] | None = None) -> Totals:

@@ -98,6 +98,12 @@ def below(path: str, directory: str) -> bool:
     return not directory or path == directory or path.startswith(directory + "/")
 
 
+def ancestors(path: str) -> list[str]:
+    """Return a path's parent directories, outermost first."""
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
+
+
 def climbs_out(path: str, target: str) -> bool:
     """Return whether a relative link at `path` points out of its tree, by text."""
     depth = path.count("/")
