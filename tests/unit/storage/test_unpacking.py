@@ -141,9 +141,8 @@ def test_special_files_are_passed_over_where_somebody_is_told(tmp_path: Path) ->
     archive = io.BytesIO(b"".join(packed([(entry, None) for entry in entries[2:]])))
     unpacking.unpack(archive, tmp_path, on_special=lambda path, kind: told.append((path, kind)))
     assert (told, os.listdir(tmp_path)) == ([], ["c"])
-    assert [
-        entry.path for entry, _ in unpacking._without_special([(entry, None) for entry in entries], record(told))
-    ] == ["c"]
+    kept = unpacking.checked([(entry, None) for entry in entries], on_special=record(told))
+    assert [entry.path for entry, _ in kept] == ["c"]
     assert told == [("a", "FIFO"), ("d/b", "device")]
 
 
