@@ -148,7 +148,7 @@ def drawn(*jobs: JobState, stages: str = "abc") -> list[tuple[str, list[str]]]:
 
 def test_stages_are_columns_and_a_matrix_is_one_box() -> None:
     cells = [job(f"m.{n}", "a", name="m", matrix={"N": str(n)}) for n in range(30)]
-    cells[7].result = ended(("failure", False)).jobs["j1"].result
+    cells[7].end = ended(("failure", False)).jobs["j1"].end
     jobs = [job("z", "b"), *cells, job("x", "a")]
     assert drawn(*jobs) == [("a", ["m ×30", "x"]), ("b", ["z"])]
     box = columns_of(["a"], cells)[0][1][0]
@@ -171,7 +171,7 @@ def ended(*results: tuple[str, bool]) -> RunFold:
     fold = RunFold()
     for number, (status, allowed) in enumerate(results, 1):
         one = fold.jobs[f"j{number}"] = job(f"j{number}", "a")
-        one.result = PhaseEvent(
+        one.end = PhaseEvent(
             seq=number, ts=BEGAN, run_id="1", pipeline_id="1", job_id=one.id, scope="job", phase_code="job.cleanup",
             phase_family="job", kind="message", message="job_finished", status=Status(status),
             data={"allowed_failure": allowed},
