@@ -168,7 +168,7 @@ def _read(
         at = yaml_file.pointer(key)
         if key not in SETTINGS:
             message = f"unknown setting {key}{_meant(key)}"
-            file.problems.append(file.problem(file.root.key_node(key), at, message, code=CODE))
+            file.problems.append(file.problem(file.root.keys.get(key), at, message, code=CODE))
             continue
         if node.kind is yaml_file.Kind.REFUSED:
             continue

@@ -110,13 +110,10 @@ class Journal:
         self.masker = masker
         self._run_id = run_id
         self._pipeline_id = pipeline_id
-        self._clock_ns = clock_ns
+        self.now_ns = clock_ns
         self._sinks = list(sinks)
         self._lock = threading.Lock()
         self._seq = seq
-
-    def now_ns(self) -> int:
-        return self._clock_ns()
 
     def started(self, where: Where, code: PhaseCode, data: Mapping[str, Any] | None = None) -> int:
         """Start a phase; return the start time for `finished`."""
@@ -161,7 +158,7 @@ class Journal:
     def lines(self, where: Where, stream: Stream, lines: Lines) -> None:
         """Record lines that are already masked."""
         with self._lock:
-            ts = timestamp(self._clock_ns())
+            ts = timestamp(self.now_ns())
             events = [
                 OutputEvent(seq, ts, stream, line)
                 if isinstance(line, str)
@@ -187,7 +184,7 @@ class Journal:
         """Record an event with these values. Returns its time."""
         masked = encodable(self.masked(data or {}))
         with self._lock:
-            now = self._clock_ns()
+            now = self.now_ns()
             self._seq += 1
             if started_ns is not None:
                 more["duration_ms"] = round(max(0, now - started_ns) / 1e6, 3)

@@ -86,9 +86,6 @@ class Node:
             found = None if found is None else found.get(part)
         return found
 
-    def key_node(self, key: str) -> Node | None:
-        return self.keys.get(key)
-
     @property
     def owner(self) -> str:
         """The root key that contains this value in its file, also after merging; empty for the root."""

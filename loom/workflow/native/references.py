@@ -64,7 +64,7 @@ def _own_keys(entry: Entry) -> Mistakes:
     if "script" not in fields:
         yield entry.key, pointer(entry.name), "the job has no script; add the commands it runs"
     for name in fields.get("secrets", {}).keys() & fields.get("variables", {}).keys():
-        key = node_of("secrets").key_node(name) or entry.key
+        key = node_of("secrets").keys.get(name) or entry.key
         yield key, pointer(entry.name, "secrets", name), f"{name} is a variable of this job too; rename one"
     image = fields.get("image", {})
     if "image" in fields and not image.keys() & {"name", "build"}:
