@@ -72,7 +72,7 @@ class Questions:
         return listed, stderr
 
     def changes(self) -> dict[str, str]:
-        """Return path -> git's letter for how it differs from the index."""
+        """Return the kind of each path's change from the index."""
         assert self._changes is not None, "ask comes first"
         try:
             data = self._changes.output()

@@ -147,12 +147,14 @@ class WorkflowReader:
     def _checked(self, name: str, label: str, whole: Node) -> WorkflowFile:
         root, jobs, written = self.problems.root(whole), {}, whole.get("jobs")
         for wanted in ("on", "jobs"):
-            if self.written.get(wanted) is None or self.written.value[wanted].value in (None, {}, []):
-                self._say(self.written.keys.get(wanted) or self.written, (), self._missing(wanted))
-        for name, node in fields_of(written).items():
-            key = written.keys.get(name, node) if written is not None else node
-            if not _ID.fullmatch(name):
-                self._say(key, ("jobs", name), f"{name}: a job's id has letters, digits, - and _; {_NOT_FIRST}")
+            if whole.get(wanted) is None or whole.value[wanted].value in (None, {}, []):
+                what = "the events that start it, such as `on: push`" if wanted == "on" else "the jobs"
+                self.problems.say(whole.keys.get(wanted) or whole, "/", f"`{wanted}` is missing: {what}")
+        for job, node in fields_of(written).items():
+            key = written.keys.get(job, node) if written is not None else node
+            if not _ID.fullmatch(job):
+                why = f"{job}: a job's id has letters, digits, - and _; {_NOT_FIRST}"
+                self.problems.say(key, ("jobs", job), why)
             elif node.kind is Kind.MAPPING:
                 jobs[job] = self._job(job, node, key)
             elif node.kind is not Kind.REFUSED:
