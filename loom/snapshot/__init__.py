@@ -16,8 +16,7 @@ from loom.util import startup
 
 if TYPE_CHECKING:
     from loom.snapshot.capture import empty, renew, take, take_to_renew
-    from loom.snapshot.duplication import duplicate
-    from loom.snapshot.edits import changed_since, is_untouched
+    from loom.snapshot.copy_workers import duplicate
     from loom.snapshot.explanation import Explanation, Rule, explain, ignore_rule
     from loom.snapshot.identity import identity_of
     from loom.snapshot.lock import alone_in, is_occupied, occupied
@@ -29,15 +28,14 @@ if TYPE_CHECKING:
     from loom.snapshot.sync import Patch, SavedFiles, bring, compare, patch_of
     from loom.snapshot.sync import apply as apply_patch
     from loom.snapshot.tree import tracked
-    from loom.snapshot.verification import Verification, changes_between, verify
+    from loom.snapshot.verification import Verification, changed_since, changes_between, is_untouched, verify
 else:
     __getattr__ = startup.names_of(
         __name__,
         {
-            "duplication": "duplicate",
+            "copy_workers": "duplicate",
             "merge": "Applied Content Merge content_at",
             "sync": "Patch SavedFiles bring compare patch_of apply_patch=apply",
-            "edits": "changed_since is_untouched",
             "explanation": "Explanation Rule explain ignore_rule",
             "identity": "identity_of",
             "manifest": "manifest_bytes read_manifest",
@@ -47,6 +45,6 @@ else:
             "renewal": "KnownFiles",
             "capture": "empty renew take take_to_renew",
             "tree": "tracked",
-            "verification": "Verification changes_between verify",
+            "verification": "Verification changed_since changes_between is_untouched verify",
         },
     )

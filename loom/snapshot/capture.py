@@ -13,9 +13,8 @@ from msgspec.structs import asdict
 
 from loom.cancel import Cancel
 from loom.errors import SnapshotError
-from loom.snapshot import copy_files, filters, git, line_endings, skip_worktree, submodules, tree
+from loom.snapshot import contents, copy_files, filters, git, line_endings, tree
 from loom.snapshot import git_dir as layout
-from loom.snapshot.contents import New, decide, give_way, new_files
 from loom.snapshot.copy_workers import CopyPool
 from loom.snapshot.index import Index, directories, lstat, modes_count, pin_name, same_content
 from loom.snapshot.inside import directory_in, remove_empty
@@ -188,7 +187,7 @@ class _Filling:
         self._proof = Proof(source, target, git_dir, self._done, cancel)
         self._index_tree: str | None = None
         self._index: Index
-        self._new: New
+        self._new: contents.New
         self._found: copy_files.Findings
         self._absent: set[str]
         """Tracked files that are missing."""
@@ -212,7 +211,7 @@ class _Filling:
         changes = self._questions.changes()
         self._write_as_in_ci(changes)
         self._name(unlisted)
-        gone = give_way(source, index, new, found.directories)
+        gone = contents.give_way(source, index, new, found.directories)
         edits = tree.IndexEdits(removed=gone + sorted(self._absent) + index.runtime)
         unseen = {path for path, _ in index.pinned} | set(index.gitlinks)
         if index.pinned:
@@ -245,7 +244,7 @@ class _Filling:
                 tracked = self._make_way(self._renewer, index, list(tracked))
             found = self._found = pool.copy(tracked, about=about, on_portion=self._progress(about))
             listed, unlisted = questions.new_files()
-            new = self._new = new_files(source, listed, outermost=self._is_outermost)
+            new = self._new = contents.new_files(source, listed, outermost=self._is_outermost)
             self._absent = set(found.absent)
             become = copy_files.ANY if modes_count(source) else copy_files.REGULAR
             more = pool.copy(
@@ -261,7 +260,7 @@ class _Filling:
 
     def _make_way(self, renewer: Renewer, index: Index, tracked: list[tuple[str, int]]) -> Iterator[tuple[str, int]]:
         """Remove what is not in the snapshot any more. SnapshotError for what can't be renewed."""
-        new = new_files(self._source, self._questions.new_files()[0], outermost=self._is_outermost)
+        new = contents.new_files(self._source, self._questions.new_files()[0], outermost=self._is_outermost)
         if index.pinned or index.gitlinks or index.replaced or new.repositories:
             raise SnapshotError("hidden files and nested repositories are laid out from the start")
         renewer.keep_only((*(path for path, _ in tracked), *new.files))
@@ -396,7 +395,7 @@ class _Filling:
         source, own = self._source, self._git_dir / "index"
         if index.pinned_empty:
             here = self._proof.here(index=own)
-            for path, tag in skip_worktree.drop_intended(index, here, self._target, "0" * len(source.head_sha)):
+            for path, tag in contents.drop_intended(index, here, self._target, "0" * len(source.head_sha)):
                 self._done.leave_out(path, f"intended to be added, but {pin_name(tag)} hides it from git")
         # Files pass the user's filters, as in a checkout; these may need the source's git directory.
         kept = [(key, value) for key, value in self._done.rules.config if not key.startswith("filter.")]
@@ -416,11 +415,11 @@ class _Filling:
         )
         paths = [path for path, _ in index.pinned]
         try:
-            skip_worktree.lay_out(paths, there, self._target, source)
+            contents.lay_out_hidden(paths, there, self._target, source)
         except git.GitFailed as error:
             self._proof.give_up_filters(error)
             there = git.with_config(there, filters.without(source.config))
-            skip_worktree.lay_out(paths, there, self._target, source)
+            contents.lay_out_hidden(paths, there, self._target, source)
         for path, tag in index.pinned:
             status = lstat(self._target / path)
             self._done.files += 1
@@ -432,7 +431,7 @@ class _Filling:
     def _nested(self, index: Index, repositories: list[str], edits: tree.IndexEdits) -> None:
         """Capture submodules with their own work; other nested repositories become the empty directories of a CI checkout."""
         for path, tracked in [*((path, True) for path in index.gitlinks), *((path, False) for path in repositories)]:
-            nested = decide(self._source, path, index, lambda: self._submodule_names, tracked=tracked)
+            nested = contents.decide(self._source, path, index, lambda: self._submodule_names, tracked=tracked)
             if nested.directory:
                 with directory_in(self._target, path, make=True):
                     pass  # a link that the index hides can't be in its way
@@ -448,11 +447,11 @@ class _Filling:
     @cached_property
     def _submodule_names(self) -> Mapping[str, str]:
         # From the index: a sparse checkout may hide the source's, and ignore rules may exclude it.
-        return submodules.submodule_names(self._target / ".gitmodules", self._source)
+        return contents.submodule_names(self._target / ".gitmodules", self._source)
 
     def _submodule(self, path: str, inner: Source, name: str) -> None:
         prefix = f"{self._done.prefix}{path}/"
-        git_dir = self._git_dir / "modules" / submodules.own_place(name, self._places)
+        git_dir = self._git_dir / "modules" / contents.own_place(name, self._places)
         target, outermost, may_borrow = self._target / path, self._outermost, self._may_borrow
         filled = _Filling(inner, target, git_dir, prefix, outermost, self._cancel, self._on_progress, may_borrow).run()
         self._done.submodules.append(

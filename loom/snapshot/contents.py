@@ -1,17 +1,20 @@
-"""Decide the content of a snapshot from git's lists and the disk."""
+"""Decide the content of a snapshot from git's lists and the disk: files, other repositories, what is hidden from git."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from msgspec import Struct, field
 
-from loom.snapshot import git
+from loom.errors import RequestError, SnapshotError
+from loom.snapshot import git, tree
 from loom.snapshot.index import Index, directories, is_directory, is_runtime, pin_name
 from loom.snapshot.model import Source, object_format
 from loom.snapshot.removal import is_workspace
-from loom.snapshot.submodules import inner_repository
+from loom.snapshot.source import check_lenders_of_module, discover
 from loom.util.paths import RUNTIME
 
 
@@ -112,3 +115,86 @@ def _not_checked_out(source: Source, path: str, *, in_conflict: bool) -> str | N
     if os.path.lexists(place / ".git"):
         return "a submodule in which git finds no commit: an empty directory"
     return "files in a submodule that is not checked out: git does not look at them" if any(place.iterdir()) else None
+
+
+def inner_repository(place: Path, outer: Source) -> Source | None:
+    """Return the repository at `place` in another's checkout, as its own checkout; None without a commit.
+
+    RequestError when git does not trust it, or when its `.git` leads to a repository that does not lead back, or has links
+    or borrows objects that lead elsewhere.
+    """
+    modules = (outer.git_dir / "modules", outer.common_dir / "modules")
+    try:
+        inner = discover(place, environ=outer.environment, commit=False, modules=modules, filters=outer.may_filter)
+    except RequestError as error:
+        if error.code in ("REPOSITORY_NOT_TRUSTED", "REPOSITORY_ELSEWHERE", "REPOSITORY_LINKED", "OBJECTS_ELSEWHERE"):
+            raise
+        return None
+    check_lenders_of_module(inner.objects_dir, outer.objects_dir)
+    return inner if inner.root == place.resolve() else None
+
+
+def submodule_names(file: Path, source: Source) -> dict[str, str]:
+    """Return path -> name of the submodules that a .gitmodules names; none where it is no file."""
+    if not file.is_file() or file.is_symlink():
+        return {}
+    _, out, _ = git.Running(
+        ("config", "-z", "--file", str(file), "--get-regexp", r"^submodule\..*\.path$"),
+        git.environment_for(source.environment, repository=source.repository, index=source.index_path),
+        cwd=source.root,
+    ).result(check=False)
+    pairs = (os.fsdecode(item).partition("\n") for item in git.nul_list(out))
+    named = {path: key.removeprefix("submodule.").removesuffix(".path") for key, _, path in pairs}
+    # The others git refuses as well: a name becomes a path below .git/modules.
+    return {path: name for path, name in named.items() if name and not {".", ".."} & set(re.split(r"[/\\]", name))}
+
+
+def own_place(name: str, taken: list[str]) -> str:
+    """Return the git directory of a submodule below .git/modules. Names may be the same, or inside another."""
+    parts = name.split("/")
+    usual = all(parts) and max(map(len, map(os.fsencode, parts))) < 200
+    clashes = any(name == other or name.startswith(f"{other}/") or other.startswith(f"{name}/") for other in taken)
+    place = name if usual and not clashes else f"loom-{len(taken)}"
+    taken.append(place)
+    return place
+
+
+# Files hidden from git: skip-worktree, assume-unchanged, and those that a sparse checkout excludes
+
+
+def drop_intended(
+    index: Index, environment: Mapping[str, str], workspace: Path, zero_sha: str
+) -> list[tuple[str, str]]:
+    """Take those from `index.pinned` that `git add -N` only announced: no `git add` would add them. Returns (path, tag).
+
+    `environment` names the workspace's index, which loses them as well.
+    """
+    intended = git.intended(environment, cwd=workspace) & {path for path, _ in index.pinned}
+    if not intended:
+        return []
+    lines = tree.index_lines(tree.IndexEdits(removed=sorted(intended)), zero_sha)
+    git.run(("update-index", "-z", "--index-info"), environment, cwd=workspace, given=lines)
+    dropped = [(path, tag) for path, tag in index.pinned if path in intended]
+    index.pinned = [(path, tag) for path, tag in index.pinned if path not in intended]
+    return dropped
+
+
+def lay_out_hidden(paths: list[str], environment: Mapping[str, str], workspace: Path, source: Source) -> None:
+    """Write what the index holds for these files into the workspace, where git may look at them.
+
+    `environment` names the workspace's index, with the user's configuration.
+    """
+    given = git.nul_joined(paths)
+    for switch in ("--no-skip-worktree", "--no-assume-unchanged"):
+        git.run(("update-index", switch, "-z", "--stdin"), environment, cwd=workspace, given=given)
+    try:
+        git.run(("checkout-index", "--force", "-u", "-z", "--stdin"), environment, cwd=workspace, given=given)
+    except git.GitFailed as error:
+        if not source.repository.partial:
+            raise
+        raise SnapshotError(
+            f"{source.root}: this partial clone lacks files that are hidden from git, or outside of a sparse checkout, and loom "
+            f"fetches nothing for it: {error.stderr.strip()}",
+            hint=f"fetch what CI checks out: git -C {source.root} archive --output=/dev/null HEAD",
+            code="OBJECTS_NOT_FETCHED",
+        ) from error

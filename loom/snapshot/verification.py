@@ -24,6 +24,7 @@ from loom.snapshot import git_dir as layout
 from loom.snapshot.index import lstat, walk
 from loom.snapshot.manifest import read_manifest
 from loom.snapshot.model import Change, Manifest, ProvedTree, object_format, path_fields, readable
+from loom.util.paths import ancestors
 from loom.util.special_files import special_kind
 
 
@@ -386,3 +387,36 @@ def _checked_out(place: Path, here: Mapping[str, str], zero: str) -> str | None:
     code, out, _ = git.Running(("rev-parse", "--verify", "-q", "HEAD"), environment, cwd=place).result(check=False)
     commit = out.decode().strip()
     return commit if code == 0 and len(commit) == len(zero) and commit != zero else None
+
+
+# What changed since a job's files were kept: by hand, or by a command in its container
+
+
+def changed_since(found: Verification, moment: float, *, copied: bool = False) -> Iterator[str]:
+    """Yield the paths of the changes that are younger than `moment` (seconds since the epoch).
+
+    By the times that the kernel sets, which nobody can set back; of a deleted file, by that of its directory. In a copy
+    that an engine made (`copied`), by those of the content, and without deleted files: the copy has no time of them.
+    """
+    for change in found.changes:
+        if copied and change.kind == "deleted":
+            continue
+        status = next(filter(None, (lstat(found.workspace / path) for path in _nearest(change))))
+        if (status.st_mtime if copied else status.st_ctime) > moment:
+            yield change.path
+
+
+def is_untouched(root: Path, since: float) -> bool:
+    """Return whether nothing below the directory changed after `since`."""
+    return not any(
+        (status := lstat(Path(path))) is not None and status.st_ctime > since
+        for here, _, files in walk(root)
+        for path in (here, *(entry.path for entry in files))
+    )
+
+
+def _nearest(change: Change) -> Iterator[str]:
+    if change.kind != "deleted":
+        yield change.path
+    yield from reversed(ancestors(change.path))
+    yield ""
