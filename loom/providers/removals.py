@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from loom.cancel import Cancel
 from loom.errors import LoomError
-from loom.util.threads import beside
+from loom.util.within import beside
 
 
 class Removals:

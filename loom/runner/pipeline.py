@@ -40,7 +40,7 @@ from loom.status import ExitCode, JobResult, Skip, Status, exit_code_of, run_sta
 from loom.storage.cache import Cache
 from loom.util import jsons
 from loom.util.refusals import refusals
-from loom.util.threads import beside
+from loom.util.within import beside
 
 if TYPE_CHECKING:
     from loom.analysis.diagnosis import Diagnosis

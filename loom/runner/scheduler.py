@@ -18,7 +18,7 @@ from msgspec import Struct, field
 from loom.cancel import Cancel
 from loom.plan.model import Job, Plan
 from loom.status import JobResult, Skip, Status
-from loom.util.threads import beside
+from loom.util.within import beside
 
 _SKIPPED = JobResult(status=Status.SKIPPED)
 T = TypeVar("T")

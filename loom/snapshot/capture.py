@@ -28,8 +28,8 @@ from loom.snapshot.renewal import KnownFiles, Renewer, known_files
 from loom.snapshot.repository import as_under_git
 from loom.util.bounded import listed
 from loom.util.paths import own_directories
-from loom.util.special_files import special_kind
 from loom.util.units import counted
+from loom.util.untrusted_files import special_kind
 
 OnProgress = Callable[[int, int], None]
 """Called often with (files copied, files known)."""

@@ -26,7 +26,7 @@ from msgspec.structs import replace
 from loom.addresses import without_credentials
 from loom.errors import RequestError, SnapshotError
 from loom.util.private import make_private
-from loom.util.special_files import special_kind
+from loom.util.untrusted_files import special_kind
 
 _COUNTS = re.compile(
     r"core\.(filemode|symlinks|ignorecase|precomposeunicode|protectntfs|protecthfs|autocrlf|eol|safecrlf|bigfilethreshold"

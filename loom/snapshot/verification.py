@@ -25,7 +25,7 @@ from loom.snapshot.index import lstat, walk
 from loom.snapshot.manifest import read_manifest
 from loom.snapshot.model import Change, Manifest, ProvedTree, object_format, path_fields, readable
 from loom.util.paths import ancestors
-from loom.util.special_files import special_kind
+from loom.util.untrusted_files import special_kind
 
 
 class Verification(Struct, frozen=True, kw_only=True):

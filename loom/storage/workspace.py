@@ -24,8 +24,7 @@ from loom.storage.selection import OWN_PLACES, Everything, PathSelection
 from loom.storage.tar import Check, CheckedStream, Item, Kind, TarEntry, packed, read
 from loom.storage.unpacking import Totals, checked, unpack_items
 from loom.util.paths import normal
-from loom.util.special_files import special_kind
-from loom.util.untrusted_files import reader
+from loom.util.untrusted_files import reader, special_kind
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

@@ -20,6 +20,14 @@ LARGEST_DOCUMENT = 256 << 20
 """Larger than any document of loom; a sparse file could otherwise exhaust memory."""
 
 
+def special_kind(mode: int) -> str | None:
+    """Return `socket`, `FIFO` or `device` for a mode of `lstat`; None for a file, directory or link."""
+    kind = stat.S_IFMT(mode)
+    if kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
+        return None
+    return {stat.S_IFSOCK: "socket", stat.S_IFIFO: "FIFO"}.get(kind, "device")
+
+
 def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading. OSError for anything else: a link, FIFO, device or directory.
 

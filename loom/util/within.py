@@ -1,4 +1,4 @@
-"""Time limits for calls without one, and polling."""
+"""Time limits for calls without one, polling, and work beside the caller's."""
 
 from __future__ import annotations
 
@@ -43,6 +43,16 @@ def within(limit_s: float, call: Callable[[], T]) -> T:
     if not returned:
         raise TimeoutError
     return returned[0]
+
+
+def beside(run: Callable[[], object], *, name: str) -> threading.Thread:
+    """Start `run` in a daemon thread; run it here and now where the machine allows no more threads."""
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        run()
+    return thread
 
 
 def wait_until(

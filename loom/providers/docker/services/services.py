@@ -22,7 +22,7 @@ from loom.providers.docker.container.cleanup import remove_container, remove_net
 from loom.providers.docker.engine.errors import engine_errors, explanation
 from loom.providers.docker.images.images import ResolvedImage
 from loom.providers.docker.services.service import GaveUp, OnDied, ServiceContainer, ServiceGroup
-from loom.util.threads import beside
+from loom.util.within import beside
 
 _LEAVE_WITHIN_S = 10.0
 
