@@ -42,6 +42,7 @@ HOLDS = [
     ("false != $A", {"A": "false"}, False),
     ("$A == false", {}, False),
     ('!$A == "false"', {"A": "x"}, True),
+    ('($A) == "x"', {"A": "x"}, True),
     ("$A != !!$A", {"A": "true"}, False),
     ("$A =~ /x+/ == true", {"A": "x"}, True),
     ("!$A =~ /^tr/", {}, True),
@@ -103,36 +104,42 @@ def test_a_condition_holds_as_in_gitlab(text: str, variables: dict[str, str], ex
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("position", "text", "message"),
     [
-        ("", "ends where"),
-        ("${A}", "is not part of a condition"),
-        ("$A = 1", "compare with =="),
-        ("$A & $B", "write &&"),
-        ("$A == yes", 'a text "yes"'),
-        ("$A ==", "ends where"),
-        ("$A $B", "expected && or ||"),
-        ("($A", "closing parenthesis"),
-        ("$A)", "&& or || or the end"),
-        ('$A == "x', "no closing"),
-        ("$A =~ /x", "no closing /"),
-        ("$A =~ /xy/gi", "unknown pattern flag g"),
-        ("$A =~ /xy/igh", "unknown pattern flag g; GitLab's flags are i, s, m and U"),
-        ("$A =~ /(?!x)/", "no lookaround"),
-        (r"$A =~ /(a)\1/", "no back-references"),
-        ("$A =~ /a++/", "no possessive repeats"),
-        ("$A =~ /x(/", "not a pattern"),
-        ("$A == 1", "is not part of a condition"),
-        ("/x/", "needs =~"),
-        ("$" + "A" * 5000, "longer than"),
-        ("(" * 50 + "$A" + ")" * 50, "the condition has more than 99 names"),
-        ("$A =~ /x/", "GitLab refuses /x/: a pattern has two characters or more"),
-        (" || ".join(["$A"] * 51), "the condition has more than 99 names"),
+        (0, "", "ends where"),
+        (0, "${A}", "is not part of a condition"),
+        (3, "$A = 1", "compare with =="),
+        (3, "$A & $B", "write &&"),
+        (6, "$A == yes", 'a text "yes"'),
+        (5, "$A ==", "ends where"),
+        (3, "$A $B", "expected && or ||"),
+        (3, "($A", "closing parenthesis"),
+        (2, "$A)", "&& or || or the end"),
+        (6, '$A == "x', "no closing"),
+        (6, "$A =~ /x", "no closing /"),
+        (6, "$A =~ /xy/gi", "unknown pattern flag g"),
+        (6, "$A =~ /xy/igh", "unknown pattern flag g; GitLab's flags are i, s, m and U"),
+        (6, "$A =~ /(?!x)/", "no lookaround"),
+        (6, r"$A =~ /(a)\1/", "no back-references"),
+        (6, "$A =~ /a++/", "no possessive repeats"),
+        (6, "$A =~ /x(/", "not a pattern"),
+        (6, "$A == 1", "is not part of a condition"),
+        (0, "/x/", "needs =~"),
+        (0, "$" + "A" * 5000, "longer than"),
+        (0, "(" * 50 + "$A" + ")" * 50, "the condition has more than 99 names"),
+        (6, "$A =~ /x/", "GitLab refuses /x/: a pattern has two characters or more"),
+        (0, " || ".join(["$A"] * 51), "the condition has more than 99 names"),
     ],
 )
-def test_a_condition_that_gitlab_refuses_is_refused_with_a_valid_form(text: str, message: str) -> None:
-    with pytest.raises(ExpressionError, match=message.replace("|", r"\|").replace("(", r"\(")):
+def test_a_condition_that_gitlab_refuses_is_refused_with_a_valid_form(position: int, text: str, message: str) -> None:
+    with pytest.raises(ExpressionError, match=message.replace("|", r"\|").replace("(", r"\(")) as refused:
         conditions.parse(text)
+    assert refused.value.position == position
+
+
+def test_a_condition_may_be_so_long() -> None:
+    text = '$A == "' + "x" * (conditions.MAX_LENGTH - 8) + '"'
+    assert conditions.holds(conditions.parse(text), {"A": text[7:-1]})
 
 
 PIECES = [
