@@ -868,3 +868,11 @@ def test_helpers_of_a_copy_that_fails_are_ended_and_do_not_go_on(tmp_path: Path)
     pool.prepare(copy_workers.HELPERS_FROM_FILES)
     pool.__exit__(KeyError, KeyError(), None)
     assert all(helper.returncode < 0 for helper in pool._helpers)
+
+
+def test_the_hint_of_a_failed_write_is_for_its_reason() -> None:
+    full = "free some space there, or point TMPDIR at another disk"
+    for number, hint in ((errno.ENOSPC, full), (errno.EDQUOT, full), (errno.EROFS, "check its permissions")):
+        error = copy_workers.could_not_write(Path("/w"), copy_files.WriteFailed("a/b", number))
+        assert str(error) == f"/w: the workspace could not be written: a/b: {os.strerror(number)}\n{hint}"
+        assert error.code == "WORKSPACE_NOT_WRITTEN"

@@ -52,6 +52,8 @@ class Server:
         return Component(tree=Remembered(f"{host}/{path}", version, self._projects[path]), version="1.2.0")
 
     def remote(self, url: str) -> bytes:
+        if "//" not in url:
+            raise NotFound(f"{url} is no address")
         return b"from_web: {script: web}\n"
 
     def template(self, name: str) -> bytes:
