@@ -54,6 +54,8 @@ class LateJob(Struct, frozen=True, kw_only=True):
     """As written, if its matrix needs results of other jobs: the job becomes several when it starts."""
     name: str = ""
     """The name of the job with such a strategy; empty: its id."""
+    shown: str = ""
+    """Its name on GitHub's pages."""
     timeout_minutes: str = ""
     """As written, if the plan knows no number."""
     runs_on: str = ""

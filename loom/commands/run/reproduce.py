@@ -45,6 +45,7 @@ from loom.commands.servers import (
     tokens,
 )
 from loom.errors import LoomError, RequestError
+from loom.plan.github.labels import refused
 from loom.plan.model import Job, Plan
 from loom.plan.origin import origin_of as project_origin
 from loom.record.run_paths import artifacts_beside
@@ -110,12 +111,14 @@ def _last_failed(here: Here) -> tuple[Server, RemoteJob]:
     return server, server.last_failed(branch)
 
 
-_OF_MATRIX = re.compile(r" \(.*\)$|: \[.*\]$| \d+/\d+$")
-"""What a server adds to the name of a job of a matrix."""
+_OF_MATRIX = re.compile(r": \[.*\]$| \d+/\d+$")
+"""What GitLab adds to the name of a job of a matrix."""
 
 
 def _names_there(job: Job) -> tuple[str, ...]:
     """Return the names that servers may have for a job."""
+    if job.late is not None:
+        return (job.late.shown,)
     values = ", ".join(job.matrix.values())
     return (job.name, job.id) if not values else (f"{job.name} ({values})", f"{job.name}: [{values}]", job.name, job.id)
 
@@ -141,6 +144,10 @@ class _Reproducing:
         self._withheld: list[str] = []
         name = re.sub(r"[^\w.-]+", "-", f"{self._address.host}-{self._address.project}-{job.id}")
         self._directory = here.config.cache_dir / "reproductions" / name
+        if self._address.kind == "github":
+            known = {*here.config.github.runs_on, *here.config.pools}
+            found = refused([label.lower() for label in job.tags], {label.lower() for label in known})
+            self._notes += [found[0]] if found is not None else []
 
     def run(self, given_here: Mapping[str, Any], var: Sequence[str], *, with_cache: bool, as_json: bool) -> int:
         pipeline = self._server.pipeline(self._job)
@@ -152,10 +159,11 @@ class _Reproducing:
         hold(self._directory)
         self._fetch(pipeline)
         os.chdir(self._directory / "tree")
+        name = self._job.name if self._address.kind == "github" else _OF_MATRIX.sub("", self._job.name)
         given = Options.of(
             {
                 **given_here,
-                "names": [glob.escape(_OF_MATRIX.sub("", self._job.name))],
+                "names": [glob.escape(name)],
                 "var": [*(f"{name}={value}" for name, value in self._given(pipeline).items()), *var],
                 "event": "tag" if self._job.is_tag else _EVENTS.get(pipeline.source, "push"),
                 "workflow": Path(pipeline.workflow) if pipeline.workflow else None,
@@ -168,7 +176,8 @@ class _Reproducing:
         )
         prepared = prepare(given)
         target = self._target(prepared.plan)
-        if not given.inputs and _INPUTS.match((self._directory / "tree" / prepared.plan.workflow_path).read_bytes()):
+        file = self._directory / "tree" / prepared.plan.workflow_path
+        if not given.inputs and file.is_file() and _INPUTS.match(file.read_bytes()):
             self._notes.append(
                 "the API does not have the pipeline's inputs: their defaults count; --input gives others"
             )

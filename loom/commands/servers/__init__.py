@@ -197,7 +197,8 @@ class Server(ABC):
             403: f"{who} may not read it",
             410: "it has expired",
         }.get(code, f"not there, or {who} may not read it")
-        return ServerRefused(f"{self.address.host}: {what}: {says} ({code})", hint=where)
+        hint = "run the job there again, or the present one here: loom run JOB" if code == 410 else where
+        return ServerRefused(f"{self.address.host}: {what}: {says} ({code})", hint=hint)
 
 
 _GITLAB = re.compile(r"/(?P<project>[^/].*?)/-/(?P<what>jobs|pipelines)/(?P<id>\d{1,18})(?:/.*)?")

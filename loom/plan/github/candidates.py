@@ -78,7 +78,7 @@ class GitHubCandidate(Candidate, kw_only=True):
     unknown: list[Node] = field(default_factory=list)
     group: str = ""
     shown: tuple[str, ...] = ()
-    """More names that people may use for it."""
+    """More names that people may use for it; the first is that of GitHub's pages."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -268,12 +268,13 @@ class GitHubCandidates:
                     matrix=None, strategy={"fail-fast": True, "job-index": 0.0, "job-total": 1.0, "max-parallel": 1.0}
                 )
             shown = self._shown(node, own, key, row)
+            full = shown if scope.caller is None else f"{scope.caller.shown[0]} / {shown}"
             unknown = [strategy] if strategy is not None and strategy.kind is Kind.SCALAR else []
             mine = own.written_out(node, unknown)
             yield GitHubCandidate(
                 id=unique_id(part, self._taken) if node.get("uses") is None else part,
                 name=" / ".join(names),
-                shown=(shown, key, *((scope.prefix[:-1], scope.caller.key) if scope.caller is not None else ())),
+                shown=(full, shown, key, *((scope.prefix[:-1], scope.caller.key) if scope.caller is not None else ())),
                 stage=entry.file.label,
                 matrix={name: expressions.text_of(value) for name, value in (row or {}).items()},
                 decision=self._decided(node, own),

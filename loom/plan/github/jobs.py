@@ -157,6 +157,7 @@ class GitHubJobBuilder(builder.Refusals):
             needs=self._needs(scope, node),
             strategy=candidate.strategy,
             name=text_of(node.get("name")) if candidate.strategy else "",
+            shown=candidate.shown[0],
             runs_on=text_of(runs_on[0]) if candidate.labels is None and runs_on else "",
             group=candidate.group,
             fail_fast=bool(strategy.get("fail-fast", True)),

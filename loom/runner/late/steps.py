@@ -182,7 +182,9 @@ class LateSteps(Steps):
             if self._cancel.requested and not self.state.cancelled:
                 return self._turn(step)  # a person was asked, and went away
             if late.action is not None and self._lacks(late.action, late):
-                return self._not_valid(step, _NO_ACTION.format(self.state.directory_of(late.action)), "Error")
+                return self._not_valid(
+                    step, _NO_ACTION.format(self.state.directory_of(late.action)), "Error", began=True
+                )
             if late.kind == "enter":
                 if (limit_s := self._limit_s(late)) is not None:
                     self._deadlines[self.state.inner(step)] = self._attempt.journal.now_ns() + int(limit_s * 1e9)
@@ -190,7 +192,7 @@ class LateSteps(Steps):
                 self._end(step, self._result)
                 return True
         except InvalidExpression as error:
-            return self._not_valid(step, str(error), may_continue=began)
+            return self._not_valid(step, str(error), began=began)
         return self._do(step, late)
 
     def _do(self, step: Step, late: LateStep) -> bool:
@@ -200,7 +202,7 @@ class LateSteps(Steps):
             limit_s = self._limit_s(late)
             command = self._command(replace(step, script=script), limit_s, None)
         except InvalidExpression as error:
-            return self._not_valid(step, str(error))
+            return self._not_valid(step, str(error), began=True)
         same_lines = script.count("\n") == step.script.count("\n")
         running = replace(step, script=script, literal=step.literal and same_lines)
         if late.kind == "checkout" and not command.script:
@@ -285,12 +287,10 @@ class LateSteps(Steps):
         inside = self._open_job.session.inside({})
         return inside.exec(words, lambda *_: None, self._cancel, timeout_s=10, stdin=False).code != 0
 
-    def _not_valid(
-        self, step: Step, error: str, kind: str = "The template is not valid.", *, may_continue: bool = True
-    ) -> bool:
-        """Fail a step; if its `if` or `env` is invalid it has not begun, and `continue-on-error` does not count."""
-        exit_ = self._invalid(step, error, kind if kind == "Error" else f"{kind} {step.place}")
-        if may_continue and self._continues(late_of(step)):
+    def _not_valid(self, step: Step, error: str, kind: str = "", *, began: bool) -> bool:
+        """Fail a step; if it has not begun, for its `if` or `env` is invalid, `continue-on-error` does not count."""
+        exit_ = self._invalid(step, error, kind or f"The template is not valid. {step.place}")
+        if began and self._continues(late_of(step)):
             self._end(step, replace(self._result, outcome=FAILURE))
         else:
             self._fail(step, exit_, error)

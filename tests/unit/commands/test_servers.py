@@ -226,6 +226,7 @@ def test_first_failed_job_of_a_run_of_github(stub: Stub) -> None:
     [
         (Reply({"message": "Bad credentials"}, 401), ServerRefused, "not valid"),
         (Reply({"message": "Not Found"}, 404), ServerRefused, "not there"),
+        (Reply({"message": "Gone"}, 410), ServerRefused, "it has expired.*\n.*run the job there again"),
         (
             Reply({"message": "API rate limit exceeded"}, 403, {"X-RateLimit-Remaining": "0"}),
             ServerUnavailable,

@@ -1056,3 +1056,24 @@ def test_a_check_counts_every_job_as_one_that_runs(tmp_path: Path) -> None:
     problems, jobs = rehearse(load(tmp_path / ".github/workflows", tmp_path, lambda: context))
     assert [problem.message for problem in problems] == ["a run leaves out a: they deploy; --deploy runs them"]
     assert [job.id for _, job in jobs] == ["a", "b"]
+
+
+def test_jobs_have_the_names_of_githubs_pages(planned: Planned) -> None:
+    files = {
+        "ci.yml": f"""
+on: push
+jobs:
+  plain: {{{JOB}}}
+  named: {{name: "All (checks)", {JOB}}}
+  each: {{strategy: {{matrix: {{v: [1, 2]}}}}, {JOB}}}
+  told: {{name: "Test py${{{{ matrix.v }}}} (${{{{ matrix.os }}}})", strategy: {{matrix: {{v: ["3.12"], os: [linux]}}}}, {JOB}}}
+  call: {{name: Build, strategy: {{matrix: {{v: [a]}}}}, uses: ./.github/workflows/called.yml}}
+""",
+        "called.yml": f"on: workflow_call\njobs: {{in: {{name: Inner, {JOB}}}}}",
+    }
+    plan = planned(files)
+    assert [late(job).shown for job in plan.jobs] == [
+        *("plain", "All (checks)", "each (1)", "each (2)", "Test py3.12 (linux)", "Build (a) / Inner")
+    ]
+    for name in ("All (checks)", "each (2)", "Test py3.12 (linux)", "Build (a) / Inner"):
+        assert [late(job).shown for job in planned(files, name).jobs] == [name]
