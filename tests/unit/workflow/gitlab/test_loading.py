@@ -13,6 +13,7 @@ from loom.errors import RequestError, WorkflowError
 from loom.plan.model import Job, JobSelection, ResolveContext
 from loom.plan.resolve import rehearse
 from loom.plan.resolve import resolve as resolve_plan
+from loom.util import yaml_file
 from loom.workflow.dialects import examine, load, refuse_inputs
 from loom.workflow.gitlab import yaml as gitlab_yaml
 from loom.workflow.gitlab.loader import examine_text
@@ -255,6 +256,19 @@ def test_what_is_unknown_in_a_text_is_all_that_is_said_of_it(tmp_path: Path) -> 
     ]
 
 
+def test_a_file_with_its_inputs_may_be_so_large_and_no_larger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    header, rest = (
+        "spec: {inputs: {a: {default: x}}}\n---",
+        "\njob: {script: $[[ inputs.a ]]}\nother: {script: $[[ inputs.a ]]}\n",
+    )
+    full = len(rest.replace("$[[ inputs.a ]]", "x" * 50))
+    monkeypatch.setattr(yaml_file, "MAX_BYTES", full)
+    assert list(given(tmp_path, header + rest, a="x" * 50).problems) == []
+    assert [
+        f"{one.line}:{one.column} {one.message}" for one in given(tmp_path, header + rest, a="x" * 51).problems
+    ] == [f"4:17 with its inputs, {HERE} is larger than 0 MiB; hand over less"]
+
+
 def test_values_of_a_matrix_stay_beside_inputs(tmp_path: Path) -> None:
     text = """\
 spec: {inputs: {a: {default: "on-$CI_COMMIT_BRANCH"}}}
@@ -337,6 +351,8 @@ MORE_MISTAKES = [
     "include: [{project: group/templates, file: /no.yml}, {remote: 'http://x/$A'}, {component: a/b@1}, {template: No.yml}]",
     "spec: {inputs: &a {b: {}}}\n---\njob: {script: *a}",
     "spec: {inputs: {a: {type: text}, b: {default: [x]}, c: {regex: '(', default: x}}}\n---\njob: {script: x}",
+    f"spec: {{inputs: {{a: {{default: 1, type: number, options: {[*range(50)]}}}, b: {{default: x, options: {[*range(51)]}}}}}}}\n---\njob: {{script: x}}",
+    "spec: {description: d, component: [name], includes: [x], inputs: {a: {default: x, rules: [{default: y}]}, b: {rules: [{if: '$A ==', default: y}]}}}\n---\njob: {script: x}",
     "spec: {inputs: {a: {default: x, options: [y]}}}\n---\n---\njob: {script: x}",
     "job: {script: x, stage: !x build, tags: !!str [a], variables: {A: !!str 1, B: !!int 1}}",
     "default: [x]\njob: {script: x}",

@@ -89,6 +89,19 @@ rules:
 
 
 @pytest.mark.parametrize(
+    ("text", "start_in"),
+    [
+        ("{when: delayed, start_in: 5 minutes}", 300),
+        ("{start_in: 5 minutes, rules: [{when: delayed}]}", 300),
+        ("{start_in: 5 minutes, rules: [{when: delayed, start_in: 1 hour}]}", 3600),
+        ("{start_in: 5 minutes, rules: [{if: $CI}]}", None),
+    ],
+)
+def test_a_delay_is_the_rules_else_the_jobs(text: str, start_in: float | None) -> None:
+    assert decided(text).start_in == start_in
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("{script: x}", False),
