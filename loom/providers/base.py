@@ -90,7 +90,7 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     concealed: Mapping[str, str] = field(default_factory=dict)
     """Those with a known secret in their value, such as one that an earlier job reported: each step gets them, and no engine."""
     shell: tuple[str, ...] = ()
-    image: Image | None = None
+    image: Image = field(default_factory=Image)
     image_id: str | None = None
     """The engine's id of the image, resolved by `images`; the provider runs exactly this one."""
     directory: Path | None = None

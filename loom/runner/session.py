@@ -20,7 +20,7 @@ from loom.cancel import AT_ONCE_S, Cancel
 from loom.config import Config
 from loom.errors import ImageError, LoomError, ProviderError
 from loom.plan import variables as environment
-from loom.plan.model import Job, WorkspaceMode
+from loom.plan.model import Image, Job, WorkspaceMode
 from loom.providers.base import (
     NO_SECRETS,
     OpenedServices,
@@ -209,7 +209,7 @@ class SessionOpener:
             environment={name: value for name, value in variables.items() if name not in concealed},
             concealed=concealed,
             shell=job.shell,
-            image=job.image,
+            image=job.image or Image(),
             image_id=image.image_id if image else None,
             mount_mode=view.mode,
             read_only_mounts=settings.read_only_mounts if job.late is None else self._with_actions(job),

@@ -118,7 +118,7 @@ class KubernetesProvider(Provider):
 
     def _create(self, start: starting.StartingPod, services: PodServices | None, pushed: Pushed | None) -> None:
         request = start.request
-        image = request.image_id or (request.image.name if request.image else None)
+        image = request.image_id or request.image.name
         if image is None:
             raise ImageError(f"job {request.job_id} has no image to run in", hint="give the job an `image:`")
         name = name_of(request)

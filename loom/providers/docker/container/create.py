@@ -44,18 +44,18 @@ def create(
     """Create it with its workspace view. ImageError or ProviderError on failure."""
     api: Any = client.api
     traits = Traits(client)
-    image = request.image_id or (request.image.name if request.image else None)
+    image = request.image_id or request.image.name
     if image is None:
         raise ImageError(f"job {request.job_id} has no image to run in", hint="give the job an `image:`")
     mount.make()
     config = api.create_container_config(
         image=image,
         command=None,
-        entrypoint=[*((request.image.entrypoint if request.image else None) or ()), *driver.BOOT],
+        entrypoint=[*(request.image.entrypoint or ()), *driver.BOOT],
         environment=environment_of(request)[0],
         working_dir=request.project_dir,
         hostname=request.network.hostname,
-        user=request.image.user if request.image else None,
+        user=request.image.user,
         stdin_open=True,
         stop_signal="SIGKILL",  # the driver ignores TERM, and a step's `kill 1` should not look like a stop
         labels=dict(marks),
@@ -68,7 +68,7 @@ def create(
     # When the only attached client disappears, even by `kill -9`, the input closes.
     config["StdinOnce"] = True
     try:
-        made = api.create_container_from_config(config, name, request.image.platform if request.image else None)
+        made = api.create_container_from_config(config, name, request.image.platform)
     except Exception as error:
         raise refusals.not_created(error, request, image) or error from error
     warnings = [*map(str, made.get("Warnings") or ())]
@@ -76,7 +76,7 @@ def create(
         warnings.append(f"the engine does not enforce {', '.join(unenforced)}: it has no control groups for that")
     return SessionFacts(
         provider="docker",
-        image=(request.image.name if request.image else None) or "",
+        image=request.image.name or "",
         image_id=request.image_id or "",
         container_id=str(made["Id"]),
         container_name=name,

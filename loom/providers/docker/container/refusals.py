@@ -86,9 +86,9 @@ def known_reason(request: SessionRequest, answer: str) -> LoomError | None:
             code=mounts.UNAVAILABLE,
         )
     if "unable to find user" in answer or "unable to find group" in answer:
-        name, asked = (image.name if image else None) or request.image_id, image.user if image else None
+        name, user = image.name or request.image_id, image.user or "the user that it names itself"
         return ImageError(
-            f"image {name} can't run job {job} as {asked or 'the user that it names itself'}: {answer}",
+            f"image {name} can't run job {job} as {user}: {answer}",
             hint="name a user that the image knows, or a number such as 1000:1000, in `user:`",
         )
     return None

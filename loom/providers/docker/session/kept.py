@@ -209,7 +209,7 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
             attachment=attachment,
             facts=SessionFacts(
                 provider="docker",
-                image=(request.image.name if request.image else None) or "",
+                image=request.image.name or "",
                 image_id=request.image_id or "",
                 container_id=self.kept_id,
                 container_name=self.name,

@@ -191,7 +191,7 @@ class DockerSession(DrivenSession):
         if greeting is None or greeting.uid is None:
             return
         self._user = Owner(greeting.uid, greeting.gid or 0)
-        if self._request.image is not None and self._request.image.entrypoint:
+        if self._request.image.entrypoint:
             # It may have become another user, which the engine starts no command as. The engine looks for further groups
             # of a user only where it is asked for none.
             user = str(greeting.uid) if greeting.further_groups else f"{greeting.uid}:{greeting.gid}"

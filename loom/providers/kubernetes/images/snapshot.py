@@ -93,7 +93,7 @@ class SnapshotImages:
     def _push(self, request: SessionRequest, cancel: Cancel) -> Pushed:
         before = self._repository.sent
         stores = list(request.read_only_mounts)
-        platform = (request.image.platform if request.image else None) or "linux/amd64"
+        platform = request.image.platform or "linux/amd64"
         blobs, config = self._based_on(platform)
         digests: list[bytes] = []
         # The objects first: a node unpacks a layer again behind one that has changed.

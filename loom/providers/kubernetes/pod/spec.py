@@ -198,7 +198,7 @@ def _refuse(request: SessionRequest) -> None:
     gpus = request.resources.gpus
     if gpus is not None and not gpus.isdigit():
         raise no(f"`gpus: {gpus}`", "name a number of GPUs")
-    user = (request.image.user if request.image else None) or ""
+    user = request.image.user or ""
     if user and not re.fullmatch(r"\d+(:\d+)?", user):
         raise no(f"a user by name ({user})", "write the number, as in `user: 1000:1000`")
 
@@ -243,12 +243,12 @@ def _helper(request: SessionRequest, image: str, confined: bool) -> dict[str, An
     return {
         "name": HELPER,
         "image": image,
-        "imagePullPolicy": _PULL[request.image.pull if request.image else "missing"],
+        "imagePullPolicy": _PULL[request.image.pull],
         "command": helper(lease_of(request), 0 if request.detached else WAITING),
         "workingDir": "/",
         "securityContext": {
             **_restricted(True, None if confined else _OWNERS),
-            **(_user_of(request) if confined else {"runAsUser": 0}),
+            **(_user(request.image.user) if confined else {"runAsUser": 0}),
         },
         "resources": {
             "requests": {"cpu": "10m", "memory": "32Mi"},
@@ -259,17 +259,16 @@ def _helper(request: SessionRequest, image: str, confined: bool) -> dict[str, An
 
 
 def _job(request: SessionRequest, environment: Mapping[str, str], image: str, confined: bool) -> dict[str, Any]:
-    entrypoint = (request.image.entrypoint if request.image else None) or ()
     strict = request.hardened or confined
     return {
         "name": JOB,
         "image": image,
-        "imagePullPolicy": _PULL[request.image.pull if request.image else "missing"],
-        "command": ["sh", "-c", JOINS, "loom", *entrypoint, *driver.boot(int(LEASE_S))],
+        "imagePullPolicy": _PULL[request.image.pull],
+        "command": ["sh", "-c", JOINS, "loom", *(request.image.entrypoint or ()), *driver.boot(int(LEASE_S))],
         "workingDir": request.project_dir,
         "env": _environment(environment),
         "securityContext": {
-            **_user_of(request),
+            **_user(request.image.user),
             **_restricted(strict, None if confined else _OWNERS),
             **(_SECCOMP if strict else {}),
             "privileged": request.privileged or None,
@@ -285,12 +284,8 @@ def _restricted(strict: bool, capabilities: Sequence[str] | None) -> dict[str, A
     return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"], "add": capabilities}} if strict else {}
 
 
-def _user_of(request: SessionRequest) -> dict[str, Any]:
-    return _user((request.image.user if request.image else None) or "")
-
-
-def _user(user: str) -> dict[str, Any]:
-    uid, _, gid = user.partition(":")
+def _user(user: str | None) -> dict[str, Any]:
+    uid, _, gid = (user or "").partition(":")
     return {"runAsUser": int(uid) if uid else None, "runAsGroup": int(gid) if gid else None}
 
 
@@ -328,7 +323,7 @@ def _service(one: Placed, hardened: bool, confined: bool) -> dict[str, Any]:
         "args": service.command,
         "resources": _resources(service.resources, None),
         "securityContext": {
-            **_user(service.user or service.image.user or ""),
+            **_user(service.user or service.image.user),
             **_restricted(hardened or confined, None if confined else _SERVICE_CAPABILITIES),
         },
         "readinessProbe": _probe(service),
@@ -408,8 +403,8 @@ def _size(options: str) -> int | None:
     return int(found[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[found[2]] if found else None
 
 
-def _platform(image: Image | None) -> dict[str, str | None]:
-    if image is None or not image.platform:
+def _platform(image: Image) -> dict[str, str | None]:
+    if not image.platform:
         return {}
     system, _, rest = image.platform.partition("/")
     return {"kubernetes.io/os": system, "kubernetes.io/arch": rest.partition("/")[0] or None}

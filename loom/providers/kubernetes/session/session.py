@@ -50,7 +50,7 @@ def remove(cluster: Cluster, pod: str) -> None:
 def facts_of(cluster: Cluster, pod: str, request: SessionRequest, **details: str) -> SessionFacts:
     return SessionFacts(
         provider="kubernetes",
-        image=(request.image.name if request.image else None) or "",
+        image=request.image.name or "",
         image_id=request.image_id or "",
         container_id=f"{cluster.namespace}/{pod}",
         container_name=pod,
@@ -182,9 +182,8 @@ class PodSession(DrivenSession):
         )
 
     def _ended_at_once(self, output: str, reason: str) -> LoomError:
-        image = self._request.image.name if self._request.image else ""
         return ImageError(
-            f"the container of job {self._request.job_id} (image {image}) ended at once: {output or reason}",
+            f"the container of job {self._request.job_id} (image {self._request.image.name}) ended at once: {output or reason}",
             hint="a job needs `sh` in its image; an `entrypoint` must run the command that it is given",
             code="CLUSTER_CONTAINER_NOT_STARTED",
         )
