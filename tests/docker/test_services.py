@@ -19,8 +19,7 @@ from loom.plan.model import Build, Image, Ready, Secret, Service
 from loom.providers.base import OpenedServices, SecretValues
 from loom.providers.docker.engine.client import Engine, Traits, connect
 from loom.providers.docker.images.images import Images
-from loom.providers.docker.services.service import ServiceGroup
-from loom.providers.docker.services.services import services
+from loom.providers.docker.services.services import ServiceGroup, services
 from loom.providers.services import Output
 from tests.support.waiting import promptly, until
 

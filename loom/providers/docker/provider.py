@@ -184,8 +184,7 @@ class DockerProvider(Provider):
         on_died: Callable[[str, str], None],
         secrets: SecretValues,
     ) -> Iterator[OpenedServices]:
-        from loom.providers.docker.services.service import ServiceGroup
-        from loom.providers.docker.services.services import services
+        from loom.providers.docker.services.services import ServiceGroup, services
         from loom.providers.services import Output
 
         engine, images, setup = self._engine, self.images, self._setup

@@ -7,24 +7,329 @@ Whichever way the block is left, containers, their volumes and the network are g
 from __future__ import annotations
 
 import re
+import socket
+import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import docker
 import docker.errors
+from msgspec import Struct, field
 
-from loom.errors import LoomError, NotServing, ProviderError, ServiceError
+from loom.cancel import Cancel
+from loom.errors import ImageError, LoomError, NotServing, ProviderError, ServiceError
 from loom.plan import model
 from loom.providers import labels
+from loom.providers import services as any_services
 from loom.providers.base import NO_SECRETS, OpenedServices, SecretValues
 from loom.providers.docker.container.cleanup import remove_container, remove_network
-from loom.providers.docker.engine.errors import engine_errors, explanation
-from loom.providers.docker.images.images import ResolvedImage
-from loom.providers.docker.services.service import GaveUp, OnDied, ServiceContainer, ServiceGroup
-from loom.util.within import beside
+from loom.providers.docker.container.create import HARDENED_SERVICE, limits_of
+from loom.providers.docker.engine.errors import engine_errors, explanation, translated
+from loom.providers.docker.engine.retries import retrying, start_failed, starting
+from loom.providers.docker.images.images import Images, ResolvedImage
+from loom.providers.docker.services.readiness import NotReady, ProbeTarget, ports_of, probe_of
+from loom.providers.docker.session.attach import Demultiplexer, Hijacked, attached
+from loom.providers.services import Lines, Output
+from loom.util.within import beside, wait_until
 
+_READ = 65536
+# Reads one line, shell code that stores the secrets, then runs the container's command.
+_TAKES_SECRETS = (
+    "/bin/sh",
+    "-c",
+    'IFS= read -r line && eval "$line" || { echo "loom: the secrets did not arrive" >&2; exit 125; }; exec "$@" </dev/null',
+    "loom",
+)
+_HAND_OVER_WITHIN_S = 60
 _LEAVE_WITHIN_S = 10.0
+_LED_WITHIN_S = 3600.0
+"""The first service of a group may have to pull its image."""
+
+OnDied = Callable[[str, str], None]
+"""Called with the name of a service that ended after it was ready, and how ("exit code 3"); once per service, from a thread
+of its own."""
+
+
+class ServiceGroup(Struct, kw_only=True):
+    """The shared settings of a job's services."""
+
+    client: docker.DockerClient
+    images: Images
+    workspace: Path
+    labels: Mapping[str, str]
+    output: Output
+    """Gets the services' lines, each behind the service's name."""
+    cancel: Cancel
+    network: str
+    """Its name, with which those of the containers begin."""
+    isolated: bool = False
+    """The network has no way out."""
+    hardened: bool = False
+    shared: frozenset[str] = frozenset()
+    """The names of all services, if they share the network stack of the first one, which has them all; else empty."""
+    leader: str = ""
+    """The container of the first service."""
+    led: threading.Event = field(default_factory=threading.Event)
+    """`leader` is set."""
+    build_secrets: Mapping[str, bytes] = field(default_factory=dict)
+    give_up: threading.Event = field(default_factory=threading.Event)
+    """One service failed, so the others need not become ready."""
+    closing: threading.Event = field(default_factory=threading.Event)
+    on_died: OnDied | None = None
+
+
+class GaveUp(ServiceError):
+    """A service that failed only because of another one."""
+
+
+class ServiceContainer:
+    """Implements `providers.services.StartedService` for one of a group. `start` returns when it is ready."""
+
+    image: ResolvedImage
+    variables: Mapping[str, str]
+    """With its address, for the job's steps."""
+
+    def __init__(self, group: ServiceGroup, index: int, service: model.Service, secrets: Mapping[str, bytes]) -> None:
+        self._leads = bool(group.shared) and index == 0
+        """It is the first one of a group that shares a network stack."""
+        self._group = group
+        self._api: Any = group.client.api
+        self.service = service
+        self._name = f"{group.network}-{index}-{re.sub('[^A-Za-z0-9_.-]+', '-', service.name)[:40]}"
+        self._values = secrets
+        self._secrets = b""
+        """The shell code that stores its secrets; empty without any."""
+        self._say = partial(group.output.say_of, service.name)
+        self._guard = threading.Lock()
+        self._made: list[str] = []
+        self._outputs: list[Hijacked] = []
+        self._follower = threading.Thread()
+        self.lines = Lines(service.name, group.output)
+        self._id, self._why = "", ""
+        self._is_ready: Callable[[], None] = lambda: None
+        """Raises NotReady."""
+
+    def start(self) -> None:
+        service = self.service
+        self._secrets = any_services.secrets_line(service, self._values)
+        self.image = image = self._image()
+        self.check()
+        with translated(f"reading the image of service {service.name}"):
+            config = retrying(lambda: self._api.inspect_image(image.image_id)).get("Config") or {}
+        probe, ports = probe_of(service, config), ports_of(service, config)
+        self.lines = Lines(service.name, self._group.output, probe.see_line)
+        self._say(f"starting {image.name} as {', '.join(service.aliases) or service.name}")
+        if self._group.shared and not self._leads:
+            wait_until(self._can_follow, limit_s=_LED_WITHIN_S, every_s=0.05, pause=self._group.led.wait)
+        container_id = starting(
+            lambda: self._create(image, config),
+            lambda made: self._start(made, image),
+            lambda made: remove_container(self._group.client, made),
+            self._group.cancel,
+        )
+        if self._leads:
+            self._group.leader = container_id
+            self._group.led.set()
+        addressed = self._group.leader or container_id
+        self._id, target = container_id, ProbeTarget(self._group.client, container_id, self._group.network, addressed)
+        self._is_ready = lambda: probe.check(target)
+        any_services.wait_for(self, self._say, begun=time.monotonic(), by=lambda: f" ({probe.what})")
+        self.variables = any_services.addresses(service.name, next(iter(service.aliases), service.name), ports)
+
+    def _can_follow(self) -> bool:
+        self.check()
+        return self._group.led.is_set()
+
+    def _image(self) -> ResolvedImage:
+        # Concurrent pulls and builds: their lines are prefixed too.
+        getting = Lines(self.service.name, self._group.output)
+        try:
+            return self._group.images.resolve(
+                self.service.image,
+                workspace=self._group.workspace,
+                on_output=getting.feed,
+                cancel=self._group.cancel,
+                secrets=self._group.build_secrets,
+            )
+        except ImageError as error:
+            raise error.named_at(self.service.place) from error
+        finally:
+            getting.end()
+
+    def check(self) -> None:
+        self._group.output.check()
+        if self._group.cancel.requested:
+            raise any_services.canceled(self.service)
+        if self._group.give_up.is_set():
+            raise GaveUp(f"service {self.service.name} was given up, since another one failed")
+
+    def _create(self, image: ResolvedImage, config: Mapping[str, Any]) -> str:
+        service, group = self.service, self._group
+        entrypoint: Sequence[str] | None = service.entrypoint
+        entrypoint = entrypoint if entrypoint is not None else service.image.entrypoint
+        command: Sequence[str] | None = service.command
+        variables = dict(service.variables)
+        marks = {**group.labels, labels.ROLE: "service", labels.SERVICE: service.name}
+        host = {**(HARDENED_SERVICE if group.hardened else {}), **limits_of(service.resources)}
+        if self._secrets:
+            entrypoint, command = _taking_secrets(entrypoint, command, config)
+            host["tmpfs"] = {**host.get("tmpfs", {}), any_services.FOLDER: "mode=1777,size=4m"}
+            files = [secret.name for secret in service.secrets if secret.file]
+            variables |= {f"{name}_FILE": f"{any_services.FOLDER}/{name}" for name in files}
+            marks[labels.HANDED_OVER] = "true"
+        aliases = list(dict.fromkeys((*service.aliases, service.name, *group.shared)))
+        where: dict[str, Any] = {
+            "networking_config": self._api.create_networking_config(
+                {group.network: self._api.create_endpoint_config(aliases=aliases)}
+            )
+        }
+        if group.leader:
+            where, host["network_mode"] = {}, f"container:{group.leader}"
+        try:
+            with engine_errors(), self._guard:
+                created = self._api.create_container(
+                    image.image_id,
+                    entrypoint=None if entrypoint is None else list(entrypoint),
+                    command=None if command is None else list(command),
+                    user=service.user or service.image.user,
+                    environment=variables,
+                    name=self._name,
+                    labels=marks,
+                    stdin_open=bool(self._secrets),
+                    host_config=self._api.create_host_config(**host),
+                    **where,
+                )
+                self._made.append(str(created["Id"]))
+        except docker.errors.APIError as error:
+            raise ServiceError(f"service {service.name} could not be created: {explanation(error)}") from error
+        return str(created["Id"])
+
+    def _start(self, container_id: str, image: ResolvedImage) -> str:
+        name = self.service.name
+        # Attach before the start: the first output may explain its end.
+        output = attached(self._group.client, container_id, *(("stdin",) if self._secrets else ()), "stdout", "stderr")
+        self._follower = threading.Thread(
+            target=self._follow, args=(container_id, output), name=f"loom-log-{name}", daemon=True
+        )
+        self._outputs.append(output)
+        self._follower.start()
+        try:
+            self._api.start(container_id)
+        except Exception as error:
+            if failed := start_failed(error, f"service {name} could not be started"):
+                output.close()
+                self._group.output.say(failed.message)
+                raise failed from error
+            if isinstance(error, docker.errors.APIError):
+                shell = " Its secrets are handed over by the image's own /bin/sh, which it has to have."
+                raise ServiceError(
+                    f"service {name} could not be started: {explanation(error)}",
+                    hint=f"Check its command, entrypoint and user against the image {image.name}."
+                    + (shell if self._secrets else ""),
+                ) from error
+            with engine_errors():
+                raise
+        if self._secrets:
+            output.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _HAND_OVER_WITHIN_S, 0))
+            with suppress(OSError):  # a service that has ended does not take them; its end is reported elsewhere
+                output.send(self._secrets)
+        return container_id
+
+    # Output
+
+    def _follow(self, container_id: str, output: Hijacked) -> None:
+        lines, demultiplexer = self.lines, Demultiplexer()
+        try:
+            while data := output.socket.recv(_READ):  # no limit: a service may be silent; it ends with the connection
+                for stream, chunk in demultiplexer.feed(data):
+                    lines.feed(stream, chunk)
+            demultiplexer.end()
+        except Exception as error:  # noqa: BLE001  a lost stream must not end the job's thread; it is printed instead
+            if not self._group.closing.is_set():
+                self._say(f"its output was lost: {error}")
+        finally:
+            output.close()
+        lines.end()
+        on_died = self._group.on_died
+        if self._group.closing.is_set() or on_died is None:
+            return
+        # The stream may close just before the engine records the end.
+        ended = wait_until(lambda: self._how_it_ended(container_id), limit_s=2.0, every_s=0.05)
+        if ended and not self._group.closing.is_set():
+            self._say(ended)
+            on_died(self.service.name, f"{ended.removeprefix('ended with ')}\n{lines.last()}")
+
+    def release(self, limit_s: float) -> None:
+        """Stop following its output; it keeps running."""
+        for output in self._outputs:
+            output.close()
+        self.join(limit_s)
+
+    def join(self, limit_s: float) -> None:
+        """Wait for the end of its output."""
+        if self._follower.ident is not None:
+            self._follower.join(limit_s)
+
+    def containers(self) -> list[str]:
+        """Return the ids of all its resources."""
+        with self._guard:
+            return list(self._made)
+
+    # Waiting
+
+    def _how_it_ended(self, container_id: str) -> str:
+        """Describe its end; empty while it runs."""
+        try:
+            state = retrying(lambda: self._api.inspect_container(container_id))["State"]
+        except docker.errors.NotFound:
+            return "was removed by someone else"
+        except Exception as error:  # noqa: BLE001  whatever keeps the engine from answering, the service is not there
+            return f"is lost with the engine: {explanation(error)}"
+        if state["Running"] or state.get("Restarting"):
+            return ""
+        out_of_memory = ": it was out of memory" if state.get("OOMKilled") else ""
+        return f"ended with exit code {state['ExitCode']}{out_of_memory}"
+
+    def is_ready(self) -> bool:
+        try:
+            with engine_errors():
+                self._is_ready()
+        except NotReady as reason:
+            self._why = str(reason)
+        except docker.errors.APIError as error:
+            self._why = explanation(error)
+        else:
+            return True
+        return False
+
+    def why(self) -> str:
+        return self._why
+
+    def ended(self) -> str:
+        if ended := self._how_it_ended(self._id):
+            self.join(2.0)
+        return ended
+
+    def pause(self, limit_s: float) -> object:
+        return self._group.give_up.wait(limit_s)  # a failed neighbour ends it
+
+
+def _taking_secrets(
+    entrypoint: Sequence[str] | None, command: Sequence[str] | None, config: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """Wrap a command to read the secrets from its standard input first; an entrypoint cancels the image's command."""
+    if entrypoint is None:
+        command = command if command is not None else config.get("Cmd")
+        entrypoint = config.get("Entrypoint")
+    return [*_TAKES_SECRETS, *(entrypoint or ())], list(command or ())
+
+
+# All of a job
 
 
 @contextmanager
@@ -51,14 +356,16 @@ def services(
 
     try:
         network_id = _create_network(group)
-        containers = _containers(group, wanted, secrets.services)
+        values = secrets.services or ({},) * len(wanted)
+        each = enumerate(zip(wanted, values, strict=True))
+        containers = [ServiceContainer(group, index, *one) for index, one in each]
         try:
-            images, variables = zip(*_started(group, containers), strict=True)
+            _start_all(group, containers)
             group.on_died = on_died
             yield OpenedServices(
                 network_id=f"container:{group.leader}" if group.leader else network_id,
-                images=images,
-                variables={name: value for one in variables for name, value in one.items()},
+                images=[one.image for one in containers],
+                variables={name: value for one in containers for name, value in one.variables.items()},
                 keep=kept.set,
                 blamed_for=blamed_for,
             )
@@ -76,38 +383,20 @@ def services(
     group.output.check()
 
 
-def _containers(
-    group: ServiceGroup, wanted: Sequence[model.Service], values: Sequence[Mapping[str, bytes]]
-) -> list[ServiceContainer]:
-    return [
-        ServiceContainer(
-            group,
-            service,
-            f"{group.network}-{index}-{re.sub('[^A-Za-z0-9_.-]+', '-', service.name)[:40]}",
-            values[index] if values else {},
-            leads=bool(group.shared) and index == 0,
-        )
-        for index, service in enumerate(wanted)
-    ]
-
-
-def _started(
-    group: ServiceGroup, containers: Sequence[ServiceContainer]
-) -> list[tuple[ResolvedImage, Mapping[str, str]]]:
+def _start_all(group: ServiceGroup, containers: Sequence[ServiceContainer]) -> None:
     """Start all at once: a service may need another one to become ready."""
-    running: dict[int, tuple[ResolvedImage, Mapping[str, str]]] = {}
     failed: list[BaseException] = []
 
-    def start(index: int, one: ServiceContainer) -> None:
+    def start(one: ServiceContainer) -> None:
         try:
-            running[index] = one.start()
+            one.start()
         except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
             failed.append(error)
             group.give_up.set()
 
     threads = [
-        threading.Thread(target=start, args=(index, one), name=f"loom-service-{one.service.name}", daemon=True)
-        for index, one in enumerate(containers)
+        threading.Thread(target=start, args=(one,), name=f"loom-service-{one.service.name}", daemon=True)
+        for one in containers
     ]
     for thread in threads:
         thread.start()
@@ -123,7 +412,6 @@ def _started(
         raise
     if failed:
         raise next((error for error in failed if not isinstance(error, GaveUp)), failed[0])
-    return [running[index] for index in sorted(running)]
 
 
 def _remove(group: ServiceGroup, containers: Sequence[ServiceContainer], network_id: str) -> None:
