@@ -92,8 +92,11 @@ class Instruction(Struct, frozen=True, kw_only=True):
 
 class Stage(Struct, frozen=True, kw_only=True):
     name: str
+    line: int
+    """Of its FROM, from 1 on."""
+    written: str
     base: str
-    """The base after variables are expanded: a stage name, `scratch` or an image."""
+    """The base as it is written, and after variables are expanded: a stage name, `scratch` or an image."""
     platform: str | None
     instructions: list[Instruction] = field(default_factory=list)
 
@@ -165,10 +168,13 @@ def stages_of(text: str, *, args: Mapping[str, str], predefined: Mapping[str, st
                     values[name] = args.get(name, fill_in(default.strip("\"'"), values))
         elif instruction.name == "FROM":
             words = instruction.words.split()
-            base = fill_in(words[0].strip("\"'"), values) if words else ""
+            written = words[0] if words else ""
+            base = fill_in(written.strip("\"'"), values)
             name = words[2].lower() if len(words) == 3 and words[1].upper() == "AS" else str(len(stages))
             platform = fill_in(instruction.flags["platform"][0], values) if "platform" in instruction.flags else None
-            stages.append(Stage(name=name, base=base, platform=platform or None))
+            stages.append(
+                Stage(name=name, line=instruction.line, written=written, base=base, platform=platform or None)
+            )
         elif stages:
             stages[-1].instructions.append(instruction)
     return stages
@@ -205,18 +211,12 @@ def bases_of(stages: Sequence[Stage], *, target: str | None) -> tuple[tuple[str,
     return tuple(dict.fromkeys(ordered))
 
 
-def pin_bases(text: str, pins: Mapping[str, str], *, args: Mapping[str, str], predefined: Mapping[str, str]) -> str:
-    """Replace the images in FROM lines by their names in `pins`. Line numbers stay the same, so builder messages point
-    at the user's file.
+def pin_bases(text: str, pins: Mapping[str, str], stages: Sequence[Stage]) -> str:
+    """Replace the images in the FROM lines of these stages by their names in `pins`. Line numbers stay the same, so builder
+    messages point at the user's file.
     """
     lines = text.splitlines(keepends=True)
-    bases = iter(stages_of(text, args=args, predefined=predefined))
-    for instruction in instructions_of(text):
-        if instruction.name != "FROM":
-            continue
-        base = next(bases).base
-        written = instruction.words.split()[0] if instruction.words else ""
-        at = instruction.line - 1
-        if base in pins and written in lines[at]:
-            lines[at] = lines[at].replace(written, pins[base], 1)
+    for stage in stages:
+        if stage.base in pins:
+            lines[stage.line - 1] = lines[stage.line - 1].replace(stage.written, pins[stage.base], 1)
     return "".join(lines)

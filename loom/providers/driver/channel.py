@@ -47,11 +47,6 @@ class Exchange:
     def is_over(self) -> bool:
         return not self._awaited
 
-    @property
-    def goes_on(self) -> bool:
-        """Return whether the shared shell takes another command."""
-        return self.answer is not None and self.answer.endswith("goes_on")
-
     def feed(self, stream: Stream, data: bytes, on_output: OnOutput) -> None:
         parts = deque(
             [data] if self._later is not None and stream not in self._awaited else self._cutters[stream].feed(data)

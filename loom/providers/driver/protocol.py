@@ -60,8 +60,10 @@ exec "$@"
 """
 
 
-def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of a container: those `given`, and the driver's own."""
+def environment(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the variables of a container, those `given` and the driver's own; and those of them that each step must set, since
+    they are no text, and an engine's JSON can't encode them.
+    """
     found = {**given, "LOOM_ENV": ENV_FILE, "LOOM_MASK": MASK_FILE}
     # The workspace may have another owner, which git would reject as dubious.
     try:
@@ -71,7 +73,8 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
     found[f"GIT_CONFIG_KEY_{count}"] = "safe.directory"
     found[f"GIT_CONFIG_VALUE_{count}"] = "*"
     found["GIT_CONFIG_COUNT"] = str(count + 1)
-    return found
+    texts = {name: value for name, value in found.items() if is_text(value)}
+    return texts, {name: value for name, value in found.items() if name not in texts}
 
 
 def entering(command: Sequence[str], environment: Mapping[str, str]) -> list[str]:

@@ -195,7 +195,8 @@ class DrivenSession:
                 ended = Ended.CANCELED if cancel.requested else Ended.TIMED_OUT
                 still_ran = self._commands() if ended is Ended.TIMED_OUT else ()
                 self._end_step(exchange, on_output, cancel)
-            goes_on = exchange.goes_on and ended is Ended.EXITED
+            # Whether the shared shell takes another command.
+            goes_on = str(exchange.answer).endswith("goes_on") and ended is Ended.EXITED
             if not goes_on:
                 self._release(exchange, on_output)
             self._unfinished = False

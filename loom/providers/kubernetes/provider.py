@@ -122,9 +122,7 @@ class KubernetesProvider(Provider):
         if image is None:
             raise ImageError(f"job {request.job_id} has no image to run in", hint="give the job an `image:`")
         name = name_of(request)
-        environment = {
-            key: value for key, value in driver.environment(request.environment).items() if driver.is_text(value)
-        }
+        environment, _ = driver.environment(request.environment)
         placed = services.placed if services else ()
         pod = specification(request, name, environment, placed, image=image, pid=self._pid, pushed=pushed)
         start.create(self._queue, pod)

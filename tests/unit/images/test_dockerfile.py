@@ -165,7 +165,7 @@ def test_a_base_may_name_its_platform() -> None:
 
 def test_pinning_changes_from_lines_and_no_line_number() -> None:
     pins = {"debian:12": "debian@sha256:1", "golang:1.22": "golang@sha256:2"}
-    pinned = pin_bases(MULTI, pins, args={}, predefined=PREDEFINED)
+    pinned = pin_bases(MULTI, pins, stages_of(MULTI, args={}, predefined=PREDEFINED))
     assert len(pinned.splitlines()) == len(MULTI.splitlines())
     assert "FROM --platform=$BUILDPLATFORM golang@sha256:2 AS build" in pinned
     assert "FROM debian@sha256:1 as middle" in pinned

@@ -52,7 +52,7 @@ def create(
         image=image,
         command=None,
         entrypoint=[*(request.image.entrypoint or ()), *driver.BOOT],
-        environment=environment_of(request)[0],
+        environment=driver.environment(request.environment)[0],
         working_dir=request.project_dir,
         hostname=request.network.hostname,
         user=request.image.user,
@@ -93,15 +93,6 @@ def create(
 def name_of(request: SessionRequest) -> str:
     job = re.sub(r"[^A-Za-z0-9_.-]+", "-", request.job_id)[:60]
     return f"loom-{request.run_id[-10:]}-{job}-{secrets.token_hex(3)}"
-
-
-def environment_of(request: SessionRequest) -> tuple[list[str], dict[str, str]]:
-    """Return the container's environment, and the variables that each step must set because the engine's JSON can't
-    encode them.
-    """
-    environment = driver.environment(request.environment)
-    sent = [f"{name}={value}" for name, value in environment.items() if driver.is_text(value)]
-    return sent, {name: value for name, value in environment.items() if not driver.is_text(value)}
 
 
 def host_config(request: SessionRequest, mount: Mount, traits: Traits) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def settle(
     ensure: Callable[[str, str], ResolvedImage],
 ) -> BuildInputs:
     """Read context and Dockerfile, ensure the base images, and name the result."""
-    build, context, dockerfile, raw, stages, predefined = _read(images, image, workspace)
+    build, context, dockerfile, raw, stages = _read(images, image, workspace)
     platform = images.platform_of(image)
     ignore_lines = read_ignore(context, dockerfile)
     bases: dict[str, ResolvedImage] = {}
@@ -71,7 +71,7 @@ def settle(
     return BuildInputs(
         context=context,
         dockerfile=dockerfile,
-        text=pin_bases(text, pins, args=build.args, predefined=predefined) if pins else text,
+        text=pin_bases(text, pins, stages),
         ignore_lines=tuple(ignore_lines),
         platform=platform,
         tag=f"{BUILD_REPOSITORY}:{total}",
@@ -83,14 +83,12 @@ def settle(
 
 def bases_for(images: Images, image: model.Image, workspace: Path) -> tuple[tuple[str, str], ...]:
     """Return name and platform of every image that a build starts from or copies from."""
-    build, _, _, _, stages, _ = _read(images, image, workspace)
+    build, _, _, _, stages = _read(images, image, workspace)
     platform = images.platform_of(image)
     return tuple((name, asked or platform) for name, asked in bases_of(stages, target=build.target))
 
 
-def _read(
-    images: Images, image: model.Image, workspace: Path
-) -> tuple[model.Build, Path, Path, bytes, list[Stage], dict[str, str]]:
+def _read(images: Images, image: model.Image, workspace: Path) -> tuple[model.Build, Path, Path, bytes, list[Stage]]:
     build = image.build
     assert build is not None
     context = _inside(workspace, build.context, "context")
@@ -127,7 +125,7 @@ def _read(
             hint=f"Its stages are: {', '.join(stage.name for stage in stages) or 'none'}",
             code="IMAGE_BUILD_INPUT",
         )
-    return build, context, dockerfile, raw, stages, predefined
+    return build, context, dockerfile, raw, stages
 
 
 def _inside(workspace: Path, relative: str, what: str) -> Path:

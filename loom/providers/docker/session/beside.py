@@ -54,7 +54,7 @@ def run_beside(
             image=image_id,
             entrypoint=list(asked.entrypoint) if asked.entrypoint else None,
             command=list(asked.arguments) or None,
-            environment=driver.environment(asked.environment),  # git trusts the workspace, whoever owns it
+            environment=driver.environment(asked.environment)[0],  # git trusts the workspace, whoever owns it
             working_dir=request.project_dir,
             labels={**marks, labels.ROLE: "helper"},
             host_config=api.create_host_config(**host),

@@ -16,7 +16,7 @@ from loom.providers import labels
 from loom.providers.base import COMMAND_USER, Command, SessionFacts, SessionRequest
 from loom.providers.docker.container import refusals
 from loom.providers.docker.container.cleanup import remove_container
-from loom.providers.docker.container.create import HARDENED_JOB, environment_of
+from loom.providers.docker.container.create import HARDENED_JOB
 from loom.providers.docker.container.mounts import Mount
 from loom.providers.docker.container.ownership import Owner
 from loom.providers.docker.engine.client import ANSWER_S, LONG_S
@@ -148,8 +148,7 @@ class DockerSession(DrivenSession):
             request,
             facts,
             on_output,
-            # Each step sets the variables that the engine's JSON can't encode (bytes that are not UTF-8).
-            environment=environment_of(request)[1],
+            environment=driver.environment(request.environment)[1],
         )
         self._mount = mount
         self._labels = container_labels

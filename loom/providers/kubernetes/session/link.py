@@ -93,7 +93,8 @@ class Link:
         self._held: deque[Chunk] = deque()
         self._held_bytes = 0
         self._awake = False
-        self._sent = self._received = -1 if adopt else 0
+        self.sent = self._received = -1 if adopt else 0
+        """The number of the last line that was sent, and of the last that has arrived; negative: not known yet."""
         self._unconfirmed: deque[tuple[int, bytes]] = deque()
         self._waiting: list[bytes] = []
         """Lines to send before the number of the last one is known."""
@@ -125,12 +126,12 @@ class Link:
         self._signal()
 
     def _enqueue(self, line: bytes) -> None:
-        if self._sent < 0:
+        if self.sent < 0:
             self._waiting.append(line)
             return
-        self._sent += 1
-        numbered = b"c %d %b\n" % (self._sent, line)
-        self._unconfirmed.append((self._sent, numbered))
+        self.sent += 1
+        numbered = b"c %d %b\n" % (self.sent, line)
+        self._unconfirmed.append((self.sent, numbered))
         self._to_send.append(numbered)
 
     def wake(self) -> None:
@@ -185,12 +186,6 @@ class Link:
         """Return what was read so far. Call when nothing is on its way."""
         with self._changed:
             return {stream: (at.segment, at.taken) for stream, at in self._at.items()}
-
-    @property
-    def sent(self) -> int:
-        """The number of the last line that was sent."""
-        with self._changed:
-            return self._sent
 
     def received(self, limit_s: float) -> int:
         """Return the number of the last line that the pod has received; negative if it does not say so in time."""
@@ -348,8 +343,8 @@ class Link:
 
     def _confirm(self, number: int) -> None:
         self._received = number
-        if self._sent < 0:
-            self._sent = number
+        if self.sent < 0:
+            self.sent = number
             for line in self._waiting:
                 self._enqueue(line)
             self._waiting.clear()

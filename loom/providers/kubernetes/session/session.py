@@ -108,11 +108,7 @@ class PodSession(DrivenSession):
             request,
             facts,
             on_output,
-            environment={
-                key: value
-                for key, value in driver.environment(request.environment).items()
-                if not driver.is_text(value)
-            },
+            environment=driver.environment(request.environment)[1],
         )
         self._cancel = cancel
         self._files = PodFiles(
@@ -259,7 +255,14 @@ class PodSession(DrivenSession):
         self.link.lease(left)
         if not self.link.confirmed(ENDED_S):
             raise ProviderError(f"the pod of job {self._request.job_id} could not be kept: it does not answer")
-        mark_kept(self._cluster, self._pod, expires_at)
+        found: Json = self._cluster.call("keeping the pod", "read_namespaced_pod", self._pod)
+        started = found["status"].get("startTime") or found["metadata"]["creationTimestamp"]
+        deadline = int(expires_at - datetime.fromisoformat(started).timestamp())
+        changes: Json = {"metadata": {"labels": {KEPT_UNTIL: str(int(expires_at))}}}
+        # Let the cluster end it then. The deadline can only be made shorter.
+        if deadline < found["spec"].get("activeDeadlineSeconds", deadline + 1):
+            changes["spec"] = {"activeDeadlineSeconds": max(1, deadline)}
+        self._cluster.call("keeping the pod", "patch_namespaced_pod", self._pod, changes)
         self.kept_until = expires_at
 
     def leave(self) -> None:
@@ -275,15 +278,3 @@ def not_as_root(job_id: str) -> ProviderError:
         hint="leave --root out, or give the job `user: 0`",
         code="POD_UNSUPPORTED",
     )
-
-
-def mark_kept(cluster: Cluster, pod: str, expires_at: float) -> None:
-    """Label the pod with its expiry, and let the cluster end it then."""
-    found: Json = cluster.call("keeping the pod", "read_namespaced_pod", pod)
-    started = found["status"].get("startTime") or found["metadata"]["creationTimestamp"]
-    deadline = int(expires_at - datetime.fromisoformat(started).timestamp())
-    changes: Json = {"metadata": {"labels": {KEPT_UNTIL: str(int(expires_at))}}}
-    # It can only be made shorter.
-    if deadline < found["spec"].get("activeDeadlineSeconds", deadline + 1):
-        changes["spec"] = {"activeDeadlineSeconds": max(1, deadline)}
-    cluster.call("keeping the pod", "patch_namespaced_pod", pod, changes)
