@@ -33,11 +33,10 @@ from loom.providers.docker.engine.errors import engine_errors, explanation, tran
 from loom.providers.docker.engine.retries import retrying, start_failed, starting
 from loom.providers.docker.images.images import Images, ResolvedImage
 from loom.providers.docker.services.readiness import NotReady, ProbeTarget, ports_of, probe_of
-from loom.providers.docker.session.attach import Demultiplexer, Hijacked, attached
+from loom.providers.docker.session.attach import Hijacked, attached
 from loom.providers.services import Lines, Output
 from loom.util.within import beside, wait_until
 
-_READ = 65536
 # Reads one line, shell code that stores the secrets, then runs the container's command.
 _TAKES_SECRETS = (
     "/bin/sh",
@@ -243,12 +242,9 @@ class ServiceContainer:
     # Output
 
     def _follow(self, container_id: str, output: Hijacked) -> None:
-        lines, demultiplexer = self.lines, Demultiplexer()
+        lines = self.lines
         try:
-            while data := output.socket.recv(_READ):  # no limit: a service may be silent; it ends with the connection
-                for stream, chunk in demultiplexer.feed(data):
-                    lines.feed(stream, chunk)
-            demultiplexer.end()
+            output.follow(lines.feed)
         except Exception as error:  # noqa: BLE001  a lost stream must not end the job's thread; it is printed instead
             if not self._group.closing.is_set():
                 self._say(f"its output was lost: {error}")

@@ -23,7 +23,7 @@ from loom.providers.docker.engine.client import ANSWER_S, EngineSocket
 from loom.providers.docker.engine.errors import to_loom_error, translated
 from loom.providers.docker.engine.retries import start_failed
 from loom.providers.driver.channel import ConnectionLost
-from loom.status import Stream
+from loom.status import OnOutput, Stream
 
 if TYPE_CHECKING:
     import docker
@@ -123,6 +123,14 @@ class Hijacked:
             ):  # no limit: the data is there
                 return True
         return False
+
+    def follow(self, on_output: OnOutput) -> None:
+        """Pass everything on up to the end. ProviderError for a message of the engine's own."""
+        frames = Demultiplexer()
+        while data := self.socket.recv(_READ):  # no limit: a program may be silent; the caller closes the connection
+            for stream, chunk in frames.feed(data):
+                on_output(stream, chunk)
+        frames.end()
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)  # no limit: where one is needed, the socket has it

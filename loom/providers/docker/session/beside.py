@@ -17,14 +17,13 @@ from loom.providers.base import Beside, SessionFacts, SessionRequest
 from loom.providers.docker.container.cleanup import remove_container
 from loom.providers.docker.container.create import HARDENED_SERVICE, limits_of
 from loom.providers.docker.engine.errors import explanation, translated
-from loom.providers.docker.session.attach import Demultiplexer, attached
+from loom.providers.docker.session.attach import attached
 from loom.providers.driver import protocol as driver
 from loom.status import Ended, Exit, OnOutput
 
 if TYPE_CHECKING:
     import docker
 
-_READ = 65536
 _LIMITS = ("nano_cpus", "mem_limit", "memswap_limit", "pids_limit")
 MOST_REPORTED = 16 << 20
 """The largest file that is read after the end, in bytes."""
@@ -113,11 +112,7 @@ def _run(
             return Exit(code=127)
         if timer is not None:
             timer.start()
-        demultiplexer = Demultiplexer()
-        while data := output.socket.recv(_READ):  # no limit: a timer or a cancel ends it
-            for stream, chunk in demultiplexer.feed(data):
-                on_output(stream, chunk)
-        demultiplexer.end()
+        output.follow(on_output)
         with translated(f"waiting for {asked.name}"):
             state = api.wait(made)  # no limit: its output has ended, and with it the program
             oom = bool(api.inspect_container(made)["State"].get("OOMKilled"))
