@@ -54,8 +54,6 @@ PASSED_ON = (
 """The variables that a job inherits from the caller: most tools need them."""
 MARK = "LOOM_SESSION_MARK"
 _READ = 256 * 1024
-_PIPE = 1024 * 1024
-_KILL_ROUNDS = 50
 _LOOK_EVERY_S = 0.2
 """Interval for checking a cancel while another process has the terminal."""
 _AFTER_HANGUP_S = 2.0
@@ -107,7 +105,7 @@ class _Pipes:
         for descriptor in self._open:
             with contextlib.suppress(OSError):
                 fcntl.fcntl(
-                    descriptor, fcntl.F_SETPIPE_SZ, _PIPE
+                    descriptor, fcntl.F_SETPIPE_SZ, 1 << 20
                 )  # fewer, larger reads; the user's limit may forbid it
         self._process = os.pidfd_open(process.pid)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -219,7 +217,7 @@ class HostSession(DrivenSession):
 
     def kill_everything(self) -> None:
         """Send KILL until no process is left: the next round finds concurrent forks."""
-        for _ in range(_KILL_ROUNDS):
+        for _ in range(50):
             found = self._processes()
             for pid in found:
                 with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -14,7 +14,6 @@ from loom.plan.model import Ready, Service
 from loom.status import OnOutput, Stream
 from loom.util.within import wait_until
 
-LAST_LINES = 20
 _LONGEST_LINE = 65536
 FOLDER = "/run/secrets"
 
@@ -160,7 +159,7 @@ class Lines:
         self._output = output
         self._on_line = on_line
         self._half: dict[Stream, bytes] = {"stdout": b"", "stderr": b""}
-        self._last: deque[str] = deque(maxlen=LAST_LINES)
+        self._last: deque[str] = deque(maxlen=20)
 
     def feed(self, stream: Stream, data: bytes) -> None:
         *lines, half = (self._half[stream] + data).split(b"\n")

@@ -31,8 +31,6 @@ REPORTED: Mapping[str, str] = {
     "s": "summary",
 }
 """The files beside `$LOOM_ENV` that the driver reads after a step, by the letter of their marks."""
-ENV_FILE = f"{DIRECTORY}/env"
-MASK_FILE = f"{DIRECTORY}/mask"
 _FIRST = b"\x1e"
 _PREFIX = _FIRST + b"loom:"
 
@@ -64,7 +62,7 @@ def environment(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str
     """Return the variables of a container, those `given` and the driver's own; and those of them that each step must set, since
     they are no text, and an engine's JSON can't encode them.
     """
-    found = {**given, "LOOM_ENV": ENV_FILE, "LOOM_MASK": MASK_FILE}
+    found = {**given, "LOOM_ENV": f"{DIRECTORY}/env", "LOOM_MASK": f"{DIRECTORY}/mask"}
     # The workspace may have another owner, which git would reject as dubious.
     try:
         count = int(found.get("GIT_CONFIG_COUNT", "0"))

@@ -20,7 +20,6 @@ from loom.providers.driver import protocol as driver
 if TYPE_CHECKING:
     import docker
 
-DRIVER_FILES_SIZE = 128 * 1024 * 1024
 _OWNERS = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
 """Capabilities for root in a container to read another user's workspace and return it; other users get none."""
 
@@ -105,7 +104,7 @@ def host_config(request: SessionRequest, mount: Mount, traits: Traits) -> dict[s
         **limits,
         "init": True,
         "mounts": mounts,
-        "tmpfs": {driver.DIRECTORY: f"mode=1777,size={DRIVER_FILES_SIZE}", **limits.get("tmpfs", {})},
+        "tmpfs": {driver.DIRECTORY: f"mode=1777,size={128 << 20}", **limits.get("tmpfs", {})},
         "network_mode": request.network_id or request.network.mode,
         "extra_hosts": dict(request.network.extra_hosts) or None,
         "privileged": request.privileged,

@@ -29,7 +29,6 @@ _PLUGIN_FOLDERS = (
     "/usr/lib/docker/cli-plugins",
     "/usr/libexec/docker/cli-plugins",
 )
-_TERMINATE_GRACE_S = 5.0
 
 
 def find_buildx(environ: Mapping[str, str]) -> list[str] | None:
@@ -146,7 +145,7 @@ def _run(
         start_new_session=True,
         pass_fds=tuple(descriptors),
     )
-    end = partial(processes.end, process, grace_s=_TERMINATE_GRACE_S, group=True)
+    end = partial(processes.end, process, grace_s=5.0, group=True)
     # In a thread: that of the cancel request must not wait.
     unregister = cancel.on_request(lambda: threading.Thread(target=end, name="loom-build-end", daemon=True).start())
     assert process.stdin is not None

@@ -27,7 +27,6 @@ from loom.providers.services import named_port
 from loom.util.within import within
 from loom.workflow.patterns import PatternError, SearchError, compile_pattern
 
-_CONNECT_TIMEOUT_S = 1.0
 _LISTENING = "0A"
 
 
@@ -109,7 +108,7 @@ class PortProbe(Probe):
             try:
                 for port in self._ports:
                     with suppress(ConnectionRefusedError):
-                        socket.create_connection((target.address, port), timeout=_CONNECT_TIMEOUT_S).close()
+                        socket.create_connection((target.address, port), timeout=1.0).close()
                         self.what = f"port {port} takes connections"
                         return
                 raise NotReady(f"nothing listens on {self.what}")

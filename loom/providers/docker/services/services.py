@@ -44,7 +44,6 @@ _TAKES_SECRETS = (
     'IFS= read -r line && eval "$line" || { echo "loom: the secrets did not arrive" >&2; exit 125; }; exec "$@" </dev/null',
     "loom",
 )
-_HAND_OVER_WITHIN_S = 60
 _LEAVE_WITHIN_S = 10.0
 _LED_WITHIN_S = 3600.0
 """The first service of a group may have to pull its image."""
@@ -234,7 +233,7 @@ class ServiceContainer:
             with engine_errors():
                 raise
         if self._secrets:
-            output.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _HAND_OVER_WITHIN_S, 0))
+            output.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 60, 0))
             with suppress(OSError):  # a service that has ended does not take them; its end is reported elsewhere
                 output.send(self._secrets)
         return container_id

@@ -34,7 +34,6 @@ _READ = 256 * 1024
 _SOON_S = 0.001
 _FLOOD_FROM = 20
 _GATHER_S = 0.0004
-_SEND_TIMEOUT_S = 60.0
 BEHIND_S = 15.0
 """How long a log may be silent before it reaches the point of the loss: an engine with a full disk could not write it."""
 _HEADER = struct.Struct(">BxxxL")
@@ -258,7 +257,7 @@ class Attachment:
     def send(self, data: bytes) -> None:
         if self._input is None:
             raise BrokenPipeError("the container's input is closed")
-        self._input.socket.settimeout(_SEND_TIMEOUT_S)
+        self._input.socket.settimeout(60.0)
         try:
             self._input.socket.sendall(data)  # no limit: set in the previous line
         finally:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 _READ = 64 * 1024
 _LOOK_S = 0.25
 _CODE_WITHIN_S = 60.0
-_TAKEN_WITHIN_S = 60.0
-"""Time limit for the container to accept input."""
 _NEVER_TYPED = ",".join(["ctrl-@"] * 16)
 """Keys to detach with: nobody could attach again, and the engine would hold back each ^P until the next key."""
 
@@ -35,7 +33,7 @@ class EngineCommand:
         self._api: Any = client.api
         self._exec_id = exec_id
         self._connection = started(client, exec_id, tty=tty)
-        self._connection.socket.settimeout(_TAKEN_WITHIN_S)
+        self._connection.socket.settimeout(60.0)
         self._frames = None if tty else Demultiplexer()
         self._pieces: deque[Chunk] = deque()
         self._silent = False

@@ -47,7 +47,6 @@ HURRY_S = 5.0
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 CHANNELS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 """The protocols of a command's streams, the best first."""
-_UNAVAILABLE = (429, 500, 502, 503, 504)
 
 
 class Gone(ProviderError):
@@ -266,7 +265,7 @@ class Cluster:
             return Gone(f"{doing}: {message}")
         if status == 409 and message.endswith("already exists"):
             return Exists(f"{doing}: {message}")
-        if status in _UNAVAILABLE:
+        if status in (429, 500, 502, 503, 504):
             return EngineUnavailable(f"{doing}: {message}", code="CLUSTER_UNAVAILABLE")
         if status in (400, 422):
             return ProviderError(f"{doing}: the cluster refuses it: {message}", code="POD_INVALID")

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from loom.providers.kubernetes.cluster.pods import Pods
 
 _LOOK_S = 1.0
-_LAST_S = 60
-"""How far a closed log is read back."""
 
 
 class PodServices(OpenedServices, kw_only=True):
@@ -136,7 +134,7 @@ class FollowedService:
                 self._closing.wait(_LOOK_S)
         else:
             with contextlib.suppress(LoomError):
-                self._once(since_seconds=_LAST_S)  # what was printed, and had not arrived
+                self._once(since_seconds=60)  # what was printed, and had not arrived
         self.lines.end()
 
     def _once(self, *, follow: bool = False, **more: Any) -> None:

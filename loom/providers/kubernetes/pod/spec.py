@@ -40,8 +40,6 @@ DETACHED = "loom.detached"
 """The label of a pod that lives on without its loom."""
 CPU = "250m"
 """How much processor a job's container reserves where nobody says; without requests, a node takes any number of jobs."""
-LOST_NODE_S = 30
-"""How long a pod stays on a node that does not answer."""
 _UNITS = {
     "m": 1e-3,
     **{unit: 1000.0**power for power, unit in enumerate(("", "k", "M", "G", "T", "P"))},
@@ -141,12 +139,12 @@ def specification(
             ],
             "initContainers": [copying(pushed, mounts)] if pushed is not None else [],
             "volumes": [{"name": one["name"], "emptyDir": one["emptyDir"]} for one in volumes],
-            "tolerations": [
+            "tolerations": [  # how long it stays on a node that does not answer
                 {
                     "key": f"node.kubernetes.io/{key}",
                     "operator": "Exists",
                     "effect": "NoExecute",
-                    "tolerationSeconds": LOST_NODE_S,
+                    "tolerationSeconds": 30,
                 }
                 for key in ("not-ready", "unreachable")
             ],

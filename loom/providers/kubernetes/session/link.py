@@ -38,7 +38,6 @@ SILENT_S = 45.0
 """A connection that carries no answer to that for so long is lost."""
 _LOOK_S = 2.0
 """How often a silent connection asks whether its pod is lost."""
-CLOSE_S = 10.0
 RECONNECT_S = 300.0
 """How long a lost connection is made again, unless the pod is over."""
 _MOST_HELD = 8 << 20
@@ -197,7 +196,7 @@ class Link:
         if not self._closed:
             self._closed = True
             self._signal()
-            self._thread.join(CLOSE_S)
+            self._thread.join(10.0)
             if not self._thread.is_alive():
                 os.close(self._wake)
 
