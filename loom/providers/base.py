@@ -28,7 +28,7 @@ from msgspec import Struct, field
 from loom.cancel import Cancel
 from loom.config import Config
 from loom.errors import ProviderError, ServiceError
-from loom.plan.model import Build, Image, Job, MountMode, Network, Resources
+from loom.plan.model import PROJECT_DIR, Build, Image, Job, MountMode, Network, Resources
 from loom.pools import Pool
 from loom.status import Exit, OnOutput, Stream
 
@@ -388,6 +388,7 @@ class Provider(Protocol):
 
     def project_dir(self, workspace: Path) -> str:
         """Return the workspace path in a job. For a job with an image, the plan uses `PROJECT_DIR`."""
+        return PROJECT_DIR
 
     def overlays(self, workspace: Path) -> bool:
         """Return whether copy-on-write views of `workspace` should work and equal the directory itself.

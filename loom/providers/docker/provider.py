@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError
-from loom.plan.model import PROJECT_DIR, Job, MountMode
+from loom.plan.model import Job, MountMode
 from loom.providers import labels
 from loom.providers.base import (
     Beside,
@@ -53,30 +53,22 @@ REAP_AFTER_S = 1.0
 
 def provider(setup: Setup) -> Provider:
     """Create the provider for the configured engine."""
-    engine = Engine(setup.environ, setup.config.engine)
-    return DockerProvider(engine, pid=os.getpid(), engine=engine, setup=setup)
+    return DockerProvider(Engine(setup.environ, setup.config.engine), pid=os.getpid(), setup=setup)
 
 
 class DockerProvider(Provider):
     """Implements `providers.base.Provider` on the engine of `client`, with a lazy connection.
 
-    `pid` is the process that owns the resources: after its end, the next run removes them. With `engine` and `setup`, it
+    `pid` is the process that owns the resources: after its end, the next run removes them. With an `Engine` and `setup`, it
     also finds images.
     """
 
     name = "docker"
     capabilities = Capabilities(mounts=frozenset(MountMode), isolated=True)
 
-    def __init__(
-        self,
-        client: Callable[[], docker.DockerClient],
-        *,
-        pid: int,
-        engine: Engine | None = None,
-        setup: Setup | None = None,
-    ) -> None:
+    def __init__(self, client: Callable[[], docker.DockerClient], *, pid: int, setup: Setup | None = None) -> None:
         self._connect = client
-        self._engine = engine
+        self._engine = client if isinstance(client, Engine) else None
         self._setup = setup
         self._pid = pid
         self._lock = threading.Lock()
@@ -98,9 +90,6 @@ class DockerProvider(Provider):
 
     def described(self) -> str:
         return self._engine.described() if self._engine is not None else ""
-
-    def project_dir(self, workspace: Path) -> str:
-        return PROJECT_DIR
 
     def overlays(self, workspace: Path) -> bool:
         # Overlays of a rootless engine can't rename a directory of the snapshot.

@@ -16,7 +16,7 @@ from loom.cancel import Cancel
 from loom.errors import ImageError
 from loom.images.reference import parse_reference
 from loom.plan.image_lock import ImageLock
-from loom.plan.model import PROJECT_DIR, Build, Image, Job, MountMode
+from loom.plan.model import Build, Image, Job, MountMode
 from loom.providers.base import Capabilities, Provider, Resolved, SecretValues, SessionRequest, Setup
 from loom.providers.driver import protocol as driver
 from loom.providers.kubernetes.cluster.client import Cluster
@@ -73,9 +73,6 @@ class KubernetesProvider(Provider):
 
     def described(self) -> str:
         return f"Kubernetes at {self._cluster.host}"
-
-    def project_dir(self, workspace: Path) -> str:
-        return PROJECT_DIR
 
     @contextmanager
     def open(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[PodSession]:

@@ -8,7 +8,7 @@ uses its own cache.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -155,9 +155,10 @@ def _write_context(archive: IO[bytes], inputs: BuildInputs) -> str:
     lines = [line.strip() for line in (*inputs.ignore_lines, *ALWAYS_OUT)]
     rules = [line for line in lines if line and not line.startswith("#")]
     kept = exclude_paths(str(inputs.context), rules, dockerfile=_NO_DOCKERFILE)
-    own = inputs.dockerfile.relative_to(inputs.context).as_posix() if _holds(inputs, kept) else None
+    there = inputs.context in inputs.dockerfile.parents and inputs.dockerfile.read_bytes() == inputs.text.encode()
+    own = inputs.dockerfile.relative_to(inputs.context).as_posix() if there else None
     added: list[tuple[str, str]] = []
-    if own is None:
+    if own is None or own not in kept:
         own = ".loom.Dockerfile"
         while (inputs.context / own).exists():
             own += "_"
@@ -166,10 +167,3 @@ def _write_context(archive: IO[bytes], inputs: BuildInputs) -> str:
         added = [(own, inputs.text), (".dockerignore", f"{before}\n{own}\n")]
     create_archive(str(inputs.context), files=sorted(kept), fileobj=archive, extra_files=added)
     return own
-
-
-def _holds(inputs: BuildInputs, kept: Container[str]) -> bool:
-    if inputs.context not in inputs.dockerfile.parents:
-        return False
-    path = inputs.dockerfile.relative_to(inputs.context).as_posix()
-    return path in kept and inputs.dockerfile.read_bytes() == inputs.text.encode()
