@@ -32,14 +32,11 @@ from loom.status import OnOutput
 
 
 class ResolvedImage(Resolved, frozen=True, kw_only=True):
-    """An available image. `user` is the image's."""
+    """An available image."""
 
     size: int
-    user: str
     platform: str
     built: bool = False
-    created: str = ""
-    """The image's creation time (RFC 3339)."""
 
 
 class Images:
@@ -228,7 +225,7 @@ class Images:
                 attributes = retrying(lambda: api.inspect_image(reference.name))
             except docker.errors.ImageNotFound:
                 return None
-        image = _image(reference.name, reference, attributes)
+        image = _image(reference, attributes)
         return image if platform is None or same_platform(image.platform, platform) else None
 
     def _required(self, reference: Reference, platform: str) -> ResolvedImage:
@@ -251,19 +248,16 @@ def _wait_for(found: Future[ResolvedImage], image: model.Image, cancel: Cancel) 
     return found.result()  # no limit: it is done
 
 
-def _image(name: str, reference: Reference, attributes: Mapping[str, Any]) -> ResolvedImage:
+def _image(reference: Reference, attributes: Mapping[str, Any]) -> ResolvedImage:
     digests = [str(entry) for entry in attributes.get("RepoDigests") or ()]
     own = [digest for digest in digests if digest.rpartition("@")[0] == reference.repository_name]
     asked = [digest for digest in own if reference.digest and digest.endswith(f"@{reference.digest}")]
     digest = next(iter(asked or own), "").rpartition("@")[2]
-    config = attributes.get("Config") or {}
     return ResolvedImage(
-        name=name,
+        name=reference.name,
         image_id=str(attributes["Id"]),
         digest=digest,
         size=int(attributes.get("Size", 0)),
-        user=str(config.get("User") or ""),
-        created=str(attributes.get("Created") or ""),
         platform=normal_platform(
             "/".join(filter(None, (attributes.get("Os"), attributes.get("Architecture"), attributes.get("Variant"))))
         ),
