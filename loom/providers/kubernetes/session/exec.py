@@ -18,7 +18,6 @@ from websocket import WebSocketException
 from loom.errors import EngineUnavailable, LoomError, ProviderError
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.shared_shell import exports
-from loom.providers.driver.steps import still_running
 from loom.providers.inside import BECOME, CommandsInside, Watcher, new_path
 from loom.providers.kubernetes.cluster.client import CHANNELS, Cluster
 from loom.providers.kubernetes.pod.spec import JOB
@@ -31,7 +30,6 @@ _BINARY, _CLOSE, _PING = 0x2, 0x8, 0x9
 _LOOK_S = 2.0
 # $1: the directory, $2: a file with `export` lines, which goes; then the command.
 _ENTER = 'cd "$1" || exit 126; [ -z "$2" ] || { . "$2"; rm -f "$2"; }; shift 2; exec "$@"'
-_LIST = "for p in /proc/[0-9]*; do tr '\\0\\n' '  ' <\"$p/cmdline\" && echo; done 2>/dev/null"
 SILENT_S = 60.0
 """How long a transfer may stand still."""
 
@@ -203,17 +201,6 @@ def run(
             f"{doing}: the connection to the pod was lost: {error}", code="CLUSTER_UNAVAILABLE"
         ) from error
     return ran.code, out["stdout"], out["stderr"]
-
-
-def commands_in(cluster: Cluster, pod: str) -> tuple[str, ...]:
-    """Return the command lines of what the job's container runs; nothing where it can't tell."""
-    try:
-        _, out, _ = run(cluster, pod, JOB, ["sh", "-c", _LIST], silent_s=10.0, doing="listing processes")
-    except (LoomError, OSError):
-        return ()
-    lines = [line.strip() for line in out.decode("utf-8", "replace").splitlines()]
-    own = [line for line in lines if line and driver.MARK not in line and "/proc/[0-9]*" not in line]
-    return still_running(own, f"{driver.DIRECTORY}/step.")
 
 
 class PodInside(CommandsInside, frozen=True, kw_only=True):

@@ -18,11 +18,13 @@ from loom.providers.base import Command, SessionFacts, SessionRequest
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Channel, ConnectionLost, Died, Exchange
 from loom.providers.driver.session import DrivenSession
+from loom.providers.driver.steps import still_running as to_report
 from loom.providers.files import unnoticed
 from loom.providers.kubernetes.cluster import pods as states
 from loom.providers.kubernetes.cluster.client import Gone, is_transient
 from loom.providers.kubernetes.pod.spec import HELPER, JOB, KEPT_UNTIL, is_confined, lease_of
-from loom.providers.kubernetes.session.exec import PodInside, commands_in
+from loom.providers.kubernetes.session import exec as execs
+from loom.providers.kubernetes.session.exec import PodInside
 from loom.providers.kubernetes.session.files import PackedSnapshots, PodFiles
 from loom.providers.kubernetes.session.link import Link, Positions
 from loom.status import OnOutput
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from loom.providers.kubernetes.images.snapshot import Pushed
     from loom.storage.workspace import OnSkipped
 
+_LIST = "for p in /proc/[0-9]*; do tr '\\0\\n' '  ' <\"$p/cmdline\" && echo; done 2>/dev/null"
 CONFIRMED_S = 60.0
 """How long the pod may take to receive a job's steps."""
 ENDED_S = 30.0
@@ -134,7 +137,14 @@ class PodSession(DrivenSession):
             self._fill(cancel)
 
     def still_running(self) -> tuple[str, ...]:
-        return commands_in(self._cluster, self._pod)
+        words = ["sh", "-c", _LIST]
+        try:
+            _, out, _ = execs.run(self._cluster, self._pod, JOB, words, silent_s=10.0, doing="listing processes")
+        except (LoomError, OSError):
+            return ()
+        lines = [line.strip() for line in out.decode("utf-8", "replace").splitlines()]
+        own = [line for line in lines if line and driver.MARK not in line and "/proc/[0-9]*" not in line]
+        return to_report(own, f"{driver.DIRECTORY}/step.")
 
     def _set_owner(self, user: str) -> None:
         uid, _, gid = user.partition(":")
