@@ -30,7 +30,7 @@ from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError
 from loom.providers import interactive
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.shared_shell import quoted
+from loom.providers.driver.steps import quoted
 from loom.record.lines import STANDARD_OUTPUT
 from loom.status import Ended, Exit, ExitCode, OnOutput, Stream
 

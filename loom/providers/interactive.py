@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec import Struct
 
 from loom.config import AUTO_SHELL
-from loom.providers.driver.shared_shell import quoted
-from loom.providers.driver.steps import AUTO, KNOWS_PIPEFAIL, SH, arguments_of
+from loom.providers.driver.steps import AUTO, KNOWS_PIPEFAIL, SH, arguments_of, quoted
 
 _SHELLS = ("sh", "bash", "dash", "ash", "zsh", "ksh", "mksh")
 # $1: its start-up file. Then the shell and its options.

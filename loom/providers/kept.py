@@ -11,7 +11,7 @@ from msgspec import Struct
 from loom.errors import ProviderError
 from loom.providers import labels
 from loom.providers.base import SessionRequest
-from loom.providers.driver.shared_shell import quoted
+from loom.providers.driver.steps import quoted
 from loom.providers.files import archive_of
 
 # Deletes what is at a path, and a link or a file in the place of a directory above it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
 from secrets import token_hex
@@ -234,8 +234,6 @@ class DockerProvider(Provider):
         return run_beside(client, request, session.facts, found.image_id, asked, on_output, cancel, marks)
 
     def way_here(self, request: SessionRequest, session: Session) -> str | None:
-        from loom.providers.docker.container.networks import way_here  # few runs need it
-
         client = self._connect()
         if not Traits(client).reachable:
             return None  # an address of its networks may be one of this machine too
@@ -284,3 +282,37 @@ class DockerProvider(Provider):
             mount.undo()
 
         self._removals.start(f"remove {' '.join(names)}", remove)
+
+
+def way_here(client: docker.DockerClient, request: SessionRequest) -> str | None:
+    """Return this machine's address in the container's network (`Provider.way_here`).
+
+    That is the network's gateway, or, where loom runs in a container itself, this container's address. An engine in a virtual
+    machine has its networks there, and so this machine has no address in them.
+    """
+    import socket  # late: few runs need these
+    from ipaddress import ip_address, ip_network
+
+    network = request.network_id or request.network.mode or "bridge"
+    with translated(f"asking for the network of job {request.job_id}"):
+        while network.startswith("container:"):
+            found = client.api.inspect_container(network.partition(":")[2])
+            joined = found["HostConfig"]["NetworkMode"]
+            of_its_own = joined not in ("none", "host") and not joined.startswith("container:")
+            network = next(iter(found["NetworkSettings"]["Networks"])) if of_its_own else joined
+        if network == "none":
+            return None
+        if network == "host":
+            return "127.0.0.1/8"
+        found = client.api.inspect_network("bridge" if network == "default" else network)
+    for part in (found.get("IPAM") or {}).get("Config") or ():
+        with suppress(ValueError, OSError):
+            subnet = ip_network(part["Subnet"])
+            gateway = part.get("Gateway") or str(subnet[1])
+            family = socket.AF_INET if subnet.version == 4 else socket.AF_INET6
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((gateway.partition("/")[0], 9))  # sends nothing
+                own = ip_address(probe.getsockname()[0])
+            if own in subnet:
+                return f"{own}/{subnet.prefixlen}"
+    return None

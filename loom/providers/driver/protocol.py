@@ -15,8 +15,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from loom.providers.base import Command, Share
-from loom.providers.driver import endings, shared_shell
-from loom.providers.driver.steps import arguments_of, checked
+from loom.providers.driver import endings, steps
 from loom.status import Stream
 
 DIRECTORY = "/run/loom"
@@ -129,7 +128,7 @@ def program() -> bytes:
 
 def program_here(directory: str, mark: str) -> bytes:
     """Return the driver of a job on this machine, whose processes have `mark` in their environment."""
-    settings = b"loom_dir=%b loom_own=%b\n" % (shared_shell.quoted(directory), shared_shell.quoted(mark))
+    settings = b"loom_dir=%b loom_own=%b\n" % (steps.quoted(directory), steps.quoted(mark))
     return settings + _source("host.sh") + _source("driver.sh")
 
 
@@ -184,7 +183,7 @@ def step(
     `handed_over`: with the variables that the steps before it handed on.
     """
     script = command.script
-    checked(script, command.environment)
+    steps.checked(script, command.environment)
     if command.observed:
         marks = endings.marking(command.shell, script, begin_token(token))
         script = endings.reporting(command.shell, f"{directory}/{ENDED}") + marks + script
@@ -193,15 +192,15 @@ def step(
     for name, reported in command.files.items():
         settings += f'\nexport {name}={directory}/{reported}; : >|"${name}"'.encode()
     if command.start_in:
-        settings += b"\ncd -- " + shared_shell.quoted(command.start_in) + b" || exit 1"
-    return _ordered("loom_step", token, script, settings, file, *arguments_of(command.shell, file))
+        settings += b"\ncd -- " + steps.quoted(command.start_in) + b" || exit 1"
+    return _ordered("loom_step", token, script, settings, file, *steps.arguments_of(command.shell, file))
 
 
 _TAKE_ON = f"[ ! -r {HANDED_ON} ] || . {HANDED_ON}\n".encode()
 
 
 def _settings(command: Command) -> bytes:
-    return shared_shell.exports(command.environment) + (b"exec 2>&1" if command.merge_output else b"")
+    return steps.exports(command.environment) + (b"exec 2>&1" if command.merge_output else b"")
 
 
 def share(token: bytes, command: Command) -> bytes:
@@ -220,10 +219,10 @@ def next_step(
     handed_over: bool = False,
 ) -> bytes:
     """Run a command in the shared shell with this token, with `handed_over` as in `step`. ProviderError as there."""
-    checked(command.script, command.environment)
+    steps.checked(command.script, command.environment)
     file, state = f"{directory}/step.{number}", f"{directory}/state"
-    content = shared_shell.file_of(command, share, f"{directory}/{ENDED}", begin_token(token))
-    program = shared_shell.program(command, share, file, state, restore=restore)
+    content = steps.file_of(command, share, f"{directory}/{ENDED}", begin_token(token))
+    program = steps.program(command, share, file, state, restore=restore)
     return _ordered("loom_next", content, file, (_TAKE_ON if handed_over else b"") + program)
 
 

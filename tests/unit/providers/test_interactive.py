@@ -11,7 +11,7 @@ import pytest
 
 from loom.providers import interactive
 from loom.providers.base import Command, Share
-from loom.providers.driver import shared_shell
+from loom.providers.driver import steps
 
 STEP = """\
 export EXPORTED=yes; plain=too; TERM=dumb-of-the-step
@@ -26,8 +26,8 @@ def left_by(shell: tuple[str, ...], tmp_path: Path) -> Path:
     (tmp_path / "sub").mkdir()
     state, step = tmp_path / "state", tmp_path / "step"
     command, share = Command(script=STEP, shell=shell, environment={"LOOM_STEP": "script/01"}), Share(first=True)
-    step.write_text(shared_shell.file_of(command, share, "", b""))
-    program = shared_shell.program(command, share, str(step), str(state))
+    step.write_text(steps.file_of(command, share, "", b""))
+    program = steps.program(command, share, str(step), str(state))
     subprocess.run(shell, input=program, cwd=tmp_path, check=True, capture_output=True, pass_fds=())
     return state
 
@@ -127,5 +127,5 @@ def test_a_zsh_has_the_step_its_history_and_a_prompt(tmp_path: Path) -> None:
 
 def test_a_value_is_quoted_also_where_only_zsh_needs_it() -> None:
     command = Command(script="", shell=("zsh",), environment={"FILTER": "=ls", "IT": "it's"})
-    program = shared_shell.program(command, Share(first=True), "step", "state")
+    program = steps.program(command, Share(first=True), "step", "state")
     assert b"export FILTER='=ls'\nexport IT='it'\\''s'\n" in program

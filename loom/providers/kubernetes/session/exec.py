@@ -17,7 +17,7 @@ from websocket import WebSocketException
 
 from loom.errors import EngineUnavailable, LoomError, ProviderError
 from loom.providers.driver import protocol as driver
-from loom.providers.driver.shared_shell import exports
+from loom.providers.driver.steps import exports
 from loom.providers.inside import BECOME, CommandsInside, Watcher, new_path
 from loom.providers.kubernetes.cluster.client import CHANNELS, Cluster
 from loom.providers.kubernetes.pod.spec import JOB
