@@ -118,7 +118,7 @@ def test_an_image_is_built_and_the_second_time_found(build: Builder, builder: st
     assert not build.skipped
     assert (image.built, image.digest) == (True, "")
     assert image.name.startswith("loom-build:")
-    assert build.shell(image, "cat /who /src/a; echo; whoami") == f"{who}\n1\ngames"
+    assert build.shell(image, "cat /who /src/a; echo; whoami") == f"{who}\n1\ngames\n"
     assert build(Build(args={"WHO": who}), builder=builder).image_id == image.image_id
     assert build.skipped
     build.write(a="2")
