@@ -215,6 +215,11 @@ def ended_by(cancel: Cancel) -> Iterator[None]:
         _heeded.remove(cancel)
 
 
+def _heed() -> None:
+    if any(cancel.requested for cancel in _heeded):
+        raise SnapshotCanceled("interrupted while git was at work")
+
+
 def started(
     arguments: Sequence[str],
     environment: Mapping[str, str],
@@ -247,8 +252,7 @@ class Running:
     ) -> None:
         """Start it. `searching`: git itself looks for the repository, to explain why it refuses it."""
         self._result: tuple[int, bytes, str] | None = (0, b"", "")
-        if any(cancel.requested for cancel in _heeded):
-            raise SnapshotCanceled("interrupted while git was at work")
+        _heed()
         self._arguments = arguments
         self._place = cwd
         self._out, self._err = _in_memory(), _in_memory()
@@ -270,6 +274,11 @@ class Running:
                 ) from error
         _at_work.add(self._process)
         self._result = None
+        try:
+            _heed()  # a cancel since the last look did not know of this process
+        except SnapshotCanceled:
+            self.stop()
+            raise
 
     def __del__(self) -> None:
         # The other one of two, when waiting for the first failed.

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -342,6 +343,21 @@ def test_a_git_command_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytes
         hanging.result()
 
 
+def test_an_interrupt_while_a_git_command_starts_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its filter may have begun before loom has noted the command."""
+    start, begun, cancel = git.started, list[subprocess.Popen[bytes]](), Cancel()
+
+    def started(*arguments: Any, **more: Any) -> subprocess.Popen[bytes]:
+        begun.append(start(*arguments, **more))
+        cancel.request()
+        return begun[0]
+
+    monkeypatch.setattr(git, "started", started)
+    with git.ended_by(cancel), pytest.raises(SnapshotCanceled):
+        git.Running(("-c", "alias.hang=!exec sleep 600", "hang"), git.without_repository(os.environ), cwd=tmp_path)
+    assert begun[0].returncode is not None
+
+
 def test_interrupted_by_the_terminal(work: Repo, tmp_path: Path) -> None:
     """Ctrl-C reaches loom and what it started: one line, no traceback of a helper's, and nothing is left."""
     for number in range(6000):
@@ -372,6 +388,7 @@ def test_killed_in_the_middle(work: Repo, tmp_path: Path) -> None:
     program = f"""
 import os, signal
 from pathlib import Path
+from typing import Any
 from loom.cancel import Cancel
 from loom.snapshot import discover, is_workspace, take
 workspace = Path({str(workspace)!r})
@@ -424,6 +441,7 @@ def test_a_workspace_that_is_not_empty_is_refused(work: Repo, tmp_path: Path) ->
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
+from typing import Any
 sys.path.insert(0, {root!r})
 from loom.cancel import Cancel
 from loom.snapshot import discover, take, verify
