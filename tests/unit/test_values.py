@@ -133,8 +133,6 @@ PASSED_BY_NOBODY: dict[str, object] = {
     "attempt.Attempt.fact.code": "pipeline.execute",
     "job.JobRunner.skip.status": "skipped",
     "steps.LateSteps._invalid.kind": "Error",
-    "steps.LateSteps._not_valid.kind": "The template is not valid.",
-    "steps.LateSteps._not_valid.may_continue": True,
     "steps._short.most": 120,
     "git.Running.result.check": True,
     "model.path_fields.name": "path",
