@@ -267,6 +267,13 @@ def test_where_a_text_says_that_it_failed(text: str, place: tuple[str | None, in
     assert (one(case).file, one(case).line) == place
 
 
+def test_a_failures_text_is_that_of_all_its_elements() -> None:
+    found = one(
+        '<testsuite><testcase name="a"><failure>src/a.<b>py:<i>3</i>: E</b>rror</failure></testcase></testsuite>'
+    )
+    assert (found.file, found.line) == ("src/a.py", 3)
+
+
 def test_a_test_that_fails_twice_is_one_failure() -> None:
     case = '<testcase name="a"><failure message="m">one</failure> between <error>two</error></testcase>'
     report = read(f"<testsuite>{'<testcase><skipped/></testcase>' * 2}</testsuite>")

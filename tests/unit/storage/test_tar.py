@@ -181,3 +181,10 @@ def test_headers_of_other_programs(archive: bytes, entry: TarEntry) -> None:
 def test_a_real_size_that_only_the_extension_says() -> None:
     archive = extended(b"9 size=3\n") + header(size=0) + b"abc".ljust(512, b"\0") + header(name=b"y")
     assert [(entry.path, entry.size) for entry, _ in read(io.BytesIO(archive + bytes(1024)))] == [("x", 3), ("y", 0)]
+
+
+@pytest.mark.parametrize("size", [0, 1, archives._PIECE - 1024, archives._PIECE, 3 * archives._PIECE + 1])
+def test_an_archive_ends_with_its_record_and_no_more(size: int) -> None:
+    archive = b"".join(archives.packed([(TarEntry("a", "file", 0o644, 0, size), io.BytesIO(bytes(size)))]))
+    with_end = 512 + -(-size // 512) * 512 + 1024
+    assert len(archive) == -(-with_end // archives._RECORD) * archives._RECORD

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from loom.storage.selection import PathSelection
+from loom.storage.selection import Everything, PathSelection
 from loom.storage.tar import TarEntry, packed
 from loom.storage.unpacking import unpack_items
 from loom.storage.workspace import DirectoryView, Skipped, TarView
@@ -70,6 +70,20 @@ def test_only_a_file_has_a_size(tmp_path: Path) -> None:
         *(("d", "directory", 0), ("f", "file", 4), ("g", "hardlink", 0), ("l", "link", 0)),
     ]
     assert [one.target for one in entries] == ["", "", "f", "nowhere"]
+
+
+def test_reading_a_directory_ends_where_somebody_says_so(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).touch()
+    checks = iter((None, None, KeyboardInterrupt()))
+
+    def check() -> None:
+        if (error := next(checks)) is not None:
+            raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        list(DirectoryView(tmp_path, check).read(Everything("."), lambda _: None))
+    assert next(checks, "no more") == "no more"
 
 
 def test_a_pipe_that_takes_a_files_place_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
