@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Struct, field
 
+from loom.util import typed
 from loom.util.units import duration, nearest
 
 HERE = {"docker": True, "host": False}
@@ -73,7 +74,7 @@ class Misplaced(ValueError):
 def converted(value: Any, kind: Any, *keys: str, hook: Callable[[type, Any], Any] | None = None) -> Any:
     """Return a value as `kind`. Misplaced for one that has another form; the message names its path below `keys`."""
     try:
-        return msgspec.convert(value, kind, dec_hook=hook)
+        return typed.convert(value, kind, dec_hook=hook)
     except msgspec.ValidationError as error:
         text, _, place = str(error).partition(" - at ")
         path = [*keys, *re.findall(r"\w+", place)]

@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
@@ -25,6 +24,7 @@ from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Invocation, Millis
 from loom.record.events import Section
 from loom.record.unrecorded import Unrecorded
 from loom.status import Code, Count, FailingTest, Failure
+from loom.util import typed
 
 
 class Excerpt(Document, frozen=True, kw_only=True):
@@ -215,7 +215,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     told_by = [] if silent else output.reason
     directory = (evidence.ended_by or {}).get("directory")
     at = WorkingDirectories(evidence.root, printed, directory=directory, command=ended.command if ended else command)
-    found = [msgspec.convert(each, Failure) for each in job.get("findings", ())] if failed else []
+    found = [typed.convert(each, Failure) for each in job.get("findings", ())] if failed else []
     read = patterns.failures([line.printed for line in output.reason], evidence.formats or patterns.readers())
     of_output = [each if each.file is None else replace(each, file=at.file(each.file)) for each in read]
     told = {(each.file, each.line) for each in of_output if each.line}
@@ -277,7 +277,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         skipped=sum(other["status"] == "skipped" for other in evidence.pipeline["jobs"]),
         reproduce=f"loom {'reproduce' if '://' in origin else 'replay'} {shlex.quote(origin)}"
         if (origin := evidence.receipt.get("origin"))
-        else reproduce_command(msgspec.convert(evidence.receipt.get("invocation", {}), Invocation), job_id),
+        else reproduce_command(typed.convert(evidence.receipt.get("invocation", {}), Invocation), job_id),
         logs_command=None
         if job_id is None
         else shlex.join(filter(None, ("loom", "logs", evidence.run_id, job_id, step or section))),

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from loom import snapshot
@@ -24,6 +23,7 @@ from loom.record.event_files import last_output
 from loom.record.highlights import form_of, of_file
 from loom.record.reader import Reading, Unit
 from loom.record.store import UNFINISHED, entry_at, read_document
+from loom.util import typed
 from loom.util.controls import cleaned
 from loom.util.sections import reader_for
 from loom.util.untrusted_files import open_regular, read_regular
@@ -136,7 +136,7 @@ def recorded_diagnosis(reading: Reading, *jobs: str | None) -> Diagnosis | None:
     for path in (reading.paths.diagnosis, *(reading.paths.job_diagnosis(job) for job in jobs if job is not None)):
         found = read_document(path, Diagnosis)
         if found is not None and (not jobs or found["job_id"] in jobs):
-            return msgspec.convert(found, Diagnosis)
+            return typed.convert(found, Diagnosis)
     return None
 
 
@@ -152,7 +152,7 @@ def _end(reading: Reading, unit: Unit | None) -> Mapping[str, Any]:
 def _highlights(unit: Unit, own: Sequence[Reader], end: Mapping[str, Any]) -> Highlights:
     """Return them as they were recorded; from the events file where the step did not end."""
     if end:
-        return msgspec.convert(end.get("highlights", {"complete": False}), Highlights)
+        return typed.convert(end.get("highlights", {"complete": False}), Highlights)
     with open_regular(unit.events) as file:
         return of_file(file, patterns.watch(own))
 

@@ -10,6 +10,7 @@ from msgspec import Struct, field
 
 from loom.analysis.patterns import GROUPS, Finder, Format, Reader
 from loom.errors import RequestError
+from loom.util import typed
 from loom.workflow.patterns import PatternError, Search, SearchError, pattern_of
 
 
@@ -39,7 +40,7 @@ class _File(Struct, frozen=True, kw_only=True, rename="camel"):
 def formats(data: bytes) -> list[Format]:
     """Read a file of matchers; those of warnings and notices alone are left out. ValueError, with the reason."""
     try:
-        file = msgspec.json.decode(data, type=_File)
+        file = typed.decode(data, _File)
     except msgspec.MsgspecError as error:
         raise ValueError(f"not a file of problem matchers: {error}") from error
     return [_format(matcher) for matcher in file.problem_matcher if matcher.severity == "error"]

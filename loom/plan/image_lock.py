@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta, Struct, field
 
 from loom.errors import ImageError, RequestError
 from loom.images.reference import DIGEST, normal_platform, parse_reference
 from loom.plan.model import Image, Plan
-from loom.util import atomic, jsons
+from loom.util import atomic, jsons, typed
 from loom.util.untrusted_files import open_inside
 
 LOCK_PATH = ".loom/images.lock"
@@ -67,7 +66,7 @@ def decode_lock(data: bytes, *, path: str = LOCK_PATH) -> ImageLock:
     """Parse a lock file. RequestError for any other content; `path` names the file in the message."""
     locked: dict[str, dict[str, Locked]] = {}
     try:
-        for name, entries in msgspec.json.decode(data, type=_File).images.items():
+        for name, entries in typed.decode(data, _File).images.items():
             for platform, entry in entries.items():
                 if entry == Locked():
                     raise ValueError(f"{name} has neither a digest nor an image_id for {platform}")

@@ -29,7 +29,7 @@ from loom.record.store import entry_at
 from loom.snapshot import occupied
 from loom.storage.tar import DamagedArchive, Item, TarEntry, packed, read
 from loom.storage.unpacking import UnsafeArchive, checked, unpack_items
-from loom.util import atomic, jsons, startup
+from loom.util import atomic, jsons, startup, typed
 from loom.util.private import make_in_cache
 from loom.util.units import rough_size
 from loom.util.untrusted_files import open_regular, read_regular
@@ -139,7 +139,7 @@ def unpacked(path: Path, within: Path) -> UnpackedBundle:
         ):
             unpack_items(checked(_bounded(read(data), shutil.disk_usage(folder).free // 2)), folder)
         data_of_manifest = read_regular(folder / MANIFEST, at_most=_MOST_MANIFEST)
-        manifest = msgspec.json.decode(data_of_manifest, type=BundleManifest)
+        manifest = typed.decode(data_of_manifest, BundleManifest)
         entry = entry_at(RunPaths(root=folder / RECORD, run_id=manifest.run_id))
         return UnpackedBundle(manifest, folder, Reading(entry, foreign=True))
     except (OSError, zstandard.ZstdError, DamagedArchive, UnsafeArchive, msgspec.DecodeError, RecordError) as error:

@@ -15,7 +15,7 @@ from loom.record.documents import Assistance, Extent, Kind, Reused, plain
 from loom.record.fold import RunFold
 from loom.record.run_paths import RunPaths
 from loom.status import Status
-from loom.util import jsons
+from loom.util import jsons, typed
 from loom.util.units import counted, rough_duration
 from loom.util.untrusted_files import read_regular
 
@@ -33,7 +33,7 @@ def extent_of(fold: RunFold) -> Extent:
         )
         for job in reuse.get("jobs", ())
     ]
-    assisted = msgspec.convert(fold.assisted, list[Assistance])
+    assisted = typed.convert(fold.assisted, list[Assistance])
     by_hand = any(one.how in ("shell", "exec", "edit") for one in assisted)
     kinds: list[Kind] = []
     if not_selected or fold.facts.get("results_reused", {}).get("jobs"):
@@ -59,7 +59,7 @@ def extent_of(fold: RunFold) -> Extent:
 
 def extent_text(stated: Mapping[str, Any]) -> str:
     """Describe a recorded extent in one line: `partial (ran unit), resumed from run 17… (3 steps reused, 2.1 s saved)`."""
-    extent = msgspec.convert(stated, Extent)
+    extent = typed.convert(stated, Extent)
     taken = [one.job_id for one in extent.reused if one.from_step is None]
     of = f"; of run {extent.parent_run_id}: {', '.join(taken)}" if taken else ""
     saved = f"{counted(extent.reused_steps, 'step')} reused, {rough_duration(extent.saved_ms)} saved"
@@ -97,5 +97,5 @@ def noted_assistance(paths: RunPaths) -> list[Assistance]:
     with suppress(FileNotFoundError):
         for line in read_regular(paths.assistance).splitlines():
             with suppress(msgspec.MsgspecError):
-                found.append(msgspec.json.decode(line, type=Assistance))
+                found.append(typed.decode(line, Assistance))
     return found

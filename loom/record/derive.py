@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-import msgspec
-
 from loom.record import documents
 from loom.record.coverage import extent_of
 from loom.record.documents import RUN_SCHEMA, SCHEMA_VERSION
 from loom.record.events import PhaseCode
 from loom.record.fold import JobState, RunFold, Span, duration, image_of
 from loom.status import EndedBy, ExitCode, FailingTest, Failure, Status
+from loom.util import typed
 
 T = TypeVar("T")
 _EVERY_RUN = (
@@ -89,7 +88,7 @@ def _of_unit(fold: RunFold, job_id: str, span: Span, folder: str) -> dict[str, A
 
 
 def _as(kind: type[T], shape: Any) -> T | None:
-    return None if shape is None else msgspec.convert(shape, kind)
+    return None if shape is None else typed.convert(shape, kind)
 
 
 def job_summary(fold: RunFold, job_id: str) -> documents.JobSummary:
@@ -134,9 +133,9 @@ def job_manifest(fold: RunFold, job_id: str) -> documents.JobManifest:
         failing_step_events_path=output_file(job_id, failing_step, None) if failing_step else None,
         failing_command=failing_span.start.data.get("command") if failing_span else None,
         failing_section_events_path=output_file(job_id, None, section) if section else None,
-        failing_tests=[msgspec.convert(test, FailingTest) for test in job.lists.get("failing_test", ())],
+        failing_tests=[typed.convert(test, FailingTest) for test in job.lists.get("failing_test", ())],
         test_reports=job.facts.get("test_reports"),
-        findings=[msgspec.convert(one, Failure) for one in job.lists.get("finding", ())],
+        findings=[typed.convert(one, Failure) for one in job.lists.get("finding", ())],
         finding_reports=job.facts.get("finding_reports"),
         image=image_of(image) if image else None,
         services=list(job.planned.get("services", ())),
@@ -288,7 +287,7 @@ def receipt(fold: RunFold) -> documents.Receipt:
         **_of_run(fold),
         loom_version=started.get("loom_version", ""),
         command=list(started.get("command", ())),
-        invocation=msgspec.convert(started.get("invocation", {}), documents.Invocation),
+        invocation=typed.convert(started.get("invocation", {}), documents.Invocation),
         origin=started.get("origin"),
         repo_root=started.get("repo_root"),
         workflow_path=started.get("workflow_path"),

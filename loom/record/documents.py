@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -10,6 +9,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from loom.status import Code, Count, EndedBy, FailingTest, Failure, Status
+from loom.util import typed
 
 SCHEMA_VERSION: Final = "loom.runtime.logs.v2"
 RECEIPT_SCHEMA: Final = "loom.receipt.v1"
@@ -24,8 +24,6 @@ Place = Annotated[str, Meta(max_length=1000, pattern=r"^(?!/)(?!([^\0]*/)?\.\.(/
 """A path below `logs/<run_id>/`, or the name of a job, step or section, which is a part of one."""
 Sha = Annotated[str, Meta(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]
 RunId = Annotated[str, Meta(pattern="^[0-9]{1,20}$")]
-_ONE_AT_A_TIME = threading.Lock()
-"""msgspec crashes where two threads need a type that it has not looked at yet, as those of `loom bisect --jobs 2`."""
 
 
 class Document(Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,8 +48,7 @@ def plain(document: Struct) -> dict[str, Any]:
 
 def checked(shape: object, kind: type[Document]) -> dict[str, Any]:
     """Parse `shape` as a document of that type, with defaults. ValueError if it does not fit."""
-    with _ONE_AT_A_TIME:
-        return plain(msgspec.convert(shape, kind))
+    return plain(typed.convert(shape, kind))
 
 
 class OutputCounts(Document, frozen=True, kw_only=True):

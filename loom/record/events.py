@@ -19,7 +19,7 @@ from msgspec import Struct, field
 from loom.record import facts
 from loom.record.documents import SCHEMA_VERSION, Place, Positive, check_moment
 from loom.status import Code, Status, Stream
-from loom.util import jsons
+from loom.util import jsons, typed
 
 _DEEPEST = 100
 """Maximum JSON nesting of an event or document; loom's own have about ten levels."""
@@ -162,7 +162,7 @@ def decode(line: bytes | str) -> Event:
     except (msgspec.DecodeError, RecursionError):
         pass
     try:
-        event = msgspec.convert(parsed(line), PhaseEvent)
+        event = typed.convert(parsed(line), PhaseEvent)
     except msgspec.ValidationError as error:
         raise ValueError(f"not a loom event: {error}") from error
     check_moment(event.ts)

@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, Struct, defstruct
 
 from loom.record.documents import Assistance, Extent, Highlights, Invocation, OutputCounts, Place, SavedArtifacts
 from loom.status import Code, Count, EndedBy, FailingTest, Failure, Status
+from loom.util import typed
 
 Milliseconds = Annotated[float, Meta(ge=-1e15, le=1e15)]
 
@@ -179,7 +180,7 @@ def check(kind: str, phase_code: str, message: str | None, data: Mapping[str, An
     if shape is None:
         return
     try:
-        msgspec.convert(data, shape)
+        typed.convert(data, shape)
     except msgspec.ValidationError as error:
         raise ValueError(f"{message or phase_code}: {error}") from error
     if kind != "message" and data.get("file") is not None and not isinstance(data.get("line"), int):

@@ -12,6 +12,7 @@ from msgspec import Struct
 from loom.errors import RecordError
 from loom.plan.model import Plan, WorkspaceMode
 from loom.record.documents import Place
+from loom.util import typed
 from loom.util.untrusted_files import read_regular
 
 
@@ -35,7 +36,7 @@ class SavedPlan(Struct, frozen=True, kw_only=True):
 def load_planned(path: Path) -> SavedPlan:
     """Parse a `SavedPlan`. RecordError if it is missing or invalid."""
     try:
-        planned = msgspec.json.decode(read_regular(path), type=SavedPlan)
+        planned = typed.decode(read_regular(path), SavedPlan)
         check_consistent(planned.plan)
     except OSError as error:
         raise RecordError(
@@ -53,7 +54,7 @@ def load_planned(path: Path) -> SavedPlan:
 def check_consistent(plan: Plan) -> None:
     """Raise ValueError for an impossible plan: duplicate jobs, wrong order, or a job without steps."""
     present, before = {job.id for job in plan.jobs}, set[str]()
-    msgspec.convert([name for job in plan.jobs for name in (job.id, *(step.id for step in job.steps))], list[Place])
+    typed.convert([name for job in plan.jobs for name in (job.id, *(step.id for step in job.steps))], list[Place])
     for job in plan.jobs:
         if job.id in before or job.stage not in plan.stages or not (job.steps or job.trigger):
             raise ValueError(f"job {job.id!r} is there twice, has no step, or its stage is not one of the plan")

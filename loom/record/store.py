@@ -32,7 +32,7 @@ from loom.record.fold import RunFold
 from loom.record.run_paths import RunPaths
 from loom.record.run_record import RUNTIME_LINK, TAG, RunRecord, write_document
 from loom.storage.claims import Claims
-from loom.util import jsons, processes
+from loom.util import jsons, processes, typed
 from loom.util.paths import half_removed, run_of_workspace
 from loom.util.private import make_private, own_state
 from loom.util.untrusted_files import read_regular
@@ -421,7 +421,7 @@ def _identity_at(path: Path) -> dict[str, Any] | None:
     """Read the identity; None if missing or damaged."""
     try:
         identity = parsed(read_regular(path))
-        msgspec.convert(identity, _Identity)
+        typed.convert(identity, _Identity)
     except (OSError, ValueError, msgspec.ValidationError):
         return None
     paths = [identity.get("repo_root"), identity.get("workspace"), *identity.get("job_workspaces", {}).values()]

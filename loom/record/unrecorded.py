@@ -11,7 +11,7 @@ import msgspec
 from loom.record.documents import Document, Moment
 from loom.record.events import timestamp
 from loom.status import Code
-from loom.util import atomic
+from loom.util import atomic, typed
 from loom.util.private import check_private, make_private
 from loom.util.untrusted_files import read_regular
 
@@ -41,7 +41,7 @@ def since(state_dir: Path, root: Path, run_id: str | None) -> Unrecorded | None:
     """Return the last one of the checkout at `root`, if it is later than this run (None: than none)."""
     try:
         check_private(state_dir)
-        found = msgspec.json.decode(read_regular(_path(state_dir, root)), type=Unrecorded)
+        found = typed.decode(read_regular(_path(state_dir, root)), Unrecorded)
     except (OSError, ValueError):
         return None
     return found if run_id is None or found.at > timestamp(int(run_id)) else None

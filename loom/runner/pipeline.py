@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from msgspec.structs import replace
 
 from loom import snapshot
@@ -38,7 +37,7 @@ from loom.runner.waits import Waits, waits
 from loom.snapshot import Snapshot
 from loom.status import ExitCode, JobResult, Skip, Status, exit_code_of, run_status
 from loom.storage.cache import Cache
-from loom.util import jsons
+from loom.util import jsons, typed
 from loom.util.refusals import refusals
 from loom.util.within import beside
 
@@ -452,7 +451,7 @@ class Run:
         entry = RunEntry(paths=self._record.paths, identity={}, receipt=plain(receipt), alive=False)
         try:
             for found in diagnoses_at_end(Reading(entry), self._workspace):
-                masked = msgspec.convert(self._journal.masked(encodable(plain(found))), type(found))
+                masked = typed.convert(self._journal.masked(encodable(plain(found))), type(found))
                 first = self._diagnosed is None
                 paths = self._record.paths
                 self._record.publish(

@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Struct, field
 
 from loom.errors import LoomError, RequestError
@@ -23,6 +22,7 @@ from loom.record.store import RunEntry, entry_at
 from loom.runner.attempt import NOT_KEPT
 from loom.runner.views import View
 from loom.status import JobResult, Status
+from loom.util import typed
 from loom.util.paths import is_of_job
 
 
@@ -49,7 +49,7 @@ class PastRun(Struct, frozen=True, kw_only=True):
 
     @property
     def invocation(self) -> Invocation:
-        return msgspec.convert(self.fold.started.get("invocation", {}), Invocation)
+        return typed.convert(self.fold.started.get("invocation", {}), Invocation)
 
     @property
     def snapshot(self) -> Mapping[str, Any] | None:

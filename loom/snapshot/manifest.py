@@ -11,6 +11,7 @@ import msgspec
 
 from loom.errors import SnapshotError
 from loom.snapshot.model import Manifest
+from loom.util import typed
 from loom.util.jsons import with_texts
 from loom.util.untrusted_files import read_regular
 
@@ -40,7 +41,7 @@ def read_manifest(workspace: Path, file: Path | None = None) -> Manifest:
         document: dict[str, Any] = json.loads(read_regular(file))
         if {key: document[key] for key in _FORM} != _FORM:
             raise ValueError("it has another form")
-        return msgspec.convert(with_texts(document, lambda text: os.fsdecode(text.encode("latin-1"))), Manifest)
+        return typed.convert(with_texts(document, lambda text: os.fsdecode(text.encode("latin-1"))), Manifest)
     except FileNotFoundError as error:
         raise SnapshotError(
             f"{workspace}: not one of loom's workspaces, or a job removed its .git",

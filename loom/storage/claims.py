@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from loom.util import atomic, processes
+from loom.util import atomic, processes, typed
 from loom.util.paths import half_removed
 from loom.util.private import make_in_shared, make_private
 
@@ -99,6 +99,6 @@ class Claims:
     @staticmethod
     def _read(path: Path) -> Claim | None:
         try:
-            return msgspec.json.decode(path.read_bytes(), type=Claim) if path.is_file() else None
+            return typed.decode(path.read_bytes(), Claim) if path.is_file() else None
         except (OSError, ValueError):
             return None

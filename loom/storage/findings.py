@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from loom.status import Failure
 from loom.storage.reports import UnreadableReport, in_project, short
 from loom.storage.tar import Content
+from loom.util import typed
 
 MAX_BYTES = 16 << 20
 MAX_FINDINGS = 1000
@@ -54,7 +55,7 @@ def _decoded(file: Content, shape: type[T]) -> T:
         if len(content) > MAX_BYTES:
             raise UnreadableReport(f"it is larger than {MAX_BYTES >> 20} MiB")
     try:
-        return msgspec.json.decode(content.removeprefix(b"\xef\xbb\xbf"), type=shape)
+        return typed.decode(content.removeprefix(b"\xef\xbb\xbf"), shape)
     except msgspec.ValidationError as error:
         raise UnreadableReport(f"its content is not as expected: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2] / "loom"
         pytest.param(r"killpg|\.terminate\(\)", {"util/processes.py"}, id="ending a process"),
         pytest.param(r"fnmatch|root\.glob\(", {"util/globs.py"}, id="globs"),
         pytest.param(r"orjson", set(), id="JSON for loom"),
+        pytest.param(r"msgspec\.convert|json\.decode\(.*type=", {"util/typed.py"}, id="values with a type"),
     ],
 )
 def test_only_one_place_does_it(pattern: str, only_in: set[str]) -> None:

@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from loom import snapshot
@@ -34,6 +33,7 @@ from loom.runner.previous_run import PastJob, PastRun
 from loom.runner.request import Reuse
 from loom.runner.scheduler import dependents
 from loom.status import JobResult, Status
+from loom.util import typed
 from loom.util.bounded import bounded
 from loom.util.paths import new_workspace
 
@@ -445,7 +445,7 @@ def _assistance(
     `edits`: by resumed job, the files that were changed since it was kept. `brought`: those that a sync changed.
     """
     concerned = {None, *edits, *taken_over}
-    yield from (msgspec.convert(fact, Assistance) for fact in past.fold.assisted if fact.get("job_id") in concerned)
+    yield from (typed.convert(fact, Assistance) for fact in past.fold.assisted if fact.get("job_id") in concerned)
     ended = past.fold.last.ts if past.fold.last is not None and past.fold.end else ""
     yield from (one for one in noted_assistance(past.entry.paths) if one.job_id in edits and (one.at or "") > ended)
     if brought:

@@ -6,8 +6,6 @@ import sys
 import time
 from signal import SIGKILL
 
-import msgspec
-
 from loom.analysis.printed import Executed
 from loom.cancel import Cancel, signals
 from loom.commands import project
@@ -17,6 +15,7 @@ from loom.errors import RequestError
 from loom.record.lines import encodable, text_fields
 from loom.render.output import print_json
 from loom.status import Ended, ExitCode
+from loom.util import typed
 from loom.util.units import duration, read_flag
 
 
@@ -91,7 +90,7 @@ def exec_(
             **text_fields("stdout", b"".join(heard["stdout"])),
             **text_fields("stderr", b"".join(heard["stderr"])),
         }
-        print_json(msgspec.convert(document, Executed))
+        print_json(typed.convert(document, Executed))
     if ended.ended is Ended.TIMED_OUT:
         print(f"loom: {command[0]} was ended after {timeout}", file=sys.stderr)
         return ExitCode.TIMED_OUT

@@ -23,7 +23,7 @@ from loom.plan.permissions import PermissionRequest
 from loom.record.store import Store
 from loom.snapshot import git, repository
 from loom.snapshot.manifest import read_manifest
-from loom.util import atomic, processes
+from loom.util import atomic, processes, typed
 from loom.util.paths import is_of_job, run_of_workspace, workspace_beside
 from loom.util.private import make_private, own_state
 from loom.util.untrusted_files import open_regular
@@ -108,7 +108,7 @@ class Trust:
                 is_private = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
                 if not is_private or status.st_size > _MAX_BYTES:
                     return {}
-                found = msgspec.json.decode(file.read(), type=_File)
+                found = typed.decode(file.read(), _File)
         except (OSError, ValueError, RecursionError):
             return {}
         return found.checkouts if found.schema_version == _SCHEMA else {}

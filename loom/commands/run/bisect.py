@@ -32,7 +32,7 @@ from loom.render.output import print_json
 from loom.render.screen import Look
 from loom.snapshot import Source, git
 from loom.status import ExitCode
-from loom.util import atomic
+from loom.util import atomic, typed
 from loom.util.controls import shown
 from loom.util.private import make_private
 from loom.util.units import counted
@@ -95,7 +95,7 @@ class _Bisect:
         key = "\0".join((str(here.root), *words, self._good, self._bad))
         self._file = here.config.state_dir / "bisect" / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.json"
         try:
-            self.tested = msgspec.json.decode(read_regular(self._file), type=list[Tested])
+            self.tested = typed.decode(read_regular(self._file), list[Tested])
         except (OSError, ValueError):
             self.tested = []
 

@@ -29,6 +29,7 @@ from loom.plan.tracing import Trace, traces
 from loom.render.output import print_json
 from loom.render.problems import check_document, github_lines, problem_lines
 from loom.status import ExitCode
+from loom.util import typed
 from loom.util.paths import name_from
 from loom.util.units import counted
 from loom.util.yaml_file import Kind, Node, YamlFile, items_of, pointer, problem_in_text
@@ -279,7 +280,7 @@ def _actionlint(files: Iterable[YamlFile], root: Path) -> Iterator[Problem]:
         ran = subprocess.run(
             command, cwd=root, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60.0
         )
-        found = msgspec.json.decode(ran.stdout or b"[]", type=list[_Said])
+        found = typed.decode(ran.stdout or b"[]", list[_Said])
     except (OSError, subprocess.TimeoutExpired, msgspec.DecodeError):
         return
     for said in found:

@@ -26,7 +26,7 @@ from loom.errors import RequestError
 from loom.plan.model import Plan
 from loom.storage.tar import DamagedArchive
 from loom.storage.unpacking import UnsafeArchive, unpack
-from loom.util import atomic, jsons
+from loom.util import atomic, jsons, typed
 from loom.util.untrusted_files import open_inside
 from loom.workflow.github.sources import Fetched, NotFetched
 
@@ -53,7 +53,7 @@ def load_lock(root: Path) -> ActionsLock | None:
     path = root / LOCK_PATH
     try:
         with open_inside(path, root) as file:
-            found = msgspec.json.decode(file.read(), type=ActionsLock)
+            found = typed.decode(file.read(), ActionsLock)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as error:

@@ -24,7 +24,7 @@ from loom.commands.project import Here
 from loom.errors import InfrastructureError
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.record.saved_plan import check_consistent
-from loom.util import atomic
+from loom.util import atomic, typed
 from loom.util.private import make_private, own_state
 from loom.util.untrusted_files import open_regular
 from loom.workflow.predefined import KNOWN_TO_PLANS
@@ -172,7 +172,7 @@ class Planner:
                 status = os.fstat(file.fileno())
                 if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077 or status.st_size > _MAX_BYTES:
                     return None
-                kept = msgspec.json.decode(file.read(), type=_Kept)
+                kept = typed.decode(file.read(), _Kept)
             check_consistent(kept.plan)
             return kept if self._still_holds(kept) else None
         except (OSError, ValueError, RecursionError, InfrastructureError):
@@ -198,7 +198,7 @@ class Planner:
         try:
             kept = self._kept(plan, notices)
             encoded = msgspec.json.encode(kept)
-            if kept is None or msgspec.json.decode(encoded, type=_Kept) != kept:
+            if kept is None or typed.decode(encoded, _Kept) != kept:
                 return
             make_private(self._folder.parent)
             self._folder.mkdir(exist_ok=True, mode=0o700)

@@ -13,7 +13,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
@@ -33,6 +32,7 @@ from loom.providers.kubernetes.session.exec import PodInside
 from loom.providers.kubernetes.session.files import PodFiles
 from loom.providers.kubernetes.session.session import PodSession, SavedSession, facts_of, not_as_root, remove
 from loom.status import OnOutput
+from loom.util import typed
 from loom.util.processes import boot_id
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class KeptPod(Kept, frozen=True, kw_only=True):
     def attach(
         self, saved: bytes, request: SessionRequest, on_output: OnOutput, cancel: Cancel
     ) -> Iterator[PodSession]:
-        with self._session(request, on_output, cancel, msgspec.json.decode(saved, type=SavedSession)) as session:
+        with self._session(request, on_output, cancel, typed.decode(saved, SavedSession)) as session:
             try:
                 yield session
             finally:
