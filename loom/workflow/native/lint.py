@@ -155,7 +155,7 @@ def _images(workflow: Workflow) -> Iterator[Problem]:
     seen: set[Node] = set()
     for entry in workflow.entries.values():
         for at, node in _image_nodes(entry):
-            if node in seen or not isinstance(node.value, str) or "$" in node.value or "@" in node.value:
+            if node in seen or not isinstance(node.value, str) or "$" in node.value:
                 continue
             seen.add(node)
             if node.value.rsplit("/", 1)[-1].partition(":")[2] in ("", "latest"):

@@ -201,3 +201,17 @@ def test_an_archive_ends_with_its_record_and_no_more(size: int) -> None:
     archive = b"".join(archives.packed([(TarEntry("a", "file", 0o644, 0, size), io.BytesIO(bytes(size)))]))
     with_end = 512 + -(-size // 512) * 512 + 1024
     assert len(archive) == -(-with_end // archives._RECORD) * archives._RECORD
+
+
+@pytest.mark.parametrize("length", [99, 100, 101, 155, 156, 255, 256, 257])
+def test_long_names_and_targets_are_read_by_others_too(length: int) -> None:
+    for path in ("n" * length, "/".join(("d" * 50, "e" * (length - 51))), "é" * (length // 2) + "x" * (length % 2)):
+        entries = [
+            TarEntry(path, "file", 0o644, 7 * 10**9, 1),
+            TarEntry("link", "link", 0o777, 7 * 10**9, target=path),
+            TarEntry("hard", "hardlink", 0o644, 7 * 10**9, target=path),
+        ]
+        archive = packed(entries)
+        assert [entry for entry, _ in read(io.BytesIO(archive))] == entries
+        with tarfile.open(fileobj=io.BytesIO(archive)) as others:
+            assert [(one.name, one.linkname) for one in others] == [(entry.path, entry.target) for entry in entries]
