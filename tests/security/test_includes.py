@@ -8,7 +8,8 @@ from urllib.request import Request
 
 import pytest
 
-from loom.commands.project import Here, configured
+from loom import config
+from loom.commands.project import Here
 from loom.commands.run import gitlab_sources
 from loom.workflow.gitlab.sources import NotFound
 
@@ -98,7 +99,12 @@ def test_only_the_very_server_of_origin_is_asked_without_a_question(
 
     monkeypatch.setattr(gitlab_sources._OPENER, "open", opened)
     environ = {"PATH": os.environ["PATH"], "HOME": str(victim.home)}
-    here = Here(environ=environ, start=victim.root, root=victim.root, config=configured(victim.root, environ))
+    here = Here(
+        environ=environ,
+        start=victim.root,
+        root=victim.root,
+        config=config.load(root=victim.root, environ=environ, flags={}),
+    )
     with pytest.raises(NotFound):
         gitlab_sources.Elsewhere(here).remote(url)
     assert bool(asked) == own
@@ -137,7 +143,7 @@ def test_the_cache_is_closed_when_an_include_is_its_first_user(
             environ={"HOME": str(victim.home)},
             start=victim.root,
             root=victim.root,
-            config=configured(victim.root, {"HOME": str(victim.home)}),
+            config=config.load(root=victim.root, environ={"HOME": str(victim.home)}, flags={}),
         )
     )
     here._keep(here._kept("remote", including), b"a file")
