@@ -105,6 +105,7 @@ def test_the_columns_and_the_tool_of_a_finding() -> None:
         (at("src/a%20b.py"), "src/a b.py"),
         (at("file:///workspace/src/a.py"), "src/a.py"),
         (at("file:/workspace/src/a.py"), "src/a.py"),
+        (at("file:///workspace/src/a%2520b.py"), "src/a%20b.py"),
         (at("file://host/workspace/src/a.py"), "src/a.py"),
         (at("a.py", uriBaseId="%SRCROOT%"), "a.py"),
         (at("/usr/lib/x.py"), "/usr/lib/x.py"),

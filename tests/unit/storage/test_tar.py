@@ -215,3 +215,13 @@ def test_long_names_and_targets_are_read_by_others_too(length: int) -> None:
         assert [entry for entry, _ in read(io.BytesIO(archive))] == entries
         with tarfile.open(fileobj=io.BytesIO(archive)) as others:
             assert [(one.name, one.linkname) for one in others] == [(entry.path, entry.target) for entry in entries]
+
+
+def test_an_empty_field_is_zero() -> None:
+    assert [archives._value(field) for field in (bytes(8), b"       \0", b"0000017\0", b"\x80\0\x01", b"\xff" * 8)] == [
+        0,
+        0,
+        15,
+        1,
+        -1,
+    ]

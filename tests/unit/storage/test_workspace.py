@@ -15,6 +15,7 @@ from loom.storage.selection import Everything, PathSelection
 from loom.storage.tar import TarEntry, packed
 from loom.storage.unpacking import unpack_items
 from loom.storage.workspace import DirectoryView, Skipped, TarView
+from tests.support.descriptors import open_below
 
 FAILING = {
     "a file that may not be looked at": ("stat", errno.EACCES, "a/b", "Permission denied"),
@@ -84,6 +85,14 @@ def test_reading_a_directory_ends_where_somebody_says_so(tmp_path: Path) -> None
     with pytest.raises(KeyboardInterrupt):
         list(DirectoryView(tmp_path, check).read(Everything("."), lambda _: None))
     assert next(checks, "no more") == "no more"
+
+
+def test_a_walk_leaves_nothing_open(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/c").touch()
+    for path in ("a/b/c", "a/no/c", "a/b"):
+        list(DirectoryView(tmp_path).read(PathSelection([path]), lambda _: None))
+    assert open_below(tmp_path) == []
 
 
 def test_a_pipe_that_takes_a_files_place_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

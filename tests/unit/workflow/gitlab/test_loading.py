@@ -361,6 +361,7 @@ MORE_MISTAKES = [
     "job: {script: x, needs: [a, {job: b}, job], dependencies: [c, job], rules: [{if: $A =~ /x/gh}, {if: '('}, {needs: [d]}]}",
     ".t: {script: x, needs: [gone]}\na: {extends: .t}\nb: {extends: .t}",
     "a: {script: x, rules: [{if: $A, needs: [b]}]}\nb: {script: x, needs: [a]}\nc: {script: x, needs: [.t, {job: d, optional: true}]}\n.t: {script: x}",
+    "include: {local: a.yml, rules: [{if: '$A =='}]}\njob: {script: x}",
     "include: http://example.com/x.yml\nfrom_web: {tags: [a]}",
     ".a: &a {foo: 1, stage: none}\njob: {<<: *a, script: x}",
     "a" * 256 + ": {script: x, stage: none}",
