@@ -35,7 +35,7 @@ ACCEPT = "LOOM_TEST_ACCEPT" in os.environ
 CORPUS = Path(__file__).parents[2] / "workflows/runs"
 OF_THE_MACHINE = {
     *("command", "invocation", "host", "user", "loom_version", "packed_bytes"),
-    *("workspace", "view_of", "mount_mode", "seq", "offset", "duration_ms", "stdout_bytes", "saved_ms"),
+    *("workspace", "view_of", "mount_mode", "seq", "offset", "duration_ms", "stdout_bytes", "stderr_bytes", "saved_ms"),
 }
 """What another machine, user, version or moment has otherwise."""
 SIZE = re.compile(r"\b[\d.]+ ?(ms|s|B|bytes|KiB)\b")
