@@ -284,6 +284,13 @@ def test_a_file_with_a_secret_in_it_is_left_out(workspace: Path, kept: Kept) -> 
     assert "dist/config left out: it holds the secret TOKEN" in kept.said
     assert "dist/config" not in kept.names
     assert "dist/app" in kept.names
+    files = [
+        path
+        for path in (workspace / "dist").rglob("*")
+        if not path.name.startswith("config") and (path.is_symlink() or path.is_file())
+    ]
+    assert result.files == len(files)
+    assert result.bytes == sum(path.lstat().st_size for path in files if not path.is_symlink())
 
 
 def test_a_second_attempt_replaces_the_first(workspace: Path, kept: Kept) -> None:
