@@ -184,6 +184,13 @@ empty: {script: x, image: null}
     assert found["empty"]["image"] == "root"
 
 
+def test_a_default_without_a_value_is_none(tmp_path: Path) -> None:
+    assert jobs(tmp_path, "image:\ndefault: {tags: , retry: 1}\njob: {script: x}\n")["job"] == {
+        "script": "x",
+        "retry": 1,
+    }
+
+
 def test_includes_merge_in_order_and_the_including_file_wins(tmp_path: Path) -> None:
     text = """\
 include:
