@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -105,7 +106,7 @@ class StepList:
                 self._refused(node, f"uses: {written}: repository: {error}")
                 return
             self._main.append(_Draft(late=late, script=written, node=node))
-            if path := given.get("path", "").strip("./"):
+            if (path := posixpath.normpath(given.get("path", ""))) != ".":
                 self._checkouts[path] = late.action
             return
         if _RETIRED.match(written):
