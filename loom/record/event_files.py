@@ -129,7 +129,7 @@ def last_event(path: Path) -> Event | None:
 
 
 def read_phases(paths: RunPaths) -> Iterator[PhaseEvent]:
-    """All phase events of a run; RecordError when its journal is gone."""
+    """Return all phase events of a run; RecordError when its journal is gone."""
     if not paths.events.exists():
         raise RecordError(f"{paths.events} is missing: the record of run {paths.run_id} is not whole")
     for event in read_events(paths.events):

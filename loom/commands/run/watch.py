@@ -324,7 +324,7 @@ class _DueJobs:
             self.results[event.job_id] = JobResult(status=event.status or Status.ERROR, allowed_failure=allowed)
 
     def output(self, batch: OutputBatch) -> None:
-        """Only results count here."""
+        """Ignore output: only results count here."""
 
     def ended(self, plan_ids: Collection[str]) -> None:
         """Take in how jobs ended. `plan_ids`: all jobs that could be due."""

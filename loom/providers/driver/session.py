@@ -81,7 +81,7 @@ class DrivenSession:
         self.died = False
 
     def ask(self) -> None:
-        """As `Container.ask`, where no engine has to be asked."""
+        """Implement `Container.ask`, where no engine has to be asked."""
 
     def before_step(self) -> None:
         """Prepare for the next step."""

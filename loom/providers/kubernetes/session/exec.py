@@ -154,7 +154,7 @@ class Exec:
                 raise TimeoutError(f"silent for {silent:.0f} s")
 
     def ends_within(self, limit_s: float) -> bool:
-        """As `inside.Connection`."""
+        """Implement `inside.Connection`."""
         deadline = time.monotonic() + limit_s
         with contextlib.suppress(OSError):
             while not self.ended and (left := deadline - time.monotonic()) > 0:
