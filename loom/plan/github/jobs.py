@@ -223,7 +223,7 @@ class GitHubJobBuilder(builder.Refusals):
         passed = candidate.scope.secrets
         mapped = {name: name for name in given} if passed is None else {n.upper(): o.upper() for n, o in passed.items()}
         wanted = _secrets_in(_texts(late, steps))
-        names = mapped if wanted is None else {name: mapped[name] for name in wanted if name in mapped}
+        names = {inner: outer for inner, outer in mapped.items() if wanted is None or inner in wanted}
         return {
             inner: p.Secret(name=given[outer][0], ref=given[outer][1], file=False, required=True)
             for inner, outer in names.items()

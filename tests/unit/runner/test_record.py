@@ -95,6 +95,12 @@ runs:
 }
 
 
+@pytest.fixture(autouse=True)
+def path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs on this machine print and hand on their PATH."""
+    monkeypatch.setenv("PATH", "/usr/local/bin:/usr/bin:/bin")
+
+
 @pytest.mark.parametrize("file", sorted(CORPUS.glob("*.yml")), ids=lambda path: path.stem)
 def test_what_the_record_of_a_run_says(make: Make, file: Path) -> None:
     names = {"gitlab": ".gitlab-ci.yml", "github": ".github/workflows/ci.yml"}
