@@ -112,7 +112,7 @@ JOB = (
     Keyword("environment:action", "(start prepare stop verify access)"),
     Keyword("environment:auto_stop_in", "text", _NONE, _NO_DEPLOYMENT),
     Keyword("environment:deployment_tier", "(production staging testing development other)"),
-    Keyword("environment:kubernetes", "any", _NONE, _NO_DEPLOYMENT),
+    Keyword("environment:kubernetes", "map", _NONE, _NO_DEPLOYMENT),
     Keyword("extends", "text | [text]"),
     Keyword("hooks", "map"),
     Keyword("hooks:pre_get_sources_script", "text | [text]", _NONE, "The project is there; nothing fetches it."),

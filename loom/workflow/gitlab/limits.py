@@ -76,10 +76,14 @@ def _between(least: int, most: int) -> Check:
 def _count(least: int, most: int, what: str) -> Check:
     def check(node: Node) -> str | None:
         number = len(one_or_more(node))
-        allowed = f"{least} or {most}" if least else f"at most {most}"
+        allowed = f"{least} to {most}" if least else f"at most {most}"
         return None if least <= number <= most else f"there are {number} {what}; GitLab allows {allowed}"
 
     return check
+
+
+def _filled(node: Node) -> str | None:
+    return "it is empty" if node.value == "" else None
 
 
 def _stops_in(node: Node) -> str | None:
@@ -264,9 +268,12 @@ LIMITS: tuple[tuple[str, Check], ...] = (
     ("secrets:*", _requires(*_STORES, one_of=True)),
     ("services", _requires("name")),
     ("tags[]", _count(0, 49, "tags")),
+    ("trigger", _filled),
+    ("trigger:project", _filled),
+    ("trigger:include", _filled),
     ("trigger", _apart("include", "project", "branch")),
     ("trigger", _requires("include", "project", one_of=True)),
-    ("trigger:include[]", _count(0, 3, "files")),
+    ("trigger:include[]", _count(1, 3, "files")),
     ("trigger:include", _requires("job", when="artifact")),
     ("trigger:include", _requires("file", when="project")),
 )

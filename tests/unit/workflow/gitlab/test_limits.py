@@ -60,7 +60,11 @@ REFUSED = {
     "job: {trigger: {include: a.yml}, when: delayed, start_in: 1h}": "it can't have `start_in`",
     "job: {trigger: {strategy: depend}}": "trigger: include or project is missing; add it",
     "job: {trigger: {include: a.yml, branch: x}}": "trigger: `include` and `branch` exclude each other",
-    "job: {trigger: {include: [a.yml, b.yml, c.yml, d.yml]}}": "trigger:include: there are 4 files; GitLab allows at most 3",
+    "job: {trigger: {include: [a.yml, b.yml, c.yml, d.yml]}}": "trigger:include: there are 4 files; GitLab allows 1 to 3",
+    "job: {trigger: {include: []}}": "trigger:include: there are 0 files; GitLab allows 1 to 3",
+    "job: {trigger: {include: ''}}": "trigger:include: it is empty",
+    "job: {trigger: {project: ''}}": "trigger:project: it is empty",
+    "job: {trigger: ''}": "trigger: it is empty",
     "job: {trigger: {include: [{artifact: a.yml}]}}": "trigger:include: job is missing beside `artifact`",
     "job: {trigger: {include: [{project: a/b}]}}": "trigger:include: file is missing beside `project`; add it",
     of_job(
@@ -93,7 +97,7 @@ REFUSED = {
     "default: {retry: 3}\n" + of_job("tags: [a]"): "retry: expected 0 to 2, found 3",
     of_job(f"cache: {FIVE}"): "cache: there are 5 caches; GitLab allows at most 4",
     f"cache: {FIVE}\n" + of_job("tags: [a]"): "cache: there are 5 caches; GitLab allows at most 4",
-    of_job("cache: {key: {files: [a, b, c]}}"): "cache:key:files: there are 3 paths; GitLab allows 1 or 2",
+    of_job("cache: {key: {files: [a, b, c]}}"): "cache:key:files: there are 3 paths; GitLab allows 1 to 2",
     of_job("cache: {key: {prefix: a}}"): "cache:key: files or files_commits is missing; add it",
     of_job(
         "cache: {key: {files: [a], files_commits: [b]}}"
