@@ -239,11 +239,11 @@ def test_a_command_that_closes_its_output_is_waited_for(failing: Project) -> Non
 
 def test_many_commands_at_once_are_all_run(failing: Project) -> None:
     run(failing)
-    with ThreadPoolExecutor(20) as many:
+    with ThreadPoolExecutor(effort(10, 40)) as many:
         numbers = range(effort(40, 5000))
         done = list(many.map(lambda n: loom(failing, "exec", "unit", "--", "sh", "-c", f"exit {n % 100}"), numbers))
     assert [one.err for one in done if one.code == 125] == []
-    assert [(one.code, n) for one, n in zip(done, numbers, strict=True) if one.code != n % 100] == []
+    assert [(one.code, n, one.out, one.err) for one, n in zip(done, numbers, strict=True) if one.code != n % 100] == []
 
 
 class Cut:
