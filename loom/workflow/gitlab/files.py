@@ -115,7 +115,7 @@ class GitLabFiles:
         if "rules" in entry:
             self.rules.append(entry["rules"])
             if any(map(rules.is_blank, (entry["rules"], *items_of(entry["rules"])))):
-                self._say(entry["rules"], f"{at}/rules", "include:rules: a rule is empty, or there is none")
+                self._say(entry["rules"], f"{at}/rules", "include:rules: the list, or a rule in it, is empty")
                 return
         try:
             if "rules" in entry and not rules.include_applies(entry["rules"], scope, self.facts, self.problems):

@@ -200,8 +200,10 @@ REFUSED = {
     of_job("publish: dist"): "1:27: publish: only a job with `pages: true` publishes",
     "pages: {script: x, publish: a, pages: false}": "1:29: publish: only a job with `pages: true` publishes",
     "include: [{local: a.yml, template: b}]\n" + of_job("tags: [a]"): "include: local and template exclude each other",
-    "include: [{local: a.yml, rules: []}]\n" + of_job("tags: [a]"): "include:rules: a rule is empty, or there is none",
-    "include: [{local: a.yml, rules: [{}]}]\n" + of_job("tags: [a]"): "include:rules: a rule is empty, or there is",
+    "include: [{local: a.yml, rules: []}]\n"
+    + of_job("tags: [a]"): "include:rules: the list, or a rule in it, is empty",
+    "include: [{local: a.yml, rules: [{}]}]\n"
+    + of_job("tags: [a]"): "include:rules: the list, or a rule in it, is empty",
     "spec: {inputs: {a: {default: x, rules: [{default: y}]}}}\n---\nj: {script: x}": "`rules` excludes `options`",
     f"spec: {{inputs: {{a: {{default: p1, options: {MANY}}}}}}}\n---\nj: {{script: x}}": "GitLab allows at most 50 options",
     "spec: {inputs: {a: {type: boolean, default: true, options: [true]}}}\n---\nj: {script: x}": "a boolean has no `options`",
