@@ -1,4 +1,4 @@
-"""Places for jobs that the user's configuration names: the setting `pools`.
+"""Pools of the user's configuration, in which jobs run: the setting `pools`.
 
 A workflow's `runner_pool` names a pool; only the user's own configuration defines one, so no repository chooses a cluster.
 `--on` names a pool too, or a provider with an optional context (`kubernetes:prod`).
@@ -49,7 +49,7 @@ class Pool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Its key in the configuration; empty for a provider that `--on` names."""
 
     @property
-    def place(self) -> str:
+    def target(self) -> str:
         """The provider with its context: `Job.provider`."""
         return f"{self.provider}:{self.context}" if self.context else self.provider
 
@@ -76,8 +76,8 @@ def converted(value: Any, kind: Any, *keys: str, hook: Callable[[type, Any], Any
     try:
         return typed.convert(value, kind, dec_hook=hook)
     except msgspec.ValidationError as error:
-        text, _, place = str(error).partition(" - at ")
-        path = [*keys, *re.findall(r"\w+", place)]
+        text, _, path_in_value = str(error).partition(" - at ")
+        path = [*keys, *re.findall(r"\w+", path_in_value)]
         raise Misplaced(": ".join(filter(None, [".".join(path), text[0].lower() + text[1:]])), *path) from error
 
 
@@ -124,7 +124,7 @@ def _seconds(name: str, key: str, value: Any) -> float | None:
 
 
 def named(name: str, pools: Mapping[str, Pool]) -> Pool:
-    """Return the place that `--on` names: a pool, else a provider with an optional context."""
+    """Return the pool that `--on` names: one of `pools`, else a provider with an optional context."""
     if name in pools:
         return pools[name]
     provider, _, context = name.partition(":")

@@ -134,7 +134,7 @@ class FailingTest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return f"{self.classname}.{self.name}" if self.classname else self.name
 
     @property
-    def place(self) -> str:
+    def position(self) -> str:
         """Format ` (file:line)`, as far as known."""
         return f" ({self.file}{f':{self.line}' if self.line else ''})" if self.file else ""
 

@@ -33,14 +33,14 @@ def load(*, root: Path | None, environ: Mapping[str, str], flags: Mapping[str, o
     """Load the configuration of the repository at `root` (None: outside a repository).
 
     `flags` uses the keys' names; None means "not given". WorkflowError lists every problem of the files; RequestError
-    reports a variable or flag. Both name the place and the nearest key.
+    reports a variable or flag. Both name the position and the nearest key.
     """
     home = Path(environ["HOME"]) if environ.get("HOME") else None
     layers = _Layers(*_built_in(environ, home))
     problems: list[Problem] = []
     if (user := user_file(environ)) is not None:
         for name, value, node in _read(user, ValueContext(home, home), problems):
-            layers.set(name, value, ValueOrigin(layer="user", place=node.place))
+            layers.set(name, value, ValueOrigin(layer="user", source=node.position))
     given = list(_given(environ, flags, home))
     if root is not None:
         for name, value, node in _read(root / PROJECT_FILE, ValueContext(root, home), problems, within=root):
@@ -77,16 +77,16 @@ class _Layers:
             self._overrule(name, node, f"a repository can't set it: set it in ~/.config/loom/config.yml{variable}")
         elif origin.layer == "user" and rule.rank(value) > rule.rank(self.values[name]):
             own = text_of(name, self.values[name])
-            self._overrule(name, node, f"your own configuration is stricter ({own}, {origin.place})")
+            self._overrule(name, node, f"your own configuration is stricter ({own}, {origin.source})")
         else:
-            self.set(name, value, ValueOrigin(layer="project", place=node.place))
+            self.set(name, value, ValueOrigin(layer="project", source=node.position))
 
     def _overrule(self, name: str, node: yaml_file.Node, why: str) -> None:
         import json
 
         written = node.plain()
         text = written if isinstance(written, str) else json.dumps(written, ensure_ascii=False, sort_keys=True)
-        self.overruled[name] = Overruled(name=name, text=text, place=node.place, why=why)
+        self.overruled[name] = Overruled(name=name, text=text, position=node.position, why=why)
 
     def agree(self) -> None:
         """Raise RequestError for contradictory settings, and for a named network as the network of every job."""
@@ -97,7 +97,7 @@ class _Layers:
             self.overruled["network"] = Overruled(
                 name="network",
                 text=text,
-                place=network.place,
+                position=network.source,
                 why=f"your own configuration is stricter (hardened, {by})",
             )
             self.origins["network"] = ValueOrigin(layer="built-in")
@@ -131,11 +131,11 @@ def _built_in(environ: Mapping[str, str], home: Path | None) -> tuple[dict[str, 
     # Create it if missing; failure is an error, never a reason to try another directory.
     values["tmp_dir"] = Path(tmp).absolute()
     if environ.get("TMPDIR") == tmp:
-        origins["tmp_dir"] = ValueOrigin(layer="environment", place="TMPDIR")
+        origins["tmp_dir"] = ValueOrigin(layer="environment", source="TMPDIR")
     values["state_dir"] = (_xdg(environ, "XDG_STATE_HOME", ".local/state") or values["tmp_dir"]) / "loom"
     values["cache_dir"] = (_xdg(environ, "XDG_CACHE_HOME", ".cache") or values["tmp_dir"]) / "loom"
     if environ.get("NO_COLOR"):
-        values["color"], origins["color"] = "never", ValueOrigin(layer="environment", place="NO_COLOR")
+        values["color"], origins["color"] = "never", ValueOrigin(layer="environment", source="NO_COLOR")
     return values, origins
 
 
@@ -190,7 +190,7 @@ def _given(
     """Apply settings from variables, then flags. Unknown LOOM_ variables are ignored: other programs use the prefix too."""
     variables = {name: f"LOOM_{name.upper()}" for name in KEYS if name not in MAPPINGS}
     given: list[tuple[str, object, ValueOrigin]] = [
-        (name, environ[variable], ValueOrigin(layer="environment", place=variable))
+        (name, environ[variable], ValueOrigin(layer="environment", source=variable))
         for name, variable in variables.items()
         if environ.get(variable)
     ]
@@ -198,7 +198,7 @@ def _given(
         if value is not None:
             flag = ("--no-" if value is False else "--") + name.replace("_", "-")
             given.append(
-                (name, str(value) if isinstance(value, Path) else value, ValueOrigin(layer="flag", place=flag))
+                (name, str(value) if isinstance(value, Path) else value, ValueOrigin(layer="flag", source=flag))
             )
     for name, value, origin in given:
         if name not in SETTINGS:
@@ -207,7 +207,7 @@ def _given(
         try:
             yield name, _value(name, None if cleared else value, ValueContext(None, home)), origin
         except ValueError as error:
-            raise RequestError(f"{origin.place}: {error}", code=CODE) from error
+            raise RequestError(f"{origin.source}: {error}", code=CODE) from error
 
 
 def _value(name: str, value: Any, context: ValueContext) -> Any:

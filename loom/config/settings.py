@@ -44,13 +44,13 @@ Layer = Literal["built-in", "user", "project", "environment", "flag"]
 
 
 class ValueOrigin(Struct, frozen=True, kw_only=True):
-    """The origin of a value: `place` is `file:line:column`, a variable's name, a flag, or empty for built-in."""
+    """The origin of a value: `source` is `file:line:column`, a variable's name, a flag, or empty for built-in."""
 
     layer: Layer
-    place: str = ""
+    source: str = ""
 
     def __str__(self) -> str:
-        return f"{self.layer} ({self.place})" if self.place else self.layer
+        return f"{self.layer} ({self.source})" if self.source else self.layer
 
 
 class Overruled(Struct, frozen=True, kw_only=True):
@@ -58,11 +58,11 @@ class Overruled(Struct, frozen=True, kw_only=True):
 
     name: str
     text: str
-    place: str
+    position: str
     why: str
 
     def __str__(self) -> str:
-        return f"{self.place}: `{self.name}: {self.text}` is ignored: {self.why}"
+        return f"{self.position}: `{self.name}: {self.text}` is ignored: {self.why}"
 
 
 class Rule(Struct, frozen=True):
@@ -256,7 +256,7 @@ def text_of(name: str, value: Any) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(value) + "]"
     if isinstance(value, Mapping):
-        shown = {key: item.place if isinstance(item, Pool) else item.path for key, item in value.items()}
+        shown = {key: item.target if isinstance(item, Pool) else item.path for key, item in value.items()}
         return "{" + ", ".join(f"{key}: {text}" for key, text in shown.items()) + "}"
     if isinstance(value, GitHubSettings | GitLabSettings):
         given = (key for key in value.__struct_fields__ if getattr(value, key) != getattr(type(value)(), key))

@@ -47,8 +47,8 @@ def settled(pool: Pool) -> Pool | None:
     return pool if pool != Pool(provider=pool.provider) else None
 
 
-def places(job: Node, config: Config, named: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the origins for `Job.places`; `named`: keys and settings that have another name in the job's language."""
+def sources(job: Node, config: Config, named: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the origins for `Job.sources`; `named`: keys and settings that have another name in the job's language."""
     names, found = named or {}, {}
     for key, setting in _SETTINGS:
         if (node := job.get(names.get(key, key))) is not None:
@@ -71,10 +71,10 @@ def allow_failure(*decided: bool | frozenset[int] | None) -> p.AllowFailure:
 def limits(config: Config, **own: Any) -> p.Resources:
     """Return the limits of the user's configuration, below those of the job itself."""
     settings = {
-        key: origin.place for key in ("cpus", "memory", "pids") if (origin := config.origins.get(key)) is not None
+        key: origin.source for key in ("cpus", "memory", "pids") if (origin := config.origins.get(key)) is not None
     }
-    places = {key: place for key, place in settings.items() if place and key not in own}
-    return p.Resources(**{"cpus": config.cpus, "memory": config.memory, "pids": config.pids, **own}, places=places)
+    sources = {key: source for key, source in settings.items() if source and key not in own}
+    return p.Resources(**{"cpus": config.cpus, "memory": config.memory, "pids": config.pids, **own}, sources=sources)
 
 
 def keys_at(node: Node, parts: Sequence[str]) -> Iterator[Node]:
@@ -103,7 +103,7 @@ class Refusals:
         self._keywords = [one for one in keywords if one.support is Support.NO_JOB]
         self._code = code
         self._refusing: dict[tuple[str, int, int, str], tuple[Problem, dict[str, None]]] = {}
-        """What is refused at a place, and the names of the jobs that are refused for it."""
+        """What is refused at a position, and the names of the jobs that are refused for it."""
         self.refused: dict[str, list[Problem]] = {}
         """By job id."""
 
@@ -112,9 +112,9 @@ class Refusals:
         found = self.refused.setdefault(candidate.id, [])
         if problem not in found:
             found.append(problem)
-        place = (problem.file, problem.line, problem.column, message)
+        where = (problem.file, problem.line, problem.column, message)
         if candidate.held is None:
-            self._refusing.setdefault(place, (problem, {}))[1][candidate.name] = None
+            self._refusing.setdefault(where, (problem, {}))[1][candidate.name] = None
 
     def refuse_keywords(self, candidate: Candidate, job: Node, *at: str) -> None:
         """Refuse a job for the keys that a table refuses."""

@@ -9,7 +9,7 @@ from loom.plan.model import Job, Resources
 
 _AROUND = frozenset(
     {"needs", "stage", "when", "allow_failure", "retry", "timeout_s", "step_timeout_s", "artifacts", "rule"}
-    | {"places", "runner_pool"}
+    | {"sources", "runner_pool"}
 )
 """The fields that do not change what a job's steps have done so far."""
 
@@ -18,10 +18,10 @@ class PlanPart(Struct, frozen=True, kw_only=True):
     """A part of a job that differs: a step, or a field of the plan."""
 
     what: str
-    place: str = ""
+    position: str = ""
 
     def __str__(self) -> str:
-        return f"{self.what} ({self.place})" if self.place else self.what
+        return f"{self.what} ({self.position})" if self.position else self.what
 
 
 def first_change(old: Job, new: Job, *, before: str | None = None) -> PlanPart | None:
@@ -35,10 +35,10 @@ def first_change(old: Job, new: Job, *, before: str | None = None) -> PlanPart |
     for number, step in enumerate(done):
         now = new.steps[number] if number < len(new.steps) else None
         if now is None or (now.phase, now.script, now.late) != (step.phase, step.script, step.late):
-            return PlanPart(what=f"step {step.id}", place=step.place if now is None else now.place)
+            return PlanPart(what=f"step {step.id}", position=step.position if now is None else now.position)
     if before is None and len(new.steps) > len(old.steps):
         added = new.steps[len(old.steps)]
-        return PlanPart(what=f"step {added.id}", place=added.place)
+        return PlanPart(what=f"step {added.id}", position=added.position)
     around = _AROUND if before is not None else _AROUND - {"artifacts"}
     for name in Job.__struct_fields__:
         if name != "steps" and name not in around and _plain(old, name) != _plain(new, name):
@@ -50,5 +50,5 @@ def _plain(job: Job, name: str) -> object:
     """Return the value without its positions in the workflow, which move with each line above them."""
     value = getattr(job, name)
     if isinstance(value, Resources):
-        return replace(value, places={})
-    return tuple(replace(service, place="") for service in value) if name == "services" else value
+        return replace(value, sources={})
+    return tuple(replace(service, position="") for service in value) if name == "services" else value

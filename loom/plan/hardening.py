@@ -24,7 +24,7 @@ Refuse = Callable[[tuple[str, ...], str], None]
 def hardened(job: p.Job, config: c.Config, refuse: Refuse) -> p.Job:
     """Apply the profile to `job`; call `refuse` for each request beyond it."""
     by = config.origins.get("hardened")
-    profile = f"the hardened profile ({by.place})" if by is not None and by.place else "the hardened profile"
+    profile = f"the hardened profile ({by.source})" if by is not None and by.source else "the hardened profile"
     for at, what in _beyond(job, config):
         refuse(at, f"{profile} does not give {what}; remove it, or run without the profile: LOOM_HARDENED=0")
     resources = job.resources

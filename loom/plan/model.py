@@ -71,7 +71,7 @@ class Step(Struct, frozen=True, kw_only=True):
         return f"{self.phase}/{self.number:02d}"
 
     @property
-    def place(self) -> str:
+    def position(self) -> str:
         """`file:line`, or empty in plans of earlier versions."""
         return f"{self.file}:{self.line}" if self.file else ""
 
@@ -147,8 +147,8 @@ class Resources(Struct, frozen=True, kw_only=True):
     gpus: str | None = None
     read_only: bool = False
     """The root file system is read-only; the workspace and tmpfs mounts are writable."""
-    places: Mapping[str, str] = field(default_factory=dict)
-    """The origin of each value that an engine may refuse: a place in the workflow, or a setting."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """The origin of each value that an engine may refuse: a position in the workflow, or a setting."""
 
 
 class Network(Struct, frozen=True, kw_only=True):
@@ -181,7 +181,7 @@ class Service(Struct, frozen=True, kw_only=True):
     user: str | None = None
     ready: Ready = field(default_factory=Ready)
     secrets: tuple[Secret, ...] = ()
-    place: str = ""
+    position: str = ""
     needed: bool = True
     """Whether the job fails when it ends, or is not ready in time. As in GitLab, False: its output says so."""
     ports: tuple[int, ...] = ()
@@ -303,7 +303,7 @@ class Job(Struct, frozen=True, kw_only=True):
     trace: bool = False
     """Whether the shell that its steps share prints each command before it runs it (`set -x`)."""
     refused: tuple[str, ...] = ()
-    """What can't be done here for this job, each with its place: when its turn comes, it ends as an error."""
+    """What can't be done here for this job, each with its position: when its turn comes, it ends as an error."""
     coverage: str | None = None
     """A regular expression: the number in the last line of output that matches is the job's coverage."""
     allow_failure: AllowFailure = field(default_factory=AllowFailure)
@@ -330,8 +330,8 @@ class Job(Struct, frozen=True, kw_only=True):
     runner_pool: str | None = None
     pool: Pool | None = None
     """The pool that the job runs in; None for a provider without settings of its own."""
-    places: Mapping[str, str] = field(default_factory=dict)
-    """Origin of `image`, `timeout` and `step_timeout`: a place in the workflow, or a setting and its origin."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Origin of `image`, `timeout` and `step_timeout`: a position in the workflow, or a setting and its origin."""
     rule: int | None = None
     """Index of the matching rule; None without rules or when the job was named."""
     late: LateJob | None = None

@@ -17,12 +17,12 @@ from loom import config
 from loom.plan import model
 from loom.pools import Pool
 
-PlaceOf = Callable[[str, tuple[str | int, ...]], str]
+PositionOf = Callable[[str, tuple[str | int, ...]], str]
 """Find where a job's value is written (`file:line:column`), by the job's name and the keys of the value."""
 
 
 class PermissionRequest(Struct, frozen=True, kw_only=True):
-    """One request. Two requests with the same `id` are the same, independent of their place."""
+    """One request. Two requests with the same `id` are the same, independent of their position."""
 
     kind: str
     subject: str
@@ -30,7 +30,7 @@ class PermissionRequest(Struct, frozen=True, kw_only=True):
     gives: str
     job: str = ""
     """The name of the requesting job; empty for the repository itself."""
-    place: str = ""
+    position: str = ""
 
     @property
     def id(self) -> str:
@@ -110,7 +110,7 @@ def _gpus(gpus: str | None, _: Around) -> Iterator[_Asked]:
 def _runner_pool(name: str | None, around: Around) -> Iterator[_Asked]:
     pool = around.pools.get(name or "")
     if pool is not None and pool.elsewhere:
-        gives = f"the job runs in {pool.place}, with the rights that this pool of yours gives"
+        gives = f"the job runs in {pool.target}, with the rights that this pool of yours gives"
         yield "runner_pool", f"runner_pool {name}", gives
     elif pool is not None and not pool.in_container:
         yield "runner_pool", f"runner_pool {name}", "the job runs on this machine, as you, without isolation"
@@ -134,13 +134,13 @@ def _elsewhere(path: str, around: Around) -> str | None:
     inside.
     """
     home = f"{around.home or ''}{path[1:]}"
-    place = home if path.startswith("~") else os.path.join(around.root, path)  # noqa: PTH118  may be absolute
-    real, root = Path(os.path.realpath(place)), Path(os.path.realpath(around.root))
+    written = home if path.startswith("~") else os.path.join(around.root, path)  # noqa: PTH118  may be absolute
+    real, root = Path(os.path.realpath(written)), Path(os.path.realpath(around.root))
     around.judged[f"file://{path}"] = str(real)
     inside = real.relative_to(root) if real.is_relative_to(root) else None
     if inside is not None and ".git" not in map(str.lower, inside.parts) and not around.is_ignored(inside):
         return None
-    return path if str(real) == os.path.normpath(place) else str(real)
+    return path if str(real) == os.path.normpath(written) else str(real)
 
 
 ASKS: Mapping[tuple[type, str], Callable[[Any, Around], Iterator[_Asked]]] = {
@@ -156,15 +156,15 @@ ASKS: Mapping[tuple[type, str], Callable[[Any, Around], Iterator[_Asked]]] = {
 
 
 def of_jobs(
-    jobs: Iterable[model.Job], around: Around, place_of: PlaceOf | None = None
+    jobs: Iterable[model.Job], around: Around, position_of: PositionOf | None = None
 ) -> tuple[PermissionRequest, ...]:
     """Return the distinct requests of these jobs; copies of a matrix job share theirs."""
     found: dict[tuple[str, str, str], PermissionRequest] = {}
     for job in jobs:
         for path, (kind, subject, gives) in _asked(job, (), around):
             if (kind, job.name, subject) not in found:
-                place = place_of(job.name, path) if place_of is not None else ""
-                request = PermissionRequest(kind=kind, subject=subject, gives=gives, job=job.name, place=place)
+                position = position_of(job.name, path) if position_of is not None else ""
+                request = PermissionRequest(kind=kind, subject=subject, gives=gives, job=job.name, position=position)
                 found[kind, job.name, subject] = request
     return tuple(found.values())
 

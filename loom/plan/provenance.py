@@ -14,34 +14,36 @@ from loom.workflow.loaded import Entry, Loaded
 
 class ValueSource(Struct, frozen=True, kw_only=True):
     """One planned value and its source: `by` is `job`, `default`, a template's name, `rules[1]`, `matrix`, `root`
-    or `--var`; `place` is file, line and column, if any.
+    or `--var`; `position` is file, line and column, if any.
     """
 
     key: str
     value: Any
     by: str
-    place: str = ""
+    position: str = ""
 
 
 def sources(workflow: Loaded, job: Job, selection: JobSelection) -> list[ValueSource]:
     entry = workflow.entry_of(job.name)
     assert entry is not None, "the plan is one of this workflow"
-    found = [ValueSource(key="id", value=job.id, by="job", place=entry.key.place)]
+    found = [ValueSource(key="id", value=job.id, by="job", position=entry.key.position)]
     for key, node in entry.merged.value.items():
         if key == "strategy" and job.matrix:
-            place = (node.get("matrix") or node).place
-            found += (ValueSource(key=f"matrix.{k}", value=v, by="matrix", place=place) for k, v in job.matrix.items())
+            position = (node.get("matrix") or node).position
+            found += (
+                ValueSource(key=f"matrix.{k}", value=v, by="matrix", position=position) for k, v in job.matrix.items()
+            )
         elif key not in ("variables", "extends"):
             found += _leaves(key, node, entry, job)
     if job.rule is not None:
         node = entry.merged.find("rules", job.rule) or entry.key
-        found.append(ValueSource(key="when", value=job.when, by=f"rules[{job.rule}]", place=node.place))
+        found.append(ValueSource(key="when", value=job.when, by=f"rules[{job.rule}]", position=node.position))
     found += _variables(workflow, entry, job, selection)
     return found
 
 
 def owner(node: Node, entry: Entry) -> str:
-    """Return the root key of a value's place: the job itself, `default`, or a template."""
+    """Return the root key of a value: the job itself, `default`, or a template."""
     return "job" if node.owner in (entry.name, entry.key.owner) else node.owner
 
 
@@ -54,7 +56,7 @@ def _leaves(key: str, node: Node, entry: Entry, job: Job) -> Iterator[ValueSourc
             yield from _leaves(f"{key}[{number}]", child, entry, job)
     else:
         planned = job.image.name if key in ("image", "image.name") and job.image is not None else node.plain()
-        yield ValueSource(key=key, value=planned, by=owner(node, entry), place=node.place)
+        yield ValueSource(key=key, value=planned, by=owner(node, entry), position=node.position)
 
 
 def _variables(workflow: Loaded, entry: Entry, job: Job, selection: JobSelection) -> Iterator[ValueSource]:
@@ -66,13 +68,13 @@ def _variables(workflow: Loaded, entry: Entry, job: Job, selection: JobSelection
         if name in selection.variables:
             yield ValueSource(key=key, value=value, by="--var")
         elif name in rule:
-            yield ValueSource(key=key, value=value, by=rule[name][0], place=rule[name][1].place)
+            yield ValueSource(key=key, value=value, by=rule[name][0], position=rule[name][1].position)
         elif name in matrix:
-            yield ValueSource(key=key, value=value, by="matrix", place=matrix[name].place)
+            yield ValueSource(key=key, value=value, by="matrix", position=matrix[name].position)
         elif node is not None:
-            yield ValueSource(key=key, value=value, by=owner(node, entry), place=node.place)
+            yield ValueSource(key=key, value=value, by=owner(node, entry), position=node.position)
         elif name in workflow.variable_nodes:
-            yield ValueSource(key=key, value=value, by="root", place=workflow.variable_nodes[name].place)
+            yield ValueSource(key=key, value=value, by="root", position=workflow.variable_nodes[name].position)
         else:
             yield ValueSource(key=key, value=value, by="parallel" if name.startswith("CI_NODE_") else "workflow rules")
 
@@ -81,10 +83,10 @@ def _matrix_nodes(entry: Entry, matrix: Mapping[str, str]) -> dict[str, Node]:
     found: dict[str, Node] = {}
     for row in items_of(entry.merged.find("parallel", "matrix")):
         values = [(name, node) for name in matrix for node in one_or_more(row.get(name))]
-        places = {name: node for name, node in values if node.value == matrix[name]}
-        if len(places) == len(matrix):
-            return places
-        found |= places
+        found_in_row = {name: node for name, node in values if node.value == matrix[name]}
+        if len(found_in_row) == len(matrix):
+            return found_in_row
+        found |= found_in_row
     return found
 
 

@@ -29,7 +29,7 @@ _TRACES = re.compile(
 
 
 class Trace(Struct, frozen=True, kw_only=True):
-    """One place of a job that enables tracing: `where` for people, `line` as written.
+    """One part of a job that enables tracing: `where` for people, `line` as written.
 
     `key` is the key of the value in the workflow; `number` is the line of that value, from 1.
     """
@@ -41,7 +41,7 @@ class Trace(Struct, frozen=True, kw_only=True):
 
 
 def traces(job: Job) -> tuple[Trace, ...]:
-    """Return every place of a job that enables shell tracing; empty for a job without secrets."""
+    """Return every part of a job that enables shell tracing; empty for a job without secrets."""
     return tuple(_traces(job)) if job.secrets else ()
 
 
@@ -50,11 +50,11 @@ def check_debug_trace(job: Job) -> None:
     found = traces(job)
     if not found:
         return
-    places = "\n".join(f"{trace.where}: {trace.line}" for trace in found)
+    lines = "\n".join(f"{trace.where}: {trace.line}" for trace in found)
     names = ", ".join(secret.name for secret in job.secrets)
     raise SecretError(
         f"job {job.id} has secrets ({names}) and enables shell tracing; "
-        f"a trace can show parts of a secret, which can't be masked ({UNSAFE_DEBUG_TRACE})\n{places}",
+        f"a trace can show parts of a secret, which can't be masked ({UNSAFE_DEBUG_TRACE})\n{lines}",
         hint="Remove the tracing (`set -x`, the shell's -x), or move the steps that need secrets to another job.",
         code=UNSAFE_DEBUG_TRACE,
     )

@@ -27,8 +27,8 @@ def plan_document(plan: Plan, mount_mode: str = "auto") -> dict[str, Any]:
 
 def job_document(job: Job, mount_mode: str) -> dict[str, Any]:
     shape: dict[str, Any] = _plain(job)
-    del shape["resources"]["places"]  # places do not affect the run; `--explain` shows them
-    del shape["places"]
+    del shape["resources"]["sources"]  # they do not affect the run; `--explain` shows them
+    del shape["sources"]
     for step in shape["steps"]:
         del step["literal"]
     in_container = job.image is not None

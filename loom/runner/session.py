@@ -260,7 +260,7 @@ class SessionOpener:
                 secrets=secrets.own,
             )
         except ImageError as error:
-            raise error.named_at(job.places.get("image", "")) from error
+            raise error.named_at(job.sources.get("image", "")) from error
 
     @contextmanager
     def open(

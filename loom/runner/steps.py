@@ -323,8 +323,8 @@ def _limit_reached(job: Job, step: Step, limit_s: float | None) -> str:
     key, seconds = ("step_timeout", job.step_timeout_s) if of_step else ("timeout", job.timeout_s)
     if seconds is None or step.phase == "after_script":  # it has its own time limit
         return ""
-    place = job.places.get(key, "")
-    written = place if place.startswith("`") else f"`{key}`, {place}".removesuffix(", ")
+    source = job.sources.get(key, "")
+    written = source if source.startswith("`") else f"`{key}`, {source}".removesuffix(", ")
     return f": {'a step' if of_step else 'the job'} may take {duration_text(seconds)} ({written})"
 
 

@@ -45,7 +45,7 @@ class Kind(Enum):
 
 
 class Node:
-    """One value and its place. Lines and columns count from 1.
+    """One value and its position. Lines and columns count from 1.
 
     `value` is a str, int, float, bool or None (SCALAR), a list of nodes, or a dict of nodes (MAPPING; `keys` holds the
     keys' own nodes).
@@ -92,7 +92,7 @@ class Node:
         return self.file.owner_of(self.line, self.column)
 
     @property
-    def place(self) -> str:
+    def position(self) -> str:
         return f"{self.file.name}:{self.line}:{self.column}"
 
 
@@ -156,13 +156,13 @@ def scalars_of(node: Node, at: tuple[str | int, ...] = ()) -> Iterator[tuple[tup
     """Yield every scalar below a node with its path."""
     pending = [(at, node)]
     while pending:
-        place, current = pending.pop()
+        path, current = pending.pop()
         if current.kind is Kind.MAPPING:
-            pending += [((*place, key), child) for key, child in current.value.items()]
+            pending += [((*path, key), child) for key, child in current.value.items()]
         elif current.kind is Kind.LIST:
-            pending += [((*place, number), child) for number, child in enumerate(current.value)]
+            pending += [((*path, number), child) for number, child in enumerate(current.value)]
         elif current.kind is Kind.SCALAR:
-            yield place, current
+            yield path, current
 
 
 def line_in_file(node: Node, number: int) -> int:
@@ -196,7 +196,7 @@ class YamlFile(Struct, eq=False):
         return self._lines[number - 1] if 0 < number <= len(self._lines) else None
 
     def within(self, line: int, column: int) -> tuple[int, int]:
-        """Return this place, or the end of the text for the line that the parser adds after an unfinished last one."""
+        """Return this position, or the end of the text for the line that the parser adds after an unfinished last one."""
         return (line, column) if self.line(line) is not None else (line - 1, len(self.line(line - 1) or "") + 1)
 
     def problem(
@@ -337,7 +337,7 @@ class NodeBuilder:
     def source(self) -> str:
         return self.file.text
 
-    def place(self, mark: Any) -> tuple[int, int]:
+    def position(self, mark: Any) -> tuple[int, int]:
         """Return line and column, from 1, of a mark in `source`."""
         return self.file.within(mark.line + 1, mark.column + 1)
 
@@ -356,7 +356,7 @@ class NodeBuilder:
             kind = type(event)
             if kind is yaml.ScalarEvent:
                 mark, end = event.start_mark, event.end_mark
-                line, column = self.place(mark)
+                line, column = self.position(mark)
                 length = end.column - mark.column if end.line == mark.line else len(file.line(line) or "") or 1
                 text = event.value
                 value = self.resolve(text) if not event.style else text
@@ -371,7 +371,7 @@ class NodeBuilder:
                 mark = event.start_mark
                 mapping = kind is yaml.MappingStartEvent
                 empty: Any = {} if mapping else []
-                node = Node(file, Kind.MAPPING if mapping else Kind.LIST, empty, *self.place(mark), 1)
+                node = Node(file, Kind.MAPPING if mapping else Kind.LIST, empty, *self.position(mark), 1)
                 if event.anchor or event.tag:
                     self.decorated(event, node)
                 if len(stack) >= self.max_depth:
@@ -386,7 +386,7 @@ class NodeBuilder:
             elif kind is yaml.DocumentStartEvent:
                 documents += 1
                 if documents > 1:
-                    if not self.another(Node(file, Kind.REFUSED, None, *self.place(event.start_mark), 3), root):
+                    if not self.another(Node(file, Kind.REFUSED, None, *self.position(event.start_mark), 3), root):
                         return root
                     root = None
                 continue
@@ -408,7 +408,7 @@ class NodeBuilder:
     def alias(self, event: Any, within: list[Node]) -> Node:
         """Return the value of an alias; `within` are the open collections."""
         mark, end = event.start_mark, event.end_mark
-        node = Node(self.file, Kind.REFUSED, None, *self.place(mark), end.column - mark.column)
+        node = Node(self.file, Kind.REFUSED, None, *self.position(mark), end.column - mark.column)
         self.say(node, f"aliases are not allowed (*{event.anchor}); share with extends, or quote the text if it is one")
         return node
 
@@ -453,11 +453,11 @@ class NodeBuilder:
         mark = error.problem_mark or error.context_mark
         node = None
         if mark is not None:
-            node = Node(self.file, Kind.REFUSED, None, *self.place(mark), 1)
+            node = Node(self.file, Kind.REFUSED, None, *self.position(mark), 1)
         reason = error.problem or error.context or "the syntax"
         if "quoted scalar" in (error.context or "") and "end of stream" in reason and error.context_mark is not None:
             mark = error.context_mark
-            node = Node(self.file, Kind.REFUSED, None, *self.place(mark), 1)
+            node = Node(self.file, Kind.REFUSED, None, *self.position(mark), 1)
             self.say(node, "not valid YAML: the quote that opens here is never closed")
             return
         self.say(node, f"not valid YAML: {reason}{self._advice(f'{error.context} {reason}', error, node)}")

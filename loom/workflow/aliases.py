@@ -54,7 +54,7 @@ class AnchorBuilder(NodeBuilder):
             if not why:
                 return node
         width = event.end_mark.column - event.start_mark.column
-        found = Node(self.file, Kind.REFUSED, None, *self.place(event.start_mark), width)
+        found = Node(self.file, Kind.REFUSED, None, *self.position(event.start_mark), width)
         self.say(found, f"the alias *{event.anchor} {why}")
         return found
 

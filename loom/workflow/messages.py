@@ -27,8 +27,8 @@ class Problems(Struct, kw_only=True):
 
     def say(self, node: Node, at: At, message: str, *, code: str = "", offset: int = 0) -> None:
         """Add a problem; `at`: a pointer, or its parts."""
-        place = at if isinstance(at, str) else pointer(*at)
-        self.found.append(node.file.problem(node, place, message, code=code or self.code, offset=offset))
+        path = at if isinstance(at, str) else pointer(*at)
+        self.found.append(node.file.problem(node, path, message, code=code or self.code, offset=offset))
 
     def meant(self, name: str, known: Collection[str], else_: str = "") -> str:
         """Return `; did you mean X?` for an unknown name, if one is similar, else `else_`."""

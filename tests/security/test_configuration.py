@@ -49,7 +49,7 @@ def test_it_names_no_place_and_no_engine(tmp_path: Path, name: str) -> None:
     assert getattr(stranger, name) == getattr(plain, name)
     assert stranger.origins[name].layer == "built-in"
     (overruled,) = stranger.overruled
-    assert (overruled.name, overruled.place) == (name, f".loom/config.yml:1:{len(name) + 3}")
+    assert (overruled.name, overruled.position) == (name, f".loom/config.yml:1:{len(name) + 3}")
     assert "a repository can't set it" in str(overruled)
     assert getattr(load(tmp_path, "", line), name) != getattr(plain, name)
 
@@ -82,7 +82,7 @@ def test_it_makes_nothing_looser_than_the_users_own_file(tmp_path: Path, name: s
     assert found.text_of(name) == own
     assert found.origins[name].layer == "user"
     (overruled,) = found.overruled
-    assert (overruled.name, overruled.text, overruled.place) == (name, theirs, f".loom/config.yml:1:{len(name) + 3}")
+    assert (overruled.name, overruled.text, overruled.position) == (name, theirs, f".loom/config.yml:1:{len(name) + 3}")
 
 
 @pytest.mark.parametrize(("name", "theirs", "own"), [row for row in LOOSER if row[2] not in REFUSED.values()])

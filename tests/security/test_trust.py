@@ -96,7 +96,7 @@ HARMLESS: dict[type, frozenset[str]] = {
         {
             *("id", "name", "stage", "steps", "provider", "image", "target", "shell", "variables", "needs", "when"),
             *("allow_failure", "retry", "timeout_s", "step_timeout_s", "resources", "network", "services", "artifacts"),
-            *("cache", "secrets", "matrix", "pool", "places", "rule", "hardened", "merge_output"),
+            *("cache", "secrets", "matrix", "pool", "sources", "rule", "hardened", "merge_output"),
             *(
                 "shared_shell",
                 "file_variables",
@@ -132,7 +132,7 @@ HARMLESS: dict[type, frozenset[str]] = {
     model.Retry: frozenset({"max", "when", "exit_codes", "backoff_s"}),
     model.Ulimit: frozenset({"name", "soft", "hard"}),
     model.Resources: frozenset(
-        {"cpus", "memory", "pids", "shm_size", "ulimits", "tmpfs", "volumes", "read_only", "places"}
+        {"cpus", "memory", "pids", "shm_size", "ulimits", "tmpfs", "volumes", "read_only", "sources"}
     ),
     model.Network: frozenset({"hostname"}),
     model.Ready: frozenset({"tcp", "command", "http", "log", "interval_s", "timeout_s"}),
@@ -150,7 +150,7 @@ HARMLESS: dict[type, frozenset[str]] = {
             "needed",
             "resources",
             "ports",
-            "place",
+            "position",
         }
     ),
     model.Artifacts: frozenset(
@@ -452,10 +452,10 @@ def test_copies_of_a_matrix_ask_once_and_a_service_or_a_build_asks_for_its_job()
 def test_a_request_is_its_kind_its_job_and_its_subject() -> None:
     def identity(**changes: str) -> str:
         return PermissionRequest(
-            **{"kind": "secret", "subject": "env://A", "gives": "x", "job": "j", "place": "p", **changes}
+            **{"kind": "secret", "subject": "env://A", "gives": "x", "job": "j", "position": "p", **changes}
         ).id
 
-    assert identity() == identity(place="q", gives="y")
+    assert identity() == identity(position="q", gives="y")
     assert len({identity(), identity(kind="k"), identity(job="i"), identity(subject="env://B")}) == 4
 
 

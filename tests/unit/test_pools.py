@@ -67,7 +67,7 @@ def test_a_pool_has_every_value(tmp_path: Path) -> None:
         deadline=7200,
         start_timeout=90,
     )
-    assert found.place == "kubernetes:team"
+    assert found.target == "kubernetes:team"
 
 
 @pytest.mark.parametrize(

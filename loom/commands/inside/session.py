@@ -61,7 +61,7 @@ def permit(here: Here, past: PastRun, trust: bool, job: PastJob | None = None) -
     jobs = past.planned.plan.jobs if job is None else (job.job,)
     if here.config.hardened and not all(job.hardened for job in jobs):
         raise RequestError(
-            f"run {past.run_id} was made without the hardened profile ({here.config.origins['hardened'].place})",
+            f"run {past.run_id} was made without the hardened profile ({here.config.origins['hardened'].source})",
             hint=f"run it again with it: loom rerun {past.run_id} --fresh",
             code="NOT_HARDENED",
         )

@@ -34,7 +34,7 @@ CODE = "TRUST_REQUIRED"
 def requests_of(
     jobs: Iterable[Job], here: Here, workflow: Callable[[], Loaded] | None = None
 ) -> tuple[PermissionRequest, ...]:
-    """Find the requests of these jobs and of the repository; `workflow`, called for a request, has its place."""
+    """Find the requests of these jobs and of the repository; `workflow`, called for a request, has its position."""
 
     def is_reference(reference: str) -> bool:
         from loom.secrets.lookup import check_reference  # 20 ms, for jobs with secrets alone
@@ -62,7 +62,7 @@ def _of_filters(found: RepositoryView | None) -> list[PermissionRequest]:
             kind="filter",
             subject=f"{key}: {value}",
             gives="git runs this program for files of the checkout",
-            place=".git/config:1:1",
+            position=".git/config:1:1",
         )
         for key, value in (found.filters if found is not None else ())
     ]
@@ -81,7 +81,7 @@ def _of_objects(found: RepositoryView | None, here: Here) -> list[PermissionRequ
             kind="objects",
             subject=str(store),
             gives="jobs can read all that is committed in that repository",
-            place=".git/objects/info/alternates:1:1",
+            position=".git/objects/info/alternates:1:1",
         )
         for store in stores
     ]
@@ -140,7 +140,7 @@ def settle(requests: Sequence[PermissionRequest], here: Here, *, flag: bool, can
 def request_lines(
     requests: Sequence[PermissionRequest], mark: Callable[[PermissionRequest], str] = lambda _: ""
 ) -> list[str]:
-    return [shown(f"{mark(item)}{f'{item.place}: ' if item.place else ''}{item}") for item in requests]
+    return [shown(f"{mark(item)}{f'{item.position}: ' if item.position else ''}{item}") for item in requests]
 
 
 def _position_in(workflow: Callable[[], Loaded], job: str, path: tuple[str | int, ...]) -> str:
@@ -153,4 +153,4 @@ def _position_in(workflow: Callable[[], Loaded], job: str, path: tuple[str | int
         if (child := node.get(key)) is None:
             break
         node = child
-    return (entry.key if node is entry.merged else node).place
+    return (entry.key if node is entry.merged else node).position

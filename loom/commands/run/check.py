@@ -101,13 +101,13 @@ def _notices(loaded: Loaded | None, jobs: Sequence[Job], here: Here) -> Iterator
         trust = trusting.decisions_of(here)
         for request in requests:
             state = "you have allowed it" if trust.holds(request) else "a run asks you first; so does `loom trust`"
-            yield _notice(request.place, f"{request} ({state})", trusting.CODE)
+            yield _notice(request.position, f"{request} ({state})", trusting.CODE)
     for overruled in here.config.overruled:
-        yield _notice(overruled.place, str(overruled).partition(": ")[2], "CONFIG_OVERRULED")
+        yield _notice(overruled.position, str(overruled).partition(": ")[2], "CONFIG_OVERRULED")
 
 
-def _notice(place: str, message: str, code: str) -> Problem:
-    file, line, column = place.rsplit(":", 2)
+def _notice(position: str, message: str, code: str) -> Problem:
+    file, line, column = position.rsplit(":", 2)
     return Problem(
         file=file, line=int(line), column=int(column), pointer="/", message=message, code=code, severity="notice"
     )
@@ -124,14 +124,14 @@ def _syntax(jobs: Iterable[tuple[Entry, Job]], severity: str) -> Iterator[Proble
         if not job.refused
         for key, number, node, shell in _scripts(entry, job)
     }
-    places = list(steps.values())
+    written = list(steps.values())
 
     def as_word(expression: re.Match[str]) -> str:  # of as many lines; a run writes the value there
         return "x" + "\n" * expression[0].count("\n")
 
-    texts = [(shell, _EXPRESSION.sub(as_word, node.text)) for *_, node, shell in places]
+    texts = [(shell, _EXPRESSION.sub(as_word, node.text)) for *_, node, shell in written]
     for position, line, message in _syntax_errors(texts):
-        entry, key, number, node, _ = places[position]
+        entry, key, number, node, _ = written[position]
         at = pointer(entry.name, key, number)
         yield problem_in_text(node, at, message, number=line, found="", code="WF_SHELL_SYNTAX", severity=severity)
 

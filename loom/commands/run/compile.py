@@ -52,7 +52,7 @@ def _explain(loaded: Loaded, plan: Plan, wanted: str, selection: JobSelection, *
                 value = row.value if isinstance(row.value, str) else json.dumps(row.value)
                 shown = value.replace("\n", "⏎ ")
                 shown = shown if len(shown) <= 60 else shown[:57] + "..."
-                print(f"{row.key:<{width}}  {shown:<30}  {row.by}" + (f" ({row.place})" if row.place else ""))
+                print(f"{row.key:<{width}}  {shown:<30}  {row.by}" + (f" ({row.position})" if row.position else ""))
     if as_json:
         print_kind("plan-explanation", {"jobs": documents})
     return ExitCode.OK

@@ -107,9 +107,9 @@ class Options(Struct, frozen=True, kw_only=True):
         return Invocation(
             options={**given, **msgspec.to_builtins(self.flags, enc_hook=str)},
             variables={
-                origin.place: here.config.text_of(name)
+                origin.source: here.config.text_of(name)
                 for name, origin in here.config.origins.items()
-                if origin.layer == "environment" and origin.place.startswith("LOOM_")
+                if origin.layer == "environment" and origin.source.startswith("LOOM_")
             },
         )
 

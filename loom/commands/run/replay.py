@@ -260,11 +260,11 @@ class _Stranger:
         if job.artifacts_above or any(one.path.startswith("/") or climbs_out("", one.path) for one in files):
             self._refuse(f"job {job.id} wants files from elsewhere on this machine")
         config = self._here.config
-        place = placed(None, has_image=job.image is not None, selection=JobSelection(on=config.on), config=config)
+        pool = placed(None, has_image=job.image is not None, selection=JobSelection(on=config.on), config=config)
         job = replace(
             job,
-            provider=place.place,
-            pool=settled(place),
+            provider=pool.target,
+            pool=settled(pool),
             runner_pool=None,
             steps=tuple(map(self._step, job.steps)),
             secrets=self._secrets(job.secrets),

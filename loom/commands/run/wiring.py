@@ -167,6 +167,6 @@ def _not_isolated(plan: Plan, config: Config) -> tuple[str, ...]:
     if not jobs:
         return ()
     by = config.origins.get("container")
-    why = f" ({by.place})" if by is not None and by.place and not config.container else ""
+    why = f" ({by.source})" if by is not None and by.source and not config.container else ""
     some = ", ".join(jobs[:5]) + (f" and {len(jobs) - 5} more" if len(jobs) > 5 else "")
     return (f"on this machine, not isolated{why}: {some}; in a container: loom run --container",)

@@ -132,9 +132,9 @@ def _check(uses: str, node: Node | None, contexts: str) -> None:
         if isinstance(scalar.value, str) and not said and (condition or "${{" in scalar.value):
             try:
                 for message, _ in faults(scalar.value, allowed, is_condition=condition):
-                    raise BadAction(f"{uses}: {scalar.place}: {message}")
+                    raise BadAction(f"{uses}: {scalar.position}: {message}")
             except InvalidExpression as error:
-                raise BadAction(f"{uses}: {scalar.place}: invalid expression: {error}") from error
+                raise BadAction(f"{uses}: {scalar.position}: invalid expression: {error}") from error
 
 
 def described(file: YamlFile, action: Action) -> ActionFile:
@@ -165,11 +165,11 @@ def described(file: YamlFile, action: Action) -> ActionFile:
             for step in items_of(runs.get("steps")):
                 for key in sorted(fields_of(step).keys() - _OF_STEP):
                     raise BadAction(
-                        f"{action.uses}: {step.keys[key].place}: unknown keyword {key}{meant(key, _OF_STEP)}"
+                        f"{action.uses}: {step.keys[key].position}: unknown keyword {key}{meant(key, _OF_STEP)}"
                     )
                 for key in ("env", "with"):
                     if (node := step.get(key)) is not None and node.kind is Kind.SCALAR and node.value is not None:
-                        raise BadAction(f"{action.uses}: {node.place}: {key}: expected a mapping")
+                        raise BadAction(f"{action.uses}: {node.position}: {key}: expected a mapping")
                 if step.get("run") is not None and step.get("shell") is None:
                     raise BadAction(f"{action.uses}: {file.name}:{step.line}: `shell` is missing")
             shared |= {

@@ -54,8 +54,8 @@ class GitHubJobBuilder(builder.Refusals):
             self.refuse(
                 candidate, at, f"{at.text}: the mapping or list is not known before the job starts; write it out"
             )
-        place = self._place(candidate)
-        in_container = place.in_container
+        pool = self._pool(candidate)
+        in_container = pool.in_container
         late, alone = self._late(candidate), self._container_of(candidate) is None
         image, options = None, ContainerOptions()
         if in_container:
@@ -77,7 +77,7 @@ class GitHubJobBuilder(builder.Refusals):
             name=candidate.name,
             stage=candidate.stage,
             steps=written,
-            provider=place.place,
+            provider=pool.target,
             image=image,
             shell=tuple(shell_words(config.default_shell)),
             needs=tuple(candidate.needs or ()),
@@ -95,8 +95,8 @@ class GitHubJobBuilder(builder.Refusals):
             services_at_localhost=alone and any(service.ports for service in services),
             secrets=tuple({secret.name: secret for secret in secrets.values()}.values()),
             matrix=candidate.matrix,
-            pool=builder.settled(place),
-            places=builder.places(node, config, _LABELED if self._image_of_label(candidate) else _NAMED),
+            pool=builder.settled(pool),
+            sources=builder.sources(node, config, _LABELED if self._image_of_label(candidate) else _NAMED),
             late=late if seconds else replace(late, timeout_minutes=text_of(node.get("timeout-minutes"))),
         )
         say = lambda _, message: self.refuse(candidate, candidate.entry.key, message)  # noqa: E731
@@ -127,7 +127,7 @@ class GitHubJobBuilder(builder.Refusals):
             raise actions.BadAction(f"{name}: its `ref` is not known before the job runs; write it")
         return actions.fetched(name, ref, self.context.repositories()) or Action(uses=f"{name}@{ref}", repository=name)
 
-    def _place(self, candidate: GitHubCandidate) -> Pool:
+    def _pool(self, candidate: GitHubCandidate) -> Pool:
         pools = self.context.config.pools
         pool = next((label for label in candidate.labels or () if label in pools), None)
         has_image = self._container_of(candidate) is not None or self._image_of_label(candidate) is not None
@@ -323,7 +323,7 @@ class GitHubJobBuilder(builder.Refusals):
                 user=options.user,
                 ready=ready,
                 secrets=secrets,
-                place=f"{node.file.name}:{node.line}",
+                position=f"{node.file.name}:{node.line}",
                 ports=tuple(ports),
                 resources=p.Resources(**{key: one for key, one in options.resources.items() if key not in beyond}),
             )

@@ -81,8 +81,8 @@ class GitLabJobBuilder(builder.Refusals):
         texts = _Texts(self, candidate)
         self.refuse_keywords(candidate, merged, candidate.name)
         self._refuse_tags(candidate)
-        place = self.place(merged)
-        image = self.image(merged.get("image"), texts) if place.in_container else None
+        pool = self.pool(merged)
+        image = self.image(merged.get("image"), texts) if pool.in_container else None
         if image is not None and image.name:
             texts.values["CI_JOB_IMAGE"] = image.name  # for the texts below, such as a cache's key
         timeout_s, ends_at_timeout = self.timeout(candidate, texts)
@@ -91,7 +91,7 @@ class GitLabJobBuilder(builder.Refusals):
             name=candidate.name,
             stage=candidate.stage,
             steps=tuple(builder.steps(merged)),
-            provider=place.place,
+            provider=pool.target,
             image=image,
             shell=tuple(shell_words(config.default_shell)),
             shared_shell=True,
@@ -125,8 +125,8 @@ class GitLabJobBuilder(builder.Refusals):
             secrets=(*self.secrets(merged, texts), *texts.secrets),
             given_variables=(*self.candidates.own_in(texts.known), *self.candidates.selection.variables),
             matrix=candidate.matrix,
-            pool=builder.settled(place),
-            places=builder.places(merged, config),
+            pool=builder.settled(pool),
+            sources=builder.sources(merged, config),
             rule=decided.rule,
         )
         say = lambda _, message: self.say(candidate.entry.key, candidate.name, message)  # noqa: E731
@@ -142,7 +142,7 @@ class GitLabJobBuilder(builder.Refusals):
             why = f"tags: {text_of(tag)} is of runners with {system}; jobs run on Linux here"
             self.refuse_at(candidate, tag, pointer(candidate.name, "tags"), why)
 
-    def place(self, job: Node) -> Pool:
+    def pool(self, job: Node) -> Pool:
         """Choose the pool: a tag that is its name chooses it."""
         config, selection = self.context.config, self.candidates.selection
         tags = [text_of(tag) for tag in one_or_more(job.get("tags"))]
@@ -183,7 +183,7 @@ class GitLabJobBuilder(builder.Refusals):
                 pull_else=others,
                 platform=texts.maybe(node.find("docker", "platform")) or self.context.config.platform,
             ),
-            place=f"{node.file.name}:{node.line}",
+            position=f"{node.file.name}:{node.line}",
             variables=values,
             command=_words(node.get("command")),
             entrypoint=_words(node.get("entrypoint")),

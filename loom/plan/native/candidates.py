@@ -33,8 +33,8 @@ def job_values(
 ) -> dict[str, str]:
     """Return loom's own variables of one job that are known at planning time."""
     fields = entry.fields
-    place = placed(fields.get("runner_pool"), has_image="image" in fields, selection=selection, config=context.config)
-    project_dir = p.PROJECT_DIR if place.in_container else context.host_project_dir
+    pool = placed(fields.get("runner_pool"), has_image="image" in fields, selection=selection, config=context.config)
+    project_dir = p.PROJECT_DIR if pool.in_container else context.host_project_dir
     values = {
         "CI_JOB_NAME": entry.name,
         "CI_JOB_NAME_SLUG": slug(entry.name),
@@ -43,7 +43,7 @@ def job_values(
         "LOOM_JOB_ID": job_id,
         "LOOM_JOB_STAGE": fields.get("stage", ""),
         "LOOM_JOB_TARGET": "linux",
-        "LOOM_PROVIDER": place.provider,
+        "LOOM_PROVIDER": pool.provider,
         "LOOM_WORKFLOW_PATH": workflow.path,
     }
     return {**values, **of_plan(job_id=job_id, project_dir=project_dir)}
@@ -127,14 +127,14 @@ class RuleEvaluator:
         except (CycleError, interpolation.ExpansionTooLong):
             return {**known, **layered}  # reported when the job is built
 
-    def applies(self, rule: Fields, values: Mapping[str, str], rules: Node | None, place: tuple[str, str, int]) -> bool:
-        """Evaluate rules in order; `place` is the pointer to the list. WorkflowError for an invalid condition."""
+    def applies(self, rule: Fields, values: Mapping[str, str], rules: Node | None, path: tuple[str, str, int]) -> bool:
+        """Evaluate rules in order; `path` leads to the list. WorkflowError for an invalid condition."""
         try:
             if "if" in rule and not expressions.holds(rule["if"], values):
                 return False
         except SearchError as error:
-            at = pointer(*place, "if")
-            node = (rules.find(place[2], "if") if rules is not None else None) or rules
+            at = pointer(*path, "if")
+            node = (rules.find(path[2], "if") if rules is not None else None) or rules
             assert node is not None  # a rule was read from somewhere
             raise WorkflowError([node.file.problem(node, at, str(error))]) from error
         if "changes" in rule and not self.any_changed(rule["changes"], values):

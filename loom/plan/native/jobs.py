@@ -56,14 +56,14 @@ class JobBuilder:
         }
         variables = self.variables(candidate, known)
         text = _Texts(self, entry, {**known, **variables}, frozenset(fields.get("secrets", ())))
-        place = self.place(entry)
-        image = self.image(entry, text, place)
+        pool = self.pool(entry)
+        image = self.image(entry, text, pool)
         job = p.Job(
             id=candidate.id,
             name=entry.name,
             stage=candidate.stage,
             steps=tuple(builder.steps(entry.merged)),
-            provider=place.place,
+            provider=pool.target,
             image=image,
             shell=tuple(fields.get("shell") or shell_words(config.default_shell)),
             shared_shell=self.shared_shell(entry),
@@ -95,8 +95,8 @@ class JobBuilder:
             matrix=candidate.matrix,
             resource_group=text.maybe(fields.get("resource_group"), "resource_group"),
             runner_pool=fields.get("runner_pool"),
-            pool=builder.settled(place),
-            places=builder.places(entry.merged, config),
+            pool=builder.settled(pool),
+            sources=builder.sources(entry.merged, config),
             rule=candidate.decision.rule,
         )
         return builder.finished(job, config, text.say)
@@ -143,25 +143,25 @@ class JobBuilder:
             return self.workflow.variable_nodes[name], pointer("variables", name)
         return node or entry.key, pointer(entry.name, "variables", name)
 
-    def place(self, entry: Entry) -> Pool:
+    def pool(self, entry: Entry) -> Pool:
         fields, config = entry.fields, self.context.config
         runner_pool, has_image = fields.get("runner_pool"), "image" in fields
         if (unknown := unknown_pool(runner_pool, config)) is not None:
             self.say(entry.merged.get("runner_pool"), pointer(entry.name, "runner_pool"), unknown)
-        place = placed(runner_pool, has_image=has_image, selection=self.selection, config=config)
-        if not place.in_container and fields.get("services"):
+        pool = placed(runner_pool, has_image=has_image, selection=self.selection, config=config)
+        if not pool.in_container and fields.get("services"):
             message = "a job on this machine can't have services; give it an `image`, or run it with --container"
             self.say(entry.merged.get("services"), pointer(entry.name, "services"), message)
-        if not place.in_container and has_image:
-            pool = runner_pool or self.selection.on
-            message = f"{pool} runs jobs on this machine, without an image; remove the image, or name another pool"
+        if not pool.in_container and has_image:
+            target = runner_pool or self.selection.on
+            message = f"{target} runs jobs on this machine, without an image; remove the image, or name another pool"
             self.say(entry.merged.get("image"), pointer(entry.name, "image"), message)
-        return place
+        return pool
 
-    def image(self, entry: Entry, text: _Texts, place: Pool) -> p.Image | None:
+    def image(self, entry: Entry, text: _Texts, pool: Pool) -> p.Image | None:
         fields, config = entry.fields, self.context.config
         image = fields.get("image")
-        if not place.in_container:
+        if not pool.in_container:
             return None
         if image is None:
             user = fields.get("user")
@@ -220,30 +220,30 @@ class JobBuilder:
                 for name, limit in fields["ulimits"].items()
             )
         limits = builder.limits(self.context.config, **own)
-        places = {key: node.place for key, node in fields_of(entry.merged.get("resources")).items()}
-        return replace(limits, places={**limits.places, **places})
+        sources = {key: node.position for key, node in fields_of(entry.merged.get("resources")).items()}
+        return replace(limits, sources={**limits.sources, **sources})
 
     def service(self, service: Fields, number: int, entry: Entry, text: _Texts) -> p.Service:
         at = ("services", number)
         written = service.get("image")
         if written is None:  # the service's name is its image
-            place: tuple[str | int, ...] = (*at, "name")
+            path: tuple[str | int, ...] = (*at, "name")
             image = self.image_of({"name": service["name"]}, entry, text, *at)
             aliases = tuple(service.get("alias") or service_aliases(image.name or ""))
         else:
-            place = (*at, "image", "name") if "name" in written else (*at, "name")
+            path = (*at, "image", "name") if "name" in written else (*at, "name")
             image = self.image_of(written, entry, text, *at, "image")
             if image.name is None and image.build is None:
-                image = replace(image, name=text.image_name(service["name"], *place))
+                image = replace(image, name=text.image_name(service["name"], *path))
             aliases = tuple(service.get("alias") or (service["name"],))
         ready = service.get("ready", {})
-        node = text.node(place)
+        node = text.node(path)
         return p.Service(
             name=aliases[0] if written is None else service["name"],
             aliases=aliases,
             image=image,
             secrets=self.service_secrets(service, number, text),
-            place=f"{node.file.name}:{node.line}",
+            position=f"{node.file.name}:{node.line}",
             variables={
                 name: text(value, *at, "variables", name) for name, value in service.get("variables", {}).items()
             },

@@ -91,7 +91,7 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
     lines += _history(diagnosis, now_ns)
     for test in diagnosis.failing_tests[:5]:
         reason = f": {test.reason}" if test.reason else ""
-        lines.append(f"failing test: {_short(test.full_name)}{test.place}{_short(reason)}")
+        lines.append(f"failing test: {_short(test.full_name)}{test.position}{_short(reason)}")
     lines += [_short(line, 300) for line in text.unread_lines(diagnosis)]
     if diagnosis.failing_tests_total > 5:
         lines.append(f"  and {diagnosis.failing_tests_total - 5} more failing tests")

@@ -174,7 +174,7 @@ def _tests(diagnosis: Diagnosis, look: Look) -> Iterator[str]:
     yield ""
     yield look.styled(f"failing tests: {diagnosis.failing_tests_total}", "bold")
     for test in diagnosis.failing_tests[:10]:
-        yield f"  {look.styled(look.marks['bad'], 'bad')} {test.full_name}{test.place}"
+        yield f"  {look.styled(look.marks['bad'], 'bad')} {test.full_name}{test.position}"
         if test.reason:
             yield f"    {visible(test.reason)}"
     if diagnosis.failing_tests_total > 10:

@@ -289,7 +289,7 @@ class LateSteps(Steps):
 
     def _not_valid(self, step: Step, error: str, kind: str = "", *, began: bool) -> bool:
         """Fail a step; if it has not begun, for its `if` or `env` is invalid, `continue-on-error` does not count."""
-        exit_ = self._invalid(step, error, kind or f"The template is not valid. {step.place}")
+        exit_ = self._invalid(step, error, kind or f"The template is not valid. {step.position}")
         if began and self._continues(late_of(step)):
             self._end(step, replace(self._result, outcome=FAILURE))
         else:

@@ -128,7 +128,7 @@ class GitLabFiles:
         return "" if node is None or node.kind is not Kind.SCALAR else expand(text_of(node), self.variables).strip()
 
     def _files(self, kind: str, entry: Mapping[str, Node], item: Node, at: str, where: _Where) -> Iterator[Node]:
-        given = Given(inputs=fields_of(entry.get("inputs")), place=entry[kind])
+        given = Given(inputs=fields_of(entry.get("inputs")), include=entry[kind])
         match kind:
             case "local":
                 yield from self._of_tree(where.tree, self._text(entry[kind]), entry[kind], at, where, given)

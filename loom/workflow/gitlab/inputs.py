@@ -40,7 +40,7 @@ class Given(Struct, frozen=True, kw_only=True):
     inputs: Mapping[str, Node] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     """Inputs of the command line; one that is not of type string is written as JSON."""
-    place: Node | None = None
+    include: Node | None = None
     """The include, for messages about what it lacks."""
     component: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -107,8 +107,8 @@ class _Inputs:
             try:
                 self.found[name] = self._value(name, node)
             except _Refused as error:
-                place = self.given.inputs.get(name) or self.given.place or self.spec_key("inputs", name)
-                say(place, f"input {name} of {self.file.name}: {error}", self.file)
+                node_at = self.given.inputs.get(name) or self.given.include or self.spec_key("inputs", name)
+                say(node_at, f"input {name} of {self.file.name}: {error}", self.file)
         return {f"inputs.{name}": value for name, value in self.found.items()} | {
             f"component.{name}": value for name, value in self.given.component.items() if name in _COMPONENT
         }
@@ -129,7 +129,7 @@ class _Inputs:
         default = rule.get("default") if rule is not None else spec.get("default")
         node = given if given is not None else default
         if node is None and text is None:
-            way = "--input NAME=value" if self.given.place is None else "include:inputs"
+            way = "--input NAME=value" if self.given.include is None else "include:inputs"
             raise _Refused(f"needs a value: it has no default; give it with {way}")
         kind = _text(spec.get("type")) or "string"
         if kind not in _TYPES:
@@ -274,9 +274,9 @@ def _origin(old: str, new: str, pieces: list[_Piece]) -> yaml.Origin:
     def origin(line: int, column: int) -> tuple[int, int]:
         at = (new_lines[line - 1] if line <= len(new_lines) else len(new)) + column - 1
         piece = pieces[bisect_right(starts, at) - 1]
-        place = piece.old if piece.whole else piece.old + at - piece.new
-        number = bisect_right(old_lines, min(place, len(old)))
-        return number, place - old_lines[number - 1] + 1
+        offset = piece.old if piece.whole else piece.old + at - piece.new
+        number = bisect_right(old_lines, min(offset, len(old)))
+        return number, offset - old_lines[number - 1] + 1
 
     return origin
 

@@ -1,6 +1,6 @@
 """Turn `.gitlab-ci.yml` into a checked `Pipeline`: includes, extends, references, stages, defaults, shapes.
 
-In GitLab's order. All errors are reported at once, each at its place.
+In GitLab's order. All errors are reported at once, each at its position.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def wanted(entry: Entry, instance: Instance, rule_needs: Node | None, problems: 
 
 
 def above(entry: Entry, rule_needs: Node | None) -> Iterator[tuple[Node, str]]:
-    """Yield the entries of `needs`, with their places, that want artifacts of a job of another pipeline of this project."""
+    """Yield the entries of `needs`, with their pointers, that want artifacts of a job of another pipeline of this project."""
     for number, item in enumerate(one_or_more(_written_needs(entry, rule_needs))):
         elsewhere = item.get("pipeline") is not None and item.get("project") is None
         if elsewhere and item.get("job") is not None and truth(item.get("artifacts"), True):
@@ -62,8 +62,8 @@ def check(pipeline: Pipeline, problems: Problems) -> None:
         for name, entry in pipeline.jobs.items()
     }
     check_needs(needing, pipeline.stages, problems, titles)
-    place = {stage: number for number, stage in enumerate(pipeline.stages)}
-    position = {name: place.get(entry.stage, 0) for name, entry in pipeline.jobs.items()}
+    stages = {stage: number for number, stage in enumerate(pipeline.stages)}
+    position = {name: stages.get(entry.stage, 0) for name, entry in pipeline.jobs.items()}
     for name, entry in pipeline.jobs.items():
         count = sum(need.always for need in needing[name].needs)
         if count > LIMIT:
@@ -128,13 +128,13 @@ def _check_dependencies(
     node, needs = entry.merged.get("dependencies"), one_or_more(entry.merged.get("needs"))
     needed = names(entry.merged)
     for number, item in enumerate(items_of(node)):
-        name, place = text_of(item), pointer(entry.name, "dependencies", number)
+        name, at = text_of(item), pointer(entry.name, "dependencies", number)
         target = owner.get(name)
         if target is None:
-            problems.say(item, place, f"dependencies: unknown job {name}{problems.meant(name, owner)}")
+            problems.say(item, at, f"dependencies: unknown job {name}{problems.meant(name, owner)}")
         elif needs:
             if name not in needed and target not in needed:
-                problems.say(item, place, f"dependencies: {name} must be one of the job's needs too")
+                problems.say(item, at, f"dependencies: {name} must be one of the job's needs too")
         elif position[target] >= position[entry.name]:
             message = f"dependencies: {name} is not in an earlier stage, so its artifacts are not there yet"
-            problems.say(item, place, message)
+            problems.say(item, at, message)

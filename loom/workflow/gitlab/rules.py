@@ -108,7 +108,7 @@ def without_value(
 def _conditions(
     root: Node, entries: Iterable[Entry], of_includes: Iterable[Node]
 ) -> Iterator[tuple[tuple[str | int, ...], Node, Mapping[str, Node]]]:
-    """Yield each condition with its place and the variables of its job."""
+    """Yield each condition with its pointer and the variables of its job."""
     for rules in of_includes:
         yield from ((("include", *below), node, {}) for below, node in _ifs(rules))
     owners: list[tuple[tuple[str, ...], Node | None, Mapping[str, Node]]] = [(("workflow",), root.get("workflow"), {})]
@@ -123,7 +123,7 @@ def _conditions(
 
 
 def _ifs(rules: Node | None) -> Iterator[tuple[tuple[str | int, ...], Node]]:
-    """Yield each condition with its place below the owner of the rules."""
+    """Yield each condition with its pointer below the owner of the rules."""
     for number, rule in enumerate(flat(items_of(rules))):
         if (node := rule.get("if")) is not None:
             yield ("rules", number, "if"), node

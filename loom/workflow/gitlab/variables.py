@@ -44,7 +44,7 @@ class Variable(Struct, frozen=True, kw_only=True):
     file: bool = False
     """The job gets the path of a file that has the value."""
     ref: str = ""
-    """The place of a secret, which only the job gets: `value` is the text that conditions see instead."""
+    """The reference to a secret, which only the job gets: `value` is the text that conditions see instead."""
     environments: Mapping[str, Variable] = MappingProxyType({})
     """By globs of environment names: the variable's value in a job of such an environment. Other jobs do not get it."""
     node: Node | None = None

@@ -55,8 +55,8 @@ class Documents(AnchorBuilder):
     def source(self) -> str:
         return self._source
 
-    def place(self, mark: Any) -> tuple[int, int]:
-        return super().place(mark) if self._origin is None else self._origin(mark.line + 1, mark.column + 1)
+    def position(self, mark: Any) -> tuple[int, int]:
+        return super().position(mark) if self._origin is None else self._origin(mark.line + 1, mark.column + 1)
 
     def resolve(self, text: str) -> Any:
         return resolve(text)

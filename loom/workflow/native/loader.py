@@ -1,6 +1,6 @@
 """Turn files into a checked `Workflow`: includes, shapes, default and extends, references.
 
-All errors are reported at once, each at its place, in file order. Checks that depend on branch, changes or selection
+All errors are reported at once, each at its position, in file order. Checks that depend on branch, changes or selection
 are left to `resolve`.
 """
 

@@ -26,7 +26,7 @@ FUSE = Path("/dev/fuse")
 NEEDS_FUSE = pytest.mark.skipif(
     not FUSE.exists() or not stat.S_ISCHR(FUSE.stat().st_mode), reason="looks at /dev/fuse, which is not here"
 )
-PLACES = {"gpus": "workflow:7:5", "devices": "workflow:8:5"}
+SOURCES = {"gpus": "workflow:7:5", "devices": "workflow:8:5"}
 
 
 @NEEDS_FUSE
@@ -56,7 +56,7 @@ def test_a_device_that_is_not_there_is_named(docker_place: Place) -> None:
     with pytest.raises(
         ProviderError, match=r"workflow:8:5: the engine can't give job job the `devices` that .*/dev/no-such"
     ) as caught:
-        docker_place.job(resources=Resources(devices=("/dev/no-such",), places=PLACES)).__enter__()
+        docker_place.job(resources=Resources(devices=("/dev/no-such",), sources=SOURCES)).__enter__()
     assert caught.value.code == "DEVICE_UNAVAILABLE"
 
 
@@ -68,13 +68,13 @@ def test_gpus_on_an_engine_without_any(docker_place: Place, engine: docker.Docke
     if has_gpus(engine):
         pytest.skip("this engine has GPUs")
     with pytest.raises(ProviderError, match="workflow:7:5: the engine can't give job job the `gpus`") as caught:
-        docker_place.job(resources=Resources(gpus="all", places=PLACES)).__enter__()
+        docker_place.job(resources=Resources(gpus="all", sources=SOURCES)).__enter__()
     assert caught.value.code == "DEVICE_UNAVAILABLE"
 
 
 def test_podman_does_not_leave_gpus_out_in_silence(podman_place: Place) -> None:
     with pytest.raises(ProviderError, match="workflow:7:5: podman knows GPUs by the names of CDI alone"):
-        podman_place.job(resources=Resources(gpus="1", places=PLACES)).__enter__()
+        podman_place.job(resources=Resources(gpus="1", sources=SOURCES)).__enter__()
 
 
 def test_what_reaches_the_engine(docker_place: Place, engine: docker.DockerClient) -> None:

@@ -29,8 +29,8 @@ JOB = Job(
     steps=steps("one", "two", "after: tidy"),
     provider="docker",
     image=Image(name="debian:trixie-slim"),
-    resources=Resources(memory=1, places={"memory": "w.yml:7"}),
-    services=(Service(name="db", aliases=("db",), image=Image(name="db"), place="w.yml:9"),),
+    resources=Resources(memory=1, sources={"memory": "w.yml:7"}),
+    services=(Service(name="db", aliases=("db",), image=Image(name="db"), position="w.yml:9"),),
 )
 
 
@@ -46,9 +46,9 @@ JOB = Job(
         ({"artifacts": Artifacts(paths=("x",))}, None, "artifacts"),
         ({"image": Image(name="other")}, "script/02", "image"),
         ({"privileged": True}, "script/02", "privileged"),
-        ({"resources": Resources(memory=1, places={"memory": "w.yml:8"})}, None, None),
+        ({"resources": Resources(memory=1, sources={"memory": "w.yml:8"})}, None, None),
         ({"resources": Resources(memory=2)}, None, "resources"),
-        ({"services": (replace(JOB.services[0], place="w.yml:10"),)}, None, None),
+        ({"services": (replace(JOB.services[0], position="w.yml:10"),)}, None, None),
         ({"services": ()}, None, "services"),
     ],
 )

@@ -15,7 +15,7 @@ def step(number: int, script: str, phase: str = "script") -> Step:
 
 STEPS = (step(1, "a"), step(2, "b"))
 JOB = Job(id="j", name="j", stage="s", provider="docker", steps=STEPS, image=Image(name="debian"))
-SERVICE = Service(name="db", aliases=("db",), image=Image(name="db"), place="w.yml:3")
+SERVICE = Service(name="db", aliases=("db",), image=Image(name="db"), position="w.yml:3")
 
 
 def changed(old: Job = JOB, before: str | None = None, **fields: Any) -> str:
@@ -37,7 +37,7 @@ def changed(old: Job = JOB, before: str | None = None, **fields: Any) -> str:
         ({"variables": {"A": "b"}}, "variables", "variables"),
         ({"artifacts": Artifacts(paths=("a",))}, "artifacts", ""),
         ({"resources": Resources(memory=1 << 30)}, "resources", "resources"),
-        ({"resources": Resources(places={"memory": "w.yml:9"})}, "", ""),
+        ({"resources": Resources(sources={"memory": "w.yml:9"})}, "", ""),
         ({"services": (SERVICE,)}, "services", "services"),
     ],
 )  # fmt: skip
@@ -48,5 +48,5 @@ def test_the_first_change(fields: dict[str, Any], change: str, before_2: str) ->
 
 def test_some_fields_may_differ() -> None:
     served = replace(JOB, services=(SERVICE,))
-    assert changed(served, services=(replace(SERVICE, place="w.yml:7"),)) == ""
+    assert changed(served, services=(replace(SERVICE, position="w.yml:7"),)) == ""
     assert changed(served, services=(replace(SERVICE, user="x"),)) == "services"

@@ -34,10 +34,10 @@ def test_a_plain_job_gets_the_profile() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "named"), [("c.toml:1", "the hardened profile (c.toml:1) "), ("", "the hardened profile ")]
+    ("source", "named"), [("c.toml:1", "the hardened profile (c.toml:1) "), ("", "the hardened profile ")]
 )
-def test_a_refusal_names_who_asks_for_the_profile(place: str, named: str) -> None:
-    config = Config(origins={"hardened": ValueOrigin(layer="user", place=place)})
+def test_a_refusal_names_who_asks_for_the_profile(source: str, named: str) -> None:
+    config = Config(origins={"hardened": ValueOrigin(layer="user", source=source)})
     ((_, why),) = hardened(replace(PLAIN, privileged=True), config)[1]
     assert why.startswith(f"{named}does not give privileges")
 
@@ -80,8 +80,8 @@ def test_what_is_beyond_the_profile_is_refused(
     changes: dict[str, Any], config: dict[str, Any], at: tuple[str, ...], what: str
 ) -> None:
     job, refused = hardened(replace(PLAIN, **changes), Config(**config))
-    ((place, why),) = refused
-    assert place == at
+    ((where, why),) = refused
+    assert where == at
     assert what in why
     assert why.startswith("the hardened profile does not give ")
     assert why.endswith("; remove it, or run without the profile: LOOM_HARDENED=0")

@@ -106,24 +106,24 @@ def test_services_ask_too_with_their_place_and_copies_ask_once(around: Around) -
     job = replace(PLAIN, services=(service,), secrets=(Secret(name="A", ref="env://A"),))
     places: list[tuple[str, tuple[str | int, ...]]] = []
 
-    def place_of(name: str, keys: tuple[str | int, ...]) -> str:
+    def position_of(name: str, keys: tuple[str | int, ...]) -> str:
         places.append((name, keys))
         return f"line {len(places)}"
 
-    found = of_jobs([job, replace(job, id="a.2")], around, place_of)
+    found = of_jobs([job, replace(job, id="a.2")], around, position_of)
     assert {(request.subject, request.job) for request in found} == {("env://A", "a"), ("env://B", "a")}
     assert {keys for _, keys in places} == {("secrets", "A", "ref"), ("services", 0, "secrets", "B", "ref")}
-    assert [request.place for request in found] == ["line 1", "line 2"]
+    assert [request.position for request in found] == ["line 1", "line 2"]
 
 
 def test_a_request_has_no_place_where_nobody_knows_it(around: Around) -> None:
     (request,) = of_jobs([replace(PLAIN, privileged=True)], around)
-    assert request.place == ""
+    assert request.position == ""
 
 
 def test_the_same_request_elsewhere_is_the_same() -> None:
-    request = PermissionRequest(kind="secret", subject="env://A", gives="x", job="a", place="file:1")
-    assert request.id == replace(request, place="file:2", gives="y").id
+    request = PermissionRequest(kind="secret", subject="env://A", gives="x", job="a", position="file:1")
+    assert request.id == replace(request, position="file:2", gives="y").id
     others = {request.id, *(replace(request, **{name: "other"}).id for name in ("kind", "subject", "job"))}
     assert len(others) == 4
     for kind, asker in (

@@ -38,7 +38,9 @@ def said(tmp_path: Path, job_id: str, config: Config, **selection: Any) -> dict[
     loaded, chosen = load(path, tmp_path, lambda: context), JobSelection(**selection)
     plan = resolve(loaded, chosen, context)
     found = sources(loaded, plan.job(job_id), chosen)
-    return {one.key: f"{one.value} by {one.by} {one.place.removeprefix('.loom/workflow.yml')}".strip() for one in found}
+    return {
+        one.key: f"{one.value} by {one.by} {one.position.removeprefix('.loom/workflow.yml')}".strip() for one in found
+    }
 
 
 def test_values_of_a_workflow_have_their_place(tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_a_combination_has_the_places_of_its_own_row(tmp_path: Path) -> None:
     plan = resolve(loaded, JobSelection(), ResolveContext())
     found = {}
     for job in plan.jobs:
-        told = {one.key: one.place.rpartition(":")[0] for one in sources(loaded, job, JobSelection())}
+        told = {one.key: one.position.rpartition(":")[0] for one in sources(loaded, job, JobSelection())}
         found[job.id] = [told[f"variables.{name}"].rpartition(":")[2] for name in "NM"]
     assert found == {
         "many.a-x": ["10", "10"],

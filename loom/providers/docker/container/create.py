@@ -148,7 +148,7 @@ def device_requests_of(resources: Resources, *, podman: bool) -> list[dict[str, 
     if gpus := resources.gpus:
         if podman:  # it accepts Docker's form without effect
             raise ProviderError(
-                f"{resources.places.get('gpus', 'the workflow')}: podman knows GPUs by the names of CDI alone",
+                f"{resources.sources.get('gpus', 'the workflow')}: podman knows GPUs by the names of CDI alone",
                 hint='write `devices: ["nvidia.com/gpu=all"]` instead of `gpus` (`nvidia-ctk cdi generate` makes the names)',
                 code="DEVICE_UNAVAILABLE",
             )

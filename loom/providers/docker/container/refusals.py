@@ -117,7 +117,7 @@ def _asked_too_much(request: SessionRequest, answer: str) -> ProviderError | Non
     devices = [(part, "devices") for device in resources.devices for part in device.split(":") if "/" in part]
     for phrase, key in (*_PHRASES, *devices):
         if getattr(resources, key) and phrase in (answer if key == "devices" else answer.lower()):
-            position = resources.places.get(key, "the workflow")
+            position = resources.sources.get(key, "the workflow")
             return ProviderError(
                 f"{position}: the engine can't give job {request.job_id} the `{key}` that it asks for: {answer}",
                 hint=f"ask for what the engine's machine has, or leave `{key}` out",

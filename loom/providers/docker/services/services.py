@@ -155,7 +155,7 @@ class ServiceContainer:
                 secrets=self._group.build_secrets,
             )
         except ImageError as error:
-            raise error.named_at(self.service.place) from error
+            raise error.named_at(self.service.position) from error
         finally:
             getting.end()
 

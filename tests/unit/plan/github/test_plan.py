@@ -282,7 +282,7 @@ def test_jobs_are_found_where_they_are_written(tmp_path: Path) -> None:
     assert workflows.entry_of("a (1/2) / none") == workflows.entry_of("a"), "the job that calls"
     assert workflows.entry_of("none") is None
     assert all(entry and entry.node == entry.merged == entry.file.jobs[entry.job] for entry in found.values())
-    assert {job_id: entry and entry.key.place for job_id, entry in found.items()} == {
+    assert {job_id: entry and entry.key.position for job_id, entry in found.items()} == {
         "a.1-2.c": ".github/workflows/called.yml:3:3",
         "a.1-2.d.e": ".github/workflows/inner.yml:3:3",
         "a.x.c": ".github/workflows/called.yml:3:3",
@@ -298,7 +298,7 @@ def test_a_jobs_own_combination_and_the_origin_of_its_image_are_told(tmp_path: P
     write(tmp_path, f"on: push\njobs:\n  a: {{{job}}}\n  b: {{container: alpine, timeout-minutes: 3, {JOB}}}")
     settings = Config(
         github=GitHubSettings(runs_on={"big": "big:1"}),
-        origins={"github": ValueOrigin(layer="user", place="c.yml:1:1")},
+        origins={"github": ValueOrigin(layer="user", source="c.yml:1:1")},
     )
     facts = ResolveContext(predefined=PUSH, config=settings)
     workflows = load(tmp_path / ".github/workflows", tmp_path, lambda: facts)
@@ -306,15 +306,15 @@ def test_a_jobs_own_combination_and_the_origin_of_its_image_are_told(tmp_path: P
     big, other, boxed = plan.jobs
     told = {one.key: (one.value, one.by) for one in sources(workflows, big, JobSelection())}
     assert (told["matrix.os"], told["matrix.v"]) == (("big", "matrix"), ("1", "matrix"))
-    place = next(one.place for one in sources(workflows, big, JobSelection()) if one.key == "matrix.os")
-    assert place.startswith(".github/workflows/ci.yml:3:")
+    position = next(one.position for one in sources(workflows, big, JobSelection()) if one.key == "matrix.os")
+    assert position.startswith(".github/workflows/ci.yml:3:")
     assert "strategy.matrix.os[0]" not in told
-    assert (big.places["image"], big.places["timeout"]) == (
+    assert (big.sources["image"], big.sources["timeout"]) == (
         "`github.runs_on`, user (c.yml:1:1)",
         "`job_timeout`, built-in",
     )
-    assert other.places["image"] == "`default_image`, built-in"
-    assert (boxed.places["image"], boxed.places["timeout"]) == (".github/workflows/ci.yml:4",) * 2
+    assert other.sources["image"] == "`default_image`, built-in"
+    assert (boxed.sources["image"], boxed.sources["timeout"]) == (".github/workflows/ci.yml:4",) * 2
 
 
 class Server:
@@ -352,7 +352,7 @@ jobs:
     assert (far.name, far.steps[0].file) == ("far / b / c", "o/r/.github/workflows/inner.yml@v1")
     here = load(tmp_path / ".github/workflows", tmp_path, ResolveContext)
     told = sources(here, far, JobSelection())
-    assert told[0] == ValueSource(key="id", value="far.b.c", by="job", place=".github/workflows/ci.yml:4:3")
+    assert told[0] == ValueSource(key="id", value="far.b.c", by="job", position=".github/workflows/ci.yml:4:3")
     assert late(plan.job("after")).needs[0].jobs == ("far.a", "far.b.c")
     for job, reason in {
         "none": "uses: o/r has no v2",

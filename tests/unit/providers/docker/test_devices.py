@@ -59,13 +59,13 @@ def test_what_a_vendor_describes_goes_by_its_name() -> None:
 def test_what_the_engine_has_not_is_named_with_the_workflows_line(
     resources: dict[str, Any], said: str, key: str
 ) -> None:
-    places = dict.fromkeys(("devices", "gpus"), "workflow.yml:7:5")
+    sources = dict.fromkeys(("devices", "gpus"), "workflow.yml:7:5")
     request = SessionRequest(
         run_id="1",
         job_id="a",
         workspace=Path("/w"),
         project_dir="/workspace",
-        resources=Resources(**resources, places=places),
+        resources=Resources(**resources, sources=sources),
     )
     error = known_reason(request, said)
     assert error is not None

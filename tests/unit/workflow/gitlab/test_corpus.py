@@ -52,7 +52,7 @@ def made_of(folder: Path) -> str:
     selection = JobSelection(container=True)
     plan = as_declared(resolve(loaded, selection, context))
     origins = {
-        job.id: [f"{one.key}: {one.by} {one.place}".rstrip() for one in sources(loaded, job, selection)]
+        job.id: [f"{one.key}: {one.by} {one.position}".rstrip() for one in sources(loaded, job, selection)]
         for job in plan.jobs
         if job.id in ("build", "test.one-1")
     }

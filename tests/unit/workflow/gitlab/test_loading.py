@@ -162,7 +162,7 @@ job:
     assert job.plain() == {"script": ["one", "two", "three", "four", "five"], "variables": {"X": 1}}
     first = job.find("script", 0)
     assert first is not None
-    assert first.place == f"{HERE}:2:15"
+    assert first.position == f"{HERE}:2:15"
     assert job.find("variables", "X").file.name == "c.yml"  # type: ignore[union-attr]
 
 
@@ -241,7 +241,7 @@ def test_inputs_are_replaced_in_the_text_and_places_stay_those_of_the_file(tmp_p
     assert job.plain() == {"script": ["echo abc", "2"], "needs": ["a", "b"], "interruptible": False}
     second = job.find("script", 1)
     assert second is not None
-    assert second.place == "part.yml:9:67"
+    assert second.position == "part.yml:9:67"
 
 
 def test_what_is_wrong_in_a_replaced_text_is_where_it_was_inserted(tmp_path: Path) -> None:
