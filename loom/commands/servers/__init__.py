@@ -10,13 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
-from typing import BinaryIO, Literal, TypeVar, cast
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
-from msgspec import Struct
+from msgspec import Meta, Struct, ValidationError
 
 from loom.commands.screen import progress_line
 from loom.errors import InfrastructureError, RequestError
+from loom.util import typed
 from loom.util.extras import install_command
 from loom.util.units import rough_size
 
@@ -24,6 +25,8 @@ MOST_JOBS = 5_000
 LARGEST_LOG = 1 << 30
 LARGEST_ARCHIVE = 16 << 30
 T = TypeVar("T")
+Text = Annotated[str, Meta(max_length=1 << 20)]
+Name = Annotated[str, Meta(max_length=4096)]
 
 
 class ServerRefused(RequestError):
@@ -62,21 +65,21 @@ _OPEN = (
 
 class RemoteJob(Struct, frozen=True, kw_only=True):
     id: int
-    name: str
-    status: str
-    url: str
-    sha: str
-    ref: str
+    name: Name
+    status: Text
+    url: Text
+    sha: Annotated[str, Meta(pattern=r"^[0-9a-f]{40,64}\Z")]
+    ref: Name
     is_tag: bool = False
     pipeline: int
-    tags: Sequence[str] = ()
+    tags: Sequence[Text] = ()
     """The labels of the runner that it asks for."""
     size: str = ""
     """CPUs and memory of that runner, as its server documents them; empty: not known."""
     has_artifacts: bool = False
     expired: bool = False
     allow_failure: bool = False
-    started_at: str = ""
+    started_at: Text = ""
 
     @property
     def ended(self) -> bool:
@@ -96,9 +99,9 @@ class RemoteArtifact(Struct, frozen=True, kw_only=True):
 
 
 class RemotePipeline(Struct, frozen=True, kw_only=True):
-    source: str
+    source: Text
     """The event, in the server's words."""
-    default_branch: str
+    default_branch: Text
     variables: Mapping[str, str] = {}
     """Those that were given to it."""
     unread: Sequence[str] = ()
@@ -110,15 +113,23 @@ class RemotePipeline(Struct, frozen=True, kw_only=True):
 class RemoteVariable(Struct, frozen=True, kw_only=True):
     """A variable of the project or a group on the server."""
 
-    name: str
-    value: str | None
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}\Z")]
+    value: Text | None
     """None: the server does not say it."""
     masked: bool = False
     protected: bool = False
     """Jobs of protected branches and tags alone get it."""
     file: bool = False
     expand: bool = True
-    scope: str = "*"
+    scope: Text = "*"
+
+
+def checked(kind: type[T], said: Any, what: str) -> T:
+    """Return an answer, with loom's names for its fields, as its type. ServerUnavailable for another one."""
+    try:
+        return typed.convert(said, kind)
+    except ValidationError as error:
+        raise ServerUnavailable(f"{what}: the server's answer is not as documented ({error})") from error
 
 
 class Server(ABC):
