@@ -19,7 +19,8 @@ from loom.plan.model import Build, Image, Secret
 from loom.providers.docker.container.cleanup import prune_builds
 from loom.providers.docker.engine.client import Engine, connect
 from loom.providers.docker.images.buildx import find_buildx
-from loom.providers.docker.images.images import Images, ResolvedImage
+from loom.providers.docker.images.images import Images
+from loom.providers.docker.images.named import ResolvedImage
 from tests.support.waiting import promptly, until
 
 pytestmark = pytest.mark.docker

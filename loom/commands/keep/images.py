@@ -26,7 +26,8 @@ from loom.plan.model import JobSelection, Plan
 from loom.plan.resolve import resolve
 from loom.providers.docker.container.cleanup import prune_builds
 from loom.providers.docker.engine.client import Engine
-from loom.providers.docker.images.images import Images, ResolvedImage
+from loom.providers.docker.images.images import Images
+from loom.providers.docker.images.named import ResolvedImage
 from loom.providers.docker.images.status import Inventory
 from loom.render.output import print_either, print_kind
 from loom.status import ExitCode

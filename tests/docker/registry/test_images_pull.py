@@ -19,7 +19,8 @@ from loom.plan.image_lock import ImageLock, Locked
 from loom.plan.model import Build, Image
 from loom.providers.docker.engine import long_calls, retries
 from loom.providers.docker.engine.client import Engine
-from loom.providers.docker.images.images import Images, ResolvedImage
+from loom.providers.docker.images.images import Images
+from loom.providers.docker.images.named import ResolvedImage
 from loom.providers.docker.images.registry import served
 from tests.support.waiting import promptly
 

@@ -28,7 +28,7 @@ from loom.providers.docker.engine.errors import engine_errors, explanation, tran
 from loom.providers.docker.engine.long_calls import say, streamed
 from loom.providers.docker.images.build_inputs import BuildInputs, settle
 from loom.providers.docker.images.buildx import Tail, build_failed, build_with_buildx, find_buildx
-from loom.providers.docker.images.images import Images, ResolvedImage
+from loom.providers.docker.images.named import NamedImages, ResolvedImage
 from loom.providers.labels import BUILD_REPOSITORY
 from loom.status import OnOutput
 
@@ -38,7 +38,7 @@ _NO_DOCKERFILE = ".loom/no/Dockerfile"
 
 
 def build_image(
-    images: Images,
+    images: NamedImages,
     image: model.Image,
     *,
     workspace: Path,
@@ -96,7 +96,7 @@ def build_image(
 
 
 def _build_classic(
-    images: Images, build: model.Build, inputs: BuildInputs, *, podman: bool, on_output: OnOutput, cancel: Cancel
+    images: NamedImages, build: model.Build, inputs: BuildInputs, *, podman: bool, on_output: OnOutput, cancel: Cancel
 ) -> None:
     if not podman:
         say(on_output, "BuildKit (the buildx plugin) was not found: using the engine's classic builder")

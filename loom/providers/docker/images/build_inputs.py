@@ -11,7 +11,7 @@ from loom.errors import ImageError
 from loom.images.dockerfile import Stage, bases_of, inputs_hash, pin_bases, read_ignore, stages_of
 from loom.images.reference import parse_reference
 from loom.plan import model
-from loom.providers.docker.images.images import Images, ResolvedImage
+from loom.providers.docker.images.named import NamedImages, ResolvedImage
 from loom.providers.labels import BUILD_REPOSITORY
 
 
@@ -33,7 +33,7 @@ class BuildInputs(Struct, frozen=True, kw_only=True):
 
 
 def settle(
-    images: Images,
+    images: NamedImages,
     image: model.Image,
     *,
     workspace: Path,
@@ -81,14 +81,16 @@ def settle(
     )
 
 
-def bases_for(images: Images, image: model.Image, workspace: Path) -> tuple[tuple[str, str], ...]:
+def bases_for(images: NamedImages, image: model.Image, workspace: Path) -> tuple[tuple[str, str], ...]:
     """Return name and platform of every image that a build starts from or copies from."""
     build, _, _, _, stages = _read(images, image, workspace)
     platform = images.platform_of(image)
     return tuple((name, asked or platform) for name, asked in bases_of(stages, target=build.target))
 
 
-def _read(images: Images, image: model.Image, workspace: Path) -> tuple[model.Build, Path, Path, bytes, list[Stage]]:
+def _read(
+    images: NamedImages, image: model.Image, workspace: Path
+) -> tuple[model.Build, Path, Path, bytes, list[Stage]]:
     build = image.build
     assert build is not None
     context = _inside(workspace, build.context, "context")

@@ -15,7 +15,7 @@ from loom.plan import model
 from loom.plan.image_lock import ImageLock, ImageUse, Locked
 from loom.providers.docker.engine.long_calls import say
 from loom.providers.docker.images.build_inputs import bases_for
-from loom.providers.docker.images.images import Images, ResolvedImage
+from loom.providers.docker.images.named import NamedImages, ResolvedImage
 from loom.providers.docker.images.registry import same_platform, served
 from loom.status import OnOutput
 
@@ -36,7 +36,7 @@ class Named(Struct, frozen=True, kw_only=True):
 class Inventory:
     """The images of one plan. `root` holds the inputs of builds: the checkout."""
 
-    def __init__(self, images: Images, uses: Sequence[ImageUse], *, root: Path, lock: ImageLock | None) -> None:
+    def __init__(self, images: NamedImages, uses: Sequence[ImageUse], *, root: Path, lock: ImageLock | None) -> None:
         self._images = images
         self._uses = uses
         self._root = root

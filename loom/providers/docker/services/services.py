@@ -31,7 +31,8 @@ from loom.providers.docker.container.cleanup import remove_container, remove_net
 from loom.providers.docker.container.create import HARDENED_SERVICE, limits_of
 from loom.providers.docker.engine.errors import engine_errors, explanation, translated
 from loom.providers.docker.engine.retries import retrying, start_failed, starting
-from loom.providers.docker.images.images import Images, ResolvedImage
+from loom.providers.docker.images.images import Images
+from loom.providers.docker.images.named import ResolvedImage
 from loom.providers.docker.services.readiness import NotReady, ProbeTarget, ports_of, probe_of
 from loom.providers.docker.session.attach import Hijacked, attached
 from loom.providers.services import Lines, Output

@@ -1,0 +1,158 @@
+"""Images by name: those in the engine's store, and those that it pulls. A lock file decides which ones a name means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import docker
+import docker.errors
+from msgspec.structs import replace
+
+from loom.cancel import Cancel
+from loom.errors import ImageError
+from loom.images.reference import Reference, normal_platform, parse_reference, short
+from loom.plan import model
+from loom.plan.image_lock import ImageLock, Locked
+from loom.providers.base import Resolved
+from loom.providers.docker.engine.client import Engine
+from loom.providers.docker.engine.errors import translated
+from loom.providers.docker.engine.retries import retrying
+from loom.providers.docker.images.registry import pull, same_platform
+from loom.status import OnOutput
+
+
+class ResolvedImage(Resolved, frozen=True, kw_only=True):
+    """An available image."""
+
+    size: int
+    platform: str
+    built: bool = False
+
+
+class NamedImages:
+    """Thread-safe. Connects at the first question."""
+
+    def __init__(self, engine: Engine, *, lock: ImageLock | None = None, frozen: bool = False) -> None:
+        self.engine = engine
+        self._lock = lock or ImageLock()
+        self._frozen = frozen
+        self._engine_platform: str | None = None
+
+    @property
+    def client(self) -> docker.DockerClient:
+        return self.engine()
+
+    def platform_of(self, image: model.Image) -> str:
+        """Return the image's platform, or the engine's own."""
+        if image.platform:
+            return normal_platform(image.platform)
+        if self._engine_platform is None:
+            with translated("asking the engine for its platform"):
+                version = self.client.version()
+            self._engine_platform = normal_platform(f"{version['Os']}/{version['Arch']}")
+        return self._engine_platform
+
+    def ensure(
+        self, name: str, policy: model.PullPolicy, platform: str, *, on_output: OnOutput, cancel: Cancel
+    ) -> ResolvedImage:
+        """Return an image by name, by the lock file and the pull policy."""
+        reference = parse_reference(name)
+        locked = self.locked(reference, platform)
+        if locked is not None:
+            return self._ensure_locked(reference, locked, policy, platform, on_output, cancel)
+        local = self.local(reference, platform)
+        if local is not None and (policy != "always" or reference.digest):
+            return local
+        if policy == "never":
+            raise ImageError(
+                f"{reference.name} ({platform}) is not on this engine, and its pull policy is `never`",
+                hint=f"Load or build it first, or pull it by hand: docker pull {reference.name}",
+                code="IMAGE_NOT_PRESENT",
+            )
+        pull(self.engine, reference, platform, on_output=on_output, cancel=cancel)
+        return self._required(reference, platform)
+
+    def locked(self, reference: Reference, platform: str) -> Locked | None:
+        """Return the lock's entry for this image. ImageError in a frozen run without such an entry."""
+        locked = self._lock.get(reference.name, platform)
+        if locked is None and reference.digest:
+            return Locked(digest=reference.digest)
+        if locked is None and self._frozen:
+            raise ImageError(
+                f"{reference.name} ({platform}) is not in .loom/images.lock, "
+                "and a frozen run (--frozen, --strict) uses nothing else",
+                hint="Add it with `loom images lock`, review the change and commit it.",
+                code="IMAGE_NOT_LOCKED",
+            )
+        return locked
+
+    def _ensure_locked(
+        self,
+        reference: Reference,
+        locked: Locked,
+        policy: model.PullPolicy,
+        platform: str,
+        on_output: OnOutput,
+        cancel: Cancel,
+    ) -> ResolvedImage:
+        pinned = parse_reference(reference.pinned(locked.digest)) if locked.digest else None
+        for candidate in (pinned, reference):
+            local = self.local(candidate, platform) if candidate is not None else None
+            if local is not None and (candidate is pinned or local.image_id == locked.image_id):
+                return replace(local, name=reference.name, digest=locked.digest or local.digest)
+        if pinned is None:
+            raise ImageError(
+                f"{reference.name} ({platform}) on this engine is not the image that .loom/images.lock names "
+                f"({short(locked.image_id)}), and that one is from no registry",
+                hint="Load that one (`docker load`), or lock the present one with `loom images lock`.",
+                code="IMAGE_NOT_LOCKED",
+            )
+        if policy == "never":
+            raise ImageError(
+                f"{pinned.name} ({platform}), which .loom/images.lock names, is not on this engine, "
+                "and its pull policy is `never`",
+                hint="Load it (`docker load`), or allow pulling.",
+                code="IMAGE_NOT_PRESENT",
+            )
+        pull(self.engine, pinned, platform, on_output=on_output, cancel=cancel)
+        found = self._required(pinned, platform)
+        return replace(found, name=reference.name, digest=locked.digest)
+
+    def local(self, reference: Reference, platform: str | None = None) -> ResolvedImage | None:
+        """Return the image in the engine's store; None when it is absent or of another platform."""
+        api: Any = self.client.api
+        with translated(f"looking for the image {reference.name}"):
+            try:
+                attributes = retrying(lambda: api.inspect_image(reference.name))
+            except docker.errors.ImageNotFound:
+                return None
+        image = _image(reference, attributes)
+        return image if platform is None or same_platform(image.platform, platform) else None
+
+    def _required(self, reference: Reference, platform: str) -> ResolvedImage:
+        if (found := self.local(reference, platform)) is not None:
+            return found
+        if (other := self.local(reference)) is not None:
+            raise ImageError(
+                f"{reference.name} is there for {other.platform} only, and {platform} was asked for",
+                hint="Set the image's `platform`, or choose an image that is made for this one.",
+                code="IMAGE_PLATFORM",
+            )
+        raise ImageError(f"{reference.name} was pulled, and something removed it from the engine", hint="Run again.")
+
+
+def _image(reference: Reference, attributes: Mapping[str, Any]) -> ResolvedImage:
+    digests = [str(entry) for entry in attributes.get("RepoDigests") or ()]
+    own = [digest for digest in digests if digest.rpartition("@")[0] == reference.repository_name]
+    asked = [digest for digest in own if reference.digest and digest.endswith(f"@{reference.digest}")]
+    digest = next(iter(asked or own), "").rpartition("@")[2]
+    return ResolvedImage(
+        name=reference.name,
+        image_id=str(attributes["Id"]),
+        digest=digest,
+        size=int(attributes.get("Size", 0)),
+        platform=normal_platform(
+            "/".join(filter(None, (attributes.get("Os"), attributes.get("Architecture"), attributes.get("Variant"))))
+        ),
+    )
