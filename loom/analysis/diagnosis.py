@@ -12,12 +12,13 @@ from typing import Any, Literal
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from loom.analysis import known_failures, patterns
+from loom.analysis import formats, known_failures, patterns
+from loom.analysis.formats import Reader
 from loom.analysis.history import SameInput, SinceGreen
 from loom.analysis.known_failures import Cause, Failed
 from loom.analysis.named_files import Look, look_at
 from loom.analysis.output import ReadLine, ReadOutput, earlier_error, lines_that_matter, telling_line, texts
-from loom.analysis.patterns import FailureGroup, Reader
+from loom.analysis.patterns import FailureGroup
 from loom.analysis.places import MOST_PLACES, Location, WorkingDirectories, from_root, is_foreign
 from loom.analysis.reproduction import reproduce_command
 from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Invocation, Milliseconds, Moment, Sha
@@ -216,7 +217,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     directory = (evidence.ended_by or {}).get("directory")
     at = WorkingDirectories(evidence.root, printed, directory=directory, command=ended.command if ended else command)
     found = [typed.convert(each, Failure) for each in job.get("findings", ())] if failed else []
-    read = patterns.failures([line.printed for line in output.reason], evidence.formats or patterns.readers())
+    read = patterns.failures([line.printed for line in output.reason], evidence.formats or formats.readers())
     of_output = [each if each.file is None else replace(each, file=at.file(each.file)) for each in read]
     told = {(each.file, each.line) for each in of_output if each.line}
     failures = [*of_output, *(each for each in found if (each.file, each.line) not in told)]

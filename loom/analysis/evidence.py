@@ -11,12 +11,12 @@ from typing import Any
 from msgspec.structs import replace
 
 from loom import snapshot
-from loom.analysis import patterns
+from loom.analysis import formats, patterns
 from loom.analysis.diagnosis import Diagnosis, Evidence, Excerpt, MovedOn, diagnose
+from loom.analysis.formats import Reader
 from loom.analysis.history import history
 from loom.analysis.named_files import look_below
 from loom.analysis.output import LINES_READ, output_of, texts
-from loom.analysis.patterns import Reader
 from loom.errors import LoomError, RecordError, RequestError
 from loom.record.documents import Highlights
 from loom.record.event_files import last_output
@@ -76,7 +76,7 @@ def diagnosis_of(reading: Reading, job: str | None = None, *, workspace: Path | 
             job=manifest,
             output=output,
             ended_by=end.get("ended_by"),
-            formats=patterns.readers(own),
+            formats=formats.readers(own),
             unit=(unit.step, unit.section) if unit else (None, None),
             root=workspace or root,
             in_source=lambda paths: look_below(root, paths) if root else {},
@@ -154,7 +154,7 @@ def _highlights(unit: Unit, own: Sequence[Reader], end: Mapping[str, Any]) -> Hi
     if end:
         return typed.convert(end.get("highlights", {"complete": False}), Highlights)
     with open_regular(unit.events) as file:
-        return of_file(file, patterns.watch(own))
+        return of_file(file, formats.watch(own))
 
 
 def excerpt_of(diagnosis: Diagnosis, root: Path) -> Excerpt | None:

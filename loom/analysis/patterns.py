@@ -1,20 +1,16 @@
-"""Failures and their places, read from lines of output. The formats of tools are data: `patterns.yml`, beside this module, and a
-project's own."""
+"""Failures and their positions, read from lines of output by the formats of tools."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
+from loom.analysis.formats import Finder, Reader
 from loom.analysis.places import from_root
-from loom.record.documents import Document, Why
-from loom.record.highlights import Watch
+from loom.record.documents import Document
 from loom.status import Count, FailingTest, Failure
 from loom.util.workflow_commands import unescaped
 
@@ -22,44 +18,6 @@ MOST_FAILURES = 20
 MOST_GROUPS = 10
 _NO_FAILURES = ("warn", "info", "note", "notice", "hint", "suggestion")
 """The beginning of a `severity` that reports no failure."""
-GROUPS = ("test", "file", "line", "column", "severity", "message", "code")
-"""The named groups of an expression."""
-
-
-class Format(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An entry of the table, which explains its fields."""
-
-    name: str
-    pattern: str | list[str]
-    within: int = 0
-    repeat: bool = False
-    joined: bool = False
-    words: list[str] = []
-
-    @property
-    def expressions(self) -> list[str]:
-        return [self.pattern] if isinstance(self.pattern, str) else self.pattern
-
-    @property
-    def why(self) -> Why:
-        return "test" if any("(?P<test>" in expression for expression in self.expressions) else "error"
-
-
-Finder = Callable[[str], Mapping[str, str | None] | None]
-"""Return the named groups of an expression that is found in a line."""
-
-
-class Reader(Struct, frozen=True, eq=False):
-    """A format that is ready to read lines."""
-
-    format: Format
-    searches: Sequence[Finder]
-
-
-@cache
-def table() -> tuple[Format, ...]:
-    data = Path(__file__).with_name("patterns.yml").read_bytes()
-    return msgspec.yaml.decode(data, type=tuple[Format, ...])
 
 
 class FailureGroup(Document, frozen=True, kw_only=True):
@@ -77,33 +35,6 @@ def of_project(root: Path | None) -> Sequence[Reader]:
     from loom.analysis import project_patterns  # late: few projects have such a file
 
     return project_patterns.readers(root)
-
-
-def watch(own: Sequence[Reader]) -> Watch:
-    """Make the recorder look for what the lines of all formats contain."""
-    return Watch(
-        lambda: {word: each.why for each in (*(reader.format for reader in own), *table()) for word in each.words}
-    )
-
-
-def readers(own: Sequence[Reader] = ()) -> Sequence[Reader]:
-    """Return all formats, those of the project first."""
-    return (*own, *_readers())
-
-
-@cache
-def _readers() -> tuple[Reader, ...]:
-    return tuple(Reader(each, [_search(expression) for expression in each.expressions]) for each in table())
-
-
-def _search(pattern: str) -> Finder:
-    compiled = re.compile(pattern)
-
-    def found(line: str) -> Mapping[str, str | None] | None:
-        match = compiled.search(line)
-        return match.groupdict() if match else None
-
-    return found
 
 
 def failures(lines: Sequence[str], formats: Sequence[Reader]) -> list[Failure]:

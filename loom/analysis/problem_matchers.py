@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 from msgspec import Struct, field
 
-from loom.analysis.patterns import GROUPS, Finder, Format, Reader
+from loom.analysis.formats import GROUPS, Finder, Format, Reader
 from loom.errors import RequestError
 from loom.util import typed
 from loom.workflow.patterns import PatternError, Search, SearchError, pattern_of

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loom.analysis import problem_matchers
-from loom.analysis.patterns import GROUPS, Format, Reader
+from loom.analysis.formats import GROUPS, Format, Reader
 from loom.errors import Problem, RequestError, WorkflowError
 from loom.util import yaml_file
 from loom.util.untrusted_files import read_regular

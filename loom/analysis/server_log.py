@@ -11,7 +11,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from loom.analysis import patterns
+from loom.analysis import formats
 from loom.analysis.diagnosis import Diagnosis, Evidence, LogSource, diagnose
 from loom.analysis.named_files import look_below
 from loom.analysis.output import LINES_READ, output_of
@@ -312,7 +312,7 @@ class LogReader:
 
 def read_log(chunks: Iterable[bytes]) -> ServerLog:
     """Read a log to its end."""
-    reader, watch = LogReader(), patterns.watch(())
+    reader, watch = LogReader(), formats.watch(())
 
     def new(name: str) -> LogUnit:
         return LogUnit(name=name, lines=deque(maxlen=LINES_READ), highlighter=Highlighter(watch, lines=1))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import typer
 
 from loom.commands.terminal import exact
-from loom.render.screen import Detail, Look
+from loom.render.look import Detail, Look
 from loom.secrets.masking import Masker, known
 from loom.status import Stream
 from loom.util.controls import cleaned

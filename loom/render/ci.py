@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from loom.record.documents import Receipt
 from loom.record.events import PhaseEvent, encode
 from loom.record.journal import OutputBatch
-from loom.render.screen import Detail, Look, Screen, while_heard
+from loom.render.look import Detail, Look
+from loom.render.screen import Screen, while_heard
 from loom.status import Status
 from loom.util import jsons
 from loom.util.controls import json_shown, visible, without_commands

@@ -17,7 +17,8 @@ from msgspec import Struct
 
 from loom.record.events import PhaseEvent, phase_words
 from loom.record.journal import OutputBatch
-from loom.render.screen import Look, Screen, while_heard
+from loom.render.look import Look
+from loom.render.screen import Screen, while_heard
 from loom.util.controls import visible
 from loom.util.units import rough_duration
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from loom.record.documents import RunRow
 from loom.record.events import OutputEvent, Where, to_dict
+from loom.render.look import Look
 from loom.render.output import table
-from loom.render.screen import Look
 from loom.util import jsons
 from loom.util.controls import json_shown, shown, visible
 from loom.util.units import rough_age, rough_duration

@@ -1,7 +1,7 @@
 """A sink that renders a run's events as lines for a person, live or replayed.
 
-`Screen` keeps only the last lines of running steps. `Look` holds all facts about time and terminal. Replaying a
-record's events prints the same lines as the run (`loom show`); `closing_lines` follow when the record is complete.
+`Screen` keeps only the last lines of running steps. Replaying a record's events prints the same lines as the run (`loom show`);
+`closing_lines` follow when the record is complete.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-
-from msgspec import Struct
 
 from loom.record.events import OutputEvent, PhaseCode, PhaseEvent
 from loom.record.journal import OutputBatch
 from loom.record.lines import TAIL_LINES
+from loom.render.look import Detail, Look
 from loom.status import Status, Stream
 from loom.util.controls import cleaned, shown, visible
 from loom.util.sections import OutputSection, SectionReader, reader_for
@@ -29,47 +27,6 @@ if TYPE_CHECKING:
 Text = TypeVar("Text", str, bytes)
 LONGEST_LINE = 2000
 """Number of characters of such a line to show: lines have any length, and terminals are slow."""
-
-Paint = Callable[[str, str], str]
-"""`(text, style)` with style ok, bad, warn, dim, bold or job."""
-
-
-class Detail(StrEnum):
-    QUIET = "quiet"
-    NORMAL = "normal"
-    VERBOSE = "verbose"
-
-
-class Look(Struct, frozen=True, kw_only=True):
-    detail: Detail = Detail.NORMAL
-    stream: bool = False
-    unicode: bool = True
-    calm: bool = False
-    """One line for each job, when it has ended: for one run after the other on one screen."""
-    paint: Paint | None = None
-
-    def styled(self, text: str, style: str) -> str:
-        return text if self.paint is None else self.paint(text, style)
-
-    @property
-    def marks(self) -> Mapping[str, str]:
-        return _MARKS if self.unicode else _ASCII_MARKS
-
-
-_EITHER = {
-    "ok": ("✓", "+"),
-    "bad": ("✗", "x"),
-    "skip": ("–", "-"),
-    "start": ("▸", ">"),
-    "warn": ("!", "!"),
-    "bar": ("│", "|"),
-    "dots": ("…", "..."),
-    "dot": ("·", "-"),
-    "open": ("▾", "v"),
-    "close": ("▴", "^"),
-}
-"""Each mark, and the one for a terminal without Unicode."""
-_MARKS, _ASCII_MARKS = ({name: pair[at] for name, pair in _EITHER.items()} for at in (0, 1))
 
 _VERDICTS = {
     Status.SUCCESS: ("ok", "ok", "passed"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loom.analysis import patterns
+from loom.analysis import formats, patterns
 from loom.errors import LoomError
 from loom.runner.request import Ran, RunRequest
 from loom.runner.start import start
@@ -24,7 +24,7 @@ def execute(request: RunRequest, prepared: NextRun | None = None) -> Ran:
     `prepared`: what was prepared for this run, by its id; not with `request.reuse`. Raises WorkflowError for a mistake in the
     project's formats of output: nothing has begun.
     """
-    watch = patterns.watch(patterns.of_project(request.source.root))
+    watch = formats.watch(patterns.of_project(request.source.root))
     started = start(request, watch, prepared)
     try:
         try:

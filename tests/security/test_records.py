@@ -31,7 +31,8 @@ from loom.record.fold import RunFold
 from loom.record.reader import Reading, document_of
 from loom.record.saved_plan import load_planned
 from loom.record.store import Store
-from loom.render.screen import Detail, Look, Screen
+from loom.render.look import Detail, Look
+from loom.render.screen import Screen
 from loom.runner.previous_run import PastRun
 from tests.support.effort import LONG, effort
 

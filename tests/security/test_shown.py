@@ -17,7 +17,8 @@ from loom.errors import SecretError
 from loom.record.events import PhaseCode, Where
 from loom.record.journal import Journal, Outcome
 from loom.render.ci import GitHub, GitLab, JsonLines
-from loom.render.screen import Look, Screen
+from loom.render.look import Look
+from loom.render.screen import Screen
 from loom.secrets.masking import Masker
 from loom.status import Status
 from tests.security.conftest import PLAIN, Victim

@@ -35,7 +35,7 @@ from loom.record.events import PhaseEvent
 from loom.record.journal import OutputBatch
 from loom.render.diagnosis import agent
 from loom.render.live import doing
-from loom.render.screen import Look
+from loom.render.look import Look
 from loom.status import ExitCode
 from loom.util.controls import cleaned
 from loom.util.globs import match_name

@@ -28,8 +28,8 @@ from loom.errors import InfrastructureError, LoomError, RequestError, SnapshotEr
 from loom.record.documents import Commit, Invocation
 from loom.record.reader import Reading
 from loom.render import diagnosis as forms
+from loom.render.look import Look
 from loom.render.output import print_json
-from loom.render.screen import Look
 from loom.snapshot import Source, git
 from loom.status import ExitCode
 from loom.util import atomic, typed

@@ -24,7 +24,8 @@ from loom.errors import RequestError
 from loom.plan.model import ChildFile, JobSelection, Plan
 from loom.plan.resolve import resolve
 from loom.plan.selection import held_back
-from loom.render.screen import Detail, Look, Screen
+from loom.render.look import Detail, Look
+from loom.render.screen import Screen
 from loom.runner import Gate, api
 from loom.runner.hooks import Child, ChildEnded
 from loom.runner.request import Reuse

@@ -16,9 +16,9 @@ from loom.commands.run.preparing import Prepared
 from loom.commands.run.wiring import request_of, tools_of
 from loom.plan.model import Job, Plan, Trigger
 from loom.record.journal import Sink
+from loom.render.look import Detail, Look
 from loom.render.output import print_json
 from loom.render.records import repetition_lines
-from loom.render.screen import Detail, Look
 from loom.runner import api
 from loom.runner.hooks import Child, ChildEnded
 from loom.status import OnOutput

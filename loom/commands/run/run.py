@@ -24,7 +24,8 @@ from loom.commands.screen import screen_parts
 from loom.errors import RequestError
 from loom.plan.model import Plan
 from loom.render import diagnosis as forms
-from loom.render.screen import Look, Screen, closing_lines
+from loom.render.look import Look
+from loom.render.screen import Screen, closing_lines
 from loom.runner import Gate, JobTools, api
 from loom.runner.request import Ran, Reuse
 from loom.status import ExitCode

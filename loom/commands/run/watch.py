@@ -28,8 +28,9 @@ from loom.errors import LoomError, RequestError
 from loom.plan.model import Plan
 from loom.record.events import PhaseEvent
 from loom.record.journal import OutputBatch
+from loom.render.look import Detail, Look
 from loom.render.problems import error_lines
-from loom.render.screen import Detail, Look, diagnosis_lines
+from loom.render.screen import diagnosis_lines
 from loom.runner.request import Ran
 from loom.runner.scheduler import dependents
 from loom.snapshot.observed import CheckoutChange

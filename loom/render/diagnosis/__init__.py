@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from loom.analysis.diagnosis import Diagnosis
-    from loom.render.screen import Look
+    from loom.render.look import Look
 
 
 class DiagnosisForm(StrEnum):

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from loom.analysis.diagnosis import Diagnosis
 from loom.record.highlights import speaks_of_error
 from loom.render.diagnosis import text
+from loom.render.look import Look
 from loom.render.records import run_age
-from loom.render.screen import Look
 from loom.util.controls import visible
 from loom.util.units import rough_duration
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loom.analysis.diagnosis import Diagnosis
+from loom.render.look import Look
 from loom.render.output import json_text
-from loom.render.screen import Look
 
 
 def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:

@@ -8,8 +8,8 @@ from loom.analysis.diagnosis import Diagnosis, Excerpt, LogSource, MovedOn
 from loom.analysis.history import ChangedFile, SameInput, SinceGreen
 from loom.analysis.patterns import FailureGroup
 from loom.record.highlights import form_of
+from loom.render.look import Look
 from loom.render.records import run_age
-from loom.render.screen import Look
 from loom.util.controls import visible
 from loom.util.units import counted
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from loom.analysis.patterns import Reader, failures
+from loom.analysis.formats import Reader
+from loom.analysis.patterns import failures
 from loom.analysis.problem_matchers import formats, limited
 from loom.cancel import Cancel
 from loom.errors import InfrastructureError, RequestError, SecretError

@@ -15,7 +15,7 @@ from loom.analysis.output import ReadLine, ReadOutput, lines_that_matter
 from loom.analysis.places import places_in
 from loom.render.diagnosis import lines
 from loom.render.diagnosis.agent import MOST_BYTES
-from loom.render.screen import Look
+from loom.render.look import Look
 
 
 def output(lines: Sequence[str], own: Sequence[str] | None = None, said: Sequence[str] = ()) -> ReadOutput:

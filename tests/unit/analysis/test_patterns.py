@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.analysis import patterns
+from loom.analysis import formats, patterns
 from loom.analysis.output import GAP
 from loom.record.events import OutputEvent, encode
 from loom.record.highlights import Highlighter
@@ -254,7 +254,7 @@ def lines_of(sample: str) -> list[str]:
 
 
 def read(lines: list[str]) -> list[Failure]:
-    return patterns.failures(lines, patterns.readers())
+    return patterns.failures(lines, formats.readers())
 
 
 def short(found: list[Failure]) -> list[object]:
@@ -275,7 +275,7 @@ def test_the_failures_are_found_far_from_the_end(sample: str) -> None:
     """The highlights of a long output hold what the formats need."""
     noise = [f"[{number}] doing something usual" for number in range(3000)]
     lines = [*noise, *(HERE / f"{sample}.txt").read_text().splitlines(), *noise]
-    highlighter = Highlighter(patterns.watch(()))
+    highlighter = Highlighter(formats.watch(()))
     for number, line in enumerate(lines, 1):
         highlighter.feed(encode(OutputEvent(number, "2026-11-24T23:59:01.000042Z", "stdout", line)), 1)
     kept: list[str] = []
@@ -289,7 +289,7 @@ def test_the_failures_are_found_far_from_the_end(sample: str) -> None:
 
 def test_every_format_has_a_sample() -> None:
     tools = {tool for expected in SAMPLES.values() for tool, *_ in expected}
-    assert {each.name for each in patterns.table()} == tools
+    assert {each.name for each in formats.table()} == tools
 
 
 def test_noise_is_no_failure() -> None:

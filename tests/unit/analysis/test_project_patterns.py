@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.analysis import patterns, project_patterns
+from loom.analysis import formats, patterns, project_patterns
 from loom.errors import RequestError, WorkflowError
 from tests.support.waiting import promptly
 
@@ -37,14 +37,14 @@ def test_a_format_of_a_project_comes_first(tmp_path: Path) -> None:
     )
     own = patterns.of_project(root)
     lines = ["XX07 src/a.q 12 boo", "in src/b.q:", " 1 wrong name", " 2 wrong type", "FAILED t.py::test_x - boo"]
-    found = patterns.failures(lines, patterns.readers(own))
+    found = patterns.failures(lines, formats.readers(own))
     assert [(each.tool, each.file, each.line, each.message) for each in found] == [
         ("ours", "src/a.q", 12, "boo"),
         ("list", "src/b.q", 1, "name"),
         ("list", "src/b.q", 2, "type"),
         ("pytest", "t.py", None, "boo"),
     ]
-    assert patterns.watch(own).found_in(b"a XX07 src/a.q 12") == [(2, "error")]
+    assert formats.watch(own).found_in(b"a XX07 src/a.q 12") == [(2, "error")]
 
 
 MATCHERS = {
@@ -76,7 +76,7 @@ def test_problem_matchers_are_formats(tmp_path: Path) -> None:
         "  5:9  error  Worse  (x",
         "",
     ]
-    found = patterns.failures(lines, patterns.readers(patterns.of_project(root)))
+    found = patterns.failures(lines, formats.readers(patterns.of_project(root)))
     assert [(each.tool, each.file, each.line, each.column, each.message, each.code) for each in found] == [
         ("style", "src/a.q", 3, 1, "Bad name", "no-bad"),
         ("style", "src/a.q", 5, 9, "Worse", "(x"),
@@ -135,7 +135,7 @@ def test_a_search_ends_after_its_time(tmp_path: Path) -> None:
         promptly(),
         pytest.raises(RequestError, match=r"\.loom/patterns\.yml: slow: the search .* took longer than 1 s"),
     ):
-        patterns.failures(["x" * 60 + "!"], patterns.readers(own))
+        patterns.failures(["x" * 60 + "!"], formats.readers(own))
 
 
 def test_what_can_not_be_read_is_an_error(tmp_path: Path) -> None:

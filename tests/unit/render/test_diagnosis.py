@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from loom.analysis.diagnosis import Diagnosis, Evidence, Excerpt, MovedOn, OtherFailure, diagnose
 from loom.analysis.evidence import excerpt_of
 from loom.render.diagnosis import DiagnosisForm, lines
-from loom.render.screen import Look
+from loom.render.look import Look
 from tests.unit.analysis.test_diagnosis import output
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from loom.record.events import PhaseCode, Where
 from loom.record.journal import Journal
-from loom.render.screen import Look, Screen, Sections
+from loom.render.look import Look
+from loom.render.screen import Screen, Sections
 from loom.secrets.masking import Masker
 from loom.status import Status
 from loom.util.sections import MOST_DEEP

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from loom.analysis.html_report.page import page
-from loom.render.screen import Look, Screen
+from loom.render.look import Look
+from loom.render.screen import Screen
 from tests.unit.runner.conftest import Make
 
 from .plans import job, run, step

@@ -1,0 +1,80 @@
+"""Formats of tools' output: the table `patterns.yml`, beside this module, and a project's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from loom.record.documents import Why
+from loom.record.highlights import Watch
+
+GROUPS = ("test", "file", "line", "column", "severity", "message", "code")
+"""The named groups of an expression."""
+
+
+class Format(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An entry of the table, which explains its fields."""
+
+    name: str
+    pattern: str | list[str]
+    within: int = 0
+    repeat: bool = False
+    joined: bool = False
+    words: list[str] = []
+
+    @property
+    def expressions(self) -> list[str]:
+        return [self.pattern] if isinstance(self.pattern, str) else self.pattern
+
+    @property
+    def why(self) -> Why:
+        return "test" if any("(?P<test>" in expression for expression in self.expressions) else "error"
+
+
+Finder = Callable[[str], Mapping[str, str | None] | None]
+"""Return the named groups of an expression that is found in a line."""
+
+
+class Reader(Struct, frozen=True, eq=False):
+    """A format that is ready to read lines."""
+
+    format: Format
+    searches: Sequence[Finder]
+
+
+@cache
+def table() -> tuple[Format, ...]:
+    data = Path(__file__).with_name("patterns.yml").read_bytes()
+    return msgspec.yaml.decode(data, type=tuple[Format, ...])
+
+
+def watch(own: Sequence[Reader]) -> Watch:
+    """Make the recorder look for what the lines of all formats contain."""
+    return Watch(
+        lambda: {word: each.why for each in (*(reader.format for reader in own), *table()) for word in each.words}
+    )
+
+
+def readers(own: Sequence[Reader] = ()) -> Sequence[Reader]:
+    """Return all formats, those of the project first."""
+    return (*own, *_readers())
+
+
+@cache
+def _readers() -> tuple[Reader, ...]:
+    return tuple(Reader(each, [_search(expression) for expression in each.expressions]) for each in table())
+
+
+def _search(pattern: str) -> Finder:
+    compiled = re.compile(pattern)
+
+    def found(line: str) -> Mapping[str, str | None] | None:
+        match = compiled.search(line)
+        return match.groupdict() if match else None
+
+    return found
