@@ -11,17 +11,20 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import loom
 
 _FORKING = multiprocessing.get_context("forkserver")
 _FORKING.set_forkserver_preload(["tests.support.warm"])
+_ALONE = threading.Lock()
+"""For what reads an exit code: each start reads those of all processes, and the second to read one is told 255."""
 _MAIN = str(Path(loom.__file__).with_name("__main__.py"))
 
 
@@ -43,24 +46,26 @@ def run_loom(
         out, out_of_loom = (stack.enter_context(end) for end in _FORKING.Pipe(duplex=False))
         err, err_of_loom = (stack.enter_context(end) for end in _FORKING.Pipe(duplex=False))
         process = _FORKING.Process(target=_main, args=(arguments, str(cwd), dict(environ), out_of_loom, err_of_loom))
-        process.start()
+        with _ALONE:
+            process.start()
         out_of_loom.close()
         err_of_loom.close()
         readers = stack.enter_context(ThreadPoolExecutor(2))
         printed = [readers.submit(_read, end.fileno()) for end in (out, err)]
         try:
-            process.join(timeout)
-            if process.exitcode is None:
+            if not wait([process.sentinel], timeout):
                 # At TERM loom ends what it started, which would else hold the output open.
                 process.terminate()
-                process.join(timeout)
+                wait([process.sentinel], timeout)
                 raise subprocess.TimeoutExpired(["loom", *arguments], timeout)
             stdout, stderr = (text.result(timeout) for text in printed)
         finally:
-            process.kill()
-            process.join()
-        code = process.exitcode
-        process.close()
+            with _ALONE:
+                if process.exitcode is None:
+                    process.kill()
+                    process.join()
+                code = process.exitcode
+                process.close()
     return subprocess.CompletedProcess(["loom", *arguments], code, stdout, stderr)
 
 
