@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import requests
@@ -21,7 +21,6 @@ from github.GithubException import (
 )
 from github.PaginatedList import PaginatedList
 from github.WorkflowJob import WorkflowJob
-from msgspec.structs import replace
 
 from loom.commands.servers import (
     LARGEST_ARCHIVE,
@@ -35,11 +34,11 @@ from loom.commands.servers import (
     Server,
     ServerRefused,
     ServerUnavailable,
-    checked,
     tokens,
     unanswered,
     write_bounded,
 )
+from loom.commands.servers.answers import GitHubJob, checked
 
 TIMEOUT_S = 60
 _SIZES = (
@@ -139,25 +138,23 @@ class GitHubServer(Server):
                 raise ServerUnavailable(f"{urlsplit(url).netloc}: {what}: {answer.status_code}")
             write_bounded(answer.iter_content(1 << 18), file, most, what)
 
-    def _job(self, said: dict[str, Any]) -> RemoteJob:
-        page = f"{self.address.server}/{self.address.project}/actions/runs/{said.get('run_id')}/job/{said.get('id')}"
-        job = checked(
-            RemoteJob,
-            {
-                **{name: said.get(name) for name in ("id", "name")},
-                "status": said.get("conclusion") or said.get("status"),
-                "url": said.get("html_url") or page,
-                "sha": said.get("head_sha"),
-                "ref": said.get("head_branch") or "",
-                "pipeline": said.get("run_id"),
-                "tags": said.get("labels", []),
-                "started_at": said.get("started_at") or "",
-            },
-            "a job",
+    def _job(self, answer: dict[str, object]) -> RemoteJob:
+        found = checked(GitHubJob, answer, "a job")
+        return RemoteJob(
+            id=found.id,
+            name=found.name,
+            status=found.conclusion or found.status,
+            url=found.html_url
+            or f"{self.address.server}/{self.address.project}/actions/runs/{found.run_id}/job/{found.id}",
+            sha=found.head_sha,
+            ref=found.head_branch or "",
+            pipeline=found.run_id,
+            tags=found.labels,
+            size=next((size for label in found.labels for name, size in _SIZES if name.fullmatch(label)), "")
+            if self.address.host == "github.com"
+            else "",
+            started_at=found.started_at or "",
         )
-        if self.address.host != "github.com":
-            return job
-        return replace(job, size=next((size for tag in job.tags for name, size in _SIZES if name.fullmatch(tag)), ""))
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
@@ -178,7 +175,7 @@ class GitHubServer(Server):
             raise unanswered(f"{host}: {what}", error) from None
 
 
-def _told(job: WorkflowJob) -> dict[str, Any]:
+def _told(job: WorkflowJob) -> dict[str, object]:
     """Return what a list says of a job; its `raw_data` would be one more request for each."""
     names = ("id", "run_id", "name", "status", "conclusion", "html_url", "head_sha", "head_branch", "labels")
     return {**{name: getattr(job, name) for name in names}, "started_at": _moment(job.started_at)}

@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 import gitlab
 import requests
 from gitlab.exceptions import GitlabAuthenticationError, GitlabError
-from msgspec.structs import replace
 
 from loom.commands.servers import (
     LARGEST_ARCHIVE,
@@ -28,10 +27,17 @@ from loom.commands.servers import (
     Server,
     ServerRefused,
     ServerUnavailable,
-    checked,
     tokens,
     unanswered,
     write_bounded,
+)
+from loom.commands.servers.answers import (
+    GitLabBranch,
+    GitLabJob,
+    GitLabPipeline,
+    GitLabProject,
+    GitLabVariable,
+    checked,
 )
 
 TIMEOUT_S = 60.0
@@ -90,7 +96,7 @@ class GitLabServer(Server):
             f"the pipelines of {ref}",
             lambda: self._project.pipelines.list(ref=ref, status="failed", per_page=1, page=1, get_all=False),
         )
-        return checked(int, newest[0].attributes.get("id"), "a pipeline") if newest else None
+        return checked(GitLabPipeline, newest[0].attributes, "a pipeline").id if newest else None
 
     def jobs(self, pipeline: int) -> list[RemoteJob]:
         jobs = self._project.pipelines.get(pipeline, lazy=True).jobs
@@ -101,17 +107,18 @@ class GitLabServer(Server):
 
     def pipeline(self, job: RemoteJob) -> RemotePipeline:
         project = self._asked("the project", lambda: self._gitlab.projects.get(self.address.project))
+        about = checked(GitLabProject, project.attributes, "the project")
         got = self._asked(f"pipeline {job.pipeline}", lambda: self._project.pipelines.get(job.pipeline))
+        found = checked(GitLabPipeline, got.attributes, f"pipeline {job.pipeline}")
         given, unread = self._variables(
             "the variables given to the pipeline", lambda: got.variables.list(iterator=True, per_page=100)
         )
-        said = {
-            "source": got.attributes.get("source", "push"),
-            "default_branch": project.attributes.get("default_branch") or "",
-            "variables": {one.name: one.value for one in given if one.value is not None},
-            "unread": unread,
-        }
-        return checked(RemotePipeline, said, f"pipeline {job.pipeline}")
+        return RemotePipeline(
+            source=found.source,
+            default_branch=about.default_branch or "",
+            variables={one.name: one.value for one in given if one.value is not None},
+            unread=unread,
+        )
 
     def variables(self, job: RemoteJob) -> tuple[Sequence[RemoteVariable], Sequence[str]]:
         parents = self.address.project.split("/")[:-1]
@@ -132,7 +139,19 @@ class GitLabServer(Server):
             listed = self._asked(what, lambda: [*islice(ask(), MOST_JOBS)])
         except ServerRefused:
             return [], [what]
-        return [_variable(one.attributes, what) for one in listed], []
+        answers = [checked(GitLabVariable, one.attributes, what) for one in listed]
+        return [
+            RemoteVariable(
+                name=one.key,
+                value=None if one.hidden else one.value,
+                masked=one.masked or one.hidden,
+                protected=one.protected,
+                file=one.variable_type == "file",
+                expand=not one.raw,
+                scope=one.environment_scope,
+            )
+            for one in answers
+        ], []
 
     def is_protected(self, job: RemoteJob) -> bool:
         if job.is_tag:
@@ -141,7 +160,7 @@ class GitLabServer(Server):
             got = self._asked(f"branch {job.ref}", lambda: self._project.branches.get(job.ref))
         except ServerRefused:
             return False
-        return checked(bool, got.attributes.get("protected", False), f"branch {job.ref}")
+        return checked(GitLabBranch, got.attributes, f"branch {job.ref}").protected
 
     def log(self, job: RemoteJob, file: BinaryIO) -> None:
         one = self._project.jobs.get(job.id, lazy=True)
@@ -156,23 +175,23 @@ class GitLabServer(Server):
             write_bounded(ask(iterator=True, chunk_size=1 << 18), file, most, what)
 
     def _job(self, answer: Any) -> RemoteJob:
-        said = answer.attributes
-        job = checked(
-            RemoteJob,
-            {
-                **{name: said.get(name) for name in ("id", "name", "status", "ref")},
-                "url": said.get("web_url") or f"{self.address.server}/{self.address.project}/-/jobs/{said.get('id')}",
-                "sha": _id_of(said.get("commit")),
-                "is_tag": said.get("tag", False),
-                "pipeline": _id_of(said.get("pipeline")),
-                "tags": said.get("tag_list", []),
-                "has_artifacts": said.get("artifacts_file") is not None,
-                "expired": _past(said.get("artifacts_expire_at")),
-                "allow_failure": said.get("allow_failure", False),
-            },
-            "a job",
+        found = checked(GitLabJob, answer.attributes, "a job")
+        expires = found.artifacts_expire_at
+        return RemoteJob(
+            id=found.id,
+            name=found.name,
+            status=found.status,
+            url=found.web_url or f"{self.address.server}/{self.address.project}/-/jobs/{found.id}",
+            sha=found.commit.id,
+            ref=found.ref,
+            is_tag=found.tag,
+            pipeline=found.pipeline.id,
+            tags=found.tag_list,
+            size=next((_SIZES[size[1]] for tag in found.tag_list if (size := _HOSTED.match(tag))), ""),
+            has_artifacts=found.artifacts_file is not None,
+            expired=bool(expires) and _past(expires or ""),
+            allow_failure=found.allow_failure,
         )
-        return replace(job, size=next((_SIZES[size[1]] for tag in job.tags if (size := _HOSTED.match(tag))), ""))
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
@@ -194,25 +213,7 @@ class GitLabServer(Server):
             raise unanswered(f"{host}: {what}", error) from None
 
 
-def _variable(said: dict[str, Any], what: str) -> RemoteVariable:
-    hidden = said.get("hidden", False)
-    known = {
-        "name": said.get("key"),
-        "value": None if hidden else said.get("value"),
-        "masked": said.get("masked", False) or hidden,
-        "protected": said.get("protected", False),
-        "file": said.get("variable_type") == "file",
-        "expand": not said.get("raw", False),
-        "scope": said.get("environment_scope", "*"),
-    }
-    return checked(RemoteVariable, known, what)
-
-
-def _id_of(said: Any) -> Any:
-    return said.get("id") if isinstance(said, dict) else None
-
-
-def _past(moment: Any) -> bool:
+def _past(moment: str) -> bool:
     try:
         return datetime.fromisoformat(moment) < datetime.now(UTC)
     except (ValueError, TypeError):
