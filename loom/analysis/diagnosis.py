@@ -16,10 +16,10 @@ from loom.analysis import formats, known_failures, patterns
 from loom.analysis.formats import Reader
 from loom.analysis.history import SameInput, SinceGreen
 from loom.analysis.known_failures import Cause, Failed
+from loom.analysis.locations import MOST_LOCATIONS, Location, WorkingDirectories, from_root, is_foreign
 from loom.analysis.named_files import Look, look_at
 from loom.analysis.output import ReadLine, ReadOutput, earlier_error, lines_that_matter, telling_line, texts
 from loom.analysis.patterns import FailureGroup
-from loom.analysis.places import MOST_PLACES, Location, WorkingDirectories, from_root, is_foreign
 from loom.analysis.reproduction import reproduce_command
 from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Invocation, Milliseconds, Moment, Sha
 from loom.record.events import Section
@@ -113,7 +113,7 @@ class Diagnosis(Document, frozen=True, kw_only=True):
     attempt: Count | None
     step: str | None
     step_place: str | None = None
-    """The step's place in the workflow: `file:line`."""
+    """The step's position in the workflow: `file:line`."""
     step_name: str | None = None
     """As its workflow names it, with the actions around it."""
     ended_by: EndingCommand | None = None
@@ -251,7 +251,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         lines=lines_that_matter(output.lines, telling=telling),
         telling_line=telling or (ended.text if ended is not None and failed else None),
         earlier_error=earlier_error(output, telling or "", command or ""),
-        places=_places(
+        places=_locations(
             [*told_by, *map(ReadLine, of_loom)], telling or "", of_step, tests, failures, ended, at, silent=silent
         )
         if failed
@@ -322,7 +322,7 @@ def _causes(
     )
 
 
-# -- lines and places ---------------------------------------------------------------------------------------------
+# -- lines and locations ---------------------------------------------------------------------------------------------
 
 
 def _telling_line(
@@ -343,7 +343,7 @@ def _telling_line(
     return found or next(last, None)
 
 
-def _places(
+def _locations(
     lines: Sequence[ReadLine],
     telling: str,
     step: Mapping[str, Any],
@@ -354,7 +354,7 @@ def _places(
     *,
     silent: bool,
 ) -> list[Location]:
-    """Return places, the surest first: of a silent command that ended the step before mere mentions, else if none is named."""
+    """Return locations, the surest first: of a silent command that ended the step before mere mentions, else if none is named."""
     by_command = [Location(file=ended.file, line=ended.line)] if ended and ended.file and ended.line else []
     of_tests = [Location(file=t.file, line=t.line, column=None) for t in tests if t.file and t.line]
     of_tests += [
@@ -363,14 +363,16 @@ def _places(
         if each.file and each.line and not is_foreign(each.file)
     ]
     first = ReadLine(telling)
-    plain = (line for line in reversed(lines) if not (line.mild or (line.passes_on and not at.are_there(line.places))))
-    mentions = at.placed(place for line in (first, *plain) for place in line.places)
-    told = mentions[:1] if first.tells and first.places else []
+    plain = (
+        line for line in reversed(lines) if not (line.mild or (line.passes_on and not at.are_there(line.locations)))
+    )
+    mentions = at.resolved(each for line in (first, *plain) for each in line.locations)
+    told = mentions[:1] if first.tells and first.locations else []
     found: dict[tuple[str, int], Location] = {}
     surest = by_command if silent else []
-    for place in (*told, *places_in_step(texts(lines), step), *of_tests, *surest, *mentions) or by_command:
-        found.setdefault((place.file, place.line), place)
-    return list(found.values())[:MOST_PLACES]
+    for each in (*told, *locations_in_step(texts(lines), step), *of_tests, *surest, *mentions) or by_command:
+        found.setdefault((each.file, each.line), each)
+    return list(found.values())[:MOST_LOCATIONS]
 
 
 def ending_command(ended: Mapping[str, Any] | None, step: Mapping[str, Any]) -> EndingCommand | None:
@@ -402,7 +404,7 @@ def _at(file: str | None, line: int | None, step: Mapping[str, Any]) -> tuple[st
 _BY_SHELL = re.compile(r"(?:^|\s)\S*/step\.\d+: (?:line )?(?P<line>\d+): ")
 
 
-def places_in_step(lines: Sequence[str], step: Mapping[str, Any]) -> list[Location]:
+def locations_in_step(lines: Sequence[str], step: Mapping[str, Any]) -> list[Location]:
     """Map script line numbers in shell messages to workflow lines, last one first."""
     if not step.get("file"):
         return []

@@ -19,7 +19,7 @@ from loom.record.reader import Reading, whole_lines
 from loom.record.saved_plan import load_planned
 from loom.status import Code, Count, Stream
 from loom.util.controls import cleaned
-from loom.util.paths import JOB_PLACE
+from loom.util.paths import JOB_DIRECTORY
 
 FILES_SHOWN = 200
 STREAM_NAMES: Final[Mapping[Stream, str]] = {"stdout": "its output", "stderr": "its standard error"}
@@ -227,7 +227,7 @@ def first_line(step: str, stream: Stream, a: Iterable[str], b: Iterable[str]) ->
 
 
 _CHANGING: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(rf"(?:/[\w.+-]+)*/{JOB_PLACE}"), "<workspace>"),
+    (re.compile(rf"(?:/[\w.+-]+)*/{JOB_DIRECTORY}"), "<workspace>"),
     (re.compile(r"\b\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(?:[.,]\d+)?(?:Z|[+-]\d{2}:?\d{2})?"), "<time>"),
     (re.compile(r"\b\d{1,2}:\d{2}(?::\d{2})?(?:\.\d+)?\b"), "<time>"),
     (re.compile(r"\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\w* (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\w* +\d+\b"), "<date>"),

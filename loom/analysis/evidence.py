@@ -158,23 +158,23 @@ def _highlights(unit: Unit, own: Sequence[Reader], end: Mapping[str, Any]) -> Hi
 
 
 def excerpt_of(diagnosis: Diagnosis, root: Path) -> Excerpt | None:
-    """Return the source lines around the first place outside the workflow file; None where `root` has no such text."""
+    """Return the source lines around the first location outside the workflow file; None where `root` has no such text."""
     workflow = (diagnosis.step_place or "").rpartition(":")[0]
-    place = next((place for place in diagnosis.places if place.file != workflow), None)
-    if place is None:
+    location = next((each for each in diagnosis.places if each.file != workflow), None)
+    if location is None:
         return None
-    path = Path(os.path.realpath(root / place.file))
+    path = Path(os.path.realpath(root / location.file))
     if not path.is_relative_to(os.path.realpath(root)):
         return None
     try:
         lines = read_regular(path, at_most=_LARGEST_SOURCE).decode().splitlines()
     except (OSError, ValueError):
         return None
-    first = max(1, place.line - AROUND)
-    shown = [cleaned(line.expandtabs(4))[:_WIDEST_SOURCE] for line in lines[first - 1 : place.line + AROUND]]
-    if not first <= place.line < first + len(shown):
+    first = max(1, location.line - AROUND)
+    shown = [cleaned(line.expandtabs(4))[:_WIDEST_SOURCE] for line in lines[first - 1 : location.line + AROUND]]
+    if not first <= location.line < first + len(shown):
         return None
-    return Excerpt(file=place.file, line=place.line, first_line=first, text="\n".join(shown))
+    return Excerpt(file=location.file, line=location.line, first_line=first, text="\n".join(shown))
 
 
 def moved_on(reading: Reading) -> MovedOn | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from loom import snapshot
 from loom.analysis.known_failures import InSource
-from loom.analysis.places import from_root
+from loom.analysis.locations import from_root
 from loom.errors import LoomError
 from loom.util.untrusted_files import open_regular
 

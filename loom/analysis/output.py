@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from loom.analysis.places import Location, WorkingDirectories, places_in
+from loom.analysis.locations import Location, WorkingDirectories, locations_in
 from loom.record.documents import Highlights
 from loom.record.events import OutputEvent
 from loom.record.highlights import clipped, form_of, speaks_of_error
@@ -97,8 +97,8 @@ class ReadLine:
         return form_of(self.text)
 
     @cached_property
-    def places(self) -> Sequence[Location]:
-        return places_in([self.text])
+    def locations(self) -> Sequence[Location]:
+        return locations_in([self.text])
 
 
 class ReadOutput(Struct, frozen=True):
@@ -196,13 +196,14 @@ def telling_line(lines: Sequence[ReadLine], at: WorkingDirectories, message: str
     told = [line for line in _without_frames(lines[survived:]) if not line.blank]
     own = [line for line in told if not line.passes_on]
     errors = [line for line in own if line.tells and line not in caught and (own[-1].mild or not line.mild)]
-    inside = [line for line in own if at.are_there(line.places)]
-    placed = [line for line in inside if not (line.frame or line.mild)]
+    inside = [line for line in own if at.are_there(line.locations)]
+    of_checkout = [line for line in inside if not (line.frame or line.mild)]
     plain = [line for line in errors if not line.mild]
     fatal = [line for line in plain if _FATAL.match(line.text)]
-    both = [line for line in plain if line in placed]
+    both = [line for line in plain if line in of_checkout]
     return next(
-        (line.text for each in (both, fatal, placed, plain, errors, inside, own[::-1], told) for line in each), None
+        (line.text for each in (both, fatal, of_checkout, plain, errors, inside, own[::-1], told) for line in each),
+        None,
     )
 
 

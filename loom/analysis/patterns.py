@@ -1,4 +1,4 @@
-"""Failures and their positions, read from lines of output by the formats of tools."""
+"""Read failures and their positions from lines of output by the formats of tools."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from loom.analysis.formats import Finder, Reader
-from loom.analysis.places import from_root
+from loom.analysis.locations import from_root
 from loom.record.documents import Document
 from loom.status import Count, FailingTest, Failure
 from loom.util.workflow_commands import unescaped
@@ -88,17 +88,17 @@ def _read(reader: Reader, lines: Sequence[str], at: int) -> tuple[list[Failure],
         return [], at + 1
     found, read, after = dict(groups), [], at + 1
     for number, search in enumerate(others, 1):
-        place = _next(search, first, lines, after, reader.format.within)
-        if place is None:
+        number_found = _next(search, first, lines, after, reader.format.within)
+        if number_found is None:
             return [], at + 1
         if reader.format.repeat and number == len(others):
-            while place is not None:
-                read += _failure(reader.format.name, _with(found, search(lines[place])))
-                after = place + 1
-                place = _next(search, first, lines, after, reader.format.within)
+            while number_found is not None:
+                read += _failure(reader.format.name, _with(found, search(lines[number_found])))
+                after = number_found + 1
+                number_found = _next(search, first, lines, after, reader.format.within)
             return read, after
-        found = _with(found, search(lines[place]))
-        after = place + 1
+        found = _with(found, search(lines[number_found]))
+        after = number_found + 1
     while reader.format.joined and after < len(lines) and (not lines[after].strip() or others[-1](lines[after])):
         found["message"] = f"{found['message']}\n{lines[after].strip()}".strip()
         after += 1
@@ -144,7 +144,7 @@ def _number(text: str | None) -> int | None:
 
 
 def _merged(one: Failure, other: Failure) -> Failure:
-    """Return the first one, with what it lacks or has cut: a place as a whole, the longer name, the whole message."""
+    """Return the first one, with what it lacks or has cut: the location as a whole, the longer name, the whole message."""
     if one.line is None and other.line is not None:
         one = replace(one, file=other.file, line=other.line, column=other.column)
     return replace(

@@ -81,7 +81,7 @@ _MATCHERS = tabled((Key("matchers", "line", required=True),))
 
 
 def readers(root: Path) -> list[Reader]:
-    """Prepare the formats of a project; none where it has no such file. WorkflowError, with the place of each mistake;
+    """Prepare the formats of a project; none where it has no such file. WorkflowError, with the position of each mistake;
     RequestError from searches that take too long."""
     problems, formats = read(root)
     if problems:

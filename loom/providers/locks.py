@@ -27,7 +27,7 @@ _FLOCK = "hhqqi4x"
 
 @contextmanager
 def held(file: Path, what: str, command: str, *, alone: bool) -> Iterator[None]:
-    """Hold the place of this lock file, alone or beside others. RequestError, with the holders, when it can't be held now."""
+    """Hold this lock file, alone or beside others. RequestError, with the holders, when it can't be held now."""
     descriptor = _opened(file)
     try:
         while True:
@@ -37,7 +37,7 @@ def held(file: Path, what: str, command: str, *, alone: bool) -> Iterator[None]:
                 )
             if _is_named(descriptor, file):
                 break
-            os.close(descriptor)  # its holder removed the place, and the file with it
+            os.close(descriptor)  # its holder removed the container, and the file with it
             descriptor = _opened(file)
         slot = next(at for at in count(0, _SLOT) if _locked(descriptor, fcntl.F_WRLCK, at))
         name = f"`{command}` (process {os.getpid()}) since {time.strftime('%H:%M:%S')}"
@@ -49,7 +49,7 @@ def held(file: Path, what: str, command: str, *, alone: bool) -> Iterator[None]:
 
 
 def holders(file: Path) -> str:
-    """Say who holds the place of this lock file; empty when nobody does. Takes nothing."""
+    """Say who holds this lock file; empty when nobody does. Takes nothing."""
     if not file.exists():
         return ""
     descriptor = _opened(file)

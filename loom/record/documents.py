@@ -20,7 +20,7 @@ Positive = Annotated[int, Meta(ge=1, le=1 << 53)]
 Milliseconds = Annotated[float, Meta(ge=0, le=1e15)]
 Moment = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 """A time in UTC, RFC 3339. Names of such fields, and no others, end in `at` or `time`."""
-Place = Annotated[str, Meta(max_length=1000, pattern=r"^(?!/)(?!([^\0]*/)?\.\.(/|$))[^\0]+$")]
+RelativePath = Annotated[str, Meta(max_length=1000, pattern=r"^(?!/)(?!([^\0]*/)?\.\.(/|$))[^\0]+$")]
 """A path below `logs/<run_id>/`, or the name of a job, step or section, which is a part of one."""
 Sha = Annotated[str, Meta(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]
 RunId = Annotated[str, Meta(pattern="^[0-9]{1,20}$")]
@@ -59,7 +59,7 @@ class OutputCounts(Document, frozen=True, kw_only=True):
 
 
 Why = Literal["error", "test", "place", "context"]
-"""An error, a failing test, a place in a file; or what belongs to such a line."""
+"""An error, a failing test, a position in a file; or what belongs to such a line."""
 
 
 class Highlight(Document, frozen=True, kw_only=True):
@@ -89,12 +89,12 @@ class _OfJob(Document, frozen=True, kw_only=True):
     schema_version: Literal["loom.runtime.logs.v2"] = SCHEMA_VERSION
     kind: str
     run_id: RunId
-    job_id: Place
+    job_id: RelativePath
 
 
 class StepSummary(_OfJob, frozen=True, kw_only=True):
     kind: Literal["step-summary"] = "step-summary"
-    step: Place
+    step: RelativePath
     attempt: Count
     command: str
     file: str | None = None
@@ -110,7 +110,7 @@ class StepSummary(_OfJob, frozen=True, kw_only=True):
     """Of a step that did not succeed."""
     ended_by: EndedBy | None = None
     """Of a step that failed, where its shell reports it."""
-    events_path: Place
+    events_path: RelativePath
 
 
 class _JobEnd(_OfJob, frozen=True, kw_only=True):
@@ -122,8 +122,8 @@ class _JobEnd(_OfJob, frozen=True, kw_only=True):
     error: str | None
     error_code: str | None = None
     blocked_by: str | None
-    failing_step: Place | None
-    failing_section: Place | None
+    failing_step: RelativePath | None
+    failing_section: RelativePath | None
 
 
 class JobSummary(_JobEnd, frozen=True, kw_only=True):
@@ -134,7 +134,7 @@ class JobSummary(_JobEnd, frozen=True, kw_only=True):
     duration_ms: Milliseconds | None
     steps_total: Count
     steps_run: Count
-    manifest_path: Place
+    manifest_path: RelativePath
 
 
 class ManifestPhase(Document, frozen=True, kw_only=True):
@@ -146,16 +146,16 @@ class ManifestPhase(Document, frozen=True, kw_only=True):
 class _ManifestUnit(Document, frozen=True, kw_only=True):
     status: Status | None
     duration_ms: Milliseconds | None
-    summary_path: Place
-    events_path: Place
+    summary_path: RelativePath
+    events_path: RelativePath
 
 
 class ManifestStep(_ManifestUnit, frozen=True, kw_only=True):
-    step: Place
+    step: RelativePath
     attempt: Count
     command: str
     file: str | None = None
-    """The step's place in the workflow; `line` is its first line."""
+    """The step's position in the workflow; `line` is its first line."""
     line: Code | None = None
     literal: bool = False
     """Whether command lines and workflow lines correspond one to one."""
@@ -163,7 +163,7 @@ class ManifestStep(_ManifestUnit, frozen=True, kw_only=True):
 
 
 class ManifestSection(_ManifestUnit, frozen=True, kw_only=True):
-    section: Place
+    section: RelativePath
     error: str | None
 
 
@@ -175,7 +175,7 @@ class UsedImage(Document, frozen=True, kw_only=True):
 
 class SavedArtifacts(Document, frozen=True, kw_only=True):
     name: str | None = None
-    archive_path: Place | None = None
+    archive_path: RelativePath | None = None
     files: Count
     bytes: Count
     missing: list[str] = field(default_factory=list)
@@ -190,9 +190,9 @@ class JobManifest(_JobEnd, frozen=True, kw_only=True):
     target: str
     provider: str
     matrix: dict[str, str]
-    failing_step_events_path: Place | None
+    failing_step_events_path: RelativePath | None
     failing_command: str | None
-    failing_section_events_path: Place | None
+    failing_section_events_path: RelativePath | None
     failing_tests: list[FailingTest]
     """The first ones; `test_reports` has the totals."""
     test_reports: dict[str, Any] | None
@@ -210,8 +210,8 @@ class JobManifest(_JobEnd, frozen=True, kw_only=True):
     caches: list[dict[str, Any]]
     kept: dict[str, Any] | None
     warnings: list[str]
-    summary_path: Place
-    events_path: Place
+    summary_path: RelativePath
+    events_path: RelativePath
 
 
 class RunSummary(Document, frozen=True, kw_only=True):
@@ -228,9 +228,9 @@ class RunSummary(Document, frozen=True, kw_only=True):
     duration_ms: Milliseconds | None
     jobs_total: Count
     jobs_by_status: dict[str, Count]
-    failing_job_id: Place | None
-    pipeline_summary_path: Place
-    pipeline_manifest_path: Place
+    failing_job_id: RelativePath | None
+    pipeline_summary_path: RelativePath
+    pipeline_manifest_path: RelativePath
 
 
 class Invocation(Document, frozen=True, kw_only=True):
@@ -245,11 +245,11 @@ class Invocation(Document, frozen=True, kw_only=True):
 class Reused(Document, frozen=True, kw_only=True):
     """The results of one job of its parent that a run took over."""
 
-    job_id: Place
+    job_id: RelativePath
     steps: Count
     saved_ms: Milliseconds
     """How long these steps took when they ran."""
-    from_step: Place | None
+    from_step: RelativePath | None
     """Where the job resumed; null: its result was taken over, and it did not run."""
 
 
@@ -258,11 +258,11 @@ class Assistance(Document, frozen=True, kw_only=True):
 
     at: Moment | None = None
     how: Literal["shell", "exec", "edit", "sync"]
-    job_id: Place | None = None
+    job_id: RelativePath | None = None
     """Null: each resumed job."""
     command: str | None = None
     changes: list[str] = field(default_factory=list)
-    """The paths of `edit` and `sync`. What a shell or a command changed in a kept place is an `edit`."""
+    """The paths of `edit` and `sync`. What a shell or a command changed in a kept container is an `edit`."""
     changes_total: Count = 0
 
 
@@ -276,8 +276,8 @@ class Extent(Document, frozen=True, kw_only=True):
     """`whole`: each job that the rules select ran, from its first step. Else `partial` or `resumed`, or both."""
     proof: bool
     parent_run_id: RunId | None
-    ran: list[Place]
-    not_selected: list[Place]
+    ran: list[RelativePath]
+    not_selected: list[RelativePath]
     reused: list[Reused]
     reused_steps: Count
     saved_ms: Milliseconds
@@ -336,7 +336,7 @@ class RunRow(Document, frozen=True, kw_only=True):
     tree_sha: Sha | None
     extent: list[Kind]
     """Empty for a run without an end."""
-    failing_job_id: Place | None
+    failing_job_id: RelativePath | None
     error: str | None
     command: list[str]
     repo_root: str | None

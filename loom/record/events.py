@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct, field
 
 from loom.record import facts
-from loom.record.documents import SCHEMA_VERSION, Place, Positive, check_moment
+from loom.record.documents import SCHEMA_VERSION, Positive, RelativePath, check_moment
 from loom.status import Code, Status, Stream
 from loom.util import jsons, typed
 
@@ -89,9 +89,9 @@ class PhaseEvent(Struct, frozen=True, kw_only=True):
     ts: str
     run_id: str
     pipeline_id: str
-    job_id: Place | None = None
-    step: Place | None = None
-    section: Place | None = None
+    job_id: RelativePath | None = None
+    step: RelativePath | None = None
+    section: RelativePath | None = None
     scope: Scope
     phase_code: str
     phase_family: str

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, defstruct
 
-from loom.record.documents import Assistance, Extent, Highlights, Invocation, OutputCounts, Place, SavedArtifacts
+from loom.record.documents import Assistance, Extent, Highlights, Invocation, OutputCounts, RelativePath, SavedArtifacts
 from loom.status import Code, Count, EndedBy, FailingTest, Failure, Status
 from loom.util import typed
 
@@ -28,7 +28,7 @@ _STEP = _data("id", id=str, command=str)
 _REPORTED = _data(variables=_TEXTS, exact_b64=dict[str, bytes], lost=list[str])
 _PLANNED = _data(
     "id",
-    id=Place,
+    id=RelativePath,
     name=str,
     stage=str,
     target=str,
@@ -52,7 +52,9 @@ _REUSED_JOB = _data(
     archive=str,
     run_id=str,
 )
-_REUSED_STEPS = _data("job_id from_step steps", job_id=Place, from_step=Place | None, steps=dict[Place, Milliseconds])
+_REUSED_STEPS = _data(
+    "job_id from_step steps", job_id=RelativePath, from_step=RelativePath | None, steps=dict[RelativePath, Milliseconds]
+)
 _IMAGE = _data("name id", name=str | None, id=str, digest=str)
 _TEXT = _data("text", text=str)
 
@@ -111,8 +113,8 @@ _FACTS: Mapping[str, type[Struct]] = {
     "job_finished": _data(
         allowed_failure=bool,
         blocked_by=str | None,
-        failing_step=Place | None,
-        failing_section=Place | None,
+        failing_step=RelativePath | None,
+        failing_section=RelativePath | None,
         outputs=_TEXTS,
         error_code=str | None,
     ),
@@ -147,7 +149,7 @@ _FACTS: Mapping[str, type[Struct]] = {
     "handed_on": _data(step=str | None, attempt=Count, variables=_TEXTS, exact_b64=dict[str, bytes], lost=list[str]),
     "step_state": _data(
         "step outcome conclusion",
-        step=Place,
+        step=RelativePath,
         attempt=Count,
         name=str,
         outcome=str,
@@ -160,7 +162,7 @@ _FACTS: Mapping[str, type[Struct]] = {
     ),
     "annotation": _data(
         "step level message",
-        step=Place,
+        step=RelativePath,
         level=Literal["error", "warning", "notice"],
         message=str,
         title=str | None,

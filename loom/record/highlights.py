@@ -37,7 +37,7 @@ _EXAMINED = 10_000
 """Lines with a word that are looked at; after so many, only those in the last `_LAST` bytes of each block are."""
 _LAST = 1 << 11
 _SAME = 3
-"""Of lines that differ in numbers alone, so many have a place of their own; the others have what room is left."""
+"""Of lines that differ in numbers alone, so many are kept first; the others only where room is left."""
 _FORMS = 4096
 
 TELLING = re.compile(

@@ -202,7 +202,7 @@ def lines_in_order(
 ) -> Iterator[tuple[Where, OutputEvent]]:
     """Yield the output of units in `seq` order, with `tail` at least so much of each one's end; `whole`: long lines joined."""
     readers = [
-        _placed(unit, _output_of(unit) if tail is None else _last_output_of(unit, tail), whole) for unit in units
+        _located(unit, _output_of(unit) if tail is None else _last_output_of(unit, tail), whole) for unit in units
     ]
     for _, where, event in heapq.merge(*readers, key=lambda item: item[0]):
         yield where, event
@@ -239,17 +239,17 @@ def whole_lines(events: Iterable[OutputEvent]) -> Iterator[OutputEvent]:
 
 
 def merged(reading: Reading) -> Iterator[tuple[Where, Event]]:
-    """Yield every event of a run in `seq` order, each output line with its place."""
+    """Yield every event of a run in `seq` order, each output line with its job, step and section."""
     phases: Iterator[tuple[int, Where, Event]] = (
         (event.seq, event.where, event) for event in read_phases(reading.paths)
     )
     units = [unit for job_id in reading.fold.jobs for unit in reading.units(job_id)]
-    outputs = [_placed(unit, _output_of(unit), whole=False) for unit in units]
+    outputs = [_located(unit, _output_of(unit), whole=False) for unit in units]
     for _, where, event in heapq.merge(phases, *outputs, key=lambda item: item[0]):
         yield where, event
 
 
-def _placed(unit: Unit, events: Iterable[OutputEvent], whole: bool) -> Iterator[tuple[int, Where, OutputEvent]]:
+def _located(unit: Unit, events: Iterable[OutputEvent], whole: bool) -> Iterator[tuple[int, Where, OutputEvent]]:
     for event in whole_lines(events) if whole else events:
         yield event.seq, unit.where, event
 

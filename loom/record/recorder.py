@@ -92,8 +92,8 @@ class Recorder:
         job = fold.jobs[job_id]
         for attempt, step in job.steps:
             if attempt != job.attempts:  # its files moved with the finished attempt
-                place = step_dir(job_id, step, attempt, job.attempts)
-                self._record.document(f"{place}/summary.json", derive.step_summary(fold, job_id, attempt, step))
+                directory = step_dir(job_id, step, attempt, job.attempts)
+                self._record.document(f"{directory}/summary.json", derive.step_summary(fold, job_id, attempt, step))
         self._record.document(f"{job_dir(job_id)}/summary.json", derive.job_summary(fold, job_id))
         self._record.document(f"{job_dir(job_id)}/manifest.json", derive.job_manifest(fold, job_id))
         self._record.close(f"{job_dir(job_id)}/events.jsonl")

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from loom.errors import RecordError
 from loom.plan.model import Plan, WorkspaceMode
-from loom.record.documents import Place
+from loom.record.documents import RelativePath
 from loom.util import typed
 from loom.util.untrusted_files import read_regular
 
@@ -54,7 +54,9 @@ def load_planned(path: Path) -> SavedPlan:
 def check_consistent(plan: Plan) -> None:
     """Raise ValueError for an impossible plan: duplicate jobs, wrong order, or a job without steps."""
     present, before = {job.id for job in plan.jobs}, set[str]()
-    typed.convert([name for job in plan.jobs for name in (job.id, *(step.id for step in job.steps))], list[Place])
+    typed.convert(
+        [name for job in plan.jobs for name in (job.id, *(step.id for step in job.steps))], list[RelativePath]
+    )
     for job in plan.jobs:
         if job.id in before or job.stage not in plan.stages or not (job.steps or job.trigger):
             raise ValueError(f"job {job.id!r} is there twice, has no step, or its stage is not one of the plan")

@@ -91,7 +91,7 @@ class Store:
         self._state_dir = own_state(state_dir)
         self.runs_dir = state_dir / "runs"
         self.snapshots_dir = state_dir / "snapshots"
-        self.places_dir = state_dir / "places"
+        self.container_locks_dir = state_dir / "container-locks"
         self.groups_dir = state_dir / "groups"
         self.claims = Claims(state_dir)
 
@@ -101,7 +101,7 @@ class Store:
 
     def lock_of_kept(self, kept_id: str) -> Path:
         """Return the lock file of a kept container or pod (`storage.holds`)."""
-        return self.places_dir / f"{kept_id.replace('/', '.')}.lock"
+        return self.container_locks_dir / f"{kept_id.replace('/', '.')}.lock"
 
     def lock_of_group(self, project: str, group: str) -> Path:
         """Return the lock file of a project's resource group (`storage.holds`)."""

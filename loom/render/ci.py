@@ -126,8 +126,8 @@ class JsonLines:
 
     def output(self, batch: OutputBatch) -> None:
         where = batch.where
-        place = jsons.encode_line({"job_id": where.job_id, "step": where.step, "section": where.section})
-        tail = b"," + place[1:]
+        position = jsons.encode_line({"job_id": where.job_id, "step": where.step, "section": where.section})
+        tail = b"," + position[1:]
         self._write(b"".join(line[:-1] + tail for line in batch.encoded.splitlines() if line))
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ def error_lines(error: LoomError) -> Iterator[str]:
 
 
 def problem_lines(problems: Iterable[Problem]) -> Iterator[str]:
-    """Format place, reason, and the source line with a marker."""
+    """Format position, reason, and the source line with a marker."""
     for problem in problems:
         label = "" if problem.severity == "error" else f"{problem.severity}: "
         what = f"{problem.code} {problem.pointer}: {problem.message}"

@@ -27,13 +27,13 @@ _STYLES = {
 }
 
 
-def runs_lines(rows: Sequence[RunRow], look: Look, *, now_ns: int, with_place: bool) -> Iterator[str]:
+def runs_lines(rows: Sequence[RunRow], look: Look, *, now_ns: int, with_checkout: bool) -> Iterator[str]:
     if not rows:
         return
-    cells = [("RUN", "WHEN", "STATUS", "EXTENT", "TREE", "TOOK", "FAILED" if not with_place else "CHECKOUT")]
+    cells = [("RUN", "WHEN", "STATUS", "EXTENT", "TREE", "TOOK", "FAILED" if not with_checkout else "CHECKOUT")]
     for row in rows:
         took = rough_duration(row.duration_ms) if row.duration_ms is not None else ""
-        last = str(row.failing_job_id or "") if not with_place else str(row.repo_root or "")
+        last = str(row.failing_job_id or "") if not with_checkout else str(row.repo_root or "")
         age, extent = run_age(row.run_id, now_ns), ", ".join(row.extent)
         name = row.run_id if row.child_of is None else f"{'└' if look.unicode else '-'} {row.run_id}"
         cells.append((name, age, row.status, extent, str(row.tree_sha or "")[:12], took, last))
@@ -72,7 +72,7 @@ def log_line(where: Where, event: OutputEvent, look: Look, *, job_width: int, ti
 
 
 def log_json(where: Where, event: OutputEvent) -> bytes:
-    """Format an output event with its place."""
+    """Format an output event with its job and step."""
     shape = {**to_dict(event), "job_id": where.job_id, "step": where.step, "section": where.section}
     return json_shown(jsons.encode_line(shape).decode()).encode()
 

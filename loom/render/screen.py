@@ -262,13 +262,13 @@ class Screen:
 
     def _failure(self, event: PhaseEvent) -> Iterator[str]:
         """Show the failing job's step, command, exit code, last lines, and where to find the rest."""
-        from loom.analysis.diagnosis import ending_command, places_in_step  # only a failed job needs it
+        from loom.analysis.diagnosis import ending_command, locations_in_step  # only a failed job needs it
 
         job_id = event.job_id or ""
         by = None
         step, section = event.data.get("failing_step"), event.data.get("failing_section")
-        place = str(step or section or "")
-        data = self._steps.get((job_id, place), {})
+        unit = str(step or section or "")
+        data = self._steps.get((job_id, unit), {})
         if step is not None:
             code = "" if event.exit_code is None else f", exit code {event.exit_code}"
             at = f" ({shown(data['file'])}:{data['line']})" if data.get("file") else ""
@@ -289,14 +289,16 @@ class Screen:
             for line in event.error.splitlines():
                 yield f"    {self._look.styled(line, 'bad')}"
         bar = self._look.styled(self._look.marks["bar"], "dim")
-        tail, reader = self._tails.get((job_id, place), ()), reader_for(self._planned.get(job_id, {}))
+        tail, reader = self._tails.get((job_id, unit), ()), reader_for(self._planned.get(job_id, {}))
         for text in _lines_of(tail, self._look.marks["dots"], reader):
             yield f"    {bar} {text}"
         if step is not None and by is None:
-            places = [at for at in places_in_step([piece.text for piece in tail], data) if at.line != data["line"]]
-            if named := ", ".join(shown(f"{at.file}:{at.line}") for at in places[:3]):
+            locations = [
+                at for at in locations_in_step([piece.text for piece in tail], data) if at.line != data["line"]
+            ]
+            if named := ", ".join(shown(f"{at.file}:{at.line}") for at in locations[:3]):
                 yield f"    that is {named}"
-        if place:
+        if unit:
             folder = f"user/{step}" if step else f"system/{section}"
             yield f"    events: {self._logs_dir}/jobs/{job_id}/{folder}/events.jsonl"
         if opened := self._opened_by.pop(job_id, None):
@@ -319,7 +321,7 @@ class Screen:
 def closing_lines(
     status: str, receipt_path: Path, diagnosis: Diagnosis | None, kept: Mapping[str, Mapping[str, Any]], look: Look
 ) -> Iterator[str]:
-    """`diagnosis`: of a run that did not succeed; `kept`: by job, the facts of a place to look inside."""
+    """`diagnosis`: of a run that did not succeed; `kept`: by job, the facts of a container to look inside."""
     if look.detail is not Detail.QUIET:
         yield from diagnosis_lines(diagnosis, look)
     yield f"receipt: {receipt_path}"
@@ -348,7 +350,7 @@ def diagnosis_lines(diagnosis: Diagnosis | None, look: Look) -> Iterator[str]:
     if telling in diagnosis.lines and "…" in diagnosis.lines[diagnosis.lines.index(telling) :]:  # not among the last
         yield f"{look.styled('line:', 'bold')}    {telling}"
     if diagnosis.places:
-        yield "look at: " + ", ".join(f"{place.file}:{place.line}" for place in diagnosis.places[:3])
+        yield "look at: " + ", ".join(f"{each.file}:{each.line}" for each in diagnosis.places[:3])
     from loom.render.diagnosis.text import earlier_text, failed_jobs, unread_lines  # only a failed run needs it
 
     if diagnosis.earlier_error:

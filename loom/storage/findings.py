@@ -135,7 +135,7 @@ class _Physical(Struct):
     region: _Region | None = None
 
 
-class _Place(Struct):
+class _FileLocation(Struct):
     physicalLocation: _Physical | None = None
 
 
@@ -156,7 +156,7 @@ class _Result(Struct):
     level: str | None = None
     kind: str = "fail"
     baselineState: str | None = None
-    locations: list[_Place] = []
+    locations: list[_FileLocation] = []
     suppressions: list[_Suppression] | None = None
 
 
@@ -211,9 +211,9 @@ def _of_result(result: _Result, run: _Run, rules: Mapping[str, _Rule], project_d
     rule_id = result.ruleId or named.id
     rule = rules.get(rule_id) if rule_id else _at(run.tool.driver.rules, max(result.ruleIndex, named.index))
     level = result.level or (rule.defaultConfiguration.level if rule and rule.defaultConfiguration else "warning")
-    place = next((each.physicalLocation for each in result.locations if each.physicalLocation), _Physical())
-    region = place.region or _Region()
-    uri = place.artifactLocation.uri if place.artifactLocation else None
+    location = next((each.physicalLocation for each in result.locations if each.physicalLocation), _Physical())
+    region = location.region or _Region()
+    uri = location.artifactLocation.uri if location.artifactLocation else None
     path = in_project(uri if uri.startswith("file:") else unquote(uri), project_dir) if uri else None
     message = result.message
     if message.text is None and message.id is not None and rule is not None:

@@ -122,7 +122,7 @@ class _Cases(ElementTree.TreeBuilder):
         if written.isdecimal() and len(written) <= 9:
             # pytest counts lines from 0
             line = int(written) + (bool(suites) and suites[0].get("name") == "pytest")
-        file, line = _place(f"{message}\n{text}", named, classname, self._inside) or (named, line)
+        file, line = _location(f"{message}\n{text}", named, classname, self._inside) or (named, line)
         return FailingTest(
             name=short(case.get("name") or "(no name)"),
             classname=short(classname) if classname else None,
@@ -149,17 +149,17 @@ _INNERMOST_FIRST = re.compile(
 _NOT_THEIRS = re.compile(r"node_modules|node:internal|site-packages|dist-packages|^(?:Native)?Method|^<|/usr/lib/")
 
 
-def _places(pattern: re.Pattern[str], text: str, inside: _Inside) -> Iterator[tuple[str, int]]:
+def _locations(pattern: re.Pattern[str], text: str, inside: _Inside) -> Iterator[tuple[str, int]]:
     for match in pattern.finditer(text):
         path, line = (match[1], match[2]) if match[1] else (match[3], match[4])
         if len(line) < 9 and not _NOT_THEIRS.search(path):
             yield inside(path), int(line)
 
 
-def _place(text: str, named: str | None, classname: str | None, inside: _Inside) -> tuple[str, int] | None:
+def _location(text: str, named: str | None, classname: str | None, inside: _Inside) -> tuple[str, int] | None:
     """Locate a failure: the innermost frame in the test's file, else in the user's code."""
-    last = list(_places(_INNERMOST_LAST, text, inside))[::-1]
-    first = list(_places(_INNERMOST_FIRST, text, inside))
+    last = list(_locations(_INNERMOST_LAST, text, inside))[::-1]
+    first = list(_locations(_INNERMOST_FIRST, text, inside))
     everything = last + first
     for file, line in everything:
         if named is not None and (file == named or file.endswith("/" + named) or named.endswith("/" + file)):

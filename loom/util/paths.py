@@ -21,7 +21,7 @@ uses.
 """
 
 
-JOB_PLACE = rf"{WORKSPACE}(?:\.jobs/[^/\s]+/workspace)?"
+JOB_DIRECTORY = rf"{WORKSPACE}(?:\.jobs/[^/\s]+/workspace)?"
 """A pattern: a run's workspace, or the directory of one of its jobs."""
 
 

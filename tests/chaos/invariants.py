@@ -157,7 +157,7 @@ def _left(trial: Trial) -> None:
     for name in ("work", "scratch", "run"):
         left += [str(path) for path in (trial.directory / name).rglob("*")]
     state = trial.directory / "state"
-    left += [str(path) for folder in ("runs", "snapshots", "places") for path in (state / folder).glob("*")]
+    left += [str(path) for folder in ("runs", "snapshots", "container-locks") for path in (state / folder).glob("*")]
     left += [str(path) for path in (state / "workspaces").glob("*.json")]
     cache = trial.directory / "cache"
     left += [str(path) for root in (state, cache) for path in root.rglob("*") if path.name.endswith(".tmp")]

@@ -198,11 +198,11 @@ function painted(text) {
 }
 
 // Places: #JOB, #JOB/STEP, #JOB/STEP/L12.
-function place() {
+function fragment() {
   try { return decodeURIComponent(location.hash); } catch { return location.hash; }
 }
 function go() {
-  const target = place().slice(1);
+  const target = fragment().slice(1);
   const match = byId(target) ? null : target.match(/^(.*)\/L(\d+)$/), element = byId(match ? match[1] : target);
   if (!element) return;
   for (let at = element; at; at = at.parentElement) {
@@ -212,7 +212,7 @@ function go() {
   element.scrollIntoView();
 }
 function visit(hash) {
-  if (place() === hash) go(); else location.hash = hash;
+  if (fragment() === hash) go(); else location.hash = hash;
 }
 const failures = [...document.querySelectorAll("#failures ol a")];
 let failure = -1;
@@ -275,7 +275,7 @@ function toHit(step) {
 }
 function markHit() {
   document.querySelectorAll("#hits a").forEach((link, index) => {
-    const here = link.getAttribute("href") === place();
+    const here = link.getAttribute("href") === fragment();
     link.classList.toggle("here", here);
     if (here) hit = index;
   });
@@ -300,7 +300,7 @@ document.addEventListener("toggle", event => {
 document.addEventListener("click", event => {
   const button = event.target.closest("button"), link = event.target.closest("a[href^='#']");
   if (button?.classList.contains("fold")) logOf(button.closest(".unit")).toggle(Number(button.parentElement.dataset.number));
-  if (link && link.getAttribute("href") === place()) go();
+  if (link && link.getAttribute("href") === fragment()) go();
 });
 document.addEventListener("keydown", event => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;

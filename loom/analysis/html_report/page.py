@@ -48,7 +48,7 @@ _COUNT_ORDER = ("failure", "error", "timed_out", "canceled", "unfinished", "succ
 
 
 class LogView(Struct, frozen=True, kw_only=True):
-    """A step or a section with its log. `anchor` is its place in the page's address."""
+    """A step or a section with its log. `anchor` is its part of the page's address."""
 
     anchor: str
     name: str
@@ -89,7 +89,7 @@ class JobView(Struct, frozen=True, kw_only=True):
 
     @property
     def anchor(self) -> str:
-        """The place in the page that shows why."""
+        """The anchor in the page of what shows why."""
         log = self.blamed
         return self.id if log is None else log.anchor if log.line is None else f"{log.anchor}/L{log.line}"
 

@@ -33,7 +33,7 @@ def runs(*, everywhere: bool, limit: int, as_json: bool, color: str | None) -> N
         print_json(Runs(runs=rows))
         return
     look, write = screen_parts(project.config.color)
-    write(*runs_lines(rows, look, now_ns=time.time_ns(), with_place=everywhere))
+    write(*runs_lines(rows, look, now_ns=time.time_ns(), with_checkout=everywhere))
     if not rows:
         what = "no run yet" if everywhere else f"no run of {project.root} yet; --all lists those of every checkout"
         print(what, file=sys.stderr)

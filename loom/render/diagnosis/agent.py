@@ -1,4 +1,4 @@
-"""Render a diagnosis as plain text for a coding agent: failure, place, likely cause, how to reproduce; at most 2 KB."""
+"""Render a diagnosis as plain text for a coding agent: failure, location, likely cause, how to reproduce; at most 2 KB."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _head(diagnosis: Diagnosis, now_ns: int) -> list[str]:
     if note := text.read_text(diagnosis):
         lines.append(f"note: {note.removeprefix('; ')} (loom logs --grep)")
     if diagnosis.places:
-        lines.append("places: " + ", ".join(f"{place.file}:{place.line}" for place in diagnosis.places))
+        lines.append("places: " + ", ".join(f"{each.file}:{each.line}" for each in diagnosis.places))
     return lines
 
 

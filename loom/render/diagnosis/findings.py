@@ -1,4 +1,4 @@
-"""The failures of a diagnosis that have a place of their own, for forms that annotate lines of files."""
+"""The failures of a diagnosis that have a location of their own, for forms that annotate lines of files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def findings(diagnosis: Diagnosis) -> list[Finding]:
             Finding(file=test.file, line=test.line, title=test.full_name, message=test.message or "this test failed")
             for test in diagnosis.failing_tests
         ]
-    placed = [failure for failure in diagnosis.failures if failure.file is not None]
+    located = [failure for failure in diagnosis.failures if failure.file is not None]
     return [
         Finding(
             file=failure.file,
@@ -35,7 +35,7 @@ def findings(diagnosis: Diagnosis) -> list[Finding]:
             title=failure.test or failure.code or failure.tool,
             message=failure.message or diagnosis.error or "failed",
         )
-        for failure in (placed if len(placed) > 1 else ())
+        for failure in (located if len(located) > 1 else ())
     ]
 
 
@@ -58,7 +58,7 @@ def reasons(diagnosis: Diagnosis) -> list[str]:
 
 
 def of_step(diagnosis: Diagnosis) -> tuple[str | None, int | None, int | None]:
-    """Return file, line and column of the failure as a whole: the first place, else the step's."""
+    """Return file, line and column of the failure as a whole: the first location, else the step's."""
     if diagnosis.places and not findings(diagnosis):
         first = diagnosis.places[0]
         return first.file, first.line, first.column

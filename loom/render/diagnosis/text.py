@@ -59,7 +59,7 @@ def lines(diagnosis: Diagnosis, look: Look, *, now_ns: int) -> Iterator[str]:
         yield from (f"  {line}" for line in excerpt_lines(diagnosis.excerpt))
         yield ""
     if diagnosis.places:
-        yield "look at: " + ", ".join(f"{place.file}:{place.line}" for place in diagnosis.places)
+        yield "look at: " + ", ".join(f"{each.file}:{each.line}" for each in diagnosis.places)
     yield from failed_jobs(diagnosis)
     if diagnosis.reproduce:
         yield f"again:   {diagnosis.reproduce}"
@@ -197,7 +197,7 @@ def groups_text(diagnosis: Diagnosis) -> str:
 
 
 def group_text(group: FailureGroup) -> str:
-    """Return the cause with its count, and the first test and place that show it."""
+    """Return the cause with its count, and the first test and location that show it."""
     first = group.first
     where = f"{first.file}:{first.line}" if first.file and first.line else first.file
     names = ", ".join(name for name in (first.test, where) if name and name != group.message)
@@ -250,9 +250,9 @@ def changes(since: SinceGreen, most: int = 8) -> list[str]:
 
 
 def _changed(file: ChangedFile) -> str:
-    place = f":{file.line}" if file.line else ""
+    line = f":{file.line}" if file.line else ""
     how = "" if file.change == "modified" else f" ({file.change})"
-    return f"{visible(file.path)}{place}{how}"
+    return f"{visible(file.path)}{line}{how}"
 
 
 def _side(value: str | None) -> str:

@@ -10,9 +10,9 @@ from loom.analysis.diagnosis import (
     diagnose,
 )
 from loom.analysis.known_failures import InSource
+from loom.analysis.locations import locations_in
 from loom.analysis.named_files import missing_paths
 from loom.analysis.output import ReadLine, ReadOutput, lines_that_matter
-from loom.analysis.places import places_in
 from loom.render.diagnosis import lines
 from loom.render.diagnosis.agent import MOST_BYTES
 from loom.render.look import Look
@@ -130,7 +130,7 @@ def test_places_are_the_projects_own() -> None:
         "node_modules/x/index.js:1:2",
         "app/a.ts(4,5): error TS1005",
     ]
-    assert [(p.file, p.line) for p in places_in(lines)] == [("app/a.ts", 4), ("src/main.c", 3), ("src/app.py", 12)]
+    assert [(p.file, p.line) for p in locations_in(lines)] == [("app/a.ts", 4), ("src/main.c", 3), ("src/app.py", 12)]
 
 
 def test_the_command_that_reproduces_keeps_the_inputs() -> None:
@@ -192,7 +192,7 @@ def test_places_of_warnings_and_of_calls_are_none(tmp_path: Path) -> None:
     (tmp_path / "a.c").write_text("")
     printed = ["a.c:9:1: warning: unused", "v.push(1);", "string_at(0)", "a.c:3:1: error: expected ;"]
     found = diagnose(evidence(lines=printed, root=tmp_path))
-    assert [(place.file, place.line) for place in found.places] == [("a.c", 3)]
+    assert [(each.file, each.line) for each in found.places] == [("a.c", 3)]
 
 
 def test_the_telling_line_is_among_those_shown() -> None:

@@ -1,4 +1,4 @@
-"""The places in a project's files that output names, below the project's root.
+"""Find the positions in a project's files that output names, below the project's root.
 
 A tool names a file relative to its own directory: that of the step when it ended, one that make or ninja entered, or one that
 its command line names. The job's files tell which.
@@ -18,12 +18,12 @@ from msgspec.structs import replace
 
 from loom.record.documents import Document
 from loom.status import Code
-from loom.util.paths import JOB_PLACE
+from loom.util.paths import JOB_DIRECTORY
 
-MOST_PLACES = 5
+MOST_LOCATIONS = 5
 _MOST_WALKED = 20_000
 """Entries of the project that are looked at for a file that no known directory has."""
-_ROOTS = re.compile(rf"^(?:/workspace|\S*/{JOB_PLACE})(?:/|$)|^\./")
+_ROOTS = re.compile(rf"^(?:/workspace|\S*/{JOB_DIRECTORY})(?:/|$)|^\./")
 
 
 class Location(Document, frozen=True, kw_only=True):
@@ -39,7 +39,7 @@ def from_root(path: str) -> str:
     return _ROOTS.sub("", path)
 
 
-_PLACES = (
+_PATTERNS = (
     re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)'),
     re.compile(r"^(?P<file>[\w@+-][\w.@+-]*(?:[/.][\w@+-][\w.@+-]*)+): (?:line )?(?P<line>\d+)[:,] "),
     re.compile(r"\b(?:at|in) (?P<file>/?(?:[\w.@+-]+/)*[\w@+-]+\.\w{1,4}) (?:on )?line (?P<line>\d+)\b"),
@@ -56,11 +56,11 @@ _PLACES = (
 _FOREIGN = re.compile(r"(?:^|/)(?:site-packages|dist-packages|node_modules|lib/python[\d.]+|\.cargo|go/pkg)/|^<")
 
 
-def places_in(lines: Sequence[str], most: int = MOST_PLACES) -> list[Location]:
+def locations_in(lines: Sequence[str], most: int = MOST_LOCATIONS) -> list[Location]:
     """Return `file:line` mentions of the project's own files, last one first; skip library files."""
     found: dict[tuple[str, int], Location] = {}
     for line in reversed(lines):
-        for pattern in _PLACES:
+        for pattern in _PATTERNS:
             for match in pattern.finditer(line):
                 file = from_root(match["file"])
                 if is_foreign(file):
@@ -68,8 +68,8 @@ def places_in(lines: Sequence[str], most: int = MOST_PLACES) -> list[Location]:
                 column = match.groupdict().get("column")
                 if int(match["line"]) == 0:
                     continue
-                place = Location(file=file, line=int(match["line"]), column=int(column) if column else None)
-                found.setdefault((place.file, place.line), place)
+                found_at = Location(file=file, line=int(match["line"]), column=int(column) if column else None)
+                found.setdefault((found_at.file, found_at.line), found_at)
                 if len(found) >= most:
                     return list(found.values())
     return list(found.values())
@@ -107,17 +107,19 @@ class WorkingDirectories:
         ending = [found for found in self._all if found == below or found.endswith(f"/{below}")]
         return ending[0] if len(ending) == 1 else path
 
-    def are_there(self, places: Sequence[Location]) -> bool:
-        """Return whether one of the places is in a file that is there; any if nothing is known of the files."""
-        return any(self._root is None or self._is_there(self.file(place.file)) for place in places)
+    def are_there(self, locations: Sequence[Location]) -> bool:
+        """Return whether one of the locations is in a file that is there; any if nothing is known of the files."""
+        return any(self._root is None or self._is_there(self.file(each.file)) for each in locations)
 
     def _is_there(self, path: str) -> bool:
         return self._root is not None and os.path.lexists(self._root / path)
 
-    def placed(self, places: Iterable[Location]) -> list[Location]:
-        """Return the first places, below the root; those in files that are there, if any."""
-        found = [replace(place, file=self.file(place.file)) for place in islice(dict.fromkeys(places), 2 * MOST_PLACES)]
-        return [place for place in found if self._is_there(place.file)] or found
+    def resolved(self, locations: Iterable[Location]) -> list[Location]:
+        """Return the first locations, below the root; those in files that are there, if any."""
+        found = [
+            replace(each, file=self.file(each.file)) for each in islice(dict.fromkeys(locations), 2 * MOST_LOCATIONS)
+        ]
+        return [each for each in found if self._is_there(each.file)] or found
 
     def _entered_before(self, path: str) -> Sequence[str]:
         """Return the directories that were entered, and not left, where the path is named first; the innermost first."""
