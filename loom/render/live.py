@@ -65,8 +65,6 @@ class Live:
         self._terminal = threading.RLock()
         """Held while writing (from cursor position to cursor position) and while changing the area's data."""
         self._running: dict[str, _Running] = {}
-        self._stages: dict[str, list[str]] = {}
-        self._ended: set[str] = set()
         self._begun = clock()
         self._live: RichLive | None = None
         self._closed = threading.Event()
@@ -93,15 +91,10 @@ class Live:
                 live.stop()
 
     def _follow(self, event: PhaseEvent) -> None:
-        if event.kind == "message" and event.message == "plan_resolved":
-            self._stages.clear()
-            for job in event.data["jobs"]:
-                self._stages.setdefault(job["stage"], []).append(job["id"])
         if event.job_id is None:
             return
         if event.kind == "message" and event.message == "job_finished":
             self._running.pop(event.job_id, None)
-            self._ended.add(event.job_id)
         elif event.kind == "phase_started":
             job = self._running.setdefault(event.job_id, _Running(since=self._clock(), doing=""))
             job.doing, job.last = visible(doing(event)), ""
@@ -166,14 +159,15 @@ class Live:
     def _bottom(self, now: float) -> RenderableType:
         from rich.text import Text
 
-        if not self._running and not self._ended:
+        stages: dict[str, list[bool]] = {}
+        for job in self._screen.fold.jobs.values():
+            stages.setdefault(job.stage, []).append(job.end is not None)
+        if not self._running and not any(map(any, stages.values())):
             return Text(f"taking the snapshot  {rough_duration((now - self._begun) * 1000)}", style="dim")
         dot = f" {self._look.marks['dot']} "
-        stages = dot.join(
-            f"{stage} {sum(job in self._ended for job in jobs)}/{len(jobs)}" for stage, jobs in self._stages.items()
-        )
+        done = dot.join(f"{stage} {sum(ended)}/{len(ended)}" for stage, ended in stages.items())
         return Text(
-            f"{stages}{dot}{rough_duration((now - self._begun) * 1000)}", style="dim", no_wrap=True, overflow="ellipsis"
+            f"{done}{dot}{rough_duration((now - self._begun) * 1000)}", style="dim", no_wrap=True, overflow="ellipsis"
         )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from loom.record.events import OutputEvent, PhaseCode, PhaseEvent
+from loom.record.fold import JobState, RunFold
 from loom.record.journal import OutputBatch
 from loom.record.lines import TAIL_LINES
 from loom.render.look import Detail, Look
@@ -78,16 +79,17 @@ def while_heard(write: Callable[[Text], object]) -> Callable[[Text], None]:
 class Sections:
     """Folds the sections that every output marks. A collapsed one is shown at its end, as one line with its size and duration."""
 
-    def __init__(self, marks: Mapping[str, str]) -> None:
+    def __init__(self, marks: Mapping[str, str], reader_of: Callable[[str], SectionReader]) -> None:
+        """`reader_of`: return a new reader for the output of a job."""
         self._marks = marks
+        self._reader_of = reader_of
         self._readers: dict[tuple[str, str], SectionReader] = {}
-        self.planned: Mapping[str, Mapping[str, Any]] = {}
 
     def lines(self, key: tuple[str, str], text: str) -> Iterator[str]:
         """Yield what to show for one line of an output."""
         reader = self._readers.get(key)
         if reader is None:
-            reader = self._readers[key] = reader_for(self.planned.get(key[0], {}))
+            reader = self._readers[key] = self._reader_of(key[0])
         for part in reader.parts(text):
             if any(section.collapsed for section in reader.open):
                 continue
@@ -120,18 +122,16 @@ class Screen:
             write(cleaned(line, colours=look.paint is not None))
 
         self._write = while_heard(write_cleaned)
-        self._planned: dict[str, dict[str, Any]] = {}
+        self.fold = RunFold()
         self._tails: dict[tuple[str, str], deque[OutputEvent]] = {}
-        self._steps: dict[tuple[str, str], dict[str, Any]] = {}
-        """The values of steps' starts and ends."""
-        self._sections = Sections(look.marks)
+        self._sections = Sections(look.marks, self._reader_of)
         self._job_width = 8
-        self._logs_dir = ""
-        self._opened_by: dict[str, Mapping[str, Any]] = {}
 
     def phase(self, event: PhaseEvent) -> None:
-        for line in () if self._look.detail is Detail.QUIET else self._lines(event):
-            self._write(line)
+        if self._look.detail is not Detail.QUIET:
+            self.fold.apply(event)
+            for line in self._lines(event):
+                self._write(line)
 
     def output(self, batch: OutputBatch) -> None:
         if self._look.detail is Detail.QUIET:
@@ -148,7 +148,13 @@ class Screen:
 
     def seen(self, job_id: str, text: str) -> list[str]:
         """Return the lines that people see of one line of a job's output."""
-        return [visible(line) for line in reader_for(self._planned.get(job_id, {})).seen(text)]
+        return [visible(line) for line in self._reader_of(job_id).seen(text)]
+
+    def _job(self, job_id: str | None) -> JobState:
+        return self.fold.jobs.get(job_id or "") or JobState(job_id or "", {})
+
+    def _reader_of(self, job_id: str) -> SectionReader:
+        return reader_for(self._job(job_id).planned)
 
     def _prefix(self, job_id: str) -> str:
         return self._look.styled(f"{job_id:<{self._job_width}} {self._look.marks['bar']} ", "job")
@@ -161,19 +167,13 @@ class Screen:
             yield from self._fact(event)
         elif event.kind == "phase_started":
             yield from self._started(event)
-        elif event.step is not None:
-            self._steps.setdefault((event.job_id or "", event.step), {}).update(event.data)
         elif event.phase_code == PhaseCode.RUN_BOOTSTRAP and event.error:
             yield "\n".join(self._look.styled(line, "bad") for line in event.error.splitlines())
 
     def _started(self, event: PhaseEvent) -> Iterator[str]:
-        if event.phase_code == PhaseCode.RUN_BOOTSTRAP:
-            self._logs_dir = str(event.data.get("logs_dir", ""))
         if event.job_id is None:
             return
         self._tails.pop((event.job_id, event.step or event.section or ""), None)  # from an earlier attempt
-        if event.step is not None:
-            self._steps[event.job_id, event.step] = dict(event.data)
         if event.step is not None and self._look.stream:
             first = str(event.data.get("command", "")).strip().splitlines() or [""]
             more = f" {self._look.marks['dots']}" if len(first) > 1 else ""
@@ -188,9 +188,7 @@ class Screen:
                 yield self._prefix(event.job_id or "") + line
         match event.message:
             case "plan_resolved":
-                self._planned = {job["id"]: job for job in data["jobs"]}
-                self._sections.planned = self._planned
-                self._job_width = min(40, max([8, *(len(job_id) for job_id in self._planned)]))
+                self._job_width = min(40, max([8, *(len(job["id"]) for job in data["jobs"])]))
             case "engine_answered" if self._look.detail is Detail.VERBOSE:
                 yield self._look.styled(f"  engine {data['engine']}", "dim")
             case "snapshot_taken":
@@ -201,8 +199,7 @@ class Screen:
                 exact = data.get("digest") or data["id"]
                 yield self._row("start", "dim", event.job_id or "", f"image {data['name'] or ''} is {exact}")
             case "session_opened":
-                self._opened_by[event.job_id or ""] = data
-                image = self._planned.get(event.job_id or "", {}).get("image")
+                image = self._job(event.job_id).planned.get("image")
                 facts = [f"{key}={value}" for key, value in data.items() if value not in ("", None)]
                 more = f" ({', '.join(facts)})" if facts and self._look.detail is Detail.VERBOSE else ""
                 if not self._look.calm:
@@ -264,11 +261,11 @@ class Screen:
         """Show the failing job's step, command, exit code, last lines, and where to find the rest."""
         from loom.analysis.diagnosis import ending_command, locations_in_step  # only a failed job needs it
 
-        job_id = event.job_id or ""
+        job_id, job = event.job_id or "", self._job(event.job_id)
         by = None
         step, section = event.data.get("failing_step"), event.data.get("failing_section")
         unit = str(step or section or "")
-        data = self._steps.get((job_id, unit), {})
+        data = job.failing_step[1].data if job.failing_step else {}
         if step is not None:
             code = "" if event.exit_code is None else f", exit code {event.exit_code}"
             at = f" ({shown(data['file'])}:{data['line']})" if data.get("file") else ""
@@ -289,8 +286,8 @@ class Screen:
             for line in event.error.splitlines():
                 yield f"    {self._look.styled(line, 'bad')}"
         bar = self._look.styled(self._look.marks["bar"], "dim")
-        tail, reader = self._tails.get((job_id, unit), ()), reader_for(self._planned.get(job_id, {}))
-        for text in _lines_of(tail, self._look.marks["dots"], reader):
+        tail = self._tails.get((job_id, unit), ())
+        for text in _lines_of(tail, self._look.marks["dots"], self._reader_of(job_id)):
             yield f"    {bar} {text}"
         if step is not None and by is None:
             locations = [
@@ -300,8 +297,8 @@ class Screen:
                 yield f"    that is {named}"
         if unit:
             folder = f"user/{step}" if step else f"system/{section}"
-            yield f"    events: {self._logs_dir}/jobs/{job_id}/{folder}/events.jsonl"
-        if opened := self._opened_by.pop(job_id, None):
+            yield f"    events: {self.fold.started.get('logs_dir', '')}/jobs/{job_id}/{folder}/events.jsonl"
+        if opened := job.facts.get("session_opened"):
             laid_out = opened.get("mount_mode") in ("bind_mount", "none")
             yield f"    files: {opened.get('workspace') if laid_out else f'loom workspace {event.run_id} {job_id}'}"
 

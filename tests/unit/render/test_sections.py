@@ -8,13 +8,13 @@ from loom.render.look import Look
 from loom.render.screen import Screen, Sections
 from loom.secrets.masking import Masker
 from loom.status import Status
-from loom.util.sections import MOST_DEEP
+from loom.util.sections import MOST_DEEP, SectionReader
 
 AT = ("job", "script/01")
 
 
 def shown(*lines: str) -> list[str]:
-    sections = Sections({"start": ">", "open": "v", "close": "^"})
+    sections = Sections({"start": ">", "open": "v", "close": "^"}, lambda _: SectionReader())
     return [line for text in lines for line in sections.lines(AT, text)] + list(sections.end(AT))
 
 
