@@ -19,6 +19,7 @@ class Withheld(Struct, frozen=True):
 
     reason: str
     of_several: str
+    even_if_named: bool = False
 
 
 class Candidate(Struct, kw_only=True):

@@ -68,12 +68,20 @@ class Choice:
                 self.left_out[candidate.id] = p.NOT_SELECTED
             elif not candidate.decision.runs:
                 self.left_out[candidate.id] = candidate.decision.reason
-            elif candidate.held and candidate.id not in exact:
+            elif candidate.held and (candidate.id not in exact or candidate.held.even_if_named):
                 self.left_out[candidate.id] = candidate.held.reason
                 self.held[candidate.id] = candidate.held.of_several
             else:
                 result[candidate.id] = candidate
         return result
+
+    def refuse_held(self, candidates: Sequence[Candidate], *, hint: str, code: str) -> None:
+        """Raise RequestError where a name means only jobs that can't run here."""
+        for wanted in self.selection.jobs:
+            held = [one.held for one in candidates if wanted in one.names]
+            reasons = [one.reason for one in held if one is not None and one.even_if_named]
+            if reasons and len(reasons) == len(held):
+                raise RequestError(f"{wanted}: {reasons[0]}", hint=hint, code=code)
 
     def not_selected(self) -> tuple[p.NotSelected, ...]:
         return tuple(

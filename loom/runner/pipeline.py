@@ -364,7 +364,8 @@ class Run:
         outputs: dict[str, str] = {}
         for result in results.values():
             outputs |= result.outputs
-        return JobResult(status=run_status(results.values()), outputs=outputs)
+        skipped = {result.status for result in results.values()} == {Status.SKIPPED}
+        return JobResult(status=Status.SKIPPED if skipped else run_status(results.values()), outputs=outputs)
 
     def _archive_of(self, job_id: str) -> Path:
         known = self._request.reuse or self._request.brought

@@ -95,6 +95,9 @@ class GitHubCandidates:
         self.of_values = Problems(code=yaml.CODE)
         """The problems of values, which another event may not have."""
         self.event = event_of(context)
+        config = context.config
+        self.known_labels = frozenset(label.lower() for label in (*config.github.runs_on, *config.pools))
+        """Those of the user's configuration, in lower case."""
         self._everything = everything
         """Whether all files count as triggered."""
         self._taken: set[str] = set()
@@ -349,7 +352,7 @@ class GitHubCandidates:
 
     def _held(self, node: Node, texts: Texts) -> Withheld | None:
         config = self.context.config
-        found = refused(self._labels(node, texts) or (), {*config.github.runs_on, *config.pools})
+        found = refused(self._labels(node, texts) or (), self.known_labels)
         if found is not None:
             return Withheld(*found)
         environment = node.get("environment")

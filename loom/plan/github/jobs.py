@@ -128,8 +128,8 @@ class GitHubJobBuilder(builder.Refusals):
         return actions.fetched(name, ref, self.context.repositories()) or Action(uses=f"{name}@{ref}", repository=name)
 
     def _pool(self, candidate: GitHubCandidate) -> Pool:
-        pools = self.context.config.pools
-        pool = next((label for label in candidate.labels or () if label in pools), None)
+        pools = {name.lower(): name for name in self.context.config.pools}
+        pool = next((pools[label] for label in candidate.labels or () if label in pools), None)
         has_image = self._container_of(candidate) is not None or self._image_of_label(candidate) is not None
         return placed(pool, has_image=has_image, selection=self.selection, config=self.context.config)
 

@@ -7,8 +7,7 @@ from collections.abc import Collection
 
 from loom.util.units import machine
 
-_SYSTEMS = {"windows": "Windows", "mac": "macOS", "own": "runners of your own"}
-_OTHERS = re.compile(r"(?:^|[^a-z])(?:(?P<windows>win(dows)?)|(?P<mac>macos|mac|osx)|(?P<own>self-hosted))(?:[^a-z]|$)")
+_SYSTEM = re.compile(r"(?:^|[^a-z])(?:(?P<Windows>win(dows)?)|(?P<macOS>macos|mac|osx))(?:[^a-z]|$)")
 _ARM = re.compile(r"(?:^|[^a-z])(?:arm|arm64|aarch64)(?:[^a-z0-9]|$)")
 _LINUX = re.compile(r"ubuntu|linux|^(x64|x86_64|arm64|aarch64)$")
 """In the labels of GitHub's runners, and of others that stand in for them."""
@@ -16,24 +15,30 @@ _RETIRED = re.compile(r"ubuntu-(?:1\d|20)\.\d\d")
 """Labels whose jobs wait at GitHub for ever."""
 
 
-def refused(labels: Collection[str], known: Collection[str]) -> tuple[str, str] | None:
+def refused(labels: Collection[str], known: Collection[str]) -> tuple[str, str, bool] | None:
     """Return why a job with these labels does not run here, also in words for several jobs; None if it does.
 
-    `known`: the labels that the user's configuration has an image or a pool for.
+    The third value: it does not run even if it is named, since its result would say nothing. `known`: the labels that the
+    user's configuration has an image or a pool for, in lower case.
     """
     if any(label in known for label in labels):
         return None
     for label in labels:
-        if found := _OTHERS.search(label):
-            system = _SYSTEMS[found.lastgroup or ""]
-            return f"its label {label} is of {system}; jobs run on Linux here", f"they want {system}"
+        if found := _SYSTEM.search(label):
+            system = found.lastgroup
+            return f"its label {label} is of {system}; jobs run on Linux here", f"they want {system}", True
         if _ARM.search(label) and not (here := machine()).endswith("/arm64"):
-            return f"its label {label} is of arm64; this machine is {here}", "they want arm64"
+            return f"its label {label} is of arm64; this machine is {here}", "they want arm64", True
+    for label in labels:
         retired = _RETIRED.fullmatch(label)
+        if "self-hosted" in label:
+            own = "runners of your own"
+            return f"its label {label} is of {own}; jobs run on Linux here", f"they want {own}", False
         if retired or not _LINUX.search(label):
             advice = f"`github: {{runs_on: {{{label}: IMAGE}}}}` of your configuration gives it an image"
             one, several = (
                 ("a retired runner", "retired runners") if retired else ("no known runner", "no known runners")
             )
-            return f"its label {label} is of {one}; {advice}", f"their labels are of {several}"
+            return f"its label {label} is of {one}; {advice}", f"their labels are of {several}", False
     return None
+

@@ -16,6 +16,7 @@ from loom.util.bounded import listed
 from loom.util.units import meant
 from loom.workflow.github import yaml
 from loom.workflow.github.events import DISPATCH
+from loom.workflow.github.shapes import UNSUPPORTED
 from loom.workflow.github.sources import Repositories
 from loom.workflow.github.workflows import CALL, Entry, Workflows
 from loom.workflow.predefined import KNOWN_TO_PLANS
@@ -33,6 +34,9 @@ def resolve(workflows: Workflows, selection: p.JobSelection, context: p.ResolveC
     wrong = [*candidates.problems.found, *candidates.of_values.found]
     if wrong:
         raise WorkflowError(list(dict.fromkeys(wrong)))
+    choice.refuse_held(
+        found, hint="`github: {runs_on: {LABEL: IMAGE}}` of your configuration runs it in an image", code=UNSUPPORTED
+    )
     jobs = choice.connect(found, choice.select(found))
     made = GitHubJobBuilder(candidates, context, selection)
     made.there = frozenset(candidate.id for candidate in jobs)

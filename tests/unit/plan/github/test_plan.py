@@ -155,7 +155,15 @@ def test_a_matrix_becomes_jobs(planned: Planned) -> None:
     assert plan.jobs[0].matrix == {"os": "ubuntu-latest", "v": "1.1", "more": "Object", "color": "red"}
     after = late(plan.jobs[-1])
     assert after.needs[0].jobs == tuple(ids(plan)[:3])  # the one for Windows is no reason to leave it out
-    assert ids(planned({}, "T windows-latest")) == ["test.windows-latest-1.1-red"]
+    assert ids(planned({}, "test")) == ids(plan)[:3]
+
+
+@pytest.mark.parametrize("name", ["T windows-latest", "test.windows-latest-1.1-red"])
+def test_a_job_of_another_system_never_runs_here(planned: Planned, name: str) -> None:
+    with pytest.raises(RequestError, match="its label windows-latest is of Windows; ") as caught:
+        planned(MATRIX, name, "after")
+    assert "`github: {runs_on: {LABEL: IMAGE}}`" in (caught.value.hint or "")
+    assert len(ids(planned({}, name, github={"runs_on": {"Windows-Latest": "win"}}))) == 1
 
 
 def test_a_list_of_an_expression_stands_for_its_elements(planned: Planned) -> None:
