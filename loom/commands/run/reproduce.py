@@ -25,6 +25,7 @@ from loom.analysis.evidence import recorded_diagnosis
 from loom.analysis.reasons import Circumstances
 from loom.analysis.server_log import LogFacts, LogReader, ServerLog, diagnosis_of_log, outputs_in_log, used_outputs
 from loom.analysis.verdict import Block, parting_of
+from loom.cancel import Cancel
 from loom.commands import project, terminal
 from loom.commands.project import Here
 from loom.commands.record import remote
@@ -46,9 +47,11 @@ from loom.commands.servers import (
 )
 from loom.errors import LoomError, RequestError
 from loom.plan.github.labels import refused
+from loom.plan.growth import grown
 from loom.plan.model import Job, Plan
 from loom.plan.origin import origin_of as project_origin
 from loom.record.run_paths import artifacts_beside
+from loom.runner.late.jobs import LateJobs
 from loom.runner.request import Brought
 from loom.status import JobResult, Status
 from loom.storage import dotenv, zips
@@ -123,6 +126,11 @@ def _names_there(job: Job) -> tuple[str, ...]:
     return (job.name, job.id) if not values else (f"{job.name} ({values})", f"{job.name}: [{values}]", job.name, job.id)
 
 
+def _may_become(job: Job, name: str) -> bool:
+    parts = re.split(r"\$\{\{.*?\}\}", job.late.shown if job.late is not None else "")
+    return re.fullmatch(".*".join(map(re.escape, parts)) + r"(?: \(.*\))?", name) is not None
+
+
 _INPUTS = re.compile(rb"(?:\s|#.*\n|---\n)*spec:(?:.*\n)?\s*inputs:")
 """The beginning of a GitLab file that declares inputs."""
 _OUTPUT = re.compile(r"needs\.([\w-]+)\.outputs\.([\w-]+)=(.*)", re.DOTALL)
@@ -174,17 +182,17 @@ class _Reproducing:
                 self._address.kind: self._settings(),
             }
         )
-        prepared = prepare(given)
-        target = self._target(prepared.plan)
+        prepared = prepare(self._of_late_matrix(given))
+        plan, target = self._target(prepared.plan)
         file = self._directory / "tree" / prepared.plan.workflow_path
         if not given.inputs and file.is_file() and _INPUTS.match(file.read_bytes()):
             self._notes.append(
                 "the API does not have the pipeline's inputs: their defaults count; --input gives others"
             )
         job = pinned_job(target, self._log.facts.images, prepared, self._notes, self._differs)
-        jobs = tuple(job if each.id == job.id else each for each in prepared.plan.jobs)
-        brought = self._brought(prepared.plan, target)
-        prepared = replace(prepared, plan=replace(prepared.plan, jobs=jobs), brought=brought)
+        jobs = tuple(job if each.id == job.id else each for each in plan.jobs)
+        brought = self._brought(plan, target)
+        prepared = replace(prepared, plan=replace(plan, jobs=jobs), brought=brought)
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             code = running.execute(prepared)
         self._verdict(prepared, target, with_cache=with_cache, as_json=as_json)
@@ -293,7 +301,20 @@ class _Reproducing:
             self._differs.append(Pair(name=f"variable {one.name}", a="set, hidden", b=None))
         return None
 
-    def _target(self, plan: Plan) -> Job:
+    def _of_late_matrix(self, given: Options) -> Options:
+        """Select the job of a matrix that only a result of another job tells, if the server's name can be one of its."""
+        plan = _whole(given) if self._address.kind == "github" else None
+        jobs = plan.jobs if plan is not None else ()
+        if any(self._job.name in _names_there(job) for job in jobs):
+            return given
+        several = [job for job in jobs if job.late is not None and job.late.strategy]
+        return replace(given, names=tuple(job.id for job in several if _may_become(job, self._job.name)) or given.names)
+
+    def _target(self, plan: Plan) -> tuple[Plan, Job]:
+        """Return the job, and the plan in which it stands by itself."""
+        for job in plan.jobs:
+            if job.late is not None and job.late.strategy:
+                plan = self._grown(plan, job)
         named = [job for job in plan.jobs if self._job.name in _names_there(job)]
         if len(named) != 1:
             found = "more than one" if named else "no"
@@ -302,7 +323,21 @@ class _Reproducing:
                 hint=f"see what it has: cd {self._directory / 'tree'} && loom compile --explain",
                 code="JOB_UNKNOWN",
             )
-        return named[0]
+        return plan, named[0]
+
+    def _grown(self, plan: Plan, job: Job) -> Plan:
+        """Return the plan with the job of the server in place of one that its matrix makes several."""
+        outputs = self._outputs(job)
+        done = {name: JobResult(status=Status.SUCCESS, outputs=given) for name, given in outputs.items()}
+        start, jobs = LateJobs(plan, done, Cancel()).several(job)
+        if start.status is not Status.SUCCESS:
+            needed = next(iter(sorted(used_outputs(job))), ("JOB", "NAME"))
+            raise RequestError(
+                f"{self._job.name} has a matrix from an output of another job, which the API does not give: {start.reason}",
+                hint=f"--var 'needs.{needed[0]}.outputs.{needed[1]}=JSON' gives it",
+                code="JOB_UNKNOWN",
+            )
+        return grown(plan, job.id, tuple(one for one in jobs if self._job.name in _names_there(one)))
 
     def _brought(self, plan: Plan, target: Job) -> Brought:
         """Return the results of the jobs before the target, and download what they left."""
@@ -337,7 +372,8 @@ class _Reproducing:
         known = outputs_in_log(target, (line.text for line in lines if line.kind == "header")) | self._given_outputs
         if missing := sorted(used - known.keys()):
             names = ", ".join(f"needs.{need}.outputs.{name}" for need, name in missing)
-            self._notes.append(f"the API does not give {names}, empty here: --var NAME=value gives them")
+            note = f"the API does not give {names}, empty here: --var NAME=value gives them"
+            self._notes += [note] if note not in self._notes else []
         found: dict[str, dict[str, str]] = {}
         for need in target.late.needs if target.late is not None else ():
             for job_id in need.jobs:

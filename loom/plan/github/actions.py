@@ -8,6 +8,7 @@ from pathlib import Path
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from loom.errors import RequestError
 from loom.plan.late import Action
 from loom.plan.model import ResolveContext
 from loom.util import yaml_file
@@ -75,14 +76,22 @@ def read(uses: str, root: Path, context: ResolveContext) -> ActionFile:
     path = uses[2:].strip("/")
     for name in (*NAMES, "Dockerfile"):
         file = f"{path}/{name}".lstrip("/")
-        try:
-            data = yaml_file.read_bytes(root / file, within=root)
-        except OSError:
+        if (data := _content(uses, root / file, root)) is None:
             continue
         if name == "Dockerfile":
             return ActionFile(action=Action(uses=uses, path=path, using="docker", image=name))
         return described(yaml.parse(data, file), Action(uses=uses, path=path))
     raise BadAction(f"{uses}: the project has no {f'{path}/action.yml'.lstrip('/')}")
+
+
+def _content(uses: str, path: Path, root: Path) -> bytes | None:
+    """Return what a file of an action's repository holds; None if there is none. Raises BadAction for one that leads out."""
+    try:
+        return yaml_file.read_bytes(path, within=root)
+    except OSError:
+        return None
+    except RequestError as error:
+        raise BadAction(f"{uses}: {error.message}") from error
 
 
 def _remote(uses: str, repositories: Repositories | None) -> ActionFile:
@@ -101,11 +110,8 @@ def _remote(uses: str, repositories: Repositories | None) -> ActionFile:
         return ActionFile(action=Action(uses=uses, using="composite"))
     action, directory = replace(action, uses=uses, path=path), Path(action.directory)
     for file in NAMES:
-        try:
-            data = yaml_file.read_bytes(directory / path / file, within=directory)
-        except OSError:
-            continue
-        return described(yaml.parse(data, f"{where}/{file}@{ref}"), action)
+        if (data := _content(uses, directory / path / file, directory)) is not None:
+            return described(yaml.parse(data, f"{where}/{file}@{ref}"), action)
     if (directory / path / "Dockerfile").is_file():
         return ActionFile(action=replace(action, using="docker", image="Dockerfile"))
     raise BadAction(f"{uses}: {owner}/{name} has no {path and f'{path}/'}action.yml at {ref}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from loom.errors import Problem
+from loom.errors import Problem, RequestError
 from loom.plan import model as p
 from loom.plan.candidates import Candidate, Withheld
 from loom.plan.github import matrix
@@ -420,7 +420,7 @@ class GitHubCandidates:
                 reader = WorkflowReader()
                 reader.read(name, read_bytes(directory / path, within=directory))
                 self._fetched[name] = reader.sound(name)
-            except NotFetched as error:
+            except (NotFetched, RequestError) as error:
                 self._fetched[name] = str(error)
             except OSError as error:
                 self._fetched[name] = f"{repository} has no {path} at {ref}: {(error.strerror or str(error)).lower()}"

@@ -71,7 +71,9 @@ class GitHubJobBuilder(builder.Refusals):
         secrets = self._secrets(candidate, late, written)
         late = replace(late, secrets={inner: outer.name for inner, outer in secrets.items()})
         minutes = texts.value(node.get("timeout-minutes"))
-        seconds = minutes * 60 if isinstance(minutes, float) and minutes > 0 else None
+        seconds = (
+            int(minutes) * 60.0 if isinstance(minutes, float) and minutes >= 1 else None
+        )  # whole ones, as on GitHub
         job = p.Job(
             id=candidate.id,
             name=candidate.name,

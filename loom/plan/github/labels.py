@@ -41,4 +41,3 @@ def refused(labels: Collection[str], known: Collection[str]) -> tuple[str, str, 
             )
             return f"its label {label} is of {one}; {advice}", f"their labels are of {several}", False
     return None
-

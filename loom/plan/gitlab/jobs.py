@@ -168,7 +168,7 @@ class GitLabJobBuilder(builder.Refusals):
         return (written[0], tuple(written[1:])) if written else (self.context.config.pull, ())
 
     def service(self, node: Node, texts: _Texts) -> p.Service:
-        name = texts.image_name(node)
+        name = texts.image_name(node, "services")
         alias = texts.maybe(node.get("alias"))
         aliases = tuple(re.split(r"[\s,]+", alias.strip())) if alias else service_aliases(name)
         own = read(node.get("variables"))
@@ -406,7 +406,7 @@ class _Texts:
     def maybe(self, node: Node | None) -> str | None:
         return None if node is None else self(text_of(node))
 
-    def image_name(self, node: Node) -> str:
+    def image_name(self, node: Node, key: str = "image") -> str:
         """Return the reference of an image or a service, which is text or has a `name`."""
         written = node.get("name") or node
         if written.kind is not Kind.SCALAR:
@@ -420,10 +420,10 @@ class _Texts:
             unset = [f"${one}" for one in self._unset(text_of(written))]
             if unset:
                 lacks = f"{' and '.join(unset)} {'has' if len(unset) == 1 else 'have'} no value here"
-                why = f"image: {error.message}. {lacks}: {GIVE}"
-                self.builder.refuse_at(self.candidate, written, self.at("image"), why)
+                why = f"{key}: {error.message}. {lacks}: {GIVE}"
+                self.builder.refuse_at(self.candidate, written, self.at(key), why)
             else:
-                self.builder.say(written, self.at("image"), f"image: {error.message}. {error.hint}")
+                self.builder.say(written, self.at(key), f"{key}: {error.message}. {error.hint}")
         return name
 
     def _unset(self, text: str) -> list[str]:

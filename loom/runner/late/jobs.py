@@ -108,9 +108,9 @@ class LateJobs:
             job = replace(job, allow_failure=AllowFailure(always=allowed))
         if late.timeout_minutes:
             minutes = filled(late.timeout_minutes, contexts)
-            if not isinstance(minutes, float) or minutes <= 0:
+            if not isinstance(minutes, float) or minutes < 1:
                 raise InvalidExpression(f"timeout-minutes is no number of minutes: {text_of(minutes)}")
-            job = replace(job, timeout_s=minutes * 60)
+            job = replace(job, timeout_s=int(minutes) * 60.0)
         if late.runs_on and job.image is not None:
             value = filled(late.runs_on, contexts)
             labels = [text_of(one).lower() for one in (value if isinstance(value, list) else [value])]
@@ -143,6 +143,7 @@ class LateJobs:
         for number, row in enumerate(rows):
             own = {**settings, "job-index": float(number), "max-parallel": most or float(len(rows))}
             part = "-".join(id_part(value, 32) for value in texts(row)) or str(number + 1)
+            shown = _shown(late, {**contexts, "matrix": row, "strategy": own})
             jobs.append(
                 replace(
                     start.job,
@@ -152,6 +153,7 @@ class LateJobs:
                         late,
                         strategy={},
                         of=job.id,
+                        shown=shown if "matrix." in late.name else f"{shown} ({', '.join(texts(row))})",
                         contexts={**late.contexts, "matrix": row, "strategy": own},
                         fail_fast=bool(settings["fail-fast"]),
                         max_parallel=int(most),
@@ -269,6 +271,13 @@ class LateJobs:
             given = self._results[job_id].outputs if job_id in self._results else {}
             found |= {name: value for name, value in given.items() if value or name not in found}
         return found
+
+
+def _shown(late: LateJob, contexts: Mapping[str, Value]) -> str:
+    try:
+        return text_of(filled(late.shown, contexts))
+    except InvalidExpression:
+        return late.shown
 
 
 def _typed(name: str, value: Value, kind: str) -> Value:

@@ -40,6 +40,8 @@ from loom.workflow.github.expressions import InvalidExpression, flag_of, number_
 
 PROGRAMS = ("node", "docker")
 """The kinds of steps that are programs of actions."""
+MINUTE_S = 60.0
+"""Of `timeout-minutes`, which counts whole ones, as on GitHub."""
 AFTER_CANCEL_S = 300.0
 """How long the steps may take that run although the job is canceled, as on GitHub."""
 MOST_ANNOTATIONS = 10
@@ -319,7 +321,7 @@ class LateSteps(Steps):
         own = None
         if late.timeout_minutes:
             minutes = number_of(self.state.value(late.timeout_minutes, late, self._env))
-            own = minutes * 60 if minutes > 0 else None
+            own = int(minutes) * MINUTE_S if minutes >= 1 else None
         if self.state.cancelled:
             used_s = (self._attempt.journal.now_ns() - self._canceled_at_ns) / 1e9
             left: float | None = max(0.001, AFTER_CANCEL_S - used_s)
@@ -502,16 +504,16 @@ class LateSteps(Steps):
                 )
 
     def _add_matchers(self, step: Step, path: str) -> None:
-        heard: list[bytes] = []
+        heard: dict[str, bytes] = {"stdout": b"", "stderr": b""}
 
         def keep(stream: str, data: bytes) -> None:
-            if stream == "stdout":
-                heard.append(data)
+            heard[stream] += data
 
         try:
             inside = self._open_job.session.inside(self._environment(step))
-            inside.exec(["cat", path], keep, self._cancel, timeout_s=10, stdin=False)
-            added = {each.format.name: each for each in limited(formats(b"".join(heard)), path)}
+            if inside.exec(["cat", path], keep, self._cancel, timeout_s=10, stdin=False).code != 0:
+                raise ValueError(heard["stderr"].decode("utf-8", "replace").strip() or "the file can't be read")
+            added = {each.format.name: each for each in limited(formats(heard["stdout"]), path)}
         except (InfrastructureError, ValueError) as error:
             self._attempt.warn(f"{step.id}: the problem matchers of {path} are not used: {error}", CODE)
             return

@@ -269,8 +269,14 @@ def of_github(case: Case, workflow: str, log: str, name: str, *words: str) -> di
     return found
 
 
-def test_job_of_a_matrix_on_github(case: Case) -> None:
-    found = of_github(case, GITHUB_WORKFLOW, GITHUB_LOG, "test (2)")
+@pytest.mark.parametrize("written", ["[1, 2]", "'${{ fromJSON(needs.list.outputs.v) }}'"])
+def test_job_of_a_matrix_on_github(case: Case, written: str) -> None:
+    """Of one that another job tells, too."""
+    workflow = GITHUB_WORKFLOW.replace("[1, 2]", written)
+    if written != "[1, 2]":
+        other = "  list: {runs-on: ubuntu-latest, outputs: {v: x}, steps: [{run: exit 9}]}\n  test:\n    needs: list"
+        workflow = workflow.replace("  test:", other)
+    found = of_github(case, workflow, GITHUB_LOG, "test (2)", "--var", "needs.list.outputs.v=[1, 2]")
     assert (found["verdict"], found["job_id"], found["parting"]) == ("reproduced", "test.2", None), found
     assert found["here"]["telling_line"] == "ls: cannot access 'dist/missing': No such file or directory"
 

@@ -238,7 +238,7 @@ def test_a_job_that_needs_a_server_is_refused_and_not_its_file(tmp_path: Path) -
     assert jobs["sound"].refused == ()
     for name, line, said in [
         ("unset", 3, "unset/image: image: '/app' is not a valid image name"),
-        ("service", 4, "service/image: image: '/db' is not"),
+        ("service", 4, "service/services: services: '/db' is not"),
         ("token", 5, "token/id_tokens/TOKEN: id_tokens: no GitLab server issues"),
         ("secret", 6, "secret/secrets/DB: secrets: loom does not ask the store"),
         ("identity", 7, "identity/identity: identity is not supported: Only a GitLab server"),

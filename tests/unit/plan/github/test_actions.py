@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from loom.errors import RequestError
 from loom.plan.github.actions import ActionFile, BadAction, read
 from loom.plan.late import Action
 from loom.plan.model import ResolveContext
@@ -150,5 +149,5 @@ def test_the_file_of_another_repositorys_action_lies_in_it(tmp_path: Path) -> No
     (tmp_path / "server/o/a/v1").mkdir(parents=True)
     (tmp_path / "action.yml").write_text(COMPOSITE)
     (tmp_path / "server/o/a/v1/action.yml").symlink_to(tmp_path / "action.yml")
-    with pytest.raises(RequestError, match="is a link that points outside"):
+    with pytest.raises(BadAction, match="is a link that points outside"):
         found(tmp_path, "o/a@v1")

@@ -218,7 +218,7 @@ def test_labels_that_only_a_run_knows_choose_the_image(label: str, image: str | 
     assert image is None or (start.job.image is not None and start.job.image.name == image)
 
 
-@pytest.mark.parametrize(("value", "expected"), [(2.5, 150), (0.0, "0"), ("10", "10"), (None, "")])
+@pytest.mark.parametrize(("value", "expected"), [(2.5, 120), (0.5, "0.5"), (0.0, "0"), ("10", "10"), (None, "")])
 def test_a_time_limit_may_be_known_when_the_job_starts(value: object, expected: object) -> None:
     one = job("one", timeout_minutes="${{ matrix.t }}", contexts={"matrix": {"t": value}})
     start = begun(one)[1]
@@ -388,9 +388,10 @@ def test_a_job_that_does_not_start_becomes_no_others() -> None:
 
 def test_what_a_job_becomes_has_its_row_and_its_strategy() -> None:
     strategy = {"max-parallel": 2, "matrix": {"n": ["a b", ""], "include": [{"n": "z" * 200}]}}
-    many = job("m", strategy=strategy, group="m", contexts={"github": {"ref": "r"}})
+    many = job("m", strategy=strategy, group="m", contexts={"github": {"ref": "r"}}, shown="up / m")
     late, _ = begun(job("M.a-b"), many)
     _, jobs = late.several(many)
+    assert [each.late.shown for each in jobs[:2] if each.late] == ["up / m (a b)", "up / m ()"]
     assert [each.id for each in jobs] == ["m.a-b-2", "m.2", f"m.{'z' * 32}"]
     assert [each.matrix for each in jobs] == [{"n": "a b"}, {"n": ""}, {"n": "z" * 200}]
     first = jobs[0].late
@@ -402,9 +403,11 @@ def test_what_a_job_becomes_has_its_row_and_its_strategy() -> None:
     }
     assert (first.strategy, first.of, first.fail_fast, first.max_parallel) == ({}, "m", True, 2)
     assert [each.id for each in late.plan.jobs] == ["M.a-b", *(each.id for each in jobs)]
-    slow = job("s", strategy={"fail-fast": False, "matrix": {"n": [1]}}, group="s")
+    names = {"name": "S ${{ matrix.n }}", "shown": "S ${{ matrix.n }}"}
+    slow = job("s", strategy={"fail-fast": False, "matrix": {"n": [1]}}, group="s", **names)
     _, (other,) = begun(slow)[0].several(slow)
     assert other.late is not None
+    assert other.late.shown == "S 1"
     assert (other.late.fail_fast, other.late.max_parallel) == (False, 0)
     assert other.late.contexts["strategy"]["fail-fast"] is False
 

@@ -16,6 +16,7 @@ from loom.commands.inside import resume
 from loom.plan.late import Action, LateStep
 from loom.plan.model import Image, Secret, Service
 from loom.runner.hooks import AtStep, Verdict
+from loom.runner.late import steps
 from loom.runner.late.state import LateState, runtime
 from loom.runner.late.steps import SHELLS
 from loom.status import Exit
@@ -291,13 +292,16 @@ def test_a_variable_that_no_shell_can_set_reaches_programs(make: Make) -> None:
     assert ran.lines("one") == ["c d"]
 
 
-def test_a_step_s_own_time_limit_is_a_failure(make: Make) -> None:
+def test_a_step_s_own_time_limit_is_a_failure(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts whole minutes: less than one is no limit."""
+    monkeypatch.setattr(steps, "MINUTE_S", 0.3)
+    limited = step("sleep 60", timeout_minutes="${{ 1.9 }}")
     ran = run(
         make,
-        job("one", step("sleep 60", timeout_minutes="${{ 0.005 }}"), step("echo f", condition="failure()")),
+        job("one", step("sleep 0.4", timeout_minutes="0.9"), limited, step("echo f", condition="failure()")),
         code=None,
     )
-    assert list(states(ran).values()) == ["failure", "success"]
+    assert list(states(ran).values()) == ["success", "failure", "success"]
 
 
 def test_the_job_s_time_limit_cancels_what_does_not_ask_for_it(make: Make) -> None:
@@ -320,13 +324,14 @@ def test_the_job_s_time_limit_cancels_what_does_not_ask_for_it(make: Make) -> No
     assert ran.statuses == {"one": "timed_out"}
 
 
-def test_the_time_limit_of_an_action_counts_for_its_steps(make: Make) -> None:
+def test_the_time_limit_of_an_action_counts_for_its_steps(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "MINUTE_S", 0.3)
     inside = (step("sleep 60", scope=("act",)), step("echo never", scope=("act",)))
     ran = run(
         make,
         job(
             "one",
-            step(kind="enter", timeout_minutes="0.005"),
+            step(kind="enter", timeout_minutes="1"),
             *inside,
             step(kind="leave"),
             step("echo f", condition="failure()"),
@@ -422,6 +427,12 @@ def test_ports_of_services_are_in_the_context_of_the_job() -> None:
     state = LateState(boxed, runtime("/w", "", ("bash",), ""), needs={}, secrets={}, run_id="1")
     text = "${{ job.container && 1 }} ${{ job.services.redis.ports[6379] }}"
     assert state.text(text, LateStep(kind="run")) == "1 6379"
+
+
+def test_a_missing_file_of_problem_matchers_is_named(make: Make) -> None:
+    ran = run(make, job("one", step("echo '::add-matcher::no/m.json'")))
+    told = ran.warnings("one")
+    assert any("of no/m.json are not used: cat: " in text and "No such file" in text for text in told)
 
 
 def test_problem_matchers_look_at_the_last_lines_of_a_step(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
