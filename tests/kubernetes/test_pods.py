@@ -366,7 +366,11 @@ PERL = (
 
 def test_a_service_that_is_not_ready_says_its_last_lines(pods: Pods) -> None:
     bad = Service(
-        name="bad", aliases=(), image=Image(name=kubernetes.IMAGE), command=("sh", "-c", "echo no license; exit 2")
+        name="bad",
+        aliases=(),
+        image=Image(name=kubernetes.IMAGE),
+        command=("sh", "-c", "echo no license; exit 2"),
+        ready=Ready(log="licensed"),  # without a condition, it would be ready for the moment in which it runs
     )
     job = with_service(bad)
     with (

@@ -131,6 +131,7 @@ loom_step() {
       (
         trap - $loom_signals
         unset loom_token loom_script SHLVL
+        loom_expose
         eval "$loom_settings"
         exec "$@"
       ) </dev/null >&3 2>&4 3>&- 4>&- 5<&-
@@ -177,6 +178,7 @@ loom_share() {
       (
         trap - $loom_signals
         unset loom_token SHLVL
+        loom_expose
         eval "$loom_settings"
         exec "$@"
       ) 8>&1 >&3 2>&4 3>&- 4>&- 5<&-

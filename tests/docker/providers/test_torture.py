@@ -232,6 +232,12 @@ def test_the_guard_of_an_empty_container_is_gone_before_the_first_step(any_sh: P
 # Limits and manners
 
 
+def test_the_kernel_ends_a_step_before_the_driver_where_memory_runs_out(any_sh: Place) -> None:
+    with any_sh.job() as job:
+        driver, step = job.run("cat /proc/1/oom_score_adj /proc/self/oom_score_adj").out.split()
+        assert int(step) == int(driver) + 100
+
+
 def test_running_out_of_memory_is_reported_as_such(docker_place: Place) -> None:
     with docker_place.job(resources=Resources(memory=32 * 1024 * 1024)) as job:
         assert job.run("echo fine; exit 1").exit.ended is Ended.EXITED
