@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from loom.plan.model import Job, JobSelection
-from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more
+from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, text_of
 from loom.workflow.loaded import Entry, Loaded
 
 
@@ -83,8 +83,8 @@ def _matrix_nodes(entry: Entry, matrix: Mapping[str, str]) -> dict[str, Node]:
     found: dict[str, Node] = {}
     for row in items_of(entry.merged.find("parallel", "matrix")):
         values = [(name, node) for name in matrix for node in one_or_more(row.get(name))]
-        found_in_row = {name: node for name, node in values if node.value == matrix[name]}
-        if len(found_in_row) == len(matrix):
+        found_in_row = {name: node for name, node in values if text_of(node) == matrix[name]}
+        if len(found_in_row) == len(matrix) == len(fields_of(row)):
             return found_in_row
         found |= found_in_row
     return found

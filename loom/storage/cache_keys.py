@@ -63,12 +63,17 @@ def key_of(spec: Spec, workspace: Path) -> str:
     `{prefix, files}` hashes names and contents of the files that match in `workspace`.
     """
     key = spec.key if isinstance(spec.key, str) else _key_of_files(spec.key, workspace)
-    if not key.strip() or len(key) > _LONGEST_KEY or "\0" in key:
-        raise CacheError(
-            f"the cache key {key[:80]!r} is {'empty' if not key.strip() else 'longer than 1000 characters'}",
-            hint="Use a shorter text, or `key: {files: [...]}`.",
-            code="CACHE_KEY_INVALID",
-        )
+    for wrong, why in (
+        (not key.strip(), "is empty"),
+        (len(key) > _LONGEST_KEY, f"is longer than {_LONGEST_KEY} characters"),
+        ("\0" in key, "has a NUL byte"),
+    ):
+        if wrong:
+            raise CacheError(
+                f"the cache key {key[:80]!r} {why}",
+                hint="Use another text, or `key: {files: [...]}`.",
+                code="CACHE_KEY_INVALID",
+            )
     return key
 
 

@@ -16,6 +16,8 @@ from loom.util.untrusted_files import read_regular
 
 MAX_BYTES = 5 * 1024
 """Of one file, as in GitLab."""
+MAX_VARIABLES = 150
+"""Of one job: what GitLab.com's largest plan allows. Others allow fewer (20 where an own server's default was never changed)."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -29,6 +31,8 @@ def read(patterns: Iterable[str], view: WorkspaceView) -> tuple[dict[str, str], 
             variables |= parsed(file.read(MAX_BYTES), entry.path)
     for item in skipped:
         raise _invalid(f"{item.path}: {item.reason}")
+    if len(variables) > MAX_VARIABLES:
+        raise _invalid(f"it has {len(variables)} variables, and no plan of GitLab allows more than {MAX_VARIABLES}")
     return variables, selection.missing
 
 

@@ -25,7 +25,7 @@ GITHUB = {
 GITLAB = {
     "plan.gitlab.jobs": {"_SERVICE_WAIT_S": 30},
     "runner.steps": {"AFTER_SCRIPT_TIMEOUT_S": 300},
-    "storage.dotenv": {"MAX_BYTES": 5 * KIB},
+    "storage.dotenv": {"MAX_BYTES": 5 * KIB, "MAX_VARIABLES": 150},
     "workflow.gitlab.files": {"MAX_INCLUDES": 150},
     "workflow.gitlab.inputs": {"MAX_FUNCTIONS": 3},
     "workflow.gitlab.limits": {"MOST_INSTANCES": 200, "WEEK": 7 * 24 * 3600},

@@ -10,6 +10,7 @@ from loom.plan.model import JobSelection, ResolveContext
 from loom.plan.provenance import sources
 from loom.plan.resolve import resolve
 from loom.workflow.dialects import load
+from tests.support.gitlab import PUSH
 
 TEXT = """version: v1
 stages: [a]
@@ -75,6 +76,7 @@ def test_values_of_a_workflow_have_their_place(tmp_path: Path) -> None:
 def test_a_combination_has_the_places_of_its_own_row(tmp_path: Path) -> None:
     text = TEXT[: TEXT.index(".base")] + (
         "many:\n  stage: a\n  script: [x]\n  parallel:\n    matrix:\n      - {N: a, M: x}\n      - {N: a, M: [y, z]}\n"
+        "      - {N: [b, c], M: d, O: w}\n      - {N: b, M: d}\n"
     )
     path = tmp_path / ".loom/workflow.yml"
     path.parent.mkdir()
@@ -89,4 +91,17 @@ def test_a_combination_has_the_places_of_its_own_row(tmp_path: Path) -> None:
         "many.a-x": ["10", "10"],
         "many.a-y": ["11", "11"],
         "many.a-z": ["11", "11"],
+        "many.b-d-w": ["12", "12"],
+        "many.c-d-w": ["12", "12"],
+        "many.b-d": ["13", "13"],
     }
+
+
+def test_a_number_of_a_combination_has_its_position(tmp_path: Path) -> None:
+    path = tmp_path / ".gitlab-ci.yml"
+    path.write_text("many:\n  script: x\n  parallel:\n    matrix:\n      - N: [1, 2]\n")
+    facts = ResolveContext(predefined=PUSH)
+    loaded = load(path, tmp_path, lambda: facts)
+    job = resolve(loaded, JobSelection(), facts).jobs[1]
+    (found,) = [one for one in sources(loaded, job, JobSelection()) if one.key == "variables.N"]
+    assert (found.value, found.by, found.position) == ("2", "matrix", ".gitlab-ci.yml:5:16")

@@ -75,7 +75,7 @@ def test_a_key_of_files_is_that_of_their_names_and_content(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("key", "why"), [("  ", "empty"), ("x" * 1001, "longer than 1000 characters"), ("a\0b", "longer than")]
+    ("key", "why"), [("  ", "empty"), ("x" * 1001, "longer than 1000 characters"), ("a\0b", "has a NUL byte")]
 )
 def test_a_key_that_is_none(tmp_path: Path, key: str, why: str) -> None:
     with pytest.raises(CacheError, match=why) as error:

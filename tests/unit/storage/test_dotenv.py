@@ -83,6 +83,15 @@ def test_later_files_count_and_patterns_without_a_file_are_named(tmp_path: Path)
     assert dotenv.read(["*.env", "none"], DirectoryView(tmp_path)) == ({"A": "2", "B": "1"}, ("none",))
 
 
+def test_no_more_variables_than_the_largest_plan_allows(tmp_path: Path) -> None:
+    (tmp_path / "a.env").write_text("".join(f"A{number}=\n" for number in range(150)))
+    (tmp_path / "b.env").write_text("A0=again\n")
+    assert len(dotenv.read(["*.env"], DirectoryView(tmp_path))[0]) == 150
+    (tmp_path / "b.env").write_text("A150=\n")
+    with pytest.raises(ArtifactError, match="151 variables, and no plan of GitLab allows more than 150"):
+        dotenv.read(["*.env"], DirectoryView(tmp_path))
+
+
 def test_a_report_of_the_largest_size_is_read() -> None:
     assert dotenv.parsed(b"A=" + b"x" * (dotenv.MAX_BYTES - 3), "f") == {"A": "x" * (dotenv.MAX_BYTES - 3)}
 
