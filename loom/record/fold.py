@@ -12,7 +12,7 @@ from loom.record.events import PhaseCode, PhaseEvent
 from loom.status import Status, worst
 
 _LISTED = frozenset(
-    {"warning", "failing_test", "finding", "cache", "artifact", "image_used", "step_state", "annotation"}
+    ("warning", "failing_test", "finding", "cache", "artifact", "image_used", "step_state", "handed_on", "annotation")
 )
 """The facts of a job of which there are several."""
 

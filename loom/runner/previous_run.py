@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from loom.errors import LoomError, RequestError
 from loom.plan.model import Job, MountMode, Step
 from loom.providers.base import COMMAND_USER, Resolved
 from loom.record.documents import Invocation
-from loom.record.event_files import read_phases
-from loom.record.fold import JobState, RunFold
-from loom.record.saved_plan import SavedPlan, load_planned
+from loom.record.fold import JobState
+from loom.record.reader import Reading
+from loom.record.saved_plan import load_planned
 from loom.record.step_outputs import restored
 from loom.record.store import RunEntry, entry_at
 from loom.runner.attempt import NOT_KEPT
@@ -26,18 +26,18 @@ from loom.util import typed
 from loom.util.paths import is_of_job
 
 
-class PastRun(Struct, frozen=True, kw_only=True):
-    entry: RunEntry
-    planned: SavedPlan
-    fold: RunFold
-    earlier: Mapping[str, PastRun] = field(default_factory=dict)
-    """The runs in which jobs failed that did not run again in this one, by their ids."""
-    handed_on: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    """For each job, the facts of its steps' outputs, in order."""
+class PastRun(Reading):
+    """A run to resume or to enter. RecordError when its record is incomplete."""
 
-    @property
-    def run_id(self) -> str:
-        return self.entry.run_id
+    def __init__(self, entry: RunEntry) -> None:
+        super().__init__(entry)
+        self.planned = load_planned(self.paths.plan)
+        self._before: dict[str, PastRun] = {}
+        """The runs in which jobs failed that did not run again in this one, by their ids."""
+        for run_id in {*self.fold.failed_earlier.values()}:
+            if run_id < self.run_id:  # a record from elsewhere might go round in a circle
+                with suppress(LoomError):  # `loom clean` has removed it
+                    self._before[run_id] = PastRun(entry_at(self.paths.of_run(run_id)))
 
     @property
     def workspace(self) -> Path:
@@ -58,9 +58,9 @@ class PastRun(Struct, frozen=True, kw_only=True):
 
     def job(self, job_id: str) -> PastJob:
         """Return a job of the run, or of the earlier one in which it failed. RequestError for an unknown job."""
-        earlier = self.earlier.get(self.run_of(job_id))
-        if earlier is not None and job_id in self.fold.failed_earlier:
-            return earlier.job(job_id)
+        before = self._before.get(self.run_of(job_id))
+        if before is not None and job_id in self.fold.failed_earlier:
+            return before.job(job_id)
         try:
             return PastJob(run=self, job=self.planned.plan.job(job_id))
         except KeyError:
@@ -272,7 +272,7 @@ class PastJob(Struct, frozen=True, kw_only=True):
         """Return the outputs of the steps before `step`, and the names that the record lacks."""
         order = [item.id for item in self.job.steps]
         latest: Mapping[str, Any] = {}
-        for fact in self.run.handed_on.get(self.job.id, ()):
+        for fact in self.state.lists.get("handed_on", ()):
             said_by = fact.get("step") or ""
             if fact.get("attempt", 1) != max(1, self.state.attempts):
                 continue
@@ -291,20 +291,3 @@ def step_named(job: Job, wanted: str) -> Step:
         hint=f"its steps: {', '.join(step.id for step in job.steps)}; a number alone means one of `script`",
         code="STEP_UNKNOWN",
     )
-
-
-def read(entry: RunEntry) -> PastRun:
-    """Read a run to resume. RecordError when its record is incomplete."""
-    planned = load_planned(entry.paths.plan)
-    fold = RunFold()
-    handed_on: dict[str, list[Mapping[str, Any]]] = {}
-    for event in read_phases(entry.paths):
-        fold.apply(event)
-        if event.message == "handed_on" and event.job_id is not None:
-            handed_on.setdefault(event.job_id, []).append(event.data)
-    earlier = {}
-    for run_id in {*fold.failed_earlier.values()}:
-        if run_id < entry.run_id:  # a record from elsewhere might go round in a circle
-            with suppress(LoomError):  # `loom clean` has removed it
-                earlier[run_id] = read(entry_at(entry.paths.of_run(run_id)))
-    return PastRun(entry=entry, planned=planned, fold=fold, earlier=earlier, handed_on=handed_on)

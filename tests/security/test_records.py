@@ -359,7 +359,8 @@ def read_all(reading: Reading, events: list[PhaseEvent]) -> None:
         diagnosis_of(reading)
     with suppress(RecordError):
         page_values(reading)
-    past = PastRun(entry=reading.entry, planned=load_planned(reading.paths.plan), fold=fold)
+    past = PastRun.__new__(PastRun)
+    vars(past).update(vars(reading), planned=load_planned(reading.paths.plan), _before={})
     for job in ("build", "test"):
         before = past.job(job)
         assert before.image is None or before.image.name is not None

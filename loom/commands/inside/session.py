@@ -31,7 +31,6 @@ from loom.record.documents import Assistance
 from loom.record.events import epoch_ns, timestamp
 from loom.record.lines import encodable
 from loom.runner import JobTools, Resumption, RunSettings, SessionOpener, View
-from loom.runner import previous_run as past
 from loom.runner.previous_run import PastJob, PastRun
 from loom.runner.products import Handover
 from loom.runner.views import laid_out
@@ -73,7 +72,7 @@ def permit(here: Here, past: PastRun, trust: bool, job: PastJob | None = None) -
 def find_run(here: Here, wanted: str | None) -> PastRun:
     # Of this project, also where it has no repository (any more): the last run may well be another's.
     root = here.root if wanted in (None, "last", "last-failed") else None
-    return past.read(here.store.find(wanted or "last", repo_root=root))
+    return PastRun(here.store.find(wanted or "last", repo_root=root))
 
 
 def find_named(here: Here, names: Sequence[str]) -> tuple[PastRun, PastJob | None]:
@@ -87,7 +86,7 @@ def find_named(here: Here, names: Sequence[str]) -> tuple[PastRun, PastJob | Non
             f"{names[0]} is a bundle: its run left no container and no files on this machine",
             hint=f"loom replay {names[0]}",
         )
-    run = past.read(reading.entry)
+    run = PastRun(reading.entry)
     return run, None if job is None else run.job(job)
 
 

@@ -26,7 +26,7 @@ from loom.providers.locks import holders
 from loom.record.documents import JobManifest
 from loom.record.store import RunEntry, read_document
 from loom.render.output import print_either
-from loom.runner import previous_run as past
+from loom.runner.previous_run import PastRun
 from loom.snapshot import remains, repository
 from loom.status import ExitCode
 from loom.util.bounded import listed
@@ -154,7 +154,7 @@ class _Cleaning:
     def _is_there(self, entry: RunEntry, job_id: str) -> bool:
         """Ask the job's provider, unless it does not answer."""
         try:
-            job = past.read(entry).job(job_id)
+            job = PastRun(entry).job(job_id)
         except LoomError:  # an older or damaged record: what it kept ends by its own deadline
             return False
         provider = job.job.provider
@@ -354,7 +354,7 @@ class _Cleaning:
         """Remove what a run has with each provider, running or kept; return the problems."""
         by_provider: dict[str, list[Job]] = {}
         try:
-            for job in past.read(entry).planned.plan.jobs:
+            for job in PastRun(entry).planned.plan.jobs:
                 by_provider.setdefault(job.provider, []).append(job)
         except LoomError:  # an older or damaged record, or one that ended before it had a plan
             by_provider[CONTAINERS] = []
@@ -423,7 +423,7 @@ def _expired(entry: RunEntry, now: float) -> Iterator[Cleaned]:
 def _remove_kept(here: Here, one: Left) -> list[str]:
     """Save the changes in the job's files, then remove its container; return the problems."""
     try:
-        job = past.read(here.store.entry(one.run_ids[-1])).job(one.job_id)
+        job = PastRun(here.store.entry(one.run_ids[-1])).job(one.job_id)
         with session.held(here, job, one.container_id, alone=True):
             saved.save(here, job)
             found = session.find_kept(here, job)

@@ -11,7 +11,7 @@ from loom.commands.project import here, jobs_of, run_or_job
 from loom.errors import RequestError
 from loom.record.run_paths import artifacts_beside
 from loom.render.output import print_either
-from loom.runner.previous_run import read
+from loom.runner.previous_run import PastRun
 from loom.snapshot.model import path_fields
 from loom.storage.artifacts import fetch, index_of
 from loom.storage.results.artifacts import archives as uploads
@@ -23,7 +23,7 @@ from loom.util.units import counted, rough_size
 
 def artifacts(run: str | None, job: str | None, to: Path | None, *, as_json: bool) -> None:
     found, wanted, _ = run_or_job(here(), run or "last", job, None)
-    past = read(found.entry)
+    past = PastRun(found.entry)
     ids = jobs_of(found, wanted) if wanted else [one.id for one in past.planned.plan.jobs]
     archives = {name: archive for job_id in ids for name, archive in _archives_of(job_id, past.archive_of(job_id))}
     held = {name: index_of(archive) for name, archive in archives.items()}

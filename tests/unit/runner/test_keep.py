@@ -171,7 +171,7 @@ def test_a_new_layout_replaces_the_old_one_or_nothing_changes(tmp_path: Path) ->
 
 
 def past(project: Project, job: str = "one") -> previous_run.PastJob:
-    return previous_run.read(project.store.find("last", repo_root=project.root)).job(job)
+    return previous_run.PastRun(project.store.find("last", repo_root=project.root)).job(job)
 
 
 def test_a_later_run_finds_the_job_its_place_and_its_step(make: Make) -> None:

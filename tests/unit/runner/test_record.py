@@ -136,7 +136,7 @@ def test_what_the_record_of_late_steps_says(make: Make) -> None:
     plan = Plan(workflow_path=".github/workflows/ci.yml", stages=("jobs",), jobs=(first, after, always))
     ran = project.execute(replace(project.request(), plan=plan), code=None)
     compare(recorded(ran, project), CORPUS / "late.expected")
-    past = previous_run.read(ran.reading.entry).job("first")
+    past = previous_run.PastRun(ran.reading.entry).job("first")
     texts = [past.script_of(one) for one in past.job.steps]
     assert texts[3:5] == ["echo never", "echo failure; exit 4"]
 
@@ -359,7 +359,7 @@ def recorded(ran: Ran, project: Project, more: str = "") -> str:
 
 def past_of(ran: Ran) -> Iterator[str]:
     """Yield what the run is for a later one."""
-    past = previous_run.read(ran.reading.entry)
+    past = previous_run.PastRun(ran.reading.entry)
     yield f"past: failed {past.failed()}"
     properties = [name for name, one in vars(previous_run.PastJob).items() if isinstance(one, property)]
     for each in past.planned.plan.jobs:
