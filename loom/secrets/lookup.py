@@ -8,8 +8,6 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
 
-from msgspec import Struct
-
 from loom.config import Config
 from loom.errors import SecretError
 from loom.secrets.base import (
@@ -36,20 +34,13 @@ _BUILT_IN: Mapping[str, Callable[[], SecretProvider]] = {
 }
 
 
-class Missing(Struct, frozen=True, kw_only=True):
-    """An optional secret that is unavailable; its variable stays unset."""
-
-    name: str
-    code: str
-    reason: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class Resolution:
     """`values` by secret name, unmodified. Neither `repr` nor `str` shows a value."""
 
     values: Mapping[str, bytes] = field(repr=False)
-    missing: tuple[Missing, ...] = ()
+    missing: Mapping[str, SecretError]
+    """Why optional secrets are unavailable, by name; their variables stay unset."""
 
 
 def check_reference(reference: str) -> str | None:
@@ -88,7 +79,7 @@ def resolve(
 
     around = Surroundings(environ=environ, root=root, config=config, judged=judged, read=read)
     values: dict[str, bytes] = {}
-    missing: list[Missing] = []
+    missing: dict[str, SecretError] = {}
     failed: list[tuple[Secret, SecretError]] = []
     for secret in refs:
         try:
@@ -97,10 +88,10 @@ def resolve(
             if secret.required or error.code == INVALID:
                 failed.append((secret, error))
             else:
-                missing.append(Missing(name=secret.name, code=error.code, reason=f"{error.message} ({error.code})"))
+                missing[secret.name] = error
     if failed:
         raise _combined(failed)
-    return Resolution(values=values, missing=tuple(missing))
+    return Resolution(values=values, missing=missing)
 
 
 def _split(reference: str) -> tuple[str, str]:

@@ -112,7 +112,7 @@ def secret_values(
 
     def values_of(wanted: Sequence[Secret], whose: str = "") -> Mapping[str, bytes]:
         found = resolve_secrets(wanted, environ=environ, root=root, config=config, judged=judged)
-        missing.extend(f"{whose}{one.name} is not set: {one.reason}" for one in found.missing)
+        missing.extend(f"{whose}{name} is not set: {why.message} ({why.code})" for name, why in found.missing.items())
         return found.values
 
     own = values_of(job.secrets)

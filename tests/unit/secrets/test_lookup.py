@@ -176,8 +176,8 @@ def test_keepass(tmp_path: Path, vault: Path) -> None:
         config=with_vault(vault / "vault.kdbx"),
     )
     assert found.values == {name: value for name, (_, value) in places.items()}
-    assert {missing.code for missing in found.missing} == {"SECRETS_REF_NOT_FOUND"}
-    assert [missing.reason.split(" (")[0] for missing in found.missing] == [
+    assert {why.code for why in found.missing.values()} == {"SECRETS_REF_NOT_FOUND"}
+    assert [why.message for why in found.missing.values()] == [
         "the database 'team' has no entry nope",
         "the entry top has no field 'pin', or it is empty",
     ]
@@ -309,7 +309,7 @@ def test_what_is_not_required_may_be_missing(tmp_path: Path) -> None:
     ]
     found = lookup.resolve(refs, environ={"B": VALUE}, root=tmp_path, config=Config())
     assert found.values == {"B": VALUE.encode()}
-    assert [(missing.name, missing.code) for missing in found.missing] == [
+    assert [(name, why.code) for name, why in found.missing.items()] == [
         ("A", "SECRETS_REF_NOT_FOUND"),
         ("C", "SECRETS_PROVIDER_UNAVAILABLE"),
     ]
