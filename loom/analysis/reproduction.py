@@ -76,4 +76,4 @@ def options_again(invocation: Invocation) -> Mapping[str, Any]:
     """Return the options and settings that a run that does it again starts with, by their names."""
     invocation = repeated(invocation)
     settings = {setting_of(name): value for name, value in invocation.variables.items()}
-    return {**settings, **{name: value for name, value in invocation.options.items() if name not in _SELECTION}}
+    return {**settings, **invocation.options}

@@ -161,7 +161,7 @@ class _Resuming:
         past, ids = self._past, [job.job.id for job, _ in jobs]
         old = past.planned.plan
         again = dependents(old, ids)
-        options = _asked(self._options, past)
+        options = _as_planned(self._options, past)
         if self._sync is None:
             if text := replan.notice(past, options, again):
                 self._said.append(text)
@@ -307,7 +307,6 @@ def execute(
     here: Here, past: PastRun, plan: Plan, reuse: Reuse, options: Options, run_id: str, *, follow: bool = False
 ) -> int:
     """`follow`: see `commands.run.execute`."""
-    planned = past.planned
     source = discover(past.repo_root, here.environ, flag=options.trust)
     options = replace(_as_planned(options, past), invocation=past.invocation)
     ids = dict.fromkeys(("LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_PIPELINE_ID"), run_id)
@@ -317,7 +316,7 @@ def execute(
         here=preparing.here_for(options, source.root),
         source=source,
         plan=plan,
-        variables={**planned.variables, **ids},
+        variables={**past.planned.variables, **ids},
     )
     return running.execute(prepared, reuse=reuse, follow=follow)
 
@@ -335,17 +334,6 @@ def _as_planned(options: Options, past: PastRun) -> Options:
         strict=planned.isolated,
         stop_at=options.stop_at,
         flags=flags,
-    )
-
-
-def _asked(options: Options, past: PastRun) -> Options:
-    """Do as `_as_planned`, with the selection of jobs that the earlier run was asked for."""
-    given = past.invocation.options
-    return replace(
-        _as_planned(options, past),
-        names=tuple(given.get("names", ())),
-        stage=tuple(given.get("stage", ())),
-        from_job=given.get("from_job"),
     )
 
 
@@ -411,7 +399,7 @@ def _fresh(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:
             hint=f"run it there: cd {past.repo_root}",
         )
     require_own(here, past)
-    again = _asked(options, past)
+    again = _as_planned(options, past)
     if failed:
         again = replace(again, names=tuple(_failed(past)), stage=(), from_job=None)
     return running.run_with(replace(again, parent_run_id=past.run_id, invocation=past.invocation))

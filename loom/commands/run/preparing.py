@@ -83,7 +83,7 @@ class Options(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of_saved(cls, invocation: Invocation) -> Options:
-        """Return those with which a run does again what `invocation` asked for; the jobs are the caller's choice."""
+        """Return those with which a run does again what `invocation` asked for."""
         given = options_again(invocation)
         return cls.of({**given, **{name: Path(given[name]) for name in ("workflow", "event_file") if name in given}})
 

@@ -87,7 +87,12 @@ def test_options_are_saved_as_they_were_given() -> None:
         "names": ["a"],
     }
     again = Options.of_saved(saved)
-    assert (again.var, again.workflow, again.flags, again.names) == (["A=1"], Path("x.yml"), {"container": False}, ())
+    assert (again.var, again.workflow, again.flags, again.names) == (
+        ["A=1"],
+        Path("x.yml"),
+        {"container": False},
+        ["a"],
+    )
 
 
 def test_settings_of_the_environment_are_saved() -> None:
