@@ -9,9 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
 
-from msgspec import Struct, field
 from msgspec.structs import replace
 
 from loom import snapshot
@@ -37,30 +35,6 @@ from loom.util.units import counted, duration, read_flag, rough_size
 _MOST_NAMED = 5
 
 
-class Cleaned(Struct, frozen=True, kw_only=True):
-    """One thing that `loom clean` removes, or a kept container that stays."""
-
-    kind: Literal["run", "workspace", "container", "artifacts", "checkout", "action"]
-    """A run goes with its record and workspaces; of the other kinds the record stays."""
-    name: str
-    """The run's id, a path, the container's name, or the job whose artifacts have expired."""
-    run_ids: list[str] = field(default_factory=list)
-    """The runs that used it, the newest one last; empty for workspaces of `loom snapshot`."""
-    job_id: str | None = None
-    workspaces: list[str] = field(default_factory=list)
-    """The directories that go with a run."""
-    bytes: int = 0
-    """On this machine, or of a container without the job's files."""
-    until: str | None = None
-    used_by: str = ""
-    """Who is in a container; empty when nobody is."""
-    reason: str | None = None
-    """Why a workspace or a container goes; None for a container that stays."""
-    removed: bool = False
-    """False in a dry run, and on failure (see `problems`)."""
-    problems: list[str] = field(default_factory=list)
-
-
 def clean(
     runs: Sequence[str] | None,
     *,
@@ -79,7 +53,8 @@ def clean(
     cleaning = _Cleaning(project)
     items = cleaning.named(runs) if runs else cleaning.chosen(keep_last, older_than, everywhere=everywhere)
     if not dry_run:
-        items = [cleaning.removed(item) for item in items]
+        for item in items:
+            cleaning.remove(item)
         project.store.remove_remains()
         for claim in project.store.claims.all():
             if not remains(claim.path):
@@ -92,7 +67,7 @@ def clean(
     return ExitCode.INFRASTRUCTURE if any(item.problems for item in items) else ExitCode.OK
 
 
-def _lines(items: Sequence[Cleaned], *, dry_run: bool) -> Iterator[str]:
+def _lines(items: Sequence[Left], *, dry_run: bool) -> Iterator[str]:
     verb = "would go" if dry_run else "removed"
     for item in items:
         if item.reason is not None or item.kind in ("run", "artifacts"):
@@ -112,7 +87,7 @@ def _lines(items: Sequence[Cleaned], *, dry_run: bool) -> Iterator[str]:
         yield f"{counted(len(spaces), 'workspace')} {verb}, {size}; their records stay"
 
 
-def _named(item: Cleaned) -> str:
+def _named(item: Left) -> str:
     if item.kind == "artifacts":
         return f"the expired artifacts of {item.job_id} in {item.run_ids[-1]}"
     what = f"the container of {item.job_id} in {item.run_ids[-1]}" if item.kind == "container" else item.name
@@ -139,6 +114,7 @@ class _Cleaning:
             container_id = str(fact.get("container_id") or "")
             if container_id and container_id not in found and self._is_there(entry, job_id):
                 found[container_id] = Left(
+                    kind="container",
                     name=str(fact.get("container_name") or ""),
                     repo_root=str(entry.identity.get("repo_root")),
                     run_ids=[entry.run_id],
@@ -146,7 +122,7 @@ class _Cleaning:
                     bytes=int(fact.get("bytes") or 0),
                     job_id=job_id,
                     container_id=container_id,
-                    until=datetime.fromisoformat(str(fact["expires_at"])),
+                    until=str(fact["expires_at"]),
                     used_by=holders(self._store.lock_of_kept(container_id)),
                 )
         return found
@@ -172,7 +148,7 @@ class _Cleaning:
 
     # -- what to remove -------------------------------------------------------------------------------------------
 
-    def named(self, runs: Sequence[str]) -> list[Cleaned]:
+    def named(self, runs: Sequence[str]) -> list[Left]:
         families = {family[0].run_id: family for family in self._records.families}
         entries: dict[str, RunEntry] = {}
         for run in runs:
@@ -198,7 +174,7 @@ class _Cleaning:
             raise RequestError(f"{entry.paths.root} is a copy of a record: delete it by hand")
         return entry
 
-    def chosen(self, keep_last: int | None, older_than: str | None, *, everywhere: bool) -> list[Cleaned]:
+    def chosen(self, keep_last: int | None, older_than: str | None, *, everywhere: bool) -> list[Left]:
         records, by_limits = self._records, keep_last is None and older_than is None
         if older_than is None:  # after all that are there, also those that a wrong clock dated into the future
             before_ns = max([time.time_ns(), *(int(run_id) + 1 for run_id in self._store.run_ids()[:1])])
@@ -225,16 +201,16 @@ class _Cleaning:
             items += self._beyond(items, root)
             for path in retention.unused_actions(self._here.config, self._store):
                 why = "of actions that no kept run uses"
-                items.append(Cleaned(kind="action", name=str(path), bytes=allocated(path), reason=why))
+                items.append(Left(kind="action", name=str(path), bytes=allocated(path), reason=why))
         return items + list(self._checkouts(items))
 
-    def _runs(self, chosen: Sequence[RunEntry]) -> list[Cleaned]:
+    def _runs(self, chosen: Sequence[RunEntry]) -> list[Left]:
         going = {entry.run_id for entry in chosen}
         needed = {path for entry in self._store.entries() if entry.run_id not in going for path in entry.workspaces}
         claims = {claim.run_id: str(claim.path) for claim in self._store.claims.all() if claim.kind == "run"}
         return [self._run(entry, needed, claims.get(entry.run_id)) for entry in chosen]
 
-    def _run(self, entry: RunEntry, needed: set[str], claimed: str | None) -> Cleaned:
+    def _run(self, entry: RunEntry, needed: set[str], claimed: str | None) -> Left:
         """`needed`: workspaces of remaining runs, such as a resumed one's; `claimed`: its own, if its record does not tell."""
         own = entry.workspaces
         if (
@@ -248,7 +224,7 @@ class _Cleaning:
             for path in own
             if path not in needed and remains(Path(path)) and retention.vouched(self._store, Path(path))
         ]
-        return Cleaned(
+        return Left(
             kind="run",
             name=entry.run_id,
             run_ids=[entry.run_id],
@@ -256,12 +232,14 @@ class _Cleaning:
             bytes=allocated(entry.paths.root, *(left for path in there for left in remains(Path(path)))),
         )
 
-    def _without_record(self, before_ns: int) -> list[Cleaned]:
+    def _without_record(self, before_ns: int) -> list[Left]:
         """Find claimed workspaces without a record: of `loom snapshot`, or of deleted records."""
         return [
-            Cleaned(
+            replace(
+                one,
                 kind="run",
                 name=run_of_workspace(Path(one.name).name) or "",
+                run_ids=[],
                 workspaces=[one.name],
                 bytes=allocated(*remains(Path(one.name))),
             )
@@ -271,28 +249,15 @@ class _Cleaning:
             and not self._records.occupied(Path(one.name))
         ]
 
-    def _beyond(self, known: Sequence[Cleaned], root: Path | None) -> list[Cleaned]:
+    def _beyond(self, known: Sequence[Left], root: Path | None) -> list[Left]:
         """Find what is beyond the limits, and all kept containers; the records of their runs stay."""
         gone = {run_id for item in known if item.kind == "run" for run_id in item.run_ids}
         paths = {path for item in known for path in (item.name, *item.workspaces)}
         containers = [one for one in self._containers.values() if gone.isdisjoint(one.run_ids)]
         found = retention.judged(self._records, self._here.config, root, containers)
-        going = [one for one in found if one.goes is not None and one.name not in paths]
-        return [
-            Cleaned(
-                kind="workspace" if one.until is None else "container",
-                name=one.name,
-                run_ids=one.run_ids,
-                job_id=one.job_id or None,
-                bytes=one.bytes,
-                until=None if one.until is None else one.until.isoformat(),
-                used_by=one.used_by,
-                reason=one.goes,
-            )
-            for one in (*containers, *going)
-        ]
+        return [*containers, *(one for one in found if one.reason is not None and one.name not in paths)]
 
-    def _checkouts(self, known: Sequence[Cleaned]) -> Iterator[Cleaned]:
+    def _checkouts(self, known: Sequence[Left]) -> Iterator[Left]:
         """Find checkouts of loom's own of whose runs only records are left."""
         gone = {path for item in known if item.kind == "run" or item.reason for path in (item.name, *item.workspaces)}
         containers = [one for one in self._containers.values() if gone.isdisjoint([one.name, *one.run_ids])]
@@ -303,34 +268,33 @@ class _Cleaning:
             there = Path(os.path.realpath(path))
             if not any(root.is_relative_to(there) for root in needed) and not self._records.occupied(path):
                 why = "of loom's own, of whose runs only records are left"
-                yield Cleaned(kind="checkout", name=str(path), bytes=allocated(path), reason=why)
+                yield Left(kind="checkout", name=str(path), bytes=allocated(path), reason=why)
 
     # -- removal --------------------------------------------------------------------------------------------------
 
-    def removed(self, item: Cleaned) -> Cleaned:
-        """Remove it; return it with the problems, if there are any."""
-        problems: list[str] = []
+    def remove(self, item: Left) -> None:
+        """Remove it, and note in it the problems, if there are any. A container that stays is left."""
         try:
             match item.kind:
                 case "run":
-                    problems = self._remove_run(item)
+                    item.problems = self._remove_run(item)
                 case "workspace":
-                    problems = self._remove_workspace(item)
+                    item.problems = self._remove_workspace(item)
                 case "container" if item.reason is None:
-                    return item
+                    return
                 case "container":
-                    (one,) = (one for one in self._containers.values() if one.name == item.name)
-                    if not (problems := _remove_kept(self._here, one)):
-                        del self._containers[one.container_id]
+                    if not (problems := _remove_kept(self._here, item)):
+                        del self._containers[item.container_id]
+                    item.problems = problems
                 case "artifacts":
                     self._store.remove_artifacts(item.run_ids[-1], item.name)
                 case _:
-                    problems = _remove_checkout(item)
+                    item.problems = _remove_checkout(item)
         except LoomError as error:
-            problems = [error.message]
-        return replace(item, removed=not problems, problems=problems)
+            item.problems = [error.message]
+        item.removed = not item.problems
 
-    def _remove_run(self, run: Cleaned) -> list[str]:
+    def _remove_run(self, run: Left) -> list[str]:
         if not run.run_ids:  # without a record
             return self._remove_directories(run.workspaces)
         entry = self._store.find(run.name, repo_root=None)
@@ -376,7 +340,7 @@ class _Cleaning:
                 problems.append(f"its sessions on {name} are left: {self._silent[name]}")
         return problems
 
-    def _remove_workspace(self, space: Cleaned) -> list[str]:
+    def _remove_workspace(self, space: Left) -> list[str]:
         """Remove the kept containers of its runs first."""
         problems = [self._unknown[run_id] for run_id in space.run_ids if run_id in self._unknown]
         for one in self._containers.values():
@@ -395,7 +359,7 @@ class _Cleaning:
         return problems
 
 
-def _remove_checkout(item: Cleaned) -> list[str]:
+def _remove_checkout(item: Left) -> list[str]:
     with snapshot.alone_in(Path(item.name)) as alone:
         if not alone:
             return [f"{item.name} is in use"]
@@ -406,7 +370,7 @@ def _remove_checkout(item: Cleaned) -> list[str]:
     return []
 
 
-def _expired(entry: RunEntry, now: float) -> Iterator[Cleaned]:
+def _expired(entry: RunEntry, now: float) -> Iterator[Left]:
     if entry.receipt is None or not entry.receipt.get("finished_at"):
         return
     ended = datetime.fromisoformat(str(entry.receipt["finished_at"])).timestamp()
@@ -417,13 +381,13 @@ def _expired(entry: RunEntry, now: float) -> Iterator[Cleaned]:
             continue  # records of other versions are skipped
         lifetime, job_id = (manifest.get("artifacts") or {}).get("expire_in_s"), manifest_path.parent.name
         if lifetime is not None and ended + lifetime < now and entry.paths.artifacts_archive(job_id).exists():
-            yield Cleaned(kind="artifacts", name=job_id, run_ids=[entry.run_id], job_id=job_id)
+            yield Left(kind="artifacts", name=job_id, run_ids=[entry.run_id], job_id=job_id)
 
 
 def _remove_kept(here: Here, one: Left) -> list[str]:
     """Save the changes in the job's files, then remove its container; return the problems."""
     try:
-        job = PastRun(here.store.entry(one.run_ids[-1])).job(one.job_id)
+        job = PastRun(here.store.entry(one.run_ids[-1])).job(str(one.job_id))
         with session.held(here, job, one.container_id, alone=True):
             saved.save(here, job)
             found = session.find_kept(here, job)

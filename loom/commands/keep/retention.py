@@ -18,9 +18,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from loom.commands.keep.background import size_limit
 from loom.config import Config
@@ -40,23 +40,31 @@ _IN_USE, _KEPT = "in use", "a job of it is kept"
 
 
 class Left(Struct, kw_only=True):
-    """A workspace with all that lies beside it, or a kept container, as the newest run that kept it records it."""
+    """What `loom clean` looks at, as the newest run that used it records it, and what became of it."""
 
+    kind: Literal["run", "workspace", "container", "artifacts", "checkout", "action"]
+    """A run goes with its record and workspaces; of the other kinds the record stays. A workspace goes with all beside it."""
     name: str
-    """The path of the workspace, or the name of the container."""
-    repo_root: str
-    run_ids: list[str]
+    """The run's id, a path, the container's name, or the job whose artifacts have expired."""
+    repo_root: str = ""
+    run_ids: list[str] = field(default_factory=list)
     """The runs that used it, the newest one last; empty for workspaces of `loom snapshot`."""
-    made_at: int
-    """The id of the newest run, or of the workspace itself: a time in nanoseconds."""
-    bytes: int = 0
-    goes: str | None = None
-    """The reason to remove it."""
-    until: datetime | None = None
-    """Of a container, as what follows."""
-    job_id: str = ""
+    made_at: int = 0
+    """Of a workspace or a container: the id of the newest run, or of the workspace itself, a time in nanoseconds."""
+    job_id: str | None = None
     container_id: str = ""
+    workspaces: list[str] = field(default_factory=list)
+    """The directories that go with a run."""
+    bytes: int = 0
+    """On this machine, or of a container without the job's files."""
+    until: str | None = None
     used_by: str = ""
+    """Who is in a container; empty when nobody is."""
+    reason: str | None = None
+    """Why a workspace or a container goes; None for one that stays."""
+    removed: bool = False
+    """False in a dry run, and on failure (see `problems`)."""
+    problems: list[str] = field(default_factory=list)
 
 
 class Records:
@@ -94,17 +102,14 @@ def judged(records: Records, config: Config, repo_root: Path | None, containers:
     for one in found:
         one.bytes = allocated(*remains(Path(one.name)))
         if not os.path.lexists(one.name) and not _used(one, records):
-            one.goes = "the files beside a removed workspace"
+            one.reason = "the files beside a removed workspace"
     for container in containers:
-        if (
-            container.until
-            and container.until <= datetime.now(container.until.tzinfo)
-            and not _used(container, records)
-        ):
-            container.goes = "its time is over (keep_for)"
+        until = datetime.fromisoformat(str(container.until))
+        if until <= datetime.now(until.tzinfo) and not _used(container, records):
+            container.reason = "its time is over (keep_for)"
     together: dict[str, list[Left]] = {}
     for one in sorted((*found, *containers), key=lambda one: one.made_at):
-        if one.goes is None:
+        if one.reason is None:
             newest = one.run_ids[-1] if one.run_ids else one.name
             together.setdefault(records.first.get(newest, newest), []).append(one)
     stays = _what_stays(together, records, config)
@@ -117,9 +122,9 @@ def judged(records: Records, config: Config, repo_root: Path | None, containers:
         for family in families[:-few]:
             if family not in stays and repo_root in (None, Path(root)):
                 _let_go(together[family], f"older than the last {few} of {root} (keep_workspaces)")
-    total = sum(one.bytes for some in together.values() for one in some if one.goes is None)
+    total = sum(one.bytes for some in together.values() for one in some if one.reason is None)
     for family, some in together.items():
-        if total > most and some[0].goes is None and stays.get(family) in (None, _KEPT):
+        if total > most and some[0].reason is None and stays.get(family) in (None, _KEPT):
             _let_go(some, f"all together take more than {rough_size(most)} (keep_max_size)")
             total -= sum(one.bytes for one in some)
     return found
@@ -146,12 +151,12 @@ def _what_stays(together: dict[str, list[Left]], records: Records, config: Confi
 def _used(one: Left, records: Records) -> bool:
     if any(records.entries[run_id].goes_on for run_id in one.run_ids if run_id in records.entries):
         return True
-    return records.occupied(Path(one.name)) if one.until is None else bool(one.used_by)
+    return records.occupied(Path(one.name)) if one.kind == "workspace" else bool(one.used_by)
 
 
 def _let_go(together: Iterable[Left], why: str) -> None:
     for one in together:
-        one.goes = why
+        one.reason = why
 
 
 def _newest(entries: Iterable[RunEntry], most: int) -> set[str]:
@@ -173,7 +178,9 @@ def workspaces(store: Store) -> list[Left]:
     for claim in store.claims.all():
         made = [claim.run_id] if claim.kind == "run" else []
         at = int(run_of_workspace(claim.path.name) or 0)
-        found[str(claim.path)] = Left(name=str(claim.path), repo_root=claim.repo_root, run_ids=made, made_at=at)
+        found[str(claim.path)] = Left(
+            kind="workspace", name=str(claim.path), repo_root=claim.repo_root, run_ids=made, made_at=at
+        )
     for entry in reversed(list(store.entries())):
         for path in entry.workspaces:
             if (known := found.get(path)) is not None:
