@@ -9,7 +9,7 @@ import threading
 import time
 import tty
 from collections.abc import Callable, Collection, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -67,7 +67,8 @@ class _Watch:
         self._look = replace(look, calm=look.detail is not Detail.VERBOSE)
         self._cancel = Cancel()
         self._events: SimpleQueue[_Event] = SimpleQueue()
-        self._keys = _Keys(self._events.put)
+        self._keys = ExitStack()
+        """Holds the terminal, whose keys become events."""
         self._due = _DueJobs(everything=everything)
         self._touched: set[str] | None = None
         """What changed since a plan took it into account; None: everything."""
@@ -87,6 +88,7 @@ class _Watch:
             ),
             self._keys,
         ):
+            self._keys.enter_context(_keys(self._events.put))
             self._runs(runs, self._due.choose)
             while not self._over:
                 self._prepare(runs)
@@ -97,6 +99,15 @@ class _Watch:
     @property
     def _over(self) -> bool:
         return self._quits or self._cancel.requested
+
+    @contextmanager
+    def _away(self) -> Iterator[None]:
+        """Leave the terminal, as it was, to others for the block."""
+        self._keys.close()
+        try:
+            yield
+        finally:
+            self._keys.enter_context(_keys(self._events.put))
 
     def _say(self, line: str) -> None:
         self._write(without_commands(line))
@@ -141,7 +152,7 @@ class _Watch:
     def _shell(self) -> None:
         from loom.commands.inside.shell import shell  # only who stands in a job needs it
 
-        with self._helped(), self._keys.away():
+        with self._helped(), self._away():
             if self._last is None:
                 raise RequestError("no run has ended yet")
             shell(self._last.receipt.run_id, None, None, as_root=False, trust=self._options.trust)
@@ -172,7 +183,7 @@ class _Watch:
             return choose(plan)
 
         audience, gate = running.audience_for(self._options, None, self._look, self._write, stream=self._stream)
-        attended = self._keys.away() if self._options.attended else nullcontext()
+        attended = self._away() if self._options.attended else nullcontext()
         with attended, closing(audience):
             cancel = self._cancel.child()
             try:
@@ -213,63 +224,41 @@ def _waiting_line(look: Look, *, keys: bool) -> str:
     return look.styled(f"waiting for changes{look.marks['dots']}{shown_keys}", "dim")
 
 
-class _Keys:
-    """Call `on_key` from a thread for each key, in the block; never where standard input is no terminal."""
+@contextmanager
+def _keys(tell: Callable[[str], None]) -> Iterator[None]:
+    """Call `tell` from a thread for each key, in the block; never where standard input is no terminal."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    try:
+        before = termios.tcgetattr(0)
+        tty.setcbreak(0, termios.TCSADRAIN)
+    except termios.error:
+        tell(HANGUP)
+        yield
+        return
+    wake, waker = os.pipe()
 
-    def __init__(self, on_key: Callable[[str], None]) -> None:
-        self._tell = on_key
-        self._there = sys.stdin.isatty()
-        self._thread: threading.Thread | None = None
-        self._wake: tuple[int, int] = (-1, -1)
-        self._before: list[Any] = []
-
-    def __enter__(self) -> None:
-        self._begin()
-
-    def __exit__(self, *_: object) -> None:
-        self._end()
-
-    @contextmanager
-    def away(self) -> Iterator[None]:
-        """Leave the terminal, as it was, to others for the block."""
-        self._end()
-        try:
-            yield
-        finally:
-            self._begin()
-
-    def _begin(self) -> None:
-        if not self._there:
-            return
-        try:
-            self._before = list(termios.tcgetattr(0))
-            tty.setcbreak(0, termios.TCSADRAIN)
-        except termios.error:
-            self._tell(HANGUP)
-            return
-        self._wake = os.pipe()
-        self._thread = threading.Thread(target=self._read, args=(self._wake[0],), name="keys", daemon=True)
-        self._thread.start()
-
-    def _end(self) -> None:
-        if self._thread is None:
-            return
-        os.close(self._wake[1])
-        self._thread.join()  # no limit: the closed pipe ends its wait
-        os.close(self._wake[0])
-        self._thread = None
-        with suppress(termios.error):  # the terminal is gone
-            termios.tcsetattr(0, termios.TCSADRAIN, self._before)
-
-    def _read(self, wake: int) -> None:
+    def read() -> None:
         while wake not in readable((0, wake), None):  # no limit: a person may take any time
             try:
                 typed = os.read(0, 1)
             except OSError:
                 typed = b""
-            self._tell(typed.decode("ascii", "replace"))
+            tell(typed.decode("ascii", "replace"))
             if not typed:
                 return
+
+    thread = threading.Thread(target=read, name="keys", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.close(waker)
+        thread.join()  # no limit: the closed pipe ends its wait
+        os.close(wake)
+        with suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
 def _beside_the_snapshot(prepared: Prepared, options: Options) -> Iterator[Path]:
