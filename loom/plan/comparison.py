@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from itertools import zip_longest
+
 from msgspec.structs import replace
 
 from loom.plan.model import Job, Resources
@@ -14,36 +15,20 @@ _AROUND = frozenset(
 """The fields that do not change what a job's steps have done so far."""
 
 
-class PlanPart(Struct, frozen=True, kw_only=True):
-    """A part of a job that differs: a step, or a field of the plan."""
-
-    what: str
-    position: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.what} ({self.position})" if self.position else self.what
-
-
-def first_change(old: Job, new: Job, *, before: str | None = None) -> PlanPart | None:
-    """Return the first part that differs.
+def first_change(old: Job, new: Job, *, before: str | None = None) -> str:
+    """Name the first part that differs, a step with its position; empty for none.
 
     `before`: without this step of `old`, the later ones, and what acts after them.
     """
-    done = old.steps
-    if before is not None:
-        done = old.steps[: [step.id for step in old.steps].index(before)]
-    for number, step in enumerate(done):
-        now = new.steps[number] if number < len(new.steps) else None
-        if now is None or (now.phase, now.script, now.late) != (step.phase, step.script, step.late):
-            return PlanPart(what=f"step {step.id}", position=step.position if now is None else now.position)
-    if before is None and len(new.steps) > len(old.steps):
-        added = new.steps[len(old.steps)]
-        return PlanPart(what=f"step {added.id}", position=added.position)
+    done = None if before is None else [step.id for step in old.steps].index(before)
+    for step, now in zip_longest(old.steps[:done], new.steps[:done]):
+        same = step and now and (now.phase, now.script, now.late) == (step.phase, step.script, step.late)
+        if not same:
+            position = (now or step).position
+            return f"step {(step or now).id}" + (f" ({position})" if position else "")
     around = _AROUND if before is not None else _AROUND - {"artifacts"}
-    for name in Job.__struct_fields__:
-        if name != "steps" and name not in around and _plain(old, name) != _plain(new, name):
-            return PlanPart(what=name)
-    return None
+    others = (name for name in Job.__struct_fields__ if name != "steps" and name not in around)
+    return next((name for name in others if _plain(old, name) != _plain(new, name)), "")
 
 
 def _plain(job: Job, name: str) -> object:

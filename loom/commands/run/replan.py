@@ -8,7 +8,7 @@ from loom.commands.keep import trusting
 from loom.commands.run import preparing
 from loom.commands.run.preparing import Options
 from loom.errors import LoomError, RequestError
-from loom.plan.comparison import PlanPart, first_change
+from loom.plan.comparison import first_change
 from loom.plan.growth import grown_as
 from loom.plan.model import Job, Plan, Step
 from loom.runner.previous_run import PastRun
@@ -42,15 +42,14 @@ def check_done_is_same(
     `resumed` has jobs as they were, and the steps that they go on from; None: they run from their start.
     """
     now = {job.id: job for job in plan.jobs}
-    done = [*resumed, *((past.planned.plan.job(job_id), None) for job_id in taken_over)]
     changed: list[str] = []
-    for old, step in done:
+    for old, step in [*resumed, *((past.planned.plan.job(job_id), None) for job_id in taken_over)]:
         new = now.get(old.id)
         if new is None:
             changed.append(f"{old.id}: the present workflow does not run it")
         elif (old, step) in resumed and step is None:
             continue
-        elif part := first_change(old, new, before=step.id if step is not None else None):
+        elif part := first_change(old, new, before=None if step is None else step.id):
             changed.append(f"{old.id}: {part} has changed")
         elif step is not None and step_now(old, new, step) is None:
             changed.append(f"{old.id}: no step is left from {step.id} on")
@@ -72,11 +71,9 @@ def step_now(old: Job, new: Job, step: Step) -> Step | None:
 def difference(old: Plan, new: Plan, job_ids: Container[str]) -> str | None:
     """Name the first part of these jobs that differs."""
     there = {job.id: job for job in new.jobs}
-    for job in old.jobs:
-        part = first_change(job, there[job.id]) if job.id in there else PlanPart(what="the job itself")
-        if part is not None and job.id in job_ids:
-            return f"{job.id}: {part}"
-    return None
+    jobs = (job for job in old.jobs if job.id in job_ids)
+    parts = ((job.id, first_change(job, there[job.id]) if job.id in there else "the job itself") for job in jobs)
+    return next((f"{job_id}: {part}" for job_id, part in parts if part), None)
 
 
 def notice(past: PastRun, options: Options, job_ids: Container[str]) -> str | None:
@@ -87,8 +84,5 @@ def notice(past: PastRun, options: Options, job_ids: Container[str]) -> str | No
         found = difference(past.planned.plan, present_plan(past, options, ask=False), job_ids)
     except LoomError as error:
         found = error.message
-    if found is None:
-        return None
-    return (
-        f"the workflow has changed since the run ({found}): resume runs the steps of the run, --sync the present ones"
-    )
+    what = f"the workflow has changed since the run ({found})"
+    return f"{what}: resume runs the steps of the run, --sync the present ones" if found else None

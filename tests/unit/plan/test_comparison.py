@@ -19,7 +19,7 @@ SERVICE = Service(name="db", aliases=("db",), image=Image(name="db"), position="
 
 
 def changed(old: Job = JOB, before: str | None = None, **fields: Any) -> str:
-    return str(first_change(old, replace(old, **fields), before=before) or "")
+    return first_change(old, replace(old, **fields), before=before)
 
 
 @pytest.mark.parametrize(
