@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from loom import snapshot
 from loom.cancel import Cancel
 from loom.providers.base import Provider
-from loom.runner.request import RunRequest, first_jobs, make_workspace, settings_of
+from loom.runner.request import RunRequest, first_jobs, settings_of
 from loom.runner.session import Prewarmed, SessionOpener
 from loom.snapshot import KnownFiles, Snapshot, Source
 from loom.util.paths import new_workspace
@@ -34,7 +34,7 @@ class NextRun:
     def prepare(self) -> None:
         """Lay out the workspace while the sessions open, for which nothing waits. Errors as those of a run's beginning."""
         request = self._request
-        make_workspace(request, self.workspace)
+        request.store.claims.make(self.workspace, run_id=request.run_id, repo_root=request.source.root)
         self._made = True
         self._stack.enter_context(snapshot.occupied(self.workspace))
         request.preflight()

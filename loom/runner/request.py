@@ -11,7 +11,6 @@ from msgspec import Struct, field
 
 from loom.cancel import Cancel
 from loom.config import Config
-from loom.errors import SnapshotError
 from loom.plan.model import Job, MountMode, Plan
 from loom.record.documents import Invocation
 from loom.record.store import Store
@@ -135,16 +134,6 @@ class Ran(Struct, frozen=True, kw_only=True):
     diagnosis: Diagnosis | None = None
     kept: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By job, the facts of its kept session. Jobs that can be entered or resumed."""
-
-
-def make_workspace(request: RunRequest, workspace: Path) -> None:
-    try:
-        request.store.claims.make(workspace, run_id=request.run_id, repo_root=request.source.root)
-    except OSError as error:
-        raise SnapshotError(
-            f"the isolated workspace can't be made at {workspace}: {error.strerror or error}",
-            hint="name another directory with LOOM_TMP_DIR or TMPDIR",
-        ) from error
 
 
 def first_jobs(plan: Plan, at_most: int, done: Collection[str] = ()) -> Iterable[Job]:

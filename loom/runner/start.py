@@ -20,7 +20,7 @@ from loom.record.journal import Journal
 from loom.record.recorder import Recorder
 from loom.record.run_record import RunRecord
 from loom.runner import RunSettings, SessionOpener
-from loom.runner.request import RunRequest, first_jobs, make_workspace, settings_of
+from loom.runner.request import RunRequest, first_jobs, settings_of
 from loom.runner.session import Work
 from loom.secrets.masking import Masker, known
 from loom.util import processes
@@ -99,7 +99,7 @@ def start(request: RunRequest, watch: Watch, prepared: NextRun | None = None) ->
             if prepared is not None:
                 prepared.taken_over()
             elif reuse is None:
-                make_workspace(request, workspace)
+                request.store.claims.make(workspace, run_id=request.run_id, repo_root=request.source.root)
                 # One job alone needs the engine first, since its container starts without the files.
                 if not settings.alone and any(one.capabilities.isolated for one in request.tools.providers.values()):
                     take = partial(snapshot.take, request.source, workspace)

@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from loom.errors import SnapshotError
 from loom.util import atomic, processes, typed
 from loom.util.paths import half_removed
 from loom.util.private import make_in_shared, make_private
@@ -52,8 +53,14 @@ class Claims:
         self.folder = state_dir / "workspaces"
 
     def make(self, workspace: Path, *, run_id: str, repo_root: Path, kind: Literal["run", "snapshot"] = "run") -> None:
-        """Create the directory, private to the user, and claim it. OSError when it can't be created."""
-        make_in_shared(workspace)
+        """Create the directory, private to the user, and claim it. SnapshotError when it can't be created."""
+        try:
+            make_in_shared(workspace)
+        except OSError as error:
+            raise SnapshotError(
+                f"the isolated workspace can't be made at {workspace}: {error.strerror or error}",
+                hint="name another directory with LOOM_TMP_DIR or TMPDIR",
+            ) from error
         self.claim(workspace, run_id=run_id, repo_root=repo_root, kind=kind)
 
     def claim(self, workspace: Path, *, run_id: str, repo_root: Path, kind: Literal["run", "snapshot"] = "run") -> None:

@@ -14,7 +14,7 @@ from loom.cancel import Cancel, signals
 from loom.commands import project
 from loom.commands.keep.trusting import discover
 from loom.commands.screen import progress_line
-from loom.errors import RequestError, SnapshotError
+from loom.errors import RequestError
 from loom.record.store import RunEntry, Store
 from loom.render.output import print_either
 from loom.snapshot import Explanation, Snapshot, Source, Verification, is_workspace, readable
@@ -53,13 +53,8 @@ def _take(source: Source, *, show_progress: bool) -> Snapshot:
             def on_progress(done: int, total: int) -> None:
                 show(f"copying: {done:,} of {max(done, total):,} files")
 
-            try:
-                # Only the person who asked: what is in the checkout may be private.
-                here.store.claims.make(workspace, run_id=run_id, repo_root=source.root, kind="snapshot")
-            except OSError as error:
-                raise SnapshotError(
-                    f"{workspace}: {error.strerror}", hint="name another directory with LOOM_TMP_DIR or TMPDIR"
-                ) from error
+            # Only the person who asked: what is in the checkout may be private.
+            here.store.claims.make(workspace, run_id=run_id, repo_root=source.root, kind="snapshot")
             try:
                 taken = snapshots.take(source, workspace, cancel=cancel, on_progress=on_progress)
             except BaseException:

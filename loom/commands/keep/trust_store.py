@@ -17,11 +17,11 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from loom.addresses import without_credentials
+from loom.commands.run.checkout import origin_of
 from loom.errors import InfrastructureError, LoomError, SnapshotError
 from loom.plan.permissions import PermissionRequest
 from loom.record.store import Store
-from loom.snapshot import git, repository
+from loom.snapshot import git
 from loom.snapshot.manifest import read_manifest
 from loom.util import atomic, processes, typed
 from loom.util.paths import is_of_job, run_of_workspace, workspace_beside
@@ -149,10 +149,7 @@ def _origin_of(root: Path, environ: Mapping[str, str]) -> str | None:
     if not root.is_dir():
         return None
     try:
-        found = repository.find(
-            root, {name: value for name, value in environ.items() if name not in git.LOCAL_VARIABLES}
-        )
+        found = origin_of(root, {name: value for name, value in environ.items() if name not in git.LOCAL_VARIABLES})
     except LoomError:
         return None
-    urls = [value for key, value in found.config if key == "remote.origin.url"] if found is not None else []
-    return without_credentials(urls[-1]) if urls else None
+    return str(found) if found else None

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from loom.errors import SnapshotError
 from loom.storage.claims import Claims
 from loom.util import processes
 from loom.util.paths import half_removed
@@ -33,7 +34,7 @@ def test_a_workspace_is_private_and_claimed(claims: Claims, workspace: Path, tmp
     assert (claim.path, claim.run_id, claim.repo_root, claim.kind) == (workspace, "1", str(tmp_path / "repo"), "run")
     assert claims.all() == [claim]
     assert claims.confirms(workspace)
-    with pytest.raises(FileExistsError):
+    with pytest.raises(SnapshotError, match="File exists"):
         claims.make(workspace, run_id="2", repo_root=tmp_path)
 
 
