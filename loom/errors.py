@@ -28,7 +28,7 @@ from loom.addresses import without_credentials
 
 
 class LoomError(Exception):
-    """An error whose message a user reads: the place, the reason, the next move.
+    """An error whose message a user reads: the position, the reason, the next move.
 
     `code` is a stable upper-case name for machines, `hint` the next move (one or more lines), `exit_code` what the
     process ends with. Addresses in both lose their credentials: libraries and programs repeat those that they were given.
@@ -97,9 +97,9 @@ class EngineUnavailable(ProviderError):
 class ImageError(InfrastructureError):
     default_code = "IMAGE_UNAVAILABLE"
 
-    def named_at(self, place: str) -> ImageError:
-        """Return the same error with the place that names the image, if known."""
-        message = f"{self.message} (image: {place})" if place else self.message
+    def named_at(self, position: str) -> ImageError:
+        """Return the same error with the position that names the image, if known."""
+        message = f"{self.message} (image: {position})" if position else self.message
         return ImageError(message, hint=self.hint, code=self.code)
 
 

@@ -21,7 +21,7 @@ WORKFLOW_FILE = option(
 ON = option(
     "--on POOL",
     "Where jobs in containers run: PROVIDER[:CONTEXT] or a pool of your configuration (default: docker).",
-    "place",
+    "pool",
 )
 VARIABLES = option("--var NAME=value", "Set a variable.")
 INPUTS = option(

@@ -57,7 +57,7 @@ KINDS: Mapping[str, Callable[[Given], Iterable[Any]]] = {
     "workflow-job": workflow_jobs,
     "stop": lambda given: ("failure", "pause", *workflow_jobs(given)),
     "stage": lambda _: _plan().stages,
-    "place": lambda _: (*MODULES, *here().config.pools),
+    "pool": lambda _: (*MODULES, *here().config.pools),
     "matrix": lambda _: dict.fromkeys(f"{key}={value}" for job in _plan().jobs for key, value in job.matrix.items()),
     "setting": lambda _: config.KEYS,
     "document": lambda _: ("list", *import_module("loom.analysis.schemas").NAMES),

@@ -52,12 +52,12 @@ def copy_inputs(root: Path, target: Path, *, context: str, dockerfile: str) -> N
 
     shutil.copytree(source, copy, symlinks=True, ignore=left_out, dirs_exist_ok=True)
     for name in (*found, *(f"{name}.dockerignore" for name in found)):  # they may lie beside the context
-        place = target / name
+        target_path = target / name
         real = (root / name).resolve()
-        if real.is_file() and _is_below(real, root) and not place.is_file():
-            place = target / real.relative_to(root) if place.is_symlink() else place
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / name, place)
+        if real.is_file() and _is_below(real, root) and not target_path.is_file():
+            target_path = target / real.relative_to(root) if target_path.is_symlink() else target_path
+            target_path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, target_path)
 
 
 def _is_below(path: Path, root: Path) -> bool:

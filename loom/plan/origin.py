@@ -43,7 +43,7 @@ def origin_of(url: str | None) -> ProjectOrigin | None:
 
 
 def variables_of(origin: ProjectOrigin) -> dict[str, str]:
-    """Return what GitLab would set for a project at this place."""
+    """Return the variables that GitLab would set for a project with this origin."""
     namespace, _, name = origin.path.rpartition("/")
     group = namespace.partition("/")[0]
     url = f"{origin.protocol}://{origin.server}"

@@ -10,7 +10,7 @@ from loom.util.units import meant
 THIS_MACHINE = Pool(provider=HOST)
 
 
-def placed(runner_pool: str | None, *, has_image: bool, selection: JobSelection, config: Config) -> Pool:
+def pool_for(runner_pool: str | None, *, has_image: bool, selection: JobSelection, config: Config) -> Pool:
     """Return the pool of a job. An unknown pool counts as none (see `unknown_pool`), and so does each pool without `pools`."""
     if runner_pool is not None and runner_pool in config.pools:
         return config.pools[runner_pool]

@@ -281,7 +281,7 @@ def job_environment(
     """Merge loom's variables and the plan's; later ones win. `services` locate the job's services.
 
     The plan's values may still refer to what it does not know: the directory of a host job, the addresses of services, and
-    the variables that only a job that starts has, of which those of its attempt come later (`placed`).
+    the variables that only a job that starts has, of which those of its attempt come later (`of_session`).
     """
     own = for_job(job, project_dir=project_dir, image_name=image_name, project_url=run.get("CI_PROJECT_URL", ""))
     late = {name: own.get(name, "") for name in KNOWN_AT_START - ATTEMPT} | dict(services)
@@ -361,7 +361,7 @@ def _refusal(job: Job, names: Sequence[str]) -> str:
 
 
 def files_of(job: Job, secrets: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the content of the files that the job's place gets: secrets, and variables of type file."""
+    """Return the content of the files that the job's session gets: secrets, and variables of type file."""
     if job.late is not None:
         event = (job.late.contexts.get("github") or {}).get("event") or {}
         return {"GITHUB_EVENT_PATH": jsons.encode_file(event)}
@@ -373,7 +373,7 @@ def files_of(job: Job, secrets: Mapping[str, bytes]) -> dict[str, bytes]:
     }
 
 
-def placed(
+def of_session(
     job: Job,
     environment: Mapping[str, str],
     concealed: Mapping[str, str],
@@ -381,8 +381,8 @@ def placed(
     paths: Mapping[str, str],
     attempt: Mapping[str, str],
 ) -> dict[str, str]:
-    """Return what only the job's place adds to its `environment`: what is `concealed` from the engine, a file's path, the
-    value of a secret with `file: false`, the variables of the `attempt`, and those of the job that refer to any of them.
+    """Return the variables that only the job's session adds to its `environment`: those `concealed` from the engine, paths of
+    files, secrets with `file: false`, variables of the `attempt`, and variables of the job that refer to any of these.
     """
     if job.late is not None:
         secrets = {}  # its steps get them by name

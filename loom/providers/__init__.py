@@ -1,4 +1,4 @@
-"""The kinds of places that run jobs: `base` defines the interface, each other module or folder implements it."""
+"""The providers of sessions for jobs: `base` defines the interface, each other module or folder implements it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ MODULES = {
 """Each provider's name, and its module with a function `provider(setup)`. `pools.HERE` names those of this machine."""
 
 
-def make(place: str, setup: Setup) -> Provider:
+def make(target: str, setup: Setup) -> Provider:
     """Return a provider by its name, with an optional context (`kubernetes:CONTEXT`). ProviderError for an unknown one."""
-    name, _, context = place.partition(":")
+    name, _, context = target.partition(":")
     if name not in MODULES:
         raise ProviderError(
             f"there is no provider {name!r} for jobs", hint=f"this loom has: {', '.join(MODULES)}; is it an older one?"
         )
     if context and name in HERE:
-        raise ProviderError(f"{place}: the provider {name} has no contexts", hint=f"leave out `:{context}`")
+        raise ProviderError(f"{target}: the provider {name} has no contexts", hint=f"leave out `:{context}`")
     try:
         module = import_module(MODULES[name])
     except ModuleNotFoundError as error:

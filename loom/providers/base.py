@@ -1,9 +1,9 @@
 """The interface of every provider. A new provider is a folder or module here, and a line in the package's `MODULES`.
 
-`Provider.open` returns a `Session`, one job's place; `Session.run` runs one step in it. Every implementation guarantees
+`Provider.open` returns one job's `Session`; `Session.run` runs one step in it. Every implementation guarantees
 (tests/docker/providers and tests/unit/providers verify it):
 
-- A failed command is a value (`Exit`). `ProviderError` means that the place itself broke.
+- A failed command is a value (`Exit`). `ProviderError` means that the session itself broke.
 - When `run` returns or the session ends, nothing that it started still runs, except the step's own background
   processes; these end with the session, and at once after a timeout or a cancel.
 - Every byte that a step prints reaches `on_output` before `run` returns, in order per stream; nothing else does. Later
@@ -11,9 +11,9 @@
 - `open` cleans up on every exit: container, network, volume, process group. Removal may continue after the session's
   end, when nothing runs any more; `Provider.close` waits for it.
 
-A place need not be on this machine. One without access to this machine's directories supports only `MountMode.VOLUME`: it
-transfers `SessionRequest.workspace` before the first step, and files come back by `get_archive`. Callers use a place's
-paths only through its session, and check `capabilities`, never a name.
+A session need not be on this machine. One without access to this machine's directories supports only `MountMode.VOLUME`: it
+transfers `SessionRequest.workspace` before the first step, and files come back by `get_archive`. Callers use a session's
+paths only through its methods, and check `capabilities`, never a name.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     files.
     """
     isolated: bool
-    """A place has its own file system and processes, allows root access, and can be kept."""
+    """A session has its own file system and processes, allows root access, and can be kept."""
     detachable: bool = False
     """Its sessions are `Detachable`."""
 
@@ -78,7 +78,7 @@ NO_SECRETS = SecretValues()
 
 
 class SessionRequest(Struct, frozen=True, kw_only=True):
-    """The inputs to open one job's place. All paths are host paths."""
+    """The inputs to open one job's session. All paths are host paths."""
 
     run_id: str
     job_id: str
@@ -109,12 +109,12 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     pool: Pool | None = None
     """The settings of the job's pool."""
     detached: bool = False
-    """The place lives on without this process, as long as it may at all (`Detachable`)."""
+    """The session lives on without this process, as long as it may at all (`Detachable`)."""
     labels: Mapping[str, str] = field(default_factory=dict)
     grace_s: float = 10.0
     """How long a step may take to exit after TERM before it is killed."""
     until_filled: Callable[[], None] | None = None
-    """Returns when `workspace` is complete, and raises when it will not be: the place starts after that."""
+    """Returns when `workspace` is complete, and raises when it will not be: the session starts after that."""
 
 
 class Share(Struct, frozen=True, kw_only=True):
@@ -202,13 +202,13 @@ class SessionFacts(Struct, frozen=True, kw_only=True):
 
 
 class Session(Protocol):
-    """One job's open place. One command at a time; other methods only between commands."""
+    """The container, pod or processes of one job, open. One command at a time; other methods only between commands."""
 
     @property
     def facts(self) -> SessionFacts: ...
 
     def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:
-        """Run one step. ProviderError when the place is lost."""
+        """Run one step. ProviderError when the session is lost."""
 
     def answers(self) -> bool:
         """Return whether it can still run a step: it may have been open, and unused, for minutes."""
@@ -243,13 +243,13 @@ class Session(Protocol):
         """Unpack a tar stream over the job's view; the files will belong to the job's user."""
 
     def inside(self, environment: Mapping[str, str], *, as_root: bool = False) -> CommandsInside:
-        """Access the place between steps. `environment` extends the job's."""
+        """Return access to the session between steps. `environment` extends the job's."""
 
     def size(self) -> int:
-        """Return the bytes that the place takes on a disk beside its image and the job's files; 0 where it takes none."""
+        """Return the bytes that the session takes on a disk beside its image and the job's files; 0 where it takes none."""
 
     def keep(self, expires_at: float) -> None:
-        """Keep the idle place after the session, until `expires_at` (seconds since the epoch).
+        """Keep the idle container after the session, until `expires_at` (seconds since the epoch).
 
         It outlives this process; a later run removes it after expiry. No command can follow.
         """
@@ -262,16 +262,16 @@ class Detachable(Protocol):
     def hand_over(
         self, steps: Sequence[Command], after: Mapping[bool, Sequence[Command]], save: Callable[[bytes], None]
     ) -> None:
-        """Begin all commands of the job in the place: `steps` up to the first that fails, then those of `after` for success
+        """Begin all commands of the job in the session: `steps` up to the first that fails, then those of `after` for success
         (True) or failure. Each is then `run` as usual, in this order, to get its output and its end.
 
-        `save` stores what `DetachedPlace.attach` needs, before anything begins.
+        `save` stores what `DetachedContainer.attach` needs, before anything begins.
         """
 
 
 @runtime_checkable
-class DetachedPlace(Protocol):
-    """A job's place in which steps go on without a session."""
+class DetachedContainer(Protocol):
+    """A job's container in which steps go on without a session."""
 
     def attach(
         self, saved: bytes, request: SessionRequest, on_output: OnOutput, cancel: Cancel
@@ -280,7 +280,7 @@ class DetachedPlace(Protocol):
 
 
 class KeptSession(Protocol):
-    """A job's place without a session of this process: its run continues elsewhere, or it was kept."""
+    """A job's container without a session of this process: its run continues elsewhere, or it was kept."""
 
     @property
     def name(self) -> str: ...
@@ -309,7 +309,7 @@ class KeptSession(Protocol):
         """Fill the new directory `target` with the job's view, without special files."""
 
     def view(self) -> Path | None:
-        """Return the job's files as a directory that this process can read, where the place has one; only to read."""
+        """Return the job's files as a directory that this process can read, where the container has one; only to read."""
 
     def bring(self, source: Path, paths: Sequence[str]) -> None:
         """Make these paths of the job's view as they are below `source`; one that is not there is deleted. They then belong
@@ -319,7 +319,7 @@ class KeptSession(Protocol):
         """Remove it with its services; return what could not be removed, as lines of text."""
 
     def adopt(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> AbstractContextManager[Session]:
-        """Open a session in this place. On exit, the place and its resources are removed unless kept again."""
+        """Open a session in this container. On exit, the container and its resources are removed unless kept again."""
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
@@ -334,7 +334,7 @@ class Resolved(Struct, frozen=True, kw_only=True):
 
 
 class ImageResolver(Protocol):
-    """Makes images available before a place is opened. Thread-safe."""
+    """Makes images available before a session is opened. Thread-safe."""
 
     def resolve(
         self, image: Image, *, workspace: Path, on_output: OnOutput, cancel: Cancel, secrets: Mapping[str, bytes]
@@ -365,7 +365,7 @@ class OpenedServices(Struct, kw_only=True):
 
 
 class Provider(Protocol):
-    """A kind of place. Thread-safe: several sessions are open at once. What a method does here is right for most kinds."""
+    """Opens sessions. Thread-safe: several are open at once. The methods here suit most providers."""
 
     @property
     def name(self) -> str: ...
@@ -375,11 +375,11 @@ class Provider(Protocol):
 
     @property
     def images(self) -> ImageResolver | None:
-        """None if the place finds its image itself."""
+        """None if the session finds its image itself."""
         return None
 
     def check(self) -> None:
-        """Raise InfrastructureError if no place can be opened now (EngineUnavailable when no engine answers)."""
+        """Raise InfrastructureError if no session can be opened now (EngineUnavailable when no engine answers)."""
         return
 
     def described(self) -> str:
@@ -398,7 +398,7 @@ class Provider(Protocol):
         return False
 
     def open(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> AbstractContextManager[Session]:
-        """Open one job's place for the block. `on_output` gets the lines of this work (not of steps).
+        """Open one job's session for the block. `on_output` gets the lines of this work (not of steps).
 
         Raises ProviderError (EngineUnavailable when no engine answers), or ImageError when the image can't run.
         """
@@ -424,14 +424,14 @@ class Provider(Protocol):
         )
 
     def find(self, run_id: str, job_id: str, kept_id: str = "", *, user: str = "") -> KeptSession | None:
-        """Find the place of a running or kept job: by id (`SessionFacts.container_id`), else the newest.
+        """Find the container of a running or kept job: by id (`SessionFacts.container_id`), else the newest.
 
         `user`: of commands in it, as the session stated (`COMMAND_USER` in its details).
         """
         return None
 
     def remove_run(self, run_id: str, jobs: Sequence[Job]) -> Sequence[str]:
-        """Remove every place that these jobs of a run have, running or kept; return failures as lines of text.
+        """Remove every container that these jobs of a run have, running or kept; return failures as lines of text.
 
         ProviderError when that can't be asked (EngineUnavailable when no engine answers).
         """
@@ -447,7 +447,7 @@ class Provider(Protocol):
         raise ProviderError(f"{asked.name} needs a container beside the job's, and the provider {self.name} has none")
 
     def way_here(self, request: SessionRequest, session: Session) -> str | None:
-        """Return an address of this machine, with the network around it (`172.17.0.1/16`), at which such a place reaches a
+        """Return an address of this machine, with the network around it (`172.17.0.1/16`), at which such a container reaches a
         server of this process, and nothing beyond that network does. None where no such address exists.
         """
         return None

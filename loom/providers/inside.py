@@ -349,7 +349,7 @@ def raw(descriptor: int) -> Iterator[None]:
 
 
 def kind(environment: Mapping[str, str]) -> str:
-    """Return the caller's TERM, for a place whose commands have none of their own in `environment`; empty to leave it."""
+    """Return the caller's TERM, for a session whose commands have none of their own in `environment`; empty to leave it."""
     return "" if "TERM" in environment else os.environ.get("TERM", "")
 
 

@@ -24,7 +24,7 @@ case ${1##*/} in
 esac
 exec "$@" -i
 """
-# $1: the caller's TERM, which counts where the place has a description of such a terminal. Then a command.
+# $1: the caller's TERM, which counts where the container has a description of such a terminal. Then a command.
 _ON_TERMINAL = """
 t=$1; shift
 for d in "${TERMINFO:-/etc/terminfo}" "$HOME/.terminfo" /etc/terminfo /lib/terminfo /usr/share/terminfo; do
@@ -84,7 +84,7 @@ def continued(command: Sequence[str], state: str) -> Sequence[str]:
 
 
 def on_terminal(command: Sequence[str], term: str) -> Sequence[str]:
-    """Return `command` for a terminal of the kind `term`; the place's own default counts where it does not know that kind."""
+    """Return `command` for a terminal of the kind `term`; the container's own default counts where it does not know that kind."""
     return ("sh", "-c", _ON_TERMINAL, "loom", term, *command) if term and "/" not in term else command
 
 

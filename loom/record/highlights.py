@@ -56,7 +56,7 @@ def speaks_of_error(line: str) -> bool:
     return TELLING.search(line) is not None and NOT_TELLING.search(line) is None
 
 
-_PLACE = re.compile(r"\.\w{1,5}(?::\d|\(\d)")
+_POSITION = re.compile(r"\.\w{1,5}(?::\d|\(\d)")
 WORDS: dict[str, Why | None] = dict.fromkeys(
     (
         *("rror", "RROR", "fail", "Fail", "FAIL", "fatal", "FATAL", "Fatal", "panic", "xception", "raceback", "ssert"),
@@ -249,7 +249,7 @@ class Highlighter:
             return after
         text = _text(event)
         if why is None:
-            why = "error" if TELLING.search(text) else "place" if _PLACE.search(text) else None
+            why = "error" if TELLING.search(text) else "place" if _POSITION.search(text) else None
         if why is None or NOT_TELLING.search(text):
             return after
         self._found += 1

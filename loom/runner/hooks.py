@@ -56,7 +56,7 @@ class Child(Struct, frozen=True, kw_only=True):
     snapshot: Mapping[str, Any]
     """The facts of the parent's, which the child gets once more."""
     archive_of: Callable[[str], Path]
-    """The place of the artifacts of a job of the parent."""
+    """The path of the artifacts of a job of the parent."""
     succeeded: Callable[[str], bool]
     """Return whether a job of the parent has succeeded so far."""
 

@@ -97,7 +97,7 @@ class Run:
         resumed = self._request.reuse.resumed.values() if self._request.reuse else ()
         theirs = [job.view for job in resumed if job.view is not None]
         with snapshot.occupied(
-            self._workspace, *(place for view in theirs for place in (view.workspace, view.run_workspace))
+            self._workspace, *(path for view in theirs for path in (view.workspace, view.run_workspace))
         ):
             return self._execute()
 

@@ -53,7 +53,7 @@ class Preparation:
             session=opened.session,
             request=opened.request,
             image=image,
-            environment=self._placed(opened, secrets.own),
+            environment=self._of_session(opened, secrets.own),
             secrets=secrets.own,
             services=services,
             resumed=resumed,
@@ -163,14 +163,14 @@ class Preparation:
         self._stack.push(closing)
         return opened
 
-    def _placed(self, opened: Opened, secrets: Mapping[str, bytes]) -> Mapping[str, str]:
+    def _of_session(self, opened: Opened, secrets: Mapping[str, bytes]) -> Mapping[str, str]:
         """Put the job's files into its session; return their variables, the other secrets and those of the attempt."""
         job, attempt = self._job, self._attempt
         files = variables.files_of(job, secrets)
         paths = {name: opened.session.put_secret(name, value) for name, value in files.items()}
         own = variables.of_attempt(attempt.number, attempt.began_ns)
         request = opened.request
-        return variables.placed(job, request.environment, request.concealed, secrets, paths, own)
+        return variables.of_session(job, request.environment, request.concealed, secrets, paths, own)
 
     def _tell(self, opened: Opened) -> None:
         facts = opened.session.facts

@@ -24,7 +24,7 @@ _SKIPPED = JobResult(status=Status.SKIPPED)
 T = TypeVar("T")
 
 Lanes = Callable[[Job], Mapping[str, int]]
-"""The lanes in which a job takes a place while it runs, each with its number of places."""
+"""The lanes that a job takes while it runs, each with the number of jobs that fit in it."""
 
 
 _Mark = Literal["failed", "skipped", "holds up"]
@@ -163,7 +163,7 @@ class Schedule(Struct, kw_only=True, eq=False, dict=True):
     on_stuck: Callable[[Job], JobResult] = lambda job: JobResult(status=Status.CANCELED)
     waits: Callable[[Job], bool] = lambda job: False
     until_free: Callable[[Job], Skip | None] = lambda job: None
-    """Called for a job that `waits`, before it takes a place of its lanes: returns when it may start, or why it does not."""
+    """Called for a job that `waits`, before it takes its lanes: returns when it may start, or why it does not."""
     done: Mapping[str, JobResult] = {}
     """Results of an earlier run."""
     _results: dict[str, JobResult] = field(default_factory=dict)
@@ -220,7 +220,7 @@ class Schedule(Struct, kw_only=True, eq=False, dict=True):
             settle()
 
     def _start(self) -> None:
-        """Start what may start, in plan order, as far as its lanes have places; skip what never will."""
+        """Start what may start, in plan order, as far as its lanes have room; skip what never will."""
         start, skips = self._frontier.decision()
         for skip in skips:
             self._results[skip.job_id] = _SKIPPED
@@ -248,11 +248,11 @@ class Schedule(Struct, kw_only=True, eq=False, dict=True):
         heapq.heappush(self._ready.setdefault(lanes, []), (self._frontier.position[job.id], job.id))
 
     def _next(self) -> str | None:
-        """Take the first job in plan order whose lanes all have a place."""
+        """Take the first job in plan order whose lanes all have room."""
         free = [
             lanes
             for lanes, waiting in self._ready.items()
-            if waiting and all(self._taken[lane] < places for lane, places in lanes)
+            if waiting and all(self._taken[lane] < most for lane, most in lanes)
         ]
         return heapq.heappop(self._ready[min(free, key=lambda lanes: self._ready[lanes][0])])[1] if free else None
 

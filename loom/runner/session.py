@@ -170,7 +170,7 @@ class SessionOpener:
         self._discarding: list[threading.Thread] = []
         self._filled: Future[None] = Future()
         self.left_behind: list[str] = []
-        """Places that were still opening when the wait was given up, as lines of text."""
+        """Sessions that were still opening when the wait was given up, as lines of text."""
 
     def provider(self, job: Job) -> Provider:
         return self.tools.providers[job.provider]
@@ -323,9 +323,9 @@ class SessionOpener:
         image_from_snapshot = job.image is not None and job.image.build is not None
         return not (self.resumed(job) or job.services or image_from_snapshot)
 
-    def discard(self, place: Prewarmed) -> None:
+    def discard(self, session: Prewarmed) -> None:
         """Close a session that nobody takes, without delay for the caller."""
-        thread = threading.Thread(target=place.discard, name="discard", daemon=True)
+        thread = threading.Thread(target=session.discard, name="discard", daemon=True)
         self._discarding.append(thread)
         thread.start()
 

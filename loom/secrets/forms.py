@@ -106,10 +106,10 @@ def _step(
     at = 0
 
     def copy(until: int) -> None:
-        kept = [place for place, byte in zip(range(at, until), data[at:until], strict=True) if byte not in dropped]
+        kept = [at for at, byte in zip(range(at, until), data[at:until], strict=True) if byte not in dropped]
         parts.append(data[at:until].translate(None, dropped))
         starts.extend(kept)
-        ends.extend(place + 1 for place in kept)
+        ends.extend(at + 1 for at in kept)
 
     for match in pattern.finditer(data) if pattern else ():
         copy(match.start())

@@ -127,14 +127,14 @@ class Keepass:
         self._open: dict[Path, Any] = {}
 
     def check(self, reference: str) -> str | None:
-        alias, _, place = reference.partition("#")
-        entry, colon, field = place.partition(":")
+        alias, _, item = reference.partition("#")
+        entry, colon, field = item.partition(":")
         fine = alias and all(entry.split("/")) and (field or not colon)
         return None if fine else "expected keepass://alias#group/entry:field"
 
     def read(self, reference: str, around: Surroundings) -> bytes:
-        alias, _, place = reference.partition("#")
-        entry, _, field = place.partition(":")
+        alias, _, item = reference.partition("#")
+        entry, _, field = item.partition(":")
         # In names, `/` and `:` are written `%2F` and `%3A`.
         path, field = [unquote(part) for part in entry.split("/")], unquote(field) or "password"
         database = self._database(unquote(alias), around)

@@ -107,7 +107,7 @@ def _take(
             # Ctrl-C also reaches the git processes, which may end first.
             raise SnapshotCanceled("interrupted while the workspace was being filled") from error
         if isinstance(error, OSError):
-            place = error.filename if isinstance(error.filename, str) else str(workspace)
+            path = error.filename if isinstance(error.filename, str) else str(workspace)
             if not workspace.exists():
                 raise SnapshotError(
                     f"{workspace} was removed while it was filled",
@@ -115,7 +115,7 @@ def _take(
                 ) from error
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise SnapshotError(
-                f"{readable(place)}: {error.strerror or error}",
+                f"{readable(path)}: {error.strerror or error}",
                 hint="free some space there, or point TMPDIR at another disk" if full else "check its permissions",
                 code="WORKSPACE_NOT_WRITTEN" if full else None,
             ) from error
@@ -193,7 +193,7 @@ class _Filling:
         """Tracked files that are missing."""
         self._vanished: set[str]
         """Untracked files that vanished before the copy."""
-        self._places: list[str] = []
+        self._module_directories: list[str] = []
 
     def run(self) -> Filled:
         try:
@@ -451,7 +451,7 @@ class _Filling:
 
     def _submodule(self, path: str, inner: Source, name: str) -> None:
         prefix = f"{self._done.prefix}{path}/"
-        git_dir = self._git_dir / "modules" / contents.own_place(name, self._places)
+        git_dir = self._git_dir / "modules" / contents.module_directory(name, self._module_directories)
         target, outermost, may_borrow = self._target / path, self._outermost, self._may_borrow
         filled = _Filling(inner, target, git_dir, prefix, outermost, self._cancel, self._on_progress, may_borrow).run()
         self._done.submodules.append(

@@ -81,9 +81,9 @@ class Nested(Struct, frozen=True, kw_only=True):
 
 def decide(source: Source, path: str, index: Index, names: Callable[[], Mapping[str, str]], *, tracked: bool) -> Nested:
     """`names` maps paths to the names in the snapshot's .gitmodules."""
-    place = source.root / path
-    there = is_directory(source.root, path) and os.path.lexists(place / ".git")
-    inner = inner_repository(place, source) if there else None
+    directory = source.root / path
+    there = is_directory(source.root, path) and os.path.lexists(directory / ".git")
+    inner = inner_repository(directory, source) if there else None
     if path in index.pinned_gitlinks:
         tag, commit = index.pinned_gitlinks[path]
         if inner is None:
@@ -109,29 +109,31 @@ def decide(source: Source, path: str, index: Index, names: Callable[[], Mapping[
 
 
 def _not_checked_out(source: Source, path: str, *, in_conflict: bool) -> str | None:
-    place = source.root / path
+    directory = source.root / path
     if in_conflict:
         return "a submodule in conflict that is not checked out: git can't add it"
-    if os.path.lexists(place / ".git"):
+    if os.path.lexists(directory / ".git"):
         return "a submodule in which git finds no commit: an empty directory"
-    return "files in a submodule that is not checked out: git does not look at them" if any(place.iterdir()) else None
+    return (
+        "files in a submodule that is not checked out: git does not look at them" if any(directory.iterdir()) else None
+    )
 
 
-def inner_repository(place: Path, outer: Source) -> Source | None:
-    """Return the repository at `place` in another's checkout, as its own checkout; None without a commit.
+def inner_repository(directory: Path, outer: Source) -> Source | None:
+    """Return the repository at `directory` in another's checkout, as its own checkout; None without a commit.
 
     RequestError when git does not trust it, or when its `.git` leads to a repository that does not lead back, or has links
     or borrows objects that lead elsewhere.
     """
     modules = (outer.git_dir / "modules", outer.common_dir / "modules")
     try:
-        inner = discover(place, environ=outer.environment, commit=False, modules=modules, filters=outer.may_filter)
+        inner = discover(directory, environ=outer.environment, commit=False, modules=modules, filters=outer.may_filter)
     except RequestError as error:
         if error.code in ("REPOSITORY_NOT_TRUSTED", "REPOSITORY_ELSEWHERE", "REPOSITORY_LINKED", "OBJECTS_ELSEWHERE"):
             raise
         return None
     check_lenders_of_module(inner.objects_dir, outer.objects_dir)
-    return inner if inner.root == place.resolve() else None
+    return inner if inner.root == directory.resolve() else None
 
 
 def submodule_names(file: Path, source: Source) -> dict[str, str]:
@@ -149,14 +151,14 @@ def submodule_names(file: Path, source: Source) -> dict[str, str]:
     return {path: name for path, name in named.items() if name and not {".", ".."} & set(re.split(r"[/\\]", name))}
 
 
-def own_place(name: str, taken: list[str]) -> str:
+def module_directory(name: str, taken: list[str]) -> str:
     """Return the git directory of a submodule below .git/modules. Names may be the same, or inside another."""
     parts = name.split("/")
     usual = all(parts) and max(map(len, map(os.fsencode, parts))) < 200
     clashes = any(name == other or name.startswith(f"{other}/") or other.startswith(f"{name}/") for other in taken)
-    place = name if usual and not clashes else f"loom-{len(taken)}"
-    taken.append(place)
-    return place
+    directory = name if usual and not clashes else f"loom-{len(taken)}"
+    taken.append(directory)
+    return directory
 
 
 # Files hidden from git: skip-worktree, assume-unchanged, and those that a sparse checkout excludes

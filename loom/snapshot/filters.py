@@ -146,7 +146,7 @@ def ids_at_home(
 
 
 def ids_of(
-    paths: Sequence[str], environment: Mapping[str, str], place: Path, *switches: str
+    paths: Sequence[str], environment: Mapping[str, str], directory: Path, *switches: str
 ) -> tuple[dict[str, str], str]:
     """Return the ids of the files as git would store them (`--no-filters`: of their bytes as they are), and its messages."""
     if not paths:
@@ -154,7 +154,7 @@ def ids_of(
     # Quoted, because git would misread paths with line breaks.
     lines = (git.c_quoted(path) if path.startswith('"') or "\n" in path or "\r" in path else path for path in paths)
     given = b"".join(os.fsencode(line) + b"\n" for line in lines)
-    process = git.Running(("hash-object", "--stdin-paths", *switches), environment, cwd=place, given=given)
+    process = git.Running(("hash-object", "--stdin-paths", *switches), environment, cwd=directory, given=given)
     _, out, stderr = process.result()
     return dict(zip(paths, out.decode().split(), strict=True)), stderr
 

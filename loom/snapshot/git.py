@@ -82,11 +82,11 @@ class GitFailed(SnapshotError):
 
     default_code = "GIT_FAILED"
 
-    def __init__(self, arguments: Sequence[str], exit_code: int, stderr: str, *, place: Path | None) -> None:
+    def __init__(self, arguments: Sequence[str], exit_code: int, stderr: str, *, cwd: Path | None) -> None:
         reason = stderr.strip() or f"exit code {exit_code}"
         full = "No space left" in reason or "Out of diskspace" in reason  # the latter in git's words
         super().__init__(
-            f"{f'{place}: ' if place else ''}git {arguments[0]} failed: {reason}",
+            f"{f'{cwd}: ' if cwd else ''}git {arguments[0]} failed: {reason}",
             hint="free some space there, or point TMPDIR at another disk"
             if full
             else "see what `git status` says there",
@@ -254,7 +254,7 @@ class Running:
         self._result: tuple[int, bytes, str] | None = (0, b"", "")
         _heed()
         self._arguments = arguments
-        self._place = cwd
+        self._cwd = cwd
         self._out, self._err = _in_memory(), _in_memory()
         with _in_memory(given) if given is not None else nullcontext(stdin) as stdin:
             try:
@@ -308,7 +308,7 @@ class Running:
             )
         code, _, stderr = self._result
         if check and code != 0:
-            raise GitFailed(self._arguments, code, stderr, place=self._place)
+            raise GitFailed(self._arguments, code, stderr, cwd=self._cwd)
         return self._result
 
     def _ended(self) -> int:
@@ -344,9 +344,9 @@ class Running:
                 elif time.monotonic() - since > IDLE_S:
                     self.stop()
                     raise SnapshotError(
-                        f"{self._place or Path.cwd()}: git {self._arguments[0]} waits for something that does not come, "
+                        f"{self._cwd or Path.cwd()}: git {self._arguments[0]} waits for something that does not come, "
                         "such as a FIFO in the place of a file",
-                        hint=f"look for it, also where a .git leads to: find {self._place or Path.cwd()} -type p",
+                        hint=f"look for it, also where a .git leads to: find {self._cwd or Path.cwd()} -type p",
                         code="GIT_WAITS",
                     )
         finally:
@@ -445,20 +445,24 @@ def intended(environment: Mapping[str, str], *paths: str, cwd: Path) -> set[str]
     return result
 
 
-def repository_at(place: Path, environ: Mapping[str, str], *, modules: Iterable[Path] = ()) -> RepositoryView | None:
+def repository_at(
+    directory: Path, environ: Mapping[str, str], *, modules: Iterable[Path] = ()
+) -> RepositoryView | None:
     """Return the repository of a checkout's directory; None for another directory, or where git recognises no repository."""
-    if not os.path.lexists(place / ".git"):
+    if not os.path.lexists(directory / ".git"):
         return None
     try:
-        plain = environment_for(environ) | {"GIT_CEILING_DIRECTORIES": str(place.parent)}
-        return repositories.find(place, plain, modules=modules)
+        plain = environment_for(environ) | {"GIT_CEILING_DIRECTORIES": str(directory.parent)}
+        return repositories.find(directory, plain, modules=modules)
     except RequestError:
         return None
 
 
-def is_repository(place: Path, environment: Mapping[str, str]) -> bool:
+def is_repository(directory: Path, environment: Mapping[str, str]) -> bool:
     """Return whether git recognises the directory as another repository; its `.git` may be invalid."""
-    if not os.path.lexists(place / ".git"):
+    if not os.path.lexists(directory / ".git"):
         return False
-    asked = Running(("rev-parse", "--resolve-git-dir", str(place / ".git")), without_repository(environment), cwd=place)
+    asked = Running(
+        ("rev-parse", "--resolve-git-dir", str(directory / ".git")), without_repository(environment), cwd=directory
+    )
     return asked.result(check=False)[0] == 0

@@ -40,7 +40,7 @@ def parent_in(root: Path, path: str, *, make: bool = False) -> Iterator[Path]:
 
 def remove_empty(root: Path, path: str) -> bool:
     """Remove a directory if nothing is in it; return whether it is gone."""
-    with suppress(OSError), parent_in(root, path) as place:
-        place.rmdir()
+    with suppress(OSError), parent_in(root, path) as opened:
+        opened.rmdir()
         return True
     return False

@@ -139,18 +139,18 @@ def _clear(target: Path, path: str, applied: Applied) -> None:
             return
         if stat.S_ISDIR(status.st_mode):
             if above == path:
-                with parent_in(target, path) as place:
-                    shutil.rmtree(place)
+                with parent_in(target, path) as opened:
+                    shutil.rmtree(opened)
                 applied.removed.append(above)
         elif above != path or not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
-            with parent_in(target, above) as place:
-                place.unlink()
+            with parent_in(target, above) as opened:
+                opened.unlink()
             applied.removed.append(above)
 
 
 def _take_away(target: Path, path: str, applied: Applied) -> None:
-    with suppress(FileNotFoundError), parent_in(target, path) as place:
-        place.unlink(missing_ok=True)
+    with suppress(FileNotFoundError), parent_in(target, path) as opened:
+        opened.unlink(missing_ok=True)
     applied.removed.append(path)
     for above in reversed(ancestors(path)):
         if not remove_empty(target, above):
@@ -160,36 +160,36 @@ def _take_away(target: Path, path: str, applied: Applied) -> None:
 
 def _put(target: Path, path: str, content: Content, applied: Applied) -> None:
     made = next((above for above in ancestors(path) if lstat(target / above) is None), path)
-    with parent_in(target, path, make=True) as place:
-        if place.is_dir() and not place.is_symlink():
-            for here, _, _ in reversed(list(walk(place))):  # empty ones alone: a file in one would be in the way
+    with parent_in(target, path, make=True) as opened:
+        if opened.is_dir() and not opened.is_symlink():
+            for here, _, _ in reversed(list(walk(opened))):  # empty ones alone: a file in one would be in the way
                 Path(here).rmdir()
             applied.removed.append(path)
         mode, data = content
         if mode == LINK:
-            place.unlink(missing_ok=True)
-            place.symlink_to(os.fsdecode(data))
+            opened.unlink(missing_ok=True)
+            opened.symlink_to(os.fsdecode(data))
         else:
-            atomic.write(place, data, mode=0o777 if mode & 0o100 else 0o666)  # less the umask, as git does it
+            atomic.write(opened, data, mode=0o777 if mode & 0o100 else 0o666)  # less the umask, as git does it
     if os.geteuid() == 0:  # else a job of another user, or whoever owns the checkout, could not change them
         owner = target.stat()
         for one in (*ancestors(path), path):
             if below(one, made):
-                with parent_in(target, one) as place:
-                    os.chown(place, owner.st_uid, owner.st_gid, follow_symlinks=False)
+                with parent_in(target, one) as opened:
+                    os.chown(opened, owner.st_uid, owner.st_gid, follow_symlinks=False)
     applied.written.append(made)
 
 
 def content_at(root: Path, path: str) -> Content | None:
     """Return the content of a file or a link; None for all else, and for what lies behind a link. SnapshotError if unreadable."""
     try:
-        with parent_in(root, path) as place:
-            mode = place.lstat().st_mode
+        with parent_in(root, path) as opened:
+            mode = opened.lstat().st_mode
             if stat.S_ISLNK(mode):
-                return LINK, os.fsencode(place.readlink())
+                return LINK, os.fsencode(opened.readlink())
             if not stat.S_ISREG(mode):
                 return None
-            with open_regular(place) as file:
+            with open_regular(opened) as file:
                 return (0o100755 if mode & 0o100 else 0o100644), file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -102,7 +102,7 @@ class Questions:
         return process
 
     def _rewrite_index(self) -> None:
-        """Rewrite an index that says what is true of the source's place only: a shared part, monitors, a sparse form, marks
+        """Rewrite an index that says what is true of the source's directory only: a shared part, monitors, a sparse form, marks
         that only the source's git knows to be out of date."""
         git.run(
             ("update-index", "--no-split-index", "--no-untracked-cache", "--no-fsmonitor", "--force-write-index"),

@@ -215,7 +215,7 @@ def _check_way(dot: Path, git_dir: Path, common: Path, modules: Iterable[Path]) 
     elif git_dir == dot:
         return False
     else:
-        if any(git_dir.is_relative_to(os.path.realpath(place)) for place in modules):
+        if any(git_dir.is_relative_to(os.path.realpath(module)) for module in modules):
             return True
         if _work_tree(git_dir, _entries(git_dir / "config")) == dot.parent:
             return False
@@ -231,14 +231,14 @@ _SMALL = ("HEAD", "alternates", "tables.list")
 def _check_files(git_dir: Path, common_dir: Path) -> None:
     """Raise RequestError where a file of git is a link that leads out of its directory, so that jobs would get what is there,
     or a FIFO, at which git would wait."""
-    for place in {git_dir, common_dir}:
+    for directory in {git_dir, common_dir}:
         for name in _GIT_FILES:
             try:  # twenty files, each time that a command looks for its repository
-                status = os.lstat(f"{place}/{name}")
+                status = os.lstat(f"{directory}/{name}")
             except OSError:
                 continue
             if not stat.S_ISDIR(status.st_mode):
-                check_file(place / name, place)
+                check_file(directory / name, directory)
 
 
 def check_file(path: Path, within: Path | None = None) -> None:

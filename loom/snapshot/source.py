@@ -85,8 +85,8 @@ def _is_owned(repository: RepositoryView) -> bool:
     if os.geteuid() == 0 and (sudo := os.environ.get("SUDO_UID", "")).isdigit():
         owners.add(int(sudo))
     dot = repository.root / ".git"
-    places = (repository.root, repository.git_dir, *([dot] if os.path.lexists(dot) else []))
-    return all(os.lstat(place).st_uid in owners for place in places)
+    owned = (repository.root, repository.git_dir, *([dot] if os.path.lexists(dot) else []))
+    return all(os.lstat(path).st_uid in owners for path in owned)
 
 
 def discover(
@@ -195,7 +195,7 @@ def _refs_with(fields: Sequence[str]) -> tuple[str, ...]:
 
 
 def _explain_refusal(start: Path, inherited: Mapping[str, str]) -> NoReturn:
-    """Convert git's reason for finding no checkout to place, reason and next move."""
+    """Convert git's reason for finding no checkout to an error with position, reason and next move."""
     _, out, stderr = git.Running(_WHY, inherited, cwd=start, searching=True).result(check=False)
     fields = out.decode("utf-8", "surrogateescape").splitlines()
     if "dubious ownership" in stderr:
@@ -222,7 +222,7 @@ def _explain_refusal(start: Path, inherited: Mapping[str, str]) -> NoReturn:
 
 
 def _explain_head(repository: RepositoryView, here: Mapping[str, str], stderr: str) -> NoReturn:
-    """Convert the reason why there is no commit to place, reason and next move."""
+    """Convert the reason why there is no commit to an error with position, reason and next move."""
     root = repository.root
     asked = git.Running(("rev-parse", "--verify", "-q", "HEAD"), here, cwd=root)
     code, head, _ = asked.result(check=False)
@@ -241,9 +241,9 @@ def _explain_head(repository: RepositoryView, here: Mapping[str, str], stderr: s
     raise _unreadable(root, stderr)
 
 
-def _unreadable(place: Path, stderr: str) -> RequestError:
+def _unreadable(root: Path, stderr: str) -> RequestError:
     reason = stderr.strip().removeprefix("fatal: ") or "git can't read the repository"
-    return RequestError(f"{place}: {reason}", hint="see what `git status` says there", code="REPOSITORY_UNREADABLE")
+    return RequestError(f"{root}: {reason}", hint="see what `git status` says there", code="REPOSITORY_UNREADABLE")
 
 
 def parse_config(data: bytes) -> dict[str, tuple[str, ...]]:
@@ -295,7 +295,7 @@ def _check_lender(store: Path, objects: Path) -> None:
     is_repository = (above / "HEAD").is_file() and (above / "refs").is_dir() and real.name == "objects"
     if not is_repository:
         why = "is no repository's store of objects"
-    elif any(place.stat().st_uid != objects.stat().st_uid for place in (real, above)):
+    elif any(path.stat().st_uid != objects.stat().st_uid for path in (real, above)):
         why = "belongs to another user"
     else:
         return
@@ -325,7 +325,7 @@ def check_lenders_of_module(objects: Path, outer: Path) -> None:
     """Raise RequestError where a submodule's store borrows from a repository which that of its project does not."""
     allowed = [store.resolve().parent for store in store_paths(outer)]
     for store in lenders(objects):
-        if not any(store.resolve().is_relative_to(place) for place in allowed):
+        if not any(store.resolve().is_relative_to(above) for above in allowed):
             raise RequestError(
                 f"{objects / 'info/alternates'}: it names {store}, and the project borrows nothing there",
                 hint="if you made this clone: git repack -ad in the submodule, then remove that file; else clone it again",
@@ -419,7 +419,7 @@ def to_borrow(stores: tuple[ObjectStore, ...]) -> tuple[Path, ...]:
         return ()
     for store in stores:
         text = str(store.path)
-        taken = any(text == place or text.startswith(place + "/") for place in _TAKEN_IN_CONTAINERS)
+        taken = any(text == path or text.startswith(path + "/") for path in _TAKEN_IN_CONTAINERS)
         if taken or not store.borrowable:
             return ()
     return tuple(store.path for store in stores)

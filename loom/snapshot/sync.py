@@ -45,25 +45,25 @@ class Patch(Struct, frozen=True, kw_only=True):
 
 
 def compare(
-    taken: Path, place: Path, *, environ: Mapping[str, str], manifest_file: Path, not_there: Iterable[str] = ()
+    taken: Path, files: Path, *, environ: Mapping[str, str], manifest_file: Path, not_there: Iterable[str] = ()
 ) -> Merge:
     """Compare a new snapshot of the checkout and a job's files with the snapshot that both were before.
 
     `manifest_file` has that snapshot's manifest; `not_there` as in `patch_of`.
     """
-    before, now = read_manifest(place, manifest_file), read_manifest(taken)
-    here = verify(place, environ=environ, manifest_file=manifest_file)
+    before, now = read_manifest(files, manifest_file), read_manifest(taken)
+    here = verify(files, environ=environ, manifest_file=manifest_file)
     changed = dict.fromkeys(
         (*(change.path for change in here.changes), *not_there), "changed in the job's files as well"
     )
     brought = changes_between(before, now, environ=environ)
-    return merge(partial(content_at, taken), brought, place, changed | dict(here.unreadable))
+    return merge(partial(content_at, taken), brought, files, changed | dict(here.unreadable))
 
 
-def bring(taken: Path, place: Path, found: Merge, *, theirs: bool) -> Applied:
+def bring(taken: Path, files: Path, found: Merge, *, theirs: bool) -> Applied:
     """Make in the job's files what was compared; `theirs`: conflicts too. SnapshotError where a file can't be written."""
     changes = (*found.changes, *(found.both if theirs else ()))
-    applied = apply_to(place, changes, partial(content_at, taken), force=found.conflicts if theirs else ())
+    applied = apply_to(files, changes, partial(content_at, taken), force=found.conflicts if theirs else ())
     if applied.failed:
         path, reason = next(iter(applied.failed.items()))
         raise SnapshotError(f"{readable(path)} could not be brought into the workspace: {reason}")

@@ -378,13 +378,13 @@ def _may_read(path: Path) -> bool:
         return True
 
 
-def _checked_out(place: Path, here: Mapping[str, str], zero: str) -> str | None:
+def _checked_out(directory: Path, here: Mapping[str, str], zero: str) -> str | None:
     """Return the commit of a repository that lies in a workspace; None without one that the workspace's own could name."""
-    repository = git.repository_at(place, here)
+    repository = git.repository_at(directory, here)
     if repository is None:
         return None
     environment = git.environment_for(here, repository=repository)
-    code, out, _ = git.Running(("rev-parse", "--verify", "-q", "HEAD"), environment, cwd=place).result(check=False)
+    code, out, _ = git.Running(("rev-parse", "--verify", "-q", "HEAD"), environment, cwd=directory).result(check=False)
     commit = out.decode().strip()
     return commit if code == 0 and len(commit) == len(zero) and commit != zero else None
 

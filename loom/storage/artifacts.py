@@ -170,12 +170,12 @@ def _selection(spec: Artifacts, beyond: Tracked | None = None) -> PathSelection:
 
 
 @contextmanager
-def _as_artifact_error(what: str, place: Path | None = None) -> Iterator[None]:
+def _as_artifact_error(what: str, archive: Path | None = None) -> Iterator[None]:
     """Convert foreign exceptions to ArtifactError."""
     try:
         yield
     except UnsafeArchive as error:
-        where = f"{place}: " if place else ""
+        where = f"{archive}: " if archive else ""
         raise ArtifactError(
             f"can't {what}: {where}{error}",
             hint="Nothing outside of the workspace was touched.",
@@ -183,15 +183,15 @@ def _as_artifact_error(what: str, place: Path | None = None) -> Iterator[None]:
         ) from error
     except (DamagedArchive, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ArtifactError(
-            f"can't {what}: {place or 'the archive'} is damaged ({error})", code="ARTIFACT_UNREADABLE"
+            f"can't {what}: {archive or 'the archive'} is damaged ({error})", code="ARTIFACT_UNREADABLE"
         ) from error
     except OSError as error:
-        place_of = f"{error.filename}: " if error.filename else ""
+        path = f"{error.filename}: " if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ArtifactError(
                 f"can't {what}: the disk is full", hint="`loom clean` removes old runs.", code="ARTIFACT_NO_SPACE"
             ) from error
-        raise ArtifactError(f"can't {what}: {place_of}{error.strerror or error}") from error
+        raise ArtifactError(f"can't {what}: {path}{error.strerror or error}") from error
 
 
 @contextmanager

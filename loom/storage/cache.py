@@ -608,10 +608,10 @@ def _fingerprints(entries: Iterable[TarEntry]) -> tuple[str, str]:
 def _reason(error: Exception) -> str:
     if not isinstance(error, OSError):
         return error.message if isinstance(error, CacheError) else str(error)
-    place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+    path = f"{os.fsdecode(error.filename)}: " if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{place}the disk is full"
-    return f"{place}{error.strerror or error}"
+        return f"{path}the disk is full"
+    return f"{path}{error.strerror or error}"
 
 
 def _say(on_output: OnOutput, lines: Iterable[str]) -> None:

@@ -25,9 +25,9 @@ def project_of(origin: str | None, root: Path) -> str:
     The location counts because a repository can't choose it; the origin (without scheme, user and `.git`) because
     another repository may later be at the same location. A linked worktree has the identity of its repository.
     """
-    place = os.fsencode(_repository(root.resolve())).decode("utf-8", "backslashreplace")
+    repository = os.fsencode(_repository(root.resolve())).decode("utf-8", "backslashreplace")
     name = _name_of(origin)
-    return f"{place} ({name})" if name else place
+    return f"{repository} ({name})" if name else repository
 
 
 def _name_of(origin: str | None) -> str:

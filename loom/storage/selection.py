@@ -10,7 +10,7 @@ from msgspec import Struct
 from loom.util import globs
 from loom.util.paths import below, normal
 
-OWN_PLACES = (".git/loom", ".loom/.runtime")
+LOOM_DIRECTORIES = (".git/loom", ".loom/.runtime")
 """Loom's own files in a workspace: never read, never written."""
 _GIT = ".git"
 _META = re.compile(r"[*?\[{]")
@@ -127,9 +127,9 @@ class PathSelection(Everything):
         if path == _GIT or path.startswith(".git/"):
             if not self._with_git:
                 return True
-            if below(path, OWN_PLACES[0]):
+            if below(path, LOOM_DIRECTORIES[0]):
                 return True
-        elif path.startswith(".loom/") and below(path, OWN_PLACES[1]):
+        elif path.startswith(".loom/") and below(path, LOOM_DIRECTORIES[1]):
             return True
         return any(compiled.fullmatch(path) for compiled in self._exclude)
 

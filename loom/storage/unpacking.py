@@ -54,7 +54,7 @@ def checked(
             on_special(name, entry.target)
             continue
         path = _safe_path(name)
-        if any(below(path, place) for place in reserved):
+        if any(below(path, directory) for directory in reserved):
             raise UnsafeArchive(f"{name!r} is a path of loom's own record")
         if not path:
             continue

@@ -1,6 +1,6 @@
 """A job's workspace view, for artifacts and caches.
 
-Two kinds: a directory that this process can access (`DirectoryView`), and a place that only exchanges tar streams
+Two kinds: a directory that this process can access (`DirectoryView`), and a session that only exchanges tar streams
 (`TarView`: copy-on-write views, volumes, remote engines). Both guarantee:
 
 - Links are never followed, for reading or writing, so nothing outside the workspace is touched.
@@ -20,7 +20,7 @@ from typing import IO, Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from loom.storage.selection import OWN_PLACES, Everything, PathSelection
+from loom.storage.selection import LOOM_DIRECTORIES, Everything, PathSelection
 from loom.storage.tar import Check, CheckedStream, Item, Kind, TarEntry, packed, read
 from loom.storage.unpacking import Totals, checked, unpack_items
 from loom.util.paths import normal
@@ -60,12 +60,12 @@ class WorkspaceView(Protocol):
     def check(self) -> Check: ...
 
     def read(self, selection: PathSelection, on_skipped: OnSkipped) -> Iterator[Item]:
-        """Yield the selected entries, directories before their content. OSError when the place can't be read."""
+        """Yield the selected entries, directories before their content. OSError when the workspace can't be read."""
 
     def write(self, *archives: OpenArchive) -> Sequence[Totals]:
         """Unpack uncompressed tar archives in turn, by the rules of `storage.unpacking`; a file replaces a file.
 
-        UnsafeArchive, before or during unpacking, for unsafe entries; OSError when the place can't be written;
+        UnsafeArchive, before or during unpacking, for unsafe entries; OSError when the workspace can't be written;
         DamagedArchive for an invalid or truncated archive.
         """
 
@@ -98,7 +98,7 @@ def _checked_in_turn(archives: Iterable[OpenArchive], check: Check, written: lis
     for opened in archives:
         written.append(Totals())
         with opened() as stream:
-            for entry, content in checked(read(CheckedStream(stream, check)), OWN_PLACES):
+            for entry, content in checked(read(CheckedStream(stream, check)), LOOM_DIRECTORIES):
                 written[-1].add(entry)
                 yield entry, content
 
@@ -226,7 +226,7 @@ class TarSession(Protocol):
 
 
 class TarView:
-    """A place that exchanges tar streams."""
+    """A session that exchanges tar streams."""
 
     def __init__(self, archiver: TarSession, check: Check = _go_on) -> None:
         self._archiver = archiver

@@ -10,7 +10,7 @@ _IN_MEMORY = ("tmpfs", "ramfs")
 
 def file_system_of(path: Path) -> str:
     """Return the kernel's name of the file system type at `path`; empty if unknown."""
-    place = os.path.realpath(path)
+    real = os.path.realpath(path)
     longest, found = -1, ""
     try:
         lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
@@ -20,7 +20,7 @@ def file_system_of(path: Path) -> str:
         before, _, after = line.partition(" - ")
         point = before.split(" ")[4].encode("latin-1", "replace").decode("unicode_escape").rstrip("/")
         # the last of several mounts at one path is visible
-        if (place == point or place.startswith(f"{point}/")) and len(point) >= longest:
+        if (real == point or real.startswith(f"{point}/")) and len(point) >= longest:
             longest, found = len(point), after.split(" ")[0]
     return found
 

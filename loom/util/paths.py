@@ -49,9 +49,9 @@ def job_directory_name(job_id: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", job_id).lstrip(".-")[:80] or "job"
 
 
-def is_of_job(place: Path) -> bool:
+def is_of_job(directory: Path) -> bool:
     """Return whether this is a job's own directory, not the run's workspace."""
-    return place.parent.parent.name.endswith(".jobs")
+    return directory.parent.parent.name.endswith(".jobs")
 
 
 def half_removed(directory: Path) -> Path:
@@ -78,14 +78,14 @@ def leads_out(path: Path, root: Path) -> str | None:
 
 def own_directories(tmp_dir: Path, root: Path) -> list[str]:
     """Find loom's own entries of `tmp_dir` inside the directory `root`, by name, as relative paths."""
-    place = Path(os.path.realpath(tmp_dir))
-    if not place.is_relative_to(root):
+    directory = Path(os.path.realpath(tmp_dir))
+    if not directory.is_relative_to(root):
         return []
     try:
-        names = sorted(entry.name for entry in os.scandir(place) if entry.is_dir(follow_symlinks=False))
+        names = sorted(entry.name for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False))
     except OSError:
         return []
-    ours = (place / name for name in names if run_of_workspace(workspace_beside(Path(name)).name) is not None)
+    ours = (directory / name for name in names if run_of_workspace(workspace_beside(Path(name)).name) is not None)
     return [str(path.relative_to(root)) for path in ours]
 
 

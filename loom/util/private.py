@@ -39,7 +39,7 @@ def make_in_shared(directory: Path) -> None:
 
 
 def _make_all(directory: Path) -> None:
-    for missing in reversed([place for place in (directory, *directory.parents) if not os.path.lexists(place)]):
+    for missing in reversed([path for path in (directory, *directory.parents) if not os.path.lexists(path)]):
         missing.mkdir(mode=0o700, exist_ok=True)
 
 
@@ -48,7 +48,7 @@ def _others_may_write(status: os.stat_result) -> bool:
 
 
 def make_own(directory: Path) -> None:
-    """Create a directory with mode 0700 in a shared place (/tmp). OSError if another user created it."""
+    """Create a directory with mode 0700 in a shared directory (/tmp). OSError if another user created it."""
     try:
         directory.mkdir(mode=0o700)
     except FileExistsError:

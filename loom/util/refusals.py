@@ -26,14 +26,14 @@ _USED_UP = {
 def refusal(error: BaseException) -> InfrastructureError | None:
     """Return the error for what the machine refuses: no space, descriptors, processes or memory. None for a bug.
 
-    Also for the place of a run that somebody removed.
+    Also for the workspace of a run that somebody removed.
     """
     if isinstance(error, OSError) and error.errno in _USED_UP:
         where = f"{error.filename}: " if isinstance(error.filename, str) else ""
         return InfrastructureError(f"{where}{error.strerror}", hint=_USED_UP[error.errno])
-    if isinstance(error, FileNotFoundError) and (place := _removed_place(str(error.filename))) is not None:
+    if isinstance(error, FileNotFoundError) and (workspace := _removed_workspace(str(error.filename))) is not None:
         hint = "something removed the run's workspace while it was used"
-        return InfrastructureError(f"{place}: the workspace is gone", hint=hint, code="WORKSPACE_MISSING")
+        return InfrastructureError(f"{workspace}: the workspace is gone", hint=hint, code="WORKSPACE_MISSING")
     if isinstance(error, ImportError) and os.strerror(errno.EMFILE) in str(error):  # of a compiled module
         return InfrastructureError(str(error), hint=_USED_UP[errno.EMFILE])
     if isinstance(error, MemoryError):
@@ -43,11 +43,11 @@ def refusal(error: BaseException) -> InfrastructureError | None:
     return None
 
 
-def _removed_place(missing: str) -> Path | None:
+def _removed_workspace(missing: str) -> Path | None:
     """Return the run's workspace, or directory of its jobs, that the path is in and that is no longer there."""
     path = Path(missing)
-    place = next((one for one in (path, *path.parents) if one.name.startswith(RUN_PREFIX)), None)
-    return place if place is not None and not os.path.lexists(place) else None
+    workspace = next((one for one in (path, *path.parents) if one.name.startswith(RUN_PREFIX)), None)
+    return workspace if workspace is not None and not os.path.lexists(workspace) else None
 
 
 @contextmanager

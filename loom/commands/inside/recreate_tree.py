@@ -27,7 +27,7 @@ def taken_again(
     here: Here,
     run_id: str,
     wanted: Mapping[str, Any],
-    places: Iterable[tuple[Path, str]],
+    directories: Iterable[tuple[Path, str]],
     workspace: Path,
     cancel: Cancel,
     *,
@@ -35,18 +35,18 @@ def taken_again(
 ) -> Mapping[str, object]:
     """Fill the new directory `workspace` with the snapshot of a run, whose facts are `wanted`; return the new one's facts.
 
-    `places`: directories with their names for people; the first one is the checkout. RequestError where none has it.
+    `directories`: paths with their names for people; the first one is the checkout. RequestError where none has it.
     """
     reasons: list[str] = []
-    places = list(places)
-    checkout = places[0][0]
-    for place, name in places:
-        if not place.is_dir():
-            reasons.append(f"{name} ({place}) is gone")
+    directories = list(directories)
+    checkout = directories[0][0]
+    for directory, name in directories:
+        if not directory.is_dir():
+            reasons.append(f"{name} ({directory}) is gone")
             continue
         here.store.claims.make(workspace, run_id=run_of_workspace(workspace.name) or "", repo_root=checkout)
         try:
-            taken = snapshot.take(discover(place, here.environ), workspace, cancel=cancel)
+            taken = snapshot.take(discover(directory, here.environ), workspace, cancel=cancel)
         except LoomError as error:
             workspace.rmdir()
             if cancel.requested:

@@ -386,10 +386,10 @@ def snapshot_again(here: Here, past: PastRun, workspace: Path) -> Mapping[str, o
             f"run {past.run_id} has no snapshot to run on again", hint=f"loom rerun {past.run_id} --fresh"
         )
     cancel = Cancel()
-    places = ((past.repo_root, "the checkout"), (past.workspace, "that run's workspace"))
+    directories = ((past.repo_root, "the checkout"), (past.workspace, "that run's workspace"))
     hint = f"run it on what is there now: loom rerun {past.run_id} --fresh"
     with signals(cancel):
-        return taken_again(here, past.run_id, wanted, places, workspace, cancel, hint=hint)
+        return taken_again(here, past.run_id, wanted, directories, workspace, cancel, hint=hint)
 
 
 def _fresh(here: Here, past: PastRun, options: Options, *, failed: bool) -> int:

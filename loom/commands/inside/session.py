@@ -156,8 +156,8 @@ def _found(here: Here, job: PastJob, step: Step, found: KeptSession, *, as_root:
         project_dir=here.provider(job).project_dir(job.run.workspace),
         image_name=job.image.name if job.image is not None else "",
     )
-    placed = variables.placed(job.job, known, {}, secrets, paths, _attempt(job))
-    environment, notes = _environment(here, job, step, secrets, placed)
+    of_session = variables.of_session(job.job, known, {}, secrets, paths, _attempt(job))
+    environment, notes = _environment(here, job, step, secrets, of_session)
     if woken:
         in_memory = ", ".join(entry.partition(":")[0] for entry in job.job.resources.tmpfs)
         lost = f"its processes are gone{f', and so is what was in {in_memory} (tmpfs)' if in_memory else ''}"
@@ -207,8 +207,8 @@ def _fresh(here: Here, job: PastJob, step: Step, stack: ExitStack, *, as_root: b
     if job.view is None:
         handover.restore_artifacts(planned, session, progress)
     paths = {name: session.put_secret(name, value) for name, value in variables.files_of(planned, values.own).items()}
-    placed = variables.placed(planned, request.environment, request.concealed, values.own, paths, _attempt(job))
-    environment, notes = _environment(here, job, step, values.own, placed)
+    of_session = variables.of_session(planned, request.environment, request.concealed, values.own, paths, _attempt(job))
+    environment, notes = _environment(here, job, step, values.own, of_session)
     return EnteredJob(
         inside=session.inside(environment, as_root=as_root),
         about=_about_fresh(job, view),
@@ -341,19 +341,19 @@ def resolve_secrets(here: Here, job: PastJob) -> Mapping[str, bytes]:
 
 
 def _environment(
-    here: Here, job: PastJob, step: Step, secrets: Mapping[str, bytes], placed: Mapping[str, str]
+    here: Here, job: PastJob, step: Step, secrets: Mapping[str, bytes], of_session: Mapping[str, str]
 ) -> tuple[dict[str, str], list[str]]:
     handed_on, lost = job.handed_on(step, secrets)
     if step.late is not None:
         from loom.runner.late.past import variables_at  # late: only for such jobs
 
         project_dir = here.provider(job).project_dir(job.run.workspace)
-        event_path = placed.get("GITHUB_EVENT_PATH", "")
+        event_path = of_session.get("GITHUB_EVENT_PATH", "")
         handed_on, lost = variables_at(job, step, secrets, project_dir=project_dir, event_path=event_path)
     notes = after_script_notes(job)
     if lost:
         notes.append(f"not set, since the record has them without the secret that they held: {', '.join(lost)}")
-    return {**handed_on, **placed, "LOOM_STEP": step.id, "LOOM_ATTEMPT": str(max(1, job.state.attempts))}, notes
+    return {**handed_on, **of_session, "LOOM_STEP": step.id, "LOOM_ATTEMPT": str(max(1, job.state.attempts))}, notes
 
 
 def _attempt(job: PastJob) -> dict[str, str]:

@@ -108,12 +108,12 @@ def _workspace_of(what: str) -> tuple[Path, str | None, Path | None]:
     here = project.here()
     around = next((folder for folder in (here.start, *here.start.parents) if run_of_workspace(folder.name)), None)
     store = here.store
-    place = around if what == "last" else Path(os.path.realpath(what))
-    if what and place is not None and os.path.isdir(place):  # noqa: PTH112  a name may be too long for Path
-        if (found := store.run_in(place)) is not None:
-            return place, *_kept(found, store)
-        if (kept := store.manifest_of(place)) is not None or is_workspace(place):
-            return place, None, kept  # `loom snapshot` made it, or its run's record is gone
+    directory = around if what == "last" else Path(os.path.realpath(what))
+    if what and directory is not None and os.path.isdir(directory):  # noqa: PTH112  a name may be too long for Path
+        if (found := store.run_in(directory)) is not None:
+            return directory, *_kept(found, store)
+        if (kept := store.manifest_of(directory)) is not None or is_workspace(directory):
+            return directory, None, kept  # `loom snapshot` made it, or its run's record is gone
     entry = store.find(what, repo_root=here.root)
     receipt = entry.receipt or {}
     recorded = next(iter(entry.workspaces), None) or receipt.get("snapshot_path")

@@ -118,7 +118,7 @@ def _checkout_of(root: Path, state_dir: Path) -> Path:
     """Return the real path of a checkout; for a path in a workspace, the path in the recorded checkout."""
     real = Path(os.path.realpath(root))
     for _ in range(10):  # a run inside a workspace has its own workspace
-        found = next(((place, ws) for place in (real, *real.parents) if (ws := _workspace_of(place))), None)
+        found = next(((directory, ws) for directory in (real, *real.parents) if (ws := _workspace_of(directory))), None)
         source = _source_of(found[1], state_dir) if found is not None else None
         if found is None or source is None:
             break
@@ -126,9 +126,13 @@ def _checkout_of(root: Path, state_dir: Path) -> Path:
     return real
 
 
-def _workspace_of(place: Path) -> Path | None:
-    """Return the workspace with this name, or of the job with files at `place`."""
-    workspace = workspace_beside(place.parent.parent) if place.name == "workspace" and is_of_job(place) else place
+def _workspace_of(directory: Path) -> Path | None:
+    """Return the workspace with this name, or of the job with files at `directory`."""
+    workspace = (
+        workspace_beside(directory.parent.parent)
+        if directory.name == "workspace" and is_of_job(directory)
+        else directory
+    )
     return workspace if run_of_workspace(workspace.name) else None
 
 

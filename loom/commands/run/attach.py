@@ -16,7 +16,7 @@ from loom.commands.project import Here
 from loom.commands.run import preparing, wiring
 from loom.errors import ProviderError, RequestError
 from loom.providers import locks as holds
-from loom.providers.base import DetachedPlace, Session, SessionRequest
+from loom.providers.base import DetachedContainer, Session, SessionRequest
 from loom.record.event_files import read_phases
 from loom.record.events import PhaseCode, PhaseEvent
 from loom.record.store import DETACHED, RUNNING
@@ -132,7 +132,7 @@ def _opened(
     here: Here, job: PastJob, saved: Path, request: SessionRequest, on_output: OnOutput, cancel: Cancel
 ) -> Iterator[Session]:
     found = session.find_kept(here, job)
-    if not isinstance(found, DetachedPlace):
+    if not isinstance(found, DetachedContainer):
         raise ProviderError(
             f"the pod in which job {job.job.id} went on is gone",
             hint="it reached its deadline, or was deleted, or lost with its node",

@@ -118,9 +118,9 @@ class ChildRuns:
     ) -> ChildEnded:
         here, source = self._parent.here, self._parent.source
         workspace = new_workspace(here.config.tmp_dir, run_id)
-        places = ((source.root, "the checkout"), (child.workspace, "the parent's workspace"))
+        directories = ((source.root, "the checkout"), (child.workspace, "the parent's workspace"))
         with _PREPARING:
-            document = taken_again(here, child.run_id, child.snapshot, places, workspace, cancel)
+            document = taken_again(here, child.run_id, child.snapshot, directories, workspace, cancel)
         selection = {"names": (), "stage": (), "from_job": None, "matrix": ()}
         options = replace(self._parent.options, **selection, parent_run_id=child.run_id)
         prepared = Prepared(

@@ -1,4 +1,4 @@
-"""Repositories of other places that loom fetches: by the user's own credentials, into stores of its own in the cache.
+"""Fetch repositories of other servers: by the user's own credentials, into stores of its own in the cache.
 
 Nothing of a repository's configuration counts that names a program or an address.
 """

@@ -1,4 +1,4 @@
-"""Files of other places that a `.gitlab-ci.yml` includes: of clones, of a server's projects by git, of the web.
+"""Read the files outside the repository that a `.gitlab-ci.yml` includes: of clones, of a server's projects by git, of the web.
 
 git fetches with the user's own credentials, from the server of this project's `origin` alone. A file of any other server is
 fetched only after the user has allowed its address: a stranger's file would otherwise choose what this machine connects to.

@@ -1,7 +1,7 @@
 """The plan of a run: made from its workflow, or the one that an earlier run has kept.
 
 Reading a workflow takes 0.1 s, most of it imports. A kept plan counts only if all that went into it is the same (`_Kept`, and
-`Planner._given`). A plan of files that come from other places is not kept. Decisions on trust are no part of it.
+`Planner._given`). A plan of files from outside the checkout is not kept. Decisions on trust are no part of it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Planner:
         self._changed: dict[str | None, str] = {}
         self._listed: str | None = None
         self._elsewhere = False
-        """Whether the plan has files of other places than the checkout."""
+        """Whether the plan has files from outside the checkout."""
         self.asks_for_changes = True
         """Whether a rule may look at `changes`; known when the plan is made."""
 

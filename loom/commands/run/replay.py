@@ -36,7 +36,7 @@ from loom.commands.screen import progress_line
 from loom.errors import LoomError, RecordError, RequestError
 from loom.plan.builder import finished, settled
 from loom.plan.model import Job, JobSelection, Plan, Secret, Step
-from loom.plan.placement import placed
+from loom.plan.placement import pool_for
 from loom.record.bundle import ACTIONS, BundledTree, UnpackedBundle, pack_name, unpacked
 from loom.record.reader import Reading
 from loom.record.saved_plan import SavedPlan, load_planned
@@ -260,7 +260,7 @@ class _Stranger:
         if job.artifacts_above or any(one.path.startswith("/") or climbs_out("", one.path) for one in files):
             self._refuse(f"job {job.id} wants files from elsewhere on this machine")
         config = self._here.config
-        pool = placed(None, has_image=job.image is not None, selection=JobSelection(on=config.on), config=config)
+        pool = pool_for(None, has_image=job.image is not None, selection=JobSelection(on=config.on), config=config)
         job = replace(
             job,
             provider=pool.target,

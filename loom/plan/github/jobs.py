@@ -18,7 +18,7 @@ from loom.plan.github.containers import BadOption, ContainerOptions, add_volume,
 from loom.plan.github.steps import StepList, texts_of
 from loom.plan.github.texts import LATE, Texts
 from loom.plan.late import Action, LateCaller, LateJob, LateNeed, LateStep
-from loom.plan.placement import placed
+from loom.plan.placement import pool_for
 from loom.pools import Pool
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer, scalars_of, text_of
 from loom.workflow.github import expressions
@@ -133,7 +133,7 @@ class GitHubJobBuilder(builder.Refusals):
         pools = {name.lower(): name for name in self.context.config.pools}
         pool = next((pools[label] for label in candidate.labels or () if label in pools), None)
         has_image = self._container_of(candidate) is not None or self._image_of_label(candidate) is not None
-        return placed(pool, has_image=has_image, selection=self.selection, config=self.context.config)
+        return pool_for(pool, has_image=has_image, selection=self.selection, config=self.context.config)
 
     def _image_of_label(self, candidate: GitHubCandidate) -> str | None:
         known = {label.lower(): image for label, image in self.context.config.github.runs_on.items()}

@@ -40,7 +40,7 @@ _AROUND = {name.rpartition(":")[0] for name in (*_WHOLE, *_TEXTS, "services:NAME
 
 
 class Texts:
-    """Evaluates with these contexts. An expression that can't be evaluated is a problem at its place."""
+    """Evaluates with these contexts. An expression that can't be evaluated is a problem at its position."""
 
     def __init__(self, contexts: Mapping[str, Value], problems: Problems) -> None:
         self.contexts = contexts

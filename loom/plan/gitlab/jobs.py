@@ -15,7 +15,7 @@ from loom.plan import builder
 from loom.plan import model as p
 from loom.plan.candidates import by_name
 from loom.plan.gitlab.candidates import Candidates, JobCandidate, system_of
-from loom.plan.placement import placed
+from loom.plan.placement import pool_for
 from loom.pools import Pool
 from loom.util import globs
 from loom.util.toposort import CycleError
@@ -147,7 +147,7 @@ class GitLabJobBuilder(builder.Refusals):
         config, selection = self.context.config, self.candidates.selection
         tags = [text_of(tag) for tag in one_or_more(job.get("tags"))]
         pool = next((tag for tag in tags if tag in config.pools), None)
-        return placed(pool, has_image=job.get("image") is not None, selection=selection, config=config)
+        return pool_for(pool, has_image=job.get("image") is not None, selection=selection, config=config)
 
     def image(self, node: Node | None, texts: _Texts) -> p.Image:
         config = self.context.config
@@ -357,9 +357,9 @@ class _Texts:
             if variable.ref
         )
         self.file_variables = tuple(name for name, one in layered.items() if one.file and not one.ref)
-        self._at_place = {*self.file_variables, *(secret.name for secret in self.secrets)}
+        self._of_session = {*self.file_variables, *(secret.name for secret in self.secrets)}
         expanded = self._expanded(layered)
-        self.values = {**self.known, **{name: text for name, text in expanded.items() if name not in self._at_place}}
+        self.values = {**self.known, **{name: text for name, text in expanded.items() if name not in self._of_session}}
         self.variables = {**self._own(), **{name: text for name, text in expanded.items() if not layered[name].ref}}
 
     def of_file(self, given: Mapping[str, str]) -> dict[str, str]:
@@ -381,7 +381,7 @@ class _Texts:
 
     def _late(self, name: str) -> bool:
         """Return whether a name gets its value when the job runs."""
-        if name.startswith("LOOM_SERVICE_") or name in _LATE or name in self._at_place:
+        if name.startswith("LOOM_SERVICE_") or name in _LATE or name in self._of_session:
             return True
         return self._reported and name not in self.known
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from loom.errors import WorkflowError
 from loom.plan import model as p
 from loom.plan.candidates import Candidate, in_plan_order
-from loom.plan.placement import placed
+from loom.plan.placement import pool_for
 from loom.plan.variables import of_plan
 from loom.util import globs
 from loom.util.slugs import slug
@@ -33,7 +33,7 @@ def job_values(
 ) -> dict[str, str]:
     """Return loom's own variables of one job that are known at planning time."""
     fields = entry.fields
-    pool = placed(fields.get("runner_pool"), has_image="image" in fields, selection=selection, config=context.config)
+    pool = pool_for(fields.get("runner_pool"), has_image="image" in fields, selection=selection, config=context.config)
     project_dir = p.PROJECT_DIR if pool.in_container else context.host_project_dir
     values = {
         "CI_JOB_NAME": entry.name,

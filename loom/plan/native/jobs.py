@@ -12,7 +12,7 @@ from loom.images.reference import parse_reference, service_aliases
 from loom.plan import builder
 from loom.plan import model as p
 from loom.plan.native.candidates import EntryCandidate, job_values
-from loom.plan.placement import placed, unknown_pool
+from loom.plan.placement import pool_for, unknown_pool
 from loom.pools import Pool
 from loom.util.toposort import CycleError
 from loom.util.units import platform
@@ -148,7 +148,7 @@ class JobBuilder:
         runner_pool, has_image = fields.get("runner_pool"), "image" in fields
         if (unknown := unknown_pool(runner_pool, config)) is not None:
             self.say(entry.merged.get("runner_pool"), pointer(entry.name, "runner_pool"), unknown)
-        pool = placed(runner_pool, has_image=has_image, selection=self.selection, config=config)
+        pool = pool_for(runner_pool, has_image=has_image, selection=self.selection, config=config)
         if not pool.in_container and fields.get("services"):
             message = "a job on this machine can't have services; give it an `image`, or run it with --container"
             self.say(entry.merged.get("services"), pointer(entry.name, "services"), message)

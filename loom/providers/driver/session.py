@@ -167,7 +167,7 @@ class DrivenSession:
 
     @property
     def lost(self) -> bool:
-        """Return whether the place was lost during a command, and may still be there."""
+        """Return whether the container was lost during a command, and may still be there."""
         return self._unfinished and not self.died
 
     def run(self, command: Command, on_output: OnOutput, cancel: Cancel) -> Exit:

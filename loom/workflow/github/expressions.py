@@ -374,8 +374,8 @@ def _at(value: Value, index: Value) -> Value:
         return found
     if isinstance(value, list):
         number = number_of(index)
-        place = int(number) if math.isfinite(number) and number >= 0 else len(value)
-        return value[place] if place < len(value) else None
+        at = int(number) if math.isfinite(number) and number >= 0 else len(value)
+        return value[at] if at < len(value) else None
     if isinstance(value, Mapping):
         key = _key(value, index)
         return None if key is None else value[key]

@@ -1,6 +1,6 @@
 """Turn `.github/workflows/*.yml` into checked `Workflows`: parse, shapes, jobs, steps, needs, expressions.
 
-All errors are reported at once, each at its place.
+All errors are reported at once, each at its position.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def local_path(written: str) -> str:
 
 
 def calls_of(file: WorkflowFile) -> Iterator[tuple[str, Node]]:
-    """Yield the workflows that the jobs of a file call, as written, with the place of each."""
+    """Yield the workflows that the jobs of a file call, as written, with the position of each."""
     for node in file.jobs.values():
         if (uses := node.get("uses")) is not None:
             yield text_of(uses), uses

@@ -245,8 +245,8 @@ def expand_all(
         for name, variable in layered.items()
         if variable.expand
     }
-    at_place = {name for name, variable in layered.items() if variable.file or variable.ref}
-    left = at_place | {name for name, variable in layered.items() if not variable.expand}
+    of_session = {name for name, variable in layered.items() if variable.file or variable.ref}
+    left = of_session | {name for name, variable in layered.items() if not variable.expand}
     served: dict[str, str] = dict(known)
 
     def from_server(match: re.Match[str]) -> str:
@@ -256,8 +256,8 @@ def expand_all(
     for name in order(layered, needs):
         text = layered[name].value
         served[name] = substituted(_SERVER, from_server, text) if layered[name].expand else text
-    values = {name: value for name, value in served.items() if name not in at_place}
-    at_run = (lambda name: name in at_place or late(name)) if at_place else late
+    values = {name: value for name, value in served.items() if name not in of_session}
+    at_run = (lambda name: name in of_session or late(name)) if of_session else late
     return {
         name: expand(served[name], values, late=at_run) if variable.expand else variable.value
         for name, variable in layered.items()

@@ -11,7 +11,7 @@ from loom.config import Config, GitLabSettings
 from loom.errors import LoomError
 from loom.plan.model import Image, Job, JobSelection, Plan, ResolveContext, Secret
 from loom.plan.resolve import resolve
-from loom.plan.variables import HeadCommit, Message, for_run, job_environment, of_attempt, of_status, placed
+from loom.plan.variables import HeadCommit, Message, for_run, job_environment, of_attempt, of_session, of_status
 from loom.pools import Pool
 from loom.status import Status
 from loom.workflow import dialects
@@ -338,7 +338,7 @@ def test_variables_that_a_job_gets_when_it_starts_wait_for_it(tmp_path: Path) ->
     )
     assert (environment["A"], environment["B"]) == ("job / base:1 3600", "$CI_JOB_STARTED_AT base:1")
     assert environment["CI_JOB_URL"] == "https://x/p/-/jobs/job"
-    own = placed(found, environment, {}, {}, {}, of_attempt(2, 1_700_000_000 * 10**9))
+    own = of_session(found, environment, {}, {}, {}, of_attempt(2, 1_700_000_000 * 10**9))
     assert own == {
         "B": "2023-11-14T22:13:20Z base:1",
         "CI_JOB_STARTED_AT": "2023-11-14T22:13:20Z",

@@ -77,7 +77,7 @@ def build_image(
             )
         elif build.secrets:
             raise ImageError(
-                f"{inputs.place}: the secrets of a build ({', '.join(secret.name for secret in build.secrets)}) need "
+                f"{inputs.dockerfile_name}: the secrets of a build ({', '.join(secret.name for secret in build.secrets)}) need "
                 f"BuildKit, which {'podman has not' if podman else 'was not found'}",
                 hint=None if podman else _GET_BUILDX,
                 code="IMAGE_NEEDS_BUILDKIT",
@@ -126,7 +126,7 @@ def _build_classic(
             )
 
         def failed(instruction: str | None, words: str) -> ImageError:
-            error = build_failed(inputs.place, None, instruction, words)
+            error = build_failed(inputs.dockerfile_name, None, instruction, words)
             if not podman:
                 error.hint = f"{error.hint}\nThe file may need BuildKit, which was not found. {_GET_BUILDX}"
             return error

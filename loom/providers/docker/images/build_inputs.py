@@ -28,7 +28,7 @@ class BuildInputs(Struct, frozen=True, kw_only=True):
     bases: tuple[ResolvedImage, ...]
     known: bool
     """Whether `tag` covers the files; if not, only the builder can detect changes."""
-    place: str
+    dockerfile_name: str
     """The Dockerfile's path relative to the repository's root, for people."""
 
 
@@ -77,7 +77,7 @@ def settle(
         tag=f"{BUILD_REPOSITORY}:{total}",
         bases=tuple(bases.values()),
         known=files is not None,
-        place=dockerfile.relative_to(workspace.resolve()).as_posix(),
+        dockerfile_name=dockerfile.relative_to(workspace.resolve()).as_posix(),
     )
 
 

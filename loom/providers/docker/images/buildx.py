@@ -80,7 +80,7 @@ def build_with_buildx(
         if cancel.requested:
             raise ImageError(f"canceled while building {inputs.tag}", code="CANCELED")
         if code != 0:
-            raise build_failed(inputs.place, *tail.failure())
+            raise build_failed(inputs.dockerfile_name, *tail.failure())
 
 
 @contextmanager
@@ -207,10 +207,10 @@ def what_failed(output: str) -> tuple[int | None, str | None, str]:
     return None, steps[-1].strip() if steps else None, words
 
 
-def build_failed(place: str, line: int | None, instruction: str | None, words: str) -> ImageError:
-    place += f":{line}" if line is not None else ""
+def build_failed(dockerfile: str, line: int | None, instruction: str | None, words: str) -> ImageError:
+    dockerfile += f":{line}" if line is not None else ""
     at = f" at `{instruction}`" if instruction else ""
     hint = "Its whole output is in the section image_build."
     if "docker/dockerfile" in words:
         hint = "Its `# syntax=` line asks a registry for the builder's front end. Most builders' own will do: leave it out."
-    return ImageError(f"{place}: the build failed{at}: {words}", hint=hint, code="IMAGE_BUILD_FAILED")
+    return ImageError(f"{dockerfile}: the build failed{at}: {words}", hint=hint, code="IMAGE_BUILD_FAILED")

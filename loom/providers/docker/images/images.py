@@ -104,16 +104,16 @@ class Images(NamedImages):
             key = (one.context, one.dockerfile)
             if key in self._inputs:
                 continue
-            place = folder / str(len(self._inputs))
+            copy = folder / str(len(self._inputs))
             try:
-                copy_inputs(workspace, place, context=one.context, dockerfile=one.dockerfile)
+                copy_inputs(workspace, copy, context=one.context, dockerfile=one.dockerfile)
             except OSError as error:
                 raise ImageError(
-                    f"what {shown(model.Image(build=one))} is built from can't be kept in {place}: {error.strerror or error}",
+                    f"what {shown(model.Image(build=one))} is built from can't be kept in {copy}: {error.strerror or error}",
                     hint="free some space or give permission there, or name another directory with LOOM_STATE_DIR",
                     code="IMAGE_BUILD_INPUT",
                 ) from error
-            self._inputs[key] = place
+            self._inputs[key] = copy
 
 
 def _wait_for(found: Future[ResolvedImage], image: model.Image, cancel: Cancel) -> ResolvedImage:

@@ -109,13 +109,13 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
         api: Any = self.client.api
         with translated("looking at the job's view of the workspace"):
             found = retrying(lambda: api.inspect_volume(volume))
-        place = Path(str(found["Mountpoint"]))
+        mount = Path(str(found["Mountpoint"]))
         try:
             # An overlay is mounted only while its container runs.
-            there = place.is_mount() if (found.get("Options") or {}).get("type") == "overlay" else place.is_dir()
+            there = mount.is_mount() if (found.get("Options") or {}).get("type") == "overlay" else mount.is_dir()
         except OSError:
             return None
-        return place if there and os.access(place, os.R_OK | os.X_OK) else None
+        return mount if there and os.access(mount, os.R_OK | os.X_OK) else None
 
     def as_root(self, program: bytes) -> tuple[int, str]:
         self._wake()
@@ -201,8 +201,8 @@ class KeptContainer(Kept, frozen=True, kw_only=True):
     @contextmanager
     def adopt(self, request: SessionRequest, on_output: OnOutput, cancel: Cancel) -> Iterator[DockerSession]:
         woken = self._wake()
-        places = [entry.partition(":")[0] for entry in request.resources.tmpfs]
-        lost = " and ".join(["its processes", *([f"what was in {', '.join(places)} (tmpfs)"] if places else ())])
+        tmpfs = [entry.partition(":")[0] for entry in request.resources.tmpfs]
+        lost = " and ".join(["its processes", *([f"what was in {', '.join(tmpfs)} (tmpfs)"] if tmpfs else ())])
         attachment = ExecAttachment(self.client, self.kept_id, driver.BOOT, self.project_dir, self.user)
         session = DockerSession(
             request=request,

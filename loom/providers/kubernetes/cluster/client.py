@@ -170,7 +170,7 @@ class Cluster:
         return str(self.api.api_client.configuration.host)
 
     @property
-    def _place(self) -> str:
+    def _target(self) -> str:
         return f"{self._connection.named}, namespace {self.namespace}"
 
     def hurry(self) -> None:
@@ -229,7 +229,7 @@ class Cluster:
         said = _first_line(error)
         if "certificate" in said.lower():
             return EngineUnavailable(
-                f"{doing}: no trust between this machine and the cluster at {self.host}: {said} ({self._place})",
+                f"{doing}: no trust between this machine and the cluster at {self.host}: {said} ({self._target})",
                 hint="the kubeconfig's certificates have expired, or belong to another cluster: log in again",
                 code="CLUSTER_UNAUTHORIZED",
             )
@@ -246,20 +246,20 @@ class Cluster:
         return self._of_status(int(error.status or 0), message, doing)
 
     def _of_status(self, status: int, message: str, doing: str) -> LoomError:
-        place = self._place
+        target = self._target
         anonymous = status == 403 and '"system:anonymous"' in message
         if status == 401 or anonymous:
             how = "got no credentials" if anonymous else "does not accept the credentials"
             return EngineUnavailable(
-                f"{doing}: the cluster at {self.host} {how} ({place})",
+                f"{doing}: the cluster at {self.host} {how} ({target})",
                 hint="they may have expired: log in again; `kubectl auth whoami` tells",
                 code="CLUSTER_UNAUTHORIZED",
             )
         if status == 403:
-            return _forbidden(message, doing, place)
+            return _forbidden(message, doing, target)
         if status == 404 and message.startswith("namespaces "):
             return ProviderError(
-                f"{doing}: the namespace {self.namespace} does not exist", hint=place, code="CLUSTER_NAMESPACE_UNKNOWN"
+                f"{doing}: the namespace {self.namespace} does not exist", hint=target, code="CLUSTER_NAMESPACE_UNKNOWN"
             )
         if status == 404:
             return Gone(f"{doing}: {message}")
@@ -369,12 +369,12 @@ _REFUSALS = (
 """Of each refusal that is not a missing right: its pattern, and the error's text, hint and code."""
 
 
-def _forbidden(message: str, doing: str, place: str) -> ProviderError:
+def _forbidden(message: str, doing: str, target: str) -> ProviderError:
     for pattern, text, hint, code in _REFUSALS:
         if found := re.search(pattern, message, re.DOTALL):
-            return ProviderError(f"{doing}: {text.format(found[1])} ({place})", hint=hint, code=code)
+            return ProviderError(f"{doing}: {text.format(found[1])} ({target})", hint=hint, code=code)
     return ProviderError(
-        f"{doing}: {message} ({place})",
+        f"{doing}: {message} ({target})",
         hint="the Role in loom's guide for clusters has each verb that loom uses; `kubectl auth can-i --list` shows yours\n"
         "a namespace that was deleted, or is misspelled, is refused in the same words: its Roles are gone with it",
         code="CLUSTER_FORBIDDEN",

@@ -177,8 +177,8 @@ def is_over(pod: Mapping[str, Any] | None, container: str) -> bool:
     return "terminated" in state_of(pod, container) or (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
 
 
-def refusal(pod: Mapping[str, Any] | None, places: Mapping[str, str]) -> LoomError | None:
-    """Return the error of a pod that will not start; None while it may. `places` names the container in words, by its name."""
+def refusal(pod: Mapping[str, Any] | None, names: Mapping[str, str]) -> LoomError | None:
+    """Return the error of a pod that will not start; None while it may. `names`: what a message calls each container."""
     if pod is None:
         return PodLost("the pod was deleted before it ran", hint="someone deleted it, or its namespace")
     status, spec = pod.get("status") or {}, pod.get("spec") or {}
@@ -186,7 +186,7 @@ def refusal(pod: Mapping[str, Any] | None, places: Mapping[str, str]) -> LoomErr
         return PodLost(
             f"the pod failed before it ran: {status.get('reason')}: {status.get('message') or ''}".rstrip(": ")
         )
-    for name, what in places.items():
+    for name, what in names.items():
         state = state_of(pod, name)
         if name == COPY and (state.get("terminated") or {}).get("exitCode"):
             return ProviderError(

@@ -66,10 +66,10 @@ class Repository:
             return
         content.seek(0)
         begun = self._ask("POST", f"{self.name}/blobs/uploads/", headers={"Content-Length": "0"})
-        place = urljoin(begun.url, begun.headers["Location"])
-        place += f"{'&' if '?' in place else '?'}digest={digest}"
+        location = urljoin(begun.url, begun.headers["Location"])
+        location += f"{'&' if '?' in location else '?'}digest={digest}"
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
-        self._ask("PUT", place, data=content, headers=headers)
+        self._ask("PUT", location, data=content, headers=headers)
         self.sent += size
 
     def manifest(self, reference: str, platform: str) -> dict[str, Any]:

@@ -124,15 +124,15 @@ class StartingPod(Struct, kw_only=True):
     def until_runs(self) -> Json:
         """Wait until the pod's helper and the job run. The error says why they don't."""
         job = f"job {self.request.job_id}"
-        places = {JOB: job, HELPER: f"the helper of {job}", COPY: f"the snapshot of {job}"}
+        names = {JOB: job, HELPER: f"the helper of {job}", COPY: f"the snapshot of {job}"}
         limit_s = (self.request.pool.start_timeout if self.request.pool else None) or START_S
 
         def known(pod: Mapping[str, Any] | None) -> bool:
-            return self.cancel.requested or states.refusal(pod, places) is not None or _runs(pod)
+            return self.cancel.requested or states.refusal(pod, names) is not None or _runs(pod)
 
         seen = self.pods.wait_for(self.name, known, limit_s)
         self._unless_canceled()
-        if (refused := states.refusal(seen, places)) is not None:
+        if (refused := states.refusal(seen, names)) is not None:
             raise refused
         if seen is None or not _runs(seen):
             raise ProviderError(

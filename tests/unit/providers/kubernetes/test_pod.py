@@ -16,7 +16,7 @@ from loom.plan.model import Image, Ready, Resources, Secret, Service
 from loom.pools import Pool
 from loom.providers.base import Resolved, SessionRequest
 from loom.providers.kubernetes.pod import spec
-from loom.providers.kubernetes.pod.services import placed, variables
+from loom.providers.kubernetes.pod.services import containers_of, variables
 from loom.providers.kubernetes.pod.spec import amount, specification
 
 
@@ -33,7 +33,7 @@ def request_of(**changes: Any) -> SessionRequest:
 
 
 def spec_with(service: Service, environment: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
-    there = placed([service], [Resolved(name="image", image_id="image")])
+    there = containers_of([service], [Resolved(name="image", image_id="image")])
     found: dict[str, Any] = specification(request_of(), "name", environment, there, image="image", pid=1)["spec"]
     return found
 
@@ -118,7 +118,7 @@ def test_a_confined_pod_keeps_to_the_level_restricted() -> None:
     image = Image(name="image")
     services = (Service(name="first", aliases=(), image=image), Service(name="db", aliases=(), image=image))
     images = [Resolved(name="image", image_id="image")] * 2
-    spec = specification(request, "name", {}, placed(services, images), image="image", pid=1)["spec"]
+    spec = specification(request, "name", {}, containers_of(services, images), image="image", pid=1)["spec"]
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     containers = [*spec["containers"], *spec["initContainers"]]

@@ -14,7 +14,7 @@ from loom.errors import EngineUnavailable
 from loom.plan.model import Image, Service
 from loom.providers.kubernetes.cluster.pods import Pods
 from loom.providers.kubernetes.pod.services import FollowedService, PodServices
-from loom.providers.kubernetes.pod.spec import Placed
+from loom.providers.kubernetes.pod.spec import ServiceContainer
 from loom.providers.services import Output
 from tests.support.waiting import until
 
@@ -45,10 +45,12 @@ class Followed:
 
 
 def follower(log: Any, said: list[bytes]) -> FollowedService:
-    one = Placed(service=Service(name="db", aliases=(), image=Image(name="db")), container="svc-0-db", image="db")
+    one = ServiceContainer(
+        service=Service(name="db", aliases=(), image=Image(name="db")), container="svc-0-db", image="db"
+    )
     services = PodServices(
         network_id="",
-        placed=(one,),
+        containers=(one,),
         images=(),
         variables={},
         output=Output(lambda _, data: said.append(data)),
