@@ -13,9 +13,8 @@ from loom import snapshot
 from loom.errors import LoomError, RecordError
 from loom.plan.model import Job
 from loom.record.documents import Document
-from loom.record.event_files import read_events
-from loom.record.events import OutputEvent
-from loom.record.reader import Reading, whole_lines
+from loom.record.event_files import output_in, whole_lines
+from loom.record.reader import Reading
 from loom.record.saved_plan import load_planned
 from loom.status import Code, Count, Stream
 from loom.util.controls import cleaned
@@ -173,11 +172,9 @@ def _inputs(run: Reading, job_ids: Sequence[str]) -> Iterator[dict[str, str]]:
 
 
 def output_of(run: Reading, job_id: str, step: str, stream: Stream) -> Iterator[str]:
-    """Yield the lines that a step printed in its last attempt."""
-    path = run.paths.job(job_id) / "user" / step / "events.jsonl"
-    with suppress(FileNotFoundError):
-        events = (event for event in read_events(path) if isinstance(event, OutputEvent) and event.stream == stream)
-        yield from (event.text for event in whole_lines(events))
+    """Return the lines that a step printed in its last attempt."""
+    events = output_in(run.unit(job_id, step).events)
+    return (event.text for event in whole_lines(event for event in events if event.stream == stream))
 
 
 def _job(job_id: str, a: Reading, b: Reading) -> JobDiff:

@@ -15,6 +15,7 @@ SCHEMA_VERSION: Final = "loom.runtime.logs.v2"
 RECEIPT_SCHEMA: Final = "loom.receipt.v1"
 RUN_SCHEMA: Final = "loom.run.v1"
 DIAGNOSIS_SCHEMA: Final = "loom.diagnosis.v1"
+KNOWN_SCHEMAS = (SCHEMA_VERSION, RUN_SCHEMA, RECEIPT_SCHEMA, DIAGNOSIS_SCHEMA)
 
 Positive = Annotated[int, Meta(ge=1, le=1 << 53)]
 Milliseconds = Annotated[float, Meta(ge=0, le=1e15)]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from msgspec.structs import replace
+
 from loom.errors import RecordError
+from loom.record.documents import KNOWN_SCHEMAS, SCHEMA_VERSION
 from loom.record.events import Event, OutputEvent, PhaseEvent, decode
+from loom.record.fold import RunFold
 from loom.record.run_paths import RunPaths
 from loom.util.untrusted_files import open_regular
 
@@ -44,6 +49,42 @@ def decoded(line: bytes, where: object) -> Event:
         return decode(line)
     except ValueError as error:
         raise RecordError(f"{where}: {error}") from error
+
+
+def output_in(path: Path, start: int = 0) -> Iterator[OutputEvent]:
+    """Yield the output of a step's or section's file, from the line at byte `start`; none without a file."""
+    with suppress(FileNotFoundError):  # loom was killed between the start and the first line
+        yield from (event for event in read_events(path, start) if isinstance(event, OutputEvent))
+
+
+def whole_lines(events: Iterable[OutputEvent]) -> Iterator[OutputEvent]:
+    """Yield the lines of one file as printed."""
+    joining = Joining()
+    for event in events:
+        yield from joining.add(event)
+    yield from joining.rest()
+
+
+class Joining:
+    """Joins the recorded pieces of long lines, in one file."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, list[OutputEvent]] = {}
+
+    def add(self, event: OutputEvent) -> Iterator[OutputEvent]:
+        """Return the completed line, if any."""
+        self._begun.setdefault(event.stream, []).append(event)
+        if not event.partial:
+            yield _joined(self._begun.pop(event.stream))
+
+    def rest(self) -> Iterator[OutputEvent]:
+        """Return unterminated lines at the end."""
+        yield from map(_joined, self._begun.values())
+
+
+def _joined(pieces: Sequence[OutputEvent]) -> OutputEvent:
+    last = pieces[-1]
+    return last if len(pieces) == 1 else replace(last, text="".join(piece.text for piece in pieces), raw_b64=None)
 
 
 def count_output(path: Path, start: int = 0) -> int:
@@ -135,3 +176,21 @@ def read_phases(paths: RunPaths) -> Iterator[PhaseEvent]:
     for event in read_events(paths.events):
         if isinstance(event, PhaseEvent):
             yield event
+
+
+def folded(paths: RunPaths) -> RunFold:
+    """Return the state of a run by its phase events so far. RecordError as of `read_phases`, and for another schema."""
+    fold = RunFold()
+    for event in read_phases(paths):
+        if event.schema_version != SCHEMA_VERSION:
+            raise other_schema(event.schema_version, paths.events)
+        fold.apply(event)
+    return fold
+
+
+def other_schema(version: str, path: Path) -> RecordError:
+    return RecordError(
+        f"{path} is of the schema {version[:100]!r}, which this loom does not read ({', '.join(KNOWN_SCHEMAS)})",
+        hint="read it with the loom that wrote it (run.json and the receipt name its version)",
+        code="RECORD_SCHEMA",
+    )

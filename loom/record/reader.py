@@ -11,18 +11,28 @@ from typing import Any, BinaryIO
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from loom.errors import LoomError, RecordError
 from loom.record import derive
-from loom.record.documents import SCHEMA_VERSION, Commit, Document, JobManifest, checked
-from loom.record.event_files import LONGEST_LINE, decoded, last_event, last_output, opened, read_events, read_phases
+from loom.record.documents import Commit, Document, JobManifest, checked
+from loom.record.event_files import (
+    LONGEST_LINE,
+    Joining,
+    decoded,
+    folded,
+    last_event,
+    last_output,
+    opened,
+    output_in,
+    read_phases,
+    whole_lines,
+)
 from loom.record.events import Event, OutputEvent, PhaseEvent, Scope, Where, encode
 from loom.record.fold import RunFold
 from loom.record.journal import OutputBatch, Sink
 from loom.record.lines import TAIL_LINES
 from loom.record.run_paths import RunPaths
-from loom.record.store import UNFINISHED, RunEntry, entry_at, other_schema, read_document, run_ids
+from loom.record.store import UNFINISHED, RunEntry, entry_at, read_document, run_ids
 
 _CHUNK = 1 << 20
 
@@ -88,11 +98,7 @@ class Reading:
     @cached_property
     def fold(self) -> RunFold:
         """All phase events, folded. RecordError without any."""
-        fold = RunFold()
-        for event in read_phases(self.paths):
-            if event.schema_version != SCHEMA_VERSION:
-                raise other_schema(event.schema_version, self.paths.events)
-            fold.apply(event)
+        fold = folded(self.paths)
         if fold.first is None:
             raise RecordError(
                 f"{self.paths.events} holds no event: the record of run {self.run_id} is not whole",
@@ -141,7 +147,9 @@ class Reading:
             for _, step, section, attempt in sorted(begun, key=lambda unit: unit[0])
         ]
 
-    def unit(self, job_id: str, step: str | None, section: str | None, attempt: int, *, last: bool) -> Unit:
+    def unit(
+        self, job_id: str, step: str | None, section: str | None = None, attempt: int = 1, *, last: bool = True
+    ) -> Unit:
         path, aside = _files(self.paths, job_id, step, section, attempt)
         events = aside if aside is not None and not last and aside.exists() else path
         return Unit(job_id=job_id, step=step, section=section, attempt=attempt, events=events)
@@ -150,7 +158,7 @@ class Reading:
         """Return the started phases that have not ended."""
         open_ = [span.start for span in self.fold.spans if span.end is None]
         return [
-            self.unit(start.job_id, start.step, start.section, 1, last=True)
+            self.unit(start.job_id, start.step, start.section)
             for start in open_
             if start.job_id is not None and (start.step or start.section)
         ]
@@ -161,9 +169,9 @@ class Reading:
         latest += [last_event(unit.events) for unit in self.running_units()]
         return max((event.ts for event in latest if event is not None), default=None)
 
-    def _folded(self, folded: Callable[[RunFold], Document | dict[str, Any]]) -> Mapping[str, Any]:
+    def _folded(self, derived: Callable[[RunFold], Document | dict[str, Any]]) -> Mapping[str, Any]:
         try:
-            document = folded(self.fold)
+            document = derived(self.fold)
             shape: dict[str, Any] = msgspec.to_builtins(document)
             return shape if isinstance(document, dict) else checked(shape, type(document))
         except (ValueError, KeyError) as error:
@@ -174,7 +182,9 @@ class Reading:
 def replay(reading: Reading, sink: Sink, *, every_line: bool = False) -> None:
     """Replay a record's events to a sink: with the last output lines of failures, or with `every_line`."""
     if every_line:
-        for where, event in merged(reading):
+        phases: Iterator[tuple[Where, Event]] = ((event.where, event) for event in read_phases(reading.paths))
+        units = [unit for job_id in reading.fold.jobs for unit in reading.units(job_id)]
+        for where, event in heapq.merge(phases, lines_in_order(units), key=_seq):
             if isinstance(event, PhaseEvent):
                 sink.phase(event)
             else:
@@ -183,7 +193,7 @@ def replay(reading: Reading, sink: Sink, *, every_line: bool = False) -> None:
     for phase in read_phases(reading.paths):
         step, section = phase.data.get("failing_step"), phase.data.get("failing_section")
         if phase.message == "job_finished" and (step or section):
-            unit = reading.unit(phase.job_id or "", step, None if step else section, 1, last=True)
+            unit = reading.unit(phase.job_id or "", step, None if step else section)
             for line in last_output(unit.events, TAIL_LINES):
                 sink.output(OutputBatch(unit.where, (line,), encode(line)))
         sink.phase(phase)
@@ -201,71 +211,23 @@ def lines_in_order(
     units: Sequence[Unit], tail: int | None = None, *, whole: bool = False
 ) -> Iterator[tuple[Where, OutputEvent]]:
     """Yield the output of units in `seq` order, with `tail` at least so much of each one's end; `whole`: long lines joined."""
-    readers = [
-        _located(unit, _output_of(unit) if tail is None else _last_output_of(unit, tail), whole) for unit in units
-    ]
-    for _, where, event in heapq.merge(*readers, key=lambda item: item[0]):
-        yield where, event
+
+    def located(unit: Unit) -> Iterator[tuple[Where, OutputEvent]]:
+        found = output_in(unit.events) if tail is None else _last_output_of(unit, tail)
+        for event in whole_lines(found) if whole else found:
+            yield unit.where, event
+
+    return heapq.merge(*map(located, units), key=_seq)
 
 
-class Joining:
-    """Joins the recorded pieces of long lines, in one file."""
-
-    def __init__(self) -> None:
-        self._begun: dict[str, list[OutputEvent]] = {}
-
-    def add(self, event: OutputEvent) -> Iterator[OutputEvent]:
-        """Return the completed line, if any."""
-        self._begun.setdefault(event.stream, []).append(event)
-        if not event.partial:
-            yield _joined(self._begun.pop(event.stream))
-
-    def rest(self) -> Iterator[OutputEvent]:
-        """Return unterminated lines at the end."""
-        yield from map(_joined, self._begun.values())
-
-
-def _joined(pieces: Sequence[OutputEvent]) -> OutputEvent:
-    last = pieces[-1]
-    return last if len(pieces) == 1 else replace(last, text="".join(piece.text for piece in pieces), raw_b64=None)
-
-
-def whole_lines(events: Iterable[OutputEvent]) -> Iterator[OutputEvent]:
-    """Yield the lines of one file as printed."""
-    joining = Joining()
-    for event in events:
-        yield from joining.add(event)
-    yield from joining.rest()
-
-
-def merged(reading: Reading) -> Iterator[tuple[Where, Event]]:
-    """Yield every event of a run in `seq` order, each output line with its job, step and section."""
-    phases: Iterator[tuple[int, Where, Event]] = (
-        (event.seq, event.where, event) for event in read_phases(reading.paths)
-    )
-    units = [unit for job_id in reading.fold.jobs for unit in reading.units(job_id)]
-    outputs = [_located(unit, _output_of(unit), whole=False) for unit in units]
-    for _, where, event in heapq.merge(phases, *outputs, key=lambda item: item[0]):
-        yield where, event
-
-
-def _located(unit: Unit, events: Iterable[OutputEvent], whole: bool) -> Iterator[tuple[int, Where, OutputEvent]]:
-    for event in whole_lines(events) if whole else events:
-        yield event.seq, unit.where, event
-
-
-def _output_of(unit: Unit) -> Iterator[OutputEvent]:
-    if not unit.events.exists():  # loom was killed between the start and the first line
-        return
-    for event in read_events(unit.events):
-        if isinstance(event, OutputEvent):
-            yield event
+def _seq(located: tuple[Where, Event]) -> int:
+    return located[1].seq
 
 
 def _last_output_of(unit: Unit, lines: int) -> Iterable[OutputEvent]:
     """Read at least so many lines from the end, each complete; the whole file where pieces of long ones are among them."""
     found = last_output(unit.events, lines + 2)  # the last line may lack its end
-    return found if sum(not event.partial for event in found) > lines else _output_of(unit)
+    return found if sum(not event.partial for event in found) > lines else output_in(unit.events)
 
 
 class Follower:
@@ -283,7 +245,7 @@ class Follower:
         for event in iter(self._phases.__next__, None):
             if isinstance(event, PhaseEvent):
                 self._note(event)
-        found: list[tuple[int, Where, OutputEvent]] = []
+        found: list[tuple[Where, OutputEvent]] = []
         going_on = []
         for unit, file, joining in self._open:
             ended = False
@@ -297,9 +259,9 @@ class Follower:
                 new += joining.rest()
             else:
                 going_on.append((unit, file, joining))
-            found += [(event.seq, unit.where, event) for event in new]
+            found += [(unit.where, event) for event in new]
         self._open = going_on
-        return [(where, event) for _, where, event in sorted(found, key=lambda item: item[0])]
+        return sorted(found, key=_seq)
 
     def _note(self, event: PhaseEvent) -> None:
         if event.message == "run_finished":

@@ -17,18 +17,14 @@ from msgspec import Struct
 from loom.errors import RecordError, RequestError
 from loom.record import derive
 from loom.record.documents import (
-    DIAGNOSIS_SCHEMA,
-    RECEIPT_SCHEMA,
-    RUN_SCHEMA,
-    SCHEMA_VERSION,
+    KNOWN_SCHEMAS,
     Document,
     Receipt,
     checked,
     plain,
 )
-from loom.record.event_files import read_phases
+from loom.record.event_files import folded, other_schema
 from loom.record.events import parsed
-from loom.record.fold import RunFold
 from loom.record.run_paths import RunPaths
 from loom.record.run_record import RUNTIME_LINK, TAG, RunRecord, write_document
 from loom.storage.claims import Claims
@@ -43,7 +39,6 @@ DETACHED = "detached"
 INTERRUPTED = "interrupted"
 """Loom was killed, or the machine went down, before the end of the run."""
 UNFINISHED = (RUNNING, DETACHED, INTERRUPTED)
-KNOWN_SCHEMAS = (SCHEMA_VERSION, RUN_SCHEMA, RECEIPT_SCHEMA, DIAGNOSIS_SCHEMA)
 _BEGINS_WITHIN_NS = 60 * 10**9
 """After this time, a record without the draft of an identity has no loom that is about to write it."""
 
@@ -313,9 +308,7 @@ def entry_at(paths: RunPaths) -> RunEntry:
 def _folded_receipt(paths: RunPaths) -> dict[str, Any] | None:
     """Derive the receipt of a finished run from its events; None if they have no end."""
     try:
-        fold = RunFold()
-        for event in read_phases(paths):
-            fold.apply(event)
+        fold = folded(paths)
         return None if fold.status is None else checked(plain(derive.receipt(fold)), Receipt)
     except (RecordError, ValueError):
         return None
@@ -392,14 +385,6 @@ def read_document(path: Path, kind: type[Document]) -> dict[str, Any] | None:
         return checked(shape, kind)
     except ValueError:
         return None
-
-
-def other_schema(version: str, path: Path) -> RecordError:
-    return RecordError(
-        f"{path} is of the schema {version[:100]!r}, which this loom does not read ({', '.join(KNOWN_SCHEMAS)})",
-        hint="read it with the loom that wrote it (run.json and the receipt name its version)",
-        code="RECORD_SCHEMA",
-    )
 
 
 class _Identity(TypedDict, total=False):

@@ -14,9 +14,8 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from loom.record.event_files import count_output, read_events, start_of_last
+from loom.record.event_files import count_output, output_in, start_of_last, whole_lines
 from loom.record.events import OutputEvent
-from loom.record.reader import whole_lines
 from loom.util.controls import cleaned, visible
 from loom.util.sections import OutputSection, SectionReader
 from loom.util.units import rough_duration
@@ -129,8 +128,7 @@ def read_log(
         start = start_of_last(path, MOST_LINES, most_bytes=allowed)
         first = max(1, total - count_output(path, start) + 1)
         sections.open.clear()  # one may have ended among the lines that are left out
-    lines = whole_lines(event for event in read_events(path, start) if isinstance(event, OutputEvent))
-    return _Writer(began, wanted, sections).log(first, lines, total)
+    return _Writer(began, wanted, sections).log(first, whole_lines(output_in(path, start)), total)
 
 
 class _Writer:

@@ -19,9 +19,8 @@ from loom.commands.screen import screen_parts
 from loom.errors import ImageError, RequestError
 from loom.images.reference import Reference, parse_reference
 from loom.plan.model import Image, Job
-from loom.record.event_files import read_events
-from loom.record.events import OutputEvent
-from loom.record.reader import Reading, whole_lines
+from loom.record.event_files import output_in, whole_lines
+from loom.record.reader import Reading
 from loom.render.output import print_json
 from loom.snapshot import occupied
 from loom.util.controls import visible
@@ -151,10 +150,9 @@ def blocks_of_run(reading: Reading, manifest: Mapping[str, Any], only: str | Non
         if each["step"].startswith(("before_script/", "script/"))
     }
     for step, command in steps.items():
-        path = reading.paths.job(manifest["job_id"]) / "user" / step / "events.jsonl"
+        path = reading.unit(manifest["job_id"], step).events
         if only in (None, (command.strip().splitlines() or [""])[0]) and path.exists():
-            events = (event for event in read_events(path) if isinstance(event, OutputEvent))
-            yield Block(command, (visible(event.text) for event in whole_lines(events)))
+            yield Block(command, (visible(event.text) for event in whole_lines(output_in(path))))
 
 
 def tell(found: Reproduction, color: str, *, as_json: bool) -> None:
