@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct, field
+
 from loom.cancel import AT_ONCE_S, Cancel
 from loom.errors import InfrastructureError, ProviderError
 from loom.plan.model import Job, MountMode
@@ -33,71 +35,59 @@ if TYPE_CHECKING:
     from loom.runner.late.jobs import LateJobs, Start
 
 
-class JobRunner:
+class JobRunner(Struct, kw_only=True, eq=False):
     """Runs the jobs of one run; thread-safe, one call per job."""
 
-    def __init__(
-        self,
-        *,
-        journal: Journal,
-        opener: SessionOpener,
-        handover: Handover,
-        children: Children,
-        cancel: Cancel,
-        handed_over: Callable[[str, int], Path],
-        results: Results | None = None,
-        late: LateJobs | None = None,
-    ) -> None:
-        """`handed_over`: the file for what goes on with an attempt at a job (`Detachable.hand_over`); `results`: where jobs use
-        actions; `late`: for jobs that are decided when they start.
-        """
-        self._journal = journal
-        self._opener = opener
-        self._products = handover
-        self._children = children
-        self._cancel = cancel
-        self._handed_over = handed_over
-        self._results = results
-        self._late = late
-        self._starting: set[str] = set()
-        self._going: set[str] = set()
-        """Jobs that leaving would end, since they have not been handed over; and those that were, and go on."""
-        self._begun: dict[str, int] = {}
+    journal: Journal
+    opener: SessionOpener
+    products: Handover
+    children: Children
+    cancel: Cancel
+    handed_over: Callable[[str, int], Path]
+    """Return the file for what goes on with an attempt at a job (`Detachable.hand_over`)."""
+    results: Results | None = None
+    """Where jobs use actions."""
+    late: LateJobs | None = None
+    """For jobs that are decided when they start."""
+    _starting: set[str] = field(default_factory=set)
+    _going: set[str] = field(default_factory=set)
+    """Jobs that leaving would end, since they have not been handed over; and those that were, and go on."""
+    _begun: dict[str, int] = field(default_factory=dict)
 
     def run(self, job: Job) -> JobResult:
-        begun = self._begun[job.id] = self._journal.now_ns()
+        begun = self._begun[job.id] = self.journal.now_ns()
         start = None
-        if self._late is not None and job.late is not None:
-            start = self._late.begin(job)
+        if self.late is not None and job.late is not None:
+            start = self.late.begin(job)
             job = start.job
             if start.status is not Status.SUCCESS:
                 return self.skip(job, Skip(job_id=job.id, reason=start.reason), start.status)
-        job = self._products.with_reported(job)
-        resumed = self._opener.resumed(job)
+        job = self.products.with_reported(job)
+        resumed = self.opener.resumed(job)
         number = resumed.number if resumed is not None else 1
         while True:
-            attempt = Attempt(job, self._journal, self._cancel, number)
+            attempt = Attempt(job, self.journal, self.cancel, number)
             self._run(attempt, start)
-            if not self._tries_again(attempt) or self._cancel.requested:
+            if not self._tries_again(attempt) or self.cancel.requested:
                 break
             attempt.fact("attempt_failed", {"attempt": number, "status": attempt.status, "error": attempt.error})
-            self._opener.forget_resumed(job)
+            self.opener.forget_resumed(job)
             number += 1
-            if self._cancel.wait(job.retry.backoff_s * 2 ** (number - 2)):
-                attempt = Attempt(job, self._journal, self._cancel, number)
+            if self.cancel.wait(job.retry.backoff_s * 2 ** (number - 2)):
+                attempt = Attempt(job, self.journal, self.cancel, number)
                 attempt.status, attempt.error = Status.CANCELED, f"interrupted before attempt {number}"
                 break
         return self._finish(attempt, begun, allowed=_is_allowed(attempt))
 
     def _tries_again(self, attempt: Attempt) -> bool:
         """Return whether another attempt follows; never of a resumed job: the session that it goes on in is the only one."""
-        resumed = self._opener.resumed(attempt.job)
+        resumed = self.opener.resumed(attempt.job)
         return (resumed is None or resumed.attached) and _has_attempt_left(attempt)
 
     def skip(self, job: Job, skip: Skip, status: Status = Status.SKIPPED) -> JobResult:
         """Record a job that never ran, with its three phases skipped."""
-        begun = self._journal.now_ns()
-        attempt = Attempt(job, self._journal, self._cancel)
+        begun = self.journal.now_ns()
+        attempt = Attempt(job, self.journal, self.cancel)
         for code in (PhaseCode.JOB_PROVIDER_PREPARE, PhaseCode.JOB_EXECUTION, PhaseCode.JOB_CLEANUP):
             with attempt.phase(code) as outcome:
                 outcome.status = Status.SKIPPED
@@ -106,7 +96,7 @@ class JobRunner:
 
     def leave_behind(self, job: Job) -> JobResult:
         """Record a job whose thread does not return."""
-        attempt = Attempt(job, self._journal, self._cancel)
+        attempt = Attempt(job, self.journal, self.cancel)
         attempt.status = Status.CANCELED
         attempt.error = (
             f"not ended {AT_ONCE_S:.0f} s after the second interrupt; the next loom removes what it has in the engine"
@@ -130,7 +120,7 @@ class JobRunner:
             status=attempt.status,
             exit_code=attempt.exit_code,
             error=attempt.error,
-            duration_ms=round((self._journal.now_ns() - begun) / 1e6, 3),
+            duration_ms=round((self.journal.now_ns() - begun) / 1e6, 3),
         )
         return JobResult(
             status=attempt.status, allowed_failure=allowed, exit_code=attempt.exit_code, outputs=attempt.outputs
@@ -142,49 +132,49 @@ class JobRunner:
                 raise ProviderError("\n".join(attempt.job.refused), code="JOB_REFUSED")
             return
         if attempt.job.trigger is not None:
-            self._children.run(attempt)
+            self.children.run(attempt)
             return
-        cancel = self._cancel.child()
-        if self._late is not None:
-            self._late.running(attempt.job, cancel)
+        cancel = self.cancel.child()
+        if self.late is not None:
+            self.late.running(attempt.job, cancel)
         self._starting.add(attempt.job.id)
         open_job: OpenJob | None = None
         with ExitStack() as last_resort:  # closes the session even when a bug interrupts the phases
             stack = last_resort.enter_context(ExitStack())
             stack.callback(cancel.detach)
             with attempt.phase(PhaseCode.JOB_PROVIDER_PREPARE):
-                open_job = Preparation(attempt, self._opener, stack, cancel).open_job()
+                open_job = Preparation(attempt, self.opener, stack, cancel).open_job()
             if open_job is not None:
-                self._products.restore(attempt, open_job)
+                self.products.restore(attempt, open_job)
             with attempt.phase(PhaseCode.JOB_EXECUTION) as outcome:
                 if attempt.status is Status.SUCCESS:
                     steps = self._steps(attempt, open_job, start, cancel)
-                    if self._results is not None:
+                    if self.results is not None:
                         from loom.runner.late.actions import ActionTools  # for a run with actions alone
 
-                        stack.callback(self._results.ended, attempt)
-                        provider = self._opener.provider(attempt.job)
+                        stack.callback(self.results.ended, attempt)
+                        provider = self.opener.provider(attempt.job)
                         steps.for_actions = ActionTools(
                             environment=partial(
-                                self._results.environment,
+                                self.results.environment,
                                 attempt,
                                 partial(provider.way_here, open_job.request, open_job.session),
                                 open_job.secrets,
                             ),
                             run_beside=partial(provider.run_beside, open_job.request, open_job.session),
-                            cache_dir=self._opener.settings.config.cache_dir,
+                            cache_dir=self.opener.settings.config.cache_dir,
                         )
-                    if self._opener.settings.detached:
+                    if self.opener.settings.detached:
                         self._hand_over(attempt, steps)
                     steps.run()
                     attempt.paused = attempt.paused and not (self._tries_again(attempt) or _is_allowed(attempt))
                     if not attempt.paused:
-                        steps.run_after_script(self._cancel.again)
+                        steps.run_after_script(self.cancel.again)
                     outcome.status, outcome.exit_code = attempt.status, attempt.exit_code
                 else:
                     outcome.status = Status.SKIPPED
             if open_job is not None:
-                self._products.keep(attempt, open_job)
+                self.products.keep(attempt, open_job)
             with attempt.work(Section.CLEANUP, PhaseCode.JOB_CLEANUP):
                 if open_job is not None:
                     self._let_stay(attempt, open_job)
@@ -194,30 +184,30 @@ class JobRunner:
             self._started(attempt.job)
 
     def _steps(self, attempt: Attempt, open_job: OpenJob, start: Start | None, cancel: Cancel) -> Steps:
-        gate = self._opener.tools.gate
-        if start is None or self._late is None:
+        gate = self.opener.tools.gate
+        if start is None or self.late is None:
             return Steps(attempt, open_job, gate, cancel)
-        own, again = self._late, self._cancel.again
+        own, again = self.late, self.cancel.again
         return own.steps(attempt, open_job, gate, cancel, needs=start.needs, again=again)
 
     def _hand_over(self, attempt: Attempt, steps: Steps) -> None:
-        path = self._handed_over(attempt.job.id, attempt.number)
+        path = self.handed_over(attempt.job.id, attempt.number)
 
         def save(data: bytes) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic.write(path, data)
 
         steps.hand_over(save)
-        if (leave := self._opener.tools.leave) is not None:
-            attempt.on_lost = lambda reason: leave(lost=reason)
+        if (leave := self.opener.tools.leave) is not None:
+            attempt.on_lost = leave
         self._going.add(attempt.job.id)
         self._started(attempt.job)
 
     def _started(self, job: Job) -> None:
         """Note that the job was handed over, or ended before. Leave when all that could start are."""
         self._starting.discard(job.id)
-        if self._opener.tools.leave is not None and self._going and not self._starting:
-            self._opener.tools.leave()
+        if self.opener.tools.leave is not None and self._going and not self._starting:
+            self.opener.tools.leave("")
 
     def _let_stay(self, attempt: Attempt, open_job: OpenJob) -> None:
         """Keep the job's session (if `--keep` requires it) or its files."""
@@ -226,11 +216,11 @@ class JobRunner:
 
     def _keep_session(self, attempt: Attempt, open_job: OpenJob) -> bool:
         """Keep the job's session for inspection. A failure is only a warning, because the job has its result."""
-        job, config = attempt.job, self._opener.settings.config
+        job, config = attempt.job, self.opener.settings.config
         by_hand = open_job.resumed is not None or attempt.entered
         if not keeps(config.keep, attempt.status, by_hand=by_hand) or self._tries_again(attempt):
             return False
-        expires_at = self._journal.now_ns() / 1e9 + config.keep_for
+        expires_at = self.journal.now_ns() / 1e9 + config.keep_for
         kept: dict[str, Any] = {"expires_at": timestamp(int(expires_at * 1e9)), "step": attempt.failing_step}
         kept["paused"] = attempt.paused
         try:
@@ -242,12 +232,12 @@ class JobRunner:
                 )
             open_job.session.keep(expires_at)
             if (
-                open_job.services is not None and self._opener.provider(job).capabilities.isolated
+                open_job.services is not None and self.opener.provider(job).capabilities.isolated
             ):  # otherwise opened again
                 open_job.services.keep()
             facts = open_job.session.facts
             kept["container_id"], kept["container_name"] = facts.container_id, facts.container_name
-            kept["kept_at"] = timestamp(self._journal.now_ns())
+            kept["kept_at"] = timestamp(self.journal.now_ns())
         except InfrastructureError as error:
             not_run = "; its `after_script` was not run" if attempt.paused else ""
             attempt.warn(f"{NOT_KEPT}{error.message}{not_run}", PhaseCode.JOB_CLEANUP)

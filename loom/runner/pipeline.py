@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -249,7 +250,7 @@ class Run:
             runner = JobRunner(
                 journal=self._journal,
                 opener=self._opener,
-                handover=Handover(
+                products=Handover(
                     self._request.plan,
                     workspace=self._workspace,
                     archive_of=self._archive_of,
@@ -318,7 +319,7 @@ class Run:
             journal=self._journal,
             cancel=self._cancel,
             lock_of=partial(request.store.lock_of_group, project),
-            command=tuple(request.command),
+            command=shlex.join(request.command),
         )
 
         def run_job(job: Job) -> JobResult:

@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -42,13 +42,11 @@ ResolveSecrets = Callable[[Job], tuple[SecretValues, Sequence[str]]]
 """Returns the secrets of a job and its services, and messages about unavailable optional ones."""
 
 
-class Leave(Protocol):
-    """Ends this process while handed-over jobs go on, if that is what it is to do then. Thread-safe.
+Leave = Callable[[str], None]
+"""Ends this process while handed-over jobs go on, if that is what it is to do then. Thread-safe.
 
-    `lost`: it can't follow them any more, for this reason; else all that could start were handed over.
-    """
-
-    def __call__(self, *, lost: str = "") -> None: ...
+It gets the reason why it can't follow them any more; an empty one if all that could start were handed over.
+"""
 
 
 class JobTools(Struct, frozen=True, kw_only=True):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from loom.cancel import Cancel
 from loom.errors import RequestError
@@ -23,23 +24,16 @@ def waits(job: Job) -> bool:
     return job.when == "manual" or job.delay_s is not None or job.resource_group is not None
 
 
-class Waits:
+class Waits(Struct, kw_only=True, eq=False):
     """The waits of one run's jobs. Thread-safe, one call at a time for each job."""
 
-    def __init__(
-        self,
-        *,
-        journal: Journal,
-        cancel: Cancel,
-        lock_of: Callable[[str], Path],
-        command: tuple[str, ...],
-    ) -> None:
-        """`lock_of` returns the lock file of a group; `command` names the run to others that wait for it."""
-        self._journal = journal
-        self._cancel = cancel
-        self._lock_of = lock_of
-        self._command = shlex.join(command)
-        self._held: dict[str, ExitStack] = {}
+    journal: Journal
+    cancel: Cancel
+    lock_of: Callable[[str], Path]
+    """Return the lock file of a group."""
+    command: str
+    """Names the run to others that wait for it."""
+    _held: dict[str, ExitStack] = field(default_factory=dict)
 
     def until_free(self, job: Job) -> Skip | None:
         """Return when the job may start, or why it does not; its group is then held, until `release`."""
@@ -47,7 +41,7 @@ class Waits:
             return Skip(job_id=job.id, reason="manual: name it to run it")
         if job.delay_s:
             self._tell(f"{job.id} starts in {duration_text(job.delay_s)}; at once with --no-delay")
-            self._cancel.wait(job.delay_s)
+            self.cancel.wait(job.delay_s)
         if job.resource_group is not None:
             self._take(job, job.resource_group)
         return None
@@ -58,10 +52,10 @@ class Waits:
 
     def _take(self, job: Job, group: str) -> None:
         told = False
-        while not self._cancel.requested:
+        while not self.cancel.requested:
             stack = ExitStack()
             try:
-                lock = holds.held(self._lock_of(group), f"resource group {group}", self._command, alone=True)
+                lock = holds.held(self.lock_of(group), f"resource group {group}", self.command, alone=True)
                 stack.enter_context(lock)
                 self._held[job.id] = stack
                 return
@@ -69,7 +63,7 @@ class Waits:
                 if not told:
                     self._tell(f"{job.id} waits: {error.message}")
                 told = True
-            self._cancel.wait(_LOOK_EVERY_S)
+            self.cancel.wait(_LOOK_EVERY_S)
 
     def _tell(self, text: str) -> None:
-        self._journal.fact(RUN, PhaseCode.PIPELINE_EXECUTE, "notice", {"text": text})
+        self.journal.fact(RUN, PhaseCode.PIPELINE_EXECUTE, "notice", {"text": text})

@@ -92,7 +92,7 @@ def execute(prepared: Prepared, *, reuse: Reuse | None = None, follow: bool = Fa
         leave = _leaving(prepared.run_id, audience.close, write)
         cancel.on_request(lambda: leave(ExitCode.HANGUP, "") if cancel.exit_code is ExitCode.HANGUP else None)
 
-        def over(*, lost: str = "") -> None:
+        def over(lost: str) -> None:
             if lost or not follow:
                 leave(ExitCode.INFRASTRUCTURE if lost else ExitCode.OK, lost)
 
