@@ -1,4 +1,4 @@
-"""The documents with a published schema that commands print with `--json`, apart from those of a record."""
+"""The documents with a published schema that commands print with `--json`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import Any, Literal
 
 from msgspec import UNSET, UnsetType
 
-from loom.record.documents import Document, Milliseconds
+from loom.errors import LoomError
+from loom.record.documents import Commit, Document, Milliseconds
+from loom.record.reader import Reading
+from loom.record.store import UNFINISHED
 from loom.status import Code
 
 
@@ -45,3 +48,31 @@ class Executed(Document, frozen=True, kw_only=True):
     stdout_b64: str | UnsetType = UNSET
     stderr: str
     stderr_b64: str | UnsetType = UNSET
+
+
+def commit_of(reading: Reading) -> Commit | None:
+    """Return the commit of the run's snapshot; None if the repository or the commit is gone."""
+    from loom.snapshot import facts_of_commit, read_manifest  # late: libgit2, which other documents do without
+
+    if reading.foreign:
+        return None
+    try:
+        return Commit(**facts_of_commit(read_manifest(reading.paths.root, reading.paths.snapshot)))
+    except (LoomError, OSError):
+        return None
+
+
+def document_of(reading: Reading) -> dict[str, Any]:
+    """Return the values of `loom show --json`: all documents of a run, without a receipt where it has no end."""
+    pipeline = reading.pipeline_manifest()
+    unfinished = reading.state in UNFINISHED
+    return {
+        "run_id": reading.run_id,
+        "state": reading.state,
+        "last_event_at": reading.last_sign() if unfinished else None,
+        "commit": commit_of(reading),
+        "receipt": None if unfinished else reading.receipt(),
+        "summary": reading.run_summary(),
+        "pipeline": pipeline,
+        "jobs": [reading.job_manifest(job["job_id"]) for job in pipeline["jobs"]],
+    }

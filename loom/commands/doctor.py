@@ -16,8 +16,8 @@ from msgspec import Struct
 from loom import snapshot
 from loom.commands.project import WORKFLOWS, Here, here, not_counted
 from loom.commands.screen import screen_parts
+from loom.config.pools import Pool, named
 from loom.errors import LoomError, SnapshotError
-from loom.pools import Pool, named
 from loom.providers.docker.engine.client import Engine, Traits
 from loom.providers.docker.engine.endpoint import endpoint_of
 from loom.providers.docker.engine.probe import probe

@@ -12,9 +12,9 @@ import typer
 
 from loom.commands.terminal import exact
 from loom.render.look import Detail, Look
-from loom.secrets.masking import Masker, known
 from loom.status import Stream
 from loom.util.controls import cleaned
+from loom.util.masking import Masker, known
 
 
 def screen_parts(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loom.config.pools import Misplaced
 from loom.config.settings import (
     CODE,
     KEYS,
@@ -21,7 +22,6 @@ from loom.config.settings import (
 )
 from loom.config.values import ValueContext
 from loom.errors import Problem, RequestError, WorkflowError
-from loom.pools import Misplaced
 from loom.util.file_systems import in_memory
 from loom.util.units import meant
 

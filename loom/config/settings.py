@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from msgspec import Struct
 
 from loom.addresses import without_credentials
+from loom.config.pools import Pool
+from loom.config.pools import parsed as _pools
 from loom.config.values import (
     GitHubSettings,
     GitLabSettings,
@@ -32,8 +34,6 @@ from loom.config.values import (
     as_size,
     as_text,
 )
-from loom.pools import Pool
-from loom.pools import parsed as _pools
 from loom.util.units import duration_text, size_text
 
 CODE = "CONFIG_INVALID"

@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec import field as member
 from msgspec.structs import replace
 
-from loom.pools import converted
+from loom.config.pools import converted
 from loom.util.units import duration, meant, memory, platform, size
 
 

@@ -8,11 +8,11 @@ from typing import Any, Literal
 from msgspec.structs import replace
 
 from loom.config import Config
+from loom.config.pools import Pool
 from loom.errors import Problem
 from loom.plan import model as p
 from loom.plan.candidates import Candidate
 from loom.plan.selection import Choice
-from loom.pools import Pool
 from loom.util.bounded import listed
 from loom.util.yaml_file import Node, line_in_file, one_or_more, pointer, text_of
 from loom.workflow.keywords import Keyword, Support

@@ -14,8 +14,8 @@ from typing import Any, Literal
 from msgspec import Struct, field
 
 from loom.config import AUTO_SHELL
+from loom.config.pools import Pool
 from loom.plan.late import LateJob, LateStep
-from loom.pools import Pool
 from loom.secrets.base import Secret as Secret
 from loom.status import Status
 from loom.workflow.facts import Facts

@@ -14,8 +14,8 @@ from typing import Any
 from msgspec import Struct, field
 
 from loom import config
+from loom.config.pools import Pool
 from loom.plan import model
-from loom.pools import Pool
 
 PositionOf = Callable[[str, tuple[str | int, ...]], str]
 """Find where a job's value is written (`file:line:column`), by the job's name and the keys of the value."""

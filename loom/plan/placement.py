@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from loom.config import Config
+from loom.config.pools import Pool, named
 from loom.plan.model import HOST, JobSelection
-from loom.pools import Pool, named
 from loom.util.units import meant
 
 THIS_MACHINE = Pool(provider=HOST)

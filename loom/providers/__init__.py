@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 from msgspec.structs import replace
 
+from loom.config.pools import HERE
 from loom.errors import ProviderError
-from loom.pools import HERE
 from loom.util.extras import install_command
 
 if TYPE_CHECKING:

@@ -27,9 +27,9 @@ from msgspec import Struct, field
 
 from loom.cancel import Cancel
 from loom.config import Config
+from loom.config.pools import Pool
 from loom.errors import ProviderError, ServiceError
 from loom.plan.model import PROJECT_DIR, Build, Image, Job, MountMode, Network, Resources
-from loom.pools import Pool
 from loom.status import Exit, OnOutput, Stream
 
 if TYPE_CHECKING:

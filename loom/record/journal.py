@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from loom.record.events import OutputEvent, PhaseCode, PhaseEvent, Where, timestamp
 from loom.record.lines import Line, LineSplitter, encodable
-from loom.secrets.masking import Masker, StreamMasker
 from loom.status import Status, Stream
 from loom.util import jsons
+from loom.util.masking import Masker, StreamMasker
 
 Lines = Sequence[Line | str]
 """Lines of output; a plain string is the fast form of a whole UTF-8 line."""

@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 import msgspec
 from msgspec import Struct
 
-from loom.errors import LoomError, RecordError
+from loom.errors import RecordError
 from loom.record import derive
-from loom.record.documents import Commit, Document, JobManifest, checked
+from loom.record.documents import Document, JobManifest, checked
 from loom.record.event_files import (
     LONGEST_LINE,
     Joining,
@@ -32,7 +32,7 @@ from loom.record.fold import RunFold
 from loom.record.journal import OutputBatch, Sink
 from loom.record.lines import TAIL_LINES
 from loom.record.run_paths import RunPaths
-from loom.record.store import UNFINISHED, RunEntry, entry_at, read_document, run_ids
+from loom.record.store import RunEntry, entry_at, read_document, run_ids
 
 _CHUNK = 1 << 20
 
@@ -121,17 +121,6 @@ class Reading:
         """Return the summary as written; for a run without an end, derived from its events so far."""
         found = self.entry.receipt or self._folded(derive.receipt)
         return {**found, "repo_root": None, "snapshot_path": None} if self.foreign else found
-
-    def commit(self) -> Commit | None:
-        """Return the commit of the run's snapshot; None if the repository or the commit is gone."""
-        from loom.snapshot import facts_of_commit, read_manifest
-
-        if self.foreign:
-            return None
-        try:
-            return Commit(**facts_of_commit(read_manifest(self.paths.root, self.paths.snapshot)))
-        except (LoomError, OSError):
-            return None
 
     def units(self, job_id: str) -> list[Unit]:
         """Return a job's steps and sections in order of their start, including earlier attempts."""
@@ -292,19 +281,3 @@ def _tailed(path: Path, moved_to: Path | None = None) -> Iterator[Event | None]:
                     raise RecordError(f"{path}: a line is longer than {LONGEST_LINE >> 20} MiB")
                 yield from (decoded(line, path) for line in lines)
             yield None
-
-
-def document_of(reading: Reading) -> dict[str, Any]:
-    """Return the values of `loom show --json`: all documents of a run, without a receipt where it has no end."""
-    pipeline = reading.pipeline_manifest()
-    unfinished = reading.state in UNFINISHED
-    return {
-        "run_id": reading.run_id,
-        "state": reading.state,
-        "last_event_at": reading.last_sign() if unfinished else None,
-        "commit": reading.commit(),
-        "receipt": None if unfinished else reading.receipt(),
-        "summary": reading.run_summary(),
-        "pipeline": pipeline,
-        "jobs": [reading.job_manifest(job["job_id"]) for job in pipeline["jobs"]],
-    }

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-from loom.secrets.masking import Masker
+from loom.util.masking import Masker
 
 
 def recorded(variables: Mapping[str, str], secrets: Mapping[str, bytes], masker: Masker) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from loom.errors import RecordError, RequestError
 from loom.record import derive
+from loom.record.claims import Claims
 from loom.record.documents import (
     KNOWN_SCHEMAS,
     Document,
@@ -27,7 +28,6 @@ from loom.record.event_files import folded, other_schema
 from loom.record.events import parsed
 from loom.record.run_paths import RunPaths
 from loom.record.run_record import RUNTIME_LINK, TAG, RunRecord, write_document
-from loom.storage.claims import Claims
 from loom.util import jsons, processes, typed
 from loom.util.paths import half_removed, run_of_workspace
 from loom.util.private import make_private, own_state

@@ -17,15 +17,15 @@ from loom.providers.base import Session
 from loom.record.events import PhaseCode, Section
 from loom.runner.attempt import Attempt
 from loom.runner.session import OpenJob
-from loom.secrets.masking import Masker
 from loom.status import Failure, OnOutput, Status
 from loom.storage import artifacts, dotenv
 from loom.storage.cache import Cache
 from loom.storage.cache_keys import key_of
-from loom.storage.selection import Tracked
 from loom.storage.tar import Content
 from loom.storage.workspace import view_of
 from loom.util.bounded import bounded
+from loom.util.masking import Masker
+from loom.util.paths import Tracked
 from loom.util.refusals import refusals
 from loom.util.units import counted
 

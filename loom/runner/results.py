@@ -14,8 +14,8 @@ from loom.plan.late import LateJob
 from loom.plan.model import Job
 from loom.record.events import PhaseCode
 from loom.runner.attempt import Attempt
-from loom.secrets.masking import Masker
 from loom.storage.cache import Cache
+from loom.util.masking import Masker
 
 if TYPE_CHECKING:
     from loom.storage.results.server import ResultsServer

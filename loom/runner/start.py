@@ -22,8 +22,8 @@ from loom.record.run_record import RunRecord
 from loom.runner import RunSettings, SessionOpener
 from loom.runner.request import RunRequest, first_jobs, settings_of
 from loom.runner.session import Work
-from loom.secrets.masking import Masker, known
 from loom.util import processes
+from loom.util.masking import Masker, known
 from loom.util.paths import jobs_of, new_workspace
 from loom.util.refusals import refusals
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from loom.config import KeepassDatabase
 from loom.secrets.base import Surroundings, not_found, unavailable
-from loom.secrets.masking import LONGEST
+from loom.util.masking import LONGEST
 from loom.util.untrusted_files import open_judged
 from loom.util.within import within
 

@@ -20,7 +20,7 @@ from loom.snapshot import filters, git, repository
 from loom.snapshot.index import directories
 from loom.snapshot.manifest import read_manifest
 from loom.snapshot.model import Change, Source, object_format
-from loom.storage.selection import Tracked
+from loom.util.paths import Tracked
 
 _ZERO_MODE = "000000"
 _Tree = dict[bytes, tuple[str, str]]

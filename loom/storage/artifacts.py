@@ -20,16 +20,17 @@ from msgspec import Struct
 
 from loom.errors import ArtifactError
 from loom.plan.model import Artifacts
-from loom.secrets.masking import Masker
 from loom.status import OnOutput
 from loom.storage import tar, zips
 from loom.storage.packing import Hashed, leads_out, packing
 from loom.storage.reports import UnreadableReport
-from loom.storage.selection import PathSelection, Tracked, UnsafePath
+from loom.storage.selection import PathSelection, UnsafePath
 from loom.storage.tar import Content, DamagedArchive, Item, TarEntry, read
 from loom.storage.unpacking import Totals, UnsafeArchive, checked, unpack_items
 from loom.storage.workspace import Skipped, WorkspaceView
 from loom.util import atomic
+from loom.util.masking import Masker
+from loom.util.paths import Tracked
 from loom.util.units import counted, rough_size
 from loom.util.untrusted_files import open_regular
 

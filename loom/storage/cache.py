@@ -31,18 +31,18 @@ from msgspec.structs import replace
 
 from loom.errors import CacheError
 from loom.plan.model import Cache as Spec
-from loom.secrets.masking import Masker
 from loom.status import OnOutput
 from loom.storage import tar
 from loom.storage.bucket import Bucket
 from loom.storage.cache_keys import selection_of
 from loom.storage.packing import Hashed, packing
-from loom.storage.selection import Tracked
 from loom.storage.tar import DamagedArchive, Item, TarEntry
 from loom.storage.unpacking import Totals, UnsafeArchive
 from loom.storage.workspace import DirectoryView, Skipped, WorkspaceView
 from loom.util import atomic, processes
 from loom.util import untrusted_files as files
+from loom.util.masking import Masker
+from loom.util.paths import Tracked
 from loom.util.private import check_private, make_private
 from loom.util.units import counted, rough_size
 

@@ -11,9 +11,10 @@ from loom.errors import CacheError
 from loom.plan.model import Cache as Spec
 from loom.plan.model import CacheKeyFiles
 from loom.plan.origin import origin_of
-from loom.storage.selection import PathSelection, Tracked, UnsafePath
+from loom.storage.selection import PathSelection, UnsafePath
 from loom.storage.workspace import DirectoryView
 from loom.util import untrusted_files as files
+from loom.util.paths import Tracked
 
 _LONGEST_KEY = 1000
 _LONGEST_LINE = 1 << 14

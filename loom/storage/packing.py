@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, cast
 
-from loom.secrets.masking import Masker
 from loom.storage.selection import PathSelection
 from loom.storage.tar import Check, CheckedStream, Content, Item, TarEntry
 from loom.storage.unpacking import Totals
 from loom.storage.workspace import Skipped, WorkspaceView
+from loom.util.masking import Masker
 from loom.util.paths import below, climbs_out
 
 

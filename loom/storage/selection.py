@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from msgspec import Struct
-
 from loom.util import globs
-from loom.util.paths import below, normal
+from loom.util.paths import Tracked, below, normal
 
 LOOM_DIRECTORIES = (".git/loom", ".loom/.runtime")
 """Loom's own files in a workspace: never read, never written."""
@@ -29,18 +27,6 @@ def pattern_problem(pattern: str) -> str | None:
     if ".." in pattern.split("/"):
         return "the path must not climb out of the workspace with `..`"
     return globs.problem(pattern)
-
-
-class Tracked(Struct, frozen=True, kw_only=True):
-    """The paths of a workspace that git tracks."""
-
-    paths: frozenset[str]
-    """Files, submodules, and all directories above them."""
-    submodules: tuple[str, ...] = ()
-
-    def __contains__(self, path: str) -> bool:
-        """Return whether git tracks this path, or something below it, or a submodule has it."""
-        return path in self.paths or any(below(path, each) for each in self.submodules)
 
 
 class Everything:

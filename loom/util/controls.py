@@ -51,7 +51,7 @@ def _unmasked(text: str) -> str:
 
 
 hide: Callable[[str], str] = _unmasked
-"""Masks the secrets known to this process; `secrets.masking` sets it."""
+"""Masks the secrets known to this process; `util.masking` sets it."""
 
 _RESETS = ("\x1b[0m", "\x1b[m")
 _NOT_IN_JSON = re.compile(rf"[\x7f-\x9f\ud800-\udfff{_DIRECTIONS}{_SEPARATORS}]")

@@ -9,6 +9,8 @@ import re
 import secrets
 from pathlib import Path
 
+from msgspec import Struct
+
 RUN_PREFIX = "loom-run-local-"
 """Prefix of a run's workspace and receipt; the run's id follows."""
 
@@ -112,3 +114,15 @@ def climbs_out(path: str, target: str) -> bool:
         if depth < 0:
             return True
     return False
+
+
+class Tracked(Struct, frozen=True, kw_only=True):
+    """The paths of a workspace that git tracks."""
+
+    paths: frozenset[str]
+    """Files, submodules, and all directories above them."""
+    submodules: tuple[str, ...] = ()
+
+    def __contains__(self, path: str) -> bool:
+        """Return whether git tracks this path, or something below it, or a submodule has it."""
+        return path in self.paths or any(below(path, each) for each in self.submodules)

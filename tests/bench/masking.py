@@ -6,7 +6,7 @@ import time
 import tracemalloc
 from collections.abc import Mapping
 
-from loom.secrets.masking import Masker
+from loom.util.masking import Masker
 
 CHUNK = 1 << 16
 MINUTES = 60

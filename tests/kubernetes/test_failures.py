@@ -17,9 +17,9 @@ import yaml
 from loom import providers
 from loom.cancel import Cancel
 from loom.config import Config
+from loom.config.pools import Pool
 from loom.errors import LoomError
 from loom.plan.model import Image, Resources
-from loom.pools import Pool
 from loom.providers.base import Command, Setup
 from loom.providers.kubernetes.cluster.checkup import CheckResult, findings
 from loom.providers.kubernetes.pod import starting

@@ -18,10 +18,10 @@ import urllib3
 from loom import providers
 from loom.cancel import Cancel
 from loom.config import Config
+from loom.config.pools import Pool
 from loom.errors import ImageError, LoomError, ProviderError, ServiceError
 from loom.plan.model import Image, Network, Ready, Resources, Service
 from loom.plan.model import Job as PlannedJob
-from loom.pools import Pool
 from loom.providers.base import NO_SECRETS, Command, OpenedServices, Setup
 from loom.providers.files import archive_of
 from loom.providers.kubernetes.cluster.client import Cluster

@@ -24,12 +24,12 @@ from loom.errors import LoomError
 from loom.plan.model import Artifacts
 from loom.plan.model import Cache as Spec
 from loom.providers.files import unpack
-from loom.secrets.masking import Masker
 from loom.storage import artifacts, unpacking
 from loom.storage.cache import Cache
 from loom.storage.selection import PathSelection
 from loom.storage.tar import TarEntry
 from loom.storage.workspace import DirectoryView, TarView
+from loom.util.masking import Masker
 
 from ..unit.views import TarSession
 

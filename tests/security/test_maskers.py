@@ -6,8 +6,8 @@ import gc
 
 import pytest
 
-from loom.secrets.masking import Masker, known
 from loom.util import controls
+from loom.util.masking import Masker, known
 
 from .conftest import Victim
 

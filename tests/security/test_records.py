@@ -24,11 +24,12 @@ import pytest
 
 from loom.analysis.evidence import diagnosis_of
 from loom.analysis.html_report.page import values as page_values
+from loom.analysis.printed import document_of
 from loom.cli.boundary import run_app
 from loom.errors import RecordError
 from loom.record.events import PhaseEvent, decode
 from loom.record.fold import RunFold
-from loom.record.reader import Reading, document_of
+from loom.record.reader import Reading
 from loom.record.saved_plan import load_planned
 from loom.record.store import Store
 from loom.render.look import Detail, Look

@@ -19,8 +19,8 @@ from loom.record.journal import Journal, Outcome
 from loom.render.ci import GitHub, GitLab, JsonLines
 from loom.render.look import Look
 from loom.render.screen import Screen
-from loom.secrets.masking import Masker
 from loom.status import Status
+from loom.util.masking import Masker
 from tests.security.conftest import PLAIN, Victim
 from tests.support.effort import fuzzed
 from tests.support.report_page import log_lines

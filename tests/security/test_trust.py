@@ -17,9 +17,9 @@ import msgspec
 import pytest
 
 from loom.commands.keep.trust_store import Trust
+from loom.config.pools import Pool
 from loom.plan import late, model, permissions
 from loom.plan.permissions import Around, PermissionRequest
-from loom.pools import Pool
 from loom.workflow.native.keywords import TABLES
 
 from .conftest import PLAIN, Victim

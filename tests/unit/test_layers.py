@@ -53,6 +53,18 @@ def test_imports_point_down() -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
+def test_libraries_stand_beside_each_other() -> None:
+    beside = {"record", "snapshot", "storage", "secrets"}
+    found = {
+        f"{path.relative_to(ROOT)} imports loom.{name}"
+        for own in beside
+        for path in (ROOT / own).rglob("*.py")
+        for name in imports_of(path) & (beside - {own})
+    }
+    assert found == set()
+
+
 def modules_named_in(path: Path) -> set[Path]:
     """The modules of loom that one imports, at its top or inside a function."""
     found = set()

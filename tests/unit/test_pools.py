@@ -8,10 +8,10 @@ import pytest
 
 from loom import config
 from loom.config import Config
+from loom.config.pools import Pool, named
 from loom.errors import WorkflowError
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import resolve
-from loom.pools import Pool, named
 from tests.support.native import load
 
 POOLS = """\

@@ -18,6 +18,7 @@ from loom.analysis.diagnosis import Diagnosis, failing_tests_total
 from loom.analysis.evidence import diagnosis_of
 from loom.analysis.html_report.logs import Log, ReadBudget, key_of, numbered, read_log
 from loom.analysis.html_report.overview import Bar, Scale, bars, columns_of, scale, ticks
+from loom.analysis.printed import commit_of
 from loom.record.coverage import extent_text
 from loom.record.fold import JobState, RunFold, Span
 from loom.record.highlights import form_of
@@ -203,7 +204,7 @@ def counts(fold: RunFold, words: Mapping[str, str] = WORDS) -> str:
 
 def _facts(reading: Reading, receipt: Mapping[str, Any]) -> list[tuple[str, str]]:
     snapshot, sha = receipt.get("snapshot") or {}, str(receipt.get("snapshot_head_sha") or "")
-    commit = reading.commit() if sha else None
+    commit = commit_of(reading) if sha else None
     facts = [
         ("run", reading.run_id),
         ("started", _when(str(receipt.get("started_at") or ""))),

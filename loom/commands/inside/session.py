@@ -35,7 +35,7 @@ from loom.runner.previous_run import PastJob, PastRun
 from loom.runner.products import Handover
 from loom.runner.views import laid_out
 from loom.secrets.lookup import resolve
-from loom.secrets.masking import Masker
+from loom.util.masking import Masker
 from loom.util.paths import job_directory_name, jobs_of
 
 if TYPE_CHECKING:

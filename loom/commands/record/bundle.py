@@ -17,11 +17,19 @@ from loom.cancel import Cancel, signals
 from loom.commands import project
 from loom.commands.inside.recreate_tree import checked_out, taken_again, trees_of
 from loom.commands.project import Here
+from loom.commands.record.bundle_file import (
+    MOST_TAGS,
+    PACK,
+    SUFFIX,
+    BundledTree,
+    BundleManifest,
+    pack_name,
+    write_bundle,
+)
 from loom.commands.run.checkout import git as git_answer
 from loom.commands.screen import progress_line
 from loom.errors import LoomError, RequestError, SnapshotError
 from loom.plan.model import Plan
-from loom.record.bundle import MOST_TAGS, PACK, SUFFIX, BundledTree, BundleManifest, pack_name, write_bundle
 from loom.record.reader import Reading
 from loom.record.saved_plan import load_planned
 from loom.record.store import UNFINISHED

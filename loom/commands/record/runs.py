@@ -11,13 +11,14 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from loom.analysis.printed import document_of
 from loom.commands.project import here, is_bundle
 from loom.commands.screen import screen_parts
 from loom.errors import RecordError, RequestError
 from loom.record.documents import RunRow, Runs, RunSummary
 from loom.record.event_files import last_event
 from loom.record.events import timestamp
-from loom.record.reader import document_of, replay
+from loom.record.reader import replay
 from loom.record.store import UNFINISHED, RunEntry, read_document
 from loom.render.output import print_json, print_kind
 from loom.render.records import diff_lines, runs_lines, unfinished_lines

@@ -28,6 +28,7 @@ from loom.analysis.reasons import Circumstances
 from loom.analysis.verdict import Reproduction, parting_of
 from loom.commands import project, terminal
 from loom.commands.keep import trusting
+from loom.commands.record.bundle_file import ACTIONS, BundledTree, UnpackedBundle, pack_name, unpacked
 from loom.commands.run import preparing
 from loom.commands.run import run as running
 from loom.commands.run.elsewhere import blocks_of_run, ending_of, hold, judged, pinned_job, tell
@@ -37,7 +38,6 @@ from loom.errors import LoomError, RecordError, RequestError
 from loom.plan.builder import finished, settled
 from loom.plan.model import Job, JobSelection, Plan, Secret, Step
 from loom.plan.placement import pool_for
-from loom.record.bundle import ACTIONS, BundledTree, UnpackedBundle, pack_name, unpacked
 from loom.record.reader import Reading
 from loom.record.saved_plan import SavedPlan, load_planned
 from loom.runner.request import Brought

@@ -13,10 +13,10 @@ from loom import providers
 from loom.cancel import Cancel
 from loom.commands.project import Here
 from loom.config import Config
+from loom.config.pools import HERE
 from loom.errors import EngineUnavailable
 from loom.plan.image_lock import LOCK_PATH, load_lock
 from loom.plan.model import Job, Plan, Secret
-from loom.pools import HERE
 from loom.providers.base import SecretValues, Setup
 from loom.record.store import Store
 from loom.runner import JobTools

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from loom.config.pools import Pool
 from loom.errors import RequestError
 from loom.images.reference import parse_reference
 from loom.plan import builder
@@ -19,7 +20,6 @@ from loom.plan.github.steps import StepList, texts_of
 from loom.plan.github.texts import LATE, Texts
 from loom.plan.late import Action, LateCaller, LateJob, LateNeed, LateStep
 from loom.plan.placement import pool_for
-from loom.pools import Pool
 from loom.util.yaml_file import Kind, Node, fields_of, items_of, one_or_more, pointer, scalars_of, text_of
 from loom.workflow.github import expressions
 from loom.workflow.github.keywords import JOB

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from msgspec.structs import replace
 
+from loom.config.pools import Pool
 from loom.errors import Problem, RequestError
 from loom.images.reference import parse_reference, service_aliases
 from loom.plan import builder
@@ -16,7 +17,6 @@ from loom.plan import model as p
 from loom.plan.candidates import by_name
 from loom.plan.gitlab.candidates import Candidates, JobCandidate, system_of
 from loom.plan.placement import pool_for
-from loom.pools import Pool
 from loom.util import globs
 from loom.util.toposort import CycleError
 from loom.util.yaml_file import Kind, Node, fields_of, one_or_more, pointer, text_of, truth

@@ -7,13 +7,13 @@ from pathlib import PurePath
 
 from msgspec.structs import replace
 
+from loom.config.pools import Pool
 from loom.errors import Problem, RequestError
 from loom.images.reference import parse_reference, service_aliases
 from loom.plan import builder
 from loom.plan import model as p
 from loom.plan.native.candidates import EntryCandidate, job_values
 from loom.plan.placement import pool_for, unknown_pool
-from loom.pools import Pool
 from loom.util.toposort import CycleError
 from loom.util.units import platform
 from loom.util.yaml_file import Node, fields_of, pointer

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, unquote
 
-from loom.secrets.masking import Masker
 from loom.storage import zips
 from loom.storage.results.caches import number_of
 from loom.storage.results.requests import Client, Files, text
 from loom.storage.results.uploads import Refused, Upload
 from loom.storage.tar import DamagedArchive
 from loom.storage.unpacking import UnsafeArchive, checked
+from loom.util.masking import Masker
 from loom.util.untrusted_files import open_regular
 
 SUFFIX = ".zip"

@@ -17,11 +17,11 @@ import zstandard
 from msgspec.structs import asdict
 
 from loom.plan.model import Cache as Spec
-from loom.secrets.masking import Masker
 from loom.storage.cache import Cache
 from loom.storage.results.requests import Client, Files, text, texts
 from loom.storage.results.uploads import Refused, Upload
 from loom.storage.tar import Content
+from loom.util.masking import Masker
 
 _LONGEST_KEY = 512
 _READ_ONLY = "the event is a pull request of another repository, which only reads caches"

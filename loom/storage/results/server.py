@@ -25,12 +25,12 @@ from secrets import token_bytes, token_hex
 from typing import IO, Any
 from urllib.parse import parse_qs, quote, urlsplit
 
-from loom.secrets.masking import Masker
 from loom.storage.cache import Cache
 from loom.storage.results.artifacts import ArtifactService
 from loom.storage.results.caches import CacheService
 from loom.storage.results.requests import Client, Kind
 from loom.storage.results.uploads import MOST_BLOCKS, Refused, Room, Upload
+from loom.util.masking import Masker
 
 _LARGEST_CALL = 1 << 20
 _LARGEST_LIST = MOST_BLOCKS * 150

@@ -14,8 +14,8 @@ import pytest
 from loom.plan.model import Network
 from loom.providers.base import SessionRequest
 from loom.providers.docker.provider import way_here
-from loom.secrets.masking import Masker
 from loom.storage.results.server import ResultsServer
+from loom.util.masking import Masker
 
 pytestmark = pytest.mark.docker
 

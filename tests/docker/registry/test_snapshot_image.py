@@ -15,7 +15,7 @@ import docker
 import pytest
 
 from loom.cancel import Cancel
-from loom.pools import Pool
+from loom.config.pools import Pool
 from loom.providers.base import SessionRequest
 from loom.providers.kubernetes.images.registry import Repository
 from loom.providers.kubernetes.images.snapshot import Pushed, SnapshotImages, copying

@@ -14,8 +14,8 @@ import msgspec
 import pytest
 import zstandard
 
+from loom.commands.record.bundle_file import MOST_BYTES, UnpackedBundle, unpacked, write_bundle
 from loom.errors import RequestError
-from loom.record.bundle import MOST_BYTES, UnpackedBundle, unpacked, write_bundle
 from loom.snapshot import occupied
 from tests.unit.commands.test_gitlab_runs import Project
 from tests.unit.commands.test_gitlab_runs import project as project

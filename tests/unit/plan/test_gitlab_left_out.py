@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from loom.config import Config
+from loom.config.pools import Pool
 from loom.errors import RequestError
 from loom.plan.model import JobSelection, Plan, ResolveContext
 from loom.plan.resolve import rehearse, resolve
 from loom.plan.selection import held_back
-from loom.pools import Pool
 from loom.workflow.dialects import load
 from tests.support.gitlab import PUSH
 from tests.support.plans import as_declared

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from loom.config import Config, GitLabSettings
+from loom.config.pools import Pool
 from loom.errors import LoomError
 from loom.plan.model import Image, Job, JobSelection, Plan, ResolveContext, Secret
 from loom.plan.resolve import resolve
 from loom.plan.variables import HeadCommit, Message, for_run, job_environment, of_attempt, of_session, of_status
-from loom.pools import Pool
 from loom.status import Status
 from loom.workflow import dialects
 from loom.workflow.gitlab import variables

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from loom.config.pools import Pool
 from loom.plan.model import Image, Job, Network, Resources, Secret, Service
 from loom.plan.permissions import Around, PermissionRequest, of_jobs
-from loom.pools import Pool
 
 PLAIN = Job(id="a", name="a", stage="s", steps=(), provider="docker")
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from loom.config import Config
+from loom.config.pools import Pool
 from loom.errors import RequestError, WorkflowError
 from loom.plan.model import AllowFailure, Build, Image, Need, Plan, Secret, Step
 from loom.plan.selection import held_back
 from loom.plan.variables import job_environment
-from loom.pools import Pool
 
 MakePlan = Callable[..., Plan]
 

@@ -28,9 +28,8 @@ from loom.runner import api
 from loom.runner import request as requests
 from loom.runner.prewarmed import NextRun
 from loom.runner.request import RunRequest
-from loom.secrets import masking
 from loom.status import Status
-from loom.util import controls
+from loom.util import controls, masking
 
 Make = Callable[..., "Project"]
 

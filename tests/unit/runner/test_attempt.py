@@ -13,8 +13,8 @@ from loom.plan.model import Job
 from loom.record.events import PhaseCode, Section
 from loom.record.journal import Journal
 from loom.runner.attempt import Attempt
-from loom.secrets.masking import Masker
 from loom.status import Status
+from loom.util.masking import Masker
 
 JOB = Job(id="a", name="a", stage="s", steps=(), provider="host")
 CODE = PhaseCode.JOB_CLEANUP

@@ -17,7 +17,7 @@ from loom.errors import EngineUnavailable, RequestError
 from loom.plan.model import MountMode
 from loom.providers.base import Capabilities, Command, Setup
 from loom.record.store import Store
-from loom.secrets import masking
+from loom.util import masking
 from tests.unit.providers.far_provider import FarKept, FarProvider, FarSession
 
 from .conftest import Make, Project, Ran

@@ -15,8 +15,8 @@ import pytest
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
+from loom.config.pools import Pool
 from loom.errors import EngineUnavailable, InfrastructureError, ProviderError, RecordError, SnapshotError
-from loom.pools import Pool
 from loom.providers.host import HostProvider
 from loom.record.events import RUN, PhaseCode
 from loom.record.run_record import RunRecord

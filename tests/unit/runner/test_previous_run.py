@@ -34,9 +34,9 @@ from loom.runner.attempt import NOT_KEPT
 from loom.runner.hooks import keeps
 from loom.runner.previous_run import PastJob, PastRun, step_named
 from loom.runner.views import View
-from loom.secrets.masking import Masker
 from loom.status import Status
 from loom.util import jsons
+from loom.util.masking import Masker
 
 JOB = Job(
     id="unit.1",

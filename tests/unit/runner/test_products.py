@@ -13,9 +13,9 @@ from loom.cancel import Cancel
 from loom.errors import ProviderError
 from loom.plan.model import Job, Plan
 from loom.runner import products
-from loom.secrets.masking import Masker
 from loom.storage import junit
 from loom.storage.artifacts import ReadReports
+from loom.util.masking import Masker
 from tests.unit.providers.far_provider import FarProvider
 
 from .conftest import Make, Ran, Replaced, on

@@ -17,13 +17,13 @@ import pytest
 
 from loom.errors import ArtifactError
 from loom.plan.model import Artifacts, wanted
-from loom.secrets.masking import Masker
 from loom.status import Status, Stream
 from loom.storage import artifacts, junit, unpacking
 from loom.storage.selection import PathSelection, Tracked
 from loom.storage.tar import DamagedArchive
 from loom.storage.unpacking import UnsafeArchive
 from loom.storage.workspace import DirectoryView, WorkspaceView
+from loom.util.masking import Masker
 
 from ..views import TarSession, tree
 from .conftest import ViewOf

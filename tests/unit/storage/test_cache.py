@@ -13,12 +13,12 @@ import pytest
 from loom.errors import CacheError
 from loom.plan.model import Cache as Spec
 from loom.plan.model import CacheKeyFiles
-from loom.secrets.masking import Masker
 from loom.status import Stream
 from loom.storage import cache as caches
 from loom.storage.cache import Cache, Stored
 from loom.storage.cache_keys import key_of, project_of
 from loom.storage.workspace import DirectoryView, Skipped
+from loom.util.masking import Masker
 
 from ..views import tree
 from .conftest import ViewOf

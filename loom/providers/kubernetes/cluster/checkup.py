@@ -10,9 +10,9 @@ from typing import Literal
 from msgspec import Struct
 
 from loom.cancel import Cancel
+from loom.config.pools import Pool
 from loom.errors import LoomError
 from loom.plan.model import PROJECT_DIR
-from loom.pools import Pool
 from loom.providers.base import SessionRequest
 from loom.providers.kubernetes.cluster.client import Cluster
 from loom.providers.kubernetes.images.snapshot import SnapshotImages

@@ -22,9 +22,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
+from loom.config.pools import Pool
 from loom.errors import ProviderError
 from loom.images.reference import parse_reference
-from loom.pools import Pool
 from loom.providers.base import SessionRequest
 from loom.providers.files import below, members_of
 from loom.providers.kubernetes.images.registry import CONFIG, LAYER, MANIFEST, RegistryError, Repository

@@ -14,10 +14,10 @@ from typing import Any, cast
 
 from msgspec import Struct, to_builtins
 
+from loom.config.pools import Pool
 from loom.errors import ProviderError, ServiceError
 from loom.images.reference import service_aliases
 from loom.plan.model import Image, PullPolicy, Resources, Service
-from loom.pools import Pool
 from loom.providers import labels
 from loom.providers.base import SessionRequest
 from loom.providers.driver import protocol as driver

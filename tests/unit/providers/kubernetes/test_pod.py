@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
+from loom.config.pools import Pool
 from loom.errors import ServiceError
 from loom.images.reference import service_aliases
 from loom.plan.model import Image, Ready, Resources, Secret, Service
-from loom.pools import Pool
 from loom.providers.base import Resolved, SessionRequest
 from loom.providers.kubernetes.pod import spec
 from loom.providers.kubernetes.pod.services import containers_of, variables

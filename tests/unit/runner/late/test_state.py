@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from loom.plan.late import Action, LateStep
 from loom.plan.model import Job, Secret, Step
 from loom.runner.late.state import FAILURE, SKIPPED, SUCCESS, JobRuntime, LateState, StepResult
-from loom.secrets.masking import Masker
+from loom.util.masking import Masker
 
 from .plans import job, step
 

@@ -20,13 +20,13 @@ from urllib.parse import urlsplit
 import pytest
 import zstandard
 
-from loom.secrets.masking import Masker
 from loom.storage.cache import Cache
 from loom.storage.results import artifacts as artifact_service
 from loom.storage.results import server as results_server
 from loom.storage.results import uploads
 from loom.storage.results.requests import Client
 from loom.storage.results.server import ResultsServer
+from loom.util.masking import Masker
 from tests.support.waiting import until
 
 CACHES, ARTIFACTS = "CacheService", "ArtifactService"

@@ -19,8 +19,8 @@ from weakref import WeakSet
 from msgspec import Struct
 
 from loom.errors import SecretError
-from loom.secrets.forms import origins, pieces_of, views
 from loom.util import controls
+from loom.util.secret_forms import origins, pieces_of, views
 
 if TYPE_CHECKING:
     from ahocorasick_rs import BytesAhoCorasick

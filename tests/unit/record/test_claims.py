@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from loom.errors import SnapshotError
-from loom.storage.claims import Claims
+from loom.record.claims import Claims
 from loom.util import processes
 from loom.util.paths import half_removed
 

@@ -16,9 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loom.errors import SecretError
-from loom.secrets import masking
-from loom.secrets.masking import Masker, known
-from loom.util import controls
+from loom.util import controls, masking
+from loom.util.masking import Masker, known
 from tests.support.effort import effort, fuzzed
 
 PLAIN = "hunter2secret"
