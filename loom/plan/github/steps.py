@@ -100,6 +100,8 @@ class StepList:
     def _use(self, written: str, node: Node, given: Mapping[str, str], common: Mapping[str, Any]) -> None:
         """Add what an action becomes; `common`: the fields that all its steps have."""
         if _CHECKOUT.fullmatch(written):
+            if re.search(r"@v1\b", written):
+                given = {"fetch-depth": "0", **given}  # its default
             try:
                 late = LateStep(kind="checkout", inputs=given, action=self._fetch(given), **common)
             except BadAction as error:

@@ -1,7 +1,7 @@
 """Carry out `actions/checkout`: the job's files are the snapshot already, so it only moves or changes them.
 
-Most inputs have no effect: the snapshot has the whole history that the checkout has, submodules and files of LFS as they are
-there, and needs no token.
+The snapshot has the whole history of the user's checkout and a detached HEAD, in a `.git` that loom has written; GitHub's
+step fetches one commit and checks out its branch. Submodules and files of LFS are as in the user's checkout, without a token.
 """
 
 from __future__ import annotations
@@ -15,23 +15,52 @@ from loom.plan.late import LateStep
 
 _NO_SUBMODULES = "git submodule --quiet deinit --all --force\n"
 _REF = """\
-for loom_ref in {ref} {remote}; do
+for loom_ref in {ref} {remote} ''; do
+  if [ -z "$loom_ref" ]; then
+    echo {missing} >&2
+    exit 1
+  fi
   if git rev-parse --verify --quiet "$loom_ref^{{commit}}" >/dev/null; then
     git -c advice.detachedHead=false checkout --quiet --force --detach "$loom_ref"
-    exit
+    break
   fi
 done
-echo {missing} >&2
-exit 1
+"""
+_GIT = """\
+read -r loom_sha <.git/HEAD
+case $loom_sha in
+  ref:*) ;; # by another checkout before
+  *)
+{0}    ;;
+esac
+"""
+_FETCHED = """\
+    if command -v git >/dev/null; then
+      git -c protocol.file.allow=always fetch --quiet --no-tags --depth={depth} "file://$PWD" HEAD || :
+    fi
+"""
+_ONE = """\
+    echo "$loom_sha" >.git/shallow
+"""
+_NO_OTHERS = """\
+    rm -rf .git/refs
+    mkdir -p .git/refs/heads .git/refs/tags
+    for loom_ref in {refs}; do echo "$loom_sha $loom_ref"; done >.git/packed-refs
+"""
+_BRANCH = """\
+    mkdir -p .git/refs/heads/{above}
+    echo "$loom_sha" >.git/refs/heads/{branch}
+    echo ref: refs/heads/{branch} >.git/HEAD
 """
 
 
 def checkout_script(
-    step: LateStep, text: Callable[[str], str], github: Mapping[str, Any], *, submodules: bool
+    step: LateStep, text: Callable[[str], str], github: Mapping[str, Any], *, submodules: bool, history: bool
 ) -> tuple[str, dict[str, str]]:
     """Return the script that makes the job's files those of a checkout (empty: they are), and the step's outputs.
 
-    `github` is the context; `submodules`: the project has some. The action of the step is another repository that it names.
+    `github` is the context; `submodules`: the project has some; `history`: the snapshot has a `.git`. The action of the step
+    is another repository that it names.
     """
     given = {name.lower(): text(value).strip() for name, value in step.inputs.items()}
     path, ref, repository = (given.get(name, "") for name in ("path", "ref", "repository"))
@@ -55,14 +84,32 @@ def checkout_script(
         lines += f"tar --exclude=./{top} -cf - . | (cd {shlex.quote(target)} && tar -xf -)\ncd {shlex.quote(target)}\n"
     if submodules and given.get("submodules", "false").lower() in ("false", ""):
         lines += _NO_SUBMODULES
-    sha = str(github.get("sha") or "")
-    if ref and ref not in {sha, *(str(github.get(name) or "") for name in ("ref", "ref_name", "head_ref"))}:
+    sha, full, head_ref = (str(github.get(name) or "") for name in ("sha", "ref", "head_ref"))
+    if ref and ref not in {sha, full, head_ref, str(github.get("ref_name") or "")}:
+        full = ""
         lines += _REF.format(
             ref=shlex.quote(ref),
             remote=shlex.quote(f"origin/{ref.removeprefix('refs/heads/')}"),
             missing=shlex.quote(f"loom: checkout: the history that this job has does not hold {ref}: fetch it first"),
         )
+    elif ref and ref in (sha, head_ref):
+        full = f"refs/heads/{ref}" if ref == head_ref else ""
+    if history:
+        lines += _of_git(full, given.get("fetch-depth", ""))
     return lines, {"commit": sha, "ref": ref or str(github.get("ref") or "")}
+
+
+def _of_git(ref: str, fetch_depth: str) -> str:
+    """Return the lines that make `.git` that of a fetch of this ref alone, by this depth; empty: 1, 0: everything."""
+    depth = int(fetch_depth) if fetch_depth.isdecimal() else 0 if fetch_depth else 1
+    lines = {0: "", 1: _ONE}.get(depth, _FETCHED.format(depth=depth))
+    branch = ref.removeprefix("refs/heads/") if ref.startswith("refs/heads/") else ""
+    there = [ref.replace("refs/pull/", "refs/remotes/pull/"), *([f"refs/remotes/origin/{branch}"] if branch else [])]
+    if depth:
+        lines += _NO_OTHERS.format(refs=shlex.join(there if ref else []))
+    if branch:
+        lines += _BRANCH.format(branch=shlex.quote(branch), above=shlex.quote(posixpath.dirname(branch)))
+    return _GIT.format(lines)
 
 
 def _refused(why: str) -> str:

@@ -380,9 +380,14 @@ class LateSteps(Steps):
         )
 
     def _checkout(self, late: LateStep) -> tuple[str, dict[str, str]]:
-        submodules = os.path.lexists(self._open_job.request.workspace / ".gitmodules")
+        snapshot = self._open_job.request.workspace
+        submodules, history = os.path.lexists(snapshot / ".gitmodules"), (snapshot / ".git").is_dir()
         github = self.state.contexts(late, self._env)["github"]
-        return checkout_script(late, lambda text: self.state.text(text, late, self._env), github, submodules=submodules)
+        checkouts = [one.late for one in self._job.steps if one.late is not None and one.late.kind == "checkout"]
+        if any(one.inputs.get("fetch-depth") == "0" for one in checkouts):  # a later one could not get the rest
+            late = replace(late, inputs={**late.inputs, "fetch-depth": "0"})
+        text = partial(self.state.text, late=late, env=self._env)
+        return checkout_script(late, text, github, submodules=submodules, history=history)
 
     # -- what it says ---------------------------------------------------------------------------------------------
 

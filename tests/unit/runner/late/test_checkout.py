@@ -18,11 +18,11 @@ GITHUB = {
 }
 
 
-def script(*, modules: bool = False, action: Action | None = None, **inputs: str) -> str:
+def script(*, modules: bool = False, history: bool = False, action: Action | None = None, **inputs: str) -> str:
     step = LateStep(
         kind="checkout", inputs={name.replace("_", "-"): text for name, text in inputs.items()}, action=action
     )
-    return checkout_script(step, lambda text: text, GITHUB, submodules=modules)[0]
+    return checkout_script(step, lambda text: text, GITHUB, submodules=modules, history=history)[0]
 
 
 def git(directory: Path, *words: str) -> str:
@@ -57,7 +57,7 @@ def repository(tmp_path: Path) -> Path:
     "inputs",
     [
         {},
-        {"fetch_depth": "0", "token": "x", "persist_credentials": "false", "lfs": "true", "clean": "true"},
+        {"token": "x", "persist_credentials": "false", "lfs": "true", "clean": "true"},
         {"ref": "main"},
         {"ref": "refs/heads/main"},
         {"ref": "a" * 40},
@@ -76,10 +76,13 @@ def test_most_inputs_change_nothing(inputs: dict[str, str]) -> None:
 
 def test_outputs() -> None:
     step = LateStep(kind="checkout", inputs={"ref": "main"})
-    assert checkout_script(step, lambda text: text, GITHUB, submodules=False)[1] == {"commit": "a" * 40, "ref": "main"}
+    assert checkout_script(step, lambda text: text, GITHUB, submodules=False, history=False)[1] == {
+        "commit": "a" * 40,
+        "ref": "main",
+    }
     other = Action(uses="o/other@v1", repository="o/other", commit="b" * 40, directory="/d")
     step = LateStep(kind="checkout", inputs={"repository": "o/other", "path": "p", "ref": "v1"}, action=other)
-    assert checkout_script(step, str, GITHUB, submodules=False)[1] == {"commit": "b" * 40, "ref": "v1"}
+    assert checkout_script(step, str, GITHUB, submodules=False, history=False)[1] == {"commit": "b" * 40, "ref": "v1"}
 
 
 @pytest.mark.parametrize("ref", ["old", "refs/heads/old", "theirs", "refs/heads/theirs", "commit"])
@@ -125,3 +128,57 @@ def test_submodules_are_there_only_if_asked_for(repository: Path, tmp_path: Path
     git(repository, "commit", "-qm", "module")
     ran(script(modules=True), repository)
     assert list((repository / "module").iterdir()) == []
+
+
+@pytest.fixture
+def snapshot(repository: Path) -> Path:
+    """A repository with three commits as a snapshot has it: HEAD detached, all refs in one file."""
+    git(repository, "commit", "-qm", "newest", "--allow-empty")
+    git(repository, "tag", "v1")
+    git(repository, "checkout", "-q", "--detach")
+    git(repository, "pack-refs", "--all")
+    return repository
+
+
+def refs(directory: Path) -> list[str]:
+    return git(directory, "for-each-ref", "--format=%(refname)").splitlines()
+
+
+BOTH = ["refs/heads/main", "refs/remotes/origin/main"]
+
+
+@pytest.mark.parametrize(
+    ("depth", "commits"), [("", 1), ("1", 1), ("2", 2), ("9", 3), ("0", 3), ("none", 3), (" 1 ", 1), ("-1", 3)]
+)
+def test_history_is_as_deep_as_the_step_says(snapshot: Path, depth: str, commits: int) -> None:
+    text = script(history=True, fetch_depth=depth)
+    ran(text, snapshot)
+    assert len(git(snapshot, "log", "--oneline").splitlines()) == commits
+    assert git(snapshot, "status", "--porcelain", "--branch").splitlines()[0].startswith("## main")
+    found = [f"refs/heads/{name}" for name in ("main", "old")] + ["refs/remotes/origin/theirs", "refs/tags/v1"]
+    assert refs(snapshot) == (BOTH if depth.strip() in ("", "1", "2", "9") else found)
+    ran(text, snapshot)  # a second checkout changes nothing
+    assert len(git(snapshot, "log", "--oneline").splitlines()) == commits
+
+
+@pytest.mark.parametrize(
+    ("ref", "given", "branch", "there"),
+    [
+        ("refs/heads/it's/$x", {}, "it's/$x", ["refs/heads/it's/$x", "refs/remotes/origin/it's/$x"]),
+        ("refs/tags/v1", {}, "", ["refs/tags/v1"]),
+        ("refs/pull/1/merge", {}, "", ["refs/remotes/pull/1/merge"]),
+        ("refs/pull/1/merge", {"ref": "topic"}, "topic", ["refs/heads/topic", "refs/remotes/origin/topic"]),
+        ("refs/heads/main", {"ref": "a" * 40}, "", []),
+        ("refs/heads/main", {"ref": "old"}, "", []),
+    ],
+)
+@pytest.mark.parametrize("path", ["", "deep/sub"])
+def test_one_ref_is_fetched(
+    snapshot: Path, ref: str, given: dict[str, str], branch: str, there: list[str], path: str
+) -> None:
+    step = LateStep(kind="checkout", inputs={**given, "path": path})
+    github = {**GITHUB, "ref": ref, "ref_name": ref.split("/", 2)[2], "head_ref": "topic" if "pull" in ref else ""}
+    ran(checkout_script(step, str, github, submodules=False, history=True)[0], snapshot)
+    assert refs(snapshot / path) == there
+    assert git(snapshot / path, "branch", "--show-current") == branch
+    assert git(snapshot / path, "log", "-1", "--format=%s") == ("old" if given.get("ref") == "old" else "newest")
