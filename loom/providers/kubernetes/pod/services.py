@@ -17,7 +17,7 @@ from loom.errors import LoomError, ServiceError
 from loom.plan.model import Service
 from loom.providers.base import OpenedServices, Resolved
 from loom.providers.kubernetes.cluster import pods as states
-from loom.providers.kubernetes.pod.spec import ServiceContainer, host_names
+from loom.providers.kubernetes.pod.spec import PodServiceContainer, host_names
 from loom.providers.services import Lines, Output, addresses, canceled, named_port, wait_for
 from loom.workflow.patterns import compile_pattern
 
@@ -31,7 +31,7 @@ _LOOK_S = 1.0
 class PodServices(OpenedServices, kw_only=True):
     """They start with the pod of their job, in `Provider.open`, and are kept with it."""
 
-    containers: tuple[ServiceContainer, ...]
+    containers: tuple[PodServiceContainer, ...]
     output: Output
     cancel: Cancel
     on_died: Callable[[str, str], None]
@@ -48,9 +48,9 @@ class PodServices(OpenedServices, kw_only=True):
         self.output.close()
 
 
-def containers_of(services: Sequence[Service], images: Sequence[Resolved]) -> tuple[ServiceContainer, ...]:
+def containers_of(services: Sequence[Service], images: Sequence[Resolved]) -> tuple[PodServiceContainer, ...]:
     """Give each service a container. ServiceError for what a pod can't have."""
-    found: list[ServiceContainer] = []
+    found: list[PodServiceContainer] = []
     for number, (service, image) in enumerate(zip(services, images, strict=True)):
         if service.secrets:
             raise ServiceError(
@@ -60,7 +60,7 @@ def containers_of(services: Sequence[Service], images: Sequence[Resolved]) -> tu
             )
         slug = re.sub(r"[^a-z0-9]+", "-", service.name.lower()).strip("-")[:40] or "service"
         found.append(
-            ServiceContainer(service=service, container=f"svc-{number}-{slug}".rstrip("-"), image=image.image_id)
+            PodServiceContainer(service=service, container=f"svc-{number}-{slug}".rstrip("-"), image=image.image_id)
         )
     return tuple(found)
 
@@ -78,7 +78,7 @@ def variables(services: Sequence[Service]) -> dict[str, str]:
 class FollowedService:
     """Implements `services.StartedService`. Its log is followed from its beginning; a lost connection goes on where it was."""
 
-    def __init__(self, cluster: Cluster, pods: Pods, pod: str, one: ServiceContainer, services: PodServices) -> None:
+    def __init__(self, cluster: Cluster, pods: Pods, pod: str, one: PodServiceContainer, services: PodServices) -> None:
         self.service = one.service
         self._cluster = cluster
         self._pods = pods
@@ -174,7 +174,9 @@ def wait_until(cluster: Cluster, pods: Pods, pod: str, services: PodServices) ->
         wait_for(started, partial(services.output.say_of, one.service.name), begun=begun)
 
 
-def _followed(cluster: Cluster, pods: Pods, pod: str, one: ServiceContainer, services: PodServices) -> FollowedService:
+def _followed(
+    cluster: Cluster, pods: Pods, pod: str, one: PodServiceContainer, services: PodServices
+) -> FollowedService:
     """Wait until a service has started, and follow its log."""
     service = one.service
     seen = pods.wait_for(

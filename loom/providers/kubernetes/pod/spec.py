@@ -63,7 +63,7 @@ JOINS = f'while [ ! -p {IO}/in ]; do sleep 0.05 || sleep 1; done 2>/dev/null; ex
 _HELPER, _SENDER = (Path(__file__).with_name(f"{name}.sh") for name in ("helper", "sender"))
 
 
-class ServiceContainer(Struct, frozen=True, kw_only=True):
+class PodServiceContainer(Struct, frozen=True, kw_only=True):
     """A service in the pod."""
 
     service: Service
@@ -97,7 +97,7 @@ def specification(
     request: SessionRequest,
     name: str,
     environment: Mapping[str, str],
-    services: Sequence[ServiceContainer],
+    services: Sequence[PodServiceContainer],
     *,
     image: str,
     pid: int,
@@ -310,7 +310,7 @@ def amount(text: str) -> float:
     return float(found[1]) * _UNITS.get(found[2], 1.0) if found else 0.0
 
 
-def _service(one: ServiceContainer, hardened: bool, confined: bool) -> dict[str, Any]:
+def _service(one: PodServiceContainer, hardened: bool, confined: bool) -> dict[str, Any]:
     service = one.service
     return {
         "name": one.container,
@@ -408,7 +408,7 @@ def _platform(image: Image) -> dict[str, str | None]:
     return {"kubernetes.io/os": system, "kubernetes.io/arch": rest.partition("/")[0] or None}
 
 
-def _aliases(request: SessionRequest, services: Sequence[ServiceContainer]) -> list[dict[str, Any]]:
+def _aliases(request: SessionRequest, services: Sequence[PodServiceContainer]) -> list[dict[str, Any]]:
     names = list(dict.fromkeys(name for one in services for name in host_names(one.service)))
     here = [{"ip": "127.0.0.1", "hostnames": names}] if names else []
     return [*here, *({"ip": ip, "hostnames": [name]} for name, ip in request.network.extra_hosts.items())]

@@ -14,7 +14,7 @@ from loom.errors import EngineUnavailable
 from loom.plan.model import Image, Service
 from loom.providers.kubernetes.cluster.pods import Pods
 from loom.providers.kubernetes.pod.services import FollowedService, PodServices
-from loom.providers.kubernetes.pod.spec import ServiceContainer
+from loom.providers.kubernetes.pod.spec import PodServiceContainer
 from loom.providers.services import Output
 from tests.support.waiting import until
 
@@ -45,7 +45,7 @@ class Followed:
 
 
 def follower(log: Any, said: list[bytes]) -> FollowedService:
-    one = ServiceContainer(
+    one = PodServiceContainer(
         service=Service(name="db", aliases=(), image=Image(name="db")), container="svc-0-db", image="db"
     )
     services = PodServices(
