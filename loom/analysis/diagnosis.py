@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ from loom.analysis.output import ReadLine, ReadOutput, earlier_error, lines_that
 from loom.analysis.patterns import FailureGroup
 from loom.analysis.reproduction import reproduce_command
 from loom.record.documents import DIAGNOSIS_SCHEMA, Document, Invocation, Milliseconds, Moment, Sha
-from loom.record.events import Section
+from loom.record.events import Section, epoch_ns
 from loom.record.unrecorded import Unrecorded
 from loom.status import Code, Count, FailingTest, Failure
 from loom.util import typed
@@ -292,8 +291,9 @@ def diagnose_refusal(unrecorded: Unrecorded, previous_run_id: str | None) -> Dia
         "error_code": unrecorded.error_code,
         "exit_code": unrecorded.exit_code,
     }
-    began_ns = int(datetime.fromisoformat(unrecorded.at).timestamp() * 1e6) * 1000
-    found = diagnose(Evidence(run_id=str(began_ns), state="refused", receipt=ending, pipeline={"jobs": []}))
+    found = diagnose(
+        Evidence(run_id=str(epoch_ns(unrecorded.at)), state="refused", receipt=ending, pipeline={"jobs": []})
+    )
     again = shlex.join(unrecorded.command)
     return replace(found, unrecorded=unrecorded, previous_run_id=previous_run_id, places=[], causes=[], reproduce=again)
 

@@ -96,35 +96,36 @@ _NAME = re.compile(
 
 def reasons(
     kind: str,
-    there: Diagnosis | None,
-    here: Diagnosis | None,
+    sides: Sequence[Diagnosis | None],
     parting: LogParting | None,
     differs: Sequence[Pair],
     known: Circumstances,
 ) -> list[Reason]:
-    """Return the likely reasons for a verdict (`kind`), those with evidence in the logs first; each kind once."""
+    """Return the likely reasons for a verdict (`kind`), those with evidence in the logs first; each kind once.
+
+    `sides`: the job's diagnoses there and here.
+    """
     found: dict[ReasonKind, str] = {}
-    for name, text in _found(kind, there, here, parting, differs, known):
+    for name, text in _found(kind, sides, parting, differs, known):
         found.setdefault(name, text)
     return [Reason(kind=name, text=text) for name, text in found.items()]
 
 
 def _found(
     kind: str,
-    there: Diagnosis | None,
-    here: Diagnosis | None,
+    sides: Sequence[Diagnosis | None],
     parting: LogParting | None,
     differs: Sequence[Pair],
     known: Circumstances,
 ) -> Iterator[tuple[ReasonKind, str]]:
-    sides = [side for side in (there, here) if side is not None and side.failed]
-    yield from _files(sides, known)
+    failed = [side for side in sides if side is not None and side.failed]
+    yield from _files(failed, known)
     command, one, other = (parting.command, parting.there or "", parting.here or "") if parting else ("", "", "")
-    telling = [line for side in sides for line in (side.telling_line,) if line]
-    ran = command or (sides[0].command if sides else None) or ""
+    telling = [line for side in failed for line in (side.telling_line,) if line]
+    ran = command or (failed[0].command if failed else None) or ""
     for line in [*telling, one, other]:
         yield from _variable(line, ran, differs, known)
-    causes = [cause for side in sides for cause in side.causes]
+    causes = [cause for side in failed for cause in side.causes]
     texts = _texts(known)
     for cause in causes:
         if (name := _CAUSES.get(cause.code)) is not None:
@@ -135,7 +136,7 @@ def _found(
             yield "history", texts["history"]
     if one and other and one != other:
         yield from _of_parting(command, one, other, texts)
-    compared = " ".join(line for side in sides for line in side.lines if _COMPARED.match(line))
+    compared = " ".join(line for side in failed for line in side.lines if _COMPARED.match(line))
     if any(map(_names_shifted_times, (*telling, compared))):
         yield "time-zone", texts["time-zone"]
     if parting is not None and parting.reordered:
@@ -147,10 +148,10 @@ def _found(
                 f"{pair.name.removeprefix(OF_TAG)} was another image on this machine than there: `loom images pull`",
             )
     if kind == "passes-here":
-        printed = [line for side in sides for line in side.lines]
+        printed = [line for side in failed for line in side.lines]
         yield from (("network", texts["network"]) for line in printed if _NETWORK.search(line))
     if kind in ("passes-here", "another-failure"):
-        yield from _of_differences(differs, [command, *(side.command or "" for side in sides)], known)
+        yield from _of_differences(differs, [command, *(side.command or "" for side in failed)], known)
 
 
 def _texts(known: Circumstances) -> dict[ReasonKind, str]:

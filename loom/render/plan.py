@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import Enum
 from typing import Any
 
 import yaml
 
 from loom import __version__
 from loom.plan.model import Job, Plan
+from loom.util import jsons
 
 
 def plan_document(plan: Plan, mount_mode: str = "auto") -> dict[str, Any]:
@@ -26,7 +25,9 @@ def plan_document(plan: Plan, mount_mode: str = "auto") -> dict[str, Any]:
 
 
 def job_document(job: Job, mount_mode: str) -> dict[str, Any]:
-    shape: dict[str, Any] = _plain(job)
+    shape: dict[str, Any] = jsons.decode(jsons.encode_line(job))
+    for unordered in (shape["retry"]["when"], shape["retry"]["exit_codes"], shape["allow_failure"]["exit_codes"]):
+        unordered.sort()
     del shape["resources"]["sources"]  # they do not affect the run; `--explain` shows them
     del shape["sources"]
     for step in shape["steps"]:
@@ -59,20 +60,6 @@ def _shortened(late: Any) -> Any:
         )
         return {key: _shortened(value) for key, value in own.items() if value != ""}
     return [_shortened(one) for one in late] if isinstance(late, list) else late
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, str):
-        return value.value if isinstance(value, Enum) else value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, frozenset):
-        return [_plain(item) for item in sorted(value)]
-    return {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
 
 
 def _without_nothing(value: Any) -> Any:

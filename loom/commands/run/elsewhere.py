@@ -133,7 +133,7 @@ def judged(
         run_id=run_id,
         verdict=kind,
         text=text,
-        reasons=[] if known is None else reasons(kind, diagnoses[0], diagnoses[1], parting, differs, known),
+        reasons=[] if known is None else reasons(kind, diagnoses, parting, differs, known),
         there=endings[0],
         here=endings[1],
         parting=parting,

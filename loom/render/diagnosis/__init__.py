@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class DiagnosisForm(StrEnum):
-    """Modules of this package."""
+    """Modules of this package, and `json`: the document itself."""
 
     TEXT = "text"
     AGENT = "agent"
@@ -31,6 +31,10 @@ def lines(
 ) -> Iterable[str]:
     """Return the diagnosis as lines of output in one of the forms. `others`: of further jobs, for `OF_ALL_JOBS`, which name the
     same failure of several jobs once."""
+    if form == DiagnosisForm.JSON:
+        from loom.render.output import json_text  # the command line needs the names alone
+
+        return [json_text(diagnosis).rstrip("\n")]
     module = import_module(f"{__name__}.{form}")
     of_all = form in OF_ALL_JOBS
     found: Iterable[str] = (

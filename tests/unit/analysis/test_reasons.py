@@ -51,7 +51,7 @@ def told(
     parting = None if here is None else parting_of(blocks(there), blocks(here))
     kind = "reproduced" if here is None else "passes-here"
     ours = diagnosis if here is None else None
-    return {each.kind: each.text for each in reasons(kind, diagnosis, ours, parting, differs, known)}
+    return {each.kind: each.text for each in reasons(kind, (diagnosis, ours), parting, differs, known)}
 
 
 @pytest.mark.parametrize(
