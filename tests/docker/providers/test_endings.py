@@ -14,7 +14,9 @@ from loom.runner.own_output import OwnOutput
 from loom.status import EndedBy, Stream
 
 if TYPE_CHECKING:
-    from conftest import Place
+    from collections.abc import Iterator
+
+    from conftest import Job, Place
 
 BASH = AUTO["bash"]
 
@@ -25,9 +27,13 @@ def place(request: pytest.FixtureRequest) -> Place:
     return where
 
 
-def ending(
-    place: Place, script: str, *, shared: bool, shell: tuple[str, ...] = BASH
-) -> tuple[EndedBy | None, list[str]]:
+@pytest.fixture
+def job(place: Place) -> Iterator[Job]:
+    with place.job() as opened:
+        yield opened
+
+
+def ending(job: Job, script: str, *, shared: bool, shell: tuple[str, ...] = BASH) -> tuple[EndedBy | None, list[str]]:
     """Run a step that fails; return the command that ended it, and its own lines on both streams."""
     text: dict[Stream, bytes] = {"stdout": b"", "stderr": b""}
     counts = {"stdout_lines": 0, "stderr_lines": 0}
@@ -38,9 +44,8 @@ def ending(
         counts[f"{stream}_lines"] = text[stream].count(b"\n")
 
     share = Share(first=True, last=True) if shared else None
-    with place.job() as job:
-        command = Command(script=script, shell=shell, share=share, observed=True, began=own.began)
-        exit_ = job.session.run(command, hear, Cancel())
+    command = Command(script=script, shell=shell, share=share, observed=True, began=own.began)
+    exit_ = job.session.run(command, hear, Cancel())
     assert exit_.code != 0
     assert b"loom:" not in text["stdout"] + text["stderr"]
     found = own.ended_by(script, exit_)
@@ -68,67 +73,65 @@ SILENT = {
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-def test_a_silent_end_has_its_command_and_line(place: Place, shared: bool) -> None:
+def test_a_silent_end_has_its_command_and_line(job: Job, shared: bool) -> None:
     with_own_shell = {"the last of a list": "[ -f no ]"}
     for name, (script, command, line) in SILENT.items():
-        found, own = ending(place, script, shared=shared)
+        found, own = ending(job, script, shared=shared)
         assert found is not None, name
         expected = command if shared else with_own_shell.get(name, command)
         assert (name, found.command.replace("(exit 4)", "( exit 4 )"), found.line, own) == (name, expected, line, [])
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-def test_the_line_in_a_function_and_of_its_call(place: Place, shared: bool) -> None:
-    found, _ = ending(place, "check() {\n  echo a\n  test -f no\n}\ntrue\ncheck", shared=shared)
+def test_the_line_in_a_function_and_of_its_call(job: Job, shared: bool) -> None:
+    found, _ = ending(job, "check() {\n  echo a\n  test -f no\n}\ntrue\ncheck", shared=shared)
     assert found is not None
     assert (found.command, found.line) == ("test -f no", 6)
     assert [(call.function, call.line) for call in found.stack] == [("check", 3), ("source" if shared else "main", 6)]
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-def test_a_function_of_a_file_that_is_read_has_the_line_of_its_call(place: Place, shared: bool) -> None:
+def test_a_function_of_a_file_that_is_read_has_the_line_of_its_call(job: Job, shared: bool) -> None:
     """The file may set a trap ERR, which functions must not get, so the trap is not theirs."""
     script = "printf 'check() { test -f no; }\\n' >lib.sh\n. ./lib.sh\necho a\ncheck"
-    found, own = ending(place, script, shared=shared)
+    found, own = ending(job, script, shared=shared)
     assert found is not None
     assert (found.line, own) == (4, [])
 
 
-def test_what_a_value_or_a_subshell_survives_ended_nothing(place: Place) -> None:
+def test_what_a_value_or_a_subshell_survives_ended_nothing(job: Job) -> None:
     for script in ("f() { v=$(false; true); }\nf\nexit 1", "v=$(grep -c x /dev/null; true)\nexit 1"):
-        found, _ = ending(place, script, shared=True)
+        found, _ = ending(job, script, shared=True)
         assert found is not None
         assert found.command == "exit 1"
 
 
-def test_the_codes_of_a_pipeline(place: Place) -> None:
-    found, _ = ending(place, "true | (exit 3) | cat", shared=True)
+def test_the_codes_of_a_pipeline(job: Job) -> None:
+    found, _ = ending(job, "true | (exit 3) | cat", shared=True)
     assert found is not None
     assert (found.code, found.parts) == (3, [0, 3, 0])
 
 
-def test_the_line_in_a_file_that_is_read(place: Place) -> None:
-    found, _ = ending(place, "printf 'true\\nfalse\\n' >lib.sh\n. ./lib.sh", shared=True)
+def test_the_line_in_a_file_that_is_read(job: Job) -> None:
+    found, _ = ending(job, "printf 'true\\nfalse\\n' >lib.sh\n. ./lib.sh", shared=True)
     assert found is not None
     assert [(call.file, call.line) for call in found.stack] == [("./lib.sh", 2), (None, 2)]
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-def test_output_of_the_command_that_ended_it(place: Place, shared: bool) -> None:
+def test_output_of_the_command_that_ended_it(job: Job, shared: bool) -> None:
     tolerated = "ls /no1 || echo none\necho between >&2\nls /no2; echo no"
-    _, own = ending(place, tolerated, shared=shared)
+    _, own = ending(job, tolerated, shared=shared)
     assert len(own) == 1
     assert "/no2" in own[0]
-    assert ending(place, "echo a >&2\necho one; printf two\nsh -c 'echo three; exit 1'", shared=shared)[1] == [
-        "twothree"
-    ]
-    assert ending(place, "ls /no || { echo failed; exit 1; }", shared=shared)[1][0] == "failed"
-    assert ending(place, "echo limit >&2\nexit 1", shared=shared)[1] == []
-    assert "/no2" in ending(place, "exec >/dev/null\nls /no1 || true\n{ ls /no2; } >out", shared=shared)[1][0]
+    assert ending(job, "echo a >&2\necho one; printf two\nsh -c 'echo three; exit 1'", shared=shared)[1] == ["twothree"]
+    assert ending(job, "ls /no || { echo failed; exit 1; }", shared=shared)[1][0] == "failed"
+    assert ending(job, "echo limit >&2\nexit 1", shared=shared)[1] == []
+    assert "/no2" in ending(job, "exec >/dev/null\nls /no1 || true\n{ ls /no2; } >out", shared=shared)[1][0]
     quick = "for i in $(seq 1000); do echo $i; done\nls /no"
-    assert ending(place, quick, shared=shared)[1] == []  # not known: the trap went
+    assert ending(job, quick, shared=shared)[1] == []  # not known: the trap went
     slow = f"for i in $(seq {CHECKED + 1}); do sleep 0.01; done\nls /no"
-    assert len(ending(place, slow, shared=shared)[1]) == 1
+    assert len(ending(job, slow, shared=shared)[1]) == 1
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
@@ -165,8 +168,8 @@ def test_a_trap_that_a_file_sets_is_not_inherited(place: Place) -> None:
     assert b"".join(heard).count(b"trapped") == 0
 
 
-def test_a_plain_sh_tells_the_line_if_it_knows_it(place: Place) -> None:
-    found, _ = ending(place, "echo a\ntest -f no", shared=False, shell=SH)
+def test_a_plain_sh_tells_the_line_if_it_knows_it(job: Job) -> None:
+    found, _ = ending(job, "echo a\ntest -f no", shared=False, shell=SH)
     assert found is None or (found.command, found.line) == ("test -f no", 2)
 
 

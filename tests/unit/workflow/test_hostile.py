@@ -17,7 +17,7 @@ from loom.util import yaml_file
 from loom.workflow.native.lint import warnings
 from loom.workflow.predefined import KNOWN_TO_PLANS
 from tests.support import native as workflow
-from tests.support.effort import fuzzed
+from tests.support.effort import effort, fuzzed
 
 HEAD = "version: v1\nstages: [build, test]\n"
 
@@ -168,13 +168,13 @@ def many_jobs(number: int) -> str:
 
 
 @pytest.mark.slow
-def test_five_thousand_jobs(tmp_path: Path) -> None:
-    path = tmp_path / "workflow.yml"
-    path.write_text(many_jobs(5000))
+def test_thousands_of_jobs(tmp_path: Path) -> None:
+    path, number = tmp_path / "workflow.yml", effort(1500, 5000)
+    path.write_text(many_jobs(number))
     loaded = workflow.load(path, tmp_path)
     assert rehearse(loaded)[0] == []
     assert warnings(loaded, predefined=KNOWN_TO_PLANS) == []
-    assert len(resolve(loaded, JobSelection(), ResolveContext()).jobs) == 5000
+    assert len(resolve(loaded, JobSelection(), ResolveContext()).jobs) == number
 
 
 WORDS = st.sampled_from(
