@@ -21,9 +21,11 @@ from loom import providers
 from loom.cancel import Cancel
 from loom.config import Config
 from loom.plan.model import Image, MountMode, Network
+from loom.providers import inside
 from loom.providers.base import Command, Provider, Session, SessionRequest, Setup, Share
 from loom.providers.docker.engine.client import connect
 from loom.providers.docker.provider import DockerProvider
+from loom.providers.driver import channel, session
 from loom.providers.host import HostProvider
 from loom.status import Exit, Stream
 from tests.support import kubernetes
@@ -300,3 +302,23 @@ def any_sh(request: pytest.FixtureRequest, shell_images: Mapping[str, str]) -> P
 
 
 __all__ = ["Heard", "Job", "MountMode", "Place", "Ran", "Session"]
+
+
+class Clock:
+    """The time of sessions, of which a test lets much pass at once: a busy machine does little in a short time."""
+
+    passed = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.passed
+
+    def hour(self) -> None:
+        self.passed += 3600
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    for module in (channel, inside, session):
+        monkeypatch.setattr(module, "time", made)
+    return made

@@ -6,20 +6,18 @@ import io
 import secrets
 import tarfile
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from loom.cancel import Cancel
 from loom.errors import ProviderError, RequestError
-from loom.providers.driver import channel, session
 from loom.status import Ended
 from tests.support.effort import effort
 from tests.support.waiting import promptly
 
 if TYPE_CHECKING:
-    from conftest import Place
+    from conftest import Clock, Place
 
 EVERY_BYTE = bytes(range(1, 256)).decode("utf-8", "surrogateescape")
 
@@ -222,26 +220,6 @@ def test_what_a_background_child_printed_before_the_end_is_kept(place: Place) ->
         printed = ["sh", "-c", "while [ ! -e printed ]; do sleep 0.02; done"]
         assert job.session.inside({}).exec(printed, lambda *_: None, Cancel(), timeout_s=60).code == 0
     assert (job.heard.out, job.heard.err) == (b"late\n", b"late\n")
-
-
-class Clock:
-    """The time of sessions, of which a test lets much pass at once: a busy machine does little in a short time."""
-
-    passed = 0.0
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self.passed
-
-    def hour(self) -> None:
-        self.passed += 3600
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    for module in (channel, session):
-        monkeypatch.setattr(module, "time", made)
-    return made
 
 
 def test_a_timeout_ends_everything_that_the_step_started(place: Place, clock: Clock) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from loom.cancel import Cancel
-from loom.status import Ended, ExitCode
+from loom.status import Ended, ExitCode, Stream
 from tests.support.waiting import until
 
-from .conftest import Job, Place
+from .conftest import Clock, Job, Place
 
 pytestmark = pytest.mark.docker
 
@@ -30,11 +30,16 @@ def left(job: Job) -> str:
     return b"".join(output).decode()
 
 
-def test_a_timeout_and_an_interrupt_end_everything_that_a_command_started(any_sh: Place) -> None:
+def test_a_timeout_and_an_interrupt_end_everything_that_a_command_started(any_sh: Place, clock: Clock) -> None:
     with any_sh.job() as job:
         before = left(job)
         inside, output = job.session.inside({}), list[bytes]()
-        ended = inside.exec(["sh", "-c", BUSY], lambda _, data: output.append(data), Cancel(), timeout_s=4)
+
+        def hear(_: Stream, data: bytes) -> None:
+            output.append(data)
+            clock.hour()
+
+        ended = inside.exec(["sh", "-c", BUSY], hear, Cancel(), timeout_s=3600, grace_s=100)
         assert (ended.ended, b"".join(output)) == (Ended.TIMED_OUT, b"up\n")
         until(lambda: left(job) == before)
 
