@@ -12,7 +12,8 @@ from loom.cancel import Cancel
 from loom.errors import InfrastructureError, SecretError
 from loom.plan.model import Job, Step
 from loom.plan.variables import of_status
-from loom.providers.base import Command, Detachable, Share
+from loom.providers.base import Detachable
+from loom.providers.command import Command, Share
 from loom.providers.driver.endings import observable
 from loom.record.documents import Assistance, plain
 from loom.record.events import RUN, PhaseCode, Section, Where

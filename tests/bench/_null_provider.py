@@ -9,7 +9,8 @@ from typing import Any
 
 from loom.cancel import Cancel
 from loom.plan.model import PROJECT_DIR, MountMode
-from loom.providers.base import Capabilities, Command, SessionFacts, SessionRequest, Setup
+from loom.providers.base import Capabilities, SessionFacts, SessionRequest, Setup
+from loom.providers.command import Command
 from loom.status import Exit, OnOutput
 
 

@@ -19,7 +19,8 @@ from loom import providers
 from loom.cancel import Cancel
 from loom.config import Config
 from loom.plan.model import Image, MountMode
-from loom.providers.base import Command, SessionRequest, Setup
+from loom.providers.base import SessionRequest, Setup
+from loom.providers.command import Command
 from loom.providers.kubernetes.cluster.client import Cluster
 from loom.providers.kubernetes.cluster.pods import Pods, runs, state_of
 

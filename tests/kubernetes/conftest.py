@@ -25,7 +25,8 @@ from loom.cancel import Cancel
 from loom.config import Config
 from loom.errors import ProviderError
 from loom.plan.model import Image, MountMode
-from loom.providers.base import Command, SessionRequest, Setup
+from loom.providers.base import SessionRequest, Setup
+from loom.providers.command import Command
 from loom.providers.kubernetes.cluster.client import Gone
 from loom.status import Exit
 from tests.support import kubernetes

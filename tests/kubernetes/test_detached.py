@@ -9,7 +9,7 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.plan.model import Image
-from loom.providers.base import Command, Share
+from loom.providers.command import Command, Share
 from loom.status import Exit
 from tests.support import kubernetes
 from tests.support.waiting import until

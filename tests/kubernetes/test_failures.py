@@ -20,7 +20,8 @@ from loom.config import Config
 from loom.config.pools import Pool
 from loom.errors import LoomError
 from loom.plan.model import Image, Resources
-from loom.providers.base import Command, Setup
+from loom.providers.base import Setup
+from loom.providers.command import Command
 from loom.providers.kubernetes.cluster.checkup import CheckResult, findings
 from loom.providers.kubernetes.pod import starting
 from tests.support import kubernetes

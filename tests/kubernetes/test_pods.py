@@ -22,7 +22,8 @@ from loom.config.pools import Pool
 from loom.errors import ImageError, LoomError, ProviderError, ServiceError
 from loom.plan.model import Image, Network, Ready, Resources, Service
 from loom.plan.model import Job as PlannedJob
-from loom.providers.base import NO_SECRETS, Command, OpenedServices, Setup
+from loom.providers.base import NO_SECRETS, OpenedServices, Setup
+from loom.providers.command import Command
 from loom.providers.files import archive_of
 from loom.providers.kubernetes.cluster.client import Cluster
 from loom.providers.kubernetes.pod.spec import HELPER, KEPT_UNTIL

@@ -17,7 +17,7 @@ import yaml
 
 from loom.cancel import Cancel
 from loom.errors import LoomError
-from loom.providers.base import Command
+from loom.providers.command import Command
 from loom.providers.kubernetes.cluster.client import Gone
 from loom.providers.kubernetes.session.session import remove
 from tests.kubernetes.conftest import Pods

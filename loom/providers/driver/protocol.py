@@ -14,7 +14,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from loom.providers.base import Command, Share
+from loom.providers.command import Command, Share
 from loom.providers.driver import endings, steps
 from loom.status import Stream
 

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from loom.cancel import Cancel
 from loom.errors import LoomError, ProviderError, RequestError
-from loom.providers.base import Command, SessionFacts, SessionRequest
+from loom.providers.base import SessionFacts, SessionRequest
+from loom.providers.command import Command
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Channel, ConnectionLost, Died, Exchange
 from loom.providers.driver.endings import reports_of

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from loom.config import AUTO_SHELL
 from loom.errors import ProviderError
-from loom.providers.base import Command, Share
+from loom.providers.command import Command, Share
 from loom.providers.driver import endings
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")

@@ -19,7 +19,7 @@ from loom.cancel import Cancel
 from loom.errors import InfrastructureError, RequestError, SecretError
 from loom.plan.late import Action, LateStep
 from loom.plan.model import Step
-from loom.providers.base import Command, Share
+from loom.providers.command import Command, Share
 from loom.providers.driver.steps import is_variable
 from loom.record.documents import plain
 from loom.record.events import PhaseCode, Where

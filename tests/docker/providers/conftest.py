@@ -22,7 +22,8 @@ from loom.cancel import Cancel
 from loom.config import Config
 from loom.plan.model import Image, MountMode, Network
 from loom.providers import inside
-from loom.providers.base import Command, Provider, Session, SessionRequest, Setup, Share
+from loom.providers.base import Provider, Session, SessionRequest, Setup
+from loom.providers.command import Command, Share
 from loom.providers.docker.engine.client import connect
 from loom.providers.docker.provider import DockerProvider
 from loom.providers.driver import channel, session

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from loom.cancel import Cancel
-from loom.providers.base import Command, Share
+from loom.providers.command import Command, Share
 from loom.providers.driver.endings import CHECKED, observable
 from loom.providers.driver.steps import AUTO, SH
 from loom.runner.own_output import OwnOutput

@@ -34,7 +34,8 @@ LOOM = textwrap.dedent(
     from pathlib import Path
     from loom.cancel import Cancel
     from loom.plan.model import Image, MountMode
-    from loom.providers.base import Command, SessionRequest
+    from loom.providers.base import SessionRequest
+    from loom.providers.command import Command
     from loom.providers.docker.engine.client import Engine
     from loom.providers.docker.provider import DockerProvider
 
@@ -240,7 +241,8 @@ HOST_LOOM = textwrap.dedent(
     import os, sys
     from pathlib import Path
     from loom.cancel import Cancel
-    from loom.providers.base import Command, SessionRequest
+    from loom.providers.base import SessionRequest
+    from loom.providers.command import Command
     from loom.providers.host import HostProvider
 
     workspace = Path(sys.argv[1])

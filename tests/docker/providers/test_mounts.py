@@ -188,7 +188,8 @@ CALLER = textwrap.dedent(
     from msgspec.structs import replace
     from loom.cancel import Cancel
     from loom.plan.model import Image, MountMode
-    from loom.providers.base import Command, SessionRequest
+    from loom.providers.base import SessionRequest
+    from loom.providers.command import Command
     from loom.providers.docker.engine.client import Engine
     from loom.providers.docker.provider import DockerProvider
 

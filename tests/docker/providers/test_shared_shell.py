@@ -10,7 +10,7 @@ import pytest
 
 from loom.cancel import Cancel
 from loom.config import AUTO_SHELL
-from loom.providers.base import Share
+from loom.providers.command import Share
 from loom.providers.driver.steps import AUTO, SH
 from loom.status import Ended, Status
 

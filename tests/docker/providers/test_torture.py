@@ -16,7 +16,7 @@ import pytest
 from loom.cancel import Cancel
 from loom.errors import ImageError, InfrastructureError, ProviderError
 from loom.plan.model import Image, Network, Resources, Ulimit
-from loom.providers.base import Command
+from loom.providers.command import Command
 from loom.providers.docker.container.cleanup import reap
 from loom.providers.driver import protocol as driver
 from loom.status import Ended, Stream
@@ -119,7 +119,7 @@ def test_memory_stays_bounded_for_much_output(docker_place: Place) -> None:
     from pathlib import Path
 
     from loom.cancel import Cancel
-    from loom.providers.base import Command
+    from loom.providers.command import Command
 
     def peak() -> int:
         status = Path("/proc/self/status").read_text()
@@ -361,7 +361,8 @@ HOLD = textwrap.dedent(
     from pathlib import Path
     from loom.cancel import Cancel
     from loom.plan.model import Image
-    from loom.providers.base import Command, SessionRequest
+    from loom.providers.base import SessionRequest
+    from loom.providers.command import Command
     from loom.providers.docker.engine.client import Engine
     from loom.providers.docker.provider import DockerProvider
 

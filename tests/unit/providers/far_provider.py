@@ -19,14 +19,8 @@ from typing import Any
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, ProviderError
 from loom.plan.model import PROJECT_DIR, Job, MountMode
-from loom.providers.base import (
-    Capabilities,
-    Command,
-    Provider,
-    SessionFacts,
-    SessionRequest,
-    Setup,
-)
+from loom.providers.base import Capabilities, Provider, SessionFacts, SessionRequest, Setup
+from loom.providers.command import Command
 from loom.providers.driver.steps import AUTO, arguments_of, checked, chosen, handed_on
 from loom.providers.files import archive_of, unnoticed, unpack
 from loom.status import Ended, Exit, OnOutput, Stream

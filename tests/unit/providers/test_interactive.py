@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from loom.providers import interactive
-from loom.providers.base import Command, Share
+from loom.providers.command import Command, Share
 from loom.providers.driver import steps
 
 STEP = """\

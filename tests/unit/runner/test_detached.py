@@ -15,7 +15,8 @@ from loom import providers
 from loom.commands.run import attach
 from loom.errors import EngineUnavailable, RequestError
 from loom.plan.model import MountMode
-from loom.providers.base import Capabilities, Command, Setup
+from loom.providers.base import Capabilities, Setup
+from loom.providers.command import Command
 from loom.record.store import Store
 from loom.util import masking
 from tests.unit.providers.far_provider import FarKept, FarProvider, FarSession

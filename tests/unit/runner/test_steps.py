@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from loom.cancel import Cancel
-from loom.providers.base import Command
+from loom.providers.command import Command
 from loom.runner import steps as steps_module
 from loom.runner.hooks import AtStep, Verdict
 from loom.status import Ended, Exit

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from loom.cancel import Cancel
 from loom.errors import ImageError, ProviderError
 from loom.plan.model import PROJECT_DIR, Image
-from loom.providers.base import Command, SessionRequest
+from loom.providers.base import SessionRequest
+from loom.providers.command import Command
 from loom.providers.docker.engine.errors import translated
 from loom.providers.docker.engine.retries import retrying
 from loom.providers.docker.provider import DockerProvider

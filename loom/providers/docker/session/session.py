@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.errors import EngineUnavailable, LoomError, ProviderError
 from loom.providers import labels
-from loom.providers.base import COMMAND_USER, Command, SessionFacts, SessionRequest
+from loom.providers.base import COMMAND_USER, SessionFacts, SessionRequest
+from loom.providers.command import Command
 from loom.providers.docker.container import refusals
 from loom.providers.docker.container.cleanup import remove_container
 from loom.providers.docker.container.create import HARDENED_JOB

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from loom.cancel import Cancel
 from loom.errors import ImageError, LoomError, ProviderError
 from loom.plan.model import MountMode
-from loom.providers.base import Command, SessionFacts, SessionRequest
+from loom.providers.base import SessionFacts, SessionRequest
+from loom.providers.command import Command
 from loom.providers.driver import protocol as driver
 from loom.providers.driver.channel import Channel, ConnectionLost, Died, Exchange
 from loom.providers.driver.session import DrivenSession
