@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from loom.errors import RecordError, RequestError
 from loom.record import derive
-from loom.record.claims import Claims
+
 from loom.record.documents import (
     KNOWN_SCHEMAS,
     Document,
@@ -28,6 +28,7 @@ from loom.record.event_files import folded, other_schema
 from loom.record.events import parsed
 from loom.record.run_paths import RunPaths
 from loom.record.run_record import RUNTIME_LINK, TAG, RunRecord, write_document
+from loom.record.workspace_registry import WorkspaceRegistry
 from loom.util import jsons, processes, typed
 from loom.util.paths import half_removed, run_of_workspace
 from loom.util.private import make_private, own_state
@@ -88,7 +89,7 @@ class Store:
         self.snapshots_dir = state_dir / "snapshots"
         self.container_locks_dir = state_dir / "container-locks"
         self.groups_dir = state_dir / "groups"
-        self.claims = Claims(state_dir)
+        self.workspaces = WorkspaceRegistry(state_dir)
 
     def holds(self, entry: RunEntry) -> bool:
         """Return whether its record is in this store: copies, and files of jobs in a workspace, are untrusted."""

@@ -34,7 +34,7 @@ class NextRun:
     def prepare(self) -> None:
         """Lay out the workspace while the sessions open, for which nothing waits. Errors as those of a run's beginning."""
         request = self._request
-        request.store.claims.make(self.workspace, run_id=request.run_id, repo_root=request.source.root)
+        request.store.workspaces.make(self.workspace, run_id=request.run_id, repo_root=request.source.root)
         self._made = True
         self._stack.enter_context(snapshot.occupied(self.workspace))
         request.preflight()
@@ -63,9 +63,9 @@ class NextRun:
         """Note that the workspace belongs to a run with a record from now on."""
         self._made = False
         request = self._request
-        claims = request.store.claims
-        if claims.of(self.workspace) is None:  # the state directory had no room when it was made
-            claims.claim(self.workspace, run_id=self.run_id, repo_root=request.source.root)
+        registered = request.store.workspaces
+        if registered.of(self.workspace) is None:  # the state directory had no room when it was made
+            registered.register(self.workspace, run_id=self.run_id, repo_root=request.source.root)
 
     def drop(self) -> list[str]:
         """Remove what no run took over, and wait until it is removed; return the problems. Safe to repeat."""
@@ -78,5 +78,5 @@ class NextRun:
             removal = snapshot.remove(self.workspace, recorded=True)
             problems += [f"{path}: {reason}" for path, reason in removal.remaining]
             if removal.complete:
-                self._request.store.claims.forget(self.workspace)
+                self._request.store.workspaces.forget(self.workspace)
         return problems

@@ -99,7 +99,7 @@ def start(request: RunRequest, watch: Watch, prepared: NextRun | None = None) ->
             if prepared is not None:
                 prepared.taken_over()
             elif reuse is None:
-                request.store.claims.make(workspace, run_id=request.run_id, repo_root=request.source.root)
+                request.store.workspaces.make(workspace, run_id=request.run_id, repo_root=request.source.root)
                 # One job alone needs the engine first, since its container starts without the files.
                 if not settings.alone and any(one.capabilities.isolated for one in request.tools.providers.values()):
                     take = partial(snapshot.take, request.source, workspace)

@@ -44,7 +44,7 @@ def taken_again(
         if not directory.is_dir():
             reasons.append(f"{name} ({directory}) is gone")
             continue
-        here.store.claims.make(workspace, run_id=run_of_workspace(workspace.name) or "", repo_root=checkout)
+        here.store.workspaces.make(workspace, run_id=run_of_workspace(workspace.name) or "", repo_root=checkout)
         try:
             taken = snapshot.take(discover(directory, here.environ), workspace, cancel=cancel)
         except LoomError as error:
@@ -70,7 +70,7 @@ def checked_out(here: Here, commit: str, cancel: Cancel) -> Iterator[Path]:
     """Yield a checkout of a commit, apart from the user's, with the trust of that one. SnapshotError when it can't be made."""
     run_id = str(time.time_ns())
     workspace = new_workspace(here.config.tmp_dir, run_id)
-    here.store.claims.make(workspace, run_id=run_id, repo_root=here.root, kind="snapshot")
+    here.store.workspaces.make(workspace, run_id=run_id, repo_root=here.root, kind="snapshot")
     try:
         snapshot.take(discover(here.root, here.environ), workspace, cancel=cancel)
         here.store.add_snapshot(workspace, snapshot.manifest_bytes(workspace))
@@ -82,7 +82,7 @@ def checked_out(here: Here, commit: str, cancel: Cancel) -> Iterator[Path]:
             snapshot.remove(workspace)
         else:
             workspace.rmdir()
-        here.store.claims.forget(workspace)
+        here.store.workspaces.forget(workspace)
 
 
 def _check_out(root: Path, commit: str, environ: Mapping[str, str]) -> None:

@@ -42,7 +42,7 @@ def take(here: Here, past: PastRun, workspace: Path, run_id: str) -> Snapshot:
     """Fill `workspace` with a new snapshot of the checkout."""
     cancel = Cancel()
     with signals(cancel):
-        here.store.claims.make(workspace, run_id=run_id, repo_root=past.repo_root)
+        here.store.workspaces.make(workspace, run_id=run_id, repo_root=past.repo_root)
         return snapshot.take(discover(past.repo_root, here.environ), workspace, cancel=cancel)
 
 

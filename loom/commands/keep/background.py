@@ -34,9 +34,11 @@ def size_limit(config: Config) -> int:
 
 def into_background(store: Store) -> bool:
     """Lower this process's priority and limit its time. False when another clean-up is running."""
-    make_private(store.claims.folder.parent)
-    store.claims.folder.mkdir(exist_ok=True, mode=0o700)
-    lock = os.open(store.claims.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # held until the end
+    make_private(store.workspaces.folder.parent)
+    store.workspaces.folder.mkdir(exist_ok=True, mode=0o700)
+    lock = os.open(
+        store.workspaces.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+    )  # held until the end
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -54,7 +56,7 @@ def note_clean(store: Store, config: Config, root: Path) -> None:
 
 def is_due(store: Store, config: Config, root: Path) -> bool:
     """Tell whether a clean-up may find something, from what is known without looking at records and sizes."""
-    made = [int(claim.run_id) for claim in store.claims.all() if claim.repo_root == str(root)]
+    made = [int(owned.run_id) for owned in store.workspaces.all() if owned.repo_root == str(root)]
     try:
         last, free = _stamp(store, root).stat().st_mtime, int(_stamp(store, root).read_text())
     except (OSError, ValueError):
@@ -84,7 +86,7 @@ def clean_later(store: Store, config: Config, environ: Mapping[str, str], root: 
 
 
 def _stamp(store: Store, root: Path) -> Path:
-    return store.claims.folder / f".cleaned-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}"
+    return store.workspaces.folder / f".cleaned-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}"
 
 
 def _free(config: Config) -> int:

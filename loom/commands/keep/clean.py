@@ -56,9 +56,9 @@ def clean(
         for item in items:
             cleaning.remove(item)
         project.store.remove_remains()
-        for claim in project.store.claims.all():
-            if not remains(claim.path):
-                project.store.claims.forget(claim.path)
+        for owned in project.store.workspaces.all():
+            if not remains(owned.path):
+                project.store.workspaces.forget(owned.path)
         if not runs:
             background.note_clean(project.store, project.config, project.root)
             repository.prune(os.environ)
@@ -207,18 +207,18 @@ class _Cleaning:
     def _runs(self, chosen: Sequence[RunEntry]) -> list[Left]:
         going = {entry.run_id for entry in chosen}
         needed = {path for entry in self._store.entries() if entry.run_id not in going for path in entry.workspaces}
-        claims = {claim.run_id: str(claim.path) for claim in self._store.claims.all() if claim.kind == "run"}
-        return [self._run(entry, needed, claims.get(entry.run_id)) for entry in chosen]
+        registered = {owned.run_id: str(owned.path) for owned in self._store.workspaces.all() if owned.kind == "run"}
+        return [self._run(entry, needed, registered.get(entry.run_id)) for entry in chosen]
 
-    def _run(self, entry: RunEntry, needed: set[str], claimed: str | None) -> Left:
-        """`needed`: workspaces of remaining runs, such as a resumed one's; `claimed`: its own, if its record does not tell."""
+    def _run(self, entry: RunEntry, needed: set[str], registered: str | None) -> Left:
+        """`needed`: workspaces of remaining runs, such as a resumed one's; `registered`: its own, if its record does not tell."""
         own = entry.workspaces
         if (
             entry.identity.get("workspace") is None
-            and claimed is not None
-            and not self._records.occupied(Path(claimed))
+            and registered is not None
+            and not self._records.occupied(Path(registered))
         ):
-            own = [claimed, *own]
+            own = [registered, *own]
         there = [
             path
             for path in own
@@ -233,7 +233,7 @@ class _Cleaning:
         )
 
     def _without_record(self, before_ns: int) -> list[Left]:
-        """Find claimed workspaces without a record: of `loom snapshot`, or of deleted records."""
+        """Find registered workspaces without a record: of `loom snapshot`, or of deleted records."""
         return [
             replace(
                 one,
@@ -354,7 +354,7 @@ class _Cleaning:
         for workspace in map(Path, workspaces):
             removal = snapshot.remove(workspace, recorded=True)  # `vouched` for
             if removal.complete:
-                self._store.claims.forget(workspace)
+                self._store.workspaces.forget(workspace)
             problems += listed((f"{path}: {why}" for path, why in removal.remaining), _MOST_NAMED)
         return problems
 

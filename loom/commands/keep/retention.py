@@ -169,17 +169,17 @@ def _newest(entries: Iterable[RunEntry], most: int) -> set[str]:
 
 def vouched(store: Store, workspace: Path) -> bool:
     """Tell whether the state directory records this directory as one that loom made: nothing else is ever removed."""
-    return run_of_workspace(workspace.name) is not None and store.claims.confirms(workspace)
+    return run_of_workspace(workspace.name) is not None and store.workspaces.confirms(workspace)
 
 
 def workspaces(store: Store) -> list[Left]:
     """Return a state directory's existing workspaces, oldest first."""
     found: dict[str, Left] = {}
-    for claim in store.claims.all():
-        made = [claim.run_id] if claim.kind == "run" else []
-        at = int(run_of_workspace(claim.path.name) or 0)
-        found[str(claim.path)] = Left(
-            kind="workspace", name=str(claim.path), repo_root=claim.repo_root, run_ids=made, made_at=at
+    for owned in store.workspaces.all():
+        made = [owned.run_id] if owned.kind == "run" else []
+        at = int(run_of_workspace(owned.path.name) or 0)
+        found[str(owned.path)] = Left(
+            kind="workspace", name=str(owned.path), repo_root=owned.repo_root, run_ids=made, made_at=at
         )
     for entry in reversed(list(store.entries())):
         for path in entry.workspaces:

@@ -54,7 +54,7 @@ def _take(source: Source, *, show_progress: bool) -> Snapshot:
                 show(f"copying: {done:,} of {max(done, total):,} files")
 
             # Only the person who asked: what is in the checkout may be private.
-            here.store.claims.make(workspace, run_id=run_id, repo_root=source.root, kind="snapshot")
+            here.store.workspaces.make(workspace, run_id=run_id, repo_root=source.root, kind="snapshot")
             try:
                 taken = snapshots.take(source, workspace, cancel=cancel, on_progress=on_progress)
             except BaseException:

@@ -140,7 +140,7 @@ def _tree(here: Here, reading: Reading, taken: Mapping[str, Any], cancel: Cancel
         yield workspace
     finally:
         snapshot.remove(workspace)
-        here.store.claims.forget(workspace)
+        here.store.workspaces.forget(workspace)
 
 
 class _Repository:

@@ -85,8 +85,8 @@ def nothing_is_left(client: docker.DockerClient, repo: Watched) -> Iterator[None
     assert containers(client, repo) == []
     recorded = {receipt["snapshot_path"] for receipt in repo.receipts()}
     assert {str(path) for path in (repo.base / "tmp").glob("loom-run-local-*-*[0-9]")} <= recorded
-    claims = [json.loads(path.read_text()) for path in (repo.state / "workspaces").glob("*.json")]
-    assert len(claims) == len(recorded)
+    registered = [json.loads(path.read_text()) for path in (repo.state / "workspaces").glob("*.json")]
+    assert len(registered) == len(recorded)
 
 
 def test_the_next_run_begins_in_what_waits_for_it_and_is_a_whole_one(

@@ -59,7 +59,7 @@ def test_a_run_leaves_the_last_few_and_all_records(make: Make) -> None:
     last = sorted(project.store.run_ids())[-1:]
     until(lambda: [path.name.split("-")[3] for path in workspaces(project)] == last)
     assert len(project.store.run_ids()) == 2
-    until(lambda: len(project.store.claims.all()) == 1)
+    until(lambda: len(project.store.workspaces.all()) == 1)
 
 
 def test_a_clean_up_follows_a_run_when_it_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_a_clean_up_follows_a_run_when_it_is_due(tmp_path: Path, monkeypatch: py
     def made(number: int) -> None:
         for _ in range(number):
             name = f"loom-run-local-{time.time_ns()}"
-            store.claims.make(tmp_path / name, run_id=name[15:], repo_root=root)
+            store.workspaces.make(tmp_path / name, run_id=name[15:], repo_root=root)
 
     def due() -> bool:
         return background.is_due(store, config, root)
@@ -159,7 +159,7 @@ def test_a_removal_that_was_killed_is_brought_to_its_end(make: Make) -> None:
     newest.rename(newest.with_name(f".{newest.name}.removing"))
     assert "the files beside a removed workspace" in project.loom("clean")
     assert list(newest.parent.iterdir()) == []
-    assert project.store.claims.all() == []
+    assert project.store.workspaces.all() == []
 
 
 def test_another_checkout_has_its_own_last_few(make: Make, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_the_next_run_takes_the_workspace_and_the_place_with_the_files_of_now(ma
     assert ran.workspace == ahead.workspace
     assert ahead.sessions == {}
     assert engine.closed == ["one"] * len(engine.opened)
-    assert made.store.claims.confirms(ran.workspace)
+    assert made.store.workspaces.confirms(ran.workspace)
     assert ahead.drop() == []
     assert ran.workspace.is_dir(), "it belongs to the run"
 
@@ -75,7 +75,7 @@ def test_what_no_run_takes_over_is_removed(make: Make) -> None:
     ahead, _ = prepared(made, engine)
     assert ahead.drop() == []
     assert not ahead.workspace.exists()
-    assert made.store.claims.of(ahead.workspace) is None
+    assert made.store.workspaces.of(ahead.workspace) is None
     assert engine.closed == ["one"]
     ahead.workspace.mkdir()
     assert ahead.drop() == []
@@ -112,12 +112,12 @@ def test_it_is_not_ready_before_the_snapshot(make: Make) -> None:
     assert not ahead.workspace.exists()
 
 
-def test_a_workspace_without_a_claim_gets_one_when_a_run_takes_it(make: Make) -> None:
+def test_a_workspace_that_is_not_registered_gets_one_when_a_run_takes_it(make: Make) -> None:
     made, engine = project(make), Engine()
     ahead, _ = prepared(made, engine)
-    made.store.claims.forget(ahead.workspace)
+    made.store.workspaces.forget(ahead.workspace)
     ahead.taken_over()
-    claim = made.store.claims.of(ahead.workspace)
-    assert claim is not None
-    assert (claim.run_id, claim.repo_root) == (ahead.run_id, str(made.root))
+    entry = made.store.workspaces.of(ahead.workspace)
+    assert entry is not None
+    assert (entry.run_id, entry.repo_root) == (ahead.run_id, str(made.root))
     ahead.drop()

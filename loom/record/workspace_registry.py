@@ -1,4 +1,4 @@
-"""Ownership of workspaces: a list in the state directory that identifies each by its inode.
+"""The register of loom's own workspaces: a list in the state directory that identifies each by its inode.
 
 Jobs, or other users of a shared /tmp, can take over a name and copy a marker. Loom removes only directories that this
 list names and that are still the same. Nothing that jobs write is trusted.
@@ -20,7 +20,7 @@ from loom.util.paths import half_removed
 from loom.util.private import make_in_shared, make_private
 
 
-class Claim(Struct, frozen=True, kw_only=True):
+class OwnWorkspace(Struct, frozen=True, kw_only=True):
     """A directory that loom created. `path_hex` also encodes names that are not text."""
 
     path_hex: str
@@ -36,7 +36,7 @@ class Claim(Struct, frozen=True, kw_only=True):
     def path(self) -> Path:
         return Path(os.fsdecode(bytes.fromhex(self.path_hex)))
 
-    def holds_for(self, directory: Path) -> bool:
+    def is_same(self, directory: Path) -> bool:
         """Return whether this is the same directory, under any name; the device's number may change at a reboot."""
         try:
             status = directory.lstat()
@@ -46,14 +46,14 @@ class Claim(Struct, frozen=True, kw_only=True):
         return status.st_ino == self.inode and same_device
 
 
-class Claims:
-    """All claims of one state directory, one small file each."""
+class WorkspaceRegistry:
+    """The workspaces that loom owns, in one state directory: one small file each."""
 
     def __init__(self, state_dir: Path) -> None:
         self.folder = state_dir / "workspaces"
 
     def make(self, workspace: Path, *, run_id: str, repo_root: Path, kind: Literal["run", "snapshot"] = "run") -> None:
-        """Create the directory, private to the user, and claim it. SnapshotError when it can't be created."""
+        """Create the directory, private to the user, and register it. SnapshotError when it can't be created."""
         try:
             make_in_shared(workspace)
         except OSError as error:
@@ -61,13 +61,15 @@ class Claims:
                 f"the isolated workspace can't be made at {workspace}: {error.strerror or error}",
                 hint="name another directory with LOOM_TMP_DIR or TMPDIR",
             ) from error
-        self.claim(workspace, run_id=run_id, repo_root=repo_root, kind=kind)
+        self.register(workspace, run_id=run_id, repo_root=repo_root, kind=kind)
 
-    def claim(self, workspace: Path, *, run_id: str, repo_root: Path, kind: Literal["run", "snapshot"] = "run") -> None:
-        """Claim a directory, unless the state directory can't be written: it then remains until a person removes it."""
+    def register(
+        self, workspace: Path, *, run_id: str, repo_root: Path, kind: Literal["run", "snapshot"] = "run"
+    ) -> None:
+        """OwnWorkspace a directory, unless the state directory can't be written: it then remains until a person removes it."""
         with suppress(OSError):
             status = workspace.lstat()
-            claim = Claim(
+            entry = OwnWorkspace(
                 path_hex=os.fsencode(os.path.realpath(workspace)).hex(),
                 run_id=run_id,
                 repo_root=str(repo_root),
@@ -78,22 +80,22 @@ class Claims:
             )
             make_private(self.folder.parent)
             self.folder.mkdir(exist_ok=True, mode=0o700)
-            atomic.write(self._file(workspace), msgspec.json.encode(claim))
+            atomic.write(self._file(workspace), msgspec.json.encode(entry))
 
-    def all(self) -> list[Claim]:
-        """List claims, also of removed workspaces; skip invalid files."""
+    def all(self) -> list[OwnWorkspace]:
+        """List the registered workspaces, also removed ones; skip invalid files."""
         found = (self._read(path) for path in sorted(self.folder.glob("*.json")))
-        return [claim for claim in found if claim is not None]
+        return [entry for entry in found if entry is not None]
 
-    def of(self, workspace: Path) -> Claim | None:
-        claim = self._read(self._file(workspace))
-        return claim if claim is not None and claim.path == Path(os.path.realpath(workspace)) else None
+    def of(self, workspace: Path) -> OwnWorkspace | None:
+        entry = self._read(self._file(workspace))
+        return entry if entry is not None and entry.path == Path(os.path.realpath(workspace)) else None
 
     def confirms(self, workspace: Path) -> bool:
-        """Return whether `workspace`, or what an interrupted removal left, is the claimed directory, or gone."""
-        claim = self.of(workspace)
+        """Return whether `workspace`, or what an interrupted removal left, is the registered directory, or gone."""
+        entry = self.of(workspace)
         there = [path for path in (workspace, half_removed(workspace)) if os.path.lexists(path)]
-        return claim is not None and all(claim.holds_for(path) for path in there)
+        return entry is not None and all(entry.is_same(path) for path in there)
 
     def forget(self, workspace: Path) -> None:
         """Forget a removed workspace. A failure is retried with the next removal."""
@@ -104,8 +106,8 @@ class Claims:
         return self.folder / f"{workspace.name}.json"
 
     @staticmethod
-    def _read(path: Path) -> Claim | None:
+    def _read(path: Path) -> OwnWorkspace | None:
         try:
-            return typed.decode(path.read_bytes(), Claim) if path.is_file() else None
+            return typed.decode(path.read_bytes(), OwnWorkspace) if path.is_file() else None
         except (OSError, ValueError):
             return None
