@@ -155,7 +155,7 @@ class GitLabJobBuilder(builder.Refusals):
             return p.Image(name=config.default_image, pull=config.pull, platform=config.platform)
         pull, others = self.pull(node)
         return p.Image(
-            name=texts.image_name(node),
+            name=texts.image_name(node, "image"),
             pull=pull,
             pull_else=others,
             entrypoint=_entrypoint(node.get("entrypoint")),
@@ -406,7 +406,7 @@ class _Texts:
     def maybe(self, node: Node | None) -> str | None:
         return None if node is None else self(text_of(node))
 
-    def image_name(self, node: Node, key: str = "image") -> str:
+    def image_name(self, node: Node, key: str) -> str:
         """Return the reference of an image or a service, which is text or has a `name`."""
         written = node.get("name") or node
         if written.kind is not Kind.SCALAR:
