@@ -16,7 +16,6 @@ from msgspec import Struct
 
 from loom.errors import RecordError, RequestError
 from loom.record import derive
-
 from loom.record.documents import (
     KNOWN_SCHEMAS,
     Document,

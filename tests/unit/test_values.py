@@ -138,8 +138,6 @@ PASSED_BY_NOBODY: dict[str, object] = {
     "model.path_fields.name": "path",
     "model.Snapshot.document.changes": 100,
     "source.discover.commit": True,
-    "workspace_registry.WorkspaceRegistry.make.kind": "run",
-    "workspace_registry.WorkspaceRegistry.register.kind": "run",
     "junit.read.project_dir": "/workspace",
     "packing.Hashed.read.size": -1,
     "reports.short.most": 500,
