@@ -161,6 +161,12 @@ def tag_of(commit: HeadCommit, event: str) -> str | None:
     return commit.tags[0] if of_tag and commit.tags else None
 
 
+def of_another_run(variables: Mapping[str, str], run_id: str) -> dict[str, str]:
+    """Return the variables of a run for one that does it again, and has this id."""
+    before = variables.get("LOOM_RUN_ID") or "\0"
+    return {name: value.replace(before, run_id) for name, value in variables.items()}
+
+
 def _began(run_id: str) -> str | None:
     """Return the time at which a run began: its id is a number of nanoseconds."""
     return _iso(int(run_id)) if run_id.isdigit() else None

@@ -24,6 +24,7 @@ from loom.commands.run import run as running
 from loom.commands.run.preparing import Options
 from loom.errors import RequestError, SnapshotError
 from loom.plan.model import MountMode, Plan
+from loom.plan.variables import of_another_run
 from loom.providers.base import KeptSession
 from loom.record.coverage import noted_assistance
 from loom.record.documents import Assistance
@@ -309,14 +310,13 @@ def execute(
     """`follow`: see `commands.run.execute`."""
     source = discover(past.repo_root, here.environ, flag=options.trust)
     options = replace(_as_planned(options, past), invocation=past.invocation)
-    ids = dict.fromkeys(("LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_PIPELINE_ID"), run_id)
     prepared = preparing.Prepared(
         run_id=run_id,
         options=options,
         here=preparing.here_for(options, source.root),
         source=source,
         plan=plan,
-        variables={**past.planned.variables, **ids},
+        variables=of_another_run(past.planned.variables, run_id),
     )
     return running.execute(prepared, reuse=reuse, follow=follow)
 

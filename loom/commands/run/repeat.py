@@ -15,6 +15,7 @@ from loom.commands.run.children import ChildRuns
 from loom.commands.run.preparing import Prepared
 from loom.commands.run.wiring import request_of, tools_of
 from loom.plan.model import Job, Plan, Trigger
+from loom.plan.variables import of_another_run
 from loom.record.journal import Sink
 from loom.render.look import Detail, Look
 from loom.render.output import print_json
@@ -40,7 +41,7 @@ class _Repetitions(ChildRuns):
     def __call__(self, child: Child, on_output: OnOutput, cancel: Cancel, started: Callable[[str], None]) -> ChildEnded:
         run_id = str(time.time_ns())
         prepared = self._prepared
-        variables = {name: value.replace(prepared.run_id, run_id) for name, value in prepared.variables.items()}
+        variables = of_another_run(prepared.variables, run_id)
 
         def begun(run_id: str) -> None:
             self.run_ids.append(run_id)

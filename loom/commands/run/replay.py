@@ -38,6 +38,7 @@ from loom.errors import LoomError, RecordError, RequestError
 from loom.plan.builder import finished, settled
 from loom.plan.model import Job, JobSelection, Plan, Secret, Step
 from loom.plan.placement import pool_for
+from loom.plan.variables import of_another_run
 from loom.record.reader import Reading
 from loom.record.saved_plan import SavedPlan, load_planned
 from loom.runner.request import Brought
@@ -219,14 +220,14 @@ def _prepared(
     source = snapshot.discover(Path.cwd(), environ=os.environ)
     _ask_for_secrets(file, planned.plan, source.root)
     here = preparing.here_for(given, source.root)
-    run_id, old = str(time.time_ns()), planned.variables.get("LOOM_RUN_ID") or "\0"
+    run_id = str(time.time_ns())
     prepared = Prepared(
         run_id=run_id,
         options=given,
         here=here,
         source=source,
         plan=replace(planned.plan, jobs=tuple(_Stranger(file, here, actions).job(job) for job in planned.plan.jobs)),
-        variables={name: value.replace(old, run_id) for name, value in planned.variables.items()},
+        variables=of_another_run(planned.variables, run_id),
         brought=Brought(origin=str(file), results={}, archive_of=actions.joinpath),
     )
     jobs = prepared.plan.jobs

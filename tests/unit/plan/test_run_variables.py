@@ -22,6 +22,7 @@ from loom.plan.variables import (
     for_job,
     for_run,
     job_environment,
+    of_another_run,
     of_attempt,
     of_status,
     project_name_of,
@@ -160,3 +161,20 @@ def test_an_attempt_has_its_number_and_its_time() -> None:
         "CI_JOB_STARTED_AT_SLUG": "2023-11-14t22-13-20z",
         "CI_JOB_RETRY_COUNT": "1",
     }
+
+
+def test_a_run_that_does_another_one_again_has_its_own_id_in_every_variable() -> None:
+    def made(run_id: str) -> dict[str, str]:
+        url = "https://example.com/a/b.git"
+        return for_run(
+            run_id=run_id, workflow_path="w", commit=HeadCommit(sha="a" * 40), project_name="b", origin_url=url
+        )
+
+    before, after = made("1700000000000000001"), made("1800000000000000002")
+    changed = {name for name, value in before.items() if value != after[name]}
+    assert {"LOOM_RUN_ID", "LOOM_PIPELINE_ID", "CI_PIPELINE_ID", "CI_PIPELINE_IID", "CI_PIPELINE_URL"} <= changed
+    assert of_another_run(before, "1800000000000000002") == {
+        **after,
+        "CI_PIPELINE_CREATED_AT": before["CI_PIPELINE_CREATED_AT"],
+    }
+    assert of_another_run({"A": "b"}, "1") == {"A": "b"}
