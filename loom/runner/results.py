@@ -93,10 +93,11 @@ class Results:
             job_id=attempt.job.id,
             pipeline=pipeline,
             folder=self._artifacts_of(attempt.job.id),
+            url=url,
             read_only=_is_strangers(late),
             tell=lambda name, data: attempt.fact(name, data, PhaseCode.JOB_EXECUTION),
         )
-        token = self._server.admit(client, url)
+        token = self._server.admit(client)
         return {
             "ACTIONS_RESULTS_URL": f"{url}/",
             "ACTIONS_RUNTIME_URL": f"{url}/",

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 
 from loom.storage import zips
 from loom.storage.results.caches import number_of
-from loom.storage.results.requests import Client, Files, text
+from loom.storage.results.requests import Client, Uploads, text
 from loom.storage.results.uploads import Refused, Upload
 from loom.storage.tar import DamagedArchive
 from loom.storage.unpacking import UnsafeArchive, checked
@@ -36,17 +36,16 @@ class ArtifactService:
         jobs_of: Callable[[str], Iterable[str]],
         folder_of: Callable[[str], Path],
         record: Path,
-        files: Files,
+        uploads: Uploads,
         masker: Masker,
     ) -> None:
         """`jobs_of`: the jobs of a pipeline, in order; `record`: of this run, others are not changed."""
         self._jobs_of = jobs_of
         self._folder_of = folder_of
         self._record = record
-        self._files = files
+        self._uploads = uploads
         self._masker = masker
         self._lock = threading.Lock()
-        self._reserved: dict[tuple[str, str], tuple[Client, str]] = {}
         self._deleted: set[Path] = set()
         """Those of earlier runs, which stay where they are."""
         self._uploaded: set[Path] = set()
@@ -59,35 +58,26 @@ class ArtifactService:
         if file in _NO_NAMES or any(one in _FORBIDDEN for one in name) or len(file) > _LONGEST_NAME:
             raise Refused(400, "invalid_argument", f"{name!r} can't be the name of an artifact")
         with self._lock:
-            reserved = self._reserved.get((client.pipeline, name))
             taken = any(
                 found == name and (job_id != client.job_id or path in self._uploaded)
                 for job_id, found, path in self._all(client)
             )
-            if taken or (reserved and self._files.is_open(reserved[1])):
-                raise Refused(409, "already_exists", "an artifact with this name already exists on the workflow run")
-            upload = self._files.begin(client)
-            self._reserved[client.pipeline, name] = client, upload
-        return {"ok": True, "signed_upload_url": self._files.address(client, "upload", upload)}
+            address = None if taken else self._uploads.begin(client, "artifact", client.pipeline, name)
+        if address is None:
+            raise Refused(409, "already_exists", "an artifact with this name already exists on the workflow run")
+        return {"ok": True, "signed_upload_url": address}
 
     def finish(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """`FinalizeArtifact`: keep what was uploaded in the job's record."""
         name = text(request, "name")
-        with self._lock:
-            reserved = self._reserved.get((client.pipeline, name))
-            if reserved is None or reserved[0] != client:
-                raise Refused(404, "not_found", f"no upload of an artifact {name!r} was begun")
-        try:
-            with self._files.taken(reserved[1], text(request, "size", "0")) as upload:
-                files, size = self._looked_through(upload)
-                client.folder.mkdir(parents=True, exist_ok=True)
-                path = client.folder / file_of(name)
-                upload.file.replace(path)
-                self._uploaded.add(path)
-        finally:
-            with self._lock:
-                self._reserved.pop((client.pipeline, name), None)
-        fact = {"name": name, "archive": path.name, "files": files, "bytes": size, "sha256": upload.sha256}
+        size = text(request, "size", "0")
+        with self._uploads.taken(client, size, "artifact", client.pipeline, name) as upload:
+            files, content = self._looked_through(upload)
+            client.folder.mkdir(parents=True, exist_ok=True)
+            path = client.folder / file_of(name)
+            upload.file.replace(path)
+            self._uploaded.add(path)
+        fact = {"name": name, "archive": path.name, "files": files, "bytes": content, "sha256": upload.sha256}
         client.tell("artifact", fact)
         return {"ok": True, "artifact_id": str(_number(client.job_id, name))}
 
@@ -118,7 +108,10 @@ class ArtifactService:
     def found(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """`GetSignedArtifactURL`: give an address to download from."""
         job_id, name, path = self._one(client, request)
-        return {"name": name, "signed_url": self._files.address(client, "artifact", f"{quote(job_id, '')}/{path.name}")}
+        return {
+            "name": name,
+            "signed_url": self._uploads.address(client, "artifact", f"{quote(job_id, '')}/{path.name}"),
+        }
 
     def delete(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """`DeleteArtifact`: let another one have the name."""

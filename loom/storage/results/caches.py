@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import threading
 import zlib
 from collections.abc import Mapping
 from typing import IO, Any
@@ -18,7 +17,7 @@ from msgspec.structs import asdict
 
 from loom.plan.model import Cache as Spec
 from loom.storage.cache import Cache
-from loom.storage.results.requests import Client, Files, text, texts
+from loom.storage.results.requests import Client, Uploads, text, texts
 from loom.storage.results.uploads import Refused, Upload
 from loom.storage.tar import Content
 from loom.util.masking import Masker
@@ -30,36 +29,27 @@ _SPARE = 1 << 30
 
 
 class CacheService:
-    def __init__(self, cache: Cache | None, files: Files, masker: Masker) -> None:
+    def __init__(self, cache: Cache | None, uploads: Uploads, masker: Masker) -> None:
         """`cache`: None if the run uses none; then each request is a miss."""
         self._cache = cache
-        self._files = files
+        self._uploads = uploads
         self._masker = masker
-        self._lock = threading.Lock()
-        self._reserved: dict[tuple[str, str], tuple[Client, str]] = {}
 
     def create(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """`CreateCacheEntry`: reserve a key, and give an address to upload to."""
         key, version = _key(request), text(request, "version")
         if self._cache is None or client.read_only:
             return {"ok": False, "message": _READ_ONLY if client.read_only else "this run saves no caches"}
-        with self._lock:
-            reserved = self._reserved.get((key, version))
-            if (reserved and self._files.is_open(reserved[1])) or self._cache.has(_spec(version), key):
-                return {"ok": False, "message": f"there is a cache {key!r} already"}
-            upload = self._files.begin(client)
-            self._reserved[key, version] = client, upload
-        return {"ok": True, "signed_upload_url": self._files.address(client, "upload", upload)}
+        there = self._cache.has(_spec(version), key)
+        if there or (address := self._uploads.begin(client, "cache", version, key)) is None:
+            return {"ok": False, "message": f"there is a cache {key!r} already"}
+        return {"ok": True, "signed_upload_url": address}
 
     def finish(self, client: Client, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """`FinalizeCacheEntryUpload`: store what was uploaded."""
         key, version = _key(request), text(request, "version")
-        with self._lock:
-            reserved = self._reserved.get((key, version))
-            if self._cache is None or reserved is None or reserved[0] != client:
-                raise Refused(404, "not_found", f"the cache {key!r} was not reserved")
-            del self._reserved[key, version]
-        with self._files.taken(reserved[1], text(request, "size_bytes", "0")) as upload:
+        with self._uploads.taken(client, text(request, "size_bytes", "0"), "cache", version, key) as upload:
+            assert self._cache is not None, "otherwise none was begun"
             secret = self._secret_in(upload)
             if secret is not None:
                 warning = f"not saved: it holds the secret {secret}"
@@ -82,7 +72,7 @@ class CacheService:
         client.tell("cache", {"action": "restore", "name": None, "wanted": key, **asdict(result)})
         if entry is None:
             return {"ok": False}
-        address = self._files.address(client, "cache", entry.blob)
+        address = self._uploads.address(client, "cache", entry.blob)
         return {"ok": True, "signed_download_url": address, "matched_key": entry.key}
 
     def open(self, blob: str) -> IO[bytes]:

@@ -1,18 +1,23 @@
-"""The common part of the two services: who asks, what a request holds, and addresses for bytes."""
+"""The common part of the two services: who asks, what a request holds, open uploads, and addresses for bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import hmac
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from secrets import token_bytes, token_hex
+from typing import Any, Literal
 
 from msgspec import Struct
 
-from loom.storage.results.uploads import Refused, Upload
+from loom.storage.results.uploads import Refused, Room, Upload
 
 _LONGEST_TEXT = 1024
 _MOST_TEXTS = 100
+_MOST_UPLOADS = 500
+"""Open ones, of one job."""
 
 Kind = Literal["upload", "cache", "artifact"]
 
@@ -25,26 +30,78 @@ class Client(Struct, frozen=True, kw_only=True, eq=False):
     """The jobs with the same one share their artifacts."""
     folder: Path
     """For its artifacts."""
+    url: str
+    """Where it reaches the server."""
     read_only: bool = False
     """It may not save caches."""
     tell: Callable[[str, Mapping[str, Any]], None]
     """Record a fact of the job."""
 
 
-class Files(Protocol):
-    """Uploads and addresses, of the server."""
+class Uploads:
+    """The open uploads of a run, each for what a job has reserved, and addresses for bytes. Thread-safe."""
 
-    def begin(self, client: Client) -> str:
-        """Begin an upload; return its id."""
+    def __init__(self, folder: Path, most_bytes: int) -> None:
+        """`folder`: on the same disk as the record; `most_bytes`: of all open uploads."""
+        self._folder = folder
+        self._room = Room(most_bytes)
+        self._secret = token_bytes(32)
+        self._lock = threading.Lock()
+        self._open: dict[str, tuple[Client, tuple[str, ...], Upload]] = {}
 
-    def taken(self, upload: str, size: str) -> AbstractContextManager[Upload]:
-        """End an upload: complete in the block, and removed afterwards. Refused if it has another size."""
+    def begin(self, client: Client, *reserved: str) -> str | None:
+        """Begin an upload; return its address. None while another one for the same is open: not ended, nor its job."""
+        with self._lock:
+            if any(one == reserved for _, one, _ in self._open.values()):
+                return None
+            if sum(one is client for one, _, _ in self._open.values()) >= _MOST_UPLOADS:
+                raise Refused(429, "resource_exhausted", f"the job has {_MOST_UPLOADS} open uploads")
+            name = token_hex(16)
+            self._open[name] = client, reserved, Upload(self._folder / name, self._room)
+        return self.address(client, "upload", name)
 
-    def is_open(self, upload: str) -> bool:
-        """Return whether nobody has taken it, nor has its job ended."""
+    @contextmanager
+    def taken(self, client: Client, size: str, kind: str, *reserved: str) -> Iterator[Upload]:
+        """End the client's upload for this: complete in the block, and removed afterwards. Refused if it has another size."""
+        with self._lock:
+            own = (name for name, (*one, _) in self._open.items() if one == [client, (kind, *reserved)])
+            found = self._open.pop(next(own, ""), None)
+        if found is None:
+            raise Refused(404, "not_found", f"no upload of the {kind} {reserved[-1]!r} was begun")
+        upload = found[2]
+        try:
+            if str(upload.size) != size or not upload.sha256:
+                raise Refused(400, "invalid_argument", f"the upload has {upload.size} bytes instead of {size}")
+            yield upload
+        finally:
+            upload.close()
+
+    def find(self, name: str) -> Upload:
+        """Return an open upload by the name in its address."""
+        if (found := self._open.get(name)) is None:
+            raise Refused(404, "not_found", "there is no such upload")
+        return found[2]
+
+    def drop(self, client: Client) -> None:
+        """Remove those that a job has not finished."""
+        with self._lock:
+            left = [self._open.pop(name)[2] for name, (one, *_) in list(self._open.items()) if one is client]
+        for upload in left:
+            upload.close()
 
     def address(self, client: Client, kind: Kind, name: str) -> str:
         """Return an address for this purpose alone."""
+        return f"{client.url}/loom/{kind}/{name}?sig={self.signature(f'{kind}/{name}').hex()}"
+
+    def check(self, kind: str, name: str, signature: str) -> None:
+        """Raise Refused for an address that `address` did not make."""
+        if not hmac.compare_digest(
+            self.signature(f"{kind}/{name}").hex().encode(), signature.encode("utf-8", "replace")
+        ):
+            raise Refused(403, "permission_denied", "the address is not signed by this run")
+
+    def signature(self, text: str) -> bytes:
+        return hmac.digest(self._secret, text.encode("utf-8", "surrogateescape"), "sha256")
 
 
 def text(request: Mapping[str, Any], name: str, default: str | None = None) -> str:

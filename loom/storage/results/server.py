@@ -8,7 +8,6 @@ after the run. Only the network of the containers can connect.
 from __future__ import annotations
 
 import base64
-import hmac
 import json
 import re
 import socket
@@ -21,22 +20,20 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from pathlib import Path
-from secrets import token_bytes, token_hex
+from secrets import token_hex
 from typing import IO, Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 from loom.storage.cache import Cache
 from loom.storage.results.artifacts import ArtifactService
 from loom.storage.results.caches import CacheService
-from loom.storage.results.requests import Client, Kind
-from loom.storage.results.uploads import MOST_BLOCKS, Refused, Room, Upload
+from loom.storage.results.requests import Client, Uploads
+from loom.storage.results.uploads import MOST_BLOCKS, Refused
 from loom.util.masking import Masker
 
 _LARGEST_CALL = 1 << 20
 _LARGEST_LIST = MOST_BLOCKS * 150
 _MOST_CONNECTIONS = 512
-_MOST_UPLOADS = 500
-"""Open ones, of one job."""
 _IDLE_S = 120
 _LINGER, _LINGER_S = 1 << 30, 2.0
 _BLOCK = re.compile(r"<(?:Latest|Uncommitted|Committed)>([^<]*)</")
@@ -59,17 +56,14 @@ class ResultsServer:
         most_bytes: int,
         masker: Masker,
     ) -> None:
-        """`uploads`: a folder for open ones, on the same disk as `record`; `most_bytes`: of all of them."""
-        self._secret = token_bytes(32)
-        self._uploads_folder = uploads
-        self._room = Room(most_bytes)
+        """`uploads`, `most_bytes`: as of `Uploads`."""
+        self.uploads = Uploads(uploads, most_bytes)
         self._lock = threading.Lock()
-        self._clients: dict[str, tuple[Client, str]] = {}
-        self._uploads: dict[str, tuple[Client, Upload]] = {}
+        self._clients: dict[str, Client] = {}
         self._listening: dict[str, _Listener] = {}
-        self._caches = CacheService(cache, self, masker)
+        self._caches = CacheService(cache, self.uploads, masker)
         self._artifacts = ArtifactService(
-            jobs_of=jobs_of, folder_of=folder_of, record=record, files=self, masker=masker
+            jobs_of=jobs_of, folder_of=folder_of, record=record, uploads=self.uploads, masker=masker
         )
         caches, artifacts = "CacheService", "ArtifactService"
         self._calls: Mapping[tuple[str, str], Call] = {
@@ -92,27 +86,21 @@ class ResultsServer:
                 self._listening[way] = _Listener(self, ip_interface(way))
             return self._listening[way].url
 
-    def admit(self, client: Client, url: str) -> str:
-        """Return a token for a job that reaches the server at `url`. Its form is a JWT, of which the toolkit reads `scp`."""
+    def admit(self, client: Client) -> str:
+        """Return a token for a job. Its form is a JWT, of which the toolkit reads `scp`."""
         claims = {
             "scp": f"Actions.Results:{quote(client.pipeline, '')}:{quote(client.job_id, '')}",
             "jti": token_hex(16),
         }
         header = {"alg": "HS256", "typ": "JWT"}
         body = ".".join(_base64(json.dumps(part).encode()) for part in (header, claims))
-        token = f"{body}.{_base64(self._signature(body))}"
-        with self._lock:
-            self._clients[token] = client, url
+        token = f"{body}.{_base64(self.uploads.signature(body))}"
+        self._clients[token] = client
         return token
 
     def dismiss(self, token: str) -> None:
         """Forget a job that has ended, and its unfinished uploads."""
-        with self._lock:
-            client, _ = self._clients.pop(token)
-            left = [name for name, (one, _) in self._uploads.items() if one is client]
-            uploads = [self._uploads.pop(name)[1] for name in left]
-        for upload in uploads:
-            upload.close()
+        self.uploads.drop(self._clients.pop(token))
 
     def close(self) -> None:
         """Stop, also in the middle of requests."""
@@ -121,41 +109,11 @@ class ResultsServer:
         for token in list(self._clients):
             self.dismiss(token)
 
-    # -- `Files` ----------------------------------------------------------------------------------------------------
-
-    def begin(self, client: Client) -> str:
-        name = token_hex(16)
-        with self._lock:
-            if sum(one is client for one, _ in self._uploads.values()) >= _MOST_UPLOADS:
-                raise Refused(429, "resource_exhausted", f"the job has {_MOST_UPLOADS} open uploads")
-            self._uploads[name] = client, Upload(self._uploads_folder / name, self._room)
-        return name
-
-    @contextmanager
-    def taken(self, upload: str, size: str) -> Iterator[Upload]:
-        with self._lock:
-            found = self._uploads.pop(upload, None)
-        if found is None:
-            raise Refused(404, "not_found", "there is no such upload")
-        try:
-            if str(found[1].size) != size or not found[1].sha256:
-                raise Refused(400, "invalid_argument", f"the upload has {found[1].size} bytes instead of {size}")
-            yield found[1]
-        finally:
-            found[1].close()
-
-    def is_open(self, upload: str) -> bool:
-        return upload in self._uploads
-
-    def address(self, client: Client, kind: Kind, name: str) -> str:
-        url = next(url for one, url in self._clients.values() if one is client)
-        return f"{url}/loom/{kind}/{name}?sig={self._signed(kind, name)}"
-
     # -- requests -----------------------------------------------------------------------------------------------------
 
     def call(self, service: str, method: str, token: str, body: bytes) -> Mapping[str, Any]:
         """Answer a call of a service."""
-        client = self._clients.get(token, (None,))[0]
+        client = self._clients.get(token)
         if client is None:
             raise Refused(401, "unauthenticated", "the token is not that of a job of this run")
         call = self._calls.get((service, method))
@@ -169,30 +127,12 @@ class ResultsServer:
             raise Refused(400, "malformed", "expected an object in JSON")
         return call(client, request)
 
-    def upload(self, name: str) -> Upload:
-        """Return an open upload."""
-        found = self._uploads.get(name)
-        if found is None:
-            raise Refused(404, "not_found", "there is no such upload")
-        return found[1]
-
     def open(self, kind: str, name: str) -> IO[bytes]:
         """Open what a job downloads."""
         try:
             return self._caches.open(name) if kind == "cache" else self._artifacts.open(name)
         except OSError as error:
             raise Refused(404, "not_found", "it is gone") from error
-
-    def check(self, kind: str, name: str, signature: str) -> None:
-        """Raise Refused for an address that `address` did not make."""
-        if not hmac.compare_digest(self._signed(kind, name).encode(), signature.encode("utf-8", "replace")):
-            raise Refused(403, "permission_denied", "the address is not signed by this run")
-
-    def _signed(self, kind: str, name: str) -> str:
-        return self._signature(f"{kind}/{name}").hex()
-
-    def _signature(self, text: str) -> bytes:
-        return hmac.digest(self._secret, text.encode("utf-8", "surrogateescape"), "sha256")
 
 
 class _Listener(socketserver.ThreadingTCPServer):
@@ -260,7 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         with self._answering():
             name, asked = self._address("upload")
-            upload = self.server.results.upload(name)
+            upload = self.server.results.uploads.find(name)
             match asked.get("comp"):
                 case "block":
                     upload.block(asked.get("blockid", ""), self.rfile, self._length())
@@ -302,7 +242,7 @@ class _Handler(BaseHTTPRequestHandler):
         name = parts.path.removeprefix(start)
         if not parts.path.startswith(start):
             raise Refused(404, "bad_route", "no such path")
-        self.server.results.check(kind, name, asked.get("sig", ""))
+        self.server.results.uploads.check(kind, name, asked.get("sig", ""))
         return name, asked
 
     def _length(self) -> int:

@@ -88,7 +88,7 @@ def test_what_an_action_did_is_a_fact_of_its_attempt(results: Results, jobs: lis
     told = Told(jobs[0])
     given(results, told)
     assert results._server is not None
-    ((client, _),) = results._server._clients.values()
+    (client,) = results._server._clients.values()
     client.tell("artifact", {"name": "a"})
     assert told.facts == [("artifact", {"name": "a"})]
 
@@ -120,7 +120,7 @@ def test_files_of_a_run_have_their_own_artifacts(results: Results) -> None:
 def test_whose_pull_request_it_is(results: Results, event: Any, reads_only: bool) -> None:
     given(results, Told(job("a", "node", event=event)))
     assert results._server is not None
-    (client,) = {client for client, _ in results._server._clients.values()}
+    (client,) = set(results._server._clients.values())
     assert client.read_only is reads_only
 
 

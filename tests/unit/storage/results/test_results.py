@@ -22,8 +22,8 @@ import zstandard
 
 from loom.storage.cache import Cache
 from loom.storage.results import artifacts as artifact_service
+from loom.storage.results import requests, uploads
 from loom.storage.results import server as results_server
-from loom.storage.results import uploads
 from loom.storage.results.requests import Client
 from loom.storage.results.server import ResultsServer
 from loom.util.masking import Masker
@@ -42,9 +42,10 @@ class Job:
         """The reason of the last answer that was a refusal."""
         folder = record / job_id / "artifacts"
         tell = lambda name, data: self.facts.append((name, data))  # noqa: E731
-        self.client = Client(**{"job_id": job_id, "pipeline": "ci", "folder": folder, "tell": tell} | more)
         self.url = results.listen("127.0.0.1/8")
-        self.token = results.admit(self.client, self.url)
+        given = {"job_id": job_id, "pipeline": "ci", "folder": folder, "tell": tell, "url": self.url}
+        self.client = Client(**given | more)
+        self.token = results.admit(self.client)
 
     def asked(self, method: str, address: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
         parts = urlsplit(address)
@@ -288,13 +289,13 @@ def test_refusals_have_a_reason(results: ResultsServer, record: Path, job: Job, 
 
     refused("invalid_argument", "'a/b' can't be the name of an artifact", ARTIFACTS, "CreateArtifact", name="a/b")
     refused("invalid_argument", "name: expected a text of at most 1024 characters", ARTIFACTS, "CreateArtifact")
-    refused("not_found", "no upload of an artifact 'a' was begun", ARTIFACTS, "FinalizeArtifact", name="a")
+    refused("not_found", "no upload of the artifact 'a' was begun", ARTIFACTS, "FinalizeArtifact", name="a")
     refused("not_found", "there is no artifact 'a'", ARTIFACTS, "GetSignedArtifactURL", name="a")
     refused("not_found", "there is no artifact 'a'", ARTIFACTS, "DeleteArtifact", name="a")
     least = {"key": "k", "version": "v"}
     limits = "a key has 1 to 512 characters, without commas"
     refused("invalid_argument", limits, CACHES, "CreateCacheEntry", **least | {"key": "a,b"})
-    refused("not_found", "the cache 'k' was not reserved", CACHES, "FinalizeCacheEntryUpload", **least)
+    refused("not_found", "no upload of the cache 'k' was begun", CACHES, "FinalizeCacheEntryUpload", **least)
     few = "restore_keys: expected at most 100 texts"
     refused("invalid_argument", few, CACHES, "GetCacheEntryDownloadURL", **least, restore_keys="a")
     assert job.call(ARTIFACTS, "CreateArtifact", name="a")["ok"]
@@ -337,7 +338,7 @@ def test_what_has_a_number_keeps_it(job: Job) -> None:
 def test_a_job_has_few_open_uploads_at_a_time(
     results: ResultsServer, record: Path, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results_server, "_MOST_UPLOADS", 3)
+    monkeypatch.setattr(requests, "_MOST_UPLOADS", 3)
     for number in range(3):
         assert job.call(CACHES, "CreateCacheEntry", key=f"k{number}", version="v")["ok"]
     assert job.call(ARTIFACTS, "CreateArtifact", name="one") == (429, "resource_exhausted")
@@ -618,8 +619,8 @@ def test_what_is_gone_or_unknown_is_not_found(results: ResultsServer, record: Pa
     assert job.call(ARTIFACTS, "CreateArtifact", name="one")["ok"]
     other = Job(results, record, "b")
     assert other.call(ARTIFACTS, "FinalizeArtifact", name="one", size="0") == (404, "not_found")
-    with pytest.raises(uploads.Refused, match="no such upload") as caught, results.taken("none", "0"):
-        pass
+    with pytest.raises(uploads.Refused, match="no such upload") as caught:
+        results.uploads.find("none")
     assert (caught.value.status, caught.value.code) == (404, "not_found")
     assert job.save("k", b"one")["ok"]
     address = job.call(CACHES, "GetCacheEntryDownloadURL", key="k", version="v")["signed_download_url"]
